@@ -1,0 +1,224 @@
+//! Typed ids. Raw integers appear only on the wire.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A shard of this node: one thread, one driver, one connection table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Bits of a slot index inside ids and subscriber entries: 16.7 million connections a shard.
+pub const SLOT_BITS: u32 = 24;
+/// Bits of a generation: a slot must be reused 268 million times before an old id could be mistaken for a new one.
+pub const GENERATION_BITS: u32 = 28;
+/// Bits of a shard inside a [`ConnId`].
+pub const SHARD_BITS: u32 = 12;
+const _: () = assert!(SLOT_BITS + GENERATION_BITS + SHARD_BITS == 64);
+
+pub const SLOT_MAX: u32 = (1 << SLOT_BITS) - 1;
+pub const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
+
+/// A socket as its driver names it. `slot` is reused after [`crate::driver::Event::Closed`];
+/// `generation` tells the uses apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sock {
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// One connection of one shard of this run of the daemon, in 8 bytes.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(u64);
+
+impl ConnId {
+    pub fn new(shard: ShardId, sock: Sock) -> ConnId {
+        debug_assert!(sock.slot <= SLOT_MAX && sock.generation <= GENERATION_MASK);
+        debug_assert!(u32::from(shard.0) < (1 << SHARD_BITS));
+        ConnId(
+            (u64::from(shard.0) << (SLOT_BITS + GENERATION_BITS))
+                | (u64::from(sock.generation & GENERATION_MASK) << SLOT_BITS)
+                | u64::from(sock.slot & SLOT_MAX),
+        )
+    }
+
+    pub fn shard(self) -> ShardId {
+        ShardId((self.0 >> (SLOT_BITS + GENERATION_BITS)) as u16)
+    }
+
+    pub fn sock(self) -> Sock {
+        Sock {
+            slot: (self.0 as u32) & SLOT_MAX,
+            generation: ((self.0 >> SLOT_BITS) as u32) & GENERATION_MASK,
+        }
+    }
+
+    pub fn to_bits(self) -> u64 {
+        self.0
+    }
+
+    pub fn from_bits(bits: u64) -> ConnId {
+        ConnId(bits)
+    }
+}
+
+impl fmt::Debug for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sock = self.sock();
+        write!(f, "conn {}/{}#{}", self.shard().0, sock.slot, sock.generation)
+    }
+}
+
+/// The public id of a client (the `client` field of the wire): 128 bits printed as a UUID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(pub u128);
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let b = self.0;
+        write!(
+            f,
+            "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+            (b >> 96) as u32,
+            (b >> 80) as u16,
+            (b >> 64) as u16,
+            (b >> 48) as u16,
+            b & 0xffff_ffff_ffff
+        )
+    }
+}
+
+impl fmt::Debug for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for ClientId {
+    type Err = ();
+    /// Accepts the 36-character form that `Display` writes, and nothing else.
+    fn from_str(s: &str) -> Result<ClientId, ()> {
+        let bytes = s.as_bytes();
+        if bytes.len() != 36 {
+            return Err(());
+        }
+        let mut bits = 0u128;
+        for (i, &b) in bytes.iter().enumerate() {
+            let dash = matches!(i, 8 | 13 | 18 | 23);
+            match (dash, b) {
+                (true, b'-') => {}
+                (false, b'0'..=b'9') => bits = bits << 4 | u128::from(b - b'0'),
+                (false, b'a'..=b'f') => bits = bits << 4 | u128::from(b - b'a' + 10),
+                _ => return Err(()),
+            }
+        }
+        Ok(ClientId(bits))
+    }
+}
+
+/// A channel's name, shared by every place that mentions it.
+pub type ChannelName = Arc<str>;
+/// A user's name as the backend knows it; empty means anonymous.
+pub type UserName = Arc<str>;
+
+/// Position of a publication in its channel's log. The first publication has offset 1; 0 is "before the first".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    pub fn next(self) -> Offset {
+        Offset(self.0 + 1)
+    }
+}
+
+/// One life of a channel's log. When a log is lost or removed its successor gets another epoch,
+/// so that an offset of the old life is never taken for one of the new. Eight hex digits on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u32);
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:08x}", self.0)
+    }
+}
+
+impl std::str::FromStr for Epoch {
+    type Err = ();
+    /// Only what `Display` writes; anything else is a foreign epoch and matches no log.
+    fn from_str(s: &str) -> Result<Epoch, ()> {
+        if s.len() != 8 || !s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(());
+        }
+        u32::from_str_radix(s, 16).map(Epoch).map_err(|_| ())
+    }
+}
+
+/// Where a reader stands, or where a log ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    pub offset: Offset,
+    pub epoch: Epoch,
+}
+
+/// How a publication is framed for a client. A publication is encoded once for each kind that has a reader.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum WireKind {
+    /// Centrifuge JSON in one WebSocket text message.
+    CentrifugeJson = 0,
+}
+
+impl WireKind {
+    /// How many kinds there are: the length of a publication's table of encoded frames.
+    pub const COUNT: usize = 1;
+    pub const ALL: [WireKind; WireKind::COUNT] = [WireKind::CentrifugeJson];
+
+    pub fn index(self) -> usize {
+        self as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conn_id_keeps_its_parts_at_their_borders() {
+        for shard in [0, 1, 53, 4095] {
+            for slot in [0, 1, SLOT_MAX] {
+                for generation in [0, 1, GENERATION_MASK] {
+                    let sock = Sock { slot, generation };
+                    let id = ConnId::new(ShardId(shard), sock);
+                    assert_eq!((id.shard(), id.sock()), (ShardId(shard), sock));
+                    assert_eq!(ConnId::from_bits(id.to_bits()), id);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn epoch_reads_only_what_it_writes() {
+        assert_eq!("00000a1f".parse(), Ok(Epoch(0xa1f)));
+        assert_eq!(Epoch(0xa1f).to_string(), "00000a1f");
+        for foreign in ["", "a1f", "00000A1F", "+0000a1f", "00000a1f0", "zzzzzzzz"] {
+            assert_eq!(foreign.parse::<Epoch>(), Err(()), "{foreign:?}");
+        }
+    }
+
+    #[test]
+    fn client_id_reads_only_what_it_writes() {
+        let id = ClientId(0x0123_4567_89ab_4cde_8f01_2345_6789_abcd);
+        assert_eq!(id.to_string(), "01234567-89ab-4cde-8f01-23456789abcd");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for foreign in
+            ["", "01234567", "0123456789ab4cde8f0123456789abcd0000", "01234567-89AB-4cde-8f01-23456789abcd"]
+        {
+            assert_eq!(foreign.parse::<ClientId>(), Err(()), "{foreign:?}");
+        }
+    }
+}

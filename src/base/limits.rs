@@ -1,0 +1,21 @@
+//! Every fixed bound, with its unit and its reason. What an operator may change is in the configuration instead.
+
+/// Longest HTTP request head, in bytes. nginx allows 8 KiB a line; browsers with cookies stay under 16 KiB.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Most header fields of a request head: bounds the parse of a head made of tiny fields.
+pub const HTTP_HEADERS_MAX: usize = 100;
+/// Payload of a WebSocket control frame (RFC 6455 section 5.5).
+pub const WS_CONTROL_BYTES_MAX: usize = 125;
+/// Reason text in a Close frame: the control payload less the code (RFC 6455 section 5.5.1).
+pub const WS_CLOSE_REASON_BYTES_MAX: usize = WS_CONTROL_BYTES_MAX - 2;
+/// Longest message the echo endpoint takes: the largest that conformance suites send.
+pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most commands in one frame of the client protocol. The SDK batches a reconnect's subscribes into one frame.
+pub const COMMANDS_PER_FRAME_MAX: usize = 1024;
+/// One receive buffer lent for the length of one read.
+pub const RECV_BUFFER_BYTES: usize = 16 * 1024;
+/// Receive buffers a shard: what one tick can read before the ring must be refilled (1 MiB a shard).
+pub const RECV_BUFFERS: u16 = 64;
+
+const _: () = assert!(HTTP_HEAD_BYTES_MAX <= RECV_BUFFER_BYTES, "a whole head fits one read");
+const _: () = assert!(RECV_BUFFERS.is_power_of_two(), "a provided buffer ring has a power of two entries");

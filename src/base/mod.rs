@@ -1,0 +1,11 @@
+//! The vocabulary every other folder speaks: ids, time, bytes, limits, faults, the slot table.
+//!
+//! Inputs: none. Outputs: plain types. Must not know: any other folder of this crate.
+
+pub mod bytes;
+pub mod fault;
+pub mod ids;
+pub mod limits;
+pub mod prng;
+pub mod slots;
+pub mod time;

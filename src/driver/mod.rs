@@ -1,0 +1,182 @@
+//! One shard's window on the kernel: sockets as completions.
+//!
+//! Inputs: what the shard wants done to its sockets. Outputs: [`Event`]s from [`Driver::wait`] and
+//! [`SendFailure`]s from [`Driver::flush`]. Must not know: protocols, sessions, channels.
+//!
+//! Three implementations, one behaviour, one test suite (`suite`): [`uring`] (io_uring, Linux 6.1 and later), [`mio`]
+//! (epoll, where io_uring is forbidden) and [`sim`] (virtual time and faults, for the simulation tests).
+//!
+//! # Life of a socket
+//! ```text
+//!  Accepted ──read_start──▶ open ──close──▶ closing ──▶ Closed   (the slot may be accepted anew after this)
+//!                            │ ▲
+//!                 read_pause ▼ │ read_start
+//!                           paused
+//! ```
+//! Between `Accepted` and the first `read_start` nothing is read. Every accepted socket must be closed by its owner,
+//! after [`Event::Ended`] too. After `close` no event but `Closed` comes for it.
+//!
+//! # Legal order in a tick
+//! `wait` → any mix of `received`/`give_back`/`read_*`/`hold`/`send`/`write_watch`/`finish`/`close` → `flush` → `wait`.
+//! At most one `send` a socket between two flushes: a send may fail in the middle, and what follows must wait for that.
+//! Every [`Lent`] is given back before the next `wait`.
+
+use std::io;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::Sock;
+use crate::base::time::Time;
+
+/// What happened since the last [`Driver::wait`].
+#[derive(Debug)]
+pub enum Event {
+    /// A client connected. Nothing is read from it before [`Driver::read_start`].
+    Accepted { sock: Sock },
+    /// A client could not be accepted. Accepting is paused; the shard resumes it after a delay or when a slot is free.
+    AcceptFailed { cause: AcceptFailure },
+    /// Bytes of one read, in a buffer lent until [`Driver::give_back`]. Never empty.
+    Received { sock: Sock, lent: Lent },
+    /// The peer will send no more, or the socket is broken. Comes at most once; the owner still has to close it.
+    Ended { sock: Sock, cause: End },
+    /// A socket watched by [`Driver::write_watch`] takes bytes again. One event a watch.
+    Writable { sock: Sock },
+    /// A closed socket is gone. Its slot may come back in the next `Accepted`, with another generation.
+    Closed { sock: Sock },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AcceptFailure {
+    /// The driver's table or the process' descriptors are used up (EMFILE, ENFILE, full direct table).
+    Full,
+    /// The kernel is short of memory or buffers (ENOMEM, ENOBUFS).
+    NoMemory,
+    /// Any other errno.
+    Other(i32),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The peer shut its sending side down in order (FIN).
+    Finished,
+    /// ECONNRESET, EPIPE, ETIMEDOUT and the like: nothing can be sent either.
+    Broken(i32),
+}
+
+/// A receive buffer lent for the length of one read. Not `Clone`: it is given back exactly once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Lent {
+    pub(in crate::driver) buffer: u16,
+    pub(in crate::driver) len: u32,
+}
+
+/// Bytes the driver keeps alive until the end of the next [`Driver::flush`]. One reference count a flush,
+/// however many sends point into it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hold(pub(in crate::driver) u32);
+
+/// One piece of a send: a range of held bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub hold: Hold,
+    pub range: Range<u32>,
+}
+
+/// A send that the kernel did not take whole. Sends that it took whole are silent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SendFailure {
+    /// As given to [`Driver::send`].
+    pub tag: u32,
+    /// Bytes the kernel did take: the stream continues exactly there.
+    pub sent: u32,
+    pub cause: SendCause,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendCause {
+    /// The socket's buffer is full. Wait for [`Event::Writable`].
+    WouldBlock,
+    /// The kernel is short of memory (ENOBUFS, ENOMEM). Try again after a delay.
+    NoBuffers,
+    /// The connection is gone (EPIPE, ECONNRESET, ...). `Ended` may or may not follow; close it.
+    Broken(i32),
+}
+
+/// Wakes one shard from another thread. Cheap to call when the shard is awake already.
+pub trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// How a driver is made. The same for the two real ones.
+#[derive(Clone, Debug)]
+pub struct DriverOptions {
+    pub listen: SocketAddr,
+    /// Most sockets at a time. For io_uring also the size of the direct descriptor table.
+    pub sockets_max: u32,
+    pub recv_buffer_bytes: usize,
+    /// A power of two.
+    pub recv_buffers: u16,
+}
+
+/// The contract is in the module's head; a `Sock` of an older generation is ignored by every method and counted.
+pub trait Driver {
+    /// `"io-uring"`, `"mio"` or `"sim"`.
+    fn name(&self) -> &'static str;
+
+    /// The monotonic clock. Shards read it once a tick.
+    fn now(&self) -> Time;
+
+    /// Where the listener is bound: with port 0 asked for, the port that was given.
+    fn local_addr(&self) -> SocketAddr;
+
+    /// For other threads to end this driver's `wait`.
+    fn waker(&self) -> Arc<dyn Wake>;
+
+    /// Starts accepting, also after a pause or a failure. Idempotent.
+    fn accept_start(&mut self);
+
+    /// Stops accepting; the listener stays bound and the backlog fills. Idempotent.
+    fn accept_pause(&mut self);
+
+    /// Closes the listener for good: new clients are refused by the kernel.
+    fn accept_end(&mut self);
+
+    /// Reads `sock` from now on, as bytes come: idle, it costs one poll, no buffer. Idempotent.
+    fn read_start(&mut self, sock: Sock);
+
+    /// Reads no more. A `Received` that was already returned stands; none is returned after it. Idempotent.
+    fn read_pause(&mut self, sock: Sock);
+
+    /// The bytes of a lent buffer, writable so that masks can be taken off in place.
+    fn received(&mut self, lent: &Lent) -> &mut [u8];
+
+    fn give_back(&mut self, lent: Lent);
+
+    /// Keeps `bytes` alive until the end of the next flush, for [`Driver::send`] to point into.
+    fn hold(&mut self, bytes: Bytes) -> Hold;
+
+    /// Sends `parts` in order as one write, without waiting. `tag` comes back if it fails; its meaning is the caller's.
+    fn send(&mut self, sock: Sock, parts: &[Part], tag: u32);
+
+    /// Hands everything queued to the kernel and appends the sends that were not taken whole. Releases the holds.
+    fn flush(&mut self, failures: &mut Vec<SendFailure>);
+
+    /// One [`Event::Writable`] when the socket takes bytes again. Idempotent while armed.
+    fn write_watch(&mut self, sock: Sock);
+
+    /// Sends FIN after what was sent: the peer reads an orderly end. Reading goes on.
+    fn finish(&mut self, sock: Sock);
+
+    /// Closes the socket. [`Event::Closed`] follows when nothing of it is in flight any more.
+    fn close(&mut self, sock: Sock);
+
+    /// Waits until something happened, `waker` was used, or `timeout` passed (`None`: no limit; zero: just look),
+    /// and appends what happened. May return without events.
+    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
+
+    /// Completions dropped because their socket was of an older generation, since start.
+    fn stale_total(&self) -> u64;
+}

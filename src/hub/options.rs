@@ -1,0 +1,117 @@
+//! What a channel may do, by its namespace.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::fault::Refusal;
+
+/// What happens to a subscriber whose cursor has fallen off the log's tail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum GapPolicy {
+    /// The client is told "insufficient state" and resubscribes from a position it can know.
+    #[default]
+    Tell,
+    /// The client skips to the newest publication: right for values, wrong for messages.
+    Latest,
+    /// The connection is closed as slow (3008).
+    Close,
+}
+
+/// The options of one namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelOptions {
+    /// Publications kept for recovery and history; 0 keeps none.
+    pub history_size: usize,
+    /// How long each is kept; zero keeps none.
+    pub history_ttl: Duration,
+    /// How long an empty, unused channel remembers its offset and epoch.
+    pub history_meta_ttl: Duration,
+    pub presence: bool,
+    pub join_leave: bool,
+    /// Join and leave go to every subscriber, asked for or not.
+    pub force_push_join_leave: bool,
+    pub force_positioning: bool,
+    pub force_recovery: bool,
+    pub allow_positioning: bool,
+    pub allow_recovery: bool,
+    pub allow_subscribe_for_client: bool,
+    pub allow_publish_for_client: bool,
+    /// Only while the client is subscribed to the channel.
+    pub allow_publish_for_subscriber: bool,
+    pub allow_history_for_subscriber: bool,
+    pub allow_history_for_client: bool,
+    pub allow_presence_for_subscriber: bool,
+    pub allow_presence_for_client: bool,
+    pub gap: GapPolicy,
+}
+
+impl Default for ChannelOptions {
+    fn default() -> Self {
+        ChannelOptions {
+            history_size: 0,
+            history_ttl: Duration::ZERO,
+            history_meta_ttl: Duration::from_secs(30 * 24 * 3600),
+            presence: false,
+            join_leave: false,
+            force_push_join_leave: false,
+            force_positioning: false,
+            force_recovery: false,
+            allow_positioning: true,
+            allow_recovery: true,
+            allow_subscribe_for_client: false,
+            allow_publish_for_client: false,
+            allow_publish_for_subscriber: false,
+            allow_history_for_subscriber: false,
+            allow_history_for_client: false,
+            allow_presence_for_subscriber: false,
+            allow_presence_for_client: false,
+            gap: GapPolicy::Tell,
+        }
+    }
+}
+
+impl ChannelOptions {
+    pub fn keeps_history(&self) -> bool {
+        self.history_size > 0 && !self.history_ttl.is_zero()
+    }
+}
+
+/// All namespaces of a node. A channel's namespace is what stands before the first `:` of its name;
+/// a name without one belongs to the default namespace.
+#[derive(Clone, Debug)]
+pub struct Namespaces {
+    default: Arc<ChannelOptions>,
+    named: BTreeMap<Box<str>, Arc<ChannelOptions>>,
+    name_bytes_max: usize,
+}
+
+impl Namespaces {
+    pub fn new(
+        default: ChannelOptions,
+        named: impl IntoIterator<Item = (String, ChannelOptions)>,
+        name_bytes_max: usize,
+    ) -> Namespaces {
+        Namespaces {
+            default: Arc::new(default),
+            named: named.into_iter().map(|(name, options)| (name.into(), Arc::new(options))).collect(),
+            name_bytes_max,
+        }
+    }
+
+    /// The options of the channel `name`.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] for a name that is empty, too long, or has control characters;
+    /// [`Refusal::UnknownChannel`] for a namespace that is not configured.
+    pub fn resolve(&self, name: &str) -> Result<&Arc<ChannelOptions>, Refusal> {
+        if name.is_empty() || name.len() > self.name_bytes_max || name.bytes().any(|b| b < 0x20 || b == 0x7f)
+        {
+            return Err(Refusal::BadRequest);
+        }
+        match name.split_once(':') {
+            None => Ok(&self.default),
+            Some((namespace, _)) => self.named.get(namespace).ok_or(Refusal::UnknownChannel),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! trunkline: the long-connection daemon in front of an HTTP backend.
+
+pub mod base;
+pub mod driver;
+pub mod hub;
