@@ -6,7 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Offset, Position, UserName, WireKind};
 
 /// Who published or joined, as other clients may see it. JSON texts are kept as they came.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientInfo {
     pub user: UserName,
     /// The public id, as text; empty for a publication of the server.
@@ -15,6 +15,12 @@ pub struct ClientInfo {
     pub conn_info: Option<Bytes>,
     /// JSON from the subscription token or subscribe hook.
     pub chan_info: Option<Bytes>,
+}
+
+impl Default for ClientInfo {
+    fn default() -> Self {
+        ClientInfo { user: "".into(), client: String::new(), conn_info: None, chan_info: None }
+    }
 }
 
 /// The frames of one publication, one for each wire kind that has had a reader. Filled in by whoever delivers;

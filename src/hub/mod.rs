@@ -3,6 +3,7 @@
 //! Inputs: typed asks and the time. Outputs: answers and what to deliver to whom. Must not know: sockets, wires,
 //! threads, mailboxes.
 
+pub mod asks;
 pub mod log;
 pub mod options;
 

@@ -1,0 +1,138 @@
+//! What is asked of a channel's home, and what it answers. Plain data, so that it crosses threads as it is.
+
+use std::sync::Arc;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position};
+use crate::hub::log::{ClientInfo, Publication, Publications};
+
+/// One publication on its way to its channel's home.
+#[derive(Clone, Debug)]
+pub struct PublishAsk {
+    pub channel: ChannelName,
+    /// JSON, checked already.
+    pub data: Bytes,
+    pub info: Option<ClientInfo>,
+    pub tags: Vec<(String, String)>,
+    pub skip_history: bool,
+    /// A second publish with the same key within five minutes is answered like the first and delivers nothing.
+    pub idempotency_key: Option<Box<str>>,
+    /// Above 0: delivered only when higher than the highest seen in the same `version_epoch`.
+    pub version: u64,
+    pub version_epoch: Option<Box<str>>,
+}
+
+impl PublishAsk {
+    /// A plain publication: no tags, no key, kept in history.
+    pub fn new(channel: ChannelName, data: Bytes) -> PublishAsk {
+        PublishAsk {
+            channel,
+            data,
+            info: None,
+            tags: Vec::new(),
+            skip_history: false,
+            idempotency_key: None,
+            version: 0,
+            version_epoch: None,
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// Of the publication; of the earlier one when this was a repeat.
+    pub position: Position,
+    /// What to deliver; `None` for a repeat of an idempotency key or an old version.
+    pub publication: Option<Arc<Publication>>,
+}
+
+/// A position as a client names it. An epoch that no log of ours ever had is `Foreign`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    pub offset: Offset,
+    pub epoch: SinceEpoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinceEpoch {
+    /// The client sent none: any epoch will do.
+    Any,
+    Known(Epoch),
+    Foreign,
+}
+
+impl SinceEpoch {
+    /// Reads the wire's epoch text.
+    pub fn from_wire(text: &str) -> SinceEpoch {
+        match text {
+            "" => SinceEpoch::Any,
+            text => text.parse().map_or(SinceEpoch::Foreign, SinceEpoch::Known),
+        }
+    }
+
+    pub fn matches(self, epoch: Epoch) -> bool {
+        match self {
+            SinceEpoch::Any => true,
+            SinceEpoch::Known(known) => known == epoch,
+            SinceEpoch::Foreign => false,
+        }
+    }
+}
+
+/// One connection becomes a subscriber.
+#[derive(Clone, Debug)]
+pub struct JoinAsk {
+    pub channel: ChannelName,
+    pub conn: ConnId,
+    /// Kept while the channel's namespace has presence or join and leave.
+    pub info: ClientInfo,
+    pub recover: Option<Since>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The log's end: what is published from now on comes after it.
+    pub position: Position,
+    /// Only when the ask had `recover`.
+    pub recovery: Option<Recovery>,
+    /// To deliver to the channel's other subscribers when its namespace has join and leave.
+    pub notice: Option<Arc<Notice>>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Recovery {
+    /// Every publication after the asked position, in order.
+    Recovered(Publications),
+    /// The log does not reach back to the asked position, or has another epoch.
+    Lost,
+}
+
+/// Somebody joined or left a channel.
+#[derive(Debug)]
+pub struct Notice {
+    pub channel: ChannelName,
+    pub joined: bool,
+    pub info: ClientInfo,
+    pub encoded: crate::hub::log::Encoded,
+}
+
+#[derive(Clone, Debug)]
+pub struct HistoryAsk {
+    pub channel: ChannelName,
+    /// `None`: up to the server's own bound. `Some(0)`: the position only.
+    pub limit: Option<usize>,
+    pub since: Option<Since>,
+    pub reverse: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct History {
+    pub publications: Publications,
+    pub position: Position,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PresenceStats {
+    pub clients: u32,
+    pub users: u32,
+}

@@ -1,0 +1,178 @@
+//! What the control plane may ask of shards, and how it is answered. This is the whole border between tokio and the
+//! data path: typed, bounded, and never waiting on either side.
+
+use std::fmt;
+use std::sync::Arc;
+
+use http::{Request, Response};
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::{ChannelName, ClientId, Position, ShardId, UserName};
+use crate::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since};
+use crate::hub::log::ClientInfo;
+
+/// Where an answer goes. Called once, from a shard's thread, and must not block there.
+/// Dropped unanswered, it answers [`Refusal::Internal`], so that nobody waits for ever.
+pub struct Reply<T>(Option<Box<dyn FnOnce(Result<T, Refusal>) + Send>>);
+
+impl<T> Reply<T> {
+    pub fn new(deliver: impl FnOnce(Result<T, Refusal>) + Send + 'static) -> Reply<T> {
+        Reply(Some(Box::new(deliver)))
+    }
+
+    pub fn send(mut self, answer: Result<T, Refusal>) {
+        if let Some(deliver) = self.0.take() {
+            deliver(answer);
+        }
+    }
+}
+
+impl<T> Drop for Reply<T> {
+    fn drop(&mut self) {
+        if let Some(deliver) = self.0.take() {
+            deliver(Err(Refusal::Internal));
+        }
+    }
+}
+
+impl<T> fmt::Debug for Reply<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+/// The shard's inbox is full: nothing was taken. The API answers 503 at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+/// Which of a user's connections an ask is for. Empty fields do not narrow.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub user: UserName,
+    pub client: Option<ClientId>,
+    /// Connections that are left alone.
+    pub except: Vec<ClientId>,
+}
+
+/// `/api/subscribe`: a server-side subscription of a user's connections.
+#[derive(Clone, Debug)]
+pub struct SubscribeUser {
+    pub target: Target,
+    pub channel: ChannelName,
+    pub info: Option<Bytes>,
+    /// JSON pushed to the client with the subscription.
+    pub data: Option<Bytes>,
+    pub recover: Option<Since>,
+    /// Unix seconds; 0 never.
+    pub expire_at: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct UnsubscribeUser {
+    pub target: Target,
+    pub channel: ChannelName,
+}
+
+#[derive(Clone, Debug)]
+pub struct DisconnectUser {
+    pub target: Target,
+    pub disconnect: Disconnect,
+}
+
+#[derive(Clone, Debug)]
+pub struct RefreshUser {
+    pub target: Target,
+    /// Ends the connection as expired instead.
+    pub expired: bool,
+    /// Unix seconds; 0 never.
+    pub expire_at: u64,
+    pub info: Option<Bytes>,
+}
+
+/// Chooses channels by name.
+pub type ChannelFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+#[derive(Clone, Debug)]
+pub struct ChannelCount {
+    pub channel: ChannelName,
+    pub clients: u32,
+}
+
+/// Counters and gauges of one shard, plain integers that it alone writes. The scraper sums them.
+#[derive(Clone, Debug, Default)]
+pub struct ShardStats {
+    pub shard: ShardId,
+    pub connections: u64,
+    pub clients: u64,
+    pub users: u64,
+    pub channels: u64,
+    pub subscriptions: u64,
+    /// Everything that only grows, by its metric name (without prefix) and help text.
+    pub counters: Vec<(&'static str, &'static str, u64)>,
+    /// Faults by family and cause: what was refused, closed or dropped, and how often.
+    pub faults: Vec<(&'static str, u64)>,
+}
+
+/// One ask to one shard.
+#[derive(Debug)]
+pub enum Ask {
+    Publish(PublishAsk, Reply<Position>),
+    History(HistoryAsk, Reply<History>),
+    HistoryRemove(ChannelName, Reply<()>),
+    Presence(ChannelName, Reply<Vec<ClientInfo>>),
+    PresenceStats(ChannelName, Reply<PresenceStats>),
+    Channels(FilterBox, Reply<Vec<ChannelCount>>),
+    Subscribe(SubscribeUser, Reply<()>),
+    Unsubscribe(UnsubscribeUser, Reply<()>),
+    Disconnect(DisconnectUser, Reply<()>),
+    Refresh(RefreshUser, Reply<()>),
+    Stats(Reply<ShardStats>),
+    /// Stops accepting, closes every client with the code, and ends the shard's thread when they are gone.
+    Shutdown(Disconnect),
+}
+
+/// [`ChannelFilter`] that can be debugged.
+#[derive(Clone)]
+pub struct FilterBox(pub ChannelFilter);
+
+impl fmt::Debug for FilterBox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ChannelFilter")
+    }
+}
+
+/// The control plane as a shard sees it: whoever answers the HTTP requests that are not the data path's own.
+pub trait ControlPlane: Send + Sync {
+    /// Takes one complete request (body included) that came in on a client port. Must not block; `reply` is called
+    /// from any thread when the response is ready.
+    ///
+    /// # Errors
+    /// [`Busy`] when too many are under way: the shard answers 503.
+    fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy>;
+}
+
+/// Carries a response back to the shard that holds the connection.
+pub struct HttpReply(Option<Box<dyn FnOnce(Response<Bytes>) + Send>>);
+
+impl HttpReply {
+    pub fn new(deliver: impl FnOnce(Response<Bytes>) + Send + 'static) -> HttpReply {
+        HttpReply(Some(Box::new(deliver)))
+    }
+
+    pub fn send(mut self, response: Response<Bytes>) {
+        if let Some(deliver) = self.0.take() {
+            deliver(response);
+        }
+    }
+}
+
+impl Drop for HttpReply {
+    fn drop(&mut self) {
+        if let Some(deliver) = self.0.take() {
+            let mut response = Response::new(Bytes::from_static(b"internal server error\n"));
+            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+            deliver(response);
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! One pinned thread: its connections, its channels, and the tick that serves them.
+
+pub mod ask;
+pub mod mailbox;
+pub mod router;

@@ -1,0 +1,61 @@
+//! Channel or user → its home shard, and the way into every shard's inbox.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use crate::base::ids::ShardId;
+use crate::shard::ask::{Ask, Busy};
+use crate::shard::mailbox::{Inbox, Mail};
+
+/// Shared by everyone who addresses shards. Cloning is cheap.
+#[derive(Clone)]
+pub struct Router {
+    inboxes: Arc<[Arc<Inbox>]>,
+    hash: RandomState,
+}
+
+impl Router {
+    /// `seed` keys the placement, so that a stranger cannot aim many names at one shard.
+    pub fn new(inboxes: Arc<[Arc<Inbox>]>, seed: [u64; 4]) -> Router {
+        assert!(!inboxes.is_empty() && inboxes.len() <= 1 << crate::base::ids::SHARD_BITS);
+        Router { inboxes, hash: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]) }
+    }
+
+    pub fn shards(&self) -> usize {
+        self.inboxes.len()
+    }
+
+    pub fn every_shard(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.inboxes.len() as u16).map(ShardId)
+    }
+
+    /// The only writer of this channel's offsets, history and presence.
+    pub fn channel_home(&self, channel: &str) -> ShardId {
+        self.home(b'c', channel)
+    }
+
+    /// The shard that knows this user's connections.
+    pub fn user_home(&self, user: &str) -> ShardId {
+        self.home(b'u', user)
+    }
+
+    /// # Errors
+    /// [`Busy`] when the inbox is full; the ask (and the reply in it) is dropped unanswered by the shard.
+    pub fn ask(&self, shard: ShardId, ask: Ask) -> Result<(), Busy> {
+        self.inbox(shard).push(Mail::Ask(Box::new(ask))).map_err(|_| Busy)
+    }
+
+    pub fn inbox(&self, shard: ShardId) -> &Arc<Inbox> {
+        &self.inboxes[shard.index()]
+    }
+
+    fn home(&self, kind: u8, name: &str) -> ShardId {
+        let mut hasher = self.hash.build_hasher();
+        hasher.write_u8(kind);
+        hasher.write(name.as_bytes());
+        // The high half: the low bits also pick buckets in tables keyed alike.
+        ShardId(((hasher.finish() >> 32) % self.inboxes.len() as u64) as u16)
+    }
+}
