@@ -4,6 +4,7 @@
 //! threads, mailboxes.
 
 pub mod asks;
+pub mod local;
 pub mod log;
 pub mod options;
 
