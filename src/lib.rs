@@ -3,3 +3,5 @@
 pub mod base;
 pub mod driver;
 pub mod hub;
+pub mod proto;
+pub mod session;
