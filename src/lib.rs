@@ -3,4 +3,6 @@
 pub mod base;
 pub mod driver;
 pub mod hub;
+pub mod proto;
+pub mod session;
 pub mod shard;
