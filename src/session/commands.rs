@@ -7,8 +7,10 @@ use crate::base::publication::{Since, SinceEpoch};
 use crate::proto::centrifuge::decode::{self, Command, Method, decode_frame};
 use crate::proto::centrifuge::encode::{RefreshResult, Reply};
 use crate::session::context::{Admitted, Failure};
-use crate::session::token::TokenFault;
-use crate::session::{Connecting, Context, Effect, Identity, Phase, Rights, Session, Sub, SubscribeEffect, lifetime};
+use crate::session::token::{Overrides, TokenFault};
+use crate::session::{
+    Connecting, Context, Effect, Identity, Phase, Rights, Session, Sub, SubscribeEffect, lifetime,
+};
 
 /// Most bytes of commands held while a connect waits for its subscriptions: a reconnecting SDK sends all of its
 /// subscribes at once, and one frame of them is bounded by the message limit already.
@@ -149,8 +151,8 @@ impl Session {
             }));
         }
         let mut subscribes = Vec::new();
-        for channel in admitted.channels {
-            let rights = cx.world.rights(&channel)?;
+        for (channel, grant) in admitted.subs {
+            let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
             if subscribes.len() == cx.world.channels_max() {
                 return Err(Disconnect::CHANNEL_LIMIT.into());
             }
@@ -165,9 +167,9 @@ impl Session {
                 flags,
                 since,
                 reject_unrecovered: false,
-                chan_info: None,
+                chan_info: grant.info,
                 expire_at_s: 0,
-                data: None,
+                data: grant.data,
             });
         }
         if subscribes.is_empty() {
@@ -192,12 +194,11 @@ impl Session {
         if subscribe.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let rights = cx.world.rights(&subscribe.channel)?;
+        let mut rights = cx.world.rights(&subscribe.channel)?;
         // The same frame may ask twice: what is asked but not yet carried out counts.
-        let asked = |effect: &Effect| matches!(effect, Effect::Subscribe(ask) if *ask.channel == *subscribe.channel);
-        let given_up = |effect: &Effect| {
-            matches!(effect, Effect::Unsubscribe { channel } if cx.world.find(&subscribe.channel) == Some(*channel))
-        };
+        let asked =
+            |effect: &Effect| matches!(effect, Effect::Subscribe(ask) if *ask.channel == *subscribe.channel);
+        let given_up = |effect: &Effect| matches!(effect, Effect::Unsubscribe { channel } if cx.world.find(&subscribe.channel) == Some(*channel));
         let last = cx.effects.iter().rev().find_map(|effect| match (asked(effect), given_up(effect)) {
             (true, _) => Some(true),
             (_, true) => Some(false),
@@ -211,22 +212,22 @@ impl Session {
         if self.subs.len() + asking >= cx.world.channels_max() {
             return Err(Refusal::LimitExceeded.into());
         }
-        let (mut chan_info, mut expire_at_s) = (None, 0);
+        let (mut chan_info, mut expire_at_s, mut data) = (None, 0, None);
         if !subscribe.token.is_empty() {
             let Some(verifier) = cx.world.verifier() else { return Err(Refusal::PermissionDenied.into()) };
-            let claims = verifier.verify_subscribe(&subscribe.token, cx.unix_s).map_err(|fault| match fault {
-                TokenFault::Expired => Refusal::TokenExpired,
-                TokenFault::Invalid(_) => Refusal::PermissionDenied,
-            })?;
+            let claims = verifier
+                .verify_subscribe(&subscribe.token, cx.unix_s)
+                .map_err(TokenFault::of_subscription)?;
             if *claims.channel != *subscribe.channel || !self.is_user(&claims.user) {
                 return Err(Refusal::PermissionDenied.into());
             }
-            (chan_info, expire_at_s) = (claims.info, claims.expire_at_s);
+            rights = overridden(rights, &claims.grant.overrides);
+            (chan_info, expire_at_s, data) =
+                (claims.grant.info, claims.expire_at_s.unwrap_or(0), claims.grant.data);
         } else if !rights.subscribe {
             return Err(Refusal::PermissionDenied.into());
         }
-        let flags =
-            sub_flags(&rights, subscribe.positioned, subscribe.recoverable, subscribe.join_leave);
+        let flags = sub_flags(&rights, subscribe.positioned, subscribe.recoverable, subscribe.join_leave);
         let since = (subscribe.recover && flags & Sub::RECOVERABLE != 0)
             .then(|| position(subscribe.offset, &subscribe.epoch));
         cx.effects.push(Effect::Subscribe(SubscribeEffect {
@@ -237,7 +238,7 @@ impl Session {
             reject_unrecovered: subscribe.flag & REJECT_UNRECOVERED != 0,
             chan_info,
             expire_at_s,
-            data: None,
+            data,
         }));
         Ok(())
     }
@@ -247,15 +248,16 @@ impl Session {
         if token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let claims = verifier.verify_connect(token, cx.unix_s).map_err(connect_fault)?;
+        let claims = verifier.verify_connect(token, cx.unix_s).map_err(TokenFault::of_connection)?;
+        let expire_at_s = claims.expire_at_s.unwrap_or(0);
         if !self.is_user(&claims.user) {
             return Err(Disconnect::INVALID_TOKEN.into());
         }
         let identity = self.identity.get_or_insert_default();
-        identity.expire_at_s = claims.expire_at_s;
+        identity.expire_at_s = expire_at_s;
         cx.effects.push(Effect::ExpiryChanged);
         let client = cx.client.to_string();
-        let lifetime = lifetime(claims.expire_at_s, cx.unix_s);
+        let lifetime = lifetime(expire_at_s, cx.unix_s);
         cx.reply(id, &Reply::Refresh(RefreshResult { client: &client, version: cx.version, lifetime }));
         Ok(())
     }
@@ -271,11 +273,10 @@ impl Session {
         if channel.is_empty() || token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let sub = cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(Refusal::PermissionDenied)?;
-        let claims = verifier.verify_subscribe(token, cx.unix_s).map_err(|fault| match fault {
-            TokenFault::Expired => Refusal::TokenExpired,
-            TokenFault::Invalid(_) => Refusal::PermissionDenied,
-        })?;
+        let sub =
+            cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(Refusal::PermissionDenied)?;
+        let claims = verifier.verify_subscribe(token, cx.unix_s).map_err(TokenFault::of_subscription)?;
+        let expire_at_s = claims.expire_at_s.unwrap_or(0);
         if *claims.channel != *channel || !self.is_user(&claims.user) {
             return Err(Refusal::PermissionDenied.into());
         }
@@ -283,11 +284,11 @@ impl Session {
         extras.subs.retain(|extra| extra.channel != sub.channel());
         extras.subs.push(super::SubExtra {
             channel: sub.channel(),
-            chan_info: claims.info,
-            expire_at_s: claims.expire_at_s,
+            chan_info: claims.grant.info,
+            expire_at_s,
         });
         cx.effects.push(Effect::ExpiryChanged);
-        cx.reply(id, &Reply::SubRefresh(lifetime(claims.expire_at_s, cx.unix_s)));
+        cx.reply(id, &Reply::SubRefresh(lifetime(expire_at_s, cx.unix_s)));
         Ok(())
     }
 
@@ -301,8 +302,13 @@ impl Session {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let rights = cx.world.rights(channel)?;
-        let sub = cx.world.find(channel).and_then(|index| self.sub(index));
-        Ok((rights, sub.is_some_and(|sub| sub.place().is_some())))
+        // A subscription that is still being asked for counts: its channel's home hears of it first.
+        let subscribed = cx.world.find(channel).is_some_and(|index| self.sub(index).is_some())
+            || cx
+                .effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Subscribe(ask) if *ask.channel == *channel));
+        Ok((rights, subscribed))
     }
 
     fn presence_of(&self, channel: &str, cx: &Context<'_>) -> Result<ChannelName, Failure> {
@@ -325,25 +331,27 @@ fn admit(token: &str, cx: &Context<'_>) -> Result<Admitted, Failure> {
         };
     }
     let Some(verifier) = cx.world.verifier() else { return Err(Disconnect::INVALID_TOKEN.into()) };
-    let claims = verifier.verify_connect(token, cx.unix_s).map_err(connect_fault)?;
+    let claims = verifier.verify_connect(token, cx.unix_s).map_err(TokenFault::of_connection)?;
     Ok(Admitted {
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
-        expire_at_s: claims.expire_at_s,
-        channels: claims.channels.iter().map(|channel| channel.as_str().into()).collect(),
+        expire_at_s: claims.expire_at_s.unwrap_or(0),
+        subs: claims.subs.into_iter().map(|(channel, grant)| (channel.into(), grant)).collect(),
     })
 }
 
-fn connect_fault(fault: TokenFault) -> Failure {
-    match fault {
-        TokenFault::Expired => Refusal::TokenExpired.into(),
-        TokenFault::Invalid(_) => Disconnect::INVALID_TOKEN.into(),
-    }
+/// The namespace's options as a token changes them for one subscription.
+fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
+    let change = |right: &mut bool, to: Option<bool>| *right = to.unwrap_or(*right);
+    change(&mut rights.join_leave, overrides.join_leave);
+    change(&mut rights.force_push_join_leave, overrides.force_push_join_leave);
+    change(&mut rights.force_positioning, overrides.force_positioning);
+    change(&mut rights.force_recovery, overrides.force_recovery);
+    rights
 }
 
 fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leave: bool) -> u32 {
-    let recoverable =
-        rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
+    let recoverable = rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
     let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
     let notices = rights.join_leave && (join_leave || rights.force_push_join_leave);
     let mut flags = 0;

@@ -7,7 +7,7 @@ use crate::base::publication::Since;
 use crate::proto::centrifuge::encode::{Push, Reply};
 use crate::proto::centrifuge::{Batch, encode_push, encode_reply};
 use crate::session::ChannelIndex;
-use crate::session::token::Verifier;
+use crate::session::token::{SubscribeGrant, Verifier};
 
 /// What a channel's namespace lets a client do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -146,7 +146,7 @@ pub(super) struct Admitted {
     pub user: Option<UserName>,
     pub conn_info: Option<Bytes>,
     pub expire_at_s: u64,
-    pub channels: Vec<ChannelName>,
+    pub subs: Vec<(ChannelName, SubscribeGrant)>,
 }
 
 /// How a command ends when it does not succeed.
@@ -154,6 +154,12 @@ pub(super) enum Failure {
     /// An error reply; the connection lives on.
     Refuse(Refusal),
     Close(Disconnect),
+}
+
+impl From<Result<Refusal, Disconnect>> for Failure {
+    fn from(either: Result<Refusal, Disconnect>) -> Failure {
+        either.map_or_else(Failure::Close, Failure::Refuse)
+    }
 }
 
 impl From<Refusal> for Failure {

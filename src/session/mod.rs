@@ -19,7 +19,9 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
-use crate::proto::centrifuge::encode::{ClientInfoRef, ConnectResult, Lifetime, PublicationRef, SubscribeResult};
+use crate::proto::centrifuge::encode::{
+    ClientInfoRef, ConnectResult, Lifetime, PublicationRef, SubscribeResult,
+};
 use crate::proto::centrifuge::encode::{Push, Reply, SubscribePush};
 
 pub use commands::HELD_BYTES_MAX;
@@ -138,7 +140,9 @@ pub enum JoinVerdict {
     Subscribe { notices: bool },
     /// The home refused; nothing to undo.
     Refused,
-    /// The session wants it no more, or cannot use it: the home must be told that it left.
+    /// The session wants it no more and has told the home so.
+    Ignore,
+    /// The session cannot use it: the home must be told that it left.
     Leave,
 }
 
@@ -186,7 +190,11 @@ impl Session {
 
     /// The shard has put the connection at `place` of the channel's list, or has moved it there.
     pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
-        let sub = self.subs.iter_mut().find(|sub| sub.channel() == channel).expect("a subscriber has the subscription");
+        let sub = self
+            .subs
+            .iter_mut()
+            .find(|sub| sub.channel() == channel)
+            .expect("a subscriber has the subscription");
         sub.channel &= !Sub::PENDING;
         sub.place = place;
     }
@@ -245,11 +253,14 @@ impl Session {
             }
         };
         if answer.reject_unrecovered && matches!(recovered, Some(None)) {
-            if wanted {
-                self.remove(channel);
-            }
             cx.refuse(answer.id, Refusal::UnrecoverablePosition);
-            return Ok(JoinVerdict::Leave);
+            return Ok(match wanted {
+                true => {
+                    self.remove(channel);
+                    JoinVerdict::Leave
+                }
+                false => JoinVerdict::Ignore,
+            });
         }
         let subscribed = Subscribed {
             flags: answer.flags,
@@ -267,7 +278,7 @@ impl Session {
         }
         Ok(match wanted {
             true => JoinVerdict::Subscribe { notices: answer.flags & Sub::NOTICES != 0 },
-            false => JoinVerdict::Leave,
+            false => JoinVerdict::Ignore,
         })
     }
 
@@ -394,7 +405,9 @@ impl Session {
 impl Subscribed {
     fn views(&self) -> Vec<PublicationRef<'_>> {
         match &self.recovery {
-            Some((_, Some(publications))) => publications.iter().map(|publication| view(publication)).collect(),
+            Some((_, Some(publications))) => {
+                publications.iter().map(|publication| view(publication)).collect()
+            }
             _ => Vec::new(),
         }
     }

@@ -61,6 +61,13 @@ impl<'a> Iterator for Commands<'a> {
 
 impl std::iter::FusedIterator for Commands<'_> {}
 
+impl<'a> Commands<'a> {
+    /// What has not been decoded yet: for a caller that must keep the rest of a frame for later.
+    pub fn remaining(&self) -> &'a str {
+        self.scanner.remaining()
+    }
+}
+
 /// What is wrong with a frame, in words for a log. The peer learns only the code of the disconnect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CommandFault(pub &'static str);

@@ -26,6 +26,10 @@ impl<'a> Scanner<'a> {
         Scanner { text, at: 0 }
     }
 
+    pub(super) fn remaining(&self) -> &'a str {
+        &self.text[self.at..]
+    }
+
     /// Skips whitespace; true when nothing else is left.
     pub(super) fn at_end(&mut self) -> bool {
         self.space();
