@@ -518,6 +518,8 @@ mod tests {
         for (text, means) in [
             (r#""\ud800""#, "\u{fffd}"),
             (r#""\udc00x""#, "\u{fffd}x"),
+            (r#""\u0041\udc00""#, "A\u{fffd}"),
+            (r#""\udc00\ud83d\ude00""#, "\u{fffd}😀"),
             (r#""\ud800\ud83d\ude00""#, "\u{fffd}😀"),
             (r#""\ud800\u0041""#, "\u{fffd}A"),
             (r#""\ud800\n""#, "\u{fffd}\n"),
