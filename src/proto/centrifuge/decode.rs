@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use super::json::Scanner;
+use super::scan::Scanner;
 use crate::base::fault::Disconnect;
 use crate::base::limits::COMMANDS_PER_FRAME_MAX;
 

@@ -3,7 +3,7 @@
 //! The views here borrow everything: whoever holds a publication, a client's info or a result describes it without
 //! copying. Fields marked raw are JSON text that was checked when it came in; empty raw text counts as absent.
 
-use super::json::{self, Fields};
+use super::write::{self, Fields};
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{Epoch, Offset};
 
@@ -256,7 +256,7 @@ fn write_publication(out: &mut Vec<u8>, publication: &PublicationRef<'_>) {
     if !publication.tags.is_empty() {
         let mut tags = Fields::new(fields.key(r#""tags":"#));
         for (name, value) in publication.tags {
-            json::string(tags.named(name), value);
+            write::string(tags.named(name), value);
         }
         tags.end();
     }
@@ -279,8 +279,8 @@ fn write_publications(out: &mut Vec<u8>, publications: &[PublicationRef<'_>]) {
 /// The two names are written even when empty: the published server does, and clients index by them.
 fn write_client_info(out: &mut Vec<u8>, info: &ClientInfoRef<'_>) {
     let mut fields = Fields::new(out);
-    json::string(fields.key(r#""user":"#), info.user);
-    json::string(fields.key(r#""client":"#), info.client);
+    write::string(fields.key(r#""user":"#), info.user);
+    write::string(fields.key(r#""client":"#), info.client);
     fields.raw(r#""conn_info":"#, info.conn_info);
     fields.raw(r#""chan_info":"#, info.chan_info);
     fields.end();
@@ -376,7 +376,7 @@ fn write_history(out: &mut Vec<u8>, result: &HistoryResult<'_>) {
         Some(epoch) => write_epoch(fields.key(r#""epoch":"#), epoch),
         None => fields.key(r#""epoch":"#).extend_from_slice(br#""""#),
     }
-    json::number(fields.key(r#""offset":"#), result.offset.0);
+    write::number(fields.key(r#""offset":"#), result.offset.0);
     fields.end();
 }
 
@@ -393,8 +393,8 @@ fn write_presence(out: &mut Vec<u8>, clients: &[(&str, ClientInfoRef<'_>)]) {
 /// Both counts are written even when zero, as by the published server.
 fn write_presence_stats(out: &mut Vec<u8>, clients: u32, users: u32) {
     let mut fields = Fields::new(out);
-    json::number(fields.key(r#""num_clients":"#), clients.into());
-    json::number(fields.key(r#""num_users":"#), users.into());
+    write::number(fields.key(r#""num_clients":"#), clients.into());
+    write::number(fields.key(r#""num_users":"#), users.into());
     fields.end();
 }
 

@@ -19,7 +19,8 @@ mod decode_tests;
 pub mod encode;
 #[cfg(test)]
 mod encode_tests;
-mod json;
+mod scan;
+mod write;
 
 pub use decode::{Command, CommandFault, Commands, Json, Method, Since, decode_frame};
 pub use encode::{Batch, ErrorRef, PING, Push, Reply, encode_push, encode_reply, encode_unidirectional_push};
