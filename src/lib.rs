@@ -3,3 +3,4 @@
 pub mod base;
 pub mod driver;
 pub mod hub;
+pub mod proto;
