@@ -7,3 +7,4 @@
 //! it; nothing here panics on what a peer sent.
 
 pub mod http1;
+pub mod websocket;
