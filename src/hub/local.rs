@@ -152,6 +152,10 @@ pub struct LocalChannel {
     cursors: u32,
     /// In the shard's queue of channels with something to deliver.
     queued: bool,
+    /// Payload bytes of the items that no finished batch has delivered.
+    backlog_bytes: usize,
+    /// Of these, those in the running batch.
+    active_bytes: usize,
 }
 
 impl LocalChannel {
@@ -195,7 +199,12 @@ pub struct Local {
     subscriptions: u64,
     /// Payload bytes in all streams.
     stream_bytes: usize,
+    /// Payload bytes that have come in and are not yet delivered to those who keep up.
+    backlog_bytes: usize,
 }
+
+/// What an item counts for in the backlog besides its payload, so that empty ones are bounded as well.
+const ITEM_BYTES: usize = 128;
 
 /// A subscriber that moved to another place of its channel's list, because one before it left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +223,7 @@ impl Local {
             ready: VecDeque::new(),
             subscriptions: 0,
             stream_bytes: 0,
+            backlog_bytes: 0,
         }
     }
 
@@ -237,6 +247,10 @@ impl Local {
         self.stream_bytes
     }
 
+    pub fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes
+    }
+
     /// A connection of this shard asks the channel's home to join: the channel exists here from now on.
     pub fn join_asked(&mut self, name: &ChannelName, options: &Arc<ChannelOptions>) -> ChannelIndex {
         let index = match self.by_name.get(name) {
@@ -252,6 +266,8 @@ impl Local {
                     pending_joins: 0,
                     cursors: 0,
                     queued: false,
+                    backlog_bytes: 0,
+                    active_bytes: 0,
                 }) as ChannelIndex;
                 self.by_name.insert(name.clone(), index);
                 index
@@ -337,6 +353,8 @@ impl Local {
             return false;
         }
         self.stream_bytes += item.weight();
+        self.backlog_bytes += item.weight() + ITEM_BYTES;
+        entry.backlog_bytes += item.weight() + ITEM_BYTES;
         entry.stream.push(item);
         if !entry.queued {
             entry.queued = true;
@@ -363,6 +381,7 @@ impl Local {
                 entry.active =
                     Some(Active { start: entry.batched, end, remaining: entry.subscribers.len() as u32 });
                 entry.batched = end;
+                entry.active_bytes = entry.backlog_bytes;
             }
             return entry.active.map(|active| (index, active));
         }
@@ -377,6 +396,8 @@ impl Local {
         active.remaining = remaining;
         if remaining == 0 {
             entry.active = None;
+            self.backlog_bytes -= entry.active_bytes;
+            entry.backlog_bytes -= std::mem::take(&mut entry.active_bytes);
             entry.queued = entry.batched != entry.stream.end();
             if entry.queued {
                 self.ready.push_back(channel);
@@ -413,6 +434,8 @@ impl Local {
             return;
         }
         self.stream_bytes -= entry.stream.weight();
+        self.backlog_bytes -= std::mem::take(&mut entry.backlog_bytes);
+        entry.active_bytes = 0;
         if entry.pending_joins == 0 {
             let entry = self.channels.remove(channel as usize);
             self.by_name.remove(&entry.name);
@@ -567,6 +590,7 @@ mod tests {
             local.unsubscribe(index, 0, &mut Vec::new());
         }
         assert_eq!((local.channels(), local.subscriptions(), local.stream_bytes()), (0, 0, 0));
+        assert_eq!(local.backlog_bytes(), 0);
         assert!(local.take_ready().is_none());
         assert!(!local.handle_item("c", publication(2)), "nobody is subscribed");
     }
