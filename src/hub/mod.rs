@@ -4,8 +4,20 @@
 //! threads, mailboxes.
 
 pub mod asks;
+mod deadlines;
+mod history;
+pub mod home;
+mod idempotency;
+pub mod limits;
 pub mod log;
+#[cfg(test)]
+mod model_test;
 pub mod options;
+mod presence;
+pub mod users;
 
+pub use home::{Home, HomeCounts};
+pub use limits::HubLimits;
 pub use log::{Encoded, Publication};
 pub use options::{ChannelOptions, GapPolicy, Namespaces};
+pub use users::Users;
