@@ -32,8 +32,10 @@ const NAMES: [&str; 12] = [
     "gone:a",
     "bad\nname",
 ];
+/// Names one run uses: few enough that each is used often.
+const NAMES_PER_RUN: usize = 6;
 const RUNS: u64 = 1_500;
-const STEPS: usize = 150;
+const STEPS: usize = 200;
 
 #[test]
 fn agrees_with_a_naive_map() {
@@ -48,7 +50,15 @@ fn agrees_with_a_naive_map_short_of_bytes() {
 
 #[test]
 fn agrees_with_a_naive_map_short_of_channels_and_keys() {
-    run(2 << 32, RUNS, HubLimits { channels_max: 5, idempotency_keys_max: 3, ..HubLimits::default() });
+    run(2 << 32, RUNS, HubLimits { channels_max: 3, idempotency_keys_max: 3, ..HubLimits::default() });
+}
+
+#[test]
+fn agrees_with_a_naive_map_short_of_everything() {
+    let history_bytes_max = 3 * ENTRY_BYTES;
+    let limits =
+        HubLimits { channels_max: 3, idempotency_keys_max: 2, history_bytes_max, ..HubLimits::default() };
+    run(3 << 32, RUNS, limits);
 }
 
 fn run(first_seed: u64, runs: u64, limits: HubLimits) {
@@ -147,6 +157,8 @@ impl Pair {
     }
 
     fn run(mut self) {
+        let mut names = NAMES;
+        self.prng.shuffle(&mut names);
         for _ in 0..STEPS {
             self.pass_time();
             self.age();
@@ -158,7 +170,7 @@ impl Pair {
                 // Whether an idle channel can make room depends on its being known as idle.
                 self.home.sweep(self.now, 1_000);
             }
-            let name = NAMES[self.prng.usize(..NAMES.len())];
+            let name = names[self.prng.usize(..NAMES_PER_RUN)];
             match self.prng.u8(..16) {
                 0..=6 => self.publish(name),
                 7..=9 => self.join(name),
@@ -175,8 +187,8 @@ impl Pair {
     /// Mostly a little; sometimes to the border of something, or just before it.
     fn pass_time(&mut self) {
         match self.prng.u8(..8) {
-            0..=3 => {}
-            4..=5 => self.now = self.now + Duration::from_millis(self.prng.u64(..2_000)),
+            0..=4 => {}
+            5 => self.now = self.now + Duration::from_millis(self.prng.u64(..800)),
             6 => self.now = self.now + Duration::from_secs(self.prng.u64(..40)),
             _ => {
                 let mut borders: Vec<Time> = Vec::new();

@@ -182,6 +182,8 @@ pub enum SmallMap<K, V> {
     Empty,
     One((K, V)),
     Few(Vec<(K, V)>),
+    /// Boxed: a table's own 64 bytes would make every small one as large.
+    #[allow(clippy::box_collection)]
     Many(Box<HashMap<K, V, RandomState>>),
 }
 
