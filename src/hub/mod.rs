@@ -7,6 +7,8 @@ pub mod asks;
 mod deadlines;
 mod history;
 pub mod home;
+#[cfg(test)]
+mod home_test;
 mod idempotency;
 pub mod limits;
 pub mod log;
