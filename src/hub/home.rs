@@ -24,7 +24,7 @@
 //!
 //! # When history is full
 //! Over [`history_bytes_max`](HubLimits::history_bytes_max) entries that are over by age go first, then the oldest entry
-//! of the heaviest log among the growing one and [`EVICTION_SAMPLES`] chosen at random, until there is room: a channel that
+//! of the heaviest log among the growing one and seven chosen at random, until there is room: a channel that
 //! grows pays for itself, and a small one does not pay for a large. A publication larger than the whole bound is delivered
 //! and not kept.
 

@@ -23,7 +23,7 @@ pub struct HubLimits {
     /// Publications a recovery may return. A client that missed more is told so and loads its state anew, which is
     /// cheaper for both than replaying. Over it the recovery is lost.
     pub recovery_publications_max: usize,
-    /// Channels remembered, with subscribers or without; each costs about 250 bytes. At the bound idle ones are
+    /// Channels remembered, with subscribers or without; each costs about 240 bytes with a short name. At the bound idle ones are
     /// forgotten early; when none is idle, asks that need a new channel are refused (106).
     pub channels_max: usize,
     /// Idempotency keys remembered. At the bound the oldest is forgotten early and counted: a shorter window is better
@@ -42,7 +42,7 @@ impl Default for HubLimits {
             recovery_publications_max: 300,
             // A channel for each of a shard's million users. About 250 MB when full.
             channels_max: 1 << 20,
-            // 200 keyed publications a second for the five minutes; 14 MB with UUIDs.
+            // 200 keyed publications a second for the five minutes; 12 MB with UUIDs.
             idempotency_keys_max: 1 << 16,
             key_bytes_max: 256,
         }
