@@ -18,15 +18,15 @@
 //! [`Offset`] 0, is delivered live only, cannot be recovered, and is answered with the channel's top.
 //!
 //! # Time
-//! Answers depend on `now` alone and not on how often [`Home::sweep`] runs: what is over by age is not shown, and a channel
-//! whose grace is over is unknown, swept or not. A thing that lives `ttl` is there while `now < start + ttl`.
+//! Answers depend on `now` alone and not on how often [`Home::sweep`] runs: what is over by age is not shown, and a
+//! channel whose grace is over is unknown, swept or not. A thing that lives `ttl` is there while `now < start + ttl`.
 //! A `now` before an earlier one is taken as that earlier one.
 //!
 //! # When history is full
-//! Over [`history_bytes_max`](HubLimits::history_bytes_max) entries that are over by age go first, then the oldest entry
-//! of the heaviest log among the growing one and seven chosen at random, until there is room: a channel that
-//! grows pays for itself, and a small one does not pay for a large. A publication larger than the whole bound is delivered
-//! and not kept.
+//! Over [`history_bytes_max`](HubLimits::history_bytes_max) entries that are over by age go first, then the oldest
+//! entry of the heaviest log among the growing one and seven chosen at random, until there is room: a channel that grows
+//! pays for itself, and a small one does not pay for a large. A publication larger than the whole bound is delivered and
+//! not kept.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -23,8 +23,8 @@ pub struct HubLimits {
     /// Publications a recovery may return. A client that missed more is told so and loads its state anew, which is
     /// cheaper for both than replaying. Over it the recovery is lost.
     pub recovery_publications_max: usize,
-    /// Channels remembered, with subscribers or without; each costs about 240 bytes with a short name. At the bound idle ones are
-    /// forgotten early; when none is idle, asks that need a new channel are refused (106).
+    /// Channels remembered, with subscribers or without; each costs about 240 bytes with a short name.
+    /// At the bound idle ones are forgotten early; when none is idle, asks that need a new channel are refused (106).
     pub channels_max: usize,
     /// Idempotency keys remembered. At the bound the oldest is forgotten early and counted: a shorter window is better
     /// than a publication refused.
