@@ -6,7 +6,6 @@
 //! [`Home`] is the side of the one shard that writes a channel's log; [`local::Local`] the side of every shard with
 //! subscribers.
 
-
 pub mod asks;
 mod deadlines;
 mod history;

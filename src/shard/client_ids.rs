@@ -21,7 +21,8 @@ const HALF: u64 = (1 << HALF_BITS) - 1;
 impl ClientIds {
     pub fn new(seed: u64) -> ClientIds {
         let mut prng = crate::base::prng::Prng::with_seed(seed);
-        let mut key = || ahash::RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
+        let mut key =
+            || ahash::RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
         let keys = [key(), key(), key(), key()];
         ClientIds { nonce: prng.u64(..1 << 58), keys }
     }

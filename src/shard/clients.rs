@@ -65,7 +65,8 @@ impl World for View<'_> {
 impl Core {
     /// One frame of commands.
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
-        if let Some(Err(disconnect)) = self.with_session(slot, |session, cx| session.handle_frame(frame, cx)) {
+        if let Some(Err(disconnect)) = self.with_session(slot, |session, cx| session.handle_frame(frame, cx))
+        {
             self.close(slot, disconnect);
         }
     }
@@ -100,7 +101,9 @@ impl Core {
             Effect::Publish { id, channel, data } => {
                 let index = self.local.find(&channel);
                 let client = self.client_id(slot).to_string();
-                let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+                let Some(session) =
+                    self.connections.get_mut(slot).and_then(|connection| connection.session())
+                else {
                     return;
                 };
                 let info = session.info(client, index);
@@ -156,7 +159,9 @@ impl Core {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot).to_string();
         let Ok(options) = self.options.namespaces.resolve(&subscribe.channel) else { return };
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else { return };
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
         let index = self.local.join_asked(&subscribe.channel, options);
         session.join_asked(index, &subscribe);
         let info = session.info(client, Some(index));
@@ -176,7 +181,9 @@ impl Core {
     /// Ends a subscription; with `why`, the client is told.
     pub fn unsubscribe(&mut self, slot: u32, channel: u32, why: Option<Unsubscribed>) {
         let conn = self.conn_id(slot);
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else { return };
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
         let Some(sub) = session.sub(channel) else { return };
         let name = self.local.get(channel).name.clone();
         if let Some(place) = sub.place() {
@@ -203,7 +210,9 @@ impl Core {
     pub fn handle_timer(&mut self, slot: u32) {
         match self.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Http(_)) => self.handle_http_timer(slot),
-            Some(State::Client { session, .. }) if !session.is_connected() => self.close(slot, Disconnect::STALE),
+            Some(State::Client { session, .. }) if !session.is_connected() => {
+                self.close(slot, Disconnect::STALE)
+            }
             Some(State::Client { .. }) => self.handle_client_timer(slot),
             Some(State::Closing) => self.give_up(slot),
             Some(State::Echo { .. } | State::Gone) | None => {}
@@ -257,7 +266,9 @@ impl Core {
         }
         let expiry = match session.next_expiry_s() {
             0 => None,
-            at => Some(timers::tick_after(self.now, (at + delay_s).saturating_sub(unix_s).saturating_mul(1000))),
+            at => {
+                Some(timers::tick_after(self.now, (at + delay_s).saturating_sub(unix_s).saturating_mul(1000)))
+            }
         };
         let ping = (!self.options.ping_interval.is_zero()).then_some(ping);
         match ping.into_iter().chain(expiry).min() {

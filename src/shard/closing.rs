@@ -116,7 +116,9 @@ impl Core {
     /// The client of this connection, if it has one, leaves its channels and its user.
     fn forget_client(&mut self, slot: u32) {
         let conn = self.conn_id(slot);
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else { return };
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
         let subs = session.take_subs();
         let (connected, user) = (session.is_connected(), session.user().cloned());
         for sub in subs {
@@ -149,7 +151,9 @@ impl Core {
         let mut moved = std::mem::take(&mut self.moved);
         self.local.unsubscribe(channel, place, &mut moved);
         for moved in moved.drain(..) {
-            if let Some(session) = self.connections.get_mut(moved.slot).and_then(|connection| connection.session()) {
+            if let Some(session) =
+                self.connections.get_mut(moved.slot).and_then(|connection| connection.session())
+            {
                 session.placed(channel, moved.to);
             }
         }

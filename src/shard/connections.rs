@@ -33,7 +33,8 @@ pub struct Connection {
     pub state: State,
 }
 
-const _: () = assert!(size_of::<Option<Connection>>() <= 128, "an idle connection costs one slot of 128 bytes");
+const _: () =
+    assert!(size_of::<Option<Connection>>() <= 128, "an idle connection costs one slot of 128 bytes");
 
 impl Linked for Connection {
     fn link(&mut self) -> &mut Link {

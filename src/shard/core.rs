@@ -22,7 +22,7 @@ use crate::shard::outbox::{Chain, Outbox};
 use crate::shard::router::Router;
 use crate::shard::stats::{Cause, Stats};
 use crate::shard::timers::{self, Wheel};
-use crate::shard::{Action, Ending, RETRY, ShardOptions};
+use crate::shard::{Action, RETRY, ShardOptions};
 
 /// Messages taken from the inbox in one tick, so that connections are served between two runs of a full inbox.
 const MAIL_PER_TICK: usize = 1024;
@@ -49,7 +49,8 @@ pub(in crate::shard) struct Core {
     pub mailer: Mailer,
     pub stats: Stats,
     pub clients: u64,
-    pub ending: Option<Ending>,
+    /// Set by the order to end: whoever is still here then is cut off.
+    pub ending: Option<Time>,
 
     /// What is to be done to sockets.
     pub actions: Vec<Action>,
@@ -135,8 +136,7 @@ impl Core {
         }
         let retry = (self.mailer.waiting() > 0).then(|| now + RETRY);
         let starved = self.starved.iter().map(|(at, ..)| *at).min();
-        let ending = self.ending.as_ref().map(|ending| ending.until);
-        [self.wheel.next(), accept_again_at, retry, starved, ending, Some(self.sweep_at)]
+        [self.wheel.next(), accept_again_at, retry, starved, self.ending, Some(self.sweep_at)]
             .into_iter()
             .flatten()
             .min()
@@ -277,7 +277,7 @@ impl Core {
             self.handle_timer(slot);
         }
         self.fired = fired;
-        if self.ending.as_ref().is_some_and(|ending| ending.until <= self.now) {
+        if self.ending.is_some_and(|until| until <= self.now) {
             let left: Vec<u32> = self.connections.iter().map(|(slot, _)| slot).collect();
             for slot in left {
                 self.give_up(slot);
@@ -299,8 +299,7 @@ impl Core {
             return;
         }
         self.actions.push(Action::AcceptEnd);
-        let until = self.now + self.options.shutdown_grace;
-        self.ending = Some(Ending { disconnect: disconnect.clone(), until });
+        self.ending = Some(self.now + self.options.shutdown_grace);
         let everyone: Vec<u32> = self.connections.iter().map(|(slot, _)| slot).collect();
         for slot in everyone {
             self.close(slot, disconnect.clone());
@@ -308,7 +307,10 @@ impl Core {
     }
 
     pub fn has_ended(&self) -> bool {
-        self.ending.is_some() && self.connections.is_empty() && self.mailer.waiting() == 0 && !self.mailer.has_own()
+        self.ending.is_some()
+            && self.connections.is_empty()
+            && self.mailer.waiting() == 0
+            && !self.mailer.has_own()
     }
 
     pub fn report(&self) -> ShardStats {

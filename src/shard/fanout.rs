@@ -3,8 +3,8 @@
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::base::ids::WireKind;
 use crate::hub::local::{Active, Item, LocalChannel};
-use crate::proto::centrifuge::encode_push;
 use crate::proto::centrifuge::Push;
+use crate::proto::centrifuge::encode_push;
 use crate::proto::websocket::{self, Opcode};
 use crate::session::{info_view, view};
 use crate::shard::core::Core;
@@ -30,7 +30,8 @@ impl Core {
                     self.special.push((place, subscriber.slot()));
                     continue;
                 }
-                let Some(frame) = batch.frame(channel, subscriber.kind(), subscriber.notices(), &mut self.outbox)
+                let Some(frame) =
+                    batch.frame(channel, subscriber.kind(), subscriber.notices(), &mut self.outbox)
                 else {
                     continue;
                 };

@@ -165,7 +165,8 @@ impl Core {
             Ok((_, Some(None))) => self.stats.counters.recoveries_lost_total += 1,
             _ => {}
         }
-        let verdict = self.with_session(slot, |session, cx| session.handle_joined(index, channel, answer, cx));
+        let verdict =
+            self.with_session(slot, |session, cx| session.handle_joined(index, channel, answer, cx));
         match verdict {
             Some(Ok(JoinVerdict::Subscribe { notices })) => self.add_subscriber(slot, index, notices),
             Some(Ok(JoinVerdict::Leave)) => {

@@ -32,7 +32,8 @@ enum Asked {
 impl Core {
     /// Takes input of a connection that speaks HTTP; gives how much of it.
     pub fn handle_http(&mut self, slot: u32, bytes: &mut [u8]) -> usize {
-        let Some(State::Http(http)) = self.connections.get_mut(slot).map(|connection| &mut connection.state) else {
+        let Some(State::Http(http)) = self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        else {
             return bytes.len();
         };
         let consumed = match http.take() {
@@ -129,7 +130,9 @@ impl Core {
         let endpoint = match head.path {
             "/connection/websocket" => Some(Endpoint::Centrifuge),
             // Plain requests for it are the control plane's.
-            "/echo" if self.options.echo && head.fields().has_token("Upgrade", "websocket") => Some(Endpoint::Echo),
+            "/echo" if self.options.echo && head.fields().has_token("Upgrade", "websocket") => {
+                Some(Endpoint::Echo)
+            }
             _ => None,
         };
         let Some(endpoint) = endpoint else { return self.plain(head) };
@@ -163,7 +166,11 @@ impl Core {
             None => authority.split(':').next().unwrap_or(""),
         };
         self.options.allow_loopback_origins && is_loopback_name(name)
-            || self.options.allowed_origins.iter().any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+            || self
+                .options
+                .allowed_origins
+                .iter()
+                .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
     }
 
     fn plain(&self, head: &RequestHead<'_>) -> Asked {
@@ -195,7 +202,8 @@ impl Core {
             http1::Version::Http10 => Version::HTTP_10,
             http1::Version::Http11 => Version::HTTP_11,
         };
-        let request = Request { parts, keep_alive: head.keep_alive(), body: Vec::new(), decoder, asked: false };
+        let request =
+            Request { parts, keep_alive: head.keep_alive(), body: Vec::new(), decoder, asked: false };
         Asked::Plain(Box::new(request), head.expects_continue())
     }
 
@@ -295,7 +303,9 @@ impl Core {
 
     /// Neither a request nor the rest of one has come in time.
     pub fn handle_http_timer(&mut self, slot: u32) {
-        let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else { return };
+        let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else {
+            return;
+        };
         match http {
             // Nothing was asked: an idle connection is closed without a word.
             None => self.give_up(slot),
@@ -343,10 +353,11 @@ fn encode(response: &Response<Bytes>, request: &Request, keep_alive: bool, unix_
     let status = response.status().as_u16();
     let body = response.body();
     let bodiless = matches!(status, 100..200 | 204 | 304);
-    let length = match response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok()) {
-        Some(length) if request.parts.method == Method::HEAD => length,
-        _ => body.len() as u64,
-    };
+    let length =
+        match response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok()) {
+            Some(length) if request.parts.method == Method::HEAD => length,
+            _ => body.len() as u64,
+        };
     let mut out = Vec::with_capacity(256 + body.len());
     http1::write_head(&mut out, status, &fields, if bodiless { Body::None } else { Body::Length(length) });
     if !bodiless && request.parts.method != Method::HEAD {

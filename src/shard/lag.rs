@@ -201,7 +201,8 @@ impl Core {
                 // The newest that is still kept; with nothing kept, the client goes on from the next.
                 let entry = self.local.get(channel);
                 let newest = entry.stream().end().saturating_sub(1).max(entry.stream().base());
-                if let Some(lag) = self.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
+                if let Some(lag) =
+                    self.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
                     && let Some(cursor) = lag.cursor(channel)
                 {
                     *cursor = newest;
@@ -216,7 +217,9 @@ impl Core {
             }
             GapPolicy::Tell => {
                 self.drop_cursor(slot, channel, place);
-                if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) {
+                if let Some(session) =
+                    self.connections.get_mut(slot).and_then(|connection| connection.session())
+                {
                     session.remove(channel);
                 }
                 self.leave_list(channel, place);

@@ -8,8 +8,8 @@
 
 pub mod ask;
 pub mod client_ids;
-mod closing;
 mod clients;
+mod closing;
 mod connections;
 mod core;
 mod fanout;
@@ -28,12 +28,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Disconnect;
 use crate::base::ids::{ShardId, Sock};
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::driver::{AcceptFailure, Driver, End, Event, SendFailure};
-use crate::hub::home::HubLimits;
+use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::hub::options::Namespaces;
 use crate::session::token::Verifier;
@@ -266,13 +265,6 @@ impl<D: Driver> Shard<D> {
         }
         self.core.actions = actions;
     }
-}
-
-/// What a shard is told at its end.
-pub(in crate::shard) struct Ending {
-    pub disconnect: Disconnect,
-    /// Whoever is still here then is cut off.
-    pub until: Time,
 }
 
 /// Reply bytes and their connection, on the way to the outbox.

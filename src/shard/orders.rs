@@ -80,8 +80,12 @@ impl Core {
             {
                 continue;
             }
-            let mail =
-                ConnectionMail { conn, user: target.user.clone(), order: order(conn), done: Arc::clone(&done) };
+            let mail = ConnectionMail {
+                conn,
+                user: target.user.clone(),
+                order: order(conn),
+                done: Arc::clone(&done),
+            };
             self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
         }
     }
@@ -89,13 +93,16 @@ impl Core {
     pub fn handle_order(&mut self, mail: ConnectionMail) {
         let ConnectionMail { conn, user, order, done } = mail;
         let Some(slot) = self.live(conn) else { return };
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else { return };
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
         if !session.is_connected() || session.user().map_or("", |own| own) != &*user {
             return;
         }
         match order {
             Order::Subscribe(subscribe) => {
-                let known = self.local.find(&subscribe.channel).is_some_and(|index| session.sub(index).is_some());
+                let known =
+                    self.local.find(&subscribe.channel).is_some_and(|index| session.sub(index).is_some());
                 if known {
                     return;
                 }

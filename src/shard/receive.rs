@@ -75,7 +75,10 @@ impl Core {
 
     fn handle_message_of(&mut self, slot: u32, message: Message<'_>) -> Outcome {
         self.stats.counters.messages_received_total += 1;
-        let echo = matches!(self.connections.get(slot).map(|connection| &connection.state), Some(State::Echo { .. }));
+        let echo = matches!(
+            self.connections.get(slot).map(|connection| &connection.state),
+            Some(State::Echo { .. })
+        );
         match message {
             Message::Text(text) if !echo => self.handle_commands(slot, text.as_bytes()),
             // The JSON protocol is text; a binary message of it is read the same way, as its reference server does.

@@ -178,8 +178,11 @@ mod tests {
                         let mut fired = Vec::new();
                         wheel.advance(&mut entries, now, &mut fired);
                         fired.sort_unstable();
-                        let due: Vec<u32> =
-                            model.iter().filter(|(_, due)| **due <= tick_of(now)).map(|(slot, _)| *slot).collect();
+                        let due: Vec<u32> = model
+                            .iter()
+                            .filter(|(_, due)| **due <= tick_of(now))
+                            .map(|(slot, _)| *slot)
+                            .collect();
                         assert_eq!(fired, due, "seed {seed}");
                         model.retain(|_, due| *due > tick_of(now));
                     }
