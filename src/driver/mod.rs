@@ -23,6 +23,9 @@
 
 #[cfg(test)]
 mod suite;
+#[allow(unsafe_code)]
+mod sys;
+pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;
