@@ -21,6 +21,8 @@
 //! At most one `send` a socket between two flushes: a send may fail in the middle, and what follows must wait for that.
 //! Every [`Lent`] is given back before the next `wait`.
 
+pub mod choose;
+pub mod mio;
 #[cfg(test)]
 mod suite;
 #[allow(unsafe_code)]

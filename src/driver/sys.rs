@@ -12,7 +12,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -451,7 +451,11 @@ impl Gather {
     }
 }
 
-fn held<'a>(holds: &'a [Bytes], part: &Part) -> &'a [u8] {
+/// The bytes of one part.
+///
+/// # Panics
+/// When the part lies outside its hold, or the hold was released.
+pub(super) fn held<'a>(holds: &'a [Bytes], part: &Part) -> &'a [u8] {
     &holds[part.hold.0 as usize][part.range.start as usize..part.range.end as usize]
 }
 
@@ -631,6 +635,14 @@ pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Whether a client stands in the listener's backlog.
+pub(super) fn is_readable(listener: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut on = [PollFd::new(&listener, PollFlags::IN)];
+    // An error is a signal or no memory: then the next accept finds out.
+    poll(&mut on, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
 }
 
 /// CLOCK_MONOTONIC, so that the times of all shards compare.

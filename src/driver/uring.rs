@@ -19,7 +19,7 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -80,6 +80,24 @@ impl UringDriver {
         };
         driver.arm_waker();
         Ok(driver)
+    }
+
+    /// Whether io_uring can be used here, without binding anything.
+    ///
+    /// # Errors
+    /// When it cannot; the text says why.
+    pub fn probe(options: &DriverOptions) -> io::Result<()> {
+        let sockets_max = options.sockets_max.min(sys::descriptors_max()).min(SLOT_MAX + 1);
+        let mut ring = Ring::try_new(sockets_max, options.recv_buffers, options.recv_buffer_bytes)?;
+        // Setup may be allowed where the enter is not: an operation has to go through, if only to fail.
+        ring.push(Op::Close { slot: 0 }, Token::cancel());
+        ring.wait(Some(Duration::from_secs(1)))?;
+        let mut completions = Vec::new();
+        ring.harvest(&mut completions);
+        if completions.is_empty() {
+            return Err(io::Error::new(ErrorKind::TimedOut, "io_uring completes nothing"));
+        }
+        Ok(())
     }
 
     /// Most sockets at a time: as asked for, but no more than RLIMIT_NOFILE.
@@ -598,6 +616,31 @@ mod tests {
     }
 
     driver_suite!(SocketRig<UringDriver>);
+
+    #[test]
+    fn a_driver_made_on_one_thread_runs_on_another() {
+        let options = DriverOptions {
+            listen: ([127, 0, 0, 1], 0).into(),
+            sockets_max: 16,
+            recv_buffer_bytes: 1024,
+            recv_buffers: 2,
+        };
+        let Some(rig) = <SocketRig<UringDriver> as crate::driver::suite::Rig>::try_new(options) else {
+            return;
+        };
+        let mut driver = rig.into_driver();
+        driver.accept_start();
+        std::thread::spawn(move || {
+            let _client = std::net::TcpStream::connect(driver.local_addr()).expect("connect");
+            let mut events = Vec::new();
+            while events.is_empty() {
+                driver.wait(&mut events, Some(Duration::from_secs(10))).expect("wait");
+            }
+            assert!(matches!(events[..], [Event::Accepted { .. }]), "{events:?}");
+        })
+        .join()
+        .expect("the other thread");
+    }
 
     #[test]
     fn tokens_keep_their_parts_at_their_borders() {

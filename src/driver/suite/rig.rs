@@ -18,6 +18,12 @@ pub(in crate::driver) struct SocketRig<D> {
     clients: Vec<Option<TcpStream>>,
 }
 
+impl<D> SocketRig<D> {
+    pub(in crate::driver) fn into_driver(self) -> D {
+        self.driver
+    }
+}
+
 impl<D: Bind> Rig for SocketRig<D> {
     type Driver = D;
     const REAL_TIME: bool = true;
