@@ -25,7 +25,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::sys::{self, Completion, EventWaker, Op, Ring};
+use super::sys::{self, Completion, Op, Ring, RingWaker};
 use super::{Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake};
 use crate::base::bytes::Bytes;
 use crate::base::ids::{GENERATION_MASK, SLOT_BITS, SLOT_MAX, Sock};
@@ -34,7 +34,7 @@ use crate::base::time::Time;
 /// May move to another thread until its first `flush` or `wait`; then the kernel binds it to that thread.
 pub struct UringDriver {
     ring: Ring,
-    waker: Arc<EventWaker>,
+    waker: Arc<RingWaker>,
     listener: Option<TcpListener>,
     local_addr: SocketAddr,
     sockets_max: u32,
@@ -61,9 +61,10 @@ impl UringDriver {
         let sockets_max = options.sockets_max.min(sys::descriptors_max()).min(SLOT_MAX + 1);
         let ring = Ring::try_new(sockets_max, options.recv_buffers, options.recv_buffer_bytes)?;
         let listener = sys::listen(options.listen)?;
+        let waker = Arc::new(RingWaker::try_new(&ring, Token::woken())?);
         let mut driver = UringDriver {
             ring,
-            waker: Arc::new(EventWaker::try_new()?),
+            waker,
             local_addr: listener.local_addr()?,
             listener: Some(listener),
             sockets_max,
@@ -119,7 +120,7 @@ impl UringDriver {
     }
 
     fn arm_waker(&mut self) {
-        self.ring.push(Op::PollEvent { fd: self.waker.event.as_fd() }, Token::wake());
+        self.ring.push(Op::PollEvent { fd: self.waker.event() }, Token::wake());
     }
 
     /// Brings the accept in the kernel to where it is wanted. A cancel in flight is waited for first.
@@ -206,6 +207,8 @@ impl UringDriver {
                         self.arm_waker();
                     }
                 }
+                // It ended the wait: that was all.
+                Kind::Woken => {}
                 // There was nothing left to cancel: its last completion says so as well.
                 Kind::Cancel => {}
                 Kind::Send | Kind::SendCut => unreachable!("taken apart by harvest"),
@@ -487,6 +490,12 @@ impl Driver for UringDriver {
     }
 }
 
+impl Drop for UringDriver {
+    fn drop(&mut self) {
+        self.waker.end();
+    }
+}
+
 /// What the driver keeps for a socket.
 #[derive(Clone, Copy, Debug, Default)]
 struct Slot {
@@ -540,7 +549,10 @@ impl Slot {
 #[repr(u8)]
 enum Kind {
     Accept,
+    /// The poll of the waker's eventfd.
     Wake,
+    /// A message of the waker.
+    Woken,
     Cancel,
     Send,
     /// A send that was longer than one submission may be: it completes always, and is short even when it succeeds.
@@ -552,9 +564,10 @@ enum Kind {
     Close,
 }
 
-const KINDS: [Kind; 10] = [
+const KINDS: [Kind; 11] = [
     Kind::Accept,
     Kind::Wake,
+    Kind::Woken,
     Kind::Cancel,
     Kind::Send,
     Kind::SendCut,
@@ -585,6 +598,10 @@ impl Token {
 
     fn wake() -> u64 {
         Self::of(Kind::Wake, 0, 0)
+    }
+
+    fn woken() -> u64 {
+        Self::of(Kind::Woken, 0, 0)
     }
 
     fn cancel() -> u64 {
