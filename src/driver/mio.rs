@@ -384,9 +384,9 @@ impl Driver for MioDriver {
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        self.deliver(events);
         let accept = self.accepting && self.acceptable && self.listener.is_some();
-        let busy = accept || !self.readable.is_empty() || !events.is_empty();
+        let busy = accept || !self.readable.is_empty() || !self.events.is_empty();
+        self.deliver(events);
         match self.poll.poll(&mut self.readiness, if busy { Some(Duration::ZERO) } else { timeout }) {
             Ok(()) => {}
             // A signal: its handler has run, and the shard's next tick sees what it changed.

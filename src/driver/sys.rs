@@ -368,6 +368,18 @@ impl Ring {
         self.buffers.free += 1;
     }
 
+    /// As after enters that took nothing.
+    #[cfg(test)]
+    pub fn pretend_stuck(&mut self) {
+        self.stuck = true;
+    }
+
+    /// Counts buffers that are not in the ring, so that a receive meets an empty one.
+    #[cfg(test)]
+    pub fn pretend_buffers_free(&mut self, free: u16) {
+        self.buffers.free = free;
+    }
+
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: what the entry points to lives in `self` until the queue is empty: see the head of this file.
         if unsafe { self.ring.submission().push(entry) }.is_ok() {
@@ -605,9 +617,9 @@ fn check_features(ring: &IoUring) -> io::Result<()> {
 
 /// Wakes a ring from any thread, by one system call.
 ///
-/// A message to the ring costs the woken thread less than half of what an eventfd does (3.2 us of cpu a wake for 7.5 us,
-/// and 4 us less until it runs; the waking thread pays the same: `benches/wake.rs`), but needs Linux 6.13 and a ring that
-/// is in use. The eventfd is there for all else. It is polled edge triggered, so that every wake is seen although its
+/// A message to the ring costs the waking thread what an eventfd does, and on a quiet machine the woken one less than half
+/// of it (3.3 us of cpu a wake for 7.6 us, and 4 us less until it runs; on a busy one they are equal: `benches/wake.rs`).
+/// It needs Linux 6.13 and a ring that is in use; the eventfd is there for all else. It is polled edge triggered, so that every wake is seen although its
 /// counter is never read: it would take five centuries of a wake a nanosecond to overflow.
 pub(super) struct RingWaker {
     event: OwnedFd,
