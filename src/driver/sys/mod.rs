@@ -8,22 +8,25 @@
 //! two things: IORING_FEAT_SUBMIT_STABLE lets the kernel keep no pointer to a gather list after submit, and MSG_DONTWAIT
 //! makes each send and receive complete inside submit, so none of them points anywhere once the queue is empty.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+mod memory;
+mod socket;
+mod wake;
+
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicI32, AtomicU16, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use io_uring::squeue::Flags;
-use io_uring::types::{BufRingEntry, CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
-use super::{AcceptFailure, Hold, Part, SendCause, Wake};
+pub(super) use self::memory::held;
+use self::memory::{BUFFER_GROUP, Buffers, Gather};
+pub(super) use self::socket::{accept_failure, descriptors_max, is_readable, listen, now, send_cause};
+pub(super) use self::wake::RingWaker;
+use super::{Hold, Part};
 use crate::base::bytes::Bytes;
-use crate::base::time::Time;
 
 /// Submissions between two enters, in entries of 64 bytes: a larger queue would not fit the second level cache with
 /// what the sends touch, a smaller one pays the enter (0.2 us) on fewer sends. 64 KiB a shard.
@@ -34,17 +37,8 @@ const COMPLETIONS_MAX: u32 = 4 * SUBMISSIONS_MAX;
 pub(super) const SEND_PARTS_MAX: usize = 1024;
 /// Bytes of one send. The kernel stops at 2 GiB less a page; half of it keeps every length an `i32`.
 pub(super) const SEND_BYTES_MAX: usize = 1 << 30;
-/// Parts of all gathered sends between two enters: 64 KiB of gather lists a shard, touched only as far as used.
-const GATHER_PARTS_MAX: usize = 4096;
-const _: () = assert!(SEND_PARTS_MAX <= GATHER_PARTS_MAX, "the longest send fits an empty arena");
-/// Connections that wait for accept. The kernel caps it at net.core.somaxconn, 4096 by default.
-const BACKLOG: i32 = 4096;
 /// Enters that may take nothing before the queue counts as stuck; one millisecond lies between two.
 const STUCK_ENTERS_MAX: u32 = 8;
-/// The ring's only group of provided buffers.
-const BUFFER_GROUP: u16 = 0;
-/// The largest page size of Linux on 64-bit machines: what a buffer ring's alignment must satisfy.
-const PAGE_BYTES_MAX: usize = 64 * 1024;
 
 /// What the kernel finished, with the token its submission was given.
 #[derive(Clone, Copy, Debug)]
@@ -401,177 +395,6 @@ impl Ring {
     }
 }
 
-/// Gather lists of the sends in the submission queue.
-struct Gather {
-    messages: Vec<libc::msghdr>,
-    parts: Vec<libc::iovec>,
-}
-
-// SAFETY: the raw pointers inside point to the two vectors and to held bytes, which move with the `Ring` that owns both.
-unsafe impl Send for Gather {}
-
-impl Gather {
-    fn new() -> Gather {
-        // Never grown: the kernel is given pointers into both.
-        Gather {
-            messages: Vec::with_capacity(SUBMISSIONS_MAX as usize),
-            parts: Vec::with_capacity(GATHER_PARTS_MAX),
-        }
-    }
-
-    fn has_room(&self, parts: usize) -> bool {
-        self.messages.len() < self.messages.capacity() && self.parts.len() + parts <= self.parts.capacity()
-    }
-
-    /// The message of one send and whether it holds all of `parts`; `None` when there is no byte to send.
-    fn push(&mut self, holds: &[Bytes], parts: &[Part]) -> Option<(*const libc::msghdr, bool)> {
-        assert!(self.has_room(parts.len().min(SEND_PARTS_MAX)), "room is made before");
-        let first = self.parts.len();
-        let mut room = SEND_BYTES_MAX;
-        let mut whole = true;
-        for part in parts {
-            let bytes = held(holds, part);
-            if bytes.is_empty() {
-                continue;
-            }
-            if room == 0 || self.parts.len() - first == SEND_PARTS_MAX {
-                whole = false;
-                break;
-            }
-            let len = bytes.len().min(room);
-            room -= len;
-            whole = len == bytes.len();
-            self.parts.push(libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: len });
-            if !whole {
-                break;
-            }
-        }
-        if self.parts.len() == first {
-            return None;
-        }
-        // SAFETY: a message header of zeroes is one without address, control bytes and flags.
-        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-        message.msg_iov = self.parts[first..].as_mut_ptr();
-        message.msg_iovlen = (self.parts.len() - first) as _;
-        self.messages.push(message);
-        self.messages.last().map(|message| (message as *const libc::msghdr, whole))
-    }
-
-    fn clear(&mut self) {
-        self.messages.clear();
-        self.parts.clear();
-    }
-}
-
-/// The bytes of one part.
-///
-/// # Panics
-/// When the part lies outside its hold, or the hold was released.
-pub(super) fn held<'a>(holds: &'a [Bytes], part: &Part) -> &'a [u8] {
-    &holds[part.hold.0 as usize][part.range.start as usize..part.range.end as usize]
-}
-
-/// Receive buffers that the kernel picks from, and the ring by which they are given to it.
-struct Buffers {
-    ring: Pages,
-    bytes: Pages,
-    count: u16,
-    buffer_bytes: usize,
-    /// The ring's next entry; wraps.
-    tail: u16,
-    /// Buffers in the ring less the receives that are queued.
-    free: u16,
-}
-
-impl Buffers {
-    /// # Panics
-    /// When `count` is no power of two or a buffer is empty or longer than `u32`: the configuration bounds both.
-    fn new(count: u16, buffer_bytes: usize) -> Buffers {
-        assert!(count.is_power_of_two() && count <= 1 << 15, "the kernel masks ring positions");
-        assert!(buffer_bytes > 0 && u32::try_from(buffer_bytes).is_ok());
-        Buffers {
-            ring: Pages::new(usize::from(count) * size_of::<BufRingEntry>()),
-            bytes: Pages::new(usize::from(count) * buffer_bytes),
-            count,
-            buffer_bytes,
-            tail: 0,
-            free: 0,
-        }
-    }
-
-    fn register(&mut self, ring: &IoUring) -> io::Result<()> {
-        let address = self.ring.start.as_ptr() as u64;
-        // SAFETY: the pages hold `count` entries, are aligned for any page size, and outlive the ring in `Ring`.
-        unsafe { ring.submitter().register_buf_ring_with_flags(address, self.count, BUFFER_GROUP, 0)? };
-        for buffer in 0..self.count {
-            self.provide(buffer);
-        }
-        Ok(())
-    }
-
-    fn provide(&mut self, buffer: u16) {
-        assert!(buffer < self.count && self.free < self.count, "buffer {buffer} given back twice");
-        let base = self.ring.start.as_ptr().cast::<BufRingEntry>();
-        // SAFETY: the offset is inside the buffer's own pages.
-        let bytes = unsafe { self.bytes.start.as_ptr().add(usize::from(buffer) * self.buffer_bytes) };
-        // SAFETY: the index is masked to the ring. The kernel reads no entry at or past the tail, so this one is ours;
-        // of entry 0 only the three fields are written, as its fourth is the tail.
-        unsafe {
-            let entry = &mut *base.add(usize::from(self.tail & (self.count - 1)));
-            entry.set_addr(bytes as u64);
-            entry.set_len(self.buffer_bytes as u32);
-            entry.set_bid(buffer);
-        }
-        self.tail = self.tail.wrapping_add(1);
-        // SAFETY: `base` is the registered ring's first entry, whose last two bytes are the tail, aligned to two; the
-        // kernel reads them with acquire order.
-        let tail = unsafe { &*BufRingEntry::tail(base).cast::<AtomicU16>() };
-        tail.store(self.tail, Ordering::Release);
-        self.free += 1;
-    }
-
-    fn take_one(&mut self) {
-        assert!(self.free > 0, "a receive without a buffer");
-        self.free -= 1;
-    }
-
-    fn get(&mut self, buffer: u16, len: u32) -> &mut [u8] {
-        assert!(buffer < self.count && len as usize <= self.buffer_bytes);
-        // SAFETY: inside the buffer's pages, which are initialised; the kernel writes only to buffers in the ring, and a
-        // lent one is not. The borrow of `self` keeps it out of the ring.
-        unsafe {
-            let start = self.bytes.start.as_ptr().add(usize::from(buffer) * self.buffer_bytes);
-            std::slice::from_raw_parts_mut(start, len as usize)
-        }
-    }
-}
-
-/// Zeroed memory that begins on a page.
-struct Pages {
-    start: NonNull<u8>,
-    layout: Layout,
-}
-
-// SAFETY: plain memory with one owner.
-unsafe impl Send for Pages {}
-
-impl Pages {
-    fn new(len: usize) -> Pages {
-        let layout = Layout::from_size_align(len, PAGE_BYTES_MAX).expect("bounded by the configuration");
-        // SAFETY: `len` is not zero: both callers multiply counts that are asserted to be positive.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Pages { start, layout }
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `new`, freed only here.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
-    }
-}
-
 fn explain_setup(error: io::Error) -> io::Error {
     let text = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
@@ -612,132 +435,5 @@ fn check_features(ring: &IoUring) -> io::Result<()> {
     match features.iter().chain(&operations).find(|(_, there)| !there) {
         Some((name, _)) => missing(name),
         None => Ok(()),
-    }
-}
-
-/// Wakes a ring from any thread, by one system call.
-///
-/// A message to the ring costs the waking thread what an eventfd does, and on a quiet machine the woken one less than half
-/// of it (3.3 us of cpu a wake for 7.6 us, and 4 us less until it runs; on a busy one they are equal: `benches/wake.rs`).
-/// It needs Linux 6.13 and a ring that is in use; the eventfd is there for all else. It is polled edge triggered, so that every wake is seen although its
-/// counter is never read: it would take five centuries of a wake a nanosecond to overflow.
-pub(super) struct RingWaker {
-    event: OwnedFd,
-    /// -1 when messages cannot be sent. A number, not a share in the descriptor: a waker must not keep the ring, and with
-    /// it every socket, open after its driver. One that is late by a race meets no ring, or a spurious wake.
-    ring: AtomicI32,
-    token: u64,
-}
-
-impl RingWaker {
-    /// `token` comes with the completion that ends the wait.
-    pub fn try_new(ring: &Ring, token: u64) -> io::Result<RingWaker> {
-        use rustix::event::{EventfdFlags, eventfd};
-        let fd = ring.ring.as_raw_fd();
-        // A kernel that knows the message says that this ring is not yet enabled.
-        let known = send_message(fd, token).is_err_and(|error| error.raw_os_error() == Some(libc::EBADFD));
-        Ok(RingWaker {
-            event: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-            ring: AtomicI32::new(if known { fd } else { -1 }),
-            token,
-        })
-    }
-
-    pub fn event(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
-
-    /// The ring goes away.
-    pub fn end(&self) {
-        self.ring.store(-1, Ordering::Relaxed);
-    }
-}
-
-impl Wake for RingWaker {
-    fn wake(&self) {
-        let ring = self.ring.load(Ordering::Relaxed);
-        if ring >= 0 && send_message(ring, self.token).is_ok() {
-            return;
-        }
-        // No messages here, a ring that is not yet in use, or no memory for the message. The only error an open eventfd
-        // has is a counter about to overflow, and then it is readable already.
-        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
-    }
-}
-
-/// Posts a completion with `token` to a ring (IORING_REGISTER_SEND_MSG_RING: without a ring of one's own).
-fn send_message(ring: RawFd, token: u64) -> io::Result<()> {
-    const IORING_REGISTER_SEND_MSG_RING: libc::c_uint = 31;
-    let entry = opcode::MsgRingData::new(Fd(ring), 0, token, None).build();
-    // SAFETY: the kernel reads one submission from `entry`, which lives through the call and points to no memory; -1 is
-    // the descriptor that this request asks for.
-    let result = unsafe {
-        libc::syscall(libc::SYS_io_uring_register, -1, IORING_REGISTER_SEND_MSG_RING, &raw const entry, 1)
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// A listener of one shard: each shard binds its own, and the kernel spreads clients over them.
-pub(super) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
-    use socket2::{Domain, Protocol, Socket, Type};
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    // Inherited by what is accepted: a message must not wait for the acknowledgement of the one before it.
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Whether a client stands in the listener's backlog.
-pub(super) fn is_readable(listener: impl AsFd) -> bool {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut on = [PollFd::new(&listener, PollFlags::IN)];
-    // An error is a signal or no memory: then the next accept finds out.
-    poll(&mut on, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
-}
-
-/// CLOCK_MONOTONIC, so that the times of all shards compare.
-pub(super) fn now() -> Time {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    Time(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
-}
-
-/// The soft limit on open descriptors, which also bounds a table of direct descriptors.
-pub(super) fn descriptors_max() -> u32 {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(u32::MAX, |limit| u32::try_from(limit).unwrap_or(u32::MAX))
-}
-
-/// What a failed accept means: `None` when only that one client is affected and accepting goes on.
-pub(super) fn accept_failure(errno: i32) -> Option<AcceptFailure> {
-    match errno {
-        // The client went away while it stood in the backlog, or its network did; accept(2) says to try the next one.
-        libc::ECONNABORTED
-        | libc::EPROTO
-        | libc::ENETDOWN
-        | libc::ENOPROTOOPT
-        | libc::EHOSTDOWN
-        | libc::ENONET
-        | libc::EHOSTUNREACH
-        | libc::EOPNOTSUPP
-        | libc::ENETUNREACH => None,
-        // A signal came between.
-        libc::EINTR => None,
-        libc::EMFILE | libc::ENFILE => Some(AcceptFailure::Full),
-        libc::ENOMEM | libc::ENOBUFS => Some(AcceptFailure::NoMemory),
-        other => Some(AcceptFailure::Other(other)),
-    }
-}
-
-/// What a refused send means.
-pub(super) fn send_cause(errno: i32) -> SendCause {
-    match errno {
-        // The socket's buffer is full; EINTR cannot come without waiting, and trying again is right for it too.
-        libc::EAGAIN | libc::EINTR => SendCause::WouldBlock,
-        libc::ENOBUFS | libc::ENOMEM => SendCause::NoBuffers,
-        other => SendCause::Broken(other),
     }
 }
