@@ -184,6 +184,31 @@ fn a_stuck_queue_refuses_sends_until_it_moves() {
     assert_eq!(&heard, b"hello");
 }
 
+/// A million connections in one process are 54 tables of the 20,000 descriptors a process may have, behind one port.
+#[test]
+fn the_shards_of_a_million_connections_fit_one_process() {
+    let mut options = DriverOptions { sockets_max: 20_000, recv_buffers: 64, ..options() };
+    let mut drivers: Vec<UringDriver> = Vec::new();
+    for _ in 0..54 {
+        let Some(rig) = <SocketRig<UringDriver> as Rig>::try_new(options.clone()) else { return };
+        drivers.push(rig.into_driver());
+        options.listen = drivers[0].local_addr();
+    }
+    for driver in &mut drivers {
+        driver.accept_start();
+        driver.flush(&mut Vec::new());
+    }
+    let clients: Vec<_> = (0..54).map(|_| TcpStream::connect(options.listen).expect("connect")).collect();
+    let mut accepted = 0;
+    while accepted < clients.len() {
+        for driver in &mut drivers {
+            let mut events = Vec::new();
+            driver.wait(&mut events, Some(Duration::ZERO)).expect("wait");
+            accepted += events.len();
+        }
+    }
+}
+
 #[test]
 fn generations_wrap() {
     let Some((mut driver, _client, sock)) = connected() else { return };
