@@ -1,6 +1,7 @@
 //! trunkline: the long-connection daemon in front of an HTTP backend.
 
 pub mod base;
+pub mod config;
 pub mod driver;
 pub mod hub;
 pub mod shard;
