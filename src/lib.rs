@@ -5,3 +5,4 @@ pub mod config;
 pub mod driver;
 pub mod hub;
 pub mod shard;
+pub mod telemetry;

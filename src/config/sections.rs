@@ -171,7 +171,7 @@ settings! {
         /// Messages that may wait for one shard. The API answers 503 when its inbox is full.
         pub inbox_messages: usize = 8192;
         /// HTTP requests of client ports that may be under way in the control plane. More are answered 503.
-        pub http_requests_max: usize = 1024;
+        pub http_requests_max: usize = 256;
         /// How long the API waits for a shard before it answers error 100.
         pub api_timeout: Duration = Duration::from_secs(5);
     }
