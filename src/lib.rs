@@ -2,6 +2,7 @@
 
 pub mod base;
 pub mod config;
+pub mod control;
 pub mod driver;
 pub mod hub;
 pub mod shard;

@@ -51,7 +51,7 @@ impl MemoryPlan {
             history_bytes: limits.history_bytes_max.0.saturating_mul(shards),
             inbox_bytes: (limits.inbox_messages as u64).saturating_mul(INBOX_MESSAGE_BYTES * shards),
             receive_bytes: RECV_BUFFER_BYTES as u64 * u64::from(RECV_BUFFERS) * shards,
-            request_bytes: config.api.body_bytes_max.0.saturating_mul(limits.http_requests_max as u64),
+            request_bytes: config.api.body_bytes_max.0.saturating_mul(u64::from(limits.http_requests_max)),
             machine_bytes,
         };
         let connections = match config.client.connections_max {

@@ -13,8 +13,8 @@ settings! {
         /// Where clients connect. On an address that is not loopback an API key and a way for clients
         /// to prove who they are must be configured.
         pub listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), flag "listen" "ADDR";
-        /// Where the server API, /metrics and /health are served instead of on `listen`.
-        /// Unset: on `listen`.
+        /// Where the server API and /metrics are served instead of on `listen`. Unset: on `listen`, where /metrics
+        /// needs the API key unless the address is loopback.
         pub api_listen: Option<SocketAddr> = None, flag "api-listen" "ADDR", example "\"127.0.0.1:9000\"";
         /// This node's name in `info` and in logs. Empty: host name and port.
         pub name: String = String::new();
@@ -171,7 +171,7 @@ settings! {
         /// Messages that may wait for one shard. The API answers 503 when its inbox is full.
         pub inbox_messages: usize = 8192;
         /// HTTP requests of client ports that may be under way in the control plane. More are answered 503.
-        pub http_requests_max: usize = 256;
+        pub http_requests_max: u32 = 256;
         /// How long the API waits for a shard before it answers error 100.
         pub api_timeout: Duration = Duration::from_secs(5);
     }
