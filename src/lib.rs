@@ -5,6 +5,7 @@ pub mod config;
 pub mod control;
 pub mod driver;
 pub mod hub;
+pub mod node;
 pub mod proto;
 pub mod session;
 pub mod shard;
