@@ -21,6 +21,8 @@
 //! At most one `send` a socket between two flushes: a send may fail in the middle, and what follows must wait for that.
 //! Every [`Lent`] is given back before the next `wait`.
 
+pub mod sim;
+
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
