@@ -22,6 +22,8 @@
 //! Every [`Lent`] is given back before the next `wait`.
 
 pub mod sim;
+#[cfg(test)]
+mod suite;
 
 use std::io;
 use std::net::SocketAddr;
@@ -176,7 +178,8 @@ pub trait Driver {
     fn close(&mut self, sock: Sock);
 
     /// Waits until something happened, `waker` was used, or `timeout` passed (`None`: no limit; zero: just look),
-    /// and appends what happened. May return without events.
+    /// and appends what happened. May return without events. At most one `Received` a socket, and no more of them
+    /// than there are receive buffers: a flood is read in turns with the others.
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Completions dropped because their socket was of an older generation, since start.

@@ -114,10 +114,10 @@ impl ClientEnd {
 impl Drop for ClientEnd {
     fn drop(&mut self) {
         // While a failed assertion unwinds, the world may be in the middle of a change.
-        if let Ok(mut world) = self.world.try_borrow_mut() {
-            if !std::thread::panicking() {
-                world.client_close(self.link);
-            }
+        if let Ok(mut world) = self.world.try_borrow_mut()
+            && !std::thread::panicking()
+        {
+            world.client_close(self.link);
         }
     }
 }

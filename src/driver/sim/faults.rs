@@ -24,8 +24,6 @@ pub struct Faults {
 
     /// A read returns less than what is there.
     pub read_cut: f64,
-    /// One wait returns more than one read of the same socket.
-    pub read_again: f64,
     /// A send is taken in part although there is room.
     pub send_cut: f64,
     /// A send fails with ENOBUFS.
@@ -76,7 +74,6 @@ impl Faults {
             send_buffer_bytes: 256 * 1024..=256 * 1024,
             client_window_bytes: 128 * 1024..=128 * 1024,
             read_cut: 0.0,
-            read_again: 0.0,
             send_cut: 0.0,
             no_buffers: 0.0,
             break_in_send: 0.0,
@@ -108,7 +105,6 @@ impl Faults {
             send_buffer_bytes: 2 * 1024..=64 * 1024,
             client_window_bytes: 1024..=32 * 1024,
             read_cut: 0.1,
-            read_again: 0.1,
             send_cut: 0.05,
             no_buffers: 0.01,
             accept_failed: 0.02,
@@ -134,7 +130,6 @@ impl Faults {
             send_buffer_bytes: 64..=4096,
             client_window_bytes: 1..=2048,
             read_cut: 0.4,
-            read_again: 0.3,
             send_cut: 0.2,
             no_buffers: 0.05,
             break_in_send: 0.005,
@@ -162,7 +157,6 @@ impl Faults {
             self.stall,
             self.split,
             self.read_cut,
-            self.read_again,
             self.send_cut,
             self.no_buffers,
             self.break_in_send,

@@ -97,6 +97,8 @@ pub(super) struct Host {
     pub stats: HostStats,
     /// The driver was dropped.
     pub dead: bool,
+    /// Commands that are void are found out by a panic.
+    pub strict: bool,
     slots: Vec<Slot>,
     free: Vec<u32>,
     generation_first: u32,
@@ -123,6 +125,7 @@ impl Host {
             waker: Arc::default(),
             stats: HostStats::default(),
             dead: false,
+            strict: true,
             slots: Vec::new(),
             free: Vec::new(),
             generation_first,
@@ -194,23 +197,21 @@ impl Host {
         (sock, entry.socket.as_mut().expect("a connection names a slot that holds it"))
     }
 
-    /// The socket that the shard names; `None`, and counted, if it is of an older generation.
-    ///
-    /// # Panics
-    /// If the shard uses a socket that it has closed, or one that never was.
+    /// The socket that the shard names. `None` if it is of an older generation, which is counted, or closing already:
+    /// then commands are void, which is allowed unless the host is `strict`.
     pub fn named(&mut self, sock: Sock, verb: &str) -> Option<&mut Socket> {
-        let entry = self.slots.get_mut(sock.slot as usize);
-        let entry = entry.unwrap_or_else(|| panic!("{verb} on {sock:?}, a slot that was never handed out"));
-        match &mut entry.socket {
-            Some(socket) if entry.generation == sock.generation => {
-                assert!(!socket.closing, "{verb} on {sock:?} after close");
-                Some(socket)
-            }
-            _ => {
-                self.stats.stale += 1;
-                None
-            }
-        }
+        let Some(entry) = self.slots.get_mut(sock.slot as usize) else {
+            assert!(!self.strict, "{verb} on {sock:?}, a slot that was never handed out");
+            self.stats.stale += 1;
+            return None;
+        };
+        let current = entry.socket.as_mut().filter(|_| entry.generation == sock.generation);
+        let Some(socket) = current else {
+            self.stats.stale += 1;
+            return None;
+        };
+        assert!(!(self.strict && socket.closing), "{verb} on {sock:?} after close");
+        (!socket.closing).then_some(socket)
     }
 
     /// Has the next wait look at `slot`.

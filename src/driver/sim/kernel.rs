@@ -63,6 +63,9 @@ impl World {
     ) {
         self.run_due();
         self.hosts[host].stats.waits += 1;
+        if self.sleeps {
+            self.sleep(host, timeout);
+        }
         if happens(&mut self.prng, self.faults.wait_empty) {
             self.hosts[host].stats.waits_spurious += 1;
             self.hosts[host].asked_until = self.now;
@@ -88,6 +91,16 @@ impl World {
             Some(timeout) => self.now + timeout,
             None => Time::NEVER,
         };
+    }
+
+    /// Lets virtual time pass as a blocked wait would.
+    fn sleep(&mut self, host: usize, timeout: Option<Duration>) {
+        let until = timeout.map_or(Time::NEVER, |timeout| self.now + timeout);
+        while !self.hosts[host].has_news() && self.now < until {
+            let next = self.agenda_next().unwrap_or(Time::NEVER).min(until);
+            assert_ne!(next, Time::NEVER, "a wait without a timeout, and nothing will ever happen");
+            self.advance_to(next);
+        }
     }
 
     fn harvest_closed(&mut self, host: usize, events: &mut Vec<Event>) {
@@ -185,20 +198,19 @@ impl World {
         }
         let mut again = false;
         if socket.reading == Reading::On && !socket.ended_told {
-            let mut reads = 0;
-            while link.up.due > 0 && (reads == 0 || happens(prng, faults.read_again)) {
+            // One read a socket and wait: a flood is read in turns with the others.
+            if link.up.due > 0 && *buffers_left > 0 {
                 let mut len = link.up.due.min(buffer_bytes);
                 if happens(prng, faults.read_cut) {
                     len = prng.usize(1..=len);
                 }
-                let lent = if *buffers_left > 0 { buffers.lend(len) } else { None };
-                let Some(lent) = lent else { break };
-                *buffers_left -= 1;
-                link.up.take(buffers.get(&lent));
-                reads += 1;
-                stats.reads += 1;
-                stats.read_bytes += len as u64;
-                events.push(Event::Received { sock, lent });
+                if let Some(lent) = buffers.lend(len) {
+                    *buffers_left -= 1;
+                    link.up.take(buffers.get(&lent));
+                    stats.reads += 1;
+                    stats.read_bytes += len as u64;
+                    events.push(Event::Received { sock, lent });
+                }
             }
             if link.up.due > 0 {
                 again = true;
@@ -309,8 +321,7 @@ impl World {
 
     pub fn accept_start(&mut self, host: usize) {
         let host = &mut self.hosts[host];
-        assert!(host.listening, "accept_start after accept_end");
-        host.accepting = true;
+        host.accepting = host.listening;
         host.accept_late = 0;
     }
 

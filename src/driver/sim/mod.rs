@@ -84,6 +84,18 @@ impl SimNet {
         self.0.borrow_mut().faults = faults;
     }
 
+    /// Whether void commands, those for a socket that is closing or never was, are a panic (as at first) or ignored as
+    /// the real drivers do. For drivers that exist already.
+    pub fn set_strict(&self, strict: bool) {
+        self.0.borrow_mut().hosts.iter_mut().for_each(|host| host.strict = strict);
+    }
+
+    /// From now on a wait lets virtual time pass until something happens for its shard, or its timeout. Only for tests
+    /// of a single shard: the others would sleep through what is theirs.
+    pub fn sleep_in_waits(&self) {
+        self.0.borrow_mut().sleeps = true;
+    }
+
     // ---- time ----
 
     pub fn now(&self) -> Time {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::base::bytes::Bytes;
 use crate::base::ids::Sock;
 use crate::base::time::Time;
-use crate::driver::{Driver, DriverOptions, Event, Hold, Lent, Part, SendFailure, Wake};
+use crate::driver::{Driver, DriverOptions, Event, Hold, Lent, Part, SendCause, SendFailure, Wake};
 
 use super::host::Host;
 use super::kernel::Buffers;
@@ -18,6 +18,8 @@ use super::world::World;
 
 /// Bits of a [`Hold`] that name the bytes; the rest names the flush, so that a hold kept too long is found out.
 const HOLD_BITS: u32 = 20;
+/// Parts that Linux gathers in one write (UIO_MAXIOV); what is beyond them is not sent.
+const PARTS_MAX: usize = 1024;
 
 /// One shard's driver in a simulated net. Dropped, it is a killed process: its listener and sockets are closed.
 ///
@@ -36,9 +38,19 @@ pub struct SimDriver {
 
 /// What waits for the flush, in the order it was asked for.
 enum Queued {
-    Send { slot: u32, len: usize, tag: u32 },
-    Finish { slot: u32 },
-    Close { slot: u32 },
+    /// `whole` is false when the kernel would not gather all the parts.
+    Send {
+        slot: u32,
+        len: usize,
+        whole: bool,
+        tag: u32,
+    },
+    Finish {
+        slot: u32,
+    },
+    Close {
+        slot: u32,
+    },
 }
 
 impl SimDriver {
@@ -145,33 +157,44 @@ impl Driver for SimDriver {
     }
 
     fn send(&mut self, sock: Sock, parts: &[Part], tag: u32) {
-        {
-            let mut world = self.world.borrow_mut();
-            let Some(socket) = world.hosts[self.host].named(sock, "send") else { return };
-            assert!(!socket.send_queued, "a second send on {sock:?} before the flush");
-            assert!(!socket.finished, "send on {sock:?} after finish");
-            socket.send_queued = true;
-        }
         let from = self.staged.len();
         let mut staged = std::mem::take(&mut self.staged);
-        for part in parts {
+        for part in parts.iter().take(PARTS_MAX) {
             staged.extend_from_slice(self.held(part));
         }
         self.staged = staged;
-        self.queue.push(Queued::Send { slot: sock.slot, len: self.staged.len() - from, tag });
+        let len = self.staged.len() - from;
+        let whole = parts.iter().skip(PARTS_MAX).all(|part| part.range.is_empty());
+        let mut world = self.world.borrow_mut();
+        let socket = world.hosts[self.host].named(sock, "send").filter(|_| len > 0);
+        let Some(socket) = socket else {
+            self.staged.truncate(from);
+            return;
+        };
+        assert!(!socket.send_queued, "a second send on {sock:?} before the flush");
+        assert!(!socket.finished, "send on {sock:?} after finish");
+        socket.send_queued = true;
+        self.queue.push(Queued::Send { slot: sock.slot, len, whole, tag });
     }
 
     fn flush(&mut self, failures: &mut Vec<SendFailure>) {
         let mut world = self.world.borrow_mut();
+        // Without travel time, what was sent before has left the send buffer by now.
+        world.run_due();
         let from = failures.len();
         let mut start = 0;
         for queued in self.queue.drain(..) {
             match queued {
-                Queued::Send { slot, len, tag } => {
-                    world.hosts[self.host].at(slot).1.send_queued = false;
+                Queued::Send { slot, len, whole, tag } => {
+                    let socket = world.hosts[self.host].at(slot).1;
+                    socket.send_queued = false;
+                    let closing = socket.closing;
                     let (sent, cause) = world.kernel_send(self.host, slot, &self.staged[start..start + len]);
                     start += len;
-                    if let Some(cause) = cause {
+                    let cut = (!whole).then_some(SendCause::WouldBlock);
+                    // Closed before the flush: the contract leaves open whether its failure is told.
+                    let told = !closing || (world.faults.shuffle && world.prng.bool());
+                    if let Some(cause) = cause.or(cut).filter(|_| told) {
                         failures.push(SendFailure { tag, sent: sent as u32, cause });
                     }
                 }
@@ -229,10 +252,10 @@ impl Driver for SimDriver {
 impl Drop for SimDriver {
     fn drop(&mut self) {
         // While a failed assertion unwinds, the world may be in the middle of a change.
-        if let Ok(mut world) = self.world.try_borrow_mut() {
-            if !std::thread::panicking() {
-                world.host_dies(self.host);
-            }
+        if let Ok(mut world) = self.world.try_borrow_mut()
+            && !std::thread::panicking()
+        {
+            world.host_dies(self.host);
         }
     }
 }

@@ -1,1 +1,83 @@
+//! The simulator itself: the common suite, its faults, and that a seed always gives the same run.
 
+use std::time::Duration;
+
+use super::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
+use crate::base::bytes::Bytes;
+use crate::base::ids::Sock;
+use crate::base::prng::Prng;
+use crate::base::time::Time;
+use crate::driver::suite::{Client, Heard, Rig, driver_suite};
+use crate::driver::{AcceptFailure, Driver, DriverOptions, End, Event, Part, SendCause, SendFailure};
+
+// ---- the suite that all drivers pass
+
+struct SimRig {
+    net: SimNet,
+    driver: SimDriver,
+    clients: Vec<ClientEnd>,
+}
+
+impl Rig for SimRig {
+    type Driver = SimDriver;
+    const REAL_TIME: bool = false;
+
+    fn try_new(options: DriverOptions) -> Option<SimRig> {
+        let net = SimNet::new(1, Faults::none());
+        let driver = net.driver(&options);
+        net.set_strict(false);
+        net.sleep_in_waits();
+        Some(SimRig { net, driver, clients: Vec::new() })
+    }
+
+    fn driver(&mut self) -> &mut SimDriver {
+        &mut self.driver
+    }
+
+    fn connect(&mut self) -> Client {
+        let mut client = self.net.connect();
+        // A socket nobody reads from: `client_recv` opens it for as long as it looks.
+        client.read_pause();
+        self.clients.push(client);
+        Client(self.clients.len() - 1)
+    }
+
+    fn is_refused(&mut self) -> bool {
+        self.net.connect().state() == ClientState::Refused
+    }
+
+    fn client_send(&mut self, client: Client, bytes: &[u8]) -> usize {
+        if self.clients[client.0].send(bytes) { bytes.len() } else { 0 }
+    }
+
+    fn client_recv(&mut self, client: Client, into: &mut Vec<u8>) -> Heard {
+        let client = &mut self.clients[client.0];
+        client.read_resume();
+        let came = client.recv_into(into);
+        let state = client.state();
+        client.read_pause();
+        match (came, state) {
+            (1.., _) => Heard::Bytes(came),
+            (0, ClientState::Finished) => Heard::Finished,
+            (0, ClientState::Reset | ClientState::Refused) => Heard::Broken,
+            (0, ClientState::Connecting | ClientState::Open) => Heard::Nothing,
+        }
+    }
+
+    fn client_finish(&mut self, client: Client) {
+        self.clients[client.0].finish();
+    }
+
+    fn client_reset(&mut self, client: Client) {
+        self.clients[client.0].reset();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.net.advance(time);
+    }
+}
+
+mod suite {
+    use super::*;
+    driver_suite!(SimRig);
+}

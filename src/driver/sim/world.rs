@@ -73,6 +73,8 @@ pub(super) struct World {
     planned_total: u64,
     /// Mixed from all that happened: equal for equal runs.
     pub fingerprint: u64,
+    /// A wait lets time pass until something happens.
+    pub sleeps: bool,
 }
 
 impl World {
@@ -87,6 +89,7 @@ impl World {
             agenda: BinaryHeap::new(),
             planned_total: 0,
             fingerprint: seed,
+            sleeps: false,
         }
     }
 
