@@ -1,16 +1,23 @@
-//! The simulator itself: the common suite, its faults, and that a seed always gives the same run.
+//! The simulator itself: here the suite that all drivers pass; the rules it enforces in `contract`; its faults, and
+//! that a seed always gives the same run, in `echo`.
+
+mod contract;
+mod echo;
 
 use std::time::Duration;
 
 use super::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
-use crate::base::bytes::Bytes;
-use crate::base::ids::Sock;
-use crate::base::prng::Prng;
-use crate::base::time::Time;
+use crate::driver::DriverOptions;
 use crate::driver::suite::{Client, Heard, Rig, driver_suite};
-use crate::driver::{AcceptFailure, Driver, DriverOptions, End, Event, Part, SendCause, SendFailure};
 
-// ---- the suite that all drivers pass
+fn options(sockets_max: u32) -> DriverOptions {
+    DriverOptions {
+        listen: ([127, 0, 0, 1], 0).into(),
+        sockets_max,
+        recv_buffer_bytes: 4096,
+        recv_buffers: 8,
+    }
+}
 
 struct SimRig {
     net: SimNet,
