@@ -23,6 +23,7 @@
 
 pub mod choose;
 pub mod mio;
+pub mod sim;
 #[cfg(test)]
 mod suite;
 #[allow(unsafe_code)]

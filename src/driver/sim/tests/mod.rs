@@ -1,0 +1,90 @@
+//! The simulator itself: here the suite that all drivers pass; the rules it enforces in `contract`; its faults, and
+//! that a seed always gives the same run, in `echo`.
+
+mod contract;
+mod echo;
+
+use std::time::Duration;
+
+use super::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
+use crate::driver::DriverOptions;
+use crate::driver::suite::{Client, Heard, Rig, driver_suite};
+
+fn options(sockets_max: u32) -> DriverOptions {
+    DriverOptions {
+        listen: ([127, 0, 0, 1], 0).into(),
+        sockets_max,
+        recv_buffer_bytes: 4096,
+        recv_buffers: 8,
+    }
+}
+
+struct SimRig {
+    net: SimNet,
+    driver: SimDriver,
+    clients: Vec<ClientEnd>,
+}
+
+impl Rig for SimRig {
+    type Driver = SimDriver;
+    const REAL_TIME: bool = false;
+
+    fn try_new(options: DriverOptions) -> Option<SimRig> {
+        let net = SimNet::new(1, Faults::none());
+        let driver = net.driver(&options);
+        net.set_strict(false);
+        net.sleep_in_waits();
+        Some(SimRig { net, driver, clients: Vec::new() })
+    }
+
+    fn driver(&mut self) -> &mut SimDriver {
+        &mut self.driver
+    }
+
+    fn connect(&mut self) -> Client {
+        let mut client = self.net.connect();
+        // A socket nobody reads from: `client_recv` opens it for as long as it looks.
+        client.read_pause();
+        self.clients.push(client);
+        Client(self.clients.len() - 1)
+    }
+
+    fn is_refused(&mut self) -> bool {
+        self.net.connect().state() == ClientState::Refused
+    }
+
+    fn client_send(&mut self, client: Client, bytes: &[u8]) -> usize {
+        if self.clients[client.0].send(bytes) { bytes.len() } else { 0 }
+    }
+
+    fn client_recv(&mut self, client: Client, into: &mut Vec<u8>) -> Heard {
+        let client = &mut self.clients[client.0];
+        client.read_resume();
+        let came = client.recv_into(into);
+        let state = client.state();
+        client.read_pause();
+        match (came, state) {
+            (1.., _) => Heard::Bytes(came),
+            (0, ClientState::Finished) => Heard::Finished,
+            (0, ClientState::Reset | ClientState::Refused) => Heard::Broken,
+            (0, ClientState::Connecting | ClientState::Open) => Heard::Nothing,
+        }
+    }
+
+    fn client_finish(&mut self, client: Client) {
+        self.clients[client.0].finish();
+    }
+
+    fn client_reset(&mut self, client: Client) {
+        self.clients[client.0].reset();
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.net.advance(time);
+    }
+}
+
+mod suite {
+    use super::*;
+    driver_suite!(SimRig);
+}
