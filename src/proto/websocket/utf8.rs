@@ -37,7 +37,8 @@ impl Utf8Stream {
         Ok(())
     }
 
-    /// Whether the text may end here: not inside a character.
+    /// Whether the text may end here: not inside a character. The decoder learns it from making a `&str` of the whole.
+    #[cfg(test)]
     pub(super) fn is_complete(&self) -> bool {
         self.partial_len == 0
     }
