@@ -69,7 +69,7 @@ fn serve(start: &Start) -> io::Result<()> {
         tracing::warn!("{warning}");
     }
     let shards = config.shard_count();
-    tracing::info!("memory plan: {plan}");
+    tracing::info!("{plan}");
 
     let mut options = driver_options(config, plan.connections_max, shards);
     let (chosen, reason) = choose(driver_kind(config.driver), &options)?;

@@ -48,10 +48,9 @@ impl Core {
         match mail {
             HomeMail::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
-                let outcome = self.home.join(ask, now).map(|Joined { position, recovery, notice }| {
-                    if let Some(notice) = notice {
-                        self.announce(notice);
-                    }
+                let joined = self.home.join(ask, now);
+                let notice = joined.as_ref().ok().and_then(|joined| joined.notice.clone());
+                let outcome = joined.map(|Joined { position, recovery, .. }| {
                     let recovery = recovery.map(|recovery| match recovery {
                         Recovery::Recovered(publications) => Some(publications),
                         Recovery::Lost => None,
@@ -59,6 +58,10 @@ impl Core {
                     (position, recovery)
                 });
                 self.answer(HomeAnswer::Joined { conn, channel, since, tag, outcome });
+                // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
+                if let Some(notice) = notice {
+                    self.announce(notice);
+                }
             }
             HomeMail::Leave { channel, conn } => {
                 if let Some(notice) = self.home.leave(&channel, conn, now) {
