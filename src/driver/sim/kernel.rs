@@ -85,6 +85,9 @@ impl World {
         }
         for event in &events[from..] {
             self.mix(event_mark(event));
+            if self.trace {
+                eprintln!("{:>10} us  shard {host}: {event:?}", self.now.0 / 1000);
+            }
         }
         self.hosts[host].asked_until = match timeout {
             _ if woken || events.len() > from => self.now,
@@ -253,7 +256,11 @@ impl World {
         if !broken && matches!(cause, Some(SendCause::Broken(errno)) if errno == libc::ECONNRESET) {
             self.break_link(link, libc::ECONNRESET);
         }
-        self.mix(sent as u64);
+        self.mix_bytes(&bytes[..sent]);
+        if self.trace {
+            let (us, len) = (self.now.0 / 1000, bytes.len());
+            eprintln!("{us:>10} us  shard {host}: send of {len} on slot {slot}: {sent} taken, {cause:?}");
+        }
         (sent, cause)
     }
 

@@ -97,6 +97,12 @@ impl Pipe {
             self.due = 0;
         }
         self.bytes.truncate(self.due);
+        self.shrink();
+    }
+
+    /// Connections are kept until the end of a run; their memory is not.
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
     }
 
     fn drop_due(&mut self, len: usize) {

@@ -96,6 +96,11 @@ impl SimNet {
         self.0.borrow_mut().sleeps = true;
     }
 
+    /// Prints everything that happens from now on to stderr, for a seed that failed.
+    pub fn trace(&self) {
+        self.0.borrow_mut().trace = true;
+    }
+
     // ---- time ----
 
     pub fn now(&self) -> Time {
@@ -163,7 +168,8 @@ impl SimNet {
         sockets.filter(|(_, s)| !s.closing && s.over_at.is_some_and(late)).map(|(sock, _)| sock).collect()
     }
 
-    /// A hash of all that happened: equal for two runs that went the same way.
+    /// A hash of all that happened, with every byte the shards sent: two runs of one seed that differ here have met
+    /// something that is not from the seed.
     pub fn fingerprint(&self) -> u64 {
         self.0.borrow().fingerprint
     }

@@ -75,6 +75,8 @@ pub(super) struct World {
     pub fingerprint: u64,
     /// A wait lets time pass until something happens.
     pub sleeps: bool,
+    /// Everything that happens is printed.
+    pub trace: bool,
 }
 
 impl World {
@@ -90,12 +92,22 @@ impl World {
             planned_total: 0,
             fingerprint: seed,
             sleeps: false,
+            trace: false,
         }
     }
 
     pub fn mix(&mut self, value: u64) {
         // One round of a multiply-and-rotate hash: order matters, and it costs nothing beside the copying of bytes.
         self.fingerprint = (self.fingerprint ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+    }
+
+    pub fn mix_bytes(&mut self, bytes: &[u8]) {
+        self.mix(bytes.len() as u64);
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.mix(u64::from_le_bytes(word));
+        }
     }
 
     pub fn link(&mut self, link: LinkId) -> &mut Link {
@@ -132,6 +144,9 @@ impl World {
 
     fn happen(&mut self, due: Due) {
         self.mix(self.now.0);
+        if self.trace {
+            eprintln!("{:>10} us  {due:?}", self.now.0 / 1000);
+        }
         match due {
             Due::Syn { link, shard, tries } => self.handle_syn(link, shard, tries),
             Due::Up { link, len } => self.handle_up(link, len),
@@ -251,6 +266,7 @@ impl World {
         let unread = !at.client.inbox.is_empty() || at.down.due > 0;
         at.client.closed = true;
         at.client.inbox = Vec::new();
+        at.down.shrink();
         match unread {
             true => self.client_reset(link),
             false => self.client_finish(link),
@@ -268,6 +284,7 @@ impl World {
     pub fn server_close(&mut self, link: LinkId) {
         let at = self.link(link);
         at.place = Place::Gone;
+        at.up.shrink();
         if at.broken() {
             return;
         }

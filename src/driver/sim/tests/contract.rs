@@ -2,40 +2,16 @@
 
 use std::time::Duration;
 
-use super::options;
+use super::{one_client, options, send, wait};
 use crate::base::bytes::Bytes;
-use crate::base::ids::Sock;
 use crate::base::time::Time;
 use crate::driver::sim::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
 use crate::driver::{AcceptFailure, Driver, End, Event, Part};
 
-fn wait(driver: &mut SimDriver) -> Vec<Event> {
-    let mut events = Vec::new();
-    driver.wait(&mut events, None).expect("the simulator's wait does not fail");
-    events
-}
-
-fn send(driver: &mut SimDriver, sock: Sock, bytes: &'static [u8]) {
-    let hold = driver.hold(Bytes::from_static(bytes));
-    driver.send(sock, &[Part { hold, range: 0..bytes.len() as u32 }], 0);
-}
-
-/// A net with one shard and one accepted client that is being read.
-fn one_client() -> (SimNet, SimDriver, ClientEnd, Sock) {
-    let net = SimNet::new(0, Faults::none());
-    let mut driver = net.driver(&options(8));
-    driver.accept_start();
-    let client = net.connect();
-    let events = wait(&mut driver);
-    let [Event::Accepted { sock }] = events[..] else { panic!("{events:?}") };
-    driver.read_start(sock);
-    (net, driver, client, sock)
-}
-
 #[test]
 #[should_panic(expected = "a second send on")]
 fn two_sends_before_a_flush_are_found_out() {
-    let (_net, mut driver, _client, sock) = one_client();
+    let (_net, mut driver, _client, sock) = one_client(Faults::none());
     send(&mut driver, sock, b"one");
     send(&mut driver, sock, b"two");
 }
@@ -43,7 +19,7 @@ fn two_sends_before_a_flush_are_found_out() {
 #[test]
 #[should_panic(expected = "send on")]
 fn a_send_after_finish_is_found_out() {
-    let (_net, mut driver, _client, sock) = one_client();
+    let (_net, mut driver, _client, sock) = one_client(Faults::none());
     driver.finish(sock);
     send(&mut driver, sock, b"late");
 }
@@ -51,7 +27,7 @@ fn a_send_after_finish_is_found_out() {
 #[test]
 #[should_panic(expected = "after close")]
 fn a_use_after_close_is_found_out() {
-    let (_net, mut driver, _client, sock) = one_client();
+    let (_net, mut driver, _client, sock) = one_client(Faults::none());
     driver.close(sock);
     driver.read_pause(sock);
 }
@@ -59,7 +35,7 @@ fn a_use_after_close_is_found_out() {
 #[test]
 #[should_panic(expected = "lent buffers were not given back")]
 fn a_kept_buffer_is_found_out() {
-    let (_net, mut driver, mut client, _sock) = one_client();
+    let (_net, mut driver, mut client, _sock) = one_client(Faults::none());
     client.send(b"x");
     let _kept = wait(&mut driver);
     wait(&mut driver);
@@ -68,7 +44,7 @@ fn a_kept_buffer_is_found_out() {
 #[test]
 #[should_panic(expected = "sends were not flushed")]
 fn a_forgotten_flush_is_found_out() {
-    let (_net, mut driver, _client, sock) = one_client();
+    let (_net, mut driver, _client, sock) = one_client(Faults::none());
     send(&mut driver, sock, b"x");
     wait(&mut driver);
 }
@@ -76,7 +52,7 @@ fn a_forgotten_flush_is_found_out() {
 #[test]
 #[should_panic(expected = "a hold is used after its flush")]
 fn a_hold_kept_over_a_flush_is_found_out() {
-    let (_net, mut driver, _client, sock) = one_client();
+    let (_net, mut driver, _client, sock) = one_client(Faults::none());
     let hold = driver.hold(Bytes::from_static(b"x"));
     driver.flush(&mut Vec::new());
     driver.hold(Bytes::from_static(b"y"));
@@ -142,7 +118,7 @@ fn clients_spread_over_the_shards_that_listen() {
 #[test]
 fn a_close_with_unread_bytes_is_a_reset_and_without_them_an_orderly_end() {
     for unread in [false, true] {
-        let (net, mut driver, mut client, sock) = one_client();
+        let (net, mut driver, mut client, sock) = one_client(Faults::none());
         send(&mut driver, sock, b"hello");
         driver.flush(&mut Vec::new());
         driver.read_pause(sock);
@@ -161,7 +137,7 @@ fn a_close_with_unread_bytes_is_a_reset_and_without_them_an_orderly_end() {
 
 #[test]
 fn a_dead_client_is_learnt_from_its_answer_to_a_send() {
-    let (_net, mut driver, client, sock) = one_client();
+    let (_net, mut driver, client, sock) = one_client(Faults::none());
     drop(client);
     let events = wait(&mut driver);
     assert!(matches!(events[..], [Event::Ended { cause: End::Finished, .. }]), "{events:?}");
@@ -176,7 +152,7 @@ fn a_dead_client_is_learnt_from_its_answer_to_a_send() {
 
 #[test]
 fn a_socket_that_is_over_and_not_closed_is_overdue() {
-    let (net, mut driver, mut client, sock) = one_client();
+    let (net, mut driver, mut client, sock) = one_client(Faults::none());
     client.reset();
     assert!(matches!(wait(&mut driver)[..], [Event::Ended { cause: End::Broken(_), .. }]));
     net.advance(Duration::from_secs(1));
@@ -208,4 +184,21 @@ fn every_kind_of_accept_failure_comes() {
     }
     assert_eq!(100 - dropped, net.backlog(0), "who is not dropped stays in the backlog");
     assert!(dropped > 0, "a failing accept never cost its client the connection");
+}
+
+#[test]
+fn a_killed_shard_closes_what_it_had() {
+    for unread in [false, true] {
+        let (net, driver, mut client, _sock) = one_client(Faults::none());
+        let waiting = net.connect();
+        if unread {
+            client.send(b"not read");
+        }
+        net.advance(Duration::ZERO);
+        drop(driver);
+        net.advance(Duration::ZERO);
+        assert_eq!(client.state(), if unread { ClientState::Reset } else { ClientState::Finished });
+        assert_eq!(waiting.state(), ClientState::Reset);
+        assert!(!net.runnable(0), "the dead do not tick");
+    }
 }

@@ -1,14 +1,17 @@
-//! The simulator itself: here the suite that all drivers pass; the rules it enforces in `contract`; its faults, and
-//! that a seed always gives the same run, in `echo`.
+//! The simulator itself: here the suite that all drivers pass; the rules it enforces in `contract`; each fault
+//! by itself in `single`; all of them together, and that a seed always gives the same run, in `echo`.
 
 mod contract;
 mod echo;
+mod single;
 
 use std::time::Duration;
 
 use super::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
-use crate::driver::DriverOptions;
+use crate::base::bytes::Bytes;
+use crate::base::ids::Sock;
 use crate::driver::suite::{Client, Heard, Rig, driver_suite};
+use crate::driver::{Driver, DriverOptions, Event, Part};
 
 fn options(sockets_max: u32) -> DriverOptions {
     DriverOptions {
@@ -18,6 +21,37 @@ fn options(sockets_max: u32) -> DriverOptions {
         recv_buffers: 8,
     }
 }
+
+fn wait(driver: &mut SimDriver) -> Vec<Event> {
+    let mut events = Vec::new();
+    driver.wait(&mut events, None).expect("the simulator's wait does not fail");
+    events
+}
+
+fn send(driver: &mut SimDriver, sock: Sock, bytes: &'static [u8]) {
+    let hold = driver.hold(Bytes::from_static(bytes));
+    driver.send(sock, &[Part { hold, range: 0..bytes.len() as u32 }], 0);
+}
+
+/// A net with one shard and one accepted client that is being read.
+fn one_client(faults: Faults) -> (SimNet, SimDriver, ClientEnd, Sock) {
+    let net = SimNet::new(1, faults);
+    let mut driver = net.driver(&options(8));
+    driver.accept_start();
+    let client = net.connect();
+    while client.state() == ClientState::Connecting {
+        net.advance(Duration::from_micros(1));
+    }
+    let mut events = Vec::new();
+    while events.is_empty() {
+        events = wait(&mut driver);
+    }
+    let [Event::Accepted { sock }] = events[..] else { panic!("{events:?}") };
+    driver.read_start(sock);
+    (net, driver, client, sock)
+}
+
+// ---- the suite
 
 struct SimRig {
     net: SimNet,
