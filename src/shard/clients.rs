@@ -77,6 +77,16 @@ impl Core {
         slot: u32,
         step: impl FnOnce(&mut Session, &mut Context<'_>) -> T,
     ) -> Option<T> {
+        self.with_session_then(slot, step, |_, result| result)
+    }
+
+    /// As [`Core::with_session`], with something to do between the sending and the effects.
+    pub fn with_session_then<T, U>(
+        &mut self,
+        slot: u32,
+        step: impl FnOnce(&mut Session, &mut Context<'_>) -> T,
+        then: impl FnOnce(&mut Core, T) -> U,
+    ) -> Option<U> {
         let client = self.client_id(slot);
         let unix_s = self.unix_s();
         let session = self.connections.get_mut(slot)?.session()?;
@@ -85,6 +95,7 @@ impl Core {
         let mut cx = context(&view, client, unix_s, &mut self.text, &mut effects);
         let result = step(session, &mut cx);
         self.send_text(slot);
+        let result = then(self, result);
         for effect in effects.drain(..) {
             self.apply(slot, effect);
         }
@@ -214,7 +225,7 @@ impl Core {
                 self.close(slot, Disconnect::STALE)
             }
             Some(State::Client { .. }) => self.handle_client_timer(slot),
-            Some(State::Closing) => self.give_up(slot),
+            Some(State::Closing { .. }) => self.give_up(slot),
             Some(State::Echo { .. } | State::Gone) | None => {}
         }
     }

@@ -7,7 +7,7 @@ use crate::base::fault::Disconnect;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::proto::websocket;
 use crate::shard::Action;
-use crate::shard::connections::State;
+use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, Mail};
 use crate::shard::stats::Cause;
@@ -30,27 +30,29 @@ impl Core {
                     // What it owes is what it does not read: a Close frame behind that would not be read either.
                     self.give_up(slot);
                 } else {
-                    self.leave_protocol(slot, frame.into());
+                    self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose(None));
                 }
             }
             State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 // The answer under way still goes out, and is the last one: see `handle_http_answer`.
             }
-            State::Http(_) => self.leave_protocol(slot, Bytes::new()),
-            State::Closing | State::Gone => {}
+            State::Http(_) => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin),
+            State::Closing { .. } | State::Gone => {}
         }
     }
 
-    /// Sends the last bytes of a connection; what it still says is not heard. FIN follows when they have left.
-    pub fn leave_protocol(&mut self, slot: u32, last: Bytes) {
+    /// Sends the last bytes of a connection; what it still says is not heard.
+    pub fn leave_protocol(&mut self, slot: u32, last: Bytes, end: ClosingEnd) {
         self.forget_client(slot);
         self.send(slot, last);
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if matches!(connection.state, State::Gone) {
             return;
         }
-        connection.state = State::Closing;
-        self.finishing.push(slot);
+        if !matches!(end, ClosingEnd::PeersClose(_)) {
+            self.finishing.push(slot);
+        }
+        connection.state = State::Closing { end };
         // Reading goes on: input left unread would turn the close into a reset that destroys our last bytes.
         self.actions.push(Action::ReadStart(slot));
         self.timer_in(slot, LINGER);
@@ -86,28 +88,27 @@ impl Core {
                 }
             }
             // Our last bytes may still be on their way; the close follows them.
-            State::Closing if self.finishing.contains(&slot) => {}
+            State::Closing { .. } if self.finishing.contains(&slot) => {}
             _ => self.give_up(slot),
         }
     }
 
-    /// After the flush: connections whose last bytes have left get their FIN.
+    /// After the flush: connections whose last bytes have left get their FIN, or are closed.
     pub fn finish_closed(&mut self) {
         let mut at = 0;
         while at < self.finishing.len() {
             let slot = self.finishing[at];
-            match self.connections.get(slot) {
-                Some(connection) if matches!(connection.state, State::Closing) => {
-                    if connection.lag.is_some() {
-                        at += 1;
-                        continue;
-                    }
-                    match connection.peer_ended {
-                        true => self.give_up(slot),
-                        false => self.actions.push(Action::Finish(slot)),
-                    }
+            if let Some(connection) = self.connections.get(slot)
+                && let State::Closing { end } = &connection.state
+            {
+                if connection.lag.is_some() {
+                    at += 1;
+                    continue;
                 }
-                _ => {}
+                match end {
+                    ClosingEnd::Fin if !connection.peer_ended => self.actions.push(Action::Finish(slot)),
+                    _ => self.give_up(slot),
+                }
             }
             self.finishing.swap_remove(at);
         }

@@ -53,10 +53,22 @@ pub enum State {
         decoder: Option<Box<Decoder>>,
         session: Session,
     },
-    /// Its last bytes are on their way; what still comes in is discarded until the peer ends.
-    Closing,
+    /// Its last bytes are on their way. What still comes in is discarded until the peer ends.
+    Closing {
+        end: ClosingEnd,
+    },
     /// Closed by us; the driver has not said so yet.
     Gone,
+}
+
+/// How a closing connection comes to its end.
+pub enum ClosingEnd {
+    /// We have sent our Close frame and the peer has not: its own is awaited (RFC 6455 section 7.1.1).
+    PeersClose(Option<Box<Decoder>>),
+    /// FIN follows our last bytes; then the peer's is awaited.
+    Fin,
+    /// The peer has said its last word: the socket is closed behind ours.
+    Both,
 }
 
 /// A request that is not complete, or not answered.

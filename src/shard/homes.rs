@@ -168,29 +168,29 @@ impl Core {
             Ok((_, Some(None))) => self.stats.counters.recoveries_lost_total += 1,
             _ => {}
         }
-        let verdict =
-            self.with_session(slot, |session, cx| session.handle_joined(index, channel, answer, cx));
-        match verdict {
-            Some(Ok(JoinVerdict::Subscribe { notices })) => self.add_subscriber(slot, index, notices),
-            Some(Ok(JoinVerdict::Leave)) => {
-                let conn = self.conn_id(slot);
-                let home = self.mailer.router().channel_home(channel);
-                let leave = HomeMail::Leave { channel: channel.clone(), conn };
-                self.mailer.post(home, Mail::Home(Box::new(leave)));
-            }
-            Some(Ok(JoinVerdict::Refused | JoinVerdict::Ignore)) | None => {}
-            Some(Err(disconnect)) => self.close(slot, disconnect),
-        }
+        // The subscriber is in its list before commands that were held for the answer are looked at.
+        self.with_session_then(
+            slot,
+            |session, cx| session.handle_joined(index, channel, answer, cx),
+            |core, verdict| match verdict {
+                Ok(JoinVerdict::Subscribe { notices }) => core.add_subscriber(slot, index, notices),
+                Ok(JoinVerdict::Leave) => {
+                    let conn = core.conn_id(slot);
+                    let home = core.mailer.router().channel_home(channel);
+                    let leave = HomeMail::Leave { channel: channel.clone(), conn };
+                    core.mailer.post(home, Mail::Home(Box::new(leave)));
+                }
+                Ok(JoinVerdict::Refused | JoinVerdict::Ignore) => {}
+                Err(disconnect) => core.close(slot, disconnect),
+            },
+        );
     }
 
     fn add_subscriber(&mut self, slot: u32, index: u32, notices: bool) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
-        // A held command may have ended the subscription, or the connection, while the reply was written.
         let Some(session) = connection.session() else { return };
-        if session.sub(index).is_none_or(|sub| sub.place().is_some()) {
-            return;
-        }
+        debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
         let (place, cursor) =
             self.local.subscribe(index, Subscriber::new(slot, WireKind::CentrifugeJson as u8, notices));
         session.placed(index, place);

@@ -9,11 +9,11 @@ use crate::proto::http1::{self, Body, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::websocket;
 use crate::session::Session;
 use crate::shard::ask::HttpReply;
-use crate::shard::connections::{Http, Request, State};
+use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::Mail;
 use crate::shard::stats::Cause;
-use crate::shard::{Action, Outgoing};
+use crate::shard::{Action, Outgoing, RETRY};
 
 /// What an upgrade leads to.
 enum Endpoint {
@@ -36,7 +36,7 @@ impl Core {
         else {
             return bytes.len();
         };
-        let consumed = match http.take() {
+        match http.take() {
             None => match self.handle_head(slot, bytes) {
                 Some(consumed) => return consumed,
                 None => {
@@ -50,8 +50,7 @@ impl Core {
                 self.collect(slot, http, bytes);
                 bytes.len()
             }
-        };
-        consumed
+        }
     }
 
     /// Adds to an incomplete head, and goes on when it is complete.
@@ -111,7 +110,7 @@ impl Core {
             }
             Asked::Refused(answer, cause) => {
                 self.stats.fault(cause);
-                self.leave_protocol(slot, answer.into());
+                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
                 Some(bytes.len())
             }
             Asked::Plain(request, expects_continue) => {
@@ -250,18 +249,23 @@ impl Core {
         *whole.version_mut() = request.parts.version;
         *whole.headers_mut() = std::mem::take(&mut request.parts.headers);
         self.keep_http(slot, http);
-        self.wheel.cancel(&mut self.connections, slot);
+        self.timer_in(slot, ANSWER_PATIENCE);
         self.actions.push(Action::ReadPause(slot));
         self.stats.counters.http_requests_total += 1;
 
         let inbox = self.mailer.router().inbox(self.id).clone();
+        let here = std::thread::current().id();
         let reply = HttpReply::new(move |response| {
-            // A full inbox must not lose an answer that somebody waits for: it is tried until it fits. The thread that
-            // answers is the control plane's, which may wait.
             let mut mail = Mail::Http(Box::new((conn, response)));
-            while let Err(refused) = inbox.push(mail) {
+            // A full inbox must not lose an answer that somebody waits for. The threads of the control plane may wait
+            // for room; this one may not, but here it only comes with a refusal, which is answered below.
+            for _ in 0..ANSWER_TRIES {
+                let Err(refused) = inbox.push(mail) else { return };
+                if std::thread::current().id() == here {
+                    return;
+                }
                 mail = refused;
-                std::thread::yield_now();
+                std::thread::sleep(RETRY);
             }
         });
         let busy = match &self.control {
@@ -270,6 +274,9 @@ impl Core {
         };
         if busy {
             self.stats.fault(Cause::ControlPlaneBusy);
+            let mut answer = Vec::new();
+            HttpFault { status: 503, reason: "too many requests under way" }.write(&mut answer);
+            self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
         }
     }
 
@@ -283,7 +290,7 @@ impl Core {
         let keep_alive = request.keep_alive && self.ending.is_none();
         let answer = encode(&response, request, keep_alive, self.wall_ms / 1000);
         if !keep_alive {
-            self.leave_protocol(slot, answer);
+            self.leave_protocol(slot, answer, ClosingEnd::Fin);
             return;
         }
         self.send(slot, answer);
@@ -298,7 +305,7 @@ impl Core {
         self.stats.fault(cause_of(fault));
         let mut answer = Vec::new();
         fault.write(&mut answer);
-        self.leave_protocol(slot, answer.into());
+        self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
     }
 
     /// Neither a request nor the rest of one has come in time.
@@ -309,12 +316,17 @@ impl Core {
         match http {
             // Nothing was asked: an idle connection is closed without a word.
             None => self.give_up(slot),
-            Some(http) if http.request.as_ref().is_some_and(|request| request.asked) => {}
+            Some(http) if http.request.as_ref().is_some_and(|request| request.asked) => {
+                self.stats.fault(Cause::ControlPlaneBusy);
+                let mut answer = Vec::new();
+                HttpFault { status: 504, reason: "no answer in time" }.write(&mut answer);
+                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+            }
             Some(_) => {
                 self.stats.fault(Cause::HttpTimeout);
                 let mut answer = Vec::new();
                 HttpFault { status: 408, reason: "request not completed in time" }.write(&mut answer);
-                self.leave_protocol(slot, answer.into());
+                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
             }
         }
     }
@@ -322,6 +334,11 @@ impl Core {
 
 /// How long an idle connection of HTTP is kept for the next request.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(75);
+
+/// How long the control plane may take over one request: longer than its own deadlines, so that it says why.
+const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// How often an answer is tried on a full inbox, one [`RETRY`] apart.
+const ANSWER_TRIES: usize = 5_000;
 
 fn cause_of(fault: HttpFault) -> Cause {
     match fault.status {

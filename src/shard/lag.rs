@@ -69,7 +69,7 @@ impl Core {
             // One message being echoed and one behind it; frames included.
             State::Echo { .. } => 3 * ECHO_MESSAGE_BYTES_MAX,
             // One answer, made by ourselves.
-            State::Http(_) | State::Closing | State::Gone => usize::MAX,
+            State::Http(_) | State::Closing { .. } | State::Gone => usize::MAX,
         };
         if lag.remainder_bytes > allowed {
             self.close(slot, Disconnect::SLOW);

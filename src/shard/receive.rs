@@ -6,7 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::shard::Action;
-use crate::shard::connections::State;
+use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
 use crate::shard::stats::Cause;
 
@@ -33,7 +33,8 @@ impl Core {
                     self.handle_frames(slot, bytes);
                     return;
                 }
-                State::Closing | State::Gone => return,
+                State::Closing { .. } => return self.handle_after_close(slot, bytes),
+                State::Gone => return,
             };
             bytes = &mut bytes[consumed..];
         }
@@ -67,9 +68,10 @@ impl Core {
             return;
         }
         let kept = boxed.unwrap_or_else(|| Box::new(fresh));
-        match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
-            Some(State::Echo { decoder } | State::Client { decoder, .. }) => *decoder = Some(kept),
-            _ => {}
+        if let Some(State::Echo { decoder } | State::Client { decoder, .. }) =
+            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        {
+            *decoder = Some(kept);
         }
     }
 
@@ -94,7 +96,7 @@ impl Core {
                     Some(code) => websocket::write_close(&mut frame, code, ""),
                     None => websocket::write_frame(&mut frame, Opcode::Close, b""),
                 }
-                self.leave_protocol(slot, frame.into());
+                self.leave_protocol(slot, frame.into(), ClosingEnd::Both);
             }
         }
         match self.connections.get(slot).map(|connection| &connection.state) {
@@ -114,7 +116,35 @@ impl Core {
         });
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, fault.close_code, fault.reason);
-        self.leave_protocol(slot, frame.into());
+        self.leave_protocol(slot, frame.into(), ClosingEnd::Fin);
+    }
+
+    /// What comes behind our own Close frame is discarded, up to the peer's (RFC 6455 section 5.5.1).
+    fn handle_after_close(&mut self, slot: u32, mut bytes: &mut [u8]) {
+        let message_bytes_max = self.options.message_bytes_max;
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Closing { end: ClosingEnd::PeersClose(kept) } = &mut connection.state else { return };
+        let mut decoder =
+            kept.take().unwrap_or_else(|| Box::new(Decoder::new(Role::Server, message_bytes_max)));
+        while !bytes.is_empty() {
+            match decoder.decode(bytes) {
+                Ok((_, Some(Message::Close { .. }))) => {
+                    connection.state = State::Closing { end: ClosingEnd::Both };
+                    self.finishing.push(slot);
+                    return;
+                }
+                Ok((consumed, _)) => bytes = &mut bytes[consumed..],
+                // Nothing more can be understood of it: FIN, and whatever the peer makes of that.
+                Err(_) => {
+                    connection.state = State::Closing { end: ClosingEnd::Fin };
+                    self.finishing.push(slot);
+                    return;
+                }
+            }
+        }
+        if !decoder.is_idle() {
+            *kept = Some(decoder);
+        }
     }
 
     pub fn send_frame(&mut self, slot: u32, opcode: Opcode, payload: &[u8]) {
