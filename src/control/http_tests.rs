@@ -15,7 +15,7 @@ use crate::control::{Control, start};
 use crate::driver::Wake;
 use crate::hub::asks::{History, PresenceStats, Since, SinceEpoch};
 use crate::hub::log::{ClientInfo, Publication};
-use crate::shard::ask::{Ask, ChannelCount, ControlPlane as _, HttpReply, ShardStats};
+use crate::shard::ask::{Ask, ChannelCount, HttpReply, ShardStats};
 use crate::shard::mailbox::{Inbox, Mail};
 
 struct Unpark(thread::Thread);
@@ -173,7 +173,7 @@ fn options() -> ControlOptions {
 }
 
 fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
-    app(Arc::new(App::new(options, shards.router.clone()).unwrap()), port)
+    app(Arc::new(App::new(options, shards.router.clone(), None).unwrap()), port)
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {
