@@ -546,7 +546,9 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
         let body = Bytes::from_static(br#"{"channel":"c","data":1}"#);
         Request::post("/api/publish").header("x-api-key", "key").body(body).unwrap()
     };
-    assert_eq!(through(&control, publish()).body(), &br#"{"result":{"offset":1,"epoch":"00000abc"}}"#[..]);
+    let published = through(&control, publish());
+    assert_eq!(published.body(), &br#"{"result":{"offset":1,"epoch":"00000abc"}}"#[..]);
+    assert_eq!(published.headers()[header::CONTENT_LENGTH], published.body().len().to_string());
     let head = through(&control, Request::head("/health").body(Bytes::new()).unwrap());
     assert_eq!((head.status(), head.body().len()), (StatusCode::OK, 0));
     let missing = through(&control, Request::head("/nothing").body(Bytes::new()).unwrap());

@@ -66,7 +66,7 @@ class Client {
     if (!this.socket || this.socket.readyState !== WebSocket.OPEN) return Promise.reject(new Error("not connected"));
     const id = ++this.lastId;
     return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => this.settle({ id, error: { code: 0, message: "no answer in time" } }), REPLY_TIMEOUT_MS);
+      const timer = setTimeout(() => this.settle({ id, error: { code: 0, message: "(no answer in time)" } }), REPLY_TIMEOUT_MS);
       this.calls.set(id, { name: Object.keys(command)[0], resolve, reject, timer });
       this.socket.send(JSON.stringify({ id, ...command }));
     });
@@ -147,7 +147,7 @@ class Client {
     if (!call) return;
     this.calls.delete(id);
     clearTimeout(call.timer);
-    if (error) call.reject(Object.assign(new Error(`${error.code} ${error.message}`), error));
+    if (error) call.reject(Object.assign(new Error(`${error.code} ${error.message}`), { code: error.code }));
     else call.resolve(body[call.name] || {});
   }
 
