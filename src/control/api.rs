@@ -158,7 +158,7 @@ fn object<'j, T: Deserialize<'j>>(json: &'j [u8]) -> serde_json::Result<T> {
 /// One request of the API.
 #[derive(Debug)]
 pub enum Request {
-    One(Command),
+    One(Box<Command>),
     Batch { commands: Vec<Command>, parallel: bool },
 }
 
@@ -167,7 +167,7 @@ impl Request {
     /// When `json` is no JSON, or has other types than the method's, anywhere.
     pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Request> {
         if method != Method::Batch {
-            return Command::read(method, json).map(Request::One);
+            return Ok(Request::One(Box::new(Command::read(method, json)?)));
         }
         let body: BatchBody<'_> = object(json)?;
         let commands: serde_json::Result<Vec<Command>> = body

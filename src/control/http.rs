@@ -126,7 +126,7 @@ async fn api(State(app): State<Arc<App>>, Path(name): Path<String>, request: Req
     drop(body);
     match request {
         ApiRequest::One(command) => {
-            let outcome = app.api.execute(command).await;
+            let outcome = app.api.execute(*command).await;
             app.metrics.count_api(method.name(), outcome_code(&outcome));
             reply(outcome, transport_errors(&parts.headers))
         }
