@@ -439,6 +439,37 @@ async fn the_key_is_needed_and_http_faults_have_their_status() {
     assert_eq!(status(&app, transport(r#"{"channel":"x","data":1}"#)).await, 200);
 }
 
+/// Whatever a body is, it is answered: cut anywhere and with any byte changed.
+#[tokio::test]
+async fn no_body_is_an_internal_error() {
+    let shards = Shards::start(1, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let mut random = fastrand::Rng::with_seed(7);
+    for (method, body) in [
+        ("publish", r#"{"channel":"c","data":{"a":[1,"é"]},"tags":{"k":"v"},"version":1}"#),
+        ("subscribe", r#"{"user":"u","channel":"c","info":{},"recover_since":{"offset":1,"epoch":"x"}}"#),
+        ("disconnect", r#"{"user":"u","whitelist":["a"],"disconnect":{"code":4000,"reason":"é"}}"#),
+        ("batch", r#"{"commands":[{"publish":{"channel":"c","data":1}},{"info":{}}],"parallel":true}"#),
+    ] {
+        let whole = body.as_bytes();
+        let mut bodies: Vec<Vec<u8>> = (0..=whole.len()).map(|cut| whole[..cut].to_vec()).collect();
+        for at in 0..whole.len() {
+            let mut changed = whole.to_vec();
+            changed[at] = random.u8(..);
+            bodies.push(changed);
+        }
+        for body in bodies {
+            let (status, _, answer) = send(&app, post_to(&format!("/api/{method}"), body.clone())).await;
+            let text = String::from_utf8_lossy(&body);
+            assert!(
+                status == StatusCode::OK || status == StatusCode::BAD_REQUEST,
+                "{method} {text}: {status}"
+            );
+            assert!(serde_json::from_slice::<Value>(&answer).is_ok(), "{method} {text}: {answer:?}");
+        }
+    }
+}
+
 /// A full inbox is told at once and nothing waits; a shard that does not answer is given up on.
 #[tokio::test]
 async fn busy_and_silent_shards_hold_nobody_up() {
@@ -502,7 +533,7 @@ async fn ports_serve_what_is_theirs() {
     }
     let (_, headers, body) = send(&app, get("/metrics?api_key=key")).await;
     assert!(headers[header::CONTENT_TYPE].to_str().unwrap().starts_with("application/openmetrics-text"));
-    assert!(String::from_utf8_lossy(&body).contains("trunkline_clients 1\n"));
+    assert!(String::from_utf8_lossy(&body).contains("trunkline_clients_active 1\n"));
 }
 
 #[tokio::test]
