@@ -470,6 +470,23 @@ async fn no_body_is_an_internal_error() {
     }
 }
 
+/// With a silent shard a long batch would wait for every command's deadline in turn.
+#[tokio::test]
+async fn a_batch_ends_even_when_no_shard_answers() {
+    let stopped = Shards::stopped(1, 4096);
+    let app = routes(
+        &stopped,
+        &ControlOptions { ask_timeout: Duration::from_millis(20), ..options() },
+        Port::Shared,
+    );
+    let began = std::time::Instant::now();
+    let commands: Vec<Value> = (0..1000).map(|n| json!({"publish": {"channel": "c", "data": n}})).collect();
+    let answer = call(&app, "batch", json!({"commands": commands})).await;
+    assert_eq!(answer["replies"].as_array().unwrap().len(), 1000);
+    assert_eq!(answer["replies"][999]["error"]["code"], 100);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
 /// A full inbox is told at once and nothing waits; a shard that does not answer is given up on.
 #[tokio::test]
 async fn busy_and_silent_shards_hold_nobody_up() {
