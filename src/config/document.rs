@@ -13,9 +13,8 @@ pub fn documented(config: &Config) -> String {
          # a flag is stronger than both.\n",
     );
     for part in config.parts() {
-        text.push('\n');
         if !part.path.is_empty() {
-            text.push_str(&format!("# {}\n[{}]\n", part.doc, part.path));
+            text.push_str(&format!("\n\n# {}\n[{}]\n", part.doc, part.path));
         }
         for key in part.section.keys() {
             write_key(&mut text, part.section, key);

@@ -91,7 +91,7 @@ settings! {
         /// Connections of this node. More wait in the kernel's queue.
         /// 0: as many as the memory plan finds room for, at most 1,000,000.
         pub connections_max: u32 = 0;
-        /// Origins a browser may connect from, like "https://example.com" or "https://*.example.com".
+        /// Origins a browser may connect from, like `https://example.com` or `https://*.example.com`.
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.
         pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 use serde::de::Error as _;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, Position};
@@ -26,6 +27,10 @@ use crate::shard::ask::{
 pub const BATCH_COMMANDS_MAX: usize = 10_000;
 /// Commands of a parallel batch that run at a time: what one caller can put into inboxes at once.
 const BATCH_PARALLEL: usize = 256;
+
+/// How long a batch may take, in deadlines of one ask. Commands that were not started by then are answered 100: with a
+/// silent shard each would wait for its own deadline, one after the other.
+const BATCH_DEADLINES: u32 = 6;
 
 /// A method by its name in the path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,7 +163,7 @@ fn object<'j, T: Deserialize<'j>>(json: &'j [u8]) -> serde_json::Result<T> {
 /// One request of the API.
 #[derive(Debug)]
 pub enum Request {
-    One(Command),
+    One(Box<Command>),
     Batch { commands: Vec<Command>, parallel: bool },
 }
 
@@ -167,7 +172,7 @@ impl Request {
     /// When `json` is no JSON, or has other types than the method's, anywhere.
     pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Request> {
         if method != Method::Batch {
-            return Command::read(method, json).map(Request::One);
+            return Ok(Request::One(Box::new(Command::read(method, json)?)));
         }
         let body: BatchBody<'_> = object(json)?;
         let commands: serde_json::Result<Vec<Command>> = body
@@ -241,8 +246,12 @@ impl Api {
         }
         let mut outcomes: Vec<(&'static str, Result<Answer, AskError>)> =
             commands.iter().map(|command| (command.name(), Err(Refusal::Internal.into()))).collect();
+        let end = Instant::now() + self.shards.timeout() * BATCH_DEADLINES;
         if !parallel {
             for (at, command) in commands.into_iter().enumerate() {
+                if Instant::now() >= end {
+                    break;
+                }
                 outcomes[at].1 = self.execute(command).await;
             }
             return Ok(outcomes);
@@ -251,6 +260,7 @@ impl Api {
         let mut running = JoinSet::new();
         loop {
             while running.len() < BATCH_PARALLEL
+                && Instant::now() < end
                 && let Some((at, command)) = waiting.next()
             {
                 let api = self.clone();

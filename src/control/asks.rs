@@ -52,6 +52,11 @@ impl Shards {
         &self.router
     }
 
+    /// How long one ask may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
     /// Sends an ask without waiting: `make` builds it around the place where its answer goes.
     ///
     /// # Errors

@@ -223,4 +223,30 @@ mod tests {
         let glob = Glob::new(&("a*".repeat(100) + "b")).unwrap();
         assert!(!glob.matches(&"a".repeat(4000)));
     }
+
+    /// The obvious matcher, which may take for ever: what the greedy one must agree with.
+    fn matches_naively(pieces: &[Piece], name: &[char]) -> bool {
+        match (pieces.split_first(), name.split_first()) {
+            (None, None) => true,
+            (Some((Piece::AnyText, rest)), _) => {
+                (0..=name.len()).any(|taken| matches_naively(rest, &name[taken..]))
+            }
+            (Some((piece, pieces)), Some((&c, name))) => piece.takes(c) && matches_naively(pieces, name),
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn greed_agrees_with_trying_everything() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for _ in 0..20_000 {
+            let pattern: String =
+                (0..random.usize(..7)).map(|_| *random.choice(&['a', 'b', '*', '?', '*']).unwrap()).collect();
+            let name: String = (0..random.usize(..8)).map(|_| *random.choice(&['a', 'b']).unwrap()).collect();
+            let glob = Glob::new(&pattern).unwrap();
+            let chars: Vec<char> = name.chars().collect();
+            let expected = matches_naively(&glob.alternatives[0], &chars);
+            assert_eq!(glob.matches(&name), expected, "{pattern} and {name}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The HTTP surface: paths, authentication, bodies, statuses.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -51,9 +52,15 @@ pub struct App {
 }
 
 impl App {
+    /// `api_addr` is where the API's own listener is bound, if it has one.
+    ///
     /// # Errors
     /// When the operating system gives no randomness for the node's id.
-    pub fn new(options: &ControlOptions, router: ShardRouter) -> io::Result<App> {
+    pub fn new(
+        options: &ControlOptions,
+        router: ShardRouter,
+        api_addr: Option<SocketAddr>,
+    ) -> io::Result<App> {
         let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
         Ok(App {
             api: Api::new(Shards::new(router, options.ask_timeout), node),
@@ -62,7 +69,7 @@ impl App {
             body_bytes_max: options.body_bytes_max,
             metrics_need_key: options.metrics_need_key,
             echo: options.echo,
-            page: options.page_key.clone().map(page::Page::new),
+            page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
         })
     }
 }
@@ -119,7 +126,7 @@ async fn api(State(app): State<Arc<App>>, Path(name): Path<String>, request: Req
     drop(body);
     match request {
         ApiRequest::One(command) => {
-            let outcome = app.api.execute(command).await;
+            let outcome = app.api.execute(*command).await;
             app.metrics.count_api(method.name(), outcome_code(&outcome));
             reply(outcome, transport_errors(&parts.headers))
         }

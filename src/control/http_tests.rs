@@ -15,7 +15,7 @@ use crate::control::{Control, start};
 use crate::driver::Wake;
 use crate::hub::asks::{History, PresenceStats, Since, SinceEpoch};
 use crate::hub::log::{ClientInfo, Publication};
-use crate::shard::ask::{Ask, ChannelCount, ControlPlane as _, HttpReply, ShardStats};
+use crate::shard::ask::{Ask, ChannelCount, HttpReply, ShardStats};
 use crate::shard::mailbox::{Inbox, Mail};
 
 struct Unpark(thread::Thread);
@@ -173,7 +173,7 @@ fn options() -> ControlOptions {
 }
 
 fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
-    app(Arc::new(App::new(options, shards.router.clone()).unwrap()), port)
+    app(Arc::new(App::new(options, shards.router.clone(), None).unwrap()), port)
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {
@@ -439,6 +439,54 @@ async fn the_key_is_needed_and_http_faults_have_their_status() {
     assert_eq!(status(&app, transport(r#"{"channel":"x","data":1}"#)).await, 200);
 }
 
+/// Whatever a body is, it is answered: cut anywhere and with any byte changed.
+#[tokio::test]
+async fn no_body_is_an_internal_error() {
+    let shards = Shards::start(1, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let mut random = fastrand::Rng::with_seed(7);
+    for (method, body) in [
+        ("publish", r#"{"channel":"c","data":{"a":[1,"é"]},"tags":{"k":"v"},"version":1}"#),
+        ("subscribe", r#"{"user":"u","channel":"c","info":{},"recover_since":{"offset":1,"epoch":"x"}}"#),
+        ("disconnect", r#"{"user":"u","whitelist":["a"],"disconnect":{"code":4000,"reason":"é"}}"#),
+        ("batch", r#"{"commands":[{"publish":{"channel":"c","data":1}},{"info":{}}],"parallel":true}"#),
+    ] {
+        let whole = body.as_bytes();
+        let mut bodies: Vec<Vec<u8>> = (0..=whole.len()).map(|cut| whole[..cut].to_vec()).collect();
+        for at in 0..whole.len() {
+            let mut changed = whole.to_vec();
+            changed[at] = random.u8(..);
+            bodies.push(changed);
+        }
+        for body in bodies {
+            let (status, _, answer) = send(&app, post_to(&format!("/api/{method}"), body.clone())).await;
+            let text = String::from_utf8_lossy(&body);
+            assert!(
+                status == StatusCode::OK || status == StatusCode::BAD_REQUEST,
+                "{method} {text}: {status}"
+            );
+            assert!(serde_json::from_slice::<Value>(&answer).is_ok(), "{method} {text}: {answer:?}");
+        }
+    }
+}
+
+/// With a silent shard a long batch would wait for every command's deadline in turn.
+#[tokio::test]
+async fn a_batch_ends_even_when_no_shard_answers() {
+    let stopped = Shards::stopped(1, 4096);
+    let app = routes(
+        &stopped,
+        &ControlOptions { ask_timeout: Duration::from_millis(20), ..options() },
+        Port::Shared,
+    );
+    let began = std::time::Instant::now();
+    let commands: Vec<Value> = (0..1000).map(|n| json!({"publish": {"channel": "c", "data": n}})).collect();
+    let answer = call(&app, "batch", json!({"commands": commands})).await;
+    assert_eq!(answer["replies"].as_array().unwrap().len(), 1000);
+    assert_eq!(answer["replies"][999]["error"]["code"], 100);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
 /// A full inbox is told at once and nothing waits; a shard that does not answer is given up on.
 #[tokio::test]
 async fn busy_and_silent_shards_hold_nobody_up() {
@@ -502,7 +550,7 @@ async fn ports_serve_what_is_theirs() {
     }
     let (_, headers, body) = send(&app, get("/metrics?api_key=key")).await;
     assert!(headers[header::CONTENT_TYPE].to_str().unwrap().starts_with("application/openmetrics-text"));
-    assert!(String::from_utf8_lossy(&body).contains("trunkline_clients 1\n"));
+    assert!(String::from_utf8_lossy(&body).contains("trunkline_clients_active 1\n"));
 }
 
 #[tokio::test]
@@ -546,7 +594,9 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
         let body = Bytes::from_static(br#"{"channel":"c","data":1}"#);
         Request::post("/api/publish").header("x-api-key", "key").body(body).unwrap()
     };
-    assert_eq!(through(&control, publish()).body(), &br#"{"result":{"offset":1,"epoch":"00000abc"}}"#[..]);
+    let published = through(&control, publish());
+    assert_eq!(published.body(), &br#"{"result":{"offset":1,"epoch":"00000abc"}}"#[..]);
+    assert_eq!(published.headers()[header::CONTENT_LENGTH], published.body().len().to_string());
     let head = through(&control, Request::head("/health").body(Bytes::new()).unwrap());
     assert_eq!((head.status(), head.body().len()), (StatusCode::OK, 0));
     let missing = through(&control, Request::head("/nothing").body(Bytes::new()).unwrap());

@@ -69,14 +69,16 @@ struct Sums(Vec<ShardStats>);
 
 impl Collector for Sums {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        // What stands now is called `_active`: OpenMetrics allows one type for a name, and shards count the events of the
+        // same nouns ("subscriptions_total").
         let sum = |of: fn(&ShardStats) -> u64| self.0.iter().map(of).sum::<u64>();
         let gauges: [(&str, &str, u64); 7] = [
             ("shards", "Threads that hold connections", self.0.len() as u64),
-            ("connections", "Open connections of any kind", sum(|shard| shard.connections)),
-            ("clients", "Connected clients", sum(|shard| shard.clients)),
-            ("users", "Distinct users with a connected client", sum(|shard| shard.users)),
-            ("channels", "Channels with a subscriber or history", sum(|shard| shard.channels)),
-            ("subscriptions", "Subscriptions of connected clients", sum(|shard| shard.subscriptions)),
+            ("connections_active", "Open connections of any kind", sum(|shard| shard.connections)),
+            ("clients_active", "Connected clients", sum(|shard| shard.clients)),
+            ("users_active", "Distinct users with a connected client", sum(|shard| shard.users)),
+            ("channels_active", "Channels with a subscriber or history", sum(|shard| shard.channels)),
+            ("subscriptions_active", "Subscriptions of connected clients", sum(|shard| shard.subscriptions)),
             ("process_resident_memory_bytes", "Resident memory of the process", process::rss_bytes()),
         ];
         for (name, help, value) in gauges {
@@ -101,6 +103,7 @@ impl Collector for Sums {
             }
         }
         for (name, (help, value)) in counters {
+            debug_assert!(gauges.iter().all(|gauge| gauge.0 != name), "two types of {name}");
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
@@ -123,7 +126,7 @@ mod tests {
     fn shards_are_summed_and_faults_are_one_family() {
         let shard = |connections, sent, slow| ShardStats {
             connections,
-            counters: vec![("messages_sent_total", "Messages sent", sent), ("ticks", "Ticks", 1)],
+            counters: vec![("subscriptions_total", "Subscriptions made", sent), ("ticks", "Ticks", 1)],
             faults: vec![("slow", slow)],
             ..ShardStats::default()
         };
@@ -133,9 +136,9 @@ mod tests {
         let text = metrics.scrape(vec![shard(3, 10, 1), shard(4, 20, 2)]).unwrap();
         for line in [
             "trunkline_shards 2",
-            "trunkline_connections 7",
-            "# TYPE trunkline_messages_sent counter",
-            "trunkline_messages_sent_total 30",
+            "trunkline_connections_active 7",
+            "# TYPE trunkline_subscriptions counter",
+            "trunkline_subscriptions_total 30",
             "trunkline_ticks_total 2",
             "trunkline_faults_total{cause=\"slow\"} 3",
             "trunkline_api_requests_total{method=\"publish\",code=\"102\"} 1",
@@ -145,5 +148,11 @@ mod tests {
         }
         assert!(text.contains("trunkline_process_cpu_seconds_total "), "{text}");
         assert_eq!(text.matches("# EOF").count(), 1);
+        let mut types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        types.iter_mut().for_each(|line| *line = line.split(' ').next().unwrap());
+        let count = types.len();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types.len(), count, "a name has one type");
     }
 }

@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Method, Request, Response};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
@@ -101,16 +102,18 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         .enable_all()
         .build()?;
     let (stopping, stopped) = watch::channel(false);
-    let state = Arc::new(http::App::new(&options, router)?);
-    let mut api_addr = None;
-    if let Some(listen) = options.api_listen {
-        let listener = runtime.block_on(tokio::net::TcpListener::bind(listen)).map_err(|error| {
+    let listener = match options.api_listen {
+        Some(listen) => Some(runtime.block_on(TcpListener::bind(listen)).map_err(|error| {
             io::Error::new(error.kind(), format!("api_listen: {listen} cannot be bound: {error}"))
-        })?;
-        api_addr = Some(listener.local_addr()?);
+        })?),
+        None => None,
+    };
+    let api_addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let state = Arc::new(http::App::new(&options, router, api_addr)?);
+    if let Some(listener) = listener {
         let app = http::app(Arc::clone(&state), http::Port::Api);
-        let served = axum::serve(listener, app).with_graceful_shutdown(ended(stopped));
         runtime.spawn(async move {
+            let served = axum::serve(listener, app).with_graceful_shutdown(ended(stopped));
             if let Err(error) = served.await {
                 tracing::error!(%error, "the API listener ended");
             }

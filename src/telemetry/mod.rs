@@ -47,12 +47,15 @@ pub fn init(log: &Log) -> Result<(), String> {
 /// A panic is a bug of ours: it is logged with all that finding it takes.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<&str>().copied();
+    let message = message.or(payload.downcast_ref::<String>().map(String::as_str));
     tracing::error!(
         thread = thread.name().unwrap_or("unnamed"),
         location = panic.location().map(ToString::to_string).unwrap_or_default(),
         backtrace = %Backtrace::capture(),
         "panic: {}",
-        panic.payload_as_str().unwrap_or("no message"),
+        message.unwrap_or("no message"),
     );
 }
 

@@ -24,8 +24,9 @@ pub struct Page {
 }
 
 impl Page {
-    pub fn new(key: Secret) -> Page {
-        Page { with_key: document(key.reveal()), without_key: document("") }
+    /// `api_port` when the API is served on another port than the page.
+    pub fn new(key: &Secret, api_port: Option<u16>) -> Page {
+        Page { with_key: document(key.reveal(), api_port), without_key: document("", api_port) }
     }
 
     /// The key goes only to who asked for a loopback name. A name of somebody else's that was made to point here
@@ -45,13 +46,12 @@ impl Page {
     }
 }
 
-fn document(key: &str) -> Bytes {
-    let key = serde_json::Value::from(key).to_string();
+fn document(key: &str, api_port: Option<u16>) -> Bytes {
     // Inside a script element only `<` could end the text early.
-    let key = key.replace('<', "\\u003c");
+    let config = serde_json::json!({ "key": key, "api_port": api_port }).to_string().replace('<', "\\u003c");
     HTML.replacen("/*STYLE*/", STYLE, 1)
+        .replacen("/*CONFIG*/", &config, 1)
         .replacen("/*SCRIPT*/", SCRIPT, 1)
-        .replacen("\"/*KEY*/\"", &key, 1)
         .into()
 }
 
@@ -99,12 +99,14 @@ mod tests {
 
     #[test]
     fn the_document_is_whole_and_its_key_stays_in_its_place() {
-        let text = String::from_utf8(document("k</script>\"").to_vec()).unwrap();
-        assert!(text.contains("\"k\\u003c/script>\\\"\""), "the key is escaped");
-        for placeholder in ["/*STYLE*/", "/*SCRIPT*/", "/*KEY*/"] {
+        let text = String::from_utf8(document("k</script>\"", Some(9)).to_vec()).unwrap();
+        assert!(text.contains(r#"{"api_port":9,"key":"k\u003c/script>\""}"#), "{text}");
+        for placeholder in ["/*STYLE*/", "/*SCRIPT*/", "/*CONFIG*/"] {
             assert!(!text.contains(placeholder), "{placeholder}");
         }
         assert_eq!(text.matches("</script>").count(), text.matches("<script").count());
-        assert!(!text.contains("http://") || !text.contains("src=\"http"), "nothing is downloaded");
+        for download in ["src=\"http", "href=\"http", "@import", "url("] {
+            assert!(!text.contains(download), "{download}");
+        }
     }
 }
