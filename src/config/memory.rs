@@ -48,7 +48,7 @@ impl MemoryPlan {
         let mut plan = MemoryPlan {
             connections_max: 0,
             connections_bytes: 0,
-            history_bytes: limits.history_bytes_max.0.saturating_mul(shards),
+            history_bytes: limits.history_bytes_max.0,
             inbox_bytes: (limits.inbox_messages as u64).saturating_mul(INBOX_MESSAGE_BYTES * shards),
             receive_bytes: RECV_BUFFER_BYTES as u64 * u64::from(RECV_BUFFERS) * shards,
             request_bytes: config.api.body_bytes_max.0.saturating_mul(u64::from(limits.http_requests_max)),
@@ -69,8 +69,8 @@ impl MemoryPlan {
             key: "memory plan".to_string(),
             origin: Origin::Default,
             problem: format!(
-                "{} exceeds the {} this process may use ({}): lower limits.history_bytes_max (now {} for each of \
-                 {shards} shards), client.connections_max, limits.http_requests_max or api.body_bytes_max",
+                "{} exceeds the {} this process may use ({}): lower limits.history_bytes_max (now {}), \
+                 client.connections_max, limits.http_requests_max or api.body_bytes_max",
                 Size(plan.total()),
                 Size(machine_bytes),
                 plan.parts(),

@@ -164,9 +164,9 @@ pub struct Namespace {
 settings! {
     /// Bounds of the whole node.
     pub struct Limits {
-        /// What all histories of one shard may weigh, in bytes. Above it the oldest publications go first.
-        pub history_bytes_max: Size = Size::mib(256);
-        /// Channels of one shard. A subscription or publication beyond is refused (106).
+        /// What all histories of this node may weigh, in bytes. Above it the oldest publications go first.
+        pub history_bytes_max: Size = Size::mib(512);
+        /// Channels of this node. A subscription or publication beyond is refused (106).
         pub channels_max: usize = 1_000_000;
         /// Messages that may wait for one shard. The API answers 503 when its inbox is full.
         pub inbox_messages: usize = 8192;

@@ -240,7 +240,7 @@ fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverO
 
 fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOptions {
     let limits = HubLimits {
-        history_bytes_max: config.limits.history_bytes_max.bytes(),
+        history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
         channels_max: config.limits.channels_max.div_ceil(usize::from(shards)),
         ..HubLimits::default()
     };

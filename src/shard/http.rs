@@ -38,11 +38,11 @@ impl Core {
         };
         match http.take() {
             None => match self.handle_head(slot, bytes) {
-                Some(consumed) => return consumed,
+                Some(consumed) => consumed,
                 None => {
                     // A part of a head: from now on it is collected.
                     self.collect(slot, Box::default(), bytes);
-                    return bytes.len();
+                    bytes.len()
                 }
             },
             Some(http) if http.request.is_some() => self.handle_body(slot, http, bytes),
