@@ -188,7 +188,7 @@ export class Daemon {
 
   /** Every sample of /metrics by its name with labels. */
   async metrics() {
-    const response = await fetch(`${this.http}/metrics`);
+    const response = await fetch(`${this.http}/metrics`, { headers: { 'X-API-Key': API_KEY } });
     if (response.status !== 200) throw new Error(`/metrics: ${response.status}`);
     const samples = new Map();
     for (const line of (await response.text()).split('\n')) {
@@ -198,10 +198,12 @@ export class Daemon {
     return samples;
   }
 
-  /** The fault samples and their sum: what was refused, closed or dropped. */
+  /** What was refused, closed or dropped so far, at the wires and by the API. */
   async faults() {
-    const samples = [...(await this.metrics())].filter(([name]) => /fault/.test(name));
-    return { samples: new Map(samples), sum: samples.reduce((sum, [, value]) => sum + value, 0) };
+    const samples = [...(await this.metrics())].filter(
+      ([name]) => name.startsWith('trunkline_faults') || /^trunkline_api_requests.*code="(?!0")/.test(name),
+    );
+    return samples.reduce((sum, [, value]) => sum + value, 0);
   }
 
   /** SIGTERM as an operator sends it; resolves with the exit code. */
