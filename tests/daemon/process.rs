@@ -44,7 +44,8 @@ impl Daemon {
         let directory = tempfile::tempdir().expect("a directory for the configuration");
         let file = directory.path().join("trunkline.toml");
         std::fs::write(&file, configuration()).expect("the configuration is written");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_trunkline"));
+        let binary = std::env::var_os("TRUNKLINE_TEST_BINARY");
+        let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TRUNKLINE_") {
                 command.env_remove(name);
