@@ -31,24 +31,21 @@ for (const driver of drivers) {
       assert.equal(await daemon.stop(), 0);
     });
 
-    /** The rows that have come, oldest first. */
+    /** The publications on the page in the order of their coming: the newest stands first there. */
     const rows = async () => {
       const all = await page.locator('#messages [data-offset]').evaluateAll((elements) =>
         elements.map((element) => ({
           offset: Number(element.dataset.offset), channel: element.dataset.channel, text: element.textContent,
         })));
-      return all.sort((a, b) => a.offset - b.offset);
+      return all.reverse();
     };
     const state = async () => (await page.locator('#state').textContent()).trim().toLowerCase();
     const isConnected = async () => /\bconnected\b/.test(await state()) && !/disconnected/.test(await state());
 
-    /** The page's own curl line with other data, run by a shell as a user pastes it. */
-    const publish = async (data) => {
-      const line = (await page.locator('#curl').textContent()).trim();
-      const changed = line.replace(/("data"\s*:\s*)(.*)(\}'?)\s*$/s, (_, key, old, end) => `${key}${JSON.stringify(data)}${end}`);
-      assert.notEqual(changed, line, `data in: ${line}`);
-      const { stdout } = await run('bash', ['-c', changed]);
-      assert.ok(JSON.parse(stdout.match(/\{.*\}/s)[0]).result, stdout);
+    /** Runs a line as a user pastes it into a shell. */
+    const paste = async (line) => {
+      const { stdout } = await run('bash', ['-c', line.trim()]);
+      assert.ok(JSON.parse(stdout.match(/\{.*\}/s)[0]).result.offset, stdout);
     };
 
     test('connects, subscribes, and loads nothing from anywhere else', async () => {
@@ -64,20 +61,29 @@ for (const driver of drivers) {
     const channels = async () => (await daemon.api('channels', {}, await key())).channels;
     const key = async () => (await page.locator('#curl').textContent()).match(/X-API-Key: ?([\w-]+)/)[1];
 
-    test('a document published by curl appears', async () => {
-      await publish({ greeting: 'hello from curl' });
-      await until(async () => (await rows()).length === 1, 'one row');
+    test('the curl line of the terminal, pasted, appears on the page', async () => {
+      const line = daemon.output.match(/^.*?(curl .*)$/m)[1];
+      await paste(line);
+      await until(async () => (await rows()).length === 1, () => `one row for: ${line}`);
       const [row] = await rows();
-      assert.match(row.text, /hello from curl/);
+      assert.match(row.text, /hello/);
       assert.equal(row.channel, await page.locator('#channel').inputValue());
       assert.equal(row.offset, 1);
+    });
+
+    test('the curl line of the page, pasted, appears on the page', async () => {
+      await page.locator('#data').fill('{"greeting": "it\'s \\"quoted\\" $HOME"}');
+      await paste(await page.locator('#curl').textContent());
+      await until(async () => (await rows()).length === 2, 'a second row');
+      const [, row] = await rows();
+      assert.ok(row.text.includes(JSON.stringify('it\'s "quoted" $HOME')), row.text);
     });
 
     test('what is published on the page appears', async () => {
       await page.locator('#data').fill('{"from":"the page"}');
       await page.locator('#publish').click();
-      await until(async () => (await rows()).length === 2, 'two rows');
-      assert.match((await rows())[1].text, /the page/);
+      await until(async () => (await rows()).length === 3, 'a third row');
+      assert.match((await rows())[2].text, /the page/);
     });
 
     test('the network cut for 5 s while ten are published: all ten arrive, once, in order', async () => {
@@ -86,10 +92,10 @@ for (const driver of drivers) {
       for (const n of range(1, 10)) await publishDirectly(`missed-${n}`);
       await sleep(5000);
       proxy.allow();
-      await until(async () => (await rows()).length >= 12, async () => `12 rows; ${(await rows()).length} are there`);
+      await until(async () => (await rows()).length >= 13, async () => `13 rows; ${(await rows()).length} are there`);
       const all = await rows();
-      assert.deepEqual(all.map((row) => row.offset), range(1, 12));
-      for (const n of range(1, 10)) assert.match(all[n + 1].text, new RegExp(`missed-${n}\\b`));
+      assert.deepEqual(all.map((row) => row.offset), range(1, 13));
+      for (const n of range(1, 10)) assert.match(all[n + 2].text, new RegExp(`missed-${n}\\b`));
     });
 
     test('its own cut button does the same', async () => {
@@ -98,16 +104,16 @@ for (const driver of drivers) {
       for (const n of range(1, 10)) await publishDirectly(`again-${n}`);
       await sleep(1000);
       await page.locator('#reconnect').click();
-      await until(async () => (await rows()).length >= 22, async () => `22 rows; ${(await rows()).length} are there`);
+      await until(async () => (await rows()).length >= 23, async () => `23 rows; ${(await rows()).length} are there`);
       const all = await rows();
-      assert.deepEqual(all.map((row) => row.offset), range(1, 22));
-      for (const n of range(1, 10)) assert.match(all[n + 11].text, new RegExp(`again-${n}\\b`));
+      assert.deepEqual(all.map((row) => row.offset), range(1, 23));
+      for (const n of range(1, 10)) assert.match(all[n + 12].text, new RegExp(`again-${n}\\b`));
       assert.deepEqual(page.problems, []);
     });
 
     test('text that looks like markup stays text', async () => {
       await publishDirectly('<img src=x onerror="document.title=\'owned\'"><script>1</script>');
-      await until(async () => (await rows()).length >= 23, 'the row');
+      await until(async () => (await rows()).length >= 24, 'the row');
       assert.equal(await page.locator('#messages img, #messages script').count(), 0);
       assert.notEqual(await page.title(), 'owned');
     });

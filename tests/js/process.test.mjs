@@ -194,7 +194,7 @@ describe('the start', () => {
 
   test('--api-listen moves the API to its own port', async () => {
     const daemon = await Daemon.start({ args: ['--api-listen', '127.0.0.1:0'] });
-    const api = await until(() => daemon.output.match(/api.*? (?:on|at) (?:http:\/\/)?(127\.0\.0\.1:\d+)/i)?.[1],
+    const api = await until(() => daemon.output.match(/API listening on ([\d.]+:\d+)[^\n]*\n/)?.[1],
       () => `the address of the API in:\n${daemon.output}`);
     assert.notEqual(api, daemon.address);
     const ask = (address) => fetch(`http://${address}/api/info`, {

@@ -141,7 +141,7 @@ export class Daemon {
 
   /** Where clients connect, once it has said so in a whole line. */
   get address() {
-    return this.#output.match(/(?<!api )listening on ([\d.]+:\d+)[^\n]*\n/)?.[1];
+    return this.#output.match(/(?<!api )listening on ([\d.]+:\d+)[^\n]*\n/i)?.[1];
   }
 
   get port() {
