@@ -209,6 +209,29 @@ for (const driver of drivers) {
       await received(room, [1, 3]);
     });
 
+    test('a daemon that was killed and started anew: clients come back and are told that history is gone', async () => {
+      const first = await Daemon.start({ driver });
+      const way = await Proxy.to(first.port);
+      const client = sdk(way.ws);
+      clients.push(client);
+      client.connect();
+      const room = await subscribed(client, 'reborn', { recoverable: true });
+      await first.publish('reborn', 1);
+      await received(room, [1]);
+      await first.kill();
+      const second = await Daemon.start({ driver });
+      // The same offset exists again, in another life of the channel.
+      await second.publish('reborn', 'other');
+      way.target = second.port;
+      await until(() => room.seen.subscribed.length === 2, 'it is subscribed again');
+      assert.deepEqual([room.seen.subscribed[1].wasRecovering, room.seen.subscribed[1].recovered], [true, false]);
+      await second.publish('reborn', 2);
+      await received(room, [1, 2]);
+      client.disconnect();
+      await way.close();
+      assert.equal(await second.stop(), 0);
+    });
+
     test('many channels of one client are recovered together', async () => {
       const client = sdk(proxy.ws, { token: token('reader') });
       clients.push(client);

@@ -10,9 +10,13 @@ export class Proxy {
   /** Connections that were let through, since the start. */
   accepted = 0;
 
+  /** Where new connections go: a daemon that was started anew has another port. */
+  target;
+
   static async to(port) {
     const proxy = new Proxy();
-    proxy.#server = net.createServer((client) => proxy.#connect(client, port));
+    proxy.target = port;
+    proxy.#server = net.createServer((client) => proxy.#connect(client));
     proxy.#server.listen(0, '127.0.0.1');
     await once(proxy.#server, 'listening');
     return proxy;
@@ -49,14 +53,14 @@ export class Proxy {
     await once(this.#server, 'close');
   }
 
-  #connect(client, port) {
+  #connect(client) {
     client.on('error', () => {});
     if (this.#refusing) {
       client.resetAndDestroy();
       return;
     }
     this.accepted += 1;
-    const server = net.connect(port, '127.0.0.1');
+    const server = net.connect(this.target, '127.0.0.1');
     const pair = { client, server };
     this.#pairs.add(pair);
     client.setNoDelay();
