@@ -1,0 +1,205 @@
+//! The daemon as a child process.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long any wait of these tests may last. A bound on hanging, not on speed: two loaded cores, debug code.
+pub const DEADLINE: Duration = Duration::from_secs(60);
+
+pub const API_KEY: &str = "key-of-the-tests";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    IoUring,
+    Mio,
+}
+
+impl Driver {
+    fn flag(self) -> &'static str {
+        match self {
+            Driver::IoUring => "io-uring",
+            Driver::Mio => "mio",
+        }
+    }
+}
+
+/// A running daemon. Dropped, it is killed; [`Daemon::stop`] ends it the way an operator does.
+pub struct Daemon {
+    child: Child,
+    output: Output,
+    address: SocketAddr,
+}
+
+impl Daemon {
+    /// Starts the daemon with the echo endpoint, anonymous clients and the options of [`configuration`].
+    pub fn start(driver: Driver) -> Daemon {
+        Daemon::start_with(driver, &[])
+    }
+
+    pub fn start_with(driver: Driver, arguments: &[&str]) -> Daemon {
+        let directory = tempfile::tempdir().expect("a directory for the configuration");
+        let file = directory.path().join("trunkline.toml");
+        std::fs::write(&file, configuration()).expect("the configuration is written");
+        let binary = std::env::var_os("TRUNKLINE_TEST_BINARY");
+        let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()));
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("TRUNKLINE_") {
+                command.env_remove(name);
+            }
+        }
+        command
+            .arg("--config")
+            .arg(&file)
+            .args(["--listen", "127.0.0.1:0", "--driver", driver.flag(), "--echo"])
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let output = Output::default();
+        output.collect(child.stdout.take().expect("stdout is a pipe"));
+        output.collect(child.stderr.take().expect("stderr is a pipe"));
+        let Some(address) = output.wait_for(listening_address) else {
+            child.kill().ok();
+            panic!("the daemon did not say where it listens:\n{}", output.text());
+        };
+        Daemon { child, output, address }
+    }
+
+    /// A fresh connection with no delay of small writes, so that what is written apart travels apart.
+    pub fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.address).expect("the daemon accepts");
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a read timeout");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a write timeout");
+        stream
+    }
+
+    /// One call of the server API on its own connection.
+    pub fn api(&self, method: &str, body: &str) -> serde_json::Value {
+        Api::new(self).call(method, body)
+    }
+
+    /// SIGTERM, and the end of the process.
+    pub fn stop(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the daemon runs");
+        let end = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child of ours") {
+                return status;
+            }
+            assert!(Instant::now() < end, "the daemon ignores SIGTERM:\n{}", self.output.text());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        if thread::panicking() {
+            eprintln!("--- the daemon's output\n{}", self.output.text());
+        }
+    }
+}
+
+/// A keep-alive connection to the server API.
+pub struct Api {
+    stream: BufReader<TcpStream>,
+}
+
+impl Api {
+    pub fn new(daemon: &Daemon) -> Api {
+        Api { stream: BufReader::new(daemon.connect()) }
+    }
+
+    /// The whole JSON answer. Panics on any status but 200.
+    pub fn call(&mut self, method: &str, body: &str) -> serde_json::Value {
+        let request = format!(
+            "POST /api/{method} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {API_KEY}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        self.stream.get_mut().write_all(request.as_bytes()).expect("the request is sent");
+        let (status, answer) = self.response();
+        assert_eq!(status, 200, "{method}: {}", String::from_utf8_lossy(&answer));
+        serde_json::from_slice(&answer).expect("the answer is JSON")
+    }
+
+    fn response(&mut self) -> (u16, Vec<u8>) {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("a status line");
+        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        let mut length = 0;
+        loop {
+            line.clear();
+            self.stream.read_line(&mut line).expect("a header line");
+            let Some((name, value)) = line.split_once(':') else { break };
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().expect("a length");
+            }
+        }
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).expect("the whole body");
+        (status, body)
+    }
+}
+
+/// What a child has written so far, on both of its streams.
+#[derive(Clone, Default)]
+struct Output(Arc<(Mutex<String>, Condvar)>);
+
+impl Output {
+    fn collect(&self, stream: impl Read + Send + 'static) {
+        let output = self.clone();
+        thread::spawn(move || {
+            let mut stream = BufReader::new(stream);
+            let mut line = Vec::new();
+            while matches!(stream.read_until(b'\n', &mut line), Ok(1..)) {
+                let (text, changed) = &*output.0;
+                text.lock().expect("no writer panics").push_str(&String::from_utf8_lossy(&line));
+                changed.notify_all();
+                line.clear();
+            }
+        });
+    }
+
+    fn wait_for<T>(&self, find: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let (text, changed) = &*self.0;
+        let end = Instant::now() + DEADLINE;
+        let mut text = text.lock().expect("no writer panics");
+        loop {
+            if let Some(found) = find(&text) {
+                return Some(found);
+            }
+            let left = end.checked_duration_since(Instant::now())?;
+            text = changed.wait_timeout(text, left).expect("no writer panics").0;
+        }
+    }
+
+    fn text(&self) -> String {
+        self.0.0.lock().expect("no writer panics").clone()
+    }
+}
+
+/// Finds the address in a line that has ended: a cut line could hold a cut port.
+fn listening_address(output: &str) -> Option<SocketAddr> {
+    let complete = &output[..output.rfind('\n')?];
+    let (_, after) = complete.split_once("listening on ")?;
+    let end = after.find(|c: char| !c.is_ascii_digit() && c != '.' && c != ':').unwrap_or(after.len());
+    after[..end].parse().ok()
+}
+
+fn configuration() -> String {
+    format!(
+        "[api]\nkey = \"{API_KEY}\"\n\n\
+         [client]\nallow_anonymous = true\n\n\
+         [channel]\nhistory_size = 1000\nhistory_ttl = \"10m\"\nallow_subscribe_for_client = true\n"
+    )
+}

@@ -1,0 +1,306 @@
+//! What the compiler does not hold: which folder may know which, where `unsafe` and clocks may stand, how long a file
+//! may be. Reads the sources as text; a rule names its reason, so that whoever breaks it can judge.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// A folder (or file) under `src/` and the folders of this crate that it may name.
+///
+/// The design's arrows. What is not listed here is the top: `node`, `main.rs`, `lib.rs` may know everything.
+const MAY_KNOW: [(&str, &[&str]); 10] = [
+    ("base", &[]),
+    ("driver", &["base"]),
+    ("proto", &["base"]),
+    ("hub", &["base"]),
+    ("session", &["base", "proto", "hub"]),
+    ("shard", &["base", "driver", "proto", "hub", "session"]),
+    ("store", &["base", "hub"]),
+    ("broker", &["base", "hub"]),
+    ("telemetry", &["base", "config"]),
+    ("control", &["base", "hub", "shard", "config", "telemetry", "session"]),
+];
+
+/// The control plane reaches shards by their mailboxes only.
+const SHARD_BORDER: [&str; 3] = ["ask", "mailbox", "router"];
+
+/// Folders where asynchronous code may stand. Below them nothing waits but the shard itself.
+const TOKIO_HOMES: [&str; 3] = ["control", "node", "main.rs"];
+
+const FILE_LINES_MAX: usize = 800;
+const LINE_CHARACTERS_MAX: usize = 125;
+
+#[test]
+fn folders_know_only_what_the_design_lets_them() {
+    let mut faults = Vec::new();
+    for source in sources(&["src"]) {
+        let Some((_, allowed)) = MAY_KNOW.iter().find(|(folder, _)| *folder == source.folder) else {
+            continue;
+        };
+        for (number, line) in source.code() {
+            for known in named_modules(line) {
+                if known != source.folder && !allowed.contains(&known) {
+                    faults.push(format!("{}:{number}: {} must not know {known}", source.name, source.folder));
+                }
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
+#[test]
+fn the_control_plane_reaches_shards_by_mailbox_only() {
+    let mut faults = Vec::new();
+    for source in sources(&["src/control"]) {
+        for (number, line) in source.code() {
+            for (_, after) in occurrences(line, "crate::shard::") {
+                if !SHARD_BORDER.iter().any(|module| after.starts_with(module)) && !after.starts_with('{') {
+                    faults.push(format!(
+                        "{}:{number}: not the border of a shard: {}",
+                        source.name,
+                        line.trim()
+                    ));
+                }
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
+#[test]
+fn asynchronous_code_stays_above_the_shards() {
+    let mut faults = Vec::new();
+    for source in sources(&["src"]).into_iter().filter(|s| !TOKIO_HOMES.contains(&s.folder.as_str())) {
+        for (number, line) in source.code() {
+            for name in ["tokio", "axum", "tower", "async fn", ".await"] {
+                if occurrences(line, name).any(|(before, after)| is_whole_word(before, name, after)) {
+                    faults.push(format!("{}:{number}: {name} below the control plane", source.name));
+                }
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
+/// Replay from a seed needs every time to come from the driver.
+#[test]
+fn only_the_edges_read_a_clock() {
+    const CLOCK_HOMES: [&str; 5] = ["driver", "control", "node", "telemetry", "main.rs"];
+    let mut faults = Vec::new();
+    for source in sources(&["src"]).into_iter().filter(|s| !CLOCK_HOMES.contains(&s.folder.as_str())) {
+        for (number, line) in source.code() {
+            for name in ["Instant::now", "SystemTime::now", "thread::sleep"] {
+                if line.contains(name) {
+                    faults.push(format!("{}:{number}: {name} where time is an argument", source.name));
+                }
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
+#[test]
+fn unsafe_stays_in_the_driver_with_its_reason() {
+    let mut faults = Vec::new();
+    for source in sources(&["src"]) {
+        let lines: Vec<&str> = source.text.lines().collect();
+        for (number, line) in source.code() {
+            let opens = ["unsafe {", "unsafe impl", "unsafe fn", "unsafe extern"]
+                .iter()
+                .any(|form| line.contains(form));
+            if !opens {
+                continue;
+            }
+            if source.folder != "driver" {
+                faults.push(format!("{}:{number}: unsafe outside the driver", source.name));
+            }
+            // The reason stands in the comment right above, or on the line itself.
+            let reasoned = line.contains("SAFETY:")
+                || lines[..number - 1]
+                    .iter()
+                    .rev()
+                    .take(12)
+                    .take_while(|above| {
+                        above.trim_start().starts_with("//") || !above.trim_end().ends_with(';')
+                    })
+                    .any(|above| above.contains("SAFETY:") || above.contains("# Safety"));
+            if !reasoned {
+                faults.push(format!("{}:{number}: unsafe without its reason", source.name));
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
+#[test]
+fn every_folder_opens_with_its_purpose() {
+    let mut faults = Vec::new();
+    for source in sources(&["src"]) {
+        if (source.name.ends_with("/mod.rs") || source.name.ends_with("/lib.rs"))
+            && !source.text.starts_with("//!")
+        {
+            faults.push(format!("{}: opens without what it is for", source.name));
+        }
+    }
+    assert_none(&faults);
+}
+
+#[test]
+fn files_are_short_and_clean() {
+    let mut faults = Vec::new();
+    for source in sources(&["src", "tests", "benches"]) {
+        let count = source.text.lines().count();
+        if count > FILE_LINES_MAX {
+            faults.push(format!("{}: {count} lines; {FILE_LINES_MAX} are the most", source.name));
+        }
+        if !source.text.is_empty() && (!source.text.ends_with('\n') || source.text.ends_with("\n\n")) {
+            faults.push(format!("{}: ends without its one line break", source.name));
+        }
+        for (number, line) in source.text.lines().enumerate().map(|(at, line)| (at + 1, line)) {
+            if line.ends_with([' ', '\t', '\r']) {
+                faults.push(format!("{}:{number}: white space at the end", source.name));
+            }
+            if source.name.ends_with(".rs") && line.chars().count() > LINE_CHARACTERS_MAX {
+                faults.push(format!("{}:{number}: over {LINE_CHARACTERS_MAX} characters", source.name));
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
+/// Words that are only true where they were written, and promises that nobody will keep.
+#[test]
+fn nothing_names_the_machine_it_was_written_on() {
+    // In two pieces, so that this file passes its own rule.
+    let words: Vec<String> =
+        [("/wo", "rk/"), ("/ro", "ot/"), ("/ho", "me/"), ("TO", "DO"), ("FIX", "ME"), ("XX", "X")]
+            .iter()
+            .map(|(a, b)| format!("{a}{b}"))
+            .collect();
+    let mut faults = Vec::new();
+    let mut checked = sources(&["src", "tests", "benches"]);
+    checked.extend(
+        ["README.md", "CHANGELOG.md", "Cargo.toml", "deny.toml", "clippy.toml", ".ci/run", "tests/run"]
+            .map(read),
+    );
+    for source in checked {
+        for (number, line) in source.text.lines().enumerate().map(|(at, line)| (at + 1, line)) {
+            for word in words.iter().filter(|word| line.contains(word.as_str())) {
+                faults.push(format!("{}:{number}: {word}", source.name));
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
+/// The rules themselves: a checker that sees nothing passes everything.
+#[test]
+fn the_readers_of_this_file_see_what_they_look_for() {
+    assert_eq!(named_modules("use crate::hub::{log, asks};").collect::<Vec<_>>(), ["hub"]);
+    assert_eq!(named_modules("use crate::{base::ids, driver};").collect::<Vec<_>>(), ["base", "driver"]);
+    assert_eq!(
+        named_modules("let x = crate::shard::ask::Busy; crate::proto::y()").collect::<Vec<_>>(),
+        ["shard", "proto"]
+    );
+    let source = Source::new("src/x/y.rs", "// crate::hub\n/// crate::hub\ncode(); // crate::hub\n".into());
+    assert_eq!(source.code().collect::<Vec<_>>(), [(3, "code(); ")]);
+    assert_eq!(source.folder, "x");
+    assert!(sources(&["src"]).len() > 10, "the sources are found");
+}
+
+/// One source file.
+struct Source {
+    /// From the crate's root, with slashes.
+    name: String,
+    /// The first component below `src/`: a folder, or the file itself.
+    folder: String,
+    text: String,
+}
+
+impl Source {
+    fn new(name: &str, text: String) -> Source {
+        let folder = name.split('/').nth(1).unwrap_or_default();
+        Source { name: name.to_string(), folder: folder.to_string(), text }
+    }
+
+    /// The lines without their comments, numbered from 1. Documentation may name what code may not.
+    fn code(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().enumerate().filter_map(|(at, line)| {
+            // `://` is an address inside a string, not a comment.
+            let comment = line.match_indices("//").find(|(at, _)| *at == 0 || !line[..*at].ends_with(':'));
+            let code = comment.map_or(line, |(start, _)| &line[..start]);
+            (!code.trim().is_empty()).then_some((at + 1, code))
+        })
+    }
+}
+
+/// The first path components after each `crate::` of a line.
+fn named_modules(line: &str) -> impl Iterator<Item = &str> {
+    occurrences(line, "crate::").flat_map(|(_, after)| {
+        let group = after.strip_prefix('{').map(|group| group.split('}').next().unwrap_or(group));
+        let names: Vec<&str> = group.map_or_else(|| vec![after], |group| group.split(',').collect());
+        names.into_iter().filter_map(|name| {
+            let name = name.trim_start();
+            let end = name.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(name.len());
+            let name = &name[..end];
+            // Macros and items of the crate's root are nobody's folder.
+            (!name.is_empty() && Path::new(env!("CARGO_MANIFEST_DIR")).join("src").join(name).exists()
+                || ["shard", "proto", "driver", "hub"].contains(&name))
+            .then_some(name)
+        })
+    })
+}
+
+fn occurrences<'a>(line: &'a str, wanted: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    line.match_indices(wanted).map(move |(at, _)| (&line[..at], &line[at + wanted.len()..]))
+}
+
+fn is_whole_word(before: &str, name: &str, after: &str) -> bool {
+    let joins = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.starts_with('.') || !before.ends_with(joins) && !after.starts_with(joins)
+}
+
+/// Every file we wrote below these folders, in a stable order.
+fn sources(folders: &[&str]) -> Vec<Source> {
+    let mut found = Vec::new();
+    for folder in folders {
+        let path = root().join(folder);
+        if path.exists() {
+            walk(&path, &mut found);
+        }
+    }
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+fn walk(folder: &Path, found: &mut Vec<Source>) {
+    /// What the test command installs, and what tools leave behind.
+    const NOT_OURS: [&str; 3] = ["node_modules", ".venv", "__pycache__"];
+    const TEXT: [&str; 9] = ["rs", "mjs", "js", "py", "html", "css", "toml", "json", "md"];
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if path.is_dir() {
+            if !NOT_OURS.contains(&name) {
+                walk(&path, found);
+            }
+        } else if path.extension().and_then(|e| e.to_str()).is_some_and(|e| TEXT.contains(&e)) {
+            let name =
+                path.strip_prefix(root()).expect("below the root").to_string_lossy().replace('\\', "/");
+            found.push(read(&name));
+        }
+    }
+}
+
+fn read(name: &str) -> Source {
+    let path = root().join(name);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    Source::new(name, text)
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn assert_none(faults: &[String]) {
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+}
