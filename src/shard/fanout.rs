@@ -5,6 +5,7 @@ use crate::base::ids::WireKind;
 use crate::hub::local::{Active, Item, LocalChannel};
 use crate::proto::centrifuge::Push;
 use crate::proto::centrifuge::encode_push;
+use crate::proto::reader::frames;
 use crate::proto::websocket::{self, Opcode};
 use crate::session::{info_view, view};
 use crate::shard::core::Core;
@@ -127,6 +128,11 @@ pub fn encode_item(item: &Item, kind: usize) -> &Bytes {
             let mut frame = Vec::with_capacity(text.len() + websocket::FRAME_HEADER_BYTES_MAX);
             websocket::write_frame(&mut frame, Opcode::Text, &text);
             Bytes::from(frame)
+        }),
+        kind => item.encoded().get_or_encode(kind, || match item {
+            Item::Publication(publication) => frames::encode(kind, publication),
+            // Nobody without the client protocol subscribes to notices.
+            Item::Notice(_) => Bytes::new(),
         }),
     }
 }
