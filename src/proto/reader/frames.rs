@@ -299,8 +299,12 @@ mod tests {
 
     #[test]
     fn every_kind_carries_the_same_message_and_position() {
-        for data in ["{\"a\": \"<\u{2028}\"}", "1", &format!("\"{}\"", "x".repeat(300)), &"9".repeat(70_000)]
-        {
+        for data in [
+            "{\"a\": \"<\u{2028}\"}",
+            "1",
+            &format!("\"{}\"", "x".repeat(300)),
+            &format!("[{}1]", "1,".repeat(40_000)),
+        ] {
             let publication = publication(300, data, &[("k", "v")]);
             let mut position = Vec::new();
             write_position(&mut position, [("chat:a<b", publication.position)]);

@@ -158,12 +158,8 @@ mod tests {
     #[test]
     fn nothing_else_is_read() {
         let good = text(&[("news", at(300, 5))]);
-        for cut in 1..good.len() {
-            assert_eq!(
-                Positions::parse(&good[..cut]),
-                if cut == 2 { Positions::parse("AQ") } else { Err(MalformedPosition) },
-                "{cut}"
-            );
+        for cut in 3..good.len() {
+            assert_eq!(Positions::parse(&good[..cut]), Err(MalformedPosition), "{cut}");
         }
         for foreign in
             ["", "0", "42", "AA", "Ag", "AQ==", "AQ!", "é", " ", &"A".repeat(POSITION_BYTES_MAX + 1)]
