@@ -49,6 +49,8 @@ pub(in crate::shard) struct Core {
     pub mailer: Mailer,
     pub stats: Stats,
     pub clients: u64,
+    /// Numbers what readers ask of homes.
+    pub reader_ids: u32,
     /// Set by the order to end: whoever is still here then is cut off.
     pub ending: Option<Time>,
 
@@ -108,6 +110,7 @@ impl Core {
             mailer: Mailer::new(id, router),
             stats: Stats::default(),
             clients: 0,
+            reader_ids: 0,
             ending: None,
             actions: Vec::new(),
             finishing: Vec::new(),

@@ -78,7 +78,10 @@ mod tests {
         let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
             read,
-            serde_json::json!({"type": "about:blank", "title": "permission denied", "status": 403, "code": 103, "detail": "no \"right\""})
+            serde_json::json!({
+                "type": "about:blank", "title": "permission denied", "status": 403, "code": 103,
+                "detail": "no \"right\"",
+            })
         );
     }
 }
