@@ -7,5 +7,6 @@ pub mod fault;
 pub mod ids;
 pub mod limits;
 pub mod prng;
+pub mod publication;
 pub mod slots;
 pub mod time;

@@ -1,0 +1,492 @@
+//! The driver on epoll, by mio: where io_uring is forbidden or too old.
+//!
+//! Inputs: commands of the shard, readiness from the kernel. Outputs: events, send failures. Must not know: io_uring.
+//!
+//! Readiness is edge triggered and remembered: what the kernel said once stays true until a read says otherwise. Sockets
+//! are registered for reading and writing when they are accepted and never again, so a change of what is wanted costs no
+//! system call. Sends are done at once; their failures wait for the flush, as the contract has it.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Read};
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::mio::event::Event as Readiness;
+use ::mio::net::{TcpListener, TcpStream};
+use ::mio::{Events, Interest, Poll, Token, Waker};
+
+use super::sys::{self, SEND_BYTES_MAX, SEND_PARTS_MAX};
+use super::{
+    AcceptFailure, Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake,
+};
+use crate::base::bytes::Bytes;
+use crate::base::ids::{GENERATION_MASK, SLOT_BITS, SLOT_MAX, Sock};
+use crate::base::time::Time;
+
+/// Readiness taken from the kernel in one wait: 12 bytes each. What is left over comes at the next.
+const READINESS_MAX: usize = 1024;
+/// Clients accepted in one wait, so that a storm of them does not keep the others waiting: some 10 us each.
+const ACCEPTS_MAX: usize = 256;
+const LISTENER: Token = Token(usize::MAX);
+const WAKER: Token = Token(usize::MAX - 1);
+
+pub struct MioDriver {
+    poll: Poll,
+    readiness: Events,
+    waker: Arc<MioWaker>,
+    listener: Option<TcpListener>,
+    local_addr: SocketAddr,
+    sockets_max: u32,
+    accepting: bool,
+    /// The kernel said that clients wait, and accept has not said otherwise since.
+    acceptable: bool,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    /// Slots to read, each at most once: those with `QUEUED`.
+    readable: VecDeque<u32>,
+    /// Made outside of `wait`, for the next one.
+    events: Vec<Event>,
+    buffers: Box<[u8]>,
+    buffer_bytes: usize,
+    buffers_free: Vec<u16>,
+    holds: Vec<Bytes>,
+    failures: Vec<SendFailure>,
+    stale_total: u64,
+}
+
+struct MioWaker(Waker);
+
+impl Wake for MioWaker {
+    fn wake(&self) {
+        // mio resets the counter itself when it would overflow, the only error an eventfd has.
+        let _ = self.0.wake();
+    }
+}
+
+impl MioDriver {
+    /// # Errors
+    /// When the address cannot be bound, or no descriptor is left for epoll.
+    pub fn try_new(options: &DriverOptions) -> io::Result<MioDriver> {
+        let poll = Poll::new()?;
+        let mut listener = TcpListener::from_std(sys::listen(options.listen)?);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        Ok(MioDriver {
+            poll,
+            readiness: Events::with_capacity(READINESS_MAX),
+            waker: Arc::new(MioWaker(waker)),
+            local_addr: listener.local_addr()?,
+            listener: Some(listener),
+            sockets_max: options.sockets_max.min(SLOT_MAX + 1),
+            accepting: false,
+            acceptable: false,
+            slots: Vec::new(),
+            free: Vec::new(),
+            readable: VecDeque::new(),
+            events: Vec::new(),
+            buffers: vec![0; usize::from(options.recv_buffers) * options.recv_buffer_bytes].into(),
+            buffer_bytes: options.recv_buffer_bytes,
+            buffers_free: (0..options.recv_buffers).rev().collect(),
+            holds: Vec::new(),
+            failures: Vec::new(),
+            stale_total: 0,
+        })
+    }
+
+    fn live(&mut self, sock: Sock) -> Option<&mut Slot> {
+        match self.slots.get_mut(sock.slot as usize) {
+            Some(slot) if slot.stream.is_some() && slot.generation == sock.generation => Some(slot),
+            // Closed, but its event is yet to come: void, as for a driver whose close takes time.
+            Some(slot) if slot.is(CLOSING) && slot.generation == sock.generation => None,
+            _ => {
+                self.stale_total += 1;
+                None
+            }
+        }
+    }
+
+    fn enqueue(readable: &mut VecDeque<u32>, index: u32, slot: &mut Slot) {
+        if slot.is(READABLE) && slot.is(READING) && !slot.is(QUEUED) && !slot.is(ENDED) {
+            slot.flags |= QUEUED;
+            readable.push_back(index);
+        }
+    }
+
+    fn handle_readiness(&mut self, token: Token, readiness: &Readiness, events: &mut Vec<Event>) {
+        let (index, generation) =
+            (token.0 as u32 & SLOT_MAX, (token.0 as u64 >> SLOT_BITS) as u32 & GENERATION_MASK);
+        let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)
+        else {
+            // A readiness of this batch whose socket was closed and its slot taken anew.
+            self.stale_total += 1;
+            return;
+        };
+        if slot.stream.is_none() {
+            return;
+        }
+        if readiness.is_readable() || readiness.is_read_closed() || readiness.is_error() {
+            slot.flags |= READABLE;
+            if readiness.is_read_closed() || readiness.is_error() {
+                slot.flags |= PEER_ENDED;
+            }
+            Self::enqueue(&mut self.readable, index, slot);
+        }
+        if readiness.is_writable() || readiness.is_write_closed() || readiness.is_error() {
+            slot.flags |= WRITABLE;
+            if slot.is(WATCHED) {
+                slot.flags &= !WATCHED;
+                events.push(Event::Writable { sock: Sock { slot: index, generation } });
+            }
+        }
+    }
+
+    /// Hands out the events made outside of `wait`. A closed slot is free from here on.
+    fn deliver(&mut self, events: &mut Vec<Event>) {
+        for event in self.events.drain(..) {
+            match &event {
+                Event::Closed { sock } => {
+                    self.slots[sock.slot as usize].flags &= QUEUED;
+                    self.free.push(sock.slot);
+                }
+                Event::Writable { sock } => {
+                    let slot = &mut self.slots[sock.slot as usize];
+                    // Closed since it was asked for: nothing but `Closed` may come.
+                    if slot.generation != sock.generation || slot.stream.is_none() {
+                        continue;
+                    }
+                    slot.flags &= !TELL;
+                }
+                _ => {}
+            }
+            events.push(event);
+        }
+    }
+
+    /// Accepts until no client waits, the table is full, or the bound of one wait is reached.
+    fn accept(&mut self, events: &mut Vec<Event>) {
+        for _ in 0..ACCEPTS_MAX {
+            let Some(listener) = self.listener.as_ref().filter(|_| self.accepting && self.acceptable) else {
+                return;
+            };
+            if self.free.is_empty() && self.slots.len() as u32 >= self.sockets_max {
+                if sys::is_readable(listener) {
+                    // The client stays in the backlog, where the next accept_start finds it.
+                    self.accepting = false;
+                    events.push(Event::AcceptFailed { cause: AcceptFailure::Full });
+                } else {
+                    self.acceptable = false;
+                }
+                return;
+            }
+            match listener.accept() {
+                Ok((stream, _)) => {
+                    if let Err(error) = self.adopt(stream, events) {
+                        self.accept_failed(&error, events);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.acceptable = false,
+                Err(error) => self.accept_failed(&error, events),
+            }
+        }
+    }
+
+    fn accept_failed(&mut self, error: &io::Error, events: &mut Vec<Event>) {
+        if let Some(cause) = sys::accept_failure(error.raw_os_error().unwrap_or(libc::EIO)) {
+            self.accepting = false;
+            events.push(Event::AcceptFailed { cause });
+        }
+    }
+
+    fn adopt(&mut self, mut stream: TcpStream, events: &mut Vec<Event>) -> io::Result<()> {
+        let index = self.free.last().copied().unwrap_or(self.slots.len() as u32);
+        let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
+        let generation = (generation + 1) & GENERATION_MASK;
+        let token = Token(((u64::from(generation) << SLOT_BITS) | u64::from(index)) as usize);
+        self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
+        let queued = self.slots.get(index as usize).map_or(0, |slot| slot.flags & QUEUED);
+        let slot = Slot { stream: Some(stream), generation, flags: queued };
+        if self.free.pop().is_some() {
+            self.slots[index as usize] = slot;
+        } else {
+            self.slots.push(slot);
+        }
+        events.push(Event::Accepted { sock: Sock { slot: index, generation } });
+        Ok(())
+    }
+
+    /// Reads once from each readable slot, as far as buffers go. The rest keep their place in the queue.
+    fn read(&mut self, events: &mut Vec<Event>) {
+        for _ in 0..self.readable.len() {
+            let Some(&buffer) = self.buffers_free.last() else { return };
+            let Some(index) = self.readable.pop_front() else { return };
+            let slot = &mut self.slots[index as usize];
+            slot.flags &= !QUEUED;
+            if !slot.is(READABLE) || !slot.is(READING) || slot.is(ENDED) {
+                continue;
+            }
+            let Some(stream) = &mut slot.stream else { continue };
+            let sock = Sock { slot: index, generation: slot.generation };
+            let start = usize::from(buffer) * self.buffer_bytes;
+            match stream.read(&mut self.buffers[start..start + self.buffer_bytes]) {
+                Ok(0) => {
+                    slot.flags |= ENDED;
+                    events.push(Event::Ended { sock, cause: End::Finished });
+                }
+                Ok(len) => {
+                    // A buffer not filled means that the socket is dry: what comes later has an edge of its own
+                    // (epoll(7)). The end that was announced together with these bytes has none.
+                    if len < self.buffer_bytes && !slot.is(PEER_ENDED) {
+                        slot.flags &= !READABLE;
+                    }
+                    self.buffers_free.pop();
+                    events.push(Event::Received { sock, lent: Lent { buffer, len: len as u32 } });
+                    Self::enqueue(&mut self.readable, index, slot);
+                }
+                Err(error) => match error.raw_os_error().unwrap_or(libc::EIO) {
+                    libc::EAGAIN => slot.flags &= !READABLE,
+                    // A signal, or no memory: still readable, tried again at the next wait.
+                    libc::EINTR | libc::ENOMEM | libc::ENOBUFS => {
+                        Self::enqueue(&mut self.readable, index, slot);
+                    }
+                    errno => {
+                        slot.flags |= ENDED;
+                        events.push(Event::Ended { sock, cause: End::Broken(errno) });
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Driver for MioDriver {
+    fn name(&self) -> &'static str {
+        "mio"
+    }
+
+    fn now(&self) -> Time {
+        sys::now()
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.clone()
+    }
+
+    fn accept_start(&mut self) {
+        // Whether clients wait is found out by accepting: an edge may have passed while accepting was paused.
+        self.acceptable |= !self.accepting;
+        self.accepting = true;
+    }
+
+    fn accept_pause(&mut self) {
+        self.accepting = false;
+    }
+
+    fn accept_end(&mut self) {
+        self.accepting = false;
+        self.listener = None;
+    }
+
+    fn read_start(&mut self, sock: Sock) {
+        if let Some(slot) = self.live(sock) {
+            slot.flags |= READING;
+            let slot = &mut self.slots[sock.slot as usize];
+            Self::enqueue(&mut self.readable, sock.slot, slot);
+        }
+    }
+
+    fn read_pause(&mut self, sock: Sock) {
+        if let Some(slot) = self.live(sock) {
+            slot.flags &= !READING;
+        }
+    }
+
+    fn received(&mut self, lent: &Lent) -> &mut [u8] {
+        let start = usize::from(lent.buffer) * self.buffer_bytes;
+        &mut self.buffers[start..start + lent.len as usize]
+    }
+
+    fn give_back(&mut self, lent: Lent) {
+        self.buffers_free.push(lent.buffer);
+    }
+
+    fn hold(&mut self, bytes: Bytes) -> Hold {
+        self.holds.push(bytes);
+        Hold((self.holds.len() - 1) as u32)
+    }
+
+    fn send(&mut self, sock: Sock, parts: &[Part], tag: u32) {
+        if self.live(sock).is_none() {
+            return;
+        }
+        let slot = &mut self.slots[sock.slot as usize];
+        let Some(stream) = &slot.stream else { return };
+        let len: usize = parts.iter().map(|part| part.range.len()).sum();
+        if len == 0 {
+            return;
+        }
+        let (tried, sent) = write(stream, &self.holds, parts);
+        let (sent, cause) = match sent {
+            Ok(sent) if sent == len => return,
+            Ok(sent) => {
+                // A write cut by our own bounds leaves the socket writable; a short one has filled it, and the kernel
+                // will make an edge when that changes.
+                if sent < tried {
+                    slot.flags &= !WRITABLE;
+                }
+                (sent as u32, SendCause::WouldBlock)
+            }
+            Err(error) => {
+                let cause = sys::send_cause(error.raw_os_error().unwrap_or(libc::EIO));
+                if cause == SendCause::WouldBlock {
+                    slot.flags &= !WRITABLE;
+                }
+                (0, cause)
+            }
+        };
+        self.failures.push(SendFailure { tag, sent, cause });
+    }
+
+    fn flush(&mut self, failures: &mut Vec<SendFailure>) {
+        self.holds.clear();
+        failures.append(&mut self.failures);
+    }
+
+    fn write_watch(&mut self, sock: Sock) {
+        let Some(slot) = self.live(sock) else { return };
+        if slot.is(WRITABLE) {
+            if !slot.is(TELL) {
+                slot.flags |= TELL;
+                self.events.push(Event::Writable { sock });
+            }
+        } else {
+            slot.flags |= WATCHED;
+        }
+    }
+
+    fn finish(&mut self, sock: Sock) {
+        if let Some(Slot { stream: Some(stream), .. }) = self.live(sock) {
+            // An error is a connection already broken, and reading or sending reports that.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    fn close(&mut self, sock: Sock) {
+        let Some(slot) = self.live(sock) else { return };
+        // Dropping it takes it out of epoll as well.
+        slot.stream = None;
+        slot.flags = (slot.flags & QUEUED) | CLOSING;
+        self.events.push(Event::Closed { sock });
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let accept = self.accepting && self.acceptable && self.listener.is_some();
+        let busy = accept || !self.readable.is_empty() || !self.events.is_empty();
+        self.deliver(events);
+        match self.poll.poll(&mut self.readiness, if busy { Some(Duration::ZERO) } else { timeout }) {
+            Ok(()) => {}
+            // A signal: its handler has run, and the shard's next tick sees what it changed.
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let readiness = std::mem::replace(&mut self.readiness, Events::with_capacity(0));
+        for event in &readiness {
+            match event.token() {
+                LISTENER => self.acceptable = true,
+                WAKER => {}
+                token => self.handle_readiness(token, event, events),
+            }
+        }
+        self.readiness = readiness;
+        self.accept(events);
+        self.read(events);
+        Ok(())
+    }
+
+    fn stale_total(&self) -> u64 {
+        self.stale_total
+    }
+}
+
+/// What the driver keeps for a socket.
+#[derive(Debug)]
+struct Slot {
+    /// `None` from close on.
+    stream: Option<TcpStream>,
+    generation: u32,
+    flags: u32,
+}
+
+/// Reading is wanted.
+const READING: u32 = 1;
+/// Bytes or the end may be there to read.
+const READABLE: u32 = 1 << 1;
+/// In the queue of readable slots.
+const QUEUED: u32 = 1 << 2;
+/// The end was reported.
+const ENDED: u32 = 1 << 3;
+/// The kernel announced the end or an error: reading goes on until it is met.
+const PEER_ENDED: u32 = 1 << 4;
+/// The socket takes bytes, as far as known.
+const WRITABLE: u32 = 1 << 5;
+/// The next edge for writing is wanted as an event.
+const WATCHED: u32 = 1 << 6;
+/// A `Writable` is among the events of the next wait.
+const TELL: u32 = 1 << 7;
+/// Closed, and the event of it is yet to come.
+const CLOSING: u32 = 1 << 8;
+
+impl Slot {
+    fn is(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+}
+
+/// Parts that are gathered without asking for memory.
+const PARTS_FEW: usize = 32;
+
+/// One write of `parts` as far as its bounds go: the bytes tried, and the bytes taken.
+fn write(stream: &TcpStream, holds: &[Bytes], parts: &[Part]) -> (usize, io::Result<usize>) {
+    let mut few = [IoSlice::new(&[]); PARTS_FEW];
+    let mut many = Vec::new();
+    let slices = if parts.len() <= PARTS_FEW {
+        &mut few[..parts.len()]
+    } else {
+        many.resize(parts.len(), IoSlice::new(&[]));
+        &mut many[..]
+    };
+    let (mut tried, mut count) = (0, 0);
+    for part in parts {
+        let bytes = sys::held(holds, part);
+        let bytes = &bytes[..bytes.len().min(SEND_BYTES_MAX - tried)];
+        if bytes.is_empty() {
+            continue;
+        }
+        if count == SEND_PARTS_MAX {
+            break;
+        }
+        slices[count] = IoSlice::new(bytes);
+        count += 1;
+        tried += bytes.len();
+    }
+    let socket = socket2::SockRef::from(stream);
+    (tried, socket.send_vectored_with_flags(&slices[..count], libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::driver::suite::{Bind, SocketRig, driver_suite};
+
+    impl Bind for MioDriver {
+        fn bind(options: &DriverOptions) -> io::Result<MioDriver> {
+            MioDriver::try_new(options)
+        }
+    }
+
+    driver_suite!(SocketRig<MioDriver>);
+}

@@ -21,6 +21,15 @@
 //! At most one `send` a socket between two flushes: a send may fail in the middle, and what follows must wait for that.
 //! Every [`Lent`] is given back before the next `wait`.
 
+pub mod choose;
+pub mod mio;
+pub mod sim;
+#[cfg(test)]
+mod suite;
+#[allow(unsafe_code)]
+mod sys;
+pub mod uring;
+
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
@@ -174,7 +183,8 @@ pub trait Driver {
     fn close(&mut self, sock: Sock);
 
     /// Waits until something happened, `waker` was used, or `timeout` passed (`None`: no limit; zero: just look),
-    /// and appends what happened. May return without events.
+    /// and appends what happened. May return without events. At most one `Received` a socket, and no more of them
+    /// than there are receive buffers: a flood is read in turns with the others.
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()>;
 
     /// Completions dropped because their socket was of an older generation, since start.

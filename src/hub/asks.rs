@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position};
-use crate::hub::log::{ClientInfo, Publication, Publications};
+use crate::base::ids::{ChannelName, ConnId, Position};
+use crate::base::publication::{ClientInfo, Publication, Publications};
+pub use crate::base::publication::{Since, SinceEpoch};
 
 /// One publication on its way to its channel's home.
 #[derive(Clone, Debug)]
@@ -46,39 +47,6 @@ pub struct Published {
     pub publication: Option<Arc<Publication>>,
 }
 
-/// A position as a client names it. An epoch that no log of ours ever had is `Foreign`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Since {
-    pub offset: Offset,
-    pub epoch: SinceEpoch,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SinceEpoch {
-    /// The client sent none: any epoch will do.
-    Any,
-    Known(Epoch),
-    Foreign,
-}
-
-impl SinceEpoch {
-    /// Reads the wire's epoch text.
-    pub fn from_wire(text: &str) -> SinceEpoch {
-        match text {
-            "" => SinceEpoch::Any,
-            text => text.parse().map_or(SinceEpoch::Foreign, SinceEpoch::Known),
-        }
-    }
-
-    pub fn matches(self, epoch: Epoch) -> bool {
-        match self {
-            SinceEpoch::Any => true,
-            SinceEpoch::Known(known) => known == epoch,
-            SinceEpoch::Foreign => false,
-        }
-    }
-}
-
 /// One connection becomes a subscriber.
 #[derive(Clone, Debug)]
 pub struct JoinAsk {
@@ -113,7 +81,7 @@ pub struct Notice {
     pub channel: ChannelName,
     pub joined: bool,
     pub info: ClientInfo,
-    pub encoded: crate::hub::log::Encoded,
+    pub encoded: crate::base::publication::Encoded,
 }
 
 #[derive(Clone, Debug)]

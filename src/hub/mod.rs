@@ -2,10 +2,28 @@
 //!
 //! Inputs: typed asks and the time. Outputs: answers and what to deliver to whom. Must not know: sockets, wires,
 //! threads, mailboxes.
+//!
+//! [`Home`] is the side of the one shard that writes a channel's log; [`local::Local`] the side of every shard with
+//! subscribers.
 
 pub mod asks;
+mod deadlines;
+mod history;
+pub mod home;
+#[cfg(test)]
+mod home_test;
+mod idempotency;
+pub mod limits;
+pub mod local;
 pub mod log;
+#[cfg(test)]
+mod model_test;
 pub mod options;
+mod presence;
+pub mod users;
 
+pub use home::{Home, HomeCounts};
+pub use limits::HubLimits;
 pub use log::{Encoded, Publication};
 pub use options::{ChannelOptions, GapPolicy, Namespaces};
+pub use users::Users;

@@ -14,7 +14,9 @@ use crate::hub::log::ClientInfo;
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
 /// Dropped unanswered, it answers [`Refusal::Internal`], so that nobody waits for ever.
-pub struct Reply<T>(Option<Box<dyn FnOnce(Result<T, Refusal>) + Send>>);
+pub struct Reply<T>(Option<Deliver<T>>);
+
+type Deliver<T> = Box<dyn FnOnce(Result<T, Refusal>) + Send>;
 
 impl<T> Reply<T> {
     pub fn new(deliver: impl FnOnce(Result<T, Refusal>) + Send + 'static) -> Reply<T> {

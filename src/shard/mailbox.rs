@@ -3,20 +3,168 @@
 //! Many producers, one consumer. Messages of one producer keep their order, and a home shard's messages to another
 //! shard are everything that order in a channel rests on.
 
-use std::sync::Arc;
-use std::sync::OnceLock;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crossbeam::queue::ArrayQueue;
+use http::Response;
 
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::ids::{ChannelName, ConnId, Position, ShardId, UserName};
+use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::driver::Wake;
-use crate::shard::ask::Ask;
+use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, PresenceStats, PublishAsk};
+use crate::session::{JoinAnswer, SubscribeEffect};
+use crate::shard::ask::{Ask, Reply};
+use crate::shard::router::Router;
 
 /// One message. Sixteen bytes: everything larger is boxed or shared.
 #[derive(Debug)]
 pub enum Mail {
     /// From the control plane.
     Ask(Box<Ask>),
+    /// The control plane's answer to a request of HTTP.
+    Http(Box<(ConnId, Response<Bytes>)>),
+    /// To a channel's home, for a connection of the sender.
+    Home(Box<HomeMail>),
+    /// From a channel's home to the connection that asked.
+    Answer(Box<HomeAnswer>),
+    /// From a channel's home to the shards of its subscribers.
+    Publication(Arc<Publication>),
+    Notice(Arc<Notice>),
+    /// To a user's home: the user has one connection more, or one less.
+    UserJoined(Box<(UserName, ConnId)>),
+    UserLeft(Box<(UserName, ConnId)>),
+    /// From a user's home to one of the user's connections.
+    Connection(Box<ConnectionMail>),
+}
+
+const _: () = assert!(size_of::<Mail>() == 16);
+
+#[derive(Debug)]
+pub enum HomeMail {
+    Join { ask: JoinAsk, tag: JoinTag },
+    Leave { channel: ChannelName, conn: ConnId },
+    Publish { conn: ConnId, id: u32, ask: PublishAsk },
+    History { conn: ConnId, id: u32, ask: HistoryAsk },
+    Presence { conn: ConnId, id: u32, channel: ChannelName },
+    PresenceStats { conn: ConnId, id: u32, channel: ChannelName },
+}
+
+/// What comes back unchanged with a join's answer.
+#[derive(Debug)]
+pub struct JoinTag {
+    /// The asking shard's number of the channel.
+    pub index: u32,
+    pub id: u32,
+    pub flags: u32,
+    pub reject_unrecovered: bool,
+    pub data: Option<Bytes>,
+    pub done: Option<Arc<Gather>>,
+}
+
+#[derive(Debug)]
+pub enum HomeAnswer {
+    Joined {
+        conn: ConnId,
+        channel: ChannelName,
+        since: Option<Since>,
+        tag: JoinTag,
+        outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
+    },
+    Published {
+        conn: ConnId,
+        id: u32,
+        outcome: Result<(), Refusal>,
+    },
+    History {
+        conn: ConnId,
+        id: u32,
+        outcome: Result<History, Refusal>,
+    },
+    Presence {
+        conn: ConnId,
+        id: u32,
+        outcome: Result<Vec<ClientInfo>, Refusal>,
+    },
+    PresenceStats {
+        conn: ConnId,
+        id: u32,
+        outcome: Result<PresenceStats, Refusal>,
+    },
+}
+
+impl HomeAnswer {
+    pub fn conn(&self) -> ConnId {
+        match *self {
+            HomeAnswer::Joined { conn, .. }
+            | HomeAnswer::Published { conn, .. }
+            | HomeAnswer::History { conn, .. }
+            | HomeAnswer::Presence { conn, .. }
+            | HomeAnswer::PresenceStats { conn, .. } => conn,
+        }
+    }
+}
+
+/// Something to do to one connection that must belong to `user`.
+#[derive(Debug)]
+pub struct ConnectionMail {
+    pub conn: ConnId,
+    /// Checked before anything is done when the connection was named by its client id alone.
+    pub user: UserName,
+    pub order: Order,
+    pub done: Arc<Gather>,
+}
+
+#[derive(Clone, Debug)]
+pub enum Order {
+    Subscribe(SubscribeEffect),
+    Unsubscribe { channel: ChannelName, why: Unsubscribed },
+    Disconnect(Disconnect),
+    Refresh { expire_at_s: u64, info: Option<Bytes> },
+}
+
+/// Answers an ask when the last of the messages it was split into is done with, by being dropped.
+#[derive(Debug)]
+pub struct Gather(parking_lot::Mutex<Option<Reply<()>>>);
+
+impl Gather {
+    pub fn new(reply: Reply<()>) -> Arc<Gather> {
+        Arc::new(Gather(parking_lot::Mutex::new(Some(reply))))
+    }
+
+    /// Answers with a refusal at once, whatever is still under way.
+    pub fn refuse(&self, refusal: Refusal) {
+        if let Some(reply) = self.0.lock().take() {
+            reply.send(Err(refusal));
+        }
+    }
+}
+
+impl Drop for Gather {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.get_mut().take() {
+            reply.send(Ok(()));
+        }
+    }
+}
+
+/// Builds the session's view of an answered join.
+pub fn join_answer(
+    tag: &mut JoinTag,
+    since: Option<Since>,
+    outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
+) -> JoinAnswer {
+    JoinAnswer {
+        id: tag.id,
+        flags: tag.flags,
+        since,
+        reject_unrecovered: tag.reject_unrecovered,
+        data: tag.data.take(),
+        outcome,
+    }
 }
 
 /// A shard's inbox.
@@ -34,9 +182,7 @@ impl Inbox {
 
     /// Called once, by the shard, when its driver exists.
     pub fn set_waker(&self, waker: Arc<dyn Wake>) {
-        if self.waker.set(waker).is_err() {
-            panic!("an inbox belongs to one shard");
-        }
+        assert!(self.waker.set(waker).is_ok(), "an inbox belongs to one shard");
     }
 
     /// # Errors
@@ -76,5 +222,106 @@ impl Inbox {
 
     pub fn awake(&self) {
         self.asleep.store(false, Ordering::Relaxed);
+    }
+}
+
+/// A shard's way to all shards, itself included. Never waits and never loses: what a full inbox does not take is kept
+/// here, in order, and tried again each tick.
+pub struct Mailer {
+    shard: ShardId,
+    router: Router,
+    /// Mail to this shard itself.
+    own: VecDeque<Mail>,
+    /// Mail that another shard's inbox had no room for.
+    waiting: Vec<VecDeque<Mail>>,
+    waiting_total: usize,
+    delayed: u64,
+}
+
+impl Mailer {
+    pub fn new(shard: ShardId, router: Router) -> Mailer {
+        let waiting = (0..router.shards()).map(|_| VecDeque::new()).collect();
+        Mailer { shard, router, own: VecDeque::new(), waiting, waiting_total: 0, delayed: 0 }
+    }
+
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    pub fn post(&mut self, to: ShardId, mail: Mail) {
+        if to == self.shard {
+            self.own.push_back(mail);
+            return;
+        }
+        let waiting = &mut self.waiting[to.index()];
+        let refused = match waiting.is_empty() {
+            true => self.router.inbox(to).push(mail).err(),
+            false => Some(mail),
+        };
+        if let Some(mail) = refused {
+            waiting.push_back(mail);
+            self.waiting_total += 1;
+            self.delayed += 1;
+        }
+    }
+
+    pub fn take_own(&mut self) -> Option<Mail> {
+        self.own.pop_front()
+    }
+
+    pub fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// Messages that wait for room elsewhere.
+    pub fn waiting(&self) -> usize {
+        self.waiting_total
+    }
+
+    /// How many messages ever had to wait.
+    pub fn delayed_total(&self) -> u64 {
+        self.delayed
+    }
+
+    /// Tries what waits once more.
+    pub fn retry(&mut self) {
+        if self.waiting_total == 0 {
+            return;
+        }
+        for (to, waiting) in self.waiting.iter_mut().enumerate() {
+            while let Some(mail) = waiting.pop_front() {
+                self.waiting_total -= 1;
+                if let Err(mail) = self.router.inbox(ShardId(to as u16)).push(mail) {
+                    waiting.push_front(mail);
+                    self.waiting_total += 1;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::Sock;
+
+    #[test]
+    fn mail_that_does_not_fit_waits_in_order() {
+        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(2))).collect();
+        let router = Router::new(inboxes, [1, 2, 3, 4]);
+        let mut mailer = Mailer::new(ShardId(0), router.clone());
+        let conn = |slot| ConnId::new(ShardId(1), Sock { slot, generation: 1 });
+        for slot in 0..5 {
+            mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn(slot)))));
+        }
+        let mut got = Vec::new();
+        for _ in 0..5 {
+            while let Some(Mail::UserLeft(left)) = router.inbox(ShardId(1)).pop() {
+                got.push(left.1.sock().slot);
+            }
+            mailer.retry();
+        }
+        assert_eq!((got, mailer.waiting(), mailer.delayed_total()), (vec![0, 1, 2, 3, 4], 0, 3));
     }
 }

@@ -1,5 +1,271 @@
 //! One pinned thread: its connections, its channels, and the tick that serves them.
+//!
+//! Inputs: completions of its [`Driver`], mail. Outputs: operations on the driver, mail to other shards, calls to the
+//! control plane. This is where driver, codecs, sessions and hub meet; they do not know each other.
+//!
+//! [`Shard`] owns the driver and runs the tick; `Core` owns everything else and never touches a socket: what it wants
+//! done to one it leaves in a list of [`Action`]s, which the tick carries out.
 
 pub mod ask;
+pub mod client_ids;
+mod clients;
+mod closing;
+mod connections;
+mod core;
+mod fanout;
+mod homes;
+mod http;
+mod lag;
 pub mod mailbox;
+mod orders;
+mod outbox;
+mod receive;
 pub mod router;
+mod stats;
+mod timers;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::{ShardId, Sock};
+use crate::base::prng::Prng;
+use crate::base::time::Time;
+use crate::driver::{AcceptFailure, Driver, End, Event, SendFailure};
+use crate::hub::limits::HubLimits;
+use crate::hub::local::StreamLimits;
+use crate::hub::options::Namespaces;
+use crate::session::token::Verifier;
+use crate::shard::ask::ControlPlane;
+use crate::shard::client_ids::ClientIds;
+use crate::shard::mailbox::Inbox;
+use crate::shard::router::Router;
+use crate::shard::stats::Cause;
+
+use self::core::Core;
+pub use self::core::Footprint;
+
+/// How long accepting pauses after a failure: long enough for descriptors or memory to come back, short enough that
+/// the kernel's backlog holds those who knock meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How soon mail that found an inbox full, or a send that found the kernel without buffers, is tried again.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// What all shards of a node share.
+#[derive(Clone)]
+pub struct ShardOptions {
+    pub namespaces: Arc<Namespaces>,
+    pub hub: HubLimits,
+    pub streams: StreamLimits,
+    /// Checks tokens; without one no token is valid.
+    pub verifier: Option<Arc<Verifier>>,
+    pub allow_anonymous: bool,
+    /// Origins that may connect besides the page's own host; `*` is any.
+    pub allowed_origins: Vec<String>,
+    /// Pages of this machine may connect whatever their port.
+    pub allow_loopback_origins: bool,
+    /// Most connections of one shard.
+    pub connections_max: u32,
+    /// Most subscriptions of one connection.
+    pub channels_max: usize,
+    pub message_bytes_max: usize,
+    /// What a connection may owe its socket before it is closed as slow.
+    pub outbox_bytes_max: usize,
+    pub http_body_bytes_max: usize,
+    /// Zero sends none.
+    pub ping_interval: Duration,
+    pub pong_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// Between expiry and the close, for the client to refresh.
+    pub expired_close_delay: Duration,
+    pub shutdown_grace: Duration,
+    pub echo: bool,
+    pub version: &'static str,
+    /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
+    pub wall_ms: fn(Time) -> u64,
+}
+
+/// One shard. [`Shard::tick`] until it says that it has ended.
+pub struct Shard<D: Driver> {
+    driver: D,
+    core: Core,
+    inbox: Arc<Inbox>,
+    events: Vec<Event>,
+    failures: Vec<SendFailure>,
+    accept_again_at: Option<Time>,
+}
+
+/// Whether there will be another tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tick {
+    Goes,
+    Ended,
+}
+
+/// What the core wants done to a socket.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::shard) enum Action {
+    ReadStart(u32),
+    ReadPause(u32),
+    WriteWatch(u32),
+    /// Send FIN.
+    Finish(u32),
+    Close(u32),
+    AcceptEnd,
+}
+
+impl<D: Driver> Shard<D> {
+    pub fn new(
+        id: ShardId,
+        mut driver: D,
+        options: Arc<ShardOptions>,
+        router: Router,
+        client_ids: ClientIds,
+        control: Option<Arc<dyn ControlPlane>>,
+        prng: Prng,
+    ) -> Shard<D> {
+        let inbox = router.inbox(id).clone();
+        inbox.set_waker(driver.waker());
+        driver.accept_start();
+        let core = Core::new(id, options, router, client_ids, control, prng, driver.now());
+        Shard { driver, core, inbox, events: Vec::new(), failures: Vec::new(), accept_again_at: None }
+    }
+
+    pub fn driver(&self) -> &D {
+        &self.driver
+    }
+
+    /// What is held here, for tests that nothing leaks.
+    pub fn footprint(&self) -> Footprint {
+        self.core.footprint()
+    }
+
+    /// One turn: wait, harvest, receive, mail, deliver, timers, flush, close, account.
+    ///
+    /// # Errors
+    /// The driver cannot wait any more: a bug of ours or the end of the kernel's patience. The shard cannot go on.
+    pub fn tick(&mut self) -> std::io::Result<Tick> {
+        // Wait.
+        let mut timeout = self.core.timeout(self.driver.now(), self.accept_again_at);
+        if timeout != Some(Duration::ZERO) && !self.inbox.about_to_sleep() {
+            timeout = Some(Duration::ZERO);
+        }
+        let waited = self.driver.wait(&mut self.events, timeout);
+        self.inbox.awake();
+        waited?;
+        let now = self.driver.now();
+        self.core.begin(now);
+
+        // Receive and decode.
+        let mut events = std::mem::take(&mut self.events);
+        for event in events.drain(..) {
+            self.handle_event(event, now);
+        }
+        self.events = events;
+        if self.accept_again_at.is_some_and(|at| at <= now) {
+            self.accept_again_at = None;
+            self.driver.accept_start();
+        }
+
+        // Mail, deliveries, timers.
+        self.core.handle_mail(&self.inbox);
+        self.core.catch_up();
+        self.core.deliver();
+        self.core.handle_timers();
+
+        // Flush: one write a connection, then what did not fit.
+        self.act();
+        self.flush();
+        self.core.finish_closed();
+        self.act();
+
+        self.core.account(self.driver.stale_total());
+        Ok(if self.core.has_ended() { Tick::Ended } else { Tick::Goes })
+    }
+
+    fn handle_event(&mut self, event: Event, now: Time) {
+        match event {
+            Event::Accepted { sock } => {
+                if !self.core.handle_accepted(sock) {
+                    self.driver.close(sock);
+                }
+            }
+            Event::AcceptFailed { cause } => {
+                self.core.fault(match cause {
+                    AcceptFailure::Full => Cause::AcceptFull,
+                    AcceptFailure::NoMemory => Cause::AcceptNoMemory,
+                    AcceptFailure::Other(_) => Cause::AcceptOther,
+                });
+                self.accept_again_at = Some(now + ACCEPT_PAUSE);
+            }
+            Event::Received { sock, lent } => {
+                if self.core.is_current(sock) {
+                    let bytes = self.driver.received(&lent);
+                    self.core.handle_received(sock.slot, bytes);
+                }
+                self.driver.give_back(lent);
+            }
+            Event::Ended { sock, cause } => {
+                if self.core.is_current(sock) {
+                    self.core.handle_ended(sock.slot, cause != End::Finished);
+                }
+            }
+            Event::Writable { sock } => {
+                if self.core.is_current(sock) {
+                    self.core.handle_writable(sock.slot);
+                }
+            }
+            Event::Closed { sock } => self.core.handle_closed(sock),
+        }
+    }
+
+    fn flush(&mut self) {
+        let core = &mut self.core;
+        let connections = &core.connections;
+        core.outbox.send_all(&mut self.driver, |slot| {
+            let connection = connections.get(slot)?;
+            let live = !matches!(connection.state, connections::State::Gone);
+            live.then_some(Sock { slot, generation: connection.generation })
+        });
+        self.driver.flush(&mut self.failures);
+        for failure in self.failures.drain(..) {
+            core.handle_send_failed(&failure);
+        }
+        core.outbox_sent();
+    }
+
+    /// Carries out what the core has left.
+    fn act(&mut self) {
+        let mut actions = std::mem::take(&mut self.core.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::AcceptEnd => {
+                    self.accept_again_at = None;
+                    self.driver.accept_end();
+                }
+                Action::ReadStart(slot)
+                | Action::ReadPause(slot)
+                | Action::WriteWatch(slot)
+                | Action::Finish(slot)
+                | Action::Close(slot) => {
+                    let Some(sock) = self.core.sock(slot) else { continue };
+                    // What was wanted before the connection was given up is wanted no more.
+                    if !matches!(action, Action::Close(_)) && !self.core.is_current(sock) {
+                        continue;
+                    }
+                    match action {
+                        Action::ReadStart(_) => self.driver.read_start(sock),
+                        Action::ReadPause(_) => self.driver.read_pause(sock),
+                        Action::WriteWatch(_) => self.driver.write_watch(sock),
+                        Action::Finish(_) => self.driver.finish(sock),
+                        Action::Close(_) | Action::AcceptEnd => self.driver.close(sock),
+                    }
+                }
+            }
+        }
+        self.core.actions = actions;
+    }
+}
+
+/// Reply bytes and their connection, on the way to the outbox.
+pub(in crate::shard) type Outgoing = Bytes;

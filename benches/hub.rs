@@ -1,0 +1,120 @@
+//! What the home side of the hub costs: a publish, a subscription, a recovery.
+
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::Duration;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use trunkline::base::bytes::Bytes;
+use trunkline::base::ids::{ChannelName, ConnId, Offset, ShardId, Sock};
+use trunkline::base::prng::Prng;
+use trunkline::base::time::Time;
+use trunkline::hub::asks::{JoinAsk, PublishAsk, Since, SinceEpoch};
+use trunkline::hub::log::ClientInfo;
+use trunkline::hub::{ChannelOptions, Home, HubLimits, Namespaces};
+
+const CHANNELS: usize = 10_000;
+
+fn home() -> Home {
+    let kept = ChannelOptions {
+        history_size: 100,
+        history_ttl: Duration::from_secs(300),
+        ..ChannelOptions::default()
+    };
+    let room = ChannelOptions { presence: true, ..ChannelOptions::default() };
+    let named = [("kept".to_owned(), kept), ("room".to_owned(), room)];
+    let namespaces = Arc::new(Namespaces::new(ChannelOptions::default(), named, 255));
+    // Roomy: these are not the costs of eviction.
+    let limits = HubLimits { history_bytes_max: 1 << 30, ..HubLimits::default() };
+    Home::new(namespaces, limits, Prng::with_seed(1))
+}
+
+fn names(namespace: &str) -> Vec<ChannelName> {
+    (0..CHANNELS).map(|i| format!("{namespace}channel{i}").into()).collect()
+}
+
+fn conn(slot: u32) -> ConnId {
+    ConnId::new(ShardId(0), Sock { slot, generation: 0 })
+}
+
+fn info(slot: u32) -> ClientInfo {
+    ClientInfo {
+        user: format!("user{slot}").into(),
+        client: format!("client{slot}"),
+        ..ClientInfo::default()
+    }
+}
+
+fn publish(c: &mut Criterion) {
+    let data = Bytes::from(vec![b'7'; 100]);
+    for (what, namespace) in [("publish/no_history", ""), ("publish/history_100", "kept:")] {
+        let names = names(namespace);
+        let mut home = home();
+        let mut at = 0;
+        c.bench_function(what, |b| {
+            b.iter(|| {
+                at = (at + 1) % CHANNELS;
+                let ask = PublishAsk::new(names[at].clone(), data.clone());
+                black_box(home.publish(ask, Time(at as u64), 1).unwrap())
+            });
+        });
+    }
+    let names = names("kept:");
+    let limits = HubLimits { history_bytes_max: 16 << 20, ..HubLimits::default() };
+    let kept =
+        ChannelOptions { history_size: 100, history_ttl: Duration::from_secs(300), ..Default::default() };
+    let namespaces = Namespaces::new(ChannelOptions::default(), [("kept".to_owned(), kept)], 255);
+    let mut home = Home::new(Arc::new(namespaces), limits, Prng::with_seed(1));
+    let mut at = 0;
+    c.bench_function("publish/history_full", |b| {
+        b.iter(|| {
+            at = (at + 1) % CHANNELS;
+            black_box(home.publish(PublishAsk::new(names[at].clone(), data.clone()), Time(0), 1).unwrap())
+        });
+    });
+}
+
+fn join_and_leave(c: &mut Criterion) {
+    for (what, namespace) in [("join_leave/plain", ""), ("join_leave/presence", "room:")] {
+        let channel: ChannelName = format!("{namespace}busy").into();
+        let mut home = home();
+        for slot in 0..10_000 {
+            let ask = JoinAsk { channel: channel.clone(), conn: conn(slot), info: info(slot), recover: None };
+            home.join(ask, Time(0)).unwrap();
+        }
+        c.bench_function(what, |b| {
+            b.iter_batched(
+                || JoinAsk {
+                    channel: channel.clone(),
+                    conn: conn(20_000),
+                    info: info(20_000),
+                    recover: None,
+                },
+                |ask| {
+                    black_box(home.join(ask, Time(0)).unwrap());
+                    black_box(home.leave(&channel, conn(20_000), Time(0)));
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+}
+
+fn recovery(c: &mut Criterion) {
+    let mut home = home();
+    let channel: ChannelName = "kept:recovered".into();
+    for _ in 0..100 {
+        home.publish(PublishAsk::new(channel.clone(), Bytes::from(vec![b'7'; 100])), Time(0), 1).unwrap();
+    }
+    let recover = Some(Since { offset: Offset(0), epoch: SinceEpoch::Any });
+    c.bench_function("join/recovery_of_100", |b| {
+        b.iter_batched(
+            || JoinAsk { channel: channel.clone(), conn: conn(1), info: info(1), recover },
+            |ask| black_box(home.join(ask, Time(0)).unwrap()),
+            BatchSize::SmallInput,
+        );
+    });
+}
+
+criterion_group!(benches, publish, join_and_leave, recovery);
+criterion_main!(benches);

@@ -1,0 +1,104 @@
+//! Publications and who made them: the words that hub, sessions and shards share.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::{ChannelName, Epoch, Offset, Position, UserName, WireKind};
+
+/// Who published or joined, as other clients may see it. JSON texts are kept as they came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientInfo {
+    pub user: UserName,
+    /// The public id, as text; empty for a publication of the server.
+    pub client: String,
+    /// JSON from the connection token or connect hook.
+    pub conn_info: Option<Bytes>,
+    /// JSON from the subscription token or subscribe hook.
+    pub chan_info: Option<Bytes>,
+}
+
+impl Default for ClientInfo {
+    fn default() -> Self {
+        ClientInfo { user: "".into(), client: String::new(), conn_info: None, chan_info: None }
+    }
+}
+
+/// The frames of one publication, one for each wire kind that has had a reader. Filled in by whoever delivers;
+/// the hub itself knows no wire.
+#[derive(Debug, Default)]
+pub struct Encoded([OnceLock<Bytes>; WireKind::COUNT]);
+
+impl Encoded {
+    /// The frame for `kind`, encoding it now if nobody has before.
+    pub fn get_or_encode(&self, kind: WireKind, encode: impl FnOnce() -> Bytes) -> &Bytes {
+        self.0[kind.index()].get_or_init(encode)
+    }
+}
+
+/// One entry of a log: immutable, shared by every shard that delivers it.
+#[derive(Debug)]
+pub struct Publication {
+    pub channel: ChannelName,
+    pub position: Position,
+    /// JSON, checked once at the edge and opaque here.
+    pub data: Bytes,
+    /// Set when a client published it.
+    pub info: Option<ClientInfo>,
+    pub tags: Vec<(String, String)>,
+    /// Wall clock of the append, milliseconds since 1970.
+    pub time_ms: u64,
+    pub encoded: Encoded,
+}
+
+impl Publication {
+    pub fn offset(&self) -> Offset {
+        self.position.offset
+    }
+
+    /// Bytes this entry counts for in a bound: its payload, info and tags.
+    pub fn weight(&self) -> usize {
+        let info = self.info.as_ref().map_or(0, |info| {
+            info.user.len()
+                + info.client.len()
+                + info.conn_info.as_ref().map_or(0, Bytes::len)
+                + info.chan_info.as_ref().map_or(0, Bytes::len)
+        });
+        self.data.len() + info + self.tags.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
+    }
+}
+
+/// Shared publications in offset order.
+pub type Publications = Vec<Arc<Publication>>;
+
+/// A position as a client names it. An epoch that no log of ours ever had is `Foreign`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Since {
+    pub offset: Offset,
+    pub epoch: SinceEpoch,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SinceEpoch {
+    /// The client sent none: any epoch will do.
+    Any,
+    Known(Epoch),
+    Foreign,
+}
+
+impl SinceEpoch {
+    /// Reads the wire's epoch text.
+    pub fn from_wire(text: &str) -> SinceEpoch {
+        match text {
+            "" => SinceEpoch::Any,
+            text => text.parse().map_or(SinceEpoch::Foreign, SinceEpoch::Known),
+        }
+    }
+
+    pub fn matches(self, epoch: Epoch) -> bool {
+        match self {
+            SinceEpoch::Any => true,
+            SinceEpoch::Known(known) => known == epoch,
+            SinceEpoch::Foreign => false,
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`.
+//!
+//! Flags come from the table of settings. Exit codes: 0 done, 1 the checked file has faults, 2 the command line or the
+//! configuration is wrong.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::config::document;
+use crate::config::fault::{Fault, Origin};
+use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, Row, Sources};
+use crate::config::memory::{MemoryPlan, machine_bytes};
+use crate::config::sections::Config;
+
+/// Longest configuration file that is read, in bytes. A larger one is some other file.
+const FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// What to serve with.
+#[derive(Clone, Debug)]
+pub struct Start {
+    pub config: Config,
+    /// To be logged at start.
+    pub warnings: Vec<String>,
+    pub plan: MemoryPlan,
+}
+
+/// Reads the command line and the environment. A command that is not "serve" is carried out here.
+///
+/// # Errors
+/// The code to exit with; what there was to say has been printed.
+pub fn run(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Start, ExitCode> {
+    match interpret(arguments, environment) {
+        Action::Serve(start) => Ok(*start),
+        Action::Print { text, code: 0 } => {
+            // A reader that has seen enough (`| head`) is no failure.
+            let _ = std::io::stdout().lock().write_all(text.as_bytes());
+            Err(ExitCode::SUCCESS)
+        }
+        Action::Print { text, code } => {
+            let _ = std::io::stderr().lock().write_all(text.as_bytes());
+            Err(ExitCode::from(code))
+        }
+    }
+}
+
+/// What a command line comes to.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Serve(Box<Start>),
+    /// Print `text`, to stderr if `code` is not 0, and exit.
+    Print {
+        text: String,
+        code: u8,
+    },
+}
+
+/// [`run`] without its effects; files are read.
+pub fn interpret(
+    arguments: impl IntoIterator<Item = OsString>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Action {
+    let rows = Config::default().rows();
+    let matches = match command(&rows).try_get_matches_from(arguments) {
+        Ok(matches) => matches,
+        Err(error) => {
+            let code = u8::try_from(error.exit_code()).unwrap_or(2);
+            return Action::Print { text: error.render().to_string(), code };
+        }
+    };
+    let environment = ours(environment);
+    match matches.subcommand() {
+        Some(("config", _)) => Action::Print { text: document::documented(&Config::default()), code: 0 },
+        Some(("check", matches)) => {
+            let path = matches.get_one::<String>("FILE").cloned().unwrap_or_default();
+            match read(&path).and_then(|file| prepare(&sources(&rows, matches, file, environment))) {
+                Ok(start) => {
+                    let warnings: String =
+                        start.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+                    Action::Print { text: format!("{warnings}{path}: ok\n"), code: 0 }
+                }
+                Err(faults) => refuse(&faults, 1),
+            }
+        }
+        _ => {
+            let named = matches.get_one::<String>("config").or(environment.get(ENVIRONMENT_FILE));
+            let file = match named.filter(|path| !path.is_empty()) {
+                Some(path) => match read(path) {
+                    Ok(file) => file,
+                    Err(faults) => return refuse(&faults, 2),
+                },
+                None => None,
+            };
+            match prepare(&sources(&rows, &matches, file, environment)) {
+                Ok(start) => Action::Serve(Box::new(start)),
+                Err(faults) => refuse(&faults, 2),
+            }
+        }
+    }
+}
+
+fn command(rows: &[Row]) -> Command {
+    let flags = rows.iter().filter_map(|row| {
+        let (flag, value) = row.key.flag?;
+        let doc: Vec<&str> = row.key.doc_lines().collect();
+        let help = format!("{} [key: {}, env: {}]", doc.join(" "), row.path(), row.variable());
+        let arg = Arg::new(flag).long(flag).help(help);
+        Some(if value.is_empty() {
+            arg.action(ArgAction::SetTrue)
+        } else {
+            arg.value_name(value).allow_hyphen_values(true)
+        })
+    });
+    Command::new("trunkline")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Holds long client connections (WebSocket) in front of a backend that speaks plain HTTP.")
+        .after_help(
+            "Every key of the configuration file can be set in the environment: `trunkline config` prints them all.\n\
+             Without a file, an API key and a token secret the node runs in development mode on loopback only.",
+        )
+        .arg(
+            Arg::new("config")
+                .long("config")
+                .value_name("FILE")
+                .help(format!("Configuration file (TOML) [env: {ENVIRONMENT_FILE}]")),
+        )
+        .args(flags)
+        .args_conflicts_with_subcommands(true)
+        .subcommand(Command::new("config").about("Print the documented default configuration"))
+        .subcommand(
+            Command::new("check")
+                .about("Check a configuration file, with the environment as it is; exits 1 on faults")
+                .arg(Arg::new("FILE").required(true)),
+        )
+}
+
+fn sources(
+    rows: &[Row],
+    matches: &ArgMatches,
+    file: Option<(String, String)>,
+    environment: BTreeMap<String, String>,
+) -> Sources {
+    let flags = rows.iter().filter_map(|row| {
+        let (flag, value) = row.key.flag?;
+        let text = if value.is_empty() {
+            // The flags of "serve" are unknown to a subcommand's matches.
+            let given = matches.try_get_one::<bool>(flag).ok().flatten().copied().unwrap_or_default();
+            given.then(|| "true".to_string())
+        } else {
+            matches.try_get_one::<String>(flag).ok().flatten().cloned()
+        };
+        Some((row.path(), text?))
+    });
+    Sources { file, environment, flags: flags.collect() }
+}
+
+/// A whole configuration or every fault of it, the memory plan included.
+fn prepare(sources: &Sources) -> Result<Start, Vec<Fault>> {
+    let Loaded { config, warnings } = load::load(sources)?;
+    let plan = MemoryPlan::new(&config, machine_bytes()).map_err(|fault| vec![fault])?;
+    Ok(Start { config, warnings, plan })
+}
+
+/// The file's name and text.
+fn read(path: &str) -> Result<Option<(String, String)>, Vec<Fault>> {
+    let fault = |problem: String| {
+        vec![Fault { key: String::new(), origin: Origin::Default, problem: format!("{path}: {problem}") }]
+    };
+    let size = fs::metadata(path).map_err(|error| fault(error.to_string()))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(fault(format!("{size} bytes are no configuration file")));
+    }
+    let text = fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
+    Ok(Some((path.to_string(), text)))
+}
+
+/// The variables that begin with our prefix. One that is not UTF-8 is read with replacement characters and then fails
+/// as a value, by its name.
+fn ours(environment: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+    environment
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
+}
+
+fn refuse(faults: &[Fault], code: u8) -> Action {
+    Action::Print { text: faults.iter().map(|fault| format!("error: {fault}\n")).collect(), code }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn act(arguments: &[&str], environment: &[(&str, &str)]) -> Action {
+        let arguments = ["trunkline"].iter().chain(arguments).map(OsString::from);
+        interpret(arguments, environment.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    fn printed(action: Action) -> (String, u8) {
+        match action {
+            Action::Print { text, code } => (text, code),
+            Action::Serve(start) => panic!("serves with {:?}", start.config),
+        }
+    }
+
+    fn served(action: Action) -> Config {
+        match action {
+            Action::Serve(start) => start.config,
+            Action::Print { text, code } => panic!("exits {code}: {text}"),
+        }
+    }
+
+    #[test]
+    fn flags_reach_their_settings() {
+        let config = served(act(
+            &[
+                "--listen",
+                "127.0.0.1:0",
+                "--api-listen=127.0.0.1:1",
+                "--driver",
+                "mio",
+                "--shards",
+                "3",
+                "--echo",
+            ],
+            &[("TRUNKLINE_LISTEN", "127.0.0.1:7"), ("TRUNKLINE_LOG_FORMAT", "json"), ("HOME", "/")],
+        ));
+        assert_eq!((config.listen.port(), config.api_listen.unwrap().port()), (0, 1));
+        assert_eq!((config.driver, config.shards, config.echo), (crate::config::DriverChoice::Mio, 3, true));
+        assert_eq!(config.log.format, crate::config::LogFormat::Json);
+        let config = served(act(&["--api-key", "-k-", "--log", "json", "--log-level", "debug"], &[]));
+        assert_eq!(config.api.key.unwrap().reveal(), "-k-");
+        assert_eq!(config.log.level, crate::config::LogLevel::Debug);
+        assert!(served(act(&[], &[])).is_development());
+    }
+
+    #[test]
+    fn exit_codes_tell_help_usage_and_configuration_apart() {
+        let (help, code) = printed(act(&["--help"], &[]));
+        assert_eq!(code, 0);
+        for mentioned in ["--api-key", "TRUNKLINE_API_KEY", "[key: api.key", "check", "config"] {
+            assert!(help.contains(mentioned), "{mentioned} is missing in {help}");
+        }
+        assert_eq!(printed(act(&["--version"], &[])).1, 0);
+        assert_eq!(printed(act(&["--sharks", "3"], &[])).1, 2);
+        assert_eq!(printed(act(&["--shards", "many"], &[])).1, 2);
+        assert_eq!(printed(act(&["--config", "/nonexistent.toml"], &[])).1, 2);
+        assert_eq!(printed(act(&[], &[("TRUNKLINE_CONFIG", "/nonexistent.toml")])).1, 2);
+        assert_eq!(printed(act(&["check"], &[])).1, 2);
+    }
+
+    #[test]
+    fn check_says_ok_or_names_the_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.toml");
+        let name = path.to_str().unwrap();
+        fs::write(&path, document::documented(&Config::default())).unwrap();
+        assert_eq!(printed(act(&["check", name], &[])), (format!("{name}: ok\n"), 0));
+        let served = served(act(&["--config", name], &[]));
+        assert_eq!(served, Config::default(), "the documented file is what it says: the defaults");
+        fs::write(&path, "[client]\n\nping_intervall = \"5s\"\n").unwrap();
+        let (text, code) = printed(act(&["check", name], &[]));
+        let expected = format!(
+            "error: {name}:3: client.ping_intervall: unknown key; did you mean client.ping_interval?\n"
+        );
+        assert_eq!((text, code), (expected, 1));
+        assert_eq!(printed(act(&["--config", name], &[])).1, 2);
+        assert_eq!(printed(act(&["check", "/nonexistent.toml"], &[])).1, 1);
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert_eq!(printed(act(&["check", name], &[])).1, 1);
+    }
+
+    #[test]
+    fn config_prints_what_parses() {
+        let (text, code) = printed(act(&["config"], &[]));
+        assert_eq!(code, 0);
+        assert!(text.contains("# How often a silent client is pinged.\nping_interval = \"25s\"\n"), "{text}");
+    }
+}

@@ -1,0 +1,147 @@
+//! The configuration written out: the documented file with every key, and the view of a running node.
+
+use crate::config::sections::Config;
+use crate::config::table::{Key, Section};
+
+/// The documented configuration file: every key with its meaning, what it takes and its default. Reading it gives
+/// `config` again, development mode aside.
+pub fn documented(config: &Config) -> String {
+    let mut text = String::from(
+        "# Configuration of trunkline. Every key is here with its default.\n\
+         # A key can also be set in the environment: TRUNKLINE_ and its path in capitals, joined by _\n\
+         # (client.ping_interval is TRUNKLINE_CLIENT_PING_INTERVAL). The environment is stronger than this file,\n\
+         # a flag is stronger than both.\n",
+    );
+    for part in config.parts() {
+        if !part.path.is_empty() {
+            text.push_str(&format!("\n\n# {}\n[{}]\n", part.doc, part.path));
+        }
+        for key in part.section.keys() {
+            write_key(&mut text, part.section, key);
+        }
+    }
+    text.push_str(
+        "\n# Options of channels whose name begins with a namespace's name and a colon (\"chat:lobby\").\n\
+         # They are not inherited from [channel]. Each namespace takes `name` and every key of [channel].\n",
+    );
+    if config.namespace.is_empty() {
+        text.push_str(
+            "#\n# [[namespace]]\n# name = \"chat\"\n# history_size = 100\n# history_ttl = \"10m\"\n",
+        );
+    }
+    for namespace in &config.namespace {
+        text.push_str("\n[[namespace]]\n");
+        if let Some(name) = crate::config::value::Setting::write(&namespace.name) {
+            text.push_str(&format!("name = {name}\n"));
+        }
+        for key in namespace.options.keys() {
+            if let Some(value) = namespace.options.get(key.name) {
+                text.push_str(&format!("{} = {value}\n", key.name));
+            }
+        }
+    }
+    text
+}
+
+fn write_key(text: &mut String, section: &dyn Section, key: &Key) {
+    text.push('\n');
+    for line in key.doc_lines() {
+        text.push_str(&format!("# {line}\n"));
+    }
+    match section.get(key.name) {
+        Some(value) => text.push_str(&format!("{} = {value}\n", key.name)),
+        None => {
+            let example = key.example.unwrap_or("...");
+            text.push_str(&format!("# Unset by default. Takes {}.\n# {} = {example}\n", key.kind, key.name));
+        }
+    }
+}
+
+/// Every key's whole path with its value as TOML, secrets as stars, unset ones empty: the admin view.
+pub fn view(config: &Config) -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    let mut add = |path: &str, section: &dyn Section| {
+        for key in section.keys() {
+            let value = match (key.secret, section.get(key.name)) {
+                (true, Some(value)) if value != "[]" => "\"***\"".to_string(),
+                (_, value) => value.unwrap_or_default(),
+            };
+            let dot = if path.is_empty() { "" } else { "." };
+            rows.push((format!("{path}{dot}{}", key.name), value));
+        }
+    };
+    for part in config.parts() {
+        add(part.path, part.section);
+    }
+    for namespace in &config.namespace {
+        add(&format!("namespace.{}", namespace.name), &namespace.options);
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::{Origins, apply};
+    use crate::config::sections::Namespace;
+    use crate::config::value::Secret;
+    use crate::hub::ChannelOptions;
+
+    fn read(text: &str) -> Config {
+        let mut config = Config::default();
+        assert_eq!(apply(&mut config, &mut Origins::new(), "t.toml", text), []);
+        config
+    }
+
+    #[test]
+    fn the_documented_file_reads_back_as_the_defaults() {
+        assert_eq!(read(&documented(&Config::default())), Config::default());
+    }
+
+    #[test]
+    fn any_configuration_reads_back_as_itself() {
+        let mut config = Config::development(Secret::new("a \"quoted\" \\ key\n"));
+        config.mode = crate::config::Mode::Production;
+        config.api_listen = Some("[::1]:9".parse().unwrap());
+        config.client.allowed_origins = vec!["https://*.example.com".to_string()];
+        config.client.ping_interval = std::time::Duration::from_millis(1500);
+        config.namespace.push(Namespace {
+            name: "chat".to_string(),
+            options: ChannelOptions { history_size: 3, ..Default::default() },
+        });
+        assert_eq!(read(&documented(&config)), config);
+    }
+
+    /// A default in the text below a comment that can be removed must be a value that is taken.
+    #[test]
+    fn examples_of_unset_keys_can_be_uncommented() {
+        let text = documented(&Config::default());
+        let mut uncommented = 0;
+        let lines: Vec<String> = text
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' ')) => {
+                    uncommented += 1;
+                    rest.to_string()
+                }
+                Some(rest) if rest.starts_with("[[") => rest.to_string(),
+                _ => line.to_string(),
+            })
+            .collect();
+        assert_eq!(uncommented, 8, "five unset keys and a namespace of three");
+        let config = read(&lines.join("\n"));
+        assert!(config.api.key.is_some() && config.client.token.hmac_secret.is_some());
+        assert_eq!(config.namespace.len(), 1);
+    }
+
+    #[test]
+    fn the_view_shows_no_secret() {
+        let mut config = Config::development(Secret::new("hunter2"));
+        config.api.keys = vec![Secret::new("hunter3")];
+        let view = view(&config);
+        assert!(!format!("{view:?} {config:?}").contains("hunter"));
+        assert!(view.contains(&("api.key".to_string(), "\"***\"".to_string())));
+        assert!(view.contains(&("client.token.hmac_secret".to_string(), String::new())));
+        assert!(view.contains(&("listen".to_string(), "\"127.0.0.1:8000\"".to_string())));
+    }
+}

@@ -1,0 +1,172 @@
+//! The memory plan: what the configuration allows to grow, summed, and held against the machine.
+
+use std::fmt;
+use std::fs;
+
+use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
+use crate::config::fault::{Fault, Origin};
+use crate::config::sections::Config;
+use crate::config::value::Size;
+
+/// Of ours for an idle connection: its slot (128), its client's entry in the tables, a few subscriptions.
+const CONNECTION_BYTES: u64 = 512;
+/// Of the kernel for an idle TCP socket (socket, inode, file, dentry: 3.9 KB of slab) and its poll (330).
+const CONNECTION_KERNEL_BYTES: u64 = 4_300;
+/// A message of an inbox: its place in the queue and the ask behind it.
+const INBOX_MESSAGE_BYTES: u64 = 512;
+/// Program, stacks, allocator, control plane: what a node without any client takes.
+const BASE_BYTES: u64 = 32 << 20;
+/// What "as many as fit" may come to.
+const CONNECTIONS_AUTO_MAX: u64 = 1_000_000;
+/// Fewer are not worth a start: "as many as fit" then ends in a refusal that names what is too large.
+const CONNECTIONS_AUTO_MIN: u64 = 1_000;
+
+/// Bounds of what grows, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryPlan {
+    /// Connections of this node: as configured, or as many as fit.
+    pub connections_max: u32,
+    pub connections_bytes: u64,
+    pub history_bytes: u64,
+    pub inbox_bytes: u64,
+    pub receive_bytes: u64,
+    /// Bodies of HTTP requests under way.
+    pub request_bytes: u64,
+    /// What this process may use: the machine's memory, or its control group's limit when that is less.
+    pub machine_bytes: u64,
+}
+
+impl MemoryPlan {
+    /// Sums the plan of `config` for a machine of `machine_bytes` ([`machine_bytes`]).
+    ///
+    /// # Errors
+    /// A fault that says which keys to lower when the plan exceeds the machine.
+    pub fn new(config: &Config, machine_bytes: u64) -> Result<MemoryPlan, Fault> {
+        let shards = u64::from(config.shard_count());
+        let limits = &config.limits;
+        let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES;
+        let mut plan = MemoryPlan {
+            connections_max: 0,
+            connections_bytes: 0,
+            history_bytes: limits.history_bytes_max.0,
+            inbox_bytes: (limits.inbox_messages as u64).saturating_mul(INBOX_MESSAGE_BYTES * shards),
+            receive_bytes: RECV_BUFFER_BYTES as u64 * u64::from(RECV_BUFFERS) * shards,
+            request_bytes: config.api.body_bytes_max.0.saturating_mul(u64::from(limits.http_requests_max)),
+            machine_bytes,
+        };
+        let connections = match config.client.connections_max {
+            // A quarter of the machine stays free for what bursts: buffers of slow readers, the page cache, others.
+            0 => ((machine_bytes / 4 * 3).saturating_sub(plan.total()) / each)
+                .clamp(CONNECTIONS_AUTO_MIN, CONNECTIONS_AUTO_MAX),
+            connections => u64::from(connections),
+        };
+        plan.connections_max = u32::try_from(connections).unwrap_or(u32::MAX);
+        plan.connections_bytes = connections * each;
+        if plan.total() <= machine_bytes {
+            return Ok(plan);
+        }
+        Err(Fault {
+            key: "memory plan".to_string(),
+            origin: Origin::Default,
+            problem: format!(
+                "{} exceeds the {} this process may use ({}): lower limits.history_bytes_max (now {}), \
+                 client.connections_max, limits.http_requests_max or api.body_bytes_max",
+                Size(plan.total()),
+                Size(machine_bytes),
+                plan.parts(),
+                limits.history_bytes_max,
+            ),
+        })
+    }
+
+    pub fn total(&self) -> u64 {
+        [self.connections_bytes, self.history_bytes, self.inbox_bytes, self.receive_bytes, self.request_bytes]
+            .into_iter()
+            .fold(BASE_BYTES, u64::saturating_add)
+    }
+
+    fn parts(&self) -> String {
+        format!(
+            "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, base {}",
+            self.connections_max,
+            Size(self.connections_bytes),
+            Size(self.history_bytes),
+            Size(self.inbox_bytes),
+            Size(self.receive_bytes),
+            Size(self.request_bytes),
+            Size(BASE_BYTES),
+        )
+    }
+}
+
+impl fmt::Display for MemoryPlan {
+    /// One line, for the start of the log.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "memory plan: at most {} of {} ({})",
+            Size(self.total()),
+            Size(self.machine_bytes),
+            self.parts()
+        )
+    }
+}
+
+/// Bytes this process may use: the machine's memory or its control group's limit, whichever is less.
+/// Where neither can be read nothing is known to be exceeded.
+pub fn machine_bytes() -> u64 {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of_meminfo(&text));
+    let group =
+        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    machine.into_iter().chain(group).min().unwrap_or(u64::MAX)
+}
+
+/// The `MemTotal` line of proc(5)'s meminfo, which counts in KiB and calls them kB.
+fn total_of_meminfo(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> Config {
+        Config { shards: 2, ..Config::default() }
+    }
+
+    #[test]
+    fn the_plan_fills_the_machine_with_connections() {
+        let small = MemoryPlan::new(&config(), 2 << 30).unwrap();
+        assert!(small.total() <= (2u64 << 30) / 4 * 3 && small.connections_max > 100_000, "{small}");
+        let large = MemoryPlan::new(&config(), 64 << 30).unwrap();
+        assert_eq!(large.connections_max, 1_000_000);
+        assert_eq!(large.history_bytes, 512 << 20);
+        let line = large.to_string();
+        assert!(line.starts_with("memory plan: at most ") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn a_plan_larger_than_the_machine_is_refused_with_what_to_lower() {
+        let mut config = config();
+        config.client.connections_max = 10_000_000;
+        let fault = MemoryPlan::new(&config, 8 << 30).unwrap_err().to_string();
+        assert!(
+            fault.contains("10000000 connections") && fault.contains("client.connections_max"),
+            "{fault}"
+        );
+        config.client.connections_max = 0;
+        config.limits.history_bytes_max = Size(u64::MAX);
+        assert!(MemoryPlan::new(&config, 8 << 30).is_err());
+        assert!(MemoryPlan::new(&config, u64::MAX - 1).is_err());
+    }
+
+    #[test]
+    fn memory_is_read_as_the_kernel_writes_it() {
+        assert_eq!(total_of_meminfo("MemTotal:       24683520 kB\nMemFree: 1 kB\n"), Some(24683520 * 1024));
+        for odd in ["", "MemTotal:", "MemTotal: x kB", "MemTotal: 18446744073709551615 kB"] {
+            assert_eq!(total_of_meminfo(odd), None);
+        }
+        assert!(machine_bytes() > 1 << 20);
+    }
+}

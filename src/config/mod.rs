@@ -1,0 +1,22 @@
+//! The configuration: one table of settings, read from a TOML file, the environment and flags, each stronger than the
+//! one before.
+//!
+//! Inputs: the command line, the environment, one file. Outputs: a checked [`Config`], or a [`Fault`] that names the
+//! key and where it was given. Must not know: what any setting does; sockets, shards, the control plane.
+
+mod check;
+pub mod cli;
+pub mod document;
+pub mod fault;
+mod file;
+pub mod load;
+pub mod memory;
+pub mod sections;
+mod table;
+pub mod value;
+
+pub use fault::Fault;
+pub use load::Loaded;
+pub use memory::MemoryPlan;
+pub use sections::{Api, Client, Config, Limits, Log, Mode, Namespace, Shutdown, Token};
+pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size};

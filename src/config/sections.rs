@@ -1,0 +1,284 @@
+//! The settings themselves: the one place where a key, its meaning and its default stand.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use crate::config::table::{Section, section, settings};
+use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size};
+use crate::hub::{ChannelOptions, GapPolicy, Namespaces};
+
+settings! {
+    /// The whole configuration of a node.
+    pub struct Config {
+        /// Where clients connect. On an address that is not loopback an API key and a way for clients
+        /// to prove who they are must be configured.
+        pub listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), flag "listen" "ADDR";
+        /// Where the server API and /metrics are served instead of on `listen`. Unset: on `listen`, where /metrics
+        /// needs the API key unless the address is loopback.
+        pub api_listen: Option<SocketAddr> = None, flag "api-listen" "ADDR", example "\"127.0.0.1:9000\"";
+        /// This node's name in `info` and in logs. Empty: host name and port.
+        pub name: String = String::new();
+        /// How sockets are driven: "io-uring", "mio" (epoll), or "auto": io_uring where the kernel grants it.
+        pub driver: DriverChoice = DriverChoice::Auto, flag "driver" "NAME";
+        /// Shards: threads that hold connections. 0: one for each cpu this process may use.
+        pub shards: u16 = 0, flag "shards" "N";
+        /// Serve /echo: a WebSocket and an HTTP endpoint that send back what they get. For measuring and for
+        /// conformance suites.
+        pub echo: bool = false, flag "echo" "";
+    } with {
+        pub log: Log,
+        pub api: Api,
+        pub client: Client,
+        pub channel: ChannelOptions,
+        pub namespace: Vec<Namespace>,
+        pub limits: Limits,
+        pub shutdown: Shutdown,
+        pub mode: Mode,
+    }
+}
+
+/// How the node was started. Not a setting: follows from what was configured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    #[default]
+    Production,
+    /// No configuration file, no API key, no token secret: loopback only, everything allowed, a key made up for
+    /// this run, and a page at `/` to try it with.
+    Development,
+}
+
+settings! {
+    /// What is logged, and how. Logs go to stderr.
+    pub struct Log {
+        /// "text" for people, "json" for machines.
+        pub format: LogFormat = LogFormat::Text, flag "log" "FORMAT";
+        /// The least severe level that is logged.
+        pub level: LogLevel = LogLevel::Info, flag "log-level" "LEVEL";
+    }
+}
+
+settings! {
+    /// The server API: what the backend calls to publish.
+    pub struct Api {
+        /// The key a backend sends as `X-API-Key`. Unset: every call is refused.
+        pub key: Option<Secret> = None, flag "api-key" "KEY", example "\"a long random text\"";
+        /// Further keys that are accepted too, to change keys without a gap.
+        pub keys: Vec<Secret> = Vec::new();
+        /// Longest request body, in bytes. A longer one is answered 413.
+        pub body_bytes_max: Size = Size::mib(1);
+    }
+}
+
+settings! {
+    /// What a client connection may do and cost.
+    pub struct Client {
+        /// Let clients in that show no token; their user is empty.
+        pub allow_anonymous: bool = false;
+        /// How often a silent client is pinged.
+        pub ping_interval: Duration = Duration::from_secs(25);
+        /// How long a pinged client may take to answer before it is closed (3012). Less than `ping_interval`.
+        pub pong_timeout: Duration = Duration::from_secs(8);
+        /// How long a new connection may take to say who it is before it is closed (3502).
+        pub connect_timeout: Duration = Duration::from_secs(10);
+        /// Longest message a client may send, in bytes.
+        pub message_bytes_max: Size = Size::kib(64);
+        /// Channels one connection may be subscribed to at a time.
+        pub channels_max: usize = 128;
+        /// Longest channel name, in bytes.
+        pub channel_name_bytes_max: usize = 255;
+        /// What a client that reads slowly may owe, in bytes, before it is closed as slow (3008).
+        pub outbox_bytes_max: Size = Size::mib(1);
+        /// Connections of this node. More wait in the kernel's queue.
+        /// 0: as many as the memory plan finds room for, at most 1,000,000.
+        pub connections_max: u32 = 0;
+        /// Origins a browser may connect from, like `https://example.com` or `https://*.example.com`.
+        /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
+        /// and are not held to this.
+        pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";
+    } with {
+        pub token: Token,
+    }
+}
+
+settings! {
+    /// Connection and subscription tokens (JWT).
+    pub struct Token {
+        /// The secret tokens are signed with (HS256, HS384, HS512). Unset: no token is accepted.
+        pub hmac_secret: Option<Secret> = None, example "\"a long random text\"";
+        /// The `aud` a token must name. Unset: any.
+        pub audience: Option<String> = None, example "\"trunkline\"";
+        /// The `iss` a token must name. Unset: any.
+        pub issuer: Option<String> = None, example "\"backend\"";
+    }
+}
+
+section! {
+    ChannelOptions {
+        /// Publications kept for recovery and history. 0: none.
+        history_size: usize;
+        /// How long each is kept. 0s: none is kept.
+        history_ttl: Duration;
+        /// How long a channel without subscribers and history remembers its position.
+        history_meta_ttl: Duration;
+        /// Keep who is subscribed, for presence calls.
+        presence: bool;
+        /// Tell subscribers that asked for it who joins and leaves.
+        join_leave: bool;
+        /// Tell every subscriber who joins and leaves.
+        force_push_join_leave: bool;
+        /// Track every subscriber's position, asked for or not.
+        force_positioning: bool;
+        /// Make every subscription recoverable, asked for or not. Needs history.
+        force_recovery: bool;
+        /// Subscribers may ask for position tracking.
+        allow_positioning: bool;
+        /// Subscribers may ask for recovery.
+        allow_recovery: bool;
+        /// Clients may subscribe without a subscription token.
+        allow_subscribe_for_client: bool;
+        /// Clients may publish.
+        allow_publish_for_client: bool;
+        /// Clients may publish while subscribed.
+        allow_publish_for_subscriber: bool;
+        /// Clients may read history while subscribed.
+        allow_history_for_subscriber: bool;
+        /// Clients may read history.
+        allow_history_for_client: bool;
+        /// Clients may read presence while subscribed.
+        allow_presence_for_subscriber: bool;
+        /// Clients may read presence.
+        allow_presence_for_client: bool;
+        /// What happens to a subscriber that falls behind what is kept: "tell" it that state is lost,
+        /// skip to the "latest" publication, or "close" its connection as slow.
+        gap: GapPolicy;
+    }
+}
+
+/// Options of the channels whose name begins with `name` and a colon.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Namespace {
+    pub name: String,
+    pub options: ChannelOptions,
+}
+
+settings! {
+    /// Bounds of the whole node.
+    pub struct Limits {
+        /// What all histories of this node may weigh, in bytes. Above it the oldest publications go first.
+        pub history_bytes_max: Size = Size::mib(512);
+        /// Channels of this node. A subscription or publication beyond is refused (106).
+        pub channels_max: usize = 1_000_000;
+        /// Messages that may wait for one shard. The API answers 503 when its inbox is full.
+        pub inbox_messages: usize = 8192;
+        /// HTTP requests of client ports that may be under way in the control plane. More are answered 503.
+        pub http_requests_max: u32 = 256;
+        /// How long the API waits for a shard before it answers error 100.
+        pub api_timeout: Duration = Duration::from_secs(5);
+    }
+}
+
+settings! {
+    /// How the node ends.
+    pub struct Shutdown {
+        /// How long clients and requests under way are given after the signal to stop.
+        pub grace: Duration = Duration::from_secs(10);
+    }
+}
+
+/// A section of the file: its name, what it is for, and its rows.
+pub struct Part<'c> {
+    /// Empty for the keys that stand before any section.
+    pub path: &'static str,
+    pub doc: &'static str,
+    pub section: &'c dyn Section,
+}
+
+impl Config {
+    /// Every section but the namespaces, in the order of the documented file.
+    pub fn parts(&self) -> [Part<'_>; 8] {
+        let part = |path, doc, section| Part { path, doc, section };
+        [
+            part("", "The node.", self),
+            part("log", "What is logged, and how. Logs go to stderr.", &self.log),
+            part("api", "The server API: what the backend calls to publish.", &self.api),
+            part("client", "What a client connection may do and cost.", &self.client),
+            part("client.token", "Connection and subscription tokens (JWT).", &self.client.token),
+            part("channel", "Options of channels whose name has no namespace.", &self.channel),
+            part("limits", "Bounds of the whole node.", &self.limits),
+            part("shutdown", "How the node ends.", &self.shutdown),
+        ]
+    }
+
+    /// The section at `path`, as [`Config::parts`] names it.
+    pub(super) fn section_mut(&mut self, path: &str) -> Option<&mut dyn Section> {
+        Some(match path {
+            "" => self,
+            "log" => &mut self.log,
+            "api" => &mut self.api,
+            "client" => &mut self.client,
+            "client.token" => &mut self.client.token,
+            "channel" => &mut self.channel,
+            "limits" => &mut self.limits,
+            "shutdown" => &mut self.shutdown,
+            _ => return None,
+        })
+    }
+
+    /// What an unconfigured node on a developer's machine runs with, `key` being its API key.
+    pub fn development(key: Secret) -> Config {
+        let mut config = Config { mode: Mode::Development, ..Config::default() };
+        config.api.key = Some(key);
+        config.client.allow_anonymous = true;
+        config.channel = ChannelOptions {
+            history_size: 1000,
+            history_ttl: Duration::from_secs(600),
+            presence: true,
+            join_leave: true,
+            allow_subscribe_for_client: true,
+            allow_publish_for_client: true,
+            allow_publish_for_subscriber: true,
+            allow_history_for_subscriber: true,
+            allow_history_for_client: true,
+            allow_presence_for_subscriber: true,
+            allow_presence_for_client: true,
+            ..ChannelOptions::default()
+        };
+        config
+    }
+
+    /// The hub's view of the channel options.
+    pub fn namespaces(&self) -> Namespaces {
+        Namespaces::new(
+            self.channel.clone(),
+            self.namespace.iter().map(|namespace| (namespace.name.clone(), namespace.options.clone())),
+            self.client.channel_name_bytes_max,
+        )
+    }
+
+    pub fn is_development(&self) -> bool {
+        self.mode == Mode::Development
+    }
+
+    /// Every API key that is accepted.
+    pub fn api_keys(&self) -> impl Iterator<Item = &Secret> {
+        self.api.key.iter().chain(&self.api.keys)
+    }
+
+    /// How many shards run: as configured, or one for each cpu this process may use.
+    pub fn shard_count(&self) -> u16 {
+        match self.shards {
+            0 => std::thread::available_parallelism()
+                .map_or(1, |cpus| u16::try_from(cpus.get()).unwrap_or(u16::MAX))
+                .min(SHARDS_MAX),
+            shards => shards,
+        }
+    }
+
+    /// Where the API is served apart from clients, if it is.
+    pub fn client_port_serves_api(&self) -> bool {
+        self.api_listen.is_none()
+    }
+}
+
+/// What a `ConnId` has bits for.
+pub const SHARDS_MAX: u16 = 1 << crate::base::ids::SHARD_BITS;

@@ -1,0 +1,508 @@
+//! The methods of the server API: what each asks of which shard, and how the answers become one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use serde::de::Error as _;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::{ChannelName, Position};
+use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
+use crate::control::asks::{AskError, Pending, Shards};
+use crate::control::glob::Glob;
+use crate::control::process::{self, Process};
+use crate::control::wire::{
+    Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, HistoryBody, Info, Node, ProcessBody,
+    PublicationBody, PublishBody, Response, UserBody, payload,
+};
+use crate::hub::asks::{HistoryAsk, PublishAsk};
+use crate::shard::ask::{
+    Ask, DisconnectUser, FilterBox, RefreshUser, ShardStats, SubscribeUser, Target, UnsubscribeUser,
+};
+
+/// Most commands of a batch: what a caller can make one request cost.
+pub const BATCH_COMMANDS_MAX: usize = 10_000;
+/// Commands of a parallel batch that run at a time: what one caller can put into inboxes at once.
+const BATCH_PARALLEL: usize = 256;
+
+/// How long a batch may take, in deadlines of one ask. Commands that were not started by then are answered 100: with a
+/// silent shard each would wait for its own deadline, one after the other.
+const BATCH_DEADLINES: u32 = 6;
+
+/// A method by its name in the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Publish,
+    Broadcast,
+    Subscribe,
+    Unsubscribe,
+    Disconnect,
+    Refresh,
+    Presence,
+    PresenceStats,
+    History,
+    HistoryRemove,
+    Channels,
+    Info,
+    Batch,
+}
+
+impl Method {
+    const ALL: [Method; 13] = [
+        Method::Publish,
+        Method::Broadcast,
+        Method::Subscribe,
+        Method::Unsubscribe,
+        Method::Disconnect,
+        Method::Refresh,
+        Method::Presence,
+        Method::PresenceStats,
+        Method::History,
+        Method::HistoryRemove,
+        Method::Channels,
+        Method::Info,
+        Method::Batch,
+    ];
+
+    pub fn from_name(name: &str) -> Option<Method> {
+        Method::ALL.into_iter().find(|method| method.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Publish => "publish",
+            Method::Broadcast => "broadcast",
+            Method::Subscribe => "subscribe",
+            Method::Unsubscribe => "unsubscribe",
+            Method::Disconnect => "disconnect",
+            Method::Refresh => "refresh",
+            Method::Presence => "presence",
+            Method::PresenceStats => "presence_stats",
+            Method::History => "history",
+            Method::HistoryRemove => "history_remove",
+            Method::Channels => "channels",
+            Method::Info => "info",
+            Method::Batch => "batch",
+        }
+    }
+}
+
+/// One call, read but not yet judged.
+#[derive(Debug)]
+pub enum Command {
+    Publish(PublishBody),
+    Broadcast(PublishBody),
+    Subscribe(UserBody),
+    Unsubscribe(UserBody),
+    Disconnect(UserBody),
+    Refresh(UserBody),
+    Presence(ChannelBody),
+    PresenceStats(ChannelBody),
+    History(HistoryBody),
+    HistoryRemove(ChannelBody),
+    Channels(ChannelsBody),
+    Info,
+    /// What stands in a batch where a known method should.
+    Unknown,
+}
+
+impl Command {
+    /// # Errors
+    /// When `json` is no JSON or has other types than the method's.
+    fn read(method: Method, json: &[u8]) -> serde_json::Result<Command> {
+        Ok(match method {
+            Method::Publish => Command::Publish(object(json)?),
+            Method::Broadcast => Command::Broadcast(object(json)?),
+            Method::Subscribe => Command::Subscribe(object(json)?),
+            Method::Unsubscribe => Command::Unsubscribe(object(json)?),
+            Method::Disconnect => Command::Disconnect(object(json)?),
+            Method::Refresh => Command::Refresh(object(json)?),
+            Method::Presence => Command::Presence(object(json)?),
+            Method::PresenceStats => Command::PresenceStats(object(json)?),
+            Method::History => Command::History(object(json)?),
+            Method::HistoryRemove => Command::HistoryRemove(object(json)?),
+            Method::Channels => Command::Channels(object(json)?),
+            Method::Info => {
+                object::<BTreeMap<String, serde::de::IgnoredAny>>(json)?;
+                Command::Info
+            }
+            Method::Batch => Command::Unknown,
+        })
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Command::Publish(_) => "publish",
+            Command::Broadcast(_) => "broadcast",
+            Command::Subscribe(_) => "subscribe",
+            Command::Unsubscribe(_) => "unsubscribe",
+            Command::Disconnect(_) => "disconnect",
+            Command::Refresh(_) => "refresh",
+            Command::Presence(_) => "presence",
+            Command::PresenceStats(_) => "presence_stats",
+            Command::History(_) => "history",
+            Command::HistoryRemove(_) => "history_remove",
+            Command::Channels(_) => "channels",
+            Command::Info => "info",
+            Command::Unknown => "unknown",
+        }
+    }
+}
+
+/// Reads an object and nothing else: serde would take a list as a struct, field after field.
+fn object<'j, T: Deserialize<'j>>(json: &'j [u8]) -> serde_json::Result<T> {
+    if json.trim_ascii_start().first() != Some(&b'{') {
+        return Err(serde_json::Error::custom("expected an object"));
+    }
+    serde_json::from_slice(json)
+}
+
+/// One request of the API.
+#[derive(Debug)]
+pub enum Request {
+    One(Box<Command>),
+    Batch { commands: Vec<Command>, parallel: bool },
+}
+
+impl Request {
+    /// # Errors
+    /// When `json` is no JSON, or has other types than the method's, anywhere.
+    pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Request> {
+        if method != Method::Batch {
+            return Ok(Request::One(Box::new(Command::read(method, json)?)));
+        }
+        let body: BatchBody<'_> = object(json)?;
+        let commands: serde_json::Result<Vec<Command>> = body
+            .commands
+            .into_iter()
+            .map(|command| {
+                let named = command.iter().find_map(|(name, body)| {
+                    let method = Method::from_name(name).filter(|&method| method != Method::Batch)?;
+                    Some((method, (*body)?))
+                });
+                match named {
+                    Some((method, body)) => Command::read(method, body.get().as_bytes()),
+                    None => Ok(Command::Unknown),
+                }
+            })
+            .collect();
+        Ok(Request::Batch { commands: commands?, parallel: body.parallel })
+    }
+}
+
+/// Carries commands out.
+#[derive(Clone)]
+pub struct Api {
+    shards: Shards,
+    node: Arc<NodeIdentity>,
+}
+
+/// Who answers `info`.
+#[derive(Debug)]
+pub struct NodeIdentity {
+    pub name: String,
+    pub process: Process,
+}
+
+impl Api {
+    pub fn new(shards: Shards, node: NodeIdentity) -> Api {
+        Api { shards, node: Arc::new(node) }
+    }
+
+    /// # Errors
+    /// [`AskError::Busy`] when a shard's inbox is full and nothing was done; a refusal for everything else.
+    pub async fn execute(&self, command: Command) -> Result<Answer, AskError> {
+        match command {
+            Command::Publish(body) => self.publish(body).await,
+            Command::Broadcast(body) => self.broadcast(body).await,
+            Command::Subscribe(body) => self.subscribe(body).await,
+            Command::Unsubscribe(body) => self.unsubscribe(body).await,
+            Command::Disconnect(body) => self.disconnect(body).await,
+            Command::Refresh(body) => self.refresh(body).await,
+            Command::Presence(body) => self.presence(body).await,
+            Command::PresenceStats(body) => self.presence_stats(body).await,
+            Command::History(body) => self.history(body).await,
+            Command::HistoryRemove(body) => self.history_remove(body).await,
+            Command::Channels(body) => self.channels(body).await,
+            Command::Info => self.info().await,
+            Command::Unknown => Err(Refusal::MethodNotFound.into()),
+        }
+    }
+
+    /// Every command's name and outcome, in the order of the commands.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] for more than [`BATCH_COMMANDS_MAX`] commands.
+    pub async fn batch(
+        &self,
+        commands: Vec<Command>,
+        parallel: bool,
+    ) -> Result<Vec<(&'static str, Result<Answer, AskError>)>, AskError> {
+        if commands.len() > BATCH_COMMANDS_MAX {
+            return Err(Refusal::BadRequest.into());
+        }
+        let mut outcomes: Vec<(&'static str, Result<Answer, AskError>)> =
+            commands.iter().map(|command| (command.name(), Err(Refusal::Internal.into()))).collect();
+        let end = Instant::now() + self.shards.timeout() * BATCH_DEADLINES;
+        if !parallel {
+            for (at, command) in commands.into_iter().enumerate() {
+                if Instant::now() >= end {
+                    break;
+                }
+                outcomes[at].1 = self.execute(command).await;
+            }
+            return Ok(outcomes);
+        }
+        let mut waiting = commands.into_iter().enumerate();
+        let mut running = JoinSet::new();
+        loop {
+            while running.len() < BATCH_PARALLEL
+                && Instant::now() < end
+                && let Some((at, command)) = waiting.next()
+            {
+                let api = self.clone();
+                running.spawn(async move { (at, api.execute(command).await) });
+            }
+            match running.join_next().await {
+                Some(Ok((at, outcome))) => outcomes[at].1 = outcome,
+                // A panic of ours in one command: its place keeps "internal", the others go on.
+                Some(Err(error)) => tracing::error!(%error, "a command of a batch ended without an outcome"),
+                None => return Ok(outcomes),
+            }
+        }
+    }
+
+    /// Statistics of every shard, in their order.
+    pub async fn stats(&self) -> Result<Vec<ShardStats>, AskError> {
+        self.shards.ask_every(Ask::Stats).await
+    }
+
+    async fn publish(&self, mut body: PublishBody) -> Result<Answer, AskError> {
+        let channel = channel_name(&body.channel)?;
+        body.channels.clear();
+        let ask = publish_ask(channel, body)?;
+        Ok(self.send_publish(ask)?.wait().await?.into())
+    }
+
+    /// Every channel is asked at once, then the answers are gathered. Busy only when no channel's shard took it:
+    /// else the caller would publish again where it was taken.
+    async fn broadcast(&self, mut body: PublishBody) -> Result<Answer, AskError> {
+        let channels = std::mem::take(&mut body.channels);
+        if channels.is_empty() {
+            return Err(Refusal::BadRequest.into());
+        }
+        let model = publish_ask("".into(), body)?;
+        let mut all_busy = true;
+        let mut sent: Vec<Result<Pending<Position>, AskError>> = Vec::with_capacity(channels.len());
+        for channel in &channels {
+            let pending = channel_name(channel).map_err(AskError::from).and_then(|channel| {
+                let ask = PublishAsk { channel, ..model.clone() };
+                self.send_publish(ask)
+            });
+            all_busy &= matches!(pending, Err(AskError::Busy));
+            sent.push(pending);
+        }
+        if all_busy {
+            return Err(AskError::Busy);
+        }
+        let mut responses = Vec::with_capacity(sent.len());
+        for pending in sent {
+            let outcome = match pending {
+                Ok(pending) => pending.wait().await.map_err(AskError::from),
+                Err(error) => Err(error),
+            };
+            responses.push(respond(outcome.map(Answer::from)));
+        }
+        Ok(Answer::Broadcast { responses })
+    }
+
+    fn send_publish(&self, ask: PublishAsk) -> Result<Pending<Position>, AskError> {
+        let home = self.shards.router().channel_home(&ask.channel);
+        Ok(self.shards.send(home, |reply| Ask::Publish(ask, reply))?)
+    }
+
+    async fn subscribe(&self, body: UserBody) -> Result<Answer, AskError> {
+        // Options of one subscription cannot be overridden: refusing tells it, ignoring would not.
+        if body.override_.values().any(Option::is_some) {
+            return Err(Refusal::BadRequest.into());
+        }
+        let channel = channel_name(&body.channel)?;
+        let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
+        let ask = SubscribeUser {
+            target,
+            channel,
+            info: payload(body.info, &body.b64info)?,
+            data: payload(body.data, &body.b64data)?,
+            recover: body.recover_since.map(|position| position.since()),
+            expire_at: body.expire_at,
+        };
+        let home = self.shards.router().user_home(&ask.target.user);
+        self.shards.ask(home, |reply| Ask::Subscribe(ask, reply)).await?;
+        Ok(Answer::Empty {})
+    }
+
+    async fn unsubscribe(&self, body: UserBody) -> Result<Answer, AskError> {
+        let channel = channel_name(&body.channel)?;
+        let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
+        let ask = UnsubscribeUser { target, channel };
+        let home = self.shards.router().user_home(&ask.target.user);
+        self.shards.ask(home, |reply| Ask::Unsubscribe(ask, reply)).await?;
+        Ok(Answer::Empty {})
+    }
+
+    async fn disconnect(&self, body: UserBody) -> Result<Answer, AskError> {
+        let disconnect = match &body.disconnect {
+            None => Disconnect::FORCE_NO_RECONNECT,
+            // A server library's empty object.
+            Some(given) if given.code == 0 && given.reason.is_empty() => Disconnect::FORCE_NO_RECONNECT,
+            Some(given) => match u16::try_from(given.code) {
+                // What an application may put into a Close frame (RFC 6455 section 7.4.2).
+                Ok(code @ 3000..=4999) if given.reason.len() <= WS_CLOSE_REASON_BYTES_MAX => {
+                    Disconnect { code, reason: given.reason.clone().into() }
+                }
+                _ => return Err(Refusal::BadRequest.into()),
+            },
+        };
+        let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
+        let ask = DisconnectUser { target, disconnect };
+        let home = self.shards.router().user_home(&ask.target.user);
+        self.shards.ask(home, |reply| Ask::Disconnect(ask, reply)).await?;
+        Ok(Answer::Empty {})
+    }
+
+    async fn refresh(&self, body: UserBody) -> Result<Answer, AskError> {
+        let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
+        let ask = RefreshUser {
+            target,
+            expired: body.expired,
+            expire_at: body.expire_at,
+            info: payload(body.info, &body.b64info)?,
+        };
+        let home = self.shards.router().user_home(&ask.target.user);
+        self.shards.ask(home, |reply| Ask::Refresh(ask, reply)).await?;
+        Ok(Answer::Empty {})
+    }
+
+    async fn presence(&self, body: ChannelBody) -> Result<Answer, AskError> {
+        let channel = channel_name(&body.channel)?;
+        let home = self.shards.router().channel_home(&channel);
+        let infos = self.shards.ask(home, |reply| Ask::Presence(channel, reply)).await?;
+        let presence = infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
+        Ok(Answer::Presence { presence })
+    }
+
+    async fn presence_stats(&self, body: ChannelBody) -> Result<Answer, AskError> {
+        let channel = channel_name(&body.channel)?;
+        let home = self.shards.router().channel_home(&channel);
+        let stats = self.shards.ask(home, |reply| Ask::PresenceStats(channel, reply)).await?;
+        Ok(Answer::PresenceStats { num_clients: stats.clients, num_users: stats.users })
+    }
+
+    async fn history(&self, body: HistoryBody) -> Result<Answer, AskError> {
+        let ask = HistoryAsk {
+            channel: channel_name(&body.channel)?,
+            // A negative limit asks for all there is, zero and none for the position.
+            limit: usize::try_from(body.limit).ok(),
+            since: body.since.map(|position| position.since()),
+            reverse: body.reverse,
+        };
+        let home = self.shards.router().channel_home(&ask.channel);
+        let history = self.shards.ask(home, |reply| Ask::History(ask, reply)).await?;
+        Ok(Answer::History {
+            publications: history.publications.iter().map(|entry| PublicationBody::from(&**entry)).collect(),
+            offset: history.position.offset.0,
+            epoch: history.position.epoch.to_string(),
+        })
+    }
+
+    async fn history_remove(&self, body: ChannelBody) -> Result<Answer, AskError> {
+        let channel = channel_name(&body.channel)?;
+        let home = self.shards.router().channel_home(&channel);
+        self.shards.ask(home, |reply| Ask::HistoryRemove(channel, reply)).await?;
+        Ok(Answer::Empty {})
+    }
+
+    /// No pattern: every channel.
+    async fn channels(&self, body: ChannelsBody) -> Result<Answer, AskError> {
+        let pattern = if body.pattern.is_empty() { "*" } else { &body.pattern };
+        let glob = Glob::new(pattern).map_err(|_| Refusal::BadRequest)?;
+        let filter = FilterBox(Arc::new(move |name: &str| glob.matches(name)));
+        let counts = self.shards.ask_every(|reply| Ask::Channels(filter.clone(), reply)).await?;
+        let mut channels: BTreeMap<String, ChannelInfo> = BTreeMap::new();
+        for count in counts.into_iter().flatten() {
+            let entry = channels.entry(count.channel.to_string()).or_insert(ChannelInfo { num_clients: 0 });
+            entry.num_clients = entry.num_clients.saturating_add(count.clients);
+        }
+        Ok(Answer::Channels { channels })
+    }
+
+    async fn info(&self) -> Result<Answer, AskError> {
+        let stats = self.stats().await?;
+        let sum = |of: fn(&ShardStats) -> u64| stats.iter().map(of).sum();
+        let node = Node {
+            uid: self.node.process.uid.clone(),
+            name: self.node.name.clone(),
+            version: env!("CARGO_PKG_VERSION"),
+            num_clients: sum(|shard| shard.clients),
+            num_users: sum(|shard| shard.users),
+            num_channels: sum(|shard| shard.channels),
+            num_subs: sum(|shard| shard.subscriptions),
+            uptime: self.node.process.started.elapsed().as_secs(),
+            process: ProcessBody { cpu: self.node.process.cpu_percent(), rss: process::rss_bytes() },
+        };
+        Ok(Answer::Nodes { nodes: vec![node] })
+    }
+}
+
+/// An outcome where it stands among others: a busy shard there is an error that may be tried again.
+pub fn respond(outcome: Result<Answer, AskError>) -> Response {
+    match outcome {
+        Ok(answer) => Response::Result(answer),
+        Err(AskError::Refused(refusal)) => Response::Error(refusal.into()),
+        Err(AskError::Busy) => Response::Error(Refusal::TooManyRequests.into()),
+    }
+}
+
+/// An empty name is refused here; what else makes a name wrong is known where its namespace is.
+fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
+    if name.is_empty() { Err(Refusal::BadRequest) } else { Ok(name.into()) }
+}
+
+/// Takes the content of a publication out of its body.
+fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishAsk, Refusal> {
+    // Deltas are not computed yet: saying so is better than sending whole payloads to who pays for patches.
+    if body.delta {
+        return Err(Refusal::BadRequest);
+    }
+    let data = payload(body.data, &body.b64data)?.ok_or(Refusal::BadRequest)?;
+    let filled = |text: String| if text.is_empty() { None } else { Some(text.into_boxed_str()) };
+    Ok(PublishAsk {
+        tags: body.tags.into_iter().collect(),
+        skip_history: body.skip_history,
+        idempotency_key: filled(body.idempotency_key),
+        version: body.version,
+        version_epoch: filled(body.version_epoch),
+        ..PublishAsk::new(channel, data)
+    })
+}
+
+/// Which connections are meant; `None` when no connection can be.
+fn target(body: &UserBody) -> Result<Option<Target>, Refusal> {
+    // Sessions are not told to clients, so a caller cannot know one; ignoring it would widen the target.
+    if !body.session.is_empty() {
+        return Err(Refusal::BadRequest);
+    }
+    let client = match body.client.as_str() {
+        "" => None,
+        client => match client.parse() {
+            Ok(client) => Some(client),
+            // No connection ever had such an id.
+            Err(()) => return Ok(None),
+        },
+    };
+    let except = body.whitelist.iter().filter_map(|client| client.parse().ok()).collect();
+    Ok(Some(Target { user: body.user.as_str().into(), client, except }))
+}

@@ -1,0 +1,114 @@
+//! Asking shards from async code: an ask is sent at once or refused at once, and its answer has a deadline.
+
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::base::fault::Refusal;
+use crate::base::ids::ShardId;
+use crate::shard::ask::{Ask, Busy, Reply};
+use crate::shard::router::Router;
+
+/// Why a call failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskError {
+    /// The shard's inbox is full: nothing was done, and trying again later is right.
+    Busy,
+    Refused(Refusal),
+}
+
+impl From<Refusal> for AskError {
+    fn from(refusal: Refusal) -> AskError {
+        AskError::Refused(refusal)
+    }
+}
+
+impl From<Busy> for AskError {
+    fn from(_: Busy) -> AskError {
+        AskError::Busy
+    }
+}
+
+/// The shards of this node as async code sees them.
+#[derive(Clone)]
+pub struct Shards {
+    router: Router,
+    timeout: Duration,
+}
+
+/// An answer that is under way.
+pub struct Pending<T> {
+    answer: oneshot::Receiver<Result<T, Refusal>>,
+    deadline: Instant,
+}
+
+impl Shards {
+    pub fn new(router: Router, timeout: Duration) -> Shards {
+        Shards { router, timeout }
+    }
+
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    /// How long one ask may take.
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    /// Sends an ask without waiting: `make` builds it around the place where its answer goes.
+    ///
+    /// # Errors
+    /// [`Busy`] when the shard's inbox is full.
+    pub fn send<T: Send + 'static>(
+        &self,
+        shard: ShardId,
+        make: impl FnOnce(Reply<T>) -> Ask,
+    ) -> Result<Pending<T>, Busy> {
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(move |result| {
+            // The caller may have given up at its deadline.
+            let _ = sender.send(result);
+        });
+        self.router.ask(shard, make(reply))?;
+        Ok(Pending { answer, deadline: Instant::now() + self.timeout })
+    }
+
+    /// One ask and its answer.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        shard: ShardId,
+        make: impl FnOnce(Reply<T>) -> Ask,
+    ) -> Result<T, AskError> {
+        Ok(self.send(shard, make)?.wait().await?)
+    }
+
+    /// The same ask to every shard, answered in the order of the shards.
+    ///
+    /// # Errors
+    /// The first failure: half a sum is no answer.
+    pub async fn ask_every<T: Send + 'static>(
+        &self,
+        make: impl Fn(Reply<T>) -> Ask,
+    ) -> Result<Vec<T>, AskError> {
+        let sent: Result<Vec<_>, Busy> =
+            self.router.every_shard().map(|shard| self.send(shard, &make)).collect();
+        let mut answers = Vec::with_capacity(self.router.shards());
+        for pending in sent? {
+            answers.push(pending.wait().await?);
+        }
+        Ok(answers)
+    }
+}
+
+impl<T> Pending<T> {
+    /// # Errors
+    /// The shard's refusal; [`Refusal::Internal`] when the deadline passed or the shard is gone.
+    pub async fn wait(self) -> Result<T, Refusal> {
+        match tokio::time::timeout_at(self.deadline, self.answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) | Err(_) => Err(Refusal::Internal),
+        }
+    }
+}

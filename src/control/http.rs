@@ -1,0 +1,325 @@
+//! The HTTP surface: paths, authentication, bodies, statuses.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http_body_util::LengthLimitError;
+use serde::Serialize;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Refusal;
+use crate::control::ControlOptions;
+use crate::control::api::{Api, Method, NodeIdentity, Request as ApiRequest, respond};
+use crate::control::asks::{AskError, Shards};
+use crate::control::auth::ApiKeys;
+use crate::control::metrics::{self, Metrics};
+use crate::control::page;
+use crate::control::process::Process;
+use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
+use crate::shard::router::Router as ShardRouter;
+
+/// How long a request's body may take to arrive on the API's own listener. On client ports it has arrived already.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Which port an app serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Clients and the API.
+    Shared,
+    /// Clients; the API has a listener of its own.
+    ClientsOnly,
+    /// The API's own listener.
+    Api,
+}
+
+/// What every handler shares.
+pub struct App {
+    api: Api,
+    keys: ApiKeys,
+    metrics: Metrics,
+    body_bytes_max: usize,
+    metrics_need_key: bool,
+    echo: bool,
+    page: Option<page::Page>,
+}
+
+impl App {
+    /// `api_addr` is where the API's own listener is bound, if it has one.
+    ///
+    /// # Errors
+    /// When the operating system gives no randomness for the node's id.
+    pub fn new(
+        options: &ControlOptions,
+        router: ShardRouter,
+        api_addr: Option<SocketAddr>,
+    ) -> io::Result<App> {
+        let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
+        Ok(App {
+            api: Api::new(Shards::new(router, options.ask_timeout), node),
+            keys: ApiKeys::new(options.api_keys.clone()),
+            metrics: Metrics::default(),
+            body_bytes_max: options.body_bytes_max,
+            metrics_need_key: options.metrics_need_key,
+            echo: options.echo,
+            page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
+        })
+    }
+}
+
+/// The paths of one port.
+pub fn app(app: Arc<App>, port: Port) -> Router {
+    let mut routes = Router::new().route("/health", get(health));
+    if port != Port::ClientsOnly {
+        let metrics = if port == Port::Shared && app.metrics_need_key {
+            get(metrics_with_key)
+        } else {
+            get(metrics_for_all)
+        };
+        routes = routes.route("/api/{method}", post(api)).route("/metrics", metrics);
+    }
+    if port != Port::Api {
+        if app.echo {
+            routes = routes.route("/echo", get(echo).post(echo));
+        }
+        if app.page.is_some() {
+            routes = routes.route("/", get(index));
+        }
+    }
+    routes.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(app)
+}
+
+async fn health() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], "{}")
+}
+
+async fn api(State(app): State<Arc<App>>, Path(name): Path<String>, request: Request<Body>) -> Response {
+    let (parts, body) = request.into_parts();
+    if !app.keys.admit(&parts.headers, &parts.uri) {
+        let mut response = problem(StatusCode::UNAUTHORIZED, "show the API key as X-API-Key");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("apikey"));
+        return response;
+    }
+    let Some(method) = Method::from_name(&name) else {
+        return problem(StatusCode::NOT_FOUND, "the API has no such method");
+    };
+    let body = match read_body(body, app.body_bytes_max).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    // A call without parameters may come without a body.
+    let body = match method {
+        Method::Info | Method::Channels if body.is_empty() => Bytes::from_static(b"{}"),
+        _ => body,
+    };
+    let request = match ApiRequest::read(method, &body) {
+        Ok(request) => request,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+    };
+    drop(body);
+    match request {
+        ApiRequest::One(command) => {
+            let outcome = app.api.execute(*command).await;
+            app.metrics.count_api(method.name(), outcome_code(&outcome));
+            reply(outcome, transport_errors(&parts.headers))
+        }
+        ApiRequest::Batch { commands, parallel } => match app.api.batch(commands, parallel).await {
+            Ok(outcomes) => {
+                for (name, outcome) in &outcomes {
+                    app.metrics.count_api(name, outcome_code(outcome));
+                }
+                let nothing_done = !outcomes.is_empty()
+                    && outcomes.iter().all(|(_, outcome)| matches!(outcome, Err(AskError::Busy)));
+                if nothing_done {
+                    return busy();
+                }
+                let replies = outcomes.into_iter().map(|(name, outcome)| BatchReply { name, outcome });
+                json(StatusCode::OK, &BatchReplies { replies: replies.collect() })
+            }
+            Err(error) => reply(Err(error), transport_errors(&parts.headers)),
+        },
+    }
+}
+
+/// `{"publish": {…}}` or `{"error": {…}}`.
+struct BatchReply {
+    name: &'static str,
+    outcome: Result<Answer, AskError>,
+}
+
+impl Serialize for BatchReply {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match &self.outcome {
+            Ok(answer) => serializer.collect_map([(self.name, answer)]),
+            Err(error) => serializer.collect_map([("error", error_body(*error))]),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct BatchReplies {
+    replies: Vec<BatchReply>,
+}
+
+fn reply(outcome: Result<Answer, AskError>, transport_errors: bool) -> Response {
+    let status = match outcome {
+        Err(AskError::Busy) => return busy(),
+        Err(AskError::Refused(refusal)) if transport_errors => status_of(refusal),
+        _ => StatusCode::OK,
+    };
+    json(status, &respond(outcome))
+}
+
+fn error_body(error: AskError) -> ErrorBody {
+    match respond(Err(error)) {
+        ApiResponse::Error(body) => body,
+        ApiResponse::Result(_) => Refusal::Internal.into(),
+    }
+}
+
+fn outcome_code(outcome: &Result<Answer, AskError>) -> u16 {
+    match outcome {
+        Ok(_) => 0,
+        Err(AskError::Refused(refusal)) => refusal.code(),
+        Err(AskError::Busy) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+    }
+}
+
+/// The caller wants errors as HTTP statuses.
+fn transport_errors(headers: &HeaderMap) -> bool {
+    headers.get("x-centrifugo-error-mode").is_some_and(|mode| mode == "transport")
+}
+
+/// Statuses of transport error mode, as Centrifugo's server API documents them.
+fn status_of(refusal: Refusal) -> StatusCode {
+    match refusal {
+        Refusal::UnknownChannel | Refusal::MethodNotFound => StatusCode::NOT_FOUND,
+        Refusal::BadRequest | Refusal::NotAvailable => StatusCode::BAD_REQUEST,
+        Refusal::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
+        Refusal::Conflict => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+async fn metrics_with_key(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    if app.keys.admit(request.headers(), request.uri()) {
+        return metrics_for_all(State(app)).await;
+    }
+    problem(
+        StatusCode::UNAUTHORIZED,
+        "metrics on a port of clients need the API key: set api_listen to serve them apart",
+    )
+}
+
+async fn metrics_for_all(State(app): State<Arc<App>>) -> Response {
+    let stats = match app.api.stats().await {
+        Ok(stats) => stats,
+        Err(AskError::Busy) => return busy(),
+        Err(AskError::Refused(_)) => {
+            return problem(StatusCode::INTERNAL_SERVER_ERROR, "a shard did not answer in time");
+        }
+    };
+    match app.metrics.scrape(stats) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written"),
+    }
+}
+
+/// For measuring: the request's body comes back.
+async fn echo(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let kind = request.headers().get(header::CONTENT_TYPE).cloned();
+    let body = match read_body(request.into_body(), app.body_bytes_max).await {
+        Ok(body) => body,
+        Err(response) => return response,
+    };
+    // Never a type that a browser would run: the body is a stranger's.
+    let kind = kind
+        .filter(|kind| matches!(kind.as_bytes(), b"application/json" | b"text/plain"))
+        .unwrap_or(HeaderValue::from_static("application/octet-stream"));
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+async fn index(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
+    match &app.page {
+        Some(page) => page.serve(headers.get(header::HOST)),
+        None => not_found().await,
+    }
+}
+
+async fn not_found() -> Response {
+    problem(StatusCode::NOT_FOUND, "nothing is served at this path")
+}
+
+async fn wrong_method() -> Response {
+    problem(StatusCode::METHOD_NOT_ALLOWED, "this path is served for other methods")
+}
+
+/// The whole body.
+///
+/// # Errors
+/// The response to give instead: 413 when it is too long, 408 when it does not arrive, 400 when it breaks off.
+async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
+    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, bytes_max)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => {
+            let too_long = std::error::Error::source(&error)
+                .is_some_and(|source| source.downcast_ref::<LengthLimitError>().is_some());
+            Err(if too_long {
+                let detail = format!("the body may have {bytes_max} bytes (api.body_bytes_max)");
+                problem(StatusCode::PAYLOAD_TOO_LARGE, &detail)
+            } else {
+                problem(StatusCode::BAD_REQUEST, "the body broke off")
+            })
+        }
+        Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
+    }
+}
+
+/// A shard's inbox was full: nothing was done.
+fn busy() -> Response {
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "a shard is busy: try again");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// RFC 9457.
+#[derive(Serialize)]
+struct Problem<'p> {
+    r#type: &'static str,
+    title: &'p str,
+    status: u16,
+    detail: &'p str,
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or_default();
+    let mut response =
+        json(status, &Problem { r#type: "about:blank", title, status: status.as_u16(), detail });
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+        // A payload that is no JSON got past the edge: a bug of ours, and not the caller's to see.
+        Err(error) => {
+            tracing::error!(%error, "a response could not be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;

@@ -1,0 +1,648 @@
+//! The API over real inboxes: threads drain them and answer from a small log, as shards do.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::mpsc;
+use std::thread;
+
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::base::fault::Disconnect;
+use crate::base::ids::{ClientId, Epoch, Offset, Position};
+use crate::config::Secret;
+use crate::control::{Control, start};
+use crate::driver::Wake;
+use crate::hub::asks::{History, PresenceStats, Since, SinceEpoch};
+use crate::hub::log::{ClientInfo, Publication};
+use crate::shard::ask::{Ask, ChannelCount, HttpReply, ShardStats};
+use crate::shard::mailbox::{Inbox, Mail};
+
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(&self) {
+        self.0.unpark();
+    }
+}
+
+/// What stands in for shards: logs by channel, and every ask about users as it came.
+struct Shards {
+    router: ShardRouter,
+    inboxes: Arc<[Arc<Inbox>]>,
+    user_asks: mpsc::Receiver<Ask>,
+}
+
+const EPOCH: Epoch = Epoch(0xabc);
+
+impl Shards {
+    fn start(count: usize, inbox_messages: usize) -> Shards {
+        let shards = Shards::stopped(count, inbox_messages);
+        let (seen, user_asks) = mpsc::channel();
+        for inbox in shards.inboxes.iter() {
+            let (inbox, seen) = (Arc::clone(inbox), seen.clone());
+            thread::spawn(move || {
+                inbox.set_waker(Arc::new(Unpark(thread::current())));
+                let mut logs = HashMap::new();
+                loop {
+                    while let Some(Mail::Ask(ask)) = inbox.pop() {
+                        answer(&mut logs, *ask, &seen);
+                    }
+                    // Nobody owns these threads: they end when the test has dropped its inboxes.
+                    if Arc::strong_count(&inbox) == 1 {
+                        return;
+                    }
+                    if inbox.about_to_sleep() {
+                        thread::park_timeout(Duration::from_millis(20));
+                        inbox.awake();
+                    }
+                }
+            });
+        }
+        Shards { user_asks, ..shards }
+    }
+
+    /// Inboxes that nobody reads.
+    fn stopped(count: usize, inbox_messages: usize) -> Shards {
+        let inboxes: Arc<[Arc<Inbox>]> = (0..count).map(|_| Arc::new(Inbox::new(inbox_messages))).collect();
+        let router = ShardRouter::new(Arc::clone(&inboxes), [1, 2, 3, 4]);
+        Shards { router, inboxes, user_asks: mpsc::channel().1 }
+    }
+}
+
+fn answer(logs: &mut HashMap<String, Vec<Arc<Publication>>>, ask: Ask, seen: &mpsc::Sender<Ask>) {
+    let position = |offset: usize| Position { offset: Offset(offset as u64), epoch: EPOCH };
+    match ask {
+        Ask::Publish(ask, reply) => {
+            if ask.channel.starts_with("unknown:") {
+                return reply.send(Err(Refusal::UnknownChannel));
+            }
+            if ask.channel.starts_with("lost:") {
+                // A shard that never answers: its reply is kept from being dropped as well.
+                return std::mem::forget(reply);
+            }
+            let log = logs.entry(ask.channel.to_string()).or_default();
+            let info = (&*ask.channel == "chat:client").then(|| ClientInfo {
+                user: "ann".into(),
+                client: "c1".to_string(),
+                conn_info: Some(Bytes::from_static(b"{\"a\":1}")),
+                chan_info: None,
+            });
+            log.push(Arc::new(Publication {
+                channel: ask.channel,
+                position: position(log.len() + 1),
+                data: ask.data,
+                info,
+                tags: ask.tags,
+                time_ms: 0,
+                encoded: Default::default(),
+            }));
+            reply.send(Ok(position(log.len())));
+        }
+        Ask::History(ask, reply) => {
+            let log = logs.get(&*ask.channel).cloned().unwrap_or_default();
+            let top = position(log.len());
+            let foreign = ask.since.is_some_and(|since| !since.epoch.matches(EPOCH));
+            if foreign {
+                return reply.send(Err(Refusal::UnrecoverablePosition));
+            }
+            let after = ask.since.map_or(0, |since| since.offset.0);
+            let mut publications: Vec<_> = log.into_iter().filter(|entry| entry.offset().0 > after).collect();
+            if ask.reverse {
+                publications.reverse();
+            }
+            publications.truncate(ask.limit.unwrap_or(300));
+            reply.send(Ok(History { publications, position: top }));
+        }
+        Ask::HistoryRemove(channel, reply) => {
+            logs.remove(&*channel);
+            reply.send(Ok(()));
+        }
+        Ask::Presence(_, reply) => reply.send(Ok(vec![ClientInfo {
+            user: "ann".into(),
+            client: "c1".to_string(),
+            conn_info: None,
+            chan_info: Some(Bytes::from_static(b"[1]")),
+        }])),
+        Ask::PresenceStats(_, reply) => reply.send(Ok(PresenceStats { clients: 2, users: 1 })),
+        Ask::Channels(filter, reply) => {
+            let matching = logs.keys().filter(|name| (filter.0)(name));
+            reply.send(Ok(matching
+                .map(|name| ChannelCount { channel: name.as_str().into(), clients: 1 })
+                .collect()));
+        }
+        Ask::Stats(reply) => {
+            reply.send(Ok(ShardStats { clients: 1, channels: logs.len() as u64, ..ShardStats::default() }));
+        }
+        Ask::Subscribe(ref user, _) if &*user.target.user == "refused" => {
+            let Ask::Subscribe(_, reply) = ask else { return };
+            reply.send(Err(Refusal::NotAvailable));
+        }
+        Ask::Subscribe(user, reply) => {
+            reply.send(Ok(()));
+            let _ = seen.send(Ask::Subscribe(user, crate::shard::ask::Reply::new(|_| ())));
+        }
+        Ask::Unsubscribe(user, reply) => {
+            reply.send(Ok(()));
+            let _ = seen.send(Ask::Unsubscribe(user, crate::shard::ask::Reply::new(|_| ())));
+        }
+        Ask::Disconnect(user, reply) => {
+            reply.send(Ok(()));
+            let _ = seen.send(Ask::Disconnect(user, crate::shard::ask::Reply::new(|_| ())));
+        }
+        Ask::Refresh(user, reply) => {
+            reply.send(Ok(()));
+            let _ = seen.send(Ask::Refresh(user, crate::shard::ask::Reply::new(|_| ())));
+        }
+        Ask::Shutdown(_) => {}
+    }
+}
+
+fn options() -> ControlOptions {
+    ControlOptions {
+        node_name: "n1".to_string(),
+        api_keys: vec![Secret::new("key")],
+        body_bytes_max: 64 * 1024,
+        requests_max: 4,
+        ask_timeout: Duration::from_millis(300),
+        echo: true,
+        page_key: Some(Secret::new("page-key")),
+        api_listen: None,
+        metrics_need_key: false,
+    }
+}
+
+fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
+    app(Arc::new(App::new(options, shards.router.clone(), None).unwrap()), port)
+}
+
+async fn send(app: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {
+    let response = app.clone().oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    (parts.status, parts.headers, axum::body::to_bytes(body, usize::MAX).await.unwrap())
+}
+
+fn post_to(path: &str, body: impl Into<Body>) -> Request<Body> {
+    Request::post(path).header("x-api-key", "key").body(body.into()).unwrap()
+}
+
+/// A call that HTTP has nothing against.
+async fn call(app: &Router, method: &str, body: Value) -> Value {
+    let (status, headers, bytes) = send(app, post_to(&format!("/api/{method}"), body.to_string())).await;
+    assert_eq!(status, StatusCode::OK, "{method} {body}: {bytes:?}");
+    assert_eq!(headers[header::CONTENT_TYPE], "application/json");
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+async fn status(app: &Router, request: Request<Body>) -> StatusCode {
+    send(app, request).await.0
+}
+
+#[tokio::test]
+async fn publish_gives_offsets_and_history_gives_the_payloads_as_they_came() {
+    let shards = Shards::start(3, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let epoch = "00000abc";
+    let first = call(&app, "publish", json!({"channel": "chat:1", "data": {"n": 1}})).await;
+    assert_eq!(first, json!({"result": {"offset": 1, "epoch": epoch}}));
+    let odd = r#"{"channel":"chat:1","data":{"b":1.0, "a":1e2},"tags":{"k":"v"},"skip_history":null}"#;
+    assert_eq!(send(&app, post_to("/api/publish", odd)).await.0, StatusCode::OK);
+    let base64 = call(&app, "publish", json!({"channel": "chat:1", "b64data": "bnVsbA=="})).await;
+    assert_eq!(base64["result"]["offset"], 3);
+
+    let (_, _, bytes) = send(&app, post_to("/api/history", r#"{"channel":"chat:1","limit":10}"#)).await;
+    let text = String::from_utf8(bytes.to_vec()).unwrap();
+    assert_eq!(
+        text,
+        r#"{"result":{"publications":[{"data":{"n":1},"offset":1},{"data":{"b":1.0, "a":1e2},"offset":2,"tags":{"k":"v"}},{"data":null,"offset":3}],"offset":3,"epoch":"00000abc"}}"#
+    );
+    let top = call(&app, "history", json!({"channel": "chat:1"})).await;
+    assert_eq!(top, json!({"result": {"publications": [], "offset": 3, "epoch": epoch}}));
+    let since =
+        json!({"channel": "chat:1", "limit": -1, "since": {"offset": 1, "epoch": epoch}, "reverse": true});
+    let page = call(&app, "history", since).await;
+    let offsets: Vec<_> =
+        page["result"]["publications"].as_array().unwrap().iter().map(|p| &p["offset"]).collect();
+    assert_eq!(offsets, [3, 2]);
+    let foreign =
+        call(&app, "history", json!({"channel": "chat:1", "since": {"offset": 1, "epoch": "zz"}})).await;
+    assert_eq!(foreign, json!({"error": {"code": 112, "message": "unrecoverable position"}}));
+    assert_eq!(call(&app, "history_remove", json!({"channel": "chat:1"})).await, json!({"result": {}}));
+    assert_eq!(call(&app, "history", json!({"channel": "chat:1"})).await["result"]["offset"], 0);
+    let by_client = json!({"channel": "chat:client", "data": 1});
+    call(&app, "publish", by_client).await;
+    let with_info = call(&app, "history", json!({"channel": "chat:client", "limit": 1})).await;
+    assert_eq!(
+        with_info["result"]["publications"][0]["info"],
+        json!({"user": "ann", "client": "c1", "conn_info": {"a": 1}})
+    );
+}
+
+#[tokio::test]
+async fn what_is_missing_or_unsupported_is_a_bad_request() {
+    let shards = Shards::start(1, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    for (method, body) in [
+        ("publish", json!({})),
+        ("publish", json!({"channel": "c"})),
+        ("publish", json!({"data": 1})),
+        ("publish", json!({"channel": "c", "b64data": "!"})),
+        ("publish", json!({"channel": "c", "b64data": "AAAA"})),
+        ("publish", json!({"channel": "c", "data": 1, "delta": true})),
+        ("broadcast", json!({"data": 1})),
+        ("broadcast", json!({"channels": ["a"]})),
+        ("subscribe", json!({"user": "u"})),
+        ("subscribe", json!({"user": "u", "channel": "c", "override": {"presence": {"value": true}}})),
+        ("unsubscribe", json!({"user": "u", "channel": "c", "session": "s"})),
+        ("disconnect", json!({"user": "u", "disconnect": {"code": 1000, "reason": ""}})),
+        ("disconnect", json!({"user": "u", "disconnect": {"code": 5000, "reason": ""}})),
+        ("disconnect", json!({"user": "u", "disconnect": {"code": 4000, "reason": "x".repeat(124)}})),
+        ("refresh", json!({"user": "u", "b64info": "!"})),
+        ("presence", json!({})),
+        ("presence_stats", json!({"channel": ""})),
+        ("history", json!({})),
+        ("history_remove", json!({})),
+        ("channels", json!({"pattern": "["})),
+    ] {
+        let answer = call(&app, method, body.clone()).await;
+        assert_eq!(answer, json!({"error": {"code": 107, "message": "bad request"}}), "{method} {body}");
+    }
+    let published = call(&app, "publish", json!({"channel": "c", "data": 1, "delta": false})).await;
+    assert_eq!(published["result"]["offset"], 1, "and nothing of the above was published");
+}
+
+#[tokio::test]
+async fn broadcast_and_batch_answer_each_part() {
+    let shards = Shards::start(2, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let answer = call(&app, "broadcast", json!({"channels": ["a", "", "unknown:b", "c"], "data": 1})).await;
+    let ok = json!({"result": {"offset": 1, "epoch": "00000abc"}});
+    assert_eq!(
+        answer["result"]["responses"],
+        json!([
+            ok,
+            {"error": {"code": 107, "message": "bad request"}},
+            {"error": {"code": 102, "message": "unknown channel"}},
+            ok
+        ])
+    );
+    for parallel in [false, true] {
+        let commands = json!([
+            {"publish": {"channel": "p", "data": 1}},
+            {"history": {"channel": "none"}, "publish": null},
+            {"nonsense": {}},
+            {},
+            {"presence_stats": {"channel": "p"}},
+            {"publish": {"channel": "unknown:x", "data": 1}},
+        ]);
+        let answer = call(&app, "batch", json!({"commands": commands, "parallel": parallel})).await;
+        let offset = if parallel { 2 } else { 1 };
+        let missing = json!({"error": {"code": 104, "message": "not found"}});
+        assert_eq!(
+            answer,
+            json!({"replies": [
+                {"publish": {"offset": offset, "epoch": "00000abc"}},
+                {"history": {"publications": [], "offset": 0, "epoch": "00000abc"}},
+                missing,
+                missing,
+                {"presence_stats": {"num_clients": 2, "num_users": 1}},
+                {"error": {"code": 102, "message": "unknown channel"}},
+            ]})
+        );
+    }
+    assert_eq!(call(&app, "batch", json!({"commands": []})).await, json!({"replies": []}));
+    // A sequential batch keeps its order in one channel.
+    let many: Vec<Value> = (0..200).map(|n| json!({"publish": {"channel": "q", "data": n}})).collect();
+    let answer = call(&app, "batch", json!({"commands": many})).await;
+    assert_eq!(answer["replies"][199]["publish"]["offset"], 200);
+    assert_eq!(status(&app, post_to("/api/batch", r#"{"commands":[{"publish":[]}]}"#)).await, 400);
+}
+
+#[tokio::test]
+async fn users_are_addressed_as_asked() {
+    let shards = Shards::start(2, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let client = ClientId(7).to_string();
+    let done = json!({"result": {}});
+    let subscribe = json!({
+        "user": "ann", "channel": "c", "client": client, "data": {"d": 1}, "b64info": "WzFd",
+        "recover_since": {"offset": 3, "epoch": "foreign"}, "expire_at": 99, "override": {"presence": null},
+    });
+    assert_eq!(call(&app, "subscribe", subscribe).await, done);
+    let Ok(Ask::Subscribe(ask, _)) = shards.user_asks.recv() else { panic!("not a subscribe") };
+    assert_eq!((&*ask.target.user, ask.target.client, &*ask.channel), ("ann", Some(ClientId(7)), "c"));
+    assert_eq!((ask.info.as_deref(), ask.data.as_deref()), (Some(&b"[1]"[..]), Some(&b"{\"d\":1}"[..])));
+    assert_eq!(ask.recover, Some(Since { offset: Offset(3), epoch: SinceEpoch::Foreign }));
+    assert_eq!(ask.expire_at, 99);
+
+    assert_eq!(call(&app, "unsubscribe", json!({"user": "ann", "channel": "c"})).await, done);
+    let Ok(Ask::Unsubscribe(ask, _)) = shards.user_asks.recv() else { panic!("not an unsubscribe") };
+    assert_eq!(ask.target.client, None);
+
+    let whitelist = json!({"user": "ann", "whitelist": [client, "nonsense"], "disconnect": {"code": 4001, "reason": "out"}});
+    assert_eq!(call(&app, "disconnect", whitelist).await, done);
+    let Ok(Ask::Disconnect(ask, _)) = shards.user_asks.recv() else { panic!("not a disconnect") };
+    assert_eq!((ask.disconnect.code, &*ask.disconnect.reason), (4001, "out"));
+    assert_eq!(ask.target.except, [ClientId(7)]);
+    for body in [json!({"user": "ann"}), json!({"user": "ann", "disconnect": {"code": 0, "reason": ""}})] {
+        call(&app, "disconnect", body).await;
+        let Ok(Ask::Disconnect(ask, _)) = shards.user_asks.recv() else { panic!("not a disconnect") };
+        assert_eq!(ask.disconnect, Disconnect::FORCE_NO_RECONNECT);
+    }
+
+    assert_eq!(call(&app, "refresh", json!({"user": "ann", "expired": true})).await, done);
+    let Ok(Ask::Refresh(ask, _)) = shards.user_asks.recv() else { panic!("not a refresh") };
+    assert!(ask.expired);
+
+    // An id that no client ever had: nobody is meant, and surely not everybody.
+    assert_eq!(call(&app, "disconnect", json!({"user": "ann", "client": "nobody"})).await, done);
+    assert!(shards.user_asks.try_recv().is_err());
+    let refused = call(&app, "subscribe", json!({"user": "refused", "channel": "c"})).await;
+    assert_eq!(refused["error"]["code"], 108);
+}
+
+#[tokio::test]
+async fn presence_channels_and_info_are_gathered_over_shards() {
+    let shards = Shards::start(3, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    assert_eq!(
+        call(&app, "presence", json!({"channel": "c"})).await,
+        json!({"result": {"presence": {"c1": {"user": "ann", "client": "c1", "chan_info": [1]}}}})
+    );
+    let names: Vec<String> = (0..20).map(|n| format!("chat:{n}")).collect();
+    call(&app, "broadcast", json!({"channels": names, "data": 1})).await;
+    let count = |answer: Value| answer["result"]["channels"].as_object().unwrap().len();
+    assert_eq!(count(call(&app, "channels", json!({})).await), 20);
+    assert_eq!(count(call(&app, "channels", json!({"pattern": "chat:1?"})).await), 10);
+    let one = call(&app, "channels", json!({"pattern": "*:{7,x}"})).await;
+    assert_eq!(one, json!({"result": {"channels": {"chat:7": {"num_clients": 1}}}}));
+    // Also without any body.
+    let (status, _, bytes) = send(&app, post_to("/api/info", "")).await;
+    assert_eq!(status, StatusCode::OK);
+    let info: Value = serde_json::from_slice(&bytes).unwrap();
+    let node = &info["result"]["nodes"][0];
+    assert_eq!(
+        (&node["num_clients"], &node["num_channels"], &node["name"]),
+        (&json!(3), &json!(20), &json!("n1"))
+    );
+    assert!(node["process"]["rss"].as_u64().unwrap() > 0 && node["uid"].as_str().unwrap().len() == 36);
+}
+
+#[tokio::test]
+async fn the_key_is_needed_and_http_faults_have_their_status() {
+    let shards = Shards::start(1, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let bare = |path: &str| Request::post(path).body(Body::from("{}")).unwrap();
+    assert_eq!(status(&app, bare("/api/info")).await, 401);
+    assert_eq!(status(&app, bare("/api/nonsense")).await, 401, "who shows no key learns nothing");
+    assert_eq!(status(&app, bare("/api/info?api_key=wrong")).await, 401);
+    assert_eq!(status(&app, bare("/api/info?api_key=key")).await, 200);
+    let authorization = Request::post("/api/info").header("authorization", "apikey key");
+    assert_eq!(status(&app, authorization.body(Body::from("{}")).unwrap()).await, 200);
+    assert_eq!(status(&app, post_to("/api/nonsense", "{}")).await, 404);
+    for bad in [
+        "",
+        "{",
+        "[]",
+        "[\"c\"]",
+        "null",
+        "[]]",
+        "{\"channel\":1}",
+        "{\"channel\":\"c\",\"data\":tru}",
+        "\u{0}",
+    ] {
+        let (status, headers, body) = send(&app, post_to("/api/publish", bad)).await;
+        assert_eq!(status, 400, "{bad:?}");
+        assert_eq!(headers[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["status"], 400);
+    }
+    assert_eq!(status(&app, post_to("/api/publish", vec![b' '; 64 * 1024 + 1])).await, 413);
+    assert_eq!(status(&app, post_to("/api/publish", vec![0xff; 100])).await, 400);
+    let deep = format!("{{\"channel\":\"c\",\"data\":{}1{}}}", "[".repeat(20_000), "]".repeat(20_000));
+    assert_eq!(status(&app, post_to("/api/publish", deep)).await, 200, "depth is the reader's matter");
+    let get = Request::get("/api/info").header("x-api-key", "key").body(Body::empty()).unwrap();
+    let (code, headers, _) = send(&app, get).await;
+    assert_eq!(
+        (code, &headers[header::ALLOW]),
+        (StatusCode::METHOD_NOT_ALLOWED, &HeaderValue::from_static("POST"))
+    );
+
+    let transport = |body: &'static str| {
+        let mut request = post_to("/api/publish", body);
+        request.headers_mut().insert("x-centrifugo-error-mode", HeaderValue::from_static("transport"));
+        request
+    };
+    let (code, _, body) = send(&app, transport(r#"{"channel":"unknown:x","data":1}"#)).await;
+    assert_eq!(code, 404);
+    assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["error"]["code"], 102);
+    assert_eq!(status(&app, transport("{}")).await, 400);
+    assert_eq!(status(&app, transport(r#"{"channel":"x","data":1}"#)).await, 200);
+}
+
+/// Whatever a body is, it is answered: cut anywhere and with any byte changed.
+#[tokio::test]
+async fn no_body_is_an_internal_error() {
+    let shards = Shards::start(1, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let mut random = fastrand::Rng::with_seed(7);
+    for (method, body) in [
+        ("publish", r#"{"channel":"c","data":{"a":[1,"é"]},"tags":{"k":"v"},"version":1}"#),
+        ("subscribe", r#"{"user":"u","channel":"c","info":{},"recover_since":{"offset":1,"epoch":"x"}}"#),
+        ("disconnect", r#"{"user":"u","whitelist":["a"],"disconnect":{"code":4000,"reason":"é"}}"#),
+        ("batch", r#"{"commands":[{"publish":{"channel":"c","data":1}},{"info":{}}],"parallel":true}"#),
+    ] {
+        let whole = body.as_bytes();
+        let mut bodies: Vec<Vec<u8>> = (0..=whole.len()).map(|cut| whole[..cut].to_vec()).collect();
+        for at in 0..whole.len() {
+            let mut changed = whole.to_vec();
+            changed[at] = random.u8(..);
+            bodies.push(changed);
+        }
+        for body in bodies {
+            let (status, _, answer) = send(&app, post_to(&format!("/api/{method}"), body.clone())).await;
+            let text = String::from_utf8_lossy(&body);
+            assert!(
+                status == StatusCode::OK || status == StatusCode::BAD_REQUEST,
+                "{method} {text}: {status}"
+            );
+            assert!(serde_json::from_slice::<Value>(&answer).is_ok(), "{method} {text}: {answer:?}");
+        }
+    }
+}
+
+/// With a silent shard a long batch would wait for every command's deadline in turn.
+#[tokio::test]
+async fn a_batch_ends_even_when_no_shard_answers() {
+    let stopped = Shards::stopped(1, 4096);
+    let app = routes(
+        &stopped,
+        &ControlOptions { ask_timeout: Duration::from_millis(20), ..options() },
+        Port::Shared,
+    );
+    let began = std::time::Instant::now();
+    let commands: Vec<Value> = (0..1000).map(|n| json!({"publish": {"channel": "c", "data": n}})).collect();
+    let answer = call(&app, "batch", json!({"commands": commands})).await;
+    assert_eq!(answer["replies"].as_array().unwrap().len(), 1000);
+    assert_eq!(answer["replies"][999]["error"]["code"], 100);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+/// A full inbox is told at once and nothing waits; a shard that does not answer is given up on.
+#[tokio::test]
+async fn busy_and_silent_shards_hold_nobody_up() {
+    let stopped = Shards::stopped(1, 2);
+    let app = routes(&stopped, &options(), Port::Shared);
+    let (first, second, third) = tokio::join!(
+        send(&app, post_to("/api/publish", r#"{"channel":"c","data":1}"#)),
+        send(&app, post_to("/api/info", "{}")),
+        send(&app, post_to("/api/broadcast", r#"{"channels":["a","b"],"data":1}"#)),
+    );
+    assert_eq!(
+        (first.0, second.0, third.0),
+        (StatusCode::OK, StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE)
+    );
+    assert_eq!(third.1[header::RETRY_AFTER], "1");
+    for answered in [first.2, second.2] {
+        let body: Value = serde_json::from_slice(&answered).unwrap();
+        assert_eq!(body, json!({"error": {"code": 100, "message": "internal server error"}}));
+    }
+    assert_eq!(status(&app, Request::get("/metrics").body(Body::empty()).unwrap()).await, 503);
+    let batch = r#"{"commands":[{"publish":{"channel":"c","data":1}}]}"#;
+    assert_eq!(status(&app, post_to("/api/batch", batch)).await, 503);
+
+    // One channel's shard takes it, the inbox is full for the rest: each channel has its own answer.
+    let small = Shards::stopped(1, 1);
+    let app = routes(&small, &options(), Port::Shared);
+    let broadcast = call(&app, "broadcast", json!({"channels": ["a", "b"], "data": 1})).await;
+    let codes: Vec<_> =
+        broadcast["result"]["responses"].as_array().unwrap().iter().map(|r| &r["error"]["code"]).collect();
+    assert_eq!(codes, [100, 111]);
+
+    let live = Shards::start(1, 64);
+    let app = routes(&live, &options(), Port::Shared);
+    let lost = call(&app, "publish", json!({"channel": "lost:x", "data": 1})).await;
+    assert_eq!(lost["error"]["code"], 100);
+}
+
+#[tokio::test]
+async fn ports_serve_what_is_theirs() {
+    let shards = Shards::start(1, 64);
+    let get = |path: &str| Request::get(path).header("host", "localhost:8000").body(Body::empty()).unwrap();
+    let served = |port| {
+        let app = routes(&shards, &options(), port);
+        async move {
+            let mut found = BTreeMap::new();
+            for path in ["/", "/health", "/metrics", "/echo", "/api/info", "/nothing"] {
+                found.insert(path, status(&app, get(path)).await.as_u16());
+            }
+            found.into_values().collect::<Vec<_>>()
+        }
+    };
+    // In the order of the paths: /, /api/info, /echo, /health, /metrics, /nothing.
+    assert_eq!(served(Port::Shared).await, [200, 405, 200, 200, 200, 404]);
+    assert_eq!(served(Port::ClientsOnly).await, [200, 404, 200, 200, 404, 404]);
+    assert_eq!(served(Port::Api).await, [404, 405, 404, 200, 200, 404]);
+
+    let production = ControlOptions { echo: false, page_key: None, metrics_need_key: true, ..options() };
+    let app = routes(&shards, &production, Port::Shared);
+    for (path, expected) in [("/", 404), ("/echo", 404), ("/metrics", 401), ("/metrics?api_key=key", 200)] {
+        assert_eq!(status(&app, get(path)).await, expected, "{path}");
+    }
+    let (_, headers, body) = send(&app, get("/metrics?api_key=key")).await;
+    assert!(headers[header::CONTENT_TYPE].to_str().unwrap().starts_with("application/openmetrics-text"));
+    assert!(String::from_utf8_lossy(&body).contains("trunkline_clients_active 1\n"));
+}
+
+#[tokio::test]
+async fn the_page_shows_its_key_to_loopback_names_only() {
+    let shards = Shards::start(1, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    for (host, shown) in [("localhost:8000", true), ("127.0.0.1:8000", true), ("evil.example:8000", false)] {
+        let request = Request::get("/").header("host", host).body(Body::empty()).unwrap();
+        let (code, headers, body) = send(&app, request).await;
+        assert_eq!(code, 200);
+        assert!(headers.contains_key(header::CONTENT_SECURITY_POLICY));
+        assert_eq!(String::from_utf8_lossy(&body).contains("page-key"), shown, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn echo_gives_the_body_back_and_never_as_a_page() {
+    let shards = Shards::start(1, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let request = Request::post("/echo").header("content-type", "text/html").body(Body::from("<b>")).unwrap();
+    let (status, headers, body) = send(&app, request).await;
+    assert_eq!((status, &body[..]), (StatusCode::OK, &b"<b>"[..]));
+    assert_eq!(headers[header::CONTENT_TYPE], "application/octet-stream");
+}
+
+/// Sends one request as a shard does and waits for its response.
+fn through(control: &Control, request: Request<Bytes>) -> ::http::Response<Bytes> {
+    let (sender, receiver) = mpsc::channel();
+    control
+        .plane()
+        .handle(request, HttpReply::new(move |response| sender.send(response).unwrap()))
+        .expect("not busy");
+    receiver.recv_timeout(Duration::from_secs(5)).expect("an answer")
+}
+
+#[test]
+fn client_ports_are_served_by_the_same_app_with_a_bound() {
+    let shards = Shards::start(1, 64);
+    let control = start(options(), shards.router.clone()).unwrap();
+    let publish = || {
+        let body = Bytes::from_static(br#"{"channel":"c","data":1}"#);
+        Request::post("/api/publish").header("x-api-key", "key").body(body).unwrap()
+    };
+    let published = through(&control, publish());
+    assert_eq!(published.body(), &br#"{"result":{"offset":1,"epoch":"00000abc"}}"#[..]);
+    assert_eq!(published.headers()[header::CONTENT_LENGTH], published.body().len().to_string());
+    let head = through(&control, Request::head("/health").body(Bytes::new()).unwrap());
+    assert_eq!((head.status(), head.body().len()), (StatusCode::OK, 0));
+    let missing = through(&control, Request::head("/nothing").body(Bytes::new()).unwrap());
+    assert_eq!((missing.status(), missing.body().len()), (StatusCode::NOT_FOUND, 0));
+
+    // Four may be under way; a fifth is refused at once and its reply is not kept.
+    let lost = || {
+        let body = Bytes::from_static(br#"{"channel":"lost:c","data":1}"#);
+        Request::post("/api/publish").header("x-api-key", "key").body(body).unwrap()
+    };
+    let (sender, receiver) = mpsc::channel();
+    let plane = control.plane();
+    for _ in 0..4 {
+        let sender = sender.clone();
+        let reply = HttpReply::new(move |response| sender.send(response.status()).unwrap());
+        plane.handle(lost(), reply).unwrap();
+    }
+    assert_eq!(plane.handle(lost(), HttpReply::new(|_| ())), Err(crate::shard::ask::Busy));
+    for _ in 0..4 {
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(StatusCode::OK));
+    }
+    assert_eq!(through(&control, publish()).status(), StatusCode::OK);
+    control.stop(Duration::from_secs(1));
+    assert_eq!(plane.handle(lost(), HttpReply::new(|_| ())), Err(crate::shard::ask::Busy), "stopped");
+}
+
+#[test]
+fn the_api_has_a_listener_of_its_own() {
+    let shards = Shards::start(1, 64);
+    let options = ControlOptions { api_listen: Some(([127, 0, 0, 1], 0).into()), ..options() };
+    let control = start(options.clone(), shards.router.clone()).unwrap();
+    let base = format!("http://{}", control.api_addr().unwrap());
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+    let mut answer = agent
+        .post(format!("{base}/api/publish"))
+        .header("X-API-Key", "key")
+        .send(r#"{"channel":"c","data":1}"#)
+        .unwrap();
+    assert_eq!(answer.body_mut().read_to_string().unwrap(), r#"{"result":{"offset":1,"epoch":"00000abc"}}"#);
+    assert_eq!(agent.get(format!("{base}/nothing")).call().unwrap().status(), 404);
+    let on_client_port = through(&control, Request::post("/api/publish").body(Bytes::new()).unwrap());
+    assert_eq!(on_client_port.status(), StatusCode::NOT_FOUND);
+
+    let taken = ControlOptions { api_listen: control.api_addr(), ..options };
+    let Err(error) = start(taken, shards.router.clone()) else { panic!("bound twice") };
+    assert!(error.to_string().contains("api_listen"), "{error}");
+    control.stop(Duration::from_secs(1));
+    assert!(agent.get(format!("{base}/health")).call().is_err());
+}

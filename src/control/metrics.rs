@@ -1,0 +1,158 @@
+//! `/metrics`: what shards counted in plain integers, summed when somebody asks, and what the control plane counts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::{encode_eof, encode_registry};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::control::process;
+use crate::shard::ask::ShardStats;
+
+/// Media type of what [`Metrics::scrape`] writes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const PREFIX: &str = "trunkline";
+
+/// What the control plane counts itself.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    api_requests: Family<ApiCall, Counter>,
+}
+
+/// Both from closed lists: a caller cannot make new series.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ApiCall {
+    method: &'static str,
+    /// The error's code; 0 for success, 503 when a shard was busy.
+    code: u16,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let api_requests = Family::default();
+        let mut registry = Registry::with_prefix(PREFIX);
+        registry.register("api_requests", "Commands of the server API, by outcome", api_requests.clone());
+        Metrics { registry, api_requests }
+    }
+}
+
+impl Metrics {
+    pub fn count_api(&self, method: &'static str, code: u16) {
+        self.api_requests.get_or_create(&ApiCall { method, code }).inc();
+    }
+
+    /// The OpenMetrics text of `shards` and of the control plane.
+    ///
+    /// # Errors
+    /// None in practice: writing to a `String` does not fail.
+    pub fn scrape(&self, shards: Vec<ShardStats>) -> Result<String, fmt::Error> {
+        let mut sums = Registry::with_prefix(PREFIX);
+        sums.register_collector(Box::new(Sums(shards)));
+        let mut text = String::new();
+        encode_registry(&mut text, &sums)?;
+        encode_registry(&mut text, &self.registry)?;
+        encode_eof(&mut text)?;
+        Ok(text)
+    }
+}
+
+/// One scrape's statistics.
+#[derive(Debug)]
+struct Sums(Vec<ShardStats>);
+
+impl Collector for Sums {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        // What stands now is called `_active`: OpenMetrics allows one type for a name, and shards count the events of the
+        // same nouns ("subscriptions_total").
+        let sum = |of: fn(&ShardStats) -> u64| self.0.iter().map(of).sum::<u64>();
+        let gauges: [(&str, &str, u64); 7] = [
+            ("shards", "Threads that hold connections", self.0.len() as u64),
+            ("connections_active", "Open connections of any kind", sum(|shard| shard.connections)),
+            ("clients_active", "Connected clients", sum(|shard| shard.clients)),
+            ("users_active", "Distinct users with a connected client", sum(|shard| shard.users)),
+            ("channels_active", "Channels with a subscriber or history", sum(|shard| shard.channels)),
+            ("subscriptions_active", "Subscriptions of connected clients", sum(|shard| shard.subscriptions)),
+            ("process_resident_memory_bytes", "Resident memory of the process", process::rss_bytes()),
+        ];
+        for (name, help, value) in gauges {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+            gauge.encode(metric)?;
+        }
+        let cpu = ConstCounter::new(process::cpu_seconds());
+        let help = "Processor time of the process, user and system";
+        cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?)?;
+
+        let mut counters: BTreeMap<&str, (&str, u64)> = BTreeMap::new();
+        let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
+        for shard in &self.0 {
+            for (name, help, value) in &shard.counters {
+                // The encoder writes the suffix itself.
+                let name = name.strip_suffix("_total").unwrap_or(name);
+                counters.entry(name).or_insert((help, 0)).1 += value;
+            }
+            for (cause, value) in &shard.faults {
+                *faults.entry(cause).or_default() += value;
+            }
+        }
+        for (name, (help, value)) in counters {
+            debug_assert!(gauges.iter().all(|gauge| gauge.0 != name), "two types of {name}");
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let help = "What was refused, closed or dropped, by cause";
+        let zero = ConstCounter::new(0u64);
+        let mut family = encoder.encode_descriptor("faults", help, None, zero.metric_type())?;
+        for (cause, value) in faults {
+            let labels = [("cause", cause)];
+            ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_summed_and_faults_are_one_family() {
+        let shard = |connections, sent, slow| ShardStats {
+            connections,
+            counters: vec![("subscriptions_total", "Subscriptions made", sent), ("ticks", "Ticks", 1)],
+            faults: vec![("slow", slow)],
+            ..ShardStats::default()
+        };
+        let metrics = Metrics::default();
+        metrics.count_api("publish", 0);
+        metrics.count_api("publish", 102);
+        let text = metrics.scrape(vec![shard(3, 10, 1), shard(4, 20, 2)]).unwrap();
+        for line in [
+            "trunkline_shards 2",
+            "trunkline_connections_active 7",
+            "# TYPE trunkline_subscriptions counter",
+            "trunkline_subscriptions_total 30",
+            "trunkline_ticks_total 2",
+            "trunkline_faults_total{cause=\"slow\"} 3",
+            "trunkline_api_requests_total{method=\"publish\",code=\"102\"} 1",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
+        assert!(text.contains("trunkline_process_cpu_seconds_total "), "{text}");
+        assert_eq!(text.matches("# EOF").count(), 1);
+        let mut types: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+        types.iter_mut().for_each(|line| *line = line.split(' ').next().unwrap());
+        let count = types.len();
+        types.sort_unstable();
+        types.dedup();
+        assert_eq!(types.len(), count, "a name has one type");
+    }
+}

@@ -1,0 +1,190 @@
+//! The control plane: everything that answers ordinary HTTP. The server API, health, metrics, the page of development
+//! mode.
+//!
+//! Inputs: HTTP requests, from client ports by way of [`ControlPlane`] and from a listener of its own. Outputs: asks
+//! to shards through their bounded inboxes, and HTTP responses. Must not know: sockets of clients, sessions, the
+//! inside of the hub. It runs on tokio; nothing below it does.
+//!
+//! ```text
+//!  shard ──Request<Bytes>──▶ ClientPort ─┐
+//!                                        ├─▶ http::app ──▶ api ──▶ asks ──▶ Router ──▶ inbox of a shard
+//!  api_listen ──▶ axum::serve ───────────┘                           ◀── oneshot, with a deadline ──┘
+//! ```
+
+mod api;
+mod asks;
+mod auth;
+mod glob;
+mod http;
+mod metrics;
+mod page;
+mod process;
+mod wire;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::http::{Method, Request, Response};
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::{Semaphore, watch};
+use tower::ServiceExt as _;
+
+use crate::base::bytes::Bytes;
+use crate::config::{Config, Secret};
+use crate::shard::ask::{Busy, ControlPlane, HttpReply};
+use crate::shard::router::Router;
+
+/// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
+/// holding up the rest.
+const WORKER_THREADS: usize = 2;
+
+/// What the control plane is made with.
+#[derive(Clone, Debug)]
+pub struct ControlOptions {
+    /// This node's name in `info`.
+    pub node_name: String,
+    /// Keys the API accepts. Empty: every call is refused.
+    pub api_keys: Vec<Secret>,
+    /// Longest request body.
+    pub body_bytes_max: usize,
+    /// Requests of client ports that may be under way; more are answered 503 by the shard.
+    pub requests_max: u32,
+    /// How long a shard may take to answer before the caller gets error 100.
+    pub ask_timeout: Duration,
+    /// Serves `/echo`.
+    pub echo: bool,
+    /// Serves the page at `/`, which shows this key to loopback names.
+    pub page_key: Option<Secret>,
+    /// Serves the API and metrics here, and no longer on client ports.
+    pub api_listen: Option<SocketAddr>,
+    /// Metrics on client ports need the API key: strangers reach those ports.
+    pub metrics_need_key: bool,
+}
+
+impl ControlOptions {
+    pub fn new(config: &Config) -> ControlOptions {
+        ControlOptions {
+            node_name: match config.name.as_str() {
+                "" => format!("{}_{}", process::host_name(), config.listen.port()),
+                name => name.to_string(),
+            },
+            api_keys: config.api_keys().cloned().collect(),
+            body_bytes_max: config.api.body_bytes_max.bytes(),
+            requests_max: config.limits.http_requests_max,
+            ask_timeout: config.limits.api_timeout,
+            echo: config.echo,
+            page_key: if config.is_development() { config.api.key.clone() } else { None },
+            api_listen: config.api_listen,
+            metrics_need_key: !config.listen.ip().is_loopback(),
+        }
+    }
+}
+
+/// The running control plane. Stopped by [`Control::stop`]; dropped, it ends at once.
+pub struct Control {
+    client_port: Arc<ClientPort>,
+    api_addr: Option<SocketAddr>,
+    stopping: watch::Sender<bool>,
+    runtime: Option<Runtime>,
+}
+
+/// Starts the control plane on threads of its own.
+///
+/// # Errors
+/// When `api_listen` cannot be bound, the operating system gives no randomness, or no thread can be started.
+pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
+    let (stopping, stopped) = watch::channel(false);
+    let listener = match options.api_listen {
+        Some(listen) => Some(runtime.block_on(TcpListener::bind(listen)).map_err(|error| {
+            io::Error::new(error.kind(), format!("api_listen: {listen} cannot be bound: {error}"))
+        })?),
+        None => None,
+    };
+    let api_addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let state = Arc::new(http::App::new(&options, router, api_addr)?);
+    if let Some(listener) = listener {
+        let app = http::app(Arc::clone(&state), http::Port::Api);
+        runtime.spawn(async move {
+            let served = axum::serve(listener, app).with_graceful_shutdown(ended(stopped));
+            if let Err(error) = served.await {
+                tracing::error!(%error, "the API listener ended");
+            }
+        });
+    }
+    let port = if options.api_listen.is_some() { http::Port::ClientsOnly } else { http::Port::Shared };
+    let client_port = Arc::new(ClientPort {
+        app: http::app(state, port),
+        handle: runtime.handle().clone(),
+        permits: Arc::new(Semaphore::new(options.requests_max as usize)),
+        requests_max: options.requests_max,
+    });
+    Ok(Control { client_port, api_addr, stopping, runtime: Some(runtime) })
+}
+
+impl Control {
+    /// What shards hand the requests of client ports to.
+    pub fn plane(&self) -> Arc<dyn ControlPlane> {
+        Arc::clone(&self.client_port) as Arc<dyn ControlPlane>
+    }
+
+    /// Where the API's own listener is bound: with port 0 asked for, the port that was given.
+    pub fn api_addr(&self) -> Option<SocketAddr> {
+        self.api_addr
+    }
+
+    /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer.
+    pub fn stop(mut self, grace: Duration) {
+        let _ = self.stopping.send(true);
+        let Some(runtime) = self.runtime.take() else { return };
+        let client_port = Arc::clone(&self.client_port);
+        runtime.block_on(async {
+            // Every permit is back when nothing is under way; while this waits, new requests are refused as busy.
+            let all = client_port.permits.acquire_many(client_port.requests_max);
+            if tokio::time::timeout(grace, all).await.is_err() {
+                tracing::warn!("requests were still under way when the control plane stopped");
+            }
+            client_port.permits.close();
+        });
+        runtime.shutdown_timeout(Duration::from_millis(100));
+    }
+}
+
+async fn ended(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone: stopped as well.
+    let _ = stopped.wait_for(|&stopping| stopping).await;
+}
+
+/// The requests of client ports: bounded in number, answered through the same app as the API's own listener.
+struct ClientPort {
+    app: axum::Router,
+    handle: tokio::runtime::Handle,
+    permits: Arc<Semaphore>,
+    requests_max: u32,
+}
+
+impl ControlPlane for ClientPort {
+    fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy> {
+        let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Busy)?;
+        let app = self.app.clone();
+        self.handle.spawn(async move {
+            let head_only = request.method() == Method::HEAD;
+            let Ok(response) = app.oneshot(request.map(axum::body::Body::from)).await;
+            let (parts, body) = response.into_parts();
+            // Our own handlers made this body and it is whole already: no bound is needed, no error is possible.
+            let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+            let body = if head_only { Bytes::new() } else { body };
+            // First the permit: who has the answer may ask again at once.
+            drop(permit);
+            reply.send(Response::from_parts(parts, body));
+        });
+        Ok(())
+    }
+}

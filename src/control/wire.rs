@@ -1,0 +1,343 @@
+//! The server API's requests and results as JSON has them.
+//!
+//! Lenient as the field is: unknown fields are ignored, and `null` is the same as a field that is not there (but for
+//! `data`, where it is a payload). Payloads are kept as the text they came as.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Refusal;
+use crate::base::ids::Position;
+use crate::hub::Publication;
+use crate::hub::asks::{Since, SinceEpoch};
+use crate::hub::log::ClientInfo;
+
+/// `publish` with its `channel`, `broadcast` with its `channels`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PublishBody {
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+    #[serde(deserialize_with = "or_default")]
+    pub channels: Vec<String>,
+    #[serde(deserialize_with = "even_null")]
+    pub data: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    pub b64data: String,
+    #[serde(deserialize_with = "or_default")]
+    pub skip_history: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub tags: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    pub idempotency_key: String,
+    #[serde(deserialize_with = "or_default")]
+    pub delta: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub version: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub version_epoch: String,
+}
+
+/// `subscribe`, `unsubscribe`, `disconnect` and `refresh`: each uses the fields it knows.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct UserBody {
+    #[serde(deserialize_with = "or_default")]
+    pub user: String,
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+    #[serde(deserialize_with = "or_default")]
+    pub client: String,
+    #[serde(deserialize_with = "or_default")]
+    pub session: String,
+    pub info: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    pub b64info: String,
+    pub data: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    pub b64data: String,
+    pub recover_since: Option<StreamPosition>,
+    #[serde(deserialize_with = "or_default")]
+    pub expire_at: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub expired: bool,
+    /// Named options with `null` or `{"value": …}`.
+    #[serde(rename = "override", deserialize_with = "or_default")]
+    pub override_: BTreeMap<String, Option<serde::de::IgnoredAny>>,
+    #[serde(deserialize_with = "or_default")]
+    pub whitelist: Vec<String>,
+    pub disconnect: Option<DisconnectBody>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DisconnectBody {
+    #[serde(deserialize_with = "or_default")]
+    pub code: u32,
+    #[serde(deserialize_with = "or_default")]
+    pub reason: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StreamPosition {
+    #[serde(deserialize_with = "or_default")]
+    pub offset: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub epoch: String,
+}
+
+impl StreamPosition {
+    pub fn since(&self) -> Since {
+        Since { offset: crate::base::ids::Offset(self.offset), epoch: SinceEpoch::from_wire(&self.epoch) }
+    }
+}
+
+/// `presence`, `presence_stats` and `history_remove`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ChannelBody {
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct HistoryBody {
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+    #[serde(deserialize_with = "or_default")]
+    pub limit: i64,
+    pub since: Option<StreamPosition>,
+    #[serde(deserialize_with = "or_default")]
+    pub reverse: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ChannelsBody {
+    #[serde(deserialize_with = "or_default")]
+    pub pattern: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct BatchBody<'b> {
+    /// Each an object with one method in it.
+    #[serde(borrow)]
+    pub commands: Vec<BTreeMap<String, Option<&'b RawValue>>>,
+    #[serde(deserialize_with = "or_default")]
+    pub parallel: bool,
+}
+
+/// What stands in `result`.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    Empty {},
+    Position { offset: u64, epoch: String },
+    Broadcast { responses: Vec<Response> },
+    Presence { presence: BTreeMap<String, Info> },
+    PresenceStats { num_clients: u32, num_users: u32 },
+    History { publications: Vec<PublicationBody>, offset: u64, epoch: String },
+    Channels { channels: BTreeMap<String, ChannelInfo> },
+    Nodes { nodes: Vec<Node> },
+}
+
+impl From<Position> for Answer {
+    fn from(position: Position) -> Answer {
+        Answer::Position { offset: position.offset.0, epoch: position.epoch.to_string() }
+    }
+}
+
+/// One answer or one error.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Response {
+    Result(Answer),
+    Error(ErrorBody),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ErrorBody {
+    pub code: u16,
+    pub message: &'static str,
+}
+
+impl From<Refusal> for ErrorBody {
+    fn from(refusal: Refusal) -> ErrorBody {
+        let message = match refusal {
+            // The API's own word for it; the client protocol says "method not found".
+            Refusal::MethodNotFound => "not found",
+            refusal => refusal.message(),
+        };
+        ErrorBody { code: refusal.code(), message }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct Info {
+    user: String,
+    client: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conn_info: Option<JsonText>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chan_info: Option<JsonText>,
+}
+
+impl From<&ClientInfo> for Info {
+    fn from(info: &ClientInfo) -> Info {
+        Info {
+            user: info.user.to_string(),
+            client: info.client.clone(),
+            conn_info: info.conn_info.clone().map(JsonText),
+            chan_info: info.chan_info.clone().map(JsonText),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct PublicationBody {
+    data: JsonText,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    info: Option<Info>,
+    offset: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    tags: BTreeMap<String, String>,
+}
+
+impl From<&Publication> for PublicationBody {
+    fn from(publication: &Publication) -> PublicationBody {
+        PublicationBody {
+            data: JsonText(publication.data.clone()),
+            info: publication.info.as_ref().map(Info::from),
+            offset: publication.offset().0,
+            tags: publication.tags.iter().cloned().collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub struct ChannelInfo {
+    pub num_clients: u32,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Node {
+    pub uid: String,
+    pub name: String,
+    pub version: &'static str,
+    pub num_clients: u64,
+    pub num_users: u64,
+    pub num_channels: u64,
+    pub num_subs: u64,
+    /// Seconds.
+    pub uptime: u64,
+    pub process: ProcessBody,
+}
+
+#[derive(Debug, Serialize)]
+pub struct ProcessBody {
+    /// Percent of one cpu.
+    pub cpu: f64,
+    /// Bytes.
+    pub rss: u64,
+}
+
+/// JSON that was checked when it came in, written as it is.
+#[derive(Debug)]
+pub struct JsonText(pub Bytes);
+
+impl Serialize for JsonText {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let raw: &RawValue = serde_json::from_slice(&self.0).map_err(S::Error::custom)?;
+        raw.serialize(serializer)
+    }
+}
+
+/// A payload given as JSON or as Base64 of JSON (RFC 4648 section 4); the latter wins, as in the field.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] when the Base64 or the JSON in it cannot be read: every client speaks JSON, so that bytes
+/// of another kind could reach nobody.
+pub fn payload(raw: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, Refusal> {
+    if base64.is_empty() {
+        return Ok(raw.map(|raw| one_line(String::from(Box::<str>::from(raw)).into_bytes())));
+    }
+    let bytes = STANDARD.decode(base64).map_err(|_| Refusal::BadRequest)?;
+    serde_json::from_slice::<&RawValue>(&bytes).map_err(|_| Refusal::BadRequest)?;
+    Ok(Some(one_line(bytes)))
+}
+
+/// Line feeds separate messages on the wire, so a payload may hold none. In checked JSON they stand between tokens
+/// only, where a blank means the same.
+fn one_line(mut json: Vec<u8>) -> Bytes {
+    json.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
+    Bytes::from(json)
+}
+
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
+    Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// `null` is there, a missing field is not.
+fn even_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(data: Option<Bytes>) -> Option<String> {
+        data.map(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[test]
+    fn payloads_stay_as_they_came() {
+        for data in ["{\"b\":1.0,\"a\":1e2}", "\"\\u0041\"", "null", " [ 1 ]", "12345678901234567890123"] {
+            let body: PublishBody = serde_json::from_str(&format!("{{\"data\":{data}}}")).unwrap();
+            assert_eq!(text(payload(body.data, "").unwrap()).as_deref(), Some(data.trim()));
+        }
+        let missing: PublishBody = serde_json::from_str("{}").unwrap();
+        assert_eq!(payload(missing.data, ""), Ok(None));
+    }
+
+    #[test]
+    fn no_payload_breaks_a_line() {
+        let body: PublishBody = serde_json::from_str("{\"data\":{\r\n\"a\":\n\"\\n\"}}").unwrap();
+        assert_eq!(text(payload(body.data, "").unwrap()).unwrap(), "{  \"a\": \"\\n\"}");
+        assert!(
+            serde_json::from_str::<PublishBody>("{\"data\":\"a\nb\"}").is_err(),
+            "a bare line feed in a string"
+        );
+    }
+
+    #[test]
+    fn base64_must_hold_json() {
+        assert_eq!(text(payload(None, "eyJhIjoKMX0=").unwrap()).unwrap(), "{\"a\": 1}");
+        for wrong in ["e", "AAAA", "/w==", "eyJhIjox"] {
+            assert_eq!(payload(None, wrong), Err(Refusal::BadRequest), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn null_is_the_same_as_absent() {
+        let body: UserBody = serde_json::from_str(
+            "{\"user\":null,\"client\":null,\"info\":null,\"data\":null,\"recover_since\":null,\"override\":null,\
+             \"whitelist\":null,\"disconnect\":null,\"expire_at\":null,\"unknown\":[1]}",
+        )
+        .unwrap();
+        assert!(body.info.is_none() && body.data.is_none() && body.override_.is_empty());
+        let body: PublishBody =
+            serde_json::from_str("{\"tags\":null,\"version\":null,\"b64data\":null,\"channels\":null}")
+                .unwrap();
+        assert!(body.tags.is_empty() && body.data.is_none());
+    }
+}

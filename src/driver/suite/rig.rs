@@ -1,0 +1,100 @@
+//! The rig of the real drivers: clients on loopback sockets of this process.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
+
+use super::{Client, Heard, Rig};
+use crate::driver::{Driver, DriverOptions};
+
+/// How a real driver is made.
+pub(in crate::driver) trait Bind: Driver + Sized {
+    fn bind(options: &DriverOptions) -> io::Result<Self>;
+}
+
+pub(in crate::driver) struct SocketRig<D> {
+    driver: D,
+    /// `None` after a reset.
+    clients: Vec<Option<TcpStream>>,
+}
+
+impl<D> SocketRig<D> {
+    pub(in crate::driver) fn into_driver(self) -> D {
+        self.driver
+    }
+}
+
+impl<D: Bind> Rig for SocketRig<D> {
+    type Driver = D;
+    const REAL_TIME: bool = true;
+
+    fn try_new(options: DriverOptions) -> Option<Self> {
+        match D::bind(&options) {
+            Ok(driver) => Some(SocketRig { driver, clients: Vec::new() }),
+            // What io_uring says where it is forbidden, too old, or missing.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::PermissionDenied | ErrorKind::InvalidInput | ErrorKind::Unsupported
+                ) =>
+            {
+                eprintln!("{error}");
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn driver(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    fn connect(&mut self) -> Client {
+        let stream = TcpStream::connect(self.driver.local_addr()).expect("connect");
+        stream.set_nonblocking(true).expect("nonblocking");
+        stream.set_nodelay(true).expect("nodelay");
+        self.clients.push(Some(stream));
+        Client(self.clients.len() - 1)
+    }
+
+    fn is_refused(&mut self) -> bool {
+        let refused = TcpStream::connect(self.driver.local_addr());
+        refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    }
+
+    fn client_send(&mut self, client: Client, bytes: &[u8]) -> usize {
+        self.clients[client.0].as_mut().map_or(0, |stream| stream.write(bytes).unwrap_or(0))
+    }
+
+    fn client_recv(&mut self, client: Client, into: &mut Vec<u8>) -> Heard {
+        let Some(stream) = &mut self.clients[client.0] else { return Heard::Broken };
+        let mut bytes = [0; 64 * 1024];
+        match stream.read(&mut bytes) {
+            Ok(0) => Heard::Finished,
+            Ok(len) => {
+                into.extend_from_slice(&bytes[..len]);
+                Heard::Bytes(len)
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Heard::Nothing,
+            Err(_) => Heard::Broken,
+        }
+    }
+
+    fn client_finish(&mut self, client: Client) {
+        if let Some(stream) = &self.clients[client.0] {
+            // An error is a connection already broken, which is an end too.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
+    fn client_reset(&mut self, client: Client) {
+        if let Some(stream) = self.clients[client.0].take() {
+            // A close without lingering sends RST.
+            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
+        }
+    }
+
+    fn pass(&mut self, time: Duration) {
+        std::thread::sleep(time);
+    }
+}

@@ -1,0 +1,76 @@
+//! Listeners, limits, the clock, and what an errno means: the same for both real drivers.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+
+use crate::base::time::Time;
+use crate::driver::{AcceptFailure, SendCause};
+
+/// Connections that wait for accept. The kernel caps it at net.core.somaxconn, 4096 by default.
+const BACKLOG: i32 = 4096;
+
+/// A listener of one shard: each shard binds its own, and the kernel spreads clients over them.
+pub(in crate::driver) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Inherited by what is accepted: a message must not wait for the acknowledgement of the one before it.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether a client stands in the listener's backlog.
+pub(in crate::driver) fn is_readable(listener: impl AsFd) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut on = [PollFd::new(&listener, PollFlags::IN)];
+    // An error is a signal or no memory: then the next accept finds out.
+    poll(&mut on, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_or(true, |ready| ready > 0)
+}
+
+/// CLOCK_MONOTONIC, so that the times of all shards compare.
+pub(in crate::driver) fn now() -> Time {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Time(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// The soft limit on open descriptors, which also bounds a table of direct descriptors.
+pub(in crate::driver) fn descriptors_max() -> u32 {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.map_or(u32::MAX, |limit| u32::try_from(limit).unwrap_or(u32::MAX))
+}
+
+/// What a failed accept means: `None` when only that one client is affected and accepting goes on.
+pub(in crate::driver) fn accept_failure(errno: i32) -> Option<AcceptFailure> {
+    match errno {
+        // The client went away while it stood in the backlog, or its network did; accept(2) says to try the next one.
+        libc::ECONNABORTED
+        | libc::EPROTO
+        | libc::ENETDOWN
+        | libc::ENOPROTOOPT
+        | libc::EHOSTDOWN
+        | libc::ENONET
+        | libc::EHOSTUNREACH
+        | libc::EOPNOTSUPP
+        | libc::ENETUNREACH => None,
+        // A signal came between.
+        libc::EINTR => None,
+        libc::EMFILE | libc::ENFILE => Some(AcceptFailure::Full),
+        libc::ENOMEM | libc::ENOBUFS => Some(AcceptFailure::NoMemory),
+        other => Some(AcceptFailure::Other(other)),
+    }
+}
+
+/// What a refused send means.
+pub(in crate::driver) fn send_cause(errno: i32) -> SendCause {
+    match errno {
+        // The socket's buffer is full; EINTR cannot come without waiting, and trying again is right for it too.
+        libc::EAGAIN | libc::EINTR => SendCause::WouldBlock,
+        libc::ENOBUFS | libc::ENOMEM => SendCause::NoBuffers,
+        other => SendCause::Broken(other),
+    }
+}

@@ -1,0 +1,630 @@
+//! The driver on io_uring: Linux 6.1 and later.
+//!
+//! Inputs: commands of the shard, completions of the kernel. Outputs: events, send failures. Must not know: what
+//! submissions point to (`sys` owns that).
+//!
+//! A socket is a direct descriptor and its slot is the descriptor's index. Idle, it is one multishot poll in the kernel
+//! and eight bytes here. A poll's completion puts the slot into the queue of readable ones; each wait reads once from
+//! each of them, as far as buffers go. A close cancels the polls first, because they keep the file open: the peer would
+//! not see the end before. Only when nothing is in flight is the descriptor closed, so no completion outlives its slot.
+//!
+//! ```text
+//!              read_start            poll completes        queue's turn
+//!   accepted ────────────▶ POLL armed ───────────▶ READABLE ───────────▶ RECV in flight
+//!                              ▲                      ▲   │ paused: remembered   │
+//!                              │                      │   ▼                      │
+//!                              │                      └── more is there ◀────────┤
+//!                              └───────────────── nothing more ◀─────────────────┘
+//!   close: CLOSING ── cancel polls ── POLL, WATCH, FINISH, RECV all gone ── CLOSE in flight ── Closed
+//! ```
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::sys::{self, Completion, Op, Ring, RingWaker};
+use super::{Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake};
+use crate::base::bytes::Bytes;
+use crate::base::ids::{GENERATION_MASK, SLOT_BITS, SLOT_MAX, Sock};
+use crate::base::time::Time;
+
+/// May move to another thread until its first `flush` or `wait`; then the kernel binds it to that thread.
+pub struct UringDriver {
+    ring: Ring,
+    waker: Arc<RingWaker>,
+    listener: Option<TcpListener>,
+    local_addr: SocketAddr,
+    sockets_max: u32,
+    accept_wanted: bool,
+    accept_armed: bool,
+    accept_cancelled: bool,
+    accept_ended: bool,
+    slots: Vec<Slot>,
+    /// Slots to read, each at most once: those with `QUEUED`.
+    readable: VecDeque<u32>,
+    /// Harvested and not yet acted on.
+    completions: Vec<Completion>,
+    /// Reads that completed after a pause: only when the kernel had no memory in the tick that asked for them.
+    parked: Vec<(Sock, Lent)>,
+    failures: Vec<SendFailure>,
+    stale_total: u64,
+}
+
+impl UringDriver {
+    /// # Errors
+    /// When the address cannot be bound, or io_uring cannot be used; the text says why.
+    pub fn try_new(options: &DriverOptions) -> io::Result<UringDriver> {
+        // The kernel refuses a larger table; the daemon prints the bound that holds.
+        let sockets_max = options.sockets_max.min(sys::descriptors_max()).min(SLOT_MAX + 1);
+        let ring = Ring::try_new(sockets_max, options.recv_buffers, options.recv_buffer_bytes)?;
+        let listener = sys::listen(options.listen)?;
+        let waker = Arc::new(RingWaker::try_new(&ring, Token::woken())?);
+        let mut driver = UringDriver {
+            ring,
+            waker,
+            local_addr: listener.local_addr()?,
+            listener: Some(listener),
+            sockets_max,
+            accept_wanted: false,
+            accept_armed: false,
+            accept_cancelled: false,
+            accept_ended: false,
+            slots: Vec::new(),
+            readable: VecDeque::new(),
+            completions: Vec::new(),
+            parked: Vec::new(),
+            failures: Vec::new(),
+            stale_total: 0,
+        };
+        driver.arm_waker();
+        Ok(driver)
+    }
+
+    /// Whether io_uring can be used here, without binding anything.
+    ///
+    /// # Errors
+    /// When it cannot; the text says why.
+    pub fn probe(options: &DriverOptions) -> io::Result<()> {
+        let sockets_max = options.sockets_max.min(sys::descriptors_max()).min(SLOT_MAX + 1);
+        let mut ring = Ring::try_new(sockets_max, options.recv_buffers, options.recv_buffer_bytes)?;
+        // Setup may be allowed where the enter is not: an operation has to go through, if only to fail.
+        ring.push(Op::Close { slot: 0 }, Token::cancel());
+        ring.wait(Some(Duration::from_secs(1)))?;
+        let mut completions = Vec::new();
+        ring.harvest(&mut completions);
+        if completions.is_empty() {
+            return Err(io::Error::new(ErrorKind::TimedOut, "io_uring completes nothing"));
+        }
+        Ok(())
+    }
+
+    /// Most sockets at a time: as asked for, but no more than RLIMIT_NOFILE.
+    pub fn sockets_max(&self) -> u32 {
+        self.sockets_max
+    }
+
+    /// The slot of a socket that takes commands. An older generation is counted, a closing socket is not.
+    fn live(&mut self, sock: Sock) -> Option<&mut Slot> {
+        match self.slots.get_mut(sock.slot as usize) {
+            Some(slot) if slot.is(OPEN) && slot.generation == sock.generation => {
+                (!slot.is(CLOSING)).then_some(slot)
+            }
+            _ => {
+                self.stale_total += 1;
+                None
+            }
+        }
+    }
+
+    fn arm_waker(&mut self) {
+        self.ring.push(Op::PollEvent { fd: self.waker.event() }, Token::wake());
+    }
+
+    /// Brings the accept in the kernel to where it is wanted. A cancel in flight is waited for first.
+    fn update_accept(&mut self) {
+        match (&self.listener, self.accept_wanted, self.accept_armed) {
+            (Some(listener), true, false) => {
+                self.ring.push(Op::Accept { listener: listener.as_fd() }, Token::accept());
+                self.accept_armed = true;
+            }
+            (_, false, true) if !self.accept_cancelled => {
+                self.ring.push(Op::Cancel { of: Token::accept() }, Token::cancel());
+                self.accept_cancelled = true;
+            }
+            _ => {}
+        }
+    }
+
+    /// Arms the read poll of an open slot.
+    fn arm_poll(ring: &mut Ring, index: u32, slot: &mut Slot) {
+        ring.push(Op::PollRead { slot: index }, Token::of(Kind::Poll, index, slot.generation));
+        slot.set(POLL);
+    }
+
+    fn enqueue(readable: &mut VecDeque<u32>, index: u32, slot: &mut Slot) {
+        if slot.is(READABLE) && slot.is(READING) && !slot.is(QUEUED) && !slot.is(RECV) {
+            slot.set(QUEUED);
+            readable.push_back(index);
+        }
+    }
+
+    /// Closes the descriptor of a closing slot as soon as nothing is in flight.
+    fn advance_close(ring: &mut Ring, index: u32, slot: &mut Slot) {
+        if slot.is(CLOSING) && !slot.any(POLL | WATCH | FINISH | RECV | CLOSE) {
+            ring.push(Op::Close { slot: index }, Token::of(Kind::Close, index, slot.generation));
+            slot.set(CLOSE);
+        }
+    }
+
+    /// Queues one read for each readable slot, as far as buffers go. The rest keep their place in the queue.
+    fn queue_reads(&mut self) -> bool {
+        let mut queued = false;
+        for _ in 0..self.readable.len() {
+            if self.ring.buffers_free() == 0 {
+                break;
+            }
+            let Some(index) = self.readable.pop_front() else { break };
+            let slot = &mut self.slots[index as usize];
+            slot.clear(QUEUED);
+            // Paused, closing or reused since it was queued: what it knows of readiness stays.
+            if !slot.is(READABLE) || !slot.is(READING) || slot.any(CLOSING | ENDED | RECV) {
+                continue;
+            }
+            slot.set(RECV);
+            self.ring.push(Op::Recv { slot: index }, Token::of(Kind::Recv, index, slot.generation));
+            queued = true;
+        }
+        queued
+    }
+
+    /// Collects completions in their order; failed sends, which belong to the flush, apart from the rest.
+    fn harvest(&mut self) {
+        self.ring.harvest(&mut self.completions);
+        let failures = &mut self.failures;
+        self.completions.retain(|completion| {
+            let cause = match Token::kind(completion.token) {
+                // The kernel reports how far a send came before it would have had to wait; only then is it positive.
+                Kind::Send | Kind::SendCut if completion.result >= 0 => SendCause::WouldBlock,
+                Kind::Send | Kind::SendCut => sys::send_cause(-completion.result),
+                _ => return true,
+            };
+            let sent = completion.result.max(0) as u32;
+            failures.push(SendFailure { tag: Token::tag(completion.token), sent, cause });
+            false
+        });
+    }
+
+    fn act(&mut self, events: &mut Vec<Event>) {
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
+            match Token::kind(completion.token) {
+                Kind::Accept => self.handle_accept(completion, events),
+                Kind::Wake => {
+                    if !completion.more() {
+                        self.arm_waker();
+                    }
+                }
+                // It ended the wait: that was all.
+                Kind::Woken => {}
+                // There was nothing left to cancel: its last completion says so as well.
+                Kind::Cancel => {}
+                Kind::Send | Kind::SendCut => unreachable!("taken apart by harvest"),
+                kind => self.handle_socket(kind, completion, events),
+            }
+        }
+        self.completions = completions;
+    }
+
+    fn handle_accept(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        if let Ok(index) = u32::try_from(completion.result) {
+            if index as usize >= self.slots.len() {
+                self.slots.resize(index as usize + 1, Slot::default());
+            }
+            let slot = &mut self.slots[index as usize];
+            if slot.is(CLOSE) {
+                // Kernels before 6.16 may post an accept before the close that made its slot free.
+                events.push(Event::Closed { sock: Sock { slot: index, generation: slot.generation } });
+                slot.clear(OPEN);
+            }
+            assert!(!slot.is(OPEN), "the kernel handed out slot {index} twice");
+            slot.generation = (slot.generation + 1) & GENERATION_MASK;
+            slot.flags = OPEN | (slot.flags & QUEUED);
+            events.push(Event::Accepted { sock: Sock { slot: index, generation: slot.generation } });
+        }
+        if completion.more() {
+            return;
+        }
+        self.accept_armed = false;
+        self.accept_cancelled = false;
+        if completion.result < 0
+            && completion.result != -libc::ECANCELED
+            && self.accept_wanted
+            && let Some(cause) = sys::accept_failure(-completion.result)
+        {
+            self.accept_wanted = false;
+            events.push(Event::AcceptFailed { cause });
+        }
+        if self.accept_ended {
+            self.listener = None;
+        }
+        self.update_accept();
+    }
+
+    fn handle_socket(&mut self, kind: Kind, completion: Completion, events: &mut Vec<Event>) {
+        let (index, generation) = Token::slot(completion.token);
+        let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)
+        else {
+            if let Some(buffer) = completion.buffer() {
+                self.ring.buffer_return(buffer);
+            }
+            self.stale_total += 1;
+            return;
+        };
+        let sock = Sock { slot: index, generation };
+        match kind {
+            Kind::Poll => {
+                if !completion.more() {
+                    slot.clear(POLL);
+                }
+                if !slot.any(CLOSING | ENDED) {
+                    // Also when the poll failed: the read then says why.
+                    slot.set(READABLE);
+                    Self::enqueue(&mut self.readable, index, slot);
+                    if !slot.is(POLL) {
+                        // The kernel ends a poll when completions overflow.
+                        Self::arm_poll(&mut self.ring, index, slot);
+                    }
+                }
+            }
+            Kind::Watch => {
+                slot.clear(WATCH);
+                if !slot.is(CLOSING) {
+                    events.push(Event::Writable { sock });
+                }
+            }
+            Kind::Finish => slot.clear(FINISH),
+            Kind::Close => {
+                slot.flags &= QUEUED;
+                events.push(Event::Closed { sock });
+                return;
+            }
+            _ => self.handle_recv(sock, completion, events),
+        }
+        Self::advance_close(&mut self.ring, index, &mut self.slots[index as usize]);
+    }
+
+    fn handle_recv(&mut self, sock: Sock, completion: Completion, events: &mut Vec<Event>) {
+        let slot = &mut self.slots[sock.slot as usize];
+        slot.clear(RECV);
+        let len = u32::try_from(completion.result).unwrap_or(0);
+        match completion.buffer() {
+            Some(buffer) if len > 0 && !slot.is(CLOSING) => {
+                // Full or not, the kernel says whether more is there; the end counts as more.
+                if !completion.socket_nonempty() {
+                    slot.clear(READABLE);
+                }
+                let lent = Lent { buffer, len };
+                if slot.is(READING) {
+                    events.push(Event::Received { sock, lent });
+                } else {
+                    self.parked.push((sock, lent));
+                }
+                Self::enqueue(&mut self.readable, sock.slot, slot);
+                return;
+            }
+            Some(buffer) => self.ring.buffer_return(buffer),
+            None => self.ring.buffer_unused(),
+        }
+        if slot.is(CLOSING) {
+            return;
+        }
+        match completion.result {
+            0 => {
+                slot.set(ENDED);
+                events.push(Event::Ended { sock, cause: End::Finished });
+            }
+            // Read dry, by the read before this one: the poll tells when there is more.
+            errno if errno == -libc::EAGAIN => slot.clear(READABLE),
+            // No buffer was left, no memory, or a signal: it is still readable and is tried again at the next wait.
+            errno if [libc::ENOBUFS, libc::ENOMEM, libc::EINTR].contains(&-errno) => {
+                Self::enqueue(&mut self.readable, sock.slot, slot);
+            }
+            errno => {
+                slot.set(ENDED);
+                events.push(Event::Ended { sock, cause: End::Broken(-errno) });
+            }
+        }
+    }
+
+    /// Reads that completed while paused and are wanted now. Tells whether there were any.
+    fn unpark(&mut self, events: &mut Vec<Event>) -> bool {
+        let before = events.len();
+        for (sock, lent) in std::mem::take(&mut self.parked) {
+            let slot = &self.slots[sock.slot as usize];
+            if slot.generation != sock.generation || slot.is(CLOSING) || !slot.is(OPEN) {
+                self.ring.buffer_return(lent.buffer);
+            } else if slot.is(READING) {
+                events.push(Event::Received { sock, lent });
+            } else {
+                self.parked.push((sock, lent));
+            }
+        }
+        events.len() > before
+    }
+}
+
+impl Driver for UringDriver {
+    fn name(&self) -> &'static str {
+        "io-uring"
+    }
+
+    fn now(&self) -> Time {
+        sys::now()
+    }
+
+    fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.clone()
+    }
+
+    fn accept_start(&mut self) {
+        self.accept_wanted = !self.accept_ended;
+        self.update_accept();
+    }
+
+    fn accept_pause(&mut self) {
+        self.accept_wanted = false;
+        self.update_accept();
+    }
+
+    fn accept_end(&mut self) {
+        self.accept_ended = true;
+        self.accept_pause();
+        // An armed accept keeps the listener open in the kernel, or may not yet have reached the kernel, where the
+        // descriptor's number might then mean another file: its last completion closes the listener.
+        if !self.accept_armed {
+            self.listener = None;
+        }
+    }
+
+    fn read_start(&mut self, sock: Sock) {
+        let Some(slot) = self.live(sock) else { return };
+        slot.set(READING);
+        let slot = &mut self.slots[sock.slot as usize];
+        if slot.is(ENDED) {
+            return;
+        }
+        if !slot.is(POLL) {
+            Self::arm_poll(&mut self.ring, sock.slot, slot);
+        }
+        Self::enqueue(&mut self.readable, sock.slot, slot);
+    }
+
+    fn read_pause(&mut self, sock: Sock) {
+        if let Some(slot) = self.live(sock) {
+            slot.clear(READING);
+        }
+    }
+
+    fn received(&mut self, lent: &Lent) -> &mut [u8] {
+        self.ring.buffer(lent.buffer, lent.len)
+    }
+
+    fn give_back(&mut self, lent: Lent) {
+        self.ring.buffer_return(lent.buffer);
+    }
+
+    fn hold(&mut self, bytes: Bytes) -> Hold {
+        self.ring.hold(bytes)
+    }
+
+    fn send(&mut self, sock: Sock, parts: &[Part], tag: u32) {
+        if self.live(sock).is_none() {
+            return;
+        }
+        let (token, cut_token) = (Token::send(Kind::Send, tag), Token::send(Kind::SendCut, tag));
+        if self.ring.push_send(sock.slot, parts, token, cut_token).is_err() {
+            self.failures.push(SendFailure { tag, sent: 0, cause: SendCause::NoBuffers });
+        }
+    }
+
+    fn flush(&mut self, failures: &mut Vec<SendFailure>) {
+        self.ring.submit();
+        self.harvest();
+        self.ring.release_holds();
+        failures.append(&mut self.failures);
+    }
+
+    fn write_watch(&mut self, sock: Sock) {
+        let Some(slot) = self.live(sock) else { return };
+        if !slot.is(WATCH) {
+            slot.set(WATCH);
+            let token = Token::of(Kind::Watch, sock.slot, sock.generation);
+            self.ring.push(Op::PollWrite { slot: sock.slot }, token);
+        }
+    }
+
+    fn finish(&mut self, sock: Sock) {
+        let Some(slot) = self.live(sock) else { return };
+        if !slot.is(FINISH) {
+            slot.set(FINISH);
+            let token = Token::of(Kind::Finish, sock.slot, sock.generation);
+            self.ring.push(Op::Shutdown { slot: sock.slot }, token);
+        }
+    }
+
+    fn close(&mut self, sock: Sock) {
+        let Some(slot) = self.live(sock) else { return };
+        slot.set(CLOSING);
+        let slot = &mut self.slots[sock.slot as usize];
+        for (flag, kind) in [(POLL, Kind::Poll), (WATCH, Kind::Watch)] {
+            if slot.is(flag) {
+                let of = Token::of(kind, sock.slot, sock.generation);
+                self.ring.push(Op::Cancel { of }, Token::cancel());
+            }
+        }
+        Self::advance_close(&mut self.ring, sock.slot, slot);
+    }
+
+    fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        if self.unpark(events) {
+            // The sockets of these had their read of this wait.
+            return Ok(());
+        }
+        let busy = !self.readable.is_empty() || !self.completions.is_empty();
+        self.ring.wait(if busy { Some(Duration::ZERO) } else { timeout })?;
+        self.harvest();
+        self.act(events);
+        if self.queue_reads() {
+            // Receives complete inside the submit.
+            self.ring.submit();
+            self.harvest();
+            self.act(events);
+        }
+        Ok(())
+    }
+
+    fn stale_total(&self) -> u64 {
+        self.stale_total
+    }
+}
+
+impl Drop for UringDriver {
+    fn drop(&mut self) {
+        self.waker.end();
+    }
+}
+
+/// What the driver keeps for a socket.
+#[derive(Clone, Copy, Debug, Default)]
+struct Slot {
+    generation: u32,
+    flags: u32,
+}
+const _: () = assert!(size_of::<Slot>() == 8, "an idle connection's share of the driver");
+
+/// Between `Accepted` and `Closed`.
+const OPEN: u32 = 1;
+/// Reading is wanted.
+const READING: u32 = 1 << 1;
+/// Bytes or the end may be there to read.
+const READABLE: u32 = 1 << 2;
+/// In the queue of readable slots.
+const QUEUED: u32 = 1 << 3;
+/// The end was reported.
+const ENDED: u32 = 1 << 4;
+const CLOSING: u32 = 1 << 5;
+/// In flight: the multishot read poll, ...
+const POLL: u32 = 1 << 6;
+/// ... the poll for writing, ...
+const WATCH: u32 = 1 << 7;
+/// ... a receive, ...
+const RECV: u32 = 1 << 8;
+/// ... a shutdown, ...
+const FINISH: u32 = 1 << 9;
+/// ... and the close.
+const CLOSE: u32 = 1 << 10;
+
+impl Slot {
+    fn is(self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    fn any(self, flags: u32) -> bool {
+        self.flags & flags != 0
+    }
+
+    fn set(&mut self, flag: u32) {
+        self.flags |= flag;
+    }
+
+    fn clear(&mut self, flag: u32) {
+        self.flags &= !flag;
+    }
+}
+
+/// What a completion is of: the top byte of its token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Accept,
+    /// The poll of the waker's eventfd.
+    Wake,
+    /// A message of the waker.
+    Woken,
+    Cancel,
+    Send,
+    /// A send that was longer than one submission may be: it completes always, and is short even when it succeeds.
+    SendCut,
+    Poll,
+    Watch,
+    Recv,
+    Finish,
+    Close,
+}
+
+const KINDS: [Kind; 11] = [
+    Kind::Accept,
+    Kind::Wake,
+    Kind::Woken,
+    Kind::Cancel,
+    Kind::Send,
+    Kind::SendCut,
+    Kind::Poll,
+    Kind::Watch,
+    Kind::Recv,
+    Kind::Finish,
+    Kind::Close,
+];
+
+/// Tokens: kind in the top 8 bits, then generation (28) and slot (24) of a socket, or the tag (32) of a send.
+struct Token;
+
+impl Token {
+    const KIND_SHIFT: u32 = 56;
+
+    fn of(kind: Kind, slot: u32, generation: u32) -> u64 {
+        ((kind as u64) << Self::KIND_SHIFT) | (u64::from(generation) << SLOT_BITS) | u64::from(slot)
+    }
+
+    fn send(kind: Kind, tag: u32) -> u64 {
+        ((kind as u64) << Self::KIND_SHIFT) | u64::from(tag)
+    }
+
+    fn accept() -> u64 {
+        Self::of(Kind::Accept, 0, 0)
+    }
+
+    fn wake() -> u64 {
+        Self::of(Kind::Wake, 0, 0)
+    }
+
+    fn woken() -> u64 {
+        Self::of(Kind::Woken, 0, 0)
+    }
+
+    fn cancel() -> u64 {
+        Self::of(Kind::Cancel, 0, 0)
+    }
+
+    fn kind(token: u64) -> Kind {
+        KINDS[(token >> Self::KIND_SHIFT) as usize]
+    }
+
+    fn slot(token: u64) -> (u32, u32) {
+        ((token as u32) & SLOT_MAX, ((token >> SLOT_BITS) as u32) & GENERATION_MASK)
+    }
+
+    fn tag(token: u64) -> u32 {
+        token as u32
+    }
+}
+
+#[cfg(test)]
+mod tests;

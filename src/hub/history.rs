@@ -1,0 +1,248 @@
+//! What is kept of one channel's log, and how it is read back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::base::ids::Offset;
+use crate::base::time::Time;
+use crate::hub::asks::Recovery;
+use crate::hub::log::{Publication, Publications};
+
+/// What an entry costs beside its payload, info and tags, in bytes: the publication, its reference counts and its place
+/// in the ring. Without it a log of small payloads would take several times its bound.
+pub const ENTRY_BYTES: usize = size_of::<Publication>() + 2 * size_of::<usize>() + size_of::<Entry>();
+
+/// A ring smaller than this is not worth giving back in part.
+const RING_SHRINK_ABOVE: usize = 64;
+
+/// Bytes that `publication` counts for in [`HubLimits::history_bytes_max`](crate::hub::HubLimits).
+pub fn entry_bytes(publication: &Publication) -> usize {
+    ENTRY_BYTES + publication.weight()
+}
+
+/// The retained end of a channel's log: publications without a hole, the newest of which is the channel's top.
+/// Reads see no entry whose time is over, whether it was dropped already or not.
+#[derive(Debug, Default)]
+pub struct Log {
+    /// In offset order, and so in order of `expires`.
+    ring: VecDeque<Entry>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    publication: Arc<Publication>,
+    /// From this instant on it is gone.
+    expires: Time,
+}
+
+impl Log {
+    pub fn len(&self) -> usize {
+        self.ring.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// Of all entries, by [`entry_bytes`].
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// When the oldest entry is over.
+    pub fn oldest_expires(&self) -> Option<Time> {
+        self.ring.front().map(|entry| entry.expires)
+    }
+
+    /// Appends the publication that follows the newest.
+    pub fn push(&mut self, publication: Arc<Publication>, expires: Time) {
+        if let Some(newest) = self.ring.back() {
+            assert_eq!(newest.publication.offset().next(), publication.offset(), "a log has no hole");
+            debug_assert!(newest.expires <= expires);
+        }
+        self.bytes += entry_bytes(&publication);
+        self.ring.push_back(Entry { publication, expires });
+    }
+
+    /// Drops the oldest entry and returns its bytes.
+    pub fn drop_oldest(&mut self) -> Option<usize> {
+        let entry = self.ring.pop_front()?;
+        let bytes = entry_bytes(&entry.publication);
+        self.bytes -= bytes;
+        // A ring that was once long is given back by halves: each copy is paid for by the entries dropped before it.
+        if self.ring.capacity() > RING_SHRINK_ABOVE && self.ring.len() < self.ring.capacity() / 4 {
+            self.ring.shrink_to(self.ring.capacity() / 2);
+        }
+        Some(bytes)
+    }
+
+    /// Everything after `asked`, when the log reaches back to it and it is not more than `publications_max`.
+    /// `top` is the channel's newest offset, which outlives the entries.
+    pub fn recover(&self, top: Offset, asked: Offset, now: Time, publications_max: usize) -> Recovery {
+        if asked == top {
+            return Recovery::Recovered(Vec::new());
+        }
+        if asked > top || top.0 - asked.0 > publications_max as u64 {
+            return Recovery::Lost;
+        }
+        let live = self.live_from(now);
+        match self.place_of(asked.next()) {
+            Some(place) if place >= live => Recovery::Recovered(self.collect(place, usize::MAX)),
+            _ => Recovery::Lost,
+        }
+    }
+
+    /// At most `limit` entries from the first after `since` on (from the oldest if that is later), oldest first.
+    pub fn forward(&self, since: Option<Offset>, now: Time, limit: usize) -> Publications {
+        let live = self.live_from(now);
+        let from = match (since, self.ring.front()) {
+            (Some(since), Some(oldest)) if since >= oldest.publication.offset() => {
+                usize::try_from(since.0 - oldest.publication.offset().0)
+                    .map_or(usize::MAX, |n| n.saturating_add(1))
+            }
+            _ => 0,
+        };
+        self.collect(from.max(live), limit)
+    }
+
+    /// At most `limit` entries from the last before `since` on (from the newest without `since`), newest first.
+    /// Empty when the entry before `since` is not there.
+    pub fn reverse(&self, since: Option<Offset>, now: Time, limit: usize) -> Publications {
+        let end = match since {
+            None => self.ring.len(),
+            Some(Offset(since)) => {
+                match since.checked_sub(1).and_then(|before| self.place_of(Offset(before))) {
+                    Some(place) => place + 1,
+                    None => return Vec::new(),
+                }
+            }
+        };
+        let live = self.live_from(now).min(end);
+        let from = live.max(end.saturating_sub(limit));
+        self.ring.range(from..end).rev().map(|entry| entry.publication.clone()).collect()
+    }
+
+    /// The place of the first entry whose time is not over.
+    fn live_from(&self, now: Time) -> usize {
+        self.ring.partition_point(|entry| entry.expires <= now)
+    }
+
+    fn place_of(&self, offset: Offset) -> Option<usize> {
+        let oldest = self.ring.front()?.publication.offset();
+        let place = usize::try_from(offset.0.checked_sub(oldest.0)?).ok()?;
+        (place < self.ring.len()).then_some(place)
+    }
+
+    fn collect(&self, from: usize, limit: usize) -> Publications {
+        let from = from.min(self.ring.len());
+        let end = from.saturating_add(limit).min(self.ring.len());
+        self.ring.range(from..end).map(|entry| entry.publication.clone()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::bytes::Bytes;
+    use crate::base::ids::{Epoch, Position};
+
+    const EPOCH: Epoch = Epoch(7);
+
+    fn publication(offset: u64) -> Arc<Publication> {
+        Arc::new(Publication {
+            channel: "c".into(),
+            position: Position { offset: Offset(offset), epoch: EPOCH },
+            data: Bytes::from_static(b"{}"),
+            info: None,
+            tags: Vec::new(),
+            time_ms: 0,
+            encoded: Default::default(),
+        })
+    }
+
+    /// Offsets 11 to 20; the entry with offset n is over at n.
+    fn log() -> Log {
+        let mut log = Log::default();
+        for offset in 11..=20 {
+            log.push(publication(offset), Time(offset));
+        }
+        log
+    }
+
+    fn offsets(publications: &[Arc<Publication>]) -> Vec<u64> {
+        publications.iter().map(|publication| publication.offset().0).collect()
+    }
+
+    fn recovered(log: &Log, asked: u64, now: u64, max: usize) -> Option<Vec<u64>> {
+        match log.recover(Offset(20), Offset(asked), Time(now), max) {
+            Recovery::Recovered(publications) => Some(offsets(&publications)),
+            Recovery::Lost => None,
+        }
+    }
+
+    #[test]
+    fn recovery_reaches_back_exactly_to_the_oldest_live_entry() {
+        let log = log();
+        assert_eq!(recovered(&log, 20, 0, 300), Some(vec![]));
+        assert_eq!(recovered(&log, 18, 0, 300), Some(vec![19, 20]));
+        assert_eq!(recovered(&log, 10, 0, 300), Some((11..=20).collect()));
+        assert_eq!(recovered(&log, 9, 0, 300), None);
+        assert_eq!(recovered(&log, 21, 0, 300), None);
+        assert_eq!(recovered(&log, u64::MAX, 0, 300), None);
+        assert_eq!(recovered(&log, 0, 0, 300), None);
+        // Entry 11 is over at 11, not before.
+        assert_eq!(recovered(&log, 10, 10, 300).map(|all| all.len()), Some(10));
+        assert_eq!(recovered(&log, 10, 11, 300), None);
+        assert_eq!(recovered(&log, 11, 11, 300).map(|all| all.len()), Some(9));
+        // All over: only who is at the top has missed nothing.
+        assert_eq!(recovered(&log, 20, 99, 300), Some(vec![]));
+        assert_eq!(recovered(&log, 19, 99, 300), None);
+    }
+
+    #[test]
+    fn recovery_of_more_than_the_bound_is_lost() {
+        let log = log();
+        assert_eq!(recovered(&log, 15, 0, 5), Some((16..=20).collect()));
+        assert_eq!(recovered(&log, 14, 0, 5), None);
+        assert_eq!(recovered(&log, 20, 0, 0), Some(vec![]));
+    }
+
+    #[test]
+    fn reads_forward_and_back() {
+        let log = log();
+        let forward = |since: Option<u64>, limit| offsets(&log.forward(since.map(Offset), Time(12), limit));
+        assert_eq!(forward(None, 3), [13, 14, 15]);
+        assert_eq!(forward(Some(15), 2), [16, 17]);
+        assert_eq!(forward(Some(3), 2), [13, 14]);
+        assert_eq!(forward(Some(11), 2), [13, 14]);
+        assert_eq!(forward(Some(20), 2), [0; 0]);
+        assert_eq!(forward(Some(u64::MAX), 2), [0; 0]);
+        assert_eq!(forward(None, 0), [0; 0]);
+        let reverse = |since: Option<u64>, limit| offsets(&log.reverse(since.map(Offset), Time(12), limit));
+        assert_eq!(reverse(None, 3), [20, 19, 18]);
+        assert_eq!(reverse(None, 300), (13..=20).rev().collect::<Vec<_>>());
+        assert_eq!(reverse(Some(15), 300), [14, 13]);
+        assert_eq!(reverse(Some(21), 2), [20, 19]);
+        assert_eq!(reverse(Some(22), 2), [0; 0], "the entry before it does not exist");
+        assert_eq!(reverse(Some(13), 2), [0; 0], "the entry before it is over");
+        assert_eq!(reverse(Some(3), 2), [0; 0]);
+        assert_eq!(reverse(Some(0), 2), [0; 0]);
+        assert_eq!(reverse(Some(u64::MAX), 2), [0; 0]);
+    }
+
+    #[test]
+    fn bytes_follow_the_entries_and_a_long_ring_is_given_back() {
+        let mut log = Log::default();
+        for offset in 1..=10_000 {
+            log.push(publication(offset), Time::NEVER);
+        }
+        assert_eq!(log.bytes(), 10_000 * (ENTRY_BYTES + 2));
+        while log.len() > 10 {
+            assert_eq!(log.drop_oldest(), Some(ENTRY_BYTES + 2));
+        }
+        assert_eq!(log.bytes(), 10 * (ENTRY_BYTES + 2));
+        assert!(log.ring.capacity() <= 4 * RING_SHRINK_ABOVE, "{} places", log.ring.capacity());
+        assert_eq!(offsets(&log.forward(None, Time(0), 300)), (9_991..=10_000).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,692 @@
+//! The home side of the hub: the single writer of every channel whose home is this shard.
+//!
+//! # Life of a channel
+//! ```text
+//!            first mention               last leave; history and keys over
+//!  unknown ────────────────▶ in use ───────────────────────────────────────▶ idle ── grace is over ──▶ forgotten
+//!                              ▲                                              │
+//!                              └────────── publish, join, history ────────────┘
+//! ```
+//! A mention is a publish, a join or a history ask. Every channel has an offset sequence and an epoch from its first
+//! mention, also without history. An idle one is forgotten after its namespace's `history_meta_ttl`, or after
+//! [`FORGET_AFTER`] when the namespace keeps no history, counted from when its last entry and last key would be over by
+//! age; its successor has another epoch. One with subscribers is never forgotten. Over
+//! [`channels_max`](HubLimits::channels_max) the idle one that has the least time left goes first.
+//!
+//! # Offsets
+//! A publication takes the next offset, and the log has no hole. One with `skip_history` takes none: it carries
+//! [`Offset`] 0, is delivered live only, cannot be recovered, and is answered with the channel's top.
+//!
+//! # Time
+//! Answers depend on `now` alone and not on how often [`Home::sweep`] runs: what is over by age is not shown, and a
+//! channel whose grace is over is unknown, swept or not. A thing that lives `ttl` is there while `now < start + ttl`.
+//! A `now` before an earlier one is taken as that earlier one.
+//!
+//! # When history is full
+//! Over [`history_bytes_max`](HubLimits::history_bytes_max) entries that are over by age go first, then the oldest
+//! entry of the heaviest log among the growing one and seven chosen at random, until there is room: a channel that grows
+//! pays for itself, and a small one does not pay for a large. A publication larger than the whole bound is delivered and
+//! not kept.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ahash::RandomState;
+
+use crate::base::fault::Refusal;
+use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position, ShardId};
+use crate::base::prng::Prng;
+use crate::base::slots::Slots;
+use crate::base::time::Time;
+use crate::hub::asks::{
+    History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, PublishAsk, Published, Recovery, Since,
+};
+use crate::hub::deadlines::Deadlines;
+use crate::hub::history::{Log, entry_bytes};
+use crate::hub::idempotency::{IdempotencyKeys, Owner};
+use crate::hub::limits::{FORGET_AFTER, HubLimits, IDEMPOTENCY_KEY_TTL};
+use crate::hub::log::{ClientInfo, Encoded, Publication};
+use crate::hub::options::{ChannelOptions, Namespaces};
+use crate::hub::presence::{Inserted, Interest, Members};
+
+/// Logs looked at, beside the growing one, to find a heavy one. Seven random ones hold one of the heaviest quarter with
+/// a probability of 87 %, at the cost of seven memory reads an eviction.
+const EVICTION_SAMPLES: usize = 7;
+
+/// Entries (or keys) over by age that adding one drops: more than is added, so that they shrink even unswept.
+const EXPIRED_DROPS_PER_APPEND: usize = 2;
+
+/// Work a new channel does at the bound of channels, so that idle ones are known to be idle.
+const SWEEP_WHEN_FULL: usize = 64;
+
+/// Every channel whose home is this shard. See the module's head.
+pub struct Home {
+    namespaces: Arc<Namespaces>,
+    limits: HubLimits,
+    prng: Prng,
+    hash: RandomState,
+    names: HashMap<ChannelName, u32, RandomState>,
+    channels: Slots<Channel>,
+    /// Slots below `slots_used` that hold no channel.
+    free: Vec<u32>,
+    slots_used: u32,
+    lives: u64,
+    keys: IdempotencyKeys,
+    /// Slots with a log, in no order, for [`Home::heaviest`]. A channel knows its place here.
+    logs: Vec<u32>,
+    /// When the oldest entry of each log is over, or earlier.
+    expiries: Deadlines,
+    /// Idle channels and when they may be forgotten, or earlier.
+    forgets: Deadlines,
+    clock: Time,
+    counts: HomeCounts,
+}
+
+/// What a [`Home`] holds, and what has happened to it. Totals only grow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HomeCounts {
+    pub channels: usize,
+    /// Connections in channels, each counted in every channel it is in.
+    pub subscriptions: usize,
+    pub history_publications: usize,
+    /// Never above [`HubLimits::history_bytes_max`].
+    pub history_bytes: usize,
+    pub idempotency_keys: usize,
+    /// Joins of a connection that was in already.
+    pub joins_repeated_total: u64,
+    /// Leaves of a connection that was not in: its join was refused, or a bug of ours.
+    pub leaves_unknown_total: u64,
+    /// Publications dropped from history before their time, for want of bytes.
+    pub history_evicted_total: u64,
+    /// Keys dropped before their five minutes.
+    pub keys_evicted_total: u64,
+    /// Idle channels forgotten before their time.
+    pub channels_evicted_total: u64,
+    /// Asks refused because every channel remembered was in use.
+    pub channels_refused_total: u64,
+}
+
+struct Channel {
+    name: ChannelName,
+    options: Arc<ChannelOptions>,
+    /// Tells the uses of a slot apart.
+    life: u64,
+    epoch: Epoch,
+    /// Idempotency keys of this channel that are not dropped yet.
+    keys: u32,
+    top: Offset,
+    /// The newest version published; most channels never have one.
+    version: Option<Box<Version>>,
+    /// `None` when nothing is retained.
+    log: Option<Box<Log>>,
+    /// Place in [`Home::logs`]; means nothing without a log.
+    log_place: u32,
+    members: Members,
+    interest: Interest,
+    /// Without subscribers it is idle from here on: the last mention, or later when an entry or key lives longer.
+    active_until: Time,
+}
+
+struct Version {
+    number: u64,
+    /// Empty when the publication had none.
+    epoch: Box<str>,
+}
+
+const _: () = assert!(size_of::<Option<Channel>>() <= 136, "what a million personal channels cost");
+
+impl Home {
+    pub fn new(namespaces: Arc<Namespaces>, limits: HubLimits, mut prng: Prng) -> Home {
+        // Keyed from the seed: strangers choose names, and a simulation must repeat.
+        let hash = RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
+        Home {
+            namespaces,
+            keys: IdempotencyKeys::new(limits.idempotency_keys_max, hash.clone()),
+            limits,
+            prng,
+            names: HashMap::with_hasher(hash.clone()),
+            hash,
+            channels: Slots::default(),
+            free: Vec::new(),
+            slots_used: 0,
+            lives: 0,
+            logs: Vec::new(),
+            expiries: Deadlines::default(),
+            forgets: Deadlines::default(),
+            clock: Time::ZERO,
+            counts: HomeCounts::default(),
+        }
+    }
+
+    /// Gives a publication its position and keeps it as the namespace says. The answer says what to deliver;
+    /// [`Home::interested`] says where. `wall_ms` is the wall clock in milliseconds since 1970, shown to clients.
+    ///
+    /// A repeat of an idempotency key is answered like the first. A version that is not above the newest (in the same
+    /// `version_epoch`, or without one) is answered with the channel's top and its key is not remembered. The newest
+    /// version is remembered as long as the channel is, with history or without.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] for a channel name, key or version epoch that is too long or malformed;
+    /// [`Refusal::UnknownChannel`] for an unknown namespace; [`Refusal::LimitExceeded`] when no more channels fit.
+    pub fn publish(&mut self, ask: PublishAsk, now: Time, wall_ms: u64) -> Result<Published, Refusal> {
+        let now = self.advance(now);
+        let key = ask.idempotency_key.as_deref().unwrap_or("");
+        let version_epoch = ask.version_epoch.unwrap_or_default();
+        if key.len() > self.limits.key_bytes_max || version_epoch.len() > self.limits.key_bytes_max {
+            return Err(Refusal::BadRequest);
+        }
+        let slot = self.mention(&ask.channel, now)?;
+        let channel = self.channels.get_mut(slot).expect("just mentioned");
+        let owner = Owner { slot, life: channel.life };
+
+        if !key.is_empty()
+            && let Some(position) = self.keys.get(owner, key, now)
+        {
+            return Ok(Published { position, publication: None });
+        }
+        if ask.version > 0 {
+            if channel.has_seen(ask.version, &version_epoch) {
+                return Ok(Published { position: channel.position(), publication: None });
+            }
+            channel.version = Some(Box::new(Version { number: ask.version, epoch: version_epoch }));
+        }
+
+        let offset = if ask.skip_history {
+            Offset(0)
+        } else {
+            channel.top = channel.top.next();
+            channel.top
+        };
+        let position = channel.position();
+        let publication = Arc::new(Publication {
+            // The channel's own name, not the ask's: entries that live long then share one.
+            channel: channel.name.clone(),
+            position: Position { offset, epoch: channel.epoch },
+            data: ask.data,
+            info: ask.info,
+            tags: ask.tags,
+            time_ms: wall_ms,
+            encoded: Encoded::default(),
+        });
+        if !ask.skip_history && channel.options.keeps_history() {
+            self.append(slot, publication.clone(), now);
+        }
+        if !key.is_empty() {
+            self.remember_key(owner, key, position, now);
+        }
+        Ok(Published { position, publication: Some(publication) })
+    }
+
+    /// Makes a connection a subscriber: everything published after this call is after the answer's position,
+    /// and a recovery ends exactly there. A connection that is in already stays in with the new info, without a notice,
+    /// and is counted: a shard may then announce its subscribers again without harm.
+    ///
+    /// Recovery: the asked epoch is none or the channel's, and the asked offset is the top, or the log goes back to
+    /// it with at most [`recovery_publications_max`](HubLimits::recovery_publications_max) publications since.
+    ///
+    /// # Errors
+    /// As [`Home::publish`].
+    pub fn join(&mut self, ask: JoinAsk, now: Time) -> Result<Joined, Refusal> {
+        let now = self.advance(now);
+        let slot = self.mention(&ask.channel, now)?;
+        let channel = self.channels.get_mut(slot).expect("just mentioned");
+        let recovery = ask.recover.map(|since| {
+            let publications_max = self.limits.recovery_publications_max;
+            channel.recover(since, now, publications_max)
+        });
+        let position = channel.position();
+        let info = channel.options.join_leave.then(|| ask.info.clone());
+        let notice = match channel.members.insert(ask.conn, ask.info, &self.hash) {
+            Inserted::Again => {
+                self.counts.joins_repeated_total += 1;
+                None
+            }
+            Inserted::New => {
+                channel.interest.add(ask.conn.shard());
+                self.counts.subscriptions += 1;
+                info.map(|info| channel.notice(true, info))
+            }
+        };
+        self.settle(slot);
+        Ok(Joined { position, recovery, notice })
+    }
+
+    /// Ends a subscription. Returns the notice for the others when the namespace has join and leave. A connection that
+    /// is not in is counted and ignored: its join may have been refused.
+    pub fn leave(&mut self, channel: &str, conn: ConnId, now: Time) -> Option<Arc<Notice>> {
+        let now = self.advance(now);
+        let Some((slot, found)) = self.known_mut(channel) else {
+            self.counts.leaves_unknown_total += 1;
+            return None;
+        };
+        let Some(info) = found.members.remove(conn) else {
+            self.counts.leaves_unknown_total += 1;
+            return None;
+        };
+        found.interest.remove(conn.shard());
+        found.active_until = found.active_until.max(now);
+        let joins_and_leaves = found.options.join_leave;
+        let notice = info.filter(|_| joins_and_leaves).map(|info| found.notice(false, *info));
+        self.counts.subscriptions -= 1;
+        self.settle(slot);
+        notice
+    }
+
+    /// Shards with subscribers to `channel` and how many each, in shard order.
+    pub fn interested(&self, channel: &str) -> &[(ShardId, u32)] {
+        self.known(channel).map_or(&[], |channel| channel.interest.as_slice())
+    }
+
+    /// Reads the log. Without `since` from the oldest on, or with `reverse` from the newest back. With `since`
+    /// the entries after it (from the oldest when the log does not reach back to it), or with `reverse` those before
+    /// it (none when the one before it is not there). At most `limit` and never more than
+    /// [`history_read_max`](HubLimits::history_read_max).
+    ///
+    /// # Errors
+    /// As [`Home::publish`], and [`Refusal::NotAvailable`] when the namespace keeps no history,
+    /// [`Refusal::BadRequest`] for what is before offset 0, [`Refusal::UnrecoverablePosition`] for an epoch that is
+    /// not the channel's.
+    pub fn history(&mut self, ask: &HistoryAsk, now: Time) -> Result<History, Refusal> {
+        let now = self.advance(now);
+        if !self.options(&ask.channel)?.keeps_history() {
+            return Err(Refusal::NotAvailable);
+        }
+        if ask.reverse && ask.since.is_some_and(|since| since.offset == Offset(0)) {
+            return Err(Refusal::BadRequest);
+        }
+        let slot = self.mention(&ask.channel, now)?;
+        let channel = self.channels.get(slot).expect("just mentioned");
+        if ask.since.is_some_and(|since| !since.epoch.matches(channel.epoch)) {
+            return Err(Refusal::UnrecoverablePosition);
+        }
+        let limit = ask.limit.unwrap_or(usize::MAX).min(self.limits.history_read_max);
+        let since = ask.since.map(|since| since.offset);
+        let publications = match &channel.log {
+            None => Vec::new(),
+            Some(log) if ask.reverse => log.reverse(since, now, limit),
+            Some(log) => log.forward(since, now, limit),
+        };
+        Ok(History { publications, position: channel.position() })
+    }
+
+    /// Drops what is kept of a channel's log. Offset and epoch go on: who is at the top has missed nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::NotAvailable`] when the namespace keeps no history; [`Refusal::BadRequest`] and
+    /// [`Refusal::UnknownChannel`] as [`Namespaces::resolve`].
+    pub fn history_remove(&mut self, channel: &str, now: Time) -> Result<(), Refusal> {
+        self.advance(now);
+        if !self.options(channel)?.keeps_history() {
+            return Err(Refusal::NotAvailable);
+        }
+        if let Some((slot, _)) = self.known_mut(channel) {
+            while self.drop_oldest(slot) {}
+            self.settle(slot);
+        }
+        Ok(())
+    }
+
+    /// The infos of all subscribers, in no order.
+    ///
+    /// # Errors
+    /// [`Refusal::NotAvailable`] when the namespace has no presence; [`Refusal::BadRequest`] and
+    /// [`Refusal::UnknownChannel`] as [`Namespaces::resolve`].
+    pub fn presence(&self, channel: &str) -> Result<Vec<ClientInfo>, Refusal> {
+        if !self.options(channel)?.presence {
+            return Err(Refusal::NotAvailable);
+        }
+        Ok(self.known(channel).map_or_else(Vec::new, |channel| channel.members.infos()))
+    }
+
+    /// How many subscribers and distinct users; all anonymous ones are one user. Costs the same at any number.
+    ///
+    /// # Errors
+    /// As [`Home::presence`].
+    pub fn presence_stats(&self, channel: &str) -> Result<PresenceStats, Refusal> {
+        if !self.options(channel)?.presence {
+            return Err(Refusal::NotAvailable);
+        }
+        Ok(self.known(channel).map_or_else(PresenceStats::default, |channel| channel.members.stats()))
+    }
+
+    /// Channels with subscribers and how many, of those that `filter` chooses, in no order. Walks all channels.
+    pub fn channels(&self, filter: &dyn Fn(&str) -> bool) -> Vec<(ChannelName, u32)> {
+        self.channels
+            .iter()
+            .filter(|(_, channel)| !channel.members.is_empty() && filter(&channel.name))
+            .map(|(_, channel)| (channel.name.clone(), channel.members.len() as u32))
+            .collect()
+    }
+
+    /// Where the log of a channel ends, if it is remembered at the latest `now` that this home was given.
+    pub fn position(&self, channel: &str) -> Option<Position> {
+        let channel = self.known(channel)?;
+        (!channel.is_over(self.clock)).then(|| channel.position())
+    }
+
+    /// Gives back what is over by age: keys, log entries, channels. Does at most `budget` of these; call it every
+    /// tick with a small one. Without anything due it costs three comparisons.
+    pub fn sweep(&mut self, now: Time, budget: usize) {
+        let now = self.advance(now);
+        let mut left = budget;
+        while left > 0
+            && let Some(owner) = self.keys.drop_expired(now)
+        {
+            left -= 1;
+            self.key_dropped(owner);
+        }
+        while left > 0
+            && let Some(slot) = self.expiries.due(now)
+        {
+            left -= 1;
+            self.expire_oldest(slot, now);
+        }
+        while left > 0
+            && let Some(slot) = self.forgets.due(now)
+        {
+            left -= 1;
+            let channel = self.channels.get(slot).expect("a deadline belongs to a channel");
+            if channel.is_over(now) {
+                self.forget(slot);
+            } else {
+                // It was mentioned since.
+                self.forgets.set(slot, channel.forget_at());
+            }
+        }
+    }
+
+    pub fn counts(&self) -> HomeCounts {
+        HomeCounts { channels: self.names.len(), idempotency_keys: self.keys.len(), ..self.counts }
+    }
+
+    /// Entries held for a channel, over by age or not: lets the model follow evictions.
+    #[cfg(test)]
+    pub(super) fn retained(&self, channel: &str) -> usize {
+        self.known(channel).and_then(|channel| channel.log.as_deref()).map_or(0, Log::len)
+    }
+
+    // ---- channels ----
+
+    fn advance(&mut self, now: Time) -> Time {
+        self.clock = self.clock.max(now);
+        self.clock
+    }
+
+    fn known(&self, name: &str) -> Option<&Channel> {
+        self.channels.get(*self.names.get(name)?)
+    }
+
+    fn known_mut(&mut self, name: &str) -> Option<(u32, &mut Channel)> {
+        let slot = *self.names.get(name)?;
+        Some((slot, self.channels.get_mut(slot).expect("a name leads to a channel")))
+    }
+
+    fn options(&self, name: &str) -> Result<&ChannelOptions, Refusal> {
+        match self.known(name) {
+            Some(channel) => Ok(&channel.options),
+            None => self.namespaces.resolve(name).map(|options| &**options),
+        }
+    }
+
+    /// The channel's slot, made if it is unknown. Marks it as used at `now`.
+    fn mention(&mut self, name: &ChannelName, now: Time) -> Result<u32, Refusal> {
+        if let Some((slot, channel)) = self.known_mut(name) {
+            if !channel.is_over(now) {
+                channel.active_until = channel.active_until.max(now);
+                return Ok(slot);
+            }
+            self.forget(slot);
+        }
+        let options = self.namespaces.resolve(name)?.clone();
+        if self.names.len() >= self.limits.channels_max {
+            self.make_room_for_channel(now)?;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots_used += 1;
+            self.slots_used - 1
+        });
+        self.lives += 1;
+        self.channels.insert(
+            slot,
+            Channel {
+                name: name.clone(),
+                life: self.lives,
+                epoch: Epoch(self.prng.u32(..)),
+                keys: 0,
+                top: Offset(0),
+                version: None,
+                log: None,
+                log_place: 0,
+                members: Members::new(options.presence || options.join_leave),
+                interest: Interest::None,
+                active_until: now,
+                options,
+            },
+        );
+        self.names.insert(name.clone(), slot);
+        self.settle(slot);
+        Ok(slot)
+    }
+
+    /// Forgets an idle channel before its time, if every place is taken and nothing is over by age.
+    fn make_room_for_channel(&mut self, now: Time) -> Result<(), Refusal> {
+        self.sweep(now, SWEEP_WHEN_FULL);
+        if self.names.len() < self.limits.channels_max {
+            return Ok(());
+        }
+        match self.forgets.first() {
+            Some(slot) => {
+                self.forget(slot);
+                self.counts.channels_evicted_total += 1;
+                Ok(())
+            }
+            None => {
+                self.counts.channels_refused_total += 1;
+                Err(Refusal::LimitExceeded)
+            }
+        }
+    }
+
+    fn forget(&mut self, slot: u32) {
+        while self.drop_oldest(slot) {}
+        self.expiries.remove(slot);
+        self.forgets.remove(slot);
+        let channel = self.channels.remove(slot).expect("only a known channel is forgotten");
+        assert!(channel.members.is_empty(), "a channel with subscribers is never forgotten");
+        self.names.remove(&channel.name);
+        self.free.push(slot);
+    }
+
+    /// Brings the deadlines of a channel in line with what it holds. Called after everything that may make it idle or
+    /// used, or give it a first log entry. A deadline that is too early is put right when it comes due.
+    fn settle(&mut self, slot: u32) {
+        let channel = self.channels.get(slot).expect("settled while known");
+        match channel.log.as_deref().and_then(Log::oldest_expires) {
+            None => self.expiries.remove(slot),
+            Some(expires) if !self.expiries.contains(slot) => self.expiries.set(slot, expires),
+            Some(_) => {}
+        }
+        if !channel.is_idle() {
+            self.forgets.remove(slot);
+        } else if !self.forgets.contains(slot) {
+            self.forgets.set(slot, channel.forget_at());
+        }
+    }
+
+    // ---- keys ----
+
+    fn remember_key(&mut self, owner: Owner, key: &str, position: Position, now: Time) {
+        for _ in 0..EXPIRED_DROPS_PER_APPEND {
+            if let Some(dropped) = self.keys.drop_expired(now) {
+                self.key_dropped(dropped);
+            }
+        }
+        if self.keys.is_full() {
+            self.counts.keys_evicted_total += u64::from(self.keys.oldest_is_live(now));
+            if let Some(dropped) = self.keys.drop_oldest() {
+                self.key_dropped(dropped);
+            }
+        }
+        if self.keys.insert(owner, key, position, now) {
+            let channel = self.channels.get_mut(owner.slot).expect("published to just now");
+            channel.keys += 1;
+            channel.active_until = channel.active_until.max(now + IDEMPOTENCY_KEY_TTL);
+            self.settle(owner.slot);
+        }
+    }
+
+    fn key_dropped(&mut self, owner: Owner) {
+        // The channel may have been forgotten at a mention, before this key was swept.
+        if let Some(channel) = self.channels.get_mut(owner.slot)
+            && channel.life == owner.life
+        {
+            channel.keys -= 1;
+            self.settle(owner.slot);
+        }
+    }
+
+    // ---- history ----
+
+    fn append(&mut self, slot: u32, publication: Arc<Publication>, now: Time) {
+        let bytes = entry_bytes(&publication);
+        if bytes > self.limits.history_bytes_max {
+            // What was kept before it would have a hole after it.
+            self.counts.history_evicted_total += 1;
+            while self.drop_oldest(slot) {
+                self.counts.history_evicted_total += 1;
+            }
+            self.settle(slot);
+            return;
+        }
+        let channel = self.channels.get_mut(slot).expect("published to just now");
+        let expires = now + channel.options.history_ttl;
+        let size = channel.options.history_size;
+        channel.active_until = channel.active_until.max(expires);
+        let log = channel.log.get_or_insert_with(|| {
+            channel.log_place = self.logs.len() as u32;
+            self.logs.push(slot);
+            Box::default()
+        });
+        log.push(publication, expires);
+        self.counts.history_bytes += bytes;
+        self.counts.history_publications += 1;
+
+        let too_many = log.len().saturating_sub(size);
+        for _ in 0..too_many {
+            self.drop_oldest(slot);
+        }
+        for _ in 0..EXPIRED_DROPS_PER_APPEND {
+            if self.oldest_expires(slot).is_some_and(|expires| expires <= now) {
+                self.drop_oldest(slot);
+            }
+        }
+        while self.counts.history_bytes > self.limits.history_bytes_max {
+            if let Some(due) = self.expiries.due(now) {
+                self.expire_oldest(due, now);
+                continue;
+            }
+            let heaviest = self.heaviest(slot);
+            assert!(self.drop_oldest(heaviest), "bytes are counted, so some log holds them");
+            self.counts.history_evicted_total += 1;
+            self.settle(heaviest);
+        }
+        self.settle(slot);
+    }
+
+    /// The heaviest of the growing log and a few others. All that are looked at have entries, unless `growing` has
+    /// lost its last; then another one has.
+    fn heaviest(&mut self, growing: u32) -> u32 {
+        let bytes_of = |channels: &Slots<Channel>, slot: u32| {
+            channels.get(slot).and_then(|channel| channel.log.as_deref()).map_or(0, Log::bytes)
+        };
+        let mut heaviest = (bytes_of(&self.channels, growing), growing);
+        for _ in 0..EVICTION_SAMPLES {
+            let slot = self.logs[self.prng.usize(..self.logs.len())];
+            let bytes = bytes_of(&self.channels, slot);
+            if bytes > heaviest.0 {
+                heaviest = (bytes, slot);
+            }
+        }
+        heaviest.1
+    }
+
+    /// Treats one due expiry: drops the oldest entry if it is over, or sets the deadline right.
+    fn expire_oldest(&mut self, slot: u32, now: Time) {
+        if self.oldest_expires(slot).is_some_and(|expires| expires <= now) {
+            self.drop_oldest(slot);
+        }
+        if let Some(expires) = self.oldest_expires(slot) {
+            self.expiries.set(slot, expires);
+        }
+        self.settle(slot);
+    }
+
+    fn oldest_expires(&self, slot: u32) -> Option<Time> {
+        self.channels.get(slot)?.log.as_deref()?.oldest_expires()
+    }
+
+    /// Drops the oldest entry of a channel's log, and the log with its last. False when there was none.
+    fn drop_oldest(&mut self, slot: u32) -> bool {
+        let Some(channel) = self.channels.get_mut(slot) else { return false };
+        let Some(log) = &mut channel.log else { return false };
+        let Some(bytes) = log.drop_oldest() else { return false };
+        self.counts.history_bytes -= bytes;
+        self.counts.history_publications -= 1;
+        if log.is_empty() {
+            channel.log = None;
+            let place = channel.log_place;
+            self.logs.swap_remove(place as usize);
+            if let Some(&moved) = self.logs.get(place as usize) {
+                self.channels.get_mut(moved).expect("a listed log has a channel").log_place = place;
+            }
+        }
+        true
+    }
+}
+
+impl Channel {
+    fn position(&self) -> Position {
+        Position { offset: self.top, epoch: self.epoch }
+    }
+
+    /// Nobody and nothing needs it, as far as was noticed.
+    fn is_idle(&self) -> bool {
+        self.members.is_empty() && self.log.is_none() && self.keys == 0
+    }
+
+    /// When it may be forgotten, if it has no subscribers until then.
+    fn forget_at(&self) -> Time {
+        self.active_until + grace(&self.options)
+    }
+
+    fn is_over(&self, now: Time) -> bool {
+        self.members.is_empty() && self.forget_at() <= now
+    }
+
+    fn has_seen(&self, version: u64, epoch: &str) -> bool {
+        self.version
+            .as_ref()
+            .is_some_and(|seen| version <= seen.number && (epoch.is_empty() || *epoch == *seen.epoch))
+    }
+
+    fn recover(&self, since: Since, now: Time, publications_max: usize) -> Recovery {
+        if !since.epoch.matches(self.epoch) {
+            return Recovery::Lost;
+        }
+        match &self.log {
+            Some(log) => log.recover(self.top, since.offset, now, publications_max),
+            None if since.offset == self.top => Recovery::Recovered(Vec::new()),
+            None => Recovery::Lost,
+        }
+    }
+
+    fn notice(&self, joined: bool, info: ClientInfo) -> Arc<Notice> {
+        Arc::new(Notice { channel: self.name.clone(), joined, info, encoded: Encoded::default() })
+    }
+}
+
+/// How long an idle channel keeps its offset and epoch.
+fn grace(options: &ChannelOptions) -> Duration {
+    if options.keeps_history() { options.history_meta_ttl } else { FORGET_AFTER }
+}

@@ -1,0 +1,50 @@
+//! The bounds of one shard's hub, each with its unit, its reason, and what happens there.
+
+use std::time::Duration;
+
+/// How long a repeat of an idempotency key is recognised. Five minutes is what backends of the Centrifuge ecosystem
+/// are told to count on.
+pub const IDEMPOTENCY_KEY_TTL: Duration = Duration::from_secs(300);
+
+/// How long a channel of a namespace without history outlives its last use. Clients come back within 20 s of a broken
+/// connection and positions are re-checked about every 40 s: until then the same offsets and epoch must be found,
+/// and after that nobody can still ask for them.
+pub const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// What one [`Home`](crate::hub::Home) may hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HubLimits {
+    /// Bytes of all logs together: payloads, infos and tags, and what an entry costs besides.
+    /// At the bound the oldest entries of the heaviest logs go (see [`crate::hub::home`]).
+    pub history_bytes_max: usize,
+    /// Publications in one answer to a history ask. A page, not the log: 300 of the usual payloads fit one reply.
+    /// A larger limit is cut to this; the reader goes on from the last offset it got.
+    pub history_read_max: usize,
+    /// Publications a recovery may return. A client that missed more is told so and loads its state anew, which is
+    /// cheaper for both than replaying. Over it the recovery is lost.
+    pub recovery_publications_max: usize,
+    /// Channels remembered, with subscribers or without; each costs about 240 bytes with a short name.
+    /// At the bound idle ones are forgotten early; when none is idle, asks that need a new channel are refused (106).
+    pub channels_max: usize,
+    /// Idempotency keys remembered. At the bound the oldest is forgotten early and counted: a shorter window is better
+    /// than a publication refused.
+    pub idempotency_keys_max: usize,
+    /// Bytes of one idempotency key or version epoch. UUIDs and hex digests are under 130. Longer ones are refused (107).
+    pub key_bytes_max: usize,
+}
+
+impl Default for HubLimits {
+    fn default() -> Self {
+        HubLimits {
+            // A quarter of a million publications of 100 bytes.
+            history_bytes_max: 64 << 20,
+            history_read_max: 300,
+            recovery_publications_max: 300,
+            // A channel for each of a shard's million users. About 250 MB when full.
+            channels_max: 1 << 20,
+            // 200 keyed publications a second for the five minutes; 12 MB with UUIDs.
+            idempotency_keys_max: 1 << 16,
+            key_bytes_max: 256,
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! Who is subscribed to one channel: connections, their infos and users, and how many on which shard.
+
+use std::borrow::Borrow;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use ahash::RandomState;
+
+use crate::base::ids::{ConnId, ShardId, UserName};
+use crate::hub::asks::PresenceStats;
+use crate::hub::log::ClientInfo;
+
+/// Entries a map walks instead of hashing: four cache lines of connections.
+const FEW_MAX: usize = 16;
+
+/// The subscribers of one channel. Most channels have one or a few, so those are kept without a table.
+#[derive(Debug)]
+pub enum Members {
+    /// The namespace shows nobody: connections only.
+    Plain(SmallMap<ConnId, ()>),
+    /// The namespace has presence or join and leave.
+    Known(Box<KnownMembers>),
+}
+
+#[derive(Debug, Default)]
+pub struct KnownMembers {
+    infos: SmallMap<ConnId, Box<ClientInfo>>,
+    /// How many connections of each user.
+    users: SmallMap<UserName, u32>,
+}
+
+/// What became of [`Members::insert`].
+#[derive(Debug, PartialEq, Eq)]
+pub enum Inserted {
+    New,
+    /// It was there already; its info is the new one now.
+    Again,
+}
+
+impl Members {
+    pub fn new(known: bool) -> Members {
+        if known { Members::Known(Box::default()) } else { Members::Plain(SmallMap::Empty) }
+    }
+
+    pub fn len(&self) -> usize {
+        match self {
+            Members::Plain(conns) => conns.len(),
+            Members::Known(known) => known.infos.len(),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn insert(&mut self, conn: ConnId, info: ClientInfo, hash: &RandomState) -> Inserted {
+        let again = match self {
+            Members::Plain(conns) => conns.insert(conn, (), hash).is_some(),
+            Members::Known(known) => {
+                match known.users.get_mut(&info.user) {
+                    Some(connections) => *connections += 1,
+                    None => {
+                        known.users.insert(info.user.clone(), 1, hash);
+                    }
+                }
+                let before = known.infos.insert(conn, Box::new(info), hash);
+                before.map(|before| known.drop_user(&before.user)).is_some()
+            }
+        };
+        if again { Inserted::Again } else { Inserted::New }
+    }
+
+    /// `None` when it is not there; else its info if that was kept.
+    pub fn remove(&mut self, conn: ConnId) -> Option<Option<Box<ClientInfo>>> {
+        match self {
+            Members::Plain(conns) => conns.remove(&conn).map(|()| None),
+            Members::Known(known) => {
+                let info = known.infos.remove(&conn)?;
+                known.drop_user(&info.user);
+                Some(Some(info))
+            }
+        }
+    }
+
+    /// The infos kept, in no order.
+    pub fn infos(&self) -> Vec<ClientInfo> {
+        match self {
+            Members::Plain(_) => Vec::new(),
+            Members::Known(known) => {
+                let mut infos = Vec::with_capacity(known.infos.len());
+                known.infos.for_each(|_, info| infos.push(ClientInfo::clone(info)));
+                infos
+            }
+        }
+    }
+
+    pub fn stats(&self) -> PresenceStats {
+        match self {
+            Members::Plain(_) => PresenceStats::default(),
+            Members::Known(known) => {
+                PresenceStats { clients: known.infos.len() as u32, users: known.users.len() as u32 }
+            }
+        }
+    }
+}
+
+impl KnownMembers {
+    fn drop_user(&mut self, user: &str) {
+        let connections = self.users.get_mut(user).expect("every info is counted for its user");
+        *connections -= 1;
+        if *connections == 0 {
+            self.users.remove(user);
+        }
+    }
+}
+
+/// Shards with subscribers and how many each, in shard order. One shard costs no allocation.
+#[derive(Debug, Default)]
+pub enum Interest {
+    #[default]
+    None,
+    One((ShardId, u32)),
+    Several(Vec<(ShardId, u32)>),
+}
+
+impl Interest {
+    pub fn as_slice(&self) -> &[(ShardId, u32)] {
+        match self {
+            Interest::None => &[],
+            Interest::One(one) => std::slice::from_ref(one),
+            Interest::Several(several) => several,
+        }
+    }
+
+    pub fn add(&mut self, shard: ShardId) {
+        match self {
+            Interest::None => *self = Interest::One((shard, 1)),
+            Interest::One((known, count)) if *known == shard => *count += 1,
+            Interest::One(one) => {
+                let mut several = vec![*one, (shard, 1)];
+                several.sort_unstable();
+                *self = Interest::Several(several);
+            }
+            Interest::Several(several) => match several.binary_search_by_key(&shard, |&(shard, _)| shard) {
+                Ok(place) => several[place].1 += 1,
+                Err(place) => several.insert(place, (shard, 1)),
+            },
+        }
+    }
+
+    /// Takes one subscriber off a shard that has some.
+    pub fn remove(&mut self, shard: ShardId) {
+        let left = match self {
+            Interest::None => unreachable!("{shard:?} has no subscriber"),
+            Interest::One((known, count)) => {
+                assert_eq!(*known, shard);
+                *count -= 1;
+                usize::from(*count > 0)
+            }
+            Interest::Several(several) => {
+                let place =
+                    several.binary_search_by_key(&shard, |&(shard, _)| shard).expect("it has subscribers");
+                several[place].1 -= 1;
+                if several[place].1 == 0 {
+                    several.remove(place);
+                }
+                several.len()
+            }
+        };
+        match (left, &*self) {
+            (0, _) => *self = Interest::None,
+            (1, Interest::Several(several)) => *self = Interest::One(several[0]),
+            _ => {}
+        }
+    }
+}
+
+/// A map that costs nothing for no entry, no allocation for one, a short list for a few, and hashes only above that.
+#[derive(Debug, Default)]
+pub enum SmallMap<K, V> {
+    #[default]
+    Empty,
+    One((K, V)),
+    Few(Vec<(K, V)>),
+    /// Boxed: a table's own 64 bytes would make every small one as large.
+    #[allow(clippy::box_collection)]
+    Many(Box<HashMap<K, V, RandomState>>),
+}
+
+impl<K: Hash + Eq, V> SmallMap<K, V> {
+    pub fn len(&self) -> usize {
+        match self {
+            SmallMap::Empty => 0,
+            SmallMap::One(_) => 1,
+            SmallMap::Few(few) => few.len(),
+            SmallMap::Many(many) => many.len(),
+        }
+    }
+
+    pub fn get_mut<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<&mut V>
+    where
+        K: Borrow<Q>,
+    {
+        match self {
+            SmallMap::Empty => None,
+            SmallMap::One((known, value)) => (Borrow::<Q>::borrow(known) == key).then_some(value),
+            SmallMap::Few(few) => {
+                few.iter_mut().find(|(known, _)| Borrow::<Q>::borrow(known) == key).map(|(_, value)| value)
+            }
+            SmallMap::Many(many) => many.get_mut(key),
+        }
+    }
+
+    /// Returns the value that was there for `key`.
+    pub fn insert(&mut self, key: K, value: V, hash: &RandomState) -> Option<V> {
+        if let SmallMap::Many(many) = self {
+            return many.insert(key, value);
+        }
+        if let Some(known) = self.get_mut(&key) {
+            return Some(std::mem::replace(known, value));
+        }
+        *self = match std::mem::take(self) {
+            SmallMap::Empty => SmallMap::One((key, value)),
+            SmallMap::One(one) => SmallMap::Few(vec![one, (key, value)]),
+            SmallMap::Few(mut few) if few.len() < FEW_MAX => {
+                few.push((key, value));
+                SmallMap::Few(few)
+            }
+            SmallMap::Few(few) => {
+                let mut many = HashMap::with_capacity_and_hasher(2 * FEW_MAX, hash.clone());
+                many.extend(few);
+                many.insert(key, value);
+                SmallMap::Many(Box::new(many))
+            }
+            SmallMap::Many(_) => unreachable!("handled above"),
+        };
+        None
+    }
+
+    pub fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
+    where
+        K: Borrow<Q>,
+    {
+        match self {
+            SmallMap::Empty => None,
+            SmallMap::One((known, _)) if Borrow::<Q>::borrow(known) != key => None,
+            SmallMap::One(_) => match std::mem::take(self) {
+                SmallMap::One((_, value)) => Some(value),
+                _ => unreachable!("matched above"),
+            },
+            SmallMap::Few(few) => {
+                let place = few.iter().position(|(known, _)| Borrow::<Q>::borrow(known) == key)?;
+                let (_, value) = few.swap_remove(place);
+                if few.len() == 1 {
+                    *self = few.pop().map_or(SmallMap::Empty, SmallMap::One);
+                }
+                Some(value)
+            }
+            SmallMap::Many(many) => {
+                let value = many.remove(key)?;
+                // Half of the border, so that a channel that stands on it does not change form all day.
+                if many.len() <= FEW_MAX / 2 {
+                    *self = SmallMap::Few(many.drain().collect());
+                } else if many.len() < many.capacity() / 8 {
+                    many.shrink_to(2 * many.len());
+                }
+                Some(value)
+            }
+        }
+    }
+
+    pub fn for_each(&self, mut f: impl FnMut(&K, &V)) {
+        match self {
+            SmallMap::Empty => {}
+            SmallMap::One((key, value)) => f(key, value),
+            SmallMap::Few(few) => few.iter().for_each(|(key, value)| f(key, value)),
+            SmallMap::Many(many) => many.iter().for_each(|(key, value)| f(key, value)),
+        }
+    }
+}
+
+const _: () =
+    assert!(size_of::<Members>() <= 24 && size_of::<Interest>() <= 24, "a million channels have both");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::base::ids::Sock;
+    use crate::base::prng::Prng;
+
+    fn hash() -> RandomState {
+        RandomState::with_seeds(1, 2, 3, 4)
+    }
+
+    #[test]
+    fn a_small_map_agrees_with_a_map_as_it_grows_and_shrinks() {
+        for seed in 0..100 {
+            let mut prng = Prng::with_seed(seed);
+            let mut small = SmallMap::Empty;
+            let mut naive = BTreeMap::new();
+            for step in 0..1_000 {
+                // Waves: up to about 60 entries and back to none.
+                let (key, value) = (prng.u64(..60), prng.u32(..));
+                if prng.u32(..400) > step % 400 {
+                    assert_eq!(small.insert(key, value, &hash()), naive.insert(key, value), "seed {seed}");
+                } else {
+                    assert_eq!(small.remove(&key), naive.remove(&key), "seed {seed}");
+                }
+                assert_eq!(small.len(), naive.len(), "seed {seed}");
+                let probe = prng.u64(..60);
+                assert_eq!(small.get_mut(&probe), naive.get_mut(&probe), "seed {seed}");
+            }
+            let mut all = Vec::new();
+            small.for_each(|&key, &value| all.push((key, value)));
+            all.sort_unstable();
+            assert_eq!(all, naive.into_iter().collect::<Vec<_>>(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn interest_is_sorted_and_has_no_empty_shard() {
+        for seed in 0..100 {
+            let mut prng = Prng::with_seed(seed);
+            let mut interest = Interest::default();
+            let mut naive = BTreeMap::<ShardId, u32>::new();
+            for _ in 0..200 {
+                let shard = ShardId(prng.u16(..4));
+                if prng.bool() {
+                    interest.add(shard);
+                    *naive.entry(shard).or_default() += 1;
+                } else if let Some(count) = naive.get_mut(&shard) {
+                    *count -= 1;
+                    interest.remove(shard);
+                    naive.retain(|_, count| *count > 0);
+                }
+                assert_eq!(interest.as_slice(), naive.iter().map(|(&s, &n)| (s, n)).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    #[test]
+    fn an_insert_again_replaces_the_info_and_moves_the_user() {
+        let conn = ConnId::new(ShardId(1), Sock { slot: 2, generation: 3 });
+        let info = |user: &str| ClientInfo { user: user.into(), ..ClientInfo::default() };
+        let mut members = Members::new(true);
+        assert_eq!(members.insert(conn, info("ann"), &hash()), Inserted::New);
+        assert_eq!(members.insert(conn, info("ann"), &hash()), Inserted::Again);
+        assert_eq!(members.insert(conn, info("bob"), &hash()), Inserted::Again);
+        assert_eq!(members.infos(), [info("bob")]);
+        assert_eq!(members.stats(), PresenceStats { clients: 1, users: 1 });
+        assert_eq!(members.remove(conn).unwrap().as_deref(), Some(&info("bob")));
+        assert_eq!(members.remove(conn), None);
+        assert_eq!(members.stats(), PresenceStats::default());
+    }
+}

@@ -1,0 +1,234 @@
+//! Which connections a user has.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+
+use crate::base::ids::{ConnId, UserName};
+use crate::base::prng::Prng;
+
+/// From this many connections on a user's are also indexed, so that taking one out of many does not walk them all.
+const INDEX_FROM: usize = 64;
+
+/// User → connections. A user with one connection, which is nearly every user, costs one table entry of 40 bytes.
+///
+/// Anonymous connections (the empty user) are only counted: nobody can address them by user, and they may be
+/// most of a shard's connections.
+pub struct Users {
+    named: HashMap<UserName, Connections, RandomState>,
+    /// Of named users.
+    connections: usize,
+    anonymous: usize,
+}
+
+enum Connections {
+    One(ConnId),
+    /// Two and more, in no order.
+    Several(Vec<ConnId>),
+    Crowd(Box<Crowd>),
+}
+
+struct Crowd {
+    list: Vec<ConnId>,
+    /// Where each stands in `list`.
+    places: HashMap<ConnId, u32, RandomState>,
+}
+
+const _: () = assert!(size_of::<(UserName, Connections)>() <= 40, "what the common user costs");
+
+impl Users {
+    /// The table is keyed from `prng`, so that a stranger cannot choose names that collide.
+    pub fn new(prng: &mut Prng) -> Users {
+        let hash = RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
+        Users { named: HashMap::with_hasher(hash), connections: 0, anonymous: 0 }
+    }
+
+    /// Adds a connection, which must not be there yet: connections have one user for life.
+    pub fn add(&mut self, user: &UserName, conn: ConnId) {
+        if user.is_empty() {
+            self.anonymous += 1;
+            return;
+        }
+        self.connections += 1;
+        let hash = self.named.hasher().clone();
+        match self.named.get_mut(&**user) {
+            Some(connections) => connections.add(conn, hash),
+            None => {
+                self.named.insert(user.clone(), Connections::One(conn));
+            }
+        }
+    }
+
+    /// Takes a connection out. False when it is not there.
+    pub fn remove(&mut self, user: &str, conn: ConnId) -> bool {
+        if user.is_empty() {
+            let known = self.anonymous > 0;
+            self.anonymous -= usize::from(known);
+            return known;
+        }
+        let Some(connections) = self.named.get_mut(user) else { return false };
+        match connections {
+            Connections::One(only) if *only != conn => return false,
+            Connections::One(_) => {
+                self.named.remove(user);
+                if self.named.is_empty() {
+                    self.named.shrink_to_fit();
+                }
+            }
+            _ => {
+                if !connections.remove(conn) {
+                    return false;
+                }
+            }
+        }
+        self.connections -= 1;
+        true
+    }
+
+    /// The connections of `user`, in no order. Empty for the anonymous.
+    pub fn connections(&self, user: &str) -> &[ConnId] {
+        self.named.get(user).map_or(&[], Connections::as_slice)
+    }
+
+    /// Distinct users; all anonymous connections together are one.
+    pub fn len(&self) -> usize {
+        self.named.len() + usize::from(self.anonymous > 0)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Connections of named users and anonymous ones.
+    pub fn connections_total(&self) -> usize {
+        self.connections + self.anonymous
+    }
+}
+
+impl Connections {
+    fn as_slice(&self) -> &[ConnId] {
+        match self {
+            Connections::One(conn) => std::slice::from_ref(conn),
+            Connections::Several(list) => list,
+            Connections::Crowd(crowd) => &crowd.list,
+        }
+    }
+
+    fn add(&mut self, conn: ConnId, hash: RandomState) {
+        match self {
+            Connections::One(first) => {
+                assert!(*first != conn, "{conn:?} added twice");
+                *self = Connections::Several(vec![*first, conn]);
+            }
+            Connections::Several(list) => {
+                assert!(!list.contains(&conn), "{conn:?} added twice");
+                list.push(conn);
+                if list.len() >= INDEX_FROM {
+                    let list = std::mem::take(list);
+                    let mut places = HashMap::with_hasher(hash);
+                    places.extend(list.iter().enumerate().map(|(place, &conn)| (conn, place as u32)));
+                    *self = Connections::Crowd(Box::new(Crowd { list, places }));
+                }
+            }
+            Connections::Crowd(crowd) => {
+                let before = crowd.places.insert(conn, crowd.list.len() as u32);
+                assert!(before.is_none(), "{conn:?} added twice");
+                crowd.list.push(conn);
+            }
+        }
+    }
+
+    /// Of two and more.
+    fn remove(&mut self, conn: ConnId) -> bool {
+        match self {
+            Connections::One(_) => unreachable!("the last connection takes its user along"),
+            Connections::Several(list) => {
+                let Some(place) = list.iter().position(|&other| other == conn) else { return false };
+                list.swap_remove(place);
+                if let [only] = list[..] {
+                    *self = Connections::One(only);
+                }
+            }
+            Connections::Crowd(crowd) => {
+                let Some(place) = crowd.places.remove(&conn) else { return false };
+                crowd.list.swap_remove(place as usize);
+                if let Some(&moved) = crowd.list.get(place as usize) {
+                    crowd.places.insert(moved, place);
+                }
+                // Half of the border, so that a user who stands on it does not build and drop the index all day.
+                if crowd.list.len() < INDEX_FROM / 2 {
+                    let mut list = std::mem::take(&mut crowd.list);
+                    list.shrink_to_fit();
+                    *self = Connections::Several(list);
+                }
+            }
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use super::*;
+
+    #[test]
+    fn agrees_with_sets() {
+        for seed in 0..50 {
+            let mut prng = Prng::with_seed(seed);
+            let mut users = Users::new(&mut prng);
+            let mut naive: BTreeMap<UserName, BTreeSet<ConnId>> = BTreeMap::new();
+            let names: Vec<UserName> = ["", "a", "b", "crowd", "crowd", "crowd"].map(Into::into).to_vec();
+            let growing = 400;
+            for step in 0..1_200 {
+                let user = prng.choice(&names).unwrap();
+                let conn = ConnId::from_bits(prng.u64(..150));
+                let known = naive.get(user).is_some_and(|all| all.contains(&conn));
+                if prng.u8(..4) < if step < growing { 3 } else { 1 } {
+                    if !known {
+                        users.add(user, conn);
+                        naive.entry(user.clone()).or_default().insert(conn);
+                    }
+                } else if known || !user.is_empty() {
+                    assert_eq!(users.remove(user, conn), known, "seed {seed}");
+                    if let Some(all) = naive.get_mut(user) {
+                        all.remove(&conn);
+                        if all.is_empty() {
+                            naive.remove(user);
+                        }
+                    }
+                }
+                for name in ["a", "b", "crowd", "nobody"] {
+                    let mut mine = users.connections(name).to_vec();
+                    mine.sort();
+                    let theirs: Vec<_> = naive.get(name).into_iter().flatten().copied().collect();
+                    assert_eq!(mine, theirs, "seed {seed}");
+                }
+                assert_eq!(users.len(), naive.len(), "seed {seed}");
+                assert_eq!(users.connections_total(), naive.values().map(BTreeSet::len).sum::<usize>());
+            }
+            for (user, all) in naive {
+                for conn in all {
+                    assert!(users.remove(&user, conn), "seed {seed}");
+                }
+            }
+            assert!(users.is_empty());
+            assert_eq!(users.connections_total(), 0);
+        }
+    }
+
+    #[test]
+    fn the_anonymous_are_counted_and_not_listed() {
+        let mut users = Users::new(&mut Prng::with_seed(1));
+        let anonymous: UserName = "".into();
+        users.add(&anonymous, ConnId::from_bits(1));
+        users.add(&anonymous, ConnId::from_bits(2));
+        assert_eq!(users.connections(""), []);
+        assert_eq!((users.len(), users.connections_total()), (1, 2));
+        assert!(users.remove("", ConnId::from_bits(1)));
+        assert!(users.remove("", ConnId::from_bits(2)));
+        assert!(!users.remove("", ConnId::from_bits(3)));
+        assert!(users.is_empty());
+    }
+}

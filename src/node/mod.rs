@@ -1,0 +1,309 @@
+//! One running daemon: boot order, threads, signals, the end.
+//!
+//! Inputs: a checked configuration. Outputs: an exit code. It knows every other folder; none knows it.
+//!
+//! Boot: choose the driver by trying → inboxes and router → control plane → shards, each making its driver on its own
+//! thread → say where everything is. End: on SIGTERM or SIGINT shards close their clients with 3001, requests under way
+//! get their answers, everything within the grace of the configuration.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::base::fault::Disconnect;
+use crate::base::ids::ShardId;
+use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
+use crate::base::prng::Prng;
+use crate::base::time::Time;
+use crate::config::cli::Start;
+use crate::config::{Config, DriverChoice};
+use crate::control::{self, ControlOptions};
+use crate::driver::choose::{DriverChosen, DriverKind, choose};
+use crate::driver::mio::MioDriver;
+use crate::driver::uring::UringDriver;
+use crate::driver::{Driver, DriverOptions};
+use crate::hub::limits::HubLimits;
+use crate::hub::local::StreamLimits;
+use crate::session::token::{TokenOptions, Verifier};
+use crate::shard::ask::{Ask, ControlPlane};
+use crate::shard::client_ids::ClientIds;
+use crate::shard::mailbox::Inbox;
+use crate::shard::router::Router;
+use crate::shard::{Shard, ShardOptions, Tick};
+
+/// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.
+const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
+/// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
+const STREAM_ITEMS_MAX: usize = 16 * 1024;
+
+/// What happens to the node from outside or inside.
+enum Incident {
+    Ready(SocketAddr),
+    Signal(&'static str),
+    /// A shard cannot go on; nor can the node without it.
+    ShardFailed(ShardId, String),
+}
+
+/// Serves until a signal ends it.
+pub fn run(start: Start) -> ExitCode {
+    if let Err(problem) = crate::telemetry::init(&start.config.log) {
+        eprintln!("trunkline: {problem}");
+        return ExitCode::from(2);
+    }
+    match serve(&start) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            eprintln!("trunkline: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(start: &Start) -> io::Result<()> {
+    let Start { config, warnings, plan } = start;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let shards = config.shard_count();
+    tracing::info!("{plan}");
+
+    let mut options = driver_options(config, plan.connections_max, shards);
+    let (chosen, reason) = choose(driver_kind(config.driver), &options)?;
+    tracing::info!("driver: {reason}; {shards} shards");
+
+    let mut secrets = Prng::new();
+    let inboxes: Arc<[Arc<Inbox>]> =
+        (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
+    let router = Router::new(inboxes, [secrets.u64(..), secrets.u64(..), secrets.u64(..), secrets.u64(..)]);
+    let client_ids = ClientIds::new(secrets.u64(..));
+    let shard_options = Arc::new(shard_options(config, options.sockets_max, shards));
+    let control = control::start(ControlOptions::new(config), router.clone())?;
+
+    let (incidents, happened) = mpsc::channel();
+    let mut threads = Vec::new();
+    for id in router.every_shard() {
+        let seat = Seat {
+            id,
+            chosen,
+            driver: options.clone(),
+            options: Arc::clone(&shard_options),
+            router: router.clone(),
+            client_ids: client_ids.clone(),
+            control: control.plane(),
+            prng: secrets.fork(),
+            incidents: incidents.clone(),
+        };
+        threads.push(thread::Builder::new().name(format!("shard-{}", id.0)).spawn(move || seat.run())?);
+        // The first one to bind finds out the port that all share.
+        match happened.recv().map_err(io::Error::other)? {
+            Incident::Ready(bound) => options.listen = bound,
+            Incident::ShardFailed(id, problem) => return Err(failed(id, &problem)),
+            Incident::Signal(_) => return Ok(()),
+        }
+    }
+    announce(config, options.listen, control.api_addr())?;
+    watch_signals(incidents)?;
+
+    let outcome = loop {
+        match happened.recv().map_err(io::Error::other)? {
+            Incident::Ready(_) => {}
+            Incident::Signal(name) => {
+                tracing::info!("{name}: closing clients, at most {:?}", config.shutdown.grace);
+                break Ok(());
+            }
+            Incident::ShardFailed(id, problem) => break Err(failed(id, &problem)),
+        }
+    };
+    for id in router.every_shard() {
+        // A full inbox empties while the shard runs; one that does not run has failed and is not waited for.
+        while router.ask(id, Ask::Shutdown(Disconnect::SHUTDOWN)).is_err() && outcome.is_ok() {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+    control.stop(config.shutdown.grace);
+    if outcome.is_ok() {
+        for thread in threads {
+            let _ = thread.join();
+        }
+        tracing::info!("ended");
+    }
+    outcome
+}
+
+fn failed(id: ShardId, problem: &str) -> io::Error {
+    io::Error::other(format!("shard {}: {problem}", id.0))
+}
+
+/// What one shard's thread starts with.
+struct Seat {
+    id: ShardId,
+    chosen: DriverChosen,
+    driver: DriverOptions,
+    options: Arc<ShardOptions>,
+    router: Router,
+    client_ids: ClientIds,
+    control: Arc<dyn ControlPlane>,
+    prng: Prng,
+    incidents: mpsc::Sender<Incident>,
+}
+
+impl Seat {
+    fn run(self) {
+        pin(self.id);
+        let (id, incidents) = (self.id, self.incidents.clone());
+        // A panic in a shard is a bug of ours: the node says so and ends, rather than serve a part of its channels.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match self.chosen {
+            DriverChosen::IoUring => UringDriver::try_new(&self.driver).and_then(|driver| self.tick(driver)),
+            DriverChosen::Mio => MioDriver::try_new(&self.driver).and_then(|driver| self.tick(driver)),
+        }));
+        let problem = match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "panicked".into(),
+        };
+        let _ = incidents.send(Incident::ShardFailed(id, problem));
+    }
+
+    fn tick<D: Driver>(self, driver: D) -> io::Result<()> {
+        let bound = driver.local_addr();
+        let Seat { id, options, router, client_ids, control, prng, .. } = self;
+        let mut shard = Shard::new(id, driver, options, router, client_ids, Some(control), prng);
+        let _ = self.incidents.send(Incident::Ready(bound));
+        while shard.tick()? == Tick::Goes {}
+        Ok(())
+    }
+}
+
+/// Keeps the shard on one of the cpus this process may use, so that its memory stays in that cpu's caches.
+fn pin(id: ShardId) {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let Ok(allowed) = sched_getaffinity(None) else { return };
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
+    if let Some(&cpu) = cpus.get(id.index() % cpus.len().max(1)) {
+        let mut only = CpuSet::new();
+        only.set(cpu);
+        if let Err(error) = sched_setaffinity(None, &only) {
+            tracing::warn!("shard {} is not pinned: {error}", id.0);
+        }
+    }
+}
+
+fn watch_signals(incidents: mpsc::Sender<Incident>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        use tokio::signal::unix::{SignalKind, signal};
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        let name = runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        });
+        let _ = incidents.send(Incident::Signal(name));
+        // A second one does not wait for the grace.
+        runtime.block_on(async {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        });
+        std::process::exit(1);
+    })?;
+    Ok(())
+}
+
+fn driver_kind(choice: DriverChoice) -> DriverKind {
+    match choice {
+        DriverChoice::Auto => DriverKind::Auto,
+        DriverChoice::IoUring => DriverKind::IoUring,
+        DriverChoice::Mio => DriverKind::Mio,
+    }
+}
+
+fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverOptions {
+    // The kernel spreads connections over the listeners by hash, not evenly: a shard may hold twice its share.
+    let share = (connections_max / u32::from(shards)).saturating_mul(2).max(1024);
+    DriverOptions {
+        listen: config.listen,
+        sockets_max: share.min(connections_max),
+        recv_buffer_bytes: RECV_BUFFER_BYTES,
+        recv_buffers: RECV_BUFFERS,
+    }
+}
+
+fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOptions {
+    let limits = HubLimits {
+        history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
+        channels_max: config.limits.channels_max.div_ceil(usize::from(shards)),
+        ..HubLimits::default()
+    };
+    let client = &config.client;
+    ShardOptions {
+        namespaces: Arc::new(config.namespaces()),
+        hub: limits,
+        streams: StreamLimits {
+            channel_bytes_max: client.outbox_bytes_max.bytes(),
+            channel_items_max: STREAM_ITEMS_MAX,
+        },
+        verifier: client.token.hmac_secret.as_ref().map(|secret| {
+            Arc::new(Verifier::new(TokenOptions {
+                hmac_secret: secret.reveal().as_bytes().to_vec(),
+                audience: client.token.audience.clone(),
+                issuer: client.token.issuer.clone(),
+            }))
+        }),
+        allow_anonymous: client.allow_anonymous,
+        allowed_origins: client.allowed_origins.clone(),
+        allow_loopback_origins: config.is_development(),
+        connections_max,
+        channels_max: client.channels_max,
+        message_bytes_max: client.message_bytes_max.bytes(),
+        outbox_bytes_max: client.outbox_bytes_max.bytes(),
+        http_body_bytes_max: config.api.body_bytes_max.bytes(),
+        ping_interval: client.ping_interval,
+        pong_timeout: client.pong_timeout,
+        connect_timeout: client.connect_timeout,
+        expired_close_delay: EXPIRED_CLOSE_DELAY,
+        shutdown_grace: config.shutdown.grace,
+        echo: config.echo,
+        version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
+        wall_ms,
+    }
+}
+
+fn wall_ms(_now: Time) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// Says where everything is: for people on stdout, for machines in the log.
+fn announce(config: &Config, clients: SocketAddr, api: Option<SocketAddr>) -> io::Result<()> {
+    tracing::info!("listening on {clients}");
+    if let Some(api) = api {
+        tracing::info!("API listening on {api}");
+    }
+    let api_at = api.unwrap_or(clients);
+    let mut out = io::stdout().lock();
+    writeln!(out, "trunkline {} is ready", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "  clients  ws://{clients}/connection/websocket")?;
+    writeln!(out, "  API      http://{api_at}/api")?;
+    if config.is_development()
+        && let Some(key) = &config.api.key
+    {
+        writeln!(out, "  page     http://{clients}/")?;
+        writeln!(out, "  key      {}   (development: made anew at each start)", key.reveal())?;
+        writeln!(out, "Publish to everyone subscribed to the channel \"news\":")?;
+        writeln!(
+            out,
+            "  curl -X POST http://{api_at}/api/publish -H 'X-API-Key: {}' -d '{{\"channel\":\"news\",\"data\":{{\"text\":\"hello\"}}}}'",
+            key.reveal()
+        )?;
+    }
+    out.flush()
+}

@@ -1,0 +1,188 @@
+//! Request bodies: a known length, or chunks (RFC 9112 sections 6 and 7).
+
+use super::{BodyLength, HttpFault};
+
+/// Most bytes of chunk extensions and trailers in one body together. Neither is used by anything that is served, so
+/// this only leaves room for clients that send them; without it a body of one-byte chunks could carry any amount.
+pub const CHUNK_EXTRA_BYTES_MAX: u32 = 8 * 1024;
+
+/// Most hexadecimal digits of a chunk size: as many as a 64-bit number needs.
+const SIZE_DIGITS_MAX: u8 = 16;
+
+/// Where in one request's body the input stands. Plain data of 24 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyDecoder {
+    state: State,
+    /// Bytes of data that may still come, in all.
+    allowance: u64,
+    extra: u32,
+}
+
+const _: () = assert!(std::mem::size_of::<BodyDecoder>() <= 32);
+
+/// ```text
+///  Size ─▶ (SizeSpace | Extension)* ─▶ SizeLf ─▶ Data ─▶ DataCr ─▶ DataLf ─▶ Size ...
+///                                        └─size 0─▶ LineStart ─▶ Trailer ─▶ TrailerLf ─▶ LineStart
+///                                                       └─CR─▶ LastLf ─▶ Done
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// A body of known length: bytes left.
+    Length(u64),
+    Size {
+        size: u64,
+        digits: u8,
+    },
+    /// White space after the size, which RFC 9112 section 7.1.1 allows before a `;` only.
+    SizeSpace {
+        size: u64,
+    },
+    Extension {
+        size: u64,
+    },
+    SizeLf {
+        size: u64,
+    },
+    Data(u64),
+    DataCr,
+    DataLf,
+    LineStart,
+    Trailer,
+    TrailerLf,
+    LastLf,
+    Done,
+}
+
+/// One step of [`BodyDecoder::decode`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyPiece<'i> {
+    /// Bytes of the input that are done with, framing included.
+    pub consumed: usize,
+    /// Body data among them; may be empty.
+    pub data: &'i [u8],
+    /// The body is complete. What follows in the input is the next request.
+    pub done: bool,
+}
+
+impl BodyDecoder {
+    /// For a body that ends as `length` says and holds at most `body_bytes_max` bytes of data.
+    ///
+    /// # Errors
+    /// 413 when the announced length is over the bound already.
+    pub fn new(length: BodyLength, body_bytes_max: u64) -> Result<BodyDecoder, HttpFault> {
+        let state = match length {
+            BodyLength::None | BodyLength::Length(0) => State::Done,
+            BodyLength::Length(length) if length > body_bytes_max => return Err(TOO_LARGE),
+            BodyLength::Length(length) => State::Length(length),
+            BodyLength::Chunked => State::Size { size: 0, digits: 0 },
+        };
+        Ok(BodyDecoder { state, allowance: body_bytes_max, extra: 0 })
+    }
+
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Reads on, up to the end of the body or of one run of data. Call it until `done`, or until all input is
+    /// consumed, which it always is when more is needed. Data is handed out as it comes, not chunk by chunk.
+    ///
+    /// # Errors
+    /// 400 for malformed framing, 413 for more data than allowed, 431 for more extensions and trailers than
+    /// [`CHUNK_EXTRA_BYTES_MAX`]. The connection must be closed; the decoder must not be used again.
+    pub fn decode<'i>(&mut self, input: &'i [u8]) -> Result<BodyPiece<'i>, HttpFault> {
+        let mut at = 0;
+        while self.state != State::Done {
+            if let State::Length(left) | State::Data(left) = self.state {
+                let taken = usize::try_from(left).unwrap_or(usize::MAX).min(input.len() - at);
+                let left = left - taken as u64;
+                self.state = match self.state {
+                    State::Length(_) if left == 0 => State::Done,
+                    State::Length(_) => State::Length(left),
+                    _ if left == 0 => State::DataCr,
+                    _ => State::Data(left),
+                };
+                let data = &input[at..at + taken];
+                return Ok(BodyPiece { consumed: at + taken, data, done: self.is_done() });
+            }
+            let Some(&byte) = input.get(at) else { break };
+            self.state = self.step(byte)?;
+            at += 1;
+        }
+        Ok(BodyPiece { consumed: at, data: &[], done: self.is_done() })
+    }
+
+    /// One byte of chunk framing. Line ends are CRLF and nothing else: a decoder in front of or behind this one
+    /// that took a bare LF would see other chunks.
+    fn step(&mut self, byte: u8) -> Result<State, HttpFault> {
+        Ok(match (self.state, byte) {
+            (State::Size { size, digits }, b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F') => {
+                if digits == SIZE_DIGITS_MAX {
+                    return Err(HttpFault::bad_request("chunk size too long"));
+                }
+                let digit = char::from(byte).to_digit(16).map_or(0, u64::from);
+                State::Size { size: size << 4 | digit, digits: digits + 1 }
+            }
+            (State::Size { digits: 0, .. }, _) => return Err(HttpFault::bad_request("missing chunk size")),
+            (State::Size { size, .. }, b'\r') => State::SizeLf { size },
+            (State::Size { size, .. } | State::SizeSpace { size }, b';') => {
+                self.count_extra()?;
+                State::Extension { size }
+            }
+            (State::Size { size, .. } | State::SizeSpace { size }, b' ' | b'\t') => {
+                self.count_extra()?;
+                State::SizeSpace { size }
+            }
+            (State::Size { .. } | State::SizeSpace { .. }, _) => {
+                return Err(HttpFault::bad_request("invalid chunk size"));
+            }
+            (State::Extension { size }, b'\r') => State::SizeLf { size },
+            (State::Extension { size }, _) => {
+                self.count_extra()?;
+                check_text(byte, "invalid chunk extension")?;
+                State::Extension { size }
+            }
+            (State::SizeLf { size: 0 }, b'\n') => State::LineStart,
+            (State::SizeLf { size }, b'\n') => {
+                self.allowance = self.allowance.checked_sub(size).ok_or(TOO_LARGE)?;
+                State::Data(size)
+            }
+            (State::DataCr, b'\r') => State::DataLf,
+            (State::DataLf, b'\n') => State::Size { size: 0, digits: 0 },
+            (State::DataCr | State::DataLf, _) => {
+                return Err(HttpFault::bad_request("chunk longer than its size"));
+            }
+            (State::LineStart, b'\r') => State::LastLf,
+            (State::LineStart, b' ' | b'\t') => return Err(HttpFault::bad_request("folded trailer line")),
+            (State::Trailer, b'\r') => State::TrailerLf,
+            (State::LineStart | State::Trailer, _) => {
+                self.count_extra()?;
+                check_text(byte, "invalid trailer")?;
+                State::Trailer
+            }
+            (State::TrailerLf, b'\n') => State::LineStart,
+            (State::LastLf, b'\n') => State::Done,
+            (State::SizeLf { .. } | State::TrailerLf | State::LastLf, _) => {
+                return Err(HttpFault::bad_request("bare CR in chunk framing"));
+            }
+            // `decode` takes these itself and never steps in them.
+            (State::Length(_) | State::Data(_) | State::Done, _) => self.state,
+        })
+    }
+
+    fn count_extra(&mut self) -> Result<(), HttpFault> {
+        self.extra += 1;
+        if self.extra > CHUNK_EXTRA_BYTES_MAX {
+            return Err(HttpFault { status: 431, reason: "chunk extensions and trailers too large" });
+        }
+        Ok(())
+    }
+}
+
+const TOO_LARGE: HttpFault = HttpFault { status: 413, reason: "request body too large" };
+
+fn check_text(byte: u8, reason: &'static str) -> Result<(), HttpFault> {
+    if (byte < 0x20 && byte != b'\t') || byte == 0x7f {
+        return Err(HttpFault::bad_request(reason));
+    }
+    Ok(())
+}

@@ -1,0 +1,60 @@
+//! HTTP/1.1 as a server reads and writes it (RFC 9112 framing, RFC 9110 semantics), and as much of the client side
+//! as a WebSocket handshake needs.
+//!
+//! Inputs: bytes from the peer. Outputs: [`RequestHead`], body pieces from [`BodyDecoder`], response bytes in the
+//! caller's `Vec<u8>`. Must not know: sockets, routes, what a path means.
+//!
+//! Strict where two readers of one message could disagree about its length (request smuggling): a bare LF, a bare CR,
+//! a folded line, a space before the colon, two lengths of any kind, and a transfer coding other than one `chunked`
+//! are all refused, and they are refused by [`parse_head`] itself, so no caller can forget to ask.
+
+mod body;
+mod fields;
+mod head;
+mod response;
+
+pub use body::{BodyDecoder, BodyPiece, CHUNK_EXTRA_BYTES_MAX};
+pub use fields::{Fields, is_field_value, is_token};
+pub use head::{BodyLength, HeadScan, RequestHead, ResponseHead, Version, parse_head, parse_response_head};
+pub(in crate::proto) use response::write_fields;
+pub use response::{
+    Body, CONTINUE, chunk_header, http_date, reason_phrase, write_chunk, write_head, write_last_chunk,
+    write_response,
+};
+
+/// Why a request is refused. The connection cannot be used for another request after it: where the next one would
+/// start is not known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpFault {
+    /// Status of the answer: 400, 413, 431, 501 or 505.
+    pub status: u16,
+    /// For the log and the answer's body; never contains anything the peer sent.
+    pub reason: &'static str,
+}
+
+impl HttpFault {
+    pub(super) const fn bad_request(reason: &'static str) -> HttpFault {
+        HttpFault { status: 400, reason }
+    }
+
+    /// Appends the whole answer: the status, `Connection: close`, and the reason as text.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_response(
+            out,
+            self.status,
+            &[("Connection", b"close"), ("Content-Type", b"text/plain")],
+            self.reason.as_bytes(),
+        );
+    }
+}
+
+impl std::fmt::Display for HttpFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.status, self.reason)
+    }
+}
+
+impl std::error::Error for HttpFault {}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! Writing responses (RFC 9112 sections 4 to 7).
+
+use super::fields::{is_field_value, is_token};
+
+/// Sent to a client that [waits for it](super::RequestHead::expects_continue) before it sends the body.
+pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+/// How the body that follows a head ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// None, and no field says so: 1xx, 204, 304, and a successful upgrade.
+    None,
+    /// Bytes. Also for the answer to HEAD, whose body is then left out.
+    Length(u64),
+    /// [`write_chunk`] until [`write_last_chunk`]. For HTTP/1.1 clients only.
+    Chunked,
+    /// Until the connection is closed: streams to HTTP/1.0 clients. Adds `Connection: close`.
+    UntilClose,
+}
+
+/// Appends a status line, `fields`, the field that tells the body's end, and the empty line. The `Date` that RFC 9110
+/// section 6.6.1 asks for is the caller's, who has the clock: see [`http_date`].
+///
+/// # Panics
+/// On a field name that is no token or a value with a control character (a CR LF there would split the response).
+/// Values taken from a [`RequestHead`](super::RequestHead) never have one; check others with [`is_field_value`].
+/// On a status outside 100..=999.
+pub fn write_head(out: &mut Vec<u8>, status: u16, fields: &[(&str, &[u8])], body: Body) {
+    assert!((100..1000).contains(&status), "status {status}");
+    out.extend_from_slice(b"HTTP/1.1 ");
+    write_decimal(out, status.into());
+    out.push(b' ');
+    out.extend_from_slice(reason_phrase(status).as_bytes());
+    out.extend_from_slice(b"\r\n");
+    write_fields(out, fields);
+    match body {
+        Body::None => {}
+        Body::Length(length) => {
+            out.extend_from_slice(b"Content-Length: ");
+            write_decimal(out, length);
+            out.extend_from_slice(b"\r\n");
+        }
+        Body::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        Body::UntilClose => out.extend_from_slice(b"Connection: close\r\n"),
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends a whole response: head, `Content-Length`, and `body`. Panics as [`write_head`].
+pub fn write_response(out: &mut Vec<u8>, status: u16, fields: &[(&str, &[u8])], body: &[u8]) {
+    write_head(out, status, fields, Body::Length(body.len() as u64));
+    out.extend_from_slice(body);
+}
+
+/// Appends field lines. Panics as [`write_head`].
+pub(in crate::proto) fn write_fields(out: &mut Vec<u8>, fields: &[(&str, &[u8])]) {
+    for (name, value) in fields {
+        assert!(is_token(name.as_bytes()), "field name {name:?}");
+        assert!(is_field_value(value), "field value of {name}");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b": ");
+        out.extend_from_slice(value);
+        out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// Appends one chunk of a [`Body::Chunked`]. Empty data appends nothing, as an empty chunk would end the body.
+pub fn write_chunk(out: &mut Vec<u8>, data: &[u8]) {
+    if data.is_empty() {
+        return;
+    }
+    let (header, len) = chunk_header(data.len());
+    out.reserve(len + data.len() + 2);
+    out.extend_from_slice(&header[..len]);
+    out.extend_from_slice(data);
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the end of a [`Body::Chunked`], without trailers.
+pub fn write_last_chunk(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"0\r\n\r\n");
+}
+
+/// The line before a chunk of `data_len` bytes, for gathered writes: the first `len` bytes of the array. The data must
+/// be followed by CRLF. `data_len` must not be 0: that line would end the body.
+pub fn chunk_header(data_len: usize) -> ([u8; 18], usize) {
+    debug_assert!(data_len > 0);
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let digits = (usize::BITS - data_len.leading_zeros()).div_ceil(4).max(1) as usize;
+    let mut header = [0; 18];
+    for (place, slot) in header[..digits].iter_mut().enumerate() {
+        *slot = HEX[data_len >> ((digits - 1 - place) * 4) & 0xf];
+    }
+    header[digits] = b'\r';
+    header[digits + 1] = b'\n';
+    (header, digits + 2)
+}
+
+/// The phrase of RFC 9110 section 15 (and 6585 for 428 to 431). Empty for an unknown status, which is legal.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        413 => "Content Too Large",
+        414 => "URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        422 => "Unprocessable Content",
+        426 => "Upgrade Required",
+        428 => "Precondition Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+/// The IMF-fixdate of RFC 9110 section 5.6.7, for the seconds since 1970 in UTC. Right from 1970 to 9999; later
+/// times are shown as the last second of 9999.
+pub fn http_date(unix_s: u64) -> [u8; 29] {
+    const DAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
+    const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
+    const LAST_S: u64 = 253_402_300_799;
+    let unix_s = unix_s.min(LAST_S);
+    let (days, second) = (unix_s / 86_400, unix_s % 86_400);
+
+    // Years are counted from March so that the leap day is a year's last, in eras of 400 years that all have
+    // 146,097 days. 719,468 days lie between 0000-03-01 and 1970-01-01.
+    let from_march = days + 719_468;
+    let (era, day_of_era) = (from_march / 146_097, from_march % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    // Months from March have 31, 30, 31, 30, 31 days over and over: 153 days in five.
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = (month_from_march + 2) % 12;
+    let year = era * 400 + year_of_era + u64::from(month < 2);
+
+    let mut date = *b"Thu, 01 Jan 1970 00:00:00 GMT";
+    let weekday = (days % 7) as usize * 3;
+    date[..3].copy_from_slice(&DAYS[weekday..weekday + 3]);
+    date[8..11].copy_from_slice(&MONTHS[month as usize * 3..month as usize * 3 + 3]);
+    for (place, value) in [
+        (5, day),
+        (12, year / 100),
+        (14, year % 100),
+        (17, second / 3600),
+        (20, second / 60 % 60),
+        (23, second % 60),
+    ] {
+        date[place] = b'0' + (value / 10) as u8;
+        date[place + 1] = b'0' + (value % 10) as u8;
+    }
+    date
+}
+
+fn write_decimal(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}

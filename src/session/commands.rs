@@ -1,0 +1,368 @@
+//! What each command of a client does.
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::{ChannelName, Offset};
+use crate::base::publication::{Since, SinceEpoch};
+use crate::proto::centrifuge::decode::{self, Command, Method, decode_frame};
+use crate::proto::centrifuge::encode::{RefreshResult, Reply};
+use crate::session::context::{Admitted, Failure};
+use crate::session::token::{Overrides, TokenFault};
+use crate::session::{
+    Connecting, Context, Effect, Identity, Phase, Rights, Session, Sub, SubscribeEffect, lifetime,
+};
+
+/// Most bytes of commands held while a connect waits for its subscriptions: a reconnecting SDK sends all of its
+/// subscribes at once, and one frame of them is bounded by the message limit already.
+pub const HELD_BYTES_MAX: usize = 256 * 1024;
+
+impl Session {
+    /// One frame from the client.
+    ///
+    /// # Errors
+    /// The connection is to be closed with this; what was written to `cx.out` before still goes out.
+    pub fn handle_frame(&mut self, frame: &[u8], cx: &mut Context<'_>) -> Result<(), Disconnect> {
+        if self.phase == Phase::Connecting {
+            return self.hold(frame);
+        }
+        let mut commands = decode_frame(frame);
+        while let Some(command) = commands.next() {
+            let command = command.map_err(|fault| fault.disconnect())?;
+            let id = command.id;
+            match self.handle_command(command, cx) {
+                Ok(()) => {}
+                Err(Failure::Refuse(refusal)) => cx.refuse(id, refusal),
+                Err(Failure::Close(disconnect)) => return Err(disconnect),
+            }
+            if self.phase == Phase::Connecting {
+                return self.hold(commands.remaining().as_bytes());
+            }
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, commands: &[u8]) -> Result<(), Disconnect> {
+        let connecting = self.extras_mut().connecting.as_mut().expect("phase and extras agree");
+        if connecting.held.len() + commands.len() >= HELD_BYTES_MAX {
+            return Err(Disconnect::TOO_MANY_REQUESTS);
+        }
+        if !commands.trim_ascii().is_empty() {
+            if !connecting.held.is_empty() {
+                connecting.held.push(b'\n');
+            }
+            connecting.held.extend_from_slice(commands);
+        }
+        Ok(())
+    }
+
+    fn handle_command(&mut self, command: Command<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let id = command.id;
+        if let Method::Connect(connect) = command.method {
+            return self.handle_connect(id, connect, cx);
+        }
+        if self.phase == Phase::Fresh {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        match command.method {
+            Method::Connect(_) => unreachable!("taken above"),
+            Method::Subscribe(subscribe) => self.handle_subscribe(id, subscribe, cx),
+            Method::Unsubscribe { channel } => {
+                if channel.is_empty() {
+                    return Err(Disconnect::BAD_REQUEST.into());
+                }
+                if let Some(sub) = cx.world.find(&channel).and_then(|index| self.sub(index)) {
+                    cx.effects.push(Effect::Unsubscribe { channel: sub.channel() });
+                }
+                cx.reply(id, &Reply::Unsubscribe);
+                Ok(())
+            }
+            Method::Publish(publish) => {
+                let (rights, subscribed) = self.rights(&publish.channel, cx)?;
+                let Some(data) = publish.data else { return Err(Disconnect::BAD_REQUEST.into()) };
+                if !(rights.publish_for_client || rights.publish_for_subscriber && subscribed) {
+                    return Err(Refusal::PermissionDenied.into());
+                }
+                let data = Bytes::copy_from_slice(data.as_bytes());
+                cx.effects.push(Effect::Publish { id, channel: publish.channel.into(), data });
+                Ok(())
+            }
+            Method::History(history) => {
+                let (rights, subscribed) = self.rights(&history.channel, cx)?;
+                if !rights.keeps_history {
+                    return Err(Refusal::NotAvailable.into());
+                }
+                if !(rights.history_for_client || rights.history_for_subscriber && subscribed) {
+                    return Err(Refusal::PermissionDenied.into());
+                }
+                cx.effects.push(Effect::History {
+                    id,
+                    channel: history.channel.into(),
+                    limit: usize::try_from(history.limit).ok(),
+                    since: history.since.map(|since| position(since.offset, &since.epoch)),
+                    reverse: history.reverse,
+                });
+                Ok(())
+            }
+            Method::Presence { channel } => {
+                let channel = self.presence_of(&channel, cx)?;
+                cx.effects.push(Effect::Presence { id, channel });
+                Ok(())
+            }
+            Method::PresenceStats { channel } => {
+                let channel = self.presence_of(&channel, cx)?;
+                cx.effects.push(Effect::PresenceStats { id, channel });
+                Ok(())
+            }
+            Method::Rpc { .. } => Err(Refusal::NotAvailable.into()),
+            // It has no reply that could carry the refusal: an error without an id reads as a ping to the SDK.
+            Method::Send { .. } => {
+                cx.effects.push(Effect::Message);
+                Ok(())
+            }
+            Method::Refresh { token } => self.handle_refresh(id, &token, cx),
+            Method::SubRefresh { channel, token } => self.handle_sub_refresh(id, &channel, &token, cx),
+            Method::Ping => {
+                cx.reply(id, &Reply::Ping);
+                Ok(())
+            }
+            Method::Pong => match std::mem::take(&mut self.ping_outstanding) {
+                true => Ok(()),
+                false => Err(Disconnect::BAD_REQUEST.into()),
+            },
+            Method::Unknown => Err(Refusal::MethodNotFound.into()),
+        }
+    }
+
+    fn handle_connect(
+        &mut self,
+        id: u32,
+        connect: decode::Connect<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        if self.phase != Phase::Fresh || id == 0 {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let admitted = admit(&connect.token, cx)?;
+        if admitted.user.is_some() || admitted.conn_info.is_some() || admitted.expire_at_s != 0 {
+            self.identity = Some(Box::new(Identity {
+                user: admitted.user,
+                conn_info: admitted.conn_info,
+                expire_at_s: admitted.expire_at_s,
+            }));
+        }
+        let mut subscribes = Vec::new();
+        for (channel, grant) in admitted.subs {
+            let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
+            if subscribes.len() == cx.world.channels_max() {
+                return Err(Disconnect::CHANNEL_LIMIT.into());
+            }
+            let flags = Sub::SERVER_SIDE | sub_flags(&rights, true, true, true);
+            let since = connect
+                .since(&channel)
+                .filter(|since| since.recover && flags & Sub::RECOVERABLE != 0)
+                .map(|since| position(since.offset, &since.epoch));
+            subscribes.push(SubscribeEffect {
+                id: 0,
+                channel,
+                flags,
+                since,
+                reject_unrecovered: false,
+                chan_info: grant.info,
+                expire_at_s: 0,
+                data: grant.data,
+            });
+        }
+        if subscribes.is_empty() {
+            self.reply_connected(id, &[], cx);
+            return Ok(());
+        }
+        self.phase = Phase::Connecting;
+        self.extras_mut().connecting =
+            Some(Connecting { id, outstanding: subscribes.len() as u32, done: Vec::new(), held: Vec::new() });
+        cx.effects.extend(subscribes.into_iter().map(Effect::Subscribe));
+        Ok(())
+    }
+
+    fn handle_subscribe(
+        &mut self,
+        id: u32,
+        subscribe: decode::Subscribe<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        /// The client would rather be refused than subscribe without what it missed.
+        const REJECT_UNRECOVERED: i64 = 2;
+        if subscribe.channel.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let mut rights = cx.world.rights(&subscribe.channel)?;
+        // The same frame may ask twice: what is asked but not yet carried out counts.
+        let asked =
+            |effect: &Effect| matches!(effect, Effect::Subscribe(ask) if *ask.channel == *subscribe.channel);
+        let given_up = |effect: &Effect| matches!(effect, Effect::Unsubscribe { channel } if cx.world.find(&subscribe.channel) == Some(*channel));
+        let last = cx.effects.iter().rev().find_map(|effect| match (asked(effect), given_up(effect)) {
+            (true, _) => Some(true),
+            (_, true) => Some(false),
+            _ => None,
+        });
+        let subscribed = cx.world.find(&subscribe.channel).is_some_and(|index| self.sub(index).is_some());
+        if last.unwrap_or(subscribed) {
+            return Err(Refusal::AlreadySubscribed.into());
+        }
+        let asking = cx.effects.iter().filter(|effect| matches!(effect, Effect::Subscribe(_))).count();
+        if self.subs.len() + asking >= cx.world.channels_max() {
+            return Err(Refusal::LimitExceeded.into());
+        }
+        let (mut chan_info, mut expire_at_s, mut data) = (None, 0, None);
+        if !subscribe.token.is_empty() {
+            let Some(verifier) = cx.world.verifier() else { return Err(Refusal::PermissionDenied.into()) };
+            let claims = verifier
+                .verify_subscribe(&subscribe.token, cx.unix_s)
+                .map_err(TokenFault::of_subscription)?;
+            if *claims.channel != *subscribe.channel || !self.is_user(&claims.user) {
+                return Err(Refusal::PermissionDenied.into());
+            }
+            rights = overridden(rights, &claims.grant.overrides);
+            (chan_info, expire_at_s, data) =
+                (claims.grant.info, claims.expire_at_s.unwrap_or(0), claims.grant.data);
+        } else if !rights.subscribe {
+            return Err(Refusal::PermissionDenied.into());
+        }
+        let flags = sub_flags(&rights, subscribe.positioned, subscribe.recoverable, subscribe.join_leave);
+        let since = (subscribe.recover && flags & Sub::RECOVERABLE != 0)
+            .then(|| position(subscribe.offset, &subscribe.epoch));
+        cx.effects.push(Effect::Subscribe(SubscribeEffect {
+            id,
+            channel: subscribe.channel.into(),
+            flags,
+            since,
+            reject_unrecovered: subscribe.flag & REJECT_UNRECOVERED != 0,
+            chan_info,
+            expire_at_s,
+            data,
+        }));
+        Ok(())
+    }
+
+    fn handle_refresh(&mut self, id: u32, token: &str, cx: &mut Context<'_>) -> Result<(), Failure> {
+        let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
+        if token.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let claims = verifier.verify_connect(token, cx.unix_s).map_err(TokenFault::of_connection)?;
+        let expire_at_s = claims.expire_at_s.unwrap_or(0);
+        if !self.is_user(&claims.user) {
+            return Err(Disconnect::INVALID_TOKEN.into());
+        }
+        let identity = self.identity.get_or_insert_default();
+        identity.expire_at_s = expire_at_s;
+        cx.effects.push(Effect::ExpiryChanged);
+        let client = cx.client.to_string();
+        let lifetime = lifetime(expire_at_s, cx.unix_s);
+        cx.reply(id, &Reply::Refresh(RefreshResult { client: &client, version: cx.version, lifetime }));
+        Ok(())
+    }
+
+    fn handle_sub_refresh(
+        &mut self,
+        id: u32,
+        channel: &str,
+        token: &str,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
+        if channel.is_empty() || token.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let sub =
+            cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(Refusal::PermissionDenied)?;
+        let claims = verifier.verify_subscribe(token, cx.unix_s).map_err(TokenFault::of_subscription)?;
+        let expire_at_s = claims.expire_at_s.unwrap_or(0);
+        if *claims.channel != *channel || !self.is_user(&claims.user) {
+            return Err(Refusal::PermissionDenied.into());
+        }
+        let extras = self.extras_mut();
+        extras.subs.retain(|extra| extra.channel != sub.channel());
+        extras.subs.push(super::SubExtra {
+            channel: sub.channel(),
+            chan_info: claims.grant.info,
+            expire_at_s,
+        });
+        cx.effects.push(Effect::ExpiryChanged);
+        cx.reply(id, &Reply::SubRefresh(lifetime(expire_at_s, cx.unix_s)));
+        Ok(())
+    }
+
+    fn is_user(&self, user: &str) -> bool {
+        self.user().map_or("", |own| own) == user
+    }
+
+    /// What the client may do with the channel, and whether it is subscribed.
+    fn rights(&self, channel: &str, cx: &Context<'_>) -> Result<(Rights, bool), Failure> {
+        if channel.is_empty() {
+            return Err(Disconnect::BAD_REQUEST.into());
+        }
+        let rights = cx.world.rights(channel)?;
+        // A subscription that is still being asked for counts: its channel's home hears of it first.
+        let subscribed = cx.world.find(channel).is_some_and(|index| self.sub(index).is_some())
+            || cx
+                .effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Subscribe(ask) if *ask.channel == *channel));
+        Ok((rights, subscribed))
+    }
+
+    fn presence_of(&self, channel: &str, cx: &Context<'_>) -> Result<ChannelName, Failure> {
+        let (rights, subscribed) = self.rights(channel, cx)?;
+        if !rights.keeps_presence {
+            return Err(Refusal::NotAvailable.into());
+        }
+        if !(rights.presence_for_client || rights.presence_for_subscriber && subscribed) {
+            return Err(Refusal::PermissionDenied.into());
+        }
+        Ok(channel.into())
+    }
+}
+
+fn admit(token: &str, cx: &Context<'_>) -> Result<Admitted, Failure> {
+    if token.is_empty() {
+        return match cx.world.allows_anonymous() {
+            true => Ok(Admitted::default()),
+            false => Err(Disconnect::BAD_REQUEST.into()),
+        };
+    }
+    let Some(verifier) = cx.world.verifier() else { return Err(Disconnect::INVALID_TOKEN.into()) };
+    let claims = verifier.verify_connect(token, cx.unix_s).map_err(TokenFault::of_connection)?;
+    Ok(Admitted {
+        user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
+        conn_info: claims.info,
+        expire_at_s: claims.expire_at_s.unwrap_or(0),
+        subs: claims.subs.into_iter().map(|(channel, grant)| (channel.into(), grant)).collect(),
+    })
+}
+
+/// The namespace's options as a token changes them for one subscription.
+fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
+    let change = |right: &mut bool, to: Option<bool>| *right = to.unwrap_or(*right);
+    change(&mut rights.join_leave, overrides.join_leave);
+    change(&mut rights.force_push_join_leave, overrides.force_push_join_leave);
+    change(&mut rights.force_positioning, overrides.force_positioning);
+    change(&mut rights.force_recovery, overrides.force_recovery);
+    rights
+}
+
+fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leave: bool) -> u32 {
+    let recoverable = rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
+    let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
+    let notices = rights.join_leave && (join_leave || rights.force_push_join_leave);
+    let mut flags = 0;
+    for (set, flag) in
+        [(recoverable, Sub::RECOVERABLE), (positioned, Sub::POSITIONED), (notices, Sub::NOTICES)]
+    {
+        flags |= if set { flag } else { 0 };
+    }
+    flags
+}
+
+fn position(offset: u64, epoch: &str) -> Since {
+    Since { offset: Offset(offset), epoch: SinceEpoch::from_wire(epoch) }
+}

@@ -1,0 +1,175 @@
+//! What a session is given to act with, and what it wants done.
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::{ChannelName, ClientId, UserName};
+use crate::base::publication::Since;
+use crate::proto::centrifuge::encode::{Push, Reply};
+use crate::proto::centrifuge::{Batch, encode_push, encode_reply};
+use crate::session::ChannelIndex;
+use crate::session::token::{SubscribeGrant, Verifier};
+
+/// What a channel's namespace lets a client do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rights {
+    pub subscribe: bool,
+    pub publish_for_client: bool,
+    pub publish_for_subscriber: bool,
+    pub history_for_client: bool,
+    pub history_for_subscriber: bool,
+    pub presence_for_client: bool,
+    pub presence_for_subscriber: bool,
+    pub keeps_history: bool,
+    pub keeps_presence: bool,
+    pub join_leave: bool,
+    pub force_push_join_leave: bool,
+    pub positioning: bool,
+    pub recovery: bool,
+    pub force_positioning: bool,
+    pub force_recovery: bool,
+}
+
+/// What a session may ask of its surroundings without waiting.
+pub trait World {
+    /// # Errors
+    /// 107 for a name that cannot be one, 102 for a namespace that does not exist.
+    fn rights(&self, channel: &str) -> Result<Rights, Refusal>;
+
+    /// The shard's number of a channel that somebody here is subscribed to, or about to be.
+    fn find(&self, channel: &str) -> Option<ChannelIndex>;
+
+    /// `None`: no key is configured, no token can be valid.
+    fn verifier(&self) -> Option<&Verifier>;
+
+    fn allows_anonymous(&self) -> bool;
+
+    /// Most subscriptions of one connection.
+    fn channels_max(&self) -> usize;
+}
+
+/// A subscription to ask the channel's home for.
+#[derive(Clone, Debug)]
+pub struct SubscribeEffect {
+    /// The command's; 0 when the server subscribes.
+    pub id: u32,
+    pub channel: ChannelName,
+    /// Of [`crate::session::Sub`].
+    pub flags: u32,
+    pub since: Option<Since>,
+    pub reject_unrecovered: bool,
+    pub chan_info: Option<Bytes>,
+    /// Unix seconds; 0 never.
+    pub expire_at_s: u64,
+    /// JSON that goes out with the subscription.
+    pub data: Option<Bytes>,
+}
+
+/// What the shard is to do for a session.
+#[derive(Debug)]
+pub enum Effect {
+    /// The client is connected: count it, list it under its user, start its pings.
+    Connected,
+    Subscribe(SubscribeEffect),
+    /// The client ends a subscription.
+    Unsubscribe {
+        channel: ChannelIndex,
+    },
+    Publish {
+        id: u32,
+        channel: ChannelName,
+        data: Bytes,
+    },
+    History {
+        id: u32,
+        channel: ChannelName,
+        /// `None`: as many as the server gives at once.
+        limit: Option<usize>,
+        since: Option<Since>,
+        reverse: bool,
+    },
+    Presence {
+        id: u32,
+        channel: ChannelName,
+    },
+    PresenceStats {
+        id: u32,
+        channel: ChannelName,
+    },
+    /// Commands that were held while the session was connecting: decode them as if they came now.
+    Resume {
+        commands: Vec<u8>,
+    },
+    /// When something expires has changed.
+    ExpiryChanged,
+    /// A message for the backend; there is none to take it yet.
+    Message,
+    /// An error reply went out; for the counters.
+    Refused(Refusal),
+}
+
+/// One call's surroundings.
+pub struct Context<'a> {
+    pub world: &'a dyn World,
+    pub client: ClientId,
+    /// Wall clock, unix seconds.
+    pub unix_s: u64,
+    pub version: &'static str,
+    pub ping_s: u32,
+    pub out: Batch<'a>,
+    pub effects: &'a mut Vec<Effect>,
+}
+
+impl Context<'_> {
+    pub fn reply(&mut self, id: u32, reply: &Reply<'_>) {
+        encode_reply(self.out.message(), id, reply);
+    }
+
+    pub fn push(&mut self, channel: &str, push: &Push<'_>) {
+        encode_push(self.out.message(), channel, push);
+    }
+
+    pub fn refuse(&mut self, id: u32, refusal: Refusal) {
+        self.reply(id, &Reply::Error(refusal.into()));
+        self.effects.push(Effect::Refused(refusal));
+    }
+
+    pub(super) fn resume_with(&mut self, commands: Vec<u8>) {
+        if !commands.is_empty() {
+            self.effects.push(Effect::Resume { commands });
+        }
+    }
+}
+
+/// Who connects, once the token has been read.
+#[derive(Debug, Default)]
+pub(super) struct Admitted {
+    pub user: Option<UserName>,
+    pub conn_info: Option<Bytes>,
+    pub expire_at_s: u64,
+    pub subs: Vec<(ChannelName, SubscribeGrant)>,
+}
+
+/// How a command ends when it does not succeed.
+pub(super) enum Failure {
+    /// An error reply; the connection lives on.
+    Refuse(Refusal),
+    Close(Disconnect),
+}
+
+impl From<Result<Refusal, Disconnect>> for Failure {
+    fn from(either: Result<Refusal, Disconnect>) -> Failure {
+        either.map_or_else(Failure::Close, Failure::Refuse)
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        Failure::Refuse(refusal)
+    }
+}
+
+impl From<Disconnect> for Failure {
+    fn from(disconnect: Disconnect) -> Failure {
+        Failure::Close(disconnect)
+    }
+}

@@ -1,0 +1,490 @@
+//! One client as a state machine.
+//!
+//! Inputs: commands, answers of channel homes, the time. Outputs: replies and pushes into the caller's buffer, and
+//! [`Effect`]s for the shard to carry out. Must not know: sockets, frames, channels' logs, threads.
+//!
+//! ```text
+//!  Fresh ──connect──▶ Connecting ──every server-side subscription answered──▶ Connected
+//!    └──────────────── connect without subscriptions ────────────────────────────▲
+//! ```
+//! While `Connecting`, further commands are held in order, bounded.
+
+mod commands;
+mod context;
+pub mod token;
+
+use smallvec::SmallVec;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::ids::{ChannelName, Offset, Position, UserName};
+use crate::base::publication::{ClientInfo, Publication, Publications, Since};
+use crate::proto::centrifuge::encode::{
+    ClientInfoRef, ConnectResult, Lifetime, PublicationRef, SubscribeResult,
+};
+use crate::proto::centrifuge::encode::{Push, Reply, SubscribePush};
+
+pub use commands::HELD_BYTES_MAX;
+pub use context::{Context, Effect, Rights, SubscribeEffect, World};
+
+/// A channel as the shard numbers it; below 2^24.
+pub type ChannelIndex = u32;
+
+/// One subscription: 8 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sub {
+    /// Low 24 bits the channel, high 8 bits flags.
+    channel: u32,
+    /// Place in the channel's list of subscribers; while the join is pending, the id of the command that asked.
+    place: u32,
+}
+
+impl Sub {
+    pub const SERVER_SIDE: u32 = 1 << 24;
+    pub const POSITIONED: u32 = 2 << 24;
+    pub const RECOVERABLE: u32 = 4 << 24;
+    pub const NOTICES: u32 = 8 << 24;
+    const PENDING: u32 = 16 << 24;
+    const INDEX: u32 = (1 << 24) - 1;
+
+    pub fn channel(self) -> ChannelIndex {
+        self.channel & Sub::INDEX
+    }
+
+    /// Place in the channel's list; `None` while the home has not answered.
+    pub fn place(self) -> Option<u32> {
+        (!self.is(Sub::PENDING)).then_some(self.place)
+    }
+
+    pub fn is(self, flag: u32) -> bool {
+        self.channel & flag != 0
+    }
+}
+
+/// Who the client is. Absent for an anonymous client of whom nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub user: Option<UserName>,
+    pub conn_info: Option<Bytes>,
+    /// Unix seconds at which the connection expires; 0 never.
+    pub expire_at_s: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Fresh,
+    Connecting,
+    Connected,
+}
+
+/// Plain data; the idle client's whole state.
+#[derive(Default)]
+pub struct Session {
+    subs: SmallVec<[Sub; 2]>,
+    identity: Option<Box<Identity>>,
+    extras: Option<Box<Extras>>,
+    phase: Phase,
+    ping_outstanding: bool,
+}
+
+/// What few sessions have.
+#[derive(Default)]
+struct Extras {
+    connecting: Option<Connecting>,
+    subs: Vec<SubExtra>,
+}
+
+/// A connect that waits for its server-side subscriptions.
+struct Connecting {
+    id: u32,
+    outstanding: u32,
+    done: Vec<(ChannelName, Subscribed)>,
+    /// Commands that came meanwhile, newline-joined.
+    held: Vec<u8>,
+}
+
+/// What is known of a subscription beyond its entry.
+struct SubExtra {
+    channel: ChannelIndex,
+    chan_info: Option<Bytes>,
+    expire_at_s: u64,
+}
+
+/// A subscription as its reply tells it.
+struct Subscribed {
+    flags: u32,
+    position: Position,
+    /// `Some` when a recovery was asked: the request's offset and what was missed, or `None` where it was lost.
+    recovery: Option<(Offset, Option<Publications>)>,
+    expire_at_s: u64,
+    data: Option<Bytes>,
+}
+
+/// A join as the channel's home answered it.
+#[derive(Debug)]
+pub struct JoinAnswer {
+    /// As in the [`SubscribeEffect`].
+    pub id: u32,
+    pub flags: u32,
+    pub since: Option<Since>,
+    pub reject_unrecovered: bool,
+    pub data: Option<Bytes>,
+    pub outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
+}
+
+/// What the shard does with a join's answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum JoinVerdict {
+    /// Add the connection to the channel's subscribers, then call [`Session::placed`].
+    Subscribe { notices: bool },
+    /// The home refused; nothing to undo.
+    Refused,
+    /// The session wants it no more and has told the home so.
+    Ignore,
+    /// The session cannot use it: the home must be told that it left.
+    Leave,
+}
+
+impl Session {
+    pub fn is_fresh(&self) -> bool {
+        self.phase == Phase::Fresh
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.phase == Phase::Connected
+    }
+
+    pub fn user(&self) -> Option<&UserName> {
+        self.identity.as_ref().and_then(|identity| identity.user.as_ref())
+    }
+
+    pub fn subs(&self) -> &[Sub] {
+        &self.subs
+    }
+
+    /// Every subscription, given up: the connection is going away.
+    pub fn take_subs(&mut self) -> SmallVec<[Sub; 2]> {
+        if let Some(extras) = &mut self.extras {
+            extras.subs.clear();
+        }
+        std::mem::take(&mut self.subs)
+    }
+
+    pub fn sub(&self, channel: ChannelIndex) -> Option<Sub> {
+        self.subs.iter().copied().find(|sub| sub.channel() == channel)
+    }
+
+    /// The shard has asked the channel's home to join for the effect.
+    pub fn join_asked(&mut self, channel: ChannelIndex, effect: &SubscribeEffect) {
+        debug_assert!(self.sub(channel).is_none());
+        self.subs.push(Sub { channel: channel | effect.flags | Sub::PENDING, place: effect.id });
+        if effect.chan_info.is_some() || effect.expire_at_s != 0 {
+            self.extras_mut().subs.push(SubExtra {
+                channel,
+                chan_info: effect.chan_info.clone(),
+                expire_at_s: effect.expire_at_s,
+            });
+        }
+    }
+
+    /// The shard has put the connection at `place` of the channel's list, or has moved it there.
+    pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
+        let sub = self
+            .subs
+            .iter_mut()
+            .find(|sub| sub.channel() == channel)
+            .expect("a subscriber has the subscription");
+        sub.channel &= !Sub::PENDING;
+        sub.place = place;
+    }
+
+    /// Forgets the subscription, if there is one.
+    pub fn remove(&mut self, channel: ChannelIndex) -> Option<Sub> {
+        let at = self.subs.iter().position(|sub| sub.channel() == channel)?;
+        if let Some(extras) = &mut self.extras {
+            extras.subs.retain(|extra| extra.channel != channel);
+            if extras.subs.is_empty() && extras.connecting.is_none() {
+                self.extras = None;
+            }
+        }
+        let sub = self.subs.swap_remove(at);
+        if self.subs.spilled() && self.subs.len() * 4 < self.subs.capacity() {
+            self.subs.shrink_to_fit();
+        }
+        Some(sub)
+    }
+
+    /// Who this client is to others.
+    pub fn info(&self, client: String, channel: Option<ChannelIndex>) -> ClientInfo {
+        let identity = self.identity.as_deref();
+        ClientInfo {
+            user: self.user().cloned().unwrap_or_else(|| "".into()),
+            client,
+            conn_info: identity.and_then(|identity| identity.conn_info.clone()),
+            chan_info: channel.and_then(|channel| self.extra(channel)?.chan_info.clone()),
+        }
+    }
+
+    // --- answers of channel homes
+
+    /// A join of this session has been answered.
+    pub fn handle_joined(
+        &mut self,
+        channel: ChannelIndex,
+        name: &ChannelName,
+        answer: JoinAnswer,
+        cx: &mut Context<'_>,
+    ) -> Result<JoinVerdict, Disconnect> {
+        let wanted = self.sub(channel).is_some_and(|sub| sub.is(Sub::PENDING) && sub.place == answer.id);
+        let server_side = answer.flags & Sub::SERVER_SIDE != 0;
+        let (position, recovered) = match answer.outcome {
+            Ok(outcome) => outcome,
+            Err(refusal) => {
+                if wanted {
+                    self.remove(channel);
+                }
+                if !server_side {
+                    cx.refuse(answer.id, refusal);
+                } else if wanted {
+                    self.server_side_answered(None, cx)?;
+                }
+                return Ok(JoinVerdict::Refused);
+            }
+        };
+        if answer.reject_unrecovered && matches!(recovered, Some(None)) {
+            cx.refuse(answer.id, Refusal::UnrecoverablePosition);
+            return Ok(match wanted {
+                true => {
+                    self.remove(channel);
+                    JoinVerdict::Leave
+                }
+                false => JoinVerdict::Ignore,
+            });
+        }
+        let subscribed = Subscribed {
+            flags: answer.flags,
+            position,
+            recovery: recovered
+                .map(|publications| (answer.since.map_or(Offset(0), |since| since.offset), publications)),
+            expire_at_s: self.extra(channel).map_or(0, |extra| extra.expire_at_s),
+            data: answer.data,
+        };
+        if !server_side {
+            // An unsubscribed one is told as well: its command gets the reply that it would have got in time.
+            subscribed.with_result(cx.unix_s, |result| cx.reply(answer.id, &Reply::Subscribe(result)));
+        } else if wanted {
+            self.server_side_answered(Some((name.clone(), subscribed)), cx)?;
+        }
+        Ok(match wanted {
+            true => JoinVerdict::Subscribe { notices: answer.flags & Sub::NOTICES != 0 },
+            false => JoinVerdict::Ignore,
+        })
+    }
+
+    fn server_side_answered(
+        &mut self,
+        subscribed: Option<(ChannelName, Subscribed)>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Disconnect> {
+        let connecting = self.extras.as_mut().and_then(|extras| extras.connecting.as_mut());
+        let Some(connecting) = connecting else {
+            // Subscribed by the server API in the middle of a connection's life.
+            if let Some((name, subscribed)) = subscribed {
+                subscribed.push(&name, cx);
+            }
+            return Ok(());
+        };
+        connecting.outstanding -= 1;
+        connecting.done.extend(subscribed);
+        if connecting.outstanding > 0 {
+            return Ok(());
+        }
+        let extras = self.extras.as_mut().expect("connecting is in them");
+        let connecting = extras.connecting.take().expect("it is connecting");
+        if extras.subs.is_empty() {
+            self.extras = None;
+        }
+        self.reply_connected(connecting.id, &connecting.done, cx);
+        cx.resume_with(connecting.held);
+        Ok(())
+    }
+
+    fn reply_connected(&mut self, id: u32, done: &[(ChannelName, Subscribed)], cx: &mut Context<'_>) {
+        self.phase = Phase::Connected;
+        let lifetime = lifetime(self.expire_at_s(), cx.unix_s);
+        let client = cx.client.to_string();
+        let views: Vec<_> = done.iter().map(|(_, subscribed)| subscribed.views()).collect();
+        let subs: Vec<_> = done
+            .iter()
+            .zip(&views)
+            .map(|((name, subscribed), views)| (&**name, subscribed.result(views, cx.unix_s)))
+            .collect();
+        cx.reply(
+            id,
+            &Reply::Connect(ConnectResult {
+                client: &client,
+                version: cx.version,
+                lifetime,
+                data: None,
+                subs: &subs,
+                ping_s: cx.ping_s,
+                pong: true,
+                session: "",
+                node: "",
+            }),
+        );
+        cx.effects.push(Effect::Connected);
+    }
+
+    // --- the server's own doing
+
+    /// The server ends a subscription. False when there is none.
+    pub fn unsubscribed(
+        &mut self,
+        channel: ChannelIndex,
+        name: &str,
+        why: Unsubscribed,
+        cx: &mut Context<'_>,
+    ) -> Option<Sub> {
+        let sub = self.remove(channel)?;
+        cx.push(name, &Push::Unsubscribe(why));
+        Some(sub)
+    }
+
+    /// The server changes when the connection expires (0: never) and what others see of it.
+    pub fn refreshed(&mut self, expire_at_s: u64, info: Option<Bytes>, cx: &mut Context<'_>) {
+        if expire_at_s != 0 || info.is_some() || self.identity.is_some() {
+            let identity = self.identity.get_or_insert_default();
+            identity.expire_at_s = expire_at_s;
+            if info.is_some() {
+                identity.conn_info = info;
+            }
+        }
+        cx.push("", &Push::Refresh(lifetime(expire_at_s, cx.unix_s)));
+    }
+
+    /// Unix seconds at which the connection expires; 0 never.
+    pub fn expire_at_s(&self) -> u64 {
+        self.identity.as_ref().map_or(0, |identity| identity.expire_at_s)
+    }
+
+    /// The next moment at which something of this session expires, unix seconds; 0 never.
+    pub fn next_expiry_s(&self) -> u64 {
+        let subs = self.extras.iter().flat_map(|extras| extras.subs.iter().map(|extra| extra.expire_at_s));
+        std::iter::once(self.expire_at_s()).chain(subs).filter(|&at| at != 0).min().unwrap_or(0)
+    }
+
+    /// The subscriptions whose time has run out at `unix_s`.
+    pub fn expired_subs(&self, unix_s: u64) -> Vec<ChannelIndex> {
+        let Some(extras) = &self.extras else { return Vec::new() };
+        let expired = |extra: &&SubExtra| extra.expire_at_s != 0 && extra.expire_at_s <= unix_s;
+        extras.subs.iter().filter(expired).map(|extra| extra.channel).collect()
+    }
+
+    // --- ping and pong
+
+    /// A ping goes out. False when the one before it is still unanswered.
+    pub fn ping(&mut self) -> bool {
+        !std::mem::replace(&mut self.ping_outstanding, true)
+    }
+
+    pub fn ping_outstanding(&self) -> bool {
+        self.ping_outstanding
+    }
+
+    fn extra(&self, channel: ChannelIndex) -> Option<&SubExtra> {
+        self.extras.as_ref()?.subs.iter().find(|extra| extra.channel == channel)
+    }
+
+    fn extras_mut(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+}
+
+impl Subscribed {
+    fn views(&self) -> Vec<PublicationRef<'_>> {
+        match &self.recovery {
+            Some((_, Some(publications))) => {
+                publications.iter().map(|publication| view(publication)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn with_result(&self, unix_s: u64, then: impl FnOnce(SubscribeResult<'_>)) {
+        then(self.result(&self.views(), unix_s));
+    }
+
+    fn result<'a>(&'a self, views: &'a [PublicationRef<'a>], unix_s: u64) -> SubscribeResult<'a> {
+        let positioned = self.flags & (Sub::POSITIONED | Sub::RECOVERABLE) != 0;
+        let offset = match &self.recovery {
+            // The client counts on from where it was; the list brings it to the top.
+            Some((asked, Some(_))) => *asked,
+            _ => self.position.offset,
+        };
+        SubscribeResult {
+            lifetime: lifetime(self.expire_at_s, unix_s),
+            recoverable: self.flags & Sub::RECOVERABLE != 0,
+            epoch: positioned.then_some(self.position.epoch),
+            publications: views,
+            recovered: matches!(self.recovery, Some((_, Some(_)))),
+            offset: if positioned { offset } else { Offset(0) },
+            positioned,
+            data: self.data.as_deref(),
+            was_recovering: self.recovery.is_some(),
+            delta: false,
+        }
+    }
+
+    fn push(&self, name: &str, cx: &mut Context<'_>) {
+        let views = self.views();
+        let result = self.result(&views, cx.unix_s);
+        cx.push(
+            name,
+            &Push::Subscribe(SubscribePush {
+                recoverable: result.recoverable,
+                epoch: result.epoch,
+                offset: result.offset,
+                positioned: result.positioned,
+                data: result.data,
+            }),
+        );
+        for publication in views {
+            cx.push(name, &Push::Publication(publication));
+        }
+    }
+}
+
+/// A publication as the codec wants it.
+pub fn view(publication: &Publication) -> PublicationRef<'_> {
+    PublicationRef {
+        data: &publication.data,
+        offset: publication.offset(),
+        info: publication.info.as_ref().map(info_view),
+        tags: &publication.tags,
+        delta: false,
+        time_ms: 0,
+    }
+}
+
+/// A client's info as the codec wants it.
+pub fn info_view(info: &ClientInfo) -> ClientInfoRef<'_> {
+    ClientInfoRef {
+        user: &info.user,
+        client: &info.client,
+        conn_info: info.conn_info.as_deref(),
+        chan_info: info.chan_info.as_deref(),
+    }
+}
+
+/// Seconds left until `expire_at_s`, at least one so that a client asks anew rather than never.
+fn lifetime(expire_at_s: u64, unix_s: u64) -> Lifetime {
+    match expire_at_s {
+        0 => Lifetime { expires: false, ttl_s: 0 },
+        at => Lifetime {
+            expires: true,
+            ttl_s: u32::try_from(at.saturating_sub(unix_s)).unwrap_or(u32::MAX).max(1),
+        },
+    }
+}

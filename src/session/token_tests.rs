@@ -1,0 +1,363 @@
+//! Tokens that hold, and every way known to us in which one does not.
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::base::prng::Prng;
+
+const SECRET: &[u8] = b"a secret of the tests, longer than a hash";
+const NOW: u64 = 1_700_000_000;
+
+fn verifier() -> Verifier {
+    Verifier::new(TokenOptions { hmac_secret: SECRET.to_vec(), ..TokenOptions::default() })
+}
+
+fn signed_with(algorithm: Algorithm, secret: &[u8], claims: &Value) -> String {
+    jsonwebtoken::encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret)).unwrap()
+}
+
+fn signed(claims: &Value) -> String {
+    signed_with(Algorithm::HS256, SECRET, claims)
+}
+
+fn connect(claims: Value) -> Result<ConnectClaims, TokenFault> {
+    verifier().verify_connect(&signed(&claims), NOW)
+}
+
+fn subscribe(claims: Value) -> Result<SubscribeClaims, TokenFault> {
+    verifier().verify_subscribe(&signed(&claims), NOW)
+}
+
+fn bytes(text: &'static str) -> Option<Bytes> {
+    Some(Bytes::from_static(text.as_bytes()))
+}
+
+#[test]
+fn a_connection_token_says_who_and_until_when() {
+    let claims = json!({
+        "sub": "42", "exp": NOW + 300, "iat": NOW - 5, "nbf": NOW, "jti": "id1", "aud": "ignored", "iss": "ignored",
+        "info": {"name": "Ann"}, "channels": ["news", "#42", "news"], "meta": [1, 2], "more": {"x": 1},
+    });
+    let grants =
+        [("#42".to_string(), SubscribeGrant::default()), ("news".to_string(), SubscribeGrant::default())];
+    let expected = ConnectClaims {
+        user: "42".into(),
+        expire_at_s: Some(NOW + 300),
+        info: bytes(r#"{"name":"Ann"}"#),
+        subs: grants.into(),
+        meta: bytes("[1,2]"),
+        id: Some("id1".into()),
+        issued_at_s: Some(NOW - 5),
+    };
+    assert_eq!(connect(claims), Ok(expected));
+    assert_eq!(connect(json!({})), Ok(ConnectClaims::default()));
+    assert_eq!(
+        connect(json!({"sub": null, "exp": null, "info": null, "channels": null, "subs": null, "aud": null})),
+        Ok(ConnectClaims::default())
+    );
+}
+
+#[test]
+fn every_hmac_algorithm_is_taken() {
+    for algorithm in [Algorithm::HS256, Algorithm::HS384, Algorithm::HS512] {
+        let token = signed_with(algorithm, SECRET, &json!({"sub": "42"}));
+        assert_eq!(verifier().verify_connect(&token, NOW).map(|claims| claims.user), Ok("42".into()));
+    }
+}
+
+/// The example token of RFC 7515, appendix A.1: made by others, and expired since 2011.
+#[test]
+fn the_token_of_the_standard_verifies() {
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let secret = URL_SAFE_NO_PAD
+        .decode("AyM1SysPpbyDfgZld3umj1qzKObwVMkoqQ-EstJQLr_T-1qS0gZH75aKtMN3Yj0iPS4hcgUuTwjAzZr1Z9CAow")
+        .unwrap();
+    let token = concat!(
+        "eyJ0eXAiOiJKV1QiLA0KICJhbGciOiJIUzI1NiJ9.",
+        "eyJpc3MiOiJqb2UiLA0KICJleHAiOjEzMDA4MTkzODAsDQogImh0dHA6Ly9leGFtcGxlLmNvbS9pc19yb290Ijp0cnVlfQ.",
+        "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"
+    );
+    let verifier =
+        Verifier::new(TokenOptions { hmac_secret: secret, issuer: Some("joe".into()), audience: None });
+    let claims = verifier.verify_connect(token, 1_300_819_379).unwrap();
+    assert_eq!(claims.expire_at_s, Some(1_300_819_380));
+    assert_eq!(verifier.verify_connect(token, 1_300_819_380), Err(TokenFault::Expired));
+}
+
+#[test]
+fn a_subscription_token_says_what_and_for_whom() {
+    let claims = json!({
+        "sub": "42", "channel": "news", "client": "c1", "exp": NOW + 60, "iat": NOW, "jti": "id2", "info": {"a": 1},
+        "data": "hello", "override": {"presence": {"value": true}, "force_recovery": {}, "later": {"value": 1}},
+    });
+    let overrides = Overrides { presence: Some(true), force_recovery: Some(false), ..Overrides::default() };
+    let grant = SubscribeGrant { info: bytes(r#"{"a":1}"#), data: bytes(r#""hello""#), overrides };
+    let expected = SubscribeClaims {
+        user: "42".into(),
+        channel: "news".into(),
+        client: "c1".into(),
+        expire_at_s: Some(NOW + 60),
+        grant,
+        id: Some("id2".into()),
+        issued_at_s: Some(NOW),
+    };
+    assert_eq!(subscribe(claims), Ok(expected));
+}
+
+#[test]
+fn subs_carry_their_options_and_win_over_channels() {
+    let claims = connect(json!({
+        "channels": ["ignored"],
+        "subs": {"a": {"b64info": "eyJ4IjoxfQ==", "data": 5, "override": {"join_leave": {"value": true}}}, "b": {}},
+    }))
+    .unwrap();
+    let overrides = Overrides { join_leave: Some(true), ..Overrides::default() };
+    let grant = SubscribeGrant { info: bytes(r#"{"x":1}"#), data: bytes("5"), overrides };
+    let expected = [("a".to_string(), grant), ("b".to_string(), SubscribeGrant::default())];
+    assert_eq!(claims.subs, expected.into());
+}
+
+#[test]
+fn one_kind_of_token_is_not_taken_for_the_other() {
+    let kind = TokenFault::Invalid("a subscription token is not a connection token");
+    assert_eq!(connect(json!({"sub": "42", "channel": "news"})), Err(kind));
+    let kind = TokenFault::Invalid("subscription token without a channel");
+    assert_eq!(subscribe(json!({"sub": "42"})), Err(kind));
+    assert_eq!(subscribe(json!({"sub": "42", "channel": ""})), Err(kind));
+    let kind = TokenFault::Invalid("subscription without a channel");
+    assert_eq!(connect(json!({"channels": [""]})), Err(kind));
+}
+
+#[test]
+fn a_token_holds_from_nbf_until_before_exp() {
+    for (claims, holds) in [
+        (json!({"exp": NOW + 1}), true),
+        (json!({"exp": NOW}), false),
+        (json!({"exp": NOW - 1}), false),
+        (json!({"exp": 0}), false),
+        (json!({"exp": -1}), false),
+        (json!({"exp": NOW as f64 + 1.5}), true),
+        (json!({"exp": NOW as f64 + 0.5}), false),
+        (json!({"exp": 1e300}), true),
+        (json!({"exp": u64::MAX}), true),
+        (json!({"nbf": NOW}), true),
+        (json!({"nbf": NOW + 1}), false),
+        (json!({"nbf": NOW - 1, "exp": NOW + 1}), true),
+    ] {
+        let mut subscription = claims.clone();
+        subscription["channel"] = "c".into();
+        let expected = if holds { Ok(()) } else { Err(TokenFault::Expired) };
+        assert_eq!(connect(claims.clone()).map(drop), expected, "{claims}");
+        assert_eq!(subscribe(subscription).map(drop), expected, "{claims}");
+    }
+    for claims in [json!({"exp": "1900000000"}), json!({"nbf": [1]}), json!({"exp": true})] {
+        assert!(matches!(connect(claims.clone()), Err(TokenFault::Invalid(_))), "{claims}");
+    }
+}
+
+#[test]
+fn expire_at_replaces_exp_as_the_end_of_the_connection() {
+    let ends = |claims: Value| connect(claims).map(|claims| claims.expire_at_s);
+    assert_eq!(ends(json!({"exp": NOW + 9, "expire_at": NOW + 99})), Ok(Some(NOW + 99)));
+    assert_eq!(ends(json!({"exp": NOW + 9, "expire_at": 0})), Ok(None));
+    assert_eq!(ends(json!({"exp": NOW + 9, "expire_at": -1})), Ok(None));
+    assert_eq!(ends(json!({"exp": NOW + 9})), Ok(Some(NOW + 9)));
+    assert_eq!(ends(json!({"expire_at": NOW - 9})), Ok(Some(NOW - 9)));
+    assert_eq!(ends(json!({})), Ok(None));
+}
+
+#[test]
+fn audience_and_issuer_must_match_when_set() {
+    let verifier = Verifier::new(TokenOptions {
+        hmac_secret: SECRET.to_vec(),
+        audience: Some("us".into()),
+        issuer: Some("backend".into()),
+    });
+    for (claims, expected) in [
+        (json!({"aud": "us", "iss": "backend"}), Ok(())),
+        (json!({"aud": ["them", "us"], "iss": "backend"}), Ok(())),
+        (json!({"aud": "them", "iss": "backend"}), Err("made for another audience")),
+        (json!({"aud": [], "iss": "backend"}), Err("made for another audience")),
+        (json!({"iss": "backend"}), Err("made for another audience")),
+        (json!({"aud": "us", "iss": "other"}), Err("made by another issuer")),
+        (json!({"aud": "us"}), Err("made by another issuer")),
+    ] {
+        let expected = expected.map_err(TokenFault::Invalid);
+        assert_eq!(verifier.verify_connect(&signed(&claims), NOW).map(drop), expected, "{claims}");
+        let mut subscription = claims.clone();
+        subscription["channel"] = "c".into();
+        assert_eq!(verifier.verify_subscribe(&signed(&subscription), NOW).map(drop), expected, "{claims}");
+    }
+}
+
+#[test]
+fn the_wrong_key_or_a_changed_token_is_refused() {
+    let claims = json!({"sub": "42"});
+    let wrong = TokenFault::Invalid("signature does not match");
+    let token = signed_with(Algorithm::HS256, b"another secret", &claims);
+    assert_eq!(verifier().verify_connect(&token, NOW), Err(wrong));
+    let (ours, theirs) = (signed(&claims), signed(&json!({"sub": "admin"})));
+    let parts = |token: &str| token.split('.').map(str::to_string).collect::<Vec<_>>();
+    let (ours, theirs) = (parts(&ours), parts(&theirs));
+    let spliced = [ours[0].as_str(), &theirs[1], &ours[2]].join(".");
+    assert_eq!(verifier().verify_connect(&spliced, NOW), Err(wrong));
+    let unsigned = [ours[0].as_str(), &ours[1], ""].join(".");
+    assert_eq!(verifier().verify_connect(&unsigned, NOW), Err(wrong));
+    // Each algorithm has its own header: the signature of one is not that of another.
+    let other = parts(&signed_with(Algorithm::HS512, SECRET, &claims));
+    let spliced = [other[0].as_str(), &ours[1], &ours[2]].join(".");
+    assert_eq!(verifier().verify_connect(&spliced, NOW), Err(wrong));
+}
+
+#[test]
+fn without_a_key_no_token_is_valid() {
+    let verifier = Verifier::new(TokenOptions::default());
+    let token = signed_with(Algorithm::HS256, b"", &json!({"sub": "42"}));
+    let fault = TokenFault::Invalid("no token key is configured");
+    assert_eq!(verifier.verify_connect(&token, NOW), Err(fault));
+    assert_eq!(verifier.verify_subscribe(&token, NOW), Err(fault));
+}
+
+#[test]
+fn other_algorithms_are_refused() {
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+    let ours = signed(&json!({"sub": "42"}));
+    let mut parts = ours.split('.');
+    let (payload, signature) = (parts.nth(1).unwrap(), parts.next().unwrap());
+    let with_header = |header: &str| format!("{}.{payload}.", URL_SAFE_NO_PAD.encode(header));
+    for algorithm in ["none", "None", "NONE", "RS256", "ES256", "PS512", "EdDSA", "HS1", "hs256", ""] {
+        let unsigned = with_header(&format!(r#"{{"alg":"{algorithm}","typ":"JWT"}}"#));
+        for token in [unsigned.clone(), unsigned + signature] {
+            let refused = verifier().verify_connect(&token, NOW);
+            assert!(matches!(refused, Err(TokenFault::Invalid(_))), "{algorithm}: {refused:?}");
+        }
+    }
+    for header in ["{}", "[]", "null", "", r#"{"alg":null}"#, r#"{"alg":["HS256"]}"#] {
+        let token = with_header(header) + signature;
+        assert!(matches!(verifier().verify_connect(&token, NOW), Err(TokenFault::Invalid(_))), "{header}");
+    }
+}
+
+#[test]
+fn critical_extensions_are_refused() {
+    let mut header = Header::new(Algorithm::HS256);
+    header.crit = Some(vec!["b64".into()]);
+    let token = jsonwebtoken::encode(&header, &json!({}), &EncodingKey::from_secret(SECRET)).unwrap();
+    assert_eq!(verifier().verify_connect(&token, NOW), Err(TokenFault::Invalid("critical header extension")));
+}
+
+#[test]
+fn malformed_tokens_are_refused() {
+    let long = "a".repeat(TOKEN_BYTES_MAX + 1);
+    assert_eq!(verifier().verify_connect("", NOW), Err(TokenFault::Invalid("empty")));
+    assert_eq!(verifier().verify_connect(&long, NOW), Err(TokenFault::Invalid("longer than 8 KiB")));
+    for token in [".", "..", "...", "a", "a.b", "a.b.c", "a.b.c.d", "é.é.é", " ", "Bearer x.y.z"] {
+        assert!(matches!(verifier().verify_connect(token, NOW), Err(TokenFault::Invalid(_))), "{token:?}");
+    }
+    for claims in [json!([]), json!("x"), json!(null), json!({"sub": 42}), json!({"channels": "a"})] {
+        assert!(matches!(connect(claims.clone()), Err(TokenFault::Invalid(_))), "{claims}");
+    }
+    assert!(matches!(connect(json!({"subs": {"a": 1}})), Err(TokenFault::Invalid(_))));
+}
+
+#[test]
+fn a_token_of_the_longest_length_is_taken() {
+    let fits = |length: usize| signed(&json!({"sub": "u".repeat(length)}));
+    let length = (1..TOKEN_BYTES_MAX).rev().find(|&length| fits(length).len() <= TOKEN_BYTES_MAX).unwrap();
+    assert!(verifier().verify_connect(&fits(length), NOW).is_ok());
+    let fault = TokenFault::Invalid("longer than 8 KiB");
+    assert_eq!(verifier().verify_connect(&fits(length + 1), NOW).map(drop), Err(fault));
+}
+
+#[test]
+fn mutated_tokens_are_refused() {
+    let token = signed(&json!({"sub": "42", "exp": NOW + 5}));
+    let mut prng = Prng::with_seed(11);
+    for _ in 0..2_000 {
+        let mut changed = token.clone().into_bytes();
+        let at = prng.usize(..changed.len());
+        changed[at] = prng.u8(0x20..0x7f);
+        let changed = String::from_utf8(changed).unwrap();
+        if changed != token {
+            let refused = verifier().verify_connect(&changed, NOW);
+            assert!(matches!(refused, Err(TokenFault::Invalid(_))), "{changed}");
+        }
+    }
+}
+
+/// Decoded bytes are copied into JSON frames, so they must be JSON themselves.
+#[test]
+fn base64_info_must_hold_json() {
+    let info = |b64info: &str| connect(json!({"b64info": b64info, "info": 1})).map(|claims| claims.info);
+    assert_eq!(info("eyJ4IjoxfQ=="), Ok(bytes(r#"{"x":1}"#)));
+    assert_eq!(info(""), Ok(bytes("1")), "empty counts as absent");
+    assert_eq!(info("not base64"), Err(TokenFault::Invalid("b64info or b64data is not base64")));
+    assert_eq!(info("fSx7"), Err(TokenFault::Invalid("b64info or b64data does not hold JSON")));
+    assert_eq!(info("/w=="), Err(TokenFault::Invalid("b64info or b64data does not hold JSON")));
+}
+
+#[test]
+fn faults_map_to_the_codes_of_the_protocol() {
+    let (invalid, expired) = (TokenFault::Invalid("x"), TokenFault::Expired);
+    assert_eq!(invalid.of_connection().map_err(|disconnect| disconnect.code), Err(3500));
+    assert_eq!(expired.of_connection().map(Refusal::code), Ok(109));
+    assert_eq!(invalid.of_subscription().code(), 103);
+    assert_eq!(expired.of_subscription().code(), 109);
+}
+
+#[test]
+fn what_we_sign_we_verify() {
+    let info = serde_json::value::to_raw_value(&json!({"n": 1})).unwrap();
+    let channels = ["news".to_string()];
+    let token = ConnectToken {
+        user: "42",
+        expires_at_s: Some(NOW + 60),
+        issued_at_s: Some(NOW),
+        audience: Some("us"),
+        issuer: Some("trunkline"),
+        info: Some(&info),
+        meta: Some(&info),
+        channels: &channels,
+    };
+    let options = TokenOptions {
+        hmac_secret: SECRET.to_vec(),
+        audience: Some("us".into()),
+        issuer: Some("trunkline".into()),
+    };
+    let verifier = Verifier::new(options);
+    let claims = verifier.verify_connect(&sign_connect(SECRET, &token).unwrap(), NOW).unwrap();
+    assert_eq!(
+        (claims.user.as_str(), claims.expire_at_s, claims.issued_at_s),
+        ("42", Some(NOW + 60), Some(NOW))
+    );
+    assert_eq!((claims.info, claims.meta), (bytes(r#"{"n":1}"#), bytes(r#"{"n":1}"#)));
+    assert!(claims.subs.contains_key("news"));
+    let token = SubscribeToken {
+        user: "42",
+        channel: "news",
+        expires_at_s: None,
+        issued_at_s: None,
+        audience: Some("us"),
+        issuer: Some("trunkline"),
+        info: Some(&info),
+    };
+    let claims = verifier.verify_subscribe(&sign_subscribe(SECRET, &token).unwrap(), NOW).unwrap();
+    assert_eq!((claims.user.as_str(), claims.channel.as_str(), claims.expire_at_s), ("42", "news", None));
+    assert_eq!(claims.grant.info, bytes(r#"{"n":1}"#));
+}
+
+#[test]
+fn what_would_be_refused_is_not_signed() {
+    assert_eq!(sign_connect(b"", &ConnectToken::default()), Err(SignFault::NoKey));
+    assert_eq!(sign_subscribe(SECRET, &SubscribeToken::default()), Err(SignFault::NoChannel));
+    let long = "u".repeat(TOKEN_BYTES_MAX);
+    let token = ConnectToken { user: &long, ..ConnectToken::default() };
+    assert_eq!(sign_connect(SECRET, &token), Err(SignFault::TooLong));
+}
+
+#[test]
+fn the_secret_is_not_printed() {
+    let options = TokenOptions { hmac_secret: b"hush".to_vec(), ..TokenOptions::default() };
+    let printed = format!("{options:?}");
+    assert!(!printed.contains("hush") && !printed.contains("104"), "{printed}");
+}

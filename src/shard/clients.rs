@@ -1,0 +1,319 @@
+//! Clients of the Centrifuge protocol: their commands, what those lead to, their pings and expiries.
+
+use std::time::Duration;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::ids::ClientId;
+use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
+use crate::hub::local::Local;
+use crate::proto::centrifuge::{Batch, PING};
+use crate::proto::websocket::{self, Opcode};
+use crate::session::token::Verifier;
+use crate::session::{Context, Effect, Rights, Session, SubscribeEffect, World};
+use crate::shard::ShardOptions;
+use crate::shard::connections::State;
+use crate::shard::core::Core;
+use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
+use crate::shard::timers::{self, TICK_MS};
+
+/// What a session may look at.
+struct View<'a> {
+    options: &'a ShardOptions,
+    local: &'a Local,
+}
+
+impl World for View<'_> {
+    fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
+        let options = self.options.namespaces.resolve(channel)?;
+        Ok(Rights {
+            subscribe: options.allow_subscribe_for_client,
+            publish_for_client: options.allow_publish_for_client,
+            publish_for_subscriber: options.allow_publish_for_subscriber,
+            history_for_client: options.allow_history_for_client,
+            history_for_subscriber: options.allow_history_for_subscriber,
+            presence_for_client: options.allow_presence_for_client,
+            presence_for_subscriber: options.allow_presence_for_subscriber,
+            keeps_history: options.keeps_history(),
+            keeps_presence: options.presence,
+            join_leave: options.join_leave,
+            force_push_join_leave: options.force_push_join_leave,
+            positioning: options.allow_positioning,
+            recovery: options.allow_recovery,
+            force_positioning: options.force_positioning,
+            force_recovery: options.force_recovery,
+        })
+    }
+
+    fn find(&self, channel: &str) -> Option<u32> {
+        self.local.find(channel)
+    }
+
+    fn verifier(&self) -> Option<&Verifier> {
+        self.options.verifier.as_deref()
+    }
+
+    fn allows_anonymous(&self) -> bool {
+        self.options.allow_anonymous
+    }
+
+    fn channels_max(&self) -> usize {
+        self.options.channels_max
+    }
+}
+
+impl Core {
+    /// One frame of commands.
+    pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
+        if let Some(Err(disconnect)) = self.with_session(slot, |session, cx| session.handle_frame(frame, cx))
+        {
+            self.close(slot, disconnect);
+        }
+    }
+
+    /// Runs a step of a client's session, sends what it wrote and does what it asked. `None`: there is no client.
+    pub fn with_session<T>(
+        &mut self,
+        slot: u32,
+        step: impl FnOnce(&mut Session, &mut Context<'_>) -> T,
+    ) -> Option<T> {
+        self.with_session_then(slot, step, |_, result| result)
+    }
+
+    /// As [`Core::with_session`], with something to do between the sending and the effects.
+    pub fn with_session_then<T, U>(
+        &mut self,
+        slot: u32,
+        step: impl FnOnce(&mut Session, &mut Context<'_>) -> T,
+        then: impl FnOnce(&mut Core, T) -> U,
+    ) -> Option<U> {
+        let client = self.client_id(slot);
+        let unix_s = self.unix_s();
+        let session = self.connections.get_mut(slot)?.session()?;
+        let view = View { options: &self.options, local: &self.local };
+        let mut effects = std::mem::take(&mut self.effects);
+        let mut cx = context(&view, client, unix_s, &mut self.text, &mut effects);
+        let result = step(session, &mut cx);
+        self.send_text(slot);
+        let result = then(self, result);
+        for effect in effects.drain(..) {
+            self.apply(slot, effect);
+        }
+        self.effects = effects;
+        Some(result)
+    }
+
+    fn apply(&mut self, slot: u32, effect: Effect) {
+        let conn = self.conn_id(slot);
+        match effect {
+            Effect::Connected => self.handle_connected(slot),
+            Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
+            Effect::Unsubscribe { channel } => self.unsubscribe(slot, channel, None),
+            Effect::Publish { id, channel, data } => {
+                let index = self.local.find(&channel);
+                let client = self.client_id(slot).to_string();
+                let Some(session) =
+                    self.connections.get_mut(slot).and_then(|connection| connection.session())
+                else {
+                    return;
+                };
+                let info = session.info(client, index);
+                let ask = PublishAsk { info: Some(info), ..PublishAsk::new(channel, data) };
+                let home = self.mailer.router().channel_home(&ask.channel);
+                self.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
+            }
+            Effect::History { id, channel, limit, since, reverse } => {
+                let home = self.mailer.router().channel_home(&channel);
+                let ask = HistoryAsk { channel, limit, since, reverse };
+                self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+            }
+            Effect::Presence { id, channel } => {
+                let home = self.mailer.router().channel_home(&channel);
+                self.mailer.post(home, Mail::Home(Box::new(HomeMail::Presence { conn, id, channel })));
+            }
+            Effect::PresenceStats { id, channel } => {
+                let home = self.mailer.router().channel_home(&channel);
+                self.mailer.post(home, Mail::Home(Box::new(HomeMail::PresenceStats { conn, id, channel })));
+            }
+            Effect::Resume { commands } => self.handle_commands(slot, &commands),
+            Effect::ExpiryChanged => self.set_client_timer(slot),
+            Effect::Message => self.stats.counters.client_messages_dropped_total += 1,
+            Effect::Refused(refusal) => self.stats.refusal(refusal),
+        }
+    }
+
+    fn handle_connected(&mut self, slot: u32) {
+        self.clients += 1;
+        self.stats.counters.clients_connected_total += 1;
+        let conn = self.conn_id(slot);
+        // The first ping comes at a random moment of the second half, so that a crowd that connected at once is not
+        // pinged at once ever after.
+        let interval = self.options.ping_interval.as_millis() as u64;
+        let first = interval / 2 + self.prng.u64(0..=interval / 2);
+        let due = timers::tick_after(self.now, first);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.ping_due = due;
+        if let Some(user) = connection.session().and_then(|session| session.user().cloned()) {
+            let home = self.mailer.router().user_home(&user);
+            self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
+        }
+        self.set_client_timer(slot);
+    }
+
+    /// Asks a channel's home to make the connection a subscriber.
+    pub fn ask_to_join(
+        &mut self,
+        slot: u32,
+        subscribe: SubscribeEffect,
+        done: Option<std::sync::Arc<crate::shard::mailbox::Gather>>,
+    ) {
+        let conn = self.conn_id(slot);
+        let client = self.client_id(slot).to_string();
+        let Ok(options) = self.options.namespaces.resolve(&subscribe.channel) else { return };
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let index = self.local.join_asked(&subscribe.channel, options);
+        session.join_asked(index, &subscribe);
+        let info = session.info(client, Some(index));
+        let ask = JoinAsk { channel: subscribe.channel, conn, info, recover: subscribe.since };
+        let tag = JoinTag {
+            index,
+            id: subscribe.id,
+            flags: subscribe.flags,
+            reject_unrecovered: subscribe.reject_unrecovered,
+            data: subscribe.data,
+            done,
+        };
+        let home = self.mailer.router().channel_home(&ask.channel);
+        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
+    }
+
+    /// Ends a subscription; with `why`, the client is told.
+    pub fn unsubscribe(&mut self, slot: u32, channel: u32, why: Option<Unsubscribed>) {
+        let conn = self.conn_id(slot);
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let Some(sub) = session.sub(channel) else { return };
+        let name = self.local.get(channel).name.clone();
+        if let Some(place) = sub.place() {
+            self.drop_cursor(slot, channel, place);
+        }
+        match why {
+            Some(why) => {
+                self.with_session(slot, |session, cx| session.unsubscribed(channel, &name, why, cx));
+            }
+            None => {
+                let session = self.connections.get_mut(slot).and_then(|connection| connection.session());
+                session.and_then(|session| session.remove(channel));
+            }
+        }
+        if let Some(place) = sub.place() {
+            self.leave_list(channel, place);
+        }
+        let home = self.mailer.router().channel_home(&name);
+        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+    }
+
+    // --- time
+
+    pub fn handle_timer(&mut self, slot: u32) {
+        match self.connections.get(slot).map(|connection| &connection.state) {
+            Some(State::Http(_)) => self.handle_http_timer(slot),
+            Some(State::Client { session, .. }) if !session.is_connected() => {
+                self.close(slot, Disconnect::STALE)
+            }
+            Some(State::Client { .. }) => self.handle_client_timer(slot),
+            Some(State::Closing { .. }) => self.give_up(slot),
+            Some(State::Echo { .. } | State::Gone) | None => {}
+        }
+    }
+
+    fn handle_client_timer(&mut self, slot: u32) {
+        let expired_s = self.unix_s().saturating_sub(self.options.expired_close_delay.as_secs());
+        let now = timers::tick_of(self.now);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Client { session, .. } = &mut connection.state else { return };
+        if session.expire_at_s() != 0 && session.expire_at_s() <= expired_s {
+            self.close(slot, Disconnect::EXPIRED);
+            return;
+        }
+        let expired = session.expired_subs(expired_s);
+        let interval = self.options.ping_interval;
+        if !interval.is_zero() && connection.ping_due <= now {
+            let pong_timeout = self.options.pong_timeout;
+            if connection.awaits_pong {
+                if session.ping_outstanding() {
+                    let slow = connection.is_blocked();
+                    self.close(slot, if slow { Disconnect::SLOW } else { Disconnect::NO_PONG });
+                    return;
+                }
+                connection.awaits_pong = false;
+                connection.ping_due = ticks_after(now, interval.saturating_sub(pong_timeout));
+            } else {
+                session.ping();
+                connection.awaits_pong = true;
+                connection.ping_due = ticks_after(now, pong_timeout);
+                self.stats.counters.pings_sent_total += 1;
+                self.send(slot, Bytes::from_static(PING_FRAME));
+            }
+        }
+        for channel in expired {
+            self.unsubscribe(slot, channel, Some(Unsubscribed::Expired));
+        }
+        self.set_client_timer(slot);
+    }
+
+    /// Sets the timer of a connected client to the next thing that is due.
+    pub fn set_client_timer(&mut self, slot: u32) {
+        let delay_s = self.options.expired_close_delay.as_secs();
+        let unix_s = self.unix_s();
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let ping = connection.ping_due;
+        let State::Client { session, .. } = &connection.state else { return };
+        if !session.is_connected() {
+            return;
+        }
+        let expiry = match session.next_expiry_s() {
+            0 => None,
+            at => {
+                Some(timers::tick_after(self.now, (at + delay_s).saturating_sub(unix_s).saturating_mul(1000)))
+            }
+        };
+        let ping = (!self.options.ping_interval.is_zero()).then_some(ping);
+        match ping.into_iter().chain(expiry).min() {
+            Some(due) => self.wheel.set(&mut self.connections, slot, due),
+            None => self.wheel.cancel(&mut self.connections, slot),
+        }
+    }
+}
+
+/// A ping of the protocol in a text frame; the same for everybody.
+const PING_FRAME: &[u8] = &[0x80 | Opcode::Text as u8, PING.len() as u8, b'{', b'}'];
+const _: () = assert!(PING.len() == 2 && PING[0] == b'{' && websocket::FRAME_HEADER_BYTES_MAX >= 2);
+
+/// At least one tick later, so that the wheel moves on.
+fn ticks_after(now: timers::TimerTick, after: Duration) -> timers::TimerTick {
+    now + (after.as_millis() as u64).div_ceil(TICK_MS).max(1) as timers::TimerTick
+}
+
+fn context<'a>(
+    world: &'a View<'a>,
+    client: ClientId,
+    unix_s: u64,
+    text: &'a mut Vec<u8>,
+    effects: &'a mut Vec<Effect>,
+) -> Context<'a> {
+    text.clear();
+    Context {
+        world,
+        client,
+        unix_s,
+        version: world.options.version,
+        // A client counts in whole seconds and waits for ping plus its own delay: never tell it less than it is.
+        ping_s: world.options.ping_interval.as_millis().div_ceil(1000) as u32,
+        out: Batch::new(text),
+        effects,
+    }
+}

@@ -1,0 +1,163 @@
+//! The ends of connections: ordered ones, by the peer, and by force.
+
+use std::time::Duration;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Disconnect;
+use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
+use crate::proto::websocket;
+use crate::shard::Action;
+use crate::shard::connections::{ClosingEnd, State};
+use crate::shard::core::Core;
+use crate::shard::mailbox::{HomeMail, Mail};
+use crate::shard::stats::Cause;
+
+/// How long a peer may take to end its side after our last word.
+const LINGER: Duration = Duration::from_secs(3);
+
+const _: () = assert!(WS_CLOSE_REASON_BYTES_MAX >= 32, "reasons of the protocol fit");
+
+impl Core {
+    /// Ends a connection for the given reason: a Close frame where one can be understood, then FIN.
+    pub fn close(&mut self, slot: u32, disconnect: Disconnect) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        match &connection.state {
+            State::Client { .. } | State::Echo { .. } => {
+                self.stats.disconnect(&disconnect);
+                let mut frame = Vec::new();
+                websocket::write_close(&mut frame, disconnect.code, &disconnect.reason);
+                if connection.is_blocked() && disconnect == Disconnect::SLOW {
+                    // What it owes is what it does not read: a Close frame behind that would not be read either.
+                    self.give_up(slot);
+                } else {
+                    self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose(None));
+                }
+            }
+            State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
+                // The answer under way still goes out, and is the last one: see `handle_http_answer`.
+            }
+            State::Http(_) => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin),
+            State::Closing { .. } | State::Gone => {}
+        }
+    }
+
+    /// Sends the last bytes of a connection; what it still says is not heard.
+    pub fn leave_protocol(&mut self, slot: u32, last: Bytes, end: ClosingEnd) {
+        self.forget_client(slot);
+        self.send(slot, last);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if matches!(connection.state, State::Gone) {
+            return;
+        }
+        if !matches!(end, ClosingEnd::PeersClose(_)) {
+            self.finishing.push(slot);
+        }
+        connection.state = State::Closing { end };
+        // Reading goes on: input left unread would turn the close into a reset that destroys our last bytes.
+        self.actions.push(Action::ReadStart(slot));
+        self.timer_in(slot, LINGER);
+    }
+
+    /// Cuts a connection off.
+    pub fn give_up(&mut self, slot: u32) {
+        self.forget_client(slot);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if matches!(connection.state, State::Gone) {
+            return;
+        }
+        connection.state = State::Gone;
+        connection.lag = None;
+        self.wheel.cancel(&mut self.connections, slot);
+        self.actions.push(Action::Close(slot));
+    }
+
+    /// The peer has ended its side, or the socket is broken.
+    pub fn handle_ended(&mut self, slot: u32, broken: bool) {
+        if broken {
+            self.stats.fault(Cause::PeerReset);
+            self.give_up(slot);
+            return;
+        }
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.peer_ended = true;
+        match &mut connection.state {
+            // A client of HTTP may end its side and still wait for the answer.
+            State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
+                if let Some(request) = &mut http.request {
+                    request.keep_alive = false;
+                }
+            }
+            // Our last bytes may still be on their way; the close follows them.
+            State::Closing { .. } if self.finishing.contains(&slot) => {}
+            _ => self.give_up(slot),
+        }
+    }
+
+    /// After the flush: connections whose last bytes have left get their FIN, or are closed.
+    pub fn finish_closed(&mut self) {
+        let mut at = 0;
+        while at < self.finishing.len() {
+            let slot = self.finishing[at];
+            if let Some(connection) = self.connections.get(slot)
+                && let State::Closing { end } = &connection.state
+            {
+                if connection.lag.is_some() {
+                    at += 1;
+                    continue;
+                }
+                match end {
+                    ClosingEnd::Fin if !connection.peer_ended => self.actions.push(Action::Finish(slot)),
+                    _ => self.give_up(slot),
+                }
+            }
+            self.finishing.swap_remove(at);
+        }
+    }
+
+    /// The client of this connection, if it has one, leaves its channels and its user.
+    fn forget_client(&mut self, slot: u32) {
+        let conn = self.conn_id(slot);
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let subs = session.take_subs();
+        let (connected, user) = (session.is_connected(), session.user().cloned());
+        for sub in subs {
+            let name = self.local.get(sub.channel()).name.clone();
+            if let Some(place) = sub.place() {
+                self.leave_list(sub.channel(), place);
+            }
+            let home = self.mailer.router().channel_home(&name);
+            self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+        }
+        if let Some(connection) = self.connections.get_mut(slot)
+            && let Some(lag) = &mut connection.lag
+        {
+            lag.cursors.clear();
+            if lag.is_over() {
+                connection.lag = None;
+            }
+        }
+        if connected {
+            self.clients -= 1;
+            if let Some(user) = user {
+                let home = self.mailer.router().user_home(&user);
+                self.mailer.post(home, Mail::UserLeft(Box::new((user, conn))));
+            }
+        }
+    }
+
+    /// Takes a subscriber out of a channel's list, and tells those that change places.
+    pub fn leave_list(&mut self, channel: u32, place: u32) {
+        let mut moved = std::mem::take(&mut self.moved);
+        self.local.unsubscribe(channel, place, &mut moved);
+        for moved in moved.drain(..) {
+            if let Some(session) =
+                self.connections.get_mut(moved.slot).and_then(|connection| connection.session())
+            {
+                session.placed(channel, moved.to);
+            }
+        }
+        self.moved = moved;
+    }
+}

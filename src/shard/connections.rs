@@ -1,0 +1,147 @@
+//! The connection slot: everything an idle connection costs us, in at most 128 bytes.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use crate::base::bytes::Bytes;
+use crate::hub::local::{ChannelIndex, Seq};
+use crate::proto::http1::{BodyDecoder, HeadScan};
+use crate::proto::websocket::Decoder;
+use crate::session::Session;
+use crate::shard::outbox::Chain;
+use crate::shard::timers::{Link, Linked, TimerTick};
+
+/// One accepted socket.
+///
+/// ```text
+///  Http ──upgrade──▶ Client ──close──▶ Closing ──▶ Gone ──Closed──▶ (slot free)
+///    │ └──upgrade──▶ Echo ─────────────▲  ▲         ▲
+///    └─────────────────────────────────┘  └─ peer's end, a fault, the deadline
+/// ```
+pub struct Connection {
+    pub link: Link,
+    pub generation: u32,
+    pub chain: Chain,
+    /// When the next ping is due, or the pong to the last one.
+    pub ping_due: TimerTick,
+    pub awaits_pong: bool,
+    /// The peer has sent its FIN: there will be no other sign of it.
+    pub peer_ended: bool,
+    /// Present while the socket does not take everything at once.
+    pub lag: Option<Box<Lag>>,
+    pub state: State,
+}
+
+const _: () =
+    assert!(size_of::<Option<Connection>>() <= 128, "an idle connection costs one slot of 128 bytes");
+
+impl Linked for Connection {
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+}
+
+pub enum State {
+    /// Speaks HTTP. Boxed state only while a head or body is incomplete or an answer is awaited.
+    Http(Option<Box<Http>>),
+    Echo {
+        decoder: Option<Box<Decoder>>,
+    },
+    /// Speaks the Centrifuge protocol over WebSocket.
+    Client {
+        decoder: Option<Box<Decoder>>,
+        session: Session,
+    },
+    /// Its last bytes are on their way. What still comes in is discarded until the peer ends.
+    Closing {
+        end: ClosingEnd,
+    },
+    /// Closed by us; the driver has not said so yet.
+    Gone,
+}
+
+/// How a closing connection comes to its end.
+pub enum ClosingEnd {
+    /// We have sent our Close frame and the peer has not: its own is awaited (RFC 6455 section 7.1.1).
+    PeersClose(Option<Box<Decoder>>),
+    /// FIN follows our last bytes; then the peer's is awaited.
+    Fin,
+    /// The peer has said its last word: the socket is closed behind ours.
+    Both,
+}
+
+/// A request that is not complete, or not answered.
+#[derive(Default)]
+pub struct Http {
+    /// Unread input: a part of a head, or what follows the request that is being answered.
+    pub unread: Vec<u8>,
+    pub scan: HeadScan,
+    pub request: Option<Request>,
+}
+
+/// A request whose head has been read.
+pub struct Request {
+    pub parts: http::request::Parts,
+    pub keep_alive: bool,
+    pub body: Vec<u8>,
+    pub decoder: BodyDecoder,
+    /// Handed to the control plane: the answer is awaited, nothing is read.
+    pub asked: bool,
+}
+
+/// What a connection has when its socket did not take everything, or when it joined a channel between an item's
+/// arrival and its delivery.
+#[derive(Default)]
+pub struct Lag {
+    /// Encoded bytes that must leave first, in order.
+    pub remainder: VecDeque<Bytes>,
+    pub remainder_bytes: usize,
+    /// Where it stands in each channel that it lags in.
+    pub cursors: SmallVec<[(ChannelIndex, Seq); 2]>,
+    /// The socket takes nothing: wait until it is writable.
+    pub blocked: bool,
+    /// Reading is paused until the remainder is gone.
+    pub read_paused: bool,
+}
+
+impl Lag {
+    pub fn is_over(&self) -> bool {
+        !self.blocked && self.remainder.is_empty() && self.cursors.is_empty()
+    }
+
+    pub fn push(&mut self, bytes: Bytes) {
+        self.remainder_bytes += bytes.len();
+        self.remainder.push_back(bytes);
+    }
+
+    pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Seq> {
+        self.cursors.iter_mut().find(|(at, _)| *at == channel).map(|(_, seq)| seq)
+    }
+}
+
+impl Connection {
+    pub fn new(generation: u32) -> Connection {
+        Connection {
+            link: Link::default(),
+            generation,
+            chain: Chain::default(),
+            ping_due: 0,
+            awaits_pong: false,
+            peer_ended: false,
+            lag: None,
+            state: State::Http(None),
+        }
+    }
+
+    pub fn session(&mut self) -> Option<&mut Session> {
+        match &mut self.state {
+            State::Client { session, .. } => Some(session),
+            _ => None,
+        }
+    }
+
+    pub fn is_blocked(&self) -> bool {
+        self.lag.as_ref().is_some_and(|lag| lag.blocked)
+    }
+}

@@ -1,0 +1,341 @@
+//! Everything of a shard but its driver.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Disconnect;
+use crate::base::ids::{ClientId, ConnId, ShardId, Sock};
+use crate::base::prng::Prng;
+use crate::base::slots::Slots;
+use crate::base::time::Time;
+use crate::hub::home::Home;
+use crate::hub::local::{Local, Moved};
+use crate::hub::users::Users;
+use crate::session::Effect;
+use crate::shard::ask::{ControlPlane, ShardStats};
+use crate::shard::client_ids::ClientIds;
+use crate::shard::connections::{Connection, State};
+use crate::shard::homes::BACKLOG_BYTES_MAX;
+use crate::shard::mailbox::{Inbox, Mailer};
+use crate::shard::outbox::{Chain, Outbox};
+use crate::shard::router::Router;
+use crate::shard::stats::{Cause, Stats};
+use crate::shard::timers::{self, Wheel};
+use crate::shard::{Action, RETRY, ShardOptions};
+
+/// Messages taken from the inbox in one tick, so that connections are served between two runs of a full inbox.
+const MAIL_PER_TICK: usize = 1024;
+/// Expired history entries and forgotten channels looked at in one tick.
+const SWEEP_PER_TICK: usize = 64;
+/// How often the sweep runs when nothing else wakes the shard.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+pub(in crate::shard) struct Core {
+    pub id: ShardId,
+    pub options: Arc<ShardOptions>,
+    pub control: Option<Arc<dyn ControlPlane>>,
+    pub client_ids: ClientIds,
+    pub prng: Prng,
+    pub now: Time,
+    pub wall_ms: u64,
+
+    pub connections: Slots<Connection>,
+    pub wheel: Wheel,
+    pub home: Home,
+    pub users: Users,
+    pub local: Local,
+    pub outbox: Outbox,
+    pub mailer: Mailer,
+    pub stats: Stats,
+    pub clients: u64,
+    /// Set by the order to end: whoever is still here then is cut off.
+    pub ending: Option<Time>,
+
+    /// What is to be done to sockets.
+    pub actions: Vec<Action>,
+    /// Connections whose FIN is due once their last bytes have left.
+    pub finishing: Vec<u32>,
+    /// Connections with cursors that may move on.
+    pub catching_up: Vec<u32>,
+    /// Connections whose sends found no kernel memory, to be tried at the time.
+    pub starved: Vec<(Time, u32, u32)>,
+    sweep_at: Time,
+
+    // Scratch space, empty between uses.
+    pub text: Vec<u8>,
+    pub effects: Vec<Effect>,
+    pub moved: Vec<Moved>,
+    pub fired: Vec<u32>,
+    pub special: Vec<(u32, u32)>,
+}
+
+/// What a shard holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    pub connections: usize,
+    pub clients: u64,
+    pub users: usize,
+    /// With subscribers here.
+    pub local_channels: usize,
+    pub subscriptions: u64,
+    pub stream_bytes: usize,
+    pub waiting_mail: usize,
+}
+
+impl Core {
+    pub fn new(
+        id: ShardId,
+        options: Arc<ShardOptions>,
+        router: Router,
+        client_ids: ClientIds,
+        control: Option<Arc<dyn ControlPlane>>,
+        mut prng: Prng,
+        now: Time,
+    ) -> Core {
+        Core {
+            id,
+            control,
+            client_ids,
+            now,
+            wall_ms: (options.wall_ms)(now),
+            connections: Slots::default(),
+            wheel: Wheel::new(now),
+            home: Home::new(options.namespaces.clone(), options.hub.clone(), prng.fork()),
+            users: Users::new(&mut prng),
+            local: Local::new(options.streams, prng.u64(..)),
+            outbox: Outbox::default(),
+            mailer: Mailer::new(id, router),
+            stats: Stats::default(),
+            clients: 0,
+            ending: None,
+            actions: Vec::new(),
+            finishing: Vec::new(),
+            catching_up: Vec::new(),
+            starved: Vec::new(),
+            sweep_at: now + SWEEP_INTERVAL,
+            text: Vec::new(),
+            effects: Vec::new(),
+            moved: Vec::new(),
+            fired: Vec::new(),
+            special: Vec::new(),
+            options,
+            prng,
+        }
+    }
+
+    /// How long the tick may wait: not at all while something can be done, else until the next thing is due.
+    pub fn timeout(&self, now: Time, accept_again_at: Option<Time>) -> Option<Duration> {
+        if self.local.has_ready()
+            || self.mailer.has_own()
+            || !self.catching_up.is_empty()
+            || !self.actions.is_empty()
+            || !self.outbox.is_empty()
+        {
+            return Some(Duration::ZERO);
+        }
+        let retry = (self.mailer.waiting() > 0).then(|| now + RETRY);
+        let starved = self.starved.iter().map(|(at, ..)| *at).min();
+        [self.wheel.next(), accept_again_at, retry, starved, self.ending, Some(self.sweep_at)]
+            .into_iter()
+            .flatten()
+            .min()
+            .map(|at| at.since(now))
+    }
+
+    pub fn begin(&mut self, now: Time) {
+        self.now = now;
+        self.wall_ms = (self.options.wall_ms)(now);
+        self.mailer.retry();
+        if self.sweep_at <= now {
+            self.sweep_at = now + SWEEP_INTERVAL;
+            self.home.sweep(now, SWEEP_PER_TICK * 16);
+        } else {
+            self.home.sweep(now, SWEEP_PER_TICK);
+        }
+    }
+
+    pub fn unix_s(&self) -> u64 {
+        self.wall_ms / 1000
+    }
+
+    pub fn fault(&mut self, cause: Cause) {
+        self.stats.fault(cause);
+    }
+
+    // --- names of connections
+
+    pub fn sock(&self, slot: u32) -> Option<Sock> {
+        self.connections.get(slot).map(|connection| Sock { slot, generation: connection.generation })
+    }
+
+    /// Whether the event is for the connection that has the slot now, and for one that is still ours to serve.
+    pub fn is_current(&self, sock: Sock) -> bool {
+        self.connections.get(sock.slot).is_some_and(|connection| {
+            connection.generation == sock.generation && !matches!(connection.state, State::Gone)
+        })
+    }
+
+    pub fn conn_id(&self, slot: u32) -> ConnId {
+        let generation = self.connections.get(slot).map_or(0, |connection| connection.generation);
+        ConnId::new(self.id, Sock { slot, generation })
+    }
+
+    /// The slot of a connection of this shard that still lives.
+    pub fn live(&self, conn: ConnId) -> Option<u32> {
+        debug_assert_eq!(conn.shard(), self.id);
+        let sock = conn.sock();
+        self.is_current(sock).then_some(sock.slot)
+    }
+
+    pub fn client_id(&self, slot: u32) -> ClientId {
+        self.client_ids.id(self.conn_id(slot))
+    }
+
+    // --- the life of a connection
+
+    /// False when there is no room for it: the caller closes it.
+    pub fn handle_accepted(&mut self, sock: Sock) -> bool {
+        self.stats.counters.connections_accepted_total += 1;
+        self.connections.insert(sock.slot, Connection::new(sock.generation));
+        if self.ending.is_some() || self.connections.len() > self.options.connections_max as usize {
+            if self.ending.is_none() {
+                self.stats.fault(Cause::ConnectionLimit);
+            }
+            // Kept as Gone until the driver has closed it, so that the slot is accounted for.
+            if let Some(connection) = self.connections.get_mut(sock.slot) {
+                connection.state = State::Gone;
+            }
+            return false;
+        }
+        self.timer_in(sock.slot, self.options.connect_timeout);
+        self.actions.push(Action::ReadStart(sock.slot));
+        true
+    }
+
+    pub fn handle_closed(&mut self, sock: Sock) {
+        let gone = self.connections.get(sock.slot).is_some_and(|connection| {
+            connection.generation == sock.generation && matches!(connection.state, State::Gone)
+        });
+        assert!(gone, "only what was given up is closed");
+        self.wheel.cancel(&mut self.connections, sock.slot);
+        self.connections.remove(sock.slot);
+        self.stats.counters.connections_closed_total += 1;
+    }
+
+    /// Sets the connection's one timer.
+    pub fn timer_in(&mut self, slot: u32, after: Duration) {
+        let due = timers::tick_after(self.now, after.as_millis() as u64);
+        self.wheel.set(&mut self.connections, slot, due);
+    }
+
+    /// Puts bytes in line for a connection, behind whatever it has been sent already.
+    pub fn send(&mut self, slot: u32, bytes: Bytes) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if matches!(connection.state, State::Gone) || bytes.is_empty() {
+            return;
+        }
+        match &mut connection.lag {
+            Some(lag) if lag.blocked => {
+                lag.push(bytes);
+                self.check_debt(slot);
+            }
+            _ => {
+                let frame = self.outbox.frame(bytes);
+                self.outbox.append(slot, &mut connection.chain, frame);
+            }
+        }
+    }
+
+    /// The tick's writes have been handed over and their failures dealt with.
+    pub fn outbox_sent(&mut self) {
+        for slot in self.outbox.dirty() {
+            if let Some(connection) = self.connections.get_mut(slot) {
+                connection.chain = Chain::default();
+            }
+        }
+        self.outbox.clear();
+    }
+
+    // --- the tick's chores
+
+    pub fn handle_mail(&mut self, inbox: &Inbox) {
+        for _ in 0..MAIL_PER_TICK {
+            // Deliveries come first: the inbox may fill, and those who publish learn that they are too fast.
+            if self.local.backlog_bytes() > BACKLOG_BYTES_MAX {
+                break;
+            }
+            let Some(mail) = self.mailer.take_own().or_else(|| inbox.pop()) else { break };
+            self.handle_message(mail);
+        }
+    }
+
+    pub fn handle_timers(&mut self) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.advance(&mut self.connections, self.now, &mut fired);
+        for slot in fired.drain(..) {
+            self.handle_timer(slot);
+        }
+        self.fired = fired;
+        if self.ending.is_some_and(|until| until <= self.now) {
+            let left: Vec<u32> = self.connections.iter().map(|(slot, _)| slot).collect();
+            for slot in left {
+                self.give_up(slot);
+            }
+        }
+    }
+
+    pub fn account(&mut self, stale: u64) {
+        let counters = &mut self.stats.counters;
+        counters.ticks_total += 1;
+        counters.stale_completions_total = stale;
+        counters.mail_delayed_total = self.mailer.delayed_total();
+        (counters.sends_total, counters.sent_bytes_total) = self.outbox.totals();
+    }
+
+    /// Every client is to be closed, and the shard to end when they are gone.
+    pub fn end(&mut self, disconnect: Disconnect) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.actions.push(Action::AcceptEnd);
+        self.ending = Some(self.now + self.options.shutdown_grace);
+        let everyone: Vec<u32> = self.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in everyone {
+            self.close(slot, disconnect.clone());
+        }
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.ending.is_some()
+            && self.connections.is_empty()
+            && self.mailer.waiting() == 0
+            && !self.mailer.has_own()
+    }
+
+    pub fn report(&self) -> ShardStats {
+        let mut report = ShardStats {
+            shard: self.id,
+            connections: self.connections.len() as u64,
+            clients: self.clients,
+            users: self.users.len() as u64,
+            channels: self.home.counts().channels as u64,
+            subscriptions: self.local.subscriptions(),
+            ..ShardStats::default()
+        };
+        self.stats.report(&mut report);
+        report
+    }
+
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            connections: self.connections.len(),
+            clients: self.clients,
+            users: self.users.len(),
+            local_channels: self.local.channels(),
+            subscriptions: self.local.subscriptions(),
+            stream_bytes: self.local.stream_bytes(),
+            waiting_mail: self.mailer.waiting(),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Delivery: a channel's batch to its subscribers, in slices.
+
+use crate::base::bytes::{Bytes, BytesMut};
+use crate::base::ids::WireKind;
+use crate::hub::local::{Active, Item, LocalChannel};
+use crate::proto::centrifuge::Push;
+use crate::proto::centrifuge::encode_push;
+use crate::proto::websocket::{self, Opcode};
+use crate::session::{info_view, view};
+use crate::shard::core::Core;
+use crate::shard::outbox::FrameId;
+
+/// Deliveries in one tick: at some microseconds each, reads and other channels wait about a millisecond.
+const DELIVERIES_PER_TICK: u32 = 512;
+/// Deliveries of one channel before the next one has its turn.
+const SLICE: u32 = 128;
+
+impl Core {
+    /// Delivers what has come in, as much as one tick may.
+    pub fn deliver(&mut self) {
+        let mut budget = DELIVERIES_PER_TICK;
+        while budget > 0 {
+            let Some((index, active)) = self.local.take_ready() else { break };
+            let until = active.remaining.saturating_sub(SLICE.min(budget));
+            let channel = self.local.get(index);
+            let mut batch = Batch::new(active);
+            for place in (until..active.remaining).rev() {
+                let subscriber = channel.subscribers()[place as usize];
+                if subscriber.has_cursor() {
+                    self.special.push((place, subscriber.slot()));
+                    continue;
+                }
+                let Some(frame) =
+                    batch.frame(channel, subscriber.kind(), subscriber.notices(), &mut self.outbox)
+                else {
+                    continue;
+                };
+                if let Some(connection) = self.connections.get_mut(subscriber.slot()) {
+                    self.outbox.append(subscriber.slot(), &mut connection.chain, frame);
+                }
+            }
+            let visited = active.remaining - until;
+            self.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
+            budget -= visited.max(1).min(budget);
+            let mut special = std::mem::take(&mut self.special);
+            for (place, slot) in special.drain(..) {
+                self.deliver_to_cursor(index, place, slot, active);
+            }
+            self.special = special;
+            self.local.advance(index, until);
+        }
+    }
+
+    /// A batch meets a subscriber with a cursor.
+    fn deliver_to_cursor(&mut self, index: u32, place: u32, slot: u32, active: Active) {
+        let channel = self.local.get(index);
+        let subscriber = channel.subscribers()[place as usize];
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(lag) = &mut connection.lag else { return };
+        let Some(&mut cursor) = lag.cursor(index) else { return };
+        // Blocked, it stays where it is; behind the batch, it is catching up by itself; past it, it waits for the next.
+        if lag.blocked || cursor < active.start || cursor > active.end {
+            return;
+        }
+        for item in channel.stream().between(cursor, active.end) {
+            if item.is_notice() && !subscriber.notices() {
+                continue;
+            }
+            let frame = self.outbox.frame(encode_item(item, subscriber.kind()).clone());
+            self.outbox.append(slot, &mut connection.chain, frame);
+        }
+        self.drop_cursor(slot, index, place);
+    }
+}
+
+/// The frames of a batch, made for each kind of subscriber when the first of it is met.
+struct Batch {
+    active: Active,
+    frames: [[Option<Option<FrameId>>; 2]; WireKind::COUNT],
+}
+
+impl Batch {
+    fn new(active: Active) -> Batch {
+        Batch { active, frames: Default::default() }
+    }
+
+    /// `None`: nothing in the batch is for this kind of subscriber.
+    fn frame(
+        &mut self,
+        channel: &LocalChannel,
+        kind: usize,
+        notices: bool,
+        outbox: &mut crate::shard::outbox::Outbox,
+    ) -> Option<FrameId> {
+        let Active { start, end, .. } = self.active;
+        *self.frames[kind][usize::from(notices)].get_or_insert_with(|| {
+            let wanted = || channel.stream().between(start, end).filter(|item| notices || !item.is_notice());
+            let first = wanted().next()?;
+            if wanted().nth(1).is_none() {
+                return Some(outbox.frame(encode_item(first, kind).clone()));
+            }
+            // Many become one: each subscriber then costs one piece of one write.
+            let mut whole = BytesMut::with_capacity(wanted().map(|item| encode_item(item, kind).len()).sum());
+            for item in wanted() {
+                whole.extend_from_slice(encode_item(item, kind));
+            }
+            Some(outbox.frame(whole.freeze()))
+        })
+    }
+}
+
+/// The frame of an item for a wire kind, encoded by whoever needs it first.
+pub fn encode_item(item: &Item, kind: usize) -> &Bytes {
+    match WireKind::ALL[kind] {
+        WireKind::CentrifugeJson => item.encoded().get_or_encode(WireKind::CentrifugeJson, || {
+            let mut text = Vec::new();
+            match item {
+                Item::Publication(publication) => {
+                    encode_push(&mut text, &publication.channel, &Push::Publication(view(publication)));
+                }
+                Item::Notice(notice) => {
+                    let info = info_view(&notice.info);
+                    let push = if notice.joined { Push::Join(info) } else { Push::Leave(info) };
+                    encode_push(&mut text, &notice.channel, &push);
+                }
+            }
+            let mut frame = Vec::with_capacity(text.len() + websocket::FRAME_HEADER_BYTES_MAX);
+            websocket::write_frame(&mut frame, Opcode::Text, &text);
+            Bytes::from(frame)
+        }),
+    }
+}

@@ -1,0 +1,217 @@
+//! Between a channel's home and the shards of its subscribers: what is asked, what is answered, what is delivered.
+
+use std::sync::Arc;
+
+use crate::base::fault::Refusal;
+use crate::base::ids::{Position, WireKind};
+use crate::base::publication::ClientInfo;
+use crate::hub::asks::{History, Joined, Notice, PresenceStats, PublishAsk, Recovery};
+use crate::hub::local::{Item, Subscriber};
+use crate::proto::centrifuge::Reply;
+use crate::proto::centrifuge::encode::HistoryResult;
+use crate::session::{Context, JoinVerdict, info_view, view};
+use crate::shard::core::Core;
+use crate::shard::mailbox::{HomeAnswer, HomeMail, Mail, join_answer};
+
+/// Messages to other shards that may wait for room before this home takes no more publications.
+const WAITING_MAIL_MAX: usize = 16 * 1024;
+/// Payload bytes that a shard may have taken in and not yet delivered; above, it lets its inbox fill.
+pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+impl Core {
+    pub fn handle_message(&mut self, mail: Mail) {
+        match mail {
+            Mail::Publication(publication) => {
+                let channel = publication.channel.clone();
+                self.local.handle_item(&channel, Item::Publication(publication));
+            }
+            Mail::Notice(notice) => {
+                let channel = notice.channel.clone();
+                self.local.handle_item(&channel, Item::Notice(notice));
+            }
+            Mail::Home(mail) => self.handle_home_mail(*mail),
+            Mail::Answer(answer) => self.handle_answer(*answer),
+            Mail::Ask(ask) => self.handle_ask(*ask),
+            Mail::Http(answer) => self.handle_http_answer(answer.0, answer.1),
+            Mail::UserJoined(user) => self.users.add(&user.0, user.1),
+            Mail::UserLeft(user) => {
+                self.users.remove(&user.0, user.1);
+            }
+            Mail::Connection(order) => self.handle_order(*order),
+        }
+    }
+
+    // --- as a home
+
+    fn handle_home_mail(&mut self, mail: HomeMail) {
+        let now = self.now;
+        match mail {
+            HomeMail::Join { ask, tag } => {
+                let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
+                let joined = self.home.join(ask, now);
+                let notice = joined.as_ref().ok().and_then(|joined| joined.notice.clone());
+                let outcome = joined.map(|Joined { position, recovery, .. }| {
+                    let recovery = recovery.map(|recovery| match recovery {
+                        Recovery::Recovered(publications) => Some(publications),
+                        Recovery::Lost => None,
+                    });
+                    (position, recovery)
+                });
+                self.answer(HomeAnswer::Joined { conn, channel, since, tag, outcome });
+                // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
+                if let Some(notice) = notice {
+                    self.announce(notice);
+                }
+            }
+            HomeMail::Leave { channel, conn } => {
+                if let Some(notice) = self.home.leave(&channel, conn, now) {
+                    self.announce(notice);
+                }
+            }
+            HomeMail::Publish { conn, id, ask } => {
+                let outcome = self.publish(ask).map(|_| ());
+                self.answer(HomeAnswer::Published { conn, id, outcome });
+            }
+            HomeMail::History { conn, id, ask } => {
+                let outcome = self.home.history(&ask, now);
+                self.answer(HomeAnswer::History { conn, id, outcome });
+            }
+            HomeMail::Presence { conn, id, channel } => {
+                let outcome = self.home.presence(&channel);
+                self.answer(HomeAnswer::Presence { conn, id, outcome });
+            }
+            HomeMail::PresenceStats { conn, id, channel } => {
+                let outcome = self.home.presence_stats(&channel);
+                self.answer(HomeAnswer::PresenceStats { conn, id, outcome });
+            }
+        }
+    }
+
+    /// Appends to the channel's log and sends the publication on its way.
+    ///
+    /// # Errors
+    /// Of [`crate::hub::home::Home::publish`]; 111 while other shards do not keep up.
+    pub fn publish(&mut self, ask: PublishAsk) -> Result<Position, Refusal> {
+        if self.mailer.waiting() > WAITING_MAIL_MAX || self.local.backlog_bytes() > BACKLOG_BYTES_MAX {
+            self.stats.fault(crate::shard::stats::Cause::InboxFull);
+            return Err(Refusal::TooManyRequests);
+        }
+        let published = self.home.publish(ask, self.now, self.wall_ms)?;
+        if let Some(publication) = published.publication {
+            self.stats.counters.publications_total += 1;
+            for &(shard, _) in self.home.interested(&publication.channel) {
+                self.mailer.post(shard, Mail::Publication(Arc::clone(&publication)));
+            }
+        }
+        Ok(published.position)
+    }
+
+    fn announce(&mut self, notice: Arc<Notice>) {
+        for &(shard, _) in self.home.interested(&notice.channel) {
+            self.mailer.post(shard, Mail::Notice(Arc::clone(&notice)));
+        }
+    }
+
+    fn answer(&mut self, answer: HomeAnswer) {
+        self.mailer.post(answer.conn().shard(), Mail::Answer(Box::new(answer)));
+    }
+
+    // --- as the shard of the one who asked
+
+    fn handle_answer(&mut self, answer: HomeAnswer) {
+        let slot = self.live(answer.conn());
+        match answer {
+            HomeAnswer::Joined { channel, since, mut tag, outcome, .. } => {
+                let index = tag.index;
+                if let Some(slot) = slot {
+                    let answer = join_answer(&mut tag, since, outcome);
+                    self.handle_joined(slot, index, &channel, answer);
+                }
+                self.local.join_answered(index);
+            }
+            HomeAnswer::Published { id, outcome, .. } => {
+                self.reply(slot, id, outcome, |id, (), cx| cx.reply(id, &Reply::Publish));
+            }
+            HomeAnswer::History { id, outcome, .. } => self.reply(slot, id, outcome, reply_history),
+            HomeAnswer::Presence { id, outcome, .. } => self.reply(slot, id, outcome, reply_presence),
+            HomeAnswer::PresenceStats { id, outcome, .. } => {
+                self.reply(slot, id, outcome, |id, PresenceStats { clients, users }, cx| {
+                    cx.reply(id, &Reply::PresenceStats { clients, users });
+                });
+            }
+        }
+    }
+
+    fn reply<T>(
+        &mut self,
+        slot: Option<u32>,
+        id: u32,
+        outcome: Result<T, Refusal>,
+        write: impl FnOnce(u32, T, &mut Context<'_>),
+    ) {
+        let Some(slot) = slot else { return };
+        self.with_session(slot, |_, cx| match outcome {
+            Ok(answer) => write(id, answer, cx),
+            Err(refusal) => cx.refuse(id, refusal),
+        });
+    }
+
+    fn handle_joined(
+        &mut self,
+        slot: u32,
+        index: u32,
+        channel: &crate::base::ids::ChannelName,
+        answer: crate::session::JoinAnswer,
+    ) {
+        match &answer.outcome {
+            Ok((_, Some(Some(_)))) => self.stats.counters.recoveries_total += 1,
+            Ok((_, Some(None))) => self.stats.counters.recoveries_lost_total += 1,
+            _ => {}
+        }
+        // The subscriber is in its list before commands that were held for the answer are looked at.
+        self.with_session_then(
+            slot,
+            |session, cx| session.handle_joined(index, channel, answer, cx),
+            |core, verdict| match verdict {
+                Ok(JoinVerdict::Subscribe { notices }) => core.add_subscriber(slot, index, notices),
+                Ok(JoinVerdict::Leave) => {
+                    let conn = core.conn_id(slot);
+                    let home = core.mailer.router().channel_home(channel);
+                    let leave = HomeMail::Leave { channel: channel.clone(), conn };
+                    core.mailer.post(home, Mail::Home(Box::new(leave)));
+                }
+                Ok(JoinVerdict::Refused | JoinVerdict::Ignore) => {}
+                Err(disconnect) => core.close(slot, disconnect),
+            },
+        );
+    }
+
+    fn add_subscriber(&mut self, slot: u32, index: u32, notices: bool) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let blocked = connection.is_blocked();
+        let Some(session) = connection.session() else { return };
+        debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
+        let (place, cursor) =
+            self.local.subscribe(index, Subscriber::new(slot, WireKind::CentrifugeJson as u8, notices));
+        session.placed(index, place);
+        self.stats.counters.subscriptions_total += 1;
+        let cursor = cursor.or_else(|| blocked.then(|| self.local.get(index).stream().end()));
+        if let Some(cursor) = cursor {
+            let lag = connection.lag.get_or_insert_default();
+            lag.cursors.push((index, cursor));
+            self.local.cursor_set(index, place);
+        }
+    }
+}
+
+fn reply_history(id: u32, history: History, cx: &mut Context<'_>) {
+    let History { publications, position } = history;
+    let views: Vec<_> = publications.iter().map(|publication| view(publication)).collect();
+    let result = HistoryResult { publications: &views, epoch: Some(position.epoch), offset: position.offset };
+    cx.reply(id, &Reply::History(result));
+}
+
+fn reply_presence(id: u32, clients: Vec<ClientInfo>, cx: &mut Context<'_>) {
+    let views: Vec<_> = clients.iter().map(|info| (info.client.as_str(), info_view(info))).collect();
+    cx.reply(id, &Reply::Presence(&views));
+}

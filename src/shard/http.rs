@@ -1,0 +1,384 @@
+//! Requests of HTTP on a client port: upgrades are served here, everything else is the control plane's.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, Uri, Version};
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::ConnId;
+use crate::base::limits::HTTP_HEAD_BYTES_MAX;
+use crate::proto::http1::{self, Body, BodyDecoder, HttpFault, RequestHead};
+use crate::proto::websocket;
+use crate::session::Session;
+use crate::shard::ask::HttpReply;
+use crate::shard::connections::{ClosingEnd, Http, Request, State};
+use crate::shard::core::Core;
+use crate::shard::mailbox::Mail;
+use crate::shard::stats::Cause;
+use crate::shard::{Action, Outgoing, RETRY};
+
+/// What an upgrade leads to.
+enum Endpoint {
+    Centrifuge,
+    Echo,
+}
+
+/// What a request head asks for.
+enum Asked {
+    Upgraded(Endpoint, Vec<u8>),
+    /// Answered, and the connection is to end.
+    Refused(Vec<u8>, Cause),
+    Plain(Box<Request>, bool),
+}
+
+impl Core {
+    /// Takes input of a connection that speaks HTTP; gives how much of it.
+    pub fn handle_http(&mut self, slot: u32, bytes: &mut [u8]) -> usize {
+        let Some(State::Http(http)) = self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        else {
+            return bytes.len();
+        };
+        match http.take() {
+            None => match self.handle_head(slot, bytes) {
+                Some(consumed) => consumed,
+                None => {
+                    // A part of a head: from now on it is collected.
+                    self.collect(slot, Box::default(), bytes);
+                    bytes.len()
+                }
+            },
+            Some(http) if http.request.is_some() => self.handle_body(slot, http, bytes),
+            Some(http) => {
+                self.collect(slot, http, bytes);
+                bytes.len()
+            }
+        }
+    }
+
+    /// Adds to an incomplete head, and goes on when it is complete.
+    fn collect(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
+        let mut unread = std::mem::take(&mut http.unread);
+        unread.extend_from_slice(bytes);
+        match http.scan.find_end(&unread[..unread.len().min(HTTP_HEAD_BYTES_MAX)]) {
+            Err(fault) => self.refuse_http(slot, fault),
+            Ok(None) => {
+                http.unread = unread;
+                self.keep_http(slot, http);
+            }
+            Ok(Some(_)) => {
+                let consumed = self.handle_head(slot, &unread).unwrap_or(unread.len());
+                self.handle_bytes(slot, &mut unread[consumed..]);
+            }
+        }
+    }
+
+    fn keep_http(&mut self, slot: u32, http: Box<Http>) {
+        if let Some(connection) = self.connections.get_mut(slot)
+            && let State::Http(kept) = &mut connection.state
+        {
+            *kept = Some(http);
+        }
+    }
+
+    /// Reads a whole head at the start of `bytes`. `None`: it is not complete.
+    fn handle_head(&mut self, slot: u32, bytes: &[u8]) -> Option<usize> {
+        let (asked, consumed) = match http1::parse_head(bytes) {
+            Ok(None) => return None,
+            Ok(Some((head, consumed))) => (self.route(&head), consumed),
+            Err(fault) => {
+                self.refuse_http(slot, fault);
+                return Some(bytes.len());
+            }
+        };
+        match asked {
+            Asked::Upgraded(endpoint, answer) => {
+                self.stats.counters.websocket_upgrades_total += 1;
+                self.send(slot, answer.into());
+                let state = match endpoint {
+                    Endpoint::Centrifuge => State::Client { decoder: None, session: Session::default() },
+                    Endpoint::Echo => State::Echo { decoder: None },
+                };
+                if let Some(connection) = self.connections.get_mut(slot) {
+                    if matches!(state, State::Echo { .. }) {
+                        // An echo connection may idle for as long as it likes: it is there for conformance tools.
+                        self.wheel.cancel(&mut self.connections, slot);
+                        self.connections.get_mut(slot)?.state = state;
+                    } else {
+                        connection.state = state;
+                        self.timer_in(slot, self.options.connect_timeout);
+                    }
+                }
+                Some(consumed)
+            }
+            Asked::Refused(answer, cause) => {
+                self.stats.fault(cause);
+                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+                Some(bytes.len())
+            }
+            Asked::Plain(request, expects_continue) => {
+                if expects_continue && !request.decoder.is_done() {
+                    self.send(slot, Bytes::from_static(http1::CONTINUE));
+                }
+                let mut http = Box::<Http>::default();
+                http.request = Some(*request);
+                let taken = self.handle_body(slot, http, &bytes[consumed..]);
+                Some(consumed + taken)
+            }
+        }
+    }
+
+    fn route(&self, head: &RequestHead<'_>) -> Asked {
+        let endpoint = match head.path {
+            "/connection/websocket" => Some(Endpoint::Centrifuge),
+            // Plain requests for it are the control plane's.
+            "/echo" if self.options.echo && head.fields().has_token("Upgrade", "websocket") => {
+                Some(Endpoint::Echo)
+            }
+            _ => None,
+        };
+        let Some(endpoint) = endpoint else { return self.plain(head) };
+        let handshake = match websocket::accept(head, &["centrifuge-json"]) {
+            Ok(handshake) => handshake,
+            Err(fault) => {
+                let mut answer = Vec::new();
+                fault.write(&mut answer);
+                return Asked::Refused(answer, Cause::HandshakeRefused);
+            }
+        };
+        if matches!(endpoint, Endpoint::Centrifuge) && !self.is_welcome(head) {
+            let mut answer = Vec::new();
+            HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut answer);
+            return Asked::Refused(answer, Cause::OriginRefused);
+        }
+        let mut answer = Vec::new();
+        handshake.write(&mut answer, &[]);
+        Asked::Upgraded(endpoint, answer)
+    }
+
+    /// Whether a page of the request's origin may connect. Programs that are no browser send none.
+    fn is_welcome(&self, head: &RequestHead<'_>) -> bool {
+        let Some(origin) = head.header_str("Origin") else { return head.header("Origin").is_none() };
+        let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
+        if head.host().is_some_and(|host| host.eq_ignore_ascii_case(authority)) {
+            return true;
+        }
+        let name = match authority.strip_prefix('[') {
+            Some(rest) => rest.split(']').next().unwrap_or(""),
+            None => authority.split(':').next().unwrap_or(""),
+        };
+        self.options.allow_loopback_origins && is_loopback_name(name)
+            || self
+                .options
+                .allowed_origins
+                .iter()
+                .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+    }
+
+    fn plain(&self, head: &RequestHead<'_>) -> Asked {
+        let refused = |fault: HttpFault| {
+            let mut answer = Vec::new();
+            fault.write(&mut answer);
+            Asked::Refused(answer, cause_of(fault))
+        };
+        let decoder = match BodyDecoder::new(head.body_length(), self.options.http_body_bytes_max as u64) {
+            Ok(decoder) => decoder,
+            Err(fault) => return refused(fault),
+        };
+        let malformed = HttpFault { status: 400, reason: "malformed request target or field" };
+        let (Ok(method), Ok(uri)) = (head.method.parse::<Method>(), head.target.parse::<Uri>()) else {
+            return refused(malformed);
+        };
+        let mut headers = HeaderMap::with_capacity(head.fields().len());
+        for (name, value) in head.headers() {
+            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) else {
+                return refused(malformed);
+            };
+            headers.append(name, value);
+        }
+        let (mut parts, ()) = HttpRequest::new(()).into_parts();
+        parts.method = method;
+        parts.uri = uri;
+        parts.headers = headers;
+        parts.version = match head.version {
+            http1::Version::Http10 => Version::HTTP_10,
+            http1::Version::Http11 => Version::HTTP_11,
+        };
+        let request =
+            Request { parts, keep_alive: head.keep_alive(), body: Vec::new(), decoder, asked: false };
+        Asked::Plain(Box::new(request), head.expects_continue())
+    }
+
+    /// Takes input that follows a request's head; gives how much of it.
+    fn handle_body(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) -> usize {
+        let Some(request) = &mut http.request else { return 0 };
+        if request.asked {
+            // Came in before reading was paused: the next request, or rubbish. Bounded by the reads of one tick.
+            http.unread.extend_from_slice(bytes);
+            self.keep_http(slot, http);
+            return bytes.len();
+        }
+        let mut at = 0;
+        while at < bytes.len() && !request.decoder.is_done() {
+            match request.decoder.decode(&bytes[at..]) {
+                Ok(piece) => {
+                    request.body.extend_from_slice(piece.data);
+                    at += piece.consumed;
+                }
+                Err(fault) => {
+                    self.refuse_http(slot, fault);
+                    return bytes.len();
+                }
+            }
+        }
+        if request.decoder.is_done() {
+            http.unread.extend_from_slice(&bytes[at..]);
+            self.ask_control(slot, http);
+            return bytes.len();
+        }
+        self.keep_http(slot, http);
+        // A slow body has as long as a slow head, from its last byte.
+        self.timer_in(slot, self.options.connect_timeout);
+        at
+    }
+
+    fn ask_control(&mut self, slot: u32, mut http: Box<Http>) {
+        let conn = self.conn_id(slot);
+        let Some(request) = &mut http.request else { return };
+        request.asked = true;
+        let mut whole = HttpRequest::new(Bytes::from(std::mem::take(&mut request.body)));
+        *whole.method_mut() = request.parts.method.clone();
+        *whole.uri_mut() = request.parts.uri.clone();
+        *whole.version_mut() = request.parts.version;
+        *whole.headers_mut() = std::mem::take(&mut request.parts.headers);
+        self.keep_http(slot, http);
+        self.timer_in(slot, ANSWER_PATIENCE);
+        self.actions.push(Action::ReadPause(slot));
+        self.stats.counters.http_requests_total += 1;
+
+        let inbox = self.mailer.router().inbox(self.id).clone();
+        let here = std::thread::current().id();
+        let reply = HttpReply::new(move |response| {
+            let mut mail = Mail::Http(Box::new((conn, response)));
+            // A full inbox must not lose an answer that somebody waits for. The threads of the control plane may wait
+            // for room; this one may not, but here it only comes with a refusal, which is answered below.
+            for _ in 0..ANSWER_TRIES {
+                let Err(refused) = inbox.push(mail) else { return };
+                if std::thread::current().id() == here {
+                    return;
+                }
+                mail = refused;
+                std::thread::sleep(RETRY);
+            }
+        });
+        let busy = match &self.control {
+            Some(control) => control.handle(whole, reply).is_err(),
+            None => true,
+        };
+        if busy {
+            self.stats.fault(Cause::ControlPlaneBusy);
+            let mut answer = Vec::new();
+            HttpFault { status: 503, reason: "too many requests under way" }.write(&mut answer);
+            self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+        }
+    }
+
+    /// The control plane has answered.
+    pub fn handle_http_answer(&mut self, conn: ConnId, response: Response<Bytes>) {
+        let Some(slot) = self.live(conn) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Http(kept) = &mut connection.state else { return };
+        let Some(http) = kept.take() else { return };
+        let Some(request) = &http.request else { return };
+        let keep_alive = request.keep_alive && self.ending.is_none();
+        let answer = encode(&response, request, keep_alive, self.wall_ms / 1000);
+        if !keep_alive {
+            self.leave_protocol(slot, answer, ClosingEnd::Fin);
+            return;
+        }
+        self.send(slot, answer);
+        self.timer_in(slot, self.options.connect_timeout.max(KEEP_ALIVE));
+        self.actions.push(Action::ReadStart(slot));
+        // The state is a fresh Http(None): go on with what came behind the request.
+        let mut unread = http.unread;
+        self.handle_bytes(slot, &mut unread);
+    }
+
+    fn refuse_http(&mut self, slot: u32, fault: HttpFault) {
+        self.stats.fault(cause_of(fault));
+        let mut answer = Vec::new();
+        fault.write(&mut answer);
+        self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+    }
+
+    /// Neither a request nor the rest of one has come in time.
+    pub fn handle_http_timer(&mut self, slot: u32) {
+        let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else {
+            return;
+        };
+        match http {
+            // Nothing was asked: an idle connection is closed without a word.
+            None => self.give_up(slot),
+            Some(http) if http.request.as_ref().is_some_and(|request| request.asked) => {
+                self.stats.fault(Cause::ControlPlaneBusy);
+                let mut answer = Vec::new();
+                HttpFault { status: 504, reason: "no answer in time" }.write(&mut answer);
+                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+            }
+            Some(_) => {
+                self.stats.fault(Cause::HttpTimeout);
+                let mut answer = Vec::new();
+                HttpFault { status: 408, reason: "request not completed in time" }.write(&mut answer);
+                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+            }
+        }
+    }
+}
+
+/// How long an idle connection of HTTP is kept for the next request.
+const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(75);
+
+/// How long the control plane may take over one request: longer than its own deadlines, so that it says why.
+const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// How often an answer is tried on a full inbox, one [`RETRY`] apart.
+const ANSWER_TRIES: usize = 5_000;
+
+fn cause_of(fault: HttpFault) -> Cause {
+    match fault.status {
+        413 => Cause::HttpBodyTooLarge,
+        431 => Cause::HttpHeadTooLarge,
+        _ => Cause::HttpMalformed,
+    }
+}
+
+fn is_loopback_name(name: &str) -> bool {
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+fn encode(response: &Response<Bytes>, request: &Request, keep_alive: bool, unix_s: u64) -> Outgoing {
+    let date = http1::http_date(unix_s);
+    let mut fields: Vec<(&str, &[u8])> = vec![("Date", &date)];
+    for (name, value) in response.headers() {
+        // Framing is the codec's.
+        if !matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection" | "date") {
+            fields.push((name.as_str(), value.as_bytes()));
+        }
+    }
+    if !keep_alive {
+        fields.push(("Connection", b"close"));
+    } else if request.parts.version == Version::HTTP_10 {
+        fields.push(("Connection", b"keep-alive"));
+    }
+    let status = response.status().as_u16();
+    let body = response.body();
+    let bodiless = matches!(status, 100..200 | 204 | 304);
+    let length =
+        match response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok()) {
+            Some(length) if request.parts.method == Method::HEAD => length,
+            _ => body.len() as u64,
+        };
+    let mut out = Vec::with_capacity(256 + body.len());
+    http1::write_head(&mut out, status, &fields, if bodiless { Body::None } else { Body::Length(length) });
+    if !bodiless && request.parts.method != Method::HEAD {
+        out.extend_from_slice(body);
+    }
+    out.into()
+}

@@ -1,0 +1,250 @@
+//! Connections whose sockets did not take everything: what they are owed, and how they catch up from the log.
+
+use std::sync::Arc;
+
+use crate::base::fault::{Disconnect, Unsubscribed};
+use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
+use crate::driver::{SendCause, SendFailure};
+use crate::hub::options::GapPolicy;
+use crate::proto::centrifuge::Push;
+use crate::proto::centrifuge::encode_push;
+use crate::session::Sub;
+use crate::shard::connections::State;
+use crate::shard::core::Core;
+use crate::shard::fanout::encode_item;
+use crate::shard::mailbox::{HomeMail, Mail};
+use crate::shard::stats::Cause;
+use crate::shard::{Action, RETRY};
+
+/// Bytes of missed items that one connection gets in one tick, so that a crowd of laggards coming back does not hold
+/// up those who keep up.
+const CATCH_UP_BYTES: usize = 64 * 1024;
+
+impl Core {
+    /// The kernel did not take a write whole: what is left is owed, and in every channel the connection stands where
+    /// this tick has brought it.
+    pub fn handle_send_failed(&mut self, failure: &SendFailure) {
+        self.stats.counters.sends_short_total += 1;
+        let (slot, rest) = self.outbox.remainder(failure);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if matches!(connection.state, State::Gone) {
+            return;
+        }
+        if let SendCause::Broken(_) = failure.cause {
+            self.stats.fault(Cause::PeerReset);
+            self.give_up(slot);
+            return;
+        }
+        let generation = connection.generation;
+        let lag = connection.lag.get_or_insert_default();
+        debug_assert!(lag.remainder.is_empty(), "what was owed was in this write");
+        lag.blocked = true;
+        for bytes in rest {
+            lag.push(bytes);
+        }
+        if let State::Client { session, .. } = &connection.state {
+            for sub in session.subs() {
+                let (channel, Some(place)) = (sub.channel(), sub.place()) else { continue };
+                if lag.cursor(channel).is_none() {
+                    lag.cursors.push((channel, self.local.get(channel).cursor_of(place)));
+                    self.local.cursor_set(channel, place);
+                }
+            }
+        }
+        if failure.cause == SendCause::NoBuffers {
+            self.stats.fault(Cause::SendNoBuffers);
+            self.starved.push((self.now + RETRY * 10, slot, generation));
+        } else {
+            self.actions.push(Action::WriteWatch(slot));
+        }
+        self.check_debt(slot);
+    }
+
+    /// Closes a connection that owes more than it may.
+    pub fn check_debt(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(lag) = &connection.lag else { return };
+        let allowed = match connection.state {
+            State::Client { .. } => self.options.outbox_bytes_max,
+            // One message being echoed and one behind it; frames included.
+            State::Echo { .. } => 3 * ECHO_MESSAGE_BYTES_MAX,
+            // One answer, made by ourselves.
+            State::Http(_) | State::Closing { .. } | State::Gone => usize::MAX,
+        };
+        if lag.remainder_bytes > allowed {
+            self.close(slot, Disconnect::SLOW);
+        }
+    }
+
+    /// The socket takes bytes again: first what is owed.
+    pub fn handle_writable(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(lag) = &mut connection.lag else { return };
+        if !lag.blocked {
+            return;
+        }
+        lag.blocked = false;
+        lag.remainder_bytes = 0;
+        for bytes in std::mem::take(&mut lag.remainder) {
+            let frame = self.outbox.frame(bytes);
+            self.outbox.append(slot, &mut connection.chain, frame);
+        }
+        self.catching_up.push(slot);
+    }
+
+    /// Moves cursors on for connections that can take bytes again.
+    pub fn catch_up(&mut self) {
+        if !self.starved.is_empty() {
+            let now = self.now;
+            let due: Vec<(u32, u32)> = self
+                .starved
+                .extract_if(.., |(at, ..)| *at <= now)
+                .map(|(_, slot, generation)| (slot, generation))
+                .collect();
+            for (slot, generation) in due {
+                if self.connections.get(slot).is_some_and(|connection| connection.generation == generation) {
+                    self.handle_writable(slot);
+                }
+            }
+        }
+        let mut slots = std::mem::take(&mut self.catching_up);
+        slots.retain(|&slot| self.catch_up_one(slot));
+        slots.append(&mut self.catching_up);
+        self.catching_up = slots;
+    }
+
+    /// True when there is more to do in the next tick.
+    fn catch_up_one(&mut self, slot: u32) -> bool {
+        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let Some(lag) = &mut connection.lag else { return false };
+        if lag.blocked {
+            return false;
+        }
+        if lag.read_paused {
+            lag.read_paused = false;
+            self.actions.push(Action::ReadStart(slot));
+        }
+        let cursors = lag.cursors.clone();
+        let mut budget = CATCH_UP_BYTES;
+        let mut more = false;
+        for (channel, cursor) in cursors {
+            let entry = self.local.get(channel);
+            if cursor < entry.stream().base() {
+                if !self.handle_gap(slot, channel) {
+                    return false;
+                }
+                continue;
+            }
+            let Some((kind, notices, place)) = self.place_of(slot, channel) else { continue };
+            let entry = self.local.get(channel);
+            let Some(connection) = self.connections.get_mut(slot) else { return false };
+            let mut at = cursor;
+            for item in entry.stream().from(cursor) {
+                if budget == 0 {
+                    more = true;
+                    break;
+                }
+                at += 1;
+                if item.is_notice() && !notices {
+                    continue;
+                }
+                let bytes = encode_item(item, kind);
+                budget = budget.saturating_sub(bytes.len());
+                let frame = self.outbox.frame(bytes.clone());
+                self.outbox.append(slot, &mut connection.chain, frame);
+                self.stats.counters.deliveries_late_total += 1;
+            }
+            let caught_up = at == entry.stream().end() && at == entry.cursor_of(place);
+            let Some(lag) = &mut connection.lag else { return false };
+            if caught_up {
+                lag.cursors.retain(|(other, _)| *other != channel);
+                self.local.cursor_cleared(channel, place);
+            } else if let Some(cursor) = lag.cursor(channel) {
+                // Ahead of a batch that is still on its way to others: the batch will find it there.
+                *cursor = at;
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(slot)
+            && connection.lag.as_ref().is_some_and(|lag| lag.is_over())
+        {
+            connection.lag = None;
+        }
+        more
+    }
+
+    /// The wire kind, the wish for notices and the place of a subscriber.
+    pub fn place_of(&mut self, slot: u32, channel: u32) -> Option<(usize, bool, u32)> {
+        let sub = self.connections.get_mut(slot)?.session()?.sub(channel)?;
+        let place = sub.place()?;
+        let subscriber = self.local.get(channel).subscribers()[place as usize];
+        debug_assert_eq!(subscriber.slot(), slot);
+        Some((subscriber.kind(), subscriber.notices(), place))
+    }
+
+    /// The cursor has fallen off the log's tail. False when the connection is closed for it.
+    fn handle_gap(&mut self, slot: u32, channel: u32) -> bool {
+        self.stats.counters.gaps_total += 1;
+        let Some((_, _, place)) = self.place_of(slot, channel) else { return true };
+        let entry = self.local.get(channel);
+        let (name, policy) = (entry.name.clone(), entry.options.gap);
+        let server_side = self
+            .connections
+            .get_mut(slot)
+            .and_then(|connection| connection.session()?.sub(channel))
+            .is_some_and(|sub| sub.is(Sub::SERVER_SIDE));
+        match policy {
+            GapPolicy::Close => {
+                self.close(slot, Disconnect::SLOW);
+                false
+            }
+            GapPolicy::Latest => {
+                // The newest that is still kept; with nothing kept, the client goes on from the next.
+                let entry = self.local.get(channel);
+                let newest = entry.stream().end().saturating_sub(1).max(entry.stream().base());
+                if let Some(lag) =
+                    self.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
+                    && let Some(cursor) = lag.cursor(channel)
+                {
+                    *cursor = newest;
+                }
+                self.catching_up.push(slot);
+                true
+            }
+            // A server-side subscription cannot be taken up anew by the client alone: it reconnects.
+            GapPolicy::Tell if server_side => {
+                self.close(slot, Disconnect::INSUFFICIENT_STATE);
+                false
+            }
+            GapPolicy::Tell => {
+                self.drop_cursor(slot, channel, place);
+                if let Some(session) =
+                    self.connections.get_mut(slot).and_then(|connection| connection.session())
+                {
+                    session.remove(channel);
+                }
+                self.leave_list(channel, place);
+                let conn = self.conn_id(slot);
+                let home = self.mailer.router().channel_home(&name);
+                self.mailer
+                    .post(home, Mail::Home(Box::new(HomeMail::Leave { channel: Arc::clone(&name), conn })));
+                self.text.clear();
+                encode_push(&mut self.text, &name, &Push::Unsubscribe(Unsubscribed::InsufficientState));
+                self.send_text(slot);
+                true
+            }
+        }
+    }
+
+    /// Forgets the cursor that a connection has in a channel.
+    pub fn drop_cursor(&mut self, slot: u32, channel: u32, place: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(lag) = &mut connection.lag else { return };
+        if lag.cursor(channel).is_some() {
+            lag.cursors.retain(|(other, _)| *other != channel);
+            self.local.cursor_cleared(channel, place);
+        }
+        if lag.is_over() {
+            connection.lag = None;
+        }
+    }
+}

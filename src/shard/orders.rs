@@ -1,0 +1,127 @@
+//! What the control plane asks: of channels whose home is here, of users whose home is here, of this shard.
+
+use std::sync::Arc;
+
+use crate::base::fault::{Refusal, Unsubscribed};
+use crate::base::ids::{ChannelName, ConnId};
+use crate::session::{Sub, SubscribeEffect};
+use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
+use crate::shard::core::Core;
+use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
+
+impl Core {
+    pub fn handle_ask(&mut self, ask: Ask) {
+        let now = self.now;
+        match ask {
+            Ask::Publish(ask, reply) => reply.send(self.publish(ask)),
+            Ask::History(ask, reply) => reply.send(self.home.history(&ask, now)),
+            Ask::HistoryRemove(channel, reply) => reply.send(self.home.history_remove(&channel, now)),
+            Ask::Presence(channel, reply) => reply.send(self.home.presence(&channel)),
+            Ask::PresenceStats(channel, reply) => reply.send(self.home.presence_stats(&channel)),
+            Ask::Channels(filter, reply) => {
+                let channels = self.home.channels(&*filter.0);
+                let counts = channels.into_iter().map(|(channel, clients)| ChannelCount { channel, clients });
+                reply.send(Ok(counts.collect()));
+            }
+            Ask::Subscribe(ask, reply) => {
+                let flags = match self.server_side_flags(&ask.channel) {
+                    Ok(flags) => flags,
+                    Err(refusal) => return reply.send(Err(refusal)),
+                };
+                let subscribe = SubscribeEffect {
+                    id: 0,
+                    channel: ask.channel,
+                    flags,
+                    since: ask.recover,
+                    reject_unrecovered: false,
+                    chan_info: ask.info,
+                    expire_at_s: ask.expire_at,
+                    data: ask.data,
+                };
+                self.order(&ask.target, reply, |_| Order::Subscribe(subscribe.clone()));
+            }
+            Ask::Unsubscribe(ask, reply) => self.order(&ask.target, reply, |_| Order::Unsubscribe {
+                channel: ask.channel.clone(),
+                why: Unsubscribed::Server,
+            }),
+            Ask::Disconnect(ask, reply) => {
+                self.order(&ask.target, reply, |_| Order::Disconnect(ask.disconnect.clone()));
+            }
+            Ask::Refresh(ask, reply) => self.order(&ask.target, reply, |_| match ask.expired {
+                true => Order::Disconnect(crate::base::fault::Disconnect::EXPIRED),
+                false => Order::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
+            }),
+            Ask::Stats(reply) => reply.send(Ok(self.report())),
+            Ask::Shutdown(disconnect) => self.end(disconnect),
+        }
+    }
+
+    fn server_side_flags(&self, channel: &ChannelName) -> Result<u32, Refusal> {
+        let options = self.options.namespaces.resolve(channel)?;
+        let recoverable = options.keeps_history() && (options.allow_recovery || options.force_recovery);
+        let mut flags = Sub::SERVER_SIDE;
+        flags |= if recoverable { Sub::RECOVERABLE } else { 0 };
+        flags |= if options.allow_positioning || options.force_positioning { Sub::POSITIONED } else { 0 };
+        flags |= if options.join_leave { Sub::NOTICES } else { 0 };
+        Ok(flags)
+    }
+
+    /// Passes an order on to every connection that the target names. The reply goes out when all have carried it out.
+    fn order(&mut self, target: &Target, reply: Reply<()>, order: impl Fn(ConnId) -> Order) {
+        let done = Gather::new(reply);
+        let named: Vec<ConnId> = match target.client {
+            // A client's id says where it is, whoever its user is; an id of another run is nobody's.
+            Some(client) => self.client_ids.conn(client).into_iter().collect(),
+            None => self.users.connections(&target.user).to_vec(),
+        };
+        for conn in named {
+            if conn.shard().index() >= self.mailer.router().shards()
+                || target.except.contains(&self.client_ids.id(conn))
+            {
+                continue;
+            }
+            let mail = ConnectionMail {
+                conn,
+                user: target.user.clone(),
+                order: order(conn),
+                done: Arc::clone(&done),
+            };
+            self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
+        }
+    }
+
+    pub fn handle_order(&mut self, mail: ConnectionMail) {
+        let ConnectionMail { conn, user, order, done } = mail;
+        let Some(slot) = self.live(conn) else { return };
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        if !session.is_connected() || session.user().map_or("", |own| own) != &*user {
+            return;
+        }
+        match order {
+            Order::Subscribe(subscribe) => {
+                let known =
+                    self.local.find(&subscribe.channel).is_some_and(|index| session.sub(index).is_some());
+                if known {
+                    return;
+                }
+                if session.subs().len() >= self.options.channels_max {
+                    done.refuse(Refusal::LimitExceeded);
+                    return;
+                }
+                self.ask_to_join(slot, subscribe, Some(done));
+            }
+            Order::Unsubscribe { channel, why } => {
+                if let Some(index) = self.local.find(&channel) {
+                    self.unsubscribe(slot, index, Some(why));
+                }
+            }
+            Order::Disconnect(disconnect) => self.close(slot, disconnect),
+            Order::Refresh { expire_at_s, info } => {
+                self.with_session(slot, |session, cx| session.refreshed(expire_at_s, info, cx));
+                self.set_client_timer(slot);
+            }
+        }
+    }
+}

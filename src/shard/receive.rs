@@ -1,0 +1,183 @@
+//! Bytes from a connection, by what it speaks.
+
+use std::mem;
+
+use crate::base::bytes::Bytes;
+use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
+use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
+use crate::shard::Action;
+use crate::shard::connections::{ClosingEnd, State};
+use crate::shard::core::Core;
+use crate::shard::stats::Cause;
+
+/// What a connection's message came to.
+enum Outcome {
+    Goes,
+    /// The connection has left the state in which it spoke WebSocket.
+    Left,
+}
+
+impl Core {
+    pub fn handle_received(&mut self, slot: u32, bytes: &mut [u8]) {
+        self.stats.counters.received_bytes_total += bytes.len() as u64;
+        self.handle_bytes(slot, bytes);
+    }
+
+    /// The state may change on the way: what follows an upgrade in the same read is its first frame.
+    pub fn handle_bytes(&mut self, slot: u32, mut bytes: &mut [u8]) {
+        while !bytes.is_empty() {
+            let Some(connection) = self.connections.get_mut(slot) else { return };
+            let consumed = match &connection.state {
+                State::Http(_) => self.handle_http(slot, bytes),
+                State::Echo { .. } | State::Client { .. } => {
+                    self.handle_frames(slot, bytes);
+                    return;
+                }
+                State::Closing { .. } => return self.handle_after_close(slot, bytes),
+                State::Gone => return,
+            };
+            bytes = &mut bytes[consumed..];
+        }
+    }
+
+    fn handle_frames(&mut self, slot: u32, mut bytes: &mut [u8]) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let (stored, message_bytes_max) = match &mut connection.state {
+            State::Echo { decoder } => (decoder.take(), ECHO_MESSAGE_BYTES_MAX),
+            State::Client { decoder, .. } => (decoder.take(), self.options.message_bytes_max),
+            _ => return,
+        };
+        // An idle connection has no decoder: most frames come whole and need it only here.
+        let mut fresh = Decoder::new(Role::Server, message_bytes_max);
+        let mut boxed = stored;
+        let decoder = boxed.as_deref_mut().unwrap_or(&mut fresh);
+        while !bytes.is_empty() {
+            match decoder.decode(bytes) {
+                Ok((consumed, message)) => {
+                    if let Some(message) = message
+                        && let Outcome::Left = self.handle_message_of(slot, message)
+                    {
+                        return;
+                    }
+                    bytes = &mut bytes[consumed..];
+                }
+                Err(fault) => return self.handle_frame_fault(slot, fault),
+            }
+        }
+        if decoder.is_idle() {
+            return;
+        }
+        let kept = boxed.unwrap_or_else(|| Box::new(fresh));
+        if let Some(State::Echo { decoder } | State::Client { decoder, .. }) =
+            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        {
+            *decoder = Some(kept);
+        }
+    }
+
+    fn handle_message_of(&mut self, slot: u32, message: Message<'_>) -> Outcome {
+        self.stats.counters.messages_received_total += 1;
+        let echo = matches!(
+            self.connections.get(slot).map(|connection| &connection.state),
+            Some(State::Echo { .. })
+        );
+        match message {
+            Message::Text(text) if !echo => self.handle_commands(slot, text.as_bytes()),
+            // The JSON protocol is text; a binary message of it is read the same way, as its reference server does.
+            Message::Binary(data) if !echo => self.handle_commands(slot, data),
+            Message::Text(text) => self.send_frame(slot, Opcode::Text, text.as_bytes()),
+            Message::Binary(data) => self.send_frame(slot, Opcode::Binary, data),
+            Message::Ping(payload) => self.send_frame(slot, Opcode::Pong, payload),
+            Message::Pong(_) => {}
+            Message::Close { code, .. } => {
+                // RFC 6455 section 5.5.1: the answer echoes the code; without one it has none either.
+                let mut frame = Vec::new();
+                match code {
+                    Some(code) => websocket::write_close(&mut frame, code, ""),
+                    None => websocket::write_frame(&mut frame, Opcode::Close, b""),
+                }
+                self.leave_protocol(slot, frame.into(), ClosingEnd::Both);
+            }
+        }
+        match self.connections.get(slot).map(|connection| &connection.state) {
+            Some(State::Echo { .. } | State::Client { .. }) => {
+                self.pause_if_indebted(slot);
+                Outcome::Goes
+            }
+            _ => Outcome::Left,
+        }
+    }
+
+    fn handle_frame_fault(&mut self, slot: u32, fault: WsFault) {
+        self.stats.fault(match fault.close_code {
+            1007 => Cause::FrameNotUtf8,
+            1009 => Cause::FrameTooBig,
+            _ => Cause::FrameProtocol,
+        });
+        let mut frame = Vec::new();
+        websocket::write_close(&mut frame, fault.close_code, fault.reason);
+        self.leave_protocol(slot, frame.into(), ClosingEnd::Fin);
+    }
+
+    /// What comes behind our own Close frame is discarded, up to the peer's (RFC 6455 section 5.5.1).
+    fn handle_after_close(&mut self, slot: u32, mut bytes: &mut [u8]) {
+        let message_bytes_max = self.options.message_bytes_max;
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Closing { end: ClosingEnd::PeersClose(kept) } = &mut connection.state else { return };
+        let mut decoder =
+            kept.take().unwrap_or_else(|| Box::new(Decoder::new(Role::Server, message_bytes_max)));
+        while !bytes.is_empty() {
+            match decoder.decode(bytes) {
+                Ok((_, Some(Message::Close { .. }))) => {
+                    connection.state = State::Closing { end: ClosingEnd::Both };
+                    self.finishing.push(slot);
+                    return;
+                }
+                Ok((consumed, _)) => bytes = &mut bytes[consumed..],
+                // Nothing more can be understood of it: FIN, and whatever the peer makes of that.
+                Err(_) => {
+                    connection.state = State::Closing { end: ClosingEnd::Fin };
+                    self.finishing.push(slot);
+                    return;
+                }
+            }
+        }
+        if !decoder.is_idle() {
+            *kept = Some(decoder);
+        }
+    }
+
+    pub fn send_frame(&mut self, slot: u32, opcode: Opcode, payload: &[u8]) {
+        let mut frame = Vec::with_capacity(payload.len() + websocket::FRAME_HEADER_BYTES_MAX);
+        websocket::write_frame(&mut frame, opcode, payload);
+        self.send(slot, Bytes::from(frame));
+    }
+
+    /// Sends what has been written to the scratch text as one text message.
+    pub fn send_text(&mut self, slot: u32) {
+        let text = mem::take(&mut self.text);
+        if !text.is_empty() {
+            self.send_frame(slot, Opcode::Text, &text);
+        }
+        self.text = text;
+        self.text.clear();
+    }
+
+    /// A client that does not read its answers is not asked for more questions.
+    fn pause_if_indebted(&mut self, slot: u32) {
+        let half = self.options.outbox_bytes_max / 2;
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let allowance = match connection.state {
+            State::Echo { .. } => 0,
+            _ => half,
+        };
+        if let Some(lag) = &mut connection.lag
+            && lag.blocked
+            && lag.remainder_bytes > allowance
+            && !lag.read_paused
+        {
+            lag.read_paused = true;
+            self.actions.push(Action::ReadPause(slot));
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What one shard counts: plain integers, written by it alone.
+
+use crate::base::fault::{Disconnect, Refusal};
+use crate::shard::ask::ShardStats;
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $name:ident),+ $(,)?) => {
+        /// Everything that only grows.
+        #[derive(Clone, Debug, Default)]
+        pub struct Counters { $($(#[doc = $help])+ pub $name: u64),+ }
+
+        impl Counters {
+            /// Metric name, help and value of each.
+            pub fn list(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($help),+), self.$name)),+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted.
+    connections_accepted_total,
+    /// Connections gone, for whatever reason.
+    connections_closed_total,
+    /// Clients whose connect command was answered.
+    clients_connected_total,
+    /// Requests of HTTP handed to the control plane.
+    http_requests_total,
+    /// Upgrades to WebSocket.
+    websocket_upgrades_total,
+    /// Messages received over WebSocket.
+    messages_received_total,
+    /// Bytes received.
+    received_bytes_total,
+    /// Bytes handed to the kernel.
+    sent_bytes_total,
+    /// Writes handed to the kernel.
+    sends_total,
+    /// Writes that the kernel did not take whole.
+    sends_short_total,
+    /// Publications appended to logs whose home is here.
+    publications_total,
+    /// Publications, joins and leaves queued for a subscriber.
+    deliveries_total,
+    /// Items delivered late, from a cursor.
+    deliveries_late_total,
+    /// Pings sent.
+    pings_sent_total,
+    /// Subscriptions made.
+    subscriptions_total,
+    /// Recoveries that gave every missed publication.
+    recoveries_total,
+    /// Recoveries that could not.
+    recoveries_lost_total,
+    /// Subscribers that fell off a log's tail.
+    gaps_total,
+    /// One-way client messages dropped because nothing takes them.
+    client_messages_dropped_total,
+    /// Messages that waited because another shard's inbox was full.
+    mail_delayed_total,
+    /// Turns of the loop.
+    ticks_total,
+    /// Completions for a connection that was gone.
+    stale_completions_total,
+}
+
+/// Why something was refused, closed or dropped. One counter each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Cause {
+    HttpMalformed,
+    HttpHeadTooLarge,
+    HttpBodyTooLarge,
+    HttpTimeout,
+    HandshakeRefused,
+    OriginRefused,
+    ControlPlaneBusy,
+    FrameProtocol,
+    FrameNotUtf8,
+    FrameTooBig,
+    AcceptFull,
+    AcceptNoMemory,
+    AcceptOther,
+    ConnectionLimit,
+    PeerReset,
+    SendNoBuffers,
+    InboxFull,
+}
+
+impl Cause {
+    const ALL: [(Cause, &'static str); 17] = [
+        (Cause::HttpMalformed, "http_malformed"),
+        (Cause::HttpHeadTooLarge, "http_head_too_large"),
+        (Cause::HttpBodyTooLarge, "http_body_too_large"),
+        (Cause::HttpTimeout, "http_timeout"),
+        (Cause::HandshakeRefused, "handshake_refused"),
+        (Cause::OriginRefused, "origin_refused"),
+        (Cause::ControlPlaneBusy, "control_plane_busy"),
+        (Cause::FrameProtocol, "frame_protocol"),
+        (Cause::FrameNotUtf8, "frame_not_utf8"),
+        (Cause::FrameTooBig, "frame_too_big"),
+        (Cause::AcceptFull, "accept_full"),
+        (Cause::AcceptNoMemory, "accept_no_memory"),
+        (Cause::AcceptOther, "accept_other"),
+        (Cause::ConnectionLimit, "connection_limit"),
+        (Cause::PeerReset, "peer_reset"),
+        (Cause::SendNoBuffers, "send_no_buffers"),
+        (Cause::InboxFull, "inbox_full"),
+    ];
+}
+
+/// The names under which disconnect codes are counted.
+const DISCONNECTS: [(u16, &str); 24] = [
+    (3000, "disconnect_3000"),
+    (3001, "disconnect_3001"),
+    (3004, "disconnect_3004"),
+    (3005, "disconnect_3005"),
+    (3006, "disconnect_3006"),
+    (3008, "disconnect_3008"),
+    (3009, "disconnect_3009"),
+    (3010, "disconnect_3010"),
+    (3011, "disconnect_3011"),
+    (3012, "disconnect_3012"),
+    (3013, "disconnect_3013"),
+    (3014, "disconnect_3014"),
+    (3500, "disconnect_3500"),
+    (3501, "disconnect_3501"),
+    (3502, "disconnect_3502"),
+    (3503, "disconnect_3503"),
+    (3504, "disconnect_3504"),
+    (3505, "disconnect_3505"),
+    (3506, "disconnect_3506"),
+    (3507, "disconnect_3507"),
+    (3508, "disconnect_3508"),
+    (3509, "disconnect_3509"),
+    (4000, "disconnect_4000_4999"),
+    (5000, "disconnect_other"),
+];
+
+const REFUSALS: [(Refusal, &str); 14] = [
+    (Refusal::Internal, "error_100"),
+    (Refusal::Unauthorized, "error_101"),
+    (Refusal::UnknownChannel, "error_102"),
+    (Refusal::PermissionDenied, "error_103"),
+    (Refusal::MethodNotFound, "error_104"),
+    (Refusal::AlreadySubscribed, "error_105"),
+    (Refusal::LimitExceeded, "error_106"),
+    (Refusal::BadRequest, "error_107"),
+    (Refusal::NotAvailable, "error_108"),
+    (Refusal::TokenExpired, "error_109"),
+    (Refusal::Expired, "error_110"),
+    (Refusal::TooManyRequests, "error_111"),
+    (Refusal::UnrecoverablePosition, "error_112"),
+    (Refusal::Conflict, "error_113"),
+];
+
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    pub counters: Counters,
+    faults: [u64; Cause::ALL.len()],
+    disconnects: [u64; DISCONNECTS.len()],
+    refusals: [u64; REFUSALS.len()],
+}
+
+impl Stats {
+    pub fn fault(&mut self, cause: Cause) {
+        self.faults[cause as usize] += 1;
+    }
+
+    pub fn disconnect(&mut self, disconnect: &Disconnect) {
+        let known = DISCONNECTS.iter().position(|(code, _)| match *code {
+            4000 => (4000..5000).contains(&disconnect.code),
+            5000 => true,
+            code => code == disconnect.code,
+        });
+        self.disconnects[known.expect("the last one takes every code")] += 1;
+    }
+
+    pub fn refusal(&mut self, refusal: Refusal) {
+        let at = REFUSALS.iter().position(|(known, _)| *known == refusal).expect("every refusal is listed");
+        self.refusals[at] += 1;
+    }
+
+    /// Adds the counters to a report whose gauges are set.
+    pub fn report(&self, into: &mut ShardStats) {
+        into.counters = self.counters.list();
+        let faults = Cause::ALL.iter().map(|&(cause, name)| (name, self.faults[cause as usize]));
+        let disconnects = DISCONNECTS.iter().zip(&self.disconnects).map(|((_, name), count)| (*name, *count));
+        let refusals = REFUSALS.iter().zip(&self.refusals).map(|((_, name), count)| (*name, *count));
+        into.faults = faults.chain(disconnects).chain(refusals).collect();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_stands_at_its_own_place() {
+        for (place, (cause, _)) in Cause::ALL.iter().enumerate() {
+            assert_eq!(*cause as usize, place);
+        }
+    }
+
+    #[test]
+    fn codes_are_counted_under_their_own_name() {
+        let mut stats = Stats::default();
+        stats.disconnect(&Disconnect::SLOW);
+        stats.disconnect(&Disconnect { code: 4321, reason: "mine".into() });
+        stats.disconnect(&Disconnect { code: 1, reason: "odd".into() });
+        stats.refusal(Refusal::Conflict);
+        let mut report = ShardStats::default();
+        stats.report(&mut report);
+        for name in ["disconnect_3008", "disconnect_4000_4999", "disconnect_other", "error_113"] {
+            assert!(report.faults.contains(&(name, 1)), "{name}");
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The command line as a stranger meets it: what is printed where, and the exit codes.
+
+use std::fs;
+use std::process::{Command, Output};
+
+/// Runs the binary with nothing in its environment but `environment`. Only for commands that end by themselves.
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_trunkline"))
+        .args(arguments)
+        .env_clear()
+        .envs(environment.iter().copied())
+        .output()
+        .expect("the binary runs")
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).expect("UTF-8")
+}
+
+#[test]
+fn help_and_version_go_to_stdout_and_succeed() {
+    let help = run(&["--help"], &[]);
+    assert_eq!(help.status.code(), Some(0));
+    for flag in [
+        "--config",
+        "--listen",
+        "--api-listen",
+        "--api-key",
+        "--driver",
+        "--shards",
+        "--echo",
+        "--log",
+        "--log-level",
+    ] {
+        assert!(out(&help).contains(flag), "{flag} is missing in {}", out(&help));
+    }
+    let version = run(&["--version"], &[]);
+    assert_eq!(out(&version), format!("trunkline {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn what_config_prints_is_a_configuration_that_checks() {
+    let printed = run(&["config"], &[]);
+    assert_eq!(printed.status.code(), Some(0));
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("trunkline.toml");
+    fs::write(&path, &printed.stdout).expect("a file");
+    let name = path.to_str().expect("UTF-8");
+    let checked = run(&["check", name], &[]);
+    assert_eq!(
+        (checked.status.code(), out(&checked)),
+        (Some(0), format!("{name}: ok\n")),
+        "{}",
+        err(&checked)
+    );
+}
+
+#[test]
+fn check_names_the_key_and_line_and_exits_1() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("bad.toml");
+    fs::write(&path, "listen = \"127.0.0.1:0\"\n[client]\nping_intervall = \"25s\"\npong_timeout = 8\n")
+        .expect("a file");
+    let name = path.to_str().expect("UTF-8");
+    let checked = run(&["check", name], &[]);
+    assert_eq!((checked.status.code(), out(&checked).as_str()), (Some(1), ""));
+    let text = err(&checked);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            format!(
+                "error: {name}:3: client.ping_intervall: unknown key; did you mean client.ping_interval?"
+            ),
+            format!(
+                "error: {name}:4: client.pong_timeout: 8 is not a duration: write it like \"300ms\", \"25s\", \"5m\" or \"24h\""
+            ),
+        ]
+    );
+}
+
+#[test]
+fn strangers_need_credentials_and_the_refusal_says_which() {
+    let refused = run(&["--listen", "0.0.0.0:0"], &[]);
+    assert_eq!(refused.status.code(), Some(2));
+    for name in ["api.key", "TRUNKLINE_API_KEY", "--api-key", "TRUNKLINE_CLIENT_TOKEN_HMAC_SECRET"] {
+        assert!(err(&refused).contains(name), "{name} is missing in {}", err(&refused));
+    }
+    let half = run(&["--listen", "0.0.0.0:0", "--api-key", "secret-key"], &[]);
+    assert_eq!(half.status.code(), Some(2));
+    assert!(
+        err(&half).contains("client.token.hmac_secret") && !err(&half).contains("secret-key"),
+        "{}",
+        err(&half)
+    );
+}
+
+#[test]
+fn faults_of_the_command_line_and_environment_exit_2() {
+    assert_eq!(run(&["--sharks", "3"], &[]).status.code(), Some(2));
+    assert_eq!(run(&["--config", "/nonexistent/trunkline.toml"], &[]).status.code(), Some(2));
+    let wrong = run(&[], &[("TRUNKLINE_CLIENT_PING_INTERVAL", "fast")]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(
+        err(&wrong).starts_with(
+            "error: environment variable TRUNKLINE_CLIENT_PING_INTERVAL: client.ping_interval: "
+        ),
+        "{}",
+        err(&wrong)
+    );
+}
