@@ -298,10 +298,10 @@ fn announce(config: &Config, clients: SocketAddr, api: Option<SocketAddr>) -> io
     {
         writeln!(out, "  page     http://{clients}/")?;
         writeln!(out, "  key      {}   (development: made anew at each start)", key.reveal())?;
-        writeln!(out, "Publish to everyone subscribed to the channel \"news\":")?;
+        writeln!(out, "Publish to everyone subscribed to the channel \"demo\", the page for one:")?;
         writeln!(
             out,
-            "  curl -X POST http://{api_at}/api/publish -H 'X-API-Key: {}' -d '{{\"channel\":\"news\",\"data\":{{\"text\":\"hello\"}}}}'",
+            "  curl -X POST http://{api_at}/api/publish -H 'X-API-Key: {}' -d '{{\"channel\":\"demo\",\"data\":{{\"text\":\"hello\"}}}}'",
             key.reveal()
         )?;
     }

@@ -1,6 +1,6 @@
 // Waiting for conditions. A deadline here bounds a hang; it says nothing about speed.
 
-export const DEADLINE_MS = 60_000;
+export const DEADLINE_MS = Number(process.env.TRUNKLINE_TEST_DEADLINE_MS ?? 60_000);
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
