@@ -141,6 +141,11 @@ impl Connection {
         }
     }
 
+    /// A client whose connect is not answered: nothing may be pushed to it.
+    pub fn is_connecting(&self) -> bool {
+        matches!(&self.state, State::Client { session, .. } if !session.is_connected())
+    }
+
     pub fn is_blocked(&self) -> bool {
         self.lag.as_ref().is_some_and(|lag| lag.blocked)
     }

@@ -190,12 +190,14 @@ impl Core {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
         let Some(session) = connection.session() else { return };
+        // Until the connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
+        let held = blocked || !session.is_connected();
         debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
         let (place, cursor) =
             self.local.subscribe(index, Subscriber::new(slot, WireKind::CentrifugeJson as u8, notices));
         session.placed(index, place);
         self.stats.counters.subscriptions_total += 1;
-        let cursor = cursor.or_else(|| blocked.then(|| self.local.get(index).stream().end()));
+        let cursor = cursor.or_else(|| held.then(|| self.local.get(index).stream().end()));
         if let Some(cursor) = cursor {
             let lag = connection.lag.get_or_insert_default();
             lag.cursors.push((index, cursor));
