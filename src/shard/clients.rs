@@ -143,6 +143,12 @@ impl Core {
     }
 
     fn handle_connected(&mut self, slot: u32) {
+        // The reply may have been too much for its socket: then it is gone by now.
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if connection.session().is_none() {
+            return;
+        }
+        connection.listed = true;
         self.clients += 1;
         self.stats.counters.clients_connected_total += 1;
         let conn = self.conn_id(slot);
