@@ -10,8 +10,8 @@ use trunkline::base::ids::{ClientId, Position};
 use trunkline::base::publication::ClientInfo;
 use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk};
 use trunkline::shard::ask::{
-    Ask, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser, Reply, ShardStats,
-    SubscribeUser, Target, UnsubscribeUser,
+    Ask, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser, Reply,
+    ShardStats, SubscribeUser, Target, UnsubscribeUser,
 };
 use trunkline::shard::router::Router;
 
@@ -25,10 +25,20 @@ pub const USERS: u8 = 4;
 
 /// What was asked, kept until the answer.
 enum Asked {
-    Publish { payload: PayloadNo },
-    History { channel: ChannelNo, floor: Option<Place>, reverse: bool },
-    Presence { channel: ChannelNo },
-    PresenceStats { channel: ChannelNo },
+    Publish {
+        payload: PayloadNo,
+    },
+    History {
+        channel: ChannelNo,
+        floor: Option<Place>,
+        reverse: bool,
+    },
+    Presence {
+        channel: ChannelNo,
+    },
+    PresenceStats {
+        channel: ChannelNo,
+    },
     Channels,
     Stats,
     /// An order, or a removal of history: done or refused.
@@ -42,7 +52,7 @@ enum Answer {
     PresenceStats(Result<PresenceStats, Refusal>),
     Channels(Result<Vec<ChannelCount>, Refusal>),
     Stats(Result<ShardStats, Refusal>),
-    Done(Result<(), Refusal>),
+    Done,
 }
 
 type Answers = Arc<Mutex<Vec<(u64, Answer)>>>;
@@ -102,7 +112,7 @@ impl Backend {
                 let name = stage.scenario.channels[channel].name.clone();
                 let home = self.router.channel_home(&name);
                 self.ask(home.index(), Asked::Done, stage, |answers, id| {
-                    Ask::HistoryRemove(name, reply(answers, id, Answer::Done))
+                    Ask::HistoryRemove(name, reply(answers, id, |_| Answer::Done))
                 });
             }
             21..23 => self.history(channel, stage),
@@ -185,8 +195,7 @@ impl Backend {
 
     fn order(&mut self, channel: ChannelNo, clients: &[(Option<u8>, String)], stage: &mut Stage) {
         let user = stage.prng.u8(..USERS);
-        let mut target =
-            Target { user: user_name(user).as_str().into(), client: None, except: Vec::new() };
+        let mut target = Target { user: user_name(user).as_str().into(), client: None, except: Vec::new() };
         if !clients.is_empty() {
             let (of, id) = &clients[stage.prng.usize(..clients.len())];
             let id: Option<ClientId> = id.parse().ok();
@@ -212,7 +221,7 @@ impl Backend {
         };
         let expired = stage.prng.u8(..4) == 0;
         self.ask(home, Asked::Done, stage, |answers, id| {
-            let done = reply(answers, id, Answer::Done);
+            let done = reply(answers, id, |_| Answer::Done);
             match kind {
                 0..5 => Ask::Subscribe(
                     SubscribeUser { target, channel: name, info: None, data: None, recover: None, expire_at },
@@ -332,7 +341,7 @@ impl Backend {
                 }
             }
             (Asked::Stats, Answer::Stats(Ok(stats))) => self.survey.stats.push(stats),
-            (Asked::Done, Answer::Done(_)) => {}
+            (Asked::Done, Answer::Done) => {}
             // Namespaces without history or presence, no room in the hub, or the end of the shard.
             (_, Answer::History(Err(refusal))) => {
                 assert!(matches!(refusal, Refusal::NotAvailable | Refusal::LimitExceeded) || stage.ending);

@@ -20,6 +20,7 @@ use crate::world::Stage;
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Client {
+    number: usize,
     /// `None`: anonymous.
     user: Option<u8>,
     phase: Phase,
@@ -62,18 +63,31 @@ struct Subscription {
 
 /// A command whose reply is awaited.
 enum Sent {
-    Connect { recover: BTreeMap<ChannelNo, (u64, u32)>, floors: BTreeMap<ChannelNo, Place> },
+    Connect {
+        recover: BTreeMap<ChannelNo, (u64, u32)>,
+        floors: BTreeMap<ChannelNo, Place>,
+    },
     Subscribe(Subscribing),
-    Unsubscribe { channel: ChannelNo },
-    Publish { payload: PayloadNo },
-    History { channel: ChannelNo, floor: Option<Place>, reverse: bool },
+    Unsubscribe {
+        channel: ChannelNo,
+    },
+    Publish {
+        payload: PayloadNo,
+    },
+    History {
+        channel: ChannelNo,
+        floor: Option<Place>,
+        reverse: bool,
+    },
     Presence,
     PresenceStats,
     Ping,
     Refresh,
     SubRefresh,
     /// Cannot succeed.
-    Hopeless { code: u16 },
+    Hopeless {
+        code: u16,
+    },
 }
 
 struct Subscribing {
@@ -87,8 +101,9 @@ struct Subscribing {
 }
 
 impl Client {
-    pub fn new(user: Option<u8>) -> Client {
+    pub fn new(number: usize, user: Option<u8>) -> Client {
         Client {
+            number,
             user,
             phase: Phase::Away { until: Time::ZERO },
             end: None,
@@ -119,11 +134,6 @@ impl Client {
 
     pub fn user(&self) -> Option<u8> {
         self.user
-    }
-
-    /// Shard that it is connected to.
-    pub fn shard(&self) -> Option<usize> {
-        self.end.as_ref()?.shard()
     }
 
     pub fn outstanding(&self) -> usize {
@@ -239,6 +249,7 @@ impl Client {
     /// The connection is over for the client; it comes back later.
     pub fn lose(&mut self, stage: &mut Stage) {
         let now = stage.net.now();
+        stage.note(self.number, '|', "ends its connection");
         if let Some(end) = self.end.take()
             && stage.prng.u8(..4) == 0
         {
@@ -276,6 +287,7 @@ impl Client {
         self.reader = Reader::default();
         self.next_id = 0;
         let mut end = stage.net.connect();
+        stage.note(self.number, '>', &format!("connects as {}", end.number()));
         end.send(&wire::handshake());
         self.end = Some(end);
         self.phase = Phase::Opening { since: stage.net.now() };
@@ -301,12 +313,15 @@ impl Client {
             };
             let channels: Vec<String> =
                 self.granted.iter().map(|&channel| stage.name(channel).to_string()).collect();
-            token = sign_connect(SECRET, &ConnectToken {
-                user: &user_name(user),
-                expires_at_s,
-                channels: &channels,
-                ..ConnectToken::default()
-            })
+            token = sign_connect(
+                SECRET,
+                &ConnectToken {
+                    user: &user_name(user),
+                    expires_at_s,
+                    channels: &channels,
+                    ..ConnectToken::default()
+                },
+            )
             .expect("the token is short");
         }
         let recover: BTreeMap<ChannelNo, (u64, u32)> = self
@@ -324,8 +339,7 @@ impl Client {
                 format!(r#""{name}":{{"recover":true,"offset":{offset},"epoch":"{epoch:08x}"}}"#)
             })
             .collect();
-        let body =
-            format!(r#""connect":{{"token":"{token}","subs":{{{}}},"name":"sim"}}"#, subs.join(","));
+        let body = format!(r#""connect":{{"token":"{token}","subs":{{{}}},"name":"sim"}}"#, subs.join(","));
         self.command(Sent::Connect { recover, floors }, &body);
         // The SDK sends its pending subscribes along.
         if stage.prng.bool() {
@@ -411,8 +425,7 @@ impl Client {
             _ => String::new(),
         };
         let name = stage.name(channel);
-        let body =
-            format!(r#""history":{{"channel":"{name}","limit":{limit},"reverse":{reverse}{since}}}"#);
+        let body = format!(r#""history":{{"channel":"{name}","limit":{limit},"reverse":{reverse}{since}}}"#);
         let floor = stage.log.head(channel);
         self.command(Sent::History { channel, floor, reverse }, &body);
     }
@@ -437,10 +450,7 @@ impl Client {
         let (user, name) = (self.user.map(user_name).unwrap_or_default(), stage.name(channel));
         let token = SubscribeToken { user: &user, channel: name, expires_at_s, ..SubscribeToken::default() };
         let token = sign_subscribe(SECRET, &token).expect("the token is short");
-        self.command(
-            Sent::SubRefresh,
-            &format!(r#""sub_refresh":{{"channel":"{name}","token":"{token}"}}"#),
-        );
+        self.command(Sent::SubRefresh, &format!(r#""sub_refresh":{{"channel":"{name}","token":"{token}"}}"#));
     }
 
     fn command(&mut self, sent: Sent, body: &str) {
@@ -452,6 +462,7 @@ impl Client {
     fn send_batch(&mut self, stage: &mut Stage) {
         if !self.batch.is_empty() {
             let frame = std::mem::take(&mut self.batch).join("\n");
+            stage.note(self.number, '>', &frame);
             self.send_frame(wire::TEXT, frame.as_bytes(), stage);
         }
     }
@@ -513,6 +524,7 @@ impl Client {
     }
 
     fn handle_close(&mut self, code: u16, stage: &mut Stage) {
+        stage.note(self.number, '<', &format!("Close {code}"));
         match code {
             3008 => stage.coverage.count("closed_as_slow"),
             3001 => {
@@ -538,6 +550,7 @@ impl Client {
     }
 
     fn handle_line(&mut self, line: &str, stage: &mut Stage) {
+        stage.note(self.number, '<', line);
         if line == "{}" {
             if !self.mute {
                 self.batch.push("{}".into());
@@ -558,7 +571,8 @@ impl Client {
 
     fn handle_reply(&mut self, message: Message<'_>, stage: &mut Stage) {
         let id = message.id;
-        let sent = self.sent.remove(&id).unwrap_or_else(|| panic!("reply {id} was not asked for, or came before"));
+        let sent =
+            self.sent.remove(&id).unwrap_or_else(|| panic!("reply {id} was not asked for, or came before"));
         if let Some(error) = message.error {
             return self.handle_refusal(sent, error.code, error.temporary, stage);
         }
@@ -569,7 +583,10 @@ impl Client {
                 self.phase = Phase::Ready;
                 for (name, sub) in body.subs {
                     let channel = stage.channel(name);
-                    assert!(self.granted.contains(&channel), "subscribed to {name}, which the token does not name");
+                    assert!(
+                        self.granted.contains(&channel),
+                        "subscribed to {name}, which the token does not name"
+                    );
                     if sub.recovered {
                         stage.coverage.count("server_side_recovered");
                     }
@@ -661,7 +678,9 @@ impl Client {
                 assert!(matches!(code, 103 | 106 | 111), "publish refused with {code}");
                 stage.log.refused(payload);
             }
-            Sent::History { .. } => assert!(matches!(code, 103 | 106 | 107 | 108 | 112), "history refused with {code}"),
+            Sent::History { .. } => {
+                assert!(matches!(code, 103 | 106 | 107 | 108 | 112), "history refused with {code}")
+            }
             Sent::Presence | Sent::PresenceStats => {
                 assert!(matches!(code, 103 | 108), "presence refused with {code}");
             }
@@ -762,7 +781,11 @@ fn begin(
     stage: &mut Stage,
 ) -> Subscription {
     let epoch = body.epoch.map(|epoch| u32::from_str_radix(epoch, 16).expect("an epoch"));
-    assert_eq!(body.positioned || body.recoverable, epoch.is_some(), "a position without an epoch, or the reverse");
+    assert_eq!(
+        body.positioned || body.recoverable,
+        epoch.is_some(),
+        "a position without an epoch, or the reverse"
+    );
     assert!(!body.was_recovering || asked.is_some(), "a recovery that nobody asked for");
     let last = if body.recovered {
         let (offset, asked_epoch) = asked.expect("a recovery that nobody asked for");
@@ -782,7 +805,11 @@ fn begin(
     if let (Some(epoch), Some(last), Some(floor)) = (epoch, last, floor)
         && epoch == floor.0
     {
-        assert!(last >= floor.1, "begun at {last}, behind {} which had been answered before it was asked", floor.1);
+        assert!(
+            last >= floor.1,
+            "begun at {last}, behind {} which had been answered before it was asked",
+            floor.1
+        );
     }
     Subscription {
         follower: Follower::new(epoch, last, stage.scenario.channels[channel].options.gap),

@@ -74,9 +74,9 @@ fn any_seed_keeps_every_promise() {
         }
     });
     let total = total.into_inner().expect("no run holds it");
-    total.print();
     println!("{seeds} seeds in {:?}", began.elapsed());
     assert_eq!(failures.into_inner(), 0, "seeds failed: see above");
+    total.print();
     if seeds >= SEEDS_FOR_COVERAGE {
         let missing = total.missing();
         assert!(missing.is_empty(), "the simulation has become toothless, it never saw: {missing:?}");

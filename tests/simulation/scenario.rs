@@ -115,15 +115,14 @@ pub fn pick<'a, T>(prng: &mut Prng, from: &'a [T]) -> &'a T {
 
 fn namespaces(prng: &mut Prng) -> Namespaces {
     let mut named = Vec::new();
-    for (name, gap) in
-        [("tell", GapPolicy::Tell), ("latest", GapPolicy::Latest), ("close", GapPolicy::Close)]
+    for (name, gap) in [("tell", GapPolicy::Tell), ("latest", GapPolicy::Latest), ("close", GapPolicy::Close)]
     {
         named.push((name.to_string(), with_history(prng, gap)));
     }
-    named.push(("token".to_string(), ChannelOptions {
-        allow_subscribe_for_client: false,
-        ..with_history(prng, GapPolicy::Tell)
-    }));
+    named.push((
+        "token".to_string(),
+        ChannelOptions { allow_subscribe_for_client: false, ..with_history(prng, GapPolicy::Tell) },
+    ));
     let plain = ChannelOptions { presence: true, join_leave: true, ..open(prng, GapPolicy::Tell) };
     named.push(("plain".to_string(), plain));
     Namespaces::new(open(prng, GapPolicy::Tell), named, 32)
@@ -177,8 +176,7 @@ fn channels(prng: &mut Prng, namespaces: &Namespaces, crowd: bool) -> Vec<Channe
 }
 
 fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: bool) -> ShardOptions {
-    let verifier =
-        Verifier::new(TokenOptions { hmac_secret: SECRET.to_vec(), ..TokenOptions::default() });
+    let verifier = Verifier::new(TokenOptions { hmac_secret: SECRET.to_vec(), ..TokenOptions::default() });
     let channels_tight = prng.u8(..8) == 0;
     ShardOptions {
         namespaces,

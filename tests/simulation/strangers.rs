@@ -59,7 +59,9 @@ impl Hostile {
                 let long = vec![b'{'; stage.prng.usize(..20_000)];
                 wire::write_message(&mut frame, wire::TEXT, &long, &mut stage.prng);
             }
-            1 => wire::write_message(&mut frame, stage.prng.u8(..16), b"\xff\xfe\x00", &mut stage.prng.fork()),
+            1 => {
+                wire::write_message(&mut frame, stage.prng.u8(..16), b"\xff\xfe\x00", &mut stage.prng.fork())
+            }
             2 => wire::write_frame(&mut frame, wire::TEXT, true, b"\xc3\x28", &mut stage.prng),
             _ => {
                 let text = &texts[stage.prng.usize(..texts.len())];

@@ -3,8 +3,8 @@
 //! A run is one or two rough stretches, in which everything goes wrong, each followed by a calm one in which everybody
 //! reads and everything must come right again; then the end of clients and shards, after which nothing may be left.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -58,12 +58,21 @@ pub struct Stage {
     /// Shards have been told to end.
     pub ending: bool,
     pub shutdowns_heard: u64,
+    /// What clients say and hear is printed.
+    pub trace: bool,
     numbers: BTreeMap<ChannelName, ChannelNo>,
 }
 
 impl Stage {
     pub fn name(&self, channel: ChannelNo) -> &str {
         &self.scenario.channels[channel].name
+    }
+
+    /// Prints a line of a client, for a seed that failed.
+    pub fn note(&self, client: usize, direction: char, text: &str) {
+        if self.trace {
+            eprintln!("{:>10} us  client {client} {direction} {text}", self.net.now().0 / 1000);
+        }
     }
 
     pub fn channel(&self, name: &str) -> ChannelNo {
@@ -140,7 +149,7 @@ impl World {
         let numbers = numbers.collect();
         let cast = scenario.cast;
         let mut clients: Vec<Client> = (0..cast.clients)
-            .map(|_| Client::new((prng.u8(..3) != 0).then(|| prng.u8(..USERS))))
+            .map(|number| Client::new(number, (prng.u8(..3) != 0).then(|| prng.u8(..USERS))))
             .collect();
         if scenario.crowd {
             clients.iter_mut().for_each(|client| client.want(0));
@@ -164,6 +173,7 @@ impl World {
                 calm: false,
                 ending: false,
                 shutdowns_heard: 0,
+                trace,
                 numbers,
             },
             steps: 0,
@@ -258,8 +268,7 @@ impl World {
 
     fn answer_http(&mut self) {
         let shard = self.stage.prng.usize(..self.planes.len());
-        let has_room =
-            self.router.inbox(ShardId(shard as u16)).len() < self.stage.scenario.inbox_messages;
+        let has_room = self.router.inbox(ShardId(shard as u16)).len() < self.stage.scenario.inbox_messages;
         self.planes[shard].answer_one(has_room, &mut self.stage);
     }
 
@@ -275,11 +284,7 @@ impl World {
         }
         let until = until + CALM;
         while !self.is_quiet() {
-            assert!(
-                self.stage.net.now() < until,
-                "everyone reads and nothing fails, but {}",
-                self.unrest()
-            );
+            assert!(self.stage.net.now() < until, "everyone reads and nothing fails, but {}", self.unrest());
             self.calm_step("calm");
         }
     }
@@ -306,11 +311,18 @@ impl World {
         let away: Vec<usize> = self.numbered(|client| !client.is_ready());
         let waiting: Vec<usize> = self.numbered(|client| client.is_ready() && client.outstanding() > 0);
         let asks = self.backend.outstanding();
-        format!("clients {away:?} are not connected, {waiting:?} wait for replies, {asks} asks are unanswered")
+        format!(
+            "clients {away:?} are not connected, {waiting:?} wait for replies, {asks} asks are unanswered"
+        )
     }
 
     fn numbered(&self, which: impl Fn(&Client) -> bool) -> Vec<usize> {
-        self.clients.iter().enumerate().filter(|(_, client)| which(client)).map(|(number, _)| number).collect()
+        self.clients
+            .iter()
+            .enumerate()
+            .filter(|(_, client)| which(client))
+            .map(|(number, _)| number)
+            .collect()
     }
 
     // ---- checks at a quiet point
@@ -359,8 +371,9 @@ impl World {
         let ready: Vec<&Client> = self.clients.iter().filter(|client| client.is_ready()).collect();
         let survey = &self.backend.survey;
         for (number, channel) in self.stage.scenario.channels.iter().enumerate() {
-            let name_of =
-                |client: &&&Client| (client.id().to_string(), client.user().map(user_name).unwrap_or_default());
+            let name_of = |client: &&&Client| {
+                (client.id().to_string(), client.user().map(user_name).unwrap_or_default())
+            };
             let members: BTreeMap<String, String> =
                 ready.iter().filter(|client| client.is_subscribed(number)).map(|c| name_of(&c)).collect();
             let counted = survey.channels.get(&*channel.name).copied().unwrap_or(0);
@@ -501,10 +514,10 @@ impl World {
                 self.starved[number] -= 1;
                 continue;
             }
-            let Some(shard) = &mut self.shards[number] else { continue };
-            if !self.stage.net.runnable(number) {
+            if !self.stage.net.runnable(number) && !self.has_mail(number) {
                 continue;
             }
+            let Some(shard) = &mut self.shards[number] else { continue };
             ticked = true;
             if shard.tick().expect("the simulator's wait does not fail") == Tick::Ended {
                 self.shards[number] = None;
@@ -518,8 +531,16 @@ impl World {
             false => self.stage.prng.u64(1..50),
         };
         self.stage.net.advance(Duration::from_micros(cost));
-        let next = self.stage.net.next_event_at().unwrap_or(until);
-        self.stage.net.advance_to(next.min(until));
+        if !(0..self.shards.len()).any(|shard| self.shards[shard].is_some() && self.has_mail(shard)) {
+            let next = self.stage.net.next_event_at().unwrap_or(until);
+            self.stage.net.advance_to(next.min(until));
+        }
+    }
+
+    /// Between two ticks a simulated shard is not asleep, as a real one is: it cannot be woken, but it would not have
+    /// slept.
+    fn has_mail(&self, shard: usize) -> bool {
+        !self.router.inbox(ShardId(shard as u16)).is_empty()
     }
 
     fn hear(&mut self) {
@@ -533,12 +554,17 @@ impl World {
         let idles = ticked && fingerprint == self.last_fingerprint && self.a_shard_does_not_sleep();
         self.idle_rounds = if idles { self.idle_rounds + 1 } else { 0 };
         self.last_fingerprint = fingerprint;
-        assert!(self.idle_rounds < IDLE_ROUNDS_MAX, "a shard is awake and does nothing: {:?}", self.footprints());
+        assert!(
+            self.idle_rounds < IDLE_ROUNDS_MAX,
+            "a shard is awake and does nothing: {:?}",
+            self.footprints()
+        );
     }
 
     fn a_shard_does_not_sleep(&self) -> bool {
         let now = self.stage.net.now();
-        (0..self.shards.len())
-            .any(|shard| self.shards[shard].is_some() && self.stage.net.asked_until(shard) <= now)
+        (0..self.shards.len()).any(|shard| {
+            self.shards[shard].is_some() && (self.stage.net.asked_until(shard) <= now || self.has_mail(shard))
+        })
     }
 }
