@@ -74,7 +74,7 @@ impl Scenario {
         let cast = match crowd {
             true => Cast { clients: DELIVERIES_PER_TICK + prng.usize(30..120), hostile: 0, http: 1 },
             false => Cast {
-                clients: prng.usize(3..18),
+                clients: prng.usize(3..24),
                 hostile: usize::from(prng.u8(..3) == 0) * prng.usize(1..3),
                 http: usize::from(prng.u8(..3) == 0) * prng.usize(1..3),
             },
@@ -99,7 +99,7 @@ impl Scenario {
             channels: channels(prng, &namespaces, crowd),
             faults,
             cast,
-            steps: if crowd { 60 } else { *pick(prng, &[40, 120, 250]) },
+            steps: if crowd { 60 } else { *pick(prng, &[40, 200, 700]) },
             stretches: if !crowd && prng.u8(..4) == 0 { 2 } else { 1 },
             step_us: *pick(prng, &[500, 5_000, 30_000]),
             cramped,
