@@ -147,6 +147,12 @@ impl Core {
     }
 
     fn handle_connected(&mut self, slot: u32) {
+        // The reply may have been too much for its socket: then it is gone by now.
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if connection.session().is_none() {
+            return;
+        }
+        connection.listed = true;
         self.clients += 1;
         self.stats.counters.clients_connected_total += 1;
         let conn = self.conn_id(slot);
@@ -157,6 +163,10 @@ impl Core {
         let due = timers::tick_after(self.now, first);
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.ping_due = due;
+        // What came for its subscriptions while others of the same connect were still asked for.
+        if connection.lag.is_some() {
+            self.catching_up.push(slot);
+        }
         if let Some(user) = connection.session().and_then(|session| session.user().cloned()) {
             let home = self.mailer.router().user_home(&user);
             self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));

@@ -26,6 +26,8 @@ pub struct Connection {
     /// When the next ping is due, or the pong to the last one.
     pub ping_due: TimerTick,
     pub awaits_pong: bool,
+    /// Counted as a client, and its user's home knows it: to be undone when it goes.
+    pub listed: bool,
     /// The peer has sent its FIN: there will be no other sign of it.
     pub peer_ended: bool,
     /// Present while the socket does not take everything at once.
@@ -128,6 +130,7 @@ impl Connection {
             chain: Chain::default(),
             ping_due: 0,
             awaits_pong: false,
+            listed: false,
             peer_ended: false,
             lag: None,
             state: State::Http(None),
@@ -139,6 +142,11 @@ impl Connection {
             State::Client { session, .. } => Some(session),
             _ => None,
         }
+    }
+
+    /// A client whose connect is not answered: nothing may be pushed to it.
+    pub fn is_connecting(&self) -> bool {
+        matches!(&self.state, State::Client { session, .. } if !session.is_connected())
     }
 
     pub fn is_blocked(&self) -> bool {

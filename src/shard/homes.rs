@@ -222,13 +222,15 @@ impl Core {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
         let Some(session) = connection.session() else { return };
+        // Until the connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
+        let held = blocked || !session.is_connected();
         debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
         let subscriber = Subscriber::new(slot, WireKind::CentrifugeJson as u8, notices);
         let (place, cursor) = self.local.subscribe(index, subscriber, top);
         session.placed(index, place);
         self.stats.counters.subscriptions_total += 1;
         let stream = self.local.get(index).stream();
-        let cursor = cursor.or_else(|| blocked.then(|| stream.cursor(stream.end())));
+        let cursor = cursor.or_else(|| held.then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
             let lag = connection.lag.get_or_insert_default();
             lag.cursors.push((index, cursor));

@@ -119,8 +119,9 @@ impl Core {
     /// True when there is more to do in the next tick.
     fn catch_up_one(&mut self, slot: u32) -> bool {
         let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let connecting = connection.is_connecting();
         let Some(lag) = &mut connection.lag else { return false };
-        if lag.blocked {
+        if lag.blocked || connecting {
             return false;
         }
         if lag.read_paused {
