@@ -490,7 +490,13 @@ impl Client {
             }
         }
         let Some(end) = &self.end else { return };
-        if matches!(end.state(), ClientState::Finished | ClientState::Reset | ClientState::Refused)
+        let state = end.state();
+        assert!(
+            state != ClientState::Finished || end.finished() || self.mute || !stage.settled || stage.ending,
+            "client {} is cut off without a word, though it reads and answers",
+            self.number
+        );
+        if matches!(state, ClientState::Finished | ClientState::Reset | ClientState::Refused)
             && (came == 0 || self.paused_until.is_none())
         {
             self.lose(stage);
@@ -526,6 +532,9 @@ impl Client {
     fn handle_close(&mut self, code: u16, stage: &mut Stage) {
         stage.note(self.number, '<', &format!("Close {code}"));
         match code {
+            3008 | 3012 if stage.settled && !self.mute && !stage.ending => {
+                panic!("client {} is closed with {code}, though it reads and answers", self.number);
+            }
             3008 => stage.coverage.count("closed_as_slow"),
             3001 => {
                 assert!(stage.ending, "told of a shutdown that nobody ordered");

@@ -29,6 +29,8 @@ use crate::strangers::{Hostile, HttpUser};
 /// Virtual time in which everything that went wrong must have come right: longer than any doom, stall, expiry, pong
 /// and linger that the rough stretch can have left behind.
 const CALM: Duration = Duration::from_millis(6_500);
+/// Of these, what the longest stall and a pong that came too late for it may take.
+const SETTLED: Duration = Duration::from_millis(3_500);
 /// Virtual time in which what is published reaches everyone who reads.
 const PROMPT: Duration = Duration::from_millis(500);
 /// How long a shard may know that a socket is over without closing it.
@@ -55,6 +57,8 @@ pub struct Stage {
     pub coverage: Coverage,
     /// Nobody does anything odd any more.
     pub calm: bool,
+    /// What was late when the calm began has arrived: who reads and answers is not cut off.
+    pub settled: bool,
     /// Shards have been told to end.
     pub ending: bool,
     pub shutdowns_heard: u64,
@@ -171,6 +175,7 @@ impl World {
                 prng,
                 coverage: Coverage::default(),
                 calm: false,
+                settled: false,
                 ending: false,
                 shutdowns_heard: 0,
                 trace,
@@ -206,7 +211,7 @@ impl World {
     // ---- stretches
 
     fn rough(&mut self) {
-        self.stage.calm = false;
+        (self.stage.calm, self.stage.settled) = (false, false);
         self.stage.net.set_faults(self.stage.scenario.faults.clone());
         for _ in 0..self.stage.scenario.steps {
             self.begin_step("rough");
@@ -278,11 +283,12 @@ impl World {
         self.hostile.iter_mut().for_each(Hostile::leave);
         self.http.iter_mut().for_each(HttpUser::leave);
         self.starved.fill(0);
-        let until = self.stage.net.now() + CALM;
-        while self.stage.net.now() < until {
+        let began = self.stage.net.now();
+        while self.stage.net.now() < began + CALM {
             self.calm_step("calm");
+            self.stage.settled = self.stage.net.now() >= began + SETTLED;
         }
-        let until = until + CALM;
+        let until = began + 2 * CALM;
         while !self.is_quiet() {
             assert!(self.stage.net.now() < until, "everyone reads and nothing fails, but {}", self.unrest());
             self.calm_step("calm");
