@@ -121,7 +121,7 @@ impl Core {
             return;
         };
         let subs = session.take_subs();
-        let (connected, user) = (session.is_connected(), session.user().cloned());
+        let user = session.user().cloned();
         for sub in subs {
             let name = self.local.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
@@ -138,7 +138,9 @@ impl Core {
                 connection.lag = None;
             }
         }
-        if connected {
+        let listed =
+            self.connections.get_mut(slot).is_some_and(|connection| std::mem::take(&mut connection.listed));
+        if listed {
             self.clients -= 1;
             if let Some(user) = user {
                 let home = self.mailer.router().user_home(&user);

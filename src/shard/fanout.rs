@@ -56,13 +56,14 @@ impl Core {
         let channel = self.local.get(index);
         let subscriber = channel.subscribers()[place as usize];
         let Some(connection) = self.connections.get_mut(slot) else { return };
+        let connecting = connection.is_connecting();
         let Some(lag) = &mut connection.lag else { return };
         let Some(&mut cursor) = lag.cursor(index) else { return };
         // Blocked, it stays where it is; behind the batch, it is catching up by itself; past it, it waits for the next.
-        if lag.blocked || cursor < active.start || cursor > active.end {
+        if lag.blocked || connecting || cursor.seq < active.start || cursor.seq > active.end {
             return;
         }
-        for item in channel.stream().between(cursor, active.end) {
+        for item in channel.stream().between(cursor.seq, active.end) {
             if item.is_notice() && !subscriber.notices() {
                 continue;
             }

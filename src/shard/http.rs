@@ -315,7 +315,10 @@ impl Core {
         };
         match http {
             // Nothing was asked: an idle connection is closed without a word.
-            None => self.give_up(slot),
+            None => {
+                self.stats.fault(Cause::HttpTimeout);
+                self.give_up(slot);
+            }
             Some(http) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 self.stats.fault(Cause::ControlPlaneBusy);
                 let mut answer = Vec::new();

@@ -238,9 +238,9 @@ describe('the start', () => {
     for (const name of metrics.keys()) assert.match(name, /^trunkline_/, name);
     assert.ok(metrics.size > 10, [...metrics.keys()].join('\n'));
     const value = (pattern) => [...metrics].filter(([name]) => pattern.test(name)).reduce((sum, [, n]) => sum + n, 0);
-    assert.equal(value(/^trunkline_clients\b/), 1, [...metrics].join('\n'));
-    assert.equal(value(/^trunkline_channels\b/), 1);
-    assert.equal(value(/^trunkline_subscriptions\b/), 1);
+    assert.equal(value(/^trunkline_clients_active\b/), 1, [...metrics].join('\n'));
+    assert.equal(value(/^trunkline_channels_active\b/), 1);
+    assert.equal(value(/^trunkline_subscriptions_active\b/), 1);
     client.disconnect();
     assert.equal(await daemon.stop(), 0);
   });
