@@ -187,9 +187,10 @@ describe('the start', () => {
     await once(other, 'listening');
     const listen = `127.0.0.1:${other.address().port}`;
     const daemon = Daemon.spawn({ listen });
-    assert.equal(await daemon.ended(), 1, daemon.output);
-    assert.ok(daemon.output.includes(listen), daemon.output);
+    const code = await daemon.ended();
     other.close();
+    assert.equal(code, 1, daemon.output);
+    assert.ok(daemon.output.includes(listen), daemon.output);
   });
 
   test('--api-listen moves the API to its own port', async () => {
