@@ -7,7 +7,7 @@ use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::ClientId;
 use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
 use crate::hub::local::Local;
-use crate::proto::centrifuge::{Batch, PING};
+use crate::proto::centrifuge::{Batch, PING, decode_frame};
 use crate::proto::websocket::{self, Opcode};
 use crate::session::token::Verifier;
 use crate::session::{Context, Effect, Rights, Session, SubscribeEffect, World};
@@ -65,9 +65,13 @@ impl World for View<'_> {
 impl Core {
     /// One frame of commands.
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
-        if let Some(Err(disconnect)) = self.with_session(slot, |session, cx| session.handle_frame(frame, cx))
-        {
-            self.close(slot, disconnect);
+        let mut commands = decode_frame(frame);
+        loop {
+            match self.with_session(slot, |session, cx| session.handle_commands(&mut commands, cx)) {
+                Some(Ok(true)) => {}
+                Some(Ok(false)) | None => return,
+                Some(Err(disconnect)) => return self.close(slot, disconnect),
+            }
         }
     }
 
@@ -143,6 +147,12 @@ impl Core {
     }
 
     fn handle_connected(&mut self, slot: u32) {
+        // The reply may have been too much for its socket: then it is gone by now.
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if connection.session().is_none() {
+            return;
+        }
+        connection.listed = true;
         self.clients += 1;
         self.stats.counters.clients_connected_total += 1;
         let conn = self.conn_id(slot);
@@ -153,6 +163,10 @@ impl Core {
         let due = timers::tick_after(self.now, first);
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.ping_due = due;
+        // What came for its subscriptions while others of the same connect were still asked for.
+        if connection.lag.is_some() {
+            self.catching_up.push(slot);
+        }
         if let Some(user) = connection.session().and_then(|session| session.user().cloned()) {
             let home = self.mailer.router().user_home(&user);
             self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));

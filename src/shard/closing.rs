@@ -122,17 +122,14 @@ impl Core {
     /// The client of this connection, if it has one, leaves its channels and its user.
     pub fn forget_client(&mut self, slot: u32) {
         let conn = self.conn_id(slot);
-        let (subs, connected, user) =
-            match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
-                Some(State::Client { session, .. }) => {
-                    (session.take_subs(), session.is_connected(), session.user().cloned())
-                }
-                Some(State::Reader { reader, .. }) => {
-                    let user = reader.identity.as_ref().and_then(|identity| identity.user.clone());
-                    (reader.take_subs(), reader.is_streaming(), user)
-                }
-                _ => return,
-            };
+        let (subs, user) = match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
+            Some(State::Client { session, .. }) => (session.take_subs(), session.user().cloned()),
+            Some(State::Reader { reader, .. }) => {
+                let user = reader.identity.as_ref().and_then(|identity| identity.user.clone());
+                (reader.take_subs(), user)
+            }
+            _ => return,
+        };
         for sub in subs {
             let name = self.local.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
@@ -150,7 +147,9 @@ impl Core {
                 connection.lag = None;
             }
         }
-        if connected {
+        let listed =
+            self.connections.get_mut(slot).is_some_and(|connection| std::mem::take(&mut connection.listed));
+        if listed {
             self.clients -= 1;
             if let Some(user) = user {
                 let home = self.mailer.router().user_home(&user);

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
-use crate::hub::local::{ChannelIndex, Seq};
+use crate::hub::local::{ChannelIndex, Cursor};
 use crate::proto::http1::{BodyDecoder, HeadScan};
 use crate::proto::websocket::Decoder;
 use crate::session::reader::Reader;
@@ -28,6 +28,8 @@ pub struct Connection {
     /// When the next ping is due, or the pong to the last one.
     pub ping_due: TimerTick,
     pub awaits_pong: bool,
+    /// Counted as a client, and its user's home knows it: to be undone when it goes.
+    pub listed: bool,
     /// The peer has sent its FIN: there will be no other sign of it.
     pub peer_ended: bool,
     /// Present while the socket does not take everything at once.
@@ -108,7 +110,7 @@ pub struct Lag {
     pub remainder: VecDeque<Bytes>,
     pub remainder_bytes: usize,
     /// Where it stands in each channel that it lags in.
-    pub cursors: SmallVec<[(ChannelIndex, Seq); 2]>,
+    pub cursors: SmallVec<[(ChannelIndex, Cursor); 1]>,
     /// The socket takes nothing: wait until it is writable.
     pub blocked: bool,
     /// Reading is paused until the remainder is gone.
@@ -127,12 +129,12 @@ impl Lag {
         self.remainder.push_back(bytes);
     }
 
-    pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Seq> {
-        self.cursors.iter_mut().find(|(at, _)| *at == channel).map(|(_, seq)| seq)
+    pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Cursor> {
+        self.cursors.iter_mut().find(|(at, _)| *at == channel).map(|(_, cursor)| cursor)
     }
 
-    pub fn cursor_in(&self, channel: ChannelIndex) -> Option<Seq> {
-        self.cursors.iter().find(|(at, _)| *at == channel).map(|(_, seq)| *seq)
+    pub fn cursor_in(&self, channel: ChannelIndex) -> Option<Cursor> {
+        self.cursors.iter().find(|(at, _)| *at == channel).map(|(_, cursor)| *cursor)
     }
 }
 
@@ -144,6 +146,7 @@ impl Connection {
             chain: Chain::default(),
             ping_due: 0,
             awaits_pong: false,
+            listed: false,
             peer_ended: false,
             lag: None,
             state: State::Http(None),
@@ -187,6 +190,11 @@ impl Connection {
             State::Reader { reader, .. } => reader.placed(channel, place),
             _ => {}
         }
+    }
+
+    /// A client whose connect is not answered: nothing may be pushed to it.
+    pub fn is_connecting(&self) -> bool {
+        matches!(&self.state, State::Client { session, .. } if !session.is_connected())
     }
 
     pub fn is_blocked(&self) -> bool {

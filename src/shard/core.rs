@@ -139,7 +139,9 @@ impl Core {
         }
         let retry = (self.mailer.waiting() > 0).then(|| now + RETRY);
         let starved = self.starved.iter().map(|(at, ..)| *at).min();
-        [self.wheel.next(), accept_again_at, retry, starved, self.ending, Some(self.sweep_at)]
+        // Once the grace is over there is only the driver to be waited for.
+        let ending = self.ending.filter(|until| *until > now);
+        [self.wheel.next(), accept_again_at, retry, starved, ending, Some(self.sweep_at)]
             .into_iter()
             .flatten()
             .min()
@@ -310,10 +312,9 @@ impl Core {
     }
 
     pub fn has_ended(&self) -> bool {
-        self.ending.is_some()
-            && self.connections.is_empty()
-            && self.mailer.waiting() == 0
-            && !self.mailer.has_own()
+        let Some(until) = self.ending else { return false };
+        let has_mail = self.mailer.waiting() > 0 || self.mailer.has_own();
+        self.connections.is_empty() && (!has_mail || until <= self.now)
     }
 
     pub fn report(&self) -> ShardStats {

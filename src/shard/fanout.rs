@@ -73,11 +73,12 @@ impl Core {
         let channel = self.local.get(index);
         let subscriber = channel.subscribers()[place as usize];
         let Some(connection) = self.connections.get_mut(slot) else { return };
+        let connecting = connection.is_connecting();
         let cursor = match &connection.lag {
             // Nothing may be given to it: it stays where it is.
-            Some(lag) if subscriber.has_cursor() && (lag.blocked || lag.held) => return,
+            Some(lag) if subscriber.has_cursor() && (lag.blocked || lag.held || connecting) => return,
             Some(lag) if subscriber.has_cursor() => match lag.cursor_in(index) {
-                Some(cursor) => cursor,
+                Some(cursor) => cursor.seq,
                 None => return,
             },
             _ => active.start,

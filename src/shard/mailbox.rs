@@ -12,7 +12,7 @@ use http::Response;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, ConnId, Position, ShardId, UserName};
+use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::driver::Wake;
 use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, PresenceStats, PublishAsk};
@@ -45,12 +45,49 @@ const _: () = assert!(size_of::<Mail>() == 16);
 
 #[derive(Debug)]
 pub enum HomeMail {
-    Join { ask: JoinAsk, tag: JoinTag },
-    Leave { channel: ChannelName, conn: ConnId },
-    Publish { conn: ConnId, id: u32, ask: PublishAsk },
-    History { conn: ConnId, id: u32, ask: HistoryAsk },
-    Presence { conn: ConnId, id: u32, channel: ChannelName },
-    PresenceStats { conn: ConnId, id: u32, channel: ChannelName },
+    Join {
+        ask: JoinAsk,
+        tag: JoinTag,
+    },
+    Leave {
+        channel: ChannelName,
+        conn: ConnId,
+    },
+    Publish {
+        conn: ConnId,
+        id: u32,
+        ask: PublishAsk,
+    },
+    History {
+        conn: ConnId,
+        id: u32,
+        ask: HistoryAsk,
+    },
+    /// A laggard's cursor has fallen off its shard's stream: what came after `after`?
+    CatchUp {
+        conn: ConnId,
+        channel: ChannelName,
+        index: u32,
+        after: Offset,
+    },
+    Presence {
+        conn: ConnId,
+        id: u32,
+        channel: ChannelName,
+    },
+    PresenceStats {
+        conn: ConnId,
+        id: u32,
+        channel: ChannelName,
+    },
+}
+
+/// The part of a log that a laggard gets next.
+#[derive(Debug)]
+pub struct Missed {
+    pub publications: Publications,
+    /// Nothing comes after them: what is published from now on goes through the shard's stream.
+    pub to_the_end: bool,
 }
 
 /// What comes back unchanged with a join's answer.
@@ -73,6 +110,14 @@ pub enum HomeAnswer {
         since: Option<Since>,
         tag: JoinTag,
         outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
+    },
+    CaughtUp {
+        conn: ConnId,
+        channel: ChannelName,
+        index: u32,
+        after: Offset,
+        /// `None`: the log does not reach back to there.
+        missed: Option<Missed>,
     },
     Published {
         conn: ConnId,
@@ -100,6 +145,7 @@ impl HomeAnswer {
     pub fn conn(&self) -> ConnId {
         match *self {
             HomeAnswer::Joined { conn, .. }
+            | HomeAnswer::CaughtUp { conn, .. }
             | HomeAnswer::Published { conn, .. }
             | HomeAnswer::History { conn, .. }
             | HomeAnswer::Presence { conn, .. }
@@ -172,12 +218,19 @@ pub struct Inbox {
     queue: ArrayQueue<Mail>,
     /// Set by the shard before it sleeps, taken by the first producer after: one wake for each empty-to-non-empty change.
     asleep: AtomicBool,
+    /// Set when the shard has ended: nobody will read what comes.
+    closed: AtomicBool,
     waker: OnceLock<Arc<dyn Wake>>,
 }
 
 impl Inbox {
     pub fn new(capacity: usize) -> Inbox {
-        Inbox { queue: ArrayQueue::new(capacity), asleep: AtomicBool::new(false), waker: OnceLock::new() }
+        Inbox {
+            queue: ArrayQueue::new(capacity),
+            asleep: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            waker: OnceLock::new(),
+        }
     }
 
     /// Called once, by the shard, when its driver exists.
@@ -185,9 +238,14 @@ impl Inbox {
         assert!(self.waker.set(waker).is_ok(), "an inbox belongs to one shard");
     }
 
+    /// Drops the message when the shard has ended: other shards end as well, and must not wait for room here.
+    ///
     /// # Errors
     /// Gives the message back when the inbox is full.
     pub fn push(&self, mail: Mail) -> Result<(), Mail> {
+        if self.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
         self.queue.push(mail)?;
         // Pairs with the store in `about_to_sleep`: either this sees `asleep`, or the shard sees the message.
         if self.asleep.swap(false, Ordering::SeqCst)
@@ -200,6 +258,12 @@ impl Inbox {
 
     pub fn pop(&self) -> Option<Mail> {
         self.queue.pop()
+    }
+
+    /// The shard has ended: what is here and what still comes is dropped, and asks are answered by that.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        while self.queue.pop().is_some() {}
     }
 
     pub fn len(&self) -> usize {
@@ -305,6 +369,23 @@ impl Mailer {
 mod tests {
     use super::*;
     use crate::base::ids::Sock;
+
+    /// Found by simulation (shards that never ended): leaves for a shard that had ended first waited for room in its
+    /// inbox for ever.
+    #[test]
+    fn mail_for_a_shard_that_has_ended_is_dropped() {
+        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(1))).collect();
+        let router = Router::new(inboxes, [1, 2, 3, 4]);
+        let mut mailer = Mailer::new(ShardId(0), router.clone());
+        let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });
+        for _ in 0..3 {
+            mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn))));
+        }
+        assert_eq!(mailer.waiting(), 2);
+        router.inbox(ShardId(1)).close();
+        mailer.retry();
+        assert_eq!((mailer.waiting(), router.inbox(ShardId(1)).len()), (0, 0));
+    }
 
     #[test]
     fn mail_that_does_not_fit_waits_in_order() {

@@ -181,7 +181,11 @@ impl<D: Driver> Shard<D> {
         self.act();
 
         self.core.account(self.driver.stale_total());
-        Ok(if self.core.has_ended() { Tick::Ended } else { Tick::Goes })
+        if self.core.has_ended() {
+            self.inbox.close();
+            return Ok(Tick::Ended);
+        }
+        Ok(Tick::Goes)
     }
 
     fn handle_event(&mut self, event: Event, now: Time) {

@@ -3,12 +3,13 @@
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{Offset, Position, WireKind};
+use crate::base::ids::{Position, WireKind};
 use crate::base::publication::Publication;
 use crate::hub::local::{ChannelIndex, Item, Local};
 use crate::proto::reader::frames;
 use crate::proto::reader::position::write_position;
 use crate::shard::connections::{Connection, State};
+use crate::shard::core::Core;
 use crate::shard::fanout::encode_item;
 use crate::shard::outbox::Outbox;
 
@@ -36,6 +37,26 @@ pub fn append_item(
     }
     let frame = outbox.frame(shared.clone());
     outbox.append(slot, &mut connection.chain, frame);
+}
+
+impl Core {
+    /// Sends one item that was missed, as its reader must have it.
+    pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item, kind: usize) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let shared = encode_item(&item, kind).clone();
+        match (&connection.state, &item) {
+            (State::Reader { reader, .. }, Item::Publication(publication))
+                if reader.is_singular(reader.subs().len()) =>
+            {
+                let position =
+                    || position_text(&self.local, connection, Some((channel, publication.position)));
+                for part in own_frame(WireKind::ALL[kind], reader.chunked, publication, &shared, position) {
+                    self.send(slot, part);
+                }
+            }
+            _ => self.send(slot, shared),
+        }
+    }
 }
 
 /// A publication's frame behind a head with the reader's own position, or without chunks.
@@ -83,14 +104,8 @@ pub fn position_text(
             return Some((&*channel.name, position));
         }
         let cursor = connection.lag.as_ref().and_then(|lag| lag.cursor_in(index));
-        let seq = cursor.unwrap_or_else(|| channel.cursor_of(place));
-        let mut position = channel.top()?;
-        position.offset = match channel.position_at(seq) {
-            Some(position) => position.offset,
-            // Fallen off the tail: a position that no log goes on from, so that the loss is told.
-            None => Offset(u64::MAX),
-        };
-        Some((&*channel.name, position))
+        let cursor = cursor.unwrap_or_else(|| channel.stream().cursor(channel.cursor_of(place)));
+        Some((&*channel.name, Position { offset: cursor.after, epoch: channel.top()?.epoch }))
     });
     write_position(&mut text, stands);
     text

@@ -68,7 +68,7 @@ impl Core {
         let (first, mode) = (reader.id, reader.mode);
         let Some(work) = &mut reader.work else {
             // Subscribed in the middle of a stream: it goes on from here.
-            self.add_reader(slot, tag.index, false);
+            self.add_reader(slot, tag.index, top.offset, false);
             self.subscribed(slot, name);
             return;
         };
@@ -81,7 +81,7 @@ impl Core {
             asking.outstanding -= 1;
         }
         let waits = asking.outstanding > 0;
-        self.add_reader(slot, tag.index, waits);
+        self.add_reader(slot, tag.index, top.offset, waits);
         if reads_on {
             let (conn, id) = (self.conn_id(slot), tag.id);
             let home = self.mailer.router().channel_home(name);
@@ -135,7 +135,7 @@ impl Core {
     }
 
     /// Puts the reader into the channel's list. `waits`: nothing may be given to it yet.
-    fn add_reader(&mut self, slot: u32, index: u32, waits: bool) {
+    fn add_reader(&mut self, slot: u32, index: u32, top: Offset, waits: bool) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
         let State::Reader { reader, .. } = &mut connection.state else { return };
@@ -148,7 +148,7 @@ impl Core {
         if singular {
             subscriber = subscriber.singular();
         }
-        let (place, cursor) = self.local.subscribe(index, subscriber);
+        let (place, cursor) = self.local.subscribe(index, subscriber, top);
         reader.placed(index, place);
         if singular && reader.is_ready() {
             // Its other channels were alone until now.
@@ -159,7 +159,8 @@ impl Core {
             }
         }
         self.stats.counters.subscriptions_total += 1;
-        let cursor = cursor.or_else(|| (blocked || waits).then(|| self.local.get(index).stream().end()));
+        let stream = self.local.get(index).stream();
+        let cursor = cursor.or_else(|| (blocked || waits).then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
             let lag = connection.lag.get_or_insert_default();
             lag.held |= waits;

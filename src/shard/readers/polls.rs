@@ -69,7 +69,7 @@ impl Core {
         let cursor = match &connection.lag {
             // It stays where it is: see `lag.rs`.
             Some(lag) if lag.blocked || lag.held => return,
-            Some(lag) => lag.cursor_in(index),
+            Some(lag) => lag.cursor_in(index).map(|cursor| cursor.seq),
             None => None,
         };
         if cursor.is_some_and(|cursor| cursor < active.start || cursor > active.end)
@@ -96,11 +96,11 @@ impl Core {
         };
         for (index, cursor) in lag.cursors.clone() {
             let stream = self.local.get(index).stream();
-            if cursor < stream.base() {
+            if cursor.seq < stream.base() {
                 continue;
             }
             let news: Publications = stream
-                .from(cursor)
+                .from(cursor.seq)
                 .filter_map(|item| match item {
                     Item::Publication(publication) => Some(publication.clone()),
                     Item::Notice(_) => None,
@@ -129,6 +129,13 @@ impl Core {
         let Some(connection) = self.connections.get(slot) else { return };
         let text = position_text(&self.local, connection, None);
         self.answer_poll(slot, BatchBody::default(), &text, &[], None);
+    }
+
+    /// What a held poll missed while its socket was full has come from the channel's log.
+    pub fn answer_missed(&mut self, slot: u32, index: ChannelIndex, missed: &Publications) {
+        if !missed.is_empty() {
+            self.answer_with(slot, index, missed);
+        }
     }
 
     fn answer_with(&mut self, slot: u32, index: ChannelIndex, news: &Publications) {

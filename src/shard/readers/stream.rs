@@ -42,6 +42,7 @@ impl Core {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.ping_due = due;
         connection.awaits_pong = false;
+        connection.listed = true;
         let user = connection.reader().and_then(|reader| reader.identity.as_ref()?.user.clone());
         if let Some(user) = user {
             let home = self.mailer.router().user_home(&user);
@@ -224,7 +225,7 @@ impl Core {
         // It goes on from the newest end, and is told that it does.
         let (end, name) = {
             let channel = self.local.get(channel);
-            (channel.stream().end(), channel.name.clone())
+            (channel.stream().cursor(channel.stream().end()), channel.name.clone())
         };
         let Some(connection) = self.connections.get_mut(slot) else { return false };
         if let Some(cursor) = connection.lag.as_mut().and_then(|lag| lag.cursor(channel)) {

@@ -10,7 +10,7 @@ export async function until(condition, what) {
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > end) throw new Error(`gave up waiting: ${typeof what === 'function' ? what() : what}`);
+    if (Date.now() > end) throw new Error(`gave up waiting: ${typeof what === 'function' ? await what() : what}`);
     await sleep(10);
   }
 }

@@ -1,0 +1,407 @@
+//! The backend: publishes and gives orders through the shards' inboxes, as the server API does, and answers plain HTTP.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use http::{Request, Response};
+use trunkline::base::bytes::Bytes;
+use trunkline::base::fault::{Disconnect, Refusal};
+use trunkline::base::ids::{ClientId, Position};
+use trunkline::base::publication::ClientInfo;
+use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk};
+use trunkline::shard::ask::{
+    Ask, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser, Reply,
+    ShardStats, SubscribeUser, Target, UnsubscribeUser,
+};
+use trunkline::shard::router::Router;
+
+use crate::check::{ChannelNo, PayloadNo, Place};
+use crate::client::{check_page, user_name};
+use crate::scenario::unix_s;
+use crate::world::Stage;
+
+/// Users of the simulated application.
+pub const USERS: u8 = 4;
+
+/// What was asked, kept until the answer.
+enum Asked {
+    Publish {
+        payload: PayloadNo,
+    },
+    History {
+        channel: ChannelNo,
+        floor: Option<Place>,
+        reverse: bool,
+    },
+    Presence {
+        channel: ChannelNo,
+    },
+    PresenceStats {
+        channel: ChannelNo,
+    },
+    Channels,
+    Stats,
+    /// An order, or a removal of history: done or refused.
+    Done,
+}
+
+enum Answer {
+    Published(Result<Position, Refusal>),
+    History(Result<History, Refusal>),
+    Presence(Result<Vec<ClientInfo>, Refusal>),
+    PresenceStats(Result<PresenceStats, Refusal>),
+    Channels(Result<Vec<ChannelCount>, Refusal>),
+    Stats(Result<ShardStats, Refusal>),
+    Done,
+}
+
+type Answers = Arc<Mutex<Vec<(u64, Answer)>>>;
+
+/// What the shards told for a comparison at a quiet point.
+#[derive(Default)]
+pub struct Survey {
+    /// Client id → user, by channel.
+    pub presence: BTreeMap<ChannelNo, BTreeMap<String, String>>,
+    pub presence_stats: BTreeMap<ChannelNo, PresenceStats>,
+    /// Subscribers by channel name, over all shards.
+    pub channels: BTreeMap<String, u32>,
+    pub stats: Vec<ShardStats>,
+}
+
+pub struct Backend {
+    router: Router,
+    answers: Answers,
+    asked: BTreeMap<u64, Asked>,
+    asked_total: u64,
+    /// Publishes with an idempotency key, to be repeated.
+    keyed: Vec<(PayloadNo, String)>,
+    /// Markers of the calm stretch: where each was put.
+    pub markers: BTreeMap<ChannelNo, (PayloadNo, Option<Position>)>,
+    pub survey: Survey,
+}
+
+impl Backend {
+    pub fn new(router: Router) -> Backend {
+        Backend {
+            router,
+            answers: Answers::default(),
+            asked: BTreeMap::new(),
+            asked_total: 0,
+            keyed: Vec::new(),
+            markers: BTreeMap::new(),
+            survey: Survey::default(),
+        }
+    }
+
+    /// Asks whose answers have not come.
+    pub fn outstanding(&self) -> usize {
+        self.asked.len()
+    }
+
+    /// Does something at random. `clients` are ids that exist or did.
+    pub fn act(&mut self, clients: &[(Option<u8>, String)], stage: &mut Stage) {
+        let channel = stage.prng.usize(..stage.scenario.channels.len());
+        match stage.prng.u8(..32) {
+            0..20 => {
+                // Bursts fill inboxes and streams.
+                for _ in 0..if stage.prng.u8(..4) == 0 { stage.prng.usize(..60) } else { 1 } {
+                    self.publish(channel, stage);
+                }
+            }
+            20 => {
+                let name = stage.scenario.channels[channel].name.clone();
+                let home = self.router.channel_home(&name);
+                self.ask(home.index(), Asked::Done, stage, |answers, id| {
+                    Ask::HistoryRemove(name, reply(answers, id, |_| Answer::Done))
+                });
+            }
+            21..23 => self.history(channel, stage),
+            23 => self.look_at(channel, stage),
+            _ => self.order(channel, clients, stage),
+        }
+    }
+
+    fn publish(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let fleeting = stage.prng.u8(..12) == 0;
+        let (payload, data, key) = match (stage.prng.u8(..12), self.keyed.is_empty()) {
+            (0, false) => {
+                let (payload, key) = self.keyed[stage.prng.usize(..self.keyed.len())].clone();
+                (payload, stage.log.data(payload).1, Some(key))
+            }
+            (1, _) if !fleeting => {
+                let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
+                let key = format!("key{payload}");
+                (payload, data, Some(key))
+            }
+            _ => {
+                let (payload, data) = stage.log.write(channel, fleeting, &mut stage.prng);
+                (payload, data, None)
+            }
+        };
+        let channel = stage.log.data(payload).0;
+        let fleeting = fleeting && key.is_none();
+        let mut ask = PublishAsk::new(stage.scenario.channels[channel].name.clone(), data);
+        ask.skip_history = fleeting;
+        ask.idempotency_key = key.clone().map(String::into_boxed_str);
+        if stage.prng.u8(..8) == 0 {
+            ask.tags = vec![("tag".into(), "value".into())];
+        }
+        if self.publish_ask(payload, ask, stage)
+            && let Some(key) = key
+            && !self.keyed.iter().any(|(known, _)| *known == payload)
+        {
+            self.keyed.push((payload, key));
+        }
+    }
+
+    fn publish_ask(&mut self, payload: PayloadNo, ask: PublishAsk, stage: &mut Stage) -> bool {
+        let home = self.router.channel_home(&ask.channel);
+        self.ask(home.index(), Asked::Publish { payload }, stage, |answers, id| {
+            Ask::Publish(ask, reply(answers, id, Answer::Published))
+        })
+    }
+
+    /// Publishes what every subscriber of the channel must get.
+    pub fn publish_marker(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
+        let ask = PublishAsk::new(stage.scenario.channels[channel].name.clone(), data);
+        assert!(self.publish_ask(payload, ask, stage), "an inbox is full, and nobody is busy");
+        self.markers.insert(channel, (payload, None));
+    }
+
+    fn history(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let limit = stage.prng.bool().then(|| stage.prng.usize(..10));
+        let reverse = stage.prng.bool();
+        let name = stage.scenario.channels[channel].name.clone();
+        let (home, floor) = (self.router.channel_home(&name), stage.log.head(channel));
+        let ask = HistoryAsk { channel: name, limit, since: None, reverse };
+        self.ask(home.index(), Asked::History { channel, floor, reverse }, stage, |answers, id| {
+            Ask::History(ask, reply(answers, id, Answer::History))
+        });
+    }
+
+    /// Asks who is in a channel.
+    pub fn look_at(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let name = stage.scenario.channels[channel].name.clone();
+        let home = self.router.channel_home(&name).index();
+        let asked = name.clone();
+        self.ask(home, Asked::Presence { channel }, stage, |answers, id| {
+            Ask::Presence(asked, reply(answers, id, Answer::Presence))
+        });
+        self.ask(home, Asked::PresenceStats { channel }, stage, |answers, id| {
+            Ask::PresenceStats(name, reply(answers, id, Answer::PresenceStats))
+        });
+    }
+
+    fn order(&mut self, channel: ChannelNo, clients: &[(Option<u8>, String)], stage: &mut Stage) {
+        let user = stage.prng.u8(..USERS);
+        let mut target = Target { user: user_name(user).as_str().into(), client: None, except: Vec::new() };
+        if !clients.is_empty() {
+            let (of, id) = &clients[stage.prng.usize(..clients.len())];
+            let id: Option<ClientId> = id.parse().ok();
+            match stage.prng.u8(..4) {
+                0 => target.except = id.into_iter().collect(),
+                1 => {
+                    target.user = of.map(user_name).unwrap_or_default().as_str().into();
+                    target.client = id;
+                }
+                _ => {}
+            }
+        }
+        let home = self.router.user_home(&target.user).index();
+        let expire_at = match stage.prng.bool() {
+            true => unix_s(stage.net.now()) + stage.prng.u64(1..4),
+            false => 0,
+        };
+        let name = stage.scenario.channels[channel].name.clone();
+        let kind = stage.prng.u8(..10);
+        let disconnect = match stage.prng.bool() {
+            true => Disconnect::CONNECTION_CLOSED,
+            false => Disconnect { code: 4000, reason: "by the application".into() },
+        };
+        let expired = stage.prng.u8(..4) == 0;
+        self.ask(home, Asked::Done, stage, |answers, id| {
+            let done = reply(answers, id, |_| Answer::Done);
+            match kind {
+                0..5 => Ask::Subscribe(
+                    SubscribeUser { target, channel: name, info: None, data: None, recover: None, expire_at },
+                    done,
+                ),
+                5..8 => Ask::Unsubscribe(UnsubscribeUser { target, channel: name }, done),
+                8 => Ask::Disconnect(DisconnectUser { target, disconnect }, done),
+                _ => Ask::Refresh(
+                    RefreshUser { target, expired, expire_at, info: Some(Bytes::from_static(b"{}")) },
+                    done,
+                ),
+            }
+        });
+    }
+
+    /// A comparison begins: what was told before does not count.
+    pub fn begin_survey(&mut self) {
+        self.survey = Survey::default();
+    }
+
+    /// Asks a shard for all that is compared at a quiet point.
+    pub fn look_at_shard(&mut self, shard: usize, stage: &mut Stage) {
+        self.ask(shard, Asked::Channels, stage, |answers, id| {
+            Ask::Channels(FilterBox(Arc::new(|_| true)), reply(answers, id, Answer::Channels))
+        });
+        self.ask(shard, Asked::Stats, stage, |answers, id| Ask::Stats(reply(answers, id, Answer::Stats)));
+    }
+
+    /// False when the inbox is full. Its answer has come by then: a refusal.
+    fn ask(
+        &mut self,
+        shard: usize,
+        asked: Asked,
+        stage: &mut Stage,
+        make: impl FnOnce(&Answers, u64) -> Ask,
+    ) -> bool {
+        self.asked_total += 1;
+        let id = self.asked_total;
+        let payload = if let Asked::Publish { payload } = asked { Some(payload) } else { None };
+        self.asked.insert(id, asked);
+        let ask = make(&self.answers, id);
+        let shard = trunkline::base::ids::ShardId(shard as u16);
+        match self.router.ask(shard, ask) {
+            Ok(()) => true,
+            Err(Busy) => {
+                stage.coverage.count("inbox_full");
+                let dropped = self.answers.lock().expect("one thread").pop();
+                assert!(
+                    dropped.is_some_and(|(answered, _)| answered == id),
+                    "an ask that was not taken is answered by its drop"
+                );
+                self.asked.remove(&id);
+                // A repeat may be refused and its first one not.
+                if let Some(payload) = payload
+                    && !self.keyed.iter().any(|(known, _)| *known == payload)
+                {
+                    stage.log.refused(payload);
+                }
+                false
+            }
+        }
+    }
+
+    /// Takes in what shards have answered.
+    pub fn hear(&mut self, stage: &mut Stage) {
+        let answers = std::mem::take(&mut *self.answers.lock().expect("one thread"));
+        for (id, answer) in answers {
+            let asked = self.asked.remove(&id).unwrap_or_else(|| panic!("ask {id} was answered twice"));
+            self.handle(asked, answer, stage);
+        }
+    }
+
+    fn handle(&mut self, asked: Asked, answer: Answer, stage: &mut Stage) {
+        match (asked, answer) {
+            (Asked::Publish { payload }, Answer::Published(Ok(position))) => {
+                stage.log.published(payload, position);
+                let channel = stage.log.data(payload).0;
+                if let Some((marker, place)) = self.markers.get_mut(&channel)
+                    && *marker == payload
+                {
+                    *place = Some(position);
+                }
+            }
+            (Asked::Publish { payload }, Answer::Published(Err(refusal))) => {
+                let internal = refusal == Refusal::Internal && stage.ending;
+                assert!(
+                    internal || matches!(refusal, Refusal::LimitExceeded | Refusal::TooManyRequests),
+                    "{refusal}"
+                );
+                if !self.keyed.iter().any(|(known, _)| *known == payload) {
+                    stage.log.refused(payload);
+                }
+            }
+            (Asked::History { channel, floor, reverse }, Answer::History(Ok(history))) => {
+                let top = (history.position.epoch.0, history.position.offset.0);
+                let data: Vec<(u64, String)> = history
+                    .publications
+                    .iter()
+                    .map(|entry| (entry.offset().0, String::from_utf8_lossy(&entry.data).into_owned()))
+                    .collect();
+                let list = data.iter().map(|(offset, data)| (*offset, data.as_str())).collect();
+                check_page(channel, top, list, floor, reverse, stage);
+            }
+            (Asked::Presence { channel }, Answer::Presence(Ok(infos))) => {
+                let clients: BTreeMap<String, String> =
+                    infos.iter().map(|info| (info.client.clone(), info.user.to_string())).collect();
+                assert_eq!(clients.len(), infos.len(), "a client is present twice");
+                self.survey.presence.insert(channel, clients);
+            }
+            (Asked::PresenceStats { channel }, Answer::PresenceStats(Ok(stats))) => {
+                self.survey.presence_stats.insert(channel, stats);
+            }
+            (Asked::Channels, Answer::Channels(Ok(counts))) => {
+                for count in counts {
+                    let known = self.survey.channels.insert(count.channel.to_string(), count.clients);
+                    assert!(known.is_none(), "{} has two homes", count.channel);
+                }
+            }
+            (Asked::Stats, Answer::Stats(Ok(stats))) => self.survey.stats.push(stats),
+            (Asked::Done, Answer::Done) => {}
+            // Namespaces without history or presence, no room in the hub, or the end of the shard.
+            (_, Answer::History(Err(refusal))) => {
+                assert!(matches!(refusal, Refusal::NotAvailable | Refusal::LimitExceeded) || stage.ending);
+            }
+            (_, Answer::Presence(Err(refusal)) | Answer::PresenceStats(Err(refusal))) => {
+                assert!(refusal == Refusal::NotAvailable || stage.ending);
+            }
+            (_, Answer::Channels(Err(_)) | Answer::Stats(Err(_))) => assert!(stage.ending),
+            _ => panic!("an answer of another kind"),
+        }
+    }
+}
+
+fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, Refusal>) -> Answer) -> Reply<T> {
+    let answers = Arc::clone(answers);
+    Reply::new(move |result| answers.lock().expect("one thread").push((id, answer(result))))
+}
+
+// ---- plain HTTP
+
+/// One shard's control plane: takes requests, answers when the script says.
+#[derive(Default)]
+pub struct Plane(Mutex<PlaneState>);
+
+#[derive(Default)]
+struct PlaneState {
+    waiting: Vec<(String, HttpReply)>,
+    taken: u64,
+}
+
+impl ControlPlane for Plane {
+    fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy> {
+        let mut state = self.0.lock().expect("one thread");
+        state.taken += 1;
+        if state.taken % 8 == 0 {
+            return Err(Busy);
+        }
+        let body = String::from_utf8_lossy(request.body()).into_owned();
+        state.waiting.push((format!("{} {body}", request.uri().path()), reply));
+        Ok(())
+    }
+}
+
+impl Plane {
+    /// Answers one of the waiting requests, if the inbox has room for it.
+    pub fn answer_one(&self, has_room: bool, stage: &mut Stage) {
+        let mut state = self.0.lock().expect("one thread");
+        if state.waiting.is_empty() || !has_room {
+            return;
+        }
+        let next = stage.prng.usize(..state.waiting.len());
+        let (echo, reply) = state.waiting.swap_remove(next);
+        if stage.prng.u8(..8) == 0 {
+            // Dropped, it answers 500.
+            return;
+        }
+        assert!(reply.send(Response::new(Bytes::from(echo))).is_ok(), "the inbox has room");
+    }
+
+    pub fn is_idle(&self) -> bool {
+        self.0.lock().expect("one thread").waiting.is_empty()
+    }
+}

@@ -1,0 +1,89 @@
+//! What happened, summed over all seeds, so that the simulation cannot go quietly toothless.
+
+use std::collections::BTreeMap;
+
+/// Must have happened at least once in a run of [`SEEDS_FOR_COVERAGE`] seeds or more.
+const REQUIRED: &[&str] = &[
+    // Counted by the shards.
+    "deliveries_total",
+    "deliveries_late_total",
+    "gaps_total",
+    "recoveries_total",
+    "recoveries_lost_total",
+    "sends_short_total",
+    "mail_delayed_total",
+    "client_messages_dropped_total",
+    "send_no_buffers",
+    "peer_reset",
+    "accept_full",
+    "accept_no_memory",
+    "connection_limit",
+    "control_plane_busy",
+    "frame_protocol",
+    "frame_not_utf8",
+    "frame_too_big",
+    "http_malformed",
+    "http_timeout",
+    "disconnect_3005",
+    "disconnect_3008",
+    "disconnect_3010",
+    "disconnect_3012",
+    "disconnect_3501",
+    "disconnect_3502",
+    "error_103",
+    "error_105",
+    "error_106",
+    "error_109",
+    "error_112",
+    // Seen from outside.
+    "inbox_full",
+    "slot_reused",
+    "accept_failed",
+    "sliced_fanout",
+    "gap_told",
+    "latest_skipped",
+    "recovered",
+    "not_recovered",
+    "server_side_recovered",
+    "subscribed_by_server",
+    "unsubscribed_by_server",
+    "subscription_expired",
+    "closed_as_slow",
+    "shutdown_heard",
+    "history_read",
+    "presence_compared",
+    "head_reached",
+    "http_answered",
+    "hostile_bytes",
+];
+
+pub const SEEDS_FOR_COVERAGE: u64 = 2_000;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Coverage(BTreeMap<&'static str, u64>);
+
+impl Coverage {
+    pub fn count(&mut self, what: &'static str) {
+        self.add(what, 1);
+    }
+
+    pub fn add(&mut self, what: &'static str, times: u64) {
+        *self.0.entry(what).or_default() += times;
+    }
+
+    pub fn merge(&mut self, other: &Coverage) {
+        for (what, times) in &other.0 {
+            self.add(what, *times);
+        }
+    }
+
+    pub fn missing(&self) -> Vec<&'static str> {
+        REQUIRED.iter().filter(|what| self.0.get(*what).is_none_or(|times| *times == 0)).copied().collect()
+    }
+
+    pub fn print(&self) {
+        for (what, times) in &self.0 {
+            println!("{times:>12}  {what}");
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The shipped shard code under simulation: a seed makes a network, shards, clients, a backend and everything that goes
+//! wrong between them, and every byte that comes out is checked against what may come.
+//!
+//! `cargo test --test simulation` runs [`SEEDS`] seeds. `SIM_SEEDS=n` runs another number, `SIM_FROM=n` begins at
+//! another one, `SIM_SEED=n` runs that one alone, and `SIM_TRACE=1` prints all that happens in it.
+//!
+//! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes nothing),
+//! `check` (what was published, and what may follow what), `backend` (the server API's side), `strangers`, `wire`.
+
+mod backend;
+mod check;
+mod client;
+mod coverage;
+mod scenario;
+mod strangers;
+mod wire;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use coverage::{Coverage, SEEDS_FOR_COVERAGE};
+
+/// Seeds of one run of the test.
+const SEEDS: u64 = 10_000;
+/// One seed in so many runs twice, to be the same both times.
+const TWICE_EVERY: u64 = 50;
+/// Failures after which the rest is not tried.
+const FAILURES_MAX: usize = 5;
+
+/// Seeds that once found a bug; each with the story that it told.
+const REGRESSIONS: &[(u64, &str)] = &[];
+
+#[test]
+fn seeds_that_once_failed() {
+    for (seed, story) in REGRESSIONS {
+        assert!(survives(*seed, false).is_some(), "{story}");
+    }
+}
+
+#[test]
+fn any_seed_keeps_every_promise() {
+    if let Some(seed) = variable("SIM_SEED") {
+        let outcome = survives(seed, variable("SIM_TRACE").is_some());
+        let outcome = outcome.expect("the seed fails");
+        outcome.coverage.print();
+        return;
+    }
+    let seeds = variable("SIM_SEEDS").unwrap_or(SEEDS);
+    let from = variable("SIM_FROM").unwrap_or(0);
+    let next = AtomicU64::new(from);
+    let failures = AtomicUsize::new(0);
+    let total = Mutex::new(Coverage::default());
+    let began = Instant::now();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let mut own = Coverage::default();
+                while failures.load(Ordering::Relaxed) < FAILURES_MAX {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= from + seeds {
+                        break;
+                    }
+                    match survives(seed, false) {
+                        Some(outcome) => own.merge(&outcome.coverage),
+                        None => _ = failures.fetch_add(1, Ordering::Relaxed),
+                    }
+                }
+                total.lock().expect("no run holds it").merge(&own);
+            });
+        }
+    });
+    let total = total.into_inner().expect("no run holds it");
+    println!("{seeds} seeds in {:?}", began.elapsed());
+    assert_eq!(failures.into_inner(), 0, "seeds failed: see above");
+    total.print();
+    if seeds >= SEEDS_FOR_COVERAGE {
+        let missing = total.missing();
+        assert!(missing.is_empty(), "the simulation has become toothless, it never saw: {missing:?}");
+    }
+}
+
+/// Runs a seed; `None`, and a report, if it fails.
+fn survives(seed: u64, trace: bool) -> Option<world::Outcome> {
+    let run = || {
+        let first = world::run(seed, trace);
+        if seed % TWICE_EVERY == 0 {
+            let second = world::run(seed, false);
+            assert_eq!(first, second, "the same seed, and another run");
+        }
+        first
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    if outcome.is_err() {
+        let (step, stretch, us) = world::place();
+        eprintln!("seed {seed} fails in step {step} ({stretch}), at {us} us of virtual time");
+        eprintln!("  replay: SIM_SEED={seed} cargo test --test simulation any_seed");
+    }
+    outcome.ok()
+}
+
+fn variable(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(value.parse().unwrap_or_else(|_| panic!("{name} must be a number")))
+}

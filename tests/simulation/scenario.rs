@@ -1,0 +1,270 @@
+//! What one seed draws before it begins: shards, limits, channels, faults, who takes part.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use trunkline::base::ids::ChannelName;
+use trunkline::base::prng::Prng;
+use trunkline::base::time::Time;
+use trunkline::driver::DriverOptions;
+use trunkline::driver::sim::Faults;
+use trunkline::hub::limits::HubLimits;
+use trunkline::hub::local::StreamLimits;
+use trunkline::hub::options::{ChannelOptions, GapPolicy, Namespaces};
+use trunkline::session::token::{TokenOptions, Verifier};
+use trunkline::shard::ShardOptions;
+
+/// Signs the tokens of the simulated backend.
+pub const SECRET: &[u8] = b"only the simulated backend knows this";
+/// Wall clock at the start of virtual time, milliseconds since 1970.
+const EPOCH_MS: u64 = 1_700_000_000_000;
+/// One seed in so many has a channel with more subscribers than one tick serves.
+const CROWD_EVERY: u64 = 100;
+/// Subscribers that one tick of a shard serves; a batch for more is cut.
+pub const DELIVERIES_PER_TICK: usize = 512;
+
+pub struct Scenario {
+    pub shards: u16,
+    pub options: ShardOptions,
+    pub driver: DriverOptions,
+    pub inbox_messages: usize,
+    pub channels: Vec<Channel>,
+    pub faults: Faults,
+    pub cast: Cast,
+    /// Script steps of one rough stretch, and how many stretches, each followed by a calm one with its checks.
+    pub steps: u32,
+    pub stretches: u32,
+    /// Longest pause between two script steps, virtual microseconds.
+    pub step_us: u64,
+    /// There may be less room than clients: not everyone need be connected in the end.
+    pub cramped: bool,
+    /// A channel that everybody subscribes to, with more subscribers than one tick serves.
+    pub crowd: bool,
+    /// Shards are told to end while clients are connected; otherwise the clients leave first.
+    pub shutdown_under_load: bool,
+}
+
+/// How many of each kind of client.
+#[derive(Clone, Copy, Debug)]
+pub struct Cast {
+    pub clients: usize,
+    pub hostile: usize,
+    pub http: usize,
+}
+
+pub struct Channel {
+    pub name: ChannelName,
+    pub options: Arc<ChannelOptions>,
+    /// Clients subscribe with a token of the backend's.
+    pub needs_token: bool,
+}
+
+pub fn wall_ms(at: Time) -> u64 {
+    EPOCH_MS + at.as_millis()
+}
+
+pub fn unix_s(at: Time) -> u64 {
+    wall_ms(at) / 1000
+}
+
+impl Scenario {
+    pub fn draw(seed: u64, prng: &mut Prng) -> Scenario {
+        let crowd = seed % CROWD_EVERY == CROWD_EVERY / 2;
+        let cramped = !crowd && prng.u8(..8) == 0;
+        let cast = match crowd {
+            true => Cast { clients: DELIVERIES_PER_TICK + prng.usize(30..120), hostile: 0, http: 1 },
+            false => Cast {
+                clients: prng.usize(3..24),
+                hostile: usize::from(prng.u8(..3) == 0) * prng.usize(1..3),
+                http: usize::from(prng.u8(..3) == 0) * prng.usize(1..3),
+            },
+        };
+        let namespaces = namespaces(prng);
+        let faults = if crowd { mild() } else { faults(prng) };
+        let room = match cramped {
+            true => prng.u32(1..5),
+            false => 8 * (cast.clients + cast.hostile + cast.http) as u32 + 64,
+        };
+        Scenario {
+            shards: if crowd { 1 } else { prng.u16(1..=4) },
+            options: options(prng, Arc::new(namespaces.clone()), room, cramped),
+            driver: DriverOptions {
+                listen: ([127, 0, 0, 1], 0).into(),
+                // The driver's table may be full before the shard's own bound is reached, or after.
+                sockets_max: if cramped && prng.bool() { room + 2 } else { room * 2 },
+                recv_buffer_bytes: *pick(prng, &[512, 4096, 16 * 1024]),
+                recv_buffers: *pick(prng, &[1, 4, 64]),
+            },
+            inbox_messages: if crowd { 1024 } else { *pick(prng, &[2, 4, 16, 64, 1024]) },
+            channels: channels(prng, &namespaces, crowd),
+            faults,
+            cast,
+            steps: if crowd { 60 } else { *pick(prng, &[40, 200, 700]) },
+            stretches: if !crowd && prng.u8(..4) == 0 { 2 } else { 1 },
+            step_us: *pick(prng, &[500, 5_000, 30_000]),
+            cramped,
+            crowd,
+            shutdown_under_load: prng.bool(),
+        }
+    }
+}
+
+pub fn pick<'a, T>(prng: &mut Prng, from: &'a [T]) -> &'a T {
+    &from[prng.usize(..from.len())]
+}
+
+fn namespaces(prng: &mut Prng) -> Namespaces {
+    let mut named = Vec::new();
+    for (name, gap) in [("tell", GapPolicy::Tell), ("latest", GapPolicy::Latest), ("close", GapPolicy::Close)]
+    {
+        named.push((name.to_string(), with_history(prng, gap)));
+    }
+    named.push((
+        "token".to_string(),
+        ChannelOptions { allow_subscribe_for_client: false, ..with_history(prng, GapPolicy::Tell) },
+    ));
+    let plain = ChannelOptions { presence: true, join_leave: true, ..open(prng, GapPolicy::Tell) };
+    named.push(("plain".to_string(), plain));
+    Namespaces::new(open(prng, GapPolicy::Tell), named, 32)
+}
+
+fn open(prng: &mut Prng, gap: GapPolicy) -> ChannelOptions {
+    ChannelOptions {
+        presence: prng.bool(),
+        join_leave: prng.bool(),
+        force_push_join_leave: prng.bool(),
+        force_positioning: prng.bool(),
+        allow_subscribe_for_client: true,
+        allow_publish_for_client: prng.bool(),
+        allow_publish_for_subscriber: true,
+        allow_history_for_client: prng.bool(),
+        allow_history_for_subscriber: true,
+        allow_presence_for_client: prng.bool(),
+        allow_presence_for_subscriber: true,
+        gap,
+        ..ChannelOptions::default()
+    }
+}
+
+fn with_history(prng: &mut Prng, gap: GapPolicy) -> ChannelOptions {
+    ChannelOptions {
+        history_size: prng.usize(1..40),
+        history_ttl: Duration::from_millis(*pick(prng, &[200, 2_000, 600_000])),
+        history_meta_ttl: Duration::from_millis(*pick(prng, &[100, 3_000, 600_000])),
+        force_recovery: prng.bool(),
+        ..open(prng, gap)
+    }
+}
+
+fn channels(prng: &mut Prng, namespaces: &Namespaces, crowd: bool) -> Vec<Channel> {
+    let mut names: Vec<String> = Vec::new();
+    if crowd {
+        names.push("tell:crowd".into());
+    } else {
+        for namespace in ["tell:", "latest:", "close:", "token:", "plain:", ""] {
+            for number in 0..prng.usize(1..3) {
+                names.push(format!("{namespace}{number}"));
+            }
+        }
+    }
+    let of = |name: &String| Channel {
+        name: name.as_str().into(),
+        options: Arc::clone(namespaces.resolve(name).expect("the namespaces are there")),
+        needs_token: name.starts_with("token"),
+    };
+    names.iter().map(of).collect()
+}
+
+fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: bool) -> ShardOptions {
+    let verifier = Verifier::new(TokenOptions { hmac_secret: SECRET.to_vec(), ..TokenOptions::default() });
+    let channels_tight = prng.u8(..8) == 0;
+    ShardOptions {
+        namespaces,
+        hub: HubLimits {
+            history_bytes_max: *pick(prng, &[2_000, 20_000, 1 << 20]),
+            history_read_max: prng.usize(1..30),
+            recovery_publications_max: prng.usize(1..50),
+            channels_max: if channels_tight { prng.usize(1..6) } else { 1000 },
+            idempotency_keys_max: 10_000,
+            key_bytes_max: 64,
+        },
+        streams: StreamLimits {
+            channel_bytes_max: *pick(prng, &[100, 1_000, 10_000]),
+            channel_items_max: *pick(prng, &[1, 5, 50]),
+        },
+        verifier: Some(Arc::new(verifier)),
+        allow_anonymous: true,
+        allowed_origins: Vec::new(),
+        allow_loopback_origins: false,
+        connections_max: if cramped { room } else { room * 2 },
+        channels_max: prng.usize(3..12),
+        message_bytes_max: 8 * 1024,
+        outbox_bytes_max: *pick(prng, &[1_000, 4_000, 64 * 1024]),
+        http_body_bytes_max: 1_000,
+        ping_interval: Duration::from_millis(prng.u64(1_000..4_000)),
+        pong_timeout: Duration::from_millis(prng.u64(200..900)),
+        connect_timeout: Duration::from_millis(prng.u64(500..3_000)),
+        expired_close_delay: Duration::from_secs(1),
+        shutdown_grace: Duration::from_millis(prng.u64(100..4_000)),
+        echo: false,
+        version: "sim",
+        wall_ms,
+    }
+}
+
+/// Longest a connection drawn from [`faults`] lives before it is doomed, and the longest stall: calm stretches wait for
+/// both.
+const DOOM_US: u64 = 3_000_000;
+
+fn faults(prng: &mut Prng) -> Faults {
+    let harsh = || Faults { stall_us: 1_000..=2_000_000, doom_us: 0..=DOOM_US, ..Faults::harsh() };
+    match prng.u8(..10) {
+        0 => Faults::none(),
+        1 => Faults {
+            send_buffer_bytes: 200..=4_000,
+            client_window_bytes: 1..=1_000,
+            latency_us: 0..=500,
+            ..Faults::none()
+        },
+        2..6 => Faults::gentle(),
+        6..8 => harsh(),
+        _ => mixed(prng, [Faults::none(), Faults::gentle(), harsh()]),
+    }
+}
+
+/// For scenarios with so many clients that all faults at once would only make them long.
+fn mild() -> Faults {
+    Faults { send_cut: 0.001, no_buffers: 0.001, closed_late: 0.2, ..Faults::none() }
+}
+
+/// Each fault from one of the three at random.
+fn mixed(prng: &mut Prng, from: [Faults; 3]) -> Faults {
+    let mut one = || from[prng.usize(..3)].clone();
+    Faults {
+        latency_us: one().latency_us,
+        stall: one().stall,
+        stall_us: 1_000..=600_000,
+        split: one().split,
+        send_buffer_bytes: one().send_buffer_bytes,
+        client_window_bytes: one().client_window_bytes,
+        read_cut: one().read_cut,
+        send_cut: one().send_cut,
+        no_buffers: one().no_buffers,
+        break_in_send: one().break_in_send,
+        doom_reset: one().doom_reset,
+        doom_half_close: one().doom_half_close,
+        doom_us: 0..=DOOM_US,
+        reset_loses: one().reset_loses,
+        accept_failed: one().accept_failed,
+        accept_drops: one().accept_drops,
+        accept_dead: one().accept_dead,
+        accept_late: one().accept_late,
+        buffers_short: one().buffers_short,
+        wait_empty: one().wait_empty,
+        event_late: one().event_late,
+        writable_early: one().writable_early,
+        closed_late: one().closed_late,
+        closed_late_us: 1..=500_000,
+        shuffle: one().shuffle,
+    }
+}

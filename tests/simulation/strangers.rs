@@ -1,0 +1,191 @@
+//! Those who are no clients of the protocol: peers that send rubbish, and users of plain HTTP.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use trunkline::base::time::Time;
+use trunkline::driver::sim::{ClientEnd, ClientState};
+
+use crate::wire::{self, Reader};
+use crate::world::Stage;
+
+/// Sends almost what a client would. Nothing that comes back is looked at: only that the shard survives it.
+pub struct Hostile {
+    end: Option<ClientEnd>,
+}
+
+impl Hostile {
+    pub fn new() -> Hostile {
+        Hostile { end: None }
+    }
+
+    pub fn act(&mut self, stage: &mut Stage) {
+        let Some(end) = &mut self.end else {
+            let mut end = stage.net.connect();
+            let mut head = wire::handshake();
+            if stage.prng.u8(..4) == 0 {
+                mutate(&mut head, stage);
+            }
+            end.send(&head);
+            self.end = Some(end);
+            return;
+        };
+        end.recv();
+        if end.state() != ClientState::Open && end.state() != ClientState::Connecting
+            || stage.prng.u8(..20) == 0
+        {
+            self.end = None;
+            return;
+        }
+        stage.coverage.count("hostile_bytes");
+        let channel = stage.prng.usize(..stage.scenario.channels.len());
+        let name = stage.name(channel).to_string();
+        // No publish: what it says under another's name would be believed.
+        let texts = [
+            r#"{"id":1,"connect":{}}"#.to_string(),
+            format!(r#"{{"id":2,"subscribe":{{"channel":"{name}","join_leave":true}}}}"#),
+            format!(r#"{{"id":3,"subscribe":{{"channel":"{name}","recover":true,"offset":1,"epoch":"z"}}}}"#),
+            format!(r#"{{"id":4,"unsubscribe":{{"channel":"{name}"}}}}"#),
+            format!(r#"{{"id":5,"history":{{"channel":"{name}","limit":-1}}}}"#),
+            format!(r#"{{"id":6,"presence":{{"channel":"{name}"}}}}"#),
+            "{}".to_string(),
+            r#"{"id":7,"connect":{"token":"a.b.c"}}"#.to_string(),
+            r#"{"id":8,"rpc":{}}"#.to_string(),
+            r#"{"id":4294967295}"#.repeat(stage.prng.usize(1..5)),
+        ];
+        let mut frame = Vec::new();
+        match stage.prng.u8(..8) {
+            0 => {
+                let long = vec![b'{'; stage.prng.usize(..20_000)];
+                wire::write_message(&mut frame, wire::TEXT, &long, &mut stage.prng);
+            }
+            1 => {
+                wire::write_message(&mut frame, stage.prng.u8(..16), b"\xff\xfe\x00", &mut stage.prng.fork())
+            }
+            2 => wire::write_frame(&mut frame, wire::TEXT, true, b"\xc3\x28", &mut stage.prng),
+            _ => {
+                let text = &texts[stage.prng.usize(..texts.len())];
+                wire::write_message(&mut frame, wire::TEXT, text.as_bytes(), &mut stage.prng);
+            }
+        }
+        if stage.prng.u8(..3) == 0 {
+            mutate(&mut frame, stage);
+        }
+        end.send(&frame);
+    }
+
+    pub fn leave(&mut self) {
+        self.end = None;
+    }
+}
+
+fn mutate(bytes: &mut Vec<u8>, stage: &mut Stage) {
+    for _ in 0..stage.prng.usize(1..4) {
+        if bytes.is_empty() {
+            return;
+        }
+        let at = stage.prng.usize(..bytes.len());
+        match stage.prng.u8(..4) {
+            0 => bytes[at] ^= 1 << stage.prng.u8(..8),
+            1 => bytes.insert(at, stage.prng.u8(..)),
+            2 => {
+                bytes.remove(at);
+            }
+            _ => bytes.truncate(at),
+        }
+    }
+}
+
+/// Sends requests, several at once if it likes, and expects an answer to each, in order.
+pub struct HttpUser {
+    number: usize,
+    end: Option<ClientEnd>,
+    reader: Reader,
+    awaited: VecDeque<String>,
+    requests: u64,
+    /// Its last request was cut short or malformed: the connection ends with an answer, or without.
+    spoilt: bool,
+    since: Time,
+}
+
+impl HttpUser {
+    pub fn new(number: usize) -> HttpUser {
+        HttpUser {
+            number,
+            end: None,
+            reader: Reader::default(),
+            awaited: VecDeque::new(),
+            requests: 0,
+            spoilt: false,
+            since: Time::ZERO,
+        }
+    }
+
+    pub fn act(&mut self, stage: &mut Stage) {
+        let now = stage.net.now();
+        let Some(end) = &mut self.end else {
+            self.end = Some(stage.net.connect());
+            self.reader = Reader::default();
+            self.awaited.clear();
+            self.spoilt = false;
+            self.since = now;
+            return;
+        };
+        if self.spoilt || now.since(self.since) > Duration::from_secs(4) || stage.prng.u8(..16) == 0 {
+            if now.since(self.since) > Duration::from_millis(300) {
+                self.end = None;
+            }
+            return;
+        }
+        let mut bytes = Vec::new();
+        for _ in 0..stage.prng.usize(1..3) {
+            self.requests += 1;
+            let path = format!("/of/{}/{}", self.number, self.requests);
+            let body = "b".repeat(stage.prng.usize(..30));
+            bytes.extend_from_slice(
+                format!("POST {path} HTTP/1.1\r\nHost: sim\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+                    .as_bytes(),
+            );
+            self.awaited.push_back(format!("{path} {body}"));
+        }
+        if stage.prng.u8(..8) == 0 {
+            self.spoilt = true;
+            match stage.prng.bool() {
+                true => mutate(&mut bytes, stage),
+                false => bytes.truncate(stage.prng.usize(..bytes.len())),
+            }
+        }
+        end.send(&bytes);
+    }
+
+    pub fn hear(&mut self, stage: &mut Stage) {
+        let Some(end) = &mut self.end else { return };
+        if end.recv_into(self.reader.buffer()) > 0 {
+            while let Some((status, body)) = self.reader.next_response() {
+                if self.spoilt {
+                    continue;
+                }
+                match status {
+                    200 => {
+                        let awaited = self.awaited.pop_front().expect("an answer without a request");
+                        assert_eq!(body, awaited.as_bytes(), "another's answer");
+                        stage.coverage.count("http_answered");
+                    }
+                    500 | 503 => {
+                        self.awaited.pop_front().expect("an answer without a request");
+                    }
+                    // The request had not arrived in time.
+                    408 => {}
+                    other => panic!("a sound request was answered with {other}"),
+                }
+            }
+        }
+        if matches!(end.state(), ClientState::Finished | ClientState::Reset | ClientState::Refused) {
+            self.end = None;
+        }
+    }
+
+    pub fn leave(&mut self) {
+        self.end = None;
+    }
+}

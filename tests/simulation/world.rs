@@ -1,0 +1,576 @@
+//! One simulated run: shards, clients and the backend in one thread, under virtual time.
+//!
+//! A run is one or two rough stretches, in which everything goes wrong, each followed by a calm one in which everybody
+//! reads and everything must come right again; then the end of clients and shards, after which nothing may be left.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use trunkline::base::fault::Disconnect;
+use trunkline::base::ids::{ChannelName, ShardId};
+use trunkline::base::prng::Prng;
+use trunkline::base::time::Time;
+use trunkline::driver::sim::{Faults, SimDriver, SimNet};
+use trunkline::shard::ask::Ask;
+use trunkline::shard::client_ids::ClientIds;
+use trunkline::shard::mailbox::Inbox;
+use trunkline::shard::router::Router;
+use trunkline::shard::{Footprint, Shard, Tick};
+
+use crate::backend::{Backend, Plane, USERS};
+use crate::check::{ChannelNo, Log};
+use crate::client::{Client, user_name};
+use crate::coverage::Coverage;
+use crate::scenario::{DELIVERIES_PER_TICK, Scenario};
+use crate::strangers::{Hostile, HttpUser};
+
+/// Virtual time in which everything that went wrong must have come right: longer than any doom, stall, expiry, pong
+/// and linger that the rough stretch can have left behind.
+const CALM: Duration = Duration::from_millis(6_500);
+/// Of these, what the longest stall and a pong that came too late for it may take.
+const SETTLED: Duration = Duration::from_millis(3_500);
+/// Virtual time in which what is published reaches everyone who reads.
+const PROMPT: Duration = Duration::from_millis(500);
+/// How long a shard may know that a socket is over without closing it.
+const OVERDUE: Duration = Duration::from_secs(8);
+/// Rounds without anything happening after which a shard that never sleeps is stuck.
+const IDLE_ROUNDS_MAX: u32 = 2_000;
+
+thread_local! {
+    /// Where the run of this thread is, for the report of a failure.
+    static WHERE: Cell<(u64, &'static str, u64)> = const { Cell::new((0, "", 0)) };
+}
+
+/// Script steps so far, the stretch, and virtual microseconds, of the run of this thread.
+pub fn place() -> (u64, &'static str, u64) {
+    WHERE.get()
+}
+
+/// What everybody in a run shares.
+pub struct Stage {
+    pub net: SimNet,
+    pub scenario: Scenario,
+    pub log: Log,
+    pub prng: Prng,
+    pub coverage: Coverage,
+    /// Nobody does anything odd any more.
+    pub calm: bool,
+    /// What was late when the calm began has arrived: who reads and answers is not cut off.
+    pub settled: bool,
+    /// Shards have been told to end.
+    pub ending: bool,
+    pub shutdowns_heard: u64,
+    /// What clients say and hear is printed.
+    pub trace: bool,
+    numbers: BTreeMap<ChannelName, ChannelNo>,
+}
+
+impl Stage {
+    pub fn name(&self, channel: ChannelNo) -> &str {
+        &self.scenario.channels[channel].name
+    }
+
+    /// Prints a line of a client, for a seed that failed.
+    pub fn note(&self, client: usize, direction: char, text: &str) {
+        if self.trace {
+            eprintln!("{:>10} us  client {client} {direction} {text}", self.net.now().0 / 1000);
+        }
+    }
+
+    pub fn channel(&self, name: &str) -> ChannelNo {
+        *self.numbers.get(name).unwrap_or_else(|| panic!("nobody here knows the channel {name:?}"))
+    }
+}
+
+pub struct World {
+    stage: Stage,
+    /// `None`: it has ended.
+    shards: Vec<Option<Shard<SimDriver>>>,
+    /// Rounds that a shard is not given its turn.
+    starved: Vec<u32>,
+    planes: Vec<Arc<Plane>>,
+    router: Router,
+    clients: Vec<Client>,
+    hostile: Vec<Hostile>,
+    http: Vec<HttpUser>,
+    backend: Backend,
+    peak_sockets: Vec<usize>,
+    steps: u64,
+    idle_rounds: u32,
+    last_fingerprint: u64,
+}
+
+/// What a run came to.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Outcome {
+    pub fingerprint: u64,
+    pub coverage: Coverage,
+}
+
+/// Runs one seed.
+///
+/// # Panics
+/// When the shards do what they must not.
+pub fn run(seed: u64, trace: bool) -> Outcome {
+    WHERE.set((0, "beginning", 0));
+    World::new(seed, trace).run()
+}
+
+impl World {
+    fn new(seed: u64, trace: bool) -> World {
+        let net = SimNet::new(seed, Faults::none());
+        if trace {
+            net.trace();
+        }
+        let mut prng = net.fork_prng();
+        let scenario = Scenario::draw(seed, &mut prng);
+        net.set_faults(scenario.faults.clone());
+        let inboxes: Arc<[Arc<Inbox>]> =
+            (0..scenario.shards).map(|_| Arc::new(Inbox::new(scenario.inbox_messages))).collect();
+        let router = Router::new(inboxes, [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)]);
+        let client_ids = ClientIds::new(prng.u64(..));
+        let options = Arc::new(scenario.options.clone());
+        let planes: Vec<Arc<Plane>> = (0..scenario.shards).map(|_| Arc::default()).collect();
+        let shards = (0..scenario.shards)
+            .zip(&planes)
+            .map(|(id, plane)| {
+                let driver = net.driver(&scenario.driver);
+                Some(Shard::new(
+                    ShardId(id),
+                    driver,
+                    Arc::clone(&options),
+                    router.clone(),
+                    client_ids.clone(),
+                    Some(Arc::clone(plane) as _),
+                    prng.fork(),
+                ))
+            })
+            .collect::<Vec<_>>();
+        let numbers =
+            scenario.channels.iter().enumerate().map(|(number, channel)| (channel.name.clone(), number));
+        let numbers = numbers.collect();
+        let cast = scenario.cast;
+        let mut clients: Vec<Client> = (0..cast.clients)
+            .map(|number| Client::new(number, (prng.u8(..3) != 0).then(|| prng.u8(..USERS))))
+            .collect();
+        if scenario.crowd {
+            clients.iter_mut().for_each(|client| client.want(0));
+        }
+        World {
+            starved: vec![0; shards.len()],
+            peak_sockets: vec![0; shards.len()],
+            shards,
+            planes,
+            backend: Backend::new(router.clone()),
+            router,
+            clients,
+            hostile: (0..cast.hostile).map(|_| Hostile::new()).collect(),
+            http: (0..cast.http).map(HttpUser::new).collect(),
+            stage: Stage {
+                net,
+                scenario,
+                log: Log::default(),
+                prng,
+                coverage: Coverage::default(),
+                calm: false,
+                settled: false,
+                ending: false,
+                shutdowns_heard: 0,
+                trace,
+                numbers,
+            },
+            steps: 0,
+            idle_rounds: 0,
+            last_fingerprint: 0,
+        }
+    }
+
+    fn run(mut self) -> Outcome {
+        let stretches = self.stage.scenario.stretches;
+        let abrupt = self.stage.prng.u8(..6) == 0;
+        for stretch in 0..stretches {
+            self.rough();
+            if abrupt && stretch + 1 == stretches {
+                break;
+            }
+            self.come_to_rest();
+            self.check_heads();
+            self.check_survey();
+        }
+        match (abrupt, self.stage.scenario.shutdown_under_load) {
+            (true, _) | (_, true) => {}
+            _ => self.everyone_leaves(),
+        }
+        self.shut_down(abrupt);
+        self.account();
+        Outcome { fingerprint: self.stage.net.fingerprint(), coverage: self.stage.coverage }
+    }
+
+    // ---- stretches
+
+    fn rough(&mut self) {
+        (self.stage.calm, self.stage.settled) = (false, false);
+        self.stage.net.set_faults(self.stage.scenario.faults.clone());
+        for _ in 0..self.stage.scenario.steps {
+            self.begin_step("rough");
+            let pause = self.stage.prng.u64(1..=self.stage.scenario.step_us);
+            self.run_for(Duration::from_micros(pause));
+            self.clients.iter_mut().for_each(|client| client.step(&mut self.stage));
+            for _ in 0..self.stage.prng.usize(1..4) {
+                self.act();
+            }
+            self.check_bounds();
+        }
+    }
+
+    /// Somebody does something.
+    fn act(&mut self) {
+        match self.stage.prng.u8(..32) {
+            0..19 => {
+                let client = self.stage.prng.usize(..self.clients.len());
+                self.clients[client].act(&mut self.stage);
+            }
+            19..27 => {
+                let ready = self.clients.iter().filter(|client| client.is_ready());
+                let ready: Vec<_> = ready.map(|client| (client.user(), client.id().to_string())).collect();
+                self.note_slices();
+                self.backend.act(&ready, &mut self.stage);
+            }
+            27 => {
+                let shard = self.stage.prng.usize(..self.shards.len());
+                self.starved[shard] = self.stage.prng.u32(1..40);
+            }
+            28 => {
+                if !self.http.is_empty() {
+                    let user = self.stage.prng.usize(..self.http.len());
+                    self.http[user].act(&mut self.stage);
+                }
+            }
+            29 => self.answer_http(),
+            _ => {
+                if !self.hostile.is_empty() {
+                    let hostile = self.stage.prng.usize(..self.hostile.len());
+                    self.hostile[hostile].act(&mut self.stage);
+                }
+            }
+        }
+        if self.stage.prng.bool() {
+            self.answer_http();
+        }
+    }
+
+    /// A publication for more subscribers of one shard than a tick serves is delivered in slices.
+    fn note_slices(&mut self) {
+        if self.stage.scenario.crowd {
+            let subscribed = self.clients.iter().filter(|client| client.is_subscribed(0)).count();
+            if subscribed > DELIVERIES_PER_TICK {
+                self.stage.coverage.count("sliced_fanout");
+            }
+        }
+    }
+
+    fn answer_http(&mut self) {
+        let shard = self.stage.prng.usize(..self.planes.len());
+        let has_room = self.router.inbox(ShardId(shard as u16)).len() < self.stage.scenario.inbox_messages;
+        self.planes[shard].answer_one(has_room, &mut self.stage);
+    }
+
+    fn come_to_rest(&mut self) {
+        self.stage.calm = true;
+        self.stage.net.set_faults(Faults::none());
+        self.hostile.iter_mut().for_each(Hostile::leave);
+        self.http.iter_mut().for_each(HttpUser::leave);
+        self.starved.fill(0);
+        let began = self.stage.net.now();
+        while self.stage.net.now() < began + CALM {
+            self.calm_step("calm");
+            self.stage.settled = self.stage.net.now() >= began + SETTLED;
+        }
+        let until = began + 2 * CALM;
+        while !self.is_quiet() {
+            assert!(self.stage.net.now() < until, "everyone reads and nothing fails, but {}", self.unrest());
+            self.calm_step("calm");
+        }
+    }
+
+    fn calm_step(&mut self, name: &'static str) {
+        self.begin_step(name);
+        self.run_for(Duration::from_millis(50));
+        self.clients.iter_mut().for_each(|client| client.step(&mut self.stage));
+        for _ in 0..self.planes.len() {
+            self.answer_http();
+        }
+        self.check_bounds();
+    }
+
+    fn is_quiet(&self) -> bool {
+        let cramped = self.stage.scenario.cramped;
+        self.clients.iter().all(|client| match client.is_ready() {
+            true => client.outstanding() == 0,
+            false => cramped,
+        }) && self.backend.outstanding() == 0
+    }
+
+    fn unrest(&self) -> String {
+        let away: Vec<usize> = self.numbered(|client| !client.is_ready());
+        let waiting: Vec<usize> = self.numbered(|client| client.is_ready() && client.outstanding() > 0);
+        let asks = self.backend.outstanding();
+        format!(
+            "clients {away:?} are not connected, {waiting:?} wait for replies, {asks} asks are unanswered"
+        )
+    }
+
+    fn numbered(&self, which: impl Fn(&Client) -> bool) -> Vec<usize> {
+        self.clients
+            .iter()
+            .enumerate()
+            .filter(|(_, client)| which(client))
+            .map(|(number, _)| number)
+            .collect()
+    }
+
+    // ---- checks at a quiet point
+
+    /// What is published now reaches everyone.
+    fn check_heads(&mut self) {
+        self.note_slices();
+        for channel in 0..self.stage.scenario.channels.len() {
+            self.backend.publish_marker(channel, &mut self.stage);
+            self.run_for(Duration::from_millis(1));
+        }
+        let until = self.stage.net.now() + PROMPT;
+        while self.stage.net.now() < until {
+            self.calm_step("markers");
+        }
+        assert!(self.is_quiet(), "{}", self.unrest());
+        for (&channel, (_, position)) in &self.backend.markers {
+            let Some(position) = position else { continue };
+            for (number, client) in self.clients.iter().enumerate().filter(|(_, client)| client.is_ready()) {
+                let Some((epoch, last)) = client.stands_at(channel) else { continue };
+                assert!(
+                    epoch.is_none_or(|epoch| epoch == position.epoch.0) && last == Some(position.offset.0),
+                    "client {number} stands at {last:?} of {}, which goes to {}",
+                    self.stage.name(channel),
+                    position.offset.0,
+                );
+                self.stage.coverage.count("head_reached");
+            }
+        }
+    }
+
+    /// What shards and homes hold is what the clients know.
+    fn check_survey(&mut self) {
+        self.backend.begin_survey();
+        for channel in 0..self.stage.scenario.channels.len() {
+            self.backend.look_at(channel, &mut self.stage);
+            self.run_for(Duration::from_millis(1));
+        }
+        for shard in 0..self.shards.len() {
+            self.backend.look_at_shard(shard, &mut self.stage);
+            self.run_for(Duration::from_millis(1));
+        }
+        self.begin_step("survey");
+        assert!(self.is_quiet(), "{}", self.unrest());
+
+        let ready: Vec<&Client> = self.clients.iter().filter(|client| client.is_ready()).collect();
+        let survey = &self.backend.survey;
+        for (number, channel) in self.stage.scenario.channels.iter().enumerate() {
+            let name_of = |client: &&&Client| {
+                (client.id().to_string(), client.user().map(user_name).unwrap_or_default())
+            };
+            let members: BTreeMap<String, String> =
+                ready.iter().filter(|client| client.is_subscribed(number)).map(|c| name_of(&c)).collect();
+            let counted = survey.channels.get(&*channel.name).copied().unwrap_or(0);
+            assert_eq!(counted as usize, members.len(), "subscribers of {} at its home", channel.name);
+            if let Some(presence) = survey.presence.get(&number) {
+                assert_eq!(presence, &members, "presence of {}", channel.name);
+                self.stage.coverage.count("presence_compared");
+            }
+            if let Some(stats) = survey.presence_stats.get(&number) {
+                let users: BTreeSet<&String> = members.values().collect();
+                assert_eq!((stats.clients as usize, stats.users as usize), (members.len(), users.len()));
+            }
+        }
+        let footprints: Vec<Footprint> = self.shards.iter().flatten().map(Shard::footprint).collect();
+        let sum = |of: fn(&Footprint) -> usize| footprints.iter().map(of).sum::<usize>();
+        let users: BTreeSet<u8> = ready.iter().filter_map(|client| client.user()).collect();
+        assert_eq!(sum(|f| f.clients as usize), ready.len(), "clients");
+        assert_eq!(sum(|f| f.users), users.len(), "users");
+        assert_eq!(
+            sum(|f| f.subscriptions as usize),
+            ready.iter().map(|client| client.channels().count()).sum::<usize>(),
+            "subscriptions"
+        );
+        assert_eq!(sum(|f| f.stream_bytes), 0, "nobody lags, and something is kept");
+        for stats in std::mem::take(&mut self.backend.survey.stats) {
+            for (name, _, value) in stats.counters {
+                self.stage.coverage.add(name, value);
+            }
+            for (name, value) in stats.faults {
+                self.stage.coverage.add(name, value);
+            }
+        }
+    }
+
+    fn check_bounds(&mut self) {
+        let scenario = &self.stage.scenario;
+        for (number, shard) in self.shards.iter().enumerate() {
+            let sockets = self.stage.net.open_sockets(number);
+            self.peak_sockets[number] = self.peak_sockets[number].max(sockets);
+            let Some(shard) = shard else { continue };
+            let footprint = shard.footprint();
+            assert!(footprint.connections <= sockets, "connections without a socket");
+            assert!(footprint.clients <= footprint.connections as u64);
+            assert!(footprint.waiting_mail <= 20_000, "{} messages wait", footprint.waiting_mail);
+            if !scenario.crowd {
+                let kept = footprint.local_channels * scenario.options.streams.channel_bytes_max;
+                assert!(footprint.stream_bytes <= kept, "{} bytes kept of {kept}", footprint.stream_bytes);
+            }
+            let overdue = self.stage.net.overdue(number, OVERDUE);
+            assert!(overdue.is_empty(), "shard {number} does not close {overdue:?}");
+        }
+    }
+
+    // ---- the end
+
+    fn everyone_leaves(&mut self) {
+        self.clients.iter_mut().for_each(Client::leave);
+        let until = self.stage.net.now() + CALM;
+        while self.stage.net.now() < until {
+            self.calm_step("leaving");
+            if (0..self.shards.len()).all(|shard| self.stage.net.open_sockets(shard) == 0)
+                && self.planes.iter().all(|plane| plane.is_idle())
+            {
+                break;
+            }
+        }
+        // A leave is on its way for as long as mail is.
+        self.calm_step("leaving");
+        for (number, shard) in self.shards.iter().enumerate() {
+            let Some(shard) = shard else { continue };
+            assert_eq!(self.stage.net.open_sockets(number), 0, "sockets that nobody has");
+            assert_eq!(shard.footprint(), Footprint::default(), "what is left of clients that have gone");
+        }
+    }
+
+    fn shut_down(&mut self, abrupt: bool) {
+        let listening = self.numbered(Client::is_ready).len() as u64;
+        self.stage.ending = true;
+        let mut untold: Vec<ShardId> = self.router.every_shard().collect();
+        let until = self.stage.net.now() + self.stage.scenario.options.shutdown_grace + CALM;
+        while self.shards.iter().any(Option::is_some) {
+            self.begin_step("shutdown");
+            let router = self.router.clone();
+            untold.retain(|&shard| router.ask(shard, Ask::Shutdown(Disconnect::SHUTDOWN)).is_err());
+            if abrupt && self.stage.prng.bool() {
+                self.backend.act(&[], &mut self.stage);
+            }
+            self.run_for(Duration::from_millis(5));
+            assert!(self.stage.net.now() < until, "shards do not end: {:?}", self.footprints());
+        }
+        for shard in self.router.every_shard() {
+            while self.router.inbox(shard).pop().is_some() {}
+        }
+        self.hear();
+        assert_eq!(self.backend.outstanding(), 0, "asks without an answer");
+        if !abrupt {
+            assert_eq!(self.stage.shutdowns_heard, listening, "clients that were not told why");
+        }
+    }
+
+    fn footprints(&self) -> Vec<Option<Footprint>> {
+        self.shards.iter().map(|shard| shard.as_ref().map(Shard::footprint)).collect()
+    }
+
+    fn account(&mut self) {
+        for shard in 0..self.shards.len() {
+            let stats = self.stage.net.stats(shard);
+            assert_eq!(stats.accepted, stats.closed, "sockets accepted and closed");
+            assert_eq!(self.stage.net.open_sockets(shard), 0);
+            self.stage.coverage.add("accept_failed", stats.accept_failures);
+            if stats.accepted as usize > self.peak_sockets[shard] {
+                self.stage.coverage.count("slot_reused");
+            }
+        }
+    }
+
+    // ---- time
+
+    fn begin_step(&mut self, stretch: &'static str) {
+        self.steps += 1;
+        WHERE.set((self.steps, stretch, self.stage.net.now().0 / 1000));
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let until = self.stage.net.now() + time;
+        while self.stage.net.now() < until {
+            self.round(until);
+        }
+    }
+
+    /// Every shard that would be awake has a turn, everybody reads, and time passes to what comes next.
+    fn round(&mut self, until: Time) {
+        let mut order: Vec<usize> = (0..self.shards.len()).collect();
+        self.stage.prng.shuffle(&mut order);
+        let mut ticked = false;
+        for number in order {
+            if self.starved[number] > 0 {
+                self.starved[number] -= 1;
+                continue;
+            }
+            if !self.stage.net.runnable(number) && !self.has_mail(number) {
+                continue;
+            }
+            let Some(shard) = &mut self.shards[number] else { continue };
+            ticked = true;
+            if shard.tick().expect("the simulator's wait does not fail") == Tick::Ended {
+                self.shards[number] = None;
+            }
+        }
+        self.hear();
+        self.watch_for_livelock(ticked);
+        // A tick costs time, so that a shard that never sleeps does not stop the clock; one that is starved, more.
+        let cost = match self.starved.iter().any(|&rounds| rounds > 0) {
+            true => self.stage.prng.u64(50..1_000),
+            false => self.stage.prng.u64(1..50),
+        };
+        self.stage.net.advance(Duration::from_micros(cost));
+        if !(0..self.shards.len()).any(|shard| self.shards[shard].is_some() && self.has_mail(shard)) {
+            let next = self.stage.net.next_event_at().unwrap_or(until);
+            self.stage.net.advance_to(next.min(until));
+        }
+    }
+
+    /// Between two ticks a simulated shard is not asleep, as a real one is: it cannot be woken, but it would not have
+    /// slept.
+    fn has_mail(&self, shard: usize) -> bool {
+        !self.router.inbox(ShardId(shard as u16)).is_empty()
+    }
+
+    fn hear(&mut self) {
+        self.backend.hear(&mut self.stage);
+        self.clients.iter_mut().for_each(|client| client.hear(&mut self.stage));
+        self.http.iter_mut().for_each(|user| user.hear(&mut self.stage));
+    }
+
+    fn watch_for_livelock(&mut self, ticked: bool) {
+        let fingerprint = self.stage.net.fingerprint();
+        let idles = ticked && fingerprint == self.last_fingerprint && self.a_shard_does_not_sleep();
+        self.idle_rounds = if idles { self.idle_rounds + 1 } else { 0 };
+        self.last_fingerprint = fingerprint;
+        assert!(
+            self.idle_rounds < IDLE_ROUNDS_MAX,
+            "a shard is awake and does nothing: {:?}",
+            self.footprints()
+        );
+    }
+
+    fn a_shard_does_not_sleep(&self) -> bool {
+        let now = self.stage.net.now();
+        (0..self.shards.len()).any(|shard| {
+            self.shards[shard].is_some() && (self.stage.net.asked_until(shard) <= now || self.has_mail(shard))
+        })
+    }
+}
