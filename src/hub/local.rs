@@ -395,6 +395,10 @@ impl Local {
             entry.subscribers.shrink_to(entry.subscribers.len() * 2);
         }
         self.subscriptions -= 1;
+        if entry.cursors == 0 {
+            // It may have been the last that something was kept for.
+            self.trim(channel);
+        }
         self.forget_if_unused(channel);
     }
 
@@ -662,6 +666,20 @@ mod tests {
         assert_eq!(local.get(index).stream().base(), 10);
         local.cursor_cleared(index, 0);
         assert_eq!((local.get(index).stream().base(), local.stream_bytes()), (20, 0));
+    }
+
+    /// Found by simulation, seed 1172: a poll left with its cursor, and what had been kept for it stayed until the next
+    /// publication.
+    #[test]
+    fn the_stream_is_dropped_when_the_last_with_a_cursor_leaves() {
+        let mut local = local();
+        let index = subscribed(&mut local, 0..2);
+        local.cursor_set(index, 0);
+        local.handle_item("c", publication(1));
+        deliver(&mut local, 100, |_| ());
+        assert_eq!(local.stream_bytes(), 10);
+        local.unsubscribe(index, 0, &mut Vec::new());
+        assert_eq!((local.stream_bytes(), local.subscriptions()), (0, 1));
     }
 
     #[test]

@@ -202,13 +202,21 @@ impl Core {
         let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
         let unread = reader.work.take().map_or_else(Vec::new, |work| work.unread);
         let (chunked, singular) = (reader.chunked, reader.is_singular(asking.channels.len()));
-        let mut stand: Vec<(ChannelName, Position)> =
-            asking.channels.iter().filter_map(|asked| Some((asked.name.clone(), asked.start()?))).collect();
+        // Where it was left: a position beyond a loss goes out with the word of that loss and not before, or a reader
+        // cut off between the two would never hear of it.
+        let mut stand: Vec<(ChannelName, Position)> = asking
+            .channels
+            .iter()
+            .filter_map(|asked| Some((asked.name.clone(), asked.since.or(asked.top)?)))
+            .collect();
         self.stats.counters.streams_opened_total += 1;
         let mut out = asking.opening;
         write_note(&mut out, kind, chunked, &Note::Ready { position: &text_of(&stand) });
         let lost = asking.channels.iter().any(|asked| asked.lost);
-        for asked in asking.channels.iter().filter(|asked| asked.lost) {
+        for (at, asked) in asking.channels.iter().enumerate().filter(|(_, asked)| asked.lost) {
+            if let (Some((_, stands)), Some(top)) = (stand.get_mut(at), asked.top) {
+                *stands = top;
+            }
             let position = text_of(&stand);
             write_note(&mut out, kind, chunked, &Note::Reset { channel: &asked.name, position: &position });
         }

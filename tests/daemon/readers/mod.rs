@@ -2,6 +2,7 @@
 
 mod client;
 mod input;
+mod memory;
 mod polls;
 mod rights;
 mod streams;
