@@ -199,6 +199,51 @@ for (const driver of drivers) {
   });
 }
 
+describe('the page at / and the ways to listen', () => {
+  let daemon;
+  let proxy;
+  let browser;
+  before(async () => {
+    daemon = await Daemon.start({ config: null });
+    proxy = await Proxy.to(daemon.port);
+    browser = await launch();
+  });
+  after(async () => {
+    await browser.close();
+    await proxy.close();
+    assert.equal(await daemon.stop(), 0);
+  });
+
+  test('all of them side by side, through a cut', async () => {
+    const page = await open(browser, `${proxy.http}/`);
+    const key = daemon.output.match(/key +(\S+)/)[1];
+    const channel = await page.locator('#channel').inputValue();
+    const publish = (data) => daemon.api('publish', { channel, data }, key);
+    await page.locator('#transports-start').click();
+    const ways = ['sse', 'poll', 'stream', 'ws', 'iframe'];
+    await until(async () => ((await daemon.api('channels', {}, key)).channels[channel]?.num_clients ?? 0) >= ways.length,
+      'all are subscribed');
+    const offsets = () => page.locator('#transports tr').evaluateAll((rows) =>
+      Object.fromEntries(rows.map((row) => [row.dataset.transport, `${row.querySelector('.number').textContent}:${row.dataset.offset ?? ''}`])));
+    for (const number of [1, 2, 3]) await publish({ number });
+    await until(async () => Object.values(await offsets()).every((seen) => seen === '3:3'), async () => JSON.stringify(await offsets()));
+    proxy.cut();
+    await publish({ number: 4 });
+    proxy.allow();
+    // A page in a frame does not come back by itself.
+    const back = ways.filter((way) => way !== 'iframe');
+    await until(async () => {
+      const seen = await offsets();
+      return back.every((way) => seen[way] === '4:4');
+    }, async () => JSON.stringify(await offsets()));
+    await page.locator('#transports-stop').click();
+    assert.deepEqual(page.problems, []);
+    if (process.env.TRUNKLINE_TEST_SCREENSHOT) {
+      await page.screenshot({ path: process.env.TRUNKLINE_TEST_SCREENSHOT, fullPage: true });
+    }
+  });
+});
+
 describe('the snippets of docs/transports.md', () => {
   let daemon;
   before(async () => { daemon = await Daemon.start({ config: null }); });
