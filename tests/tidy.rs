@@ -27,7 +27,7 @@ const SHARD_BORDER: [&str; 3] = ["ask", "mailbox", "router"];
 const TOKIO_HOMES: [&str; 3] = ["control", "node", "main.rs"];
 
 const FILE_LINES_MAX: usize = 800;
-const LINE_CHARACTERS_MAX: usize = 125;
+const LINE_CHARACTERS_MAX: usize = 140;
 
 #[test]
 fn folders_know_only_what_the_design_lets_them() {
@@ -201,7 +201,8 @@ fn the_readers_of_this_file_see_what_they_look_for() {
         named_modules("let x = crate::shard::ask::Busy; crate::proto::y()").collect::<Vec<_>>(),
         ["shard", "proto"]
     );
-    let source = Source::new("src/x/y.rs", "// crate::hub\n/// crate::hub\ncode(); // crate::hub\n".into());
+    let text = "// crate::hub\n/// crate::hub\ncode(); // crate::hub\n#[cfg(test)]\nmod tests {}\n";
+    let source = Source::new("src/x/y.rs", text.into());
     assert_eq!(source.code().collect::<Vec<_>>(), [(3, "code(); ")]);
     assert_eq!(source.folder, "x");
     assert!(sources(&["src"]).len() > 10, "the sources are found");
@@ -222,9 +223,16 @@ impl Source {
         Source { name: name.to_string(), folder: folder.to_string(), text }
     }
 
-    /// The lines without their comments, numbered from 1. Documentation may name what code may not.
+    /// The lines of what is shipped without their comments, numbered from 1: documentation may name what code may not,
+    /// and tests may use what the tested may not know.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.text.lines().enumerate().filter_map(|(at, line)| {
+        let name = self.name.rsplit('/').next().unwrap_or_default();
+        let all_tests = ["tests.rs", "suite.rs"].contains(&name)
+            || ["_test.rs", "_tests.rs"].iter().any(|end| name.ends_with(end));
+        // A `mod tests {` is the last thing of its file; a `mod tests;` is another file.
+        let end = self.text.find("\n#[cfg(test)]\nmod tests {").map_or(self.text.len(), |at| at + 1);
+        let shipped = if all_tests { "" } else { &self.text[..end] }.lines();
+        shipped.enumerate().filter_map(|(at, line)| {
             // `://` is an address inside a string, not a comment.
             let comment = line.match_indices("//").find(|(at, _)| *at == 0 || !line[..*at].ends_with(':'));
             let code = comment.map_or(line, |(start, _)| &line[..start]);
@@ -256,7 +264,7 @@ fn occurrences<'a>(line: &'a str, wanted: &'a str) -> impl Iterator<Item = (&'a 
 
 fn is_whole_word(before: &str, name: &str, after: &str) -> bool {
     let joins = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    name.starts_with('.') || !before.ends_with(joins) && !after.starts_with(joins)
+    (name.starts_with('.') || !before.ends_with(joins)) && !after.starts_with(joins)
 }
 
 /// Every file we wrote below these folders, in a stable order.

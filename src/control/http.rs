@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Request, StatusCode, header};
+use ::http::{HeaderMap, HeaderValue, Request, StatusCode, header, request};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -101,19 +101,36 @@ async fn health() -> impl IntoResponse {
 }
 
 async fn api(State(app): State<Arc<App>>, Path(name): Path<String>, request: Request<Body>) -> Response {
+    match admitted(&app, &name, request).await {
+        Ok((method, parts, body)) => call(&app, method, &parts, body).await,
+        Err(response) => {
+            // A call that came to no method is counted by its status.
+            let method = Method::from_name(&name).map_or("unknown", Method::name);
+            app.metrics.count_api(method, response.status().as_u16());
+            response
+        }
+    }
+}
+
+/// A call that may be made: the right key, a method that exists, a body within its bound.
+async fn admitted(
+    app: &App,
+    name: &str,
+    request: Request<Body>,
+) -> Result<(Method, request::Parts, Bytes), Response> {
     let (parts, body) = request.into_parts();
     if !app.keys.admit(&parts.headers, &parts.uri) {
         let mut response = problem(StatusCode::UNAUTHORIZED, "show the API key as X-API-Key");
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("apikey"));
-        return response;
+        return Err(response);
     }
-    let Some(method) = Method::from_name(&name) else {
-        return problem(StatusCode::NOT_FOUND, "the API has no such method");
-    };
-    let body = match read_body(body, app.body_bytes_max).await {
-        Ok(body) => body,
-        Err(response) => return response,
-    };
+    let method = Method::from_name(name)
+        .ok_or_else(|| problem(StatusCode::NOT_FOUND, "the API has no such method"))?;
+    let body = read_body(body, app.body_bytes_max).await?;
+    Ok((method, parts, body))
+}
+
+async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) -> Response {
     // A call without parameters may come without a body.
     let body = match method {
         Method::Info | Method::Channels if body.is_empty() => Bytes::from_static(b"{}"),
@@ -121,7 +138,10 @@ async fn api(State(app): State<Arc<App>>, Path(name): Path<String>, request: Req
     };
     let request = match ApiRequest::read(method, &body) {
         Ok(request) => request,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
+        Err(error) => {
+            app.metrics.count_api(method.name(), StatusCode::BAD_REQUEST.as_u16());
+            return problem(StatusCode::BAD_REQUEST, &error.to_string());
+        }
     };
     drop(body);
     match request {

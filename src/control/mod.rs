@@ -41,6 +41,10 @@ use crate::shard::router::Router;
 /// holding up the rest.
 const WORKER_THREADS: usize = 2;
 
+/// How often a response is offered to a shard whose inbox is full, a millisecond apart. A shard that has taken no mail
+/// for so long will not serve the connection either.
+const DELIVERY_TRIES: usize = 5_000;
+
 /// What the control plane is made with.
 #[derive(Clone, Debug)]
 pub struct ControlOptions {
@@ -157,6 +161,17 @@ impl Control {
     }
 }
 
+/// Brings the response to its shard, waiting for room there: somebody waits for it.
+async fn deliver(mut reply: HttpReply, mut response: Response<Bytes>) {
+    for _ in 0..DELIVERY_TRIES {
+        match reply.send(response) {
+            Ok(()) => return,
+            Err(refused) => (reply, response) = refused,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 async fn ended(mut stopped: watch::Receiver<bool>) {
     // An error means that the sender is gone: stopped as well.
     let _ = stopped.wait_for(|&stopping| stopping).await;
@@ -183,7 +198,7 @@ impl ControlPlane for ClientPort {
             let body = if head_only { Bytes::new() } else { body };
             // First the permit: who has the answer may ask again at once.
             drop(permit);
-            reply.send(Response::from_parts(parts, body));
+            deliver(reply, Response::from_parts(parts, body)).await;
         });
         Ok(())
     }

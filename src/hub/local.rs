@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::ids::{ChannelName, SLOT_BITS, SLOT_MAX};
+use crate::base::ids::{ChannelName, Offset, SLOT_BITS, SLOT_MAX};
 use crate::hub::asks::Notice;
 use crate::hub::log::{Encoded, Publication};
 use crate::hub::options::ChannelOptions;
@@ -74,6 +74,16 @@ impl Item {
         matches!(self, Item::Notice(_))
     }
 
+    /// The place in the log, of those that have one: joins, leaves and publications kept out of history have none.
+    pub fn offset(&self) -> Option<Offset> {
+        match self {
+            Item::Publication(publication) => {
+                Some(publication.offset()).filter(|offset| *offset != Offset(0))
+            }
+            Item::Notice(_) => None,
+        }
+    }
+
     fn weight(&self) -> usize {
         match self {
             Item::Publication(publication) => publication.weight(),
@@ -82,12 +92,25 @@ impl Item {
     }
 }
 
+/// Where a subscriber stands that has not had everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The next item to deliver, while the stream reaches back to it.
+    pub seq: Seq,
+    /// The last publication before that: where to go on in the channel's log when the stream does not.
+    pub after: Offset,
+    /// The log has been asked.
+    pub asked: bool,
+}
+
 /// Items not yet delivered to everyone, oldest first.
 #[derive(Default)]
 pub struct Stream {
     items: VecDeque<Item>,
     /// Sequence of the first item kept.
     base: Seq,
+    /// Offset of the last publication before that.
+    base_offset: Offset,
     weight: usize,
 }
 
@@ -116,6 +139,24 @@ impl Stream {
         self.weight
     }
 
+    /// The cursor of a subscriber that has had everything before `seq`.
+    pub fn cursor(&self, seq: Seq) -> Cursor {
+        let before = self.items.range(..((seq - self.base) as usize).min(self.items.len()));
+        let after = before.rev().find_map(Item::offset).unwrap_or(self.base_offset);
+        Cursor { seq, after, asked: false }
+    }
+
+    /// The cursor of a subscriber that has had every publication up to `after`; `None` when the stream does not reach
+    /// back to there.
+    pub fn cursor_after(&self, after: Offset) -> Option<Cursor> {
+        if after < self.base_offset {
+            return None;
+        }
+        let later = self.items.iter().position(|item| item.offset().is_some_and(|offset| offset > after));
+        let seq = later.map_or(self.end(), |at| self.base + at as u64);
+        Some(Cursor { seq, after, asked: false })
+    }
+
     fn push(&mut self, item: Item) {
         self.weight += item.weight();
         self.items.push_back(item);
@@ -125,6 +166,7 @@ impl Stream {
         if let Some(item) = self.items.pop_front() {
             self.weight -= item.weight();
             self.base += 1;
+            self.base_offset = item.offset().unwrap_or(self.base_offset);
         }
     }
 }
@@ -285,15 +327,23 @@ impl Local {
         self.forget_if_unused(channel);
     }
 
-    /// Adds a subscriber whose position is the end of the stream as it stands. Gives its place in the list, and the
-    /// cursor it needs when items before its position are still to be delivered to others.
-    pub fn subscribe(&mut self, channel: ChannelIndex, subscriber: Subscriber) -> (u32, Option<Seq>) {
+    /// Adds a subscriber whose position `top` is the end of the stream as it stands. Gives its place in the list, and
+    /// the cursor it needs when items before its position are still to be delivered to others.
+    pub fn subscribe(
+        &mut self,
+        channel: ChannelIndex,
+        subscriber: Subscriber,
+        top: Offset,
+    ) -> (u32, Option<Cursor>) {
         let entry = &mut self.channels[channel as usize];
+        if entry.stream.items.is_empty() {
+            entry.stream.base_offset = top;
+        }
         let position = entry.subscribers.len() as u32;
         entry.subscribers.push(subscriber);
         self.subscriptions += 1;
         let end = entry.stream.end();
-        (position, (entry.batched != end).then_some(end))
+        (position, (entry.batched != end).then(|| entry.stream.cursor(end)))
     }
 
     /// Takes the subscriber at `position` out. Those that changed places are appended to `moved`.
@@ -442,7 +492,7 @@ impl Local {
         } else {
             // Nobody here will get these items: the joins under way begin after them.
             let end = entry.stream.end();
-            entry.stream = Stream { items: VecDeque::new(), base: end, weight: 0 };
+            entry.stream = Stream { base: end, ..Stream::default() };
             entry.batched = end;
             entry.active = None;
             entry.queued = false;
@@ -484,7 +534,7 @@ mod tests {
         let mut index = 0;
         for slot in slots {
             index = local.join_asked(&"c".into(), &Arc::default());
-            local.subscribe(index, Subscriber::new(slot, 0, false));
+            local.subscribe(index, Subscriber::new(slot, 0, false), Offset(0));
             local.join_answered(index);
         }
         index
@@ -525,7 +575,7 @@ mod tests {
                     for moved in moved {
                         places.insert(moved.slot, moved.to);
                     }
-                    let (position, cursor) = local.subscribe(index, Subscriber::new(99, 0, false));
+                    let (position, cursor) = local.subscribe(index, Subscriber::new(99, 0, false), Offset(1));
                     assert_eq!(
                         cursor, None,
                         "the only item is in the running batch, which 99 is not part of"
@@ -553,8 +603,8 @@ mod tests {
         let mut local = local();
         let index = subscribed(&mut local, 0..2);
         local.handle_item("c", publication(1));
-        let (position, cursor) = local.subscribe(index, Subscriber::new(9, 0, false));
-        assert_eq!(cursor, Some(1));
+        let (position, cursor) = local.subscribe(index, Subscriber::new(9, 0, false), Offset(1));
+        assert_eq!(cursor, Some(Cursor { seq: 1, after: Offset(1), asked: false }));
         local.cursor_set(index, position);
         assert!(local.get(index).subscribers()[position as usize].has_cursor());
     }
@@ -580,6 +630,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cursor_names_its_place_in_the_log_wherever_the_stream_begins() {
+        let mut local = local();
+        let index = subscribed(&mut local, 0..2);
+        local.cursor_set(index, 0);
+        for offset in 1..=20 {
+            local.handle_item("c", publication(offset));
+            deliver(&mut local, 100, |_| ());
+        }
+        let stream = local.get(index).stream();
+        assert_eq!(
+            (stream.base(), stream.cursor(10).after, stream.cursor(13).after),
+            (10, Offset(10), Offset(13))
+        );
+        assert_eq!(stream.cursor_after(Offset(9)), None);
+        assert_eq!(stream.cursor_after(Offset(10)).unwrap().seq, 10);
+        assert_eq!(stream.cursor_after(Offset(15)).unwrap().seq, 15);
+        assert_eq!(stream.cursor_after(Offset(20)).unwrap().seq, stream.end());
+    }
+
+    #[test]
     fn an_unused_channel_is_forgotten_even_in_the_middle_of_a_batch() {
         let mut local = local();
         let index = subscribed(&mut local, 0..3);
@@ -600,7 +670,7 @@ mod tests {
         let mut local = local();
         let index = local.join_asked(&"c".into(), &Arc::default());
         assert!(!local.handle_item("c", publication(1)));
-        let (_, cursor) = local.subscribe(index, Subscriber::new(1, 0, false));
+        let (_, cursor) = local.subscribe(index, Subscriber::new(1, 0, false), Offset(1));
         local.join_answered(index);
         assert_eq!(cursor, None);
         assert!(deliver(&mut local, 10, |_| ()).is_empty());

@@ -75,6 +75,8 @@ fn serve(start: &Start) -> io::Result<()> {
     let (chosen, reason) = choose(driver_kind(config.driver), &options)?;
     tracing::info!("driver: {reason}; {shards} shards");
 
+    ensure_free(config.listen)?;
+
     let mut secrets = Prng::new();
     let inboxes: Arc<[Arc<Inbox>]> =
         (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
@@ -132,6 +134,15 @@ fn serve(start: &Start) -> io::Result<()> {
         tracing::info!("ended");
     }
     outcome
+}
+
+/// Shards share their port among themselves, and would share it with another daemon as readily, each getting a part of
+/// the clients: so a port that anybody listens on already is refused.
+fn ensure_free(listen: SocketAddr) -> io::Result<()> {
+    match std::net::TcpListener::bind(listen) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(io::Error::new(error.kind(), format!("listen: {listen} cannot be bound: {error}"))),
+    }
 }
 
 fn failed(id: ShardId, problem: &str) -> io::Error {
@@ -298,10 +309,10 @@ fn announce(config: &Config, clients: SocketAddr, api: Option<SocketAddr>) -> io
     {
         writeln!(out, "  page     http://{clients}/")?;
         writeln!(out, "  key      {}   (development: made anew at each start)", key.reveal())?;
-        writeln!(out, "Publish to everyone subscribed to the channel \"news\":")?;
+        writeln!(out, "Publish to everyone subscribed to the channel \"demo\", the page for one:")?;
         writeln!(
             out,
-            "  curl -X POST http://{api_at}/api/publish -H 'X-API-Key: {}' -d '{{\"channel\":\"news\",\"data\":{{\"text\":\"hello\"}}}}'",
+            "  curl -X POST http://{api_at}/api/publish -H 'X-API-Key: {}' -d '{{\"channel\":\"demo\",\"data\":{{\"text\":\"hello\"}}}}'",
             key.reveal()
         )?;
     }

@@ -4,7 +4,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{Since, SinceEpoch};
-use crate::proto::centrifuge::decode::{self, Command, Method, decode_frame};
+use crate::proto::centrifuge::decode::{self, Command, Commands, Method};
 use crate::proto::centrifuge::encode::{RefreshResult, Reply};
 use crate::session::context::{Admitted, Failure};
 use crate::session::token::{Overrides, TokenFault};
@@ -17,16 +17,18 @@ use crate::session::{
 pub const HELD_BYTES_MAX: usize = 256 * 1024;
 
 impl Session {
-    /// One frame from the client.
+    /// The commands of one frame, up to the first that has effects: those must be carried out before the next command
+    /// is looked at, so that commands of one frame see each other's. True when there is more to read.
     ///
     /// # Errors
     /// The connection is to be closed with this; what was written to `cx.out` before still goes out.
-    pub fn handle_frame(&mut self, frame: &[u8], cx: &mut Context<'_>) -> Result<(), Disconnect> {
-        if self.phase == Phase::Connecting {
-            return self.hold(frame);
-        }
-        let mut commands = decode_frame(frame);
-        while let Some(command) = commands.next() {
+    pub fn handle_commands(
+        &mut self,
+        commands: &mut Commands<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Disconnect> {
+        while self.phase != Phase::Connecting {
+            let Some(command) = commands.next() else { return Ok(false) };
             let command = command.map_err(|fault| fault.disconnect())?;
             let id = command.id;
             match self.handle_command(command, cx) {
@@ -34,11 +36,12 @@ impl Session {
                 Err(Failure::Refuse(refusal)) => cx.refuse(id, refusal),
                 Err(Failure::Close(disconnect)) => return Err(disconnect),
             }
-            if self.phase == Phase::Connecting {
-                return self.hold(commands.remaining().as_bytes());
+            if !cx.effects.is_empty() {
+                return Ok(true);
             }
         }
-        Ok(())
+        self.hold(commands.remaining().as_bytes())?;
+        Ok(false)
     }
 
     fn hold(&mut self, commands: &[u8]) -> Result<(), Disconnect> {
@@ -195,21 +198,10 @@ impl Session {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let mut rights = cx.world.rights(&subscribe.channel)?;
-        // The same frame may ask twice: what is asked but not yet carried out counts.
-        let asked =
-            |effect: &Effect| matches!(effect, Effect::Subscribe(ask) if *ask.channel == *subscribe.channel);
-        let given_up = |effect: &Effect| matches!(effect, Effect::Unsubscribe { channel } if cx.world.find(&subscribe.channel) == Some(*channel));
-        let last = cx.effects.iter().rev().find_map(|effect| match (asked(effect), given_up(effect)) {
-            (true, _) => Some(true),
-            (_, true) => Some(false),
-            _ => None,
-        });
-        let subscribed = cx.world.find(&subscribe.channel).is_some_and(|index| self.sub(index).is_some());
-        if last.unwrap_or(subscribed) {
+        if cx.world.find(&subscribe.channel).is_some_and(|index| self.sub(index).is_some()) {
             return Err(Refusal::AlreadySubscribed.into());
         }
-        let asking = cx.effects.iter().filter(|effect| matches!(effect, Effect::Subscribe(_))).count();
-        if self.subs.len() + asking >= cx.world.channels_max() {
+        if self.subs.len() >= cx.world.channels_max() {
             return Err(Refusal::LimitExceeded.into());
         }
         let (mut chan_info, mut expire_at_s, mut data) = (None, 0, None);
@@ -303,11 +295,7 @@ impl Session {
         }
         let rights = cx.world.rights(channel)?;
         // A subscription that is still being asked for counts: its channel's home hears of it first.
-        let subscribed = cx.world.find(channel).is_some_and(|index| self.sub(index).is_some())
-            || cx
-                .effects
-                .iter()
-                .any(|effect| matches!(effect, Effect::Subscribe(ask) if *ask.channel == *channel));
+        let subscribed = cx.world.find(channel).is_some_and(|index| self.sub(index).is_some());
         Ok((rights, subscribed))
     }
 

@@ -154,27 +154,40 @@ pub trait ControlPlane: Send + Sync {
     fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy>;
 }
 
-/// Carries a response back to the shard that holds the connection.
-pub struct HttpReply(Option<Box<dyn FnOnce(Response<Bytes>) + Send>>);
+/// Carries a response back to the shard that holds the connection. Dropped unused, it carries a 500.
+pub struct HttpReply(Option<DeliverHttp>);
+
+type DeliverHttp = Box<dyn FnMut(Response<Bytes>) -> Result<(), Response<Bytes>> + Send>;
 
 impl HttpReply {
-    pub fn new(deliver: impl FnOnce(Response<Bytes>) + Send + 'static) -> HttpReply {
+    /// `deliver` gives the response back when there is no room for it.
+    pub fn new(
+        deliver: impl FnMut(Response<Bytes>) -> Result<(), Response<Bytes>> + Send + 'static,
+    ) -> HttpReply {
         HttpReply(Some(Box::new(deliver)))
     }
 
-    pub fn send(mut self, response: Response<Bytes>) {
-        if let Some(deliver) = self.0.take() {
-            deliver(response);
+    /// # Errors
+    /// Gives itself and the response back when the shard's inbox is full: try again a little later.
+    pub fn send(mut self, response: Response<Bytes>) -> Result<(), (HttpReply, Response<Bytes>)> {
+        let Some(deliver) = &mut self.0 else { return Ok(()) };
+        match deliver(response) {
+            Ok(()) => {
+                self.0 = None;
+                Ok(())
+            }
+            Err(response) => Err((self, response)),
         }
     }
 }
 
 impl Drop for HttpReply {
     fn drop(&mut self) {
-        if let Some(deliver) = self.0.take() {
+        if let Some(mut deliver) = self.0.take() {
             let mut response = Response::new(Bytes::from_static(b"internal server error\n"));
             *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
-            deliver(response);
+            // Without room for it the connection ends by its own timer.
+            let _ = deliver(response);
         }
     }
 }

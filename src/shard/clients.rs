@@ -7,7 +7,7 @@ use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::ClientId;
 use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
 use crate::hub::local::Local;
-use crate::proto::centrifuge::{Batch, PING};
+use crate::proto::centrifuge::{Batch, PING, decode_frame};
 use crate::proto::websocket::{self, Opcode};
 use crate::session::token::Verifier;
 use crate::session::{Context, Effect, Rights, Session, SubscribeEffect, World};
@@ -65,9 +65,13 @@ impl World for View<'_> {
 impl Core {
     /// One frame of commands.
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
-        if let Some(Err(disconnect)) = self.with_session(slot, |session, cx| session.handle_frame(frame, cx))
-        {
-            self.close(slot, disconnect);
+        let mut commands = decode_frame(frame);
+        loop {
+            match self.with_session(slot, |session, cx| session.handle_commands(&mut commands, cx)) {
+                Some(Ok(true)) => {}
+                Some(Ok(false)) | None => return,
+                Some(Err(disconnect)) => return self.close(slot, disconnect),
+            }
         }
     }
 

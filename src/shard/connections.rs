@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
-use crate::hub::local::{ChannelIndex, Seq};
+use crate::hub::local::{ChannelIndex, Cursor};
 use crate::proto::http1::{BodyDecoder, HeadScan};
 use crate::proto::websocket::Decoder;
 use crate::session::Session;
@@ -100,7 +100,7 @@ pub struct Lag {
     pub remainder: VecDeque<Bytes>,
     pub remainder_bytes: usize,
     /// Where it stands in each channel that it lags in.
-    pub cursors: SmallVec<[(ChannelIndex, Seq); 2]>,
+    pub cursors: SmallVec<[(ChannelIndex, Cursor); 1]>,
     /// The socket takes nothing: wait until it is writable.
     pub blocked: bool,
     /// Reading is paused until the remainder is gone.
@@ -117,8 +117,8 @@ impl Lag {
         self.remainder.push_back(bytes);
     }
 
-    pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Seq> {
-        self.cursors.iter_mut().find(|(at, _)| *at == channel).map(|(_, seq)| seq)
+    pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Cursor> {
+        self.cursors.iter_mut().find(|(at, _)| *at == channel).map(|(_, cursor)| cursor)
     }
 }
 

@@ -60,10 +60,10 @@ impl Core {
         let Some(lag) = &mut connection.lag else { return };
         let Some(&mut cursor) = lag.cursor(index) else { return };
         // Blocked, it stays where it is; behind the batch, it is catching up by itself; past it, it waits for the next.
-        if lag.blocked || connecting || cursor < active.start || cursor > active.end {
+        if lag.blocked || connecting || cursor.seq < active.start || cursor.seq > active.end {
             return;
         }
-        for item in channel.stream().between(cursor, active.end) {
+        for item in channel.stream().between(cursor.seq, active.end) {
             if item.is_notice() && !subscriber.notices() {
                 continue;
             }

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use crate::base::fault::Refusal;
-use crate::base::ids::{Position, WireKind};
-use crate::base::publication::ClientInfo;
-use crate::hub::asks::{History, Joined, Notice, PresenceStats, PublishAsk, Recovery};
+use crate::base::ids::{ChannelName, Offset, Position, WireKind};
+use crate::base::publication::{ClientInfo, Since, SinceEpoch};
+use crate::hub::asks::{History, HistoryAsk, Joined, Notice, PresenceStats, PublishAsk, Recovery};
 use crate::hub::local::{Item, Subscriber};
 use crate::proto::centrifuge::Reply;
 use crate::proto::centrifuge::encode::HistoryResult;
 use crate::session::{Context, JoinVerdict, info_view, view};
 use crate::shard::core::Core;
-use crate::shard::mailbox::{HomeAnswer, HomeMail, Mail, join_answer};
+use crate::shard::mailbox::{HomeAnswer, HomeMail, Mail, Missed, join_answer};
 
 /// Messages to other shards that may wait for room before this home takes no more publications.
 const WAITING_MAIL_MAX: usize = 16 * 1024;
@@ -76,6 +76,10 @@ impl Core {
                 let outcome = self.home.history(&ask, now);
                 self.answer(HomeAnswer::History { conn, id, outcome });
             }
+            HomeMail::CatchUp { conn, channel, index, after } => {
+                let missed = self.missed(&channel, after);
+                self.answer(HomeAnswer::CaughtUp { conn, channel, index, after, missed });
+            }
             HomeMail::Presence { conn, id, channel } => {
                 let outcome = self.home.presence(&channel);
                 self.answer(HomeAnswer::Presence { conn, id, outcome });
@@ -106,6 +110,27 @@ impl Core {
         Ok(published.position)
     }
 
+    /// What a laggard missed after `after`, as much as it gets at once; `None` when the log does not reach back.
+    fn missed(&mut self, channel: &ChannelName, after: Offset) -> Option<Missed> {
+        let since = Some(Since { offset: after, epoch: SinceEpoch::Any });
+        let ask = HistoryAsk { channel: channel.clone(), limit: None, since, reverse: false };
+        let History { mut publications, position } = self.home.history(&ask, self.now).ok()?;
+        if publications.first().map_or(after, |first| Offset(first.offset().0 - 1)) != after {
+            return None;
+        }
+        let mut budget = self.options.outbox_bytes_max / 4;
+        let fitting = publications.iter().take_while(|publication| {
+            let fits = budget > 0;
+            budget = budget.saturating_sub(publication.weight());
+            fits
+        });
+        let fitting = fitting.count();
+        publications.truncate(fitting);
+        let reached = publications.last().map_or(after, |last| last.offset());
+        (!publications.is_empty() || reached == position.offset)
+            .then_some(Missed { publications, to_the_end: reached == position.offset })
+    }
+
     fn announce(&mut self, notice: Arc<Notice>) {
         for &(shard, _) in self.home.interested(&notice.channel) {
             self.mailer.post(shard, Mail::Notice(Arc::clone(&notice)));
@@ -128,6 +153,11 @@ impl Core {
                     self.handle_joined(slot, index, &channel, answer);
                 }
                 self.local.join_answered(index);
+            }
+            HomeAnswer::CaughtUp { channel, index, after, missed, .. } => {
+                if let Some(slot) = slot {
+                    self.handle_caught_up(slot, index, &channel, after, missed);
+                }
             }
             HomeAnswer::Published { id, outcome, .. } => {
                 self.reply(slot, id, outcome, |id, (), cx| cx.reply(id, &Reply::Publish));
@@ -160,9 +190,10 @@ impl Core {
         &mut self,
         slot: u32,
         index: u32,
-        channel: &crate::base::ids::ChannelName,
+        channel: &ChannelName,
         answer: crate::session::JoinAnswer,
     ) {
+        let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
         match &answer.outcome {
             Ok((_, Some(Some(_)))) => self.stats.counters.recoveries_total += 1,
             Ok((_, Some(None))) => self.stats.counters.recoveries_lost_total += 1,
@@ -173,7 +204,8 @@ impl Core {
             slot,
             |session, cx| session.handle_joined(index, channel, answer, cx),
             |core, verdict| match verdict {
-                Ok(JoinVerdict::Subscribe { notices }) => core.add_subscriber(slot, index, notices),
+                Ok(JoinVerdict::Subscribe { notices }) => core.add_subscriber(slot, index, notices, top),
+
                 Ok(JoinVerdict::Leave) => {
                     let conn = core.conn_id(slot);
                     let home = core.mailer.router().channel_home(channel);
@@ -186,18 +218,19 @@ impl Core {
         );
     }
 
-    fn add_subscriber(&mut self, slot: u32, index: u32, notices: bool) {
+    fn add_subscriber(&mut self, slot: u32, index: u32, notices: bool, top: Offset) {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
         let Some(session) = connection.session() else { return };
         // Until the connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
         let held = blocked || !session.is_connected();
         debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
-        let (place, cursor) =
-            self.local.subscribe(index, Subscriber::new(slot, WireKind::CentrifugeJson as u8, notices));
+        let subscriber = Subscriber::new(slot, WireKind::CentrifugeJson as u8, notices);
+        let (place, cursor) = self.local.subscribe(index, subscriber, top);
         session.placed(index, place);
         self.stats.counters.subscriptions_total += 1;
-        let cursor = cursor.or_else(|| held.then(|| self.local.get(index).stream().end()));
+        let stream = self.local.get(index).stream();
+        let cursor = cursor.or_else(|| held.then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
             let lag = connection.lag.get_or_insert_default();
             lag.cursors.push((index, cursor));

@@ -13,7 +13,7 @@ use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::Mail;
 use crate::shard::stats::Cause;
-use crate::shard::{Action, Outgoing, RETRY};
+use crate::shard::{Action, Outgoing};
 
 /// What an upgrade leads to.
 enum Endpoint {
@@ -254,19 +254,11 @@ impl Core {
         self.stats.counters.http_requests_total += 1;
 
         let inbox = self.mailer.router().inbox(self.id).clone();
-        let here = std::thread::current().id();
         let reply = HttpReply::new(move |response| {
-            let mut mail = Mail::Http(Box::new((conn, response)));
-            // A full inbox must not lose an answer that somebody waits for. The threads of the control plane may wait
-            // for room; this one may not, but here it only comes with a refusal, which is answered below.
-            for _ in 0..ANSWER_TRIES {
-                let Err(refused) = inbox.push(mail) else { return };
-                if std::thread::current().id() == here {
-                    return;
-                }
-                mail = refused;
-                std::thread::sleep(RETRY);
-            }
+            inbox.push(Mail::Http(Box::new((conn, response)))).map_err(|refused| match refused {
+                Mail::Http(answer) => answer.1,
+                _ => unreachable!("a full inbox gives back what it was given"),
+            })
         });
         let busy = match &self.control {
             Some(control) => control.handle(whole, reply).is_err(),
@@ -315,7 +307,10 @@ impl Core {
         };
         match http {
             // Nothing was asked: an idle connection is closed without a word.
-            None => self.give_up(slot),
+            None => {
+                self.stats.fault(Cause::HttpTimeout);
+                self.give_up(slot);
+            }
             Some(http) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 self.stats.fault(Cause::ControlPlaneBusy);
                 let mut answer = Vec::new();
@@ -337,8 +332,6 @@ const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(75);
 
 /// How long the control plane may take over one request: longer than its own deadlines, so that it says why.
 const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-/// How often an answer is tried on a full inbox, one [`RETRY`] apart.
-const ANSWER_TRIES: usize = 5_000;
 
 fn cause_of(fault: HttpFault) -> Cause {
     match fault.status {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use crate::base::fault::{Disconnect, Unsubscribed};
+use crate::base::ids::{ChannelName, Offset};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::driver::{SendCause, SendFailure};
+use crate::hub::local::{Cursor, Item};
 use crate::hub::options::GapPolicy;
 use crate::proto::centrifuge::Push;
 use crate::proto::centrifuge::encode_push;
@@ -12,7 +14,7 @@ use crate::session::Sub;
 use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::fanout::encode_item;
-use crate::shard::mailbox::{HomeMail, Mail};
+use crate::shard::mailbox::{HomeMail, Mail, Missed};
 use crate::shard::stats::Cause;
 use crate::shard::{Action, RETRY};
 
@@ -46,7 +48,8 @@ impl Core {
             for sub in session.subs() {
                 let (channel, Some(place)) = (sub.channel(), sub.place()) else { continue };
                 if lag.cursor(channel).is_none() {
-                    lag.cursors.push((channel, self.local.get(channel).cursor_of(place)));
+                    let entry = self.local.get(channel);
+                    lag.cursors.push((channel, entry.stream().cursor(entry.cursor_of(place))));
                     self.local.cursor_set(channel, place);
                 }
             }
@@ -129,9 +132,11 @@ impl Core {
         let mut budget = CATCH_UP_BYTES;
         let mut more = false;
         for (channel, cursor) in cursors {
-            let entry = self.local.get(channel);
-            if cursor < entry.stream().base() {
-                if !self.handle_gap(slot, channel) {
+            if cursor.asked {
+                continue;
+            }
+            if cursor.seq < self.local.get(channel).stream().base() {
+                if !self.ask_log(slot, channel) {
                     return false;
                 }
                 continue;
@@ -139,8 +144,8 @@ impl Core {
             let Some((kind, notices, place)) = self.place_of(slot, channel) else { continue };
             let entry = self.local.get(channel);
             let Some(connection) = self.connections.get_mut(slot) else { return false };
-            let mut at = cursor;
-            for item in entry.stream().from(cursor) {
+            let mut at = cursor.seq;
+            for item in entry.stream().from(cursor.seq) {
                 if budget == 0 {
                     more = true;
                     break;
@@ -156,13 +161,14 @@ impl Core {
                 self.stats.counters.deliveries_late_total += 1;
             }
             let caught_up = at == entry.stream().end() && at == entry.cursor_of(place);
+            let moved = entry.stream().cursor(at);
             let Some(lag) = &mut connection.lag else { return false };
             if caught_up {
                 lag.cursors.retain(|(other, _)| *other != channel);
                 self.local.cursor_cleared(channel, place);
             } else if let Some(cursor) = lag.cursor(channel) {
                 // Ahead of a batch that is still on its way to others: the batch will find it there.
-                *cursor = at;
+                *cursor = moved;
             }
         }
         if let Some(connection) = self.connections.get_mut(slot)
@@ -180,6 +186,66 @@ impl Core {
         let subscriber = self.local.get(channel).subscribers()[place as usize];
         debug_assert_eq!(subscriber.slot(), slot);
         Some((subscriber.kind(), subscriber.notices(), place))
+    }
+
+    /// The cursor has fallen off this shard's stream: the channel's log may still reach back to it. False when the
+    /// connection is closed because nothing does.
+    fn ask_log(&mut self, slot: u32, channel: u32) -> bool {
+        let conn = self.conn_id(slot);
+        let entry = self.local.get(channel);
+        if !entry.options.keeps_history() || entry.options.gap == GapPolicy::Latest {
+            return self.handle_gap(slot, channel);
+        }
+        let name = entry.name.clone();
+        let Some(lag) = self.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut()) else {
+            return false;
+        };
+        let Some(cursor) = lag.cursor(channel) else { return true };
+        cursor.asked = true;
+        let ask = HomeMail::CatchUp { conn, channel: name.clone(), index: channel, after: cursor.after };
+        let home = self.mailer.router().channel_home(&name);
+        self.mailer.post(home, Mail::Home(Box::new(ask)));
+        true
+    }
+
+    /// The log has answered [`Core::ask_log`].
+    pub fn handle_caught_up(
+        &mut self,
+        slot: u32,
+        channel: u32,
+        name: &ChannelName,
+        after: Offset,
+        missed: Option<Missed>,
+    ) {
+        // The subscription may have ended meanwhile, and its number be another channel's.
+        if self.local.find(name) != Some(channel) {
+            return;
+        }
+        let Some((kind, ..)) = self.place_of(slot, channel) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(lag) = &mut connection.lag else { return };
+        let Some(cursor) = lag.cursor(channel).filter(|cursor| cursor.asked && cursor.after == after) else {
+            return;
+        };
+        cursor.asked = false;
+        let Some(missed) = missed else {
+            self.handle_gap(slot, channel);
+            return;
+        };
+        let reached = missed.publications.last().map_or(after, |last| last.offset());
+        let stream = self.local.get(channel).stream();
+        *cursor = match missed.to_the_end {
+            // Everything the shard has been sent so far is older than the answer.
+            true => Cursor { after: reached, ..stream.cursor(stream.end()) },
+            // The stream may reach back to there by now; if not, the log is asked again when this has left.
+            false => stream.cursor_after(reached).unwrap_or(Cursor { after: reached, ..*cursor }),
+        };
+        for publication in missed.publications {
+            self.stats.counters.deliveries_late_total += 1;
+            let bytes = encode_item(&Item::Publication(publication), kind).clone();
+            self.send(slot, bytes);
+        }
+        self.catching_up.push(slot);
     }
 
     /// The cursor has fallen off the log's tail. False when the connection is closed for it.
@@ -206,7 +272,7 @@ impl Core {
                     self.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
                     && let Some(cursor) = lag.cursor(channel)
                 {
-                    *cursor = newest;
+                    *cursor = self.local.get(channel).stream().cursor(newest);
                 }
                 self.catching_up.push(slot);
                 true

@@ -12,7 +12,7 @@ use http::Response;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, ConnId, Position, ShardId, UserName};
+use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::driver::Wake;
 use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, PresenceStats, PublishAsk};
@@ -45,12 +45,49 @@ const _: () = assert!(size_of::<Mail>() == 16);
 
 #[derive(Debug)]
 pub enum HomeMail {
-    Join { ask: JoinAsk, tag: JoinTag },
-    Leave { channel: ChannelName, conn: ConnId },
-    Publish { conn: ConnId, id: u32, ask: PublishAsk },
-    History { conn: ConnId, id: u32, ask: HistoryAsk },
-    Presence { conn: ConnId, id: u32, channel: ChannelName },
-    PresenceStats { conn: ConnId, id: u32, channel: ChannelName },
+    Join {
+        ask: JoinAsk,
+        tag: JoinTag,
+    },
+    Leave {
+        channel: ChannelName,
+        conn: ConnId,
+    },
+    Publish {
+        conn: ConnId,
+        id: u32,
+        ask: PublishAsk,
+    },
+    History {
+        conn: ConnId,
+        id: u32,
+        ask: HistoryAsk,
+    },
+    /// A laggard's cursor has fallen off its shard's stream: what came after `after`?
+    CatchUp {
+        conn: ConnId,
+        channel: ChannelName,
+        index: u32,
+        after: Offset,
+    },
+    Presence {
+        conn: ConnId,
+        id: u32,
+        channel: ChannelName,
+    },
+    PresenceStats {
+        conn: ConnId,
+        id: u32,
+        channel: ChannelName,
+    },
+}
+
+/// The part of a log that a laggard gets next.
+#[derive(Debug)]
+pub struct Missed {
+    pub publications: Publications,
+    /// Nothing comes after them: what is published from now on goes through the shard's stream.
+    pub to_the_end: bool,
 }
 
 /// What comes back unchanged with a join's answer.
@@ -73,6 +110,14 @@ pub enum HomeAnswer {
         since: Option<Since>,
         tag: JoinTag,
         outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
+    },
+    CaughtUp {
+        conn: ConnId,
+        channel: ChannelName,
+        index: u32,
+        after: Offset,
+        /// `None`: the log does not reach back to there.
+        missed: Option<Missed>,
     },
     Published {
         conn: ConnId,
@@ -100,6 +145,7 @@ impl HomeAnswer {
     pub fn conn(&self) -> ConnId {
         match *self {
             HomeAnswer::Joined { conn, .. }
+            | HomeAnswer::CaughtUp { conn, .. }
             | HomeAnswer::Published { conn, .. }
             | HomeAnswer::History { conn, .. }
             | HomeAnswer::Presence { conn, .. }

@@ -187,9 +187,10 @@ describe('the start', () => {
     await once(other, 'listening');
     const listen = `127.0.0.1:${other.address().port}`;
     const daemon = Daemon.spawn({ listen });
-    assert.equal(await daemon.ended(), 1, daemon.output);
-    assert.ok(daemon.output.includes(listen), daemon.output);
+    const code = await daemon.ended();
     other.close();
+    assert.equal(code, 1, daemon.output);
+    assert.ok(daemon.output.includes(listen), daemon.output);
   });
 
   test('--api-listen moves the API to its own port', async () => {
@@ -237,9 +238,9 @@ describe('the start', () => {
     for (const name of metrics.keys()) assert.match(name, /^trunkline_/, name);
     assert.ok(metrics.size > 10, [...metrics.keys()].join('\n'));
     const value = (pattern) => [...metrics].filter(([name]) => pattern.test(name)).reduce((sum, [, n]) => sum + n, 0);
-    assert.equal(value(/^trunkline_clients\b/), 1, [...metrics].join('\n'));
-    assert.equal(value(/^trunkline_channels\b/), 1);
-    assert.equal(value(/^trunkline_subscriptions\b/), 1);
+    assert.equal(value(/^trunkline_clients_active\b/), 1, [...metrics].join('\n'));
+    assert.equal(value(/^trunkline_channels_active\b/), 1);
+    assert.equal(value(/^trunkline_subscriptions_active\b/), 1);
     client.disconnect();
     assert.equal(await daemon.stop(), 0);
   });

@@ -398,7 +398,7 @@ impl Plane {
             // Dropped, it answers 500.
             return;
         }
-        reply.send(Response::new(Bytes::from(echo)));
+        assert!(reply.send(Response::new(Bytes::from(echo))).is_ok(), "the inbox has room");
     }
 
     pub fn is_idle(&self) -> bool {

@@ -14,8 +14,9 @@ use crate::driver::Wake;
 ///
 /// A message to the ring costs the waking thread what an eventfd does (`benches/wake.rs`). For the woken thread it was
 /// equal in eight runs on a busy machine, and in the two on a quiet one 3.3 us of cpu a wake for 7.6 us.
-/// It needs Linux 6.13 and a ring that is in use; the eventfd is there for all else. It is polled edge triggered, so that every wake is seen although its
-/// counter is never read: it would take five centuries of a wake a nanosecond to overflow.
+/// It needs Linux 6.13 and a ring that is in use; the eventfd is there for all else. It is polled edge triggered, so
+/// that every wake is seen although its counter is never read: it would take five centuries of a wake a nanosecond to
+/// overflow.
 pub(in crate::driver) struct RingWaker {
     event: OwnedFd,
     /// -1 when messages cannot be sent. A number, not a share in the descriptor: a waker must not keep the ring, and with

@@ -198,10 +198,10 @@ export class Daemon {
     return samples;
   }
 
-  /** What was refused, closed or dropped so far, at the wires and by the API. */
-  async faults() {
+  /** What was refused, closed or dropped so far under the causes that match, at the wires and by the API. */
+  async faults(cause) {
     const samples = [...(await this.metrics())].filter(
-      ([name]) => name.startsWith('trunkline_faults') || /^trunkline_api_requests.*code="(?!0")/.test(name),
+      ([name]) => /^trunkline_(faults|api)/.test(name) && cause.test(name),
     );
     return samples.reduce((sum, [, value]) => sum + value, 0);
   }

@@ -45,10 +45,11 @@ export function watch(client, channel, options = {}) {
   return subscription;
 }
 
-/** The same, subscribed. */
+/** The same, subscribed; connects the client if nobody did. */
 export async function subscribed(client, channel, options = {}) {
   const subscription = watch(client, channel, options);
   subscription.subscribe();
+  if (client.state === 'disconnected') client.connect();
   await until(
     () => subscription.seen.subscribed.length > 0 || subscription.seen.unsubscribed.length > 0,
     `a subscription to ${channel}`,

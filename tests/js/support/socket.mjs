@@ -34,6 +34,8 @@ export function frame(opcode, payload = '', { fin = true, announce } = {}) {
 export class RawSocket {
   #socket;
   #received = Buffer.alloc(0);
+  /** Pings of the protocol are answered and not handed out. */
+  answering = true;
   /** True when the peer has ended the stream or reset it. */
   ended = false;
 
@@ -118,18 +120,35 @@ export class RawSocket {
 
   #messages = [];
 
-  /** The next JSON object of the protocol; answers no pings. Rejects when the stream ends or closes instead. */
+  /** The next JSON object of the protocol. Rejects when the stream ends or closes instead. */
   async message() {
     while (this.#messages.length === 0) {
       const got = await this.frame();
       if (got?.opcode !== TEXT) throw new Error(`a message was due, not ${describe(got)}`);
-      this.#messages = got.payload
-        .toString()
-        .split('\n')
-        .filter((line) => line)
-        .map((line) => JSON.parse(line));
+      this.#messages = this.#read(got);
     }
     return this.#messages.shift();
+  }
+
+  /** The replies with ids from 1 or `from` to `to`, by id: several homes of channels answer in any order. */
+  async replies(to, from = 1) {
+    const replies = {};
+    while (Object.keys(replies).length < to - from + 1) {
+      const message = await this.message();
+      if (message.id) replies[message.id] = message;
+    }
+    return replies;
+  }
+
+  /** The objects of a text frame, without the pings that are answered here. */
+  #read({ payload }) {
+    const messages = payload.toString().split('\n').filter((line) => line).map((line) => JSON.parse(line));
+    if (!this.answering) return messages;
+    return messages.filter((message) => {
+      const isPing = Object.keys(message).length === 0;
+      if (isPing) this.command({});
+      return !isPing;
+    });
   }
 
   /** The code and reason of the Close that comes, past any messages before it. */
@@ -141,6 +160,7 @@ export class RawSocket {
         const code = got.payload.length >= 2 ? got.payload.readUInt16BE(0) : null;
         return { code, reason: got.payload.subarray(2).toString() };
       }
+      if (got.opcode === TEXT) this.#read(got);
     }
   }
 

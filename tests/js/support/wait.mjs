@@ -1,6 +1,6 @@
 // Waiting for conditions. A deadline here bounds a hang; it says nothing about speed.
 
-export const DEADLINE_MS = 60_000;
+export const DEADLINE_MS = Number(process.env.TRUNKLINE_TEST_DEADLINE_MS ?? 60_000);
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -10,7 +10,7 @@ export async function until(condition, what) {
   for (;;) {
     const value = await condition();
     if (value) return value;
-    if (Date.now() > end) throw new Error(`gave up waiting: ${typeof what === 'function' ? what() : what}`);
+    if (Date.now() > end) throw new Error(`gave up waiting: ${typeof what === 'function' ? await what() : what}`);
     await sleep(10);
   }
 }
