@@ -259,10 +259,10 @@ impl Core {
 
         let inbox = self.mailer.router().inbox(self.id).clone();
         let reply = HttpReply::new(move |response| {
-            inbox.push(Mail::Http(Box::new((conn, response)))).map_err(|refused| match refused {
-                Mail::Http(answer) => answer.1,
-                _ => unreachable!("a full inbox gives back what it was given"),
-            })
+            let Some(answer) = response.take() else { return };
+            if let Err(Mail::Http(refused)) = inbox.push(Mail::Http(Box::new((conn, answer)))) {
+                *response = Some(refused.1);
+            }
         });
         let busy = match &self.control {
             Some(control) => control.handle(whole, reply).is_err(),
