@@ -376,7 +376,7 @@ impl ControlPlane for Plane {
     fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy> {
         let mut state = self.0.lock().expect("one thread");
         state.taken += 1;
-        if state.taken % 8 == 0 {
+        if state.taken.is_multiple_of(8) {
             return Err(Busy);
         }
         let body = String::from_utf8_lossy(request.body()).into_owned();
