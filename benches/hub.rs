@@ -10,10 +10,12 @@ use trunkline::base::ids::{ChannelName, ConnId, Offset, ShardId, Sock};
 use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
 use trunkline::hub::asks::{JoinAsk, PublishAsk, Since, SinceEpoch};
+use trunkline::hub::local::{Item, Local, StreamLimits, Subscriber};
 use trunkline::hub::log::ClientInfo;
 use trunkline::hub::{ChannelOptions, Home, HubLimits, Namespaces};
 
 const CHANNELS: usize = 10_000;
+const PAYLOAD: &[u8] = &[b'7'; 100];
 
 fn home() -> Home {
     let kept = ChannelOptions {
@@ -116,5 +118,39 @@ fn recovery(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, publish, join_and_leave, recovery);
+/// A publication from its home to the end of its subscribers' list, all of them on one shard: what delivery costs before
+/// any frame is sent. Per iteration one publication, so the time over the number of subscribers is the cost of one.
+fn deliver(c: &mut Criterion) {
+    for subscribers in [1, 100, 10_000] {
+        let mut home = home();
+        let mut local =
+            Local::new(StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1 << 14 }, 1);
+        let channel: ChannelName = "crowd".into();
+        for slot in 0..subscribers {
+            let ask = JoinAsk { channel: channel.clone(), conn: conn(slot), info: info(slot), recover: None };
+            let joined = home.join(ask, Time::ZERO).expect("there is room");
+            let index = local.join_asked(&channel, &Arc::default());
+            local.subscribe(index, Subscriber::new(slot, 0, false), joined.position.offset);
+            local.join_answered(index);
+        }
+        c.bench_function(&format!("publish/to_{subscribers}"), |b| {
+            b.iter(|| {
+                let ask = PublishAsk::new(channel.clone(), Bytes::from_static(PAYLOAD));
+                let published = home.publish(ask, Time::ZERO, 0).expect("there is room");
+                let shards = home.interested(&channel).len();
+                local.handle_item(&channel, Item::Publication(published.publication.expect("it is new")));
+                let mut visited = 0u64;
+                while let Some((index, active)) = local.take_ready() {
+                    for subscriber in &local.get(index).subscribers()[..active.remaining as usize] {
+                        visited += u64::from(black_box(subscriber.slot()) < u32::MAX);
+                    }
+                    local.advance(index, 0);
+                }
+                (shards, visited)
+            });
+        });
+    }
+}
+
+criterion_group!(benches, publish, join_and_leave, recovery, deliver);
 criterion_main!(benches);

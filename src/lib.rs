@@ -1,4 +1,38 @@
 //! trunkline: the long-connection daemon in front of an HTTP backend.
+//!
+//! Clients stay connected by WebSocket; the backend publishes to channels by HTTP; every subscriber hears of it at once,
+//! in order, and knows when it missed something.
+//!
+//! # The ideas
+//! - **A channel is a log, a subscriber is a cursor.** Publishing appends to the log of the channel's home
+//!   ([`hub::Home`]); delivery moves along a short stream of it on every shard with subscribers ([`hub::local::Local`]).
+//!   A subscriber that keeps up stores no cursor; one whose socket is full stores one and catches up from the stream,
+//!   then from the log. No queue per connection exists.
+//! - **A shard owns what it touches.** One pinned thread, one [`driver`], one table of connections ([`shard::Shard`]).
+//!   A channel and a user have one home shard each ([`shard::router::Router`]), the only writer of their state; shards
+//!   talk through bounded inboxes ([`shard::mailbox::Inbox`]), and nothing on the data path takes a lock.
+//! - **An idle connection costs a slot** of at most 128 bytes: no buffer, no task, no timer object.
+//! - **Encode once, send in place.** A publication's frame is made once for each [`base::ids::WireKind`]; a tick ends in
+//!   one write for each connection with something to say.
+//! - **Protocols are sans-IO** ([`proto`], [`session`]): bytes in, events and bytes out, time as an argument. The same
+//!   shard runs on io_uring, on epoll and in a simulator ([`driver::Driver`]).
+//! - **The control plane is ordinary** ([`control`]): HTTP on tokio, which reaches shards by mailbox only.
+//!
+//! # How a publish walks
+//! ```text
+//! POST /api/publish ─▶ control::api ─▶ Router: the channel's home ─▶ Inbox (full: 503)
+//!    ─▶ Home::publish: offset, log ─▶ one Arc<Publication> to each interested shard
+//!    ─▶ Local: a batch over the list of subscribers, in slices ─▶ outbox ─▶ one write a connection ─▶ flush
+//! ```
+//!
+//! # Who knows whom
+//! ```text
+//! base ◀─ proto ◀─ session ◀─┐
+//! base ◀─ hub ◀──────────────┼─ shard ◀─ control ◀─ node
+//! base ◀─ driver ◀───────────┘            config, telemetry ─┘
+//! ```
+//! The hub never sees a descriptor, a codec never sees a socket, a session never sees a log, and tokio never appears
+//! below `control`. `tests/tidy.rs` holds these directions.
 
 pub mod base;
 pub mod config;

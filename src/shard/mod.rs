@@ -4,7 +4,7 @@
 //! control plane. This is where driver, codecs, sessions and hub meet; they do not know each other.
 //!
 //! [`Shard`] owns the driver and runs the tick; `Core` owns everything else and never touches a socket: what it wants
-//! done to one it leaves in a list of [`Action`]s, which the tick carries out.
+//! done to one it leaves in a list of actions, which the tick carries out.
 
 pub mod ask;
 pub mod client_ids;

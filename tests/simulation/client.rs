@@ -12,12 +12,15 @@ use trunkline::hub::options::GapPolicy;
 use trunkline::session::token::{ConnectToken, SubscribeToken, sign_connect, sign_subscribe};
 
 use crate::check::{ChannelNo, Follower, PayloadNo, Place, unbroken};
-use crate::scenario::{SECRET, unix_s};
+use crate::scenario::{SECRET, pick, unix_s};
 use crate::wire::{self, Heard, Message, PushBody, Reader, SubscribeBody};
 use crate::world::Stage;
 
 /// How long a client that connects waits for the whole of it before it tries anew: as the SDKs do.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How soon a command is answered when nothing is late.
+const REPLY_PROMPT: Duration = Duration::from_secs(1);
 
 pub struct Client {
     number: usize,
@@ -29,7 +32,8 @@ pub struct Client {
     /// Public id of this connection.
     id: String,
     next_id: u32,
-    sent: BTreeMap<u32, Sent>,
+    /// Commands whose replies are awaited, and when each was made.
+    sent: BTreeMap<u32, (Time, Sent)>,
     subs: BTreeMap<ChannelNo, Subscription>,
     /// Where it stood in channels that can be recovered; survives connections.
     kept: BTreeMap<ChannelNo, (u64, u32)>,
@@ -171,6 +175,15 @@ impl Client {
             Phase::Ready => {
                 self.subscribe_wanted(stage);
                 self.send_batch(stage);
+                if let Some((id, (asked, _))) = self.sent.first_key_value()
+                    && stage.settled
+                {
+                    assert!(
+                        now.since(*asked) < REPLY_PROMPT,
+                        "client {} waits for reply {id}, though nothing is late any more",
+                        self.number
+                    );
+                }
             }
             _ => {}
         }
@@ -183,6 +196,9 @@ impl Client {
                 self.lose(stage);
             }
             return;
+        }
+        if self.paused_until.is_some() && stage.prng.bool() {
+            return self.flood(stage);
         }
         let channel = stage.prng.usize(..stage.scenario.channels.len());
         match stage.prng.u8(..64) {
@@ -207,14 +223,15 @@ impl Client {
             39 => self.ask(stage, Sent::PresenceStats, |name| {
                 format!(r#""presence_stats":{{"channel":"{name}"}}"#)
             }),
-            40 => self.command(Sent::Ping, r#""ping":{}"#),
-            41 => self.command(Sent::Hopeless { code: 108 }, r#""rpc":{"method":"m","data":1}"#),
-            42 => self.command(Sent::Hopeless { code: 102 }, r#""subscribe":{"channel":"nowhere:1"}"#),
+            40 => self.command(Sent::Ping, r#""ping":{}"#, stage),
+            41 => self.command(Sent::Hopeless { code: 108 }, r#""rpc":{"method":"m","data":1}"#, stage),
+            42 => self.command(Sent::Hopeless { code: 102 }, r#""subscribe":{"channel":"nowhere:1"}"#, stage),
             43 => self.batch.push(r#"{"send":{"data":{"one":"way"}}}"#.into()),
             44..46 => self.refresh(stage),
             46..48 => self.sub_refresh(channel, stage),
             48..58 => {
-                let pause = Duration::from_micros(stage.prng.u64(1_000..1_500_000));
+                let longest_us = *pick(&mut stage.prng, &[50_000, 4_000_000]);
+                let pause = Duration::from_micros(stage.prng.u64(1_000..longest_us));
                 self.paused_until = Some(stage.net.now() + pause);
                 if let Some(end) = &mut self.end {
                     end.read_pause();
@@ -237,6 +254,20 @@ impl Client {
         }
         // What is not sent now goes with what comes next.
         if stage.prng.u8(..4) != 0 {
+            self.send_batch(stage);
+        }
+    }
+
+    /// Asks much and reads nothing: the shard must stop to listen before its answers cost too much.
+    fn flood(&mut self, stage: &mut Stage) {
+        for _ in 0..stage.prng.usize(1..30) {
+            match stage.prng.u8(..3) {
+                0 => {
+                    let channel = stage.prng.usize(..stage.scenario.channels.len());
+                    self.history(channel, stage);
+                }
+                _ => self.command(Sent::Ping, r#""ping":{}"#, stage),
+            }
             self.send_batch(stage);
         }
     }
@@ -340,7 +371,7 @@ impl Client {
             })
             .collect();
         let body = format!(r#""connect":{{"token":"{token}","subs":{{{}}},"name":"sim"}}"#, subs.join(","));
-        self.command(Sent::Connect { recover, floors }, &body);
+        self.command(Sent::Connect { recover, floors }, &body, stage);
         // The SDK sends its pending subscribes along.
         if stage.prng.bool() {
             self.subscribe_wanted(stage);
@@ -351,7 +382,7 @@ impl Client {
     fn subscribe_wanted(&mut self, stage: &mut Stage) {
         let wanted: Vec<ChannelNo> = self.wanted.iter().copied().collect();
         for channel in wanted {
-            let under_way = self.sent.values().any(|sent| match sent {
+            let under_way = self.sent.values().any(|(_, sent)| match sent {
                 Sent::Subscribe(subscribing) => subscribing.channel == channel,
                 Sent::Unsubscribe { channel: leaving } => *leaving == channel,
                 _ => false,
@@ -400,19 +431,20 @@ impl Client {
         self.command(
             Sent::Subscribe(Subscribing { channel, recover, floor, dead: false, uncertain: false }),
             &body,
+            stage,
         );
     }
 
     fn unsubscribe(&mut self, channel: ChannelNo, stage: &mut Stage) {
         let body = format!(r#""unsubscribe":{{"channel":"{}"}}"#, stage.name(channel));
-        self.command(Sent::Unsubscribe { channel }, &body);
+        self.command(Sent::Unsubscribe { channel }, &body, stage);
     }
 
     fn publish(&mut self, channel: ChannelNo, stage: &mut Stage) {
         let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
         let data = std::str::from_utf8(&data).expect("payloads are JSON");
         let body = format!(r#""publish":{{"channel":"{}","data":{data}}}"#, stage.name(channel));
-        self.command(Sent::Publish { payload }, &body);
+        self.command(Sent::Publish { payload }, &body, stage);
     }
 
     fn history(&mut self, channel: ChannelNo, stage: &mut Stage) {
@@ -427,13 +459,13 @@ impl Client {
         let name = stage.name(channel);
         let body = format!(r#""history":{{"channel":"{name}","limit":{limit},"reverse":{reverse}{since}}}"#);
         let floor = stage.log.head(channel);
-        self.command(Sent::History { channel, floor, reverse }, &body);
+        self.command(Sent::History { channel, floor, reverse }, &body, stage);
     }
 
     fn ask(&mut self, stage: &mut Stage, sent: Sent, body: impl FnOnce(&str) -> String) {
         let channel = stage.prng.usize(..stage.scenario.channels.len());
         let body = body(stage.name(channel));
-        self.command(sent, &body);
+        self.command(sent, &body, stage);
     }
 
     fn refresh(&mut self, stage: &mut Stage) {
@@ -442,7 +474,7 @@ impl Client {
         let user = user_name(user);
         let token = ConnectToken { user: &user, expires_at_s, ..ConnectToken::default() };
         let token = sign_connect(SECRET, &token).expect("the token is short");
-        self.command(Sent::Refresh, &format!(r#""refresh":{{"token":"{token}"}}"#));
+        self.command(Sent::Refresh, &format!(r#""refresh":{{"token":"{token}"}}"#), stage);
     }
 
     fn sub_refresh(&mut self, channel: ChannelNo, stage: &mut Stage) {
@@ -450,12 +482,16 @@ impl Client {
         let (user, name) = (self.user.map(user_name).unwrap_or_default(), stage.name(channel));
         let token = SubscribeToken { user: &user, channel: name, expires_at_s, ..SubscribeToken::default() };
         let token = sign_subscribe(SECRET, &token).expect("the token is short");
-        self.command(Sent::SubRefresh, &format!(r#""sub_refresh":{{"channel":"{name}","token":"{token}"}}"#));
+        self.command(
+            Sent::SubRefresh,
+            &format!(r#""sub_refresh":{{"channel":"{name}","token":"{token}"}}"#),
+            stage,
+        );
     }
 
-    fn command(&mut self, sent: Sent, body: &str) {
+    fn command(&mut self, sent: Sent, body: &str, stage: &Stage) {
         self.next_id += 1;
-        self.sent.insert(self.next_id, sent);
+        self.sent.insert(self.next_id, (stage.net.now(), sent));
         self.batch.push(format!(r#"{{"id":{},{body}}}"#, self.next_id));
     }
 
@@ -580,7 +616,7 @@ impl Client {
 
     fn handle_reply(&mut self, message: Message<'_>, stage: &mut Stage) {
         let id = message.id;
-        let sent =
+        let (_, sent) =
             self.sent.remove(&id).unwrap_or_else(|| panic!("reply {id} was not asked for, or came before"));
         if let Some(error) = message.error {
             return self.handle_refusal(sent, error.code, error.temporary, stage);
@@ -629,7 +665,7 @@ impl Client {
             Sent::Unsubscribe { channel } => {
                 assert!(message.unsubscribe.is_some(), "an unsubscribe is answered with an unsubscribe");
                 self.end_subscription(channel);
-                for (&other, sent) in &mut self.sent {
+                for (&other, (_, sent)) in &mut self.sent {
                     if let Sent::Subscribe(subscribing) = sent
                         && subscribing.channel == channel
                         && other < id
@@ -751,7 +787,7 @@ impl Client {
                 other => panic!("unsubscribed with {other}"),
             }
             self.end_subscription(channel);
-            for sent in self.sent.values_mut() {
+            for (_, sent) in self.sent.values_mut() {
                 if let Sent::Subscribe(subscribing) = sent
                     && subscribing.channel == channel
                 {
