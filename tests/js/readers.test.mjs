@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import net from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 
@@ -198,6 +199,49 @@ for (const driver of drivers) {
     });
   });
 }
+
+describe('a client that takes its time', () => {
+  let daemon;
+  before(async () => {
+    const client = { connect_timeout: '1s', ping_interval: '1s', pong_timeout: '500ms' };
+    daemon = await Daemon.start({ config: configuration({ client }) });
+  });
+  after(async () => { assert.equal(await daemon.stop(), 0); });
+
+  test('over its head is told so and not waited for', async () => {
+    const socket = net.connect(daemon.port, '127.0.0.1');
+    let answer = '';
+    socket.setEncoding('utf8').on('data', (text) => (answer += text)).on('error', () => {});
+    const ended = new Promise((done) => socket.on('close', done));
+    const feeding = (async () => {
+      for (const byte of 'GET /sse?channel=c HTTP/1.1\r\nHost: a\r\nX: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa') {
+        if (socket.destroyed || answer) return;
+        socket.write(byte);
+        await sleep(100);
+      }
+    })();
+    await until(() => /^HTTP\/1\.1 408 .*"status":408/s.test(answer), () => `408, but: ${answer}`);
+    await feeding;
+    socket.end();
+    await ended;
+    const faults = await daemon.metrics();
+    assert.ok([...faults].some(([name, value]) => name.includes('http_timeout') && value > 0));
+  });
+
+  test('over everything is cut off', async () => {
+    const socket = net.connect(daemon.port, '127.0.0.1');
+    socket.on('error', () => {});
+    socket.write('GET /sse?channel=full HTTP/1.1\r\nHost: a\r\n\r\n');
+    await until(async () => (await daemon.api('channels')).channels.full?.num_clients === 1, 'it is subscribed');
+    socket.pause();
+    const pad = 'x'.repeat(50_000);
+    for (let sent = 0; sent < 200; sent += 1) await daemon.publish('full', pad);
+    // It takes nothing from one heartbeat to the next but one.
+    await until(async () => !(await daemon.api('channels')).channels.full, 'it is gone');
+    assert.ok([...(await daemon.metrics())].some(([name, value]) => name.includes('disconnect_3008') && value > 0));
+    socket.destroy();
+  });
+});
 
 describe('the page at / and the ways to listen', () => {
   let daemon;
