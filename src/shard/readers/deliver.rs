@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{Position, WireKind};
+use crate::base::ids::{ChannelName, Position, WireKind};
 use crate::base::publication::Publication;
 use crate::hub::local::{ChannelIndex, Item, Local};
 use crate::proto::reader::frames;
@@ -83,6 +83,13 @@ pub fn own_frame(
         }
     }
     parts
+}
+
+/// The position of a reader that stands in each channel where the list says.
+pub fn text_of(stand: &[(ChannelName, Position)]) -> Vec<u8> {
+    let mut text = Vec::new();
+    write_position(&mut text, stand.iter().map(|(name, position)| (&**name, *position)));
+    text
 }
 
 /// Where the connection's reader stands in all of its channels, with `here` for the one that it is being given.

@@ -15,7 +15,7 @@ use crate::shard::connections::{Connection, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
 use crate::shard::readers::answers::{Answer, Caching};
-use crate::shard::readers::deliver::own_frame;
+use crate::shard::readers::deliver::{own_frame, text_of};
 
 impl Core {
     pub fn is_reader(&self, slot: u32) -> bool {
@@ -265,10 +265,4 @@ impl Core {
         write_note(&mut out, reader.kind(), reader.chunked, note);
         self.send(slot, Bytes::from(out));
     }
-}
-
-fn text_of(stand: &[(ChannelName, Position)]) -> Vec<u8> {
-    let mut text = Vec::new();
-    write_position(&mut text, stand.iter().map(|(name, position)| (&**name, *position)));
-    text
 }

@@ -61,43 +61,30 @@ impl Core {
             // Where the next request begins is known only behind the body, and nobody wants to read that.
             form.keep_alive &= !has_body;
         }
+        let consumed = |goes_on| if goes_on { head_len } else { bytes.len() };
         let preflight = head.method == "OPTIONS";
-        let problem = if origin.is_err() {
-            self.stats.fault(Cause::OriginRefused);
-            Some(Problem::new(Refusal::PermissionDenied, "origin is not allowed"))
-        } else if !preflight && !endpoint.allows(head.method) {
+        if !preflight && !endpoint.allows(head.method) {
+            form.keep_alive &= !has_body;
             let detail = "method is not allowed";
             let problem = Problem { status: 405, refusal: Refusal::MethodNotFound, detail };
-            form.keep_alive &= !has_body;
-            let goes_on = self.refuse_now(slot, &form, problem, &[("Allow", endpoint.methods())]);
-            return if goes_on { head_len } else { bytes.len() };
+            return consumed(self.refuse_now(slot, &form, problem, &[("Allow", endpoint.methods())]));
+        }
+        let request = if origin.is_err() {
+            self.stats.fault(Cause::OriginRefused);
+            Err(Problem::new(Refusal::PermissionDenied, "origin is not allowed"))
         } else if has_body && endpoint != Endpoint::Publish {
-            Some(Problem::bad_request("no body belongs here"))
+            Err(Problem::bad_request("no body belongs here"))
+        } else if preflight {
+            return consumed(self.answer_preflight(slot, &form, endpoint));
         } else {
-            None
+            let view = View { options: &self.options, local: &self.local };
+            request::read(endpoint, head, &view, self.unix_s())
         };
-        if let Some(problem) = problem {
-            form.keep_alive &= !has_body;
-            return match self.refuse_now(slot, &form, problem, &[]) {
-                true => head_len,
-                false => bytes.len(),
-            };
-        }
-        if preflight {
-            return match self.answer_preflight(slot, &form, endpoint) {
-                true => head_len,
-                false => bytes.len(),
-            };
-        }
-        let view = View { options: &self.options, local: &self.local };
-        let request = match request::read(endpoint, head, &view, self.wall_ms / 1000) {
+        let request = match request {
             Ok(request) => request,
             Err(problem) => {
                 form.keep_alive &= !has_body;
-                return match self.refuse_now(slot, &form, problem, &[]) {
-                    true => head_len,
-                    false => bytes.len(),
-                };
+                return consumed(self.refuse_now(slot, &form, problem, &[]));
             }
         };
         form.limit = request.limit;

@@ -6,12 +6,11 @@ use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publication, Publications};
 use crate::hub::local::{Active, ChannelIndex, Item, Seq};
 use crate::proto::reader::answer::{BatchBody, matches_tag};
-use crate::proto::reader::position::write_position;
 use crate::session::reader::{Asking, Mode};
 use crate::shard::connections::{Connection, State};
 use crate::shard::core::Core;
 use crate::shard::readers::answers::{Answer, Caching, millis};
-use crate::shard::readers::deliver::position_text;
+use crate::shard::readers::deliver::{position_text, text_of};
 
 impl Core {
     /// Whether the connection is a poll whose homes have answered.
@@ -270,12 +269,6 @@ impl Batch {
             }
         }
     }
-}
-
-fn text_of(stand: &[(ChannelName, Position)]) -> Vec<u8> {
-    let mut text = Vec::new();
-    write_position(&mut text, stand.iter().map(|(name, position)| (&**name, *position)));
-    text
 }
 
 /// A position's text is ASCII.

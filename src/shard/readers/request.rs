@@ -1,7 +1,7 @@
 //! What a request of this surface asks for, read from its head alone.
 
-use crate::base::ids::ChannelName;
-use crate::base::limits;
+use crate::base::fault::Refusal;
+use crate::base::ids::{ChannelName, WireKind};
 use crate::proto::http1::RequestHead;
 use crate::proto::reader::answer;
 use crate::proto::reader::notes::is_callback;
@@ -11,7 +11,6 @@ use crate::proto::reader::query;
 use crate::session::reader::{self, Admission, Asked, Mode};
 use crate::session::token::TokenFault;
 use crate::session::{Identity, World};
-use crate::{base::fault::Refusal, base::ids::WireKind};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
 pub const HOLD_MS: u32 = 45_000;
@@ -19,8 +18,6 @@ pub const HOLD_MS: u32 = 45_000;
 const LIMIT: u16 = 100;
 /// Most messages of one answer: what a channel's home reads at once.
 const LIMIT_MAX: u16 = 300;
-/// Longest key of a publication that may be repeated.
-const IDEMPOTENCY_KEY_BYTES_MAX: usize = limits::WS_CONTROL_BYTES_MAX;
 
 /// A path of this surface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,9 +136,11 @@ pub fn read(
         Endpoint::Publish => Mode::Publish,
     };
     let idempotency_key = match head.header("Idempotency-Key") {
+        // Its length is the home's to judge.
         Some(key) if endpoint == Endpoint::Publish => {
-            let key = std::str::from_utf8(key).ok().filter(|key| key.len() <= IDEMPOTENCY_KEY_BYTES_MAX);
-            Some(key.ok_or(Problem::bad_request("malformed Idempotency-Key"))?.into())
+            let key =
+                std::str::from_utf8(key).map_err(|_| Problem::bad_request("malformed Idempotency-Key"))?;
+            Some(key.into())
         }
         _ => None,
     };

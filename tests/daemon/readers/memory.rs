@@ -8,7 +8,8 @@ use crate::process::{Daemon, Driver};
 /// Enough that pages and tables, which grow by steps, count for little in the mean.
 const READERS: usize = 6_000;
 /// Connections before the counting begins: what the first ones cost, the daemon keeps.
-const WARM: usize = 512;
+const WARM: usize = 1_024;
+const MEASURES: usize = 3;
 /// What a held reader may cost above an idle WebSocket, in bytes.
 const ABOVE_MAX: f64 = 64.0;
 
@@ -17,7 +18,13 @@ fn resident(daemon: &Daemon) -> f64 {
     info["result"]["nodes"][0]["process"]["rss"].as_f64().expect("bytes")
 }
 
-fn fill<T>(driver: Driver, mut open: impl FnMut(&Daemon, usize) -> T) -> f64 {
+/// The least of some measures: whatever else grows meanwhile (a buffer of a busy tick, the allocator's next segment)
+/// only adds.
+fn least<T>(driver: Driver, open: impl Fn(&Daemon, usize) -> T) -> f64 {
+    (0..MEASURES).map(|_| fill(driver, &open)).fold(f64::INFINITY, f64::min)
+}
+
+fn fill<T>(driver: Driver, open: &impl Fn(&Daemon, usize) -> T) -> f64 {
     let daemon = Daemon::start_with(driver, &["--shards", "1"]);
     let first = open(&daemon, WARM);
     let before = resident(&daemon);
@@ -43,9 +50,9 @@ fn readers(daemon: &Daemon, target: &str, count: usize) -> Vec<Client> {
 
 on_both_drivers! {
     fn a_held_reader_costs_little_more_than_an_idle_websocket(driver: Driver) {
-        let websocket = fill(driver, |daemon, count| Crowd::subscribe(daemon, "c", count));
-        let events = fill(driver, |daemon, count| readers(daemon, "/sse?channel=c", count));
-        let polls = fill(driver, |daemon, count| readers(daemon, "/poll?channel=c", count));
+        let websocket = least(driver, |daemon, count| Crowd::subscribe(daemon, "c", count));
+        let events = least(driver, |daemon, count| readers(daemon, "/sse?channel=c", count));
+        let polls = least(driver, |daemon, count| readers(daemon, "/poll?channel=c", count));
         println!("bytes each: websocket {websocket:.0}, events {events:.0}, held polls {polls:.0}");
         assert!(events <= websocket + ABOVE_MAX, "events {events:.0}, websocket {websocket:.0}");
         assert!(polls <= websocket + ABOVE_MAX, "polls {polls:.0}, websocket {websocket:.0}");
