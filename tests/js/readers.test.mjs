@@ -166,7 +166,7 @@ for (const driver of drivers) {
     before(async () => {
       const client = { ping_interval: '1s', pong_timeout: '500ms' };
       daemon = await Daemon.start({ driver, config: configuration({ client }) });
-      nginx = await Nginx.before(daemon.port, { readTimeout: '3s' });
+      nginx = await Nginx.before(daemon.port, { readTimeout: '8s' });
     });
     after(async () => {
       await nginx.close();
@@ -178,7 +178,8 @@ for (const driver of drivers) {
       const resets = [];
       const loop = lineLoop(nginx.http, { channel: 'quiet' }, (message) => lines.push(message.data), (reset) => resets.push(reset));
       await until(() => loop.state.ready === 1, 'the stream is ready');
-      await sleep(7_000);
+      // Longer than nginx's patience; the margin to the heartbeat is for machines with too much to do.
+      await sleep(12_000);
       await daemon.publish('quiet', 1);
       await until(() => lines.length === 1, 'the message has come');
       loop.stop();
