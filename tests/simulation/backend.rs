@@ -214,8 +214,14 @@ impl Backend {
             false => 0,
         };
         let name = stage.scenario.channels[channel].name.clone();
-        let kind = stage.prng.u8(..10);
+        let mut kind = stage.prng.u8(..10);
+        let foreign = target.client.is_some() && stage.prng.u8(..3) == 0;
+        if foreign {
+            // The client of another user: nothing may come of it.
+            (target.user, kind) = ("nobody".into(), 8);
+        }
         let disconnect = match stage.prng.bool() {
+            _ if foreign => Disconnect { code: 4400, reason: "not for you".into() },
             true => Disconnect::CONNECTION_CLOSED,
             false => Disconnect { code: 4000, reason: "by the application".into() },
         };

@@ -19,6 +19,8 @@ use crate::world::Stage;
 /// How long a client that connects waits for the whole of it before it tries anew: as the SDKs do.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How soon after its expiry something ends: the delay for a refresh, and the rounding of clocks that count seconds.
+const EXPIRY_PROMPT: Duration = Duration::from_millis(3_200);
 /// How soon a command is answered when nothing is late.
 const REPLY_PROMPT: Duration = Duration::from_secs(1);
 
@@ -46,6 +48,8 @@ pub struct Client {
     paused_until: Option<Time>,
     /// Answers no pings for the rest of this connection.
     mute: bool,
+    /// When the connection is over unless it is refreshed.
+    expires: Option<Time>,
     /// Sockets that the client has done with and still holds open.
     lingering: Vec<(Time, ClientEnd)>,
 }
@@ -61,6 +65,12 @@ struct Subscription {
     follower: Follower,
     server_side: bool,
     recoverable: bool,
+    /// It is to be told who joins and leaves.
+    notices: bool,
+    /// Who was told to be there, and who to be gone, in a channel that loses no notice without a word.
+    present: Option<BTreeMap<String, bool>>,
+    /// When it is over unless it is refreshed.
+    expires: Option<Time>,
     /// The server may have ended it already: what it said about that may have been meant for this one.
     uncertain: bool,
 }
@@ -87,7 +97,9 @@ enum Sent {
     PresenceStats,
     Ping,
     Refresh,
-    SubRefresh,
+    SubRefresh {
+        channel: ChannelNo,
+    },
     /// Cannot succeed.
     Hopeless {
         code: u16,
@@ -98,6 +110,8 @@ struct Subscribing {
     channel: ChannelNo,
     recover: Option<(u64, u32)>,
     floor: Option<Place>,
+    /// Asked to be told who joins and leaves.
+    notices: bool,
     /// An unsubscribe that was sent later has been answered earlier.
     dead: bool,
     /// An unsubscribe of the server came: for this one, or for one before it.
@@ -122,6 +136,7 @@ impl Client {
             batch: Vec::new(),
             paused_until: None,
             mute: false,
+            expires: None,
             lingering: Vec::new(),
         }
     }
@@ -152,6 +167,13 @@ impl Client {
         self.subs.contains_key(&channel)
     }
 
+    /// Whether it was told of its own join, where it must have been.
+    pub fn knows_itself(&self, channel: ChannelNo) -> bool {
+        let Some(sub) = self.subs.get(&channel) else { return true };
+        let present = sub.present.as_ref().filter(|_| sub.notices);
+        present.is_none_or(|present| present.get(&self.id) == Some(&true))
+    }
+
     /// The last offset that it was given in a channel, and the epoch it knows of.
     pub fn stands_at(&self, channel: ChannelNo) -> Option<(Option<u32>, Option<u64>)> {
         self.subs.get(&channel).map(|sub| (sub.follower.epoch, sub.follower.last))
@@ -175,6 +197,9 @@ impl Client {
             Phase::Ready => {
                 self.subscribe_wanted(stage);
                 self.send_batch(stage);
+                if stage.settled {
+                    self.check_lifetimes(now);
+                }
                 if let Some((id, (asked, _))) = self.sent.first_key_value()
                     && stage.settled
                 {
@@ -186,6 +211,19 @@ impl Client {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// What has expired is over.
+    fn check_lifetimes(&self, now: Time) {
+        let over = |expires: Option<Time>| expires.is_some_and(|at| now > at + EXPIRY_PROMPT);
+        assert!(!over(self.expires), "client {} is still connected after its time", self.number);
+        for (channel, sub) in &self.subs {
+            assert!(
+                !over(sub.expires),
+                "client {} is still subscribed to {channel} after its time",
+                self.number
+            );
         }
     }
 
@@ -310,6 +348,7 @@ impl Client {
         self.reader = Reader::default();
         self.paused_until = None;
         self.mute = false;
+        self.expires = None;
     }
 
     // ---- what it says
@@ -421,15 +460,20 @@ impl Client {
                 body.push_str(r#","flag":2"#);
             }
         }
-        for wish in ["positioned", "recoverable", "join_leave"] {
-            if stage.prng.u8(..3) != 0 {
+        let notices = stage.prng.u8(..3) != 0;
+        for (wish, wished) in [
+            ("positioned", stage.prng.u8(..3) != 0),
+            ("recoverable", stage.prng.u8(..3) != 0),
+            ("join_leave", notices),
+        ] {
+            if wished {
                 body.push_str(&format!(r#","{wish}":true"#));
             }
         }
         body.push('}');
         let floor = stage.log.head(channel);
         self.command(
-            Sent::Subscribe(Subscribing { channel, recover, floor, dead: false, uncertain: false }),
+            Sent::Subscribe(Subscribing { channel, recover, floor, notices, dead: false, uncertain: false }),
             &body,
             stage,
         );
@@ -483,7 +527,7 @@ impl Client {
         let token = SubscribeToken { user: &user, channel: name, expires_at_s, ..SubscribeToken::default() };
         let token = sign_subscribe(SECRET, &token).expect("the token is short");
         self.command(
-            Sent::SubRefresh,
+            Sent::SubRefresh { channel },
             &format!(r#""sub_refresh":{{"channel":"{name}","token":"{token}"}}"#),
             stage,
         );
@@ -578,6 +622,7 @@ impl Client {
                 stage.shutdowns_heard += 1;
             }
             // What it sent itself, or was done to it.
+            4400 => panic!("an order for another user was carried out"),
             1000 | 3000 | 3005 | 3010 | 3012 | 3502 | 4000 => {}
             other => panic!("closed with {other}"),
         }
@@ -625,6 +670,7 @@ impl Client {
             Sent::Connect { recover, floors } => {
                 let body = message.connect.expect("a connect is answered with a connect");
                 self.id = body.client;
+                self.expires = ends(body.expires, body.ttl, stage);
                 self.phase = Phase::Ready;
                 for (name, sub) in body.subs {
                     let channel = stage.channel(name);
@@ -635,14 +681,8 @@ impl Client {
                     if sub.recovered {
                         stage.coverage.count("server_side_recovered");
                     }
-                    let sub = begin(
-                        channel,
-                        &sub,
-                        recover.get(&channel).copied(),
-                        floors.get(&channel).copied(),
-                        true,
-                        stage,
-                    );
+                    let (recover, floor) = (recover.get(&channel), floors.get(&channel));
+                    let sub = begin(channel, &sub, recover.copied(), floor.copied(), By::Server, stage);
                     self.subscribed(channel, sub);
                 }
                 self.granted.retain(|channel| self.subs.contains_key(channel));
@@ -650,7 +690,8 @@ impl Client {
             Sent::Subscribe(subscribing) => {
                 let body = message.subscribe.expect("a subscribe is answered with a subscribe");
                 let channel = subscribing.channel;
-                let mut sub = begin(channel, &body, subscribing.recover, subscribing.floor, false, stage);
+                let by = By::Client { notices: subscribing.notices };
+                let mut sub = begin(channel, &body, subscribing.recover, subscribing.floor, by, stage);
                 if subscribing.dead {
                     return;
                 }
@@ -693,9 +734,16 @@ impl Client {
             }
             Sent::Ping => assert!(message.ping.is_some()),
             Sent::Refresh => {
-                assert_eq!(message.refresh.expect("a refresh is answered with a refresh").client, self.id);
+                let body = message.refresh.expect("a refresh is answered with a refresh");
+                assert_eq!(body.client, self.id);
+                self.expires = ends(body.expires, body.ttl, stage);
             }
-            Sent::SubRefresh => assert!(message.sub_refresh.is_some()),
+            Sent::SubRefresh { channel } => {
+                let lifetime = message.sub_refresh.expect("it is answered with its own kind");
+                if let Some(sub) = self.subs.get_mut(&channel) {
+                    sub.expires = ends(lifetime.expires, lifetime.ttl, stage);
+                }
+            }
             Sent::Hopeless { code } => panic!("what must be refused with {code} was not"),
         }
     }
@@ -729,7 +777,7 @@ impl Client {
             Sent::Presence | Sent::PresenceStats => {
                 assert!(matches!(code, 103 | 108), "presence refused with {code}");
             }
-            Sent::SubRefresh => assert!(matches!(code, 103 | 109), "sub_refresh refused with {code}"),
+            Sent::SubRefresh { .. } => assert!(matches!(code, 103 | 109), "sub_refresh refused with {code}"),
             Sent::Hopeless { code: expected } => assert_eq!(code, expected),
             Sent::Refresh => assert_eq!(code, 109),
             Sent::Unsubscribe { .. } | Sent::Ping => panic!("refused with {code}"),
@@ -739,7 +787,7 @@ impl Client {
     fn handle_push(&mut self, push: PushBody<'_>, stage: &mut Stage) {
         if let Some(lifetime) = push.refresh {
             assert!(push.channel.is_empty());
-            assert_eq!(lifetime.expires, lifetime.ttl > 0);
+            self.expires = ends(lifetime.expires, lifetime.ttl, stage);
             return;
         }
         let channel = stage.channel(push.channel);
@@ -754,10 +802,17 @@ impl Client {
             if let (true, Some(epoch), 1..) = (sub.recoverable, sub.follower.epoch, publication.offset) {
                 self.kept.insert(channel, (publication.offset, epoch));
             }
-        } else if let Some(notice) = push.join.or(push.leave) {
-            assert!(stage.scenario.channels[channel].options.join_leave, "{} tells nobody", push.channel);
-            assert!(self.subs.contains_key(&channel), "a notice of {} without a subscription", push.channel);
-            assert!(!notice.info.client.is_empty());
+        } else if push.join.is_some() || push.leave.is_some() {
+            let joined = push.join.is_some();
+            let Some(sub) = self.subs.get_mut(&channel) else {
+                panic!("a notice of {} without a subscription", push.channel);
+            };
+            assert!(sub.notices, "a notice of {} that was not asked for", push.channel);
+            let who = push.join.or(push.leave).expect("one of them is there").info.client;
+            if let Some(present) = &mut sub.present {
+                let before = present.insert(who.clone(), joined);
+                assert_ne!(before, Some(joined), "{who} joins or leaves {} twice", push.channel);
+            }
         } else if let Some(body) = push.subscribe {
             assert!(
                 self.subs.get(&channel).is_none_or(|sub| sub.uncertain),
@@ -765,7 +820,7 @@ impl Client {
                 push.channel
             );
             stage.coverage.count("subscribed_by_server");
-            let sub = begin(channel, &body, None, None, true, stage);
+            let sub = begin(channel, &body, None, None, By::Server, stage);
             self.subscribed(channel, sub);
         } else if let Some(why) = push.unsubscribe {
             match why.code {
@@ -822,7 +877,7 @@ fn begin(
     body: &SubscribeBody<'_>,
     asked: Option<(u64, u32)>,
     floor: Option<Place>,
-    server_side: bool,
+    by: By,
     stage: &mut Stage,
 ) -> Subscription {
     let epoch = body.epoch.map(|epoch| u32::from_str_radix(epoch, 16).expect("an epoch"));
@@ -856,12 +911,33 @@ fn begin(
             floor.1
         );
     }
+    let options = &stage.scenario.channels[channel].options;
+    let (server_side, asked_notices) = match by {
+        By::Server => (true, true),
+        By::Client { notices } => (false, notices || options.force_push_join_leave),
+    };
     Subscription {
-        follower: Follower::new(epoch, last, stage.scenario.channels[channel].options.gap),
+        follower: Follower::new(epoch, last, options.gap),
         server_side,
         recoverable: body.recoverable,
+        notices: options.join_leave && asked_notices,
+        // Notices are not in the log: who falls behind in a channel with history loses some.
+        present: (!options.keeps_history()).then(BTreeMap::new),
+        expires: ends(body.expires, body.ttl, stage),
         uncertain: false,
     }
+}
+
+/// Who asked for a subscription.
+enum By {
+    Server,
+    Client { notices: bool },
+}
+
+/// The end of a lifetime that has been told just now.
+fn ends(expires: bool, ttl_s: u32, stage: &Stage) -> Option<Time> {
+    assert_eq!(expires, ttl_s > 0, "a lifetime without an end, or an end without a lifetime");
+    expires.then(|| stage.net.now() + Duration::from_secs(ttl_s.into()))
 }
 
 /// Checks one page of history.

@@ -355,6 +355,11 @@ impl World {
                     self.stage.name(channel),
                     position.offset.0,
                 );
+                assert!(
+                    client.knows_itself(channel),
+                    "client {number} was not told of its own join of {}",
+                    self.stage.name(channel)
+                );
                 self.stage.coverage.count("head_reached");
             }
         }
