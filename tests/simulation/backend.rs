@@ -15,8 +15,8 @@ use trunkline::shard::ask::{
 };
 use trunkline::shard::router::Router;
 
-use crate::check::{ChannelNo, PayloadNo, Place};
-use crate::client::{check_page, user_name};
+use crate::check::{ChannelNo, PayloadNo, Place, check_page};
+use crate::client::user_name;
 use crate::scenario::unix_s;
 use crate::world::Stage;
 
@@ -329,7 +329,7 @@ impl Backend {
                     .map(|entry| (entry.offset().0, String::from_utf8_lossy(&entry.data).into_owned()))
                     .collect();
                 let list = data.iter().map(|(offset, data)| (*offset, data.as_str())).collect();
-                check_page(channel, top, list, floor, reverse, stage);
+                check_page(channel, top, list, floor, reverse, &mut stage.log);
             }
             (Asked::Presence { channel }, Answer::Presence(Ok(infos))) => {
                 let clients: BTreeMap<String, String> =
@@ -382,7 +382,7 @@ impl ControlPlane for Plane {
     fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy> {
         let mut state = self.0.lock().expect("one thread");
         state.taken += 1;
-        if state.taken % 8 == 0 {
+        if state.taken.is_multiple_of(8) {
             return Err(Busy);
         }
         let body = String::from_utf8_lossy(request.body()).into_owned();

@@ -87,7 +87,7 @@ fn any_seed_keeps_every_promise() {
 fn survives(seed: u64, trace: bool) -> Option<world::Outcome> {
     let run = || {
         let first = world::run(seed, trace);
-        if seed % TWICE_EVERY == 0 {
+        if seed.is_multiple_of(TWICE_EVERY) {
             let second = world::run(seed, false);
             assert_eq!(first, second, "the same seed, and another run");
         }
