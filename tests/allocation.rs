@@ -75,8 +75,8 @@ const CROWD: usize = 200;
 #[test]
 fn a_delivery_allocates_nothing() {
     // One test for both drivers: the counter is the process's.
-    measure("mio", |options| MioDriver::try_new(options));
-    measure("io_uring", |options| UringDriver::try_new(options));
+    measure("mio", MioDriver::try_new);
+    measure("io_uring", UringDriver::try_new);
 }
 
 fn measure<D: Driver>(

@@ -98,6 +98,22 @@ fn only_the_edges_read_a_clock() {
     assert_none(&faults);
 }
 
+/// Every queue has a bound with a name. Tests may collect what comes.
+#[test]
+fn no_queue_is_unbounded() {
+    let mut faults = Vec::new();
+    for source in sources(&["src"]) {
+        for (number, line) in source.code() {
+            for name in ["mpsc::channel(", "mpsc::channel::<", "unbounded", "mem::forget"] {
+                if line.contains(name) {
+                    faults.push(format!("{}:{number}: {name}", source.name));
+                }
+            }
+        }
+    }
+    assert_none(&faults);
+}
+
 #[test]
 fn unsafe_stays_in_the_driver_with_its_reason() {
     let mut faults = Vec::new();

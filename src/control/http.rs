@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
+use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::control::ControlOptions;
 use crate::control::api::{Api, Method, NodeIdentity, Request as ApiRequest, respond};
 use crate::control::asks::{AskError, Shards};
@@ -253,9 +254,9 @@ async fn metrics_for_all(State(app): State<Arc<App>>) -> Response {
 }
 
 /// For measuring: the request's body comes back.
-async fn echo(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+async fn echo(request: Request<Body>) -> Response {
     let kind = request.headers().get(header::CONTENT_TYPE).cloned();
-    let body = match read_body(request.into_body(), app.body_bytes_max).await {
+    let body = match read_body(request.into_body(), ECHO_MESSAGE_BYTES_MAX).await {
         Ok(body) => body,
         Err(response) => return response,
     };

@@ -584,7 +584,7 @@ fn through(control: &Control, request: Request<Bytes>) -> ::http::Response<Bytes
     let (sender, receiver) = mpsc::channel();
     control
         .plane()
-        .handle(request, HttpReply::new(move |response| sender.send(response).map_err(|back| back.0)))
+        .handle(request, HttpReply::new(move |response| sender.send(response.take().unwrap()).unwrap()))
         .expect("not busy");
     receiver.recv_timeout(Duration::from_secs(5)).expect("an answer")
 }
@@ -614,16 +614,23 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
     let plane = control.plane();
     for _ in 0..4 {
         let sender = sender.clone();
-        let reply = HttpReply::new(move |response| sender.send(response.status()).map_err(|_| response));
+        let reply = HttpReply::new(move |response| sender.send(response.take().unwrap().status()).unwrap());
         plane.handle(lost(), reply).unwrap();
     }
-    assert_eq!(plane.handle(lost(), HttpReply::new(|_| Ok(()))), Err(crate::shard::ask::Busy));
+    assert_eq!(
+        plane.handle(lost(), HttpReply::new(|response| *response = None)),
+        Err(crate::shard::ask::Busy)
+    );
     for _ in 0..4 {
         assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(StatusCode::OK));
     }
     assert_eq!(through(&control, publish()).status(), StatusCode::OK);
     control.stop(Duration::from_secs(1));
-    assert_eq!(plane.handle(lost(), HttpReply::new(|_| Ok(()))), Err(crate::shard::ask::Busy), "stopped");
+    assert_eq!(
+        plane.handle(lost(), HttpReply::new(|response| *response = None)),
+        Err(crate::shard::ask::Busy),
+        "stopped"
+    );
 }
 
 #[test]

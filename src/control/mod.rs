@@ -162,11 +162,12 @@ impl Control {
 }
 
 /// Brings the response to its shard, waiting for room there: somebody waits for it.
-async fn deliver(mut reply: HttpReply, mut response: Response<Bytes>) {
+async fn deliver(mut reply: HttpReply, response: Response<Bytes>) {
+    let mut response = Some(response);
     for _ in 0..DELIVERY_TRIES {
-        match reply.send(response) {
-            Ok(()) => return,
-            Err(refused) => (reply, response) = refused,
+        reply.send(&mut response);
+        if response.is_none() {
+            return;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

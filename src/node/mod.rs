@@ -85,7 +85,8 @@ fn serve(start: &Start) -> io::Result<()> {
     let shard_options = Arc::new(shard_options(config, options.sockets_max, shards));
     let control = control::start(ControlOptions::new(config), router.clone())?;
 
-    let (incidents, happened) = mpsc::channel();
+    // A shard says two things at most, the signals one.
+    let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 1);
     let mut threads = Vec::new();
     for id in router.every_shard() {
         let seat = Seat {
@@ -159,7 +160,7 @@ struct Seat {
     client_ids: ClientIds,
     control: Arc<dyn ControlPlane>,
     prng: Prng,
-    incidents: mpsc::Sender<Incident>,
+    incidents: mpsc::SyncSender<Incident>,
 }
 
 impl Seat {
@@ -203,7 +204,7 @@ fn pin(id: ShardId) {
     }
 }
 
-fn watch_signals(incidents: mpsc::Sender<Incident>) -> io::Result<()> {
+fn watch_signals(incidents: mpsc::SyncSender<Incident>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut terminate, mut interrupt) = {
         let _inside = runtime.enter();

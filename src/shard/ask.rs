@@ -157,26 +157,23 @@ pub trait ControlPlane: Send + Sync {
 /// Carries a response back to the shard that holds the connection. Dropped unused, it carries a 500.
 pub struct HttpReply(Option<DeliverHttp>);
 
-type DeliverHttp = Box<dyn FnMut(Response<Bytes>) -> Result<(), Response<Bytes>> + Send>;
+type DeliverHttp = Box<dyn FnMut(&mut Option<Response<Bytes>>) + Send>;
 
 impl HttpReply {
-    /// `deliver` gives the response back when there is no room for it.
-    pub fn new(
-        deliver: impl FnMut(Response<Bytes>) -> Result<(), Response<Bytes>> + Send + 'static,
-    ) -> HttpReply {
+    /// `deliver` takes the response, or leaves it when there is no room for it.
+    pub fn new(deliver: impl FnMut(&mut Option<Response<Bytes>>) + Send + 'static) -> HttpReply {
         HttpReply(Some(Box::new(deliver)))
     }
 
-    /// # Errors
-    /// Gives itself and the response back when the shard's inbox is full: try again a little later.
-    pub fn send(mut self, response: Response<Bytes>) -> Result<(), (HttpReply, Response<Bytes>)> {
-        let Some(deliver) = &mut self.0 else { return Ok(()) };
-        match deliver(response) {
-            Ok(()) => {
-                self.0 = None;
-                Ok(())
-            }
-            Err(response) => Err((self, response)),
+    /// Takes the response, or leaves it when the shard's inbox is full: try again a little later. A second response is
+    /// taken and dropped.
+    pub fn send(&mut self, response: &mut Option<Response<Bytes>>) {
+        match &mut self.0 {
+            Some(deliver) => deliver(response),
+            None => *response = None,
+        }
+        if response.is_none() {
+            self.0 = None;
         }
     }
 }
@@ -187,7 +184,7 @@ impl Drop for HttpReply {
             let mut response = Response::new(Bytes::from_static(b"internal server error\n"));
             *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
             // Without room for it the connection ends by its own timer.
-            let _ = deliver(response);
+            deliver(&mut Some(response));
         }
     }
 }

@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, R
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::ConnId;
-use crate::base::limits::HTTP_HEAD_BYTES_MAX;
+use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 use crate::proto::http1::{self, Body, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::websocket;
 use crate::session::Session;
@@ -178,7 +178,11 @@ impl Core {
             fault.write(&mut answer);
             Asked::Refused(answer, cause_of(fault))
         };
-        let decoder = match BodyDecoder::new(head.body_length(), self.options.http_body_bytes_max as u64) {
+        let body_bytes_max = match head.path {
+            "/echo" if self.options.echo => ECHO_MESSAGE_BYTES_MAX,
+            _ => self.options.http_body_bytes_max,
+        };
+        let decoder = match BodyDecoder::new(head.body_length(), body_bytes_max as u64) {
             Ok(decoder) => decoder,
             Err(fault) => return refused(fault),
         };
@@ -255,10 +259,10 @@ impl Core {
 
         let inbox = self.mailer.router().inbox(self.id).clone();
         let reply = HttpReply::new(move |response| {
-            inbox.push(Mail::Http(Box::new((conn, response)))).map_err(|refused| match refused {
-                Mail::Http(answer) => answer.1,
-                _ => unreachable!("a full inbox gives back what it was given"),
-            })
+            let Some(answer) = response.take() else { return };
+            if let Err(Mail::Http(refused)) = inbox.push(Mail::Http(Box::new((conn, answer)))) {
+                *response = Some(refused.1);
+            }
         });
         let busy = match &self.control {
             Some(control) => control.handle(whole, reply).is_err(),
