@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use http::{Request, Response};
 use trunkline::base::bytes::Bytes;
 use trunkline::base::fault::{Disconnect, Refusal};
-use trunkline::base::ids::{ClientId, Position};
+use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
 use trunkline::base::publication::ClientInfo;
-use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk};
+use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since, SinceEpoch};
 use trunkline::shard::ask::{
     Ask, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser, Reply,
     ShardStats, SubscribeUser, Target, UnsubscribeUser,
@@ -208,11 +208,22 @@ impl Backend {
                 _ => {}
             }
         }
+        // Several at once: what is under way when the next one comes is the hard part.
+        for _ in 0..if stage.prng.u8(..3) == 0 { stage.prng.usize(2..5) } else { 1 } {
+            self.order_once(channel, target.clone(), stage);
+        }
+    }
+
+    fn order_once(&mut self, channel: ChannelNo, mut target: Target, stage: &mut Stage) {
         let home = self.router.user_home(&target.user).index();
         let expire_at = match stage.prng.bool() {
             true => unix_s(stage.net.now()) + stage.prng.u64(1..4),
             false => 0,
         };
+        let recover = stage.log.head(channel).filter(|_| stage.prng.bool()).map(|(epoch, offset)| Since {
+            offset: Offset(offset.saturating_sub(stage.prng.u64(..5))),
+            epoch: SinceEpoch::Known(Epoch(epoch)),
+        });
         let name = stage.scenario.channels[channel].name.clone();
         let mut kind = stage.prng.u8(..10);
         let foreign = target.client.is_some() && stage.prng.u8(..3) == 0;
@@ -230,7 +241,7 @@ impl Backend {
             let done = reply(answers, id, |_| Answer::Done);
             match kind {
                 0..5 => Ask::Subscribe(
-                    SubscribeUser { target, channel: name, info: None, data: None, recover: None, expire_at },
+                    SubscribeUser { target, channel: name, info: None, data: None, recover, expire_at },
                     done,
                 ),
                 5..8 => Ask::Unsubscribe(UnsubscribeUser { target, channel: name }, done),
