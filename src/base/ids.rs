@@ -171,12 +171,32 @@ pub struct Position {
 pub enum WireKind {
     /// Centrifuge JSON in one WebSocket text message.
     CentrifugeJson = 0,
+    /// An event of an event stream (HTML, section 9.2).
+    Sse = 1,
+    /// A line of JSON in chunks of HTTP/1.1.
+    JsonLines = 2,
+    /// A script element in an endless page.
+    Iframe = 3,
+    /// An envelope of JSON in one WebSocket text message.
+    WebSocketJson = 4,
+    /// The payload alone in one WebSocket text message.
+    WebSocketBare = 5,
+    /// An element of a poll's answer.
+    Poll = 6,
 }
 
 impl WireKind {
     /// How many kinds there are: the length of a publication's table of encoded frames.
-    pub const COUNT: usize = 1;
-    pub const ALL: [WireKind; WireKind::COUNT] = [WireKind::CentrifugeJson];
+    pub const COUNT: usize = 7;
+    pub const ALL: [WireKind; WireKind::COUNT] = [
+        WireKind::CentrifugeJson,
+        WireKind::Sse,
+        WireKind::JsonLines,
+        WireKind::Iframe,
+        WireKind::WebSocketJson,
+        WireKind::WebSocketBare,
+        WireKind::Poll,
+    ];
 
     pub fn index(self) -> usize {
         self as usize
@@ -198,6 +218,13 @@ mod tests {
                     assert_eq!(ConnId::from_bits(id.to_bits()), id);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn every_wire_kind_stands_at_its_own_place() {
+        for (place, kind) in WireKind::ALL.iter().enumerate() {
+            assert_eq!(kind.index(), place);
         }
     }
 

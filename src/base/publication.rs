@@ -26,12 +26,20 @@ impl Default for ClientInfo {
 /// The frames of one publication, one for each wire kind that has had a reader. Filled in by whoever delivers;
 /// the hub itself knows no wire.
 #[derive(Debug, Default)]
-pub struct Encoded([OnceLock<Bytes>; WireKind::COUNT]);
+pub struct Encoded {
+    first: OnceLock<Bytes>,
+    /// Every kind but the first. Logs are long and most of their entries are read in one kind: the table of the others
+    /// is made with the first reader of one.
+    others: OnceLock<Box<[OnceLock<Bytes>; WireKind::COUNT - 1]>>,
+}
 
 impl Encoded {
     /// The frame for `kind`, encoding it now if nobody has before.
     pub fn get_or_encode(&self, kind: WireKind, encode: impl FnOnce() -> Bytes) -> &Bytes {
-        self.0[kind.index()].get_or_init(encode)
+        match kind.index() {
+            0 => self.first.get_or_init(encode),
+            other => self.others.get_or_init(Box::default)[other - 1].get_or_init(encode),
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::ids::{ChannelName, Offset, SLOT_BITS, SLOT_MAX};
+use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
 use crate::hub::asks::Notice;
 use crate::hub::log::{Encoded, Publication};
 use crate::hub::options::ChannelOptions;
@@ -30,11 +30,18 @@ impl Subscriber {
     pub const NOTICES: u32 = 1 << SLOT_BITS;
     /// It has a cursor: it lags, or joined between an item's arrival and its delivery.
     pub const CURSOR: u32 = 2 << SLOT_BITS;
+    /// What it gets is made for it alone.
+    pub const SINGULAR: u32 = 4 << SLOT_BITS;
     const KIND_SHIFT: u32 = SLOT_BITS + 4;
 
     pub fn new(slot: u32, kind: u8, notices: bool) -> Subscriber {
         assert!(slot <= SLOT_MAX && kind < 16);
         Subscriber(slot | u32::from(kind) << Self::KIND_SHIFT | if notices { Self::NOTICES } else { 0 })
+    }
+
+    /// The same subscriber, to be delivered to by itself.
+    pub fn singular(self) -> Subscriber {
+        Subscriber(self.0 | Self::SINGULAR)
     }
 
     pub fn slot(self) -> u32 {
@@ -52,6 +59,10 @@ impl Subscriber {
 
     pub fn has_cursor(self) -> bool {
         self.0 & Self::CURSOR != 0
+    }
+
+    pub fn is_singular(self) -> bool {
+        self.0 & Self::SINGULAR != 0
     }
 }
 
@@ -184,6 +195,8 @@ pub struct LocalChannel {
     pub name: ChannelName,
     pub options: Arc<ChannelOptions>,
     stream: Stream,
+    /// Where the channel's log stands at the stream's end, once its home has said so.
+    top: Option<Position>,
     /// Items before this have been taken into a batch: delivered, on their way, or left to a cursor.
     batched: Seq,
     active: Option<Active>,
@@ -211,6 +224,11 @@ impl LocalChannel {
 
     pub fn subscribers(&self) -> &[Subscriber] {
         &self.subscribers
+    }
+
+    /// Where the log stands at the stream's end. Known as soon as somebody here is subscribed.
+    pub fn top(&self) -> Option<Position> {
+        self.top
     }
 
     /// Where a subscriber at `position` of the list stands if it has kept up so far.
@@ -302,6 +320,7 @@ impl Local {
                     name: name.clone(),
                     options: options.clone(),
                     stream: Stream::default(),
+                    top: None,
                     batched: 0,
                     active: None,
                     subscribers: Vec::new(),
@@ -317,6 +336,11 @@ impl Local {
         };
         self.channels[index as usize].pending_joins += 1;
         index
+    }
+
+    /// The home has said where the log stands now: at the end of the stream, as its messages come in order.
+    pub fn top_learned(&mut self, channel: ChannelIndex, top: Position) {
+        self.channels[channel as usize].top = Some(top);
     }
 
     /// The home has answered a join. [`Local::subscribe`] comes before this when it is a yes.
@@ -371,7 +395,17 @@ impl Local {
             entry.subscribers.shrink_to(entry.subscribers.len() * 2);
         }
         self.subscriptions -= 1;
+        if entry.cursors == 0 {
+            // It may have been the last that something was kept for.
+            self.trim(channel);
+        }
         self.forget_if_unused(channel);
+    }
+
+    /// Marks the subscriber at `position` as one that is delivered to by itself.
+    pub fn make_singular(&mut self, channel: ChannelIndex, position: u32) {
+        let subscriber = &mut self.channels[channel as usize].subscribers[position as usize];
+        *subscriber = subscriber.singular();
     }
 
     /// Marks the subscriber at `position` as one with a cursor.
@@ -401,6 +435,11 @@ impl Local {
         let entry = &mut self.channels[index as usize];
         if entry.subscribers.is_empty() {
             return false;
+        }
+        if let Item::Publication(publication) = &item
+            && publication.offset() != Offset(0)
+        {
+            entry.top = Some(publication.position);
         }
         self.stream_bytes += item.weight();
         self.backlog_bytes += item.weight() + ITEM_BYTES;
@@ -512,7 +551,7 @@ fn relocate(list: &mut [Subscriber], from: u32, to: u32, moved: &mut Vec<Moved>)
 mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
-    use crate::base::ids::{Epoch, Offset, Position};
+    use crate::base::ids::Epoch;
 
     fn publication(offset: u64) -> Item {
         Item::Publication(Arc::new(Publication {
@@ -627,6 +666,20 @@ mod tests {
         assert_eq!(local.get(index).stream().base(), 10);
         local.cursor_cleared(index, 0);
         assert_eq!((local.get(index).stream().base(), local.stream_bytes()), (20, 0));
+    }
+
+    /// Found by simulation, seed 1172: a poll left with its cursor, and what had been kept for it stayed until the next
+    /// publication.
+    #[test]
+    fn the_stream_is_dropped_when_the_last_with_a_cursor_leaves() {
+        let mut local = local();
+        let index = subscribed(&mut local, 0..2);
+        local.cursor_set(index, 0);
+        local.handle_item("c", publication(1));
+        deliver(&mut local, 100, |_| ());
+        assert_eq!(local.stream_bytes(), 10);
+        local.unsubscribe(index, 0, &mut Vec::new());
+        assert_eq!((local.stream_bytes(), local.subscriptions()), (0, 1));
     }
 
     #[test]

@@ -108,8 +108,9 @@ fn serve(start: &Start) -> io::Result<()> {
             Incident::Signal(_) => return Ok(()),
         }
     }
-    announce(config, options.listen, control.api_addr())?;
+    // Before anybody can know that this runs: a signal must not find the default action.
     watch_signals(incidents)?;
+    announce(config, options.listen, control.api_addr())?;
 
     let outcome = loop {
         match happened.recv().map_err(io::Error::other)? {

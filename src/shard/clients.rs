@@ -18,9 +18,9 @@ use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
 use crate::shard::timers::{self, TICK_MS};
 
 /// What a session may look at.
-struct View<'a> {
-    options: &'a ShardOptions,
-    local: &'a Local,
+pub(in crate::shard) struct View<'a> {
+    pub options: &'a ShardOptions,
+    pub local: &'a Local,
 }
 
 impl World for View<'_> {
@@ -241,6 +241,7 @@ impl Core {
                 self.close(slot, Disconnect::STALE)
             }
             Some(State::Client { .. }) => self.handle_client_timer(slot),
+            Some(State::Reader { .. }) => self.handle_reader_timer(slot),
             Some(State::Closing { .. }) => self.give_up(slot),
             Some(State::Echo { .. } | State::Gone) | None => {}
         }

@@ -6,6 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::proto::websocket;
+use crate::session::reader::Mode;
 use crate::shard::Action;
 use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
@@ -33,6 +34,7 @@ impl Core {
                     self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose(None));
                 }
             }
+            State::Reader { .. } => self.close_reader(slot, disconnect),
             State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 // The answer under way still goes out, and is the last one: see `handle_http_answer`.
             }
@@ -87,6 +89,9 @@ impl Core {
                     request.keep_alive = false;
                 }
             }
+            // So may a reader that awaits its one answer; one that awaits messages has gone.
+            State::Reader { reader, .. } if !reader.is_ready() && !matches!(reader.mode, Mode::Stream(_)) => {
+            }
             // Our last bytes may still be on their way; the close follows them.
             State::Closing { .. } if self.finishing.contains(&slot) => {}
             _ => self.give_up(slot),
@@ -115,13 +120,16 @@ impl Core {
     }
 
     /// The client of this connection, if it has one, leaves its channels and its user.
-    fn forget_client(&mut self, slot: u32) {
+    pub fn forget_client(&mut self, slot: u32) {
         let conn = self.conn_id(slot);
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
-            return;
+        let (subs, user) = match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
+            Some(State::Client { session, .. }) => (session.take_subs(), session.user().cloned()),
+            Some(State::Reader { reader, .. }) => {
+                let user = reader.identity.as_ref().and_then(|identity| identity.user.clone());
+                (reader.take_subs(), user)
+            }
+            _ => return,
         };
-        let subs = session.take_subs();
-        let user = session.user().cloned();
         for sub in subs {
             let name = self.local.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
@@ -134,6 +142,7 @@ impl Core {
             && let Some(lag) = &mut connection.lag
         {
             lag.cursors.clear();
+            lag.held = false;
             if lag.is_over() {
                 connection.lag = None;
             }
@@ -154,10 +163,8 @@ impl Core {
         let mut moved = std::mem::take(&mut self.moved);
         self.local.unsubscribe(channel, place, &mut moved);
         for moved in moved.drain(..) {
-            if let Some(session) =
-                self.connections.get_mut(moved.slot).and_then(|connection| connection.session())
-            {
-                session.placed(channel, moved.to);
+            if let Some(connection) = self.connections.get_mut(moved.slot) {
+                connection.placed(channel, moved.to);
             }
         }
         self.moved = moved;

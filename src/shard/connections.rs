@@ -8,8 +8,10 @@ use crate::base::bytes::Bytes;
 use crate::hub::local::{ChannelIndex, Cursor};
 use crate::proto::http1::{BodyDecoder, HeadScan};
 use crate::proto::websocket::Decoder;
-use crate::session::Session;
+use crate::session::reader::Reader;
+use crate::session::{Session, Sub};
 use crate::shard::outbox::Chain;
+use crate::shard::readers::PublishOrder;
 use crate::shard::timers::{Link, Linked, TimerTick};
 
 /// One accepted socket.
@@ -55,6 +57,12 @@ pub enum State {
         decoder: Option<Box<Decoder>>,
         session: Session,
     },
+    /// Reads without the client protocol, or publishes: see `readers/`.
+    Reader {
+        /// Of plain WebSocket.
+        decoder: Option<Box<Decoder>>,
+        reader: Reader,
+    },
     /// Its last bytes are on their way. What still comes in is discarded until the peer ends.
     Closing {
         end: ClosingEnd,
@@ -90,6 +98,8 @@ pub struct Request {
     pub decoder: BodyDecoder,
     /// Handed to the control plane: the answer is awaited, nothing is read.
     pub asked: bool,
+    /// It publishes; without, it is the control plane's.
+    pub publish: Option<Box<PublishOrder>>,
 }
 
 /// What a connection has when its socket did not take everything, or when it joined a channel between an item's
@@ -105,11 +115,13 @@ pub struct Lag {
     pub blocked: bool,
     /// Reading is paused until the remainder is gone.
     pub read_paused: bool,
+    /// A reader whose other channels have not answered yet: nothing may be given to it.
+    pub held: bool,
 }
 
 impl Lag {
     pub fn is_over(&self) -> bool {
-        !self.blocked && self.remainder.is_empty() && self.cursors.is_empty()
+        !self.blocked && !self.held && self.remainder.is_empty() && self.cursors.is_empty()
     }
 
     pub fn push(&mut self, bytes: Bytes) {
@@ -119,6 +131,10 @@ impl Lag {
 
     pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Cursor> {
         self.cursors.iter_mut().find(|(at, _)| *at == channel).map(|(_, cursor)| cursor)
+    }
+
+    pub fn cursor_in(&self, channel: ChannelIndex) -> Option<Cursor> {
+        self.cursors.iter().find(|(at, _)| *at == channel).map(|(_, cursor)| *cursor)
     }
 }
 
@@ -141,6 +157,38 @@ impl Connection {
         match &mut self.state {
             State::Client { session, .. } => Some(session),
             _ => None,
+        }
+    }
+
+    pub fn reader(&self) -> Option<&Reader> {
+        match &self.state {
+            State::Reader { reader, .. } => Some(reader),
+            _ => None,
+        }
+    }
+
+    pub fn reader_mut(&mut self) -> Option<&mut Reader> {
+        match &mut self.state {
+            State::Reader { reader, .. } => Some(reader),
+            _ => None,
+        }
+    }
+
+    /// The subscription to a channel of whoever is at the other end.
+    pub fn sub(&self, channel: ChannelIndex) -> Option<Sub> {
+        match &self.state {
+            State::Client { session, .. } => session.sub(channel),
+            State::Reader { reader, .. } => reader.sub(channel),
+            _ => None,
+        }
+    }
+
+    /// The channel's list has the connection at another place.
+    pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
+        match &mut self.state {
+            State::Client { session, .. } => session.placed(channel, place),
+            State::Reader { reader, .. } => reader.placed(channel, place),
+            _ => {}
         }
     }
 

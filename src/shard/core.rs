@@ -51,6 +51,8 @@ pub(in crate::shard) struct Core {
     pub clients: u64,
     /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
     pub joins_asked: u32,
+    /// Numbers what readers ask of homes.
+    pub reader_ids: u32,
     /// Set by the order to end: whoever is still here then is cut off.
     pub ending: Option<Time>,
 
@@ -111,6 +113,7 @@ impl Core {
             stats: Stats::default(),
             clients: 0,
             joins_asked: 0,
+            reader_ids: 0,
             ending: None,
             actions: Vec::new(),
             finishing: Vec::new(),

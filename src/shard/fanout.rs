@@ -1,14 +1,19 @@
 //! Delivery: a channel's batch to its subscribers, in slices.
 
+use std::sync::Arc;
+
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::base::ids::WireKind;
-use crate::hub::local::{Active, Item, LocalChannel};
+use crate::base::publication::Publication;
+use crate::hub::local::{Active, Item, LocalChannel, Seq};
 use crate::proto::centrifuge::Push;
 use crate::proto::centrifuge::encode_push;
+use crate::proto::reader::frames;
 use crate::proto::websocket::{self, Opcode};
 use crate::session::{info_view, view};
 use crate::shard::core::Core;
 use crate::shard::outbox::FrameId;
+use crate::shard::readers::append_item;
 
 /// Deliveries in one tick: at some microseconds each, reads and other channels wait about a millisecond.
 const DELIVERIES_PER_TICK: u32 = 512;
@@ -26,7 +31,7 @@ impl Core {
             let mut batch = Batch::new(active);
             for place in (until..active.remaining).rev() {
                 let subscriber = channel.subscribers()[place as usize];
-                if subscriber.has_cursor() {
+                if subscriber.has_cursor() || subscriber.is_singular() {
                     self.special.push((place, subscriber.slot()));
                     continue;
                 }
@@ -43,35 +48,67 @@ impl Core {
             self.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
             budget -= visited.max(1).min(budget);
             let mut special = std::mem::take(&mut self.special);
-            for (place, slot) in special.drain(..) {
-                self.deliver_to_cursor(index, place, slot, active);
+            special.retain(|&(place, slot)| {
+                let poll = self.is_held_poll(slot);
+                if !poll {
+                    self.deliver_to_one(index, place, slot, active);
+                }
+                poll
+            });
+            // Polls leave with what they get, and the list must not change under the batch.
+            let items = match special.is_empty() {
+                true => Vec::new(),
+                false => publications(self.local.get(index), active),
+            };
+            self.local.advance(index, until);
+            for (_, slot) in special.drain(..) {
+                self.answer_held(slot, index, active, &items);
             }
             self.special = special;
-            self.local.advance(index, until);
         }
     }
 
-    /// A batch meets a subscriber with a cursor.
-    fn deliver_to_cursor(&mut self, index: u32, place: u32, slot: u32, active: Active) {
+    /// A batch meets a subscriber with a cursor, or one whose frames are its own.
+    fn deliver_to_one(&mut self, index: u32, place: u32, slot: u32, active: Active) {
         let channel = self.local.get(index);
         let subscriber = channel.subscribers()[place as usize];
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let connecting = connection.is_connecting();
-        let Some(lag) = &mut connection.lag else { return };
-        let Some(&mut cursor) = lag.cursor(index) else { return };
-        // Blocked, it stays where it is; behind the batch, it is catching up by itself; past it, it waits for the next.
-        if lag.blocked || connecting || cursor.seq < active.start || cursor.seq > active.end {
+        let cursor = match &connection.lag {
+            // Nothing may be given to it: it stays where it is.
+            Some(lag) if subscriber.has_cursor() && (lag.blocked || lag.held || connecting) => return,
+            Some(lag) if subscriber.has_cursor() => match lag.cursor_in(index) {
+                Some(cursor) => cursor.seq,
+                None => return,
+            },
+            _ => active.start,
+        };
+        // Behind the batch, it is catching up by itself; past it, it waits for the next.
+        if cursor < active.start || cursor > active.end {
             return;
         }
-        for item in channel.stream().between(cursor.seq, active.end) {
+        for item in channel.stream().between(cursor, active.end) {
             if item.is_notice() && !subscriber.notices() {
                 continue;
             }
-            let frame = self.outbox.frame(encode_item(item, subscriber.kind()).clone());
-            self.outbox.append(slot, &mut connection.chain, frame);
+            append_item(&mut self.outbox, &self.local, slot, connection, index, item, subscriber.kind());
         }
-        self.drop_cursor(slot, index, place);
+        if subscriber.has_cursor() {
+            self.drop_cursor(slot, index, place);
+        }
     }
+}
+
+/// The publications of a batch, each with its place in the stream.
+fn publications(channel: &LocalChannel, active: Active) -> Vec<(Seq, Arc<Publication>)> {
+    let items = channel.stream().between(active.start, active.end);
+    let numbered = (active.start..).zip(items);
+    numbered
+        .filter_map(|(seq, item)| match item {
+            Item::Publication(publication) => Some((seq, Arc::clone(publication))),
+            Item::Notice(_) => None,
+        })
+        .collect()
 }
 
 /// The frames of a batch, made for each kind of subscriber when the first of it is met.
@@ -128,6 +165,11 @@ pub fn encode_item(item: &Item, kind: usize) -> &Bytes {
             let mut frame = Vec::with_capacity(text.len() + websocket::FRAME_HEADER_BYTES_MAX);
             websocket::write_frame(&mut frame, Opcode::Text, &text);
             Bytes::from(frame)
+        }),
+        kind => item.encoded().get_or_encode(kind, || match item {
+            Item::Publication(publication) => frames::encode(kind, publication),
+            // Nobody without the client protocol subscribes to notices.
+            Item::Notice(_) => Bytes::new(),
         }),
     }
 }

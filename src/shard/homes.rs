@@ -69,7 +69,7 @@ impl Core {
                 }
             }
             HomeMail::Publish { conn, id, ask } => {
-                let outcome = self.publish(ask).map(|_| ());
+                let outcome = self.publish(ask);
                 self.answer(HomeAnswer::Published { conn, id, outcome });
             }
             HomeMail::History { conn, id, ask } => {
@@ -148,7 +148,12 @@ impl Core {
         match answer {
             HomeAnswer::Joined { channel, since, mut tag, outcome, .. } => {
                 let index = tag.index;
-                if let Some(slot) = slot {
+                if let Ok((top, _)) = &outcome {
+                    self.local.top_learned(index, *top);
+                }
+                if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
+                    self.handle_reader_joined(slot, &channel, &tag, outcome);
+                } else if let Some(slot) = slot {
                     let answer = join_answer(&mut tag, since, outcome);
                     self.handle_joined(slot, index, &channel, answer);
                 }
@@ -160,9 +165,15 @@ impl Core {
                 }
             }
             HomeAnswer::Published { id, outcome, .. } => {
-                self.reply(slot, id, outcome, |id, (), cx| cx.reply(id, &Reply::Publish));
+                if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
+                    return self.handle_reader_published(slot, id, outcome);
+                }
+                self.reply(slot, id, outcome, |id, _, cx| cx.reply(id, &Reply::Publish));
             }
-            HomeAnswer::History { id, outcome, .. } => self.reply(slot, id, outcome, reply_history),
+            HomeAnswer::History { id, outcome, .. } => match slot.filter(|&slot| self.is_reader(slot)) {
+                Some(slot) => self.handle_reader_history(slot, id, outcome),
+                None => self.reply(slot, id, outcome, reply_history),
+            },
             HomeAnswer::Presence { id, outcome, .. } => self.reply(slot, id, outcome, reply_presence),
             HomeAnswer::PresenceStats { id, outcome, .. } => {
                 self.reply(slot, id, outcome, |id, PresenceStats { clients, users }, cx| {

@@ -12,6 +12,7 @@ use crate::shard::ask::HttpReply;
 use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::Mail;
+use crate::shard::readers;
 use crate::shard::stats::Cause;
 use crate::shard::{Action, Outgoing};
 
@@ -82,7 +83,12 @@ impl Core {
     fn handle_head(&mut self, slot: u32, bytes: &[u8]) -> Option<usize> {
         let (asked, consumed) = match http1::parse_head(bytes) {
             Ok(None) => return None,
-            Ok(Some((head, consumed))) => (self.route(&head), consumed),
+            Ok(Some((head, consumed))) => {
+                if let Some(endpoint) = readers::Endpoint::of(head.path) {
+                    return Some(self.handle_reader_head(slot, endpoint, &head, bytes, consumed));
+                }
+                (self.route(&head), consumed)
+            }
             Err(fault) => {
                 self.refuse_http(slot, fault);
                 return Some(bytes.len());
@@ -154,7 +160,7 @@ impl Core {
     }
 
     /// Whether a page of the request's origin may connect. Programs that are no browser send none.
-    fn is_welcome(&self, head: &RequestHead<'_>) -> bool {
+    pub fn is_welcome(&self, head: &RequestHead<'_>) -> bool {
         let Some(origin) = head.header_str("Origin") else { return head.header("Origin").is_none() };
         let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
         if head.host().is_some_and(|host| host.eq_ignore_ascii_case(authority)) {
@@ -205,13 +211,19 @@ impl Core {
             http1::Version::Http10 => Version::HTTP_10,
             http1::Version::Http11 => Version::HTTP_11,
         };
-        let request =
-            Request { parts, keep_alive: head.keep_alive(), body: Vec::new(), decoder, asked: false };
+        let request = Request {
+            parts,
+            keep_alive: head.keep_alive(),
+            body: Vec::new(),
+            decoder,
+            asked: false,
+            publish: None,
+        };
         Asked::Plain(Box::new(request), head.expects_continue())
     }
 
     /// Takes input that follows a request's head; gives how much of it.
-    fn handle_body(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) -> usize {
+    pub fn handle_body(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) -> usize {
         let Some(request) = &mut http.request else { return 0 };
         if request.asked {
             // Came in before reading was paused: the next request, or rubbish. Bounded by the reads of one tick.
@@ -231,6 +243,13 @@ impl Core {
                     return bytes.len();
                 }
             }
+        }
+        if request.decoder.is_done()
+            && let Some(order) = request.publish.take()
+        {
+            let body = std::mem::take(&mut request.body);
+            self.publish_body(slot, *order, body);
+            return at;
         }
         if request.decoder.is_done() {
             http.unread.extend_from_slice(&bytes[at..]);
@@ -297,7 +316,7 @@ impl Core {
         self.handle_bytes(slot, &mut unread);
     }
 
-    fn refuse_http(&mut self, slot: u32, fault: HttpFault) {
+    pub fn refuse_http(&mut self, slot: u32, fault: HttpFault) {
         self.stats.fault(cause_of(fault));
         let mut answer = Vec::new();
         fault.write(&mut answer);
@@ -332,7 +351,7 @@ impl Core {
 }
 
 /// How long an idle connection of HTTP is kept for the next request.
-const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(75);
+pub const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(75);
 
 /// How long the control plane may take over one request: longer than its own deadlines, so that it says why.
 const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);

@@ -15,6 +15,7 @@ use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::fanout::encode_item;
 use crate::shard::mailbox::{HomeMail, Mail, Missed};
+use crate::shard::readers::append_item;
 use crate::shard::stats::Cause;
 use crate::shard::{Action, RETRY};
 
@@ -44,14 +45,17 @@ impl Core {
         for bytes in rest {
             lag.push(bytes);
         }
-        if let State::Client { session, .. } = &connection.state {
-            for sub in session.subs() {
-                let (channel, Some(place)) = (sub.channel(), sub.place()) else { continue };
-                if lag.cursor(channel).is_none() {
-                    let entry = self.local.get(channel);
-                    lag.cursors.push((channel, entry.stream().cursor(entry.cursor_of(place))));
-                    self.local.cursor_set(channel, place);
-                }
+        let subs = match &connection.state {
+            State::Client { session, .. } => session.subs(),
+            State::Reader { reader, .. } => reader.subs(),
+            _ => &[],
+        };
+        for sub in subs {
+            let (channel, Some(place)) = (sub.channel(), sub.place()) else { continue };
+            if lag.cursor(channel).is_none() {
+                let entry = self.local.get(channel);
+                lag.cursors.push((channel, entry.stream().cursor(entry.cursor_of(place))));
+                self.local.cursor_set(channel, place);
             }
         }
         if failure.cause == SendCause::NoBuffers {
@@ -69,10 +73,11 @@ impl Core {
         let Some(lag) = &connection.lag else { return };
         let allowed = match connection.state {
             State::Client { .. } => self.options.outbox_bytes_max,
+            State::Reader { ref reader, .. } if reader.is_streaming() => self.options.outbox_bytes_max,
             // One message being echoed and one behind it; frames included.
             State::Echo { .. } => 3 * ECHO_MESSAGE_BYTES_MAX,
             // One answer, made by ourselves.
-            State::Http(_) | State::Closing { .. } | State::Gone => usize::MAX,
+            State::Http(_) | State::Reader { .. } | State::Closing { .. } | State::Gone => usize::MAX,
         };
         if lag.remainder_bytes > allowed {
             self.close(slot, Disconnect::SLOW);
@@ -121,7 +126,7 @@ impl Core {
         let Some(connection) = self.connections.get_mut(slot) else { return false };
         let connecting = connection.is_connecting();
         let Some(lag) = &mut connection.lag else { return false };
-        if lag.blocked || connecting {
+        if lag.blocked || lag.held || connecting {
             return false;
         }
         if lag.read_paused {
@@ -129,6 +134,9 @@ impl Core {
             self.actions.push(Action::ReadStart(slot));
         }
         let cursors = lag.cursors.clone();
+        if self.is_held_poll(slot) && self.catch_up_poll(slot) {
+            return false;
+        }
         let mut budget = CATCH_UP_BYTES;
         let mut more = false;
         for (channel, cursor) in cursors {
@@ -156,8 +164,7 @@ impl Core {
                 }
                 let bytes = encode_item(item, kind);
                 budget = budget.saturating_sub(bytes.len());
-                let frame = self.outbox.frame(bytes.clone());
-                self.outbox.append(slot, &mut connection.chain, frame);
+                append_item(&mut self.outbox, &self.local, slot, connection, channel, item, kind);
                 self.stats.counters.deliveries_late_total += 1;
             }
             let caught_up = at == entry.stream().end() && at == entry.cursor_of(place);
@@ -181,7 +188,7 @@ impl Core {
 
     /// The wire kind, the wish for notices and the place of a subscriber.
     pub fn place_of(&mut self, slot: u32, channel: u32) -> Option<(usize, bool, u32)> {
-        let sub = self.connections.get_mut(slot)?.session()?.sub(channel)?;
+        let sub = self.connections.get(slot)?.sub(channel)?;
         let place = sub.place()?;
         let subscriber = self.local.get(channel).subscribers()[place as usize];
         debug_assert_eq!(subscriber.slot(), slot);
@@ -240,12 +247,14 @@ impl Core {
             // The stream may reach back to there by now; if not, the log is asked again when this has left.
             false => stream.cursor_after(reached).unwrap_or(Cursor { after: reached, ..*cursor }),
         };
+        self.catching_up.push(slot);
+        if self.is_held_poll(slot) {
+            return self.answer_missed(slot, channel, &missed.publications);
+        }
         for publication in missed.publications {
             self.stats.counters.deliveries_late_total += 1;
-            let bytes = encode_item(&Item::Publication(publication), kind).clone();
-            self.send(slot, bytes);
+            self.send_late(slot, channel, Item::Publication(publication), kind);
         }
-        self.catching_up.push(slot);
     }
 
     /// The cursor has fallen off the log's tail. False when the connection is closed for it.
@@ -254,6 +263,9 @@ impl Core {
         let Some((_, _, place)) = self.place_of(slot, channel) else { return true };
         let entry = self.local.get(channel);
         let (name, policy) = (entry.name.clone(), entry.options.gap);
+        if self.is_reader(slot) {
+            return self.handle_reader_gap(slot, channel, policy);
+        }
         let server_side = self
             .connections
             .get_mut(slot)

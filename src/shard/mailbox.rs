@@ -124,7 +124,7 @@ pub enum HomeAnswer {
     Published {
         conn: ConnId,
         id: u32,
-        outcome: Result<(), Refusal>,
+        outcome: Result<Position, Refusal>,
     },
     History {
         conn: ConnId,

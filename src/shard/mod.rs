@@ -19,6 +19,7 @@ mod lag;
 pub mod mailbox;
 mod orders;
 mod outbox;
+mod readers;
 mod receive;
 pub mod router;
 mod stats;

@@ -93,6 +93,13 @@ impl Core {
     pub fn handle_order(&mut self, mail: ConnectionMail) {
         let ConnectionMail { conn, user, order, done } = mail;
         let Some(slot) = self.live(conn) else { return };
+        if let Some(reader) = self.connections.get(slot).and_then(|connection| connection.reader()) {
+            let own = reader.identity.as_ref().and_then(|identity| identity.user.as_deref()).unwrap_or("");
+            if own == &*user {
+                self.handle_reader_order(slot, order);
+            }
+            return;
+        }
         let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
             return;
         };

@@ -3,6 +3,7 @@
 use std::mem;
 
 use crate::base::bytes::Bytes;
+use crate::base::fault::Disconnect;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::shard::Action;
@@ -33,6 +34,11 @@ impl Core {
                     self.handle_frames(slot, bytes);
                     return;
                 }
+                State::Reader { reader, .. } if reader.is_websocket() && reader.is_ready() => {
+                    self.handle_frames(slot, bytes);
+                    return;
+                }
+                State::Reader { .. } => return self.keep_for_later(slot, bytes),
                 State::Closing { .. } => return self.handle_after_close(slot, bytes),
                 State::Gone => return,
             };
@@ -44,7 +50,9 @@ impl Core {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let (stored, message_bytes_max) = match &mut connection.state {
             State::Echo { decoder } => (decoder.take(), ECHO_MESSAGE_BYTES_MAX),
-            State::Client { decoder, .. } => (decoder.take(), self.options.message_bytes_max),
+            State::Client { decoder, .. } | State::Reader { decoder, .. } => {
+                (decoder.take(), self.options.message_bytes_max)
+            }
             _ => return,
         };
         // An idle connection has no decoder: most frames come whole and need it only here.
@@ -68,7 +76,7 @@ impl Core {
             return;
         }
         let kept = boxed.unwrap_or_else(|| Box::new(fresh));
-        if let Some(State::Echo { decoder } | State::Client { decoder, .. }) =
+        if let Some(State::Echo { decoder } | State::Client { decoder, .. } | State::Reader { decoder, .. }) =
             self.connections.get_mut(slot).map(|connection| &mut connection.state)
         {
             *decoder = Some(kept);
@@ -81,7 +89,17 @@ impl Core {
             self.connections.get(slot).map(|connection| &connection.state),
             Some(State::Echo { .. })
         );
+        let reader = self.is_reader(slot);
         match message {
+            Message::Text(text) if reader => self.handle_reader_command(slot, text),
+            Message::Binary(_) if reader => {
+                self.close(slot, Disconnect::BAD_REQUEST);
+            }
+            Message::Pong(_) if reader => {
+                if let Some(connection) = self.connections.get_mut(slot) {
+                    connection.awaits_pong = false;
+                }
+            }
             Message::Text(text) if !echo => self.handle_commands(slot, text.as_bytes()),
             // The JSON protocol is text; a binary message of it is read the same way, as its reference server does.
             Message::Binary(data) if !echo => self.handle_commands(slot, data),
@@ -100,7 +118,7 @@ impl Core {
             }
         }
         match self.connections.get(slot).map(|connection| &connection.state) {
-            Some(State::Echo { .. } | State::Client { .. }) => {
+            Some(State::Echo { .. } | State::Client { .. } | State::Reader { .. }) => {
                 self.pause_if_indebted(slot);
                 Outcome::Goes
             }

@@ -27,6 +27,16 @@ counters! {
     clients_connected_total,
     /// Requests of HTTP handed to the control plane.
     http_requests_total,
+    /// Requests of readers without the client protocol, whatever they came to.
+    reader_requests_total,
+    /// Streams opened: events, lines, pages, plain WebSocket.
+    streams_opened_total,
+    /// Polls that found nothing and were held.
+    polls_held_total,
+    /// Polls answered.
+    polls_answered_total,
+    /// Reads of history over HTTP answered.
+    history_reads_total,
     /// Upgrades to WebSocket.
     websocket_upgrades_total,
     /// Messages received over WebSocket.

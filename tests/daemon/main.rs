@@ -11,6 +11,7 @@ mod crowd;
 mod fanout;
 mod frame;
 mod process;
+mod readers;
 mod socket;
 
 /// Runs the function once on each driver, as two tests: `name::io_uring` and `name::mio`.

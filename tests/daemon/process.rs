@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 pub const API_KEY: &str = "key-of-the-tests";
+pub const TOKEN_SECRET: &str = "secret-of-the-tests-0123456789abcdef";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Driver {
@@ -200,6 +201,13 @@ fn configuration() -> String {
     format!(
         "[api]\nkey = \"{API_KEY}\"\n\n\
          [client]\nallow_anonymous = true\n\n\
-         [channel]\nhistory_size = 1000\nhistory_ttl = \"10m\"\nallow_subscribe_for_client = true\n"
+         [client.token]\nhmac_secret = \"{TOKEN_SECRET}\"\n\n\
+         [channel]\nhistory_size = 1000\nhistory_ttl = \"10m\"\nallow_subscribe_for_client = true\n\n\
+         [[namespace]]\nname = \"open\"\nhistory_size = 1000\nhistory_ttl = \"10m\"\n\
+         allow_subscribe_for_client = true\nallow_publish_for_client = true\nallow_history_for_client = true\n\n\
+         [[namespace]]\nname = \"short\"\nhistory_size = 3\nhistory_ttl = \"10m\"\n\
+         allow_subscribe_for_client = true\n\n\
+         [[namespace]]\nname = \"live\"\nallow_subscribe_for_client = true\n\n\
+         [[namespace]]\nname = \"closed\"\nhistory_size = 10\nhistory_ttl = \"10m\"\n"
     )
 }

@@ -84,6 +84,14 @@ impl Socket {
         self.expect_end();
     }
 
+    /// What comes next is a Close with this code; answered, it is the end of the stream.
+    pub fn expect_failed_by(&mut self, code: u16) {
+        let got = self.recv().unwrap_or_else(|| panic!("the stream ends without a Close of {code}"));
+        assert_eq!(got.close_code(), Some(code), "{}", brief(Some(&got)));
+        self.send(got);
+        self.expect_end();
+    }
+
     /// The peer ends the stream and sends nothing before that.
     pub fn expect_end(&mut self) {
         let got = self.recv();

@@ -55,6 +55,11 @@ const REQUIRED: &[&str] = &[
     "head_reached",
     "http_answered",
     "hostile_bytes",
+    "reader_ready",
+    "reader_message",
+    "reader_polled",
+    "reader_reset",
+    "reader_head_reached",
 ];
 
 pub const SEEDS_FOR_COVERAGE: u64 = 2_000;

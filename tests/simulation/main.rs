@@ -5,12 +5,14 @@
 //! another one, `SIM_SEED=n` runs that one alone, and `SIM_TRACE=1` prints all that happens in it.
 //!
 //! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes nothing),
-//! `check` (what was published, and what may follow what), `backend` (the server API's side), `strangers`, `wire`.
+//! `check` (what was published, and what may follow what), `readers` (the same over the
+//! other wires), `backend` (the server API's side), `strangers`, `wire`.
 
 mod backend;
 mod check;
 mod client;
 mod coverage;
+mod readers;
 mod scenario;
 mod strangers;
 mod wire;

@@ -50,6 +50,8 @@ pub struct Cast {
     pub clients: usize,
     pub hostile: usize,
     pub http: usize,
+    /// Without the client protocol.
+    pub readers: usize,
 }
 
 pub struct Channel {
@@ -72,18 +74,24 @@ impl Scenario {
         let crowd = seed % CROWD_EVERY == CROWD_EVERY / 2;
         let cramped = !crowd && prng.u8(..8) == 0;
         let cast = match crowd {
-            true => Cast { clients: DELIVERIES_PER_TICK + prng.usize(30..120), hostile: 0, http: 1 },
+            true => Cast {
+                clients: DELIVERIES_PER_TICK + prng.usize(30..120),
+                hostile: 0,
+                http: 1,
+                readers: prng.usize(..4),
+            },
             false => Cast {
                 clients: prng.usize(3..24),
                 hostile: usize::from(prng.u8(..3) == 0) * prng.usize(1..3),
                 http: usize::from(prng.u8(..3) == 0) * prng.usize(1..3),
+                readers: usize::from(prng.bool()) * prng.usize(1..8),
             },
         };
         let namespaces = namespaces(prng);
         let faults = if crowd { mild() } else { faults(prng) };
         let room = match cramped {
             true => prng.u32(1..5),
-            false => 8 * (cast.clients + cast.hostile + cast.http) as u32 + 64,
+            false => 8 * (cast.clients + cast.hostile + cast.http + cast.readers) as u32 + 64,
         };
         Scenario {
             shards: if crowd { 1 } else { prng.u16(1..=4) },

@@ -23,6 +23,7 @@ use crate::backend::{Backend, Plane, USERS};
 use crate::check::{ChannelNo, Log};
 use crate::client::{Client, user_name};
 use crate::coverage::Coverage;
+use crate::readers::PlainReader;
 use crate::scenario::{DELIVERIES_PER_TICK, Scenario};
 use crate::strangers::{Hostile, HttpUser};
 
@@ -95,6 +96,7 @@ pub struct World {
     clients: Vec<Client>,
     hostile: Vec<Hostile>,
     http: Vec<HttpUser>,
+    readers: Vec<PlainReader>,
     backend: Backend,
     peak_sockets: Vec<usize>,
     steps: u64,
@@ -158,6 +160,8 @@ impl World {
         if scenario.crowd {
             clients.iter_mut().for_each(|client| client.want(0));
         }
+        let open: Vec<bool> = scenario.channels.iter().map(|channel| !channel.needs_token).collect();
+        let readers = (0..cast.readers).map(|number| PlainReader::new(number, &open, &mut prng)).collect();
         World {
             starved: vec![0; shards.len()],
             peak_sockets: vec![0; shards.len()],
@@ -168,6 +172,7 @@ impl World {
             clients,
             hostile: (0..cast.hostile).map(|_| Hostile::new()).collect(),
             http: (0..cast.http).map(HttpUser::new).collect(),
+            readers,
             stage: Stage {
                 net,
                 scenario,
@@ -218,6 +223,7 @@ impl World {
             let pause = self.stage.prng.u64(1..=self.stage.scenario.step_us);
             self.run_for(Duration::from_micros(pause));
             self.clients.iter_mut().for_each(|client| client.step(&mut self.stage));
+            self.readers.iter_mut().for_each(|reader| reader.step(&mut self.stage));
             for _ in 0..self.stage.prng.usize(1..4) {
                 self.act();
             }
@@ -255,6 +261,10 @@ impl World {
                     self.hostile[hostile].act(&mut self.stage);
                 }
             }
+        }
+        if !self.readers.is_empty() && self.stage.prng.u8(..8) == 0 {
+            let reader = self.stage.prng.usize(..self.readers.len());
+            self.readers[reader].act(&mut self.stage);
         }
         if self.stage.prng.bool() {
             self.answer_http();
@@ -299,6 +309,9 @@ impl World {
         self.begin_step(name);
         self.run_for(Duration::from_millis(50));
         self.clients.iter_mut().for_each(|client| client.step(&mut self.stage));
+        if matches!(name, "calm" | "markers") {
+            self.readers.iter_mut().for_each(|reader| reader.step(&mut self.stage));
+        }
         for _ in 0..self.planes.len() {
             self.answer_http();
         }
@@ -362,6 +375,21 @@ impl World {
                 );
                 self.stage.coverage.count("head_reached");
             }
+            for reader in &self.readers {
+                let Some(last) = reader.stands_at(channel) else { continue };
+                assert_eq!(
+                    last,
+                    Some(position.offset.0),
+                    "a reader ({}) of {}",
+                    reader.describe(),
+                    self.stage.name(channel)
+                );
+                self.stage.coverage.count("reader_head_reached");
+            }
+        }
+        self.readers.iter_mut().for_each(PlainReader::leave);
+        for _ in 0..20 {
+            self.calm_step("readers leave");
         }
     }
 
@@ -442,6 +470,7 @@ impl World {
 
     fn everyone_leaves(&mut self) {
         self.clients.iter_mut().for_each(Client::leave);
+        self.readers.iter_mut().for_each(PlainReader::leave);
         let until = self.stage.net.now() + CALM;
         while self.stage.net.now() < until {
             self.calm_step("leaving");
@@ -559,6 +588,7 @@ impl World {
         self.backend.hear(&mut self.stage);
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.stage));
         self.http.iter_mut().for_each(|user| user.hear(&mut self.stage));
+        self.readers.iter_mut().for_each(|reader| reader.hear(&mut self.stage));
     }
 
     fn watch_for_livelock(&mut self, ticked: bool) {

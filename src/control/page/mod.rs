@@ -12,10 +12,12 @@ use crate::config::Secret;
 const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
+/// The ways to listen without an SDK, side by side.
+const TRANSPORTS: &str = include_str!("transports.js");
 
 /// Nothing but what is in the document and this node itself.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-     img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+     img-src data:; connect-src 'self' ws: wss:; frame-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// The document, made once: with the key, and without.
 pub struct Page {
@@ -52,6 +54,7 @@ fn document(key: &str, api_port: Option<u16>) -> Bytes {
     HTML.replacen("/*STYLE*/", STYLE, 1)
         .replacen("/*CONFIG*/", &config, 1)
         .replacen("/*SCRIPT*/", SCRIPT, 1)
+        .replacen("/*TRANSPORTS*/", TRANSPORTS, 1)
         .into()
 }
 
@@ -101,7 +104,7 @@ mod tests {
     fn the_document_is_whole_and_its_key_stays_in_its_place() {
         let text = String::from_utf8(document("k</script>\"", Some(9)).to_vec()).unwrap();
         assert!(text.contains(r#"{"api_port":9,"key":"k\u003c/script>\""}"#), "{text}");
-        for placeholder in ["/*STYLE*/", "/*SCRIPT*/", "/*CONFIG*/"] {
+        for placeholder in ["/*STYLE*/", "/*SCRIPT*/", "/*TRANSPORTS*/", "/*CONFIG*/"] {
             assert!(!text.contains(placeholder), "{placeholder}");
         }
         assert_eq!(text.matches("</script>").count(), text.matches("<script").count());

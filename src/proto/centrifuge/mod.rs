@@ -20,7 +20,7 @@ pub mod encode;
 #[cfg(test)]
 mod encode_tests;
 mod scan;
-mod write;
+pub(in crate::proto) mod write;
 
 pub use decode::{Command, CommandFault, Commands, Json, Method, Since, decode_frame};
 pub use encode::{Batch, ErrorRef, PING, Push, Reply, encode_push, encode_reply, encode_unidirectional_push};

@@ -65,7 +65,7 @@ impl<'b> Fields<'b> {
 }
 
 /// Appends a JSON string.
-pub(super) fn string(out: &mut Vec<u8>, value: &str) {
+pub(in crate::proto) fn string(out: &mut Vec<u8>, value: &str) {
     if plain_prefix(value.as_bytes()) == value.len() {
         out.push(b'"');
         out.extend_from_slice(value.as_bytes());
@@ -77,7 +77,7 @@ pub(super) fn string(out: &mut Vec<u8>, value: &str) {
 }
 
 /// Appends the decimal digits of `value`.
-pub(super) fn number(out: &mut Vec<u8>, mut value: u64) {
+pub(in crate::proto) fn number(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0u8; 20];
     let mut from = digits.len();
     loop {
@@ -92,7 +92,7 @@ pub(super) fn number(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// Appends JSON as it is, less its line breaks: they may stand between tokens only, and would end the message.
-pub(super) fn raw(out: &mut Vec<u8>, value: &[u8]) {
+pub(in crate::proto) fn raw(out: &mut Vec<u8>, value: &[u8]) {
     let breaks = |byte: u8| byte == b'\n' || byte == b'\r';
     // Whole blocks without an early exit, so that the search is done by vector instructions.
     if !value.chunks(64).any(|block| block.iter().fold(false, |any, &byte| any | breaks(byte))) {

@@ -37,14 +37,18 @@ impl HttpFault {
         HttpFault { status: 400, reason }
     }
 
-    /// Appends the whole answer: the status, `Connection: close`, and the reason as text.
+    /// Appends the whole answer: the status, `Connection: close`, and the reason as problem details (RFC 9457).
     pub fn write(&self, out: &mut Vec<u8>) {
-        write_response(
-            out,
+        // Reasons and phrases are ours, and have nothing that JSON would want escaped.
+        let body = format!(
+            "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"detail\":\"{}\"}}\n",
+            reason_phrase(self.status),
             self.status,
-            &[("Connection", b"close"), ("Content-Type", b"text/plain")],
-            self.reason.as_bytes(),
+            self.reason
         );
+        let fields: &[(&str, &[u8])] =
+            &[("Connection", b"close"), ("Content-Type", b"application/problem+json")];
+        write_response(out, self.status, fields, body.as_bytes());
     }
 }
 

@@ -400,8 +400,9 @@ fn writes_responses() {
     let mut out = Vec::new();
     HttpFault { status: 431, reason: "request head too large" }.write(&mut out);
     let (head, len) = parse_response_head(&out).unwrap().unwrap();
-    assert_eq!((head.status, head.fields.get("Content-Length")), (431, Some(&b"22"[..])));
-    assert_eq!(&out[len..], b"request head too large");
+    assert_eq!((head.status, head.fields.get("Content-Type")), (431, Some(&b"application/problem+json"[..])));
+    let problem: serde_json::Value = serde_json::from_slice(&out[len..]).unwrap();
+    assert_eq!((&problem["status"], &problem["detail"]), (&431.into(), &"request head too large".into()));
 }
 
 #[test]

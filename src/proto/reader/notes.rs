@@ -1,0 +1,239 @@
+//! What a stream says besides publications: where it begins, what was lost, how it ends, and that it still lives.
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::WireKind;
+use crate::proto::centrifuge::write;
+use crate::proto::http1;
+use crate::proto::reader::frames::{write_script_text, write_sse_id};
+use crate::proto::websocket::{self, Opcode};
+
+/// One note. Positions are texts of [`super::position`].
+#[derive(Clone, Copy, Debug)]
+pub enum Note<'a> {
+    /// The first one: everything after this position will come.
+    Ready {
+        position: &'a [u8],
+    },
+    /// What was published in the channel since the reader's position is no longer kept; it goes on from here.
+    Reset {
+        channel: &'a str,
+        position: &'a [u8],
+    },
+    /// The server ends the stream.
+    Disconnect(&'a Disconnect),
+    /// Answers of plain WebSocket to its commands.
+    Subscribed {
+        channel: &'a str,
+        position: &'a [u8],
+    },
+    Unsubscribed {
+        channel: &'a str,
+    },
+    Refused {
+        channel: &'a str,
+        refusal: Refusal,
+    },
+    Pong,
+}
+
+impl Note<'_> {
+    /// The name of its SSE event, and of its member in JSON.
+    fn name(&self) -> &'static str {
+        match self {
+            Note::Ready { .. } => "ready",
+            Note::Reset { .. } => "reset",
+            Note::Disconnect(_) => "disconnect",
+            Note::Subscribed { .. } => "subscribed",
+            Note::Unsubscribed { .. } => "unsubscribed",
+            Note::Refused { .. } => "error",
+            Note::Pong => "pong",
+        }
+    }
+
+    fn position(&self) -> Option<&[u8]> {
+        match *self {
+            Note::Ready { position } | Note::Reset { position, .. } | Note::Subscribed { position, .. } => {
+                Some(position)
+            }
+            Note::Disconnect(_) | Note::Unsubscribed { .. } | Note::Refused { .. } | Note::Pong => None,
+        }
+    }
+
+    /// Appends the note as one JSON object, which begins with its position where it has one.
+    fn write_json(&self, out: &mut Vec<u8>) {
+        out.push(b'{');
+        if let Some(position) = self.position() {
+            out.extend_from_slice(b"\"position\":\"");
+            out.extend_from_slice(position);
+            out.extend_from_slice(b"\",");
+        }
+        out.push(b'"');
+        out.extend_from_slice(self.name().as_bytes());
+        out.extend_from_slice(b"\":");
+        match *self {
+            Note::Ready { .. } | Note::Pong => out.extend_from_slice(b"true"),
+            Note::Reset { channel, .. }
+            | Note::Subscribed { channel, .. }
+            | Note::Unsubscribed { channel } => {
+                write::string(out, channel);
+            }
+            Note::Disconnect(disconnect) => {
+                out.extend_from_slice(b"{\"code\":");
+                write::number(out, disconnect.code.into());
+                out.extend_from_slice(b",\"reason\":");
+                write::string(out, &disconnect.reason);
+                out.extend_from_slice(b",\"reconnect\":");
+                out.extend_from_slice(if disconnect.reconnects() { b"true" } else { b"false" });
+                out.push(b'}');
+            }
+            Note::Refused { channel, refusal } => {
+                out.extend_from_slice(b"{\"code\":");
+                write::number(out, refusal.code().into());
+                out.extend_from_slice(b",\"message\":");
+                write::string(out, refusal.message());
+                if !channel.is_empty() {
+                    out.extend_from_slice(b",\"channel\":");
+                    write::string(out, channel);
+                }
+                out.push(b'}');
+            }
+        }
+        out.push(b'}');
+    }
+}
+
+/// Appends `note` as `kind` frames it. `chunked` matters to streamed lines only. Bare WebSocket and polls have no notes.
+pub fn write_note(out: &mut Vec<u8>, kind: WireKind, chunked: bool, note: &Note<'_>) {
+    let mut json = Vec::with_capacity(128);
+    note.write_json(&mut json);
+    match kind {
+        WireKind::Sse => {
+            if let Some(position) = note.position() {
+                write_sse_id(out, position);
+            }
+            out.extend_from_slice(b"event: ");
+            out.extend_from_slice(note.name().as_bytes());
+            out.extend_from_slice(b"\ndata: ");
+            out.extend_from_slice(&json);
+            out.extend_from_slice(b"\n\n");
+        }
+        WireKind::JsonLines => {
+            json.push(b'\n');
+            match chunked {
+                true => http1::write_chunk(out, &json),
+                false => out.extend_from_slice(&json),
+            }
+        }
+        WireKind::Iframe => {
+            out.extend_from_slice(b"<script>t(");
+            write_script_text(out, &json);
+            out.extend_from_slice(b")</script>\n");
+        }
+        WireKind::WebSocketJson => websocket::write_frame(out, Opcode::Text, &json),
+        WireKind::CentrifugeJson | WireKind::WebSocketBare | WireKind::Poll => {}
+    }
+}
+
+/// Appends SSE's word on how long to wait before coming back.
+pub fn write_retry(out: &mut Vec<u8>, retry_ms: u64) {
+    out.extend_from_slice(b"retry: ");
+    write::number(out, retry_ms);
+    out.extend_from_slice(b"\n\n");
+}
+
+/// What tells a silent peer, and the proxies between, that the stream lives.
+pub fn heartbeat(kind: WireKind, chunked: bool) -> Bytes {
+    Bytes::from_static(match kind {
+        // A comment.
+        WireKind::Sse => b":\n\n",
+        // An empty line, which readers of lines skip.
+        WireKind::JsonLines if chunked => b"1\r\n\n\r\n",
+        WireKind::JsonLines => b"\n",
+        WireKind::Iframe => b" \n",
+        // A Ping without payload (RFC 6455 section 5.5.2).
+        WireKind::WebSocketJson | WireKind::WebSocketBare => &[0x80 | Opcode::Ping as u8, 0],
+        WireKind::CentrifugeJson | WireKind::Poll => b"",
+    })
+}
+
+/// What a stream ends with, after its last message.
+pub fn ending(kind: WireKind, chunked: bool) -> &'static [u8] {
+    match kind {
+        WireKind::JsonLines if chunked => b"0\r\n\r\n",
+        _ => b"",
+    }
+}
+
+/// Appends the start of an iframe's page. `callback` is the function of the parent page that gets every message; it
+/// must be [a name](is_callback).
+pub fn write_iframe_head(out: &mut Vec<u8>, callback: &str) {
+    debug_assert!(is_callback(callback));
+    out.extend_from_slice(b"<!doctype html><meta charset=utf-8><script>function t(m){parent.");
+    out.extend_from_slice(callback.as_bytes());
+    out.extend_from_slice(b"(m)}</script>\n");
+    // Old browsers show nothing of a page before they have seen this much of it.
+    out.resize(out.len() + 1024, b' ');
+    out.push(b'\n');
+}
+
+/// Names joined by dots, each a letter, `_` or `$` and then digits too, together at most 64 bytes: nothing else of
+/// the query gets into a script.
+pub fn is_callback(name: &str) -> bool {
+    name.len() <= 64
+        && name.split('.').all(|part| {
+            let letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || byte == b'$';
+            let mut bytes = part.bytes();
+            bytes.next().is_some_and(letter) && bytes.all(|byte| letter(byte) || byte.is_ascii_digit())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(kind: WireKind, chunked: bool, note: &Note<'_>) -> String {
+        let mut out = Vec::new();
+        write_note(&mut out, kind, chunked, note);
+        String::from_utf8_lossy(&out).into_owned()
+    }
+
+    #[test]
+    fn notes_are_framed_like_messages() {
+        let reset = Note::Reset { channel: "a</script>", position: b"P" };
+        assert_eq!(
+            written(WireKind::Sse, false, &reset),
+            "id: P\nevent: reset\ndata: {\"position\":\"P\",\"reset\":\"a</script>\"}\n\n"
+        );
+        assert_eq!(
+            written(WireKind::JsonLines, false, &reset),
+            "{\"position\":\"P\",\"reset\":\"a</script>\"}\n"
+        );
+        assert_eq!(written(WireKind::JsonLines, true, &Note::Pong), "e\r\n{\"pong\":true}\n\r\n");
+        assert_eq!(
+            written(WireKind::Iframe, false, &reset),
+            "<script>t({\"position\":\"P\",\"reset\":\"a\\u003c/script>\"})</script>\n"
+        );
+        let end = Note::Disconnect(&Disconnect::SHUTDOWN);
+        assert_eq!(
+            written(WireKind::Sse, false, &end),
+            "event: disconnect\ndata: {\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\",\"reconnect\":true}}\n\n"
+        );
+        let refused = Note::Refused { channel: "x", refusal: Refusal::PermissionDenied };
+        assert_eq!(
+            written(WireKind::JsonLines, false, &refused),
+            "{\"error\":{\"code\":103,\"message\":\"permission denied\",\"channel\":\"x\"}}\n"
+        );
+        assert_eq!(written(WireKind::WebSocketBare, false, &end), "");
+    }
+
+    #[test]
+    fn only_names_are_called() {
+        for name in ["parentCallback", "app.on_message", "$", "_a1.b$2"] {
+            assert!(is_callback(name), "{name}");
+        }
+        for name in ["", "1a", "a.", ".a", "a b", "a(", "alert(1)//", "é", "a..b", &"a".repeat(65)] {
+            assert!(!is_callback(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Problem details (RFC 9457): how a request of this surface is refused.
+
+use crate::base::fault::Refusal;
+use crate::proto::centrifuge::write;
+
+/// A refusal as HTTP says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Of RFC 9110.
+    pub status: u16,
+    /// The code of the client protocol.
+    pub refusal: Refusal,
+    /// What this request did wrong; never contains anything the peer sent.
+    pub detail: &'static str,
+}
+
+pub const PROBLEM_TYPE: &[u8] = b"application/problem+json";
+
+impl Problem {
+    pub const fn new(refusal: Refusal, detail: &'static str) -> Problem {
+        Problem { status: status_of(refusal), refusal, detail }
+    }
+
+    pub const fn bad_request(detail: &'static str) -> Problem {
+        Problem::new(Refusal::BadRequest, detail)
+    }
+
+    /// Appends the body. The type is `about:blank` (RFC 9457 section 4.2.1): the code tells problems apart.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        write_problem(out, self.status, self.refusal.code(), self.refusal.message(), self.detail);
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        Problem::new(refusal, "")
+    }
+}
+
+/// Appends a problem's body; an empty detail is left out.
+pub fn write_problem(out: &mut Vec<u8>, status: u16, code: u16, title: &str, detail: &str) {
+    out.extend_from_slice(b"{\"type\":\"about:blank\",\"title\":");
+    write::string(out, title);
+    out.extend_from_slice(b",\"status\":");
+    write::number(out, status.into());
+    out.extend_from_slice(b",\"code\":");
+    write::number(out, code.into());
+    if !detail.is_empty() {
+        out.extend_from_slice(b",\"detail\":");
+        write::string(out, detail);
+    }
+    out.extend_from_slice(b"}\n");
+}
+
+const fn status_of(refusal: Refusal) -> u16 {
+    match refusal {
+        Refusal::Internal => 500,
+        Refusal::Unauthorized | Refusal::TokenExpired | Refusal::Expired => 401,
+        Refusal::UnknownChannel | Refusal::MethodNotFound | Refusal::NotAvailable => 404,
+        Refusal::PermissionDenied => 403,
+        Refusal::AlreadySubscribed | Refusal::Conflict => 409,
+        // Every channel that the node may remember is in use: the client can do nothing about it.
+        Refusal::LimitExceeded => 503,
+        Refusal::BadRequest => 400,
+        Refusal::TooManyRequests => 503,
+        Refusal::UnrecoverablePosition => 416,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_json_with_the_code_of_the_protocol() {
+        let mut out = Vec::new();
+        Problem::new(Refusal::PermissionDenied, "no \"right\"").write(&mut out);
+        let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(
+            read,
+            serde_json::json!({
+                "type": "about:blank", "title": "permission denied", "status": 403, "code": 103,
+                "detail": "no \"right\"",
+            })
+        );
+    }
+}

@@ -1,0 +1,375 @@
+//! A reader without the client protocol as a state machine: its channels, and what is due to it.
+//!
+//! ```text
+//!              ┌─ refused ─▶ problem
+//!  asking ─────┼─ stream ──▶ streaming ──▶ end of stream
+//!  (joins or   ├─ poll, nothing there ──▶ held ──▶ answer
+//!   reads are  └─ poll with messages, history, publish ──▶ answer
+//!   awaited)
+//! ```
+//! Inputs: the request, answers of channel homes. Outputs: what is complete. Must not know: sockets, frames, logs.
+//!
+//! A streaming reader keeps its subscriptions and nothing else; a held poll keeps, besides, what its answer needs.
+
+use smallvec::SmallVec;
+
+use crate::base::fault::Refusal;
+use crate::base::ids::{ChannelName, Offset, Position, WireKind};
+use crate::base::publication::{Publications, Since, SinceEpoch};
+use crate::proto::reader::position::Positions;
+use crate::session::{ChannelIndex, Identity, Sub};
+
+/// What a reader gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Messages as they come, framed for the kind.
+    Stream(WireKind),
+    /// One batch, awaited.
+    Poll,
+    /// One batch of the log.
+    History,
+    /// The position of what it has published.
+    Publish,
+}
+
+/// Plain data; an idle stream's whole state.
+#[derive(Debug)]
+pub struct Reader {
+    subs: SmallVec<[Sub; 2]>,
+    pub identity: Option<Box<Identity>>,
+    /// Present while something is awaited of a home, and as long as a poll is held.
+    pub work: Option<Box<Work>>,
+    /// Tells what it asked from what an earlier request of the same connection asked.
+    pub id: u32,
+    pub mode: Mode,
+    /// Streamed lines go in chunks.
+    pub chunked: bool,
+}
+
+/// What the answer of a request needs until it is given.
+#[derive(Debug, Default)]
+pub struct Work {
+    pub reply: ReplyForm,
+    /// Present until every home has answered.
+    pub asking: Option<Box<Asking>>,
+    /// Input that came behind the request.
+    pub unread: Vec<u8>,
+}
+
+/// How to answer.
+#[derive(Debug, Default)]
+pub struct ReplyForm {
+    /// The origin to name as allowed; `None` for a page of this host, and for what is no browser.
+    pub origin: Option<Box<str>>,
+    pub keep_alive: bool,
+    pub http10: bool,
+    /// HEAD: everything but the body.
+    pub head_only: bool,
+    pub gzip: bool,
+    /// A held poll's position is one that the client has already: 304 if nothing comes.
+    pub not_modified: bool,
+    /// Most messages of the answer.
+    pub limit: u16,
+}
+
+/// What is awaited, and what has come.
+#[derive(Debug, Default)]
+pub struct Asking {
+    pub channels: Vec<Asked>,
+    /// Answers to come.
+    pub outstanding: u32,
+    /// What a stream begins with: the response's head.
+    pub opening: Vec<u8>,
+    /// How long a poll may be held, milliseconds; 0 not at all.
+    pub hold_ms: u32,
+    pub if_none_match: Option<Box<str>>,
+    pub reverse: bool,
+}
+
+/// One channel that the request names.
+#[derive(Debug)]
+pub struct Asked {
+    pub name: ChannelName,
+    /// The shard's number of it, once a join has been asked.
+    pub index: ChannelIndex,
+    pub since: Option<Position>,
+    /// What was missed may be given.
+    pub recoverable: bool,
+    /// Where the channel's log ended when it answered.
+    pub top: Option<Position>,
+    pub publications: Publications,
+    pub lost: bool,
+}
+
+impl Asked {
+    pub fn new(name: ChannelName, since: Option<Position>, recoverable: bool) -> Asked {
+        Asked { name, index: 0, since, recoverable, top: None, publications: Vec::new(), lost: false }
+    }
+
+    pub fn since(&self) -> Option<Since> {
+        self.since.map(|since| Since { offset: since.offset, epoch: SinceEpoch::Known(since.epoch) })
+    }
+
+    /// Where the reader stands before anything of this answer is given to it.
+    pub fn start(&self) -> Option<Position> {
+        match self.since {
+            Some(since) if !self.lost => Some(since),
+            _ => self.top,
+        }
+    }
+
+    /// Takes the outcome of a join. True when a poll should look whether the log has what the join did not give:
+    /// a recovery gives all that was missed or nothing, a poll is content with a part.
+    pub fn joined(&mut self, top: Position, recovery: Option<Option<Publications>>, reads_on: bool) -> bool {
+        self.top = Some(top);
+        match recovery {
+            // Nothing was missed, whatever is allowed.
+            Some(Some(publications)) if publications.is_empty() => false,
+            Some(Some(publications)) if self.recoverable => {
+                self.publications = publications;
+                false
+            }
+            Some(None)
+                if self.recoverable
+                    && reads_on
+                    && self.since.is_some_and(|since| since.epoch == top.epoch) =>
+            {
+                true
+            }
+            Some(_) => {
+                self.lost = true;
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// Takes what the log gave from the asked position on: usable when it goes on exactly there.
+    pub fn read_on(&mut self, publications: Publications) {
+        let next = self.since.map(|since| since.offset.next());
+        match publications.first() {
+            Some(first) if Some(first.offset()) == next => self.publications = publications,
+            _ => self.lost = true,
+        }
+    }
+}
+
+/// What came of a join's answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ReaderVerdict {
+    /// Not asked by this request, or not wanted any more.
+    Ignore,
+    /// Add the connection to the channel's subscribers, then call [`Reader::placed`].
+    Subscribe,
+}
+
+impl Reader {
+    pub fn new(id: u32, mode: Mode, identity: Option<Box<Identity>>) -> Reader {
+        Reader { subs: SmallVec::new(), identity, work: None, id, mode, chunked: false }
+    }
+
+    pub fn kind(&self) -> WireKind {
+        match self.mode {
+            Mode::Stream(kind) => kind,
+            Mode::Poll | Mode::History | Mode::Publish => WireKind::Poll,
+        }
+    }
+
+    /// Speaks WebSocket.
+    pub fn is_websocket(&self) -> bool {
+        matches!(self.mode, Mode::Stream(WireKind::WebSocketJson | WireKind::WebSocketBare))
+    }
+
+    /// Every home has answered: a stream flows, a poll is held.
+    pub fn is_ready(&self) -> bool {
+        self.work.as_ref().is_none_or(|work| work.asking.is_none())
+    }
+
+    /// A stream that flows: it counts as a client.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.mode, Mode::Stream(_)) && self.is_ready()
+    }
+
+    /// What it gets must be made for it alone: its positions cover several channels, or it knows no chunks.
+    pub fn is_singular(&self, channels: usize) -> bool {
+        match self.mode {
+            Mode::Stream(WireKind::WebSocketBare) => false,
+            Mode::Stream(WireKind::JsonLines) => channels > 1 || !self.chunked,
+            Mode::Stream(_) => channels > 1,
+            Mode::Poll | Mode::History | Mode::Publish => true,
+        }
+    }
+
+    pub fn asking(&mut self) -> Option<&mut Asking> {
+        self.work.as_mut()?.asking.as_deref_mut()
+    }
+
+    // --- subscriptions, as in `Session`
+
+    pub fn subs(&self) -> &[Sub] {
+        &self.subs
+    }
+
+    pub fn take_subs(&mut self) -> SmallVec<[Sub; 2]> {
+        std::mem::take(&mut self.subs)
+    }
+
+    pub fn sub(&self, channel: ChannelIndex) -> Option<Sub> {
+        self.subs.iter().copied().find(|sub| sub.channel() == channel)
+    }
+
+    /// The shard has asked the channel's home to join under `id`.
+    pub fn join_asked(&mut self, channel: ChannelIndex, id: u32) {
+        debug_assert!(self.sub(channel).is_none());
+        self.subs.push(Sub { channel: channel | Sub::PENDING, place: id });
+    }
+
+    /// The home has answered the join of `id`: whether it is still wanted.
+    pub fn joined(&self, channel: ChannelIndex, id: u32) -> ReaderVerdict {
+        match self.sub(channel) {
+            Some(sub) if sub.is(Sub::PENDING) && sub.place == id => ReaderVerdict::Subscribe,
+            _ => ReaderVerdict::Ignore,
+        }
+    }
+
+    /// The shard has put the connection at `place` of the channel's list, or has moved it there.
+    pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
+        let sub = self
+            .subs
+            .iter_mut()
+            .find(|sub| sub.channel() == channel)
+            .expect("a subscriber has the subscription");
+        sub.channel &= !Sub::PENDING;
+        sub.place = place;
+    }
+
+    pub fn remove(&mut self, channel: ChannelIndex) -> Option<Sub> {
+        let at = self.subs.iter().position(|sub| sub.channel() == channel)?;
+        // In order: positions are written in the order of subscribing, so that equal ones are equal texts.
+        Some(self.subs.remove(at))
+    }
+}
+
+/// Who asks, as a request shows it.
+#[derive(Debug, Default)]
+pub struct Admission {
+    pub identity: Option<Box<Identity>>,
+    /// Channels that the token opens, whatever their namespace says.
+    pub granted: Vec<ChannelName>,
+}
+
+/// Where each channel of a request was left, by its position.
+///
+/// # Errors
+/// [`Refusal::BadRequest`] when the position is one of other channels altogether.
+pub fn since(channels: &[ChannelName], positions: &Positions) -> Result<Vec<Option<Position>>, Refusal> {
+    let since: Vec<_> = channels.iter().map(|channel| positions.get(channel)).collect();
+    match positions.is_empty() || since.iter().any(Option::is_some) {
+        true => Ok(since),
+        false => Err(Refusal::BadRequest),
+    }
+}
+
+/// The position after the last of `publications` that has one of its own.
+pub fn last_offset(publications: &Publications) -> Option<Offset> {
+    publications.iter().rev().map(|publication| publication.offset()).find(|&offset| offset != Offset(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::bytes::Bytes;
+    use crate::base::ids::Epoch;
+    use crate::base::publication::{Encoded, Publication};
+    use std::sync::Arc;
+
+    fn at(offset: u64) -> Position {
+        Position { offset: Offset(offset), epoch: Epoch(1) }
+    }
+
+    fn publications(offsets: impl IntoIterator<Item = u64>) -> Publications {
+        let publication = |offset| {
+            Arc::new(Publication {
+                channel: "c".into(),
+                position: at(offset),
+                data: Bytes::from_static(b"1"),
+                info: None,
+                tags: Vec::new(),
+                time_ms: 0,
+                encoded: Encoded::default(),
+            })
+        };
+        offsets.into_iter().map(publication).collect()
+    }
+
+    fn asked(since: Option<Position>, recoverable: bool) -> Asked {
+        Asked::new("c".into(), since, recoverable)
+    }
+
+    #[test]
+    fn what_was_missed_is_given_where_it_may_be() {
+        let mut given = asked(Some(at(3)), true);
+        assert!(!given.joined(at(5), Some(Some(publications([4, 5]))), true));
+        assert_eq!((given.start(), given.publications.len(), given.lost), (Some(at(3)), 2, false));
+
+        let mut forbidden = asked(Some(at(3)), false);
+        assert!(!forbidden.joined(at(5), Some(Some(publications([4, 5]))), true));
+        assert_eq!((forbidden.start(), forbidden.publications.len(), forbidden.lost), (Some(at(5)), 0, true));
+
+        let mut nothing = asked(Some(at(5)), false);
+        assert!(!nothing.joined(at(5), Some(Some(Vec::new())), true));
+        assert!(!nothing.lost);
+
+        let mut new = asked(None, true);
+        assert!(!new.joined(at(5), None, true));
+        assert_eq!((new.start(), new.lost), (Some(at(5)), false));
+    }
+
+    #[test]
+    fn a_poll_reads_on_in_the_log_where_a_stream_is_told_that_it_lost() {
+        let mut stream = asked(Some(at(1)), true);
+        assert!(!stream.joined(at(900), Some(None), false) && stream.lost);
+
+        let mut poll = asked(Some(at(1)), true);
+        assert!(poll.joined(at(900), Some(None), true) && !poll.lost);
+        poll.read_on(publications(2..=301));
+        assert_eq!((poll.publications.len(), poll.lost), (300, false));
+
+        for gap in [publications(3..5), Vec::new()] {
+            let mut poll = asked(Some(at(1)), true);
+            poll.joined(at(900), Some(None), true);
+            poll.read_on(gap);
+            assert!(poll.lost && poll.publications.is_empty());
+        }
+        let mut foreign = asked(Some(Position { offset: Offset(1), epoch: Epoch(2) }), true);
+        assert!(!foreign.joined(at(900), Some(None), true) && foreign.lost);
+    }
+
+    #[test]
+    fn an_answer_to_an_earlier_request_is_not_taken_for_one_to_this() {
+        let mut reader = Reader::new(7, Mode::Poll, None);
+        reader.join_asked(3, 7);
+        assert_eq!(reader.joined(3, 6), ReaderVerdict::Ignore);
+        assert_eq!(reader.joined(4, 7), ReaderVerdict::Ignore);
+        assert_eq!(reader.joined(3, 7), ReaderVerdict::Subscribe);
+        reader.placed(3, 0);
+        assert_eq!(reader.joined(3, 7), ReaderVerdict::Ignore);
+        assert_eq!(reader.remove(3).and_then(Sub::place), Some(0));
+    }
+
+    #[test]
+    fn a_held_poll_costs_less_than_its_bound_above_an_idle_client() {
+        assert!(size_of::<Reader>() <= size_of::<crate::session::Session>() + 16);
+        assert!(size_of::<Work>() <= 64, "{}", size_of::<Work>());
+    }
+
+    #[test]
+    fn a_position_of_other_channels_is_refused_and_a_part_of_one_is_not() {
+        let mut text = Vec::new();
+        crate::proto::reader::position::write_position(&mut text, [("a", at(1))]);
+        let positions = Positions::parse(std::str::from_utf8(&text).unwrap()).unwrap();
+        assert_eq!(since(&["b".into()], &positions), Err(Refusal::BadRequest));
+        assert_eq!(since(&["b".into(), "a".into()], &positions), Ok(vec![None, Some(at(1))]));
+        assert_eq!(since(&["b".into()], &Positions::default()), Ok(vec![None]));
+    }
+}

@@ -1,0 +1,281 @@
+//! One-shot answers: their heads, their compression, and the connection's way back to HTTP.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
+use crate::base::bytes::Bytes;
+use crate::proto::http1::{self, Body, RequestHead, Version};
+use crate::proto::reader::problem::{PROBLEM_TYPE, Problem};
+use crate::session::reader::ReplyForm;
+use crate::shard::Action;
+use crate::shard::connections::{ClosingEnd, State};
+use crate::shard::core::Core;
+use crate::shard::http::KEEP_ALIVE;
+use crate::shard::readers::request::Endpoint;
+
+/// A shorter body fits one packet with its head: packing it would cost both sides and save nothing.
+const GZIP_BYTES_MIN: usize = 1400;
+/// How long a browser may take a preflight's answer for the next ones (Fetch, section 3.3.5).
+const PREFLIGHT_S: &[u8] = b"600";
+
+/// What becomes of an answer by its nature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// Kept by the client and asked for anew each time, with its tag.
+    Revalidate,
+    Never,
+}
+
+impl Caching {
+    pub fn value(self) -> &'static [u8] {
+        match self {
+            // Tokens decide what is in it: no cache between may give it to another.
+            Caching::Revalidate => b"private, no-cache",
+            Caching::Never => b"no-store",
+        }
+    }
+}
+
+/// An answer but for what depends on the request.
+pub struct Answer<'a> {
+    pub status: u16,
+    pub caching: Caching,
+    pub content_type: &'a [u8],
+    /// Without quotes.
+    pub tag: Option<&'a str>,
+    /// Further fields.
+    pub fields: &'a [(&'a str, &'a [u8])],
+    pub body: Vec<u8>,
+}
+
+impl Answer<'_> {
+    pub fn json(body: Vec<u8>, caching: Caching) -> Answer<'static> {
+        Answer { status: 200, caching, content_type: b"application/json", tag: None, fields: &[], body }
+    }
+}
+
+/// The form of the answer that a request asks for; its origin has been judged.
+pub fn reply_form(head: &RequestHead<'_>, origin: Option<Box<str>>) -> ReplyForm {
+    ReplyForm {
+        origin,
+        keep_alive: head.keep_alive(),
+        http10: head.version == Version::Http10,
+        head_only: head.method == "HEAD",
+        gzip: accepts_gzip(head),
+        not_modified: false,
+        limit: 0,
+    }
+}
+
+/// RFC 9110 section 12.5.3, as far as clients use it: named, and not with the weight 0.
+fn accepts_gzip(head: &RequestHead<'_>) -> bool {
+    head.header_tokens("Accept-Encoding").any(|coding| {
+        let Ok(coding) = std::str::from_utf8(coding) else { return false };
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
+        let weight = weight.trim().strip_prefix("q=").and_then(|weight| weight.parse::<f32>().ok());
+        name.trim().eq_ignore_ascii_case("gzip") && weight.is_none_or(|weight| weight > 0.0)
+    })
+}
+
+/// The fields that let a page of another origin read the answer (Fetch, section 3.3).
+pub fn cors_fields<'a>(origin: Option<&'a str>, fields: &mut Vec<(&'a str, &'a [u8])>) {
+    fields.push(("Vary", b"Origin, Accept-Encoding, Authorization, Cookie"));
+    let Some(origin) = origin else { return };
+    fields.push(("Access-Control-Allow-Origin", origin.as_bytes()));
+    fields.push(("Access-Control-Expose-Headers", b"ETag, Retry-After"));
+    // Everybody's page may not act with the visitor's cookie.
+    if origin != "*" {
+        fields.push(("Access-Control-Allow-Credentials", b"true"));
+    }
+}
+
+/// The whole of an answer.
+pub fn encode(answer: Answer<'_>, form: &ReplyForm, keep_alive: bool, unix_s: u64) -> Bytes {
+    let date = http1::http_date(unix_s);
+    let mut fields: Vec<(&str, &[u8])> = vec![("Date", &date), ("Cache-Control", answer.caching.value())];
+    cors_fields(form.origin.as_deref(), &mut fields);
+    // Weak: the same messages, in whatever coding.
+    let tag = answer.tag.map(|tag| format!("W/\"{tag}\""));
+    if let Some(tag) = &tag {
+        fields.push(("ETag", tag.as_bytes()));
+    }
+    let bodiless = matches!(answer.status, 204 | 304);
+    let mut body = answer.body;
+    if !bodiless && !answer.content_type.is_empty() {
+        fields.push(("Content-Type", answer.content_type));
+        fields.push(("X-Content-Type-Options", b"nosniff"));
+    }
+    if !bodiless && form.gzip && body.len() >= GZIP_BYTES_MIN {
+        body = gzip(&body);
+        fields.push(("Content-Encoding", b"gzip"));
+    }
+    fields.extend_from_slice(answer.fields);
+    if !keep_alive {
+        fields.push(("Connection", b"close"));
+    } else if form.http10 {
+        fields.push(("Connection", b"keep-alive"));
+    }
+    let mut out = Vec::with_capacity(512 + body.len());
+    let length = if bodiless { Body::None } else { Body::Length(body.len() as u64) };
+    http1::write_head(&mut out, answer.status, &fields, length);
+    if !bodiless && !form.head_only {
+        out.extend_from_slice(&body);
+    }
+    out.into()
+}
+
+fn gzip(body: &[u8]) -> Vec<u8> {
+    // The fastest level: JSON shrinks by most of what it would, and a shard has others to serve.
+    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 2), Compression::fast());
+    let written = encoder.write_all(body);
+    debug_assert!(written.is_ok(), "memory takes everything");
+    encoder.finish().unwrap_or_default()
+}
+
+impl Core {
+    /// Answers a request whose connection speaks HTTP still. False when the connection ends with it.
+    pub fn answer_now(&mut self, slot: u32, form: &ReplyForm, answer: Answer<'_>) -> bool {
+        let keep_alive = form.keep_alive && self.ending.is_none();
+        let bytes = encode(answer, form, keep_alive, self.unix_s());
+        if !keep_alive {
+            self.leave_protocol(slot, bytes, ClosingEnd::Fin);
+            return false;
+        }
+        self.send(slot, bytes);
+        self.timer_in(slot, self.options.connect_timeout.max(KEEP_ALIVE));
+        true
+    }
+
+    /// Refuses a request. False as [`Core::answer_now`].
+    pub fn refuse_now(
+        &mut self,
+        slot: u32,
+        form: &ReplyForm,
+        problem: Problem,
+        fields: &[(&str, &[u8])],
+    ) -> bool {
+        self.stats.refusal(problem.refusal);
+        let mut body = Vec::new();
+        problem.write(&mut body);
+        let mut fields = fields.to_vec();
+        match problem.status {
+            401 => fields.push(("WWW-Authenticate", b"Bearer")),
+            503 => fields.push(("Retry-After", b"1")),
+            _ => {}
+        }
+        let answer = Answer {
+            status: problem.status,
+            caching: Caching::Never,
+            content_type: PROBLEM_TYPE,
+            tag: None,
+            fields: &fields,
+            body,
+        };
+        self.answer_now(slot, form, answer)
+    }
+
+    /// Answers what a page asks before it sends a request that no form could send.
+    pub fn answer_preflight(&mut self, slot: u32, form: &ReplyForm, endpoint: Endpoint) -> bool {
+        let fields: &[(&str, &[u8])] = &[
+            ("Allow", endpoint.methods()),
+            ("Access-Control-Allow-Methods", endpoint.methods()),
+            (
+                "Access-Control-Allow-Headers",
+                b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
+            ),
+            ("Access-Control-Max-Age", PREFLIGHT_S),
+        ];
+        let answer = Answer {
+            status: 204,
+            caching: Caching::Never,
+            content_type: b"",
+            tag: None,
+            fields,
+            body: Vec::new(),
+        };
+        self.answer_now(slot, form, answer)
+    }
+
+    /// Gives a reader its one answer: it leaves its channels, and the connection speaks HTTP again.
+    pub fn answer_reader(&mut self, slot: u32, answer: Answer<'_>) {
+        self.end_reader(slot, |core, form| core.answer_now(slot, form, answer));
+    }
+
+    /// As [`Core::answer_reader`], with a problem.
+    pub fn refuse_reader(&mut self, slot: u32, problem: Problem) {
+        self.end_reader(slot, |core, form| core.refuse_now(slot, form, problem, &[]));
+    }
+
+    fn end_reader(&mut self, slot: u32, answer: impl FnOnce(&mut Core, &ReplyForm) -> bool) {
+        self.forget_client(slot);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Reader { reader, .. } = &mut connection.state else { return };
+        let Some(work) = reader.work.take() else { return };
+        connection.state = State::Http(None);
+        connection.ping_due = 0;
+        connection.awaits_pong = false;
+        let peer_ended = connection.peer_ended;
+        let mut form = work.reply;
+        form.keep_alive &= !peer_ended;
+        if !answer(self, &form) {
+            return;
+        }
+        self.actions.push(Action::ReadStart(slot));
+        // Go on with what came behind the request.
+        let mut unread = work.unread;
+        self.handle_bytes(slot, &mut unread);
+    }
+}
+
+/// `ms` as the shard's timers take it.
+pub fn millis(ms: u32) -> Duration {
+    Duration::from_millis(ms.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::http1::parse_head;
+
+    fn form(fields: &str) -> ReplyForm {
+        let text = format!("GET /poll HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let (head, _) = parse_head(text.as_bytes()).unwrap().unwrap();
+        reply_form(&head, None)
+    }
+
+    #[test]
+    fn gzip_is_used_where_it_is_accepted_and_worth_it() {
+        for (fields, accepted) in [
+            ("Accept-Encoding: gzip, deflate, br\r\n", true),
+            ("Accept-Encoding: br;q=1.0, GZIP;q=0.5\r\n", true),
+            ("Accept-Encoding: gzip;q=0\r\n", false),
+            ("Accept-Encoding: identity\r\n", false),
+            ("", false),
+        ] {
+            assert_eq!(form(fields).gzip, accepted, "{fields}");
+        }
+        let form = form("Accept-Encoding: gzip\r\n");
+        for (len, packed) in [(100, false), (10_000, true)] {
+            let answer = Answer::json(vec![b'1'; len], Caching::Revalidate);
+            let bytes = encode(answer, &form, true, 0);
+            let head = String::from_utf8_lossy(&bytes);
+            assert_eq!(head.contains("Content-Encoding: gzip"), packed);
+            assert_eq!(bytes.len() < len, packed);
+        }
+    }
+
+    #[test]
+    fn everybodys_page_gets_no_credentials() {
+        for (origin, credentials) in [("*", false), ("https://a.example", true)] {
+            let mut form = form("");
+            form.origin = Some(origin.into());
+            let bytes = encode(Answer::json(Vec::new(), Caching::Never), &form, true, 0);
+            let text = String::from_utf8_lossy(&bytes);
+            assert!(text.contains(&format!("Access-Control-Allow-Origin: {origin}\r\n")));
+            assert_eq!(text.contains("Allow-Credentials"), credentials);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Delivery to readers whose frames are not the shared ones, and where such a reader stands.
+
+use smallvec::SmallVec;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::{Position, WireKind};
+use crate::base::publication::Publication;
+use crate::hub::local::{ChannelIndex, Item, Local};
+use crate::proto::reader::frames;
+use crate::proto::reader::position::write_position;
+use crate::shard::connections::{Connection, State};
+use crate::shard::core::Core;
+use crate::shard::fanout::encode_item;
+use crate::shard::outbox::Outbox;
+
+/// Puts the frame of one item in line for a connection, as its reader must have it.
+pub fn append_item(
+    outbox: &mut Outbox,
+    local: &Local,
+    slot: u32,
+    connection: &mut Connection,
+    channel: ChannelIndex,
+    item: &Item,
+    kind: usize,
+) {
+    let shared = encode_item(item, kind);
+    if let State::Reader { reader, .. } = &connection.state
+        && let Item::Publication(publication) = item
+        && reader.is_singular(reader.subs().len())
+    {
+        let position = || position_text(local, connection, Some((channel, publication.position)));
+        for part in own_frame(WireKind::ALL[kind], reader.chunked, publication, shared, position) {
+            let frame = outbox.frame(part);
+            outbox.append(slot, &mut connection.chain, frame);
+        }
+        return;
+    }
+    let frame = outbox.frame(shared.clone());
+    outbox.append(slot, &mut connection.chain, frame);
+}
+
+impl Core {
+    /// Sends one item that was missed, as its reader must have it.
+    pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item, kind: usize) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let shared = encode_item(&item, kind).clone();
+        match (&connection.state, &item) {
+            (State::Reader { reader, .. }, Item::Publication(publication))
+                if reader.is_singular(reader.subs().len()) =>
+            {
+                let position =
+                    || position_text(&self.local, connection, Some((channel, publication.position)));
+                for part in own_frame(WireKind::ALL[kind], reader.chunked, publication, &shared, position) {
+                    self.send(slot, part);
+                }
+            }
+            _ => self.send(slot, shared),
+        }
+    }
+}
+
+/// A publication's frame behind a head with the reader's own position, or without chunks.
+pub fn own_frame(
+    kind: WireKind,
+    chunked: bool,
+    publication: &Publication,
+    shared: &Bytes,
+    position: impl FnOnce() -> Vec<u8>,
+) -> SmallVec<[Bytes; 2]> {
+    let mut parts = SmallVec::new();
+    if frames::has_head(kind, publication) {
+        let tail = frames::tail(kind, shared);
+        let mut head = Vec::new();
+        frames::write_own_head(&mut head, kind, &position(), tail.len());
+        parts.push(Bytes::from(head));
+        parts.push(tail);
+    } else {
+        parts.push(shared.clone());
+    }
+    if kind == WireKind::JsonLines && !chunked {
+        for part in &mut parts {
+            *part = frames::without_chunks(part).into();
+        }
+    }
+    parts
+}
+
+/// Where the connection's reader stands in all of its channels, with `here` for the one that it is being given.
+///
+/// A caught-up reader stores no position: it stands where its channels' lists have been brought.
+pub fn position_text(
+    local: &Local,
+    connection: &Connection,
+    here: Option<(ChannelIndex, Position)>,
+) -> Vec<u8> {
+    let mut text = Vec::new();
+    let State::Reader { reader, .. } = &connection.state else { return text };
+    let stands = reader.subs().iter().filter_map(|sub| {
+        let (index, place) = (sub.channel(), sub.place()?);
+        let channel = local.get(index);
+        if let Some((at, position)) = here
+            && at == index
+        {
+            return Some((&*channel.name, position));
+        }
+        let cursor = connection.lag.as_ref().and_then(|lag| lag.cursor_in(index));
+        let cursor = cursor.unwrap_or_else(|| channel.stream().cursor(channel.cursor_of(place)));
+        Some((&*channel.name, Position { offset: cursor.after, epoch: channel.top()?.epoch }))
+    });
+    write_position(&mut text, stands);
+    text
+}

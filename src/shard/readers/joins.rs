@@ -1,0 +1,274 @@
+//! A reader's beginning: the answers of channel homes, until all have come.
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::{ChannelName, Offset, Position, WireKind};
+use crate::base::publication::{Publications, Since};
+use crate::hub::asks::{History, HistoryAsk, JoinAsk};
+use crate::hub::local::Subscriber;
+use crate::proto::reader::notes::{Note, write_note};
+use crate::proto::reader::position::write_position;
+use crate::proto::reader::{answer, frames};
+use crate::session::reader::{Asking, Mode, ReaderVerdict};
+use crate::shard::Action;
+use crate::shard::connections::{Connection, State};
+use crate::shard::core::Core;
+use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
+use crate::shard::readers::answers::{Answer, Caching};
+use crate::shard::readers::deliver::own_frame;
+
+impl Core {
+    pub fn is_reader(&self, slot: u32) -> bool {
+        self.connections.get(slot).is_some_and(|connection| matches!(connection.state, State::Reader { .. }))
+    }
+
+    /// Asks a channel's home to make the reader a subscriber.
+    pub fn ask_reader_join(&mut self, slot: u32, channel: ChannelName, since: Option<Since>, id: u32) {
+        let conn = self.conn_id(slot);
+        let Ok(options) = self.options.namespaces.resolve(&channel) else { return };
+        let identity =
+            self.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
+        let info = self.reader_info(slot, identity);
+        let index = self.local.join_asked(&channel, options);
+        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        let at = id.wrapping_sub(reader.id) as usize;
+        reader.join_asked(index, id);
+        if let Some(asked) = reader.asking().and_then(|asking| asking.channels.get_mut(at)) {
+            asked.index = index;
+        }
+        let home = self.mailer.router().channel_home(&channel);
+        let ask = JoinAsk { channel, conn, info, recover: since };
+        let tag = JoinTag { index, id, flags: 0, reject_unrecovered: false, data: None, done: None };
+        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
+    }
+
+    /// A join of a reader has been answered.
+    pub fn handle_reader_joined(
+        &mut self,
+        slot: u32,
+        name: &ChannelName,
+        tag: &JoinTag,
+        outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
+    ) {
+        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        if reader.joined(tag.index, tag.id) == ReaderVerdict::Ignore {
+            return;
+        }
+        let (top, recovery) = match outcome {
+            Ok(outcome) => outcome,
+            Err(refusal) => {
+                reader.remove(tag.index);
+                match reader.is_ready() {
+                    true => self.note(slot, &Note::Refused { channel: name, refusal }),
+                    false => self.refuse_reader(slot, refusal.into()),
+                }
+                return;
+            }
+        };
+        let (first, mode) = (reader.id, reader.mode);
+        let Some(work) = &mut reader.work else {
+            // Subscribed in the middle of a stream: it goes on from here.
+            self.add_reader(slot, tag.index, top.offset, false);
+            self.subscribed(slot, name);
+            return;
+        };
+        let limit = usize::from(work.reply.limit);
+        let Some(asking) = &mut work.asking else { return };
+        let Some(asked) = asking.channels.get_mut(tag.id.wrapping_sub(first) as usize) else { return };
+        let reads_on = asked.joined(top, recovery, mode == Mode::Poll);
+        let since = asked.since();
+        if !reads_on {
+            asking.outstanding -= 1;
+        }
+        let waits = asking.outstanding > 0;
+        self.add_reader(slot, tag.index, top.offset, waits);
+        if reads_on {
+            let (conn, id) = (self.conn_id(slot), tag.id);
+            let home = self.mailer.router().channel_home(name);
+            let ask = HistoryAsk { channel: name.clone(), limit: Some(limit), since, reverse: false };
+            self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+        } else if !waits {
+            self.reader_answered(slot);
+        }
+    }
+
+    /// A read of a channel's log for a reader has been answered.
+    pub fn handle_reader_history(&mut self, slot: u32, id: u32, outcome: Result<History, Refusal>) {
+        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        let (first, mode) = (reader.id, reader.mode);
+        let Some(asking) = reader.asking() else { return };
+        let Some(asked) = asking.channels.get_mut(id.wrapping_sub(first) as usize) else { return };
+        match outcome {
+            Ok(History { publications, position }) => {
+                if mode == Mode::Poll {
+                    asked.read_on(publications);
+                } else {
+                    asked.top = Some(position);
+                    asked.publications = publications;
+                }
+            }
+            // The log has changed between the two asks: what was there is no longer.
+            Err(_) if mode == Mode::Poll => asked.lost = true,
+            Err(refusal) => return self.refuse_reader(slot, refusal.into()),
+        }
+        asking.outstanding -= 1;
+        if asking.outstanding == 0 {
+            self.reader_answered(slot);
+        }
+    }
+
+    /// A publication of a reader's has been answered.
+    pub fn handle_reader_published(&mut self, slot: u32, id: u32, outcome: Result<Position, Refusal>) {
+        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        if reader.id != id || reader.mode != Mode::Publish {
+            return;
+        }
+        let position = match outcome {
+            Ok(position) => position,
+            Err(refusal) => return self.refuse_reader(slot, refusal.into()),
+        };
+        let Some(asked) = reader.asking().and_then(|asking| asking.channels.first()) else { return };
+        let mut text = Vec::new();
+        write_position(&mut text, [(&*asked.name, position)]);
+        let body = answer::published(position, &text);
+        self.answer_reader(slot, Answer::json(body.into(), Caching::Never));
+    }
+
+    /// Puts the reader into the channel's list. `waits`: nothing may be given to it yet.
+    fn add_reader(&mut self, slot: u32, index: u32, top: Offset, waits: bool) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let blocked = connection.is_blocked();
+        let State::Reader { reader, .. } = &mut connection.state else { return };
+        let channels = match reader.asking() {
+            Some(asking) => asking.channels.len(),
+            None => reader.subs().len(),
+        };
+        let mut subscriber = Subscriber::new(slot, reader.kind() as u8, false);
+        let singular = reader.is_singular(channels);
+        if singular {
+            subscriber = subscriber.singular();
+        }
+        let (place, cursor) = self.local.subscribe(index, subscriber, top);
+        reader.placed(index, place);
+        if singular && reader.is_ready() {
+            // Its other channels were alone until now.
+            for sub in reader.subs() {
+                if let Some(place) = sub.place() {
+                    self.local.make_singular(sub.channel(), place);
+                }
+            }
+        }
+        self.stats.counters.subscriptions_total += 1;
+        let stream = self.local.get(index).stream();
+        let cursor = cursor.or_else(|| (blocked || waits).then(|| stream.cursor(stream.end())));
+        if let Some(cursor) = cursor {
+            let lag = connection.lag.get_or_insert_default();
+            lag.held |= waits;
+            lag.cursors.push((index, cursor));
+            self.local.cursor_set(index, place);
+        }
+    }
+
+    /// Every home has answered.
+    pub fn reader_answered(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if let Some(lag) = &mut connection.lag
+            && std::mem::take(&mut lag.held)
+        {
+            self.catching_up.push(slot);
+        }
+        let State::Reader { reader, .. } = &mut connection.state else { return };
+        let mode = reader.mode;
+        let Some(asking) = reader.work.as_mut().and_then(|work| work.asking.take()) else { return };
+        for asked in &asking.channels {
+            match asked.lost {
+                true => self.stats.counters.recoveries_lost_total += 1,
+                false if asked.since.is_some() => self.stats.counters.recoveries_total += 1,
+                false => {}
+            }
+        }
+        match mode {
+            Mode::Stream(kind) => self.open_stream(slot, kind, *asking),
+            Mode::Poll => self.answer_or_hold(slot, *asking),
+            Mode::History => self.answer_history(slot, *asking),
+            // Has its own answer.
+            Mode::Publish => {}
+        }
+    }
+
+    /// Sends a stream's head, and what it has missed. What does not fit is fetched by the reader's return: the stream
+    /// ends at a position that it knows.
+    fn open_stream(&mut self, slot: u32, kind: WireKind, asking: Asking) {
+        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        let unread = reader.work.take().map_or_else(Vec::new, |work| work.unread);
+        let (chunked, singular) = (reader.chunked, reader.is_singular(asking.channels.len()));
+        // Where it was left: a position beyond a loss goes out with the word of that loss and not before, or a reader
+        // cut off between the two would never hear of it.
+        let mut stand: Vec<(ChannelName, Position)> = asking
+            .channels
+            .iter()
+            .filter_map(|asked| Some((asked.name.clone(), asked.since.or(asked.top)?)))
+            .collect();
+        self.stats.counters.streams_opened_total += 1;
+        let mut out = asking.opening;
+        write_note(&mut out, kind, chunked, &Note::Ready { position: &text_of(&stand) });
+        let lost = asking.channels.iter().any(|asked| asked.lost);
+        for (at, asked) in asking.channels.iter().enumerate().filter(|(_, asked)| asked.lost) {
+            if let (Some((_, stands)), Some(top)) = (stand.get_mut(at), asked.top) {
+                *stands = top;
+            }
+            let position = text_of(&stand);
+            write_note(&mut out, kind, chunked, &Note::Reset { channel: &asked.name, position: &position });
+        }
+        self.send(slot, out.into());
+        self.begin_heartbeats(slot);
+        if lost && kind == WireKind::WebSocketBare {
+            // It has no words for it but this.
+            return self.close(slot, Disconnect::INSUFFICIENT_STATE);
+        }
+        let mut budget = self.options.outbox_bytes_max / 2;
+        for (at, asked) in asking.channels.iter().enumerate() {
+            for publication in &asked.publications {
+                if budget == 0 {
+                    return self.close(slot, Disconnect::FORCE_RECONNECT);
+                }
+                if publication.offset() != Offset(0)
+                    && let Some((_, stands)) = stand.get_mut(at)
+                {
+                    *stands = publication.position;
+                }
+                let frame =
+                    publication.encoded.get_or_encode(kind, || frames::encode(kind, publication)).clone();
+                budget = budget.saturating_sub(frame.len());
+                match singular {
+                    false => self.send(slot, frame),
+                    true => {
+                        for part in own_frame(kind, chunked, publication, &frame, || text_of(&stand)) {
+                            self.send(slot, part);
+                        }
+                    }
+                }
+            }
+        }
+        if !unread.is_empty() {
+            // What a client of WebSocket says before it has its answer.
+            self.actions.push(Action::ReadStart(slot));
+            let mut unread = unread;
+            self.handle_bytes(slot, &mut unread);
+        }
+    }
+
+    /// Sends the reader a note in its own form.
+    pub fn note(&mut self, slot: u32, note: &Note<'_>) {
+        let Some(reader) = self.connections.get(slot).and_then(Connection::reader) else { return };
+        let mut out = Vec::new();
+        write_note(&mut out, reader.kind(), reader.chunked, note);
+        self.send(slot, Bytes::from(out));
+    }
+}
+
+fn text_of(stand: &[(ChannelName, Position)]) -> Vec<u8> {
+    let mut text = Vec::new();
+    write_position(&mut text, stand.iter().map(|(name, position)| (&**name, *position)));
+    text
+}

@@ -1,0 +1,320 @@
+//! Readers without the client protocol: their requests, from the head to the stream, the held poll, or the answer.
+//!
+//! Inputs: heads of requests for the paths of this surface, answers of channel homes, batches, time. Outputs: streams
+//! and answers. Must not know: logs; how a frame of a kind looks.
+//!
+//! A reader is a subscriber like any other: fan-out, laggards and gaps are those of `fanout.rs` and `lag.rs`. What is
+//! its own is how it begins (several joins, then one answer) and how a poll ends (with its first batch).
+
+mod answers;
+mod deliver;
+mod joins;
+mod polls;
+mod request;
+mod stream;
+
+use http::{Method, Request as HttpRequest};
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Refusal;
+use crate::base::ids::WireKind;
+use crate::base::publication::ClientInfo;
+use crate::hub::asks::{HistoryAsk, PublishAsk};
+use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
+use crate::proto::reader::notes;
+use crate::proto::reader::problem::Problem;
+use crate::proto::websocket;
+use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
+use crate::shard::Action;
+use crate::shard::clients::View;
+use crate::shard::connections::{ClosingEnd, Http, Request, State};
+use crate::shard::core::Core;
+use crate::shard::mailbox::{HomeMail, Mail};
+use crate::shard::readers::answers::{cors_fields, reply_form};
+use crate::shard::readers::request::ReaderRequest;
+use crate::shard::stats::Cause;
+
+pub use deliver::append_item;
+pub use request::Endpoint;
+
+/// A publication whose body is still to come.
+pub struct PublishOrder {
+    request: ReaderRequest,
+    reply: ReplyForm,
+}
+
+impl Core {
+    /// Takes the head of a request for this surface; gives how much of `bytes` is done with.
+    pub fn handle_reader_head(
+        &mut self,
+        slot: u32,
+        endpoint: Endpoint,
+        head: &RequestHead<'_>,
+        bytes: &[u8],
+        head_len: usize,
+    ) -> usize {
+        self.stats.counters.reader_requests_total += 1;
+        let origin = self.cors_origin(head);
+        let mut form = reply_form(head, origin.clone().unwrap_or_default());
+        let has_body = !matches!(head.body_length(), BodyLength::None | BodyLength::Length(0));
+        if endpoint != Endpoint::Publish || head.method != "POST" {
+            // Where the next request begins is known only behind the body, and nobody wants to read that.
+            form.keep_alive &= !has_body;
+        }
+        let preflight = head.method == "OPTIONS";
+        let problem = if origin.is_err() {
+            self.stats.fault(Cause::OriginRefused);
+            Some(Problem::new(Refusal::PermissionDenied, "origin is not allowed"))
+        } else if !preflight && !endpoint.allows(head.method) {
+            let detail = "method is not allowed";
+            let problem = Problem { status: 405, refusal: Refusal::MethodNotFound, detail };
+            form.keep_alive &= !has_body;
+            let goes_on = self.refuse_now(slot, &form, problem, &[("Allow", endpoint.methods())]);
+            return if goes_on { head_len } else { bytes.len() };
+        } else if has_body && endpoint != Endpoint::Publish {
+            Some(Problem::bad_request("no body belongs here"))
+        } else {
+            None
+        };
+        if let Some(problem) = problem {
+            form.keep_alive &= !has_body;
+            return match self.refuse_now(slot, &form, problem, &[]) {
+                true => head_len,
+                false => bytes.len(),
+            };
+        }
+        if preflight {
+            return match self.answer_preflight(slot, &form, endpoint) {
+                true => head_len,
+                false => bytes.len(),
+            };
+        }
+        let view = View { options: &self.options, local: &self.local };
+        let request = match request::read(endpoint, head, &view, self.wall_ms / 1000) {
+            Ok(request) => request,
+            Err(problem) => {
+                form.keep_alive &= !has_body;
+                return match self.refuse_now(slot, &form, problem, &[]) {
+                    true => head_len,
+                    false => bytes.len(),
+                };
+            }
+        };
+        form.limit = request.limit;
+        if request.mode == Mode::Publish {
+            return self.expect_publication(slot, request, form, head, bytes, head_len);
+        }
+        match self.opening(&request, &form, head) {
+            Ok(opening) if form.head_only && matches!(request.mode, Mode::Stream(_)) => {
+                // The head that a GET would get, and no stream behind it.
+                self.leave_protocol(slot, opening.into(), ClosingEnd::Fin);
+                bytes.len()
+            }
+            Ok(opening) => {
+                self.begin_reader(slot, request, form, opening);
+                head_len
+            }
+            Err(fault) => {
+                self.stats.fault(Cause::HandshakeRefused);
+                let mut answer = Vec::new();
+                fault.write(&mut answer);
+                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+                bytes.len()
+            }
+        }
+    }
+
+    /// The origin to allow by name: none for a request without one, `*` where everybody is welcome.
+    ///
+    /// # Errors
+    /// The origin is not welcome.
+    fn cors_origin(&self, head: &RequestHead<'_>) -> Result<Option<Box<str>>, ()> {
+        if !self.is_welcome(head) {
+            return Err(());
+        }
+        let Some(origin) = head.header_str("Origin") else { return Ok(None) };
+        let everybody = self.options.allowed_origins.iter().any(|allowed| allowed == "*");
+        Ok(Some(if everybody { "*".into() } else { origin.into() }))
+    }
+
+    /// What a stream begins with.
+    fn opening(
+        &mut self,
+        request: &ReaderRequest,
+        form: &ReplyForm,
+        head: &RequestHead<'_>,
+    ) -> Result<Vec<u8>, websocket::HandshakeFault> {
+        let mut out = Vec::new();
+        let Mode::Stream(kind) = request.mode else { return Ok(out) };
+        if matches!(kind, WireKind::WebSocketJson | WireKind::WebSocketBare) {
+            websocket::accept(head, &[])?.write(&mut out, &[]);
+            return Ok(out);
+        }
+        let date = http1::http_date(self.unix_s());
+        let content_type: &[u8] = match kind {
+            WireKind::Sse => b"text/event-stream",
+            WireKind::Iframe => b"text/html; charset=utf-8",
+            _ => b"application/x-ndjson",
+        };
+        let mut fields: Vec<(&str, &[u8])> = vec![
+            ("Date", &date),
+            ("Cache-Control", b"no-store, no-transform"),
+            // nginx would hold a stream back until its buffer is full.
+            ("X-Accel-Buffering", b"no"),
+            ("Content-Type", content_type),
+            ("X-Content-Type-Options", b"nosniff"),
+        ];
+        cors_fields(form.origin.as_deref(), &mut fields);
+        if kind == WireKind::Iframe {
+            // The page calls into its parent: nobody else's page may be that.
+            fields.push(("Content-Security-Policy", b"frame-ancestors 'self'"));
+        }
+        let chunked = kind == WireKind::JsonLines && !form.http10;
+        http1::write_head(&mut out, 200, &fields, if chunked { Body::Chunked } else { Body::UntilClose });
+        if form.head_only {
+            return Ok(out);
+        }
+        match kind {
+            WireKind::Sse => {
+                let retry_ms = self.retry_ms();
+                notes::write_retry(&mut out, retry_ms);
+            }
+            WireKind::Iframe => {
+                notes::write_iframe_head(&mut out, request.callback.as_deref().unwrap_or("trunkline"));
+            }
+            _ => {}
+        }
+        Ok(out)
+    }
+
+    /// Asks the homes of everything the request names.
+    fn begin_reader(&mut self, slot: u32, request: ReaderRequest, mut reply: ReplyForm, opening: Vec<u8>) {
+        let id = self.reader_ids;
+        self.reader_ids = id.wrapping_add(request.channels.len().max(1) as u32);
+        if let Mode::Stream(_) = request.mode {
+            // A stream ends with its connection.
+            reply.keep_alive = false;
+        }
+        let (mode, limit) = (request.mode, usize::from(request.limit));
+        let mut reader = Reader::new(id, mode, request.admission.identity);
+        reader.chunked = !reply.http10;
+        let asks: Vec<_> = request.channels.iter().map(|asked| (asked.name.clone(), asked.since())).collect();
+        let asking = Asking {
+            outstanding: asks.len() as u32,
+            channels: request.channels,
+            opening,
+            hold_ms: request.hold_ms,
+            if_none_match: request.if_none_match,
+            reverse: request.reverse,
+        };
+        reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: Vec::new() }));
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.state = State::Reader { decoder: None, reader };
+        self.wheel.cancel(&mut self.connections, slot);
+        if asks.is_empty() {
+            self.reader_answered(slot);
+            return;
+        }
+        let conn = self.conn_id(slot);
+        for (at, (channel, since)) in asks.into_iter().enumerate() {
+            let id = id.wrapping_add(at as u32);
+            if mode == Mode::History {
+                let home = self.mailer.router().channel_home(&channel);
+                let ask = HistoryAsk { channel, limit: Some(limit), since, reverse: request.reverse };
+                self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+            } else {
+                self.ask_reader_join(slot, channel, since, id);
+            }
+        }
+    }
+
+    fn expect_publication(
+        &mut self,
+        slot: u32,
+        request: ReaderRequest,
+        form: ReplyForm,
+        head: &RequestHead<'_>,
+        bytes: &[u8],
+        head_len: usize,
+    ) -> usize {
+        let decoder = match BodyDecoder::new(head.body_length(), self.options.message_bytes_max as u64) {
+            Ok(decoder) => decoder,
+            Err(fault) => {
+                self.refuse_http(slot, fault);
+                return bytes.len();
+            }
+        };
+        if head.expects_continue() && !decoder.is_done() {
+            self.send(slot, Bytes::from_static(http1::CONTINUE));
+        }
+        let (mut parts, ()) = HttpRequest::new(()).into_parts();
+        parts.method = Method::POST;
+        let request = Request {
+            parts,
+            keep_alive: form.keep_alive,
+            body: Vec::new(),
+            decoder,
+            asked: false,
+            publish: Some(Box::new(PublishOrder { request, reply: form })),
+        };
+        let mut http = Box::<Http>::default();
+        http.request = Some(request);
+        head_len + self.handle_body(slot, http, &bytes[head_len..])
+    }
+
+    /// The body of a publication is complete.
+    pub fn publish_body(&mut self, slot: u32, order: PublishOrder, body: Vec<u8>) {
+        let PublishOrder { request, reply } = order;
+        let refuse = |core: &mut Core, detail| {
+            core.refuse_now(slot, &reply, Problem::bad_request(detail), &[]);
+        };
+        if body.trim_ascii().is_empty() {
+            return refuse(self, "the body is empty");
+        }
+        if serde_json::from_slice::<&serde_json::value::RawValue>(&body).is_err() {
+            return refuse(self, "the body is not JSON");
+        }
+        let Some(asked) = request.channels.into_iter().next() else { return };
+        let info = self.reader_info(slot, request.admission.identity.as_deref());
+        let ask = PublishAsk {
+            info: Some(info),
+            idempotency_key: request.idempotency_key,
+            ..PublishAsk::new(asked.name.clone(), body.into())
+        };
+        let (conn, id) = (self.conn_id(slot), self.reader_ids);
+        self.reader_ids = id.wrapping_add(1);
+        let mut reader = Reader::new(id, Mode::Publish, request.admission.identity);
+        let asking = Asking { channels: vec![asked], outstanding: 1, ..Asking::default() };
+        reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: Vec::new() }));
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.state = State::Reader { decoder: None, reader };
+        self.wheel.cancel(&mut self.connections, slot);
+        let home = self.mailer.router().channel_home(&ask.channel);
+        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
+    }
+
+    fn reader_info(&self, slot: u32, identity: Option<&crate::session::Identity>) -> ClientInfo {
+        ClientInfo {
+            user: identity.and_then(|identity| identity.user.clone()).unwrap_or_else(|| "".into()),
+            client: self.client_id(slot).to_string(),
+            conn_info: identity.and_then(|identity| identity.conn_info.clone()),
+            chan_info: None,
+        }
+    }
+
+    /// Input of a connection whose reader wants none: what it means is known when the reader's answer is out.
+    pub fn keep_for_later(&mut self, slot: u32, bytes: &[u8]) {
+        let Some(State::Reader { reader, .. }) =
+            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        else {
+            return;
+        };
+        // A stream of HTTP has asked all it can.
+        let wanted = reader.is_websocket() || !matches!(reader.mode, Mode::Stream(_));
+        let Some(work) = reader.work.as_mut().filter(|_| wanted) else { return };
+        work.unread.extend_from_slice(bytes);
+        // The next request of a client that does not wait for answers. One is enough to know that there is one; the
+        // rest may wait in the kernel.
+        self.actions.push(Action::ReadPause(slot));
+    }
+}

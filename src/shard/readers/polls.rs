@@ -1,0 +1,284 @@
+//! Polls: answered at once, or held until something comes or the time is over. And the log read at once.
+
+use std::sync::Arc;
+
+use crate::base::ids::{ChannelName, Offset, Position};
+use crate::base::publication::{Publication, Publications};
+use crate::hub::local::{Active, ChannelIndex, Item, Seq};
+use crate::proto::reader::answer::{BatchBody, matches_tag};
+use crate::proto::reader::position::write_position;
+use crate::session::reader::{Asking, Mode};
+use crate::shard::connections::{Connection, State};
+use crate::shard::core::Core;
+use crate::shard::readers::answers::{Answer, Caching, millis};
+use crate::shard::readers::deliver::position_text;
+
+impl Core {
+    /// Whether the connection is a poll whose homes have answered.
+    pub fn is_held_poll(&self, slot: u32) -> bool {
+        self.connections
+            .get(slot)
+            .and_then(Connection::reader)
+            .is_some_and(|reader| reader.mode == Mode::Poll && reader.is_ready())
+    }
+
+    /// Every channel of a poll has been joined.
+    pub(super) fn answer_or_hold(&mut self, slot: u32, asking: Asking) {
+        let missed = asking.channels.iter().any(|asked| asked.lost || !asked.publications.is_empty());
+        let ended = self.ending.is_some()
+            || self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
+        let mut stand: Vec<(ChannelName, Position)> = Vec::with_capacity(asking.channels.len());
+        for asked in &asking.channels {
+            stand.extend(asked.start().map(|start| (asked.name.clone(), start)));
+        }
+        if missed {
+            let mut batch = self.batch(slot);
+            for (at, asked) in asking.channels.iter().enumerate() {
+                if let Some((_, stands)) = stand.get_mut(at) {
+                    batch.take(&asked.publications, stands);
+                }
+            }
+            let reset: Vec<&str> =
+                asking.channels.iter().filter(|asked| asked.lost).map(|asked| &*asked.name).collect();
+            self.answer_poll(slot, batch.body, &text_of(&stand), &reset, asking.if_none_match.as_deref());
+            return;
+        }
+        let text = text_of(&stand);
+        let known = asking.if_none_match.as_deref().is_some_and(|tags| matches_tag(tags, text_str(&text)));
+        if let Some(work) =
+            self.connections.get_mut(slot).and_then(Connection::reader_mut).and_then(|r| r.work.as_mut())
+        {
+            work.reply.not_modified = known;
+        }
+        if asking.hold_ms == 0 || ended {
+            return self.answer_poll(slot, BatchBody::default(), &text, &[], None);
+        }
+        self.stats.counters.polls_held_total += 1;
+        self.timer_in(slot, millis(asking.hold_ms));
+    }
+
+    /// A batch of a channel meets held polls. `items` are its publications.
+    pub fn answer_held(
+        &mut self,
+        slot: u32,
+        index: ChannelIndex,
+        active: Active,
+        items: &[(Seq, Arc<Publication>)],
+    ) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let cursor = match &connection.lag {
+            // It stays where it is: see `lag.rs`.
+            Some(lag) if lag.blocked || lag.held => return,
+            Some(lag) => lag.cursor_in(index).map(|cursor| cursor.seq),
+            None => None,
+        };
+        if cursor.is_some_and(|cursor| cursor < active.start || cursor > active.end)
+            || !self.is_held_poll(slot)
+        {
+            return;
+        }
+        let from = cursor.map_or(0, |cursor| items.partition_point(|(seq, _)| *seq < cursor));
+        let news: Publications = items[from..].iter().map(|(_, publication)| publication.clone()).collect();
+        if !news.is_empty() {
+            self.answer_with(slot, index, &news);
+        } else if cursor.is_some()
+            && let Some((_, _, place)) = self.place_of(slot, index)
+        {
+            self.drop_cursor(slot, index, place);
+        }
+    }
+
+    /// A held poll whose socket was full, or that joined several channels one after the other, looks for itself.
+    /// True when it has been answered.
+    pub fn catch_up_poll(&mut self, slot: u32) -> bool {
+        let Some(lag) = self.connections.get(slot).and_then(|connection| connection.lag.as_ref()) else {
+            return false;
+        };
+        for (index, cursor) in lag.cursors.clone() {
+            let stream = self.local.get(index).stream();
+            if cursor.seq < stream.base() {
+                continue;
+            }
+            let news: Publications = stream
+                .from(cursor.seq)
+                .filter_map(|item| match item {
+                    Item::Publication(publication) => Some(publication.clone()),
+                    Item::Notice(_) => None,
+                })
+                .collect();
+            if !news.is_empty() {
+                self.answer_with(slot, index, &news);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// What a held poll would have got is gone: it is told so.
+    pub fn reset_poll(&mut self, slot: u32, index: ChannelIndex) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let channel = self.local.get(index);
+        let name = channel.name.clone();
+        let here = channel.top().map(|top| (index, top));
+        let text = position_text(&self.local, connection, here);
+        self.answer_poll(slot, BatchBody::default(), &text, &[&name], None);
+    }
+
+    /// The time of a held poll is over, or its connection is about to end.
+    pub fn answer_empty(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let text = position_text(&self.local, connection, None);
+        self.answer_poll(slot, BatchBody::default(), &text, &[], None);
+    }
+
+    /// What a held poll missed while its socket was full has come from the channel's log.
+    pub fn answer_missed(&mut self, slot: u32, index: ChannelIndex, missed: &Publications) {
+        if !missed.is_empty() {
+            self.answer_with(slot, index, missed);
+        }
+    }
+
+    fn answer_with(&mut self, slot: u32, index: ChannelIndex, news: &Publications) {
+        let mut batch = self.batch(slot);
+        let Some(connection) = self.connections.get(slot) else { return };
+        // Before the first that moves it, it stands one before that; without one, where its channel stands.
+        let first = news.iter().find(|publication| publication.offset() != Offset(0));
+        let mut here =
+            first.map(|first| Position { offset: Offset(first.offset().0 - 1), epoch: first.position.epoch });
+        let mut nowhere = Position { offset: Offset(0), epoch: crate::base::ids::Epoch(0) };
+        batch.take(news, here.as_mut().unwrap_or(&mut nowhere));
+        let text = position_text(&self.local, connection, here.map(|here| (index, here)));
+        self.answer_poll(slot, batch.body, &text, &[], None);
+    }
+
+    /// Messages go out, and the reader with them. With no news to a client that has this position already: 304.
+    fn answer_poll(
+        &mut self,
+        slot: u32,
+        body: BatchBody,
+        position: &[u8],
+        reset: &[&str],
+        if_none_match: Option<&str>,
+    ) {
+        let known = self
+            .connections
+            .get(slot)
+            .and_then(Connection::reader)
+            .and_then(|reader| reader.work.as_ref())
+            .is_some_and(|work| work.reply.not_modified);
+        let tag = text_str(position);
+        let unmodified = reset.is_empty()
+            && match body.is_empty() {
+                true => known,
+                // The same question had the same answer.
+                false => if_none_match.is_some_and(|tags| matches_tag(tags, tag)),
+            };
+        self.stats.counters.polls_answered_total += 1;
+        self.stats.counters.deliveries_total += body.messages() as u64;
+        let (status, body) = match unmodified {
+            true => (304, Vec::new()),
+            false => (200, body.finish(position, reset)),
+        };
+        let answer = Answer { status, tag: Some(tag), ..Answer::json(body, Caching::Revalidate) };
+        self.answer_reader(slot, answer);
+    }
+
+    /// The log has been read.
+    pub(super) fn answer_history(&mut self, slot: u32, asking: Asking) {
+        let mut batch = self.batch(slot);
+        let mut stand: Vec<(ChannelName, Position)> = Vec::with_capacity(asking.channels.len());
+        let mut reset: Vec<&str> = Vec::new();
+        let mut oldest = 0;
+        for asked in &asking.channels {
+            let Some(top) = asked.top else { continue };
+            let publications = &asked.publications;
+            let first = publications.first().map_or(top.offset, |first| first.offset());
+            oldest ^= first.0;
+            let since = asked.since.filter(|since| since.epoch == top.epoch);
+            let mut stands = match (since, asking.reverse) {
+                (Some(since), _) => since,
+                (None, true) => Position { offset: top.offset.next(), ..top },
+                // Without a position the log is read from its oldest on: what is before that is not missed.
+                (None, false) if publications.is_empty() => top,
+                (None, false) => Position { offset: Offset(first.0.saturating_sub(1)), ..top },
+            };
+            let holed = !asking.reverse
+                && since.is_some_and(|since| match publications.is_empty() {
+                    true => since.offset < top.offset && batch.limit > 0,
+                    false => first != since.offset.next(),
+                });
+            if holed {
+                reset.push(&asked.name);
+                if publications.is_empty() {
+                    stands = top;
+                }
+            }
+            batch.take(publications, &mut stands);
+            stand.push((asked.name.clone(), stands));
+        }
+        let text = text_of(&stand);
+        let messages = batch.body.messages();
+        // What is read changes with the position it leads to, with what is before it, and with its length.
+        let tag = format!("{}.{oldest:x}.{messages:x}", text_str(&text));
+        let known = asking.if_none_match.as_deref().is_some_and(|tags| matches_tag(tags, &tag));
+        self.stats.counters.history_reads_total += 1;
+        let (status, body) = match known {
+            true => (304, Vec::new()),
+            false => (200, batch.body.finish(&text, &reset)),
+        };
+        let answer = Answer { status, tag: Some(&tag), ..Answer::json(body, Caching::Revalidate) };
+        self.answer_reader(slot, answer);
+    }
+
+    fn batch(&self, slot: u32) -> Batch {
+        let limit = self
+            .connections
+            .get(slot)
+            .and_then(Connection::reader)
+            .and_then(|reader| reader.work.as_ref())
+            .map_or(0, |work| work.reply.limit);
+        let reading = match self.connections.get(slot).map(|connection| &connection.state) {
+            Some(State::Reader { reader, .. }) => reader.mode == Mode::History,
+            _ => false,
+        };
+        // A poll that may have nothing would be held for ever.
+        let limit = if reading { limit } else { limit.max(1) };
+        Batch { body: BatchBody::default(), limit: limit.into(), bytes_max: self.options.outbox_bytes_max }
+    }
+}
+
+/// Messages up to a number and a size; at least one, whatever its size.
+struct Batch {
+    body: BatchBody,
+    limit: usize,
+    bytes_max: usize,
+}
+
+impl Batch {
+    /// Adds what fits of `publications`, and moves `stands` to behind the last that was added.
+    fn take(&mut self, publications: &Publications, stands: &mut Position) {
+        for publication in publications {
+            let messages = self.body.messages();
+            if messages >= self.limit
+                || messages > 0 && self.body.len() + publication.weight() > self.bytes_max
+            {
+                return;
+            }
+            self.body.push(publication);
+            if publication.offset() != Offset(0) {
+                *stands = publication.position;
+            }
+        }
+    }
+}
+
+fn text_of(stand: &[(ChannelName, Position)]) -> Vec<u8> {
+    let mut text = Vec::new();
+    write_position(&mut text, stand.iter().map(|(name, position)| (&**name, *position)));
+    text
+}
+
+/// A position's text is ASCII.
+fn text_str(text: &[u8]) -> &str {
+    std::str::from_utf8(text).unwrap_or_default()
+}

@@ -1,0 +1,325 @@
+//! What a request of this surface asks for, read from its head alone.
+
+use crate::base::ids::ChannelName;
+use crate::base::limits;
+use crate::proto::http1::RequestHead;
+use crate::proto::reader::answer;
+use crate::proto::reader::notes::is_callback;
+use crate::proto::reader::position::{POSITION_CHANNELS_MAX, Positions};
+use crate::proto::reader::problem::Problem;
+use crate::proto::reader::query;
+use crate::session::reader::{self, Admission, Asked, Mode};
+use crate::session::token::TokenFault;
+use crate::session::{Identity, World};
+use crate::{base::fault::Refusal, base::ids::WireKind};
+
+/// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
+pub const HOLD_MS: u32 = 45_000;
+/// Messages of one answer when the request does not say.
+const LIMIT: u16 = 100;
+/// Most messages of one answer: what a channel's home reads at once.
+const LIMIT_MAX: u16 = 300;
+/// Longest key of a publication that may be repeated.
+const IDEMPOTENCY_KEY_BYTES_MAX: usize = limits::WS_CONTROL_BYTES_MAX;
+
+/// A path of this surface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Endpoint {
+    Sse,
+    Poll,
+    History,
+    Stream,
+    WebSocket,
+    Publish,
+}
+
+impl Endpoint {
+    pub fn of(path: &str) -> Option<Endpoint> {
+        Some(match path {
+            "/sse" => Endpoint::Sse,
+            "/poll" => Endpoint::Poll,
+            "/history" => Endpoint::History,
+            "/stream" => Endpoint::Stream,
+            "/ws" => Endpoint::WebSocket,
+            "/publish" => Endpoint::Publish,
+            _ => return None,
+        })
+    }
+
+    /// For `Allow` (RFC 9110 section 10.2.1).
+    pub fn methods(self) -> &'static [u8] {
+        match self {
+            Endpoint::Publish => b"POST, OPTIONS",
+            Endpoint::WebSocket => b"GET, OPTIONS",
+            _ => b"GET, HEAD, OPTIONS",
+        }
+    }
+
+    pub fn allows(self, method: &str) -> bool {
+        match self {
+            Endpoint::Publish => method == "POST",
+            Endpoint::WebSocket => method == "GET",
+            _ => matches!(method, "GET" | "HEAD"),
+        }
+    }
+}
+
+/// A request that may be carried out.
+pub struct ReaderRequest {
+    pub mode: Mode,
+    pub admission: Admission,
+    pub channels: Vec<Asked>,
+    pub limit: u16,
+    pub hold_ms: u32,
+    pub reverse: bool,
+    /// The function that an iframe's page calls.
+    pub callback: Option<Box<str>>,
+    pub if_none_match: Option<Box<str>>,
+    pub idempotency_key: Option<Box<str>>,
+}
+
+/// The query, before anything of it is believed.
+#[derive(Default)]
+struct Query {
+    channels: Vec<ChannelName>,
+    position: Option<String>,
+    token: Option<String>,
+    limit: Option<u16>,
+    hold_ms: Option<u32>,
+    reverse: bool,
+    bare: bool,
+    callback: Option<Box<str>>,
+}
+
+/// Reads and judges a request.
+///
+/// # Errors
+/// The problem to answer with: what is malformed, who is not known, what is not allowed.
+pub fn read(
+    endpoint: Endpoint,
+    head: &RequestHead<'_>,
+    world: &dyn World,
+    unix_s: u64,
+) -> Result<ReaderRequest, Problem> {
+    let mut query = read_query(head.query.unwrap_or_default(), world.channels_max())?;
+    let admission = admit(head, query.token.take(), world, unix_s)?;
+    if query.channels.is_empty() && !matches!(endpoint, Endpoint::Publish) {
+        query.channels.clone_from(&admission.granted);
+        if query.channels.len() > world.channels_max().min(POSITION_CHANNELS_MAX) {
+            return Err(TOO_MANY_CHANNELS);
+        }
+    }
+    // Plain WebSocket may subscribe later.
+    if query.channels.is_empty() && endpoint != Endpoint::WebSocket {
+        return Err(Problem::bad_request("no channel"));
+    }
+    if endpoint == Endpoint::Publish && query.channels.len() != 1 {
+        return Err(Problem::bad_request("one channel is published to"));
+    }
+    let if_none_match = head.header_str("If-None-Match").map(Box::from);
+    let positions = match position_text(endpoint, head, &query, if_none_match.as_deref()) {
+        None => Positions::default(),
+        Some(text) => Positions::parse(&text).map_err(|_| Problem::bad_request("malformed position"))?,
+    };
+    let since = reader::since(&query.channels, &positions)
+        .map_err(|_| Problem::bad_request("position of other channels"))?;
+    let mut channels = Vec::with_capacity(query.channels.len());
+    for (name, since) in query.channels.into_iter().zip(since) {
+        let recoverable = check_rights(endpoint, &name, &admission, world)?;
+        channels.push(Asked::new(name, since, recoverable));
+    }
+    let mode = match endpoint {
+        Endpoint::Sse => Mode::Stream(WireKind::Sse),
+        Endpoint::Stream if query.callback.is_some() => Mode::Stream(WireKind::Iframe),
+        Endpoint::Stream => Mode::Stream(WireKind::JsonLines),
+        Endpoint::WebSocket if query.bare => Mode::Stream(WireKind::WebSocketBare),
+        Endpoint::WebSocket => Mode::Stream(WireKind::WebSocketJson),
+        Endpoint::Poll => Mode::Poll,
+        Endpoint::History => Mode::History,
+        Endpoint::Publish => Mode::Publish,
+    };
+    let idempotency_key = match head.header("Idempotency-Key") {
+        Some(key) if endpoint == Endpoint::Publish => {
+            let key = std::str::from_utf8(key).ok().filter(|key| key.len() <= IDEMPOTENCY_KEY_BYTES_MAX);
+            Some(key.ok_or(Problem::bad_request("malformed Idempotency-Key"))?.into())
+        }
+        _ => None,
+    };
+    Ok(ReaderRequest {
+        mode,
+        admission,
+        channels,
+        limit: query.limit.unwrap_or(LIMIT).min(LIMIT_MAX),
+        hold_ms: if head.method == "HEAD" { 0 } else { query.hold_ms.unwrap_or(HOLD_MS).min(HOLD_MS) },
+        reverse: query.reverse,
+        callback: query.callback,
+        if_none_match,
+        idempotency_key,
+    })
+}
+
+const TOO_MANY_CHANNELS: Problem =
+    Problem { status: 400, refusal: Refusal::LimitExceeded, detail: "too many channels" };
+
+fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
+    let mut query = Query::default();
+    for pair in query::pairs(text) {
+        let (name, value) = pair.ok_or(Problem::bad_request("malformed query"))?;
+        match &*name {
+            "channel" => {
+                // A channel named twice is read once.
+                if query.channels.iter().any(|known| **known == *value) {
+                    continue;
+                }
+                if query.channels.len() == channels_max.min(POSITION_CHANNELS_MAX) {
+                    return Err(TOO_MANY_CHANNELS);
+                }
+                query.channels.push((*value).into());
+            }
+            "position" | "since" if !value.is_empty() => query.position = Some(value.into_owned()),
+            "token" if !value.is_empty() => query.token = Some(value.into_owned()),
+            "limit" => {
+                let limit = value.parse::<u32>().map_err(|_| Problem::bad_request("malformed limit"))?;
+                query.limit = Some(u16::try_from(limit).unwrap_or(u16::MAX));
+            }
+            "wait" => {
+                let wait = value.parse::<u32>().map_err(|_| Problem::bad_request("malformed wait"))?;
+                query.hold_ms = Some(wait.saturating_mul(1000));
+            }
+            "reverse" => query.reverse = flag(&value)?,
+            "bare" => query.bare = flag(&value)?,
+            "callback" => {
+                if !is_callback(&value) {
+                    return Err(Problem::bad_request("callback is not a name"));
+                }
+                query.callback = Some((*value).into());
+            }
+            // Others are somebody else's: proxies and pages add their own.
+            _ => {}
+        }
+    }
+    Ok(query)
+}
+
+fn flag(value: &str) -> Result<bool, Problem> {
+    match value {
+        "" | "1" | "true" => Ok(true),
+        "0" | "false" => Ok(false),
+        _ => Err(Problem::bad_request("a flag is true or false")),
+    }
+}
+
+/// The position that the request goes on from. A browser that reconnects an event stream repeats the first request's
+/// query and adds the header: the header is newer. A poll's cache does the same with its tag, when the query has none.
+fn position_text<'a>(
+    endpoint: Endpoint,
+    head: &RequestHead<'a>,
+    query: &'a Query,
+    if_none_match: Option<&'a str>,
+) -> Option<std::borrow::Cow<'a, str>> {
+    let last = match endpoint {
+        Endpoint::Publish => return None,
+        Endpoint::Sse => head.header("Last-Event-ID").filter(|last| !last.is_empty()),
+        _ => None,
+    };
+    if let Some(last) = last {
+        return Some(String::from_utf8_lossy(last));
+    }
+    if let Some(position) = &query.position {
+        return Some(position.into());
+    }
+    let tag = answer::tags(if_none_match.filter(|_| endpoint == Endpoint::Poll)?);
+    // A tag of somebody else's is no position, and matches nothing.
+    tag.into_iter().find(|tag| Positions::parse(tag).is_ok()).map(Into::into)
+}
+
+/// Who asks: by the header, the cookie or the query, in this order.
+fn admit(
+    head: &RequestHead<'_>,
+    in_query: Option<String>,
+    world: &dyn World,
+    unix_s: u64,
+) -> Result<Admission, Problem> {
+    let refused = |detail| Problem::new(Refusal::Unauthorized, detail);
+    let token = match head.header_str("Authorization") {
+        Some(value) => {
+            let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
+            if !scheme.eq_ignore_ascii_case("Bearer") {
+                return Err(refused("Authorization is not a bearer token"));
+            }
+            Some(token.trim().to_string())
+        }
+        None => in_query.or_else(|| cookie(head, "trunkline_token").map(str::to_string)),
+    };
+    let Some(token) = token else {
+        return match world.allows_anonymous() {
+            true => Ok(Admission::default()),
+            false => Err(refused("no token")),
+        };
+    };
+    let Some(verifier) = world.verifier() else { return Err(refused("no token is accepted here")) };
+    let claims = verifier.verify_connect(&token, unix_s).map_err(|fault| match fault {
+        TokenFault::Expired => Refusal::TokenExpired.into(),
+        TokenFault::Invalid(why) => refused(why),
+    })?;
+    let identity = Identity {
+        user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
+        conn_info: claims.info,
+        expire_at_s: claims.expire_at_s.unwrap_or(0),
+    };
+    if identity.expire_at_s != 0 && identity.expire_at_s <= unix_s {
+        return Err(Refusal::Expired.into());
+    }
+    let known = identity != Identity::default();
+    Ok(Admission {
+        identity: known.then(|| Box::new(identity)),
+        granted: claims.subs.into_keys().map(ChannelName::from).collect(),
+    })
+}
+
+/// A cookie's value (RFC 6265 section 4.2.1); the first of that name.
+fn cookie<'a>(head: &RequestHead<'a>, name: &str) -> Option<&'a str> {
+    let cookies = head.header_str("Cookie")?;
+    cookies
+        .split(';')
+        .filter_map(|pair| pair.trim().split_once('='))
+        .find(|(known, value)| *known == name && !value.is_empty())
+        .map(|(_, value)| value.trim_matches('"'))
+}
+
+/// Whether the request may have the channel; `true` when it may also have what it missed there.
+fn check_rights(
+    endpoint: Endpoint,
+    channel: &str,
+    admission: &Admission,
+    world: &dyn World,
+) -> Result<bool, Problem> {
+    let rights = world.rights(channel)?;
+    let subscribe = rights.subscribe || admission.granted.iter().any(|granted| **granted == *channel);
+    // A right of subscribers is a right of whoever may subscribe: nothing but one more request stands between.
+    let (allowed, recoverable) = match endpoint {
+        Endpoint::History => {
+            if !rights.keeps_history {
+                return Err(Problem::new(Refusal::NotAvailable, "the channel keeps no history"));
+            }
+            (rights.history_for_client || rights.history_for_subscriber && subscribe, true)
+        }
+        Endpoint::Publish => (rights.publish_for_client || rights.publish_for_subscriber && subscribe, false),
+        _ => (subscribe, rights.keeps_history && (rights.recovery || rights.force_recovery)),
+    };
+    match allowed {
+        true => Ok(recoverable),
+        false => Err(Refusal::PermissionDenied.into()),
+    }
+}
+
+/// Whether the channel may be subscribed to by a reader whose request has been admitted already.
+///
+/// # Errors
+/// As the channel's own problem.
+pub fn may_subscribe(channel: &str, world: &dyn World) -> Result<(), Refusal> {
+    match world.rights(channel)?.subscribe {
+        true => Ok(()),
+        false => Err(Refusal::PermissionDenied),
+    }
+}

@@ -1,0 +1,279 @@
+//! A stream's life after its beginning: heartbeats, commands of plain WebSocket, gaps, the end.
+
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::{ChannelName, WireKind};
+use crate::hub::options::GapPolicy;
+use crate::proto::reader::notes::{Note, ending, heartbeat, write_note, write_retry};
+use crate::proto::reader::position::POSITION_CHANNELS_MAX;
+use crate::proto::websocket;
+use crate::session::reader::Mode;
+use crate::shard::clients::View;
+use crate::shard::connections::{ClosingEnd, Connection, State};
+use crate::shard::core::Core;
+use crate::shard::mailbox::{HomeMail, Mail, Order};
+use crate::shard::readers::deliver::position_text;
+use crate::shard::readers::request::may_subscribe;
+use crate::shard::timers;
+
+/// When a reader of events is to come back after its connection broke: soon, and not all at once.
+const RETRY_MS: u64 = 1_000;
+/// The same while the shard has more than it can take, or is about to end.
+const RETRY_BUSY_MS: u64 = 5_000;
+
+impl Core {
+    /// Milliseconds until a reader of events should come back: at least a minimum, and as much again at random.
+    pub fn retry_ms(&mut self) -> u64 {
+        let full = self.connections.len() * 10 > self.options.connections_max as usize * 9;
+        let busy = self.ending.is_some()
+            || full
+            || self.local.backlog_bytes() > super::super::homes::BACKLOG_BYTES_MAX / 2;
+        let least = if busy { RETRY_BUSY_MS } else { RETRY_MS };
+        least + self.prng.u64(0..=least * 2)
+    }
+
+    /// The stream flows from now on.
+    pub(super) fn begin_heartbeats(&mut self, slot: u32) {
+        self.clients += 1;
+        self.stats.counters.clients_connected_total += 1;
+        let conn = self.conn_id(slot);
+        // As the first ping of a client, at a random moment of the interval's second half.
+        let interval = self.options.ping_interval.as_millis() as u64;
+        let due = timers::tick_after(self.now, interval / 2 + self.prng.u64(0..=interval / 2));
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.ping_due = due;
+        connection.awaits_pong = false;
+        connection.listed = true;
+        let user = connection.reader().and_then(|reader| reader.identity.as_ref()?.user.clone());
+        if let Some(user) = user {
+            let home = self.mailer.router().user_home(&user);
+            self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
+        }
+        self.set_reader_timer(slot);
+    }
+
+    pub fn handle_reader_timer(&mut self, slot: u32) {
+        let unix_s = self.unix_s();
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let blocked = connection.is_blocked();
+        let State::Reader { reader, .. } = &connection.state else { return };
+        let Mode::Stream(kind) = reader.mode else {
+            if self.is_held_poll(slot) {
+                self.answer_empty(slot);
+            }
+            return;
+        };
+        let (chunked, websocket) = (reader.chunked, reader.is_websocket());
+        // A reader cannot show another token on this connection: it comes back with one.
+        if reader.identity.as_ref().is_some_and(|known| known.expire_at_s != 0 && known.expire_at_s <= unix_s)
+        {
+            return self.close(slot, Disconnect::EXPIRED);
+        }
+        if !self.options.ping_interval.is_zero() && connection.ping_due <= timers::tick_of(self.now) {
+            // A peer of WebSocket answers pings; of the others it is known only that they read.
+            if connection.awaits_pong && (websocket || blocked) {
+                return self.close(slot, if blocked { Disconnect::SLOW } else { Disconnect::NO_PONG });
+            }
+            connection.awaits_pong = websocket || blocked;
+            let interval = self.options.ping_interval.as_millis() as u64;
+            connection.ping_due = timers::tick_after(self.now, interval);
+            // What a blocked one gets of it would only lie behind what it does not read.
+            if !blocked {
+                self.stats.counters.pings_sent_total += 1;
+                self.send(slot, heartbeat(kind, chunked));
+            }
+        }
+        self.set_reader_timer(slot);
+    }
+
+    fn set_reader_timer(&mut self, slot: u32) {
+        let unix_s = self.unix_s();
+        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(reader) = connection.reader() else { return };
+        let expires = reader.identity.as_ref().map_or(0, |identity| identity.expire_at_s);
+        let expiry = (expires != 0)
+            .then(|| timers::tick_after(self.now, expires.saturating_sub(unix_s).saturating_mul(1000)));
+        let ping = (!self.options.ping_interval.is_zero()).then_some(connection.ping_due);
+        match ping.into_iter().chain(expiry).min() {
+            Some(due) => self.wheel.set(&mut self.connections, slot, due),
+            None => self.wheel.cancel(&mut self.connections, slot),
+        }
+    }
+
+    /// A command of plain WebSocket: `subscribe NAME`, `unsubscribe NAME` or `ping`.
+    pub fn handle_reader_command(&mut self, slot: u32, text: &str) {
+        let (verb, channel) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
+        let outcome = match verb {
+            "subscribe" => self.subscribe_reader(slot, channel.trim()),
+            "unsubscribe" => {
+                self.unsubscribe_reader(slot, channel.trim());
+                Ok(())
+            }
+            "ping" => {
+                self.note(slot, &Note::Pong);
+                Ok(())
+            }
+            _ => Err(Refusal::MethodNotFound),
+        };
+        let Err(refusal) = outcome else { return };
+        self.stats.refusal(refusal);
+        let bare = self.connections.get(slot).and_then(Connection::reader).map(|reader| reader.kind())
+            == Some(WireKind::WebSocketBare);
+        match bare {
+            // It has no words for it but the code of a close.
+            true => self.close(
+                slot,
+                match refusal {
+                    Refusal::PermissionDenied | Refusal::UnknownChannel => Disconnect::PERMISSION_DENIED,
+                    Refusal::LimitExceeded => Disconnect::CHANNEL_LIMIT,
+                    _ => Disconnect::BAD_REQUEST,
+                },
+            ),
+            false => self.note(slot, &Note::Refused { channel, refusal }),
+        }
+    }
+
+    fn subscribe_reader(&mut self, slot: u32, channel: &str) -> Result<(), Refusal> {
+        may_subscribe(channel, &View { options: &self.options, local: &self.local })?;
+        let known = self.local.find(channel);
+        let Some(reader) = self.connections.get(slot).and_then(Connection::reader) else { return Ok(()) };
+        if known.is_some_and(|index| reader.sub(index).is_some()) {
+            return Err(Refusal::AlreadySubscribed);
+        }
+        if reader.subs().len() >= self.options.channels_max.min(POSITION_CHANNELS_MAX) {
+            return Err(Refusal::LimitExceeded);
+        }
+        let id = self.reader_ids;
+        self.reader_ids = id.wrapping_add(1);
+        self.ask_reader_join(slot, channel.into(), None, id);
+        Ok(())
+    }
+
+    /// The reader has become a subscriber in the middle of its stream.
+    pub(super) fn subscribed(&mut self, slot: u32, name: &ChannelName) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let position = position_text(&self.local, connection, None);
+        self.note(slot, &Note::Subscribed { channel: name, position: &position });
+    }
+
+    fn unsubscribe_reader(&mut self, slot: u32, channel: &str) {
+        self.leave_channel(slot, channel);
+        self.note(slot, &Note::Unsubscribed { channel });
+    }
+
+    fn leave_channel(&mut self, slot: u32, channel: &str) {
+        let Some(index) = self.local.find(channel) else { return };
+        let Some(sub) = self.connections.get(slot).and_then(Connection::reader).and_then(|r| r.sub(index))
+        else {
+            return;
+        };
+        if let Some(place) = sub.place() {
+            self.drop_cursor(slot, index, place);
+        }
+        if let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) {
+            reader.remove(index);
+        }
+        let (name, conn) = (self.local.get(index).name.clone(), self.conn_id(slot));
+        if let Some(place) = sub.place() {
+            self.leave_list(index, place);
+        }
+        let home = self.mailer.router().channel_home(&name);
+        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+    }
+
+    /// What the server API wants done to a user's readers. The connection is of that user.
+    pub fn handle_reader_order(&mut self, slot: u32, order: Order) {
+        match order {
+            Order::Disconnect(disconnect) => self.close(slot, disconnect),
+            Order::Unsubscribe { channel, .. } => {
+                self.leave_channel(slot, &channel);
+                // A stream of nothing is of no use to anybody; its reader may ask for something else.
+                let nothing_left =
+                    self.connections.get(slot).and_then(Connection::reader).is_some_and(|reader| {
+                        reader.is_streaming() && reader.subs().is_empty() && !reader.is_websocket()
+                    });
+                if nothing_left {
+                    self.close(slot, Disconnect::FORCE_NO_RECONNECT);
+                }
+            }
+            Order::Refresh { expire_at_s, .. } => {
+                let reader = self.connections.get_mut(slot).and_then(Connection::reader_mut);
+                if let Some(identity) = reader.and_then(|reader| reader.identity.as_mut()) {
+                    identity.expire_at_s = expire_at_s;
+                }
+                self.set_reader_timer(slot);
+            }
+            // Which channels a reader has is said by its request.
+            Order::Subscribe(_) => {}
+        }
+    }
+
+    /// The cursor of a reader has fallen off the log's tail. False when the connection is closed for it, or answered.
+    pub fn handle_reader_gap(&mut self, slot: u32, channel: u32, policy: GapPolicy) -> bool {
+        let Some(reader) = self.connections.get(slot).and_then(Connection::reader) else { return false };
+        if reader.mode == Mode::Poll {
+            self.reset_poll(slot, channel);
+            return false;
+        }
+        if policy == GapPolicy::Close {
+            self.close(slot, Disconnect::SLOW);
+            return false;
+        }
+        if reader.kind() == WireKind::WebSocketBare {
+            self.close(slot, Disconnect::INSUFFICIENT_STATE);
+            return false;
+        }
+        // It goes on from the newest end, and is told that it does.
+        let (end, name) = {
+            let channel = self.local.get(channel);
+            (channel.stream().cursor(channel.stream().end()), channel.name.clone())
+        };
+        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        if let Some(cursor) = connection.lag.as_mut().and_then(|lag| lag.cursor(channel)) {
+            *cursor = end;
+        }
+        self.catching_up.push(slot);
+        let Some(connection) = self.connections.get(slot) else { return false };
+        let position = position_text(&self.local, connection, None);
+        self.note(slot, &Note::Reset { channel: &name, position: &position });
+        true
+    }
+
+    /// Ends a reader for the given reason.
+    pub fn close_reader(&mut self, slot: u32, disconnect: Disconnect) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let blocked = connection.is_blocked();
+        let State::Reader { reader, .. } = &mut connection.state else { return };
+        let (mode, chunked) = (reader.mode, reader.chunked);
+        if let (Mode::Poll | Mode::History | Mode::Publish, Some(work)) = (mode, &mut reader.work) {
+            // The answer under way still goes out, and is the last one.
+            work.reply.keep_alive = false;
+            match &mut work.asking {
+                Some(asking) => asking.hold_ms = 0,
+                None if disconnect.reconnects() => self.answer_empty(slot),
+                None => self.refuse_reader(slot, Refusal::PermissionDenied.into()),
+            }
+            return;
+        }
+        self.stats.disconnect(&disconnect);
+        let Mode::Stream(kind) = mode else { return };
+        if !reader.is_ready() {
+            return self.refuse_reader(slot, Refusal::TooManyRequests.into());
+        }
+        if blocked && disconnect == Disconnect::SLOW {
+            // As for a client: what it does not read, it would not read either.
+            return self.give_up(slot);
+        }
+        let mut last = Vec::new();
+        if matches!(kind, WireKind::WebSocketJson | WireKind::WebSocketBare) {
+            websocket::write_close(&mut last, disconnect.code, &disconnect.reason);
+            return self.leave_protocol(slot, last.into(), ClosingEnd::PeersClose(None));
+        }
+        if kind == WireKind::Sse && disconnect.reconnects() && disconnect != Disconnect::FORCE_RECONNECT {
+            let retry_ms = self.retry_ms();
+            write_retry(&mut last, retry_ms);
+        }
+        write_note(&mut last, kind, chunked, &Note::Disconnect(&disconnect));
+        last.extend_from_slice(ending(kind, chunked));
+        self.leave_protocol(slot, last.into(), ClosingEnd::Fin);
+    }
+}

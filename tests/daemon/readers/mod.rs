@@ -1,0 +1,9 @@
+//! The surface for readers without an SDK, over exact bytes: `/sse`, `/poll`, `/history`, `/stream`, `/ws`, `/publish`.
+
+mod client;
+mod input;
+mod memory;
+mod polls;
+mod rights;
+mod streams;
+mod websocket;

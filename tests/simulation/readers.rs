@@ -1,0 +1,402 @@
+//! Readers without the client protocol, over every wire: they come back with their position, and nothing may be missing
+//! or come twice that they were not told of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::Value;
+use trunkline::base::time::Time;
+use trunkline::driver::sim::{ClientEnd, ClientState};
+use trunkline::hub::options::GapPolicy;
+
+use crate::check::{ChannelNo, Follower};
+use crate::scenario::pick;
+use crate::wire::{self, Heard};
+use crate::world::Stage;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Events,
+    Lines,
+    OldLines,
+    Page,
+    Socket,
+    Poll,
+}
+
+const KINDS: [Kind; 6] = [Kind::Events, Kind::Lines, Kind::OldLines, Kind::Page, Kind::Socket, Kind::Poll];
+
+/// How long it waits for an answer before it tries anew.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub struct PlainReader {
+    number: usize,
+    kind: Kind,
+    channels: Vec<ChannelNo>,
+    /// Survives connections, and kinds.
+    position: String,
+    followers: BTreeMap<ChannelNo, Follower>,
+    /// Channels whose loss was the last it heard of them: between two polls nothing is kept without a history.
+    told: BTreeSet<ChannelNo>,
+    end: Option<ClientEnd>,
+    bytes: Vec<u8>,
+    socket: wire::Reader,
+    /// The head of a stream has been read.
+    open: bool,
+    /// The first message of a stream has come, or a poll has been answered.
+    ready: bool,
+    since: Time,
+    again_at: Time,
+    paused_until: Option<Time>,
+}
+
+impl PlainReader {
+    pub fn new(
+        number: usize,
+        stage_channels: &[bool],
+        prng: &mut trunkline::base::prng::Prng,
+    ) -> PlainReader {
+        let open: Vec<ChannelNo> = (0..stage_channels.len()).filter(|&at| stage_channels[at]).collect();
+        let mut channels: Vec<ChannelNo> = Vec::new();
+        for _ in 0..*pick(prng, &[1, 1, 2, 3]) {
+            let channel = *pick(prng, &open);
+            if !channels.contains(&channel) {
+                channels.push(channel);
+            }
+        }
+        PlainReader {
+            number,
+            kind: *pick(prng, &KINDS),
+            channels,
+            position: String::new(),
+            followers: BTreeMap::new(),
+            told: BTreeSet::new(),
+            end: None,
+            bytes: Vec::new(),
+            socket: wire::Reader::default(),
+            open: false,
+            ready: false,
+            since: Time::ZERO,
+            again_at: Time::ZERO,
+            paused_until: None,
+        }
+    }
+
+    /// What it has been given of a channel, if it listens now.
+    pub fn stands_at(&self, channel: ChannelNo) -> Option<Option<u64>> {
+        let listens = self.end.is_some() && self.ready && self.channels.contains(&channel);
+        let listens = listens && !self.told.contains(&channel);
+        listens.then(|| self.followers.get(&channel).and_then(|follower| follower.last))
+    }
+
+    pub fn describe(&self) -> String {
+        format!("{:?} of {:?}", self.kind, self.channels)
+    }
+
+    pub fn step(&mut self, stage: &mut Stage) {
+        let now = stage.net.now();
+        if self.paused_until.is_some_and(|until| until <= now || stage.calm) {
+            self.paused_until = None;
+            if let Some(end) = &mut self.end {
+                end.read_resume();
+            }
+        }
+        if self.end.is_none() && self.again_at <= now {
+            self.connect(stage);
+        } else if self.end.is_some() && !self.ready && now.since(self.since) > PATIENCE {
+            self.lose(stage);
+        }
+    }
+
+    pub fn act(&mut self, stage: &mut Stage) {
+        match stage.prng.u8(..12) {
+            0..4 => {
+                let pause = Duration::from_micros(stage.prng.u64(1_000..1_500_000));
+                self.paused_until = Some(stage.net.now() + pause);
+                if let Some(end) = &mut self.end {
+                    end.read_pause();
+                }
+            }
+            4..7 => self.lose(stage),
+            7 => {
+                // The same position over another wire.
+                self.lose(stage);
+                self.kind = *pick(&mut stage.prng, &KINDS);
+            }
+            8 => {
+                if let Some(end) = &mut self.end {
+                    end.reset();
+                }
+            }
+            9 => {
+                self.lose(stage);
+                self.position.clear();
+                self.followers.clear();
+            }
+            _ => {}
+        }
+    }
+
+    pub fn leave(&mut self) {
+        self.end = None;
+        self.ready = false;
+    }
+
+    fn lose(&mut self, stage: &mut Stage) {
+        self.leave();
+        self.paused_until = None;
+        self.again_at = stage.net.now() + Duration::from_micros(stage.prng.u64(..300_000));
+    }
+
+    fn connect(&mut self, stage: &mut Stage) {
+        (self.open, self.ready) = (false, false);
+        self.bytes.clear();
+        self.socket = wire::Reader::default();
+        self.end = Some(stage.net.connect());
+        self.ask(stage);
+    }
+
+    fn ask(&mut self, stage: &mut Stage) {
+        self.since = stage.net.now();
+        let path = match self.kind {
+            Kind::Events => "/sse",
+            Kind::Lines | Kind::OldLines | Kind::Page => "/stream",
+            Kind::Socket => "/ws",
+            Kind::Poll => "/poll",
+        };
+        let mut target = format!("{path}?");
+        for &channel in &self.channels {
+            target.push_str(&format!("channel={}&", stage.name(channel)));
+        }
+        let mut fields = "Host: sim\r\n".to_string();
+        match (self.kind, self.position.as_str()) {
+            (_, "") => {}
+            (Kind::Events, id) => fields.push_str(&format!("Last-Event-ID: {id}\r\n")),
+            (_, position) => target.push_str(&format!("position={position}&")),
+        }
+        match self.kind {
+            Kind::Page => target.push_str("callback=f"),
+            Kind::Poll => {
+                target.push_str(&format!("wait={}&limit={}", stage.prng.u8(..3), stage.prng.u8(1..9)))
+            }
+            Kind::Socket => fields.push_str(
+                "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n",
+            ),
+            _ => {}
+        }
+        let version = if self.kind == Kind::OldLines { "1.0" } else { "1.1" };
+        let request = format!("GET {target} HTTP/{version}\r\n{fields}\r\n");
+        self.note(&format!("asks {request:?}"), stage);
+        if let Some(end) = &mut self.end {
+            end.send(request.as_bytes());
+        }
+    }
+
+    pub fn hear(&mut self, stage: &mut Stage) {
+        let Some(end) = &mut self.end else { return };
+        let mut came = match self.kind {
+            Kind::Socket => end.recv_into(self.socket.buffer()),
+            _ => end.recv_into(&mut self.bytes),
+        };
+        let state = end.state();
+        while came > 0 {
+            let before = self.bytes.len();
+            match self.kind {
+                Kind::Socket => self.hear_socket(stage),
+                Kind::Poll => self.hear_poll(stage),
+                _ => self.hear_stream(stage),
+            }
+            if self.end.is_none() {
+                return;
+            }
+            // Polls may have asked again; the rest of what came is looked at until nothing is taken from it.
+            came = if self.bytes.len() < before { 1 } else { 0 };
+        }
+        if matches!(state, ClientState::Finished | ClientState::Reset | ClientState::Refused) {
+            self.lose(stage);
+        }
+    }
+
+    fn hear_poll(&mut self, stage: &mut Stage) {
+        let Some(head) = self.head() else { return };
+        let (end, status, text) = head;
+        let length = text
+            .split("Content-Length: ")
+            .nth(1)
+            .and_then(|rest| rest.split('\r').next())
+            .map_or(0, |length| length.parse::<usize>().expect("a number"));
+        if self.bytes.len() < end + length {
+            return;
+        }
+        let body: Vec<u8> = self.bytes.drain(..end + length).skip(end).collect();
+        if status != 200 {
+            return self.refused(status, stage);
+        }
+        self.note(&String::from_utf8_lossy(&body), stage);
+        let body: Value = serde_json::from_slice(&body).expect("JSON");
+        for channel in body["reset"].as_array().into_iter().flatten() {
+            self.reset(channel, stage);
+        }
+        for message in body["messages"].as_array().expect("messages") {
+            self.message(message, stage);
+        }
+        self.position = body["position"].as_str().expect("a position").to_string();
+        self.ready = true;
+        stage.coverage.count("reader_polled");
+        if text.contains("Connection: close") {
+            return self.lose(stage);
+        }
+        self.ask(stage);
+        self.ready = true;
+    }
+
+    fn hear_stream(&mut self, stage: &mut Stage) {
+        if !self.open {
+            let Some((end, status, _)) = self.head() else { return };
+            self.bytes.drain(..end);
+            if status != 200 {
+                return self.refused(status, stage);
+            }
+            self.open = true;
+        }
+        loop {
+            let piece: Vec<u8> = match self.kind {
+                Kind::Events => match self.bytes.windows(2).position(|two| two == b"\n\n") {
+                    Some(at) => self.bytes.drain(..at + 2).collect(),
+                    None => return,
+                },
+                Kind::Lines => match chunked_line(&mut self.bytes) {
+                    Some(line) => line,
+                    None => return,
+                },
+                _ => match self.bytes.iter().position(|&byte| byte == b'\n') {
+                    Some(at) => self.bytes.drain(..=at).collect(),
+                    None => return,
+                },
+            };
+            let text = std::str::from_utf8(&piece).expect("UTF-8");
+            let json = match self.kind {
+                Kind::Events => {
+                    let field = |name| text.lines().find_map(|line| line.strip_prefix(name));
+                    let data = field("data: ");
+                    if let (Some(id), Some(_)) = (field("id: "), data) {
+                        self.position = id.into();
+                    }
+                    data.unwrap_or_default()
+                }
+                Kind::Page => match text.trim().strip_prefix("<script>t(") {
+                    Some(call) => call.strip_suffix(")</script>").expect("a whole call"),
+                    None => "",
+                },
+                _ => text.trim(),
+            };
+            if !json.is_empty() {
+                self.envelope(json, stage);
+            }
+        }
+    }
+
+    fn hear_socket(&mut self, stage: &mut Stage) {
+        while let Some(heard) = self.socket.next() {
+            match heard {
+                Heard::Upgraded => {}
+                Heard::Status(status) => return self.refused(status, stage),
+                Heard::Text(text) => self.envelope(std::str::from_utf8(&text).expect("UTF-8"), stage),
+                Heard::Ping(payload) => {
+                    let mut frame = Vec::new();
+                    wire::write_frame(&mut frame, wire::PONG, true, &payload, &mut stage.prng);
+                    if let Some(end) = &mut self.end {
+                        end.send(&frame);
+                    }
+                }
+                Heard::Pong => {}
+                Heard::Close(code) => {
+                    assert!(matches!(code, 3001 | 3008 | 3011 | 3012), "closed with {code}");
+                    return self.lose(stage);
+                }
+            }
+        }
+    }
+
+    /// One message of a stream.
+    fn envelope(&mut self, json: &str, stage: &mut Stage) {
+        self.note(json, stage);
+        let message: Value = serde_json::from_str(json).unwrap_or_else(|error| panic!("{error} in {json}"));
+        if !message["reset"].is_null() {
+            self.reset(&message["reset"], stage);
+        } else if !message["channel"].is_null() {
+            assert!(self.ready, "a message before the stream is ready");
+            self.message(&message, stage);
+        } else if message["ready"] == true {
+            assert!(!self.ready, "ready once more");
+            self.ready = true;
+            stage.coverage.count("reader_ready");
+        } else {
+            assert!(!message["disconnect"].is_null(), "{json}");
+        }
+        if let Some(position) = message["position"].as_str() {
+            self.position = position.to_string();
+        }
+    }
+
+    fn message(&mut self, message: &Value, stage: &mut Stage) {
+        let channel = stage.channel(message["channel"].as_str().expect("a name"));
+        assert!(self.channels.contains(&channel), "a message of another channel");
+        let offset = message["offset"].as_u64().unwrap_or(0);
+        let data = message["data"].to_string();
+        // Object members come back in another order than they were written: the number says which it is.
+        let number = message["data"]["n"].as_u64().expect("a payload of ours");
+        let pad = message["data"]["pad"].as_str().unwrap_or_default();
+        stage.log.seen(channel, None, offset, &format!(r#"{{"n":{number},"pad":"{pad}"}}"#));
+        let follower =
+            self.followers.entry(channel).or_insert_with(|| Follower::new(None, None, GapPolicy::Tell));
+        follower.pushed(offset, &data);
+        self.told.remove(&channel);
+        stage.coverage.count("reader_message");
+    }
+
+    fn reset(&mut self, channel: &Value, stage: &mut Stage) {
+        let channel = stage.channel(channel.as_str().expect("a name"));
+        assert!(self.channels.contains(&channel));
+        self.followers.remove(&channel);
+        self.told.insert(channel);
+        stage.coverage.count("reader_reset");
+    }
+
+    fn refused(&mut self, status: u16, stage: &mut Stage) {
+        // 408: the request came too slowly. 503: no more channels fit, or the shard is about to end.
+        assert!(matches!(status, 408 | 503), "a sound request was answered with {status}");
+        self.lose(stage);
+    }
+
+    fn note(&self, text: &str, stage: &Stage) {
+        stage.note(1000 + self.number, '<', &format!("{} {text}", self.describe()));
+    }
+
+    /// Where a head ends, its status and its text.
+    fn head(&self) -> Option<(usize, u16, String)> {
+        let end = self.bytes.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+        let text = std::str::from_utf8(&self.bytes[..end]).expect("heads are ASCII").to_string();
+        let status = text.get(9..12).and_then(|status| status.parse().ok()).expect("a status line");
+        Some((end, status, text))
+    }
+}
+
+/// Takes a line out of whole chunks; lines end where chunks end, but need not begin there.
+fn chunked_line(bytes: &mut Vec<u8>) -> Option<Vec<u8>> {
+    let (mut at, mut line) = (0, Vec::new());
+    loop {
+        let end = at + bytes[at..].windows(2).position(|two| two == b"\r\n")?;
+        let size = std::str::from_utf8(&bytes[at..end]).expect("a size");
+        let size = usize::from_str_radix(size, 16).expect("a size");
+        let chunk = bytes.get(end + 2..end + 2 + size + 2)?;
+        assert_eq!(&chunk[size..], b"\r\n", "a chunk longer than its size");
+        line.extend_from_slice(&chunk[..size]);
+        at = end + 2 + size + 2;
+        if size == 0 || line.ends_with(b"\n") {
+            bytes.drain(..at);
+            return Some(line);
+        }
+    }
+}
