@@ -36,7 +36,7 @@ pub type ChannelIndex = u32;
 pub struct Sub {
     /// Low 24 bits the channel, high 8 bits flags.
     channel: u32,
-    /// Place in the channel's list of subscribers; while the join is pending, the id of the command that asked.
+    /// Place in the channel's list of subscribers; while the join is pending, the number under which it was asked.
     place: u32,
 }
 
@@ -125,6 +125,8 @@ struct Subscribed {
 /// A join as the channel's home answered it.
 #[derive(Debug)]
 pub struct JoinAnswer {
+    /// As given to [`Session::join_asked`].
+    pub number: u32,
     /// As in the [`SubscribeEffect`].
     pub id: u32,
     pub flags: u32,
@@ -176,10 +178,11 @@ impl Session {
         self.subs.iter().copied().find(|sub| sub.channel() == channel)
     }
 
-    /// The shard has asked the channel's home to join for the effect.
-    pub fn join_asked(&mut self, channel: ChannelIndex, effect: &SubscribeEffect) {
+    /// The shard has asked the channel's home to join for the effect. `number` tells the answer from that to an earlier
+    /// ask which was given up: ids of commands do not, the server's own subscriptions have none.
+    pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, effect: &SubscribeEffect) {
         debug_assert!(self.sub(channel).is_none());
-        self.subs.push(Sub { channel: channel | effect.flags | Sub::PENDING, place: effect.id });
+        self.subs.push(Sub { channel: channel | effect.flags | Sub::PENDING, place: number });
         if effect.chan_info.is_some() || effect.expire_at_s != 0 {
             self.extras_mut().subs.push(SubExtra {
                 channel,
@@ -237,7 +240,7 @@ impl Session {
         answer: JoinAnswer,
         cx: &mut Context<'_>,
     ) -> Result<JoinVerdict, Disconnect> {
-        let wanted = self.sub(channel).is_some_and(|sub| sub.is(Sub::PENDING) && sub.place == answer.id);
+        let wanted = self.sub(channel).is_some_and(|sub| sub.is(Sub::PENDING) && sub.place == answer.number);
         let server_side = answer.flags & Sub::SERVER_SIDE != 0;
         let (position, recovered) = match answer.outcome {
             Ok(outcome) => outcome,

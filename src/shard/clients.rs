@@ -188,11 +188,13 @@ impl Core {
             return;
         };
         let index = self.local.join_asked(&subscribe.channel, options);
-        session.join_asked(index, &subscribe);
+        self.joins_asked = self.joins_asked.wrapping_add(1);
+        session.join_asked(index, self.joins_asked, &subscribe);
         let info = session.info(client, Some(index));
         let ask = JoinAsk { channel: subscribe.channel, conn, info, recover: subscribe.since };
         let tag = JoinTag {
             index,
+            number: self.joins_asked,
             id: subscribe.id,
             flags: subscribe.flags,
             reject_unrecovered: subscribe.reject_unrecovered,

@@ -49,6 +49,8 @@ pub(in crate::shard) struct Core {
     pub mailer: Mailer,
     pub stats: Stats,
     pub clients: u64,
+    /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
+    pub joins_asked: u32,
     /// Numbers what readers ask of homes.
     pub reader_ids: u32,
     /// Set by the order to end: whoever is still here then is cut off.
@@ -110,6 +112,7 @@ impl Core {
             mailer: Mailer::new(id, router),
             stats: Stats::default(),
             clients: 0,
+            joins_asked: 0,
             reader_ids: 0,
             ending: None,
             actions: Vec::new(),

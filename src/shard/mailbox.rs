@@ -95,6 +95,8 @@ pub struct Missed {
 pub struct JoinTag {
     /// The asking shard's number of the channel.
     pub index: u32,
+    /// The asking shard's number of the ask.
+    pub number: u32,
     pub id: u32,
     pub flags: u32,
     pub reject_unrecovered: bool,
@@ -204,6 +206,7 @@ pub fn join_answer(
     outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
 ) -> JoinAnswer {
     JoinAnswer {
+        number: tag.number,
         id: tag.id,
         flags: tag.flags,
         since,

@@ -6,17 +6,17 @@ use std::sync::{Arc, Mutex};
 use http::{Request, Response};
 use trunkline::base::bytes::Bytes;
 use trunkline::base::fault::{Disconnect, Refusal};
-use trunkline::base::ids::{ClientId, Position};
+use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
 use trunkline::base::publication::ClientInfo;
-use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk};
+use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since, SinceEpoch};
 use trunkline::shard::ask::{
     Ask, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser, Reply,
     ShardStats, SubscribeUser, Target, UnsubscribeUser,
 };
 use trunkline::shard::router::Router;
 
-use crate::check::{ChannelNo, PayloadNo, Place};
-use crate::client::{check_page, user_name};
+use crate::check::{ChannelNo, PayloadNo, Place, check_page};
+use crate::client::user_name;
 use crate::scenario::unix_s;
 use crate::world::Stage;
 
@@ -208,14 +208,31 @@ impl Backend {
                 _ => {}
             }
         }
+        // Several at once: what is under way when the next one comes is the hard part.
+        for _ in 0..if stage.prng.u8(..3) == 0 { stage.prng.usize(2..5) } else { 1 } {
+            self.order_once(channel, target.clone(), stage);
+        }
+    }
+
+    fn order_once(&mut self, channel: ChannelNo, mut target: Target, stage: &mut Stage) {
         let home = self.router.user_home(&target.user).index();
         let expire_at = match stage.prng.bool() {
             true => unix_s(stage.net.now()) + stage.prng.u64(1..4),
             false => 0,
         };
+        let recover = stage.log.head(channel).filter(|_| stage.prng.bool()).map(|(epoch, offset)| Since {
+            offset: Offset(offset.saturating_sub(stage.prng.u64(..5))),
+            epoch: SinceEpoch::Known(Epoch(epoch)),
+        });
         let name = stage.scenario.channels[channel].name.clone();
-        let kind = stage.prng.u8(..10);
+        let mut kind = stage.prng.u8(..10);
+        let foreign = target.client.is_some() && stage.prng.u8(..3) == 0;
+        if foreign {
+            // The client of another user: nothing may come of it.
+            (target.user, kind) = ("nobody".into(), 8);
+        }
         let disconnect = match stage.prng.bool() {
+            _ if foreign => Disconnect { code: 4400, reason: "not for you".into() },
             true => Disconnect::CONNECTION_CLOSED,
             false => Disconnect { code: 4000, reason: "by the application".into() },
         };
@@ -224,7 +241,7 @@ impl Backend {
             let done = reply(answers, id, |_| Answer::Done);
             match kind {
                 0..5 => Ask::Subscribe(
-                    SubscribeUser { target, channel: name, info: None, data: None, recover: None, expire_at },
+                    SubscribeUser { target, channel: name, info: None, data: None, recover, expire_at },
                     done,
                 ),
                 5..8 => Ask::Unsubscribe(UnsubscribeUser { target, channel: name }, done),
@@ -323,7 +340,7 @@ impl Backend {
                     .map(|entry| (entry.offset().0, String::from_utf8_lossy(&entry.data).into_owned()))
                     .collect();
                 let list = data.iter().map(|(offset, data)| (*offset, data.as_str())).collect();
-                check_page(channel, top, list, floor, reverse, stage);
+                check_page(channel, top, list, floor, reverse, &mut stage.log);
             }
             (Asked::Presence { channel }, Answer::Presence(Ok(infos))) => {
                 let clients: BTreeMap<String, String> =

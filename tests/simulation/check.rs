@@ -133,6 +133,29 @@ pub fn unbroken(log: &mut Log, channel: ChannelNo, epoch: u32, from: u64, list: 
     last
 }
 
+/// Checks one page of history.
+pub fn check_page(
+    channel: ChannelNo,
+    top: Place,
+    mut list: Vec<(u64, &str)>,
+    floor: Option<Place>,
+    reverse: bool,
+    log: &mut Log,
+) {
+    if let Some(floor) = floor
+        && floor.0 == top.0
+    {
+        assert!(top.1 >= floor.1, "history ends at {}, before {}", top.1, floor.1);
+    }
+    if reverse {
+        list.reverse();
+    }
+    if let Some(&(first, _)) = list.first() {
+        let last = unbroken(log, channel, top.0, first - 1, &list);
+        assert!(last <= top.1, "an entry behind the top");
+    }
+}
+
 /// One subscription as its client follows it.
 #[derive(Clone, Debug)]
 pub struct Follower {

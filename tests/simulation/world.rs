@@ -368,6 +368,11 @@ impl World {
                     self.stage.name(channel),
                     position.offset.0,
                 );
+                assert!(
+                    client.knows_itself(channel),
+                    "client {number} was not told of its own join of {}",
+                    self.stage.name(channel)
+                );
                 self.stage.coverage.count("head_reached");
             }
             for reader in &self.readers {
@@ -469,7 +474,8 @@ impl World {
         let until = self.stage.net.now() + CALM;
         while self.stage.net.now() < until {
             self.calm_step("leaving");
-            if (0..self.shards.len()).all(|shard| self.stage.net.open_sockets(shard) == 0)
+            let net = &self.stage.net;
+            if (0..self.shards.len()).all(|shard| net.open_sockets(shard) == 0 && net.backlog(shard) == 0)
                 && self.planes.iter().all(|plane| plane.is_idle())
             {
                 break;

@@ -1,0 +1,397 @@
+//! What a client hears, and why it believes none of it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use trunkline::base::time::Time;
+use trunkline::driver::sim::ClientState;
+use trunkline::hub::options::GapPolicy;
+
+use super::{Client, Phase, Sent, Subscribing, Subscription};
+use crate::check::{ChannelNo, Follower, Place, check_page, unbroken};
+use crate::wire::{self, Heard, Message, PushBody, SubscribeBody};
+use crate::world::Stage;
+
+impl Client {
+    /// Reads what has arrived.
+    pub fn hear(&mut self, stage: &mut Stage) {
+        let Some(end) = &mut self.end else { return };
+        let came = end.recv_into(self.reader.buffer());
+        if came > 0 {
+            while let Some(heard) = self.reader.next() {
+                self.handle(heard, stage);
+                if self.end.is_none() {
+                    return;
+                }
+            }
+        }
+        let Some(end) = &self.end else { return };
+        let state = end.state();
+        assert!(
+            state != ClientState::Finished || end.finished() || self.mute || !stage.settled || stage.ending,
+            "client {} is cut off without a word, though it reads and answers",
+            self.number
+        );
+        if matches!(state, ClientState::Finished | ClientState::Reset | ClientState::Refused)
+            && (came == 0 || self.paused_until.is_none())
+        {
+            self.lose(stage);
+        }
+    }
+
+    fn handle(&mut self, heard: Heard, stage: &mut Stage) {
+        match heard {
+            Heard::Upgraded => {
+                if self.next_id == 0 {
+                    self.connect(stage);
+                }
+            }
+            Heard::Status(status) => {
+                assert!(status == 408, "the handshake was answered with {status}");
+                self.lose(stage);
+            }
+            Heard::Text(text) => {
+                let text = std::str::from_utf8(&text).expect("text messages are UTF-8");
+                for line in text.split('\n') {
+                    self.handle_line(line, stage);
+                    if self.end.is_none() {
+                        return;
+                    }
+                }
+            }
+            Heard::Ping(_) => panic!("the shard sends no WebSocket pings"),
+            Heard::Pong => {}
+            Heard::Close(code) => self.handle_close(code, stage),
+        }
+    }
+
+    fn handle_close(&mut self, code: u16, stage: &mut Stage) {
+        stage.note(self.number, '<', &format!("Close {code}"));
+        match code {
+            3008 | 3012 if stage.settled && !self.mute && !stage.ending => {
+                panic!("client {} is closed with {code}, though it reads and answers", self.number);
+            }
+            3008 => stage.coverage.count("closed_as_slow"),
+            3001 => {
+                assert!(stage.ending, "told of a shutdown that nobody ordered");
+                stage.coverage.count("shutdown_heard");
+                stage.shutdowns_heard += 1;
+            }
+            // What it sent itself, or was done to it.
+            4400 => panic!("an order for another user was carried out"),
+            1000 | 3000 | 3005 | 3010 | 3012 | 3502 | 4000 => {}
+            other => panic!("closed with {other}"),
+        }
+        match stage.prng.u8(..3) {
+            0 => self.send_frame(wire::CLOSE, &code.to_be_bytes(), stage),
+            1 => {
+                self.send_frame(wire::CLOSE, &code.to_be_bytes(), stage);
+                if let Some(end) = &mut self.end {
+                    end.finish();
+                }
+            }
+            _ => {}
+        }
+        self.lose(stage);
+    }
+
+    fn handle_line(&mut self, line: &str, stage: &mut Stage) {
+        stage.note(self.number, '<', line);
+        if line == "{}" {
+            if !self.mute {
+                self.batch.push("{}".into());
+                self.send_batch(stage);
+            }
+            return;
+        }
+        let message: Message<'_> =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+        match message.push {
+            Some(push) => {
+                assert_eq!(message.id, 0, "a push has no id");
+                self.handle_push(push, stage);
+            }
+            None => self.handle_reply(message, stage),
+        }
+    }
+
+    fn handle_reply(&mut self, message: Message<'_>, stage: &mut Stage) {
+        let id = message.id;
+        let (_, sent) =
+            self.sent.remove(&id).unwrap_or_else(|| panic!("reply {id} was not asked for, or came before"));
+        if let Some(error) = message.error {
+            return self.handle_refusal(sent, error.code, error.temporary, stage);
+        }
+        match sent {
+            Sent::Connect { recover, floors } => {
+                let body = message.connect.expect("a connect is answered with a connect");
+                self.id = body.client;
+                self.expires = ends(body.expires, body.ttl, stage);
+                self.phase = Phase::Ready;
+                for (name, sub) in body.subs {
+                    let channel = stage.channel(name);
+                    assert!(
+                        self.granted.contains(&channel),
+                        "subscribed to {name}, which the token does not name"
+                    );
+                    if sub.recovered {
+                        stage.coverage.count("server_side_recovered");
+                    }
+                    let (recover, floor) = (recover.get(&channel), floors.get(&channel));
+                    let sub = begin(channel, &sub, recover.copied(), floor.copied(), By::Server, stage);
+                    self.subscribed(channel, sub);
+                }
+                self.granted.retain(|channel| self.subs.contains_key(channel));
+            }
+            Sent::Subscribe(subscribing) => {
+                let body = message.subscribe.expect("a subscribe is answered with a subscribe");
+                let channel = subscribing.channel;
+                let by = By::Client { notices: subscribing.notices };
+                let mut sub = begin(channel, &body, subscribing.recover, subscribing.floor, by, stage);
+                if subscribing.dead {
+                    return;
+                }
+                sub.uncertain = subscribing.uncertain;
+                let clear = sub.uncertain;
+                self.subscribed(channel, sub);
+                if clear {
+                    self.unsubscribe(channel, stage);
+                    self.send_batch(stage);
+                }
+            }
+            Sent::Unsubscribe { channel } => {
+                assert!(message.unsubscribe.is_some(), "an unsubscribe is answered with an unsubscribe");
+                self.end_subscription(channel);
+                for (&other, (_, sent)) in &mut self.sent {
+                    if let Sent::Subscribe(subscribing) = sent
+                        && subscribing.channel == channel
+                        && other < id
+                    {
+                        subscribing.dead = true;
+                    }
+                }
+            }
+            Sent::Publish { payload } => {
+                assert!(message.publish.is_some(), "a publish is answered with a publish");
+                stage.log.accepted(payload);
+            }
+            Sent::History { channel, floor, reverse } => {
+                let body = message.history.expect("a history is answered with a history");
+                let epoch = u32::from_str_radix(body.epoch, 16).expect("an epoch");
+                stage.coverage.add("history_read", body.publications.len() as u64);
+                let list: Vec<(u64, &str)> =
+                    body.publications.iter().map(|entry| (entry.offset, entry.data.get())).collect();
+                check_page(channel, (epoch, body.offset), list, floor, reverse, &mut stage.log);
+            }
+            Sent::Presence => assert!(message.presence.is_some()),
+            Sent::PresenceStats => {
+                let stats = message.presence_stats.expect("it is answered with its own kind");
+                assert!(stats.num_users <= stats.num_clients);
+            }
+            Sent::Ping => assert!(message.ping.is_some()),
+            Sent::Refresh => {
+                let body = message.refresh.expect("a refresh is answered with a refresh");
+                assert_eq!(body.client, self.id);
+                self.expires = ends(body.expires, body.ttl, stage);
+            }
+            Sent::SubRefresh { channel } => {
+                let lifetime = message.sub_refresh.expect("it is answered with its own kind");
+                if let Some(sub) = self.subs.get_mut(&channel) {
+                    sub.expires = ends(lifetime.expires, lifetime.ttl, stage);
+                }
+            }
+            Sent::Hopeless { code } => panic!("what must be refused with {code} was not"),
+        }
+    }
+
+    fn handle_refusal(&mut self, sent: Sent, code: u16, temporary: bool, stage: &mut Stage) {
+        match sent {
+            Sent::Connect { .. } => {
+                assert!(code == 109, "connect refused with {code}");
+                self.lose(stage);
+            }
+            Sent::Subscribe(Subscribing { channel, recover, .. }) => match code {
+                112 => {
+                    assert!(recover.is_some(), "nothing was to be recovered");
+                    self.kept.remove(&channel);
+                }
+                103 => assert!(stage.scenario.channels[channel].needs_token, "it may subscribe"),
+                105 | 109 => {}
+                // A limit of the connection or of the hub; asking again would not help.
+                106 => {
+                    self.wanted.remove(&channel);
+                }
+                _ => assert!(temporary, "subscribe refused with {code}"),
+            },
+            Sent::Publish { payload } => {
+                assert!(matches!(code, 103 | 106 | 111), "publish refused with {code}");
+                stage.log.refused(payload);
+            }
+            Sent::History { .. } => {
+                assert!(matches!(code, 103 | 106 | 107 | 108 | 112), "history refused with {code}")
+            }
+            Sent::Presence | Sent::PresenceStats => {
+                assert!(matches!(code, 103 | 108), "presence refused with {code}");
+            }
+            Sent::SubRefresh { .. } => assert!(matches!(code, 103 | 109), "sub_refresh refused with {code}"),
+            Sent::Hopeless { code: expected } => assert_eq!(code, expected),
+            Sent::Refresh => assert_eq!(code, 109),
+            Sent::Unsubscribe { .. } | Sent::Ping => panic!("refused with {code}"),
+        }
+    }
+
+    fn handle_push(&mut self, push: PushBody<'_>, stage: &mut Stage) {
+        if let Some(lifetime) = push.refresh {
+            assert!(push.channel.is_empty());
+            self.expires = ends(lifetime.expires, lifetime.ttl, stage);
+            return;
+        }
+        let channel = stage.channel(push.channel);
+        if let Some(publication) = push.r#pub {
+            let Some(sub) = self.subs.get_mut(&channel) else {
+                panic!("a publication of {}, to which nobody here is subscribed", push.channel);
+            };
+            let before = sub.follower.skipped;
+            sub.follower.pushed(publication.offset, publication.data.get());
+            stage.coverage.add("latest_skipped", sub.follower.skipped - before);
+            stage.log.seen(channel, sub.follower.epoch, publication.offset, publication.data.get());
+            if let (true, Some(epoch), 1..) = (sub.recoverable, sub.follower.epoch, publication.offset) {
+                self.kept.insert(channel, (publication.offset, epoch));
+            }
+        } else if push.join.is_some() || push.leave.is_some() {
+            let joined = push.join.is_some();
+            let Some(sub) = self.subs.get_mut(&channel) else {
+                panic!("a notice of {} without a subscription", push.channel);
+            };
+            assert!(sub.notices, "a notice of {} that was not asked for", push.channel);
+            let who = push.join.or(push.leave).expect("one of them is there").info.client;
+            if let Some(present) = &mut sub.present {
+                let before = present.insert(who.clone(), joined);
+                assert_ne!(before, Some(joined), "{who} joins or leaves {} twice", push.channel);
+            }
+        } else if let Some(body) = push.subscribe {
+            assert!(
+                self.subs.get(&channel).is_none_or(|sub| sub.uncertain),
+                "subscribed to {} once more",
+                push.channel
+            );
+            stage.coverage.count("subscribed_by_server");
+            let sub = begin(channel, &body, None, None, By::Server, stage);
+            self.subscribed(channel, sub);
+        } else if let Some(why) = push.unsubscribe {
+            match why.code {
+                2000 => {
+                    stage.coverage.count("unsubscribed_by_server");
+                    self.wanted.remove(&channel);
+                }
+                2500 => {
+                    assert_eq!(stage.scenario.channels[channel].options.gap, GapPolicy::Tell);
+                    assert!(
+                        self.subs.get(&channel).is_some_and(|sub| !sub.server_side),
+                        "told of a gap in {} without a subscription of its own",
+                        push.channel
+                    );
+                    stage.coverage.count("gap_told");
+                    self.wanted.insert(channel);
+                }
+                2501 => stage.coverage.count("subscription_expired"),
+                other => panic!("unsubscribed with {other}"),
+            }
+            self.end_subscription(channel);
+            for (_, sent) in self.sent.values_mut() {
+                if let Sent::Subscribe(subscribing) = sent
+                    && subscribing.channel == channel
+                {
+                    subscribing.uncertain = true;
+                }
+            }
+        } else {
+            panic!("an empty push");
+        }
+    }
+
+    fn subscribed(&mut self, channel: ChannelNo, sub: Subscription) {
+        if let (true, Some(epoch), Some(last)) = (sub.recoverable, sub.follower.epoch, sub.follower.last) {
+            self.kept.insert(channel, (last, epoch));
+        } else {
+            self.kept.remove(&channel);
+        }
+        if let Some(before) = self.subs.insert(channel, sub) {
+            assert!(before.uncertain, "subscribed twice");
+        }
+    }
+
+    pub(super) fn end_subscription(&mut self, channel: ChannelNo) {
+        self.subs.remove(&channel);
+        self.granted.remove(&channel);
+    }
+}
+
+/// Checks the beginning of a subscription.
+fn begin(
+    channel: ChannelNo,
+    body: &SubscribeBody<'_>,
+    asked: Option<(u64, u32)>,
+    floor: Option<Place>,
+    by: By,
+    stage: &mut Stage,
+) -> Subscription {
+    let epoch = body.epoch.map(|epoch| u32::from_str_radix(epoch, 16).expect("an epoch"));
+    assert_eq!(
+        body.positioned || body.recoverable,
+        epoch.is_some(),
+        "a position without an epoch, or the reverse"
+    );
+    assert!(!body.was_recovering || asked.is_some(), "a recovery that nobody asked for");
+    let last = if body.recovered {
+        let (offset, asked_epoch) = asked.expect("a recovery that nobody asked for");
+        let epoch = epoch.expect("what is recovered has an epoch");
+        assert_eq!((body.offset, epoch), (offset, asked_epoch), "recovered from another place than asked");
+        let list: Vec<(u64, &str)> =
+            body.publications.iter().map(|entry| (entry.offset, entry.data.get())).collect();
+        stage.coverage.count("recovered");
+        Some(unbroken(&mut stage.log, channel, epoch, offset, &list))
+    } else {
+        if body.was_recovering {
+            stage.coverage.count("not_recovered");
+        }
+        assert!(body.publications.is_empty(), "publications without a recovery");
+        epoch.map(|_| body.offset)
+    };
+    if let (Some(epoch), Some(last), Some(floor)) = (epoch, last, floor)
+        && epoch == floor.0
+    {
+        assert!(
+            last >= floor.1,
+            "begun at {last}, behind {} which had been answered before it was asked",
+            floor.1
+        );
+    }
+    let options = &stage.scenario.channels[channel].options;
+    let (server_side, asked_notices) = match by {
+        By::Server => (true, true),
+        By::Client { notices } => (false, notices || options.force_push_join_leave),
+    };
+    Subscription {
+        follower: Follower::new(epoch, last, options.gap),
+        server_side,
+        recoverable: body.recoverable,
+        notices: options.join_leave && asked_notices,
+        // Notices are not in the log: who falls behind in a channel with history loses some.
+        present: (!options.keeps_history()).then(BTreeMap::new),
+        expires: ends(body.expires, body.ttl, stage),
+        uncertain: false,
+    }
+}
+
+/// Who asked for a subscription.
+enum By {
+    Server,
+    Client { notices: bool },
+}
+
+/// The end of a lifetime that has been told just now.
+fn ends(expires: bool, ttl_s: u32, stage: &Stage) -> Option<Time> {
+    assert_eq!(expires, ttl_s > 0, "a lifetime without an end, or an end without a lifetime");
+    expires.then(|| stage.net.now() + Duration::from_secs(ttl_s.into()))
+}

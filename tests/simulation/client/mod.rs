@@ -1,0 +1,358 @@
+//! A client of the Centrifuge protocol: a small model of the published SDKs that checks everything it is told.
+//!
+//! It remembers what it asked, where it stands in each channel and what it was promised. Whatever the shard sends must
+//! fit that, or the run fails. Here its state and what time brings; `say` writes its commands, `hear` checks what comes.
+
+mod hear;
+mod say;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use trunkline::base::time::Time;
+use trunkline::driver::sim::ClientEnd;
+
+use crate::check::{ChannelNo, Follower, PayloadNo, Place};
+use crate::scenario::pick;
+use crate::wire::{self, Reader};
+use crate::world::Stage;
+
+/// How long a client that connects waits for the whole of it before it tries anew: as the SDKs do.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How soon after its expiry something ends: the delay for a refresh, and the rounding of clocks that count seconds.
+const EXPIRY_PROMPT: Duration = Duration::from_millis(3_200);
+/// How soon a command is answered when nothing is late.
+const REPLY_PROMPT: Duration = Duration::from_secs(1);
+
+pub struct Client {
+    number: usize,
+    /// `None`: anonymous.
+    user: Option<u8>,
+    phase: Phase,
+    end: Option<ClientEnd>,
+    reader: Reader,
+    /// Public id of this connection.
+    id: String,
+    next_id: u32,
+    /// Commands whose replies are awaited, and when each was made.
+    sent: BTreeMap<u32, (Time, Sent)>,
+    subs: BTreeMap<ChannelNo, Subscription>,
+    /// Where it stood in channels that can be recovered; survives connections.
+    kept: BTreeMap<ChannelNo, (u64, u32)>,
+    /// Channels it wants to be subscribed to.
+    wanted: BTreeSet<ChannelNo>,
+    /// Channels in the token of this connection.
+    granted: BTreeSet<ChannelNo>,
+    /// Commands that wait to leave in one frame.
+    batch: Vec<String>,
+    paused_until: Option<Time>,
+    /// Answers no pings for the rest of this connection.
+    mute: bool,
+    /// When the connection is over unless it is refreshed.
+    expires: Option<Time>,
+    /// Sockets that the client has done with and still holds open.
+    lingering: Vec<(Time, ClientEnd)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Away { until: Time },
+    Opening { since: Time },
+    Ready,
+}
+
+struct Subscription {
+    follower: Follower,
+    server_side: bool,
+    recoverable: bool,
+    /// It is to be told who joins and leaves.
+    notices: bool,
+    /// Who was told to be there, and who to be gone, in a channel that loses no notice without a word.
+    present: Option<BTreeMap<String, bool>>,
+    /// When it is over unless it is refreshed.
+    expires: Option<Time>,
+    /// The server may have ended it already: what it said about that may have been meant for this one.
+    uncertain: bool,
+}
+
+/// A command whose reply is awaited.
+enum Sent {
+    Connect {
+        recover: BTreeMap<ChannelNo, (u64, u32)>,
+        floors: BTreeMap<ChannelNo, Place>,
+    },
+    Subscribe(Subscribing),
+    Unsubscribe {
+        channel: ChannelNo,
+    },
+    Publish {
+        payload: PayloadNo,
+    },
+    History {
+        channel: ChannelNo,
+        floor: Option<Place>,
+        reverse: bool,
+    },
+    Presence,
+    PresenceStats,
+    Ping,
+    Refresh,
+    SubRefresh {
+        channel: ChannelNo,
+    },
+    /// Cannot succeed.
+    Hopeless {
+        code: u16,
+    },
+}
+
+struct Subscribing {
+    channel: ChannelNo,
+    recover: Option<(u64, u32)>,
+    floor: Option<Place>,
+    /// Asked to be told who joins and leaves.
+    notices: bool,
+    /// An unsubscribe that was sent later has been answered earlier.
+    dead: bool,
+    /// An unsubscribe of the server came: for this one, or for one before it.
+    uncertain: bool,
+}
+
+impl Client {
+    pub fn new(number: usize, user: Option<u8>) -> Client {
+        Client {
+            number,
+            user,
+            phase: Phase::Away { until: Time::ZERO },
+            end: None,
+            reader: Reader::default(),
+            id: String::new(),
+            next_id: 0,
+            sent: BTreeMap::new(),
+            subs: BTreeMap::new(),
+            kept: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            granted: BTreeSet::new(),
+            batch: Vec::new(),
+            paused_until: None,
+            mute: false,
+            expires: None,
+            lingering: Vec::new(),
+        }
+    }
+
+    // ---- for checkers
+
+    pub fn is_ready(&self) -> bool {
+        self.phase == Phase::Ready
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn user(&self) -> Option<u8> {
+        self.user
+    }
+
+    pub fn outstanding(&self) -> usize {
+        self.sent.len()
+    }
+
+    pub fn channels(&self) -> impl Iterator<Item = ChannelNo> {
+        self.subs.keys().copied()
+    }
+
+    pub fn is_subscribed(&self, channel: ChannelNo) -> bool {
+        self.subs.contains_key(&channel)
+    }
+
+    /// Whether it was told of its own join, where it must have been.
+    pub fn knows_itself(&self, channel: ChannelNo) -> bool {
+        let Some(sub) = self.subs.get(&channel) else { return true };
+        let present = sub.present.as_ref().filter(|_| sub.notices);
+        present.is_none_or(|present| present.get(&self.id) == Some(&true))
+    }
+
+    /// The last offset that it was given in a channel, and the epoch it knows of.
+    pub fn stands_at(&self, channel: ChannelNo) -> Option<(Option<u32>, Option<u64>)> {
+        self.subs.get(&channel).map(|sub| (sub.follower.epoch, sub.follower.last))
+    }
+
+    // ---- what time brings
+
+    /// Called at every step of the script.
+    pub fn step(&mut self, stage: &mut Stage) {
+        let now = stage.net.now();
+        self.lingering.retain(|(until, _)| *until > now);
+        if self.paused_until.is_some_and(|until| until <= now || stage.calm) {
+            self.paused_until = None;
+            if let Some(end) = &mut self.end {
+                end.read_resume();
+            }
+        }
+        match self.phase {
+            Phase::Away { until } if until <= now => self.open(stage),
+            Phase::Opening { since } if now.since(since) > OPEN_TIMEOUT => self.lose(stage),
+            Phase::Ready => {
+                self.subscribe_wanted(stage);
+                self.send_batch(stage);
+                if stage.settled {
+                    self.check_lifetimes(now);
+                }
+                if let Some((id, (asked, _))) = self.sent.first_key_value()
+                    && stage.settled
+                {
+                    assert!(
+                        now.since(*asked) < REPLY_PROMPT,
+                        "client {} waits for reply {id}, though nothing is late any more",
+                        self.number
+                    );
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What has expired is over.
+    fn check_lifetimes(&self, now: Time) {
+        let over = |expires: Option<Time>| expires.is_some_and(|at| now > at + EXPIRY_PROMPT);
+        assert!(!over(self.expires), "client {} is still connected after its time", self.number);
+        for (channel, sub) in &self.subs {
+            assert!(
+                !over(sub.expires),
+                "client {} is still subscribed to {channel} after its time",
+                self.number
+            );
+        }
+    }
+
+    /// Does something at random.
+    pub fn act(&mut self, stage: &mut Stage) {
+        if self.phase != Phase::Ready {
+            if stage.prng.u8(..10) == 0 {
+                self.lose(stage);
+            }
+            return;
+        }
+        if self.paused_until.is_some() && stage.prng.bool() {
+            return self.flood(stage);
+        }
+        let channel = stage.prng.usize(..stage.scenario.channels.len());
+        match stage.prng.u8(..64) {
+            0..12 => {
+                self.wanted.insert(channel);
+            }
+            12 => {
+                // Once more, or for the first time.
+                self.subscribe(channel, stage);
+            }
+            13..17 => {
+                self.wanted.remove(&channel);
+                self.unsubscribe(channel, stage);
+            }
+            17..32 => {
+                for _ in 0..stage.prng.usize(1..4) {
+                    self.publish(channel, stage);
+                }
+            }
+            32..37 => self.history(channel, stage),
+            37..39 => self.ask(stage, Sent::Presence, |name| format!(r#""presence":{{"channel":"{name}"}}"#)),
+            39 => self.ask(stage, Sent::PresenceStats, |name| {
+                format!(r#""presence_stats":{{"channel":"{name}"}}"#)
+            }),
+            40 => self.command(Sent::Ping, r#""ping":{}"#, stage),
+            41 => self.command(Sent::Hopeless { code: 108 }, r#""rpc":{"method":"m","data":1}"#, stage),
+            42 => self.command(Sent::Hopeless { code: 102 }, r#""subscribe":{"channel":"nowhere:1"}"#, stage),
+            43 => self.batch.push(r#"{"send":{"data":{"one":"way"}}}"#.into()),
+            44..46 => self.refresh(stage),
+            46..48 => self.sub_refresh(channel, stage),
+            48..58 => {
+                let longest_us = *pick(&mut stage.prng, &[50_000, 4_000_000]);
+                let pause = Duration::from_micros(stage.prng.u64(1_000..longest_us));
+                self.paused_until = Some(stage.net.now() + pause);
+                if let Some(end) = &mut self.end {
+                    end.read_pause();
+                }
+            }
+            58 => self.mute = true,
+            59 => self.lose(stage),
+            60 => {
+                if let Some(end) = &mut self.end {
+                    end.finish();
+                }
+            }
+            61 => {
+                if let Some(end) = &mut self.end {
+                    end.reset();
+                }
+            }
+            62 => self.send_frame(wire::CLOSE, &1000u16.to_be_bytes(), stage),
+            _ => self.send_frame(wire::PING, b"are you there", stage),
+        }
+        // What is not sent now goes with what comes next.
+        if stage.prng.u8(..4) != 0 {
+            self.send_batch(stage);
+        }
+    }
+
+    /// Asks much and reads nothing: the shard must stop to listen before its answers cost too much.
+    fn flood(&mut self, stage: &mut Stage) {
+        for _ in 0..stage.prng.usize(1..30) {
+            match stage.prng.u8(..3) {
+                0 => {
+                    let channel = stage.prng.usize(..stage.scenario.channels.len());
+                    self.history(channel, stage);
+                }
+                _ => self.command(Sent::Ping, r#""ping":{}"#, stage),
+            }
+            self.send_batch(stage);
+        }
+    }
+
+    /// Adds a channel to those it wants.
+    pub fn want(&mut self, channel: ChannelNo) {
+        self.wanted.insert(channel);
+    }
+
+    /// The connection is over for the client; it comes back later.
+    pub fn lose(&mut self, stage: &mut Stage) {
+        let now = stage.net.now();
+        stage.note(self.number, '|', "ends its connection");
+        if let Some(end) = self.end.take()
+            && stage.prng.u8(..4) == 0
+        {
+            self.lingering.push((now + Duration::from_millis(stage.prng.u64(..4_000)), end));
+        }
+        self.forget_connection();
+        let pause = stage.prng.u64(..if stage.calm { 100_000 } else { 600_000 });
+        self.phase = Phase::Away { until: now + Duration::from_micros(pause) };
+    }
+
+    /// Leaves for good.
+    pub fn leave(&mut self) {
+        self.end = None;
+        self.lingering.clear();
+        self.forget_connection();
+        self.phase = Phase::Away { until: Time::NEVER };
+    }
+
+    fn forget_connection(&mut self) {
+        let channels: Vec<ChannelNo> = self.subs.keys().copied().collect();
+        for channel in channels {
+            self.end_subscription(channel);
+        }
+        self.sent.clear();
+        self.batch.clear();
+        self.granted.clear();
+        self.reader = Reader::default();
+        self.paused_until = None;
+        self.mute = false;
+        self.expires = None;
+    }
+}
+
+pub fn user_name(user: u8) -> String {
+    format!("user{user}")
+}

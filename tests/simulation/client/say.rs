@@ -1,0 +1,215 @@
+//! What a client says: its handshake, its tokens, its commands.
+
+use std::collections::BTreeMap;
+
+use trunkline::session::token::{ConnectToken, SubscribeToken, sign_connect, sign_subscribe};
+
+use super::{Client, Phase, Sent, Subscribing, user_name};
+use crate::check::ChannelNo;
+use crate::scenario::{SECRET, unix_s};
+use crate::wire::{self, Reader};
+use crate::world::Stage;
+
+impl Client {
+    pub(super) fn open(&mut self, stage: &mut Stage) {
+        self.reader = Reader::default();
+        self.next_id = 0;
+        let mut end = stage.net.connect();
+        stage.note(self.number, '>', &format!("connects as {}", end.number()));
+        end.send(&wire::handshake());
+        self.end = Some(end);
+        self.phase = Phase::Opening { since: stage.net.now() };
+        // Half of them do not wait for the answer to their handshake.
+        if stage.prng.bool() {
+            self.connect(stage);
+        }
+    }
+
+    pub(super) fn connect(&mut self, stage: &mut Stage) {
+        let mut token = String::new();
+        if let Some(user) = self.user {
+            let now_s = unix_s(stage.net.now());
+            for _ in 0..stage.prng.usize(..3) {
+                let channel = stage.prng.usize(..stage.scenario.channels.len());
+                if !self.wanted.contains(&channel) {
+                    self.granted.insert(channel);
+                }
+            }
+            let expires_at_s = match stage.prng.u8(..if stage.calm { 1 } else { 4 }) {
+                0..3 => None,
+                _ => Some(now_s + stage.prng.u64(..4)),
+            };
+            let channels: Vec<String> =
+                self.granted.iter().map(|&channel| stage.name(channel).to_string()).collect();
+            token = sign_connect(
+                SECRET,
+                &ConnectToken {
+                    user: &user_name(user),
+                    expires_at_s,
+                    channels: &channels,
+                    ..ConnectToken::default()
+                },
+            )
+            .expect("the token is short");
+        }
+        let recover: BTreeMap<ChannelNo, (u64, u32)> = self
+            .granted
+            .iter()
+            .filter_map(|channel| self.kept.get(channel).map(|&kept| (*channel, kept)))
+            .collect();
+        let floors =
+            self.granted.iter().filter_map(|&channel| stage.log.head(channel).map(|head| (channel, head)));
+        let floors = floors.collect();
+        let subs: Vec<String> = recover
+            .iter()
+            .map(|(&channel, (offset, epoch))| {
+                let name = stage.name(channel);
+                format!(r#""{name}":{{"recover":true,"offset":{offset},"epoch":"{epoch:08x}"}}"#)
+            })
+            .collect();
+        let body = format!(r#""connect":{{"token":"{token}","subs":{{{}}},"name":"sim"}}"#, subs.join(","));
+        self.command(Sent::Connect { recover, floors }, &body, stage);
+        // The SDK sends its pending subscribes along.
+        if stage.prng.bool() {
+            self.subscribe_wanted(stage);
+        }
+        self.send_batch(stage);
+    }
+
+    pub(super) fn subscribe_wanted(&mut self, stage: &mut Stage) {
+        let wanted: Vec<ChannelNo> = self.wanted.iter().copied().collect();
+        for channel in wanted {
+            let under_way = self.sent.values().any(|(_, sent)| match sent {
+                Sent::Subscribe(subscribing) => subscribing.channel == channel,
+                Sent::Unsubscribe { channel: leaving } => *leaving == channel,
+                _ => false,
+            });
+            if !under_way && !self.subs.contains_key(&channel) && !self.granted.contains(&channel) {
+                self.subscribe(channel, stage);
+            }
+        }
+    }
+
+    pub(super) fn subscribe(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let name = stage.name(channel).to_string();
+        let mut body = format!(r#""subscribe":{{"channel":"{name}""#);
+        if stage.scenario.channels[channel].needs_token && (stage.calm || stage.prng.u8(..8) != 0) {
+            let expires_at_s = match stage.prng.u8(..if stage.calm { 1 } else { 4 }) {
+                0..3 => None,
+                _ => Some(unix_s(stage.net.now()) + stage.prng.u64(1..4)),
+            };
+            let user = self.user.map(user_name).unwrap_or_default();
+            let token = SubscribeToken { user: &user, channel: &name, expires_at_s, ..Default::default() };
+            let token = sign_subscribe(SECRET, &token).expect("the token is short");
+            body.push_str(&format!(r#","token":"{token}""#));
+        }
+        let mut recover = self.kept.get(&channel).copied();
+        if stage.prng.u8(..20) == 0 {
+            // An offset that it should not have, or an epoch.
+            recover = Some(match (recover, stage.prng.bool()) {
+                (Some((offset, epoch)), true) => (offset.saturating_sub(stage.prng.u64(..4)), epoch),
+                (Some((offset, epoch)), false) => (offset + stage.prng.u64(..4), epoch),
+                (None, _) => (stage.prng.u64(..5), stage.prng.u32(..)),
+            });
+        }
+        if let Some((offset, epoch)) = recover {
+            body.push_str(&format!(r#","recover":true,"offset":{offset},"epoch":"{epoch:08x}""#));
+            if stage.prng.u8(..6) == 0 {
+                body.push_str(r#","flag":2"#);
+            }
+        }
+        let notices = stage.prng.u8(..3) != 0;
+        for (wish, wished) in [
+            ("positioned", stage.prng.u8(..3) != 0),
+            ("recoverable", stage.prng.u8(..3) != 0),
+            ("join_leave", notices),
+        ] {
+            if wished {
+                body.push_str(&format!(r#","{wish}":true"#));
+            }
+        }
+        body.push('}');
+        let floor = stage.log.head(channel);
+        self.command(
+            Sent::Subscribe(Subscribing { channel, recover, floor, notices, dead: false, uncertain: false }),
+            &body,
+            stage,
+        );
+    }
+
+    pub(super) fn unsubscribe(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let body = format!(r#""unsubscribe":{{"channel":"{}"}}"#, stage.name(channel));
+        self.command(Sent::Unsubscribe { channel }, &body, stage);
+    }
+
+    pub(super) fn publish(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
+        let data = std::str::from_utf8(&data).expect("payloads are JSON");
+        let body = format!(r#""publish":{{"channel":"{}","data":{data}}}"#, stage.name(channel));
+        self.command(Sent::Publish { payload }, &body, stage);
+    }
+
+    pub(super) fn history(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let limit = stage.prng.i64(-1..10);
+        let reverse = stage.prng.bool();
+        let since = match (self.kept.get(&channel), stage.prng.bool()) {
+            (Some((offset, epoch)), true) => {
+                format!(r#","since":{{"offset":{offset},"epoch":"{epoch:08x}"}}"#)
+            }
+            _ => String::new(),
+        };
+        let name = stage.name(channel);
+        let body = format!(r#""history":{{"channel":"{name}","limit":{limit},"reverse":{reverse}{since}}}"#);
+        let floor = stage.log.head(channel);
+        self.command(Sent::History { channel, floor, reverse }, &body, stage);
+    }
+
+    pub(super) fn ask(&mut self, stage: &mut Stage, sent: Sent, body: impl FnOnce(&str) -> String) {
+        let channel = stage.prng.usize(..stage.scenario.channels.len());
+        let body = body(stage.name(channel));
+        self.command(sent, &body, stage);
+    }
+
+    pub(super) fn refresh(&mut self, stage: &mut Stage) {
+        let Some(user) = self.user else { return };
+        let expires_at_s = stage.prng.bool().then(|| unix_s(stage.net.now()) + stage.prng.u64(1..4));
+        let user = user_name(user);
+        let token = ConnectToken { user: &user, expires_at_s, ..ConnectToken::default() };
+        let token = sign_connect(SECRET, &token).expect("the token is short");
+        self.command(Sent::Refresh, &format!(r#""refresh":{{"token":"{token}"}}"#), stage);
+    }
+
+    pub(super) fn sub_refresh(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let expires_at_s = stage.prng.bool().then(|| unix_s(stage.net.now()) + stage.prng.u64(1..4));
+        let (user, name) = (self.user.map(user_name).unwrap_or_default(), stage.name(channel));
+        let token = SubscribeToken { user: &user, channel: name, expires_at_s, ..SubscribeToken::default() };
+        let token = sign_subscribe(SECRET, &token).expect("the token is short");
+        self.command(
+            Sent::SubRefresh { channel },
+            &format!(r#""sub_refresh":{{"channel":"{name}","token":"{token}"}}"#),
+            stage,
+        );
+    }
+
+    pub(super) fn command(&mut self, sent: Sent, body: &str, stage: &Stage) {
+        self.next_id += 1;
+        self.sent.insert(self.next_id, (stage.net.now(), sent));
+        self.batch.push(format!(r#"{{"id":{},{body}}}"#, self.next_id));
+    }
+
+    pub(super) fn send_batch(&mut self, stage: &mut Stage) {
+        if !self.batch.is_empty() {
+            let frame = std::mem::take(&mut self.batch).join("\n");
+            stage.note(self.number, '>', &frame);
+            self.send_frame(wire::TEXT, frame.as_bytes(), stage);
+        }
+    }
+
+    pub(super) fn send_frame(&mut self, opcode: u8, payload: &[u8], stage: &mut Stage) {
+        let mut frame = Vec::with_capacity(payload.len() + 16);
+        wire::write_message(&mut frame, opcode, payload, &mut stage.prng);
+        if let Some(end) = &mut self.end {
+            end.send(&frame);
+        }
+    }
+}
