@@ -1,0 +1,2 @@
+//! Load generator.
+pub mod net;
