@@ -28,6 +28,7 @@ use std::time::Duration;
 use trunkline::base::time::Time;
 
 pub use self::dial::{Sources, raise_descriptor_limit};
+pub use self::sys::Broadcast;
 
 /// Bytes of one read: what a busy connection gathers between two turns, and no more than stays in the first two caches
 /// with 64 of them.

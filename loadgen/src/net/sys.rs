@@ -360,3 +360,45 @@ pub(super) fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// One message to many sockets by io_uring, for the floor server.
+pub struct Broadcast {
+    ring: IoUring,
+}
+
+/// Submissions of one batch.
+const BATCH: usize = 512;
+
+impl Broadcast {
+    /// # Errors
+    /// When io_uring cannot be used here.
+    pub fn try_new() -> io::Result<Broadcast> {
+        let ring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_submit_all()
+            .build(BATCH as u32)?;
+        Ok(Broadcast { ring })
+    }
+
+    /// Sends `bytes` to every descriptor, without waiting for room in any. What is not taken is lost.
+    pub fn send(&mut self, descriptors: &[std::os::fd::RawFd], bytes: &[u8]) {
+        for batch in descriptors.chunks(BATCH) {
+            for &descriptor in batch {
+                let entry =
+                    opcode::Send::new(io_uring::types::Fd(descriptor), bytes.as_ptr(), bytes.len() as u32)
+                        .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+                        .build();
+                // SAFETY: `bytes` is borrowed until this returns, and that is when every send has completed: below.
+                let pushed = unsafe { self.ring.submission().push(&entry) };
+                assert!(pushed.is_ok(), "a batch fits the queue, which is empty before it");
+            }
+            let mut left = batch.len();
+            while left > 0 {
+                // An error is a signal or want of memory: the rest is still queued, and the bytes still borrowed.
+                let _ = self.ring.submit_and_wait(left);
+                left -= self.ring.completion().count();
+            }
+        }
+    }
+}
