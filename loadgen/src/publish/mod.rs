@@ -75,6 +75,8 @@ struct Live {
     sent: AtomicU64,
     settled: AtomicU64,
     waiting: AtomicU64,
+    /// Ordered at once and not yet sent. Counted by who orders, so that nobody looks before the order is taken.
+    bursting: AtomicU64,
 }
 
 pub struct Publisher {
@@ -107,6 +109,7 @@ impl Publisher {
     }
 
     pub fn burst(&self, count: u32) {
+        self.live.bursting.fetch_add(count.into(), Ordering::Relaxed);
         let _ = self.commands.send(Command::Burst(count));
     }
 
@@ -245,13 +248,15 @@ impl Desk {
                 return 0;
             }
             let Some(link) = self.links.iter().position(Link::is_free) else { return 1 };
+            self.report.own_lag.record(now.since(planned.max(self.free_since)));
             if self.burst.0 > 0 {
                 self.burst.0 -= 1;
+                self.publish(link, planned);
+                self.live.bursting.fetch_sub(1, Ordering::Release);
             } else {
                 self.pace.advance();
+                self.publish(link, planned);
             }
-            self.report.own_lag.record(now.since(planned.max(self.free_since)));
-            self.publish(link, planned);
         }
         1
     }

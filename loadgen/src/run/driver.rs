@@ -20,6 +20,8 @@ use crate::publish::{PublishReport, Publisher};
 const LOOK: Duration = Duration::from_millis(20);
 /// So many connections that fail while none succeeds end a run.
 const HOPELESS: u64 = 100;
+/// With fewer connections what a process takes once hides what each takes.
+const MEMORY_CONNECTIONS_MIN: u32 = 10_000;
 /// How long the kernel is given to free what connecting took, before memory is read.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -104,6 +106,12 @@ pub fn run(
         },
         engine,
     };
+    if plan.engine.connections < MEMORY_CONNECTIONS_MIN {
+        running.result.notes.push(format!(
+            "memory a connection includes what a process takes once; below {MEMORY_CONNECTIONS_MIN} connections that is \
+             most of it"
+        ));
+    }
     for phase in phases {
         let goes_on = running.phase(phase);
         if !goes_on {
@@ -175,6 +183,7 @@ impl Running<'_> {
             self.command(phase);
             self.rates(phase);
         }
+        let planned_from = now();
         let mut open_time = None;
         if look == Look::GoOn && phase.moves() {
             look = self.wait_open(phase, failed_before);
@@ -184,7 +193,7 @@ impl Running<'_> {
             }
         }
         let opened = if phase.moves() { self.host.sample() } else { before };
-        let hold_begin = if phase.moves() { now() } else { begin };
+        let hold_begin = if phase.moves() { now() } else { planned_from };
         if look == Look::GoOn {
             if phase.burst > 0
                 && let Some(publisher) = &self.publisher

@@ -182,7 +182,7 @@ impl PhaseResult {
     /// A second's share of one cpu that the server took, over the hold.
     pub fn cpu_share(&self) -> Option<f64> {
         let cpu = self.after.cpu_ns.saturating_sub(self.opened.cpu_ns);
-        (cpu > 0 && !self.hold.is_zero()).then(|| cpu as f64 / self.hold.as_nanos() as f64)
+        (cpu > 0 && self.hold >= Duration::from_millis(500)).then(|| cpu as f64 / self.hold.as_nanos() as f64)
     }
 
     pub fn deliveries_per_second(&self) -> f64 {
