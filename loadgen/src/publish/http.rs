@@ -46,11 +46,14 @@ impl HttpPublishing {
     }
 }
 
-/// An answer's length and what it says, if it is whole.
+/// How long an answer is, and what it says.
+pub(super) type Answer = (usize, Result<(), Cause>);
+
+/// The first answer in `bytes`, if it is whole.
 ///
 /// # Errors
 /// When it is no HTTP, or too long: the connection is of no use any more.
-pub(super) fn answer(bytes: &[u8]) -> Result<Option<(usize, Result<(), Cause>)>, Cause> {
+pub(super) fn answer(bytes: &[u8]) -> Result<Option<Answer>, Cause> {
     let broken = Cause::PublishBroken;
     let Some((head, head_len)) = parse_response_head(bytes).map_err(|_| broken)? else { return Ok(None) };
     let rest = &bytes[head_len..];

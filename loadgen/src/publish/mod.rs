@@ -125,9 +125,9 @@ impl Publisher {
 
     /// Publications that are due or sent, and not yet answered.
     pub fn unsettled(&self) -> u64 {
-        let settled = self.live.settled.load(Ordering::Relaxed);
-        self.live.waiting.load(Ordering::Relaxed)
-            + self.live.sent.load(Ordering::Relaxed).saturating_sub(settled)
+        let load = |count: &AtomicU64| count.load(Ordering::Acquire);
+        let to_send = load(&self.live.bursting) + load(&self.live.waiting);
+        to_send + load(&self.live.sent).saturating_sub(load(&self.live.settled))
     }
 }
 

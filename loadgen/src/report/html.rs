@@ -200,10 +200,10 @@ fn plot(lines: &[Line], x: &str, y: &str, x_axis: Axis, y_axis: Axis) -> Result<
         let low = all.iter().map(of).fold(f64::INFINITY, f64::min);
         let high = all.iter().map(of).fold(f64::NEG_INFINITY, f64::max);
         // A line without any height still needs a range.
-        if low.is_finite() && high > low {
-            low..high
-        } else {
-            low.min(0.0).max(-1e12)..high.max(1.0).min(1e12)
+        match low.is_finite() {
+            true if high > low => low..high,
+            true => low.min(0.0)..high.max(1.0),
+            false => 0.0..1.0,
         }
     };
     let mut svg = String::new();
