@@ -13,7 +13,9 @@ use super::{Cli, LoadArgs, ProfileName, ProtocolArgs, Scenario, scenarios};
 use crate::engine::EngineOptions;
 use crate::floor::{FloorBy, FloorOptions};
 use crate::net::{Sources, raise_descriptor_limit};
-use crate::profile::{Centrifuge, Floor, PlainWebSocket, Profile, Template};
+use crate::profile::{
+    Centrifuge, Floor, LongPoll, Mqtt, Nats, PlainWebSocket, Profile, Pusher, PusherKeys, Sse, Template,
+};
 use crate::publish::{HttpPublishing, Publishing};
 use crate::run::{Phase, Plan, read_scenario};
 
@@ -88,8 +90,15 @@ pub fn prepare(cli: Cli) -> Result<Asked, SetupFault> {
     if echo && load.profile == ProfileName::Centrifuge {
         load.profile = ProfileName::Websocket;
     }
-    if echo {
+    // Brokers answer nothing themselves: their connections listen to their own requests instead of to channels.
+    let broker = matches!(load.profile, ProfileName::Nats | ProfileName::Mqtt);
+    if echo || (broker && matches!(cli.scenario, Scenario::Rpc(_))) {
         load.channels = 0;
+    }
+    let answers_nothing =
+        matches!(load.profile, ProfileName::Sse | ProfileName::LongPoll | ProfileName::Pusher);
+    if answers_nothing && phases.iter().any(|phase| phase.request > 0.0) {
+        return Err(SetupFault("this profile has no requests: echo and rpc need another".into()));
     }
     let connections = phases.iter().filter_map(|phase| phase.open.map(|(total, _)| total)).max().unwrap_or(0);
     let (limit, before) = raise_descriptor_limit();
@@ -171,7 +180,7 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
     });
     Ok(Plan {
         name: "target".into(),
-        profile: profile(load, &address)?,
+        profile: profile(load, &address, run)?,
         target,
         host: address.host.clone(),
         sources: match &load.source[..] {
@@ -203,8 +212,28 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
     })
 }
 
-fn profile(load: &LoadArgs, address: &Address) -> Result<Arc<dyn Profile>, SetupFault> {
-    let ProtocolArgs { token, hello, subscribe, ready_on, request, publish, .. } = &load.protocol;
+fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profile>, SetupFault> {
+    let ProtocolArgs { token, hello, subscribe, ready_on, request, publish, user, password, .. } =
+        &load.protocol;
+    let framed = address.scheme == "ws";
+    let spoken_over: &[&str] = match load.profile {
+        ProfileName::Sse | ProfileName::LongPoll => &["http"],
+        ProfileName::Nats => &["ws", "tcp", "nats"],
+        ProfileName::Mqtt => &["ws", "tcp", "mqtt"],
+        _ => &["ws"],
+    };
+    if !spoken_over.contains(&address.scheme.as_str()) {
+        let schemes = spoken_over.join(":// or ");
+        return Err(SetupFault(format!("--url: this profile is spoken over {schemes}://")));
+    }
+    let key = &load.protocol.pusher_key;
+    if !key
+        .bytes()
+        .chain(load.protocol.pusher_app.bytes())
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    {
+        return Err(SetupFault("--pusher-key, --pusher-app: only letters, digits and -_.".into()));
+    }
     let headers = fields(&load.protocol.headers)?;
     if let Some(token) = token
         && !token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
@@ -229,18 +258,45 @@ fn profile(load: &LoadArgs, address: &Address) -> Result<Arc<dyn Profile>, Setup
             publish: template(publish),
         }),
         ProfileName::Floor => Arc::new(Floor),
-        other => return Err(SetupFault(format!("--profile {other:?} is not spoken yet"))),
+        ProfileName::Sse => {
+            let mut headers = headers;
+            headers.push(("Accept".into(), "text/event-stream".into()));
+            Arc::new(Sse { target: Template::new(&address.path), headers, ready_on: ready_on.clone() })
+        }
+        ProfileName::LongPoll => Arc::new(LongPoll { target: Template::new(&address.path), headers }),
+        ProfileName::Nats => Arc::new(Nats {
+            path: framed.then(|| address.path.clone()),
+            headers,
+            user: user.clone(),
+            password: password.clone(),
+            token: token.clone(),
+        }),
+        ProfileName::Mqtt => Arc::new(Mqtt {
+            path: framed.then(|| address.path.clone()),
+            headers,
+            user: user.clone(),
+            password: password.clone(),
+            run,
+        }),
+        ProfileName::Pusher => Arc::new(Pusher { key: load.protocol.pusher_key.clone(), headers }),
     })
 }
 
 fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<Publishing, SetupFault> {
     let args = &load.publishing;
-    if load.protocol.publish.is_some() && load.profile == ProfileName::Websocket {
-        return Ok(Publishing::Client);
+    match load.profile {
+        ProfileName::Websocket if load.protocol.publish.is_some() => return Ok(Publishing::Client),
+        ProfileName::Nats | ProfileName::Mqtt => return Ok(Publishing::Client),
+        _ => {}
     }
     if load.profile == ProfileName::Floor {
         return Ok(Publishing::Http(floor_publishing(target, &address.host)));
     }
+    let pusher = (load.profile == ProfileName::Pusher).then(|| PusherKeys {
+        app: load.protocol.pusher_app.clone(),
+        key: load.protocol.pusher_key.clone(),
+        secret: load.protocol.pusher_secret.clone(),
+    });
     let url = match (&args.publish_url, &args.api) {
         (Some(url), _) => url.clone(),
         (None, Some(api)) => format!("{}/publish", api.trim_end_matches('/')),
@@ -256,13 +312,17 @@ fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<
     if !headers.iter().all(|(_, value)| is_field_value(value.as_bytes())) {
         return Err(SetupFault("--api-key: no header field has such characters".into()));
     }
-    let body = args.publish_body.as_deref().unwrap_or(r#"{"channel":"{channel}","data":{data}}"#);
+    let body = args.publish_body.as_deref().unwrap_or(match load.profile {
+        ProfileName::Pusher => r#"{"name":"message","channels":["{channel}"],"data":{string}}"#,
+        _ => r#"{"channel":"{channel}","data":{data}}"#,
+    });
     Ok(Publishing::Http(HttpPublishing {
         target: api.resolve().map_err(SetupFault)?,
         host: api.host,
         path: Template::new(&api.path),
         headers,
         body: Template::new(body),
+        pusher,
     }))
 }
 
@@ -274,6 +334,7 @@ fn floor_publishing(target: SocketAddr, host: &str) -> HttpPublishing {
         path: Template::new("/publish?c={index}"),
         headers: Vec::new(),
         body: Template::new(r#"{"push":{"channel":"{channel}","pub":{"data":{data}}}}"#),
+        pusher: None,
     }
 }
 

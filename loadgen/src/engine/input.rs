@@ -8,14 +8,13 @@ use trunkline::proto::websocket::{Decoder, Message, Role, check_response};
 
 use super::Shared;
 use super::conn::{CHUNKED, Conn, STALLED, State, WAITING};
+use super::response::{chunk, whole_response};
 use crate::measure::{Arrival, Cause, MarkFinder, MarkKind, Measured, Tally};
 use crate::profile::{Client, Outgoing, Wire};
 
 /// Sent as Sec-WebSocket-Key. Its randomness guards against caches between client and server (RFC 6455 section 1.3);
 /// there are none here, and the same key lets a floor server answer by rote.
 pub const KEY: &[u8; 16] = b"trunkline-loadgn";
-/// Longest line that says how long a chunk is.
-const CHUNK_LINE_BYTES_MAX: usize = 1024;
 
 /// What reading a connection needs beside it.
 pub struct Desk<'a> {
@@ -76,7 +75,7 @@ impl Desk<'_> {
         let parsed = parse_response_head(bytes).map_err(|fault| Cause::Garbage(fault.reason))?;
         let Some((head, consumed)) = parsed else { return Ok(None) };
         match self.wire {
-            Wire::WebSocket { subprotocols } => {
+            Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } => {
                 if head.status != 101 {
                     return Err(Cause::Status(head.status));
                 }
@@ -91,7 +90,7 @@ impl Desk<'_> {
                     conn.flags |= CHUNKED;
                 }
             }
-            Wire::Tcp => {}
+            Wire::Tcp | Wire::LongPoll => {}
         }
         Ok(Some(consumed))
     }
@@ -105,7 +104,8 @@ impl Desk<'_> {
     fn take_stream(&mut self, conn: &mut Conn, bytes: &mut [u8]) -> Result<bool, Cause> {
         let was_ready = conn.state == State::Ready;
         match self.wire {
-            Wire::WebSocket { .. } => self.take_frames(conn, bytes)?,
+            Wire::WebSocket { .. } | Wire::WebSocketStream { .. } => self.take_frames(conn, bytes)?,
+            Wire::LongPoll => self.take_responses(conn, bytes)?,
             Wire::Http if conn.is(CHUNKED) => self.take_chunks(conn, bytes)?,
             Wire::Http | Wire::Tcp => self.take_messages(conn, bytes)?,
         }
@@ -113,7 +113,11 @@ impl Desk<'_> {
     }
 
     fn take_frames(&mut self, conn: &mut Conn, bytes: &mut [u8]) -> Result<(), Cause> {
-        let kept = conn.partial.take().and_then(|mut partial| partial.decoder.take());
+        let kept = conn.partial.as_mut().and_then(|partial| partial.decoder.take());
+        // Only a stream inside the frames keeps text of its own.
+        if conn.partial.as_ref().is_some_and(|partial| partial.text.is_empty()) {
+            conn.partial = None;
+        }
         let mut decoder = kept.unwrap_or_else(|| Decoder::new(Role::Client, self.shared.message_bytes_max));
         let mut at = 0;
         loop {
@@ -125,8 +129,8 @@ impl Desk<'_> {
             at += consumed;
             match message {
                 None => break,
-                Some(Message::Text(text)) => self.take_message(conn, text.as_bytes())?,
-                Some(Message::Binary(bytes)) => self.take_message(conn, bytes)?,
+                Some(Message::Text(text)) => self.take_framed(conn, text.as_bytes())?,
+                Some(Message::Binary(bytes)) => self.take_framed(conn, bytes)?,
                 Some(Message::Ping(payload)) => {
                     self.out.pong(payload);
                     self.measured.counters.pings += 1;
@@ -141,6 +145,39 @@ impl Desk<'_> {
         }
         if !decoder.is_idle() {
             conn.partial.get_or_insert_default().decoder = Some(decoder);
+        }
+        Ok(())
+    }
+
+    fn take_framed(&mut self, conn: &mut Conn, message: &[u8]) -> Result<(), Cause> {
+        match self.wire {
+            Wire::WebSocketStream { .. } => self.take_messages(conn, message),
+            _ => self.take_message(conn, message),
+        }
+    }
+
+    /// Takes whole responses, and sends the next poll after each.
+    fn take_responses(&mut self, conn: &mut Conn, bytes: &[u8]) -> Result<(), Cause> {
+        let mut kept = conn.partial.take().unwrap_or_default();
+        kept.bytes.extend_from_slice(bytes);
+        let mut at = 0;
+        while let Some(response) = whole_response(&kept.bytes[at..], self.shared.message_bytes_max)? {
+            match response.head.status {
+                200 => self.take_message(conn, &response.body)?,
+                // The poll's time is over.
+                204 | 304 | 408 | 504 => self.measured.counters.other_messages += 1,
+                status => return Err(Cause::Status(status)),
+            }
+            let validator =
+                |name| response.head.fields.get(name).and_then(|value| std::str::from_utf8(value).ok());
+            let since =
+                [("If-Modified-Since", validator("Last-Modified")), ("If-None-Match", validator("Etag"))];
+            at += response.len;
+            write_get(self.out, self.shared, self.number, conn, &since);
+        }
+        kept.bytes.drain(..at);
+        if !kept.bytes.is_empty() {
+            conn.partial = Some(kept);
         }
         Ok(())
     }
@@ -281,6 +318,28 @@ impl Desk<'_> {
     }
 }
 
+/// Appends a GET of the connection's target, with further fields as far as they have values.
+pub fn write_get(
+    out: &mut Outgoing,
+    shared: &Shared,
+    number: u32,
+    conn: &mut Conn,
+    fields: &[(&str, Option<&str>)],
+) {
+    let target = shared.profile.target(&client(shared, number, conn));
+    let mut head = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n", shared.host);
+    for (name, value) in shared.profile.headers() {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    for (name, value) in fields {
+        if let Some(value) = value {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+    }
+    head.push_str("\r\n");
+    out.raw().extend_from_slice(head.as_bytes());
+}
+
 /// The profile's view of a connection.
 pub fn client<'a>(shared: &'a Shared, number: u32, conn: &'a mut Conn) -> Client<'a> {
     Client { number, step: &mut conn.step, positions: &mut conn.positions, audience: &shared.audience }
@@ -288,42 +347,4 @@ pub fn client<'a>(shared: &'a Shared, number: u32, conn: &'a mut Conn) -> Client
 
 fn is_chunked(head: &ResponseHead<'_>) -> bool {
     head.fields.has_token("Transfer-Encoding", "chunked")
-}
-
-/// Where the data of the first chunk starts and how long it is, if the chunk is whole.
-fn chunk(bytes: &[u8], len_max: usize) -> Result<Option<(usize, usize)>, Cause> {
-    const MALFORMED: Cause = Cause::Protocol("malformed chunk");
-    let Some(line_end) = memchr::memmem::find(bytes, b"\r\n") else {
-        return if bytes.len() > CHUNK_LINE_BYTES_MAX { Err(MALFORMED) } else { Ok(None) };
-    };
-    let digits = bytes[..line_end].split(|&byte| byte == b';').next().unwrap_or_default();
-    let digits = std::str::from_utf8(digits).map_err(|_| MALFORMED)?.trim();
-    let len = usize::from_str_radix(digits, 16).map_err(|_| MALFORMED)?;
-    if len > len_max {
-        return Err(Cause::TooLong);
-    }
-    let start = line_end + 2;
-    match bytes.get(start + len..start + len + 2) {
-        Some(b"\r\n") => Ok(Some((start, len))),
-        Some(_) => Err(MALFORMED),
-        None => Ok(None),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_are_taken_whole_or_not() {
-        assert_eq!(chunk(b"5;x=y\r\nhello\r\n", 100), Ok(Some((7, 5))));
-        for len in 0..14 {
-            assert_eq!(chunk(&b"5;x=y\r\nhello\r\n"[..len], 100), Ok(None), "cut at {len}");
-        }
-        assert_eq!(chunk(b"0\r\n\r\n", 100), Ok(Some((3, 0))));
-        assert!(matches!(chunk(b"z\r\n", 100), Err(Cause::Protocol(_))));
-        assert!(matches!(chunk(b"1\r\nab\r\n", 100), Err(Cause::Protocol(_))));
-        assert_eq!(chunk(b"ffffffff\r\n", 100), Err(Cause::TooLong));
-        assert!(matches!(chunk(&[b'1'; 2000], 100), Err(Cause::Protocol(_))));
-    }
 }

@@ -5,6 +5,7 @@
 
 mod conn;
 mod input;
+mod response;
 mod worker;
 
 use std::io;
@@ -19,6 +20,7 @@ use trunkline::base::time::Time;
 
 pub(crate) use self::conn::{Conn, State};
 pub(crate) use self::input::{Desk, KEY, client};
+pub(crate) use self::response::whole_response;
 use self::worker::Worker;
 use crate::measure::Measured;
 use crate::net::mio::MioNet;

@@ -13,7 +13,7 @@ use trunkline::base::time::Time;
 use trunkline::proto::websocket::write_request;
 
 use super::conn::{CHUNKED, COUNTED, Conn, ENTERED, RETURNS, STALLED, State, WAITING};
-use super::input::{Desk, KEY, client};
+use super::input::{Desk, KEY, client, write_get};
 use super::{Command, Live, Pace, Shared};
 use crate::measure::{Cause, Mark, MarkFinder, MarkKind, Measured, Tally, write_payload};
 use crate::net::{Event, Net, now};
@@ -249,12 +249,9 @@ impl Worker {
             Event::Connected { slot } => self.connected(slot, now),
             Event::ConnectFailed { slot, errno } => self.fail(slot, Cause::of_connect(errno)),
             Event::Data { slot, buffer, len, since } => self.data(slot, buffer, len, since, now),
-            Event::Ended { slot, errno } => {
-                // A server that ends while it refuses says less by the end than it would by its answer: with a profile
-                // that is open it is the loss of a connection, before that it is what came instead of an upgrade.
+            Event::Ended { slot, errno } | Event::SendFailed { slot, errno } => {
                 self.fail(slot, Cause::of_end(errno));
             }
-            Event::SendFailed { slot, errno } => self.fail(slot, Cause::of_end(errno)),
             Event::Closed { slot } => self.closed(slot, now),
         }
     }
@@ -266,11 +263,11 @@ impl Worker {
         let number = self.number(slot);
         let conn = &mut self.conns[slot as usize];
         let shared = &*self.shared;
-        self.out.begin(matches!(self.wire, Wire::WebSocket { .. }));
-        let target = shared.profile.target(&client(shared, number, conn));
+        self.out.begin(self.wire.is_framed());
         match &self.wire {
-            Wire::WebSocket { subprotocols } => {
+            Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } => {
                 conn.state = State::Upgrading;
+                let target = shared.profile.target(&client(shared, number, conn));
                 let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
                 let fields = shared.profile.headers();
                 let fields: Vec<(&str, &[u8])> =
@@ -279,16 +276,12 @@ impl Worker {
             }
             Wire::Http => {
                 conn.state = State::Upgrading;
-                let head = self.out.raw();
-                head.extend_from_slice(
-                    format!("GET {target} HTTP/1.1\r\nHost: {}\r\n", shared.host).as_bytes(),
-                );
-                for (name, value) in shared.profile.headers() {
-                    head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-                }
-                head.extend_from_slice(b"\r\n");
+                write_get(&mut self.out, shared, number, conn, &[]);
             }
-            Wire::Tcp => {
+            Wire::LongPoll | Wire::Tcp => {
+                if self.wire == Wire::LongPoll {
+                    write_get(&mut self.out, shared, number, conn, &[]);
+                }
                 let mut desk = desk!(self, number, now, Duration::ZERO);
                 let conn = &mut self.conns[slot as usize];
                 if desk.open(conn) {
@@ -309,7 +302,7 @@ impl Worker {
         self.measured.counters.bytes += u64::from(len);
         conn.heard_s = (now.since(self.start).as_secs()) as u32;
         let waiting = conn.is(WAITING);
-        self.out.begin(matches!(self.wire, Wire::WebSocket { .. }));
+        self.out.begin(self.wire.is_framed());
         let mut desk = desk!(self, number, now, now.since(since));
         let conn = &mut self.conns[slot as usize];
         let taken = desk.take(conn, self.net.data(buffer, len));
@@ -480,9 +473,14 @@ impl Worker {
             };
             let mut payload = Vec::with_capacity(self.shared.payload_bytes + 16);
             write_payload(&mut payload, &mark, self.shared.payload_bytes);
-            self.out.begin(matches!(self.wire, Wire::WebSocket { .. }));
+            self.out.begin(self.wire.is_framed());
             let shared = &*self.shared;
-            shared.profile.request(&mut client(shared, number, conn), &payload, &mut self.out);
+            if !shared.profile.request(&mut client(shared, number, conn), &payload, &mut self.out) {
+                self.measured.fail(Cause::Protocol("this profile has no requests"));
+                conn.flags &= !WAITING;
+                self.outstanding -= 1;
+                return;
+            }
             self.net.send(slot, self.out.bytes());
         }
     }

@@ -6,14 +6,22 @@
 mod audience;
 mod centrifuge;
 mod floor;
+mod http;
+mod mqtt;
+mod nats;
 mod outgoing;
+mod pusher;
 mod template;
 mod websocket;
 
 pub use self::audience::Audience;
 pub use self::centrifuge::Centrifuge;
 pub use self::floor::Floor;
+pub use self::http::{LongPoll, Sse};
+pub use self::mqtt::Mqtt;
+pub use self::nats::Nats;
 pub use self::outgoing::Outgoing;
+pub use self::pusher::{Pusher, PusherKeys};
 pub use self::template::{Filling, Template};
 pub use self::websocket::PlainWebSocket;
 use crate::measure::Cause;
@@ -24,10 +32,23 @@ pub enum Wire {
     WebSocket {
         subprotocols: Vec<String>,
     },
+    /// WebSocket frames that carry a stream: [`Profile::message_len`] cuts it, wherever the frames end.
+    WebSocketStream {
+        subprotocols: Vec<String>,
+    },
     /// The TCP stream itself, cut by [`Profile::message_len`].
     Tcp,
     /// The body of a GET's response, cut by [`Profile::message_len`].
     Http,
+    /// One GET after the other, each answered by a message or by the end of its time.
+    LongPoll,
+}
+
+impl Wire {
+    /// Whether what is said goes into WebSocket frames.
+    pub fn is_framed(&self) -> bool {
+        matches!(self, Wire::WebSocket { .. } | Wire::WebSocketStream { .. })
+    }
 }
 
 /// One connection, as a profile sees it.
@@ -94,10 +115,5 @@ pub trait Profile: Send + Sync {
     /// Writes a publication on the connection itself. `false`: the protocol publishes by HTTP.
     fn publish(&self, _channel: u32, _audience: &Audience, _payload: &[u8], _out: &mut Outgoing) -> bool {
         false
-    }
-
-    /// A message that the client may send unasked to keep the connection alive, and how often in seconds.
-    fn keep_alive(&self) -> Option<(u64, &'static [u8])> {
-        None
     }
 }

@@ -1,4 +1,4 @@
-//! Messages with places: `{channel}`, `{data}`, `{number}`.
+//! Messages with places: `{channel}`, `{index}`, `{number}`, `{data}`, and `{string}`, which is the data as a JSON string.
 
 /// A text cut at its places once, so that filling it in is copying.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,13 +11,15 @@ enum Piece {
     ChannelIndex,
     Number,
     Data,
+    DataString,
 }
 
-const PLACES: [(&str, Piece); 4] = [
+const PLACES: [(&str, Piece); 5] = [
     ("{channel}", Piece::Channel),
     ("{index}", Piece::ChannelIndex),
     ("{number}", Piece::Number),
     ("{data}", Piece::Data),
+    ("{string}", Piece::DataString),
 ];
 
 /// What a template is filled with.
@@ -61,6 +63,10 @@ impl Template {
                 Piece::ChannelIndex => drop(write!(out, "{}", with.index)),
                 Piece::Number => drop(write!(out, "{}", with.number)),
                 Piece::Data => out.extend_from_slice(with.data),
+                Piece::DataString => {
+                    // A vector takes all of it.
+                    let _ = serde_json::to_writer(&mut *out, &String::from_utf8_lossy(with.data));
+                }
             }
         }
     }
@@ -76,6 +82,9 @@ mod tests {
         let mut out = Vec::new();
         template.fill(Filling { channel: "c1", index: 1, number: 9, data: b"{\"a\":1}" }, &mut out);
         assert_eq!(out, br#"{"sub":"c1","n":9,"x":{},"d":{"a":1}}"#);
+        let mut out = Vec::new();
+        Template::new("{string}").fill(Filling { data: b"{\"a\":1}", ..Filling::default() }, &mut out);
+        assert_eq!(out, br#""{\"a\":1}""#);
         let mut out = Vec::new();
         Template::new("").fill(Filling::default(), &mut out);
         assert!(out.is_empty());

@@ -1,12 +1,12 @@
 //! Publishing by HTTP: one request a publication, on kept connections.
 
 use std::net::SocketAddr;
-
-use trunkline::proto::http1::parse_response_head;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Published;
+use crate::engine::whole_response;
 use crate::measure::Cause;
-use crate::profile::{Audience, Filling, Template};
+use crate::profile::{Audience, Filling, PusherKeys, Template};
 
 /// Longest answer to a publication, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -19,6 +19,8 @@ pub struct HttpPublishing {
     pub path: Template,
     pub headers: Vec<(String, String)>,
     pub body: Template,
+    /// Signs each request, and makes its target; `path` is not used then.
+    pub pusher: Option<PusherKeys>,
 }
 
 impl HttpPublishing {
@@ -35,7 +37,13 @@ impl HttpPublishing {
         let mut body = Vec::with_capacity(payload.len() + 64);
         self.body.fill(filling, &mut body);
         out.extend_from_slice(b"POST ");
-        self.path.fill(Filling { data: b"", ..filling }, out);
+        match &self.pusher {
+            Some(keys) => {
+                let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                out.extend_from_slice(keys.target(&body, since).as_bytes());
+            }
+            None => self.path.fill(Filling { data: b"", ..filling }, out),
+        }
         out.extend_from_slice(b" HTTP/1.1\r\nHost: ");
         out.extend_from_slice(self.host.as_bytes());
         for (name, value) in &self.headers {
@@ -54,43 +62,15 @@ pub(super) type Answer = (usize, Result<(), Cause>);
 /// # Errors
 /// When it is no HTTP, or too long: the connection is of no use any more.
 pub(super) fn answer(bytes: &[u8]) -> Result<Option<Answer>, Cause> {
-    let broken = Cause::PublishBroken;
-    let Some((head, head_len)) = parse_response_head(bytes).map_err(|_| broken)? else { return Ok(None) };
-    let rest = &bytes[head_len..];
-    let status = head.status;
-    let (body, len) = if head.fields.has_token("Transfer-Encoding", "chunked") {
-        // Only its end is looked for: answers are short, and their text is searched as it stands.
-        let end = if rest.starts_with(b"0\r\n\r\n") {
-            Some(0)
-        } else {
-            find(rest, b"\r\n0\r\n\r\n").map(|at| at + 2)
+    let response = whole_response(bytes, ANSWER_BYTES_MAX).map_err(|_| Cause::PublishBroken)?;
+    Ok(response.map(|response| {
+        let said = match (response.head.status, error_code(&response.body)) {
+            (200..=299, None) => Ok(()),
+            (200..=299, Some(code)) => Err(Cause::PublishError(code)),
+            (status, _) => Err(Cause::PublishStatus(status)),
         };
-        match end {
-            Some(end) => (&rest[..end], end + 5),
-            None if rest.len() > ANSWER_BYTES_MAX => return Err(broken),
-            None => return Ok(None),
-        }
-    } else {
-        let len = match head.fields.get("Content-Length") {
-            None => 0,
-            Some(digits) => {
-                std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok()).ok_or(broken)?
-            }
-        };
-        if len > ANSWER_BYTES_MAX {
-            return Err(broken);
-        }
-        match rest.get(..len) {
-            Some(body) => (body, len),
-            None => return Ok(None),
-        }
-    };
-    let said = match (status, error_code(body)) {
-        (200..=299, None) => Ok(()),
-        (200..=299, Some(code)) => Err(Cause::PublishError(code)),
-        (status, _) => Err(Cause::PublishStatus(status)),
-    };
-    Ok(Some((head_len + len, said)))
+        (response.len, said)
+    }))
 }
 
 /// `{"error":{"code":102,...}}`, as the Centrifuge API answers beside a status of 200.

@@ -121,7 +121,7 @@ impl Link {
             }
             Publishing::Client => {
                 let talk = self.talk.as_mut()?;
-                talk.outgoing.begin(matches!(talk.wire, Wire::WebSocket { .. }));
+                talk.outgoing.begin(talk.wire.is_framed());
                 let written = shared.profile.publish(
                     job.published.channel,
                     &shared.audience,
@@ -196,9 +196,9 @@ impl Link {
         let mut conn = Conn::new(u32::MAX, &shared.audience);
         let wire = shared.profile.wire();
         let mut outgoing = Outgoing::new();
-        outgoing.begin(matches!(wire, Wire::WebSocket { .. }));
+        outgoing.begin(wire.is_framed());
         let target = shared.profile.target(&client(shared, u32::MAX, &mut conn));
-        if let Wire::WebSocket { subprotocols } = &wire {
+        if let Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } = &wire {
             conn.state = State::Upgrading;
             let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
             let fields: Vec<(&str, &[u8])> = shared
@@ -280,7 +280,7 @@ impl Link {
 
     fn talk(&mut self, shared: &Shared, bytes: &mut [u8]) {
         let Some(talk) = &mut self.talk else { return };
-        talk.outgoing.begin(matches!(talk.wire, Wire::WebSocket { .. }));
+        talk.outgoing.begin(talk.wire.is_framed());
         let taken = talk.desk(shared, |desk, conn| desk.take(conn, bytes));
         self.out.extend_from_slice(talk.outgoing.bytes());
         match taken {

@@ -11,7 +11,7 @@ use super::last::Last;
 use super::{Phase, PhaseResult, Plan, RunResult, Second};
 use crate::engine::{Command, Engine, LiveSum, Shared};
 use crate::host::{Host, Machine, Sample};
-use crate::measure::{Cause, Disorder, Latencies, Measured};
+use crate::measure::{Cause, Latencies, Measured};
 use crate::net::now;
 use crate::profile::Audience;
 use crate::publish::{PublishReport, Publisher};
@@ -427,7 +427,7 @@ impl Running<'_> {
         let mut measured = std::mem::take(&mut self.measured);
         let mut disorder = std::mem::take(&mut measured.disorder);
         for (channel, lost) in &settled.lost_by_channel {
-            disorder.entry(*channel).or_insert_with(Disorder::default).lost += lost;
+            disorder.entry(*channel).or_default().lost += lost;
         }
         let publisher_lag = std::mem::take(&mut self.publisher_lag);
         let invalid = lateness(&measured, &publisher_lag, self.plan.lag_max);
