@@ -1,0 +1,375 @@
+//! From arguments to a plan, with everything checked that can be before a socket is opened.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use trunkline::base::prng::Prng;
+use trunkline::proto::http1::{is_field_value, is_token};
+
+use super::address::Address;
+use super::{Cli, LoadArgs, ProfileName, ProtocolArgs, Scenario, scenarios};
+use crate::engine::EngineOptions;
+use crate::floor::{FloorBy, FloorOptions};
+use crate::net::{Sources, raise_descriptor_limit};
+use crate::profile::{
+    Centrifuge, Floor, LongPoll, Mqtt, Nats, PlainWebSocket, Profile, Pusher, PusherKeys, Sse, Template,
+};
+use crate::publish::{HttpPublishing, Publishing};
+use crate::run::{Phase, Plan, read_scenario};
+
+/// Why nothing was begun: exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SetupFault(pub String);
+
+/// What the command line asks for.
+pub enum Asked {
+    Serve(FloorOptions),
+    Run {
+        plan: Box<Plan>,
+        phases: Vec<Phase>,
+        floor: Option<FloorBeside>,
+        outputs: Outputs,
+        /// To be told before anything begins.
+        notes: Vec<String>,
+    },
+}
+
+/// How the floor is run beside the target.
+#[derive(Clone, Copy, Debug)]
+pub struct FloorBeside {
+    pub by: FloorBy,
+    pub ping: Option<Duration>,
+    /// No more connections than the floor has descriptors for.
+    pub connections: u32,
+}
+
+pub struct Outputs {
+    pub json: Option<PathBuf>,
+    pub hdr: Option<PathBuf>,
+    pub html: Option<PathBuf>,
+    pub quiet: bool,
+}
+
+/// Largest payload, in bytes: what servers take at most, and far below what one read of ours gathers at once.
+const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// Connections for which another thread pays.
+const CONNECTIONS_PER_THREAD_MIN: u32 = 100;
+/// What the floor's process needs beside its connections.
+const FLOOR_DESCRIPTORS_SPARE: u32 = 200;
+/// What the server is taken to ping by when the floor is to ping as well.
+const FLOOR_PING: Duration = Duration::from_secs(25);
+
+/// # Errors
+/// What is wrong with the arguments.
+pub fn prepare(cli: Cli) -> Result<Asked, SetupFault> {
+    let (load, phases, recover, echo) = match &cli.scenario {
+        Scenario::Floor(args) => {
+            return Ok(Asked::Serve(FloorOptions { listen: args.listen, by: args.by, ping: args.ping }));
+        }
+        Scenario::Idle(args) => (&args.load, scenarios::idle(args), false, false),
+        Scenario::Fanout(args) => (&args.load, scenarios::fanout(args), false, false),
+        Scenario::Echo(args) => (&args.load, scenarios::requests(args, "echo"), false, true),
+        Scenario::Rpc(args) => (&args.load, scenarios::requests(args, "rpc"), false, false),
+        Scenario::ConnectStorm(args) => (&args.load, vec![scenarios::open(&args.load)], false, false),
+        Scenario::ReconnectStorm(args) => (&args.load, scenarios::reconnect(args), args.recover, false),
+        Scenario::SlowReaders(args) => (&args.load, scenarios::slow(args), false, false),
+        Scenario::Mixed(args) => {
+            let text = std::fs::read_to_string(&args.file)
+                .map_err(|error| SetupFault(format!("{}: {error}", args.file.display())))?;
+            let phases = read_scenario(&text)
+                .map_err(|fault| SetupFault(format!("{}: {fault}", args.file.display())))?;
+            (&args.load, phases, false, false)
+        }
+    };
+    check(load, &phases)?;
+    let mut load = load.clone();
+    // An echo server has no channels, and speaks no protocol beyond WebSocket.
+    if echo && load.profile == ProfileName::Centrifuge {
+        load.profile = ProfileName::Websocket;
+    }
+    // Brokers answer nothing themselves: their connections listen to their own requests instead of to channels.
+    let broker = matches!(load.profile, ProfileName::Nats | ProfileName::Mqtt);
+    if echo || (broker && matches!(cli.scenario, Scenario::Rpc(_))) {
+        load.channels = 0;
+    }
+    let answers_nothing =
+        matches!(load.profile, ProfileName::Sse | ProfileName::LongPoll | ProfileName::Pusher);
+    if answers_nothing && phases.iter().any(|phase| phase.request > 0.0) {
+        return Err(SetupFault("this profile has no requests: echo and rpc need another".into()));
+    }
+    let connections = phases.iter().filter_map(|phase| phase.open.map(|(total, _)| total)).max().unwrap_or(0);
+    let (limit, before) = raise_descriptor_limit();
+    let mut notes = Vec::new();
+    if limit != before {
+        notes.push(format!("RLIMIT_NOFILE raised from {before} to {limit}"));
+    }
+    let plan = plan(&load, connections, recover)?;
+    if u64::from(connections) > plan.sources.connections_max() {
+        notes.push(format!(
+            "{connections} connections may not find ports: name more --source addresses (about 28,000 each)"
+        ));
+    }
+    let floor = load.output.with_floor.then(|| {
+        let most = limit.saturating_sub(FLOOR_DESCRIPTORS_SPARE);
+        if connections > most {
+            notes.push(format!("the floor runs with {most} connections: it has a descriptor for each"));
+        }
+        let pings = phases.iter().any(|phase| phase.hold > FLOOR_PING && !phase.publishes());
+        FloorBeside {
+            by: load.output.floor_by,
+            ping: pings.then_some(FLOOR_PING),
+            connections: connections.min(most),
+        }
+    });
+    let output = &load.output;
+    let outputs = Outputs {
+        json: output.json.clone(),
+        hdr: output.hdr.clone(),
+        html: output.html.clone(),
+        quiet: output.quiet,
+    };
+    Ok(Asked::Run { plan: Box::new(plan), phases, floor, outputs, notes })
+}
+
+/// Numbers that would make no sense.
+fn check(load: &LoadArgs, phases: &[Phase]) -> Result<(), SetupFault> {
+    let positive = |value: f64| value >= 0.0 && value.is_finite();
+    let rates = phases.iter().all(|phase| positive(phase.publish) && positive(phase.request));
+    let open_rates = load.open_rate.is_none_or(|rate| rate > 0.0 && rate.is_finite());
+    let shares = phases.iter().all(|phase| phase.cut.is_none_or(|(share, _)| (0.0..=1.0).contains(&share)));
+    for (holds, problem) in [
+        (load.connections > 0, "--connections must be at least 1"),
+        (load.in_flight > 0, "--in-flight must be at least 1"),
+        (load.threads != Some(0), "--threads must be at least 1"),
+        (load.payload <= PAYLOAD_BYTES_MAX, "--payload is at most 8 MiB"),
+        (rates && open_rates, "rates are positive numbers"),
+        (shares, "shares are from 0 to 1"),
+        (load.per_connection <= load.channels, "--per-connection exceeds --channels"),
+        // A connection's subscriptions are counted in 16 bits with its connect.
+        (load.per_connection < 65_000, "--per-connection is at most 65,000"),
+        (load.publishing.publishers != Some(0), "--publishers must be at least 1"),
+    ] {
+        if !holds {
+            return Err(SetupFault(problem.into()));
+        }
+    }
+    Ok(())
+}
+
+fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupFault> {
+    let address = Address::parse(&load.url).map_err(SetupFault)?;
+    let target = address.resolve().map_err(SetupFault)?;
+    let run = Prng::new().u32(..);
+    let channel_prefix = load.channel_prefix.clone().unwrap_or_else(|| format!("loadgen-{run:08x}-"));
+    // It stands in JSON, paths and topics as it is.
+    if !channel_prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/$@".contains(&byte)) {
+        return Err(SetupFault("--channel-prefix: only letters, digits and -_.:/$@".into()));
+    }
+    let threads = load.threads.unwrap_or_else(|| {
+        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
+        cpus.min(connections.div_ceil(CONNECTIONS_PER_THREAD_MIN)).max(1)
+    });
+    let publishing = publishing(load, &address, target)?;
+    let publishers = load.publishing.publishers.unwrap_or(match publishing {
+        Publishing::Http(_) => 8,
+        // Without acknowledgements the order of one connection is all that can be held against the server.
+        Publishing::Client => 1,
+    });
+    Ok(Plan {
+        name: "target".into(),
+        profile: profile(load, &address, run)?,
+        target,
+        host: address.host.clone(),
+        sources: match &load.source[..] {
+            [] => Sources::default_for(target, connections),
+            list => Sources::List(list.to_vec()),
+        },
+        engine: EngineOptions {
+            connections,
+            threads: threads.min(connections.max(1)),
+            rings: load.rings,
+            driver: load.driver,
+            receive_bytes: load.receive_buffer,
+        },
+        channels: load.channels,
+        per_connection: load.per_connection,
+        channel_prefix,
+        recover,
+        publishing,
+        publishers,
+        payload_bytes: load.payload,
+        message_bytes_max: (load.payload * 2).max(1 << 20),
+        handshake_timeout: load.handshake_timeout,
+        in_flight_max: load.in_flight,
+        silence_max: load.silence,
+        drain: load.drain,
+        lag_max: load.lag_max,
+        pid: load.output.pid,
+        run,
+    })
+}
+
+fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profile>, SetupFault> {
+    let ProtocolArgs { token, hello, subscribe, ready_on, request, publish, user, password, .. } =
+        &load.protocol;
+    let framed = address.scheme == "ws";
+    let spoken_over: &[&str] = match load.profile {
+        ProfileName::Sse | ProfileName::LongPoll => &["http"],
+        ProfileName::Nats => &["ws", "tcp", "nats"],
+        ProfileName::Mqtt => &["ws", "tcp", "mqtt"],
+        _ => &["ws"],
+    };
+    if !spoken_over.contains(&address.scheme.as_str()) {
+        let schemes = spoken_over.join(":// or ");
+        return Err(SetupFault(format!("--url: this profile is spoken over {schemes}://")));
+    }
+    let key = &load.protocol.pusher_key;
+    if !key
+        .bytes()
+        .chain(load.protocol.pusher_app.bytes())
+        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    {
+        return Err(SetupFault("--pusher-key, --pusher-app: only letters, digits and -_.".into()));
+    }
+    let headers = fields(&load.protocol.headers)?;
+    if let Some(token) = token
+        && !token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
+    {
+        return Err(SetupFault("--token: no token has such characters".into()));
+    }
+    let template = |text: &Option<String>| text.as_deref().map(Template::new);
+    Ok(match load.profile {
+        ProfileName::Centrifuge => Arc::new(Centrifuge {
+            path: address.path.clone(),
+            headers,
+            token: token.clone(),
+            request: Template::new(request.as_deref().unwrap_or(r#""rpc":{"method":"echo","data":{data}}"#)),
+        }),
+        ProfileName::Websocket => Arc::new(PlainWebSocket {
+            target: Template::new(&address.path),
+            headers,
+            hello: template(hello),
+            subscribe: template(subscribe),
+            ready_on: ready_on.clone(),
+            request: Template::new(request.as_deref().unwrap_or("{data}")),
+            publish: template(publish),
+        }),
+        ProfileName::Floor => Arc::new(Floor),
+        ProfileName::Sse => {
+            let mut headers = headers;
+            headers.push(("Accept".into(), "text/event-stream".into()));
+            Arc::new(Sse { target: Template::new(&address.path), headers, ready_on: ready_on.clone() })
+        }
+        ProfileName::LongPoll => Arc::new(LongPoll { target: Template::new(&address.path), headers }),
+        ProfileName::Nats => Arc::new(Nats {
+            path: framed.then(|| address.path.clone()),
+            headers,
+            user: user.clone(),
+            password: password.clone(),
+            token: token.clone(),
+        }),
+        ProfileName::Mqtt => Arc::new(Mqtt {
+            path: framed.then(|| address.path.clone()),
+            headers,
+            user: user.clone(),
+            password: password.clone(),
+            run,
+        }),
+        ProfileName::Pusher => Arc::new(Pusher { key: load.protocol.pusher_key.clone(), headers }),
+    })
+}
+
+fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<Publishing, SetupFault> {
+    let args = &load.publishing;
+    match load.profile {
+        ProfileName::Websocket if load.protocol.publish.is_some() => return Ok(Publishing::Client),
+        ProfileName::Nats | ProfileName::Mqtt => return Ok(Publishing::Client),
+        _ => {}
+    }
+    if load.profile == ProfileName::Floor {
+        return Ok(Publishing::Http(floor_publishing(target, &address.host)));
+    }
+    let pusher = (load.profile == ProfileName::Pusher).then(|| PusherKeys {
+        app: load.protocol.pusher_app.clone(),
+        key: load.protocol.pusher_key.clone(),
+        secret: load.protocol.pusher_secret.clone(),
+    });
+    let url = match (&args.publish_url, &args.api) {
+        (Some(url), _) => url.clone(),
+        (None, Some(api)) => format!("{}/publish", api.trim_end_matches('/')),
+        (None, None) => format!("http://{}/api/publish", address.host),
+    };
+    // Places may stand in the path only; the host is needed before they are filled.
+    let api = Address::parse(&url).map_err(SetupFault)?;
+    let mut headers = vec![("Content-Type".to_string(), "application/json".to_string())];
+    if let Some(key) = &args.api_key {
+        headers.push(("X-API-Key".into(), key.clone()));
+    }
+    headers.extend(fields(&args.publish_headers)?);
+    if !headers.iter().all(|(_, value)| is_field_value(value.as_bytes())) {
+        return Err(SetupFault("--api-key: no header field has such characters".into()));
+    }
+    let body = args.publish_body.as_deref().unwrap_or(match load.profile {
+        ProfileName::Pusher => r#"{"name":"message","channels":["{channel}"],"data":{string}}"#,
+        _ => r#"{"channel":"{channel}","data":{data}}"#,
+    });
+    Ok(Publishing::Http(HttpPublishing {
+        target: api.resolve().map_err(SetupFault)?,
+        host: api.host,
+        path: Template::new(&api.path),
+        headers,
+        body: Template::new(body),
+        pusher,
+    }))
+}
+
+/// The floor is given what the target would send: a publication of the Centrifuge protocol.
+fn floor_publishing(target: SocketAddr, host: &str) -> HttpPublishing {
+    HttpPublishing {
+        target,
+        host: host.into(),
+        path: Template::new("/publish?c={index}"),
+        headers: Vec::new(),
+        body: Template::new(r#"{"push":{"channel":"{channel}","pub":{"data":{data}}}}"#),
+        pusher: None,
+    }
+}
+
+/// The plan for the floor that runs at `target`: the same but for the protocol.
+pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32) -> Plan {
+    let host = target.to_string();
+    Plan {
+        name: "floor".into(),
+        profile: Arc::new(Floor),
+        target,
+        publishing: Publishing::Http(floor_publishing(target, &host)),
+        host,
+        sources: Sources::default_for(target, beside.connections),
+        engine: EngineOptions { connections: beside.connections, ..plan.engine },
+        channel_prefix: plan.channel_prefix.clone(),
+        recover: false,
+        publishers: plan.publishers,
+        silence_max: None,
+        pid: Some(pid),
+        run: plan.run.wrapping_add(1),
+        ..*plan
+    }
+}
+
+fn fields(lines: &[String]) -> Result<Vec<(String, String)>, SetupFault> {
+    lines
+        .iter()
+        .map(|line| {
+            let (name, value) = line.split_once(':').unwrap_or((line, ""));
+            let value = value.trim();
+            if is_token(name.as_bytes()) && is_field_value(value.as_bytes()) && !value.is_empty() {
+                Ok((name.to_string(), value.to_string()))
+            } else {
+                Err(SetupFault(format!("{line:?} is no header field; write it as \"Name: value\"")))
+            }
+        })
+        .collect()
+}

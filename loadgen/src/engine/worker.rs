@@ -1,0 +1,515 @@
+//! One thread's loop: commands, what is due, what happened.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Duration;
+
+use trunkline::base::prng::Prng;
+use trunkline::base::time::Time;
+use trunkline::proto::websocket::write_request;
+
+use super::conn::{CHUNKED, COUNTED, Conn, ENTERED, RETURNS, STALLED, State, WAITING};
+use super::input::{Desk, KEY, client, write_get};
+use super::{Command, Live, Pace, Shared};
+use crate::measure::{Cause, Mark, MarkFinder, MarkKind, Measured, Tally, write_payload};
+use crate::net::{Event, Net, now};
+use crate::profile::{Outgoing, Wire};
+
+/// The thread wakes at least so often, and records how late it was: its own lag.
+const BEAT: Duration = Duration::from_millis(10);
+/// Connections looked at for silence in one beat: a million take four seconds, one beat 50 us.
+const SWEEP: u32 = 4096;
+/// Connections asked for one that has no request waiting, before the request is put off to the next turn.
+const REQUEST_TRIES: u32 = 64;
+/// Requests and connects begun in one turn, so that reading goes on between them.
+const STARTS_MAX: u32 = 256;
+
+/// What reading one connection needs, borrowed apart from the connections and the sockets.
+macro_rules! desk {
+    ($worker:ident, $number:expr, $now:expr, $waited:expr) => {
+        Desk {
+            shared: &$worker.shared,
+            wire: &$worker.wire,
+            finder: &$worker.finder,
+            measured: &mut $worker.measured,
+            tally: &mut $worker.tally,
+            out: &mut $worker.out,
+            number: $number,
+            now: $now,
+            waited: $waited,
+        }
+    };
+}
+
+pub struct Worker {
+    index: u32,
+    threads: u32,
+    net: Box<dyn Net>,
+    shared: Arc<Shared>,
+    live: Arc<Live>,
+    inbox: Receiver<Command>,
+    wire: Wire,
+    /// By slot; slot n holds the connection numbered n * threads + index.
+    conns: Vec<Conn>,
+    start: Time,
+    /// Slots that were begun; the next one to open.
+    opened: u32,
+    open_until: u32,
+    open_pace: Pace,
+    /// Connections that are to come back, and when.
+    away: BinaryHeap<Reverse<(Time, u32)>>,
+    /// Cut connections that are not closed yet.
+    leaving: u32,
+    in_flight: u32,
+    /// Deadlines of connections under way, in order as all have the same time.
+    deadlines: VecDeque<(Time, u32, u16)>,
+    ready: u64,
+    outstanding: u64,
+    request_pace: Pace,
+    request_next: u32,
+    request_number: u32,
+    next_beat: Time,
+    sweep_next: u32,
+    cut_spread: Duration,
+    prng: Prng,
+    finder: MarkFinder,
+    tally: Tally,
+    out: Outgoing,
+    measured: Measured,
+    failed: u64,
+    /// Sums since start, for [`Live`]; `measured` is emptied by each collection.
+    live_before: (u64, u64, u64),
+}
+
+impl Worker {
+    pub fn new(
+        index: u32,
+        threads: u32,
+        net: Box<dyn Net>,
+        shared: Arc<Shared>,
+        live: Arc<Live>,
+        inbox: Receiver<Command>,
+    ) -> Worker {
+        let number = |slot| slot * threads + index;
+        let conns = (0..net.capacity()).map(|slot| Conn::new(number(slot), &shared.audience)).collect();
+        let start = now();
+        Worker {
+            index,
+            threads,
+            net,
+            wire: shared.profile.wire(),
+            live,
+            inbox,
+            conns,
+            start,
+            opened: 0,
+            open_until: 0,
+            open_pace: Pace::new(start, 0.0),
+            away: BinaryHeap::new(),
+            leaving: 0,
+            in_flight: 0,
+            deadlines: VecDeque::new(),
+            ready: 0,
+            outstanding: 0,
+            request_pace: Pace::new(start, 0.0),
+            request_next: 0,
+            request_number: 0,
+            next_beat: start + BEAT,
+            sweep_next: 0,
+            cut_spread: Duration::ZERO,
+            prng: Prng::with_seed(u64::from(shared.run) << 32 | u64::from(index)),
+            finder: MarkFinder::default(),
+            tally: Tally::default(),
+            out: Outgoing::new(),
+            measured: Measured::default(),
+            failed: 0,
+            live_before: (0, 0, 0),
+            shared,
+        }
+    }
+
+    /// Until told to quit.
+    ///
+    /// # Errors
+    /// When the kernel can be used no longer.
+    pub fn run(&mut self) -> io::Result<()> {
+        // Waits are for microseconds here; the kernel's default slack of 50 us would be our own lag.
+        let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
+        let mut events = Vec::new();
+        loop {
+            let before = now();
+            if !self.take_commands(before) {
+                return Ok(());
+            }
+            self.start_due(before);
+            self.request_due(before);
+            self.expire(before);
+            self.net.poll(&mut events, self.until_due(before))?;
+            let now = now();
+            for event in events.drain(..) {
+                self.handle(event, now);
+            }
+            self.beat(now);
+            self.publish_live();
+        }
+    }
+
+    fn take_commands(&mut self, now: Time) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Command::Open { total, rate }) => {
+                    let ours = (total + self.threads - 1).saturating_sub(self.index) / self.threads;
+                    self.open_until = ours.min(self.net.capacity());
+                    self.open_pace = Pace::new(now, rate);
+                }
+                Ok(Command::Cut { share, spread }) => self.cut(share, spread, now),
+                Ok(Command::Stall { first, on }) => self.stall(first, on),
+                Ok(Command::Request { rate }) => self.request_pace = Pace::new(now, rate),
+                Ok(Command::Collect(answer)) => {
+                    self.tally.settle(&mut self.measured);
+                    let measured = std::mem::take(&mut self.measured);
+                    self.live_before.0 += measured.counters.deliveries + measured.counters.deliveries_stalled;
+                    self.live_before.1 += measured.counters.replies;
+                    self.live_before.2 += measured.counters.pings;
+                    let _ = answer.send(measured);
+                }
+                Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,
+                Err(TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    /// How long nothing is planned.
+    fn until_due(&self, now: Time) -> Duration {
+        let mut due = self.next_beat.min(self.request_pace.due());
+        if self.in_flight < self.shared.in_flight_max {
+            if self.opened < self.open_until {
+                due = due.min(self.open_pace.due());
+            }
+            if let Some(Reverse((at, _))) = self.away.peek() {
+                due = due.min(*at);
+            }
+        }
+        due.since(now)
+    }
+
+    /// Begins the connects that are due, new ones and those that come back.
+    fn start_due(&mut self, now: Time) {
+        for _ in 0..STARTS_MAX {
+            if self.in_flight >= self.shared.in_flight_max {
+                return;
+            }
+            if let Some(&Reverse((at, slot))) = self.away.peek()
+                && at <= now
+            {
+                self.away.pop();
+                self.start(slot, now);
+            } else if self.opened < self.open_until && self.open_pace.due() <= now {
+                self.open_pace.advance();
+                self.opened += 1;
+                self.start(self.opened - 1, now);
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn start(&mut self, slot: u32, now: Time) {
+        let number = self.number(slot);
+        let conn = &mut self.conns[slot as usize];
+        debug_assert_eq!(conn.state, State::Free);
+        conn.state = State::Connecting;
+        conn.flags &= STALLED;
+        conn.step = 0;
+        conn.attempt = conn.attempt.wrapping_add(1);
+        conn.since = now;
+        let attempt = conn.attempt;
+        self.measured.counters.started += 1;
+        self.in_flight += 1;
+        self.deadlines.push_back((now + self.shared.handshake_timeout, slot, attempt));
+        if let Err(errno) = self.net.connect(slot, self.shared.sources.of(number)) {
+            self.conns[slot as usize].state = State::Free;
+            self.in_flight -= 1;
+            self.failed += 1;
+            self.measured.counters.failed += 1;
+            self.measured.fail(Cause::of_connect(errno));
+        }
+    }
+
+    fn number(&self, slot: u32) -> u32 {
+        slot * self.threads + self.index
+    }
+
+    fn handle(&mut self, event: Event, now: Time) {
+        match event {
+            Event::Connected { slot } => self.connected(slot, now),
+            Event::ConnectFailed { slot, errno } => self.fail(slot, Cause::of_connect(errno)),
+            Event::Data { slot, buffer, len, since } => self.data(slot, buffer, len, since, now),
+            Event::Ended { slot, errno } | Event::SendFailed { slot, errno } => {
+                self.fail(slot, Cause::of_end(errno));
+            }
+            Event::Closed { slot } => self.closed(slot, now),
+        }
+    }
+
+    fn connected(&mut self, slot: u32, now: Time) {
+        if self.conns[slot as usize].state != State::Connecting {
+            return;
+        }
+        let number = self.number(slot);
+        let conn = &mut self.conns[slot as usize];
+        let shared = &*self.shared;
+        self.out.begin(self.wire.is_framed());
+        match &self.wire {
+            Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } => {
+                conn.state = State::Upgrading;
+                let target = shared.profile.target(&client(shared, number, conn));
+                let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
+                let fields = shared.profile.headers();
+                let fields: Vec<(&str, &[u8])> =
+                    fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+                write_request(self.out.raw(), &shared.host, &target, KEY, &offered, &fields);
+            }
+            Wire::Http => {
+                conn.state = State::Upgrading;
+                write_get(&mut self.out, shared, number, conn, &[]);
+            }
+            Wire::LongPoll | Wire::Tcp => {
+                if self.wire == Wire::LongPoll {
+                    write_get(&mut self.out, shared, number, conn, &[]);
+                }
+                let mut desk = desk!(self, number, now, Duration::ZERO);
+                let conn = &mut self.conns[slot as usize];
+                if desk.open(conn) {
+                    self.became_ready(slot, now);
+                }
+            }
+        }
+        self.net.send(slot, self.out.bytes());
+    }
+
+    fn data(&mut self, slot: u32, buffer: u16, len: u32, since: Time, now: Time) {
+        let number = self.number(slot);
+        let conn = &mut self.conns[slot as usize];
+        if !matches!(conn.state, State::Upgrading | State::Subscribing | State::Ready) {
+            return;
+        }
+        self.measured.counters.reads += 1;
+        self.measured.counters.bytes += u64::from(len);
+        conn.heard_s = (now.since(self.start).as_secs()) as u32;
+        let waiting = conn.is(WAITING);
+        self.out.begin(self.wire.is_framed());
+        let mut desk = desk!(self, number, now, now.since(since));
+        let conn = &mut self.conns[slot as usize];
+        let taken = desk.take(conn, self.net.data(buffer, len));
+        self.outstanding -= u64::from(waiting && !conn.is(WAITING));
+        if !self.out.bytes().is_empty() {
+            self.net.send(slot, self.out.bytes());
+        }
+        match taken {
+            Ok(false) => {}
+            Ok(true) => self.became_ready(slot, now),
+            Err(cause) => self.fail(slot, cause),
+        }
+    }
+
+    fn became_ready(&mut self, slot: u32, now: Time) {
+        let number = self.number(slot);
+        let conn = &mut self.conns[slot as usize];
+        conn.flags |= ENTERED;
+        conn.heard_s = (now.since(self.start).as_secs()) as u32;
+        self.measured.connects.record(now.since(conn.since));
+        self.measured.counters.ready += 1;
+        self.in_flight -= 1;
+        self.ready += 1;
+        if !conn.is(STALLED) {
+            conn.flags |= COUNTED;
+            self.shared.audience.enter(number, true);
+        }
+    }
+
+    /// Counts a connection that is lost or was never made, and closes it.
+    fn fail(&mut self, slot: u32, cause: Cause) {
+        let conn = &self.conns[slot as usize];
+        if matches!(conn.state, State::Free | State::Closing) {
+            return;
+        }
+        self.failed += 1;
+        self.measured.counters.failed += 1;
+        self.measured.counters.failed_stalled += u64::from(conn.is(STALLED));
+        self.measured.fail(cause);
+        self.close(slot);
+    }
+
+    fn close(&mut self, slot: u32) {
+        let number = self.number(slot);
+        let conn = &mut self.conns[slot as usize];
+        if conn.is(ENTERED) {
+            self.ready -= 1;
+        } else {
+            self.in_flight -= 1;
+        }
+        if conn.is(COUNTED) {
+            self.shared.audience.enter(number, false);
+        }
+        self.outstanding -= u64::from(conn.is(WAITING));
+        conn.flags &= !(ENTERED | COUNTED | WAITING | CHUNKED);
+        conn.state = State::Closing;
+        conn.partial = None;
+        self.net.close(slot);
+    }
+
+    fn closed(&mut self, slot: u32, now: Time) {
+        let conn = &mut self.conns[slot as usize];
+        conn.state = State::Free;
+        if conn.is(RETURNS) {
+            conn.flags &= !RETURNS;
+            self.leaving -= 1;
+            let spread = self.cut_spread.as_nanos() as u64;
+            let after = Duration::from_nanos(self.prng.u64(0..=spread));
+            self.away.push(Reverse((now + after, slot)));
+        }
+    }
+
+    /// Gives up connections that take too long.
+    fn expire(&mut self, now: Time) {
+        while let Some(&(deadline, slot, attempt)) = self.deadlines.front() {
+            let conn = &self.conns[slot as usize];
+            let under_way = matches!(conn.state, State::Connecting | State::Upgrading | State::Subscribing);
+            let current = under_way && conn.attempt == attempt;
+            if current && deadline > now {
+                return;
+            }
+            self.deadlines.pop_front();
+            if current {
+                self.fail(slot, Cause::HandshakeTimeout);
+            }
+        }
+    }
+
+    fn beat(&mut self, now: Time) {
+        if now < self.next_beat {
+            return;
+        }
+        self.measured.beat_lag.record(now.since(self.next_beat));
+        self.next_beat = now + BEAT;
+        let Some(silence_max) = self.shared.silence_max else { return };
+        let now_s = now.since(self.start).as_secs() as u32;
+        let silence_max_s = silence_max.as_secs() as u32;
+        for _ in 0..SWEEP.min(self.opened) {
+            let slot = self.sweep_next;
+            self.sweep_next = if slot + 1 < self.opened { slot + 1 } else { 0 };
+            let conn = &self.conns[slot as usize];
+            let silent = now_s.saturating_sub(conn.heard_s) > silence_max_s;
+            if conn.state == State::Ready && !conn.is(STALLED) && silent {
+                self.fail(slot, Cause::Silent);
+            }
+        }
+    }
+
+    fn cut(&mut self, share: f64, spread: Duration, now: Time) {
+        self.cut_spread = spread;
+        let _ = now;
+        for slot in 0..self.opened {
+            let conn = &self.conns[slot as usize];
+            if conn.state == State::Ready && self.prng.f64() < share {
+                self.conns[slot as usize].flags |= RETURNS;
+                self.leaving += 1;
+                self.measured.counters.cut += 1;
+                self.close(slot);
+            }
+        }
+    }
+
+    fn stall(&mut self, first: u32, on: bool) {
+        for slot in 0..self.net.capacity() {
+            let number = self.number(slot);
+            if number >= first {
+                break;
+            }
+            // A stalled one stays marked when it reads again: it catches up with what is old.
+            let conn = &mut self.conns[slot as usize];
+            conn.flags |= STALLED;
+            if conn.is(COUNTED) {
+                conn.flags &= !COUNTED;
+                self.shared.audience.enter(number, false);
+            }
+            if on {
+                self.net.pause(slot);
+            } else {
+                self.net.resume(slot);
+            }
+        }
+    }
+
+    /// Sends the requests that are due, each on a connection that waits for none.
+    fn request_due(&mut self, now: Time) {
+        for _ in 0..STARTS_MAX {
+            let planned = self.request_pace.due();
+            if planned > now || self.ready == 0 {
+                return;
+            }
+            let Some(slot) = self.free_connection() else { return };
+            self.request_pace.advance();
+            let number = self.number(slot);
+            let conn = &mut self.conns[slot as usize];
+            conn.flags |= WAITING;
+            conn.since = planned;
+            self.outstanding += 1;
+            self.measured.counters.requests += 1;
+            self.request_number = self.request_number.wrapping_add(1);
+            let mark = Mark {
+                kind: MarkKind::Request,
+                run: self.shared.run,
+                channel: number,
+                number: self.request_number,
+                sequence: 0,
+                floor: 0,
+                planned,
+            };
+            let mut payload = Vec::with_capacity(self.shared.payload_bytes + 16);
+            write_payload(&mut payload, &mark, self.shared.payload_bytes);
+            self.out.begin(self.wire.is_framed());
+            let shared = &*self.shared;
+            if !shared.profile.request(&mut client(shared, number, conn), &payload, &mut self.out) {
+                self.measured.fail(Cause::Protocol("this profile has no requests"));
+                conn.flags &= !WAITING;
+                self.outstanding -= 1;
+                return;
+            }
+            self.net.send(slot, self.out.bytes());
+        }
+    }
+
+    fn free_connection(&mut self) -> Option<u32> {
+        for _ in 0..REQUEST_TRIES.min(self.opened) {
+            let slot = self.request_next;
+            self.request_next = if slot + 1 < self.opened { slot + 1 } else { 0 };
+            let conn = &self.conns[slot as usize];
+            if conn.state == State::Ready && !conn.is(WAITING) && !conn.is(STALLED) {
+                return Some(slot);
+            }
+        }
+        None
+    }
+
+    fn publish_live(&self) {
+        let counters = &self.measured.counters;
+        let pending = u64::from(self.open_until - self.opened.min(self.open_until))
+            + u64::from(self.in_flight)
+            + u64::from(self.leaving)
+            + self.away.len() as u64;
+        self.live.ready.store(self.ready, Ordering::Relaxed);
+        self.live.pending.store(pending, Ordering::Relaxed);
+        self.live.failed.store(self.failed, Ordering::Relaxed);
+        let deliveries = self.live_before.0 + counters.deliveries + counters.deliveries_stalled;
+        self.live.deliveries.store(deliveries, Ordering::Relaxed);
+        self.live.replies.store(self.live_before.1 + counters.replies, Ordering::Relaxed);
+        self.live.outstanding.store(self.outstanding, Ordering::Relaxed);
+        self.live.pings.store(self.live_before.2 + counters.pings, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,11 @@
+//! Load generator.
+pub mod cli;
+pub mod engine;
+pub mod floor;
+pub mod host;
+pub mod measure;
+pub mod net;
+pub mod profile;
+pub mod publish;
+pub mod report;
+pub mod run;

@@ -1,0 +1,146 @@
+//! Real servers and the real generator as processes.
+
+#![allow(dead_code)]
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+pub const LOADGEN: &str = env!("CARGO_BIN_EXE_trunkline-loadgen");
+
+/// A process that ends with the test.
+pub struct Server {
+    pub child: Child,
+    pub addr: String,
+    // Read by a thread until its end: a full pipe would stop the server.
+    _drain: std::thread::JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Server {
+    /// The daemon, open to everybody, with history.
+    pub fn trunkline() -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("trunkline.toml");
+        let text = "listen = \"127.0.0.1:0\"\necho = true\nshards = 2\n[api]\nkey = \"k\"\n\
+                    [limits]\nhistory_bytes_max = \"16MiB\"\n\
+                    [client]\nallow_anonymous = true\nconnections_max = 5000\n\
+                    [channel]\nhistory_size = 1000\nhistory_ttl = \"60s\"\nallow_subscribe_for_client = true\n\
+                    allow_publish_for_subscriber = true\nallow_recovery = true\nallow_positioning = true\n";
+        std::fs::write(&path, text).unwrap();
+        let mut child = Command::new(daemon())
+            .arg("--config")
+            .arg(&path)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let err: ChildStderr = child.stderr.take().unwrap();
+        Server::wait(child, err)
+    }
+
+    pub fn floor(arguments: &[&str]) -> Server {
+        let mut child = Command::new(LOADGEN)
+            .args(["floor", "--listen", "127.0.0.1:0"])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out: ChildStdout = child.stdout.take().unwrap();
+        Server::wait(child, out)
+    }
+
+    /// Until it has said where it listens.
+    fn wait(child: Child, says: impl std::io::Read + Send + 'static) -> Server {
+        let mut lines = BufReader::new(says).lines();
+        let mut heard = Vec::new();
+        let addr = loop {
+            let Some(Ok(line)) = lines.next() else { panic!("the server ended: {heard:?}") };
+            if let Some((_, addr)) = line.split_once("listening on ") {
+                break addr.trim().to_string();
+            }
+            heard.push(line);
+        };
+        let drain = std::thread::spawn(move || for _ in lines.by_ref() {});
+        Server { child, addr, _drain: drain }
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}/connection/websocket", self.addr)
+    }
+}
+
+/// The workspace's daemon, built once.
+fn daemon() -> PathBuf {
+    static DAEMON: OnceLock<PathBuf> = OnceLock::new();
+    DAEMON
+        .get_or_init(|| {
+            let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            let built = Command::new(cargo)
+                .args(["build", "--quiet", "--package", "trunkline", "--bin", "trunkline"])
+                .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+                .status()
+                .unwrap();
+            assert!(built.success(), "the daemon does not build");
+            // This executable lies in target/PROFILE/; tests are always measured against the daemon of `cargo build`.
+            let profile = PathBuf::from(LOADGEN).parent().unwrap().to_path_buf();
+            profile.parent().unwrap().join("debug").join("trunkline")
+        })
+        .clone()
+}
+
+/// What one call of the generator came to.
+pub struct Outcome {
+    pub code: i32,
+    pub json: Value,
+    pub text: String,
+}
+
+/// Calls the generator with `--json -`; its table is on standard error then.
+pub fn loadgen(arguments: &[&str]) -> Outcome {
+    outcome(&Command::new(LOADGEN).args(arguments).args(["--quiet", "--json", "-"]).output().unwrap())
+}
+
+pub fn outcome(output: &Output) -> Outcome {
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    let json = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {text}"));
+    Outcome { code: output.status.code().unwrap_or(-1), json, text }
+}
+
+impl Outcome {
+    pub fn phase(&self, name: &str) -> &Value {
+        let phases = self.json["target"]["phases"].as_array().unwrap();
+        let found = phases.iter().find(|phase| phase["name"] == name);
+        found.unwrap_or_else(|| panic!("no phase {name} in {}", self.text))
+    }
+
+    pub fn counter(&self, phase: &str, name: &str) -> u64 {
+        self.phase(phase)["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
+    }
+
+    /// How often a cause was counted, by a part of its text.
+    pub fn failures(&self, part: &str) -> u64 {
+        let failures = self.json["target"]["failures"].as_object().unwrap();
+        failures
+            .iter()
+            .filter(|(cause, _)| cause.contains(part))
+            .filter_map(|(_, count)| count.as_u64())
+            .sum()
+    }
+
+    /// Passed, or passed but for a generator that was late: tests run on busy machines.
+    #[track_caller]
+    pub fn assert_passed(&self) {
+        assert!(self.code == 0 || self.code == 3, "code {}: {}", self.code, self.text);
+        assert_eq!(self.json["target"]["shortfalls"], serde_json::json!([]), "{}", self.text);
+    }
+}
