@@ -59,7 +59,7 @@ for (const driver of drivers) {
     const BAD_REQUEST = { code: 3501, reason: 'bad request' };
 
     before(async () => {
-      const client = { connect_timeout: '700ms', channels_max: 8 };
+      const client = { connect_timeout: '2s', channels_max: 8 };
       daemon = await Daemon.start({ driver, config: configuration({ client }), args: ['--shards', '2'] });
       bystander = sdk(daemon.ws);
       await connected(bystander);
