@@ -171,11 +171,7 @@ impl Core {
             None => authority.split(':').next().unwrap_or(""),
         };
         self.options.allow_loopback_origins && is_loopback_name(name)
-            || self
-                .options
-                .allowed_origins
-                .iter()
-                .any(|allowed| allowed == "*" || allowed.eq_ignore_ascii_case(origin))
+            || self.options.allowed_origins.iter().any(|allowed| is_allowed_origin(allowed, origin))
     }
 
     fn plain(&self, head: &RequestHead<'_>) -> Asked {
@@ -364,6 +360,18 @@ fn cause_of(fault: HttpFault) -> Cause {
     }
 }
 
+/// Whether `origin` is what the pattern names; its `*` stands for one or more characters, or alone for any origin.
+fn is_allowed_origin(allowed: &str, origin: &str) -> bool {
+    let (allowed, origin) = (allowed.to_ascii_lowercase(), origin.to_ascii_lowercase());
+    match allowed.split_once('*') {
+        None => allowed == origin,
+        Some(("", "")) => true,
+        Some((before, after)) => {
+            origin.len() > before.len() + after.len() && origin.starts_with(before) && origin.ends_with(after)
+        }
+    }
+}
+
 fn is_loopback_name(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -397,4 +405,37 @@ fn encode(response: &Response<Bytes>, request: &Request, keep_alive: bool, unix_
         out.extend_from_slice(body);
     }
     out.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_pattern_allows_what_it_names_and_nothing_beside() {
+        assert!(is_allowed_origin("*", "https://anything.example"));
+        assert!(is_allowed_origin("https://Example.com", "https://example.com"));
+        assert!(!is_allowed_origin("https://example.com", "https://example.com.evil.test"));
+        assert!(!is_allowed_origin("https://example.com", "http://example.com"));
+        let wide = "https://*.example.com";
+        assert!(is_allowed_origin(wide, "https://a.b.example.com"));
+        for other in [
+            "https://example.com",
+            "https://.example.com",
+            "https://evil-example.com",
+            "https://a.example.com:1",
+        ] {
+            assert!(!is_allowed_origin(wide, other), "{other}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_known_by_name_and_address() {
+        for name in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1"] {
+            assert!(is_loopback_name(name), "{name}");
+        }
+        for name in ["", "localhost.evil.test", "128.0.0.1", "10.0.0.1"] {
+            assert!(!is_loopback_name(name), "{name}");
+        }
+    }
 }
