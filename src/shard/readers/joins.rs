@@ -38,7 +38,8 @@ impl Core {
         }
         let home = self.mailer.router().channel_home(&channel);
         let ask = JoinAsk { channel, conn, info, recover: since };
-        let tag = JoinTag { index, id, flags: 0, reject_unrecovered: false, data: None, done: None };
+        let tag =
+            JoinTag { index, number: id, id, flags: 0, reject_unrecovered: false, data: None, done: None };
         self.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
     }
 
