@@ -8,10 +8,10 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use trunkline::base::bytes::Bytes;
 use trunkline::base::ids::{ChannelName, ConnId, Offset, ShardId, Sock};
 use trunkline::base::prng::Prng;
+use trunkline::base::publication::ClientInfo;
 use trunkline::base::time::Time;
 use trunkline::hub::asks::{JoinAsk, PublishAsk, Since, SinceEpoch};
 use trunkline::hub::local::{Item, Local, StreamLimits, Subscriber};
-use trunkline::hub::log::ClientInfo;
 use trunkline::hub::{ChannelOptions, Home, HubLimits, Namespaces};
 
 const CHANNELS: usize = 10_000;

@@ -10,11 +10,11 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ClientId, Epoch, Offset, Position};
+use crate::base::publication::{ClientInfo, Publication};
 use crate::config::Secret;
 use crate::control::{Control, start};
 use crate::driver::Wake;
 use crate::hub::asks::{History, PresenceStats, Since, SinceEpoch};
-use crate::hub::log::{ClientInfo, Publication};
 use crate::shard::ask::{Ask, ChannelCount, HttpReply, ShardStats};
 use crate::shard::mailbox::{Inbox, Mail};
 

@@ -14,9 +14,9 @@ use serde_json::value::RawValue;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::Position;
+use crate::base::publication::ClientInfo;
 use crate::hub::Publication;
 use crate::hub::asks::{Since, SinceEpoch};
-use crate::hub::log::ClientInfo;
 
 /// `publish` with its `channel`, `broadcast` with its `channels`.
 #[derive(Debug, Default, Deserialize)]

@@ -37,6 +37,7 @@ use ahash::RandomState;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position, ShardId};
 use crate::base::prng::Prng;
+use crate::base::publication::{ClientInfo, Encoded, Publication};
 use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::asks::{
@@ -46,7 +47,6 @@ use crate::hub::deadlines::Deadlines;
 use crate::hub::history::{Log, entry_bytes};
 use crate::hub::idempotency::{IdempotencyKeys, Owner};
 use crate::hub::limits::{FORGET_AFTER, HubLimits, IDEMPOTENCY_KEY_TTL};
-use crate::hub::log::{ClientInfo, Encoded, Publication};
 use crate::hub::options::{ChannelOptions, Namespaces};
 use crate::hub::presence::{Inserted, Interest, Members};
 

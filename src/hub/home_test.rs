@@ -7,11 +7,11 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId, Sock};
 use crate::base::prng::Prng;
+use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
 use crate::hub::asks::{HistoryAsk, JoinAsk, Joined, PublishAsk, Published, Recovery, Since, SinceEpoch};
 use crate::hub::history::ENTRY_BYTES;
 use crate::hub::limits::{FORGET_AFTER, IDEMPOTENCY_KEY_TTL};
-use crate::hub::log::ClientInfo;
 use crate::hub::{ChannelOptions, Home, HubLimits, Namespaces};
 
 const T0: Time = Time(1_000_000);

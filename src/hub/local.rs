@@ -10,8 +10,8 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
+use crate::base::publication::{Encoded, Publication};
 use crate::hub::asks::Notice;
-use crate::hub::log::{Encoded, Publication};
 use crate::hub::options::ChannelOptions;
 
 /// Index of a channel on this shard. Reused after the channel's last subscriber has gone.

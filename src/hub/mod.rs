@@ -15,15 +15,14 @@ mod home_test;
 mod idempotency;
 pub mod limits;
 pub mod local;
-pub mod log;
 #[cfg(test)]
 mod model_test;
 pub mod options;
 mod presence;
 pub mod users;
 
+pub use crate::base::publication::{Encoded, Publication};
 pub use home::{Home, HomeCounts};
 pub use limits::HubLimits;
-pub use log::{Encoded, Publication};
 pub use options::{ChannelOptions, GapPolicy, Namespaces};
 pub use users::Users;

@@ -12,10 +12,10 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ConnId, Epoch, Offset, Position, ShardId, Sock};
 use crate::base::prng::Prng;
+use crate::base::publication::{ClientInfo, Publication};
 use crate::base::time::Time;
 use crate::hub::asks::{HistoryAsk, JoinAsk, PresenceStats, PublishAsk, Recovery, Since, SinceEpoch};
 use crate::hub::history::ENTRY_BYTES;
-use crate::hub::log::{ClientInfo, Publication};
 use crate::hub::{ChannelOptions, Home, HubLimits, Namespaces};
 
 const NAMES: [&str; 12] = [

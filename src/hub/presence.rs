@@ -7,8 +7,8 @@ use std::hash::Hash;
 use ahash::RandomState;
 
 use crate::base::ids::{ConnId, ShardId, UserName};
+use crate::base::publication::ClientInfo;
 use crate::hub::asks::PresenceStats;
-use crate::hub::log::ClientInfo;
 
 /// Entries a map walks instead of hashing: four cache lines of connections.
 const FEW_MAX: usize = 16;

@@ -9,8 +9,8 @@ use http::{Request, Response};
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, ClientId, Position, ShardId, UserName};
+use crate::base::publication::ClientInfo;
 use crate::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since};
-use crate::hub::log::ClientInfo;
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
 /// Dropped unanswered, it answers [`Refusal::Internal`], so that nobody waits for ever.

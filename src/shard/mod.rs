@@ -17,6 +17,7 @@ mod homes;
 mod http;
 mod lag;
 pub mod mailbox;
+mod mailer;
 mod orders;
 mod outbox;
 mod readers;

@@ -1,0 +1,128 @@
+//! A shard's way to the others.
+
+use std::collections::VecDeque;
+
+use crate::base::ids::ShardId;
+use crate::shard::mailbox::Mail;
+use crate::shard::router::Router;
+
+/// A shard's way to all shards, itself included. Never waits and never loses: what a full inbox does not take is kept
+/// here, in order, and tried again each tick.
+pub struct Mailer {
+    shard: ShardId,
+    router: Router,
+    /// Mail to this shard itself.
+    own: VecDeque<Mail>,
+    /// Mail that another shard's inbox had no room for.
+    waiting: Vec<VecDeque<Mail>>,
+    waiting_total: usize,
+    delayed: u64,
+}
+
+impl Mailer {
+    pub fn new(shard: ShardId, router: Router) -> Mailer {
+        let waiting = (0..router.shards()).map(|_| VecDeque::new()).collect();
+        Mailer { shard, router, own: VecDeque::new(), waiting, waiting_total: 0, delayed: 0 }
+    }
+
+    pub fn router(&self) -> &Router {
+        &self.router
+    }
+
+    pub fn post(&mut self, to: ShardId, mail: Mail) {
+        if to == self.shard {
+            self.own.push_back(mail);
+            return;
+        }
+        let waiting = &mut self.waiting[to.index()];
+        let refused = match waiting.is_empty() {
+            true => self.router.inbox(to).push(mail).err(),
+            false => Some(mail),
+        };
+        if let Some(mail) = refused {
+            waiting.push_back(mail);
+            self.waiting_total += 1;
+            self.delayed += 1;
+        }
+    }
+
+    pub fn take_own(&mut self) -> Option<Mail> {
+        self.own.pop_front()
+    }
+
+    pub fn has_own(&self) -> bool {
+        !self.own.is_empty()
+    }
+
+    /// Messages that wait for room elsewhere.
+    pub fn waiting(&self) -> usize {
+        self.waiting_total
+    }
+
+    /// How many messages ever had to wait.
+    pub fn delayed_total(&self) -> u64 {
+        self.delayed
+    }
+
+    /// Tries what waits once more.
+    pub fn retry(&mut self) {
+        if self.waiting_total == 0 {
+            return;
+        }
+        for (to, waiting) in self.waiting.iter_mut().enumerate() {
+            while let Some(mail) = waiting.pop_front() {
+                self.waiting_total -= 1;
+                if let Err(mail) = self.router.inbox(ShardId(to as u16)).push(mail) {
+                    waiting.push_front(mail);
+                    self.waiting_total += 1;
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::ids::{ConnId, Sock};
+    use crate::shard::mailbox::Inbox;
+
+    /// Found by simulation (shards that never ended): leaves for a shard that had ended first waited for room in its
+    /// inbox for ever.
+    #[test]
+    fn mail_for_a_shard_that_has_ended_is_dropped() {
+        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(1))).collect();
+        let router = Router::new(inboxes, [1, 2, 3, 4]);
+        let mut mailer = Mailer::new(ShardId(0), router.clone());
+        let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });
+        for _ in 0..3 {
+            mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn))));
+        }
+        assert_eq!(mailer.waiting(), 2);
+        router.inbox(ShardId(1)).close();
+        mailer.retry();
+        assert_eq!((mailer.waiting(), router.inbox(ShardId(1)).len()), (0, 0));
+    }
+
+    #[test]
+    fn mail_that_does_not_fit_waits_in_order() {
+        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(2))).collect();
+        let router = Router::new(inboxes, [1, 2, 3, 4]);
+        let mut mailer = Mailer::new(ShardId(0), router.clone());
+        let conn = |slot| ConnId::new(ShardId(1), Sock { slot, generation: 1 });
+        for slot in 0..5 {
+            mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn(slot)))));
+        }
+        let mut got = Vec::new();
+        for _ in 0..5 {
+            while let Some(Mail::UserLeft(left)) = router.inbox(ShardId(1)).pop() {
+                got.push(left.1.sock().slot);
+            }
+            mailer.retry();
+        }
+        assert_eq!((got, mailer.waiting(), mailer.delayed_total()), (vec![0, 1, 2, 3, 4], 0, 3));
+    }
+}
