@@ -45,6 +45,8 @@ pub struct PlainReader {
     open: bool,
     /// The first message of a stream has come, or a poll has been answered.
     ready: bool,
+    /// Since when, without a break.
+    ready_since: Time,
     since: Time,
     again_at: Time,
     paused_until: Option<Time>,
@@ -76,17 +78,19 @@ impl PlainReader {
             socket: wire::Reader::default(),
             open: false,
             ready: false,
+            ready_since: Time::ZERO,
             since: Time::ZERO,
             again_at: Time::ZERO,
             paused_until: None,
         }
     }
 
-    /// What it has been given of a channel, if it listens now.
-    pub fn stands_at(&self, channel: ChannelNo) -> Option<Option<u64>> {
+    /// What it has been given of a channel, if it has listened since `since` or knew where it stood before.
+    pub fn stands_at(&self, channel: ChannelNo, since: Time) -> Option<Option<u64>> {
         let listens = self.end.is_some() && self.ready && self.channels.contains(&channel);
         let listens = listens && !self.told.contains(&channel);
-        listens.then(|| self.followers.get(&channel).and_then(|follower| follower.last))
+        let last = self.followers.get(&channel).and_then(|follower| follower.last);
+        (listens && (last.is_some() || self.ready_since < since)).then_some(last)
     }
 
     pub fn describe(&self) -> String {
@@ -242,6 +246,9 @@ impl PlainReader {
             self.message(message, stage);
         }
         self.position = body["position"].as_str().expect("a position").to_string();
+        if !self.ready {
+            self.ready_since = stage.net.now();
+        }
         self.ready = true;
         stage.coverage.count("reader_polled");
         if text.contains("Connection: close") {
@@ -330,7 +337,7 @@ impl PlainReader {
             self.message(&message, stage);
         } else if message["ready"] == true {
             assert!(!self.ready, "ready once more");
-            self.ready = true;
+            (self.ready, self.ready_since) = (true, stage.net.now());
             stage.coverage.count("reader_ready");
         } else {
             assert!(!message["disconnect"].is_null(), "{json}");

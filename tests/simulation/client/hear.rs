@@ -374,6 +374,7 @@ fn begin(
     };
     Subscription {
         follower: Follower::new(epoch, last, options.gap),
+        began: stage.net.now(),
         server_side,
         recoverable: body.recoverable,
         notices: options.join_leave && asked_notices,

@@ -64,6 +64,7 @@ enum Phase {
 
 struct Subscription {
     follower: Follower,
+    began: Time,
     server_side: bool,
     recoverable: bool,
     /// It is to be told who joins and leaves.
@@ -175,9 +176,11 @@ impl Client {
         present.is_none_or(|present| present.get(&self.id) == Some(&true))
     }
 
-    /// The last offset that it was given in a channel, and the epoch it knows of.
-    pub fn stands_at(&self, channel: ChannelNo) -> Option<(Option<u32>, Option<u64>)> {
-        self.subs.get(&channel).map(|sub| (sub.follower.epoch, sub.follower.last))
+    /// The epoch that it knows of a channel, and the last offset that it was given; nothing if it has subscribed only
+    /// after `since` and was told of no position.
+    pub fn stands_at(&self, channel: ChannelNo, since: Time) -> Option<(Option<u32>, Option<u64>)> {
+        let sub = self.subs.get(&channel)?;
+        (sub.follower.last.is_some() || sub.began < since).then_some((sub.follower.epoch, sub.follower.last))
     }
 
     // ---- what time brings
