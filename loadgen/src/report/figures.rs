@@ -36,6 +36,9 @@ pub fn figures(target: &RunResult, floor: Option<&RunResult>) -> Vec<Figure> {
         };
         of_phase("server cpu a connection", "us", &|phase| phase.cpu_per_connection_ns().map(|ns| ns / 1e3));
         of_phase("server cpu a delivery", "us", &|phase| phase.cpu_per_delivery_ns().map(|ns| ns / 1e3));
+        of_phase("generator cpu a delivery", "us", &|phase| {
+            phase.generator_cpu_per_delivery_ns().map(|ns| ns / 1e3)
+        });
         of_phase("server cpu a ping", "us", &|phase| phase.cpu_per_ping_ns().map(|ns| ns / 1e3));
         of_phase("server cpu a reply", "us", &|phase| phase.cpu_per_reply_ns().map(|ns| ns / 1e3));
         of_phase("server cpu, of one", "%", &|phase| phase.cpu_share().map(|share| share * 100.0));

@@ -75,11 +75,14 @@ fn phase_text(out: &mut String, phase: &PhaseResult) {
     if phase.published > 0 {
         let _ = writeln!(
             out,
-            "  {} of {:.0} planned publications acknowledged, {} deliveries ({:.0} a second), {} to all, {} not",
+            "  {} of {:.0} planned publications acknowledged, {} deliveries{}, {} to all, {} not",
             phase.published,
             phase.publish_planned,
             counters.deliveries + counters.deliveries_stalled,
-            phase.deliveries_per_second(),
+            match phase.deliveries_per_second() {
+                rate if rate > 0.0 => format!(" ({rate:.0} a second)"),
+                _ => String::new(),
+            },
             phase.complete,
             phase.incomplete
         );

@@ -164,6 +164,13 @@ impl PhaseResult {
             .then(|| cpu as f64 / deliveries as f64)
     }
 
+    /// This generator's own, in nanoseconds: both share the host, and more of one is less of the other.
+    pub fn generator_cpu_per_delivery_ns(&self) -> Option<f64> {
+        let deliveries = self.measured.counters.deliveries + self.measured.counters.deliveries_stalled;
+        let cpu = self.after.own_cpu_ns.saturating_sub(self.opened.own_cpu_ns);
+        (deliveries > 0 && cpu > 0).then(|| cpu as f64 / deliveries as f64)
+    }
+
     /// Server cpu a ping, in a phase where nothing else happened.
     pub fn cpu_per_ping_ns(&self) -> Option<f64> {
         let counters = &self.measured.counters;
@@ -187,7 +194,7 @@ impl PhaseResult {
 
     pub fn deliveries_per_second(&self) -> f64 {
         let deliveries = self.measured.counters.deliveries + self.measured.counters.deliveries_stalled;
-        if self.hold.is_zero() { 0.0 } else { deliveries as f64 / self.hold.as_secs_f64() }
+        if self.hold < Duration::from_millis(500) { 0.0 } else { deliveries as f64 / self.hold.as_secs_f64() }
     }
 }
 
