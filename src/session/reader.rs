@@ -52,15 +52,25 @@ pub struct Work {
     pub reply: ReplyForm,
     /// Present until every home has answered.
     pub asking: Option<Box<Asking>>,
-    /// Input that came behind the request.
-    pub unread: Vec<u8>,
+    /// Input that came behind the request; few have any.
+    pub unread: Option<Box<Unread>>,
 }
+
+// A held poll has one: with its slot it is most of what the poll costs.
+const _: () = assert!(size_of::<Work>() <= 32);
+
+#[derive(Debug, Default)]
+pub struct Unread(pub Vec<u8>);
+
+/// An origin as the browser sent it.
+#[derive(Debug)]
+pub struct Origin(pub Box<str>);
 
 /// How to answer.
 #[derive(Debug, Default)]
 pub struct ReplyForm {
     /// The origin to name as allowed; `None` for a page of this host, and for what is no browser.
-    pub origin: Option<Box<str>>,
+    pub origin: Option<Box<Origin>>,
     pub keep_alive: bool,
     pub http10: bool,
     /// HEAD: everything but the body.

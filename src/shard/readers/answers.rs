@@ -9,7 +9,7 @@ use flate2::write::GzEncoder;
 use crate::base::bytes::Bytes;
 use crate::proto::http1::{self, Body, RequestHead, Version};
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem};
-use crate::session::reader::ReplyForm;
+use crate::session::reader::{Origin, ReplyForm};
 use crate::shard::Action;
 use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
@@ -60,7 +60,7 @@ impl Answer<'_> {
 /// The form of the answer that a request asks for; its origin has been judged.
 pub fn reply_form(head: &RequestHead<'_>, origin: Option<Box<str>>) -> ReplyForm {
     ReplyForm {
-        origin,
+        origin: origin.map(|origin| Box::new(Origin(origin))),
         keep_alive: head.keep_alive(),
         http10: head.version == Version::Http10,
         head_only: head.method == "HEAD",
@@ -96,7 +96,7 @@ pub fn cors_fields<'a>(origin: Option<&'a str>, fields: &mut Vec<(&'a str, &'a [
 pub fn encode(answer: Answer<'_>, form: &ReplyForm, keep_alive: bool, unix_s: u64) -> Bytes {
     let date = http1::http_date(unix_s);
     let mut fields: Vec<(&str, &[u8])> = vec![("Date", &date), ("Cache-Control", answer.caching.value())];
-    cors_fields(form.origin.as_deref(), &mut fields);
+    cors_fields(form.origin.as_deref().map(|origin| &*origin.0), &mut fields);
     // Weak: the same messages, in whatever coding.
     let tag = answer.tag.map(|tag| format!("W/\"{tag}\""));
     if let Some(tag) = &tag {
@@ -225,7 +225,7 @@ impl Core {
         }
         self.actions.push(Action::ReadStart(slot));
         // Go on with what came behind the request.
-        let mut unread = work.unread;
+        let mut unread = work.unread.map_or_else(Vec::new, |unread| unread.0);
         self.handle_bytes(slot, &mut unread);
     }
 }
@@ -271,7 +271,7 @@ mod tests {
     fn everybodys_page_gets_no_credentials() {
         for (origin, credentials) in [("*", false), ("https://a.example", true)] {
             let mut form = form("");
-            form.origin = Some(origin.into());
+            form.origin = Some(Box::new(Origin(origin.into())));
             let bytes = encode(Answer::json(Vec::new(), Caching::Never), &form, true, 0);
             let text = String::from_utf8_lossy(&bytes);
             assert!(text.contains(&format!("Access-Control-Allow-Origin: {origin}\r\n")));

@@ -151,7 +151,7 @@ impl Core {
             ("Content-Type", content_type),
             ("X-Content-Type-Options", b"nosniff"),
         ];
-        cors_fields(form.origin.as_deref(), &mut fields);
+        cors_fields(form.origin.as_deref().map(|origin| &*origin.0), &mut fields);
         if kind == WireKind::Iframe {
             // The page calls into its parent: nobody else's page may be that.
             fields.push(("Content-Security-Policy", b"frame-ancestors 'self'"));
@@ -194,7 +194,7 @@ impl Core {
             if_none_match: request.if_none_match,
             reverse: request.reverse,
         };
-        reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: Vec::new() }));
+        reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.state = State::Reader { decoder: None, reader };
         self.wheel.cancel(&mut self.connections, slot);
@@ -272,7 +272,7 @@ impl Core {
         self.reader_ids = id.wrapping_add(1);
         let mut reader = Reader::new(id, Mode::Publish, request.admission.identity);
         let asking = Asking { channels: vec![asked], outstanding: 1, ..Asking::default() };
-        reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: Vec::new() }));
+        reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.state = State::Reader { decoder: None, reader };
         self.wheel.cancel(&mut self.connections, slot);
@@ -299,7 +299,7 @@ impl Core {
         // A stream of HTTP has asked all it can.
         let wanted = reader.is_websocket() || !matches!(reader.mode, Mode::Stream(_));
         let Some(work) = reader.work.as_mut().filter(|_| wanted) else { return };
-        work.unread.extend_from_slice(bytes);
+        work.unread.get_or_insert_default().0.extend_from_slice(bytes);
         // The next request of a client that does not wait for answers. One is enough to know that there is one; the
         // rest may wait in the kernel.
         self.actions.push(Action::ReadPause(slot));
