@@ -175,6 +175,8 @@ impl Worker {
                     self.live_before.0 += measured.counters.deliveries + measured.counters.deliveries_stalled;
                     self.live_before.1 += measured.counters.replies;
                     self.live_before.2 += measured.counters.pings;
+                    // Who has the answer sees the live figures as the orders before it have left them.
+                    self.publish_live();
                     let _ = answer.send(measured);
                 }
                 Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,
