@@ -55,6 +55,8 @@ pub struct Outputs {
 
 /// Largest payload, in bytes: what servers take at most, and far below what one read of ours gathers at once.
 const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// Most connections. Each takes a slot from the start on, and 127.0.x.y has sources for more.
+const CONNECTIONS_MAX: u32 = 16_000_000;
 /// Connections for which another thread pays.
 const CONNECTIONS_PER_THREAD_MIN: u32 = 100;
 /// What the floor's process needs beside its connections.
@@ -140,7 +142,9 @@ fn check(load: &LoadArgs, phases: &[Phase]) -> Result<(), SetupFault> {
     let rates = phases.iter().all(|phase| positive(phase.publish) && positive(phase.request));
     let open_rates = load.open_rate.is_none_or(|rate| rate > 0.0 && rate.is_finite());
     let shares = phases.iter().all(|phase| phase.cut.is_none_or(|(share, _)| (0.0..=1.0).contains(&share)));
+    let most = phases.iter().filter_map(|phase| phase.open).map(|(total, _)| total).max().unwrap_or(0);
     for (holds, problem) in [
+        (most <= CONNECTIONS_MAX, "connections are at most 16 million"),
         (load.connections > 0, "--connections must be at least 1"),
         (load.in_flight > 0, "--in-flight must be at least 1"),
         (load.threads != Some(0), "--threads must be at least 1"),

@@ -192,8 +192,8 @@ impl Engine {
     pub fn live(&self) -> LiveSum {
         let mut sum = LiveSum::default();
         for Thread { live, .. } in &self.threads {
+            sum.pending += live.pending.load(Ordering::Acquire);
             sum.ready += live.ready.load(Ordering::Relaxed);
-            sum.pending += live.pending.load(Ordering::Relaxed);
             sum.failed += live.failed.load(Ordering::Relaxed);
             sum.deliveries += live.deliveries.load(Ordering::Relaxed);
             sum.replies += live.replies.load(Ordering::Relaxed);

@@ -175,6 +175,8 @@ impl Worker {
                     self.live_before.0 += measured.counters.deliveries + measured.counters.deliveries_stalled;
                     self.live_before.1 += measured.counters.replies;
                     self.live_before.2 += measured.counters.pings;
+                    // Who has the answer sees the live figures as the orders before it have left them.
+                    self.publish_live();
                     let _ = answer.send(measured);
                 }
                 Ok(Command::Quit) | Err(TryRecvError::Disconnected) => return false,
@@ -504,12 +506,13 @@ impl Worker {
             + u64::from(self.leaving)
             + self.away.len() as u64;
         self.live.ready.store(self.ready, Ordering::Relaxed);
-        self.live.pending.store(pending, Ordering::Relaxed);
         self.live.failed.store(self.failed, Ordering::Relaxed);
         let deliveries = self.live_before.0 + counters.deliveries + counters.deliveries_stalled;
         self.live.deliveries.store(deliveries, Ordering::Relaxed);
         self.live.replies.store(self.live_before.1 + counters.replies, Ordering::Relaxed);
         self.live.outstanding.store(self.outstanding, Ordering::Relaxed);
         self.live.pings.store(self.live_before.2 + counters.pings, Ordering::Relaxed);
+        // Last, and read first: whoever sees that nothing is pending sees what became of it.
+        self.live.pending.store(pending, Ordering::Release);
     }
 }

@@ -17,7 +17,7 @@ const CONNECTIONS_PER_SOURCE: u32 = 14_000;
 pub enum Sources {
     /// The kernel chooses.
     Any,
-    /// 127.x.y.z, a new one for every [`CONNECTIONS_PER_SOURCE`].
+    /// 127.x.y.z, a new one for every 14,000 connections.
     Loopback,
     /// These in turns.
     List(Vec<IpAddr>),

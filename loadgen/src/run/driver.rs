@@ -252,9 +252,7 @@ impl Running<'_> {
             let rate = rate / f64::from(threads);
             self.engine.order(|_| Command::Open { total, rate });
         }
-        // Twice: the answer to the first shows that the orders were taken, to the second that what follows from them
-        // stands in the live figures.
-        self.collect();
+        // The answer shows that the orders were taken, and what follows from them stands in the live figures.
         self.collect();
     }
 
