@@ -39,17 +39,20 @@ impl HttpFault {
 
     /// Appends the whole answer: the status, `Connection: close`, and the reason as problem details (RFC 9457).
     pub fn write(&self, out: &mut Vec<u8>) {
-        // Reasons and phrases are ours, and have nothing that JSON would want escaped.
-        let body = format!(
-            "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{},\"detail\":\"{}\"}}\n",
-            reason_phrase(self.status),
-            self.status,
-            self.reason
-        );
+        let body = problem(self.status, self.reason);
         let fields: &[(&str, &[u8])] =
             &[("Connection", b"close"), ("Content-Type", b"application/problem+json")];
         write_response(out, self.status, fields, body.as_bytes());
     }
+}
+
+/// Problem details (RFC 9457) of a refusal of ours.
+pub(in crate::proto) fn problem(status: u16, reason: &'static str) -> String {
+    // Reasons and phrases are ours, and have nothing that JSON would want escaped.
+    format!(
+        "{{\"type\":\"about:blank\",\"title\":\"{}\",\"status\":{status},\"detail\":\"{reason}\"}}\n",
+        reason_phrase(status)
+    )
 }
 
 impl std::fmt::Display for HttpFault {

@@ -5,7 +5,9 @@ use base64::alphabet;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use sha1::{Digest, Sha1};
 
-use crate::proto::http1::{BodyLength, RequestHead, ResponseHead, Version, write_fields, write_response};
+use crate::proto::http1::{
+    BodyLength, RequestHead, ResponseHead, Version, problem, write_fields, write_response,
+};
 
 /// Section 1.3: tells an answer of a WebSocket server from one that anybody else could have given.
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -49,18 +51,18 @@ impl HandshakeFault {
     /// are spoken here (RFC 6455 section 4.4, RFC 9110 section 15.5.22), 405 the method (RFC 9110 section 15.5.6).
     /// `Connection: close` is among them, as refused clients have nothing more to ask.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let plain: (&str, &[u8]) = ("Content-Type", b"text/plain");
+        let kind: (&str, &[u8]) = ("Content-Type", b"application/problem+json");
         let fields: &[(&str, &[u8])] = match self.status {
-            405 => &[("Allow", b"GET"), ("Connection", b"close"), plain],
+            405 => &[("Allow", b"GET"), ("Connection", b"close"), kind],
             426 => &[
                 ("Upgrade", b"websocket"),
                 ("Connection", b"Upgrade, close"),
                 ("Sec-WebSocket-Version", b"13"),
-                plain,
+                kind,
             ],
-            _ => &[("Connection", b"close"), plain],
+            _ => &[("Connection", b"close"), kind],
         };
-        write_response(out, self.status, fields, self.reason.as_bytes());
+        write_response(out, self.status, fields, problem(self.status, self.reason).as_bytes());
     }
 }
 
