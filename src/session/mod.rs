@@ -60,6 +60,19 @@ impl Sub {
     pub fn is(self, flag: u32) -> bool {
         self.channel & flag != 0
     }
+
+    /// The one to `channel` among `subs`.
+    fn find(subs: &[Sub], channel: ChannelIndex) -> Option<Sub> {
+        subs.iter().copied().find(|sub| sub.channel() == channel)
+    }
+
+    /// Notes that the subscriber of `channel` stands at `place` of the channel's list.
+    fn set_place(subs: &mut [Sub], channel: ChannelIndex, place: u32) {
+        let sub =
+            subs.iter_mut().find(|sub| sub.channel() == channel).expect("a subscriber has the subscription");
+        sub.channel &= !Sub::PENDING;
+        sub.place = place;
+    }
 }
 
 /// Who the client is. Absent for an anonymous client of whom nothing is known.
@@ -150,10 +163,6 @@ pub enum JoinVerdict {
 }
 
 impl Session {
-    pub fn is_fresh(&self) -> bool {
-        self.phase == Phase::Fresh
-    }
-
     pub fn is_connected(&self) -> bool {
         self.phase == Phase::Connected
     }
@@ -175,7 +184,7 @@ impl Session {
     }
 
     pub fn sub(&self, channel: ChannelIndex) -> Option<Sub> {
-        self.subs.iter().copied().find(|sub| sub.channel() == channel)
+        Sub::find(&self.subs, channel)
     }
 
     /// The shard has asked the channel's home to join for the effect. `number` tells the answer from that to an earlier
@@ -194,13 +203,7 @@ impl Session {
 
     /// The shard has put the connection at `place` of the channel's list, or has moved it there.
     pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
-        let sub = self
-            .subs
-            .iter_mut()
-            .find(|sub| sub.channel() == channel)
-            .expect("a subscriber has the subscription");
-        sub.channel &= !Sub::PENDING;
-        sub.place = place;
+        Sub::set_place(&mut self.subs, channel, place);
     }
 
     /// Forgets the subscription, if there is one.

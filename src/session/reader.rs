@@ -225,7 +225,7 @@ impl Reader {
     }
 
     pub fn sub(&self, channel: ChannelIndex) -> Option<Sub> {
-        self.subs.iter().copied().find(|sub| sub.channel() == channel)
+        Sub::find(&self.subs, channel)
     }
 
     /// The shard has asked the channel's home to join under `id`.
@@ -244,13 +244,7 @@ impl Reader {
 
     /// The shard has put the connection at `place` of the channel's list, or has moved it there.
     pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
-        let sub = self
-            .subs
-            .iter_mut()
-            .find(|sub| sub.channel() == channel)
-            .expect("a subscriber has the subscription");
-        sub.channel &= !Sub::PENDING;
-        sub.place = place;
+        Sub::set_place(&mut self.subs, channel, place);
     }
 
     pub fn remove(&mut self, channel: ChannelIndex) -> Option<Sub> {

@@ -8,13 +8,13 @@ use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 use crate::proto::http1::{self, Body, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::websocket;
 use crate::session::Session;
+use crate::shard::Action;
 use crate::shard::ask::HttpReply;
 use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::Mail;
 use crate::shard::readers;
 use crate::shard::stats::Cause;
-use crate::shard::{Action, Outgoing};
 
 /// What an upgrade leads to.
 enum Endpoint {
@@ -377,7 +377,7 @@ fn is_loopback_name(name: &str) -> bool {
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn encode(response: &Response<Bytes>, request: &Request, keep_alive: bool, unix_s: u64) -> Outgoing {
+fn encode(response: &Response<Bytes>, request: &Request, keep_alive: bool, unix_s: u64) -> Bytes {
     let date = http1::http_date(unix_s);
     let mut fields: Vec<(&str, &[u8])> = vec![("Date", &date)];
     for (name, value) in response.headers() {

@@ -29,7 +29,6 @@ mod timers;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::bytes::Bytes;
 use crate::base::ids::{ShardId, Sock};
 use crate::base::prng::Prng;
 use crate::base::time::Time;
@@ -272,6 +271,3 @@ impl<D: Driver> Shard<D> {
         self.core.actions = actions;
     }
 }
-
-/// Reply bytes and their connection, on the way to the outbox.
-pub(in crate::shard) type Outgoing = Bytes;
