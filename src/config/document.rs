@@ -2,6 +2,7 @@
 
 use crate::config::sections::Config;
 use crate::config::table::{Key, Section};
+use crate::config::value::Setting as _;
 
 /// The documented configuration file: every key with its meaning, what it takes and its default. Reading it gives
 /// `config` again, development mode aside.
@@ -20,23 +21,25 @@ pub fn documented(config: &Config) -> String {
             write_key(&mut text, part.section, key);
         }
     }
-    text.push_str(
-        "\n# Options of channels whose name begins with a namespace's name and a colon (\"chat:lobby\").\n\
-         # They are not inherited from [channel]. Each namespace takes `name` and every key of [channel].\n",
-    );
-    if config.namespace.is_empty() {
-        text.push_str(
-            "#\n# [[namespace]]\n# name = \"chat\"\n# history_size = 100\n# history_ttl = \"10m\"\n",
-        );
-    }
-    for namespace in &config.namespace {
-        text.push_str("\n[[namespace]]\n");
-        if let Some(name) = crate::config::value::Setting::write(&namespace.name) {
-            text.push_str(&format!("name = {name}\n"));
+    for list in config.lists() {
+        text.push('\n');
+        for line in list.doc.lines() {
+            text.push_str(&format!("# {line}\n"));
         }
-        for key in namespace.options.keys() {
-            if let Some(value) = namespace.options.get(key.name) {
-                text.push_str(&format!("{} = {value}\n", key.name));
+        let entries = list.entries.all();
+        if entries.is_empty() {
+            text.push_str(&format!("#\n# [[{}]]\n", list.name));
+            for line in list.example.lines() {
+                text.push_str(&format!("# {line}\n"));
+            }
+        }
+        for (name, options) in entries {
+            let name = String::write(&name.to_string()).unwrap_or_default();
+            text.push_str(&format!("\n[[{}]]\nname = {name}\n", list.name));
+            for key in options.keys() {
+                if let Some(value) = options.get(key.name) {
+                    text.push_str(&format!("{} = {value}\n", key.name));
+                }
             }
         }
     }
@@ -73,8 +76,10 @@ pub fn view(config: &Config) -> Vec<(String, String)> {
     for part in config.parts() {
         add(part.path, part.section);
     }
-    for namespace in &config.namespace {
-        add(&format!("namespace.{}", namespace.name), &namespace.options);
+    for list in config.lists() {
+        for (name, options) in list.entries.all() {
+            add(&format!("{}.{name}", list.name), options);
+        }
     }
     rows
 }
@@ -128,7 +133,7 @@ mod tests {
                 _ => line.to_string(),
             })
             .collect();
-        assert_eq!(uncommented, 8, "five unset keys and a namespace of three");
+        assert_eq!(uncommented, 16, "eleven unset keys, a namespace of three and a hook of two");
         let config = read(&lines.join("\n"));
         assert!(config.api.key.is_some() && config.client.token.hmac_secret.is_some());
         assert_eq!(config.namespace.len(), 1);

@@ -6,10 +6,9 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::config::fault::{Fault, Origin};
-use crate::config::sections::{Config, Namespace};
-use crate::config::table::Section;
+use crate::config::sections::Config;
+use crate::config::table::Entries;
 use crate::config::value::{Given, Setting};
-use crate::hub::ChannelOptions;
 
 /// Where each key was given last.
 pub type Origins = BTreeMap<String, Origin>;
@@ -44,8 +43,8 @@ impl Reading<'_> {
         for (key, value) in in_file_order(table) {
             let whole = join(path, key.get_ref());
             let origin = self.origin(key.span().start);
-            if whole == "namespace" {
-                self.read_namespaces(value);
+            if self.config.list_mut(&whole).is_some() {
+                self.read_list(&whole, value);
                 continue;
             }
             if let DeValue::Table(inner) = value.get_ref()
@@ -76,32 +75,37 @@ impl Reading<'_> {
         }
     }
 
-    /// `[[namespace]]`: a name and channel options that are not inherited from `[channel]`, so that
-    /// what a namespace allows can be read where it stands.
-    fn read_namespaces(&mut self, value: &Spanned<DeValue<'_>>) {
+    /// A list like `[[namespace]]`: entries of a name and settings. They inherit nothing, so that what an entry does can
+    /// be read where it stands.
+    fn read_list(&mut self, list: &str, value: &Spanned<DeValue<'_>>) {
         let DeValue::Array(items) = value.get_ref() else {
             let origin = self.origin(value.span().start);
-            let problem = "must be a list of tables: write it as [[namespace]]".to_string();
-            self.faults.push(Fault { key: "namespace".to_string(), origin, problem });
+            let problem = format!("must be a list of tables: write it as [[{list}]]");
+            self.faults.push(Fault { key: list.to_string(), origin, problem });
             return;
         };
         for (at, item) in items.iter().enumerate() {
-            let path = format!("namespace[{at}]");
+            let path = format!("{list}[{at}]");
             let origin = self.origin(item.span().start);
             let DeValue::Table(table) = item.get_ref() else {
-                let problem = "must be a table: write it as [[namespace]]".to_string();
+                let problem = format!("must be a table: write it as [[{list}]]");
                 self.faults.push(Fault { key: path, origin, problem });
                 continue;
             };
-            let mut namespace = Namespace { name: String::new(), options: ChannelOptions::default() };
+            if let Some(entries) = self.config.list_mut(list) {
+                entries.push();
+            }
             for (key, value) in in_file_order(table) {
                 let whole = join(&path, key.get_ref());
                 let given = given(value.get_ref());
-                let outcome = match key.get_ref().as_ref() {
-                    "name" => Some(String::read(&given).map(|name| namespace.name = name)),
-                    key => namespace.options.set(key, &given),
-                };
                 let key_origin = self.origin(key.span().start);
+                let Some((name, options)) = self.config.list_mut(list).and_then(Entries::last_mut) else {
+                    return;
+                };
+                let outcome = match key.get_ref().as_ref() {
+                    "name" => Some(String::read(&given).map(|read| *name = read)),
+                    key => options.set(key, &given),
+                };
                 match outcome {
                     Some(Ok(())) => {
                         self.origins.insert(whole, key_origin);
@@ -111,15 +115,14 @@ impl Reading<'_> {
                         self.faults.push(Fault { key: whole, origin, problem });
                     }
                     None => {
-                        let options = namespace.options.keys().iter().map(|key| join(&path, key.name));
-                        let known: Vec<String> = options.chain([join(&path, "name")]).collect();
+                        let keys = options.keys().iter().map(|key| join(&path, key.name));
+                        let known: Vec<String> = keys.chain([join(&path, "name")]).collect();
                         let problem = unknown(&whole, &known);
                         self.faults.push(Fault { key: whole, origin: key_origin, problem });
                     }
                 }
             }
             self.origins.entry(join(&path, "name")).or_insert(origin);
-            self.config.namespace.push(namespace);
         }
     }
 

@@ -140,7 +140,7 @@ impl Config {
             .into_iter()
             .filter(|path| !path.is_empty())
             .chain(keys)
-            .chain(["namespace".to_string()])
+            .chain(self.lists().map(|list| list.name.to_string()))
             .collect()
     }
 }

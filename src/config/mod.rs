@@ -18,5 +18,5 @@ pub mod value;
 pub use fault::Fault;
 pub use load::Loaded;
 pub use memory::MemoryPlan;
-pub use sections::{Api, Client, Config, Limits, Log, Mode, Namespace, Shutdown, Token};
+pub use sections::{Api, Client, Config, Hook, HookOptions, Limits, Log, Mode, Namespace, Shutdown, Token};
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size};

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::table::{Section, section, settings};
+use crate::config::table::{Entries, Named, Section, section, settings};
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size};
 use crate::hub::{ChannelOptions, GapPolicy, Namespaces};
 
@@ -31,6 +31,7 @@ settings! {
         pub client: Client,
         pub channel: ChannelOptions,
         pub namespace: Vec<Namespace>,
+        pub hook: Vec<Hook>,
         pub limits: Limits,
         pub shutdown: Shutdown,
         pub mode: Mode,
@@ -95,6 +96,12 @@ settings! {
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.
         pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";
+        /// The hook that is asked who connects, if they show no token. Unset: a token is needed.
+        pub connect_hook: Option<String> = None, example "\"backend\"";
+        /// The hook that is asked whether a connection that the connect hook let in may go on when it expires.
+        pub refresh_hook: Option<String> = None, example "\"backend\"";
+        /// The hook that answers the calls of clients. Unset: they are refused (108).
+        pub rpc_hook: Option<String> = None, example "\"backend\"";
     } with {
         pub token: Token,
     }
@@ -148,6 +155,12 @@ section! {
         allow_presence_for_subscriber: bool;
         /// Clients may read presence.
         allow_presence_for_client: bool;
+        /// The hook that is asked about subscriptions without a token.
+        subscribe_hook: Option<String>, example "\"backend\"";
+        /// The hook that is asked whether a subscription that the subscribe hook granted may go on when it expires.
+        sub_refresh_hook: Option<String>, example "\"backend\"";
+        /// The hook that is asked about what clients publish.
+        publish_hook: Option<String>, example "\"backend\"";
         /// What happens to a subscriber that falls behind what is kept: "tell" it that state is lost,
         /// skip to the "latest" publication, or "close" its connection as slow.
         gap: GapPolicy;
@@ -155,11 +168,20 @@ section! {
 }
 
 /// Options of the channels whose name begins with `name` and a colon.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Namespace {
-    pub name: String,
-    pub options: ChannelOptions,
+pub type Namespace = Named<ChannelOptions>;
+
+settings! {
+    /// How the backend is asked over one endpoint.
+    pub struct HookOptions {
+        /// Where the question is POSTed to.
+        pub endpoint: String = String::new();
+        /// How long one question may take, retries included, before the client is told that it failed.
+        pub timeout: Duration = Duration::from_secs(1);
+    }
 }
+
+/// A way to ask the backend, by the name that others use for it.
+pub type Hook = Named<HookOptions>;
 
 settings! {
     /// Bounds of the whole node.
@@ -193,7 +215,45 @@ pub struct Part<'c> {
     pub section: &'c dyn Section,
 }
 
+/// A list of the file, like `[[namespace]]`.
+pub struct List<'c> {
+    pub name: &'static str,
+    /// What it is for, and what its entries take.
+    pub doc: &'static str,
+    /// An entry to show while there is none.
+    pub example: &'static str,
+    pub entries: &'c dyn Entries,
+}
+
 impl Config {
+    /// Every list, in the order of the documented file.
+    pub fn lists(&self) -> [List<'_>; 2] {
+        [
+            List {
+                name: "namespace",
+                doc: "Options of channels whose name begins with a namespace's name and a colon (\"chat:lobby\").\n\
+                      They are not inherited from [channel]. Each namespace takes `name` and every key of [channel].",
+                example: "name = \"chat\"\nhistory_size = 100\nhistory_ttl = \"10m\"",
+                entries: &self.namespace,
+            },
+            List {
+                name: "hook",
+                doc: "Where the backend is asked. Who asks names it: client.connect_hook, subscribe_hook of a namespace.",
+                example: "name = \"backend\"\nendpoint = \"http://127.0.0.1:3000/trunkline/connect\"",
+                entries: &self.hook,
+            },
+        ]
+    }
+
+    /// The list called `name`, as [`Config::lists`] names it.
+    pub(super) fn list_mut(&mut self, name: &str) -> Option<&mut dyn Entries> {
+        Some(match name {
+            "namespace" => &mut self.namespace,
+            "hook" => &mut self.hook,
+            _ => return None,
+        })
+    }
+
     /// Every section but the namespaces, in the order of the documented file.
     pub fn parts(&self) -> [Part<'_>; 8] {
         let part = |path, doc, section| Part { path, doc, section };

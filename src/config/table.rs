@@ -36,6 +36,37 @@ pub trait Section {
     fn get(&self, key: &str) -> Option<String>;
 }
 
+/// An entry of a list like `[[namespace]]`: its name, and its settings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Named<S> {
+    pub name: String,
+    pub options: S,
+}
+
+/// A list of [`Named`] entries, whatever their settings.
+pub trait Entries {
+    fn push(&mut self);
+
+    fn last_mut(&mut self) -> Option<(&mut String, &mut dyn Section)>;
+
+    fn all(&self) -> Vec<(&str, &dyn Section)>;
+}
+
+impl<S: Section + Default> Entries for Vec<Named<S>> {
+    fn push(&mut self) {
+        Vec::push(self, Named::default());
+    }
+
+    fn last_mut(&mut self) -> Option<(&mut String, &mut dyn Section)> {
+        let Named { name, options } = <[Named<S>]>::last_mut(self)?;
+        Some((name, options))
+    }
+
+    fn all(&self) -> Vec<(&str, &dyn Section)> {
+        self.iter().map(|entry| (&*entry.name, &entry.options as &dyn Section)).collect()
+    }
+}
+
 /// Implements [`Section`] for a struct, every one of whose fields must be listed.
 macro_rules! section {
     ($type:ident {

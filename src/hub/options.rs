@@ -43,6 +43,10 @@ pub struct ChannelOptions {
     pub allow_history_for_client: bool,
     pub allow_presence_for_subscriber: bool,
     pub allow_presence_for_client: bool,
+    /// Names of hooks: whom the session asks.
+    pub subscribe_hook: Option<String>,
+    pub sub_refresh_hook: Option<String>,
+    pub publish_hook: Option<String>,
     pub gap: GapPolicy,
 }
 
@@ -66,6 +70,9 @@ impl Default for ChannelOptions {
             allow_history_for_client: false,
             allow_presence_for_subscriber: false,
             allow_presence_for_client: false,
+            subscribe_hook: None,
+            sub_refresh_hook: None,
+            publish_hook: None,
             gap: GapPolicy::Tell,
         }
     }

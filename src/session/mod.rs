@@ -11,6 +11,7 @@
 
 mod commands;
 mod context;
+pub mod question;
 pub mod reader;
 pub mod token;
 

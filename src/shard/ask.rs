@@ -11,6 +11,7 @@ use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, ClientId, Position, ShardId, UserName};
 use crate::base::publication::ClientInfo;
 use crate::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since};
+use crate::session::question::{Answer, Denied, Question, Waiting};
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
 /// Dropped unanswered, it answers [`Refusal::Internal`], so that nobody waits for ever.
@@ -152,6 +153,39 @@ pub trait ControlPlane: Send + Sync {
     /// # Errors
     /// [`Busy`] when too many are under way: the shard answers 503.
     fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy>;
+
+    /// Takes a question for the backend. Must not block; `reply` is called from any thread, once, unless the question
+    /// is cancelled before. It always comes: a backend that does not answer is [`Denied::Unavailable`] in time.
+    ///
+    /// # Errors
+    /// [`Busy`] when more questions are waiting than may: the session takes it for [`Denied::Unavailable`].
+    fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
+        let _ = (question, reply);
+        Err(Busy)
+    }
+}
+
+/// Carries the backend's answer back to the shard. Like [`HttpReply`]: it may find no room and is tried again.
+pub struct BackendReply(Option<DeliverAnswer>);
+
+type DeliverAnswer = Box<dyn FnMut(&mut Option<Result<Answer, Denied>>) + Send>;
+
+impl BackendReply {
+    /// `deliver` takes the answer, or leaves it when there is no room for it.
+    pub fn new(deliver: impl FnMut(&mut Option<Result<Answer, Denied>>) + Send + 'static) -> BackendReply {
+        BackendReply(Some(Box::new(deliver)))
+    }
+
+    /// Takes the answer, or leaves it when the shard's inbox is full: try again a little later.
+    pub fn send(&mut self, answer: &mut Option<Result<Answer, Denied>>) {
+        match &mut self.0 {
+            Some(deliver) => deliver(answer),
+            None => *answer = None,
+        }
+        if answer.is_none() {
+            self.0 = None;
+        }
+    }
 }
 
 /// Carries a response back to the shard that holds the connection. Dropped unused, it carries a 500.

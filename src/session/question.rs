@@ -1,0 +1,144 @@
+//! What a session asks the backend, and what it may answer. Plain data: a question leaves the shard, its answer comes
+//! back to it, and the session waits meanwhile as for anything else.
+//!
+//! The shapes on the wire are the control plane's business (`control/hooks`); the words here are the client protocol's.
+
+use std::sync::Arc;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Disconnect;
+use crate::base::ids::{ChannelName, ClientId, UserName};
+use crate::session::token::SubscribeGrant;
+
+/// One question. The hook is the name of a `[[hook]]` of the configuration.
+#[derive(Clone, Debug)]
+pub struct Question {
+    pub hook: Box<str>,
+    pub caller: Caller,
+    pub matter: Matter,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub client: ClientId,
+    /// Empty for the anonymous, and before the client is known.
+    pub user: UserName,
+    /// `websocket`, `sse`, `http_stream`, `uni_websocket`, `long_poll`.
+    pub transport: &'static str,
+    /// JSON that the backend or a token gave and only the backend gets to see again.
+    pub meta: Option<Bytes>,
+    /// Header fields of the request that opened the connection: those that the configuration forwards.
+    pub headers: Option<Arc<Headers>>,
+}
+
+/// Names in lower case, and values.
+pub type Headers = [(Box<str>, Box<str>)];
+
+/// What is asked. Data is JSON.
+#[derive(Clone, Debug)]
+pub enum Matter {
+    Connect {
+        data: Option<Bytes>,
+        /// What the client calls itself, and which of it.
+        name: Box<str>,
+        version: Box<str>,
+        /// Server-side subscriptions that the client had before and asks to recover.
+        channels: Vec<ChannelName>,
+    },
+    Refresh,
+    Subscribe {
+        channel: ChannelName,
+        token: Box<str>,
+        data: Option<Bytes>,
+    },
+    SubRefresh {
+        channel: ChannelName,
+    },
+    Publish {
+        channel: ChannelName,
+        data: Bytes,
+    },
+    Rpc {
+        method: Box<str>,
+        data: Option<Bytes>,
+    },
+}
+
+/// What the backend says to it. The variant is that of the [`Matter`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Connect(Box<ConnectAnswer>),
+    Refresh(RefreshAnswer),
+    Subscribe(Box<SubscribeAnswer>),
+    SubRefresh(SubRefreshAnswer),
+    Publish(PublishAnswer),
+    Rpc { data: Option<Bytes> },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectAnswer {
+    pub user: String,
+    /// Unix seconds; 0 never.
+    pub expire_at_s: u64,
+    pub info: Option<Bytes>,
+    /// Handed to the client with the answer to its connect.
+    pub data: Option<Bytes>,
+    /// Server-side subscriptions: of `channels` and `subs` both.
+    pub subs: Vec<(ChannelName, Granted)>,
+    pub meta: Option<Bytes>,
+}
+
+/// A subscription that the backend grants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Granted {
+    pub grant: SubscribeGrant,
+    /// Unix seconds; 0 never.
+    pub expire_at_s: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RefreshAnswer {
+    pub expired: bool,
+    /// Unix seconds; 0 never.
+    pub expire_at_s: u64,
+    pub info: Option<Bytes>,
+    pub meta: Option<Bytes>,
+}
+
+pub type SubscribeAnswer = Granted;
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubRefreshAnswer {
+    pub expired: bool,
+    /// Unix seconds; 0 never.
+    pub expire_at_s: u64,
+    pub info: Option<Bytes>,
+}
+
+/// What is published in place of what the client sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishAnswer {
+    /// `None`: as the client sent it.
+    pub data: Option<Bytes>,
+    pub skip_history: bool,
+    pub tags: Vec<(String, String)>,
+    pub idempotency_key: Option<Box<str>>,
+    pub version: u64,
+    pub version_epoch: Option<Box<str>>,
+}
+
+/// Why there is no [`Answer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// The backend refuses with an error of its own: code from 400 to 1999, message, and whether trying again may help.
+    Error { code: u16, message: Box<str>, temporary: bool },
+    /// The backend ends the connection.
+    Disconnect(Disconnect),
+    /// There is no telling what the backend wants: it is down, slow, talks nonsense, or is protected from more
+    /// questions. `let_in`: the hook's policy is to go on as if there were no hook.
+    Unavailable { let_in: bool },
+}
+
+/// Held while the answer is wanted. Dropping it cancels the question.
+pub type Waiting = Box<dyn std::any::Any + Send>;
