@@ -17,6 +17,7 @@ mod auth;
 mod glob;
 mod http;
 mod metrics;
+pub mod outbound;
 mod page;
 mod process;
 mod wire;
