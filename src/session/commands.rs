@@ -6,8 +6,8 @@ use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{Since, SinceEpoch};
 use crate::proto::centrifuge::decode::{self, Command, Commands, Method};
 use crate::proto::centrifuge::encode::{RefreshResult, Reply};
-use crate::session::context::{Admitted, Failure};
-use crate::session::token::{Overrides, TokenFault};
+use crate::session::context::Failure;
+use crate::session::rights::{self, overridden, sub_flags};
 use crate::session::{
     Connecting, Context, Effect, Identity, Phase, Rights, Session, Sub, SubscribeEffect, lifetime,
 };
@@ -145,16 +145,18 @@ impl Session {
         if self.phase != Phase::Fresh || id == 0 {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let admitted = admit(&connect.token, cx)?;
-        if admitted.user.is_some() || admitted.conn_info.is_some() || admitted.expire_at_s != 0 {
-            self.identity = Some(Box::new(Identity {
-                user: admitted.user,
-                conn_info: admitted.conn_info,
-                expire_at_s: admitted.expire_at_s,
-            }));
-        }
+        let shown = self.take_shown().filter(|_| connect.token.is_empty());
+        let admitted = rights::admit(shown.as_deref().unwrap_or(&connect.token), cx)?;
+        let identity = Identity {
+            user: admitted.user,
+            conn_info: admitted.conn_info,
+            meta: admitted.meta,
+            expire_at_s: admitted.expire_at_s,
+        };
+        self.identity = (identity != Identity::default()).then(|| Box::new(identity));
         let mut subscribes = Vec::new();
-        for (channel, grant) in admitted.subs {
+        let user = self.user().map(|user| &**user);
+        for (channel, grant) in rights::with_personal(admitted.subs, user, cx.world) {
             let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
             if subscribes.len() == cx.world.channels_max() {
                 return Err(Disconnect::CHANNEL_LIMIT.into());
@@ -197,7 +199,8 @@ impl Session {
         if subscribe.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let mut rights = cx.world.rights(&subscribe.channel)?;
+        let user = self.user().map_or("", |user| user);
+        let mut rights = rights::of_user(cx.world, &subscribe.channel, user)?;
         if cx.world.find(&subscribe.channel).is_some_and(|index| self.sub(index).is_some()) {
             return Err(Refusal::AlreadySubscribed.into());
         }
@@ -205,17 +208,10 @@ impl Session {
             return Err(Refusal::LimitExceeded.into());
         }
         let (mut chan_info, mut expire_at_s, mut data) = (None, 0, None);
-        if !subscribe.token.is_empty() {
-            let Some(verifier) = cx.world.verifier() else { return Err(Refusal::PermissionDenied.into()) };
-            let claims = verifier
-                .verify_subscribe(&subscribe.token, cx.unix_s)
-                .map_err(TokenFault::of_subscription)?;
-            if *claims.channel != *subscribe.channel || !self.is_user(&claims.user) {
-                return Err(Refusal::PermissionDenied.into());
-            }
-            rights = overridden(rights, &claims.grant.overrides);
-            (chan_info, expire_at_s, data) =
-                (claims.grant.info, claims.expire_at_s.unwrap_or(0), claims.grant.data);
+        if rights.listed.is_none() && !subscribe.token.is_empty() {
+            let (grant, until_s) = rights::subscription(&subscribe.token, &subscribe.channel, user, cx)?;
+            rights = overridden(rights, &grant.overrides);
+            (chan_info, expire_at_s, data) = (grant.info, until_s, grant.data);
         } else if !rights.subscribe {
             return Err(Refusal::PermissionDenied.into());
         }
@@ -236,17 +232,18 @@ impl Session {
     }
 
     fn handle_refresh(&mut self, id: u32, token: &str, cx: &mut Context<'_>) -> Result<(), Failure> {
-        let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
+        if cx.world.verifier().is_none() {
+            return Err(Refusal::NotAvailable.into());
+        }
         if token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let claims = verifier.verify_connect(token, cx.unix_s).map_err(TokenFault::of_connection)?;
-        let expire_at_s = claims.expire_at_s.unwrap_or(0);
-        if !self.is_user(&claims.user) {
-            return Err(Disconnect::INVALID_TOKEN.into());
-        }
+        let refreshed = rights::refresh(token, self.user().map_or("", |user| user), cx)?;
+        let expire_at_s = refreshed.expire_at_s;
         let identity = self.identity.get_or_insert_default();
         identity.expire_at_s = expire_at_s;
+        identity.conn_info = refreshed.info.or(identity.conn_info.take());
+        identity.meta = refreshed.meta.or(identity.meta.take());
         cx.effects.push(Effect::ExpiryChanged);
         let client = cx.client.to_string();
         let lifetime = lifetime(expire_at_s, cx.unix_s);
@@ -261,22 +258,22 @@ impl Session {
         token: &str,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
+        if cx.world.verifier().is_none() {
+            return Err(Refusal::NotAvailable.into());
+        }
         if channel.is_empty() || token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let sub =
             cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(Refusal::PermissionDenied)?;
-        let claims = verifier.verify_subscribe(token, cx.unix_s).map_err(TokenFault::of_subscription)?;
-        let expire_at_s = claims.expire_at_s.unwrap_or(0);
-        if *claims.channel != *channel || !self.is_user(&claims.user) {
-            return Err(Refusal::PermissionDenied.into());
-        }
+        let user = self.user().map_or("", |user| user);
+        let (grant, expire_at_s) = rights::subscription(token, channel, user, cx)?;
+        let known = self.extra(sub.channel()).and_then(|extra| extra.chan_info.clone());
         let extras = self.extras_mut();
         extras.subs.retain(|extra| extra.channel != sub.channel());
         extras.subs.push(super::SubExtra {
             channel: sub.channel(),
-            chan_info: claims.grant.info,
+            chan_info: grant.info.or(known),
             expire_at_s,
         });
         cx.effects.push(Effect::ExpiryChanged);
@@ -284,16 +281,12 @@ impl Session {
         Ok(())
     }
 
-    fn is_user(&self, user: &str) -> bool {
-        self.user().map_or("", |own| own) == user
-    }
-
     /// What the client may do with the channel, and whether it is subscribed.
     fn rights(&self, channel: &str, cx: &Context<'_>) -> Result<(Rights, bool), Failure> {
         if channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let rights = cx.world.rights(channel)?;
+        let rights = rights::of_user(cx.world, channel, self.user().map_or("", |user| user))?;
         // A subscription that is still being asked for counts: its channel's home hears of it first.
         let subscribed = cx.world.find(channel).is_some_and(|index| self.sub(index).is_some());
         Ok((rights, subscribed))
@@ -309,46 +302,6 @@ impl Session {
         }
         Ok(channel.into())
     }
-}
-
-fn admit(token: &str, cx: &Context<'_>) -> Result<Admitted, Failure> {
-    if token.is_empty() {
-        return match cx.world.allows_anonymous() {
-            true => Ok(Admitted::default()),
-            false => Err(Disconnect::BAD_REQUEST.into()),
-        };
-    }
-    let Some(verifier) = cx.world.verifier() else { return Err(Disconnect::INVALID_TOKEN.into()) };
-    let claims = verifier.verify_connect(token, cx.unix_s).map_err(TokenFault::of_connection)?;
-    Ok(Admitted {
-        user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
-        conn_info: claims.info,
-        expire_at_s: claims.expire_at_s.unwrap_or(0),
-        subs: claims.subs.into_iter().map(|(channel, grant)| (channel.into(), grant)).collect(),
-    })
-}
-
-/// The namespace's options as a token changes them for one subscription.
-fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
-    let change = |right: &mut bool, to: Option<bool>| *right = to.unwrap_or(*right);
-    change(&mut rights.join_leave, overrides.join_leave);
-    change(&mut rights.force_push_join_leave, overrides.force_push_join_leave);
-    change(&mut rights.force_positioning, overrides.force_positioning);
-    change(&mut rights.force_recovery, overrides.force_recovery);
-    rights
-}
-
-fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leave: bool) -> u32 {
-    let recoverable = rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
-    let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
-    let notices = rights.join_leave && (join_leave || rights.force_push_join_leave);
-    let mut flags = 0;
-    for (set, flag) in
-        [(recoverable, Sub::RECOVERABLE), (positioned, Sub::POSITIONED), (notices, Sub::NOTICES)]
-    {
-        flags |= if set { flag } else { 0 };
-    }
-    flags
 }
 
 fn position(offset: u64, epoch: &str) -> Since {

@@ -7,11 +7,16 @@ use crate::base::publication::Since;
 use crate::proto::centrifuge::encode::{Push, Reply};
 use crate::proto::centrifuge::{Batch, encode_push, encode_reply};
 use crate::session::ChannelIndex;
-use crate::session::token::{SubscribeGrant, Verifier};
+use crate::session::token::{SubscribeGrant, TokenFault, Verifier};
 
 /// What a channel's namespace lets a client do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rights {
+    /// A `#` in the channel's name begins the users that it is for.
+    pub user_limited: bool,
+    /// Of a user-limited channel: whether its name lists the user. One who is listed needs no token, and no hook is
+    /// asked. Set by [`crate::session::rights::of_user`] alone.
+    pub listed: Option<bool>,
     pub subscribe: bool,
     pub publish_for_client: bool,
     pub publish_for_subscriber: bool,
@@ -45,6 +50,9 @@ pub trait World {
 
     /// Most subscriptions of one connection.
     fn channels_max(&self) -> usize;
+
+    /// What every connection of the user is subscribed to. `None`: nothing.
+    fn personal_channel(&self, user: &str) -> Option<ChannelName>;
 }
 
 /// A subscription to ask the channel's home for.
@@ -103,6 +111,8 @@ pub enum Effect {
     ExpiryChanged,
     /// A message for the backend; there is none to take it yet.
     Message,
+    /// A token was refused; for the counters and the log.
+    TokenRefused(TokenFault),
     /// An error reply went out; for the counters.
     Refused(Refusal),
 }
@@ -145,6 +155,7 @@ impl Context<'_> {
 pub(super) struct Admitted {
     pub user: Option<UserName>,
     pub conn_info: Option<Bytes>,
+    pub meta: Option<Bytes>,
     pub expire_at_s: u64,
     pub subs: Vec<(ChannelName, SubscribeGrant)>,
 }

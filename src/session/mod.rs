@@ -13,6 +13,7 @@ mod commands;
 mod context;
 pub mod question;
 pub mod reader;
+pub mod rights;
 pub mod token;
 
 use smallvec::SmallVec;
@@ -81,6 +82,8 @@ impl Sub {
 pub struct Identity {
     pub user: Option<UserName>,
     pub conn_info: Option<Bytes>,
+    /// JSON that only the backend gets to see.
+    pub meta: Option<Bytes>,
     /// Unix seconds at which the connection expires; 0 never.
     pub expire_at_s: u64,
 }
@@ -106,6 +109,8 @@ pub struct Session {
 /// What few sessions have.
 #[derive(Default)]
 struct Extras {
+    /// The token that the upgrade showed, until the client connects.
+    shown: Option<Box<str>>,
     connecting: Option<Connecting>,
     subs: Vec<SubExtra>,
 }
@@ -164,6 +169,18 @@ pub enum JoinVerdict {
 }
 
 impl Session {
+    /// Of a connection whose upgrade showed a token: it counts if the connect has none.
+    pub fn with_token(shown: Option<Box<str>>) -> Session {
+        let extras = shown.map(|shown| Box::new(Extras { shown: Some(shown), ..Extras::default() }));
+        Session { extras, ..Session::default() }
+    }
+
+    /// The token of the upgrade, given up.
+    fn take_shown(&mut self) -> Option<Box<str>> {
+        // Nothing else is kept of a client that has not connected.
+        self.extras.take()?.shown
+    }
+
     pub fn is_connected(&self) -> bool {
         self.phase == Phase::Connected
     }

@@ -202,6 +202,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         },
         verifier: Some(Arc::new(verifier)),
         allow_anonymous: true,
+        personal_channels: None,
         allowed_origins: Vec::new(),
         allow_loopback_origins: false,
         connections_max: if cramped { room } else { room * 2 },

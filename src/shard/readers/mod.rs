@@ -31,7 +31,7 @@ use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, Mail};
 use crate::shard::readers::answers::{cors_fields, reply_form};
-use crate::shard::readers::request::ReaderRequest;
+use crate::shard::readers::request::{ReaderRequest, Refused};
 use crate::shard::stats::Cause;
 
 pub use deliver::append_item;
@@ -71,19 +71,22 @@ impl Core {
         }
         let request = if origin.is_err() {
             self.stats.fault(Cause::OriginRefused);
-            Err(Problem::new(Refusal::PermissionDenied, "origin is not allowed"))
+            Err(Problem::new(Refusal::PermissionDenied, "origin is not allowed").into())
         } else if has_body && endpoint != Endpoint::Publish {
-            Err(Problem::bad_request("no body belongs here"))
+            Err(Problem::bad_request("no body belongs here").into())
         } else if preflight {
             return consumed(self.answer_preflight(slot, &form, endpoint));
         } else {
             let view = View { options: &self.options, local: &self.local };
-            request::read(endpoint, head, &view, self.unix_s())
+            request::read(endpoint, head, &view, self.is_known_origin(head), self.unix_s())
         };
         let request = match request {
             Ok(request) => request,
-            Err(problem) => {
+            Err(Refused { problem, token }) => {
                 form.keep_alive &= !has_body;
+                if let Some(fault) = token {
+                    self.token_refused(fault);
+                }
                 return consumed(self.refuse_now(slot, &form, problem, &[]));
             }
         };

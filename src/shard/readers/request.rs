@@ -9,8 +9,9 @@ use crate::proto::reader::position::{POSITION_CHANNELS_MAX, Positions};
 use crate::proto::reader::problem::Problem;
 use crate::proto::reader::query;
 use crate::session::reader::{self, Admission, Asked, Mode};
-use crate::session::token::TokenFault;
-use crate::session::{Identity, World};
+use crate::session::token::{Flaw, TokenFault};
+use crate::session::{Identity, World, rights};
+use crate::shard::tokens::{bearer, cookie};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
 pub const HOLD_MS: u32 = 45_000;
@@ -81,6 +82,7 @@ struct Query {
     channels: Vec<ChannelName>,
     position: Option<String>,
     token: Option<String>,
+    subscription_tokens: Vec<String>,
     limit: Option<u16>,
     hold_ms: Option<u32>,
     reverse: bool,
@@ -88,30 +90,67 @@ struct Query {
     callback: Option<Box<str>>,
 }
 
-/// Reads and judges a request.
+/// Why a request is not carried out.
+pub struct Refused {
+    /// What it is answered with.
+    pub problem: Problem,
+    /// The token that was the reason.
+    pub token: Option<TokenFault>,
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Refused {
+        Refused { problem, token: None }
+    }
+}
+
+impl From<Refusal> for Refused {
+    fn from(refusal: Refusal) -> Refused {
+        Problem::from(refusal).into()
+    }
+}
+
+impl From<TokenFault> for Refused {
+    fn from(fault: TokenFault) -> Refused {
+        let problem = match fault {
+            TokenFault::Invalid(_) => Problem::new(Refusal::Unauthorized, fault.text()),
+            TokenFault::Expired | TokenFault::NotYetValid => {
+                Problem::new(Refusal::TokenExpired, fault.text())
+            }
+            TokenFault::KeyAwaited => {
+                Problem { status: 503, refusal: Refusal::Internal, detail: fault.text() }
+            }
+        };
+        Refused { problem, token: Some(fault) }
+    }
+}
+
+/// Reads and judges a request. `cookies`: a token may come from one.
 ///
 /// # Errors
-/// The problem to answer with: what is malformed, who is not known, what is not allowed.
+/// What is malformed, who is not known, what is not allowed.
 pub fn read(
     endpoint: Endpoint,
     head: &RequestHead<'_>,
     world: &dyn World,
+    cookies: bool,
     unix_s: u64,
-) -> Result<ReaderRequest, Problem> {
+) -> Result<ReaderRequest, Refused> {
     let mut query = read_query(head.query.unwrap_or_default(), world.channels_max())?;
-    let admission = admit(head, query.token.take(), world, unix_s)?;
+    let mut admission = admit(head, query.token.take(), cookies, world, unix_s)?;
+    subscription_tokens(&mut query, &mut admission, world, unix_s)?;
     if query.channels.is_empty() && !matches!(endpoint, Endpoint::Publish) {
         query.channels.clone_from(&admission.granted);
         if query.channels.len() > world.channels_max().min(POSITION_CHANNELS_MAX) {
-            return Err(TOO_MANY_CHANNELS);
+            return Err(TOO_MANY_CHANNELS.into());
         }
     }
     // Plain WebSocket may subscribe later.
     if query.channels.is_empty() && endpoint != Endpoint::WebSocket {
-        return Err(Problem::bad_request("no channel"));
+        return Err(Problem::bad_request("no channel").into());
     }
     if endpoint == Endpoint::Publish && query.channels.len() != 1 {
-        return Err(Problem::bad_request("one channel is published to"));
+        return Err(Problem::bad_request("one channel is published to").into());
     }
     let if_none_match = head.header_str("If-None-Match").map(Box::from);
     let positions = match position_text(endpoint, head, &query, if_none_match.as_deref()) {
@@ -177,6 +216,12 @@ fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
             }
             "position" | "since" if !value.is_empty() => query.position = Some(value.into_owned()),
             "token" if !value.is_empty() => query.token = Some(value.into_owned()),
+            "subscription_token" if !value.is_empty() => {
+                if query.subscription_tokens.len() == channels_max.min(POSITION_CHANNELS_MAX) {
+                    return Err(TOO_MANY_CHANNELS);
+                }
+                query.subscription_tokens.push(value.into_owned());
+            }
             "limit" => {
                 let limit = value.parse::<u32>().map_err(|_| Problem::bad_request("malformed limit"))?;
                 query.limit = Some(u16::try_from(limit).unwrap_or(u16::MAX));
@@ -232,23 +277,19 @@ fn position_text<'a>(
     tag.into_iter().find(|tag| Positions::parse(tag).is_ok()).map(Into::into)
 }
 
-/// Who asks: by the header, the cookie or the query, in this order.
+/// Who asks: by the header, the query or the cookie, in this order.
 fn admit(
     head: &RequestHead<'_>,
     in_query: Option<String>,
+    cookies: bool,
     world: &dyn World,
     unix_s: u64,
-) -> Result<Admission, Problem> {
-    let refused = |detail| Problem::new(Refusal::Unauthorized, detail);
-    let token = match head.header_str("Authorization") {
-        Some(value) => {
-            let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-            if !scheme.eq_ignore_ascii_case("Bearer") {
-                return Err(refused("Authorization is not a bearer token"));
-            }
-            Some(token.trim().to_string())
-        }
-        None => in_query.or_else(|| cookie(head, "trunkline_token").map(str::to_string)),
+) -> Result<Admission, Refused> {
+    let refused = |detail| Problem::new(Refusal::Unauthorized, detail).into();
+    let token = match bearer(head) {
+        Some(Ok(token)) => Some(token.to_string()),
+        Some(Err(())) => return Err(refused("Authorization is not a bearer token")),
+        None => in_query.or_else(|| cookie(head).filter(|_| cookies).map(str::to_string)),
     };
     let Some(token) = token else {
         return match world.allows_anonymous() {
@@ -257,33 +298,68 @@ fn admit(
         };
     };
     let Some(verifier) = world.verifier() else { return Err(refused("no token is accepted here")) };
-    let claims = verifier.verify_connect(&token, unix_s).map_err(|fault| match fault {
-        TokenFault::Expired => Refusal::TokenExpired.into(),
-        TokenFault::Invalid(why) => refused(why),
-    })?;
+    let claims = verifier.verify_connect(&token, unix_s)?;
     let identity = Identity {
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
+        meta: claims.meta,
         expire_at_s: claims.expire_at_s.unwrap_or(0),
     };
     if identity.expire_at_s != 0 && identity.expire_at_s <= unix_s {
         return Err(Refusal::Expired.into());
     }
+    let mut granted: Vec<_> = claims.subs.into_keys().map(ChannelName::from).collect();
+    let personal = identity.user.as_deref().and_then(|user| world.personal_channel(user));
+    granted.extend(personal.filter(|personal| !granted.contains(personal)));
     let known = identity != Identity::default();
-    Ok(Admission {
-        identity: known.then(|| Box::new(identity)),
-        granted: claims.subs.into_keys().map(ChannelName::from).collect(),
-    })
+    Ok(Admission { identity: known.then(|| Box::new(identity)), granted })
 }
 
-/// A cookie's value (RFC 6265 section 4.2.1); the first of that name.
-fn cookie<'a>(head: &RequestHead<'a>, name: &str) -> Option<&'a str> {
-    let cookies = head.header_str("Cookie")?;
-    cookies
-        .split(';')
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(known, value)| *known == name && !value.is_empty())
-        .map(|(_, value)| value.trim_matches('"'))
+/// Adds the channels of the request's subscription tokens to those that it names and to those that it may have. What
+/// the reader gets ends with the first of its tokens.
+fn subscription_tokens(
+    query: &mut Query,
+    admission: &mut Admission,
+    world: &dyn World,
+    unix_s: u64,
+) -> Result<(), Refused> {
+    for token in std::mem::take(&mut query.subscription_tokens) {
+        let refused = || Problem::new(Refusal::Unauthorized, "no token is accepted here");
+        let claims = world.verifier().ok_or_else(refused)?.verify_subscribe(&token, unix_s)?;
+        if claims.user != user_of(admission.identity.as_deref()) {
+            return Err(TokenFault::from(Flaw::OtherUser).into());
+        }
+        // Who reads this way has an id of its own for each request.
+        if !claims.client.is_empty() {
+            return Err(TokenFault::from(Flaw::OtherClient).into());
+        }
+        let until_s = claims.expire_at_s.unwrap_or(0);
+        if until_s != 0 && until_s <= unix_s {
+            return Err(Refusal::Expired.into());
+        }
+        if rights::of_user(world, &claims.channel, &claims.user)?.listed == Some(false) {
+            return Err(Refusal::PermissionDenied.into());
+        }
+        let channel = ChannelName::from(claims.channel);
+        if until_s != 0 {
+            let identity = admission.identity.get_or_insert_default();
+            let earlier = identity.expire_at_s != 0 && identity.expire_at_s < until_s;
+            identity.expire_at_s = if earlier { identity.expire_at_s } else { until_s };
+        }
+        if !query.channels.contains(&channel) {
+            if query.channels.len() == world.channels_max().min(POSITION_CHANNELS_MAX) {
+                return Err(TOO_MANY_CHANNELS.into());
+            }
+            query.channels.push(channel.clone());
+        }
+        admission.granted.push(channel);
+    }
+    Ok(())
+}
+
+/// Empty for somebody unknown.
+pub fn user_of(identity: Option<&Identity>) -> &str {
+    identity.and_then(|identity| identity.user.as_deref()).unwrap_or("")
 }
 
 /// Whether the request may have the channel; `true` when it may also have what it missed there.
@@ -293,7 +369,7 @@ fn check_rights(
     admission: &Admission,
     world: &dyn World,
 ) -> Result<bool, Problem> {
-    let rights = world.rights(channel)?;
+    let rights = rights::of_user(world, channel, user_of(admission.identity.as_deref()))?;
     let subscribe = rights.subscribe || admission.granted.iter().any(|granted| **granted == *channel);
     // A right of subscribers is a right of whoever may subscribe: nothing but one more request stands between.
     let (allowed, recoverable) = match endpoint {
@@ -312,12 +388,12 @@ fn check_rights(
     }
 }
 
-/// Whether the channel may be subscribed to by a reader whose request has been admitted already.
+/// Whether the channel may be subscribed to by a reader whose request has been admitted already as `user`.
 ///
 /// # Errors
 /// As the channel's own problem.
-pub fn may_subscribe(channel: &str, world: &dyn World) -> Result<(), Refusal> {
-    match world.rights(channel)?.subscribe {
+pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<(), Refusal> {
+    match rights::of_user(world, channel, user)?.subscribe {
         true => Ok(()),
         false => Err(Refusal::PermissionDenied),
     }
