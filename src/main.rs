@@ -9,7 +9,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match config::cli::run(std::env::args_os(), std::env::vars_os()) {
-        Ok(start) => node::run(start),
+        Ok(order) => node::run(order),
         Err(code) => code,
     }
 }

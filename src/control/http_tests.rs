@@ -169,6 +169,7 @@ fn options() -> ControlOptions {
         page_key: Some(Secret::new("page-key")),
         api_listen: None,
         metrics_need_key: false,
+        published_keys: Vec::new(),
     }
 }
 

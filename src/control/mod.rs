@@ -16,6 +16,7 @@ mod asks;
 mod auth;
 mod glob;
 mod http;
+pub mod jwks;
 mod metrics;
 pub mod outbound;
 mod page;
@@ -35,8 +36,10 @@ use tower::ServiceExt as _;
 
 use crate::base::bytes::Bytes;
 use crate::config::{Config, Secret};
+use crate::session::token::published::PublishedKeys;
 use crate::shard::ask::{Busy, ControlPlane, HttpReply};
 use crate::shard::router::Router;
+use crate::telemetry::sparing::log_once_a_minute;
 
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
 /// holding up the rest.
@@ -67,6 +70,8 @@ pub struct ControlOptions {
     pub api_listen: Option<SocketAddr>,
     /// Metrics on client ports need the API key: strangers reach those ports.
     pub metrics_need_key: bool,
+    /// Keys that token issuers publish, to be fetched and kept current.
+    pub published_keys: Vec<Arc<PublishedKeys>>,
 }
 
 impl ControlOptions {
@@ -84,6 +89,7 @@ impl ControlOptions {
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_listen: config.api_listen,
             metrics_need_key: !config.listen.ip().is_loopback(),
+            published_keys: Vec::new(),
         }
     }
 }
@@ -115,6 +121,9 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     };
     let api_addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
     let state = Arc::new(http::App::new(&options, router, api_addr)?);
+    for keys in &options.published_keys {
+        runtime.spawn(jwks::keep(Arc::clone(keys), state.metrics().jwks_fetches()));
+    }
     if let Some(listener) = listener {
         let app = http::app(Arc::clone(&state), http::Port::Api);
         runtime.spawn(async move {
@@ -188,6 +197,10 @@ struct ClientPort {
 }
 
 impl ControlPlane for ClientPort {
+    fn tell(&self, cause: &'static str, what: &'static str) {
+        log_once_a_minute(cause, what);
+    }
+
     fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Busy)?;
         let app = self.app.clone();

@@ -6,6 +6,8 @@
 //! thread → say where everything is. End: on SIGTERM or SIGINT shards close their clients with 3001, requests under way
 //! get their answers, everything within the grace of the configuration.
 
+pub mod tokens;
+
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -18,7 +20,7 @@ use crate::base::ids::ShardId;
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::base::prng::Prng;
 use crate::base::time::Time;
-use crate::config::cli::Start;
+use crate::config::cli::{Order, Start};
 use crate::config::{Config, DriverChoice};
 use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
@@ -27,7 +29,7 @@ use crate::driver::uring::UringDriver;
 use crate::driver::{Driver, DriverOptions};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
-use crate::session::token::{TokenOptions, Verifier};
+use crate::session::token::Verifier;
 use crate::shard::ask::{Ask, ControlPlane};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
@@ -47,8 +49,15 @@ enum Incident {
     ShardFailed(ShardId, String),
 }
 
-/// Serves until a signal ends it.
-pub fn run(start: Start) -> ExitCode {
+/// Carries out what the command line orders.
+pub fn run(order: Order) -> ExitCode {
+    match order {
+        Order::Serve(start) => serve_until_signal(*start),
+        Order::Token(task) => tokens::run(&task),
+    }
+}
+
+fn serve_until_signal(start: Start) -> ExitCode {
     if let Err(problem) = crate::telemetry::init(&start.config.log) {
         eprintln!("trunkline: {problem}");
         return ExitCode::from(2);
@@ -82,8 +91,10 @@ fn serve(start: &Start) -> io::Result<()> {
         (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
     let router = Router::new(inboxes, [secrets.u64(..), secrets.u64(..), secrets.u64(..), secrets.u64(..)]);
     let client_ids = ClientIds::new(secrets.u64(..));
-    let shard_options = Arc::new(shard_options(config, options.sockets_max, shards));
-    let control = control::start(ControlOptions::new(config), router.clone())?;
+    let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
+    let shard_options = Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards));
+    let control_options = ControlOptions { published_keys: tokens.published, ..ControlOptions::new(config) };
+    let control = control::start(control_options, router.clone())?;
 
     // A shard says two things at most, the signals one.
     let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 1);
@@ -251,7 +262,12 @@ fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverO
     }
 }
 
-fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOptions {
+fn shard_options(
+    config: &Config,
+    verifier: Option<Arc<Verifier>>,
+    connections_max: u32,
+    shards: u16,
+) -> ShardOptions {
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
         channels_max: config.limits.channels_max.div_ceil(usize::from(shards)),
@@ -265,14 +281,14 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOpt
             channel_bytes_max: client.outbox_bytes_max.bytes(),
             channel_items_max: STREAM_ITEMS_MAX,
         },
-        verifier: client.token.hmac_secret.as_ref().map(|secret| {
-            Arc::new(Verifier::new(TokenOptions {
-                hmac_secret: secret.reveal().as_bytes().to_vec(),
-                audience: client.token.audience.clone(),
-                issuer: client.token.issuer.clone(),
-            }))
-        }),
+        verifier,
         allow_anonymous: client.allow_anonymous,
+        personal_channels: client.personal_channel.then(|| {
+            match client.personal_channel_namespace.as_str() {
+                "" => "".into(),
+                namespace => format!("{namespace}:").into(),
+            }
+        }),
         allowed_origins: client.allowed_origins.clone(),
         allow_loopback_origins: config.is_development(),
         connections_max,
