@@ -250,6 +250,7 @@ impl Core {
     fn handle_client_timer(&mut self, slot: u32) {
         let expired_s = self.unix_s().saturating_sub(self.options.expired_close_delay.as_secs());
         let now = timers::tick_of(self.now);
+        let excused_until = self.silence_excused_until();
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let State::Client { session, .. } = &mut connection.state else { return };
         if session.expire_at_s() != 0 && session.expire_at_s() <= expired_s {
@@ -263,8 +264,16 @@ impl Core {
             if connection.awaits_pong {
                 if session.ping_outstanding() {
                     let slow = connection.is_blocked();
-                    self.close(slot, if slow { Disconnect::SLOW } else { Disconnect::NO_PONG });
-                    return;
+                    match excused_until {
+                        Some(until) if !slow => {
+                            connection.ping_due = until;
+                            return self.set_client_timer(slot);
+                        }
+                        _ => {
+                            let why = if slow { Disconnect::SLOW } else { Disconnect::NO_PONG };
+                            return self.close(slot, why);
+                        }
+                    }
                 }
                 connection.awaits_pong = false;
                 connection.ping_due = ticks_after(now, interval.saturating_sub(pong_timeout));
