@@ -96,6 +96,11 @@ settings! {
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.
         pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";
+        /// Header fields of a client's request that hooks get to see, like Cookie, Authorization, Origin, User-Agent,
+        /// X-Forwarded-For, X-Real-Ip, X-Request-Id. A client that cannot set any (a browser's WebSocket) may send
+        /// those that its request lacks as `headers` of its connect command. Kept with every connection while there
+        /// is a hook.
+        pub forward_headers: Vec<String> = Vec::new(), example "[\"Cookie\", \"User-Agent\"]";
         /// The hook that is asked who connects, if they show no token. Unset: a token is needed.
         pub connect_hook: Option<String> = None, example "\"backend\"";
         /// The hook that is asked whether a connection that the connect hook let in may go on when it expires.
