@@ -1,5 +1,5 @@
-//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, and tokens made and checked with
-//! the keys of a configuration: `trunkline gentoken`, `gensubtoken`, `checktoken`.
+//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, `trunkline doctor`, and tokens made
+//! and checked with the keys of a configuration: `trunkline gentoken`, `gensubtoken`, `checktoken`.
 //!
 //! Flags come from the table of settings. Exit codes: 0 done, 1 the checked file has faults, 2 the command line or the
 //! configuration is wrong.
@@ -32,13 +32,6 @@ pub struct Start {
     pub plan: MemoryPlan,
 }
 
-/// What the process is for.
-#[derive(Clone, Debug)]
-pub enum Order {
-    Serve(Box<Start>),
-    Token(Box<TokenTask>),
-}
-
 /// Something to be done with tokens, and the configuration whose keys it is done with.
 #[derive(Clone, Debug)]
 pub struct TokenTask {
@@ -64,17 +57,35 @@ pub enum TokenJob {
     Check { token: String },
 }
 
-/// Reads the command line and the environment. What needs neither clock nor network is carried out here.
+/// What the host is to be examined for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Unset: as many as the configuration allows.
+    pub connections: Option<u32>,
+    /// Before /proc and /sys, to examine a made-up host; empty for this one.
+    pub root: String,
+}
+
+/// Work for the node.
+#[derive(Clone, Debug)]
+pub enum Job {
+    Serve(Start),
+    Doctor(Start, Diagnosis),
+    Token(Box<TokenTask>),
+}
+
+/// Reads the command line and the environment. A command that needs neither node nor clock is carried out here.
 ///
 /// # Errors
 /// The code to exit with; what there was to say has been printed.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Order, ExitCode> {
+) -> Result<Job, ExitCode> {
     match interpret(arguments, environment) {
-        Action::Serve(start) => Ok(Order::Serve(start)),
-        Action::Token(task) => Ok(Order::Token(task)),
+        Action::Serve(start) => Ok(Job::Serve(*start)),
+        Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
+        Action::Token(task) => Ok(Job::Token(task)),
         Action::Print { text, code: 0 } => {
             // A reader that has seen enough (`| head`) is no failure.
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -92,6 +103,8 @@ pub fn run(
 pub enum Action {
     Serve(Box<Start>),
     Token(Box<TokenTask>),
+    /// Examine the host for what would be served.
+    Doctor(Box<Start>, Diagnosis),
     /// Print `text`, to stderr if `code` is not 0, and exit.
     Print {
         text: String,
@@ -126,24 +139,43 @@ pub fn interpret(
                 Err(faults) => refuse(&faults, 1),
             }
         }
-        Some((name, matches)) => {
+        Some((name @ ("gentoken" | "gensubtoken" | "checktoken"), matches)) => {
             // The node that a configuration describes need not fit this machine.
-            let loaded = configured(&rows, matches, environment).and_then(|sources| load::load(&sources));
+            let loaded = given(&rows, matches, environment).and_then(|sources| load::load(&sources));
             let job = token_job(name, matches);
             match loaded.and_then(|Loaded { config, .. }| job.map(|job| TokenTask { config, job })) {
                 Ok(task) => Action::Token(Box::new(task)),
                 Err(faults) => refuse(&faults, 2),
             }
         }
-        None => match configured(&rows, &matches, environment).and_then(|sources| prepare(&sources)) {
+        Some(("doctor", matches)) => {
+            let diagnosis = Diagnosis {
+                connections: matches.get_one::<u32>("connections").copied(),
+                root: matches.get_one::<String>("root").cloned().unwrap_or_default(),
+            };
+            match configured(&rows, matches, environment) {
+                Ok(start) => Action::Doctor(Box::new(start), diagnosis),
+                Err(faults) => refuse(&faults, 2),
+            }
+        }
+        _ => match configured(&rows, &matches, environment) {
             Ok(start) => Action::Serve(Box::new(start)),
             Err(faults) => refuse(&faults, 2),
         },
     }
 }
 
-/// Everything that says what the configuration is, the file read that `--config` or the environment names.
+/// What the file that is named, the environment and the flags come to.
 fn configured(
+    rows: &[Row],
+    matches: &ArgMatches,
+    environment: BTreeMap<String, String>,
+) -> Result<Start, Vec<Fault>> {
+    prepare(&given(rows, matches, environment)?)
+}
+
+/// The sources themselves, the file read that `--config` or the environment names.
+fn given(
     rows: &[Row],
     matches: &ArgMatches,
     environment: BTreeMap<String, String>,
@@ -192,13 +224,6 @@ fn token_job(name: &str, matches: &ArgMatches) -> Result<TokenJob, Vec<Fault>> {
 }
 
 fn command(rows: &[Row]) -> Command {
-    let config = || {
-        Arg::new("config")
-            .long("config")
-            .short('c')
-            .value_name("FILE")
-            .help(format!("Configuration file (TOML) [env: {ENVIRONMENT_FILE}]"))
-    };
     let option = |long: &'static str, short: char, value: &'static str, help: &'static str| {
         Arg::new(long).long(long).short(short).value_name(value).help(help).allow_hyphen_values(true)
     };
@@ -219,6 +244,12 @@ fn command(rows: &[Row]) -> Command {
             arg.value_name(value).allow_hyphen_values(true)
         })
     });
+    let flags: Vec<Arg> = flags.collect();
+    let config = Arg::new("config")
+        .long("config")
+        .short('c')
+        .value_name("FILE")
+        .help(format!("Configuration file (TOML) [env: {ENVIRONMENT_FILE}]"));
     Command::new("trunkline")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Holds long client connections (WebSocket) in front of a backend that speaks plain HTTP.")
@@ -226,8 +257,8 @@ fn command(rows: &[Row]) -> Command {
             "Every key of the configuration file can be set in the environment: `trunkline config` prints them all.\n\
              Without a file, an API key and a token secret the node runs in development mode on loopback only.",
         )
-        .arg(config())
-        .args(flags)
+        .arg(config.clone())
+        .args(flags.clone())
         .args_conflicts_with_subcommands(true)
         .subcommand(Command::new("config").about("Print the documented default configuration"))
         .subcommand(
@@ -238,7 +269,7 @@ fn command(rows: &[Row]) -> Command {
         .subcommand(
             Command::new("gentoken")
                 .about("Print a connection token, signed with client.token.hmac_secret (HS256)")
-                .args([config(), user(), ttl(), info()])
+                .args([config.clone(), user(), ttl(), info()])
                 .arg(
                     option("channel", 's', "CHANNEL", "Subscribe the connection to this; can be repeated")
                         .action(ArgAction::Append),
@@ -248,14 +279,33 @@ fn command(rows: &[Row]) -> Command {
         .subcommand(
             Command::new("gensubtoken")
                 .about("Print a subscription token, signed with the hmac_secret of client.subscription_token or client.token")
-                .args([config(), user(), ttl(), info()])
+                .args([config.clone(), user(), ttl(), info()])
                 .arg(option("channel", 's', "CHANNEL", "What it lets the user subscribe to").required(true)),
         )
         .subcommand(
             Command::new("checktoken")
                 .about("Print what a token of either kind says; exits 1 when it is not valid")
-                .arg(config())
+                .arg(config.clone())
                 .arg(Arg::new("TOKEN").required(true).allow_hyphen_values(true)),
+        )
+        .subcommand(
+            Command::new("doctor")
+                .about("Examine this host for what would be served: what is short, and what it costs; exits 1 if anything is")
+                .arg(
+                    Arg::new("connections")
+                        .long("connections")
+                        .value_name("N")
+                        .value_parser(clap::value_parser!(u32).range(1..))
+                        .help("Connections to examine it for [default: as many as the configuration allows]"),
+                )
+                .arg(
+                    Arg::new("root")
+                        .long("root")
+                        .value_name("DIR")
+                        .help("Take DIR/proc/sys and DIR/sys for /proc/sys and /sys"),
+                )
+                .arg(config)
+                .args(flags),
         )
 }
 
@@ -326,7 +376,7 @@ mod tests {
     fn printed(action: Action) -> (String, u8) {
         match action {
             Action::Print { text, code } => (text, code),
-            Action::Serve(start) => panic!("serves with {:?}", start.config),
+            Action::Serve(start) | Action::Doctor(start, _) => panic!("serves with {:?}", start.config),
             Action::Token(task) => panic!("makes {:?}", task.job),
         }
     }
@@ -334,6 +384,7 @@ mod tests {
     fn served(action: Action) -> Config {
         match action {
             Action::Serve(start) => start.config,
+            Action::Doctor(..) => panic!("examines"),
             Action::Print { text, code } => panic!("exits {code}: {text}"),
             Action::Token(task) => panic!("makes {:?}", task.job),
         }
@@ -411,6 +462,16 @@ mod tests {
         assert_eq!(printed(act(&["--config", "/nonexistent.toml"], &[])).1, 2);
         assert_eq!(printed(act(&[], &[("TRUNKLINE_CONFIG", "/nonexistent.toml")])).1, 2);
         assert_eq!(printed(act(&["check"], &[])).1, 2);
+    }
+
+    #[test]
+    fn the_doctor_takes_what_serving_takes() {
+        let action = act(&["doctor", "--connections", "500000", "--shards", "3", "--root", "/r"], &[]);
+        let Action::Doctor(start, diagnosis) = action else { panic!("{action:?}") };
+        assert_eq!(start.config.shards, 3);
+        assert_eq!(diagnosis, Diagnosis { connections: Some(500_000), root: "/r".into() });
+        assert_eq!(printed(act(&["doctor", "--connections", "0"], &[])).1, 2);
+        assert_eq!(printed(act(&["doctor", "--config", "/nonexistent.toml"], &[])).1, 2);
     }
 
     #[test]

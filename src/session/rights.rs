@@ -9,8 +9,9 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::ChannelName;
 use crate::session::context::{Admitted, Failure};
-use crate::session::token::{Flaw, Overrides, SubscribeClaims, SubscribeGrant, TokenFault};
-use crate::session::{Context, Effect, Rights, Sub, World};
+use crate::session::question::Granted;
+use crate::session::token::{Flaw, Overrides, SubscribeClaims, TokenFault};
+use crate::session::{Context, Effect, Renewal, Rights, Sub, World};
 
 /// Begins the users of a channel's name.
 const USERS: char = '#';
@@ -28,7 +29,9 @@ pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, R
     let listed = !user.is_empty() && users.split(USER_SEPARATOR).any(|known| known == user);
     rights.listed = Some(listed);
     rights.subscribe = listed;
+    rights.subscribe_hook = false;
     if !listed {
+        rights.publish_hook = false;
         rights.publish_for_client = false;
         rights.history_for_client = false;
         rights.presence_for_client = false;
@@ -38,14 +41,14 @@ pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, R
 
 /// Server-side subscriptions of a client that connects: the given ones and the user's personal channel.
 pub(super) fn with_personal(
-    mut subs: Vec<(ChannelName, SubscribeGrant)>,
+    mut subs: Vec<(ChannelName, Granted)>,
     user: Option<&str>,
     world: &dyn World,
-) -> Vec<(ChannelName, SubscribeGrant)> {
+) -> Vec<(ChannelName, Granted)> {
     if let Some(personal) = user.and_then(|user| world.personal_channel(user))
         && subs.iter().all(|(channel, _)| *channel != personal)
     {
-        subs.push((personal, SubscribeGrant::default()));
+        subs.push((personal, Granted::default()));
     }
     subs
 }
@@ -66,7 +69,13 @@ pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failu
         conn_info: claims.info,
         meta: claims.meta,
         expire_at_s: not_expired(claims.expire_at_s, cx.unix_s)?,
-        subs: claims.subs.into_iter().map(|(channel, grant)| (channel.into(), grant)).collect(),
+        renewal: Renewal::Token,
+        subs: claims
+            .subs
+            .into_iter()
+            .map(|(channel, grant)| (channel.into(), Granted { grant, expire_at_s: 0 }))
+            .collect(),
+        data: None,
     })
 }
 
@@ -89,13 +98,13 @@ pub(super) fn refresh(token: &str, user: &str, cx: &mut Context<'_>) -> Result<R
     Ok(Refreshed { expire_at_s, info: claims.info, meta: claims.meta })
 }
 
-/// A subscription of `user` to the channel begins or goes on, by the token. The time is 0 for never.
+/// A subscription of `user` to the channel begins or goes on, by the token.
 pub(super) fn subscription(
     token: &str,
     channel: &str,
     user: &str,
     cx: &mut Context<'_>,
-) -> Result<(SubscribeGrant, u64), Failure> {
+) -> Result<Granted, Failure> {
     let Some(verifier) = cx.world.verifier() else { return Err(Refusal::PermissionDenied.into()) };
     let claims = verifier
         .verify_subscribe(token, cx.unix_s)
@@ -105,7 +114,7 @@ pub(super) fn subscription(
         fault.of_subscription()
     })?;
     let expire_at_s = not_expired(claims.expire_at_s, cx.unix_s)?;
-    Ok((claims.grant, expire_at_s))
+    Ok(Granted { grant: claims.grant, expire_at_s })
 }
 
 /// Whether a subscription token that holds is one for this subscription.
@@ -162,8 +171,8 @@ pub(super) fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, jo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::ChannelIndex;
     use crate::session::token::Verifier;
+    use crate::session::{ChannelIndex, Hooks};
 
     /// Everything is allowed; `limited` says whether names count.
     struct Everything {
@@ -184,6 +193,8 @@ mod tests {
                 history_for_subscriber: true,
                 presence_for_client: true,
                 presence_for_subscriber: true,
+                subscribe_hook: true,
+                publish_hook: true,
                 ..Rights::default()
             })
         }
@@ -202,6 +213,18 @@ mod tests {
 
         fn channels_max(&self) -> usize {
             1
+        }
+
+        fn name(&self, _: ChannelIndex) -> ChannelName {
+            unreachable!("there is no channel")
+        }
+
+        fn hooks(&self) -> Hooks {
+            Hooks::default()
+        }
+
+        fn forward_headers(&self) -> &[Box<str>] {
+            &[]
         }
 
         fn personal_channel(&self, user: &str) -> Option<ChannelName> {
@@ -242,6 +265,11 @@ mod tests {
         let kept = [stranger.history_for_subscriber, stranger.presence_for_subscriber];
         assert_eq!(kept, [true; 2], "whom the server subscribes is a subscriber");
         let ann = of("ann");
+        assert!(
+            !ann.subscribe_hook && ann.publish_hook,
+            "nobody is asked whether who is listed may subscribe"
+        );
+        assert!(!stranger.subscribe_hook && !stranger.publish_hook, "nor whether who is not may do anything");
         assert!(ann.subscribe && ann.publish_for_client && ann.history_for_client && ann.presence_for_client);
         let unlimited = of_user(&Everything { limited: false }, "news#ann", "bob").unwrap();
         assert!(unlimited.subscribe && unlimited.listed.is_none(), "elsewhere the mark means nothing");
@@ -254,11 +282,11 @@ mod tests {
     #[test]
     fn the_personal_channel_is_added_once_and_to_nobody_without_a_name() {
         let on = Everything { limited: true };
-        let names = |subs: Vec<(ChannelName, SubscribeGrant)>| -> Vec<String> {
+        let names = |subs: Vec<(ChannelName, Granted)>| -> Vec<String> {
             subs.into_iter().map(|(channel, _)| channel.to_string()).collect()
         };
-        let given = |names: &[&str]| -> Vec<(ChannelName, SubscribeGrant)> {
-            names.iter().map(|name| ((*name).into(), SubscribeGrant::default())).collect()
+        let given = |names: &[&str]| -> Vec<(ChannelName, Granted)> {
+            names.iter().map(|name| ((*name).into(), Granted::default())).collect()
         };
         assert_eq!(names(with_personal(given(&["a"]), Some("ann"), &on)), ["a", "#ann"]);
         assert_eq!(names(with_personal(given(&["#ann"]), Some("ann"), &on)), ["#ann"]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::fault::{Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
-use crate::session::{Sub, SubscribeEffect};
+use crate::session::{Renewal, Sub, SubscribeEffect};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
@@ -36,6 +36,7 @@ impl Core {
                     reject_unrecovered: false,
                     chan_info: ask.info,
                     expire_at_s: ask.expire_at,
+                    renewal: Renewal::Token,
                     data: ask.data,
                 };
                 self.order(&ask.target, reply, |_| Order::Subscribe(subscribe.clone()));
@@ -120,6 +121,7 @@ impl Core {
                 self.ask_to_join(slot, subscribe, Some(done));
             }
             Order::Unsubscribe { channel, why } => {
+                session.revoke(&channel);
                 if let Some(index) = self.local.find(&channel) {
                     self.unsubscribe(slot, index, Some(why));
                 }
