@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
+use crate::config::hooks::check_hooks;
 use crate::config::sections::{Config, SHARDS_MAX};
 use crate::config::value::Size;
 use crate::hub::ChannelOptions;
@@ -139,6 +140,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         );
         check_channel(&namespace.options, &path, &mut require);
     }
+    check_hooks(config, &mut require);
     faults.extend(check_exposure(config, origins));
     faults
 }
@@ -183,15 +185,16 @@ fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
     // Development's own generosity is no decision to let everybody in.
     let anonymous = config.client.allow_anonymous
         && (!config.is_development() || origins.contains_key("client.allow_anonymous"));
-    let asks = config.client.connect_hook.is_some();
-    if !anonymous && !asks && config.client.token.hmac_secret.is_none() {
+    let known = config.client.token.hmac_secret.is_some() || config.client.connect_hook.is_some();
+    if !anonymous && !known {
         faults.push(Fault {
             key: key.to_string(),
             origin,
             problem: format!(
                 "{address} is not a loopback address, so clients must prove who they are: set \
                  client.token.hmac_secret in the file or TRUNKLINE_CLIENT_TOKEN_HMAC_SECRET in the environment \
-                 (there is no flag: other users of the machine can read flags), or let everyone in with \
+                 (there is no flag: other users of the machine can read flags), have the backend asked with \
+                 client.connect_hook, or let everyone in with \
                  client.allow_anonymous = true or TRUNKLINE_CLIENT_ALLOW_ANONYMOUS=true"
             ),
         });

@@ -6,6 +6,8 @@
 //! thread → say where everything is. End: on SIGTERM or SIGINT shards close their clients with 3001, requests under way
 //! get their answers, everything within the grace of the configuration.
 
+pub mod doctor;
+
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
