@@ -9,14 +9,16 @@ use trunkline::base::fault::{Disconnect, Refusal};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
 use trunkline::base::publication::ClientInfo;
 use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since, SinceEpoch};
+use trunkline::session::question::{Question, Waiting};
 use trunkline::shard::ask::{
-    Ask, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser, Reply,
-    ShardStats, SubscribeUser, Target, UnsubscribeUser,
+    Ask, BackendReply, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser,
+    Reply, ShardStats, SubscribeUser, Target, UnsubscribeUser,
 };
 use trunkline::shard::router::Router;
 
 use crate::check::{ChannelNo, PayloadNo, Place, check_page};
 use crate::client::user_name;
+use crate::hooks::Questions;
 use crate::scenario::unix_s;
 use crate::world::Stage;
 
@@ -381,7 +383,7 @@ fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, Refusal>) 
 
 /// One shard's control plane: takes requests, answers when the script says.
 #[derive(Default)]
-pub struct Plane(Mutex<PlaneState>);
+pub struct Plane(Mutex<PlaneState>, pub Questions);
 
 #[derive(Default)]
 struct PlaneState {
@@ -399,6 +401,10 @@ impl ControlPlane for Plane {
         let body = String::from_utf8_lossy(request.body()).into_owned();
         state.waiting.push((format!("{} {body}", request.uri().path()), reply));
         Ok(())
+    }
+
+    fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
+        self.1.take(question, reply)
     }
 }
 
@@ -421,6 +427,6 @@ impl Plane {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.0.lock().expect("one thread").waiting.is_empty()
+        self.0.lock().expect("one thread").waiting.is_empty() && self.1.awaited() == 0
     }
 }

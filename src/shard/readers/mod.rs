@@ -67,6 +67,8 @@ impl Core {
         }
         let origin = self.cors_origin(head);
         let mut form = reply_form(head, origin.clone().unwrap_or_default());
+        // Who has ended its side while the backend was asked sends no further request.
+        form.keep_alive &= !self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
         let has_body = !matches!(head.body_length(), BodyLength::None | BodyLength::Length(0));
         if endpoint != Endpoint::Publish || head.method != "POST" {
             // Where the next request begins is known only behind the body, and nobody wants to read that.
@@ -110,7 +112,6 @@ impl Core {
             }
         };
         form.limit = request.limit;
-        form.keep_alive &= !self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
         if request.mode == Mode::Publish {
             return self.expect_publication(slot, request, form, head, bytes, head_len);
         }
