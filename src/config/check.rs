@@ -7,6 +7,7 @@ use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::sections::{Config, SHARDS_MAX};
+use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
 use crate::hub::ChannelOptions;
 
@@ -105,6 +106,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         );
         check_channel(&namespace.options, &path, &mut require);
     }
+    check_tunnels(config, &mut require);
     faults.extend(check_exposure(config, origins));
     faults
 }

@@ -133,7 +133,7 @@ mod tests {
                 _ => line.to_string(),
             })
             .collect();
-        assert_eq!(uncommented, 16, "eleven unset keys, a namespace of three and a hook of two");
+        assert_eq!(uncommented, 18, "eleven unset keys, a namespace of three, a hook and a tunnel of two");
         let config = read(&lines.join("\n"));
         assert!(config.api.key.is_some() && config.client.token.hmac_secret.is_some());
         assert_eq!(config.namespace.len(), 1);

@@ -24,6 +24,24 @@ const PREFIX: &str = "trunkline";
 pub struct Metrics {
     registry: Registry,
     api_requests: Family<ApiCall, Counter>,
+    tunnel_questions: TunnelCounts,
+}
+
+/// What the backends of tunnels were asked, by outcome. Cloning is cheap: the counters are shared.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelCounts(Family<TunnelAsked, Counter>);
+
+/// Both from closed lists.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TunnelAsked {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+impl TunnelCounts {
+    pub fn count(&self, kind: &'static str, outcome: &'static str) {
+        self.0.get_or_create(&TunnelAsked { kind, outcome }).inc();
+    }
 }
 
 /// Both from closed lists: a caller cannot make new series.
@@ -39,13 +57,20 @@ impl Default for Metrics {
         let api_requests = Family::default();
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register("api_requests", "Commands of the server API, by outcome", api_requests.clone());
-        Metrics { registry, api_requests }
+        let tunnel_questions = TunnelCounts::default();
+        let help = "Requests to the backends of tunnels, by outcome";
+        registry.register("tunnel_questions", help, tunnel_questions.0.clone());
+        Metrics { registry, api_requests, tunnel_questions }
     }
 }
 
 impl Metrics {
     pub fn count_api(&self, method: &'static str, code: u16) {
         self.api_requests.get_or_create(&ApiCall { method, code }).inc();
+    }
+
+    pub fn tunnel_counts(&self) -> TunnelCounts {
+        self.tunnel_questions.clone()
     }
 
     /// The OpenMetrics text of `shards` and of the control plane.

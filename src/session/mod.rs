@@ -14,6 +14,7 @@ mod context;
 pub mod question;
 pub mod reader;
 pub mod token;
+pub mod tunnel;
 
 use smallvec::SmallVec;
 

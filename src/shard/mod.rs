@@ -25,6 +25,7 @@ mod receive;
 pub mod router;
 mod stats;
 mod timers;
+pub mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -42,6 +43,7 @@ use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
 use crate::shard::router::Router;
 use crate::shard::stats::Cause;
+use crate::shard::tunnel::TunnelOptions;
 
 use self::core::Core;
 pub use self::core::Footprint;
@@ -61,6 +63,8 @@ pub struct ShardOptions {
     /// Checks tokens; without one no token is valid.
     pub verifier: Option<Arc<Verifier>>,
     pub allow_anonymous: bool,
+    /// In the order of the configuration's list: a tunnel's place there is its name among shards and control plane.
+    pub tunnels: Vec<TunnelOptions>,
     /// Origins that may connect besides the page's own host; `*` is any.
     pub allowed_origins: Vec<String>,
     /// Pages of this machine may connect whatever their port.
