@@ -47,8 +47,8 @@ pub struct App {
     pub api: Api,
     pub tunnels: Arc<Tunnels>,
     pub body_bytes_max: usize,
+    pub metrics: Metrics,
     keys: ApiKeys,
-    metrics: Metrics,
     metrics_need_key: bool,
     echo: bool,
     page: Option<page::Page>,
@@ -90,7 +90,7 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
             get(metrics_for_all)
         };
         routes = routes.route("/api/{method}", post(api)).route("/metrics", metrics);
-        routes = routes.merge(tunnel::routes::routes());
+        routes = routes.merge(tunnel::routes::routes(&app));
     }
     if port != Port::Api {
         if app.echo {

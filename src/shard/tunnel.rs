@@ -43,8 +43,10 @@ pub struct TunnelOptions {
 const PATH: &str = "/tunnel/";
 /// Beyond the backend's time, how long a client waits for the control plane to say that it is over.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
-/// What a client that cannot be let in now is told to wait, in seconds (`Retry-After`).
-const RETRY_AFTER_S: &[u8] = b"2";
+/// What a client that cannot be let in now is told to wait at most, in seconds (`Retry-After`). How long each is told
+/// is left to chance, so that a crowd does not come back at once.
+const RETRY_AFTER_S_MAX: u8 = 5;
+const _: () = assert!(RETRY_AFTER_S_MAX < 10, "it is written as one digit");
 /// Messages of connections that have gone, held by one shard until the backend has them, in bytes. What goes beyond
 /// it is dropped, and the close says how many messages that were: clients that come, speak and go against a silent
 /// backend must not fill the memory.
@@ -114,7 +116,7 @@ impl Core {
                     }
                     Err(Busy) => {
                         self.stats.fault(Cause::TunnelUnavailable);
-                        write_unavailable(&mut refusal);
+                        self.write_unavailable(&mut refusal);
                     }
                 }
             }
@@ -394,7 +396,7 @@ impl Core {
     fn refuse_for_now(&mut self, slot: u32) {
         self.stats.fault(Cause::TunnelUnavailable);
         let mut answer = Vec::new();
-        write_unavailable(&mut answer);
+        self.write_unavailable(&mut answer);
         self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
     }
 
@@ -426,6 +428,16 @@ impl Core {
         } else {
             self.bid_farewell(conn, farewell);
         }
+    }
+
+    fn write_unavailable(&mut self, out: &mut Vec<u8>) {
+        let retry_after = [b'0' + self.prng.u8(1..=RETRY_AFTER_S_MAX)];
+        let mut body = Vec::new();
+        let code = Refusal::TooManyRequests.code();
+        write_problem(&mut body, 503, code, "backend not available", "try again a little later");
+        let fields: &[(&str, &[u8])] =
+            &[("Retry-After", &retry_after), ("Connection", b"close"), ("Content-Type", PROBLEM_TYPE)];
+        http1::write_response(out, 503, fields, &body);
     }
 
     // --- what the backend tells a connection from outside
@@ -523,15 +535,6 @@ fn hello(head: &RequestHead<'_>, options: &TunnelOptions) -> Hello {
         headers: headers.collect(),
         subprotocols: offered.map(|token| String::from_utf8_lossy(token).into()).collect(),
     }
-}
-
-fn write_unavailable(out: &mut Vec<u8>) {
-    let mut body = Vec::new();
-    let why = Refusal::TooManyRequests;
-    write_problem(&mut body, 503, why.code(), "backend not available", "try again a little later");
-    let fields: &[(&str, &[u8])] =
-        &[("Retry-After", RETRY_AFTER_S), ("Connection", b"close"), ("Content-Type", PROBLEM_TYPE)];
-    http1::write_response(out, 503, fields, &body);
 }
 
 /// Codes of the client protocol mean nothing to a client of another: those of RFC 6455 and the IANA registry do.

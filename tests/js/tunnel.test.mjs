@@ -8,7 +8,7 @@ import { after, before, beforeEach, describe, test } from 'node:test';
 import WebSocket from 'ws';
 
 import { API_KEY, Daemon, configuration, drivers } from './support/daemon.mjs';
-import { CLOSE, PING, RawSocket } from './support/socket.mjs';
+import { CLOSE, PING, RawSocket, TEXT, frame } from './support/socket.mjs';
 import { next, sleep, until, within } from './support/wait.mjs';
 
 /** A backend that records what it is asked and answers what the test says. */
@@ -134,6 +134,7 @@ for (const driver of drivers) {
         },
         { name: 'other', endpoint: backend.url },
         { name: 'narrow', endpoint: backend.url, timeout: '2s', in_flight_max: 1 },
+        { name: 'wide', endpoint: backend.url, timeout: '60s', messages_waiting_max: 100, bytes_waiting_max: '2MiB' },
         // Nobody listens there: a port of the discard service.
         { name: 'down', endpoint: 'http://127.0.0.1:9/', timeout: '300ms' },
       ];
@@ -240,7 +241,6 @@ for (const driver of drivers) {
       backend.connect = () => {};
       const both = await Promise.all([refused(`${base}narrow`), refused(`${base}narrow`)]);
       assert.deepEqual(both.map(({ status }) => status), [503, 503]);
-      assert.equal(backend.asked.length, 1);
       backend.reset();
       (await Client.connect(`${base}narrow`)).ws.close();
       assert.equal((await backend.closed()).code, 1005);
@@ -338,16 +338,84 @@ for (const driver of drivers) {
         response.end('an answer for nobody');
       };
       const client = await Client.connect(`${base}game`);
-      for (let n = 1; n <= 5; n += 1) client.ws.send(`${n}`);
+      // One more, and the client would not be read from: its Close would wait.
+      for (let n = 1; n <= 4; n += 1) client.ws.send(`${n}`);
       client.ws.close(1000, 'bye');
       await client.closed();
       await until(() => backend.of('message').length === 1, 'the first arrives');
       assert.equal((await push(idOf(), 'late')).status, 410);
       release();
       const { code, reason, messages, undelivered } = await backend.closed();
-      assert.deepEqual([code, reason, messages, undelivered], [1000, 'bye', 5, 0]);
+      assert.deepEqual([code, reason, messages, undelivered], [1000, 'bye', 4, 0]);
       assert.deepEqual(backend.asked.slice(1).map(({ type, body }) => (type === 'message' ? `${body}` : type)),
-        ['1', '2', '3', '4', '5', 'close']);
+        ['1', '2', '3', '4', 'close']);
+    });
+
+    test('a backend is never asked more at a time than it may be', async () => {
+      let now = 0;
+      let most = 0;
+      const usual = backend.message;
+      backend.message = async (one, response) => {
+        now += 1;
+        most = Math.max(most, now);
+        await sleep(1);
+        now -= 1;
+        usual(one, response);
+      };
+      const clients = [];
+      for (let n = 0; n < 5; n += 1) clients.push(await Client.connect(`${base}narrow`));
+      for (let n = 0; n < 10; n += 1) clients.forEach(({ ws }) => ws.send(`${n}`));
+      for (const client of clients) {
+        assert.deepEqual(await client.got(10), Array.from({ length: 10 }, (_, n) => `${n}`));
+        client.ws.close();
+      }
+      assert.equal(most, 1);
+      await until(() => backend.of('close').length === 5, 'all are told');
+    });
+
+    test('what those who left still have for a silent backend is bounded, and what is dropped is told', async () => {
+      const CLIENTS = 80;
+      const MESSAGES = 17;
+      const held = [];
+      backend.message = (_, response) => held.push(response);
+      const clients = [];
+      for (let n = 0; n < CLIENTS; n += 1) clients.push(await Client.connect(`${base}wide`));
+      // 960 KiB of each wait: together far more than the 16 MiB that each of two shards keeps.
+      for (const { ws } of clients) {
+        for (let n = 0; n < MESSAGES; n += 1) ws.send('x'.repeat(60 * 1024));
+        ws.close();
+      }
+      await Promise.all(clients.map((client) => client.closed()));
+      await until(() => held.length === CLIENTS, 'the first of each arrives');
+      backend.message = (_, response) => response.end();
+      for (const response of held) response.end();
+      await until(() => backend.of('close').length === CLIENTS, 'every end is told');
+      const told = backend.of('close').map(({ json }) => json);
+      for (const { messages, undelivered } of told) assert.equal(messages + undelivered, MESSAGES);
+      assert.ok(told.some(({ undelivered }) => undelivered === 0), 'some had room');
+      assert.ok(told.some(({ undelivered }) => undelivered > 0), 'some had none');
+      const arrived = told.reduce((sum, { messages }) => sum + messages, 0);
+      assert.equal(backend.of('message').length, arrived);
+    });
+
+    test('a client that speaks before it is let in is heard once it is', async () => {
+      let held;
+      backend.connect = (_, response) => { held = response; };
+      const raw = await RawSocket.connect(daemon.port);
+      raw.write(Buffer.concat([
+        Buffer.from('GET /tunnel/game HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n' +
+          'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n'),
+        frame(TEXT, 'with the handshake'),
+      ]));
+      await until(() => held, 'the backend is asked');
+      raw.write(frame(TEXT, 'behind it'));
+      held.end();
+      assert.equal((await raw.head()).status, 101);
+      for (const wanted of ['with the handshake', 'behind it']) {
+        assert.equal((await raw.frame()).payload.toString(), wanted);
+      }
+      raw.write(frame(CLOSE));
+      assert.equal((await backend.closed()).code, 1005);
     });
 
     test('a message whose connection breaks, or that the backend puts off, is handed over again', async () => {
@@ -606,6 +674,8 @@ for (const driver of drivers) {
         'trunkline_tunnel_questions_total{kind="connect",outcome="refused"}',
         'trunkline_tunnel_questions_total{kind="connect",outcome="bad_ticket"}',
         'trunkline_tunnel_questions_total{kind="message",outcome="failed"}',
+        'trunkline_api_requests_total{method="connections",code="410"}',
+        'trunkline_api_requests_total{method="tickets",code="0"}',
         'trunkline_faults_total{cause="tunnel_refused"}', 'trunkline_faults_total{cause="tunnel_unavailable"}',
         'trunkline_faults_total{cause="tunnel_failed"}',
       ]) {

@@ -105,7 +105,8 @@ impl Tunnels {
             reply.forget();
             return Err(Busy);
         };
-        let Some(backend) = self.backends.get(usize::from(question.tunnel)) else { return Err(Busy) };
+        // Places are those of the configuration's list, here as in shards.
+        let backend = &self.backends[usize::from(question.tunnel)];
         let headers = headers_of(&question, backend, kind);
         let tunnels = Arc::clone(self);
         let TunnelQuestion { tunnel: place, client, user, matter } = question;

@@ -7,6 +7,7 @@ use ::http::{HeaderValue, Request, StatusCode, header};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
+use axum::middleware::map_response_with_state;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::post;
 use serde::{Deserialize, Serialize};
@@ -25,10 +26,29 @@ const TICKET_TTL_S: u64 = 60;
 /// Longest that a backend may say. A ticket is for a client that is about to connect.
 const TICKET_TTL_S_MAX: u64 = 3600;
 
-pub fn routes() -> Router<Arc<App>> {
-    Router::new()
+pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
+    let connections = Router::new()
         .route("/api/connections/{id}", post(send).get(describe).delete(close))
+        .route_layer(map_response_with_state(Arc::clone(app), count_connections));
+    let tickets = Router::new()
         .route("/api/tunnel/{name}/tickets", post(issue))
+        .route_layer(map_response_with_state(Arc::clone(app), count_tickets));
+    connections.merge(tickets)
+}
+
+async fn count_connections(State(app): State<Arc<App>>, response: Response) -> Response {
+    counted(&app, "connections", response)
+}
+
+async fn count_tickets(State(app): State<Arc<App>>, response: Response) -> Response {
+    counted(&app, "tickets", response)
+}
+
+/// As every call of the API: by its status, or 0 when it was done.
+fn counted(app: &App, method: &'static str, response: Response) -> Response {
+    let code = if response.status().is_success() { 0 } else { response.status().as_u16() };
+    app.metrics.count_api(method, code);
+    response
 }
 
 /// The body becomes a message to the client.
