@@ -198,6 +198,7 @@ fn options() -> ShardOptions {
         hub: HubLimits::default(),
         streams: StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1024 },
         verifier: None,
+        tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
         allowed_origins: Vec::new(),

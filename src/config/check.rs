@@ -8,6 +8,7 @@ use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
 use crate::config::sections::{Config, SHARDS_MAX, Token};
+use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
 use crate::hub::ChannelOptions;
 use crate::session::token::keys::{Key, KeyFault};
@@ -116,6 +117,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         check_channel(&namespace.options, &path, &mut require);
     }
     check_hooks(config, &mut require);
+    check_tunnels(config, &mut require);
     faults.extend(check_exposure(config, origins));
     faults
 }

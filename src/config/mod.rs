@@ -14,10 +14,14 @@ pub mod load;
 pub mod memory;
 pub mod sections;
 mod table;
+pub mod tunnels;
 pub mod value;
 
 pub use fault::Fault;
 pub use load::Loaded;
 pub use memory::MemoryPlan;
-pub use sections::{Api, Client, Config, Hook, HookOptions, Limits, Log, Mode, Namespace, Shutdown, Token};
+pub use sections::{
+    Api, Client, Config, Hook, HookOptions, Limits, Log, Mode, Namespace, Shutdown, Token, Tunnel,
+    TunnelOptions,
+};
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

@@ -32,6 +32,7 @@ settings! {
         pub channel: ChannelOptions,
         pub namespace: Vec<Namespace>,
         pub hook: Vec<Hook>,
+        pub tunnel: Vec<Tunnel>,
         pub limits: Limits,
         pub shutdown: Shutdown,
         pub mode: Mode,
@@ -248,6 +249,35 @@ settings! {
 pub type Hook = Named<HookOptions>;
 
 settings! {
+    /// Where the messages of any WebSocket client go that connects to `/tunnel/` and the tunnel's name.
+    pub struct TunnelOptions {
+        /// Where they are POSTed to: an http or https URL.
+        pub endpoint: String = String::new();
+        /// How long the backend may take for one of them, waiting for its turn and trying again included. A client that
+        /// connects is answered 503 then; a client whose message was not taken is closed (1011).
+        pub timeout: Duration = Duration::from_secs(5);
+        /// Speak HTTP/2 at once over plain http. With https both sides agree on it by themselves.
+        pub http2: bool = false;
+        /// Header fields of the client's request that the backend gets to see when it connects, by name.
+        pub forward_headers: Vec<String> = Vec::new(), example "[\"cookie\", \"x-forwarded-for\"]";
+        /// Header fields of every request to the backend, like "Authorization: Bearer text".
+        pub static_headers: Vec<Secret> = Vec::new();
+        /// WebSocket subprotocols that are spoken here: the first that a client offers is chosen, unless the backend
+        /// chooses another of those offered.
+        pub subprotocols: Vec<String> = Vec::new(), example "[\"chat.v2\"]";
+        /// Messages of one client that may wait for the backend. At this many, reading from the client pauses.
+        pub messages_waiting_max: usize = 16;
+        /// The same in bytes.
+        pub bytes_waiting_max: Size = Size::kib(256);
+        /// Requests that the backend gets to answer at a time. Others wait for their turn within `timeout`.
+        pub in_flight_max: u32 = 256;
+    }
+}
+
+/// A way from any WebSocket client to the backend, by the name in its path.
+pub type Tunnel = Named<TunnelOptions>;
+
+settings! {
     /// Bounds of the whole node.
     pub struct Limits {
         /// What all histories of this node may weigh, in bytes. Above it the oldest publications go first.
@@ -291,7 +321,7 @@ pub struct List<'c> {
 
 impl Config {
     /// Every list, in the order of the documented file.
-    pub fn lists(&self) -> [List<'_>; 2] {
+    pub fn lists(&self) -> [List<'_>; 3] {
         [
             List {
                 name: "namespace",
@@ -306,6 +336,13 @@ impl Config {
                 example: "name = \"backend\"\nendpoint = \"http://127.0.0.1:3000/trunkline/connect\"",
                 entries: &self.hook,
             },
+            List {
+                name: "tunnel",
+                doc: "Any WebSocket client that connects to /tunnel/ and a tunnel's name speaks with the tunnel's endpoint:\n\
+                      each message is a POST, each answer a message.",
+                example: "name = \"game\"\nendpoint = \"http://127.0.0.1:3000/game\"",
+                entries: &self.tunnel,
+            },
         ]
     }
 
@@ -314,6 +351,7 @@ impl Config {
         Some(match name {
             "namespace" => &mut self.namespace,
             "hook" => &mut self.hook,
+            "tunnel" => &mut self.tunnel,
             _ => return None,
         })
     }

@@ -212,6 +212,10 @@ impl Api {
         Api { shards, node: Arc::new(node) }
     }
 
+    pub fn shards(&self) -> &Shards {
+        &self.shards
+    }
+
     /// # Errors
     /// [`AskError::Busy`] when a shard's inbox is full and nothing was done; a refusal for everything else.
     pub async fn execute(&self, command: Command) -> Result<Answer, AskError> {

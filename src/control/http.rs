@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Request, StatusCode, header, request};
+use ::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, request};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -25,6 +25,7 @@ use crate::control::hooks::Hooks;
 use crate::control::metrics::{self, Metrics};
 use crate::control::page;
 use crate::control::process::Process;
+use crate::control::tunnel::{self, Tunnels};
 use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
 use crate::shard::router::Router as ShardRouter;
 
@@ -44,10 +45,11 @@ pub enum Port {
 
 /// What every handler shares.
 pub struct App {
-    api: Api,
+    pub api: Api,
+    pub tunnels: Arc<Tunnels>,
+    pub body_bytes_max: usize,
+    pub metrics: Metrics,
     keys: ApiKeys,
-    metrics: Metrics,
-    body_bytes_max: usize,
     metrics_need_key: bool,
     echo: bool,
     page: Option<page::Page>,
@@ -57,7 +59,7 @@ impl App {
     /// `api_addr` is where the API's own listener is bound, if it has one.
     ///
     /// # Errors
-    /// When the operating system gives no randomness for the node's id.
+    /// When the operating system gives no randomness for the node's id, or no certificates to check a backend's.
     pub fn new(
         options: &ControlOptions,
         router: ShardRouter,
@@ -65,10 +67,13 @@ impl App {
         hooks: &Hooks,
     ) -> io::Result<App> {
         let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
+        let metrics = Metrics::new(hooks);
+        let counts = metrics.tunnel_counts();
         Ok(App {
+            tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),
             api: Api::new(Shards::new(router, options.ask_timeout), node),
             keys: ApiKeys::new(options.api_keys.clone()),
-            metrics: Metrics::new(hooks),
+            metrics,
             body_bytes_max: options.body_bytes_max,
             metrics_need_key: options.metrics_need_key,
             echo: options.echo,
@@ -91,6 +96,7 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
             get(metrics_for_all)
         };
         routes = routes.route("/api/{method}", post(api)).route("/metrics", metrics);
+        routes = routes.merge(tunnel::routes::routes(&app));
     }
     if port != Port::Api {
         if app.echo {
@@ -126,15 +132,23 @@ async fn admitted(
     request: Request<Body>,
 ) -> Result<(Method, request::Parts, Bytes), Response> {
     let (parts, body) = request.into_parts();
-    if !app.keys.admit(&parts.headers, &parts.uri) {
-        let mut response = problem(StatusCode::UNAUTHORIZED, "show the API key as X-API-Key");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("apikey"));
+    if let Some(response) = without_key(app, &parts.headers, &parts.uri) {
         return Err(response);
     }
     let method = Method::from_name(name)
         .ok_or_else(|| problem(StatusCode::NOT_FOUND, "the API has no such method"))?;
     let body = read_body(body, app.body_bytes_max).await?;
     Ok((method, parts, body))
+}
+
+/// The response to give instead to a caller without a right key.
+pub fn without_key(app: &App, headers: &HeaderMap, uri: &Uri) -> Option<Response> {
+    if app.keys.admit(headers, uri) {
+        return None;
+    }
+    let mut response = problem(StatusCode::UNAUTHORIZED, "show the API key as X-API-Key");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("apikey"));
+    Some(response)
 }
 
 async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) -> Response {
@@ -295,7 +309,7 @@ async fn wrong_method() -> Response {
 ///
 /// # Errors
 /// The response to give instead: 413 when it is too long, 408 when it does not arrive, 400 when it breaks off.
-async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
+pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
     match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, bytes_max)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
@@ -313,7 +327,7 @@ async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
 }
 
 /// A shard's inbox was full: nothing was done.
-fn busy() -> Response {
+pub fn busy() -> Response {
     let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "a shard is busy: try again");
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
@@ -328,7 +342,7 @@ struct Problem<'p> {
     detail: &'p str,
 }
 
-fn problem(status: StatusCode, detail: &str) -> Response {
+pub fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let mut response =
         json(status, &Problem { r#type: "about:blank", title, status: status.as_u16(), detail });
@@ -336,7 +350,7 @@ fn problem(status: StatusCode, detail: &str) -> Response {
     response
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
         // A payload that is no JSON got past the edge: a bug of ours, and not the caller's to see.

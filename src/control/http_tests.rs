@@ -154,6 +154,8 @@ fn answer(logs: &mut HashMap<String, Vec<Arc<Publication>>>, ask: Ask, seen: &mp
             reply.send(Ok(()));
             let _ = seen.send(Ask::Refresh(user, crate::shard::ask::Reply::new(|_| ())));
         }
+        // Dropped, it is answered 100.
+        Ask::Tunnel(..) => {}
         Ask::Shutdown(_) => {}
     }
 }
@@ -165,6 +167,8 @@ fn options() -> ControlOptions {
         body_bytes_max: 64 * 1024,
         requests_max: 4,
         ask_timeout: Duration::from_millis(300),
+        tunnels: Vec::new(),
+        answer_bytes_max: 64 * 1024,
         echo: true,
         page_key: Some(Secret::new("page-key")),
         api_listen: None,
@@ -628,7 +632,7 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
         assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(StatusCode::OK));
     }
     assert_eq!(through(&control, publish()).status(), StatusCode::OK);
-    control.stop(Duration::from_secs(1));
+    control.stop(Duration::from_secs(1), || {});
     assert_eq!(
         plane.handle(lost(), HttpReply::new(|response| *response = None)),
         Err(crate::shard::ask::Busy),
@@ -656,6 +660,6 @@ fn the_api_has_a_listener_of_its_own() {
     let taken = ControlOptions { api_listen: control.api_addr(), ..options };
     let Err(error) = start(taken, shards.router.clone()) else { panic!("bound twice") };
     assert!(error.to_string().contains("api_listen"), "{error}");
-    control.stop(Duration::from_secs(1));
+    control.stop(Duration::from_secs(1), || {});
     assert!(agent.get(format!("{base}/health")).call().is_err());
 }

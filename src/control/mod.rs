@@ -22,6 +22,7 @@ mod metrics;
 pub mod outbound;
 mod page;
 mod process;
+mod tunnel;
 mod wire;
 
 use std::io;
@@ -36,11 +37,13 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
 use crate::base::bytes::Bytes;
-use crate::config::{Config, Hook, Secret};
+use crate::config::{Config, Hook, Secret, Tunnel};
 use crate::control::hooks::Hooks;
+use crate::control::tunnel::Tunnels;
 use crate::session::question::{Question, Waiting};
 use crate::session::token::published::PublishedKeys;
-use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply};
+use crate::session::tunnel::TunnelQuestion;
+use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
 use crate::shard::router::Router;
 use crate::telemetry::sparing::log_once_a_minute;
 
@@ -65,6 +68,10 @@ pub struct ControlOptions {
     pub requests_max: u32,
     /// How long a shard may take to answer before the caller gets error 100.
     pub ask_timeout: Duration,
+    /// In the order of the configuration's list, as shards have them.
+    pub tunnels: Vec<Tunnel>,
+    /// Longest message to a client of a tunnel: half of what it may owe, so that one fits beside what is on its way.
+    pub answer_bytes_max: usize,
     /// Serves `/echo`.
     pub echo: bool,
     /// Serves the page at `/`, which shows this key to loopback names.
@@ -90,6 +97,8 @@ impl ControlOptions {
             body_bytes_max: config.api.body_bytes_max.bytes(),
             requests_max: config.limits.http_requests_max,
             ask_timeout: config.limits.api_timeout,
+            tunnels: config.tunnel.clone(),
+            answer_bytes_max: config.client.outbox_bytes_max.bytes() / 2,
             echo: config.echo,
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_listen: config.api_listen,
@@ -142,6 +151,7 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     }
     let port = if options.api_listen.is_some() { http::Port::ClientsOnly } else { http::Port::Shared };
     let client_port = Arc::new(ClientPort {
+        tunnels: Arc::clone(&state.tunnels),
         app: http::app(state, port),
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
@@ -162,8 +172,10 @@ impl Control {
         self.api_addr
     }
 
-    /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer.
-    pub fn stop(mut self, grace: Duration) {
+    /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer;
+    /// `shards_end` waits until they have ended. What their clients had to say to backends is said within the grace.
+    pub fn stop(mut self, grace: Duration, shards_end: impl FnOnce()) {
+        let deadline = tokio::time::Instant::now() + grace;
         let _ = self.stopping.send(true);
         let Some(runtime) = self.runtime.take() else { return };
         let client_port = Arc::clone(&self.client_port);
@@ -175,6 +187,8 @@ impl Control {
             }
             client_port.permits.close();
         });
+        shards_end();
+        runtime.block_on(self.client_port.tunnels.finish(deadline));
         runtime.shutdown_timeout(Duration::from_millis(100));
     }
 }
@@ -197,6 +211,7 @@ async fn ended(mut stopped: watch::Receiver<bool>) {
 /// The requests of client ports: bounded in number, answered through the same app as the API's own listener.
 struct ClientPort {
     app: axum::Router,
+    tunnels: Arc<Tunnels>,
     handle: tokio::runtime::Handle,
     permits: Arc<Semaphore>,
     requests_max: u32,
@@ -232,5 +247,9 @@ impl ControlPlane for ClientPort {
 
     fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
         self.hooks.ask(&self.handle, question, reply)
+    }
+
+    fn ask_tunnel(&self, question: TunnelQuestion, reply: TunnelReply) -> Result<Waiting, Busy> {
+        self.tunnels.ask(&self.handle, question, reply)
     }
 }

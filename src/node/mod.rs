@@ -22,7 +22,7 @@ use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::config::cli::Start;
-use crate::config::{Config, DriverChoice};
+use crate::config::{Config, DriverChoice, Tunnel};
 use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
@@ -31,10 +31,12 @@ use crate::driver::{Driver, DriverOptions};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::session::token::Verifier;
+use crate::session::tunnel::WaitingLimits;
 use crate::shard::ask::{Ask, ControlPlane};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
 use crate::shard::router::Router;
+use crate::shard::tunnel::TunnelOptions;
 use crate::shard::{ClientHooks, Shard, ShardOptions, Tick};
 
 /// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.
@@ -88,6 +90,7 @@ fn serve(start: &Start) -> io::Result<()> {
         (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
     let router = Router::new(inboxes, [secrets.u64(..), secrets.u64(..), secrets.u64(..), secrets.u64(..)]);
     let client_ids = ClientIds::new(secrets.u64(..));
+    let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
     let shard_options = Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards));
     let control_options = ControlOptions { published_keys: tokens.published, ..ControlOptions::new(config) };
@@ -136,11 +139,15 @@ fn serve(start: &Start) -> io::Result<()> {
             thread::sleep(Duration::from_millis(1));
         }
     }
-    control.stop(config.shutdown.grace);
-    if outcome.is_ok() {
-        for thread in threads {
-            let _ = thread.join();
+    let ended_well = outcome.is_ok();
+    control.stop(config.shutdown.grace, || {
+        if ended_well {
+            for thread in threads {
+                let _ = thread.join();
+            }
         }
+    });
+    if ended_well {
         tracing::info!("ended");
     }
     outcome
@@ -287,6 +294,7 @@ fn shard_options(
                 namespace => format!("{namespace}:").into(),
             }
         }),
+        tunnels: config.tunnel.iter().map(tunnel_options).collect(),
         allowed_origins: client.allowed_origins.clone(),
         allow_loopback_origins: config.is_development(),
         connections_max,
@@ -313,6 +321,20 @@ fn shard_options(
     }
 }
 
+fn tunnel_options(tunnel: &Tunnel) -> TunnelOptions {
+    let options = &tunnel.options;
+    let forwarded = options.forward_headers.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
+    TunnelOptions {
+        name: tunnel.name.as_str().into(),
+        forward_headers: forwarded.collect(),
+        waiting: WaitingLimits {
+            messages_max: options.messages_waiting_max,
+            bytes_max: options.bytes_waiting_max.bytes(),
+        },
+        timeout: options.timeout,
+    }
+}
+
 fn wall_ms(_now: Time) -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
@@ -327,6 +349,9 @@ fn announce(config: &Config, clients: SocketAddr, api: Option<SocketAddr>) -> io
     let mut out = io::stdout().lock();
     writeln!(out, "trunkline {} is ready", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  clients  ws://{clients}/connection/websocket")?;
+    for tunnel in &config.tunnel {
+        writeln!(out, "  tunnel   ws://{clients}/tunnel/{}", tunnel.name)?;
+    }
     writeln!(out, "  API      http://{api_at}/api")?;
     if config.is_development()
         && let Some(key) = &config.api.key

@@ -277,6 +277,7 @@ impl Core {
             },
             Some(State::Client { .. }) => self.handle_client_timer(slot),
             Some(State::Reader { .. }) => self.handle_reader_timer(slot),
+            Some(State::Tunnel { .. }) => self.handle_tunnel_timer(slot),
             Some(State::Closing { .. }) => self.give_up(slot),
             Some(State::Echo { .. } | State::Gone) | None => {}
         }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
+use crate::base::ids::UserName;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::proto::websocket;
 use crate::session::reader::Mode;
@@ -38,6 +39,7 @@ impl Core {
             State::Http(Some(http)) if http.inquiry.is_some() => {
                 self.end_inquiry(slot);
             }
+            State::Tunnel { .. } => self.end_tunnel(slot, &disconnect),
             State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 // The answer under way still goes out, and is the last one: see `handle_http_answer`.
             }
@@ -125,6 +127,8 @@ impl Core {
 
     /// The client of this connection, if it has one, leaves its channels and its user.
     pub fn forget_client(&mut self, slot: u32) {
+        // An end that nobody told it: the connection broke.
+        self.part_tunnel(slot, 1006, "", true);
         let conn = self.conn_id(slot);
         let (subs, user) = match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
             Some(State::Client { session, .. }) => (session.take_subs(), session.user().cloned()),
@@ -151,6 +155,12 @@ impl Core {
                 connection.lag = None;
             }
         }
+        self.unlist(slot, user);
+    }
+
+    /// It is no client any more, and its user's home learns it.
+    pub fn unlist(&mut self, slot: u32, user: Option<UserName>) {
+        let conn = self.conn_id(slot);
         let listed =
             self.connections.get_mut(slot).is_some_and(|connection| std::mem::take(&mut connection.listed));
         if listed {

@@ -23,6 +23,7 @@ use crate::shard::outbox::{Chain, Outbox};
 use crate::shard::router::Router;
 use crate::shard::stats::{Cause, Stats};
 use crate::shard::timers::{self, Wheel};
+use crate::shard::tunnel::Parted;
 use crate::shard::{Action, RETRY, ShardOptions};
 
 /// Messages taken from the inbox in one tick, so that connections are served between two runs of a full inbox.
@@ -54,6 +55,8 @@ pub(in crate::shard) struct Core {
     pub mailer: Mailer,
     pub stats: Stats,
     pub clients: u64,
+    /// Connections of tunnels that have gone and still have something for their backend.
+    pub parted: Parted,
     /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
     pub joins_asked: u32,
     /// Questions ever put to the backend, wrapping: numbers that tell their answers apart.
@@ -129,6 +132,7 @@ impl Core {
             mailer: Mailer::new(id, router),
             stats: Stats::default(),
             clients: 0,
+            parted: Parted::default(),
             joins_asked: 0,
             questions_asked: 0,
             reader_ids: 0,
@@ -357,7 +361,8 @@ impl Core {
     pub fn has_ended(&self) -> bool {
         let Some(until) = self.ending else { return false };
         let has_mail = self.mailer.waiting() > 0 || self.mailer.has_own();
-        self.connections.is_empty() && (!has_mail || until <= self.now)
+        let has_work = has_mail || !self.parted.is_empty();
+        self.connections.is_empty() && (!has_work || until <= self.now)
     }
 
     pub fn report(&self) -> ShardStats {

@@ -37,6 +37,7 @@ impl Core {
                 let (conn, number, outcome) = *answer;
                 self.handle_backend_answer(conn, number, outcome);
             }
+            Mail::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),
             Mail::UserJoined(user) => self.users.add(&user.0, user.1),
             Mail::UserLeft(user) => {
                 self.users.remove(&user.0, user.1);

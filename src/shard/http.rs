@@ -97,6 +97,9 @@ impl Core {
                 if let Some(endpoint) = readers::Endpoint::of(head.path) {
                     return Some(self.handle_reader_head(slot, endpoint, &head, bytes, consumed, None));
                 }
+                if let Some(place) = self.tunnel_at(head.path) {
+                    return Some(self.handle_tunnel_head(slot, place, &head, bytes, consumed));
+                }
                 (self.route(&head), consumed)
             }
             Err(fault) => {

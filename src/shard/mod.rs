@@ -27,6 +27,7 @@ pub mod router;
 mod stats;
 mod timers;
 mod tokens;
+pub mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +45,7 @@ use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
 use crate::shard::router::Router;
 use crate::shard::stats::Cause;
+use crate::shard::tunnel::TunnelOptions;
 
 use self::core::Core;
 pub use self::core::Footprint;
@@ -66,6 +68,8 @@ pub struct ShardOptions {
     /// What the name of a user's personal channel begins with: its namespace and a colon, or nothing. `None`: there are
     /// no personal channels.
     pub personal_channels: Option<Box<str>>,
+    /// In the order of the configuration's list: a tunnel's place there is its name among shards and control plane.
+    pub tunnels: Vec<TunnelOptions>,
     /// Origins that may connect besides the page's own host; `*` is any.
     pub allowed_origins: Vec<String>,
     /// Pages of this machine may connect whatever their port.

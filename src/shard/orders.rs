@@ -6,6 +6,7 @@ use crate::base::fault::{Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
 use crate::session::{Renewal, Sub, SubscribeEffect};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
+use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
 
@@ -52,6 +53,7 @@ impl Core {
                 true => Order::Disconnect(crate::base::fault::Disconnect::EXPIRED),
                 false => Order::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
             }),
+            Ask::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
             Ask::Stats(reply) => reply.send(Ok(self.report())),
             Ask::Shutdown(disconnect) => self.end(disconnect),
         }
@@ -98,6 +100,19 @@ impl Core {
             let own = reader.identity.as_ref().and_then(|identity| identity.user.as_deref()).unwrap_or("");
             if own == &*user {
                 self.handle_reader_order(slot, order);
+            }
+            return;
+        }
+        if let Some(State::Tunnel { tunnel, .. }) =
+            self.connections.get(slot).map(|connection| &connection.state)
+        {
+            let own = tunnel.user.as_deref().unwrap_or("");
+            // The rest is for clients that know channels.
+            if let Order::Disconnect(disconnect) = order
+                && tunnel.is_open()
+                && own == &*user
+            {
+                self.end_tunnel(slot, &disconnect);
             }
             return;
         }

@@ -76,6 +76,16 @@ counters! {
     questions_dropped_total,
     /// One-way client messages dropped because nothing takes them.
     client_messages_dropped_total,
+    /// Connections of tunnels that their backend let in.
+    tunnels_opened_total,
+    /// Messages of clients for the backend of a tunnel.
+    tunnel_messages_received_total,
+    /// Messages of backends for clients of a tunnel.
+    tunnel_messages_sent_total,
+    /// Messages of clients that the backend of a tunnel did not take.
+    tunnel_messages_undelivered_total,
+    /// How often a client of a tunnel was not read from because its backend did not keep up.
+    tunnel_pauses_total,
     /// Messages that waited because another shard's inbox was full.
     mail_delayed_total,
     /// Turns of the loop.
@@ -105,10 +115,14 @@ pub enum Cause {
     PeerReset,
     SendNoBuffers,
     InboxFull,
+    TunnelRefused,
+    TunnelUnavailable,
+    TunnelFailed,
+    TunnelCloseUntold,
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 17] = [
+    const ALL: [(Cause, &'static str); 21] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
@@ -126,6 +140,10 @@ impl Cause {
         (Cause::PeerReset, "peer_reset"),
         (Cause::SendNoBuffers, "send_no_buffers"),
         (Cause::InboxFull, "inbox_full"),
+        (Cause::TunnelRefused, "tunnel_refused"),
+        (Cause::TunnelUnavailable, "tunnel_unavailable"),
+        (Cause::TunnelFailed, "tunnel_failed"),
+        (Cause::TunnelCloseUntold, "tunnel_close_untold"),
     ];
 }
 

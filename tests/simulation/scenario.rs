@@ -233,6 +233,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
             channel_items_max: *pick(prng, &[1, 5, 50]),
         },
         verifier: Some(Arc::new(verifier)),
+        tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
         allowed_origins: Vec::new(),
