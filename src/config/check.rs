@@ -15,29 +15,6 @@ use crate::hub::ChannelOptions;
 const BODY_BYTES_MAX: Size = Size::mib(64);
 const MESSAGE_BYTES_MAX: Size = Size::mib(16);
 
-/// Names looked for in the head of every request that opens a connection, one by one.
-const FORWARD_HEADERS_MAX: usize = 32;
-
-/// Whether a header field may be passed on: what is about one hop or one body alone would make another request of it
-/// (RFC 9110 section 7.6.1).
-fn is_forwardable(name: &str) -> bool {
-    const OWN: [&str; 12] = [
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| !OWN.contains(&name.as_str()))
-}
-
 /// Everything that is wrong with `config` as a whole.
 pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -93,17 +70,6 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         }),
         "client.allowed_origins",
         "each must be \"*\" or a scheme and host, like \"https://example.com\", without a path",
-    );
-    require(
-        client.forward_headers.len() <= FORWARD_HEADERS_MAX,
-        "client.forward_headers",
-        &format!("at most {FORWARD_HEADERS_MAX} names"),
-    );
-    require(
-        client.forward_headers.iter().all(|name| is_forwardable(name)),
-        "client.forward_headers",
-        "each must be the name of a header field, and not one of those that frame a request (Content-Length, \
-         Connection, Host, Upgrade, ...)",
     );
     require(
         (Size(HTTP_HEAD_BYTES_MAX as u64)..=BODY_BYTES_MAX).contains(&config.api.body_bytes_max),

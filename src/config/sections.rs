@@ -96,11 +96,6 @@ settings! {
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.
         pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";
-        /// Header fields of a client's request that hooks get to see, like Cookie, Authorization, Origin, User-Agent,
-        /// X-Forwarded-For, X-Real-Ip, X-Request-Id. A client that cannot set any (a browser's WebSocket) may send
-        /// those that its request lacks as `headers` of its connect command. Kept with every connection while there
-        /// is a hook.
-        pub forward_headers: Vec<String> = Vec::new(), example "[\"Cookie\", \"User-Agent\"]";
         /// The hook that is asked who connects, if they show no token. Unset: a token is needed.
         pub connect_hook: Option<String> = None, example "\"backend\"";
         /// The hook that is asked whether a connection that the connect hook let in may go on when it expires.
@@ -185,7 +180,9 @@ settings! {
         pub timeout: Duration = Duration::from_secs(1);
         /// Speak HTTP/2 at once over plain http. With https both sides agree on it by themselves.
         pub http2: bool = false;
-        /// Header fields of the client's request that the backend gets to see, by name.
+        /// Header fields of the client's request that the backend gets to see, by name. A client that cannot set any
+        /// (a browser's WebSocket) may send those that its request lacks as `headers` of its connect command. They
+        /// are kept with every connection.
         pub forward_headers: Vec<String> = Vec::new(), example "[\"cookie\", \"x-forwarded-for\"]";
         /// Header fields of every question, like "Authorization: Bearer text". A forwarded one of the same name wins.
         pub static_headers: Vec<Secret> = Vec::new();

@@ -38,9 +38,9 @@ use crate::shard::{ClientHooks, Shard, ShardOptions, Tick};
 
 /// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.
 const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
-/// How much longer than a hook's own timeout a shard waits for an answer: the time that a question may wait for its
-/// turn while the backend is protected from more.
-const QUESTION_PATIENCE: Duration = Duration::from_secs(60);
+/// How much longer than a question may wait and be asked a shard waits for its answer. The control plane keeps both
+/// times; this is for an answer that is lost.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
 const STREAM_ITEMS_MAX: usize = 16 * 1024;
 
@@ -263,6 +263,7 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOpt
         ..HubLimits::default()
     };
     let client = &config.client;
+    let hooks = config.hook.iter().map(|hook| &hook.options);
     ShardOptions {
         namespaces: Arc::new(config.namespaces()),
         hub: limits,
@@ -294,28 +295,14 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOpt
             refresh: client.refresh_hook.as_deref().map(Box::from),
             rpc: client.rpc_hook.as_deref().map(Box::from),
         },
-        forward_headers: match asks_backend(config) {
-            true => client.forward_headers.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
-            false => Vec::new(),
-        },
+        forward_headers: config.forwarded_headers().into_iter().map(Box::from).collect(),
         question_patience: QUESTION_PATIENCE
-            + config.hook.iter().map(|hook| hook.options.timeout).max().unwrap_or_default(),
+            + hooks.map(|hook| hook.wait_timeout + hook.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,
         echo: config.echo,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
     }
-}
-
-/// Whether anybody is ever asked about a client.
-fn asks_backend(config: &Config) -> bool {
-    let client = &config.client;
-    let of_clients = [&client.connect_hook, &client.refresh_hook, &client.rpc_hook];
-    let namespaces = config.namespace.iter().map(|namespace| &namespace.options);
-    let of_channels = namespaces
-        .chain([&config.channel])
-        .flat_map(|options| [&options.subscribe_hook, &options.sub_refresh_hook, &options.publish_hook]);
-    of_clients.into_iter().chain(of_channels).any(Option::is_some)
 }
 
 fn wall_ms(_now: Time) -> u64 {
