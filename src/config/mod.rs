@@ -9,11 +9,12 @@ pub mod cli;
 pub mod document;
 pub mod fault;
 mod file;
+pub mod hooks;
 pub mod load;
 pub mod memory;
 pub mod sections;
 mod table;
-pub mod tunnels;
+mod tunnels;
 pub mod value;
 
 pub use fault::Fault;
@@ -23,4 +24,4 @@ pub use sections::{
     Api, Client, Config, Hook, HookOptions, Limits, Log, Mode, Namespace, Shutdown, Token, Tunnel,
     TunnelOptions,
 };
-pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size};
+pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

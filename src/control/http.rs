@@ -21,6 +21,7 @@ use crate::control::ControlOptions;
 use crate::control::api::{Api, Method, NodeIdentity, Request as ApiRequest, respond};
 use crate::control::asks::{AskError, Shards};
 use crate::control::auth::ApiKeys;
+use crate::control::hooks::Hooks;
 use crate::control::metrics::{self, Metrics};
 use crate::control::page;
 use crate::control::process::Process;
@@ -63,9 +64,10 @@ impl App {
         options: &ControlOptions,
         router: ShardRouter,
         api_addr: Option<SocketAddr>,
+        hooks: &Hooks,
     ) -> io::Result<App> {
         let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(hooks);
         let counts = metrics.tunnel_counts();
         Ok(App {
             tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),

@@ -93,20 +93,33 @@ impl Error for BodyFault {}
 ///
 /// # Errors
 /// [`BodyFault`]. Has no deadline of its own: that of the request covers its body.
-pub async fn read_body(mut response: Response, bytes_max: usize) -> Result<Bytes, BodyFault> {
+pub async fn read_body(response: Response, bytes_max: usize) -> Result<Bytes, BodyFault> {
+    read_body_while(response, bytes_max, |_| true).await
+}
+
+/// As [`read_body`], and asks before it keeps each further piece of so many bytes; where that is refused, the body is
+/// [`BodyFault::TooLong`].
+///
+/// # Errors
+/// As [`read_body`].
+pub async fn read_body_while(
+    mut response: Response,
+    bytes_max: usize,
+    mut keep: impl FnMut(usize) -> bool,
+) -> Result<Bytes, BodyFault> {
     let told = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
     if told > bytes_max {
         return Err(BodyFault::TooLong);
     }
     let Some(first) = response.chunk().await.map_err(BodyFault::Cut)? else { return Ok(Bytes::new()) };
     // Most answers are one piece: nothing is copied then.
-    if first.len() == told && first.len() <= bytes_max {
+    if first.len() == told && keep(first.len()) {
         return Ok(first);
     }
     let mut body = BytesMut::with_capacity(told.max(first.len()).min(BODY_BYTES_FIRST));
     let mut piece = Some(first);
     while let Some(more) = piece {
-        if body.len() + more.len() > bytes_max {
+        if body.len() + more.len() > bytes_max || !keep(more.len()) {
             return Err(BodyFault::TooLong);
         }
         body.extend_from_slice(&more);

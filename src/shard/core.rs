@@ -30,6 +30,10 @@ use crate::shard::{Action, RETRY, ShardOptions};
 const MAIL_PER_TICK: usize = 1024;
 /// Expired history entries and forgotten channels looked at in one tick.
 const SWEEP_PER_TICK: usize = 64;
+/// A timer that is handled later than this shows that the shard does not keep up.
+const LATE: Duration = Duration::from_millis(100);
+/// Longest time for which silent clients are excused: a broadcast to a million takes seconds, not minutes.
+const EXCUSED_MAX: Duration = Duration::from_secs(60);
 /// How often the sweep runs when nothing else wakes the shard.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -55,10 +59,15 @@ pub(in crate::shard) struct Core {
     pub parted: Parted,
     /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
     pub joins_asked: u32,
+    /// Questions ever put to the backend, wrapping: numbers that tell their answers apart.
+    pub questions_asked: u32,
     /// Numbers what readers ask of homes.
     pub reader_ids: u32,
     /// Set by the order to end: whoever is still here then is cut off.
     pub ending: Option<Time>,
+
+    /// The last stretch of time in which the shard did not keep up.
+    pub behind: Option<Behind>,
 
     /// What is to be done to sockets.
     pub actions: Vec<Action>,
@@ -76,6 +85,13 @@ pub(in crate::shard) struct Core {
     pub moved: Vec<Moved>,
     pub fired: Vec<u32>,
     pub special: Vec<(u32, u32)>,
+}
+
+/// A stretch of time in which deliveries waited for their turn, or timers were late.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::shard) struct Behind {
+    since: Time,
+    until: Time,
 }
 
 /// What a shard holds.
@@ -118,8 +134,10 @@ impl Core {
             clients: 0,
             parted: Parted::default(),
             joins_asked: 0,
+            questions_asked: 0,
             reader_ids: 0,
             ending: None,
+            behind: None,
             actions: Vec::new(),
             finishing: Vec::new(),
             catching_up: Vec::new(),
@@ -284,6 +302,9 @@ impl Core {
     }
 
     pub fn handle_timers(&mut self) {
+        if self.wheel.next().is_some_and(|due| due + LATE < self.now) {
+            self.fell_behind();
+        }
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(&mut self.connections, self.now, &mut fired);
         for slot in fired.drain(..) {
@@ -296,6 +317,24 @@ impl Core {
                 self.give_up(slot);
             }
         }
+    }
+
+    /// Deliveries wait for their turn, or a timer was late.
+    pub fn fell_behind(&mut self) {
+        let now = self.now;
+        match &mut self.behind {
+            Some(behind) if now <= behind.until + LATE * 10 => behind.until = now,
+            _ => self.behind = Some(Behind { since: now, until: now }),
+        }
+    }
+
+    /// While a shard does not keep up, the silence of its clients proves nothing: a broadcast to a crowd delays their
+    /// pongs, and closing them for it would bring all of them back at once. They have a whole timeout from its end.
+    /// A shard that never keeps up closes the silent all the same.
+    pub fn silence_excused_until(&self) -> Option<timers::TimerTick> {
+        let Behind { since, until } = self.behind?;
+        let until = (until + self.options.pong_timeout).min(since + EXCUSED_MAX);
+        (until > self.now).then(|| timers::tick_of(until) + 1)
     }
 
     pub fn account(&mut self, stale: u64) {

@@ -66,6 +66,9 @@ impl Core {
             }
             self.special = special;
         }
+        if self.local.has_ready() {
+            self.fell_behind();
+        }
     }
 
     /// A batch meets a subscriber with a cursor, or one whose frames are its own.

@@ -15,6 +15,7 @@ use crate::base::ids::{ChannelName, ConnId, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::driver::Wake;
 use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, PresenceStats, PublishAsk};
+use crate::session::question::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
 use crate::shard::ask::{Ask, Reply};
@@ -28,6 +29,8 @@ pub enum Mail {
     Http(Box<(ConnId, Response<Bytes>)>),
     /// What the backend of a tunnel says to one of its connections.
     Tunnel(Box<(ConnId, TunnelAnswer)>),
+    /// The backend's answer to the question of this number, which the connection asked.
+    Backend(Box<(ConnId, u32, Result<Answer, Denied>)>),
     /// To a channel's home, for a connection of the sender.
     Home(Box<HomeMail>),
     /// From a channel's home to the connection that asked.
