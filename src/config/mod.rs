@@ -14,7 +14,7 @@ pub mod load;
 pub mod memory;
 pub mod sections;
 mod table;
-pub mod tunnels;
+mod tunnels;
 pub mod value;
 
 pub use fault::Fault;

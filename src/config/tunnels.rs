@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Uri, header};
+use http::{HeaderName, Uri};
 
+use crate::config::hooks::static_header;
 use crate::config::sections::{Config, TunnelOptions};
 use crate::config::value::Size;
 
@@ -58,8 +59,12 @@ pub(super) fn check_tunnels(config: &Config, require: &mut impl FnMut(bool, &str
             "each must be the name of a header field",
         );
         for text in static_headers {
-            if let Err(problem) = static_header(text.reveal()) {
-                require(false, "static_headers", problem);
+            match static_header(text.reveal()) {
+                Ok((name, _)) => {
+                    let ours = name.as_str().starts_with("x-trunkline-");
+                    require(!ours, "static_headers", "must not name a field that this daemon sets itself");
+                }
+                Err(problem) => require(false, "static_headers", problem),
             }
         }
         require(
@@ -82,32 +87,6 @@ fn is_http(endpoint: &str) -> bool {
     endpoint.parse::<Uri>().is_ok_and(|uri| {
         matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
     })
-}
-
-/// Reads one of `static_headers`: `Name: value`.
-///
-/// # Errors
-/// What is wrong with it, without its value: that may be a secret.
-pub fn static_header(text: &str) -> Result<(HeaderName, HeaderValue), &'static str> {
-    let (name, value) = text.split_once(':').ok_or("must be written like \"Name: value\"")?;
-    let name =
-        HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| "must begin with a field's name")?;
-    let ours = [
-        header::CONNECTION,
-        header::CONTENT_LENGTH,
-        header::CONTENT_TYPE,
-        header::HOST,
-        header::TE,
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-        header::EXPECT,
-    ];
-    if ours.contains(&name) || name.as_str().starts_with("x-trunkline-") {
-        return Err("must not name a field that HTTP or this daemon sets itself");
-    }
-    let mut value = HeaderValue::from_str(value.trim()).map_err(|_| "has bytes that no field may have")?;
-    value.set_sensitive(true);
-    Ok((name, value))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::base::bytes::Bytes;
 use crate::config::Tunnel;
-use crate::config::tunnels::static_header;
+use crate::config::hooks::static_header;
 use crate::control::outbound::{self, BodyFault, Reach, deepest, read_body};
 
 /// The pause before the second try; it doubles from try to try up to the longest. Short enough for a backend that is
