@@ -72,7 +72,7 @@ impl Core {
         let named: Vec<ConnId> = match target.client {
             // A client's id says where it is, whoever its user is; an id of another run is nobody's.
             Some(client) => self.client_ids.conn(client).into_iter().collect(),
-            None => self.users.connections(&target.user).to_vec(),
+            None => self.users.connections(&target.user).collect(),
         };
         for conn in named {
             if conn.shard().index() >= self.mailer.router().shards()
