@@ -211,6 +211,7 @@ fn options() -> ShardOptions {
         connect_timeout: Duration::from_secs(60),
         expired_close_delay: Duration::from_secs(25),
         shutdown_grace: Duration::from_secs(5),
+        client_limits: Default::default(),
         echo: false,
         version: "test",
         wall_ms: |_: Time| {

@@ -19,6 +19,7 @@ mod http;
 mod metrics;
 mod page;
 mod process;
+mod pushes;
 mod wire;
 
 use std::io;

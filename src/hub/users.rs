@@ -10,6 +10,16 @@ use crate::base::prng::Prng;
 /// From this many connections on a user's are also indexed, so that taking one out of many does not walk them all.
 const INDEX_FROM: usize = 64;
 
+/// What happens when a user has more connections than allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserPolicy {
+    /// The new connection is closed (3504).
+    #[default]
+    Reject,
+    /// The oldest connection is closed (3510).
+    Replace,
+}
+
 /// User → connections. A user with one connection, which is nearly every user, costs one table entry of 40 bytes.
 ///
 /// Anonymous connections (the empty user) are only counted: nobody can address them by user, and they may be
@@ -137,11 +147,8 @@ impl Connections {
                 assert!(!list.contains(&conn), "{conn:?} added twice");
                 list.push(conn);
                 if list.len() >= INDEX_FROM {
-                    let mut crowd = Crowd {
-                        by_age: BTreeMap::new(),
-                        numbers: HashMap::with_hasher(hash),
-                        next: 0,
-                    };
+                    let mut crowd =
+                        Crowd { by_age: BTreeMap::new(), numbers: HashMap::with_hasher(hash), next: 0 };
                     list.drain(..).for_each(|conn| crowd.push(conn));
                     *self = Connections::Crowd(Box::new(crowd));
                 }

@@ -17,6 +17,7 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::ShardId;
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::base::prng::Prng;
+use crate::base::rate::Rate;
 use crate::base::time::Time;
 use crate::config::cli::Start;
 use crate::config::{Config, DriverChoice};
@@ -31,6 +32,7 @@ use crate::session::token::{TokenOptions, Verifier};
 use crate::shard::ask::{Ask, ControlPlane};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
+use crate::shard::rates::{ClientLimits, UserRates};
 use crate::shard::router::Router;
 use crate::shard::{Shard, ShardOptions, Tick};
 
@@ -82,7 +84,7 @@ fn serve(start: &Start) -> io::Result<()> {
         (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
     let router = Router::new(inboxes, [secrets.u64(..), secrets.u64(..), secrets.u64(..), secrets.u64(..)]);
     let client_ids = ClientIds::new(secrets.u64(..));
-    let shard_options = Arc::new(shard_options(config, options.sockets_max, shards));
+    let shard_options = Arc::new(shard_options(config, options.sockets_max, shards, &mut secrets));
     let control = control::start(ControlOptions::new(config), router.clone())?;
 
     // A shard says two things at most, the signals one.
@@ -251,7 +253,21 @@ fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverO
     }
 }
 
-fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOptions {
+fn client_limits(config: &Config, secrets: &mut Prng) -> ClientLimits {
+    let client = &config.client;
+    let of_users = Rate::new(client.user_commands_per_second.into(), client.commands_burst.into());
+    let seed = std::array::from_fn(|_| secrets.u64(..));
+    ClientLimits {
+        user_connections_max: client.user_connections_max,
+        user_connections_policy: client.user_connections_policy,
+        commands_per_second: client.commands_per_second,
+        commands_burst: client.commands_burst,
+        bytes_per_second: client.bytes_per_second.0,
+        users: of_users.map(|rate| Arc::new(UserRates::new(rate, seed))),
+    }
+}
+
+fn shard_options(config: &Config, connections_max: u32, shards: u16, secrets: &mut Prng) -> ShardOptions {
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
         channels_max: config.limits.channels_max.div_ceil(usize::from(shards)),
@@ -285,6 +301,7 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOpt
         connect_timeout: client.connect_timeout,
         expired_close_delay: EXPIRED_CLOSE_DELAY,
         shutdown_grace: config.shutdown.grace,
+        client_limits: client_limits(config, secrets),
         echo: config.echo,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,

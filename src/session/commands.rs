@@ -31,6 +31,9 @@ impl Session {
             let Some(command) = commands.next() else { return Ok(false) };
             let command = command.map_err(|fault| fault.disconnect())?;
             let id = command.id;
+            if is_limited(&command.method) && self.phase != Phase::Fresh && !cx.admit(id) {
+                return Ok(true);
+            }
             match self.handle_command(command, cx) {
                 Ok(()) => {}
                 Err(Failure::Refuse(refusal)) => cx.refuse(id, refusal),
@@ -309,6 +312,12 @@ impl Session {
         }
         Ok(channel.into())
     }
+}
+
+/// Whether a command counts against the limit of commands in a time: all that cause work for others. Not those that keep
+/// a connection alive or end something.
+fn is_limited(method: &Method<'_>) -> bool {
+    !matches!(method, Method::Connect(_) | Method::Ping | Method::Pong | Method::Unsubscribe { .. })
 }
 
 fn admit(token: &str, cx: &Context<'_>) -> Result<Admitted, Failure> {

@@ -20,6 +20,8 @@ pub mod mailbox;
 mod mailer;
 mod orders;
 mod outbox;
+pub mod pushes;
+pub mod rates;
 mod readers;
 mod receive;
 pub mod router;
@@ -40,6 +42,7 @@ use crate::session::token::Verifier;
 use crate::shard::ask::ControlPlane;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
+use crate::shard::rates::ClientLimits;
 use crate::shard::router::Router;
 use crate::shard::stats::Cause;
 
@@ -80,6 +83,8 @@ pub struct ShardOptions {
     /// Between expiry and the close, for the client to refresh.
     pub expired_close_delay: Duration,
     pub shutdown_grace: Duration,
+    /// How many connections a user may have, and how much clients may do in a time.
+    pub client_limits: ClientLimits,
     pub echo: bool,
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
@@ -171,6 +176,7 @@ impl<D: Driver> Shard<D> {
         // Mail, deliveries, timers.
         self.core.handle_mail(&self.inbox);
         self.core.catch_up();
+        self.core.deliver_pushes();
         self.core.deliver();
         self.core.handle_timers();
 

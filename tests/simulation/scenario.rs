@@ -214,6 +214,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         connect_timeout: Duration::from_millis(prng.u64(500..3_000)),
         expired_close_delay: Duration::from_secs(1),
         shutdown_grace: Duration::from_millis(prng.u64(100..4_000)),
+        client_limits: Default::default(),
         echo: false,
         version: "sim",
         wall_ms,
