@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use trunkline::config::cli::Job;
 use trunkline::{config, node};
 
 #[global_allocator]
@@ -9,7 +10,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     match config::cli::run(std::env::args_os(), std::env::vars_os()) {
-        Ok(start) => node::run(start),
+        Ok(Job::Serve(start)) => node::run(start),
+        Ok(Job::Doctor(start, diagnosis)) => node::doctor::run(&start, &diagnosis),
         Err(code) => code,
     }
 }

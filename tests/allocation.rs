@@ -27,7 +27,7 @@ use trunkline::shard::ask::{Ask, Reply};
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::mailbox::Inbox;
 use trunkline::shard::router::Router;
-use trunkline::shard::{Shard, ShardOptions, Tick};
+use trunkline::shard::{ClientHooks, Shard, ShardOptions, Tick};
 
 /// Allocations of threads that are being watched.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -210,6 +210,9 @@ fn options() -> ShardOptions {
         pong_timeout: Duration::from_secs(300),
         connect_timeout: Duration::from_secs(60),
         expired_close_delay: Duration::from_secs(25),
+        hooks: ClientHooks::default(),
+        forward_headers: Vec::new(),
+        question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(5),
         client_limits: Default::default(),
         echo: false,

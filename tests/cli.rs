@@ -113,3 +113,43 @@ fn faults_of_the_command_line_and_environment_exit_2() {
         err(&wrong)
     );
 }
+
+/// The doctor's figures of the kernel are those of `tuning/host.sh`, on a host made up of files.
+#[test]
+fn the_doctor_names_what_is_short_and_what_it_costs() {
+    let root = tempfile::tempdir().unwrap();
+    let set = |key: &str, value: &str| {
+        let path = root.path().join("proc/sys").join(key.replace('.', "/"));
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, value).unwrap();
+    };
+    set("net.core.somaxconn", "128\n");
+    set("kernel.io_uring_disabled", "0\n");
+    let examine = |connections: &str| {
+        let root = root.path().to_str().unwrap();
+        let path = std::env::var("PATH").unwrap();
+        run(
+            &["doctor", "--listen", "127.0.0.1:0", "--connections", connections, "--root", root],
+            &[("PATH", &path)],
+        )
+    };
+    let ill = examine("100");
+    assert_eq!(ill.status.code(), Some(1), "{}", err(&ill));
+    let said = out(&ill);
+    assert!(said.starts_with("For 100 connections:\n"), "{said}");
+    assert!(
+        said.contains("SHORT  net.core.somaxconn = 128, wanted 4096\n       the daemon asks for"),
+        "{said}"
+    );
+    assert!(said.contains("ok     kernel.io_uring_disabled = 0\n"), "{said}");
+    assert!(said.contains("ok     RLIMIT_NOFILE = "), "{said}");
+    assert!(said.contains("memory plan: at most"), "{said}");
+
+    set("net.core.somaxconn", "4096\n");
+    let well = examine("100");
+    assert!(!out(&well).contains("net.core.somaxconn = 128"), "{}", out(&well));
+    let many = examine("4000000000");
+    assert_eq!(many.status.code(), Some(1));
+    assert!(out(&many).contains("SHORT  RLIMIT_NOFILE = "), "{}", out(&many));
+    assert_eq!(run(&["doctor", "--connections", "0"], &[]).status.code(), Some(2));
+}

@@ -56,6 +56,7 @@ min|net.core.somaxconn|4096|the daemon asks for 4096 waiting clients a shard; th
 min|net.ipv4.tcp_max_syn_backlog|16384|handshakes under way; beyond it cookies answer, without window scaling, for as long as those connections live
 min|net.core.netdev_max_backlog|16384|packets waiting for a cpu on loopback and veth: one broadcast sends more than the default 1000 in a tick, and what is dropped comes again after 200 ms
 min3|net.ipv4.tcp_mem|$((tcp_pages / 2)) $((tcp_pages * 3 / 4)) $tcp_pages|pages of all TCP buffers: above the second number windows shrink, above the third sends fail. A broadcast takes a page of every connection at once
+min|net.ipv4.tcp_child_ehash_entries|$connections|network namespaces made from now on, as for containers, get a table of connections of their own and of this size. 0: they share the host's, which is sized at boot (thash_entries=): with four connections to each of its places a ping costs a tenth more cpu and an accept a quarter
 min|net.ipv4.tcp_max_orphans|262144|closed connections whose last bytes are not acknowledged yet; beyond it they are reset, and clients do not see why they were closed
 range|net.ipv4.ip_local_port_range|10000 65535|ports of a host that connects: to its backend, or as a load generator from one address
 is|net.ipv4.tcp_slow_start_after_idle|0|a connection that was silent between two publications would send its next 64 KiB in three round trips instead of one

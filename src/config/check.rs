@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
+use crate::config::hooks::check_hooks;
 use crate::config::sections::{Config, SHARDS_MAX};
 use crate::config::value::Size;
 use crate::hub::ChannelOptions;
@@ -13,6 +14,29 @@ use crate::hub::ChannelOptions;
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
 const BODY_BYTES_MAX: Size = Size::mib(64);
 const MESSAGE_BYTES_MAX: Size = Size::mib(16);
+
+/// Names looked for in the head of every request that opens a connection, one by one.
+const FORWARD_HEADERS_MAX: usize = 32;
+
+/// Whether a header field may be passed on: what is about one hop or one body alone would make another request of it
+/// (RFC 9110 section 7.6.1).
+fn is_forwardable(name: &str) -> bool {
+    const OWN: [&str; 12] = [
+        "accept-encoding",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "expect",
+        "host",
+        "keep-alive",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| !OWN.contains(&name.as_str()))
+}
 
 /// Everything that is wrong with `config` as a whole.
 pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
@@ -76,6 +100,17 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "each must be \"*\" or a scheme and host, like \"https://example.com\", without a path",
     );
     require(
+        client.forward_headers.len() <= FORWARD_HEADERS_MAX,
+        "client.forward_headers",
+        &format!("at most {FORWARD_HEADERS_MAX} names"),
+    );
+    require(
+        client.forward_headers.iter().all(|name| is_forwardable(name)),
+        "client.forward_headers",
+        "each must be the name of a header field, and not one of those that frame a request (Content-Length, \
+         Connection, Host, Upgrade, ...)",
+    );
+    require(
         (Size(HTTP_HEAD_BYTES_MAX as u64)..=BODY_BYTES_MAX).contains(&config.api.body_bytes_max),
         "api.body_bytes_max",
         "must be from 16KiB to 64MiB",
@@ -110,6 +145,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         );
         check_channel(&namespace.options, &path, &mut require);
     }
+    check_hooks(config, &mut require);
     faults.extend(check_exposure(config, origins));
     faults
 }
@@ -154,14 +190,16 @@ fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
     // Development's own generosity is no decision to let everybody in.
     let anonymous = config.client.allow_anonymous
         && (!config.is_development() || origins.contains_key("client.allow_anonymous"));
-    if !anonymous && config.client.token.hmac_secret.is_none() {
+    let known = config.client.token.hmac_secret.is_some() || config.client.connect_hook.is_some();
+    if !anonymous && !known {
         faults.push(Fault {
             key: key.to_string(),
             origin,
             problem: format!(
                 "{address} is not a loopback address, so clients must prove who they are: set \
                  client.token.hmac_secret in the file or TRUNKLINE_CLIENT_TOKEN_HMAC_SECRET in the environment \
-                 (there is no flag: other users of the machine can read flags), or let everyone in with \
+                 (there is no flag: other users of the machine can read flags), have the backend asked with \
+                 client.connect_hook, or let everyone in with \
                  client.allow_anonymous = true or TRUNKLINE_CLIENT_ALLOW_ANONYMOUS=true"
             ),
         });

@@ -1,4 +1,4 @@
-//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`.
+//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, `trunkline doctor`.
 //!
 //! Flags come from the table of settings. Exit codes: 0 done, 1 the checked file has faults, 2 the command line or the
 //! configuration is wrong.
@@ -29,16 +29,33 @@ pub struct Start {
     pub plan: MemoryPlan,
 }
 
-/// Reads the command line and the environment. A command that is not "serve" is carried out here.
+/// What the host is to be examined for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// Unset: as many as the configuration allows.
+    pub connections: Option<u32>,
+    /// Before /proc and /sys, to examine a made-up host; empty for this one.
+    pub root: String,
+}
+
+/// Work for the node.
+#[derive(Clone, Debug)]
+pub enum Job {
+    Serve(Start),
+    Doctor(Start, Diagnosis),
+}
+
+/// Reads the command line and the environment. A command that needs no node is carried out here.
 ///
 /// # Errors
 /// The code to exit with; what there was to say has been printed.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Result<Start, ExitCode> {
+) -> Result<Job, ExitCode> {
     match interpret(arguments, environment) {
-        Action::Serve(start) => Ok(*start),
+        Action::Serve(start) => Ok(Job::Serve(*start)),
+        Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
         Action::Print { text, code: 0 } => {
             // A reader that has seen enough (`| head`) is no failure.
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -55,6 +72,8 @@ pub fn run(
 #[derive(Clone, Debug)]
 pub enum Action {
     Serve(Box<Start>),
+    /// Examine the host for what would be served.
+    Doctor(Box<Start>, Diagnosis),
     /// Print `text`, to stderr if `code` is not 0, and exit.
     Print {
         text: String,
@@ -89,21 +108,35 @@ pub fn interpret(
                 Err(faults) => refuse(&faults, 1),
             }
         }
-        _ => {
-            let named = matches.get_one::<String>("config").or(environment.get(ENVIRONMENT_FILE));
-            let file = match named.filter(|path| !path.is_empty()) {
-                Some(path) => match read(path) {
-                    Ok(file) => file,
-                    Err(faults) => return refuse(&faults, 2),
-                },
-                None => None,
+        Some(("doctor", matches)) => {
+            let diagnosis = Diagnosis {
+                connections: matches.get_one::<u32>("connections").copied(),
+                root: matches.get_one::<String>("root").cloned().unwrap_or_default(),
             };
-            match prepare(&sources(&rows, &matches, file, environment)) {
-                Ok(start) => Action::Serve(Box::new(start)),
+            match configured(&rows, matches, environment) {
+                Ok(start) => Action::Doctor(Box::new(start), diagnosis),
                 Err(faults) => refuse(&faults, 2),
             }
         }
+        _ => match configured(&rows, &matches, environment) {
+            Ok(start) => Action::Serve(Box::new(start)),
+            Err(faults) => refuse(&faults, 2),
+        },
     }
+}
+
+/// What the file that is named, the environment and the flags come to.
+fn configured(
+    rows: &[Row],
+    matches: &ArgMatches,
+    environment: BTreeMap<String, String>,
+) -> Result<Start, Vec<Fault>> {
+    let named = matches.get_one::<String>("config").or(environment.get(ENVIRONMENT_FILE));
+    let file = match named.filter(|path| !path.is_empty()) {
+        Some(path) => read(path)?,
+        None => None,
+    };
+    prepare(&sources(rows, matches, file, environment))
 }
 
 fn command(rows: &[Row]) -> Command {
@@ -118,6 +151,11 @@ fn command(rows: &[Row]) -> Command {
             arg.value_name(value).allow_hyphen_values(true)
         })
     });
+    let flags: Vec<Arg> = flags.collect();
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .help(format!("Configuration file (TOML) [env: {ENVIRONMENT_FILE}]"));
     Command::new("trunkline")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Holds long client connections (WebSocket) in front of a backend that speaks plain HTTP.")
@@ -125,19 +163,33 @@ fn command(rows: &[Row]) -> Command {
             "Every key of the configuration file can be set in the environment: `trunkline config` prints them all.\n\
              Without a file, an API key and a token secret the node runs in development mode on loopback only.",
         )
-        .arg(
-            Arg::new("config")
-                .long("config")
-                .value_name("FILE")
-                .help(format!("Configuration file (TOML) [env: {ENVIRONMENT_FILE}]")),
-        )
-        .args(flags)
+        .arg(config.clone())
+        .args(flags.clone())
         .args_conflicts_with_subcommands(true)
         .subcommand(Command::new("config").about("Print the documented default configuration"))
         .subcommand(
             Command::new("check")
                 .about("Check a configuration file, with the environment as it is; exits 1 on faults")
                 .arg(Arg::new("FILE").required(true)),
+        )
+        .subcommand(
+            Command::new("doctor")
+                .about("Examine this host for what would be served: what is short, and what it costs; exits 1 if anything is")
+                .arg(
+                    Arg::new("connections")
+                        .long("connections")
+                        .value_name("N")
+                        .value_parser(clap::value_parser!(u32).range(1..))
+                        .help("Connections to examine it for [default: as many as the configuration allows]"),
+                )
+                .arg(
+                    Arg::new("root")
+                        .long("root")
+                        .value_name("DIR")
+                        .help("Take DIR/proc/sys and DIR/sys for /proc/sys and /sys"),
+                )
+                .arg(config)
+                .args(flags),
         )
 }
 
@@ -208,13 +260,14 @@ mod tests {
     fn printed(action: Action) -> (String, u8) {
         match action {
             Action::Print { text, code } => (text, code),
-            Action::Serve(start) => panic!("serves with {:?}", start.config),
+            Action::Serve(start) | Action::Doctor(start, _) => panic!("serves with {:?}", start.config),
         }
     }
 
     fn served(action: Action) -> Config {
         match action {
             Action::Serve(start) => start.config,
+            Action::Doctor(..) => panic!("examines"),
             Action::Print { text, code } => panic!("exits {code}: {text}"),
         }
     }
@@ -256,6 +309,16 @@ mod tests {
         assert_eq!(printed(act(&["--config", "/nonexistent.toml"], &[])).1, 2);
         assert_eq!(printed(act(&[], &[("TRUNKLINE_CONFIG", "/nonexistent.toml")])).1, 2);
         assert_eq!(printed(act(&["check"], &[])).1, 2);
+    }
+
+    #[test]
+    fn the_doctor_takes_what_serving_takes() {
+        let action = act(&["doctor", "--connections", "500000", "--shards", "3", "--root", "/r"], &[]);
+        let Action::Doctor(start, diagnosis) = action else { panic!("{action:?}") };
+        assert_eq!(start.config.shards, 3);
+        assert_eq!(diagnosis, Diagnosis { connections: Some(500_000), root: "/r".into() });
+        assert_eq!(printed(act(&["doctor", "--connections", "0"], &[])).1, 2);
+        assert_eq!(printed(act(&["doctor", "--config", "/nonexistent.toml"], &[])).1, 2);
     }
 
     #[test]

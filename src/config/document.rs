@@ -1,6 +1,6 @@
 //! The configuration written out: the documented file with every key, and the view of a running node.
 
-use crate::config::sections::Config;
+use crate::config::sections::{Config, List};
 use crate::config::table::{Key, Section};
 use crate::config::value::Setting as _;
 
@@ -32,6 +32,7 @@ pub fn documented(config: &Config) -> String {
             for line in list.example.lines() {
                 text.push_str(&format!("# {line}\n"));
             }
+            write_entry_keys(&mut text, config, &list);
         }
         for (name, options) in entries {
             let name = String::write(&name.to_string()).unwrap_or_default();
@@ -44,6 +45,33 @@ pub fn documented(config: &Config) -> String {
         }
     }
     text
+}
+
+/// The keys of a list's entries, commented out: those that the example does not show, unless a section above has them.
+fn write_entry_keys(text: &mut String, config: &Config, list: &List<'_>) {
+    let defaults = list.entries.defaults();
+    let names = |section: &dyn Section| section.keys().iter().map(|key| key.name).collect::<Vec<_>>();
+    if config.parts().iter().any(|part| names(part.section) == names(&*defaults)) {
+        return;
+    }
+    for key in defaults.keys() {
+        text.push_str("#\n");
+        for line in key.doc_lines() {
+            text.push_str(&format!("# {line}\n"));
+        }
+        let value = defaults.get(key.name);
+        if value.is_none() {
+            text.push_str(&format!("# Unset by default. Takes {}.\n", key.kind));
+        }
+        let shown = value.filter(|value| value != "\"\"" && value != "[]");
+        let value = shown.as_deref().or(key.example).unwrap_or("[]");
+        let in_example = list.example.lines().any(|line| line.split(' ').next() == Some(key.name));
+        text.push_str(&if in_example {
+            format!("# ({} is shown above.)\n", key.name)
+        } else {
+            format!("# {} = {value}\n", key.name)
+        });
+    }
 }
 
 fn write_key(text: &mut String, section: &dyn Section, key: &Key) {
@@ -133,7 +161,7 @@ mod tests {
                 _ => line.to_string(),
             })
             .collect();
-        assert_eq!(uncommented, 16, "eleven unset keys, a namespace of three and a hook of two");
+        assert_eq!(uncommented, 31, "eleven unset keys, a namespace of three and a hook of seventeen");
         let config = read(&lines.join("\n"));
         assert!(config.api.key.is_some() && config.client.token.hmac_secret.is_some());
         assert_eq!(config.namespace.len(), 1);

@@ -16,6 +16,10 @@ const CONNECTION_KERNEL_BYTES: u64 = 4_300;
 const INBOX_MESSAGE_BYTES: u64 = 512;
 /// Program, stacks, allocator, control plane: what a node without any client takes.
 const BASE_BYTES: u64 = 32 << 20;
+/// What questions that wait for one hook, and answers to it that are being read, may weigh. A thousandth of it is in use
+/// while the backend keeps up: a storm of connects and answers of the greatest length are what it is for.
+pub const HOOK_WAITING_BYTES: u64 = 16 << 20;
+pub const HOOK_ANSWERS_BYTES: u64 = 16 << 20;
 /// What "as many as fit" may come to.
 const CONNECTIONS_AUTO_MAX: u64 = 1_000_000;
 /// Fewer are not worth a start: "as many as fit" then ends in a refusal that names what is too large.
@@ -32,6 +36,8 @@ pub struct MemoryPlan {
     pub receive_bytes: u64,
     /// Bodies of HTTP requests under way.
     pub request_bytes: u64,
+    /// Questions to the backend and their answers.
+    pub hook_bytes: u64,
     /// What this process may use: the machine's memory, or its control group's limit when that is less.
     pub machine_bytes: u64,
 }
@@ -52,6 +58,7 @@ impl MemoryPlan {
             inbox_bytes: (limits.inbox_messages as u64).saturating_mul(INBOX_MESSAGE_BYTES * shards),
             receive_bytes: RECV_BUFFER_BYTES as u64 * u64::from(RECV_BUFFERS) * shards,
             request_bytes: config.api.body_bytes_max.0.saturating_mul(u64::from(limits.http_requests_max)),
+            hook_bytes: (HOOK_WAITING_BYTES + HOOK_ANSWERS_BYTES) * config.hook.len() as u64,
             machine_bytes,
         };
         let connections = match config.client.connections_max {
@@ -80,20 +87,27 @@ impl MemoryPlan {
     }
 
     pub fn total(&self) -> u64 {
-        [self.connections_bytes, self.history_bytes, self.inbox_bytes, self.receive_bytes, self.request_bytes]
-            .into_iter()
-            .fold(BASE_BYTES, u64::saturating_add)
+        let parts = [
+            self.connections_bytes,
+            self.history_bytes,
+            self.inbox_bytes,
+            self.receive_bytes,
+            self.request_bytes,
+            self.hook_bytes,
+        ];
+        parts.into_iter().fold(BASE_BYTES, u64::saturating_add)
     }
 
     fn parts(&self) -> String {
         format!(
-            "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, base {}",
+            "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, hooks {}, base {}",
             self.connections_max,
             Size(self.connections_bytes),
             Size(self.history_bytes),
             Size(self.inbox_bytes),
             Size(self.receive_bytes),
             Size(self.request_bytes),
+            Size(self.hook_bytes),
             Size(BASE_BYTES),
         )
     }

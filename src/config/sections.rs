@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::config::table::{Entries, Named, Section, section, settings};
-use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size};
+use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
 use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelOptions, GapPolicy, Namespaces};
 
@@ -115,6 +115,11 @@ settings! {
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.
         pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";
+        /// Header fields of a client's request that hooks get to see, like Cookie, Authorization, Origin, User-Agent,
+        /// X-Forwarded-For, X-Real-Ip, X-Request-Id. A client that cannot set any (a browser's WebSocket) may send
+        /// those that its request lacks as `headers` of its connect command. Kept with every connection while there
+        /// is a hook.
+        pub forward_headers: Vec<String> = Vec::new(), example "[\"Cookie\", \"User-Agent\"]";
         /// The hook that is asked who connects, if they show no token. Unset: a token is needed.
         pub connect_hook: Option<String> = None, example "\"backend\"";
         /// The hook that is asked whether a connection that the connect hook let in may go on when it expires.
@@ -197,10 +202,44 @@ pub type Namespace = Named<ChannelOptions>;
 settings! {
     /// How the backend is asked over one endpoint.
     pub struct HookOptions {
-        /// Where the question is POSTed to.
+        /// Where questions are POSTed to: an http or https URL.
         pub endpoint: String = String::new();
-        /// How long one question may take, retries included, before the client is told that it failed.
+        /// How long the backend may take for one question, retries included. What it costs to wait for one's turn
+        /// does not count: that is `wait_timeout`.
         pub timeout: Duration = Duration::from_secs(1);
+        /// Speak HTTP/2 at once over plain http. With https both sides agree on it by themselves.
+        pub http2: bool = false;
+        /// Header fields of the client's request that the backend gets to see, by name.
+        pub forward_headers: Vec<String> = Vec::new(), example "[\"cookie\", \"x-forwarded-for\"]";
+        /// Header fields of every question, like "Authorization: Bearer text". A forwarded one of the same name wins.
+        pub static_headers: Vec<Secret> = Vec::new();
+        /// Send the `meta` of the connection along.
+        pub include_connection_meta: bool = false;
+        /// Send the client's data as base64 (`b64data`) instead of JSON.
+        pub binary_encoding: bool = false;
+        /// What an HTTP status other than 200 means to the client, like "404=404:not found" (error 404),
+        /// "429=429:busy:temporary" (an error after which SDKs try again) or "403=4501:forbidden" (disconnected).
+        /// A status that is not listed means that the backend failed.
+        pub status_codes: Vec<String> = Vec::new(), example "[\"404=404:not found\"]";
+        /// How often a question is asked again, within `timeout`, when its connection failed before any answer.
+        /// Not for `publish` and `rpc`, once they may have arrived.
+        pub retries: u32 = 1;
+        /// Questions that the backend gets to answer at a time. Fewer while it does not keep up.
+        pub in_flight_max: u32 = 64;
+        /// Questions that may wait for their turn. More are refused at once.
+        pub wait_max: u32 = 10_000;
+        /// How long a question may wait for its turn before it is refused.
+        pub wait_timeout: Duration = Duration::from_secs(30);
+        /// The percentage of failed and slow questions among those of the last 10 s from which on the backend is
+        /// taken for down and not asked, but for a probe now and then. 0: it is always asked.
+        pub breaker_percent: u32 = 50;
+        /// An answer that takes longer is slow. Unset: only one that takes longer than `timeout`.
+        pub breaker_slow: Option<Duration> = None, example "\"500ms\"";
+        /// How often a backend that is taken for down is asked a question to see whether it is back.
+        pub probe_interval: Duration = Duration::from_millis(500);
+        /// What becomes of a question that the backend does not answer: "refuse" it with an error after which SDKs try
+        /// again, or "let-in": go on as if there were no hook.
+        pub when_unavailable: WhenUnavailable = WhenUnavailable::Refuse;
     }
 }
 
@@ -341,6 +380,16 @@ impl Config {
 
     pub fn is_development(&self) -> bool {
         self.mode == Mode::Development
+    }
+
+    /// Names of the header fields that some hook forwards, in lower case and order: what is worth keeping of a
+    /// client's request.
+    pub fn forwarded_headers(&self) -> Vec<String> {
+        let names = self.hook.iter().flat_map(|hook| &hook.options.forward_headers);
+        let mut names: Vec<String> = names.map(|name| name.to_ascii_lowercase()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Every API key that is accepted.

@@ -50,9 +50,12 @@ pub trait Entries {
     fn last_mut(&mut self) -> Option<(&mut String, &mut dyn Section)>;
 
     fn all(&self) -> Vec<(&str, &dyn Section)>;
+
+    /// The settings of an entry that sets nothing.
+    fn defaults(&self) -> Box<dyn Section>;
 }
 
-impl<S: Section + Default> Entries for Vec<Named<S>> {
+impl<S: Section + Default + 'static> Entries for Vec<Named<S>> {
     fn push(&mut self) {
         Vec::push(self, Named::default());
     }
@@ -64,6 +67,10 @@ impl<S: Section + Default> Entries for Vec<Named<S>> {
 
     fn all(&self) -> Vec<(&str, &dyn Section)> {
         self.iter().map(|entry| (&*entry.name, &entry.options as &dyn Section)).collect()
+    }
+
+    fn defaults(&self) -> Box<dyn Section> {
+        Box::new(S::default())
     }
 }
 

@@ -347,6 +347,14 @@ pub enum DriverChoice {
     Mio,
 }
 
+/// What becomes of a question that the backend does not answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenUnavailable {
+    #[default]
+    Refuse,
+    LetIn,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     #[default]
@@ -370,6 +378,8 @@ word_settings!(LogFormat, "\"text\" or \"json\"", "text" => LogFormat::Text, "js
 word_settings!(LogLevel, "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
     "error" => LogLevel::Error, "warn" => LogLevel::Warn, "info" => LogLevel::Info,
     "debug" => LogLevel::Debug, "trace" => LogLevel::Trace);
+word_settings!(WhenUnavailable, "\"refuse\" or \"let-in\"",
+    "refuse" => WhenUnavailable::Refuse, "let-in" => WhenUnavailable::LetIn);
 word_settings!(GapPolicy, "\"tell\", \"latest\" or \"close\"",
     "tell" => GapPolicy::Tell, "latest" => GapPolicy::Latest, "close" => GapPolicy::Close);
 

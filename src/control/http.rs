@@ -21,6 +21,7 @@ use crate::control::ControlOptions;
 use crate::control::api::{Api, Method, NodeIdentity, Request as ApiRequest, respond};
 use crate::control::asks::{AskError, Shards};
 use crate::control::auth::ApiKeys;
+use crate::control::hooks::Hooks;
 use crate::control::metrics::{self, Metrics};
 use crate::control::page;
 use crate::control::process::Process;
@@ -61,12 +62,13 @@ impl App {
         options: &ControlOptions,
         router: ShardRouter,
         api_addr: Option<SocketAddr>,
+        hooks: &Hooks,
     ) -> io::Result<App> {
         let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
         Ok(App {
             api: Api::new(Shards::new(router, options.ask_timeout), node),
             keys: ApiKeys::new(options.api_keys.clone()),
-            metrics: Metrics::default(),
+            metrics: Metrics::new(hooks),
             body_bytes_max: options.body_bytes_max,
             metrics_need_key: options.metrics_need_key,
             echo: options.echo,

@@ -177,11 +177,13 @@ fn options() -> ControlOptions {
         page_key: Some(Secret::new("page-key")),
         api_listen: None,
         metrics_need_key: false,
+        hooks: Vec::new(),
     }
 }
 
 fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
-    app(Arc::new(App::new(options, shards.router.clone(), None).unwrap()), port)
+    let hooks = Hooks::new(&[]).unwrap();
+    app(Arc::new(App::new(options, shards.router.clone(), None, &hooks).unwrap()), port)
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {

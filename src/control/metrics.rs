@@ -11,6 +11,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::control::hooks::Hooks;
 use crate::control::process;
 use crate::shard::ask::ShardStats;
 
@@ -34,16 +35,15 @@ struct ApiCall {
     code: u16,
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
+impl Metrics {
+    pub fn new(hooks: &Hooks) -> Metrics {
         let api_requests = Family::default();
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register("api_requests", "Commands of the server API, by outcome", api_requests.clone());
+        hooks.register_metrics(&mut registry);
         Metrics { registry, api_requests }
     }
-}
 
-impl Metrics {
     pub fn count_api(&self, method: &'static str, code: u16) {
         self.api_requests.get_or_create(&ApiCall { method, code }).inc();
     }
@@ -130,7 +130,7 @@ mod tests {
             faults: vec![("slow", slow)],
             ..ShardStats::default()
         };
-        let metrics = Metrics::default();
+        let metrics = Metrics::new(&Hooks::new(&[]).unwrap());
         metrics.count_api("publish", 0);
         metrics.count_api("publish", 102);
         let text = metrics.scrape(vec![shard(3, 10, 1), shard(4, 20, 2)]).unwrap();

@@ -15,8 +15,10 @@ mod api;
 mod asks;
 mod auth;
 mod glob;
+pub mod hooks;
 mod http;
 mod metrics;
+pub mod outbound;
 mod page;
 mod process;
 mod pushes;
@@ -34,8 +36,10 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
 use crate::base::bytes::Bytes;
-use crate::config::{Config, Secret};
-use crate::shard::ask::{Busy, ControlPlane, HttpReply};
+use crate::config::{Config, Hook, Secret};
+use crate::control::hooks::Hooks;
+use crate::session::question::{Question, Waiting};
+use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply};
 use crate::shard::router::Router;
 
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
@@ -67,6 +71,8 @@ pub struct ControlOptions {
     pub api_listen: Option<SocketAddr>,
     /// Metrics on client ports need the API key: strangers reach those ports.
     pub metrics_need_key: bool,
+    /// How the backend is asked.
+    pub hooks: Vec<Hook>,
 }
 
 impl ControlOptions {
@@ -84,6 +90,7 @@ impl ControlOptions {
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_listen: config.api_listen,
             metrics_need_key: !config.listen.ip().is_loopback(),
+            hooks: config.hook.clone(),
         }
     }
 }
@@ -114,7 +121,8 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         None => None,
     };
     let api_addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
-    let state = Arc::new(http::App::new(&options, router, api_addr)?);
+    let hooks = Arc::new(Hooks::new(&options.hooks)?);
+    let state = Arc::new(http::App::new(&options, router, api_addr, &hooks)?);
     if let Some(listener) = listener {
         let app = http::app(Arc::clone(&state), http::Port::Api);
         runtime.spawn(async move {
@@ -130,6 +138,7 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
         requests_max: options.requests_max,
+        hooks,
     });
     Ok(Control { client_port, api_addr, stopping, runtime: Some(runtime) })
 }
@@ -162,12 +171,10 @@ impl Control {
     }
 }
 
-/// Brings the response to its shard, waiting for room there: somebody waits for it.
-async fn deliver(mut reply: HttpReply, response: Response<Bytes>) {
-    let mut response = Some(response);
+/// Brings an answer to its shard, waiting for room there: somebody waits for it. `offer` tells whether it was taken.
+async fn deliver(mut offer: impl FnMut() -> bool) {
     for _ in 0..DELIVERY_TRIES {
-        reply.send(&mut response);
-        if response.is_none() {
+        if offer() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -185,10 +192,11 @@ struct ClientPort {
     handle: tokio::runtime::Handle,
     permits: Arc<Semaphore>,
     requests_max: u32,
+    hooks: Arc<Hooks>,
 }
 
 impl ControlPlane for ClientPort {
-    fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy> {
+    fn handle(&self, request: Request<Bytes>, mut reply: HttpReply) -> Result<(), Busy> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Busy)?;
         let app = self.app.clone();
         self.handle.spawn(async move {
@@ -200,8 +208,17 @@ impl ControlPlane for ClientPort {
             let body = if head_only { Bytes::new() } else { body };
             // First the permit: who has the answer may ask again at once.
             drop(permit);
-            deliver(reply, Response::from_parts(parts, body)).await;
+            let mut response = Some(Response::from_parts(parts, body));
+            deliver(move || {
+                reply.send(&mut response);
+                response.is_none()
+            })
+            .await;
         });
         Ok(())
+    }
+
+    fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
+        self.hooks.ask(&self.handle, question, reply)
     }
 }

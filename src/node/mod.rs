@@ -6,6 +6,8 @@
 //! thread → say where everything is. End: on SIGTERM or SIGINT shards close their clients with 3001, requests under way
 //! get their answers, everything within the grace of the configuration.
 
+pub mod doctor;
+
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -34,10 +36,13 @@ use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
 use crate::shard::rates::{ClientLimits, UserRates};
 use crate::shard::router::Router;
-use crate::shard::{Shard, ShardOptions, Tick};
+use crate::shard::{ClientHooks, Shard, ShardOptions, Tick};
 
 /// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.
 const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
+/// How much longer than a hook's own timeout a shard waits for an answer: the time that a question may wait for its
+/// turn while the backend is protected from more.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(60);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
 const STREAM_ITEMS_MAX: usize = 16 * 1024;
 
@@ -300,12 +305,34 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16, secrets: &m
         pong_timeout: client.pong_timeout,
         connect_timeout: client.connect_timeout,
         expired_close_delay: EXPIRED_CLOSE_DELAY,
+        hooks: ClientHooks {
+            connect: client.connect_hook.as_deref().map(Box::from),
+            refresh: client.refresh_hook.as_deref().map(Box::from),
+            rpc: client.rpc_hook.as_deref().map(Box::from),
+        },
+        forward_headers: match asks_backend(config) {
+            true => client.forward_headers.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
+            false => Vec::new(),
+        },
+        question_patience: QUESTION_PATIENCE
+            + config.hook.iter().map(|hook| hook.options.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,
         client_limits: client_limits(config, secrets),
         echo: config.echo,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
     }
+}
+
+/// Whether anybody is ever asked about a client.
+fn asks_backend(config: &Config) -> bool {
+    let client = &config.client;
+    let of_clients = [&client.connect_hook, &client.refresh_hook, &client.rpc_hook];
+    let namespaces = config.namespace.iter().map(|namespace| &namespace.options);
+    let of_channels = namespaces
+        .chain([&config.channel])
+        .flat_map(|options| [&options.subscribe_hook, &options.sub_refresh_hook, &options.publish_hook]);
+    of_clients.into_iter().chain(of_channels).any(Option::is_some)
 }
 
 fn wall_ms(_now: Time) -> u64 {

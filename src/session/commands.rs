@@ -4,17 +4,16 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{Since, SinceEpoch};
-use crate::proto::centrifuge::decode::{self, Command, Commands, Method};
+use crate::proto::centrifuge::decode::{self, Command, Commands, Json, Method};
 use crate::proto::centrifuge::encode::{RefreshResult, Reply};
+use crate::session::answers::About;
 use crate::session::context::{Admitted, Failure};
+use crate::session::question::{Granted, Matter};
 use crate::session::token::{Overrides, TokenFault};
 use crate::session::{
-    Connecting, Context, Effect, Identity, Phase, Rights, Session, Sub, SubscribeEffect, lifetime,
+    Connecting, Context, Effect, Identity, Phase, Renewal, Rights, Session, Sub, SubscribeEffect, Waits,
+    lifetime,
 };
-
-/// Most bytes of commands held while a connect waits for its subscriptions: a reconnecting SDK sends all of its
-/// subscribes at once, and one frame of them is bounded by the message limit already.
-pub const HELD_BYTES_MAX: usize = 256 * 1024;
 
 impl Session {
     /// The commands of one frame, up to the first that has effects: those must be carried out before the next command
@@ -27,11 +26,15 @@ impl Session {
         commands: &mut Commands<'_>,
         cx: &mut Context<'_>,
     ) -> Result<bool, Disconnect> {
-        while self.phase != Phase::Connecting {
+        loop {
+            if self.is_waiting() {
+                self.hold(commands)?;
+                return Ok(false);
+            }
             let Some(command) = commands.next() else { return Ok(false) };
             let command = command.map_err(|fault| fault.disconnect())?;
             let id = command.id;
-            if is_limited(&command.method) && self.phase != Phase::Fresh && !cx.admit(id) {
+            if is_limited(&command.method) && self.phase == Phase::Connected && !cx.admit(id) {
                 return Ok(true);
             }
             match self.handle_command(command, cx) {
@@ -43,31 +46,17 @@ impl Session {
                 return Ok(true);
             }
         }
-        self.hold(commands.remaining().as_bytes())?;
-        Ok(false)
-    }
-
-    fn hold(&mut self, commands: &[u8]) -> Result<(), Disconnect> {
-        let connecting = self.extras_mut().connecting.as_mut().expect("phase and extras agree");
-        if connecting.held.len() + commands.len() >= HELD_BYTES_MAX {
-            return Err(Disconnect::TOO_MANY_REQUESTS);
-        }
-        if !commands.trim_ascii().is_empty() {
-            if !connecting.held.is_empty() {
-                connecting.held.push(b'\n');
-            }
-            connecting.held.extend_from_slice(commands);
-        }
-        Ok(())
     }
 
     fn handle_command(&mut self, command: Command<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
         let id = command.id;
         if let Method::Connect(connect) = command.method {
-            return self.handle_connect(id, connect, cx);
+            return self.handle_connect(id, connect, cx).inspect_err(|_| self.phase = Phase::Refused);
         }
-        if self.phase == Phase::Fresh {
-            return Err(Disconnect::BAD_REQUEST.into());
+        match self.phase {
+            Phase::Fresh => return Err(Disconnect::BAD_REQUEST.into()),
+            Phase::Refused => return Ok(()),
+            Phase::Connecting | Phase::Connected => {}
         }
         match command.method {
             Method::Connect(_) => unreachable!("taken above"),
@@ -77,7 +66,7 @@ impl Session {
                     return Err(Disconnect::BAD_REQUEST.into());
                 }
                 if let Some(sub) = cx.world.find(&channel).and_then(|index| self.sub(index)) {
-                    cx.effects.push(Effect::Unsubscribe { channel: sub.channel() });
+                    cx.effects.push(Effect::Unsubscribe { channel: sub.channel(), why: None });
                 }
                 cx.reply(id, &Reply::Unsubscribe);
                 Ok(())
@@ -85,11 +74,17 @@ impl Session {
             Method::Publish(publish) => {
                 let (rights, subscribed) = self.rights(&publish.channel, cx)?;
                 let Some(data) = publish.data else { return Err(Disconnect::BAD_REQUEST.into()) };
-                if !(rights.publish_for_client || rights.publish_for_subscriber && subscribed) {
+                let (channel, data) =
+                    (ChannelName::from(publish.channel), Bytes::copy_from_slice(data.as_bytes()));
+                if rights.publish_hook {
+                    let matter = Matter::Publish { channel: channel.clone(), data: data.clone() };
+                    self.ask(About::Publish { id, channel, data }, matter, cx);
+                    return Ok(());
+                }
+                if !rights.may_publish(subscribed) {
                     return Err(Refusal::PermissionDenied.into());
                 }
-                let data = Bytes::copy_from_slice(data.as_bytes());
-                cx.effects.push(Effect::Publish { id, channel: publish.channel.into(), data });
+                cx.effects.push(Effect::Publish { id, channel, data, changes: None });
                 Ok(())
             }
             Method::History(history) => {
@@ -119,7 +114,13 @@ impl Session {
                 cx.effects.push(Effect::PresenceStats { id, channel });
                 Ok(())
             }
-            Method::Rpc { .. } => Err(Refusal::NotAvailable.into()),
+            Method::Rpc { method, data } => {
+                if !cx.world.hooks().rpc {
+                    return Err(Refusal::NotAvailable.into());
+                }
+                self.ask(About::Rpc { id }, Matter::Rpc { method: method.into(), data: copy(data) }, cx);
+                Ok(())
+            }
             // It has no reply that could carry the refusal: an error without an id reads as a ping to the SDK.
             Method::Send { .. } => {
                 cx.effects.push(Effect::Message);
@@ -131,10 +132,7 @@ impl Session {
                 cx.reply(id, &Reply::Ping);
                 Ok(())
             }
-            Method::Pong => match std::mem::take(&mut self.ping_outstanding) {
-                true => Ok(()),
-                false => Err(Disconnect::BAD_REQUEST.into()),
-            },
+            Method::Pong => Ok(self.handle_pong()?),
             Method::Unknown => Err(Refusal::MethodNotFound.into()),
         }
     }
@@ -145,28 +143,47 @@ impl Session {
         connect: decode::Connect<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        if self.phase != Phase::Fresh || id == 0 {
+        if !matches!(self.phase, Phase::Fresh | Phase::Refused) || id == 0 {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let admitted = admit(&connect.token, cx)?;
-        if admitted.user.is_some() || admitted.conn_info.is_some() || admitted.expire_at_s != 0 {
-            self.identity = Some(Box::new(Identity {
-                user: admitted.user,
-                conn_info: admitted.conn_info,
-                expire_at_s: admitted.expire_at_s,
-            }));
+        self.take_emulated(connect.headers, cx.world.forward_headers())?;
+        let since = |channel: &str| {
+            let since = connect.since(channel).filter(|since| since.recover)?;
+            Some(position(since.offset, &since.epoch))
+        };
+        if connect.token.is_empty() && cx.world.hooks().connect {
+            let names = connect.subs.iter().map(|(channel, _)| ChannelName::from(channel.as_ref()));
+            let recover = names.clone().filter_map(|name| Some((name.clone(), since(&name)?))).collect();
+            let matter = Matter::Connect {
+                data: copy(connect.data),
+                name: connect.name.as_ref().into(),
+                version: connect.version.as_ref().into(),
+                channels: names.collect(),
+            };
+            self.phase = Phase::Connecting;
+            self.ask(About::Connect { id, recover }, matter, cx);
+            return Ok(());
         }
+        let admitted = admit(&connect.token, cx)?;
+        self.begin(id, admitted, since, cx)
+    }
+
+    /// The client is let in: it is connected once its server-side subscriptions are.
+    pub(super) fn begin(
+        &mut self,
+        id: u32,
+        admitted: Admitted,
+        since: impl Fn(&str) -> Option<Since>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
         let mut subscribes = Vec::new();
-        for (channel, grant) in admitted.subs {
+        for (channel, Granted { grant, expire_at_s }) in admitted.subs {
             let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
             if subscribes.len() == cx.world.channels_max() {
                 return Err(Disconnect::CHANNEL_LIMIT.into());
             }
             let flags = Sub::SERVER_SIDE | sub_flags(&rights, true, true, true);
-            let since = connect
-                .since(&channel)
-                .filter(|since| since.recover && flags & Sub::RECOVERABLE != 0)
-                .map(|since| position(since.offset, &since.epoch));
+            let since = since(&channel).filter(|_| flags & Sub::RECOVERABLE != 0);
             subscribes.push(SubscribeEffect {
                 id: 0,
                 channel,
@@ -174,17 +191,30 @@ impl Session {
                 since,
                 reject_unrecovered: false,
                 chan_info: grant.info,
-                expire_at_s: 0,
+                expire_at_s,
+                renewal: Renewal::by_hook(expire_at_s, rights.sub_refresh_hook),
                 data: grant.data,
             });
         }
+        let identity = Identity {
+            user: admitted.user,
+            conn_info: admitted.conn_info,
+            meta: admitted.meta,
+            expire_at_s: admitted.expire_at_s,
+            renewal: admitted.renewal,
+        };
+        self.identity = (identity != Identity::default()).then(|| Box::new(identity));
         if subscribes.is_empty() {
-            self.reply_connected(id, &[], cx);
+            self.reply_connected(id, &[], admitted.data.as_deref(), cx);
             return Ok(());
         }
         self.phase = Phase::Connecting;
-        self.extras_mut().connecting =
-            Some(Connecting { id, outstanding: subscribes.len() as u32, done: Vec::new(), held: Vec::new() });
+        self.extras_mut().waits = Some(Box::new(Waits::Joins(Connecting {
+            id,
+            outstanding: subscribes.len() as u32,
+            done: Vec::new(),
+            data: admitted.data,
+        })));
         cx.effects.extend(subscribes.into_iter().map(Effect::Subscribe));
         Ok(())
     }
@@ -200,14 +230,16 @@ impl Session {
         if subscribe.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let mut rights = cx.world.rights(&subscribe.channel)?;
-        if cx.world.find(&subscribe.channel).is_some_and(|index| self.sub(index).is_some()) {
-            return Err(Refusal::AlreadySubscribed.into());
-        }
-        if self.subs.len() >= cx.world.channels_max() {
-            return Err(Refusal::LimitExceeded.into());
-        }
-        let (mut chan_info, mut expire_at_s, mut data) = (None, 0, None);
+        let wish = Wish {
+            id,
+            channel: subscribe.channel.as_ref().into(),
+            positioned: subscribe.positioned,
+            recoverable: subscribe.recoverable,
+            join_leave: subscribe.join_leave,
+            since: subscribe.recover.then(|| position(subscribe.offset, &subscribe.epoch)),
+            reject_unrecovered: subscribe.flag & REJECT_UNRECOVERED != 0,
+        };
+        let rights = self.may_begin(&wish.channel, cx)?;
         if !subscribe.token.is_empty() {
             let Some(verifier) = cx.world.verifier() else { return Err(Refusal::PermissionDenied.into()) };
             let claims = verifier
@@ -216,26 +248,37 @@ impl Session {
             if *claims.channel != *subscribe.channel || !self.is_user(&claims.user) {
                 return Err(Refusal::PermissionDenied.into());
             }
-            rights = overridden(rights, &claims.grant.overrides);
-            (chan_info, expire_at_s, data) =
-                (claims.grant.info, claims.expire_at_s.unwrap_or(0), claims.grant.data);
-        } else if !rights.subscribe {
+            let granted = Granted { grant: claims.grant, expire_at_s: claims.expire_at_s.unwrap_or(0) };
+            subscribe_to(wish, rights, granted, Renewal::Token, cx);
+            return Ok(());
+        }
+        // Channels that name their users belong here: neither a token nor the backend is asked about them.
+        if rights.subscribe_hook {
+            let matter = Matter::Subscribe {
+                channel: wish.channel.clone(),
+                token: Box::default(),
+                data: copy(subscribe.data),
+            };
+            self.ask(About::Subscribe { wish, revoked: false }, matter, cx);
+            return Ok(());
+        }
+        if !rights.subscribe {
             return Err(Refusal::PermissionDenied.into());
         }
-        let flags = sub_flags(&rights, subscribe.positioned, subscribe.recoverable, subscribe.join_leave);
-        let since = (subscribe.recover && flags & Sub::RECOVERABLE != 0)
-            .then(|| position(subscribe.offset, &subscribe.epoch));
-        cx.effects.push(Effect::Subscribe(SubscribeEffect {
-            id,
-            channel: subscribe.channel.into(),
-            flags,
-            since,
-            reject_unrecovered: subscribe.flag & REJECT_UNRECOVERED != 0,
-            chan_info,
-            expire_at_s,
-            data,
-        }));
+        subscribe_to(wish, rights, Granted::default(), Renewal::Token, cx);
         Ok(())
+    }
+
+    /// What the channel's namespace allows, if the client could subscribe to it now.
+    pub(super) fn may_begin(&self, channel: &str, cx: &Context<'_>) -> Result<Rights, Refusal> {
+        let rights = cx.world.rights(channel)?;
+        if cx.world.find(channel).is_some_and(|index| self.sub(index).is_some()) {
+            return Err(Refusal::AlreadySubscribed);
+        }
+        if self.subs.len() >= cx.world.channels_max() {
+            return Err(Refusal::LimitExceeded);
+        }
+        Ok(rights)
     }
 
     fn handle_refresh(&mut self, id: u32, token: &str, cx: &mut Context<'_>) -> Result<(), Failure> {
@@ -250,6 +293,7 @@ impl Session {
         }
         let identity = self.identity.get_or_insert_default();
         identity.expire_at_s = expire_at_s;
+        identity.renewal = Renewal::Token;
         cx.effects.push(Effect::ExpiryChanged);
         let client = cx.client.to_string();
         let lifetime = lifetime(expire_at_s, cx.unix_s);
@@ -281,10 +325,20 @@ impl Session {
             channel: sub.channel(),
             chan_info: claims.grant.info,
             expire_at_s,
+            renewal: Renewal::Token,
         });
         cx.effects.push(Effect::ExpiryChanged);
         cx.reply(id, &Reply::SubRefresh(lifetime(expire_at_s, cx.unix_s)));
         Ok(())
+    }
+
+    /// # Errors
+    /// 3501 for a pong to no ping.
+    pub(super) fn handle_pong(&mut self) -> Result<(), Disconnect> {
+        match std::mem::take(&mut self.ping_outstanding) {
+            true => Ok(()),
+            false => Err(Disconnect::BAD_REQUEST),
+        }
     }
 
     fn is_user(&self, user: &str) -> bool {
@@ -292,7 +346,7 @@ impl Session {
     }
 
     /// What the client may do with the channel, and whether it is subscribed.
-    fn rights(&self, channel: &str, cx: &Context<'_>) -> Result<(Rights, bool), Failure> {
+    pub(super) fn rights(&self, channel: &str, cx: &Context<'_>) -> Result<(Rights, bool), Failure> {
         if channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
@@ -332,9 +386,56 @@ fn admit(token: &str, cx: &Context<'_>) -> Result<Admitted, Failure> {
     Ok(Admitted {
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
+        meta: claims.meta,
         expire_at_s: claims.expire_at_s.unwrap_or(0),
-        subs: claims.subs.into_iter().map(|(channel, grant)| (channel.into(), grant)).collect(),
+        renewal: Renewal::Token,
+        subs: claims
+            .subs
+            .into_iter()
+            .map(|(channel, grant)| (channel.into(), Granted { grant, expire_at_s: 0 }))
+            .collect(),
+        data: None,
     })
+}
+
+/// A subscription that a client asks for.
+pub(super) struct Wish {
+    pub id: u32,
+    pub channel: ChannelName,
+    pub positioned: bool,
+    pub recoverable: bool,
+    pub join_leave: bool,
+    /// Where it was, if it asks to recover.
+    pub since: Option<Since>,
+    pub reject_unrecovered: bool,
+}
+
+/// Asks the channel's home, once it is clear that the client may.
+pub(super) fn subscribe_to(
+    wish: Wish,
+    rights: Rights,
+    granted: Granted,
+    renewal: Renewal,
+    cx: &mut Context<'_>,
+) {
+    let rights = overridden(rights, &granted.grant.overrides);
+    let flags = sub_flags(&rights, wish.positioned, wish.recoverable, wish.join_leave);
+    cx.effects.push(Effect::Subscribe(SubscribeEffect {
+        id: wish.id,
+        channel: wish.channel,
+        flags,
+        since: wish.since.filter(|_| flags & Sub::RECOVERABLE != 0),
+        reject_unrecovered: wish.reject_unrecovered,
+        chan_info: granted.grant.info,
+        expire_at_s: granted.expire_at_s,
+        renewal,
+        data: granted.grant.data,
+    }));
+}
+
+/// A payload of the peer's for as long as the backend takes.
+fn copy(data: Option<Json<'_>>) -> Option<Bytes> {
+    data.map(|data| Bytes::copy_from_slice(data.as_bytes()))
 }
 
 /// The namespace's options as a token changes them for one subscription.

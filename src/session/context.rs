@@ -1,13 +1,14 @@
 //! What a session is given to act with, and what it wants done.
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::Since;
 use crate::proto::centrifuge::encode::{Push, Reply};
 use crate::proto::centrifuge::{Batch, encode_push, encode_reply};
-use crate::session::ChannelIndex;
-use crate::session::token::{SubscribeGrant, Verifier};
+use crate::session::question::{Granted, Matter, PublishAnswer};
+use crate::session::token::Verifier;
+use crate::session::{ChannelIndex, Renewal};
 
 /// What a channel's namespace lets a client do.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,6 +28,25 @@ pub struct Rights {
     pub recovery: bool,
     pub force_positioning: bool,
     pub force_recovery: bool,
+    /// The backend is asked about it: see [`crate::session::question`].
+    pub subscribe_hook: bool,
+    pub sub_refresh_hook: bool,
+    pub publish_hook: bool,
+}
+
+impl Rights {
+    /// Whether a client may publish without the backend being asked.
+    pub fn may_publish(&self, subscribed: bool) -> bool {
+        self.publish_for_client || self.publish_for_subscriber && subscribed
+    }
+}
+
+/// What the backend is asked whatever the channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hooks {
+    pub connect: bool,
+    pub refresh: bool,
+    pub rpc: bool,
 }
 
 /// What a session may ask of its surroundings without waiting.
@@ -45,6 +65,14 @@ pub trait World {
 
     /// Most subscriptions of one connection.
     fn channels_max(&self) -> usize;
+
+    /// The name behind a number of [`World::find`].
+    fn name(&self, channel: ChannelIndex) -> ChannelName;
+
+    fn hooks(&self) -> Hooks;
+
+    /// Names in lower case of the header fields that the backend gets to see. None while nobody asks it.
+    fn forward_headers(&self) -> &[Box<str>];
 }
 
 /// A subscription to ask the channel's home for.
@@ -60,6 +88,7 @@ pub struct SubscribeEffect {
     pub chan_info: Option<Bytes>,
     /// Unix seconds; 0 never.
     pub expire_at_s: u64,
+    pub renewal: Renewal,
     /// JSON that goes out with the subscription.
     pub data: Option<Bytes>,
 }
@@ -70,14 +99,17 @@ pub enum Effect {
     /// The client is connected: count it, list it under its user, start its pings.
     Connected,
     Subscribe(SubscribeEffect),
-    /// The client ends a subscription.
+    /// A subscription ends: the client's doing, or for the reason that it is to be told.
     Unsubscribe {
         channel: ChannelIndex,
+        why: Option<Unsubscribed>,
     },
     Publish {
         id: u32,
         channel: ChannelName,
         data: Bytes,
+        /// What the backend wants done differently.
+        changes: Option<Box<PublishAnswer>>,
     },
     History {
         id: u32,
@@ -95,10 +127,10 @@ pub enum Effect {
         id: u32,
         channel: ChannelName,
     },
-    /// Commands that were held while the session was connecting: decode them as if they came now.
-    Resume {
-        commands: Vec<u8>,
-    },
+    /// Put the question to the backend, then call [`crate::session::Session::asked`].
+    Ask(Matter),
+    /// Decode what [`crate::session::Session::next_held`] gives as if it came now.
+    Resume,
     /// When something expires has changed.
     ExpiryChanged,
     /// A message for the backend; there is none to take it yet.
@@ -119,6 +151,8 @@ pub struct Context<'a> {
     pub ping_s: u32,
     /// How many more commands the client may send now; those that keep a connection alive or end something do not count.
     pub allowance: u32,
+    /// How long to wait before the backend is asked again about what expires, seconds.
+    pub ask_again_s: u64,
     pub out: Batch<'a>,
     pub effects: &'a mut Vec<Effect>,
 }
@@ -149,12 +183,6 @@ impl Context<'_> {
         self.effects.push(Effect::Limited);
         false
     }
-
-    pub(super) fn resume_with(&mut self, commands: Vec<u8>) {
-        if !commands.is_empty() {
-            self.effects.push(Effect::Resume { commands });
-        }
-    }
 }
 
 /// Who connects, once the token has been read.
@@ -162,8 +190,12 @@ impl Context<'_> {
 pub(super) struct Admitted {
     pub user: Option<UserName>,
     pub conn_info: Option<Bytes>,
+    pub meta: Option<Bytes>,
     pub expire_at_s: u64,
-    pub subs: Vec<(ChannelName, SubscribeGrant)>,
+    pub renewal: Renewal,
+    pub subs: Vec<(ChannelName, Granted)>,
+    /// JSON for the client.
+    pub data: Option<Bytes>,
 }
 
 /// How a command ends when it does not succeed.

@@ -4,16 +4,21 @@
 //! [`Effect`]s for the shard to carry out. Must not know: sockets, frames, channels' logs, threads.
 //!
 //! ```text
-//!  Fresh ──connect──▶ Connecting ──every server-side subscription answered──▶ Connected
-//!    └──────────────── connect without subscriptions ────────────────────────────▲
+//!  Fresh ──connect──▶ Connecting ──the backend and every server-side subscription answered──▶ Connected
+//!    │                     └──refused──▶ Refused
+//!    └──────────────── connect with nothing to wait for ──────────────────────────────────────▲
 //! ```
-//! While `Connecting`, further commands are held in order, bounded.
+//! While `Connecting`, and while the backend is asked about a command, further commands are held in order, bounded.
 
+mod answers;
 mod commands;
 mod context;
+mod held;
 pub mod question;
 pub mod reader;
 pub mod token;
+
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -26,8 +31,12 @@ use crate::proto::centrifuge::encode::{
 };
 use crate::proto::centrifuge::encode::{Push, Reply, SubscribePush};
 
-pub use commands::HELD_BYTES_MAX;
-pub use context::{Context, Effect, Rights, SubscribeEffect, World};
+use self::answers::Asked;
+use self::held::Held;
+use self::question::Headers;
+
+pub use context::{Context, Effect, Hooks, Rights, SubscribeEffect, World};
+pub use held::HELD_BYTES_MAX;
 
 /// A channel as the shard numbers it; below 2^24.
 pub type ChannelIndex = u32;
@@ -81,8 +90,44 @@ impl Sub {
 pub struct Identity {
     pub user: Option<UserName>,
     pub conn_info: Option<Bytes>,
+    /// JSON that only the backend gets to see.
+    pub meta: Option<Bytes>,
     /// Unix seconds at which the connection expires; 0 never.
     pub expire_at_s: u64,
+    pub renewal: Renewal,
+}
+
+/// Who makes last longer what expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Renewal {
+    /// The client, with another token: it is told how long it has.
+    #[default]
+    Token,
+    /// The backend, which is asked at this time (unix seconds): the client has nothing to show and is told of nothing.
+    Hook { ask_at_s: u64 },
+}
+
+/// Nobody is asked: what the hook granted ends when it ends.
+const NEVER_S: u64 = u64::MAX;
+
+impl Renewal {
+    /// Of what a hook granted until `expire_at_s`; `asks`: there is a hook for what comes then.
+    fn by_hook(expire_at_s: u64, asks: bool) -> Renewal {
+        Renewal::Hook { ask_at_s: if asks && expire_at_s != 0 { expire_at_s } else { NEVER_S } }
+    }
+
+    /// When the backend is to be asked; `None` never.
+    fn ask_at_s(self) -> Option<u64> {
+        match self {
+            Renewal::Hook { ask_at_s } if ask_at_s != NEVER_S => Some(ask_at_s),
+            _ => None,
+        }
+    }
+
+    /// `expire_at_s` as the client is told of it.
+    fn told(self, expire_at_s: u64) -> u64 {
+        if self == Renewal::Token { expire_at_s } else { 0 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,6 +136,9 @@ enum Phase {
     Fresh,
     Connecting,
     Connected,
+    /// The connect was answered with an error. Nothing but another connect is listened to: what the SDK sent along
+    /// with the refused one must not end the connection with a code of its own, which might be a terminal one.
+    Refused,
 }
 
 /// Plain data; the idle client's whole state.
@@ -106,17 +154,28 @@ pub struct Session {
 /// What few sessions have.
 #[derive(Default)]
 struct Extras {
-    connecting: Option<Connecting>,
+    waits: Option<Box<Waits>>,
+    /// Commands that came while it waits.
+    held: Option<Box<Held>>,
     subs: Vec<SubExtra>,
+    /// Fields of the request that opened the connection, for the backend.
+    headers: Option<Arc<Headers>>,
+}
+
+/// What a session waits for before it looks at its next command. One thing at a time.
+enum Waits {
+    Joins(Connecting),
+    Answer(Asked),
 }
 
 /// A connect that waits for its server-side subscriptions.
+#[derive(Default)]
 struct Connecting {
     id: u32,
     outstanding: u32,
     done: Vec<(ChannelName, Subscribed)>,
-    /// Commands that came meanwhile, newline-joined.
-    held: Vec<u8>,
+    /// JSON for the client, from the backend.
+    data: Option<Bytes>,
 }
 
 /// What is known of a subscription beyond its entry.
@@ -124,6 +183,7 @@ struct SubExtra {
     channel: ChannelIndex,
     chan_info: Option<Bytes>,
     expire_at_s: u64,
+    renewal: Renewal,
 }
 
 /// A subscription as its reply tells it.
@@ -132,6 +192,7 @@ struct Subscribed {
     position: Position,
     /// `Some` when a recovery was asked: the request's offset and what was missed, or `None` where it was lost.
     recovery: Option<(Offset, Option<Publications>)>,
+    /// As the client is told of it.
     expire_at_s: u64,
     data: Option<Bytes>,
 }
@@ -164,6 +225,12 @@ pub enum JoinVerdict {
 }
 
 impl Session {
+    /// `headers`: of the request that opened the connection, those that the backend gets to see.
+    pub fn new(headers: Option<Arc<Headers>>) -> Session {
+        let extras = headers.map(|headers| Box::new(Extras { headers: Some(headers), ..Extras::default() }));
+        Session { extras, ..Session::default() }
+    }
+
     pub fn is_connected(&self) -> bool {
         self.phase == Phase::Connected
     }
@@ -198,6 +265,7 @@ impl Session {
                 channel,
                 chan_info: effect.chan_info.clone(),
                 expire_at_s: effect.expire_at_s,
+                renewal: effect.renewal,
             });
         }
     }
@@ -212,9 +280,8 @@ impl Session {
         let at = self.subs.iter().position(|sub| sub.channel() == channel)?;
         if let Some(extras) = &mut self.extras {
             extras.subs.retain(|extra| extra.channel != channel);
-            if extras.subs.is_empty() && extras.connecting.is_none() {
-                self.extras = None;
-            }
+            self.forget_sub_refresh(channel);
+            self.trim();
         }
         let sub = self.subs.swap_remove(at);
         if self.subs.spilled() && self.subs.len() * 4 < self.subs.capacity() {
@@ -275,7 +342,7 @@ impl Session {
             position,
             recovery: recovered
                 .map(|publications| (answer.since.map_or(Offset(0), |since| since.offset), publications)),
-            expire_at_s: self.extra(channel).map_or(0, |extra| extra.expire_at_s),
+            expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.told(extra.expire_at_s)),
             data: answer.data,
         };
         if !server_side {
@@ -295,8 +362,7 @@ impl Session {
         subscribed: Option<(ChannelName, Subscribed)>,
         cx: &mut Context<'_>,
     ) -> Result<(), Disconnect> {
-        let connecting = self.extras.as_mut().and_then(|extras| extras.connecting.as_mut());
-        let Some(connecting) = connecting else {
+        let Some(Waits::Joins(connecting)) = self.waits_mut() else {
             // Subscribed by the server API in the middle of a connection's life.
             if let Some((name, subscribed)) = subscribed {
                 subscribed.push(&name, cx);
@@ -308,19 +374,22 @@ impl Session {
         if connecting.outstanding > 0 {
             return Ok(());
         }
-        let extras = self.extras.as_mut().expect("connecting is in them");
-        let connecting = extras.connecting.take().expect("it is connecting");
-        if extras.subs.is_empty() {
-            self.extras = None;
-        }
-        self.reply_connected(connecting.id, &connecting.done, cx);
-        cx.resume_with(connecting.held);
+        let Connecting { id, done, data, .. } = std::mem::take(connecting);
+        self.stop_waiting();
+        self.reply_connected(id, &done, data.as_deref(), cx);
+        self.go_on(cx);
         Ok(())
     }
 
-    fn reply_connected(&mut self, id: u32, done: &[(ChannelName, Subscribed)], cx: &mut Context<'_>) {
+    fn reply_connected(
+        &mut self,
+        id: u32,
+        done: &[(ChannelName, Subscribed)],
+        data: Option<&[u8]>,
+        cx: &mut Context<'_>,
+    ) {
         self.phase = Phase::Connected;
-        let lifetime = lifetime(self.expire_at_s(), cx.unix_s);
+        let lifetime = self.told_lifetime(cx.unix_s);
         let client = cx.client.to_string();
         let views: Vec<_> = done.iter().map(|(_, subscribed)| subscribed.views()).collect();
         let subs: Vec<_> = done
@@ -334,7 +403,7 @@ impl Session {
                 client: &client,
                 version: cx.version,
                 lifetime,
-                data: None,
+                data,
                 subs: &subs,
                 ping_s: cx.ping_s,
                 pong: true,
@@ -365,11 +434,16 @@ impl Session {
         if expire_at_s != 0 || info.is_some() || self.identity.is_some() {
             let identity = self.identity.get_or_insert_default();
             identity.expire_at_s = expire_at_s;
+            if let Renewal::Hook { ask_at_s } = &mut identity.renewal {
+                *ask_at_s = if cx.world.hooks().refresh && expire_at_s != 0 { expire_at_s } else { NEVER_S };
+            }
             if info.is_some() {
                 identity.conn_info = info;
             }
         }
-        cx.push("", &Push::Refresh(lifetime(expire_at_s, cx.unix_s)));
+        cx.push("", &Push::Refresh(self.told_lifetime(cx.unix_s)));
+        // What the backend says now is newer than what it would answer.
+        self.forget_refresh(cx);
     }
 
     /// Unix seconds at which the connection expires; 0 never.
@@ -399,6 +473,50 @@ impl Session {
 
     pub fn ping_outstanding(&self) -> bool {
         self.ping_outstanding
+    }
+
+    // --- what few sessions have
+
+    /// How long the connection lasts, as the client is told.
+    fn told_lifetime(&self, unix_s: u64) -> Lifetime {
+        let told = self.identity.as_ref().map_or(0, |identity| identity.renewal.told(identity.expire_at_s));
+        lifetime(told, unix_s)
+    }
+
+    /// What the connect's request was opened with, as far as the backend gets to see it.
+    pub fn headers(&self) -> Option<&Arc<Headers>> {
+        self.extras.as_ref()?.headers.as_ref()
+    }
+
+    pub fn meta(&self) -> Option<&Bytes> {
+        self.identity.as_ref()?.meta.as_ref()
+    }
+
+    /// The next command is held until something has been answered.
+    pub fn is_waiting(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.waits.is_some())
+    }
+
+    fn waits_mut(&mut self) -> Option<&mut Waits> {
+        self.extras.as_mut()?.waits.as_deref_mut()
+    }
+
+    fn stop_waiting(&mut self) -> Option<Waits> {
+        let waits = self.extras.as_mut()?.waits.take();
+        self.trim();
+        waits.map(|waits| *waits)
+    }
+
+    /// Gives up what holds nothing.
+    fn trim(&mut self) {
+        if self.extras.as_ref().is_some_and(|extras| {
+            extras.waits.is_none()
+                && extras.held.is_none()
+                && extras.subs.is_empty()
+                && extras.headers.is_none()
+        }) {
+            self.extras = None;
+        }
     }
 
     fn extra(&self, channel: ChannelIndex) -> Option<&SubExtra> {

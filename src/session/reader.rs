@@ -13,6 +13,7 @@
 
 use smallvec::SmallVec;
 
+use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, Offset, Position, WireKind};
 use crate::base::publication::{Publications, Since, SinceEpoch};
@@ -63,11 +64,11 @@ const _: () = assert!(size_of::<Work>() <= 32);
 pub struct Unread(pub Vec<u8>);
 
 /// An origin as the browser sent it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Origin(pub Box<str>);
 
 /// How to answer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct ReplyForm {
     /// The origin to name as allowed; `None` for a page of this host, and for what is no browser.
     pub origin: Option<Box<Origin>>,
@@ -109,11 +110,22 @@ pub struct Asked {
     pub top: Option<Position>,
     pub publications: Publications,
     pub lost: bool,
+    /// JSON that others see of the subscription.
+    pub chan_info: Option<Bytes>,
 }
 
 impl Asked {
     pub fn new(name: ChannelName, since: Option<Position>, recoverable: bool) -> Asked {
-        Asked { name, index: 0, since, recoverable, top: None, publications: Vec::new(), lost: false }
+        Asked {
+            name,
+            index: 0,
+            since,
+            recoverable,
+            top: None,
+            publications: Vec::new(),
+            lost: false,
+            chan_info: None,
+        }
     }
 
     pub fn since(&self) -> Option<Since> {
@@ -255,7 +267,7 @@ impl Reader {
 }
 
 /// Who asks, as a request shows it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Admission {
     pub identity: Option<Box<Identity>>,
     /// Channels that the token opens, whatever their namespace says.

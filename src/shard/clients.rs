@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::ClientId;
+use crate::base::ids::{ChannelName, ClientId};
 use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
 use crate::hub::local::Local;
 use crate::proto::centrifuge::{Batch, PING, decode_frame};
 use crate::proto::websocket::{self, Opcode};
+use crate::session::question::PublishAnswer;
 use crate::session::token::Verifier;
-use crate::session::{Context, Effect, Rights, Session, SubscribeEffect, World};
+use crate::session::{Context, Effect, Hooks, Rights, Session, SubscribeEffect, World};
 use crate::shard::ShardOptions;
 use crate::shard::connections::State;
 use crate::shard::core::Core;
@@ -42,6 +43,9 @@ impl World for View<'_> {
             recovery: options.allow_recovery,
             force_positioning: options.force_positioning,
             force_recovery: options.force_recovery,
+            subscribe_hook: options.subscribe_hook.is_some(),
+            sub_refresh_hook: options.sub_refresh_hook.is_some(),
+            publish_hook: options.publish_hook.is_some(),
         })
     }
 
@@ -59,6 +63,19 @@ impl World for View<'_> {
 
     fn channels_max(&self) -> usize {
         self.options.channels_max
+    }
+
+    fn name(&self, channel: u32) -> ChannelName {
+        self.local.get(channel).name.clone()
+    }
+
+    fn hooks(&self) -> Hooks {
+        let hooks = &self.options.hooks;
+        Hooks { connect: hooks.connect.is_some(), refresh: hooks.refresh.is_some(), rpc: hooks.rpc.is_some() }
+    }
+
+    fn forward_headers(&self) -> &[Box<str>] {
+        &self.options.forward_headers
     }
 }
 
@@ -123,8 +140,8 @@ impl Core {
         match effect {
             Effect::Connected => self.handle_connected(slot),
             Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
-            Effect::Unsubscribe { channel } => self.unsubscribe(slot, channel, None),
-            Effect::Publish { id, channel, data } => {
+            Effect::Unsubscribe { channel, why } => self.unsubscribe(slot, channel, why),
+            Effect::Publish { id, channel, data, changes } => {
                 let index = self.local.find(&channel);
                 let client = self.client_id(slot).to_string();
                 let Some(session) =
@@ -133,7 +150,10 @@ impl Core {
                     return;
                 };
                 let info = session.info(client, index);
-                let ask = PublishAsk { info: Some(info), ..PublishAsk::new(channel, data) };
+                let mut ask = PublishAsk { info: Some(info), ..PublishAsk::new(channel, data) };
+                if let Some(changes) = changes {
+                    changed(&mut ask, *changes);
+                }
                 let home = self.mailer.router().channel_home(&ask.channel);
                 self.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
             }
@@ -150,7 +170,13 @@ impl Core {
                 let home = self.mailer.router().channel_home(&channel);
                 self.mailer.post(home, Mail::Home(Box::new(HomeMail::PresenceStats { conn, id, channel })));
             }
-            Effect::Resume { commands } => self.handle_commands(slot, &commands),
+            Effect::Ask(matter) => self.ask_for_client(slot, matter),
+            Effect::Resume => {
+                while let Some(command) = self.with_session(slot, |session, _| session.next_held()).flatten()
+                {
+                    self.handle_commands(slot, command.as_bytes());
+                }
+            }
             Effect::ExpiryChanged => self.set_client_timer(slot),
             Effect::Message => self.stats.counters.client_messages_dropped_total += 1,
             Effect::Refused(refusal) => self.stats.refusal(refusal),
@@ -249,9 +275,10 @@ impl Core {
     pub fn handle_timer(&mut self, slot: u32) {
         match self.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Http(_)) => self.handle_http_timer(slot),
-            Some(State::Client { session, .. }) if !session.is_connected() => {
-                self.close(slot, Disconnect::STALE)
-            }
+            Some(State::Client { session, .. }) if !session.is_connected() => match session.awaits() {
+                Some(_) => self.handle_question_timer(slot),
+                None => self.close(slot, Disconnect::STALE),
+            },
             Some(State::Client { .. }) => self.handle_client_timer(slot),
             Some(State::Reader { .. }) => self.handle_reader_timer(slot),
             Some(State::Closing { .. }) => self.give_up(slot),
@@ -260,6 +287,7 @@ impl Core {
     }
 
     fn handle_client_timer(&mut self, slot: u32) {
+        self.handle_question_timer(slot);
         let expired_s = self.unix_s().saturating_sub(self.options.expired_close_delay.as_secs());
         let now = timers::tick_of(self.now);
         let excused_until = self.silence_excused_until();
@@ -320,7 +348,11 @@ impl Core {
             }
         };
         let ping = (!self.options.ping_interval.is_zero()).then_some(ping);
-        match ping.into_iter().chain(expiry).min() {
+        let ask = session
+            .next_ask_s()
+            .map(|at| timers::tick_after(self.now, at.saturating_sub(unix_s).saturating_mul(1000)));
+        let patience = session.awaits().map(|(_, until)| timers::tick_after(until, 0));
+        match ping.into_iter().chain(expiry).chain(ask).chain(patience).min() {
             Some(due) => self.wheel.set(&mut self.connections, slot, due),
             None => self.wheel.cancel(&mut self.connections, slot),
         }
@@ -330,6 +362,25 @@ impl Core {
 /// A ping of the protocol in a text frame; the same for everybody.
 const PING_FRAME: &[u8] = &[0x80 | Opcode::Text as u8, PING.len() as u8, b'{', b'}'];
 const _: () = assert!(PING.len() == 2 && PING[0] == b'{' && websocket::FRAME_HEADER_BYTES_MAX >= 2);
+
+/// What the backend wants published in place of what the client sent.
+pub(in crate::shard) fn changed(ask: &mut PublishAsk, changes: PublishAnswer) {
+    let PublishAnswer { data, skip_history, tags, idempotency_key, version, version_epoch } = changes;
+    if let Some(data) = data {
+        ask.data = data;
+    }
+    *ask = PublishAsk {
+        channel: ask.channel.clone(),
+        data: std::mem::take(&mut ask.data),
+        info: ask.info.take(),
+        tags,
+        skip_history,
+        idempotency_key,
+        version,
+        version_epoch,
+        pace: ask.pace,
+    };
+}
 
 /// At least one tick later, so that the wheel moves on.
 fn ticks_after(now: timers::TimerTick, after: Duration) -> timers::TimerTick {
@@ -344,6 +395,8 @@ fn context<'a>(
     effects: &'a mut Vec<Effect>,
 ) -> Context<'a> {
     text.clear();
+    // A few tries within the delay.
+    let ask_again_s = (world.options.expired_close_delay.as_secs() / 5).max(1);
     Context {
         world,
         client,
@@ -352,6 +405,7 @@ fn context<'a>(
         // A client counts in whole seconds and waits for ping plus its own delay: never tell it less than it is.
         ping_s: world.options.ping_interval.as_millis().div_ceil(1000) as u32,
         allowance: u32::MAX,
+        ask_again_s,
         out: Batch::new(text),
         effects,
     }

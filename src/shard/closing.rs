@@ -35,6 +35,9 @@ impl Core {
                 }
             }
             State::Reader { .. } => self.close_reader(slot, disconnect),
+            State::Http(Some(http)) if http.inquiry.is_some() => {
+                self.end_inquiry(slot);
+            }
             State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 // The answer under way still goes out, and is the last one: see `handle_http_answer`.
             }
@@ -84,7 +87,8 @@ impl Core {
         connection.peer_ended = true;
         match &mut connection.state {
             // A client of HTTP may end its side and still wait for the answer.
-            State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
+            // A stream that the backend is still asked about ends as if it flowed: nobody is there to read it.
+            State::Http(Some(http)) if http.is_asked() && !http.wants_stream() => {
                 if let Some(request) = &mut http.request {
                     request.keep_alive = false;
                 }

@@ -11,7 +11,7 @@ use crate::proto::websocket::Decoder;
 use crate::session::reader::Reader;
 use crate::session::{Session, Sub};
 use crate::shard::outbox::Chain;
-use crate::shard::readers::PublishOrder;
+use crate::shard::readers::{Inquiry, PublishOrder};
 use crate::shard::timers::{Link, Linked, TimerTick};
 
 /// One accepted socket.
@@ -88,6 +88,19 @@ pub struct Http {
     pub unread: Vec<u8>,
     pub scan: HeadScan,
     pub request: Option<Request>,
+    /// What the backend is asked about the request of a reader, which is in here.
+    pub inquiry: Option<Box<Inquiry>>,
+}
+
+impl Http {
+    /// Its answer is awaited of somebody.
+    pub fn is_asked(&self) -> bool {
+        self.inquiry.is_some() || self.request.as_ref().is_some_and(|request| request.asked)
+    }
+
+    pub fn wants_stream(&self) -> bool {
+        self.inquiry.as_ref().is_some_and(|inquiry| inquiry.endpoint.streams())
+    }
 }
 
 /// A request whose head has been read.

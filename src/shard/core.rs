@@ -62,6 +62,8 @@ pub(in crate::shard) struct Core {
     pub clients: u64,
     /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
     pub joins_asked: u32,
+    /// Questions ever put to the backend, wrapping: numbers that tell their answers apart.
+    pub questions_asked: u32,
     /// Numbers what readers ask of homes.
     pub reader_ids: u32,
     /// Set by the order to end: whoever is still here then is cut off.
@@ -138,6 +140,7 @@ impl Core {
             stats: Stats::default(),
             clients: 0,
             joins_asked: 0,
+            questions_asked: 0,
             reader_ids: 0,
             ending: None,
             behind: None,

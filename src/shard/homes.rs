@@ -38,6 +38,10 @@ impl Core {
             Mail::Answer(answer) => self.handle_answer(*answer),
             Mail::Ask(ask) => self.handle_ask(*ask),
             Mail::Http(answer) => self.handle_http_answer(answer.0, answer.1),
+            Mail::Backend(answer) => {
+                let (conn, number, outcome) = *answer;
+                self.handle_backend_answer(conn, number, outcome);
+            }
             Mail::UserJoined(user) => self.user_joined(&user.0, user.1),
             Mail::UserLeft(user) => {
                 self.users.remove(&user.0, user.1);

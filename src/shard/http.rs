@@ -1,5 +1,7 @@
 //! Requests of HTTP on a client port: upgrades are served here, everything else is the control plane's.
 
+use std::sync::Arc;
+
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, Uri, Version};
 
 use crate::base::bytes::Bytes;
@@ -8,6 +10,7 @@ use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 use crate::proto::http1::{self, Body, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::websocket;
 use crate::session::Session;
+use crate::session::question::Headers;
 use crate::shard::Action;
 use crate::shard::ask::HttpReply;
 use crate::shard::connections::{ClosingEnd, Http, Request, State};
@@ -24,7 +27,7 @@ enum Endpoint {
 
 /// What a request head asks for.
 enum Asked {
-    Upgraded(Endpoint, Vec<u8>),
+    Upgraded(Endpoint, Vec<u8>, Option<Arc<Headers>>),
     /// Answered, and the connection is to end.
     Refused(Vec<u8>, Cause),
     Plain(Box<Request>, bool),
@@ -46,6 +49,12 @@ impl Core {
                     bytes.len()
                 }
             },
+            Some(mut http) if http.inquiry.is_some() => {
+                // Came in before reading was paused.
+                http.unread.extend_from_slice(bytes);
+                self.keep_http(slot, http);
+                bytes.len()
+            }
             Some(http) if http.request.is_some() => self.handle_body(slot, http, bytes),
             Some(http) => {
                 self.collect(slot, http, bytes);
@@ -85,7 +94,7 @@ impl Core {
             Ok(None) => return None,
             Ok(Some((head, consumed))) => {
                 if let Some(endpoint) = readers::Endpoint::of(head.path) {
-                    return Some(self.handle_reader_head(slot, endpoint, &head, bytes, consumed));
+                    return Some(self.handle_reader_head(slot, endpoint, &head, bytes, consumed, None));
                 }
                 (self.route(&head), consumed)
             }
@@ -95,11 +104,11 @@ impl Core {
             }
         };
         match asked {
-            Asked::Upgraded(endpoint, answer) => {
+            Asked::Upgraded(endpoint, answer, headers) => {
                 self.stats.counters.websocket_upgrades_total += 1;
                 self.send(slot, answer.into());
                 let state = match endpoint {
-                    Endpoint::Centrifuge => State::Client { decoder: None, session: Session::default() },
+                    Endpoint::Centrifuge => State::Client { decoder: None, session: Session::new(headers) },
                     Endpoint::Echo => State::Echo { decoder: None },
                 };
                 if let Some(connection) = self.connections.get_mut(slot) {
@@ -156,7 +165,11 @@ impl Core {
         }
         let mut answer = Vec::new();
         handshake.write(&mut answer, &[]);
-        Asked::Upgraded(endpoint, answer)
+        let headers = match endpoint {
+            Endpoint::Centrifuge => self.forwarded(head),
+            Endpoint::Echo => None,
+        };
+        Asked::Upgraded(endpoint, answer, headers)
     }
 
     /// Whether a page of the request's origin may connect. Programs that are no browser send none.
@@ -296,7 +309,9 @@ impl Core {
         let Some(slot) = self.live(conn) else { return };
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let State::Http(kept) = &mut connection.state else { return };
-        let Some(http) = kept.take() else { return };
+        let Some(http) = kept.take_if(|http| http.inquiry.is_none()) else {
+            return;
+        };
         let Some(request) = &http.request else { return };
         let keep_alive = request.keep_alive && self.ending.is_none();
         let answer = encode(&response, request, keep_alive, self.wall_ms / 1000);
@@ -329,6 +344,9 @@ impl Core {
             None => {
                 self.stats.fault(Cause::HttpTimeout);
                 self.give_up(slot);
+            }
+            Some(http) if http.inquiry.is_some() => {
+                self.handle_inquiry_timer(slot);
             }
             Some(http) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 self.stats.fault(Cause::ControlPlaneBusy);

@@ -15,6 +15,7 @@ use crate::base::ids::{ChannelName, ConnId, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::driver::Wake;
 use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, Pace, PresenceStats, PublishAsk};
+use crate::session::question::{Answer, Denied};
 use crate::session::{JoinAnswer, SubscribeEffect};
 use crate::shard::ask::{Ask, Pushed, Reply, UserMessage};
 
@@ -25,6 +26,8 @@ pub enum Mail {
     Ask(Box<Ask>),
     /// The control plane's answer to a request of HTTP.
     Http(Box<(ConnId, Response<Bytes>)>),
+    /// The backend's answer to the question of this number, which the connection asked.
+    Backend(Box<(ConnId, u32, Result<Answer, Denied>)>),
     /// To a channel's home, for a connection of the sender.
     Home(Box<HomeMail>),
     /// From a channel's home to the connection that asked.

@@ -21,6 +21,7 @@ mod mailer;
 mod orders;
 mod outbox;
 pub mod pushes;
+mod questions;
 pub mod rates;
 mod readers;
 mod receive;
@@ -80,8 +81,15 @@ pub struct ShardOptions {
     pub ping_interval: Duration,
     pub pong_timeout: Duration,
     pub connect_timeout: Duration,
-    /// Between expiry and the close, for the client to refresh.
+    /// Between expiry and the close, for the client to refresh, or the backend to answer whether it may go on.
     pub expired_close_delay: Duration,
+    pub hooks: ClientHooks,
+    /// Names in lower case of the header fields of clients that the backend gets to see. Kept with every connection:
+    /// empty when there is no hook at all.
+    pub forward_headers: Vec<Box<str>>,
+    /// When a question without an answer counts as unanswered. Longer than the control plane's own deadlines, which say
+    /// why: only a bug is left to be caught here.
+    pub question_patience: Duration,
     pub shutdown_grace: Duration,
     /// How many connections a user may have, and how much clients may do in a time.
     pub client_limits: ClientLimits,
@@ -89,6 +97,14 @@ pub struct ShardOptions {
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
     pub wall_ms: fn(Time) -> u64,
+}
+
+/// The names of the hooks that are asked whatever the channel; those of channels are with their options.
+#[derive(Clone, Debug, Default)]
+pub struct ClientHooks {
+    pub connect: Option<Box<str>>,
+    pub refresh: Option<Box<str>>,
+    pub rpc: Option<Box<str>>,
 }
 
 /// One shard. [`Shard::tick`] until it says that it has ended.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, UserName};
 use crate::hub::users::UserPolicy;
-use crate::session::{Sub, SubscribeEffect};
+use crate::session::{Renewal, Sub, SubscribeEffect};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
@@ -37,6 +37,7 @@ impl Core {
                     reject_unrecovered: false,
                     chan_info: ask.info,
                     expire_at_s: ask.expire_at,
+                    renewal: Renewal::Token,
                     data: ask.data,
                 };
                 self.order(&ask.target, reply, |_| Order::Subscribe(subscribe.clone()));
@@ -142,6 +143,7 @@ impl Core {
                 self.ask_to_join(slot, subscribe, Some(done));
             }
             Order::Unsubscribe { channel, why } => {
+                session.revoke(&channel);
                 if let Some(index) = self.local.find(&channel) {
                     self.unsubscribe(slot, index, Some(why));
                 }

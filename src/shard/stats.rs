@@ -77,6 +77,14 @@ counters! {
     recoveries_lost_total,
     /// Subscribers that fell off a log's tail.
     gaps_total,
+    /// Questions put to the backend.
+    questions_asked_total,
+    /// Questions that the backend answered with an error or the end of the connection.
+    questions_denied_total,
+    /// Questions that came to no answer: the backend is down, slow or protected from more.
+    questions_unavailable_total,
+    /// Answers to questions that were not awaited any more.
+    questions_dropped_total,
     /// One-way client messages dropped because nothing takes them.
     client_messages_dropped_total,
     /// Messages that waited because another shard's inbox was full.

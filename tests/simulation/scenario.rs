@@ -12,7 +12,7 @@ use trunkline::hub::limits::HubLimits;
 use trunkline::hub::local::StreamLimits;
 use trunkline::hub::options::{ChannelOptions, GapPolicy, Namespaces};
 use trunkline::session::token::{TokenOptions, Verifier};
-use trunkline::shard::ShardOptions;
+use trunkline::shard::{ClientHooks, ShardOptions};
 
 /// Signs the tokens of the simulated backend.
 pub const SECRET: &[u8] = b"only the simulated backend knows this";
@@ -213,6 +213,9 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         pong_timeout: Duration::from_millis(prng.u64(200..900)),
         connect_timeout: Duration::from_millis(prng.u64(500..3_000)),
         expired_close_delay: Duration::from_secs(1),
+        hooks: ClientHooks::default(),
+        forward_headers: Vec::new(),
+        question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_millis(prng.u64(100..4_000)),
         client_limits: Default::default(),
         echo: false,

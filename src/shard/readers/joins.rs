@@ -28,13 +28,14 @@ impl Core {
         let Ok(options) = self.options.namespaces.resolve(&channel) else { return };
         let identity =
             self.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
-        let info = self.reader_info(slot, identity);
+        let mut info = self.reader_info(slot, identity);
         let index = self.local.join_asked(&channel, options);
         let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
         let at = id.wrapping_sub(reader.id) as usize;
         reader.join_asked(index, id);
         if let Some(asked) = reader.asking().and_then(|asking| asking.channels.get_mut(at)) {
             asked.index = index;
+            info.chan_info = asked.chan_info.take();
         }
         let home = self.mailer.router().channel_home(&channel);
         let ask = JoinAsk { channel, conn, info, recover: since };

@@ -8,10 +8,13 @@
 
 mod answers;
 mod deliver;
+mod inquiry;
 mod joins;
 mod polls;
 mod request;
 mod stream;
+
+use std::sync::Arc;
 
 use http::{Method, Request as HttpRequest};
 
@@ -24,23 +27,28 @@ use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
 use crate::proto::reader::notes;
 use crate::proto::reader::problem::Problem;
 use crate::proto::websocket;
+use crate::session::question::{Headers, Matter, PublishAnswer};
 use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
 use crate::shard::Action;
-use crate::shard::clients::View;
+use crate::shard::clients::{View, changed};
 use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, Mail};
 use crate::shard::readers::answers::{cors_fields, reply_form};
-use crate::shard::readers::request::ReaderRequest;
+use crate::shard::readers::inquiry::Step;
+use crate::shard::readers::request::{ReaderRequest, Said, Stop};
 use crate::shard::stats::Cause;
 
 pub use deliver::append_item;
+pub use inquiry::Inquiry;
 pub use request::Endpoint;
 
 /// A publication whose body is still to come.
 pub struct PublishOrder {
     request: ReaderRequest,
     reply: ReplyForm,
+    /// For the hook that is asked about it.
+    headers: Option<Arc<Headers>>,
 }
 
 impl Core {
@@ -52,8 +60,11 @@ impl Core {
         head: &RequestHead<'_>,
         bytes: &[u8],
         head_len: usize,
+        said: Option<Said>,
     ) -> usize {
-        self.stats.counters.reader_requests_total += 1;
+        if said.is_none() {
+            self.stats.counters.reader_requests_total += 1;
+        }
         let origin = self.cors_origin(head);
         let mut form = reply_form(head, origin.clone().unwrap_or_default());
         let has_body = !matches!(head.body_length(), BodyLength::None | BodyLength::Length(0));
@@ -71,23 +82,30 @@ impl Core {
         }
         let request = if origin.is_err() {
             self.stats.fault(Cause::OriginRefused);
-            Err(Problem::new(Refusal::PermissionDenied, "origin is not allowed"))
+            Err(Problem::new(Refusal::PermissionDenied, "origin is not allowed").into())
         } else if has_body && endpoint != Endpoint::Publish {
-            Err(Problem::bad_request("no body belongs here"))
+            Err(Problem::bad_request("no body belongs here").into())
         } else if preflight {
             return consumed(self.answer_preflight(slot, &form, endpoint));
         } else {
             let view = View { options: &self.options, local: &self.local };
-            request::read(endpoint, head, &view, self.unix_s())
+            request::read(endpoint, head, said.as_ref().unwrap_or(&Said::default()), &view, self.unix_s())
         };
         let request = match request {
             Ok(request) => request,
-            Err(problem) => {
+            Err(Stop::Ask(matter, identity)) => {
+                let caller = self.reader_caller(slot, endpoint, identity.as_deref(), self.forwarded(head));
+                let step = Step::Head { bytes: bytes[..head_len].into(), said: said.unwrap_or_default() };
+                self.ask_for_reader(slot, step, endpoint, form, caller, matter, &bytes[head_len..]);
+                return bytes.len();
+            }
+            Err(Stop::Refused(problem)) => {
                 form.keep_alive &= !has_body;
                 return consumed(self.refuse_now(slot, &form, problem, &[]));
             }
         };
         form.limit = request.limit;
+        form.keep_alive &= !self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
         if request.mode == Mode::Publish {
             return self.expect_publication(slot, request, form, head, bytes, head_len);
         }
@@ -242,7 +260,7 @@ impl Core {
             body: Vec::new(),
             decoder,
             asked: false,
-            publish: Some(Box::new(PublishOrder { request, reply: form })),
+            publish: Some(Box::new(PublishOrder { request, reply: form, headers: self.forwarded(head) })),
         };
         let mut http = Box::<Http>::default();
         http.request = Some(request);
@@ -251,9 +269,9 @@ impl Core {
 
     /// The body of a publication is complete.
     pub fn publish_body(&mut self, slot: u32, order: PublishOrder, body: Vec<u8>) {
-        let PublishOrder { request, reply } = order;
+        let reply = &order.reply;
         let refuse = |core: &mut Core, detail| {
-            core.refuse_now(slot, &reply, Problem::bad_request(detail), &[]);
+            core.refuse_now(slot, reply, Problem::bad_request(detail), &[]);
         };
         if body.trim_ascii().is_empty() {
             return refuse(self, "the body is empty");
@@ -261,6 +279,31 @@ impl Core {
         if serde_json::from_slice::<&serde_json::value::RawValue>(&body).is_err() {
             return refuse(self, "the body is not JSON");
         }
+        let Some(channel) = order.request.channels.first().map(|asked| asked.name.clone()) else { return };
+        let asks =
+            self.options.namespaces.resolve(&channel).is_ok_and(|options| options.publish_hook.is_some());
+        if asks {
+            let identity = order.request.admission.identity.as_deref();
+            let endpoint = order.request.endpoint;
+            let caller = self.reader_caller(slot, endpoint, identity, order.headers.clone());
+            let body = Bytes::from(body);
+            let matter = Matter::Publish { channel, data: body.clone() };
+            let form = order.reply.clone();
+            let step = Step::Publication { order: Box::new(order), body };
+            return self.ask_for_reader(slot, step, endpoint, form, caller, matter, &[]);
+        }
+        self.publish_for_reader(slot, order, body.into(), None);
+    }
+
+    /// The publication goes to its channel's home.
+    fn publish_for_reader(
+        &mut self,
+        slot: u32,
+        order: PublishOrder,
+        body: Bytes,
+        changes: Option<PublishAnswer>,
+    ) {
+        let PublishOrder { request, reply, .. } = order;
         let Some(asked) = request.channels.into_iter().next() else { return };
         let user = request.admission.identity.as_ref().and_then(|identity| identity.user.as_deref());
         if let Err(refusal) = self.admit_command(slot, user) {
@@ -268,11 +311,12 @@ impl Core {
             return;
         }
         let info = self.reader_info(slot, request.admission.identity.as_deref());
-        let ask = PublishAsk {
-            info: Some(info),
-            idempotency_key: request.idempotency_key,
-            ..PublishAsk::new(asked.name.clone(), body.into())
-        };
+        let mut ask = PublishAsk { info: Some(info), ..PublishAsk::new(asked.name.clone(), body) };
+        if let Some(changes) = changes {
+            changed(&mut ask, changes);
+        }
+        // The client's own, unless the backend has another.
+        ask.idempotency_key = ask.idempotency_key.or(request.idempotency_key);
         let (conn, id) = (self.conn_id(slot), self.reader_ids);
         self.reader_ids = id.wrapping_add(1);
         let mut reader = Reader::new(id, Mode::Publish, request.admission.identity);

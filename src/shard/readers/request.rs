@@ -8,6 +8,7 @@ use crate::proto::reader::notes::is_callback;
 use crate::proto::reader::position::{POSITION_CHANNELS_MAX, Positions};
 use crate::proto::reader::problem::Problem;
 use crate::proto::reader::query;
+use crate::session::question::{Granted, Matter};
 use crate::session::reader::{self, Admission, Asked, Mode};
 use crate::session::token::TokenFault;
 use crate::session::{Identity, World};
@@ -61,8 +62,58 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// As backends know it.
+    pub fn transport(self) -> &'static str {
+        match self {
+            Endpoint::Sse => "sse",
+            Endpoint::Poll => "long_poll",
+            Endpoint::History => "history",
+            Endpoint::Stream => "http_stream",
+            Endpoint::WebSocket => "uni_websocket",
+            Endpoint::Publish => "publish",
+        }
+    }
+
+    /// It leads to a stream, which ends when its peer does.
+    pub fn streams(self) -> bool {
+        matches!(self, Endpoint::Sse | Endpoint::Stream | Endpoint::WebSocket)
+    }
+}
+
+/// What the backend has said about a request so far. A request is judged anew after each of its answers.
+#[derive(Default)]
+pub struct Said {
+    /// Who it is, in place of a token.
+    pub admission: Option<Admission>,
+    /// Channels that it was asked about; `None`: there is no telling, and what the namespace allows without a hook goes.
+    pub channels: Vec<(ChannelName, Option<Granted>)>,
+}
+
+impl Said {
+    fn about(&self, channel: &str) -> Option<Option<&Granted>> {
+        let (_, granted) = self.channels.iter().find(|(known, _)| **known == *channel)?;
+        Some(granted.as_ref())
+    }
+}
+
+/// Why a request is not carried out.
+pub enum Stop {
+    /// It never will be.
+    Refused(Problem),
+    /// The backend must be asked first. As whom, is known by then but for a connect.
+    Ask(Matter, Option<Box<Identity>>),
+}
+
+impl From<Problem> for Stop {
+    fn from(problem: Problem) -> Stop {
+        Stop::Refused(problem)
+    }
+}
+
 /// A request that may be carried out.
 pub struct ReaderRequest {
+    pub endpoint: Endpoint,
     pub mode: Mode,
     pub admission: Admission,
     pub channels: Vec<Asked>,
@@ -95,35 +146,56 @@ struct Query {
 pub fn read(
     endpoint: Endpoint,
     head: &RequestHead<'_>,
+    said: &Said,
     world: &dyn World,
     unix_s: u64,
-) -> Result<ReaderRequest, Problem> {
+) -> Result<ReaderRequest, Stop> {
     let mut query = read_query(head.query.unwrap_or_default(), world.channels_max())?;
-    let admission = admit(head, query.token.take(), world, unix_s)?;
-    if query.channels.is_empty() && !matches!(endpoint, Endpoint::Publish) {
-        query.channels.clone_from(&admission.granted);
-        if query.channels.len() > world.channels_max().min(POSITION_CHANNELS_MAX) {
-            return Err(TOO_MANY_CHANNELS);
-        }
-    }
-    // Plain WebSocket may subscribe later.
-    if query.channels.is_empty() && endpoint != Endpoint::WebSocket {
-        return Err(Problem::bad_request("no channel"));
-    }
-    if endpoint == Endpoint::Publish && query.channels.len() != 1 {
-        return Err(Problem::bad_request("one channel is published to"));
-    }
     let if_none_match = head.header_str("If-None-Match").map(Box::from);
+    // What is malformed is refused before the backend hears of it.
     let positions = match position_text(endpoint, head, &query, if_none_match.as_deref()) {
         None => Positions::default(),
         Some(text) => Positions::parse(&text).map_err(|_| Problem::bad_request("malformed position"))?,
     };
+    let admission = match admit(head, query.token.take(), world, unix_s)? {
+        Some(admission) => Some(admission),
+        None if world.hooks().connect => said.admission.clone(),
+        None if world.allows_anonymous() => Some(Admission::default()),
+        None => return Err(Problem::new(Refusal::Unauthorized, "no token").into()),
+    };
+    let Some(mut admission) = admission else {
+        let matter = Matter::Connect {
+            data: None,
+            name: Box::default(),
+            version: Box::default(),
+            channels: query.channels,
+        };
+        return Err(Stop::Ask(matter, None));
+    };
+    if query.channels.is_empty() && !matches!(endpoint, Endpoint::Publish) {
+        query.channels.clone_from(&admission.granted);
+        if query.channels.len() > world.channels_max().min(POSITION_CHANNELS_MAX) {
+            return Err(TOO_MANY_CHANNELS.into());
+        }
+    }
+    // Plain WebSocket may subscribe later.
+    if query.channels.is_empty() && endpoint != Endpoint::WebSocket {
+        return Err(Problem::bad_request("no channel").into());
+    }
+    if endpoint == Endpoint::Publish && query.channels.len() != 1 {
+        return Err(Problem::bad_request("one channel is published to").into());
+    }
     let since = reader::since(&query.channels, &positions)
         .map_err(|_| Problem::bad_request("position of other channels"))?;
     let mut channels = Vec::with_capacity(query.channels.len());
     for (name, since) in query.channels.into_iter().zip(since) {
-        let recoverable = check_rights(endpoint, &name, &admission, world)?;
-        channels.push(Asked::new(name, since, recoverable));
+        let recoverable = check_rights(endpoint, &name, &admission, said, world)?;
+        let mut asked = Asked::new(name, since, recoverable);
+        if let Some(Some(granted)) = said.about(&asked.name) {
+            asked.chan_info.clone_from(&granted.grant.info);
+            ends_with(&mut admission, granted.expire_at_s);
+        }
+        channels.push(asked);
     }
     let mode = match endpoint {
         Endpoint::Sse => Mode::Stream(WireKind::Sse),
@@ -145,6 +217,7 @@ pub fn read(
         _ => None,
     };
     Ok(ReaderRequest {
+        endpoint,
         mode,
         admission,
         channels,
@@ -232,13 +305,24 @@ fn position_text<'a>(
     tag.into_iter().find(|tag| Positions::parse(tag).is_ok()).map(Into::into)
 }
 
-/// Who asks: by the header, the cookie or the query, in this order.
+/// What the reader was granted ends at `expire_at_s` (0: never), and the reader with it: it comes back, and is judged anew.
+pub fn ends_with(admission: &mut Admission, expire_at_s: u64) {
+    if expire_at_s != 0 {
+        let identity = admission.identity.get_or_insert_default();
+        identity.expire_at_s = match identity.expire_at_s {
+            0 => expire_at_s,
+            own => own.min(expire_at_s),
+        };
+    }
+}
+
+/// Who asks: by the header, the cookie or the query, in this order. `None`: the request shows no token.
 fn admit(
     head: &RequestHead<'_>,
     in_query: Option<String>,
     world: &dyn World,
     unix_s: u64,
-) -> Result<Admission, Problem> {
+) -> Result<Option<Admission>, Problem> {
     let refused = |detail| Problem::new(Refusal::Unauthorized, detail);
     let token = match head.header_str("Authorization") {
         Some(value) => {
@@ -250,12 +334,7 @@ fn admit(
         }
         None => in_query.or_else(|| cookie(head, "trunkline_token").map(str::to_string)),
     };
-    let Some(token) = token else {
-        return match world.allows_anonymous() {
-            true => Ok(Admission::default()),
-            false => Err(refused("no token")),
-        };
-    };
+    let Some(token) = token else { return Ok(None) };
     let Some(verifier) = world.verifier() else { return Err(refused("no token is accepted here")) };
     let claims = verifier.verify_connect(&token, unix_s).map_err(|fault| match fault {
         TokenFault::Expired => Refusal::TokenExpired.into(),
@@ -264,16 +343,18 @@ fn admit(
     let identity = Identity {
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
+        meta: claims.meta,
         expire_at_s: claims.expire_at_s.unwrap_or(0),
+        ..Identity::default()
     };
     if identity.expire_at_s != 0 && identity.expire_at_s <= unix_s {
         return Err(Refusal::Expired.into());
     }
     let known = identity != Identity::default();
-    Ok(Admission {
+    Ok(Some(Admission {
         identity: known.then(|| Box::new(identity)),
         granted: claims.subs.into_keys().map(ChannelName::from).collect(),
-    })
+    }))
 }
 
 /// A cookie's value (RFC 6265 section 4.2.1); the first of that name.
@@ -291,24 +372,45 @@ fn check_rights(
     endpoint: Endpoint,
     channel: &str,
     admission: &Admission,
+    said: &Said,
     world: &dyn World,
-) -> Result<bool, Problem> {
-    let rights = world.rights(channel)?;
-    let subscribe = rights.subscribe || admission.granted.iter().any(|granted| **granted == *channel);
+) -> Result<bool, Stop> {
+    let rights = world.rights(channel).map_err(Problem::from)?;
+    let by_token = admission.granted.iter().any(|granted| **granted == *channel);
+    // What does not depend on being a subscriber needs no question about that.
+    let matters = match endpoint {
+        Endpoint::History => {
+            rights.keeps_history && !rights.history_for_client && rights.history_for_subscriber
+        }
+        Endpoint::Publish => {
+            !rights.publish_hook && !rights.publish_for_client && rights.publish_for_subscriber
+        }
+        _ => true,
+    };
+    let subscribe = match said.about(channel) {
+        _ if by_token => true,
+        Some(Some(_)) => true,
+        None if rights.subscribe_hook && matters => {
+            let matter = Matter::Subscribe { channel: channel.into(), token: Box::default(), data: None };
+            return Err(Stop::Ask(matter, admission.identity.clone()));
+        }
+        Some(None) | None => rights.subscribe,
+    };
     // A right of subscribers is a right of whoever may subscribe: nothing but one more request stands between.
     let (allowed, recoverable) = match endpoint {
         Endpoint::History => {
             if !rights.keeps_history {
-                return Err(Problem::new(Refusal::NotAvailable, "the channel keeps no history"));
+                return Err(Problem::new(Refusal::NotAvailable, "the channel keeps no history").into());
             }
             (rights.history_for_client || rights.history_for_subscriber && subscribe, true)
         }
-        Endpoint::Publish => (rights.publish_for_client || rights.publish_for_subscriber && subscribe, false),
+        // With a hook, it is the body that is asked about.
+        Endpoint::Publish => (rights.publish_hook || rights.may_publish(subscribe), false),
         _ => (subscribe, rights.keeps_history && (rights.recovery || rights.force_recovery)),
     };
     match allowed {
         true => Ok(recoverable),
-        false => Err(Refusal::PermissionDenied.into()),
+        false => Err(Problem::from(Refusal::PermissionDenied).into()),
     }
 }
 
@@ -317,7 +419,9 @@ fn check_rights(
 /// # Errors
 /// As the channel's own problem.
 pub fn may_subscribe(channel: &str, world: &dyn World) -> Result<(), Refusal> {
-    match world.rights(channel)?.subscribe {
+    let rights = world.rights(channel)?;
+    // A stream that flows has nobody who would hold it while the backend is asked.
+    match rights.subscribe && !rights.subscribe_hook {
         true => Ok(()),
         false => Err(Refusal::PermissionDenied),
     }

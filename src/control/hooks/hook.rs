@@ -1,0 +1,360 @@
+//! One hook: how its backend is asked, and how it is kept from being asked too much.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use parking_lot::Mutex;
+use reqwest::{Client, Response, Url};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Disconnect;
+use crate::base::time::Time;
+use crate::config;
+use crate::config::WhenUnavailable;
+use crate::config::hooks::{DISCONNECT_CODES, StatusCode, static_header};
+use crate::control::hooks::breaker::{Breaker, BreakerOptions, Change, Round};
+use crate::control::hooks::fault::Fault;
+use crate::control::hooks::gate::{Budget, Gate, Share, Slot};
+use crate::control::hooks::metrics::HookMetrics;
+use crate::control::hooks::wire::{self, Encoding};
+use crate::control::outbound::{self, Reach, read_body, read_body_while};
+use crate::session::question::{Answer, Denied, Matter, Question};
+use crate::telemetry::LogLimit;
+
+/// Before a question is asked again: a server that is starting anew needs a moment.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// What is read of the body of an error, in bytes, and for how long: nobody wants it, but a connection whose answer was
+/// read to the end can be used again.
+const DRAIN_BYTES_MAX: usize = 64 << 10;
+const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
+
+pub struct Hook {
+    pub name: String,
+    pub metrics: HookMetrics,
+    client: Client,
+    url: Url,
+    encoding: Encoding,
+    /// Of every question.
+    headers: HeaderMap,
+    /// Names of the client's fields that go along, in lower case.
+    forwards: Vec<HeaderName>,
+    statuses: Vec<StatusCode>,
+    timeout: Duration,
+    wait_timeout: Duration,
+    retries: u32,
+    slow: Option<Duration>,
+    let_in: bool,
+    breaker: Mutex<Breaker>,
+    /// Wakes those in line when the breaker opens: they need not wait for their turn to be refused.
+    opened: Notify,
+    gate: Arc<Gate>,
+    /// Places in line, and what stands there, in bytes.
+    line: Arc<Budget>,
+    line_bytes: Arc<Budget>,
+    /// Answers that are being read, in bytes.
+    answers_bytes: Arc<Budget>,
+    log: Mutex<LogLimit>,
+    started: Instant,
+}
+
+/// The right to be asked, now or later.
+pub enum Turn {
+    Now(Slot),
+    Waits(Place),
+}
+
+/// A place in line.
+pub struct Place {
+    hook: Arc<Hook>,
+    _place: Share,
+    _bytes: Share,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.hook.metrics.waiting.dec();
+    }
+}
+
+/// What the backend said, and with which HTTP status.
+struct Said {
+    answer: Result<Answer, Denied>,
+    status: u16,
+}
+
+impl Hook {
+    /// # Errors
+    /// What is wrong with the hook's settings; the configuration's own checks have found it before.
+    pub fn new(hook: &config::Hook, metrics: HookMetrics, started: Instant) -> Result<Hook, String> {
+        let options = &hook.options;
+        let url: Url = options.endpoint.parse().map_err(|error| format!("endpoint: {error}"))?;
+        let mut headers = HeaderMap::new();
+        for text in &options.static_headers {
+            let (name, value) = static_header(text.reveal())?;
+            headers.append(name, value);
+        }
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let forwards = options.forward_headers.iter().map(|name| name.parse());
+        let reach =
+            Reach { endpoint: url.as_str(), http2: options.http2, idle_max: options.in_flight_max as usize };
+        metrics.limit.set(i64::from(options.in_flight_max));
+        Ok(Hook {
+            name: hook.name.clone(),
+            metrics,
+            client: outbound::client(reach).map_err(|error| outbound::deepest(&error))?,
+            url,
+            encoding: Encoding {
+                include_connection_meta: options.include_connection_meta,
+                binary: options.binary_encoding,
+            },
+            headers,
+            forwards: forwards.collect::<Result<_, _>>().map_err(|_| "forward_headers: not a name")?,
+            statuses: options.status_codes.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+            timeout: options.timeout,
+            wait_timeout: options.wait_timeout,
+            retries: options.retries,
+            slow: options.breaker_slow,
+            let_in: options.when_unavailable == WhenUnavailable::LetIn,
+            breaker: Mutex::new(Breaker::new(BreakerOptions {
+                percent: options.breaker_percent,
+                probe_interval: options.probe_interval,
+            })),
+            opened: Notify::new(),
+            gate: Gate::new(options.in_flight_max),
+            line: Budget::new(options.wait_max as usize),
+            line_bytes: Budget::new(super::WAITING_BYTES_MAX),
+            answers_bytes: Budget::new(super::ANSWERS_BYTES_MAX),
+            log: Mutex::new(LogLimit::default()),
+            started,
+        })
+    }
+
+    /// What becomes of a question that the backend does not answer.
+    pub fn unavailable(&self) -> Denied {
+        Denied::Unavailable { let_in: self.let_in }
+    }
+
+    pub fn lets_in(&self) -> bool {
+        self.let_in
+    }
+
+    /// Lets a question in, to be asked at once or to wait in line; `None` when the line is full.
+    pub fn enter(self: &Arc<Self>, question: &Question) -> Option<Turn> {
+        if let Some(slot) = self.gate.try_enter() {
+            return Some(Turn::Now(slot));
+        }
+        let place = self.line.take(1)?;
+        let bytes = self.line_bytes.take(wire::weight(question))?;
+        self.metrics.waiting.inc();
+        Some(Turn::Waits(Place { hook: Arc::clone(self), _place: place, _bytes: bytes }))
+    }
+
+    /// Waits for the question's turn, asks it, and tells breaker and gate how it went.
+    pub async fn ask(
+        self: &Arc<Self>,
+        question: &Question,
+        turn: Turn,
+    ) -> Result<Result<Answer, Denied>, Fault> {
+        let (slot, round) = self.turn(turn).await?;
+        let asked = self.now();
+        let mut under_way = UnderWay { hook: Arc::clone(self), round, asked, over: false, _slot: slot };
+        self.metrics.in_flight.inc();
+        let outcome = match tokio::time::timeout(self.timeout, self.exchange(question)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Fault::Timeout),
+        };
+        let (trouble, strain) = match &outcome {
+            Ok(said) => {
+                let status = Fault::Status(said.status);
+                (said.status != 200 && status.is_trouble(), status.is_strain())
+            }
+            Err(fault) => (fault.is_trouble(), fault.is_strain()),
+        };
+        under_way.end(trouble, strain);
+        outcome.map(|said| said.answer)
+    }
+
+    /// The right to ask now: with a slot, or as the probe of an open breaker. A probe needs no slot: those that are out
+    /// may be held by questions that hang.
+    async fn turn(&self, turn: Turn) -> Result<(Option<Slot>, Round), Fault> {
+        // Made before the breaker is looked at, so that no opening is missed.
+        let opened = self.opened.notified();
+        {
+            let mut breaker = self.breaker.lock();
+            if breaker.is_open() {
+                return breaker.admit(self.now()).map(|round| (None, round)).ok_or(Fault::BreakerOpen);
+            }
+        }
+        let since = self.now();
+        let slot = match turn {
+            Turn::Now(slot) => slot,
+            Turn::Waits(_place) => tokio::select! {
+                slot = self.gate.enter() => slot,
+                () = opened => return Err(Fault::BreakerOpen),
+                () = tokio::time::sleep(self.wait_timeout) => return Err(Fault::WaitTimeout),
+            },
+        };
+        let now = self.now();
+        self.metrics.waited.observe(now.since(since).as_secs_f64());
+        let round = self.breaker.lock().admit(now).ok_or(Fault::BreakerOpen)?;
+        Ok((Some(slot), round))
+    }
+
+    /// The question and its answer over HTTP, asked again where that is safe.
+    async fn exchange(&self, question: &Question) -> Result<Said, Fault> {
+        let body = Bytes::from(wire::encode(question, self.encoding));
+        let headers = self.headers_for(question);
+        let mut retries = self.retries;
+        loop {
+            let outcome = self.post(body.clone(), headers.clone(), &question.matter).await;
+            let again = match &outcome {
+                // Nothing was sent.
+                Err(Fault::Unreachable(_)) => true,
+                Err(Fault::Closed(_)) => wire::is_repeatable(&question.matter),
+                _ => false,
+            };
+            if !again || retries == 0 {
+                return outcome;
+            }
+            retries -= 1;
+            self.metrics.retries.inc();
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn post(&self, body: Bytes, headers: HeaderMap, matter: &Matter) -> Result<Said, Fault> {
+        let request = self.client.post(self.url.clone()).headers(headers).body(body);
+        let response = request.send().await.map_err(|error| Fault::of_request(&error))?;
+        let status = response.status().as_u16();
+        if status == 200 {
+            let mut share = self.answers_bytes.take(0).ok_or(Fault::TooLong)?;
+            let body = read_body_while(response, super::ANSWER_BYTES_MAX, |more| share.grow(more)).await;
+            let body = body.map_err(|fault| Fault::of_body(&fault))?;
+            return Ok(Said { answer: wire::decode(matter, &body)?, status });
+        }
+        drain(response).await;
+        match self.statuses.iter().find(|rule| rule.status == status) {
+            Some(rule) => Ok(Said { answer: Err(denied(rule)), status }),
+            None if (300..400).contains(&status) => Err(Fault::Redirect(status)),
+            None => Err(Fault::Status(status)),
+        }
+    }
+
+    fn headers_for(&self, question: &Question) -> HeaderMap {
+        let mut headers = self.headers.clone();
+        let Some(own) = &question.caller.headers else { return headers };
+        for forward in &self.forwards {
+            let values = own.iter().filter(|(name, _)| name.eq_ignore_ascii_case(forward.as_str()));
+            let mut first = true;
+            // A value that no header may have was none when it came in.
+            for value in values.filter_map(|(_, value)| HeaderValue::from_bytes(value.as_bytes()).ok()) {
+                if std::mem::take(&mut first) {
+                    headers.insert(forward, value);
+                } else {
+                    headers.append(forward, value);
+                }
+            }
+        }
+        headers
+    }
+
+    /// Logs `fault`, once for each cause and minute.
+    pub fn log(&self, kind: &'static str, fault: &Fault) {
+        if let Some(held_back) = self.log.lock().allow(fault.cause(), self.now()) {
+            let (hook, cause) = (&self.name, fault.cause());
+            tracing::warn!(hook, kind, cause, held_back, "hook: {fault}");
+        }
+    }
+
+    fn take_change(&self, change: Change) {
+        let (cause, open) = match change {
+            Change::Opened => ("breaker opened", true),
+            Change::Closed => ("breaker closed", false),
+        };
+        self.metrics.open.set(i64::from(open));
+        if open {
+            self.metrics.opened.inc();
+            self.opened.notify_waiters();
+        }
+        if let Some(held_back) = self.log.lock().allow(cause, self.now()) {
+            let hook = &self.name;
+            if open {
+                tracing::warn!(
+                    hook,
+                    held_back,
+                    "hook: the backend is taken for down; it is asked now and then"
+                );
+            } else {
+                tracing::info!(hook, held_back, "hook: the backend answers again");
+            }
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::ZERO + self.started.elapsed()
+    }
+}
+
+/// A question that the backend has. Dropped early, it was cancelled.
+struct UnderWay {
+    hook: Arc<Hook>,
+    round: Round,
+    asked: Time,
+    over: bool,
+    _slot: Option<Slot>,
+}
+
+impl UnderWay {
+    fn end(&mut self, trouble: bool, strain: bool) {
+        self.over = true;
+        let hook = &self.hook;
+        let now = hook.now();
+        let took = now.since(self.asked);
+        hook.metrics.answered.observe(took.as_secs_f64());
+        let slow = self.is_slow(took);
+        let change = hook.breaker.lock().record(self.round, !trouble && !slow, now);
+        if let Some(change) = change {
+            hook.take_change(change);
+        }
+        if strain || slow {
+            hook.gate.strained(self.asked, now);
+        } else if !trouble {
+            hook.gate.well();
+        }
+        hook.metrics.limit.set(i64::from(hook.gate.limit()));
+    }
+
+    fn is_slow(&self, took: Duration) -> bool {
+        self.hook.slow.is_some_and(|slow| took > slow)
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let hook = &self.hook;
+        hook.metrics.in_flight.dec();
+        let now = hook.now();
+        // A client that lost its patience says nothing about the backend, unless the backend was slow by then already.
+        if !self.over && self.is_slow(now.since(self.asked)) {
+            let change = hook.breaker.lock().record(self.round, false, now);
+            if let Some(change) = change {
+                hook.take_change(change);
+            }
+        }
+    }
+}
+
+fn denied(rule: &StatusCode) -> Denied {
+    if DISCONNECT_CODES.contains(&rule.code) {
+        return Denied::Disconnect(Disconnect { code: rule.code, reason: rule.message.clone().into() });
+    }
+    Denied::Error { code: rule.code, message: rule.message.as_str().into(), temporary: rule.temporary }
+}
+
+async fn drain(response: Response) {
+    let _ = tokio::time::timeout(DRAIN_TIMEOUT, read_body(response, DRAIN_BYTES_MAX)).await;
+}

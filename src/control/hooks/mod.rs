@@ -1,0 +1,177 @@
+//! Hooks: questions of sessions that the backend answers over HTTP.
+//!
+//! Inputs: [`Question`]s from shards, by way of [`ControlPlane::ask_backend`](crate::shard::ask::ControlPlane). Outputs:
+//! POST requests to the endpoints of the configuration, and answers back to the shards. Must not know: sessions,
+//! sockets of clients, what an answer leads to.
+//!
+//! ```text
+//!  shard ──Question──▶ Hooks::ask ──▶ line (bounded) ──▶ gate ──▶ breaker ──▶ POST ──▶ wire::decode ──▶ BackendReply
+//!                        │ full: Busy         │ open: Unavailable at once         │ trouble: Unavailable
+//! ```
+//! What protects the backend stands in [`gate`] (how many questions at a time) and [`breaker`] (whether any). Each hook
+//! has its own, and a pool of connections of its own: one bad endpoint is no other's trouble.
+
+mod breaker;
+mod fault;
+mod gate;
+mod hook;
+mod metrics;
+mod wire;
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use prometheus_client::registry::Registry;
+use tokio::runtime::Handle;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::config;
+use crate::control::deliver;
+use crate::control::hooks::fault::Fault;
+use crate::control::hooks::hook::{Hook, Turn};
+use crate::control::hooks::metrics::HooksMetrics;
+use crate::session::question::{Answer, Denied, Question, Waiting};
+use crate::shard::ask::{BackendReply, Busy};
+
+/// Longest answer, in bytes. A thousand subscriptions with a kilobyte of data each fit; what is longer belongs into an
+/// API call, not into the answer that a client waits for.
+pub const ANSWER_BYTES_MAX: usize = 2 << 20;
+/// What the answers of one hook that are being read may weigh together, in bytes.
+pub const ANSWERS_BYTES_MAX: usize = config::memory::HOOK_ANSWERS_BYTES as usize;
+/// What the questions that wait for one hook may weigh together, in bytes.
+pub const WAITING_BYTES_MAX: usize = config::memory::HOOK_WAITING_BYTES as usize;
+/// What a question that waits weighs beside what the client said, in bytes: its task and its place in line.
+const PLACE_BYTES: usize = 1024;
+
+/// Every hook of the configuration.
+pub struct Hooks {
+    by_name: HashMap<String, Arc<Hook>>,
+    metrics: HooksMetrics,
+}
+
+impl Hooks {
+    /// # Errors
+    /// When a hook's endpoint is https and the machine has no root certificates. Names the hook.
+    pub fn new(hooks: &[config::Hook]) -> io::Result<Hooks> {
+        let (metrics, started) = (HooksMetrics::default(), Instant::now());
+        let by_name = hooks.iter().map(|hook| {
+            let made = Hook::new(hook, metrics.of(&hook.name), started);
+            let made = made.map_err(|why| io::Error::other(format!("hook {:?}: {why}", hook.name)))?;
+            Ok((hook.name.clone(), Arc::new(made)))
+        });
+        Ok(Hooks { by_name: by_name.collect::<io::Result<_>>()?, metrics })
+    }
+
+    pub fn register_metrics(&self, registry: &mut Registry) {
+        self.metrics.register(registry);
+    }
+
+    /// Takes a question; never blocks. Its answer comes by `reply`, from `runtime`'s threads.
+    ///
+    /// # Errors
+    /// [`Busy`] when too many questions wait for the hook already and its policy is to refuse, or when there is no such
+    /// hook.
+    pub fn ask(&self, runtime: &Handle, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
+        let kind = wire::kind(&question.matter);
+        let Some(hook) = self.by_name.get(&*question.hook) else {
+            debug_assert!(false, "the configuration was checked for {:?}", question.hook);
+            return Err(Busy);
+        };
+        let mut promise = Promise(Some(reply));
+        let task = match hook.enter(&question) {
+            Some(turn) => {
+                // Made here: a task that is cancelled before it began counts too.
+                let tally = Tally { hook: Arc::clone(hook), kind, outcome: "cancelled" };
+                runtime.spawn(answer(tally, question, turn, promise))
+            }
+            None => {
+                hook.log(kind, &Fault::WaitFull);
+                hook.metrics.count(kind, Fault::WaitFull.cause());
+                if !hook.lets_in() {
+                    promise.0 = None;
+                    return Err(Busy);
+                }
+                // Through the mailbox as every answer: the shard is not called back from within its own call.
+                let unavailable = hook.unavailable();
+                runtime.spawn(async move { promise.keep(Err(unavailable)).await })
+            }
+        };
+        Ok(Box::new(Cancel(task.abort_handle())))
+    }
+}
+
+/// Dropped by the shard when nobody wants the answer any more.
+struct Cancel(AbortHandle);
+
+impl Drop for Cancel {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn answer(mut tally: Tally, question: Question, turn: Turn, promise: Promise) {
+    let hook = Arc::clone(&tally.hook);
+    let answer = match hook.ask(&question, turn).await {
+        Ok(answer) => {
+            tally.outcome = match &answer {
+                Ok(_) => "result",
+                Err(Denied::Disconnect(_)) => "disconnect",
+                Err(_) => "error",
+            };
+            answer
+        }
+        Err(fault) => {
+            hook.log(tally.kind, &fault);
+            tally.outcome = fault.cause();
+            Err(hook.unavailable())
+        }
+    };
+    // Before the answer is told: who has it may look at the metrics.
+    drop(tally);
+    drop(question);
+    promise.keep(answer).await;
+}
+
+/// Counts a question once, whatever became of it.
+struct Tally {
+    hook: Arc<Hook>,
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.hook.metrics.count(self.kind, self.outcome);
+    }
+}
+
+/// The answer that a session waits for: it comes even when the code here has a bug.
+struct Promise(Option<BackendReply>);
+
+impl Promise {
+    async fn keep(mut self, answer: Result<Answer, Denied>) {
+        let Some(mut reply) = self.0.take() else { return };
+        let mut answer = Some(answer);
+        deliver(move || {
+            reply.send(&mut answer);
+            answer.is_none()
+        })
+        .await;
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        // Cancelled is not broken: then nobody waits.
+        if let Some(reply) = &mut self.0
+            && std::thread::panicking()
+        {
+            reply.send(&mut Some(Err(Denied::Unavailable { let_in: false })));
+        }
+    }
+}
+
+#[cfg(test)]
+mod backend_tests;

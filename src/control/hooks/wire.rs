@@ -1,0 +1,441 @@
+//! Questions and answers in the JSON shapes of the Centrifuge ecosystem's proxies (`centrifugal.dev`,
+//! `docs/server/proxy.md`), so that a backend that answers those answers us unchanged.
+//!
+//! Lenient as the field is: unknown fields are ignored, `null` is the same as a field that is not there (but for the
+//! data of `rpc`, where it is a payload). Payloads are checked once and kept as the text they came as.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Deserializer};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Disconnect;
+use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
+use crate::control::hooks::fault::{Fault, quoted};
+use crate::control::wire::{even_null, or_default, payload};
+use crate::session::question::{
+    Answer, ConnectAnswer, Denied, Granted, Matter, PublishAnswer, Question, RefreshAnswer, SubRefreshAnswer,
+};
+use crate::session::token::{Overrides, SubscribeGrant};
+
+/// Longest message of an error, in bytes: it goes to the client, who only shows it.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
+/// What of a question the hook's options decide.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Encoding {
+    pub include_connection_meta: bool,
+    pub binary: bool,
+}
+
+/// What kind of question it is, in metrics and logs.
+pub fn kind(matter: &Matter) -> &'static str {
+    match matter {
+        Matter::Connect { .. } => "connect",
+        Matter::Refresh => "refresh",
+        Matter::Subscribe { .. } => "subscribe",
+        Matter::SubRefresh { .. } => "sub_refresh",
+        Matter::Publish { .. } => "publish",
+        Matter::Rpc { .. } => "rpc",
+    }
+}
+
+/// Whether asking twice is as asking once: what a client publishes or calls may not be done twice.
+pub fn is_repeatable(matter: &Matter) -> bool {
+    !matches!(matter, Matter::Publish { .. } | Matter::Rpc { .. })
+}
+
+/// What a question weighs while it waits, in bytes: what the client can make longer, and its place.
+pub fn weight(question: &Question) -> usize {
+    let caller = &question.caller;
+    let length = |data: &Option<Bytes>| data.as_ref().map_or(0, Bytes::len);
+    let own = match &question.matter {
+        Matter::Connect { data, name, version, channels } => {
+            length(data) + name.len() + version.len() + channels.iter().map(|c| c.len() + 32).sum::<usize>()
+        }
+        Matter::Refresh | Matter::SubRefresh { .. } => 0,
+        Matter::Subscribe { token, data, .. } => length(data) + token.len(),
+        Matter::Publish { data, .. } => data.len(),
+        Matter::Rpc { method, data } => length(data) + method.len(),
+    };
+    let headers = caller.headers.iter().flat_map(|headers| headers.iter());
+    let headers: usize = headers.map(|(name, value)| name.len() + value.len() + 32).sum();
+    super::PLACE_BYTES + own + headers + length(&caller.meta)
+}
+
+/// The body to POST.
+pub fn encode(question: &Question, encoding: Encoding) -> Vec<u8> {
+    let Question { caller, matter, .. } = question;
+    let mut object = Object::new();
+    object.text("client", &caller.client.to_string());
+    object.text("transport", caller.transport);
+    object.text("protocol", "json");
+    object.text("encoding", if encoding.binary { "binary" } else { "json" });
+    // Before the backend has said who it is, there is no user to name.
+    if !matches!(matter, Matter::Connect { .. }) {
+        object.text("user", &caller.user);
+    }
+    if encoding.include_connection_meta
+        && let Some(meta) = &caller.meta
+    {
+        object.json("meta", meta);
+    }
+    let payload = |object: &mut Object, data: &Option<Bytes>| match data {
+        Some(data) if encoding.binary => object.text("b64data", &STANDARD.encode(data)),
+        Some(data) => object.json("data", data),
+        None => {}
+    };
+    match matter {
+        Matter::Connect { data, name, version, channels } => {
+            object.text_unless_empty("name", name);
+            object.text_unless_empty("version", version);
+            payload(&mut object, data);
+            if !channels.is_empty() {
+                let channels: Vec<&str> = channels.iter().map(|channel| &**channel).collect();
+                object.json("channels", &serde_json::to_vec(&channels).unwrap_or_default());
+            }
+        }
+        Matter::Refresh => {}
+        Matter::Subscribe { channel, token, data } => {
+            object.text("channel", channel);
+            object.text_unless_empty("token", token);
+            payload(&mut object, data);
+        }
+        Matter::SubRefresh { channel } => object.text("channel", channel),
+        Matter::Publish { channel, data } => {
+            object.text("channel", channel);
+            payload(&mut object, &Some(data.clone()));
+        }
+        Matter::Rpc { method, data } => {
+            object.text_unless_empty("method", method);
+            payload(&mut object, data);
+        }
+    }
+    object.end()
+}
+
+/// Reads the body of an answer with HTTP status 200.
+///
+/// # Errors
+/// The fault when it is no answer that anybody could act on.
+pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fault> {
+    let body: &RawValue = serde_json::from_slice(body).map_err(|error| fault_of(&error))?;
+    let envelope: Envelope<'_> = read(body.get())?;
+    if let Some(disconnect) = envelope.disconnect {
+        let disconnect: DisconnectWire = read(disconnect.get())?;
+        return Ok(Err(Denied::Disconnect(disconnect.checked()?)));
+    }
+    if let Some(error) = envelope.error {
+        return Ok(Err(read::<ErrorWire>(error.get())?.checked()?));
+    }
+    let Some(result) = envelope.result else {
+        return Err(Fault::WrongShape("there is no result, error or disconnect".into()));
+    };
+    let result = result.get();
+    Ok(Ok(match matter {
+        Matter::Connect { .. } => Answer::Connect(Box::new(read::<ConnectWire>(result)?.answer()?)),
+        Matter::Refresh => {
+            let wire: RefreshWire = read(result)?;
+            let (expired, expire_at_s) = (wire.expired, wire.expire_at.0);
+            let info = checked(wire.info, &wire.b64info)?;
+            Answer::Refresh(RefreshAnswer { expired, expire_at_s, info, meta: checked(wire.meta, "")? })
+        }
+        Matter::Subscribe { .. } => Answer::Subscribe(Box::new(read::<GrantWire>(result)?.granted()?)),
+        Matter::SubRefresh { .. } => {
+            let wire: RefreshWire = read(result)?;
+            let (expired, expire_at_s) = (wire.expired, wire.expire_at.0);
+            Answer::SubRefresh(SubRefreshAnswer {
+                expired,
+                expire_at_s,
+                info: checked(wire.info, &wire.b64info)?,
+            })
+        }
+        Matter::Publish { .. } => {
+            let wire: PublishWire = read(result)?;
+            let filled = |text: String| (!text.is_empty()).then(|| text.into_boxed_str());
+            Answer::Publish(PublishAnswer {
+                data: checked(wire.data, &wire.b64data)?,
+                skip_history: wire.skip_history,
+                tags: wire.tags.into_iter().collect(),
+                idempotency_key: filled(wire.idempotency_key),
+                version: wire.version,
+                version_epoch: filled(wire.version_epoch),
+            })
+        }
+        Matter::Rpc { .. } => {
+            let wire: RpcWire = read(result)?;
+            Answer::Rpc { data: checked(wire.data, &wire.b64data)? }
+        }
+    }))
+}
+
+/// A JSON object that is being written.
+struct Object(Vec<u8>);
+
+impl Object {
+    fn new() -> Object {
+        Object(Vec::with_capacity(256))
+    }
+
+    fn key(&mut self, key: &'static str) {
+        self.0.push(if self.0.is_empty() { b'{' } else { b',' });
+        self.0.push(b'"');
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    fn text(&mut self, key: &'static str, value: &str) {
+        self.key(key);
+        // Neither a text nor a Vec can fail.
+        let _ = serde_json::to_writer(&mut self.0, value);
+    }
+
+    fn text_unless_empty(&mut self, key: &'static str, value: &str) {
+        if !value.is_empty() {
+            self.text(key, value);
+        }
+    }
+
+    /// `value` was checked when it came in.
+    fn json(&mut self, key: &'static str, value: &[u8]) {
+        self.key(key);
+        self.0.extend_from_slice(value);
+    }
+
+    fn end(mut self) -> Vec<u8> {
+        self.0.push(b'}');
+        self.0
+    }
+}
+
+#[derive(Deserialize)]
+struct Envelope<'b> {
+    #[serde(borrow)]
+    result: Option<&'b RawValue>,
+    error: Option<&'b RawValue>,
+    disconnect: Option<&'b RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ErrorWire {
+    #[serde(default)]
+    code: u64,
+    #[serde(default, deserialize_with = "or_default")]
+    message: String,
+    #[serde(default, deserialize_with = "or_default")]
+    temporary: bool,
+}
+
+impl ErrorWire {
+    fn checked(self) -> Result<Denied, Fault> {
+        let known = u16::try_from(self.code).ok().filter(|code| ERROR_CODES.contains(code));
+        let code = known.ok_or(Fault::UnknownCode(self.code))?;
+        if self.message.len() > MESSAGE_BYTES_MAX {
+            return Err(Fault::WrongShape(format!(
+                "the message of the error has {} bytes, {MESSAGE_BYTES_MAX} are the most",
+                self.message.len()
+            )));
+        }
+        Ok(Denied::Error { code, message: self.message.into(), temporary: self.temporary })
+    }
+}
+
+#[derive(Deserialize)]
+struct DisconnectWire {
+    #[serde(default)]
+    code: u64,
+    #[serde(default, deserialize_with = "or_default")]
+    reason: String,
+}
+
+impl DisconnectWire {
+    fn checked(self) -> Result<Disconnect, Fault> {
+        let known = u16::try_from(self.code).ok().filter(|code| DISCONNECT_CODES.contains(code));
+        let code = known.ok_or(Fault::UnknownCode(self.code))?;
+        if self.reason.len() > REASON_BYTES_MAX {
+            return Err(Fault::WrongShape(format!(
+                "the reason of the disconnect has {} bytes, {REASON_BYTES_MAX} are the most",
+                self.reason.len()
+            )));
+        }
+        Ok(Disconnect { code, reason: self.reason.into() })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ConnectWire {
+    #[serde(deserialize_with = "or_default")]
+    user: String,
+    #[serde(deserialize_with = "or_default")]
+    expire_at: UnixSeconds,
+    info: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    b64info: String,
+    data: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    b64data: String,
+    #[serde(deserialize_with = "or_default")]
+    channels: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    subs: BTreeMap<String, Option<Box<RawValue>>>,
+    meta: Option<Box<RawValue>>,
+}
+
+impl ConnectWire {
+    fn answer(self) -> Result<ConnectAnswer, Fault> {
+        let mut granted = BTreeMap::new();
+        for channel in self.channels {
+            granted.insert(channel, Granted::default());
+        }
+        // Named in both: what says more wins.
+        for (channel, grant) in self.subs {
+            let grant = grant.map(|grant| read::<GrantWire>(grant.get())).transpose()?;
+            granted.insert(channel, grant.unwrap_or_default().granted()?);
+        }
+        if granted.contains_key("") {
+            return Err(Fault::WrongShape("a channel has no name".into()));
+        }
+        Ok(ConnectAnswer {
+            user: self.user,
+            expire_at_s: self.expire_at.0,
+            info: checked(self.info, &self.b64info)?,
+            data: checked(self.data, &self.b64data)?,
+            subs: granted.into_iter().map(|(channel, granted)| (channel.into(), granted)).collect(),
+            meta: checked(self.meta, "")?,
+        })
+    }
+}
+
+/// A subscription of `connect`, and the whole result of `subscribe`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct GrantWire {
+    info: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    b64info: String,
+    data: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    b64data: String,
+    #[serde(rename = "override", deserialize_with = "or_default")]
+    overrides: OverridesWire,
+    #[serde(deserialize_with = "or_default")]
+    expire_at: UnixSeconds,
+}
+
+impl GrantWire {
+    fn granted(self) -> Result<Granted, Fault> {
+        let value = |switch: Option<Switch>| switch.map(|switch| switch.value);
+        let overrides = Overrides {
+            presence: value(self.overrides.presence),
+            join_leave: value(self.overrides.join_leave),
+            force_push_join_leave: value(self.overrides.force_push_join_leave),
+            force_positioning: value(self.overrides.force_positioning),
+            force_recovery: value(self.overrides.force_recovery),
+        };
+        let info = checked(self.info, &self.b64info)?;
+        let data = checked(self.data, &self.b64data)?;
+        let grant = SubscribeGrant { info, data, overrides };
+        Ok(Granted { grant, expire_at_s: self.expire_at.0 })
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct OverridesWire {
+    presence: Option<Switch>,
+    join_leave: Option<Switch>,
+    force_push_join_leave: Option<Switch>,
+    force_positioning: Option<Switch>,
+    force_recovery: Option<Switch>,
+}
+
+/// An option is an object, so that false differs from absent in languages without null.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Switch {
+    #[serde(deserialize_with = "or_default")]
+    value: bool,
+}
+
+/// Of `refresh` and `sub_refresh`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RefreshWire {
+    #[serde(deserialize_with = "or_default")]
+    expired: bool,
+    #[serde(deserialize_with = "or_default")]
+    expire_at: UnixSeconds,
+    info: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    b64info: String,
+    meta: Option<Box<RawValue>>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct PublishWire {
+    data: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    b64data: String,
+    #[serde(deserialize_with = "or_default")]
+    skip_history: bool,
+    #[serde(deserialize_with = "or_default")]
+    tags: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
+    idempotency_key: String,
+    #[serde(deserialize_with = "or_default")]
+    version: u64,
+    #[serde(deserialize_with = "or_default")]
+    version_epoch: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RpcWire {
+    #[serde(deserialize_with = "even_null")]
+    data: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    b64data: String,
+}
+
+/// Seconds since 1970; what is not positive means never, as in tokens.
+#[derive(Default)]
+struct UnixSeconds(u64);
+
+impl<'de> Deserialize<'de> for UnixSeconds {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        i64::deserialize(from).map(|seconds| UnixSeconds(u64::try_from(seconds).unwrap_or(0)))
+    }
+}
+
+/// An object. A list would be taken too, its elements for the fields in their order: an empty one, which is how PHP
+/// writes an empty array, for a user without a name.
+fn read<'r, T: Deserialize<'r>>(object: &'r str) -> Result<T, Fault> {
+    if !object.starts_with('{') {
+        return Err(Fault::WrongShape(quoted(&format!("{object:.20} is not an object"))));
+    }
+    serde_json::from_str(object).map_err(|error| fault_of(&error))
+}
+
+/// A payload as JSON or as base64 of it.
+fn checked(plain: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, Fault> {
+    payload(plain, base64)
+        .map_err(|_| Fault::WrongShape("what stands in b64info or b64data is not base64 of JSON".into()))
+}
+
+fn fault_of(error: &serde_json::Error) -> Fault {
+    let what = quoted(&error.to_string());
+    match error.classify() {
+        Category::Data => Fault::WrongShape(what),
+        Category::Syntax | Category::Eof | Category::Io => Fault::NotJson(what),
+    }
+}
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

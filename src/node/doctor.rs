@@ -1,0 +1,196 @@
+//! `trunkline doctor`: what of this host keeps the daemon from holding what its configuration asks for, and what each
+//! miss costs.
+//!
+//! The kernel's settings are compared by `tuning/host.sh` itself, which this program carries: what the doctor finds and
+//! what `host.sh --apply` sets cannot differ. Its lines have one form: `ok`, `SHORT` with the cost below, or `note`.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::process::{Command, ExitCode, Stdio};
+
+use crate::config::cli::{Diagnosis, Start};
+use crate::driver::choose::{DriverChosen, DriverKind, choose};
+use crate::node::{driver_kind, driver_options, ensure_free};
+
+const HOST_SCRIPT: &str = include_str!("../../tuning/host.sh");
+
+/// Linux from which on a shard wakes another without an eventfd of its own.
+const WAKE_WITHOUT_EVENTFD: (u32, u32) = (6, 13);
+
+/// Examines the host, prints what it finds. Exit code 0: nothing is short; 1: something is; 2: it could not be found out.
+pub fn run(start: &Start, diagnosis: &Diagnosis) -> ExitCode {
+    let connections = diagnosis.connections.unwrap_or(start.plan.connections_max);
+    let mut report = Report::default();
+    examine(start, connections, &mut report);
+    let host = host_settings(connections, &diagnosis.root);
+    let (text, short) = match &host {
+        Ok((text, short)) => (text.as_str(), *short),
+        Err(_) => ("", false),
+    };
+    let mut out = io::stdout().lock();
+    // A reader that has seen enough (`| head`) is no failure.
+    let _ = write!(out, "For {connections} connections:\n{}{text}", report.text);
+    if let Err(problem) = host {
+        eprintln!("trunkline: the kernel's settings could not be compared: {problem}");
+        return ExitCode::from(2);
+    }
+    if report.short || short {
+        let _ = writeln!(
+            out,
+            "Settings of the kernel: tuning/host.sh --apply sets them, --revert puts them back."
+        );
+        return ExitCode::FAILURE;
+    }
+    ExitCode::SUCCESS
+}
+
+#[derive(Default)]
+struct Report {
+    text: String,
+    short: bool,
+}
+
+impl Report {
+    fn say(&mut self, holds: bool, what: &str, cost: &str) {
+        let _ = if holds {
+            writeln!(self.text, "ok     {what}")
+        } else {
+            writeln!(self.text, "SHORT  {what}\n       {cost}")
+        };
+        self.short |= !holds;
+    }
+}
+
+/// What the daemon finds out by itself.
+fn examine(start: &Start, connections: u32, report: &mut Report) {
+    let config = &start.config;
+    let shards = config.shard_count();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = driver_options(config, start.plan.connections_max, shards);
+    let chosen = match choose(driver_kind(config.driver), &options) {
+        Ok((chosen, reason)) => {
+            let wanted = chosen == DriverChosen::IoUring || driver_kind(config.driver) == DriverKind::Mio;
+            report.say(
+                wanted,
+                &format!("driver: {reason}"),
+                "epoll costs a descriptor a connection, so that RLIMIT_NOFILE bounds them, and a system call a send: \
+                 about 1.4 times the cpu of a delivery",
+            );
+            chosen
+        }
+        Err(error) => {
+            report.say(
+                false,
+                &format!("driver: {error}"),
+                "the daemon does not start: set driver = \"auto\"",
+            );
+            DriverChosen::Mio
+        }
+    };
+    descriptors(chosen, shards, connections, report);
+    if chosen == DriverChosen::IoUring {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        report.say(
+            version_of(&release).is_none_or(|version| version >= WAKE_WITHOUT_EVENTFD),
+            &format!("kernel: {release}"),
+            "before Linux 6.13 one shard wakes another by an eventfd: about 4 us more cpu for each wake-up",
+        );
+    }
+    report.say(
+        usize::from(shards) >= cpus,
+        &format!("shards: {shards} on {cpus} cpus"),
+        "cpus without a shard serve nobody: leave `shards` at 0, or raise it",
+    );
+    report.say(
+        connections <= start.plan.connections_max,
+        &format!("{}; {} connections", start.plan, start.plan.connections_max),
+        "more wait in the kernel's queue: raise client.connections_max, or give it more memory",
+    );
+    let free = ensure_free(config.listen);
+    let what = match &free {
+        Ok(()) => format!("listen: {} is free", config.listen),
+        Err(error) => error.to_string(),
+    };
+    report.say(
+        free.is_ok(),
+        &what,
+        "the daemon does not start; unless it is the daemon that runs there already",
+    );
+}
+
+fn descriptors(chosen: DriverChosen, shards: u16, connections: u32, report: &mut Report) {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let (room, each) = match chosen {
+        DriverChosen::IoUring => {
+            (limit.saturating_mul(u64::from(shards)), ", and as much again for each shard")
+        }
+        DriverChosen::Mio => (limit, ""),
+    };
+    // The kernel spreads connections over shards by hash: never quite evenly.
+    let wanted = u64::from(connections) + u64::from(connections) / 10;
+    report.say(
+        room >= wanted,
+        &format!("RLIMIT_NOFILE = {limit}{each}: room for {room} connections, wanted {wanted}"),
+        &format!(
+            "accepting stops when it is reached, and clients wait: set LimitNOFILE={wanted} in the systemd unit{}",
+            match chosen {
+                DriverChosen::IoUring => format!(", or run --shards {}", wanted.div_ceil(limit.max(1))),
+                DriverChosen::Mio => String::new(),
+            }
+        ),
+    );
+}
+
+/// What the script says, and whether it finds something short.
+fn host_settings(connections: u32, root: &str) -> io::Result<(String, bool)> {
+    let connections = connections.to_string();
+    let mut arguments = vec!["-s", "--", "--connections", &connections];
+    if !root.is_empty() {
+        arguments.extend(["--root", root]);
+    }
+    let mut shell =
+        Command::new("sh").args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+    if let Some(mut input) = shell.stdin.take() {
+        input.write_all(HOST_SCRIPT.as_bytes())?;
+    }
+    let output = shell.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    // Descriptors have been judged above, for this program and its driver.
+    let lines = text
+        .lines()
+        .filter(|line| !line.starts_with("note ") && !line.starts_with("       or run more shards"));
+    let text = lines.map(|line| format!("{line}\n")).collect();
+    match output.status.code() {
+        Some(0) => Ok((text, false)),
+        Some(1) => Ok((text, true)),
+        _ => Err(io::Error::other(format!("sh ended with {}", output.status))),
+    }
+}
+
+/// The first two numbers of a kernel's release.
+fn version_of(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn releases_are_read_as_kernels_write_them() {
+        assert_eq!(version_of("6.18.44-fc-v657"), Some((6, 18)));
+        assert_eq!(version_of("5.10.0"), Some((5, 10)));
+        assert_eq!(version_of("weird"), None);
+        assert!((6, 9) < WAKE_WITHOUT_EVENTFD && (6, 13) >= WAKE_WITHOUT_EVENTFD);
+    }
+
+    #[test]
+    fn a_miss_has_its_cost_below_it() {
+        let mut report = Report::default();
+        report.say(true, "one", "nothing");
+        report.say(false, "two = 1, wanted 2", "is slow");
+        assert_eq!(report.text, "ok     one\nSHORT  two = 1, wanted 2\n       is slow\n");
+        assert!(report.short);
+    }
+}

@@ -1,0 +1,425 @@
+//! What a session asks the backend, and what the answers do.
+//!
+//! ```text
+//!  ask ──Effect::Ask──▶ (shard: Session::asked) ──▶ handle_answer ──▶ go on: what is due, then what was held
+//!                          │                            ▲
+//!                          └── the connection ends:     └── no answer in time: the shard says so itself
+//!                              dropped, which cancels
+//! ```
+//! Nothing that was checked before the question is taken for granted after it: in between the server may have
+//! subscribed, unsubscribed or refreshed the client by its API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use http::{HeaderValue, header::HeaderName};
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::ids::ChannelName;
+use crate::base::publication::Since;
+use crate::base::time::Time;
+use crate::proto::centrifuge::decode::Json;
+use crate::proto::centrifuge::encode::{ErrorRef, Reply};
+use crate::session::commands::{Wish, subscribe_to};
+use crate::session::context::{Admitted, Failure};
+use crate::session::question::{
+    Answer, ConnectAnswer, Denied, Granted, Headers, Matter, RefreshAnswer, SubRefreshAnswer, Waiting,
+};
+use crate::session::{ChannelIndex, Context, Effect, NEVER_S, Phase, Renewal, Session, SubExtra, Waits};
+
+/// Most bytes of header fields that one connection keeps for the backend, names and values: what common HTTP servers
+/// take of a whole request head.
+pub const HEADERS_BYTES_MAX: usize = 8 * 1024;
+/// How long a connection or subscription goes on whose hook is to let in what it cannot judge, seconds: then it is
+/// judged anew. A minute, as the published server gives when its backend fails.
+const LENIENCE_S: u64 = 60;
+
+/// Not the number of a channel: those are below 2^24.
+const NO_CHANNEL: ChannelIndex = u32::MAX;
+
+/// A question whose answer is awaited.
+pub(super) struct Asked {
+    about: About,
+    /// As given to [`Session::asked`].
+    number: u32,
+    /// When the shard stops waiting, whatever the control plane does.
+    until: Time,
+    /// Dropped with the session: that cancels.
+    _waiting: Option<Waiting>,
+}
+
+/// What a question is for, with all that is needed to go on.
+pub(super) enum About {
+    Connect {
+        id: u32,
+        /// Where the client was in the channels that it asks to recover.
+        recover: Vec<(ChannelName, Since)>,
+    },
+    Refresh,
+    Subscribe {
+        wish: Wish,
+        /// The server has ended the subscription before it began.
+        revoked: bool,
+    },
+    SubRefresh {
+        channel: ChannelIndex,
+    },
+    Publish {
+        id: u32,
+        channel: ChannelName,
+        data: Bytes,
+    },
+    Rpc {
+        id: u32,
+    },
+}
+
+impl About {
+    /// The command's; `None` where the server asks by itself.
+    fn id(&self) -> Option<u32> {
+        match self {
+            About::Connect { id, .. } | About::Publish { id, .. } | About::Rpc { id } => Some(*id),
+            About::Subscribe { wish, .. } => Some(wish.id),
+            About::Refresh | About::SubRefresh { .. } => None,
+        }
+    }
+}
+
+impl Session {
+    pub(super) fn ask(&mut self, about: About, matter: Matter, cx: &mut Context<'_>) {
+        debug_assert!(!self.is_waiting(), "one thing at a time");
+        let asked = Asked { about, number: 0, until: Time::NEVER, _waiting: None };
+        self.extras_mut().waits = Some(Box::new(Waits::Answer(asked)));
+        cx.effects.push(Effect::Ask(matter));
+    }
+
+    /// The shard has put the question of the last [`Effect::Ask`] under `number`. It waits for the answer until `until`.
+    pub fn asked(&mut self, number: u32, waiting: Option<Waiting>, until: Time) {
+        if let Some(Waits::Answer(asked)) = self.waits_mut() {
+            (asked.number, asked.until, asked._waiting) = (number, until, waiting);
+        }
+    }
+
+    /// The question that is out, and when the shard gives up on it.
+    pub fn awaits(&self) -> Option<(u32, Time)> {
+        match self.extras.as_ref()?.waits.as_deref()? {
+            Waits::Answer(asked) => Some((asked.number, asked.until)),
+            Waits::Joins(_) => None,
+        }
+    }
+
+    /// The backend has answered the question `number`. False when that is not the one that is out.
+    ///
+    /// # Errors
+    /// The connection is to be closed with this.
+    pub fn handle_answer(
+        &mut self,
+        number: u32,
+        outcome: Result<Answer, Denied>,
+        cx: &mut Context<'_>,
+    ) -> Result<bool, Disconnect> {
+        if self.awaits().is_none_or(|(awaited, _)| awaited != number) {
+            return Ok(false);
+        }
+        let Some(Waits::Answer(Asked { about, .. })) = self.stop_waiting() else { return Ok(false) };
+        let (id, connects) = (about.id(), matches!(about, About::Connect { .. }));
+        let done = match outcome {
+            Err(Denied::Disconnect(disconnect)) => return Err(disconnect),
+            Err(Denied::Error { code, message, temporary }) if id.is_some() => {
+                let error = ErrorRef { code: code.into(), message: &message, temporary };
+                cx.reply(id.unwrap_or(0), &Reply::Error(error));
+                if connects {
+                    self.phase = Phase::Refused;
+                }
+                Ok(())
+            }
+            outcome => self.answered(about, outcome.map_err(Unknown::from), cx),
+        };
+        match done {
+            Ok(()) => {}
+            Err(Failure::Close(disconnect)) => return Err(disconnect),
+            Err(Failure::Refuse(refusal)) => {
+                cx.refuse(id.unwrap_or(0), refusal);
+                if connects {
+                    self.phase = Phase::Refused;
+                }
+            }
+        }
+        if self.phase == Phase::Refused {
+            // The SDK sent them along with the connect, and sends them anew with its next one.
+            self.drop_held();
+        } else if !self.is_waiting() {
+            self.go_on(cx);
+        }
+        Ok(true)
+    }
+
+    fn answered(
+        &mut self,
+        about: About,
+        answer: Result<Answer, Unknown>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        match (about, answer) {
+            (About::Connect { id, recover }, answer) => {
+                let since = |channel: &str| {
+                    recover.iter().find(|(name, _)| **name == *channel).map(|(_, since)| *since)
+                };
+                let admitted = match answer {
+                    Ok(Answer::Connect(answer)) => admitted(*answer, cx)?,
+                    // Nobody is let in who could not be without the hook. The client comes back: it has done nothing wrong.
+                    Err(Unknown { let_in: true }) if cx.world.allows_anonymous() => Admitted::default(),
+                    _ => return Err(Refusal::Internal.into()),
+                };
+                self.begin(id, admitted, since, cx)
+            }
+            (About::Subscribe { wish, revoked }, answer) => {
+                let rights = self.may_begin(&wish.channel, cx)?;
+                let granted = match answer {
+                    _ if revoked => return Err(Refusal::PermissionDenied.into()),
+                    Ok(Answer::Subscribe(granted)) => *granted,
+                    Err(Unknown { let_in: true }) if rights.subscribe => Granted::default(),
+                    Err(Unknown { let_in: true }) => return Err(Refusal::PermissionDenied.into()),
+                    _ => return Err(Refusal::Internal.into()),
+                };
+                not_over(granted.expire_at_s, cx)?;
+                let renewal = Renewal::by_hook(granted.expire_at_s, rights.sub_refresh_hook);
+                subscribe_to(wish, rights, granted, renewal, cx);
+                Ok(())
+            }
+            (About::Publish { id, channel, data }, answer) => {
+                let (data, changes) = match answer {
+                    Ok(Answer::Publish(mut changes)) => {
+                        (changes.data.take().unwrap_or(data), Some(Box::new(changes)))
+                    }
+                    Err(Unknown { let_in: true }) => {
+                        let (rights, subscribed) = self.rights(&channel, cx)?;
+                        if !rights.may_publish(subscribed) {
+                            return Err(Refusal::PermissionDenied.into());
+                        }
+                        (data, None)
+                    }
+                    _ => return Err(Refusal::Internal.into()),
+                };
+                cx.effects.push(Effect::Publish { id, channel, data, changes });
+                Ok(())
+            }
+            (About::Rpc { id }, answer) => match answer {
+                Ok(Answer::Rpc { data }) => {
+                    cx.reply(id, &Reply::Rpc(data.as_deref()));
+                    Ok(())
+                }
+                Err(Unknown { let_in: true }) => Err(Refusal::NotAvailable.into()),
+                _ => Err(Refusal::Internal.into()),
+            },
+            (About::Refresh, answer) => self.refresh_answered(answer, cx),
+            (About::SubRefresh { channel }, answer) => {
+                self.sub_refresh_answered(channel, answer, cx);
+                Ok(())
+            }
+        }
+    }
+
+    // --- what expires
+
+    /// Asks the backend about what has expired, if it is the one to say whether that goes on.
+    pub fn ask_what_is_due(&mut self, cx: &mut Context<'_>) {
+        if self.phase != Phase::Connected || self.is_waiting() {
+            return;
+        }
+        let due = |renewal: Renewal| renewal.ask_at_s().is_some_and(|at| at <= cx.unix_s);
+        if self.identity.as_ref().is_some_and(|identity| due(identity.renewal)) {
+            return self.ask(About::Refresh, Matter::Refresh, cx);
+        }
+        let subs = self.extras.iter().flat_map(|extras| &extras.subs);
+        let Some(channel) = subs.filter(|extra| due(extra.renewal)).map(|extra| extra.channel).next() else {
+            return;
+        };
+        let name = cx.world.name(channel);
+        self.ask(About::SubRefresh { channel }, Matter::SubRefresh { channel: name }, cx);
+    }
+
+    /// When [`Session::ask_what_is_due`] has something to do, unix seconds; `None` while it has nothing, or waits.
+    pub fn next_ask_s(&self) -> Option<u64> {
+        if self.is_waiting() {
+            return None;
+        }
+        let subs = self.extras.iter().flat_map(|extras| &extras.subs).map(|extra| extra.renewal);
+        let own = self.identity.iter().map(|identity| identity.renewal);
+        own.chain(subs).filter_map(Renewal::ask_at_s).min()
+    }
+
+    fn refresh_answered(
+        &mut self,
+        answer: Result<Answer, Unknown>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let asks = cx.world.hooks().refresh;
+        let identity = self.identity.get_or_insert_default();
+        cx.effects.push(Effect::ExpiryChanged);
+        match answer {
+            Ok(Answer::Refresh(RefreshAnswer { expired, expire_at_s, info, meta })) => {
+                if expired || is_over(expire_at_s, cx) {
+                    return Err(Disconnect::EXPIRED.into());
+                }
+                identity.expire_at_s = expire_at_s;
+                identity.renewal = Renewal::by_hook(expire_at_s, asks);
+                identity.conn_info = info.or(identity.conn_info.take());
+                identity.meta = meta.or(identity.meta.take());
+            }
+            Err(Unknown { let_in: true }) => {
+                identity.expire_at_s = cx.unix_s + LENIENCE_S;
+                identity.renewal = Renewal::by_hook(identity.expire_at_s, asks);
+            }
+            // The delay between expiry and the close is the time in which it may still be answered.
+            _ => identity.renewal = Renewal::Hook { ask_at_s: cx.unix_s + cx.ask_again_s },
+        }
+        Ok(())
+    }
+
+    fn sub_refresh_answered(
+        &mut self,
+        channel: ChannelIndex,
+        answer: Result<Answer, Unknown>,
+        cx: &mut Context<'_>,
+    ) {
+        let name = self.sub(channel).map(|_| cx.world.name(channel));
+        let asks =
+            name.and_then(|name| cx.world.rights(&name).ok()).is_some_and(|rights| rights.sub_refresh_hook);
+        let Some(extra) = self.extra_mut(channel) else { return };
+        cx.effects.push(Effect::ExpiryChanged);
+        match answer {
+            Ok(Answer::SubRefresh(SubRefreshAnswer { expired, expire_at_s, info })) => {
+                if expired || is_over(expire_at_s, cx) {
+                    extra.renewal = Renewal::Hook { ask_at_s: NEVER_S };
+                    cx.effects.push(Effect::Unsubscribe { channel, why: Some(Unsubscribed::Expired) });
+                    return;
+                }
+                extra.expire_at_s = expire_at_s;
+                extra.renewal = Renewal::by_hook(expire_at_s, asks);
+                extra.chan_info = info.or(extra.chan_info.take());
+            }
+            Err(Unknown { let_in: true }) => {
+                extra.expire_at_s = cx.unix_s + LENIENCE_S;
+                extra.renewal = Renewal::by_hook(extra.expire_at_s, asks);
+            }
+            _ => extra.renewal = Renewal::Hook { ask_at_s: cx.unix_s + cx.ask_again_s },
+        }
+    }
+
+    fn extra_mut(&mut self, channel: ChannelIndex) -> Option<&mut SubExtra> {
+        self.extras.as_mut()?.subs.iter_mut().find(|extra| extra.channel == channel)
+    }
+
+    // --- what the server does meanwhile
+
+    /// The server API has refreshed the connection: what was asked about that is of no interest any more.
+    pub(super) fn forget_refresh(&mut self, cx: &mut Context<'_>) {
+        if let Some(Waits::Answer(Asked { about: About::Refresh, .. })) = self.waits_mut() {
+            self.stop_waiting();
+            self.go_on(cx);
+        }
+    }
+
+    /// The server API ends the client's subscription to the channel. One that the backend is being asked about must not
+    /// begin by an answer that may be older than this.
+    pub fn revoke(&mut self, channel: &str) {
+        if let Some(Waits::Answer(Asked { about: About::Subscribe { wish, revoked }, .. })) = self.waits_mut()
+        {
+            *revoked |= *wish.channel == *channel;
+        }
+    }
+
+    /// The subscription has ended: its number may be that of another channel by the time of an answer about it.
+    pub(super) fn forget_sub_refresh(&mut self, channel: ChannelIndex) {
+        if let Some(Waits::Answer(Asked { about: About::SubRefresh { channel: asked }, .. })) =
+            self.waits_mut()
+            && *asked == channel
+        {
+            *asked = NO_CHANNEL;
+        }
+    }
+
+    // --- headers
+
+    /// Takes the header fields that a client which cannot set any sends with its connect. Those of the request itself
+    /// are not overwritten: a proxy in between may have set them.
+    ///
+    /// # Errors
+    /// 107 for what could not stand in a request, and for more than [`HEADERS_BYTES_MAX`].
+    pub(super) fn take_emulated(
+        &mut self,
+        headers: Option<Json<'_>>,
+        allowed: &[Box<str>],
+    ) -> Result<(), Refusal> {
+        let Some(headers) = headers.filter(|_| !allowed.is_empty()) else { return Ok(()) };
+        let given: BTreeMap<std::borrow::Cow<'_, str>, serde_json::Value> =
+            serde_json::from_str(headers.as_str()).map_err(|_| Refusal::BadRequest)?;
+        let mut kept: Vec<(Box<str>, Box<str>)> =
+            self.headers().map_or_else(Vec::new, |headers| headers.to_vec());
+        let of_request = kept.len();
+        for (name, value) in given {
+            let name = name.to_ascii_lowercase();
+            let known = kept.iter().take(of_request).any(|(known, _)| **known == *name);
+            if known || !allowed.iter().any(|allowed| **allowed == *name) {
+                continue;
+            }
+            let value = value.as_str().ok_or(Refusal::BadRequest)?;
+            if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
+                return Err(Refusal::BadRequest);
+            }
+            kept.push((name.into(), value.into()));
+        }
+        if kept.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > HEADERS_BYTES_MAX {
+            return Err(Refusal::BadRequest);
+        }
+        if kept.len() > of_request {
+            let kept: Arc<Headers> = kept.into();
+            self.extras_mut().headers = Some(kept);
+        }
+        Ok(())
+    }
+}
+
+/// There is no telling what the backend wants.
+struct Unknown {
+    let_in: bool,
+}
+
+impl From<Denied> for Unknown {
+    fn from(denied: Denied) -> Unknown {
+        Unknown { let_in: denied == Denied::Unavailable { let_in: true } }
+    }
+}
+
+/// Whom the connect hook lets in.
+fn admitted(answer: ConnectAnswer, cx: &Context<'_>) -> Result<Admitted, Refusal> {
+    not_over(answer.expire_at_s, cx)?;
+    for (_, granted) in &answer.subs {
+        not_over(granted.expire_at_s, cx)?;
+    }
+    Ok(Admitted {
+        user: (!answer.user.is_empty()).then(|| answer.user.as_str().into()),
+        conn_info: answer.info,
+        meta: answer.meta,
+        expire_at_s: answer.expire_at_s,
+        renewal: Renewal::by_hook(answer.expire_at_s, cx.world.hooks().refresh),
+        subs: answer.subs,
+        data: answer.data,
+    })
+}
+
+fn is_over(expire_at_s: u64, cx: &Context<'_>) -> bool {
+    expire_at_s != 0 && expire_at_s <= cx.unix_s
+}
+
+/// # Errors
+/// 110 for what has ended before it begins, as in the published server.
+fn not_over(expire_at_s: u64, cx: &Context<'_>) -> Result<(), Refusal> {
+    if is_over(expire_at_s, cx) { Err(Refusal::Expired) } else { Ok(()) }
+}
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;

@@ -1,0 +1,642 @@
+//! A scripted session: commands in, effects and frames out, answers of the backend in between.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::base::ids::ClientId;
+use crate::proto::centrifuge::{Batch, decode_frame};
+use crate::session::question::{PublishAnswer, Waiting};
+use crate::session::token::{SubscribeGrant, Verifier};
+use crate::session::{HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Rights, SubscribeEffect, World};
+
+const NOW_S: u64 = 1_700_000_000;
+
+/// What a session is surrounded by: hooks for everything, no tokens.
+struct Around {
+    hooks: Hooks,
+    anonymous: bool,
+    headers: Vec<Box<str>>,
+    /// Channels that have a number: it is their place.
+    channels: Vec<&'static str>,
+}
+
+impl World for Around {
+    fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
+        let hooked = !channel.starts_with("free");
+        Ok(Rights {
+            subscribe: channel.starts_with("free") || channel.starts_with("both"),
+            publish_for_client: channel.starts_with("free") || channel.starts_with("both"),
+            recovery: true,
+            keeps_history: true,
+            positioning: true,
+            subscribe_hook: hooked,
+            sub_refresh_hook: hooked,
+            publish_hook: hooked,
+            ..Rights::default()
+        })
+    }
+
+    fn find(&self, channel: &str) -> Option<ChannelIndex> {
+        self.channels.iter().position(|known| *known == channel).map(|at| at as ChannelIndex)
+    }
+
+    fn verifier(&self) -> Option<&Verifier> {
+        None
+    }
+
+    fn allows_anonymous(&self) -> bool {
+        self.anonymous
+    }
+
+    fn channels_max(&self) -> usize {
+        4
+    }
+
+    fn name(&self, channel: ChannelIndex) -> ChannelName {
+        self.channels[channel as usize].into()
+    }
+
+    fn hooks(&self) -> Hooks {
+        self.hooks
+    }
+
+    fn forward_headers(&self) -> &[Box<str>] {
+        &self.headers
+    }
+}
+
+struct Stage {
+    around: Around,
+    session: Session,
+    unix_s: u64,
+    /// Numbers questions, as the shard does.
+    asked: u32,
+    matters: Vec<Matter>,
+    effects: Vec<Effect>,
+    heard: String,
+}
+
+/// Counts what is cancelled by being dropped.
+struct Handle(Arc<AtomicUsize>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Stage {
+    fn new() -> Stage {
+        Stage {
+            around: Around {
+                hooks: Hooks { connect: true, refresh: true, rpc: true },
+                anonymous: false,
+                headers: vec!["cookie".into()],
+                channels: vec!["a", "b", "free", "both"],
+            },
+            session: Session::new(None),
+            unix_s: NOW_S,
+            asked: 0,
+            matters: Vec::new(),
+            effects: Vec::new(),
+            heard: String::new(),
+        }
+    }
+
+    /// A client that the backend let in.
+    fn connected(answer: ConnectAnswer) -> Stage {
+        let mut stage = Stage::new();
+        stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+        stage.answer(Ok(Answer::Connect(Box::new(answer)))).unwrap();
+        assert!(stage.session.is_connected(), "{}", stage.heard);
+        stage.heard.clear();
+        stage.effects.clear();
+        stage.matters.clear();
+        stage
+    }
+
+    fn run<T>(&mut self, step: impl FnOnce(&mut Session, &mut Context<'_>) -> T) -> T {
+        let (mut text, mut effects) = (Vec::new(), Vec::new());
+        let mut cx = Context {
+            world: &self.around,
+            client: ClientId(7),
+            unix_s: self.unix_s,
+            version: "test",
+            ping_s: 25,
+            ask_again_s: 5,
+            allowance: u32::MAX,
+            out: Batch::new(&mut text),
+            effects: &mut effects,
+        };
+        let done = step(&mut self.session, &mut cx);
+        if !text.is_empty() {
+            self.heard.push_str(std::str::from_utf8(&text).unwrap());
+            self.heard.push('\n');
+        }
+        for effect in effects {
+            match effect {
+                Effect::Ask(matter) => {
+                    self.matters.push(matter);
+                    self.asked += 1;
+                    self.session.asked(self.asked, None, Time::NEVER);
+                }
+                Effect::Resume => {
+                    while let Some(command) = self.session.next_held() {
+                        self.say(&command).unwrap();
+                    }
+                }
+                other => self.effects.push(other),
+            }
+        }
+        done
+    }
+
+    fn say(&mut self, frame: &str) -> Result<(), Disconnect> {
+        let mut commands = decode_frame(frame.as_bytes());
+        while self.run(|session, cx| session.handle_commands(&mut commands, cx))? {}
+        Ok(())
+    }
+
+    /// Answers the question that is out.
+    fn answer(&mut self, outcome: Result<Answer, Denied>) -> Result<bool, Disconnect> {
+        let number = self.asked;
+        self.run(|session, cx| session.handle_answer(number, outcome, cx))
+    }
+
+    /// Carries out the last join as the shard and the channel's home would.
+    fn join(&mut self) {
+        let Some(Effect::Subscribe(subscribe)) = self.effects.pop() else { panic!("no join was asked for") };
+        let index = self.around.find(&subscribe.channel).expect("the channel has a number");
+        self.session.join_asked(index, 1, &subscribe);
+        let SubscribeEffect { id, flags, since, data, channel, .. } = subscribe;
+        let position = crate::base::ids::Position {
+            offset: crate::base::ids::Offset(3),
+            epoch: crate::base::ids::Epoch(9),
+        };
+        let answer = JoinAnswer {
+            number: 1,
+            id,
+            flags,
+            since,
+            reject_unrecovered: false,
+            data,
+            outcome: Ok((position, None)),
+        };
+        let verdict = self.run(|session, cx| session.handle_joined(index, &channel, answer, cx));
+        assert!(matches!(verdict, Ok(JoinVerdict::Subscribe { .. })));
+        self.session.placed(index, 0);
+    }
+
+    fn timer(&mut self) {
+        self.run(|session, cx| session.ask_what_is_due(cx));
+    }
+}
+
+fn granted(expire_at_s: u64) -> Result<Answer, Denied> {
+    let grant = SubscribeGrant { data: Some(Bytes::from_static(b"[1]")), ..SubscribeGrant::default() };
+    Ok(Answer::Subscribe(Box::new(Granted { grant, expire_at_s })))
+}
+
+fn error(temporary: bool) -> Result<Answer, Denied> {
+    Err(Denied::Error { code: 1234, message: "not \"you\"".into(), temporary })
+}
+
+const DOWN: Result<Answer, Denied> = Err(Denied::Unavailable { let_in: false });
+const LET_IN: Result<Answer, Denied> = Err(Denied::Unavailable { let_in: true });
+
+#[test]
+fn a_connect_waits_for_the_backend_and_what_came_along_waits_in_order() {
+    let mut stage = Stage::new();
+    let frame = r#"{"id":1,"connect":{"data":{"k":1},"name":"js","version":"5","subs":{"a":{"recover":true,"offset":4,"epoch":"00000009"}}}}
+{"id":2,"subscribe":{"channel":"free"}}{"id":3,"rpc":{"method":"m","data":2}}"#;
+    stage.say(frame).unwrap();
+    let [Matter::Connect { data: Some(data), name, version, channels }] = &stage.matters[..] else {
+        panic!("{:?}", stage.matters)
+    };
+    assert_eq!((&data[..], &**name, &**version), (&br#"{"k":1}"#[..], "js", "5"));
+    assert_eq!(channels, &["a".into()]);
+    assert_eq!((stage.heard.as_str(), stage.effects.len()), ("", 0));
+
+    // In another frame, and behind it.
+    stage.say(r#"{"id":4,"publish":{"channel":"free","data":5}}"#).unwrap();
+    let answer = ConnectAnswer {
+        user: "ann".into(),
+        info: Some(Bytes::from_static(b"{}")),
+        data: Some(Bytes::from_static(b"\"hello\"")),
+        meta: Some(Bytes::from_static(b"{\"m\":1}")),
+        subs: vec![("a".into(), Granted::default())],
+        ..ConnectAnswer::default()
+    };
+    assert_eq!(stage.answer(Ok(Answer::Connect(Box::new(answer)))), Ok(true));
+    let Some(Effect::Subscribe(join)) = stage.effects.last() else { panic!("{:?}", stage.effects) };
+    assert!(join.since.is_some(), "what the client asks to recover is recovered");
+    assert_eq!(stage.heard, "", "connected is who has its subscriptions");
+    stage.join();
+    let first = stage.heard.lines().next().unwrap().to_string();
+    assert!(first.contains(r#""data":"hello""#) && first.contains(r#""subs":{"a""#), "{first}");
+    assert!(!first.contains("ttl"), "{first}");
+    assert_eq!(stage.session.user().map(|user| &**user), Some("ann"));
+    assert_eq!(stage.session.meta().map(|meta| &meta[..]), Some(&br#"{"m":1}"#[..]));
+    // Held commands went on up to the next question.
+    assert!(matches!(stage.effects.last(), Some(Effect::Subscribe(join)) if &*join.channel == "free"));
+    assert!(matches!(stage.matters.last(), Some(Matter::Rpc { method, .. }) if &**method == "m"));
+    stage.answer(Ok(Answer::Rpc { data: Some(Bytes::from_static(b"6")) })).unwrap();
+    assert!(stage.heard.ends_with("{\"id\":3,\"rpc\":{\"data\":6}}\n"), "{}", stage.heard);
+    assert!(matches!(stage.effects.last(), Some(Effect::Publish { id: 4, .. })));
+    assert!(stage.session.next_held().is_none() && !stage.session.is_waiting());
+}
+
+#[test]
+fn a_refused_connect_answers_with_the_error_and_ends_with_no_code_of_what_came_along() {
+    for (outcome, expected) in [
+        (error(true), r#"{"id":1,"error":{"code":1234,"message":"not \"you\"","temporary":true}}"#),
+        (error(false), r#"{"id":1,"error":{"code":1234,"message":"not \"you\""}}"#),
+        (DOWN, r#"{"id":1,"error":{"code":100,"message":"internal server error","temporary":true}}"#),
+        // Nobody is let in who could not be without the hook.
+        (LET_IN, r#"{"id":1,"error":{"code":100,"message":"internal server error","temporary":true}}"#),
+        (
+            Ok(Answer::Connect(Box::new(ConnectAnswer { expire_at_s: NOW_S, ..ConnectAnswer::default() }))),
+            r#"{"id":1,"error":{"code":110,"message":"expired"}}"#,
+        ),
+    ] {
+        let mut stage = Stage::new();
+        stage.say("{\"id\":1,\"connect\":{}}\n{\"id\":2,\"subscribe\":{\"channel\":\"free\"}}").unwrap();
+        assert_eq!(stage.answer(outcome), Ok(true));
+        assert_eq!(stage.heard.trim(), expected);
+        stage.say(r#"{"id":3,"subscribe":{"channel":"free"}}"#).expect("it is not listened to any more");
+        assert!(!stage.session.is_connected() && !stage.session.is_waiting());
+        // Another try on the same connection is one.
+        stage.say(r#"{"id":4,"connect":{}}"#).unwrap();
+        assert_eq!(stage.matters.len(), 2);
+    }
+    let mut stage = Stage::new();
+    stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+    let disconnect = Disconnect { code: 4501, reason: "banned".into() };
+    assert_eq!(stage.answer(Err(Denied::Disconnect(disconnect.clone()))), Err(disconnect));
+}
+
+#[test]
+fn who_may_be_anonymous_is_let_in_when_the_policy_says_so() {
+    let mut stage = Stage::new();
+    stage.around.anonymous = true;
+    stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+    stage.answer(LET_IN).unwrap();
+    assert!(stage.session.is_connected() && stage.session.user().is_none());
+}
+
+#[test]
+fn a_subscription_is_what_the_backend_grants() {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"subscribe":{"channel":"a","data":{"q":1},"recoverable":true}}"#).unwrap();
+    assert!(
+        matches!(&stage.matters[..], [Matter::Subscribe { data: Some(data), .. }] if data == r#"{"q":1}"#)
+    );
+    stage.answer(granted(NOW_S + 60)).unwrap();
+    stage.join();
+    assert!(stage.heard.contains(r#""data":[1]"#) && stage.heard.contains(r#""recoverable":true"#));
+    assert!(!stage.heard.contains("ttl"), "the client has no token to refresh: {}", stage.heard);
+    assert_eq!(stage.session.next_ask_s(), Some(NOW_S + 60));
+}
+
+#[test]
+fn a_refused_subscription_leaves_the_connection_alone() {
+    for (channel, outcome, expected) in [
+        ("a", error(false), "1234"),
+        ("a", DOWN, "100"),
+        ("a", LET_IN, "103"),
+        ("a", granted(NOW_S), "110"),
+        ("both", DOWN, "100"),
+    ] {
+        let mut stage = Stage::connected(ConnectAnswer::default());
+        stage.say(&format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#)).unwrap();
+        stage.answer(outcome).unwrap();
+        assert!(
+            stage.heard.starts_with(&format!(r#"{{"id":2,"error":{{"code":{expected},"#)),
+            "{}",
+            stage.heard
+        );
+        assert!(!stage.effects.iter().any(|effect| matches!(effect, Effect::Subscribe(_))));
+        stage.say(r#"{"id":3,"subscribe":{"channel":"free"}}"#).unwrap();
+        assert!(matches!(stage.effects.last(), Some(Effect::Subscribe(_))));
+    }
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"subscribe":{"channel":"both"}}"#).unwrap();
+    stage.answer(LET_IN).unwrap();
+    assert!(matches!(stage.effects.last(), Some(Effect::Subscribe(_))), "without the hook it may");
+}
+
+/// The server's own doing in the meantime is newer than the answer.
+#[test]
+fn a_subscription_that_the_server_ended_or_made_meanwhile_does_not_begin_by_an_answer() {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"subscribe":{"channel":"a"}}"#).unwrap();
+    stage.session.revoke("b");
+    stage.session.revoke("a");
+    stage.answer(granted(0)).unwrap();
+    assert!(stage.heard.contains(r#""code":103"#), "{}", stage.heard);
+
+    stage.say(r#"{"id":3,"subscribe":{"channel":"a"}}"#).unwrap();
+    let by_server = SubscribeEffect {
+        id: 0,
+        channel: "a".into(),
+        flags: crate::session::Sub::SERVER_SIDE,
+        since: None,
+        reject_unrecovered: false,
+        chan_info: None,
+        expire_at_s: 0,
+        renewal: Renewal::Token,
+        data: None,
+    };
+    stage.session.join_asked(0, 5, &by_server);
+    stage.answer(granted(0)).unwrap();
+    assert!(stage.heard.contains(r#"{"id":3,"error":{"code":105,"#), "{}", stage.heard);
+}
+
+#[test]
+fn a_publication_is_what_the_backend_makes_of_it() {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"publish":{"channel":"a","data":{"x":1}}}"#).unwrap();
+    assert!(matches!(&stage.matters[..], [Matter::Publish { data, .. }] if data == r#"{"x":1}"#));
+    let changes = PublishAnswer {
+        data: Some(Bytes::from_static(b"2")),
+        skip_history: true,
+        tags: vec![("t".into(), "v".into())],
+        ..PublishAnswer::default()
+    };
+    stage.answer(Ok(Answer::Publish(changes))).unwrap();
+    let Some(Effect::Publish { id: 2, data, changes: Some(changes), .. }) = stage.effects.last() else {
+        panic!("{:?}", stage.effects)
+    };
+    assert_eq!((&data[..], changes.skip_history, changes.tags.len()), (&b"2"[..], true, 1));
+    assert_eq!(changes.data, None, "it stands in one place");
+
+    for (channel, outcome, code) in [("a", error(false), "1234"), ("a", DOWN, "100"), ("a", LET_IN, "103")] {
+        let mut stage = Stage::connected(ConnectAnswer::default());
+        stage.say(&format!(r#"{{"id":2,"publish":{{"channel":"{channel}","data":1}}}}"#)).unwrap();
+        stage.answer(outcome).unwrap();
+        assert!(stage.heard.contains(&format!(r#""code":{code}"#)), "{}", stage.heard);
+        assert!(!stage.effects.iter().any(|effect| matches!(effect, Effect::Publish { .. })));
+    }
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"publish":{"channel":"both","data":1}}"#).unwrap();
+    stage.answer(LET_IN).unwrap();
+    assert!(matches!(stage.effects.last(), Some(Effect::Publish { changes: None, .. })));
+}
+
+#[test]
+fn a_call_without_a_hook_is_refused_and_one_without_an_answer_may_be_tried_again() {
+    for (outcome, code) in [(error(true), "1234"), (DOWN, "100"), (LET_IN, "108")] {
+        let mut stage = Stage::connected(ConnectAnswer::default());
+        stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
+        assert!(matches!(&stage.matters[..], [Matter::Rpc { data: None, .. }]));
+        stage.answer(outcome).unwrap();
+        assert!(stage.heard.contains(&format!(r#""code":{code}"#)), "{}", stage.heard);
+    }
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.around.hooks.rpc = false;
+    stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
+    assert!(stage.heard.contains(r#""code":108"#) && stage.matters.is_empty());
+}
+
+#[test]
+fn pongs_count_while_commands_are_held() {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    assert!(stage.session.ping());
+    stage.say("{\"id\":2,\"rpc\":{\"method\":\"m\"}}\n{\"id\":3,\"ping\":{}}\n{}").unwrap();
+    assert!(!stage.session.ping_outstanding(), "within the frame that asks");
+    assert!(stage.session.ping());
+    stage.say("{}").unwrap();
+    assert!(!stage.session.ping_outstanding(), "and in one of its own");
+    assert_eq!(stage.heard, "");
+    assert_eq!(stage.say("{}"), Err(Disconnect::BAD_REQUEST), "nobody asked for this one");
+    stage.answer(DOWN).unwrap();
+    assert!(stage.heard.contains(r#"{"id":3"#));
+}
+
+#[test]
+fn held_commands_are_bounded_and_checked() {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
+    assert_eq!(stage.say("{\"id\":3,"), Err(Disconnect::BAD_REQUEST));
+    let command = format!(r#"{{"id":3,"rpc":{{"method":"m","data":"{}"}}}}"#, "x".repeat(1000));
+    let mut held = 0;
+    let over = loop {
+        match stage.say(&command) {
+            Ok(()) => held += command.len(),
+            Err(over) => break over,
+        }
+        assert!(held <= HELD_BYTES_MAX);
+    };
+    assert_eq!(over, Disconnect::TOO_MANY_REQUESTS);
+    assert!(held > HELD_BYTES_MAX / 10 * 9, "{held}");
+
+    // Many small ones weigh more than their bytes.
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
+    let small = [r#"{"send":{}}"#; 1000].join("\n");
+    let frames = (0..).find(|_| stage.say(&small).is_err()).unwrap();
+    assert!(frames * 1000 * 48 <= HELD_BYTES_MAX, "{frames} frames");
+}
+
+/// Each held command asks: they are asked one after the other, in their order.
+#[test]
+fn one_question_at_a_time() {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    let frame: Vec<String> =
+        (2..1002).map(|id| format!(r#"{{"id":{id},"rpc":{{"method":"{id}"}}}}"#)).collect();
+    stage.say(&frame.join("\n")).unwrap();
+    for id in 2..1002 {
+        assert!(
+            matches!(stage.matters.last(), Some(Matter::Rpc { method, .. }) if **method == *id.to_string())
+        );
+        assert_eq!(stage.matters.len(), id - 1);
+        assert_eq!(stage.answer(Ok(Answer::Rpc { data: None })), Ok(true));
+    }
+    assert_eq!(stage.heard.lines().count(), 1000);
+    assert_eq!(stage.answer(Ok(Answer::Rpc { data: None })), Ok(false), "that one is answered");
+}
+
+#[test]
+fn an_answer_to_another_question_is_not_taken() {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
+    let number = stage.asked - 1;
+    let outcome = Ok(Answer::Rpc { data: None });
+    assert_eq!(stage.run(|session, cx| session.handle_answer(number, outcome, cx)), Ok(false));
+    assert!(stage.session.is_waiting() && stage.heard.is_empty());
+}
+
+#[test]
+fn a_session_that_goes_away_cancels_its_question() {
+    let cancelled = Arc::new(AtomicUsize::new(0));
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
+    let waiting: Waiting = Box::new(Handle(Arc::clone(&cancelled)));
+    stage.session.asked(9, Some(waiting), Time::NEVER);
+    assert_eq!(cancelled.load(Ordering::Relaxed), 0);
+    drop(stage.session);
+    assert_eq!(cancelled.load(Ordering::Relaxed), 1);
+}
+
+fn hooked(expire_in_s: u64) -> ConnectAnswer {
+    ConnectAnswer { user: "ann".into(), expire_at_s: NOW_S + expire_in_s, ..ConnectAnswer::default() }
+}
+
+#[test]
+fn the_backend_says_whether_a_connection_that_it_let_in_goes_on() {
+    let mut stage = Stage::connected(hooked(60));
+    assert_eq!((stage.session.next_ask_s(), stage.session.next_expiry_s()), (Some(NOW_S + 60), NOW_S + 60));
+    stage.timer();
+    assert!(stage.matters.is_empty(), "not before its time");
+    stage.unix_s += 60;
+    stage.timer();
+    assert!(matches!(&stage.matters[..], [Matter::Refresh]));
+    let refreshed = RefreshAnswer { expire_at_s: NOW_S + 120, ..RefreshAnswer::default() };
+    stage.answer(Ok(Answer::Refresh(refreshed))).unwrap();
+    assert_eq!((stage.session.next_ask_s(), stage.session.next_expiry_s()), (Some(NOW_S + 120), NOW_S + 120));
+    assert!(stage.heard.is_empty(), "the client is told of nothing: {}", stage.heard);
+
+    // Down: asked again a little later, the expiry stands.
+    stage.unix_s += 60;
+    for (pause, outcome) in [(5, DOWN), (10, error(false))] {
+        stage.timer();
+        stage.answer(outcome).unwrap();
+        assert_eq!(stage.session.next_ask_s(), Some(NOW_S + 120 + pause));
+        assert_eq!(stage.session.next_expiry_s(), NOW_S + 120);
+        stage.unix_s = NOW_S + 120 + pause;
+    }
+    // And with the other policy it lives on for a while.
+    stage.timer();
+    stage.answer(LET_IN).unwrap();
+    assert_eq!(stage.session.next_expiry_s(), stage.unix_s + LENIENCE_S);
+    stage.unix_s += LENIENCE_S;
+    stage.timer();
+    let expired = RefreshAnswer { expired: true, ..RefreshAnswer::default() };
+    assert_eq!(stage.answer(Ok(Answer::Refresh(expired))), Err(Disconnect::EXPIRED));
+}
+
+#[test]
+fn a_refresh_of_the_server_overtakes_the_question_about_it() {
+    let mut stage = Stage::connected(hooked(60));
+    stage.unix_s += 60;
+    stage.timer();
+    stage.say(r#"{"id":2,"subscribe":{"channel":"free"}}"#).unwrap();
+    let later = stage.unix_s + 100;
+    stage.run(|session, cx| session.refreshed(later, None, cx));
+    assert!(!stage.session.is_waiting());
+    assert!(matches!(stage.effects.last(), Some(Effect::Subscribe(_))), "what was held goes on");
+    let expired = RefreshAnswer { expired: true, ..RefreshAnswer::default() };
+    assert_eq!(stage.answer(Ok(Answer::Refresh(expired))), Ok(false));
+    assert_eq!(stage.session.next_ask_s(), Some(later));
+}
+
+/// A client whose every command asks would never be asked about otherwise.
+#[test]
+fn what_is_due_comes_before_what_is_held() {
+    let mut stage = Stage::connected(hooked(60));
+    stage.say("{\"id\":2,\"rpc\":{\"method\":\"a\"}}\n{\"id\":3,\"rpc\":{\"method\":\"b\"}}").unwrap();
+    stage.unix_s += 60;
+    stage.timer();
+    assert_eq!(stage.matters.len(), 1, "one at a time");
+    stage.answer(Ok(Answer::Rpc { data: None })).unwrap();
+    assert!(matches!(stage.matters.last(), Some(Matter::Refresh)));
+    stage.answer(Ok(Answer::Refresh(RefreshAnswer::default()))).unwrap();
+    assert!(matches!(stage.matters.last(), Some(Matter::Rpc { method, .. }) if &**method == "b"));
+    assert_eq!(stage.session.next_expiry_s(), 0, "without an end it has none");
+}
+
+fn subscribed(expire_in_s: u64) -> Stage {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.say(r#"{"id":2,"subscribe":{"channel":"a"}}"#).unwrap();
+    stage.answer(granted(NOW_S + expire_in_s)).unwrap();
+    stage.join();
+    stage.unix_s += expire_in_s;
+    stage.matters.clear();
+    stage.timer();
+    assert!(matches!(&stage.matters[..], [Matter::SubRefresh { channel }] if &**channel == "a"));
+    stage
+}
+
+#[test]
+fn the_backend_says_whether_a_subscription_that_it_granted_goes_on() {
+    let mut stage = subscribed(30);
+    let later = stage.unix_s + 30;
+    let refreshed = SubRefreshAnswer {
+        expire_at_s: later,
+        info: Some(Bytes::from_static(b"\"i\"")),
+        ..SubRefreshAnswer::default()
+    };
+    stage.answer(Ok(Answer::SubRefresh(refreshed))).unwrap();
+    assert_eq!(stage.session.next_ask_s(), Some(later));
+    assert_eq!(stage.session.info(String::new(), Some(0)).chan_info.as_deref(), Some(&b"\"i\""[..]));
+
+    for over in [
+        SubRefreshAnswer { expired: true, ..SubRefreshAnswer::default() },
+        SubRefreshAnswer { expire_at_s: NOW_S, ..SubRefreshAnswer::default() },
+    ] {
+        let mut stage = subscribed(30);
+        stage.answer(Ok(Answer::SubRefresh(over))).unwrap();
+        let ends = |effect: &Effect| {
+            matches!(effect, Effect::Unsubscribe { channel: 0, why: Some(Unsubscribed::Expired) })
+        };
+        assert!(stage.effects.iter().any(ends), "{:?}", stage.effects);
+    }
+    let mut stage = subscribed(30);
+    stage.answer(DOWN).unwrap();
+    assert_eq!(stage.session.next_ask_s(), Some(stage.unix_s + 5));
+    assert_eq!(stage.session.expired_subs(stage.unix_s), [0], "the delay runs");
+}
+
+/// The number of a channel that nobody is subscribed to any more is the next one's.
+#[test]
+fn an_answer_about_a_subscription_that_has_ended_is_not_about_the_next_one_of_its_number() {
+    let mut stage = subscribed(30);
+    stage.session.remove(0);
+    let other = SubscribeEffect {
+        id: 0,
+        channel: "other".into(),
+        flags: crate::session::Sub::SERVER_SIDE,
+        since: None,
+        reject_unrecovered: false,
+        chan_info: None,
+        expire_at_s: stage.unix_s + 500,
+        renewal: Renewal::Token,
+        data: None,
+    };
+    stage.session.join_asked(0, 8, &other);
+    let expired = SubRefreshAnswer { expired: true, ..SubRefreshAnswer::default() };
+    assert_eq!(stage.answer(Ok(Answer::SubRefresh(expired))), Ok(true));
+    assert!(!stage.effects.iter().any(|effect| matches!(effect, Effect::Unsubscribe { .. })));
+    assert_eq!(stage.session.next_expiry_s(), stage.unix_s + 500);
+}
+
+#[test]
+fn emulated_headers_are_those_that_the_request_lacks() {
+    let allowed: Vec<Box<str>> = vec!["cookie".into(), "x-real-ip".into()];
+    let take = |session: &mut Session, json: &str| {
+        let frame = format!(r#"{{"id":1,"connect":{{"headers":{json}}}}}"#);
+        let command = decode_frame(frame.as_bytes()).next().unwrap().unwrap();
+        let crate::proto::centrifuge::Method::Connect(connect) = command.method else { panic!() };
+        session.take_emulated(connect.headers, &allowed)
+    };
+    let mut session = Session::new(Some(vec![("x-real-ip".into(), "1.2.3.4".into())].into()));
+    take(&mut session, r#"{"Cookie":"a=\u0062","X-Real-IP":"6.6.6.6","Host":"evil"}"#).unwrap();
+    let kept: Vec<_> = session.headers().unwrap().iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(kept, [("x-real-ip", "1.2.3.4"), ("cookie", "a=b")]);
+
+    let long = format!(r#"{{"cookie":"{}"}}"#, "x".repeat(HEADERS_BYTES_MAX));
+    for bad in [r#"{"cookie":"a\r\nHost: evil"}"#, r#"{"cookie":1}"#, &long] {
+        let mut session = Session::new(None);
+        assert_eq!(take(&mut session, bad), Err(Refusal::BadRequest), "{bad}");
+        assert!(session.headers().is_none());
+    }
+    let mut session = Session::new(None);
+    take(&mut session, r#"{"other":"x"}"#).unwrap();
+    assert!(session.extras.is_none(), "nothing is kept of what nobody gets to see");
+}
+
+#[test]
+fn a_session_that_asks_nothing_costs_what_it_did() {
+    assert!(size_of::<crate::session::Extras>() <= 80);
+    assert!(size_of::<Session>() <= 48, "{}", size_of::<Session>());
+}

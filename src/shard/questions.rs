@@ -1,0 +1,173 @@
+//! Questions of clients to the backend: put to the control plane, awaited, answered, given up.
+//!
+//! A question belongs to one connection and has a number; the answer comes by mail and names both. Whoever asked keeps
+//! what the control plane gave for it, and drops it when the connection ends: that cancels.
+
+use crate::base::ids::{ConnId, UserName};
+use crate::proto::http1::RequestHead;
+use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Question, Waiting};
+use crate::shard::ask::BackendReply;
+use crate::shard::connections::State;
+use crate::shard::core::Core;
+use crate::shard::mailbox::Mail;
+use crate::shard::timers;
+
+use std::sync::Arc;
+
+/// As backends know it.
+const TRANSPORT: &str = "websocket";
+
+impl Core {
+    /// Those header fields of a request that the backend gets to see; `None` where there are none to keep.
+    pub fn forwarded(&self, head: &RequestHead<'_>) -> Option<Arc<Headers>> {
+        let wanted = &self.options.forward_headers;
+        if wanted.is_empty() {
+            return None;
+        }
+        let headers: Vec<(Box<str>, Box<str>)> = head
+            .headers()
+            .filter_map(|(name, value)| {
+                let name = name.to_ascii_lowercase();
+                // What is not text cannot be told in JSON, and no browser sends it.
+                let value = std::str::from_utf8(value).ok()?;
+                wanted.iter().any(|wanted| **wanted == *name).then(|| (name.into(), value.into()))
+            })
+            .collect();
+        (!headers.is_empty()).then(|| headers.into())
+    }
+
+    /// A client's session asks.
+    pub fn ask_for_client(&mut self, slot: u32, matter: Matter) {
+        let conn = self.conn_id(slot);
+        let client = self.client_id(slot);
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let caller = Caller {
+            client,
+            user: session.user().cloned().unwrap_or_else(|| UserName::from("")),
+            transport: TRANSPORT,
+            meta: session.meta().cloned(),
+            headers: session.headers().cloned(),
+        };
+        let (number, waiting) = self.put_question(conn, caller, matter);
+        let until = self.now + self.options.question_patience;
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        session.asked(number, waiting, until);
+        self.set_question_timer(slot);
+    }
+
+    /// Puts a question. Its answer comes by mail in any case but one: see [`crate::shard::ShardOptions::question_patience`].
+    pub fn put_question(&mut self, conn: ConnId, caller: Caller, matter: Matter) -> (u32, Option<Waiting>) {
+        self.questions_asked = self.questions_asked.wrapping_add(1);
+        self.stats.counters.questions_asked_total += 1;
+        let number = self.questions_asked;
+        let inbox = self.mailer.router().inbox(self.id).clone();
+        let reply = BackendReply::new(move |answer| {
+            let Some(outcome) = answer.take() else { return };
+            if let Err(Mail::Backend(refused)) = inbox.push(Mail::Backend(Box::new((conn, number, outcome))))
+            {
+                *answer = Some(refused.2);
+            }
+        });
+        let asked = match (&self.control, self.hook_of(&matter)) {
+            (Some(control), Some(hook)) => control.ask_backend(Question { hook, caller, matter }, reply).ok(),
+            _ => None,
+        };
+        if asked.is_none() {
+            // By mail as well: an answer within the question would make a frame full of them a stack full of them.
+            let outcome = Err(Denied::Unavailable { let_in: false });
+            self.mailer.post(self.id, Mail::Backend(Box::new((conn, number, outcome))));
+        }
+        (number, asked)
+    }
+
+    fn hook_of(&self, matter: &Matter) -> Option<Box<str>> {
+        let hooks = &self.options.hooks;
+        let of_channel = |channel: &str| self.options.namespaces.resolve(channel).ok();
+        let named = match matter {
+            Matter::Connect { .. } => return hooks.connect.clone(),
+            Matter::Refresh => return hooks.refresh.clone(),
+            Matter::Rpc { .. } => return hooks.rpc.clone(),
+            Matter::Subscribe { channel, .. } => &of_channel(channel)?.subscribe_hook,
+            Matter::SubRefresh { channel } => &of_channel(channel)?.sub_refresh_hook,
+            Matter::Publish { channel, .. } => &of_channel(channel)?.publish_hook,
+        };
+        named.as_deref().map(Box::from)
+    }
+
+    /// The backend has answered, or the control plane for it.
+    pub fn handle_backend_answer(&mut self, conn: ConnId, number: u32, outcome: Result<Answer, Denied>) {
+        let denied = match &outcome {
+            Ok(_) => None,
+            Err(Denied::Unavailable { .. }) => Some(false),
+            Err(_) => Some(true),
+        };
+        let wanted = match self.live(conn) {
+            Some(slot) => self.answer_asker(slot, number, outcome),
+            None => false,
+        };
+        let counters = &mut self.stats.counters;
+        match denied {
+            _ if !wanted => counters.questions_dropped_total += 1,
+            Some(true) => counters.questions_denied_total += 1,
+            Some(false) => counters.questions_unavailable_total += 1,
+            None => {}
+        }
+    }
+
+    /// False when the question is not the one that is out.
+    fn answer_asker(&mut self, slot: u32, number: u32, outcome: Result<Answer, Denied>) -> bool {
+        if let Some(State::Http(_)) = self.connections.get(slot).map(|connection| &connection.state) {
+            return self.handle_inquiry_answer(slot, number, outcome);
+        }
+        match self.with_session(slot, |session, cx| session.handle_answer(number, outcome, cx)) {
+            None | Some(Ok(false)) => return false,
+            Some(Ok(true)) => {}
+            Some(Err(disconnect)) => {
+                self.close(slot, disconnect);
+                return true;
+            }
+        }
+        self.set_question_timer(slot);
+        true
+    }
+
+    /// Sets a client's timer after a question was put or answered.
+    fn set_question_timer(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let State::Client { session, .. } = &connection.state else { return };
+        if session.is_connected() {
+            return self.set_client_timer(slot);
+        }
+        match session.awaits() {
+            // The time in which a client is to connect does not run while it waits for the backend.
+            Some((_, until)) => {
+                self.wheel.set(&mut self.connections, slot, timers::tick_after(until, 0));
+            }
+            None => self.timer_in(slot, self.options.connect_timeout),
+        }
+    }
+
+    /// Gives up on a question whose time is over; asks those whose time has come.
+    pub fn handle_question_timer(&mut self, slot: u32) {
+        let now = self.now;
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        match session.awaits() {
+            Some((number, until)) if until <= now => {
+                let conn = self.conn_id(slot);
+                self.handle_backend_answer(conn, number, Err(Denied::Unavailable { let_in: false }));
+            }
+            Some(_) => self.set_question_timer(slot),
+            None => {
+                if session.next_ask_s().is_some_and(|at| at <= self.wall_ms / 1000) {
+                    self.with_session(slot, |session, cx| session.ask_what_is_due(cx));
+                }
+            }
+        }
+    }
+}

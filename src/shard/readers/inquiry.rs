@@ -1,0 +1,292 @@
+//! Requests of readers that the backend is asked about: who it is, whether it may have a channel, what it publishes.
+//!
+//! Inputs: requests that cannot be judged without the backend, its answers. Outputs: the same requests once more, with
+//! what it has said; refusals. The connection still speaks HTTP meanwhile, and reads nothing.
+
+use std::sync::Arc;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::{ChannelName, UserName};
+use crate::proto::http1;
+use crate::proto::reader::problem::{PROBLEM_TYPE, Problem, write_problem};
+use crate::session::Identity;
+use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Waiting};
+use crate::session::reader::{Admission, ReplyForm};
+use crate::shard::Action;
+use crate::shard::connections::{Http, State};
+use crate::shard::core::Core;
+use crate::shard::readers::PublishOrder;
+use crate::shard::readers::answers::{self, Caching};
+use crate::shard::readers::request::{Endpoint, Said, ends_with};
+
+/// A question about a request.
+pub struct Inquiry {
+    pub endpoint: Endpoint,
+    number: u32,
+    /// Dropped with the request: that cancels.
+    _waiting: Option<Waiting>,
+    /// To refuse with.
+    reply: ReplyForm,
+    asked: Asked,
+    step: Step,
+}
+
+/// Where the request goes on.
+pub enum Step {
+    /// It is judged anew from its head.
+    Head {
+        bytes: Vec<u8>,
+        said: Said,
+    },
+    Publication {
+        order: Box<PublishOrder>,
+        body: Bytes,
+    },
+}
+
+/// What was asked about.
+enum Asked {
+    Connect,
+    Subscribe(ChannelName),
+    Publish,
+}
+
+impl Core {
+    /// Who asks, as the backend is told.
+    pub(super) fn reader_caller(
+        &self,
+        slot: u32,
+        endpoint: Endpoint,
+        identity: Option<&Identity>,
+        headers: Option<Arc<Headers>>,
+    ) -> Caller {
+        Caller {
+            client: self.client_id(slot),
+            user: identity.and_then(|known| known.user.clone()).unwrap_or_else(|| UserName::from("")),
+            transport: endpoint.transport(),
+            meta: identity.and_then(|known| known.meta.clone()),
+            headers,
+        }
+    }
+
+    /// Puts a question about a request; `unread` is what has come behind it.
+    #[expect(clippy::too_many_arguments, reason = "what an inquiry is made of, once each")]
+    pub(super) fn ask_for_reader(
+        &mut self,
+        slot: u32,
+        step: Step,
+        endpoint: Endpoint,
+        reply: ReplyForm,
+        caller: Caller,
+        matter: Matter,
+        unread: &[u8],
+    ) {
+        let asked = match &matter {
+            Matter::Subscribe { channel, .. } => Asked::Subscribe(channel.clone()),
+            Matter::Publish { .. } => Asked::Publish,
+            _ => Asked::Connect,
+        };
+        let (number, waiting) = self.put_question(self.conn_id(slot), caller, matter);
+        let inquiry = Inquiry { endpoint, number, _waiting: waiting, reply, asked, step };
+        let Some(State::Http(kept)) = self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        else {
+            return;
+        };
+        let mut http = kept.take().unwrap_or_default();
+        http.unread.extend_from_slice(unread);
+        http.inquiry = Some(Box::new(inquiry));
+        *kept = Some(http);
+        self.timer_in(slot, self.options.question_patience);
+        self.actions.push(Action::ReadPause(slot));
+    }
+
+    /// The backend has answered a question about a request. False when that is not the one that is out.
+    pub fn handle_inquiry_answer(&mut self, slot: u32, number: u32, outcome: Result<Answer, Denied>) -> bool {
+        let Some((inquiry, unread)) = self.take_inquiry(slot, Some(number)) else { return false };
+        let Inquiry { endpoint, reply, asked, step, .. } = inquiry;
+        match step {
+            Step::Head { bytes, mut said } => match self.hear(&mut said, asked, outcome) {
+                Ok(()) => self.judge_anew(slot, endpoint, bytes, &unread, said),
+                Err(denied) => self.deny_request(slot, &reply, denied, unread),
+            },
+            Step::Publication { order, body } => {
+                let changes = match outcome {
+                    Ok(Answer::Publish(changes)) => Ok(Some(changes)),
+                    Ok(_) => Err(UNAVAILABLE),
+                    Err(Denied::Unavailable { let_in: true }) => match self.may_publish(&order) {
+                        true => Ok(None),
+                        false => Err(Refused::Problem(Refusal::PermissionDenied.into())),
+                    },
+                    Err(denied) => Err(denied.into()),
+                };
+                match changes {
+                    Ok(changes) => {
+                        self.publish_for_reader(slot, *order, body, changes);
+                        match unread.is_empty() {
+                            true => self.actions.push(Action::ReadStart(slot)),
+                            false => self.keep_for_later(slot, &unread),
+                        }
+                    }
+                    Err(denied) => self.deny_request(slot, &reply, denied, unread),
+                }
+            }
+        }
+        true
+    }
+
+    pub fn handle_inquiry_timer(&mut self, slot: u32) {
+        let conn = self.conn_id(slot);
+        let number = match self.connections.get(slot).map(|connection| &connection.state) {
+            Some(State::Http(Some(http))) => http.inquiry.as_ref(),
+            _ => None,
+        };
+        let Some(number) = number.map(|inquiry| inquiry.number) else { return };
+        self.handle_backend_answer(conn, number, Err(Denied::Unavailable { let_in: false }));
+    }
+
+    /// The connection is about to end: nothing begins on it any more.
+    pub fn end_inquiry(&mut self, slot: u32) {
+        let Some((mut inquiry, _)) = self.take_inquiry(slot, None) else { return };
+        inquiry.reply.keep_alive = false;
+        self.refuse_now(slot, &inquiry.reply, Refusal::TooManyRequests.into(), &[]);
+    }
+
+    /// Takes the question that is out, if it has the number, and what came in behind its request.
+    fn take_inquiry(&mut self, slot: u32, number: Option<u32>) -> Option<(Inquiry, Vec<u8>)> {
+        let connection = self.connections.get_mut(slot)?;
+        let State::Http(kept) = &mut connection.state else { return None };
+        let awaited = kept.as_ref()?.inquiry.as_ref()?.number;
+        if number.is_some_and(|number| number != awaited) {
+            return None;
+        }
+        let Http { unread, inquiry, .. } = *kept.take()?;
+        let mut inquiry = *inquiry?;
+        inquiry.reply.keep_alive &= !connection.peer_ended;
+        Some((inquiry, unread))
+    }
+
+    /// Takes an answer into account.
+    fn hear(&self, said: &mut Said, asked: Asked, outcome: Result<Answer, Denied>) -> Result<(), Refused> {
+        let unix_s = self.unix_s();
+        let not_over = |expire_at_s: u64| match expire_at_s != 0 && expire_at_s <= unix_s {
+            true => Err(Refused::Problem(Refusal::Expired.into())),
+            false => Ok(()),
+        };
+        match (asked, outcome) {
+            (Asked::Connect, Ok(Answer::Connect(answer))) => {
+                not_over(answer.expire_at_s)?;
+                let identity = Identity {
+                    user: (!answer.user.is_empty()).then(|| answer.user.as_str().into()),
+                    conn_info: answer.info,
+                    meta: answer.meta,
+                    expire_at_s: answer.expire_at_s,
+                    ..Identity::default()
+                };
+                let known = identity != Identity::default();
+                let mut admission =
+                    Admission { identity: known.then(|| Box::new(identity)), granted: Vec::new() };
+                for (channel, granted) in answer.subs {
+                    not_over(granted.expire_at_s)?;
+                    ends_with(&mut admission, granted.expire_at_s);
+                    admission.granted.push(channel);
+                }
+                said.admission = Some(admission);
+            }
+            (Asked::Subscribe(channel), Ok(Answer::Subscribe(granted))) => {
+                not_over(granted.expire_at_s)?;
+                said.channels.push((channel, Some(*granted)));
+            }
+            (Asked::Connect, Err(Denied::Unavailable { let_in: true })) if self.options.allow_anonymous => {
+                said.admission = Some(Admission::default());
+            }
+            (Asked::Subscribe(channel), Err(Denied::Unavailable { let_in: true })) => {
+                said.channels.push((channel, None));
+            }
+            (_, Err(denied)) => return Err(denied.into()),
+            (_, Ok(_)) => return Err(UNAVAILABLE),
+        }
+        Ok(())
+    }
+
+    fn judge_anew(&mut self, slot: u32, endpoint: Endpoint, mut bytes: Vec<u8>, unread: &[u8], said: Said) {
+        bytes.extend_from_slice(unread);
+        // It goes back to reading unless it has to be asked about once more.
+        self.actions.push(Action::ReadStart(slot));
+        self.timer_in(slot, self.options.connect_timeout);
+        let Ok(Some((head, head_len))) = http1::parse_head(&bytes) else { return self.give_up(slot) };
+        let consumed = self.handle_reader_head(slot, endpoint, &head, &bytes, head_len, Some(said));
+        self.handle_bytes(slot, &mut bytes[consumed..]);
+    }
+
+    /// What the namespace allows of a publication that the backend cannot judge.
+    fn may_publish(&self, order: &PublishOrder) -> bool {
+        let options = order
+            .request
+            .channels
+            .first()
+            .and_then(|asked| self.options.namespaces.resolve(&asked.name).ok());
+        // Who may subscribe by a hook, nobody knows without it.
+        options.is_some_and(|options| {
+            options.allow_publish_for_client
+                || options.allow_publish_for_subscriber
+                    && options.allow_subscribe_for_client
+                    && options.subscribe_hook.is_none()
+        })
+    }
+
+    fn deny_request(&mut self, slot: u32, reply: &ReplyForm, refused: Refused, mut unread: Vec<u8>) {
+        let goes_on = match refused {
+            Refused::Problem(problem) => self.refuse_now(slot, reply, problem, &[]),
+            Refused::ByBackend { status, code, message } => {
+                let mut body = Vec::new();
+                write_problem(&mut body, status, code, &message, "");
+                let fields: &[(&str, &[u8])] = if status == 503 { &[("Retry-After", b"1")] } else { &[] };
+                let answer = answers::Answer {
+                    status,
+                    caching: Caching::Never,
+                    content_type: PROBLEM_TYPE,
+                    tag: None,
+                    fields,
+                    body,
+                };
+                self.answer_now(slot, reply, answer)
+            }
+        };
+        if goes_on {
+            self.actions.push(Action::ReadStart(slot));
+            self.handle_bytes(slot, &mut unread);
+        }
+    }
+}
+
+/// Why a request comes to nothing after the backend was asked.
+enum Refused {
+    Problem(Problem),
+    /// In the backend's own words.
+    ByBackend {
+        status: u16,
+        code: u16,
+        message: Box<str>,
+    },
+}
+
+const UNAVAILABLE: Refused = Refused::Problem(Problem {
+    status: 503,
+    refusal: Refusal::Internal,
+    detail: "the backend cannot be asked now",
+});
+
+impl From<Denied> for Refused {
+    fn from(denied: Denied) -> Refused {
+        match denied {
+            Denied::Error { code, message, temporary } => {
+                Refused::ByBackend { status: if temporary { 503 } else { 403 }, code, message }
+            }
+            Denied::Disconnect(Disconnect { code, reason }) => {
+                Refused::ByBackend { status: 403, code, message: reason.into() }
+            }
+            Denied::Unavailable { .. } => UNAVAILABLE,
+        }
+    }
+}
