@@ -216,6 +216,7 @@ fn options() -> ShardOptions {
         forward_headers: Vec::new(),
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(5),
+        client_limits: Default::default(),
         echo: false,
         version: "test",
         wall_ms: |_: Time| {

@@ -98,6 +98,9 @@ impl Disconnect {
     pub const PERMISSION_DENIED: Disconnect = Disconnect::known(3507, "permission denied");
     pub const NOT_AVAILABLE: Disconnect = Disconnect::known(3508, "not available");
     pub const TOO_MANY_ERRORS: Disconnect = Disconnect::known(3509, "too many errors");
+    /// Ours: the user has connected anew, and may have no more connections than that. Terminal, so that two devices do not
+    /// take the connection from each other for ever.
+    pub const REPLACED: Disconnect = Disconnect::known(3510, "replaced by a newer connection");
 
     /// Whether a client of the Centrifuge protocol comes back by itself after this code.
     pub fn reconnects(&self) -> bool {

@@ -8,5 +8,6 @@ pub mod ids;
 pub mod limits;
 pub mod prng;
 pub mod publication;
+pub mod rate;
 pub mod slots;
 pub mod time;

@@ -60,6 +60,11 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "client.outbox_bytes_max",
         "must be at least client.message_bytes_max, or one reply could close a client",
     );
+    require(
+        client.commands_burst > 0,
+        "client.commands_burst",
+        "must be above 0: to switch the limit off, set client.commands_per_second to 0",
+    );
     require(client.channels_max > 0, "client.channels_max", "must be above 0");
     require(
         (1..=4096).contains(&client.channel_name_bytes_max),

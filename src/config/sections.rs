@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::table::{Entries, Named, Section, section, settings};
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
+use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelOptions, GapPolicy, Namespaces};
 
 settings! {
@@ -93,6 +94,24 @@ settings! {
         /// Connections of this node. More wait in the kernel's queue.
         /// 0: as many as the memory plan finds room for, at most 1,000,000.
         pub connections_max: u32 = 0;
+        /// Connections one user may have at a time, of clients and of streams. 0: any number. Polls and clients without
+        /// a user are not counted.
+        pub user_connections_max: u32 = 0;
+        /// What happens to one too many: "reject" closes the new connection (3504), "replace" closes the user's oldest
+        /// (3510). After neither does a client come back by itself.
+        pub user_connections_policy: UserPolicy = UserPolicy::Reject;
+        /// Commands one connection may send a second: subscribe, publish, history, presence, rpc, refresh, send. More are
+        /// refused (111), to be tried again. 0: any number.
+        pub commands_per_second: u32 = 0;
+        /// Commands a connection, or a user, may send at once after a rest. At least as many as the channels that a client
+        /// subscribes to when it connects.
+        pub commands_burst: u32 = 128;
+        /// Bytes one connection may send a second, frames included. Who sends more is closed (3013). A message of
+        /// `message_bytes_max` may always come after a rest. 0: any number.
+        pub bytes_per_second: Size = Size(0);
+        /// Commands one user may send a second over all connections to this node, as `commands_per_second`. 0: any
+        /// number.
+        pub user_commands_per_second: u32 = 0;
         /// Origins a browser may connect from, like `https://example.com` or `https://*.example.com`.
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.
@@ -184,6 +203,11 @@ section! {
         allow_presence_for_subscriber: bool;
         /// Clients may read presence.
         allow_presence_for_client: bool;
+        /// Publications a second that clients may make in one channel; as many may come at once after a rest. More are
+        /// refused (111). The server API is not limited. 0: any number.
+        publish_per_second: u32;
+        /// The same in payload bytes. What is larger passes after a rest and is paid for afterwards. 0: any number.
+        publish_bytes_per_second: usize;
         /// The hook that is asked about subscriptions without a token.
         subscribe_hook: Option<String>, example "\"backend\"";
         /// The hook that is asked whether a subscription that the subscribe hook granted may go on when it expires.

@@ -213,6 +213,7 @@ fn reply(outcome: Result<Answer, AskError>, transport_errors: bool) -> Response 
     let status = match outcome {
         Err(AskError::Busy) => return busy(),
         Err(AskError::Refused(refusal)) if transport_errors => status_of(refusal),
+        Err(AskError::Invalid(_)) if transport_errors => status_of(Refusal::BadRequest),
         _ => StatusCode::OK,
     };
     json(status, &respond(outcome))
@@ -229,6 +230,7 @@ fn outcome_code(outcome: &Result<Answer, AskError>) -> u16 {
     match outcome {
         Ok(_) => 0,
         Err(AskError::Refused(refusal)) => refusal.code(),
+        Err(AskError::Invalid(_)) => Refusal::BadRequest.code(),
         Err(AskError::Busy) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
     }
 }
@@ -263,7 +265,7 @@ async fn metrics_for_all(State(app): State<Arc<App>>) -> Response {
     let stats = match app.api.stats().await {
         Ok(stats) => stats,
         Err(AskError::Busy) => return busy(),
-        Err(AskError::Refused(_)) => {
+        Err(AskError::Refused(_) | AskError::Invalid(_)) => {
             return problem(StatusCode::INTERNAL_SERVER_ERROR, "a shard did not answer in time");
         }
     };

@@ -22,6 +22,7 @@ mod metrics;
 pub mod outbound;
 mod page;
 mod process;
+mod pushes;
 mod tunnel;
 mod wire;
 

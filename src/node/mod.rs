@@ -20,6 +20,7 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::ShardId;
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::base::prng::Prng;
+use crate::base::rate::Rate;
 use crate::base::time::Time;
 use crate::config::cli::Start;
 use crate::config::{Config, DriverChoice, Tunnel};
@@ -35,6 +36,7 @@ use crate::session::tunnel::WaitingLimits;
 use crate::shard::ask::{Ask, ControlPlane};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
+use crate::shard::rates::{ClientLimits, UserRates};
 use crate::shard::router::Router;
 use crate::shard::tunnel::TunnelOptions;
 use crate::shard::{ClientHooks, Shard, ShardOptions, Tick};
@@ -92,7 +94,8 @@ fn serve(start: &Start) -> io::Result<()> {
     let client_ids = ClientIds::new(secrets.u64(..));
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
-    let shard_options = Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards));
+    let shard_options =
+        Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards, &mut secrets));
     let control_options = ControlOptions { published_keys: tokens.published, ..ControlOptions::new(config) };
     let control = control::start(control_options, router.clone())?;
 
@@ -266,11 +269,26 @@ fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverO
     }
 }
 
+fn client_limits(config: &Config, secrets: &mut Prng) -> ClientLimits {
+    let client = &config.client;
+    let of_users = Rate::new(client.user_commands_per_second.into(), client.commands_burst.into());
+    let seed = std::array::from_fn(|_| secrets.u64(..));
+    ClientLimits {
+        user_connections_max: client.user_connections_max,
+        user_connections_policy: client.user_connections_policy,
+        commands_per_second: client.commands_per_second,
+        commands_burst: client.commands_burst,
+        bytes_per_second: client.bytes_per_second.0,
+        users: of_users.map(|rate| Arc::new(UserRates::new(rate, seed))),
+    }
+}
+
 fn shard_options(
     config: &Config,
     verifier: Option<Arc<Verifier>>,
     connections_max: u32,
     shards: u16,
+    secrets: &mut Prng,
 ) -> ShardOptions {
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
@@ -315,6 +333,7 @@ fn shard_options(
         question_patience: QUESTION_PATIENCE
             + hooks.map(|hook| hook.wait_timeout + hook.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,
+        client_limits: client_limits(config, secrets),
         echo: config.echo,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,

@@ -9,7 +9,7 @@ use http::{Request, Response};
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
-use crate::base::publication::ClientInfo;
+use crate::base::publication::{ClientInfo, Encoded};
 use crate::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since};
 use crate::session::question::{Answer, Denied, Question, Waiting};
 use crate::session::tunnel::{Payload, TunnelAnswer, TunnelQuestion};
@@ -94,6 +94,32 @@ pub struct RefreshUser {
     pub info: Option<Bytes>,
 }
 
+/// `/api/push`: a message to the connections of users whose home is the asked shard.
+#[derive(Clone, Debug)]
+pub struct PushUsers {
+    pub users: Vec<UserName>,
+    pub message: Arc<UserMessage>,
+    /// Only the connection of each user that was made last.
+    pub newest: bool,
+}
+
+/// One message for any number of connections.
+#[derive(Debug)]
+pub struct UserMessage {
+    /// JSON, checked already.
+    pub data: Bytes,
+    pub encoded: Encoded,
+}
+
+/// Who got a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Connections that it was handed to.
+    pub connections: u64,
+    /// For each user of the ask, whether one of the user's was among them.
+    pub reached: Vec<bool>,
+}
+
 /// Chooses channels by name.
 pub type ChannelFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -133,6 +159,7 @@ pub enum Ask {
     Refresh(RefreshUser, Reply<()>),
     /// To one connection of a tunnel, which must be of this shard.
     Tunnel(ConnId, TunnelOrder, Reply<TunnelTold>),
+    Push(PushUsers, Reply<Pushed>),
     Stats(Reply<ShardStats>),
     /// Stops accepting, closes every client with the code, and ends the shard's thread when they are gone.
     Shutdown(Disconnect),

@@ -91,7 +91,18 @@ impl Core {
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
         let mut commands = decode_frame(frame);
         loop {
-            match self.with_session(slot, |session, cx| session.handle_commands(&mut commands, cx)) {
+            let allowance = self.commands_allowed(slot);
+            let step = |session: &mut Session, cx: &mut Context<'_>| {
+                cx.allowance = allowance;
+                let result = session.handle_commands(&mut commands, cx);
+                (result, allowance - cx.allowance)
+            };
+            // Charged before the effects: those may bring further commands.
+            let outcome = self.with_session_then(slot, step, |core, (result, used)| {
+                core.charge_commands(slot, used);
+                result
+            });
+            match outcome {
                 Some(Ok(true)) => {}
                 Some(Ok(false)) | None => return,
                 Some(Err(disconnect)) => return self.close(slot, disconnect),
@@ -177,6 +188,7 @@ impl Core {
             Effect::Message => self.stats.counters.client_messages_dropped_total += 1,
             Effect::TokenRefused(fault) => self.token_refused(fault),
             Effect::Refused(refusal) => self.stats.refusal(refusal),
+            Effect::Limited => self.stats.counters.commands_limited_total += 1,
         }
     }
 
@@ -381,6 +393,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishAsk, changes: PublishAnswer) {
         idempotency_key,
         version,
         version_epoch,
+        pace: ask.pace,
     };
 }
 
@@ -406,6 +419,7 @@ fn context<'a>(
         version: world.options.version,
         // A client counts in whole seconds and waits for ping plus its own delay: never tell it less than it is.
         ping_s: world.options.ping_interval.as_millis().div_ceil(1000) as u32,
+        allowance: u32::MAX,
         ask_again_s,
         out: Batch::new(text),
         effects,

@@ -20,6 +20,8 @@ use crate::shard::homes::BACKLOG_BYTES_MAX;
 use crate::shard::mailbox::Inbox;
 use crate::shard::mailer::Mailer;
 use crate::shard::outbox::{Chain, Outbox};
+use crate::shard::pushes::Pushes;
+use crate::shard::rates::Rates;
 use crate::shard::router::Router;
 use crate::shard::stats::{Cause, Stats};
 use crate::shard::timers::{self, Wheel};
@@ -51,6 +53,10 @@ pub(in crate::shard) struct Core {
     pub home: Home,
     pub users: Users,
     pub local: Local,
+    /// Messages to users, on their way to connections here.
+    pub pushes: Pushes,
+    /// What clients may do in a time; `None` when nothing is limited.
+    pub rates: Option<Box<Rates>>,
     pub outbox: Outbox,
     pub mailer: Mailer,
     pub stats: Stats,
@@ -104,6 +110,8 @@ pub struct Footprint {
     pub local_channels: usize,
     pub subscriptions: u64,
     pub stream_bytes: usize,
+    /// Held back for spread and bulk deliveries; of the streams' bytes, and what items cost besides.
+    pub held_bytes: usize,
     pub waiting_mail: usize,
 }
 
@@ -128,6 +136,8 @@ impl Core {
             home: Home::new(options.namespaces.clone(), options.hub.clone(), prng.fork()),
             users: Users::new(&mut prng),
             local: Local::new(options.streams, prng.u64(..)),
+            pushes: Pushes::default(),
+            rates: Rates::new(&options),
             outbox: Outbox::default(),
             mailer: Mailer::new(id, router),
             stats: Stats::default(),
@@ -156,6 +166,8 @@ impl Core {
     /// How long the tick may wait: not at all while something can be done, else until the next thing is due.
     pub fn timeout(&self, now: Time, accept_again_at: Option<Time>) -> Option<Duration> {
         if self.local.has_ready()
+            || self.local.has_bulk()
+            || self.pushes.has_any()
             || self.mailer.has_own()
             || !self.catching_up.is_empty()
             || !self.actions.is_empty()
@@ -167,7 +179,8 @@ impl Core {
         let starved = self.starved.iter().map(|(at, ..)| *at).min();
         // Once the grace is over there is only the driver to be waited for.
         let ending = self.ending.filter(|until| *until > now);
-        [self.wheel.next(), accept_again_at, retry, starved, ending, Some(self.sweep_at)]
+        let spread = self.local.next_spread();
+        [self.wheel.next(), accept_again_at, retry, starved, ending, spread, Some(self.sweep_at)]
             .into_iter()
             .flatten()
             .min()
@@ -293,7 +306,7 @@ impl Core {
     pub fn handle_mail(&mut self, inbox: &Inbox) {
         for _ in 0..MAIL_PER_TICK {
             // Deliveries come first: the inbox may fill, and those who publish learn that they are too fast.
-            if self.local.backlog_bytes() > BACKLOG_BYTES_MAX {
+            if self.local.backlog_bytes() > BACKLOG_BYTES_MAX || self.pushes.is_full() {
                 break;
             }
             let Some(mail) = self.mailer.take_own().or_else(|| inbox.pop()) else { break };
@@ -342,6 +355,7 @@ impl Core {
         counters.ticks_total += 1;
         counters.stale_completions_total = stale;
         counters.mail_delayed_total = self.mailer.delayed_total();
+        counters.windows_cut_total = self.local.windows_cut_total();
         (counters.sends_total, counters.sent_bytes_total) = self.outbox.totals();
     }
 
@@ -387,6 +401,7 @@ impl Core {
             local_channels: self.local.channels(),
             subscriptions: self.local.subscriptions(),
             stream_bytes: self.local.stream_bytes(),
+            held_bytes: self.local.held_bytes(),
             waiting_mail: self.mailer.waiting(),
         }
     }

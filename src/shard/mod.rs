@@ -20,7 +20,9 @@ pub mod mailbox;
 mod mailer;
 mod orders;
 mod outbox;
+pub mod pushes;
 mod questions;
+pub mod rates;
 mod readers;
 mod receive;
 pub mod router;
@@ -43,6 +45,7 @@ use crate::session::token::Verifier;
 use crate::shard::ask::ControlPlane;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
+use crate::shard::rates::ClientLimits;
 use crate::shard::router::Router;
 use crate::shard::stats::Cause;
 use crate::shard::tunnel::TunnelOptions;
@@ -96,6 +99,8 @@ pub struct ShardOptions {
     /// why: only a bug is left to be caught here.
     pub question_patience: Duration,
     pub shutdown_grace: Duration,
+    /// How many connections a user may have, and how much clients may do in a time.
+    pub client_limits: ClientLimits,
     pub echo: bool,
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
@@ -195,6 +200,7 @@ impl<D: Driver> Shard<D> {
         // Mail, deliveries, timers.
         self.core.handle_mail(&self.inbox);
         self.core.catch_up();
+        self.core.deliver_pushes();
         self.core.deliver();
         self.core.handle_timers();
 

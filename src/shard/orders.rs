@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::base::fault::{Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, ConnId};
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::ids::{ChannelName, ConnId, UserName};
+use crate::hub::users::UserPolicy;
 use crate::session::{Renewal, Sub, SubscribeEffect};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
 use crate::shard::connections::State;
@@ -54,6 +55,7 @@ impl Core {
                 false => Order::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
             }),
             Ask::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
+            Ask::Push(ask, reply) => self.push_to_users(ask, reply),
             Ask::Stats(reply) => reply.send(Ok(self.report())),
             Ask::Shutdown(disconnect) => self.end(disconnect),
         }
@@ -75,7 +77,7 @@ impl Core {
         let named: Vec<ConnId> = match target.client {
             // A client's id says where it is, whoever its user is; an id of another run is nobody's.
             Some(client) => self.client_ids.conn(client).into_iter().collect(),
-            None => self.users.connections(&target.user).to_vec(),
+            None => self.users.connections(&target.user).collect(),
         };
         for conn in named {
             if conn.shard().index() >= self.mailer.router().shards()
@@ -89,6 +91,26 @@ impl Core {
                 order: order(conn),
                 done: Arc::clone(&done),
             };
+            self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
+        }
+    }
+
+    /// A user whose home is here has one connection more, which may be one too many. One writer decides, so that of any
+    /// number that come at once exactly as many stay as may.
+    pub fn user_joined(&mut self, user: &UserName, conn: ConnId) {
+        self.users.add(user, conn);
+        let limits = &self.options.client_limits;
+        let (most, policy) = (limits.user_connections_max as usize, limits.user_connections_policy);
+        while most > 0 && self.users.count(user) > most {
+            let oldest = self.users.connections(user).next();
+            let (conn, why) = match policy {
+                UserPolicy::Reject => (conn, Disconnect::CONNECTION_LIMIT),
+                UserPolicy::Replace => (oldest.unwrap_or(conn), Disconnect::REPLACED),
+            };
+            // At once, and not when it has gone: until then it would take the place of another one.
+            self.users.remove(user, conn);
+            let done = Gather::new(Reply::new(|_| {}));
+            let mail = ConnectionMail { conn, user: user.clone(), order: Order::Disconnect(why), done };
             self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
         }
     }

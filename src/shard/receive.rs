@@ -21,6 +21,9 @@ enum Outcome {
 impl Core {
     pub fn handle_received(&mut self, slot: u32, bytes: &mut [u8]) {
         self.stats.counters.received_bytes_total += bytes.len() as u64;
+        if let Err(disconnect) = self.admit_bytes(slot, bytes.len()) {
+            return self.close(slot, disconnect);
+        }
         self.handle_bytes(slot, bytes);
     }
 

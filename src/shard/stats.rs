@@ -56,6 +56,18 @@ counters! {
     deliveries_total,
     /// Items delivered late, from a cursor.
     deliveries_late_total,
+    /// Publications whose deliveries were spread over a window.
+    publications_spread_total,
+    /// Publications that waited behind all others.
+    publications_bulk_total,
+    /// Times that deliveries held back for a spread or bulk publication were let go early.
+    windows_cut_total,
+    /// Messages to users handed to a connection.
+    user_messages_total,
+    /// Commands refused because the connection or its user sent too many.
+    commands_limited_total,
+    /// Publications of clients refused because the channel had too many.
+    publications_limited_total,
     /// Pings sent.
     pings_sent_total,
     /// Subscriptions made.
@@ -148,7 +160,7 @@ impl Cause {
 }
 
 /// The names under which disconnect codes are counted.
-const DISCONNECTS: [(u16, &str); 24] = [
+const DISCONNECTS: [(u16, &str); 25] = [
     (3000, "disconnect_3000"),
     (3001, "disconnect_3001"),
     (3004, "disconnect_3004"),
@@ -171,6 +183,7 @@ const DISCONNECTS: [(u16, &str); 24] = [
     (3507, "disconnect_3507"),
     (3508, "disconnect_3508"),
     (3509, "disconnect_3509"),
+    (3510, "disconnect_3510"),
     (4000, "disconnect_4000_4999"),
     (5000, "disconnect_other"),
 ];

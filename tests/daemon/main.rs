@@ -10,6 +10,7 @@ mod conformance;
 mod crowd;
 mod fanout;
 mod frame;
+mod pace;
 mod process;
 mod readers;
 mod socket;

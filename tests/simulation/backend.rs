@@ -8,7 +8,7 @@ use trunkline::base::bytes::Bytes;
 use trunkline::base::fault::{Disconnect, Refusal};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
 use trunkline::base::publication::ClientInfo;
-use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since, SinceEpoch};
+use trunkline::hub::asks::{History, HistoryAsk, Pace, PresenceStats, PublishAsk, Since, SinceEpoch};
 use trunkline::session::question::{Question, Waiting};
 use trunkline::shard::ask::{
     Ask, BackendReply, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser,
@@ -19,7 +19,7 @@ use trunkline::shard::router::Router;
 use crate::check::{ChannelNo, PayloadNo, Place, check_page};
 use crate::client::user_name;
 use crate::hooks::Questions;
-use crate::scenario::unix_s;
+use crate::scenario::{pick, unix_s};
 use crate::world::Stage;
 
 /// Users of the simulated application.
@@ -148,6 +148,12 @@ impl Backend {
         if stage.prng.u8(..8) == 0 {
             ask.tags = vec![("tag".into(), "value".into())];
         }
+        // What is held back the longest comes within a calm stretch.
+        ask.pace = match stage.prng.u8(..10) {
+            0 => Pace { spread_ms: *pick(&mut stage.prng, &[1, 30, 400, 2_000]), bulk: false },
+            1 => Pace { spread_ms: 0, bulk: true },
+            _ => Pace::default(),
+        };
         if self.publish_ask(payload, ask, stage)
             && let Some(key) = key
             && !self.keyed.iter().any(|(known, _)| *known == payload)

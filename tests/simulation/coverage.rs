@@ -7,6 +7,9 @@ const REQUIRED: &[&str] = &[
     // Counted by the shards.
     "deliveries_total",
     "deliveries_late_total",
+    "publications_spread_total",
+    "publications_bulk_total",
+    "windows_cut_total",
     "gaps_total",
     "recoveries_total",
     "recoveries_lost_total",

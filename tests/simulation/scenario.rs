@@ -251,6 +251,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         forward_headers: Vec::new(),
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_millis(prng.u64(100..4_000)),
+        client_limits: Default::default(),
         echo: false,
         version: "sim",
         wall_ms,

@@ -457,6 +457,7 @@ impl World {
             "subscriptions"
         );
         assert_eq!(sum(|f| f.stream_bytes), 0, "nobody lags, and something is kept");
+        assert_eq!(sum(|f| f.held_bytes), 0, "everything is delivered, and something is held back");
         for stats in std::mem::take(&mut self.backend.survey.stats) {
             for (name, _, value) in stats.counters {
                 self.stage.coverage.add(name, value);
@@ -478,7 +479,8 @@ impl World {
             assert!(footprint.clients <= footprint.connections as u64);
             assert!(footprint.waiting_mail <= 20_000, "{} messages wait", footprint.waiting_mail);
             if !scenario.crowd {
-                let kept = footprint.local_channels * scenario.options.streams.channel_bytes_max;
+                let kept = footprint.local_channels * scenario.options.streams.channel_bytes_max
+                    + footprint.held_bytes;
                 assert!(footprint.stream_bytes <= kept, "{} bytes kept of {kept}", footprint.stream_bytes);
             }
             let overdue = self.stage.net.overdue(number, OVERDUE);

@@ -142,7 +142,7 @@ async fn order(app: &App, id: &str, order: TunnelOrder) -> Response {
             response
         }
         Err(AskError::Busy) => busy(),
-        Err(AskError::Refused(_)) => {
+        Err(AskError::Refused(_) | AskError::Invalid(_)) => {
             problem(StatusCode::INTERNAL_SERVER_ERROR, "the shard did not answer in time")
         }
     }

@@ -103,7 +103,9 @@ impl Core {
     pub fn handle_reader_command(&mut self, slot: u32, text: &str) {
         let (verb, channel) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         let outcome = match verb {
-            "subscribe" => self.subscribe_reader(slot, channel.trim()),
+            "subscribe" => {
+                self.admit_command(slot, None).and_then(|()| self.subscribe_reader(slot, channel.trim()))
+            }
             "unsubscribe" => {
                 self.unsubscribe_reader(slot, channel.trim());
                 Ok(())
@@ -125,6 +127,7 @@ impl Core {
                 match refusal {
                     Refusal::PermissionDenied | Refusal::UnknownChannel => Disconnect::PERMISSION_DENIED,
                     Refusal::LimitExceeded => Disconnect::CHANNEL_LIMIT,
+                    Refusal::TooManyRequests => Disconnect::TOO_MANY_REQUESTS,
                     _ => Disconnect::BAD_REQUEST,
                 },
             ),
