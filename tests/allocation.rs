@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use trunkline::base::bytes::Bytes;
+use trunkline::base::event::EventKinds;
 use trunkline::base::fault::Disconnect;
 use trunkline::base::ids::ShardId;
 use trunkline::base::prng::Prng;
@@ -215,6 +216,8 @@ fn options() -> ShardOptions {
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(5),
         echo: false,
+        events: EventKinds::default(),
+        vacated_delay: Duration::ZERO,
         version: "test",
         wall_ms: |_: Time| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

@@ -302,6 +302,8 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOpt
             + config.hook.iter().map(|hook| hook.options.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,
         echo: config.echo,
+        events: config.events.kinds(),
+        vacated_delay: config.events.vacated_delay,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
     }

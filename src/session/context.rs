@@ -133,8 +133,11 @@ pub enum Effect {
     Resume,
     /// When something expires has changed.
     ExpiryChanged,
-    /// A message for the backend; there is none to take it yet.
-    Message,
+    /// The client sends the backend something, and wants no answer.
+    Message {
+        /// JSON.
+        data: Bytes,
+    },
     /// An error reply went out; for the counters.
     Refused(Refusal),
 }

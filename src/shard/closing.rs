@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Disconnect;
+use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::proto::websocket;
 use crate::session::reader::Mode;
@@ -25,6 +25,7 @@ impl Core {
         match &connection.state {
             State::Client { .. } | State::Echo { .. } => {
                 self.stats.disconnect(&disconnect);
+                self.events.note_end(slot, &disconnect);
                 let mut frame = Vec::new();
                 websocket::write_close(&mut frame, disconnect.code, &disconnect.reason);
                 if connection.is_blocked() && disconnect == Disconnect::SLOW {
@@ -126,6 +127,7 @@ impl Core {
     /// The client of this connection, if it has one, leaves its channels and its user.
     pub fn forget_client(&mut self, slot: u32) {
         let conn = self.conn_id(slot);
+        let why = self.events.take_note(slot);
         let (subs, user) = match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
             Some(State::Client { session, .. }) => (session.take_subs(), session.user().cloned()),
             Some(State::Reader { reader, .. }) => {
@@ -138,6 +140,7 @@ impl Core {
             let name = self.local.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
                 self.leave_list(sub.channel(), place);
+                self.tell_unsubscribed(slot, &name, Unsubscribed::Disconnected);
             }
             let home = self.mailer.router().channel_home(&name);
             self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
@@ -155,6 +158,7 @@ impl Core {
             self.connections.get_mut(slot).is_some_and(|connection| std::mem::take(&mut connection.listed));
         if listed {
             self.clients -= 1;
+            self.tell_disconnected(slot, why);
             if let Some(user) = user {
                 let home = self.mailer.router().user_home(&user);
                 self.mailer.post(home, Mail::UserLeft(Box::new((user, conn))));

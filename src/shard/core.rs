@@ -16,6 +16,7 @@ use crate::session::Effect;
 use crate::shard::ask::{ControlPlane, ShardStats};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::{Connection, State};
+use crate::shard::events::Events;
 use crate::shard::homes::BACKLOG_BYTES_MAX;
 use crate::shard::mailbox::Inbox;
 use crate::shard::mailer::Mailer;
@@ -53,6 +54,7 @@ pub(in crate::shard) struct Core {
     pub outbox: Outbox,
     pub mailer: Mailer,
     pub stats: Stats,
+    pub events: Events,
     pub clients: u64,
     /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
     pub joins_asked: u32,
@@ -116,6 +118,7 @@ impl Core {
     ) -> Core {
         Core {
             id,
+            events: Events::new(options.events, options.vacated_delay, control.clone()),
             control,
             client_ids,
             now,
@@ -162,8 +165,9 @@ impl Core {
         let retry = (self.mailer.waiting() > 0).then(|| now + RETRY);
         let starved = self.starved.iter().map(|(at, ..)| *at).min();
         // Once the grace is over there is only the driver to be waited for.
+        let events = self.events.next(now);
         let ending = self.ending.filter(|until| *until > now);
-        [self.wheel.next(), accept_again_at, retry, starved, ending, Some(self.sweep_at)]
+        [self.wheel.next(), accept_again_at, retry, starved, events, ending, Some(self.sweep_at)]
             .into_iter()
             .flatten()
             .min()
@@ -174,6 +178,7 @@ impl Core {
         self.now = now;
         self.wall_ms = (self.options.wall_ms)(now);
         self.mailer.retry();
+        self.handle_events();
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_INTERVAL;
             self.home.sweep(now, SWEEP_PER_TICK * 16);
@@ -225,6 +230,7 @@ impl Core {
     pub fn handle_accepted(&mut self, sock: Sock) -> bool {
         self.stats.counters.connections_accepted_total += 1;
         self.connections.insert(sock.slot, Connection::new(sock.generation));
+        self.events.begin(sock.slot, self.now);
         if self.ending.is_some() || self.connections.len() > self.options.connections_max as usize {
             if self.ending.is_none() {
                 self.stats.fault(Cause::ConnectionLimit);
@@ -247,6 +253,7 @@ impl Core {
         assert!(gone, "only what was given up is closed");
         self.wheel.cancel(&mut self.connections, sock.slot);
         self.connections.remove(sock.slot);
+        self.events.end(sock.slot);
         self.stats.counters.connections_closed_total += 1;
     }
 
@@ -339,6 +346,7 @@ impl Core {
         counters.stale_completions_total = stale;
         counters.mail_delayed_total = self.mailer.delayed_total();
         (counters.sends_total, counters.sent_bytes_total) = self.outbox.totals();
+        (counters.events_told_total, counters.events_lost_total) = self.events.totals();
     }
 
     /// Every client is to be closed, and the shard to end when they are gone.
@@ -354,10 +362,15 @@ impl Core {
         }
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         let Some(until) = self.ending else { return false };
+        let is_over = until <= self.now;
         let has_mail = self.mailer.waiting() > 0 || self.mailer.has_own();
-        self.connections.is_empty() && (!has_mail || until <= self.now)
+        if !self.connections.is_empty() || has_mail && !is_over {
+            return false;
+        }
+        self.tell_last();
+        !self.events.is_waiting() || is_over
     }
 
     pub fn report(&self) -> ShardStats {

@@ -21,6 +21,7 @@ enum Outcome {
 impl Core {
     pub fn handle_received(&mut self, slot: u32, bytes: &mut [u8]) {
         self.stats.counters.received_bytes_total += bytes.len() as u64;
+        self.events.received(slot, bytes.len());
         self.handle_bytes(slot, bytes);
     }
 
@@ -134,6 +135,7 @@ impl Core {
         });
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, fault.close_code, fault.reason);
+        self.events.note_end(slot, &Disconnect { code: fault.close_code, reason: fault.reason.into() });
         self.leave_protocol(slot, frame.into(), ClosingEnd::Fin);
     }
 

@@ -73,8 +73,12 @@ counters! {
     questions_unavailable_total,
     /// Answers to questions that were not awaited any more.
     questions_dropped_total,
-    /// One-way client messages dropped because nothing takes them.
+    /// One-way client messages dropped because the backend is not told of them.
     client_messages_dropped_total,
+    /// Events handed over for the backend.
+    events_told_total,
+    /// Events for the backend that found no room; it is told how many.
+    events_lost_total,
     /// Messages that waited because another shard's inbox was full.
     mail_delayed_total,
     /// Turns of the loop.

@@ -1,10 +1,11 @@
 //! The backend: publishes and gives orders through the shards' inboxes, as the server API does, and answers plain HTTP.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Request, Response};
 use trunkline::base::bytes::Bytes;
+use trunkline::base::event::Event;
 use trunkline::base::fault::{Disconnect, Refusal};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
 use trunkline::base::publication::ClientInfo;
@@ -17,7 +18,8 @@ use trunkline::shard::router::Router;
 
 use crate::check::{ChannelNo, PayloadNo, Place, check_page};
 use crate::client::user_name;
-use crate::scenario::unix_s;
+use crate::events::Books;
+use crate::scenario::{Telling, unix_s};
 use crate::world::Stage;
 
 /// Users of the simulated application.
@@ -377,11 +379,10 @@ fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, Refusal>) 
     Reply::new(move |result| answers.lock().expect("one thread").push((id, answer(result))))
 }
 
-// ---- plain HTTP
+// ---- plain HTTP, and events
 
-/// One shard's control plane: takes requests, answers when the script says.
-#[derive(Default)]
-pub struct Plane(Mutex<PlaneState>);
+/// One shard's control plane: takes requests, answers when the script says; takes events.
+pub struct Plane(Mutex<PlaneState>, Mutex<Books>);
 
 #[derive(Default)]
 struct PlaneState {
@@ -400,9 +401,22 @@ impl ControlPlane for Plane {
         state.waiting.push((format!("{} {body}", request.uri().path()), reply));
         Ok(())
     }
+
+    fn tell(&self, event: Event) -> Result<(), Busy> {
+        self.books().take(event)
+    }
 }
 
 impl Plane {
+    pub fn new(telling: Telling) -> Plane {
+        Plane(Mutex::default(), Mutex::new(Books::new(telling)))
+    }
+
+    /// What this shard has told so far.
+    pub fn books(&self) -> MutexGuard<'_, Books> {
+        self.1.lock().expect("one thread")
+    }
+
     /// Answers one of the waiting requests, if the inbox has room for it.
     pub fn answer_one(&self, has_room: bool, stage: &mut Stage) {
         let mut state = self.0.lock().expect("one thread");
