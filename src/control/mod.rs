@@ -14,6 +14,7 @@
 mod api;
 mod asks;
 mod auth;
+pub mod events;
 mod glob;
 pub mod hooks;
 mod http;
@@ -35,7 +36,9 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
 use crate::base::bytes::Bytes;
+use crate::base::event::Event;
 use crate::config::{Config, Hook, Secret};
+use crate::control::events::{EventOptions, Events};
 use crate::control::hooks::Hooks;
 use crate::session::question::{Question, Waiting};
 use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply};
@@ -70,6 +73,8 @@ pub struct ControlOptions {
     pub api_listen: Option<SocketAddr>,
     /// Metrics on client ports need the API key: strangers reach those ports.
     pub metrics_need_key: bool,
+    /// The backend is told events, and may read them.
+    pub events: Option<EventOptions>,
     /// How the backend is asked.
     pub hooks: Vec<Hook>,
 }
@@ -89,6 +94,7 @@ impl ControlOptions {
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_listen: config.api_listen,
             metrics_need_key: !config.listen.ip().is_loopback(),
+            events: EventOptions::new(&config.events),
             hooks: config.hook.clone(),
         }
     }
@@ -120,8 +126,15 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         None => None,
     };
     let api_addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let events = match &options.events {
+        Some(events) => {
+            let _inside = runtime.enter();
+            Some(Events::start(events)?)
+        }
+        None => None,
+    };
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
-    let state = Arc::new(http::App::new(&options, router, api_addr, &hooks)?);
+    let state = Arc::new(http::App::new(&options, router, api_addr, &hooks, events.clone())?);
     if let Some(listener) = listener {
         let app = http::app(Arc::clone(&state), http::Port::Api);
         runtime.spawn(async move {
@@ -137,6 +150,7 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
         requests_max: options.requests_max,
+        events,
         hooks,
     });
     Ok(Control { client_port, api_addr, stopping, runtime: Some(runtime) })
@@ -154,9 +168,9 @@ impl Control {
     }
 
     /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer.
-    pub fn stop(mut self, grace: Duration) {
+    pub fn quiet(&self, grace: Duration) {
         let _ = self.stopping.send(true);
-        let Some(runtime) = self.runtime.take() else { return };
+        let Some(runtime) = &self.runtime else { return };
         let client_port = Arc::clone(&self.client_port);
         runtime.block_on(async {
             // Every permit is back when nothing is under way; while this waits, new requests are refused as busy.
@@ -166,6 +180,17 @@ impl Control {
             }
             client_port.permits.close();
         });
+    }
+
+    /// Ends the control plane when the backend has accepted every event, or after `grace`. Call it when shards have
+    /// ended: what they tell last is sent as well.
+    pub fn stop(mut self, grace: Duration) {
+        let Some(runtime) = self.runtime.take() else { return };
+        if let Some(events) = &self.client_port.events
+            && runtime.block_on(async { tokio::time::timeout(grace, events.drained()).await }).is_err()
+        {
+            tracing::warn!("the backend has not accepted the last {} events", events.unaccepted());
+        }
         runtime.shutdown_timeout(Duration::from_millis(100));
     }
 }
@@ -191,10 +216,15 @@ struct ClientPort {
     handle: tokio::runtime::Handle,
     permits: Arc<Semaphore>,
     requests_max: u32,
+    events: Option<Arc<Events>>,
     hooks: Arc<Hooks>,
 }
 
 impl ControlPlane for ClientPort {
+    fn tell(&self, event: Event) -> Result<(), Busy> {
+        self.events.as_ref().map_or(Ok(()), |events| events.tell(event))
+    }
+
     fn handle(&self, request: Request<Bytes>, mut reply: HttpReply) -> Result<(), Busy> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Busy)?;
         let app = self.app.clone();

@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::fault::Disconnect;
 use crate::base::ids::ShardId;
@@ -127,17 +127,22 @@ fn serve(start: &Start) -> io::Result<()> {
             Incident::ShardFailed(id, problem) => break Err(failed(id, &problem)),
         }
     };
+    let ending = Instant::now();
     for id in router.every_shard() {
         // A full inbox empties while the shard runs; one that does not run has failed and is not waited for.
         while router.ask(id, Ask::Shutdown(Disconnect::SHUTDOWN)).is_err() && outcome.is_ok() {
             thread::sleep(Duration::from_millis(1));
         }
     }
-    control.stop(config.shutdown.grace);
+    control.quiet(config.shutdown.grace);
     if outcome.is_ok() {
         for thread in threads {
             let _ = thread.join();
         }
+    }
+    // What shards told last goes out in what is left of the grace.
+    control.stop(config.shutdown.grace.saturating_sub(ending.elapsed()));
+    if outcome.is_ok() {
         tracing::info!("ended");
     }
     outcome
