@@ -12,6 +12,7 @@ fn main() -> ExitCode {
     match config::cli::run(std::env::args_os(), std::env::vars_os()) {
         Ok(Job::Serve(start)) => node::run(start),
         Ok(Job::Doctor(start, diagnosis)) => node::doctor::run(&start, &diagnosis),
+        Ok(Job::Token(task)) => node::tokens::run(&task),
         Err(code) => code,
     }
 }

@@ -200,6 +200,7 @@ fn options() -> ShardOptions {
         streams: StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1024 },
         verifier: None,
         allow_anonymous: true,
+        personal_channels: None,
         allowed_origins: Vec::new(),
         allow_loopback_origins: false,
         connections_max: 1024,

@@ -8,36 +8,14 @@ use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
-use crate::config::sections::{Config, SHARDS_MAX};
+use crate::config::sections::{Config, SHARDS_MAX, Token};
 use crate::config::value::Size;
 use crate::hub::ChannelOptions;
+use crate::session::token::keys::{Key, KeyFault};
 
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
 const BODY_BYTES_MAX: Size = Size::mib(64);
 const MESSAGE_BYTES_MAX: Size = Size::mib(16);
-
-/// Names looked for in the head of every request that opens a connection, one by one.
-const FORWARD_HEADERS_MAX: usize = 32;
-
-/// Whether a header field may be passed on: what is about one hop or one body alone would make another request of it
-/// (RFC 9110 section 7.6.1).
-fn is_forwardable(name: &str) -> bool {
-    const OWN: [&str; 12] = [
-        "accept-encoding",
-        "connection",
-        "content-encoding",
-        "content-length",
-        "content-type",
-        "expect",
-        "host",
-        "keep-alive",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    http::HeaderName::from_bytes(name.as_bytes()).is_ok_and(|name| !OWN.contains(&name.as_str()))
-}
 
 /// Everything that is wrong with `config` as a whole.
 pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
@@ -96,17 +74,6 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "each must be \"*\" or a scheme and host, like \"https://example.com\", without a path",
     );
     require(
-        client.forward_headers.len() <= FORWARD_HEADERS_MAX,
-        "client.forward_headers",
-        &format!("at most {FORWARD_HEADERS_MAX} names"),
-    );
-    require(
-        client.forward_headers.iter().all(|name| is_forwardable(name)),
-        "client.forward_headers",
-        "each must be the name of a header field, and not one of those that frame a request (Content-Length, \
-         Connection, Host, Upgrade, ...)",
-    );
-    require(
         (Size(HTTP_HEAD_BYTES_MAX as u64)..=BODY_BYTES_MAX).contains(&config.api.body_bytes_max),
         "api.body_bytes_max",
         "must be from 16KiB to 64MiB",
@@ -124,6 +91,14 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     );
     require(config.limits.api_timeout > Duration::ZERO, "limits.api_timeout", "must be above 0s");
     check_events(&config.events, &mut require);
+    check_token(&client.token, "client.token", &mut require);
+    check_token(&client.subscription_token, "client.subscription_token", &mut require);
+    require(
+        client.subscription_token == Token::default() || client.subscription_token.has_keys(),
+        "client.subscription_token",
+        "needs a key (hmac_secret, rsa_public_key, ecdsa_public_key, eddsa_public_key or jwks_url)",
+    );
+    check_personal_channel(config, &mut require);
     check_channel(&config.channel, "channel", &mut require);
     let mut names = BTreeSet::new();
     for (at, namespace) in config.namespace.iter().enumerate() {
@@ -145,6 +120,62 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     check_hooks(config, &mut require);
     faults.extend(check_exposure(config, origins));
     faults
+}
+
+/// Keys are read here, so that one that is none ends the start with its name.
+fn check_token(token: &Token, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
+    type Read = fn(&str) -> Result<Key, KeyFault>;
+    let keys: [(&str, &Option<String>, Read); 3] = [
+        ("rsa_public_key", &token.rsa_public_key, Key::rsa),
+        ("ecdsa_public_key", &token.ecdsa_public_key, Key::ecdsa),
+        ("eddsa_public_key", &token.eddsa_public_key, Key::eddsa),
+    ];
+    for (name, text, read) in keys {
+        if let Some(Err(fault)) = text.as_deref().map(read) {
+            require(false, &format!("{path}.{name}"), &fault.to_string());
+        }
+    }
+    let is_url = |url: &String| {
+        url.parse::<http::Uri>().is_ok_and(|url| {
+            matches!(url.scheme_str(), Some("http" | "https"))
+                && url.host().is_some_and(|host| !host.is_empty())
+        })
+    };
+    require(
+        token.jwks_url.as_ref().is_none_or(is_url),
+        &format!("{path}.jwks_url"),
+        "must be a URL that begins with http:// or https://",
+    );
+    require(
+        (Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600)).contains(&token.jwks_refresh),
+        &format!("{path}.jwks_refresh"),
+        "must be from 1s to 7d",
+    );
+}
+
+/// Personal channels must be somebody's: of a namespace that exists and does not let everybody in.
+fn check_personal_channel(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+    let client = &config.client;
+    if !client.personal_channel {
+        return;
+    }
+    let name = &client.personal_channel_namespace;
+    let options = match name.as_str() {
+        "" => Some(&config.channel),
+        name => config.namespace.iter().find(|known| known.name == name).map(|known| &known.options),
+    };
+    require(
+        options.is_some(),
+        "client.personal_channel_namespace",
+        &format!("there is no namespace {name:?}"),
+    );
+    let Some(options) = options else { return };
+    require(
+        !options.allow_subscribe_for_client || options.allow_user_limited_channels,
+        "client.personal_channel",
+        "the namespace of personal channels has allow_subscribe_for_client, so that anybody could listen to them: \
+         set allow_user_limited_channels there as well",
+    );
 }
 
 fn check_channel(options: &ChannelOptions, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
@@ -187,7 +218,7 @@ fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
     // Development's own generosity is no decision to let everybody in.
     let anonymous = config.client.allow_anonymous
         && (!config.is_development() || origins.contains_key("client.allow_anonymous"));
-    let known = config.client.token.hmac_secret.is_some() || config.client.connect_hook.is_some();
+    let known = config.client.token.has_keys() || config.client.connect_hook.is_some();
     if !anonymous && !known {
         faults.push(Fault {
             key: key.to_string(),
@@ -195,7 +226,8 @@ fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
             problem: format!(
                 "{address} is not a loopback address, so clients must prove who they are: set \
                  client.token.hmac_secret in the file or TRUNKLINE_CLIENT_TOKEN_HMAC_SECRET in the environment \
-                 (there is no flag: other users of the machine can read flags), have the backend asked with \
+                 (there is no flag: other users of the machine can read flags), or one of client.token.jwks_url, \
+                 rsa_public_key, ecdsa_public_key and eddsa_public_key, have the backend asked with \
                  client.connect_hook, or let everyone in with \
                  client.allow_anonymous = true or TRUNKLINE_CLIENT_ALLOW_ANONYMOUS=true"
             ),

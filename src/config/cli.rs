@@ -1,4 +1,5 @@
-//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, `trunkline doctor`.
+//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, `trunkline doctor`, and tokens made
+//! and checked with the keys of a configuration: `trunkline gentoken`, `gensubtoken`, `checktoken`.
 //!
 //! Flags come from the table of settings. Exit codes: 0 done, 1 the checked file has faults, 2 the command line or the
 //! configuration is wrong.
@@ -8,6 +9,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -16,6 +18,7 @@ use crate::config::fault::{Fault, Origin};
 use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, Row, Sources};
 use crate::config::memory::{MemoryPlan, machine_bytes};
 use crate::config::sections::Config;
+use crate::config::value::{Given, Setting as _};
 
 /// Longest configuration file that is read, in bytes. A larger one is some other file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -27,6 +30,31 @@ pub struct Start {
     /// To be logged at start.
     pub warnings: Vec<String>,
     pub plan: MemoryPlan,
+}
+
+/// Something to be done with tokens, and the configuration whose keys it is done with.
+#[derive(Clone, Debug)]
+pub struct TokenTask {
+    pub config: Config,
+    pub job: TokenJob,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenJob {
+    /// Print a connection token.
+    Connection {
+        user: String,
+        /// How long it holds; zero for ever.
+        ttl: Duration,
+        channels: Vec<String>,
+        /// JSON.
+        info: Option<String>,
+        meta: Option<String>,
+    },
+    /// Print a subscription token.
+    Subscription { user: String, channel: String, ttl: Duration, info: Option<String> },
+    /// Print what a token of either kind says.
+    Check { token: String },
 }
 
 /// What the host is to be examined for.
@@ -43,9 +71,10 @@ pub struct Diagnosis {
 pub enum Job {
     Serve(Start),
     Doctor(Start, Diagnosis),
+    Token(Box<TokenTask>),
 }
 
-/// Reads the command line and the environment. A command that needs no node is carried out here.
+/// Reads the command line and the environment. A command that needs neither node nor clock is carried out here.
 ///
 /// # Errors
 /// The code to exit with; what there was to say has been printed.
@@ -56,6 +85,7 @@ pub fn run(
     match interpret(arguments, environment) {
         Action::Serve(start) => Ok(Job::Serve(*start)),
         Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
+        Action::Token(task) => Ok(Job::Token(task)),
         Action::Print { text, code: 0 } => {
             // A reader that has seen enough (`| head`) is no failure.
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -72,6 +102,7 @@ pub fn run(
 #[derive(Clone, Debug)]
 pub enum Action {
     Serve(Box<Start>),
+    Token(Box<TokenTask>),
     /// Examine the host for what would be served.
     Doctor(Box<Start>, Diagnosis),
     /// Print `text`, to stderr if `code` is not 0, and exit.
@@ -108,6 +139,15 @@ pub fn interpret(
                 Err(faults) => refuse(&faults, 1),
             }
         }
+        Some((name @ ("gentoken" | "gensubtoken" | "checktoken"), matches)) => {
+            // The node that a configuration describes need not fit this machine.
+            let loaded = given(&rows, matches, environment).and_then(|sources| load::load(&sources));
+            let job = token_job(name, matches);
+            match loaded.and_then(|Loaded { config, .. }| job.map(|job| TokenTask { config, job })) {
+                Ok(task) => Action::Token(Box::new(task)),
+                Err(faults) => refuse(&faults, 2),
+            }
+        }
         Some(("doctor", matches)) => {
             let diagnosis = Diagnosis {
                 connections: matches.get_one::<u32>("connections").copied(),
@@ -131,15 +171,68 @@ fn configured(
     matches: &ArgMatches,
     environment: BTreeMap<String, String>,
 ) -> Result<Start, Vec<Fault>> {
+    prepare(&given(rows, matches, environment)?)
+}
+
+/// The sources themselves, the file read that `--config` or the environment names.
+fn given(
+    rows: &[Row],
+    matches: &ArgMatches,
+    environment: BTreeMap<String, String>,
+) -> Result<Sources, Vec<Fault>> {
     let named = matches.get_one::<String>("config").or(environment.get(ENVIRONMENT_FILE));
     let file = match named.filter(|path| !path.is_empty()) {
         Some(path) => read(path)?,
         None => None,
     };
-    prepare(&sources(rows, matches, file, environment))
+    Ok(sources(rows, matches, file, environment))
+}
+
+/// The job that a subcommand for tokens names.
+fn token_job(name: &str, matches: &ArgMatches) -> Result<TokenJob, Vec<Fault>> {
+    let text = |name: &str| matches.get_one::<String>(name).cloned();
+    if name == "checktoken" {
+        let token = text("TOKEN").unwrap_or_default().trim().to_string();
+        return Ok(TokenJob::Check { token });
+    }
+    let fault = |flag: &str, problem: String| {
+        vec![Fault { key: flag.to_string(), origin: Origin::Flag(format!("--{flag}")), problem }]
+    };
+    let ttl = Duration::read(&Given::Loose(text("ttl").unwrap_or_default()))
+        .map_err(|problem| fault("ttl", problem))?;
+    let json = |flag: &str| -> Result<Option<String>, Vec<Fault>> {
+        let Some(text) = text(flag) else { return Ok(None) };
+        match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
+            Ok(_) => Ok(Some(text.trim().to_string())),
+            Err(error) => Err(fault(flag, format!("is not JSON: {error}"))),
+        }
+    };
+    let user = text("user").unwrap_or_default();
+    let info = json("info")?;
+    Ok(match name {
+        "gensubtoken" => {
+            TokenJob::Subscription { user, channel: text("channel").unwrap_or_default(), ttl, info }
+        }
+        _ => TokenJob::Connection {
+            user,
+            ttl,
+            channels: matches.get_many::<String>("channel").unwrap_or_default().cloned().collect(),
+            info,
+            meta: json("meta")?,
+        },
+    })
 }
 
 fn command(rows: &[Row]) -> Command {
+    let option = |long: &'static str, short: char, value: &'static str, help: &'static str| {
+        Arg::new(long).long(long).short(short).value_name(value).help(help).allow_hyphen_values(true)
+    };
+    let user = || option("user", 'u', "USER", "Whose token it is. None: nobody known");
+    let ttl = || {
+        option("ttl", 't', "TIME", "How long it holds, like 90s, 5m, 1h or 7d; 0s for ever")
+            .default_value("7d")
+    };
+    let info = || option("info", 'i', "JSON", "What others see of the client");
     let flags = rows.iter().filter_map(|row| {
         let (flag, value) = row.key.flag?;
         let doc: Vec<&str> = row.key.doc_lines().collect();
@@ -154,6 +247,7 @@ fn command(rows: &[Row]) -> Command {
     let flags: Vec<Arg> = flags.collect();
     let config = Arg::new("config")
         .long("config")
+        .short('c')
         .value_name("FILE")
         .help(format!("Configuration file (TOML) [env: {ENVIRONMENT_FILE}]"));
     Command::new("trunkline")
@@ -171,6 +265,28 @@ fn command(rows: &[Row]) -> Command {
             Command::new("check")
                 .about("Check a configuration file, with the environment as it is; exits 1 on faults")
                 .arg(Arg::new("FILE").required(true)),
+        )
+        .subcommand(
+            Command::new("gentoken")
+                .about("Print a connection token, signed with client.token.hmac_secret (HS256)")
+                .args([config.clone(), user(), ttl(), info()])
+                .arg(
+                    option("channel", 's', "CHANNEL", "Subscribe the connection to this; can be repeated")
+                        .action(ArgAction::Append),
+                )
+                .arg(option("meta", 'm', "JSON", "What only the backend sees of the client")),
+        )
+        .subcommand(
+            Command::new("gensubtoken")
+                .about("Print a subscription token, signed with the hmac_secret of client.subscription_token or client.token")
+                .args([config.clone(), user(), ttl(), info()])
+                .arg(option("channel", 's', "CHANNEL", "What it lets the user subscribe to").required(true)),
+        )
+        .subcommand(
+            Command::new("checktoken")
+                .about("Print what a token of either kind says; exits 1 when it is not valid")
+                .arg(config.clone())
+                .arg(Arg::new("TOKEN").required(true).allow_hyphen_values(true)),
         )
         .subcommand(
             Command::new("doctor")
@@ -261,6 +377,7 @@ mod tests {
         match action {
             Action::Print { text, code } => (text, code),
             Action::Serve(start) | Action::Doctor(start, _) => panic!("serves with {:?}", start.config),
+            Action::Token(task) => panic!("makes {:?}", task.job),
         }
     }
 
@@ -269,6 +386,42 @@ mod tests {
             Action::Serve(start) => start.config,
             Action::Doctor(..) => panic!("examines"),
             Action::Print { text, code } => panic!("exits {code}: {text}"),
+            Action::Token(task) => panic!("makes {:?}", task.job),
+        }
+    }
+
+    fn job(arguments: &[&str]) -> TokenJob {
+        match act(arguments, &[]) {
+            Action::Token(task) => task.job,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn tokens_are_made_of_what_the_command_line_says() {
+        let made = job(&["gentoken", "-u", "42", "--ttl", "1h", "-s", "a", "--channel=b", "--info", "{}"]);
+        let expected = TokenJob::Connection {
+            user: "42".into(),
+            ttl: Duration::from_secs(3600),
+            channels: vec!["a".into(), "b".into()],
+            info: Some("{}".into()),
+            meta: None,
+        };
+        assert_eq!(made, expected);
+        let made = job(&["gensubtoken", "-u", "42", "-s", "news"]);
+        let ttl = Duration::from_secs(7 * 24 * 3600);
+        let expected = TokenJob::Subscription { user: "42".into(), channel: "news".into(), ttl, info: None };
+        assert_eq!(made, expected);
+        assert_eq!(job(&["checktoken", " x "]), TokenJob::Check { token: "x".into() });
+        for wrong in [
+            &["gensubtoken", "-u", "42"][..],
+            &["gentoken", "--ttl", "soon"],
+            &["gentoken", "--info", "{"],
+            &["gentoken", "--meta", "nothing"],
+            &["checktoken"],
+            &["checktoken", "x", "--config", "/nonexistent.toml"],
+        ] {
+            assert_eq!(printed(act(wrong, &[])).1, 2, "{wrong:?}");
         }
     }
 

@@ -161,7 +161,7 @@ mod tests {
                 _ => line.to_string(),
             })
             .collect();
-        assert_eq!(uncommented, 33, "thirteen unset keys, a namespace of three and a hook of seventeen");
+        assert_eq!(uncommented, 44, "24 unset keys, a namespace of three and a hook of seventeen");
         let config = read(&lines.join("\n"));
         assert!(config.api.key.is_some() && config.client.token.hmac_secret.is_some());
         assert_eq!(config.namespace.len(), 1);

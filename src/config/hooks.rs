@@ -16,6 +16,9 @@ pub const ERROR_CODES: RangeInclusive<u16> = 400..=1999;
 pub const DISCONNECT_CODES: RangeInclusive<u16> = 4000..=4999;
 /// Longest reason of a disconnect, in bytes: what the clients' SDKs are told to expect.
 pub const REASON_BYTES_MAX: usize = 32;
+/// Names that all hooks may forward together: they are looked for in the head of every request that opens a connection,
+/// one by one.
+const FORWARD_HEADERS_MAX: usize = 32;
 /// Longest a question may take or wait. Clients have long gone by then.
 const PATIENCE_MAX: Duration = Duration::from_secs(600);
 
@@ -106,6 +109,11 @@ pub(super) fn check_hooks(config: &Config, require: &mut impl FnMut(bool, &str, 
         require(names.insert(&*hook.name), &key("name"), "is the name of an earlier hook too");
         check_hook(&hook.options, &mut |holds, name, problem| require(holds, &key(name), problem));
     }
+    require(
+        config.forwarded_headers().len() <= FORWARD_HEADERS_MAX,
+        "hook",
+        &format!("all forward_headers together: at most {FORWARD_HEADERS_MAX} names"),
+    );
     let mut exists = |name: &Option<String>, key: &str| {
         if let Some(name) = name {
             let problem = format!("there is no [[hook]] of the name {name:?}");
@@ -253,6 +261,8 @@ mod tests {
             assert!(found[0].contains(&format!(": hook[0].{key}: ")), "{wrong}: {found:?}");
             assert!(!found[0].contains("hunter2"), "a header's value may be a secret: {found:?}");
         }
+        let many: Vec<String> = (0..33).map(|number| format!("\"x-{number}\"")).collect();
+        assert!(one(&format!("forward_headers = [{}]", many.join(",")))[0].contains("at most 32 names"));
         let named = "[[hook]]\nendpoint = \"http://b\"\n";
         assert!(faults(named)[0].starts_with("t.toml:1: hook[0].name: must be of letters"));
         let twice = "[[hook]]\nname = \"a\"\nendpoint = \"http://b\"\n";

@@ -40,9 +40,8 @@ pub struct Loaded {
 /// Every fault that was found.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
     let (mut config, mut origins, mut faults, warnings) = merge(sources, Config::default());
-    let unconfigured = sources.file.is_none()
-        && config.api_keys().next().is_none()
-        && config.client.token.hmac_secret.is_none();
+    let unconfigured =
+        sources.file.is_none() && config.api_keys().next().is_none() && !config.client.token.has_keys();
     if unconfigured && faults.is_empty() {
         let key = random_key().map_err(|error| {
             let problem = format!("no random bytes for a development key: {error}");

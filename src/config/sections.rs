@@ -97,11 +97,10 @@ settings! {
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.
         pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";
-        /// Header fields of a client's request that hooks get to see, like Cookie, Authorization, Origin, User-Agent,
-        /// X-Forwarded-For, X-Real-Ip, X-Request-Id. A client that cannot set any (a browser's WebSocket) may send
-        /// those that its request lacks as `headers` of its connect command. Kept with every connection while there
-        /// is a hook.
-        pub forward_headers: Vec<String> = Vec::new(), example "[\"Cookie\", \"User-Agent\"]";
+        /// Subscribe every connection that has a user to its personal channel: `#` and the user.
+        pub personal_channel: bool = false;
+        /// The namespace of personal channels. Empty: they are channels without a namespace.
+        pub personal_channel_namespace: String = String::new();
         /// The hook that is asked who connects, if they show no token. Unset: a token is needed.
         pub connect_hook: Option<String> = None, example "\"backend\"";
         /// The hook that is asked whether a connection that the connect hook let in may go on when it expires.
@@ -110,18 +109,39 @@ settings! {
         pub rpc_hook: Option<String> = None, example "\"backend\"";
     } with {
         pub token: Token,
+        pub subscription_token: Token,
     }
 }
 
 settings! {
-    /// Connection and subscription tokens (JWT).
+    /// Tokens (JWT): keys, and what a token must say.
     pub struct Token {
-        /// The secret tokens are signed with (HS256, HS384, HS512). Unset: no token is accepted.
+        /// The secret tokens are signed with (HS256, HS384, HS512). Unset: none of these is accepted.
         pub hmac_secret: Option<Secret> = None, example "\"a long random text\"";
+        /// The public key (PEM) of RS256, RS384, RS512, PS256, PS384, PS512: 2048 to 4096 bits.
+        pub rsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
+        /// The public key (PEM) of ES256 (curve P-256) or ES384 (P-384).
+        pub ecdsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
+        /// The public key (PEM) of EdDSA (Ed25519).
+        pub eddsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
+        /// Where the issuer publishes its keys (a JSON Web Key Set), by http or https. A token that names its key (`kid`)
+        /// is held against the published one. HMAC stays with hmac_secret.
+        pub jwks_url: Option<String> = None, example "\"https://example.com/.well-known/jwks.json\"";
+        /// How often published keys are fetched again. A token with an unknown key has them fetched at once.
+        pub jwks_refresh: Duration = Duration::from_secs(3600);
         /// The `aud` a token must name. Unset: any.
         pub audience: Option<String> = None, example "\"trunkline\"";
         /// The `iss` a token must name. Unset: any.
         pub issuer: Option<String> = None, example "\"backend\"";
+    }
+}
+
+impl Token {
+    /// Whether any token can be valid.
+    pub fn has_keys(&self) -> bool {
+        let Token { hmac_secret, rsa_public_key, ecdsa_public_key, eddsa_public_key, jwks_url, .. } = self;
+        let public = [rsa_public_key, ecdsa_public_key, eddsa_public_key, jwks_url];
+        hmac_secret.is_some() || public.into_iter().any(Option::is_some)
     }
 }
 
@@ -149,6 +169,9 @@ section! {
         allow_recovery: bool;
         /// Clients may subscribe without a subscription token.
         allow_subscribe_for_client: bool;
+        /// Channels whose name ends in `#` and users, like `chat#ann,bob`, are for these users alone, who need no
+        /// subscription token.
+        allow_user_limited_channels: bool;
         /// Clients may publish.
         allow_publish_for_client: bool;
         /// Clients may publish while subscribed.
@@ -186,7 +209,9 @@ settings! {
         pub timeout: Duration = Duration::from_secs(1);
         /// Speak HTTP/2 at once over plain http. With https both sides agree on it by themselves.
         pub http2: bool = false;
-        /// Header fields of the client's request that the backend gets to see, by name.
+        /// Header fields of the client's request that the backend gets to see, by name. A client that cannot set any
+        /// (a browser's WebSocket) may send those that its request lacks as `headers` of its connect command. They
+        /// are kept with every connection.
         pub forward_headers: Vec<String> = Vec::new(), example "[\"cookie\", \"x-forwarded-for\"]";
         /// Header fields of every question, like "Authorization: Bearer text". A forwarded one of the same name wins.
         pub static_headers: Vec<Secret> = Vec::new();
@@ -320,14 +345,23 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 9] {
+    pub fn parts(&self) -> [Part<'_>; 10] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
             part("log", "What is logged, and how. Logs go to stderr.", &self.log),
             part("api", "The server API: what the backend calls to publish.", &self.api),
             part("client", "What a client connection may do and cost.", &self.client),
-            part("client.token", "Connection and subscription tokens (JWT).", &self.client.token),
+            part(
+                "client.token",
+                "Tokens (JWT) of connections, and of subscriptions unless they have keys of their own.",
+                &self.client.token,
+            ),
+            part(
+                "client.subscription_token",
+                "Tokens of subscriptions, where they are signed with other keys than those of connections.",
+                &self.client.subscription_token,
+            ),
             part("channel", "Options of channels whose name has no namespace.", &self.channel),
             part("events", "What the backend is told of, in batches and in order.", &self.events),
             part("limits", "Bounds of the whole node.", &self.limits),
@@ -343,6 +377,7 @@ impl Config {
             "api" => &mut self.api,
             "client" => &mut self.client,
             "client.token" => &mut self.client.token,
+            "client.subscription_token" => &mut self.client.subscription_token,
             "channel" => &mut self.channel,
             "events" => &mut self.events,
             "limits" => &mut self.limits,

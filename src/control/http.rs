@@ -86,6 +86,10 @@ impl App {
             events,
         })
     }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
 }
 
 /// The paths of one port.

@@ -170,6 +170,7 @@ fn options() -> ControlOptions {
         api_listen: None,
         metrics_need_key: false,
         events: None,
+        published_keys: Vec::new(),
         hooks: Vec::new(),
     }
 }

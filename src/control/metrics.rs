@@ -25,6 +25,23 @@ const PREFIX: &str = "trunkline";
 pub struct Metrics {
     registry: Registry,
     api_requests: Family<ApiCall, Counter>,
+    jwks_fetches: JwksFetches,
+}
+
+/// Fetches of published token keys, by outcome.
+#[derive(Clone, Debug, Default)]
+pub struct JwksFetches(Family<Outcome, Counter>);
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+impl JwksFetches {
+    pub fn count(&self, succeeded: bool) {
+        let outcome = if succeeded { "success" } else { "failure" };
+        self.0.get_or_create(&Outcome { outcome }).inc();
+    }
 }
 
 /// Both from closed lists: a caller cannot make new series.
@@ -40,8 +57,16 @@ impl Metrics {
         let api_requests = Family::default();
         let mut registry = Registry::with_prefix(PREFIX);
         registry.register("api_requests", "Commands of the server API, by outcome", api_requests.clone());
+        let jwks_fetches = JwksFetches::default();
+        let help = "Fetches of the keys that token issuers publish, by outcome";
+        registry.register("jwks_fetches", help, jwks_fetches.0.clone());
         hooks.register_metrics(&mut registry);
-        Metrics { registry, api_requests }
+        Metrics { registry, api_requests, jwks_fetches }
+    }
+
+    /// For whoever fetches.
+    pub fn jwks_fetches(&self) -> JwksFetches {
+        self.jwks_fetches.clone()
     }
 
     /// Shows what `collector` counts as well.

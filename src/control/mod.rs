@@ -18,6 +18,7 @@ pub mod events;
 mod glob;
 pub mod hooks;
 mod http;
+pub mod jwks;
 mod metrics;
 pub mod outbound;
 mod page;
@@ -41,8 +42,10 @@ use crate::config::{Config, Hook, Secret};
 use crate::control::events::{EventOptions, Events};
 use crate::control::hooks::Hooks;
 use crate::session::question::{Question, Waiting};
+use crate::session::token::published::PublishedKeys;
 use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply};
 use crate::shard::router::Router;
+use crate::telemetry::sparing::log_once_a_minute;
 
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
 /// holding up the rest.
@@ -75,6 +78,8 @@ pub struct ControlOptions {
     pub metrics_need_key: bool,
     /// The backend is told events, and may read them.
     pub events: Option<EventOptions>,
+    /// Keys that token issuers publish, to be fetched and kept current.
+    pub published_keys: Vec<Arc<PublishedKeys>>,
     /// How the backend is asked.
     pub hooks: Vec<Hook>,
 }
@@ -95,6 +100,7 @@ impl ControlOptions {
             api_listen: config.api_listen,
             metrics_need_key: !config.listen.ip().is_loopback(),
             events: EventOptions::new(&config.events),
+            published_keys: Vec::new(),
             hooks: config.hook.clone(),
         }
     }
@@ -135,6 +141,9 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     };
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
     let state = Arc::new(http::App::new(&options, router, api_addr, &hooks, events.clone())?);
+    for keys in &options.published_keys {
+        runtime.spawn(jwks::keep(Arc::clone(keys), state.metrics().jwks_fetches()));
+    }
     if let Some(listener) = listener {
         let app = http::app(Arc::clone(&state), http::Port::Api);
         runtime.spawn(async move {
@@ -221,8 +230,12 @@ struct ClientPort {
 }
 
 impl ControlPlane for ClientPort {
-    fn tell(&self, event: Event) -> Result<(), Busy> {
+    fn tell_backend(&self, event: Event) -> Result<(), Busy> {
         self.events.as_ref().map_or(Ok(()), |events| events.tell(event))
+    }
+
+    fn tell(&self, cause: &'static str, what: &'static str) {
+        log_once_a_minute(cause, what);
     }
 
     fn handle(&self, request: Request<Bytes>, mut reply: HttpReply) -> Result<(), Busy> {

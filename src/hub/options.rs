@@ -36,6 +36,8 @@ pub struct ChannelOptions {
     pub allow_positioning: bool,
     pub allow_recovery: bool,
     pub allow_subscribe_for_client: bool,
+    /// A `#` in a channel's name begins the users that it is for.
+    pub allow_user_limited_channels: bool,
     pub allow_publish_for_client: bool,
     /// Only while the client is subscribed to the channel.
     pub allow_publish_for_subscriber: bool,
@@ -64,6 +66,7 @@ impl Default for ChannelOptions {
             allow_positioning: true,
             allow_recovery: true,
             allow_subscribe_for_client: false,
+            allow_user_limited_channels: false,
             allow_publish_for_client: false,
             allow_publish_for_subscriber: false,
             allow_history_for_subscriber: false,

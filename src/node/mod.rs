@@ -7,6 +7,7 @@
 //! get their answers, everything within the grace of the configuration.
 
 pub mod doctor;
+pub mod tokens;
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -29,7 +30,7 @@ use crate::driver::uring::UringDriver;
 use crate::driver::{Driver, DriverOptions};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
-use crate::session::token::{TokenOptions, Verifier};
+use crate::session::token::Verifier;
 use crate::shard::ask::{Ask, ControlPlane};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
@@ -38,9 +39,9 @@ use crate::shard::{ClientHooks, Shard, ShardOptions, Tick};
 
 /// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.
 const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
-/// How much longer than a hook's own timeout a shard waits for an answer: the time that a question may wait for its
-/// turn while the backend is protected from more.
-const QUESTION_PATIENCE: Duration = Duration::from_secs(60);
+/// How much longer than a question may wait and be asked a shard waits for its answer. The control plane keeps both
+/// times; this is for an answer that is lost.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
 const STREAM_ITEMS_MAX: usize = 16 * 1024;
 
@@ -87,8 +88,10 @@ fn serve(start: &Start) -> io::Result<()> {
         (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
     let router = Router::new(inboxes, [secrets.u64(..), secrets.u64(..), secrets.u64(..), secrets.u64(..)]);
     let client_ids = ClientIds::new(secrets.u64(..));
-    let shard_options = Arc::new(shard_options(config, options.sockets_max, shards));
-    let control = control::start(ControlOptions::new(config), router.clone())?;
+    let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
+    let shard_options = Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards));
+    let control_options = ControlOptions { published_keys: tokens.published, ..ControlOptions::new(config) };
+    let control = control::start(control_options, router.clone())?;
 
     // A shard says two things at most, the signals one.
     let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 1);
@@ -261,13 +264,19 @@ fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverO
     }
 }
 
-fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOptions {
+fn shard_options(
+    config: &Config,
+    verifier: Option<Arc<Verifier>>,
+    connections_max: u32,
+    shards: u16,
+) -> ShardOptions {
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
         channels_max: config.limits.channels_max.div_ceil(usize::from(shards)),
         ..HubLimits::default()
     };
     let client = &config.client;
+    let hooks = config.hook.iter().map(|hook| &hook.options);
     ShardOptions {
         namespaces: Arc::new(config.namespaces()),
         hub: limits,
@@ -275,14 +284,14 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOpt
             channel_bytes_max: client.outbox_bytes_max.bytes(),
             channel_items_max: STREAM_ITEMS_MAX,
         },
-        verifier: client.token.hmac_secret.as_ref().map(|secret| {
-            Arc::new(Verifier::new(TokenOptions {
-                hmac_secret: secret.reveal().as_bytes().to_vec(),
-                audience: client.token.audience.clone(),
-                issuer: client.token.issuer.clone(),
-            }))
-        }),
+        verifier,
         allow_anonymous: client.allow_anonymous,
+        personal_channels: client.personal_channel.then(|| {
+            match client.personal_channel_namespace.as_str() {
+                "" => "".into(),
+                namespace => format!("{namespace}:").into(),
+            }
+        }),
         allowed_origins: client.allowed_origins.clone(),
         allow_loopback_origins: config.is_development(),
         connections_max,
@@ -299,12 +308,9 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOpt
             refresh: client.refresh_hook.as_deref().map(Box::from),
             rpc: client.rpc_hook.as_deref().map(Box::from),
         },
-        forward_headers: match asks_backend(config) {
-            true => client.forward_headers.iter().map(|name| name.to_ascii_lowercase().into()).collect(),
-            false => Vec::new(),
-        },
+        forward_headers: config.forwarded_headers().into_iter().map(Box::from).collect(),
         question_patience: QUESTION_PATIENCE
-            + config.hook.iter().map(|hook| hook.options.timeout).max().unwrap_or_default(),
+            + hooks.map(|hook| hook.wait_timeout + hook.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,
         echo: config.echo,
         events: config.events.kinds(),
@@ -312,17 +318,6 @@ fn shard_options(config: &Config, connections_max: u32, shards: u16) -> ShardOpt
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
     }
-}
-
-/// Whether anybody is ever asked about a client.
-fn asks_backend(config: &Config) -> bool {
-    let client = &config.client;
-    let of_clients = [&client.connect_hook, &client.refresh_hook, &client.rpc_hook];
-    let namespaces = config.namespace.iter().map(|namespace| &namespace.options);
-    let of_channels = namespaces
-        .chain([&config.channel])
-        .flat_map(|options| [&options.subscribe_hook, &options.sub_refresh_hook, &options.publish_hook]);
-    of_clients.into_iter().chain(of_channels).any(Option::is_some)
 }
 
 fn wall_ms(_now: Time) -> u64 {

@@ -21,6 +21,10 @@ struct Around {
 }
 
 impl World for Around {
+    fn personal_channel(&self, _: &str) -> Option<ChannelName> {
+        None
+    }
+
     fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
         let hooked = !channel.starts_with("free");
         Ok(Rights {

@@ -9,7 +9,7 @@ use crate::proto::centrifuge::encode::{RefreshResult, Reply};
 use crate::session::answers::About;
 use crate::session::context::{Admitted, Failure};
 use crate::session::question::{Granted, Matter};
-use crate::session::token::{Overrides, TokenFault};
+use crate::session::rights::{self, overridden, sub_flags};
 use crate::session::{
     Connecting, Context, Effect, Identity, Phase, Renewal, Rights, Session, Sub, SubscribeEffect, Waits,
     lifetime,
@@ -149,7 +149,9 @@ impl Session {
             let since = connect.since(channel).filter(|since| since.recover)?;
             Some(position(since.offset, &since.epoch))
         };
-        if connect.token.is_empty() && cx.world.hooks().connect {
+        let shown = self.take_shown().filter(|_| connect.token.is_empty());
+        let token = shown.as_deref().unwrap_or(&connect.token);
+        if token.is_empty() && cx.world.hooks().connect {
             let names = connect.subs.iter().map(|(channel, _)| ChannelName::from(channel.as_ref()));
             let recover = names.clone().filter_map(|name| Some((name.clone(), since(&name)?))).collect();
             let matter = Matter::Connect {
@@ -162,7 +164,7 @@ impl Session {
             self.ask(About::Connect { id, recover }, matter, cx);
             return Ok(());
         }
-        let admitted = admit(&connect.token, cx)?;
+        let admitted = rights::admit(token, cx)?;
         self.begin(id, admitted, since, cx)
     }
 
@@ -175,7 +177,8 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         let mut subscribes = Vec::new();
-        for (channel, Granted { grant, expire_at_s }) in admitted.subs {
+        let subs = rights::with_personal(admitted.subs, admitted.user.as_deref(), cx.world);
+        for (channel, Granted { grant, expire_at_s }) in subs {
             let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
             if subscribes.len() == cx.world.channels_max() {
                 return Err(Disconnect::CHANNEL_LIMIT.into());
@@ -238,19 +241,12 @@ impl Session {
             reject_unrecovered: subscribe.flag & REJECT_UNRECOVERED != 0,
         };
         let rights = self.may_begin(&wish.channel, cx)?;
-        if !subscribe.token.is_empty() {
-            let Some(verifier) = cx.world.verifier() else { return Err(Refusal::PermissionDenied.into()) };
-            let claims = verifier
-                .verify_subscribe(&subscribe.token, cx.unix_s)
-                .map_err(TokenFault::of_subscription)?;
-            if *claims.channel != *subscribe.channel || !self.is_user(&claims.user) {
-                return Err(Refusal::PermissionDenied.into());
-            }
-            let granted = Granted { grant: claims.grant, expire_at_s: claims.expire_at_s.unwrap_or(0) };
+        if rights.listed.is_none() && !subscribe.token.is_empty() {
+            let user = self.user().map_or("", |user| user);
+            let granted = rights::subscription(&subscribe.token, &subscribe.channel, user, cx)?;
             subscribe_to(wish, rights, granted, Renewal::Token, cx);
             return Ok(());
         }
-        // Channels that name their users belong here: neither a token nor the backend is asked about them.
         if rights.subscribe_hook {
             let matter = Matter::Subscribe {
                 channel: wish.channel.clone(),
@@ -269,7 +265,7 @@ impl Session {
 
     /// What the channel's namespace allows, if the client could subscribe to it now.
     pub(super) fn may_begin(&self, channel: &str, cx: &Context<'_>) -> Result<Rights, Refusal> {
-        let rights = cx.world.rights(channel)?;
+        let rights = rights::of_user(cx.world, channel, self.user().map_or("", |user| user))?;
         if cx.world.find(channel).is_some_and(|index| self.sub(index).is_some()) {
             return Err(Refusal::AlreadySubscribed);
         }
@@ -280,17 +276,18 @@ impl Session {
     }
 
     fn handle_refresh(&mut self, id: u32, token: &str, cx: &mut Context<'_>) -> Result<(), Failure> {
-        let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
+        if cx.world.verifier().is_none() {
+            return Err(Refusal::NotAvailable.into());
+        }
         if token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let claims = verifier.verify_connect(token, cx.unix_s).map_err(TokenFault::of_connection)?;
-        let expire_at_s = claims.expire_at_s.unwrap_or(0);
-        if !self.is_user(&claims.user) {
-            return Err(Disconnect::INVALID_TOKEN.into());
-        }
+        let refreshed = rights::refresh(token, self.user().map_or("", |user| user), cx)?;
+        let expire_at_s = refreshed.expire_at_s;
         let identity = self.identity.get_or_insert_default();
         identity.expire_at_s = expire_at_s;
+        identity.conn_info = refreshed.info.or(identity.conn_info.take());
+        identity.meta = refreshed.meta.or(identity.meta.take());
         identity.renewal = Renewal::Token;
         cx.effects.push(Effect::ExpiryChanged);
         let client = cx.client.to_string();
@@ -306,22 +303,22 @@ impl Session {
         token: &str,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
+        if cx.world.verifier().is_none() {
+            return Err(Refusal::NotAvailable.into());
+        }
         if channel.is_empty() || token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let sub =
             cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(Refusal::PermissionDenied)?;
-        let claims = verifier.verify_subscribe(token, cx.unix_s).map_err(TokenFault::of_subscription)?;
-        let expire_at_s = claims.expire_at_s.unwrap_or(0);
-        if *claims.channel != *channel || !self.is_user(&claims.user) {
-            return Err(Refusal::PermissionDenied.into());
-        }
+        let user = self.user().map_or("", |user| user);
+        let Granted { grant, expire_at_s } = rights::subscription(token, channel, user, cx)?;
+        let known = self.extra(sub.channel()).and_then(|extra| extra.chan_info.clone());
         let extras = self.extras_mut();
         extras.subs.retain(|extra| extra.channel != sub.channel());
         extras.subs.push(super::SubExtra {
             channel: sub.channel(),
-            chan_info: claims.grant.info,
+            chan_info: grant.info.or(known),
             expire_at_s,
             renewal: Renewal::Token,
         });
@@ -339,16 +336,12 @@ impl Session {
         }
     }
 
-    fn is_user(&self, user: &str) -> bool {
-        self.user().map_or("", |own| own) == user
-    }
-
     /// What the client may do with the channel, and whether it is subscribed.
     pub(super) fn rights(&self, channel: &str, cx: &Context<'_>) -> Result<(Rights, bool), Failure> {
         if channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let rights = cx.world.rights(channel)?;
+        let rights = rights::of_user(cx.world, channel, self.user().map_or("", |user| user))?;
         // A subscription that is still being asked for counts: its channel's home hears of it first.
         let subscribed = cx.world.find(channel).is_some_and(|index| self.sub(index).is_some());
         Ok((rights, subscribed))
@@ -364,30 +357,6 @@ impl Session {
         }
         Ok(channel.into())
     }
-}
-
-fn admit(token: &str, cx: &Context<'_>) -> Result<Admitted, Failure> {
-    if token.is_empty() {
-        return match cx.world.allows_anonymous() {
-            true => Ok(Admitted::default()),
-            false => Err(Disconnect::BAD_REQUEST.into()),
-        };
-    }
-    let Some(verifier) = cx.world.verifier() else { return Err(Disconnect::INVALID_TOKEN.into()) };
-    let claims = verifier.verify_connect(token, cx.unix_s).map_err(TokenFault::of_connection)?;
-    Ok(Admitted {
-        user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
-        conn_info: claims.info,
-        meta: claims.meta,
-        expire_at_s: claims.expire_at_s.unwrap_or(0),
-        renewal: Renewal::Token,
-        subs: claims
-            .subs
-            .into_iter()
-            .map(|(channel, grant)| (channel.into(), Granted { grant, expire_at_s: 0 }))
-            .collect(),
-        data: None,
-    })
 }
 
 /// A subscription that a client asks for.
@@ -428,29 +397,6 @@ pub(super) fn subscribe_to(
 /// A payload of the peer's for as long as the backend takes.
 fn copy(data: Option<Json<'_>>) -> Option<Bytes> {
     data.map(|data| Bytes::copy_from_slice(data.as_bytes()))
-}
-
-/// The namespace's options as a token changes them for one subscription.
-fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
-    let change = |right: &mut bool, to: Option<bool>| *right = to.unwrap_or(*right);
-    change(&mut rights.join_leave, overrides.join_leave);
-    change(&mut rights.force_push_join_leave, overrides.force_push_join_leave);
-    change(&mut rights.force_positioning, overrides.force_positioning);
-    change(&mut rights.force_recovery, overrides.force_recovery);
-    rights
-}
-
-fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leave: bool) -> u32 {
-    let recoverable = rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
-    let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
-    let notices = rights.join_leave && (join_leave || rights.force_push_join_leave);
-    let mut flags = 0;
-    for (set, flag) in
-        [(recoverable, Sub::RECOVERABLE), (positioned, Sub::POSITIONED), (notices, Sub::NOTICES)]
-    {
-        flags |= if set { flag } else { 0 };
-    }
-    flags
 }
 
 fn position(offset: u64, epoch: &str) -> Since {

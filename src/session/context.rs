@@ -7,12 +7,17 @@ use crate::base::publication::Since;
 use crate::proto::centrifuge::encode::{Push, Reply};
 use crate::proto::centrifuge::{Batch, encode_push, encode_reply};
 use crate::session::question::{Granted, Matter, PublishAnswer};
-use crate::session::token::Verifier;
+use crate::session::token::{TokenFault, Verifier};
 use crate::session::{ChannelIndex, Renewal};
 
 /// What a channel's namespace lets a client do.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Rights {
+    /// A `#` in the channel's name begins the users that it is for.
+    pub user_limited: bool,
+    /// Of a user-limited channel: whether its name lists the user. One who is listed needs no token, and no hook is
+    /// asked. Set by [`crate::session::rights::of_user`] alone.
+    pub listed: Option<bool>,
     pub subscribe: bool,
     pub publish_for_client: bool,
     pub publish_for_subscriber: bool,
@@ -65,6 +70,9 @@ pub trait World {
 
     /// Most subscriptions of one connection.
     fn channels_max(&self) -> usize;
+
+    /// What every connection of the user is subscribed to. `None`: nothing, as for nobody known (empty).
+    fn personal_channel(&self, user: &str) -> Option<ChannelName>;
 
     /// The name behind a number of [`World::find`].
     fn name(&self, channel: ChannelIndex) -> ChannelName;
@@ -138,6 +146,8 @@ pub enum Effect {
         /// JSON.
         data: Bytes,
     },
+    /// A token was refused; for the counters and the log.
+    TokenRefused(TokenFault),
     /// An error reply went out; for the counters.
     Refused(Refusal),
 }

@@ -16,6 +16,7 @@ mod context;
 mod held;
 pub mod question;
 pub mod reader;
+pub mod rights;
 pub mod token;
 
 use std::sync::Arc;
@@ -154,6 +155,8 @@ pub struct Session {
 /// What few sessions have.
 #[derive(Default)]
 struct Extras {
+    /// The token that the upgrade showed, until the client connects.
+    shown: Option<Box<str>>,
     waits: Option<Box<Waits>>,
     /// Commands that came while it waits.
     held: Option<Box<Held>>,
@@ -229,6 +232,21 @@ impl Session {
     pub fn new(headers: Option<Arc<Headers>>) -> Session {
         let extras = headers.map(|headers| Box::new(Extras { headers: Some(headers), ..Extras::default() }));
         Session { extras, ..Session::default() }
+    }
+
+    /// Of a connection whose upgrade shows a token: it counts if the connect has none.
+    pub fn with_token(mut self, shown: Option<Box<str>>) -> Session {
+        if shown.is_some() {
+            self.extras_mut().shown = shown;
+        }
+        self
+    }
+
+    /// The token of the upgrade, given up.
+    fn take_shown(&mut self) -> Option<Box<str>> {
+        let shown = self.extras.as_mut()?.shown.take();
+        self.trim();
+        shown
     }
 
     pub fn is_connected(&self) -> bool {
@@ -514,6 +532,7 @@ impl Session {
                 && extras.held.is_none()
                 && extras.subs.is_empty()
                 && extras.headers.is_none()
+                && extras.shown.is_none()
         }) {
             self.extras = None;
         }

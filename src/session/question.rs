@@ -24,7 +24,7 @@ pub struct Caller {
     pub client: ClientId,
     /// Empty for the anonymous, and before the client is known.
     pub user: UserName,
-    /// `websocket`, `sse`, `http_stream`, `uni_websocket`, `long_poll`.
+    /// `websocket`; of readers `sse`, `http_stream`, `uni_websocket`, `long_poll`, `history`, `publish`.
     pub transport: &'static str,
     /// JSON that the backend or a token gave and only the backend gets to see again.
     pub meta: Option<Bytes>,

@@ -270,7 +270,7 @@ impl Reader {
 #[derive(Clone, Debug, Default)]
 pub struct Admission {
     pub identity: Option<Box<Identity>>,
-    /// Channels that the token opens, whatever their namespace says.
+    /// Channels that tokens open, whatever their namespace says, and the personal one.
     pub granted: Vec<ChannelName>,
 }
 

@@ -155,6 +155,12 @@ pub trait ControlPlane: Send + Sync {
     /// [`Busy`] when too many are under way: the shard answers 503.
     fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy>;
 
+    /// Takes word of something that a peer did and that an operator would want to know: `what` is the same text for the
+    /// same `cause`, which is a literal. It is logged once a minute for each cause. Must not block.
+    fn tell(&self, cause: &'static str, what: &'static str) {
+        let _ = (cause, what);
+    }
+
     /// Takes a question for the backend. Must not block; `reply` is called from any thread, once, unless the question
     /// is cancelled before. It always comes: a backend that does not answer is [`Denied::Unavailable`] in time.
     ///
@@ -169,7 +175,7 @@ pub trait ControlPlane: Send + Sync {
     ///
     /// # Errors
     /// [`Busy`] when there is no room: the event is lost, and the shard says so when there is room again.
-    fn tell(&self, event: Event) -> Result<(), Busy> {
+    fn tell_backend(&self, event: Event) -> Result<(), Busy> {
         drop(event);
         Ok(())
     }

@@ -11,7 +11,7 @@ use crate::proto::centrifuge::{Batch, PING, decode_frame};
 use crate::proto::websocket::{self, Opcode};
 use crate::session::question::PublishAnswer;
 use crate::session::token::Verifier;
-use crate::session::{Context, Effect, Hooks, Rights, Session, SubscribeEffect, World};
+use crate::session::{Context, Effect, Hooks, Rights, Session, Sub, SubscribeEffect, World};
 use crate::shard::ShardOptions;
 use crate::shard::connections::State;
 use crate::shard::core::Core;
@@ -28,6 +28,8 @@ impl World for View<'_> {
     fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
         let options = self.options.namespaces.resolve(channel)?;
         Ok(Rights {
+            user_limited: options.allow_user_limited_channels,
+            listed: None,
             subscribe: options.allow_subscribe_for_client,
             publish_for_client: options.allow_publish_for_client,
             publish_for_subscriber: options.allow_publish_for_subscriber,
@@ -63,6 +65,11 @@ impl World for View<'_> {
 
     fn channels_max(&self) -> usize {
         self.options.channels_max
+    }
+
+    fn personal_channel(&self, user: &str) -> Option<ChannelName> {
+        let namespace = self.options.personal_channels.as_deref().filter(|_| !user.is_empty())?;
+        Some(format!("{namespace}#{user}").into())
     }
 
     fn name(&self, channel: u32) -> ChannelName {
@@ -172,6 +179,7 @@ impl Core {
                     self.stats.counters.client_messages_dropped_total += 1;
                 }
             }
+            Effect::TokenRefused(fault) => self.token_refused(fault),
             Effect::Refused(refusal) => self.stats.refusal(refusal),
         }
     }
@@ -293,6 +301,12 @@ impl Core {
             return;
         }
         let expired = session.expired_subs(expired_s);
+        let own = |channel: &u32| session.sub(*channel).is_some_and(|sub| sub.is(Sub::SERVER_SIDE));
+        if expired.iter().any(own) {
+            // The client did not ask for it and cannot ask again: it connects anew, and the server decides anew.
+            self.close(slot, Disconnect::SUBSCRIPTION_EXPIRED);
+            return;
+        }
         let interval = self.options.ping_interval;
         if !interval.is_zero() && connection.ping_due <= now {
             let pong_timeout = self.options.pong_timeout;

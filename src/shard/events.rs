@@ -88,7 +88,10 @@ impl Events {
         self.tell_lost(time_ms);
         // Not before the loss is told: it would look as if it had come first.
         let room = self.lost == 0
-            && self.control.as_ref().is_none_or(|control| control.tell(Event { time_ms, what }).is_ok());
+            && self
+                .control
+                .as_ref()
+                .is_none_or(|control| control.tell_backend(Event { time_ms, what }).is_ok());
         if room {
             self.totals.0 += 1;
         } else {
@@ -100,7 +103,7 @@ impl Events {
     fn tell_lost(&mut self, time_ms: u64) {
         if self.lost > 0
             && let Some(control) = &self.control
-            && control.tell(Event { time_ms, what: What::Lost(self.lost) }).is_ok()
+            && control.tell_backend(Event { time_ms, what: What::Lost(self.lost) }).is_ok()
         {
             self.lost = 0;
         }
@@ -423,7 +426,7 @@ mod tests {
             Err(Busy)
         }
 
-        fn tell(&self, event: Event) -> Result<(), Busy> {
+        fn tell_backend(&self, event: Event) -> Result<(), Busy> {
             let (room, told) = &mut *self.0.lock();
             *room = room.checked_sub(1).ok_or(Busy)?;
             told.push(event.what);

@@ -21,7 +21,8 @@ use crate::shard::stats::Cause;
 
 /// What an upgrade leads to.
 enum Endpoint {
-    Centrifuge,
+    /// With the token that the request shows.
+    Centrifuge(Option<Box<str>>),
     Echo,
 }
 
@@ -108,7 +109,9 @@ impl Core {
                 self.stats.counters.websocket_upgrades_total += 1;
                 self.send(slot, answer.into());
                 let state = match endpoint {
-                    Endpoint::Centrifuge => State::Client { decoder: None, session: Session::new(headers) },
+                    Endpoint::Centrifuge(token) => {
+                        State::Client { decoder: None, session: Session::new(headers).with_token(token) }
+                    }
                     Endpoint::Echo => State::Echo { decoder: None },
                 };
                 if let Some(connection) = self.connections.get_mut(slot) {
@@ -142,7 +145,7 @@ impl Core {
 
     fn route(&self, head: &RequestHead<'_>) -> Asked {
         let endpoint = match head.path {
-            "/connection/websocket" => Some(Endpoint::Centrifuge),
+            "/connection/websocket" => Some(Endpoint::Centrifuge(self.shown_token(head))),
             // Plain requests for it are the control plane's.
             "/echo" if self.options.echo && head.fields().has_token("Upgrade", "websocket") => {
                 Some(Endpoint::Echo)
@@ -158,7 +161,7 @@ impl Core {
                 return Asked::Refused(answer, Cause::HandshakeRefused);
             }
         };
-        if matches!(endpoint, Endpoint::Centrifuge) && !self.is_welcome(head) {
+        if matches!(endpoint, Endpoint::Centrifuge(_)) && !self.is_welcome(head) {
             let mut answer = Vec::new();
             HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut answer);
             return Asked::Refused(answer, Cause::OriginRefused);
@@ -166,7 +169,7 @@ impl Core {
         let mut answer = Vec::new();
         handshake.write(&mut answer, &[]);
         let headers = match endpoint {
-            Endpoint::Centrifuge => self.forwarded(head),
+            Endpoint::Centrifuge(_) => self.forwarded(head),
             Endpoint::Echo => None,
         };
         Asked::Upgraded(endpoint, answer, headers)
@@ -174,6 +177,13 @@ impl Core {
 
     /// Whether a page of the request's origin may connect. Programs that are no browser send none.
     pub fn is_welcome(&self, head: &RequestHead<'_>) -> bool {
+        self.is_known_origin(head)
+            || head.header_str("Origin").is_some()
+                && self.options.allowed_origins.iter().any(|allowed| allowed == "*")
+    }
+
+    /// As [`Core::is_welcome`], without those whom only `*` lets in.
+    pub fn is_known_origin(&self, head: &RequestHead<'_>) -> bool {
         let Some(origin) = head.header_str("Origin") else { return head.header("Origin").is_none() };
         let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
         if head.host().is_some_and(|host| host.eq_ignore_ascii_case(authority)) {
@@ -184,7 +194,11 @@ impl Core {
             None => authority.split(':').next().unwrap_or(""),
         };
         self.options.allow_loopback_origins && is_loopback_name(name)
-            || self.options.allowed_origins.iter().any(|allowed| is_allowed_origin(allowed, origin))
+            || self
+                .options
+                .allowed_origins
+                .iter()
+                .any(|allowed| allowed != "*" && is_allowed_origin(allowed, origin))
     }
 
     fn plain(&self, head: &RequestHead<'_>) -> Asked {

@@ -27,6 +27,7 @@ mod receive;
 pub mod router;
 mod stats;
 mod timers;
+mod tokens;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,6 +65,9 @@ pub struct ShardOptions {
     /// Checks tokens; without one no token is valid.
     pub verifier: Option<Arc<Verifier>>,
     pub allow_anonymous: bool,
+    /// What the name of a user's personal channel begins with: its namespace and a colon, or nothing. `None`: there are
+    /// no personal channels.
+    pub personal_channels: Option<Box<str>>,
     /// Origins that may connect besides the page's own host; `*` is any.
     pub allowed_origins: Vec<String>,
     /// Pages of this machine may connect whatever their port.

@@ -1,6 +1,7 @@
 //! What one shard counts: plain integers, written by it alone.
 
 use crate::base::fault::{Disconnect, Refusal};
+use crate::session::token::TokenFault;
 use crate::shard::ask::ShardStats;
 
 macro_rules! counters {
@@ -183,6 +184,7 @@ pub struct Stats {
     faults: [u64; Cause::ALL.len()],
     disconnects: [u64; DISCONNECTS.len()],
     refusals: [u64; REFUSALS.len()],
+    tokens: [u64; TokenFault::ALL.len()],
 }
 
 impl Stats {
@@ -204,13 +206,19 @@ impl Stats {
         self.refusals[at] += 1;
     }
 
+    pub fn token(&mut self, fault: TokenFault) {
+        let at = TokenFault::ALL.iter().position(|known| *known == fault).expect("every fault is listed");
+        self.tokens[at] += 1;
+    }
+
     /// Adds the counters to a report whose gauges are set.
     pub fn report(&self, into: &mut ShardStats) {
         into.counters = self.counters.list();
         let faults = Cause::ALL.iter().map(|&(cause, name)| (name, self.faults[cause as usize]));
         let disconnects = DISCONNECTS.iter().zip(&self.disconnects).map(|((_, name), count)| (*name, *count));
         let refusals = REFUSALS.iter().zip(&self.refusals).map(|((_, name), count)| (*name, *count));
-        into.faults = faults.chain(disconnects).chain(refusals).collect();
+        let tokens = TokenFault::ALL.iter().zip(&self.tokens).map(|(fault, count)| (fault.cause(), *count));
+        into.faults = faults.chain(disconnects).chain(refusals).chain(tokens).collect();
     }
 }
 

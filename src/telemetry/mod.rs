@@ -3,6 +3,7 @@
 //! Inputs: the log settings, events of `tracing`. Outputs: lines on stderr. Must not know: anything that logs.
 
 pub mod limit;
+pub mod sparing;
 
 use std::backtrace::Backtrace;
 use std::panic::PanicHookInfo;

@@ -10,15 +10,17 @@ use trunkline::base::fault::{Disconnect, Refusal};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
 use trunkline::base::publication::ClientInfo;
 use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since, SinceEpoch};
+use trunkline::session::question::{Question, Waiting};
 use trunkline::shard::ask::{
-    Ask, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser, Reply,
-    ShardStats, SubscribeUser, Target, UnsubscribeUser,
+    Ask, BackendReply, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser,
+    Reply, ShardStats, SubscribeUser, Target, UnsubscribeUser,
 };
 use trunkline::shard::router::Router;
 
 use crate::check::{ChannelNo, PayloadNo, Place, check_page};
 use crate::client::user_name;
 use crate::events::Books;
+use crate::hooks::Questions;
 use crate::scenario::{Telling, unix_s};
 use crate::world::Stage;
 
@@ -382,7 +384,7 @@ fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, Refusal>) 
 // ---- plain HTTP, and events
 
 /// One shard's control plane: takes requests, answers when the script says; takes events.
-pub struct Plane(Mutex<PlaneState>, Mutex<Books>);
+pub struct Plane(Mutex<PlaneState>, pub Questions, Mutex<Books>);
 
 #[derive(Default)]
 struct PlaneState {
@@ -402,19 +404,23 @@ impl ControlPlane for Plane {
         Ok(())
     }
 
-    fn tell(&self, event: Event) -> Result<(), Busy> {
+    fn tell_backend(&self, event: Event) -> Result<(), Busy> {
         self.books().take(event)
+    }
+
+    fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
+        self.1.take(question, reply)
     }
 }
 
 impl Plane {
     pub fn new(telling: Telling) -> Plane {
-        Plane(Mutex::default(), Mutex::new(Books::new(telling)))
+        Plane(Mutex::default(), Questions::default(), Mutex::new(Books::new(telling)))
     }
 
     /// What this shard has told so far.
     pub fn books(&self) -> MutexGuard<'_, Books> {
-        self.1.lock().expect("one thread")
+        self.2.lock().expect("one thread")
     }
 
     /// Answers one of the waiting requests, if the inbox has room for it.
@@ -435,6 +441,6 @@ impl Plane {
     }
 
     pub fn is_idle(&self) -> bool {
-        self.0.lock().expect("one thread").waiting.is_empty()
+        self.0.lock().expect("one thread").waiting.is_empty() && self.1.awaited() == 0
     }
 }

@@ -6,13 +6,15 @@
 //!
 //! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes nothing),
 //! `check` (what was published, and what may follow what), `readers` (the same over the
-//! other wires), `backend` (the server API's side), `events` (what it is told), `strangers`, `wire`.
+//! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
+//! is asked), `strangers`, `wire`.
 
 mod backend;
 mod check;
 mod client;
 mod coverage;
 mod events;
+mod hooks;
 mod readers;
 mod scenario;
 mod strangers;
@@ -39,6 +41,10 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (0, "a connect with several server-side subscriptions: pushes of the first came before its reply"),
     (12, "shards waited for ever for room in the inbox of one that had ended before them"),
     (87, "the answer to a server-side join that was given up passed for that to the next one: a silent gap"),
+    (
+        3417,
+        "a poll whose peer had ended its side was refused after the backend was asked, and kept for the next one",
+    ),
     (896, "a client closed by its own connect reply was counted out without having been counted in"),
 ];
 

@@ -21,6 +21,8 @@ pub const SECRET: &[u8] = b"only the simulated backend knows this";
 const EPOCH_MS: u64 = 1_700_000_000_000;
 /// One seed in so many has a channel with more subscribers than one tick serves.
 const CROWD_EVERY: u64 = 100;
+/// One seed in so many has hooks.
+const HOOKED_EVERY: u64 = 4;
 /// Subscribers that one tick of a shard serves; a batch for more is cut.
 pub const DELIVERIES_PER_TICK: usize = 512;
 
@@ -43,6 +45,8 @@ pub struct Scenario {
     pub cramped: bool,
     /// A channel that everybody subscribes to, with more subscribers than one tick serves.
     pub crowd: bool,
+    /// Clients without a token, and channels of the namespace `hook`, are the backend's to judge.
+    pub hooked: bool,
     /// Shards are told to end while clients are connected; otherwise the clients leave first.
     pub shutdown_under_load: bool,
 }
@@ -71,6 +75,8 @@ pub struct Channel {
     pub options: Arc<ChannelOptions>,
     /// Clients subscribe with a token of the backend's.
     pub needs_token: bool,
+    /// Clients subscribe and publish by leave of the backend.
+    pub asked_about: bool,
 }
 
 pub fn wall_ms(at: Time) -> u64 {
@@ -99,7 +105,6 @@ impl Scenario {
                 readers: usize::from(prng.bool()) * prng.usize(1..8),
             },
         };
-        let namespaces = namespaces(prng);
         // By the seed alone: what it draws is the same as before events were told.
         let telling = match seed % 8 {
             1 | 2 | 5 => Telling::All,
@@ -107,6 +112,10 @@ impl Scenario {
             _ => Telling::Nothing,
         };
         let every_kind = EventKinds::from_iter(EventKind::ALL);
+        // Drawn apart, so that what other seeds mean does not change with it.
+        let mut hooks = Prng::with_seed(seed);
+        let hooked = !crowd && seed % HOOKED_EVERY == 1;
+        let namespaces = namespaces(prng, hooked.then_some(&mut hooks));
         let faults = if crowd { mild() } else { faults(prng) };
         let room = match cramped {
             true => prng.u32(1..5),
@@ -117,7 +126,7 @@ impl Scenario {
             options: ShardOptions {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
-                ..options(prng, Arc::new(namespaces.clone()), room, cramped)
+                ..with_hooks(hooked, options(prng, Arc::new(namespaces.clone()), room, cramped))
             },
             telling,
             driver: DriverOptions {
@@ -128,7 +137,7 @@ impl Scenario {
                 recv_buffers: *pick(prng, &[1, 4, 64]),
             },
             inbox_messages: if crowd { 1024 } else { *pick(prng, &[2, 4, 16, 64, 1024]) },
-            channels: channels(prng, &namespaces, crowd),
+            channels: channels(prng, &namespaces, crowd, hooked),
             faults,
             cast,
             steps: if crowd { 60 } else { *pick(prng, &[40, 200, 700]) },
@@ -136,6 +145,7 @@ impl Scenario {
             step_us: *pick(prng, &[500, 5_000, 30_000]),
             cramped,
             crowd,
+            hooked,
             shutdown_under_load: prng.bool(),
         }
     }
@@ -145,7 +155,13 @@ pub fn pick<'a, T>(prng: &mut Prng, from: &'a [T]) -> &'a T {
     &from[prng.usize(..from.len())]
 }
 
-fn namespaces(prng: &mut Prng) -> Namespaces {
+fn with_hooks(hooked: bool, options: ShardOptions) -> ShardOptions {
+    let hook = || hooked.then(|| "hook".into());
+    let hooks = ClientHooks { connect: hook(), refresh: hook(), rpc: hook() };
+    ShardOptions { hooks, ..options }
+}
+
+fn namespaces(prng: &mut Prng, hooks: Option<&mut Prng>) -> Namespaces {
     let mut named = Vec::new();
     for (name, gap) in [("tell", GapPolicy::Tell), ("latest", GapPolicy::Latest), ("close", GapPolicy::Close)]
     {
@@ -157,6 +173,18 @@ fn namespaces(prng: &mut Prng) -> Namespaces {
     ));
     let plain = ChannelOptions { presence: true, join_leave: true, ..open(prng, GapPolicy::Tell) };
     named.push(("plain".to_string(), plain));
+    if let Some(prng) = hooks {
+        let hook = || Some("hook".to_string());
+        let options = ChannelOptions {
+            allow_subscribe_for_client: false,
+            allow_publish_for_client: false,
+            subscribe_hook: hook(),
+            sub_refresh_hook: hook(),
+            publish_hook: hook(),
+            ..with_history(prng, GapPolicy::Tell)
+        };
+        named.push(("hook".to_string(), options));
+    }
     Namespaces::new(open(prng, GapPolicy::Tell), named, 32)
 }
 
@@ -188,7 +216,7 @@ fn with_history(prng: &mut Prng, gap: GapPolicy) -> ChannelOptions {
     }
 }
 
-fn channels(prng: &mut Prng, namespaces: &Namespaces, crowd: bool) -> Vec<Channel> {
+fn channels(prng: &mut Prng, namespaces: &Namespaces, crowd: bool, hooked: bool) -> Vec<Channel> {
     let mut names: Vec<String> = Vec::new();
     if crowd {
         names.push("tell:crowd".into());
@@ -199,10 +227,14 @@ fn channels(prng: &mut Prng, namespaces: &Namespaces, crowd: bool) -> Vec<Channe
             }
         }
     }
+    if hooked {
+        names.extend(["hook:0".into(), "hook:1".into()]);
+    }
     let of = |name: &String| Channel {
         name: name.as_str().into(),
         options: Arc::clone(namespaces.resolve(name).expect("the namespaces are there")),
         needs_token: name.starts_with("token"),
+        asked_about: name.starts_with("hook"),
     };
     names.iter().map(of).collect()
 }
@@ -226,6 +258,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         },
         verifier: Some(Arc::new(verifier)),
         allow_anonymous: true,
+        personal_channels: None,
         allowed_origins: Vec::new(),
         allow_loopback_origins: false,
         connections_max: if cramped { room } else { room * 2 },

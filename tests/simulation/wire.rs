@@ -158,6 +158,8 @@ pub struct Message<'a> {
     pub refresh: Option<RefreshBody>,
     pub sub_refresh: Option<LifetimeBody>,
     #[serde(borrow)]
+    pub rpc: Option<RpcBody<'a>>,
+    #[serde(borrow)]
     pub push: Option<PushBody<'a>>,
 }
 
@@ -271,6 +273,13 @@ pub struct RefreshBody {
     pub expires: bool,
     #[serde(default)]
     pub ttl: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RpcBody<'a> {
+    #[serde(borrow)]
+    pub data: &'a RawValue,
 }
 
 #[derive(Deserialize)]

@@ -228,6 +228,7 @@ impl World {
             for _ in 0..self.stage.prng.usize(1..4) {
                 self.act();
             }
+            self.answer_questions();
             self.check_bounds();
         }
     }
@@ -288,6 +289,17 @@ impl World {
         self.planes[shard].answer_one(has_room, &mut self.stage);
     }
 
+    /// The backend answers what it is asked, sooner or later.
+    fn answer_questions(&mut self) {
+        if self.stage.scenario.hooked {
+            let room = self.stage.scenario.inbox_messages;
+            for (shard, plane) in self.planes.iter().enumerate() {
+                let inbox = self.router.inbox(ShardId(shard as u16));
+                plane.1.answer(|| inbox.len() < room, &mut self.stage);
+            }
+        }
+    }
+
     fn come_to_rest(&mut self) {
         self.stage.calm = true;
         self.stage.net.set_faults(Faults::none());
@@ -316,6 +328,7 @@ impl World {
         for _ in 0..self.planes.len() {
             self.answer_http();
         }
+        self.answer_questions();
         self.check_bounds();
     }
 
@@ -355,7 +368,9 @@ impl World {
             self.backend.publish_marker(channel, &mut self.stage);
             self.run_for(Duration::from_millis(1));
         }
-        let until = self.stage.net.now() + PROMPT;
+        // A poll of several channels asks about each of them, and may be given one message at a time.
+        let asking = if self.stage.scenario.hooked { 6 } else { 1 };
+        let until = self.stage.net.now() + PROMPT * asking;
         while self.stage.net.now() < until {
             self.calm_step("markers");
         }
@@ -546,6 +561,7 @@ impl World {
             let stats = self.stage.net.stats(shard);
             assert_eq!(stats.accepted, stats.closed, "sockets accepted and closed");
             assert_eq!(self.stage.net.open_sockets(shard), 0);
+            assert_eq!(self.planes[shard].1.awaited(), 0, "questions that nobody gave up");
             self.stage.coverage.add("accept_failed", stats.accept_failures);
             if stats.accepted as usize > self.peak_sockets[shard] {
                 self.stage.coverage.count("slot_reused");

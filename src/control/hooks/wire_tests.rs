@@ -47,7 +47,10 @@ fn questions_have_the_published_shape() {
     let written = |matter: Matter, include_connection_meta, binary| {
         String::from_utf8(encode(&question(matter), Encoding { include_connection_meta, binary })).unwrap()
     };
-    const HEAD: &str = "{\"client\":\"9336a229-2400-4ebc-8c50-0a643d22e8a0\",\"transport\":\"websocket\",\"protocol\":\"json\",\"encoding\":";
+    const HEAD: &str = concat!(
+        r#"{"client":"9336a229-2400-4ebc-8c50-0a643d22e8a0","transport":"websocket","#,
+        r#""protocol":"json","encoding":"#
+    );
     for (matter, rest) in [
         (connect(), r#""json","name":"js","version":"5","data":{"a": [1]},"channels":["a","b\""]}"#),
         (Matter::Connect { data: None, name: "".into(), version: "".into(), channels: vec![] }, r#""json"}"#),
@@ -123,7 +126,10 @@ fn every_kind_of_answer_is_read_whole() {
     assert_eq!(
         decoded(
             &publish(),
-            r#"{"result":{"data":{"x":1},"skip_history":true,"tags":{"t":"v"},"idempotency_key":"k","version":3,"version_epoch":"e","delta":true}}"#
+            concat!(
+                r#"{"result":{"data":{"x":1},"skip_history":true,"tags":{"t":"v"},"#,
+                r#""idempotency_key":"k","version":3,"version_epoch":"e","delta":true}}"#
+            )
         ),
         Answer::Publish(PublishAnswer {
             data: bytes("{\"x\":1}"),

@@ -67,6 +67,8 @@ impl Core {
         }
         let origin = self.cors_origin(head);
         let mut form = reply_form(head, origin.clone().unwrap_or_default());
+        // Who has ended its side while the backend was asked sends no further request.
+        form.keep_alive &= !self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
         let has_body = !matches!(head.body_length(), BodyLength::None | BodyLength::Length(0));
         if endpoint != Endpoint::Publish || head.method != "POST" {
             // Where the next request begins is known only behind the body, and nobody wants to read that.
@@ -89,7 +91,9 @@ impl Core {
             return consumed(self.answer_preflight(slot, &form, endpoint));
         } else {
             let view = View { options: &self.options, local: &self.local };
-            request::read(endpoint, head, said.as_ref().unwrap_or(&Said::default()), &view, self.unix_s())
+            let cookies = self.is_known_origin(head);
+            let none = Said::default();
+            request::read(endpoint, head, said.as_ref().unwrap_or(&none), &view, cookies, self.unix_s())
         };
         let request = match request {
             Ok(request) => request,
@@ -99,13 +103,15 @@ impl Core {
                 self.ask_for_reader(slot, step, endpoint, form, caller, matter, &bytes[head_len..]);
                 return bytes.len();
             }
-            Err(Stop::Refused(problem)) => {
+            Err(Stop::Refused(problem, token)) => {
                 form.keep_alive &= !has_body;
+                if let Some(fault) = token {
+                    self.token_refused(fault);
+                }
                 return consumed(self.refuse_now(slot, &form, problem, &[]));
             }
         };
         form.limit = request.limit;
-        form.keep_alive &= !self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
         if request.mode == Mode::Publish {
             return self.expect_publication(slot, request, form, head, bytes, head_len);
         }

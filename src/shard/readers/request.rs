@@ -10,8 +10,9 @@ use crate::proto::reader::problem::Problem;
 use crate::proto::reader::query;
 use crate::session::question::{Granted, Matter};
 use crate::session::reader::{self, Admission, Asked, Mode};
-use crate::session::token::TokenFault;
-use crate::session::{Identity, World};
+use crate::session::token::{Flaw, TokenFault};
+use crate::session::{Identity, World, rights};
+use crate::shard::tokens::{bearer, cookie};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
 pub const HOLD_MS: u32 = 45_000;
@@ -99,15 +100,36 @@ impl Said {
 
 /// Why a request is not carried out.
 pub enum Stop {
-    /// It never will be.
-    Refused(Problem),
+    /// It never will be; with the token that was the reason.
+    Refused(Problem, Option<TokenFault>),
     /// The backend must be asked first. As whom, is known by then but for a connect.
     Ask(Matter, Option<Box<Identity>>),
 }
 
 impl From<Problem> for Stop {
     fn from(problem: Problem) -> Stop {
-        Stop::Refused(problem)
+        Stop::Refused(problem, None)
+    }
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Stop {
+        Problem::from(refusal).into()
+    }
+}
+
+impl From<TokenFault> for Stop {
+    fn from(fault: TokenFault) -> Stop {
+        let problem = match fault {
+            TokenFault::Invalid(_) => Problem::new(Refusal::Unauthorized, fault.text()),
+            TokenFault::Expired | TokenFault::NotYetValid => {
+                Problem::new(Refusal::TokenExpired, fault.text())
+            }
+            TokenFault::KeyAwaited => {
+                Problem { status: 503, refusal: Refusal::Internal, detail: fault.text() }
+            }
+        };
+        Stop::Refused(problem, Some(fault))
     }
 }
 
@@ -132,6 +154,7 @@ struct Query {
     channels: Vec<ChannelName>,
     position: Option<String>,
     token: Option<String>,
+    subscription_tokens: Vec<String>,
     limit: Option<u16>,
     hold_ms: Option<u32>,
     reverse: bool,
@@ -139,7 +162,7 @@ struct Query {
     callback: Option<Box<str>>,
 }
 
-/// Reads and judges a request.
+/// Reads and judges a request. `cookies`: a token may come from one.
 ///
 /// # Errors
 /// The problem to answer with: what is malformed, who is not known, what is not allowed.
@@ -148,6 +171,7 @@ pub fn read(
     head: &RequestHead<'_>,
     said: &Said,
     world: &dyn World,
+    cookies: bool,
     unix_s: u64,
 ) -> Result<ReaderRequest, Stop> {
     let mut query = read_query(head.query.unwrap_or_default(), world.channels_max())?;
@@ -157,7 +181,7 @@ pub fn read(
         None => Positions::default(),
         Some(text) => Positions::parse(&text).map_err(|_| Problem::bad_request("malformed position"))?,
     };
-    let admission = match admit(head, query.token.take(), world, unix_s)? {
+    let admission = match admit(head, query.token.take(), cookies, world, unix_s)? {
         Some(admission) => Some(admission),
         None if world.hooks().connect => said.admission.clone(),
         None if world.allows_anonymous() => Some(Admission::default()),
@@ -172,6 +196,9 @@ pub fn read(
         };
         return Err(Stop::Ask(matter, None));
     };
+    let personal = world.personal_channel(user_of(admission.identity.as_deref()));
+    admission.granted.extend(personal.filter(|personal| !admission.granted.contains(personal)));
+    subscription_tokens(&mut query, &mut admission, world, unix_s)?;
     if query.channels.is_empty() && !matches!(endpoint, Endpoint::Publish) {
         query.channels.clone_from(&admission.granted);
         if query.channels.len() > world.channels_max().min(POSITION_CHANNELS_MAX) {
@@ -250,6 +277,12 @@ fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
             }
             "position" | "since" if !value.is_empty() => query.position = Some(value.into_owned()),
             "token" if !value.is_empty() => query.token = Some(value.into_owned()),
+            "subscription_token" if !value.is_empty() => {
+                if query.subscription_tokens.len() == channels_max.min(POSITION_CHANNELS_MAX) {
+                    return Err(TOO_MANY_CHANNELS);
+                }
+                query.subscription_tokens.push(value.into_owned());
+            }
             "limit" => {
                 let limit = value.parse::<u32>().map_err(|_| Problem::bad_request("malformed limit"))?;
                 query.limit = Some(u16::try_from(limit).unwrap_or(u16::MAX));
@@ -316,30 +349,23 @@ pub fn ends_with(admission: &mut Admission, expire_at_s: u64) {
     }
 }
 
-/// Who asks: by the header, the cookie or the query, in this order. `None`: the request shows no token.
+/// Who asks: by the header, the query or the cookie, in this order. `None`: the request shows no token.
 fn admit(
     head: &RequestHead<'_>,
     in_query: Option<String>,
+    cookies: bool,
     world: &dyn World,
     unix_s: u64,
-) -> Result<Option<Admission>, Problem> {
-    let refused = |detail| Problem::new(Refusal::Unauthorized, detail);
-    let token = match head.header_str("Authorization") {
-        Some(value) => {
-            let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-            if !scheme.eq_ignore_ascii_case("Bearer") {
-                return Err(refused("Authorization is not a bearer token"));
-            }
-            Some(token.trim().to_string())
-        }
-        None => in_query.or_else(|| cookie(head, "trunkline_token").map(str::to_string)),
+) -> Result<Option<Admission>, Stop> {
+    let refused = |detail| Problem::new(Refusal::Unauthorized, detail).into();
+    let token = match bearer(head) {
+        Some(Ok(token)) => Some(token.to_string()),
+        Some(Err(())) => return Err(refused("Authorization is not a bearer token")),
+        None => in_query.or_else(|| cookie(head).filter(|_| cookies).map(str::to_string)),
     };
     let Some(token) = token else { return Ok(None) };
     let Some(verifier) = world.verifier() else { return Err(refused("no token is accepted here")) };
-    let claims = verifier.verify_connect(&token, unix_s).map_err(|fault| match fault {
-        TokenFault::Expired => Refusal::TokenExpired.into(),
-        TokenFault::Invalid(why) => refused(why),
-    })?;
+    let claims = verifier.verify_connect(&token, unix_s)?;
     let identity = Identity {
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
@@ -357,14 +383,47 @@ fn admit(
     }))
 }
 
-/// A cookie's value (RFC 6265 section 4.2.1); the first of that name.
-fn cookie<'a>(head: &RequestHead<'a>, name: &str) -> Option<&'a str> {
-    let cookies = head.header_str("Cookie")?;
-    cookies
-        .split(';')
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(known, value)| *known == name && !value.is_empty())
-        .map(|(_, value)| value.trim_matches('"'))
+/// Adds the channels of the request's subscription tokens to those that it names and to those that it may have. What
+/// the reader gets ends with the first of its tokens.
+fn subscription_tokens(
+    query: &mut Query,
+    admission: &mut Admission,
+    world: &dyn World,
+    unix_s: u64,
+) -> Result<(), Stop> {
+    for token in std::mem::take(&mut query.subscription_tokens) {
+        let refused = || Problem::new(Refusal::Unauthorized, "no token is accepted here");
+        let claims = world.verifier().ok_or_else(refused)?.verify_subscribe(&token, unix_s)?;
+        if claims.user != user_of(admission.identity.as_deref()) {
+            return Err(TokenFault::from(Flaw::OtherUser).into());
+        }
+        // Who reads this way has an id of its own for each request.
+        if !claims.client.is_empty() {
+            return Err(TokenFault::from(Flaw::OtherClient).into());
+        }
+        let until_s = claims.expire_at_s.unwrap_or(0);
+        if until_s != 0 && until_s <= unix_s {
+            return Err(Refusal::Expired.into());
+        }
+        if rights::of_user(world, &claims.channel, &claims.user)?.listed == Some(false) {
+            return Err(Refusal::PermissionDenied.into());
+        }
+        let channel = ChannelName::from(claims.channel);
+        ends_with(admission, until_s);
+        if !query.channels.contains(&channel) {
+            if query.channels.len() == world.channels_max().min(POSITION_CHANNELS_MAX) {
+                return Err(TOO_MANY_CHANNELS.into());
+            }
+            query.channels.push(channel.clone());
+        }
+        admission.granted.push(channel);
+    }
+    Ok(())
+}
+
+/// Empty for somebody unknown.
+pub fn user_of(identity: Option<&Identity>) -> &str {
+    identity.and_then(|identity| identity.user.as_deref()).unwrap_or("")
 }
 
 /// Whether the request may have the channel; `true` when it may also have what it missed there.
@@ -375,7 +434,7 @@ fn check_rights(
     said: &Said,
     world: &dyn World,
 ) -> Result<bool, Stop> {
-    let rights = world.rights(channel).map_err(Problem::from)?;
+    let rights = rights::of_user(world, channel, user_of(admission.identity.as_deref()))?;
     let by_token = admission.granted.iter().any(|granted| **granted == *channel);
     // What does not depend on being a subscriber needs no question about that.
     let matters = match endpoint {
@@ -414,12 +473,12 @@ fn check_rights(
     }
 }
 
-/// Whether the channel may be subscribed to by a reader whose request has been admitted already.
+/// Whether the channel may be subscribed to by a reader whose request has been admitted already as `user`.
 ///
 /// # Errors
 /// As the channel's own problem.
-pub fn may_subscribe(channel: &str, world: &dyn World) -> Result<(), Refusal> {
-    let rights = world.rights(channel)?;
+pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<(), Refusal> {
+    let rights = rights::of_user(world, channel, user)?;
     // A stream that flows has nobody who would hold it while the backend is asked.
     match rights.subscribe && !rights.subscribe_hook {
         true => Ok(()),

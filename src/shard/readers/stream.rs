@@ -12,7 +12,7 @@ use crate::shard::connections::{ClosingEnd, Connection, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, Mail, Order};
 use crate::shard::readers::deliver::position_text;
-use crate::shard::readers::request::may_subscribe;
+use crate::shard::readers::request::{may_subscribe, user_of};
 use crate::shard::timers;
 
 /// When a reader of events is to come back after its connection broke: soon, and not all at once.
@@ -134,7 +134,9 @@ impl Core {
     }
 
     fn subscribe_reader(&mut self, slot: u32, channel: &str) -> Result<(), Refusal> {
-        may_subscribe(channel, &View { options: &self.options, local: &self.local })?;
+        let identity =
+            self.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
+        may_subscribe(channel, user_of(identity), &View { options: &self.options, local: &self.local })?;
         let known = self.local.find(channel);
         let Some(reader) = self.connections.get(slot).and_then(Connection::reader) else { return Ok(()) };
         if known.is_some_and(|index| reader.sub(index).is_some()) {

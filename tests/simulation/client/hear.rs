@@ -126,6 +126,13 @@ impl Client {
             Sent::Connect { recover, floors } => {
                 let body = message.connect.expect("a connect is answered with a connect");
                 self.id = body.client;
+                if let Some(asked) = self.asked_to_connect {
+                    assert!(!body.expires, "it has no token that it could refresh");
+                    let took = stage.net.now().since(asked);
+                    if took > stage.scenario.options.connect_timeout {
+                        stage.coverage.count("connect_asked_about_longer_than_the_timeout");
+                    }
+                }
                 self.expires = ends(body.expires, body.ttl, stage);
                 self.phase = Phase::Ready;
                 for (name, sub) in body.subs {
@@ -200,6 +207,11 @@ impl Client {
                     sub.expires = ends(lifetime.expires, lifetime.ttl, stage);
                 }
             }
+            Sent::Rpc { number } => {
+                let body = message.rpc.expect("a call is answered with a call");
+                assert_eq!(body.data.get(), number.to_string(), "the answer to another call");
+                stage.coverage.count("called");
+            }
             Sent::Hopeless { code } => panic!("what must be refused with {code} was not"),
         }
     }
@@ -207,7 +219,9 @@ impl Client {
     fn handle_refusal(&mut self, sent: Sent, code: u16, temporary: bool, stage: &mut Stage) {
         match sent {
             Sent::Connect { .. } => {
-                assert!(code == 109, "connect refused with {code}");
+                let by_hook = self.asked_to_connect.is_some() && matches!(code, 100 | 110 | 1234);
+                assert!(code == 109 || by_hook, "connect refused with {code}");
+                stage.coverage.add("connect_refused_by_backend", (code == 1234).into());
                 self.lose(stage);
             }
             Sent::Subscribe(Subscribing { channel, recover, .. }) => match code {
@@ -215,8 +229,17 @@ impl Client {
                     assert!(recover.is_some(), "nothing was to be recovered");
                     self.kept.remove(&channel);
                 }
-                103 => assert!(stage.scenario.channels[channel].needs_token, "it may subscribe"),
+                103 => {
+                    let channel = &stage.scenario.channels[channel];
+                    assert!(channel.needs_token || channel.asked_about, "it may subscribe");
+                }
+                1234 => {
+                    assert!(stage.scenario.channels[channel].asked_about);
+                    stage.coverage.count("subscribe_refused_by_backend");
+                }
                 105 | 109 => {}
+                // What was granted was over by the time that the answer came through.
+                110 => assert!(stage.scenario.channels[channel].asked_about),
                 // A limit of the connection or of the hub; asking again would not help.
                 106 => {
                     self.wanted.remove(&channel);
@@ -224,7 +247,9 @@ impl Client {
                 _ => assert!(temporary, "subscribe refused with {code}"),
             },
             Sent::Publish { payload } => {
-                assert!(matches!(code, 103 | 106 | 111), "publish refused with {code}");
+                let asked = stage.scenario.channels[stage.log.data(payload).0].asked_about;
+                let by_hook = asked && matches!(code, 100 | 1234);
+                assert!(matches!(code, 103 | 106 | 111) || by_hook, "publish refused with {code}");
                 stage.log.refused(payload);
             }
             Sent::History { .. } => {
@@ -234,6 +259,7 @@ impl Client {
                 assert!(matches!(code, 103 | 108), "presence refused with {code}");
             }
             Sent::SubRefresh { .. } => assert!(matches!(code, 103 | 109), "sub_refresh refused with {code}"),
+            Sent::Rpc { .. } => assert!(matches!(code, 100 | 108 | 1234), "call refused with {code}"),
             Sent::Hopeless { code: expected } => assert_eq!(code, expected),
             Sent::Refresh => assert_eq!(code, 109),
             Sent::Unsubscribe { .. } | Sent::Ping => panic!("refused with {code}"),

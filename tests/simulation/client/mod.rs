@@ -51,6 +51,8 @@ pub struct Client {
     mute: bool,
     /// When the connection is over unless it is refreshed.
     expires: Option<Time>,
+    /// When it asked to be let in by the backend, which may take longer than a silent client may.
+    asked_to_connect: Option<Time>,
     /// Sockets that the client has done with and still holds open.
     lingering: Vec<(Time, ClientEnd)>,
 }
@@ -102,6 +104,10 @@ enum Sent {
     SubRefresh {
         channel: ChannelNo,
     },
+    /// A call that the backend gives back.
+    Rpc {
+        number: u32,
+    },
     /// Cannot succeed.
     Hopeless {
         code: u16,
@@ -139,6 +145,7 @@ impl Client {
             paused_until: None,
             mute: false,
             expires: None,
+            asked_to_connect: None,
             lingering: Vec::new(),
         }
     }
@@ -266,7 +273,7 @@ impl Client {
                 format!(r#""presence_stats":{{"channel":"{name}"}}"#)
             }),
             40 => self.command(Sent::Ping, r#""ping":{}"#, stage),
-            41 => self.command(Sent::Hopeless { code: 108 }, r#""rpc":{"method":"m","data":1}"#, stage),
+            41 => self.rpc(stage),
             42 => self.command(Sent::Hopeless { code: 102 }, r#""subscribe":{"channel":"nowhere:1"}"#, stage),
             43 => self.batch.push(r#"{"send":{"data":{"one":"way"}}}"#.into()),
             44..46 => self.refresh(stage),
@@ -353,6 +360,7 @@ impl Client {
         self.paused_until = None;
         self.mute = false;
         self.expires = None;
+        self.asked_to_connect = None;
     }
 }
 

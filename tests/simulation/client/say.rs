@@ -26,8 +26,9 @@ impl Client {
     }
 
     pub(super) fn connect(&mut self, stage: &mut Stage) {
-        let mut token = String::new();
-        if let Some(user) = self.user {
+        let (mut token, mut data) = (String::new(), String::new());
+        let by_hook = stage.scenario.hooked && (self.user.is_none() || self.number.is_multiple_of(2));
+        if self.user.is_some() || by_hook {
             let now_s = unix_s(stage.net.now());
             for _ in 0..stage.prng.usize(..3) {
                 let channel = stage.prng.usize(..stage.scenario.channels.len());
@@ -41,16 +42,24 @@ impl Client {
             };
             let channels: Vec<String> =
                 self.granted.iter().map(|&channel| stage.name(channel).to_string()).collect();
-            token = sign_connect(
-                SECRET,
-                &ConnectToken {
-                    user: &user_name(user),
-                    expires_at_s,
-                    channels: &channels,
-                    ..ConnectToken::default()
-                },
-            )
-            .expect("the token is short");
+            let user = self.user.map(user_name).unwrap_or_default();
+            if by_hook {
+                // What it has in its data the backend lets it have.
+                let expire_at = expires_at_s.unwrap_or(0);
+                data = format!(r#","data":{{"user":"{user}","subs":{channels:?},"expire_at":{expire_at}}}"#);
+                self.asked_to_connect = Some(stage.net.now());
+            } else {
+                token = sign_connect(
+                    SECRET,
+                    &ConnectToken {
+                        user: &user,
+                        expires_at_s,
+                        channels: &channels,
+                        ..ConnectToken::default()
+                    },
+                )
+                .expect("the token is short");
+            }
         }
         let recover: BTreeMap<ChannelNo, (u64, u32)> = self
             .granted
@@ -67,7 +76,8 @@ impl Client {
                 format!(r#""{name}":{{"recover":true,"offset":{offset},"epoch":"{epoch:08x}"}}"#)
             })
             .collect();
-        let body = format!(r#""connect":{{"token":"{token}","subs":{{{}}},"name":"sim"}}"#, subs.join(","));
+        let subs = subs.join(",");
+        let body = format!(r#""connect":{{"token":"{token}","subs":{{{subs}}},"name":"sim"{data}}}"#);
         self.command(Sent::Connect { recover, floors }, &body, stage);
         // The SDK sends its pending subscribes along.
         if stage.prng.bool() {
@@ -168,6 +178,17 @@ impl Client {
         let channel = stage.prng.usize(..stage.scenario.channels.len());
         let body = body(stage.name(channel));
         self.command(sent, &body, stage);
+    }
+
+    pub(super) fn rpc(&mut self, stage: &mut Stage) {
+        if !stage.scenario.hooked {
+            return self.command(Sent::Hopeless { code: 108 }, r#""rpc":{"method":"m","data":1}"#, stage);
+        }
+        // Several: the second waits for the first.
+        for _ in 0..stage.prng.usize(1..4) {
+            let number = stage.prng.u32(..);
+            self.command(Sent::Rpc { number }, &format!(r#""rpc":{{"method":"m","data":{number}}}"#), stage);
+        }
     }
 
     pub(super) fn refresh(&mut self, stage: &mut Stage) {

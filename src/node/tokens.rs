@@ -1,0 +1,216 @@
+//! Keys of a configuration made into verifiers, and the commands that make and check tokens with them.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use crate::base::bytes::Bytes;
+use crate::config::cli::{TokenJob, TokenTask};
+use crate::config::{Client, Token};
+use crate::control::jwks;
+use crate::session::token::keys::{Key, KeyFault};
+use crate::session::token::published::PublishedKeys;
+use crate::session::token::{
+    ConnectToken, Flaw, SubscribeGrant, SubscribeToken, TokenFault, TokenOptions, Verifier, sign_connect,
+    sign_subscribe,
+};
+
+/// What a node verifies tokens with.
+pub struct Tokens {
+    /// `None`: no key is configured, no token is valid.
+    pub verifier: Option<Arc<Verifier>>,
+    /// Each URL once.
+    pub published: Vec<Arc<PublishedKeys>>,
+}
+
+impl Tokens {
+    /// # Errors
+    /// A key that is none. The check of the configuration has refused it with its name already.
+    pub fn new(client: &Client) -> Result<Tokens, KeyFault> {
+        let mut published = Vec::new();
+        let own = client.subscription_token.has_keys();
+        if !client.token.has_keys() && !own {
+            return Ok(Tokens { verifier: None, published });
+        }
+        let mut verifier = Verifier::new(options(&client.token, &mut published)?);
+        if own {
+            verifier = verifier.with_subscriptions(options(&client.subscription_token, &mut published)?);
+        }
+        Ok(Tokens { verifier: Some(Arc::new(verifier)), published })
+    }
+}
+
+fn options(token: &Token, published: &mut Vec<Arc<PublishedKeys>>) -> Result<TokenOptions, KeyFault> {
+    let key =
+        |pem: &Option<String>, read: fn(&str) -> Result<Key, KeyFault>| pem.as_deref().map(read).transpose();
+    let shared = token.jwks_url.as_ref().map(|url| {
+        let known = published.iter().find(|keys| keys.url() == url && keys.refresh() == token.jwks_refresh);
+        known.cloned().unwrap_or_else(|| {
+            let keys = Arc::new(PublishedKeys::new(url, token.jwks_refresh));
+            published.push(Arc::clone(&keys));
+            keys
+        })
+    });
+    Ok(TokenOptions {
+        hmac_secret: token.hmac_secret.as_ref().map_or_else(Vec::new, |secret| secret.reveal().into()),
+        rsa: key(&token.rsa_public_key, Key::rsa)?,
+        ecdsa: key(&token.ecdsa_public_key, Key::ecdsa)?,
+        eddsa: key(&token.eddsa_public_key, Key::eddsa)?,
+        published: shared,
+        audience: token.audience.clone(),
+        issuer: token.issuer.clone(),
+    })
+}
+
+/// Carries out a command: prints the token, or what a token says, on stdout. Exit code 1: it cannot be made, it is not
+/// valid, or its issuer cannot be asked.
+pub fn run(task: &TokenTask) -> ExitCode {
+    let done = match &task.job {
+        TokenJob::Check { token } => check(&task.config.client, token),
+        job => make(&task.config.client, job),
+    };
+    match done {
+        Ok(text) => {
+            let _ = writeln!(std::io::stdout().lock(), "{text}");
+            ExitCode::SUCCESS
+        }
+        Err(problem) => {
+            let _ = writeln!(std::io::stderr().lock(), "error: {problem}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn make(client: &Client, job: &TokenJob) -> Result<String, String> {
+    let subscription = matches!(job, TokenJob::Subscription { .. }) && client.subscription_token.has_keys();
+    let (path, options) = match subscription {
+        true => ("client.subscription_token", &client.subscription_token),
+        false => ("client.token", &client.token),
+    };
+    let Some(secret) = &options.hmac_secret else {
+        return Err(format!("{path}.hmac_secret is not set, and tokens are made here with HMAC only"));
+    };
+    let secret = secret.reveal().as_bytes();
+    let now = unix_now_s();
+    let expires = |ttl: &Duration| (!ttl.is_zero()).then(|| now.saturating_add(ttl.as_secs()));
+    let raw = |json: &Option<String>| {
+        json.as_ref().map(|json| RawValue::from_string(json.clone())).transpose().map_err(|e| e.to_string())
+    };
+    let (audience, issuer) = (options.audience.as_deref(), options.issuer.as_deref());
+    let made = match job {
+        TokenJob::Connection { user, ttl, channels, info, meta } => {
+            let (info, meta) = (raw(info)?, raw(meta)?);
+            let token = ConnectToken {
+                user,
+                expires_at_s: expires(ttl),
+                issued_at_s: Some(now),
+                audience,
+                issuer,
+                info: info.as_deref(),
+                meta: meta.as_deref(),
+                channels,
+            };
+            sign_connect(secret, &token)
+        }
+        TokenJob::Subscription { user, channel, ttl, info } => {
+            let info = raw(info)?;
+            let token = SubscribeToken {
+                user,
+                channel,
+                expires_at_s: expires(ttl),
+                issued_at_s: Some(now),
+                audience,
+                issuer,
+                info: info.as_deref(),
+            };
+            sign_subscribe(secret, &token)
+        }
+        TokenJob::Check { .. } => return Err("nothing is made by a check".into()),
+    };
+    made.map_err(|fault| fault.to_string())
+}
+
+/// What the token says, as JSON for people.
+fn check(client: &Client, token: &str) -> Result<String, String> {
+    let tokens = Tokens::new(client).map_err(|fault| fault.to_string())?;
+    let Some(verifier) = &tokens.verifier else {
+        return Err("the configuration has no token key: client.token.hmac_secret and the like".into());
+    };
+    let told = match told(verifier, token) {
+        Err(TokenFault::KeyAwaited) => {
+            fetch(&tokens.published)?;
+            told(verifier, token)
+        }
+        told => told,
+    };
+    told.map_err(|fault| fault.to_string())
+}
+
+/// Fetches what the issuers publish, once.
+fn fetch(published: &[Arc<PublishedKeys>]) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    for keys in published {
+        keys.take_wanted();
+        let set = runtime.block_on(jwks::fetch(keys.url()));
+        keys.publish(set.map_err(|problem| format!("{}: {problem}", keys.url()))?, unix_now_s());
+    }
+    Ok(())
+}
+
+fn told(verifier: &Verifier, token: &str) -> Result<String, TokenFault> {
+    let now = unix_now_s();
+    let connection = verifier.verify_connect(token, now);
+    // One for a subscription may be signed with a key that connections do not have.
+    let subscription = verifier.verify_subscribe(token, now);
+    let told = match (connection, subscription) {
+        (Ok(claims), _) => {
+            let subs: Map<String, Value> =
+                claims.subs.iter().map(|(channel, grant)| (channel.clone(), grant_json(grant))).collect();
+            json!({
+                "kind": "connection",
+                "user": claims.user,
+                "expires_at": claims.expire_at_s,
+                "issued_at": claims.issued_at_s,
+                "id": claims.id,
+                "info": value(&claims.info),
+                "meta": value(&claims.meta),
+                "subscriptions": subs,
+            })
+        }
+        (Err(_), Ok(claims)) => json!({
+            "kind": "subscription",
+            "user": claims.user,
+            "channel": claims.channel,
+            "client": claims.client,
+            "expires_at": claims.expire_at_s,
+            "issued_at": claims.issued_at_s,
+            "id": claims.id,
+            "info": value(&claims.grant.info),
+            "data": value(&claims.grant.data),
+        }),
+        (Err(TokenFault::KeyAwaited), _) | (_, Err(TokenFault::KeyAwaited)) => {
+            return Err(TokenFault::KeyAwaited);
+        }
+        (Err(TokenFault::Invalid(Flaw::NotForConnecting)), Err(fault)) | (Err(fault), Err(_)) => {
+            return Err(fault);
+        }
+    };
+    Ok(serde_json::to_string_pretty(&told).unwrap_or_default())
+}
+
+fn grant_json(grant: &SubscribeGrant) -> Value {
+    json!({ "info": value(&grant.info), "data": value(&grant.data) })
+}
+
+fn value(json: &Option<Bytes>) -> Value {
+    json.as_ref().and_then(|json| serde_json::from_slice(json).ok()).unwrap_or_default()
+}
+
+fn unix_now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,296 @@
+//! Who may do what in a channel: by its namespace, by its name, by a token.
+//!
+//! A *user-limited* channel says in its name whom it is for: `chat#ann,bob` is for the users `ann` and `bob` alone, who
+//! need no token and of whom no hook is asked. Its namespace must have `allow_user_limited_channels`; elsewhere a `#` is
+//! a character like any other. What the server itself subscribes a client to (by token, hook or API) is its own decision
+//! and not held to this.
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::ChannelName;
+use crate::session::context::{Admitted, Failure};
+use crate::session::question::Granted;
+use crate::session::token::{Flaw, Overrides, SubscribeClaims, TokenFault};
+use crate::session::{Context, Effect, Renewal, Rights, Sub, World};
+
+/// Begins the users of a channel's name.
+const USERS: char = '#';
+/// Stands between them.
+const USER_SEPARATOR: char = ',';
+
+/// What `user` (empty: nobody known) may do in the channel.
+///
+/// # Errors
+/// As [`World::rights`].
+pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, Refusal> {
+    let mut rights = world.rights(channel)?;
+    let users = channel.rsplit_once(USERS).map(|(_, users)| users).filter(|_| rights.user_limited);
+    let Some(users) = users else { return Ok(rights) };
+    let listed = !user.is_empty() && users.split(USER_SEPARATOR).any(|known| known == user);
+    rights.listed = Some(listed);
+    rights.subscribe = listed;
+    rights.subscribe_hook = false;
+    if !listed {
+        rights.publish_hook = false;
+        rights.publish_for_client = false;
+        rights.history_for_client = false;
+        rights.presence_for_client = false;
+    }
+    Ok(rights)
+}
+
+/// Server-side subscriptions of a client that connects: the given ones and the user's personal channel.
+pub(super) fn with_personal(
+    mut subs: Vec<(ChannelName, Granted)>,
+    user: Option<&str>,
+    world: &dyn World,
+) -> Vec<(ChannelName, Granted)> {
+    if let Some(personal) = user.and_then(|user| world.personal_channel(user))
+        && subs.iter().all(|(channel, _)| *channel != personal)
+    {
+        subs.push((personal, Granted::default()));
+    }
+    subs
+}
+
+/// Who connects, by the token.
+pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failure> {
+    if token.is_empty() {
+        return match cx.world.allows_anonymous() {
+            true => Ok(Admitted::default()),
+            false => Err(Disconnect::BAD_REQUEST.into()),
+        };
+    }
+    let Some(verifier) = cx.world.verifier() else { return Err(Disconnect::INVALID_TOKEN.into()) };
+    let claims = verifier.verify_connect(token, cx.unix_s);
+    let claims = claims.map_err(|fault| refused_connection(fault, cx))?;
+    Ok(Admitted {
+        user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
+        conn_info: claims.info,
+        meta: claims.meta,
+        expire_at_s: not_expired(claims.expire_at_s, cx.unix_s)?,
+        renewal: Renewal::Token,
+        subs: claims
+            .subs
+            .into_iter()
+            .map(|(channel, grant)| (channel.into(), Granted { grant, expire_at_s: 0 }))
+            .collect(),
+        data: None,
+    })
+}
+
+/// What a refresh's token changes.
+pub(super) struct Refreshed {
+    pub expire_at_s: u64,
+    pub info: Option<Bytes>,
+    pub meta: Option<Bytes>,
+}
+
+/// A connection of `user` goes on, by the token.
+pub(super) fn refresh(token: &str, user: &str, cx: &mut Context<'_>) -> Result<Refreshed, Failure> {
+    let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
+    let claims = verifier.verify_connect(token, cx.unix_s).and_then(|claims| match claims.user == user {
+        true => Ok(claims),
+        false => Err(Flaw::OtherUser.into()),
+    });
+    let claims = claims.map_err(|fault| refused_connection(fault, cx))?;
+    let expire_at_s = not_expired(claims.expire_at_s, cx.unix_s)?;
+    Ok(Refreshed { expire_at_s, info: claims.info, meta: claims.meta })
+}
+
+/// A subscription of `user` to the channel begins or goes on, by the token.
+pub(super) fn subscription(
+    token: &str,
+    channel: &str,
+    user: &str,
+    cx: &mut Context<'_>,
+) -> Result<Granted, Failure> {
+    let Some(verifier) = cx.world.verifier() else { return Err(Refusal::PermissionDenied.into()) };
+    let claims = verifier
+        .verify_subscribe(token, cx.unix_s)
+        .and_then(|claims| is_for(&claims, channel, user, &cx.client.to_string()).map(|()| claims));
+    let claims = claims.map_err(|fault| {
+        cx.effects.push(Effect::TokenRefused(fault));
+        fault.of_subscription()
+    })?;
+    let expire_at_s = not_expired(claims.expire_at_s, cx.unix_s)?;
+    Ok(Granted { grant: claims.grant, expire_at_s })
+}
+
+/// Whether a subscription token that holds is one for this subscription.
+fn is_for(claims: &SubscribeClaims, channel: &str, user: &str, client: &str) -> Result<(), TokenFault> {
+    if claims.channel != channel {
+        return Err(Flaw::OtherChannel.into());
+    }
+    if claims.user != user {
+        return Err(Flaw::OtherUser.into());
+    }
+    if !claims.client.is_empty() && claims.client != client {
+        return Err(Flaw::OtherClient.into());
+    }
+    Ok(())
+}
+
+fn refused_connection(fault: TokenFault, cx: &mut Context<'_>) -> Failure {
+    cx.effects.push(Effect::TokenRefused(fault));
+    fault.of_connection().into()
+}
+
+/// `expire_at` may have passed already, though the token itself is still valid.
+fn not_expired(expire_at_s: Option<u64>, unix_s: u64) -> Result<u64, Refusal> {
+    match expire_at_s.unwrap_or(0) {
+        at if at != 0 && at <= unix_s => Err(Refusal::Expired),
+        at => Ok(at),
+    }
+}
+
+/// The namespace's options as a token changes them for one subscription.
+pub(super) fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
+    let change = |right: &mut bool, to: Option<bool>| *right = to.unwrap_or(*right);
+    change(&mut rights.join_leave, overrides.join_leave);
+    change(&mut rights.force_push_join_leave, overrides.force_push_join_leave);
+    change(&mut rights.force_positioning, overrides.force_positioning);
+    change(&mut rights.force_recovery, overrides.force_recovery);
+    rights
+}
+
+/// How a subscription is made: what the client asks for, as far as its rights go.
+pub(super) fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leave: bool) -> u32 {
+    let recoverable = rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
+    let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
+    let notices = rights.join_leave && (join_leave || rights.force_push_join_leave);
+    let mut flags = 0;
+    for (set, flag) in
+        [(recoverable, Sub::RECOVERABLE), (positioned, Sub::POSITIONED), (notices, Sub::NOTICES)]
+    {
+        flags |= if set { flag } else { 0 };
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::token::Verifier;
+    use crate::session::{ChannelIndex, Hooks};
+
+    /// Everything is allowed; `limited` says whether names count.
+    struct Everything {
+        limited: bool,
+    }
+
+    impl World for Everything {
+        fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
+            if channel.is_empty() {
+                return Err(Refusal::BadRequest);
+            }
+            Ok(Rights {
+                user_limited: self.limited,
+                subscribe: true,
+                publish_for_client: true,
+                publish_for_subscriber: true,
+                history_for_client: true,
+                history_for_subscriber: true,
+                presence_for_client: true,
+                presence_for_subscriber: true,
+                subscribe_hook: true,
+                publish_hook: true,
+                ..Rights::default()
+            })
+        }
+
+        fn find(&self, _: &str) -> Option<ChannelIndex> {
+            None
+        }
+
+        fn verifier(&self) -> Option<&Verifier> {
+            None
+        }
+
+        fn allows_anonymous(&self) -> bool {
+            true
+        }
+
+        fn channels_max(&self) -> usize {
+            1
+        }
+
+        fn name(&self, _: ChannelIndex) -> ChannelName {
+            unreachable!("there is no channel")
+        }
+
+        fn hooks(&self) -> Hooks {
+            Hooks::default()
+        }
+
+        fn forward_headers(&self) -> &[Box<str>] {
+            &[]
+        }
+
+        fn personal_channel(&self, user: &str) -> Option<ChannelName> {
+            self.limited.then(|| format!("#{user}").into())
+        }
+    }
+
+    fn listed(channel: &str, user: &str) -> Option<bool> {
+        of_user(&Everything { limited: true }, channel, user).unwrap().listed
+    }
+
+    #[test]
+    fn the_name_lists_its_users_behind_the_last_mark() {
+        for (channel, user, expected) in [
+            ("news", "ann", None),
+            ("news#ann", "ann", Some(true)),
+            ("ns:news#ann,bob", "bob", Some(true)),
+            ("ns:news#ann,bob", "bo", Some(false)),
+            ("ns:news#ann,bob", "ann,bob", Some(false)),
+            ("news#ann#bob", "bob", Some(true)),
+            ("news#ann#bob", "ann", Some(false)),
+            ("news#ann", "", Some(false)),
+            ("news#", "", Some(false)),
+            ("news#,", "", Some(false)),
+            ("#ann", "ann", Some(true)),
+            ("#ann", "Ann", Some(false)),
+        ] {
+            assert_eq!(listed(channel, user), expected, "{channel} for {user:?}");
+        }
+    }
+
+    #[test]
+    fn a_stranger_may_nothing_that_needs_no_subscription() {
+        let of = |user| of_user(&Everything { limited: true }, "news#ann", user).unwrap();
+        let stranger = of("bob");
+        let client = [stranger.publish_for_client, stranger.history_for_client, stranger.presence_for_client];
+        assert_eq!((stranger.subscribe, client), (false, [false; 3]));
+        let kept = [stranger.history_for_subscriber, stranger.presence_for_subscriber];
+        assert_eq!(kept, [true; 2], "whom the server subscribes is a subscriber");
+        let ann = of("ann");
+        assert!(
+            !ann.subscribe_hook && ann.publish_hook,
+            "nobody is asked whether who is listed may subscribe"
+        );
+        assert!(!stranger.subscribe_hook && !stranger.publish_hook, "nor whether who is not may do anything");
+        assert!(ann.subscribe && ann.publish_for_client && ann.history_for_client && ann.presence_for_client);
+        let unlimited = of_user(&Everything { limited: false }, "news#ann", "bob").unwrap();
+        assert!(unlimited.subscribe && unlimited.listed.is_none(), "elsewhere the mark means nothing");
+        assert_eq!(
+            of_user(&Everything { limited: true }, "", "ann").map(|rights| rights.subscribe),
+            Err(Refusal::BadRequest)
+        );
+    }
+
+    #[test]
+    fn the_personal_channel_is_added_once_and_to_nobody_without_a_name() {
+        let on = Everything { limited: true };
+        let names = |subs: Vec<(ChannelName, Granted)>| -> Vec<String> {
+            subs.into_iter().map(|(channel, _)| channel.to_string()).collect()
+        };
+        let given = |names: &[&str]| -> Vec<(ChannelName, Granted)> {
+            names.iter().map(|name| ((*name).into(), Granted::default())).collect()
+        };
+        assert_eq!(names(with_personal(given(&["a"]), Some("ann"), &on)), ["a", "#ann"]);
+        assert_eq!(names(with_personal(given(&["#ann"]), Some("ann"), &on)), ["#ann"]);
+        assert_eq!(names(with_personal(given(&["a"]), None, &on)), ["a"]);
+        assert_eq!(names(with_personal(given(&["a"]), Some("ann"), &Everything { limited: false })), ["a"]);
+    }
+}

@@ -1,0 +1,297 @@
+//! What tokens say, on the wire and to us.
+
+use std::collections::BTreeMap;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use crate::base::bytes::Bytes;
+use crate::session::token::{Flaw, TokenFault};
+
+/// What a valid connection token says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConnectClaims {
+    /// `sub`; empty for an anonymous user.
+    pub user: String,
+    /// When the connection ends unless it is refreshed, in seconds since 1970: `expire_at` where given (not positive
+    /// means never), else `exp`. May already have passed when `expire_at` was given.
+    pub expire_at_s: Option<u64>,
+    /// JSON shown to others as `conn_info`.
+    pub info: Option<Bytes>,
+    /// Server-side subscriptions by channel: `subs`, or `channels` with nothing special when there are none.
+    pub subs: BTreeMap<String, SubscribeGrant>,
+    /// JSON that only the backend gets to see.
+    pub meta: Option<Bytes>,
+    /// `jti`, for whoever revokes tokens.
+    pub id: Option<String>,
+    /// `iat`, in seconds since 1970.
+    pub issued_at_s: Option<u64>,
+}
+
+/// What a valid subscription token says. It is for the session to compare `user`, `channel` and `client` with its own:
+/// a token that is valid is not yet one for this subscription.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscribeClaims {
+    /// `sub`; must be the connection's user.
+    pub user: String,
+    /// Never empty.
+    pub channel: String,
+    /// Older tokens are bound to one public client id; empty for any.
+    pub client: String,
+    /// As [`ConnectClaims::expire_at_s`], of the subscription.
+    pub expire_at_s: Option<u64>,
+    pub grant: SubscribeGrant,
+    pub id: Option<String>,
+    pub issued_at_s: Option<u64>,
+}
+
+/// How one subscription differs from what its channel's options say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SubscribeGrant {
+    /// JSON shown to others as `chan_info`.
+    pub info: Option<Bytes>,
+    /// JSON handed to the client with the subscription.
+    pub data: Option<Bytes>,
+    pub overrides: Overrides,
+}
+
+/// Channel options replaced for one subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    pub presence: Option<bool>,
+    pub join_leave: Option<bool>,
+    pub force_push_join_leave: Option<bool>,
+    pub force_positioning: Option<bool>,
+    pub force_recovery: Option<bool>,
+}
+
+/// The claims that every token is judged by. Dates are seconds since 1970.
+pub(super) trait Frame {
+    fn expires(&self) -> Option<i64>;
+    fn begins(&self) -> Option<i64>;
+    fn is_for(&self, audience: &str) -> bool;
+    fn issuer(&self) -> Option<&str>;
+}
+
+macro_rules! frame {
+    ($wire:ty) => {
+        impl Frame for $wire {
+            fn expires(&self) -> Option<i64> {
+                self.exp.map(|exp| exp.0)
+            }
+
+            fn begins(&self) -> Option<i64> {
+                self.nbf.map(|nbf| nbf.0)
+            }
+
+            fn is_for(&self, audience: &str) -> bool {
+                self.aud.as_ref().is_some_and(|aud| aud.holds(audience))
+            }
+
+            fn issuer(&self) -> Option<&str> {
+                self.iss.as_deref()
+            }
+        }
+    };
+}
+frame!(ConnectWire);
+frame!(SubscribeWire);
+
+impl ConnectWire {
+    pub fn claims(self) -> Result<ConnectClaims, TokenFault> {
+        if self.channel.is_some_and(|channel| !channel.is_empty()) {
+            return Err(Flaw::NotForConnecting.into());
+        }
+        let subs = self.subs.unwrap_or_default();
+        let subs = if subs.is_empty() {
+            let channels = self.channels.unwrap_or_default().into_iter();
+            channels.map(|channel| (channel, SubscribeGrant::default())).collect()
+        } else {
+            let grants = subs.into_iter().map(|(channel, wire)| Ok((channel, wire.grant()?)));
+            grants.collect::<Result<BTreeMap<_, _>, TokenFault>>()?
+        };
+        if subs.contains_key("") {
+            return Err(Flaw::NoChannel.into());
+        }
+        Ok(ConnectClaims {
+            user: self.sub.unwrap_or_default(),
+            expire_at_s: expire_at(self.expire_at, self.exp),
+            info: json(self.info, self.b64info)?,
+            subs,
+            meta: self.meta.map(raw),
+            id: self.jti,
+            issued_at_s: self.iat.and_then(NumericDate::positive),
+        })
+    }
+}
+
+impl SubscribeWire {
+    pub fn claims(self) -> Result<SubscribeClaims, TokenFault> {
+        let channel = self.channel.filter(|channel| !channel.is_empty()).ok_or(Flaw::NoChannel)?;
+        let grant = GrantWire {
+            info: self.info,
+            b64info: self.b64info,
+            data: self.data,
+            b64data: self.b64data,
+            r#override: self.r#override,
+        };
+        Ok(SubscribeClaims {
+            user: self.sub.unwrap_or_default(),
+            channel,
+            client: self.client.unwrap_or_default(),
+            expire_at_s: expire_at(self.expire_at, self.exp),
+            grant: grant.grant()?,
+            id: self.jti,
+            issued_at_s: self.iat.and_then(NumericDate::positive),
+        })
+    }
+}
+
+/// Seconds since 1970, whole or not (RFC 7519 section 2); a fraction is cut.
+#[derive(Clone, Copy)]
+struct NumericDate(i64);
+
+impl NumericDate {
+    fn positive(self) -> Option<u64> {
+        u64::try_from(self.0).ok().filter(|&date| date > 0)
+    }
+}
+
+impl<'de> Deserialize<'de> for NumericDate {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Number {
+            Whole(i64),
+            Fraction(f64),
+        }
+        Ok(NumericDate(match Number::deserialize(from)? {
+            Number::Whole(date) => date,
+            // Saturates: a date beyond the range of 64 bits is as far away as any.
+            Number::Fraction(date) => date.floor() as i64,
+        }))
+    }
+}
+
+/// One recipient or several (RFC 7519 section 4.1.3).
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Audience {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl Audience {
+    fn holds(&self, recipient: &str) -> bool {
+        match self {
+            Audience::One(one) => one == recipient,
+            Audience::Several(several) => several.iter().any(|one| one == recipient),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ConnectWire {
+    sub: Option<String>,
+    exp: Option<NumericDate>,
+    nbf: Option<NumericDate>,
+    iat: Option<NumericDate>,
+    jti: Option<String>,
+    aud: Option<Audience>,
+    iss: Option<String>,
+    expire_at: Option<NumericDate>,
+    info: Option<Box<RawValue>>,
+    b64info: Option<String>,
+    channels: Option<Vec<String>>,
+    subs: Option<BTreeMap<String, GrantWire>>,
+    meta: Option<Box<RawValue>>,
+    channel: Option<String>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct SubscribeWire {
+    sub: Option<String>,
+    channel: Option<String>,
+    client: Option<String>,
+    exp: Option<NumericDate>,
+    nbf: Option<NumericDate>,
+    iat: Option<NumericDate>,
+    jti: Option<String>,
+    aud: Option<Audience>,
+    iss: Option<String>,
+    expire_at: Option<NumericDate>,
+    info: Option<Box<RawValue>>,
+    b64info: Option<String>,
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+    r#override: Option<OverridesWire>,
+}
+
+#[derive(Deserialize)]
+struct GrantWire {
+    info: Option<Box<RawValue>>,
+    b64info: Option<String>,
+    data: Option<Box<RawValue>>,
+    b64data: Option<String>,
+    r#override: Option<OverridesWire>,
+}
+
+impl GrantWire {
+    fn grant(self) -> Result<SubscribeGrant, TokenFault> {
+        let info = json(self.info, self.b64info)?;
+        let data = json(self.data, self.b64data)?;
+        let overrides = self.r#override.map_or_else(Overrides::default, OverridesWire::overrides);
+        Ok(SubscribeGrant { info, data, overrides })
+    }
+}
+
+/// Each option is an object, so that false differs from absent in languages without null.
+#[derive(Deserialize)]
+struct OverridesWire {
+    presence: Option<Switch>,
+    join_leave: Option<Switch>,
+    force_push_join_leave: Option<Switch>,
+    force_positioning: Option<Switch>,
+    force_recovery: Option<Switch>,
+}
+
+#[derive(Deserialize)]
+struct Switch {
+    #[serde(default)]
+    value: bool,
+}
+
+impl OverridesWire {
+    fn overrides(self) -> Overrides {
+        let value = |switch: Option<Switch>| switch.map(|switch| switch.value);
+        Overrides {
+            presence: value(self.presence),
+            join_leave: value(self.join_leave),
+            force_push_join_leave: value(self.force_push_join_leave),
+            force_positioning: value(self.force_positioning),
+            force_recovery: value(self.force_recovery),
+        }
+    }
+}
+
+fn expire_at(expire_at: Option<NumericDate>, exp: Option<NumericDate>) -> Option<u64> {
+    expire_at.or(exp).and_then(NumericDate::positive)
+}
+
+/// A payload given as JSON or as base64 of it; base64 wins when both are there. What it holds must be JSON too: it is
+/// going to be copied into JSON frames.
+fn json(plain: Option<Box<RawValue>>, base64: Option<String>) -> Result<Option<Bytes>, TokenFault> {
+    let Some(base64) = base64.filter(|base64| !base64.is_empty()) else { return Ok(plain.map(raw)) };
+    let decoded = STANDARD.decode(base64).map_err(|_| Flaw::Base64)?;
+    match serde_json::from_slice::<IgnoredAny>(&decoded) {
+        Ok(_) => Ok(Some(decoded.into())),
+        Err(_) => Err(Flaw::NotJson.into()),
+    }
+}
+
+fn raw(value: Box<RawValue>) -> Bytes {
+    Bytes::from(Box::<str>::from(value).into_boxed_bytes())
+}

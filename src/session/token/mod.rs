@@ -1,0 +1,224 @@
+//! JSON Web Tokens (RFC 7519): who a client is, and what it may subscribe to.
+//!
+//! Inputs: a token, the time, the keys of the configuration and those that an issuer publishes. Outputs: claims, or the
+//! [`TokenFault`] by name. Must not know: where a token came from, how published keys are fetched.
+//!
+//! The time is an argument and there is no leeway: hosts that sign and hosts that verify are expected to keep the time,
+//! and a client whose token has just expired gets a new one without a user noticing. A token holds from `nbf`,
+//! inclusive, until `exp`, exclusive (RFC 7519 sections 4.1.4 and 4.1.5).
+//!
+//! Which key a token is held against follows from its algorithm, and the algorithm must be one of that key's: a public
+//! key never serves as the secret of an HMAC. HMAC is the shared secret's alone. With a `jwks_url`, a token that names
+//! its key (`kid`) is held against the published key of that name and no other; one that names none, against the
+//! configured key of its kind or, without one, the only published key that fits.
+
+mod claims;
+mod fault;
+pub mod keys;
+pub mod published;
+mod sign;
+
+use std::fmt;
+use std::str::FromStr as _;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, AlgorithmFamily};
+use serde::Deserialize;
+use serde::de::{DeserializeOwned, IgnoredAny};
+
+use crate::session::token::claims::{ConnectWire, Frame, SubscribeWire};
+use crate::session::token::keys::Key;
+use crate::session::token::published::{PublishedKeys, Sought};
+
+pub use claims::{ConnectClaims, Overrides, SubscribeClaims, SubscribeGrant};
+pub use fault::{Flaw, TokenFault};
+pub use sign::{ConnectToken, SignFault, SubscribeToken, sign_connect, sign_subscribe};
+
+/// Longest token that is looked at, in bytes. Browsers and proxies cut headers at this size, so backends keep their
+/// tokens below it; what is longer is not worth its hash.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// What a token must satisfy.
+#[derive(Clone, Default)]
+pub struct TokenOptions {
+    /// The shared secret of HS256, HS384 and HS512. Empty: none of them is taken.
+    pub hmac_secret: Vec<u8>,
+    /// Public keys, at most one for each kind of algorithm.
+    pub rsa: Option<Key>,
+    pub ecdsa: Option<Key>,
+    pub eddsa: Option<Key>,
+    /// The keys that the issuer publishes.
+    pub published: Option<Arc<PublishedKeys>>,
+    /// When set, `aud` must be or hold this.
+    pub audience: Option<String>,
+    /// When set, `iss` must be this.
+    pub issuer: Option<String>,
+}
+
+impl fmt::Debug for TokenOptions {
+    /// Without the keys: options end up in logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TokenOptions")
+            .field("audience", &self.audience)
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Verifies the tokens of connections and of subscriptions.
+pub struct Verifier {
+    connection: Judge,
+    /// `None`: as those of connections.
+    subscription: Option<Judge>,
+}
+
+impl Verifier {
+    /// One set of options for both kinds of token.
+    pub fn new(options: TokenOptions) -> Verifier {
+        Verifier { connection: Judge::new(options), subscription: None }
+    }
+
+    /// Holds subscription tokens against options of their own.
+    pub fn with_subscriptions(mut self, options: TokenOptions) -> Verifier {
+        self.subscription = Some(Judge::new(options));
+        self
+    }
+
+    /// Verifies the token of a `connect` or `refresh` at `unix_now_s`, seconds since 1970.
+    ///
+    /// # Errors
+    /// See [`TokenFault::of_connection`] for what goes out. A subscription token is not taken for a connection token.
+    pub fn verify_connect(&self, token: &str, unix_now_s: u64) -> Result<ConnectClaims, TokenFault> {
+        self.connection.judge::<ConnectWire>(token, unix_now_s)?.claims()
+    }
+
+    /// Verifies the token of a `subscribe` or `sub_refresh` at `unix_now_s`, seconds since 1970.
+    ///
+    /// # Errors
+    /// See [`TokenFault::of_subscription`] for what goes out. A connection token is not taken for a subscription token.
+    pub fn verify_subscribe(&self, token: &str, unix_now_s: u64) -> Result<SubscribeClaims, TokenFault> {
+        let judge = self.subscription.as_ref().unwrap_or(&self.connection);
+        judge.judge::<SubscribeWire>(token, unix_now_s)?.claims()
+    }
+}
+
+/// One set of keys and of what a token must say.
+struct Judge {
+    hmac: Option<Arc<Key>>,
+    rsa: Option<Arc<Key>>,
+    ecdsa: Option<Arc<Key>>,
+    eddsa: Option<Arc<Key>>,
+    published: Option<Arc<PublishedKeys>>,
+    audience: Option<String>,
+    issuer: Option<String>,
+}
+
+/// What a token says of itself before anything of it is believed.
+#[derive(Deserialize)]
+struct Shown {
+    alg: Option<String>,
+    kid: Option<String>,
+    crit: Option<IgnoredAny>,
+}
+
+impl Judge {
+    fn new(options: TokenOptions) -> Judge {
+        let hmac = (!options.hmac_secret.is_empty()).then(|| Key::hmac(&options.hmac_secret));
+        Judge {
+            hmac: hmac.map(Arc::new),
+            rsa: options.rsa.map(Arc::new),
+            ecdsa: options.ecdsa.map(Arc::new),
+            eddsa: options.eddsa.map(Arc::new),
+            published: options.published,
+            audience: options.audience,
+            issuer: options.issuer,
+        }
+    }
+
+    /// The claims of a token whose signature holds and which is for us and now. Nothing is believed before.
+    fn judge<T: DeserializeOwned + Frame>(&self, token: &str, unix_now_s: u64) -> Result<T, TokenFault> {
+        if token.is_empty() {
+            return Err(Flaw::Empty.into());
+        }
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(Flaw::TooLong.into());
+        }
+        let (algorithm, kid) = shown(token)?;
+        let key = self.key(algorithm, kid.as_deref(), unix_now_s)?;
+        let claims: T = key.open(token)?;
+        self.check(&claims, unix_now_s)?;
+        Ok(claims)
+    }
+
+    fn key(&self, algorithm: Algorithm, kid: Option<&str>, unix_now_s: u64) -> Result<Arc<Key>, TokenFault> {
+        let configured = match algorithm.family() {
+            AlgorithmFamily::Hmac => &self.hmac,
+            AlgorithmFamily::Rsa => &self.rsa,
+            AlgorithmFamily::Ec => &self.ecdsa,
+            AlgorithmFamily::Ed => &self.eddsa,
+        };
+        let published = self.published.as_ref().filter(|_| {
+            algorithm.family() != AlgorithmFamily::Hmac && (kid.is_some() || configured.is_none())
+        });
+        if let Some(published) = published {
+            return match published.find(kid, algorithm, unix_now_s) {
+                Sought::Found(key) => Ok(key),
+                Sought::Awaited => Err(TokenFault::KeyAwaited),
+                Sought::Absent => Err(Flaw::KeyUnknown.into()),
+                Sought::Unnamed => Err(Flaw::KeyUnnamed.into()),
+                Sought::Misfit => Err(Flaw::KeyMisfit.into()),
+                Sought::LongName => Err(Flaw::KeyNameTooLong.into()),
+            };
+        }
+        match configured {
+            Some(key) if key.fits(algorithm) => Ok(Arc::clone(key)),
+            Some(_) => Err(Flaw::KeyMisfit.into()),
+            None => Err(Flaw::NoKey.into()),
+        }
+    }
+
+    fn check(&self, claims: &impl Frame, unix_now_s: u64) -> Result<(), TokenFault> {
+        let now = i64::try_from(unix_now_s).unwrap_or(i64::MAX);
+        if claims.expires().is_some_and(|exp| exp <= now) {
+            return Err(TokenFault::Expired);
+        }
+        if claims.begins().is_some_and(|nbf| nbf > now) {
+            return Err(TokenFault::NotYetValid);
+        }
+        if let Some(expected) = &self.audience
+            && !claims.is_for(expected)
+        {
+            return Err(Flaw::Audience.into());
+        }
+        if self.issuer.is_some() && claims.issuer() != self.issuer.as_deref() {
+            return Err(Flaw::Issuer.into());
+        }
+        Ok(())
+    }
+}
+
+/// Reads the header: what the token claims to be signed with.
+fn shown(token: &str) -> Result<(Algorithm, Option<String>), TokenFault> {
+    let mut parts = token.split('.');
+    let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Flaw::Malformed.into());
+    };
+    let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Flaw::Encoding)?;
+    let shown: Shown = serde_json::from_slice(&header).map_err(|_| Flaw::Contents)?;
+    let algorithm = shown.alg.ok_or(Flaw::Contents)?;
+    if algorithm.eq_ignore_ascii_case("none") {
+        return Err(Flaw::Unsigned.into());
+    }
+    // Extensions that the signer says must be understood (RFC 7515 section 4.1.11). None is.
+    if shown.crit.is_some() {
+        return Err(Flaw::Critical.into());
+    }
+    let algorithm = Algorithm::from_str(&algorithm).map_err(|_| Flaw::Algorithm)?;
+    Ok((algorithm, shown.kid))
+}
+
+#[cfg(test)]
+mod tests;
