@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use trunkline::base::bytes::Bytes;
+use trunkline::base::event::EventKinds;
 use trunkline::base::fault::Disconnect;
 use trunkline::base::ids::ShardId;
 use trunkline::base::prng::Prng;
@@ -218,6 +219,8 @@ fn options() -> ShardOptions {
         shutdown_grace: Duration::from_secs(5),
         client_limits: Default::default(),
         echo: false,
+        events: EventKinds::default(),
+        vacated_delay: Duration::ZERO,
         version: "test",
         wall_ms: |_: Time| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

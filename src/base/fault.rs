@@ -114,6 +114,8 @@ impl Disconnect {
 pub enum Unsubscribed {
     /// The client asked for it: nothing is pushed.
     Client = 0,
+    /// Its connection has ended: told to the backend alone.
+    Disconnected = 1,
     Server = 2000,
     /// The subscriber fell off the log's tail: it resubscribes and recovers or learns that it cannot.
     InsufficientState = 2500,
@@ -129,6 +131,7 @@ impl Unsubscribed {
     pub fn reason(self) -> &'static str {
         match self {
             Unsubscribed::Client => "client unsubscribed",
+            Unsubscribed::Disconnected => "disconnected",
             Unsubscribed::Server => "server unsubscribed",
             Unsubscribed::InsufficientState => "insufficient state",
             Unsubscribed::Expired => "subscription expired",

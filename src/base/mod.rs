@@ -3,6 +3,7 @@
 //! Inputs: none. Outputs: plain types. Must not know: any other folder of this crate.
 
 pub mod bytes;
+pub mod event;
 pub mod fault;
 pub mod ids;
 pub mod limits;

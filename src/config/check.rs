@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
+use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
@@ -95,6 +96,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "must be from 1 to 65536",
     );
     require(config.limits.api_timeout > Duration::ZERO, "limits.api_timeout", "must be above 0s");
+    check_events(&config.events, &mut require);
     check_token(&client.token, "client.token", &mut require);
     check_token(&client.subscription_token, "client.subscription_token", &mut require);
     require(

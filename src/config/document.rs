@@ -162,8 +162,8 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            uncommented, 52,
-            "22 unset keys, a namespace of three, a hook of seventeen and a tunnel of ten"
+            uncommented, 54,
+            "24 unset keys, a namespace of three, a hook of seventeen and a tunnel of ten"
         );
         let config = read(&lines.join("\n"));
         assert!(config.api.key.is_some() && config.client.token.hmac_secret.is_some());

@@ -34,6 +34,7 @@ settings! {
         pub namespace: Vec<Namespace>,
         pub hook: Vec<Hook>,
         pub tunnel: Vec<Tunnel>,
+        pub events: Events,
         pub limits: Limits,
         pub shutdown: Shutdown,
         pub mode: Mode,
@@ -302,6 +303,31 @@ settings! {
 pub type Tunnel = Named<TunnelOptions>;
 
 settings! {
+    /// What the backend is told of.
+    pub struct Events {
+        /// What is told: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
+        /// with subscribers, and without any more), "message" (what clients `send`). Empty: nothing.
+        pub types: Vec<String> = Vec::new();
+        /// Where batches of events are POSTed to. Unset: they are only kept for `GET /api/events`.
+        pub endpoint: Option<String> = None, example "\"http://127.0.0.1:3000/trunkline/events\"";
+        /// What batches are signed with (HMAC-SHA256, in `X-Trunkline-Signature`). Unset: they are not signed.
+        pub secret: Option<Secret> = None, example "\"a long random text\"";
+        /// How long the backend may take for one batch before it is tried again.
+        pub timeout: Duration = Duration::from_secs(5);
+        /// Most events of one batch.
+        pub batch_max: usize = 500;
+        /// What the log of events may weigh, in bytes. Above it the oldest go first; a backend that has not had them
+        /// is told which.
+        pub log_bytes_max: Size = Size::mib(64);
+        /// How long a channel must have been without subscribers before it is told as vacated. One that has some
+        /// again by then is not told of.
+        pub vacated_delay: Duration = Duration::from_secs(1);
+        /// Header fields that every batch carries, like "Authorization: Bearer ...".
+        pub static_headers: Vec<Secret> = Vec::new();
+    }
+}
+
+settings! {
     /// Bounds of the whole node.
     pub struct Limits {
         /// What all histories of this node may weigh, in bytes. Above it the oldest publications go first.
@@ -381,7 +407,7 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 9] {
+    pub fn parts(&self) -> [Part<'_>; 10] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
@@ -399,6 +425,7 @@ impl Config {
                 &self.client.subscription_token,
             ),
             part("channel", "Options of channels whose name has no namespace.", &self.channel),
+            part("events", "What the backend is told of, in batches and in order.", &self.events),
             part("limits", "Bounds of the whole node.", &self.limits),
             part("shutdown", "How the node ends.", &self.shutdown),
         ]
@@ -414,6 +441,7 @@ impl Config {
             "client.token" => &mut self.client.token,
             "client.subscription_token" => &mut self.client.subscription_token,
             "channel" => &mut self.channel,
+            "events" => &mut self.events,
             "limits" => &mut self.limits,
             "shutdown" => &mut self.shutdown,
             _ => return None,

@@ -8,11 +8,11 @@ use std::time::Duration;
 use ::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, request};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::LengthLimitError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
@@ -21,6 +21,7 @@ use crate::control::ControlOptions;
 use crate::control::api::{Api, Method, NodeIdentity, Request as ApiRequest, respond};
 use crate::control::asks::{AskError, Shards};
 use crate::control::auth::ApiKeys;
+use crate::control::events::{EventMetrics, Events};
 use crate::control::hooks::Hooks;
 use crate::control::metrics::{self, Metrics};
 use crate::control::page;
@@ -31,6 +32,9 @@ use crate::shard::router::Router as ShardRouter;
 
 /// How long a request's body may take to arrive on the API's own listener. On client ports it has arrived already.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most events of one answer; few pages reach it, for they end by bytes as well.
+const EVENTS_LIMIT_MAX: usize = 10_000;
 
 /// Which port an app serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,7 @@ pub struct App {
     metrics_need_key: bool,
     echo: bool,
     page: Option<page::Page>,
+    events: Option<Arc<Events>>,
 }
 
 impl App {
@@ -65,9 +70,13 @@ impl App {
         router: ShardRouter,
         api_addr: Option<SocketAddr>,
         hooks: &Hooks,
+        events: Option<Arc<Events>>,
     ) -> io::Result<App> {
+        let mut metrics = Metrics::new(hooks);
+        if let Some(events) = &events {
+            metrics.add(EventMetrics(Arc::clone(events)));
+        }
         let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
-        let metrics = Metrics::new(hooks);
         let counts = metrics.tunnel_counts();
         Ok(App {
             tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),
@@ -78,6 +87,7 @@ impl App {
             metrics_need_key: options.metrics_need_key,
             echo: options.echo,
             page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
+            events,
         })
     }
 
@@ -97,6 +107,7 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
         };
         routes = routes.route("/api/{method}", post(api)).route("/metrics", metrics);
         routes = routes.merge(tunnel::routes::routes(&app));
+        routes = routes.route("/api/events", get(events).post(not_found));
     }
     if port != Port::Api {
         if app.echo {
@@ -249,6 +260,66 @@ fn status_of(refusal: Refusal) -> StatusCode {
         Refusal::Conflict => StatusCode::CONFLICT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
+}
+
+/// What the backend asks of the log of events.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    /// The last number it knows.
+    #[serde(default)]
+    after: u64,
+    /// Most events of the answer.
+    #[serde(default = "EventsQuery::limit")]
+    limit: usize,
+    /// Whose number `after` is; without, it is taken for this run's.
+    epoch: Option<String>,
+    /// As [`ApiKeys::admit`] reads it.
+    #[serde(rename = "api_key")]
+    _api_key: Option<String>,
+}
+
+impl EventsQuery {
+    fn limit() -> usize {
+        500
+    }
+}
+
+/// `GET /api/events?after=N&limit=M&epoch=E`
+async fn events(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let response = read_events(&app, &request);
+    let code = if response.status().is_success() { 0 } else { response.status().as_u16() };
+    app.metrics.count_api("events", code);
+    response
+}
+
+fn read_events(app: &App, request: &Request<Body>) -> Response {
+    if let Some(response) = without_key(app, request.headers(), request.uri()) {
+        return response;
+    }
+    let Some(events) = &app.events else {
+        return problem(StatusCode::NOT_FOUND, "no events are told: events.types is empty");
+    };
+    let query = match Query::<EventsQuery>::try_from_uri(request.uri()) {
+        Ok(Query(query)) => query,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
+    if !(1..=EVENTS_LIMIT_MAX).contains(&query.limit) {
+        return problem(StatusCode::BAD_REQUEST, &format!("limit must be from 1 to {EVENTS_LIMIT_MAX}"));
+    }
+    // Numbers of another run say nothing about this one.
+    let reset = query.epoch.is_some_and(|epoch| epoch != events.epoch());
+    let page = events.page(if reset { 0 } else { query.after }, query.limit);
+    let mut body = format!(
+        "{{\"epoch\":\"{}\",\"first\":{},\"last\":{},\"reset\":{reset},\"events\":[",
+        events.epoch(),
+        page.first,
+        page.last,
+    )
+    .into_bytes();
+    body.extend_from_slice(&page.events);
+    body.extend_from_slice(b"]}");
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
 async fn metrics_with_key(State(app): State<Arc<App>>, request: Request<Body>) -> Response {

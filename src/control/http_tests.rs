@@ -181,6 +181,7 @@ fn options() -> ControlOptions {
         page_key: Some(Secret::new("page-key")),
         api_listen: None,
         metrics_need_key: false,
+        events: None,
         published_keys: Vec::new(),
         hooks: Vec::new(),
     }
@@ -188,7 +189,7 @@ fn options() -> ControlOptions {
 
 fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
     let hooks = Hooks::new(&[]).unwrap();
-    app(Arc::new(App::new(options, shards.router.clone(), None, &hooks).unwrap()), port)
+    app(Arc::new(App::new(options, shards.router.clone(), None, &hooks, None).unwrap()), port)
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {
@@ -711,7 +712,8 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
         assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(StatusCode::OK));
     }
     assert_eq!(through(&control, publish()).status(), StatusCode::OK);
-    control.stop(Duration::from_secs(1), || {});
+    control.quiet(Duration::from_secs(1));
+    control.stop(Duration::ZERO);
     assert_eq!(
         plane.handle(lost(), HttpReply::new(|response| *response = None)),
         Err(crate::shard::ask::Busy),
@@ -739,6 +741,7 @@ fn the_api_has_a_listener_of_its_own() {
     let taken = ControlOptions { api_listen: control.api_addr(), ..options };
     let Err(error) = start(taken, shards.router.clone()) else { panic!("bound twice") };
     assert!(error.to_string().contains("api_listen"), "{error}");
-    control.stop(Duration::from_secs(1), || {});
+    control.quiet(Duration::from_secs(1));
+    control.stop(Duration::ZERO);
     assert!(agent.get(format!("{base}/health")).call().is_err());
 }

@@ -90,6 +90,11 @@ impl Metrics {
         self.jwks_fetches.clone()
     }
 
+    /// Shows what `collector` counts as well.
+    pub fn add(&mut self, collector: impl Collector) {
+        self.registry.register_collector(Box::new(collector));
+    }
+
     pub fn count_api(&self, method: &'static str, code: u16) {
         self.api_requests.get_or_create(&ApiCall { method, code }).inc();
     }

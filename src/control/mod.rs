@@ -14,6 +14,7 @@
 mod api;
 mod asks;
 mod auth;
+pub mod events;
 mod glob;
 pub mod hooks;
 mod http;
@@ -38,7 +39,9 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
 use crate::base::bytes::Bytes;
+use crate::base::event::Event;
 use crate::config::{Config, Hook, Secret, Tunnel};
+use crate::control::events::{EventOptions, Events};
 use crate::control::hooks::Hooks;
 use crate::control::tunnel::Tunnels;
 use crate::session::question::{Question, Waiting};
@@ -81,6 +84,8 @@ pub struct ControlOptions {
     pub api_listen: Option<SocketAddr>,
     /// Metrics on client ports need the API key: strangers reach those ports.
     pub metrics_need_key: bool,
+    /// The backend is told events, and may read them.
+    pub events: Option<EventOptions>,
     /// Keys that token issuers publish, to be fetched and kept current.
     pub published_keys: Vec<Arc<PublishedKeys>>,
     /// How the backend is asked.
@@ -104,6 +109,7 @@ impl ControlOptions {
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_listen: config.api_listen,
             metrics_need_key: !config.listen.ip().is_loopback(),
+            events: EventOptions::new(&config.events),
             published_keys: Vec::new(),
             hooks: config.hook.clone(),
         }
@@ -136,8 +142,15 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         None => None,
     };
     let api_addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let events = match &options.events {
+        Some(events) => {
+            let _inside = runtime.enter();
+            Some(Events::start(events)?)
+        }
+        None => None,
+    };
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
-    let state = Arc::new(http::App::new(&options, router, api_addr, &hooks)?);
+    let state = Arc::new(http::App::new(&options, router, api_addr, &hooks, events.clone())?);
     for keys in &options.published_keys {
         runtime.spawn(jwks::keep(Arc::clone(keys), state.metrics().jwks_fetches()));
     }
@@ -157,6 +170,7 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
         requests_max: options.requests_max,
+        events,
         hooks,
     });
     Ok(Control { client_port, api_addr, stopping, runtime: Some(runtime) })
@@ -173,12 +187,10 @@ impl Control {
         self.api_addr
     }
 
-    /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer;
-    /// `shards_end` waits until they have ended. What their clients had to say to backends is said within the grace.
-    pub fn stop(mut self, grace: Duration, shards_end: impl FnOnce()) {
-        let deadline = tokio::time::Instant::now() + grace;
+    /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer.
+    pub fn quiet(&self, grace: Duration) {
         let _ = self.stopping.send(true);
-        let Some(runtime) = self.runtime.take() else { return };
+        let Some(runtime) = &self.runtime else { return };
         let client_port = Arc::clone(&self.client_port);
         runtime.block_on(async {
             // Every permit is back when nothing is under way; while this waits, new requests are refused as busy.
@@ -188,8 +200,19 @@ impl Control {
             }
             client_port.permits.close();
         });
-        shards_end();
+    }
+
+    /// Ends the control plane when backends have accepted every event and what clients of tunnels said, or after `grace`. Call it when shards have
+    /// ended: what they tell last is sent as well.
+    pub fn stop(mut self, grace: Duration) {
+        let Some(runtime) = self.runtime.take() else { return };
+        let deadline = tokio::time::Instant::now() + grace;
         runtime.block_on(self.client_port.tunnels.finish(deadline));
+        if let Some(events) = &self.client_port.events
+            && runtime.block_on(async { tokio::time::timeout(grace, events.drained()).await }).is_err()
+        {
+            tracing::warn!("the backend has not accepted the last {} events", events.unaccepted());
+        }
         runtime.shutdown_timeout(Duration::from_millis(100));
     }
 }
@@ -216,10 +239,15 @@ struct ClientPort {
     handle: tokio::runtime::Handle,
     permits: Arc<Semaphore>,
     requests_max: u32,
+    events: Option<Arc<Events>>,
     hooks: Arc<Hooks>,
 }
 
 impl ControlPlane for ClientPort {
+    fn tell_backend(&self, event: Event) -> Result<(), Busy> {
+        self.events.as_ref().map_or(Ok(()), |events| events.tell(event))
+    }
+
     fn tell(&self, cause: &'static str, what: &'static str) {
         log_once_a_minute(cause, what);
     }

@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::fault::Disconnect;
 use crate::base::ids::ShardId;
@@ -136,21 +136,22 @@ fn serve(start: &Start) -> io::Result<()> {
             Incident::ShardFailed(id, problem) => break Err(failed(id, &problem)),
         }
     };
+    let ending = Instant::now();
     for id in router.every_shard() {
         // A full inbox empties while the shard runs; one that does not run has failed and is not waited for.
         while router.ask(id, Ask::Shutdown(Disconnect::SHUTDOWN)).is_err() && outcome.is_ok() {
             thread::sleep(Duration::from_millis(1));
         }
     }
-    let ended_well = outcome.is_ok();
-    control.stop(config.shutdown.grace, || {
-        if ended_well {
-            for thread in threads {
-                let _ = thread.join();
-            }
+    control.quiet(config.shutdown.grace);
+    if outcome.is_ok() {
+        for thread in threads {
+            let _ = thread.join();
         }
-    });
-    if ended_well {
+    }
+    // What shards told last goes out in what is left of the grace.
+    control.stop(config.shutdown.grace.saturating_sub(ending.elapsed()));
+    if outcome.is_ok() {
         tracing::info!("ended");
     }
     outcome
@@ -335,6 +336,8 @@ fn shard_options(
         shutdown_grace: config.shutdown.grace,
         client_limits: client_limits(config, secrets),
         echo: config.echo,
+        events: config.events.kinds(),
+        vacated_delay: config.events.vacated_delay,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
     }

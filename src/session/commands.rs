@@ -121,9 +121,10 @@ impl Session {
                 self.ask(About::Rpc { id }, Matter::Rpc { method: method.into(), data: copy(data) }, cx);
                 Ok(())
             }
-            // It has no reply that could carry the refusal: an error without an id reads as a ping to the SDK.
-            Method::Send { .. } => {
-                cx.effects.push(Effect::Message);
+            // It has no reply that could carry a refusal: an error without an id reads as a ping to the SDK.
+            Method::Send { data } => {
+                let data = copy(data).unwrap_or(Bytes::from_static(b"null"));
+                cx.effects.push(Effect::Message { data });
                 Ok(())
             }
             Method::Refresh { token } => self.handle_refresh(id, &token, cx),

@@ -141,8 +141,11 @@ pub enum Effect {
     Resume,
     /// When something expires has changed.
     ExpiryChanged,
-    /// A message for the backend; there is none to take it yet.
-    Message,
+    /// The client sends the backend something, and wants no answer.
+    Message {
+        /// JSON.
+        data: Bytes,
+    },
     /// A token was refused; for the counters and the log.
     TokenRefused(TokenFault),
     /// An error reply went out; for the counters.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::{Request, Response};
 
 use crate::base::bytes::Bytes;
+use crate::base::event::Event;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
 use crate::base::publication::{ClientInfo, Encoded};
@@ -243,6 +244,15 @@ pub trait ControlPlane: Send + Sync {
     fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
         let _ = (question, reply);
         Err(Busy)
+    }
+
+    /// Takes something that the backend is to be told of. Must not block. What one thread tells keeps its order.
+    ///
+    /// # Errors
+    /// [`Busy`] when there is no room: the event is lost, and the shard says so when there is room again.
+    fn tell_backend(&self, event: Event) -> Result<(), Busy> {
+        drop(event);
+        Ok(())
     }
 
     /// Takes what the backend of a tunnel is to be asked or told. Must not block; `reply` is called from any thread,

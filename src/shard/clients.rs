@@ -185,7 +185,11 @@ impl Core {
                 }
             }
             Effect::ExpiryChanged => self.set_client_timer(slot),
-            Effect::Message => self.stats.counters.client_messages_dropped_total += 1,
+            Effect::Message { data } => {
+                if !self.tell_message(slot, data) {
+                    self.stats.counters.client_messages_dropped_total += 1;
+                }
+            }
             Effect::TokenRefused(fault) => self.token_refused(fault),
             Effect::Refused(refusal) => self.stats.refusal(refusal),
             Effect::Limited => self.stats.counters.commands_limited_total += 1,
@@ -217,6 +221,7 @@ impl Core {
             let home = self.mailer.router().user_home(&user);
             self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
         }
+        self.tell_connected(slot);
         self.set_client_timer(slot);
     }
 
@@ -261,6 +266,8 @@ impl Core {
         let name = self.local.get(channel).name.clone();
         if let Some(place) = sub.place() {
             self.drop_cursor(slot, channel, place);
+            // Before the client is told: what is written to it may close it.
+            self.tell_unsubscribed(slot, &name, why.unwrap_or(Unsubscribed::Client));
         }
         match why {
             Some(why) => {

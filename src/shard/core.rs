@@ -16,6 +16,7 @@ use crate::session::Effect;
 use crate::shard::ask::{ControlPlane, ShardStats};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::{Connection, State};
+use crate::shard::events::Events;
 use crate::shard::homes::BACKLOG_BYTES_MAX;
 use crate::shard::mailbox::Inbox;
 use crate::shard::mailer::Mailer;
@@ -60,6 +61,7 @@ pub(in crate::shard) struct Core {
     pub outbox: Outbox,
     pub mailer: Mailer,
     pub stats: Stats,
+    pub events: Events,
     pub clients: u64,
     /// Connections of tunnels that have gone and still have something for their backend.
     pub parted: Parted,
@@ -127,6 +129,7 @@ impl Core {
     ) -> Core {
         Core {
             id,
+            events: Events::new(options.events, options.vacated_delay, control.clone()),
             control,
             client_ids,
             now,
@@ -178,9 +181,10 @@ impl Core {
         let retry = (self.mailer.waiting() > 0).then(|| now + RETRY);
         let starved = self.starved.iter().map(|(at, ..)| *at).min();
         // Once the grace is over there is only the driver to be waited for.
+        let events = self.events.next(now);
         let ending = self.ending.filter(|until| *until > now);
         let spread = self.local.next_spread();
-        [self.wheel.next(), accept_again_at, retry, starved, ending, spread, Some(self.sweep_at)]
+        [self.wheel.next(), accept_again_at, retry, starved, events, ending, spread, Some(self.sweep_at)]
             .into_iter()
             .flatten()
             .min()
@@ -191,6 +195,7 @@ impl Core {
         self.now = now;
         self.wall_ms = (self.options.wall_ms)(now);
         self.mailer.retry();
+        self.handle_events();
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_INTERVAL;
             self.home.sweep(now, SWEEP_PER_TICK * 16);
@@ -242,6 +247,7 @@ impl Core {
     pub fn handle_accepted(&mut self, sock: Sock) -> bool {
         self.stats.counters.connections_accepted_total += 1;
         self.connections.insert(sock.slot, Connection::new(sock.generation));
+        self.events.begin(sock.slot, self.now);
         if self.ending.is_some() || self.connections.len() > self.options.connections_max as usize {
             if self.ending.is_none() {
                 self.stats.fault(Cause::ConnectionLimit);
@@ -264,6 +270,7 @@ impl Core {
         assert!(gone, "only what was given up is closed");
         self.wheel.cancel(&mut self.connections, sock.slot);
         self.connections.remove(sock.slot);
+        self.events.end(sock.slot);
         self.stats.counters.connections_closed_total += 1;
     }
 
@@ -357,6 +364,7 @@ impl Core {
         counters.mail_delayed_total = self.mailer.delayed_total();
         counters.windows_cut_total = self.local.windows_cut_total();
         (counters.sends_total, counters.sent_bytes_total) = self.outbox.totals();
+        (counters.events_told_total, counters.events_lost_total) = self.events.totals();
     }
 
     /// Every client is to be closed, and the shard to end when they are gone.
@@ -372,11 +380,15 @@ impl Core {
         }
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         let Some(until) = self.ending else { return false };
+        let is_over = until <= self.now;
         let has_mail = self.mailer.waiting() > 0 || self.mailer.has_own();
-        let has_work = has_mail || !self.parted.is_empty();
-        self.connections.is_empty() && (!has_work || until <= self.now)
+        if !self.connections.is_empty() || (has_mail || !self.parted.is_empty()) && !is_over {
+            return false;
+        }
+        self.tell_last();
+        !self.events.is_waiting() || is_over
     }
 
     pub fn report(&self) -> ShardStats {

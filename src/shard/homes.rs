@@ -59,7 +59,9 @@ impl Core {
         match mail {
             HomeMail::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
+                let was_occupied = self.was_occupied(&channel);
                 let joined = self.home.join(ask, now);
+                self.tell_occupancy(&channel, was_occupied);
                 let notice = joined.as_ref().ok().and_then(|joined| joined.notice.clone());
                 let outcome = joined.map(|Joined { position, recovery, .. }| {
                     let recovery = recovery.map(|recovery| match recovery {
@@ -75,9 +77,11 @@ impl Core {
                 }
             }
             HomeMail::Leave { channel, conn } => {
+                let was_occupied = self.was_occupied(&channel);
                 if let Some(notice) = self.home.leave(&channel, conn, now) {
                     self.announce(notice);
                 }
+                self.tell_occupancy(&channel, was_occupied);
             }
             HomeMail::Publish { conn, id, ask } => {
                 let outcome = self.admit_publication(&ask).and_then(|()| self.publish(ask));
@@ -267,6 +271,7 @@ impl Core {
             lag.cursors.push((index, cursor));
             self.local.cursor_set(index, place);
         }
+        self.tell_subscribed(slot, index);
     }
 }
 

@@ -29,6 +29,7 @@ impl Core {
     pub fn handle_send_failed(&mut self, failure: &SendFailure) {
         self.stats.counters.sends_short_total += 1;
         let (slot, rest) = self.outbox.remainder(failure);
+        self.events.unsent(slot, rest.iter().map(|bytes| bytes.len() as u64).sum());
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if matches!(connection.state, State::Gone) {
             return;
@@ -305,6 +306,7 @@ impl Core {
                     session.remove(channel);
                 }
                 self.leave_list(channel, place);
+                self.tell_unsubscribed(slot, &name, Unsubscribed::InsufficientState);
                 let conn = self.conn_id(slot);
                 let home = self.mailer.router().channel_home(&name);
                 self.mailer

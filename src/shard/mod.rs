@@ -12,6 +12,7 @@ mod clients;
 mod closing;
 mod connections;
 mod core;
+mod events;
 mod fanout;
 mod homes;
 mod http;
@@ -34,6 +35,7 @@ pub mod tunnel;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::event::EventKinds;
 use crate::base::ids::{ShardId, Sock};
 use crate::base::prng::Prng;
 use crate::base::time::Time;
@@ -102,6 +104,10 @@ pub struct ShardOptions {
     /// How many connections a user may have, and how much clients may do in a time.
     pub client_limits: ClientLimits,
     pub echo: bool,
+    /// What the backend is told of.
+    pub events: EventKinds,
+    /// How long a channel must be empty before it is told as vacated.
+    pub vacated_delay: Duration,
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
     pub wall_ms: fn(Time) -> u64,
@@ -262,6 +268,7 @@ impl<D: Driver> Shard<D> {
             let live = !matches!(connection.state, connections::State::Gone);
             live.then_some(Sock { slot, generation: connection.generation })
         });
+        core.events.sent(|count| core.outbox.each_size(count));
         self.driver.flush(&mut self.failures);
         for failure in self.failures.drain(..) {
             core.handle_send_failed(&failure);

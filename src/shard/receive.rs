@@ -24,6 +24,7 @@ impl Core {
         if let Err(disconnect) = self.admit_bytes(slot, bytes.len()) {
             return self.close(slot, disconnect);
         }
+        self.events.received(slot, bytes.len());
         self.handle_bytes(slot, bytes);
     }
 
@@ -155,6 +156,7 @@ impl Core {
         self.part_tunnel(slot, fault.close_code, fault.reason, true);
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, fault.close_code, fault.reason);
+        self.events.note_end(slot, &Disconnect { code: fault.close_code, reason: fault.reason.into() });
         self.leave_protocol(slot, frame.into(), ClosingEnd::Fin);
     }
 

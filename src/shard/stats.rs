@@ -86,7 +86,7 @@ counters! {
     questions_unavailable_total,
     /// Answers to questions that were not awaited any more.
     questions_dropped_total,
-    /// One-way client messages dropped because nothing takes them.
+    /// One-way client messages dropped because the backend is not told of them.
     client_messages_dropped_total,
     /// Connections of tunnels that their backend let in.
     tunnels_opened_total,
@@ -98,6 +98,10 @@ counters! {
     tunnel_messages_undelivered_total,
     /// How often a client of a tunnel was not read from because its backend did not keep up.
     tunnel_pauses_total,
+    /// Events handed over for the backend.
+    events_told_total,
+    /// Events for the backend that found no room; it is told how many.
+    events_lost_total,
     /// Messages that waited because another shard's inbox was full.
     mail_delayed_total,
     /// Turns of the loop.

@@ -8,6 +8,7 @@
 
 mod conformance;
 mod crowd;
+mod events;
 mod fanout;
 mod frame;
 mod pace;

@@ -76,6 +76,16 @@ const REQUIRED: &[&str] = &[
     "reader_polled",
     "reader_reset",
     "reader_head_reached",
+    // As the backend was told.
+    "told_connected",
+    "told_disconnected",
+    "told_subscribed",
+    "told_unsubscribed",
+    "told_occupied",
+    "told_vacated",
+    "told_message",
+    "told_loss",
+    "told_compared",
 ];
 
 pub const SEEDS_FOR_COVERAGE: u64 = 2_000;
