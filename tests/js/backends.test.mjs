@@ -1,17 +1,22 @@
 // The backends of docs/backend.md, in Python and in Node: real processes, the unmodified SDK, npm `ws` for the tunnel.
 
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
 
 import WebSocket from 'ws';
 
 import { watchUnread } from '../backends/page.mjs';
 import { Application, EXAMPLE_KEY, languages } from './support/application.mjs';
-import { drivers } from './support/daemon.mjs';
+import { binary, drivers } from './support/daemon.mjs';
 import { connected, received, sdk, subscribed, watch } from './support/sdk.mjs';
 import { next, until, within } from './support/wait.mjs';
+
+const run = promisify(execFile);
 
 /** A WebSocket of a browser that has the cookie. */
 const withCookie = (session) => class extends WebSocket {
@@ -287,3 +292,123 @@ for (const language of Object.keys(languages)) {
     await application.stop();
   });
 }
+
+describe('docs/backend.md', () => {
+  const read = (name) => readFileSync(new URL(`../../${name}`, import.meta.url), 'utf8');
+  const text = read('docs/backend.md');
+  const fenced = [...text.matchAll(/^```(\w+)\n([^]*?)^```$/gm)].map(([, kind, body]) => ({ kind, body }));
+  const of = (kind) => fenced.filter((block) => block.kind === kind).map(({ body }) => body);
+  const sources = {
+    python: read('tests/backends/python/backend.py'),
+    js: read('tests/backends/node/backend.mjs') + read('tests/backends/page.mjs'),
+    toml: read('tests/backends/trunkline.toml'),
+  };
+
+  for (const [kind, source] of Object.entries(sources)) {
+    test(`what it quotes in ${kind} is what the tests run`, () => {
+      const long = of(kind).filter((body) => body.split('\n').length > 4);
+      assert.ok(long.length >= 2, `${long.length} blocks`);
+      for (const body of long) assert.ok(source.includes(body), body);
+    });
+  }
+
+  test('both backends are short enough to be read, and are quoted alike', () => {
+    for (const name of ['python/backend.py', 'node/backend.mjs']) {
+      const lines = read(`tests/backends/${name}`).split('\n').length - 1;
+      assert.ok(lines <= 250, `${name}: ${lines}`);
+    }
+    const names = (kind, pattern) => of(kind).flatMap((body) => [...body.matchAll(pattern)].map(([, name]) => name));
+    const snake = (name) => name.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`);
+    const inNode = names('js', /^(?:async )?function (\w+)/gm).map(snake);
+    assert.deepEqual(names('python', /^def (\w+)/gm), inNode);
+  });
+
+  test('a sequence of each is drawn', () => {
+    const drawn = of('mermaid');
+    assert.equal(drawn.length, 3);
+    // Line by line what the drawing knows; '#' and ';' would end a message.
+    const known = /^ {4}(participant \w+ as [\w ]+|\w+(->>|-->>|--x)\w+: [^#;]+)$/;
+    for (const body of drawn) {
+      const [head, ...lines] = body.trimEnd().split('\n');
+      assert.equal(head, 'sequenceDiagram');
+      for (const line of lines) assert.match(line, known);
+      const declared = lines.filter((line) => line.includes('participant')).map((line) => line.trim().split(' ')[1]);
+      for (const [, from, to] of body.matchAll(/(\w+)(?:->>|-->>|--x)(\w+):/g)) {
+        assert.ok(declared.includes(from) && declared.includes(to), `${from} ${to}`);
+      }
+    }
+  });
+
+  test('the keys of its tables are all keys of a section, and no others', () => {
+    const fields = (file, name) => {
+      const [, body] = read(file).match(new RegExp(`pub struct ${name} \\{([^]*?)\n    \\}`));
+      return [...body.matchAll(/^ +pub (\w+):/gm)].map(([, key]) => key).sort();
+    };
+    for (const [title, struct, more] of [
+      ['[[hook]]', 'HookOptions', []], ['[[tunnel]]', 'TunnelOptions', ['name']], ['[events]', 'Events', []],
+      ['[client.token]', 'Token', []],
+    ]) {
+      const table = text.split(`| \`${title}\` |`)[1].split('\n\n')[0];
+      const rows = table.split('\n').slice(2).map((row) => row.split('|')[1]);
+      const keys = rows.flatMap((cell) => [...cell.matchAll(/`(\w+)`/g)].map(([, key]) => key)).sort();
+      assert.deepEqual(keys, [...fields('src/config/sections.rs', struct), ...more].sort(), title);
+    }
+  });
+
+  describe('its commands', () => {
+    let application;
+    let ann;
+    let spoken;
+    let closed;
+    before(async () => {
+      application = await Application.behind('node');
+      ann = sdk(application.daemon.ws, { data: { session: 'session-of-ann' } });
+      await connected(ann);
+      const { answer } = await application.post('/ticket', { session: 'session-of-ann' });
+      spoken = await tunnel(answer.url);
+      closed = once(spoken.socket, 'close');
+    });
+    after(async () => {
+      ann.disconnect();
+      assert.equal(await application.stop(), 0);
+    });
+
+    /** The shape of JSON: its keys, and the kinds of what stands there. */
+    const shape = (value) => {
+      if (Array.isArray(value)) return value.slice(0, 1).map(shape);
+      if (value === null || typeof value !== 'object') return value === null ? 'null' : typeof value;
+      return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, shape(inner)]));
+    };
+    const commands = [...text.matchAll(/^```sh\n([^]*?)^```$(?:\n```json\n([^]*?)^```$)?/gm)];
+
+    test('there is one for each thing to be asked', () => {
+      const all = commands.map(([, line]) => line).join('');
+      for (const part of [
+        '/notify', '/api/push', '/api/publish', 'spread_ms', '/api/events', '/tickets', '-X DELETE', 'gentoken', 'checktoken',
+      ]) {
+        assert.ok(all.includes(part), part);
+      }
+    });
+
+    for (const [, line, answer] of commands) {
+      test(line.trim().split('\n').at(-1), async () => {
+        const [connection] = Object.keys((await application.state()).tunnels);
+        const command = line
+          .replaceAll('127.0.0.1:8000', application.daemon.address)
+          .replaceAll('127.0.0.1:3000', application.address)
+          .replaceAll('/connections/ID', `/connections/${connection}`)
+          .replaceAll(/(^|\()trunkline /gm, `$1"${binary}" `);
+        const { stdout } = await run('bash', ['-ec', command]);
+        if (answer) assert.deepEqual(shape(JSON.parse(stdout)), shape(JSON.parse(answer)));
+        else assert.equal(stdout, '');
+      });
+    }
+
+    test('and they have done what it says', async () => {
+      assert.deepEqual(ann.state, 'connected');
+      await spoken.got(['hello ann', 'hello']);
+      const [code, reason] = await within(closed, 'the tunnel is closed');
+      assert.deepEqual([code, reason.toString()], [4001, 'over']);
+    });
+  });
+});
