@@ -5,6 +5,7 @@ import { execFile } from 'node:child_process';
 import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
 import { readFileSync } from 'node:fs';
+import http from 'node:http';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 
@@ -36,6 +37,28 @@ async function tunnel(url) {
     assert.deepEqual(messages, wanted);
   };
   return { socket, got };
+}
+
+/** Passes requests on to the daemon; the first to `path` waits until `release` is called. */
+async function detour(to, path) {
+  let held;
+  const server = http.createServer(async (request, response) => {
+    const chunks = [];
+    for await (const chunk of request) chunks.push(chunk);
+    if (request.url === path && !held) await new Promise((resolve) => (held = resolve));
+    const { 'x-api-key': key, 'content-type': kind } = request.headers;
+    const headers = { 'X-API-Key': key, 'Content-Type': kind };
+    const answer = await fetch(`${to}${request.url}`, { method: 'POST', headers, body: Buffer.concat(chunks) });
+    response.writeHead(answer.status).end(await answer.text());
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return {
+    address: `127.0.0.1:${server.address().port}`,
+    holds: () => until(() => held, 'the first request is held'),
+    release: () => held(),
+    stop: () => { server.closeAllConnections(); server.close(); },
+  };
 }
 
 /** The HTTP status with which a tunnel is refused. */
@@ -243,6 +266,29 @@ for (const [language, driver] of Object.keys(languages).flatMap((one) => drivers
       [carol, stranger].forEach((one) => one.disconnect());
     });
 
+    test('notifications: a count that is overtaken on its way is not shown', async () => {
+      const way = await detour(daemon.http, '/api/batch');
+      const other = await Application.start(language, way.address);
+      const send = (id) => other.post('/notify', { id, users: ['bob'], text: id });
+      const shown = [];
+      const bob = client('bob');
+      watchUnread(bob, (count) => shown.push(count));
+      await application.post('/read', { session: 'session-of-bob' });
+      await connected(bob);
+      await until(() => shown.length > 0, 'the count of before');
+      const late = send('o1');
+      await way.holds();
+      assert.equal((await send('o2')).status, 200);
+      way.release();
+      assert.equal((await late).status, 200);
+      assert.equal((await send('o3')).status, 200);
+      await until(() => shown.at(-1) === 3, () => `the last count; shown: ${shown}`);
+      assert.deepEqual(shown, [0, 2, 3]);
+      bob.disconnect();
+      await other.stop();
+      way.stop();
+    });
+
     test('what the application cannot mean is refused', async () => {
       for (const [where, body] of [
         ['/notify', {}], ['/notify', 'no JSON'], ['/notify', { id: 'x', users: 7, text: '' }],
@@ -279,6 +325,33 @@ for (const [language, driver] of Object.keys(languages).flatMap((one) => drivers
       await until(async () => (await application.state()).tunnels[connection].code !== null, 'the close is told');
       assert.deepEqual((await application.state()).tunnels[connection], { user: 'bob', code: 4001 });
       assert.equal(await speak('too late'), 410);
+    });
+
+    // --- last: another run of the daemon
+
+    test('trunkline is started anew: counts and events go on, though all numbers begin at 1', async () => {
+      const shown = [];
+      const ann = client('ann');
+      watchUnread(ann, (count) => shown.push(count));
+      await application.post('/read', { session: 'session-of-ann' });
+      await connected(ann);
+      await notify('r1', ['ann']);
+      await until(() => shown.at(-1) === 1, 'the count');
+      const again = next(ann, 'connected');
+      daemon = await application.restart();
+      const { client: id } = await again;
+      await notify('r2', ['ann']);
+      await until(() => shown.at(-1) === 2, () => `the count of the new run; shown: ${shown}`);
+      assert.deepEqual(shown, [0, 1, 2]);
+      const seen = await until(async () => {
+        const { told, last_seen: seen } = await application.state();
+        const response = await fetch(`${daemon.http}/api/events`, { headers: { 'X-API-Key': EXAMPLE_KEY } });
+        const { epoch, last, events } = await response.json();
+        const event = events.find((one) => one.client === id);
+        return event && told.epoch === epoch && told.seq === last && { ann: seen.ann, event };
+      }, 'the backend is told by the new run');
+      assert.equal(seen.ann, seen.event.time_ms);
+      ann.disconnect();
     });
   });
 }

@@ -25,6 +25,7 @@ export const EXAMPLE_KEY = 'key-of-the-example';
 export class Application {
   #child;
   #directory;
+  #launch;
   output = '';
 
   /** A backend alone, that takes trunkline to be at `trunkline`. */
@@ -52,10 +53,19 @@ export class Application {
     const file = path.join(application.#directory, 'trunkline.toml');
     const text = readFileSync(path.join(folder, 'trunkline.toml'), 'utf8');
     writeFileSync(file, text.replaceAll('127.0.0.1:3000', application.address));
-    application.daemon = await Daemon.start({
+    application.#launch = () => Daemon.start({
       driver, config: null, listen: `127.0.0.1:${port}`, args: ['--config', file, '--shards', '2'],
     });
+    application.daemon = await application.#launch();
     return application;
+  }
+
+  /** Ends the daemon and starts another at the same port. */
+  async restart() {
+    const code = await this.daemon.stop();
+    if (code !== 0) throw new Error(`the daemon ended with ${code}:\n${this.daemon.output}`);
+    this.daemon = await this.#launch();
+    return this.daemon;
   }
 
   get address() {
