@@ -15,19 +15,23 @@ const NOW_S: u64 = 1_700_000_000;
 struct Around {
     hooks: Hooks,
     anonymous: bool,
+    /// Users have personal channels.
+    personal: bool,
     headers: Vec<Box<str>>,
     /// Channels that have a number: it is their place.
     channels: Vec<&'static str>,
 }
 
 impl World for Around {
-    fn personal_channel(&self, _: &str) -> Option<ChannelName> {
-        None
+    fn personal_channel(&self, user: &str) -> Option<ChannelName> {
+        self.personal.then(|| format!("#{user}").into())
     }
 
     fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
         let hooked = !channel.starts_with("free");
         Ok(Rights {
+            user_limited: channel.contains('#'),
+            publish_for_subscriber: channel.contains('#'),
             subscribe: channel.starts_with("free") || channel.starts_with("both"),
             publish_for_client: channel.starts_with("free") || channel.starts_with("both"),
             recovery: true,
@@ -95,8 +99,9 @@ impl Stage {
             around: Around {
                 hooks: Hooks { connect: true, refresh: true, rpc: true },
                 anonymous: false,
+                personal: false,
                 headers: vec!["cookie".into()],
-                channels: vec!["a", "b", "free", "both"],
+                channels: vec!["a", "b", "free", "both", "for#bob"],
             },
             session: Session::new(None),
             unix_s: NOW_S,
@@ -642,4 +647,38 @@ fn emulated_headers_are_those_that_the_request_lacks() {
 fn a_session_that_asks_nothing_costs_what_it_did() {
     assert!(size_of::<crate::session::Extras>() <= 80);
     assert!(size_of::<Session>() <= 48, "{}", size_of::<Session>());
+}
+
+#[test]
+fn whom_the_backend_names_has_a_personal_channel() {
+    let mut stage = Stage::new();
+    stage.around.personal = true;
+    stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+    let answer = ConnectAnswer { user: "ann".into(), ..ConnectAnswer::default() };
+    stage.answer(Ok(Answer::Connect(Box::new(answer)))).unwrap();
+    assert!(matches!(&stage.effects[..], [Effect::Subscribe(own)] if *own.channel == *"#ann"));
+}
+
+/// A token is not looked at and the backend is not asked where the channel's name says it: 103 and a subscription.
+#[test]
+fn a_channel_that_names_its_users_is_decided_by_its_name() {
+    let ann = ConnectAnswer { user: "ann".into(), ..ConnectAnswer::default() };
+    let mut stage = Stage::connected(ann.clone());
+    stage.say(r#"{"id":2,"subscribe":{"channel":"for#ann","token":"rubbish"}}"#).unwrap();
+    assert!(matches!(&stage.effects[..], [Effect::Subscribe(own)] if *own.channel == *"for#ann"));
+
+    let mut stage = Stage::connected(ann.clone());
+    stage.say(r#"{"id":2,"subscribe":{"channel":"for#bob","token":"rubbish"}}"#).unwrap();
+    stage.say(r#"{"id":3,"publish":{"channel":"for#bob","data":1}}"#).unwrap();
+    assert_eq!(stage.heard.matches("103").count(), 2, "{}", stage.heard);
+    assert!(stage.matters.is_empty() && !stage.session.is_waiting());
+
+    // The server itself may subscribe anybody; what such a one says still has to pass the hook.
+    let subs = vec![("for#bob".into(), Granted::default())];
+    let mut stage = Stage::new();
+    stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+    stage.answer(Ok(Answer::Connect(Box::new(ConnectAnswer { subs, ..ann })))).unwrap();
+    stage.join();
+    stage.say(r#"{"id":2,"publish":{"channel":"for#bob","data":1}}"#).unwrap();
+    assert!(matches!(stage.matters.last(), Some(Matter::Publish { .. })), "{}", stage.heard);
 }

@@ -73,7 +73,7 @@ impl Session {
                 let Some(data) = publish.data else { return Err(Disconnect::BAD_REQUEST.into()) };
                 let (channel, data) =
                     (ChannelName::from(publish.channel), Bytes::copy_from_slice(data.as_bytes()));
-                if rights.publish_hook {
+                if rights.asks_about_publishing(subscribed) {
                     let matter = Matter::Publish { channel: channel.clone(), data: data.clone() };
                     self.ask(About::Publish { id, channel, data }, matter, cx);
                     return Ok(());

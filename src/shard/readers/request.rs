@@ -465,7 +465,9 @@ fn check_rights(
             (rights.history_for_client || rights.history_for_subscriber && subscribe, true)
         }
         // With a hook, it is the body that is asked about.
-        Endpoint::Publish => (rights.publish_hook || rights.may_publish(subscribe), false),
+        Endpoint::Publish => {
+            (rights.asks_about_publishing(subscribe) || rights.may_publish(subscribe), false)
+        }
         _ => (subscribe, rights.keeps_history && (rights.recovery || rights.force_recovery)),
     };
     match allowed {
