@@ -6,7 +6,7 @@ use super::*;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::{Batch, decode_frame};
 use crate::session::question::{PublishAnswer, Waiting};
-use crate::session::token::{SubscribeGrant, Verifier};
+use crate::session::token::{ConnectToken, SubscribeGrant, TokenOptions, Verifier, sign_connect};
 use crate::session::{HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Rights, SubscribeEffect, World};
 
 const NOW_S: u64 = 1_700_000_000;
@@ -15,6 +15,7 @@ const NOW_S: u64 = 1_700_000_000;
 struct Around {
     hooks: Hooks,
     anonymous: bool,
+    verifier: Option<Verifier>,
     /// Users have personal channels.
     personal: bool,
     headers: Vec<Box<str>>,
@@ -49,7 +50,7 @@ impl World for Around {
     }
 
     fn verifier(&self) -> Option<&Verifier> {
-        None
+        self.verifier.as_ref()
     }
 
     fn allows_anonymous(&self) -> bool {
@@ -99,6 +100,7 @@ impl Stage {
             around: Around {
                 hooks: Hooks { connect: true, refresh: true, rpc: true },
                 anonymous: false,
+                verifier: None,
                 personal: false,
                 headers: vec!["cookie".into()],
                 channels: vec!["a", "b", "free", "both", "for#bob"],
@@ -681,4 +683,24 @@ fn a_channel_that_names_its_users_is_decided_by_its_name() {
     stage.join();
     stage.say(r#"{"id":2,"publish":{"channel":"for#bob","data":1}}"#).unwrap();
     assert!(matches!(stage.matters.last(), Some(Matter::Publish { .. })), "{}", stage.heard);
+}
+
+/// Without a hook in between: who was refused must not get in as somebody unknown by saying it again.
+#[test]
+fn a_refused_token_of_the_upgrade_is_not_passed_over_by_a_second_connect() {
+    let options = TokenOptions { hmac_secret: b"secret".to_vec(), ..TokenOptions::default() };
+    let mut stage = Stage::new();
+    (stage.around.verifier, stage.around.anonymous) = (Some(Verifier::new(options)), true);
+    let expired = ConnectToken { user: "ann", expires_at_s: Some(NOW_S - 1), ..ConnectToken::default() };
+    let shown = sign_connect(b"secret", &expired).unwrap();
+    stage.session = Session::new(None).with_token(Some(shown.into()));
+    for _ in 0..2 {
+        stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+        assert!(std::mem::take(&mut stage.heard).contains("109"));
+    }
+    assert!(stage.matters.is_empty() && !stage.session.is_connected());
+    let valid = ConnectToken { user: "ann", ..ConnectToken::default() };
+    let token = sign_connect(b"secret", &valid).unwrap();
+    stage.say(&format!(r#"{{"id":2,"connect":{{"token":"{token}"}}}}"#)).unwrap();
+    assert!(stage.session.is_connected() && stage.session.shown().is_none());
 }
