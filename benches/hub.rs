@@ -144,7 +144,7 @@ fn deliver(c: &mut Criterion) {
                     for subscriber in &local.get(index).subscribers()[..active.remaining as usize] {
                         visited += u64::from(black_box(subscriber.slot()) < u32::MAX);
                     }
-                    local.advance(index, 0);
+                    local.advance(index, 0, Time::ZERO);
                 }
                 (shards, visited)
             });

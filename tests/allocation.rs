@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use trunkline::base::bytes::Bytes;
+use trunkline::base::event::EventKinds;
 use trunkline::base::fault::Disconnect;
 use trunkline::base::ids::ShardId;
 use trunkline::base::prng::Prng;
@@ -198,6 +199,7 @@ fn options() -> ShardOptions {
         hub: HubLimits::default(),
         streams: StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1024 },
         verifier: None,
+        tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
         allowed_origins: Vec::new(),
@@ -215,7 +217,10 @@ fn options() -> ShardOptions {
         forward_headers: Vec::new(),
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(5),
+        client_limits: Default::default(),
         echo: false,
+        events: EventKinds::default(),
+        vacated_delay: Duration::ZERO,
         version: "test",
         wall_ms: |_: Time| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

@@ -98,6 +98,9 @@ impl Disconnect {
     pub const PERMISSION_DENIED: Disconnect = Disconnect::known(3507, "permission denied");
     pub const NOT_AVAILABLE: Disconnect = Disconnect::known(3508, "not available");
     pub const TOO_MANY_ERRORS: Disconnect = Disconnect::known(3509, "too many errors");
+    /// Ours: the user has connected anew, and may have no more connections than that. Terminal, so that two devices do not
+    /// take the connection from each other for ever.
+    pub const REPLACED: Disconnect = Disconnect::known(3510, "replaced by a newer connection");
 
     /// Whether a client of the Centrifuge protocol comes back by itself after this code.
     pub fn reconnects(&self) -> bool {
@@ -111,6 +114,8 @@ impl Disconnect {
 pub enum Unsubscribed {
     /// The client asked for it: nothing is pushed.
     Client = 0,
+    /// Its connection has ended: told to the backend alone.
+    Disconnected = 1,
     Server = 2000,
     /// The subscriber fell off the log's tail: it resubscribes and recovers or learns that it cannot.
     InsufficientState = 2500,
@@ -126,6 +131,7 @@ impl Unsubscribed {
     pub fn reason(self) -> &'static str {
         match self {
             Unsubscribed::Client => "client unsubscribed",
+            Unsubscribed::Disconnected => "disconnected",
             Unsubscribed::Server => "server unsubscribed",
             Unsubscribed::InsufficientState => "insufficient state",
             Unsubscribed::Expired => "subscription expired",

@@ -3,10 +3,12 @@
 //! Inputs: none. Outputs: plain types. Must not know: any other folder of this crate.
 
 pub mod bytes;
+pub mod event;
 pub mod fault;
 pub mod ids;
 pub mod limits;
 pub mod prng;
 pub mod publication;
+pub mod rate;
 pub mod slots;
 pub mod time;

@@ -4,10 +4,12 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
+use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
 use crate::config::sections::{Config, SHARDS_MAX, Token};
+use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
 use crate::hub::ChannelOptions;
 use crate::session::token::keys::{Key, KeyFault};
@@ -59,6 +61,11 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "client.outbox_bytes_max",
         "must be at least client.message_bytes_max, or one reply could close a client",
     );
+    require(
+        client.commands_burst > 0,
+        "client.commands_burst",
+        "must be above 0: to switch the limit off, set client.commands_per_second to 0",
+    );
     require(client.channels_max > 0, "client.channels_max", "must be above 0");
     require(
         (1..=4096).contains(&client.channel_name_bytes_max),
@@ -89,6 +96,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "must be from 1 to 65536",
     );
     require(config.limits.api_timeout > Duration::ZERO, "limits.api_timeout", "must be above 0s");
+    check_events(&config.events, &mut require);
     check_token(&client.token, "client.token", &mut require);
     check_token(&client.subscription_token, "client.subscription_token", &mut require);
     require(
@@ -116,6 +124,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         check_channel(&namespace.options, &path, &mut require);
     }
     check_hooks(config, &mut require);
+    check_tunnels(config, &mut require);
     faults.extend(check_exposure(config, origins));
     faults
 }

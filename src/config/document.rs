@@ -161,7 +161,10 @@ mod tests {
                 _ => line.to_string(),
             })
             .collect();
-        assert_eq!(uncommented, 42, "22 unset keys, a namespace of three and a hook of seventeen");
+        assert_eq!(
+            uncommented, 54,
+            "24 unset keys, a namespace of three, a hook of seventeen and a tunnel of ten"
+        );
         let config = read(&lines.join("\n"));
         assert!(config.api.key.is_some() && config.client.token.hmac_secret.is_some());
         assert_eq!(config.namespace.len(), 1);

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs;
 
+use crate::base::event::EventKind;
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::config::fault::{Fault, Origin};
 use crate::config::sections::Config;
@@ -12,6 +13,10 @@ use crate::config::value::Size;
 const CONNECTION_BYTES: u64 = 512;
 /// Of the kernel for an idle TCP socket (socket, inode, file, dentry: 3.9 KB of slab) and its poll (330).
 const CONNECTION_KERNEL_BYTES: u64 = 4_300;
+/// What is counted of a connection for the event of its end, where that is told.
+const CONNECTION_LIFE_BYTES: u64 = 32;
+/// The queue of events: 65,536 places of 128 bytes, and 32 MiB of clients' messages.
+pub const EVENT_QUEUE_BYTES: u64 = 65_536 * 128 + (32 << 20);
 /// A message of an inbox: its place in the queue and the ask behind it.
 const INBOX_MESSAGE_BYTES: u64 = 512;
 /// Program, stacks, allocator, control plane: what a node without any client takes.
@@ -36,6 +41,8 @@ pub struct MemoryPlan {
     pub receive_bytes: u64,
     /// Bodies of HTTP requests under way.
     pub request_bytes: u64,
+    /// The log of events and what waits to come into it; nothing when none are told.
+    pub events_bytes: u64,
     /// Questions to the backend and their answers.
     pub hook_bytes: u64,
     /// What this process may use: the machine's memory, or its control group's limit when that is less.
@@ -50,7 +57,9 @@ impl MemoryPlan {
     pub fn new(config: &Config, machine_bytes: u64) -> Result<MemoryPlan, Fault> {
         let shards = u64::from(config.shard_count());
         let limits = &config.limits;
-        let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES;
+        let told = config.events.kinds();
+        let life = if told.contains(EventKind::Disconnected) { CONNECTION_LIFE_BYTES } else { 0 };
+        let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES + life;
         let mut plan = MemoryPlan {
             connections_max: 0,
             connections_bytes: 0,
@@ -58,6 +67,7 @@ impl MemoryPlan {
             inbox_bytes: (limits.inbox_messages as u64).saturating_mul(INBOX_MESSAGE_BYTES * shards),
             receive_bytes: RECV_BUFFER_BYTES as u64 * u64::from(RECV_BUFFERS) * shards,
             request_bytes: config.api.body_bytes_max.0.saturating_mul(u64::from(limits.http_requests_max)),
+            events_bytes: if told.is_empty() { 0 } else { config.events.log_bytes_max.0 + EVENT_QUEUE_BYTES },
             hook_bytes: (HOOK_WAITING_BYTES + HOOK_ANSWERS_BYTES) * config.hook.len() as u64,
             machine_bytes,
         };
@@ -93,6 +103,7 @@ impl MemoryPlan {
             self.inbox_bytes,
             self.receive_bytes,
             self.request_bytes,
+            self.events_bytes,
             self.hook_bytes,
         ];
         parts.into_iter().fold(BASE_BYTES, u64::saturating_add)
@@ -100,13 +111,14 @@ impl MemoryPlan {
 
     fn parts(&self) -> String {
         format!(
-            "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, hooks {}, base {}",
+            "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, events {}, hooks {}, base {}",
             self.connections_max,
             Size(self.connections_bytes),
             Size(self.history_bytes),
             Size(self.inbox_bytes),
             Size(self.receive_bytes),
             Size(self.request_bytes),
+            Size(self.events_bytes),
             Size(self.hook_bytes),
             Size(BASE_BYTES),
         )

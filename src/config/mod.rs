@@ -7,6 +7,7 @@
 mod check;
 pub mod cli;
 pub mod document;
+mod events;
 pub mod fault;
 mod file;
 pub mod hooks;
@@ -14,10 +15,14 @@ pub mod load;
 pub mod memory;
 pub mod sections;
 mod table;
+mod tunnels;
 pub mod value;
 
 pub use fault::Fault;
 pub use load::Loaded;
 pub use memory::MemoryPlan;
-pub use sections::{Api, Client, Config, Hook, HookOptions, Limits, Log, Mode, Namespace, Shutdown, Token};
+pub use sections::{
+    Api, Client, Config, Events, Hook, HookOptions, Limits, Log, Mode, Namespace, Shutdown, Token, Tunnel,
+    TunnelOptions,
+};
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

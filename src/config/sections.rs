@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::config::table::{Entries, Named, Section, section, settings};
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
+use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelOptions, GapPolicy, Namespaces};
 
 settings! {
@@ -32,6 +33,8 @@ settings! {
         pub channel: ChannelOptions,
         pub namespace: Vec<Namespace>,
         pub hook: Vec<Hook>,
+        pub tunnel: Vec<Tunnel>,
+        pub events: Events,
         pub limits: Limits,
         pub shutdown: Shutdown,
         pub mode: Mode,
@@ -92,6 +95,24 @@ settings! {
         /// Connections of this node. More wait in the kernel's queue.
         /// 0: as many as the memory plan finds room for, at most 1,000,000.
         pub connections_max: u32 = 0;
+        /// Connections one user may have at a time, of clients and of streams. 0: any number. Polls and clients without
+        /// a user are not counted.
+        pub user_connections_max: u32 = 0;
+        /// What happens to one too many: "reject" closes the new connection (3504), "replace" closes the user's oldest
+        /// (3510). After neither does a client come back by itself.
+        pub user_connections_policy: UserPolicy = UserPolicy::Reject;
+        /// Commands one connection may send a second: subscribe, publish, history, presence, rpc, refresh, send. More are
+        /// refused (111), to be tried again. 0: any number.
+        pub commands_per_second: u32 = 0;
+        /// Commands a connection, or a user, may send at once after a rest. At least as many as the channels that a client
+        /// subscribes to when it connects.
+        pub commands_burst: u32 = 128;
+        /// Bytes one connection may send a second, frames included. Who sends more is closed (3013). A message of
+        /// `message_bytes_max` may always come after a rest. 0: any number.
+        pub bytes_per_second: Size = Size(0);
+        /// Commands one user may send a second over all connections to this node, as `commands_per_second`. 0: any
+        /// number.
+        pub user_commands_per_second: u32 = 0;
         /// Origins a browser may connect from, like `https://example.com` or `https://*.example.com`.
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.
@@ -183,6 +204,11 @@ section! {
         allow_presence_for_subscriber: bool;
         /// Clients may read presence.
         allow_presence_for_client: bool;
+        /// Publications a second that clients may make in one channel; as many may come at once after a rest. More are
+        /// refused (111). The server API is not limited. 0: any number.
+        publish_per_second: u32;
+        /// The same in payload bytes. What is larger passes after a rest and is paid for afterwards. 0: any number.
+        publish_bytes_per_second: usize;
         /// The hook that is asked about subscriptions without a token.
         subscribe_hook: Option<String>, example "\"backend\"";
         /// The hook that is asked whether a subscription that the subscribe hook granted may go on when it expires.
@@ -248,6 +274,60 @@ settings! {
 pub type Hook = Named<HookOptions>;
 
 settings! {
+    /// Where the messages of any WebSocket client go that connects to `/tunnel/` and the tunnel's name.
+    pub struct TunnelOptions {
+        /// Where they are POSTed to: an http or https URL.
+        pub endpoint: String = String::new();
+        /// How long the backend may take for one of them, waiting for its turn and trying again included. A client that
+        /// connects is answered 503 then; a client whose message was not taken is closed (1011).
+        pub timeout: Duration = Duration::from_secs(5);
+        /// Speak HTTP/2 at once over plain http. With https both sides agree on it by themselves.
+        pub http2: bool = false;
+        /// Header fields of the client's request that the backend gets to see when it connects, by name.
+        pub forward_headers: Vec<String> = Vec::new(), example "[\"cookie\", \"x-forwarded-for\"]";
+        /// Header fields of every request to the backend, like "Authorization: Bearer text".
+        pub static_headers: Vec<Secret> = Vec::new();
+        /// WebSocket subprotocols that are spoken here: the first that a client offers is chosen, unless the backend
+        /// chooses another of those offered.
+        pub subprotocols: Vec<String> = Vec::new(), example "[\"chat.v2\"]";
+        /// Messages of one client that may wait for the backend. At this many, reading from the client pauses.
+        pub messages_waiting_max: usize = 16;
+        /// The same in bytes.
+        pub bytes_waiting_max: Size = Size::kib(256);
+        /// Requests that the backend gets to answer at a time. Others wait for their turn within `timeout`.
+        pub in_flight_max: u32 = 256;
+    }
+}
+
+/// A way from any WebSocket client to the backend, by the name in its path.
+pub type Tunnel = Named<TunnelOptions>;
+
+settings! {
+    /// What the backend is told of.
+    pub struct Events {
+        /// What is told: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
+        /// with subscribers, and without any more), "message" (what clients `send`). Empty: nothing.
+        pub types: Vec<String> = Vec::new();
+        /// Where batches of events are POSTed to. Unset: they are only kept for `GET /api/events`.
+        pub endpoint: Option<String> = None, example "\"http://127.0.0.1:3000/trunkline/events\"";
+        /// What batches are signed with (HMAC-SHA256, in `X-Trunkline-Signature`). Unset: they are not signed.
+        pub secret: Option<Secret> = None, example "\"a long random text\"";
+        /// How long the backend may take for one batch before it is tried again.
+        pub timeout: Duration = Duration::from_secs(5);
+        /// Most events of one batch.
+        pub batch_max: usize = 500;
+        /// What the log of events may weigh, in bytes. Above it the oldest go first; a backend that has not had them
+        /// is told which.
+        pub log_bytes_max: Size = Size::mib(64);
+        /// How long a channel must have been without subscribers before it is told as vacated. One that has some
+        /// again by then is not told of.
+        pub vacated_delay: Duration = Duration::from_secs(1);
+        /// Header fields that every batch carries, like "Authorization: Bearer ...".
+        pub static_headers: Vec<Secret> = Vec::new();
+    }
+}
+
+settings! {
     /// Bounds of the whole node.
     pub struct Limits {
         /// What all histories of this node may weigh, in bytes. Above it the oldest publications go first.
@@ -291,7 +371,7 @@ pub struct List<'c> {
 
 impl Config {
     /// Every list, in the order of the documented file.
-    pub fn lists(&self) -> [List<'_>; 2] {
+    pub fn lists(&self) -> [List<'_>; 3] {
         [
             List {
                 name: "namespace",
@@ -306,6 +386,13 @@ impl Config {
                 example: "name = \"backend\"\nendpoint = \"http://127.0.0.1:3000/trunkline/connect\"",
                 entries: &self.hook,
             },
+            List {
+                name: "tunnel",
+                doc: "Any WebSocket client that connects to /tunnel/ and a tunnel's name speaks with the tunnel's endpoint:\n\
+                      each message is a POST, each answer a message.",
+                example: "name = \"game\"\nendpoint = \"http://127.0.0.1:3000/game\"",
+                entries: &self.tunnel,
+            },
         ]
     }
 
@@ -314,12 +401,13 @@ impl Config {
         Some(match name {
             "namespace" => &mut self.namespace,
             "hook" => &mut self.hook,
+            "tunnel" => &mut self.tunnel,
             _ => return None,
         })
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 9] {
+    pub fn parts(&self) -> [Part<'_>; 10] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
@@ -337,6 +425,7 @@ impl Config {
                 &self.client.subscription_token,
             ),
             part("channel", "Options of channels whose name has no namespace.", &self.channel),
+            part("events", "What the backend is told of, in batches and in order.", &self.events),
             part("limits", "Bounds of the whole node.", &self.limits),
             part("shutdown", "How the node ends.", &self.shutdown),
         ]
@@ -352,6 +441,7 @@ impl Config {
             "client.token" => &mut self.client.token,
             "client.subscription_token" => &mut self.client.subscription_token,
             "channel" => &mut self.channel,
+            "events" => &mut self.events,
             "limits" => &mut self.limits,
             "shutdown" => &mut self.shutdown,
             _ => return None,

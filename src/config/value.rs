@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::hub::GapPolicy;
+use crate::hub::users::UserPolicy;
 
 /// A value as its source gave it.
 #[derive(Clone, Debug, PartialEq)]
@@ -381,6 +382,9 @@ word_settings!(WhenUnavailable, "\"refuse\" or \"let-in\"",
     "refuse" => WhenUnavailable::Refuse, "let-in" => WhenUnavailable::LetIn);
 word_settings!(GapPolicy, "\"tell\", \"latest\" or \"close\"",
     "tell" => GapPolicy::Tell, "latest" => GapPolicy::Latest, "close" => GapPolicy::Close);
+
+word_settings!(UserPolicy, "\"reject\" or \"replace\"",
+    "reject" => UserPolicy::Reject, "replace" => UserPolicy::Replace);
 
 /// The leading digits and what follows them.
 fn split_number(text: &str) -> (Option<u64>, &str) {

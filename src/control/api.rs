@@ -1,7 +1,8 @@
 //! The methods of the server API: what each asks of which shard, and how the answers become one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::Error as _;
@@ -9,22 +10,31 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::base::fault::{Disconnect, Refusal};
-use crate::base::ids::{ChannelName, Position};
+use crate::base::ids::{ChannelName, Position, ShardId, UserName};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::control::asks::{AskError, Pending, Shards};
 use crate::control::glob::Glob;
 use crate::control::process::{self, Process};
+use crate::control::pushes::{PushKeys, PushOutcome};
 use crate::control::wire::{
-    Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, HistoryBody, Info, Node, ProcessBody,
-    PublicationBody, PublishBody, Response, UserBody, payload,
+    Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, HistoryBody, Info, Node,
+    ProcessBody, PublicationBody, PublishBody, PushBody, Response, UserBody, payload,
 };
 use crate::hub::asks::{HistoryAsk, PublishAsk};
 use crate::shard::ask::{
-    Ask, DisconnectUser, FilterBox, RefreshUser, ShardStats, SubscribeUser, Target, UnsubscribeUser,
+    Ask, DisconnectUser, FilterBox, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
+    UnsubscribeUser, UserMessage,
 };
 
 /// Most commands of a batch: what a caller can make one request cost.
 pub const BATCH_COMMANDS_MAX: usize = 10_000;
+/// Most users of one push. More are a channel's job.
+pub const PUSH_USERS_MAX: usize = 10_000;
+/// Longest idempotency key of a push, as of a publication.
+const PUSH_KEY_BYTES_MAX: usize = 256;
+/// Between two tries at a shard whose inbox was full, when another one has taken its part already.
+const PUSH_RETRY: Duration = Duration::from_millis(2);
+
 /// Commands of a parallel batch that run at a time: what one caller can put into inboxes at once.
 const BATCH_PARALLEL: usize = 256;
 
@@ -47,11 +57,12 @@ pub enum Method {
     HistoryRemove,
     Channels,
     Info,
+    Push,
     Batch,
 }
 
 impl Method {
-    const ALL: [Method; 13] = [
+    const ALL: [Method; 14] = [
         Method::Publish,
         Method::Broadcast,
         Method::Subscribe,
@@ -64,6 +75,7 @@ impl Method {
         Method::HistoryRemove,
         Method::Channels,
         Method::Info,
+        Method::Push,
         Method::Batch,
     ];
 
@@ -85,6 +97,7 @@ impl Method {
             Method::HistoryRemove => "history_remove",
             Method::Channels => "channels",
             Method::Info => "info",
+            Method::Push => "push",
             Method::Batch => "batch",
         }
     }
@@ -105,6 +118,7 @@ pub enum Command {
     HistoryRemove(ChannelBody),
     Channels(ChannelsBody),
     Info,
+    Push(PushBody),
     /// What stands in a batch where a known method should.
     Unknown,
 }
@@ -129,6 +143,7 @@ impl Command {
                 object::<BTreeMap<String, serde::de::IgnoredAny>>(json)?;
                 Command::Info
             }
+            Method::Push => Command::Push(object(json)?),
             Method::Batch => Command::Unknown,
         })
     }
@@ -147,6 +162,7 @@ impl Command {
             Command::HistoryRemove(_) => "history_remove",
             Command::Channels(_) => "channels",
             Command::Info => "info",
+            Command::Push(_) => "push",
             Command::Unknown => "unknown",
         }
     }
@@ -198,6 +214,7 @@ impl Request {
 pub struct Api {
     shards: Shards,
     node: Arc<NodeIdentity>,
+    push_keys: Arc<PushKeys>,
 }
 
 /// Who answers `info`.
@@ -209,7 +226,11 @@ pub struct NodeIdentity {
 
 impl Api {
     pub fn new(shards: Shards, node: NodeIdentity) -> Api {
-        Api { shards, node: Arc::new(node) }
+        Api { shards, node: Arc::new(node), push_keys: Arc::default() }
+    }
+
+    pub fn shards(&self) -> &Shards {
+        &self.shards
     }
 
     /// # Errors
@@ -228,6 +249,7 @@ impl Api {
             Command::HistoryRemove(body) => self.history_remove(body).await,
             Command::Channels(body) => self.channels(body).await,
             Command::Info => self.info().await,
+            Command::Push(body) => self.push(body).await,
             Command::Unknown => Err(Refusal::MethodNotFound.into()),
         }
     }
@@ -386,6 +408,81 @@ impl Api {
         Ok(Answer::Empty {})
     }
 
+    /// Says who was told, so that the backend can reach the others another way.
+    async fn push(&self, body: PushBody) -> Result<Answer, AskError> {
+        let mut names = body.users;
+        if !body.user.is_empty() {
+            names.push(body.user);
+        }
+        let wrong = match names.len() {
+            0 => Some("user or users must name somebody"),
+            1..=PUSH_USERS_MAX if names.iter().any(String::is_empty) => Some("a name in users is empty"),
+            1..=PUSH_USERS_MAX if body.idempotency_key.len() > PUSH_KEY_BYTES_MAX => {
+                Some("idempotency_key is longer than 256 bytes")
+            }
+            1..=PUSH_USERS_MAX => None,
+            _ => Some("users names more than 10000"),
+        };
+        if let Some(problem) = wrong {
+            return Err(AskError::Invalid(problem));
+        }
+        let data = payload(body.data, &body.b64data)?.ok_or(AskError::Invalid("data is missing"))?;
+        // A user named twice is told once.
+        let mut seen = HashSet::with_capacity(names.len());
+        names.retain(|name| seen.insert(name.clone()));
+        drop(seen);
+        if body.idempotency_key.is_empty() {
+            return Ok(self.push_now(&names, data, body.newest).await?.into());
+        }
+        let bytes = names.iter().map(String::len).sum();
+        let cell = self.push_keys.cell(&body.idempotency_key, bytes, Instant::now());
+        let outcome = cell.get_or_try_init(|| self.push_now(&names, data, body.newest)).await?;
+        Ok(outcome.clone().into())
+    }
+
+    /// Every home is asked at once for its users. Busy only when none of them took its part.
+    async fn push_now(
+        &self,
+        names: &[String],
+        data: crate::base::bytes::Bytes,
+        newest: bool,
+    ) -> Result<PushOutcome, AskError> {
+        let message = Arc::new(UserMessage { data, encoded: Default::default() });
+        let mut by_home: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
+        for (at, name) in names.iter().enumerate() {
+            by_home.entry(self.shards.router().user_home(name)).or_default().push(at);
+        }
+        let end = Instant::now() + self.shards.timeout();
+        let mut sent = Vec::with_capacity(by_home.len());
+        for (home, places) in by_home {
+            let users: Vec<UserName> = places.iter().map(|&at| names[at].as_str().into()).collect();
+            let ask = PushUsers { users, message: Arc::clone(&message), newest };
+            let pending = loop {
+                match self.shards.send(home, |reply| Ask::Push(ask.clone(), reply)) {
+                    Ok(pending) => break pending,
+                    Err(_) if sent.is_empty() => return Err(AskError::Busy),
+                    // A part is on its way: to call the whole busy would have it sent again.
+                    Err(_) if Instant::now() < end => tokio::time::sleep(PUSH_RETRY).await,
+                    Err(_) => return Err(Refusal::Internal.into()),
+                }
+            };
+            sent.push((places, pending));
+        }
+        let mut outcome = PushOutcome::default();
+        let mut absent = Vec::new();
+        for (places, pending) in sent {
+            let pushed = pending.wait().await?;
+            outcome.connections += pushed.connections;
+            absent
+                .extend(places.iter().zip(pushed.reached).filter(|(_, reached)| !reached).map(|(&at, _)| at));
+        }
+        outcome.users = (names.len() - absent.len()) as u64;
+        // In the order in which they were named.
+        absent.sort_unstable();
+        outcome.absent = absent.into_iter().map(|at| names[at].clone()).collect();
+        Ok(outcome)
+    }
+
     async fn presence(&self, body: ChannelBody) -> Result<Answer, AskError> {
         let channel = channel_name(&body.channel)?;
         let home = self.shards.router().channel_home(&channel);
@@ -462,6 +559,7 @@ pub fn respond(outcome: Result<Answer, AskError>) -> Response {
     match outcome {
         Ok(answer) => Response::Result(answer),
         Err(AskError::Refused(refusal)) => Response::Error(refusal.into()),
+        Err(AskError::Invalid(message)) => Response::Error(ErrorBody::invalid(message)),
         Err(AskError::Busy) => Response::Error(Refusal::TooManyRequests.into()),
     }
 }
@@ -472,10 +570,11 @@ fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
 }
 
 /// Takes the content of a publication out of its body.
-fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishAsk, Refusal> {
+fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishAsk, AskError> {
+    let pace = body.pace().map_err(AskError::Invalid)?;
     // Deltas are not computed yet: saying so is better than sending whole payloads to who pays for patches.
     if body.delta {
-        return Err(Refusal::BadRequest);
+        return Err(Refusal::BadRequest.into());
     }
     let data = payload(body.data, &body.b64data)?.ok_or(Refusal::BadRequest)?;
     let filled = |text: String| if text.is_empty() { None } else { Some(text.into_boxed_str()) };
@@ -485,6 +584,7 @@ fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishAsk, Re
         idempotency_key: filled(body.idempotency_key),
         version: body.version,
         version_epoch: filled(body.version_epoch),
+        pace,
         ..PublishAsk::new(channel, data)
     })
 }

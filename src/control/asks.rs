@@ -16,6 +16,8 @@ pub enum AskError {
     /// The shard's inbox is full: nothing was done, and trying again later is right.
     Busy,
     Refused(Refusal),
+    /// Error 107 with a sentence that says what is wrong.
+    Invalid(&'static str),
 }
 
 impl From<Refusal> for AskError {

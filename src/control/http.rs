@@ -5,14 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{HeaderMap, HeaderValue, Request, StatusCode, header, request};
+use ::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, request};
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use http_body_util::LengthLimitError;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
@@ -21,15 +21,20 @@ use crate::control::ControlOptions;
 use crate::control::api::{Api, Method, NodeIdentity, Request as ApiRequest, respond};
 use crate::control::asks::{AskError, Shards};
 use crate::control::auth::ApiKeys;
+use crate::control::events::{EventMetrics, Events};
 use crate::control::hooks::Hooks;
 use crate::control::metrics::{self, Metrics};
 use crate::control::page;
 use crate::control::process::Process;
+use crate::control::tunnel::{self, Tunnels};
 use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
 use crate::shard::router::Router as ShardRouter;
 
 /// How long a request's body may take to arrive on the API's own listener. On client ports it has arrived already.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most events of one answer; few pages reach it, for they end by bytes as well.
+const EVENTS_LIMIT_MAX: usize = 10_000;
 
 /// Which port an app serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,35 +49,45 @@ pub enum Port {
 
 /// What every handler shares.
 pub struct App {
-    api: Api,
+    pub api: Api,
+    pub tunnels: Arc<Tunnels>,
+    pub body_bytes_max: usize,
+    pub metrics: Metrics,
     keys: ApiKeys,
-    metrics: Metrics,
-    body_bytes_max: usize,
     metrics_need_key: bool,
     echo: bool,
     page: Option<page::Page>,
+    events: Option<Arc<Events>>,
 }
 
 impl App {
     /// `api_addr` is where the API's own listener is bound, if it has one.
     ///
     /// # Errors
-    /// When the operating system gives no randomness for the node's id.
+    /// When the operating system gives no randomness for the node's id, or no certificates to check a backend's.
     pub fn new(
         options: &ControlOptions,
         router: ShardRouter,
         api_addr: Option<SocketAddr>,
         hooks: &Hooks,
+        events: Option<Arc<Events>>,
     ) -> io::Result<App> {
+        let mut metrics = Metrics::new(hooks);
+        if let Some(events) = &events {
+            metrics.add(EventMetrics(Arc::clone(events)));
+        }
         let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
+        let counts = metrics.tunnel_counts();
         Ok(App {
+            tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),
             api: Api::new(Shards::new(router, options.ask_timeout), node),
             keys: ApiKeys::new(options.api_keys.clone()),
-            metrics: Metrics::new(hooks),
+            metrics,
             body_bytes_max: options.body_bytes_max,
             metrics_need_key: options.metrics_need_key,
             echo: options.echo,
             page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
+            events,
         })
     }
 
@@ -91,6 +106,8 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
             get(metrics_for_all)
         };
         routes = routes.route("/api/{method}", post(api)).route("/metrics", metrics);
+        routes = routes.merge(tunnel::routes::routes(&app));
+        routes = routes.route("/api/events", get(events).post(not_found));
     }
     if port != Port::Api {
         if app.echo {
@@ -126,15 +143,23 @@ async fn admitted(
     request: Request<Body>,
 ) -> Result<(Method, request::Parts, Bytes), Response> {
     let (parts, body) = request.into_parts();
-    if !app.keys.admit(&parts.headers, &parts.uri) {
-        let mut response = problem(StatusCode::UNAUTHORIZED, "show the API key as X-API-Key");
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("apikey"));
+    if let Some(response) = without_key(app, &parts.headers, &parts.uri) {
         return Err(response);
     }
     let method = Method::from_name(name)
         .ok_or_else(|| problem(StatusCode::NOT_FOUND, "the API has no such method"))?;
     let body = read_body(body, app.body_bytes_max).await?;
     Ok((method, parts, body))
+}
+
+/// The response to give instead to a caller without a right key.
+pub fn without_key(app: &App, headers: &HeaderMap, uri: &Uri) -> Option<Response> {
+    if app.keys.admit(headers, uri) {
+        return None;
+    }
+    let mut response = problem(StatusCode::UNAUTHORIZED, "show the API key as X-API-Key");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("apikey"));
+    Some(response)
 }
 
 async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) -> Response {
@@ -199,6 +224,7 @@ fn reply(outcome: Result<Answer, AskError>, transport_errors: bool) -> Response 
     let status = match outcome {
         Err(AskError::Busy) => return busy(),
         Err(AskError::Refused(refusal)) if transport_errors => status_of(refusal),
+        Err(AskError::Invalid(_)) if transport_errors => status_of(Refusal::BadRequest),
         _ => StatusCode::OK,
     };
     json(status, &respond(outcome))
@@ -215,6 +241,7 @@ fn outcome_code(outcome: &Result<Answer, AskError>) -> u16 {
     match outcome {
         Ok(_) => 0,
         Err(AskError::Refused(refusal)) => refusal.code(),
+        Err(AskError::Invalid(_)) => Refusal::BadRequest.code(),
         Err(AskError::Busy) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
     }
 }
@@ -235,6 +262,66 @@ fn status_of(refusal: Refusal) -> StatusCode {
     }
 }
 
+/// What the backend asks of the log of events.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsQuery {
+    /// The last number it knows.
+    #[serde(default)]
+    after: u64,
+    /// Most events of the answer.
+    #[serde(default = "EventsQuery::limit")]
+    limit: usize,
+    /// Whose number `after` is; without, it is taken for this run's.
+    epoch: Option<String>,
+    /// As [`ApiKeys::admit`] reads it.
+    #[serde(rename = "api_key")]
+    _api_key: Option<String>,
+}
+
+impl EventsQuery {
+    fn limit() -> usize {
+        500
+    }
+}
+
+/// `GET /api/events?after=N&limit=M&epoch=E`
+async fn events(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let response = read_events(&app, &request);
+    let code = if response.status().is_success() { 0 } else { response.status().as_u16() };
+    app.metrics.count_api("events", code);
+    response
+}
+
+fn read_events(app: &App, request: &Request<Body>) -> Response {
+    if let Some(response) = without_key(app, request.headers(), request.uri()) {
+        return response;
+    }
+    let Some(events) = &app.events else {
+        return problem(StatusCode::NOT_FOUND, "no events are told: events.types is empty");
+    };
+    let query = match Query::<EventsQuery>::try_from_uri(request.uri()) {
+        Ok(Query(query)) => query,
+        Err(error) => return problem(StatusCode::BAD_REQUEST, &error.body_text()),
+    };
+    if !(1..=EVENTS_LIMIT_MAX).contains(&query.limit) {
+        return problem(StatusCode::BAD_REQUEST, &format!("limit must be from 1 to {EVENTS_LIMIT_MAX}"));
+    }
+    // Numbers of another run say nothing about this one.
+    let reset = query.epoch.is_some_and(|epoch| epoch != events.epoch());
+    let page = events.page(if reset { 0 } else { query.after }, query.limit);
+    let mut body = format!(
+        "{{\"epoch\":\"{}\",\"first\":{},\"last\":{},\"reset\":{reset},\"events\":[",
+        events.epoch(),
+        page.first,
+        page.last,
+    )
+    .into_bytes();
+    body.extend_from_slice(&page.events);
+    body.extend_from_slice(b"]}");
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
 async fn metrics_with_key(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     if app.keys.admit(request.headers(), request.uri()) {
         return metrics_for_all(State(app)).await;
@@ -249,7 +336,7 @@ async fn metrics_for_all(State(app): State<Arc<App>>) -> Response {
     let stats = match app.api.stats().await {
         Ok(stats) => stats,
         Err(AskError::Busy) => return busy(),
-        Err(AskError::Refused(_)) => {
+        Err(AskError::Refused(_) | AskError::Invalid(_)) => {
             return problem(StatusCode::INTERNAL_SERVER_ERROR, "a shard did not answer in time");
         }
     };
@@ -295,7 +382,7 @@ async fn wrong_method() -> Response {
 ///
 /// # Errors
 /// The response to give instead: 413 when it is too long, 408 when it does not arrive, 400 when it breaks off.
-async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
+pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
     match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, bytes_max)).await {
         Ok(Ok(bytes)) => Ok(bytes),
         Ok(Err(error)) => {
@@ -313,7 +400,7 @@ async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
 }
 
 /// A shard's inbox was full: nothing was done.
-fn busy() -> Response {
+pub fn busy() -> Response {
     let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "a shard is busy: try again");
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     response
@@ -328,7 +415,7 @@ struct Problem<'p> {
     detail: &'p str,
 }
 
-fn problem(status: StatusCode, detail: &str) -> Response {
+pub fn problem(status: StatusCode, detail: &str) -> Response {
     let title = status.canonical_reason().unwrap_or_default();
     let mut response =
         json(status, &Problem { r#type: "about:blank", title, status: status.as_u16(), detail });
@@ -336,7 +423,7 @@ fn problem(status: StatusCode, detail: &str) -> Response {
     response
 }
 
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
         // A payload that is no JSON got past the edge: a bug of ours, and not the caller's to see.

@@ -9,13 +9,13 @@ use tower::ServiceExt as _;
 
 use super::*;
 use crate::base::fault::Disconnect;
-use crate::base::ids::{ClientId, Epoch, Offset, Position};
+use crate::base::ids::{ClientId, Epoch, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication};
 use crate::config::Secret;
 use crate::control::{Control, start};
 use crate::driver::Wake;
 use crate::hub::asks::{History, PresenceStats, Since, SinceEpoch};
-use crate::shard::ask::{Ask, ChannelCount, HttpReply, ShardStats};
+use crate::shard::ask::{Ask, ChannelCount, HttpReply, Pushed, ShardStats};
 use crate::shard::mailbox::{Inbox, Mail};
 
 struct Unpark(thread::Thread);
@@ -154,6 +154,16 @@ fn answer(logs: &mut HashMap<String, Vec<Arc<Publication>>>, ask: Ask, seen: &mp
             reply.send(Ok(()));
             let _ = seen.send(Ask::Refresh(user, crate::shard::ask::Reply::new(|_| ())));
         }
+        // Dropped, it is answered 100.
+        Ask::Tunnel(..) => {}
+        Ask::Push(ask, reply) => {
+            let there = |user: &UserName| !user.starts_with("absent");
+            let reached: Vec<bool> = ask.users.iter().map(there).collect();
+            let each = if ask.newest { 1 } else { 2 };
+            let connections = reached.iter().filter(|&&reached| reached).count() as u64 * each;
+            reply.send(Ok(Pushed { connections, reached }));
+            let _ = seen.send(Ask::Push(ask, crate::shard::ask::Reply::new(|_| ())));
+        }
         Ask::Shutdown(_) => {}
     }
 }
@@ -165,10 +175,13 @@ fn options() -> ControlOptions {
         body_bytes_max: 64 * 1024,
         requests_max: 4,
         ask_timeout: Duration::from_millis(300),
+        tunnels: Vec::new(),
+        answer_bytes_max: 64 * 1024,
         echo: true,
         page_key: Some(Secret::new("page-key")),
         api_listen: None,
         metrics_need_key: false,
+        events: None,
         published_keys: Vec::new(),
         hooks: Vec::new(),
     }
@@ -176,7 +189,7 @@ fn options() -> ControlOptions {
 
 fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
     let hooks = Hooks::new(&[]).unwrap();
-    app(Arc::new(App::new(options, shards.router.clone(), None, &hooks).unwrap()), port)
+    app(Arc::new(App::new(options, shards.router.clone(), None, &hooks, None).unwrap()), port)
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {
@@ -365,6 +378,77 @@ async fn users_are_addressed_as_asked() {
     assert!(shards.user_asks.try_recv().is_err());
     let refused = call(&app, "subscribe", json!({"user": "refused", "channel": "c"})).await;
     assert_eq!(refused["error"]["code"], 108);
+}
+
+#[tokio::test]
+async fn a_push_tells_who_was_reached_in_the_order_of_the_names() {
+    let shards = Shards::start(3, 64);
+    let app = routes(&shards, &options(), Port::Api);
+    let users: Vec<String> =
+        (0..50).map(|n| if n % 5 == 0 { format!("absent-{n}") } else { format!("user-{n}") }).collect();
+    let absent: Vec<&String> = users.iter().filter(|user| user.starts_with("absent")).collect();
+    let answer = call(&app, "push", json!({ "users": users, "data": { "a": 1 } })).await;
+    assert_eq!(answer, json!({ "result": { "connections": 80, "users": 40, "absent": absent } }));
+    let asks: Vec<Ask> = shards.user_asks.try_iter().collect();
+    assert!(asks.len() <= 3, "one ask a shard");
+    let mut named = 0;
+    for ask in asks {
+        let Ask::Push(ask, _) = ask else { panic!("{ask:?}") };
+        assert_eq!((&ask.message.data[..], ask.newest), (&b"{\"a\":1}"[..], false));
+        named += ask.users.len();
+    }
+    assert_eq!(named, 50);
+
+    let twice = json!({ "user": "a", "users": ["a", "a", "b"], "data": 1, "newest": true });
+    let answer = call(&app, "push", twice).await;
+    assert_eq!(answer, json!({ "result": { "connections": 2, "users": 2, "absent": [] } }));
+}
+
+#[tokio::test]
+async fn a_push_that_is_repeated_under_its_key_is_answered_and_not_sent_again() {
+    let shards = Shards::start(2, 64);
+    let app = routes(&shards, &options(), Port::Api);
+    let body = json!({ "users": ["a", "absent"], "data": 1, "idempotency_key": "k" });
+    let expected = json!({ "result": { "connections": 2, "users": 1, "absent": ["absent"] } });
+    for _ in 0..3 {
+        assert_eq!(call(&app, "push", body.clone()).await, expected);
+    }
+    let users: usize = shards
+        .user_asks
+        .try_iter()
+        .map(|ask| if let Ask::Push(ask, _) = ask { ask.users.len() } else { 0 })
+        .sum();
+    assert_eq!(users, 2, "asked once");
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_push_or_a_pace_is_named() {
+    let shards = Shards::start(2, 64);
+    let app = routes(&shards, &options(), Port::Api);
+    let many = vec!["a"; 10_001];
+    let long = "k".repeat(257);
+    for (method, body, word) in [
+        ("push", json!({ "data": 1 }), "users"),
+        ("push", json!({ "users": [], "data": 1 }), "users"),
+        ("push", json!({ "users": ["a", ""], "data": 1 }), "empty"),
+        ("push", json!({ "users": many, "data": 1 }), "10000"),
+        ("push", json!({ "user": "a" }), "data"),
+        ("push", json!({ "user": "a", "data": 1, "idempotency_key": long }), "idempotency_key"),
+        ("publish", json!({ "channel": "c", "data": 1, "spread_ms": 3_600_001 }), "spread_ms"),
+        ("publish", json!({ "channel": "c", "data": 1, "class": "slow" }), "class"),
+        ("broadcast", json!({ "channels": ["c"], "data": 1, "class": "slow" }), "class"),
+    ] {
+        let answer = call(&app, method, body).await;
+        assert_eq!(answer["error"]["code"], 107, "{answer}");
+        assert!(answer["error"]["message"].as_str().unwrap().contains(word), "{word}: {answer}");
+    }
+    assert_eq!(shards.user_asks.try_iter().count(), 0);
+    for pace in [json!({ "spread_ms": 3_600_000 }), json!({ "class": "bulk" }), json!({ "class": "normal" })]
+    {
+        let mut body = json!({ "channel": "c", "data": 1 });
+        body.as_object_mut().unwrap().extend(pace.as_object().unwrap().clone());
+        assert!(call(&app, "publish", body).await["result"]["offset"].is_u64());
+    }
 }
 
 #[tokio::test]
@@ -628,7 +712,8 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
         assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(StatusCode::OK));
     }
     assert_eq!(through(&control, publish()).status(), StatusCode::OK);
-    control.stop(Duration::from_secs(1));
+    control.quiet(Duration::from_secs(1));
+    control.stop(Duration::ZERO);
     assert_eq!(
         plane.handle(lost(), HttpReply::new(|response| *response = None)),
         Err(crate::shard::ask::Busy),
@@ -656,6 +741,7 @@ fn the_api_has_a_listener_of_its_own() {
     let taken = ControlOptions { api_listen: control.api_addr(), ..options };
     let Err(error) = start(taken, shards.router.clone()) else { panic!("bound twice") };
     assert!(error.to_string().contains("api_listen"), "{error}");
-    control.stop(Duration::from_secs(1));
+    control.quiet(Duration::from_secs(1));
+    control.stop(Duration::ZERO);
     assert!(agent.get(format!("{base}/health")).call().is_err());
 }

@@ -26,6 +26,7 @@ pub struct Metrics {
     registry: Registry,
     api_requests: Family<ApiCall, Counter>,
     jwks_fetches: JwksFetches,
+    tunnel_questions: TunnelCounts,
 }
 
 /// Fetches of published token keys, by outcome.
@@ -41,6 +42,23 @@ impl JwksFetches {
     pub fn count(&self, succeeded: bool) {
         let outcome = if succeeded { "success" } else { "failure" };
         self.0.get_or_create(&Outcome { outcome }).inc();
+    }
+}
+
+/// What the backends of tunnels were asked, by outcome. Cloning is cheap: the counters are shared.
+#[derive(Clone, Debug, Default)]
+pub struct TunnelCounts(Family<TunnelAsked, Counter>);
+
+/// Both from closed lists.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct TunnelAsked {
+    kind: &'static str,
+    outcome: &'static str,
+}
+
+impl TunnelCounts {
+    pub fn count(&self, kind: &'static str, outcome: &'static str) {
+        self.0.get_or_create(&TunnelAsked { kind, outcome }).inc();
     }
 }
 
@@ -61,7 +79,10 @@ impl Metrics {
         let help = "Fetches of the keys that token issuers publish, by outcome";
         registry.register("jwks_fetches", help, jwks_fetches.0.clone());
         hooks.register_metrics(&mut registry);
-        Metrics { registry, api_requests, jwks_fetches }
+        let tunnel_questions = TunnelCounts::default();
+        let help = "Requests to the backends of tunnels, by outcome";
+        registry.register("tunnel_questions", help, tunnel_questions.0.clone());
+        Metrics { registry, api_requests, jwks_fetches, tunnel_questions }
     }
 
     /// For whoever fetches.
@@ -69,8 +90,17 @@ impl Metrics {
         self.jwks_fetches.clone()
     }
 
+    /// Shows what `collector` counts as well.
+    pub fn add(&mut self, collector: impl Collector) {
+        self.registry.register_collector(Box::new(collector));
+    }
+
     pub fn count_api(&self, method: &'static str, code: u16) {
         self.api_requests.get_or_create(&ApiCall { method, code }).inc();
+    }
+
+    pub fn tunnel_counts(&self) -> TunnelCounts {
+        self.tunnel_questions.clone()
     }
 
     /// The OpenMetrics text of `shards` and of the control plane.

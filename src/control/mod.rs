@@ -14,6 +14,7 @@
 mod api;
 mod asks;
 mod auth;
+pub mod events;
 mod glob;
 pub mod hooks;
 mod http;
@@ -22,6 +23,8 @@ mod metrics;
 pub mod outbound;
 mod page;
 mod process;
+mod pushes;
+mod tunnel;
 mod wire;
 
 use std::io;
@@ -36,11 +39,15 @@ use tokio::sync::{Semaphore, watch};
 use tower::ServiceExt as _;
 
 use crate::base::bytes::Bytes;
-use crate::config::{Config, Hook, Secret};
+use crate::base::event::Event;
+use crate::config::{Config, Hook, Secret, Tunnel};
+use crate::control::events::{EventOptions, Events};
 use crate::control::hooks::Hooks;
+use crate::control::tunnel::Tunnels;
 use crate::session::question::{Question, Waiting};
 use crate::session::token::published::PublishedKeys;
-use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply};
+use crate::session::tunnel::TunnelQuestion;
+use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
 use crate::shard::router::Router;
 use crate::telemetry::sparing::log_once_a_minute;
 
@@ -65,6 +72,10 @@ pub struct ControlOptions {
     pub requests_max: u32,
     /// How long a shard may take to answer before the caller gets error 100.
     pub ask_timeout: Duration,
+    /// In the order of the configuration's list, as shards have them.
+    pub tunnels: Vec<Tunnel>,
+    /// Longest message to a client of a tunnel: half of what it may owe, so that one fits beside what is on its way.
+    pub answer_bytes_max: usize,
     /// Serves `/echo`.
     pub echo: bool,
     /// Serves the page at `/`, which shows this key to loopback names.
@@ -73,6 +84,8 @@ pub struct ControlOptions {
     pub api_listen: Option<SocketAddr>,
     /// Metrics on client ports need the API key: strangers reach those ports.
     pub metrics_need_key: bool,
+    /// The backend is told events, and may read them.
+    pub events: Option<EventOptions>,
     /// Keys that token issuers publish, to be fetched and kept current.
     pub published_keys: Vec<Arc<PublishedKeys>>,
     /// How the backend is asked.
@@ -90,10 +103,13 @@ impl ControlOptions {
             body_bytes_max: config.api.body_bytes_max.bytes(),
             requests_max: config.limits.http_requests_max,
             ask_timeout: config.limits.api_timeout,
+            tunnels: config.tunnel.clone(),
+            answer_bytes_max: config.client.outbox_bytes_max.bytes() / 2,
             echo: config.echo,
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_listen: config.api_listen,
             metrics_need_key: !config.listen.ip().is_loopback(),
+            events: EventOptions::new(&config.events),
             published_keys: Vec::new(),
             hooks: config.hook.clone(),
         }
@@ -126,8 +142,15 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         None => None,
     };
     let api_addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let events = match &options.events {
+        Some(events) => {
+            let _inside = runtime.enter();
+            Some(Events::start(events)?)
+        }
+        None => None,
+    };
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
-    let state = Arc::new(http::App::new(&options, router, api_addr, &hooks)?);
+    let state = Arc::new(http::App::new(&options, router, api_addr, &hooks, events.clone())?);
     for keys in &options.published_keys {
         runtime.spawn(jwks::keep(Arc::clone(keys), state.metrics().jwks_fetches()));
     }
@@ -142,10 +165,12 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     }
     let port = if options.api_listen.is_some() { http::Port::ClientsOnly } else { http::Port::Shared };
     let client_port = Arc::new(ClientPort {
+        tunnels: Arc::clone(&state.tunnels),
         app: http::app(state, port),
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
         requests_max: options.requests_max,
+        events,
         hooks,
     });
     Ok(Control { client_port, api_addr, stopping, runtime: Some(runtime) })
@@ -163,9 +188,9 @@ impl Control {
     }
 
     /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer.
-    pub fn stop(mut self, grace: Duration) {
+    pub fn quiet(&self, grace: Duration) {
         let _ = self.stopping.send(true);
-        let Some(runtime) = self.runtime.take() else { return };
+        let Some(runtime) = &self.runtime else { return };
         let client_port = Arc::clone(&self.client_port);
         runtime.block_on(async {
             // Every permit is back when nothing is under way; while this waits, new requests are refused as busy.
@@ -175,6 +200,19 @@ impl Control {
             }
             client_port.permits.close();
         });
+    }
+
+    /// Ends the control plane when backends have accepted every event and what clients of tunnels said, or after `grace`. Call it when shards have
+    /// ended: what they tell last is sent as well.
+    pub fn stop(mut self, grace: Duration) {
+        let Some(runtime) = self.runtime.take() else { return };
+        let deadline = tokio::time::Instant::now() + grace;
+        runtime.block_on(self.client_port.tunnels.finish(deadline));
+        if let Some(events) = &self.client_port.events
+            && runtime.block_on(async { tokio::time::timeout(grace, events.drained()).await }).is_err()
+        {
+            tracing::warn!("the backend has not accepted the last {} events", events.unaccepted());
+        }
         runtime.shutdown_timeout(Duration::from_millis(100));
     }
 }
@@ -197,13 +235,19 @@ async fn ended(mut stopped: watch::Receiver<bool>) {
 /// The requests of client ports: bounded in number, answered through the same app as the API's own listener.
 struct ClientPort {
     app: axum::Router,
+    tunnels: Arc<Tunnels>,
     handle: tokio::runtime::Handle,
     permits: Arc<Semaphore>,
     requests_max: u32,
+    events: Option<Arc<Events>>,
     hooks: Arc<Hooks>,
 }
 
 impl ControlPlane for ClientPort {
+    fn tell_backend(&self, event: Event) -> Result<(), Busy> {
+        self.events.as_ref().map_or(Ok(()), |events| events.tell(event))
+    }
+
     fn tell(&self, cause: &'static str, what: &'static str) {
         log_once_a_minute(cause, what);
     }
@@ -232,5 +276,9 @@ impl ControlPlane for ClientPort {
 
     fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
         self.hooks.ask(&self.handle, question, reply)
+    }
+
+    fn ask_tunnel(&self, question: TunnelQuestion, reply: TunnelReply) -> Result<Waiting, Busy> {
+        self.tunnels.ask(&self.handle, question, reply)
     }
 }

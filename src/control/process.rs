@@ -72,7 +72,11 @@ pub fn host_name() -> String {
 }
 
 /// A random version 4 UUID (RFC 9562 section 5.4).
-fn random_id() -> io::Result<ClientId> {
+/// A random UUID of version 4.
+///
+/// # Errors
+/// When the operating system gives no randomness.
+pub fn random_id() -> io::Result<ClientId> {
     let mut bytes = [0u8; 16];
     fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let bits = u128::from_be_bytes(bytes);

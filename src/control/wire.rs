@@ -15,8 +15,10 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::Position;
 use crate::base::publication::ClientInfo;
+use crate::control::pushes::PushOutcome;
 use crate::hub::Publication;
-use crate::hub::asks::{Since, SinceEpoch};
+use crate::hub::asks::{Pace, Since, SinceEpoch};
+use crate::hub::limits::SPREAD_MS_MAX;
 
 /// `publish` with its `channel`, `broadcast` with its `channels`.
 #[derive(Debug, Default, Deserialize)]
@@ -42,6 +44,47 @@ pub struct PublishBody {
     pub version: u64,
     #[serde(deserialize_with = "or_default")]
     pub version_epoch: String,
+    /// Ours: milliseconds over which deliveries are spread evenly.
+    #[serde(deserialize_with = "or_default")]
+    pub spread_ms: u64,
+    /// Ours: empty, `normal` or `bulk`.
+    #[serde(deserialize_with = "or_default")]
+    pub class: String,
+}
+
+impl PublishBody {
+    /// # Errors
+    /// What is wrong with `spread_ms` or `class`.
+    pub fn pace(&self) -> Result<Pace, &'static str> {
+        let bulk = match &*self.class {
+            "" | "normal" => false,
+            "bulk" => true,
+            _ => return Err("class is \"normal\" or \"bulk\""),
+        };
+        match u32::try_from(self.spread_ms) {
+            Ok(spread_ms) if spread_ms <= SPREAD_MS_MAX => Ok(Pace { spread_ms, bulk }),
+            _ => Err("spread_ms is from 0 to 3600000"),
+        }
+    }
+}
+
+/// `push`: one message to the connections of users.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PushBody {
+    #[serde(deserialize_with = "or_default")]
+    pub user: String,
+    #[serde(deserialize_with = "or_default")]
+    pub users: Vec<String>,
+    #[serde(deserialize_with = "even_null")]
+    pub data: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    pub b64data: String,
+    /// Only to the connection of each user that was made last.
+    #[serde(deserialize_with = "or_default")]
+    pub newest: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub idempotency_key: String,
 }
 
 /// `subscribe`, `unsubscribe`, `disconnect` and `refresh`: each uses the fields it knows.
@@ -141,13 +184,44 @@ pub struct BatchBody<'b> {
 #[serde(untagged)]
 pub enum Answer {
     Empty {},
-    Position { offset: u64, epoch: String },
-    Broadcast { responses: Vec<Response> },
-    Presence { presence: BTreeMap<String, Info> },
-    PresenceStats { num_clients: u32, num_users: u32 },
-    History { publications: Vec<PublicationBody>, offset: u64, epoch: String },
-    Channels { channels: BTreeMap<String, ChannelInfo> },
-    Nodes { nodes: Vec<Node> },
+    Position {
+        offset: u64,
+        epoch: String,
+    },
+    Broadcast {
+        responses: Vec<Response>,
+    },
+    Presence {
+        presence: BTreeMap<String, Info>,
+    },
+    PresenceStats {
+        num_clients: u32,
+        num_users: u32,
+    },
+    History {
+        publications: Vec<PublicationBody>,
+        offset: u64,
+        epoch: String,
+    },
+    Channels {
+        channels: BTreeMap<String, ChannelInfo>,
+    },
+    Nodes {
+        nodes: Vec<Node>,
+    },
+    /// Connections told, users with at least one of them, and those with none.
+    Pushed {
+        connections: u64,
+        users: u64,
+        absent: Vec<String>,
+    },
+}
+
+impl From<PushOutcome> for Answer {
+    fn from(outcome: PushOutcome) -> Answer {
+        let PushOutcome { connections, users, absent } = outcome;
+        Answer::Pushed { connections, users, absent }
+    }
 }
 
 impl From<Position> for Answer {
@@ -168,6 +242,13 @@ pub enum Response {
 pub struct ErrorBody {
     pub code: u16,
     pub message: &'static str,
+}
+
+impl ErrorBody {
+    /// Error 107 with a sentence that says what is wrong.
+    pub fn invalid(message: &'static str) -> ErrorBody {
+        ErrorBody { code: Refusal::BadRequest.code(), message }
+    }
 }
 
 impl From<Refusal> for ErrorBody {

@@ -7,6 +7,21 @@ use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications};
 pub use crate::base::publication::{Since, SinceEpoch};
 
+/// How a publication is handed to those who are connected. What is kept and read later does not know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pace {
+    /// Milliseconds over which deliveries are spread evenly; 0 delivers at once.
+    pub spread_ms: u32,
+    /// Delivered while nothing else is to be.
+    pub bulk: bool,
+}
+
+impl Pace {
+    pub fn is_at_once(self) -> bool {
+        self == Pace::default()
+    }
+}
+
 /// One publication on its way to its channel's home.
 #[derive(Clone, Debug)]
 pub struct PublishAsk {
@@ -21,6 +36,7 @@ pub struct PublishAsk {
     /// Above 0: delivered only when higher than the highest seen in the same `version_epoch`.
     pub version: u64,
     pub version_epoch: Option<Box<str>>,
+    pub pace: Pace,
 }
 
 impl PublishAsk {
@@ -35,6 +51,7 @@ impl PublishAsk {
             idempotency_key: None,
             version: 0,
             version_epoch: None,
+            pace: Pace::default(),
         }
     }
 }

@@ -58,6 +58,17 @@ impl Deadlines {
         self.heap.first().map(|&(_, slot)| slot)
     }
 
+    /// The deadline of `slot`.
+    pub fn get(&self, slot: u32) -> Option<Time> {
+        let place = *self.places.get(slot as usize).filter(|&&place| place != ABSENT)?;
+        self.heap.get(place as usize).map(|&(due, _)| due)
+    }
+
+    /// The earliest deadline.
+    pub fn next(&self) -> Option<Time> {
+        self.heap.first().map(|&(due, _)| due)
+    }
+
     /// The slot with the earliest deadline if that has come at `now`; it stays.
     pub fn due(&self, now: Time) -> Option<u32> {
         self.heap.first().filter(|&&(due, _)| due <= now).map(|&(_, slot)| slot)
@@ -131,6 +142,8 @@ mod tests {
                 let now = Time(prng.u64(..60));
                 let earliest = naive.values().min().copied();
                 assert_eq!(deadlines.first().map(|slot| naive[&slot]), earliest, "seed {seed}");
+                assert_eq!(deadlines.next(), earliest, "seed {seed}");
+                assert_eq!(deadlines.get(slot), naive.get(&slot).copied(), "seed {seed}");
                 assert_eq!(
                     deadlines.due(now).is_some(),
                     earliest.is_some_and(|due| due <= now),

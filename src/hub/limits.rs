@@ -11,6 +11,22 @@ pub const IDEMPOTENCY_KEY_TTL: Duration = Duration::from_secs(300);
 /// and after that nobody can still ask for them.
 pub const FORGET_AFTER: Duration = Duration::from_secs(60);
 
+/// How long a bulk publication waits at most for a moment without other deliveries before it takes its turn among them:
+/// long enough to let a burst pass, short enough that "later" is not "never" on a busy shard.
+pub const BULK_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Between two looks at a channel whose deliveries are spread. A hundred subscribers over a second are then told one at a
+/// time, ten thousand in fifties, and a shard wakes two hundred times a second at most.
+pub const SPREAD_STEP: Duration = Duration::from_millis(5);
+
+/// Payload bytes that one shard holds back for spread and bulk deliveries. What comes above is delivered at once: a
+/// window of an hour must not keep an hour of payloads.
+pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Longest window over which deliveries may be spread, milliseconds: an hour. Over longer times a backend publishes to
+/// parts of its users by itself, and can change its mind between them.
+pub const SPREAD_MS_MAX: u32 = 3_600_000;
+
 /// What one [`Home`](crate::hub::Home) may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubLimits {

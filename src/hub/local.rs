@@ -3,6 +3,22 @@
 //! Each channel with subscribers on this shard has a short [`Stream`] of items from its home, numbered by a sequence
 //! of this shard's own (joins and leaves have no offset). A batch of items is delivered to the whole list of
 //! subscribers, possibly in slices; a subscriber that could not take it keeps a cursor into the stream and comes back.
+//!
+//! # Pace
+//! A batch of a publication with a [`Pace`] is held back: spread over a window, or until nothing else is to be delivered.
+//! How much of a spread batch is due is a function of time ([`Window`]). Order in a channel always holds, so what comes
+//! later decides:
+//! - Something that is to be delivered at once (a publication, a join, a leave) ends the holding back: who has not been
+//!   told the earlier ones gets them now, and then the new one.
+//! - A later spread publication leaves what is under way at most half of its own window, and takes the rest.
+//! - A bulk one behind a spread one is taken for one spread over [`BULK_WAIT_MAX`](crate::hub::limits::BULK_WAIT_MAX).
+//! ```text
+//!           at once                              batch done, more came
+//!  Idle ──────────────▶ Ready ◀───────────────────────────┐
+//!   │  spread    ┌──▶ Spread ─── at once, or full ───▶ Ready
+//!   └────────────┤
+//!     bulk       └──▶ Bulk ───── at once, overdue ───▶ Ready
+//! ```
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,8 +27,12 @@ use ahash::RandomState;
 
 use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
 use crate::base::publication::{Encoded, Publication};
-use crate::hub::asks::Notice;
+use crate::base::time::Time;
+use crate::hub::asks::{Notice, Pace};
+use crate::hub::deadlines::Deadlines;
+use crate::hub::limits::HELD_BYTES_MAX;
 use crate::hub::options::ChannelOptions;
+use crate::hub::pace::{Hold, Pacing, Window};
 
 /// Index of a channel on this shard. Reused after the channel's last subscriber has gone.
 pub type ChannelIndex = u32;
@@ -205,12 +225,32 @@ pub struct LocalChannel {
     pending_joins: u32,
     /// Subscribers with a cursor: while there are any, the stream keeps what they may still need.
     cursors: u32,
-    /// In the shard's queue of channels with something to deliver.
-    queued: bool,
+    lane: Lane,
+    /// Present while something of the channel is held back.
+    pacing: Option<Box<Pacing>>,
     /// Payload bytes of the items that no finished batch has delivered.
     backlog_bytes: usize,
     /// Of these, those in the running batch.
     active_bytes: usize,
+}
+
+/// Where a channel waits for its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lane {
+    /// Nothing is to be delivered.
+    Idle,
+    /// In the queue of those with something to deliver.
+    Ready,
+    /// The running batch is spread over a window.
+    Spread,
+    /// The next batch, or the running one, waits for a moment without other deliveries.
+    Bulk,
+}
+
+impl Lane {
+    fn holds_back(self) -> bool {
+        matches!(self, Lane::Spread | Lane::Bulk)
+    }
 }
 
 impl LocalChannel {
@@ -256,11 +296,19 @@ pub struct Local {
     limits: StreamLimits,
     /// Channels with something to deliver, in turn.
     ready: VecDeque<ChannelIndex>,
+    /// Channels of [`Lane::Spread`], and when the next delivery of each is due.
+    spread: Deadlines,
+    /// Channels of [`Lane::Bulk`], and when each takes its turn among the others.
+    bulk: Deadlines,
     subscriptions: u64,
     /// Payload bytes in all streams.
     stream_bytes: usize,
     /// Payload bytes that have come in and are not yet delivered to those who keep up.
     backlog_bytes: usize,
+    /// The same of channels that are held back: no sign of a shard that does not keep up.
+    held_bytes: usize,
+    held_bytes_max: usize,
+    windows_cut: u64,
 }
 
 /// What an item counts for in the backlog besides its payload, so that empty ones are bounded as well.
@@ -281,9 +329,14 @@ impl Local {
             by_name: HashMap::with_hasher(RandomState::with_seeds(hash_seed, 1, 2, 3)),
             limits,
             ready: VecDeque::new(),
+            spread: Deadlines::default(),
+            bulk: Deadlines::default(),
             subscriptions: 0,
             stream_bytes: 0,
             backlog_bytes: 0,
+            held_bytes: 0,
+            held_bytes_max: HELD_BYTES_MAX,
+            windows_cut: 0,
         }
     }
 
@@ -311,6 +364,17 @@ impl Local {
         self.backlog_bytes
     }
 
+    /// Payload bytes held back for spread and bulk deliveries.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
+    /// How often deliveries that were held back were let go early, because something came that may not wait for them or
+    /// because there was no room to hold them.
+    pub fn windows_cut_total(&self) -> u64 {
+        self.windows_cut
+    }
+
     /// A connection of this shard asks the channel's home to join: the channel exists here from now on.
     pub fn join_asked(&mut self, name: &ChannelName, options: &Arc<ChannelOptions>) -> ChannelIndex {
         let index = match self.by_name.get(name) {
@@ -326,7 +390,8 @@ impl Local {
                     subscribers: Vec::new(),
                     pending_joins: 0,
                     cursors: 0,
-                    queued: false,
+                    lane: Lane::Idle,
+                    pacing: None,
                     backlog_bytes: 0,
                     active_bytes: 0,
                 }) as ChannelIndex;
@@ -429,32 +494,131 @@ impl Local {
         }
     }
 
-    /// An item has come from the channel's home. False when nobody here is subscribed.
+    /// An item has come from the channel's home, to be delivered at once. False when nobody here is subscribed.
     pub fn handle_item(&mut self, name: &str, item: Item) -> bool {
-        let Some(index) = self.find(name) else { return false };
+        let Some(index) = self.take_in(name, item) else { return false };
+        self.let_go(index);
+        self.trim(index);
+        true
+    }
+
+    /// A publication has come from the channel's home, to be delivered as `pace` says. False when nobody here is
+    /// subscribed.
+    pub fn handle_paced(&mut self, name: &str, publication: Arc<Publication>, pace: Pace, now: Time) -> bool {
+        if pace.is_at_once() {
+            return self.handle_item(name, Item::Publication(publication));
+        }
+        let Some(index) = self.take_in(name, Item::Publication(publication)) else { return false };
+        let entry = &mut self.channels[index as usize];
+        let from = entry.stream.end() - 1;
+        let pacing = entry.pacing.get_or_insert_default();
+        pacing.hold(from, pace, now);
+        if let (Some(window), Some(active)) = (pacing.window, entry.active) {
+            // It may have less time now.
+            self.spread.set(index, window.next(active.remaining, now));
+        } else if let (Lane::Bulk, Some(Hold::Spread { until, .. })) = (entry.lane, pacing.held) {
+            // What stands before it may not use up its time.
+            let half = now + until.since(now) / 2;
+            self.bulk.set(index, self.bulk.get(index).map_or(half, |wait| wait.min(half)));
+        } else if entry.lane == Lane::Idle {
+            self.schedule(index, now);
+        }
+        if self.held_bytes > self.held_bytes_max {
+            self.let_go(index);
+        }
+        self.trim(index);
+        true
+    }
+
+    fn take_in(&mut self, name: &str, item: Item) -> Option<ChannelIndex> {
+        let index = self.find(name)?;
         let entry = &mut self.channels[index as usize];
         if entry.subscribers.is_empty() {
-            return false;
+            return None;
         }
         if let Item::Publication(publication) = &item
             && publication.offset() != Offset(0)
         {
             entry.top = Some(publication.position);
         }
+        let bytes = item.weight() + ITEM_BYTES;
         self.stream_bytes += item.weight();
-        self.backlog_bytes += item.weight() + ITEM_BYTES;
-        entry.backlog_bytes += item.weight() + ITEM_BYTES;
+        entry.backlog_bytes += bytes;
+        *if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } += bytes;
         entry.stream.push(item);
-        if !entry.queued {
-            entry.queued = true;
-            self.ready.push_back(index);
+        Some(index)
+    }
+
+    /// Nothing of the channel is held back any more.
+    fn let_go(&mut self, channel: ChannelIndex) {
+        let entry = &mut self.channels[channel as usize];
+        if entry.pacing.take().is_some() {
+            self.windows_cut += 1;
         }
-        self.trim(index);
-        true
+        if entry.lane != Lane::Ready {
+            self.set_lane(channel, Lane::Ready);
+        }
+    }
+
+    /// Finds the lane of what is not yet delivered, if there is any. No batch is running.
+    fn schedule(&mut self, channel: ChannelIndex, now: Time) {
+        let entry = &mut self.channels[channel as usize];
+        let batched = entry.batched;
+        if batched == entry.stream.end() {
+            entry.pacing = None;
+            return self.set_lane(channel, Lane::Idle);
+        }
+        match entry.pacing.as_mut().and_then(|pacing| pacing.due_from(batched)) {
+            None => self.set_lane(channel, Lane::Ready),
+            Some(Hold::Bulk { until, .. }) => {
+                self.set_lane(channel, Lane::Bulk);
+                self.bulk.set(channel, until);
+            }
+            Some(Hold::Spread { until, .. }) => {
+                self.begin(channel);
+                self.set_lane(channel, Lane::Spread);
+                let entry = &mut self.channels[channel as usize];
+                let remaining = entry.active.map_or(0, |active| active.remaining);
+                let window = Window { last: now, until };
+                entry.pacing.get_or_insert_default().window = Some(window);
+                self.spread.set(channel, window.next(remaining, now));
+            }
+        }
+    }
+
+    fn set_lane(&mut self, channel: ChannelIndex, lane: Lane) {
+        let entry = &mut self.channels[channel as usize];
+        match entry.lane {
+            Lane::Spread => self.spread.remove(channel),
+            Lane::Bulk => self.bulk.remove(channel),
+            Lane::Idle | Lane::Ready => {}
+        }
+        if entry.lane.holds_back() != lane.holds_back() {
+            let (from, to) = match lane.holds_back() {
+                true => (&mut self.backlog_bytes, &mut self.held_bytes),
+                false => (&mut self.held_bytes, &mut self.backlog_bytes),
+            };
+            *from -= entry.backlog_bytes;
+            *to += entry.backlog_bytes;
+        }
+        entry.lane = lane;
+        if lane == Lane::Ready {
+            self.ready.push_back(channel);
+        }
     }
 
     pub fn has_ready(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    /// Something waits for a moment without other deliveries.
+    pub fn has_bulk(&self) -> bool {
+        self.bulk.next().is_some()
+    }
+
+    /// When the next spread delivery is due.
+    pub fn next_spread(&self) -> Option<Time> {
+        self.spread.next()
     }
 
     /// The next channel with something to deliver, its batch begun. [`Local::advance`] must follow.
@@ -462,39 +626,103 @@ impl Local {
         while let Some(index) = self.ready.pop_front() {
             // The channel may have been forgotten, and its index taken by another, since it was queued.
             let Some(entry) = self.channels.get_mut(index as usize) else { continue };
-            if !entry.queued {
+            if entry.lane != Lane::Ready {
                 continue;
             }
             if entry.active.is_none() {
-                let end = entry.stream.end();
-                entry.active =
-                    Some(Active { start: entry.batched, end, remaining: entry.subscribers.len() as u32 });
-                entry.batched = end;
-                entry.active_bytes = entry.backlog_bytes;
+                self.begin(index);
             }
-            return entry.active.map(|active| (index, active));
+            return self.channels[index as usize].active.map(|active| (index, active));
         }
         None
     }
 
+    /// The bulk channel that has waited longest, its batch begun. [`Local::advance`] must follow.
+    pub fn take_bulk(&mut self) -> Option<(ChannelIndex, Active)> {
+        let index = self.bulk.first()?;
+        if self.channels[index as usize].active.is_none() {
+            self.begin(index);
+        }
+        self.channels[index as usize].active.map(|active| (index, active))
+    }
+
+    /// Lets the bulk channels that have waited long enough take their turns among the others.
+    pub fn promote_overdue(&mut self, now: Time) {
+        while self.bulk.next().is_some_and(|until| until <= now)
+            && let Some(index) = self.bulk.first()
+        {
+            if self.channels[index as usize].active.is_none() {
+                self.begin(index);
+            }
+            self.set_lane(index, Lane::Ready);
+        }
+    }
+
+    /// The next channel of which a spread delivery is due, and down to where it is, `slice` at most.
+    /// [`Local::advance`] must follow.
+    pub fn take_spread(&mut self, now: Time, slice: u32) -> Option<(ChannelIndex, Active, u32)> {
+        if self.spread.next()? > now {
+            return None;
+        }
+        let index = self.spread.first()?;
+        let entry = &mut self.channels[index as usize];
+        let active = entry.active.expect("a spread batch is under way");
+        let window =
+            entry.pacing.as_mut().and_then(|pacing| pacing.window.as_mut()).expect("it has a window");
+        let due = window.take(active.remaining, now, slice);
+        Some((index, active, active.remaining - due))
+    }
+
+    /// Begins the next batch: everything, or what stands before that which is held back.
+    fn begin(&mut self, channel: ChannelIndex) {
+        let entry = &mut self.channels[channel as usize];
+        let mut end = entry.stream.end();
+        let mut bytes = entry.backlog_bytes;
+        if let Some(pacing) = &mut entry.pacing
+            && let Some(hold) = pacing.held
+        {
+            if hold.from() > entry.batched {
+                end = hold.from();
+                let items = entry.stream.between(entry.batched, end);
+                bytes = items.map(|item| item.weight() + ITEM_BYTES).sum();
+            } else {
+                pacing.held = None;
+            }
+        }
+        entry.active = Some(Active { start: entry.batched, end, remaining: entry.subscribers.len() as u32 });
+        entry.batched = end;
+        entry.active_bytes = bytes;
+    }
+
     /// The batch has been delivered to the last ones of its remaining subscribers, down to `remaining`.
-    pub fn advance(&mut self, channel: ChannelIndex, remaining: u32) {
+    pub fn advance(&mut self, channel: ChannelIndex, remaining: u32, now: Time) {
         let entry = &mut self.channels[channel as usize];
         let active = entry.active.as_mut().expect("a batch is under way");
         assert!(remaining <= active.remaining);
         active.remaining = remaining;
-        if remaining == 0 {
-            entry.active = None;
-            self.backlog_bytes -= entry.active_bytes;
-            entry.backlog_bytes -= std::mem::take(&mut entry.active_bytes);
-            entry.queued = entry.batched != entry.stream.end();
-            if entry.queued {
-                self.ready.push_back(channel);
+        if remaining > 0 {
+            match entry.lane {
+                Lane::Idle => unreachable!("a batch is under way"),
+                Lane::Ready => self.ready.push_back(channel),
+                // It stays the one that has waited longest.
+                Lane::Bulk => {}
+                Lane::Spread => {
+                    let pacing = entry.pacing.as_mut().and_then(|pacing| pacing.window.as_mut());
+                    let window = pacing.expect("a spread batch has a window");
+                    self.spread.set(channel, window.next(remaining, now));
+                }
             }
-            self.trim(channel);
-        } else {
-            self.ready.push_back(channel);
+            return;
         }
+        entry.active = None;
+        let bytes = std::mem::take(&mut entry.active_bytes);
+        entry.backlog_bytes -= bytes;
+        *if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } -= bytes;
+        if let Some(pacing) = &mut entry.pacing {
+            pacing.window = None;
+        }
+        self.schedule(channel, now);
+        self.trim(channel);
     }
 
     /// Drops items that nobody can need any more, or that no bound allows to keep.
@@ -522,9 +750,12 @@ impl Local {
         if !entry.subscribers.is_empty() {
             return;
         }
+        self.set_lane(channel, Lane::Idle);
+        let entry = &mut self.channels[channel as usize];
         self.stream_bytes -= entry.stream.weight();
         self.backlog_bytes -= std::mem::take(&mut entry.backlog_bytes);
         entry.active_bytes = 0;
+        entry.pacing = None;
         if entry.pending_joins == 0 {
             let entry = self.channels.remove(channel as usize);
             self.by_name.remove(&entry.name);
@@ -534,7 +765,6 @@ impl Local {
             entry.stream = Stream { base: end, ..Stream::default() };
             entry.batched = end;
             entry.active = None;
-            entry.queued = false;
         }
     }
 }
@@ -548,184 +778,5 @@ fn relocate(list: &mut [Subscriber], from: u32, to: u32, moved: &mut Vec<Moved>)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::bytes::Bytes;
-    use crate::base::ids::Epoch;
-
-    fn publication(offset: u64) -> Item {
-        Item::Publication(Arc::new(Publication {
-            channel: "c".into(),
-            position: Position { offset: Offset(offset), epoch: Epoch(1) },
-            data: Bytes::from_static(b"0123456789"),
-            info: None,
-            tags: Vec::new(),
-            time_ms: 0,
-            encoded: Encoded::default(),
-        }))
-    }
-
-    fn local() -> Local {
-        Local::new(StreamLimits { channel_bytes_max: 100, channel_items_max: 1000 }, 7)
-    }
-
-    fn subscribed(local: &mut Local, slots: std::ops::Range<u32>) -> ChannelIndex {
-        let mut index = 0;
-        for slot in slots {
-            index = local.join_asked(&"c".into(), &Arc::default());
-            local.subscribe(index, Subscriber::new(slot, 0, false), Offset(0));
-            local.join_answered(index);
-        }
-        index
-    }
-
-    /// Delivers everything in slices of `slice`, calling `between` after each; gives every visit.
-    fn deliver(local: &mut Local, slice: u32, mut between: impl FnMut(&mut Local)) -> Vec<(u32, Seq, Seq)> {
-        let mut seen = Vec::new();
-        while let Some((index, active)) = local.take_ready() {
-            let until = active.remaining.saturating_sub(slice);
-            for at in (until..active.remaining).rev() {
-                seen.push((local.get(index).subscribers()[at as usize].slot(), active.start, active.end));
-            }
-            local.advance(index, until);
-            between(local);
-        }
-        seen
-    }
-
-    #[test]
-    fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
-        for leaver in 0..10 {
-            for slice in 1..5 {
-                let mut local = local();
-                let index = subscribed(&mut local, 0..10);
-                assert!(local.handle_item("c", publication(1)));
-                // Where each slot is, as its connection would know it.
-                let mut places: HashMap<u32, u32> = (0..10).map(|slot| (slot, slot)).collect();
-                let mut left = false;
-                let seen = deliver(&mut local, slice, |local| {
-                    if left {
-                        return;
-                    }
-                    left = true;
-                    let mut moved = Vec::new();
-                    local.unsubscribe(index, places[&leaver], &mut moved);
-                    places.remove(&leaver);
-                    for moved in moved {
-                        places.insert(moved.slot, moved.to);
-                    }
-                    let (position, cursor) = local.subscribe(index, Subscriber::new(99, 0, false), Offset(1));
-                    assert_eq!(
-                        cursor, None,
-                        "the only item is in the running batch, which 99 is not part of"
-                    );
-                    places.insert(99, position);
-                });
-                let mut visited: Vec<u32> = seen.iter().map(|(slot, ..)| *slot).collect();
-                visited.sort_unstable();
-                let before = visited.len();
-                visited.dedup();
-                assert_eq!(visited.len(), before, "nobody twice");
-                for slot in (0..10).filter(|&slot| slot != leaver) {
-                    assert!(visited.contains(&slot), "slot {slot}, leaver {leaver}, slice {slice}");
-                }
-                assert!(!visited.contains(&99));
-                for (place, subscriber) in local.get(index).subscribers().iter().enumerate() {
-                    assert_eq!(places[&subscriber.slot()], place as u32);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn one_that_joins_before_an_older_item_is_delivered_gets_a_cursor_behind_it() {
-        let mut local = local();
-        let index = subscribed(&mut local, 0..2);
-        local.handle_item("c", publication(1));
-        let (position, cursor) = local.subscribe(index, Subscriber::new(9, 0, false), Offset(1));
-        assert_eq!(cursor, Some(Cursor { seq: 1, after: Offset(1), asked: false }));
-        local.cursor_set(index, position);
-        assert!(local.get(index).subscribers()[position as usize].has_cursor());
-    }
-
-    #[test]
-    fn the_stream_is_kept_for_cursors_within_its_bound_and_dropped_with_the_last() {
-        let mut local = local();
-        let index = subscribed(&mut local, 0..2);
-        local.cursor_set(index, 0);
-        for offset in 1..=5 {
-            local.handle_item("c", publication(offset));
-            deliver(&mut local, 100, |_| ());
-        }
-        assert_eq!((local.get(index).stream().base(), local.stream_bytes()), (0, 50));
-        for offset in 6..=20 {
-            local.handle_item("c", publication(offset));
-            deliver(&mut local, 100, |_| ());
-            assert!(local.stream_bytes() <= 100);
-        }
-        assert_eq!(local.get(index).stream().base(), 10);
-        local.cursor_cleared(index, 0);
-        assert_eq!((local.get(index).stream().base(), local.stream_bytes()), (20, 0));
-    }
-
-    /// Found by simulation, seed 1172: a poll left with its cursor, and what had been kept for it stayed until the next
-    /// publication.
-    #[test]
-    fn the_stream_is_dropped_when_the_last_with_a_cursor_leaves() {
-        let mut local = local();
-        let index = subscribed(&mut local, 0..2);
-        local.cursor_set(index, 0);
-        local.handle_item("c", publication(1));
-        deliver(&mut local, 100, |_| ());
-        assert_eq!(local.stream_bytes(), 10);
-        local.unsubscribe(index, 0, &mut Vec::new());
-        assert_eq!((local.stream_bytes(), local.subscriptions()), (0, 1));
-    }
-
-    #[test]
-    fn a_cursor_names_its_place_in_the_log_wherever_the_stream_begins() {
-        let mut local = local();
-        let index = subscribed(&mut local, 0..2);
-        local.cursor_set(index, 0);
-        for offset in 1..=20 {
-            local.handle_item("c", publication(offset));
-            deliver(&mut local, 100, |_| ());
-        }
-        let stream = local.get(index).stream();
-        assert_eq!(
-            (stream.base(), stream.cursor(10).after, stream.cursor(13).after),
-            (10, Offset(10), Offset(13))
-        );
-        assert_eq!(stream.cursor_after(Offset(9)), None);
-        assert_eq!(stream.cursor_after(Offset(10)).unwrap().seq, 10);
-        assert_eq!(stream.cursor_after(Offset(15)).unwrap().seq, 15);
-        assert_eq!(stream.cursor_after(Offset(20)).unwrap().seq, stream.end());
-    }
-
-    #[test]
-    fn an_unused_channel_is_forgotten_even_in_the_middle_of_a_batch() {
-        let mut local = local();
-        let index = subscribed(&mut local, 0..3);
-        local.handle_item("c", publication(1));
-        let (_, active) = local.take_ready().unwrap();
-        local.advance(index, active.remaining - 1);
-        for _ in 0..3 {
-            local.unsubscribe(index, 0, &mut Vec::new());
-        }
-        assert_eq!((local.channels(), local.subscriptions(), local.stream_bytes()), (0, 0, 0));
-        assert_eq!(local.backlog_bytes(), 0);
-        assert!(local.take_ready().is_none());
-        assert!(!local.handle_item("c", publication(2)), "nobody is subscribed");
-    }
-
-    #[test]
-    fn items_for_nobody_do_not_reach_a_later_subscriber() {
-        let mut local = local();
-        let index = local.join_asked(&"c".into(), &Arc::default());
-        assert!(!local.handle_item("c", publication(1)));
-        let (_, cursor) = local.subscribe(index, Subscriber::new(1, 0, false), Offset(1));
-        local.join_answered(index);
-        assert_eq!(cursor, None);
-        assert!(deliver(&mut local, 10, |_| ()).is_empty());
-    }
-}
+#[path = "local_tests.rs"]
+mod tests;

@@ -18,6 +18,7 @@ pub mod local;
 #[cfg(test)]
 mod model_test;
 pub mod options;
+mod pace;
 mod presence;
 pub mod users;
 

@@ -45,6 +45,10 @@ pub struct ChannelOptions {
     pub allow_history_for_client: bool,
     pub allow_presence_for_subscriber: bool,
     pub allow_presence_for_client: bool,
+    /// Publications of clients a second, and at once after a rest; 0 does not limit them.
+    pub publish_per_second: u32,
+    /// Payload bytes of clients a second, and at once after a rest; 0 does not limit them.
+    pub publish_bytes_per_second: usize,
     /// Names of hooks: whom the session asks.
     pub subscribe_hook: Option<String>,
     pub sub_refresh_hook: Option<String>,
@@ -73,6 +77,8 @@ impl Default for ChannelOptions {
             allow_history_for_client: false,
             allow_presence_for_subscriber: false,
             allow_presence_for_client: false,
+            publish_per_second: 0,
+            publish_bytes_per_second: 0,
             subscribe_hook: None,
             sub_refresh_hook: None,
             publish_hook: None,
@@ -107,6 +113,11 @@ impl Namespaces {
             named: named.into_iter().map(|(name, options)| (name.into(), Arc::new(options))).collect(),
             name_bytes_max,
         }
+    }
+
+    /// The options of every namespace, the default one included.
+    pub fn all(&self) -> impl Iterator<Item = &ChannelOptions> {
+        std::iter::once(&*self.default).chain(self.named.values().map(|options| &**options))
     }
 
     /// The options of the channel `name`.

@@ -1,6 +1,6 @@
 //! Which connections a user has.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use ahash::RandomState;
 
@@ -9,6 +9,16 @@ use crate::base::prng::Prng;
 
 /// From this many connections on a user's are also indexed, so that taking one out of many does not walk them all.
 const INDEX_FROM: usize = 64;
+
+/// What happens when a user has more connections than allowed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum UserPolicy {
+    /// The new connection is closed (3504).
+    #[default]
+    Reject,
+    /// The oldest connection is closed (3510).
+    Replace,
+}
 
 /// User → connections. A user with one connection, which is nearly every user, costs one table entry of 40 bytes.
 ///
@@ -23,15 +33,17 @@ pub struct Users {
 
 enum Connections {
     One(ConnId),
-    /// Two and more, in no order.
+    /// Two and more, the oldest first.
     Several(Vec<ConnId>),
     Crowd(Box<Crowd>),
 }
 
+/// By number, the oldest lowest: a limit takes the oldest out of many as cheaply as any other.
 struct Crowd {
-    list: Vec<ConnId>,
-    /// Where each stands in `list`.
-    places: HashMap<ConnId, u32, RandomState>,
+    by_age: BTreeMap<u64, ConnId>,
+    numbers: HashMap<ConnId, u64, RandomState>,
+    /// Of the next one.
+    next: u64,
 }
 
 const _: () = assert!(size_of::<(UserName, Connections)>() <= 40, "what the common user costs");
@@ -85,9 +97,20 @@ impl Users {
         true
     }
 
-    /// The connections of `user`, in no order. Empty for the anonymous.
-    pub fn connections(&self, user: &str) -> &[ConnId] {
-        self.named.get(user).map_or(&[], Connections::as_slice)
+    /// The connections of `user`, the oldest first. None for the anonymous.
+    pub fn connections(&self, user: &str) -> impl DoubleEndedIterator<Item = ConnId> + '_ {
+        let (list, crowd) = match self.named.get(user) {
+            None => (&[][..], None),
+            Some(Connections::One(conn)) => (std::slice::from_ref(conn), None),
+            Some(Connections::Several(list)) => (&list[..], None),
+            Some(Connections::Crowd(crowd)) => (&[][..], Some(&crowd.by_age)),
+        };
+        list.iter().copied().chain(crowd.into_iter().flat_map(BTreeMap::values).copied())
+    }
+
+    /// How many connections `user` has. None for the anonymous.
+    pub fn count(&self, user: &str) -> usize {
+        self.named.get(user).map_or(0, Connections::len)
     }
 
     /// Distinct users; all anonymous connections together are one.
@@ -106,11 +129,11 @@ impl Users {
 }
 
 impl Connections {
-    fn as_slice(&self) -> &[ConnId] {
+    fn len(&self) -> usize {
         match self {
-            Connections::One(conn) => std::slice::from_ref(conn),
-            Connections::Several(list) => list,
-            Connections::Crowd(crowd) => &crowd.list,
+            Connections::One(_) => 1,
+            Connections::Several(list) => list.len(),
+            Connections::Crowd(crowd) => crowd.by_age.len(),
         }
     }
 
@@ -124,17 +147,13 @@ impl Connections {
                 assert!(!list.contains(&conn), "{conn:?} added twice");
                 list.push(conn);
                 if list.len() >= INDEX_FROM {
-                    let list = std::mem::take(list);
-                    let mut places = HashMap::with_hasher(hash);
-                    places.extend(list.iter().enumerate().map(|(place, &conn)| (conn, place as u32)));
-                    *self = Connections::Crowd(Box::new(Crowd { list, places }));
+                    let mut crowd =
+                        Crowd { by_age: BTreeMap::new(), numbers: HashMap::with_hasher(hash), next: 0 };
+                    list.drain(..).for_each(|conn| crowd.push(conn));
+                    *self = Connections::Crowd(Box::new(crowd));
                 }
             }
-            Connections::Crowd(crowd) => {
-                let before = crowd.places.insert(conn, crowd.list.len() as u32);
-                assert!(before.is_none(), "{conn:?} added twice");
-                crowd.list.push(conn);
-            }
+            Connections::Crowd(crowd) => crowd.push(conn),
         }
     }
 
@@ -144,22 +163,17 @@ impl Connections {
             Connections::One(_) => unreachable!("the last connection takes its user along"),
             Connections::Several(list) => {
                 let Some(place) = list.iter().position(|&other| other == conn) else { return false };
-                list.swap_remove(place);
+                list.remove(place);
                 if let [only] = list[..] {
                     *self = Connections::One(only);
                 }
             }
             Connections::Crowd(crowd) => {
-                let Some(place) = crowd.places.remove(&conn) else { return false };
-                crowd.list.swap_remove(place as usize);
-                if let Some(&moved) = crowd.list.get(place as usize) {
-                    crowd.places.insert(moved, place);
-                }
+                let Some(number) = crowd.numbers.remove(&conn) else { return false };
+                crowd.by_age.remove(&number);
                 // Half of the border, so that a user who stands on it does not build and drop the index all day.
-                if crowd.list.len() < INDEX_FROM / 2 {
-                    let mut list = std::mem::take(&mut crowd.list);
-                    list.shrink_to_fit();
-                    *self = Connections::Several(list);
+                if crowd.by_age.len() < INDEX_FROM / 2 {
+                    *self = Connections::Several(crowd.by_age.values().copied().collect());
                 }
             }
         }
@@ -167,18 +181,25 @@ impl Connections {
     }
 }
 
+impl Crowd {
+    fn push(&mut self, conn: ConnId) {
+        let before = self.numbers.insert(conn, self.next);
+        assert!(before.is_none(), "{conn:?} added twice");
+        self.by_age.insert(self.next, conn);
+        self.next += 1;
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
     use super::*;
 
     #[test]
-    fn agrees_with_sets() {
+    fn agrees_with_lists_in_order_of_age() {
         for seed in 0..50 {
             let mut prng = Prng::with_seed(seed);
             let mut users = Users::new(&mut prng);
-            let mut naive: BTreeMap<UserName, BTreeSet<ConnId>> = BTreeMap::new();
+            let mut naive: BTreeMap<UserName, Vec<ConnId>> = BTreeMap::new();
             let names: Vec<UserName> = ["", "a", "b", "crowd", "crowd", "crowd"].map(Into::into).to_vec();
             let growing = 400;
             for step in 0..1_200 {
@@ -188,25 +209,26 @@ mod tests {
                 if prng.u8(..4) < if step < growing { 3 } else { 1 } {
                     if !known {
                         users.add(user, conn);
-                        naive.entry(user.clone()).or_default().insert(conn);
+                        naive.entry(user.clone()).or_default().push(conn);
                     }
                 } else if known || !user.is_empty() {
                     assert_eq!(users.remove(user, conn), known, "seed {seed}");
                     if let Some(all) = naive.get_mut(user) {
-                        all.remove(&conn);
+                        all.retain(|&other| other != conn);
                         if all.is_empty() {
                             naive.remove(user);
                         }
                     }
                 }
                 for name in ["a", "b", "crowd", "nobody"] {
-                    let mut mine = users.connections(name).to_vec();
-                    mine.sort();
+                    let mine: Vec<_> = users.connections(name).collect();
                     let theirs: Vec<_> = naive.get(name).into_iter().flatten().copied().collect();
                     assert_eq!(mine, theirs, "seed {seed}");
+                    assert_eq!(users.count(name), theirs.len(), "seed {seed}");
+                    assert_eq!(users.connections(name).next_back(), theirs.last().copied());
                 }
                 assert_eq!(users.len(), naive.len(), "seed {seed}");
-                assert_eq!(users.connections_total(), naive.values().map(BTreeSet::len).sum::<usize>());
+                assert_eq!(users.connections_total(), naive.values().map(Vec::len).sum::<usize>());
             }
             for (user, all) in naive {
                 for conn in all {
@@ -224,7 +246,7 @@ mod tests {
         let anonymous: UserName = "".into();
         users.add(&anonymous, ConnId::from_bits(1));
         users.add(&anonymous, ConnId::from_bits(2));
-        assert_eq!(users.connections(""), []);
+        assert_eq!((users.connections("").count(), users.count("")), (0, 0));
         assert_eq!((users.len(), users.connections_total()), (1, 2));
         assert!(users.remove("", ConnId::from_bits(1)));
         assert!(users.remove("", ConnId::from_bits(2)));

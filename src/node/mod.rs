@@ -14,15 +14,16 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::fault::Disconnect;
 use crate::base::ids::ShardId;
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::base::prng::Prng;
+use crate::base::rate::Rate;
 use crate::base::time::Time;
 use crate::config::cli::Start;
-use crate::config::{Config, DriverChoice};
+use crate::config::{Config, DriverChoice, Tunnel};
 use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
@@ -31,10 +32,13 @@ use crate::driver::{Driver, DriverOptions};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::session::token::Verifier;
+use crate::session::tunnel::WaitingLimits;
 use crate::shard::ask::{Ask, ControlPlane};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
+use crate::shard::rates::{ClientLimits, UserRates};
 use crate::shard::router::Router;
+use crate::shard::tunnel::TunnelOptions;
 use crate::shard::{ClientHooks, Shard, ShardOptions, Tick};
 
 /// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.
@@ -88,8 +92,10 @@ fn serve(start: &Start) -> io::Result<()> {
         (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
     let router = Router::new(inboxes, [secrets.u64(..), secrets.u64(..), secrets.u64(..), secrets.u64(..)]);
     let client_ids = ClientIds::new(secrets.u64(..));
+    let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
-    let shard_options = Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards));
+    let shard_options =
+        Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards, &mut secrets));
     let control_options = ControlOptions { published_keys: tokens.published, ..ControlOptions::new(config) };
     let control = control::start(control_options, router.clone())?;
 
@@ -130,17 +136,22 @@ fn serve(start: &Start) -> io::Result<()> {
             Incident::ShardFailed(id, problem) => break Err(failed(id, &problem)),
         }
     };
+    let ending = Instant::now();
     for id in router.every_shard() {
         // A full inbox empties while the shard runs; one that does not run has failed and is not waited for.
         while router.ask(id, Ask::Shutdown(Disconnect::SHUTDOWN)).is_err() && outcome.is_ok() {
             thread::sleep(Duration::from_millis(1));
         }
     }
-    control.stop(config.shutdown.grace);
+    control.quiet(config.shutdown.grace);
     if outcome.is_ok() {
         for thread in threads {
             let _ = thread.join();
         }
+    }
+    // What shards told last goes out in what is left of the grace.
+    control.stop(config.shutdown.grace.saturating_sub(ending.elapsed()));
+    if outcome.is_ok() {
         tracing::info!("ended");
     }
     outcome
@@ -259,11 +270,26 @@ fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverO
     }
 }
 
+fn client_limits(config: &Config, secrets: &mut Prng) -> ClientLimits {
+    let client = &config.client;
+    let of_users = Rate::new(client.user_commands_per_second.into(), client.commands_burst.into());
+    let seed = std::array::from_fn(|_| secrets.u64(..));
+    ClientLimits {
+        user_connections_max: client.user_connections_max,
+        user_connections_policy: client.user_connections_policy,
+        commands_per_second: client.commands_per_second,
+        commands_burst: client.commands_burst,
+        bytes_per_second: client.bytes_per_second.0,
+        users: of_users.map(|rate| Arc::new(UserRates::new(rate, seed))),
+    }
+}
+
 fn shard_options(
     config: &Config,
     verifier: Option<Arc<Verifier>>,
     connections_max: u32,
     shards: u16,
+    secrets: &mut Prng,
 ) -> ShardOptions {
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
@@ -287,6 +313,7 @@ fn shard_options(
                 namespace => format!("{namespace}:").into(),
             }
         }),
+        tunnels: config.tunnel.iter().map(tunnel_options).collect(),
         allowed_origins: client.allowed_origins.clone(),
         allow_loopback_origins: config.is_development(),
         connections_max,
@@ -307,9 +334,26 @@ fn shard_options(
         question_patience: QUESTION_PATIENCE
             + hooks.map(|hook| hook.wait_timeout + hook.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,
+        client_limits: client_limits(config, secrets),
         echo: config.echo,
+        events: config.events.kinds(),
+        vacated_delay: config.events.vacated_delay,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
+    }
+}
+
+fn tunnel_options(tunnel: &Tunnel) -> TunnelOptions {
+    let options = &tunnel.options;
+    let forwarded = options.forward_headers.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
+    TunnelOptions {
+        name: tunnel.name.as_str().into(),
+        forward_headers: forwarded.collect(),
+        waiting: WaitingLimits {
+            messages_max: options.messages_waiting_max,
+            bytes_max: options.bytes_waiting_max.bytes(),
+        },
+        timeout: options.timeout,
     }
 }
 
@@ -327,6 +371,9 @@ fn announce(config: &Config, clients: SocketAddr, api: Option<SocketAddr>) -> io
     let mut out = io::stdout().lock();
     writeln!(out, "trunkline {} is ready", env!("CARGO_PKG_VERSION"))?;
     writeln!(out, "  clients  ws://{clients}/connection/websocket")?;
+    for tunnel in &config.tunnel {
+        writeln!(out, "  tunnel   ws://{clients}/tunnel/{}", tunnel.name)?;
+    }
     writeln!(out, "  API      http://{api_at}/api")?;
     if config.is_development()
         && let Some(key) = &config.api.key

@@ -135,6 +135,7 @@ impl Stage {
             version: "test",
             ping_s: 25,
             ask_again_s: 5,
+            allowance: u32::MAX,
             out: Batch::new(&mut text),
             effects: &mut effects,
         };

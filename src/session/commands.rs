@@ -34,6 +34,9 @@ impl Session {
             let Some(command) = commands.next() else { return Ok(false) };
             let command = command.map_err(|fault| fault.disconnect())?;
             let id = command.id;
+            if is_limited(&command.method) && self.phase == Phase::Connected && !cx.admit(id) {
+                return Ok(true);
+            }
             match self.handle_command(command, cx) {
                 Ok(()) => {}
                 Err(Failure::Refuse(refusal)) => cx.refuse(id, refusal),
@@ -118,9 +121,10 @@ impl Session {
                 self.ask(About::Rpc { id }, Matter::Rpc { method: method.into(), data: copy(data) }, cx);
                 Ok(())
             }
-            // It has no reply that could carry the refusal: an error without an id reads as a ping to the SDK.
-            Method::Send { .. } => {
-                cx.effects.push(Effect::Message);
+            // It has no reply that could carry a refusal: an error without an id reads as a ping to the SDK.
+            Method::Send { data } => {
+                let data = copy(data).unwrap_or(Bytes::from_static(b"null"));
+                cx.effects.push(Effect::Message { data });
                 Ok(())
             }
             Method::Refresh { token } => self.handle_refresh(id, &token, cx),
@@ -359,6 +363,12 @@ impl Session {
         }
         Ok(channel.into())
     }
+}
+
+/// Whether a command counts against the limit of commands in a time: all that cause work for others. Not those that keep
+/// a connection alive or end something.
+fn is_limited(method: &Method<'_>) -> bool {
+    !matches!(method, Method::Connect(_) | Method::Ping | Method::Pong | Method::Unsubscribe { .. })
 }
 
 /// A subscription that a client asks for.

@@ -147,12 +147,17 @@ pub enum Effect {
     Resume,
     /// When something expires has changed.
     ExpiryChanged,
-    /// A message for the backend; there is none to take it yet.
-    Message,
+    /// The client sends the backend something, and wants no answer.
+    Message {
+        /// JSON.
+        data: Bytes,
+    },
     /// A token was refused; for the counters and the log.
     TokenRefused(TokenFault),
     /// An error reply went out; for the counters.
     Refused(Refusal),
+    /// A command was over the limit of commands in a time; for the counters.
+    Limited,
 }
 
 /// One call's surroundings.
@@ -163,6 +168,8 @@ pub struct Context<'a> {
     pub unix_s: u64,
     pub version: &'static str,
     pub ping_s: u32,
+    /// How many more commands the client may send now; those that keep a connection alive or end something do not count.
+    pub allowance: u32,
     /// How long to wait before the backend is asked again about what expires, seconds.
     pub ask_again_s: u64,
     pub out: Batch<'a>,
@@ -181,6 +188,19 @@ impl Context<'_> {
     pub fn refuse(&mut self, id: u32, refusal: Refusal) {
         self.reply(id, &Reply::Error(refusal.into()));
         self.effects.push(Effect::Refused(refusal));
+    }
+
+    /// Counts a command. False when it is over the limit: it is refused, unless it has no reply that could say so.
+    pub(super) fn admit(&mut self, id: u32) -> bool {
+        if let Some(left) = self.allowance.checked_sub(1) {
+            self.allowance = left;
+            return true;
+        }
+        if id != 0 {
+            self.refuse(id, Refusal::TooManyRequests);
+        }
+        self.effects.push(Effect::Limited);
+        false
     }
 }
 

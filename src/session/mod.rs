@@ -18,6 +18,7 @@ pub mod question;
 pub mod reader;
 pub mod rights;
 pub mod token;
+pub mod tunnel;
 
 use std::sync::Arc;
 

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use http::{Request, Response};
 
 use crate::base::bytes::Bytes;
+use crate::base::event::Event;
 use crate::base::fault::{Disconnect, Refusal};
-use crate::base::ids::{ChannelName, ClientId, Position, ShardId, UserName};
-use crate::base::publication::ClientInfo;
+use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
+use crate::base::publication::{ClientInfo, Encoded};
 use crate::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since};
 use crate::session::question::{Answer, Denied, Question, Waiting};
+use crate::session::tunnel::{Payload, TunnelAnswer, TunnelQuestion};
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
 /// Dropped unanswered, it answers [`Refusal::Internal`], so that nobody waits for ever.
@@ -93,6 +95,32 @@ pub struct RefreshUser {
     pub info: Option<Bytes>,
 }
 
+/// `/api/push`: a message to the connections of users whose home is the asked shard.
+#[derive(Clone, Debug)]
+pub struct PushUsers {
+    pub users: Vec<UserName>,
+    pub message: Arc<UserMessage>,
+    /// Only the connection of each user that was made last.
+    pub newest: bool,
+}
+
+/// One message for any number of connections.
+#[derive(Debug)]
+pub struct UserMessage {
+    /// JSON, checked already.
+    pub data: Bytes,
+    pub encoded: Encoded,
+}
+
+/// Who got a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// Connections that it was handed to.
+    pub connections: u64,
+    /// For each user of the ask, whether one of the user's was among them.
+    pub reached: Vec<bool>,
+}
+
 /// Chooses channels by name.
 pub type ChannelFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -130,9 +158,57 @@ pub enum Ask {
     Unsubscribe(UnsubscribeUser, Reply<()>),
     Disconnect(DisconnectUser, Reply<()>),
     Refresh(RefreshUser, Reply<()>),
+    /// To one connection of a tunnel, which must be of this shard.
+    Tunnel(ConnId, TunnelOrder, Reply<TunnelTold>),
+    Push(PushUsers, Reply<Pushed>),
     Stats(Reply<ShardStats>),
     /// Stops accepting, closes every client with the code, and ends the shard's thread when they are gone.
     Shutdown(Disconnect),
+}
+
+/// What the backend wants of one connection of a tunnel.
+#[derive(Clone, Debug)]
+pub enum TunnelOrder {
+    Send(Payload),
+    Close {
+        /// One that a Close frame may carry.
+        code: u16,
+        /// At most 123 bytes.
+        reason: Box<str>,
+    },
+    Describe,
+}
+
+/// What became of a [`TunnelOrder`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunnelTold {
+    Done,
+    /// The connection has ended.
+    Gone,
+    /// It is one of a client that speaks with this node, not with a backend.
+    NotATunnel,
+    /// The client does not read: with this message it would owe more than it may. Nothing was sent.
+    Slow {
+        owed_bytes: usize,
+    },
+    Standing(Box<TunnelStanding>),
+}
+
+/// How a connection of a tunnel stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunnelStanding {
+    /// The tunnel's place in the configuration's list.
+    pub tunnel: u16,
+    pub user: Option<UserName>,
+    /// Unix seconds.
+    pub opened_at_s: u64,
+    /// The number of the last message that the backend was given.
+    pub messages: u64,
+    /// Messages of the client that wait for the backend, and their bytes.
+    pub messages_waiting: usize,
+    pub bytes_waiting: usize,
+    /// Bytes that the client has not read, as far as they are still here.
+    pub owed_bytes: usize,
 }
 
 /// [`ChannelFilter`] that can be debugged.
@@ -168,6 +244,62 @@ pub trait ControlPlane: Send + Sync {
     fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
         let _ = (question, reply);
         Err(Busy)
+    }
+
+    /// Takes something that the backend is to be told of. Must not block. What one thread tells keeps its order.
+    ///
+    /// # Errors
+    /// [`Busy`] when there is no room: the event is lost, and the shard says so when there is room again.
+    fn tell_backend(&self, event: Event) -> Result<(), Busy> {
+        drop(event);
+        Ok(())
+    }
+
+    /// Takes what the backend of a tunnel is to be asked or told. Must not block; `reply` is called from any thread,
+    /// once and within the tunnel's time, unless what is returned for a `Connect` was dropped before.
+    ///
+    /// # Errors
+    /// [`Busy`] when more is under way than may: nothing was taken.
+    fn ask_tunnel(&self, question: TunnelQuestion, reply: TunnelReply) -> Result<Waiting, Busy> {
+        let _ = (question, reply);
+        Err(Busy)
+    }
+}
+
+/// Carries the answer of a tunnel's backend to the shard. Like [`HttpReply`]; dropped unused, it carries
+/// [`TunnelAnswer::Failed`].
+pub struct TunnelReply(Option<DeliverTunnel>);
+
+type DeliverTunnel = Box<dyn FnMut(&mut Option<TunnelAnswer>) + Send>;
+
+impl TunnelReply {
+    /// `deliver` takes the answer, or leaves it when there is no room for it.
+    pub fn new(deliver: impl FnMut(&mut Option<TunnelAnswer>) + Send + 'static) -> TunnelReply {
+        TunnelReply(Some(Box::new(deliver)))
+    }
+
+    /// Takes the answer, or leaves it when the shard's inbox is full: try again a little later.
+    pub fn send(&mut self, answer: &mut Option<TunnelAnswer>) {
+        match &mut self.0 {
+            Some(deliver) => deliver(answer),
+            None => *answer = None,
+        }
+        if answer.is_none() {
+            self.0 = None;
+        }
+    }
+
+    /// Nobody waits for the answer.
+    pub fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for TunnelReply {
+    fn drop(&mut self) {
+        if let Some(mut deliver) = self.0.take() {
+            deliver(&mut Some(TunnelAnswer::Failed));
+        }
     }
 }
 

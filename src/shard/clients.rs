@@ -91,7 +91,18 @@ impl Core {
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
         let mut commands = decode_frame(frame);
         loop {
-            match self.with_session(slot, |session, cx| session.handle_commands(&mut commands, cx)) {
+            let allowance = self.commands_allowed(slot);
+            let step = |session: &mut Session, cx: &mut Context<'_>| {
+                cx.allowance = allowance;
+                let result = session.handle_commands(&mut commands, cx);
+                (result, allowance - cx.allowance)
+            };
+            // Charged before the effects: those may bring further commands.
+            let outcome = self.with_session_then(slot, step, |core, (result, used)| {
+                core.charge_commands(slot, used);
+                result
+            });
+            match outcome {
                 Some(Ok(true)) => {}
                 Some(Ok(false)) | None => return,
                 Some(Err(disconnect)) => return self.close(slot, disconnect),
@@ -174,9 +185,14 @@ impl Core {
                 }
             }
             Effect::ExpiryChanged => self.set_client_timer(slot),
-            Effect::Message => self.stats.counters.client_messages_dropped_total += 1,
+            Effect::Message { data } => {
+                if !self.tell_message(slot, data) {
+                    self.stats.counters.client_messages_dropped_total += 1;
+                }
+            }
             Effect::TokenRefused(fault) => self.token_refused(fault),
             Effect::Refused(refusal) => self.stats.refusal(refusal),
+            Effect::Limited => self.stats.counters.commands_limited_total += 1,
         }
     }
 
@@ -205,6 +221,7 @@ impl Core {
             let home = self.mailer.router().user_home(&user);
             self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
         }
+        self.tell_connected(slot);
         self.set_client_timer(slot);
     }
 
@@ -249,6 +266,8 @@ impl Core {
         let name = self.local.get(channel).name.clone();
         if let Some(place) = sub.place() {
             self.drop_cursor(slot, channel, place);
+            // Before the client is told: what is written to it may close it.
+            self.tell_unsubscribed(slot, &name, why.unwrap_or(Unsubscribed::Client));
         }
         match why {
             Some(why) => {
@@ -277,6 +296,7 @@ impl Core {
             },
             Some(State::Client { .. }) => self.handle_client_timer(slot),
             Some(State::Reader { .. }) => self.handle_reader_timer(slot),
+            Some(State::Tunnel { .. }) => self.handle_tunnel_timer(slot),
             Some(State::Closing { .. }) => self.give_up(slot),
             Some(State::Echo { .. } | State::Gone) | None => {}
         }
@@ -380,6 +400,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishAsk, changes: PublishAnswer) {
         idempotency_key,
         version,
         version_epoch,
+        pace: ask.pace,
     };
 }
 
@@ -405,6 +426,7 @@ fn context<'a>(
         version: world.options.version,
         // A client counts in whole seconds and waits for ping plus its own delay: never tell it less than it is.
         ping_s: world.options.ping_interval.as_millis().div_ceil(1000) as u32,
+        allowance: u32::MAX,
         ask_again_s,
         out: Batch::new(text),
         effects,

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Disconnect;
+use crate::base::fault::{Disconnect, Unsubscribed};
+use crate::base::ids::UserName;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::proto::websocket;
 use crate::session::reader::Mode;
@@ -25,6 +26,7 @@ impl Core {
         match &connection.state {
             State::Client { .. } | State::Echo { .. } => {
                 self.stats.disconnect(&disconnect);
+                self.events.note_end(slot, &disconnect);
                 let mut frame = Vec::new();
                 websocket::write_close(&mut frame, disconnect.code, &disconnect.reason);
                 if connection.is_blocked() && disconnect == Disconnect::SLOW {
@@ -38,6 +40,7 @@ impl Core {
             State::Http(Some(http)) if http.inquiry.is_some() => {
                 self.end_inquiry(slot);
             }
+            State::Tunnel { .. } => self.end_tunnel(slot, &disconnect),
             State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 // The answer under way still goes out, and is the last one: see `handle_http_answer`.
             }
@@ -125,7 +128,10 @@ impl Core {
 
     /// The client of this connection, if it has one, leaves its channels and its user.
     pub fn forget_client(&mut self, slot: u32) {
+        // An end that nobody told it: the connection broke.
+        self.part_tunnel(slot, 1006, "", true);
         let conn = self.conn_id(slot);
+        let why = self.events.take_note(slot);
         let (subs, user) = match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
             Some(State::Client { session, .. }) => (session.take_subs(), session.user().cloned()),
             Some(State::Reader { reader, .. }) => {
@@ -138,6 +144,7 @@ impl Core {
             let name = self.local.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
                 self.leave_list(sub.channel(), place);
+                self.tell_unsubscribed(slot, &name, Unsubscribed::Disconnected);
             }
             let home = self.mailer.router().channel_home(&name);
             self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
@@ -151,6 +158,14 @@ impl Core {
                 connection.lag = None;
             }
         }
+        if self.unlist(slot, user) {
+            self.tell_disconnected(slot, why);
+        }
+    }
+
+    /// It is no client any more, and its user's home learns it. False when it was none.
+    pub fn unlist(&mut self, slot: u32, user: Option<UserName>) -> bool {
+        let conn = self.conn_id(slot);
         let listed =
             self.connections.get_mut(slot).is_some_and(|connection| std::mem::take(&mut connection.listed));
         if listed {
@@ -160,6 +175,7 @@ impl Core {
                 self.mailer.post(home, Mail::UserLeft(Box::new((user, conn))));
             }
         }
+        listed
     }
 
     /// Takes a subscriber out of a channel's list, and tells those that change places.

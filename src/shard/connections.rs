@@ -9,6 +9,7 @@ use crate::hub::local::{ChannelIndex, Cursor};
 use crate::proto::http1::{BodyDecoder, HeadScan};
 use crate::proto::websocket::Decoder;
 use crate::session::reader::Reader;
+use crate::session::tunnel::Tunnel;
 use crate::session::{Session, Sub};
 use crate::shard::outbox::Chain;
 use crate::shard::readers::{Inquiry, PublishOrder};
@@ -18,7 +19,7 @@ use crate::shard::timers::{Link, Linked, TimerTick};
 ///
 /// ```text
 ///  Http ──upgrade──▶ Client ──close──▶ Closing ──▶ Gone ──Closed──▶ (slot free)
-///    │ └──upgrade──▶ Echo ─────────────▲  ▲         ▲
+///    │ └──upgrade──▶ Echo, Tunnel ─────▲  ▲         ▲
 ///    └─────────────────────────────────┘  └─ peer's end, a fault, the deadline
 /// ```
 pub struct Connection {
@@ -62,6 +63,11 @@ pub enum State {
         /// Of plain WebSocket.
         decoder: Option<Box<Decoder>>,
         reader: Reader,
+    },
+    /// Speaks whatever it likes over WebSocket, with a backend: see `tunnel.rs`.
+    Tunnel {
+        decoder: Option<Box<Decoder>>,
+        tunnel: Box<Tunnel>,
     },
     /// Its last bytes are on their way. What still comes in is discarded until the peer ends.
     Closing {
@@ -208,6 +214,11 @@ impl Connection {
     /// A client whose connect is not answered: nothing may be pushed to it.
     pub fn is_connecting(&self) -> bool {
         matches!(&self.state, State::Client { session, .. } if !session.is_connected())
+    }
+
+    /// Whether reading from it is paused because its backend does not keep up.
+    pub fn waits_for_backend(&self) -> bool {
+        matches!(&self.state, State::Tunnel { tunnel, .. } if tunnel.is_paused())
     }
 
     pub fn is_blocked(&self) -> bool {

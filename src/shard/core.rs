@@ -16,13 +16,17 @@ use crate::session::Effect;
 use crate::shard::ask::{ControlPlane, ShardStats};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::{Connection, State};
+use crate::shard::events::Events;
 use crate::shard::homes::BACKLOG_BYTES_MAX;
 use crate::shard::mailbox::Inbox;
 use crate::shard::mailer::Mailer;
 use crate::shard::outbox::{Chain, Outbox};
+use crate::shard::pushes::Pushes;
+use crate::shard::rates::Rates;
 use crate::shard::router::Router;
 use crate::shard::stats::{Cause, Stats};
 use crate::shard::timers::{self, Wheel};
+use crate::shard::tunnel::Parted;
 use crate::shard::{Action, RETRY, ShardOptions};
 
 /// Messages taken from the inbox in one tick, so that connections are served between two runs of a full inbox.
@@ -50,10 +54,17 @@ pub(in crate::shard) struct Core {
     pub home: Home,
     pub users: Users,
     pub local: Local,
+    /// Messages to users, on their way to connections here.
+    pub pushes: Pushes,
+    /// What clients may do in a time; `None` when nothing is limited.
+    pub rates: Option<Box<Rates>>,
     pub outbox: Outbox,
     pub mailer: Mailer,
     pub stats: Stats,
+    pub events: Events,
     pub clients: u64,
+    /// Connections of tunnels that have gone and still have something for their backend.
+    pub parted: Parted,
     /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
     pub joins_asked: u32,
     /// Questions ever put to the backend, wrapping: numbers that tell their answers apart.
@@ -101,6 +112,8 @@ pub struct Footprint {
     pub local_channels: usize,
     pub subscriptions: u64,
     pub stream_bytes: usize,
+    /// Held back for spread and bulk deliveries; of the streams' bytes, and what items cost besides.
+    pub held_bytes: usize,
     pub waiting_mail: usize,
 }
 
@@ -116,6 +129,7 @@ impl Core {
     ) -> Core {
         Core {
             id,
+            events: Events::new(options.events, options.vacated_delay, control.clone()),
             control,
             client_ids,
             now,
@@ -125,10 +139,13 @@ impl Core {
             home: Home::new(options.namespaces.clone(), options.hub.clone(), prng.fork()),
             users: Users::new(&mut prng),
             local: Local::new(options.streams, prng.u64(..)),
+            pushes: Pushes::default(),
+            rates: Rates::new(&options),
             outbox: Outbox::default(),
             mailer: Mailer::new(id, router),
             stats: Stats::default(),
             clients: 0,
+            parted: Parted::default(),
             joins_asked: 0,
             questions_asked: 0,
             reader_ids: 0,
@@ -152,6 +169,8 @@ impl Core {
     /// How long the tick may wait: not at all while something can be done, else until the next thing is due.
     pub fn timeout(&self, now: Time, accept_again_at: Option<Time>) -> Option<Duration> {
         if self.local.has_ready()
+            || self.local.has_bulk()
+            || self.pushes.has_any()
             || self.mailer.has_own()
             || !self.catching_up.is_empty()
             || !self.actions.is_empty()
@@ -162,8 +181,10 @@ impl Core {
         let retry = (self.mailer.waiting() > 0).then(|| now + RETRY);
         let starved = self.starved.iter().map(|(at, ..)| *at).min();
         // Once the grace is over there is only the driver to be waited for.
+        let events = self.events.next(now);
         let ending = self.ending.filter(|until| *until > now);
-        [self.wheel.next(), accept_again_at, retry, starved, ending, Some(self.sweep_at)]
+        let spread = self.local.next_spread();
+        [self.wheel.next(), accept_again_at, retry, starved, events, ending, spread, Some(self.sweep_at)]
             .into_iter()
             .flatten()
             .min()
@@ -174,6 +195,7 @@ impl Core {
         self.now = now;
         self.wall_ms = (self.options.wall_ms)(now);
         self.mailer.retry();
+        self.handle_events();
         if self.sweep_at <= now {
             self.sweep_at = now + SWEEP_INTERVAL;
             self.home.sweep(now, SWEEP_PER_TICK * 16);
@@ -225,6 +247,7 @@ impl Core {
     pub fn handle_accepted(&mut self, sock: Sock) -> bool {
         self.stats.counters.connections_accepted_total += 1;
         self.connections.insert(sock.slot, Connection::new(sock.generation));
+        self.events.begin(sock.slot, self.now);
         if self.ending.is_some() || self.connections.len() > self.options.connections_max as usize {
             if self.ending.is_none() {
                 self.stats.fault(Cause::ConnectionLimit);
@@ -247,6 +270,7 @@ impl Core {
         assert!(gone, "only what was given up is closed");
         self.wheel.cancel(&mut self.connections, sock.slot);
         self.connections.remove(sock.slot);
+        self.events.end(sock.slot);
         self.stats.counters.connections_closed_total += 1;
     }
 
@@ -289,7 +313,7 @@ impl Core {
     pub fn handle_mail(&mut self, inbox: &Inbox) {
         for _ in 0..MAIL_PER_TICK {
             // Deliveries come first: the inbox may fill, and those who publish learn that they are too fast.
-            if self.local.backlog_bytes() > BACKLOG_BYTES_MAX {
+            if self.local.backlog_bytes() > BACKLOG_BYTES_MAX || self.pushes.is_full() {
                 break;
             }
             let Some(mail) = self.mailer.take_own().or_else(|| inbox.pop()) else { break };
@@ -338,7 +362,9 @@ impl Core {
         counters.ticks_total += 1;
         counters.stale_completions_total = stale;
         counters.mail_delayed_total = self.mailer.delayed_total();
+        counters.windows_cut_total = self.local.windows_cut_total();
         (counters.sends_total, counters.sent_bytes_total) = self.outbox.totals();
+        (counters.events_told_total, counters.events_lost_total) = self.events.totals();
     }
 
     /// Every client is to be closed, and the shard to end when they are gone.
@@ -354,10 +380,15 @@ impl Core {
         }
     }
 
-    pub fn has_ended(&self) -> bool {
+    pub fn has_ended(&mut self) -> bool {
         let Some(until) = self.ending else { return false };
+        let is_over = until <= self.now;
         let has_mail = self.mailer.waiting() > 0 || self.mailer.has_own();
-        self.connections.is_empty() && (!has_mail || until <= self.now)
+        if !self.connections.is_empty() || (has_mail || !self.parted.is_empty()) && !is_over {
+            return false;
+        }
+        self.tell_last();
+        !self.events.is_waiting() || is_over
     }
 
     pub fn report(&self) -> ShardStats {
@@ -382,6 +413,7 @@ impl Core {
             local_channels: self.local.channels(),
             subscriptions: self.local.subscriptions(),
             stream_bytes: self.local.stream_bytes(),
+            held_bytes: self.local.held_bytes(),
             waiting_mail: self.mailer.waiting(),
         }
     }

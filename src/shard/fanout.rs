@@ -1,4 +1,7 @@
 //! Delivery: a channel's batch to its subscribers, in slices.
+//!
+//! First what is due of spread publications, a slice of it; then what is to be delivered at once; then the rest of what is
+//! due; and only when nothing is left of all these, a slice of what was published as bulk.
 
 use std::sync::Arc;
 
@@ -23,52 +26,83 @@ const SLICE: u32 = 128;
 impl Core {
     /// Delivers what has come in, as much as one tick may.
     pub fn deliver(&mut self) {
+        let now = self.now;
         let mut budget = DELIVERIES_PER_TICK;
+        self.local.promote_overdue(now);
+        // A share of its own: a shard that is always busy must not hold up what has a time.
+        self.deliver_spread(SLICE, &mut budget);
         while budget > 0 {
             let Some((index, active)) = self.local.take_ready() else { break };
             let until = active.remaining.saturating_sub(SLICE.min(budget));
-            let channel = self.local.get(index);
-            let mut batch = Batch::new(active);
-            for place in (until..active.remaining).rev() {
-                let subscriber = channel.subscribers()[place as usize];
-                if subscriber.has_cursor() || subscriber.is_singular() {
-                    self.special.push((place, subscriber.slot()));
-                    continue;
-                }
-                let Some(frame) =
-                    batch.frame(channel, subscriber.kind(), subscriber.notices(), &mut self.outbox)
-                else {
-                    continue;
-                };
-                if let Some(connection) = self.connections.get_mut(subscriber.slot()) {
-                    self.outbox.append(subscriber.slot(), &mut connection.chain, frame);
-                }
-            }
-            let visited = active.remaining - until;
-            self.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
-            budget -= visited.max(1).min(budget);
-            let mut special = std::mem::take(&mut self.special);
-            special.retain(|&(place, slot)| {
-                let poll = self.is_held_poll(slot);
-                if !poll {
-                    self.deliver_to_one(index, place, slot, active);
-                }
-                poll
-            });
-            // Polls leave with what they get, and the list must not change under the batch.
-            let items = match special.is_empty() {
-                true => Vec::new(),
-                false => publications(self.local.get(index), active),
-            };
-            self.local.advance(index, until);
-            for (_, slot) in special.drain(..) {
-                self.answer_held(slot, index, active, &items);
-            }
-            self.special = special;
+            budget -= self.deliver_slice(index, active, until).min(budget);
         }
         if self.local.has_ready() {
             self.fell_behind();
+            return;
         }
+        let left = budget;
+        self.deliver_spread(left, &mut budget);
+        if budget > 0
+            && !self.pushes.has_any()
+            && let Some((index, active)) = self.local.take_bulk()
+        {
+            // Little at a time: what comes in meanwhile goes first in the next turn.
+            self.deliver_slice(index, active, active.remaining.saturating_sub(SLICE.min(budget)));
+        }
+    }
+
+    /// Delivers what is due of spread publications, `share` at most.
+    fn deliver_spread(&mut self, mut share: u32, budget: &mut u32) {
+        while share > 0 {
+            let Some((index, active, until)) = self.local.take_spread(self.now, share.min(SLICE)) else {
+                return;
+            };
+            let cost = self.deliver_slice(index, active, until);
+            share -= cost.min(share);
+            *budget -= cost.min(*budget);
+        }
+    }
+
+    /// Delivers a batch to its remaining subscribers down to `until`; gives how many turns of the budget that took, at
+    /// least one.
+    fn deliver_slice(&mut self, index: u32, active: Active, until: u32) -> u32 {
+        let channel = self.local.get(index);
+        let mut batch = Batch::new(active);
+        for place in (until..active.remaining).rev() {
+            let subscriber = channel.subscribers()[place as usize];
+            if subscriber.has_cursor() || subscriber.is_singular() {
+                self.special.push((place, subscriber.slot()));
+                continue;
+            }
+            let Some(frame) = batch.frame(channel, subscriber.kind(), subscriber.notices(), &mut self.outbox)
+            else {
+                continue;
+            };
+            if let Some(connection) = self.connections.get_mut(subscriber.slot()) {
+                self.outbox.append(subscriber.slot(), &mut connection.chain, frame);
+            }
+        }
+        let visited = active.remaining - until;
+        self.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
+        let mut special = std::mem::take(&mut self.special);
+        special.retain(|&(place, slot)| {
+            let poll = self.is_held_poll(slot);
+            if !poll {
+                self.deliver_to_one(index, place, slot, active);
+            }
+            poll
+        });
+        // Polls leave with what they get, and the list must not change under the batch.
+        let items = match special.is_empty() {
+            true => Vec::new(),
+            false => publications(self.local.get(index), active),
+        };
+        self.local.advance(index, until, self.now);
+        for (_, slot) in special.drain(..) {
+            self.answer_held(slot, index, active, &items);
+        }
+        self.special = special;
+        visited.max(1)
     }
 
     /// A batch meets a subscriber with a cursor, or one whose frames are its own.

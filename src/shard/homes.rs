@@ -14,7 +14,7 @@ use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeAnswer, HomeMail, Mail, Missed, join_answer};
 
 /// Messages to other shards that may wait for room before this home takes no more publications.
-const WAITING_MAIL_MAX: usize = 16 * 1024;
+pub const WAITING_MAIL_MAX: usize = 16 * 1024;
 /// Payload bytes that a shard may have taken in and not yet delivered; above, it lets its inbox fill.
 pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -24,6 +24,11 @@ impl Core {
             Mail::Publication(publication) => {
                 let channel = publication.channel.clone();
                 self.local.handle_item(&channel, Item::Publication(publication));
+            }
+            Mail::Paced(paced) => {
+                let (publication, pace) = *paced;
+                let (channel, now) = (publication.channel.clone(), self.now);
+                self.local.handle_paced(&channel, publication, pace, now);
             }
             Mail::Notice(notice) => {
                 let channel = notice.channel.clone();
@@ -37,11 +42,13 @@ impl Core {
                 let (conn, number, outcome) = *answer;
                 self.handle_backend_answer(conn, number, outcome);
             }
-            Mail::UserJoined(user) => self.users.add(&user.0, user.1),
+            Mail::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),
+            Mail::UserJoined(user) => self.user_joined(&user.0, user.1),
             Mail::UserLeft(user) => {
                 self.users.remove(&user.0, user.1);
             }
             Mail::Connection(order) => self.handle_order(*order),
+            Mail::Push(push) => self.handle_push(*push),
         }
     }
 
@@ -52,7 +59,9 @@ impl Core {
         match mail {
             HomeMail::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
+                let was_occupied = self.was_occupied(&channel);
                 let joined = self.home.join(ask, now);
+                self.tell_occupancy(&channel, was_occupied);
                 let notice = joined.as_ref().ok().and_then(|joined| joined.notice.clone());
                 let outcome = joined.map(|Joined { position, recovery, .. }| {
                     let recovery = recovery.map(|recovery| match recovery {
@@ -68,12 +77,14 @@ impl Core {
                 }
             }
             HomeMail::Leave { channel, conn } => {
+                let was_occupied = self.was_occupied(&channel);
                 if let Some(notice) = self.home.leave(&channel, conn, now) {
                     self.announce(notice);
                 }
+                self.tell_occupancy(&channel, was_occupied);
             }
             HomeMail::Publish { conn, id, ask } => {
-                let outcome = self.publish(ask);
+                let outcome = self.admit_publication(&ask).and_then(|()| self.publish(ask));
                 self.answer(HomeAnswer::Published { conn, id, outcome });
             }
             HomeMail::History { conn, id, ask } => {
@@ -104,11 +115,20 @@ impl Core {
             self.stats.fault(crate::shard::stats::Cause::InboxFull);
             return Err(Refusal::TooManyRequests);
         }
+        let pace = ask.pace;
         let published = self.home.publish(ask, self.now, self.wall_ms)?;
         if let Some(publication) = published.publication {
-            self.stats.counters.publications_total += 1;
+            let counters = &mut self.stats.counters;
+            counters.publications_total += 1;
+            counters.publications_spread_total += u64::from(pace.spread_ms > 0);
+            counters.publications_bulk_total += u64::from(pace.spread_ms == 0 && pace.bulk);
             for &(shard, _) in self.home.interested(&publication.channel) {
-                self.mailer.post(shard, Mail::Publication(Arc::clone(&publication)));
+                let publication = Arc::clone(&publication);
+                let mail = match pace.is_at_once() {
+                    true => Mail::Publication(publication),
+                    false => Mail::Paced(Box::new((publication, pace))),
+                };
+                self.mailer.post(shard, mail);
             }
         }
         Ok(published.position)
@@ -251,6 +271,7 @@ impl Core {
             lag.cursors.push((index, cursor));
             self.local.cursor_set(index, place);
         }
+        self.tell_subscribed(slot, index);
     }
 }
 

@@ -51,9 +51,10 @@ impl Core {
                 }
             },
             Some(mut http) if http.inquiry.is_some() => {
-                // Came in before reading was paused.
+                // The next request of a client that does not wait for answers: see `keep_for_later`.
                 http.unread.extend_from_slice(bytes);
                 self.keep_http(slot, http);
+                self.actions.push(Action::ReadPause(slot));
                 bytes.len()
             }
             Some(http) if http.request.is_some() => self.handle_body(slot, http, bytes),
@@ -96,6 +97,9 @@ impl Core {
             Ok(Some((head, consumed))) => {
                 if let Some(endpoint) = readers::Endpoint::of(head.path) {
                     return Some(self.handle_reader_head(slot, endpoint, &head, bytes, consumed, None));
+                }
+                if let Some(place) = self.tunnel_at(head.path) {
+                    return Some(self.handle_tunnel_head(slot, place, &head, bytes, consumed));
                 }
                 (self.route(&head), consumed)
             }

@@ -29,6 +29,7 @@ impl Core {
     pub fn handle_send_failed(&mut self, failure: &SendFailure) {
         self.stats.counters.sends_short_total += 1;
         let (slot, rest) = self.outbox.remainder(failure);
+        self.events.unsent(slot, rest.iter().map(|bytes| bytes.len() as u64).sum());
         let Some(connection) = self.connections.get_mut(slot) else { return };
         if matches!(connection.state, State::Gone) {
             return;
@@ -72,7 +73,7 @@ impl Core {
         let Some(connection) = self.connections.get(slot) else { return };
         let Some(lag) = &connection.lag else { return };
         let allowed = match connection.state {
-            State::Client { .. } => self.options.outbox_bytes_max,
+            State::Client { .. } | State::Tunnel { .. } => self.options.outbox_bytes_max,
             State::Reader { ref reader, .. } if reader.is_streaming() => self.options.outbox_bytes_max,
             // One message being echoed and one behind it; frames included.
             State::Echo { .. } => 3 * ECHO_MESSAGE_BYTES_MAX,
@@ -125,13 +126,16 @@ impl Core {
     fn catch_up_one(&mut self, slot: u32) -> bool {
         let Some(connection) = self.connections.get_mut(slot) else { return false };
         let connecting = connection.is_connecting();
+        let waits_for_backend = connection.waits_for_backend();
         let Some(lag) = &mut connection.lag else { return false };
         if lag.blocked || lag.held || connecting {
             return false;
         }
         if lag.read_paused {
             lag.read_paused = false;
-            self.actions.push(Action::ReadStart(slot));
+            if !waits_for_backend {
+                self.actions.push(Action::ReadStart(slot));
+            }
         }
         let cursors = lag.cursors.clone();
         if self.is_held_poll(slot) && self.catch_up_poll(slot) {
@@ -302,6 +306,7 @@ impl Core {
                     session.remove(channel);
                 }
                 self.leave_list(channel, place);
+                self.tell_unsubscribed(slot, &name, Unsubscribed::InsufficientState);
                 let conn = self.conn_id(slot);
                 let home = self.mailer.router().channel_home(&name);
                 self.mailer

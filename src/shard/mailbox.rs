@@ -3,7 +3,7 @@
 //! Many producers, one consumer. Messages of one producer keep their order, and a home shard's messages to another
 //! shard are everything that order in a channel rests on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam::queue::ArrayQueue;
@@ -14,10 +14,11 @@ use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::driver::Wake;
-use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, PresenceStats, PublishAsk};
+use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, Pace, PresenceStats, PublishAsk};
 use crate::session::question::{Answer, Denied};
+use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
-use crate::shard::ask::{Ask, Reply};
+use crate::shard::ask::{Ask, Pushed, Reply, UserMessage};
 
 /// One message. Sixteen bytes: everything larger is boxed or shared.
 #[derive(Debug)]
@@ -28,18 +29,24 @@ pub enum Mail {
     Http(Box<(ConnId, Response<Bytes>)>),
     /// The backend's answer to the question of this number, which the connection asked.
     Backend(Box<(ConnId, u32, Result<Answer, Denied>)>),
+    /// What the backend of a tunnel says to one of its connections.
+    Tunnel(Box<(ConnId, TunnelAnswer)>),
     /// To a channel's home, for a connection of the sender.
     Home(Box<HomeMail>),
     /// From a channel's home to the connection that asked.
     Answer(Box<HomeAnswer>),
     /// From a channel's home to the shards of its subscribers.
     Publication(Arc<Publication>),
+    /// The same, to be delivered at a pace.
+    Paced(Box<(Arc<Publication>, Pace)>),
     Notice(Arc<Notice>),
     /// To a user's home: the user has one connection more, or one less.
     UserJoined(Box<(UserName, ConnId)>),
     UserLeft(Box<(UserName, ConnId)>),
     /// From a user's home to one of the user's connections.
     Connection(Box<ConnectionMail>),
+    /// From a user's home: a message to connections of its users.
+    Push(Box<PushMail>),
 }
 
 const _: () = assert!(size_of::<Mail>() == 16);
@@ -196,6 +203,53 @@ impl Drop for Gather {
     fn drop(&mut self) {
         if let Some(reply) = self.0.get_mut().take() {
             reply.send(Ok(()));
+        }
+    }
+}
+
+/// A message to connections of the shard that gets this.
+#[derive(Debug)]
+pub struct PushMail {
+    pub message: Arc<UserMessage>,
+    /// The connection, and its user's number in the ask.
+    pub targets: Vec<(ConnId, u32)>,
+    pub tally: Arc<Tally>,
+}
+
+/// Counts who has been told, and answers the ask when the last of the messages it was split into is done with, by being
+/// dropped.
+#[derive(Debug)]
+pub struct Tally {
+    connections: AtomicU64,
+    reached: Box<[AtomicBool]>,
+    /// Never locked: whoever drops the tally has it alone.
+    reply: parking_lot::Mutex<Option<Reply<Pushed>>>,
+}
+
+impl Tally {
+    pub fn new(users: usize, reply: Reply<Pushed>) -> Arc<Tally> {
+        let reached = (0..users).map(|_| AtomicBool::new(false)).collect();
+        Arc::new(Tally {
+            connections: AtomicU64::new(0),
+            reached,
+            reply: parking_lot::Mutex::new(Some(reply)),
+        })
+    }
+
+    /// A connection of the user with this number has been told.
+    pub fn told(&self, user: u32) {
+        // Relaxed: the drop of the last handle comes after, by that handle's own count.
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.reached[user as usize].store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.get_mut().take() {
+            let connections = *self.connections.get_mut();
+            let reached = self.reached.iter_mut().map(|reached| *reached.get_mut()).collect();
+            reply.send(Ok(Pushed { connections, reached }));
         }
     }
 }

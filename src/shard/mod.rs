@@ -12,6 +12,7 @@ mod clients;
 mod closing;
 mod connections;
 mod core;
+mod events;
 mod fanout;
 mod homes;
 mod http;
@@ -20,17 +21,21 @@ pub mod mailbox;
 mod mailer;
 mod orders;
 mod outbox;
+pub mod pushes;
 mod questions;
+pub mod rates;
 mod readers;
 mod receive;
 pub mod router;
 mod stats;
 mod timers;
 mod tokens;
+pub mod tunnel;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::event::EventKinds;
 use crate::base::ids::{ShardId, Sock};
 use crate::base::prng::Prng;
 use crate::base::time::Time;
@@ -42,8 +47,10 @@ use crate::session::token::Verifier;
 use crate::shard::ask::ControlPlane;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
+use crate::shard::rates::ClientLimits;
 use crate::shard::router::Router;
 use crate::shard::stats::Cause;
+use crate::shard::tunnel::TunnelOptions;
 
 use self::core::Core;
 pub use self::core::Footprint;
@@ -66,6 +73,8 @@ pub struct ShardOptions {
     /// What the name of a user's personal channel begins with: its namespace and a colon, or nothing. `None`: there are
     /// no personal channels.
     pub personal_channels: Option<Box<str>>,
+    /// In the order of the configuration's list: a tunnel's place there is its name among shards and control plane.
+    pub tunnels: Vec<TunnelOptions>,
     /// Origins that may connect besides the page's own host; `*` is any.
     pub allowed_origins: Vec<String>,
     /// Pages of this machine may connect whatever their port.
@@ -92,7 +101,13 @@ pub struct ShardOptions {
     /// why: only a bug is left to be caught here.
     pub question_patience: Duration,
     pub shutdown_grace: Duration,
+    /// How many connections a user may have, and how much clients may do in a time.
+    pub client_limits: ClientLimits,
     pub echo: bool,
+    /// What the backend is told of.
+    pub events: EventKinds,
+    /// How long a channel must be empty before it is told as vacated.
+    pub vacated_delay: Duration,
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
     pub wall_ms: fn(Time) -> u64,
@@ -191,6 +206,7 @@ impl<D: Driver> Shard<D> {
         // Mail, deliveries, timers.
         self.core.handle_mail(&self.inbox);
         self.core.catch_up();
+        self.core.deliver_pushes();
         self.core.deliver();
         self.core.handle_timers();
 
@@ -252,6 +268,7 @@ impl<D: Driver> Shard<D> {
             let live = !matches!(connection.state, connections::State::Gone);
             live.then_some(Sock { slot, generation: connection.generation })
         });
+        core.events.sent(|count| core.outbox.each_size(count));
         self.driver.flush(&mut self.failures);
         for failure in self.failures.drain(..) {
             core.handle_send_failed(&failure);

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::base::fault::{Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, ConnId};
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::ids::{ChannelName, ConnId, UserName};
+use crate::hub::users::UserPolicy;
 use crate::session::{Renewal, Sub, SubscribeEffect};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
+use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
 
@@ -52,6 +54,8 @@ impl Core {
                 true => Order::Disconnect(crate::base::fault::Disconnect::EXPIRED),
                 false => Order::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
             }),
+            Ask::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
+            Ask::Push(ask, reply) => self.push_to_users(ask, reply),
             Ask::Stats(reply) => reply.send(Ok(self.report())),
             Ask::Shutdown(disconnect) => self.end(disconnect),
         }
@@ -73,7 +77,7 @@ impl Core {
         let named: Vec<ConnId> = match target.client {
             // A client's id says where it is, whoever its user is; an id of another run is nobody's.
             Some(client) => self.client_ids.conn(client).into_iter().collect(),
-            None => self.users.connections(&target.user).to_vec(),
+            None => self.users.connections(&target.user).collect(),
         };
         for conn in named {
             if conn.shard().index() >= self.mailer.router().shards()
@@ -91,6 +95,26 @@ impl Core {
         }
     }
 
+    /// A user whose home is here has one connection more, which may be one too many. One writer decides, so that of any
+    /// number that come at once exactly as many stay as may.
+    pub fn user_joined(&mut self, user: &UserName, conn: ConnId) {
+        self.users.add(user, conn);
+        let limits = &self.options.client_limits;
+        let (most, policy) = (limits.user_connections_max as usize, limits.user_connections_policy);
+        while most > 0 && self.users.count(user) > most {
+            let oldest = self.users.connections(user).next();
+            let (conn, why) = match policy {
+                UserPolicy::Reject => (conn, Disconnect::CONNECTION_LIMIT),
+                UserPolicy::Replace => (oldest.unwrap_or(conn), Disconnect::REPLACED),
+            };
+            // At once, and not when it has gone: until then it would take the place of another one.
+            self.users.remove(user, conn);
+            let done = Gather::new(Reply::new(|_| {}));
+            let mail = ConnectionMail { conn, user: user.clone(), order: Order::Disconnect(why), done };
+            self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
+        }
+    }
+
     pub fn handle_order(&mut self, mail: ConnectionMail) {
         let ConnectionMail { conn, user, order, done } = mail;
         let Some(slot) = self.live(conn) else { return };
@@ -98,6 +122,19 @@ impl Core {
             let own = reader.identity.as_ref().and_then(|identity| identity.user.as_deref()).unwrap_or("");
             if own == &*user {
                 self.handle_reader_order(slot, order);
+            }
+            return;
+        }
+        if let Some(State::Tunnel { tunnel, .. }) =
+            self.connections.get(slot).map(|connection| &connection.state)
+        {
+            let own = tunnel.user.as_deref().unwrap_or("");
+            // The rest is for clients that know channels.
+            if let Order::Disconnect(disconnect) = order
+                && tunnel.is_open()
+                && own == &*user
+            {
+                self.end_tunnel(slot, &disconnect);
             }
             return;
         }

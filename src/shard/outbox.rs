@@ -121,6 +121,19 @@ impl Outbox {
         }
     }
 
+    /// Gives each dirty connection and the bytes of its chain.
+    pub fn each_size(&self, each: &mut dyn FnMut(u32, u64)) {
+        for &(slot, first) in &self.dirty {
+            let (mut at, mut bytes) = (first, 0);
+            while at != NONE {
+                let entry = &self.entries[at as usize];
+                bytes += self.frames[entry.frame.0 as usize].bytes.len() as u64;
+                at = entry.next;
+            }
+            each(slot, bytes);
+        }
+    }
+
     /// The connection of a failed send, and what of its chain the kernel did not take.
     pub fn remainder(&self, failure: &SendFailure) -> (u32, Vec<Bytes>) {
         let (slot, first) = self.dirty[failure.tag as usize];

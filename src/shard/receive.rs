@@ -21,6 +21,10 @@ enum Outcome {
 impl Core {
     pub fn handle_received(&mut self, slot: u32, bytes: &mut [u8]) {
         self.stats.counters.received_bytes_total += bytes.len() as u64;
+        if let Err(disconnect) = self.admit_bytes(slot, bytes.len()) {
+            return self.close(slot, disconnect);
+        }
+        self.events.received(slot, bytes.len());
         self.handle_bytes(slot, bytes);
     }
 
@@ -39,6 +43,11 @@ impl Core {
                     return;
                 }
                 State::Reader { .. } => return self.keep_for_later(slot, bytes),
+                State::Tunnel { tunnel, .. } if tunnel.is_open() => {
+                    self.handle_frames(slot, bytes);
+                    return;
+                }
+                State::Tunnel { .. } => return self.keep_for_tunnel(slot, bytes),
                 State::Closing { .. } => return self.handle_after_close(slot, bytes),
                 State::Gone => return,
             };
@@ -50,7 +59,7 @@ impl Core {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let (stored, message_bytes_max) = match &mut connection.state {
             State::Echo { decoder } => (decoder.take(), ECHO_MESSAGE_BYTES_MAX),
-            State::Client { decoder, .. } | State::Reader { decoder, .. } => {
+            State::Client { decoder, .. } | State::Reader { decoder, .. } | State::Tunnel { decoder, .. } => {
                 (decoder.take(), self.options.message_bytes_max)
             }
             _ => return,
@@ -76,8 +85,12 @@ impl Core {
             return;
         }
         let kept = boxed.unwrap_or_else(|| Box::new(fresh));
-        if let Some(State::Echo { decoder } | State::Client { decoder, .. } | State::Reader { decoder, .. }) =
-            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        if let Some(
+            State::Echo { decoder }
+            | State::Client { decoder, .. }
+            | State::Reader { decoder, .. }
+            | State::Tunnel { decoder, .. },
+        ) = self.connections.get_mut(slot).map(|connection| &mut connection.state)
         {
             *decoder = Some(kept);
         }
@@ -90,7 +103,14 @@ impl Core {
             Some(State::Echo { .. })
         );
         let reader = self.is_reader(slot);
+        let tunnel = matches!(
+            self.connections.get(slot).map(|connection| &connection.state),
+            Some(State::Tunnel { .. })
+        );
         match message {
+            Message::Text(_) | Message::Binary(_) | Message::Pong(_) if tunnel => {
+                self.handle_tunnel_message(slot, message);
+            }
             Message::Text(text) if reader => self.handle_reader_command(slot, text),
             Message::Binary(_) if reader => {
                 self.close(slot, Disconnect::BAD_REQUEST);
@@ -107,7 +127,8 @@ impl Core {
             Message::Binary(data) => self.send_frame(slot, Opcode::Binary, data),
             Message::Ping(payload) => self.send_frame(slot, Opcode::Pong, payload),
             Message::Pong(_) => {}
-            Message::Close { code, .. } => {
+            Message::Close { code, reason } => {
+                self.part_tunnel(slot, code.unwrap_or(1005), reason, true);
                 // RFC 6455 section 5.5.1: the answer echoes the code; without one it has none either.
                 let mut frame = Vec::new();
                 match code {
@@ -118,7 +139,7 @@ impl Core {
             }
         }
         match self.connections.get(slot).map(|connection| &connection.state) {
-            Some(State::Echo { .. } | State::Client { .. } | State::Reader { .. }) => {
+            Some(State::Echo { .. } | State::Client { .. } | State::Reader { .. } | State::Tunnel { .. }) => {
                 self.pause_if_indebted(slot);
                 Outcome::Goes
             }
@@ -132,8 +153,10 @@ impl Core {
             1009 => Cause::FrameTooBig,
             _ => Cause::FrameProtocol,
         });
+        self.part_tunnel(slot, fault.close_code, fault.reason, true);
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, fault.close_code, fault.reason);
+        self.events.note_end(slot, &Disconnect { code: fault.close_code, reason: fault.reason.into() });
         self.leave_protocol(slot, frame.into(), ClosingEnd::Fin);
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::ids::ShardId;
+use crate::base::ids::{ClientId, ConnId, ShardId};
 use crate::shard::ask::{Ask, Busy};
+use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::{Inbox, Mail};
 
 /// Shared by everyone who addresses shards. Cloning is cheap.
@@ -14,13 +15,26 @@ use crate::shard::mailbox::{Inbox, Mail};
 pub struct Router {
     inboxes: Arc<[Arc<Inbox>]>,
     hash: RandomState,
+    client_ids: Option<ClientIds>,
 }
 
 impl Router {
     /// `seed` keys the placement, so that a stranger cannot aim many names at one shard.
     pub fn new(inboxes: Arc<[Arc<Inbox>]>, seed: [u64; 4]) -> Router {
         assert!(!inboxes.is_empty() && inboxes.len() <= 1 << crate::base::ids::SHARD_BITS);
-        Router { inboxes, hash: RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]) }
+        let hash = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
+        Router { inboxes, hash, client_ids: None }
+    }
+
+    /// Makes it know which shard has the connection of a client id.
+    pub fn with_client_ids(self, client_ids: ClientIds) -> Router {
+        Router { client_ids: Some(client_ids), ..self }
+    }
+
+    /// The connection of that id, which may be gone by now. `None` for an id that this run of the daemon never gave.
+    pub fn connection(&self, client: ClientId) -> Option<ConnId> {
+        let conn = self.client_ids.as_ref()?.conn(client)?;
+        (conn.shard().index() < self.shards()).then_some(conn)
     }
 
     pub fn shards(&self) -> usize {

@@ -56,6 +56,18 @@ counters! {
     deliveries_total,
     /// Items delivered late, from a cursor.
     deliveries_late_total,
+    /// Publications whose deliveries were spread over a window.
+    publications_spread_total,
+    /// Publications that waited behind all others.
+    publications_bulk_total,
+    /// Times that deliveries held back for a spread or bulk publication were let go early.
+    windows_cut_total,
+    /// Messages to users handed to a connection.
+    user_messages_total,
+    /// Commands refused because the connection or its user sent too many.
+    commands_limited_total,
+    /// Publications of clients refused because the channel had too many.
+    publications_limited_total,
     /// Pings sent.
     pings_sent_total,
     /// Subscriptions made.
@@ -74,8 +86,22 @@ counters! {
     questions_unavailable_total,
     /// Answers to questions that were not awaited any more.
     questions_dropped_total,
-    /// One-way client messages dropped because nothing takes them.
+    /// One-way client messages dropped because the backend is not told of them.
     client_messages_dropped_total,
+    /// Connections of tunnels that their backend let in.
+    tunnels_opened_total,
+    /// Messages of clients for the backend of a tunnel.
+    tunnel_messages_received_total,
+    /// Messages of backends for clients of a tunnel.
+    tunnel_messages_sent_total,
+    /// Messages of clients that the backend of a tunnel did not take.
+    tunnel_messages_undelivered_total,
+    /// How often a client of a tunnel was not read from because its backend did not keep up.
+    tunnel_pauses_total,
+    /// Events handed over for the backend.
+    events_told_total,
+    /// Events for the backend that found no room; it is told how many.
+    events_lost_total,
     /// Messages that waited because another shard's inbox was full.
     mail_delayed_total,
     /// Turns of the loop.
@@ -105,10 +131,14 @@ pub enum Cause {
     PeerReset,
     SendNoBuffers,
     InboxFull,
+    TunnelRefused,
+    TunnelUnavailable,
+    TunnelFailed,
+    TunnelCloseUntold,
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 17] = [
+    const ALL: [(Cause, &'static str); 21] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
@@ -126,11 +156,15 @@ impl Cause {
         (Cause::PeerReset, "peer_reset"),
         (Cause::SendNoBuffers, "send_no_buffers"),
         (Cause::InboxFull, "inbox_full"),
+        (Cause::TunnelRefused, "tunnel_refused"),
+        (Cause::TunnelUnavailable, "tunnel_unavailable"),
+        (Cause::TunnelFailed, "tunnel_failed"),
+        (Cause::TunnelCloseUntold, "tunnel_close_untold"),
     ];
 }
 
 /// The names under which disconnect codes are counted.
-const DISCONNECTS: [(u16, &str); 24] = [
+const DISCONNECTS: [(u16, &str); 25] = [
     (3000, "disconnect_3000"),
     (3001, "disconnect_3001"),
     (3004, "disconnect_3004"),
@@ -153,6 +187,7 @@ const DISCONNECTS: [(u16, &str); 24] = [
     (3507, "disconnect_3507"),
     (3508, "disconnect_3508"),
     (3509, "disconnect_3509"),
+    (3510, "disconnect_3510"),
     (4000, "disconnect_4000_4999"),
     (5000, "disconnect_other"),
 ];

@@ -8,8 +8,10 @@
 
 mod conformance;
 mod crowd;
+mod events;
 mod fanout;
 mod frame;
+mod pace;
 mod process;
 mod readers;
 mod socket;

@@ -42,6 +42,11 @@ impl Daemon {
     }
 
     pub fn start_with(driver: Driver, arguments: &[&str]) -> Daemon {
+        Daemon::start_set(driver, arguments, &[])
+    }
+
+    /// With further settings, by the part of their variable's name behind `TRUNKLINE_`.
+    pub fn start_set(driver: Driver, arguments: &[&str], settings: &[(&str, &str)]) -> Daemon {
         let directory = tempfile::tempdir().expect("a directory for the configuration");
         let file = directory.path().join("trunkline.toml");
         std::fs::write(&file, configuration()).expect("the configuration is written");
@@ -52,6 +57,7 @@ impl Daemon {
                 command.env_remove(name);
             }
         }
+        command.envs(settings.iter().map(|(name, value)| (format!("TRUNKLINE_{name}"), value)));
         command
             .arg("--config")
             .arg(&file)

@@ -1,14 +1,15 @@
 //! The backend: publishes and gives orders through the shards' inboxes, as the server API does, and answers plain HTTP.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use http::{Request, Response};
 use trunkline::base::bytes::Bytes;
+use trunkline::base::event::Event;
 use trunkline::base::fault::{Disconnect, Refusal};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
 use trunkline::base::publication::ClientInfo;
-use trunkline::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since, SinceEpoch};
+use trunkline::hub::asks::{History, HistoryAsk, Pace, PresenceStats, PublishAsk, Since, SinceEpoch};
 use trunkline::session::question::{Question, Waiting};
 use trunkline::shard::ask::{
     Ask, BackendReply, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser,
@@ -18,8 +19,9 @@ use trunkline::shard::router::Router;
 
 use crate::check::{ChannelNo, PayloadNo, Place, check_page};
 use crate::client::user_name;
+use crate::events::Books;
 use crate::hooks::Questions;
-use crate::scenario::unix_s;
+use crate::scenario::{Telling, pick, unix_s};
 use crate::world::Stage;
 
 /// Users of the simulated application.
@@ -148,6 +150,12 @@ impl Backend {
         if stage.prng.u8(..8) == 0 {
             ask.tags = vec![("tag".into(), "value".into())];
         }
+        // What is held back the longest comes within a calm stretch.
+        ask.pace = match stage.prng.u8(..10) {
+            0 => Pace { spread_ms: *pick(&mut stage.prng, &[1, 30, 400, 2_000]), bulk: false },
+            1 => Pace { spread_ms: 0, bulk: true },
+            _ => Pace::default(),
+        };
         if self.publish_ask(payload, ask, stage)
             && let Some(key) = key
             && !self.keyed.iter().any(|(known, _)| *known == payload)
@@ -379,11 +387,10 @@ fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, Refusal>) 
     Reply::new(move |result| answers.lock().expect("one thread").push((id, answer(result))))
 }
 
-// ---- plain HTTP
+// ---- plain HTTP, and events
 
-/// One shard's control plane: takes requests, answers when the script says.
-#[derive(Default)]
-pub struct Plane(Mutex<PlaneState>, pub Questions);
+/// One shard's control plane: takes requests, answers when the script says; takes events.
+pub struct Plane(Mutex<PlaneState>, pub Questions, Mutex<Books>);
 
 #[derive(Default)]
 struct PlaneState {
@@ -403,12 +410,25 @@ impl ControlPlane for Plane {
         Ok(())
     }
 
+    fn tell_backend(&self, event: Event) -> Result<(), Busy> {
+        self.books().take(event)
+    }
+
     fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
         self.1.take(question, reply)
     }
 }
 
 impl Plane {
+    pub fn new(telling: Telling) -> Plane {
+        Plane(Mutex::default(), Questions::default(), Mutex::new(Books::new(telling)))
+    }
+
+    /// What this shard has told so far.
+    pub fn books(&self) -> MutexGuard<'_, Books> {
+        self.2.lock().expect("one thread")
+    }
+
     /// Answers one of the waiting requests, if the inbox has room for it.
     pub fn answer_one(&self, has_room: bool, stage: &mut Stage) {
         let mut state = self.0.lock().expect("one thread");

@@ -7,6 +7,9 @@ const REQUIRED: &[&str] = &[
     // Counted by the shards.
     "deliveries_total",
     "deliveries_late_total",
+    "publications_spread_total",
+    "publications_bulk_total",
+    "windows_cut_total",
     "gaps_total",
     "recoveries_total",
     "recoveries_lost_total",
@@ -25,6 +28,7 @@ const REQUIRED: &[&str] = &[
     "http_malformed",
     "http_timeout",
     "disconnect_3005",
+    "disconnect_3006",
     "disconnect_3008",
     "disconnect_3010",
     "disconnect_3012",
@@ -73,6 +77,16 @@ const REQUIRED: &[&str] = &[
     "reader_polled",
     "reader_reset",
     "reader_head_reached",
+    // As the backend was told.
+    "told_connected",
+    "told_disconnected",
+    "told_subscribed",
+    "told_unsubscribed",
+    "told_occupied",
+    "told_vacated",
+    "told_message",
+    "told_loss",
+    "told_compared",
 ];
 
 pub const SEEDS_FOR_COVERAGE: u64 = 2_000;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use trunkline::base::event::{EventKind, EventKinds};
 use trunkline::base::ids::ChannelName;
 use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
@@ -28,6 +29,8 @@ pub const DELIVERIES_PER_TICK: usize = 512;
 pub struct Scenario {
     pub shards: u16,
     pub options: ShardOptions,
+    /// Whether the backend is told of what happens.
+    pub telling: Telling,
     pub driver: DriverOptions,
     pub inbox_messages: usize,
     pub channels: Vec<Channel>,
@@ -46,6 +49,15 @@ pub struct Scenario {
     pub hooked: bool,
     /// Shards are told to end while clients are connected; otherwise the clients leave first.
     pub shutdown_under_load: bool,
+}
+
+/// What becomes of events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    Nothing,
+    All,
+    /// Some find no room.
+    Some,
 }
 
 /// How many of each kind of client.
@@ -93,6 +105,13 @@ impl Scenario {
                 readers: usize::from(prng.bool()) * prng.usize(1..8),
             },
         };
+        // By the seed alone: what it draws is the same as before events were told.
+        let telling = match seed % 8 {
+            1 | 2 | 5 => Telling::All,
+            6 => Telling::Some,
+            _ => Telling::Nothing,
+        };
+        let every_kind = EventKinds::from_iter(EventKind::ALL);
         // Drawn apart, so that what other seeds mean does not change with it.
         let mut hooks = Prng::with_seed(seed);
         let hooked = !crowd && seed % HOOKED_EVERY == 1;
@@ -104,7 +123,12 @@ impl Scenario {
         };
         Scenario {
             shards: if crowd { 1 } else { prng.u16(1..=4) },
-            options: with_hooks(hooked, options(prng, Arc::new(namespaces.clone()), room, cramped)),
+            options: ShardOptions {
+                events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
+                vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
+                ..with_hooks(hooked, options(prng, Arc::new(namespaces.clone()), room, cramped))
+            },
+            telling,
             driver: DriverOptions {
                 listen: ([127, 0, 0, 1], 0).into(),
                 // The driver's table may be full before the shard's own bound is reached, or after.
@@ -233,6 +257,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
             channel_items_max: *pick(prng, &[1, 5, 50]),
         },
         verifier: Some(Arc::new(verifier)),
+        tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
         allowed_origins: Vec::new(),
@@ -250,7 +275,10 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         forward_headers: Vec::new(),
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_millis(prng.u64(100..4_000)),
+        client_limits: Default::default(),
         echo: false,
+        events: EventKinds::default(),
+        vacated_delay: Duration::ZERO,
         version: "sim",
         wall_ms,
     }

@@ -24,7 +24,7 @@ use crate::check::{ChannelNo, Log};
 use crate::client::{Client, user_name};
 use crate::coverage::Coverage;
 use crate::readers::PlainReader;
-use crate::scenario::{DELIVERIES_PER_TICK, Scenario};
+use crate::scenario::{DELIVERIES_PER_TICK, Scenario, Telling};
 use crate::strangers::{Hostile, HttpUser};
 
 /// Virtual time in which everything that went wrong must have come right: longer than any doom, stall, expiry, pong
@@ -134,7 +134,8 @@ impl World {
         let router = Router::new(inboxes, [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)]);
         let client_ids = ClientIds::new(prng.u64(..));
         let options = Arc::new(scenario.options.clone());
-        let planes: Vec<Arc<Plane>> = (0..scenario.shards).map(|_| Arc::default()).collect();
+        let planes: Vec<Arc<Plane>> =
+            (0..scenario.shards).map(|_| Arc::new(Plane::new(scenario.telling))).collect();
         let shards = (0..scenario.shards)
             .zip(&planes)
             .map(|(id, plane)| {
@@ -446,6 +447,21 @@ impl World {
                 assert_eq!((stats.clients as usize, stats.users as usize), (members.len(), users.len()));
             }
         }
+        if self.stage.scenario.telling == Telling::All {
+            let told: BTreeMap<String, BTreeSet<String>> =
+                self.planes.iter().flat_map(|plane| plane.books().clients()).collect();
+            let known = ready.iter().map(|client| {
+                let channels = client.channels().map(|channel| self.stage.name(channel).to_string());
+                (client.id().to_string(), channels.collect())
+            });
+            assert_eq!(told, known.collect(), "clients and their channels, as the backend was told");
+            let occupied: BTreeSet<String> =
+                self.planes.iter().flat_map(|plane| plane.books().occupied()).collect();
+            let left: Vec<&String> =
+                survey.channels.keys().filter(|channel| !occupied.contains(*channel)).collect();
+            assert!(left.is_empty(), "channels that the backend takes for vacated: {left:?}");
+            self.stage.coverage.count("told_compared");
+        }
         let footprints: Vec<Footprint> = self.shards.iter().flatten().map(Shard::footprint).collect();
         let sum = |of: fn(&Footprint) -> usize| footprints.iter().map(of).sum::<usize>();
         let users: BTreeSet<u8> = ready.iter().filter_map(|client| client.user()).collect();
@@ -457,6 +473,7 @@ impl World {
             "subscriptions"
         );
         assert_eq!(sum(|f| f.stream_bytes), 0, "nobody lags, and something is kept");
+        assert_eq!(sum(|f| f.held_bytes), 0, "everything is delivered, and something is held back");
         for stats in std::mem::take(&mut self.backend.survey.stats) {
             for (name, _, value) in stats.counters {
                 self.stage.coverage.add(name, value);
@@ -478,7 +495,8 @@ impl World {
             assert!(footprint.clients <= footprint.connections as u64);
             assert!(footprint.waiting_mail <= 20_000, "{} messages wait", footprint.waiting_mail);
             if !scenario.crowd {
-                let kept = footprint.local_channels * scenario.options.streams.channel_bytes_max;
+                let kept = footprint.local_channels * scenario.options.streams.channel_bytes_max
+                    + footprint.held_bytes;
                 assert!(footprint.stream_bytes <= kept, "{} bytes kept of {kept}", footprint.stream_bytes);
             }
             let overdue = self.stage.net.overdue(number, OVERDUE);
@@ -541,6 +559,7 @@ impl World {
 
     fn account(&mut self) {
         for shard in 0..self.shards.len() {
+            self.planes[shard].books().close(&mut self.stage.coverage);
             let stats = self.stage.net.stats(shard);
             assert_eq!(stats.accepted, stats.closed, "sockets accepted and closed");
             assert_eq!(self.stage.net.open_sockets(shard), 0);

@@ -12,7 +12,7 @@ use crate::proto::websocket::{self, FRAME_HEADER_BYTES_MAX, Opcode};
 pub const EVENT_TAG: &str = "event";
 
 /// Names that this surface gives to events of its own; a publication's may not pose as one.
-const OWN_EVENTS: [&str; 4] = ["ready", "reset", "disconnect", "error"];
+const OWN_EVENTS: [&str; 5] = ["ready", "reset", "disconnect", "error", "push"];
 
 /// What opens each message of an iframe's page. `t` is set by the page's head: see [`super::notes::iframe_head`].
 const SCRIPT_OPEN: &[u8] = b"<script>t({\"position\":\"";
@@ -87,6 +87,37 @@ pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
             write_members(&mut out, publication);
             out.push(b'}');
         }
+    }
+    out.into()
+}
+
+/// The frame of a message to a user, which belongs to no channel and moves no position: `{"message":…}`, as an SSE event
+/// named `push`; on bare WebSocket the payload itself.
+pub fn message(kind: WireKind, data: &[u8]) -> Bytes {
+    let mut json = Vec::with_capacity(data.len() + 16);
+    json.extend_from_slice(b"{\"message\":");
+    write::raw(&mut json, data);
+    json.push(b'}');
+    let mut out = Vec::with_capacity(json.len() + 64);
+    match kind {
+        WireKind::Sse => {
+            out.extend_from_slice(b"event: push\ndata: ");
+            out.extend_from_slice(&json);
+            out.extend_from_slice(b"\n\n");
+        }
+        WireKind::JsonLines => {
+            json.push(b'\n');
+            http1::write_chunk(&mut out, &json);
+        }
+        WireKind::Iframe => {
+            out.extend_from_slice(b"<script>t(");
+            write_script_text(&mut out, &json);
+            out.extend_from_slice(b")</script>\n");
+        }
+        WireKind::WebSocketJson => websocket::write_frame(&mut out, Opcode::Text, &json),
+        WireKind::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, data),
+        // A client of the protocol has a codec of its own; a poll is no connection of its user's.
+        WireKind::CentrifugeJson | WireKind::Poll => {}
     }
     out.into()
 }

@@ -1,7 +1,7 @@
 //! Requests of readers that the backend is asked about: who it is, whether it may have a channel, what it publishes.
 //!
 //! Inputs: requests that cannot be judged without the backend, its answers. Outputs: the same requests once more, with
-//! what it has said; refusals. The connection still speaks HTTP meanwhile, and reads nothing.
+//! what it has said; refusals. The connection still speaks HTTP meanwhile; its next request waits.
 
 use std::sync::Arc;
 
@@ -97,9 +97,12 @@ impl Core {
         let mut http = kept.take().unwrap_or_default();
         http.unread.extend_from_slice(unread);
         http.inquiry = Some(Box::new(inquiry));
+        let more = !http.unread.is_empty();
         *kept = Some(http);
         self.timer_in(slot, self.options.question_patience);
-        self.actions.push(Action::ReadPause(slot));
+        // Reading goes on, or the end of a peer that is no longer interested would not be seen. Whoever sends more has
+        // said enough for now.
+        self.actions.push(if more { Action::ReadPause(slot) } else { Action::ReadStart(slot) });
     }
 
     /// The backend has answered a question about a request. False when that is not the one that is out.

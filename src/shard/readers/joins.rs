@@ -169,6 +169,7 @@ impl Core {
             lag.cursors.push((index, cursor));
             self.local.cursor_set(index, place);
         }
+        self.tell_subscribed(slot, index);
     }
 
     /// Every home has answered.

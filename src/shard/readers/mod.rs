@@ -311,6 +311,11 @@ impl Core {
     ) {
         let PublishOrder { request, reply, .. } = order;
         let Some(asked) = request.channels.into_iter().next() else { return };
+        let user = request.admission.identity.as_ref().and_then(|identity| identity.user.as_deref());
+        if let Err(refusal) = self.admit_command(slot, user) {
+            self.refuse_now(slot, &reply, refusal.into(), &[]);
+            return;
+        }
         let info = self.reader_info(slot, request.admission.identity.as_deref());
         let mut ask = PublishAsk { info: Some(info), ..PublishAsk::new(asked.name.clone(), body) };
         if let Some(changes) = changes {

@@ -1,6 +1,6 @@
 //! A stream's life after its beginning: heartbeats, commands of plain WebSocket, gaps, the end.
 
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, WireKind};
 use crate::hub::options::GapPolicy;
 use crate::proto::reader::notes::{Note, ending, heartbeat, write_note, write_retry};
@@ -48,6 +48,7 @@ impl Core {
             let home = self.mailer.router().user_home(&user);
             self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
         }
+        self.tell_connected(slot);
         self.set_reader_timer(slot);
     }
 
@@ -103,7 +104,9 @@ impl Core {
     pub fn handle_reader_command(&mut self, slot: u32, text: &str) {
         let (verb, channel) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         let outcome = match verb {
-            "subscribe" => self.subscribe_reader(slot, channel.trim()),
+            "subscribe" => {
+                self.admit_command(slot, None).and_then(|()| self.subscribe_reader(slot, channel.trim()))
+            }
             "unsubscribe" => {
                 self.unsubscribe_reader(slot, channel.trim());
                 Ok(())
@@ -125,6 +128,7 @@ impl Core {
                 match refusal {
                     Refusal::PermissionDenied | Refusal::UnknownChannel => Disconnect::PERMISSION_DENIED,
                     Refusal::LimitExceeded => Disconnect::CHANNEL_LIMIT,
+                    Refusal::TooManyRequests => Disconnect::TOO_MANY_REQUESTS,
                     _ => Disconnect::BAD_REQUEST,
                 },
             ),
@@ -158,11 +162,11 @@ impl Core {
     }
 
     fn unsubscribe_reader(&mut self, slot: u32, channel: &str) {
-        self.leave_channel(slot, channel);
+        self.leave_channel(slot, channel, Unsubscribed::Client);
         self.note(slot, &Note::Unsubscribed { channel });
     }
 
-    fn leave_channel(&mut self, slot: u32, channel: &str) {
+    fn leave_channel(&mut self, slot: u32, channel: &str, why: Unsubscribed) {
         let Some(index) = self.local.find(channel) else { return };
         let Some(sub) = self.connections.get(slot).and_then(Connection::reader).and_then(|r| r.sub(index))
         else {
@@ -177,6 +181,7 @@ impl Core {
         let (name, conn) = (self.local.get(index).name.clone(), self.conn_id(slot));
         if let Some(place) = sub.place() {
             self.leave_list(index, place);
+            self.tell_unsubscribed(slot, &name, why);
         }
         let home = self.mailer.router().channel_home(&name);
         self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
@@ -186,8 +191,8 @@ impl Core {
     pub fn handle_reader_order(&mut self, slot: u32, order: Order) {
         match order {
             Order::Disconnect(disconnect) => self.close(slot, disconnect),
-            Order::Unsubscribe { channel, .. } => {
-                self.leave_channel(slot, &channel);
+            Order::Unsubscribe { channel, why } => {
+                self.leave_channel(slot, &channel, why);
                 // A stream of nothing is of no use to anybody; its reader may ask for something else.
                 let nothing_left =
                     self.connections.get(slot).and_then(Connection::reader).is_some_and(|reader| {
@@ -261,6 +266,7 @@ impl Core {
         if !reader.is_ready() {
             return self.refuse_reader(slot, Refusal::TooManyRequests.into());
         }
+        self.events.note_end(slot, &disconnect);
         if blocked && disconnect == Disconnect::SLOW {
             // As for a client: what it does not read, it would not read either.
             return self.give_up(slot);

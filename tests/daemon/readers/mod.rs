@@ -1,6 +1,6 @@
 //! The surface for readers without an SDK, over exact bytes: `/sse`, `/poll`, `/history`, `/stream`, `/ws`, `/publish`.
 
-mod client;
+pub mod client;
 mod input;
 mod memory;
 mod polls;

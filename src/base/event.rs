@@ -1,0 +1,152 @@
+//! What the backend is told of: plain data, made by shards, numbered and sent by the control plane.
+//!
+//! What each looks like on the wire is said in `control/events`.
+
+use std::borrow::Cow;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Unsubscribed;
+use crate::base::ids::{ChannelName, ClientId, UserName};
+
+/// A kind of event, by which the configuration chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum EventKind {
+    Connected,
+    Disconnected,
+    Subscribed,
+    Unsubscribed,
+    Occupied,
+    Vacated,
+    Message,
+}
+
+impl EventKind {
+    pub const ALL: [EventKind; 7] = [
+        EventKind::Connected,
+        EventKind::Disconnected,
+        EventKind::Subscribed,
+        EventKind::Unsubscribed,
+        EventKind::Occupied,
+        EventKind::Vacated,
+        EventKind::Message,
+    ];
+
+    /// As the wire and the configuration call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            EventKind::Connected => "connected",
+            EventKind::Disconnected => "disconnected",
+            EventKind::Subscribed => "subscribed",
+            EventKind::Unsubscribed => "unsubscribed",
+            EventKind::Occupied => "occupied",
+            EventKind::Vacated => "vacated",
+            EventKind::Message => "message",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<EventKind> {
+        EventKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+/// Some of the kinds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventKinds(u8);
+
+impl EventKinds {
+    pub fn contains(self, kind: EventKind) -> bool {
+        self.0 & (1 << kind as u8) != 0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl FromIterator<EventKind> for EventKinds {
+    fn from_iter<I: IntoIterator<Item = EventKind>>(kinds: I) -> EventKinds {
+        EventKinds(kinds.into_iter().fold(0, |bits, kind| bits | 1 << kind as u8))
+    }
+}
+
+/// Something that happened on a shard. Those of one shard come in the order in which they happened: so do all of one
+/// client, and all `Occupied` and `Vacated` of one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// Wall clock, milliseconds since 1970.
+    pub time_ms: u64,
+    pub what: What,
+}
+
+/// A client as the backend knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    pub client: ClientId,
+    /// Empty for the anonymous.
+    pub user: UserName,
+    /// `websocket`, `sse`, `http_stream`, `uni_websocket`.
+    pub transport: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    Connected(Who),
+    Disconnected(Who, Box<Farewell>),
+    Subscribed(Who, ChannelName),
+    Unsubscribed(Who, ChannelName, Unsubscribed),
+    /// The channel has a subscriber and had none.
+    Occupied(ChannelName),
+    /// The channel has had no subscriber for a while.
+    Vacated(ChannelName),
+    /// JSON that a client sent to the backend.
+    Message(Who, Bytes),
+    /// So many events found no room here and are lost.
+    Lost(u64),
+}
+
+/// How a client's connection was, and why it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Farewell {
+    pub code: u16,
+    pub reason: Cow<'static, str>,
+    /// Since the client was connected.
+    pub duration_ms: u64,
+    /// Of the connection since it was accepted.
+    pub received_bytes: u64,
+    /// Handed to the kernel by now.
+    pub sent_bytes: u64,
+}
+
+impl What {
+    /// `None` for a loss, which is told whatever was chosen.
+    pub fn kind(&self) -> Option<EventKind> {
+        Some(match self {
+            What::Connected(_) => EventKind::Connected,
+            What::Disconnected(..) => EventKind::Disconnected,
+            What::Subscribed(..) => EventKind::Subscribed,
+            What::Unsubscribed(..) => EventKind::Unsubscribed,
+            What::Occupied(_) => EventKind::Occupied,
+            What::Vacated(_) => EventKind::Vacated,
+            What::Message(..) => EventKind::Message,
+            What::Lost(_) => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_found_by_their_names_and_kept_apart() {
+        for kind in EventKind::ALL {
+            assert_eq!(EventKind::from_name(kind.name()), Some(kind));
+            let only = EventKinds::from_iter([kind]);
+            let held: Vec<_> = EventKind::ALL.into_iter().filter(|&other| only.contains(other)).collect();
+            assert_eq!(held, [kind]);
+        }
+        assert_eq!(EventKind::from_name("Connected"), None);
+        assert!(EventKinds::default().is_empty() && !EventKinds::from_iter(EventKind::ALL).is_empty());
+    }
+}

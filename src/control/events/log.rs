@@ -1,0 +1,316 @@
+//! The log: events by number, as their JSON, the oldest of them given up for room.
+
+use std::collections::VecDeque;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::base::event::{Event, Farewell, What, Who};
+
+/// Of an entry beside its JSON, in bytes: its place and the allocator's part.
+const ENTRY_BYTES: usize = 48;
+
+/// The newest events of this run, up to a number of bytes.
+pub struct Log {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+    bytes_max: usize,
+    /// The newest number given.
+    last: u64,
+    /// The newest number that has fallen off.
+    fallen: u64,
+}
+
+struct Entry {
+    /// A gap's is the last that it stands for.
+    seq: u64,
+    json: Box<[u8]>,
+}
+
+/// An event as the backend sees it.
+#[derive(Serialize, Default)]
+struct Told<'e> {
+    seq: u64,
+    time_ms: u64,
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duration_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    received_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sent_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'e RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    from: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+}
+
+impl Log {
+    pub fn new(bytes_max: usize) -> Log {
+        Log { entries: VecDeque::new(), bytes: 0, bytes_max, last: 0, fallen: 0 }
+    }
+
+    /// Gives the event its number. A loss takes as many as were lost.
+    pub fn push(&mut self, event: &Event) {
+        let from = self.last + 1;
+        self.last = match event.what {
+            What::Lost(count) => self.last + count,
+            _ => from,
+        };
+        let json = encode(event, from, self.last);
+        self.bytes += json.len() + ENTRY_BYTES;
+        self.entries.push_back(Entry { seq: self.last, json: json.into() });
+        while self.bytes > self.bytes_max
+            && let Some(oldest) = self.entries.pop_front()
+        {
+            self.bytes -= oldest.json.len() + ENTRY_BYTES;
+            self.fallen = oldest.seq;
+        }
+    }
+
+    /// The oldest number that is here; above [`Log::last`] when none is.
+    pub fn first(&self) -> u64 {
+        self.fallen + 1
+    }
+
+    /// The newest number given; 0 before the first.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Writes what comes after `after`, with commas between: at most `limit` events, none after `bytes_max` bytes are
+    /// reached. What has fallen off is one gap, of the time `now_ms`. Gives the number of the last one written.
+    pub fn write(
+        &self,
+        after: u64,
+        limit: usize,
+        bytes_max: usize,
+        now_ms: u64,
+        out: &mut Vec<u8>,
+    ) -> Option<u64> {
+        let begin = out.len();
+        let mut last = None;
+        let mut room = limit;
+        if after < self.fallen && room > 0 {
+            let gap = Event { time_ms: now_ms, what: What::Lost(self.fallen - after) };
+            out.extend_from_slice(&encode(&gap, after + 1, self.fallen));
+            last = Some(self.fallen);
+            room -= 1;
+        }
+        let at = self.entries.partition_point(|entry| entry.seq <= after);
+        for entry in self.entries.range(at..).take(room) {
+            if out.len() - begin >= bytes_max {
+                break;
+            }
+            if last.is_some() {
+                out.push(b',');
+            }
+            out.extend_from_slice(&entry.json);
+            last = Some(entry.seq);
+        }
+        last
+    }
+}
+
+fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
+    let kind = event.what.kind().map_or("gap", |kind| kind.name());
+    let mut told = Told { seq: to, time_ms: event.time_ms, r#type: kind, ..Told::default() };
+    match &event.what {
+        What::Connected(who) => told.of(who),
+        What::Disconnected(who, farewell) => {
+            let Farewell { code, reason, duration_ms, received_bytes, sent_bytes } = &**farewell;
+            told.of(who);
+            (told.code, told.reason) = (Some(*code), Some(&**reason));
+            told.duration_ms = Some(*duration_ms);
+            (told.received_bytes, told.sent_bytes) = (Some(*received_bytes), Some(*sent_bytes));
+        }
+        What::Subscribed(who, channel) => {
+            told.of(who);
+            told.channel = Some(channel);
+        }
+        What::Unsubscribed(who, channel, why) => {
+            told.of(who);
+            told.channel = Some(channel);
+            (told.code, told.reason) = (Some(why.code()), Some(why.reason()));
+        }
+        What::Occupied(channel) | What::Vacated(channel) => told.channel = Some(channel),
+        What::Message(who, data) => {
+            told.of(who);
+            // The edge has checked it: what is no JSON here would be a bug of ours, and not worth a batch.
+            told.data = Some(serde_json::from_slice(data).unwrap_or(RawValue::NULL));
+        }
+        What::Lost(count) => (told.from, told.to, told.count) = (Some(from), Some(to), Some(*count)),
+    }
+    serde_json::to_vec(&told).expect("numbers, texts and JSON can be written")
+}
+
+impl<'e> Told<'e> {
+    fn of(&mut self, who: &'e Who) {
+        self.client = Some(who.client.to_string());
+        self.user = Some(&who.user);
+        self.transport = Some(who.transport);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::base::bytes::Bytes;
+    use crate::base::event::Farewell;
+    use crate::base::fault::Unsubscribed;
+    use crate::base::ids::ClientId;
+
+    fn who() -> Who {
+        Who {
+            client: ClientId(0x0123_4567_89ab_4cde_8f01_2345_6789_abcd),
+            user: "ann \"x\"".into(),
+            transport: "sse",
+        }
+    }
+
+    fn event(what: What) -> Event {
+        Event { time_ms: 7, what }
+    }
+
+    fn occupied(channel: &str) -> Event {
+        event(What::Occupied(channel.into()))
+    }
+
+    fn read(log: &Log, after: u64, limit: usize) -> (Vec<Value>, Option<u64>) {
+        let mut out = b"[".to_vec();
+        let last = log.write(after, limit, 1 << 20, 99, &mut out);
+        out.push(b']');
+        (serde_json::from_slice(&out).expect("JSON"), last)
+    }
+
+    fn seqs(events: &[Value]) -> Vec<u64> {
+        events.iter().map(|event| event["seq"].as_u64().expect("a number")).collect()
+    }
+
+    #[test]
+    fn each_event_has_its_fields_and_no_others() {
+        let mut log = Log::new(1 << 20);
+        let farewell = Farewell {
+            code: 3012,
+            reason: "no pong".into(),
+            duration_ms: 5,
+            received_bytes: 6,
+            sent_bytes: 70_000_000_000,
+        };
+        for what in [
+            What::Connected(who()),
+            What::Subscribed(who(), "chat:1".into()),
+            What::Unsubscribed(who(), "chat:1".into(), Unsubscribed::Disconnected),
+            What::Disconnected(who(), Box::new(farewell)),
+            What::Occupied("a\n".into()),
+            What::Vacated("a".into()),
+            What::Message(who(), Bytes::from_static(br#"{"n": 1.0}"#)),
+            What::Lost(3),
+        ] {
+            log.push(&event(what));
+        }
+        let client = "01234567-89ab-4cde-8f01-23456789abcd";
+        let of = |mut body: Value| {
+            let fields = json!({"time_ms": 7, "client": client, "user": "ann \"x\"", "transport": "sse"});
+            body.as_object_mut().unwrap().append(&mut fields.as_object().unwrap().clone());
+            body
+        };
+        let (events, last) = read(&log, 0, 100);
+        assert_eq!(
+            events,
+            [
+                of(json!({"seq": 1, "type": "connected"})),
+                of(json!({"seq": 2, "type": "subscribed", "channel": "chat:1"})),
+                of(json!({"seq": 3, "type": "unsubscribed", "channel": "chat:1",
+                    "code": 1, "reason": "disconnected"})),
+                of(json!({"seq": 4, "type": "disconnected", "code": 3012, "reason": "no pong",
+                    "duration_ms": 5, "received_bytes": 6, "sent_bytes": 70_000_000_000u64})),
+                json!({"seq": 5, "time_ms": 7, "type": "occupied", "channel": "a\n"}),
+                json!({"seq": 6, "time_ms": 7, "type": "vacated", "channel": "a"}),
+                of(json!({"seq": 7, "type": "message", "data": {"n": 1.0}})),
+                json!({"seq": 10, "time_ms": 7, "type": "gap", "from": 8, "to": 10, "count": 3}),
+            ]
+        );
+        assert_eq!(last, Some(10));
+        log.push(&occupied("next"));
+        assert_eq!(log.last(), 11, "a loss has taken its numbers");
+        let text = String::from_utf8_lossy(&log.entries[6].json).into_owned();
+        assert!(text.contains(r#""data":{"n": 1.0}"#), "data stays as it was sent: {text}");
+    }
+
+    #[test]
+    fn pages_go_on_where_the_last_one_ended() {
+        let mut log = Log::new(1 << 20);
+        assert_eq!((read(&log, 0, 10), log.first(), log.last()), ((Vec::new(), None), 1, 0));
+        for number in 0..25 {
+            log.push(&occupied(&number.to_string()));
+        }
+        let (mut after, mut seen) = (0, Vec::new());
+        while let (events, Some(last)) = read(&log, after, 10) {
+            assert!(events.len() <= 10);
+            seen.extend(seqs(&events));
+            after = last;
+        }
+        assert_eq!(seen, (1..=25).collect::<Vec<_>>());
+        // By bytes as well, and one at least.
+        let mut out = Vec::new();
+        assert_eq!(log.write(3, 10, 1, 0, &mut out), Some(4));
+        assert_eq!(read(&log, 1000, 10), (Vec::new(), None), "ahead of everything");
+    }
+
+    #[test]
+    fn what_falls_off_is_a_gap_at_the_head() {
+        let one = encode(&occupied("0"), 1, 1).len() + ENTRY_BYTES;
+        // Room for three with numbers of two digits.
+        let mut log = Log::new(3 * (one + 1));
+        for number in 10..20 {
+            log.push(&occupied(&(number % 10).to_string()));
+        }
+        assert_eq!((log.first(), log.last(), log.entries.len()), (8, 10, 3));
+        let (events, last) = read(&log, 2, 10);
+        assert_eq!(
+            events[0],
+            json!({"seq": 7, "time_ms": 99, "type": "gap", "from": 3, "to": 7, "count": 5})
+        );
+        assert_eq!((seqs(&events), last), (vec![7, 8, 9, 10], Some(10)));
+        // The gap alone, and then on from it: nothing twice, nothing left out.
+        assert_eq!(read(&log, 2, 1).1, Some(7));
+        assert_eq!(seqs(&read(&log, 7, 10).0), [8, 9, 10]);
+        assert_eq!(seqs(&read(&log, 9, 10).0), [10]);
+    }
+
+    #[test]
+    fn an_event_larger_than_the_log_is_a_gap_and_the_log_stays_in_its_bound() {
+        let mut log = Log::new(1000);
+        log.push(&event(What::Message(who(), vec![b'1'; 2000].into())));
+        assert_eq!((log.bytes(), log.first(), log.last()), (0, 2, 1));
+        assert_eq!(seqs(&read(&log, 0, 10).0), [1]);
+        for number in 0..1000 {
+            log.push(&occupied(&number.to_string()));
+            assert!(log.bytes() <= 1000);
+        }
+        assert_eq!(seqs(&read(&log, 0, 1000).0).last(), Some(&1001));
+    }
+}

@@ -1,0 +1,294 @@
+//! What the backend is told: events of shards, numbered, kept in a bounded log, POSTed in order until accepted, and
+//! readable again.
+//!
+//! Inputs: [`Event`]s of shards. Outputs: batches to one endpoint, pages for `GET /api/events`. Must not know: shards
+//! beyond their events.
+//!
+//! ```text
+//!  shards ──tell──▶ Queue ──one task──▶ Log: a number each ──one task──▶ POST, one batch at a time, retried for ever
+//!           full: lost, and told        full: the oldest go  └──────────▶ GET /api/events
+//! ```
+//!
+//! # On the wire
+//! A batch is `{"epoch":"…","events":[…]}`. An epoch is one run of the daemon; numbers (`seq`) begin at 1 in each and
+//! have no hole. Every event has `seq`, `time_ms` (milliseconds since 1970) and `type`; those of a client have `client`,
+//! `user` (empty for the anonymous) and `transport`.
+//!
+//! | type | further fields |
+//! |---|---|
+//! | `connected` | |
+//! | `disconnected` | `code`, `reason`, `duration_ms`, `received_bytes`, `sent_bytes` |
+//! | `subscribed` | `channel` |
+//! | `unsubscribed` | `channel`, `code`, `reason`: 0 by the client, 1 with its connection, from 2000 on as the client is told |
+//! | `occupied`, `vacated` | `channel`; of no client |
+//! | `message` | `data`: the JSON that a client sent |
+//! | `gap` | `from`, `to`, `count`: events with these numbers are lost, and `seq` is `to`; of no client |
+//!
+//! `Idempotency-Key` is `epoch-first-last`, and a batch that is tried again is the same to the byte. With a secret,
+//! [`signature`] says what `X-Trunkline-Signature` holds. Any 2xx accepts a batch, everything else (redirects too) and
+//! every failure of the way is tried again.
+
+mod log;
+mod queue;
+mod sender;
+pub mod signature;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::http::{HeaderName, HeaderValue};
+use parking_lot::Mutex;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use tokio::sync::watch;
+
+use self::log::Log;
+use self::queue::Queue;
+use self::sender::Sender;
+use crate::base::event::{Event, EventKind};
+use crate::config::{self, Secret};
+use crate::control::process;
+use crate::shard::ask::Busy;
+
+/// Bytes of one batch or page, after which no further event is added: what a backend takes without a thought.
+const PAGE_BYTES_MAX: usize = 1 << 20;
+/// Events taken from the queue under one hold of the log's lock.
+const DRAIN_EVENTS: usize = 1024;
+/// How long events gather before the next are taken: a burst makes one batch, and one wake.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// What is told and to whom.
+#[derive(Clone, Debug)]
+pub struct EventOptions {
+    /// Where batches go; `None`: they are only kept for reading.
+    pub endpoint: Option<String>,
+    pub secret: Option<Secret>,
+    pub timeout: Duration,
+    /// Most events of a batch.
+    pub batch_max: usize,
+    pub log_bytes_max: usize,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl EventOptions {
+    /// `None`: nothing is told.
+    pub fn new(config: &config::Events) -> Option<EventOptions> {
+        (!config.kinds().is_empty()).then(|| EventOptions {
+            endpoint: config.endpoint.clone(),
+            secret: config.secret.clone(),
+            timeout: config.timeout,
+            batch_max: config.batch_max,
+            log_bytes_max: config.log_bytes_max.bytes(),
+            headers: config.headers(),
+        })
+    }
+}
+
+/// The events of this run.
+pub struct Events {
+    /// Names this run: numbers of another are others'.
+    epoch: String,
+    queue: Queue,
+    log: Mutex<Log>,
+    /// Of the newest event in the log.
+    grown: watch::Sender<u64>,
+    /// Up to which number the backend has accepted.
+    accepted: watch::Sender<u64>,
+    /// Batches are sent, and so accepted some day.
+    sends: bool,
+    counts: Counts,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    by_kind: [AtomicU64; EventKind::ALL.len()],
+    sent: AtomicU64,
+    fallen: AtomicU64,
+    batches: AtomicU64,
+    failures: AtomicU64,
+}
+
+/// A part of the log, as `GET /api/events` gives it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// The oldest and the newest number in the log: `first` is above `last` while it is empty.
+    pub first: u64,
+    pub last: u64,
+    /// Events as JSON, with commas between them.
+    pub events: Vec<u8>,
+}
+
+impl Events {
+    /// Starts numbering, and sending when there is an endpoint. Call it on the runtime that is to do it.
+    ///
+    /// # Errors
+    /// When the operating system gives no randomness, or the endpoint cannot be spoken to from this machine at all.
+    pub fn start(options: &EventOptions) -> io::Result<Arc<Events>> {
+        let events = Arc::new(Events {
+            epoch: process::random_id()?.to_string(),
+            queue: Queue::new(),
+            log: Mutex::new(Log::new(options.log_bytes_max)),
+            grown: watch::Sender::new(0),
+            accepted: watch::Sender::new(0),
+            sends: options.endpoint.is_some(),
+            counts: Counts::default(),
+        });
+        if let Some(endpoint) = &options.endpoint {
+            let sender = Sender::new(endpoint, options).map_err(io::Error::other)?;
+            tokio::spawn(Arc::clone(&events).send(sender, options.batch_max));
+        }
+        tokio::spawn(Arc::clone(&events).collect());
+        Ok(events)
+    }
+
+    /// Takes an event, from any thread and without waiting.
+    ///
+    /// # Errors
+    /// [`Busy`] when the queue is full.
+    pub fn tell(&self, event: Event) -> Result<(), Busy> {
+        self.queue.push(event)
+    }
+
+    pub fn epoch(&self) -> &str {
+        &self.epoch
+    }
+
+    /// What comes after `after`, at most `limit` events. Begins with a gap when that is not there any more.
+    pub fn page(&self, after: u64, limit: usize) -> Page {
+        let log = self.log.lock();
+        let mut events = Vec::new();
+        log.write(after, limit, PAGE_BYTES_MAX, wall_ms(), &mut events);
+        Page { first: log.first(), last: log.last(), events }
+    }
+
+    /// Until everything told so far is accepted. Without an endpoint nothing ever is, and this ends at once.
+    pub async fn drained(&self) {
+        while self.sends && !self.is_drained() {
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    /// Events told and not accepted.
+    pub fn unaccepted(&self) -> u64 {
+        match self.sends {
+            true => self.log.lock().last() - *self.accepted.borrow() + self.queue.len() as u64,
+            false => 0,
+        }
+    }
+
+    fn is_drained(&self) -> bool {
+        // Under the lock: what has left the queue is in the log.
+        let log = self.log.lock();
+        self.queue.is_empty() && log.last() == *self.accepted.borrow()
+    }
+
+    async fn collect(self: Arc<Events>) {
+        loop {
+            self.queue.filled().await;
+            while self.take_some() {
+                // Others of the runtime have their turn.
+                tokio::task::yield_now().await;
+            }
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    /// Moves events from the queue to the log. True when there may be more.
+    fn take_some(&self) -> bool {
+        let mut log = self.log.lock();
+        for _ in 0..DRAIN_EVENTS {
+            let Some(event) = self.queue.pop() else {
+                self.grown.send_replace(log.last());
+                return false;
+            };
+            if let Some(kind) = event.what.kind() {
+                self.counts.by_kind[kind as usize].fetch_add(1, Ordering::Relaxed);
+            }
+            log.push(&event);
+        }
+        self.grown.send_replace(log.last());
+        true
+    }
+
+    async fn send(self: Arc<Events>, mut sender: Sender, batch_max: usize) {
+        let mut grown = self.grown.subscribe();
+        let mut accepted = 0;
+        loop {
+            let Some(batch) = self.next_batch(accepted, batch_max) else {
+                // The sender of the channel is in `self`.
+                let _ = grown.wait_for(|&last| last > accepted).await;
+                continue;
+            };
+            while !sender.deliver(&batch).await {
+                self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                sender.pause().await;
+            }
+            self.counts.batches.fetch_add(1, Ordering::Relaxed);
+            self.counts.sent.fetch_add(batch.last - accepted, Ordering::Relaxed);
+            accepted = batch.last;
+            self.accepted.send_replace(accepted);
+        }
+    }
+
+    fn next_batch(&self, accepted: u64, batch_max: usize) -> Option<sender::Batch> {
+        let mut body = format!("{{\"epoch\":\"{}\",\"events\":[", self.epoch).into_bytes();
+        let log = self.log.lock();
+        let fallen = (log.first() - 1).saturating_sub(accepted);
+        self.counts.fallen.fetch_add(fallen, Ordering::Relaxed);
+        let last = log.write(accepted, batch_max, PAGE_BYTES_MAX, wall_ms(), &mut body)?;
+        drop(log);
+        body.extend_from_slice(b"]}");
+        let key = format!("{}-{}-{last}", self.epoch, accepted + 1);
+        Some(sender::Batch { last, key, body: body.into() })
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").field("epoch", &self.epoch).field("counts", &self.counts).finish()
+    }
+}
+
+/// What `/metrics` shows of events.
+#[derive(Debug)]
+pub struct EventMetrics(pub Arc<Events>);
+
+impl Collector for EventMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Events { counts, log, .. } = &*self.0;
+        let help = "Events numbered, by type";
+        let zero = ConstCounter::new(0u64);
+        let mut family = encoder.encode_descriptor("events", help, None, zero.metric_type())?;
+        for kind in EventKind::ALL {
+            let counter = ConstCounter::new(counts.by_kind[kind as usize].load(Ordering::Relaxed));
+            counter.encode(family.encode_family(&[("type", kind.name())])?)?;
+        }
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        for (name, help, value) in [
+            ("events_accepted", "Events that the backend accepted, gaps included", load(&counts.sent)),
+            ("events_fallen", "Events that fell off the log before they were sent", load(&counts.fallen)),
+            ("event_batches_accepted", "Batches of events that the backend accepted", load(&counts.batches)),
+            ("event_batches_failed", "Batches of events to be tried again", load(&counts.failures)),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        let log_bytes = log.lock().bytes() as u64;
+        for (name, help, value) in [
+            ("events_log_bytes", "What the log of events weighs", log_bytes),
+            ("events_unaccepted", "Events told and not accepted yet", self.0.unaccepted()),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,202 @@
+//! Tickets: one-time proofs of who a client is, for clients that can show nothing but a URL.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::io::Read as _;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use crate::base::ids::UserName;
+
+/// Tickets that may be outstanding. A crowd that is told to come shows them within seconds.
+const TICKETS_MAX: usize = 1 << 16;
+/// What their data may weigh together, in bytes.
+const TICKETS_BYTES_MAX: usize = 32 << 20;
+/// Data of one ticket, in bytes: it travels with the question, not with every message.
+pub const DATA_BYTES_MAX: usize = 4 << 10;
+/// How often expired tickets are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A ticket that was made and not shown yet.
+#[derive(Debug)]
+pub struct Ticket {
+    key: [u8; 16],
+    tunnel: u16,
+    expires: Instant,
+    pub user: UserName,
+    /// JSON for the backend.
+    pub data: Option<Box<RawValue>>,
+}
+
+impl Ticket {
+    fn bytes(&self) -> usize {
+        self.user.len() + self.data.as_ref().map_or(0, |data| data.get().len())
+    }
+}
+
+/// Why no ticket was made.
+#[derive(Debug)]
+pub enum Unissued {
+    /// As many are outstanding as may be.
+    Full,
+    NoRandomness(std::io::Error),
+}
+
+#[derive(Default)]
+pub struct Tickets(Mutex<Table>);
+
+#[derive(Default)]
+struct Table {
+    tickets: HashMap<[u8; 16], Ticket>,
+    bytes: usize,
+    swept: Option<Instant>,
+}
+
+impl Tickets {
+    /// Makes a ticket for one connection to `tunnel`, to be shown within `ttl`.
+    ///
+    /// # Errors
+    /// [`Unissued`].
+    pub fn issue(
+        &self,
+        tunnel: u16,
+        user: UserName,
+        data: Option<Box<RawValue>>,
+        ttl: Duration,
+    ) -> Result<String, Unissued> {
+        let mut key = [0; 16];
+        std::fs::File::open("/dev/urandom")
+            .and_then(|mut random| random.read_exact(&mut key))
+            .map_err(Unissued::NoRandomness)?;
+        let now = Instant::now();
+        let ticket = Ticket { key, tunnel, expires: now + ttl, user, data };
+        let mut table = self.0.lock();
+        table.sweep(now);
+        if table.tickets.len() >= TICKETS_MAX || table.bytes + ticket.bytes() > TICKETS_BYTES_MAX {
+            return Err(Unissued::Full);
+        }
+        table.insert(ticket);
+        Ok(URL_SAFE_NO_PAD.encode(key))
+    }
+
+    /// Takes the ticket out: it is good once. `None` when there is none of that text for that tunnel, or no longer.
+    pub fn redeem(&self, tunnel: u16, shown: &str) -> Option<Ticket> {
+        let mut key = [0; 16];
+        if URL_SAFE_NO_PAD.decode_slice(shown, &mut key) != Ok(key.len()) {
+            return None;
+        }
+        let mut table = self.0.lock();
+        // Shown to another tunnel it stays what it was.
+        let Entry::Occupied(entry) = table.tickets.entry(key) else { return None };
+        if entry.get().tunnel != tunnel {
+            return None;
+        }
+        let ticket = entry.remove();
+        table.bytes -= ticket.bytes();
+        (ticket.expires > Instant::now()).then_some(ticket)
+    }
+
+    /// Puts a ticket back whose connection came to nothing by no fault of the client. It expires as before.
+    pub fn restore(&self, ticket: Ticket) {
+        self.0.lock().insert(ticket);
+    }
+}
+
+impl Table {
+    fn insert(&mut self, ticket: Ticket) {
+        self.bytes += ticket.bytes();
+        self.tickets.insert(ticket.key, ticket);
+    }
+
+    fn sweep(&mut self, now: Instant) {
+        if self.swept.is_some_and(|swept| now < swept + SWEEP_INTERVAL) {
+            return;
+        }
+        self.swept = Some(now);
+        self.tickets.retain(|_, ticket| ticket.expires > now);
+        self.bytes = self.tickets.values().map(Ticket::bytes).sum();
+    }
+}
+
+/// The ticket that a query shows, and the query without it. The first one counts; another stays where it is.
+pub fn take_from(query: &str) -> (Option<String>, String) {
+    let mut shown = None;
+    let rest: Vec<&str> = query
+        .split('&')
+        .filter(|pair| match pair.strip_prefix("ticket=") {
+            Some(value) if shown.is_none() => {
+                shown = Some(value.to_string());
+                false
+            }
+            _ => true,
+        })
+        .collect();
+    (shown, rest.join("&"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn issue(tickets: &Tickets, ttl: Duration) -> String {
+        tickets.issue(3, "u".into(), None, ttl).unwrap()
+    }
+
+    #[test]
+    fn a_ticket_is_good_once_and_for_its_tunnel() {
+        let tickets = Tickets::default();
+        let (first, second) = (issue(&tickets, TTL), issue(&tickets, TTL));
+        assert!(first != second && first.len() == 22);
+        assert!(tickets.redeem(4, &first).is_none(), "another tunnel's");
+        assert_eq!(&*tickets.redeem(3, &first).unwrap().user, "u");
+        assert!(tickets.redeem(3, &first).is_none(), "used");
+        let ticket = tickets.redeem(3, &second).unwrap();
+        tickets.restore(ticket);
+        assert!(tickets.redeem(3, &second).is_some());
+        for odd in ["", "x", "ü", &"A".repeat(21), &"A".repeat(22), &"A".repeat(23), &"A".repeat(10_000)] {
+            assert!(tickets.redeem(3, odd).is_none(), "{odd}");
+        }
+        assert_eq!(tickets.0.lock().bytes, 0);
+    }
+
+    #[test]
+    fn an_expired_ticket_is_worth_nothing_and_is_swept() {
+        let tickets = Tickets::default();
+        let expired = issue(&tickets, Duration::ZERO);
+        assert!(tickets.redeem(3, &expired).is_none());
+        issue(&tickets, Duration::ZERO);
+        tickets.0.lock().swept = None;
+        issue(&tickets, TTL);
+        let table = tickets.0.lock();
+        assert_eq!((table.tickets.len(), table.bytes), (1, 1));
+    }
+
+    #[test]
+    fn tickets_are_bounded_in_number_and_bytes() {
+        let tickets = Tickets::default();
+        for _ in 0..TICKETS_MAX {
+            issue(&tickets, TTL);
+        }
+        assert!(matches!(tickets.issue(3, "u".into(), None, TTL), Err(Unissued::Full)));
+        let tickets = Tickets::default();
+        let data = || RawValue::from_string(format!("\"{}\"", "x".repeat(DATA_BYTES_MAX - 2))).ok();
+        let made = (0..TICKETS_MAX).take_while(|_| tickets.issue(3, "u".into(), data(), TTL).is_ok()).count();
+        assert!(made < TICKETS_MAX && made * DATA_BYTES_MAX <= TICKETS_BYTES_MAX, "{made}");
+    }
+
+    #[test]
+    fn a_ticket_is_taken_out_of_the_query() {
+        assert_eq!(take_from("a=1&ticket=abc&b=2"), (Some("abc".into()), "a=1&b=2".into()));
+        assert_eq!(take_from("ticket=abc"), (Some("abc".into()), String::new()));
+        assert_eq!(take_from("ticket=x&ticket=y"), (Some("x".into()), "ticket=y".into()));
+        assert_eq!(take_from("tickets=1&xticket=2"), (None, "tickets=1&xticket=2".into()));
+        assert_eq!(take_from(""), (None, String::new()));
+    }
+}

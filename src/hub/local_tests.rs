@@ -1,0 +1,468 @@
+//! Lists of subscribers, batches on their way through them, and what is held back.
+
+use super::*;
+use crate::base::bytes::Bytes;
+use crate::base::ids::Epoch;
+use crate::base::prng::Prng;
+use crate::hub::limits::BULK_WAIT_MAX;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+fn publication(offset: u64) -> Item {
+    Item::Publication(Arc::new(Publication {
+        channel: "c".into(),
+        position: Position { offset: Offset(offset), epoch: Epoch(1) },
+        data: Bytes::from_static(b"0123456789"),
+        info: None,
+        tags: Vec::new(),
+        time_ms: 0,
+        encoded: Encoded::default(),
+    }))
+}
+
+fn local() -> Local {
+    Local::new(StreamLimits { channel_bytes_max: 100, channel_items_max: 1000 }, 7)
+}
+
+fn subscribed(local: &mut Local, slots: std::ops::Range<u32>) -> ChannelIndex {
+    let mut index = 0;
+    for slot in slots {
+        index = local.join_asked(&"c".into(), &Arc::default());
+        local.subscribe(index, Subscriber::new(slot, 0, false), Offset(0));
+        local.join_answered(index);
+    }
+    index
+}
+
+/// Delivers everything in slices of `slice`, calling `between` after each; gives every visit.
+fn deliver(local: &mut Local, slice: u32, mut between: impl FnMut(&mut Local)) -> Vec<(u32, Seq, Seq)> {
+    let mut seen = Vec::new();
+    while let Some((index, active)) = local.take_ready() {
+        let until = active.remaining.saturating_sub(slice);
+        for at in (until..active.remaining).rev() {
+            seen.push((local.get(index).subscribers()[at as usize].slot(), active.start, active.end));
+        }
+        local.advance(index, until, Time::ZERO);
+        between(local);
+    }
+    seen
+}
+
+#[test]
+fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
+    for leaver in 0..10 {
+        for slice in 1..5 {
+            let mut local = local();
+            let index = subscribed(&mut local, 0..10);
+            assert!(local.handle_item("c", publication(1)));
+            // Where each slot is, as its connection would know it.
+            let mut places: HashMap<u32, u32> = (0..10).map(|slot| (slot, slot)).collect();
+            let mut left = false;
+            let seen = deliver(&mut local, slice, |local| {
+                if left {
+                    return;
+                }
+                left = true;
+                let mut moved = Vec::new();
+                local.unsubscribe(index, places[&leaver], &mut moved);
+                places.remove(&leaver);
+                for moved in moved {
+                    places.insert(moved.slot, moved.to);
+                }
+                let (position, cursor) = local.subscribe(index, Subscriber::new(99, 0, false), Offset(1));
+                assert_eq!(cursor, None, "the only item is in the running batch, which 99 is not part of");
+                places.insert(99, position);
+            });
+            let mut visited: Vec<u32> = seen.iter().map(|(slot, ..)| *slot).collect();
+            visited.sort_unstable();
+            let before = visited.len();
+            visited.dedup();
+            assert_eq!(visited.len(), before, "nobody twice");
+            for slot in (0..10).filter(|&slot| slot != leaver) {
+                assert!(visited.contains(&slot), "slot {slot}, leaver {leaver}, slice {slice}");
+            }
+            assert!(!visited.contains(&99));
+            for (place, subscriber) in local.get(index).subscribers().iter().enumerate() {
+                assert_eq!(places[&subscriber.slot()], place as u32);
+            }
+        }
+    }
+}
+
+#[test]
+fn one_that_joins_before_an_older_item_is_delivered_gets_a_cursor_behind_it() {
+    let mut local = local();
+    let index = subscribed(&mut local, 0..2);
+    local.handle_item("c", publication(1));
+    let (position, cursor) = local.subscribe(index, Subscriber::new(9, 0, false), Offset(1));
+    assert_eq!(cursor, Some(Cursor { seq: 1, after: Offset(1), asked: false }));
+    local.cursor_set(index, position);
+    assert!(local.get(index).subscribers()[position as usize].has_cursor());
+}
+
+#[test]
+fn the_stream_is_kept_for_cursors_within_its_bound_and_dropped_with_the_last() {
+    let mut local = local();
+    let index = subscribed(&mut local, 0..2);
+    local.cursor_set(index, 0);
+    for offset in 1..=5 {
+        local.handle_item("c", publication(offset));
+        deliver(&mut local, 100, |_| ());
+    }
+    assert_eq!((local.get(index).stream().base(), local.stream_bytes()), (0, 50));
+    for offset in 6..=20 {
+        local.handle_item("c", publication(offset));
+        deliver(&mut local, 100, |_| ());
+        assert!(local.stream_bytes() <= 100);
+    }
+    assert_eq!(local.get(index).stream().base(), 10);
+    local.cursor_cleared(index, 0);
+    assert_eq!((local.get(index).stream().base(), local.stream_bytes()), (20, 0));
+}
+
+/// Found by simulation, seed 1172: a poll left with its cursor, and what had been kept for it stayed until the next
+/// publication.
+#[test]
+fn the_stream_is_dropped_when_the_last_with_a_cursor_leaves() {
+    let mut local = local();
+    let index = subscribed(&mut local, 0..2);
+    local.cursor_set(index, 0);
+    local.handle_item("c", publication(1));
+    deliver(&mut local, 100, |_| ());
+    assert_eq!(local.stream_bytes(), 10);
+    local.unsubscribe(index, 0, &mut Vec::new());
+    assert_eq!((local.stream_bytes(), local.subscriptions()), (0, 1));
+}
+
+#[test]
+fn a_cursor_names_its_place_in_the_log_wherever_the_stream_begins() {
+    let mut local = local();
+    let index = subscribed(&mut local, 0..2);
+    local.cursor_set(index, 0);
+    for offset in 1..=20 {
+        local.handle_item("c", publication(offset));
+        deliver(&mut local, 100, |_| ());
+    }
+    let stream = local.get(index).stream();
+    assert_eq!(
+        (stream.base(), stream.cursor(10).after, stream.cursor(13).after),
+        (10, Offset(10), Offset(13))
+    );
+    assert_eq!(stream.cursor_after(Offset(9)), None);
+    assert_eq!(stream.cursor_after(Offset(10)).unwrap().seq, 10);
+    assert_eq!(stream.cursor_after(Offset(15)).unwrap().seq, 15);
+    assert_eq!(stream.cursor_after(Offset(20)).unwrap().seq, stream.end());
+}
+
+#[test]
+fn an_unused_channel_is_forgotten_even_in_the_middle_of_a_batch() {
+    let mut local = local();
+    let index = subscribed(&mut local, 0..3);
+    local.handle_item("c", publication(1));
+    let (_, active) = local.take_ready().unwrap();
+    local.advance(index, active.remaining - 1, Time::ZERO);
+    for _ in 0..3 {
+        local.unsubscribe(index, 0, &mut Vec::new());
+    }
+    assert_eq!((local.channels(), local.subscriptions(), local.stream_bytes()), (0, 0, 0));
+    assert_eq!(local.backlog_bytes(), 0);
+    assert!(local.take_ready().is_none());
+    assert!(!local.handle_item("c", publication(2)), "nobody is subscribed");
+}
+
+#[test]
+fn items_for_nobody_do_not_reach_a_later_subscriber() {
+    let mut local = local();
+    let index = local.join_asked(&"c".into(), &Arc::default());
+    assert!(!local.handle_item("c", publication(1)));
+    let (_, cursor) = local.subscribe(index, Subscriber::new(1, 0, false), Offset(1));
+    local.join_answered(index);
+    assert_eq!(cursor, None);
+    assert!(deliver(&mut local, 10, |_| ()).is_empty());
+}
+
+/// A publication to be held back.
+fn paced(local: &mut Local, offset: u64, pace: Pace, now: Time) {
+    let Item::Publication(publication) = publication(offset) else { unreachable!() };
+    assert!(local.handle_paced("c", publication, pace, now));
+}
+
+fn spread(spread_ms: u32) -> Pace {
+    Pace { spread_ms, bulk: false }
+}
+
+const BULK: Pace = Pace { spread_ms: 0, bulk: true };
+
+/// Delivers what is due until `end`, looking whenever the shard would; gives when each subscriber was visited.
+fn play(local: &mut Local, mut now: Time, end: Time) -> Vec<(u32, Time)> {
+    let mut seen = Vec::new();
+    loop {
+        while let Some((index, active, until)) = local.take_spread(now, 128) {
+            let visited = &local.get(index).subscribers()[until as usize..active.remaining as usize];
+            seen.extend(visited.iter().rev().map(|subscriber| (subscriber.slot(), now)));
+            local.advance(index, until, now);
+        }
+        match local.next_spread().filter(|&next| next <= end) {
+            Some(next) => now = next,
+            None => return seen,
+        }
+    }
+}
+
+#[test]
+fn a_spread_publication_reaches_nine_thousand_evenly() {
+    let mut local = local();
+    subscribed(&mut local, 0..9_000);
+    let start = Time::from_millis(77_777);
+    paced(&mut local, 1, spread(5_000), start);
+    let mut buckets = [0_u32; 50];
+    let seen = play(&mut local, start, start + Duration::from_secs(6));
+    assert_eq!(seen.len(), 9_000);
+    for (_, at) in seen {
+        buckets[(at.since(start).as_millis() / 100).min(49) as usize] += 1;
+    }
+    for bucket in buckets {
+        assert!((144..=216).contains(&bucket), "180 in 100 ms, a fifth more or less: {buckets:?}");
+    }
+    assert_eq!((local.held_bytes(), local.backlog_bytes(), local.next_spread()), (0, 0, None));
+}
+
+#[test]
+fn what_is_held_back_is_no_backlog_until_something_at_once_lets_it_go() {
+    let mut local = local();
+    subscribed(&mut local, 0..100);
+    paced(&mut local, 1, spread(3_600_000), Time::ZERO);
+    assert_eq!(local.backlog_bytes(), 0);
+    assert!(local.held_bytes() > 0 && !local.has_ready());
+    assert_eq!(play(&mut local, Time::ZERO, Time::from_millis(360_000)).len(), 10);
+    local.handle_item("c", publication(2));
+    assert_eq!((local.held_bytes(), local.next_spread(), local.windows_cut_total()), (0, None, 1));
+    let seen = deliver(&mut local, 7, |_| ());
+    let firsts = seen.iter().filter(|(_, start, _)| *start == 0).count();
+    assert_eq!((firsts, seen.len()), (90, 190), "who waited gets the first, then everyone the second");
+    assert_eq!(local.backlog_bytes(), 0);
+}
+
+#[test]
+fn more_than_may_be_held_is_delivered_at_once() {
+    let mut local = local();
+    local.held_bytes_max = 1_000;
+    subscribed(&mut local, 0..10);
+    for offset in 1..=8 {
+        paced(&mut local, offset, spread(1_000), Time::ZERO);
+    }
+    assert_eq!((local.held_bytes(), local.next_spread()), (0, None));
+    assert_eq!(deliver(&mut local, 100, |_| ()).len(), 20, "the batch under way, and the rest as one");
+}
+
+#[test]
+fn bulk_waits_for_its_moment_and_not_longer_than_its_bound() {
+    let mut local = local();
+    let index = subscribed(&mut local, 0..10);
+    paced(&mut local, 1, BULK, Time::ZERO);
+    assert!(!local.has_ready() && local.has_bulk());
+    let (_, active) = local.take_bulk().unwrap();
+    local.advance(index, active.remaining - 4, Time::ZERO);
+    assert!(local.has_bulk() && !local.has_ready());
+    local.promote_overdue(Time::ZERO + BULK_WAIT_MAX - Duration::from_nanos(1));
+    assert!(local.has_bulk());
+    local.promote_overdue(Time::ZERO + BULK_WAIT_MAX);
+    assert!(!local.has_bulk() && local.has_ready());
+    assert_eq!(deliver(&mut local, 100, |_| ()).len(), 6);
+}
+
+/// A subscriber as its connection would know it.
+#[derive(Default)]
+struct Member {
+    place: u32,
+    cursor: Option<Cursor>,
+    /// Its socket takes nothing.
+    blocked: bool,
+    joined_at: u64,
+    got: u64,
+}
+
+/// Any number of publications at any pace, with subscribers that come, go and lag: everyone gets everything since it came,
+/// once, in order, and by the time that its pace promises.
+struct Paces {
+    local: Local,
+    index: ChannelIndex,
+    members: BTreeMap<u32, Member>,
+    /// By when each must have been delivered; the first has offset 1.
+    due: Vec<Time>,
+    now: Time,
+    slots: u32,
+    prng: Prng,
+}
+
+impl Paces {
+    fn new(seed: u64) -> Paces {
+        let limits = StreamLimits { channel_bytes_max: usize::MAX, channel_items_max: usize::MAX };
+        let mut local = Local::new(limits, 7);
+        // Held by a join that is never answered: what goes and comes is the subscribers.
+        let index = local.join_asked(&"c".into(), &Arc::default());
+        let (due, members) = (Vec::new(), BTreeMap::new());
+        let mut prng = Prng::with_seed(seed);
+        if prng.u8(..4) == 0 {
+            local.held_bytes_max = 700;
+        }
+        Paces { local, index, members, due, now: Time::from_millis(5_000), slots: 0, prng }
+    }
+
+    fn join(&mut self) {
+        let (slot, top) = (self.slots, self.due.len() as u64);
+        self.slots += 1;
+        let (place, cursor) = self.local.subscribe(self.index, Subscriber::new(slot, 0, false), Offset(top));
+        if cursor.is_some() {
+            self.local.cursor_set(self.index, place);
+        }
+        self.members.insert(slot, Member { place, cursor, joined_at: top, got: top, ..Member::default() });
+    }
+
+    fn leave(&mut self, slot: u32) {
+        let member = self.members.remove(&slot).unwrap();
+        let mut moved = Vec::new();
+        if member.cursor.is_some() {
+            self.local.cursor_cleared(self.index, member.place);
+        }
+        self.local.unsubscribe(self.index, member.place, &mut moved);
+        for moved in moved {
+            self.members.get_mut(&moved.slot).unwrap().place = moved.to;
+        }
+    }
+
+    fn publish(&mut self) {
+        let pace = match self.prng.u8(..6) {
+            0 => Pace::default(),
+            1 => BULK,
+            _ => spread([1, 20, 300, 5_000, 60_000][self.prng.usize(..5)]),
+        };
+        let wait = match pace {
+            Pace { spread_ms: 0, bulk: false } => Duration::ZERO,
+            Pace { spread_ms: 0, bulk: true } => BULK_WAIT_MAX,
+            Pace { spread_ms, .. } => Duration::from_millis(spread_ms.into()),
+        };
+        self.due.push(self.now + wait);
+        let Item::Publication(publication) = publication(self.due.len() as u64) else { unreachable!() };
+        self.local.handle_paced("c", publication, pace, self.now);
+    }
+
+    fn block(&mut self, slot: u32) {
+        let entry = self.local.get(self.index);
+        let member = self.members.get_mut(&slot).unwrap();
+        member.blocked = true;
+        if member.cursor.is_none() {
+            member.cursor = Some(entry.stream().cursor(entry.cursor_of(member.place)));
+            self.local.cursor_set(self.index, member.place);
+        }
+    }
+
+    fn unblock(&mut self, slot: u32) {
+        let member = self.members.get_mut(&slot).unwrap();
+        member.blocked = false;
+        let Some(cursor) = member.cursor else { return };
+        let entry = self.local.get(self.index);
+        let end = entry.stream().end();
+        take(member, entry.stream().between(cursor.seq, end));
+        if end == entry.cursor_of(member.place) {
+            member.cursor = None;
+            self.local.cursor_cleared(self.index, member.place);
+        } else {
+            member.cursor = Some(entry.stream().cursor(end));
+        }
+    }
+
+    fn visit(&mut self, active: Active, until: u32) {
+        for place in (until..active.remaining).rev() {
+            let entry = self.local.get(self.index);
+            let subscriber = entry.subscribers()[place as usize];
+            let member = self.members.get_mut(&subscriber.slot()).unwrap();
+            assert_eq!((member.place, member.cursor.is_some()), (place, subscriber.has_cursor()));
+            let from = member.cursor.map_or(active.start, |cursor| cursor.seq);
+            if member.blocked || from < active.start || from > active.end {
+                continue;
+            }
+            take(member, entry.stream().between(from, active.end));
+            if member.cursor.take().is_some() {
+                self.local.cursor_cleared(self.index, place);
+            }
+        }
+        self.local.advance(self.index, until, self.now);
+    }
+
+    /// One turn of a shard, which may leave things to the next. True when it has done something.
+    fn turn(&mut self) -> bool {
+        self.local.promote_overdue(self.now);
+        let slice = self.prng.u32(1..8);
+        if let Some((_, active, until)) = self.local.take_spread(self.now, slice) {
+            self.visit(active, until);
+            return true;
+        }
+        if let Some((_, active)) = self.local.take_ready() {
+            self.visit(active, active.remaining.saturating_sub(slice));
+            return true;
+        }
+        false
+    }
+
+    fn run(mut self) {
+        for _ in 0..400 {
+            let slot = self.members.keys().nth(self.prng.usize(..self.members.len().max(1))).copied();
+            match (self.prng.u8(..12), slot) {
+                (0..3, _) | (_, None) => self.join(),
+                (3, Some(slot)) => self.leave(slot),
+                (4, Some(slot)) => self.block(slot),
+                (5, Some(slot)) => self.unblock(slot),
+                (6..8, _) => self.publish(),
+                (8, _) => {
+                    if !self.local.has_ready()
+                        && let Some((_, active)) = self.local.take_bulk()
+                    {
+                        self.visit(active, active.remaining.saturating_sub(3));
+                    }
+                }
+                (9, _) => self.now = self.now + Duration::from_millis(self.prng.u64(..2_000)),
+                _ => _ = self.turn(),
+            }
+            if self.prng.u8(..4) == 0 {
+                while self.turn() {}
+                self.compare();
+            }
+        }
+        self.now = self.now + Duration::from_secs(61);
+        while self.turn() {}
+        self.compare();
+        let behind =
+            self.members.values().filter(|member| !member.blocked && member.cursor.is_some()).count();
+        assert_eq!(behind, 0, "everything is delivered, and nobody waits for a batch");
+        let last: Vec<u32> = self.members.keys().copied().collect();
+        last.into_iter().for_each(|slot| self.leave(slot));
+        assert_eq!(
+            (self.local.held_bytes(), self.local.backlog_bytes(), self.local.stream_bytes()),
+            (0, 0, 0)
+        );
+        assert_eq!((self.local.next_spread(), self.local.has_bulk()), (None, false));
+    }
+
+    fn compare(&self) {
+        for (slot, member) in &self.members {
+            let due = self.due.iter().rposition(|&due| due <= self.now).map_or(0, |at| at as u64 + 1);
+            let due = due.max(member.joined_at);
+            assert!(member.blocked || member.got >= due, "{slot} has {} of {due}", member.got);
+        }
+    }
+}
+
+fn take<'i>(member: &mut Member, items: impl Iterator<Item = &'i Item>) {
+    for item in items {
+        member.got += 1;
+        assert_eq!(item.offset(), Some(Offset(member.got)), "the next one, once");
+    }
+}
+
+#[test]
+fn at_any_pace_everyone_gets_everything_once_in_order_and_in_time() {
+    for seed in 0..1_000 {
+        Paces::new(seed).run();
+    }
+}

@@ -1,0 +1,351 @@
+//! One connection of a tunnel as a state machine, and the words in which it speaks with the backend.
+//!
+//! A tunnel carries the messages of any WebSocket client to an HTTP backend, one at a time and in order, and the
+//! backend's answers back. Nothing here knows what a message means. Inputs: messages of the client, answers of the
+//! backend. Outputs: the next message to hand over, and whether the client may go on speaking.
+//!
+//! ```text
+//!  Asking ──Admitted──▶ Open ──▶ (parted: what waits is still handed over, then the close is told)
+//!     └──Refused, Failed──▶ (answered over HTTP)
+//! ```
+
+use std::collections::VecDeque;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::{ClientId, UserName};
+use crate::proto::websocket::Handshake;
+use crate::session::question::{Headers, Waiting};
+
+/// What a backend is asked or told about one connection.
+#[derive(Clone, Debug)]
+pub struct TunnelQuestion {
+    /// The tunnel's place in the configuration's list.
+    pub tunnel: u16,
+    pub client: ClientId,
+    /// As the backend named it when it let the connection in.
+    pub user: Option<UserName>,
+    pub matter: TunnelMatter,
+}
+
+#[derive(Clone, Debug)]
+pub enum TunnelMatter {
+    /// May this client connect? Answered with [`TunnelAnswer::Admitted`], `Refused` or `Failed`.
+    Connect(Box<Hello>),
+    /// The client said this. Answered with `Said`, `Gone` or `Failed`.
+    Message {
+        /// From 1, without gaps: the same message has the same number when it is handed over again.
+        sequence: u64,
+        message: Payload,
+    },
+    /// The connection has ended. Nobody waits for an answer.
+    Close {
+        /// Of the Close frame; 1005 without one in it, 1006 when the connection broke (RFC 6455 section 7.4.1).
+        code: u16,
+        reason: Box<str>,
+        /// The number of the last message that was handed over.
+        messages: u64,
+        /// Messages of the client that the backend has not taken: the one that failed, and what waited behind it.
+        undelivered: u32,
+    },
+}
+
+/// The request that wants to become a connection.
+#[derive(Clone, Debug)]
+pub struct Hello {
+    /// As it stands in the target, without the question mark.
+    pub query: Box<str>,
+    /// Those that the configuration forwards.
+    pub headers: Box<Headers>,
+    /// As the client offers them, in its order.
+    pub subprotocols: Box<[Box<str>]>,
+}
+
+/// One WebSocket message, either way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// UTF-8 then: whoever makes one has seen to that.
+    pub text: bool,
+    pub bytes: Bytes,
+}
+
+/// What the backend says to a [`TunnelQuestion`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunnelAnswer {
+    Admitted(Box<Admission>),
+    /// The client may not connect: the status it gets, 401 or 403.
+    Refused {
+        status: u16,
+    },
+    /// The message was taken; the answer, if it has one, is for the client.
+    Said(Option<Payload>),
+    /// The backend does not know the connection any more.
+    Gone,
+    /// There is no telling what the backend wants: it is down, slow, or talks nonsense.
+    Failed,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Admission {
+    /// The tunnel's place, for the case that the connection is gone by now.
+    pub tunnel: u16,
+    pub user: Option<UserName>,
+    /// One of those that the client offers.
+    pub subprotocol: Option<Box<str>>,
+    /// Sent to the client first of all.
+    pub message: Option<Payload>,
+}
+
+/// How much of what a client says may wait for the backend. Above either, reading from the client pauses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitingLimits {
+    pub messages_max: usize,
+    pub bytes_max: usize,
+}
+
+/// One connection.
+pub struct Tunnel {
+    /// The tunnel's place in the configuration's list.
+    pub place: u16,
+    /// Messages that the backend will not get.
+    undelivered: u32,
+    pub user: Option<UserName>,
+    /// Unix seconds; 0 until it is let in.
+    pub opened_at_s: u64,
+    /// Messages handed over so far: the number of the last one.
+    sequence: u64,
+    stage: Stage,
+}
+
+const _: () = assert!(size_of::<Tunnel>() <= 64, "an idle connection of a tunnel costs its slot and this");
+
+enum Stage {
+    Asking(Box<Asking>),
+    /// Boxed work only while a message is under way.
+    Open(Option<Box<Work>>),
+}
+
+/// What is kept until the backend has said whether the client may connect.
+pub struct Asking {
+    pub handshake: Handshake<'static>,
+    /// Dropping it tells the control plane that nobody waits any more.
+    pub waiting: Waiting,
+    /// What the client said before it was answered.
+    pub unread: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Work {
+    waiting: VecDeque<Payload>,
+    waiting_bytes: usize,
+    /// The client is not read from.
+    paused: bool,
+}
+
+impl Tunnel {
+    pub fn new(place: u16, asking: Asking) -> Tunnel {
+        let stage = Stage::Asking(Box::new(asking));
+        Tunnel { place, undelivered: 0, user: None, opened_at_s: 0, sequence: 0, stage }
+    }
+
+    pub fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open(_))
+    }
+
+    pub fn asking(&mut self) -> Option<&mut Asking> {
+        match &mut self.stage {
+            Stage::Asking(asking) => Some(asking),
+            Stage::Open(_) => None,
+        }
+    }
+
+    /// The backend has let the client in. `None`: it was in already.
+    pub fn open(&mut self, user: Option<UserName>, unix_s: u64) -> Option<Asking> {
+        let Stage::Asking(asking) = std::mem::replace(&mut self.stage, Stage::Open(None)) else {
+            return None;
+        };
+        self.user = user;
+        self.opened_at_s = unix_s;
+        Some(*asking)
+    }
+
+    /// The client said something. `Some`: hand it over now. `None`: it waits behind what is under way.
+    pub fn handle_message(&mut self, message: Payload) -> Option<(u64, Payload)> {
+        match &mut self.stage {
+            Stage::Asking(_) => None,
+            Stage::Open(Some(work)) => {
+                work.waiting_bytes += message.bytes.len();
+                work.waiting.push_back(message);
+                None
+            }
+            Stage::Open(work @ None) => {
+                *work = Some(Box::default());
+                self.sequence += 1;
+                Some((self.sequence, message))
+            }
+        }
+    }
+
+    /// What was under way is done with: the next message to hand over, if one waits.
+    pub fn handle_answered(&mut self) -> Option<(u64, Payload)> {
+        let Stage::Open(work) = &mut self.stage else { return None };
+        let next = work.as_mut().and_then(|work| {
+            let next = work.waiting.pop_front()?;
+            work.waiting_bytes -= next.bytes.len();
+            Some(next)
+        });
+        match next {
+            Some(message) => {
+                self.sequence += 1;
+                Some((self.sequence, message))
+            }
+            None => {
+                *work = None;
+                None
+            }
+        }
+    }
+
+    /// True when the client is to be read from no longer. Once: until [`Tunnel::take_resume`] it stays paused.
+    pub fn take_pause(&mut self, limits: WaitingLimits) -> bool {
+        let Stage::Open(Some(work)) = &mut self.stage else { return false };
+        let full = work.waiting.len() >= limits.messages_max || work.waiting_bytes >= limits.bytes_max;
+        full && !std::mem::replace(&mut work.paused, true)
+    }
+
+    /// Ask before [`Tunnel::handle_answered`], which may end the work: true when the client is to be read from again.
+    /// That is at half of the limits, so that reading does not stop and start with each message.
+    pub fn take_resume(&mut self, limits: WaitingLimits) -> bool {
+        let Stage::Open(Some(work)) = &mut self.stage else { return false };
+        let next_bytes = work.waiting.front().map_or(0, |next| next.bytes.len());
+        let (messages, bytes) = (work.waiting.len().saturating_sub(1), work.waiting_bytes - next_bytes);
+        let room = messages * 2 <= limits.messages_max && bytes * 2 <= limits.bytes_max;
+        room && std::mem::take(&mut work.paused)
+    }
+
+    /// Whether reading from the client is paused because the backend does not keep up.
+    pub fn is_paused(&self) -> bool {
+        matches!(&self.stage, Stage::Open(Some(work)) if work.paused)
+    }
+
+    /// Whether the backend has a message and has not answered it.
+    pub fn is_asking_backend(&self) -> bool {
+        matches!(self.stage, Stage::Open(Some(_)))
+    }
+
+    /// Messages handed over so far.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Messages that wait behind the one under way, and their bytes.
+    pub fn waiting(&self) -> (usize, usize) {
+        match &self.stage {
+            Stage::Open(Some(work)) => (work.waiting.len(), work.waiting_bytes),
+            _ => (0, 0),
+        }
+    }
+
+    /// What waits will not be handed over.
+    pub fn discard(&mut self) {
+        let Stage::Open(Some(work)) = &mut self.stage else { return };
+        work.waiting_bytes = 0;
+        self.undelivered = self.undelivered.saturating_add(work.waiting.len() as u32);
+        work.waiting.clear();
+    }
+
+    /// The backend has not taken what was under way, and gets nothing more.
+    pub fn fail(&mut self) {
+        self.discard();
+        self.undelivered = self.undelivered.saturating_add(1);
+        self.stage = Stage::Open(None);
+    }
+
+    /// Messages that the backend will not get.
+    pub fn undelivered(&self) -> u32 {
+        self.undelivered
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened() -> Tunnel {
+        let head = b"GET /tunnel/x HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        let (head, _) = crate::proto::http1::parse_head(head).unwrap().unwrap();
+        let handshake = crate::proto::websocket::accept(&head, &[]).unwrap();
+        let mut tunnel = Tunnel::new(0, Asking { handshake, waiting: Box::new(()), unread: Vec::new() });
+        assert!(tunnel.handle_message(payload("early")).is_none() && !tunnel.is_open());
+        assert!(tunnel.open(Some("u".into()), 7).is_some() && tunnel.open(None, 8).is_none());
+        assert_eq!((tunnel.user.as_deref(), tunnel.opened_at_s), (Some("u"), 7));
+        tunnel
+    }
+
+    fn payload(text: &str) -> Payload {
+        Payload { text: true, bytes: Bytes::copy_from_slice(text.as_bytes()) }
+    }
+
+    #[test]
+    fn messages_are_handed_over_one_at_a_time_and_numbered_in_order() {
+        let mut tunnel = opened();
+        assert_eq!(tunnel.handle_message(payload("a")), Some((1, payload("a"))));
+        for text in ["b", "cc", "d"] {
+            assert_eq!(tunnel.handle_message(payload(text)), None);
+        }
+        assert_eq!(tunnel.waiting(), (3, 4));
+        assert_eq!(tunnel.handle_answered(), Some((2, payload("b"))));
+        assert_eq!(tunnel.handle_answered(), Some((3, payload("cc"))));
+        assert_eq!(tunnel.handle_answered(), Some((4, payload("d"))));
+        assert!(tunnel.is_asking_backend());
+        assert_eq!((tunnel.handle_answered(), tunnel.is_asking_backend()), (None, false));
+        assert_eq!(tunnel.handle_message(payload("e")), Some((5, payload("e"))));
+    }
+
+    #[test]
+    fn reading_pauses_at_either_limit_and_resumes_at_half_of_both() {
+        for (limits, texts) in [
+            (WaitingLimits { messages_max: 4, bytes_max: 1000 }, ["x", "x", "x", "x"]),
+            (WaitingLimits { messages_max: 1000, bytes_max: 40 }, ["0123456789"; 4]),
+        ] {
+            let mut tunnel = opened();
+            assert!(tunnel.handle_message(payload("first")).is_some() && !tunnel.take_pause(limits));
+            let pauses = texts.map(|text| {
+                assert!(tunnel.handle_message(payload(text)).is_none());
+                tunnel.take_pause(limits)
+            });
+            assert_eq!(pauses, [false, false, false, true]);
+            assert!(!tunnel.take_pause(limits) && tunnel.is_paused(), "it is paused once");
+            assert!(!tunnel.take_resume(limits) && tunnel.handle_answered().is_some());
+            assert!(tunnel.take_resume(limits) && tunnel.handle_answered().is_some(), "two are left of four");
+            assert!(!tunnel.take_resume(limits) && !tunnel.is_paused());
+        }
+    }
+
+    #[test]
+    fn the_smallest_limit_lets_every_message_through() {
+        let limits = WaitingLimits { messages_max: 1, bytes_max: 1 };
+        let mut tunnel = opened();
+        tunnel.handle_message(payload("a long one"));
+        tunnel.handle_message(payload("another long one"));
+        assert!(tunnel.take_pause(limits) && tunnel.take_resume(limits));
+        assert_eq!(tunnel.handle_answered(), Some((2, payload("another long one"))));
+    }
+
+    #[test]
+    fn what_is_discarded_is_counted() {
+        let mut tunnel = opened();
+        tunnel.discard();
+        assert_eq!(tunnel.undelivered(), 0);
+        for _ in 0..3 {
+            tunnel.handle_message(payload("x"));
+        }
+        tunnel.discard();
+        assert_eq!((tunnel.undelivered(), tunnel.waiting(), tunnel.sequence()), (2, (0, 0), 1));
+        assert_eq!(tunnel.handle_answered(), None);
+        tunnel.handle_message(payload("y"));
+        tunnel.handle_message(payload("z"));
+        tunnel.fail();
+        assert_eq!((tunnel.undelivered(), tunnel.is_asking_backend()), (4, false));
+    }
+}

@@ -1,0 +1,461 @@
+//! What the backend is told of this shard: who came and went, what channels have subscribers, what clients sent.
+//!
+//! Inputs: what happens here, in its order. Outputs: events, handed to the control plane without waiting. Must not know:
+//! how they are numbered, kept and sent.
+//!
+//! A held poll is no client: it is told of as a subscriber of its channels (`occupied`, `vacated`) and not otherwise.
+//! What finds no room is counted, and the count is the next event to go out: a loss is told in its place.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::bytes::Bytes;
+use crate::base::event::{Event, EventKind, EventKinds, Farewell, What, Who};
+use crate::base::fault::{Disconnect, Unsubscribed};
+use crate::base::ids::{ChannelName, WireKind};
+use crate::base::slots::Slots;
+use crate::base::time::Time;
+use crate::session::reader::Mode;
+use crate::shard::RETRY;
+use crate::shard::ask::ControlPlane;
+use crate::shard::connections::{Connection, State};
+use crate::shard::core::Core;
+
+/// Empty channels of one shard that may wait to be told as vacated: what a million clients that leave in one second
+/// come to on 16 shards, each with a channel of its own. Beyond, one is told at once.
+const VACATED_WAITING_MAX: usize = 64 * 1024;
+
+/// A shard's side of telling the backend.
+pub(in crate::shard) struct Events {
+    kinds: EventKinds,
+    control: Option<Arc<dyn ControlPlane>>,
+    /// Of every connection, for `disconnected`; does not exist when that is not told.
+    lives: Option<Slots<Life>>,
+    occupancy: Occupancy,
+    /// Why the connection that is about to be forgotten ends.
+    noted: Option<(u32, Disconnect)>,
+    /// Events that found no room, not told yet.
+    lost: u64,
+    /// Events told and lost, since the start.
+    totals: (u64, u64),
+    /// Everything was told as vacated: nothing that comes after counts.
+    last_told: bool,
+}
+
+/// What is known of a connection when it ends. 32 bytes a connection, with what tells it from none.
+struct Life {
+    connected: Time,
+    received_bytes: u64,
+    sent_bytes: u64,
+}
+
+impl Events {
+    pub fn new(kinds: EventKinds, vacated_delay: Duration, control: Option<Arc<dyn ControlPlane>>) -> Events {
+        Events {
+            kinds,
+            control,
+            lives: kinds.contains(EventKind::Disconnected).then(Slots::default),
+            occupancy: Occupancy::new(vacated_delay),
+            noted: None,
+            lost: 0,
+            totals: (0, 0),
+            last_told: false,
+        }
+    }
+
+    pub fn wants(&self, kind: EventKind) -> bool {
+        self.kinds.contains(kind)
+    }
+
+    /// Events told, and events that found no room.
+    pub fn totals(&self) -> (u64, u64) {
+        self.totals
+    }
+
+    /// Events wait for room at the control plane.
+    pub fn is_waiting(&self) -> bool {
+        self.lost > 0
+    }
+
+    /// When there is something to do without anything having happened.
+    pub fn next(&self, now: Time) -> Option<Time> {
+        let retry = self.is_waiting().then(|| now + RETRY);
+        retry.into_iter().chain(self.occupancy.next()).min()
+    }
+
+    fn tell(&mut self, time_ms: u64, what: What) {
+        self.tell_lost(time_ms);
+        // Not before the loss is told: it would look as if it had come first.
+        let room = self.lost == 0
+            && self
+                .control
+                .as_ref()
+                .is_none_or(|control| control.tell_backend(Event { time_ms, what }).is_ok());
+        if room {
+            self.totals.0 += 1;
+        } else {
+            self.totals.1 += 1;
+            self.lost += 1;
+        }
+    }
+
+    fn tell_lost(&mut self, time_ms: u64) {
+        if self.lost > 0
+            && let Some(control) = &self.control
+            && control.tell_backend(Event { time_ms, what: What::Lost(self.lost) }).is_ok()
+        {
+            self.lost = 0;
+        }
+    }
+
+    // --- what a connection was
+
+    /// A socket was accepted.
+    pub fn begin(&mut self, slot: u32, now: Time) {
+        if let Some(lives) = &mut self.lives {
+            lives.insert(slot, Life { connected: now, received_bytes: 0, sent_bytes: 0 });
+        }
+    }
+
+    /// Its socket is closed.
+    pub fn end(&mut self, slot: u32) {
+        if let Some(lives) = &mut self.lives {
+            lives.remove(slot);
+        }
+    }
+
+    pub fn received(&mut self, slot: u32, bytes: usize) {
+        if let Some(life) = self.lives.as_mut().and_then(|lives| lives.get_mut(slot)) {
+            life.received_bytes += bytes as u64;
+        }
+    }
+
+    /// A tick's writes are with the kernel: `of` gives the bytes for each connection.
+    pub fn sent(&mut self, of: impl FnOnce(&mut dyn FnMut(u32, u64))) {
+        if let Some(lives) = &mut self.lives {
+            of(&mut |slot, bytes| {
+                if let Some(life) = lives.get_mut(slot) {
+                    life.sent_bytes += bytes;
+                }
+            });
+        }
+    }
+
+    /// The kernel did not take so many bytes of the tick's write.
+    pub fn unsent(&mut self, slot: u32, bytes: u64) {
+        if let Some(life) = self.lives.as_mut().and_then(|lives| lives.get_mut(slot)) {
+            life.sent_bytes = life.sent_bytes.saturating_sub(bytes);
+        }
+    }
+
+    /// Says why a connection ends, right before it is made to end. Without, it was the peer who left.
+    pub fn note_end(&mut self, slot: u32, disconnect: &Disconnect) {
+        if self.wants(EventKind::Disconnected) {
+            self.noted = Some((slot, disconnect.clone()));
+        }
+    }
+
+    /// What [`Events::note_end`] said of this connection.
+    pub fn take_note(&mut self, slot: u32) -> Disconnect {
+        match self.noted.take() {
+            Some((noted, disconnect)) if noted == slot => disconnect,
+            _ => Disconnect::CONNECTION_CLOSED,
+        }
+    }
+}
+
+impl Core {
+    /// The connection is a client from now on, with the subscriptions that it has.
+    pub fn tell_connected(&mut self, slot: u32) {
+        let now = self.now;
+        if let Some(life) = self.events.lives.as_mut().and_then(|lives| lives.get_mut(slot)) {
+            life.connected = now;
+        }
+        self.tell_of(slot, EventKind::Connected, What::Connected);
+        if !self.events.wants(EventKind::Subscribed) {
+            return;
+        }
+        let Some(connection) = self.connections.get(slot) else { return };
+        let subs = match &connection.state {
+            State::Client { session, .. } => session.subs(),
+            State::Reader { reader, .. } => reader.subs(),
+            _ => return,
+        };
+        let channels: Vec<u32> =
+            subs.iter().filter(|sub| sub.place().is_some()).map(|sub| sub.channel()).collect();
+        for channel in channels {
+            self.tell_subscribed(slot, channel);
+        }
+    }
+
+    /// The connection is in the channel's list. Told when it is a client; what a client has when it becomes one is told
+    /// then.
+    pub fn tell_subscribed(&mut self, slot: u32, channel: u32) {
+        if !self.events.wants(EventKind::Subscribed) || !self.is_listed(slot) {
+            return;
+        }
+        let name = self.local.get(channel).name.clone();
+        self.tell_of(slot, EventKind::Subscribed, |who| What::Subscribed(who, name));
+    }
+
+    /// The connection has left the channel's list, in which it was.
+    pub fn tell_unsubscribed(&mut self, slot: u32, channel: &ChannelName, why: Unsubscribed) {
+        if self.is_listed(slot) {
+            self.tell_of(slot, EventKind::Unsubscribed, |who| What::Unsubscribed(who, channel.clone(), why));
+        }
+    }
+
+    /// The connection was a client and is none any more.
+    pub fn tell_disconnected(&mut self, slot: u32, why: Disconnect) {
+        let Some(life) = self.events.lives.as_ref().and_then(|lives| lives.get(slot)) else { return };
+        let farewell = Farewell {
+            code: why.code,
+            reason: why.reason,
+            duration_ms: self.now.since(life.connected).as_millis() as u64,
+            received_bytes: life.received_bytes,
+            sent_bytes: life.sent_bytes,
+        };
+        self.tell_of(slot, EventKind::Disconnected, |who| What::Disconnected(who, Box::new(farewell)));
+    }
+
+    /// A client has sent the backend something. False when nobody is there to take it.
+    pub fn tell_message(&mut self, slot: u32, data: Bytes) -> bool {
+        self.tell_of(slot, EventKind::Message, |who| What::Message(who, data));
+        self.events.wants(EventKind::Message)
+    }
+
+    fn tell_of(&mut self, slot: u32, kind: EventKind, what: impl FnOnce(Who) -> What) {
+        if self.events.wants(kind)
+            && let Some(who) = self.who(slot)
+        {
+            self.events.tell(self.wall_ms, what(who));
+        }
+    }
+
+    fn is_listed(&self, slot: u32) -> bool {
+        self.connections.get(slot).is_some_and(|connection| connection.listed)
+    }
+
+    fn who(&self, slot: u32) -> Option<Who> {
+        let connection = self.connections.get(slot)?;
+        let user = match &connection.state {
+            State::Client { session, .. } => session.user().cloned(),
+            State::Reader { reader, .. } => {
+                reader.identity.as_ref().and_then(|identity| identity.user.clone())
+            }
+            _ => return None,
+        };
+        Some(Who {
+            client: self.client_id(slot),
+            user: user.unwrap_or_else(|| "".into()),
+            transport: transport(connection),
+        })
+    }
+
+    // --- channels whose home is here
+
+    /// Whether a join or leave of this channel is to be looked at: what [`Core::tell_occupancy`] wants to know.
+    pub fn was_occupied(&self, channel: &str) -> Option<bool> {
+        let wanted = self.events.wants(EventKind::Occupied) || self.events.wants(EventKind::Vacated);
+        let wanted = wanted && !self.events.last_told;
+        wanted.then(|| !self.home.interested(channel).is_empty())
+    }
+
+    /// Somebody has joined or left the channel.
+    pub fn tell_occupancy(&mut self, channel: &ChannelName, was_occupied: Option<bool>) {
+        let Some(was_occupied) = was_occupied else { return };
+        match (was_occupied, !self.home.interested(channel).is_empty()) {
+            (false, true) => {
+                let unknown = self.events.occupancy.filled(channel);
+                if unknown && self.events.wants(EventKind::Occupied) {
+                    self.events.tell(self.wall_ms, What::Occupied(channel.clone()));
+                }
+            }
+            (true, false) => {
+                let now = self.now;
+                self.events.occupancy.emptied(channel.clone(), now);
+                self.tell_due(now);
+            }
+            _ => {}
+        }
+    }
+
+    /// What time alone brings: channels that stayed empty, and room for a loss to be told.
+    pub fn handle_events(&mut self) {
+        self.events.tell_lost(self.wall_ms);
+        self.tell_due(self.now);
+    }
+
+    fn tell_due(&mut self, now: Time) {
+        while let Some(channel) = self.events.occupancy.due(now) {
+            if self.events.wants(EventKind::Vacated) {
+                self.events.tell(self.wall_ms, What::Vacated(channel));
+            }
+        }
+    }
+
+    /// The shard ends: no channel of it has a subscriber any more, whatever mail is still on its way.
+    pub fn tell_last(&mut self) {
+        if std::mem::replace(&mut self.events.last_told, true) {
+            return;
+        }
+        self.tell_due(Time::NEVER);
+        if self.events.wants(EventKind::Vacated) {
+            for (channel, _) in self.home.channels(&|_| true) {
+                self.events.tell(self.wall_ms, What::Vacated(channel));
+            }
+        }
+    }
+}
+
+fn transport(connection: &Connection) -> &'static str {
+    match connection.reader().map(|reader| reader.mode) {
+        None => "websocket",
+        Some(Mode::Stream(WireKind::Sse)) => "sse",
+        Some(Mode::Stream(WireKind::JsonLines | WireKind::Iframe)) => "http_stream",
+        Some(Mode::Stream(_)) => "uni_websocket",
+        // No client, and so never told of.
+        Some(Mode::Poll | Mode::History | Mode::Publish) => "long_poll",
+    }
+}
+
+/// Channels that are empty and not told as vacated yet: one that fills again in time is not told of at all.
+struct Occupancy {
+    delay: Duration,
+    /// By the moment at which it is told, and a number that tells equal moments apart.
+    waiting: BTreeMap<(Time, u64), ChannelName>,
+    places: HashMap<ChannelName, (Time, u64)>,
+    numbers: u64,
+}
+
+impl Occupancy {
+    fn new(delay: Duration) -> Occupancy {
+        Occupancy { delay, waiting: BTreeMap::new(), places: HashMap::new(), numbers: 0 }
+    }
+
+    /// The channel has its first subscriber. True when the backend does not know it as occupied.
+    fn filled(&mut self, channel: &str) -> bool {
+        match self.places.remove(channel) {
+            Some(place) => {
+                self.waiting.remove(&place);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// The channel has lost its last subscriber.
+    fn emptied(&mut self, channel: ChannelName, now: Time) {
+        let room = self.waiting.len() < VACATED_WAITING_MAX;
+        let place = (if room { now + self.delay } else { Time::ZERO }, self.numbers);
+        self.numbers += 1;
+        self.places.insert(channel.clone(), place);
+        self.waiting.insert(place, channel);
+    }
+
+    /// A channel that has been empty for long enough: it is to be told as vacated now.
+    fn due(&mut self, now: Time) -> Option<ChannelName> {
+        let first = self.waiting.first_entry().filter(|first| first.key().0 <= now)?;
+        let channel = first.remove();
+        self.places.remove(&channel);
+        Some(channel)
+    }
+
+    fn next(&self) -> Option<Time> {
+        self.waiting.first_key_value().map(|((at, _), _)| *at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::shard::ask::{Busy, HttpReply};
+
+    fn at(ms: u64) -> Time {
+        Time::from_millis(ms)
+    }
+
+    #[test]
+    fn a_channel_that_fills_again_in_time_is_not_told_of() {
+        let mut occupancy = Occupancy::new(Duration::from_millis(1000));
+        assert!(occupancy.filled("a"), "told");
+        occupancy.emptied("a".into(), at(5000));
+        assert_eq!(occupancy.next(), Some(at(6000)));
+        assert_eq!(occupancy.due(at(5999)), None);
+        assert!(!occupancy.filled("a"), "it is occupied to the backend still");
+        assert_eq!((occupancy.due(at(9000)), occupancy.next()), (None, None));
+        // Emptied again, its time begins anew.
+        occupancy.emptied("a".into(), at(9500));
+        assert_eq!(occupancy.due(at(10_499)), None);
+        assert_eq!(occupancy.due(at(10_500)).as_deref(), Some("a"));
+        assert!(occupancy.filled("a"), "told as vacated, it is told as occupied again");
+    }
+
+    #[test]
+    fn channels_are_vacated_in_the_order_in_which_they_emptied() {
+        let mut occupancy = Occupancy::new(Duration::from_millis(10));
+        for (ms, channel) in [(1, "a"), (1, "b"), (2, "c"), (3, "d")] {
+            occupancy.emptied(channel.into(), at(ms));
+        }
+        assert!(!occupancy.filled("b"));
+        let told: Vec<_> = std::iter::from_fn(|| occupancy.due(at(12))).collect();
+        assert_eq!(told, ["a".into(), "c".into()] as [ChannelName; 2]);
+        assert_eq!(occupancy.due(Time::NEVER).as_deref(), Some("d"));
+    }
+
+    #[test]
+    fn more_empty_channels_than_may_wait_are_told_at_once() {
+        let mut occupancy = Occupancy::new(Duration::from_secs(1));
+        for number in 0..VACATED_WAITING_MAX {
+            occupancy.emptied(number.to_string().into(), at(1));
+        }
+        assert_eq!(occupancy.due(at(1)), None);
+        occupancy.emptied("more".into(), at(1));
+        assert_eq!(occupancy.due(at(1)).as_deref(), Some("more"));
+        assert_eq!(occupancy.due(at(1)), None);
+    }
+
+    /// Takes as many events as there is room for.
+    struct Plane(Mutex<(usize, Vec<What>)>);
+
+    impl ControlPlane for Plane {
+        fn handle(&self, _: http::Request<Bytes>, _: HttpReply) -> Result<(), Busy> {
+            Err(Busy)
+        }
+
+        fn tell_backend(&self, event: Event) -> Result<(), Busy> {
+            let (room, told) = &mut *self.0.lock();
+            *room = room.checked_sub(1).ok_or(Busy)?;
+            told.push(event.what);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_loss_is_told_in_its_place() {
+        let plane = Arc::new(Plane(Mutex::new((2, Vec::new()))));
+        let kinds = EventKinds::from_iter(EventKind::ALL);
+        let mut events = Events::new(kinds, Duration::ZERO, Some(Arc::clone(&plane) as _));
+        let channel = |number: u64| What::Occupied(number.to_string().into());
+        for number in 1..=5 {
+            events.tell(0, channel(number));
+        }
+        assert_eq!((events.is_waiting(), events.totals()), (true, (2, 3)));
+        // Room for the loss, and for nothing behind it.
+        plane.0.lock().0 = 1;
+        events.tell(0, channel(6));
+        plane.0.lock().0 = 10;
+        events.tell(0, channel(7));
+        events.tell_lost(0);
+        let told = std::mem::take(&mut plane.0.lock().1);
+        assert_eq!(
+            told,
+            [channel(1), channel(2), What::Lost(3), What::Lost(1), channel(7)],
+            "what is told and what is lost come to seven, in order"
+        );
+        assert!(!events.is_waiting());
+    }
+}

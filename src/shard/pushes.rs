@@ -1,0 +1,142 @@
+//! Messages to users: from the users' home to their connections, and the count of those who were told.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Refusal;
+use crate::base::ids::{ConnId, WireKind};
+use crate::proto::centrifuge::{Push, encode_push};
+use crate::proto::reader::frames;
+use crate::proto::websocket::{self, Opcode};
+use crate::shard::ask::{PushUsers, Pushed, Reply, UserMessage};
+use crate::shard::connections::State;
+use crate::shard::core::Core;
+use crate::shard::homes::WAITING_MAIL_MAX;
+use crate::shard::mailbox::{Mail, PushMail, Tally};
+
+/// Connections of one message between shards: bounds what one inbox entry holds (16 KiB).
+const TARGETS_PER_MAIL: usize = 1024;
+/// Connections told in one tick, as in `fanout.rs`: reads and publications wait about a millisecond.
+const PUSHES_PER_TICK: usize = 512;
+/// Connections one push may have on the users of one home: a hundred for each of the most users that one may name.
+pub const PUSH_CONNECTIONS_MAX: usize = 1_000_000;
+/// Connections waiting to be told above which a shard lets its inbox fill.
+const PUSHES_WAITING_MAX: usize = 1_000_000;
+
+/// What is to be told to connections of this shard, the oldest first.
+#[derive(Default)]
+pub struct Pushes {
+    queue: VecDeque<PushMail>,
+    waiting: usize,
+}
+
+impl Pushes {
+    pub fn has_any(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.waiting > PUSHES_WAITING_MAX
+    }
+}
+
+impl Core {
+    /// Sends a message on its way to the connections of users whose home is here. The reply goes out when every one of
+    /// them has been told, or is gone.
+    pub fn push_to_users(&mut self, ask: PushUsers, reply: Reply<Pushed>) {
+        let PushUsers { users, message, newest } = ask;
+        if self.mailer.waiting() > WAITING_MAIL_MAX {
+            return reply.send(Err(Refusal::TooManyRequests));
+        }
+        let connections: usize = users.iter().map(|user| self.users.count(user)).sum();
+        if !newest && connections > PUSH_CONNECTIONS_MAX {
+            return reply.send(Err(Refusal::LimitExceeded));
+        }
+        let tally = Tally::new(users.len(), reply);
+        let mut by_shard: Vec<Vec<(ConnId, u32)>> = vec![Vec::new(); self.mailer.router().shards()];
+        for (number, user) in users.iter().enumerate() {
+            let most = if newest { 1 } else { usize::MAX };
+            for conn in self.users.connections(user).rev().take(most) {
+                by_shard[conn.shard().index()].push((conn, number as u32));
+            }
+        }
+        for targets in by_shard {
+            for targets in targets.chunks(TARGETS_PER_MAIL) {
+                let mail = PushMail {
+                    message: Arc::clone(&message),
+                    targets: targets.to_vec(),
+                    tally: Arc::clone(&tally),
+                };
+                self.mailer.post(targets[0].0.shard(), Mail::Push(Box::new(mail)));
+            }
+        }
+    }
+
+    pub fn handle_push(&mut self, mail: PushMail) {
+        self.pushes.waiting += mail.targets.len();
+        self.pushes.queue.push_back(mail);
+    }
+
+    /// Tells connections what users are to be told, as many as one tick may.
+    pub fn deliver_pushes(&mut self) {
+        let mut budget = PUSHES_PER_TICK;
+        while budget > 0
+            && let Some(mail) = self.pushes.queue.front_mut()
+        {
+            let from = mail.targets.len().saturating_sub(budget);
+            let targets = mail.targets.split_off(from);
+            let (message, tally) = (Arc::clone(&mail.message), Arc::clone(&mail.tally));
+            if mail.targets.is_empty() {
+                self.pushes.queue.pop_front();
+            }
+            self.pushes.waiting -= targets.len();
+            budget -= targets.len().min(budget);
+            for (conn, user) in targets {
+                if self.push_to_one(conn, &message) {
+                    self.stats.counters.user_messages_total += 1;
+                    tally.told(user);
+                }
+            }
+        }
+    }
+
+    /// False when the connection is gone, or goes because it cannot take the message.
+    fn push_to_one(&mut self, conn: ConnId, message: &UserMessage) -> bool {
+        let Some(slot) = self.live(conn) else { return false };
+        let frame = match self.connections.get(slot).map(|connection| &connection.state) {
+            Some(State::Client { session, .. }) if session.is_connected() => {
+                frame_of(message, WireKind::CentrifugeJson)
+            }
+            Some(State::Reader { reader, .. }) if reader.is_streaming() => {
+                let (kind, chunked) = (reader.kind(), reader.chunked);
+                let frame = frame_of(message, kind);
+                match kind == WireKind::JsonLines && !chunked {
+                    true => frames::without_chunks(&frame).into(),
+                    false => frame,
+                }
+            }
+            _ => return false,
+        };
+        self.send(slot, frame);
+        // One that owes too much has been closed for it.
+        self.connections
+            .get(slot)
+            .is_some_and(|connection| matches!(connection.state, State::Client { .. } | State::Reader { .. }))
+    }
+}
+
+/// The frame of a message for a wire kind, encoded by whoever needs it first.
+fn frame_of(message: &UserMessage, kind: WireKind) -> Bytes {
+    let frame = message.encoded.get_or_encode(kind, || match kind {
+        WireKind::CentrifugeJson => {
+            let mut text = Vec::with_capacity(message.data.len() + 40);
+            encode_push(&mut text, "", &Push::Message(Some(&message.data)));
+            let mut frame = Vec::with_capacity(text.len() + websocket::FRAME_HEADER_BYTES_MAX);
+            websocket::write_frame(&mut frame, Opcode::Text, &text);
+            frame.into()
+        }
+        kind => frames::message(kind, &message.data),
+    });
+    frame.clone()
+}

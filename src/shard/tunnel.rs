@@ -1,0 +1,551 @@
+//! Tunnels: connections of any WebSocket client, whose messages go to an HTTP backend and back.
+//!
+//! Inputs: heads of `GET /tunnel/{name}`, frames of such connections, answers of the backend, what the backend tells a
+//! connection from outside, time. Outputs: questions to the control plane, frames. Must not know: how the backend is
+//! asked; what a message means.
+//!
+//! A connection that has gone may still have messages for the backend: those go first, then its end is told. Until
+//! then it lives on here, without its socket, in [`Parted`].
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
+use crate::base::ids::ConnId;
+use crate::proto::http1::{self, HttpFault, RequestHead};
+use crate::proto::reader::problem::{PROBLEM_TYPE, write_problem};
+use crate::proto::websocket::{self, Message, Opcode};
+use crate::session::question::Waiting;
+use crate::session::tunnel::{
+    Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelMatter, TunnelQuestion, WaitingLimits,
+};
+use crate::shard::Action;
+use crate::shard::ask::{Busy, Reply, TunnelOrder, TunnelReply, TunnelStanding, TunnelTold};
+use crate::shard::connections::{ClosingEnd, State};
+use crate::shard::core::Core;
+use crate::shard::mailbox::Mail;
+use crate::shard::stats::Cause;
+use crate::shard::timers;
+
+/// What a shard must know of a tunnel.
+#[derive(Clone, Debug)]
+pub struct TunnelOptions {
+    pub name: Box<str>,
+    /// Header fields of the client's request that the backend gets to see, in lower case.
+    pub forward_headers: Box<[Box<str>]>,
+    pub waiting: WaitingLimits,
+    /// How long the backend may take. The control plane answers within it, one way or the other.
+    pub timeout: Duration,
+}
+
+/// What comes before a tunnel's name in the path.
+const PATH: &str = "/tunnel/";
+/// Beyond the backend's time, how long a client waits for the control plane to say that it is over.
+const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// What a client that cannot be let in now is told to wait at most, in seconds (`Retry-After`). How long each is told
+/// is left to chance, so that a crowd does not come back at once.
+const RETRY_AFTER_S_MAX: u8 = 5;
+const _: () = assert!(RETRY_AFTER_S_MAX < 10, "it is written as one digit");
+/// Messages of connections that have gone, held by one shard until the backend has them, in bytes. What goes beyond
+/// it is dropped, and the close says how many messages that were: clients that come, speak and go against a silent
+/// backend must not fill the memory.
+const PARTED_BYTES_MAX: usize = 16 << 20;
+/// A ping without payload.
+const PING_FRAME: &[u8] = &[0x80 | Opcode::Ping as u8, 0];
+
+/// Connections that have gone while the backend had a message of theirs.
+#[derive(Default)]
+pub(in crate::shard) struct Parted {
+    connections: BTreeMap<ConnId, Farewell>,
+    bytes: usize,
+}
+
+struct Farewell {
+    tunnel: Box<Tunnel>,
+    code: u16,
+    reason: Box<str>,
+}
+
+impl Parted {
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+}
+
+impl Core {
+    /// The tunnel that the path names.
+    pub fn tunnel_at(&self, path: &str) -> Option<u16> {
+        let name = path.strip_prefix(PATH)?;
+        let place = self.options.tunnels.iter().position(|tunnel| &*tunnel.name == name)?;
+        u16::try_from(place).ok()
+    }
+
+    /// Takes the head of a request for a tunnel; gives how much of `bytes` is done with.
+    pub fn handle_tunnel_head(
+        &mut self,
+        slot: u32,
+        place: u16,
+        head: &RequestHead<'_>,
+        bytes: &[u8],
+        head_len: usize,
+    ) -> usize {
+        let mut refusal = Vec::new();
+        match websocket::accept(head, &[]) {
+            Err(fault) => {
+                self.stats.fault(Cause::HandshakeRefused);
+                fault.write(&mut refusal);
+            }
+            Ok(_) if !self.is_welcome(head) => {
+                self.stats.fault(Cause::OriginRefused);
+                HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut refusal);
+            }
+            Ok(handshake) => {
+                let hello = hello(head, &self.options.tunnels[usize::from(place)]);
+                let matter = TunnelMatter::Connect(Box::new(hello));
+                let question =
+                    TunnelQuestion { tunnel: place, client: self.client_id(slot), user: None, matter };
+                match self.ask_tunnel(self.conn_id(slot), question) {
+                    Ok(waiting) => {
+                        let tunnel = Tunnel::new(place, Asking { handshake, waiting, unread: Vec::new() });
+                        let Some(connection) = self.connections.get_mut(slot) else { return bytes.len() };
+                        connection.state = State::Tunnel { decoder: None, tunnel: Box::new(tunnel) };
+                        let patience = self.options.tunnels[usize::from(place)].timeout + ANSWER_GRACE;
+                        self.timer_in(slot, patience);
+                        return head_len;
+                    }
+                    Err(Busy) => {
+                        self.stats.fault(Cause::TunnelUnavailable);
+                        self.write_unavailable(&mut refusal);
+                    }
+                }
+            }
+        }
+        self.leave_protocol(slot, refusal.into(), ClosingEnd::Fin);
+        bytes.len()
+    }
+
+    /// Input of a connection that is not let in yet.
+    pub fn keep_for_tunnel(&mut self, slot: u32, bytes: &[u8]) {
+        let Some(State::Tunnel { tunnel, .. }) =
+            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        else {
+            return;
+        };
+        let Some(asking) = tunnel.asking() else { return };
+        asking.unread.extend_from_slice(bytes);
+        // A client that speaks before it was answered. The rest may wait in the kernel.
+        self.actions.push(Action::ReadPause(slot));
+    }
+
+    pub fn handle_tunnel_message(&mut self, slot: u32, message: Message<'_>) {
+        let payload = match message {
+            Message::Text(text) => Payload { text: true, bytes: Bytes::copy_from_slice(text.as_bytes()) },
+            Message::Binary(data) => Payload { text: false, bytes: Bytes::copy_from_slice(data) },
+            Message::Pong(_) => {
+                if let Some(connection) = self.connections.get_mut(slot) {
+                    connection.awaits_pong = false;
+                }
+                return;
+            }
+            Message::Ping(_) | Message::Close { .. } => return,
+        };
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
+        let limits = self.options.tunnels[usize::from(tunnel.place)].waiting;
+        self.stats.counters.tunnel_messages_received_total += 1;
+        let next = tunnel.handle_message(payload);
+        if tunnel.take_pause(limits) {
+            self.stats.counters.tunnel_pauses_total += 1;
+            self.actions.push(Action::ReadPause(slot));
+        }
+        if let Some(next) = next {
+            self.hand_over(slot, next);
+        }
+    }
+
+    fn hand_over(&mut self, slot: u32, (sequence, message): (u64, Payload)) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let State::Tunnel { tunnel, .. } = &connection.state else { return };
+        let question = TunnelQuestion {
+            tunnel: tunnel.place,
+            client: self.client_id(slot),
+            user: tunnel.user.clone(),
+            matter: TunnelMatter::Message { sequence, message },
+        };
+        if self.ask_tunnel(self.conn_id(slot), question).is_err() {
+            self.fail_tunnel(slot);
+        }
+    }
+
+    fn ask_tunnel(&self, conn: ConnId, question: TunnelQuestion) -> Result<Waiting, Busy> {
+        let Some(control) = &self.control else { return Err(Busy) };
+        let inbox = self.mailer.router().inbox(self.id).clone();
+        let reply = TunnelReply::new(move |answer| {
+            let Some(taken) = answer.take() else { return };
+            if let Err(Mail::Tunnel(refused)) = inbox.push(Mail::Tunnel(Box::new((conn, taken)))) {
+                *answer = Some(refused.1);
+            }
+        });
+        control.ask_tunnel(question, reply)
+    }
+
+    /// The backend has answered, or there is no telling what it wants.
+    pub fn handle_tunnel_answer(&mut self, conn: ConnId, answer: TunnelAnswer) {
+        let slot = self.live(conn);
+        let open = slot.and_then(|slot| match &self.connections.get(slot)?.state {
+            State::Tunnel { tunnel, .. } => Some((slot, tunnel.is_open())),
+            _ => None,
+        });
+        match open {
+            Some((slot, false)) => self.handle_admission(slot, answer),
+            Some((slot, true)) => self.handle_said(slot, answer),
+            None => self.handle_answer_to_parted(conn, answer),
+        }
+    }
+
+    fn handle_admission(&mut self, slot: u32, answer: TunnelAnswer) {
+        let admission = match answer {
+            TunnelAnswer::Admitted(admission) => *admission,
+            TunnelAnswer::Refused { status } => {
+                self.stats.fault(Cause::TunnelRefused);
+                let mut refusal = Vec::new();
+                HttpFault { status, reason: "the backend does not let this connection in" }
+                    .write(&mut refusal);
+                return self.leave_protocol(slot, refusal.into(), ClosingEnd::Fin);
+            }
+            TunnelAnswer::Said(_) | TunnelAnswer::Gone | TunnelAnswer::Failed => {
+                return self.refuse_for_now(slot);
+            }
+        };
+        let unix_s = self.unix_s();
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
+        let Some(asking) = tunnel.open(admission.user.clone(), unix_s) else { return };
+        connection.listed = true;
+        connection.awaits_pong = false;
+        self.clients += 1;
+        self.stats.counters.websocket_upgrades_total += 1;
+        self.stats.counters.clients_connected_total += 1;
+        self.stats.counters.tunnels_opened_total += 1;
+        // As other clients, so that an order to disconnect a user finds it.
+        if let Some(user) = admission.user {
+            let conn = self.conn_id(slot);
+            let home = self.mailer.router().user_home(&user);
+            self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
+        }
+        let mut handshake = asking.handshake;
+        handshake.protocol = admission.subprotocol.as_deref();
+        let mut opening = Vec::new();
+        handshake.write(&mut opening, &[]);
+        self.send(slot, opening.into());
+        if let Some(message) = admission.message {
+            self.send_payload(slot, &message);
+        }
+        // At a random moment of the interval's second half, as the first ping of every client.
+        let interval = self.options.ping_interval.as_millis() as u64;
+        let first = interval / 2 + self.prng.u64(0..=interval / 2);
+        self.set_ping(slot, first);
+        let mut unread = asking.unread;
+        if !unread.is_empty() {
+            self.actions.push(Action::ReadStart(slot));
+            self.handle_bytes(slot, &mut unread);
+        }
+    }
+
+    fn handle_said(&mut self, slot: u32, answer: TunnelAnswer) {
+        match answer {
+            TunnelAnswer::Said(said) => {
+                if let Some(said) = said {
+                    self.send_payload(slot, &said);
+                }
+            }
+            TunnelAnswer::Gone => {
+                if let Some(State::Tunnel { tunnel, .. }) =
+                    self.connections.get_mut(slot).map(|connection| &mut connection.state)
+                {
+                    tunnel.discard();
+                    tunnel.handle_answered();
+                }
+                return self.close_tunnel(slot, 1000, "the backend has ended the connection");
+            }
+            TunnelAnswer::Failed | TunnelAnswer::Admitted(_) | TunnelAnswer::Refused { .. } => {
+                return self.fail_tunnel(slot);
+            }
+        }
+        // The answer may have been too much for the socket: then it is no tunnel's by now.
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
+        let limits = self.options.tunnels[usize::from(tunnel.place)].waiting;
+        if tunnel.take_resume(limits) {
+            // What the client answered to a ping meanwhile has not been read.
+            connection.awaits_pong = false;
+            if !connection.lag.as_ref().is_some_and(|lag| lag.read_paused) {
+                self.actions.push(Action::ReadStart(slot));
+            }
+        }
+        if let Some(next) = tunnel.handle_answered() {
+            self.hand_over(slot, next);
+        }
+    }
+
+    /// An answer for a connection that has left.
+    fn handle_answer_to_parted(&mut self, conn: ConnId, answer: TunnelAnswer) {
+        let Some(mut farewell) = self.parted.connections.remove(&conn) else {
+            // Let in, but nobody waited for that any more: the backend learns it.
+            if let TunnelAnswer::Admitted(admission) = answer {
+                self.stats.counters.tunnels_opened_total += 1;
+                // Which tunnel it was is in the admission: the connection itself is forgotten.
+                let question = TunnelQuestion {
+                    tunnel: admission.tunnel,
+                    client: self.client_ids.id(conn),
+                    user: admission.user,
+                    matter: TunnelMatter::Close {
+                        code: 1006,
+                        reason: "left before it was answered".into(),
+                        messages: 0,
+                        undelivered: 0,
+                    },
+                };
+                self.tell_end(conn, question);
+            }
+            return;
+        };
+        self.parted.bytes -= farewell.tunnel.waiting().1;
+        match answer {
+            TunnelAnswer::Said(_) => {}
+            TunnelAnswer::Gone => farewell.tunnel.discard(),
+            _ => farewell.tunnel.fail(),
+        }
+        if let Some((sequence, message)) = farewell.tunnel.handle_answered() {
+            let question = TunnelQuestion {
+                tunnel: farewell.tunnel.place,
+                client: self.client_ids.id(conn),
+                user: farewell.tunnel.user.clone(),
+                matter: TunnelMatter::Message { sequence, message },
+            };
+            if self.ask_tunnel(conn, question).is_ok() {
+                self.parted.bytes += farewell.tunnel.waiting().1;
+                self.parted.connections.insert(conn, farewell);
+                return;
+            }
+            farewell.tunnel.fail();
+        }
+        self.bid_farewell(conn, farewell);
+    }
+
+    fn bid_farewell(&mut self, conn: ConnId, farewell: Farewell) {
+        let Farewell { tunnel, code, reason } = farewell;
+        let (messages, undelivered) = (tunnel.sequence(), tunnel.undelivered());
+        self.stats.counters.tunnel_messages_undelivered_total += u64::from(undelivered);
+        let matter = TunnelMatter::Close { code, reason, messages, undelivered };
+        let client = self.client_ids.id(conn);
+        let question = TunnelQuestion { tunnel: tunnel.place, client, user: tunnel.user.clone(), matter };
+        self.tell_end(conn, question);
+    }
+
+    fn tell_end(&mut self, conn: ConnId, question: TunnelQuestion) {
+        if self.ask_tunnel(conn, question).is_err() {
+            self.stats.fault(Cause::TunnelCloseUntold);
+        }
+    }
+
+    // --- ends
+
+    /// The backend did not take a message: the client must not believe that it did.
+    fn fail_tunnel(&mut self, slot: u32) {
+        self.stats.fault(Cause::TunnelFailed);
+        if let Some(State::Tunnel { tunnel, .. }) =
+            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        {
+            tunnel.fail();
+        }
+        self.close_tunnel(slot, 1011, "the backend did not take a message");
+    }
+
+    /// Ends a tunnel's connection with a Close frame. What waits for the backend is dropped: it is the backend that
+    /// ends it, or cannot be reached.
+    fn close_tunnel(&mut self, slot: u32, code: u16, reason: &str) {
+        let mut frame = Vec::new();
+        websocket::write_close(&mut frame, code, reason);
+        self.part_tunnel(slot, code, reason, false);
+        self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose(None));
+    }
+
+    /// Ends a tunnel's connection for a reason of ours, in the codes that any WebSocket client knows.
+    pub fn end_tunnel(&mut self, slot: u32, disconnect: &Disconnect) {
+        let Some(connection) = self.connections.get(slot) else { return };
+        let State::Tunnel { tunnel, .. } = &connection.state else { return };
+        if !tunnel.is_open() {
+            return self.refuse_for_now(slot);
+        }
+        self.stats.disconnect(disconnect);
+        let code = code_for_all(disconnect);
+        if connection.is_blocked() && *disconnect == Disconnect::SLOW {
+            // What it owes is what it does not read: a Close frame behind that would not be read either.
+            self.part_tunnel(slot, code, &disconnect.reason, true);
+            return self.give_up(slot);
+        }
+        let mut frame = Vec::new();
+        websocket::write_close(&mut frame, code, &disconnect.reason);
+        self.part_tunnel(slot, code, &disconnect.reason, true);
+        self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose(None));
+    }
+
+    /// A client that was not let in and may try again.
+    fn refuse_for_now(&mut self, slot: u32) {
+        self.stats.fault(Cause::TunnelUnavailable);
+        let mut answer = Vec::new();
+        self.write_unavailable(&mut answer);
+        self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+    }
+
+    /// The connection, if it is a tunnel's, leaves: the backend gets what it has said, then hears of its end.
+    /// The state is one that the caller is about to change.
+    pub fn part_tunnel(&mut self, slot: u32, code: u16, reason: &str, deliver: bool) {
+        let conn = self.conn_id(slot);
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        if !matches!(connection.state, State::Tunnel { .. }) {
+            return;
+        }
+        let parted = State::Closing { end: ClosingEnd::Fin };
+        let State::Tunnel { mut tunnel, .. } = std::mem::replace(&mut connection.state, parted) else {
+            return;
+        };
+        if !tunnel.is_open() {
+            // Dropped, it cancels its question.
+            return;
+        }
+        self.unlist(slot, tunnel.user.clone());
+        if !deliver || self.parted.bytes + tunnel.waiting().1 > PARTED_BYTES_MAX {
+            tunnel.discard();
+        }
+        let farewell = Farewell { tunnel, code, reason: reason.into() };
+        // While the backend has a message, the end is told behind that.
+        if farewell.tunnel.is_asking_backend() {
+            self.parted.bytes += farewell.tunnel.waiting().1;
+            self.parted.connections.insert(conn, farewell);
+        } else {
+            self.bid_farewell(conn, farewell);
+        }
+    }
+
+    fn write_unavailable(&mut self, out: &mut Vec<u8>) {
+        let retry_after = [b'0' + self.prng.u8(1..=RETRY_AFTER_S_MAX)];
+        let mut body = Vec::new();
+        let code = Refusal::TooManyRequests.code();
+        write_problem(&mut body, 503, code, "backend not available", "try again a little later");
+        let fields: &[(&str, &[u8])] =
+            &[("Retry-After", &retry_after), ("Connection", b"close"), ("Content-Type", PROBLEM_TYPE)];
+        http1::write_response(out, 503, fields, &body);
+    }
+
+    // --- what the backend tells a connection from outside
+
+    pub fn handle_tunnel_order(&mut self, conn: ConnId, order: TunnelOrder, reply: Reply<TunnelTold>) {
+        let Some(slot) = self.live(conn) else { return reply.send(Ok(TunnelTold::Gone)) };
+        let Some(connection) = self.connections.get(slot) else { return };
+        let tunnel = match &connection.state {
+            State::Tunnel { tunnel, .. } if tunnel.is_open() => tunnel,
+            State::Tunnel { .. } | State::Closing { .. } | State::Gone => {
+                return reply.send(Ok(TunnelTold::Gone));
+            }
+            _ => return reply.send(Ok(TunnelTold::NotATunnel)),
+        };
+        let owed_bytes = connection.lag.as_ref().map_or(0, |lag| lag.remainder_bytes);
+        let told = match order {
+            TunnelOrder::Send(payload) => {
+                let whole = payload.bytes.len() + websocket::FRAME_HEADER_BYTES_MAX;
+                if owed_bytes + whole > self.options.outbox_bytes_max {
+                    TunnelTold::Slow { owed_bytes }
+                } else {
+                    self.send_payload(slot, &payload);
+                    TunnelTold::Done
+                }
+            }
+            TunnelOrder::Close { code, reason } => {
+                self.close_tunnel(slot, code, &reason);
+                TunnelTold::Done
+            }
+            TunnelOrder::Describe => {
+                let (messages_waiting, bytes_waiting) = tunnel.waiting();
+                TunnelTold::Standing(Box::new(TunnelStanding {
+                    tunnel: tunnel.place,
+                    user: tunnel.user.clone(),
+                    opened_at_s: tunnel.opened_at_s,
+                    messages: tunnel.sequence(),
+                    messages_waiting,
+                    bytes_waiting,
+                    owed_bytes,
+                }))
+            }
+        };
+        reply.send(Ok(told));
+    }
+
+    fn send_payload(&mut self, slot: u32, payload: &Payload) {
+        self.stats.counters.tunnel_messages_sent_total += 1;
+        let opcode = if payload.text { Opcode::Text } else { Opcode::Binary };
+        self.send_frame(slot, opcode, &payload.bytes);
+    }
+
+    // --- time
+
+    pub fn handle_tunnel_timer(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Tunnel { tunnel, .. } = &connection.state else { return };
+        if !tunnel.is_open() {
+            return self.refuse_for_now(slot);
+        }
+        let (paused, blocked) = (tunnel.is_paused(), connection.is_blocked());
+        // Whoever is not read from cannot be heard.
+        if connection.awaits_pong && !paused {
+            let why = if blocked { Disconnect::SLOW } else { Disconnect::NO_PONG };
+            return self.end_tunnel(slot, &why);
+        }
+        connection.awaits_pong = !paused;
+        if !paused && !blocked {
+            self.stats.counters.pings_sent_total += 1;
+            self.send(slot, Bytes::from_static(PING_FRAME));
+        }
+        let interval = self.options.ping_interval.as_millis() as u64;
+        self.set_ping(slot, interval);
+    }
+
+    fn set_ping(&mut self, slot: u32, after_ms: u64) {
+        if self.options.ping_interval.is_zero() {
+            return self.wheel.cancel(&mut self.connections, slot);
+        }
+        let due = timers::tick_after(self.now, after_ms);
+        self.wheel.set(&mut self.connections, slot, due);
+    }
+}
+
+/// What the backend gets to see of a request.
+fn hello(head: &RequestHead<'_>, options: &TunnelOptions) -> Hello {
+    let headers = options.forward_headers.iter().filter_map(|name| {
+        // Several lines are one list (RFC 9110 section 5.3), cookies one string (RFC 9113 section 8.2.3).
+        let separator = if &**name == "cookie" { "; " } else { ", " };
+        let values: Vec<_> = head.fields().all(name).map(String::from_utf8_lossy).collect();
+        (!values.is_empty()).then(|| (name.clone(), values.join(separator).into()))
+    });
+    let offered = head.fields().tokens("Sec-WebSocket-Protocol").filter(|token| http1::is_token(token));
+    Hello {
+        query: head.query.unwrap_or("").into(),
+        headers: headers.collect(),
+        subprotocols: offered.map(|token| String::from_utf8_lossy(token).into()).collect(),
+    }
+}
+
+/// Codes of the client protocol mean nothing to a client of another: those of RFC 6455 and the IANA registry do.
+fn code_for_all(disconnect: &Disconnect) -> u16 {
+    match disconnect.code {
+        // Going away.
+        3001 => 1001,
+        // Try again later.
+        3008 | 3013 => 1013,
+        // Internal error: also what libraries send for a ping without answer.
+        3004 | 3012 => 1011,
+        code => code,
+    }
+}
