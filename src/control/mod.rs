@@ -202,8 +202,8 @@ impl Control {
         });
     }
 
-    /// Ends the control plane when backends have accepted every event and what clients of tunnels said, or after `grace`. Call it when shards have
-    /// ended: what they tell last is sent as well.
+    /// Ends the control plane when backends have accepted every event and what clients of tunnels said, or after `grace`.
+    /// Call it when shards have ended: what they tell last is sent as well.
     pub fn stop(mut self, grace: Duration) {
         let Some(runtime) = self.runtime.take() else { return };
         let deadline = tokio::time::Instant::now() + grace;

@@ -6,7 +6,7 @@ use super::*;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::{Batch, decode_frame};
 use crate::session::question::{PublishAnswer, Waiting};
-use crate::session::token::{SubscribeGrant, Verifier};
+use crate::session::token::{ConnectToken, SubscribeGrant, TokenOptions, Verifier, sign_connect};
 use crate::session::{HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Rights, SubscribeEffect, World};
 
 const NOW_S: u64 = 1_700_000_000;
@@ -15,19 +15,24 @@ const NOW_S: u64 = 1_700_000_000;
 struct Around {
     hooks: Hooks,
     anonymous: bool,
+    verifier: Option<Verifier>,
+    /// Users have personal channels.
+    personal: bool,
     headers: Vec<Box<str>>,
     /// Channels that have a number: it is their place.
     channels: Vec<&'static str>,
 }
 
 impl World for Around {
-    fn personal_channel(&self, _: &str) -> Option<ChannelName> {
-        None
+    fn personal_channel(&self, user: &str) -> Option<ChannelName> {
+        self.personal.then(|| format!("#{user}").into())
     }
 
     fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
         let hooked = !channel.starts_with("free");
         Ok(Rights {
+            user_limited: channel.contains('#'),
+            publish_for_subscriber: channel.contains('#'),
             subscribe: channel.starts_with("free") || channel.starts_with("both"),
             publish_for_client: channel.starts_with("free") || channel.starts_with("both"),
             recovery: true,
@@ -45,7 +50,7 @@ impl World for Around {
     }
 
     fn verifier(&self) -> Option<&Verifier> {
-        None
+        self.verifier.as_ref()
     }
 
     fn allows_anonymous(&self) -> bool {
@@ -95,8 +100,10 @@ impl Stage {
             around: Around {
                 hooks: Hooks { connect: true, refresh: true, rpc: true },
                 anonymous: false,
+                verifier: None,
+                personal: false,
                 headers: vec!["cookie".into()],
-                channels: vec!["a", "b", "free", "both"],
+                channels: vec!["a", "b", "free", "both", "for#bob"],
             },
             session: Session::new(None),
             unix_s: NOW_S,
@@ -643,4 +650,58 @@ fn emulated_headers_are_those_that_the_request_lacks() {
 fn a_session_that_asks_nothing_costs_what_it_did() {
     assert!(size_of::<crate::session::Extras>() <= 80);
     assert!(size_of::<Session>() <= 48, "{}", size_of::<Session>());
+}
+
+#[test]
+fn whom_the_backend_names_has_a_personal_channel() {
+    let mut stage = Stage::new();
+    stage.around.personal = true;
+    stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+    let answer = ConnectAnswer { user: "ann".into(), ..ConnectAnswer::default() };
+    stage.answer(Ok(Answer::Connect(Box::new(answer)))).unwrap();
+    assert!(matches!(&stage.effects[..], [Effect::Subscribe(own)] if *own.channel == *"#ann"));
+}
+
+/// A token is not looked at and the backend is not asked where the channel's name says it: 103 and a subscription.
+#[test]
+fn a_channel_that_names_its_users_is_decided_by_its_name() {
+    let ann = ConnectAnswer { user: "ann".into(), ..ConnectAnswer::default() };
+    let mut stage = Stage::connected(ann.clone());
+    stage.say(r#"{"id":2,"subscribe":{"channel":"for#ann","token":"rubbish"}}"#).unwrap();
+    assert!(matches!(&stage.effects[..], [Effect::Subscribe(own)] if *own.channel == *"for#ann"));
+
+    let mut stage = Stage::connected(ann.clone());
+    stage.say(r#"{"id":2,"subscribe":{"channel":"for#bob","token":"rubbish"}}"#).unwrap();
+    stage.say(r#"{"id":3,"publish":{"channel":"for#bob","data":1}}"#).unwrap();
+    assert_eq!(stage.heard.matches("103").count(), 2, "{}", stage.heard);
+    assert!(stage.matters.is_empty() && !stage.session.is_waiting());
+
+    // The server itself may subscribe anybody; what such a one says still has to pass the hook.
+    let subs = vec![("for#bob".into(), Granted::default())];
+    let mut stage = Stage::new();
+    stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+    stage.answer(Ok(Answer::Connect(Box::new(ConnectAnswer { subs, ..ann })))).unwrap();
+    stage.join();
+    stage.say(r#"{"id":2,"publish":{"channel":"for#bob","data":1}}"#).unwrap();
+    assert!(matches!(stage.matters.last(), Some(Matter::Publish { .. })), "{}", stage.heard);
+}
+
+/// Without a hook in between: who was refused must not get in as somebody unknown by saying it again.
+#[test]
+fn a_refused_token_of_the_upgrade_is_not_passed_over_by_a_second_connect() {
+    let options = TokenOptions { hmac_secret: b"secret".to_vec(), ..TokenOptions::default() };
+    let mut stage = Stage::new();
+    (stage.around.verifier, stage.around.anonymous) = (Some(Verifier::new(options)), true);
+    let expired = ConnectToken { user: "ann", expires_at_s: Some(NOW_S - 1), ..ConnectToken::default() };
+    let shown = sign_connect(b"secret", &expired).unwrap();
+    stage.session = Session::new(None).with_token(Some(shown.into()));
+    for _ in 0..2 {
+        stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
+        assert!(std::mem::take(&mut stage.heard).contains("109"));
+    }
+    assert!(stage.matters.is_empty() && !stage.session.is_connected());
+    let valid = ConnectToken { user: "ann", ..ConnectToken::default() };
+    let token = sign_connect(b"secret", &valid).unwrap();
+    stage.say(&format!(r#"{{"id":2,"connect":{{"token":"{token}"}}}}"#)).unwrap();
+    assert!(stage.session.is_connected() && stage.session.shown().is_none());
 }

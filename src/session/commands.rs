@@ -76,7 +76,7 @@ impl Session {
                 let Some(data) = publish.data else { return Err(Disconnect::BAD_REQUEST.into()) };
                 let (channel, data) =
                     (ChannelName::from(publish.channel), Bytes::copy_from_slice(data.as_bytes()));
-                if rights.publish_hook {
+                if rights.asks_about_publishing(subscribed) {
                     let matter = Matter::Publish { channel: channel.clone(), data: data.clone() };
                     self.ask(About::Publish { id, channel, data }, matter, cx);
                     return Ok(());
@@ -152,8 +152,10 @@ impl Session {
             let since = connect.since(channel).filter(|since| since.recover)?;
             Some(position(since.offset, &since.epoch))
         };
-        let shown = self.take_shown().filter(|_| connect.token.is_empty());
-        let token = shown.as_deref().unwrap_or(&connect.token);
+        let token = match &*connect.token {
+            "" => self.shown().unwrap_or(""),
+            own => own,
+        };
         if token.is_empty() && cx.world.hooks().connect {
             let names = connect.subs.iter().map(|(channel, _)| ChannelName::from(channel.as_ref()));
             let recover = names.clone().filter_map(|name| Some((name.clone(), since(&name)?))).collect();
@@ -179,6 +181,7 @@ impl Session {
         since: impl Fn(&str) -> Option<Since>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
+        self.forget_shown();
         let mut subscribes = Vec::new();
         let subs = rights::with_personal(admitted.subs, admitted.user.as_deref(), cx.world);
         for (channel, Granted { grant, expire_at_s }) in subs {

@@ -40,6 +40,12 @@ pub struct Rights {
 }
 
 impl Rights {
+    /// Whether the backend is asked about a publication. It is not bothered by those whom the channel's name leaves out;
+    /// one whom the server itself has subscribed is a subscriber, and what subscribers say must not slip by the hook.
+    pub fn asks_about_publishing(&self, subscribed: bool) -> bool {
+        self.publish_hook && (self.listed != Some(false) || subscribed)
+    }
+
     /// Whether a client may publish without the backend being asked.
     pub fn may_publish(&self, subscribed: bool) -> bool {
         self.publish_for_client || self.publish_for_subscriber && subscribed

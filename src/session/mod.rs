@@ -243,11 +243,17 @@ impl Session {
         self
     }
 
-    /// The token of the upgrade, given up.
-    fn take_shown(&mut self) -> Option<Box<str>> {
-        let shown = self.extras.as_mut()?.shown.take();
-        self.trim();
-        shown
+    /// The token of the upgrade, until the client is let in: who is refused with it and asks once more on the same
+    /// connection has not become somebody without one.
+    fn shown(&self) -> Option<&str> {
+        self.extras.as_ref()?.shown.as_deref()
+    }
+
+    fn forget_shown(&mut self) {
+        if let Some(extras) = &mut self.extras {
+            extras.shown = None;
+            self.trim();
+        }
     }
 
     pub fn is_connected(&self) -> bool {

@@ -31,7 +31,6 @@ pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, R
     rights.subscribe = listed;
     rights.subscribe_hook = false;
     if !listed {
-        rights.publish_hook = false;
         rights.publish_for_client = false;
         rights.history_for_client = false;
         rights.presence_for_client = false;
@@ -269,7 +268,11 @@ mod tests {
             !ann.subscribe_hook && ann.publish_hook,
             "nobody is asked whether who is listed may subscribe"
         );
-        assert!(!stranger.subscribe_hook && !stranger.publish_hook, "nor whether who is not may do anything");
+        assert!(!stranger.subscribe_hook && !stranger.asks_about_publishing(false), "nor about who is not");
+        assert!(
+            stranger.asks_about_publishing(true),
+            "but about what a subscriber says, whoever made it one"
+        );
         assert!(ann.subscribe && ann.publish_for_client && ann.history_for_client && ann.presence_for_client);
         let unlimited = of_user(&Everything { limited: false }, "news#ann", "bob").unwrap();
         assert!(unlimited.subscribe && unlimited.listed.is_none(), "elsewhere the mark means nothing");

@@ -1,10 +1,13 @@
 //! Tokens as requests show them, and what becomes of those that are refused.
 //!
-//! In this order: `Authorization: Bearer`, `token=` of the query, the cookie `trunkline_token`.
+//! In this order: `Authorization: Bearer`, `token=` of the query, the cookie `trunkline_token`. Header fields are the
+//! connect hook's where there is one and no key is configured.
 
 use crate::proto::http1::RequestHead;
 use crate::proto::reader::query;
+use crate::session::World;
 use crate::session::token::TokenFault;
+use crate::shard::clients::View;
 use crate::shard::core::Core;
 
 /// The cookie that may hold a token: the way for a page whose server sets it `HttpOnly`.
@@ -14,7 +17,8 @@ impl Core {
     /// The token that an upgrade shows, for a connect command without one. Another scheme of `Authorization` is left to
     /// whatever stands in front of us.
     pub fn shown_token(&self, head: &RequestHead<'_>) -> Option<Box<str>> {
-        if let Some(Ok(token)) = bearer(head) {
+        let fields = reads_fields(&View { options: &self.options, local: &self.local });
+        if fields && let Some(Ok(token)) = bearer(head) {
             return Some(token.into());
         }
         let in_query = query::pairs(head.query.unwrap_or_default())
@@ -25,7 +29,7 @@ impl Core {
         }
         // A browser sends its cookies along with the WebSocket that a page of anybody opens: they count for pages of
         // this host and of origins that are allowed by name, and not for those that only `*` lets in.
-        cookie(head).filter(|_| self.is_known_origin(head)).map(Box::from)
+        cookie(head).filter(|_| fields && self.is_known_origin(head)).map(Box::from)
     }
 
     pub fn token_refused(&mut self, fault: TokenFault) {
@@ -34,6 +38,12 @@ impl Core {
             control.tell(fault.cause(), fault.text());
         }
     }
+}
+
+/// Whether tokens are looked for in header fields. Without a key none could be valid, and a backend that is asked who
+/// connects knows such fields as its own: the `Authorization` of its users must reach it, not end their connections.
+pub fn reads_fields(world: &dyn World) -> bool {
+    world.verifier().is_some() || !world.hooks().connect
 }
 
 /// The token of `Authorization`; `Err` for another scheme than Bearer (RFC 6750 section 2.1).

@@ -3,6 +3,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
+import WebSocket from 'ws';
+
 import { Backend } from './support/backend.mjs';
 import { configuration, Daemon, drivers } from './support/daemon.mjs';
 import { connected, received, sdk, subscribed, token, unixNow, watch } from './support/sdk.mjs';
@@ -251,6 +253,46 @@ for (const driver of drivers) {
       await until(() => backend.hanging === 1, 'the question');
       impatient.disconnect();
       await until(() => backend.hanging === 0, 'its end');
+      assert.equal(await daemon.stop(), 0);
+      await backend.stop();
+    });
+
+    test('without a key, the Authorization of a request is for the backend to judge', async () => {
+      const users = { 'Bearer opaque': 'ann', 'Basic eDp5': 'bob' };
+      const backend = await Backend.start({
+        connect: (body, { authorization }) => (
+          users[authorization] ? { result: { user: users[authorization], channels: ['news'] } } : 403
+        ),
+      });
+      const config = asking(backend, { forward_headers: ['Authorization'], status_codes: ['403=4503:go away'] });
+      config.client.token = {};
+      const daemon = await Daemon.start({ driver, config });
+      const opened = (authorization) => {
+        class Upgrade extends WebSocket {
+          constructor(address, protocols) {
+            super(address, protocols, { headers: { authorization } });
+          }
+        }
+        return sdk(daemon.ws, { websocket: Upgrade });
+      };
+      for (const [authorization, user] of Object.entries(users)) {
+        const made = opened(authorization);
+        const event = await connected(made);
+        const { presence } = await daemon.api('presence', { channel: 'news' });
+        assert.equal(presence[event.client].user, user, authorization);
+        const response = await fetch(`${daemon.http}/poll?channel=news&wait=0`, { headers: { authorization } });
+        assert.equal(response.status, 200, authorization);
+        made.disconnect();
+      }
+      const stranger = opened('Bearer other');
+      const end = next(stranger, 'disconnected');
+      stranger.connect();
+      assert.equal((await end).code, 4503);
+      const refused = await fetch(`${daemon.http}/poll?channel=news&wait=0`, { headers: { authorization: 'Bearer other' } });
+      assert.equal(refused.status, 403);
+      // No backend gets to see the query.
+      const inQuery = await fetch(`${daemon.http}/poll?channel=news&wait=0&token=opaque`);
+      assert.equal(inQuery.status, 401);
       assert.equal(await daemon.stop(), 0);
       await backend.stop();
     });

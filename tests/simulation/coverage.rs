@@ -28,6 +28,7 @@ const REQUIRED: &[&str] = &[
     "http_malformed",
     "http_timeout",
     "disconnect_3005",
+    "disconnect_3006",
     "disconnect_3008",
     "disconnect_3010",
     "disconnect_3012",

@@ -31,8 +31,10 @@ use crate::base::bytes::Bytes;
 /// Submissions between two enters, in entries of 64 bytes: a larger queue would not fit the second level cache with
 /// what the sends touch, a smaller one pays the enter (0.2 us) on fewer sends. 64 KiB a shard.
 pub(super) const SUBMISSIONS_MAX: u32 = 1024;
-/// Completions the ring holds, in entries of 16 bytes (64 KiB a shard). More of them wait in kernel memory.
-const COMPLETIONS_MAX: u32 = 4 * SUBMISSIONS_MAX;
+/// Completions the ring holds, in entries of 16 bytes (128 KiB a shard). More of them wait in kernel memory. The kernel
+/// also sizes the table in which a close looks its poll up by this, and 8192 give it the most places it can have, 256:
+/// with 20,000 sockets the search is a good part of what a close costs.
+const COMPLETIONS_MAX: u32 = 8 * SUBMISSIONS_MAX;
 /// Parts the kernel gathers into one send (UIO_MAXIOV).
 pub(super) const SEND_PARTS_MAX: usize = 1024;
 /// Bytes of one send. The kernel stops at 2 GiB less a page; half of it keeps every length an `i32`.

@@ -10,15 +10,16 @@ use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, UserName};
 use crate::proto::http1;
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem, write_problem};
-use crate::session::Identity;
 use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Waiting};
 use crate::session::reader::{Admission, ReplyForm};
+use crate::session::{Identity, rights};
 use crate::shard::Action;
+use crate::shard::clients::View;
 use crate::shard::connections::{Http, State};
 use crate::shard::core::Core;
 use crate::shard::readers::PublishOrder;
 use crate::shard::readers::answers::{self, Caching};
-use crate::shard::readers::request::{Endpoint, Said, ends_with};
+use crate::shard::readers::request::{Endpoint, Said, ends_with, user_of};
 
 /// A question about a request.
 pub struct Inquiry {
@@ -222,19 +223,16 @@ impl Core {
         self.handle_bytes(slot, &mut bytes[consumed..]);
     }
 
-    /// What the namespace allows of a publication that the backend cannot judge.
+    /// What is allowed of a publication that the backend cannot judge.
     fn may_publish(&self, order: &PublishOrder) -> bool {
-        let options = order
-            .request
-            .channels
-            .first()
-            .and_then(|asked| self.options.namespaces.resolve(&asked.name).ok());
-        // Who may subscribe by a hook, nobody knows without it.
-        options.is_some_and(|options| {
-            options.allow_publish_for_client
-                || options.allow_publish_for_subscriber
-                    && options.allow_subscribe_for_client
-                    && options.subscribe_hook.is_none()
+        let Some(asked) = order.request.channels.first() else { return false };
+        let admission = &order.request.admission;
+        let view = View { options: &self.options, local: &self.local };
+        let rights = rights::of_user(&view, &asked.name, user_of(admission.identity.as_deref()));
+        rights.is_ok_and(|rights| {
+            // Who may subscribe by a hook, nobody knows without it.
+            let subscribe = rights.subscribe && !rights.subscribe_hook;
+            rights.may_publish(subscribe || admission.granted.contains(&asked.name))
         })
     }
 

@@ -12,7 +12,7 @@ use crate::session::question::{Granted, Matter};
 use crate::session::reader::{self, Admission, Asked, Mode};
 use crate::session::token::{Flaw, TokenFault};
 use crate::session::{Identity, World, rights};
-use crate::shard::tokens::{bearer, cookie};
+use crate::shard::tokens::{bearer, cookie, reads_fields};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
 pub const HOLD_MS: u32 = 45_000;
@@ -358,10 +358,11 @@ fn admit(
     unix_s: u64,
 ) -> Result<Option<Admission>, Stop> {
     let refused = |detail| Problem::new(Refusal::Unauthorized, detail).into();
-    let token = match bearer(head) {
+    let fields = reads_fields(world);
+    let token = match bearer(head).filter(|_| fields) {
         Some(Ok(token)) => Some(token.to_string()),
         Some(Err(())) => return Err(refused("Authorization is not a bearer token")),
-        None => in_query.or_else(|| cookie(head).filter(|_| cookies).map(str::to_string)),
+        None => in_query.or_else(|| cookie(head).filter(|_| fields && cookies).map(str::to_string)),
     };
     let Some(token) = token else { return Ok(None) };
     let Some(verifier) = world.verifier() else { return Err(refused("no token is accepted here")) };
@@ -464,7 +465,9 @@ fn check_rights(
             (rights.history_for_client || rights.history_for_subscriber && subscribe, true)
         }
         // With a hook, it is the body that is asked about.
-        Endpoint::Publish => (rights.publish_hook || rights.may_publish(subscribe), false),
+        Endpoint::Publish => {
+            (rights.asks_about_publishing(subscribe) || rights.may_publish(subscribe), false)
+        }
         _ => (subscribe, rights.keeps_history && (rights.recovery || rights.force_recovery)),
     };
     match allowed {

@@ -79,7 +79,8 @@ impl Client {
             }
             // What it sent itself, or was done to it.
             4400 => panic!("an order for another user was carried out"),
-            1000 | 3000 | 3005 | 3010 | 3012 | 3502 | 4000 => {}
+            // 3006: a subscription that the server made has expired, and the client cannot renew it.
+            1000 | 3000 | 3005 | 3006 | 3010 | 3012 | 3502 | 4000 => {}
             other => panic!("closed with {other}"),
         }
         match stage.prng.u8(..3) {
