@@ -171,12 +171,16 @@ impl Backend {
         })
     }
 
-    /// Publishes what every subscriber of the channel must get.
-    pub fn publish_marker(&mut self, channel: ChannelNo, stage: &mut Stage) {
+    /// Publishes what every subscriber of the channel must get. False when the inbox is full: one of two messages may be,
+    /// for a moment, though nobody is busy.
+    pub fn publish_marker(&mut self, channel: ChannelNo, stage: &mut Stage) -> bool {
         let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
         let ask = PublishAsk::new(stage.scenario.channels[channel].name.clone(), data);
-        assert!(self.publish_ask(payload, ask, stage), "an inbox is full, and nobody is busy");
-        self.markers.insert(channel, (payload, None));
+        let taken = self.publish_ask(payload, ask, stage);
+        if taken {
+            self.markers.insert(channel, (payload, None));
+        }
+        taken
     }
 
     fn history(&mut self, channel: ChannelNo, stage: &mut Stage) {

@@ -365,7 +365,12 @@ impl World {
         self.note_slices();
         let began = self.stage.net.now();
         for channel in 0..self.stage.scenario.channels.len() {
-            self.backend.publish_marker(channel, &mut self.stage);
+            let mut tries = 0;
+            while !self.backend.publish_marker(channel, &mut self.stage) {
+                tries += 1;
+                assert!(tries < 20, "an inbox is full for 20 ms, and nobody is busy");
+                self.run_for(Duration::from_millis(1));
+            }
             self.run_for(Duration::from_millis(1));
         }
         // A poll of several channels asks about each of them, and may be given one message at a time.
