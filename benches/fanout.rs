@@ -155,11 +155,14 @@ fn send_by(c: &mut Criterion, name: &str, driver: impl Driver) {
 fn send(c: &mut Criterion) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("binds");
     let address = listener.local_addr().expect("is bound");
-    let mut clients: Vec<_> = (0..SOCKETS).map(|_| TcpStream::connect(address).expect("connects")).collect();
-    let mut servers: Vec<_> = (0..SOCKETS).map(|_| listener.accept().expect("accepts").0).collect();
-    for server in &servers {
+    // One by one: the listener's queue is shorter than the crowd.
+    let pair = |_| {
+        let client = TcpStream::connect(address).expect("connects");
+        let (server, _) = listener.accept().expect("accepts");
         server.set_nodelay(true).expect("is a TCP socket");
-    }
+        (client, server)
+    };
+    let (mut clients, mut servers): (Vec<_>, Vec<_>) = (0..SOCKETS).map(pair).unzip();
     let mut group = c.benchmark_group("send");
     group.throughput(Throughput::Elements(SOCKETS as u64));
     group.bench_function("write", |b| {
