@@ -63,7 +63,7 @@ loadgen() {
     name=$1
     shift
     status=0
-    nice -n "${niceness:-0}" "$root/target/release/trunkline-loadgen" "$@" --quiet --json "$out/$name.json" \
+    ${beside:-} nice -n "${niceness:-0}" "$root/target/release/trunkline-loadgen" "$@" --quiet --json "$out/$name.json" \
         >"$out/$name.txt" 2>&1 || status=$?
     printf '\n== %s: exit %s\n   trunkline-loadgen %s\n' "$name" "$status" "$*"
     grep -E '^ [a-z].*[0-9] (B|us|ms|s|%) |^(passed|FAILED|INVALID)' "$out/$name.txt" || tail -n 5 "$out/$name.txt"
@@ -82,8 +82,13 @@ ended() {
 }
 
 ours="--url ws://127.0.0.1:$port/connection/websocket --api-key measured"
-# One shard and one generating thread: a cpu each, as on a host where clients are elsewhere.
+# One shard and one generating thread.
 one="--threads 1"
+# A shard is pinned to the first cpu: beside it, where a part does not need more, the generator takes the others, as if
+# clients were elsewhere.
+cpus=$(nproc)
+others=
+if [ "$cpus" -gt 1 ] && command -v taskset >/dev/null; then others="taskset -c 1-$((cpus - 1))"; fi
 
 for part in $parts; do
     case $part in
@@ -145,7 +150,9 @@ END
             ;;
         tail)
             serve --shards 1
+            beside=$others
             loadgen tail fanout -n 100 --rate 100 --seconds 20s --warm-up 2s $ours $one --pid "$pid"
+            beside=
             ended
             ;;
         connect)

@@ -113,6 +113,9 @@ settings! {
         /// Commands one user may send a second over all connections to this node, as `commands_per_second`. 0: any
         /// number.
         pub user_commands_per_second: u32 = 0;
+        /// Bytes one user may send a second over all connections to this node, as `bytes_per_second`: the connection that
+        /// sends more is closed (3013). 0: any number.
+        pub user_bytes_per_second: Size = Size(0);
         /// Origins a browser may connect from, like `https://example.com` or `https://*.example.com`.
         /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
         /// and are not held to this.

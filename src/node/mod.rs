@@ -273,14 +273,18 @@ fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverO
 fn client_limits(config: &Config, secrets: &mut Prng) -> ClientLimits {
     let client = &config.client;
     let of_users = Rate::new(client.user_commands_per_second.into(), client.commands_burst.into());
-    let seed = std::array::from_fn(|_| secrets.u64(..));
+    // As for one connection: a message of the longest kind may always come after a rest.
+    let user_bytes = client.user_bytes_per_second.0;
+    let of_bytes = Rate::new(user_bytes, user_bytes.saturating_add(client.message_bytes_max.0));
+    let mut table = |rate| Arc::new(UserRates::new(rate, std::array::from_fn(|_| secrets.u64(..))));
     ClientLimits {
         user_connections_max: client.user_connections_max,
         user_connections_policy: client.user_connections_policy,
         commands_per_second: client.commands_per_second,
         commands_burst: client.commands_burst,
         bytes_per_second: client.bytes_per_second.0,
-        users: of_users.map(|rate| Arc::new(UserRates::new(rate, seed))),
+        users: of_users.map(&mut table),
+        user_bytes: of_bytes.map(&mut table),
     }
 }
 

@@ -1,4 +1,4 @@
-//! How much clients may do in a time: a connection's commands and bytes, a user's commands, a channel's publications.
+//! How much clients may do in a time: a connection's commands and bytes, a user's, a channel's publications.
 //!
 //! Nothing of this lies in a connection's slot: what is limited is configured, and only then are there tables beside.
 
@@ -36,8 +36,10 @@ pub struct ClientLimits {
     /// Commands that a connection, or a user, may send at once after a rest.
     pub commands_burst: u32,
     pub bytes_per_second: u64,
-    /// For all shards together; `None` without a limit.
+    /// Commands of users, for all shards together; `None` without a limit.
     pub users: Option<Arc<UserRates>>,
+    /// The same in bytes.
+    pub user_bytes: Option<Arc<UserRates>>,
 }
 
 /// The rates of one shard's connections, and of channels whose home it is.
@@ -46,6 +48,7 @@ pub struct Rates {
     commands: Option<Rate>,
     bytes: Option<Rate>,
     users: Option<Arc<UserRates>>,
+    user_bytes: Option<Arc<UserRates>>,
     /// By slot: 24 bytes each, up to the highest slot ever used.
     slots: Vec<SlotRates>,
     /// Some namespace limits what is published.
@@ -82,13 +85,17 @@ impl Rates {
             commands: Rate::new(limits.commands_per_second.into(), limits.commands_burst.into()),
             bytes: Rate::new(limits.bytes_per_second, bytes_burst),
             users: limits.users.clone(),
+            user_bytes: limits.user_bytes.clone(),
             slots: Vec::new(),
             limits_channels,
             channels: HashMap::default(),
             sweep_at: CHANNELS_SWEPT_FROM,
         };
-        let limits_something =
-            rates.commands.is_some() || rates.bytes.is_some() || rates.users.is_some() || limits_channels;
+        let limits_something = rates.commands.is_some()
+            || rates.bytes.is_some()
+            || rates.users.is_some()
+            || rates.user_bytes.is_some()
+            || limits_channels;
         limits_something.then(|| Box::new(rates))
     }
 
@@ -172,15 +179,30 @@ impl Core {
     /// It has sent too many: it is to be closed with this.
     pub fn admit_bytes(&mut self, slot: u32, bytes: usize) -> Result<(), Disconnect> {
         let Some(rates) = &mut self.rates else { return Ok(()) };
-        let Some(rate) = rates.bytes else { return Ok(()) };
         let Some(connection) = self.connections.get(slot) else { return Ok(()) };
         let counts = match &connection.state {
             State::Client { .. } => true,
             State::Reader { reader, .. } => reader.is_websocket(),
             _ => false,
         };
-        let entry = rates.slot(slot, connection.generation);
-        match !counts || rate.take(&mut entry.bytes_paid_until, self.now, bytes as u64) {
+        if !counts {
+            return Ok(());
+        }
+        let of_user = match (&rates.user_bytes, user_of(&connection.state)) {
+            (Some(users), Some(user)) => {
+                let free = users.available(user, self.now) > 0;
+                if free {
+                    users.charge(user, self.now, bytes as u64);
+                }
+                free
+            }
+            _ => true,
+        };
+        let of_connection = rates.bytes.is_none_or(|rate| {
+            let entry = rates.slot(slot, connection.generation);
+            rate.take(&mut entry.bytes_paid_until, self.now, bytes as u64)
+        });
+        match of_user && of_connection {
             true => Ok(()),
             false => Err(Disconnect::TOO_MANY_REQUESTS),
         }

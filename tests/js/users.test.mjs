@@ -252,6 +252,24 @@ for (const driver of drivers) {
       assert.equal(await daemon.stop(), 0);
     });
 
+    test('bytes of a user, over all connections and shards: closed with 3013', async () => {
+      const daemon = await Daemon.start({
+        driver,
+        args: ['--shards', '3'],
+        config: configuration({ client: { user_bytes_per_second: 100, message_bytes_max: 2048 } }),
+      });
+      const [ann, again, bob] = [await member(daemon, 'ann'), await member(daemon, 'ann'), await member(daemon, 'bob')];
+      for (const _ of range(10)) {
+        for (const client of [ann, again]) client.publish('news', 'x'.repeat(1500)).catch(() => {});
+      }
+      const closed = (client) => client.log.connecting.some(({ code }) => code === 3013);
+      await until(() => closed(ann) || closed(again), 'one of them is closed for it');
+      await bob.publish('news', 'x'.repeat(1500));
+      assert.equal(closed(bob), false, 'another user is not held back');
+      [ann, again, bob].forEach((client) => client.disconnect());
+      assert.equal(await daemon.stop(), 0);
+    });
+
     test('publications of a channel: clients are held to it, the server API is not', async () => {
       const daemon = await Daemon.start({
         driver,
