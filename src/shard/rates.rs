@@ -285,15 +285,11 @@ impl UserRates {
 
     /// Takes `units`. Two shards at once may both have found the last one available: the debt is then of both.
     pub fn charge(&self, user: &str, now: Time, units: u64) {
-        let places = self.places(user);
-        let Some(earliest) = places.clone().min_by_key(|place| place.load(Ordering::Relaxed)) else { return };
-        let after = |paid_until| self.rate.after(Time(paid_until), now, units).0;
-        // Relaxed: each place stands for itself, and nothing else is told by it.
-        let before = earliest
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |paid| Some(after(paid)))
-            .unwrap_or(0);
-        for place in places {
-            place.fetch_max(after(before), Ordering::Relaxed);
+        // In all of them: two shards that each chose the earliest could choose two different ones, and each would miss what
+        // the other took. Relaxed: each place stands for itself, and nothing else is told by it.
+        for place in self.places(user) {
+            let after = |paid| Some(self.rate.after(Time(paid), now, units).0);
+            let _ = place.fetch_update(Ordering::Relaxed, Ordering::Relaxed, after);
         }
     }
 
@@ -301,7 +297,7 @@ impl UserRates {
         Time(self.places(user).map(|place| place.load(Ordering::Relaxed)).min().unwrap_or(0))
     }
 
-    fn places(&self, user: &str) -> impl Iterator<Item = &AtomicU64> + Clone {
+    fn places(&self, user: &str) -> impl Iterator<Item = &AtomicU64> {
         let hash = self.hash.hash_one(user);
         // Sixteen bits of the hash for each table.
         self.tables
