@@ -138,9 +138,13 @@ fn deliver(c: &mut Criterion) {
                 let ask = PublishAsk::new(channel.clone(), Bytes::from_static(PAYLOAD));
                 let published = home.publish(ask, Time::ZERO, 0).expect("there is room");
                 let shards = home.interested(&channel).len();
-                local.handle_item(&channel, Item::Publication(published.publication.expect("it is new")));
+                local.handle_item(
+                    &channel,
+                    Item::Publication(published.publication.expect("it is new")),
+                    Time::ZERO,
+                );
                 let mut visited = 0u64;
-                while let Some((index, active)) = local.take_ready() {
+                while let Some((index, active)) = local.take_ready(Time::ZERO) {
                     for subscriber in &local.get(index).subscribers()[..active.remaining as usize] {
                         visited += u64::from(black_box(subscriber.slot()) < u32::MAX);
                     }

@@ -12,6 +12,7 @@ use crate::config::sections::{Config, SHARDS_MAX, Token};
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
 use crate::hub::ChannelOptions;
+use crate::hub::limits::BATCH_DELAY_MAX;
 use crate::session::token::keys::{Key, KeyFault};
 
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
@@ -200,6 +201,11 @@ fn check_channel(options: &ChannelOptions, path: &str, require: &mut impl FnMut(
         options.history_meta_ttl >= options.history_ttl,
         &format!("{path}.history_meta_ttl"),
         "must be at least history_ttl, or a kept publication would outlive its position",
+    );
+    require(
+        options.batch_max_delay <= BATCH_DELAY_MAX,
+        &format!("{path}.batch_max_delay"),
+        "must be at most 1s: subscribers wait for it",
     );
 }
 

@@ -27,6 +27,10 @@ pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// parts of its users by itself, and can change its mind between them.
 pub const SPREAD_MS_MAX: u32 = 3_600_000;
 
+/// Longest [`batch_max_delay`](crate::hub::options::ChannelOptions::batch_max_delay): with a second a write already carries
+/// hundreds of messages at the rates that it is for, and who waits longer would rather be told less often.
+pub const BATCH_DELAY_MAX: Duration = Duration::from_secs(1);
+
 /// What one [`Home`](crate::hub::Home) may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubLimits {

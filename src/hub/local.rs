@@ -12,9 +12,14 @@
 //!   told the earlier ones gets them now, and then the new one.
 //! - A later spread publication leaves what is under way at most half of its own window, and takes the rest.
 //! - A bulk one behind a spread one is taken for one spread over [`BULK_WAIT_MAX`](crate::hub::limits::BULK_WAIT_MAX).
+//! # Gathering
+//! A channel with a [`batch_max_delay`](ChannelOptions::batch_max_delay) begins no batch sooner than that after it began
+//! the one before: what comes meanwhile leaves with one write for each subscriber.
 //! ```text
 //!           at once                              batch done, more came
 //!  Idle ──────────────▶ Ready ◀───────────────────────────┐
+//!   │  too soon        ▲
+//!   ├──────▶ Gather ───┘ in time
 //!   │  spread    ┌──▶ Spread ─── at once, or full ───▶ Ready
 //!   └────────────┤
 //!     bulk       └──▶ Bulk ───── at once, overdue ───▶ Ready
@@ -110,6 +115,8 @@ pub struct LocalChannel {
     /// Subscribers with a cursor: while there are any, the stream keeps what they may still need.
     cursors: u32,
     lane: Lane,
+    /// No batch of what is to be delivered at once begins before this.
+    gathers_until: Time,
     /// Present while something of the channel is held back.
     pacing: Option<Box<Pacing>>,
     /// Payload bytes of the items that no finished batch has delivered.
@@ -129,6 +136,8 @@ enum Lane {
     Spread,
     /// The next batch, or the running one, waits for a moment without other deliveries.
     Bulk,
+    /// The next batch waits until it is long enough since the last one began. None is running.
+    Gather,
 }
 
 impl Lane {
@@ -175,6 +184,8 @@ pub struct Local {
     spread: Deadlines,
     /// Channels of [`Lane::Bulk`], and when each takes its turn among the others.
     bulk: Deadlines,
+    /// Channels of [`Lane::Gather`], and when each may begin its batch.
+    gathering: Deadlines,
     subscriptions: u64,
     /// Payload bytes in all streams.
     stream_bytes: usize,
@@ -206,6 +217,7 @@ impl Local {
             ready: VecDeque::new(),
             spread: Deadlines::default(),
             bulk: Deadlines::default(),
+            gathering: Deadlines::default(),
             subscriptions: 0,
             stream_bytes: 0,
             backlog_bytes: 0,
@@ -266,6 +278,7 @@ impl Local {
                     pending_joins: 0,
                     cursors: 0,
                     lane: Lane::Idle,
+                    gathers_until: Time::ZERO,
                     pacing: None,
                     backlog_bytes: 0,
                     active_bytes: 0,
@@ -368,9 +381,9 @@ impl Local {
     }
 
     /// An item has come from the channel's home, to be delivered at once. False when nobody here is subscribed.
-    pub fn handle_item(&mut self, name: &str, item: Item) -> bool {
+    pub fn handle_item(&mut self, name: &str, item: Item, now: Time) -> bool {
         let Some(index) = self.take_in(name, item) else { return false };
-        self.let_go(index);
+        self.let_go(index, now);
         self.trim(index);
         true
     }
@@ -379,7 +392,7 @@ impl Local {
     /// subscribed.
     pub fn handle_paced(&mut self, name: &str, publication: Arc<Publication>, pace: Pace, now: Time) -> bool {
         if pace.is_at_once() {
-            return self.handle_item(name, Item::Publication(publication));
+            return self.handle_item(name, Item::Publication(publication), now);
         }
         let Some(index) = self.take_in(name, Item::Publication(publication)) else { return false };
         let entry = &mut self.channels[index as usize];
@@ -397,7 +410,7 @@ impl Local {
             self.schedule(index, now);
         }
         if self.held_bytes > self.held_bytes_max {
-            self.let_go(index);
+            self.let_go(index, now);
         }
         self.trim(index);
         true
@@ -423,14 +436,26 @@ impl Local {
     }
 
     /// Nothing of the channel is held back any more.
-    fn let_go(&mut self, channel: ChannelIndex) {
+    fn let_go(&mut self, channel: ChannelIndex, now: Time) {
         let entry = &mut self.channels[channel as usize];
         if entry.pacing.take().is_some() {
             self.windows_cut += 1;
         }
-        if entry.lane != Lane::Ready {
-            self.set_lane(channel, Lane::Ready);
+        match entry.lane {
+            Lane::Ready | Lane::Gather => {}
+            _ if entry.active.is_some() => self.set_lane(channel, Lane::Ready),
+            _ => self.make_ready(channel, now),
         }
+    }
+
+    /// What is to be delivered at once takes its turn, or gathers until it may. No batch is running.
+    fn make_ready(&mut self, channel: ChannelIndex, now: Time) {
+        let until = self.channels[channel as usize].gathers_until;
+        if until <= now {
+            return self.set_lane(channel, Lane::Ready);
+        }
+        self.set_lane(channel, Lane::Gather);
+        self.gathering.set(channel, until);
     }
 
     /// Finds the lane of what is not yet delivered, if there is any. No batch is running.
@@ -442,13 +467,13 @@ impl Local {
             return self.set_lane(channel, Lane::Idle);
         }
         match entry.pacing.as_mut().and_then(|pacing| pacing.due_from(batched)) {
-            None => self.set_lane(channel, Lane::Ready),
+            None => self.make_ready(channel, now),
             Some(Hold::Bulk { until, .. }) => {
                 self.set_lane(channel, Lane::Bulk);
                 self.bulk.set(channel, until);
             }
             Some(Hold::Spread { until, .. }) => {
-                self.begin(channel);
+                self.begin(channel, now);
                 self.set_lane(channel, Lane::Spread);
                 let entry = &mut self.channels[channel as usize];
                 let remaining = entry.active.map_or(0, |active| active.remaining);
@@ -464,6 +489,7 @@ impl Local {
         match entry.lane {
             Lane::Spread => self.spread.remove(channel),
             Lane::Bulk => self.bulk.remove(channel),
+            Lane::Gather => self.gathering.remove(channel),
             Lane::Idle | Lane::Ready => {}
         }
         if entry.lane.holds_back() != lane.holds_back() {
@@ -489,13 +515,13 @@ impl Local {
         self.bulk.next().is_some()
     }
 
-    /// When the next spread delivery is due.
-    pub fn next_spread(&self) -> Option<Time> {
-        self.spread.next()
+    /// When something that waits for its time is due: a spread delivery, or a batch that gathers.
+    pub fn next_due(&self) -> Option<Time> {
+        self.spread.next().into_iter().chain(self.gathering.next()).min()
     }
 
     /// The next channel with something to deliver, its batch begun. [`Local::advance`] must follow.
-    pub fn take_ready(&mut self) -> Option<(ChannelIndex, Active)> {
+    pub fn take_ready(&mut self, now: Time) -> Option<(ChannelIndex, Active)> {
         while let Some(index) = self.ready.pop_front() {
             // The channel may have been forgotten, and its index taken by another, since it was queued.
             let Some(entry) = self.channels.get_mut(index as usize) else { continue };
@@ -503,7 +529,7 @@ impl Local {
                 continue;
             }
             if entry.active.is_none() {
-                self.begin(index);
+                self.begin(index, now);
             }
             return self.channels[index as usize].active.map(|active| (index, active));
         }
@@ -511,21 +537,26 @@ impl Local {
     }
 
     /// The bulk channel that has waited longest, its batch begun. [`Local::advance`] must follow.
-    pub fn take_bulk(&mut self) -> Option<(ChannelIndex, Active)> {
+    pub fn take_bulk(&mut self, now: Time) -> Option<(ChannelIndex, Active)> {
         let index = self.bulk.first()?;
         if self.channels[index as usize].active.is_none() {
-            self.begin(index);
+            self.begin(index, now);
         }
         self.channels[index as usize].active.map(|active| (index, active))
     }
 
-    /// Lets the bulk channels that have waited long enough take their turns among the others.
-    pub fn promote_overdue(&mut self, now: Time) {
+    /// Lets those that have gathered, or waited as bulk, for long enough take their turns.
+    pub fn promote_due(&mut self, now: Time) {
+        while self.gathering.next().is_some_and(|until| until <= now)
+            && let Some(index) = self.gathering.first()
+        {
+            self.set_lane(index, Lane::Ready);
+        }
         while self.bulk.next().is_some_and(|until| until <= now)
             && let Some(index) = self.bulk.first()
         {
             if self.channels[index as usize].active.is_none() {
-                self.begin(index);
+                self.begin(index, now);
             }
             self.set_lane(index, Lane::Ready);
         }
@@ -547,8 +578,9 @@ impl Local {
     }
 
     /// Begins the next batch: everything, or what stands before that which is held back.
-    fn begin(&mut self, channel: ChannelIndex) {
+    fn begin(&mut self, channel: ChannelIndex, now: Time) {
         let entry = &mut self.channels[channel as usize];
+        entry.gathers_until = now + entry.options.batch_max_delay;
         let mut end = entry.stream.end();
         let mut bytes = entry.backlog_bytes;
         if let Some(pacing) = &mut entry.pacing
@@ -575,7 +607,7 @@ impl Local {
         active.remaining = remaining;
         if remaining > 0 {
             match entry.lane {
-                Lane::Idle => unreachable!("a batch is under way"),
+                Lane::Idle | Lane::Gather => unreachable!("a batch is under way"),
                 Lane::Ready => self.ready.push_back(channel),
                 // It stays the one that has waited longest.
                 Lane::Bulk => {}

@@ -38,7 +38,7 @@ fn subscribed(local: &mut Local, slots: std::ops::Range<u32>) -> ChannelIndex {
 /// Delivers everything in slices of `slice`, calling `between` after each; gives every visit.
 fn deliver(local: &mut Local, slice: u32, mut between: impl FnMut(&mut Local)) -> Vec<(u32, Seq, Seq)> {
     let mut seen = Vec::new();
-    while let Some((index, active)) = local.take_ready() {
+    while let Some((index, active)) = local.take_ready(Time::ZERO) {
         let until = active.remaining.saturating_sub(slice);
         for at in (until..active.remaining).rev() {
             seen.push((local.get(index).subscribers()[at as usize].slot(), active.start, active.end));
@@ -55,7 +55,7 @@ fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
         for slice in 1..5 {
             let mut local = local();
             let index = subscribed(&mut local, 0..10);
-            assert!(local.handle_item("c", publication(1)));
+            assert!(local.handle_item("c", publication(1), Time::ZERO));
             // Where each slot is, as its connection would know it.
             let mut places: HashMap<u32, u32> = (0..10).map(|slot| (slot, slot)).collect();
             let mut left = false;
@@ -94,7 +94,7 @@ fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
 fn one_that_joins_before_an_older_item_is_delivered_gets_a_cursor_behind_it() {
     let mut local = local();
     let index = subscribed(&mut local, 0..2);
-    local.handle_item("c", publication(1));
+    local.handle_item("c", publication(1), Time::ZERO);
     let (position, cursor) = local.subscribe(index, Subscriber::new(9, 0, false), Offset(1));
     assert_eq!(cursor, Some(Cursor { seq: 1, after: Offset(1), asked: false }));
     local.cursor_set(index, position);
@@ -107,12 +107,12 @@ fn the_stream_is_kept_for_cursors_within_its_bound_and_dropped_with_the_last() {
     let index = subscribed(&mut local, 0..2);
     local.cursor_set(index, 0);
     for offset in 1..=5 {
-        local.handle_item("c", publication(offset));
+        local.handle_item("c", publication(offset), Time::ZERO);
         deliver(&mut local, 100, |_| ());
     }
     assert_eq!((local.get(index).stream().base(), local.stream_bytes()), (0, 50));
     for offset in 6..=20 {
-        local.handle_item("c", publication(offset));
+        local.handle_item("c", publication(offset), Time::ZERO);
         deliver(&mut local, 100, |_| ());
         assert!(local.stream_bytes() <= 100);
     }
@@ -128,7 +128,7 @@ fn the_stream_is_dropped_when_the_last_with_a_cursor_leaves() {
     let mut local = local();
     let index = subscribed(&mut local, 0..2);
     local.cursor_set(index, 0);
-    local.handle_item("c", publication(1));
+    local.handle_item("c", publication(1), Time::ZERO);
     deliver(&mut local, 100, |_| ());
     assert_eq!(local.stream_bytes(), 10);
     local.unsubscribe(index, 0, &mut Vec::new());
@@ -139,23 +139,23 @@ fn the_stream_is_dropped_when_the_last_with_a_cursor_leaves() {
 fn an_unused_channel_is_forgotten_even_in_the_middle_of_a_batch() {
     let mut local = local();
     let index = subscribed(&mut local, 0..3);
-    local.handle_item("c", publication(1));
-    let (_, active) = local.take_ready().unwrap();
+    local.handle_item("c", publication(1), Time::ZERO);
+    let (_, active) = local.take_ready(Time::ZERO).unwrap();
     local.advance(index, active.remaining - 1, Time::ZERO);
     for _ in 0..3 {
         local.unsubscribe(index, 0, &mut Vec::new());
     }
     assert_eq!((local.channels(), local.subscriptions(), local.stream_bytes()), (0, 0, 0));
     assert_eq!(local.backlog_bytes(), 0);
-    assert!(local.take_ready().is_none());
-    assert!(!local.handle_item("c", publication(2)), "nobody is subscribed");
+    assert!(local.take_ready(Time::ZERO).is_none());
+    assert!(!local.handle_item("c", publication(2), Time::ZERO), "nobody is subscribed");
 }
 
 #[test]
 fn items_for_nobody_do_not_reach_a_later_subscriber() {
     let mut local = local();
     let index = local.join_asked(&"c".into(), &Arc::default());
-    assert!(!local.handle_item("c", publication(1)));
+    assert!(!local.handle_item("c", publication(1), Time::ZERO));
     let (_, cursor) = local.subscribe(index, Subscriber::new(1, 0, false), Offset(1));
     local.join_answered(index);
     assert_eq!(cursor, None);
@@ -183,7 +183,7 @@ fn play(local: &mut Local, mut now: Time, end: Time) -> Vec<(u32, Time)> {
             seen.extend(visited.iter().rev().map(|subscriber| (subscriber.slot(), now)));
             local.advance(index, until, now);
         }
-        match local.next_spread().filter(|&next| next <= end) {
+        match local.next_due().filter(|&next| next <= end) {
             Some(next) => now = next,
             None => return seen,
         }
@@ -205,7 +205,7 @@ fn a_spread_publication_reaches_nine_thousand_evenly() {
     for bucket in buckets {
         assert!((144..=216).contains(&bucket), "180 in 100 ms, a fifth more or less: {buckets:?}");
     }
-    assert_eq!((local.held_bytes(), local.backlog_bytes(), local.next_spread()), (0, 0, None));
+    assert_eq!((local.held_bytes(), local.backlog_bytes(), local.next_due()), (0, 0, None));
 }
 
 #[test]
@@ -216,8 +216,8 @@ fn what_is_held_back_is_no_backlog_until_something_at_once_lets_it_go() {
     assert_eq!(local.backlog_bytes(), 0);
     assert!(local.held_bytes() > 0 && !local.has_ready());
     assert_eq!(play(&mut local, Time::ZERO, Time::from_millis(360_000)).len(), 10);
-    local.handle_item("c", publication(2));
-    assert_eq!((local.held_bytes(), local.next_spread(), local.windows_cut_total()), (0, None, 1));
+    local.handle_item("c", publication(2), Time::ZERO);
+    assert_eq!((local.held_bytes(), local.next_due(), local.windows_cut_total()), (0, None, 1));
     let seen = deliver(&mut local, 7, |_| ());
     let firsts = seen.iter().filter(|(_, start, _)| *start == 0).count();
     assert_eq!((firsts, seen.len()), (90, 190), "who waited gets the first, then everyone the second");
@@ -232,7 +232,7 @@ fn more_than_may_be_held_is_delivered_at_once() {
     for offset in 1..=8 {
         paced(&mut local, offset, spread(1_000), Time::ZERO);
     }
-    assert_eq!((local.held_bytes(), local.next_spread()), (0, None));
+    assert_eq!((local.held_bytes(), local.next_due()), (0, None));
     assert_eq!(deliver(&mut local, 100, |_| ()).len(), 20, "the batch under way, and the rest as one");
 }
 
@@ -242,12 +242,12 @@ fn bulk_waits_for_its_moment_and_not_longer_than_its_bound() {
     let index = subscribed(&mut local, 0..10);
     paced(&mut local, 1, BULK, Time::ZERO);
     assert!(!local.has_ready() && local.has_bulk());
-    let (_, active) = local.take_bulk().unwrap();
+    let (_, active) = local.take_bulk(Time::ZERO).unwrap();
     local.advance(index, active.remaining - 4, Time::ZERO);
     assert!(local.has_bulk() && !local.has_ready());
-    local.promote_overdue(Time::ZERO + BULK_WAIT_MAX - Duration::from_nanos(1));
+    local.promote_due(Time::ZERO + BULK_WAIT_MAX - Duration::from_nanos(1));
     assert!(local.has_bulk());
-    local.promote_overdue(Time::ZERO + BULK_WAIT_MAX);
+    local.promote_due(Time::ZERO + BULK_WAIT_MAX);
     assert!(!local.has_bulk() && local.has_ready());
     assert_eq!(deliver(&mut local, 100, |_| ()).len(), 6);
 }
@@ -271,6 +271,7 @@ struct Paces {
     members: BTreeMap<u32, Member>,
     /// By when each must have been delivered; the first has offset 1.
     due: Vec<Time>,
+    batch_max_delay: Duration,
     now: Time,
     slots: u32,
     prng: Prng,
@@ -281,13 +282,15 @@ impl Paces {
         let limits = StreamLimits { channel_bytes_max: usize::MAX, channel_items_max: usize::MAX };
         let mut local = Local::new(limits, 7);
         // Held by a join that is never answered: what goes and comes is the subscribers.
-        let index = local.join_asked(&"c".into(), &Arc::default());
+        let batch_max_delay = Duration::from_millis([0, 15, 700][seed as usize % 3]);
+        let options = ChannelOptions { batch_max_delay, ..ChannelOptions::default() };
+        let index = local.join_asked(&"c".into(), &Arc::new(options));
         let (due, members) = (Vec::new(), BTreeMap::new());
         let mut prng = Prng::with_seed(seed);
         if prng.u8(..4) == 0 {
             local.held_bytes_max = 700;
         }
-        Paces { local, index, members, due, now: Time::from_millis(5_000), slots: 0, prng }
+        Paces { local, index, members, due, batch_max_delay, now: Time::from_millis(5_000), slots: 0, prng }
     }
 
     fn join(&mut self) {
@@ -323,7 +326,7 @@ impl Paces {
             Pace { spread_ms: 0, bulk: true } => BULK_WAIT_MAX,
             Pace { spread_ms, .. } => Duration::from_millis(spread_ms.into()),
         };
-        self.due.push(self.now + wait);
+        self.due.push(self.now + wait + self.batch_max_delay);
         let Item::Publication(publication) = publication(self.due.len() as u64) else { unreachable!() };
         self.local.handle_paced("c", publication, pace, self.now);
     }
@@ -373,13 +376,13 @@ impl Paces {
 
     /// One turn of a shard, which may leave things to the next. True when it has done something.
     fn turn(&mut self) -> bool {
-        self.local.promote_overdue(self.now);
+        self.local.promote_due(self.now);
         let slice = self.prng.u32(1..8);
         if let Some((_, active, until)) = self.local.take_spread(self.now, slice) {
             self.visit(active, until);
             return true;
         }
-        if let Some((_, active)) = self.local.take_ready() {
+        if let Some((_, active)) = self.local.take_ready(self.now) {
             self.visit(active, active.remaining.saturating_sub(slice));
             return true;
         }
@@ -397,7 +400,7 @@ impl Paces {
                 (6..8, _) => self.publish(),
                 (8, _) => {
                     if !self.local.has_ready()
-                        && let Some((_, active)) = self.local.take_bulk()
+                        && let Some((_, active)) = self.local.take_bulk(self.now)
                     {
                         self.visit(active, active.remaining.saturating_sub(3));
                     }
@@ -406,13 +409,11 @@ impl Paces {
                 _ => _ = self.turn(),
             }
             if self.prng.u8(..4) == 0 {
-                while self.turn() {}
-                self.compare();
+                self.settle();
             }
         }
         self.now = self.now + Duration::from_secs(61);
-        while self.turn() {}
-        self.compare();
+        self.settle();
         let behind =
             self.members.values().filter(|member| !member.blocked && member.cursor.is_some()).count();
         assert_eq!(behind, 0, "everything is delivered, and nobody waits for a batch");
@@ -422,12 +423,23 @@ impl Paces {
             (self.local.held_bytes(), self.local.backlog_bytes(), self.local.stream_bytes()),
             (0, 0, 0)
         );
-        assert_eq!((self.local.next_spread(), self.local.has_bulk()), (None, false));
+        assert_eq!((self.local.next_due(), self.local.has_bulk()), (None, false));
     }
 
-    fn compare(&self) {
+    /// Does everything that is due. A batch that begins late, as after a jump of the clock, holds up what gathers behind it.
+    fn settle(&mut self) {
+        let asked = self.now;
+        while self.turn() {}
+        while let Some(until) = self.local.gathering.next() {
+            self.now = until;
+            while self.turn() {}
+        }
+        self.compare(asked);
+    }
+
+    fn compare(&self, at: Time) {
         for (slot, member) in &self.members {
-            let due = self.due.iter().rposition(|&due| due <= self.now).map_or(0, |at| at as u64 + 1);
+            let due = self.due.iter().rposition(|&due| due <= at).map_or(0, |place| place as u64 + 1);
             let due = due.max(member.joined_at);
             assert!(member.blocked || member.got >= due, "{slot} has {} of {due}", member.got);
         }
@@ -439,6 +451,46 @@ fn take<'i>(member: &mut Member, items: impl Iterator<Item = &'i Item>) {
         member.got += 1;
         assert_eq!(item.offset(), Some(Offset(member.got)), "the next one, once");
     }
+}
+
+#[test]
+fn what_comes_too_soon_gathers_and_leaves_in_one_batch() {
+    let mut local = local();
+    let options = ChannelOptions { batch_max_delay: Duration::from_millis(15), ..ChannelOptions::default() };
+    let index = local.join_asked(&"c".into(), &Arc::new(options));
+    for slot in 0..3 {
+        local.subscribe(index, Subscriber::new(slot, 0, false), Offset(0));
+    }
+    let at = Time::from_millis;
+    // Of each batch that may begin now: its items.
+    let batches = |local: &mut Local, now| {
+        local.promote_due(now);
+        let mut batches = Vec::new();
+        while let Some((index, active)) = local.take_ready(now) {
+            batches.push((active.start, active.end));
+            local.advance(index, 0, now);
+        }
+        batches
+    };
+    local.handle_item("c", publication(1), at(100));
+    assert_eq!(batches(&mut local, at(100)), [(0, 1)], "after a pause it leaves at once");
+    local.handle_item("c", publication(2), at(101));
+    local.handle_item("c", publication(3), at(114));
+    assert_eq!((batches(&mut local, at(114)), local.next_due()), (vec![], Some(at(115))));
+    assert_eq!(batches(&mut local, at(115)), [(1, 3)]);
+    assert_eq!((local.next_due(), local.backlog_bytes()), (None, 0));
+
+    // What comes while a batch runs waits from the begin of that one.
+    local.handle_item("c", publication(4), at(130));
+    let (index, active) = local.take_ready(at(130)).unwrap();
+    local.handle_item("c", publication(5), at(131));
+    local.advance(index, active.remaining - 1, at(132));
+    let (index, _) = local.take_ready(at(133)).unwrap();
+    local.advance(index, 0, at(133));
+    assert_eq!((batches(&mut local, at(144)), local.next_due()), (vec![], Some(at(145))));
+    assert_eq!(batches(&mut local, at(150)), [(4, 5)]);
+    local.handle_item("c", publication(6), at(160));
+    assert_eq!((batches(&mut local, at(164)), local.next_due()), (vec![], Some(at(165))));
 }
 
 #[test]

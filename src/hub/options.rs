@@ -54,6 +54,8 @@ pub struct ChannelOptions {
     pub sub_refresh_hook: Option<String>,
     pub publish_hook: Option<String>,
     pub gap: GapPolicy,
+    /// How long after the begin of a batch the next one begins at the earliest; zero does not wait.
+    pub batch_max_delay: Duration,
 }
 
 impl Default for ChannelOptions {
@@ -83,6 +85,7 @@ impl Default for ChannelOptions {
             sub_refresh_hook: None,
             publish_hook: None,
             gap: GapPolicy::Tell,
+            batch_max_delay: Duration::ZERO,
         }
     }
 }

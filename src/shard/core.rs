@@ -183,8 +183,8 @@ impl Core {
         // Once the grace is over there is only the driver to be waited for.
         let events = self.events.next(now);
         let ending = self.ending.filter(|until| *until > now);
-        let spread = self.local.next_spread();
-        [self.wheel.next(), accept_again_at, retry, starved, events, ending, spread, Some(self.sweep_at)]
+        let due = self.local.next_due();
+        [self.wheel.next(), accept_again_at, retry, starved, events, ending, due, Some(self.sweep_at)]
             .into_iter()
             .flatten()
             .min()

@@ -27,11 +27,11 @@ impl Core {
     pub fn deliver(&mut self) {
         let now = self.now;
         let mut budget = DELIVERIES_PER_TICK;
-        self.local.promote_overdue(now);
+        self.local.promote_due(now);
         // A share of its own: a shard that is always busy must not hold up what has a time.
         self.deliver_spread(SLICE, &mut budget);
         while budget > 0 {
-            let Some((index, active)) = self.local.take_ready() else { break };
+            let Some((index, active)) = self.local.take_ready(now) else { break };
             let until = active.remaining.saturating_sub(SLICE.min(budget));
             budget -= self.deliver_slice(index, active, until).min(budget);
         }
@@ -43,7 +43,7 @@ impl Core {
         self.deliver_spread(left, &mut budget);
         if budget > 0
             && !self.pushes.has_any()
-            && let Some((index, active)) = self.local.take_bulk()
+            && let Some((index, active)) = self.local.take_bulk(now)
         {
             // Little at a time: what comes in meanwhile goes first in the next turn.
             self.deliver_slice(index, active, active.remaining.saturating_sub(SLICE.min(budget)));

@@ -23,7 +23,7 @@ impl Core {
         match mail {
             Mail::Publication(publication) => {
                 let channel = publication.channel.clone();
-                self.local.handle_item(&channel, Item::Publication(publication));
+                self.local.handle_item(&channel, Item::Publication(publication), self.now);
             }
             Mail::Paced(paced) => {
                 let (publication, pace) = *paced;
@@ -32,7 +32,7 @@ impl Core {
             }
             Mail::Notice(notice) => {
                 let channel = notice.channel.clone();
-                self.local.handle_item(&channel, Item::Notice(notice));
+                self.local.handle_item(&channel, Item::Notice(notice), self.now);
             }
             Mail::Home(mail) => self.handle_home_mail(*mail),
             Mail::Answer(answer) => self.handle_answer(*answer),

@@ -115,7 +115,9 @@ impl Scenario {
         // Drawn apart, so that what other seeds mean does not change with it.
         let mut hooks = Prng::with_seed(seed);
         let hooked = !crowd && seed % HOOKED_EVERY == 1;
-        let namespaces = namespaces(prng, hooked.then_some(&mut hooks));
+        // By the seed alone as well: three of four deliver at once.
+        let batch_max_delay = Duration::from_millis([0, 0, 0, 15][(seed / 8 % 4) as usize]);
+        let namespaces = namespaces(prng, hooked.then_some(&mut hooks), batch_max_delay);
         let faults = if crowd { mild() } else { faults(prng) };
         let room = match cramped {
             true => prng.u32(1..5),
@@ -161,7 +163,7 @@ fn with_hooks(hooked: bool, options: ShardOptions) -> ShardOptions {
     ShardOptions { hooks, ..options }
 }
 
-fn namespaces(prng: &mut Prng, hooks: Option<&mut Prng>) -> Namespaces {
+fn namespaces(prng: &mut Prng, hooks: Option<&mut Prng>, batch_max_delay: Duration) -> Namespaces {
     let mut named = Vec::new();
     for (name, gap) in [("tell", GapPolicy::Tell), ("latest", GapPolicy::Latest), ("close", GapPolicy::Close)]
     {
@@ -185,7 +187,10 @@ fn namespaces(prng: &mut Prng, hooks: Option<&mut Prng>) -> Namespaces {
         };
         named.push(("hook".to_string(), options));
     }
-    Namespaces::new(open(prng, GapPolicy::Tell), named, 32)
+    let unnamed = open(prng, GapPolicy::Tell);
+    let gathering = |options| ChannelOptions { batch_max_delay, ..options };
+    let named = named.into_iter().map(|(name, options)| (name, gathering(options)));
+    Namespaces::new(gathering(unnamed), named, 32)
 }
 
 fn open(prng: &mut Prng, gap: GapPolicy) -> ChannelOptions {
