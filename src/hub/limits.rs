@@ -19,7 +19,7 @@ pub const BULK_WAIT_MAX: Duration = Duration::from_secs(1);
 /// time, ten thousand in fifties, and a shard wakes two hundred times a second at most.
 pub const SPREAD_STEP: Duration = Duration::from_millis(5);
 
-/// Payload bytes that one shard holds back for spread and bulk deliveries. What comes above is delivered at once: a
+/// Payload bytes that one shard holds back for spread, bulk and gathered deliveries. What comes above is delivered at once: a
 /// window of an hour must not keep an hour of payloads.
 pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 

@@ -142,7 +142,7 @@ enum Lane {
 
 impl Lane {
     fn holds_back(self) -> bool {
-        matches!(self, Lane::Spread | Lane::Bulk)
+        matches!(self, Lane::Spread | Lane::Bulk | Lane::Gather)
     }
 }
 
@@ -251,7 +251,7 @@ impl Local {
         self.backlog_bytes
     }
 
-    /// Payload bytes held back for spread and bulk deliveries.
+    /// Payload bytes held back: of spread and bulk deliveries, and of what gathers.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
     }
@@ -445,6 +445,9 @@ impl Local {
             Lane::Ready | Lane::Gather => {}
             _ if entry.active.is_some() => self.set_lane(channel, Lane::Ready),
             _ => self.make_ready(channel, now),
+        }
+        if self.channels[channel as usize].lane == Lane::Gather && self.held_bytes > self.held_bytes_max {
+            self.set_lane(channel, Lane::Ready);
         }
     }
 
