@@ -77,16 +77,13 @@ impl Disconnect {
     // The client reconnects after these.
     pub const CONNECTION_CLOSED: Disconnect = Disconnect::known(3000, "connection closed");
     pub const SHUTDOWN: Disconnect = Disconnect::known(3001, "shutdown");
-    pub const SERVER_ERROR: Disconnect = Disconnect::known(3004, "internal server error");
     pub const EXPIRED: Disconnect = Disconnect::known(3005, "connection expired");
     pub const SUBSCRIPTION_EXPIRED: Disconnect = Disconnect::known(3006, "subscription expired");
     pub const SLOW: Disconnect = Disconnect::known(3008, "slow");
-    pub const WRITE_ERROR: Disconnect = Disconnect::known(3009, "write error");
     pub const INSUFFICIENT_STATE: Disconnect = Disconnect::known(3010, "insufficient state");
     pub const FORCE_RECONNECT: Disconnect = Disconnect::known(3011, "force reconnect");
     pub const NO_PONG: Disconnect = Disconnect::known(3012, "no pong");
     pub const TOO_MANY_REQUESTS: Disconnect = Disconnect::known(3013, "too many requests");
-    pub const STATE_INVALIDATED: Disconnect = Disconnect::known(3014, "state invalidated");
     // The client gives up after these.
     pub const INVALID_TOKEN: Disconnect = Disconnect::known(3500, "invalid token");
     pub const BAD_REQUEST: Disconnect = Disconnect::known(3501, "bad request");
@@ -94,13 +91,18 @@ impl Disconnect {
     pub const FORCE_NO_RECONNECT: Disconnect = Disconnect::known(3503, "force disconnect");
     pub const CONNECTION_LIMIT: Disconnect = Disconnect::known(3504, "connection limit");
     pub const CHANNEL_LIMIT: Disconnect = Disconnect::known(3505, "channel limit");
-    pub const INAPPROPRIATE_PROTOCOL: Disconnect = Disconnect::known(3506, "inappropriate protocol");
     pub const PERMISSION_DENIED: Disconnect = Disconnect::known(3507, "permission denied");
-    pub const NOT_AVAILABLE: Disconnect = Disconnect::known(3508, "not available");
-    pub const TOO_MANY_ERRORS: Disconnect = Disconnect::known(3509, "too many errors");
     /// Ours: the user has connected anew, and may have no more connections than that. Terminal, so that two devices do not
     /// take the connection from each other for ever.
     pub const REPLACED: Disconnect = Disconnect::known(3510, "replaced by a newer connection");
+
+    // Of the published table, and never given by this daemon of its own accord: a backend may order them.
+    pub const SERVER_ERROR: Disconnect = Disconnect::known(3004, "internal server error");
+    pub const WRITE_ERROR: Disconnect = Disconnect::known(3009, "write error");
+    pub const STATE_INVALIDATED: Disconnect = Disconnect::known(3014, "state invalidated");
+    pub const INAPPROPRIATE_PROTOCOL: Disconnect = Disconnect::known(3506, "inappropriate protocol");
+    pub const NOT_AVAILABLE: Disconnect = Disconnect::known(3508, "not available");
+    pub const TOO_MANY_ERRORS: Disconnect = Disconnect::known(3509, "too many errors");
 
     /// Whether a client of the Centrifuge protocol comes back by itself after this code.
     pub fn reconnects(&self) -> bool {
@@ -120,6 +122,7 @@ pub enum Unsubscribed {
     /// The subscriber fell off the log's tail: it resubscribes and recovers or learns that it cannot.
     InsufficientState = 2500,
     Expired = 2501,
+    /// Of the published table, and never given by this daemon.
     StateInvalidated = 2502,
 }
 

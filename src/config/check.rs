@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
+use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
@@ -143,17 +144,12 @@ fn check_token(token: &Token, path: &str, require: &mut impl FnMut(bool, &str, &
             require(false, &format!("{path}.{name}"), &fault.to_string());
         }
     }
-    let is_url = |url: &String| {
-        url.parse::<http::Uri>().is_ok_and(|url| {
-            matches!(url.scheme_str(), Some("http" | "https"))
-                && url.host().is_some_and(|host| !host.is_empty())
-        })
-    };
     require(
-        token.jwks_url.as_ref().is_none_or(is_url),
+        token.jwks_url.as_deref().is_none_or(is_http),
         &format!("{path}.jwks_url"),
         "must be a URL that begins with http:// or https://",
     );
+    require(fits(&token.jwks_ca_file, token.jwks_url.as_deref()), &format!("{path}.jwks_ca_file"), NO_TLS);
     require(
         (Duration::from_secs(1)..=Duration::from_secs(7 * 24 * 3600)).contains(&token.jwks_refresh),
         &format!("{path}.jwks_refresh"),

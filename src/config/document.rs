@@ -162,10 +162,12 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            uncommented, 54,
-            "24 unset keys, a namespace of three, a hook of seventeen and a tunnel of ten"
+            uncommented, 59,
+            "27 unset keys, a namespace of three, a hook of eighteen and a tunnel of eleven"
         );
-        let config = read(&lines.join("\n"));
+        // A file that is named is read with its setting.
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/certificate.pem");
+        let config = read(&lines.join("\n").replace("/etc/trunkline/ca.pem", file));
         assert!(config.api.key.is_some() && config.client.token.hmac_secret.is_some());
         assert_eq!(config.namespace.len(), 1);
     }

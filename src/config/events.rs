@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Uri};
+use http::{HeaderName, HeaderValue};
 
 use crate::base::event::{EventKind, EventKinds};
+use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::hooks::static_header;
 use crate::config::sections::Events;
 use crate::config::value::Size;
@@ -41,17 +42,12 @@ pub(super) fn check_events(events: &Events, require: &mut impl FnMut(bool, &str,
         "events.types",
         "is empty, and events.endpoint is set: name what is to be told, or nothing is",
     );
-    let is_url = |endpoint: &String| {
-        endpoint.parse::<Uri>().is_ok_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.authority().is_some_and(|authority| !authority.host().is_empty())
-        })
-    };
     require(
-        events.endpoint.as_ref().is_none_or(is_url),
+        events.endpoint.as_deref().is_none_or(is_http),
         "events.endpoint",
         "must be a URL like \"http://127.0.0.1:3000/trunkline/events\"",
     );
+    require(fits(&events.ca_file, events.endpoint.as_deref()), "events.ca_file", NO_TLS);
     require(
         (Duration::from_millis(1)..=PATIENCE_MAX).contains(&events.timeout),
         "events.timeout",

@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use http::{HeaderName, HeaderValue, Uri, header};
+use http::{HeaderName, HeaderValue, header};
 
+use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::sections::{Config, HookOptions};
 use crate::hub::ChannelOptions;
 
@@ -135,15 +136,12 @@ pub(super) fn check_hooks(config: &Config, require: &mut impl FnMut(bool, &str, 
 }
 
 fn check_hook(hook: &HookOptions, require: &mut impl FnMut(bool, &str, &str)) {
-    let endpoint = hook.endpoint.parse::<Uri>();
     require(
-        endpoint.is_ok_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.authority().is_some_and(|authority| !authority.host().is_empty())
-        }),
+        is_http(&hook.endpoint),
         "endpoint",
         "must be a URL like \"http://127.0.0.1:3000/trunkline\" or \"https://backend.example.com/\"",
     );
+    require(fits(&hook.ca_file, Some(&hook.endpoint)), "ca_file", NO_TLS);
     let patience = Duration::from_millis(1)..=PATIENCE_MAX;
     require(patience.contains(&hook.timeout), "timeout", "must be from 1ms to 10m");
     require(patience.contains(&hook.wait_timeout), "wait_timeout", "must be from 1ms to 10m");

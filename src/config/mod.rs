@@ -4,6 +4,7 @@
 //! Inputs: the command line, the environment, one file. Outputs: a checked [`Config`], or a [`Fault`] that names the
 //! key and where it was given. Must not know: what any setting does; sockets, shards, the control plane.
 
+pub mod authorities;
 mod check;
 pub mod cli;
 pub mod document;
@@ -18,6 +19,7 @@ mod table;
 mod tunnels;
 pub mod value;
 
+pub use authorities::Authorities;
 pub use fault::Fault;
 pub use load::Loaded;
 pub use memory::MemoryPlan;

@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::config::authorities::Authorities;
 use crate::config::table::{Entries, Named, Section, section, settings};
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
 use crate::hub::users::UserPolicy;
@@ -150,6 +151,9 @@ settings! {
         /// Where the issuer publishes its keys (a JSON Web Key Set), by http or https. A token that names its key (`kid`)
         /// is held against the published one. HMAC stays with hmac_secret.
         pub jwks_url: Option<String> = None, example "\"https://example.com/.well-known/jwks.json\"";
+        /// A file of certificates (PEM): that of jwks_url must come from one of these authorities, instead of those that
+        /// this machine trusts.
+        pub jwks_ca_file: Option<Authorities> = None, example "\"/etc/trunkline/ca.pem\"";
         /// How often published keys are fetched again. A token with an unknown key has them fetched at once.
         pub jwks_refresh: Duration = Duration::from_secs(3600);
         /// The `aud` a token must name. Unset: any.
@@ -241,6 +245,9 @@ settings! {
         pub timeout: Duration = Duration::from_secs(1);
         /// Speak HTTP/2 at once over plain http. With https both sides agree on it by themselves.
         pub http2: bool = false;
+        /// A file of certificates (PEM): that of the https endpoint must come from one of these authorities, instead of
+        /// those that this machine trusts. For an authority of one's own.
+        pub ca_file: Option<Authorities> = None, example "\"/etc/trunkline/ca.pem\"";
         /// Header fields of the client's request that the backend gets to see, by name. A client that cannot set any
         /// (a browser's WebSocket) may send those that its request lacks as `headers` of its connect command. They
         /// are kept with every connection.
@@ -290,6 +297,9 @@ settings! {
         pub timeout: Duration = Duration::from_secs(5);
         /// Speak HTTP/2 at once over plain http. With https both sides agree on it by themselves.
         pub http2: bool = false;
+        /// A file of certificates (PEM): that of the https endpoint must come from one of these authorities, instead of
+        /// those that this machine trusts. For an authority of one's own.
+        pub ca_file: Option<Authorities> = None, example "\"/etc/trunkline/ca.pem\"";
         /// Header fields of the client's request that the backend gets to see when it connects, by name.
         pub forward_headers: Vec<String> = Vec::new(), example "[\"cookie\", \"x-forwarded-for\"]";
         /// Header fields of every request to the backend, like "Authorization: Bearer text".
@@ -317,6 +327,9 @@ settings! {
         pub types: Vec<String> = Vec::new();
         /// Where batches of events are POSTed to. Unset: they are only kept for `GET /api/events`.
         pub endpoint: Option<String> = None, example "\"http://127.0.0.1:3000/trunkline/events\"";
+        /// A file of certificates (PEM): that of the https endpoint must come from one of these authorities, instead of
+        /// those that this machine trusts. For an authority of one's own.
+        pub ca_file: Option<Authorities> = None, example "\"/etc/trunkline/ca.pem\"";
         /// What batches are signed with (HMAC-SHA256, in `X-Trunkline-Signature`). Unset: they are not signed.
         pub secret: Option<Secret> = None, example "\"a long random text\"";
         /// How long the backend may take for one batch before it is tried again.

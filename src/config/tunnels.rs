@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use http::{HeaderName, Uri};
+use http::HeaderName;
 
+use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::hooks::static_header;
 use crate::config::sections::{Config, TunnelOptions};
 use crate::config::value::Size;
@@ -35,6 +36,7 @@ pub(super) fn check_tunnels(config: &Config, require: &mut impl FnMut(bool, &str
             endpoint,
             timeout,
             http2: _,
+            ca_file,
             forward_headers,
             static_headers,
             subprotocols,
@@ -48,6 +50,7 @@ pub(super) fn check_tunnels(config: &Config, require: &mut impl FnMut(bool, &str
             "endpoint",
             "must be an http or https URL, like \"http://127.0.0.1:3000/game\"",
         );
+        require(fits(ca_file, Some(endpoint)), "ca_file", NO_TLS);
         require(
             *timeout > Duration::ZERO && *timeout <= TIMEOUT_MAX,
             "timeout",
@@ -81,12 +84,6 @@ pub(super) fn check_tunnels(config: &Config, require: &mut impl FnMut(bool, &str
         );
         require((1..=65_536).contains(in_flight_max), "in_flight_max", "must be from 1 to 65536");
     }
-}
-
-fn is_http(endpoint: &str) -> bool {
-    endpoint.parse::<Uri>().is_ok_and(|uri| {
-        matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty())
-    })
 }
 
 #[cfg(test)]

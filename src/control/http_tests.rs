@@ -182,7 +182,7 @@ fn options() -> ControlOptions {
         api_listen: None,
         metrics_need_key: false,
         events: None,
-        published_keys: Vec::new(),
+        issuers: Vec::new(),
         hooks: Vec::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! Fetches the keys that token issuers publish (JSON Web Key Sets) and keeps them current.
 //!
-//! Inputs: a URL and its [`PublishedKeys`], which say when somebody misses a key. Outputs: sets put there. Must not
-//! know: tokens, connections.
+//! Inputs: a URL, whom its certificate must come from, and the [`PublishedKeys`], which say when somebody misses a key.
+//! Outputs: sets put there. Must not know: tokens, connections.
 //!
 //! One task for each URL, so that there is one fetch at a time however many clients wait for its outcome. It fetches at
 //! start, again when the set has become old, and soon when a key is missed; never more often than [`PAUSE`]. While an
@@ -14,6 +14,7 @@ use reqwest::header::ACCEPT;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
+use crate::config::Authorities;
 use crate::control::metrics::JwksFetches;
 use crate::control::outbound::{self, Reach, deepest, read_body};
 use crate::session::token::keys::KeySet;
@@ -29,15 +30,24 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest set that is read: 128 keys of 4,096 bits with their certificates fit.
 const BODY_BYTES_MAX: usize = 512 << 10;
 
+/// Keys, and how they are fetched.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    pub keys: Arc<PublishedKeys>,
+    /// Whom the certificate of an https URL must come from; `None`: an authority that this machine trusts.
+    pub authorities: Option<Authorities>,
+}
+
 /// Keeps the keys current for as long as the task is let run.
-pub async fn keep(keys: Arc<PublishedKeys>, fetches: JwksFetches) {
+pub async fn keep(issuer: Issuer, fetches: JwksFetches) {
+    let keys = &issuer.keys;
     let wanted = Arc::new(Notify::new());
     let tell = Arc::clone(&wanted);
     keys.on_wanted(move || tell.notify_one());
     let mut pause = PAUSE;
     loop {
         keys.take_wanted();
-        let fetched = fetch(keys.url()).await;
+        let fetched = fetch(&issuer).await;
         fetches.count(fetched.is_ok());
         let succeeded = fetched.is_ok();
         match fetched {
@@ -72,8 +82,10 @@ pub async fn keep(keys: Arc<PublishedKeys>, fetches: JwksFetches) {
 ///
 /// # Errors
 /// What went wrong, in a sentence for the operator.
-pub async fn fetch(url: &str) -> Result<KeySet, String> {
-    let client = outbound::client(Reach { endpoint: url, http2: false, idle_max: 0 });
+pub async fn fetch(issuer: &Issuer) -> Result<KeySet, String> {
+    let url = issuer.keys.url();
+    let reach = Reach { endpoint: url, http2: false, authorities: issuer.authorities.as_ref(), idle_max: 0 };
+    let client = outbound::client(reach);
     let client = client.map_err(|error| deepest(&error))?;
     let request =
         client.get(url).header(ACCEPT, "application/jwk-set+json, application/json").timeout(TIMEOUT);

@@ -43,9 +43,9 @@ use crate::base::event::Event;
 use crate::config::{Config, Hook, Secret, Tunnel};
 use crate::control::events::{EventOptions, Events};
 use crate::control::hooks::Hooks;
+use crate::control::jwks::Issuer;
 use crate::control::tunnel::Tunnels;
 use crate::session::question::{Question, Waiting};
-use crate::session::token::published::PublishedKeys;
 use crate::session::tunnel::TunnelQuestion;
 use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
 use crate::shard::router::Router;
@@ -87,7 +87,7 @@ pub struct ControlOptions {
     /// The backend is told events, and may read them.
     pub events: Option<EventOptions>,
     /// Keys that token issuers publish, to be fetched and kept current.
-    pub published_keys: Vec<Arc<PublishedKeys>>,
+    pub issuers: Vec<Issuer>,
     /// How the backend is asked.
     pub hooks: Vec<Hook>,
 }
@@ -110,7 +110,7 @@ impl ControlOptions {
             api_listen: config.api_listen,
             metrics_need_key: !config.listen.ip().is_loopback(),
             events: EventOptions::new(&config.events),
-            published_keys: Vec::new(),
+            issuers: Vec::new(),
             hooks: config.hook.clone(),
         }
     }
@@ -151,8 +151,8 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     };
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
     let state = Arc::new(http::App::new(&options, router, api_addr, &hooks, events.clone())?);
-    for keys in &options.published_keys {
-        runtime.spawn(jwks::keep(Arc::clone(keys), state.metrics().jwks_fetches()));
+    for issuer in &options.issuers {
+        runtime.spawn(jwks::keep(issuer.clone(), state.metrics().jwks_fetches()));
     }
     if let Some(listener) = listener {
         let app = http::app(Arc::clone(&state), http::Port::Api);

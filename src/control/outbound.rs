@@ -9,9 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reqwest::{Client, Response, redirect};
+use reqwest::{Certificate, Client, Response, redirect};
 
 use crate::base::bytes::{Bytes, BytesMut};
+use crate::config::Authorities;
 
 /// How long an unused connection is kept. Less than the 5 s after which a Node server closes one: a request that meets
 /// the closing is a failed request.
@@ -30,6 +31,8 @@ pub struct Reach<'a> {
     pub endpoint: &'a str,
     /// Speaks HTTP/2 at once on plain TCP ("prior knowledge"). With TLS both sides agree on it by themselves.
     pub http2: bool,
+    /// Whom its certificate must come from; `None`: an authority that this machine trusts.
+    pub authorities: Option<&'a Authorities>,
     /// Idle connections that are kept.
     pub idle_max: usize,
 }
@@ -37,7 +40,8 @@ pub struct Reach<'a> {
 /// Makes a client with a pool of its own. Requests set their own timeout.
 ///
 /// # Errors
-/// When the endpoint is `https` and this machine has no root certificates (`SSL_CERT_FILE` can name some).
+/// When the endpoint is `https`, no authorities are given, and this machine has no root certificates (`SSL_CERT_FILE`
+/// can name some).
 pub fn client(reach: Reach<'_>) -> reqwest::Result<Client> {
     let provider = rustls::crypto::ring::default_provider();
     let mut builder = Client::builder()
@@ -51,7 +55,13 @@ pub fn client(reach: Reach<'_>) -> reqwest::Result<Client> {
     builder = if reach.endpoint.starts_with("https:") {
         // Fails when a provider is there already, which is as good.
         let _ = provider.install_default();
-        builder
+        match reach.authorities {
+            Some(own) => {
+                let own = own.certificates().iter().map(|one| Certificate::from_der(one));
+                builder.tls_certs_only(own.collect::<Result<Vec<_>, _>>()?)
+            }
+            None => builder,
+        }
     } else {
         // A container without certificates can speak plain HTTP all the same: reading them would end its start.
         let plain = rustls::ClientConfig::builder_with_provider(Arc::new(provider))

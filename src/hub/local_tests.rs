@@ -1,25 +1,11 @@
 //! Lists of subscribers, batches on their way through them, and what is held back.
 
 use super::*;
-use crate::base::bytes::Bytes;
-use crate::base::ids::Epoch;
 use crate::base::prng::Prng;
-use crate::base::publication::Encoded;
 use crate::hub::limits::BULK_WAIT_MAX;
+use crate::hub::stream::tests::publication;
 use std::collections::BTreeMap;
 use std::time::Duration;
-
-fn publication(offset: u64) -> Item {
-    Item::Publication(Arc::new(Publication {
-        channel: "c".into(),
-        position: Position { offset: Offset(offset), epoch: Epoch(1) },
-        data: Bytes::from_static(b"0123456789"),
-        info: None,
-        tags: Vec::new(),
-        time_ms: 0,
-        encoded: Encoded::default(),
-    }))
-}
 
 fn local() -> Local {
     Local::new(StreamLimits { channel_bytes_max: 100, channel_items_max: 1000 }, 7)

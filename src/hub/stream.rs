@@ -170,12 +170,13 @@ impl Stream {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
     use crate::base::ids::{Epoch, Position};
 
-    fn publication(offset: u64) -> Item {
+    /// Of ten bytes; outside the log with offset 0.
+    pub fn publication(offset: u64) -> Item {
         Item::Publication(Arc::new(Publication {
             channel: "c".into(),
             position: Position { offset: Offset(offset), epoch: Epoch(1) },

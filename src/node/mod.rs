@@ -100,7 +100,7 @@ fn serve(start: &Start) -> io::Result<()> {
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
     let shard_options =
         Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards, &mut secrets));
-    let control_options = ControlOptions { published_keys: tokens.published, ..ControlOptions::new(config) };
+    let control_options = ControlOptions { issuers: tokens.issuers, ..ControlOptions::new(config) };
     let control = control::start(control_options, router.clone())?;
 
     // A shard says two things at most, the signals one.

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::base::bytes::Bytes;
 use crate::config::cli::{TokenJob, TokenTask};
 use crate::config::{Client, Token};
-use crate::control::jwks;
+use crate::control::jwks::{self, Issuer};
 use crate::session::token::keys::{Key, KeyFault};
 use crate::session::token::published::PublishedKeys;
 use crate::session::token::{
@@ -23,37 +23,40 @@ use crate::session::token::{
 pub struct Tokens {
     /// `None`: no key is configured, no token is valid.
     pub verifier: Option<Arc<Verifier>>,
-    /// Each URL once.
-    pub published: Vec<Arc<PublishedKeys>>,
+    /// Each once.
+    pub issuers: Vec<Issuer>,
 }
 
 impl Tokens {
     /// # Errors
     /// A key that is none. The check of the configuration has refused it with its name already.
     pub fn new(client: &Client) -> Result<Tokens, KeyFault> {
-        let mut published = Vec::new();
+        let mut issuers = Vec::new();
         let own = client.subscription_token.has_keys();
         if !client.token.has_keys() && !own {
-            return Ok(Tokens { verifier: None, published });
+            return Ok(Tokens { verifier: None, issuers });
         }
-        let mut verifier = Verifier::new(options(&client.token, &mut published)?);
+        let mut verifier = Verifier::new(options(&client.token, &mut issuers)?);
         if own {
-            verifier = verifier.with_subscriptions(options(&client.subscription_token, &mut published)?);
+            verifier = verifier.with_subscriptions(options(&client.subscription_token, &mut issuers)?);
         }
-        Ok(Tokens { verifier: Some(Arc::new(verifier)), published })
+        Ok(Tokens { verifier: Some(Arc::new(verifier)), issuers })
     }
 }
 
-fn options(token: &Token, published: &mut Vec<Arc<PublishedKeys>>) -> Result<TokenOptions, KeyFault> {
+fn options(token: &Token, issuers: &mut Vec<Issuer>) -> Result<TokenOptions, KeyFault> {
     let key =
         |pem: &Option<String>, read: fn(&str) -> Result<Key, KeyFault>| pem.as_deref().map(read).transpose();
     let shared = token.jwks_url.as_ref().map(|url| {
-        let known = published.iter().find(|keys| keys.url() == url && keys.refresh() == token.jwks_refresh);
-        known.cloned().unwrap_or_else(|| {
-            let keys = Arc::new(PublishedKeys::new(url, token.jwks_refresh));
-            published.push(Arc::clone(&keys));
-            keys
-        })
+        let known = issuers.iter().find(|Issuer { keys, authorities }| {
+            keys.url() == url && keys.refresh() == token.jwks_refresh && *authorities == token.jwks_ca_file
+        });
+        if let Some(known) = known {
+            return Arc::clone(&known.keys);
+        }
+        let keys = Arc::new(PublishedKeys::new(url, token.jwks_refresh));
+        issuers.push(Issuer { keys: Arc::clone(&keys), authorities: token.jwks_ca_file.clone() });
+        keys
     });
     Ok(TokenOptions {
         hmac_secret: token.hmac_secret.as_ref().map_or_else(Vec::new, |secret| secret.reveal().into()),
@@ -132,7 +135,7 @@ fn check(client: &Client, token: &str) -> Result<String, String> {
     };
     let told = match told(verifier, token) {
         Err(TokenFault::KeyAwaited) => {
-            fetch(&tokens.published)?;
+            fetch(&tokens.issuers)?;
             told(verifier, token)
         }
         told => told,
@@ -141,12 +144,13 @@ fn check(client: &Client, token: &str) -> Result<String, String> {
 }
 
 /// Fetches what the issuers publish, once.
-fn fetch(published: &[Arc<PublishedKeys>]) -> Result<(), String> {
+fn fetch(issuers: &[Issuer]) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
-    for keys in published {
+    for issuer in issuers {
+        let keys = &issuer.keys;
         keys.take_wanted();
-        let set = runtime.block_on(jwks::fetch(keys.url()));
+        let set = runtime.block_on(jwks::fetch(issuer));
         keys.publish(set.map_err(|problem| format!("{}: {problem}", keys.url()))?, unix_now_s());
     }
     Ok(())

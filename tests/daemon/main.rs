@@ -12,6 +12,7 @@ mod events;
 mod fanout;
 mod frame;
 mod http;
+mod https;
 mod pace;
 mod process;
 mod readers;

@@ -49,9 +49,19 @@ impl Daemon {
 
     /// With further settings, by the part of their variable's name behind `TRUNKLINE_`.
     pub fn start_set(driver: Driver, arguments: &[&str], settings: &[(&str, &str)]) -> Daemon {
+        Daemon::start_written(driver, arguments, settings, "")
+    }
+
+    /// With further tables at the end of the configuration file.
+    pub fn start_written(
+        driver: Driver,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+        tables: &str,
+    ) -> Daemon {
         let directory = tempfile::tempdir().expect("a directory for the configuration");
         let file = directory.path().join("trunkline.toml");
-        std::fs::write(&file, configuration()).expect("the configuration is written");
+        std::fs::write(&file, configuration() + tables).expect("the configuration is written");
         let binary = std::env::var_os("TRUNKLINE_TEST_BINARY");
         let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()));
         for (name, _) in std::env::vars_os() {

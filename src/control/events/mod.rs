@@ -50,7 +50,7 @@ use self::log::Log;
 use self::queue::Queue;
 use self::sender::Sender;
 use crate::base::event::{Event, EventKind};
-use crate::config::{self, Secret};
+use crate::config::{self, Authorities, Secret};
 use crate::control::process;
 use crate::shard::ask::Busy;
 
@@ -66,6 +66,7 @@ const GATHER: Duration = Duration::from_millis(2);
 pub struct EventOptions {
     /// Where batches go; `None`: they are only kept for reading.
     pub endpoint: Option<String>,
+    pub authorities: Option<Authorities>,
     pub secret: Option<Secret>,
     pub timeout: Duration,
     /// Most events of a batch.
@@ -79,6 +80,7 @@ impl EventOptions {
     pub fn new(config: &config::Events) -> Option<EventOptions> {
         (!config.kinds().is_empty()).then(|| EventOptions {
             endpoint: config.endpoint.clone(),
+            authorities: config.ca_file.clone(),
             secret: config.secret.clone(),
             timeout: config.timeout,
             batch_max: config.batch_max,

@@ -44,9 +44,10 @@ impl Sender {
     pub fn new(endpoint: &str, options: &EventOptions) -> reqwest::Result<Sender> {
         let mut headers: HeaderMap = options.headers.iter().cloned().collect();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // One batch at a time needs one connection.
+        let reach = Reach { endpoint, http2: false, authorities: options.authorities.as_ref(), idle_max: 1 };
         Ok(Sender {
-            // One batch at a time needs one connection.
-            client: outbound::client(Reach { endpoint, http2: false, idle_max: 1 })?,
+            client: outbound::client(reach)?,
             endpoint: endpoint.to_string(),
             headers,
             secret: options.secret.clone(),

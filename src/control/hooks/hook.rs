@@ -99,8 +99,12 @@ impl Hook {
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let forwards = options.forward_headers.iter().map(|name| name.parse());
-        let reach =
-            Reach { endpoint: url.as_str(), http2: options.http2, idle_max: options.in_flight_max as usize };
+        let reach = Reach {
+            endpoint: url.as_str(),
+            http2: options.http2,
+            authorities: options.ca_file.as_ref(),
+            idle_max: options.in_flight_max as usize,
+        };
         metrics.limit.set(i64::from(options.in_flight_max));
         Ok(Hook {
             name: hook.name.clone(),

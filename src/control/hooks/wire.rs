@@ -5,6 +5,7 @@
 //! data of `rpc`, where it is a payload). Payloads are checked once and kept as the text they came as.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -232,14 +233,8 @@ struct ErrorWire {
 
 impl ErrorWire {
     fn checked(self) -> Result<Denied, Fault> {
-        let known = u16::try_from(self.code).ok().filter(|code| ERROR_CODES.contains(code));
-        let code = known.ok_or(Fault::UnknownCode(self.code))?;
-        if self.message.len() > MESSAGE_BYTES_MAX {
-            return Err(Fault::WrongShape(format!(
-                "the message of the error has {} bytes, {MESSAGE_BYTES_MAX} are the most",
-                self.message.len()
-            )));
-        }
+        let code = code_of(ERROR_CODES, self.code)?;
+        within("the message of the error", &self.message, MESSAGE_BYTES_MAX)?;
         Ok(Denied::Error { code, message: self.message.into(), temporary: self.temporary })
     }
 }
@@ -254,16 +249,22 @@ struct DisconnectWire {
 
 impl DisconnectWire {
     fn checked(self) -> Result<Disconnect, Fault> {
-        let known = u16::try_from(self.code).ok().filter(|code| DISCONNECT_CODES.contains(code));
-        let code = known.ok_or(Fault::UnknownCode(self.code))?;
-        if self.reason.len() > REASON_BYTES_MAX {
-            return Err(Fault::WrongShape(format!(
-                "the reason of the disconnect has {} bytes, {REASON_BYTES_MAX} are the most",
-                self.reason.len()
-            )));
-        }
+        let code = code_of(DISCONNECT_CODES, self.code)?;
+        within("the reason of the disconnect", &self.reason, REASON_BYTES_MAX)?;
         Ok(Disconnect { code, reason: self.reason.into() })
     }
+}
+
+fn code_of(known: RangeInclusive<u16>, code: u64) -> Result<u16, Fault> {
+    u16::try_from(code).ok().filter(|code| known.contains(code)).ok_or(Fault::UnknownCode(code))
+}
+
+fn within(what: &str, text: &str, bytes_max: usize) -> Result<(), Fault> {
+    if text.len() > bytes_max {
+        let len = text.len();
+        return Err(Fault::WrongShape(format!("{what} has {len} bytes, {bytes_max} are the most")));
+    }
+    Ok(())
 }
 
 #[derive(Default, Deserialize)]

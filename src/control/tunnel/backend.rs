@@ -101,6 +101,7 @@ impl Backend {
         let reach = Reach {
             endpoint: &options.endpoint,
             http2: options.http2,
+            authorities: options.ca_file.as_ref(),
             idle_max: options.in_flight_max as usize,
         };
         let client = outbound::client(reach)

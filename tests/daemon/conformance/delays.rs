@@ -39,19 +39,24 @@ fn expect_script(socket: &mut Socket) {
 /// piece: then this run proves less, it does not fail.
 const PAUSE: Duration = Duration::from_millis(150);
 
+/// Each socket sends the bytes cut at another place: all fronts go out, then one pause, then all backs.
+fn send_cut(sockets: &mut [Socket], bytes: &[u8]) {
+    for (cut, socket) in sockets.iter_mut().enumerate() {
+        socket.send_bytes(&bytes[..cut]);
+    }
+    thread::sleep(PAUSE);
+    for (cut, socket) in sockets.iter_mut().enumerate() {
+        socket.send_bytes(&bytes[cut..]);
+    }
+}
+
 on_both_drivers! {
-    /// One connection for each cut; all fronts go out, then one pause, then all backs.
+    /// One connection for each cut.
     fn a_script_cut_at_every_byte_is_served_the_same(driver: Driver) {
         let daemon = Daemon::start(driver);
         let bytes = masked(&script());
         let mut sockets: Vec<Socket> = (0..=bytes.len()).map(|_| Socket::open(&daemon, "/echo")).collect();
-        for (cut, socket) in sockets.iter_mut().enumerate() {
-            socket.send_bytes(&bytes[..cut]);
-        }
-        thread::sleep(PAUSE);
-        for (cut, socket) in sockets.iter_mut().enumerate() {
-            socket.send_bytes(&bytes[cut..]);
-        }
+        send_cut(&mut sockets, &bytes);
         for mut socket in sockets {
             expect_script(&mut socket);
             socket.close();
@@ -63,13 +68,7 @@ on_both_drivers! {
         let daemon = Daemon::start(driver);
         let bytes = [upgrade_request("/echo", "").into_bytes(), Frame::text("first").masked()].concat();
         let mut sockets: Vec<Socket> = (0..=bytes.len()).map(|_| Socket::raw(&daemon)).collect();
-        for (cut, socket) in sockets.iter_mut().enumerate() {
-            socket.send_bytes(&bytes[..cut]);
-        }
-        thread::sleep(PAUSE);
-        for (cut, socket) in sockets.iter_mut().enumerate() {
-            socket.send_bytes(&bytes[cut..]);
-        }
+        send_cut(&mut sockets, &bytes);
         for mut socket in sockets {
             assert!(socket.recv_head().starts_with("HTTP/1.1 101 "));
             socket.expect(&Frame::text("first"));
