@@ -14,7 +14,8 @@ use crate::engine::EngineOptions;
 use crate::floor::{FloorBy, FloorOptions};
 use crate::net::{Sources, raise_descriptor_limit};
 use crate::profile::{
-    Centrifuge, Floor, LongPoll, Mqtt, Nats, PlainWebSocket, Profile, Pusher, PusherKeys, Sse, Template,
+    Centrifuge, Floor, Json, LongPoll, Mqtt, Nats, PlainWebSocket, Profile, Protobuf, Pusher, PusherKeys,
+    Sse, Template,
 };
 use crate::publish::{HttpPublishing, Publishing};
 use crate::run::{Phase, Plan, read_scenario};
@@ -89,7 +90,7 @@ pub fn prepare(cli: Cli) -> Result<Asked, SetupFault> {
     check(load, &phases)?;
     let mut load = load.clone();
     // An echo server has no channels, and speaks no protocol beyond WebSocket.
-    if echo && load.profile == ProfileName::Centrifuge {
+    if echo && matches!(load.profile, ProfileName::Centrifuge | ProfileName::CentrifugeProtobuf) {
         load.profile = ProfileName::Websocket;
     }
     // Brokers answer nothing themselves: their connections listen to their own requests instead of to channels.
@@ -245,13 +246,17 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
         return Err(SetupFault("--token: no token has such characters".into()));
     }
     let template = |text: &Option<String>| text.as_deref().map(Template::new);
+    // A command of the Centrifuge protocol.
+    let command = Template::new(request.as_deref().unwrap_or(r#""rpc":{"method":"echo","data":{data}}"#));
     Ok(match load.profile {
-        ProfileName::Centrifuge => Arc::new(Centrifuge {
-            path: address.path.clone(),
-            headers,
-            token: token.clone(),
-            request: Template::new(request.as_deref().unwrap_or(r#""rpc":{"method":"echo","data":{data}}"#)),
-        }),
+        ProfileName::Centrifuge => {
+            let codec = Json { request: command };
+            Arc::new(Centrifuge { path: address.path.clone(), headers, token: token.clone(), codec })
+        }
+        ProfileName::CentrifugeProtobuf => {
+            let codec = Protobuf::new(command).map_err(|fault| SetupFault(format!("--request: {fault}")))?;
+            Arc::new(Centrifuge { path: address.path.clone(), headers, token: token.clone(), codec })
+        }
         ProfileName::Websocket => Arc::new(PlainWebSocket {
             target: Template::new(&address.path),
             headers,

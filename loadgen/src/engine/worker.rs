@@ -478,7 +478,7 @@ impl Worker {
             self.out.begin(self.wire.is_framed());
             let shared = &*self.shared;
             if !shared.profile.request(&mut client(shared, number, conn), &payload, &mut self.out) {
-                self.measured.fail(Cause::Protocol("this profile has no requests"));
+                self.measured.fail(Cause::Protocol("no request can be written"));
                 conn.flags &= !WAITING;
                 self.outstanding -= 1;
                 return;
