@@ -6,8 +6,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use trunkline::base::ids::Offset;
-use trunkline::proto::centrifuge::encode::{ClientInfoRef, PublicationRef};
-use trunkline::proto::centrifuge::{Push, decode_frame, encode_push};
+use trunkline::proto::centrifuge::reply::{ClientInfoRef, PublicationRef};
+use trunkline::proto::centrifuge::{Format, Push, decode_frame, encode_push};
 
 fn connect() -> String {
     // As long as a token with four claims is.
@@ -42,11 +42,11 @@ fn decode(criterion: &mut Criterion) {
     ];
     let mut group = criterion.benchmark_group("decode");
     for (name, frame) in &frames {
-        assert!(decode_frame(frame.as_bytes()).all(|command| command.is_ok()));
+        assert!(decode_frame(Format::Json, frame.as_bytes()).all(|command| command.is_ok()));
         group.throughput(Throughput::Bytes(frame.len() as u64));
         group.bench_function(*name, |bencher| {
             bencher.iter(|| {
-                for command in decode_frame(black_box(frame.as_bytes())) {
+                for command in decode_frame(Format::Json, black_box(frame.as_bytes())) {
                     let _ = black_box(command);
                 }
             });
@@ -79,7 +79,12 @@ fn encode(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 out.clear();
-                encode_push(&mut out, black_box("news:room-1"), black_box(&Push::Publication(publication)));
+                encode_push(
+                    &mut out,
+                    Format::Json,
+                    black_box("news:room-1"),
+                    black_box(&Push::Publication(publication)),
+                );
                 black_box(out.len())
             });
         });

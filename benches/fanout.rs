@@ -19,8 +19,8 @@ use trunkline::base::publication::{Encoded, Publication};
 use trunkline::driver::mio::MioDriver;
 use trunkline::driver::uring::UringDriver;
 use trunkline::driver::{Driver, DriverOptions, Event, Part};
-use trunkline::proto::centrifuge::encode::{PublicationRef, Push};
-use trunkline::proto::centrifuge::encode_push;
+use trunkline::proto::centrifuge::reply::{PublicationRef, Push};
+use trunkline::proto::centrifuge::{Format, encode_push};
 use trunkline::proto::reader::frames;
 use trunkline::proto::websocket::{self, Opcode};
 use trunkline::shard::mailbox::{Inbox, Mail};
@@ -54,7 +54,7 @@ fn encode(c: &mut Criterion) {
                 delta: false,
                 time_ms: 0,
             });
-            encode_push(&mut text, &publication.channel, &push);
+            encode_push(&mut text, Format::Json, &publication.channel, &push);
             let mut frame = Vec::with_capacity(text.len() + websocket::FRAME_HEADER_BYTES_MAX);
             websocket::write_frame(&mut frame, Opcode::Text, &text);
             black_box(frame)

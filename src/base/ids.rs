@@ -141,6 +141,13 @@ impl Offset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u32);
 
+impl Epoch {
+    /// The digits that it is displayed with, without the formatting machinery.
+    pub fn digits(self) -> [u8; 8] {
+        std::array::from_fn(|place| b"0123456789abcdef"[(self.0 >> ((7 - place) * 4) & 0xf) as usize])
+    }
+}
+
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
@@ -183,11 +190,13 @@ pub enum WireKind {
     WebSocketBare = 5,
     /// An element of a poll's answer.
     Poll = 6,
+    /// Centrifuge Protobuf in one WebSocket binary message.
+    CentrifugeProtobuf = 7,
 }
 
 impl WireKind {
     /// How many kinds there are: the length of a publication's table of encoded frames.
-    pub const COUNT: usize = 7;
+    pub const COUNT: usize = 8;
     pub const ALL: [WireKind; WireKind::COUNT] = [
         WireKind::CentrifugeJson,
         WireKind::Sse,
@@ -196,6 +205,7 @@ impl WireKind {
         WireKind::WebSocketJson,
         WireKind::WebSocketBare,
         WireKind::Poll,
+        WireKind::CentrifugeProtobuf,
     ];
 
     pub fn index(self) -> usize {
@@ -232,6 +242,7 @@ mod tests {
     fn epoch_reads_only_what_it_writes() {
         assert_eq!("00000a1f".parse(), Ok(Epoch(0xa1f)));
         assert_eq!(Epoch(0xa1f).to_string(), "00000a1f");
+        assert_eq!(&Epoch(0xa1f).digits(), b"00000a1f");
         for foreign in ["", "a1f", "00000A1F", "+0000a1f", "00000a1f0", "zzzzzzzz"] {
             assert_eq!(foreign.parse::<Epoch>(), Err(()), "{foreign:?}");
         }

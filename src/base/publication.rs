@@ -27,18 +27,20 @@ impl Default for ClientInfo {
 /// the hub itself knows no wire.
 #[derive(Debug, Default)]
 pub struct Encoded {
-    first: OnceLock<Bytes>,
-    /// Every kind but the first. Logs are long and most of their entries are read in one kind: the table of the others
-    /// is made with the first reader of one.
-    others: OnceLock<Box<[OnceLock<Bytes>; WireKind::COUNT - 1]>>,
+    /// For whichever kind was wanted first. Logs are long and most of their entries are read in one kind: the table of the
+    /// others is made with the first reader of a second one.
+    first: OnceLock<(WireKind, Bytes)>,
+    others: OnceLock<Box<[OnceLock<Bytes>; WireKind::COUNT]>>,
 }
 
 impl Encoded {
     /// The frame for `kind`, encoding it now if nobody has before.
     pub fn get_or_encode(&self, kind: WireKind, encode: impl FnOnce() -> Bytes) -> &Bytes {
-        match kind.index() {
-            0 => self.first.get_or_init(encode),
-            other => self.others.get_or_init(Box::default)[other - 1].get_or_init(encode),
+        let mut encode = Some(encode);
+        let mut encoded = || encode.take().map_or_else(Bytes::new, |encode| encode());
+        match self.first.get_or_init(|| (kind, encoded())) {
+            (first, frame) if *first == kind => frame,
+            _ => self.others.get_or_init(Box::default)[kind.index()].get_or_init(encoded),
         }
     }
 }

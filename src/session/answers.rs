@@ -9,6 +9,7 @@
 //! Nothing that was checked before the question is taken for granted after it: in between the server may have
 //! subscribed, unsubscribed or refreshed the client by its API.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -19,8 +20,7 @@ use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::ChannelName;
 use crate::base::publication::Since;
 use crate::base::time::Time;
-use crate::proto::centrifuge::decode::Json;
-use crate::proto::centrifuge::encode::{ErrorRef, Reply};
+use crate::proto::centrifuge::reply::{ErrorRef, Reply};
 use crate::session::commands::{Wish, subscribe_to};
 use crate::session::context::{Admitted, Failure};
 use crate::session::question::{
@@ -350,12 +350,12 @@ impl Session {
     /// 107 for what could not stand in a request, and for more than [`HEADERS_BYTES_MAX`].
     pub(super) fn take_emulated(
         &mut self,
-        headers: Option<Json<'_>>,
+        headers: Option<Cow<'_, str>>,
         allowed: &[Box<str>],
     ) -> Result<(), Refusal> {
         let Some(headers) = headers.filter(|_| !allowed.is_empty()) else { return Ok(()) };
-        let given: BTreeMap<std::borrow::Cow<'_, str>, serde_json::Value> =
-            serde_json::from_str(headers.as_str()).map_err(|_| Refusal::BadRequest)?;
+        let given: BTreeMap<Cow<'_, str>, serde_json::Value> =
+            serde_json::from_str(&headers).map_err(|_| Refusal::BadRequest)?;
         let mut kept: Vec<(Box<str>, Box<str>)> =
             self.headers().map_or_else(Vec::new, |headers| headers.to_vec());
         let of_request = kept.len();

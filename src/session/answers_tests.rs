@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::base::ids::ClientId;
-use crate::proto::centrifuge::{Batch, decode_frame};
+use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::session::question::{PublishAnswer, Waiting};
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenOptions, Verifier, sign_connect};
 use crate::session::{HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Rights, SubscribeEffect, World};
@@ -105,7 +105,7 @@ impl Stage {
                 headers: vec!["cookie".into()],
                 channels: vec!["a", "b", "free", "both", "for#bob"],
             },
-            session: Session::new(None),
+            session: Session::new(Format::Json, None),
             unix_s: NOW_S,
             asked: 0,
             matters: Vec::new(),
@@ -136,7 +136,7 @@ impl Stage {
             ping_s: 25,
             ask_again_s: 5,
             allowance: u32::MAX,
-            out: Batch::new(&mut text),
+            out: Batch::new(&mut text, Format::Json),
             effects: &mut effects,
         };
         let done = step(&mut self.session, &mut cx);
@@ -153,7 +153,7 @@ impl Stage {
                 }
                 Effect::Resume => {
                     while let Some(command) = self.session.next_held() {
-                        self.say(&command).unwrap();
+                        self.say(std::str::from_utf8(&command).unwrap()).unwrap();
                     }
                 }
                 other => self.effects.push(other),
@@ -163,7 +163,7 @@ impl Stage {
     }
 
     fn say(&mut self, frame: &str) -> Result<(), Disconnect> {
-        let mut commands = decode_frame(frame.as_bytes());
+        let mut commands = decode_frame(Format::Json, frame.as_bytes());
         while self.run(|session, cx| session.handle_commands(&mut commands, cx))? {}
         Ok(())
     }
@@ -626,22 +626,22 @@ fn emulated_headers_are_those_that_the_request_lacks() {
     let allowed: Vec<Box<str>> = vec!["cookie".into(), "x-real-ip".into()];
     let take = |session: &mut Session, json: &str| {
         let frame = format!(r#"{{"id":1,"connect":{{"headers":{json}}}}}"#);
-        let command = decode_frame(frame.as_bytes()).next().unwrap().unwrap();
+        let command = decode_frame(Format::Json, frame.as_bytes()).next().unwrap().unwrap();
         let crate::proto::centrifuge::Method::Connect(connect) = command.method else { panic!() };
         session.take_emulated(connect.headers, &allowed)
     };
-    let mut session = Session::new(Some(vec![("x-real-ip".into(), "1.2.3.4".into())].into()));
+    let mut session = Session::new(Format::Json, Some(vec![("x-real-ip".into(), "1.2.3.4".into())].into()));
     take(&mut session, r#"{"Cookie":"a=\u0062","X-Real-IP":"6.6.6.6","Host":"evil"}"#).unwrap();
     let kept: Vec<_> = session.headers().unwrap().iter().map(|(name, value)| (&**name, &**value)).collect();
     assert_eq!(kept, [("x-real-ip", "1.2.3.4"), ("cookie", "a=b")]);
 
     let long = format!(r#"{{"cookie":"{}"}}"#, "x".repeat(HEADERS_BYTES_MAX));
     for bad in [r#"{"cookie":"a\r\nHost: evil"}"#, r#"{"cookie":1}"#, &long] {
-        let mut session = Session::new(None);
+        let mut session = Session::new(Format::Json, None);
         assert_eq!(take(&mut session, bad), Err(Refusal::BadRequest), "{bad}");
         assert!(session.headers().is_none());
     }
-    let mut session = Session::new(None);
+    let mut session = Session::new(Format::Json, None);
     take(&mut session, r#"{"other":"x"}"#).unwrap();
     assert!(session.extras.is_none(), "nothing is kept of what nobody gets to see");
 }
@@ -694,7 +694,7 @@ fn a_refused_token_of_the_upgrade_is_not_passed_over_by_a_second_connect() {
     (stage.around.verifier, stage.around.anonymous) = (Some(Verifier::new(options)), true);
     let expired = ConnectToken { user: "ann", expires_at_s: Some(NOW_S - 1), ..ConnectToken::default() };
     let shown = sign_connect(b"secret", &expired).unwrap();
-    stage.session = Session::new(None).with_token(Some(shown.into()));
+    stage.session = Session::new(Format::Json, None).with_token(Some(shown.into()));
     for _ in 0..2 {
         stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
         assert!(std::mem::take(&mut stage.heard).contains("109"));

@@ -4,8 +4,9 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{Since, SinceEpoch};
-use crate::proto::centrifuge::decode::{self, Command, Commands, Json, Method};
-use crate::proto::centrifuge::encode::{RefreshResult, Reply};
+use crate::proto::centrifuge::Commands;
+use crate::proto::centrifuge::command::{self, Command, Json, Method};
+use crate::proto::centrifuge::reply::{RefreshResult, Reply};
 use crate::session::answers::About;
 use crate::session::context::{Admitted, Failure};
 use crate::session::question::{Granted, Matter};
@@ -73,6 +74,9 @@ impl Session {
             }
             Method::Publish(publish) => {
                 let (rights, subscribed) = self.rights(&publish.channel, cx)?;
+                if publish.kind != 0 {
+                    return Err(Refusal::BadRequest.into());
+                }
                 let Some(data) = publish.data else { return Err(Disconnect::BAD_REQUEST.into()) };
                 let (channel, data) =
                     (ChannelName::from(publish.channel), Bytes::copy_from_slice(data.as_bytes()));
@@ -135,19 +139,20 @@ impl Session {
             }
             Method::Pong => Ok(self.handle_pong()?),
             Method::Unknown => Err(Refusal::MethodNotFound.into()),
+            Method::NotJson => Err(Refusal::BadRequest.into()),
         }
     }
 
     fn handle_connect(
         &mut self,
         id: u32,
-        connect: decode::Connect<'_>,
+        mut connect: command::Connect<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         if !matches!(self.phase, Phase::Fresh | Phase::Refused) || id == 0 {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        self.take_emulated(connect.headers, cx.world.forward_headers())?;
+        self.take_emulated(connect.headers.take(), cx.world.forward_headers())?;
         let since = |channel: &str| {
             let since = connect.since(channel).filter(|since| since.recover)?;
             Some(position(since.offset, &since.epoch))
@@ -229,13 +234,17 @@ impl Session {
     fn handle_subscribe(
         &mut self,
         id: u32,
-        subscribe: decode::Subscribe<'_>,
+        subscribe: command::Subscribe<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         /// The client would rather be refused than subscribe without what it missed.
         const REJECT_UNRECOVERED: i64 = 2;
         if subscribe.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
+        }
+        if subscribe.filters_tags || subscribe.kind != 0 {
+            // Granted without, it would be another subscription than the one asked for.
+            return Err(Refusal::BadRequest.into());
         }
         let wish = Wish {
             id,

@@ -4,8 +4,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::Since;
-use crate::proto::centrifuge::encode::{Push, Reply};
-use crate::proto::centrifuge::{Batch, encode_push, encode_reply};
+use crate::proto::centrifuge::{Batch, Push, Reply};
 use crate::session::question::{Granted, Matter, PublishAnswer};
 use crate::session::token::{TokenFault, Verifier};
 use crate::session::{ChannelIndex, Renewal};
@@ -178,11 +177,11 @@ pub struct Context<'a> {
 
 impl Context<'_> {
     pub fn reply(&mut self, id: u32, reply: &Reply<'_>) {
-        encode_reply(self.out.message(), id, reply);
+        self.out.reply(id, reply);
     }
 
     pub fn push(&mut self, channel: &str, push: &Push<'_>) {
-        encode_push(self.out.message(), channel, push);
+        self.out.push(channel, push);
     }
 
     pub fn refuse(&mut self, id: u32, refusal: Refusal) {

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::base::fault::Disconnect;
-use crate::proto::centrifuge::decode::{Commands, Method};
+use crate::proto::centrifuge::{Commands, Method};
 use crate::session::{Context, Effect, Session};
 
 /// Most bytes of commands held while a session waits for its server-side subscriptions or for the backend: a
@@ -15,7 +15,7 @@ const COMMAND_BYTES: usize = 48;
 /// In order, each one command of its own.
 #[derive(Default)]
 pub(super) struct Held {
-    commands: VecDeque<Box<str>>,
+    commands: VecDeque<Box<[u8]>>,
     bytes: usize,
 }
 
@@ -33,18 +33,18 @@ impl Session {
                 self.handle_pong()?;
                 continue;
             }
-            let text = before[..before.len() - commands.remaining().len()].trim();
+            let bytes = &before[..before.len() - commands.remaining().len()];
             let held = self.extras_mut().held.get_or_insert_default();
-            held.bytes += text.len() + COMMAND_BYTES;
+            held.bytes += bytes.len() + COMMAND_BYTES;
             if held.bytes > HELD_BYTES_MAX {
                 return Err(Disconnect::TOO_MANY_REQUESTS);
             }
-            held.commands.push_back(text.into());
+            held.commands.push_back(bytes.into());
         }
     }
 
     /// The next command that was held; none while the session waits.
-    pub fn next_held(&mut self) -> Option<Box<str>> {
+    pub fn next_held(&mut self) -> Option<Box<[u8]>> {
         let extras = self.extras.as_mut().filter(|extras| extras.waits.is_none())?;
         let held = extras.held.as_mut()?;
         let command = held.commands.pop_front();

@@ -28,10 +28,10 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
-use crate::proto::centrifuge::encode::{
-    ClientInfoRef, ConnectResult, Lifetime, PublicationRef, SubscribeResult,
+use crate::proto::centrifuge::Format;
+use crate::proto::centrifuge::reply::{
+    ClientInfoRef, ConnectResult, Lifetime, PublicationRef, Push, Reply, SubscribePush, SubscribeResult,
 };
-use crate::proto::centrifuge::encode::{Push, Reply, SubscribePush};
 
 use self::answers::Asked;
 use self::held::Held;
@@ -151,6 +151,7 @@ pub struct Session {
     extras: Option<Box<Extras>>,
     phase: Phase,
     ping_outstanding: bool,
+    format: Format,
 }
 
 /// What few sessions have.
@@ -230,9 +231,9 @@ pub enum JoinVerdict {
 
 impl Session {
     /// `headers`: of the request that opened the connection, those that the backend gets to see.
-    pub fn new(headers: Option<Arc<Headers>>) -> Session {
+    pub fn new(format: Format, headers: Option<Arc<Headers>>) -> Session {
         let extras = headers.map(|headers| Box::new(Extras { headers: Some(headers), ..Extras::default() }));
-        Session { extras, ..Session::default() }
+        Session { extras, format, ..Session::default() }
     }
 
     /// Of a connection whose upgrade shows a token: it counts if the connect has none.
@@ -254,6 +255,11 @@ impl Session {
             extras.shown = None;
             self.trim();
         }
+    }
+
+    /// How the client writes, and is written to.
+    pub fn format(&self) -> Format {
+        self.format
     }
 
     pub fn is_connected(&self) -> bool {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ChannelName, ClientId, UserName};
+use crate::proto::centrifuge::Format;
 use crate::session::token::SubscribeGrant;
 
 /// One question. The hook is the name of a `[[hook]]` of the configuration.
@@ -26,6 +27,8 @@ pub struct Caller {
     pub user: UserName,
     /// `websocket`; of readers `sse`, `http_stream`, `uni_websocket`, `long_poll`, `history`, `publish`.
     pub transport: &'static str,
+    /// What the client writes in.
+    pub format: Format,
     /// JSON that the backend or a token gave and only the backend gets to see again.
     pub meta: Option<Bytes>,
     /// Header fields of the request that opened the connection: those that the configuration forwards.

@@ -7,7 +7,7 @@ use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ClientId};
 use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
 use crate::hub::local::Local;
-use crate::proto::centrifuge::{Batch, PING, decode_frame};
+use crate::proto::centrifuge::{Batch, Format, Push, decode_frame, encode_push};
 use crate::proto::websocket::{self, Opcode};
 use crate::session::question::PublishAnswer;
 use crate::session::token::Verifier;
@@ -89,7 +89,8 @@ impl World for View<'_> {
 impl Core {
     /// One frame of commands.
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
-        let mut commands = decode_frame(frame);
+        let Some(format) = self.format(slot) else { return };
+        let mut commands = decode_frame(format, frame);
         loop {
             let allowance = self.commands_allowed(slot);
             let step = |session: &mut Session, cx: &mut Context<'_>| {
@@ -108,6 +109,11 @@ impl Core {
                 Some(Err(disconnect)) => return self.close(slot, disconnect),
             }
         }
+    }
+
+    /// How the client writes; `None` for whoever is none.
+    fn format(&mut self, slot: u32) -> Option<Format> {
+        Some(self.connections.get_mut(slot)?.session()?.format())
     }
 
     /// Runs a step of a client's session, sends what it wrote and does what it asked. `None`: there is no client.
@@ -129,11 +135,12 @@ impl Core {
         let client = self.client_id(slot);
         let unix_s = self.unix_s();
         let session = self.connections.get_mut(slot)?.session()?;
+        let format = session.format();
         let view = View { options: &self.options, local: &self.local };
         let mut effects = std::mem::take(&mut self.effects);
-        let mut cx = context(&view, client, unix_s, &mut self.text, &mut effects);
+        let mut cx = context(&view, client, unix_s, format, &mut self.text, &mut effects);
         let result = step(session, &mut cx);
-        self.send_text(slot);
+        self.send_messages(slot, format);
         let result = then(self, result);
         for effect in effects.drain(..) {
             self.apply(slot, effect);
@@ -181,7 +188,7 @@ impl Core {
             Effect::Resume => {
                 while let Some(command) = self.with_session(slot, |session, _| session.next_held()).flatten()
                 {
-                    self.handle_commands(slot, command.as_bytes());
+                    self.handle_commands(slot, &command);
                 }
             }
             Effect::ExpiryChanged => self.set_client_timer(slot),
@@ -343,8 +350,9 @@ impl Core {
                 session.ping();
                 connection.awaits_pong = true;
                 connection.ping_due = ticks_after(now, pong_timeout);
+                let format = session.format();
                 self.stats.counters.pings_sent_total += 1;
-                self.send(slot, Bytes::from_static(PING_FRAME));
+                self.send(slot, Bytes::from_static(ping_frame(format)));
             }
         }
         for channel in expired {
@@ -381,9 +389,34 @@ impl Core {
     }
 }
 
-/// A ping of the protocol in a text frame; the same for everybody.
-const PING_FRAME: &[u8] = &[0x80 | Opcode::Text as u8, PING.len() as u8, b'{', b'}'];
-const _: () = assert!(PING.len() == 2 && PING[0] == b'{' && websocket::FRAME_HEADER_BYTES_MAX >= 2);
+/// What carries the messages of a format.
+pub(in crate::shard) const fn opcode(format: Format) -> Opcode {
+    match format {
+        Format::Json => Opcode::Text,
+        Format::Protobuf => Opcode::Binary,
+    }
+}
+
+/// A push as the frame that carries it.
+pub(in crate::shard) fn push_frame(format: Format, channel: &str, push: &Push<'_>) -> Bytes {
+    let mut message = Vec::new();
+    encode_push(&mut message, format, channel, push);
+    let mut frame = Vec::with_capacity(message.len() + websocket::FRAME_HEADER_BYTES_MAX);
+    websocket::write_frame(&mut frame, opcode(format), &message);
+    frame.into()
+}
+
+/// A ping of the protocol as the frame that carries it; the same for everybody.
+fn ping_frame(format: Format) -> &'static [u8] {
+    const JSON: &[u8] =
+        &[0x80 | opcode(Format::Json) as u8, 2, Format::Json.ping()[0], Format::Json.ping()[1]];
+    const PROTOBUF: &[u8] = &[0x80 | opcode(Format::Protobuf) as u8, 1, Format::Protobuf.ping()[0]];
+    const _: () = assert!(Format::Json.ping().len() == 2 && Format::Protobuf.ping().len() == 1);
+    match format {
+        Format::Json => JSON,
+        Format::Protobuf => PROTOBUF,
+    }
+}
 
 /// What the backend wants published in place of what the client sent.
 pub(in crate::shard) fn changed(ask: &mut PublishAsk, changes: PublishAnswer) {
@@ -413,6 +446,7 @@ fn context<'a>(
     world: &'a View<'a>,
     client: ClientId,
     unix_s: u64,
+    format: Format,
     text: &'a mut Vec<u8>,
     effects: &'a mut Vec<Effect>,
 ) -> Context<'a> {
@@ -428,7 +462,7 @@ fn context<'a>(
         ping_s: world.options.ping_interval.as_millis().div_ceil(1000) as u32,
         allowance: u32::MAX,
         ask_again_s,
-        out: Batch::new(text),
+        out: Batch::new(text, format),
         effects,
     }
 }

@@ -9,11 +9,10 @@ use crate::base::bytes::{Bytes, BytesMut};
 use crate::base::ids::WireKind;
 use crate::base::publication::Publication;
 use crate::hub::local::{Active, Item, LocalChannel, Seq};
-use crate::proto::centrifuge::Push;
-use crate::proto::centrifuge::encode_push;
+use crate::proto::centrifuge::{Format, Push};
 use crate::proto::reader::frames;
-use crate::proto::websocket::{self, Opcode};
 use crate::session::{info_view, view};
+use crate::shard::clients::push_frame;
 use crate::shard::core::Core;
 use crate::shard::outbox::FrameId;
 use crate::shard::readers::append_item;
@@ -186,27 +185,18 @@ impl Batch {
 
 /// The frame of an item for a wire kind, encoded by whoever needs it first.
 pub fn encode_item(item: &Item, kind: usize) -> &Bytes {
-    match WireKind::ALL[kind] {
-        WireKind::CentrifugeJson => item.encoded().get_or_encode(WireKind::CentrifugeJson, || {
-            let mut text = Vec::new();
-            match item {
-                Item::Publication(publication) => {
-                    encode_push(&mut text, &publication.channel, &Push::Publication(view(publication)));
-                }
-                Item::Notice(notice) => {
-                    let info = info_view(&notice.info);
-                    let push = if notice.joined { Push::Join(info) } else { Push::Leave(info) };
-                    encode_push(&mut text, &notice.channel, &push);
-                }
-            }
-            let mut frame = Vec::with_capacity(text.len() + websocket::FRAME_HEADER_BYTES_MAX);
-            websocket::write_frame(&mut frame, Opcode::Text, &text);
-            Bytes::from(frame)
-        }),
-        kind => item.encoded().get_or_encode(kind, || match item {
-            Item::Publication(publication) => frames::encode(kind, publication),
-            // Nobody without the client protocol subscribes to notices.
-            Item::Notice(_) => Bytes::new(),
-        }),
-    }
+    let kind = WireKind::ALL[kind];
+    item.encoded().get_or_encode(kind, || match (Format::of(kind), item) {
+        (Some(format), Item::Publication(publication)) => {
+            push_frame(format, &publication.channel, &Push::Publication(view(publication)))
+        }
+        (Some(format), Item::Notice(notice)) => {
+            let info = info_view(&notice.info);
+            let push = if notice.joined { Push::Join(info) } else { Push::Leave(info) };
+            push_frame(format, &notice.channel, &push)
+        }
+        (None, Item::Publication(publication)) => frames::encode(kind, publication),
+        // Nobody without the client protocol subscribes to notices.
+        (None, Item::Notice(_)) => Bytes::new(),
+    })
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, Offset, Position, WireKind};
+use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{ClientInfo, Since, SinceEpoch};
 use crate::hub::asks::{History, HistoryAsk, Joined, Notice, PresenceStats, PublishAsk, Recovery};
 use crate::hub::local::{Item, Subscriber};
 use crate::proto::centrifuge::Reply;
-use crate::proto::centrifuge::encode::HistoryResult;
+use crate::proto::centrifuge::reply::HistoryResult;
 use crate::session::{Context, JoinVerdict, info_view, view};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeAnswer, HomeMail, Mail, Missed, join_answer};
@@ -260,7 +260,7 @@ impl Core {
         // Until the connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
         let held = blocked || !session.is_connected();
         debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
-        let subscriber = Subscriber::new(slot, WireKind::CentrifugeJson as u8, notices);
+        let subscriber = Subscriber::new(slot, session.format().kind() as u8, notices);
         let (place, cursor) = self.local.subscribe(index, subscriber, top);
         session.placed(index, place);
         self.stats.counters.subscriptions_total += 1;

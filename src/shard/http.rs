@@ -7,7 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, R
 use crate::base::bytes::Bytes;
 use crate::base::ids::ConnId;
 use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
+use crate::proto::centrifuge::Format;
 use crate::proto::http1::{self, Body, BodyDecoder, HttpFault, RequestHead};
+use crate::proto::reader::query;
 use crate::proto::websocket;
 use crate::session::Session;
 use crate::session::question::Headers;
@@ -19,10 +21,14 @@ use crate::shard::mailbox::Mail;
 use crate::shard::readers;
 use crate::shard::stats::Cause;
 
+/// The subprotocols that are spoken here.
+const JSON_SUBPROTOCOL: &str = "centrifuge-json";
+const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
+
 /// What an upgrade leads to.
 enum Endpoint {
     /// With the token that the request shows.
-    Centrifuge(Option<Box<str>>),
+    Centrifuge(Format, Option<Box<str>>),
     Echo,
 }
 
@@ -113,8 +119,9 @@ impl Core {
                 self.stats.counters.websocket_upgrades_total += 1;
                 self.send(slot, answer.into());
                 let state = match endpoint {
-                    Endpoint::Centrifuge(token) => {
-                        State::Client { decoder: None, session: Session::new(headers).with_token(token) }
+                    Endpoint::Centrifuge(format, token) => {
+                        let session = Session::new(format, headers).with_token(token);
+                        State::Client { decoder: None, session }
                     }
                     Endpoint::Echo => State::Echo { decoder: None },
                 };
@@ -148,16 +155,13 @@ impl Core {
     }
 
     fn route(&self, head: &RequestHead<'_>) -> Asked {
-        let endpoint = match head.path {
-            "/connection/websocket" => Some(Endpoint::Centrifuge(self.shown_token(head))),
+        let is_client = match head.path {
+            "/connection/websocket" => true,
             // Plain requests for it are the control plane's.
-            "/echo" if self.options.echo && head.fields().has_token("Upgrade", "websocket") => {
-                Some(Endpoint::Echo)
-            }
-            _ => None,
+            "/echo" if self.options.echo && head.fields().has_token("Upgrade", "websocket") => false,
+            _ => return self.plain(head),
         };
-        let Some(endpoint) = endpoint else { return self.plain(head) };
-        let handshake = match websocket::accept(head, &["centrifuge-json"]) {
+        let handshake = match websocket::accept(head, &[JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL]) {
             Ok(handshake) => handshake,
             Err(fault) => {
                 let mut answer = Vec::new();
@@ -165,18 +169,18 @@ impl Core {
                 return Asked::Refused(answer, Cause::HandshakeRefused);
             }
         };
-        if matches!(endpoint, Endpoint::Centrifuge(_)) && !self.is_welcome(head) {
+        if is_client && !self.is_welcome(head) {
             let mut answer = Vec::new();
             HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut answer);
             return Asked::Refused(answer, Cause::OriginRefused);
         }
         let mut answer = Vec::new();
         handshake.write(&mut answer, &[]);
-        let headers = match endpoint {
-            Endpoint::Centrifuge(_) => self.forwarded(head),
-            Endpoint::Echo => None,
-        };
-        Asked::Upgraded(endpoint, answer, headers)
+        if !is_client {
+            return Asked::Upgraded(Endpoint::Echo, answer, None);
+        }
+        let endpoint = Endpoint::Centrifuge(format_of(head, handshake.protocol), self.shown_token(head));
+        Asked::Upgraded(endpoint, answer, self.forwarded(head))
     }
 
     /// Whether a page of the request's origin may connect. Programs that are no browser send none.
@@ -441,6 +445,18 @@ fn encode(response: &Response<Bytes>, request: &Request, keep_alive: bool, unix_
         out.extend_from_slice(body);
     }
     out.into()
+}
+
+/// What a client of the protocol wants to write in. The subprotocol says it, or the query where the client cannot name
+/// one: `cf_protocol` or, as older clients call it, `format`.
+fn format_of(head: &RequestHead<'_>, subprotocol: Option<&str>) -> Format {
+    let protobuf = match subprotocol {
+        Some(subprotocol) => subprotocol == PROTOBUF_SUBPROTOCOL,
+        None => query::pairs(head.query.unwrap_or_default())
+            .flatten()
+            .any(|(name, value)| matches!(&*name, "cf_protocol" | "format") && value == "protobuf"),
+    };
+    if protobuf { Format::Protobuf } else { Format::Json }
 }
 
 #[cfg(test)]

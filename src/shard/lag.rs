@@ -1,15 +1,11 @@
 //! Connections whose sockets did not take everything: what they are owed, and how they catch up from the log.
 
-use std::sync::Arc;
-
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::driver::{SendCause, SendFailure};
 use crate::hub::local::{Cursor, Item};
 use crate::hub::options::GapPolicy;
-use crate::proto::centrifuge::Push;
-use crate::proto::centrifuge::encode_push;
 use crate::session::Sub;
 use crate::shard::connections::State;
 use crate::shard::core::Core;
@@ -264,9 +260,10 @@ impl Core {
     /// The cursor has fallen off the log's tail. False when the connection is closed for it.
     fn handle_gap(&mut self, slot: u32, channel: u32) -> bool {
         self.stats.counters.gaps_total += 1;
-        let Some((_, _, place)) = self.place_of(slot, channel) else { return true };
-        let entry = self.local.get(channel);
-        let (name, policy) = (entry.name.clone(), entry.options.gap);
+        if self.place_of(slot, channel).is_none() {
+            return true;
+        }
+        let policy = self.local.get(channel).options.gap;
         if self.is_reader(slot) {
             return self.handle_reader_gap(slot, channel, policy);
         }
@@ -299,21 +296,7 @@ impl Core {
                 false
             }
             GapPolicy::Tell => {
-                self.drop_cursor(slot, channel, place);
-                if let Some(session) =
-                    self.connections.get_mut(slot).and_then(|connection| connection.session())
-                {
-                    session.remove(channel);
-                }
-                self.leave_list(channel, place);
-                self.tell_unsubscribed(slot, &name, Unsubscribed::InsufficientState);
-                let conn = self.conn_id(slot);
-                let home = self.mailer.router().channel_home(&name);
-                self.mailer
-                    .post(home, Mail::Home(Box::new(HomeMail::Leave { channel: Arc::clone(&name), conn })));
-                self.text.clear();
-                encode_push(&mut self.text, &name, &Push::Unsubscribe(Unsubscribed::InsufficientState));
-                self.send_text(slot);
+                self.unsubscribe(slot, channel, Some(Unsubscribed::InsufficientState));
                 true
             }
         }

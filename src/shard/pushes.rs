@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ConnId, WireKind};
-use crate::proto::centrifuge::{Push, encode_push};
+use crate::proto::centrifuge::{Format, Push};
 use crate::proto::reader::frames;
-use crate::proto::websocket::{self, Opcode};
 use crate::shard::ask::{PushUsers, Pushed, Reply, UserMessage};
+use crate::shard::clients::push_frame;
 use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::homes::WAITING_MAIL_MAX;
@@ -106,7 +106,7 @@ impl Core {
         let Some(slot) = self.live(conn) else { return false };
         let frame = match self.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Client { session, .. }) if session.is_connected() => {
-                frame_of(message, WireKind::CentrifugeJson)
+                frame_of(message, session.format().kind())
             }
             Some(State::Reader { reader, .. }) if reader.is_streaming() => {
                 let (kind, chunked) = (reader.kind(), reader.chunked);
@@ -128,15 +128,9 @@ impl Core {
 
 /// The frame of a message for a wire kind, encoded by whoever needs it first.
 fn frame_of(message: &UserMessage, kind: WireKind) -> Bytes {
-    let frame = message.encoded.get_or_encode(kind, || match kind {
-        WireKind::CentrifugeJson => {
-            let mut text = Vec::with_capacity(message.data.len() + 40);
-            encode_push(&mut text, "", &Push::Message(Some(&message.data)));
-            let mut frame = Vec::with_capacity(text.len() + websocket::FRAME_HEADER_BYTES_MAX);
-            websocket::write_frame(&mut frame, Opcode::Text, &text);
-            frame.into()
-        }
-        kind => frames::message(kind, &message.data),
+    let frame = message.encoded.get_or_encode(kind, || match Format::of(kind) {
+        Some(format) => push_frame(format, "", &Push::Message(Some(&message.data))),
+        None => frames::message(kind, &message.data),
     });
     frame.clone()
 }

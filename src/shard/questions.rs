@@ -47,6 +47,7 @@ impl Core {
             client,
             user: session.user().cloned().unwrap_or_else(|| UserName::from("")),
             transport: TRANSPORT,
+            format: session.format(),
             meta: session.meta().cloned(),
             headers: session.headers().cloned(),
         };

@@ -5,8 +5,10 @@ use std::mem;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
+use crate::proto::centrifuge::Format;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::shard::Action;
+use crate::shard::clients::opcode;
 use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
 use crate::shard::stats::Cause;
@@ -121,7 +123,7 @@ impl Core {
                 }
             }
             Message::Text(text) if !echo => self.handle_commands(slot, text.as_bytes()),
-            // The JSON protocol is text; a binary message of it is read the same way, as its reference server does.
+            // Which of the two a message is says nothing about its format, as for the protocol's reference server.
             Message::Binary(data) if !echo => self.handle_commands(slot, data),
             Message::Text(text) => self.send_frame(slot, Opcode::Text, text.as_bytes()),
             Message::Binary(data) => self.send_frame(slot, Opcode::Binary, data),
@@ -194,11 +196,11 @@ impl Core {
         self.send(slot, Bytes::from(frame));
     }
 
-    /// Sends what has been written to the scratch text as one text message.
-    pub fn send_text(&mut self, slot: u32) {
+    /// Sends what has been written to the scratch text as one message of the client protocol.
+    pub fn send_messages(&mut self, slot: u32, format: Format) {
         let text = mem::take(&mut self.text);
         if !text.is_empty() {
-            self.send_frame(slot, Opcode::Text, &text);
+            self.send_frame(slot, opcode(format), &text);
         }
         self.text = text;
         self.text.clear();

@@ -20,6 +20,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::ids::ClientId;
 use crate::config::{HookOptions, Secret, WhenUnavailable};
+use crate::proto::centrifuge::Format;
 use crate::session::question::{Caller, Matter};
 
 const REFUSED: Result<Answer, Denied> = Err(Denied::Unavailable { let_in: false });
@@ -48,6 +49,7 @@ fn question(matter: Matter) -> Question {
         client: ClientId(7),
         user: "u".into(),
         transport: "websocket",
+        format: Format::Json,
         meta: None,
         headers: Some(Arc::new(headers)),
     };

@@ -73,7 +73,7 @@ pub fn encode(question: &Question, encoding: Encoding) -> Vec<u8> {
     let mut object = Object::new();
     object.text("client", &caller.client.to_string());
     object.text("transport", caller.transport);
-    object.text("protocol", "json");
+    object.text("protocol", caller.format.name());
     object.text("encoding", if encoding.binary { "binary" } else { "json" });
     // Before the backend has said who it is, there is no user to name.
     if !matches!(matter, Matter::Connect { .. }) {

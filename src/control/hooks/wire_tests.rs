@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::base::ids::ClientId;
+use crate::proto::centrifuge::Format;
 use crate::session::question::Caller;
 
 fn question(matter: Matter) -> Question {
@@ -11,6 +12,7 @@ fn question(matter: Matter) -> Question {
         client: ClientId(0x9336_a229_2400_4ebc_8c50_0a64_3d22_e8a0),
         user: "56".into(),
         transport: "websocket",
+        format: Format::Json,
         meta: Some(Bytes::from_static(b"{\"k\":1}")),
         headers: None,
     };

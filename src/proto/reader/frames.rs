@@ -23,7 +23,7 @@ const SCRIPT_CLOSE: &[u8] = b"})</script>\n";
 /// A publication that history skipped has no offset of its own and moves no position: its frame has no head.
 ///
 /// # Panics
-/// For [`WireKind::CentrifugeJson`], which is not one of this folder's.
+/// For a kind of the client protocol, which is not one of this folder's.
 pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
     let mut own = Vec::new();
     if publication.offset() != Offset(0) {
@@ -31,7 +31,9 @@ pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
     }
     let mut out = Vec::with_capacity(publication.data.len() + publication.channel.len() + 128);
     match kind {
-        WireKind::CentrifugeJson => unreachable!("framed by the client protocol's codec"),
+        WireKind::CentrifugeJson | WireKind::CentrifugeProtobuf => {
+            unreachable!("framed by the client protocol's codec")
+        }
         WireKind::Sse => {
             if !own.is_empty() {
                 write_sse_id(&mut out, &own);
@@ -117,7 +119,7 @@ pub fn message(kind: WireKind, data: &[u8]) -> Bytes {
         WireKind::WebSocketJson => websocket::write_frame(&mut out, Opcode::Text, &json),
         WireKind::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, data),
         // A client of the protocol has a codec of its own; a poll is no connection of its user's.
-        WireKind::CentrifugeJson | WireKind::Poll => {}
+        WireKind::CentrifugeJson | WireKind::CentrifugeProtobuf | WireKind::Poll => {}
     }
     out.into()
 }
@@ -140,7 +142,7 @@ pub fn tail(kind: WireKind, frame: &Bytes) -> Bytes {
         // No position has a comma: the first one follows the head.
         WireKind::Iframe => after(b',', 0),
         WireKind::WebSocketJson => after(b',', websocket_header_len(frame)),
-        WireKind::CentrifugeJson | WireKind::WebSocketBare | WireKind::Poll => 0,
+        _ => 0,
     };
     frame.slice(start..)
 }
@@ -157,7 +159,7 @@ pub fn write_own_head(out: &mut Vec<u8>, kind: WireKind, position: &[u8], tail_l
             out.extend_from_slice(&header[..header_len]);
             write_json_head(out, position);
         }
-        WireKind::CentrifugeJson | WireKind::WebSocketBare | WireKind::Poll => {}
+        _ => {}
     }
 }
 

@@ -131,7 +131,7 @@ pub fn write_note(out: &mut Vec<u8>, kind: WireKind, chunked: bool, note: &Note<
             out.extend_from_slice(b")</script>\n");
         }
         WireKind::WebSocketJson => websocket::write_frame(out, Opcode::Text, &json),
-        WireKind::CentrifugeJson | WireKind::WebSocketBare | WireKind::Poll => {}
+        _ => {}
     }
 }
 
@@ -153,7 +153,7 @@ pub fn heartbeat(kind: WireKind, chunked: bool) -> Bytes {
         WireKind::Iframe => b" \n",
         // A Ping without payload (RFC 6455 section 5.5.2).
         WireKind::WebSocketJson | WireKind::WebSocketBare => &[0x80 | Opcode::Ping as u8, 0],
-        WireKind::CentrifugeJson | WireKind::Poll => b"",
+        _ => b"",
     })
 }
 

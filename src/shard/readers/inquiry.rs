@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, UserName};
+use crate::proto::centrifuge::Format;
 use crate::proto::http1;
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem, write_problem};
 use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Waiting};
@@ -66,6 +67,7 @@ impl Core {
             client: self.client_id(slot),
             user: identity.and_then(|known| known.user.clone()).unwrap_or_else(|| UserName::from("")),
             transport: endpoint.transport(),
+            format: Format::Json,
             meta: identity.and_then(|known| known.meta.clone()),
             headers,
         }

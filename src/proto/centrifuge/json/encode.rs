@@ -1,192 +1,14 @@
 //! Replies and pushes into JSON objects, appended to the caller's buffer.
-//!
-//! The views here borrow everything: whoever holds a publication, a client's info or a result describes it without
-//! copying. Fields marked raw are JSON text that was checked when it came in; empty raw text counts as absent.
 
 use super::write::{self, Fields};
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::{Epoch, Offset};
+use crate::base::fault::Unsubscribed;
+use crate::base::ids::Epoch;
+use crate::proto::centrifuge::reply::{
+    ClientInfoRef, ConnectResult, ErrorRef, HistoryResult, Lifetime, PublicationRef, Push, RefreshResult,
+    Reply, SubscribePush, SubscribeResult,
+};
 
-/// The server's ping, a whole frame.
-pub const PING: &[u8] = b"{}";
-
-/// Several replies or pushes in one frame: each one is written to the buffer that [`Batch::message`] hands back, and a
-/// newline is put between them.
-#[derive(Debug)]
-pub struct Batch<'b> {
-    out: &'b mut Vec<u8>,
-    from: usize,
-}
-
-impl<'b> Batch<'b> {
-    /// A frame that starts at the present end of `out`.
-    pub fn new(out: &'b mut Vec<u8>) -> Batch<'b> {
-        let from = out.len();
-        Batch { out, from }
-    }
-
-    /// Where the next message goes. Whoever asks must write one.
-    pub fn message(&mut self) -> &mut Vec<u8> {
-        if !self.is_empty() {
-            self.out.push(b'\n');
-        }
-        self.out
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.out.len() == self.from
-    }
-}
-
-/// What is answered to a command.
-#[derive(Clone, Copy, Debug)]
-pub enum Reply<'a> {
-    Error(ErrorRef<'a>),
-    Connect(ConnectResult<'a>),
-    Subscribe(SubscribeResult<'a>),
-    Unsubscribe,
-    Publish,
-    /// Present clients by their public id.
-    Presence(&'a [(&'a str, ClientInfoRef<'a>)]),
-    PresenceStats {
-        clients: u32,
-        users: u32,
-    },
-    History(HistoryResult<'a>),
-    Ping,
-    /// Raw data.
-    Rpc(Option<&'a [u8]>),
-    Refresh(RefreshResult<'a>),
-    SubRefresh(Lifetime),
-}
-
-/// What is told without having been asked. All but the last four belong to a channel.
-#[derive(Clone, Copy, Debug)]
-pub enum Push<'a> {
-    Publication(PublicationRef<'a>),
-    Join(ClientInfoRef<'a>),
-    Leave(ClientInfoRef<'a>),
-    Unsubscribe(Unsubscribed),
-    Subscribe(SubscribePush<'a>),
-    /// Raw data.
-    Message(Option<&'a [u8]>),
-    /// The first push of a unidirectional transport.
-    Connect(ConnectResult<'a>),
-    /// Only where the transport has no close code of its own (SSE, HTTP streaming).
-    Disconnect(&'a Disconnect),
-    Refresh(Lifetime),
-}
-
-/// An error reply. Ours come from a [`Refusal`]; a backend may send its own code and message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ErrorRef<'a> {
-    pub code: u32,
-    pub message: &'a str,
-    pub temporary: bool,
-}
-
-impl From<Refusal> for ErrorRef<'static> {
-    fn from(refusal: Refusal) -> Self {
-        ErrorRef { code: refusal.code().into(), message: refusal.message(), temporary: refusal.temporary() }
-    }
-}
-
-/// Whether something ends unless it is refreshed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Lifetime {
-    pub expires: bool,
-    /// Seconds until then.
-    pub ttl_s: u32,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ConnectResult<'a> {
-    pub client: &'a str,
-    pub version: &'a str,
-    pub lifetime: Lifetime,
-    /// Raw.
-    pub data: Option<&'a [u8]>,
-    /// Server-side subscriptions by channel.
-    pub subs: &'a [(&'a str, SubscribeResult<'a>)],
-    /// Seconds between the server's pings; 0 when there are none.
-    pub ping_s: u32,
-    /// Whether the client has to answer pings.
-    pub pong: bool,
-    /// Echoed by the client in emulated upstream requests, with `node`.
-    pub session: &'a str,
-    pub node: &'a str,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SubscribeResult<'a> {
-    pub lifetime: Lifetime,
-    pub recoverable: bool,
-    pub epoch: Option<Epoch>,
-    /// What was missed, oldest first.
-    pub publications: &'a [PublicationRef<'a>],
-    pub recovered: bool,
-    /// The top of the log; when `recovered`, the offset of the request instead, from which `publications` go on.
-    pub offset: Offset,
-    pub positioned: bool,
-    /// Raw.
-    pub data: Option<&'a [u8]>,
-    pub was_recovering: bool,
-    pub delta: bool,
-}
-
-/// A server-side subscription that has begun.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SubscribePush<'a> {
-    pub recoverable: bool,
-    pub epoch: Option<Epoch>,
-    pub offset: Offset,
-    pub positioned: bool,
-    /// Raw.
-    pub data: Option<&'a [u8]>,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct HistoryResult<'a> {
-    pub publications: &'a [PublicationRef<'a>],
-    pub epoch: Option<Epoch>,
-    pub offset: Offset,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-pub struct RefreshResult<'a> {
-    pub client: &'a str,
-    pub version: &'a str,
-    pub lifetime: Lifetime,
-}
-
-/// Who a client is, as others may see it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct ClientInfoRef<'a> {
-    pub user: &'a str,
-    pub client: &'a str,
-    /// Raw.
-    pub conn_info: Option<&'a [u8]>,
-    /// Raw.
-    pub chan_info: Option<&'a [u8]>,
-}
-
-/// One publication. Its channel is said by what it stands in.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct PublicationRef<'a> {
-    /// Raw; with a negotiated delta a JSON string.
-    pub data: &'a [u8],
-    /// Zero in a channel without history.
-    pub offset: Offset,
-    pub info: Option<ClientInfoRef<'a>>,
-    pub tags: &'a [(String, String)],
-    /// `data` is a patch of the publication before.
-    pub delta: bool,
-    /// Wall clock, milliseconds since 1970; 0 leaves it out.
-    pub time_ms: u64,
-}
-
-/// Appends the reply to the command `id`.
-pub fn encode_reply(out: &mut Vec<u8>, id: u32, reply: &Reply<'_>) {
+pub(in crate::proto::centrifuge) fn encode_reply(out: &mut Vec<u8>, id: u32, reply: &Reply<'_>) {
     let mut fields = Fields::new(out);
     fields.number(r#""id":"#, id.into());
     match reply {
@@ -208,19 +30,9 @@ pub fn encode_reply(out: &mut Vec<u8>, id: u32, reply: &Reply<'_>) {
     fields.end();
 }
 
-/// Appends a push, as bidirectional transports carry it. An empty `channel` is left out: messages, connects, disconnects
-/// and refreshes have none.
-///
-/// The one that delivery runs through: a publication is written in one pass, without memory of its own.
-pub fn encode_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
+pub(in crate::proto::centrifuge) fn encode_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     out.reserve(push_bytes(channel, push));
     out.extend_from_slice(br#"{"push":"#);
-    encode_unidirectional_push(out, channel, push);
-    out.push(b'}');
-}
-
-/// Appends a push without its envelope, as unidirectional transports carry it.
-pub fn encode_unidirectional_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     let mut fields = Fields::new(out);
     fields.text(r#""channel":"#, channel);
     match push {
@@ -230,11 +42,10 @@ pub fn encode_unidirectional_push(out: &mut Vec<u8>, channel: &str, push: &Push<
         Push::Unsubscribe(why) => write_unsubscribe(fields.key(r#""unsubscribe":"#), *why),
         Push::Message(data) => write_data(fields.key(r#""message":"#), *data),
         Push::Subscribe(subscribe) => write_subscribe_push(fields.key(r#""subscribe":"#), subscribe),
-        Push::Connect(result) => write_connect_push(fields.key(r#""connect":"#), result),
-        Push::Disconnect(disconnect) => write_disconnect(fields.key(r#""disconnect":"#), disconnect),
         Push::Refresh(lifetime) => write_lifetime(fields.key(r#""refresh":"#), *lifetime),
     }
     fields.end();
+    out.push(b'}');
 }
 
 /// Bytes that a push takes, so that the buffer grows once: exact enough for a publication without info and tags, too
@@ -307,18 +118,6 @@ fn write_connect_result(out: &mut Vec<u8>, result: &ConnectResult<'_>) {
     lifetime(&mut fields, result.lifetime);
     fields.raw(r#""data":"#, result.data);
     subs(&mut fields, result.subs);
-    connect_tail(&mut fields, result);
-    fields.end();
-}
-
-/// The same fields as the reply, in the order the published server gives them in a push.
-fn write_connect_push(out: &mut Vec<u8>, result: &ConnectResult<'_>) {
-    let mut fields = Fields::new(out);
-    fields.text(r#""client":"#, result.client);
-    fields.text(r#""version":"#, result.version);
-    fields.raw(r#""data":"#, result.data);
-    subs(&mut fields, result.subs);
-    lifetime(&mut fields, result.lifetime);
     connect_tail(&mut fields, result);
     fields.end();
 }
@@ -424,14 +223,6 @@ fn write_unsubscribe(out: &mut Vec<u8>, why: Unsubscribed) {
     fields.end();
 }
 
-fn write_disconnect(out: &mut Vec<u8>, disconnect: &Disconnect) {
-    let mut fields = Fields::new(out);
-    fields.number(r#""code":"#, disconnect.code.into());
-    fields.text(r#""reason":"#, &disconnect.reason);
-    fields.flag(r#""reconnect":"#, disconnect.reconnects());
-    fields.end();
-}
-
 fn write_data(out: &mut Vec<u8>, data: Option<&[u8]>) {
     let mut fields = Fields::new(out);
     fields.raw(r#""data":"#, data);
@@ -444,9 +235,8 @@ fn epoch(fields: &mut Fields<'_>, epoch: Option<Epoch>) {
     }
 }
 
-/// Eight hexadecimal digits in quotes, as [`Epoch`] is displayed, without the formatting machinery.
 fn write_epoch(out: &mut Vec<u8>, epoch: Epoch) {
     out.push(b'"');
-    out.extend((0..8).rev().map(|digit| b"0123456789abcdef"[(epoch.0 >> (digit * 4) & 0xf) as usize]));
+    out.extend_from_slice(&epoch.digits());
     out.push(b'"');
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::decode::CommandFault;
+use crate::proto::centrifuge::command::{CommandFault, Json};
 
 /// Deepest nesting of objects and arrays inside a payload. Deeper ones exist only to exhaust somebody's stack:
 /// common decoders in backends stop here or earlier.
@@ -13,24 +13,32 @@ pub(super) const JSON_DEPTH_MAX: usize = 512;
 
 type Scanned<T> = Result<T, CommandFault>;
 
+/// The one JSON value that `bytes` are, without the whitespace around it.
+pub(in crate::proto::centrifuge) fn whole_value(bytes: &[u8]) -> Option<Json<'_>> {
+    let mut scanner = Scanner::new(std::str::from_utf8(bytes).ok()?);
+    scanner.space();
+    let value = scanner.value().ok()?;
+    scanner.at_end().then_some(Json(value))
+}
+
 /// A position in JSON text. Every method reads one thing and stops behind it.
 #[derive(Clone, Debug)]
-pub(super) struct Scanner<'a> {
+pub(in crate::proto::centrifuge) struct Scanner<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) fn new(text: &'a str) -> Scanner<'a> {
+    pub(in crate::proto::centrifuge) fn new(text: &'a str) -> Scanner<'a> {
         Scanner { text, at: 0 }
     }
 
-    pub(super) fn remaining(&self) -> &'a str {
+    pub(in crate::proto::centrifuge) fn remaining(&self) -> &'a str {
         &self.text[self.at..]
     }
 
     /// Skips whitespace; true when nothing else is left.
-    pub(super) fn at_end(&mut self) -> bool {
+    pub(in crate::proto::centrifuge) fn at_end(&mut self) -> bool {
         self.space();
         self.at == self.text.len()
     }

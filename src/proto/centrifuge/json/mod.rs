@@ -1,0 +1,14 @@
+//! The protocol in JSON.
+
+mod decode;
+#[cfg(test)]
+mod decode_tests;
+mod encode;
+#[cfg(test)]
+mod encode_tests;
+mod scan;
+pub(in crate::proto) mod write;
+
+pub(super) use decode::command;
+pub(super) use encode::{encode_push, encode_reply};
+pub(super) use scan::{Scanner, whole_value};
