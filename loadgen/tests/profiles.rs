@@ -4,13 +4,12 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
 use std::time::Duration;
 
-use common::loadgen;
-use trunkline::proto::http1::{BodyLength, parse_head};
+use common::{loadgen, request, serve};
+use trunkline::proto::http1::parse_head;
 use trunkline::proto::websocket::{Decoder, Message, Opcode, Role, accept, write_frame};
 
 /// Bytes of a piece that a server sends by itself: shorter than any message.
@@ -38,20 +37,6 @@ impl Sink {
         // A client that is gone is the generator's own.
         let _ = self.stream.lock().unwrap().write_all(&out);
     }
-}
-
-fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap().to_string();
-    let handle = Arc::new(handle);
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            stream.set_nodelay(true).unwrap();
-            let handle = Arc::clone(&handle);
-            thread::spawn(move || handle(stream));
-        }
-    });
-    addr
 }
 
 /// A broker's connection: an upgrade first if it is a GET, then `take` eats whole commands from what has come.
@@ -220,31 +205,6 @@ fn check_broker(profile: &str, urls: &[String]) {
         ]);
         outcome.assert_passed();
         assert!(outcome.counter("rpc", "replies") >= 50);
-    }
-}
-
-/// Reads one request with its body: method, path, If-None-Match, body.
-fn request(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<(String, String, u64, Vec<u8>)> {
-    let mut bytes = [0; 4096];
-    loop {
-        if let Ok(Some((head, len))) = parse_head(unread) {
-            let body_len = match head.body_length() {
-                BodyLength::Length(len) => len as usize,
-                _ => 0,
-            };
-            if unread.len() >= len + body_len {
-                let since = head.fields().get("If-None-Match").and_then(|tag| std::str::from_utf8(tag).ok());
-                let since = since.and_then(|tag| tag.parse().ok()).unwrap_or(0);
-                let taken =
-                    (head.method.into(), head.path.into(), since, unread[len..len + body_len].to_vec());
-                unread.drain(..len + body_len);
-                return Some(taken);
-            }
-        }
-        match stream.read(&mut bytes) {
-            Ok(len) if len > 0 => unread.extend_from_slice(&bytes[..len]),
-            _ => return None,
-        }
     }
 }
 
