@@ -332,3 +332,47 @@ fn requests_are_refused_where_a_protocol_has_none() {
         assert_eq!(output.status.code(), Some(2));
     }
 }
+
+#[test]
+fn header_fields_go_with_every_opening() {
+    let heads = Arc::new(Mutex::new(Vec::<String>::new()));
+    let addr = {
+        let heads = Arc::clone(&heads);
+        serve(move |mut stream| {
+            let (mut bytes, mut unread) = ([0; 4096], Vec::new());
+            while !matches!(parse_head(&unread), Ok(Some(_))) {
+                let Ok(len @ 1..) = stream.read(&mut bytes) else { return };
+                unread.extend_from_slice(&bytes[..len]);
+            }
+            heads.lock().unwrap().push(String::from_utf8(unread).unwrap());
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+        })
+    };
+    for (profile, scheme, field) in [
+        ("centrifuge", "ws", "Sec-WebSocket-Protocol: centrifuge-json\r\n"),
+        ("centrifuge-protobuf", "ws", "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n"),
+        ("mqtt", "ws", "Sec-WebSocket-Protocol: mqtt\r\n"),
+        ("sse", "http", "Accept: text/event-stream\r\n"),
+        ("long-poll", "http", ""),
+    ] {
+        let url = format!("{scheme}://{addr}/there");
+        let outcome = loadgen(&[
+            "connect-storm",
+            "--profile",
+            profile,
+            "--url",
+            &url,
+            "-n",
+            "1",
+            "--header",
+            "X-Load: 1",
+            "--header",
+            "Origin: http://a",
+        ]);
+        assert_eq!((outcome.code, outcome.failures("answered 403")), (1, 1), "{}", outcome.text);
+        let head = heads.lock().unwrap().pop().unwrap();
+        for field in [field, "GET /there HTTP/1.1\r\n", "X-Load: 1\r\n", "Origin: http://a\r\n"] {
+            assert!(head.contains(field), "{profile}: {field:?} in {head}");
+        }
+    }
+}

@@ -183,11 +183,16 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
         // Without acknowledgements the order of one connection is all that can be held against the server.
         Publishing::Client => 1,
     });
+    let mut headers = fields(&load.protocol.headers)?;
+    if load.profile == ProfileName::Sse {
+        headers.push(("Accept".into(), "text/event-stream".into()));
+    }
     Ok(Plan {
         name: "target".into(),
         profile: profile(load, &address, run)?,
         target,
         host: address.host.clone(),
+        headers,
         sources: match &load.source[..] {
             [] => Sources::default_for(target, connections),
             list => Sources::List(list.to_vec()),
@@ -239,7 +244,6 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
     {
         return Err(SetupFault("--pusher-key, --pusher-app: only letters, digits and -_.".into()));
     }
-    let headers = fields(&load.protocol.headers)?;
     if let Some(token) = token
         && !token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
     {
@@ -251,15 +255,14 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
     Ok(match load.profile {
         ProfileName::Centrifuge => {
             let codec = Json { request: command };
-            Arc::new(Centrifuge { path: address.path.clone(), headers, token: token.clone(), codec })
+            Arc::new(Centrifuge { path: address.path.clone(), token: token.clone(), codec })
         }
         ProfileName::CentrifugeProtobuf => {
             let codec = Protobuf::new(command).map_err(|fault| SetupFault(format!("--request: {fault}")))?;
-            Arc::new(Centrifuge { path: address.path.clone(), headers, token: token.clone(), codec })
+            Arc::new(Centrifuge { path: address.path.clone(), token: token.clone(), codec })
         }
         ProfileName::Websocket => Arc::new(PlainWebSocket {
             target: Template::new(&address.path),
-            headers,
             hello: template(hello),
             subscribe: template(subscribe),
             ready_on: ready_on.clone(),
@@ -268,26 +271,22 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
         }),
         ProfileName::Floor => Arc::new(Floor),
         ProfileName::Sse => {
-            let mut headers = headers;
-            headers.push(("Accept".into(), "text/event-stream".into()));
-            Arc::new(Sse { target: Template::new(&address.path), headers, ready_on: ready_on.clone() })
+            Arc::new(Sse { target: Template::new(&address.path), ready_on: ready_on.clone() })
         }
-        ProfileName::LongPoll => Arc::new(LongPoll { target: Template::new(&address.path), headers }),
+        ProfileName::LongPoll => Arc::new(LongPoll { target: Template::new(&address.path) }),
         ProfileName::Nats => Arc::new(Nats {
             path: framed.then(|| address.path.clone()),
-            headers,
             user: user.clone(),
             password: password.clone(),
             token: token.clone(),
         }),
         ProfileName::Mqtt => Arc::new(Mqtt {
             path: framed.then(|| address.path.clone()),
-            headers,
             user: user.clone(),
             password: password.clone(),
             run,
         }),
-        ProfileName::Pusher => Arc::new(Pusher { key: load.protocol.pusher_key.clone(), headers }),
+        ProfileName::Pusher => Arc::new(Pusher { key: load.protocol.pusher_key.clone() }),
     })
 }
 
@@ -356,6 +355,7 @@ pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32
         target,
         publishing: Publishing::Http(floor_publishing(target, &host)),
         host,
+        headers: Vec::new(),
         sources: Sources::default_for(target, beside.connections),
         engine: EngineOptions { connections: beside.connections, ..plan.engine },
         channel_prefix: plan.channel_prefix.clone(),

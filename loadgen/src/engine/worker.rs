@@ -271,7 +271,7 @@ impl Worker {
                 conn.state = State::Upgrading;
                 let target = shared.profile.target(&client(shared, number, conn));
                 let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
-                let fields = shared.profile.headers();
+                let fields = &shared.headers;
                 let fields: Vec<(&str, &[u8])> =
                     fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
                 write_request(self.out.raw(), &shared.host, &target, KEY, &offered, &fields);

@@ -87,11 +87,6 @@ pub trait Profile: Send + Sync {
     /// The request target of the upgrade or GET.
     fn target(&self, client: &Client<'_>) -> String;
 
-    /// Further header fields of that request.
-    fn headers(&self) -> &[(String, String)] {
-        &[]
-    }
-
     /// The wire is open: what is said first.
     fn open(&self, client: &mut Client<'_>, out: &mut Outgoing) -> Said;
 

@@ -28,7 +28,6 @@ const EPOCH_BYTES_MAX: usize = 255;
 /// Connects and subscribes in one frame, as the JavaScript SDK does, and remembers positions when it may recover.
 pub struct Centrifuge<C> {
     pub path: String,
-    pub headers: Vec<(String, String)>,
     /// A connection token (JWT), for servers that let nobody in without.
     pub token: Option<String>,
     pub codec: C,
@@ -102,10 +101,6 @@ impl<C: Codec> Profile for Centrifuge<C> {
 
     fn target(&self, _: &Client<'_>) -> String {
         self.path.clone()
-    }
-
-    fn headers(&self) -> &[(String, String)] {
-        &self.headers
     }
 
     fn open(&self, client: &mut Client<'_>, out: &mut Outgoing) -> Said {

@@ -37,7 +37,7 @@ impl Rig {
     fn with(form: Form, recover: bool, token: Option<&str>, request: &str) -> Rig {
         fn profile<C: Codec + 'static>(token: Option<&str>, codec: C) -> Box<dyn Profile> {
             let path = "/connection/websocket".into();
-            Box::new(Centrifuge { path, headers: Vec::new(), token: token.map(Into::into), codec })
+            Box::new(Centrifuge { path, token: token.map(Into::into), codec })
         }
         let request = Template::new(request);
         let profile = match form {
