@@ -47,7 +47,7 @@ fn upgrade(stream: &mut TcpStream) -> Option<()> {
     read_head(stream, &mut unread)?;
     let (head, _) = parse_head(&unread).ok()??;
     let mut out = Vec::new();
-    accept(&head, &["centrifuge-json"]).ok()?.write(&mut out, &[]);
+    accept(&head, &["centrifuge-json", "centrifuge-protobuf"]).ok()?.write(&mut out, &[]);
     stream.write_all(&out).ok()
 }
 
@@ -130,6 +130,36 @@ fn a_server_that_breaks_the_protocol_after_the_upgrade() {
             }
         });
         let outcome = storm(&url, &["--ready-on", "never comes"]);
+        assert_eq!((outcome.code, outcome.failures(cause)), (1, 8), "{cause}: {}", outcome.text);
+    }
+}
+
+#[test]
+fn a_server_that_breaks_the_protobuf_form() {
+    for (frame, cause) in [
+        // The other form.
+        (&b"\x81\x20{\"id\":1,\"connect\":{\"client\":\"a\"}}"[..], "a length beyond the message"),
+        // {"id":1,"error":{"code":101}}
+        (b"\x82\x07\x06\x08\x01\x12\x02\x08\x65", "refused with error 101"),
+        // {"push":{"disconnect":{"code":3008}}}
+        (b"\x82\x08\x07\x22\x05\x5a\x03\x08\xc0\x17", "closed by the server with code 3008"),
+        // {"id":9,"subscribe":{}}
+        (b"\x82\x05\x04\x08\x09\x32\x00", "a reply to no command"),
+        (b"\x82\x05\x04\x08\x01\x13\x14", "a field of no type"),
+        // A message of 2^63 bytes.
+        (b"\x82\x0a\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01", "a length beyond the message"),
+        (b"\x82\x7f\x00\x00\x00\x01\x00\x00\x00\x00", "message longer"),
+        (b"\x88\x02\x0d\xad", "closed by the server with code 3501"),
+    ] {
+        let url = bad_server(move |mut stream| {
+            if upgrade(&mut stream).is_some() {
+                let _ = stream.write_all(frame);
+                let _ = stream.read(&mut [0; 1000]);
+                let _ = stream.read(&mut [0; 1]);
+            }
+        });
+        let protobuf = ["connect-storm", "--profile", "centrifuge-protobuf", "--url", &url, "-n", "8"];
+        let outcome = loadgen(&protobuf);
         assert_eq!((outcome.code, outcome.failures(cause)), (1, 8), "{cause}: {}", outcome.text);
     }
 }

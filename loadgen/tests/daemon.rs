@@ -2,16 +2,24 @@
 
 mod common;
 
-use common::{LOADGEN, Server, loadgen};
+use std::io::Write as _;
+use std::sync::{Arc, Mutex};
+
+use common::{LOADGEN, Server, loadgen, request, serve};
+
+/// The forms of the daemon's own protocol.
+const FORMS: [&str; 2] = ["centrifuge", "centrifuge-protobuf"];
 
 #[test]
 fn fan_out_reaches_everybody_in_order() {
     let server = Server::trunkline();
     let pid = server.child.id().to_string();
     let url = server.url();
-    for driver in ["auto", "mio"] {
+    for (driver, profile) in [("auto", FORMS[0]), ("mio", FORMS[0]), ("auto", FORMS[1]), ("mio", FORMS[1])] {
         let outcome = loadgen(&[
             "fanout",
+            "--profile",
+            profile,
             "--url",
             &url,
             "--api-key",
@@ -52,30 +60,34 @@ fn fan_out_reaches_everybody_in_order() {
 #[test]
 fn idle_connections_over_several_rings_all_get_the_broadcast() {
     let server = Server::trunkline();
-    let outcome = loadgen(&[
-        "idle",
-        "--url",
-        &server.url(),
-        "--api-key",
-        "k",
-        "-n",
-        "300",
-        "-c",
-        "3",
-        "--rings",
-        "4",
-        "--threads",
-        "2",
-        "--hold",
-        "300ms",
-        "--broadcast",
-        "--open-rate",
-        "2000",
-    ]);
-    outcome.assert_passed();
-    assert_eq!(outcome.phase("open")["ready"], 300);
-    assert_eq!(outcome.counter("broadcast", "deliveries"), 300);
-    assert_eq!(outcome.phase("broadcast")["published"], 3);
+    for profile in FORMS {
+        let outcome = loadgen(&[
+            "idle",
+            "--profile",
+            profile,
+            "--url",
+            &server.url(),
+            "--api-key",
+            "k",
+            "-n",
+            "300",
+            "-c",
+            "3",
+            "--rings",
+            "4",
+            "--threads",
+            "2",
+            "--hold",
+            "300ms",
+            "--broadcast",
+            "--open-rate",
+            "2000",
+        ]);
+        outcome.assert_passed();
+        assert_eq!(outcome.phase("open")["ready"], 300);
+        assert_eq!(outcome.counter("broadcast", "deliveries"), 300);
+        assert_eq!(outcome.phase("broadcast")["published"], 3);
+    }
 }
 
 #[test]
@@ -86,75 +98,156 @@ fn echo_is_answered_and_an_rpc_without_a_backend_is_counted_as_an_error() {
     outcome.assert_passed();
     let (requests, replies) = (outcome.counter("echo", "requests"), outcome.counter("echo", "replies"));
     assert!(requests >= 250 && requests == replies, "{requests} {replies}");
-    let outcome = loadgen(&["rpc", "--url", &server.url(), "-n", "5", "--rate", "50", "--seconds", "1s"]);
-    assert_eq!(outcome.code, 1);
-    assert_eq!(outcome.counter("rpc", "replies"), outcome.failures("request answered error 108"));
-    assert!(outcome.failures("request answered error 108") > 0);
+    for profile in FORMS {
+        let outcome = loadgen(&[
+            "rpc",
+            "--profile",
+            profile,
+            "--url",
+            &server.url(),
+            "-n",
+            "5",
+            "--rate",
+            "50",
+            "--seconds",
+            "1s",
+        ]);
+        assert_eq!(outcome.code, 1);
+        assert_eq!(outcome.counter("rpc", "replies"), outcome.failures("request answered error 108"));
+        assert!(outcome.failures("request answered error 108") > 0);
+    }
+}
+
+/// The daemon answers itself, or its backend, which is told the form; the answers are no errors.
+#[test]
+fn requests_are_answered_in_the_form_they_were_made_in() {
+    let told = Arc::new(Mutex::new(Vec::<String>::new()));
+    let backend = {
+        let told = Arc::clone(&told);
+        serve(move |mut stream| {
+            let mut unread = Vec::new();
+            while let Some((_, _, _, body)) = request(&mut stream, &mut unread) {
+                let question: serde_json::Value = serde_json::from_slice(&body).unwrap();
+                assert_eq!(question["method"], "echo");
+                told.lock().unwrap().push(question["protocol"].as_str().unwrap().into());
+                let answer = format!(r#"{{"result":{{"data":{}}}}}"#, question["data"]);
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", answer.len());
+                if stream.write_all(format!("{head}{answer}").as_bytes()).is_err() {
+                    return;
+                }
+            }
+        })
+    };
+    let hook = format!("[[hook]]\nname = \"b\"\nendpoint = \"http://{backend}/\"\n");
+    let server = Server::trunkline_with("rpc_hook = \"b\"", &hook);
+    for (profile, form) in FORMS.into_iter().zip(["json", "protobuf"]) {
+        for request in [
+            None,
+            Some(r#""publish":{"channel":"own-0","data":{data}}"#),
+            Some(r#""history":{"channel":"own-0","limit":1,"since":{"offset":1},"reverse":true}"#),
+            Some(r#""presence":{"channel":"own-0"}"#),
+            Some(r#""presence_stats":{"channel":"own-0"}"#),
+        ] {
+            told.lock().unwrap().clear();
+            let url = server.url();
+            let mut arguments = vec!["rpc", "--profile", profile, "--url", &url, "-n", "1"];
+            arguments.extend(["--channel-prefix", "own-", "--rate", "50", "--seconds", "1s"]);
+            arguments.extend(request.iter().flat_map(|request| ["--request", request]));
+            let outcome = loadgen(&arguments);
+            outcome.assert_passed();
+            let (requests, replies) = (outcome.counter("rpc", "requests"), outcome.counter("rpc", "replies"));
+            assert!(requests >= 10 && requests == replies, "{profile} {request:?}: {}", outcome.text);
+            let told = told.lock().unwrap();
+            assert_eq!(told.len() as u64, if request.is_none() { requests } else { 0 });
+            assert!(told.iter().all(|told| told == form), "{profile}: {told:?}");
+        }
+    }
+}
+
+/// A connection whose pong is none would be closed.
+#[test]
+fn pings_are_answered_in_either_form() {
+    let server = Server::trunkline_with("ping_interval = \"2s\"\npong_timeout = \"1900ms\"", "");
+    for profile in FORMS {
+        let url = server.url();
+        let outcome = loadgen(&["idle", "--profile", profile, "--url", &url, "-n", "50", "--hold", "5s"]);
+        outcome.assert_passed();
+        assert_eq!(outcome.phase("hold")["ready"], 50);
+        assert!(outcome.counter("hold", "pings") >= 100, "{profile}: {}", outcome.text);
+    }
 }
 
 #[test]
 fn storms_open_and_reopen_everything_and_recover_what_was_missed() {
     let server = Server::trunkline();
     let url = server.url();
-    let outcome = loadgen(&["connect-storm", "--url", &url, "-n", "400"]);
-    outcome.assert_passed();
-    assert_eq!(outcome.counter("open", "ready"), 400);
-    let outcome = loadgen(&[
-        "reconnect-storm",
-        "--url",
-        &url,
-        "--api-key",
-        "k",
-        "-n",
-        "200",
-        "-c",
-        "2",
-        "--rate",
-        "50",
-        "--recover",
-        "--rounds",
-        "2",
-        "--spread",
-        "200ms",
-    ]);
-    outcome.assert_passed();
-    for round in ["storm 1", "storm 2"] {
-        assert_eq!(outcome.counter(round, "cut"), 200);
-        assert_eq!(outcome.counter(round, "ready"), 200);
-        assert_eq!(outcome.counter(round, "recovered"), 200);
-        assert_eq!(outcome.counter(round, "unrecovered"), 0);
-        assert_eq!(outcome.phase(round)["ready"], 200);
+    for profile in FORMS {
+        let outcome = loadgen(&["connect-storm", "--profile", profile, "--url", &url, "-n", "400"]);
+        outcome.assert_passed();
+        assert_eq!(outcome.counter("open", "ready"), 400);
+        let outcome = loadgen(&[
+            "reconnect-storm",
+            "--profile",
+            profile,
+            "--url",
+            &url,
+            "--api-key",
+            "k",
+            "-n",
+            "200",
+            "-c",
+            "2",
+            "--rate",
+            "50",
+            "--recover",
+            "--rounds",
+            "2",
+            "--spread",
+            "200ms",
+        ]);
+        outcome.assert_passed();
+        for round in ["storm 1", "storm 2"] {
+            assert_eq!(outcome.counter(round, "cut"), 200);
+            assert_eq!(outcome.counter(round, "ready"), 200);
+            assert_eq!(outcome.counter(round, "recovered"), 200);
+            assert_eq!(outcome.counter(round, "unrecovered"), 0);
+            assert_eq!(outcome.phase(round)["ready"], 200);
+        }
     }
 }
 
 #[test]
 fn slow_readers_cost_the_others_nothing() {
     let server = Server::trunkline();
-    let outcome = loadgen(&[
-        "slow-readers",
-        "--url",
-        &server.url(),
-        "--api-key",
-        "k",
-        "-n",
-        "40",
-        "-c",
-        "2",
-        "--slow",
-        "4",
-        "--rate",
-        "100",
-        "--payload",
-        "20000",
-        "--seconds",
-        "1s",
-        "--receive-buffer",
-        "4096",
-    ]);
-    outcome.assert_passed();
-    let phase = outcome.phase("with slow readers");
-    let published = phase["published"].as_u64().unwrap();
-    assert_eq!(outcome.counter("with slow readers", "deliveries"), published * 18, "{}", outcome.text);
+    for profile in FORMS {
+        let outcome = loadgen(&[
+            "slow-readers",
+            "--profile",
+            profile,
+            "--url",
+            &server.url(),
+            "--api-key",
+            "k",
+            "-n",
+            "40",
+            "-c",
+            "2",
+            "--slow",
+            "4",
+            "--rate",
+            "100",
+            "--payload",
+            "20000",
+            "--seconds",
+            "1s",
+            "--receive-buffer",
+            "4096",
+        ]);
+        outcome.assert_passed();
+        let phase = outcome.phase("with slow readers");
+        let published = phase["published"].as_u64().unwrap();
+        assert_eq!(outcome.counter("with slow readers", "deliveries"), published * 18, "{}", outcome.text);
+    }
 }
 
 #[test]
@@ -220,9 +313,13 @@ fn a_wrong_key_and_a_closed_door_are_told_by_cause() {
     let outcome = loadgen(&["connect-storm", "--url", &url, "-n", "5"]);
     assert_eq!((outcome.code, outcome.failures("upgrade answered 404")), (1, 5));
     let url = server.url();
-    let outcome = loadgen(&["connect-storm", "--url", &url, "-n", "5", "--token", "not-a-token"]);
-    assert_eq!(outcome.code, 1);
-    assert_eq!(outcome.json["target"]["phases"][0]["counters"]["failed"], 5, "{}", outcome.text);
+    for profile in FORMS {
+        let token = ["--token", "not-a-token"];
+        let arguments = ["connect-storm", "--profile", profile, "--url", &url, "-n", "5", token[0], token[1]];
+        let outcome = loadgen(&arguments);
+        assert_eq!((outcome.code, outcome.failures("closed by the server with code 3500")), (1, 5));
+        assert_eq!(outcome.json["target"]["phases"][0]["counters"]["failed"], 5, "{}", outcome.text);
+    }
 }
 
 #[test]
@@ -235,6 +332,8 @@ fn arguments_that_make_no_sense_are_refused_before_anything_begins() {
         &["fanout", "--channel-prefix", "a\"b"],
         &["fanout", "--header", "no field"],
         &["idle", "--hold", "soon"],
+        &["rpc", "--profile", "centrifuge-protobuf", "--request", "\"send\":{\"data\":{data}}"],
+        &["idle", "--profile", "centrifuge-protobuf", "--url", "http://127.0.0.1:1/"],
         &["mixed", "/nonexistent.toml"],
         &["idle", "--pid", "4294967295"],
         &["connect-storm", "-n", "50000", "--driver", "io-uring", "--rings", "1", "--threads", "1"],

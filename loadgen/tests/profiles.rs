@@ -4,13 +4,12 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
 use std::time::Duration;
 
-use common::loadgen;
-use trunkline::proto::http1::{BodyLength, parse_head};
+use common::{loadgen, request, serve};
+use trunkline::proto::http1::parse_head;
 use trunkline::proto::websocket::{Decoder, Message, Opcode, Role, accept, write_frame};
 
 /// Bytes of a piece that a server sends by itself: shorter than any message.
@@ -38,20 +37,6 @@ impl Sink {
         // A client that is gone is the generator's own.
         let _ = self.stream.lock().unwrap().write_all(&out);
     }
-}
-
-fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap().to_string();
-    let handle = Arc::new(handle);
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            stream.set_nodelay(true).unwrap();
-            let handle = Arc::clone(&handle);
-            thread::spawn(move || handle(stream));
-        }
-    });
-    addr
 }
 
 /// A broker's connection: an upgrade first if it is a GET, then `take` eats whole commands from what has come.
@@ -223,31 +208,6 @@ fn check_broker(profile: &str, urls: &[String]) {
     }
 }
 
-/// Reads one request with its body: method, path, If-None-Match, body.
-fn request(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<(String, String, u64, Vec<u8>)> {
-    let mut bytes = [0; 4096];
-    loop {
-        if let Ok(Some((head, len))) = parse_head(unread) {
-            let body_len = match head.body_length() {
-                BodyLength::Length(len) => len as usize,
-                _ => 0,
-            };
-            if unread.len() >= len + body_len {
-                let since = head.fields().get("If-None-Match").and_then(|tag| std::str::from_utf8(tag).ok());
-                let since = since.and_then(|tag| tag.parse().ok()).unwrap_or(0);
-                let taken =
-                    (head.method.into(), head.path.into(), since, unread[len..len + body_len].to_vec());
-                unread.drain(..len + body_len);
-                return Some(taken);
-            }
-        }
-        match stream.read(&mut bytes) {
-            Ok(len) if len > 0 => unread.extend_from_slice(&bytes[..len]),
-            _ => return None,
-        }
-    }
-}
-
 const DONE: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n";
 
 #[test]
@@ -370,5 +330,49 @@ fn requests_are_refused_where_a_protocol_has_none() {
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(2));
+    }
+}
+
+#[test]
+fn header_fields_go_with_every_opening() {
+    let heads = Arc::new(Mutex::new(Vec::<String>::new()));
+    let addr = {
+        let heads = Arc::clone(&heads);
+        serve(move |mut stream| {
+            let (mut bytes, mut unread) = ([0; 4096], Vec::new());
+            while !matches!(parse_head(&unread), Ok(Some(_))) {
+                let Ok(len @ 1..) = stream.read(&mut bytes) else { return };
+                unread.extend_from_slice(&bytes[..len]);
+            }
+            heads.lock().unwrap().push(String::from_utf8(unread).unwrap());
+            let _ = stream.write_all(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n");
+        })
+    };
+    for (profile, scheme, field) in [
+        ("centrifuge", "ws", "Sec-WebSocket-Protocol: centrifuge-json\r\n"),
+        ("centrifuge-protobuf", "ws", "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n"),
+        ("mqtt", "ws", "Sec-WebSocket-Protocol: mqtt\r\n"),
+        ("sse", "http", "Accept: text/event-stream\r\n"),
+        ("long-poll", "http", ""),
+    ] {
+        let url = format!("{scheme}://{addr}/there");
+        let outcome = loadgen(&[
+            "connect-storm",
+            "--profile",
+            profile,
+            "--url",
+            &url,
+            "-n",
+            "1",
+            "--header",
+            "X-Load: 1",
+            "--header",
+            "Origin: http://a",
+        ]);
+        assert_eq!((outcome.code, outcome.failures("answered 403")), (1, 1), "{}", outcome.text);
+        let head = heads.lock().unwrap().pop().unwrap();
+        for field in [field, "GET /there HTTP/1.1\r\n", "X-Load: 1\r\n", "Origin: http://a\r\n"] {
+            assert!(head.contains(field), "{profile}: {field:?} in {head}");
+        }
     }
 }

@@ -134,7 +134,8 @@ pub struct ProtocolArgs {
     /// The connection is ready when a message with this text has come for each channel. Left out: at once.
     #[arg(long, value_name = "TEXT")]
     pub ready_on: Option<String>,
-    /// A request's text.
+    /// A request's text. Centrifuge, in either form: a command in JSON without its braces, as
+    /// "rpc":{"method":"echo","data":{data}}.
     #[arg(long, value_name = "TEMPLATE")]
     pub request: Option<String>,
     /// A publication's text, to publish on the connection instead of by HTTP.
@@ -213,6 +214,8 @@ pub enum ProfileName {
     /// Centrifuge client protocol, JSON over WebSocket.
     #[default]
     Centrifuge,
+    /// Centrifuge client protocol, Protobuf over WebSocket.
+    CentrifugeProtobuf,
     /// Plain WebSocket with message templates.
     Websocket,
     /// Server-sent events.

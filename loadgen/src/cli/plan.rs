@@ -14,7 +14,8 @@ use crate::engine::EngineOptions;
 use crate::floor::{FloorBy, FloorOptions};
 use crate::net::{Sources, raise_descriptor_limit};
 use crate::profile::{
-    Centrifuge, Floor, LongPoll, Mqtt, Nats, PlainWebSocket, Profile, Pusher, PusherKeys, Sse, Template,
+    Centrifuge, Floor, Json, LongPoll, Mqtt, Nats, PlainWebSocket, Profile, Protobuf, Pusher, PusherKeys,
+    Sse, Template,
 };
 use crate::publish::{HttpPublishing, Publishing};
 use crate::run::{Phase, Plan, read_scenario};
@@ -89,7 +90,7 @@ pub fn prepare(cli: Cli) -> Result<Asked, SetupFault> {
     check(load, &phases)?;
     let mut load = load.clone();
     // An echo server has no channels, and speaks no protocol beyond WebSocket.
-    if echo && load.profile == ProfileName::Centrifuge {
+    if echo && matches!(load.profile, ProfileName::Centrifuge | ProfileName::CentrifugeProtobuf) {
         load.profile = ProfileName::Websocket;
     }
     // Brokers answer nothing themselves: their connections listen to their own requests instead of to channels.
@@ -182,11 +183,16 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
         // Without acknowledgements the order of one connection is all that can be held against the server.
         Publishing::Client => 1,
     });
+    let mut headers = fields(&load.protocol.headers)?;
+    if load.profile == ProfileName::Sse {
+        headers.push(("Accept".into(), "text/event-stream".into()));
+    }
     Ok(Plan {
         name: "target".into(),
         profile: profile(load, &address, run)?,
         target,
         host: address.host.clone(),
+        headers,
         sources: match &load.source[..] {
             [] => Sources::default_for(target, connections),
             list => Sources::List(list.to_vec()),
@@ -238,23 +244,25 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
     {
         return Err(SetupFault("--pusher-key, --pusher-app: only letters, digits and -_.".into()));
     }
-    let headers = fields(&load.protocol.headers)?;
     if let Some(token) = token
         && !token.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\')
     {
         return Err(SetupFault("--token: no token has such characters".into()));
     }
     let template = |text: &Option<String>| text.as_deref().map(Template::new);
+    // A command of the Centrifuge protocol.
+    let command = Template::new(request.as_deref().unwrap_or(r#""rpc":{"method":"echo","data":{data}}"#));
     Ok(match load.profile {
-        ProfileName::Centrifuge => Arc::new(Centrifuge {
-            path: address.path.clone(),
-            headers,
-            token: token.clone(),
-            request: Template::new(request.as_deref().unwrap_or(r#""rpc":{"method":"echo","data":{data}}"#)),
-        }),
+        ProfileName::Centrifuge => {
+            let codec = Json { request: command };
+            Arc::new(Centrifuge { path: address.path.clone(), token: token.clone(), codec })
+        }
+        ProfileName::CentrifugeProtobuf => {
+            let codec = Protobuf::new(command).map_err(|fault| SetupFault(format!("--request: {fault}")))?;
+            Arc::new(Centrifuge { path: address.path.clone(), token: token.clone(), codec })
+        }
         ProfileName::Websocket => Arc::new(PlainWebSocket {
             target: Template::new(&address.path),
-            headers,
             hello: template(hello),
             subscribe: template(subscribe),
             ready_on: ready_on.clone(),
@@ -263,26 +271,22 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
         }),
         ProfileName::Floor => Arc::new(Floor),
         ProfileName::Sse => {
-            let mut headers = headers;
-            headers.push(("Accept".into(), "text/event-stream".into()));
-            Arc::new(Sse { target: Template::new(&address.path), headers, ready_on: ready_on.clone() })
+            Arc::new(Sse { target: Template::new(&address.path), ready_on: ready_on.clone() })
         }
-        ProfileName::LongPoll => Arc::new(LongPoll { target: Template::new(&address.path), headers }),
+        ProfileName::LongPoll => Arc::new(LongPoll { target: Template::new(&address.path) }),
         ProfileName::Nats => Arc::new(Nats {
             path: framed.then(|| address.path.clone()),
-            headers,
             user: user.clone(),
             password: password.clone(),
             token: token.clone(),
         }),
         ProfileName::Mqtt => Arc::new(Mqtt {
             path: framed.then(|| address.path.clone()),
-            headers,
             user: user.clone(),
             password: password.clone(),
             run,
         }),
-        ProfileName::Pusher => Arc::new(Pusher { key: load.protocol.pusher_key.clone(), headers }),
+        ProfileName::Pusher => Arc::new(Pusher { key: load.protocol.pusher_key.clone() }),
     })
 }
 
@@ -351,6 +355,7 @@ pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32
         target,
         publishing: Publishing::Http(floor_publishing(target, &host)),
         host,
+        headers: Vec::new(),
         sources: Sources::default_for(target, beside.connections),
         engine: EngineOptions { connections: beside.connections, ..plan.engine },
         channel_prefix: plan.channel_prefix.clone(),

@@ -328,7 +328,7 @@ pub fn write_get(
 ) {
     let target = shared.profile.target(&client(shared, number, conn));
     let mut head = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n", shared.host);
-    for (name, value) in shared.profile.headers() {
+    for (name, value) in &shared.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
     for (name, value) in fields {

@@ -44,6 +44,8 @@ pub struct Shared {
     pub target: SocketAddr,
     /// The Host field.
     pub host: String,
+    /// Further header fields of the upgrade or GET.
+    pub headers: Vec<(String, String)>,
     pub sources: Sources,
     /// Tells this run's marks from those of another.
     pub run: u32,

@@ -271,7 +271,7 @@ impl Worker {
                 conn.state = State::Upgrading;
                 let target = shared.profile.target(&client(shared, number, conn));
                 let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
-                let fields = shared.profile.headers();
+                let fields = &shared.headers;
                 let fields: Vec<(&str, &[u8])> =
                     fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
                 write_request(self.out.raw(), &shared.host, &target, KEY, &offered, &fields);
@@ -478,7 +478,7 @@ impl Worker {
             self.out.begin(self.wire.is_framed());
             let shared = &*self.shared;
             if !shared.profile.request(&mut client(shared, number, conn), &payload, &mut self.out) {
-                self.measured.fail(Cause::Protocol("this profile has no requests"));
+                self.measured.fail(Cause::Protocol("no request can be written"));
                 conn.flags &= !WAITING;
                 self.outstanding -= 1;
                 return;

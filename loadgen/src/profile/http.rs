@@ -11,7 +11,6 @@ const BLANK_LINES: [&[u8]; 3] = [b"\n\n", b"\r\n\r\n", b"\r\r"];
 /// `text/event-stream` (the WHATWG's HTML standard, section 9.2).
 pub struct Sse {
     pub target: Template,
-    pub headers: Vec<(String, String)>,
     /// The connection is ready when an event with this text has come. `None`: with the response's head.
     pub ready_on: Option<String>,
 }
@@ -27,10 +26,6 @@ impl Profile for Sse {
 
     fn target(&self, client: &Client<'_>) -> String {
         fill(&self.target, client)
-    }
-
-    fn headers(&self) -> &[(String, String)] {
-        &self.headers
     }
 
     fn open(&self, _: &mut Client<'_>, _: &mut Outgoing) -> Said {
@@ -64,7 +59,6 @@ impl Profile for Sse {
 /// `Etag`, as Nchan has it.
 pub struct LongPoll {
     pub target: Template,
-    pub headers: Vec<(String, String)>,
 }
 
 impl Profile for LongPoll {
@@ -78,10 +72,6 @@ impl Profile for LongPoll {
 
     fn target(&self, client: &Client<'_>) -> String {
         fill(&self.target, client)
-    }
-
-    fn headers(&self) -> &[(String, String)] {
-        &self.headers
     }
 
     /// A poll that is sent is all the subscription there is.
@@ -114,7 +104,7 @@ mod tests {
 
     #[test]
     fn events_end_with_a_blank_line_of_any_kind() {
-        let sse = Sse { target: Template::new("/{channel}"), headers: Vec::new(), ready_on: None };
+        let sse = Sse { target: Template::new("/{channel}"), ready_on: None };
         let audience = Audience::new(2, 1, "c".into(), false);
         let (mut step, mut positions) = (0, None);
         let client = Client { number: 1, step: &mut step, positions: &mut positions, audience: &audience };

@@ -15,7 +15,7 @@ mod template;
 mod websocket;
 
 pub use self::audience::Audience;
-pub use self::centrifuge::Centrifuge;
+pub use self::centrifuge::{Centrifuge, Json, Protobuf};
 pub use self::floor::Floor;
 pub use self::http::{LongPoll, Sse};
 pub use self::mqtt::Mqtt;
@@ -87,11 +87,6 @@ pub trait Profile: Send + Sync {
     /// The request target of the upgrade or GET.
     fn target(&self, client: &Client<'_>) -> String;
 
-    /// Further header fields of that request.
-    fn headers(&self) -> &[(String, String)] {
-        &[]
-    }
-
     /// The wire is open: what is said first.
     fn open(&self, client: &mut Client<'_>, out: &mut Outgoing) -> Said;
 
@@ -109,7 +104,7 @@ pub trait Profile: Send + Sync {
         Ok(Some(bytes.len()))
     }
 
-    /// Writes a request that will be answered, with `payload` in it. `false`: the protocol has none.
+    /// Writes a request that will be answered, with `payload` in it. `false`: the protocol has none, or not this one.
     fn request(&self, client: &mut Client<'_>, payload: &[u8], out: &mut Outgoing) -> bool;
 
     /// Writes a publication on the connection itself. `false`: the protocol publishes by HTTP.

@@ -18,7 +18,6 @@ const SUBACK_FAILURE: u8 = 0x80;
 pub struct Mqtt {
     /// `None`: TCP.
     pub path: Option<String>,
-    pub headers: Vec<(String, String)>,
     pub user: Option<String>,
     pub password: Option<String>,
     /// Tells client ids of this run from others'.
@@ -39,10 +38,6 @@ impl Profile for Mqtt {
 
     fn target(&self, _: &Client<'_>) -> String {
         self.path.clone().unwrap_or_default()
-    }
-
-    fn headers(&self) -> &[(String, String)] {
-        &self.headers
     }
 
     /// CONNECT with a clean session and no keep-alive: the connection is held without pings (section 3.1.2.10).
@@ -182,7 +177,7 @@ mod tests {
 
     #[test]
     fn connects_subscribes_and_cuts_packets() {
-        let mqtt = Mqtt { path: None, headers: Vec::new(), user: None, password: None, run: 7 };
+        let mqtt = Mqtt { path: None, user: None, password: None, run: 7 };
         let audience = Audience::new(3, 1, "c".into(), false);
         let (mut step, mut positions) = (0, None);
         let mut client =

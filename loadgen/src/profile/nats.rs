@@ -13,7 +13,6 @@ const LINE_BYTES_MAX: usize = 64 * 1024;
 pub struct Nats {
     /// `None`: TCP.
     pub path: Option<String>,
-    pub headers: Vec<(String, String)>,
     pub user: Option<String>,
     pub password: Option<String>,
     pub token: Option<String>,
@@ -33,10 +32,6 @@ impl Profile for Nats {
 
     fn target(&self, _: &Client<'_>) -> String {
         self.path.clone().unwrap_or_default()
-    }
-
-    fn headers(&self) -> &[(String, String)] {
-        &self.headers
     }
 
     /// The server speaks first, but takes this before it has: CONNECT, all SUBs, and a PING whose PONG says that they
@@ -135,7 +130,7 @@ mod tests {
     use super::*;
 
     fn profile() -> Nats {
-        Nats { path: None, headers: Vec::new(), user: Some("u".into()), password: None, token: None }
+        Nats { path: None, user: Some("u".into()), password: None, token: None }
     }
 
     #[test]

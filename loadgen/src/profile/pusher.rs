@@ -8,7 +8,6 @@ use crate::measure::Cause;
 
 pub struct Pusher {
     pub key: String,
-    pub headers: Vec<(String, String)>,
 }
 
 #[derive(Deserialize)]
@@ -30,10 +29,6 @@ impl Profile for Pusher {
 
     fn target(&self, _: &Client<'_>) -> String {
         format!("/app/{}?protocol=7&client=loadgen&version=1", self.key)
-    }
-
-    fn headers(&self) -> &[(String, String)] {
-        &self.headers
     }
 
     /// The server speaks first.
@@ -133,7 +128,7 @@ mod tests {
 
     #[test]
     fn is_ready_when_every_channel_has_succeeded() {
-        let pusher = Pusher { key: "k".into(), headers: Vec::new() };
+        let pusher = Pusher { key: "k".into() };
         let audience = Audience::new(2, 2, "c".into(), false);
         let (mut step, mut positions) = (0, None);
         let mut client =

@@ -7,7 +7,6 @@ use crate::measure::Cause;
 /// Texts are templates: see [`Template`].
 pub struct PlainWebSocket {
     pub target: Template,
-    pub headers: Vec<(String, String)>,
     /// Sent once, when the connection is open.
     pub hello: Option<Template>,
     /// Sent once a channel.
@@ -34,10 +33,6 @@ impl Profile for PlainWebSocket {
         let mut out = Vec::new();
         self.target.fill(Filling { channel: &channel, index, number: client.number, data: b"" }, &mut out);
         String::from_utf8_lossy(&out).into_owned()
-    }
-
-    fn headers(&self) -> &[(String, String)] {
-        &self.headers
     }
 
     fn open(&self, client: &mut Client<'_>, out: &mut Outgoing) -> Said {

@@ -201,12 +201,8 @@ impl Link {
         if let Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } = &wire {
             conn.state = State::Upgrading;
             let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
-            let fields: Vec<(&str, &[u8])> = shared
-                .profile
-                .headers()
-                .iter()
-                .map(|(name, value)| (name.as_str(), value.as_bytes()))
-                .collect();
+            let fields: Vec<(&str, &[u8])> =
+                shared.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
             write_request(outgoing.raw(), &shared.host, &target, KEY, &offered, &fields);
         }
         let mut talk = Talk {

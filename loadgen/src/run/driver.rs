@@ -127,6 +127,7 @@ fn shared(plan: &Plan, audience: Audience) -> Shared {
         audience,
         target: plan.target,
         host: plan.host.clone(),
+        headers: plan.headers.clone(),
         sources: plan.sources.clone(),
         run: plan.run,
         measure_from: AtomicU64::new(0),

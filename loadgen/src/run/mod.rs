@@ -28,6 +28,8 @@ pub struct Plan {
     pub profile: Arc<dyn Profile>,
     pub target: SocketAddr,
     pub host: String,
+    /// Further header fields of each connection's upgrade or GET.
+    pub headers: Vec<(String, String)>,
     pub sources: Sources,
     pub engine: EngineOptions,
     pub channels: u32,

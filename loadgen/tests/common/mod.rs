@@ -2,12 +2,15 @@
 
 #![allow(dead_code)]
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::thread;
 
 use serde_json::Value;
+use trunkline::proto::http1::{BodyLength, parse_head};
 
 pub const LOADGEN: &str = env!("CARGO_BIN_EXE_trunkline-loadgen");
 
@@ -29,13 +32,21 @@ impl Drop for Server {
 impl Server {
     /// The daemon, open to everybody, with history.
     pub fn trunkline() -> Server {
+        Server::trunkline_with("", "")
+    }
+
+    /// With further lines of its configuration: below `[client]`, and at the end.
+    pub fn trunkline_with(client: &str, more: &str) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trunkline.toml");
-        let text = "listen = \"127.0.0.1:0\"\necho = true\nshards = 2\n[api]\nkey = \"k\"\n\
+        let text = format!(
+            "listen = \"127.0.0.1:0\"\necho = true\nshards = 2\n[api]\nkey = \"k\"\n\
                     [limits]\nhistory_bytes_max = \"16MiB\"\n\
-                    [client]\nallow_anonymous = true\nconnections_max = 5000\n\
+                    [client]\nallow_anonymous = true\nconnections_max = 5000\n{client}\n\
                     [channel]\nhistory_size = 1000\nhistory_ttl = \"60s\"\nallow_subscribe_for_client = true\n\
-                    allow_publish_for_subscriber = true\nallow_recovery = true\nallow_positioning = true\n";
+                    allow_publish_for_subscriber = true\nallow_recovery = true\nallow_positioning = true\n\
+                    allow_history_for_subscriber = true\npresence = true\nallow_presence_for_subscriber = true\n{more}\n"
+        );
         std::fs::write(&path, text).unwrap();
         let mut child = Command::new(daemon())
             .arg("--config")
@@ -142,5 +153,45 @@ impl Outcome {
     pub fn assert_passed(&self) {
         assert!(self.code == 0 || self.code == 3, "code {}: {}", self.code, self.text);
         assert_eq!(self.json["target"]["shortfalls"], serde_json::json!([]), "{}", self.text);
+    }
+}
+
+/// Serves each connection by `handle`, on a thread of its own. Where, is returned.
+pub fn serve(handle: impl Fn(TcpStream) + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let handle = Arc::new(handle);
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            stream.set_nodelay(true).unwrap();
+            let handle = Arc::clone(&handle);
+            thread::spawn(move || handle(stream));
+        }
+    });
+    addr
+}
+
+/// Reads one request with its body: method, path, If-None-Match, body.
+pub fn request(stream: &mut TcpStream, unread: &mut Vec<u8>) -> Option<(String, String, u64, Vec<u8>)> {
+    let mut bytes = [0; 4096];
+    loop {
+        if let Ok(Some((head, len))) = parse_head(unread) {
+            let body_len = match head.body_length() {
+                BodyLength::Length(len) => len as usize,
+                _ => 0,
+            };
+            if unread.len() >= len + body_len {
+                let since = head.fields().get("If-None-Match").and_then(|tag| std::str::from_utf8(tag).ok());
+                let since = since.and_then(|tag| tag.parse().ok()).unwrap_or(0);
+                let taken =
+                    (head.method.into(), head.path.into(), since, unread[len..len + body_len].to_vec());
+                unread.drain(..len + body_len);
+                return Some(taken);
+            }
+        }
+        match stream.read(&mut bytes) {
+            Ok(len) if len > 0 => unread.extend_from_slice(&bytes[..len]),
+            _ => return None,
+        }
     }
 }

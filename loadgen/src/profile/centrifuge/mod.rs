@@ -1,0 +1,210 @@
+//! The Centrifuge client protocol over WebSocket, in either of its forms: JSON or Protobuf.
+//!
+//! Inputs and outputs are those of [`super`]. What a connection does is here, once; a [`Codec`] knows how it is written,
+//! and must not know: what was said before, and what follows from it.
+
+mod json;
+mod protobuf;
+#[cfg(test)]
+mod schema;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+
+pub use self::json::Json;
+pub use self::protobuf::Protobuf;
+use super::{Client, Outgoing, Profile, Said, Wire};
+use crate::measure::Cause;
+
+/// Ids of commands: 1 connects, 2 and up subscribe, [`REQUEST_ID`] is every request's.
+const CONNECT_ID: u32 = 1;
+const SUBSCRIBE_ID_MIN: u32 = 2;
+const REQUEST_ID: u32 = 1 << 20;
+
+/// Longest name of an epoch, in bytes: one is kept for each channel. Known servers' have 4 to 36.
+const EPOCH_BYTES_MAX: usize = 255;
+
+/// Connects and subscribes in one frame, as the JavaScript SDK does, and remembers positions when it may recover.
+pub struct Centrifuge<C> {
+    pub path: String,
+    /// A connection token (JWT), for servers that let nobody in without.
+    pub token: Option<String>,
+    pub codec: C,
+}
+
+/// A form of the protocol.
+pub trait Codec: Send + Sync {
+    /// Its WebSocket subprotocol, which names it in reports too.
+    const NAME: &'static str;
+    /// A whole frame that answers a ping.
+    const PONG: &'static [u8];
+
+    fn write_connect(&self, token: Option<&str>, out: &mut Vec<u8>);
+
+    /// Appends a command to those that are in `out` already.
+    fn write_subscribe(&self, subscribe: &Subscribe<'_>, out: &mut Vec<u8>);
+
+    /// A whole frame with the command that `--request` asks for. `false`: filled in, it is none.
+    fn write_request(&self, number: u32, payload: &[u8], out: &mut Vec<u8>) -> bool;
+
+    fn send(&self, frame: &[u8], out: &mut Outgoing);
+
+    /// Takes the first message from `frame`. `None`: there is no more. `positions`: those of publications are wanted.
+    ///
+    /// # Errors
+    /// [`Cause::Protocol`], and the rest of the frame means nothing.
+    fn hear<'a>(&self, frame: &mut &'a [u8], positions: bool) -> Result<Option<Heard<'a>>, Cause>;
+}
+
+pub struct Subscribe<'a> {
+    pub id: u32,
+    pub channel: &'a str,
+    /// Positions are asked for, to recover from them later.
+    pub positions: bool,
+    /// Offset and epoch to recover from now.
+    pub since: Option<(u64, &'a str)>,
+}
+
+/// One message of the server's, as much of it as is looked at.
+pub enum Heard<'a> {
+    Ping,
+    /// Nearly all there is. Its mark is found by whoever calls the profile; channel and offset if positions are wanted.
+    Publication(Option<(Cow<'a, str>, u64)>),
+    /// The connection or a subscription is ended with this code.
+    Farewell(u32),
+    /// Joins, leaves, messages.
+    OtherPush,
+    Reply {
+        id: u32,
+        /// Or the error's code. `None`: to something else than a subscribe.
+        result: Result<Option<Subscribed<'a>>, u32>,
+    },
+}
+
+pub struct Subscribed<'a> {
+    pub epoch: Cow<'a, str>,
+    /// Of the last publication that the reply brought, or else the stream's.
+    pub offset: u64,
+    /// Whether what was missed came with it. `None`: recovery was not asked for.
+    pub recovered: Option<bool>,
+}
+
+impl<C: Codec> Profile for Centrifuge<C> {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn wire(&self) -> Wire {
+        Wire::WebSocket { subprotocols: vec![C::NAME.into()] }
+    }
+
+    fn target(&self, _: &Client<'_>) -> String {
+        self.path.clone()
+    }
+
+    fn open(&self, client: &mut Client<'_>, out: &mut Outgoing) -> Said {
+        let audience = client.audience;
+        let mut commands = Vec::with_capacity(128);
+        self.codec.write_connect(self.token.as_deref(), &mut commands);
+        for (index, channel) in audience.channels_of(client.number).enumerate() {
+            let offset = client.positions.as_ref().and_then(|positions| positions.get(index));
+            let subscribe = Subscribe {
+                id: SUBSCRIBE_ID_MIN + index as u32,
+                channel: &audience.name(channel),
+                positions: audience.recover,
+                since: offset.map(|&offset| (offset, audience.epoch(channel))),
+            };
+            self.codec.write_subscribe(&subscribe, &mut commands);
+        }
+        self.codec.send(&commands, out);
+        Said::default()
+    }
+
+    fn handle(&self, client: &mut Client<'_>, message: &[u8], out: &mut Outgoing) -> Result<Said, Cause> {
+        let mut said = Said::default();
+        let mut frame = message;
+        while let Some(heard) = self.codec.hear(&mut frame, client.audience.recover)? {
+            match heard {
+                Heard::Publication(position) => {
+                    if let Some((channel, offset)) = position {
+                        take_position(client, &channel, offset);
+                    }
+                }
+                Heard::Ping => said.pings += 1,
+                Heard::Farewell(code) => {
+                    return Err(Cause::ClosedByServer(u16::try_from(code).unwrap_or(u16::MAX)));
+                }
+                Heard::OtherPush => said.others += 1,
+                Heard::Reply { id: REQUEST_ID, result } => {
+                    said.replies += 1;
+                    said.reply_error = result.err();
+                }
+                Heard::Reply { id, result } => take_reply(client, id, result, &mut said)?,
+            }
+        }
+        // One for all: a frame full of pings must not become as many frames of ours.
+        if said.pings > 0 {
+            self.codec.send(C::PONG, out);
+        }
+        Ok(said)
+    }
+
+    fn request(&self, client: &mut Client<'_>, payload: &[u8], out: &mut Outgoing) -> bool {
+        let mut command = Vec::with_capacity(payload.len() + 64);
+        let written = self.codec.write_request(client.number, payload, &mut command);
+        if written {
+            self.codec.send(&command, out);
+        }
+        written
+    }
+}
+
+/// The reply to connect or to a subscribe: when all of them are there, the connection is ready.
+fn take_reply(
+    client: &mut Client<'_>,
+    id: u32,
+    result: Result<Option<Subscribed<'_>>, u32>,
+    said: &mut Said,
+) -> Result<(), Cause> {
+    let subscribed = result.map_err(Cause::Refused)?;
+    let index = id.wrapping_sub(SUBSCRIBE_ID_MIN);
+    if id != CONNECT_ID && index >= client.audience.per_connection {
+        return Err(Cause::Protocol("a reply to no command"));
+    }
+    if let Some(subscribed) = subscribed.filter(|_| id != CONNECT_ID) {
+        if let Some(recovered) = subscribed.recovered {
+            said.recovered += u32::from(recovered);
+            said.unrecovered += u32::from(!recovered);
+        }
+        let index = index as usize;
+        if client.audience.recover
+            && let Some(channel) = client.audience.channels_of(client.number).nth(index)
+        {
+            if subscribed.epoch.len() > EPOCH_BYTES_MAX {
+                return Err(Cause::Protocol("an epoch with a name too long"));
+            }
+            client.audience.set_epoch(channel, &subscribed.epoch);
+            set_position(client, index, subscribed.offset);
+        }
+    }
+    *client.step = client.step.saturating_add(1);
+    said.ready |= u32::from(*client.step) == client.audience.per_connection + 1;
+    Ok(())
+}
+
+fn take_position(client: &mut Client<'_>, channel: &str, offset: u64) {
+    if let Some(channel) = client.audience.number_of(channel)
+        && let Some(index) = client.audience.index_of(client.number, channel)
+    {
+        set_position(client, index, offset);
+    }
+}
+
+fn set_position(client: &mut Client<'_>, index: usize, offset: u64) {
+    let count = client.audience.per_connection as usize;
+    let positions = client.positions.get_or_insert_with(|| vec![0; count].into_boxed_slice());
+    if let Some(position) = positions.get_mut(index) {
+        *position = offset;
+    }
+}
