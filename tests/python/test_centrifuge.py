@@ -72,6 +72,8 @@ class Proxy:
         self.cut()
         self._server.close()
         await asyncio.gather(*self._served)
+        # What was aborted is closed in the loop's next turn.
+        await asyncio.sleep(0)
 
     async def _serve(self, reader, writer):
         self._served.add(asyncio.current_task())
