@@ -40,6 +40,8 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::Sock;
 use crate::base::time::Time;
 
+pub use self::sys::take_short_turns;
+
 /// What happened since the last [`Driver::wait`].
 #[derive(Debug)]
 pub enum Event {

@@ -26,19 +26,19 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
-use crate::base::publication::{Encoded, Publication};
+use crate::base::publication::Publication;
 use crate::base::time::Time;
-use crate::hub::asks::{Notice, Pace};
+use crate::hub::asks::Pace;
 use crate::hub::deadlines::Deadlines;
 use crate::hub::limits::HELD_BYTES_MAX;
 use crate::hub::options::ChannelOptions;
 use crate::hub::pace::{Hold, Pacing, Window};
+use crate::hub::stream::Stream;
+
+pub use crate::hub::stream::{Cursor, Item, Seq, StreamLimits};
 
 /// Index of a channel on this shard. Reused after the channel's last subscriber has gone.
 pub type ChannelIndex = u32;
-
-/// Position in a channel's stream on this shard: the next item to deliver.
-pub type Seq = u64;
 
 /// One subscriber in a channel's list: the connection's slot, and in the high byte what delivery needs to know
 /// without touching the connection.
@@ -83,122 +83,6 @@ impl Subscriber {
 
     pub fn is_singular(self) -> bool {
         self.0 & Self::SINGULAR != 0
-    }
-}
-
-/// What a channel's home sends to the shards of its subscribers.
-#[derive(Clone, Debug)]
-pub enum Item {
-    Publication(Arc<Publication>),
-    Notice(Arc<Notice>),
-}
-
-impl Item {
-    pub fn encoded(&self) -> &Encoded {
-        match self {
-            Item::Publication(publication) => &publication.encoded,
-            Item::Notice(notice) => &notice.encoded,
-        }
-    }
-
-    pub fn is_notice(&self) -> bool {
-        matches!(self, Item::Notice(_))
-    }
-
-    /// The place in the log, of those that have one: joins, leaves and publications kept out of history have none.
-    pub fn offset(&self) -> Option<Offset> {
-        match self {
-            Item::Publication(publication) => {
-                Some(publication.offset()).filter(|offset| *offset != Offset(0))
-            }
-            Item::Notice(_) => None,
-        }
-    }
-
-    fn weight(&self) -> usize {
-        match self {
-            Item::Publication(publication) => publication.weight(),
-            Item::Notice(notice) => notice.info.user.len() + notice.info.client.len(),
-        }
-    }
-}
-
-/// Where a subscriber stands that has not had everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cursor {
-    /// The next item to deliver, while the stream reaches back to it.
-    pub seq: Seq,
-    /// The last publication before that: where to go on in the channel's log when the stream does not.
-    pub after: Offset,
-    /// The log has been asked.
-    pub asked: bool,
-}
-
-/// Items not yet delivered to everyone, oldest first.
-#[derive(Default)]
-pub struct Stream {
-    items: VecDeque<Item>,
-    /// Sequence of the first item kept.
-    base: Seq,
-    /// Offset of the last publication before that.
-    base_offset: Offset,
-    weight: usize,
-}
-
-impl Stream {
-    pub fn base(&self) -> Seq {
-        self.base
-    }
-
-    /// Sequence that the next item will get.
-    pub fn end(&self) -> Seq {
-        self.base + self.items.len() as u64
-    }
-
-    /// Items from `seq` on; empty at the end. `seq` must not have fallen off.
-    pub fn from(&self, seq: Seq) -> impl Iterator<Item = &Item> {
-        debug_assert!(seq >= self.base);
-        self.items.range((seq.saturating_sub(self.base) as usize).min(self.items.len())..)
-    }
-
-    /// Items of `start..end`.
-    pub fn between(&self, start: Seq, end: Seq) -> impl Iterator<Item = &Item> {
-        self.from(start).take((end - start) as usize)
-    }
-
-    pub fn weight(&self) -> usize {
-        self.weight
-    }
-
-    /// The cursor of a subscriber that has had everything before `seq`.
-    pub fn cursor(&self, seq: Seq) -> Cursor {
-        let before = self.items.range(..((seq - self.base) as usize).min(self.items.len()));
-        let after = before.rev().find_map(Item::offset).unwrap_or(self.base_offset);
-        Cursor { seq, after, asked: false }
-    }
-
-    /// The cursor of a subscriber that has had every publication up to `after`; `None` when the stream does not reach
-    /// back to there.
-    pub fn cursor_after(&self, after: Offset) -> Option<Cursor> {
-        if after < self.base_offset {
-            return None;
-        }
-        let later = self.items.iter().position(|item| item.offset().is_some_and(|offset| offset > after));
-        let seq = later.map_or(self.end(), |at| self.base + at as u64);
-        Some(Cursor { seq, after, asked: false })
-    }
-
-    fn push(&mut self, item: Item) {
-        self.weight += item.weight();
-        self.items.push_back(item);
-    }
-
-    fn pop(&mut self) {
-        if let Some(item) = self.items.pop_front() {
-            self.weight -= item.weight();
-            self.base += 1;
-            self.base_offset = item.offset().unwrap_or(self.base_offset);
-        }
     }
 }
 
@@ -278,15 +162,6 @@ impl LocalChannel {
             _ => self.batched,
         }
     }
-}
-
-/// Bounds of one shard's streams.
-#[derive(Clone, Copy, Debug)]
-pub struct StreamLimits {
-    /// Payload bytes one channel keeps for its laggards.
-    pub channel_bytes_max: usize,
-    /// Items one channel keeps for its laggards.
-    pub channel_items_max: usize,
 }
 
 /// Every channel with a subscriber on this shard.
@@ -425,9 +300,7 @@ impl Local {
         top: Offset,
     ) -> (u32, Option<Cursor>) {
         let entry = &mut self.channels[channel as usize];
-        if entry.stream.items.is_empty() {
-            entry.stream.base_offset = top;
-        }
+        entry.stream.begin_after(top);
         let position = entry.subscribers.len() as u32;
         entry.subscribers.push(subscriber);
         self.subscriptions += 1;
@@ -727,22 +600,11 @@ impl Local {
 
     /// Drops items that nobody can need any more, or that no bound allows to keep.
     fn trim(&mut self, channel: ChannelIndex) {
-        let limits = self.limits;
         let entry = &mut self.channels[channel as usize];
         // What the running batch and the next one hold is not a laggard's and not trimmed.
         let keep_from = entry.active.map_or(entry.batched, |active| active.start);
-        let before = entry.stream.weight();
-        while entry.stream.base < keep_from
-            && (entry.cursors == 0
-                || entry.stream.weight > limits.channel_bytes_max
-                || entry.stream.items.len() > limits.channel_items_max)
-        {
-            entry.stream.pop();
-        }
-        self.stream_bytes -= before - entry.stream.weight();
-        if entry.stream.items.is_empty() && entry.stream.items.capacity() > 64 {
-            entry.stream.items = VecDeque::new();
-        }
+        let kept = (entry.cursors > 0).then_some(self.limits);
+        self.stream_bytes -= entry.stream.trim(keep_from, kept);
     }
 
     fn forget_if_unused(&mut self, channel: ChannelIndex) {
@@ -761,9 +623,8 @@ impl Local {
             self.by_name.remove(&entry.name);
         } else {
             // Nobody here will get these items: the joins under way begin after them.
-            let end = entry.stream.end();
-            entry.stream = Stream { base: end, ..Stream::default() };
-            entry.batched = end;
+            entry.stream = entry.stream.restarted();
+            entry.batched = entry.stream.base();
             entry.active = None;
         }
     }

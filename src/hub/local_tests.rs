@@ -4,6 +4,7 @@ use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::ids::Epoch;
 use crate::base::prng::Prng;
+use crate::base::publication::Encoded;
 use crate::hub::limits::BULK_WAIT_MAX;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -132,26 +133,6 @@ fn the_stream_is_dropped_when_the_last_with_a_cursor_leaves() {
     assert_eq!(local.stream_bytes(), 10);
     local.unsubscribe(index, 0, &mut Vec::new());
     assert_eq!((local.stream_bytes(), local.subscriptions()), (0, 1));
-}
-
-#[test]
-fn a_cursor_names_its_place_in_the_log_wherever_the_stream_begins() {
-    let mut local = local();
-    let index = subscribed(&mut local, 0..2);
-    local.cursor_set(index, 0);
-    for offset in 1..=20 {
-        local.handle_item("c", publication(offset));
-        deliver(&mut local, 100, |_| ());
-    }
-    let stream = local.get(index).stream();
-    assert_eq!(
-        (stream.base(), stream.cursor(10).after, stream.cursor(13).after),
-        (10, Offset(10), Offset(13))
-    );
-    assert_eq!(stream.cursor_after(Offset(9)), None);
-    assert_eq!(stream.cursor_after(Offset(10)).unwrap().seq, 10);
-    assert_eq!(stream.cursor_after(Offset(15)).unwrap().seq, 15);
-    assert_eq!(stream.cursor_after(Offset(20)).unwrap().seq, stream.end());
 }
 
 #[test]

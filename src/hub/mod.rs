@@ -20,6 +20,7 @@ mod model_test;
 pub mod options;
 mod pace;
 mod presence;
+mod stream;
 pub mod users;
 
 pub use crate::base::publication::{Encoded, Publication};

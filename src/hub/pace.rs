@@ -3,7 +3,7 @@
 use crate::base::time::Time;
 use crate::hub::asks::Pace;
 use crate::hub::limits::{BULK_WAIT_MAX, SPREAD_STEP};
-use crate::hub::local::Seq;
+use crate::hub::stream::Seq;
 use std::time::Duration;
 
 /// What of one channel is held back.

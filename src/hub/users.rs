@@ -1,6 +1,6 @@
 //! Which connections a user has.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use ahash::RandomState;
 
@@ -26,6 +26,8 @@ pub enum UserPolicy {
 /// most of a shard's connections.
 pub struct Users {
     named: HashMap<UserName, Connections, RandomState>,
+    /// Of named users, those that take no messages. Apart, so that the others pay nothing for it.
+    silent: HashSet<ConnId, RandomState>,
     /// Of named users.
     connections: usize,
     anonymous: usize,
@@ -52,7 +54,8 @@ impl Users {
     /// The table is keyed from `prng`, so that a stranger cannot choose names that collide.
     pub fn new(prng: &mut Prng) -> Users {
         let hash = RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
-        Users { named: HashMap::with_hasher(hash), connections: 0, anonymous: 0 }
+        let silent = HashSet::with_hasher(hash.clone());
+        Users { named: HashMap::with_hasher(hash), silent, connections: 0, anonymous: 0 }
     }
 
     /// Adds a connection, which must not be there yet: connections have one user for life.
@@ -68,6 +71,14 @@ impl Users {
             None => {
                 self.named.insert(user.clone(), Connections::One(conn));
             }
+        }
+    }
+
+    /// As [`Users::add`], of a connection that takes no messages.
+    pub fn add_silent(&mut self, user: &UserName, conn: ConnId) {
+        self.add(user, conn);
+        if !user.is_empty() {
+            self.silent.insert(conn);
         }
     }
 
@@ -94,6 +105,7 @@ impl Users {
             }
         }
         self.connections -= 1;
+        self.silent.remove(&conn);
         true
     }
 
@@ -106,6 +118,11 @@ impl Users {
             Some(Connections::Crowd(crowd)) => (&[][..], Some(&crowd.by_age)),
         };
         list.iter().copied().chain(crowd.into_iter().flat_map(BTreeMap::values).copied())
+    }
+
+    /// The connection of `user` that was made last among those that take messages. None for the anonymous.
+    pub fn newest_told(&self, user: &str) -> Option<ConnId> {
+        self.connections(user).rev().find(|conn| !self.silent.contains(conn))
     }
 
     /// How many connections `user` has. None for the anonymous.
@@ -200,15 +217,22 @@ mod tests {
             let mut prng = Prng::with_seed(seed);
             let mut users = Users::new(&mut prng);
             let mut naive: BTreeMap<UserName, Vec<ConnId>> = BTreeMap::new();
-            let names: Vec<UserName> = ["", "a", "b", "crowd", "crowd", "crowd"].map(Into::into).to_vec();
+            let names: Vec<UserName> = ["", "a", "b", "crowd"].map(Into::into).to_vec();
+            // A third of the connections, also when their numbers are given out again.
+            let silent = |conn: ConnId| (conn.to_bits() / 4).is_multiple_of(3);
             let growing = 400;
             for step in 0..1_200 {
-                let user = prng.choice(&names).unwrap();
-                let conn = ConnId::from_bits(prng.u64(..150));
+                let at = prng.usize(..6).min(3);
+                let user = &names[at];
+                // One user for life.
+                let conn = ConnId::from_bits(prng.u64(..150) * 4 + at as u64);
                 let known = naive.get(user).is_some_and(|all| all.contains(&conn));
                 if prng.u8(..4) < if step < growing { 3 } else { 1 } {
                     if !known {
-                        users.add(user, conn);
+                        match silent(conn) {
+                            true => users.add_silent(user, conn),
+                            false => users.add(user, conn),
+                        }
                         naive.entry(user.clone()).or_default().push(conn);
                     }
                 } else if known || !user.is_empty() {
@@ -226,6 +250,8 @@ mod tests {
                     assert_eq!(mine, theirs, "seed {seed}");
                     assert_eq!(users.count(name), theirs.len(), "seed {seed}");
                     assert_eq!(users.connections(name).next_back(), theirs.last().copied());
+                    let told = theirs.iter().rfind(|&&conn| !silent(conn));
+                    assert_eq!(users.newest_told(name), told.copied(), "seed {seed}");
                 }
                 assert_eq!(users.len(), naive.len(), "seed {seed}");
                 assert_eq!(users.connections_total(), naive.values().map(Vec::len).sum::<usize>());
@@ -236,7 +262,7 @@ mod tests {
                 }
             }
             assert!(users.is_empty());
-            assert_eq!(users.connections_total(), 0);
+            assert_eq!((users.connections_total(), users.silent.len()), (0, 0));
         }
     }
 

@@ -86,6 +86,10 @@ fn serve(start: &Start) -> io::Result<()> {
     tracing::info!("driver: {reason}; {shards} shards");
 
     ensure_free(config.listen)?;
+    // Before any thread is started: they inherit it.
+    if let Err(error) = crate::driver::take_short_turns() {
+        tracing::debug!("turns of the scheduler stay as long as they are: {error}");
+    }
 
     let mut secrets = Prng::new();
     let inboxes: Arc<[Arc<Inbox>]> =

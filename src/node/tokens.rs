@@ -15,8 +15,8 @@ use crate::control::jwks;
 use crate::session::token::keys::{Key, KeyFault};
 use crate::session::token::published::PublishedKeys;
 use crate::session::token::{
-    ConnectToken, Flaw, SubscribeGrant, SubscribeToken, TokenFault, TokenOptions, Verifier, sign_connect,
-    sign_subscribe,
+    ConnectToken, Flaw, SubscribeGrant, SubscribeToken, TokenBasis, TokenFault, TokenOptions, Verifier,
+    sign_connect, sign_subscribe,
 };
 
 /// What a node verifies tokens with.
@@ -100,34 +100,24 @@ fn make(client: &Client, job: &TokenJob) -> Result<String, String> {
     let raw = |json: &Option<String>| {
         json.as_ref().map(|json| RawValue::from_string(json.clone())).transpose().map_err(|e| e.to_string())
     };
-    let (audience, issuer) = (options.audience.as_deref(), options.issuer.as_deref());
+    let basis = |user, ttl, info| TokenBasis {
+        user,
+        expires_at_s: expires(ttl),
+        issued_at_s: Some(now),
+        audience: options.audience.as_deref(),
+        issuer: options.issuer.as_deref(),
+        info,
+    };
     let made = match job {
         TokenJob::Connection { user, ttl, channels, info, meta } => {
             let (info, meta) = (raw(info)?, raw(meta)?);
-            let token = ConnectToken {
-                user,
-                expires_at_s: expires(ttl),
-                issued_at_s: Some(now),
-                audience,
-                issuer,
-                info: info.as_deref(),
-                meta: meta.as_deref(),
-                channels,
-            };
-            sign_connect(secret, &token)
+            let basis = basis(user, ttl, info.as_deref());
+            sign_connect(secret, &ConnectToken { basis, meta: meta.as_deref(), channels })
         }
         TokenJob::Subscription { user, channel, ttl, info } => {
             let info = raw(info)?;
-            let token = SubscribeToken {
-                user,
-                channel,
-                expires_at_s: expires(ttl),
-                issued_at_s: Some(now),
-                audience,
-                issuer,
-                info: info.as_deref(),
-            };
-            sign_subscribe(secret, &token)
+            let basis = basis(user, ttl, info.as_deref());
+            sign_subscribe(secret, &SubscribeToken { basis, channel })
         }
         TokenJob::Check { .. } => return Err("nothing is made by a check".into()),
     };

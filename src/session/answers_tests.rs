@@ -6,7 +6,7 @@ use super::*;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::session::question::{PublishAnswer, Waiting};
-use crate::session::token::{ConnectToken, SubscribeGrant, TokenOptions, Verifier, sign_connect};
+use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
 use crate::session::{HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Rights, SubscribeEffect, World};
 
 const NOW_S: u64 = 1_700_000_000;
@@ -692,7 +692,9 @@ fn a_refused_token_of_the_upgrade_is_not_passed_over_by_a_second_connect() {
     let options = TokenOptions { hmac_secret: b"secret".to_vec(), ..TokenOptions::default() };
     let mut stage = Stage::new();
     (stage.around.verifier, stage.around.anonymous) = (Some(Verifier::new(options)), true);
-    let expired = ConnectToken { user: "ann", expires_at_s: Some(NOW_S - 1), ..ConnectToken::default() };
+    let basis = TokenBasis { user: "ann", ..TokenBasis::default() };
+    let expired = TokenBasis { expires_at_s: Some(NOW_S - 1), ..basis };
+    let expired = ConnectToken { basis: expired, ..ConnectToken::default() };
     let shown = sign_connect(b"secret", &expired).unwrap();
     stage.session = Session::new(Format::Json, None).with_token(Some(shown.into()));
     for _ in 0..2 {
@@ -700,7 +702,7 @@ fn a_refused_token_of_the_upgrade_is_not_passed_over_by_a_second_connect() {
         assert!(std::mem::take(&mut stage.heard).contains("109"));
     }
     assert!(stage.matters.is_empty() && !stage.session.is_connected());
-    let valid = ConnectToken { user: "ann", ..ConnectToken::default() };
+    let valid = ConnectToken { basis, ..ConnectToken::default() };
     let token = sign_connect(b"secret", &valid).unwrap();
     stage.say(&format!(r#"{{"id":2,"connect":{{"token":"{token}"}}}}"#)).unwrap();
     assert!(stage.session.is_connected() && stage.session.shown().is_none());

@@ -100,7 +100,7 @@ pub struct RefreshUser {
 pub struct PushUsers {
     pub users: Vec<UserName>,
     pub message: Arc<UserMessage>,
-    /// Only the connection of each user that was made last.
+    /// Only the connection of each user that was made last, of those that take messages.
     pub newest: bool,
 }
 

@@ -44,6 +44,7 @@ impl Core {
             }
             Mail::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),
             Mail::UserJoined(user) => self.user_joined(&user.0, user.1),
+            Mail::UserJoinedByTunnel(user) => self.user_joined_by_tunnel(&user.0, user.1),
             Mail::UserLeft(user) => {
                 self.users.remove(&user.0, user.1);
             }

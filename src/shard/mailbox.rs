@@ -42,6 +42,8 @@ pub enum Mail {
     Notice(Arc<Notice>),
     /// To a user's home: the user has one connection more, or one less.
     UserJoined(Box<(UserName, ConnId)>),
+    /// One more that takes no messages.
+    UserJoinedByTunnel(Box<(UserName, ConnId)>),
     UserLeft(Box<(UserName, ConnId)>),
     /// From a user's home to one of the user's connections.
     Connection(Box<ConnectionMail>),

@@ -99,6 +99,16 @@ impl Core {
     /// number that come at once exactly as many stay as may.
     pub fn user_joined(&mut self, user: &UserName, conn: ConnId) {
         self.users.add(user, conn);
+        self.keep_within_limit(user, conn);
+    }
+
+    /// As [`Core::user_joined`], by a tunnel.
+    pub fn user_joined_by_tunnel(&mut self, user: &UserName, conn: ConnId) {
+        self.users.add_silent(user, conn);
+        self.keep_within_limit(user, conn);
+    }
+
+    fn keep_within_limit(&mut self, user: &UserName, conn: ConnId) {
         let limits = &self.options.client_limits;
         let (most, policy) = (limits.user_connections_max as usize, limits.user_connections_policy);
         while most > 0 && self.users.count(user) > most {

@@ -56,8 +56,9 @@ impl Core {
         let tally = Tally::new(users.len(), reply);
         let mut by_shard: Vec<Vec<(ConnId, u32)>> = vec![Vec::new(); self.mailer.router().shards()];
         for (number, user) in users.iter().enumerate() {
-            let most = if newest { 1 } else { usize::MAX };
-            for conn in self.users.connections(user).rev().take(most) {
+            let newest_told = newest.then(|| self.users.newest_told(user));
+            let all = (!newest).then(|| self.users.connections(user).rev());
+            for conn in newest_told.flatten().into_iter().chain(all.into_iter().flatten()) {
                 by_shard[conn.shard().index()].push((conn, number as u32));
             }
         }

@@ -232,7 +232,7 @@ impl Core {
         if let Some(user) = admission.user {
             let conn = self.conn_id(slot);
             let home = self.mailer.router().user_home(&user);
-            self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
+            self.mailer.post(home, Mail::UserJoinedByTunnel(Box::new((user, conn))));
         }
         let mut handshake = asking.handshake;
         handshake.protocol = admission.subprotocol.as_deref();

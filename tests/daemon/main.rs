@@ -11,6 +11,7 @@ mod crowd;
 mod events;
 mod fanout;
 mod frame;
+mod http;
 mod pace;
 mod process;
 mod readers;

@@ -1,11 +1,13 @@
 //! The daemon as a child process.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::socket::Socket;
 
 /// How long any wait of these tests may last. A bound on hanging, not on speed: two loaded cores, debug code.
 pub const DEADLINE: Duration = Duration::from_secs(60);
@@ -118,12 +120,12 @@ impl Drop for Daemon {
 
 /// A keep-alive connection to the server API.
 pub struct Api {
-    stream: BufReader<TcpStream>,
+    socket: Socket,
 }
 
 impl Api {
     pub fn new(daemon: &Daemon) -> Api {
-        Api { stream: BufReader::new(daemon.connect()) }
+        Api { socket: Socket::raw(daemon) }
     }
 
     /// The whole JSON answer. Panics on any status but 200.
@@ -133,28 +135,10 @@ impl Api {
              Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
-        self.stream.get_mut().write_all(request.as_bytes()).expect("the request is sent");
-        let (status, answer) = self.response();
-        assert_eq!(status, 200, "{method}: {}", String::from_utf8_lossy(&answer));
-        serde_json::from_slice(&answer).expect("the answer is JSON")
-    }
-
-    fn response(&mut self) -> (u16, Vec<u8>) {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).expect("a status line");
-        let status = line.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-        let mut length = 0;
-        loop {
-            line.clear();
-            self.stream.read_line(&mut line).expect("a header line");
-            let Some((name, value)) = line.split_once(':') else { break };
-            if name.eq_ignore_ascii_case("content-length") {
-                length = value.trim().parse().expect("a length");
-            }
-        }
-        let mut body = vec![0; length];
-        self.stream.read_exact(&mut body).expect("the whole body");
-        (status, body)
+        self.socket.send_bytes(request.as_bytes());
+        let answer = self.socket.response();
+        assert_eq!(answer.status, 200, "{method}: {}", String::from_utf8_lossy(&answer.body));
+        answer.json()
     }
 }
 

@@ -1,4 +1,4 @@
-//! A WebSocket client of exact bytes.
+//! A client of exact bytes, and of WebSocket frames. Its HTTP is in [`crate::http`].
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -107,20 +107,20 @@ impl Socket {
 
     /// An HTTP response head with its empty line.
     pub fn recv_head(&mut self) -> String {
+        String::from_utf8(self.recv_until(b"\r\n\r\n")).expect("a head in ASCII")
+    }
+
+    /// Bytes up to `mark`, with it.
+    pub fn recv_until(&mut self, mark: &[u8]) -> Vec<u8> {
         loop {
-            if let Some(end) = self.received.windows(4).position(|four| four == b"\r\n\r\n") {
-                let head = self.received.drain(..end + 4).collect();
-                return String::from_utf8(head).expect("a head in ASCII");
+            if let Some(at) = self.received.windows(mark.len()).position(|window| window == mark) {
+                return self.received.drain(..at + mark.len()).collect();
             }
-            assert!(
-                self.fill(),
-                "the stream ends before a head: {:?}",
-                String::from_utf8_lossy(&self.received)
-            );
+            assert!(self.fill(), "the stream ends: {:?}", String::from_utf8_lossy(&self.received));
         }
     }
 
-    /// `len` bytes after a head.
+    /// The next `len` bytes.
     pub fn recv_body(&mut self, len: usize) -> Vec<u8> {
         while self.received.len() < len {
             assert!(self.fill(), "the stream ends in a body");

@@ -8,6 +8,7 @@ import { after, before, beforeEach, describe, test } from 'node:test';
 import WebSocket from 'ws';
 
 import { API_KEY, Daemon, configuration, drivers } from './support/daemon.mjs';
+import { connected, sdk, token } from './support/sdk.mjs';
 import { CLOSE, PING, RawSocket, TEXT, frame } from './support/socket.mjs';
 import { next, sleep, until, within } from './support/wait.mjs';
 
@@ -539,6 +540,23 @@ for (const driver of drivers) {
         const { status: told, answer: problem } = await gone;
         assert.deepEqual([told, problem.status, problem.detail], [410, 410, 'the connection has ended']);
       }
+    });
+
+    test('a push to the newest connection of a user is for the newest that takes messages', async () => {
+      backend.connect = (_, response) => response.end('{"user":"both"}');
+      const pushed = (data) => daemon.api('push', { user: 'both', data, newest: true });
+      const tunnelled = [await Client.connect(`${base}game`)];
+      assert.deepEqual(await pushed(0), { connections: 0, users: 0, absent: ['both'] });
+      const client = sdk(daemon.ws, { token: token('both') });
+      const messages = [];
+      client.on('message', ({ data }) => messages.push(data));
+      await connected(client);
+      for (let n = 0; n < 2; n += 1) tunnelled.push(await Client.connect(`${base}game`));
+      assert.deepEqual(await pushed(1), { connections: 1, users: 1, absent: [] });
+      await until(() => messages.length === 1, 'the one that takes messages has it');
+      client.disconnect();
+      tunnelled.forEach(({ ws }) => ws.close());
+      await until(() => backend.of('close').length === 3, 'all are told');
     });
 
     test('what is wrong with a call is said by name', async () => {

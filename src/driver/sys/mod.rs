@@ -10,6 +10,7 @@
 
 mod memory;
 mod socket;
+mod turns;
 mod wake;
 
 use std::collections::VecDeque;
@@ -24,6 +25,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 pub(super) use self::memory::held;
 use self::memory::{BUFFER_GROUP, Buffers, Gather};
 pub(super) use self::socket::{accept_failure, descriptors_max, is_readable, listen, now, send_cause};
+pub use self::turns::take_short_turns;
 pub(super) use self::wake::RingWaker;
 use super::{Hold, Part};
 use crate::base::bytes::Bytes;

@@ -76,8 +76,26 @@ pub(super) trait Frame {
     fn issuer(&self) -> Option<&str>;
 }
 
-macro_rules! frame {
-    ($wire:ty) => {
+/// A token on the wire: the claims that both kinds have, and those of its own. Not serde's `flatten`: it would make a
+/// tree of every claim that is not ours, and refuse a token for a number or a depth in one of those.
+macro_rules! wire {
+    ($wire:ident { $($claim:ident: $form:ty,)+ }) => {
+        #[derive(Deserialize)]
+        pub(super) struct $wire {
+            sub: Option<String>,
+            exp: Option<NumericDate>,
+            nbf: Option<NumericDate>,
+            iat: Option<NumericDate>,
+            jti: Option<String>,
+            aud: Option<Audience>,
+            iss: Option<String>,
+            expire_at: Option<NumericDate>,
+            info: Option<Box<RawValue>>,
+            b64info: Option<String>,
+            channel: Option<String>,
+            $($claim: Option<$form>,)+
+        }
+
         impl Frame for $wire {
             fn expires(&self) -> Option<i64> {
                 self.exp.map(|exp| exp.0)
@@ -97,8 +115,19 @@ macro_rules! frame {
         }
     };
 }
-frame!(ConnectWire);
-frame!(SubscribeWire);
+
+wire!(ConnectWire {
+    channels: Vec<String>,
+    subs: BTreeMap<String, GrantWire>,
+    meta: Box<RawValue>,
+});
+
+wire!(SubscribeWire {
+    client: String,
+    data: Box<RawValue>,
+    b64data: String,
+    r#override: OverridesWire,
+});
 
 impl ConnectWire {
     pub fn claims(self) -> Result<ConnectClaims, TokenFault> {
@@ -191,43 +220,6 @@ impl Audience {
             Audience::Several(several) => several.iter().any(|one| one == recipient),
         }
     }
-}
-
-#[derive(Deserialize)]
-pub(super) struct ConnectWire {
-    sub: Option<String>,
-    exp: Option<NumericDate>,
-    nbf: Option<NumericDate>,
-    iat: Option<NumericDate>,
-    jti: Option<String>,
-    aud: Option<Audience>,
-    iss: Option<String>,
-    expire_at: Option<NumericDate>,
-    info: Option<Box<RawValue>>,
-    b64info: Option<String>,
-    channels: Option<Vec<String>>,
-    subs: Option<BTreeMap<String, GrantWire>>,
-    meta: Option<Box<RawValue>>,
-    channel: Option<String>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct SubscribeWire {
-    sub: Option<String>,
-    channel: Option<String>,
-    client: Option<String>,
-    exp: Option<NumericDate>,
-    nbf: Option<NumericDate>,
-    iat: Option<NumericDate>,
-    jti: Option<String>,
-    aud: Option<Audience>,
-    iss: Option<String>,
-    expire_at: Option<NumericDate>,
-    info: Option<Box<RawValue>>,
-    b64info: Option<String>,
-    data: Option<Box<RawValue>>,
-    b64data: Option<String>,
-    r#override: Option<OverridesWire>,
 }
 
 #[derive(Deserialize)]

@@ -34,7 +34,7 @@ use crate::session::token::published::{PublishedKeys, Sought};
 
 pub use claims::{ConnectClaims, Overrides, SubscribeClaims, SubscribeGrant};
 pub use fault::{Flaw, TokenFault};
-pub use sign::{ConnectToken, SignFault, SubscribeToken, sign_connect, sign_subscribe};
+pub use sign::{ConnectToken, SignFault, SubscribeToken, TokenBasis, sign_connect, sign_subscribe};
 
 /// Longest token that is looked at, in bytes. Browsers and proxies cut headers at this size, so backends keep their
 /// tokens below it; what is longer is not worth its hash.

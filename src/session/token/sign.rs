@@ -6,9 +6,9 @@ use serde_json::value::RawValue;
 
 use crate::session::token::TOKEN_BYTES_MAX;
 
-/// A connection token to be signed. Fields that are empty are left out.
+/// What both kinds of token say. Fields that are empty are left out.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct ConnectToken<'a> {
+pub struct TokenBasis<'a> {
     #[serde(rename = "sub")]
     pub user: &'a str,
     /// Seconds since 1970.
@@ -23,6 +23,13 @@ pub struct ConnectToken<'a> {
     pub issuer: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<&'a RawValue>,
+}
+
+/// A connection token to be signed.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct ConnectToken<'a> {
+    #[serde(flatten)]
+    pub basis: TokenBasis<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meta: Option<&'a RawValue>,
     /// Server-side subscriptions.
@@ -33,21 +40,9 @@ pub struct ConnectToken<'a> {
 /// A subscription token to be signed.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct SubscribeToken<'a> {
-    #[serde(rename = "sub")]
-    pub user: &'a str,
+    #[serde(flatten)]
+    pub basis: TokenBasis<'a>,
     pub channel: &'a str,
-    /// Seconds since 1970.
-    #[serde(rename = "exp", skip_serializing_if = "Option::is_none")]
-    pub expires_at_s: Option<u64>,
-    /// Seconds since 1970.
-    #[serde(rename = "iat", skip_serializing_if = "Option::is_none")]
-    pub issued_at_s: Option<u64>,
-    #[serde(rename = "aud", skip_serializing_if = "Option::is_none")]
-    pub audience: Option<&'a str>,
-    #[serde(rename = "iss", skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub info: Option<&'a RawValue>,
 }
 
 /// Why a token cannot be signed: a fault of the configuration or of the command line.

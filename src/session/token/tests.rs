@@ -317,16 +317,15 @@ fn faults_map_to_the_codes_of_the_protocol() {
 fn what_we_sign_we_verify() {
     let info = serde_json::value::to_raw_value(&json!({"n": 1})).unwrap();
     let channels = ["news".to_string()];
-    let token = ConnectToken {
+    let lasting = TokenBasis {
         user: "42",
-        expires_at_s: Some(NOW + 60),
-        issued_at_s: Some(NOW),
         audience: Some("us"),
         issuer: Some("trunkline"),
         info: Some(&info),
-        meta: Some(&info),
-        channels: &channels,
+        ..TokenBasis::default()
     };
+    let basis = TokenBasis { expires_at_s: Some(NOW + 60), issued_at_s: Some(NOW), ..lasting };
+    let token = ConnectToken { basis, meta: Some(&info), channels: &channels };
     let options = TokenOptions {
         hmac_secret: SECRET.to_vec(),
         audience: Some("us".into()),
@@ -341,15 +340,7 @@ fn what_we_sign_we_verify() {
     );
     assert_eq!((claims.info, claims.meta), (bytes(r#"{"n":1}"#), bytes(r#"{"n":1}"#)));
     assert!(claims.subs.contains_key("news"));
-    let token = SubscribeToken {
-        user: "42",
-        channel: "news",
-        expires_at_s: None,
-        issued_at_s: None,
-        audience: Some("us"),
-        issuer: Some("trunkline"),
-        info: Some(&info),
-    };
+    let token = SubscribeToken { basis: lasting, channel: "news" };
     let claims = verifier.verify_subscribe(&sign_subscribe(SECRET, &token).unwrap(), NOW).unwrap();
     assert_eq!((claims.user.as_str(), claims.channel.as_str(), claims.expire_at_s), ("42", "news", None));
     assert_eq!(claims.grant.info, bytes(r#"{"n":1}"#));
@@ -360,7 +351,10 @@ fn what_would_be_refused_is_not_signed() {
     assert_eq!(sign_connect(b"", &ConnectToken::default()), Err(SignFault::NoKey));
     assert_eq!(sign_subscribe(SECRET, &SubscribeToken::default()), Err(SignFault::NoChannel));
     let long = "u".repeat(TOKEN_BYTES_MAX);
-    let token = ConnectToken { user: &long, ..ConnectToken::default() };
+    let token = ConnectToken {
+        basis: TokenBasis { user: &long, ..TokenBasis::default() },
+        ..ConnectToken::default()
+    };
     assert_eq!(sign_connect(SECRET, &token), Err(SignFault::TooLong));
 }
 

@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 
 use self::backend::{Backend, Manner, SECRET};
 use crate::frame::Frame;
+use crate::http::Response;
 use crate::on_both_drivers;
 use crate::process::{API_KEY, Daemon, Driver};
-use crate::readers::client::{Client, Events, Response};
+use crate::readers::client::Events;
 use crate::socket::Socket;
 
 const EVERYTHING: &str = "connected,disconnected,subscribed,unsubscribed,occupied,vacated,message";
@@ -29,7 +30,7 @@ fn telling(driver: Driver, backend: &Backend, types: &str, settings: &[(&str, &s
 }
 
 fn read(daemon: &Daemon, query: &str) -> Response {
-    Client::new(daemon).get_with(&format!("/api/events{query}"), &format!("X-API-Key: {API_KEY}\r\n"))
+    Socket::raw(daemon).get_with(&format!("/api/events{query}"), &format!("X-API-Key: {API_KEY}\r\n"))
 }
 
 fn page(daemon: &Daemon, query: &str) -> Value {
@@ -213,7 +214,7 @@ on_both_drivers! {
         for event in told.iter().filter(|event| event["type"] == "message") {
             assert_eq!(event["data"]["n"], seq(event) - 1);
         }
-        let metrics = Client::new(&daemon).get("/metrics");
+        let metrics = Socket::raw(&daemon).get("/metrics");
         let metrics = String::from_utf8(metrics.body).expect("text");
         assert!(metrics.contains(&format!("trunkline_events_fallen_total {lost}\n")), "{metrics}");
         assert!(metrics.contains("trunkline_events_total{type=\"message\"} 2000\n"), "{metrics}");
@@ -244,7 +245,7 @@ on_both_drivers! {
         for query in ["?limit=0", "?limit=10001", "?after=-1", "?after=x", "?afterr=1"] {
             assert_eq!(read(&daemon, query).problem().0, 400, "{query}");
         }
-        assert_eq!(Client::new(&daemon).get("/api/events").problem().0, 401);
+        assert_eq!(Socket::raw(&daemon).get("/api/events").problem().0, 401);
         let off = Daemon::start(driver);
         assert_eq!(read(&off, "").problem().0, 404);
     }
@@ -294,7 +295,7 @@ on_both_drivers! {
         drop((sse, ws));
         await_type(&daemon, "disconnected", 3);
         // A held poll is no client, and a subscriber all the same.
-        Client::new(&daemon).send("/poll?channel=live:e&wait=20", "");
+        Socket::raw(&daemon).ask("/poll?channel=live:e&wait=20", "");
         let is_of = |event: &Value, kind: &str| event["type"] == kind && event["channel"] == "live:e";
         let events = await_events(&daemon, |events| events.iter().any(|event| is_of(event, "vacated")));
         assert_eq!(events.iter().filter(|event| is_of(event, "occupied")).count(), 1);

@@ -1,8 +1,10 @@
 //! Requests in every cut, one behind the other, and wrong ones.
 
-use super::client::{Client, await_subscribers, numbers, publish, request};
+use super::client::{await_subscribers, numbers, publish};
+use crate::http::request;
 use crate::on_both_drivers;
 use crate::process::Daemon;
+use crate::socket::Socket;
 
 on_both_drivers! {
     fn requests_may_be_cut_at_every_byte(driver: Driver) {
@@ -12,18 +14,18 @@ on_both_drivers! {
                     3\r\n\"x\"\r\n0\r\n\r\n";
         let requests = format!("{}{body}{}", request("/history?channel=open:c", ""), request("/poll?channel=open:c&wait=0", ""));
         for cut in 1..requests.len() {
-            let mut client = Client::new(&daemon);
-            client.write(&requests.as_bytes()[..cut]);
+            let mut client = Socket::raw(&daemon);
+            client.send_bytes(&requests.as_bytes()[..cut]);
             // Long enough, as a rule, for the daemon to see the first part alone.
             std::thread::sleep(std::time::Duration::from_micros(300));
-            client.write(&requests.as_bytes()[cut..]);
+            client.send_bytes(&requests.as_bytes()[cut..]);
             assert_eq!(client.response().data(), numbers([1]), "cut at {cut}");
             assert_eq!(client.response().json()["offset"], cut, "cut at {cut}");
             assert_eq!(client.response().data(), numbers([]), "cut at {cut}");
         }
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         for byte in requests.as_bytes() {
-            client.write(std::slice::from_ref(byte));
+            client.send_bytes(std::slice::from_ref(byte));
         }
         assert_eq!(client.response().data(), numbers([1]));
         assert_eq!(client.response().status, 200);
@@ -33,7 +35,7 @@ on_both_drivers! {
     fn requests_sent_at_once_are_answered_in_order(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "2"]);
         publish(&daemon, "open:c", 1..=9);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         let mut all = String::new();
         for round in 0..200 {
             all += &match round % 4 {
@@ -43,7 +45,7 @@ on_both_drivers! {
                 _ => format!("POST /publish?channel=open:p{} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n7", round % 3),
             };
         }
-        client.write(all.as_bytes());
+        client.send_bytes(all.as_bytes());
         for round in 0..200u64 {
             let answer = client.response();
             match round % 4 {
@@ -57,8 +59,8 @@ on_both_drivers! {
 
     fn a_request_behind_a_held_poll_waits_for_it(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
-        client.write(format!("{}{}", request("/poll?channel=open:c", ""), request("/history?channel=open:c", "")).as_bytes());
+        let mut client = Socket::raw(&daemon);
+        client.send_bytes(format!("{}{}", request("/poll?channel=open:c", ""), request("/history?channel=open:c", "")).as_bytes());
         await_subscribers(&daemon, "open:c", 1);
         publish(&daemon, "open:c", [5]);
         assert_eq!(client.response().data(), numbers([5]));
@@ -86,32 +88,32 @@ on_both_drivers! {
             ("/sse?channel=c&position=nonsense", (400, 107)),
             ("/stream", (400, 107)),
         ] {
-            let mut client = Client::new(&daemon);
+            let mut client = Socket::raw(&daemon);
             assert_eq!(client.get(target).problem(), problem, "{target}");
             // It was a whole request: the connection serves the next one.
             assert_eq!(client.get("/poll?channel=c&wait=0").status, 200, "after {target}");
         }
-        let foreign = Client::new(&daemon).get_with("/sse?channel=c", "Last-Event-ID: 42\r\n");
+        let foreign = Socket::raw(&daemon).get_with("/sse?channel=c", "Last-Event-ID: 42\r\n");
         assert_eq!(foreign.problem(), (400, 107));
     }
 
     fn a_wrong_method_or_a_body_where_none_belongs(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
-        client.write(b"DELETE /poll?channel=c HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut client = Socket::raw(&daemon);
+        client.send_bytes(b"DELETE /poll?channel=c HTTP/1.1\r\nHost: a\r\n\r\n");
         let answer = client.response();
         assert_eq!((answer.problem().0, answer.field("allow")), (405, "GET, HEAD, OPTIONS"));
-        client.write(b"GET /publish?channel=open:c HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send_bytes(b"GET /publish?channel=open:c HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(client.response().problem().0, 405);
         for request in [
             "GET /poll?channel=c HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello",
             "GET /sse?channel=c HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         ] {
-            let mut client = Client::new(&daemon);
-            client.write(request.as_bytes());
+            let mut client = Socket::raw(&daemon);
+            client.send_bytes(request.as_bytes());
             let answer = client.response();
             assert_eq!((answer.problem(), answer.field("connection")), ((400, 107), "close"));
-            assert!(client.rest().is_empty());
+            assert!(client.recv_rest().is_empty());
         }
     }
 
@@ -131,13 +133,13 @@ on_both_drivers! {
             ("Content-Length : 1\r\n", "1"),
             ("X: a\nContent-Length: 1\r\n", "1"),
         ] {
-            let mut client = Client::new(&daemon);
-            client.write(format!("POST /publish?channel=open:c HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}").as_bytes());
-            client.write(request("/poll?channel=c&wait=0", "").as_bytes());
+            let mut client = Socket::raw(&daemon);
+            client.send_bytes(format!("POST /publish?channel=open:c HTTP/1.1\r\nHost: a\r\n{fields}\r\n{body}").as_bytes());
+            client.send_bytes(request("/poll?channel=c&wait=0", "").as_bytes());
             let answer = client.response();
             assert!(matches!(answer.status, 400 | 501), "{fields:?}: {answer:?}");
             answer.problem();
-            assert!(client.rest().is_empty(), "nothing is read behind {fields:?}");
+            assert!(client.recv_rest().is_empty(), "nothing is read behind {fields:?}");
         }
         let stats = daemon.api("info", "{}");
         assert!(stats["error"].is_null());
@@ -145,8 +147,8 @@ on_both_drivers! {
 
     fn a_head_of_no_end_is_not_waited_for(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
-        client.write(format!("GET /sse?channel=c HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(20_000)).as_bytes());
+        let mut client = Socket::raw(&daemon);
+        client.send_bytes(format!("GET /sse?channel=c HTTP/1.1\r\nHost: a\r\nX: {}", "y".repeat(20_000)).as_bytes());
         assert_eq!(client.response().status, 431);
     }
 }

@@ -1,9 +1,10 @@
 //! What an idle reader costs, beside an idle client of the SDK.
 
-use super::client::{Client, await_subscribers};
+use super::client::await_subscribers;
 use crate::crowd::Crowd;
 use crate::on_both_drivers;
 use crate::process::{Daemon, Driver};
+use crate::socket::Socket;
 
 /// Enough that pages and tables, which grow by steps, count for little in the mean.
 const READERS: usize = 6_000;
@@ -35,13 +36,13 @@ fn fill<T>(driver: Driver, open: &impl Fn(&Daemon, usize) -> T) -> f64 {
     each
 }
 
-fn readers(daemon: &Daemon, target: &str, count: usize) -> Vec<Client> {
+fn readers(daemon: &Daemon, target: &str, count: usize) -> Vec<Socket> {
     (0..count)
         .map(|_| {
-            let mut client = Client::new(daemon);
-            client.send(target, "");
+            let mut client = Socket::raw(daemon);
+            client.ask(target, "");
             if target.starts_with("/sse") {
-                client.until(b"\"ready\":true}\n\n");
+                client.recv_until(b"\"ready\":true}\n\n");
             }
             client
         })

@@ -1,14 +1,15 @@
 //! Long polls, short polls, history.
 
-use super::client::{Client, await_subscribers, numbers, publish};
+use super::client::{await_subscribers, numbers, publish};
 use crate::on_both_drivers;
 use crate::process::Daemon;
+use crate::socket::Socket;
 use std::time::{Duration, Instant};
 
 on_both_drivers! {
     fn messages_already_there_are_answered_at_once(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "2"]);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         let start = client.get("/poll?channel=c&wait=0").position();
         publish(&daemon, "c", 1..=3);
         let answer = client.get(&format!("/poll?channel=c&position={start}"));
@@ -18,7 +19,7 @@ on_both_drivers! {
 
     fn a_poll_that_nothing_comes_for_ends_empty_where_it_began(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         publish(&daemon, "c", 1..=3);
         let start = client.get("/poll?channel=c&wait=0").position();
         let began = Instant::now();
@@ -34,9 +35,9 @@ on_both_drivers! {
 
     fn one_that_comes_while_a_poll_is_held_is_answered_at_once(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "2"]);
-        let mut clients: Vec<Client> = (0..8).map(|_| Client::new(&daemon)).collect();
+        let mut clients: Vec<Socket> = (0..8).map(|_| Socket::raw(&daemon)).collect();
         for client in &mut clients {
-            client.send("/poll?channel=c", "");
+            client.ask("/poll?channel=c", "");
         }
         await_subscribers(&daemon, "c", 8);
         publish(&daemon, "c", [7]);
@@ -51,8 +52,8 @@ on_both_drivers! {
 
     fn one_that_comes_between_two_polls_is_kept_for_the_next(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
-        client.send("/poll?channel=c", "");
+        let mut client = Socket::raw(&daemon);
+        client.ask("/poll?channel=c", "");
         await_subscribers(&daemon, "c", 1);
         publish(&daemon, "c", [1]);
         let first = client.response();
@@ -64,7 +65,7 @@ on_both_drivers! {
 
     fn a_loop_of_polls_misses_and_repeats_nothing(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "2"]);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         let mut position = client.get("/poll?channel=a&channel=b&wait=0").position();
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -90,7 +91,7 @@ on_both_drivers! {
 
     fn a_long_absence_comes_in_batches_without_a_loss(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         let mut position = client.get("/poll?channel=c&wait=0").position();
         publish(&daemon, "c", 1..=700);
         let mut got = Vec::new();
@@ -105,7 +106,7 @@ on_both_drivers! {
 
     fn a_position_that_is_no_longer_kept_is_told(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         for channel in ["short:c", "live:c"] {
             let start = client.get(&format!("/poll?channel={channel}&wait=0")).position();
             publish(&daemon, channel, 1..=5);
@@ -119,13 +120,13 @@ on_both_drivers! {
         // Another life of the channel: its epoch is another.
         let start = client.get("/poll?channel=c&wait=0").position();
         let other = Daemon::start(driver);
-        let answer = Client::new(&other).get(&format!("/poll?channel=c&position={start}"));
+        let answer = Socket::raw(&other).get(&format!("/poll?channel=c&position={start}"));
         assert_eq!(answer.json()["reset"], serde_json::json!(["c"]));
     }
 
     fn a_tag_alone_is_a_position(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         let tag = client.get("/poll?channel=c&wait=0").field("etag").to_string();
         assert!(tag.starts_with("W/\""));
         let tag = format!("If-None-Match: {tag}\r\n");
@@ -138,7 +139,7 @@ on_both_drivers! {
 
     fn history_is_read_forwards_and_backwards_and_on(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "2"]);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         publish(&daemon, "open:c", 1..=10);
         let first = client.get("/history?channel=open:c&limit=4");
         assert_eq!(first.data(), numbers(1..=4));
@@ -160,36 +161,36 @@ on_both_drivers! {
         assert_eq!(client.get(&format!("/poll?channel=open:c&position={end}")).data(), numbers([11]));
         // A position of another life.
         let other = Daemon::start(driver);
-        let answer = Client::new(&other).get(&format!("/history?channel=open:c&since={end}"));
+        let answer = Socket::raw(&other).get(&format!("/history?channel=open:c&since={end}"));
         assert_eq!(answer.problem(), (416, 112));
     }
 
     fn heads_old_clients_and_packed_answers(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         publish(&daemon, "open:c", 1..=200);
         let whole = client.get("/history?channel=open:c&limit=200");
-        client.write(b"HEAD /history?channel=open:c&limit=200 HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send_bytes(b"HEAD /history?channel=open:c&limit=200 HTTP/1.1\r\nHost: a\r\n\r\n");
         let (status, fields) = client.head();
         assert_eq!((status, fields["content-length"].clone()), (200, whole.body.len().to_string()));
-        client.write(b"HEAD /poll?channel=open:c HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send_bytes(b"HEAD /poll?channel=open:c HTTP/1.1\r\nHost: a\r\n\r\n");
         assert_eq!(client.head().0, 200);
         let packed = client.get_with("/history?channel=open:c&limit=200", "Accept-Encoding: gzip\r\n");
         assert_eq!(packed.field("content-encoding"), "gzip");
         assert!(packed.body.len() * 3 < whole.body.len());
         assert_eq!(packed.field("cache-control"), "private, no-cache");
-        client.write(b"GET /history?channel=open:c&limit=1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
+        client.send_bytes(b"GET /history?channel=open:c&limit=1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n");
         let old = client.response();
         assert_eq!((old.data(), old.field("connection")), (numbers([1]), "keep-alive"));
-        client.write(b"GET /poll?channel=open:c&wait=0 HTTP/1.0\r\n\r\n");
+        client.send_bytes(b"GET /poll?channel=open:c&wait=0 HTTP/1.0\r\n\r\n");
         assert_eq!(client.response().field("connection"), "close");
-        assert!(client.rest().is_empty());
+        assert!(client.recv_rest().is_empty());
     }
 
     fn a_daemon_that_ends_answers_the_polls_it_holds(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
-        client.send("/poll?channel=c", "");
+        let mut client = Socket::raw(&daemon);
+        client.ask("/poll?channel=c", "");
         await_subscribers(&daemon, "c", 1);
         assert!(daemon.stop().success());
         let answer = client.response();
@@ -198,8 +199,8 @@ on_both_drivers! {
 
     fn a_held_poll_whose_client_goes_is_forgotten(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
-        client.send("/poll?channel=c", "");
+        let mut client = Socket::raw(&daemon);
+        client.ask("/poll?channel=c", "");
         await_subscribers(&daemon, "c", 1);
         drop(client);
         await_subscribers(&daemon, "c", 0);

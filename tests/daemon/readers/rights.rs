@@ -4,9 +4,11 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
-use super::client::{Client, Events, Response, await_subscribers, numbers, publish};
+use super::client::{Events, await_subscribers, numbers, publish};
+use crate::http::Response;
 use crate::on_both_drivers;
 use crate::process::{Daemon, TOKEN_SECRET};
+use crate::socket::Socket;
 
 /// A token signed with the tests' secret.
 fn token(claims: &Value) -> String {
@@ -21,9 +23,9 @@ fn token(claims: &Value) -> String {
     format!("{signed}.{signature}")
 }
 
-fn post(client: &mut Client, target: &str, extra: &str, body: &str) -> Response {
+fn post(client: &mut Socket, target: &str, extra: &str, body: &str) -> Response {
     let length = body.len();
-    client.write(
+    client.send_bytes(
         format!("POST {target} HTTP/1.1\r\nHost: localhost\r\n{extra}Content-Length: {length}\r\n\r\n{body}")
             .as_bytes(),
     );
@@ -34,7 +36,7 @@ on_both_drivers! {
     fn a_token_is_taken_from_header_cookie_and_query(driver: Driver) {
         let daemon = Daemon::start(driver);
         let token = token(&json!({"sub": "ann", "channels": ["closed:c"]}));
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         assert_eq!(client.get("/poll?channel=closed:c&wait=0").problem(), (403, 103));
         for (target, extra) in [
             ("/poll?channel=closed:c&wait=0".to_string(), format!("Authorization: Bearer {token}\r\n")),
@@ -49,7 +51,7 @@ on_both_drivers! {
 
     fn a_bad_token_is_worse_than_none(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         let expired = token(&json!({"sub": "ann", "exp": 1}));
         for (token, code) in [("nonsense", 101), ("a.b.c", 101), (&expired, 109)] {
             let answer = client.get(&format!("/poll?channel=c&wait=0&token={token}"));
@@ -66,7 +68,7 @@ on_both_drivers! {
         daemon.api("disconnect", "{\"user\":\"ann\",\"disconnect\":{\"code\":4501,\"reason\":\"enough\"}}");
         let end = events.next();
         assert_eq!(end.data["disconnect"], json!({"code": 4501, "reason": "enough", "reconnect": false}));
-        assert!(events.client.rest().is_empty());
+        assert!(events.socket.recv_rest().is_empty());
         await_subscribers(&daemon, "c", 0);
     }
 
@@ -81,7 +83,7 @@ on_both_drivers! {
     fn publishing_reaches_every_kind_of_reader(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "2"]);
         let mut events = Events::open(&daemon, "/sse?channel=open:c", "");
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         let first = post(&mut client, "/publish?channel=open:c", "", "{\"text\": \"hi\"}");
         assert_eq!((first.status, &first.json()["offset"]), (200, &json!(1)));
         assert_eq!(events.next().data["data"], json!({"text": "hi"}));
@@ -93,12 +95,12 @@ on_both_drivers! {
         post(&mut client, "/publish?channel=open:c", "", "3");
         assert_eq!(events.messages(2), numbers([2, 3]));
         // Chunks, and a client that asks first.
-        client.write(
+        client.send_bytes(
             b"POST /publish?channel=open:c HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n\
               Transfer-Encoding: chunked\r\n\r\n",
         );
         assert_eq!(client.head().0, 100);
-        client.write(b"1\r\n4\r\n0\r\n\r\n");
+        client.send_bytes(b"1\r\n4\r\n0\r\n\r\n");
         assert_eq!(client.response().json()["offset"], 4);
 
         for (target, body, problem) in [
@@ -109,24 +111,24 @@ on_both_drivers! {
             ("/publish?channel=open:c", "{", (400, 107)),
             ("/publish?channel=open:c", "", (400, 107)),
         ] {
-            assert_eq!(post(&mut Client::new(&daemon), target, "", body).problem(), problem, "{target} {body}");
+            assert_eq!(post(&mut Socket::raw(&daemon), target, "", body).problem(), problem, "{target} {body}");
         }
-        let mut big = Client::new(&daemon);
-        big.write(b"POST /publish?channel=open:c HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+        let mut big = Socket::raw(&daemon);
+        big.send_bytes(b"POST /publish?channel=open:c HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
         assert_eq!(big.response().status, 413);
     }
 
     fn pages_of_other_origins_are_refused(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         for target in ["/poll?channel=c&wait=0", "/sse?channel=c", "/stream?channel=c", "/history?channel=open:c"] {
             assert_eq!(client.get_with(target, "Origin: http://evil.example\r\n").problem(), (403, 103));
         }
-        assert_eq!(post(&mut Client::new(&daemon), "/publish?channel=open:c", "Origin: null\r\n", "1").status, 403);
+        assert_eq!(post(&mut Socket::raw(&daemon), "/publish?channel=open:c", "Origin: null\r\n", "1").status, 403);
         let own = client.get_with("/poll?channel=c&wait=0", "Origin: http://localhost\r\n");
         assert_eq!(own.field("access-control-allow-origin"), "http://localhost");
         assert_eq!(own.field("access-control-allow-credentials"), "true");
-        client.write(
+        client.send_bytes(
             b"OPTIONS /publish HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\
               Access-Control-Request-Method: POST\r\n\r\n",
         );
@@ -138,7 +140,7 @@ on_both_drivers! {
 
     fn history_is_a_right_of_its_own(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
+        let mut client = Socket::raw(&daemon);
         publish(&daemon, "c", [1]);
         assert_eq!(client.get("/history?channel=c").problem(), (403, 103));
         assert_eq!(client.get("/history?channel=live:c").problem(), (404, 108));

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::client::{Client, Events, await_subscribers, numbers, publish};
+use super::client::{Events, await_subscribers, numbers, publish};
 use crate::on_both_drivers;
 use crate::process::Daemon;
+use crate::socket::Socket;
 
 on_both_drivers! {
     fn events_come_in_order_with_positions(driver: Driver) {
@@ -104,7 +105,7 @@ on_both_drivers! {
         assert_eq!(end.event, "disconnect");
         assert_eq!(end.data["disconnect"], json!({"code": 3001, "reason": "shutdown", "reconnect": true}));
         assert!(events.retry_ms >= 5_000);
-        assert!(events.client.rest().is_empty());
+        assert!(events.socket.recv_rest().is_empty());
     }
 
     fn lines_come_in_chunks_and_go_on_from_a_position(driver: Driver) {
@@ -133,46 +134,46 @@ on_both_drivers! {
 
     fn a_client_without_chunks_gets_plain_lines(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
-        client.write(b"GET /stream?channel=c HTTP/1.0\r\n\r\n");
+        let mut client = Socket::raw(&daemon);
+        client.send_bytes(b"GET /stream?channel=c HTTP/1.0\r\n\r\n");
         let (status, fields) = client.head();
         assert_eq!((status, fields["connection"].as_str()), (200, "close"));
         assert!(!fields.contains_key("transfer-encoding"));
-        client.until(b"\n");
+        client.recv_until(b"\n");
         publish(&daemon, "c", [1, 2]);
         for number in 1..=2 {
-            let line: Value = serde_json::from_slice(&client.until(b"\n")).unwrap();
+            let line: Value = serde_json::from_slice(&client.recv_until(b"\n")).unwrap();
             assert_eq!(line["data"], number);
         }
         assert!(daemon.stop().success());
-        let rest = client.rest();
+        let rest = client.recv_rest();
         let end: Value = serde_json::from_slice(&rest).unwrap();
         assert_eq!(end["disconnect"]["code"], 3001);
     }
 
     fn an_iframe_gets_script_calls(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut client = Client::new(&daemon);
-        client.send("/stream?channel=c&callback=app.on_message", "");
+        let mut client = Socket::raw(&daemon);
+        client.ask("/stream?channel=c&callback=app.on_message", "");
         let (status, fields) = client.head();
         assert_eq!((status, fields["content-type"].as_str()), (200, "text/html; charset=utf-8"));
         assert_eq!(fields["content-security-policy"], "frame-ancestors 'self'");
-        let head = String::from_utf8(client.until(b"</script>\n")).unwrap();
+        let head = String::from_utf8(client.recv_until(b"</script>\n")).unwrap();
         assert!(head.ends_with("<script>function t(m){parent.app.on_message(m)}</script>\n"), "{head}");
-        client.until(b"\"ready\":true})</script>\n");
+        client.recv_until(b"\"ready\":true})</script>\n");
         daemon.api("publish", "{\"channel\":\"c\",\"data\":\"</script><b>\"}");
-        let call = String::from_utf8(client.until(b"</script>\n")).unwrap();
+        let call = String::from_utf8(client.recv_until(b"</script>\n")).unwrap();
         assert!(call.contains("\"data\":\"\\u003c/script>\\u003cb>\"})</script>"), "{call}");
         for bad in ["alert(1)", "a%20b", "%3Cscript%3E"] {
-            let answer = Client::new(&daemon).get(&format!("/stream?channel=c&callback={bad}"));
+            let answer = Socket::raw(&daemon).get(&format!("/stream?channel=c&callback={bad}"));
             assert_eq!(answer.problem(), (400, 107));
         }
     }
 
     fn a_reader_that_never_reads_is_cut_off_and_the_others_are_served(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let mut lazy = Client::new(&daemon);
-        lazy.send("/stream?channel=short:c", "");
+        let mut lazy = Socket::raw(&daemon);
+        lazy.ask("/stream?channel=short:c", "");
         lazy.head();
         let mut events = Events::open(&daemon, "/sse?channel=short:c", "");
         await_subscribers(&daemon, "short:c", 2);
@@ -198,14 +199,14 @@ on_both_drivers! {
 
 /// A reader of lines in chunks.
 struct Lines {
-    client: Client,
+    client: Socket,
     pending: Vec<u8>,
 }
 
 impl Lines {
     fn open(daemon: &Daemon, target: &str) -> Lines {
-        let mut client = Client::new(daemon);
-        client.send(target, "");
+        let mut client = Socket::raw(daemon);
+        client.ask(target, "");
         let (status, fields) = client.head();
         assert_eq!((status, fields["content-type"].as_str()), (200, "application/x-ndjson"));
         assert_eq!(fields["transfer-encoding"], "chunked");
@@ -221,11 +222,11 @@ impl Lines {
                 }
                 continue;
             }
-            let size = self.client.until(b"\r\n");
+            let size = self.client.recv_until(b"\r\n");
             let size = usize::from_str_radix(std::str::from_utf8(&size).unwrap().trim(), 16).expect("a size");
             assert!(size > 0, "the stream ends");
-            let chunk = self.client.take(size);
-            assert_eq!(self.client.take(2), b"\r\n");
+            let chunk = self.client.recv_body(size);
+            assert_eq!(self.client.recv_body(2), b"\r\n");
             self.pending.extend(chunk);
         }
     }

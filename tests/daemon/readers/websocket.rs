@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::client::{Client, await_subscribers, publish};
+use super::client::{await_subscribers, publish};
 use crate::frame::Frame;
 use crate::on_both_drivers;
 use crate::process::Daemon;
@@ -83,14 +83,14 @@ on_both_drivers! {
 
     fn what_is_no_upgrade_is_told_so(driver: Driver) {
         let daemon = Daemon::start(driver);
-        let answer = Client::new(&daemon).get("/ws?channel=c");
+        let answer = Socket::raw(&daemon).get("/ws?channel=c");
         assert_eq!((answer.status, answer.field("upgrade")), (426, "websocket"));
         // Who may not read gets a status and no upgrade.
-        let mut client = Client::new(&daemon);
-        client.write(crate::socket::upgrade_request("/ws?channel=closed:c", "").as_bytes());
+        let mut client = Socket::raw(&daemon);
+        client.send_bytes(crate::socket::upgrade_request("/ws?channel=closed:c", "").as_bytes());
         assert_eq!(client.response().problem(), (403, 103));
-        let mut client = Client::new(&daemon);
-        client.write(crate::socket::upgrade_request("/ws?channel=c", "Origin: http://evil.example\r\n").as_bytes());
+        let mut client = Socket::raw(&daemon);
+        client.send_bytes(crate::socket::upgrade_request("/ws?channel=c", "Origin: http://evil.example\r\n").as_bytes());
         assert_eq!(client.response().problem(), (403, 103));
     }
 

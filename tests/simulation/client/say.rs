@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use trunkline::session::token::{ConnectToken, SubscribeToken, sign_connect, sign_subscribe};
+use trunkline::session::token::{ConnectToken, SubscribeToken, TokenBasis, sign_connect, sign_subscribe};
 
 use super::{Client, Phase, Sent, Subscribing, user_name};
 use crate::check::ChannelNo;
@@ -49,16 +49,9 @@ impl Client {
                 data = format!(r#","data":{{"user":"{user}","subs":{channels:?},"expire_at":{expire_at}}}"#);
                 self.asked_to_connect = Some(stage.net.now());
             } else {
-                token = sign_connect(
-                    SECRET,
-                    &ConnectToken {
-                        user: &user,
-                        expires_at_s,
-                        channels: &channels,
-                        ..ConnectToken::default()
-                    },
-                )
-                .expect("the token is short");
+                let basis = TokenBasis { user: &user, expires_at_s, ..TokenBasis::default() };
+                let unsigned = ConnectToken { basis, channels: &channels, ..ConnectToken::default() };
+                token = sign_connect(SECRET, &unsigned).expect("the token is short");
             }
         }
         let recover: BTreeMap<ChannelNo, (u64, u32)> = self
@@ -109,8 +102,9 @@ impl Client {
                 _ => Some(unix_s(stage.net.now()) + stage.prng.u64(1..4)),
             };
             let user = self.user.map(user_name).unwrap_or_default();
-            let token = SubscribeToken { user: &user, channel: &name, expires_at_s, ..Default::default() };
-            let token = sign_subscribe(SECRET, &token).expect("the token is short");
+            let basis = TokenBasis { user: &user, expires_at_s, ..TokenBasis::default() };
+            let token = sign_subscribe(SECRET, &SubscribeToken { basis, channel: &name })
+                .expect("the token is short");
             body.push_str(&format!(r#","token":"{token}""#));
         }
         let mut recover = self.kept.get(&channel).copied();
@@ -195,7 +189,8 @@ impl Client {
         let Some(user) = self.user else { return };
         let expires_at_s = stage.prng.bool().then(|| unix_s(stage.net.now()) + stage.prng.u64(1..4));
         let user = user_name(user);
-        let token = ConnectToken { user: &user, expires_at_s, ..ConnectToken::default() };
+        let basis = TokenBasis { user: &user, expires_at_s, ..TokenBasis::default() };
+        let token = ConnectToken { basis, ..ConnectToken::default() };
         let token = sign_connect(SECRET, &token).expect("the token is short");
         self.command(Sent::Refresh, &format!(r#""refresh":{{"token":"{token}"}}"#), stage);
     }
@@ -203,8 +198,9 @@ impl Client {
     pub(super) fn sub_refresh(&mut self, channel: ChannelNo, stage: &mut Stage) {
         let expires_at_s = stage.prng.bool().then(|| unix_s(stage.net.now()) + stage.prng.u64(1..4));
         let (user, name) = (self.user.map(user_name).unwrap_or_default(), stage.name(channel));
-        let token = SubscribeToken { user: &user, channel: name, expires_at_s, ..SubscribeToken::default() };
-        let token = sign_subscribe(SECRET, &token).expect("the token is short");
+        let basis = TokenBasis { user: &user, expires_at_s, ..TokenBasis::default() };
+        let token =
+            sign_subscribe(SECRET, &SubscribeToken { basis, channel: name }).expect("the token is short");
         self.command(
             Sent::SubRefresh { channel },
             &format!(r#""sub_refresh":{{"channel":"{name}","token":"{token}"}}"#),

@@ -1,0 +1,237 @@
+//! The short stream of a channel on a shard with subscribers: what is not yet delivered to everyone.
+//!
+//! Inputs: items from the channel's home, in order. Outputs: runs of them by sequence, and the cursors of those who lag.
+//! Must not know: who is subscribed, when an item is due.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::base::ids::Offset;
+use crate::base::publication::{Encoded, Publication};
+use crate::hub::asks::Notice;
+
+/// Position in a channel's stream on this shard: the next item to deliver.
+pub type Seq = u64;
+
+/// Bounds of the streams of a shard.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamLimits {
+    /// Payload bytes one channel keeps for its laggards.
+    pub channel_bytes_max: usize,
+    /// Items one channel keeps for its laggards.
+    pub channel_items_max: usize,
+}
+
+/// What a channel's home sends to the shards of its subscribers.
+#[derive(Clone, Debug)]
+pub enum Item {
+    Publication(Arc<Publication>),
+    Notice(Arc<Notice>),
+}
+
+impl Item {
+    pub fn encoded(&self) -> &Encoded {
+        match self {
+            Item::Publication(publication) => &publication.encoded,
+            Item::Notice(notice) => &notice.encoded,
+        }
+    }
+
+    pub fn is_notice(&self) -> bool {
+        matches!(self, Item::Notice(_))
+    }
+
+    /// The place in the log, of those that have one: joins, leaves and publications kept out of history have none.
+    pub fn offset(&self) -> Option<Offset> {
+        match self {
+            Item::Publication(publication) => {
+                Some(publication.offset()).filter(|offset| *offset != Offset(0))
+            }
+            Item::Notice(_) => None,
+        }
+    }
+
+    /// Payload bytes.
+    pub fn weight(&self) -> usize {
+        match self {
+            Item::Publication(publication) => publication.weight(),
+            Item::Notice(notice) => notice.info.user.len() + notice.info.client.len(),
+        }
+    }
+}
+
+/// Where a subscriber stands that has not had everything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The next item to deliver, while the stream reaches back to it.
+    pub seq: Seq,
+    /// The last publication before that: where to go on in the channel's log when the stream does not.
+    pub after: Offset,
+    /// The log has been asked.
+    pub asked: bool,
+}
+
+/// Items not yet delivered to everyone, oldest first.
+#[derive(Default)]
+pub struct Stream {
+    items: VecDeque<Item>,
+    /// Sequence of the first item.
+    base: Seq,
+    /// Offset of the last publication before that.
+    base_offset: Offset,
+    weight: usize,
+}
+
+impl Stream {
+    /// If nothing is kept: the last publication before the next item has the offset `top`.
+    pub fn begin_after(&mut self, top: Offset) {
+        if self.items.is_empty() {
+            self.base_offset = top;
+        }
+    }
+
+    /// An empty stream whose sequence goes on from here.
+    pub fn restarted(&self) -> Stream {
+        Stream { base: self.end(), ..Stream::default() }
+    }
+
+    /// Sequence of the first item kept.
+    pub fn base(&self) -> Seq {
+        self.base
+    }
+
+    /// Sequence that the next item will get.
+    pub fn end(&self) -> Seq {
+        self.base + self.items.len() as u64
+    }
+
+    /// Items from `seq` on; empty at the end. `seq` must not have fallen off.
+    pub fn from(&self, seq: Seq) -> impl Iterator<Item = &Item> {
+        debug_assert!(seq >= self.base);
+        self.items.range((seq.saturating_sub(self.base) as usize).min(self.items.len())..)
+    }
+
+    /// Items of `start..end`.
+    pub fn between(&self, start: Seq, end: Seq) -> impl Iterator<Item = &Item> {
+        self.from(start).take((end - start) as usize)
+    }
+
+    /// Payload bytes of all items.
+    pub fn weight(&self) -> usize {
+        self.weight
+    }
+
+    /// The cursor of a subscriber that has had everything before `seq`.
+    pub fn cursor(&self, seq: Seq) -> Cursor {
+        let before = self.items.range(..((seq - self.base) as usize).min(self.items.len()));
+        let after = before.rev().find_map(Item::offset).unwrap_or(self.base_offset);
+        Cursor { seq, after, asked: false }
+    }
+
+    /// The cursor of a subscriber that has had every publication up to `after`; `None` when the stream does not reach
+    /// back to there.
+    pub fn cursor_after(&self, after: Offset) -> Option<Cursor> {
+        if after < self.base_offset {
+            return None;
+        }
+        let later = self.items.iter().position(|item| item.offset().is_some_and(|offset| offset > after));
+        let seq = later.map_or(self.end(), |at| self.base + at as u64);
+        Some(Cursor { seq, after, asked: false })
+    }
+
+    pub fn push(&mut self, item: Item) {
+        self.weight += item.weight();
+        self.items.push_back(item);
+    }
+
+    /// Drops items before `keep_from`: all of them, or as many as `kept` has no room for. Gives the payload bytes dropped.
+    pub fn trim(&mut self, keep_from: Seq, kept: Option<StreamLimits>) -> usize {
+        let before = self.weight;
+        while self.base < keep_from
+            && kept.is_none_or(|limits| {
+                self.weight > limits.channel_bytes_max || self.items.len() > limits.channel_items_max
+            })
+        {
+            self.pop();
+        }
+        if self.items.is_empty() && self.items.capacity() > 64 {
+            self.items = VecDeque::new();
+        }
+        before - self.weight
+    }
+
+    fn pop(&mut self) {
+        if let Some(item) = self.items.pop_front() {
+            self.weight -= item.weight();
+            self.base += 1;
+            self.base_offset = item.offset().unwrap_or(self.base_offset);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::bytes::Bytes;
+    use crate::base::ids::{Epoch, Position};
+
+    fn publication(offset: u64) -> Item {
+        Item::Publication(Arc::new(Publication {
+            channel: "c".into(),
+            position: Position { offset: Offset(offset), epoch: Epoch(1) },
+            data: Bytes::from_static(b"0123456789"),
+            info: None,
+            tags: Vec::new(),
+            time_ms: 0,
+            encoded: Encoded::default(),
+        }))
+    }
+
+    /// Offsets after `top`, with an item outside the log behind every second.
+    fn stream(top: u64, count: u64) -> Stream {
+        let mut stream = Stream::default();
+        stream.begin_after(Offset(top));
+        for offset in top + 1..=top + count {
+            stream.push(publication(offset));
+            if offset % 2 == 0 {
+                stream.push(publication(0));
+            }
+        }
+        stream
+    }
+
+    #[test]
+    fn a_cursor_names_its_place_in_the_log_wherever_the_stream_begins() {
+        // Sequence: 0 is 11, 1 is 12, 2 has no offset, 3 is 13, 4 is 14, 5 has none, 6 is 15.
+        let mut stream = stream(10, 5);
+        stream.begin_after(Offset(99));
+        let afters =
+            |stream: &Stream| (stream.base()..=7).map(|seq| stream.cursor(seq).after.0).collect::<Vec<_>>();
+        assert_eq!(afters(&stream), [10, 11, 12, 12, 13, 14, 14, 15]);
+        let seq = |stream: &Stream, after| stream.cursor_after(Offset(after)).map(|cursor| cursor.seq);
+        assert_eq!(
+            [9, 10, 12, 15, 20].map(|after| seq(&stream, after)),
+            [None, Some(0), Some(3), Some(7), Some(7)]
+        );
+        stream.trim(3, None);
+        assert_eq!(afters(&stream), [12, 13, 14, 14, 15]);
+        assert_eq!([11, 12, 13].map(|after| seq(&stream, after)), [None, Some(3), Some(4)]);
+        stream.trim(7, None);
+        assert_eq!((afters(&stream), seq(&stream, 15)), (vec![15], Some(7)));
+    }
+
+    #[test]
+    fn only_what_has_no_room_is_dropped_while_somebody_lags() {
+        let room = |bytes, items| Some(StreamLimits { channel_bytes_max: bytes, channel_items_max: items });
+        let mut stream = stream(0, 10);
+        assert_eq!((stream.weight(), stream.end()), (150, 15));
+        assert_eq!((stream.trim(10, room(1_000, 1_000)), stream.base()), (0, 0));
+        assert_eq!((stream.trim(10, room(100, 1_000)), stream.base()), (50, 5));
+        assert_eq!((stream.trim(10, room(1_000, 8)), stream.base()), (20, 7));
+        assert_eq!((stream.trim(10, room(0, 0)), stream.base()), (30, 10), "not what may not be dropped");
+        assert_eq!(stream.between(11, 13).count(), 2);
+        assert_eq!((stream.trim(15, None), stream.weight(), stream.end()), (50, 0, 15));
+        let restarted = stream.restarted();
+        assert_eq!((restarted.base(), restarted.end(), restarted.from(15).count()), (15, 15, 0));
+    }
+}
