@@ -139,6 +139,11 @@ impl Session {
             }
             Method::Pong => Ok(self.handle_pong()?),
             Method::Unknown => Err(Refusal::MethodNotFound.into()),
+            // As for `Send`, which is what it was: counted, and not answered.
+            Method::NotJson if id == 0 => {
+                cx.effects.push(Effect::Refused(Refusal::BadRequest));
+                Ok(())
+            }
             Method::NotJson => Err(Refusal::BadRequest.into()),
         }
     }

@@ -198,6 +198,56 @@ for (const driver of drivers) {
       assert.deepEqual(page.problems, []);
     });
 
+    test('the build for Protobuf does the same beside one in JSON', async () => {
+      const pages = {};
+      for (const [form, where] of Object.entries({ json: '/', protobuf: '/protobuf' })) {
+        const page = (pages[form] = await open(browser, `${site.origin}${where}`));
+        await page.evaluate(([url, isBytes]) => {
+          const read = (data) => (isBytes ? JSON.parse(new TextDecoder().decode(data)) : data);
+          window.written = (value) => (isBytes ? new TextEncoder().encode(JSON.stringify(value)) : value);
+          const seen = (window.seen = { got: [], recovered: [], states: [] });
+          const client = (window.client = new window.Centrifuge(url, { minReconnectDelay: 20, maxReconnectDelay: 200 }));
+          client.on('state', ({ newState }) => seen.states.push(newState));
+          window.subscription = client.newSubscription('both', { recoverable: true });
+          window.subscription.on('publication', ({ data, offset }) => seen.got.push([offset, read(data)]));
+          window.subscription.on('subscribed', ({ recovered }) => seen.recovered.push(recovered));
+          window.subscription.subscribe();
+          client.connect();
+        }, [proxy.ws, form === 'protobuf']);
+        await until(async () => (await page.evaluate(() => window.seen)).recovered.length === 1, `${form} is subscribed`);
+      }
+      const allHave = async (count) => {
+        for (const page of Object.values(pages)) {
+          await until(async () => (await page.evaluate(() => window.seen)).got.length >= count, `${count} publications`);
+        }
+      };
+      await daemon.publish('both', { text: 'из HTTP' });
+      for (const [form, page] of Object.entries(pages)) {
+        await page.evaluate((text) => window.subscription.publish(window.written(text)), `из ${form}`);
+      }
+      await allHave(3);
+      const code = await pages.protobuf.evaluate(() => window.client.rpc('x', window.written({})).catch((error) => error.code));
+      assert.equal(code, 108);
+      const history = await pages.protobuf.evaluate(() => window.subscription.history({ limit: 10 }));
+      assert.deepEqual(history.publications.map(({ offset }) => offset), [1, 2, 3]);
+
+      proxy.cut();
+      for (const page of Object.values(pages)) {
+        await until(async () => (await page.evaluate(() => window.seen)).states.at(-1) === 'connecting', 'the cut is noticed');
+      }
+      for (const n of range(1, 10)) await daemon.publish('both', n);
+      proxy.allow();
+      await allHave(13);
+      const wanted = [{ text: 'из HTTP' }, 'из json', 'из protobuf', ...range(1, 10)].map((data, at) => [at + 1, data]);
+      for (const [form, page] of Object.entries(pages)) {
+        const { got, recovered } = await page.evaluate(() => window.seen);
+        assert.deepEqual(got, wanted, form);
+        assert.deepEqual(recovered, [false, true], form);
+        assert.deepEqual(page.problems, [], form);
+        await page.close();
+      }
+    });
+
     test('a page of an origin that is not allowed does not get in', async () => {
       const other = await serveSdk();
       const page = await open(browser, other.origin);

@@ -7,7 +7,7 @@ import WebSocket from 'ws';
 
 import { Backend } from './support/backend.mjs';
 import { configuration, Daemon, drivers } from './support/daemon.mjs';
-import { connected, received, sdk, subscribed, token, unixNow, watch } from './support/sdk.mjs';
+import { connected, received, runs, sdk, subscribed, token, unixNow, watch } from './support/sdk.mjs';
 import { next, until } from './support/wait.mjs';
 
 const HOOKS = ['connect', 'refresh', 'subscribe', 'sub_refresh', 'publish', 'rpc'];
@@ -25,14 +25,14 @@ const asking = (backend, options = {}) => configuration({
   hook: backend.hooks(HOOKS, options),
 });
 
-for (const driver of drivers) {
-  describe(`hooks on ${driver}`, () => {
+for (const { driver, form } of runs) {
+  describe(`hooks in ${form} on ${driver}`, () => {
     let backend;
     let daemon;
     const letIn = ({ data }) => ({ result: { user: 'ann', ...data?.result } });
     const clients = [];
     const client = (options = {}) => {
-      const made = sdk(daemon.ws, options);
+      const made = sdk(daemon.ws, { form, ...options });
       clients.push(made);
       return made;
     };
@@ -71,7 +71,7 @@ for (const driver of drivers) {
       const event = await connected(made);
       assert.deepEqual(event.data, { hello: [1] });
       assert.deepEqual(backend.of('connect').at(-1), {
-        client: event.client, transport: 'websocket', protocol: 'json', encoding: 'json',
+        client: event.client, transport: 'websocket', protocol: form, encoding: 'json',
         name: 'test', version: '1.2', data: { result },
       });
       await until(() => told.length === 2, 'both subscriptions');
@@ -201,7 +201,9 @@ for (const driver of drivers) {
       assert.match(text, /trunkline_hook_questions_total\{hook="connect",kind="connect",outcome="unknown_code"\} [1-9]/);
     });
   });
+}
 
+for (const driver of drivers) {
   describe(`a backend in trouble, on ${driver}`, () => {
     test('those who are connected go on receiving; whoever comes waits for the backend, and gets in', async () => {
       let backend = await Backend.start({ connect: { result: { user: 'ann' } }, subscribe: { result: {} } });

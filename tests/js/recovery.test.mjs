@@ -3,23 +3,23 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
-import { Daemon, configuration, drivers } from './support/daemon.mjs';
+import { Daemon, configuration } from './support/daemon.mjs';
 import { Proxy } from './support/proxy.mjs';
-import { received, sdk, subscribed, token } from './support/sdk.mjs';
+import { received, runs, sdk, subscribed, token } from './support/sdk.mjs';
 import { RawSocket } from './support/socket.mjs';
 import { next, sleep, until } from './support/wait.mjs';
 
 const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
 
-for (const driver of drivers) {
-  describe(`recovery on ${driver}`, () => {
+for (const { driver, form } of runs) {
+  describe(`recovery in ${form} on ${driver}`, () => {
     let daemon;
     let proxy;
     const clients = [];
 
     /** A client behind the proxy, subscribed with recovery. */
     const behind = async (channel, options = {}) => {
-      const client = sdk(proxy.ws, options);
+      const client = sdk(proxy.ws, { form, ...options });
       clients.push(client);
       client.connect();
       return subscribed(client, channel, { recoverable: true, positioned: true });
@@ -158,7 +158,7 @@ for (const driver of drivers) {
 
     test('a foreign epoch is not recovered; flag 2 asks for error 112 instead', async () => {
       await daemon.publish('epochs', 1);
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       const recover = { channel: 'epochs', recover: true, recoverable: true, offset: 1, epoch: 'elsewhere' };
       raw.command({ id: 2, subscribe: { ...recover, flag: 1 } });
       const { subscribe } = await raw.message();
@@ -175,7 +175,7 @@ for (const driver of drivers) {
     test('the reply tells the asked offset and carries what was missed', async () => {
       for (const n of range(1, 4)) await daemon.publish('reply', n);
       const { epoch } = await daemon.api('history', { channel: 'reply' });
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       raw.command({ id: 2, subscribe: { channel: 'reply', recover: true, recoverable: true, offset: 2, epoch } });
       const { subscribe } = await raw.message();
       assert.deepEqual(subscribe.publications.map((p) => [p.offset, p.data]), [[3, 3], [4, 4]]);
@@ -189,7 +189,7 @@ for (const driver of drivers) {
     test('an offset from the future is not recovered', async () => {
       await daemon.publish('future', 1);
       const { epoch } = await daemon.api('history', { channel: 'future' });
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       raw.command({ id: 2, subscribe: { channel: 'future', recover: true, recoverable: true, offset: 9, epoch } });
       const { subscribe } = await raw.message();
       assert.deepEqual([subscribe.recovered ?? false, subscribe.offset], [false, 1]);
@@ -197,7 +197,7 @@ for (const driver of drivers) {
     });
 
     test('a client without recovery subscribes anew and asks for nothing', async () => {
-      const client = sdk(proxy.ws);
+      const client = sdk(proxy.ws, { form });
       clients.push(client);
       client.connect();
       const room = await subscribed(client, 'plain');
@@ -212,7 +212,7 @@ for (const driver of drivers) {
     test('a daemon that was killed and started anew: clients come back and are told that history is gone', async () => {
       const first = await Daemon.start({ driver });
       const way = await Proxy.to(first.port);
-      const client = sdk(way.ws);
+      const client = sdk(way.ws, { form });
       clients.push(client);
       client.connect();
       const room = await subscribed(client, 'reborn', { recoverable: true });
@@ -233,7 +233,7 @@ for (const driver of drivers) {
     });
 
     test('many channels of one client are recovered together', async () => {
-      const client = sdk(proxy.ws, { token: token('reader') });
+      const client = sdk(proxy.ws, { form, token: token('reader') });
       clients.push(client);
       client.connect();
       const rooms = [];

@@ -4,16 +4,16 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
-import { connected, received, sdk, subscribed, token, unixNow, watch } from './support/sdk.mjs';
+import { connected, forms, received, runs, sdk, subscribed, token, unixNow, watch } from './support/sdk.mjs';
 import { RawSocket } from './support/socket.mjs';
 import { next, sleep, until } from './support/wait.mjs';
 
-for (const driver of drivers) {
-  describe(`the SDK on ${driver}`, () => {
+for (const [driver, form] of drivers.flatMap((driver) => forms.map((form) => [driver, form]))) {
+  describe(`the SDK in ${form} on ${driver}`, () => {
     let daemon;
     const clients = [];
     const client = (options) => {
-      const made = sdk(daemon.ws, options);
+      const made = sdk(daemon.ws, { form, ...options });
       clients.push(made);
       return made;
     };
@@ -32,7 +32,8 @@ for (const driver of drivers) {
       };
       const own = { name: 'own', allow_subscribe_for_client: true, allow_publish_for_subscriber: true };
       daemon = await Daemon.start({ driver, config: configuration({ namespace: [closed, bare, forced, own] }) });
-      const raw = await RawSocket.upgrade(daemon.port);
+      if (form !== forms[0]) return;
+      const raw = await RawSocket.speaking(form, daemon.port);
       raw.command({ id: 1, connect: { token: token('eve', { exp: unixNow() + 2 }) } });
       expiring = { connect: (await raw.message()).connect, closing: raw.closed() };
     });
@@ -51,7 +52,7 @@ for (const driver of drivers) {
     });
 
     test('the connect reply tells ping, client and version', async () => {
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       assert.equal(raw.connected.ping, 25);
       assert.equal(raw.connected.pong, true);
       for (const field of ['client', 'version']) {
@@ -76,7 +77,7 @@ for (const driver of drivers) {
 
     test('numbers beyond a double and the spacing of JSON pass unread', async () => {
       const channel = name();
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       raw.command({ id: 2, subscribe: { channel } });
       assert.equal((await raw.message()).id, 2);
       const exact = '{"n": 123456789012345678901234567890, "x" :1e400 }';
@@ -204,7 +205,7 @@ for (const driver of drivers) {
     });
 
     test('every command of a batch in one frame is answered, and they take effect in order', async () => {
-      const raw = await RawSocket.upgrade(daemon.port);
+      const raw = await RawSocket.speaking(form, daemon.port);
       const channel = name();
       raw.command(
         { id: 1, connect: {} },
@@ -227,7 +228,7 @@ for (const driver of drivers) {
     });
 
     test('subscribe and publish in one frame: the subscriber\'s right to publish counts already', async () => {
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       raw.command({ id: 2, subscribe: { channel: 'own:at-once' } }, { id: 3, publish: { channel: 'own:at-once', data: 1 } });
       const replies = await raw.replies(3, 2);
       assert.equal(replies[3].error, undefined, JSON.stringify(replies[3]));
@@ -235,7 +236,7 @@ for (const driver of drivers) {
     });
 
     test('subscribe and unsubscribe at once, many times: what stands last counts', async () => {
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       const channel = name();
       for (let round = 0; round < 50; round += 1) {
         const id = 10 + 2 * round;
@@ -298,7 +299,7 @@ for (const driver of drivers) {
     });
 
     test('a second subscription to the same channel is an error of the command', async () => {
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       const channel = name();
       raw.command({ id: 2, subscribe: { channel } }, { id: 3, subscribe: { channel } });
       const replies = await raw.replies(3, 2);
@@ -341,6 +342,8 @@ for (const driver of drivers) {
       assert.deepEqual(renewing.log.connecting.length, 1, 'never a second connection');
     });
 
+    // Once for a driver: it is a long wait.
+    if (form !== forms[0]) return;
     test('a connection whose token ends without a refresh ends after a while for it', async () => {
       const { connect } = expiring;
       assert.equal(connect.expires, true);
@@ -348,8 +351,10 @@ for (const driver of drivers) {
       assert.deepEqual(await expiring.closing, { code: 3005, reason: 'connection expired' });
     });
   });
+}
 
-  describe(`pings on ${driver}`, () => {
+for (const { driver, form } of runs) {
+  describe(`pings in ${form} on ${driver}`, () => {
     let daemon;
     before(async () => {
       const client = { ping_interval: '1s', pong_timeout: '500ms' };
@@ -358,30 +363,30 @@ for (const driver of drivers) {
     after(async () => assert.equal(await daemon.stop(), 0));
 
     test('a client that answers lives on through many', async () => {
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       raw.answering = false;
       assert.equal(raw.connected.ping, 1);
       for (let n = 0; n < 3; n += 1) {
-        assert.deepEqual(await raw.message(), {}, 'a ping is an empty object');
+        assert.deepEqual(await raw.message(), {}, 'a ping is an empty message');
         raw.command({});
       }
       raw.destroy();
     });
 
     test('a client that does not answer is closed with 3012', async () => {
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       raw.answering = false;
       assert.deepEqual(await raw.closed(), { code: 3012, reason: 'no pong' });
     });
 
     test('a pong that answers nothing is a bad request', async () => {
-      const raw = await RawSocket.client(daemon.port);
+      const raw = await RawSocket.client(daemon.port, form);
       raw.command({});
       assert.deepEqual(await raw.closed(), { code: 3501, reason: 'bad request' });
     });
 
     test('the SDK stays, with traffic and without', async () => {
-      const staying = sdk(daemon.ws);
+      const staying = sdk(daemon.ws, { form });
       await connected(staying);
       const subscription = await subscribed(staying, 'ticks');
       // Several intervals of silence, each ended by a pong of the SDK.

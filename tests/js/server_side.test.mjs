@@ -3,20 +3,20 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
-import { Daemon, drivers } from './support/daemon.mjs';
-import { connected, received, sdk, subscribed, token, unixNow } from './support/sdk.mjs';
+import { Daemon } from './support/daemon.mjs';
+import { connected, received, runs, sdk, subscribed, token, unixNow } from './support/sdk.mjs';
 import { RawSocket } from './support/socket.mjs';
 import { next, until } from './support/wait.mjs';
 
-for (const driver of drivers) {
-  describe(`server-side control on ${driver}`, () => {
+for (const { driver, form } of runs) {
+  describe(`server-side control in ${form} on ${driver}`, () => {
     let daemon;
     const clients = [];
     let users = 0;
 
     /** A connected client of a user of its own. */
     const user = async (name = `user-${(users += 1)}`, options = {}) => {
-      const client = sdk(daemon.ws, { token: token(name), ...options });
+      const client = sdk(daemon.ws, { form, token: token(name), ...options });
       clients.push(client);
       const { client: id } = await connected(client);
       return Object.assign(client, { user: name, id });
@@ -115,7 +115,7 @@ for (const driver of drivers) {
 
     test('refresh: a longer life for a connection that would have ended', async () => {
       const end = unixNow() + 2;
-      const raw = await RawSocket.upgrade(daemon.port);
+      const raw = await RawSocket.speaking(form, daemon.port);
       raw.command({ id: 1, connect: { token: token('renewed', { exp: end }) } });
       assert.equal((await raw.message()).connect.expires, true);
       await daemon.api('refresh', { user: 'renewed', expire_at: end + 3600 });

@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
+import { forms } from './support/sdk.mjs';
 import { RawSocket } from './support/socket.mjs';
 import { until } from './support/wait.mjs';
 
@@ -30,17 +31,17 @@ for (const driver of drivers) {
     });
     after(async () => assert.equal(await daemon.stop(), 0));
 
-    const subscriber = async (channel) => {
-      const raw = await RawSocket.client(daemon.port);
+    const subscriber = async (channel, form) => {
+      const raw = await RawSocket.client(daemon.port, form);
       raw.command({ id: 2, subscribe: { channel } });
       assert.ok((await raw.message()).subscribe);
       return raw;
     };
 
     /** Publishes to the channel while one subscriber sleeps and another reads everything. */
-    const flood = async (channel) => {
-      const sleeper = await subscriber(channel);
-      const reader = await subscriber(channel);
+    const flood = async (channel, form) => {
+      const sleeper = await subscriber(channel, form);
+      const reader = await subscriber(channel, form);
       sleeper.pause();
       const reading = (async () => {
         for (let n = 1; n <= COUNT; n += 1) assert.equal((await reader.message()).push.pub.data.n, n);
@@ -51,26 +52,29 @@ for (const driver of drivers) {
       return sleeper;
     };
 
-    test('tell: what it got is whole and in order, then 2500, and it can subscribe again', async () => {
-      const sleeper = await flood('tell:x');
-      sleeper.resume();
-      let got = 0;
-      for (;;) {
-        const { push } = await sleeper.message();
-        if (push.unsubscribe) {
-          assert.deepEqual(push.unsubscribe, { code: 2500, reason: 'insufficient state' });
-          break;
+    for (const form of forms) {
+      test(`tell, in ${form}: what it got is whole and in order, then 2500, and it can subscribe again`, async () => {
+        const channel = `tell:${form}`;
+        const sleeper = await flood(channel, form);
+        sleeper.resume();
+        let got = 0;
+        for (;;) {
+          const { push } = await sleeper.message();
+          if (push.unsubscribe) {
+            assert.deepEqual(push.unsubscribe, { code: 2500, reason: 'insufficient state' });
+            break;
+          }
+          got += 1;
+          assert.equal(push.pub.data.n, got, 'no gap before it is told');
         }
-        got += 1;
-        assert.equal(push.pub.data.n, got, 'no gap before it is told');
-      }
-      assert.ok(got < COUNT, 'it did miss some');
-      sleeper.command({ id: 3, subscribe: { channel: 'tell:x' } });
-      assert.equal((await sleeper.message()).id, 3);
-      await daemon.publish('tell:x', { n: 'again' });
-      assert.equal((await sleeper.message()).push.pub.data.n, 'again');
-      sleeper.destroy();
-    });
+        assert.ok(got < COUNT, 'it did miss some');
+        sleeper.command({ id: 3, subscribe: { channel } });
+        assert.equal((await sleeper.message()).id, 3);
+        await daemon.publish(channel, { n: 'again' });
+        assert.equal((await sleeper.message()).push.pub.data.n, 'again');
+        sleeper.destroy();
+      });
+    }
 
     test('latest: it skips to the newest', async () => {
       const sleeper = await flood('latest:x');

@@ -32,6 +32,9 @@ history_size = 100
 history_ttl = "10m"
 presence = true
 allow_subscribe_for_client = true
+allow_publish_for_client = true
+allow_history_for_client = true
+allow_presence_for_client = true
 
 [[namespace]]
 name = "bare"
@@ -54,11 +57,13 @@ def until(condition, what):
 class Daemon:
     """A running daemon on a port of its own."""
 
-    def __init__(self, driver):
+    def __init__(self, driver, tables="", settings=None):
+        """`tables` come behind those of the configuration, `settings` into the environment."""
         self._directory = tempfile.TemporaryDirectory(prefix="trunkline-test-")
         file = pathlib.Path(self._directory.name) / "trunkline.toml"
-        file.write_text(CONFIGURATION)
+        file.write_text(CONFIGURATION + tables)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+        environment.update(settings or {})
         self._process = subprocess.Popen(
             [BINARY, "--config", str(file), "--listen", "127.0.0.1:0", "--driver", driver, "--shards", "2"],
             stdout=subprocess.PIPE,

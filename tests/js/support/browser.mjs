@@ -31,16 +31,21 @@ export async function open(browser, url) {
   return page;
 }
 
-const HTML = `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>the SDK in a browser</title>
-<link rel="icon" href="data:,"></head><body><script src="/centrifuge.js"></script></body></html>`;
+const html = (script) => `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>the SDK in a browser</title>
+<link rel="icon" href="data:,"></head><body><script src="/${script}"></script></body></html>`;
 
-/** Serves one page with the unmodified browser build of the npm SDK. */
+/** Serves pages with the unmodified browser builds of the npm SDK: of JSON at /, of Protobuf at /protobuf. */
 export async function serveSdk() {
-  const file = fileURLToPath(new URL('../node_modules/centrifuge/dist/centrifuge.js', import.meta.url));
-  const script = await readFile(file);
+  const build = (name) => readFile(fileURLToPath(new URL(`../node_modules/centrifuge/dist/${name}`, import.meta.url)));
+  const served = {
+    '/': ['text/html', html('centrifuge.js')],
+    '/protobuf': ['text/html', html('centrifuge.protobuf.js')],
+  };
+  for (const name of ['centrifuge.js', 'centrifuge.protobuf.js']) served[`/${name}`] = ['text/javascript', await build(name)];
   const server = http.createServer((request, response) => {
-    const wanted = request.url === '/centrifuge.js' ? ['text/javascript', script] : ['text/html', HTML];
-    response.writeHead(200, { 'Content-Type': `${wanted[0]}; charset=utf-8` }).end(wanted[1]);
+    const [type, content] = served[request.url] ?? [];
+    if (!type) return response.writeHead(404).end();
+    return response.writeHead(200, { 'Content-Type': `${type}; charset=utf-8` }).end(content);
   });
   server.listen(0, '127.0.0.1');
   await once(server, 'listening');

@@ -5,12 +5,20 @@ import { createHmac } from 'node:crypto';
 import { Centrifuge } from 'centrifuge';
 import WebSocket from 'ws';
 
-import { TOKEN_SECRET } from './daemon.mjs';
+import { TOKEN_SECRET, drivers } from './daemon.mjs';
+import { ProtobufCentrifuge } from './protobuf.mjs';
 import { next, until } from './wait.mjs';
 
+/** How the protocol is written: each with the SDK of its own. */
+const sdks = { json: Centrifuge, protobuf: ProtobufCentrifuge };
+export const forms = Object.keys(sdks);
+
+/** Every driver with JSON, one of them with Protobuf as well: what is beneath a form does not know it. */
+export const runs = [...drivers.map((driver) => ({ driver, form: 'json' })), { driver: drivers[0], form: 'protobuf' }];
+
 /** A client of the SDK with its ws transport. Short reconnect delays: the tests wait for the daemon, not for it. */
-export function sdk(url, options = {}) {
-  const client = new Centrifuge(url, {
+export function sdk(url, { form = 'json', ...options } = {}) {
+  const client = new sdks[form](url, {
     websocket: WebSocket,
     minReconnectDelay: 20,
     maxReconnectDelay: 200,

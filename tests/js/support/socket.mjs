@@ -3,6 +3,7 @@
 import net from 'node:net';
 import { once } from 'node:events';
 
+import { decode, encode } from './protobuf.mjs';
 import { until } from './wait.mjs';
 
 export const TEXT = 0x1;
@@ -51,33 +52,47 @@ export class RawSocket {
     return raw;
   }
 
-  /** Connected and upgraded. */
-  static async upgrade(port, path = '/connection/websocket') {
+  /** Connected and upgraded; the subprotocol that was chosen is in `subprotocol`. */
+  static async upgrade(port, path = '/connection/websocket', offered = []) {
     const raw = await RawSocket.connect(port);
     raw.write(
       `GET ${path} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n` +
-        'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n',
+        'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n' +
+        `${offered.map((name) => `Sec-WebSocket-Protocol: ${name}\r\n`).join('')}\r\n`,
     );
-    const { status } = await raw.head();
+    const { status, headers } = await raw.head();
     if (status !== 101) throw new Error(`no upgrade: ${status}`);
+    raw.subprotocol = headers['sec-websocket-protocol'];
+    if (raw.subprotocol === 'centrifuge-protobuf') raw.form = 'protobuf';
+    return raw;
+  }
+
+  /** Upgraded to a form of the protocol. */
+  static async speaking(form, port) {
+    const raw = await RawSocket.upgrade(port, undefined, form === 'json' ? [] : [`centrifuge-${form}`]);
+    if (raw.form !== form) throw new Error(`'${raw.subprotocol}' was chosen, not ${form}`);
     return raw;
   }
 
   /** Upgraded and through with `connect`: its answer is in `client.connected`. */
-  static async client(port) {
-    const raw = await RawSocket.upgrade(port);
+  static async client(port, form = 'json') {
+    const raw = await RawSocket.speaking(form, port);
     raw.command({ id: 1, connect: {} });
     raw.connected = (await raw.message()).connect;
     return raw;
   }
 
+  /** How commands are written and messages read: `json` or `protobuf`. */
+  form = 'json';
+
   write(bytes) {
     this.#socket.write(bytes);
   }
 
-  /** Commands in one text frame. */
+  /** Commands in one frame. */
   command(...commands) {
-    this.write(frame(TEXT, commands.map((command) => JSON.stringify(command)).join('\n')));
+    if (this.form === 'protobuf') this.write(frame(BINARY, encode(commands)));
+    else this.write(frame(TEXT, commands.map((command) => JSON.stringify(command)).join('\n')));
   }
 
   /** Stops reading: the kernel's buffers fill, then the daemon's sends do not go out. */
@@ -120,11 +135,11 @@ export class RawSocket {
 
   #messages = [];
 
-  /** The next JSON object of the protocol. Rejects when the stream ends or closes instead. */
+  /** The next message of the protocol as an object. Rejects when the stream ends or closes instead. */
   async message() {
     while (this.#messages.length === 0) {
       const got = await this.frame();
-      if (got?.opcode !== TEXT) throw new Error(`a message was due, not ${describe(got)}`);
+      if (got?.opcode !== this.#opcode) throw new Error(`a message was due, not ${describe(got)}`);
       this.#messages = this.#read(got);
     }
     return this.#messages.shift();
@@ -140,9 +155,14 @@ export class RawSocket {
     return replies;
   }
 
-  /** The objects of a text frame, without the pings that are answered here. */
+  get #opcode() {
+    return this.form === 'protobuf' ? BINARY : TEXT;
+  }
+
+  /** The objects of a frame, without the pings that are answered here. */
   #read({ payload }) {
-    const messages = payload.toString().split('\n').filter((line) => line).map((line) => JSON.parse(line));
+    const lines = () => payload.toString().split('\n').filter((line) => line).map((line) => JSON.parse(line));
+    const messages = this.form === 'protobuf' ? decode(payload) : lines();
     if (!this.answering) return messages;
     return messages.filter((message) => {
       const isPing = Object.keys(message).length === 0;
@@ -160,7 +180,7 @@ export class RawSocket {
         const code = got.payload.length >= 2 ? got.payload.readUInt16BE(0) : null;
         return { code, reason: got.payload.subarray(2).toString() };
       }
-      if (got.opcode === TEXT) this.#read(got);
+      if (got.opcode === this.#opcode) this.#read(got);
     }
   }
 
