@@ -4,9 +4,10 @@
 #   measure.sh [--out DIR] [PART...]      all parts but "million" when none is named
 #
 #   memory    15,000 idle subscribed connections: bytes of ours and of the kernel
-#   wide      9,000 subscribers, 5 messages a second, by WebSocket and by server-sent events
-#   busy      1,000 subscribers, 500 messages a second; nats-server and nginx with Nchan too if they are installed
-#   tail      100 subscribers, 100 messages a second: until the last one has it
+#   wide      9,000 subscribers, 5 messages a second, by WebSocket (in JSON, in Protobuf) and by server-sent events
+#   busy      1,000 subscribers, 500 messages a second, at once and with batch_max_delay; nats-server and nginx with Nchan
+#             too if they are installed
+#   tail      100 subscribers, 100 messages a second: until the last one has it, beside the floor
 #   connect   15,000 connections as fast as they become ready
 #   stalled   100 channels of 1,000 members among 10,000 connections, before and after 10 of them stop reading
 #   million   1,000,000 connections held for HOLD (default 10m) with pings, then one message to all: needs 13 GiB,
@@ -19,7 +20,8 @@ set -eu
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$root/target/measured
-port=18000
+# Below what host.sh gives to those who connect: one of their ports cannot be listened on.
+port=8700
 hold=${HOLD:-10m}
 
 while [ $# -gt 0 ]; do
@@ -57,6 +59,14 @@ key = "measured"
 allow_anonymous = true
 [channel]
 allow_subscribe_for_client = true
+[[namespace]]
+name = "gather10"
+allow_subscribe_for_client = true
+batch_max_delay = "10ms"
+[[namespace]]
+name = "gather16"
+allow_subscribe_for_client = true
+batch_max_delay = "16ms"
 END
 
 loadgen() {
@@ -73,7 +83,11 @@ serve() {
     "$root/target/release/trunkline" --config "$out/trunkline.toml" --listen 127.0.0.1:$port "$@" \
         >"$out/daemon.log" 2>&1 &
     pid=$!
-    until curl -sf "http://127.0.0.1:$port/health" >/dev/null; do sleep 0.1; done
+    # Where the API listens.
+    until curl -sf "http://127.0.0.1:$port/health" || curl -sf "http://127.0.0.1:$((port + 4))/health"; do
+        kill -0 "$pid" || { cat "$out/daemon.log" >&2; exit 1; }
+        sleep 0.1
+    done >/dev/null
 }
 
 ended() {
@@ -105,12 +119,16 @@ for part in $parts; do
                 --publish-url "http://127.0.0.1:$port/api/publish" --publish-header "X-API-Key: measured" \
                 --publish-body '{"channel":"{channel}","data":{data}}' --pid "$pid"
             loadgen wide-again fanout $load $ours --pid "$pid"
+            loadgen wide-protobuf fanout $load $ours --profile centrifuge-protobuf --pid "$pid"
             ended
             ;;
         busy)
             load="-n 1000 --rate 500 --seconds 15s --warm-up 2s $one"
             serve --shards 1
             loadgen busy fanout $load $ours --pid "$pid"
+            loadgen busy-protobuf fanout $load $ours --profile centrifuge-protobuf --pid "$pid"
+            loadgen busy-gather10 fanout $load $ours --channel-prefix gather10: --pid "$pid"
+            loadgen busy-gather16 fanout $load $ours --channel-prefix gather16: --pid "$pid"
             ended
             if command -v nats-server >/dev/null; then
                 printf 'listen: "127.0.0.1:%s"\nwebsocket { listen: "127.0.0.1:%s", no_tls: true }\n' \
@@ -149,9 +167,11 @@ END
             fi
             ;;
         tail)
-            serve --shards 1
+            # The API has a port of its own: a publication then passes one thread before the shard instead of two.
+            serve --shards 1 --api-listen 127.0.0.1:$((port + 4))
             beside=$others
-            loadgen tail fanout -n 100 --rate 100 --seconds 20s --warm-up 2s $ours $one --pid "$pid"
+            loadgen tail fanout -n 100 --rate 100 --seconds 20s --warm-up 2s $ours $one --pid "$pid" \
+                --api "http://127.0.0.1:$((port + 4))/api" --with-floor
             beside=
             ended
             ;;
