@@ -208,6 +208,53 @@ fn nothing_names_the_machine_it_was_written_on() {
     assert_none(&faults);
 }
 
+/// The design fixes what stands beside `src`; scratch of a measurement was once committed there unseen.
+#[test]
+fn the_top_level_holds_what_the_design_names() {
+    const ALLOWED: [&str; 17] = [
+        "Cargo.lock",
+        "Cargo.toml",
+        "CHANGELOG.md",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "README.md",
+        "benches",
+        "clippy.toml",
+        "deny.toml",
+        "docs",
+        "loadgen",
+        "rust-toolchain.toml",
+        "rustfmt.toml",
+        "src",
+        "target",
+        "tests",
+        "tuning",
+    ];
+    let listed = std::process::Command::new("git")
+        .args(["ls-files", "--cached"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .ok()
+        .filter(|output| output.status.success())
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    // What was unpacked from an archive has no other files than the project's.
+    let names: Vec<String> = match listed {
+        Some(listed) => {
+            listed.lines().map(|path| path.split('/').next().unwrap_or(path).to_owned()).collect()
+        }
+        None => fs::read_dir(env!("CARGO_MANIFEST_DIR"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect(),
+    };
+    assert!(names.iter().any(|name| name == "Cargo.toml"));
+    let faults: Vec<String> = names
+        .into_iter()
+        .filter(|name| !name.starts_with('.') && !ALLOWED.contains(&name.as_str()))
+        .collect();
+    assert_none(&faults);
+}
+
 /// The rules themselves: a checker that sees nothing passes everything.
 #[test]
 fn the_readers_of_this_file_see_what_they_look_for() {
