@@ -144,6 +144,7 @@ fn the_doctor_names_what_is_short_and_what_it_costs() {
     assert!(said.contains("ok     kernel.io_uring_disabled = 0\n"), "{said}");
     assert!(said.contains("ok     RLIMIT_NOFILE = "), "{said}");
     assert!(said.contains("memory plan: at most"), "{said}");
+    assert!(said.contains(" cpus: one is away for "), "{said}");
 
     set("net.core.somaxconn", "4096\n");
     let well = examine("100");

@@ -7,15 +7,21 @@
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use crate::config::cli::{Diagnosis, Start};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
-use crate::node::{driver_kind, driver_options, ensure_free};
+use crate::node::{absences, driver_kind, driver_options, ensure_free};
 
 const HOST_SCRIPT: &str = include_str!("../../tuning/host.sh");
 
 /// Linux from which on a shard wakes another without an eventfd of its own.
 const WAKE_WITHOUT_EVENTFD: (u32, u32) = (6, 13);
+
+/// For how long the cpus are watched: long enough to meet a pause of some milliseconds that comes a few times a second.
+const WATCHED: Duration = Duration::from_secs(1);
+/// A cpu that is away for this share of its time shows in the p99 of what it serves.
+const ABSENT_MAX: f64 = 0.005;
 
 /// Examines the host, prints what it finds. Exit code 0: nothing is short; 1: something is; 2: it could not be found out.
 pub fn run(start: &Start, diagnosis: &Diagnosis) -> ExitCode {
@@ -58,6 +64,11 @@ impl Report {
             writeln!(self.text, "SHORT  {what}\n       {cost}")
         };
         self.short |= !holds;
+    }
+
+    /// What nobody can set, but who measures should know.
+    fn note(&mut self, what: &str, meaning: &str) {
+        let _ = writeln!(self.text, "note   {what}\n       {meaning}");
     }
 }
 
@@ -106,6 +117,18 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
         &format!("{}; {} connections", start.plan, start.plan.connections_max),
         "more wait in the kernel's queue: raise client.connections_max, or give it more memory",
     );
+    let absence = absences::worst(WATCHED);
+    let share = absence.total.as_secs_f64() / WATCHED.as_secs_f64();
+    let what =
+        format!("cpus: one is away for {:.1} % of its time, {:.1?} at once", share * 100.0, absence.longest);
+    if share < ABSENT_MAX {
+        report.say(true, &what, "");
+    } else {
+        report.note(
+            &what,
+            "to other programs, or to the host that this machine is a guest of: that share of deliveries waits for it",
+        );
+    }
     let free = ensure_free(config.listen);
     let what = match &free {
         Ok(()) => format!("listen: {} is free", config.listen),

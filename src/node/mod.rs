@@ -6,6 +6,7 @@
 //! thread → say where everything is. End: on SIGTERM or SIGINT shards close their clients with 3001, requests under way
 //! get their answers, everything within the grace of the configuration.
 
+mod absences;
 pub mod doctor;
 pub mod tokens;
 
@@ -189,7 +190,7 @@ struct Seat {
 
 impl Seat {
     fn run(self) {
-        pin(self.id);
+        pin_to(self.id.index());
         let (id, incidents) = (self.id, self.incidents.clone());
         // A panic in a shard is a bug of ours: the node says so and ends, rather than serve a part of its channels.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| match self.chosen {
@@ -215,15 +216,15 @@ impl Seat {
 }
 
 /// Keeps the shard on one of the cpus this process may use, so that its memory stays in that cpu's caches.
-fn pin(id: ShardId) {
+fn pin_to(number: usize) {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
     let Ok(allowed) = sched_getaffinity(None) else { return };
     let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&cpu| allowed.is_set(cpu)).collect();
-    if let Some(&cpu) = cpus.get(id.index() % cpus.len().max(1)) {
+    if let Some(&cpu) = cpus.get(number % cpus.len().max(1)) {
         let mut only = CpuSet::new();
         only.set(cpu);
         if let Err(error) = sched_setaffinity(None, &only) {
-            tracing::warn!("shard {} is not pinned: {error}", id.0);
+            tracing::warn!("a thread is not pinned to cpu {cpu}: {error}");
         }
     }
 }
