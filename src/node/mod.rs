@@ -87,8 +87,12 @@ fn serve(start: &Start) -> io::Result<()> {
     tracing::info!("driver: {reason}; {shards} shards");
 
     ensure_free(config.listen)?;
-    // Before any thread is started: they inherit it.
-    if let Err(error) = crate::driver::take_short_turns() {
+    // Before any thread is started: they inherit it. Shards that share cpus would only interrupt each other: with 54 on two
+    // cpus a connection cost a fifth more.
+    let cpus = thread::available_parallelism().map_or(1, usize::from);
+    if usize::from(shards) <= cpus
+        && let Err(error) = crate::driver::take_short_turns()
+    {
         tracing::debug!("turns of the scheduler stay as long as they are: {error}");
     }
 
