@@ -1,5 +1,6 @@
 //! Request bodies: a known length, or chunks (RFC 9112 sections 6 and 7).
 
+use super::fields::{is_field_value, is_token};
 use super::{BodyLength, HttpFault};
 
 /// Most bytes of chunk extensions and trailers in one body together. Neither is used by anything that is served, so
@@ -9,7 +10,7 @@ pub const CHUNK_EXTRA_BYTES_MAX: u32 = 8 * 1024;
 /// Most hexadecimal digits of a chunk size: as many as a 64-bit number needs.
 const SIZE_DIGITS_MAX: u8 = 16;
 
-/// Where in one request's body the input stands. Plain data of 24 bytes.
+/// Where in one request's body the input stands. Plain data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyDecoder {
     state: State,
@@ -22,7 +23,7 @@ const _: () = assert!(std::mem::size_of::<BodyDecoder>() <= 32);
 
 /// ```text
 ///  Size ─▶ (SizeSpace | Extension)* ─▶ SizeLf ─▶ Data ─▶ DataCr ─▶ DataLf ─▶ Size ...
-///                                        └─size 0─▶ LineStart ─▶ Trailer ─▶ TrailerLf ─▶ LineStart
+///                                        └─size 0─▶ LineStart ─▶ TrailerName ─▶ TrailerValue ─▶ TrailerLf ─▶ LineStart
 ///                                                       └─CR─▶ LastLf ─▶ Done
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,7 @@ enum State {
     },
     Extension {
         size: u64,
+        at: Extension,
     },
     SizeLf {
         size: u64,
@@ -47,10 +49,58 @@ enum State {
     DataCr,
     DataLf,
     LineStart,
-    Trailer,
+    TrailerName,
+    TrailerValue,
     TrailerLf,
     LastLf,
     Done,
+}
+
+/// Where in `BWS ";" BWS name [BWS "=" BWS (token / quoted-string)]` (RFC 9112 section 7.1.1) the input stands.
+/// Extensions mean nothing here. Their grammar is checked because readers that skip what is malformed disagree about
+/// where the chunk begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extension {
+    /// Behind the `;`.
+    Start,
+    Name,
+    NameSpace,
+    /// Behind the `=`.
+    ValueStart,
+    Value,
+    Quoted,
+    /// Behind a backslash in quotes.
+    Escaped,
+    QuoteEnd,
+    ValueSpace,
+}
+
+impl Extension {
+    /// The place behind `byte`; `None` where no such byte may stand.
+    fn step(self, byte: u8) -> Option<Extension> {
+        use Extension::{Escaped, Name, NameSpace, QuoteEnd, Quoted, Start, Value, ValueSpace, ValueStart};
+        let is_text = is_field_value(&[byte]);
+        Some(match (self, byte) {
+            (Start, b' ' | b'\t') => Start,
+            (Start | Name, _) if is_token(&[byte]) => Name,
+            (Name | NameSpace, b' ' | b'\t') => NameSpace,
+            (Name | NameSpace, b'=') => ValueStart,
+            (ValueStart, b' ' | b'\t') => ValueStart,
+            (ValueStart, b'"') => Quoted,
+            (ValueStart | Value, _) if is_token(&[byte]) => Value,
+            (Quoted, b'\\') => Escaped,
+            (Quoted, b'"') => QuoteEnd,
+            (Quoted | Escaped, _) if is_text => Quoted,
+            (Value | QuoteEnd | ValueSpace, b' ' | b'\t') => ValueSpace,
+            (Name | NameSpace | Value | QuoteEnd | ValueSpace, b';') => Start,
+            _ => return None,
+        })
+    }
+
+    /// Whether the line may end here.
+    fn is_whole(self) -> bool {
+        matches!(self, Extension::Name | Extension::Value | Extension::QuoteEnd)
+    }
 }
 
 /// One step of [`BodyDecoder::decode`].
@@ -126,7 +176,7 @@ impl BodyDecoder {
             (State::Size { size, .. }, b'\r') => State::SizeLf { size },
             (State::Size { size, .. } | State::SizeSpace { size }, b';') => {
                 self.count_extra()?;
-                State::Extension { size }
+                State::Extension { size, at: Extension::Start }
             }
             (State::Size { size, .. } | State::SizeSpace { size }, b' ' | b'\t') => {
                 self.count_extra()?;
@@ -135,11 +185,11 @@ impl BodyDecoder {
             (State::Size { .. } | State::SizeSpace { .. }, _) => {
                 return Err(HttpFault::bad_request("invalid chunk size"));
             }
-            (State::Extension { size }, b'\r') => State::SizeLf { size },
-            (State::Extension { size }, _) => {
+            (State::Extension { size, at }, b'\r') if at.is_whole() => State::SizeLf { size },
+            (State::Extension { size, at }, _) => {
                 self.count_extra()?;
-                check_text(byte, "invalid chunk extension")?;
-                State::Extension { size }
+                let at = at.step(byte).ok_or(HttpFault::bad_request("malformed chunk extension"))?;
+                State::Extension { size, at }
             }
             (State::SizeLf { size: 0 }, b'\n') => State::LineStart,
             (State::SizeLf { size }, b'\n') => {
@@ -153,11 +203,27 @@ impl BodyDecoder {
             }
             (State::LineStart, b'\r') => State::LastLf,
             (State::LineStart, b' ' | b'\t') => return Err(HttpFault::bad_request("folded trailer line")),
-            (State::Trailer, b'\r') => State::TrailerLf,
-            (State::LineStart | State::Trailer, _) => {
+            (State::LineStart | State::TrailerName, _) if is_token(&[byte]) => {
                 self.count_extra()?;
-                check_text(byte, "invalid trailer")?;
-                State::Trailer
+                State::TrailerName
+            }
+            (State::TrailerName, b':') => {
+                self.count_extra()?;
+                State::TrailerValue
+            }
+            (State::TrailerName, b'\r') => {
+                return Err(HttpFault::bad_request("trailer line without a colon"));
+            }
+            (State::LineStart | State::TrailerName, _) => {
+                return Err(HttpFault::bad_request("invalid byte in a trailer name"));
+            }
+            (State::TrailerValue, b'\r') => State::TrailerLf,
+            (State::TrailerValue, _) => {
+                self.count_extra()?;
+                if !is_field_value(&[byte]) {
+                    return Err(HttpFault::bad_request("control character in a trailer"));
+                }
+                State::TrailerValue
             }
             (State::TrailerLf, b'\n') => State::LineStart,
             (State::LastLf, b'\n') => State::Done,
@@ -179,10 +245,3 @@ impl BodyDecoder {
 }
 
 const TOO_LARGE: HttpFault = HttpFault { status: 413, reason: "request body too large" };
-
-fn check_text(byte: u8, reason: &'static str) -> Result<(), HttpFault> {
-    if (byte < 0x20 && byte != b'\t') || byte == 0x7f {
-        return Err(HttpFault::bad_request(reason));
-    }
-    Ok(())
-}

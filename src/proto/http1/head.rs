@@ -304,9 +304,32 @@ fn check_host<'a>(fields: &Fields<'a>, version: Version) -> Result<Option<&'a st
     std::str::from_utf8(host).map(Some).map_err(|_| HttpFault::bad_request("invalid Host"))
 }
 
-/// Bytes that `uri-host [":" port]` may hold (RFC 3986 section 3.2.2). User information is not among them.
-fn is_host(host: &[u8]) -> bool {
-    host.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:[]".contains(byte))
+/// Whether this is `uri-host [":" port]` (RFC 9110 section 7.2, RFC 3986 section 3.2.2), without user information. A
+/// name and a port may be empty; what stands in brackets is not read as an address.
+pub fn is_host(host: &[u8]) -> bool {
+    let is_name_byte = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(byte);
+    let port = match host.strip_prefix(b"[") {
+        Some(rest) => {
+            let Some(end) = rest.iter().position(|&byte| byte == b']') else { return false };
+            let (literal, behind) = rest.split_at(end);
+            if literal.is_empty() || !literal.iter().all(|byte| is_name_byte(byte) || *byte == b':') {
+                return false;
+            }
+            &behind[1..]
+        }
+        None => {
+            let name_len = host.iter().position(|byte| !is_name_byte(byte)).unwrap_or(host.len());
+            &host[name_len..]
+        }
+    };
+    match port.split_first() {
+        None => true,
+        Some((b':', digits)) => {
+            digits.iter().all(u8::is_ascii_digit)
+                && (digits.is_empty() || parse_decimal(digits).is_some_and(|port| port <= u16::MAX.into()))
+        }
+        Some(_) => false,
+    }
 }
 
 /// RFC 9112 sections 6.1 to 6.3. Where the RFC lets a server choose between repairing and refusing, this refuses.

@@ -6,7 +6,8 @@
 //!
 //! Strict where two readers of one message could disagree about its length (request smuggling): a bare LF, a bare CR,
 //! a folded line, a space before the colon, two lengths of any kind, and a transfer coding other than one `chunked`
-//! are all refused, and they are refused by [`parse_head`] itself, so no caller can forget to ask.
+//! are all refused, and they are refused by [`parse_head`] itself, so no caller can forget to ask. Chunk extensions and
+//! trailers mean nothing here and must be well formed all the same ([`BodyDecoder`]).
 
 mod body;
 mod fields;
@@ -15,7 +16,9 @@ mod response;
 
 pub use body::{BodyDecoder, BodyPiece, CHUNK_EXTRA_BYTES_MAX};
 pub use fields::{Fields, is_field_value, is_token};
-pub use head::{BodyLength, HeadScan, RequestHead, ResponseHead, Version, parse_head, parse_response_head};
+pub use head::{
+    BodyLength, HeadScan, RequestHead, ResponseHead, Version, is_host, parse_head, parse_response_head,
+};
 pub(in crate::proto) use response::write_fields;
 pub use response::{
     Body, CONTINUE, chunk_header, http_date, reason_phrase, write_chunk, write_head, write_last_chunk,

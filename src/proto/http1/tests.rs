@@ -133,12 +133,29 @@ fn malformed_heads_are_refused() {
         "GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:8x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:-1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:65536\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a:80:80\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: ::1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: [::1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: []\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: [::1]a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: [::1]:8x\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a]\r\n\r\n",
+        "GET http://a:8x/ HTTP/1.1\r\nHost: a\r\n\r\n",
         "GET http://a/ HTTP/1.1\r\n\r\n",
     ] {
         assert_eq!(status_of(text), 400, "{text:?}");
     }
     assert_eq!(parse("GET / HTTP/1.1\r\nHost:\r\n\r\n").unwrap().host(), Some(""));
     assert_eq!(parse("GET / HTTP/1.0\r\n\r\n").unwrap().host(), None);
+    for host in
+        ["a:", "a:0", "a:65535", ":80", "[::1]", "[::1]:8080", "127.0.0.1:1", "a_b.c~%41:80", "[v1.a:b]"]
+    {
+        assert_eq!(parse(&format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).unwrap().host(), Some(host));
+    }
 }
 
 #[test]
@@ -313,6 +330,8 @@ fn bodies_split_anywhere_read_as_in_one_piece() {
     assert_eq!(chunked("0\r\n\r\n"), data("", 0));
     assert_eq!(chunked("5;a=b;c=\"d\"\r\nhello\r\n0006\r\n world\r\n00\r\n\r\n"), data("hello world", 0));
     assert_eq!(chunked("a \t;x\r\n0123456789\r\n0\r\nX: y\r\nZ:\r\n\r\n!"), data("0123456789", 1));
+    assert_eq!(chunked("1 ; a = b ;c\t=\t\"d;\\\"\te\" ;f\r\nx\r\n0\r\n\r\n"), data("x", 0));
+    assert_eq!(chunked("1;a=\"\"\r\nx\r\n0;last\r\nX:\r\n\r\n"), data("x", 0));
     assert_eq!(chunked("5\r\nhello\r\n0\r\n"), Ok(None));
     assert_eq!(chunked("5\r\nhel"), Ok(None));
     for bad in [
@@ -328,12 +347,33 @@ fn bodies_split_anywhere_read_as_in_one_piece() {
         "5\rxhello",
         "5;a\nb\r\nhello",
         "5;a\0\r\nhello",
+        "5;\r\nhello",
+        "5; \r\nhello",
+        "5;a \r\nhello",
+        "5;a=\r\nhello",
+        "5;a=b \r\nhello",
+        "5;;a\r\nhello",
+        "5;=b\r\nhello",
+        "5;a=b=c\r\nhello",
+        "5;a b\r\nhello",
+        "5;a/b\r\nhello",
+        "5;a=\"b\r\nhello",
+        "5;a=\"b\\\r\nhello",
+        "5;a=\"b\"c\r\nhello",
+        "5;a=\"b\0\"\r\nhello",
+        "5;\u{e9}\r\nhello",
         "5\r\nhello0\r\n",
         "5\r\nhello\n0\r\n\r\n",
         "5\r\nhello\r0\r\n",
         "00000000000000005\r\nhello",
         "0\r\n x\r\n\r\n",
         "0\r\nX: y\n\r\n",
+        "0\r\nX\r\n\r\n",
+        "0\r\n: y\r\n\r\n",
+        "0\r\nX : y\r\n\r\n",
+        "0\r\nX: y\0\r\n\r\n",
+        "0\r\nX: y\r\n z\r\n\r\n",
+        "0\r\nX: y\r\nGET / HTTP/1.1\r\n\r\n",
         "0\r\n\rx",
     ] {
         assert_eq!(chunked(bad), Err(400), "{bad:?}");
