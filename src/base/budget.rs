@@ -1,0 +1,171 @@
+//! A bound in sum: bytes that all connections of a node share, whichever shard they are on.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// How much there may be of one thing, and how much there is. Shared by threads; nobody waits.
+pub struct Budget {
+    name: &'static str,
+    bytes_max: u64,
+    used: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// The budget has no room: nothing was reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Budget {
+    /// `name` is for logs and metrics.
+    pub fn new(name: &'static str, bytes_max: u64) -> Arc<Budget> {
+        Arc::new(Budget { name, bytes_max, used: AtomicU64::new(0), refused: AtomicU64::new(0) })
+    }
+
+    /// Takes `bytes` of it, all or nothing.
+    ///
+    /// # Errors
+    /// [`Full`] when less is free.
+    pub fn reserve(&self, bytes: u64) -> Result<(), Full> {
+        let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= self.bytes_max);
+        // Relaxed: the number guards no other memory.
+        match self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits) {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                Err(Full)
+            }
+        }
+    }
+
+    /// Gives back what [`Budget::reserve`] took.
+    pub fn release(&self, bytes: u64) {
+        let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
+        assert!(before >= bytes, "budget {}: more is given back than was taken", self.name);
+    }
+
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    pub fn bytes_max(&self) -> u64 {
+        self.bytes_max
+    }
+
+    /// Bytes taken now.
+    pub fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// How often there was no room.
+    pub fn refused_total(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} of {} bytes", self.name, self.used(), self.bytes_max)
+    }
+}
+
+/// A part of a budget, given back when it is dropped: kept beside the bytes that it stands for.
+pub struct Lease {
+    budget: Arc<Budget>,
+    bytes: u64,
+}
+
+impl Lease {
+    /// A part of nothing, to be grown.
+    pub fn new(budget: &Arc<Budget>) -> Lease {
+        Lease { budget: Arc::clone(budget), bytes: 0 }
+    }
+
+    /// Makes the part `bytes` large, more or less than it was.
+    ///
+    /// # Errors
+    /// [`Full`] when there is no room to grow; the part stays as it was.
+    pub fn resize(&mut self, bytes: u64) -> Result<(), Full> {
+        if bytes > self.bytes {
+            self.budget.reserve(bytes - self.bytes)?;
+        } else {
+            self.budget.release(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.budget.release(self.bytes);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of {}", self.bytes, self.budget.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_never_exceeds_the_bound_and_comes_back() {
+        let budget = Budget::new("test", 100);
+        budget.reserve(60).unwrap();
+        assert_eq!(budget.reserve(41), Err(Full));
+        assert_eq!(budget.reserve(u64::MAX), Err(Full));
+        budget.reserve(40).unwrap();
+        assert_eq!((budget.used(), budget.refused_total()), (100, 2));
+        budget.release(100);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_lease_gives_back_all_it_has() {
+        let budget = Budget::new("test", 100);
+        let mut lease = Lease::new(&budget);
+        lease.resize(70).unwrap();
+        let mut other = Lease::new(&budget);
+        assert_eq!(other.resize(31), Err(Full));
+        lease.resize(50).unwrap();
+        other.resize(50).unwrap();
+        assert_eq!(lease.resize(51), Err(Full));
+        assert_eq!((lease.bytes(), other.bytes(), budget.used()), (50, 50, 100));
+        drop(other);
+        assert_eq!(budget.used(), 50);
+        drop(lease);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn threads_together_stay_within_the_bound() {
+        let budget = Budget::new("test", 1000);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for bytes in 0..2000 {
+                        if budget.reserve(bytes % 700).is_ok() {
+                            assert!(budget.used() <= 1000);
+                            budget.release(bytes % 700);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    #[should_panic(expected = "more is given back")]
+    fn giving_back_too_much_is_a_bug() {
+        Budget::new("test", 10).release(1);
+    }
+}
