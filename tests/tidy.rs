@@ -17,7 +17,7 @@ const MAY_KNOW: [(&str, &[&str]); 10] = [
     ("store", &["base", "hub"]),
     ("broker", &["base", "hub"]),
     ("telemetry", &["base", "config"]),
-    ("control", &["base", "hub", "shard", "config", "telemetry", "session"]),
+    ("control", &["base", "proto", "hub", "shard", "config", "telemetry", "session"]),
 ];
 
 /// The control plane reaches shards by their mailboxes only.

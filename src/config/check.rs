@@ -86,6 +86,16 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "api.body_bytes_max",
         "must be from 16KiB to 64MiB",
     );
+    require(
+        (1..=65_536).contains(&config.api.connections_max),
+        "api.connections_max",
+        "must be from 1 to 65536",
+    );
+    require(
+        (config.api.body_bytes_max..=Size::mib(1024)).contains(&config.api.bodies_bytes_max),
+        "api.bodies_bytes_max",
+        "must be from api.body_bytes_max to 1GiB",
+    );
     require(config.limits.channels_max > 0, "limits.channels_max", "must be above 0");
     require(
         (usize::from(RECV_BUFFERS)..=1 << 20).contains(&config.limits.inbox_messages),

@@ -66,7 +66,12 @@ impl MemoryPlan {
             history_bytes: limits.history_bytes_max.0,
             inbox_bytes: (limits.inbox_messages as u64).saturating_mul(INBOX_MESSAGE_BYTES * shards),
             receive_bytes: RECV_BUFFER_BYTES as u64 * u64::from(RECV_BUFFERS) * shards,
-            request_bytes: config.api.body_bytes_max.0.saturating_mul(u64::from(limits.http_requests_max)),
+            request_bytes: config
+                .api
+                .body_bytes_max
+                .0
+                .saturating_mul(u64::from(limits.http_requests_max))
+                .saturating_add(config.api_listen.map_or(0, |_| config.api.bodies_bytes_max.0)),
             events_bytes: if told.is_empty() { 0 } else { config.events.log_bytes_max.0 + EVENT_QUEUE_BYTES },
             hook_bytes: (HOOK_WAITING_BYTES + HOOK_ANSWERS_BYTES) * config.hook.len() as u64,
             machine_bytes,

@@ -71,6 +71,11 @@ settings! {
         pub keys: Vec<Secret> = Vec::new();
         /// Longest request body, in bytes. A longer one is answered 413.
         pub body_bytes_max: Size = Size::mib(1);
+        /// Connections of `api_listen`. A caller beyond is answered 503.
+        pub connections_max: u32 = 1024;
+        /// What the bodies of all requests under way on `api_listen` may have together, in bytes. A request beyond is
+        /// answered 503.
+        pub bodies_bytes_max: Size = Size::mib(64);
     }
 }
 

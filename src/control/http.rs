@@ -3,7 +3,6 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, request};
 use axum::Router;
@@ -11,7 +10,6 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http_body_util::LengthLimitError;
 use serde::{Deserialize, Serialize};
 
 use crate::base::bytes::Bytes;
@@ -29,9 +27,6 @@ use crate::control::process::Process;
 use crate::control::tunnel::{self, Tunnels};
 use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
 use crate::shard::router::Router as ShardRouter;
-
-/// How long a request's body may take to arrive on the API's own listener. On client ports it has arrived already.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Most events of one answer; few pages reach it, for they end by bytes as well.
 const EVENTS_LIMIT_MAX: usize = 10_000;
@@ -89,6 +84,11 @@ impl App {
             page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
             events,
         })
+    }
+
+    /// Whether the request shows a right key.
+    pub fn admits(&self, parts: &request::Parts) -> bool {
+        self.keys.admit(&parts.headers, &parts.uri)
     }
 
     pub fn metrics(&self) -> &Metrics {
@@ -378,25 +378,15 @@ async fn wrong_method() -> Response {
     problem(StatusCode::METHOD_NOT_ALLOWED, "this path is served for other methods")
 }
 
-/// The whole body.
+/// The whole body. It has arrived: both ports read it before they hand the request over.
 ///
 /// # Errors
-/// The response to give instead: 413 when it is too long, 408 when it does not arrive, 400 when it breaks off.
+/// The response to give instead: 413 when it is too long.
 pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
-    match tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, bytes_max)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => {
-            let too_long = std::error::Error::source(&error)
-                .is_some_and(|source| source.downcast_ref::<LengthLimitError>().is_some());
-            Err(if too_long {
-                let detail = format!("the body may have {bytes_max} bytes (api.body_bytes_max)");
-                problem(StatusCode::PAYLOAD_TOO_LARGE, &detail)
-            } else {
-                problem(StatusCode::BAD_REQUEST, "the body broke off")
-            })
-        }
-        Err(_) => Err(problem(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time")),
-    }
+    axum::body::to_bytes(body, bytes_max).await.map_err(|_| {
+        let detail = format!("the body may have {bytes_max} bytes (api.body_bytes_max)");
+        problem(StatusCode::PAYLOAD_TOO_LARGE, &detail)
+    })
 }
 
 /// A shard's inbox was full: nothing was done.

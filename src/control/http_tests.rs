@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
@@ -12,6 +13,7 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::{ClientId, Epoch, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication};
 use crate::config::Secret;
+use crate::control::listener::PortLimits;
 use crate::control::{Control, start};
 use crate::driver::Wake;
 use crate::hub::asks::{History, PresenceStats, Since, SinceEpoch};
@@ -180,6 +182,14 @@ fn options() -> ControlOptions {
         echo: true,
         page_key: Some(Secret::new("page-key")),
         api_listen: None,
+        api_port: PortLimits {
+            connections_max: 8,
+            body_bytes_max: 64 * 1024,
+            bodies_bytes_max: 1 << 20,
+            head_time: Duration::from_secs(5),
+            idle_time: Duration::from_secs(5),
+            transfer_time: Duration::from_secs(5),
+        },
         metrics_need_key: false,
         events: None,
         issuers: Vec::new(),

@@ -8,7 +8,7 @@
 //! ```text
 //!  shard ──Request<Bytes>──▶ ClientPort ─┐
 //!                                        ├─▶ http::app ──▶ api ──▶ asks ──▶ Router ──▶ inbox of a shard
-//!  api_listen ──▶ axum::serve ───────────┘                           ◀── oneshot, with a deadline ──┘
+//!  api_listen ──▶ listener ──────────────┘                           ◀── oneshot, with a deadline ──┘
 //! ```
 
 mod api;
@@ -19,6 +19,7 @@ mod glob;
 pub mod hooks;
 mod http;
 pub mod jwks;
+mod listener;
 mod metrics;
 pub mod outbound;
 mod page;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Method, Request, Response};
+use axum::body::Body;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
@@ -44,6 +46,7 @@ use crate::config::{Config, Hook, Secret, Tunnel};
 use crate::control::events::{EventOptions, Events};
 use crate::control::hooks::Hooks;
 use crate::control::jwks::Issuer;
+use crate::control::listener::{ApiPort, PortLimits, TRANSFER_TIME};
 use crate::control::tunnel::Tunnels;
 use crate::session::question::{Question, Waiting};
 use crate::session::tunnel::TunnelQuestion;
@@ -54,6 +57,9 @@ use crate::telemetry::sparing::log_once_a_minute;
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
 /// holding up the rest.
 const WORKER_THREADS: usize = 2;
+
+/// How long the API's listener keeps an idle connection for the next request: as client ports do.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// How often a response is offered to a shard whose inbox is full, a millisecond apart. A shard that has taken no mail
 /// for so long will not serve the connection either.
@@ -82,6 +88,8 @@ pub struct ControlOptions {
     pub page_key: Option<Secret>,
     /// Serves the API and metrics here, and no longer on client ports.
     pub api_listen: Option<SocketAddr>,
+    /// Bounds of that listener.
+    pub api_port: PortLimits,
     /// Metrics on client ports need the API key: strangers reach those ports.
     pub metrics_need_key: bool,
     /// The backend is told events, and may read them.
@@ -108,6 +116,14 @@ impl ControlOptions {
             echo: config.echo,
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_listen: config.api_listen,
+            api_port: PortLimits {
+                connections_max: config.api.connections_max,
+                body_bytes_max: config.api.body_bytes_max.bytes(),
+                bodies_bytes_max: config.api.bodies_bytes_max.bytes(),
+                head_time: config.client.connect_timeout,
+                idle_time: KEEP_ALIVE,
+                transfer_time: TRANSFER_TIME,
+            },
             metrics_need_key: !config.listen.ip().is_loopback(),
             events: EventOptions::new(&config.events),
             issuers: Vec::new(),
@@ -119,6 +135,7 @@ impl ControlOptions {
 /// The running control plane. Stopped by [`Control::stop`]; dropped, it ends at once.
 pub struct Control {
     client_port: Arc<ClientPort>,
+    api_port: Option<Arc<ApiPort>>,
     api_addr: Option<SocketAddr>,
     stopping: watch::Sender<bool>,
     runtime: Option<Runtime>,
@@ -154,15 +171,12 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     for issuer in &options.issuers {
         runtime.spawn(jwks::keep(issuer.clone(), state.metrics().jwks_fetches()));
     }
-    if let Some(listener) = listener {
-        let app = http::app(Arc::clone(&state), http::Port::Api);
-        runtime.spawn(async move {
-            let served = axum::serve(listener, app).with_graceful_shutdown(ended(stopped));
-            if let Err(error) = served.await {
-                tracing::error!(%error, "the API listener ended");
-            }
-        });
-    }
+    let api_port = listener.map(|listener| {
+        let routes = http::app(Arc::clone(&state), http::Port::Api);
+        let port = ApiPort::new(routes, Arc::clone(&state), options.api_port, stopped);
+        runtime.spawn(Arc::clone(&port).serve(listener));
+        port
+    });
     let port = if options.api_listen.is_some() { http::Port::ClientsOnly } else { http::Port::Shared };
     let client_port = Arc::new(ClientPort {
         tunnels: Arc::clone(&state.tunnels),
@@ -173,7 +187,7 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         events,
         hooks,
     });
-    Ok(Control { client_port, api_addr, stopping, runtime: Some(runtime) })
+    Ok(Control { client_port, api_port, api_addr, stopping, runtime: Some(runtime) })
 }
 
 impl Control {
@@ -194,7 +208,12 @@ impl Control {
         let client_port = Arc::clone(&self.client_port);
         runtime.block_on(async {
             // Every permit is back when nothing is under way; while this waits, new requests are refused as busy.
-            let all = client_port.permits.acquire_many(client_port.requests_max);
+            let all = async {
+                let _ = client_port.permits.acquire_many(client_port.requests_max).await;
+                if let Some(port) = &self.api_port {
+                    port.finished().await;
+                }
+            };
             if tokio::time::timeout(grace, all).await.is_err() {
                 tracing::warn!("requests were still under way when the control plane stopped");
             }
@@ -232,6 +251,16 @@ async fn ended(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|&stopping| stopping).await;
 }
 
+/// The app's response to one request, in one piece.
+async fn answer(app: axum::Router, request: Request<Body>) -> Response<Bytes> {
+    let head_only = request.method() == Method::HEAD;
+    let Ok(response) = app.oneshot(request).await;
+    let (parts, body) = response.into_parts();
+    // Our own handlers made this body and it is whole already: no bound is needed, no error is possible.
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    Response::from_parts(parts, if head_only { Bytes::new() } else { body })
+}
+
 /// The requests of client ports: bounded in number, answered through the same app as the API's own listener.
 struct ClientPort {
     app: axum::Router,
@@ -256,15 +285,10 @@ impl ControlPlane for ClientPort {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Busy)?;
         let app = self.app.clone();
         self.handle.spawn(async move {
-            let head_only = request.method() == Method::HEAD;
-            let Ok(response) = app.oneshot(request.map(axum::body::Body::from)).await;
-            let (parts, body) = response.into_parts();
-            // Our own handlers made this body and it is whole already: no bound is needed, no error is possible.
-            let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-            let body = if head_only { Bytes::new() } else { body };
+            let response = answer(app, request.map(Body::from)).await;
             // First the permit: who has the answer may ask again at once.
             drop(permit);
-            let mut response = Some(Response::from_parts(parts, body));
+            let mut response = Some(response);
             deliver(move || {
                 reply.send(&mut response);
                 response.is_none()

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request as HttpRequest, Response, Uri, Version};
+use http::{Request as HttpRequest, Response};
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::ConnId;
 use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 use crate::proto::centrifuge::Format;
-use crate::proto::http1::{self, Body, BodyDecoder, HttpFault, RequestHead};
+use crate::proto::http1::{self, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::reader::query;
 use crate::proto::websocket;
 use crate::session::Session;
@@ -223,24 +223,9 @@ impl Core {
             Ok(decoder) => decoder,
             Err(fault) => return refused(fault),
         };
-        let malformed = HttpFault { status: 400, reason: "malformed request target or field" };
-        let (Ok(method), Ok(uri)) = (head.method.parse::<Method>(), head.target.parse::<Uri>()) else {
-            return refused(malformed);
-        };
-        let mut headers = HeaderMap::with_capacity(head.fields().len());
-        for (name, value) in head.headers() {
-            let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::from_bytes(value)) else {
-                return refused(malformed);
-            };
-            headers.append(name, value);
-        }
-        let (mut parts, ()) = HttpRequest::new(()).into_parts();
-        parts.method = method;
-        parts.uri = uri;
-        parts.headers = headers;
-        parts.version = match head.version {
-            http1::Version::Http10 => Version::HTTP_10,
-            http1::Version::Http11 => Version::HTTP_11,
+        let parts = match http1::request_parts(head) {
+            Ok(parts) => parts,
+            Err(fault) => return refused(fault),
         };
         let request = Request {
             parts,
@@ -336,7 +321,8 @@ impl Core {
         };
         let Some(request) = &http.request else { return };
         let keep_alive = request.keep_alive && self.ending.is_none();
-        let answer = encode(&response, request, keep_alive, self.wall_ms / 1000);
+        let (method, version) = (&request.parts.method, request.parts.version);
+        let answer = http1::encode_response(&response, method, version, keep_alive, self.wall_ms / 1000);
         if !keep_alive {
             self.leave_protocol(slot, answer, ClosingEnd::Fin);
             return;
@@ -415,36 +401,6 @@ fn is_allowed_origin(allowed: &str, origin: &str) -> bool {
 fn is_loopback_name(name: &str) -> bool {
     name.eq_ignore_ascii_case("localhost")
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-fn encode(response: &Response<Bytes>, request: &Request, keep_alive: bool, unix_s: u64) -> Bytes {
-    let date = http1::http_date(unix_s);
-    let mut fields: Vec<(&str, &[u8])> = vec![("Date", &date)];
-    for (name, value) in response.headers() {
-        // Framing is the codec's.
-        if !matches!(name.as_str(), "content-length" | "transfer-encoding" | "connection" | "date") {
-            fields.push((name.as_str(), value.as_bytes()));
-        }
-    }
-    if !keep_alive {
-        fields.push(("Connection", b"close"));
-    } else if request.parts.version == Version::HTTP_10 {
-        fields.push(("Connection", b"keep-alive"));
-    }
-    let status = response.status().as_u16();
-    let body = response.body();
-    let bodiless = matches!(status, 100..200 | 204 | 304);
-    let length =
-        match response.headers().get("content-length").and_then(|value| value.to_str().ok()?.parse().ok()) {
-            Some(length) if request.parts.method == Method::HEAD => length,
-            _ => body.len() as u64,
-        };
-    let mut out = Vec::with_capacity(256 + body.len());
-    http1::write_head(&mut out, status, &fields, if bodiless { Body::None } else { Body::Length(length) });
-    if !bodiless && request.parts.method != Method::HEAD {
-        out.extend_from_slice(body);
-    }
-    out.into()
 }
 
 /// What a client of the protocol wants to write in. The subprotocol says it, or the query where the client cannot name

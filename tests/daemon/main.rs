@@ -14,6 +14,7 @@ mod frame;
 mod http;
 mod https;
 mod pace;
+mod ports;
 mod process;
 mod readers;
 mod socket;

@@ -98,6 +98,18 @@ impl Daemon {
         stream
     }
 
+    /// A fresh connection to `api_listen`, which must be set.
+    pub fn connect_to_api(&self) -> TcpStream {
+        let address = self.output.wait_for(|text| {
+            let (_, after) = text[..text.rfind('\n')?].split_once("API listening on ")?;
+            after.split_whitespace().next()?.parse::<SocketAddr>().ok()
+        });
+        let stream = TcpStream::connect(address.expect("an address of the API")).expect("the API accepts");
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a read timeout");
+        stream
+    }
+
     /// One call of the server API on its own connection.
     pub fn api(&self, method: &str, body: &str) -> serde_json::Value {
         Api::new(self).call(method, body)

@@ -10,11 +10,13 @@
 //! trailers mean nothing here and must be well formed all the same ([`BodyDecoder`]).
 
 mod body;
+mod exchange;
 mod fields;
 mod head;
 mod response;
 
 pub use body::{BodyDecoder, BodyPiece, CHUNK_EXTRA_BYTES_MAX};
+pub use exchange::{encode_response, request_parts};
 pub use fields::{Fields, is_field_value, is_token};
 pub use head::{
     BodyLength, HeadScan, RequestHead, ResponseHead, Version, is_host, parse_head, parse_response_head,
@@ -44,7 +46,9 @@ impl HttpFault {
     pub fn write(&self, out: &mut Vec<u8>) {
         let body = problem(self.status, self.reason);
         let fields: &[(&str, &[u8])] =
-            &[("Connection", b"close"), ("Content-Type", b"application/problem+json")];
+            &[("Connection", b"close"), ("Content-Type", b"application/problem+json"), ("Retry-After", b"1")];
+        // What is full now may have room in a second.
+        let fields = if self.status == 503 { fields } else { &fields[..2] };
         write_response(out, self.status, fields, body.as_bytes());
     }
 }
