@@ -19,6 +19,7 @@ pub mod local;
 mod model_test;
 pub mod options;
 mod pace;
+pub mod places;
 mod presence;
 mod stream;
 pub mod users;

@@ -57,6 +57,10 @@ impl World for Around {
         self.anonymous
     }
 
+    fn limits_users(&self) -> bool {
+        false
+    }
+
     fn channels_max(&self) -> usize {
         4
     }

@@ -221,18 +221,22 @@ impl Session {
             renewal: admitted.renewal,
         };
         self.identity = (identity != Identity::default()).then(|| Box::new(identity));
-        if subscribes.is_empty() {
+        let awaits_place = cx.world.limits_users() && self.user().is_some();
+        if subscribes.is_empty() && !awaits_place {
             self.reply_connected(id, &[], admitted.data.as_deref(), cx);
             return Ok(());
         }
         self.phase = Phase::Connecting;
-        self.extras_mut().waits = Some(Box::new(Waits::Joins(Connecting {
-            id,
-            outstanding: subscribes.len() as u32,
-            done: Vec::new(),
-            data: admitted.data,
-        })));
-        cx.effects.extend(subscribes.into_iter().map(Effect::Subscribe));
+        let outstanding = subscribes.len() as u32;
+        let mut connecting =
+            Connecting { id, outstanding, done: Vec::new(), data: admitted.data, behind_place: None };
+        if awaits_place {
+            connecting.behind_place = Some(subscribes);
+            cx.effects.push(Effect::TakePlace);
+        } else {
+            cx.effects.extend(subscribes.into_iter().map(Effect::Subscribe));
+        }
+        self.extras_mut().waits = Some(Box::new(Waits::Joins(connecting)));
         Ok(())
     }
 

@@ -76,6 +76,9 @@ pub trait World {
     /// Most subscriptions of one connection.
     fn channels_max(&self) -> usize;
 
+    /// A client with a user is connected when it has got a place among the user's connections, and not before.
+    fn limits_users(&self) -> bool;
+
     /// What every connection of the user is subscribed to. `None`: nothing, as for nobody known (empty).
     fn personal_channel(&self, user: &str) -> Option<ChannelName>;
 
@@ -111,6 +114,8 @@ pub struct SubscribeEffect {
 pub enum Effect {
     /// The client is connected: count it, list it under its user, start its pings.
     Connected,
+    /// Ask the user's home for a place, then call [`crate::session::Session::handle_placed`].
+    TakePlace,
     Subscribe(SubscribeEffect),
     /// A subscription ends: the client's doing, or for the reason that it is to be told.
     Unsubscribe {

@@ -181,6 +181,9 @@ struct Connecting {
     done: Vec<(ChannelName, Subscribed)>,
     /// JSON for the client, from the backend.
     data: Option<Bytes>,
+    /// `Some` until the client has its place among the connections of its user: what it is to be subscribed to then. A
+    /// client that gets none is never seen in a channel.
+    behind_place: Option<Vec<SubscribeEffect>>,
 }
 
 /// What is known of a subscription beyond its entry.
@@ -332,6 +335,16 @@ impl Session {
         }
     }
 
+    /// The client has the place that [`Effect::TakePlace`] asked for.
+    pub fn handle_placed(&mut self, cx: &mut Context<'_>) {
+        let Some(Waits::Joins(connecting)) = self.waits_mut() else { return };
+        let Some(subscribes) = connecting.behind_place.take() else { return };
+        if subscribes.is_empty() {
+            return self.finish_connecting(cx);
+        }
+        cx.effects.extend(subscribes.into_iter().map(Effect::Subscribe));
+    }
+
     // --- answers of channel homes
 
     /// A join of this session has been answered.
@@ -402,14 +415,17 @@ impl Session {
         };
         connecting.outstanding -= 1;
         connecting.done.extend(subscribed);
-        if connecting.outstanding > 0 {
-            return Ok(());
+        if connecting.outstanding == 0 {
+            self.finish_connecting(cx);
         }
-        let Connecting { id, done, data, .. } = std::mem::take(connecting);
-        self.stop_waiting();
+        Ok(())
+    }
+
+    /// Nothing is waited for any more.
+    fn finish_connecting(&mut self, cx: &mut Context<'_>) {
+        let Some(Waits::Joins(Connecting { id, done, data, .. })) = self.stop_waiting() else { return };
         self.reply_connected(id, &done, data.as_deref(), cx);
         self.go_on(cx);
-        Ok(())
     }
 
     fn reply_connected(

@@ -87,8 +87,10 @@ pub struct ReplyForm {
 #[derive(Debug, Default)]
 pub struct Asking {
     pub channels: Vec<Asked>,
-    /// Answers to come.
+    /// Answers to come, and the place among the user's connections.
     pub outstanding: u32,
+    /// Where users' connections are limited, until the user's home has granted one.
+    pub awaits_place: bool,
     /// What a stream begins with: the response's head.
     pub opening: Vec<u8>,
     /// How long a poll may be held, milliseconds; 0 not at all.

@@ -210,6 +210,10 @@ mod tests {
             true
         }
 
+        fn limits_users(&self) -> bool {
+            false
+        }
+
         fn channels_max(&self) -> usize {
             1
         }

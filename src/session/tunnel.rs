@@ -131,6 +131,8 @@ pub struct Asking {
     pub waiting: Waiting,
     /// What the client said before it was answered.
     pub unread: Vec<u8>,
+    /// Let in by the backend, and without a place among the connections of its user yet.
+    pub admission: Option<Box<Admission>>,
 }
 
 #[derive(Default)]
@@ -155,6 +157,33 @@ impl Tunnel {
         match &mut self.stage {
             Stage::Asking(asking) => Some(asking),
             Stage::Open(_) => None,
+        }
+    }
+
+    /// The backend has let the client in, which waits for its place among the connections of its user.
+    pub fn hold(&mut self, admission: Admission) {
+        if let Stage::Asking(asking) = &mut self.stage {
+            asking.admission = Some(Box::new(admission));
+        }
+    }
+
+    pub fn take_admission(&mut self) -> Option<Box<Admission>> {
+        self.asking()?.admission.take()
+    }
+
+    /// The backend has let the client in: it is open, or waits for its place.
+    pub fn is_admitted(&self) -> bool {
+        match &self.stage {
+            Stage::Asking(asking) => asking.admission.is_some(),
+            Stage::Open(_) => true,
+        }
+    }
+
+    /// As the backend named it.
+    pub fn user(&self) -> Option<&UserName> {
+        match &self.stage {
+            Stage::Asking(asking) => asking.admission.as_ref().and_then(|admission| admission.user.as_ref()),
+            Stage::Open(_) => self.user.as_ref(),
         }
     }
 
@@ -275,7 +304,8 @@ mod tests {
                      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         let (head, _) = crate::proto::http1::parse_head(head).unwrap().unwrap();
         let handshake = crate::proto::websocket::accept(&head, &[]).unwrap();
-        let mut tunnel = Tunnel::new(0, Asking { handshake, waiting: Box::new(()), unread: Vec::new() });
+        let mut tunnel =
+            Tunnel::new(0, Asking { handshake, waiting: Box::new(()), unread: Vec::new(), admission: None });
         assert!(tunnel.handle_message(payload("early")).is_none() && !tunnel.is_open());
         assert!(tunnel.open(Some("u".into()), 7).is_some() && tunnel.open(None, 8).is_none());
         assert_eq!((tunnel.user.as_deref(), tunnel.opened_at_s), (Some("u"), 7));

@@ -67,6 +67,10 @@ impl World for View<'_> {
         self.options.channels_max
     }
 
+    fn limits_users(&self) -> bool {
+        self.options.client_limits.user_connections_max > 0
+    }
+
     fn personal_channel(&self, user: &str) -> Option<ChannelName> {
         let namespace = self.options.personal_channels.as_deref().filter(|_| !user.is_empty())?;
         Some(format!("{namespace}#{user}").into())
@@ -153,6 +157,11 @@ impl Core {
         let conn = self.conn_id(slot);
         match effect {
             Effect::Connected => self.handle_connected(slot),
+            Effect::TakePlace => {
+                let connection = self.connections.get_mut(slot);
+                let user = connection.and_then(|connection| connection.session()?.user().cloned());
+                self.join_user(slot, user, false);
+            }
             Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
             Effect::Unsubscribe { channel, why } => self.unsubscribe(slot, channel, why),
             Effect::Publish { id, channel, data, changes } => {
@@ -212,7 +221,6 @@ impl Core {
         connection.listed = true;
         self.clients += 1;
         self.stats.counters.clients_connected_total += 1;
-        let conn = self.conn_id(slot);
         // The first ping comes at a random moment of the second half, so that a crowd that connected at once is not
         // pinged at once ever after.
         let interval = self.options.ping_interval.as_millis() as u64;
@@ -224,9 +232,9 @@ impl Core {
         if connection.lag.is_some() {
             self.catching_up.push(slot);
         }
-        if let Some(user) = connection.session().and_then(|session| session.user().cloned()) {
-            let home = self.mailer.router().user_home(&user);
-            self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
+        if !connection.of_user {
+            let user = connection.session().and_then(|session| session.user().cloned());
+            self.join_user(slot, user, false);
         }
         self.tell_connected(slot);
         self.set_client_timer(slot);

@@ -166,15 +166,15 @@ impl Core {
     /// It is no client any more, and its user's home learns it. False when it was none.
     pub fn unlist(&mut self, slot: u32, user: Option<UserName>) -> bool {
         let conn = self.conn_id(slot);
-        let listed =
-            self.connections.get_mut(slot).is_some_and(|connection| std::mem::take(&mut connection.listed));
-        if listed {
-            self.clients -= 1;
-            if let Some(user) = user {
-                let home = self.mailer.router().user_home(&user);
-                self.mailer.post(home, Mail::UserLeft(Box::new((user, conn))));
-            }
+        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let listed = std::mem::take(&mut connection.listed);
+        if std::mem::take(&mut connection.of_user)
+            && let Some(user) = user
+        {
+            let home = self.mailer.router().user_home(&user);
+            self.mailer.post(home, Mail::UserLeft(Box::new((user, conn))));
         }
+        self.clients -= u64::from(listed);
         listed
     }
 

@@ -29,8 +29,10 @@ pub struct Connection {
     /// When the next ping is due, or the pong to the last one.
     pub ping_due: TimerTick,
     pub awaits_pong: bool,
-    /// Counted as a client, and its user's home knows it: to be undone when it goes.
+    /// Counted as a client: to be undone when it goes.
     pub listed: bool,
+    /// Its user's home knows it, and hears when it goes.
+    pub of_user: bool,
     /// The peer has sent its FIN: there will be no other sign of it.
     pub peer_ended: bool,
     /// Present while the socket does not take everything at once.
@@ -166,6 +168,7 @@ impl Connection {
             ping_due: 0,
             awaits_pong: false,
             listed: false,
+            of_user: false,
             peer_ended: false,
             lag: None,
             state: State::Http(None),

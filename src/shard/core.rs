@@ -11,6 +11,7 @@ use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::home::Home;
 use crate::hub::local::{Local, Moved};
+use crate::hub::places::Places;
 use crate::hub::users::Users;
 use crate::session::Effect;
 use crate::shard::ask::{ControlPlane, ShardStats};
@@ -53,6 +54,8 @@ pub(in crate::shard) struct Core {
     pub wheel: Wheel,
     pub home: Home,
     pub users: Users,
+    /// Of users whose connections are limited.
+    pub places: Places,
     pub local: Local,
     /// Messages to users, on their way to connections here.
     pub pushes: Pushes,
@@ -138,6 +141,7 @@ impl Core {
             wheel: Wheel::new(now),
             home: Home::new(options.namespaces.clone(), options.hub.clone(), prng.fork()),
             users: Users::new(&mut prng),
+            places: Places::new(&mut prng),
             local: Local::new(options.streams, prng.u64(..)),
             pushes: Pushes::default(),
             rates: Rates::new(&options),

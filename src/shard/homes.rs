@@ -43,11 +43,10 @@ impl Core {
                 self.handle_backend_answer(conn, number, outcome);
             }
             Mail::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),
-            Mail::UserJoined(user) => self.user_joined(&user.0, user.1),
-            Mail::UserJoinedByTunnel(user) => self.user_joined_by_tunnel(&user.0, user.1),
-            Mail::UserLeft(user) => {
-                self.users.remove(&user.0, user.1);
-            }
+            Mail::UserJoined(user) => self.user_joined(&user.0, user.1, false),
+            Mail::UserJoinedByTunnel(user) => self.user_joined(&user.0, user.1, true),
+            Mail::UserLeft(user) => self.user_left(&user.0, user.1),
+            Mail::Placed(conn) => self.handle_placed(conn),
             Mail::Connection(order) => self.handle_order(*order),
             Mail::Push(push) => self.handle_push(*push),
         }

@@ -45,6 +45,8 @@ pub enum Mail {
     /// One more that takes no messages.
     UserJoinedByTunnel(Box<(UserName, ConnId)>),
     UserLeft(Box<(UserName, ConnId)>),
+    /// From a user's home, where users' connections are limited: the connection has a place and may be answered.
+    Placed(ConnId),
     /// From a user's home to one of the user's connections.
     Connection(Box<ConnectionMail>),
     /// From a user's home: a message to connections of its users.

@@ -21,6 +21,7 @@ pub mod mailbox;
 mod mailer;
 mod orders;
 mod outbox;
+mod places;
 pub mod pushes;
 mod questions;
 pub mod rates;

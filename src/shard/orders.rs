@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, ConnId, UserName};
-use crate::hub::users::UserPolicy;
+use crate::base::fault::{Refusal, Unsubscribed};
+use crate::base::ids::{ChannelName, ConnId};
 use crate::session::{Renewal, Sub, SubscribeEffect};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
 use crate::shard::connections::State;
@@ -95,36 +94,6 @@ impl Core {
         }
     }
 
-    /// A user whose home is here has one connection more, which may be one too many. One writer decides, so that of any
-    /// number that come at once exactly as many stay as may.
-    pub fn user_joined(&mut self, user: &UserName, conn: ConnId) {
-        self.users.add(user, conn);
-        self.keep_within_limit(user, conn);
-    }
-
-    /// As [`Core::user_joined`], by a tunnel.
-    pub fn user_joined_by_tunnel(&mut self, user: &UserName, conn: ConnId) {
-        self.users.add_silent(user, conn);
-        self.keep_within_limit(user, conn);
-    }
-
-    fn keep_within_limit(&mut self, user: &UserName, conn: ConnId) {
-        let limits = &self.options.client_limits;
-        let (most, policy) = (limits.user_connections_max as usize, limits.user_connections_policy);
-        while most > 0 && self.users.count(user) > most {
-            let oldest = self.users.connections(user).next();
-            let (conn, why) = match policy {
-                UserPolicy::Reject => (conn, Disconnect::CONNECTION_LIMIT),
-                UserPolicy::Replace => (oldest.unwrap_or(conn), Disconnect::REPLACED),
-            };
-            // At once, and not when it has gone: until then it would take the place of another one.
-            self.users.remove(user, conn);
-            let done = Gather::new(Reply::new(|_| {}));
-            let mail = ConnectionMail { conn, user: user.clone(), order: Order::Disconnect(why), done };
-            self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
-        }
-    }
-
     pub fn handle_order(&mut self, mail: ConnectionMail) {
         let ConnectionMail { conn, user, order, done } = mail;
         let Some(slot) = self.live(conn) else { return };
@@ -138,20 +107,21 @@ impl Core {
         if let Some(State::Tunnel { tunnel, .. }) =
             self.connections.get(slot).map(|connection| &connection.state)
         {
-            let own = tunnel.user.as_deref().unwrap_or("");
+            let own = tunnel.user().map_or("", |own| own);
             // The rest is for clients that know channels.
             if let Order::Disconnect(disconnect) = order
-                && tunnel.is_open()
+                && tunnel.is_admitted()
                 && own == &*user
             {
                 self.end_tunnel(slot, &disconnect);
             }
             return;
         }
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
-            return;
-        };
-        if !session.is_connected() || session.user().map_or("", |own| own) != &*user {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        // One that waits for its place, or for its channels, can be ended and nothing else.
+        let may_end = connection.of_user && matches!(order, Order::Disconnect(_));
+        let Some(session) = connection.session() else { return };
+        if !(session.is_connected() || may_end) || session.user().map_or("", |own| own) != &*user {
             return;
         }
         match order {

@@ -18,7 +18,7 @@ use crate::proto::reader::problem::{PROBLEM_TYPE, write_problem};
 use crate::proto::websocket::{self, Message, Opcode};
 use crate::session::question::Waiting;
 use crate::session::tunnel::{
-    Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelMatter, TunnelQuestion, WaitingLimits,
+    Admission, Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelMatter, TunnelQuestion, WaitingLimits,
 };
 use crate::shard::Action;
 use crate::shard::ask::{Busy, Reply, TunnelOrder, TunnelReply, TunnelStanding, TunnelTold};
@@ -107,7 +107,10 @@ impl Core {
                     TunnelQuestion { tunnel: place, client: self.client_id(slot), user: None, matter };
                 match self.ask_tunnel(self.conn_id(slot), question) {
                     Ok(waiting) => {
-                        let tunnel = Tunnel::new(place, Asking { handshake, waiting, unread: Vec::new() });
+                        let tunnel = Tunnel::new(
+                            place,
+                            Asking { handshake, waiting, unread: Vec::new(), admission: None },
+                        );
                         let Some(connection) = self.connections.get_mut(slot) else { return bytes.len() };
                         connection.state = State::Tunnel { decoder: None, tunnel: Box::new(tunnel) };
                         let patience = self.options.tunnels[usize::from(place)].timeout + ANSWER_GRACE;
@@ -218,6 +221,20 @@ impl Core {
                 return self.refuse_for_now(slot);
             }
         };
+        // As other clients, so that an order to disconnect a user finds it, and a limit of connections counts it.
+        if self.join_user(slot, admission.user.clone(), true) {
+            if let Some(State::Tunnel { tunnel, .. }) =
+                self.connections.get_mut(slot).map(|connection| &mut connection.state)
+            {
+                tunnel.hold(admission);
+            }
+            return;
+        }
+        self.open_tunnel(slot, admission);
+    }
+
+    /// The client is in: its handshake is answered.
+    pub fn open_tunnel(&mut self, slot: u32, admission: Admission) {
         let unix_s = self.unix_s();
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
@@ -228,12 +245,6 @@ impl Core {
         self.stats.counters.websocket_upgrades_total += 1;
         self.stats.counters.clients_connected_total += 1;
         self.stats.counters.tunnels_opened_total += 1;
-        // As other clients, so that an order to disconnect a user finds it.
-        if let Some(user) = admission.user {
-            let conn = self.conn_id(slot);
-            let home = self.mailer.router().user_home(&user);
-            self.mailer.post(home, Mail::UserJoinedByTunnel(Box::new((user, conn))));
-        }
         let mut handshake = asking.handshake;
         handshake.protocol = admission.subprotocol.as_deref();
         let mut opening = Vec::new();
@@ -294,20 +305,7 @@ impl Core {
         let Some(mut farewell) = self.parted.connections.remove(&conn) else {
             // Let in, but nobody waited for that any more: the backend learns it.
             if let TunnelAnswer::Admitted(admission) = answer {
-                self.stats.counters.tunnels_opened_total += 1;
-                // Which tunnel it was is in the admission: the connection itself is forgotten.
-                let question = TunnelQuestion {
-                    tunnel: admission.tunnel,
-                    client: self.client_ids.id(conn),
-                    user: admission.user,
-                    matter: TunnelMatter::Close {
-                        code: 1006,
-                        reason: "left before it was answered".into(),
-                        messages: 0,
-                        undelivered: 0,
-                    },
-                };
-                self.tell_end(conn, question);
+                self.tell_left_early(conn, *admission);
             }
             return;
         };
@@ -344,6 +342,24 @@ impl Core {
         self.tell_end(conn, question);
     }
 
+    /// A connection that was let in left before it was answered.
+    fn tell_left_early(&mut self, conn: ConnId, admission: Admission) {
+        self.stats.counters.tunnels_opened_total += 1;
+        // Which tunnel it was is in the admission: the connection itself is forgotten.
+        let question = TunnelQuestion {
+            tunnel: admission.tunnel,
+            client: self.client_ids.id(conn),
+            user: admission.user,
+            matter: TunnelMatter::Close {
+                code: 1006,
+                reason: "left before it was answered".into(),
+                messages: 0,
+                undelivered: 0,
+            },
+        };
+        self.tell_end(conn, question);
+    }
+
     fn tell_end(&mut self, conn: ConnId, question: TunnelQuestion) {
         if self.ask_tunnel(conn, question).is_err() {
             self.stats.fault(Cause::TunnelCloseUntold);
@@ -374,11 +390,19 @@ impl Core {
 
     /// Ends a tunnel's connection for a reason of ours, in the codes that any WebSocket client knows.
     pub fn end_tunnel(&mut self, slot: u32, disconnect: &Disconnect) {
-        let Some(connection) = self.connections.get(slot) else { return };
-        let State::Tunnel { tunnel, .. } = &connection.state else { return };
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
         if !tunnel.is_open() {
-            return self.refuse_for_now(slot);
+            let admission = if disconnect.reconnects() { None } else { tunnel.take_admission() };
+            let Some(mut admission) = admission else { return self.refuse_for_now(slot) };
+            // It has no place and is not to come back: WebSocket clients learn that by a Close frame only.
+            admission.message = None;
+            if let Some(asking) = tunnel.asking() {
+                asking.unread.clear();
+            }
+            self.open_tunnel(slot, *admission);
         }
+        let Some(connection) = self.connections.get(slot) else { return };
         self.stats.disconnect(disconnect);
         let code = code_for_all(disconnect);
         if connection.is_blocked() && *disconnect == Disconnect::SLOW {
@@ -414,6 +438,10 @@ impl Core {
         };
         if !tunnel.is_open() {
             // Dropped, it cancels its question.
+            if let Some(admission) = tunnel.take_admission() {
+                self.unlist(slot, admission.user.clone());
+                self.tell_left_early(conn, *admission);
+            }
             return;
         }
         self.unlist(slot, tunnel.user.clone());

@@ -702,6 +702,37 @@ for (const driver of drivers) {
       await until(async () => (await daemon.metrics()).get('trunkline_clients_active') === 0, 'nobody is left');
     });
 
+    test('a user has no more tunnels than connections may be', async () => {
+      const tunnel = [{ name: 'game', endpoint: backend.url }];
+      const config = (policy) => configuration({
+        tunnel, client: { user_connections_max: 2, user_connections_policy: policy },
+      });
+      for (const policy of ['reject', 'replace']) {
+        const limited = await Daemon.start({ driver, config: config(policy), args: ['--shards', '3'] });
+        const url = `ws://${limited.address}/tunnel/game`;
+        backend.reset();
+        backend.connect = (_, response) => response.end('{"user":"u","message":"welcome"}');
+        const crowd = await Promise.all(Array.from({ length: 8 }, () => Client.connect(url)));
+        const closed = [];
+        crowd.forEach((client) => client.closing.then(({ code }) => closed.push(code)));
+        const over = policy === 'reject' ? 3504 : 3510;
+        await until(() => closed.length === 6, () => `${closed.length} of 6 are closed`);
+        assert.deepEqual(new Set(closed), new Set([over]));
+        const stayed = crowd.filter((client) => client.ws.readyState === WebSocket.OPEN);
+        await stayed[0].got(1);
+        if (policy === 'reject') {
+          assert.equal(crowd.filter((client) => client.messages.length > 0).length, 2, 'only who is in is welcomed');
+        }
+        // The backend, which has let them in, hears how each of them ended.
+        await until(() => backend.of('close').length === 6, 'six closes are told');
+        assert.deepEqual(new Set(backend.of('close').map(({ json }) => json.code)), new Set([over]));
+        stayed[0].ws.send('hello');
+        assert.deepEqual(await stayed[0].got(2), ['welcome', 'hello']);
+        stayed.forEach(({ ws }) => ws.close());
+        assert.equal(await limited.stop(), 0);
+      }
+    });
+
     test('at the end clients are sent away with 1001 and the backend hears of it', async () => {
       const tunnel = [{ name: 'game', endpoint: backend.url }];
       const ending = await Daemon.start({ driver, config: configuration({ tunnel }), args: ['--shards', '2'] });

@@ -3,6 +3,8 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
+import WebSocket from 'ws';
+
 import { Daemon, configuration, drivers, open } from './support/daemon.mjs';
 import { connected, sdk, subscribed, token } from './support/sdk.mjs';
 import { RawSocket, TEXT } from './support/socket.mjs';
@@ -135,12 +137,21 @@ for (const driver of drivers) {
       config: configuration({ client: { user_connections_max: max, user_connections_policy: policy } }),
     });
 
+    /** A client that counts how often it was answered as connected. */
+    const counted = (daemon, options) => {
+      const client = sdk(daemon.ws, { token: token('ann', options) });
+      client.times = 0;
+      client.on('connected', () => { client.times += 1; });
+      client.connect();
+      return client;
+    };
+
     test('reject: one too many is closed with 3504 and does not come back', async () => {
       const daemon = await start('reject', 2);
       const [first, second] = [await member(daemon, 'ann'), await member(daemon, 'ann')];
-      const third = await member(daemon, 'ann');
+      const third = counted(daemon);
       await until(() => third.state === 'disconnected', 'the third is closed');
-      assert.equal(third.log.disconnected[0].code, 3504);
+      assert.deepEqual([third.log.disconnected[0].code, third.times], [3504, 0]);
       assert.deepEqual([first.state, second.state], ['connected', 'connected']);
       const other = await member(daemon, 'bob');
       // Who leaves makes room.
@@ -171,8 +182,8 @@ for (const driver of drivers) {
     for (const policy of ['reject', 'replace']) {
       test(`${policy}: of many at once exactly as many stay as may`, async () => {
         const daemon = await start(policy, 3);
-        const crowd = range(30).map(() => sdk(daemon.ws, { token: token('ann') }));
-        crowd.forEach((client) => client.connect());
+        // Some have channels of their own, which they are subscribed to before they are answered.
+        const crowd = range(30).map((at) => counted(daemon, at % 2 ? { channels: ['news'] } : {}));
         const closed = () => crowd.filter((client) => client.state === 'disconnected');
         await until(() => closed().length === 27, () => `${closed().length} of 27 are closed`);
         await until(async () => (await clients(daemon)) === 3, 'three stay');
@@ -181,6 +192,10 @@ for (const driver of drivers) {
         const { connections } = await daemon.api('push', { user: 'ann', data: 1 });
         assert.equal(connections, 3);
         assert.equal(closed().length, 27);
+        // Not even for a moment were more in: with `reject` the others were never answered as connected.
+        const answered = crowd.filter((client) => client.times > 0).length;
+        if (policy === 'reject') assert.equal(answered, 3);
+        else assert.ok(answered >= 3, `${answered} were connected`);
         crowd.forEach((client) => client.disconnect());
         assert.equal(await daemon.stop(), 0);
       });
@@ -195,6 +210,40 @@ for (const driver of drivers) {
       assert.match(events.text, /event: disconnect\ndata: .*"code":3510.*"reconnect":false/);
       assert.equal(client.state, 'connected');
       client.disconnect();
+      assert.equal(await daemon.stop(), 0);
+    });
+  });
+
+  describe(`streams over the limit of connections on ${driver}`, () => {
+    test('reject: they begin and end with the reason, and never flow', async () => {
+      const config = configuration({ client: { user_connections_max: 2 } });
+      const daemon = await Daemon.start({ driver, args: ['--shards', '3'], config });
+      const target = (path) => `${daemon.http}/${path}?channel=news&token=${token('ann')}`;
+      const held = [await stream(target('sse')), await stream(target('stream'))];
+      await until(() => held.every((one) => one.text.includes('ready')), 'the streams flow');
+      const refused = await Promise.all(range(10).map((at) => stream(target(at % 2 ? 'sse' : 'stream'))));
+      await until(() => refused.every((one) => one.ended), 'the others end');
+      for (const { text } of refused) {
+        assert.match(text, /"code":3504.*"reconnect":false/);
+        assert.doesNotMatch(text, /ready/);
+      }
+      const socket = new WebSocket(`ws://${daemon.address}/ws?channel=news&token=${token('ann')}`);
+      const texts = [];
+      socket.addEventListener('message', ({ data }) => texts.push(data));
+      const { code } = await new Promise((done) => { socket.addEventListener('close', done); });
+      assert.deepEqual([code, texts], [3504, []]);
+      assert.ok(held.every((one) => !one.ended), 'those that were in are');
+      // Polls are no connections of their user.
+      const poll = await fetch(`${daemon.http}/poll?channel=news&wait=0&token=${token('ann')}`);
+      assert.equal(poll.status, 200);
+      held[0].close();
+      await until(async () => {
+        const again = await stream(target('sse'));
+        await until(() => again.ended || again.text.includes('ready'), 'an answer');
+        again.close();
+        return again.text.includes('ready');
+      }, 'who leaves makes room');
+      held.forEach((one) => one.close());
       assert.equal(await daemon.stop(), 0);
     });
   });

@@ -207,11 +207,16 @@ impl Core {
             reply.keep_alive = false;
         }
         let (mode, limit) = (request.mode, usize::from(request.limit));
+        let streams = matches!(mode, Mode::Stream(_));
+        let user = request.admission.identity.as_ref().and_then(|identity| identity.user.clone());
+        // A poll and an answer do not count as connections of their user.
+        let awaits_place = streams && user.is_some() && self.user_limit().is_some();
         let mut reader = Reader::new(id, mode, request.admission.identity);
         reader.chunked = !reply.http10;
         let asks: Vec<_> = request.channels.iter().map(|asked| (asked.name.clone(), asked.since())).collect();
         let asking = Asking {
-            outstanding: asks.len() as u32,
+            outstanding: asks.len() as u32 + u32::from(awaits_place),
+            awaits_place,
             channels: request.channels,
             opening,
             hold_ms: request.hold_ms,
@@ -222,7 +227,9 @@ impl Core {
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.state = State::Reader { decoder: None, reader };
         self.wheel.cancel(&mut self.connections, slot);
-        if asks.is_empty() {
+        if awaits_place {
+            self.join_user(slot, user, false);
+        } else if asks.is_empty() {
             self.reader_answered(slot);
             return;
         }

@@ -35,7 +35,6 @@ impl Core {
     pub(super) fn begin_heartbeats(&mut self, slot: u32) {
         self.clients += 1;
         self.stats.counters.clients_connected_total += 1;
-        let conn = self.conn_id(slot);
         // As the first ping of a client, at a random moment of the interval's second half.
         let interval = self.options.ping_interval.as_millis() as u64;
         let due = timers::tick_after(self.now, interval / 2 + self.prng.u64(0..=interval / 2));
@@ -43,10 +42,9 @@ impl Core {
         connection.ping_due = due;
         connection.awaits_pong = false;
         connection.listed = true;
-        let user = connection.reader().and_then(|reader| reader.identity.as_ref()?.user.clone());
-        if let Some(user) = user {
-            let home = self.mailer.router().user_home(&user);
-            self.mailer.post(home, Mail::UserJoined(Box::new((user, conn))));
+        if !connection.of_user {
+            let user = connection.reader().and_then(|reader| reader.identity.as_ref()?.user.clone());
+            self.join_user(slot, user, false);
         }
         self.tell_connected(slot);
         self.set_reader_timer(slot);
@@ -263,15 +261,19 @@ impl Core {
         }
         self.stats.disconnect(&disconnect);
         let Mode::Stream(kind) = mode else { return };
+        let mut last = Vec::new();
         if !reader.is_ready() {
-            return self.refuse_reader(slot, Refusal::TooManyRequests.into());
+            if disconnect.reconnects() {
+                return self.refuse_reader(slot, Refusal::TooManyRequests.into());
+            }
+            // It is not to come back, and hears that in its own words: the stream begins and ends.
+            last = reader.asking().map_or_else(Vec::new, |asking| std::mem::take(&mut asking.opening));
         }
         self.events.note_end(slot, &disconnect);
         if blocked && disconnect == Disconnect::SLOW {
             // As for a client: what it does not read, it would not read either.
             return self.give_up(slot);
         }
-        let mut last = Vec::new();
         if matches!(kind, WireKind::WebSocketJson | WireKind::WebSocketBare) {
             websocket::write_close(&mut last, disconnect.code, &disconnect.reason);
             return self.leave_protocol(slot, last.into(), ClosingEnd::PeersClose(None));

@@ -1,0 +1,271 @@
+//! The places of a user's connections, where their number is limited: who may be answered as connected, and when.
+//!
+//! A connection asks for a place before it is answered. Whoever is replaced keeps its place until its shard says that it
+//! has left, so that never more than the limit are connected, on whichever shards they are.
+//!
+//! ```text
+//!  join ──▶ waiting ──a place is free──▶ granted ──▶ left
+//!    │         └──replaced──▶ (out)         └──replaced──▶ leaving ──left──▶ (out, its place is free)
+//!    └──over the limit, policy reject──▶ (out)
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+
+use ahash::RandomState;
+
+use crate::base::ids::{ConnId, UserName};
+use crate::base::prng::Prng;
+use crate::hub::users::{UserPolicy, Users};
+
+/// What the home of a user says to one of the user's connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Granted(ConnId),
+    /// The new connection is to be closed.
+    Rejected(ConnId),
+    /// An old connection is to be closed for a newer one.
+    Replaced(ConnId),
+}
+
+/// How many connections a user may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserLimit {
+    pub connections_max: usize,
+    pub policy: UserPolicy,
+}
+
+/// Users of whom a connection is being replaced; usually none.
+pub struct Places {
+    turnovers: HashMap<UserName, Turnover, RandomState>,
+}
+
+/// Neither list is longer than the limit: who waits is among the user's connections, who leaves had a place.
+#[derive(Default)]
+struct Turnover {
+    /// Without a place yet, the oldest first. They are among the user's connections.
+    waiting: VecDeque<ConnId>,
+    /// Still holding a place. They are no longer among the user's connections.
+    leaving: Vec<ConnId>,
+}
+
+impl Places {
+    pub fn new(prng: &mut Prng) -> Places {
+        let hash = RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
+        Places { turnovers: HashMap::with_hasher(hash) }
+    }
+
+    /// A connection that [`Users`] has just been given asks for a place.
+    pub fn handle_joined(
+        &mut self,
+        users: &mut Users,
+        user: &UserName,
+        conn: ConnId,
+        limit: UserLimit,
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        // The anonymous are nobody in particular, and count for nobody.
+        if user.is_empty() {
+            return verdicts.push(Verdict::Granted(conn));
+        }
+        if users.count(user) > limit.connections_max {
+            let oldest = users.connections(user).next().filter(|_| limit.policy == UserPolicy::Replace);
+            let Some(oldest) = oldest else {
+                users.remove(user, conn);
+                return verdicts.push(Verdict::Rejected(conn));
+            };
+            users.remove(user, oldest);
+            verdicts.push(Verdict::Replaced(oldest));
+            let turnover = self.turnovers.entry(user.clone()).or_default();
+            match turnover.waiting.iter().position(|&waiting| waiting == oldest) {
+                Some(at) => drop(turnover.waiting.remove(at)),
+                None => turnover.leaving.push(oldest),
+            }
+        }
+        match self.turnovers.get_mut(user) {
+            Some(turnover) => {
+                turnover.waiting.push_back(conn);
+                self.grant(users, user, limit, verdicts);
+            }
+            None => verdicts.push(Verdict::Granted(conn)),
+        }
+    }
+
+    /// A connection of the user has gone, or has been closed as it was to be.
+    pub fn handle_left(
+        &mut self,
+        users: &mut Users,
+        user: &UserName,
+        conn: ConnId,
+        limit: UserLimit,
+        verdicts: &mut Vec<Verdict>,
+    ) {
+        users.remove(user, conn);
+        if let Some(turnover) = self.turnovers.get_mut(user) {
+            turnover.waiting.retain(|&waiting| waiting != conn);
+            turnover.leaving.retain(|&leaving| leaving != conn);
+            self.grant(users, user, limit, verdicts);
+        }
+    }
+
+    /// Gives free places to those that wait.
+    fn grant(&mut self, users: &Users, user: &UserName, limit: UserLimit, verdicts: &mut Vec<Verdict>) {
+        let Some(turnover) = self.turnovers.get_mut(user) else { return };
+        let Turnover { waiting, leaving } = turnover;
+        while users.count(user) - waiting.len() + leaving.len() < limit.connections_max
+            && let Some(conn) = waiting.pop_front()
+        {
+            verdicts.push(Verdict::Granted(conn));
+        }
+        if waiting.is_empty() && leaving.is_empty() {
+            self.turnovers.remove(user);
+        }
+    }
+
+    /// Users of whom a connection is being replaced.
+    pub fn len(&self) -> usize {
+        self.turnovers.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.turnovers.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Connections come and go in any order, and what they are told arrives late: never are more connected than may be,
+    /// and when all is quiet as many are as can.
+    #[test]
+    fn never_more_than_the_limit_are_connected_at_any_moment() {
+        for seed in 0..2_000 {
+            let mut prng = Prng::with_seed(seed);
+            let policy = [UserPolicy::Reject, UserPolicy::Replace][prng.usize(..2)];
+            let limit = UserLimit { connections_max: prng.usize(1..6), policy };
+            let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
+            let user: UserName = "ann".into();
+            // Where they live: asking, connected, and gone without the home's knowing. Verdicts on their way.
+            let (mut asking, mut connected) = (BTreeSet::new(), BTreeSet::new());
+            let (mut verdicts, mut under_way, mut left) = (Vec::new(), Vec::new(), Vec::new());
+            for step in 0..400_u64 {
+                match prng.u8(..6) {
+                    0..=1 if step < 300 => {
+                        let conn = ConnId::from_bits(step);
+                        asking.insert(conn);
+                        users.add(&user, conn);
+                        places.handle_joined(&mut users, &user, conn, limit, &mut verdicts);
+                    }
+                    // It goes by itself.
+                    2 if step < 300 => {
+                        let all: Vec<ConnId> = asking.union(&connected).copied().collect();
+                        if let Some(&conn) = all.get(prng.usize(..all.len().max(1))) {
+                            asking.remove(&conn);
+                            connected.remove(&conn);
+                            left.push(conn);
+                        }
+                    }
+                    3 if !left.is_empty() => {
+                        let conn = left.swap_remove(prng.usize(..left.len()));
+                        places.handle_left(&mut users, &user, conn, limit, &mut verdicts);
+                    }
+                    _ if !under_way.is_empty() => {
+                        // In any order between connections, as between shards.
+                        let at = prng.usize(..under_way.len());
+                        match under_way.remove(at) {
+                            Verdict::Granted(conn) if asking.remove(&conn) => drop(connected.insert(conn)),
+                            Verdict::Granted(_) => {}
+                            Verdict::Rejected(conn) | Verdict::Replaced(conn) => {
+                                if asking.remove(&conn) | connected.remove(&conn) {
+                                    left.push(conn);
+                                }
+                            }
+                        }
+                    }
+                    _ => {}
+                }
+                under_way.append(&mut verdicts);
+                assert!(connected.len() <= limit.connections_max, "seed {seed}: {}", connected.len());
+            }
+            while !left.is_empty() || !under_way.is_empty() {
+                for conn in std::mem::take(&mut left) {
+                    places.handle_left(&mut users, &user, conn, limit, &mut verdicts);
+                }
+                under_way.append(&mut verdicts);
+                for verdict in std::mem::take(&mut under_way) {
+                    match verdict {
+                        Verdict::Granted(conn) if asking.remove(&conn) => drop(connected.insert(conn)),
+                        Verdict::Granted(_) => {}
+                        Verdict::Rejected(conn) | Verdict::Replaced(conn) => {
+                            if asking.remove(&conn) | connected.remove(&conn) {
+                                left.push(conn);
+                            }
+                        }
+                    }
+                    assert!(connected.len() <= limit.connections_max, "seed {seed}");
+                }
+            }
+            assert!(asking.is_empty(), "seed {seed}: {asking:?} wait for ever");
+            assert_eq!(users.count(&user), connected.len(), "seed {seed}");
+            assert!(places.is_empty(), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn the_newest_stay_or_the_oldest_as_the_policy_says() {
+        let story = |policy| {
+            let mut prng = Prng::with_seed(1);
+            let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
+            let limit = UserLimit { connections_max: 2, policy };
+            let mut verdicts = Vec::new();
+            for number in 1..=4 {
+                let conn = ConnId::from_bits(number);
+                users.add(&"ann".into(), conn);
+                places.handle_joined(&mut users, &"ann".into(), conn, limit, &mut verdicts);
+            }
+            for number in 1..=2 {
+                places.handle_left(
+                    &mut users,
+                    &"ann".into(),
+                    ConnId::from_bits(number),
+                    limit,
+                    &mut verdicts,
+                );
+            }
+            verdicts
+        };
+        let conn = ConnId::from_bits;
+        use Verdict::{Granted, Rejected, Replaced};
+        assert_eq!(
+            story(UserPolicy::Reject),
+            [Granted(conn(1)), Granted(conn(2)), Rejected(conn(3)), Rejected(conn(4))]
+        );
+        assert_eq!(
+            story(UserPolicy::Replace),
+            [
+                Granted(conn(1)),
+                Granted(conn(2)),
+                Replaced(conn(1)),
+                Replaced(conn(2)),
+                Granted(conn(3)),
+                Granted(conn(4))
+            ]
+        );
+    }
+
+    #[test]
+    fn the_anonymous_have_no_limit() {
+        let mut prng = Prng::with_seed(1);
+        let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
+        let limit = UserLimit { connections_max: 1, policy: UserPolicy::Reject };
+        let mut verdicts = Vec::new();
+        for number in 0..3 {
+            users.add(&"".into(), ConnId::from_bits(number));
+            places.handle_joined(&mut users, &"".into(), ConnId::from_bits(number), limit, &mut verdicts);
+        }
+        assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Granted(_))));
+        assert_eq!(verdicts.len(), 3);
+    }
+}

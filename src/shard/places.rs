@@ -1,0 +1,101 @@
+//! Connections of users, between the users' homes and the shards of the connections.
+//!
+//! Where the number of a user's connections is limited, one asks for a place before it is answered as connected:
+//! [`Core::join_user`], then [`Core::handle_placed`], or an order to end. It asks once in its life.
+
+use crate::base::fault::Disconnect;
+use crate::base::ids::{ConnId, UserName};
+use crate::hub::places::{UserLimit, Verdict};
+use crate::shard::ask::Reply;
+use crate::shard::connections::State;
+use crate::shard::core::Core;
+use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
+
+impl Core {
+    pub fn user_limit(&self) -> Option<UserLimit> {
+        let limits = &self.options.client_limits;
+        let (connections_max, policy) =
+            (limits.user_connections_max as usize, limits.user_connections_policy);
+        (connections_max > 0).then_some(UserLimit { connections_max, policy })
+    }
+
+    // --- as the home of the user
+
+    /// `silent`: by a tunnel, which takes no messages.
+    pub fn user_joined(&mut self, user: &UserName, conn: ConnId, silent: bool) {
+        match silent {
+            true => self.users.add_silent(user, conn),
+            false => self.users.add(user, conn),
+        }
+        let Some(limit) = self.user_limit() else { return };
+        let mut verdicts = Vec::new();
+        self.places.handle_joined(&mut self.users, user, conn, limit, &mut verdicts);
+        self.tell_verdicts(user, verdicts);
+    }
+
+    pub fn user_left(&mut self, user: &UserName, conn: ConnId) {
+        let Some(limit) = self.user_limit() else {
+            self.users.remove(user, conn);
+            return;
+        };
+        let mut verdicts = Vec::new();
+        self.places.handle_left(&mut self.users, user, conn, limit, &mut verdicts);
+        self.tell_verdicts(user, verdicts);
+    }
+
+    fn tell_verdicts(&mut self, user: &UserName, verdicts: Vec<Verdict>) {
+        for verdict in verdicts {
+            let (conn, why) = match verdict {
+                Verdict::Granted(conn) => {
+                    self.mailer.post(conn.shard(), Mail::Placed(conn));
+                    continue;
+                }
+                Verdict::Rejected(conn) => (conn, Disconnect::CONNECTION_LIMIT),
+                Verdict::Replaced(conn) => (conn, Disconnect::REPLACED),
+            };
+            let done = Gather::new(Reply::new(|_| {}));
+            let mail = ConnectionMail { conn, user: user.clone(), order: Order::Disconnect(why), done };
+            self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
+        }
+    }
+
+    // --- as the shard of the connection
+
+    /// The user's home learns of the connection. True when it must wait for a place.
+    pub fn join_user(&mut self, slot: u32, user: Option<UserName>, silent: bool) -> bool {
+        let conn = self.conn_id(slot);
+        let Some(user) = user else { return false };
+        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        connection.of_user = true;
+        let home = self.mailer.router().user_home(&user);
+        let joined = Box::new((user, conn));
+        self.mailer
+            .post(home, if silent { Mail::UserJoinedByTunnel(joined) } else { Mail::UserJoined(joined) });
+        self.user_limit().is_some()
+    }
+
+    /// The connection has a place.
+    pub fn handle_placed(&mut self, conn: ConnId) {
+        let Some(slot) = self.live(conn) else { return };
+        match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
+            Some(State::Client { .. }) => {
+                self.with_session(slot, |session, cx| session.handle_placed(cx));
+            }
+            Some(State::Reader { reader, .. }) => {
+                let Some(asking) = reader.asking() else { return };
+                if std::mem::take(&mut asking.awaits_place) {
+                    asking.outstanding -= 1;
+                    if asking.outstanding == 0 {
+                        self.reader_answered(slot);
+                    }
+                }
+            }
+            Some(State::Tunnel { tunnel, .. }) => {
+                if let Some(admission) = tunnel.take_admission() {
+                    self.open_tunnel(slot, *admission);
+                }
+            }
+            _ => {}
+        }
+    }
+}
