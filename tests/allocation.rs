@@ -15,6 +15,7 @@ use trunkline::base::event::EventKinds;
 use trunkline::base::fault::Disconnect;
 use trunkline::base::ids::ShardId;
 use trunkline::base::prng::Prng;
+use trunkline::base::seats::Seats;
 use trunkline::base::time::Time;
 use trunkline::driver::mio::MioDriver;
 use trunkline::driver::uring::UringDriver;
@@ -205,6 +206,8 @@ fn options() -> ShardOptions {
         allowed_origins: Vec::new(),
         allow_loopback_origins: false,
         connections_max: 1024,
+        seats: Seats::new(1024),
+        refused_max: 8,
         channels_max: 16,
         message_bytes_max: 64 * 1024,
         outbox_bytes_max: 1 << 20,

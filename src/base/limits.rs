@@ -16,6 +16,9 @@ pub const COMMANDS_PER_FRAME_MAX: usize = 1024;
 pub const RECV_BUFFER_BYTES: usize = 16 * 1024;
 /// Receive buffers a shard: what one tick can read before the ring must be refilled (1 MiB a shard).
 pub const RECV_BUFFERS: u16 = 64;
+/// Connections beyond the bound that one shard waits for until they have read their refusal: enough for those who come in
+/// one second, and 128 sockets of the kernel at most. More are closed behind the answer.
+pub const REFUSED_CONNECTIONS_MAX: u32 = 128;
 
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= RECV_BUFFER_BYTES, "a whole head fits one read");
 const _: () = assert!(RECV_BUFFERS.is_power_of_two(), "a provided buffer ring has a power of two entries");

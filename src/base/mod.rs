@@ -11,5 +11,6 @@ pub mod limits;
 pub mod prng;
 pub mod publication;
 pub mod rate;
+pub mod seats;
 pub mod slots;
 pub mod time;

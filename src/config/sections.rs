@@ -98,7 +98,7 @@ settings! {
         pub channel_name_bytes_max: usize = 255;
         /// What a client that reads slowly may owe, in bytes, before it is closed as slow (3008).
         pub outbox_bytes_max: Size = Size::mib(1);
-        /// Connections of this node. More wait in the kernel's queue.
+        /// Connections of this node. More are answered 503 and closed.
         /// 0: as many as the memory plan finds room for, at most 1,000,000.
         pub connections_max: u32 = 0;
         /// Connections one user may have at a time, of clients and of streams. 0: any number. Polls and clients without

@@ -10,8 +10,9 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use crate::config::cli::{Diagnosis, Start};
-use crate::driver::choose::{DriverChosen, DriverKind, choose};
-use crate::node::{absences, driver_kind, driver_options, ensure_free};
+use crate::driver::choose::{DriverChosen, DriverKind};
+use crate::node::limits::{Descriptors, Room};
+use crate::node::{absences, choose_driver, driver_kind, ensure_free};
 
 const HOST_SCRIPT: &str = include_str!("../../tuning/host.sh");
 
@@ -77,8 +78,8 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
     let config = &start.config;
     let shards = config.shard_count();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-    let options = driver_options(config, start.plan.connections_max, shards);
-    let chosen = match choose(driver_kind(config.driver), &options) {
+    let limit = Descriptors::raise();
+    let chosen = match choose_driver(config, start.plan.connections_max, limit) {
         Ok((chosen, reason)) => {
             let wanted = chosen == DriverChosen::IoUring || driver_kind(config.driver) == DriverKind::Mio;
             report.say(
@@ -98,7 +99,8 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
             DriverChosen::Mio
         }
     };
-    descriptors(chosen, shards, connections, report);
+    let room = Room::new(config, chosen, connections, limit.limit);
+    descriptors(chosen, shards, room, connections, limit, report);
     if chosen == DriverChosen::IoUring {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         report.say(
@@ -115,7 +117,7 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
     report.say(
         connections <= start.plan.connections_max,
         &format!("{}; {} connections", start.plan, start.plan.connections_max),
-        "more wait in the kernel's queue: raise client.connections_max, or give it more memory",
+        "more are answered 503: raise client.connections_max, or give it more memory",
     );
     let absence = absences::worst(WATCHED);
     let share = absence.total.as_secs_f64() / WATCHED.as_secs_f64();
@@ -141,24 +143,37 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
     );
 }
 
-fn descriptors(chosen: DriverChosen, shards: u16, connections: u32, report: &mut Report) {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
-    let (room, each) = match chosen {
-        DriverChosen::IoUring => {
-            (limit.saturating_mul(u64::from(shards)), ", and as much again for each shard")
-        }
-        DriverChosen::Mio => (limit, ""),
+fn descriptors(
+    chosen: DriverChosen,
+    shards: u16,
+    room: Room,
+    connections: u32,
+    descriptors: Descriptors,
+    report: &mut Report,
+) {
+    let limit = descriptors.limit;
+    let each = match chosen {
+        DriverChosen::IoUring => ", and as much again for each shard",
+        DriverChosen::Mio => "",
     };
+    let raised =
+        descriptors.raised_from.map(|from| format!(" (raised from {from} at start)")).unwrap_or_default();
     // The kernel spreads connections over shards by hash: never quite evenly.
     let wanted = u64::from(connections) + u64::from(connections) / 10;
+    let shards_wanted = wanted.div_ceil(limit.saturating_sub(256).max(1));
     report.say(
-        room >= wanted,
-        &format!("RLIMIT_NOFILE = {limit}{each}: room for {room} connections, wanted {wanted}"),
+        room.connections_max >= connections,
         &format!(
-            "accepting stops when it is reached, and clients wait: set LimitNOFILE={wanted} in the systemd unit{}",
+            "RLIMIT_NOFILE = {limit}{raised}{each}: room for {} of {connections} connections",
+            room.connections_max
+        ),
+        &format!(
+            "more are answered 503: set LimitNOFILE={} in the systemd unit{}",
+            wanted.saturating_add(1024),
             match chosen {
-                DriverChosen::IoUring => format!(", or run --shards {}", wanted.div_ceil(limit.max(1))),
-                DriverChosen::Mio => String::new(),
+                DriverChosen::IoUring if shards_wanted > u64::from(shards) =>
+                    format!(", or run --shards {shards_wanted}"),
+                _ => String::new(),
             }
         ),
     );

@@ -8,6 +8,7 @@
 
 mod absences;
 pub mod doctor;
+mod limits;
 pub mod tokens;
 
 use std::io::{self, Write as _};
@@ -22,6 +23,7 @@ use crate::base::ids::ShardId;
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::base::prng::Prng;
 use crate::base::rate::Rate;
+use crate::base::seats::Seats;
 use crate::base::time::Time;
 use crate::config::cli::Start;
 use crate::config::{Config, DriverChoice, Tunnel};
@@ -32,6 +34,7 @@ use crate::driver::uring::UringDriver;
 use crate::driver::{Driver, DriverOptions};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
+use crate::node::limits::{Descriptors, Room};
 use crate::session::token::Verifier;
 use crate::session::tunnel::WaitingLimits;
 use crate::shard::ask::{Ask, ControlPlane};
@@ -82,9 +85,12 @@ fn serve(start: &Start) -> io::Result<()> {
     let shards = config.shard_count();
     tracing::info!("{plan}");
 
-    let mut options = driver_options(config, plan.connections_max, shards);
-    let (chosen, reason) = choose(driver_kind(config.driver), &options)?;
+    let descriptors = Descriptors::raise();
+    let (chosen, reason) = choose_driver(config, plan.connections_max, descriptors)?;
     tracing::info!("driver: {reason}; {shards} shards");
+    let room = Room::new(config, chosen, plan.connections_max, descriptors.limit);
+    let mut options = driver_options(config, room);
+    limits::say(plan.connections_max, room, descriptors, shards);
 
     ensure_free(config.listen)?;
     // Before any thread is started: they inherit it. Shards that share cpus would only interrupt each other: with 54 on two
@@ -103,8 +109,8 @@ fn serve(start: &Start) -> io::Result<()> {
     let client_ids = ClientIds::new(secrets.u64(..));
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
-    let shard_options =
-        Arc::new(shard_options(config, tokens.verifier, options.sockets_max, shards, &mut secrets));
+    let shard_options = Arc::new(shard_options(config, tokens.verifier, room, &mut secrets));
+    limits::watch(Arc::clone(&shard_options.seats))?;
     let control_options = ControlOptions { issuers: tokens.issuers, ..ControlOptions::new(config) };
     let control = control::start(control_options, router.clone())?;
 
@@ -268,12 +274,20 @@ fn driver_kind(choice: DriverChoice) -> DriverKind {
     }
 }
 
-fn driver_options(config: &Config, connections_max: u32, shards: u16) -> DriverOptions {
-    // The kernel spreads connections over the listeners by hash, not evenly: a shard may hold twice its share.
-    let share = (connections_max / u32::from(shards)).saturating_mul(2).max(1024);
+/// The driver that serves, and why, for the log.
+fn choose_driver(
+    config: &Config,
+    connections_max: u32,
+    descriptors: Descriptors,
+) -> io::Result<(DriverChosen, String)> {
+    let room = Room::new(config, DriverChosen::IoUring, connections_max, descriptors.limit);
+    choose(driver_kind(config.driver), &driver_options(config, room))
+}
+
+fn driver_options(config: &Config, room: Room) -> DriverOptions {
     DriverOptions {
         listen: config.listen,
-        sockets_max: share.min(connections_max),
+        sockets_max: room.sockets_max,
         recv_buffer_bytes: RECV_BUFFER_BYTES,
         recv_buffers: RECV_BUFFERS,
     }
@@ -300,10 +314,10 @@ fn client_limits(config: &Config, secrets: &mut Prng) -> ClientLimits {
 fn shard_options(
     config: &Config,
     verifier: Option<Arc<Verifier>>,
-    connections_max: u32,
-    shards: u16,
+    room: Room,
     secrets: &mut Prng,
 ) -> ShardOptions {
+    let shards = config.shard_count();
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
         channels_max: config.limits.channels_max.div_ceil(usize::from(shards)),
@@ -329,7 +343,9 @@ fn shard_options(
         tunnels: config.tunnel.iter().map(tunnel_options).collect(),
         allowed_origins: client.allowed_origins.clone(),
         allow_loopback_origins: config.is_development(),
-        connections_max,
+        connections_max: room.shard_connections_max,
+        seats: Seats::new(room.connections_max),
+        refused_max: room.refused_max,
         channels_max: client.channels_max,
         message_bytes_max: client.message_bytes_max.bytes(),
         outbox_bytes_max: client.outbox_bytes_max.bytes(),

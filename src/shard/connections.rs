@@ -35,6 +35,8 @@ pub struct Connection {
     pub of_user: bool,
     /// The peer has sent its FIN: there will be no other sign of it.
     pub peer_ended: bool,
+    /// It has one of the node's seats: to be given back when it is gone.
+    pub seated: bool,
     /// Present while the socket does not take everything at once.
     pub lag: Option<Box<Lag>>,
     pub state: State,
@@ -170,6 +172,7 @@ impl Connection {
             listed: false,
             of_user: false,
             peer_ended: false,
+            seated: false,
             lag: None,
             state: State::Http(None),
         }

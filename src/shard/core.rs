@@ -66,6 +66,8 @@ pub(in crate::shard) struct Core {
     pub stats: Stats,
     pub events: Events,
     pub clients: u64,
+    /// Connections here that have no seat, because there is none: on their way out.
+    pub unseated: u32,
     /// Connections of tunnels that have gone and still have something for their backend.
     pub parted: Parted,
     /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
@@ -149,6 +151,7 @@ impl Core {
             mailer: Mailer::new(id, router),
             stats: Stats::default(),
             clients: 0,
+            unseated: 0,
             parted: Parted::default(),
             joins_asked: 0,
             questions_asked: 0,
@@ -252,15 +255,16 @@ impl Core {
         self.stats.counters.connections_accepted_total += 1;
         self.connections.insert(sock.slot, Connection::new(sock.generation));
         self.events.begin(sock.slot, self.now);
-        if self.ending.is_some() || self.connections.len() > self.options.connections_max as usize {
-            if self.ending.is_none() {
-                self.stats.fault(Cause::ConnectionLimit);
-            }
+        let Some(connection) = self.connections.get_mut(sock.slot) else { return false };
+        if self.ending.is_some() {
             // Kept as Gone until the driver has closed it, so that the slot is accounted for.
-            if let Some(connection) = self.connections.get_mut(sock.slot) {
-                connection.state = State::Gone;
-            }
+            connection.state = State::Gone;
+            self.unseated += 1;
             return false;
+        }
+        if !self.take_seat(sock.slot) {
+            self.refuse_connection(sock.slot);
+            return true;
         }
         self.timer_in(sock.slot, self.options.connect_timeout);
         self.actions.push(Action::ReadStart(sock.slot));
@@ -273,7 +277,10 @@ impl Core {
         });
         assert!(gone, "only what was given up is closed");
         self.wheel.cancel(&mut self.connections, sock.slot);
-        self.connections.remove(sock.slot);
+        match self.connections.remove(sock.slot) {
+            Some(connection) if connection.seated => self.options.seats.give_back(),
+            _ => self.unseated -= 1,
+        }
         self.events.end(sock.slot);
         self.stats.counters.connections_closed_total += 1;
     }

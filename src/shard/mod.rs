@@ -6,6 +6,7 @@
 //! [`Shard`] owns the driver and runs the tick; `Core` owns everything else and never touches a socket: what it wants
 //! done to one it leaves in a list of actions, which the tick carries out.
 
+mod admission;
 pub mod ask;
 pub mod client_ids;
 mod clients;
@@ -39,6 +40,7 @@ use std::time::Duration;
 use crate::base::event::EventKinds;
 use crate::base::ids::{ShardId, Sock};
 use crate::base::prng::Prng;
+use crate::base::seats::Seats;
 use crate::base::time::Time;
 use crate::driver::{AcceptFailure, Driver, End, Event, SendFailure};
 use crate::hub::limits::HubLimits;
@@ -80,8 +82,12 @@ pub struct ShardOptions {
     pub allowed_origins: Vec<String>,
     /// Pages of this machine may connect whatever their port.
     pub allow_loopback_origins: bool,
-    /// Most connections of one shard.
+    /// Most connections of one shard. The kernel spreads clients by hash: more than an even share of the node's.
     pub connections_max: u32,
+    /// Connections of the whole node.
+    pub seats: Arc<Seats>,
+    /// Connections beyond the bound that a shard takes the time to answer, at once.
+    pub refused_max: u32,
     /// Most subscriptions of one connection.
     pub channels_max: usize,
     pub message_bytes_max: usize,
@@ -238,6 +244,7 @@ impl<D: Driver> Shard<D> {
                     AcceptFailure::NoMemory => Cause::AcceptNoMemory,
                     AcceptFailure::Other(_) => Cause::AcceptOther,
                 });
+                self.core.options.seats.accept_failed();
                 self.accept_again_at = Some(now + ACCEPT_PAUSE);
             }
             Event::Received { sock, lent } => {
@@ -257,7 +264,13 @@ impl<D: Driver> Shard<D> {
                     self.core.handle_writable(sock.slot);
                 }
             }
-            Event::Closed { sock } => self.core.handle_closed(sock),
+            Event::Closed { sock } => {
+                self.core.handle_closed(sock);
+                // There is room again for who waits in the kernel's queue.
+                if let Some(at) = &mut self.accept_again_at {
+                    *at = now;
+                }
+            }
         }
     }
 

@@ -13,6 +13,7 @@ mod fanout;
 mod frame;
 mod http;
 mod https;
+mod limits;
 mod pace;
 mod ports;
 mod process;

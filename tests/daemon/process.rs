@@ -59,11 +59,31 @@ impl Daemon {
         settings: &[(&str, &str)],
         tables: &str,
     ) -> Daemon {
+        let binary = std::env::var_os("TRUNKLINE_TEST_BINARY");
+        let command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()));
+        Daemon::start_command(command, driver, arguments, settings, tables)
+    }
+
+    /// With one shard and limits on open files.
+    pub fn start_limited(driver: Driver, soft: u32, hard: u32) -> Daemon {
+        let binary = std::env::var_os("TRUNKLINE_TEST_BINARY");
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("ulimit -Sn {soft} && ulimit -Hn {hard} && exec \"$0\" \"$@\"")])
+            .arg(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()));
+        Daemon::start_command(shell, driver, &["--shards", "1"], &[], "")
+    }
+
+    fn start_command(
+        mut command: Command,
+        driver: Driver,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+        tables: &str,
+    ) -> Daemon {
         let directory = tempfile::tempdir().expect("a directory for the configuration");
         let file = directory.path().join("trunkline.toml");
         std::fs::write(&file, configuration() + tables).expect("the configuration is written");
-        let binary = std::env::var_os("TRUNKLINE_TEST_BINARY");
-        let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("TRUNKLINE_") {
                 command.env_remove(name);
@@ -108,6 +128,12 @@ impl Daemon {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_read_timeout(Some(DEADLINE)).expect("a read timeout");
         stream
+    }
+
+    /// Waits until the daemon has written `text`.
+    pub fn wait_for_log(&self, text: &str) {
+        let found = self.output.wait_for(|output| output.contains(text).then_some(()));
+        assert!(found.is_some(), "not logged: {text:?}\n{}", self.output.text());
     }
 
     /// One call of the server API on its own connection.

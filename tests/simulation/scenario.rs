@@ -6,6 +6,7 @@ use std::time::Duration;
 use trunkline::base::event::{EventKind, EventKinds};
 use trunkline::base::ids::ChannelName;
 use trunkline::base::prng::Prng;
+use trunkline::base::seats::Seats;
 use trunkline::base::time::Time;
 use trunkline::driver::DriverOptions;
 use trunkline::driver::sim::Faults;
@@ -268,6 +269,8 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         allowed_origins: Vec::new(),
         allow_loopback_origins: false,
         connections_max: if cramped { room } else { room * 2 },
+        seats: Seats::new(if cramped { room * 2 } else { u32::MAX }),
+        refused_max: 2,
         channels_max: prng.usize(3..12),
         message_bytes_max: 8 * 1024,
         outbox_bytes_max: *pick(prng, &[1_000, 4_000, 64 * 1024]),

@@ -23,7 +23,9 @@ const RETRY_BUSY_MS: u64 = 5_000;
 impl Core {
     /// Milliseconds until a reader of events should come back: at least a minimum, and as much again at random.
     pub fn retry_ms(&mut self) -> u64 {
-        let full = self.connections.len() * 10 > self.options.connections_max as usize * 9;
+        let seats = &self.options.seats;
+        let full = self.connections.len() * 10 > self.options.connections_max as usize * 9
+            || u64::from(seats.taken()) * 10 > u64::from(seats.max()) * 9;
         let busy = self.ending.is_some()
             || full
             || self.local.backlog_bytes() > super::super::homes::BACKLOG_BYTES_MAX / 2;

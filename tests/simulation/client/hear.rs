@@ -47,7 +47,12 @@ impl Client {
                 }
             }
             Heard::Status(status) => {
-                assert!(status == 408, "the handshake was answered with {status}");
+                // 408: the request came too slowly. 503: there are as many connections as there may be.
+                let full = status == 503 && stage.scenario.cramped;
+                assert!(status == 408 || full, "the handshake was answered with {status}");
+                if full {
+                    stage.coverage.count("refused_as_full");
+                }
                 self.lose(stage);
             }
             Heard::Text(text) => {

@@ -1,0 +1,73 @@
+//! Bounds of the whole node: what it holds, and what it says to those beyond.
+
+use std::io::Read;
+use std::net::TcpStream;
+
+use crate::on_both_drivers;
+use crate::process::Daemon;
+use crate::socket::Socket;
+
+/// What a fresh connection hears when it asks for /health: 200, or what it is told instead.
+fn knock(daemon: &Daemon) -> (Socket, u16, Option<String>) {
+    let mut socket = Socket::raw(daemon);
+    socket.send_bytes(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let answer = socket.response();
+    let retry_after = (answer.status == 503).then(|| answer.field("retry-after").to_string());
+    (socket, answer.status, retry_after)
+}
+
+fn ended(mut stream: TcpStream) -> bool {
+    stream.read_to_end(&mut Vec::new()).is_ok()
+}
+
+on_both_drivers! {
+    fn connections_are_bounded_for_the_node_and_not_for_each_shard(driver: Driver) {
+        let daemon = Daemon::start_set(driver, &["--shards", "3"], &[("CLIENT_CONNECTIONS_MAX", "20")]);
+        let mut served = Vec::new();
+        let mut refused = Vec::new();
+        for _ in 0..60 {
+            let (socket, status, retry_after) = knock(&daemon);
+            match status {
+                200 => served.push(socket),
+                503 => {
+                    let seconds: u32 = retry_after.expect("Retry-After").parse().expect("seconds");
+                    assert!((1..10).contains(&seconds));
+                    refused.push(socket);
+                }
+                other => panic!("answered {other}"),
+            }
+        }
+        assert_eq!((served.len(), refused.len()), (20, 40));
+        for socket in refused {
+            assert!(ended(socket.into_stream()), "a refused connection ends in order");
+        }
+        daemon.wait_for_log("connections answered 503");
+        // Who goes makes room, for as many newcomers and not more.
+        drop(served.split_off(15));
+        let mut again = Vec::new();
+        while again.len() < 5 {
+            let (socket, status, _) = knock(&daemon);
+            if status == 200 {
+                again.push(socket);
+            }
+        }
+        assert_eq!(knock(&daemon).1, 503);
+    }
+
+    fn the_soft_limit_on_open_files_is_raised_at_start(driver: Driver) {
+        let daemon = Daemon::start_limited(driver, 128, 4096);
+        let sockets: Vec<_> = (0..400).map(|_| knock(&daemon)).collect();
+        assert!(sockets.iter().all(|(_, status, _)| *status == 200));
+        daemon.wait_for_log("raised from 128");
+    }
+
+    fn too_few_open_files_are_named_at_start_and_newcomers_are_answered(driver: Driver) {
+        let daemon = Daemon::start_limited(driver, 128, 128);
+        daemon.wait_for_log("because the limit on open files (RLIMIT_NOFILE) is 128");
+        let first: Vec<_> = (0..300).map(|_| knock(&daemon)).collect();
+        let count = |status| first.iter().filter(|(_, is, _)| *is == status).count();
+        assert!(count(200) >= 32 && count(503) > 0 && count(200) + count(503) == 300, "{}", count(200));
+        drop(first);
+        while knock(&daemon).1 != 200 {}
+    }
+}
