@@ -1,4 +1,4 @@
-//! The stages of a publication's way from its home to the sockets, each by itself: encoding for each wire kind, the hop
+//! The stages of a publication's way from its home to the sockets, each by itself: encoding for each form, the hop
 //! to another shard, the sends. (`hub` has the append and the walk over subscribers, `wake` the wake-up between shards,
 //! `commands` and `websocket` the codecs.)
 //!
@@ -14,13 +14,14 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use trunkline::base::bytes::Bytes;
-use trunkline::base::ids::{Epoch, Offset, Position, Sock, WireKind};
+use trunkline::base::ids::{Epoch, Offset, Position, Sock};
 use trunkline::base::publication::{Encoded, Publication};
 use trunkline::driver::mio::MioDriver;
 use trunkline::driver::uring::UringDriver;
 use trunkline::driver::{Driver, DriverOptions, Event, Part};
 use trunkline::proto::centrifuge::reply::{PublicationRef, Push};
 use trunkline::proto::centrifuge::{Format, encode_push};
+use trunkline::proto::encoding::Encoding;
 use trunkline::proto::reader::frames;
 use trunkline::proto::websocket::{self, Opcode};
 use trunkline::shard::mailbox::{Inbox, Mail};
@@ -61,11 +62,11 @@ fn encode(c: &mut Criterion) {
         });
     });
     let kinds = [
-        ("sse", WireKind::Sse),
-        ("json_lines", WireKind::JsonLines),
-        ("iframe", WireKind::Iframe),
-        ("websocket_json", WireKind::WebSocketJson),
-        ("websocket_bare", WireKind::WebSocketBare),
+        ("sse", Encoding::Sse),
+        ("json_lines", Encoding::JsonLines),
+        ("iframe", Encoding::Iframe),
+        ("websocket_json", Encoding::WebSocketJson),
+        ("websocket_bare", Encoding::WebSocketBare),
     ];
     for (name, kind) in kinds {
         c.bench_function(&format!("encode/{name}"), |b| {

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use trunkline::base::bytes::Bytes;
-use trunkline::base::ids::{ChannelName, ConnId, Offset, ShardId, Sock};
+use trunkline::base::ids::{ChannelName, ConnId, EncodingId, Offset, ShardId, Sock};
 use trunkline::base::prng::Prng;
 use trunkline::base::publication::ClientInfo;
 use trunkline::base::time::Time;
 use trunkline::hub::asks::{JoinAsk, PublishAsk, Since, SinceEpoch};
-use trunkline::hub::local::{Item, Local, StreamLimits, Subscriber};
+use trunkline::hub::class::Class;
+use trunkline::hub::local::{Item, Local, StreamLimits};
 use trunkline::hub::{ChannelOptions, Home, HubLimits, Namespaces};
 
 const CHANNELS: usize = 10_000;
@@ -130,7 +131,7 @@ fn deliver(c: &mut Criterion) {
             let ask = JoinAsk { channel: channel.clone(), conn: conn(slot), info: info(slot), recover: None };
             let joined = home.join(ask, Time::ZERO).expect("there is room");
             let index = local.join_asked(&channel, &Arc::default());
-            local.subscribe(index, Subscriber::new(slot, 0, false), joined.position.offset);
+            local.subscribe(index, slot, Class::shared(EncodingId(0)), joined.position.offset);
             local.join_answered(index);
         }
         c.bench_function(&format!("publish/to_{subscribers}"), |b| {

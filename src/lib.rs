@@ -12,7 +12,7 @@
 //!   A channel and a user have one home shard each ([`shard::router::Router`]), the only writer of their state; shards
 //!   talk through bounded inboxes ([`shard::mailbox::Inbox`]), and nothing on the data path takes a lock.
 //! - **An idle connection costs a slot** of at most 128 bytes: no buffer, no task, no timer object.
-//! - **Encode once, send in place.** A publication's frame is made once for each [`base::ids::WireKind`]; a tick ends in
+//! - **Encode once, send in place.** A publication is framed once for each [class](hub::class) of subscribers; a tick ends in
 //!   one write for each connection with something to say.
 //! - **Protocols are sans-IO** ([`proto`], [`session`]): bytes in, events and bytes out, time as an argument. The same
 //!   shard runs on io_uring, on epoll and in a simulator ([`driver::Driver`]).

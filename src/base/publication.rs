@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{ChannelName, Epoch, Offset, Position, UserName, WireKind};
+use crate::base::ids::{ChannelName, EncodingId, Epoch, Offset, Position, UserName};
 
 /// Who published or joined, as other clients may see it. JSON texts are kept as they came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,25 +23,35 @@ impl Default for ClientInfo {
     }
 }
 
-/// The frames of one publication, one for each wire kind that has had a reader. Filled in by whoever delivers;
-/// the hub itself knows no wire.
+/// The frames of one item, each made once, by the first delivery that needs it. Nothing is made for an encoding without
+/// subscribers.
 #[derive(Debug, Default)]
 pub struct Encoded {
-    /// For whichever kind was wanted first. Logs are long and most of their entries are read in one kind: the table of the
-    /// others is made with the first reader of a second one.
-    first: OnceLock<(WireKind, Bytes)>,
-    others: OnceLock<Box<[OnceLock<Bytes>; WireKind::COUNT]>>,
+    first: OnceLock<Frame>,
+}
+
+/// A frame, and the one that was needed after it. Most entries of a log are read in one encoding: the first frame needs no
+/// allocation of its own.
+#[derive(Debug)]
+struct Frame {
+    encoding: EncodingId,
+    bytes: Bytes,
+    next: OnceLock<Box<Frame>>,
 }
 
 impl Encoded {
-    /// The frame for `kind`, encoding it now if nobody has before.
-    pub fn get_or_encode(&self, kind: WireKind, encode: impl FnOnce() -> Bytes) -> &Bytes {
+    /// The frame in `encoding`, made now if nobody has needed it before.
+    pub fn get_or_encode(&self, encoding: EncodingId, encode: impl FnOnce() -> Bytes) -> &Bytes {
         let mut encode = Some(encode);
-        let mut encoded = || encode.take().map_or_else(Bytes::new, |encode| encode());
-        match self.first.get_or_init(|| (kind, encoded())) {
-            (first, frame) if *first == kind => frame,
-            _ => self.others.get_or_init(Box::default)[kind.index()].get_or_init(encoded),
+        let mut frame = || {
+            let bytes = encode.take().map_or_else(Bytes::new, |encode| encode());
+            Frame { encoding, bytes, next: OnceLock::new() }
+        };
+        let mut at = self.first.get_or_init(&mut frame);
+        while at.encoding != encoding {
+            at = at.next.get_or_init(|| Box::new(frame()));
         }
+        &at.bytes
     }
 }
 

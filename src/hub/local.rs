@@ -34,6 +34,7 @@ use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
 use crate::base::publication::Publication;
 use crate::base::time::Time;
 use crate::hub::asks::Pace;
+use crate::hub::class::{Class, ClassId, Classes};
 use crate::hub::deadlines::Deadlines;
 use crate::hub::limits::HELD_BYTES_MAX;
 use crate::hub::options::ChannelOptions;
@@ -50,44 +51,35 @@ pub type ChannelIndex = u32;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Subscriber(u32);
 
+const _: () = assert!(SLOT_BITS + ClassId::BITS + 2 == 32);
+
 impl Subscriber {
-    /// Joins and leaves are delivered to it.
-    pub const NOTICES: u32 = 1 << SLOT_BITS;
+    const CLASS_SHIFT: u32 = SLOT_BITS;
     /// It has a cursor: it lags, or joined between an item's arrival and its delivery.
-    pub const CURSOR: u32 = 2 << SLOT_BITS;
-    /// What it gets is made for it alone.
-    pub const SINGULAR: u32 = 4 << SLOT_BITS;
-    const KIND_SHIFT: u32 = SLOT_BITS + 4;
+    const CURSOR: u32 = 1 << 30;
+    /// Its class has frames of their own: repeated here, so that delivery need not look the class up.
+    const OWN_FRAMES: u32 = 1 << 31;
 
-    pub fn new(slot: u32, kind: u8, notices: bool) -> Subscriber {
-        assert!(slot <= SLOT_MAX && kind < 16);
-        Subscriber(slot | u32::from(kind) << Self::KIND_SHIFT | if notices { Self::NOTICES } else { 0 })
-    }
-
-    /// The same subscriber, to be delivered to by itself.
-    pub fn singular(self) -> Subscriber {
-        Subscriber(self.0 | Self::SINGULAR)
+    fn new(slot: u32, class: ClassId, own_frames: bool) -> Subscriber {
+        assert!(slot <= SLOT_MAX);
+        let own_frames = if own_frames { Self::OWN_FRAMES } else { 0 };
+        Subscriber(slot | class.to_bits() << Self::CLASS_SHIFT | own_frames)
     }
 
     pub fn slot(self) -> u32 {
         self.0 & SLOT_MAX
     }
 
-    /// Index of the wire kind.
-    pub fn kind(self) -> usize {
-        (self.0 >> Self::KIND_SHIFT) as usize
-    }
-
-    pub fn notices(self) -> bool {
-        self.0 & Self::NOTICES != 0
+    pub fn class(self) -> ClassId {
+        ClassId::from_bits(self.0 >> Self::CLASS_SHIFT & ((1 << ClassId::BITS) - 1))
     }
 
     pub fn has_cursor(self) -> bool {
         self.0 & Self::CURSOR != 0
     }
 
-    pub fn is_singular(self) -> bool {
-        self.0 & Self::SINGULAR != 0
+    pub fn has_own_frames(self) -> bool {
+        self.0 & Self::OWN_FRAMES != 0
     }
 }
 
@@ -110,6 +102,7 @@ pub struct LocalChannel {
     batched: Seq,
     active: Option<Active>,
     subscribers: Vec<Subscriber>,
+    classes: Classes,
     /// Joins asked of the home and not yet answered: the channel is kept for them.
     pending_joins: u32,
     /// Subscribers with a cursor: while there are any, the stream keeps what they may still need.
@@ -157,6 +150,14 @@ impl LocalChannel {
 
     pub fn subscribers(&self) -> &[Subscriber] {
         &self.subscribers
+    }
+
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
+    pub fn class_of(&self, subscriber: Subscriber) -> Class {
+        self.classes.get(subscriber.class())
     }
 
     /// Where the log stands at the stream's end. Known as soon as somebody here is subscribed.
@@ -275,6 +276,7 @@ impl Local {
                     batched: 0,
                     active: None,
                     subscribers: Vec::new(),
+                    classes: Classes::default(),
                     pending_joins: 0,
                     cursors: 0,
                     lane: Lane::Idle,
@@ -309,13 +311,15 @@ impl Local {
     pub fn subscribe(
         &mut self,
         channel: ChannelIndex,
-        subscriber: Subscriber,
+        slot: u32,
+        class: Class,
         top: Offset,
     ) -> (u32, Option<Cursor>) {
         let entry = &mut self.channels[channel as usize];
         entry.stream.begin_after(top);
         let position = entry.subscribers.len() as u32;
-        entry.subscribers.push(subscriber);
+        let id = entry.classes.intern(class);
+        entry.subscribers.push(Subscriber::new(slot, id, class.own_frames));
         self.subscriptions += 1;
         let end = entry.stream.end();
         (position, (entry.batched != end).then(|| entry.stream.cursor(end)))
@@ -353,10 +357,14 @@ impl Local {
         self.forget_if_unused(channel);
     }
 
-    /// Marks the subscriber at `position` as one that is delivered to by itself.
-    pub fn make_singular(&mut self, channel: ChannelIndex, position: u32) {
-        let subscriber = &mut self.channels[channel as usize].subscribers[position as usize];
-        *subscriber = subscriber.singular();
+    /// The subscriber at `position` gets frames of its own from now on.
+    pub fn give_own_frames(&mut self, channel: ChannelIndex, position: u32) {
+        let entry = &mut self.channels[channel as usize];
+        let subscriber = &mut entry.subscribers[position as usize];
+        let class = Class { own_frames: true, ..entry.classes.get(subscriber.class()) };
+        let cursor = subscriber.0 & Subscriber::CURSOR;
+        *subscriber = Subscriber::new(subscriber.slot(), entry.classes.intern(class), true);
+        subscriber.0 |= cursor;
     }
 
     /// Marks the subscriber at `position` as one with a cursor.

@@ -1,11 +1,14 @@
 //! Lists of subscribers, batches on their way through them, and what is held back.
 
 use super::*;
+use crate::base::ids::EncodingId;
 use crate::base::prng::Prng;
 use crate::hub::limits::BULK_WAIT_MAX;
 use crate::hub::stream::tests::publication;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+const CLASS: Class = Class { encoding: EncodingId(0), join_leave: false, own_frames: false };
 
 fn local() -> Local {
     Local::new(StreamLimits { channel_bytes_max: 100, channel_items_max: 1000 }, 7)
@@ -15,7 +18,7 @@ fn subscribed(local: &mut Local, slots: std::ops::Range<u32>) -> ChannelIndex {
     let mut index = 0;
     for slot in slots {
         index = local.join_asked(&"c".into(), &Arc::default());
-        local.subscribe(index, Subscriber::new(slot, 0, false), Offset(0));
+        local.subscribe(index, slot, CLASS, Offset(0));
         local.join_answered(index);
     }
     index
@@ -56,7 +59,7 @@ fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
                 for moved in moved {
                     places.insert(moved.slot, moved.to);
                 }
-                let (position, cursor) = local.subscribe(index, Subscriber::new(99, 0, false), Offset(1));
+                let (position, cursor) = local.subscribe(index, 99, CLASS, Offset(1));
                 assert_eq!(cursor, None, "the only item is in the running batch, which 99 is not part of");
                 places.insert(99, position);
             });
@@ -81,7 +84,7 @@ fn one_that_joins_before_an_older_item_is_delivered_gets_a_cursor_behind_it() {
     let mut local = local();
     let index = subscribed(&mut local, 0..2);
     local.handle_item("c", publication(1), Time::ZERO);
-    let (position, cursor) = local.subscribe(index, Subscriber::new(9, 0, false), Offset(1));
+    let (position, cursor) = local.subscribe(index, 9, CLASS, Offset(1));
     assert_eq!(cursor, Some(Cursor { seq: 1, after: Offset(1), asked: false }));
     local.cursor_set(index, position);
     assert!(local.get(index).subscribers()[position as usize].has_cursor());
@@ -142,7 +145,7 @@ fn items_for_nobody_do_not_reach_a_later_subscriber() {
     let mut local = local();
     let index = local.join_asked(&"c".into(), &Arc::default());
     assert!(!local.handle_item("c", publication(1), Time::ZERO));
-    let (_, cursor) = local.subscribe(index, Subscriber::new(1, 0, false), Offset(1));
+    let (_, cursor) = local.subscribe(index, 1, CLASS, Offset(1));
     local.join_answered(index);
     assert_eq!(cursor, None);
     assert!(deliver(&mut local, 10, |_| ()).is_empty());
@@ -282,7 +285,7 @@ impl Paces {
     fn join(&mut self) {
         let (slot, top) = (self.slots, self.due.len() as u64);
         self.slots += 1;
-        let (place, cursor) = self.local.subscribe(self.index, Subscriber::new(slot, 0, false), Offset(top));
+        let (place, cursor) = self.local.subscribe(self.index, slot, CLASS, Offset(top));
         if cursor.is_some() {
             self.local.cursor_set(self.index, place);
         }
@@ -445,7 +448,7 @@ fn what_comes_too_soon_gathers_and_leaves_in_one_batch() {
     let options = ChannelOptions { batch_max_delay: Duration::from_millis(15), ..ChannelOptions::default() };
     let index = local.join_asked(&"c".into(), &Arc::new(options));
     for slot in 0..3 {
-        local.subscribe(index, Subscriber::new(slot, 0, false), Offset(0));
+        local.subscribe(index, slot, CLASS, Offset(0));
     }
     let at = Time::from_millis;
     // Of each batch that may begin now: its items.

@@ -7,6 +7,7 @@
 //! subscribers.
 
 pub mod asks;
+pub mod class;
 mod deadlines;
 mod history;
 pub mod home;

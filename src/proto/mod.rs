@@ -7,6 +7,7 @@
 //! it; nothing here panics on what a peer sent.
 
 pub mod centrifuge;
+pub mod encoding;
 pub mod http1;
 pub mod reader;
 pub mod websocket;

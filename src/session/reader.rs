@@ -15,8 +15,9 @@ use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, Offset, Position, WireKind};
+use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch};
+use crate::proto::encoding::Encoding;
 use crate::proto::reader::position::Positions;
 use crate::session::{ChannelIndex, Identity, Sub};
 
@@ -24,7 +25,7 @@ use crate::session::{ChannelIndex, Identity, Sub};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Messages as they come, framed for the kind.
-    Stream(WireKind),
+    Stream(Encoding),
     /// One batch, awaited.
     Poll,
     /// One batch of the log.
@@ -192,16 +193,16 @@ impl Reader {
         Reader { subs: SmallVec::new(), identity, work: None, id, mode, chunked: false }
     }
 
-    pub fn kind(&self) -> WireKind {
+    pub fn encoding(&self) -> Encoding {
         match self.mode {
-            Mode::Stream(kind) => kind,
-            Mode::Poll | Mode::History | Mode::Publish => WireKind::Poll,
+            Mode::Stream(encoding) => encoding,
+            Mode::Poll | Mode::History | Mode::Publish => Encoding::Poll,
         }
     }
 
     /// Speaks WebSocket.
     pub fn is_websocket(&self) -> bool {
-        matches!(self.mode, Mode::Stream(WireKind::WebSocketJson | WireKind::WebSocketBare))
+        matches!(self.mode, Mode::Stream(Encoding::WebSocketJson | Encoding::WebSocketBare))
     }
 
     /// Every home has answered: a stream flows, a poll is held.
@@ -215,10 +216,10 @@ impl Reader {
     }
 
     /// What it gets must be made for it alone: its positions cover several channels, or it knows no chunks.
-    pub fn is_singular(&self, channels: usize) -> bool {
+    pub fn has_own_frames(&self, channels: usize) -> bool {
         match self.mode {
-            Mode::Stream(WireKind::WebSocketBare) => false,
-            Mode::Stream(WireKind::JsonLines) => channels > 1 || !self.chunked,
+            Mode::Stream(Encoding::WebSocketBare) => false,
+            Mode::Stream(Encoding::JsonLines) => channels > 1 || !self.chunked,
             Mode::Stream(_) => channels > 1,
             Mode::Poll | Mode::History | Mode::Publish => true,
         }

@@ -13,9 +13,10 @@ use std::time::Duration;
 use crate::base::bytes::Bytes;
 use crate::base::event::{Event, EventKind, EventKinds, Farewell, What, Who};
 use crate::base::fault::{Disconnect, Unsubscribed};
-use crate::base::ids::{ChannelName, WireKind};
+use crate::base::ids::ChannelName;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
+use crate::proto::encoding::Encoding;
 use crate::session::reader::Mode;
 use crate::shard::RETRY;
 use crate::shard::ask::ControlPlane;
@@ -312,8 +313,8 @@ impl Core {
 fn transport(connection: &Connection) -> &'static str {
     match connection.reader().map(|reader| reader.mode) {
         None => "websocket",
-        Some(Mode::Stream(WireKind::Sse)) => "sse",
-        Some(Mode::Stream(WireKind::JsonLines | WireKind::Iframe)) => "http_stream",
+        Some(Mode::Stream(Encoding::Sse)) => "sse",
+        Some(Mode::Stream(Encoding::JsonLines | Encoding::Iframe)) => "http_stream",
         Some(Mode::Stream(_)) => "uni_websocket",
         // No client, and so never told of.
         Some(Mode::Poll | Mode::History | Mode::Publish) => "long_poll",

@@ -5,11 +5,15 @@
 
 use std::sync::Arc;
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::base::bytes::{Bytes, BytesMut};
-use crate::base::ids::WireKind;
+use crate::base::ids::EncodingId;
 use crate::base::publication::Publication;
+use crate::hub::class::{Class, ClassId};
 use crate::hub::local::{Active, Item, LocalChannel, Seq};
 use crate::proto::centrifuge::{Format, Push};
+use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
 use crate::session::{info_view, view};
 use crate::shard::clients::push_frame;
@@ -66,17 +70,14 @@ impl Core {
     /// least one.
     fn deliver_slice(&mut self, index: u32, active: Active, until: u32) -> u32 {
         let channel = self.local.get(index);
-        let mut batch = Batch::new(active);
+        let mut batch = Batch::new(active, channel);
         for place in (until..active.remaining).rev() {
             let subscriber = channel.subscribers()[place as usize];
-            if subscriber.has_cursor() || subscriber.is_singular() {
+            if subscriber.has_cursor() || subscriber.has_own_frames() {
                 self.special.push((place, subscriber.slot()));
                 continue;
             }
-            let Some(frame) = batch.frame(channel, subscriber.kind(), subscriber.notices(), &mut self.outbox)
-            else {
-                continue;
-            };
+            let Some(frame) = batch.frame(channel, subscriber.class(), &mut self.outbox) else { continue };
             if let Some(connection) = self.connections.get_mut(subscriber.slot()) {
                 self.outbox.append(subscriber.slot(), &mut connection.chain, frame);
             }
@@ -123,11 +124,12 @@ impl Core {
         if cursor < active.start || cursor > active.end {
             return;
         }
+        let class = channel.class_of(subscriber);
         for item in channel.stream().between(cursor, active.end) {
-            if item.is_notice() && !subscriber.notices() {
+            if item.is_notice() && !class.join_leave {
                 continue;
             }
-            append_item(&mut self.outbox, &self.local, slot, connection, index, item, subscriber.kind());
+            append_item(&mut self.outbox, &self.local, slot, connection, index, item, class.encoding);
         }
         if subscriber.has_cursor() {
             self.drop_cursor(slot, index, place);
@@ -147,56 +149,60 @@ fn publications(channel: &LocalChannel, active: Active) -> Vec<(Seq, Arc<Publica
         .collect()
 }
 
-/// The frames of a batch, made for each kind of subscriber when the first of it is met.
+/// The frames of a batch, made for each class when the first subscriber of it is met.
 struct Batch {
     active: Active,
-    frames: [[Option<Option<FrameId>>; 2]; WireKind::COUNT],
+    frames: SmallVec<[Option<Option<FrameId>>; 8]>,
 }
 
 impl Batch {
-    fn new(active: Active) -> Batch {
-        Batch { active, frames: Default::default() }
+    fn new(active: Active, channel: &LocalChannel) -> Batch {
+        Batch { active, frames: smallvec![None; channel.classes().len()] }
     }
 
-    /// `None`: nothing in the batch is for this kind of subscriber.
+    /// `None`: nothing in the batch is for this class.
     fn frame(
         &mut self,
         channel: &LocalChannel,
-        kind: usize,
-        notices: bool,
+        class: ClassId,
         outbox: &mut crate::shard::outbox::Outbox,
     ) -> Option<FrameId> {
         let Active { start, end, .. } = self.active;
-        *self.frames[kind][usize::from(notices)].get_or_insert_with(|| {
-            let wanted = || channel.stream().between(start, end).filter(|item| notices || !item.is_notice());
+        *self.frames[class.index()].get_or_insert_with(|| {
+            let Class { encoding, join_leave, .. } = channel.classes().get(class);
+            let wanted =
+                || channel.stream().between(start, end).filter(|item| join_leave || !item.is_notice());
             let first = wanted().next()?;
             if wanted().nth(1).is_none() {
-                return Some(outbox.frame(encode_item(first, kind).clone()));
+                return Some(outbox.frame(encode_item(first, encoding).clone()));
             }
             // Many become one: each subscriber then costs one piece of one write.
-            let mut whole = BytesMut::with_capacity(wanted().map(|item| encode_item(item, kind).len()).sum());
+            let length = wanted().map(|item| encode_item(item, encoding).len()).sum();
+            let mut whole = BytesMut::with_capacity(length);
             for item in wanted() {
-                whole.extend_from_slice(encode_item(item, kind));
+                whole.extend_from_slice(encode_item(item, encoding));
             }
             Some(outbox.frame(whole.freeze()))
         })
     }
 }
 
-/// The frame of an item for a wire kind, encoded by whoever needs it first.
-pub fn encode_item(item: &Item, kind: usize) -> &Bytes {
-    let kind = WireKind::ALL[kind];
-    item.encoded().get_or_encode(kind, || match (Format::of(kind), item) {
-        (Some(format), Item::Publication(publication)) => {
-            push_frame(format, &publication.channel, &Push::Publication(view(publication)))
+/// The frame of an item in an encoding, made by the first delivery that needs it.
+pub fn encode_item(item: &Item, encoding: EncodingId) -> &Bytes {
+    item.encoded().get_or_encode(encoding, || {
+        let encoding = Encoding::of(encoding);
+        match (Format::of(encoding), item) {
+            (Some(format), Item::Publication(publication)) => {
+                push_frame(format, &publication.channel, &Push::Publication(view(publication)))
+            }
+            (Some(format), Item::Notice(notice)) => {
+                let info = info_view(&notice.info);
+                let push = if notice.joined { Push::Join(info) } else { Push::Leave(info) };
+                push_frame(format, &notice.channel, &push)
+            }
+            (None, Item::Publication(publication)) => frames::encode(encoding, publication),
+            // Join and leave events exist in the client protocol only.
+            (None, Item::Notice(_)) => Bytes::new(),
         }
-        (Some(format), Item::Notice(notice)) => {
-            let info = info_view(&notice.info);
-            let push = if notice.joined { Push::Join(info) } else { Push::Leave(info) };
-            push_frame(format, &notice.channel, &push)
-        }
-        (None, Item::Publication(publication)) => frames::encode(kind, publication),
-        // Nobody without the client protocol subscribes to notices.
-        (None, Item::Notice(_)) => Bytes::new(),
     })
 }

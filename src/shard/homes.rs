@@ -6,7 +6,8 @@ use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{ClientInfo, Since, SinceEpoch};
 use crate::hub::asks::{History, HistoryAsk, Joined, Notice, PresenceStats, PublishAsk, Recovery};
-use crate::hub::local::{Item, Subscriber};
+use crate::hub::class::Class;
+use crate::hub::local::Item;
 use crate::proto::centrifuge::Reply;
 use crate::proto::centrifuge::reply::HistoryResult;
 use crate::session::{Context, JoinVerdict, info_view, view};
@@ -260,8 +261,8 @@ impl Core {
         // Until the connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
         let held = blocked || !session.is_connected();
         debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
-        let subscriber = Subscriber::new(slot, session.format().kind() as u8, notices);
-        let (place, cursor) = self.local.subscribe(index, subscriber, top);
+        let class = Class { join_leave: notices, ..Class::shared(session.format().encoding().id()) };
+        let (place, cursor) = self.local.subscribe(index, slot, class, top);
         session.placed(index, place);
         self.stats.counters.subscriptions_total += 1;
         let stream = self.local.get(index).stream();

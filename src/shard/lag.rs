@@ -4,6 +4,7 @@ use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::driver::{SendCause, SendFailure};
+use crate::hub::class::Class;
 use crate::hub::local::{Cursor, Item};
 use crate::hub::options::GapPolicy;
 use crate::session::Sub;
@@ -149,7 +150,7 @@ impl Core {
                 }
                 continue;
             }
-            let Some((kind, notices, place)) = self.place_of(slot, channel) else { continue };
+            let Some((class, place)) = self.place_of(slot, channel) else { continue };
             let entry = self.local.get(channel);
             let Some(connection) = self.connections.get_mut(slot) else { return false };
             let mut at = cursor.seq;
@@ -159,12 +160,12 @@ impl Core {
                     break;
                 }
                 at += 1;
-                if item.is_notice() && !notices {
+                if item.is_notice() && !class.join_leave {
                     continue;
                 }
-                let bytes = encode_item(item, kind);
+                let bytes = encode_item(item, class.encoding);
                 budget = budget.saturating_sub(bytes.len());
-                append_item(&mut self.outbox, &self.local, slot, connection, channel, item, kind);
+                append_item(&mut self.outbox, &self.local, slot, connection, channel, item, class.encoding);
                 self.stats.counters.deliveries_late_total += 1;
             }
             let caught_up = at == entry.stream().end() && at == entry.cursor_of(place);
@@ -186,13 +187,14 @@ impl Core {
         more
     }
 
-    /// The wire kind, the wish for notices and the place of a subscriber.
-    pub fn place_of(&mut self, slot: u32, channel: u32) -> Option<(usize, bool, u32)> {
+    /// The delivery class and the place of a subscriber.
+    pub fn place_of(&mut self, slot: u32, channel: u32) -> Option<(Class, u32)> {
         let sub = self.connections.get(slot)?.sub(channel)?;
         let place = sub.place()?;
-        let subscriber = self.local.get(channel).subscribers()[place as usize];
+        let channel = self.local.get(channel);
+        let subscriber = channel.subscribers()[place as usize];
         debug_assert_eq!(subscriber.slot(), slot);
-        Some((subscriber.kind(), subscriber.notices(), place))
+        Some((channel.class_of(subscriber), place))
     }
 
     /// The cursor has fallen off this shard's stream: the channel's log may still reach back to it. False when the
@@ -228,7 +230,7 @@ impl Core {
         if self.local.find(name) != Some(channel) {
             return;
         }
-        let Some((kind, ..)) = self.place_of(slot, channel) else { return };
+        let Some((class, _)) = self.place_of(slot, channel) else { return };
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let Some(lag) = &mut connection.lag else { return };
         let Some(cursor) = lag.cursor(channel).filter(|cursor| cursor.asked && cursor.after == after) else {
@@ -253,7 +255,7 @@ impl Core {
         }
         for publication in missed.publications {
             self.stats.counters.deliveries_late_total += 1;
-            self.send_late(slot, channel, Item::Publication(publication), kind);
+            self.send_late(slot, channel, Item::Publication(publication), class.encoding);
         }
     }
 

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
-use crate::base::ids::{ConnId, WireKind};
+use crate::base::ids::ConnId;
 use crate::proto::centrifuge::{Format, Push};
+use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
 use crate::shard::ask::{PushUsers, Pushed, Reply, UserMessage};
 use crate::shard::clients::push_frame;
@@ -107,12 +108,12 @@ impl Core {
         let Some(slot) = self.live(conn) else { return false };
         let frame = match self.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Client { session, .. }) if session.is_connected() => {
-                frame_of(message, session.format().kind())
+                frame_of(message, session.format().encoding())
             }
             Some(State::Reader { reader, .. }) if reader.is_streaming() => {
-                let (kind, chunked) = (reader.kind(), reader.chunked);
+                let (kind, chunked) = (reader.encoding(), reader.chunked);
                 let frame = frame_of(message, kind);
-                match kind == WireKind::JsonLines && !chunked {
+                match kind == Encoding::JsonLines && !chunked {
                     true => frames::without_chunks(&frame).into(),
                     false => frame,
                 }
@@ -127,9 +128,9 @@ impl Core {
     }
 }
 
-/// The frame of a message for a wire kind, encoded by whoever needs it first.
-fn frame_of(message: &UserMessage, kind: WireKind) -> Bytes {
-    let frame = message.encoded.get_or_encode(kind, || match Format::of(kind) {
+/// The frame of a message in an encoding, made by the first delivery that needs it.
+fn frame_of(message: &UserMessage, kind: Encoding) -> Bytes {
+    let frame = message.encoded.get_or_encode(kind.id(), || match Format::of(kind) {
         Some(format) => push_frame(format, "", &Push::Message(Some(&message.data))),
         None => frames::message(kind, &message.data),
     });

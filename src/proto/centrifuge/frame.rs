@@ -4,8 +4,8 @@ use super::command::{Command, CommandFault};
 use super::json::{self, Scanner};
 use super::protobuf;
 use super::reply::{Push, Reply};
-use crate::base::ids::WireKind;
 use crate::base::limits::COMMANDS_PER_FRAME_MAX;
+use crate::proto::encoding::Encoding;
 
 /// How a client's messages are written, in both directions. Chosen with the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,16 +33,16 @@ impl Format {
         }
     }
 
-    /// The format of a wire kind, if it is one of this protocol's.
-    pub fn of(kind: WireKind) -> Option<Format> {
-        [Format::Json, Format::Protobuf].into_iter().find(|format| format.kind() == kind)
+    /// The format of an encoding, if it is one of this protocol's.
+    pub fn of(encoding: Encoding) -> Option<Format> {
+        [Format::Json, Format::Protobuf].into_iter().find(|format| format.encoding() == encoding)
     }
 
     /// What publications are framed as for clients of it.
-    pub fn kind(self) -> WireKind {
+    pub fn encoding(self) -> Encoding {
         match self {
-            Format::Json => WireKind::CentrifugeJson,
-            Format::Protobuf => WireKind::CentrifugeProtobuf,
+            Format::Json => Encoding::CentrifugeJson,
+            Format::Protobuf => Encoding::CentrifugeProtobuf,
         }
     }
 }

@@ -1,9 +1,10 @@
 //! One-shot answers: the bodies of polls, history reads and publishing.
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{Offset, Position, WireKind};
+use crate::base::ids::{Offset, Position};
 use crate::base::publication::Publication;
 use crate::proto::centrifuge::write;
+use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
 
 /// Builds `{"messages":[…],"position":"…","reset":[…]}`.
@@ -22,8 +23,9 @@ impl Default for BatchBody {
 impl BatchBody {
     /// Adds a message, from the frame that all polls share.
     pub fn push(&mut self, publication: &Publication) {
-        let element =
-            publication.encoded.get_or_encode(WireKind::Poll, || frames::encode(WireKind::Poll, publication));
+        let element = publication
+            .encoded
+            .get_or_encode(Encoding::Poll.id(), || frames::encode(Encoding::Poll, publication));
         if self.messages > 0 {
             self.out.push(b',');
         }

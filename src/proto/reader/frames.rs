@@ -1,9 +1,10 @@
-//! The frames of a publication, one for each wire kind, and what a reader of several channels gets in place of them.
+//! The frames of a publication, one for each encoding, and what a reader of several channels gets in place of them.
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{Offset, WireKind};
+use crate::base::ids::Offset;
 use crate::base::publication::Publication;
 use crate::proto::centrifuge::write;
+use crate::proto::encoding::Encoding;
 use crate::proto::http1;
 use crate::proto::reader::position::write_position;
 use crate::proto::websocket::{self, FRAME_HEADER_BYTES_MAX, Opcode};
@@ -24,17 +25,17 @@ const SCRIPT_CLOSE: &[u8] = b"})</script>\n";
 ///
 /// # Panics
 /// For a kind of the client protocol, which is not one of this folder's.
-pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
+pub fn encode(kind: Encoding, publication: &Publication) -> Bytes {
     let mut own = Vec::new();
     if publication.offset() != Offset(0) {
         write_position(&mut own, [(&*publication.channel, publication.position)]);
     }
     let mut out = Vec::with_capacity(publication.data.len() + publication.channel.len() + 128);
     match kind {
-        WireKind::CentrifugeJson | WireKind::CentrifugeProtobuf => {
+        Encoding::CentrifugeJson | Encoding::CentrifugeProtobuf => {
             unreachable!("framed by the client protocol's codec")
         }
-        WireKind::Sse => {
+        Encoding::Sse => {
             if !own.is_empty() {
                 write_sse_id(&mut out, &own);
             }
@@ -47,7 +48,7 @@ pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
             write_members(&mut out, publication);
             out.extend_from_slice(b"}\n\n");
         }
-        WireKind::JsonLines => {
+        Encoding::JsonLines => {
             let mut tail = Vec::with_capacity(out.capacity());
             if own.is_empty() {
                 tail.push(b'{');
@@ -59,7 +60,7 @@ pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
             tail.extend_from_slice(b"}\n");
             http1::write_chunk(&mut out, &tail);
         }
-        WireKind::Iframe => {
+        Encoding::Iframe => {
             if own.is_empty() {
                 out.extend_from_slice(&SCRIPT_OPEN[..b"<script>t({".len()]);
             } else {
@@ -71,7 +72,7 @@ pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
             write_script_text(&mut out, &members);
             out.extend_from_slice(SCRIPT_CLOSE);
         }
-        WireKind::WebSocketJson => {
+        Encoding::WebSocketJson => {
             let mut text = Vec::with_capacity(out.capacity());
             if own.is_empty() {
                 text.push(b'{');
@@ -83,8 +84,8 @@ pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
             text.push(b'}');
             websocket::write_frame(&mut out, Opcode::Text, &text);
         }
-        WireKind::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, &publication.data),
-        WireKind::Poll => {
+        Encoding::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, &publication.data),
+        Encoding::Poll => {
             out.push(b'{');
             write_members(&mut out, publication);
             out.push(b'}');
@@ -95,65 +96,65 @@ pub fn encode(kind: WireKind, publication: &Publication) -> Bytes {
 
 /// The frame of a message to a user, which belongs to no channel and moves no position: `{"message":…}`, as an SSE event
 /// named `push`; on bare WebSocket the payload itself.
-pub fn message(kind: WireKind, data: &[u8]) -> Bytes {
+pub fn message(kind: Encoding, data: &[u8]) -> Bytes {
     let mut json = Vec::with_capacity(data.len() + 16);
     json.extend_from_slice(b"{\"message\":");
     write::raw(&mut json, data);
     json.push(b'}');
     let mut out = Vec::with_capacity(json.len() + 64);
     match kind {
-        WireKind::Sse => {
+        Encoding::Sse => {
             out.extend_from_slice(b"event: push\ndata: ");
             out.extend_from_slice(&json);
             out.extend_from_slice(b"\n\n");
         }
-        WireKind::JsonLines => {
+        Encoding::JsonLines => {
             json.push(b'\n');
             http1::write_chunk(&mut out, &json);
         }
-        WireKind::Iframe => {
+        Encoding::Iframe => {
             out.extend_from_slice(b"<script>t(");
             write_script_text(&mut out, &json);
             out.extend_from_slice(b")</script>\n");
         }
-        WireKind::WebSocketJson => websocket::write_frame(&mut out, Opcode::Text, &json),
-        WireKind::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, data),
+        Encoding::WebSocketJson => websocket::write_frame(&mut out, Opcode::Text, &json),
+        Encoding::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, data),
         // A client of the protocol has a codec of its own; a poll is no connection of its user's.
-        WireKind::CentrifugeJson | WireKind::CentrifugeProtobuf | WireKind::Poll => {}
+        Encoding::CentrifugeJson | Encoding::CentrifugeProtobuf | Encoding::Poll => {}
     }
     out.into()
 }
 
 /// Whether frames of `kind` have a head that a reader of several channels must have replaced.
-pub fn has_head(kind: WireKind, publication: &Publication) -> bool {
-    use WireKind::{Iframe, JsonLines, Sse, WebSocketJson};
+pub fn has_head(kind: Encoding, publication: &Publication) -> bool {
+    use Encoding::{Iframe, JsonLines, Sse, WebSocketJson};
     matches!(kind, Sse | JsonLines | Iframe | WebSocketJson) && publication.offset() != Offset(0)
 }
 
 /// The frame less its head, shared with it. The frame must [have a head](has_head).
-pub fn tail(kind: WireKind, frame: &Bytes) -> Bytes {
+pub fn tail(kind: Encoding, frame: &Bytes) -> Bytes {
     let after = |mark: u8, from: usize| {
         frame[from..].iter().position(|&byte| byte == mark).map_or(0, |offset| from + offset)
     };
     let start = match kind {
-        WireKind::Sse => after(b'\n', 0) + 1,
+        Encoding::Sse => after(b'\n', 0) + 1,
         // The first chunk ends at the second line break.
-        WireKind::JsonLines => after(b'\n', after(b'\n', 0) + 1) + 1,
+        Encoding::JsonLines => after(b'\n', after(b'\n', 0) + 1) + 1,
         // No position has a comma: the first one follows the head.
-        WireKind::Iframe => after(b',', 0),
-        WireKind::WebSocketJson => after(b',', websocket_header_len(frame)),
+        Encoding::Iframe => after(b',', 0),
+        Encoding::WebSocketJson => after(b',', websocket_header_len(frame)),
         _ => 0,
     };
     frame.slice(start..)
 }
 
 /// Appends a head with the reader's own `position`, for a tail of `tail_len` bytes to follow.
-pub fn write_own_head(out: &mut Vec<u8>, kind: WireKind, position: &[u8], tail_len: usize) {
+pub fn write_own_head(out: &mut Vec<u8>, kind: Encoding, position: &[u8], tail_len: usize) {
     match kind {
-        WireKind::Sse => write_sse_id(out, position),
-        WireKind::JsonLines => write_chunked_head(out, position),
-        WireKind::Iframe => write_script_head(out, position),
-        WireKind::WebSocketJson => {
+        Encoding::Sse => write_sse_id(out, position),
+        Encoding::JsonLines => write_chunked_head(out, position),
+        Encoding::Iframe => write_script_head(out, position),
+        Encoding::WebSocketJson => {
             let head_len = JSON_OPEN.len() + position.len() + 1;
             let (header, header_len) = websocket::frame_header(Opcode::Text, head_len + tail_len);
             out.extend_from_slice(&header[..header_len]);
@@ -270,8 +271,8 @@ mod tests {
     use crate::proto::websocket::{Decoder, Message, Role};
     use serde_json::json;
 
-    const HEADED: [WireKind; 4] =
-        [WireKind::Sse, WireKind::JsonLines, WireKind::Iframe, WireKind::WebSocketJson];
+    const HEADED: [Encoding; 4] =
+        [Encoding::Sse, Encoding::JsonLines, Encoding::Iframe, Encoding::WebSocketJson];
 
     fn publication(offset: u64, data: &str, tags: &[(&str, &str)]) -> Publication {
         Publication {
@@ -286,9 +287,9 @@ mod tests {
     }
 
     /// What a client of `kind` reads from frames: each message's position and its other members.
-    fn read(kind: WireKind, bytes: &[u8]) -> Vec<(String, serde_json::Value)> {
+    fn read(kind: Encoding, bytes: &[u8]) -> Vec<(String, serde_json::Value)> {
         let texts: Vec<(String, Vec<u8>)> = match kind {
-            WireKind::Sse => std::str::from_utf8(bytes)
+            Encoding::Sse => std::str::from_utf8(bytes)
                 .unwrap()
                 .split_terminator("\n\n")
                 .map(|event| {
@@ -297,11 +298,11 @@ mod tests {
                     (field("id: ").to_string(), field("data: ").as_bytes().to_vec())
                 })
                 .collect(),
-            WireKind::JsonLines => without_chunks(&Bytes::copy_from_slice(bytes))
+            Encoding::JsonLines => without_chunks(&Bytes::copy_from_slice(bytes))
                 .split_inclusive(|&byte| byte == b'\n')
                 .map(|line| (String::new(), line.to_vec()))
                 .collect(),
-            WireKind::Iframe => std::str::from_utf8(bytes)
+            Encoding::Iframe => std::str::from_utf8(bytes)
                 .unwrap()
                 .lines()
                 .map(|line| {
@@ -399,7 +400,7 @@ mod tests {
             ("reset", false),
             ("ready", false),
         ] {
-            let frame = encode(WireKind::Sse, &publication(1, "1", &[(EVENT_TAG, name)]));
+            let frame = encode(Encoding::Sse, &publication(1, "1", &[(EVENT_TAG, name)]));
             let text = std::str::from_utf8(&frame).unwrap();
             assert_eq!(text.contains("event: "), written, "{name:?}");
             assert_eq!(text.lines().count(), if written { 4 } else { 3 });
@@ -408,7 +409,7 @@ mod tests {
 
     #[test]
     fn a_payload_of_several_lines_stays_one_line() {
-        for kind in [WireKind::Sse, WireKind::JsonLines, WireKind::Poll] {
+        for kind in [Encoding::Sse, Encoding::JsonLines, Encoding::Poll] {
             let frame = encode(kind, &publication(1, "{\r\n\"a\":\n1}", &[]));
             assert!(std::str::from_utf8(&frame).unwrap().contains("\"data\":{\"a\":1}}"), "{kind:?}");
         }
@@ -416,7 +417,7 @@ mod tests {
 
     #[test]
     fn bare_is_the_payload_and_nothing_else() {
-        let frame = encode(WireKind::WebSocketBare, &publication(1, "[1, 2]", &[]));
+        let frame = encode(Encoding::WebSocketBare, &publication(1, "[1, 2]", &[]));
         assert_eq!(&frame[..], b"\x81\x06[1, 2]");
     }
 }

@@ -3,7 +3,7 @@
 //! Inputs: publications and positions; a request's query. Outputs: frames, bodies and problems in the caller's buffer.
 //! Must not know: sockets, sessions, the hub, who reads.
 //!
-//! One publication is one frame for each [wire kind](crate::base::ids::WireKind), made once and shared. A frame is a
+//! One publication is one frame for each [encoding](crate::proto::encoding::Encoding), made once and shared. A frame is a
 //! *head*, which holds the position after the publication in its own channel, and a *tail* with all the rest. A reader
 //! of one channel gets both as they are. A reader of several gets the shared tail behind a head of its own that holds
 //! its position in all of them: see [`frames::tail`] and [`frames::write_own_head`].

@@ -2,8 +2,8 @@
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
-use crate::base::ids::WireKind;
 use crate::proto::centrifuge::write;
+use crate::proto::encoding::Encoding;
 use crate::proto::http1;
 use crate::proto::reader::frames::{write_script_text, write_sse_id};
 use crate::proto::websocket::{self, Opcode};
@@ -104,11 +104,11 @@ impl Note<'_> {
 }
 
 /// Appends `note` as `kind` frames it. `chunked` matters to streamed lines only. Bare WebSocket and polls have no notes.
-pub fn write_note(out: &mut Vec<u8>, kind: WireKind, chunked: bool, note: &Note<'_>) {
+pub fn write_note(out: &mut Vec<u8>, kind: Encoding, chunked: bool, note: &Note<'_>) {
     let mut json = Vec::with_capacity(128);
     note.write_json(&mut json);
     match kind {
-        WireKind::Sse => {
+        Encoding::Sse => {
             if let Some(position) = note.position() {
                 write_sse_id(out, position);
             }
@@ -118,19 +118,19 @@ pub fn write_note(out: &mut Vec<u8>, kind: WireKind, chunked: bool, note: &Note<
             out.extend_from_slice(&json);
             out.extend_from_slice(b"\n\n");
         }
-        WireKind::JsonLines => {
+        Encoding::JsonLines => {
             json.push(b'\n');
             match chunked {
                 true => http1::write_chunk(out, &json),
                 false => out.extend_from_slice(&json),
             }
         }
-        WireKind::Iframe => {
+        Encoding::Iframe => {
             out.extend_from_slice(b"<script>t(");
             write_script_text(out, &json);
             out.extend_from_slice(b")</script>\n");
         }
-        WireKind::WebSocketJson => websocket::write_frame(out, Opcode::Text, &json),
+        Encoding::WebSocketJson => websocket::write_frame(out, Opcode::Text, &json),
         _ => {}
     }
 }
@@ -143,24 +143,24 @@ pub fn write_retry(out: &mut Vec<u8>, retry_ms: u64) {
 }
 
 /// What tells a silent peer, and the proxies between, that the stream lives.
-pub fn heartbeat(kind: WireKind, chunked: bool) -> Bytes {
+pub fn heartbeat(kind: Encoding, chunked: bool) -> Bytes {
     Bytes::from_static(match kind {
         // A comment.
-        WireKind::Sse => b":\n\n",
+        Encoding::Sse => b":\n\n",
         // An empty line, which readers of lines skip.
-        WireKind::JsonLines if chunked => b"1\r\n\n\r\n",
-        WireKind::JsonLines => b"\n",
-        WireKind::Iframe => b" \n",
+        Encoding::JsonLines if chunked => b"1\r\n\n\r\n",
+        Encoding::JsonLines => b"\n",
+        Encoding::Iframe => b" \n",
         // A Ping without payload (RFC 6455 section 5.5.2).
-        WireKind::WebSocketJson | WireKind::WebSocketBare => &[0x80 | Opcode::Ping as u8, 0],
+        Encoding::WebSocketJson | Encoding::WebSocketBare => &[0x80 | Opcode::Ping as u8, 0],
         _ => b"",
     })
 }
 
 /// What a stream ends with, after its last message.
-pub fn ending(kind: WireKind, chunked: bool) -> &'static [u8] {
+pub fn ending(kind: Encoding, chunked: bool) -> &'static [u8] {
     match kind {
-        WireKind::JsonLines if chunked => b"0\r\n\r\n",
+        Encoding::JsonLines if chunked => b"0\r\n\r\n",
         _ => b"",
     }
 }
@@ -192,7 +192,7 @@ pub fn is_callback(name: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn written(kind: WireKind, chunked: bool, note: &Note<'_>) -> String {
+    fn written(kind: Encoding, chunked: bool, note: &Note<'_>) -> String {
         let mut out = Vec::new();
         write_note(&mut out, kind, chunked, note);
         String::from_utf8_lossy(&out).into_owned()
@@ -202,29 +202,29 @@ mod tests {
     fn notes_are_framed_like_messages() {
         let reset = Note::Reset { channel: "a</script>", position: b"P" };
         assert_eq!(
-            written(WireKind::Sse, false, &reset),
+            written(Encoding::Sse, false, &reset),
             "id: P\nevent: reset\ndata: {\"position\":\"P\",\"reset\":\"a</script>\"}\n\n"
         );
         assert_eq!(
-            written(WireKind::JsonLines, false, &reset),
+            written(Encoding::JsonLines, false, &reset),
             "{\"position\":\"P\",\"reset\":\"a</script>\"}\n"
         );
-        assert_eq!(written(WireKind::JsonLines, true, &Note::Pong), "e\r\n{\"pong\":true}\n\r\n");
+        assert_eq!(written(Encoding::JsonLines, true, &Note::Pong), "e\r\n{\"pong\":true}\n\r\n");
         assert_eq!(
-            written(WireKind::Iframe, false, &reset),
+            written(Encoding::Iframe, false, &reset),
             "<script>t({\"position\":\"P\",\"reset\":\"a\\u003c/script>\"})</script>\n"
         );
         let end = Note::Disconnect(&Disconnect::SHUTDOWN);
         assert_eq!(
-            written(WireKind::Sse, false, &end),
+            written(Encoding::Sse, false, &end),
             "event: disconnect\ndata: {\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\",\"reconnect\":true}}\n\n"
         );
         let refused = Note::Refused { channel: "x", refusal: Refusal::PermissionDenied };
         assert_eq!(
-            written(WireKind::JsonLines, false, &refused),
+            written(Encoding::JsonLines, false, &refused),
             "{\"error\":{\"code\":103,\"message\":\"permission denied\",\"channel\":\"x\"}}\n"
         );
-        assert_eq!(written(WireKind::WebSocketBare, false, &end), "");
+        assert_eq!(written(Encoding::WebSocketBare, false, &end), "");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{ChannelName, Position, WireKind};
+use crate::base::ids::{ChannelName, EncodingId, Position};
 use crate::base::publication::Publication;
 use crate::hub::local::{ChannelIndex, Item, Local};
+use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
 use crate::proto::reader::position::write_position;
 use crate::shard::connections::{Connection, State};
@@ -21,15 +22,15 @@ pub fn append_item(
     connection: &mut Connection,
     channel: ChannelIndex,
     item: &Item,
-    kind: usize,
+    encoding: EncodingId,
 ) {
-    let shared = encode_item(item, kind);
+    let shared = encode_item(item, encoding);
     if let State::Reader { reader, .. } = &connection.state
         && let Item::Publication(publication) = item
-        && reader.is_singular(reader.subs().len())
+        && reader.has_own_frames(reader.subs().len())
     {
         let position = || position_text(local, connection, Some((channel, publication.position)));
-        for part in own_frame(WireKind::ALL[kind], reader.chunked, publication, shared, position) {
+        for part in own_frame(Encoding::of(encoding), reader.chunked, publication, shared, position) {
             let frame = outbox.frame(part);
             outbox.append(slot, &mut connection.chain, frame);
         }
@@ -41,16 +42,17 @@ pub fn append_item(
 
 impl Core {
     /// Sends one item that was missed, as its reader must have it.
-    pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item, kind: usize) {
+    pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item, encoding: EncodingId) {
         let Some(connection) = self.connections.get(slot) else { return };
-        let shared = encode_item(&item, kind).clone();
+        let shared = encode_item(&item, encoding).clone();
         match (&connection.state, &item) {
             (State::Reader { reader, .. }, Item::Publication(publication))
-                if reader.is_singular(reader.subs().len()) =>
+                if reader.has_own_frames(reader.subs().len()) =>
             {
                 let position =
                     || position_text(&self.local, connection, Some((channel, publication.position)));
-                for part in own_frame(WireKind::ALL[kind], reader.chunked, publication, &shared, position) {
+                for part in own_frame(Encoding::of(encoding), reader.chunked, publication, &shared, position)
+                {
                     self.send(slot, part);
                 }
             }
@@ -61,7 +63,7 @@ impl Core {
 
 /// A publication's frame behind a head with the reader's own position, or without chunks.
 pub fn own_frame(
-    kind: WireKind,
+    kind: Encoding,
     chunked: bool,
     publication: &Publication,
     shared: &Bytes,
@@ -77,7 +79,7 @@ pub fn own_frame(
     } else {
         parts.push(shared.clone());
     }
-    if kind == WireKind::JsonLines && !chunked {
+    if kind == Encoding::JsonLines && !chunked {
         for part in &mut parts {
             *part = frames::without_chunks(part).into();
         }

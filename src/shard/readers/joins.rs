@@ -2,10 +2,11 @@
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
-use crate::base::ids::{ChannelName, Offset, Position, WireKind};
+use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since};
 use crate::hub::asks::{History, HistoryAsk, JoinAsk};
-use crate::hub::local::Subscriber;
+use crate::hub::class::Class;
+use crate::proto::encoding::Encoding;
 use crate::proto::reader::notes::{Note, write_note};
 use crate::proto::reader::position::write_position;
 use crate::proto::reader::{answer, frames};
@@ -145,18 +146,15 @@ impl Core {
             Some(asking) => asking.channels.len(),
             None => reader.subs().len(),
         };
-        let mut subscriber = Subscriber::new(slot, reader.kind() as u8, false);
-        let singular = reader.is_singular(channels);
-        if singular {
-            subscriber = subscriber.singular();
-        }
-        let (place, cursor) = self.local.subscribe(index, subscriber, top);
+        let own_frames = reader.has_own_frames(channels);
+        let class = Class { own_frames, ..Class::shared(reader.encoding().id()) };
+        let (place, cursor) = self.local.subscribe(index, slot, class, top);
         reader.placed(index, place);
-        if singular && reader.is_ready() {
+        if own_frames && reader.is_ready() {
             // Its other channels were alone until now.
             for sub in reader.subs() {
                 if let Some(place) = sub.place() {
-                    self.local.make_singular(sub.channel(), place);
+                    self.local.give_own_frames(sub.channel(), place);
                 }
             }
         }
@@ -201,10 +199,10 @@ impl Core {
 
     /// Sends a stream's head, and what it has missed. What does not fit is fetched by the reader's return: the stream
     /// ends at a position that it knows.
-    fn open_stream(&mut self, slot: u32, kind: WireKind, asking: Asking) {
+    fn open_stream(&mut self, slot: u32, kind: Encoding, asking: Asking) {
         let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
         let unread = reader.work.take().and_then(|work| work.unread).map_or_else(Vec::new, |unread| unread.0);
-        let (chunked, singular) = (reader.chunked, reader.is_singular(asking.channels.len()));
+        let (chunked, own_frames) = (reader.chunked, reader.has_own_frames(asking.channels.len()));
         // Where it was left: a position beyond a loss goes out with the word of that loss and not before, or a reader
         // cut off between the two would never hear of it.
         let mut stand: Vec<(ChannelName, Position)> = asking
@@ -225,7 +223,7 @@ impl Core {
         }
         self.send(slot, out.into());
         self.begin_heartbeats(slot);
-        if lost && kind == WireKind::WebSocketBare {
+        if lost && kind == Encoding::WebSocketBare {
             // It has no words for it but this.
             return self.close(slot, Disconnect::INSUFFICIENT_STATE);
         }
@@ -240,10 +238,12 @@ impl Core {
                 {
                     *stands = publication.position;
                 }
-                let frame =
-                    publication.encoded.get_or_encode(kind, || frames::encode(kind, publication)).clone();
+                let frame = publication
+                    .encoded
+                    .get_or_encode(kind.id(), || frames::encode(kind, publication))
+                    .clone();
                 budget = budget.saturating_sub(frame.len());
-                match singular {
+                match own_frames {
                     false => self.send(slot, frame),
                     true => {
                         for part in own_frame(kind, chunked, publication, &frame, || text_of(&stand)) {
@@ -265,7 +265,7 @@ impl Core {
     pub fn note(&mut self, slot: u32, note: &Note<'_>) {
         let Some(reader) = self.connections.get(slot).and_then(Connection::reader) else { return };
         let mut out = Vec::new();
-        write_note(&mut out, reader.kind(), reader.chunked, note);
+        write_note(&mut out, reader.encoding(), reader.chunked, note);
         self.send(slot, Bytes::from(out));
     }
 }

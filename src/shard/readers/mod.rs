@@ -20,9 +20,9 @@ use http::{Method, Request as HttpRequest};
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
-use crate::base::ids::WireKind;
 use crate::base::publication::ClientInfo;
 use crate::hub::asks::{HistoryAsk, PublishAsk};
+use crate::proto::encoding::Encoding;
 use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
 use crate::proto::reader::notes;
 use crate::proto::reader::problem::Problem;
@@ -157,14 +157,14 @@ impl Core {
     ) -> Result<Vec<u8>, websocket::HandshakeFault> {
         let mut out = Vec::new();
         let Mode::Stream(kind) = request.mode else { return Ok(out) };
-        if matches!(kind, WireKind::WebSocketJson | WireKind::WebSocketBare) {
+        if matches!(kind, Encoding::WebSocketJson | Encoding::WebSocketBare) {
             websocket::accept(head, &[])?.write(&mut out, &[]);
             return Ok(out);
         }
         let date = http1::http_date(self.unix_s());
         let content_type: &[u8] = match kind {
-            WireKind::Sse => b"text/event-stream",
-            WireKind::Iframe => b"text/html; charset=utf-8",
+            Encoding::Sse => b"text/event-stream",
+            Encoding::Iframe => b"text/html; charset=utf-8",
             _ => b"application/x-ndjson",
         };
         let mut fields: Vec<(&str, &[u8])> = vec![
@@ -176,21 +176,21 @@ impl Core {
             ("X-Content-Type-Options", b"nosniff"),
         ];
         cors_fields(form.origin.as_deref().map(|origin| &*origin.0), &mut fields);
-        if kind == WireKind::Iframe {
+        if kind == Encoding::Iframe {
             // The page calls into its parent: nobody else's page may be that.
             fields.push(("Content-Security-Policy", b"frame-ancestors 'self'"));
         }
-        let chunked = kind == WireKind::JsonLines && !form.http10;
+        let chunked = kind == Encoding::JsonLines && !form.http10;
         http1::write_head(&mut out, 200, &fields, if chunked { Body::Chunked } else { Body::UntilClose });
         if form.head_only {
             return Ok(out);
         }
         match kind {
-            WireKind::Sse => {
+            Encoding::Sse => {
                 let retry_ms = self.retry_ms();
                 notes::write_retry(&mut out, retry_ms);
             }
-            WireKind::Iframe => {
+            Encoding::Iframe => {
                 notes::write_iframe_head(&mut out, request.callback.as_deref().unwrap_or("trunkline"));
             }
             _ => {}

@@ -81,7 +81,7 @@ impl Core {
         if !news.is_empty() {
             self.answer_with(slot, index, &news);
         } else if cursor.is_some()
-            && let Some((_, _, place)) = self.place_of(slot, index)
+            && let Some((_, place)) = self.place_of(slot, index)
         {
             self.drop_cursor(slot, index, place);
         }

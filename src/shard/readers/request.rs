@@ -1,7 +1,8 @@
 //! What a request of this surface asks for, read from its head alone.
 
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, WireKind};
+use crate::base::ids::ChannelName;
+use crate::proto::encoding::Encoding;
 use crate::proto::http1::RequestHead;
 use crate::proto::reader::answer;
 use crate::proto::reader::notes::is_callback;
@@ -225,11 +226,11 @@ pub fn read(
         channels.push(asked);
     }
     let mode = match endpoint {
-        Endpoint::Sse => Mode::Stream(WireKind::Sse),
-        Endpoint::Stream if query.callback.is_some() => Mode::Stream(WireKind::Iframe),
-        Endpoint::Stream => Mode::Stream(WireKind::JsonLines),
-        Endpoint::WebSocket if query.bare => Mode::Stream(WireKind::WebSocketBare),
-        Endpoint::WebSocket => Mode::Stream(WireKind::WebSocketJson),
+        Endpoint::Sse => Mode::Stream(Encoding::Sse),
+        Endpoint::Stream if query.callback.is_some() => Mode::Stream(Encoding::Iframe),
+        Endpoint::Stream => Mode::Stream(Encoding::JsonLines),
+        Endpoint::WebSocket if query.bare => Mode::Stream(Encoding::WebSocketBare),
+        Endpoint::WebSocket => Mode::Stream(Encoding::WebSocketJson),
         Endpoint::Poll => Mode::Poll,
         Endpoint::History => Mode::History,
         Endpoint::Publish => Mode::Publish,

@@ -1,8 +1,9 @@
 //! A stream's life after its beginning: heartbeats, commands of plain WebSocket, gaps, the end.
 
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, WireKind};
+use crate::base::ids::ChannelName;
 use crate::hub::options::GapPolicy;
+use crate::proto::encoding::Encoding;
 use crate::proto::reader::notes::{Note, ending, heartbeat, write_note, write_retry};
 use crate::proto::reader::position::POSITION_CHANNELS_MAX;
 use crate::proto::websocket;
@@ -119,8 +120,8 @@ impl Core {
         };
         let Err(refusal) = outcome else { return };
         self.stats.refusal(refusal);
-        let bare = self.connections.get(slot).and_then(Connection::reader).map(|reader| reader.kind())
-            == Some(WireKind::WebSocketBare);
+        let bare = self.connections.get(slot).and_then(Connection::reader).map(|reader| reader.encoding())
+            == Some(Encoding::WebSocketBare);
         match bare {
             // It has no words for it but the code of a close.
             true => self.close(
@@ -225,7 +226,7 @@ impl Core {
             self.close(slot, Disconnect::SLOW);
             return false;
         }
-        if reader.kind() == WireKind::WebSocketBare {
+        if reader.encoding() == Encoding::WebSocketBare {
             self.close(slot, Disconnect::INSUFFICIENT_STATE);
             return false;
         }
@@ -276,11 +277,11 @@ impl Core {
             // As for a client: what it does not read, it would not read either.
             return self.give_up(slot);
         }
-        if matches!(kind, WireKind::WebSocketJson | WireKind::WebSocketBare) {
+        if matches!(kind, Encoding::WebSocketJson | Encoding::WebSocketBare) {
             websocket::write_close(&mut last, disconnect.code, &disconnect.reason);
             return self.leave_protocol(slot, last.into(), ClosingEnd::PeersClose(None));
         }
-        if kind == WireKind::Sse && disconnect.reconnects() && disconnect != Disconnect::FORCE_RECONNECT {
+        if kind == Encoding::Sse && disconnect.reconnects() && disconnect != Disconnect::FORCE_RECONNECT {
             let retry_ms = self.retry_ms();
             write_retry(&mut last, retry_ms);
         }

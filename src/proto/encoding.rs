@@ -1,0 +1,64 @@
+//! The forms in which an item of a channel is framed for its subscribers.
+//!
+//! The list is here and nowhere else: `base` and `hub` carry [`EncodingId`]s without knowing what they stand for. A new
+//! protocol adds its line here.
+
+use crate::base::ids::EncodingId;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Encoding {
+    /// Centrifuge JSON in one WebSocket text message.
+    CentrifugeJson = 0,
+    /// An event of an event stream (HTML, section 9.2).
+    Sse = 1,
+    /// A line of JSON in chunks of HTTP/1.1.
+    JsonLines = 2,
+    /// A script element in an endless page.
+    Iframe = 3,
+    /// An envelope of JSON in one WebSocket text message.
+    WebSocketJson = 4,
+    /// The payload alone in one WebSocket text message.
+    WebSocketBare = 5,
+    /// An element of a poll's answer.
+    Poll = 6,
+    /// Centrifuge Protobuf in one WebSocket binary message.
+    CentrifugeProtobuf = 7,
+}
+
+impl Encoding {
+    pub const ALL: [Encoding; 8] = [
+        Encoding::CentrifugeJson,
+        Encoding::Sse,
+        Encoding::JsonLines,
+        Encoding::Iframe,
+        Encoding::WebSocketJson,
+        Encoding::WebSocketBare,
+        Encoding::Poll,
+        Encoding::CentrifugeProtobuf,
+    ];
+
+    pub const fn id(self) -> EncodingId {
+        EncodingId(self as u8)
+    }
+
+    /// The encoding that was registered under `id`.
+    ///
+    /// # Panics
+    /// On an id that [`Encoding::id`] never gave: ids do not come from peers.
+    pub fn of(id: EncodingId) -> Encoding {
+        Encoding::ALL[usize::from(id.0)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_encoding_is_found_by_its_id() {
+        for encoding in Encoding::ALL {
+            assert_eq!(Encoding::of(encoding.id()), encoding);
+        }
+    }
+}
