@@ -1,10 +1,9 @@
 //! Who may call the API.
 
 use ::http::{HeaderMap, Uri, header};
-use axum::extract::Query;
-use serde::Deserialize;
 
 use crate::config::Secret;
+use crate::proto::reader::query;
 
 /// The keys that are accepted.
 #[derive(Clone, Debug)]
@@ -16,31 +15,23 @@ impl ApiKeys {
     }
 
     /// Whether the request shows one of the keys: as `X-API-Key`, as `Authorization: apikey KEY`, or in the query as
-    /// `api_key`. The first of them that is there counts.
+    /// `api_key`. A gateway in front may use these fields for keys of its own: what is none of ours hides no key of ours.
     pub fn admit(&self, headers: &HeaderMap, uri: &Uri) -> bool {
-        let from_query;
-        let shown = if let Some(value) = headers.get("x-api-key") {
-            value.as_bytes()
-        } else if let Some(value) = headers.get(header::AUTHORIZATION) {
-            match value.as_bytes().split_at_checked("apikey ".len()) {
-                Some((scheme, key)) if scheme.eq_ignore_ascii_case(b"apikey ") => key.trim_ascii(),
-                _ => return false,
-            }
-        } else {
-            from_query = Query::<KeyQuery>::try_from_uri(uri).ok().and_then(|Query(query)| query.api_key);
-            match &from_query {
-                Some(key) => key.as_bytes(),
-                None => return false,
-            }
+        let apikey = |value: &'_ [u8]| {
+            let (scheme, key) = value.split_at_checked("apikey ".len())?;
+            scheme.eq_ignore_ascii_case(b"apikey ").then(|| key.trim_ascii().to_vec())
         };
+        let by_name = headers.get_all("x-api-key").iter().map(|value| value.as_bytes().to_vec());
+        let by_scheme =
+            headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| apikey(value.as_bytes()));
+        let in_query = query::pairs(uri.query().unwrap_or_default())
+            .filter(|(name, _)| name == "api_key")
+            .filter_map(|(_, key)| Some(key?.into_owned().into_bytes()));
         // Every key is looked at in full, so that the time taken does not tell which one was nearly right.
-        self.0.iter().fold(false, |found, key| found | same(shown, key.reveal().as_bytes()))
+        by_name.chain(by_scheme).chain(in_query).fold(false, |found, shown| {
+            self.0.iter().fold(found, |found, key| found | same(&shown, key.reveal().as_bytes()))
+        })
     }
-}
-
-#[derive(Deserialize)]
-struct KeyQuery {
-    api_key: Option<String>,
 }
 
 /// Equality in a time that depends on the lengths only.
@@ -56,6 +47,7 @@ fn same(shown: &[u8], key: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ::http::HeaderValue;
 
     fn admits(name: &'static str, value: &str, uri: &str) -> bool {
         let keys = ApiKeys::new(vec![Secret::new("one key"), Secret::new("two")]);
@@ -75,6 +67,33 @@ mod tests {
     }
 
     #[test]
+    fn what_is_somebody_elses_hides_no_key() {
+        for (name, foreign) in [
+            ("x-api-key", "of-a-gateway"),
+            ("authorization", "Basic eDp5"),
+            ("authorization", "Bearer two"),
+            ("cookie", "a"),
+        ] {
+            assert!(!admits(name, foreign, "/"));
+            for query in [
+                "api_key=two",
+                "utm=50%&api_key=two",
+                "api_key=wrong&api_key=two&x=caf%E9",
+                "api_key=%zz&api_key=two",
+            ] {
+                assert!(admits(name, foreign, &format!("/?{query}")), "{foreign} {query}");
+            }
+        }
+        let keys = ApiKeys::new(vec![Secret::new("two")]);
+        let mut headers = HeaderMap::new();
+        for value in ["Basic eDp5", "apikey two"] {
+            headers.append("authorization", value.parse().unwrap());
+        }
+        headers.append("x-api-key", HeaderValue::from_bytes(b"\xe9").unwrap());
+        assert!(keys.admit(&headers, &"/".parse().unwrap()));
+    }
+
+    #[test]
     fn anything_else_is_refused() {
         for wrong in ["", "tw", "twoo", "Two", "three"] {
             assert!(!admits("x-api-key", wrong, "/"), "{wrong:?}");
@@ -83,8 +102,7 @@ mod tests {
         assert!(!admits("authorization", "Bearer two", "/"));
         assert!(!admits("authorization", "api", "/"));
         assert!(!admits("", "", "/?api_key="));
-        assert!(!admits("", "", "/?api_key=two&api_key=two"), "twice is ambiguous");
-        assert!(!admits("x-api-key", "wrong", "/?api_key=two"), "the header counts");
+        assert!(!admits("x-api-key", "wrong", "/?api_key=wrong&utm=50%"));
         assert!(!ApiKeys::new(Vec::new()).admit(&HeaderMap::new(), &"/?api_key=".parse().unwrap()));
     }
 }

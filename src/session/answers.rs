@@ -356,7 +356,7 @@ impl Session {
         let Some(headers) = headers.filter(|_| !allowed.is_empty()) else { return Ok(()) };
         let given: BTreeMap<Cow<'_, str>, serde_json::Value> =
             serde_json::from_str(&headers).map_err(|_| Refusal::BadRequest)?;
-        let mut kept: Vec<(Box<str>, Box<str>)> =
+        let mut kept: Vec<(Box<str>, Box<[u8]>)> =
             self.headers().map_or_else(Vec::new, |headers| headers.to_vec());
         let of_request = kept.len();
         for (name, value) in given {
@@ -369,7 +369,7 @@ impl Session {
             if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
                 return Err(Refusal::BadRequest);
             }
-            kept.push((name.into(), value.into()));
+            kept.push((name.into(), value.as_bytes().into()));
         }
         if kept.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > HEADERS_BYTES_MAX {
             return Err(Refusal::BadRequest);

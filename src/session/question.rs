@@ -35,8 +35,8 @@ pub struct Caller {
     pub headers: Option<Arc<Headers>>,
 }
 
-/// Names in lower case, and values.
-pub type Headers = [(Box<str>, Box<str>)];
+/// Names in lower case, and values: bytes, as those of HTTP are.
+pub type Headers = [(Box<str>, Box<[u8]>)];
 
 /// What is asked. Data is JSON.
 #[derive(Clone, Debug)]

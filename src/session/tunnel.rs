@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ClientId, UserName};
 use crate::proto::websocket::Handshake;
-use crate::session::question::{Headers, Waiting};
+use crate::session::question::Waiting;
 
 /// What a backend is asked or told about one connection.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ pub struct Hello {
     /// As it stands in the target, without the question mark.
     pub query: Box<str>,
     /// Those that the configuration forwards.
-    pub headers: Box<Headers>,
+    pub headers: Box<[(Box<str>, Box<str>)]>,
     /// As the client offers them, in its order.
     pub subprotocols: Box<[Box<str>]>,
 }

@@ -408,9 +408,9 @@ fn is_loopback_name(name: &str) -> bool {
 fn format_of(head: &RequestHead<'_>, subprotocol: Option<&str>) -> Format {
     let protobuf = match subprotocol {
         Some(subprotocol) => subprotocol == PROTOBUF_SUBPROTOCOL,
-        None => query::pairs(head.query.unwrap_or_default())
-            .flatten()
-            .any(|(name, value)| matches!(&*name, "cf_protocol" | "format") && value == "protobuf"),
+        None => query::pairs(head.query.unwrap_or_default()).any(|(name, value)| {
+            matches!(&*name, "cf_protocol" | "format") && value.as_deref() == Some("protobuf")
+        }),
     };
     if protobuf { Format::Protobuf } else { Format::Json }
 }

@@ -24,15 +24,20 @@ impl Core {
         if wanted.is_empty() {
             return None;
         }
-        let headers: Vec<(Box<str>, Box<str>)> = head
-            .headers()
-            .filter_map(|(name, value)| {
-                let name = name.to_ascii_lowercase();
-                // What is not text cannot be told in JSON, and no browser sends it.
-                let value = std::str::from_utf8(value).ok()?;
-                wanted.iter().any(|wanted| **wanted == *name).then(|| (name.into(), value.into()))
-            })
-            .collect();
+        let mut headers: Vec<(Box<str>, Box<[u8]>)> = Vec::new();
+        for wanted in wanted {
+            let values = head.fields().all(wanted);
+            match &**wanted {
+                // Several are one string (RFC 9113 section 8.2.3); a backend may look at the first line only.
+                "cookie" => {
+                    let values: Vec<_> = values.collect();
+                    if !values.is_empty() {
+                        headers.push((wanted.clone(), values.join(&b"; "[..]).into()));
+                    }
+                }
+                _ => headers.extend(values.map(|value| (wanted.clone(), value.into()))),
+            }
+        }
         (!headers.is_empty()).then(|| headers.into())
     }
 

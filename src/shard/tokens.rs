@@ -1,7 +1,10 @@
 //! Tokens as requests show them, and what becomes of those that are refused.
 //!
 //! In this order: `Authorization: Bearer`, `token=` of the query, the cookie `trunkline_token`. Header fields are the
-//! connect hook's where there is one and no key is configured.
+//! connect hook's where there is one and no key is configured. What belongs to somebody else (another scheme, a bearer
+//! token of another make, cookies in whatever coding) is passed over: it must not hide a token that is ours.
+
+use std::borrow::Cow;
 
 use crate::proto::http1::RequestHead;
 use crate::proto::reader::query;
@@ -14,22 +17,10 @@ use crate::shard::core::Core;
 const COOKIE: &str = "trunkline_token";
 
 impl Core {
-    /// The token that an upgrade shows, for a connect command without one. Another scheme of `Authorization` is left to
-    /// whatever stands in front of us.
+    /// The token that an upgrade shows, for a connect command without one.
     pub fn shown_token(&self, head: &RequestHead<'_>) -> Option<Box<str>> {
         let fields = reads_fields(&View { options: &self.options, local: &self.local });
-        if fields && let Some(Ok(token)) = bearer(head) {
-            return Some(token.into());
-        }
-        let in_query = query::pairs(head.query.unwrap_or_default())
-            .flatten()
-            .find(|(name, value)| name == "token" && !value.is_empty());
-        if let Some((_, token)) = in_query {
-            return Some((*token).into());
-        }
-        // A browser sends its cookies along with the WebSocket that a page of anybody opens: they count for pages of
-        // this host and of origins that are allowed by name, and not for those that only `*` lets in.
-        cookie(head).filter(|_| fields && self.is_known_origin(head)).map(Box::from)
+        shown(head, fields, self.is_known_origin(head)).map(Box::from)
     }
 
     pub fn token_refused(&mut self, fault: TokenFault) {
@@ -46,19 +37,104 @@ pub fn reads_fields(world: &dyn World) -> bool {
     world.verifier().is_some() || !world.hooks().connect
 }
 
-/// The token of `Authorization`; `Err` for another scheme than Bearer (RFC 6750 section 2.1).
-pub fn bearer<'a>(head: &RequestHead<'a>) -> Option<Result<&'a str, ()>> {
-    let value = head.header_str("Authorization")?;
-    let (scheme, token) = value.split_once(' ').unwrap_or((value, ""));
-    Some(if scheme.eq_ignore_ascii_case("Bearer") { Ok(token.trim()) } else { Err(()) })
+/// The token of a request. `fields`: it may stand in a header field. `cookies`: in a cookie, too: a browser sends its
+/// cookies along with what a page of anybody opens, so they count for pages of this host and of origins that are allowed
+/// by name, and not for those that only `*` lets in.
+pub fn shown<'a>(head: &RequestHead<'a>, fields: bool, cookies: bool) -> Option<Cow<'a, str>> {
+    let bearers = bearers(head).filter(|_| fields).map(Cow::Borrowed);
+    let in_query = query::value(head.query.unwrap_or_default(), "token");
+    let in_cookies = cookie_values(head).filter(|_| fields && cookies).map(Cow::Borrowed);
+    let mut first = None;
+    for token in bearers.chain(in_query).chain(in_cookies) {
+        if has_form(&token) {
+            return Some(token);
+        }
+        first.get_or_insert(token);
+    }
+    // None has the form of a token of ours: the first is refused for what it is.
+    first
 }
 
-/// The first cookie of our name (RFC 6265 section 4.2.1).
-pub fn cookie<'a>(head: &RequestHead<'a>) -> Option<&'a str> {
-    let cookies = head.header_str("Cookie")?;
-    cookies
-        .split(';')
-        .filter_map(|pair| pair.trim().split_once('='))
-        .find(|(known, value)| *known == COOKIE && !value.is_empty())
-        .map(|(_, value)| value.trim_matches('"'))
+/// Three parts with dots between, in the alphabet of base64url (RFC 7515 section 7.1).
+fn has_form(token: &str) -> bool {
+    let alphabet = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    token.split('.').count() == 3
+        && token.split('.').all(|part| !part.is_empty() && part.bytes().all(alphabet))
+}
+
+/// The tokens of `Authorization: Bearer` (RFC 6750 section 2.1).
+fn bearers<'a>(head: &RequestHead<'a>) -> impl Iterator<Item = &'a str> {
+    head.fields().all("Authorization").filter_map(|value| {
+        let (scheme, token) = std::str::from_utf8(value).ok()?.split_once(' ')?;
+        let token = token.trim();
+        (scheme.eq_ignore_ascii_case("Bearer") && !token.is_empty()).then_some(token)
+    })
+}
+
+/// The cookies of our name, over every `Cookie` field: HTTP/2 sends one for each cookie, and proxies hand them on so (RFC
+/// 9113 section 8.2.3). Others may be no UTF-8.
+fn cookie_values<'a>(head: &RequestHead<'a>) -> impl Iterator<Item = &'a str> {
+    head.fields().all("Cookie").flat_map(|cookies| cookies.split(|&byte| byte == b';')).filter_map(|pair| {
+        let pair = std::str::from_utf8(pair).ok()?.trim();
+        let value = pair.strip_prefix(COOKIE)?.strip_prefix('=')?.trim_matches('"');
+        (!value.is_empty()).then_some(value)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::http1::parse_head;
+
+    fn token_of(target: &str, fields: &[u8], cookies: bool) -> Option<String> {
+        let text = [b"GET ", target.as_bytes(), b" HTTP/1.1\r\nHost: a\r\n", fields, b"\r\n"].concat();
+        let (head, _) = parse_head(&text).unwrap().unwrap();
+        shown(&head, true, cookies).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn what_is_somebody_elses_hides_no_token_of_ours() {
+        let foreign: [&[u8]; 9] = [
+            b"",
+            b"Authorization: Basic dXNlcjpwYXNz\r\n",
+            b"Authorization: Negotiate YII=\r\n",
+            b"Authorization: Bearer\r\n",
+            b"Authorization: Bearer opaque-of-a-proxy\r\n",
+            b"Authorization: x.y.z\r\n",
+            b"Authorization: \xe9 \xe9\r\n",
+            b"Cookie: a=1\r\nCookie: b=\xe9\r\n",
+            b"Cookie: trunkline_token=; trunkline_tokens=x.y.z; trunkline_token\r\n",
+        ];
+        for other in foreign {
+            let with = |own: &[u8]| [other, own].concat();
+            for own in [
+                &b"Authorization: bearer a.b.c\r\n"[..],
+                b"Cookie: trunkline_token=a.b.c\r\n",
+                b"Cookie: c=2; trunkline_token=\"a.b.c\"; d=3\r\n",
+                b"Cookie: c=\xe9; trunkline_token=a.b.c; d=\xff\r\n",
+            ] {
+                assert_eq!(token_of("/", &with(own), true).as_deref(), Some("a.b.c"), "{other:?} {own:?}");
+            }
+            for query in ["token=a.b.c", "utm=50%&token=a.b.c", "token=a.b.c&x=caf%E9", "token=&token=a.b.c"]
+            {
+                assert_eq!(
+                    token_of(&format!("/?{query}"), &with(b""), true).as_deref(),
+                    Some("a.b.c"),
+                    "{other:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn the_header_counts_before_the_query_and_the_query_before_the_cookie() {
+        let cookie = "Cookie: trunkline_token=c.c.c\r\n";
+        let all = format!("Authorization: Bearer h.h.h\r\n{cookie}");
+        assert_eq!(token_of("/?token=q.q.q", all.as_bytes(), true).as_deref(), Some("h.h.h"));
+        assert_eq!(token_of("/?token=q.q.q", cookie.as_bytes(), true).as_deref(), Some("q.q.q"));
+        assert_eq!(token_of("/", cookie.as_bytes(), false), None);
+        // Without one that has the form of a token, the first is taken, and refused.
+        assert_eq!(token_of("/?token=nonsense", b"Authorization: Bearer x\r\n", true).as_deref(), Some("x"));
+        assert_eq!(token_of("/", b"Authorization: Basic x\r\n", true), None);
+    }
 }

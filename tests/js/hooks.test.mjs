@@ -1,6 +1,8 @@
 // Hooks from end to end: the unmodified SDK, the daemon, and a backend of node's own http server.
 
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import net from 'node:net';
 import { after, before, describe, test } from 'node:test';
 
 import WebSocket from 'ws';
@@ -310,5 +312,28 @@ for (const driver of drivers) {
       made.disconnect();
       assert.equal(await daemon.stop(), 0);
     });
+  });
+}
+
+for (const driver of drivers) {
+  test(`fields of a request reach the backend byte for byte on ${driver}, cookies as one`, async () => {
+    const backend = await Backend.start({ connect: { result: { user: 'ann' } } });
+    const hook = backend.hooks(['connect'], { forward_headers: ['Cookie', 'X-Name'] });
+    const daemon = await Daemon.start({
+      driver, config: configuration({ client: { allow_anonymous: false, connect_hook: 'connect' }, hook }),
+    });
+    for (const [fields, cookie, name] of [
+      ['Cookie: a=1\r\nX-Name: one\r\nCookie: b=2\r\n', 'a=1; b=2', 'one'],
+      ['Cookie: a=\xe9; b=2\r\nX-Name: \xe9\r\n', 'a=\xe9; b=2', '\xe9'],
+    ]) {
+      const socket = net.connect(daemon.port, '127.0.0.1');
+      socket.write(Buffer.from(`GET /poll?channel=c&wait=0 HTTP/1.1\r\nHost: a\r\n${fields}\r\n`, 'latin1'));
+      await once(socket, 'data');
+      socket.destroy();
+      const { headers } = backend.asked.at(-1);
+      assert.deepEqual([headers.cookie, headers['x-name']], [cookie, name]);
+    }
+    assert.equal(await daemon.stop(), 0);
+    await backend.stop();
   });
 }

@@ -39,12 +39,13 @@ fn hook(hooks: &Hooks) -> &Arc<Hook> {
 }
 
 fn question(matter: Matter) -> Question {
-    let headers: [(Box<str>, Box<str>); 4] = [
-        ("cookie".into(), "a=1".into()),
-        ("x-forwarded-for".into(), "10.0.0.1".into()),
-        ("x-forwarded-for".into(), "10.0.0.2".into()),
-        ("x-private".into(), "secret".into()),
-    ];
+    let headers: [(Box<str>, Box<[u8]>); 4] = [
+        ("cookie", &b"a=1"[..]),
+        ("x-forwarded-for", b"10.0.0.1"),
+        ("x-forwarded-for", b"10.0.0.2"),
+        ("x-private", b"secret"),
+    ]
+    .map(|(name, value)| (name.into(), value.into()));
     let caller = Caller {
         client: ClientId(7),
         user: "u".into(),

@@ -255,7 +255,7 @@ impl Hook {
             let values = own.iter().filter(|(name, _)| name.eq_ignore_ascii_case(forward.as_str()));
             let mut first = true;
             // A value that no header may have was none when it came in.
-            for value in values.filter_map(|(_, value)| HeaderValue::from_bytes(value.as_bytes()).ok()) {
+            for value in values.filter_map(|(_, value)| HeaderValue::from_bytes(value).ok()) {
                 if std::mem::take(&mut first) {
                     headers.insert(forward, value);
                 } else {

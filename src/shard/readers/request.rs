@@ -13,7 +13,7 @@ use crate::session::question::{Granted, Matter};
 use crate::session::reader::{self, Admission, Asked, Mode};
 use crate::session::token::{Flaw, TokenFault};
 use crate::session::{Identity, World, rights};
-use crate::shard::tokens::{bearer, cookie, reads_fields};
+use crate::shard::tokens::{reads_fields, shown};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
 pub const HOLD_MS: u32 = 45_000;
@@ -154,7 +154,6 @@ pub struct ReaderRequest {
 struct Query {
     channels: Vec<ChannelName>,
     position: Option<String>,
-    token: Option<String>,
     subscription_tokens: Vec<String>,
     limit: Option<u16>,
     hold_ms: Option<u32>,
@@ -182,7 +181,7 @@ pub fn read(
         None => Positions::default(),
         Some(text) => Positions::parse(&text).map_err(|_| Problem::bad_request("malformed position"))?,
     };
-    let admission = match admit(head, query.token.take(), cookies, world, unix_s)? {
+    let admission = match admit(head, cookies, world, unix_s)? {
         Some(admission) => Some(admission),
         None if world.hooks().connect => said.admission.clone(),
         None if world.allows_anonymous() => Some(Admission::default()),
@@ -261,10 +260,19 @@ pub fn read(
 const TOO_MANY_CHANNELS: Problem =
     Problem { status: 400, refusal: Refusal::LimitExceeded, detail: "too many channels" };
 
+/// The parameters of this surface; a token is looked for by [`shown`].
+const OWN_PARAMETERS: [&str; 9] =
+    ["channel", "position", "since", "subscription_token", "limit", "wait", "reverse", "bare", "callback"];
+
 fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
     let mut query = Query::default();
     for pair in query::pairs(text) {
-        let (name, value) = pair.ok_or(Problem::bad_request("malformed query"))?;
+        let (name, value) = pair;
+        if !OWN_PARAMETERS.contains(&&*name) {
+            // Somebody else's, in whatever coding: proxies and pages add their own.
+            continue;
+        }
+        let value = value.ok_or(Problem::bad_request("malformed query"))?;
         match &*name {
             "channel" => {
                 // A channel named twice is read once.
@@ -277,7 +285,6 @@ fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
                 query.channels.push((*value).into());
             }
             "position" | "since" if !value.is_empty() => query.position = Some(value.into_owned()),
-            "token" if !value.is_empty() => query.token = Some(value.into_owned()),
             "subscription_token" if !value.is_empty() => {
                 if query.subscription_tokens.len() == channels_max.min(POSITION_CHANNELS_MAX) {
                     return Err(TOO_MANY_CHANNELS);
@@ -300,7 +307,6 @@ fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
                 }
                 query.callback = Some((*value).into());
             }
-            // Others are somebody else's: proxies and pages add their own.
             _ => {}
         }
     }
@@ -353,20 +359,14 @@ pub fn ends_with(admission: &mut Admission, expire_at_s: u64) {
 /// Who asks: by the header, the query or the cookie, in this order. `None`: the request shows no token.
 fn admit(
     head: &RequestHead<'_>,
-    in_query: Option<String>,
     cookies: bool,
     world: &dyn World,
     unix_s: u64,
 ) -> Result<Option<Admission>, Stop> {
-    let refused = |detail| Problem::new(Refusal::Unauthorized, detail).into();
-    let fields = reads_fields(world);
-    let token = match bearer(head).filter(|_| fields) {
-        Some(Ok(token)) => Some(token.to_string()),
-        Some(Err(())) => return Err(refused("Authorization is not a bearer token")),
-        None => in_query.or_else(|| cookie(head).filter(|_| fields && cookies).map(str::to_string)),
+    let Some(token) = shown(head, reads_fields(world), cookies) else { return Ok(None) };
+    let Some(verifier) = world.verifier() else {
+        return Err(Problem::new(Refusal::Unauthorized, "no token is accepted here").into());
     };
-    let Some(token) = token else { return Ok(None) };
-    let Some(verifier) = world.verifier() else { return Err(refused("no token is accepted here")) };
     let claims = verifier.verify_connect(&token, unix_s)?;
     let identity = Identity {
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),

@@ -11,7 +11,7 @@ use crate::process::{Daemon, TOKEN_SECRET};
 use crate::socket::Socket;
 
 /// A token signed with the tests' secret.
-fn token(claims: &Value) -> String {
+pub fn token(claims: &Value) -> String {
     let signed = format!(
         "{}.{}",
         URL_SAFE_NO_PAD.encode("{\"alg\":\"HS256\",\"typ\":\"JWT\"}"),
@@ -57,7 +57,8 @@ on_both_drivers! {
             let answer = client.get(&format!("/poll?channel=c&wait=0&token={token}"));
             assert_eq!((answer.problem(), answer.field("www-authenticate")), ((401, code), "Bearer"));
         }
-        assert_eq!(client.get_with("/poll?channel=c", "Authorization: Basic eDp5\r\n").problem(), (401, 101));
+        // Another scheme is no token: a page behind a proxy that asks for a password sends it with every request.
+        assert_eq!(client.get_with("/poll?channel=c&wait=0", "Authorization: Basic eDp5\r\n").status, 200);
     }
 
     fn a_reader_is_its_users_connection(driver: Driver) {
