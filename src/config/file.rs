@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use strsim::levenshtein;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -175,29 +176,13 @@ fn nearest<'k>(key: &str, known: &'k [String]) -> Option<&'k str> {
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_string();
     let name = last(key);
     let by_distance = known.iter().map(|candidate| {
-        let whole = edits(key, candidate);
+        let whole = levenshtein(key, candidate);
         // In the wrong section: one edit worse than being right, so that a sibling's typo wins over a namesake.
-        let elsewhere = edits(&name, &last(candidate)) + 1;
+        let elsewhere = levenshtein(&name, &last(candidate)) + 1;
         (whole.min(elsewhere), candidate)
     });
     let (distance, candidate) = by_distance.min_by_key(|(distance, _)| *distance)?;
     (distance <= 1 + name.chars().count() / 3).then_some(candidate.as_str())
-}
-
-/// Levenshtein distance in characters.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, ca) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, &cb) in b.iter().enumerate() {
-            let substituted = diagonal + usize::from(ca != cb);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

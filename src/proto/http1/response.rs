@@ -1,5 +1,10 @@
 //! Writing responses (RFC 9112 sections 4 to 7).
 
+use std::io::Write as _;
+use std::time::{Duration, UNIX_EPOCH};
+
+use httpdate::HttpDate;
+
 use super::fields::{is_field_value, is_token};
 
 /// Sent to a client that [waits for it](super::RequestHead::expects_continue) before it sends the body.
@@ -141,42 +146,14 @@ pub fn reason_phrase(status: u16) -> &'static str {
     }
 }
 
-/// The IMF-fixdate of RFC 9110 section 5.6.7, for the seconds since 1970 in UTC. Right from 1970 to 9999; later
-/// times are shown as the last second of 9999.
+/// The IMF-fixdate of RFC 9110 section 5.6.7, for the seconds since 1970 in UTC. Right from 1970 to 9999; later times are
+/// shown as the last second of 9999.
 pub fn http_date(unix_s: u64) -> [u8; 29] {
-    const DAYS: &[u8; 21] = b"ThuFriSatSunMonTueWed";
-    const MONTHS: &[u8; 36] = b"JanFebMarAprMayJunJulAugSepOctNovDec";
     const LAST_S: u64 = 253_402_300_799;
-    let unix_s = unix_s.min(LAST_S);
-    let (days, second) = (unix_s / 86_400, unix_s % 86_400);
-
-    // Years are counted from March so that the leap day is a year's last, in eras of 400 years that all have
-    // 146,097 days. 719,468 days lie between 0000-03-01 and 1970-01-01.
-    let from_march = days + 719_468;
-    let (era, day_of_era) = (from_march / 146_097, from_march % 146_097);
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // Months from March have 31, 30, 31, 30, 31 days over and over: 153 days in five.
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = (month_from_march + 2) % 12;
-    let year = era * 400 + year_of_era + u64::from(month < 2);
-
-    let mut date = *b"Thu, 01 Jan 1970 00:00:00 GMT";
-    let weekday = (days % 7) as usize * 3;
-    date[..3].copy_from_slice(&DAYS[weekday..weekday + 3]);
-    date[8..11].copy_from_slice(&MONTHS[month as usize * 3..month as usize * 3 + 3]);
-    for (place, value) in [
-        (5, day),
-        (12, year / 100),
-        (14, year % 100),
-        (17, second / 3600),
-        (20, second / 60 % 60),
-        (23, second % 60),
-    ] {
-        date[place] = b'0' + (value / 10) as u8;
-        date[place + 1] = b'0' + (value % 10) as u8;
-    }
+    let moment = UNIX_EPOCH + Duration::from_secs(unix_s.min(LAST_S));
+    let mut date = [0; 29];
+    let written = write!(&mut date[..], "{}", HttpDate::from(moment));
+    debug_assert!(written.is_ok(), "every IMF-fixdate has 29 bytes");
     date
 }
 
