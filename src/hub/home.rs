@@ -9,7 +9,7 @@
 //! ```
 //! A mention is a publish, a join or a history ask. Every channel has an offset sequence and an epoch from its first
 //! mention, also without history. An idle one is forgotten after its namespace's `history_meta_ttl`, or after
-//! [`FORGET_AFTER`] when the namespace keeps no history, counted from when its last entry and last key would be over by
+//! [`FORGET_AFTER`](crate::hub::limits::FORGET_AFTER) when the namespace keeps no history, counted from when its last entry and last key would be over by
 //! age; its successor has another epoch. One with subscribers is never forgotten. Over
 //! [`channels_max`](HubLimits::channels_max) the idle one that has the least time left goes first.
 //!
@@ -28,37 +28,29 @@
 //! pays for itself, and a small one does not pay for a large. A publication larger than the whole bound is delivered and
 //! not kept.
 
+mod logs;
+mod table;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use ahash::RandomState;
 
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position, ShardId};
+use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, Encoded, Publication};
 use crate::base::slots::Slots;
 use crate::base::time::Time;
-use crate::hub::asks::{
-    History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, PublishAsk, Published, Recovery, Since,
-};
+use crate::hub::asks::{History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, PublishAsk, Published};
 use crate::hub::deadlines::Deadlines;
-use crate::hub::history::{Log, entry_bytes};
+#[cfg(test)]
+use crate::hub::history::Log;
+use crate::hub::home::table::{Channel, Version};
 use crate::hub::idempotency::{IdempotencyKeys, Owner};
-use crate::hub::limits::{FORGET_AFTER, HubLimits, IDEMPOTENCY_KEY_TTL};
-use crate::hub::options::{ChannelOptions, Namespaces};
-use crate::hub::presence::{Inserted, Interest, Members};
-
-/// Logs looked at, beside the growing one, to find a heavy one. Seven random ones hold one of the heaviest quarter with
-/// a probability of 87 %, at the cost of seven memory reads an eviction.
-const EVICTION_SAMPLES: usize = 7;
-
-/// Entries (or keys) over by age that adding one drops: more than is added, so that they shrink even unswept.
-const EXPIRED_DROPS_PER_APPEND: usize = 2;
-
-/// Work a new channel does at the bound of channels, so that idle ones are known to be idle.
-const SWEEP_WHEN_FULL: usize = 64;
+use crate::hub::limits::HubLimits;
+use crate::hub::options::Namespaces;
+use crate::hub::presence::Inserted;
 
 /// Every channel whose home is this shard. See the module's head.
 pub struct Home {
@@ -106,35 +98,6 @@ pub struct HomeCounts {
     /// Asks refused because every channel remembered was in use.
     pub channels_refused_total: u64,
 }
-
-struct Channel {
-    name: ChannelName,
-    options: Arc<ChannelOptions>,
-    /// Tells the uses of a slot apart.
-    life: u64,
-    epoch: Epoch,
-    /// Idempotency keys of this channel that are not dropped yet.
-    keys: u32,
-    top: Offset,
-    /// The newest version published; most channels never have one.
-    version: Option<Box<Version>>,
-    /// `None` when nothing is retained.
-    log: Option<Box<Log>>,
-    /// Place in [`Home::logs`]; means nothing without a log.
-    log_place: u32,
-    members: Members,
-    interest: Interest,
-    /// Without subscribers it is idle from here on: the last mention, or later when an entry or key lives longer.
-    active_until: Time,
-}
-
-struct Version {
-    number: u64,
-    /// Empty when the publication had none.
-    epoch: Box<str>,
-}
-
-const _: () = assert!(size_of::<Option<Channel>>() <= 136, "what a million personal channels cost");
 
 impl Home {
     pub fn new(namespaces: Arc<Namespaces>, limits: HubLimits, mut prng: Prng) -> Home {
@@ -405,288 +368,4 @@ impl Home {
     pub(super) fn retained(&self, channel: &str) -> usize {
         self.known(channel).and_then(|channel| channel.log.as_deref()).map_or(0, Log::len)
     }
-
-    // ---- channels ----
-
-    fn advance(&mut self, now: Time) -> Time {
-        self.clock = self.clock.max(now);
-        self.clock
-    }
-
-    fn known(&self, name: &str) -> Option<&Channel> {
-        self.channels.get(*self.names.get(name)?)
-    }
-
-    fn known_mut(&mut self, name: &str) -> Option<(u32, &mut Channel)> {
-        let slot = *self.names.get(name)?;
-        Some((slot, self.channels.get_mut(slot).expect("a name leads to a channel")))
-    }
-
-    fn options(&self, name: &str) -> Result<&ChannelOptions, Refusal> {
-        match self.known(name) {
-            Some(channel) => Ok(&channel.options),
-            None => self.namespaces.resolve(name).map(|options| &**options),
-        }
-    }
-
-    /// The channel's slot, made if it is unknown. Marks it as used at `now`.
-    fn mention(&mut self, name: &ChannelName, now: Time) -> Result<u32, Refusal> {
-        if let Some((slot, channel)) = self.known_mut(name) {
-            if !channel.is_over(now) {
-                channel.active_until = channel.active_until.max(now);
-                return Ok(slot);
-            }
-            self.forget(slot);
-        }
-        let options = self.namespaces.resolve(name)?.clone();
-        if self.names.len() >= self.limits.channels_max {
-            self.make_room_for_channel(now)?;
-        }
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.slots_used += 1;
-            self.slots_used - 1
-        });
-        self.lives += 1;
-        self.channels.insert(
-            slot,
-            Channel {
-                name: name.clone(),
-                life: self.lives,
-                epoch: Epoch(self.prng.u32(..)),
-                keys: 0,
-                top: Offset(0),
-                version: None,
-                log: None,
-                log_place: 0,
-                members: Members::new(options.presence || options.join_leave),
-                interest: Interest::None,
-                active_until: now,
-                options,
-            },
-        );
-        self.names.insert(name.clone(), slot);
-        self.settle(slot);
-        Ok(slot)
-    }
-
-    /// Forgets an idle channel before its time, if every place is taken and nothing is over by age.
-    fn make_room_for_channel(&mut self, now: Time) -> Result<(), Refusal> {
-        self.sweep(now, SWEEP_WHEN_FULL);
-        if self.names.len() < self.limits.channels_max {
-            return Ok(());
-        }
-        match self.forgets.first() {
-            Some(slot) => {
-                self.forget(slot);
-                self.counts.channels_evicted_total += 1;
-                Ok(())
-            }
-            None => {
-                self.counts.channels_refused_total += 1;
-                Err(Refusal::LimitExceeded)
-            }
-        }
-    }
-
-    fn forget(&mut self, slot: u32) {
-        while self.drop_oldest(slot) {}
-        self.expiries.remove(slot);
-        self.forgets.remove(slot);
-        let channel = self.channels.remove(slot).expect("only a known channel is forgotten");
-        assert!(channel.members.is_empty(), "a channel with subscribers is never forgotten");
-        self.names.remove(&channel.name);
-        self.free.push(slot);
-    }
-
-    /// Brings the deadlines of a channel in line with what it holds. Called after everything that may make it idle or
-    /// used, or give it a first log entry. A deadline that is too early is put right when it comes due.
-    fn settle(&mut self, slot: u32) {
-        let channel = self.channels.get(slot).expect("settled while known");
-        match channel.log.as_deref().and_then(Log::oldest_expires) {
-            None => self.expiries.remove(slot),
-            Some(expires) if !self.expiries.contains(slot) => self.expiries.set(slot, expires),
-            Some(_) => {}
-        }
-        if !channel.is_idle() {
-            self.forgets.remove(slot);
-        } else if !self.forgets.contains(slot) {
-            self.forgets.set(slot, channel.forget_at());
-        }
-    }
-
-    // ---- keys ----
-
-    fn remember_key(&mut self, owner: Owner, key: &str, position: Position, now: Time) {
-        for _ in 0..EXPIRED_DROPS_PER_APPEND {
-            if let Some(dropped) = self.keys.drop_expired(now) {
-                self.key_dropped(dropped);
-            }
-        }
-        if self.keys.is_full() {
-            self.counts.keys_evicted_total += u64::from(self.keys.oldest_is_live(now));
-            if let Some(dropped) = self.keys.drop_oldest() {
-                self.key_dropped(dropped);
-            }
-        }
-        if self.keys.insert(owner, key, position, now) {
-            let channel = self.channels.get_mut(owner.slot).expect("published to just now");
-            channel.keys += 1;
-            channel.active_until = channel.active_until.max(now + IDEMPOTENCY_KEY_TTL);
-            self.settle(owner.slot);
-        }
-    }
-
-    fn key_dropped(&mut self, owner: Owner) {
-        // The channel may have been forgotten at a mention, before this key was swept.
-        if let Some(channel) = self.channels.get_mut(owner.slot)
-            && channel.life == owner.life
-        {
-            channel.keys -= 1;
-            self.settle(owner.slot);
-        }
-    }
-
-    // ---- history ----
-
-    fn append(&mut self, slot: u32, publication: Arc<Publication>, now: Time) {
-        let bytes = entry_bytes(&publication);
-        if bytes > self.limits.history_bytes_max {
-            // What was kept before it would have a hole after it.
-            self.counts.history_evicted_total += 1;
-            while self.drop_oldest(slot) {
-                self.counts.history_evicted_total += 1;
-            }
-            self.settle(slot);
-            return;
-        }
-        let channel = self.channels.get_mut(slot).expect("published to just now");
-        let expires = now + channel.options.history_ttl;
-        let size = channel.options.history_size;
-        channel.active_until = channel.active_until.max(expires);
-        let log = channel.log.get_or_insert_with(|| {
-            channel.log_place = self.logs.len() as u32;
-            self.logs.push(slot);
-            Box::default()
-        });
-        log.push(publication, expires);
-        self.counts.history_bytes += bytes;
-        self.counts.history_publications += 1;
-
-        let too_many = log.len().saturating_sub(size);
-        for _ in 0..too_many {
-            self.drop_oldest(slot);
-        }
-        for _ in 0..EXPIRED_DROPS_PER_APPEND {
-            if self.oldest_expires(slot).is_some_and(|expires| expires <= now) {
-                self.drop_oldest(slot);
-            }
-        }
-        while self.counts.history_bytes > self.limits.history_bytes_max {
-            if let Some(due) = self.expiries.due(now) {
-                self.expire_oldest(due, now);
-                continue;
-            }
-            let heaviest = self.heaviest(slot);
-            assert!(self.drop_oldest(heaviest), "bytes are counted, so some log holds them");
-            self.counts.history_evicted_total += 1;
-            self.settle(heaviest);
-        }
-        self.settle(slot);
-    }
-
-    /// The heaviest of the growing log and a few others. All that are looked at have entries, unless `growing` has
-    /// lost its last; then another one has.
-    fn heaviest(&mut self, growing: u32) -> u32 {
-        let bytes_of = |channels: &Slots<Channel>, slot: u32| {
-            channels.get(slot).and_then(|channel| channel.log.as_deref()).map_or(0, Log::bytes)
-        };
-        let mut heaviest = (bytes_of(&self.channels, growing), growing);
-        for _ in 0..EVICTION_SAMPLES {
-            let slot = self.logs[self.prng.usize(..self.logs.len())];
-            let bytes = bytes_of(&self.channels, slot);
-            if bytes > heaviest.0 {
-                heaviest = (bytes, slot);
-            }
-        }
-        heaviest.1
-    }
-
-    /// Treats one due expiry: drops the oldest entry if it is over, or sets the deadline right.
-    fn expire_oldest(&mut self, slot: u32, now: Time) {
-        if self.oldest_expires(slot).is_some_and(|expires| expires <= now) {
-            self.drop_oldest(slot);
-        }
-        if let Some(expires) = self.oldest_expires(slot) {
-            self.expiries.set(slot, expires);
-        }
-        self.settle(slot);
-    }
-
-    fn oldest_expires(&self, slot: u32) -> Option<Time> {
-        self.channels.get(slot)?.log.as_deref()?.oldest_expires()
-    }
-
-    /// Drops the oldest entry of a channel's log, and the log with its last. False when there was none.
-    fn drop_oldest(&mut self, slot: u32) -> bool {
-        let Some(channel) = self.channels.get_mut(slot) else { return false };
-        let Some(log) = &mut channel.log else { return false };
-        let Some(bytes) = log.drop_oldest() else { return false };
-        self.counts.history_bytes -= bytes;
-        self.counts.history_publications -= 1;
-        if log.is_empty() {
-            channel.log = None;
-            let place = channel.log_place;
-            self.logs.swap_remove(place as usize);
-            if let Some(&moved) = self.logs.get(place as usize) {
-                self.channels.get_mut(moved).expect("a listed log has a channel").log_place = place;
-            }
-        }
-        true
-    }
-}
-
-impl Channel {
-    fn position(&self) -> Position {
-        Position { offset: self.top, epoch: self.epoch }
-    }
-
-    /// Nobody and nothing needs it, as far as was noticed.
-    fn is_idle(&self) -> bool {
-        self.members.is_empty() && self.log.is_none() && self.keys == 0
-    }
-
-    /// When it may be forgotten, if it has no subscribers until then.
-    fn forget_at(&self) -> Time {
-        self.active_until + grace(&self.options)
-    }
-
-    fn is_over(&self, now: Time) -> bool {
-        self.members.is_empty() && self.forget_at() <= now
-    }
-
-    fn has_seen(&self, version: u64, epoch: &str) -> bool {
-        self.version
-            .as_ref()
-            .is_some_and(|seen| version <= seen.number && (epoch.is_empty() || *epoch == *seen.epoch))
-    }
-
-    fn recover(&self, since: Since, now: Time, publications_max: usize) -> Recovery {
-        if !since.epoch.matches(self.epoch) {
-            return Recovery::Lost;
-        }
-        match &self.log {
-            Some(log) => log.recover(self.top, since.offset, now, publications_max),
-            None if since.offset == self.top => Recovery::Recovered(Vec::new()),
-            None => Recovery::Lost,
-        }
-    }
-
-    fn notice(&self, joined: bool, info: ClientInfo) -> Arc<Notice> {
-        Arc::new(Notice { channel: self.name.clone(), joined, info, encoded: Encoded::default() })
-    }
-}
-
-/// How long an idle channel keeps its offset and epoch.
-fn grace(options: &ChannelOptions) -> Duration {
-    if options.keeps_history() { options.history_meta_ttl } else { FORGET_AFTER }
 }

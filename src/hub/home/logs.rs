@@ -1,0 +1,152 @@
+//! What a [`Home`] retains of channels: their logs and idempotency keys, within the bounds.
+
+use std::sync::Arc;
+
+use super::Home;
+use crate::base::ids::Position;
+use crate::base::publication::Publication;
+use crate::base::slots::Slots;
+use crate::base::time::Time;
+use crate::hub::history::{Log, entry_bytes};
+use crate::hub::home::table::Channel;
+use crate::hub::idempotency::Owner;
+use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
+
+/// Logs looked at, beside the growing one, to find a heavy one. Seven random ones hold one of the heaviest quarter with
+/// a probability of 87 %, at the cost of seven memory reads an eviction.
+const EVICTION_SAMPLES: usize = 7;
+
+/// Entries (or keys) over by age that adding one drops: more than is added, so that they shrink even unswept.
+const EXPIRED_DROPS_PER_APPEND: usize = 2;
+
+impl Home {
+    // ---- keys ----
+
+    pub(super) fn remember_key(&mut self, owner: Owner, key: &str, position: Position, now: Time) {
+        for _ in 0..EXPIRED_DROPS_PER_APPEND {
+            if let Some(dropped) = self.keys.drop_expired(now) {
+                self.key_dropped(dropped);
+            }
+        }
+        if self.keys.is_full() {
+            self.counts.keys_evicted_total += u64::from(self.keys.oldest_is_live(now));
+            if let Some(dropped) = self.keys.drop_oldest() {
+                self.key_dropped(dropped);
+            }
+        }
+        if self.keys.insert(owner, key, position, now) {
+            let channel = self.channels.get_mut(owner.slot).expect("published to just now");
+            channel.keys += 1;
+            channel.active_until = channel.active_until.max(now + IDEMPOTENCY_KEY_TTL);
+            self.settle(owner.slot);
+        }
+    }
+
+    pub(super) fn key_dropped(&mut self, owner: Owner) {
+        // The channel may have been forgotten at a mention, before this key was swept.
+        if let Some(channel) = self.channels.get_mut(owner.slot)
+            && channel.life == owner.life
+        {
+            channel.keys -= 1;
+            self.settle(owner.slot);
+        }
+    }
+
+    // ---- history ----
+
+    pub(super) fn append(&mut self, slot: u32, publication: Arc<Publication>, now: Time) {
+        let bytes = entry_bytes(&publication);
+        if bytes > self.limits.history_bytes_max {
+            // What was kept before it would have a hole after it.
+            self.counts.history_evicted_total += 1;
+            while self.drop_oldest(slot) {
+                self.counts.history_evicted_total += 1;
+            }
+            self.settle(slot);
+            return;
+        }
+        let channel = self.channels.get_mut(slot).expect("published to just now");
+        let expires = now + channel.options.history_ttl;
+        let size = channel.options.history_size;
+        channel.active_until = channel.active_until.max(expires);
+        let log = channel.log.get_or_insert_with(|| {
+            channel.log_place = self.logs.len() as u32;
+            self.logs.push(slot);
+            Box::default()
+        });
+        log.push(publication, expires);
+        self.counts.history_bytes += bytes;
+        self.counts.history_publications += 1;
+
+        let too_many = log.len().saturating_sub(size);
+        for _ in 0..too_many {
+            self.drop_oldest(slot);
+        }
+        for _ in 0..EXPIRED_DROPS_PER_APPEND {
+            if self.oldest_expires(slot).is_some_and(|expires| expires <= now) {
+                self.drop_oldest(slot);
+            }
+        }
+        while self.counts.history_bytes > self.limits.history_bytes_max {
+            if let Some(due) = self.expiries.due(now) {
+                self.expire_oldest(due, now);
+                continue;
+            }
+            let heaviest = self.heaviest(slot);
+            assert!(self.drop_oldest(heaviest), "bytes are counted, so some log holds them");
+            self.counts.history_evicted_total += 1;
+            self.settle(heaviest);
+        }
+        self.settle(slot);
+    }
+
+    /// The heaviest of the growing log and a few others. All that are looked at have entries, unless `growing` has
+    /// lost its last; then another one has.
+    pub(super) fn heaviest(&mut self, growing: u32) -> u32 {
+        let bytes_of = |channels: &Slots<Channel>, slot: u32| {
+            channels.get(slot).and_then(|channel| channel.log.as_deref()).map_or(0, Log::bytes)
+        };
+        let mut heaviest = (bytes_of(&self.channels, growing), growing);
+        for _ in 0..EVICTION_SAMPLES {
+            let slot = self.logs[self.prng.usize(..self.logs.len())];
+            let bytes = bytes_of(&self.channels, slot);
+            if bytes > heaviest.0 {
+                heaviest = (bytes, slot);
+            }
+        }
+        heaviest.1
+    }
+
+    /// Treats one due expiry: drops the oldest entry if it is over, or sets the deadline right.
+    pub(super) fn expire_oldest(&mut self, slot: u32, now: Time) {
+        if self.oldest_expires(slot).is_some_and(|expires| expires <= now) {
+            self.drop_oldest(slot);
+        }
+        if let Some(expires) = self.oldest_expires(slot) {
+            self.expiries.set(slot, expires);
+        }
+        self.settle(slot);
+    }
+
+    pub(super) fn oldest_expires(&self, slot: u32) -> Option<Time> {
+        self.channels.get(slot)?.log.as_deref()?.oldest_expires()
+    }
+
+    /// Drops the oldest entry of a channel's log, and the log with its last. False when there was none.
+    pub(super) fn drop_oldest(&mut self, slot: u32) -> bool {
+        let Some(channel) = self.channels.get_mut(slot) else { return false };
+        let Some(log) = &mut channel.log else { return false };
+        let Some(bytes) = log.drop_oldest() else { return false };
+        self.counts.history_bytes -= bytes;
+        self.counts.history_publications -= 1;
+        if log.is_empty() {
+            channel.log = None;
+            let place = channel.log_place;
+            self.logs.swap_remove(place as usize);
+            if let Some(&moved) = self.logs.get(place as usize) {
+                self.channels.get_mut(moved).expect("a listed log has a channel").log_place = place;
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,201 @@
+//! The table of a [`Home`]'s channels: known, made, forgotten.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Home;
+use crate::base::fault::Refusal;
+use crate::base::ids::{ChannelName, Epoch, Offset, Position};
+use crate::base::publication::{ClientInfo, Encoded};
+use crate::base::time::Time;
+use crate::hub::asks::{Notice, Recovery, Since};
+use crate::hub::history::Log;
+use crate::hub::limits::FORGET_AFTER;
+use crate::hub::options::ChannelOptions;
+use crate::hub::presence::{Interest, Members};
+
+/// Work a new channel does at the bound of channels, so that idle ones are known to be idle.
+const SWEEP_WHEN_FULL: usize = 64;
+
+pub(super) struct Channel {
+    pub(super) name: ChannelName,
+    pub(super) options: Arc<ChannelOptions>,
+    /// Tells the uses of a slot apart.
+    pub(super) life: u64,
+    pub(super) epoch: Epoch,
+    /// Idempotency keys of this channel that are not dropped yet.
+    pub(super) keys: u32,
+    pub(super) top: Offset,
+    /// The newest version published; most channels never have one.
+    pub(super) version: Option<Box<Version>>,
+    /// `None` when nothing is retained.
+    pub(super) log: Option<Box<Log>>,
+    /// Place in [`Home::logs`]; means nothing without a log.
+    pub(super) log_place: u32,
+    pub(super) members: Members,
+    pub(super) interest: Interest,
+    /// Without subscribers it is idle from here on: the last mention, or later when an entry or key lives longer.
+    pub(super) active_until: Time,
+}
+
+pub(super) struct Version {
+    pub(super) number: u64,
+    /// Empty when the publication had none.
+    pub(super) epoch: Box<str>,
+}
+
+const _: () = assert!(size_of::<Option<Channel>>() <= 136, "what a million personal channels cost");
+
+impl Home {
+    pub(super) fn advance(&mut self, now: Time) -> Time {
+        self.clock = self.clock.max(now);
+        self.clock
+    }
+
+    pub(super) fn known(&self, name: &str) -> Option<&Channel> {
+        self.channels.get(*self.names.get(name)?)
+    }
+
+    pub(super) fn known_mut(&mut self, name: &str) -> Option<(u32, &mut Channel)> {
+        let slot = *self.names.get(name)?;
+        Some((slot, self.channels.get_mut(slot).expect("a name leads to a channel")))
+    }
+
+    pub(super) fn options(&self, name: &str) -> Result<&ChannelOptions, Refusal> {
+        match self.known(name) {
+            Some(channel) => Ok(&channel.options),
+            None => self.namespaces.resolve(name).map(|options| &**options),
+        }
+    }
+
+    /// The channel's slot, made if it is unknown. Marks it as used at `now`.
+    pub(super) fn mention(&mut self, name: &ChannelName, now: Time) -> Result<u32, Refusal> {
+        if let Some((slot, channel)) = self.known_mut(name) {
+            if !channel.is_over(now) {
+                channel.active_until = channel.active_until.max(now);
+                return Ok(slot);
+            }
+            self.forget(slot);
+        }
+        let options = self.namespaces.resolve(name)?.clone();
+        if self.names.len() >= self.limits.channels_max {
+            self.make_room_for_channel(now)?;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots_used += 1;
+            self.slots_used - 1
+        });
+        self.lives += 1;
+        self.channels.insert(
+            slot,
+            Channel {
+                name: name.clone(),
+                life: self.lives,
+                epoch: Epoch(self.prng.u32(..)),
+                keys: 0,
+                top: Offset(0),
+                version: None,
+                log: None,
+                log_place: 0,
+                members: Members::new(options.presence || options.join_leave),
+                interest: Interest::None,
+                active_until: now,
+                options,
+            },
+        );
+        self.names.insert(name.clone(), slot);
+        self.settle(slot);
+        Ok(slot)
+    }
+
+    /// Forgets an idle channel before its time, if every place is taken and nothing is over by age.
+    pub(super) fn make_room_for_channel(&mut self, now: Time) -> Result<(), Refusal> {
+        self.sweep(now, SWEEP_WHEN_FULL);
+        if self.names.len() < self.limits.channels_max {
+            return Ok(());
+        }
+        match self.forgets.first() {
+            Some(slot) => {
+                self.forget(slot);
+                self.counts.channels_evicted_total += 1;
+                Ok(())
+            }
+            None => {
+                self.counts.channels_refused_total += 1;
+                Err(Refusal::LimitExceeded)
+            }
+        }
+    }
+
+    pub(super) fn forget(&mut self, slot: u32) {
+        while self.drop_oldest(slot) {}
+        self.expiries.remove(slot);
+        self.forgets.remove(slot);
+        let channel = self.channels.remove(slot).expect("only a known channel is forgotten");
+        assert!(channel.members.is_empty(), "a channel with subscribers is never forgotten");
+        self.names.remove(&channel.name);
+        self.free.push(slot);
+    }
+
+    /// Brings the deadlines of a channel in line with what it holds. Called after everything that may make it idle or
+    /// used, or give it a first log entry. A deadline that is too early is put right when it comes due.
+    pub(super) fn settle(&mut self, slot: u32) {
+        let channel = self.channels.get(slot).expect("settled while known");
+        match channel.log.as_deref().and_then(Log::oldest_expires) {
+            None => self.expiries.remove(slot),
+            Some(expires) if !self.expiries.contains(slot) => self.expiries.set(slot, expires),
+            Some(_) => {}
+        }
+        if !channel.is_idle() {
+            self.forgets.remove(slot);
+        } else if !self.forgets.contains(slot) {
+            self.forgets.set(slot, channel.forget_at());
+        }
+    }
+}
+
+impl Channel {
+    pub(super) fn position(&self) -> Position {
+        Position { offset: self.top, epoch: self.epoch }
+    }
+
+    /// Nobody and nothing needs it, as far as was noticed.
+    pub(super) fn is_idle(&self) -> bool {
+        self.members.is_empty() && self.log.is_none() && self.keys == 0
+    }
+
+    /// When it may be forgotten, if it has no subscribers until then.
+    pub(super) fn forget_at(&self) -> Time {
+        self.active_until + grace(&self.options)
+    }
+
+    pub(super) fn is_over(&self, now: Time) -> bool {
+        self.members.is_empty() && self.forget_at() <= now
+    }
+
+    pub(super) fn has_seen(&self, version: u64, epoch: &str) -> bool {
+        self.version
+            .as_ref()
+            .is_some_and(|seen| version <= seen.number && (epoch.is_empty() || *epoch == *seen.epoch))
+    }
+
+    pub(super) fn recover(&self, since: Since, now: Time, publications_max: usize) -> Recovery {
+        if !since.epoch.matches(self.epoch) {
+            return Recovery::Lost;
+        }
+        match &self.log {
+            Some(log) => log.recover(self.top, since.offset, now, publications_max),
+            None if since.offset == self.top => Recovery::Recovered(Vec::new()),
+            None => Recovery::Lost,
+        }
+    }
+
+    pub(super) fn notice(&self, joined: bool, info: ClientInfo) -> Arc<Notice> {
+        Arc::new(Notice { channel: self.name.clone(), joined, info, encoded: Encoded::default() })
+    }
+}
+
+/// How long an idle channel keeps its offset and epoch.
+fn grace(options: &ChannelOptions) -> Duration {
+    if options.keeps_history() { options.history_meta_ttl } else { FORGET_AFTER }
+}
