@@ -12,6 +12,7 @@ use trunkline::base::publication::ClientInfo;
 use trunkline::base::time::Time;
 use trunkline::hub::asks::{JoinAsk, PublishAsk, Since, SinceEpoch};
 use trunkline::hub::class::Class;
+use trunkline::hub::creators::Creator;
 use trunkline::hub::local::{Item, Local, StreamLimits};
 use trunkline::hub::{ChannelOptions, Home, HubLimits, Namespaces};
 
@@ -82,7 +83,13 @@ fn join_and_leave(c: &mut Criterion) {
         let channel: ChannelName = format!("{namespace}busy").into();
         let mut home = home();
         for slot in 0..10_000 {
-            let ask = JoinAsk { channel: channel.clone(), conn: conn(slot), info: info(slot), recover: None };
+            let ask = JoinAsk {
+                channel: channel.clone(),
+                conn: conn(slot),
+                info: info(slot),
+                recover: None,
+                by: Creator::Backend,
+            };
             home.join(ask, Time(0)).unwrap();
         }
         c.bench_function(what, |b| {
@@ -92,6 +99,7 @@ fn join_and_leave(c: &mut Criterion) {
                     conn: conn(20_000),
                     info: info(20_000),
                     recover: None,
+                    by: Creator::Backend,
                 },
                 |ask| {
                     black_box(home.join(ask, Time(0)).unwrap());
@@ -112,7 +120,13 @@ fn recovery(c: &mut Criterion) {
     let recover = Some(Since { offset: Offset(0), epoch: SinceEpoch::Any });
     c.bench_function("join/recovery_of_100", |b| {
         b.iter_batched(
-            || JoinAsk { channel: channel.clone(), conn: conn(1), info: info(1), recover },
+            || JoinAsk {
+                channel: channel.clone(),
+                conn: conn(1),
+                info: info(1),
+                recover,
+                by: Creator::Backend,
+            },
             |ask| black_box(home.join(ask, Time(0)).unwrap()),
             BatchSize::SmallInput,
         );
@@ -128,7 +142,13 @@ fn deliver(c: &mut Criterion) {
             Local::new(StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1 << 14 }, 1);
         let channel: ChannelName = "crowd".into();
         for slot in 0..subscribers {
-            let ask = JoinAsk { channel: channel.clone(), conn: conn(slot), info: info(slot), recover: None };
+            let ask = JoinAsk {
+                channel: channel.clone(),
+                conn: conn(slot),
+                info: info(slot),
+                recover: None,
+                by: Creator::Backend,
+            };
             let joined = home.join(ask, Time::ZERO).expect("there is room");
             let index = local.join_asked(&channel, &Arc::default());
             local.subscribe(index, slot, Class::shared(EncodingId(0)), joined.position.offset);

@@ -44,6 +44,15 @@ impl<T> Slots<T> {
         taken
     }
 
+    /// Gives back the pages that nothing is in. Looks at every entry.
+    pub fn trim(&mut self) {
+        for page in &mut self.pages {
+            if page.as_ref().is_some_and(|entries| entries.iter().all(Option::is_none)) {
+                *page = None;
+            }
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.len
     }
@@ -76,6 +85,7 @@ mod tests {
         }
         assert_eq!(slots.len(), 5);
         assert_eq!(slots.iter().map(|(slot, _)| slot).collect::<Vec<_>>(), [0, 1, 511, 512, 20_000]);
+        slots.trim();
         assert_eq!(slots.get(512), Some(&5120));
         assert_eq!(slots.get(513), None);
         assert_eq!(slots.get(1_000_000), None);

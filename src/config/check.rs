@@ -98,6 +98,11 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     );
     require(config.limits.channels_max > 0, "limits.channels_max", "must be above 0");
     require(
+        (1..=100).contains(&config.limits.client_channels_percent),
+        "limits.client_channels_percent",
+        "must be from 1 to 100",
+    );
+    require(
         (usize::from(RECV_BUFFERS)..=1 << 20).contains(&config.limits.inbox_messages),
         "limits.inbox_messages",
         "must be from 64 to 1048576",

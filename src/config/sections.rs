@@ -359,12 +359,24 @@ settings! {
         pub history_bytes_max: Size = Size::mib(512);
         /// Channels of this node. A subscription or publication beyond is refused (106).
         pub channels_max: usize = 1_000_000;
+        /// How many percent of these may be channels that only clients have used; the rest is the backend's. At the bound the
+        /// user with most of them (or the connection, without a user) loses one without subscribers, and when there is
+        /// none, a client that needs a new one is refused (106).
+        pub client_channels_percent: u32 = 50;
         /// Messages that may wait for one shard. The API answers 503 when its inbox is full.
         pub inbox_messages: usize = 8192;
         /// HTTP requests of client ports that may be under way in the control plane. More are answered 503.
         pub http_requests_max: u32 = 256;
         /// How long the API waits for a shard before it answers error 100.
         pub api_timeout: Duration = Duration::from_secs(5);
+    }
+}
+
+impl Limits {
+    /// Channels that only clients have used: at least one.
+    pub fn client_channels_max(&self) -> usize {
+        let share = self.channels_max as u128 * u128::from(self.client_channels_percent) / 100;
+        usize::try_from(share).unwrap_or(usize::MAX).max(1)
     }
 }
 

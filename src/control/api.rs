@@ -21,6 +21,7 @@ use crate::control::wire::{
     ProcessBody, PublicationBody, PublishBody, PushBody, Response, UserBody, payload,
 };
 use crate::hub::asks::{HistoryAsk, PublishAsk};
+use crate::hub::creators::Creator;
 use crate::shard::ask::{
     Ask, DisconnectUser, FilterBox, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
     UnsubscribeUser, UserMessage,
@@ -505,6 +506,7 @@ impl Api {
             limit: usize::try_from(body.limit).ok(),
             since: body.since.map(|position| position.since()),
             reverse: body.reverse,
+            by: Creator::Backend,
         };
         let home = self.shards.router().channel_home(&ask.channel);
         let history = self.shards.ask(home, |reply| Ask::History(ask, reply)).await?;

@@ -6,6 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications};
 pub use crate::base::publication::{Since, SinceEpoch};
+use crate::hub::creators::Creator;
 
 /// How a publication is handed to those who are connected. What is kept and read later does not know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -37,10 +38,11 @@ pub struct PublishAsk {
     pub version: u64,
     pub version_epoch: Option<Box<str>>,
     pub pace: Pace,
+    pub by: Creator,
 }
 
 impl PublishAsk {
-    /// A plain publication: no tags, no key, kept in history.
+    /// A plain publication of the backend: no tags, no key, kept in history.
     pub fn new(channel: ChannelName, data: Bytes) -> PublishAsk {
         PublishAsk {
             channel,
@@ -52,6 +54,7 @@ impl PublishAsk {
             version: 0,
             version_epoch: None,
             pace: Pace::default(),
+            by: Creator::Backend,
         }
     }
 }
@@ -72,6 +75,7 @@ pub struct JoinAsk {
     /// Kept while the channel's namespace has presence or join and leave.
     pub info: ClientInfo,
     pub recover: Option<Since>,
+    pub by: Creator,
 }
 
 #[derive(Clone, Debug)]
@@ -108,6 +112,7 @@ pub struct HistoryAsk {
     pub limit: Option<usize>,
     pub since: Option<Since>,
     pub reverse: bool,
+    pub by: Creator,
 }
 
 #[derive(Clone, Debug)]

@@ -9,9 +9,17 @@
 //! ```
 //! A mention is a publish, a join or a history ask. Every channel has an offset sequence and an epoch from its first
 //! mention, also without history. An idle one is forgotten after its namespace's `history_meta_ttl`, or after
-//! [`FORGET_AFTER`](crate::hub::limits::FORGET_AFTER) when the namespace keeps no history, counted from when its last entry and last key would be over by
+//! [`FORGET_AFTER`] when the namespace keeps no history, counted from when its last entry and last key would be over by
 //! age; its successor has another epoch. One with subscribers is never forgotten. Over
 //! [`channels_max`](HubLimits::channels_max) the idle one that has the least time left goes first.
+//!
+//! # Shares
+//! Clients that may subscribe or publish to any name must not take the table from the backend, nor one client from the
+//! others. A channel that only clients have used counts for the client that made it; once the backend uses it, it is the
+//! backend's. Over [`client_channels_max`](HubLimits::client_channels_max) the creator with most of them loses one that has
+//! no subscribers, with all that is retained of it: who makes many pays for the next.
+//!
+//! [`FORGET_AFTER`]: crate::hub::limits::FORGET_AFTER
 //!
 //! # Offsets
 //! A publication takes the next offset, and the log has no hole. One with `skip_history` takes none: it carries
@@ -43,6 +51,7 @@ use crate::base::publication::{ClientInfo, Encoded, Publication};
 use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::asks::{History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, PublishAsk, Published};
+use crate::hub::creators::Creators;
 use crate::hub::deadlines::Deadlines;
 #[cfg(test)]
 use crate::hub::history::Log;
@@ -71,6 +80,8 @@ pub struct Home {
     expiries: Deadlines,
     /// Idle channels and when they may be forgotten, or earlier.
     forgets: Deadlines,
+    /// Channels that only clients have used.
+    creators: Creators,
     clock: Time,
     counts: HomeCounts,
 }
@@ -79,6 +90,8 @@ pub struct Home {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HomeCounts {
     pub channels: usize,
+    /// Of these, channels that only clients have used. Never above [`HubLimits::client_channels_max`].
+    pub client_channels: usize,
     /// Connections in channels, each counted in every channel it is in.
     pub subscriptions: usize,
     pub history_publications: usize,
@@ -93,9 +106,9 @@ pub struct HomeCounts {
     pub history_evicted_total: u64,
     /// Keys dropped before their five minutes.
     pub keys_evicted_total: u64,
-    /// Idle channels forgotten before their time.
+    /// Channels without subscribers forgotten before their time.
     pub channels_evicted_total: u64,
-    /// Asks refused because every channel remembered was in use.
+    /// Asks refused because no channel could make room.
     pub channels_refused_total: u64,
 }
 
@@ -117,6 +130,7 @@ impl Home {
             logs: Vec::new(),
             expiries: Deadlines::default(),
             forgets: Deadlines::default(),
+            creators: Creators::default(),
             clock: Time::ZERO,
             counts: HomeCounts::default(),
         }
@@ -139,7 +153,7 @@ impl Home {
         if key.len() > self.limits.key_bytes_max || version_epoch.len() > self.limits.key_bytes_max {
             return Err(Refusal::BadRequest);
         }
-        let slot = self.mention(&ask.channel, now)?;
+        let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get_mut(slot).expect("just mentioned");
         let owner = Owner { slot, life: channel.life };
 
@@ -192,7 +206,7 @@ impl Home {
     /// As [`Home::publish`].
     pub fn join(&mut self, ask: JoinAsk, now: Time) -> Result<Joined, Refusal> {
         let now = self.advance(now);
-        let slot = self.mention(&ask.channel, now)?;
+        let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get_mut(slot).expect("just mentioned");
         let recovery = ask.recover.map(|since| {
             let publications_max = self.limits.recovery_publications_max;
@@ -258,7 +272,7 @@ impl Home {
         if ask.reverse && ask.since.is_some_and(|since| since.offset == Offset(0)) {
             return Err(Refusal::BadRequest);
         }
-        let slot = self.mention(&ask.channel, now)?;
+        let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get(slot).expect("just mentioned");
         if ask.since.is_some_and(|since| !since.epoch.matches(channel.epoch)) {
             return Err(Refusal::UnrecoverablePosition);
@@ -329,8 +343,9 @@ impl Home {
     }
 
     /// Gives back what is over by age: keys, log entries, channels. Does at most `budget` of these; call it every
-    /// tick with a small one. Without anything due it costs three comparisons.
-    pub fn sweep(&mut self, now: Time, budget: usize) {
+    /// tick with a small one. Without anything due it costs three comparisons. True when the budget was used up: more may be
+    /// due.
+    pub fn sweep(&mut self, now: Time, budget: usize) -> bool {
         let now = self.advance(now);
         let mut left = budget;
         while left > 0
@@ -357,10 +372,17 @@ impl Home {
                 self.forgets.set(slot, channel.forget_at());
             }
         }
+        self.trim();
+        left == 0
     }
 
     pub fn counts(&self) -> HomeCounts {
-        HomeCounts { channels: self.names.len(), idempotency_keys: self.keys.len(), ..self.counts }
+        HomeCounts {
+            channels: self.names.len(),
+            client_channels: self.creators.channels(),
+            idempotency_keys: self.keys.len(),
+            ..self.counts
+        }
     }
 
     /// Entries held for a channel, over by age or not: lets the model follow evictions.

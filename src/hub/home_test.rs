@@ -10,6 +10,7 @@ use crate::base::prng::Prng;
 use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
 use crate::hub::asks::{HistoryAsk, JoinAsk, Joined, PublishAsk, Published, Recovery, Since, SinceEpoch};
+use crate::hub::creators::Creator;
 use crate::hub::history::ENTRY_BYTES;
 use crate::hub::limits::{FORGET_AFTER, IDEMPOTENCY_KEY_TTL};
 use crate::hub::{ChannelOptions, Home, HubLimits, Namespaces};
@@ -48,7 +49,8 @@ fn publish(home: &mut Home, channel: &str, now: Time) -> Published {
 fn join(home: &mut Home, channel: &str, conn: ConnId, recover: Option<Position>) -> Joined {
     let recover = recover.map(|at| Since { offset: at.offset, epoch: SinceEpoch::Known(at.epoch) });
     let info = ClientInfo { user: "ann".into(), client: format!("{conn:?}"), ..ClientInfo::default() };
-    home.join(JoinAsk { channel: channel.into(), conn, info, recover }, T0).unwrap()
+    let by = Creator::Backend;
+    home.join(JoinAsk { channel: channel.into(), conn, info, recover, by }, T0).unwrap()
 }
 
 #[test]
@@ -84,7 +86,13 @@ fn channels_without_history_have_positions() {
         Some(Recovery::Lost)
     ));
     assert!(join(&mut home, "plain", conn(0, 3), None).recovery.is_none());
-    let page = HistoryAsk { channel: "plain".into(), limit: None, since: None, reverse: false };
+    let page = HistoryAsk {
+        channel: "plain".into(),
+        limit: None,
+        since: None,
+        reverse: false,
+        by: Creator::Backend,
+    };
     assert_eq!(home.history(&page, T0).err(), Some(Refusal::NotAvailable));
     assert_eq!(home.history_remove("plain", T0), Err(Refusal::NotAvailable));
 }
@@ -185,6 +193,72 @@ fn at_the_bound_of_channels_idle_ones_make_room_and_used_ones_do_not() {
     assert_eq!(home.position("kept:history"), None);
 }
 
+/// A publication of a client to a channel of its choice.
+fn made(home: &mut Home, channel: &str, user: &str) -> Result<(), Refusal> {
+    let by = Creator::client(Some(&user.into()), conn(0, 1));
+    home.publish(PublishAsk { by, ..ask(channel) }, T0, 0).map(|_| ())
+}
+
+#[test]
+fn clients_cannot_take_the_channels_of_the_backend() {
+    let mut home =
+        home_with(HubLimits { channels_max: 100, client_channels_max: 50, ..HubLimits::default() });
+    for number in 0..50 {
+        publish(&mut home, &format!("kept:own-{number}"), T0);
+    }
+    for number in 0..1_000 {
+        made(&mut home, &format!("kept:theirs-{number}"), "mallory").unwrap();
+    }
+    assert!((0..50).all(|number| home.retained(&format!("kept:own-{number}")) == 1));
+    assert_eq!((home.counts().channels, home.counts().client_channels), (100, 50));
+    // What subscribers keep in use cannot go: then it is for the client that there is no more.
+    for number in 0..60 {
+        let channel = format!("used-{number}").as_str().into();
+        let info = ClientInfo { client: "c".into(), ..ClientInfo::default() };
+        let by = Creator::Connection(conn(0, number));
+        let joined = home.join(JoinAsk { channel, conn: conn(0, number), info, recover: None, by }, T0);
+        assert_eq!(joined.err(), (number >= 50).then_some(Refusal::LimitExceeded), "{number}");
+    }
+    assert_eq!(made(&mut home, "one more", "ann"), Err(Refusal::LimitExceeded));
+    home.sweep(T0 + META + META, 1_000);
+    publish(&mut home, "of the backend", T0);
+}
+
+#[test]
+fn who_makes_many_channels_pays_for_the_next() {
+    let mut home = home_with(HubLimits { client_channels_max: 100, ..HubLimits::default() });
+    let honest = |number: usize| (format!("kept:honest-{number}"), format!("user-{}", number % 25));
+    for number in 0..50 {
+        let (channel, user) = honest(number);
+        made(&mut home, &channel, &user).unwrap();
+    }
+    for number in 0..100_000 {
+        made(&mut home, &format!("kept:flood-{number}"), "mallory").unwrap();
+    }
+    assert!((0..50).all(|number| home.retained(&honest(number).0) == 1), "the modest keep theirs");
+    assert_eq!(home.counts().client_channels, 100);
+    assert_eq!(home.retained("kept:flood-99999"), 1, "the newest of the flood took the place of its oldest");
+    // Others can still make some.
+    made(&mut home, "kept:late", "bob").unwrap();
+    assert_eq!((home.retained("kept:late"), home.retained("kept:flood-99999")), (1, 1));
+}
+
+/// It would be lost with its history at the next flood, and the share would be full of what the backend uses.
+#[test]
+fn a_channel_that_the_backend_uses_counts_for_no_client() {
+    let mut home = home_with(HubLimits { client_channels_max: 2, ..HubLimits::default() });
+    for channel in ["kept:a", "kept:b", "kept:c"] {
+        made(&mut home, channel, "ann").unwrap();
+        publish(&mut home, channel, T0);
+    }
+    assert_eq!(home.counts().client_channels, 0);
+    for number in 0..10 {
+        made(&mut home, &format!("kept:{number}"), "ann").unwrap();
+    }
+    assert!(["kept:a", "kept:b", "kept:c"].iter().all(|channel| home.retained(channel) == 2));
+    assert_eq!(home.counts().channels, 5);
+}
+
 /// A channel that grows may not push the histories of small ones out.
 #[test]
 fn the_heaviest_logs_pay_for_want_of_bytes() {
@@ -233,7 +307,13 @@ fn a_sweep_does_no_more_than_its_budget() {
     let over = T0 + Duration::from_secs(60);
     home.sweep(over, 100);
     assert_eq!(home.counts().history_publications, 400);
-    let page = HistoryAsk { channel: "kept:a".into(), limit: None, since: None, reverse: false };
+    let page = HistoryAsk {
+        channel: "kept:a".into(),
+        limit: None,
+        since: None,
+        reverse: false,
+        by: Creator::Backend,
+    };
     assert!(home.history(&page, over).unwrap().publications.is_empty(), "over is over, swept or not");
     home.sweep(over, 400);
     assert_eq!(home.counts().history_publications, 0);

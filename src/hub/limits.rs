@@ -44,8 +44,12 @@ pub struct HubLimits {
     /// cheaper for both than replaying. Over it the recovery is lost.
     pub recovery_publications_max: usize,
     /// Channels remembered, with subscribers or without; each costs about 240 bytes with a short name.
-    /// At the bound idle ones are forgotten early; when none is idle, asks that need a new channel are refused (106).
+    /// At the bound idle ones are forgotten early, then those without subscribers that only clients have used; when there
+    /// is none, asks that need a new channel are refused (106).
     pub channels_max: usize,
+    /// Of these, channels that only clients have used: the rest is the backend's. At the bound a client that needs a new
+    /// one has it in the place of one without subscribers, of the creator with most; when there is none it is refused (106).
+    pub client_channels_max: usize,
     /// Idempotency keys remembered. At the bound the oldest is forgotten early and counted: a shorter window is better
     /// than a publication refused.
     pub idempotency_keys_max: usize,
@@ -62,6 +66,7 @@ impl Default for HubLimits {
             recovery_publications_max: 300,
             // A channel for each of a shard's million users. About 250 MB when full.
             channels_max: 1 << 20,
+            client_channels_max: 1 << 19,
             // 200 keyed publications a second for the five minutes; 12 MB with UUIDs.
             idempotency_keys_max: 1 << 16,
             key_bytes_max: 256,

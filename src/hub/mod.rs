@@ -8,6 +8,7 @@
 
 pub mod asks;
 pub mod class;
+pub mod creators;
 mod deadlines;
 mod history;
 pub mod home;

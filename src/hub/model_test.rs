@@ -15,6 +15,7 @@ use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, Publication};
 use crate::base::time::Time;
 use crate::hub::asks::{HistoryAsk, JoinAsk, PresenceStats, PublishAsk, Recovery, Since, SinceEpoch};
+use crate::hub::creators::Creator;
 use crate::hub::history::ENTRY_BYTES;
 use crate::hub::{ChannelOptions, Home, HubLimits, Namespaces};
 
@@ -50,14 +51,34 @@ fn agrees_with_a_naive_map_short_of_bytes() {
 
 #[test]
 fn agrees_with_a_naive_map_short_of_channels_and_keys() {
-    run(2 << 32, RUNS, HubLimits { channels_max: 3, idempotency_keys_max: 3, ..HubLimits::default() });
+    run(
+        2 << 32,
+        RUNS,
+        HubLimits {
+            channels_max: 3,
+            client_channels_max: 3,
+            idempotency_keys_max: 3,
+            ..HubLimits::default()
+        },
+    );
+}
+
+#[test]
+fn agrees_with_a_naive_map_where_clients_have_a_share() {
+    run(4 << 32, RUNS, HubLimits { channels_max: 4, client_channels_max: 2, ..HubLimits::default() });
+    run(5 << 32, RUNS, HubLimits { client_channels_max: 3, ..HubLimits::default() });
 }
 
 #[test]
 fn agrees_with_a_naive_map_short_of_everything() {
     let history_bytes_max = 3 * ENTRY_BYTES;
-    let limits =
-        HubLimits { channels_max: 3, idempotency_keys_max: 2, history_bytes_max, ..HubLimits::default() };
+    let limits = HubLimits {
+        channels_max: 3,
+        client_channels_max: 2,
+        idempotency_keys_max: 2,
+        history_bytes_max,
+        ..HubLimits::default()
+    };
     run(3 << 32, RUNS, limits);
 }
 
@@ -103,6 +124,8 @@ struct Naive {
     keys: Vec<(String, Position, Time, u64)>,
     version: (u64, String),
     in_use_until: Time,
+    /// The bucket of the client that made it, while only clients have used it.
+    creator: Option<u16>,
 }
 
 impl Naive {
@@ -138,6 +161,8 @@ struct Pair {
     limits: HubLimits,
     now: Time,
     keys_issued: u64,
+    /// Keys of channels that had to go, until they are over: they still take places.
+    dead_keys: Vec<(Time, u64)>,
 }
 
 impl Pair {
@@ -153,6 +178,7 @@ impl Pair {
             limits,
             now: Time(1_000),
             keys_issued: 0,
+            dead_keys: Vec::new(),
         }
     }
 
@@ -166,7 +192,7 @@ impl Pair {
                 let budget = self.prng.usize(..20);
                 self.home.sweep(self.now, budget);
             }
-            if self.limits.channels_max < NAMES.len() {
+            if self.limits.channels_max.min(self.limits.client_channels_max) < NAMES.len() {
                 // Whether an idle channel can make room depends on its being known as idle.
                 self.home.sweep(self.now, 1_000);
             }
@@ -212,12 +238,28 @@ impl Pair {
             channel.entries.retain(|&(_, _, over)| now < over);
             channel.keys.retain(|&(_, _, over, _)| now < over);
         }
+        self.dead_keys.retain(|&(over, _)| now < over);
         self.naive.retain(|_, channel| !channel.members.is_empty() || now < channel.forget_at());
     }
 
+    fn clients_channels(&self) -> usize {
+        self.naive.values().filter(|channel| channel.creator.is_some()).count()
+    }
+
+    /// Whether the share of clients is used up, for one who asks.
+    fn share_is_full(&self, by: &Creator) -> bool {
+        *by != Creator::Backend && self.clients_channels() >= self.limits.client_channels_max
+    }
+
     /// What a mention of `name` must be answered, by what the naive one knows.
-    fn may_mention(&self, name: &str) -> Result<(), Refusal> {
-        let room = self.naive.len() < self.limits.channels_max || self.naive.values().any(Naive::idle);
+    fn may_mention(&self, name: &str, by: &Creator) -> Result<(), Refusal> {
+        let all: Vec<&Naive> = self.naive.values().collect();
+        let yields = all.iter().any(|channel| channel.creator.is_some() && channel.members.is_empty());
+        let idle = all.iter().any(|channel| channel.idle());
+        let room = match self.share_is_full(by) {
+            true => yields,
+            false => all.len() < self.limits.channels_max || idle || yields,
+        };
         match name {
             "bad\nname" => Err(Refusal::BadRequest),
             "gone:a" => Err(Refusal::UnknownChannel),
@@ -227,13 +269,25 @@ impl Pair {
     }
 
     /// After a mention that the home took: follows it, learning the epoch of a new channel.
-    fn mentioned(&mut self, name: &'static str, epoch: Epoch) -> &mut Naive {
+    fn mentioned(&mut self, name: &'static str, epoch: Epoch, by: &Creator) -> &mut Naive {
         if !self.naive.contains_key(name) {
-            if self.naive.len() >= self.limits.channels_max {
+            let share_is_full = self.share_is_full(by);
+            if share_is_full || self.naive.len() >= self.limits.channels_max {
                 let gone: Vec<_> =
                     self.naive.keys().copied().filter(|name| self.home.position(name).is_none()).collect();
                 let [gone] = gone[..] else { panic!("one channel makes room for one, not {gone:?}") };
-                assert!(self.naive.remove(gone).unwrap().idle(), "{gone} was in use");
+                let idle_first = !share_is_full && self.naive.values().any(Naive::idle);
+                let most = self.most_channels_of_a_creator();
+                let channel = &self.naive[gone];
+                if idle_first {
+                    assert!(channel.idle(), "{gone} was in use");
+                } else {
+                    assert!(channel.members.is_empty(), "{gone} has subscribers");
+                    let creator = channel.creator.expect("the backend's stays");
+                    assert_eq!(self.channels_of(creator), most, "who has most pays");
+                }
+                let gone = self.naive.remove(gone).unwrap();
+                self.dead_keys.extend(gone.keys.iter().map(|&(_, _, over, order)| (over, order)));
             }
             let fresh = self.epochs.entry(name).or_default().insert(epoch.0);
             assert!(fresh, "the successor of {name} has another epoch");
@@ -246,17 +300,43 @@ impl Pair {
                 keys: Vec::new(),
                 version: (0, String::new()),
                 in_use_until: self.now,
+                creator: self.home.bucket_of(by),
             };
             self.naive.insert(name, channel);
         }
         let channel = self.naive.get_mut(name).unwrap();
+        if *by == Creator::Backend {
+            channel.creator = None;
+        }
         channel.in_use_until = channel.in_use_until.max(self.now);
         channel
+    }
+
+    fn channels_of(&self, creator: u16) -> usize {
+        self.naive.values().filter(|channel| channel.creator == Some(creator)).count()
+    }
+
+    /// Of the creators that have one without subscribers.
+    fn most_channels_of_a_creator(&self) -> usize {
+        let yielding = self.naive.values().filter(|channel| channel.members.is_empty());
+        yielding.filter_map(|channel| Some(self.channels_of(channel.creator?))).max().unwrap_or(0)
+    }
+
+    /// The backend, or one of some clients.
+    fn creator(&mut self) -> Creator {
+        match self.prng.u8(..5) {
+            0 => Creator::Backend,
+            1 => Creator::client(None, self.conn()),
+            other => {
+                Creator::client(Some(&["ann", "bob", "cid"][usize::from(other) - 2].into()), self.conn())
+            }
+        }
     }
 
     fn publish(&mut self, name: &'static str) {
         let data = Bytes::from(vec![b'7'; self.prng.usize(..200)]);
         let mut ask = PublishAsk::new(name.into(), data.clone());
+        ask.by = self.creator();
         ask.skip_history = self.prng.u8(..6) == 0;
         if self.prng.u8(..3) == 0 {
             ask.idempotency_key = Some(["", "a", "b", "c", "d"][self.prng.usize(..5)].into());
@@ -267,7 +347,7 @@ impl Pair {
         }
         let evicted_before = self.home.counts().history_evicted_total;
         let answer = self.home.publish(ask.clone(), self.now, 5);
-        let expected = self.may_mention(name);
+        let expected = self.may_mention(name, &ask.by);
         let published = match answer {
             Err(refusal) => return assert_eq!(Err(refusal), expected),
             Ok(published) => published,
@@ -277,7 +357,7 @@ impl Pair {
         let now = self.now;
         let keys_max = self.limits.idempotency_keys_max;
         let epoch = published.position.epoch;
-        let channel = self.mentioned(name, epoch);
+        let channel = self.mentioned(name, epoch, &ask.by);
         let key = ask.idempotency_key.as_deref().unwrap_or("").to_owned();
         if let Some((_, first, _, _)) = channel.keys.iter().find(|(known, ..)| *known == key) {
             assert_eq!(published.position, *first);
@@ -315,10 +395,14 @@ impl Pair {
         }
         if !key.is_empty() {
             let live: usize = self.naive.values().map(|channel| channel.keys.len()).sum();
-            if live >= keys_max {
+            if live + self.dead_keys.len() >= keys_max {
                 let oldest = |channel: &Naive| channel.keys.first().map_or(u64::MAX, |&(.., order)| order);
                 let loser = self.naive.values_mut().min_by_key(|channel| oldest(channel)).unwrap();
-                loser.keys.remove(0);
+                let dead = self.dead_keys.iter().map(|&(_, order)| order).min();
+                match dead.filter(|&dead| dead < oldest(loser)) {
+                    Some(dead) => self.dead_keys.retain(|&(_, order)| order != dead),
+                    None => drop(loser.keys.remove(0)),
+                }
             }
             self.keys_issued += 1;
             let order = self.keys_issued;
@@ -355,8 +439,9 @@ impl Pair {
         let info =
             ClientInfo { user: user.into(), client: format!("{conn:?}"), conn_info: None, chan_info: None };
         let recover = (self.prng.u8(..3) > 0).then(|| self.since(name));
-        let ask = JoinAsk { channel: name.into(), conn, info: info.clone(), recover };
-        let joined = match (self.home.join(ask, self.now), self.may_mention(name)) {
+        let by = self.creator();
+        let ask = JoinAsk { channel: name.into(), conn, info: info.clone(), recover, by: by.clone() };
+        let joined = match (self.home.join(ask, self.now), self.may_mention(name, &by)) {
             (Err(refusal), expected) => return assert_eq!(Err(refusal), expected),
             (Ok(joined), expected) => {
                 assert_eq!(expected, Ok(()));
@@ -364,7 +449,7 @@ impl Pair {
             }
         };
         let recovery_max = self.limits.recovery_publications_max;
-        let channel = self.mentioned(name, joined.position.epoch);
+        let channel = self.mentioned(name, joined.position.epoch, &by);
         assert_eq!(joined.position, channel.position());
         let repeated = channel.members.insert(conn, info.clone()).is_some();
         let told = channel.options.join_leave && !repeated;
@@ -412,21 +497,22 @@ impl Pair {
         let limit = [None, Some(0), Some(1), Some(3), Some(usize::MAX)][self.prng.usize(..5)];
         let since = self.prng.bool().then(|| self.since(name));
         let reverse = self.prng.bool();
-        let ask = HistoryAsk { channel: name.into(), limit, since, reverse };
+        let by = self.creator();
+        let ask = HistoryAsk { channel: name.into(), limit, since, reverse, by };
         let known = self.naive.contains_key(name);
         let answer = self.home.history(&ask, self.now);
         let expected = match self.namespaces.resolve(name) {
             Err(refusal) => Err(refusal),
             Ok(options) if !options.keeps_history() => Err(Refusal::NotAvailable),
             _ if reverse && since.is_some_and(|since| since.offset == Offset(0)) => Err(Refusal::BadRequest),
-            _ => self.may_mention(name),
+            _ => self.may_mention(name, &ask.by),
         };
         if let Err(refusal) = expected {
             return assert_eq!(answer.err(), Some(refusal));
         }
         let epoch = self.home.position(name).expect("the ask made it").epoch;
         let read_max = self.limits.history_read_max;
-        let channel = self.mentioned(name, epoch);
+        let channel = self.mentioned(name, epoch, &ask.by);
         if since.is_some_and(|since| !since.epoch.matches(channel.epoch)) {
             return assert_eq!(answer.err(), Some(Refusal::UnrecoverablePosition));
         }
@@ -503,6 +589,9 @@ impl Pair {
         let live_bytes: usize = self.naive.values().map(Naive::bytes).sum();
         assert!((live_bytes..=self.limits.history_bytes_max).contains(&counts.history_bytes), "{counts:?}");
         assert!(counts.channels <= self.limits.channels_max);
+        assert!(
+            (self.clients_channels()..=self.limits.client_channels_max).contains(&counts.client_channels)
+        );
         assert!(counts.idempotency_keys <= self.limits.idempotency_keys_max);
     }
 
@@ -525,8 +614,10 @@ impl Pair {
         assert!(self.home.counts().channels > 0);
         self.home.sweep(last, 10_000);
         let counts = self.home.counts();
-        let left = (counts.channels, counts.subscriptions, counts.idempotency_keys);
-        assert_eq!(left, (0, 0, 0));
+        assert_eq!((counts.channels, counts.client_channels, counts.subscriptions), (0, 0, 0));
+        let keys_over = self.dead_keys.iter().map(|&(over, _)| over).fold(last, Time::max);
+        self.home.sweep(keys_over, 10_000);
+        assert_eq!(self.home.counts().idempotency_keys, 0);
         assert_eq!((counts.history_bytes, counts.history_publications), (0, 0));
     }
 

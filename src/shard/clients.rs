@@ -6,6 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ClientId};
 use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
+use crate::hub::creators::Creator;
 use crate::hub::local::Local;
 use crate::proto::centrifuge::{Batch, Format, Push, decode_frame, encode_push};
 use crate::proto::websocket::{self, Opcode};
@@ -173,7 +174,8 @@ impl Core {
                     return;
                 };
                 let info = session.info(client, index);
-                let mut ask = PublishAsk { info: Some(info), ..PublishAsk::new(channel, data) };
+                let by = Creator::client(session.user(), conn);
+                let mut ask = PublishAsk { info: Some(info), by, ..PublishAsk::new(channel, data) };
                 if let Some(changes) = changes {
                     changed(&mut ask, *changes);
                 }
@@ -182,7 +184,9 @@ impl Core {
             }
             Effect::History { id, channel, limit, since, reverse } => {
                 let home = self.mailer.router().channel_home(&channel);
-                let ask = HistoryAsk { channel, limit, since, reverse };
+                let session = self.connections.get_mut(slot).and_then(|connection| connection.session());
+                let by = Creator::client(session.and_then(|session| session.user()), conn);
+                let ask = HistoryAsk { channel, limit, since, reverse, by };
                 self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
             }
             Effect::Presence { id, channel } => {
@@ -257,7 +261,11 @@ impl Core {
         self.joins_asked = self.joins_asked.wrapping_add(1);
         session.join_asked(index, self.joins_asked, &subscribe);
         let info = session.info(client, Some(index));
-        let ask = JoinAsk { channel: subscribe.channel, conn, info, recover: subscribe.since };
+        let by = match subscribe.flags & Sub::SERVER_SIDE {
+            0 => Creator::client(session.user(), conn),
+            _ => Creator::Backend,
+        };
+        let ask = JoinAsk { channel: subscribe.channel, conn, info, recover: subscribe.since, by };
         let tag = JoinTag {
             index,
             number: self.joins_asked,
@@ -442,6 +450,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishAsk, changes: PublishAnswer) {
         version,
         version_epoch,
         pace: ask.pace,
+        by: std::mem::take(&mut ask.by),
     };
 }
 

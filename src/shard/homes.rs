@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, Offset, Position};
+use crate::base::ids::{ChannelName, ConnId, Offset, Position};
 use crate::base::publication::{ClientInfo, Since, SinceEpoch};
 use crate::hub::asks::{History, HistoryAsk, Joined, Notice, PresenceStats, PublishAsk, Recovery};
 use crate::hub::class::Class;
+use crate::hub::creators::Creator;
 use crate::hub::local::Item;
 use crate::proto::centrifuge::Reply;
 use crate::proto::centrifuge::reply::HistoryResult;
@@ -93,7 +94,7 @@ impl Core {
                 self.answer(HomeAnswer::History { conn, id, outcome });
             }
             HomeMail::CatchUp { conn, channel, index, after } => {
-                let missed = self.missed(&channel, after);
+                let missed = self.missed(&channel, after, conn);
                 self.answer(HomeAnswer::CaughtUp { conn, channel, index, after, missed });
             }
             HomeMail::Presence { conn, id, channel } => {
@@ -136,9 +137,10 @@ impl Core {
     }
 
     /// What a laggard missed after `after`, as much as it gets at once; `None` when the log does not reach back.
-    fn missed(&mut self, channel: &ChannelName, after: Offset) -> Option<Missed> {
+    fn missed(&mut self, channel: &ChannelName, after: Offset, conn: ConnId) -> Option<Missed> {
         let since = Some(Since { offset: after, epoch: SinceEpoch::Any });
-        let ask = HistoryAsk { channel: channel.clone(), limit: None, since, reverse: false };
+        let by = Creator::Connection(conn);
+        let ask = HistoryAsk { channel: channel.clone(), limit: None, since, reverse: false, by };
         let History { mut publications, position } = self.home.history(&ask, self.now).ok()?;
         if publications.first().map_or(after, |first| Offset(first.offset().0 - 1)) != after {
             return None;

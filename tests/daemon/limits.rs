@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::TcpStream;
 
 use crate::on_both_drivers;
-use crate::process::Daemon;
+use crate::process::{Api, Daemon};
 use crate::socket::Socket;
 
 /// What a fresh connection hears when it asks for /health: 200, or what it is told instead.
@@ -21,6 +21,46 @@ fn ended(mut stream: TcpStream) -> bool {
 }
 
 on_both_drivers! {
+    /// A stranger with the right to publish makes channels without end: the backend keeps its own, and another client still
+    /// gets one.
+    fn clients_have_a_share_of_the_channels(driver: Driver) {
+        let settings = [("LIMITS_CHANNELS_MAX", "200"), ("LIMITS_CLIENT_CHANNELS_PERCENT", "50")];
+        let daemon = Daemon::start_set(driver, &["--shards", "1"], &settings);
+        let mut api = Api::new(&daemon);
+        let mut own = |name: String| {
+            let answer = api.call("publish", &format!(r#"{{"channel":"closed:{name}","data":1}}"#));
+            answer["result"]["offset"].as_u64().unwrap_or_else(|| panic!("{answer}"))
+        };
+        for number in 0..60 {
+            assert_eq!(own(format!("old-{number}")), 1);
+        }
+        let mut flood = Socket::raw(&daemon);
+        let made = |socket: &mut Socket, name: &str| {
+            let request = format!(
+                "POST /publish?channel=open:{name} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\n1"
+            );
+            socket.send_bytes(request.as_bytes());
+            assert_eq!(socket.response().status, 200, "{name}");
+        };
+        made(&mut Socket::raw(&daemon), "modest");
+        for number in 0..1000 {
+            made(&mut flood, &format!("flood-{number}"));
+        }
+        for number in 0..60 {
+            assert_eq!(own(format!("old-{number}")), 2, "an offset of 1 would be that of a channel made again");
+        }
+        for number in 0..40 {
+            assert_eq!(own(format!("new-{number}")), 1);
+        }
+        made(&mut Socket::raw(&daemon), "late");
+        let metrics = Socket::raw(&daemon).get("/metrics");
+        assert!(String::from_utf8_lossy(&metrics.body).contains("trunkline_channels_active 200\n"));
+        for name in ["modest", "late", "flood-999"] {
+            let history = api.call("history", &format!(r#"{{"channel":"open:{name}","limit":1}}"#));
+            assert_eq!(history["result"]["offset"], 1, "{name}: {history}");
+        }
+    }
+
     fn connections_are_bounded_for_the_node_and_not_for_each_shard(driver: Driver) {
         let daemon = Daemon::start_set(driver, &["--shards", "3"], &[("CLIENT_CONNECTIONS_MAX", "20")]);
         let mut served = Vec::new();

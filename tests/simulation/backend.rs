@@ -10,6 +10,7 @@ use trunkline::base::fault::{Disconnect, Refusal};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
 use trunkline::base::publication::ClientInfo;
 use trunkline::hub::asks::{History, HistoryAsk, Pace, PresenceStats, PublishAsk, Since, SinceEpoch};
+use trunkline::hub::creators::Creator;
 use trunkline::session::question::{Question, Waiting};
 use trunkline::shard::ask::{
     Ask, BackendReply, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser,
@@ -188,7 +189,7 @@ impl Backend {
         let reverse = stage.prng.bool();
         let name = stage.scenario.channels[channel].name.clone();
         let (home, floor) = (self.router.channel_home(&name), stage.log.head(channel));
-        let ask = HistoryAsk { channel: name, limit, since: None, reverse };
+        let ask = HistoryAsk { channel: name, limit, since: None, reverse, by: Creator::Backend };
         self.ask(home.index(), Asked::History { channel, floor, reverse }, stage, |answers, id| {
             Ask::History(ask, reply(answers, id, Answer::History))
         });

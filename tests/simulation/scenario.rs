@@ -255,6 +255,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
             history_read_max: prng.usize(1..30),
             recovery_publications_max: prng.usize(1..50),
             channels_max: if channels_tight { prng.usize(1..6) } else { 1000 },
+            client_channels_max: if channels_tight { prng.usize(1..6) } else { 1000 },
             idempotency_keys_max: 10_000,
             key_bytes_max: 64,
         },

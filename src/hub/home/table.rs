@@ -9,6 +9,7 @@ use crate::base::ids::{ChannelName, Epoch, Offset, Position};
 use crate::base::publication::{ClientInfo, Encoded};
 use crate::base::time::Time;
 use crate::hub::asks::{Notice, Recovery, Since};
+use crate::hub::creators::{BUCKETS, Creator};
 use crate::hub::history::Log;
 use crate::hub::limits::FORGET_AFTER;
 use crate::hub::options::ChannelOptions;
@@ -16,6 +17,9 @@ use crate::hub::presence::{Interest, Members};
 
 /// Work a new channel does at the bound of channels, so that idle ones are known to be idle.
 const SWEEP_WHEN_FULL: usize = 64;
+
+/// A smaller table of channels is kept as it is: half a megabyte of names.
+const TRIMMED_FROM: usize = 1 << 15;
 
 pub(super) struct Channel {
     pub(super) name: ChannelName,
@@ -36,6 +40,8 @@ pub(super) struct Channel {
     pub(super) interest: Interest,
     /// Without subscribers it is idle from here on: the last mention, or later when an entry or key lives longer.
     pub(super) active_until: Time,
+    /// The bucket of the client that made it, until the backend uses it as well.
+    pub(super) creator: Option<u16>,
 }
 
 pub(super) struct Version {
@@ -69,18 +75,22 @@ impl Home {
     }
 
     /// The channel's slot, made if it is unknown. Marks it as used at `now`.
-    pub(super) fn mention(&mut self, name: &ChannelName, now: Time) -> Result<u32, Refusal> {
+    pub(super) fn mention(&mut self, name: &ChannelName, by: &Creator, now: Time) -> Result<u32, Refusal> {
         if let Some((slot, channel)) = self.known_mut(name) {
             if !channel.is_over(now) {
                 channel.active_until = channel.active_until.max(now);
+                if *by == Creator::Backend
+                    && let Some(bucket) = channel.creator.take()
+                {
+                    self.creators.remove(slot, bucket);
+                }
                 return Ok(slot);
             }
             self.forget(slot);
         }
         let options = self.namespaces.resolve(name)?.clone();
-        if self.names.len() >= self.limits.channels_max {
-            self.make_room_for_channel(now)?;
-        }
+        let creator = self.bucket_of(by);
+        self.make_room_for_channel(creator.is_some(), now)?;
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots_used += 1;
             self.slots_used - 1
@@ -100,31 +110,52 @@ impl Home {
                 members: Members::new(options.presence || options.join_leave),
                 interest: Interest::None,
                 active_until: now,
+                creator,
                 options,
             },
         );
         self.names.insert(name.clone(), slot);
+        if let Some(bucket) = creator {
+            self.creators.add(bucket);
+        }
         self.settle(slot);
         Ok(slot)
     }
 
-    /// Forgets an idle channel before its time, if every place is taken and nothing is over by age.
-    pub(super) fn make_room_for_channel(&mut self, now: Time) -> Result<(), Refusal> {
-        self.sweep(now, SWEEP_WHEN_FULL);
-        if self.names.len() < self.limits.channels_max {
+    /// Where a client's channels are counted; `None` for the backend.
+    pub(in crate::hub) fn bucket_of(&self, by: &Creator) -> Option<u16> {
+        let hash = match by {
+            Creator::Backend => return None,
+            Creator::User(user) => self.hash.hash_one(user),
+            Creator::Connection(conn) => self.hash.hash_one(conn.to_bits()),
+        };
+        Some((hash % u64::from(BUCKETS)) as u16)
+    }
+
+    /// Makes room for one channel more, if every place that it could take is taken and nothing is over by age.
+    fn make_room_for_channel(&mut self, for_client: bool, now: Time) -> Result<(), Refusal> {
+        let share_is_full =
+            |home: &Home| for_client && home.creators.channels() >= home.limits.client_channels_max;
+        let is_full = |home: &Home| home.names.len() >= home.limits.channels_max;
+        if !share_is_full(self) && !is_full(self) {
             return Ok(());
         }
-        match self.forgets.first() {
-            Some(slot) => {
-                self.forget(slot);
-                self.counts.channels_evicted_total += 1;
-                Ok(())
-            }
-            None => {
-                self.counts.channels_refused_total += 1;
-                Err(Refusal::LimitExceeded)
-            }
-        }
+        self.sweep(now, SWEEP_WHEN_FULL);
+        let victim = if share_is_full(self) {
+            self.creators.first_to_go()
+        } else if is_full(self) {
+            // Whoever asks is below its share, so others are above theirs.
+            self.forgets.first().or_else(|| self.creators.first_to_go())
+        } else {
+            return Ok(());
+        };
+        let Some(slot) = victim else {
+            self.counts.channels_refused_total += 1;
+            return Err(Refusal::LimitExceeded);
+        };
+        self.forget(slot);
+        self.counts.channels_evicted_total += 1;
+        Ok(())
     }
 
     pub(super) fn forget(&mut self, slot: u32) {
@@ -133,8 +164,20 @@ impl Home {
         self.forgets.remove(slot);
         let channel = self.channels.remove(slot).expect("only a known channel is forgotten");
         assert!(channel.members.is_empty(), "a channel with subscribers is never forgotten");
+        if let Some(bucket) = channel.creator {
+            self.creators.remove(slot, bucket);
+        }
         self.names.remove(&channel.name);
         self.free.push(slot);
+    }
+
+    /// Gives memory back when most of the channels that it was for have gone. What is left is moved once for every time
+    /// that the table has shrunk to an eighth.
+    pub(super) fn trim(&mut self) {
+        if self.names.capacity() > TRIMMED_FROM && self.names.len() * 8 < self.names.capacity() {
+            self.names.shrink_to(self.names.len() * 2);
+            self.channels.trim();
+        }
     }
 
     /// Brings the deadlines of a channel in line with what it holds. Called after everything that may make it idle or
@@ -145,6 +188,11 @@ impl Home {
             None => self.expiries.remove(slot),
             Some(expires) if !self.expiries.contains(slot) => self.expiries.set(slot, expires),
             Some(_) => {}
+        }
+        match channel.creator {
+            Some(bucket) if channel.members.is_empty() => self.creators.list(slot, bucket),
+            Some(bucket) => self.creators.unlist(slot, bucket),
+            None => {}
         }
         if !channel.is_idle() {
             self.forgets.remove(slot);

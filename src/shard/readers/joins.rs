@@ -6,6 +6,7 @@ use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since};
 use crate::hub::asks::{History, HistoryAsk, JoinAsk};
 use crate::hub::class::Class;
+use crate::hub::creators::Creator;
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::notes::{Note, write_note};
 use crate::proto::reader::position::write_position;
@@ -39,7 +40,8 @@ impl Core {
             info.chan_info = asked.chan_info.take();
         }
         let home = self.mailer.router().channel_home(&channel);
-        let ask = JoinAsk { channel, conn, info, recover: since };
+        let by = Creator::client(Some(&info.user), conn);
+        let ask = JoinAsk { channel, conn, info, recover: since, by };
         let tag =
             JoinTag { index, number: id, id, flags: 0, reject_unrecovered: false, data: None, done: None };
         self.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
@@ -88,7 +90,8 @@ impl Core {
         if reads_on {
             let (conn, id) = (self.conn_id(slot), tag.id);
             let home = self.mailer.router().channel_home(name);
-            let ask = HistoryAsk { channel: name.clone(), limit: Some(limit), since, reverse: false };
+            let by = Creator::Connection(conn);
+            let ask = HistoryAsk { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
             self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
         } else if !waits {
             self.reader_answered(slot);

@@ -22,6 +22,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::publication::ClientInfo;
 use crate::hub::asks::{HistoryAsk, PublishAsk};
+use crate::hub::creators::Creator;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
 use crate::proto::reader::notes;
@@ -210,6 +211,7 @@ impl Core {
         let streams = matches!(mode, Mode::Stream(_));
         let user = request.admission.identity.as_ref().and_then(|identity| identity.user.clone());
         // A poll and an answer do not count as connections of their user.
+        let creator = Creator::client(user.as_ref(), self.conn_id(slot));
         let awaits_place = streams && user.is_some() && self.user_limit().is_some();
         let mut reader = Reader::new(id, mode, request.admission.identity);
         reader.chunked = !reply.http10;
@@ -238,7 +240,8 @@ impl Core {
             let id = id.wrapping_add(at as u32);
             if mode == Mode::History {
                 let home = self.mailer.router().channel_home(&channel);
-                let ask = HistoryAsk { channel, limit: Some(limit), since, reverse: request.reverse };
+                let by = creator.clone();
+                let ask = HistoryAsk { channel, limit: Some(limit), since, reverse: request.reverse, by };
                 self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
             } else {
                 self.ask_reader_join(slot, channel, since, id);
@@ -324,7 +327,8 @@ impl Core {
             return;
         }
         let info = self.reader_info(slot, request.admission.identity.as_deref());
-        let mut ask = PublishAsk { info: Some(info), ..PublishAsk::new(asked.name.clone(), body) };
+        let by = Creator::client(Some(&info.user), self.conn_id(slot));
+        let mut ask = PublishAsk { info: Some(info), by, ..PublishAsk::new(asked.name.clone(), body) };
         if let Some(changes) = changes {
             changed(&mut ask, changes);
         }
