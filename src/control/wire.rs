@@ -87,6 +87,26 @@ pub struct PushBody {
     pub idempotency_key: String,
 }
 
+/// Seconds since 1970; what is not positive, or null, means never and is 0. However far a date lies, and however it is
+/// written, it is a date: past 64 bits it is the last one.
+pub fn unix_seconds<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Number {
+        Unsigned(u64),
+        Signed(i64),
+        Fraction(f64),
+    }
+    let seconds = match Option::<Number>::deserialize(from)? {
+        None => 0,
+        Some(Number::Unsigned(seconds)) => seconds,
+        Some(Number::Signed(seconds)) => u64::try_from(seconds).unwrap_or(0),
+        Some(Number::Fraction(seconds)) => seconds as u64,
+    };
+    // As the signed number that the protocol has for it.
+    Ok(seconds.min(i64::MAX as u64))
+}
+
 /// `subscribe`, `unsubscribe`, `disconnect` and `refresh`: each uses the fields it knows.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -106,7 +126,7 @@ pub struct UserBody {
     #[serde(deserialize_with = "or_default")]
     pub b64data: String,
     pub recover_since: Option<StreamPosition>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "unix_seconds")]
     pub expire_at: u64,
     #[serde(deserialize_with = "or_default")]
     pub expired: bool,

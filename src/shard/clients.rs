@@ -17,7 +17,7 @@ use crate::shard::ShardOptions;
 use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
-use crate::shard::timers::{self, TICK_MS};
+use crate::shard::timers::{self, ShortTick, TICK_MS};
 
 /// What a session may look at.
 pub(in crate::shard) struct View<'a> {
@@ -231,7 +231,7 @@ impl Core {
         let first = interval / 2 + self.prng.u64(0..=interval / 2);
         let due = timers::tick_after(self.now, first);
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        connection.ping_due = due;
+        connection.ping_due = ShortTick::new(due, timers::tick_of(self.now));
         // What came for its subscriptions while others of the same connect were still asked for.
         if connection.lag.is_some() {
             self.catching_up.push(slot);
@@ -344,14 +344,14 @@ impl Core {
             return;
         }
         let interval = self.options.ping_interval;
-        if !interval.is_zero() && connection.ping_due <= now {
+        if !interval.is_zero() && connection.ping_due.near(now) <= now {
             let pong_timeout = self.options.pong_timeout;
             if connection.awaits_pong {
                 if session.ping_outstanding() {
                     let slow = connection.is_blocked();
                     match excused_until {
                         Some(until) if !slow => {
-                            connection.ping_due = until;
+                            connection.ping_due = ShortTick::new(until, now);
                             return self.set_client_timer(slot);
                         }
                         _ => {
@@ -361,11 +361,12 @@ impl Core {
                     }
                 }
                 connection.awaits_pong = false;
-                connection.ping_due = ticks_after(now, interval.saturating_sub(pong_timeout));
+                let after = ticks_after(now, interval.saturating_sub(pong_timeout));
+                connection.ping_due = ShortTick::new(after, now);
             } else {
                 session.ping();
                 connection.awaits_pong = true;
-                connection.ping_due = ticks_after(now, pong_timeout);
+                connection.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
                 let format = session.format();
                 self.stats.counters.pings_sent_total += 1;
                 self.send(slot, Bytes::from_static(ping_frame(format)));
@@ -382,21 +383,17 @@ impl Core {
         let delay_s = self.options.expired_close_delay.as_secs();
         let unix_s = self.unix_s();
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        let ping = connection.ping_due;
+        let ping = connection.ping_due.near(timers::tick_of(self.now));
         let State::Client { session, .. } = &connection.state else { return };
         if !session.is_connected() {
             return;
         }
         let expiry = match session.next_expiry_s() {
             0 => None,
-            at => {
-                Some(timers::tick_after(self.now, (at + delay_s).saturating_sub(unix_s).saturating_mul(1000)))
-            }
+            at => Some(timers::tick_after(self.now, timers::ms_until(at.saturating_add(delay_s), unix_s))),
         };
         let ping = (!self.options.ping_interval.is_zero()).then_some(ping);
-        let ask = session
-            .next_ask_s()
-            .map(|at| timers::tick_after(self.now, at.saturating_sub(unix_s).saturating_mul(1000)));
+        let ask = session.next_ask_s().map(|at| timers::tick_after(self.now, timers::ms_until(at, unix_s)));
         let patience = session.awaits().map(|(_, until)| timers::tick_after(until, 0));
         match ping.into_iter().chain(expiry).chain(ask).chain(patience).min() {
             Some(due) => self.wheel.set(&mut self.connections, slot, due),
@@ -456,7 +453,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishAsk, changes: PublishAnswer) {
 
 /// At least one tick later, so that the wheel moves on.
 fn ticks_after(now: timers::TimerTick, after: Duration) -> timers::TimerTick {
-    now + (after.as_millis() as u64).div_ceil(TICK_MS).max(1) as timers::TimerTick
+    now.saturating_add((after.as_millis() as u64).div_ceil(TICK_MS).max(1))
 }
 
 fn context<'a>(

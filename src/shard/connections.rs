@@ -13,7 +13,7 @@ use crate::session::tunnel::Tunnel;
 use crate::session::{Session, Sub};
 use crate::shard::outbox::Chain;
 use crate::shard::readers::{Inquiry, PublishOrder};
-use crate::shard::timers::{Link, Linked, TimerTick};
+use crate::shard::timers::{Link, Linked, ShortTick};
 
 /// One accepted socket.
 ///
@@ -27,7 +27,7 @@ pub struct Connection {
     pub generation: u32,
     pub chain: Chain,
     /// When the next ping is due, or the pong to the last one.
-    pub ping_due: TimerTick,
+    pub ping_due: ShortTick,
     pub awaits_pong: bool,
     /// Counted as a client: to be undone when it goes.
     pub listed: bool,
@@ -167,7 +167,7 @@ impl Connection {
             link: Link::default(),
             generation,
             chain: Chain::default(),
-            ping_due: 0,
+            ping_due: ShortTick::default(),
             awaits_pong: false,
             listed: false,
             of_user: false,

@@ -10,32 +10,60 @@ pub const TICK_MS: u64 = 20;
 /// Lists in the wheel: 82 s at 20 ms, so that the usual ping interval fits in one turn.
 const BUCKETS: usize = 4096;
 
+/// No slot: slots are fewer than 2^24.
 const NONE: u32 = u32::MAX;
+const HEAD: u32 = u32::MAX - 1;
 
-/// Ticks since the driver's clock began.
-pub type TimerTick = u32;
+/// Ticks since the driver's clock began, which on a host is its boot: 64 bits, so that no uptime wraps them.
+pub type TimerTick = u64;
+
+/// Furthest that a timer is set ahead, 248 days. What is due later fires then for nothing and is set again. Half of what
+/// [`ShortTick`] tells apart, so that one that fires late is still taken for past.
+const AHEAD_MAX: TimerTick = 1 << 30;
 
 pub fn tick_of(time: Time) -> TimerTick {
-    (time.as_millis() / TICK_MS) as TimerTick
+    time.as_millis() / TICK_MS
 }
 
 /// The tick at which at least `ms` from `now` have passed.
 pub fn tick_after(now: Time, ms: u64) -> TimerTick {
-    (now.as_millis() + ms).div_ceil(TICK_MS) as TimerTick
+    now.as_millis().saturating_add(ms).div_ceil(TICK_MS)
+}
+
+/// Milliseconds until the wall clock shows `unix_s`, for [`tick_after`]: as many as there are for a date without end.
+pub fn ms_until(unix_s: u64, now_unix_s: u64) -> u64 {
+    unix_s.saturating_sub(now_unix_s).saturating_mul(1000)
+}
+
+/// The low half of a tick, as connections keep it: it means the tick nearest to the one it is read at. No order of its
+/// own, so that it cannot be compared without that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ShortTick(u32);
+
+impl ShortTick {
+    /// Of a tick not much before `now`; what lies further ahead than [`AHEAD_MAX`] is brought to there.
+    pub fn new(tick: TimerTick, now: TimerTick) -> ShortTick {
+        ShortTick(tick.min(now.saturating_add(AHEAD_MAX)) as u32)
+    }
+
+    pub fn near(self, now: TimerTick) -> TimerTick {
+        let ahead = self.0.wrapping_sub(now as u32) as i32;
+        now.saturating_add_signed(ahead.into())
+    }
 }
 
 /// The wheel's part of a connection: 12 bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Link {
     next: u32,
+    /// `HEAD` for the first of a list, `NONE` while the connection waits for nothing.
     previous: u32,
-    /// `NONE` while the connection waits for nothing.
-    due: TimerTick,
+    due: ShortTick,
 }
 
 impl Default for Link {
     fn default() -> Self {
-        Link { next: NONE, previous: NONE, due: NONE }
+        Link { next: NONE, previous: NONE, due: ShortTick::default() }
     }
 }
 
@@ -60,10 +88,10 @@ impl Wheel {
     /// Makes `slot` due at `due`, instead of whenever it was before.
     pub fn set<T: Linked>(&mut self, entries: &mut Slots<T>, slot: u32, due: TimerTick) {
         self.cancel(entries, slot);
-        let due = due.max(self.now);
-        let bucket = due as usize % BUCKETS;
+        let due = ShortTick::new(due.max(self.now), self.now);
+        let bucket = bucket_of(due);
         let head = self.heads[bucket];
-        *link(entries, slot) = Link { next: head, previous: NONE, due };
+        *link(entries, slot) = Link { next: head, previous: HEAD, due };
         if head != NONE {
             link(entries, head).previous = slot;
         }
@@ -74,12 +102,10 @@ impl Wheel {
     /// `slot` waits for nothing any more.
     pub fn cancel<T: Linked>(&mut self, entries: &mut Slots<T>, slot: u32) {
         let Link { next, previous, due } = std::mem::take(link(entries, slot));
-        if due == NONE {
-            return;
-        }
-        let bucket = due as usize % BUCKETS;
+        let bucket = bucket_of(due);
         match previous {
-            NONE => {
+            NONE => return,
+            HEAD => {
                 self.heads[bucket] = next;
                 if next == NONE {
                     self.occupied[bucket / 64] &= !(1 << (bucket % 64));
@@ -95,7 +121,7 @@ impl Wheel {
     /// Takes out everything that is due at `now` and appends it to `fired`.
     pub fn advance<T: Linked>(&mut self, entries: &mut Slots<T>, now: Time, fired: &mut Vec<u32>) {
         let now = tick_of(now);
-        let until = now.min(self.now.saturating_add(BUCKETS as u32 - 1));
+        let until = now.min(self.now.saturating_add(BUCKETS as TimerTick - 1));
         for tick in self.now..=until {
             let bucket = tick as usize % BUCKETS;
             if self.occupied[bucket / 64] & (1 << (bucket % 64)) == 0 {
@@ -104,7 +130,7 @@ impl Wheel {
             let mut slot = self.heads[bucket];
             while slot != NONE {
                 let Link { next, due, .. } = *link(entries, slot);
-                if due <= now {
+                if due.near(now) <= now {
                     self.cancel(entries, slot);
                     fired.push(slot);
                 }
@@ -129,8 +155,14 @@ impl Wheel {
         };
         // After a whole turn the word of the start itself is found again, from its first bit.
         let ahead = ahead % BUCKETS;
-        Some(Time::from_millis((u64::from(self.now) + ahead as u64) * TICK_MS))
+        Some(Time::from_millis((self.now + ahead as TimerTick) * TICK_MS))
     }
+}
+
+fn bucket_of(due: ShortTick) -> usize {
+    // 2^32 is a multiple of the number of lists: the low half of a tick finds the list of the whole.
+    const { assert!((1_u64 << 32).is_multiple_of(BUCKETS as u64)) };
+    due.0 as usize % BUCKETS
 }
 
 fn link<T: Linked>(entries: &mut Slots<T>, slot: u32) -> &mut Link {
@@ -142,6 +174,7 @@ mod tests {
     use super::*;
     use crate::base::prng::Prng;
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     impl Linked for Link {
         fn link(&mut self) -> &mut Link {
@@ -149,14 +182,23 @@ mod tests {
         }
     }
 
+    /// Where a narrower count of ticks or milliseconds would wrap, and where none is near. Ticks.
+    const BORDERS: [u64; 8] =
+        [0, 1 << 31, 1 << 32, (1 << 32) / TICK_MS, (1 << 33) - 1, 3 << 32, 1 << 40, 1 << 42];
+
+    /// A host that was up for so many ticks, less some that the run passes.
+    fn uptime(border: u64, prng: &mut Prng) -> Time {
+        Time::from_millis(border.saturating_sub(prng.u64(..2_000)) * TICK_MS + prng.u64(..TICK_MS))
+    }
+
     #[test]
-    fn fires_what_a_sorted_map_would() {
-        for seed in 0..200 {
+    fn fires_what_a_sorted_map_would_at_every_uptime() {
+        for seed in 0..400 {
             let mut prng = Prng::with_seed(seed);
             let mut entries = Slots::default();
-            let mut wheel = Wheel::new(Time::ZERO);
+            let mut now = uptime(BORDERS[seed as usize % BORDERS.len()], &mut prng);
+            let mut wheel = Wheel::new(now);
             let mut model: BTreeMap<u32, TimerTick> = BTreeMap::new();
-            let mut now = Time::ZERO;
             for slot in 0..50 {
                 entries.insert(slot, Link::default());
             }
@@ -199,8 +241,63 @@ mod tests {
     }
 
     #[test]
+    fn a_far_date_neither_spins_nor_comes_soon() {
+        let days = |days: u64| days * 86_400_000;
+        for border in BORDERS {
+            for ms in [days(100), days(2 * 994), days(8 * 365), 1 << 53, u64::MAX / 2, u64::MAX - 1, u64::MAX]
+            {
+                let mut now = Time::from_millis(border.saturating_sub(5) * TICK_MS);
+                let due = tick_after(now, ms).min(tick_of(now) + AHEAD_MAX);
+                let mut entries = Slots::default();
+                entries.insert(7, Link::default());
+                let (mut wheel, mut fired) = (Wheel::new(now), Vec::new());
+                wheel.set(&mut entries, 7, tick_after(now, ms));
+                // A shard that sleeps as the wheel says wakes once a turn.
+                for turn in 0..3 {
+                    let next = wheel.next().expect("the timer is set");
+                    let least = if turn == 0 { 0 } else { BUCKETS as u64 - 1 };
+                    assert!(tick_of(next) >= tick_of(now) + least, "{border} {ms}: {now:?} {next:?}");
+                    now = next;
+                    wheel.advance(&mut entries, now, &mut fired);
+                    assert!(fired.is_empty(), "{border} {ms}: fired at {now:?}");
+                    now = now + Duration::from_millis(TICK_MS);
+                    wheel.advance(&mut entries, now, &mut fired);
+                }
+                wheel.advance(&mut entries, Time::from_millis((due - 1) * TICK_MS), &mut fired);
+                assert!(fired.is_empty(), "{border} {ms}: before it was due");
+                assert_eq!(wheel.next().map(tick_of), Some(due), "{border} {ms}");
+                wheel.advance(&mut entries, Time::from_millis(due * TICK_MS), &mut fired);
+                assert_eq!(fired, [7], "{border} {ms}");
+                assert_eq!(wheel.next(), None);
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_tick_means_the_nearest() {
+        for border in BORDERS {
+            let now = border + 1_000;
+            for tick in [now - 1_000, now - 1, now, now + 1, now + 5_000, now + AHEAD_MAX] {
+                assert_eq!(ShortTick::new(tick, now).near(now), tick);
+                // Still, when it is looked at late.
+                assert_eq!(ShortTick::new(tick, now).near(now + AHEAD_MAX / 2), tick);
+            }
+            assert_eq!(ShortTick::new(TimerTick::MAX, now).near(now), now + AHEAD_MAX);
+        }
+    }
+
+    #[test]
+    fn a_date_without_end_is_as_far_as_there_is() {
+        assert_eq!(ms_until(1_000, 990), 10_000);
+        assert_eq!(ms_until(990, 1_000), 0);
+        for far in [1 << 55, i64::MAX as u64, u64::MAX] {
+            assert!(ms_until(far, 1_700_000_000) > 1 << 62);
+        }
+    }
+
+    #[test]
     fn a_moment_is_never_early() {
         let now = Time(5_000_001);
-        assert!(u64::from(tick_after(now, 100)) * TICK_MS >= 105);
+        assert!(tick_after(now, 100) * TICK_MS >= 105);
     }
 }

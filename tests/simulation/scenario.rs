@@ -27,7 +27,15 @@ const HOOKED_EVERY: u64 = 4;
 /// Subscribers that one tick of a shard serves; a batch for more is cut.
 pub const DELIVERIES_PER_TICK: usize = 512;
 
+/// Where 32 bits of a clock wrap, milliseconds: a count of milliseconds, one of the wheel's ticks of 20 ms, and the sign
+/// of each.
+const WRAPS_MS: [u64; 4] = [1 << 32, 20 << 32, 1 << 31, 20 << 31];
+/// Ten years, milliseconds: no host is up for longer.
+const UPTIME_MAX_MS: u64 = 10 * 365 * 86_400_000;
+
 pub struct Scenario {
+    /// What the host's clock shows at the start.
+    pub uptime: Time,
     pub shards: u16,
     pub options: ShardOptions,
     /// Whether the backend is told of what happens.
@@ -125,6 +133,7 @@ impl Scenario {
             false => 8 * (cast.clients + cast.hostile + cast.http + cast.readers) as u32 + 64,
         };
         Scenario {
+            uptime: uptime(seed),
             shards: if crowd { 1 } else { prng.u16(1..=4) },
             options: ShardOptions {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
@@ -152,6 +161,16 @@ impl Scenario {
             shutdown_under_load: prng.bool(),
         }
     }
+}
+
+/// At boot, short of a wrap that the run passes, or anywhere. Drawn apart, so that what other seeds mean does not change.
+fn uptime(seed: u64) -> Time {
+    let mut prng = Prng::with_seed(!seed);
+    Time::from_millis(match prng.u8(..4) {
+        0 => 0,
+        1 => prng.u64(..UPTIME_MAX_MS),
+        _ => pick(&mut prng, &WRAPS_MS) - prng.u64(..15_000),
+    })
 }
 
 pub fn pick<'a, T>(prng: &mut Prng, from: &'a [T]) -> &'a T {

@@ -128,6 +128,7 @@ impl World {
         }
         let mut prng = net.fork_prng();
         let scenario = Scenario::draw(seed, &mut prng);
+        net.start_at(scenario.uptime);
         net.set_faults(scenario.faults.clone());
         let inboxes: Arc<[Arc<Inbox>]> =
             (0..scenario.shards).map(|_| Arc::new(Inbox::new(scenario.inbox_messages))).collect();

@@ -410,7 +410,7 @@ struct UnixSeconds(u64);
 
 impl<'de> Deserialize<'de> for UnixSeconds {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        i64::deserialize(from).map(|seconds| UnixSeconds(u64::try_from(seconds).unwrap_or(0)))
+        crate::control::wire::unix_seconds(from).map(UnixSeconds)
     }
 }
 

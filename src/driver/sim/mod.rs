@@ -58,6 +58,11 @@ impl SimNet {
         SimNet(Rc::new(RefCell::new(World::new(seed, faults))))
     }
 
+    /// The clock shows `uptime` at the start. For a net in which nothing has happened yet.
+    pub fn start_at(&self, uptime: Time) {
+        self.0.borrow_mut().now = uptime;
+    }
+
     /// Adds a shard: the first is number 0. Its listener is bound, and accepts after `accept_start`.
     pub fn driver(&self, options: &DriverOptions) -> SimDriver {
         SimDriver::new(self.0.clone(), options)

@@ -15,6 +15,7 @@ use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
 use crate::shard::http::KEEP_ALIVE;
 use crate::shard::readers::request::Endpoint;
+use crate::shard::timers::ShortTick;
 
 /// A shorter body fits one packet with its head: packing it would cost both sides and save nothing.
 const GZIP_BYTES_MIN: usize = 1400;
@@ -215,7 +216,7 @@ impl Core {
         let State::Reader { reader, .. } = &mut connection.state else { return };
         let Some(work) = reader.work.take() else { return };
         connection.state = State::Http(None);
-        connection.ping_due = 0;
+        connection.ping_due = ShortTick::default();
         connection.awaits_pong = false;
         let peer_ended = connection.peer_ended;
         let mut form = work.reply;

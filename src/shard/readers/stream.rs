@@ -14,7 +14,7 @@ use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, Mail, Order};
 use crate::shard::readers::deliver::position_text;
 use crate::shard::readers::request::{may_subscribe, user_of};
-use crate::shard::timers;
+use crate::shard::timers::{self, ShortTick};
 
 /// When a reader of events is to come back after its connection broke: soon, and not all at once.
 const RETRY_MS: u64 = 1_000;
@@ -42,7 +42,7 @@ impl Core {
         let interval = self.options.ping_interval.as_millis() as u64;
         let due = timers::tick_after(self.now, interval / 2 + self.prng.u64(0..=interval / 2));
         let Some(connection) = self.connections.get_mut(slot) else { return };
-        connection.ping_due = due;
+        connection.ping_due = ShortTick::new(due, timers::tick_of(self.now));
         connection.awaits_pong = false;
         connection.listed = true;
         if !connection.of_user {
@@ -70,14 +70,15 @@ impl Core {
         {
             return self.close(slot, Disconnect::EXPIRED);
         }
-        if !self.options.ping_interval.is_zero() && connection.ping_due <= timers::tick_of(self.now) {
+        let now = timers::tick_of(self.now);
+        if !self.options.ping_interval.is_zero() && connection.ping_due.near(now) <= now {
             // A peer of WebSocket answers pings; of the others it is known only that they read.
             if connection.awaits_pong && (websocket || blocked) {
                 return self.close(slot, if blocked { Disconnect::SLOW } else { Disconnect::NO_PONG });
             }
             connection.awaits_pong = websocket || blocked;
             let interval = self.options.ping_interval.as_millis() as u64;
-            connection.ping_due = timers::tick_after(self.now, interval);
+            connection.ping_due = ShortTick::new(timers::tick_after(self.now, interval), now);
             // What a blocked one gets of it would only lie behind what it does not read.
             if !blocked {
                 self.stats.counters.pings_sent_total += 1;
@@ -92,9 +93,9 @@ impl Core {
         let Some(connection) = self.connections.get(slot) else { return };
         let Some(reader) = connection.reader() else { return };
         let expires = reader.identity.as_ref().map_or(0, |identity| identity.expire_at_s);
-        let expiry = (expires != 0)
-            .then(|| timers::tick_after(self.now, expires.saturating_sub(unix_s).saturating_mul(1000)));
-        let ping = (!self.options.ping_interval.is_zero()).then_some(connection.ping_due);
+        let expiry = (expires != 0).then(|| timers::tick_after(self.now, timers::ms_until(expires, unix_s)));
+        let ping = (!self.options.ping_interval.is_zero())
+            .then(|| connection.ping_due.near(timers::tick_of(self.now)));
         match ping.into_iter().chain(expiry).min() {
             Some(due) => self.wheel.set(&mut self.connections, slot, due),
             None => self.wheel.cancel(&mut self.connections, slot),
