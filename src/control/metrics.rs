@@ -145,6 +145,11 @@ impl Collector for Sums {
         let help = "Processor time of the process, user and system";
         cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?)?;
 
+        let dropped = ConstCounter::new(crate::telemetry::lines_dropped_total());
+        let help = "Log lines dropped because stderr was not read";
+        let metric = encoder.encode_descriptor("log_lines_dropped", help, None, dropped.metric_type())?;
+        dropped.encode(metric)?;
+
         let mut counters: BTreeMap<&str, (&str, u64)> = BTreeMap::new();
         let mut faults: BTreeMap<&str, u64> = BTreeMap::new();
         for shard in &self.0 {

@@ -1,12 +1,18 @@
-//! What the node says about itself while it runs: logs to stderr, and panics among them.
+//! What the node says about itself while it runs: logs to stderr, and panics among them. Nobody who logs waits for
+//! stderr: see [`queue`].
 //!
 //! Inputs: the log settings, events of `tracing`. Outputs: lines on stderr. Must not know: anything that logs.
 
 pub mod limit;
+pub mod queue;
 pub mod sparing;
 
 use std::backtrace::Backtrace;
+use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
@@ -17,6 +23,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use crate::config::{Log, LogFormat, LogLevel};
 
 pub use limit::LogLimit;
+use queue::Lines;
 
 /// Starts logging for the whole process and makes panics part of the log.
 ///
@@ -32,7 +39,14 @@ pub fn init(log: &Log) -> Result<(), String> {
     };
     // Crates below us at debug level drown what is asked for.
     let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("trunkline", level);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A descriptor of its own: a thread that stands still in a write must not hold the lock of std's stderr.
+    let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
+    let missing = match log.format {
+        LogFormat::Text => missing_text,
+        LogFormat::Json => missing_json,
+    };
+    let queue = Lines::start(File::from(stderr), missing).map_err(|error| error.to_string())?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(queue.clone());
     let lines = match log.format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -41,8 +55,34 @@ pub fn init(log: &Log) -> Result<(), String> {
         .with(lines.with_filter(targets))
         .try_init()
         .map_err(|error| error.to_string())?;
+    let _ = QUEUE.set(queue);
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
+}
+
+/// The lines of this process, once it logs.
+static QUEUE: OnceLock<Lines> = OnceLock::new();
+
+/// Log lines that were dropped because stderr did not take them.
+pub fn lines_dropped_total() -> u64 {
+    QUEUE.get().map_or(0, Lines::dropped_total)
+}
+
+/// Before the process ends: waits for stderr, at most for `patience`.
+pub fn flush(patience: Duration) {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(patience);
+    }
+}
+
+fn missing_text(dropped: u64) -> String {
+    format!(" WARN trunkline: {dropped} lines of the log above are missing: stderr was not read\n")
+}
+
+fn missing_json(dropped: u64) -> String {
+    format!(
+        "{{\"level\":\"WARN\",\"message\":\"lines of the log above are missing: stderr was not read\",\"dropped\":{dropped},\"target\":\"trunkline\"}}\n"
+    )
 }
 
 /// A panic is a bug of ours: it is logged with all that finding it takes.

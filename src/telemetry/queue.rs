@@ -1,0 +1,189 @@
+//! Lines on their way to stderr: whoever logs never waits for whoever reads.
+//!
+//! A thread writes them. When stderr does not take them (a pipe that nobody reads), what is beyond the bounds is dropped
+//! and counted; once lines flow again, the log says how many are missing.
+
+use std::collections::VecDeque;
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Lines that wait at most: some seconds of the busiest log.
+const LINES_MAX: usize = 4096;
+/// What they weigh at most, in bytes.
+const BYTES_MAX: usize = 4 << 20;
+
+/// Clones are handles of the same queue.
+#[derive(Clone)]
+pub struct Lines(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// A line came.
+    came: Condvar,
+    /// Nothing waits and nothing is being written.
+    empty: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    writing: bool,
+    /// Since the last line that said so.
+    dropped: u64,
+    dropped_total: u64,
+}
+
+impl Lines {
+    /// Starts the thread that writes to `out`. `missing` is the line that says how many were dropped.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(mut out: impl Write + Send + 'static, missing: fn(u64) -> String) -> io::Result<Lines> {
+        let lines =
+            Lines(Arc::new(Shared { state: Mutex::default(), came: Condvar::new(), empty: Condvar::new() }));
+        let shared = Arc::clone(&lines.0);
+        std::thread::Builder::new().name("log".into()).spawn(move || {
+            loop {
+                let (line, dropped) = shared.next();
+                // A broken stderr has nobody to be told of it.
+                let _ = out.write_all(&line);
+                if dropped > 0 {
+                    let _ = out.write_all(missing(dropped).as_bytes());
+                }
+                shared.written();
+            }
+        })?;
+        Ok(lines)
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut state = self.0.state.lock();
+        if state.lines.len() >= LINES_MAX || state.bytes + line.len() > BYTES_MAX {
+            state.dropped += 1;
+            state.dropped_total += 1;
+            return;
+        }
+        state.bytes += line.len();
+        state.lines.push_back(line.to_vec());
+        drop(state);
+        self.0.came.notify_one();
+    }
+
+    pub fn dropped_total(&self) -> u64 {
+        self.0.state.lock().dropped_total
+    }
+
+    /// Waits until everything is written, at most for `patience`.
+    pub fn flush(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut state = self.0.state.lock();
+        while state.writing || !state.lines.is_empty() {
+            if self.0.empty.wait_until(&mut state, until).timed_out() {
+                return;
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// The next line, and how many after it are missing, if it is the last before a gap.
+    fn next(&self) -> (Vec<u8>, u64) {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(line) = state.lines.pop_front() {
+                state.bytes -= line.len();
+                state.writing = true;
+                // What was dropped came after all that waits.
+                let dropped = if state.lines.is_empty() { std::mem::take(&mut state.dropped) } else { 0 };
+                return (line, dropped);
+            }
+            self.came.wait(&mut state);
+        }
+    }
+
+    fn written(&self) {
+        let mut state = self.state.lock();
+        state.writing = false;
+        if state.lines.is_empty() {
+            self.empty.notify_all();
+        }
+    }
+}
+
+/// One event of the log, written as a whole.
+pub struct Line<'q>(&'q Lines);
+
+impl Write for Line<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'q> MakeWriter<'q> for Lines {
+    type Writer = Line<'q>;
+
+    fn make_writer(&'q self) -> Line<'q> {
+        Line(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    fn missing(dropped: u64) -> String {
+        format!("{dropped} missing\n")
+    }
+
+    #[test]
+    fn a_reader_that_stands_still_holds_nobody_up_and_learns_what_it_missed() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let lines = Lines::start(writer, missing).unwrap();
+        let sent = LINES_MAX as u64 * 3;
+        for number in 0..sent {
+            writeln!(lines.make_writer(), "line {number:0>60}").unwrap();
+        }
+        let dropped = lines.dropped_total();
+        assert!(dropped > 0 && dropped < sent, "{dropped} of {sent}");
+        let before = Instant::now();
+        lines.flush(Duration::from_millis(50));
+        assert!(before.elapsed() < Duration::from_secs(20), "an end that waits for the reader");
+        // It reads again: what waited, and how much did not.
+        let reading = std::thread::spawn(move || {
+            let mut text = String::new();
+            let mut part = [0; 4096];
+            while !text.contains("last") {
+                let read = reader.read(&mut part).unwrap();
+                text.push_str(std::str::from_utf8(&part[..read]).unwrap());
+            }
+            text
+        });
+        lines.flush(Duration::from_secs(60));
+        writeln!(lines.make_writer(), "last").unwrap();
+        let text = reading.join().unwrap();
+        assert!(text.contains(&format!("\n{dropped} missing\n")), "{dropped}: {}", text.len());
+        assert_eq!(text.lines().filter(|line| line.starts_with("line")).count() as u64, sent - dropped);
+    }
+
+    #[test]
+    fn few_lines_of_great_weight_are_bounded_as_well() {
+        let (reader, writer) = io::pipe().unwrap();
+        let lines = Lines::start(writer, missing).unwrap();
+        for _ in 0..32 {
+            lines.make_writer().write_all(&vec![b'x'; 1 << 20]).unwrap();
+        }
+        assert!(lines.dropped_total() >= 27, "{}", lines.dropped_total());
+        drop(reader);
+    }
+}
