@@ -115,7 +115,7 @@ fn allocations_per_run<D: Driver>(
             })
             .expect("the driver starts");
             ready.send(driver.local_addr()).expect("the test waits");
-            let ids = ClientIds::new(1);
+            let ids = ClientIds::of_seed(1);
             let mut shard =
                 Shard::new(ShardId(0), driver, Arc::new(options()), router, ids, None, Prng::with_seed(1));
             WATCHED.set(true);

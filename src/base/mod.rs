@@ -12,5 +12,6 @@ pub mod prng;
 pub mod publication;
 pub mod rate;
 pub mod seats;
+pub mod secret;
 pub mod slots;
 pub mod time;

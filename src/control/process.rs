@@ -1,11 +1,12 @@
 //! This process as the kernel accounts for it, and names for it.
 
 use std::fs;
-use std::io::{self, Read as _};
+use std::io;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::base::ids::ClientId;
+use crate::base::secret;
 
 /// Clock ticks a second in /proc: USER_HZ, 100 on every Linux that Rust builds for.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -77,9 +78,7 @@ pub fn host_name() -> String {
 /// # Errors
 /// When the operating system gives no randomness.
 pub fn random_id() -> io::Result<ClientId> {
-    let mut bytes = [0u8; 16];
-    fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    let bits = u128::from_be_bytes(bytes);
+    let bits = u128::from_be_bytes(secret::bytes()?);
     Ok(ClientId(bits & !(0xf << 76) & !(0x3 << 62) | (0x4 << 76) | (0x2 << 62)))
 }
 

@@ -1,37 +1,57 @@
 //! Public client ids: a connection's number, made unguessable.
 
+use std::hash::Hasher as _;
+
+use siphasher::sip::SipHasher24;
+
 use crate::base::ids::{ClientId, ConnId};
+use crate::base::prng::Prng;
+use crate::base::secret;
 
 /// Which connection a client id of this run names.
 ///
-/// The id is the connection's own number, a nonce of the run, and a keyed permutation over both: nothing is stored, and
-/// nobody can guess another's from one's own.
+/// The id is the connection's own number and a nonce of the run, permuted with SipHash-2-4, which is made for keys that
+/// strangers see the results of: nothing is stored, and nobody can guess another's from one's own.
 #[derive(Clone)]
 pub struct ClientIds {
     nonce: u64,
-    keys: [ahash::RandomState; ROUNDS],
+    keys: [SipHasher24; ROUNDS],
 }
 
-/// Rounds of the Feistel network: four make it a strong permutation over keyed functions.
+/// Rounds of the Feistel network: four of a pseudorandom function make a strong pseudorandom permutation (Luby, Rackoff).
 const ROUNDS: usize = 4;
 /// Half of the 122 bits that a UUID of version 4 leaves free.
 const HALF_BITS: u32 = 61;
 const HALF: u64 = (1 << HALF_BITS) - 1;
+/// What the number of a connection leaves of the 122: a guess is right once in 2^58.
+const NONCE_BITS: u32 = 58;
 
 impl ClientIds {
-    pub fn new(seed: u64) -> ClientIds {
-        let mut prng = crate::base::prng::Prng::with_seed(seed);
-        let mut key =
-            || ahash::RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
-        let keys = [key(), key(), key(), key()];
-        ClientIds { nonce: prng.u64(..1 << 58), keys }
+    /// `keys`: 128 bits for each round, of the operating system's randomness.
+    pub fn new(keys: [[u64; 2]; ROUNDS], nonce: u64) -> ClientIds {
+        let keys = keys.map(|[low, high]| SipHasher24::new_with_keys(low, high));
+        ClientIds { nonce: nonce & ((1 << NONCE_BITS) - 1), keys }
+    }
+
+    /// # Errors
+    /// When the operating system gives no randomness.
+    pub fn random() -> std::io::Result<ClientIds> {
+        let key = || Ok::<_, std::io::Error>([secret::word()?, secret::word()?]);
+        Ok(ClientIds::new([key()?, key()?, key()?, key()?], secret::word()?))
+    }
+
+    /// For runs that must repeat.
+    pub fn of_seed(seed: u64) -> ClientIds {
+        let mut prng = Prng::with_seed(seed);
+        let keys = std::array::from_fn(|_| [prng.u64(..), prng.u64(..)]);
+        ClientIds::new(keys, prng.u64(..))
     }
 
     pub fn id(&self, conn: ConnId) -> ClientId {
-        let whole = u128::from(conn.to_bits()) << 58 | u128::from(self.nonce);
+        let whole = u128::from(conn.to_bits()) << NONCE_BITS | u128::from(self.nonce);
         let (mut left, mut right) = ((whole >> HALF_BITS) as u64 & HALF, whole as u64 & HALF);
         for key in &self.keys {
-            (left, right) = (right, left ^ (key.hash_one(right) & HALF));
+            (left, right) = (right, left ^ (round(*key, right) & HALF));
         }
         let bits = u128::from(left) << HALF_BITS | u128::from(right);
         // RFC 9562 section 5.4: four bits say version 4, two say the variant.
@@ -47,11 +67,17 @@ impl ClientIds {
         let bits = (id.0 >> 80) << 74 | (id.0 >> 64 & 0xfff) << 62 | id.0 & ((1 << 62) - 1);
         let (mut left, mut right) = ((bits >> HALF_BITS) as u64 & HALF, bits as u64 & HALF);
         for key in self.keys.iter().rev() {
-            (left, right) = (right ^ (key.hash_one(left) & HALF), left);
+            (left, right) = (right ^ (round(*key, left) & HALF), left);
         }
         let whole = u128::from(left) << HALF_BITS | u128::from(right);
-        (whole & ((1 << 58) - 1) == u128::from(self.nonce)).then(|| ConnId::from_bits((whole >> 58) as u64))
+        let nonce = whole & ((1 << NONCE_BITS) - 1);
+        (nonce == u128::from(self.nonce)).then(|| ConnId::from_bits((whole >> NONCE_BITS) as u64))
     }
+}
+
+fn round(mut key: SipHasher24, half: u64) -> u64 {
+    key.write_u64(half);
+    key.finish()
 }
 
 #[cfg(test)]
@@ -61,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_client_id_leads_back_to_its_connection_and_no_other_id_does() {
-        let ids = ClientIds::new(1);
+        let ids = ClientIds::of_seed(1);
         let mut seen = std::collections::HashSet::new();
         for shard in [0, 1, 4095] {
             for slot in 0..200 {
@@ -71,8 +97,16 @@ mod tests {
                 assert_eq!(id.to_string().as_bytes()[14], b'4');
                 assert!(seen.insert(id));
                 assert_eq!(ids.conn(ClientId(id.0 ^ 1)), None);
-                assert_eq!(ClientIds::new(2).conn(id), None, "another run's");
+                assert_eq!(ClientIds::of_seed(2).conn(id), None, "another run's");
             }
         }
+    }
+
+    #[test]
+    fn two_runs_give_the_same_connection_different_ids() {
+        let conn = ConnId::new(ShardId(0), Sock { slot: 0, generation: 1 });
+        let (one, other) = (ClientIds::random().unwrap(), ClientIds::random().unwrap());
+        assert_ne!(one.id(conn), other.id(conn));
+        assert_eq!(one.conn(other.id(conn)), None);
     }
 }

@@ -133,7 +133,7 @@ impl World {
         let inboxes: Arc<[Arc<Inbox>]> =
             (0..scenario.shards).map(|_| Arc::new(Inbox::new(scenario.inbox_messages))).collect();
         let router = Router::new(inboxes, [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)]);
-        let client_ids = ClientIds::new(prng.u64(..));
+        let client_ids = ClientIds::of_seed(prng.u64(..));
         let options = Arc::new(scenario.options.clone());
         let planes: Vec<Arc<Plane>> =
             (0..scenario.shards).map(|_| Arc::new(Plane::new(scenario.telling))).collect();

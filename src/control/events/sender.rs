@@ -53,6 +53,7 @@ impl Sender {
             secret: options.secret.clone(),
             timeout: options.timeout,
             pause: PAUSE_MIN,
+            // For pauses: no secret.
             prng: Prng::new(),
             started: Instant::now(),
             limit: LogLimit::default(),

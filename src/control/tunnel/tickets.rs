@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::io::Read as _;
+
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::base::ids::UserName;
+use crate::base::secret;
 
 /// Tickets that may be outstanding. A crowd that is told to come shows them within seconds.
 const TICKETS_MAX: usize = 1 << 16;
@@ -69,10 +70,7 @@ impl Tickets {
         data: Option<Box<RawValue>>,
         ttl: Duration,
     ) -> Result<String, Unissued> {
-        let mut key = [0; 16];
-        std::fs::File::open("/dev/urandom")
-            .and_then(|mut random| random.read_exact(&mut key))
-            .map_err(Unissued::NoRandomness)?;
+        let key = secret::bytes().map_err(Unissued::NoRandomness)?;
         let now = Instant::now();
         let ticket = Ticket { key, tunnel, expires: now + ttl, user, data };
         let mut table = self.0.lock();
