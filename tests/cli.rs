@@ -90,7 +90,7 @@ fn strangers_need_credentials_and_the_refusal_says_which() {
     for name in ["api.key", "TRUNKLINE_API_KEY", "--api-key", "TRUNKLINE_CLIENT_TOKEN_HMAC_SECRET"] {
         assert!(err(&refused).contains(name), "{name} is missing in {}", err(&refused));
     }
-    let half = run(&["--listen", "0.0.0.0:0", "--api-key", "secret-key"], &[]);
+    let half = run(&["--listen", "0.0.0.0:0", "--api-key", "secret-key-of-the-cli-test"], &[]);
     assert_eq!(half.status.code(), Some(2));
     assert!(
         err(&half).contains("client.token.hmac_secret") && !err(&half).contains("secret-key"),

@@ -9,6 +9,7 @@ use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
+use crate::config::secrets::{SECRET_BYTES_MIN, weak};
 use crate::config::sections::{Config, SHARDS_MAX, Token};
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
@@ -228,14 +229,24 @@ fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
     });
     let Some((key, address)) = exposed else { return Vec::new() };
     let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
-    let mut faults = Vec::new();
+    let mut faults: Vec<Fault> = weak(config)
+        .into_iter()
+        .map(|name| Fault {
+            key: name.to_string(),
+            origin: origins.get(name).cloned().unwrap_or(Origin::Default),
+            problem: format!(
+                "must be at least {SECRET_BYTES_MIN} bytes, because {key} = {address} is not a loopback address: \
+                 strangers could guess it"
+            ),
+        })
+        .collect();
     if config.is_development() || config.api_keys().next().is_none() {
         faults.push(Fault {
             key: key.to_string(),
             origin: origin.clone(),
             problem: format!(
                 "{address} is not a loopback address, so the server API needs a key: set api.key in the file, \
-                 TRUNKLINE_API_KEY in the environment, or --api-key KEY"
+                 TRUNKLINE_API_KEY in the environment, --api-key-file FILE, or --api-key KEY"
             ),
         });
     }

@@ -23,6 +23,9 @@ use crate::config::value::{Given, Setting as _};
 /// Longest configuration file that is read, in bytes. A larger one is some other file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
+/// What variables of Centrifugo begin with.
+const FOREIGN_PREFIX: &str = "CENTRIFUGO_";
+
 /// What to serve with.
 #[derive(Clone, Debug)]
 pub struct Start {
@@ -125,6 +128,8 @@ pub fn interpret(
             return Action::Print { text: error.render().to_string(), code };
         }
     };
+    let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+    let foreign = foreign(&environment);
     let environment = ours(environment);
     match matches.subcommand() {
         Some(("config", _)) => Action::Print { text: document::documented(&Config::default()), code: 0 },
@@ -159,6 +164,15 @@ pub fn interpret(
             }
         }
         _ => match configured(&rows, &matches, environment) {
+            Ok(start) if start.config.is_development() && foreign.is_some() => {
+                let name = foreign.unwrap_or_default();
+                let text = format!(
+                    "error: {name} is set, and nothing configures trunkline: its variables begin with \
+                     {ENVIRONMENT_PREFIX}, and `trunkline config` prints them all. Development mode, which lets \
+                     everybody in, starts only where no variable begins with {FOREIGN_PREFIX}\n"
+                );
+                Action::Print { text, code: 2 }
+            }
             Ok(start) => Action::Serve(Box::new(start)),
             Err(faults) => refuse(&faults, 2),
         },
@@ -351,6 +365,12 @@ fn read(path: &str) -> Result<Option<(String, String)>, Vec<Fault>> {
 
 /// The variables that begin with our prefix. One that is not UTF-8 is read with replacement characters and then fails
 /// as a value, by its name.
+/// A variable of the server whose clients ours are: whoever sets it means to have configured this one.
+fn foreign(environment: &[(OsString, OsString)]) -> Option<String> {
+    let names = environment.iter().map(|(name, _)| name.to_string_lossy());
+    names.filter(|name| name.starts_with(FOREIGN_PREFIX)).min().map(Into::into)
+}
+
 fn ours(environment: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
     environment
         .into_iter()
@@ -388,6 +408,17 @@ mod tests {
             Action::Print { text, code } => panic!("exits {code}: {text}"),
             Action::Token(task) => panic!("makes {:?}", task.job),
         }
+    }
+
+    #[test]
+    fn variables_of_another_server_do_not_start_an_open_node() {
+        let foreign = ("CENTRIFUGO_CLIENT_TOKEN_HMAC_SECRET_KEY", "secret");
+        let (text, code) = printed(act(&[], &[foreign]));
+        assert_eq!(code, 2);
+        assert!(text.contains(foreign.0) && text.contains("TRUNKLINE_"), "{text}");
+        // Beside a configuration of ours they may stay.
+        assert!(!served(act(&[], &[foreign, ("TRUNKLINE_API_KEY", "a key of sixteen")])).is_development());
+        assert!(served(act(&[], &[])).is_development());
     }
 
     fn job(arguments: &[&str]) -> TokenJob {

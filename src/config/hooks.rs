@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_connect_hook_is_a_way_for_strangers_to_prove_who_they_are() {
-        let text = "listen = \"0.0.0.0:8000\"\n[api]\nkey = \"k\"\n[client]\nconnect_hook = \"b\"\n\
+        let text = "listen = \"0.0.0.0:8000\"\n[api]\nkey = \"a key of sixteen\"\n[client]\nconnect_hook = \"b\"\n\
                     [[hook]]\nname = \"b\"\nendpoint = \"http://b\"\n";
         assert_eq!(faults(text), [""; 0]);
         assert!(faults(&text.replace("connect_hook", "rpc_hook"))[0].contains("prove who they are"));

@@ -1,11 +1,12 @@
 //! The sources in their order: defaults, file, environment, flags; then the check of the whole.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
 
+use crate::base::secret;
 use crate::config::check;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::{self, Origins};
+use crate::config::secrets;
 use crate::config::sections::Config;
 use crate::config::table::Key;
 use crate::config::value::{Given, Secret};
@@ -39,7 +40,7 @@ pub struct Loaded {
 /// # Errors
 /// Every fault that was found.
 pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
-    let (mut config, mut origins, mut faults, warnings) = merge(sources, Config::default());
+    let (mut config, mut origins, mut faults, mut warnings) = merge(sources, Config::default());
     let unconfigured =
         sources.file.is_none() && config.api_keys().next().is_none() && !config.client.token.has_keys();
     if unconfigured && faults.is_empty() {
@@ -49,6 +50,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
         })?;
         (config, origins, faults, _) = merge(sources, Config::development(key));
     }
+    warnings.extend(secrets::warnings(&config, &origins));
     if faults.is_empty() {
         faults = check::check(&config, &origins);
     }
@@ -80,6 +82,7 @@ fn merge(sources: &Sources, mut config: Config) -> (Config, Origins, Vec<Fault>,
             set(&mut config, &mut origins, &mut faults, row, text, Origin::Flag(flag));
         }
     }
+    faults.extend(secrets::read_files(&mut config, &origins));
     (config, origins, faults, warnings)
 }
 
@@ -146,9 +149,7 @@ impl Config {
 
 /// 128 bits of the operating system's randomness in hex.
 fn random_key() -> std::io::Result<Secret> {
-    let mut bytes = [0u8; 16];
-    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
-    Ok(Secret::new(format!("dev-{:032x}", u128::from_be_bytes(bytes))))
+    Ok(Secret::new(format!("dev-{:032x}", u128::from_be_bytes(secret::bytes()?))))
 }
 
 #[cfg(test)]
@@ -228,11 +229,12 @@ mod tests {
         }
         let api = faults(&sources(None, &[], &[("api_listen", "[::]:9000")]));
         assert!(api[0].starts_with("flag --api-listen: api_listen: [::]:9000 is not a loopback"), "{api:?}");
-        let no_clients = faults(&sources(None, &[("TRUNKLINE_API_KEY", "k")], &[("listen", "10.0.0.1:1")]));
+        let no_clients =
+            faults(&sources(None, &[("TRUNKLINE_API_KEY", "a key of sixteen")], &[("listen", "10.0.0.1:1")]));
         assert_eq!(no_clients.len(), 1);
         let anonymous = [("TRUNKLINE_CLIENT_ALLOW_ANONYMOUS", "true")];
         assert_eq!(faults(&sources(None, &anonymous, &[("listen", "10.0.0.1:1")])).len(), 1);
-        let open = [("TRUNKLINE_CLIENT_ALLOW_ANONYMOUS", "true"), ("TRUNKLINE_API_KEY", "k")];
+        let open = [("TRUNKLINE_CLIENT_ALLOW_ANONYMOUS", "true"), ("TRUNKLINE_API_KEY", "a key of sixteen")];
         assert!(load(&sources(None, &open, &[("listen", "0.0.0.0:1")])).is_ok());
     }
 

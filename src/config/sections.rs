@@ -65,8 +65,11 @@ settings! {
 settings! {
     /// The server API: what the backend calls to publish.
     pub struct Api {
-        /// The key a backend sends as `X-API-Key`. Unset: every call is refused.
+        /// The key a backend sends as `X-API-Key`. Unset: every call is refused. Where strangers reach the node, at least
+        /// 16 bytes. A flag can be read by every user of the machine: use the environment or `key_file` there.
         pub key: Option<Secret> = None, flag "api-key" "KEY", example "\"a long random text\"";
+        /// A file that holds the key, instead of `key`: the text without the line's end.
+        pub key_file: Option<String> = None, flag "api-key-file" "FILE", example "\"/run/secrets/api-key\"";
         /// Further keys that are accepted too, to change keys without a gap.
         pub keys: Vec<Secret> = Vec::new();
         /// Longest request body, in bytes. A longer one is answered 413.
@@ -145,8 +148,11 @@ settings! {
 settings! {
     /// Tokens (JWT): keys, and what a token must say.
     pub struct Token {
-        /// The secret tokens are signed with (HS256, HS384, HS512). Unset: none of these is accepted.
+        /// The secret tokens are signed with (HS256, HS384, HS512). Unset: none of these is accepted. Where strangers reach
+        /// the node, at least 16 bytes: whoever guesses it is any user.
         pub hmac_secret: Option<Secret> = None, example "\"a long random text\"";
+        /// A file that holds the secret, instead of `hmac_secret`: the text without the line's end.
+        pub hmac_secret_file: Option<String> = None, example "\"/run/secrets/token-secret\"";
         /// The public key (PEM) of RS256, RS384, RS512, PS256, PS384, PS512: 2048 to 4096 bits.
         pub rsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
         /// The public key (PEM) of ES256 (curve P-256) or ES384 (P-384).
@@ -385,6 +391,9 @@ settings! {
     pub struct Shutdown {
         /// How long clients and requests under way are given after the signal to stop.
         pub grace: Duration = Duration::from_secs(10);
+        /// How long after that signal clients are still let in and served while `/health` answers 503, so that a load
+        /// balancer sends no more before the port closes. Comes before `grace`.
+        pub delay: Duration = Duration::ZERO;
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, request};
 use axum::Router;
@@ -53,6 +54,8 @@ pub struct App {
     echo: bool,
     page: Option<page::Page>,
     events: Option<Arc<Events>>,
+    /// The node is about to end: it is not ready for more.
+    pub ending: AtomicBool,
 }
 
 impl App {
@@ -83,6 +86,7 @@ impl App {
             echo: options.echo,
             page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
             events,
+            ending: AtomicBool::new(false),
         })
     }
 
@@ -120,8 +124,11 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
     routes.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(app)
 }
 
-async fn health() -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], "{}")
+async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
+    // Of use to those who balance load: open connections are served on.
+    let status =
+        if app.ending.load(Ordering::Relaxed) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], "{}")
 }
 
 async fn api(State(app): State<Arc<App>>, Path(name): Path<String>, request: Request<Body>) -> Response {

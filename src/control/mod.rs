@@ -90,7 +90,8 @@ pub struct ControlOptions {
     pub api_listen: Option<SocketAddr>,
     /// Bounds of that listener.
     pub api_port: PortLimits,
-    /// Metrics on client ports need the API key: strangers reach those ports.
+    /// Metrics on client ports need the API key: strangers reach those ports, on loopback by way of a proxy. Not in
+    /// development mode.
     pub metrics_need_key: bool,
     /// The backend is told events, and may read them.
     pub events: Option<EventOptions>,
@@ -124,7 +125,7 @@ impl ControlOptions {
                 idle_time: KEEP_ALIVE,
                 transfer_time: TRANSFER_TIME,
             },
-            metrics_need_key: !config.listen.ip().is_loopback(),
+            metrics_need_key: !config.is_development(),
             events: EventOptions::new(&config.events),
             issuers: Vec::new(),
             hooks: config.hook.clone(),
@@ -134,6 +135,7 @@ impl ControlOptions {
 
 /// The running control plane. Stopped by [`Control::stop`]; dropped, it ends at once.
 pub struct Control {
+    state: Arc<http::App>,
     client_port: Arc<ClientPort>,
     api_port: Option<Arc<ApiPort>>,
     api_addr: Option<SocketAddr>,
@@ -180,14 +182,14 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     let port = if options.api_listen.is_some() { http::Port::ClientsOnly } else { http::Port::Shared };
     let client_port = Arc::new(ClientPort {
         tunnels: Arc::clone(&state.tunnels),
-        app: http::app(state, port),
+        app: http::app(Arc::clone(&state), port),
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
         requests_max: options.requests_max,
         events,
         hooks,
     });
-    Ok(Control { client_port, api_port, api_addr, stopping, runtime: Some(runtime) })
+    Ok(Control { state, client_port, api_port, api_addr, stopping, runtime: Some(runtime) })
 }
 
 impl Control {
@@ -199,6 +201,11 @@ impl Control {
     /// Where the API's own listener is bound: with port 0 asked for, the port that was given.
     pub fn api_addr(&self) -> Option<SocketAddr> {
         self.api_addr
+    }
+
+    /// `/health` says from now on that the node ends.
+    pub fn not_ready(&self) {
+        self.state.ending.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer.

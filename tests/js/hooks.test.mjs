@@ -8,7 +8,7 @@ import { after, before, describe, test } from 'node:test';
 import WebSocket from 'ws';
 
 import { Backend } from './support/backend.mjs';
-import { configuration, Daemon, drivers } from './support/daemon.mjs';
+import { API_KEY, configuration, Daemon, drivers } from './support/daemon.mjs';
 import { connected, received, runs, sdk, subscribed, token, unixNow, watch } from './support/sdk.mjs';
 import { next, until } from './support/wait.mjs';
 
@@ -198,7 +198,7 @@ for (const { driver, form } of runs) {
     });
 
     test('what hooks do is counted', async () => {
-      const text = await (await fetch(`${daemon.http}/metrics`)).text();
+      const text = await (await fetch(`${daemon.http}/metrics?api_key=${API_KEY}`)).text();
       assert.match(text, /trunkline_hook_questions_total\{hook="rpc",kind="rpc",outcome="result"\} [1-9]/);
       assert.match(text, /trunkline_hook_questions_total\{hook="connect",kind="connect",outcome="unknown_code"\} [1-9]/);
     });
@@ -234,7 +234,7 @@ for (const driver of drivers) {
       const latestIn = next(latest, 'connected');
       latest.connect();
       await until(async () => {
-        const text = await (await fetch(`${daemon.http}/metrics`)).text();
+        const text = await (await fetch(`${daemon.http}/metrics?api_key=${API_KEY}`)).text();
         return /hook_breaker_open\{hook="connect"\} 1/.test(text);
       }, 'the dead backend is taken for down');
       await goesOn();

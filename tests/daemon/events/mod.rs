@@ -214,7 +214,7 @@ on_both_drivers! {
         for event in told.iter().filter(|event| event["type"] == "message") {
             assert_eq!(event["data"]["n"], seq(event) - 1);
         }
-        let metrics = Socket::raw(&daemon).get("/metrics");
+        let metrics = Socket::raw(&daemon).get(&format!("/metrics?api_key={API_KEY}"));
         let metrics = String::from_utf8(metrics.body).expect("text");
         assert!(metrics.contains(&format!("trunkline_events_fallen_total {lost}\n")), "{metrics}");
         assert!(metrics.contains("trunkline_events_total{type=\"message\"} 2000\n"), "{metrics}");
