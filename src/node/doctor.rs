@@ -12,7 +12,7 @@ use std::time::Duration;
 use crate::config::cli::{Diagnosis, Start};
 use crate::driver::choose::{DriverChosen, DriverKind};
 use crate::node::limits::{Descriptors, Room};
-use crate::node::{absences, choose_driver, driver_kind, ensure_free};
+use crate::node::{absences, choose_driver, driver_kind, listener};
 
 const HOST_SCRIPT: &str = include_str!("../../tuning/host.sh");
 
@@ -131,7 +131,7 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
             "to other programs, or to the host that this machine is a guest of: that share of deliveries waits for it",
         );
     }
-    let free = ensure_free(config.listen);
+    let free = listener::ensure_free(config.listen);
     let what = match &free {
         Ok(()) => format!("listen: {} is free", config.listen),
         Err(error) => error.to_string(),

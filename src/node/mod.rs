@@ -8,7 +8,10 @@
 
 mod absences;
 pub mod doctor;
+mod harden;
 mod limits;
+mod listener;
+mod signals;
 pub mod tokens;
 
 use std::io::{self, Write as _};
@@ -24,6 +27,7 @@ use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::base::prng::Prng;
 use crate::base::rate::Rate;
 use crate::base::seats::Seats;
+use crate::base::secret;
 use crate::base::time::Time;
 use crate::config::cli::Start;
 use crate::config::{Config, DriverChoice, Tunnel};
@@ -53,6 +57,9 @@ const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
 const STREAM_ITEMS_MAX: usize = 16 * 1024;
 
+/// How long the end of the process waits for whoever reads its log.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What happens to the node from outside or inside.
 enum Incident {
     Ready(SocketAddr),
@@ -63,18 +70,20 @@ enum Incident {
 
 /// Serves until a signal ends it.
 pub fn run(start: Start) -> ExitCode {
+    harden::drop_what_is_not_needed();
     if let Err(problem) = crate::telemetry::init(&start.config.log) {
         eprintln!("trunkline: {problem}");
         return ExitCode::from(2);
     }
-    match serve(&start) {
+    let code = match serve(&start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
-            eprintln!("trunkline: {error}");
             ExitCode::FAILURE
         }
-    }
+    };
+    crate::telemetry::flush(LOG_PATIENCE);
+    code
 }
 
 fn serve(start: &Start) -> io::Result<()> {
@@ -92,7 +101,7 @@ fn serve(start: &Start) -> io::Result<()> {
     let mut options = driver_options(config, room);
     limits::say(plan.connections_max, room, descriptors, shards);
 
-    ensure_free(config.listen)?;
+    listener::wait_until_free(config.listen)?;
     // Before any thread is started: they inherit it. Shards that share cpus would only interrupt each other: with 54 on two
     // cpus a connection cost a fifth more.
     let cpus = thread::available_parallelism().map_or(1, usize::from);
@@ -102,20 +111,21 @@ fn serve(start: &Start) -> io::Result<()> {
         tracing::debug!("turns of the scheduler stay as long as they are: {error}");
     }
 
-    let mut secrets = Prng::new();
     let inboxes: Arc<[Arc<Inbox>]> =
         (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
-    let router = Router::new(inboxes, [secrets.u64(..), secrets.u64(..), secrets.u64(..), secrets.u64(..)]);
-    let client_ids = ClientIds::new(secrets.u64(..));
+    let router = Router::new(inboxes, secret::words()?);
+    let client_ids = ClientIds::random()?;
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
-    let shard_options = Arc::new(shard_options(config, tokens.verifier, room, &mut secrets));
+    let shard_options = Arc::new(shard_options(config, tokens.verifier, room)?);
     limits::watch(Arc::clone(&shard_options.seats))?;
     let control_options = ControlOptions { issuers: tokens.issuers, ..ControlOptions::new(config) };
     let control = control::start(control_options, router.clone())?;
 
     // A shard says two things at most, the signals one.
     let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 1);
+    // Before anybody can know that this runs: a signal must not find the default action.
+    signals::watch(incidents.clone())?;
     let mut threads = Vec::new();
     for id in router.every_shard() {
         let seat = Seat {
@@ -126,7 +136,7 @@ fn serve(start: &Start) -> io::Result<()> {
             router: router.clone(),
             client_ids: client_ids.clone(),
             control: control.plane(),
-            prng: secrets.fork(),
+            prng: secret::prng()?,
             incidents: incidents.clone(),
         };
         threads.push(thread::Builder::new().name(format!("shard-{}", id.0)).spawn(move || seat.run())?);
@@ -137,20 +147,30 @@ fn serve(start: &Start) -> io::Result<()> {
             Incident::Signal(_) => return Ok(()),
         }
     }
-    // Before anybody can know that this runs: a signal must not find the default action.
-    watch_signals(incidents)?;
     announce(config, options.listen, control.api_addr())?;
 
-    let outcome = loop {
+    drop(incidents);
+    let mut outcome = loop {
         match happened.recv().map_err(io::Error::other)? {
             Incident::Ready(_) => {}
             Incident::Signal(name) => {
-                tracing::info!("{name}: closing clients, at most {:?}", config.shutdown.grace);
+                tracing::info!(
+                    "{name}: closing clients after {:?}, at most {:?}",
+                    config.shutdown.delay,
+                    config.shutdown.grace
+                );
                 break Ok(());
             }
             Incident::ShardFailed(id, problem) => break Err(failed(id, &problem)),
         }
     };
+    if outcome.is_ok() && !config.shutdown.delay.is_zero() {
+        // Whoever balances the load finds out by /health, and sends no more, while those that come are still served.
+        control.not_ready();
+        if let Ok(Incident::ShardFailed(id, problem)) = happened.recv_timeout(config.shutdown.delay) {
+            outcome = Err(failed(id, &problem));
+        }
+    }
     let ending = Instant::now();
     for id in router.every_shard() {
         // A full inbox empties while the shard runs; one that does not run has failed and is not waited for.
@@ -170,15 +190,6 @@ fn serve(start: &Start) -> io::Result<()> {
         tracing::info!("ended");
     }
     outcome
-}
-
-/// Shards share their port among themselves, and would share it with another daemon as readily, each getting a part of
-/// the clients: so a port that anybody listens on already is refused.
-fn ensure_free(listen: SocketAddr) -> io::Result<()> {
-    match std::net::TcpListener::bind(listen) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(io::Error::new(error.kind(), format!("listen: {listen} cannot be bound: {error}"))),
-    }
 }
 
 fn failed(id: ShardId, problem: &str) -> io::Error {
@@ -239,33 +250,6 @@ fn pin_to(number: usize) {
     }
 }
 
-fn watch_signals(incidents: mpsc::SyncSender<Incident>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut terminate, mut interrupt) = {
-        let _inside = runtime.enter();
-        use tokio::signal::unix::{SignalKind, signal};
-        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
-    };
-    thread::Builder::new().name("signals".into()).spawn(move || {
-        let name = runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            }
-        });
-        let _ = incidents.send(Incident::Signal(name));
-        // A second one does not wait for the grace.
-        runtime.block_on(async {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        });
-        std::process::exit(1);
-    })?;
-    Ok(())
-}
-
 fn driver_kind(choice: DriverChoice) -> DriverKind {
     match choice {
         DriverChoice::Auto => DriverKind::Auto,
@@ -293,30 +277,25 @@ fn driver_options(config: &Config, room: Room) -> DriverOptions {
     }
 }
 
-fn client_limits(config: &Config, secrets: &mut Prng) -> ClientLimits {
+fn client_limits(config: &Config) -> io::Result<ClientLimits> {
     let client = &config.client;
     let of_users = Rate::new(client.user_commands_per_second.into(), client.commands_burst.into());
     // As for one connection: a message of the longest kind may always come after a rest.
     let user_bytes = client.user_bytes_per_second.0;
     let of_bytes = Rate::new(user_bytes, user_bytes.saturating_add(client.message_bytes_max.0));
-    let mut table = |rate| Arc::new(UserRates::new(rate, std::array::from_fn(|_| secrets.u64(..))));
-    ClientLimits {
+    let table = |rate| secret::words().map(|key| Arc::new(UserRates::new(rate, key)));
+    Ok(ClientLimits {
         user_connections_max: client.user_connections_max,
         user_connections_policy: client.user_connections_policy,
         commands_per_second: client.commands_per_second,
         commands_burst: client.commands_burst,
         bytes_per_second: client.bytes_per_second.0,
-        users: of_users.map(&mut table),
-        user_bytes: of_bytes.map(&mut table),
-    }
+        users: of_users.map(table).transpose()?,
+        user_bytes: of_bytes.map(table).transpose()?,
+    })
 }
 
-fn shard_options(
-    config: &Config,
-    verifier: Option<Arc<Verifier>>,
-    room: Room,
-    secrets: &mut Prng,
-) -> ShardOptions {
+fn shard_options(config: &Config, verifier: Option<Arc<Verifier>>, room: Room) -> io::Result<ShardOptions> {
     let shards = config.shard_count();
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
@@ -326,7 +305,7 @@ fn shard_options(
     };
     let client = &config.client;
     let hooks = config.hook.iter().map(|hook| &hook.options);
-    ShardOptions {
+    Ok(ShardOptions {
         namespaces: Arc::new(config.namespaces()),
         hub: limits,
         streams: StreamLimits {
@@ -364,13 +343,13 @@ fn shard_options(
         question_patience: QUESTION_PATIENCE
             + hooks.map(|hook| hook.wait_timeout + hook.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,
-        client_limits: client_limits(config, secrets),
+        client_limits: client_limits(config)?,
         echo: config.echo,
         events: config.events.kinds(),
         vacated_delay: config.events.vacated_delay,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
-    }
+    })
 }
 
 fn tunnel_options(tunnel: &Tunnel) -> TunnelOptions {

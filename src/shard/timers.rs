@@ -184,7 +184,7 @@ mod tests {
 
     /// Where a narrower count of ticks or milliseconds would wrap, and where none is near. Ticks.
     const BORDERS: [u64; 8] =
-        [0, 1 << 31, 1 << 32, (1 << 32) / TICK_MS, (1 << 33) - 1, 3 << 32, 1 << 40, 1 << 42];
+        [0, 1 << 31, 1 << 32, (1 << 32) / TICK_MS, (1 << 33) - 1, 3 << 32, 1 << 36, 1 << 39];
 
     /// A host that was up for so many ticks, less some that the run passes.
     fn uptime(border: u64, prng: &mut Prng) -> Time {

@@ -23,13 +23,16 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::sys::{self, Completion, Op, Ring, RingWaker};
 use super::{Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake};
 use crate::base::bytes::Bytes;
 use crate::base::ids::{GENERATION_MASK, SLOT_BITS, SLOT_MAX, Sock};
 use crate::base::time::Time;
+
+/// How long the end of a driver waits for its accept: it takes half a millisecond, and no end may hang.
+const LISTENER_END_MAX: Duration = Duration::from_millis(200);
 
 /// May move to another thread until its first `flush` or `wait`; then the kernel binds it to that thread.
 pub struct UringDriver {
@@ -136,6 +139,28 @@ impl UringDriver {
             }
             _ => {}
         }
+    }
+
+    /// Takes the accept back and waits until the kernel has let go of the listener. It would otherwise live on for up to
+    /// 50 ms after the process: in the way of the next one, and resetting clients that it still takes.
+    fn close_listener(&mut self) {
+        self.accept_ended = true;
+        self.accept_wanted = false;
+        self.update_accept();
+        let end = Instant::now() + LISTENER_END_MAX;
+        while self.accept_armed && Instant::now() < end {
+            if self.ring.wait(Some(Duration::from_millis(5))).is_err() {
+                break;
+            }
+            self.ring.harvest(&mut self.completions);
+            let ended = |completion: &Completion| {
+                matches!(Token::kind(completion.token), Kind::Accept) && !completion.more()
+            };
+            if self.completions.drain(..).any(|completion| ended(&completion)) {
+                self.accept_armed = false;
+            }
+        }
+        self.listener = None;
     }
 
     /// Arms the read poll of an open slot.
@@ -497,6 +522,7 @@ impl Driver for UringDriver {
 
 impl Drop for UringDriver {
     fn drop(&mut self) {
+        self.close_listener();
         self.waker.end();
     }
 }

@@ -85,6 +85,7 @@ export class Daemon {
    * @param {object|null} [options.config] the configuration file's tables; null: no file, the development mode
    * @param {string[]} [options.args] further arguments
    * @param {object} [options.env] further environment
+   * @param {string[]} [options.under] a program with its arguments that starts it
    */
   static async start(options = {}) {
     const daemon = Daemon.spawn(options);
@@ -97,7 +98,7 @@ export class Daemon {
   }
 
   /** Starts the process and waits for nothing. */
-  static spawn({ driver, config = configuration(), args = [], env = {}, listen = '127.0.0.1:0' } = {}) {
+  static spawn({ driver, config = configuration(), args = [], env = {}, listen = '127.0.0.1:0', under = [] } = {}) {
     const daemon = new Daemon();
     daemon.#directory = mkdtempSync(path.join(tmpdir(), 'trunkline-test-'));
     const given = [];
@@ -108,7 +109,8 @@ export class Daemon {
     }
     if (listen) given.push('--listen', listen);
     if (driver) given.push('--driver', driver);
-    daemon.#child = spawn(binary, [...given, ...args], {
+    const [program, ...words] = [...under, binary, ...given, ...args];
+    daemon.#child = spawn(program, words, {
       cwd: daemon.#directory,
       env: environment(env),
       stdio: ['ignore', 'pipe', 'pipe'],
@@ -215,6 +217,10 @@ export class Daemon {
   /** Resolves with the exit code when the process is gone. */
   ended() {
     return within(this.#ended, `the process ends; it said:\n${this.#output}`);
+  }
+
+  signal(name) {
+    this.#child.kill(name);
   }
 
   kill() {

@@ -1,0 +1,62 @@
+//! What the node does about signals.
+//!
+//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP, SIGUSR1 and SIGUSR2 do nothing yet and are logged.
+//! SIGQUIT keeps the system's way: the process ends at once.
+
+use std::io;
+use std::sync::mpsc;
+use std::thread;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Incident;
+
+/// Signals that come meanwhile reach the node by `incidents`.
+///
+/// # Errors
+/// When no handler can be installed, or no thread started.
+pub fn watch(incidents: mpsc::SyncSender<Incident>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut watched = {
+        let _inside = runtime.enter();
+        Watched {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            user_1: signal(SignalKind::user_defined1())?,
+            user_2: signal(SignalKind::user_defined2())?,
+        }
+    };
+    thread::Builder::new().name("signals".into()).spawn(move || {
+        let name = runtime.block_on(watched.end());
+        let _ = incidents.send(Incident::Signal(name));
+        // A second one does not wait for the grace.
+        runtime.block_on(watched.end());
+        std::process::exit(1);
+    })?;
+    Ok(())
+}
+
+struct Watched {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    user_1: Signal,
+    user_2: Signal,
+}
+
+impl Watched {
+    /// The name of the next signal that ends the node.
+    async fn end(&mut self) -> &'static str {
+        loop {
+            let ignored = tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.hangup.recv() => "SIGHUP is ignored: a changed configuration takes a restart",
+                _ = self.user_1.recv() => "SIGUSR1 is ignored",
+                _ = self.user_2.recv() => "SIGUSR2 is ignored",
+            };
+            tracing::warn!("{ignored}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+// From one process to the next: restarts, signals, a host that is up for years, a log that nobody reads.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import net from 'node:net';
+import { describe, test } from 'node:test';
+
+import { API_KEY, Daemon, binary, configuration, drivers } from './support/daemon.mjs';
+import { connected, received, sdk, subscribed, token, unixNow } from './support/sdk.mjs';
+import { next, sleep, until } from './support/wait.mjs';
+
+/** Whether another process can listen on the port, now. */
+function isFree(port) {
+  return new Promise((resolve) => {
+    const server = net.createServer();
+    server.on('error', () => resolve(false));
+    server.listen({ port, host: '127.0.0.1', exclusive: true }, () => server.close(() => resolve(true)));
+  });
+}
+
+for (const driver of drivers) {
+  describe(`a life on ${driver}`, () => {
+    test('the port is free when the process has ended in order', async () => {
+      for (let n = 0; n < 8; n += 1) {
+        const daemon = await Daemon.start({ driver, args: ['--shards', '2'] });
+        const client = sdk(daemon.ws);
+        if (n % 2) await connected(client);
+        const { port } = daemon;
+        client.disconnect();
+        assert.equal(await daemon.stop(), 0);
+        assert.ok(await isFree(port), `port ${port} after end ${n}`);
+      }
+    });
+
+    test('the next process starts at once, however the one before has ended', async () => {
+      let daemon = await Daemon.start({ driver, args: ['--shards', '2'] });
+      const listen = daemon.address;
+      for (let n = 0; n < 16; n += 1) {
+        const client = sdk(`ws://${listen}/connection/websocket`);
+        await connected(client);
+        const gone = next(client, 'connecting');
+        daemon.signal(n % 2 ? 'SIGKILL' : 'SIGTERM');
+        await gone;
+        client.disconnect();
+        await daemon.ended();
+        daemon = await Daemon.start({ driver, listen, args: ['--shards', '2'] });
+      }
+      // Beside one that lives there is no second.
+      const second = Daemon.spawn({ driver, listen });
+      assert.equal(await second.ended(), 1, second.output);
+      assert.ok(second.output.includes(listen), second.output);
+      assert.equal(await daemon.stop(), 0);
+    });
+
+    test('SIGHUP, SIGUSR1 and SIGUSR2 are logged and end nothing', async () => {
+      const daemon = await Daemon.start({ driver });
+      const client = sdk(daemon.ws);
+      await connected(client);
+      const room = await subscribed(client, 'room');
+      for (const name of ['SIGHUP', 'SIGUSR1', 'SIGUSR2']) {
+        daemon.signal(name);
+        await until(() => daemon.output.includes(`${name} is ignored`), () => `${name} in:\n${daemon.output}`);
+      }
+      await daemon.publish('room', 1);
+      await received(room, [1]);
+      client.disconnect();
+      assert.equal(await daemon.stop(), 0);
+    });
+
+    test('shutdown.delay: health says so while clients are still served', async () => {
+      const daemon = await Daemon.start({ driver, config: configuration({ shutdown: { delay: '3s', grace: '5s' } }) });
+      assert.equal((await fetch(`${daemon.http}/health`)).status, 200);
+      const ended = daemon.stop();
+      await until(async () => (await fetch(`${daemon.http}/health`)).status === 503, 'health off');
+      const client = sdk(daemon.ws);
+      await connected(client);
+      const told = next(client, 'connecting');
+      assert.equal((await told).code, 3001);
+      client.disconnect();
+      assert.equal(await ended, 0);
+    });
+
+    test('a second SIGTERM ends the delay at once', async () => {
+      const daemon = await Daemon.start({ driver, config: configuration({ shutdown: { delay: '10m' } }) });
+      const ended = daemon.stop();
+      await until(async () => (await fetch(`${daemon.http}/health`)).status === 503, 'health off');
+      daemon.signal('SIGTERM');
+      assert.equal(await ended, 1);
+    });
+
+    test('dates without end cost nothing and end nobody', async () => {
+      const daemon = await Daemon.start({ driver, args: ['--shards', '1'] });
+      const clients = [];
+      for (const exp of [unixNow() + 8 * 365 * 86_400, 2 ** 42, 2 ** 53, 2 ** 62, 2 ** 63, 2 ** 64, 1e300]) {
+        const client = sdk(daemon.ws, { token: token(`until-${exp}`, { exp }) });
+        await connected(client);
+        client.on('connecting', (event) => assert.fail(`exp ${exp}: ${JSON.stringify(event)}`));
+        clients.push(client);
+      }
+      const last = sdk(daemon.ws, { token: token('refreshed') });
+      await connected(last);
+      last.on('connecting', (event) => assert.fail(JSON.stringify(event)));
+      for (const date of ['18446744073709551615', '9223372036854775807', '1e300', '4102444800.5']) {
+        const { status, answer } = await daemon.apiRaw('refresh', `{"user":"refreshed","expire_at":${date}}`);
+        assert.deepEqual([status, answer], [200, { result: {} }], date);
+      }
+      const ticks = async () => (await daemon.metrics()).get('trunkline_ticks_total');
+      const before = await ticks();
+      await sleep(2_000);
+      const spent = (await ticks()) - before;
+      // A sweep a second, this request and what there is of pings; a timer that is always due makes a hundred at least.
+      assert.ok(spent < 60, `${spent} ticks`);
+      for (const client of [...clients, last]) client.removeAllListeners().disconnect();
+      assert.equal(await daemon.stop(), 0);
+    });
+
+    test('a host that has been up for 994 days', async () => {
+      // Ticks of 20 ms fill 32 bits a few seconds after the start, and those of a sign have done so long before.
+      const now = Number(process.hrtime.bigint() / 1_000_000_000n);
+      const ahead = Math.floor(2 ** 32 * 0.02) - now - 6;
+      const user = process.getuid() === 0 ? [] : ['--user', '--map-root-user'];
+      const under = ['unshare', ...user, '--time', '--monotonic', String(ahead), '--fork', '--kill-child', '--'];
+      const config = configuration({ client: { ping_interval: '2s', pong_timeout: '1s', connect_timeout: '4s' } });
+      const daemon = await Daemon.start({ driver, config, under, args: ['--shards', '2'] });
+      const early = sdk(daemon.ws);
+      await connected(early);
+      const room = await subscribed(early, 'room');
+      early.on('connecting', (event) => assert.fail(JSON.stringify(event)));
+      for (let second = 0; second < 14; second += 1) {
+        const late = sdk(daemon.ws);
+        await connected(late);
+        late.disconnect();
+        await daemon.publish('room', second);
+        await sleep(1_000);
+      }
+      await received(room, Array.from({ length: 14 }, (_, second) => second));
+      early.removeAllListeners().disconnect();
+      await daemon.kill();
+    });
+
+    test('a log that nobody reads holds up neither clients nor the end', async () => {
+      const child = spawn(binary, ['--listen', '127.0.0.1:0', '--driver', driver, '--api-key', API_KEY], {
+        env: { PATH: process.env.PATH },
+        stdio: ['ignore', 'pipe', 'pipe'],
+      });
+      const ended = new Promise((resolve) => child.once('exit', (code, signal) => resolve(code ?? signal)));
+      // Nothing reads stderr.
+      let out = '';
+      child.stdout.setEncoding('utf8').on('data', (text) => (out += text));
+      const address = await until(() => out.match(/ws:\/\/([\d.]+:\d+)\//)?.[1], () => `an address in ${out}`);
+      const dropped = async () => {
+        for (let n = 0; n < 500; n += 1) child.kill('SIGHUP');
+        const text = await (await fetch(`http://${address}/metrics?api_key=${API_KEY}`)).text();
+        return Number(text.match(/^trunkline_log_lines_dropped_total (\d+)$/m)[1]) > 0;
+      };
+      await until(dropped, 'lines are dropped');
+      for (let n = 0; n < 20; n += 1) assert.equal((await fetch(`http://${address}/health`)).status, 200);
+      child.kill('SIGTERM');
+      assert.equal(await ended, 0);
+    });
+
+    test('the process gives up what it does not need', async () => {
+      const daemon = await Daemon.start({ driver });
+      assert.match(readFileSync(`/proc/${daemon.pid}/status`, 'utf8'), /^NoNewPrivs:\s+1$/m);
+      assert.equal(await daemon.stop(), 0);
+    });
+  });
+}
+
+test('metrics of a client port need the key, on loopback too: a proxy may stand before it', async () => {
+  const daemon = await Daemon.start();
+  assert.equal((await fetch(`${daemon.http}/metrics`)).status, 401);
+  assert.equal((await fetch(`${daemon.http}/metrics?api_key=${API_KEY}`)).status, 200);
+  assert.equal(await daemon.stop(), 0);
+  const development = await Daemon.start({ config: null });
+  assert.equal((await fetch(`${development.http}/metrics`)).status, 200);
+  assert.equal(await development.stop(), 0);
+});
