@@ -15,6 +15,8 @@ use tracing_subscriber::fmt::MakeWriter;
 const LINES_MAX: usize = 4096;
 /// What they weigh at most, in bytes.
 const BYTES_MAX: usize = 4 << 20;
+/// How soon a stderr that takes nothing and does not wait is tried again.
+const RETRY: Duration = Duration::from_millis(10);
 
 /// Clones are handles of the same queue.
 #[derive(Clone)]
@@ -50,10 +52,9 @@ impl Lines {
         std::thread::Builder::new().name("log".into()).spawn(move || {
             loop {
                 let (line, dropped) = shared.next();
-                // A broken stderr has nobody to be told of it.
-                let _ = out.write_all(&line);
+                write_whole(&mut out, &line);
                 if dropped > 0 {
-                    let _ = out.write_all(missing(dropped).as_bytes());
+                    write_whole(&mut out, missing(dropped).as_bytes());
                 }
                 shared.written();
             }
@@ -86,6 +87,20 @@ impl Lines {
             if self.0.empty.wait_until(&mut state, until).timed_out() {
                 return;
             }
+        }
+    }
+}
+
+/// Waits also where stderr does not: another process may have made the file that they share non-blocking. A broken stderr
+/// leaves nobody to tell.
+fn write_whole(out: &mut impl Write, mut line: &[u8]) {
+    while !line.is_empty() {
+        match out.write(line) {
+            Ok(0) => return,
+            Ok(written) => line = &line[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(RETRY),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
         }
     }
 }
@@ -174,6 +189,35 @@ mod tests {
         let text = reading.join().unwrap();
         assert!(text.contains(&format!("\n{dropped} missing\n")), "{dropped}: {}", text.len());
         assert_eq!(text.lines().filter(|line| line.starts_with("line")).count() as u64, sent - dropped);
+    }
+
+    /// Takes three bytes, then nothing for once.
+    struct Grudging(io::PipeWriter, bool);
+
+    impl Write for Grudging {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.1 = !self.1;
+            if self.1 {
+                Err(io::ErrorKind::WouldBlock.into())
+            } else {
+                self.0.write(&bytes[..bytes.len().min(3)])
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_stderr_that_does_not_wait_gets_whole_lines() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        let lines = Lines::start(Grudging(writer, false), missing).unwrap();
+        lines.make_writer().write_all(b"one line\n").unwrap();
+        lines.make_writer().write_all(b"another\n").unwrap();
+        let mut text = [0; 17];
+        reader.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"one line\nanother\n");
     }
 
     #[test]
