@@ -271,6 +271,7 @@ fn status_of(refusal: Refusal) -> StatusCode {
 
 /// What the backend asks of the log of events.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EventsQuery {
     /// The last number it knows.
     #[serde(default)]
@@ -280,6 +281,9 @@ struct EventsQuery {
     limit: usize,
     /// Whose number `after` is; without, it is taken for this run's.
     epoch: Option<String>,
+    /// As [`ApiKeys::admit`] reads it.
+    #[serde(rename = "api_key")]
+    _api_key: Option<String>,
 }
 
 impl EventsQuery {

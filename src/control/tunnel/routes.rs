@@ -80,9 +80,13 @@ async fn send(State(app): State<Arc<App>>, Path(id): Path<String>, request: Requ
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct CloseQuery {
     code: Option<u16>,
     reason: Option<String>,
+    /// Read by the check of keys.
+    #[serde(rename = "api_key")]
+    _api_key: Option<String>,
 }
 
 async fn close(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request<Body>) -> Response {
