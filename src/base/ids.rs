@@ -142,6 +142,9 @@ impl Offset {
 pub struct Epoch(pub u32);
 
 impl Epoch {
+    /// The epoch of no log: what is asked for from there on is lost.
+    pub const NONE: Epoch = Epoch(0);
+
     /// The digits that it is displayed with, without the formatting machinery.
     pub fn digits(self) -> [u8; 8] {
         std::array::from_fn(|place| b"0123456789abcdef"[(self.0 >> ((7 - place) * 4) & 0xf) as usize])

@@ -10,7 +10,7 @@ use crate::base::ids::EncodingId;
 pub enum Encoding {
     /// Centrifuge JSON in one WebSocket text message.
     CentrifugeJson = 0,
-    /// An event of an event stream (HTML, section 9.2).
+    /// An event of an event stream (HTML, section 9.2), in chunks of HTTP/1.1: readers by blocks get it at once.
     Sse = 1,
     /// A line of JSON in chunks of HTTP/1.1.
     JsonLines = 2,
@@ -24,10 +24,12 @@ pub enum Encoding {
     Poll = 6,
     /// Centrifuge Protobuf in one WebSocket binary message.
     CentrifugeProtobuf = 7,
+    /// As [`Encoding::Sse`], for HTTP/1.0, which knows no chunks.
+    SsePlain = 8,
 }
 
 impl Encoding {
-    pub const ALL: [Encoding; 8] = [
+    pub const ALL: [Encoding; 9] = [
         Encoding::CentrifugeJson,
         Encoding::Sse,
         Encoding::JsonLines,
@@ -36,6 +38,7 @@ impl Encoding {
         Encoding::WebSocketBare,
         Encoding::Poll,
         Encoding::CentrifugeProtobuf,
+        Encoding::SsePlain,
     ];
 
     pub const fn id(self) -> EncodingId {

@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, Offset, Position};
+use crate::base::ids::{ChannelName, Epoch, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::position::Positions;
@@ -82,6 +82,8 @@ pub struct ReplyForm {
     pub not_modified: bool,
     /// Most messages of the answer.
     pub limit: u16,
+    /// The request is for an event stream: what is temporary is said in one, or its reader would never come back.
+    pub events: bool,
 }
 
 /// What is awaited, and what has come.
@@ -277,6 +279,10 @@ pub struct Admission {
     pub granted: Vec<ChannelName>,
 }
 
+/// In place of a position that is none of its channel: no log has this epoch (see [`Epoch::NONE`]), so what was missed
+/// is lost.
+pub const LOST: Position = Position { offset: Offset(0), epoch: Epoch::NONE };
+
 /// Where each channel of a request was left, by its position.
 ///
 /// # Errors
@@ -298,7 +304,6 @@ pub fn last_offset(publications: &Publications) -> Option<Offset> {
 mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
-    use crate::base::ids::Epoch;
     use crate::base::publication::{Encoded, Publication};
     use std::sync::Arc;
 

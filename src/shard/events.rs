@@ -313,7 +313,7 @@ impl Core {
 fn transport(connection: &Connection) -> &'static str {
     match connection.reader().map(|reader| reader.mode) {
         None => "websocket",
-        Some(Mode::Stream(Encoding::Sse)) => "sse",
+        Some(Mode::Stream(Encoding::Sse | Encoding::SsePlain)) => "sse",
         Some(Mode::Stream(Encoding::JsonLines | Encoding::Iframe)) => "http_stream",
         Some(Mode::Stream(_)) => "uni_websocket",
         // No client, and so never told of.

@@ -40,6 +40,8 @@ pub struct PlainReader {
     told: BTreeSet<ChannelNo>,
     end: Option<ClientEnd>,
     bytes: Vec<u8>,
+    /// Of an event stream: what has come, without chunks.
+    events: Vec<u8>,
     socket: wire::Reader,
     /// The head of a stream has been read.
     open: bool,
@@ -75,6 +77,7 @@ impl PlainReader {
             told: BTreeSet::new(),
             end: None,
             bytes: Vec::new(),
+            events: Vec::new(),
             socket: wire::Reader::default(),
             open: false,
             ready: false,
@@ -260,19 +263,34 @@ impl PlainReader {
 
     fn hear_stream(&mut self, stage: &mut Stage) {
         if !self.open {
-            let Some((end, status, _)) = self.head() else { return };
+            let Some((end, status, text)) = self.head() else { return };
+            if self.kind == Kind::Events && text.contains("Content-Length: ") && status == 200 {
+                // A stream that is over with its answer: what is temporary is said so.
+                if !self.bytes.ends_with(b"\n\n") {
+                    return;
+                }
+                let body = String::from_utf8_lossy(&self.bytes[end..]).into_owned();
+                assert!(body.starts_with("retry: ") && body.contains("\nevent: disconnect\n"), "{body}");
+                return self.refused(503, stage);
+            }
             self.bytes.drain(..end);
             if status != 200 {
                 return self.refused(status, stage);
             }
             self.open = true;
+            self.events.clear();
         }
         loop {
             let piece: Vec<u8> = match self.kind {
-                Kind::Events => match self.bytes.windows(2).position(|two| two == b"\n\n") {
-                    Some(at) => self.bytes.drain(..at + 2).collect(),
-                    None => return,
-                },
+                Kind::Events => {
+                    while let Some(lines) = chunked_line(&mut self.bytes) {
+                        self.events.extend(lines);
+                    }
+                    match self.events.windows(2).position(|two| two == b"\n\n") {
+                        Some(at) => self.events.drain(..at + 2).collect(),
+                        None => return,
+                    }
+                }
                 Kind::Lines => match chunked_line(&mut self.bytes) {
                     Some(line) => line,
                     None => return,

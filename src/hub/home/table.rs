@@ -101,7 +101,7 @@ impl Home {
             Channel {
                 name: name.clone(),
                 life: self.lives,
-                epoch: Epoch(self.prng.u32(..)),
+                epoch: Epoch(self.prng.u32(Epoch::NONE.0 + 1..)),
                 keys: 0,
                 top: Offset(0),
                 version: None,

@@ -35,18 +35,20 @@ pub fn encode(kind: Encoding, publication: &Publication) -> Bytes {
         Encoding::CentrifugeJson | Encoding::CentrifugeProtobuf => {
             unreachable!("framed by the client protocol's codec")
         }
-        Encoding::Sse => {
+        Encoding::Sse | Encoding::SsePlain => {
             if !own.is_empty() {
-                write_sse_id(&mut out, &own);
+                write_own_head(&mut out, kind, &own, 0);
             }
+            let mut tail = Vec::with_capacity(out.capacity());
             if let Some(event) = event_name(publication) {
-                out.extend_from_slice(b"event: ");
-                out.extend_from_slice(event.as_bytes());
-                out.push(b'\n');
+                tail.extend_from_slice(b"event: ");
+                tail.extend_from_slice(event.as_bytes());
+                tail.push(b'\n');
             }
-            out.extend_from_slice(b"data: {");
-            write_members(&mut out, publication);
-            out.extend_from_slice(b"}\n\n");
+            tail.extend_from_slice(b"data: {");
+            write_members(&mut tail, publication);
+            tail.extend_from_slice(b"}\n\n");
+            write_events(&mut out, kind, &tail);
         }
         Encoding::JsonLines => {
             let mut tail = Vec::with_capacity(out.capacity());
@@ -103,10 +105,9 @@ pub fn message(kind: Encoding, data: &[u8]) -> Bytes {
     json.push(b'}');
     let mut out = Vec::with_capacity(json.len() + 64);
     match kind {
-        Encoding::Sse => {
-            out.extend_from_slice(b"event: push\ndata: ");
-            out.extend_from_slice(&json);
-            out.extend_from_slice(b"\n\n");
+        Encoding::Sse | Encoding::SsePlain => {
+            let event = [b"event: push\ndata: ", &json[..], b"\n\n"].concat();
+            write_events(&mut out, kind, &event);
         }
         Encoding::JsonLines => {
             json.push(b'\n');
@@ -127,8 +128,8 @@ pub fn message(kind: Encoding, data: &[u8]) -> Bytes {
 
 /// Whether frames of `kind` have a head that a reader of several channels must have replaced.
 pub fn has_head(kind: Encoding, publication: &Publication) -> bool {
-    use Encoding::{Iframe, JsonLines, Sse, WebSocketJson};
-    matches!(kind, Sse | JsonLines | Iframe | WebSocketJson) && publication.offset() != Offset(0)
+    use Encoding::{Iframe, JsonLines, Sse, SsePlain, WebSocketJson};
+    matches!(kind, Sse | SsePlain | JsonLines | Iframe | WebSocketJson) && publication.offset() != Offset(0)
 }
 
 /// The frame less its head, shared with it. The frame must [have a head](has_head).
@@ -137,7 +138,9 @@ pub fn tail(kind: Encoding, frame: &Bytes) -> Bytes {
         frame[from..].iter().position(|&byte| byte == mark).map_or(0, |offset| from + offset)
     };
     let start = match kind {
-        Encoding::Sse => after(b'\n', 0) + 1,
+        Encoding::SsePlain => after(b'\n', 0) + 1,
+        // The first chunk is a line of its own: it ends at the third line break.
+        Encoding::Sse => after(b'\n', after(b'\n', after(b'\n', 0) + 1) + 1) + 1,
         // The first chunk ends at the second line break.
         Encoding::JsonLines => after(b'\n', after(b'\n', 0) + 1) + 1,
         // No position has a comma: the first one follows the head.
@@ -151,7 +154,11 @@ pub fn tail(kind: Encoding, frame: &Bytes) -> Bytes {
 /// Appends a head with the reader's own `position`, for a tail of `tail_len` bytes to follow.
 pub fn write_own_head(out: &mut Vec<u8>, kind: Encoding, position: &[u8], tail_len: usize) {
     match kind {
-        Encoding::Sse => write_sse_id(out, position),
+        Encoding::Sse | Encoding::SsePlain => {
+            let mut line = Vec::with_capacity(position.len() + 5);
+            write_sse_id(&mut line, position);
+            write_events(out, kind, &line);
+        }
         Encoding::JsonLines => write_chunked_head(out, position),
         Encoding::Iframe => write_script_head(out, position),
         Encoding::WebSocketJson => {
@@ -217,6 +224,14 @@ pub(super) fn write_sse_id(out: &mut Vec<u8>, position: &[u8]) {
     out.push(b'\n');
 }
 
+/// Appends a part of an event stream, which must not be empty, as `kind` frames it.
+pub(super) fn write_events(out: &mut Vec<u8>, kind: Encoding, text: &[u8]) {
+    match kind {
+        Encoding::SsePlain => out.extend_from_slice(text),
+        _ => http1::write_chunk(out, text),
+    }
+}
+
 const JSON_OPEN: &[u8] = b"{\"position\":\"";
 
 fn write_json_head(out: &mut Vec<u8>, position: &[u8]) {
@@ -271,8 +286,8 @@ mod tests {
     use crate::proto::websocket::{Decoder, Message, Role};
     use serde_json::json;
 
-    const HEADED: [Encoding; 4] =
-        [Encoding::Sse, Encoding::JsonLines, Encoding::Iframe, Encoding::WebSocketJson];
+    const HEADED: [Encoding; 5] =
+        [Encoding::Sse, Encoding::SsePlain, Encoding::JsonLines, Encoding::Iframe, Encoding::WebSocketJson];
 
     fn publication(offset: u64, data: &str, tags: &[(&str, &str)]) -> Publication {
         Publication {
@@ -288,8 +303,11 @@ mod tests {
 
     /// What a client of `kind` reads from frames: each message's position and its other members.
     fn read(kind: Encoding, bytes: &[u8]) -> Vec<(String, serde_json::Value)> {
+        if kind == Encoding::Sse {
+            return read(Encoding::SsePlain, &without_chunks(&Bytes::copy_from_slice(bytes)));
+        }
         let texts: Vec<(String, Vec<u8>)> = match kind {
-            Encoding::Sse => std::str::from_utf8(bytes)
+            Encoding::SsePlain => std::str::from_utf8(bytes)
                 .unwrap()
                 .split_terminator("\n\n")
                 .map(|event| {
@@ -400,7 +418,7 @@ mod tests {
             ("reset", false),
             ("ready", false),
         ] {
-            let frame = encode(Encoding::Sse, &publication(1, "1", &[(EVENT_TAG, name)]));
+            let frame = encode(Encoding::SsePlain, &publication(1, "1", &[(EVENT_TAG, name)]));
             let text = std::str::from_utf8(&frame).unwrap();
             assert_eq!(text.contains("event: "), written, "{name:?}");
             assert_eq!(text.lines().count(), if written { 4 } else { 3 });

@@ -5,7 +5,7 @@ use crate::base::fault::{Disconnect, Refusal};
 use crate::proto::centrifuge::write;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1;
-use crate::proto::reader::frames::{write_script_text, write_sse_id};
+use crate::proto::reader::frames::{write_events, write_script_text, write_sse_id};
 use crate::proto::websocket::{self, Opcode};
 
 /// One note. Positions are texts of [`super::position`].
@@ -108,15 +108,10 @@ pub fn write_note(out: &mut Vec<u8>, kind: Encoding, chunked: bool, note: &Note<
     let mut json = Vec::with_capacity(128);
     note.write_json(&mut json);
     match kind {
-        Encoding::Sse => {
-            if let Some(position) = note.position() {
-                write_sse_id(out, position);
-            }
-            out.extend_from_slice(b"event: ");
-            out.extend_from_slice(note.name().as_bytes());
-            out.extend_from_slice(b"\ndata: ");
-            out.extend_from_slice(&json);
-            out.extend_from_slice(b"\n\n");
+        Encoding::Sse | Encoding::SsePlain => {
+            let mut event = Vec::with_capacity(json.len() + 64);
+            write_sse_note(&mut event, None, note);
+            write_events(out, kind, &event);
         }
         Encoding::JsonLines => {
             json.push(b'\n');
@@ -135,18 +130,37 @@ pub fn write_note(out: &mut Vec<u8>, kind: Encoding, chunked: bool, note: &Note<
     }
 }
 
-/// Appends SSE's word on how long to wait before coming back.
-pub fn write_retry(out: &mut Vec<u8>, retry_ms: u64) {
-    out.extend_from_slice(b"retry: ");
-    write::number(out, retry_ms);
+/// Appends a note of an event stream with how long its reader should wait before it comes back. In one block: some
+/// clients make an empty message of a block without data.
+pub fn write_note_with_retry(out: &mut Vec<u8>, kind: Encoding, retry_ms: u64, note: &Note<'_>) {
+    let mut event = Vec::with_capacity(192);
+    write_sse_note(&mut event, Some(retry_ms), note);
+    write_events(out, kind, &event);
+}
+
+/// Appends a note as an event, without chunks.
+pub fn write_sse_note(out: &mut Vec<u8>, retry_ms: Option<u64>, note: &Note<'_>) {
+    if let Some(retry_ms) = retry_ms {
+        out.extend_from_slice(b"retry: ");
+        write::number(out, retry_ms);
+        out.push(b'\n');
+    }
+    if let Some(position) = note.position() {
+        write_sse_id(out, position);
+    }
+    out.extend_from_slice(b"event: ");
+    out.extend_from_slice(note.name().as_bytes());
+    out.extend_from_slice(b"\ndata: ");
+    note.write_json(out);
     out.extend_from_slice(b"\n\n");
 }
 
 /// What tells a silent peer, and the proxies between, that the stream lives.
 pub fn heartbeat(kind: Encoding, chunked: bool) -> Bytes {
     Bytes::from_static(match kind {
-        // A comment.
-        Encoding::Sse => b":\n\n",
+        // A comment, and no empty line behind it: that would be the end of a block, without data.
+        Encoding::Sse => b"2\r\n:\n\r\n",
+        Encoding::SsePlain => b":\n",
         // An empty line, which readers of lines skip.
         Encoding::JsonLines if chunked => b"1\r\n\n\r\n",
         Encoding::JsonLines => b"\n",
@@ -160,6 +174,7 @@ pub fn heartbeat(kind: Encoding, chunked: bool) -> Bytes {
 /// What a stream ends with, after its last message.
 pub fn ending(kind: Encoding, chunked: bool) -> &'static [u8] {
     match kind {
+        Encoding::Sse => b"0\r\n\r\n",
         Encoding::JsonLines if chunked => b"0\r\n\r\n",
         _ => b"",
     }
@@ -202,7 +217,7 @@ mod tests {
     fn notes_are_framed_like_messages() {
         let reset = Note::Reset { channel: "a</script>", position: b"P" };
         assert_eq!(
-            written(Encoding::Sse, false, &reset),
+            written(Encoding::SsePlain, false, &reset),
             "id: P\nevent: reset\ndata: {\"position\":\"P\",\"reset\":\"a</script>\"}\n\n"
         );
         assert_eq!(
@@ -216,7 +231,7 @@ mod tests {
         );
         let end = Note::Disconnect(&Disconnect::SHUTDOWN);
         assert_eq!(
-            written(Encoding::Sse, false, &end),
+            written(Encoding::SsePlain, false, &end),
             "event: disconnect\ndata: {\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\",\"reconnect\":true}}\n\n"
         );
         let refused = Note::Refused { channel: "x", refusal: Refusal::PermissionDenied };
@@ -225,6 +240,36 @@ mod tests {
             "{\"error\":{\"code\":103,\"message\":\"permission denied\",\"channel\":\"x\"}}\n"
         );
         assert_eq!(written(Encoding::WebSocketBare, false, &end), "");
+    }
+
+    #[test]
+    fn no_block_of_an_event_stream_is_without_data() {
+        let mut stream = Vec::new();
+        write_note_with_retry(&mut stream, Encoding::SsePlain, 1500, &Note::Ready { position: b"P" });
+        stream.extend_from_slice(&heartbeat(Encoding::SsePlain, false));
+        write_note(&mut stream, Encoding::SsePlain, false, &Note::Reset { channel: "c", position: b"P" });
+        stream.extend_from_slice(&heartbeat(Encoding::SsePlain, false));
+        stream.extend_from_slice(&heartbeat(Encoding::SsePlain, false));
+        write_note_with_retry(
+            &mut stream,
+            Encoding::SsePlain,
+            5000,
+            &Note::Disconnect(&Disconnect::SHUTDOWN),
+        );
+        let text = String::from_utf8(stream).unwrap();
+        assert!(text.starts_with("retry: 1500\nid: P\nevent: ready\ndata: "), "{text}");
+        let blocks: Vec<_> = text.strip_suffix("\n\n").unwrap().split("\n\n").collect();
+        assert_eq!(blocks.len(), 3);
+        assert!(blocks.iter().all(|block| block.contains("\ndata: ")), "{text}");
+
+        // The same in chunks.
+        let mut chunked = Vec::new();
+        write_note_with_retry(&mut chunked, Encoding::Sse, 1500, &Note::Ready { position: b"P" });
+        chunked.extend_from_slice(&heartbeat(Encoding::Sse, true));
+        assert_eq!(
+            crate::proto::reader::frames::without_chunks(&chunked.into()),
+            text[..text.find("id: P\nevent: reset").unwrap()].as_bytes()
+        );
     }
 
     #[test]

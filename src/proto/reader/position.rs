@@ -54,6 +54,11 @@ impl Positions {
         Ok(Positions(entries))
     }
 
+    /// A position of another server: one that names no channel of anybody's here.
+    pub fn foreign() -> Positions {
+        Positions(SmallVec::from_slice(&[(0, Position { offset: Offset(0), epoch: Epoch::NONE })]))
+    }
+
     /// Where the reader stood in `channel`; `None` when the position is older than its interest in it.
     pub fn get(&self, channel: &str) -> Option<Position> {
         let tag = tag(channel);

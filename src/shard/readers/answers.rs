@@ -7,7 +7,9 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, Refusal};
 use crate::proto::http1::{self, Body, RequestHead, Version};
+use crate::proto::reader::notes::{Note, write_sse_note};
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem};
 use crate::session::reader::{Origin, ReplyForm};
 use crate::shard::Action;
@@ -15,6 +17,7 @@ use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
 use crate::shard::http::KEEP_ALIVE;
 use crate::shard::readers::request::Endpoint;
+use crate::shard::readers::stream::RETRY_BUSY_MS;
 use crate::shard::timers::ShortTick;
 
 /// A shorter body fits one packet with its head: packing it would cost both sides and save nothing.
@@ -68,6 +71,7 @@ pub fn reply_form(head: &RequestHead<'_>, origin: Option<Box<str>>) -> ReplyForm
         gzip: accepts_gzip(head),
         not_modified: false,
         limit: 0,
+        events: false,
     }
 }
 
@@ -159,6 +163,14 @@ impl Core {
         fields: &[(&str, &[u8])],
     ) -> bool {
         self.stats.refusal(problem.refusal);
+        if form.events && problem.status >= 500 {
+            let known = match problem.refusal {
+                Refusal::TooManyRequests | Refusal::LimitExceeded => Disconnect::TOO_MANY_REQUESTS,
+                _ => Disconnect::SERVER_ERROR,
+            };
+            let reason = if problem.detail.is_empty() { known.reason } else { problem.detail.into() };
+            return self.end_events_now(slot, form, &Disconnect { reason, ..known });
+        }
         let mut body = Vec::new();
         problem.write(&mut body);
         let mut fields = fields.to_vec();
@@ -173,6 +185,23 @@ impl Core {
             content_type: PROBLEM_TYPE,
             tag: None,
             fields: &fields,
+            body,
+        };
+        self.answer_now(slot, form, answer)
+    }
+
+    /// Answers a request for an event stream with a stream that ends at once, and with when to come back. A browser ends an
+    /// EventSource for good at any other answer (HTML, section 9.2.3). False as [`Core::answer_now`].
+    pub fn end_events_now(&mut self, slot: u32, form: &ReplyForm, disconnect: &Disconnect) -> bool {
+        let retry_ms = RETRY_BUSY_MS + self.prng.u64(0..=RETRY_BUSY_MS * 2);
+        let mut body = Vec::new();
+        write_sse_note(&mut body, Some(retry_ms), &Note::Disconnect(disconnect));
+        let answer = Answer {
+            status: 200,
+            caching: Caching::Never,
+            content_type: b"text/event-stream",
+            tag: None,
+            fields: &[],
             body,
         };
         self.answer_now(slot, form, answer)

@@ -241,6 +241,11 @@ impl Core {
     fn deny_request(&mut self, slot: u32, reply: &ReplyForm, refused: Refused, mut unread: Vec<u8>) {
         let goes_on = match refused {
             Refused::Problem(problem) => self.refuse_now(slot, reply, problem, &[]),
+            Refused::ByBackend { status: 503, message, .. } if reply.events => {
+                let disconnect =
+                    Disconnect { reason: message.into_string().into(), ..Disconnect::SERVER_ERROR };
+                self.end_events_now(slot, reply, &disconnect)
+            }
             Refused::ByBackend { status, code, message } => {
                 let mut body = Vec::new();
                 write_problem(&mut body, status, code, &message, "");

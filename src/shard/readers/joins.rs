@@ -8,7 +8,7 @@ use crate::hub::asks::{History, HistoryAsk, JoinAsk};
 use crate::hub::class::Class;
 use crate::hub::creators::Creator;
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::notes::{Note, write_note};
+use crate::proto::reader::notes::{Note, write_note, write_note_with_retry};
 use crate::proto::reader::position::write_position;
 use crate::proto::reader::{answer, frames};
 use crate::session::reader::{Asking, Mode, ReaderVerdict};
@@ -215,7 +215,12 @@ impl Core {
             .collect();
         self.stats.counters.streams_opened_total += 1;
         let mut out = asking.opening;
-        write_note(&mut out, kind, chunked, &Note::Ready { position: &text_of(&stand) });
+        let (position, retry_ms) = (text_of(&stand), self.retry_ms());
+        let ready = Note::Ready { position: &position };
+        match kind {
+            Encoding::Sse | Encoding::SsePlain => write_note_with_retry(&mut out, kind, retry_ms, &ready),
+            _ => write_note(&mut out, kind, chunked, &ready),
+        }
         let lost = asking.channels.iter().any(|asked| asked.lost);
         for (at, asked) in asking.channels.iter().enumerate().filter(|(_, asked)| asked.lost) {
             if let (Some((_, stands)), Some(top)) = (stand.get_mut(at), asked.top) {

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use http::{Method, Request as HttpRequest};
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
+use crate::base::fault::{Disconnect, Refusal};
 use crate::base::publication::ClientInfo;
 use crate::hub::asks::{HistoryAsk, PublishAsk};
 use crate::hub::creators::Creator;
@@ -30,6 +30,7 @@ use crate::proto::reader::problem::Problem;
 use crate::proto::websocket;
 use crate::session::question::{Headers, Matter, PublishAnswer};
 use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
+use crate::session::token::TokenFault;
 use crate::shard::Action;
 use crate::shard::clients::{View, changed};
 use crate::shard::connections::{ClosingEnd, Http, Request, State};
@@ -68,6 +69,7 @@ impl Core {
         }
         let origin = self.cors_origin(head);
         let mut form = reply_form(head, origin.clone().unwrap_or_default());
+        form.events = endpoint == Endpoint::Sse;
         // Who has ended its side while the backend was asked sends no further request.
         form.keep_alive &= !self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
         let has_body = !matches!(head.body_length(), BodyLength::None | BodyLength::Length(0));
@@ -108,6 +110,11 @@ impl Core {
                 form.keep_alive &= !has_body;
                 if let Some(fault) = token {
                     self.token_refused(fault);
+                    if form.events && fault == TokenFault::NotYetValid {
+                        self.stats.refusal(problem.refusal);
+                        let disconnect = Disconnect { reason: fault.text().into(), ..Disconnect::EXPIRED };
+                        return consumed(self.end_events_now(slot, &form, &disconnect));
+                    }
                 }
                 return consumed(self.refuse_now(slot, &form, problem, &[]));
             }
@@ -164,7 +171,7 @@ impl Core {
         }
         let date = http1::http_date(self.unix_s());
         let content_type: &[u8] = match kind {
-            Encoding::Sse => b"text/event-stream",
+            Encoding::Sse | Encoding::SsePlain => b"text/event-stream",
             Encoding::Iframe => b"text/html; charset=utf-8",
             _ => b"application/x-ndjson",
         };
@@ -181,20 +188,13 @@ impl Core {
             // The page calls into its parent: nobody else's page may be that.
             fields.push(("Content-Security-Policy", b"frame-ancestors 'self'"));
         }
-        let chunked = kind == Encoding::JsonLines && !form.http10;
+        let chunked = kind == Encoding::Sse || kind == Encoding::JsonLines && !form.http10;
         http1::write_head(&mut out, 200, &fields, if chunked { Body::Chunked } else { Body::UntilClose });
         if form.head_only {
             return Ok(out);
         }
-        match kind {
-            Encoding::Sse => {
-                let retry_ms = self.retry_ms();
-                notes::write_retry(&mut out, retry_ms);
-            }
-            Encoding::Iframe => {
-                notes::write_iframe_head(&mut out, request.callback.as_deref().unwrap_or("trunkline"));
-            }
-            _ => {}
+        if kind == Encoding::Iframe {
+            notes::write_iframe_head(&mut out, request.callback.as_deref().unwrap_or("trunkline"));
         }
         Ok(out)
     }

@@ -3,7 +3,7 @@
 use crate::base::fault::Refusal;
 use crate::base::ids::ChannelName;
 use crate::proto::encoding::Encoding;
-use crate::proto::http1::RequestHead;
+use crate::proto::http1::{RequestHead, Version};
 use crate::proto::reader::answer;
 use crate::proto::reader::notes::is_callback;
 use crate::proto::reader::position::{POSITION_CHANNELS_MAX, Positions};
@@ -154,6 +154,7 @@ pub struct ReaderRequest {
 struct Query {
     channels: Vec<ChannelName>,
     position: Option<String>,
+    last_event_id: Option<String>,
     subscription_tokens: Vec<String>,
     limit: Option<u16>,
     hold_ms: Option<u32>,
@@ -179,7 +180,15 @@ pub fn read(
     // What is malformed is refused before the backend hears of it.
     let positions = match position_text(endpoint, head, &query, if_none_match.as_deref()) {
         None => Positions::default(),
-        Some(text) => Positions::parse(&text).map_err(|_| Problem::bad_request("malformed position"))?,
+        Some(text) => match Positions::parse(&text) {
+            Ok(positions) => positions,
+            // A log is asked for: what was meant must be said. A reader that comes back with a position of another
+            // server, or of another version of it, would be ended for good by a refusal.
+            Err(_) if endpoint == Endpoint::History => {
+                return Err(Problem::bad_request("malformed position").into());
+            }
+            Err(_) => Positions::foreign(),
+        },
     };
     let admission = match admit(head, cookies, world, unix_s)? {
         Some(admission) => Some(admission),
@@ -212,8 +221,13 @@ pub fn read(
     if endpoint == Endpoint::Publish && query.channels.len() != 1 {
         return Err(Problem::bad_request("one channel is published to").into());
     }
-    let since = reader::since(&query.channels, &positions)
-        .map_err(|_| Problem::bad_request("position of other channels"))?;
+    let since = match reader::since(&query.channels, &positions) {
+        Ok(since) => since,
+        Err(_) if endpoint == Endpoint::History => {
+            return Err(Problem::bad_request("position of other channels").into());
+        }
+        Err(_) => vec![Some(reader::LOST); query.channels.len()],
+    };
     let mut channels = Vec::with_capacity(query.channels.len());
     for (name, since) in query.channels.into_iter().zip(since) {
         let recoverable = check_rights(endpoint, &name, &admission, said, world)?;
@@ -225,6 +239,7 @@ pub fn read(
         channels.push(asked);
     }
     let mode = match endpoint {
+        Endpoint::Sse if head.version == Version::Http10 => Mode::Stream(Encoding::SsePlain),
         Endpoint::Sse => Mode::Stream(Encoding::Sse),
         Endpoint::Stream if query.callback.is_some() => Mode::Stream(Encoding::Iframe),
         Endpoint::Stream => Mode::Stream(Encoding::JsonLines),
@@ -268,6 +283,13 @@ fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
     let mut query = Query::default();
     for pair in query::pairs(text) {
         let (name, value) = pair;
+        if is_last_event_id(&name) {
+            // Whatever it is: one that cannot be read is one of another server.
+            if value.as_deref() != Some("") {
+                query.last_event_id = Some(value.unwrap_or("%".into()).into_owned());
+            }
+            continue;
+        }
         if !OWN_PARAMETERS.contains(&&*name) {
             // Somebody else's, in whatever coding: proxies and pages add their own.
             continue;
@@ -313,6 +335,18 @@ fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
     Ok(query)
 }
 
+/// Whether a parameter is the last id of an event stream, in the spelling of some client that cannot set the header:
+/// `lastEventId` (npm event-source-polyfill, reconnecting-eventsource), `evs_last_event_id` (AmvTek's EventSource polyfill),
+/// `Last-Event-ID`, `lastEventID` (clients of Mercure hubs) and the like.
+fn is_last_event_id(name: &str) -> bool {
+    let mut letters =
+        name.bytes().filter(|byte| !matches!(byte, b'-' | b'_')).map(|byte| byte.to_ascii_lowercase());
+    name.len() <= 24 && {
+        let letters: smallvec::SmallVec<[u8; 24]> = letters.by_ref().collect();
+        matches!(&letters[..], b"lasteventid" | b"evslasteventid")
+    }
+}
+
 fn flag(value: &str) -> Result<bool, Problem> {
     match value {
         "" | "1" | "true" => Ok(true),
@@ -329,13 +363,17 @@ fn position_text<'a>(
     query: &'a Query,
     if_none_match: Option<&'a str>,
 ) -> Option<std::borrow::Cow<'a, str>> {
-    let last = match endpoint {
+    match endpoint {
         Endpoint::Publish => return None,
-        Endpoint::Sse => head.header("Last-Event-ID").filter(|last| !last.is_empty()),
-        _ => None,
-    };
-    if let Some(last) = last {
-        return Some(String::from_utf8_lossy(last));
+        Endpoint::Sse => {
+            if let Some(last) = head.fields().all("Last-Event-ID").find(|last| !last.is_empty()) {
+                return Some(String::from_utf8_lossy(last));
+            }
+            if let Some(last) = &query.last_event_id {
+                return Some(last.into());
+            }
+        }
+        _ => {}
     }
     if let Some(position) = &query.position {
         return Some(position.into());

@@ -4,7 +4,7 @@ use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::ChannelName;
 use crate::hub::options::GapPolicy;
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::notes::{Note, ending, heartbeat, write_note, write_retry};
+use crate::proto::reader::notes::{Note, ending, heartbeat, write_note, write_note_with_retry};
 use crate::proto::reader::position::POSITION_CHANNELS_MAX;
 use crate::proto::websocket;
 use crate::session::reader::Mode;
@@ -19,7 +19,7 @@ use crate::shard::timers::{self, ShortTick};
 /// When a reader of events is to come back after its connection broke: soon, and not all at once.
 const RETRY_MS: u64 = 1_000;
 /// The same while the shard has more than it can take, or is about to end.
-const RETRY_BUSY_MS: u64 = 5_000;
+pub(super) const RETRY_BUSY_MS: u64 = 5_000;
 
 impl Core {
     /// Milliseconds until a reader of events should come back: at least a minimum, and as much again at random.
@@ -282,11 +282,16 @@ impl Core {
             websocket::write_close(&mut last, disconnect.code, &disconnect.reason);
             return self.leave_protocol(slot, last.into(), ClosingEnd::PeersClose(None));
         }
-        if kind == Encoding::Sse && disconnect.reconnects() && disconnect != Disconnect::FORCE_RECONNECT {
-            let retry_ms = self.retry_ms();
-            write_retry(&mut last, retry_ms);
+        let note = Note::Disconnect(&disconnect);
+        match kind {
+            Encoding::Sse | Encoding::SsePlain
+                if disconnect.reconnects() && disconnect != Disconnect::FORCE_RECONNECT =>
+            {
+                let retry_ms = self.retry_ms();
+                write_note_with_retry(&mut last, kind, retry_ms, &note);
+            }
+            _ => write_note(&mut last, kind, chunked, &note),
         }
-        write_note(&mut last, kind, chunked, &Note::Disconnect(&disconnect));
         last.extend_from_slice(ending(kind, chunked));
         self.leave_protocol(slot, last.into(), ClosingEnd::Fin);
     }

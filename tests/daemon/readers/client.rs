@@ -18,6 +18,10 @@ pub struct Events {
     pub socket: Socket,
     pub retry_ms: u64,
     pub last_id: String,
+    /// Without the framing of chunks.
+    text: Vec<u8>,
+    /// The chunk that ends the stream has come.
+    ended: bool,
 }
 
 impl Events {
@@ -31,7 +35,9 @@ impl Events {
         let (status, fields) = socket.head();
         assert_eq!((status, fields["content-type"].as_str()), (200, "text/event-stream"));
         assert_eq!(fields["x-accel-buffering"], "no");
-        let mut events = Events { socket, retry_ms: 0, last_id: String::new() };
+        assert_eq!(fields["transfer-encoding"], "chunked");
+        let mut events =
+            Events { socket, retry_ms: 0, last_id: String::new(), text: Vec::new(), ended: false };
         let ready = events.next();
         assert_eq!(ready.event, "ready", "{ready:?}");
         events
@@ -40,8 +46,11 @@ impl Events {
     /// The next event with data; comments and retries on the way are taken note of.
     pub fn next(&mut self) -> Event {
         loop {
-            let block = self.socket.recv_until(b"\n\n");
-            let text = String::from_utf8(block).expect("UTF-8");
+            let text = self.block().expect("an event");
+            assert!(
+                text.contains("\ndata: ") || text.starts_with("data: "),
+                "a block without data: {text:?}"
+            );
             let mut event = Event { event: "message".into(), ..Event::default() };
             for line in text.lines().filter(|line| !line.is_empty() && !line.starts_with(':')) {
                 let (name, value) = line.split_once(": ").expect("a field");
@@ -60,6 +69,32 @@ impl Events {
                 return event;
             }
         }
+    }
+
+    /// The next block, up to its empty line. `None`: the stream has ended in order.
+    fn block(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = self.text.windows(2).position(|two| two == b"\n\n") {
+                return Some(String::from_utf8(self.text.drain(..at + 2).collect()).expect("UTF-8"));
+            }
+            if self.ended {
+                assert!(self.text.is_empty());
+                return None;
+            }
+            let size = self.socket.recv_until(b"\r\n");
+            let size = usize::from_str_radix(std::str::from_utf8(&size).unwrap().trim(), 16).expect("a size");
+            let chunk = self.socket.recv_body(size);
+            assert!(chunk.last().is_none_or(|&last| last == b'\n'), "whole lines in each chunk");
+            assert_eq!(self.socket.recv_body(2), b"\r\n");
+            self.text.extend(chunk);
+            self.ended = size == 0;
+        }
+    }
+
+    /// The stream ends here, and the connection with it.
+    pub fn expect_end(mut self) {
+        assert_eq!(self.block(), None);
+        assert!(self.socket.recv_rest().is_empty());
     }
 
     /// The data of the next `count` messages, in order.

@@ -41,7 +41,7 @@ on_both_drivers! {
             all += &match round % 4 {
                 0 => request(&format!("/history?channel=open:c&limit={}", round % 9 + 1), ""),
                 1 => request("/poll?channel=open:c&wait=0", ""),
-                2 => request("/poll?channel=open:c&position=!", ""),
+                2 => request("/poll?channel=open:c&limit=!", ""),
                 _ => format!("POST /publish?channel=open:p{} HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n7", round % 3),
             };
         }
@@ -76,8 +76,8 @@ on_both_drivers! {
             ("/poll?channel=", (400, 107)),
             ("/poll?channel=nowhere:c", (404, 102)),
             ("/poll?channel=closed:c", (403, 103)),
-            ("/poll?channel=c&position=nonsense", (400, 107)),
-            ("/poll?channel=c&position=AUvHvEZr8ayJAQ", (400, 107)),
+            ("/history?channel=open:c&since=nonsense", (400, 107)),
+            ("/history?channel=open:c&since=AUvHvEZr8ayJAQ", (400, 107)),
             ("/poll?channel=c&limit=x", (400, 107)),
             ("/poll?channel=c&wait=-1", (400, 107)),
             ("/history?channel=open:c&reverse=maybe", (400, 107)),
@@ -85,7 +85,6 @@ on_both_drivers! {
             ("/poll?channel=a%0ab", (400, 107)),
             (&format!("/poll?{many}"), (400, 106)),
             (&long, (400, 107)),
-            ("/sse?channel=c&position=nonsense", (400, 107)),
             ("/stream", (400, 107)),
         ] {
             let mut client = Socket::raw(&daemon);
@@ -93,8 +92,6 @@ on_both_drivers! {
             // It was a whole request: the connection serves the next one.
             assert_eq!(client.get("/poll?channel=c&wait=0").status, 200, "after {target}");
         }
-        let foreign = Socket::raw(&daemon).get_with("/sse?channel=c", "Last-Event-ID: 42\r\n");
-        assert_eq!(foreign.problem(), (400, 107));
     }
 
     fn a_wrong_method_or_a_body_where_none_belongs(driver: Driver) {

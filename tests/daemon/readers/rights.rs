@@ -69,7 +69,7 @@ on_both_drivers! {
         daemon.api("disconnect", "{\"user\":\"ann\",\"disconnect\":{\"code\":4501,\"reason\":\"enough\"}}");
         let end = events.next();
         assert_eq!(end.data["disconnect"], json!({"code": 4501, "reason": "enough", "reconnect": false}));
-        assert!(events.socket.recv_rest().is_empty());
+        events.expect_end();
         await_subscribers(&daemon, "c", 0);
     }
 

@@ -90,6 +90,108 @@ on_both_drivers! {
         assert_eq!(again.messages(2), numbers([7, 8]));
     }
 
+    fn a_position_of_another_server_is_a_reset_on_every_way(driver: Driver) {
+        let daemon = Daemon::start_with(driver, &["--shards", "2"]);
+        let mut client = Socket::raw(&daemon);
+        let other = client.get("/poll?channel=other&wait=0").position();
+        publish(&daemon, "c", [1]);
+        for position in ["42", "urn:uuid:0a1b2c3d-0000-4000-8000-000000000000", "1669890000:0", "undefined", "%C3%A9", &other] {
+            let mut events = Events::open(&daemon, "/sse?channel=c&channel=d", position);
+            // Cut off before the loss was told, it is told again.
+            events = Events::open(&daemon, "/sse?channel=c&channel=d", &events.last_id);
+            for channel in ["c", "d"] {
+                let reset = events.next();
+                assert_eq!((reset.event.as_str(), &reset.data["reset"]), ("reset", &json!(channel)), "{position}");
+            }
+            publish(&daemon, "c", [2]);
+            assert_eq!(events.messages(1), numbers([2]));
+            let mut again = Events::open(&daemon, "/sse?channel=c&channel=d", &events.last_id);
+            publish(&daemon, "d", [3]);
+            assert_eq!(again.messages(1), numbers([3]), "nothing is lost twice");
+
+            let poll = client.get(&format!("/poll?channel=c&position={position}")).json();
+            assert_eq!((&poll["reset"], &poll["messages"]), (&json!(["c"]), &json!([])), "{position}");
+            let mut lines = Lines::open(&daemon, &format!("/stream?channel=c&position={position}"));
+            assert_eq!(lines.next()["ready"], true);
+            assert_eq!(lines.next()["reset"], "c", "{position}");
+        }
+        // Of a part of the channels: the others are new to the reader, and nothing of them is lost.
+        let mut events = Events::open(&daemon, "/sse?channel=other&channel=c", &other);
+        publish(&daemon, "c", [4]);
+        assert_eq!(events.messages(1), numbers([4]));
+    }
+
+    fn the_last_id_may_stand_in_the_query(driver: Driver) {
+        let daemon = Daemon::start(driver);
+        let mut first = Events::open(&daemon, "/sse?channel=c", "");
+        publish(&daemon, "c", [1]);
+        first.messages(1);
+        publish(&daemon, "c", [2]);
+        for name in ["lastEventId", "lastEventID", "Last-Event-ID", "last-event-id", "last_event_id", "evs_last_event_id", "position", "since"] {
+            let target = format!("/sse?channel=c&{name}={}", first.last_id);
+            assert_eq!(Events::open(&daemon, &target, "").messages(1), numbers([2]), "{name}");
+        }
+        // What a client adds when it comes back is newer than what its URL began with.
+        let target = format!("/sse?channel=c&position=nonsense&lastEventId={}", first.last_id);
+        assert_eq!(Events::open(&daemon, &target, "").messages(1), numbers([2]));
+        let mut spoilt = Events::open(&daemon, "/sse?channel=c&lastEventId=%zz", "");
+        assert_eq!(spoilt.next().event, "reset");
+        // None yet.
+        let mut empty = Events::open(&daemon, "/sse?channel=c&lastEventId=", "");
+        publish(&daemon, "c", [3]);
+        assert_eq!(empty.messages(1), numbers([3]));
+    }
+
+    fn a_client_without_chunks_gets_plain_events(driver: Driver) {
+        let daemon = Daemon::start(driver);
+        for target in ["/sse?channel=c", "/sse?channel=c&channel=d"] {
+            let mut client = Socket::raw(&daemon);
+            client.send_bytes(format!("GET {target} HTTP/1.0\r\n\r\n").as_bytes());
+            let (status, fields) = client.head();
+            assert_eq!((status, fields["connection"].as_str()), (200, "close"));
+            assert!(!fields.contains_key("transfer-encoding"));
+            assert!(client.recv_until(b"\n\n").starts_with(b"retry: "));
+            publish(&daemon, "c", [1]);
+            let event = String::from_utf8(client.recv_until(b"\n\n")).unwrap();
+            assert!(event.starts_with("id: ") && event.contains("\ndata: {\"channel\":\"c\","), "{event}");
+        }
+    }
+
+    fn a_silent_event_stream_has_comments_and_no_empty_blocks(driver: Driver) {
+        let daemon = Daemon::start_set(driver, &[], &[("CLIENT_PING_INTERVAL", "1s"), ("CLIENT_PONG_TIMEOUT", "500ms")]);
+        let mut events = Events::open(&daemon, "/sse?channel=c", "");
+        // Chunks of one comment line, three times.
+        for _ in 0..3 {
+            assert_eq!(events.socket.recv_until(b"\r\n"), b"2\r\n");
+            assert_eq!(events.socket.recv_until(b"\r\n"), b":\n\r\n");
+        }
+        publish(&daemon, "c", [1]);
+        assert_eq!(events.messages(1), numbers([1]));
+    }
+
+    fn what_is_temporary_does_not_end_an_event_source(driver: Driver) {
+        let tables = "[[hook]]\nname = \"away\"\nendpoint = \"http://127.0.0.1:1/\"\n";
+        let daemon = Daemon::start_written(driver, &[], &[("CLIENT_CONNECT_HOOK", "away")], tables);
+        let mut client = Socket::raw(&daemon);
+        assert_eq!(client.get("/stream?channel=c").problem().0, 503);
+        let answer = client.get("/sse?channel=c");
+        assert_eq!((answer.status, answer.field("content-type")), (200, "text/event-stream"));
+        let text = String::from_utf8(answer.body).unwrap();
+        let (retry, end) = text.split_once('\n').unwrap();
+        let retry_ms: u64 = retry.strip_prefix("retry: ").unwrap().parse().unwrap();
+        assert!((5_000..=15_000).contains(&retry_ms), "{retry_ms}");
+        let end: Value = serde_json::from_str(end.strip_prefix("event: disconnect\ndata: ").unwrap()).unwrap();
+        assert_eq!((&end["disconnect"]["code"], &end["disconnect"]["reconnect"]), (&json!(3004), &json!(true)));
+        // Not yet valid: the same request will do in a while. What never will keeps its status.
+        let token = |claims: Value| crate::readers::rights::token(&claims);
+        let early = token(json!({"sub": "ann", "nbf": 4_000_000_000_u64}));
+        let answer = client.get(&format!("/sse?channel=c&token={early}"));
+        assert!(answer.status == 200 && answer.body.starts_with(b"retry: "), "{answer:?}");
+        for (token, status) in [(token(json!({"sub": "ann", "exp": 1})), 401), ("nonsense".into(), 401)] {
+            assert_eq!(client.get(&format!("/sse?channel=c&token={token}")).status, status);
+        }
+    }
+
     fn events_may_have_names(driver: Driver) {
         let daemon = Daemon::start(driver);
         let mut events = Events::open(&daemon, "/sse?channel=c", "");
@@ -105,7 +207,7 @@ on_both_drivers! {
         assert_eq!(end.event, "disconnect");
         assert_eq!(end.data["disconnect"], json!({"code": 3001, "reason": "shutdown", "reconnect": true}));
         assert!(events.retry_ms >= 5_000);
-        assert!(events.socket.recv_rest().is_empty());
+        events.expect_end();
     }
 
     fn lines_come_in_chunks_and_go_on_from_a_position(driver: Driver) {
