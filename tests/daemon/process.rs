@@ -130,6 +130,10 @@ impl Daemon {
         stream
     }
 
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
     /// Waits until the daemon has written `text`.
     pub fn wait_for_log(&self, text: &str) {
         let found = self.output.wait_for(|output| output.contains(text).then_some(()));
@@ -143,8 +147,7 @@ impl Daemon {
 
     /// SIGTERM, and the end of the process.
     pub fn stop(mut self) -> ExitStatus {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("the daemon runs");
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).expect("the daemon runs");
         let end = Instant::now() + DEADLINE;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child of ours") {

@@ -389,6 +389,11 @@ fn broken_messages_have_a_reason() {
     assert_eq!(fault(&[1, 0x0b]), "a field of no known wire type", "a group");
     assert_eq!(fault(&[1, 0x0f]), "a field of no known wire type");
     assert_eq!(fault(&[2, 0x00, 0x00]), "a field without a number");
+    assert_eq!(
+        fault(&[6, 0x82, 0x80, 0x80, 0x80, 0x10, 0x00]),
+        "a field number out of range",
+        "a bit that 32 bits lose"
+    );
     assert_eq!(fault(&[2, 0x0a, 0x00]), "a field of another type than the schema's", "an id that is a text");
     assert_eq!(
         fault(&[2, 0x38, 0x00]),

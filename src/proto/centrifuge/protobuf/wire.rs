@@ -12,6 +12,9 @@ const FIXED_64: u64 = 1;
 const LENGTH: u64 = 2;
 const FIXED_32: u64 = 5;
 
+/// Largest number of a field, by the encoding guide.
+const FIELD_NUMBER_MAX: u64 = (1 << 29) - 1;
+
 /// Takes a varint off the front: seven bits a byte, the lowest first, ten bytes at most.
 fn varint(bytes: &mut &[u8]) -> Read<u64> {
     let mut value = 0u64;
@@ -105,6 +108,10 @@ pub(super) fn each_field<'a, E: From<CommandFault>>(
         };
         match tag >> 3 {
             0 => return Err(CommandFault("a field without a number").into()),
+            // Other readers cut the tag to 32 bits, and take the field for another one.
+            number if number > FIELD_NUMBER_MAX => {
+                return Err(CommandFault("a field number out of range").into());
+            }
             number => field(number, value)?,
         }
     }

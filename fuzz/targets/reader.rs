@@ -1,0 +1,45 @@
+//! What event streams and polls ask with: the text of a position, and the pairs of a query.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use trunkline::base::ids::{Epoch, Offset, Position};
+use trunkline::proto::reader::position::{POSITION_BYTES_MAX, Positions, write_position};
+use trunkline::proto::reader::query::pairs;
+
+fuzz_target!(|data: &[u8]| {
+    if let Ok(text) = std::str::from_utf8(data) {
+        if let Ok(positions) = Positions::parse(text) {
+            assert!(text.len() <= POSITION_BYTES_MAX);
+            let _ = (positions.get("a"), positions.is_empty());
+        }
+        // A browser's reading of the same query. Ours refuses escapes that are none, instead of guessing.
+        let ours: Vec<_> = pairs(text).collect();
+        let theirs: Vec<_> = form_urlencoded::parse(data).collect();
+        assert_eq!(ours.len(), theirs.len());
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            if let Some(pair) = ours {
+                assert_eq!(pair, theirs);
+            }
+        }
+    }
+
+    // What was written is read back.
+    let written: Vec<(String, Position)> = data
+        .chunks_exact(13)
+        .take(128)
+        .enumerate()
+        .map(|(index, bytes)| {
+            let epoch = Epoch(u32::from_be_bytes(bytes[..4].try_into().expect("four bytes")));
+            let offset =
+                Offset(u64::from_be_bytes(bytes[4..12].try_into().expect("eight bytes")) >> (bytes[12] & 63));
+            (format!("channel-{index}"), Position { offset, epoch })
+        })
+        .collect();
+    let mut text = Vec::new();
+    write_position(&mut text, written.iter().map(|(channel, position)| (channel.as_str(), *position)));
+    let text = String::from_utf8(text).expect("base64");
+    let read = Positions::parse(&text).expect("ours");
+    for (channel, position) in &written {
+        assert_eq!(read.get(channel), Some(*position));
+    }
+});
