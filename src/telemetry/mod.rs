@@ -80,8 +80,9 @@ fn missing_text(dropped: u64) -> String {
 }
 
 fn missing_json(dropped: u64) -> String {
+    let message = "lines of the log above are missing: stderr was not read";
     format!(
-        "{{\"level\":\"WARN\",\"message\":\"lines of the log above are missing: stderr was not read\",\"dropped\":{dropped},\"target\":\"trunkline\"}}\n"
+        "{{\"level\":\"WARN\",\"message\":\"{message}\",\"dropped\":{dropped},\"target\":\"trunkline\"}}\n"
     )
 }
 
