@@ -218,6 +218,7 @@ fn options() -> ShardOptions {
         expired_close_delay: Duration::from_secs(25),
         hooks: ClientHooks::default(),
         forward_headers: Vec::new(),
+        emulated_headers: Vec::new(),
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(5),
         client_limits: Default::default(),

@@ -115,6 +115,11 @@ pub(super) fn check_hooks(config: &Config, require: &mut impl FnMut(bool, &str, 
         "hook",
         &format!("all forward_headers together: at most {FORWARD_HEADERS_MAX} names"),
     );
+    let forwarded = config.forwarded_headers();
+    for name in config.emulated_headers() {
+        let problem = format!("{name:?} is not in the forward_headers of any hook: nobody would see it");
+        require(forwarded.contains(&name), "client.emulated_headers", &problem);
+    }
     let mut exists = |name: &Option<String>, key: &str| {
         if let Some(name) = name {
             let problem = format!("there is no [[hook]] of the name {name:?}");
@@ -187,6 +192,14 @@ mod tests {
         let mut faults = apply(&mut config, &mut origins, "t.toml", text);
         faults.extend(check(&config, &origins));
         faults.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_clients_may_give_themselves_is_what_some_hook_forwards() {
+        let hook = "[[hook]]\nname = \"a\"\nendpoint = \"http://b\"\nforward_headers = [\"Authorization\"]\n";
+        let told = |emulated: &str| faults(&format!("[client]\nemulated_headers = [{emulated}]\n{hook}"));
+        assert_eq!(told("\"AUTHORIZATION\""), [""; 0]);
+        assert!(told("\"x-forwarded-for\"")[0].contains("client.emulated_headers"));
     }
 
     #[test]

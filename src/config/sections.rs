@@ -93,8 +93,9 @@ settings! {
         pub pong_timeout: Duration = Duration::from_secs(8);
         /// How long a new connection may take to say who it is before it is closed (3502).
         pub connect_timeout: Duration = Duration::from_secs(10);
-        /// Longest message a client may send, in bytes.
-        pub message_bytes_max: Size = Size::kib(64);
+        /// Longest message a client may send, in bytes. An SDK sends connect and all its subscriptions in one: room for
+        /// `channels_max` of them, each with a token of 1.5 KB.
+        pub message_bytes_max: Size = Size::kib(256);
         /// Channels one connection may be subscribed to at a time.
         pub channels_max: usize = 128;
         /// Longest channel name, in bytes.
@@ -133,6 +134,10 @@ settings! {
         pub personal_channel: bool = false;
         /// The namespace of personal channels. Empty: they are channels without a namespace.
         pub personal_channel_namespace: String = String::new();
+        /// Header fields that a client may send as `headers` of its connect command, if its request lacks them, for
+        /// hooks that forward them: a browser's WebSocket cannot set any. They are the client's word: never name what a
+        /// proxy sets, like `x-forwarded-for`.
+        pub emulated_headers: Vec<String> = Vec::new(), example "[\"authorization\"]";
         /// The hook that is asked who connects, if they show no token. Unset: a token is needed.
         pub connect_hook: Option<String> = None, example "\"backend\"";
         /// The hook that is asked whether a connection that the connect hook let in may go on when it expires.
@@ -155,7 +160,7 @@ settings! {
         pub hmac_secret_file: Option<String> = None, example "\"/run/secrets/token-secret\"";
         /// The public key (PEM) of RS256, RS384, RS512, PS256, PS384, PS512: 2048 to 4096 bits.
         pub rsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
-        /// The public key (PEM) of ES256 (curve P-256) or ES384 (P-384).
+        /// The public key (PEM) of ES256 (curve P-256), ES384 (P-384) or ES512 (P-521).
         pub ecdsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
         /// The public key (PEM) of EdDSA (Ed25519).
         pub eddsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
@@ -167,6 +172,9 @@ settings! {
         pub jwks_ca_file: Option<Authorities> = None, example "\"/etc/trunkline/ca.pem\"";
         /// How often published keys are fetched again. A token with an unknown key has them fetched at once.
         pub jwks_refresh: Duration = Duration::from_secs(3600);
+        /// How far the clocks of hosts that sign tokens and of this one may differ: `exp`, `expire_at` and `nbf` are
+        /// taken as this much wider.
+        pub leeway: Duration = Duration::from_secs(5);
         /// The `aud` a token must name. Unset: any.
         pub audience: Option<String> = None, example "\"trunkline\"";
         /// The `iss` a token must name. Unset: any.
@@ -259,9 +267,8 @@ settings! {
         /// A file of certificates (PEM): that of the https endpoint must come from one of these authorities, instead of
         /// those that this machine trusts. For an authority of one's own.
         pub ca_file: Option<Authorities> = None, example "\"/etc/trunkline/ca.pem\"";
-        /// Header fields of the client's request that the backend gets to see, by name. A client that cannot set any
-        /// (a browser's WebSocket) may send those that its request lacks as `headers` of its connect command. They
-        /// are kept with every connection.
+        /// Header fields of the client's request that the backend gets to see, by name. They are kept with every
+        /// connection. See `client.emulated_headers` for those of clients that cannot set any.
         pub forward_headers: Vec<String> = Vec::new(), example "[\"cookie\", \"x-forwarded-for\"]";
         /// Header fields of every question, like "Authorization: Bearer text". A forwarded one of the same name wins.
         pub static_headers: Vec<Secret> = Vec::new();
@@ -537,6 +544,11 @@ impl Config {
         names.sort_unstable();
         names.dedup();
         names
+    }
+
+    /// Names of the header fields that clients may give themselves, in lower case.
+    pub fn emulated_headers(&self) -> Vec<String> {
+        self.client.emulated_headers.iter().map(|name| name.to_ascii_lowercase()).collect()
     }
 
     /// Every API key that is accepted.

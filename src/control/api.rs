@@ -348,10 +348,7 @@ impl Api {
     }
 
     async fn subscribe(&self, body: UserBody) -> Result<Answer, AskError> {
-        // Options of one subscription cannot be overridden: refusing tells it, ignoring would not.
-        if body.override_.values().any(Option::is_some) {
-            return Err(Refusal::BadRequest.into());
-        }
+        let overrides = body.overrides().map_err(AskError::Invalid)?;
         let channel = channel_name(&body.channel)?;
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = SubscribeUser {
@@ -361,6 +358,7 @@ impl Api {
             data: payload(body.data, &body.b64data)?,
             recover: body.recover_since.map(|position| position.since()),
             expire_at: body.expire_at,
+            overrides,
         };
         let home = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(home, |reply| Ask::Subscribe(ask, reply)).await?;
@@ -574,10 +572,7 @@ fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
 /// Takes the content of a publication out of its body.
 fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishAsk, AskError> {
     let pace = body.pace().map_err(AskError::Invalid)?;
-    // Deltas are not computed yet: saying so is better than sending whole payloads to who pays for patches.
-    if body.delta {
-        return Err(Refusal::BadRequest.into());
-    }
+    // `delta` permits patches and does not demand them: every subscriber gets the whole payload.
     let data = payload(body.data, &body.b64data)?.ok_or(Refusal::BadRequest)?;
     let filled = |text: String| if text.is_empty() { None } else { Some(text.into_boxed_str()) };
     Ok(PublishAsk {
@@ -593,9 +588,9 @@ fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishAsk, As
 
 /// Which connections are meant; `None` when no connection can be.
 fn target(body: &UserBody) -> Result<Option<Target>, Refusal> {
-    // Sessions are not told to clients, so a caller cannot know one; ignoring it would widen the target.
+    // Sessions are not told to clients, so no connection has the one that is named.
     if !body.session.is_empty() {
-        return Err(Refusal::BadRequest);
+        return Ok(None);
     }
     let client = match body.client.as_str() {
         "" => None,

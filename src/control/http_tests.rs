@@ -277,12 +277,9 @@ async fn what_is_missing_or_unsupported_is_a_bad_request() {
         ("publish", json!({"data": 1})),
         ("publish", json!({"channel": "c", "b64data": "!"})),
         ("publish", json!({"channel": "c", "b64data": "AAAA"})),
-        ("publish", json!({"channel": "c", "data": 1, "delta": true})),
         ("broadcast", json!({"data": 1})),
         ("broadcast", json!({"channels": ["a"]})),
         ("subscribe", json!({"user": "u"})),
-        ("subscribe", json!({"user": "u", "channel": "c", "override": {"presence": {"value": true}}})),
-        ("unsubscribe", json!({"user": "u", "channel": "c", "session": "s"})),
         ("disconnect", json!({"user": "u", "disconnect": {"code": 1000, "reason": ""}})),
         ("disconnect", json!({"user": "u", "disconnect": {"code": 5000, "reason": ""}})),
         ("disconnect", json!({"user": "u", "disconnect": {"code": 4000, "reason": "x".repeat(124)}})),
@@ -298,6 +295,20 @@ async fn what_is_missing_or_unsupported_is_a_bad_request() {
     }
     let published = call(&app, "publish", json!({"channel": "c", "data": 1, "delta": false})).await;
     assert_eq!(published["result"]["offset"], 1, "and nothing of the above was published");
+    let published = call(&app, "publish", json!({"channel": "c", "data": 1, "delta": true})).await;
+    assert_eq!(published["result"]["offset"], 2, "a patch is permitted, not demanded");
+    for method in ["subscribe", "unsubscribe", "disconnect", "refresh"] {
+        let answer = call(&app, method, json!({"user": "u", "channel": "c", "session": "s"})).await;
+        assert_eq!(answer, json!({"result": {}}), "{method}: nobody has such a session");
+    }
+    let subscribe = |name: &str| json!({"user": "u", "channel": "c", "override": {name: {"value": true}}});
+    for name in ["join_leave", "force_push_join_leave", "force_positioning", "force_recovery"] {
+        assert_eq!(call(&app, "subscribe", subscribe(name)).await, json!({"result": {}}), "{name}");
+    }
+    let refused = call(&app, "subscribe", subscribe("presence")).await;
+    assert_eq!(refused["error"]["code"], 107, "{refused}");
+    let answer = call(&app, "subscribe", json!({"user": "u", "channel": "c", "override": []})).await;
+    assert_eq!(answer, json!({"result": {}}), "an empty array of PHP");
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use crate::control::pushes::PushOutcome;
 use crate::hub::Publication;
 use crate::hub::asks::{Pace, Since, SinceEpoch};
 use crate::hub::limits::SPREAD_MS_MAX;
+use crate::session::token::Overrides;
 
 /// `publish` with its `channel`, `broadcast` with its `channels`.
 #[derive(Debug, Default, Deserialize)]
@@ -34,7 +35,7 @@ pub struct PublishBody {
     pub b64data: String,
     #[serde(deserialize_with = "or_default")]
     pub skip_history: bool,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "map")]
     pub tags: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]
     pub idempotency_key: String,
@@ -131,11 +132,39 @@ pub struct UserBody {
     #[serde(deserialize_with = "or_default")]
     pub expired: bool,
     /// Named options with `null` or `{"value": …}`.
-    #[serde(rename = "override", deserialize_with = "or_default")]
-    pub override_: BTreeMap<String, Option<serde::de::IgnoredAny>>,
+    #[serde(rename = "override", deserialize_with = "map")]
+    pub override_: BTreeMap<String, Option<OptionBody>>,
     #[serde(deserialize_with = "or_default")]
     pub whitelist: Vec<String>,
     pub disconnect: Option<DisconnectBody>,
+}
+
+/// An option of one subscription.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OptionBody {
+    #[serde(deserialize_with = "or_default")]
+    pub value: bool,
+}
+
+impl UserBody {
+    /// # Errors
+    /// An option that cannot be another one for a subscription: ignoring it would not say so.
+    pub fn overrides(&self) -> Result<Overrides, &'static str> {
+        let mut overrides = Overrides::default();
+        for (name, option) in &self.override_ {
+            let place = match name.as_str() {
+                "join_leave" => &mut overrides.join_leave,
+                "force_push_join_leave" => &mut overrides.force_push_join_leave,
+                "force_positioning" => &mut overrides.force_positioning,
+                "force_recovery" => &mut overrides.force_recovery,
+                _ if option.is_none() => continue,
+                _ => return Err("override names an option that cannot be overridden"),
+            };
+            *place = option.map(|option| option.value);
+        }
+        Ok(overrides)
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -385,6 +414,28 @@ fn one_line(mut json: Vec<u8>) -> Bytes {
 
 pub fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
     Ok(Option::<T>::deserialize(from)?.unwrap_or_default())
+}
+
+/// Whether the JSON is `[]`.
+pub fn is_empty_list(json: &str) -> bool {
+    json.strip_prefix('[').is_some_and(|rest| rest.trim_ascii_start() == "]")
+}
+
+/// Whether the JSON is more than another way to leave a field out.
+pub fn says_something(json: &RawValue) -> bool {
+    !matches!(json.get(), "null" | "false" | "0" | "\"\"" | "{}") && !is_empty_list(json.get())
+}
+
+/// As [`or_default`], of an object with any keys; `[]` is an empty one, which is how PHP writes an empty array.
+pub fn map<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
+    from: D,
+) -> Result<BTreeMap<String, T>, D::Error> {
+    let json = Box::<RawValue>::deserialize(from)?;
+    match json.get() {
+        "null" => Ok(BTreeMap::new()),
+        list if is_empty_list(list) => Ok(BTreeMap::new()),
+        object => serde_json::from_str(object).map_err(serde::de::Error::custom),
+    }
 }
 
 /// `null` is there, a missing field is not.

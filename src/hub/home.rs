@@ -229,6 +229,14 @@ impl Home {
         Ok(Joined { position, recovery, notice })
     }
 
+    /// What others see of a member has changed: presence and the leave event to come have the new info. Nothing for a
+    /// connection that is not in, or a channel that shows nobody.
+    pub fn renew(&mut self, channel: &str, conn: ConnId, info: ClientInfo) {
+        if let Some((_, channel)) = self.known_mut(channel) {
+            channel.members.renew(conn, info);
+        }
+    }
+
     /// Ends a subscription. Returns the notice for the others when the namespace has join and leave. A connection that
     /// is not in is counted and ignored: its join may have been refused.
     pub fn leave(&mut self, channel: &str, conn: ConnId, now: Time) -> Option<Arc<Notice>> {

@@ -70,6 +70,16 @@ impl Members {
         if again { Inserted::Again } else { Inserted::New }
     }
 
+    /// Replaces the info of a connection that is there. Its user stays: a connection has one for all its life.
+    pub fn renew(&mut self, conn: ConnId, info: ClientInfo) {
+        if let Members::Known(known) = self
+            && let Some(kept) = known.infos.get_mut(&conn)
+            && kept.user == info.user
+        {
+            **kept = info;
+        }
+    }
+
     /// `None` when it is not there; else its info if that was kept.
     pub fn remove(&mut self, conn: ConnId) -> Option<Option<Box<ClientInfo>>> {
         match self {

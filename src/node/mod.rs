@@ -340,6 +340,7 @@ fn shard_options(config: &Config, verifier: Option<Arc<Verifier>>, room: Room) -
             rpc: client.rpc_hook.as_deref().map(Box::from),
         },
         forward_headers: config.forwarded_headers().into_iter().map(Box::from).collect(),
+        emulated_headers: config.emulated_headers().into_iter().map(Box::from).collect(),
         question_patience: QUESTION_PATIENCE
             + hooks.map(|hook| hook.wait_timeout + hook.timeout).max().unwrap_or_default(),
         shutdown_grace: config.shutdown.grace,

@@ -66,6 +66,7 @@ fn options(token: &Token, issuers: &mut Vec<Issuer>) -> Result<TokenOptions, Key
         published: shared,
         audience: token.audience.clone(),
         issuer: token.issuer.clone(),
+        leeway_s: token.leeway.as_secs(),
     })
 }
 

@@ -265,7 +265,10 @@ impl Session {
                 }
                 identity.expire_at_s = expire_at_s;
                 identity.renewal = Renewal::by_hook(expire_at_s, asks);
-                identity.conn_info = info.or(identity.conn_info.take());
+                if info.is_some() && identity.conn_info != info {
+                    identity.conn_info = info;
+                    cx.effects.push(Effect::InfoChanged { channel: None });
+                }
                 identity.meta = meta.or(identity.meta.take());
             }
             Err(Unknown { let_in: true }) => {
@@ -298,7 +301,10 @@ impl Session {
                 }
                 extra.expire_at_s = expire_at_s;
                 extra.renewal = Renewal::by_hook(expire_at_s, asks);
-                extra.chan_info = info.or(extra.chan_info.take());
+                if info.is_some() && extra.chan_info != info {
+                    extra.chan_info = info;
+                    cx.effects.push(Effect::InfoChanged { channel: Some(channel) });
+                }
             }
             Err(Unknown { let_in: true }) => {
                 extra.expire_at_s = cx.unix_s + LENIENCE_S;
@@ -415,9 +421,10 @@ fn is_over(expire_at_s: u64, cx: &Context<'_>) -> bool {
 }
 
 /// # Errors
-/// 110 for what has ended before it begins, as in the published server.
+/// The temporary 100 for what has ended before it begins: after the published server's 110 an SDK would never come back,
+/// for an answer that was late or a clock that is wrong.
 fn not_over(expire_at_s: u64, cx: &Context<'_>) -> Result<(), Refusal> {
-    if is_over(expire_at_s, cx) { Err(Refusal::Expired) } else { Ok(()) }
+    if is_over(expire_at_s, cx) { Err(Refusal::Internal) } else { Ok(()) }
 }
 
 #[cfg(test)]

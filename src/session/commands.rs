@@ -1,16 +1,17 @@
 //! What each command of a client does.
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{Since, SinceEpoch};
 use crate::proto::centrifuge::Commands;
 use crate::proto::centrifuge::command::{self, Command, Json, Method};
-use crate::proto::centrifuge::reply::{RefreshResult, Reply};
+use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
 use crate::session::answers::About;
 use crate::session::context::{Admitted, Failure};
 use crate::session::question::{Granted, Matter};
 use crate::session::rights::{self, overridden, sub_flags};
+use crate::session::token::{ConnectClaims, TokenFault};
 use crate::session::{
     Connecting, Context, Effect, Identity, Phase, Renewal, Rights, Session, Sub, SubscribeEffect, Waits,
     lifetime,
@@ -157,7 +158,7 @@ impl Session {
         if !matches!(self.phase, Phase::Fresh | Phase::Refused) || id == 0 {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        self.take_emulated(connect.headers.take(), cx.world.forward_headers())?;
+        self.take_emulated(connect.headers.take(), cx.world.emulated_headers())?;
         let since = |channel: &str| {
             let since = connect.since(channel).filter(|since| since.recover)?;
             Some(position(since.offset, &since.epoch))
@@ -192,27 +193,7 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         self.forget_shown();
-        let mut subscribes = Vec::new();
-        let subs = rights::with_personal(admitted.subs, admitted.user.as_deref(), cx.world);
-        for (channel, Granted { grant, expire_at_s }) in subs {
-            let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
-            if subscribes.len() == cx.world.channels_max() {
-                return Err(Disconnect::CHANNEL_LIMIT.into());
-            }
-            let flags = Sub::SERVER_SIDE | sub_flags(&rights, true, true, true);
-            let since = since(&channel).filter(|_| flags & Sub::RECOVERABLE != 0);
-            subscribes.push(SubscribeEffect {
-                id: 0,
-                channel,
-                flags,
-                since,
-                reject_unrecovered: false,
-                chan_info: grant.info,
-                expire_at_s,
-                renewal: Renewal::by_hook(expire_at_s, rights.sub_refresh_hook),
-                data: grant.data,
-            });
-        }
+        let subscribes = server_side(admitted.subs, admitted.user.as_deref(), admitted.renewal, since, cx)?;
         let identity = Identity {
             user: admitted.user,
             conn_info: admitted.conn_info,
@@ -267,7 +248,8 @@ impl Session {
         let rights = self.may_begin(&wish.channel, cx)?;
         if rights.listed.is_none() && !subscribe.token.is_empty() {
             let user = self.user().map_or("", |user| user);
-            let granted = rights::subscription(&subscribe.token, &subscribe.channel, user, cx)?;
+            let granted = rights::subscription(&subscribe.token, &subscribe.channel, user, cx);
+            let granted = granted.map_err(TokenFault::of_subscription)?;
             subscribe_to(wish, rights, granted, Renewal::Token, cx);
             return Ok(());
         }
@@ -306,17 +288,66 @@ impl Session {
         if token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let refreshed = rights::refresh(token, self.user().map_or("", |user| user), cx)?;
-        let expire_at_s = refreshed.expire_at_s;
+        let user = self.user().cloned();
+        let claims = rights::refresh(token, user.as_deref().unwrap_or(""), cx)?;
+        let ConnectClaims { expire_at_s, info, meta, subs, .. } = claims;
+        let expire_at_s = expire_at_s.unwrap_or(0);
+        let subs =
+            subs.into_iter().map(|(name, grant)| (name.into(), Granted { grant, expire_at_s: 0 })).collect();
+        let subs = server_side(subs, user.as_deref(), Renewal::Token, |_| None, cx)?;
+        self.regrant(subs, cx)?;
         let identity = self.identity.get_or_insert_default();
+        if identity.conn_info != info {
+            cx.effects.push(Effect::InfoChanged { channel: None });
+        }
         identity.expire_at_s = expire_at_s;
-        identity.conn_info = refreshed.info.or(identity.conn_info.take());
-        identity.meta = refreshed.meta.or(identity.meta.take());
+        (identity.conn_info, identity.meta) = (info, meta);
         identity.renewal = Renewal::Token;
         cx.effects.push(Effect::ExpiryChanged);
         let client = cx.client.to_string();
         let lifetime = lifetime(expire_at_s, cx.unix_s);
         cx.reply(id, &Reply::Refresh(RefreshResult { client: &client, version: cx.version, lifetime }));
+        Ok(())
+    }
+
+    /// Another token grants `subs` in place of what the one before it did: what it leaves out ends, what is new begins.
+    /// A subscription that the client or the API made stays as it is.
+    fn regrant(&mut self, subs: Vec<SubscribeEffect>, cx: &mut Context<'_>) -> Result<(), Failure> {
+        /// What a token decides of a subscription.
+        const DECIDED: u32 =
+            Sub::BY_TOKEN | Sub::SERVER_SIDE | Sub::POSITIONED | Sub::RECOVERABLE | Sub::NOTICES;
+        let mut ended = Vec::new();
+        let mut kept = Vec::new();
+        for sub in self.subs.iter().filter(|sub| sub.is(Sub::BY_TOKEN)) {
+            let name = cx.world.name(sub.channel());
+            match subs
+                .iter()
+                .find(|granted| granted.channel == name && sub.flags() & DECIDED == granted.flags)
+            {
+                Some(granted) => kept.push((sub.channel(), granted.chan_info.clone())),
+                None => ended.push(sub.channel()),
+            }
+        }
+        let begins = |granted: &SubscribeEffect| {
+            let known = cx.world.find(&granted.channel).filter(|index| self.sub(*index).is_some());
+            known.is_none_or(|index| ended.contains(&index))
+        };
+        let begun: Vec<SubscribeEffect> = subs.into_iter().filter(begins).collect();
+        if self.subs.len() - ended.len() + begun.len() > cx.world.channels_max() {
+            return Err(Disconnect::CHANNEL_LIMIT.into());
+        }
+        let why = Some(Unsubscribed::Server);
+        cx.effects.extend(ended.into_iter().map(|channel| Effect::Unsubscribe { channel, why }));
+        cx.effects.extend(begun.into_iter().map(Effect::Subscribe));
+        for (channel, chan_info) in kept {
+            if self.extra(channel).and_then(|extra| extra.chan_info.as_ref()) == chan_info.as_ref() {
+                continue;
+            }
+            let extras = self.extras_mut();
+            extras.subs.retain(|extra| extra.channel != channel);
+            extras.subs.push(super::SubExtra { channel, chan_info, expire_at_s: 0, renewal: Renewal::Token });
+            cx.effects.push(Effect::InfoChanged { channel: Some(channel) });
+        }
         Ok(())
     }
 
@@ -336,18 +367,48 @@ impl Session {
         let sub =
             cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(Refusal::PermissionDenied)?;
         let user = self.user().map_or("", |user| user);
-        let Granted { grant, expire_at_s } = rights::subscription(token, channel, user, cx)?;
-        let known = self.extra(sub.channel()).and_then(|extra| extra.chan_info.clone());
+        let granted = match rights::subscription(token, channel, user, cx) {
+            Ok(granted) => granted,
+            Err(fault @ (TokenFault::Expired | TokenFault::Over)) => {
+                return self.sub_ended(id, sub, fault, cx);
+            }
+            Err(fault) => return Err(fault.of_subscription().into()),
+        };
+        let Granted { grant, expire_at_s } = granted;
+        let known = self.extra(sub.channel()).and_then(|extra| extra.chan_info.as_ref());
+        if known != grant.info.as_ref() {
+            cx.effects.push(Effect::InfoChanged { channel: Some(sub.channel()) });
+        }
         let extras = self.extras_mut();
         extras.subs.retain(|extra| extra.channel != sub.channel());
         extras.subs.push(super::SubExtra {
             channel: sub.channel(),
-            chan_info: grant.info.or(known),
+            chan_info: grant.info,
             expire_at_s,
             renewal: Renewal::Token,
         });
         cx.effects.push(Effect::ExpiryChanged);
         cx.reply(id, &Reply::SubRefresh(lifetime(expire_at_s, cx.unix_s)));
+        Ok(())
+    }
+
+    /// The token that was to make a subscription last longer has expired. After an error that is not temporary an SDK
+    /// gives the subscription up for good; after its end by 2501 it subscribes again, with another token.
+    fn sub_ended(
+        &mut self,
+        id: u32,
+        sub: Sub,
+        fault: TokenFault,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        if sub.is(Sub::SERVER_SIDE) {
+            // The client cannot subscribe by itself: it comes back, and the server decides again.
+            return Err(Disconnect::SUBSCRIPTION_EXPIRED.into());
+        }
+        let refusal = fault.of_subscription();
+        cx.reply(id, &Reply::Error(ErrorRef { temporary: true, ..refusal.into() }));
+        cx.effects.push(Effect::Refused(refusal));
+        cx.effects.push(Effect::Unsubscribe { channel: sub.channel(), why: Some(Unsubscribed::Expired) });
         Ok(())
     }
 
@@ -381,6 +442,38 @@ impl Session {
         }
         Ok(channel.into())
     }
+}
+
+/// The server-side subscriptions of a client: those of its token or hook, and its user's personal channel.
+fn server_side(
+    granted: Vec<(ChannelName, Granted)>,
+    user: Option<&str>,
+    renewal: Renewal,
+    since: impl Fn(&str) -> Option<Since>,
+    cx: &Context<'_>,
+) -> Result<Vec<SubscribeEffect>, Failure> {
+    let granted_by = if renewal == Renewal::Token { Sub::BY_TOKEN } else { 0 };
+    let mut subscribes = Vec::new();
+    for (channel, Granted { grant, expire_at_s }) in rights::with_personal(granted, user, cx.world) {
+        let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
+        if subscribes.len() == cx.world.channels_max() {
+            return Err(Disconnect::CHANNEL_LIMIT.into());
+        }
+        let flags = Sub::SERVER_SIDE | sub_flags(&rights, true, true, true);
+        let since = since(&channel).filter(|_| flags & Sub::RECOVERABLE != 0);
+        subscribes.push(SubscribeEffect {
+            id: 0,
+            channel,
+            flags: flags | granted_by,
+            since,
+            reject_unrecovered: false,
+            chan_info: grant.info,
+            expire_at_s,
+            renewal: Renewal::by_hook(expire_at_s, rights.sub_refresh_hook),
+            data: grant.data,
+        });
+    }
+    Ok(subscribes)
 }
 
 /// Whether a command counts against the limit of commands in a time: all that cause work for others. Not those that keep

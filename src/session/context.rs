@@ -87,8 +87,8 @@ pub trait World {
 
     fn hooks(&self) -> Hooks;
 
-    /// Names in lower case of the header fields that the backend gets to see. None while nobody asks it.
-    fn forward_headers(&self) -> &[Box<str>];
+    /// Names in lower case of the header fields that a client may send with its connect, for the backend to see.
+    fn emulated_headers(&self) -> &[Box<str>];
 }
 
 /// A subscription to ask the channel's home for.
@@ -149,6 +149,10 @@ pub enum Effect {
     Ask(Matter),
     /// Decode what [`crate::session::Session::next_held`] gives as if it came now.
     Resume,
+    /// What others see of the client has changed: in one channel, or in all that it is subscribed to.
+    InfoChanged {
+        channel: Option<ChannelIndex>,
+    },
     /// When something expires has changed.
     ExpiryChanged,
     /// The client sends the backend something, and wants no answer.

@@ -30,7 +30,8 @@ use crate::base::ids::{ChannelName, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::proto::centrifuge::Format;
 use crate::proto::centrifuge::reply::{
-    ClientInfoRef, ConnectResult, Lifetime, PublicationRef, Push, Reply, SubscribePush, SubscribeResult,
+    ClientInfoRef, ConnectResult, ErrorRef, Lifetime, PublicationRef, Push, Reply, SubscribePush,
+    SubscribeResult,
 };
 
 use self::answers::Asked;
@@ -58,6 +59,8 @@ impl Sub {
     pub const RECOVERABLE: u32 = 4 << 24;
     pub const NOTICES: u32 = 8 << 24;
     const PENDING: u32 = 16 << 24;
+    /// Server-side, by the connection's token: another token may take it away.
+    pub const BY_TOKEN: u32 = 32 << 24;
     const INDEX: u32 = (1 << 24) - 1;
 
     pub fn channel(self) -> ChannelIndex {
@@ -67,6 +70,10 @@ impl Sub {
     /// Place in the channel's list; `None` while the home has not answered.
     pub fn place(self) -> Option<u32> {
         (!self.is(Sub::PENDING)).then_some(self.place)
+    }
+
+    pub fn flags(self) -> u32 {
+        self.channel & !Sub::INDEX
     }
 
     pub fn is(self, flag: u32) -> bool {
@@ -363,8 +370,17 @@ impl Session {
                 if wanted {
                     self.remove(channel);
                 }
-                if !server_side {
+                // Every channel that the node may remember is in use: no fault of the client, who is to try again.
+                let is_full = refusal == Refusal::LimitExceeded;
+                if !server_side && is_full {
+                    let error = ErrorRef { temporary: true, ..refusal.into() };
+                    cx.reply(answer.id, &Reply::Error(error));
+                    cx.effects.push(Effect::Refused(refusal));
+                } else if !server_side {
                     cx.refuse(answer.id, refusal);
+                } else if wanted && is_full && !self.is_connected() {
+                    // Let in without, it would miss what it relies on and never learn of it.
+                    return Err(Disconnect::SERVER_ERROR);
                 } else if wanted {
                     self.server_side_answered(None, cx)?;
                 }
@@ -484,8 +500,9 @@ impl Session {
             if let Renewal::Hook { ask_at_s } = &mut identity.renewal {
                 *ask_at_s = if cx.world.hooks().refresh && expire_at_s != 0 { expire_at_s } else { NEVER_S };
             }
-            if info.is_some() {
+            if info.is_some() && identity.conn_info != info {
                 identity.conn_info = info;
+                cx.effects.push(Effect::InfoChanged { channel: None });
             }
         }
         cx.push("", &Push::Refresh(self.told_lifetime(cx.unix_s)));

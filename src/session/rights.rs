@@ -5,12 +5,11 @@
 //! a character like any other. What the server itself subscribes a client to (by token, hook or API) is its own decision
 //! and not held to this.
 
-use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::ChannelName;
 use crate::session::context::{Admitted, Failure};
 use crate::session::question::Granted;
-use crate::session::token::{Flaw, Overrides, SubscribeClaims, TokenFault};
+use crate::session::token::{ConnectClaims, Flaw, Overrides, SubscribeClaims, TokenFault};
 use crate::session::{Context, Effect, Renewal, Rights, Sub, World};
 
 /// Begins the users of a channel's name.
@@ -67,7 +66,7 @@ pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failu
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
         meta: claims.meta,
-        expire_at_s: not_expired(claims.expire_at_s, cx.unix_s)?,
+        expire_at_s: claims.expire_at_s.unwrap_or(0),
         renewal: Renewal::Token,
         subs: claims
             .subs
@@ -78,42 +77,32 @@ pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failu
     })
 }
 
-/// What a refresh's token changes.
-pub(super) struct Refreshed {
-    pub expire_at_s: u64,
-    pub info: Option<Bytes>,
-    pub meta: Option<Bytes>,
-}
-
 /// A connection of `user` goes on, by the token.
-pub(super) fn refresh(token: &str, user: &str, cx: &mut Context<'_>) -> Result<Refreshed, Failure> {
+pub(super) fn refresh(token: &str, user: &str, cx: &mut Context<'_>) -> Result<ConnectClaims, Failure> {
     let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
     let claims = verifier.verify_connect(token, cx.unix_s).and_then(|claims| match claims.user == user {
         true => Ok(claims),
         false => Err(Flaw::OtherUser.into()),
     });
-    let claims = claims.map_err(|fault| refused_connection(fault, cx))?;
-    let expire_at_s = not_expired(claims.expire_at_s, cx.unix_s)?;
-    Ok(Refreshed { expire_at_s, info: claims.info, meta: claims.meta })
+    claims.map_err(|fault| {
+        cx.effects.push(Effect::TokenRefused(fault));
+        fault.of_refresh().into()
+    })
 }
 
-/// A subscription of `user` to the channel begins or goes on, by the token.
+/// What the token grants of a subscription of `user` to the channel, which begins or goes on.
 pub(super) fn subscription(
     token: &str,
     channel: &str,
     user: &str,
     cx: &mut Context<'_>,
-) -> Result<Granted, Failure> {
-    let Some(verifier) = cx.world.verifier() else { return Err(Refusal::PermissionDenied.into()) };
+) -> Result<Granted, TokenFault> {
+    let Some(verifier) = cx.world.verifier() else { return Err(Flaw::NoKey.into()) };
     let claims = verifier
         .verify_subscribe(token, cx.unix_s)
         .and_then(|claims| is_for(&claims, channel, user, &cx.client.to_string()).map(|()| claims));
-    let claims = claims.map_err(|fault| {
-        cx.effects.push(Effect::TokenRefused(fault));
-        fault.of_subscription()
-    })?;
-    let expire_at_s = not_expired(claims.expire_at_s, cx.unix_s)?;
-    Ok(Granted { grant: claims.grant, expire_at_s })
+    let claims = claims.inspect_err(|fault| cx.effects.push(Effect::TokenRefused(*fault)))?;
+    Ok(Granted { grant: claims.grant, expire_at_s: claims.expire_at_s.unwrap_or(0) })
 }
 
 /// Whether a subscription token that holds is one for this subscription.
@@ -135,16 +124,8 @@ fn refused_connection(fault: TokenFault, cx: &mut Context<'_>) -> Failure {
     fault.of_connection().into()
 }
 
-/// `expire_at` may have passed already, though the token itself is still valid.
-fn not_expired(expire_at_s: Option<u64>, unix_s: u64) -> Result<u64, Refusal> {
-    match expire_at_s.unwrap_or(0) {
-        at if at != 0 && at <= unix_s => Err(Refusal::Expired),
-        at => Ok(at),
-    }
-}
-
 /// The namespace's options as a token changes them for one subscription.
-pub(super) fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
+pub fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
     let change = |right: &mut bool, to: Option<bool>| *right = to.unwrap_or(*right);
     change(&mut rights.join_leave, overrides.join_leave);
     change(&mut rights.force_push_join_leave, overrides.force_push_join_leave);
@@ -154,7 +135,7 @@ pub(super) fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
 }
 
 /// How a subscription is made: what the client asks for, as far as its rights go.
-pub(super) fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leave: bool) -> u32 {
+pub fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leave: bool) -> u32 {
     let recoverable = rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
     let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
     let notices = rights.join_leave && (join_leave || rights.force_push_join_leave);
@@ -226,7 +207,7 @@ mod tests {
             Hooks::default()
         }
 
-        fn forward_headers(&self) -> &[Box<str>] {
+        fn emulated_headers(&self) -> &[Box<str>] {
             &[]
         }
 

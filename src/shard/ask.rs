@@ -13,6 +13,7 @@ use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserNam
 use crate::base::publication::{ClientInfo, Encoded};
 use crate::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since};
 use crate::session::question::{Answer, Denied, Question, Waiting};
+use crate::session::token::Overrides;
 use crate::session::tunnel::{Payload, TunnelAnswer, TunnelQuestion};
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
@@ -71,6 +72,8 @@ pub struct SubscribeUser {
     pub recover: Option<Since>,
     /// Unix seconds; 0 never.
     pub expire_at: u64,
+    /// Options of the channel that are others for this subscription.
+    pub overrides: Overrides,
 }
 
 #[derive(Clone, Debug)]

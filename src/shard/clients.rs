@@ -86,8 +86,8 @@ impl World for View<'_> {
         Hooks { connect: hooks.connect.is_some(), refresh: hooks.refresh.is_some(), rpc: hooks.rpc.is_some() }
     }
 
-    fn forward_headers(&self) -> &[Box<str>] {
-        &self.options.forward_headers
+    fn emulated_headers(&self) -> &[Box<str>] {
+        &self.options.emulated_headers
     }
 }
 
@@ -204,6 +204,7 @@ impl Core {
                     self.handle_commands(slot, &command);
                 }
             }
+            Effect::InfoChanged { channel } => self.renew_info(slot, channel),
             Effect::ExpiryChanged => self.set_client_timer(slot),
             Effect::Message { data } => {
                 if !self.tell_message(slot, data) {
@@ -277,6 +278,22 @@ impl Core {
         };
         let home = self.mailer.router().channel_home(&ask.channel);
         self.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
+    }
+
+    /// Sends what others see of a client to the homes of its channels, or of one.
+    fn renew_info(&mut self, slot: u32, only: Option<u32>) {
+        let conn = self.conn_id(slot);
+        let client = self.client_id(slot).to_string();
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        let changed = session.subs().iter().map(|sub| sub.channel());
+        for channel in changed.filter(|channel| only.is_none_or(|only| only == *channel)) {
+            let info = session.info(client.clone(), Some(channel));
+            let channel = self.local.get(channel).name.clone();
+            let home = self.mailer.router().channel_home(&channel);
+            self.mailer.post(home, Mail::Home(Box::new(HomeMail::Renew { channel, conn, info })));
+        }
     }
 
     /// Ends a subscription; with `why`, the client is told.

@@ -85,6 +85,7 @@ impl Core {
                 }
                 self.tell_occupancy(&channel, was_occupied);
             }
+            HomeMail::Renew { channel, conn, info } => self.home.renew(&channel, conn, info),
             HomeMail::Publish { conn, id, ask } => {
                 let outcome = self.admit_publication(&ask).and_then(|()| self.publish(ask));
                 self.answer(HomeAnswer::Published { conn, id, outcome });

@@ -65,6 +65,12 @@ pub enum HomeMail {
         channel: ChannelName,
         conn: ConnId,
     },
+    /// A member's info has changed.
+    Renew {
+        channel: ChannelName,
+        conn: ConnId,
+        info: ClientInfo,
+    },
     Publish {
         conn: ConnId,
         id: u32,

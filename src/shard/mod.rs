@@ -104,6 +104,8 @@ pub struct ShardOptions {
     /// Names in lower case of the header fields of clients that the backend gets to see. Kept with every connection:
     /// empty when there is no hook at all.
     pub forward_headers: Vec<Box<str>>,
+    /// Those of them, or fewer, that a client may give itself with its connect.
+    pub emulated_headers: Vec<Box<str>>,
     /// When a question without an answer counts as unanswered. Longer than the control plane's own deadlines, which say
     /// why: only a bug is left to be caught here.
     pub question_patience: Duration,

@@ -2,10 +2,19 @@
 
 use std::sync::Arc;
 
+<<<<<<< HEAD
 use crate::base::fault::{Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
 use crate::session::{Renewal, Sub, SubscribeEffect};
+=======
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::ids::{ChannelName, ConnId, UserName};
+use crate::hub::users::UserPolicy;
+use crate::session::token::Overrides;
+use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
+>>>>>>> bcb9f07 (Tokens: what is temporary never ends a client, and a refresh replaces what the token before it granted)
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
+use crate::shard::clients::View;
 use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
@@ -25,7 +34,7 @@ impl Core {
                 reply.send(Ok(counts.collect()));
             }
             Ask::Subscribe(ask, reply) => {
-                let flags = match self.server_side_flags(&ask.channel) {
+                let flags = match self.server_side_flags(&ask.channel, &ask.overrides) {
                     Ok(flags) => flags,
                     Err(refusal) => return reply.send(Err(refusal)),
                 };
@@ -60,14 +69,11 @@ impl Core {
         }
     }
 
-    fn server_side_flags(&self, channel: &ChannelName) -> Result<u32, Refusal> {
-        let options = self.options.namespaces.resolve(channel)?;
-        let recoverable = options.keeps_history() && (options.allow_recovery || options.force_recovery);
-        let mut flags = Sub::SERVER_SIDE;
-        flags |= if recoverable { Sub::RECOVERABLE } else { 0 };
-        flags |= if options.allow_positioning || options.force_positioning { Sub::POSITIONED } else { 0 };
-        flags |= if options.join_leave { Sub::NOTICES } else { 0 };
-        Ok(flags)
+    /// All that the channel's options allow, as for what a token grants.
+    fn server_side_flags(&self, channel: &ChannelName, overrides: &Overrides) -> Result<u32, Refusal> {
+        let view = View { options: &self.options, local: &self.local };
+        let rights = rights::overridden(view.rights(channel)?, overrides);
+        Ok(Sub::SERVER_SIDE | rights::sub_flags(&rights, true, true, true))
     }
 
     /// Passes an order on to every connection that the target names. The reply goes out when all have carried it out.

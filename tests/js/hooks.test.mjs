@@ -15,8 +15,8 @@ import { next, until } from './support/wait.mjs';
 const HOOKS = ['connect', 'refresh', 'subscribe', 'sub_refresh', 'publish', 'rpc'];
 
 /** Everything is decided by the backend. */
-const asking = (backend, options = {}) => configuration({
-  client: { allow_anonymous: false, connect_hook: 'connect', refresh_hook: 'refresh', rpc_hook: 'rpc' },
+const asking = (backend, options = {}, client = {}) => configuration({
+  client: { allow_anonymous: false, connect_hook: 'connect', refresh_hook: 'refresh', rpc_hook: 'rpc', ...client },
   channel: {
     allow_subscribe_for_client: false,
     allow_publish_for_client: false,
@@ -54,7 +54,7 @@ for (const { driver, form } of runs) {
         static_headers: ['X-Backend-Key: secret'],
         status_codes: ['404=404:no such thing', '403=4503:go away'],
       };
-      daemon = await Daemon.start({ driver, config: asking(backend, options), args: ['--shards', '2'] });
+      daemon = await Daemon.start({ driver, config: asking(backend, options, { emulated_headers: ['Authorization'] }), args: ['--shards', '2'] });
     });
     after(async () => {
       clients.forEach((made) => made.disconnect());
@@ -92,13 +92,15 @@ for (const { driver, form } of runs) {
       assert.equal(backend.of('connect').length, before);
     });
 
-    test('connect: header fields, and those that a browser can only emulate', async () => {
-      await connected(client({ headers: { authorization: 'Bearer t', 'x-other': 'o' } }));
+    test('connect: header fields, and those that a browser can only emulate, if it may', async () => {
+      await connected(client({ headers: { authorization: 'Bearer t', 'x-other': 'o', 'x-request-id': 'a proxy sets it' } }));
       const { headers } = backend.asked.filter(({ path }) => path === 'connect').at(-1);
       assert.equal(headers.authorization, 'Bearer t');
       assert.equal(headers['x-backend-key'], 'secret');
       assert.equal(headers['content-type'], 'application/json');
       assert.equal(headers['x-other'], undefined);
+      assert.equal(headers['x-request-id'], undefined);
+      assert.equal(headers['accept-encoding'], 'identity');
     });
 
     test('connect: errors and disconnects of the backend reach the client', async () => {

@@ -18,7 +18,7 @@ import { CLOSE, RawSocket } from './support/socket.mjs';
 import { next, until, within } from './support/wait.mjs';
 
 const run = promisify(execFile);
-const ALGORITHMS = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'EdDSA'];
+const ALGORITHMS = ['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512', 'ES256', 'ES384', 'ES512', 'EdDSA'];
 
 /** The configuration of the tests where a token is needed, with these keys. */
 const strict = (token, changes = {}) =>
@@ -93,8 +93,9 @@ for (const driver of drivers) {
         ['token_algorithm', `${part({ alg: 'HS1' })}.${payload}.${signature}`, 3500, 401],
         ['token_key_misfit', `${part({ alg: 'ES384' })}.${payload}.${signature}`, 3500, 401],
         ['token_signature', await other.sign(claims()), 3500, 401],
-        ['token_expired', await sign(claims({ exp: unixNow() - 1 })), 109, 401],
-        ['token_not_yet_valid', await sign(claims({ nbf: unixNow() + 300 })), 109, 401],
+        ['token_expired', await sign(claims({ exp: unixNow() - 10 })), 109, 401],
+        ['token_over', await sign(claims({ expire_at: unixNow() - 10 })), 109, 401],
+        ['token_not_yet_valid', await sign(claims({ nbf: unixNow() + 300 })), 100, 503],
         ['token_audience', await sign(claims({ aud: 'them' })), 3500, 401],
         ['token_issuer', await sign(claims({ iss: 'other' })), 3500, 401],
         ['token_too_long', `${header}.${'a'.repeat(9000)}.${signature}`, 3500, 401],
@@ -316,7 +317,7 @@ for (const driver of drivers) {
       assert.equal((await events(daemon, { channel: 'closed:secret', token: token('dora') })).status, 403);
       assert.equal(await shown('eve', grant()), 401, 'of another user');
       assert.equal(await shown('dora', grant({ aud: 'us' })), 401, 'of another audience');
-      assert.equal(await shown('dora', grant({ exp: unixNow() - 1 })), 401, 'expired');
+      assert.equal(await shown('dora', grant({ exp: unixNow() - 10 })), 401, 'expired');
       assert.equal(await shown('dora', token('dora', { channel: 'closed:secret', aud: 'subs' })), 401, 'of the other key');
       assert.equal(await shown('dora', token('dora')), 401, 'no subscription token');
       for (const [claims, cause] of [

@@ -256,7 +256,15 @@ impl Backend {
             let done = reply(answers, id, |_| Answer::Done);
             match kind {
                 0..5 => Ask::Subscribe(
-                    SubscribeUser { target, channel: name, info: None, data: None, recover, expire_at },
+                    SubscribeUser {
+                        target,
+                        channel: name,
+                        info: None,
+                        data: None,
+                        recover,
+                        expire_at,
+                        overrides: Default::default(),
+                    },
                     done,
                 ),
                 5..8 => Ask::Unsubscribe(UnsubscribeUser { target, channel: name }, done),

@@ -301,6 +301,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         expired_close_delay: Duration::from_secs(1),
         hooks: ClientHooks::default(),
         forward_headers: Vec::new(),
+        emulated_headers: Vec::new(),
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_millis(prng.u64(100..4_000)),
         client_limits: Default::default(),

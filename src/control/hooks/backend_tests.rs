@@ -190,7 +190,7 @@ async fn every_way_to_fail_has_its_name() {
         (moved.to_vec(), "redirect"),
         (http_answer("200 OK", "<html>"), "not_json"),
         (http_answer("200 OK", ""), "not_json"),
-        (http_answer("200 OK", "{\"result\":[]}"), "wrong_shape"),
+        (http_answer("200 OK", "{\"result\":[1]}"), "wrong_shape"),
         (http_answer("200 OK", "{\"error\":{\"code\":103}}"), "unknown_code"),
         (long, "too_long"),
         (chunked, "too_long"),

@@ -98,6 +98,8 @@ impl Hook {
             headers.append(name, value);
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        // Without this field any coding would be acceptable (RFC 9110 section 12.5.3), and answers are read as they come.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let forwards = options.forward_headers.iter().map(|name| name.parse());
         let reach = Reach {
             endpoint: url.as_str(),

@@ -17,7 +17,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
 use crate::control::hooks::fault::{Fault, quoted};
-use crate::control::wire::{even_null, or_default, payload};
+use crate::control::wire::{even_null, is_empty_list, map, or_default, payload, says_something};
 use crate::session::question::{
     Answer, ConnectAnswer, Denied, Granted, Matter, PublishAnswer, Question, RefreshAnswer, SubRefreshAnswer,
 };
@@ -282,13 +282,15 @@ struct ConnectWire {
     b64data: String,
     #[serde(deserialize_with = "or_default")]
     channels: Vec<String>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "map")]
     subs: BTreeMap<String, Option<Box<RawValue>>>,
     meta: Option<Box<RawValue>>,
+    caps: Option<Box<RawValue>>,
 }
 
 impl ConnectWire {
     fn answer(self) -> Result<ConnectAnswer, Fault> {
+        none_of("caps", &self.caps)?;
         let mut granted = BTreeMap::new();
         for channel in self.channels {
             granted.insert(channel, Granted::default());
@@ -326,10 +328,14 @@ struct GrantWire {
     overrides: OverridesWire,
     #[serde(deserialize_with = "or_default")]
     expire_at: UnixSeconds,
+    allow: Option<Box<RawValue>>,
+    server_tags_filter: Option<Box<RawValue>>,
 }
 
 impl GrantWire {
     fn granted(self) -> Result<Granted, Fault> {
+        none_of("allow", &self.allow)?;
+        none_of("server_tags_filter", &self.server_tags_filter)?;
         let value = |switch: Option<Switch>| switch.map(|switch| switch.value);
         let overrides = Overrides {
             presence: value(self.overrides.presence),
@@ -385,7 +391,7 @@ struct PublishWire {
     b64data: String,
     #[serde(deserialize_with = "or_default")]
     skip_history: bool,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(deserialize_with = "map")]
     tags: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]
     idempotency_key: String,
@@ -414,9 +420,20 @@ impl<'de> Deserialize<'de> for UnixSeconds {
     }
 }
 
-/// An object. A list would be taken too, its elements for the fields in their order: an empty one, which is how PHP
-/// writes an empty array, for a user without a name.
+/// A grant that is not held here. Passed over, the backend would take for granted what nobody keeps.
+fn none_of(name: &'static str, grant: &Option<Box<RawValue>>) -> Result<(), Fault> {
+    match grant {
+        Some(grant) if says_something(grant) => {
+            Err(Fault::WrongShape(format!("{name:?} is a grant that this daemon does not have")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// An object. An empty list is an empty object: PHP writes every empty array so. Another list is not taken, though serde
+/// would read its elements for the fields in their order.
 fn read<'r, T: Deserialize<'r>>(object: &'r str) -> Result<T, Fault> {
+    let object = if is_empty_list(object) { "{}" } else { object };
     if !object.starts_with('{') {
         return Err(Fault::WrongShape(quoted(&format!("{object:.20} is not an object"))));
     }

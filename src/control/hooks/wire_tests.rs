@@ -91,7 +91,7 @@ fn bytes(text: &str) -> Option<Bytes> {
 fn every_kind_of_answer_is_read_whole() {
     let body = br#"{"result":{"user":"56","expire_at":1565436268,"info":{"name": "N"},"b64data":"eyJkIjoxfQ==",
         "channels":["x","news"],"subs":{"news":{"info":1,"data":{"i":2},"expire_at":9,"override":{"presence":{"value":false},
-        "force_recovery":{"value":true},"join_leave":null}},"old":null},"meta":{"m":1},"caps":[{"channels":["*"]}]}}"#;
+        "force_recovery":{"value":true},"join_leave":null}},"old":null},"meta":{"m":1},"caps":[]}}"#;
     let Ok(Ok(Answer::Connect(connected))) = decode(&connect(), body) else { panic!("not a connect answer") };
     let overrides = Overrides { presence: Some(false), force_recovery: Some(true), ..Overrides::default() };
     let news = SubscribeGrant { info: bytes("1"), data: bytes("{\"i\":2}"), overrides };
@@ -193,14 +193,13 @@ fn what_is_no_answer_is_named() {
         "null",
         "\"text\"",
         r#"{"result":null}"#,
-        r#"{"result":[]}"#,
+        r#"{"result":["ann"]}"#,
         r#"{"result":{"user":56}}"#,
-        r#"{"result":{"user":"","subs":{"a":[]}}}"#,
-        r#"{"error":[]}"#,
+        r#"{"result":{"user":"","subs":{"a":[1]}}}"#,
         r#"{"error":[400,"no"]}"#,
         r#"{"disconnect":[4000]}"#,
         r#"{"result":{"user":"","channels":[""]}}"#,
-        r#"{"result":{"user":"","subs":[]}}"#,
+        r#"{"result":{"user":"","subs":["a"]}}"#,
         r#"{"result":{"user":"","expire_at":"soon"}}"#,
         r#"{"result":{"b64info":"*"}}"#,
         r#"{"result":{"b64info":"e30"}}"#,
@@ -237,4 +236,37 @@ fn a_question_weighs_what_the_client_made_of_it() {
     let light = weight(&question(Matter::Refresh));
     let data = Bytes::from(vec![b'1'; 50_000]);
     assert_eq!(weight(&question(Matter::Publish { channel: "c".into(), data })), light + 50_000);
+}
+
+/// PHP writes an empty array as a list, whatever it stands for.
+#[test]
+fn an_empty_list_is_an_empty_object() {
+    let ok = |matter: &Matter, body: &str| decode(matter, body.as_bytes()).unwrap().unwrap();
+    for body in [r#"{"result":[]}"#, r#"{"result":[ ]}"#, r#"{"result":{"subs":[],"channels":[],"caps":[]}}"#]
+    {
+        assert_eq!(ok(&connect(), body), Answer::Connect(Box::default()), "{body}");
+    }
+    let nested = r#"{"result":{"subs":{"a":[],"b":{"override":[]}}}}"#;
+    let Answer::Connect(answer) = ok(&connect(), nested) else { panic!() };
+    assert_eq!(answer.subs, [(Arc::from("a"), Granted::default()), (Arc::from("b"), Granted::default())]);
+    assert_eq!(ok(&publish(), r#"{"result":{"tags":[]}}"#), Answer::Publish(PublishAnswer::default()));
+    for body in [r#"{"result":["ann"]}"#, r#"{"result":{"subs":["a"]}}"#] {
+        assert!(matches!(decode(&connect(), body.as_bytes()), Err(Fault::WrongShape(_))), "{body}");
+    }
+    assert!(decode(&publish(), br#"{"result":{"tags":["a"]}}"#).is_err());
+}
+
+#[test]
+fn a_grant_that_cannot_be_held_is_a_fault_that_names_it() {
+    for (matter, body, name) in [
+        (connect(), r#"{"result":{"caps":[{"channels":["*"],"allow":["sub"]}]}}"#, "caps"),
+        (connect(), r#"{"result":{"subs":{"a":{"allow":["pub"]}}}}"#, "allow"),
+        (subscribe(), r#"{"result":{"allow":["pub"]}}"#, "allow"),
+        (subscribe(), r#"{"result":{"server_tags_filter":{"op":"and"}}}"#, "server_tags_filter"),
+    ] {
+        let Err(Fault::WrongShape(what)) = decode(&matter, body.as_bytes()) else {
+            panic!("{body} was taken")
+        };
+        assert!(what.contains(name), "{what}");
+    }
 }

@@ -1,11 +1,12 @@
 //! What tokens say, on the wire and to us.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
@@ -17,7 +18,7 @@ pub struct ConnectClaims {
     /// `sub`; empty for an anonymous user.
     pub user: String,
     /// When the connection ends unless it is refreshed, in seconds since 1970: `expire_at` where given (not positive
-    /// means never), else `exp`. May already have passed when `expire_at` was given.
+    /// means never), else `exp`. In the future.
     pub expire_at_s: Option<u64>,
     /// JSON shown to others as `conn_info`.
     pub info: Option<Bytes>,
@@ -72,6 +73,8 @@ pub struct Overrides {
 pub(super) trait Frame {
     fn expires(&self) -> Option<i64>;
     fn begins(&self) -> Option<i64>;
+    /// When what the token grants ends, if it says so itself; not positive: never.
+    fn ends(&self) -> Option<i64>;
     fn is_for(&self, audience: &str) -> bool;
     fn issuer(&self) -> Option<&str>;
 }
@@ -105,6 +108,10 @@ macro_rules! wire {
                 self.nbf.map(|nbf| nbf.0)
             }
 
+            fn ends(&self) -> Option<i64> {
+                self.expire_at.map(|end| end.0)
+            }
+
             fn is_for(&self, audience: &str) -> bool {
                 self.aud.as_ref().is_some_and(|aud| aud.holds(audience))
             }
@@ -120,6 +127,7 @@ wire!(ConnectWire {
     channels: Vec<String>,
     subs: BTreeMap<String, GrantWire>,
     meta: Box<RawValue>,
+    caps: Box<RawValue>,
 });
 
 wire!(SubscribeWire {
@@ -127,6 +135,8 @@ wire!(SubscribeWire {
     data: Box<RawValue>,
     b64data: String,
     r#override: OverridesWire,
+    allow: Box<RawValue>,
+    server_tags_filter: Box<RawValue>,
 });
 
 impl ConnectWire {
@@ -134,6 +144,7 @@ impl ConnectWire {
         if self.channel.is_some_and(|channel| !channel.is_empty()) {
             return Err(Flaw::NotForConnecting.into());
         }
+        none_of(&self.caps)?;
         let subs = self.subs.unwrap_or_default();
         let subs = if subs.is_empty() {
             let channels = self.channels.unwrap_or_default().into_iter();
@@ -166,6 +177,8 @@ impl SubscribeWire {
             data: self.data,
             b64data: self.b64data,
             r#override: self.r#override,
+            allow: self.allow,
+            server_tags_filter: self.server_tags_filter,
         };
         Ok(SubscribeClaims {
             user: self.sub.unwrap_or_default(),
@@ -179,7 +192,8 @@ impl SubscribeWire {
     }
 }
 
-/// Seconds since 1970, whole or not (RFC 7519 section 2); a fraction is cut.
+/// Seconds since 1970, whole or not (RFC 7519 section 2), or a text that holds them, as some libraries write it. A
+/// fraction is cut. A date beyond 64 bits is as far away as any.
 #[derive(Clone, Copy)]
 struct NumericDate(i64);
 
@@ -187,21 +201,34 @@ impl NumericDate {
     fn positive(self) -> Option<u64> {
         u64::try_from(self.0).ok().filter(|&date| date > 0)
     }
+
+    fn of_text(text: &str) -> Option<NumericDate> {
+        let whole = text.parse::<i64>().ok();
+        // Not what else Rust reads as a number: "inf", "nan", "+1".
+        let decimal = || {
+            let is_number =
+                text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'-' | b'.' | b'e' | b'E' | b'+'));
+            text.parse::<f64>().ok().filter(|_| is_number)
+        };
+        whole.map(NumericDate).or_else(|| decimal().map(NumericDate::of_decimal))
+    }
+
+    fn of_decimal(date: f64) -> NumericDate {
+        // Saturates.
+        NumericDate(date.floor() as i64)
+    }
 }
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Number {
-            Whole(i64),
-            Fraction(f64),
-        }
-        Ok(NumericDate(match Number::deserialize(from)? {
-            Number::Whole(date) => date,
-            // Saturates: a date beyond the range of 64 bits is as far away as any.
-            Number::Fraction(date) => date.floor() as i64,
-        }))
+        let raw = Box::<RawValue>::deserialize(from)?;
+        let text: Cow<'_, str> = match raw.get() {
+            quoted if quoted.starts_with('"') => {
+                serde_json::from_str::<String>(quoted).map_err(D::Error::custom)?.trim().to_string().into()
+            }
+            number => number.into(),
+        };
+        NumericDate::of_text(&text).ok_or_else(|| D::Error::custom("not a date in seconds since 1970"))
     }
 }
 
@@ -229,10 +256,22 @@ struct GrantWire {
     data: Option<Box<RawValue>>,
     b64data: Option<String>,
     r#override: Option<OverridesWire>,
+    allow: Option<Box<RawValue>>,
+    server_tags_filter: Option<Box<RawValue>>,
+}
+
+/// A grant that is not held here: passed over, who signs would take for granted what nobody keeps.
+fn none_of(grant: &Option<Box<RawValue>>) -> Result<(), TokenFault> {
+    match grant.as_ref().map(|grant| grant.get()) {
+        None | Some("null" | "[]" | "{}" | "\"\"") => Ok(()),
+        Some(_) => Err(Flaw::Grant.into()),
+    }
 }
 
 impl GrantWire {
     fn grant(self) -> Result<SubscribeGrant, TokenFault> {
+        none_of(&self.allow)?;
+        none_of(&self.server_tags_filter)?;
         let info = json(self.info, self.b64info)?;
         let data = json(self.data, self.b64data)?;
         let overrides = self.r#override.map_or_else(Overrides::default, OverridesWire::overrides);

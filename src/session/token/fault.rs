@@ -4,16 +4,15 @@ use std::fmt;
 
 use crate::base::fault::{Disconnect, Refusal};
 
-/// Why a token is refused.
-///
-/// On the wire: of a connection token, invalid closes with 3500 and expired is error 109; of a subscription token they
-/// are the errors 103 and 109. A client that is told 109 asks its application for a new token and tries again. While
-/// the issuer's keys are being fetched both get the temporary error 100: the client comes back by itself.
+/// Why a token is refused. What goes out for it, see [`TokenFault::of_connection`] and the like: an unmodified client
+/// must come back from everything but a token that is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenFault {
     /// Not ours, malformed or made for somebody else.
     Invalid(Flaw),
     Expired,
+    /// Its `expire_at` has passed: what it grants has ended.
+    Over,
     /// Before its `nbf`. The published server calls it expired, and so does the wire.
     NotYetValid,
     /// Signed with a key that may be among those that the issuer publishes: they are being fetched.
@@ -37,6 +36,7 @@ macro_rules! flaws {
             /// Every fault, for whoever counts them.
             pub const ALL: &[TokenFault] = &[
                 TokenFault::Expired,
+                TokenFault::Over,
                 TokenFault::NotYetValid,
                 TokenFault::KeyAwaited,
                 $(TokenFault::Invalid(Flaw::$flaw)),+
@@ -46,6 +46,7 @@ macro_rules! flaws {
             pub const fn cause(self) -> &'static str {
                 match self {
                     TokenFault::Expired => "token_expired",
+                    TokenFault::Over => "token_over",
                     TokenFault::NotYetValid => "token_not_yet_valid",
                     TokenFault::KeyAwaited => "token_key_awaited",
                     $(TokenFault::Invalid(Flaw::$flaw) => $cause),+
@@ -74,6 +75,7 @@ flaws! {
     Issuer "token_issuer" "the token is made by another issuer"
     NotForConnecting "token_not_for_connecting" "a subscription token is not a connection token"
     NoChannel "token_no_channel" "a subscription token needs a channel"
+    Grant "token_grant" "the token grants what this daemon does not have (caps, allow, server_tags_filter)"
     OtherUser "token_other_user" "the token is of another user than the connection"
     OtherChannel "token_other_channel" "the token is for another channel"
     OtherClient "token_other_client" "the token is for another client"
@@ -88,21 +90,31 @@ impl From<Flaw> for TokenFault {
 }
 
 impl TokenFault {
-    /// What a `connect` or `refresh` with such a token gets: an error reply or the end of the connection.
+    /// What a `connect` with such a token gets: an error reply or the end of the connection. After 109 an SDK asks its
+    /// application for another token, after a temporary error it comes back with the same.
     pub fn of_connection(self) -> Result<Refusal, Disconnect> {
         match self {
             TokenFault::Invalid(_) => Err(Disconnect::INVALID_TOKEN),
-            TokenFault::Expired | TokenFault::NotYetValid => Ok(Refusal::TokenExpired),
-            TokenFault::KeyAwaited => Ok(Refusal::Internal),
+            TokenFault::Expired | TokenFault::Over => Ok(Refusal::TokenExpired),
+            TokenFault::NotYetValid | TokenFault::KeyAwaited => Ok(Refusal::Internal),
         }
     }
 
-    /// What a `subscribe` or `sub_refresh` with such a token gets.
+    /// What a `refresh` with such a token gets. An error that is not temporary would end an SDK for good: one with a token
+    /// that has expired is closed, comes back and gets another one.
+    pub fn of_refresh(self) -> Result<Refusal, Disconnect> {
+        match self {
+            TokenFault::Expired | TokenFault::Over => Err(Disconnect::EXPIRED),
+            _ => self.of_connection(),
+        }
+    }
+
+    /// What a `subscribe` with such a token gets.
     pub fn of_subscription(self) -> Refusal {
         match self {
             TokenFault::Invalid(_) => Refusal::PermissionDenied,
-            TokenFault::Expired | TokenFault::NotYetValid => Refusal::TokenExpired,
-            TokenFault::KeyAwaited => Refusal::Internal,
+            TokenFault::Expired | TokenFault::Over => Refusal::TokenExpired,
+            TokenFault::NotYetValid | TokenFault::KeyAwaited => Refusal::Internal,
         }
     }
 
@@ -111,6 +123,7 @@ impl TokenFault {
         match self {
             TokenFault::Invalid(flaw) => flaw.text(),
             TokenFault::Expired => "the token has expired",
+            TokenFault::Over => "what the token grants has ended (expire_at)",
             TokenFault::NotYetValid => "the token is not valid yet (nbf)",
             TokenFault::KeyAwaited => "the key of the token is being fetched: try again",
         }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use ring::{agreement, rand};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use crate::session::token::algorithm::{Algorithm, Material};
 use crate::session::token::{Flaw, TokenFault};
 
 /// RSA keys, in bits: shorter ones are broken (RFC 7518 section 3.3 forbids them), longer ones cost a shard more time
@@ -35,18 +35,27 @@ const RSA: &[Algorithm] = &[
 ];
 const P256: &[Algorithm] = &[Algorithm::ES256];
 const P384: &[Algorithm] = &[Algorithm::ES384];
+const P521: &[Algorithm] = &[Algorithm::ES512];
 const ED25519: &[Algorithm] = &[Algorithm::EdDSA];
+
+/// What a public key is for, by the object identifiers of its PEM (RFC 8017, RFC 5480, RFC 8410), without tag and length.
+const RSA_ENCRYPTION: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
+const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
+const SECP256R1: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+const SECP384R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
+const SECP521R1: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
+const ID_ED25519: &[u8] = &[0x2b, 0x65, 0x70];
 
 /// A key and what it may verify.
 #[derive(Clone)]
 pub struct Key {
-    key: DecodingKey,
-    validation: Validation,
+    material: Material,
+    algorithms: Vec<Algorithm>,
 }
 
 impl Key {
     pub(super) fn hmac(secret: &[u8]) -> Key {
-        Key::new(DecodingKey::from_secret(secret), HMAC)
+        Key::new(Material::Secret(secret.into()), HMAC)
     }
 
     /// An RSA key: RS256, RS384, RS512, PS256, PS384, PS512.
@@ -54,39 +63,65 @@ impl Key {
     /// # Errors
     /// What is wrong with the text.
     pub fn rsa(pem: &str) -> Result<Key, KeyFault> {
-        let key = DecodingKey::from_rsa_pem(public(pem)?.as_bytes()).map_err(|_| KeyFault::NotRsa)?;
-        let der = key.try_get_as_bytes().map_err(|_| KeyFault::NotRsa)?;
-        let (modulus, exponent) = rsa_parts(der).ok_or(KeyFault::NotRsa)?;
+        let (label, der) = public(pem, KeyFault::NotRsa)?;
+        let key = match &*label {
+            // PKCS #1 (RFC 8017 appendix A.1.1).
+            "RSA PUBLIC KEY" => &der[..],
+            _ => match subject_key(&der) {
+                Some(SubjectKey { algorithm: RSA_ENCRYPTION, key, .. }) => key,
+                _ => return Err(KeyFault::NotRsa),
+            },
+        };
+        let (modulus, exponent) = rsa_parts(key).ok_or(KeyFault::NotRsa)?;
         Key::rsa_of(modulus, exponent)
     }
 
     fn rsa_of(modulus: &[u8], exponent: &[u8]) -> Result<Key, KeyFault> {
-        let significant = modulus.iter().position(|&byte| byte != 0).map_or(&[][..], |at| &modulus[at..]);
-        let bits =
-            significant.len() * 8 - significant.first().map_or(0, |byte| byte.leading_zeros() as usize);
+        let (modulus, exponent) = (significant(modulus), significant(exponent));
+        let bits = modulus.len() * 8 - modulus.first().map_or(0, |byte| byte.leading_zeros() as usize);
         if !RSA_BITS.contains(&bits) {
             return Err(KeyFault::RsaBits);
         }
         // 3 and 65537 are what there is; an even or a huge one is no exponent.
-        if exponent.len() > 5 || exponent.last().is_none_or(|last| last % 2 == 0) {
+        if exponent.len() > 4 || exponent.last().is_none_or(|last| last % 2 == 0) || exponent == [1] {
             return Err(KeyFault::NotRsa);
         }
-        Ok(Key::new(DecodingKey::from_rsa_raw_components(significant, exponent), RSA))
+        Ok(Key::new(Material::Rsa { modulus: modulus.into(), exponent: exponent.into() }, RSA))
     }
 
-    /// An ECDSA key on the curve P-256 (ES256) or P-384 (ES384).
+    /// An ECDSA key on the curve P-256 (ES256), P-384 (ES384) or P-521 (ES512).
     ///
     /// # Errors
     /// What is wrong with the text.
     pub fn ecdsa(pem: &str) -> Result<Key, KeyFault> {
-        let key = DecodingKey::from_ec_pem(public(pem)?.as_bytes()).map_err(|_| KeyFault::NotEcdsa)?;
-        // A point (SEC 1 section 2.3.3), compressed or not: its length tells the curves apart.
-        let algorithms = match key.try_get_as_bytes().map(<[u8]>::len) {
-            Ok(33 | 65) => P256,
-            Ok(49 | 97) => P384,
-            _ => return Err(KeyFault::NotEcdsa),
+        let (_, der) = public(pem, KeyFault::NotEcdsa)?;
+        match subject_key(&der) {
+            Some(SubjectKey { algorithm: EC_PUBLIC_KEY, parameters, key }) => {
+                Key::point_of(Curve::of_parameters(parameters).ok_or(KeyFault::NotEcdsa)?, key)
+            }
+            _ => Err(KeyFault::NotEcdsa),
+        }
+    }
+
+    /// `point` is uncompressed: 4, then both coordinates. It must lie on the curve.
+    fn point_of(curve: Curve, point: &[u8]) -> Result<Key, KeyFault> {
+        let is_on = |curve: &'static agreement::Algorithm| {
+            // The library says whether a point is one only when it is given something to do with it.
+            let random = rand::SystemRandom::new();
+            let own = agreement::EphemeralPrivateKey::generate(curve, &random);
+            let point = agreement::UnparsedPublicKey::new(curve, point);
+            own.is_ok_and(|own| agreement::agree_ephemeral(own, &point, |_| ()).is_ok())
         };
-        Key::new(key, algorithms).checked(KeyFault::NotEcdsa)
+        match curve {
+            Curve::P256 if is_on(&agreement::ECDH_P256) => Ok(Key::new(Material::P256(point.into()), P256)),
+            Curve::P384 if is_on(&agreement::ECDH_P384) => Ok(Key::new(Material::P384(point.into()), P384)),
+            Curve::P521 if point.first() == Some(&4) => {
+                let key =
+                    p521::ecdsa::VerifyingKey::from_sec1_bytes(point).map_err(|_| KeyFault::NotEcdsa)?;
+                Ok(Key::new(Material::P521(Box::new(key)), P521))
+            }
+            _ => Err(KeyFault::NotEcdsa),
+        }
     }
 
     /// An Ed25519 key: EdDSA.
@@ -94,51 +129,77 @@ impl Key {
     /// # Errors
     /// What is wrong with the text.
     pub fn eddsa(pem: &str) -> Result<Key, KeyFault> {
-        let key = DecodingKey::from_ed_pem(public(pem)?.as_bytes()).map_err(|_| KeyFault::NotEddsa)?;
-        Key::ed25519_of(key.try_get_as_bytes().map_err(|_| KeyFault::NotEddsa)?)
-    }
-
-    fn ed25519_of(point: &[u8]) -> Result<Key, KeyFault> {
-        // RFC 8032 section 5.1.5. The library panics at a shorter one.
-        if point.len() != 32 {
-            return Err(KeyFault::NotEddsa);
+        let (_, der) = public(pem, KeyFault::NotEddsa)?;
+        match subject_key(&der) {
+            Some(SubjectKey { algorithm: ID_ED25519, parameters: [], key }) => Key::ed25519_of(key),
+            _ => Err(KeyFault::NotEddsa),
         }
-        Key::new(DecodingKey::from_ed_der(point), ED25519).checked(KeyFault::NotEddsa)
     }
 
-    fn new(key: DecodingKey, algorithms: &[Algorithm]) -> Key {
-        // The library reads the clock; what it would check is checked by the caller, with the time of the caller.
-        let mut validation = Validation::new(algorithms[0]);
-        validation.algorithms = algorithms.to_vec();
-        validation.required_spec_claims.clear();
-        validation.validate_exp = false;
-        validation.validate_nbf = false;
-        validation.validate_aud = false;
-        Key { key, validation }
+    /// Any 32 bytes (RFC 8032 section 5.1.5): that they are no point shows when a signature does not match.
+    fn ed25519_of(point: &[u8]) -> Result<Key, KeyFault> {
+        let point = point.try_into().map_err(|_| KeyFault::NotEddsa)?;
+        Ok(Key::new(Material::Ed25519(point), ED25519))
     }
 
-    /// Whether the library can use it: it says so only when it is given something to verify.
-    fn checked(self, fault: KeyFault) -> Result<Key, KeyFault> {
-        let tried = jsonwebtoken::crypto::verify("", b"", &self.key, self.validation.algorithms[0]);
-        tried.map(|_| self).map_err(|_| fault)
+    fn new(material: Material, algorithms: &[Algorithm]) -> Key {
+        Key { material, algorithms: algorithms.to_vec() }
     }
 
     pub(super) fn fits(&self, algorithm: Algorithm) -> bool {
-        self.validation.algorithms.contains(&algorithm)
+        self.algorithms.contains(&algorithm)
     }
 
-    /// The claims of a token that is signed with this key.
-    pub(super) fn open<T: DeserializeOwned>(&self, token: &str) -> Result<T, TokenFault> {
-        let opened = jsonwebtoken::decode::<T>(token, &self.key, &self.validation);
-        opened.map(|opened| opened.claims).map_err(|error| {
-            TokenFault::Invalid(match error.kind() {
-                ErrorKind::InvalidSignature => Flaw::Signature,
-                ErrorKind::InvalidAlgorithm => Flaw::KeyMisfit,
-                ErrorKind::Base64(_) => Flaw::Encoding,
-                ErrorKind::Json(_) | ErrorKind::Utf8(_) => Flaw::Contents,
-                _ => Flaw::Malformed,
-            })
-        })
+    /// The claims of a token that says to be signed with `algorithm`, if this key has signed it. Nothing of it is read
+    /// before (RFC 7515 section 5.2).
+    pub(super) fn open<T: DeserializeOwned>(
+        &self,
+        token: &str,
+        algorithm: Algorithm,
+    ) -> Result<T, TokenFault> {
+        if !self.fits(algorithm) {
+            return Err(Flaw::KeyMisfit.into());
+        }
+        let (signed, signature) = token.rsplit_once('.').ok_or(Flaw::Malformed)?;
+        let (_, claims) = signed.split_once('.').ok_or(Flaw::Malformed)?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Flaw::Encoding)?;
+        if !self.material.verify(algorithm, signed.as_bytes(), &signature) {
+            return Err(Flaw::Signature.into());
+        }
+        let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| Flaw::Encoding)?;
+        serde_json::from_slice(&claims).map_err(|_| Flaw::Contents.into())
+    }
+}
+
+/// Curves of ECDSA.
+#[derive(Clone, Copy, Debug)]
+enum Curve {
+    P256,
+    P384,
+    P521,
+}
+
+impl Curve {
+    /// By the parameters of a public key: the name of the curve.
+    fn of_parameters(parameters: &[u8]) -> Option<Curve> {
+        let (name, rest) = der_value(parameters, 0x06)?;
+        match name {
+            _ if !rest.is_empty() => None,
+            SECP256R1 => Some(Curve::P256),
+            SECP384R1 => Some(Curve::P384),
+            SECP521R1 => Some(Curve::P521),
+            _ => None,
+        }
+    }
+
+    /// By the name of RFC 7518 section 6.2.1.1, with the bytes of one coordinate.
+    fn of_name(name: &str) -> Option<(Curve, usize)> {
+        match name {
+            "P-256" => Some((Curve::P256, 32)),
+            "P-384" => Some((Curve::P384, 48)),
+            "P-521" => Some((Curve::P521, 66)),
+            _ => None,
+        }
     }
 }
 
@@ -155,14 +216,17 @@ pub enum KeyFault {
     NotRsa,
     #[error("is an RSA key of a size that is not taken: 2048 to 4096 bits are")]
     RsaBits,
-    #[error("is not an ECDSA key on the curve P-256 or P-384")]
+    #[error("is not an ECDSA key on the curve P-256, P-384 or P-521, with an uncompressed point")]
     NotEcdsa,
     #[error("is not an Ed25519 key")]
     NotEddsa,
 }
 
-/// The text as the library reads it. An environment variable may have its line breaks written out.
-fn public(pem: &str) -> Result<String, KeyFault> {
+/// The label of a text in PEM and the bytes in it. An environment variable may have its line breaks written out.
+///
+/// # Errors
+/// What is recognized by its label, or `otherwise`.
+fn public(pem: &str, otherwise: KeyFault) -> Result<(String, Vec<u8>), KeyFault> {
     if pem.contains("PRIVATE KEY-----") {
         return Err(KeyFault::Private);
     }
@@ -172,7 +236,31 @@ fn public(pem: &str) -> Result<String, KeyFault> {
     if !pem.contains("PUBLIC KEY-----") {
         return Err(KeyFault::NotPem);
     }
-    Ok(pem.replace("\\n", "\n").trim().to_string())
+    let pem = pem::parse(pem.replace("\\n", "\n").trim()).map_err(|_| otherwise)?;
+    Ok((pem.tag().to_string(), pem.into_contents()))
+}
+
+/// A `SubjectPublicKeyInfo` (RFC 5280 section 4.1).
+struct SubjectKey<'a> {
+    /// An object identifier.
+    algorithm: &'a [u8],
+    /// One DER element, or nothing.
+    parameters: &'a [u8],
+    key: &'a [u8],
+}
+
+fn subject_key(der: &[u8]) -> Option<SubjectKey<'_>> {
+    let (info, rest) = der_value(der, 0x30)?;
+    let (identifier, info) = der_value(info, 0x30)?;
+    let (algorithm, parameters) = der_value(identifier, 0x06)?;
+    let (bits, info) = der_value(info, 0x03)?;
+    // The first byte says how many bits at the end do not count.
+    let key = bits.strip_prefix(&[0])?;
+    (rest.is_empty() && info.is_empty()).then_some(SubjectKey { algorithm, parameters, key })
+}
+
+fn significant(number: &[u8]) -> &[u8] {
+    number.iter().position(|&byte| byte != 0).map_or(&[][..], |at| &number[at..])
 }
 
 /// Modulus and exponent of an `RSAPublicKey` (RFC 8017 appendix A.1.1): a DER sequence of two integers.
@@ -280,14 +368,13 @@ impl JwkWire {
         };
         let mut key = match (&*self.kty, self.crv.as_deref()) {
             ("RSA", _) => Key::rsa_of(&bytes(&self.n)?, &bytes(&self.e)?).ok()?,
-            ("EC", Some(curve @ ("P-256" | "P-384"))) => {
-                let (length, algorithms) = if curve == "P-256" { (32, P256) } else { (48, P384) };
+            ("EC", Some(curve)) => {
+                let (curve, length) = Curve::of_name(curve)?;
                 let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
                 if x.len() != length || y.len() != length {
                     return None;
                 }
-                let point = [&[0x04][..], &x, &y].concat();
-                Key::new(DecodingKey::from_ec_der(&point), algorithms).checked(KeyFault::NotEcdsa).ok()?
+                Key::point_of(curve, &[&[0x04][..], &x, &y].concat()).ok()?
             }
             ("OKP", Some("Ed25519")) => Key::ed25519_of(&bytes(&self.x)?).ok()?,
             _ => return None,
@@ -295,7 +382,7 @@ impl JwkWire {
         if let Some(only) = &self.alg {
             // A key that says what it is for is for nothing else.
             let only = only.parse::<Algorithm>().ok().filter(|&only| key.fits(only))?;
-            key.validation.algorithms = vec![only];
+            key.algorithms = vec![only];
         }
         Some((self.kid.map(String::into_boxed_str), Arc::new(key)))
     }

@@ -1,11 +1,10 @@
 //! Keys that are taken, each with its own algorithms and no others, and texts that are none.
 
-use jsonwebtoken::jwk::Jwk;
-use jsonwebtoken::{EncodingKey, Header};
 use serde_json::{Value, json};
 
 use super::*;
 use crate::session::token::published::PublishedKeys;
+use crate::session::token::signer::Signer;
 use crate::session::token::{TokenOptions, Verifier};
 
 macro_rules! pem {
@@ -17,34 +16,18 @@ macro_rules! pem {
 const NOW: u64 = 1_700_000_000;
 
 /// Each kind of private key with what it signs, and its public key.
-fn pairs() -> Vec<(EncodingKey, &'static [Algorithm], Key)> {
+fn pairs() -> Vec<(Signer, &'static [Algorithm], Key)> {
     vec![
-        (
-            EncodingKey::from_rsa_pem(pem!("rsa.private").as_bytes()).unwrap(),
-            RSA,
-            Key::rsa(pem!("rsa")).unwrap(),
-        ),
-        (
-            EncodingKey::from_ec_pem(pem!("p256.private").as_bytes()).unwrap(),
-            P256,
-            Key::ecdsa(pem!("p256")).unwrap(),
-        ),
-        (
-            EncodingKey::from_ec_pem(pem!("p384.private").as_bytes()).unwrap(),
-            P384,
-            Key::ecdsa(pem!("p384")).unwrap(),
-        ),
-        (
-            EncodingKey::from_ed_pem(pem!("ed25519.private").as_bytes()).unwrap(),
-            ED25519,
-            Key::eddsa(pem!("ed25519")).unwrap(),
-        ),
+        (Signer::rsa(pem!("rsa.private")), RSA, Key::rsa(pem!("rsa")).unwrap()),
+        (Signer::p256(pem!("p256.private")), P256, Key::ecdsa(pem!("p256")).unwrap()),
+        (Signer::p384(pem!("p384.private")), P384, Key::ecdsa(pem!("p384")).unwrap()),
+        (Signer::ed25519(pem!("ed25519.private")), ED25519, Key::eddsa(pem!("ed25519")).unwrap()),
+        (Signer::p521(pem!("p521.private")), P521, Key::ecdsa(pem!("p521")).unwrap()),
     ]
 }
 
-fn signed(key: &EncodingKey, algorithm: Algorithm, kid: Option<&str>) -> String {
-    let header = Header { kid: kid.map(str::to_string), ..Header::new(algorithm) };
-    jsonwebtoken::encode(&header, &json!({"sub": "42"}), key).unwrap()
+fn signed(key: &Signer, algorithm: Algorithm, kid: Option<&str>) -> String {
+    key.token(algorithm, kid, &json!({"sub": "42"}))
 }
 
 fn user(verifier: &Verifier, token: &str) -> Result<String, TokenFault> {
@@ -64,37 +47,67 @@ fn every_key(ecdsa: Key) -> Verifier {
 
 #[test]
 fn every_algorithm_verifies_with_the_key_of_its_kind_and_no_other() {
-    let (p256, p384) =
-        (every_key(Key::ecdsa(pem!("p256")).unwrap()), every_key(Key::ecdsa(pem!("p384")).unwrap()));
+    let by_curve = ["p256", "p384", "p521"].map(|curve| {
+        every_key(
+            Key::ecdsa(match curve {
+                "p256" => pem!("p256"),
+                "p384" => pem!("p384"),
+                _ => pem!("p521"),
+            })
+            .unwrap(),
+        )
+    });
     let none = Verifier::new(TokenOptions { hmac_secret: b"secret".to_vec(), ..TokenOptions::default() });
     let mut tried = 0;
     for (key, algorithms, _) in pairs() {
         for &algorithm in algorithms {
             let token = signed(&key, algorithm, None);
-            let (with_p256, with_p384) = match algorithm {
-                Algorithm::ES256 => (Ok("42".into()), Err(Flaw::KeyMisfit.into())),
-                Algorithm::ES384 => (Err(Flaw::KeyMisfit.into()), Ok("42".into())),
-                _ => (Ok("42".into()), Ok("42".into())),
+            let own = match algorithm {
+                Algorithm::ES256 => Some(0),
+                Algorithm::ES384 => Some(1),
+                Algorithm::ES512 => Some(2),
+                _ => None,
             };
-            assert_eq!(user(&p256, &token), with_p256, "{algorithm:?}");
-            assert_eq!(user(&p384, &token), with_p384, "{algorithm:?}");
             assert_eq!(user(&none, &token), Err(Flaw::NoKey.into()), "{algorithm:?}");
             let (signed, signature) = token.rsplit_once('.').unwrap();
             let first = if signature.starts_with('A') { "B" } else { "A" };
             let changed = format!("{signed}.{first}{}", &signature[1..]);
-            let flaw = if user(&p256, &token).is_ok() { Flaw::Signature } else { Flaw::KeyMisfit };
-            assert_eq!(user(&p256, &changed), Err(flaw.into()), "{algorithm:?}");
+            for (at, verifier) in by_curve.iter().enumerate() {
+                let fits = own.is_none_or(|own| own == at);
+                let expected = if fits { Ok("42".into()) } else { Err(Flaw::KeyMisfit.into()) };
+                assert_eq!(user(verifier, &token), expected, "{algorithm:?}");
+                let flaw = if fits { Flaw::Signature } else { Flaw::KeyMisfit };
+                assert_eq!(user(verifier, &changed), Err(flaw.into()), "{algorithm:?}");
+            }
             tried += 1;
         }
     }
-    assert_eq!(tried, 9);
+    assert_eq!(tried, 10);
+}
+
+/// The example of RFC 7515, appendix A.4: ES512, made by others.
+#[test]
+fn the_es512_example_of_the_standard_verifies() {
+    let set = json!({"keys": [{
+        "kty": "EC", "crv": "P-521",
+        "x": "AekpBQ8ST8a8VcfVOTNl353vSrDCLLJXmPk06wTjxrrjcBpXp5EOnYG_NjFZ6OvLFV1jSfS9tsz4qUxcWceqwQGk",
+        "y": "ADSmRA43Z1DSNx_RvcLI87cdL07l6jQyyBXMoxVg_l2Th-x3S1WDhjDly79ajL4Kkd0AZMaZmh9ubmf63e3kyMj2",
+    }]});
+    let set = KeySet::parse(set.to_string().as_bytes()).unwrap();
+    let key = set.fitting(Algorithm::ES512).next().unwrap();
+    let signature = URL_SAFE_NO_PAD.decode(concat!(
+        "AdwMgeerwtHoh-l192l60hp9wAHZFVJbLfD_UxMi70cwnZOYaRI1bKPWROc-mZZqwqT2SI-KGDKB34XO0aw_7Xdt",
+        "AG8GaSwFKdCAPZgoXD2YBJZCPEX3xKpRwcdOO8KpEHwJjyqOgzDO7iKvU8vcnwNrmxYbSW9ERBXukOXolLzeO_Jn",
+    ));
+    let signed = b"eyJhbGciOiJFUzUxMiJ9.UGF5bG9hZA";
+    assert!(key.material.verify(Algorithm::ES512, signed, &signature.unwrap()));
 }
 
 /// The classic forgery: the attacker signs with HMAC and the text of the public key, which everybody knows.
 #[test]
 fn a_public_key_is_no_secret() {
     for public in [pem!("rsa"), pem!("p256"), pem!("ed25519")] {
-        let forged = signed(&EncodingKey::from_secret(public.as_bytes()), Algorithm::HS256, None);
+        let forged = signed(&Signer::secret(public.as_bytes()), Algorithm::HS256, None);
         let with_secret = every_key(Key::ecdsa(pem!("p256")).unwrap());
         assert_eq!(user(&with_secret, &forged), Err(Flaw::Signature.into()));
         let options = TokenOptions { rsa: Key::rsa(pem!("rsa")).ok(), ..TokenOptions::default() };
@@ -119,13 +132,13 @@ fn what_is_no_such_key_is_named() {
         "-----BEGIN PUBLIC KEY-----\n-----END PUBLIC KEY-----",
         "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
         &pem!("rsa")[..200],
-        pem!("p521"),
     ] {
         assert_eq!(faults(text), none, "{text}");
     }
     assert_eq!(Key::ecdsa(pem!("rsa")).err(), Some(KeyFault::NotEcdsa));
     assert_eq!(Key::rsa(pem!("p256")).err(), Some(KeyFault::NotRsa));
     assert_eq!(Key::eddsa(pem!("p256")).err(), Some(KeyFault::NotEddsa));
+    assert_eq!(Key::ecdsa(pem!("ed25519")).err(), Some(KeyFault::NotEcdsa));
     assert_eq!(Key::rsa(pem!("rsa1024")).err(), Some(KeyFault::RsaBits));
 }
 
@@ -135,7 +148,7 @@ fn pem_comes_in_more_than_one_form() {
     for text in [&escaped, pem!("rsa.pkcs1"), &format!("\n  {}\n\n", pem!("rsa"))] {
         let verifier =
             Verifier::new(TokenOptions { rsa: Some(Key::rsa(text).unwrap()), ..TokenOptions::default() });
-        let key = EncodingKey::from_rsa_pem(pem!("rsa.private").as_bytes()).unwrap();
+        let key = Signer::rsa(pem!("rsa.private"));
         assert_eq!(user(&verifier, &signed(&key, Algorithm::RS256, None)), Ok("42".into()), "{text}");
     }
 }
@@ -143,7 +156,7 @@ fn pem_comes_in_more_than_one_form() {
 #[test]
 fn any_cut_or_change_of_a_key_is_refused_or_is_a_key() {
     let mut prng = crate::base::prng::Prng::with_seed(5);
-    for text in [pem!("rsa"), pem!("p256"), pem!("p384"), pem!("ed25519")] {
+    for text in [pem!("rsa"), pem!("p256"), pem!("p384"), pem!("p521"), pem!("ed25519")] {
         for _ in 0..300 {
             let mut changed = text.as_bytes().to_vec();
             let at = prng.usize(..changed.len());
@@ -156,8 +169,23 @@ fn any_cut_or_change_of_a_key_is_refused_or_is_a_key() {
 }
 
 /// The public key as issuers write it.
-fn jwk(key: &EncodingKey, algorithm: Algorithm, kid: &str) -> Value {
-    let mut jwk = serde_json::to_value(Jwk::from_encoding_key(key, algorithm).unwrap()).unwrap();
+fn jwk(key: &Key, algorithm: Algorithm, kid: &str) -> Value {
+    let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let curve = |name: &str, point: &[u8]| {
+        let (x, y) = point[1..].split_at(point.len() / 2);
+        json!({"kty": "EC", "crv": name, "x": encode(x), "y": encode(y)})
+    };
+    let mut jwk = match &key.material {
+        Material::Rsa { modulus, exponent } => {
+            json!({"kty": "RSA", "n": encode(modulus), "e": encode(exponent)})
+        }
+        Material::P256(point) => curve("P-256", point),
+        Material::P384(point) => curve("P-384", point),
+        Material::P521(key) => curve("P-521", key.to_sec1_point(false).as_bytes()),
+        Material::Ed25519(point) => json!({"kty": "OKP", "crv": "Ed25519", "x": encode(point)}),
+        Material::Secret(_) => panic!("a secret is not published"),
+    };
+    jwk["alg"] = algorithm.name().into();
     jwk["kid"] = kid.into();
     jwk
 }
@@ -172,9 +200,9 @@ fn published(set: &Value) -> (Verifier, std::sync::Arc<PublishedKeys>) {
 
 #[test]
 fn published_keys_verify_by_name() {
-    for (key, algorithms, _) in pairs() {
+    for (key, algorithms, public) in pairs() {
         let algorithm = algorithms[0];
-        let mut named = jwk(&key, algorithm, "one");
+        let mut named = jwk(&public, algorithm, "one");
         named.as_object_mut().unwrap().remove("alg");
         let (verifier, _) = published(&json!({"keys": [named]}));
         for &algorithm in algorithms {
@@ -190,7 +218,7 @@ fn published_keys_verify_by_name() {
                 "it may have been published since"
             );
         }
-        let (verifier, _) = published(&json!({"keys": [jwk(&key, algorithm, "one")]}));
+        let (verifier, _) = published(&json!({"keys": [jwk(&public, algorithm, "one")]}));
         for &other in algorithms.iter().filter(|&&other| other != algorithm) {
             let token = signed(&key, other, Some("one"));
             assert_eq!(
@@ -206,7 +234,7 @@ fn published_keys_verify_by_name() {
 fn a_token_without_a_name_needs_the_only_key_that_fits() {
     let pairs = pairs();
     let both =
-        json!({"keys": [jwk(&pairs[1].0, Algorithm::ES256, "a"), jwk(&pairs[1].0, Algorithm::ES256, "b")]});
+        json!({"keys": [jwk(&pairs[1].2, Algorithm::ES256, "a"), jwk(&pairs[1].2, Algorithm::ES256, "b")]});
     let (verifier, _) = published(&both);
     let token = signed(&pairs[1].0, Algorithm::ES256, None);
     assert_eq!(user(&verifier, &token), Err(Flaw::KeyUnnamed.into()));
@@ -221,7 +249,7 @@ fn a_token_without_a_name_needs_the_only_key_that_fits() {
 
 #[test]
 fn keys_of_no_use_are_passed_over_and_secrets_are_among_them() {
-    let (rsa, ec) = (&pairs()[0].0, &pairs()[1].0);
+    let (rsa, ec) = (&pairs()[0].2, &pairs()[1].2);
     let good = jwk(ec, Algorithm::ES256, "good");
     let changed = |name: &str, value: Value| {
         let mut changed = good.clone();
@@ -253,7 +281,7 @@ fn keys_of_no_use_are_passed_over_and_secrets_are_among_them() {
         let beside = KeySet::parse(json!({"keys": [key, good]}).to_string().as_bytes()).unwrap();
         assert!(beside.len() == 1 && beside.has("good"), "{key}");
     }
-    let forged = signed(&EncodingKey::from_secret(b"secret"), Algorithm::HS256, Some("secret"));
+    let forged = signed(&Signer::secret(b"secret"), Algorithm::HS256, Some("secret"));
     let (verifier, _) = published(&json!({"keys": [useless[0], good, jwk(rsa, Algorithm::RS256, "rsa")]}));
     assert_eq!(user(&verifier, &forged), Err(Flaw::NoKey.into()));
 }
@@ -266,8 +294,8 @@ fn sets_that_are_none_are_refused_and_an_empty_one_revokes() {
     }
     let many = json!({"keys": vec![json!({}); KEYS_MAX + 1]});
     assert_eq!(KeySet::parse(many.to_string().as_bytes()).err(), Some("has more than 128 keys"));
-    let key = &pairs()[3].0;
-    let (verifier, keys) = published(&json!({"keys": [jwk(key, Algorithm::EdDSA, "one")]}));
+    let (key, _, public) = &pairs()[3];
+    let (verifier, keys) = published(&json!({"keys": [jwk(public, Algorithm::EdDSA, "one")]}));
     let token = signed(key, Algorithm::EdDSA, Some("one"));
     assert_eq!(user(&verifier, &token), Ok("42".into()));
     keys.take_wanted();
@@ -281,7 +309,7 @@ fn sets_that_are_none_are_refused_and_an_empty_one_revokes() {
 #[test]
 fn a_name_of_a_key_leads_past_the_configured_one() {
     let (configured, theirs) = (&pairs()[1].0, &pairs()[0].0);
-    let (_, keys) = published(&json!({"keys": [jwk(theirs, Algorithm::RS256, "rsa")]}));
+    let (_, keys) = published(&json!({"keys": [jwk(&pairs()[0].2, Algorithm::RS256, "rsa")]}));
     let verifier = Verifier::new(TokenOptions {
         ecdsa: Some(Key::ecdsa(pem!("p256")).unwrap()),
         hmac_secret: b"secret".to_vec(),
@@ -292,16 +320,14 @@ fn a_name_of_a_key_leads_past_the_configured_one() {
     let named = signed(configured, Algorithm::ES256, Some("mine"));
     assert_eq!(user(&verifier, &named), Err(TokenFault::KeyAwaited));
     assert_eq!(user(&verifier, &signed(theirs, Algorithm::RS256, Some("rsa"))), Ok("42".into()));
-    let secret = EncodingKey::from_secret(b"secret");
+    let secret = Signer::secret(b"secret");
     assert_eq!(user(&verifier, &signed(&secret, Algorithm::HS256, Some("any"))), Ok("42".into()));
 }
 
 /// The configured secret of connections says nothing about subscriptions that have keys of their own.
 #[test]
 fn subscriptions_may_have_keys_of_their_own() {
-    let sign = |secret: &[u8], claims: Value| {
-        jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret)).unwrap()
-    };
+    let sign = |secret: &[u8], claims: Value| Signer::secret(secret).token(Algorithm::HS256, None, &claims);
     let options = |secret: &[u8]| TokenOptions { hmac_secret: secret.to_vec(), ..TokenOptions::default() };
     let verifier = Verifier::new(options(b"connections")).with_subscriptions(options(b"subscriptions"));
     let claims = json!({"sub": "42", "channel": "c"});

@@ -3,20 +3,23 @@
 //! Inputs: a token, the time, the keys of the configuration and those that an issuer publishes. Outputs: claims, or the
 //! [`TokenFault`] by name. Must not know: where a token came from, how published keys are fetched.
 //!
-//! The time is an argument and there is no leeway: hosts that sign and hosts that verify are expected to keep the time,
-//! and a client whose token has just expired gets a new one without a user noticing. A token holds from `nbf`,
-//! inclusive, until `exp`, exclusive (RFC 7519 sections 4.1.4 and 4.1.5).
+//! The time is an argument. A token holds from `nbf`, inclusive, until `exp`, exclusive (RFC 7519 sections 4.1.4 and
+//! 4.1.5), both widened by a leeway for hosts whose clocks differ. `iat` is no reason to refuse a token: it says when it
+//! was made, and a token that must not be used before a time has an `nbf`.
 //!
 //! Which key a token is held against follows from its algorithm, and the algorithm must be one of that key's: a public
 //! key never serves as the secret of an HMAC. HMAC is the shared secret's alone. With a `jwks_url`, a token that names
 //! its key (`kid`) is held against the published key of that name and no other; one that names none, against the
 //! configured key of its kind or, without one, the only published key that fits.
 
+mod algorithm;
 mod claims;
 mod fault;
 pub mod keys;
 pub mod published;
 mod sign;
+#[cfg(test)]
+pub(crate) mod signer;
 
 use std::fmt;
 use std::str::FromStr as _;
@@ -24,10 +27,10 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::{Algorithm, AlgorithmFamily};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use crate::session::token::algorithm::{Algorithm, Family};
 use crate::session::token::claims::{ConnectWire, Frame, SubscribeWire};
 use crate::session::token::keys::Key;
 use crate::session::token::published::{PublishedKeys, Sought};
@@ -55,6 +58,8 @@ pub struct TokenOptions {
     pub audience: Option<String>,
     /// When set, `iss` must be this.
     pub issuer: Option<String>,
+    /// How far the clocks of hosts that sign and hosts that verify may differ, in seconds.
+    pub leeway_s: u64,
 }
 
 impl fmt::Debug for TokenOptions {
@@ -91,7 +96,9 @@ impl Verifier {
     /// # Errors
     /// See [`TokenFault::of_connection`] for what goes out. A subscription token is not taken for a connection token.
     pub fn verify_connect(&self, token: &str, unix_now_s: u64) -> Result<ConnectClaims, TokenFault> {
-        self.connection.judge::<ConnectWire>(token, unix_now_s)?.claims()
+        let mut claims = self.connection.judge::<ConnectWire>(token, unix_now_s)?.claims()?;
+        claims.expire_at_s = not_ended(claims.expire_at_s, unix_now_s);
+        Ok(claims)
     }
 
     /// Verifies the token of a `subscribe` or `sub_refresh` at `unix_now_s`, seconds since 1970.
@@ -100,8 +107,15 @@ impl Verifier {
     /// See [`TokenFault::of_subscription`] for what goes out. A connection token is not taken for a subscription token.
     pub fn verify_subscribe(&self, token: &str, unix_now_s: u64) -> Result<SubscribeClaims, TokenFault> {
         let judge = self.subscription.as_ref().unwrap_or(&self.connection);
-        judge.judge::<SubscribeWire>(token, unix_now_s)?.claims()
+        let mut claims = judge.judge::<SubscribeWire>(token, unix_now_s)?.claims()?;
+        claims.expire_at_s = not_ended(claims.expire_at_s, unix_now_s);
+        Ok(claims)
     }
+}
+
+/// The end of what a token grants that still holds: in the leeway it is a second away.
+fn not_ended(expire_at_s: Option<u64>, unix_now_s: u64) -> Option<u64> {
+    expire_at_s.map(|at| at.max(unix_now_s.saturating_add(1)))
 }
 
 /// One set of keys and of what a token must say.
@@ -113,6 +127,7 @@ struct Judge {
     published: Option<Arc<PublishedKeys>>,
     audience: Option<String>,
     issuer: Option<String>,
+    leeway_s: u64,
 }
 
 /// What a token says of itself before anything of it is believed.
@@ -134,6 +149,7 @@ impl Judge {
             published: options.published,
             audience: options.audience,
             issuer: options.issuer,
+            leeway_s: options.leeway_s,
         }
     }
 
@@ -147,21 +163,22 @@ impl Judge {
         }
         let (algorithm, kid) = shown(token)?;
         let key = self.key(algorithm, kid.as_deref(), unix_now_s)?;
-        let claims: T = key.open(token)?;
+        let claims: T = key.open(token, algorithm)?;
         self.check(&claims, unix_now_s)?;
         Ok(claims)
     }
 
     fn key(&self, algorithm: Algorithm, kid: Option<&str>, unix_now_s: u64) -> Result<Arc<Key>, TokenFault> {
         let configured = match algorithm.family() {
-            AlgorithmFamily::Hmac => &self.hmac,
-            AlgorithmFamily::Rsa => &self.rsa,
-            AlgorithmFamily::Ec => &self.ecdsa,
-            AlgorithmFamily::Ed => &self.eddsa,
+            Family::Hmac => &self.hmac,
+            Family::Rsa => &self.rsa,
+            Family::Ecdsa => &self.ecdsa,
+            Family::Eddsa => &self.eddsa,
         };
-        let published = self.published.as_ref().filter(|_| {
-            algorithm.family() != AlgorithmFamily::Hmac && (kid.is_some() || configured.is_none())
-        });
+        let published = self
+            .published
+            .as_ref()
+            .filter(|_| algorithm.family() != Family::Hmac && (kid.is_some() || configured.is_none()));
         if let Some(published) = published {
             return match published.find(kid, algorithm, unix_now_s) {
                 Sought::Found(key) => Ok(key),
@@ -181,11 +198,17 @@ impl Judge {
 
     fn check(&self, claims: &impl Frame, unix_now_s: u64) -> Result<(), TokenFault> {
         let now = i64::try_from(unix_now_s).unwrap_or(i64::MAX);
-        if claims.expires().is_some_and(|exp| exp <= now) {
+        let leeway = i64::try_from(self.leeway_s).unwrap_or(i64::MAX);
+        let is_past = |date: i64| date.saturating_add(leeway) <= now;
+        if claims.expires().is_some_and(is_past) {
             return Err(TokenFault::Expired);
         }
-        if claims.begins().is_some_and(|nbf| nbf > now) {
+        if claims.begins().is_some_and(|nbf| nbf > now.saturating_add(leeway)) {
             return Err(TokenFault::NotYetValid);
+        }
+        // The token itself still holds, but what it grants has ended.
+        if claims.ends().is_some_and(|end| end > 0 && is_past(end)) {
+            return Err(TokenFault::Over);
         }
         if let Some(expected) = &self.audience
             && !claims.is_for(expected)
@@ -216,7 +239,7 @@ fn shown(token: &str) -> Result<(Algorithm, Option<String>), TokenFault> {
     if shown.crit.is_some() {
         return Err(Flaw::Critical.into());
     }
-    let algorithm = Algorithm::from_str(&algorithm).map_err(|_| Flaw::Algorithm)?;
+    let algorithm = Algorithm::from_str(&algorithm).map_err(|()| Flaw::Algorithm)?;
     Ok((algorithm, shown.kid))
 }
 

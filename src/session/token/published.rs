@@ -17,9 +17,9 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
 use parking_lot::{Mutex, RwLock};
 
+use crate::session::token::algorithm::Algorithm;
 use crate::session::token::keys::{KEY_NAME_BYTES_MAX, Key, KeySet};
 
 /// Names of keys that wait for one fetch. Who shows more is guessing; what does not fit waits for a later fetch.

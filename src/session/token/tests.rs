@@ -2,8 +2,7 @@
 
 use serde_json::{Value, json};
 
-use jsonwebtoken::{EncodingKey, Header};
-
+use super::signer::Signer;
 use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
@@ -17,7 +16,7 @@ fn verifier() -> Verifier {
 }
 
 fn signed_with(algorithm: Algorithm, secret: &[u8], claims: &Value) -> String {
-    jsonwebtoken::encode(&Header::new(algorithm), claims, &EncodingKey::from_secret(secret)).unwrap()
+    Signer::secret(secret).token(algorithm, None, claims)
 }
 
 fn signed(claims: &Value) -> String {
@@ -248,9 +247,8 @@ fn other_algorithms_are_refused() {
 
 #[test]
 fn critical_extensions_are_refused() {
-    let mut header = Header::new(Algorithm::HS256);
-    header.crit = Some(vec!["b64".into()]);
-    let token = jsonwebtoken::encode(&header, &json!({}), &EncodingKey::from_secret(SECRET)).unwrap();
+    let header = json!({"alg": "HS256", "crit": ["b64"]});
+    let token = Signer::secret(SECRET).token_with(Algorithm::HS256, &header, b"{}");
     assert_eq!(verifier().verify_connect(&token, NOW), Err(TokenFault::Invalid(Flaw::Critical)));
 }
 
@@ -308,9 +306,18 @@ fn base64_info_must_hold_json() {
 fn faults_map_to_the_codes_of_the_protocol() {
     let (invalid, expired) = (TokenFault::Invalid(Flaw::Empty), TokenFault::Expired);
     assert_eq!(invalid.of_connection().map_err(|disconnect| disconnect.code), Err(3500));
-    assert_eq!(expired.of_connection().map(Refusal::code), Ok(109));
+    assert_eq!(invalid.of_refresh().map_err(|disconnect| disconnect.code), Err(3500));
     assert_eq!(invalid.of_subscription().code(), 103);
-    assert_eq!(expired.of_subscription().code(), 109);
+    for fault in [expired, TokenFault::Over] {
+        assert_eq!(fault.of_connection().map(Refusal::code), Ok(109));
+        assert_eq!(fault.of_refresh().map_err(|disconnect| disconnect.code), Err(3005));
+        assert_eq!(fault.of_subscription().code(), 109);
+    }
+    for fault in [TokenFault::NotYetValid, TokenFault::KeyAwaited] {
+        for refusal in [fault.of_connection(), fault.of_refresh(), Ok(fault.of_subscription())] {
+            assert!(refusal.is_ok_and(Refusal::temporary), "{fault:?}");
+        }
+    }
 }
 
 #[test]
@@ -363,4 +370,74 @@ fn the_secret_is_not_printed() {
     let options = TokenOptions { hmac_secret: b"hush".to_vec(), ..TokenOptions::default() };
     let printed = format!("{options:?}");
     assert!(!printed.contains("hush") && !printed.contains("104"), "{printed}");
+}
+
+#[test]
+fn clocks_may_differ_by_the_leeway() {
+    let verifier = |leeway_s| {
+        Verifier::new(TokenOptions { hmac_secret: SECRET.to_vec(), leeway_s, ..TokenOptions::default() })
+    };
+    let judged = |leeway_s, claims: Value| verifier(leeway_s).verify_connect(&signed(&claims), NOW).map(drop);
+    for (claim, sign, fault) in [
+        ("exp", -1, TokenFault::Expired),
+        ("expire_at", -1, TokenFault::Over),
+        ("nbf", 1, TokenFault::NotYetValid),
+    ] {
+        for leeway in [0, 1, 5, 60] {
+            // The last moment that is taken and the first that is not; `exp` is exclusive, `nbf` inclusive.
+            let inclusive = i64::from(sign > 0);
+            let by = |seconds: i64| json!({claim: NOW as i64 + sign * seconds});
+            let last = leeway as i64 - 1 + inclusive;
+            assert_eq!(judged(leeway, by(last)), Ok(()), "{claim} {leeway}");
+            assert_eq!(judged(leeway, by(last + 1)), Err(fault), "{claim} {leeway}");
+        }
+        let far = json!({claim: if sign < 0 { i64::MIN } else { i64::MAX }});
+        let expected = if claim == "expire_at" { Ok(()) } else { Err(fault) };
+        assert_eq!(judged(u64::MAX, json!({claim: NOW as i64 + sign * 1000})), Ok(()), "{claim}");
+        assert_eq!(judged(5, far), expected, "{claim}");
+    }
+    assert_eq!(judged(0, json!({"iat": NOW + 3600})), Ok(()), "when it was made is no reason");
+    let within = verifier(5).verify_connect(&signed(&json!({"exp": NOW - 3})), NOW).unwrap();
+    assert_eq!(within.expire_at_s, Some(NOW + 1), "what still holds has not ended yet");
+}
+
+#[test]
+fn dates_come_as_numbers_and_as_text() {
+    let taken = |date: &str| {
+        let claims = format!(r#"{{"exp":{date}}}"#);
+        let token =
+            Signer::secret(SECRET).token_with(Algorithm::HS256, &json!({"alg": "HS256"}), claims.as_bytes());
+        verifier().verify_connect(&token, NOW).map(|claims| claims.expire_at_s)
+    };
+    for date in [
+        "1700000300",
+        "1700000300.75",
+        "1.7000003e9",
+        "\"1700000300\"",
+        "\"1700000300.5\"",
+        "\" 1700000300 \"",
+    ] {
+        assert_eq!(taken(date), Ok(Some(NOW + 300)), "{date}");
+    }
+    for far in ["1e300", "\"1e300\"", "9223372036854775808", "\"99999999999999999999\""] {
+        assert_eq!(taken(far), Ok(Some(i64::MAX as u64)), "{far}");
+    }
+    for date in
+        ["\"\"", "\"soon\"", "\"inf\"", "\"nan\"", "\"2023-11-14T22:13:20Z\"", "true", "[1700000300]", "{}"]
+    {
+        assert_eq!(taken(date), Err(Flaw::Contents.into()), "{date}");
+    }
+}
+
+#[test]
+fn a_grant_that_cannot_be_held_is_refused() {
+    let refused = TokenFault::Invalid(Flaw::Grant);
+    assert_eq!(connect(json!({"caps": [{"channels": ["*"]}]})), Err(refused));
+    assert_eq!(connect(json!({"subs": {"a": {"allow": ["pub"]}}})), Err(refused));
+    assert_eq!(subscribe(json!({"channel": "a", "allow": ["pub"]})).map(drop), Err(refused));
+    assert_eq!(
+        subscribe(json!({"channel": "a", "server_tags_filter": {"op": "and"}})).map(drop),
+        Err(refused)
+    );
+    assert!(connect(json!({"caps": [], "subs": {"a": {"allow": []}}})).is_ok());
 }

@@ -176,7 +176,12 @@ impl Core {
     fn hear(&self, said: &mut Said, asked: Asked, outcome: Result<Answer, Denied>) -> Result<(), Refused> {
         let unix_s = self.unix_s();
         let not_over = |expire_at_s: u64| match expire_at_s != 0 && expire_at_s <= unix_s {
-            true => Err(Refused::Problem(Refusal::Expired.into())),
+            // An answer that was late, or a clock that is wrong: no reason for a reader to stay away.
+            true => Err(Refused::Problem(Problem {
+                status: 503,
+                refusal: Refusal::Internal,
+                detail: "what the backend grants has ended already",
+            })),
             false => Ok(()),
         };
         match (asked, outcome) {

@@ -123,10 +123,8 @@ impl From<TokenFault> for Stop {
     fn from(fault: TokenFault) -> Stop {
         let problem = match fault {
             TokenFault::Invalid(_) => Problem::new(Refusal::Unauthorized, fault.text()),
-            TokenFault::Expired | TokenFault::NotYetValid => {
-                Problem::new(Refusal::TokenExpired, fault.text())
-            }
-            TokenFault::KeyAwaited => {
+            TokenFault::Expired | TokenFault::Over => Problem::new(Refusal::TokenExpired, fault.text()),
+            TokenFault::NotYetValid | TokenFault::KeyAwaited => {
                 Problem { status: 503, refusal: Refusal::Internal, detail: fault.text() }
             }
         };
@@ -413,9 +411,6 @@ fn admit(
         expire_at_s: claims.expire_at_s.unwrap_or(0),
         ..Identity::default()
     };
-    if identity.expire_at_s != 0 && identity.expire_at_s <= unix_s {
-        return Err(Refusal::Expired.into());
-    }
     let known = identity != Identity::default();
     Ok(Some(Admission {
         identity: known.then(|| Box::new(identity)),
@@ -442,9 +437,6 @@ fn subscription_tokens(
             return Err(TokenFault::from(Flaw::OtherClient).into());
         }
         let until_s = claims.expire_at_s.unwrap_or(0);
-        if until_s != 0 && until_s <= unix_s {
-            return Err(Refusal::Expired.into());
-        }
         if rights::of_user(world, &claims.channel, &claims.user)?.listed == Some(false) {
             return Err(Refusal::PermissionDenied.into());
         }

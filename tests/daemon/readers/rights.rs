@@ -17,10 +17,9 @@ pub fn token(claims: &Value) -> String {
         URL_SAFE_NO_PAD.encode("{\"alg\":\"HS256\",\"typ\":\"JWT\"}"),
         URL_SAFE_NO_PAD.encode(claims.to_string())
     );
-    let key = jsonwebtoken::EncodingKey::from_secret(TOKEN_SECRET.as_bytes());
-    let signature =
-        jsonwebtoken::crypto::sign(signed.as_bytes(), &key, jsonwebtoken::Algorithm::HS256).expect("signed");
-    format!("{signed}.{signature}")
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, TOKEN_SECRET.as_bytes());
+    let signature = ring::hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
 
 fn post(client: &mut Socket, target: &str, extra: &str, body: &str) -> Response {

@@ -190,7 +190,10 @@ impl Client {
         let expires_at_s = stage.prng.bool().then(|| unix_s(stage.net.now()) + stage.prng.u64(1..4));
         let user = user_name(user);
         let basis = TokenBasis { user: &user, expires_at_s, ..TokenBasis::default() };
-        let token = ConnectToken { basis, ..ConnectToken::default() };
+        // The channels of the connect's token: one without them would end their subscriptions.
+        let channels: Vec<String> =
+            self.granted.iter().map(|&channel| stage.name(channel).to_string()).collect();
+        let token = ConnectToken { basis, channels: &channels, ..ConnectToken::default() };
         let token = sign_connect(SECRET, &token).expect("the token is short");
         self.command(Sent::Refresh, &format!(r#""refresh":{{"token":"{token}"}}"#), stage);
     }
