@@ -2,17 +2,10 @@
 
 use std::sync::Arc;
 
-<<<<<<< HEAD
 use crate::base::fault::{Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
-use crate::session::{Renewal, Sub, SubscribeEffect};
-=======
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, ConnId, UserName};
-use crate::hub::users::UserPolicy;
 use crate::session::token::Overrides;
 use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
->>>>>>> bcb9f07 (Tokens: what is temporary never ends a client, and a refresh replaces what the token before it granted)
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
 use crate::shard::clients::View;
 use crate::shard::connections::State;

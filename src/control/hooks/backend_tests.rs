@@ -191,6 +191,11 @@ async fn every_way_to_fail_has_its_name() {
         (http_answer("200 OK", "<html>"), "not_json"),
         (http_answer("200 OK", ""), "not_json"),
         (http_answer("200 OK", "{\"result\":[1]}"), "wrong_shape"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 13\r\n\r\n{\"result\":{}}"
+                .to_vec(),
+            "wrong_shape",
+        ),
         (http_answer("200 OK", "{\"error\":{\"code\":103}}"), "unknown_code"),
         (long, "too_long"),
         (chunked, "too_long"),

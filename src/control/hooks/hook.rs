@@ -16,7 +16,7 @@ use crate::config;
 use crate::config::WhenUnavailable;
 use crate::config::hooks::{DISCONNECT_CODES, StatusCode, static_header};
 use crate::control::hooks::breaker::{Breaker, BreakerOptions, Change, Round};
-use crate::control::hooks::fault::Fault;
+use crate::control::hooks::fault::{Fault, quoted};
 use crate::control::hooks::gate::{Budget, Gate, Share, Slot};
 use crate::control::hooks::metrics::HookMetrics;
 use crate::control::hooks::wire::{self, Encoding};
@@ -237,6 +237,15 @@ impl Hook {
         let response = request.send().await.map_err(|error| Fault::of_request(&error))?;
         let status = response.status().as_u16();
         if status == 200 {
+            let coding = response.headers().get(header::CONTENT_ENCODING);
+            if let Some(coding) = coding.filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+            {
+                let coding = quoted(&String::from_utf8_lossy(coding.as_bytes()));
+                drain(response).await;
+                let what =
+                    format!("is compressed ({coding}), which was not asked for: Accept-Encoding is identity");
+                return Err(Fault::WrongShape(what));
+            }
             let mut share = self.answers_bytes.take(0).ok_or(Fault::TooLong)?;
             let body = read_body_while(response, super::ANSWER_BYTES_MAX, |more| share.grow(more)).await;
             let body = body.map_err(|fault| Fault::of_body(&fault))?;
