@@ -796,6 +796,32 @@ fn what_a_refresh_token_says_is_what_goes() {
     assert_eq!(stage.session.expire_at_s(), NOW_S + 600);
 }
 
+#[test]
+fn a_refresh_that_grants_more_than_there_is_room_for_brings_the_client_back() {
+    let mut stage = with_token(serde_json::json!({"a": {}, "b": {}, "free": {}, "both": {}}));
+    let fresh = token(serde_json::json!({
+        "sub": "ann", "subs": {"a": {}, "b": {}, "free": {}, "both": {}},
+    }));
+    stage.say(&format!(r#"{{"id":5,"refresh":{{"token":"{fresh}"}}}}"#)).unwrap();
+    // One of the token's ends, and the client takes its place with one of its own.
+    stage.session.remove(3);
+    let own = SubscribeEffect {
+        id: 2,
+        channel: "for#bob".into(),
+        flags: 0,
+        since: None,
+        reject_unrecovered: false,
+        chan_info: None,
+        expire_at_s: 0,
+        renewal: Renewal::Token,
+        data: None,
+    };
+    stage.session.join_asked(4, 9, &own);
+    let refreshed = stage.say(&format!(r#"{{"id":6,"refresh":{{"token":"{fresh}"}}}}"#));
+    assert_eq!(refreshed, Err(Disconnect::FORCE_RECONNECT));
+    assert!(Disconnect::FORCE_RECONNECT.reconnects());
+}
+
 /// What the SDKs do with the codes: after an error that is not temporary, `refresh` and `sub_refresh` end them for good.
 #[test]
 fn no_refresh_ends_a_client_for_what_is_temporary() {

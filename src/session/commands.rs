@@ -334,7 +334,8 @@ impl Session {
         };
         let begun: Vec<SubscribeEffect> = subs.into_iter().filter(begins).collect();
         if self.subs.len() - ended.len() + begun.len() > cx.world.channels_max() {
-            return Err(Disconnect::CHANNEL_LIMIT.into());
+            // Together with what the client chose: it comes back, and the token's have their places before those.
+            return Err(Disconnect::FORCE_RECONNECT.into());
         }
         let why = Some(Unsubscribed::Server);
         cx.effects.extend(ended.into_iter().map(|channel| Effect::Unsubscribe { channel, why }));

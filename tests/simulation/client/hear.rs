@@ -85,7 +85,9 @@ impl Client {
             // What it sent itself, or was done to it.
             4400 => panic!("an order for another user was carried out"),
             // 3006: a subscription that the server made has expired, and the client cannot renew it.
-            1000 | 3000 | 3005 | 3006 | 3010 | 3012 | 3502 | 4000 => {}
+            // 3004: no channel more fits for what its token grants.
+            // 3011: nor does the connection have room for what its next token grants.
+            1000 | 3000 | 3004 | 3005 | 3006 | 3010 | 3011 | 3012 | 3502 | 4000 => {}
             other => panic!("closed with {other}"),
         }
         match stage.prng.u8(..3) {
