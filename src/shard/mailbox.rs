@@ -1,19 +1,14 @@
-//! The bounded, lock-free inbox of a shard and what comes through it.
-//!
-//! Many producers, one consumer. Messages of one producer keep their order, and a home shard's messages to another
-//! shard are everything that order in a channel rests on.
+//! What comes through the inbox of a shard ([`super::inbox`]).
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 
-use crossbeam::queue::ArrayQueue;
 use http::Response;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
-use crate::driver::Wake;
 use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, Pace, PresenceStats, PublishAsk};
 use crate::session::question::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
@@ -282,77 +277,4 @@ pub fn join_answer(
 }
 
 /// A shard's inbox.
-pub struct Inbox {
-    queue: ArrayQueue<Mail>,
-    /// Set by the shard before it sleeps, taken by the first producer after: one wake for each empty-to-non-empty change.
-    asleep: AtomicBool,
-    /// Set when the shard has ended: nobody will read what comes.
-    closed: AtomicBool,
-    waker: OnceLock<Arc<dyn Wake>>,
-}
-
-impl Inbox {
-    pub fn new(capacity: usize) -> Inbox {
-        Inbox {
-            queue: ArrayQueue::new(capacity),
-            asleep: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-            waker: OnceLock::new(),
-        }
-    }
-
-    /// Called once, by the shard, when its driver exists.
-    pub fn set_waker(&self, waker: Arc<dyn Wake>) {
-        assert!(self.waker.set(waker).is_ok(), "an inbox belongs to one shard");
-    }
-
-    /// Drops the message when the shard has ended: other shards end as well, and must not wait for room here.
-    ///
-    /// # Errors
-    /// Gives the message back when the inbox is full.
-    pub fn push(&self, mail: Mail) -> Result<(), Mail> {
-        if self.closed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        self.queue.push(mail)?;
-        // Pairs with the store in `about_to_sleep`: either this sees `asleep`, or the shard sees the message.
-        if self.asleep.swap(false, Ordering::SeqCst)
-            && let Some(waker) = self.waker.get()
-        {
-            waker.wake();
-        }
-        Ok(())
-    }
-
-    pub fn pop(&self) -> Option<Mail> {
-        self.queue.pop()
-    }
-
-    /// The shard has ended: what is here and what still comes is dropped, and asks are answered by that.
-    pub fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        while self.queue.pop().is_some() {}
-    }
-
-    pub fn len(&self) -> usize {
-        self.queue.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
-    }
-
-    /// The shard is about to wait. False when mail is there: do not wait.
-    pub fn about_to_sleep(&self) -> bool {
-        self.asleep.store(true, Ordering::SeqCst);
-        if self.queue.is_empty() {
-            return true;
-        }
-        self.asleep.store(false, Ordering::SeqCst);
-        false
-    }
-
-    pub fn awake(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
-    }
-}
+pub type Inbox = super::inbox::Inbox<Mail>;
