@@ -268,7 +268,7 @@ mod tests {
         chunked.extend_from_slice(&heartbeat(Encoding::Sse, true));
         assert_eq!(
             crate::proto::reader::frames::without_chunks(&chunked.into()),
-            text[..text.find("id: P\nevent: reset").unwrap()].as_bytes()
+            &text.as_bytes()[..text.find("id: P\nevent: reset").unwrap()]
         );
     }
 
