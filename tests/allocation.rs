@@ -10,6 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use trunkline::base::budget::Budget;
 use trunkline::base::bytes::Bytes;
 use trunkline::base::event::EventKinds;
 use trunkline::base::fault::Disconnect;
@@ -29,7 +30,7 @@ use trunkline::shard::ask::{Ask, Reply};
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::mailbox::Inbox;
 use trunkline::shard::router::Router;
-use trunkline::shard::{ClientHooks, Shard, ShardOptions, Tick};
+use trunkline::shard::{ClientHooks, HttpLimits, Shard, ShardOptions, Tick};
 
 /// Allocations of threads that are being watched.
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -212,6 +213,12 @@ fn options() -> ShardOptions {
         message_bytes_max: 64 * 1024,
         outbox_bytes_max: 1 << 20,
         http_body_bytes_max: 1 << 20,
+        http: HttpLimits {
+            keep_alive: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            input: Budget::new("input", 1 << 20),
+            bodies: Budget::new("bodies", 1 << 20),
+        },
         ping_interval: Duration::from_secs(600),
         pong_timeout: Duration::from_secs(300),
         connect_timeout: Duration::from_secs(60),

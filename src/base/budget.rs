@@ -112,6 +112,54 @@ impl fmt::Debug for Lease {
     }
 }
 
+/// Bytes that are kept, and their part of a budget. Empty, it costs nothing.
+#[derive(Debug, Default)]
+pub struct Held {
+    bytes: Vec<u8>,
+    lease: Option<Lease>,
+}
+
+impl Held {
+    /// Adds `bytes`, at the cost of the memory that they take.
+    ///
+    /// # Errors
+    /// [`Full`] when the budget has no room; nothing was added.
+    pub fn push(&mut self, budget: &Arc<Budget>, bytes: &[u8]) -> Result<(), Full> {
+        let len = self.bytes.len() + bytes.len();
+        if len > self.bytes.capacity() {
+            let lease = self.lease.get_or_insert_with(|| Lease::new(budget));
+            // Twice as much, so that many small pieces are copied once on average.
+            let capacity = len.max(self.bytes.capacity() * 2);
+            let capacity = match lease.resize(capacity as u64) {
+                Ok(()) => capacity,
+                Err(Full) => lease.resize(len as u64).map(|()| len)?,
+            };
+            self.bytes.reserve_exact(capacity - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// The bytes, to be dealt with at once: they are no longer counted.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.lease = None;
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// The bytes, and what counts them for as long as it is kept.
+    pub fn into_parts(self) -> (Vec<u8>, Option<Lease>) {
+        (self.bytes, self.lease)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,6 +189,26 @@ mod tests {
         assert_eq!((lease.bytes(), other.bytes(), budget.used()), (50, 50, 100));
         drop(other);
         assert_eq!(budget.used(), 50);
+        drop(lease);
+        assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn held_bytes_are_counted_with_the_room_they_take() {
+        let budget = Budget::new("test", 100);
+        let mut held = Held::default();
+        held.push(&budget, &[1; 40]).unwrap();
+        held.push(&budget, &[2; 10]).unwrap();
+        assert_eq!((held.bytes().len(), budget.used()), (50, 80));
+        // Not twice as much, but enough.
+        held.push(&budget, &[3; 40]).unwrap();
+        assert_eq!((held.bytes().len(), budget.used()), (90, 90));
+        assert_eq!(held.push(&budget, &[4; 11]), Err(Full));
+        assert_eq!((held.bytes().len(), held.bytes()[89], budget.used()), (90, 3, 90));
+        assert_eq!((held.take().len(), held.is_empty(), budget.used()), (90, true, 0));
+        held.push(&budget, b"abc").unwrap();
+        let (bytes, lease) = held.into_parts();
+        assert_eq!((&bytes[..], budget.used()), (&b"abc"[..], 3));
         drop(lease);
         assert_eq!(budget.used(), 0);
     }

@@ -4,6 +4,9 @@
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Most header fields of a request head: bounds the parse of a head made of tiny fields.
 pub const HTTP_HEADERS_MAX: usize = 100;
+/// The least that a request's body must bring in each stretch of the connect timeout, in bytes a second. Slow mobile
+/// networks bring more; a byte now and then only occupies memory.
+pub const HTTP_BODY_BYTES_PER_SECOND_MIN: u64 = 1024;
 /// Payload of a WebSocket control frame (RFC 6455 section 5.5).
 pub const WS_CONTROL_BYTES_MAX: usize = 125;
 /// Reason text in a Close frame: the control payload less the code (RFC 6455 section 5.5.1).

@@ -20,6 +20,8 @@ use crate::session::token::keys::{Key, KeyFault};
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
 const BODY_BYTES_MAX: Size = Size::mib(64);
 const MESSAGE_BYTES_MAX: Size = Size::mib(16);
+/// Longest patience with connections of HTTP: what idles for a day is forgotten on the other side.
+const HTTP_KEEP_ALIVE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything that is wrong with `config` as a whole.
 pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
@@ -112,6 +114,21 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         (1..=65_536).contains(&config.limits.http_requests_max),
         "limits.http_requests_max",
         "must be from 1 to 65536",
+    );
+    require(
+        (Duration::from_secs(1)..=HTTP_KEEP_ALIVE_MAX).contains(&config.limits.http_keep_alive),
+        "limits.http_keep_alive",
+        "must be from 1s to 24h",
+    );
+    require(
+        (Duration::from_secs(1)..=HTTP_KEEP_ALIVE_MAX).contains(&config.limits.http_body_timeout),
+        "limits.http_body_timeout",
+        "must be from 1s to 24h",
+    );
+    require(
+        config.limits.http_input_bytes_max >= client.message_bytes_max.max(Size::mib(1)),
+        "limits.http_input_bytes_max",
+        "must be at least 1MiB, and room for one client.message_bytes_max",
     );
     require(config.limits.api_timeout > Duration::ZERO, "limits.api_timeout", "must be above 0s");
     check_events(&config.events, &mut require);

@@ -39,7 +39,7 @@ pub struct MemoryPlan {
     pub history_bytes: u64,
     pub inbox_bytes: u64,
     pub receive_bytes: u64,
-    /// Bodies of HTTP requests under way.
+    /// HTTP requests: bodies of the API's until they are answered, and what is kept of others.
     pub request_bytes: u64,
     /// The log of events and what waits to come into it; nothing when none are told.
     pub events_bytes: u64,
@@ -66,11 +66,8 @@ impl MemoryPlan {
             history_bytes: limits.history_bytes_max.0,
             inbox_bytes: (limits.inbox_messages as u64).saturating_mul(INBOX_MESSAGE_BYTES * shards),
             receive_bytes: RECV_BUFFER_BYTES as u64 * u64::from(RECV_BUFFERS) * shards,
-            request_bytes: config
-                .api
-                .body_bytes_max
-                .0
-                .saturating_mul(u64::from(limits.http_requests_max))
+            request_bytes: request_bytes(config)
+                .saturating_add(limits.http_input_bytes_max.0)
                 .saturating_add(config.api_listen.map_or(0, |_| config.api.bodies_bytes_max.0)),
             events_bytes: if told.is_empty() { 0 } else { config.events.log_bytes_max.0 + EVENT_QUEUE_BYTES },
             hook_bytes: (HOOK_WAITING_BYTES + HOOK_ANSWERS_BYTES) * config.hook.len() as u64,
@@ -92,7 +89,7 @@ impl MemoryPlan {
             origin: Origin::Default,
             problem: format!(
                 "{} exceeds the {} this process may use ({}): lower limits.history_bytes_max (now {}), \
-                 client.connections_max, limits.http_requests_max or api.body_bytes_max",
+                 client.connections_max, limits.http_requests_max, api.body_bytes_max or limits.http_input_bytes_max",
                 Size(plan.total()),
                 Size(machine_bytes),
                 plan.parts(),
@@ -141,6 +138,11 @@ impl fmt::Display for MemoryPlan {
             self.parts()
         )
     }
+}
+
+/// What the bodies of requests that show an API key may weigh in all, until they are answered.
+pub fn request_bytes(config: &Config) -> u64 {
+    config.api.body_bytes_max.0.saturating_mul(u64::from(config.limits.http_requests_max))
 }
 
 /// Bytes this process may use: the machine's memory or its control group's limit, whichever is less.

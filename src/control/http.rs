@@ -102,7 +102,7 @@ impl App {
 
 /// The paths of one port.
 pub fn app(app: Arc<App>, port: Port) -> Router {
-    let mut routes = Router::new().route("/health", get(health));
+    let mut routes = Router::new().route("/health", get(health).options(health_options));
     if port != Port::ClientsOnly {
         let metrics = if port == Port::Shared && app.metrics_need_key {
             get(metrics_with_key)
@@ -118,10 +118,10 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
             routes = routes.route("/echo", get(echo).post(echo));
         }
         if app.page.is_some() {
-            routes = routes.route("/", get(index));
+            routes = routes.route("/", get(index).options(health_options));
         }
     }
-    routes.fallback(not_found).method_not_allowed_fallback(wrong_method).with_state(app)
+    routes.fallback(fallback).method_not_allowed_fallback(wrong_method).with_state(app)
 }
 
 async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
@@ -129,6 +129,30 @@ async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
     let status =
         if app.ending.load(Ordering::Relaxed) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], "{}")
+}
+
+/// As [`health`], to load balancers that ask whether a server is up with OPTIONS: of a path, of `/`, or of `*`.
+async fn health_options(state: State<Arc<App>>) -> Response {
+    let response = health(state).await.into_response();
+    if !response.status().is_success() {
+        return response;
+    }
+    (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, OPTIONS"), (header::CACHE_CONTROL, "no-store")])
+        .into_response()
+}
+
+/// Whether a request's body is read before it is answered: it shows a key and is for something that takes a body. All
+/// others are answered by their head alone.
+pub fn reads_body(app: &App, port: Port, head: &request::Parts) -> bool {
+    match head.uri.path().strip_prefix("/api/") {
+        Some(name) => {
+            port != Port::ClientsOnly
+                && head.method == ::http::Method::POST
+                && (Method::from_name(name).is_some() || tunnel::routes::takes_body(name))
+                && app.keys.admit(&head.headers, &head.uri)
+        }
+        None => app.echo && port != Port::Api && head.uri.path() == "/echo",
+    }
 }
 
 async fn api(State(app): State<Arc<App>>, Path(name): Path<String>, request: Request<Body>) -> Response {
@@ -375,6 +399,13 @@ async fn index(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
         Some(page) => page.serve(headers.get(header::HOST)),
         None => not_found().await,
     }
+}
+
+async fn fallback(state: State<Arc<App>>, request: Request<Body>) -> Response {
+    if request.method() == ::http::Method::OPTIONS && matches!(request.uri().path(), "/" | "*") {
+        return health_options(state).await;
+    }
+    not_found().await
 }
 
 async fn not_found() -> Response {

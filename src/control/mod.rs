@@ -14,6 +14,7 @@
 mod api;
 mod asks;
 mod auth;
+mod compress;
 pub mod events;
 mod glob;
 pub mod hooks;
@@ -43,6 +44,7 @@ use tower::ServiceExt as _;
 use crate::base::bytes::Bytes;
 use crate::base::event::Event;
 use crate::config::{Config, Hook, Secret, Tunnel};
+use crate::control::compress::Compressor;
 use crate::control::events::{EventOptions, Events};
 use crate::control::hooks::Hooks;
 use crate::control::jwks::Issuer;
@@ -57,9 +59,6 @@ use crate::telemetry::sparing::log_once_a_minute;
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
 /// holding up the rest.
 const WORKER_THREADS: usize = 2;
-
-/// How long the API's listener keeps an idle connection for the next request: as client ports do.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
 
 /// How often a response is offered to a shard whose inbox is full, a millisecond apart. A shard that has taken no mail
 /// for so long will not serve the connection either.
@@ -122,7 +121,7 @@ impl ControlOptions {
                 body_bytes_max: config.api.body_bytes_max.bytes(),
                 bodies_bytes_max: config.api.bodies_bytes_max.bytes(),
                 head_time: config.client.connect_timeout,
-                idle_time: KEEP_ALIVE,
+                idle_time: config.limits.http_keep_alive,
                 transfer_time: TRANSFER_TIME,
             },
             metrics_need_key: !config.is_development(),
@@ -182,7 +181,10 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     let port = if options.api_listen.is_some() { http::Port::ClientsOnly } else { http::Port::Shared };
     let client_port = Arc::new(ClientPort {
         tunnels: Arc::clone(&state.tunnels),
+        compressor: Compressor::start(runtime.handle().clone())?,
+        port,
         app: http::app(Arc::clone(&state), port),
+        state: Arc::clone(&state),
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
         requests_max: options.requests_max,
@@ -271,6 +273,9 @@ async fn answer(app: axum::Router, request: Request<Body>) -> Response<Bytes> {
 /// The requests of client ports: bounded in number, answered through the same app as the API's own listener.
 struct ClientPort {
     app: axum::Router,
+    state: Arc<http::App>,
+    port: http::Port,
+    compressor: Compressor,
     tunnels: Arc<Tunnels>,
     handle: tokio::runtime::Handle,
     permits: Arc<Semaphore>,
@@ -303,6 +308,14 @@ impl ControlPlane for ClientPort {
             .await;
         });
         Ok(())
+    }
+
+    fn wants_body(&self, head: &::http::request::Parts) -> bool {
+        http::reads_body(&self.state, self.port, head)
+    }
+
+    fn compress(&self, response: &mut Option<Response<Bytes>>, reply: HttpReply) -> Result<(), Busy> {
+        self.compressor.take(response, reply)
     }
 
     fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {

@@ -21,6 +21,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::base::budget::Budget;
 use crate::base::fault::Disconnect;
 use crate::base::ids::ShardId;
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
@@ -30,6 +31,7 @@ use crate::base::seats::Seats;
 use crate::base::secret;
 use crate::base::time::Time;
 use crate::config::cli::Start;
+use crate::config::memory::request_bytes;
 use crate::config::{Config, DriverChoice, Tunnel};
 use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
@@ -47,7 +49,7 @@ use crate::shard::mailbox::Inbox;
 use crate::shard::rates::{ClientLimits, UserRates};
 use crate::shard::router::Router;
 use crate::shard::tunnel::TunnelOptions;
-use crate::shard::{ClientHooks, Shard, ShardOptions, Tick};
+use crate::shard::{ClientHooks, HttpLimits, Shard, ShardOptions, Tick};
 
 /// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.
 const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
@@ -330,6 +332,12 @@ fn shard_options(config: &Config, verifier: Option<Arc<Verifier>>, room: Room) -
         message_bytes_max: client.message_bytes_max.bytes(),
         outbox_bytes_max: client.outbox_bytes_max.bytes(),
         http_body_bytes_max: config.api.body_bytes_max.bytes(),
+        http: HttpLimits {
+            keep_alive: config.limits.http_keep_alive,
+            body_timeout: config.limits.http_body_timeout,
+            input: Budget::new("http_input", config.limits.http_input_bytes_max.0),
+            bodies: Budget::new("http_bodies", request_bytes(config)),
+        },
         ping_interval: client.ping_interval,
         pong_timeout: client.pong_timeout,
         connect_timeout: client.connect_timeout,

@@ -13,6 +13,7 @@
 
 use smallvec::SmallVec;
 
+use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
@@ -55,14 +56,11 @@ pub struct Work {
     /// Present until every home has answered.
     pub asking: Option<Box<Asking>>,
     /// Input that came behind the request; few have any.
-    pub unread: Option<Box<Unread>>,
+    pub unread: Option<Box<Held>>,
 }
 
 // A held poll has one: with its slot it is most of what the poll costs.
 const _: () = assert!(size_of::<Work>() <= 32);
-
-#[derive(Debug, Default)]
-pub struct Unread(pub Vec<u8>);
 
 /// An origin as the browser sent it.
 #[derive(Clone, Debug)]

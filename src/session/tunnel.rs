@@ -11,6 +11,7 @@
 
 use std::collections::VecDeque;
 
+use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ClientId, UserName};
 use crate::proto::websocket::Handshake;
@@ -130,7 +131,7 @@ pub struct Asking {
     /// Dropping it tells the control plane that nobody waits any more.
     pub waiting: Waiting,
     /// What the client said before it was answered.
-    pub unread: Vec<u8>,
+    pub unread: Held,
     /// Let in by the backend, and without a place among the connections of its user yet.
     pub admission: Option<Box<Admission>>,
 }
@@ -304,8 +305,8 @@ mod tests {
                      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         let (head, _) = crate::proto::http1::parse_head(head).unwrap().unwrap();
         let handshake = crate::proto::websocket::accept(&head, &[]).unwrap();
-        let mut tunnel =
-            Tunnel::new(0, Asking { handshake, waiting: Box::new(()), unread: Vec::new(), admission: None });
+        let asking = Asking { handshake, waiting: Box::new(()), unread: Held::default(), admission: None };
+        let mut tunnel = Tunnel::new(0, asking);
         assert!(tunnel.handle_message(payload("early")).is_none() && !tunnel.is_open());
         assert!(tunnel.open(Some("u".into()), 7).is_some() && tunnel.open(None, 8).is_none());
         assert_eq!((tunnel.user.as_deref(), tunnel.opened_at_s), (Some("u"), 7));

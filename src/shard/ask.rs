@@ -233,6 +233,23 @@ pub trait ControlPlane: Send + Sync {
     /// [`Busy`] when too many are under way: the shard answers 503.
     fn handle(&self, request: Request<Bytes>, reply: HttpReply) -> Result<(), Busy>;
 
+    /// Whether the body of such a request is read before it is answered. A body that is not read is not waited for: the
+    /// request is handed over without it.
+    fn wants_body(&self, head: &http::request::Parts) -> bool {
+        let _ = head;
+        true
+    }
+
+    /// Takes a response and gives it back with its body in the coding "gzip". Must not block.
+    ///
+    /// # Errors
+    /// [`Busy`] when too many are under way: the response is left where it was.
+    fn compress(&self, response: &mut Option<Response<Bytes>>, reply: HttpReply) -> Result<(), Busy> {
+        let _ = response;
+        reply.forget();
+        Err(Busy)
+    }
+
     /// Takes word of something that a peer did and that an operator would want to know: `what` is the same text for the
     /// same `cause`, which is a literal. It is logged once a minute for each cause. Must not block.
     fn tell(&self, cause: &'static str, what: &'static str) {
@@ -350,6 +367,11 @@ impl HttpReply {
         if response.is_none() {
             self.0 = None;
         }
+    }
+
+    /// Somebody else answers.
+    pub fn forget(mut self) {
+        self.0 = None;
     }
 }
 

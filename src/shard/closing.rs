@@ -88,6 +88,7 @@ impl Core {
         }
         let Some(connection) = self.connections.get_mut(slot) else { return };
         connection.peer_ended = true;
+        let owes = connection.owes();
         match &mut connection.state {
             // A client of HTTP may end its side and still wait for the answer.
             // A stream that the backend is still asked about ends as if it flowed: nobody is there to read it.
@@ -99,6 +100,10 @@ impl Core {
             // So may a reader that awaits its one answer; one that awaits messages has gone.
             State::Reader { reader, .. } if !reader.is_ready() && !matches!(reader.mode, Mode::Stream(_)) => {
             }
+            // And an answer may still be on its way.
+            State::Http(None) if owes => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both),
+            // With further requests behind it.
+            State::Http(Some(http)) if http.is_waiting() && owes => {}
             // Our last bytes may still be on their way; the close follows them.
             State::Closing { .. } if self.finishing.contains(&slot) => {}
             _ => self.give_up(slot),
@@ -118,7 +123,10 @@ impl Core {
                     continue;
                 }
                 match end {
-                    ClosingEnd::Fin if !connection.peer_ended => self.actions.push(Action::Finish(slot)),
+                    ClosingEnd::Fin if !connection.peer_ended => {
+                        self.actions.push(Action::Finish(slot));
+                        self.timer_in(slot, LINGER);
+                    }
                     _ => self.give_up(slot),
                 }
             }

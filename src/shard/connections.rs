@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 
 use smallvec::SmallVec;
 
+use crate::base::budget::{Held, Lease};
 use crate::base::bytes::Bytes;
+use crate::base::time::Time;
 use crate::hub::local::{ChannelIndex, Cursor};
 use crate::proto::http1::{BodyDecoder, HeadScan};
 use crate::proto::websocket::Decoder;
@@ -95,7 +97,7 @@ pub enum ClosingEnd {
 #[derive(Default)]
 pub struct Http {
     /// Unread input: a part of a head, or what follows the request that is being answered.
-    pub unread: Vec<u8>,
+    pub unread: Held,
     pub scan: HeadScan,
     pub request: Option<Request>,
     /// What the backend is asked about the request of a reader, which is in here.
@@ -108,6 +110,16 @@ impl Http {
         self.inquiry.is_some() || self.request.as_ref().is_some_and(|request| request.asked)
     }
 
+    /// A request's body is coming.
+    pub fn takes_body(&self) -> bool {
+        self.inquiry.is_none() && self.request.as_ref().is_some_and(|request| !request.asked)
+    }
+
+    /// Holds a part of a head, or requests whose turn has not come: nothing has begun.
+    pub fn is_waiting(&self) -> bool {
+        self.inquiry.is_none() && self.request.is_none()
+    }
+
     pub fn wants_stream(&self) -> bool {
         self.inquiry.as_ref().is_some_and(|inquiry| inquiry.endpoint.streams())
     }
@@ -117,8 +129,14 @@ impl Http {
 pub struct Request {
     pub parts: http::request::Parts,
     pub keep_alive: bool,
-    pub body: Vec<u8>,
+    pub body: Held,
     pub decoder: BodyDecoder,
+    /// When the body must be there.
+    pub until: Time,
+    /// Bytes of the body, framing included, that have come since the timer was set.
+    pub progress: u64,
+    /// Counts the body while it is under way in the control plane.
+    pub lease: Option<Lease>,
     /// Handed to the control plane: the answer is awaited, nothing is read.
     pub asked: bool,
     /// It publishes; without, it is the control plane's.
@@ -225,6 +243,12 @@ impl Connection {
     /// Whether reading from it is paused because its backend does not keep up.
     pub fn waits_for_backend(&self) -> bool {
         matches!(&self.state, State::Tunnel { tunnel, .. } if tunnel.is_paused())
+    }
+
+    /// Something that it was given has not gone to the kernel yet.
+    pub fn owes(&self) -> bool {
+        !self.chain.is_empty()
+            || self.lag.as_ref().is_some_and(|lag| lag.blocked || !lag.remainder.is_empty())
     }
 
     pub fn is_blocked(&self) -> bool {

@@ -22,6 +22,7 @@ use crate::shard::homes::BACKLOG_BYTES_MAX;
 use crate::shard::mailbox::Inbox;
 use crate::shard::mailer::Mailer;
 use crate::shard::outbox::{Chain, Outbox};
+use crate::shard::packing::Packer;
 use crate::shard::pushes::Pushes;
 use crate::shard::rates::Rates;
 use crate::shard::router::Router;
@@ -93,6 +94,9 @@ pub(in crate::shard) struct Core {
     /// Connections whose sends found no kernel memory, to be tried at the time.
     pub starved: Vec<(Time, u32, u32)>,
     sweep_at: Time,
+    /// Connections of HTTP that may take the next of the requests that they hold.
+    pub resuming: Vec<Sock>,
+    pub packer: Packer,
 
     // Scratch space, empty between uses.
     pub text: Vec<u8>,
@@ -165,6 +169,8 @@ impl Core {
             catching_up: Vec::new(),
             starved: Vec::new(),
             sweep_at: now + SWEEP_INTERVAL,
+            resuming: Vec::new(),
+            packer: Packer::default(),
             text: Vec::new(),
             effects: Vec::new(),
             moved: Vec::new(),
@@ -183,6 +189,7 @@ impl Core {
             || self.mailer.has_own()
             || !self.catching_up.is_empty()
             || !self.actions.is_empty()
+            || !self.resuming.is_empty()
             || !self.outbox.is_empty()
         {
             return Some(Duration::ZERO);
@@ -203,6 +210,7 @@ impl Core {
     pub fn begin(&mut self, now: Time) {
         self.now = now;
         self.wall_ms = (self.options.wall_ms)(now);
+        self.packer.begin();
         self.mailer.retry();
         self.handle_events();
         if self.sweep_at <= now {

@@ -6,7 +6,7 @@ use http::{Request as HttpRequest, Response};
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::ConnId;
-use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
+use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_BODY_BYTES_PER_SECOND_MIN, HTTP_HEAD_BYTES_MAX};
 use crate::proto::centrifuge::Format;
 use crate::proto::http1::{self, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::reader::query;
@@ -47,20 +47,23 @@ impl Core {
         else {
             return bytes.len();
         };
-        match http.take() {
+        let http = http.take();
+        if http.as_ref().is_none_or(|http| http.is_waiting()) && self.owes(slot) {
+            self.wait_in_line(slot, http.unwrap_or_default(), bytes);
+            return bytes.len();
+        }
+        match http {
             None => match self.handle_head(slot, bytes) {
                 Some(consumed) => consumed,
                 None => {
-                    // A part of a head: from now on it is collected.
+                    // A part of a head: from now on it is collected, and has as long as the first one of a connection.
+                    self.timer_in(slot, self.options.connect_timeout);
                     self.collect(slot, Box::default(), bytes);
                     bytes.len()
                 }
             },
-            Some(mut http) if http.inquiry.is_some() => {
-                // The next request of a client that does not wait for answers: see `keep_for_later`.
-                http.unread.extend_from_slice(bytes);
-                self.keep_http(slot, http);
-                self.actions.push(Action::ReadPause(slot));
+            Some(http) if http.is_asked() => {
+                self.keep_behind(slot, http, bytes);
                 bytes.len()
             }
             Some(http) if http.request.is_some() => self.handle_body(slot, http, bytes),
@@ -73,22 +76,32 @@ impl Core {
 
     /// Adds to an incomplete head, and goes on when it is complete.
     fn collect(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
-        let mut unread = std::mem::take(&mut http.unread);
-        unread.extend_from_slice(bytes);
+        if http.unread.push(&self.options.http.input, bytes).is_err() {
+            return self.refuse_full(slot);
+        }
+        let unread = http.unread.bytes();
         match http.scan.find_end(&unread[..unread.len().min(HTTP_HEAD_BYTES_MAX)]) {
             Err(fault) => self.refuse_http(slot, fault),
-            Ok(None) => {
-                http.unread = unread;
-                self.keep_http(slot, http);
-            }
+            Ok(None) => self.keep_http(slot, http),
             Ok(Some(_)) => {
+                let mut unread = http.unread.take();
                 let consumed = self.handle_head(slot, &unread).unwrap_or(unread.len());
                 self.handle_bytes(slot, &mut unread[consumed..]);
             }
         }
     }
 
-    fn keep_http(&mut self, slot: u32, http: Box<Http>) {
+    /// Keeps what comes behind a request that is being answered, and reads no further: one read is enough to know that
+    /// there is more, the rest may wait in the kernel.
+    fn keep_behind(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
+        if http.unread.push(&self.options.http.input, bytes).is_err() {
+            return self.refuse_full(slot);
+        }
+        self.keep_http(slot, http);
+        self.actions.push(Action::ReadPause(slot));
+    }
+
+    pub fn keep_http(&mut self, slot: u32, http: Box<Http>) {
         if let Some(connection) = self.connections.get_mut(slot)
             && let State::Http(kept) = &mut connection.state
         {
@@ -142,12 +155,16 @@ impl Core {
                 self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
                 Some(bytes.len())
             }
+            Asked::Plain(request, _) if !self.is_body_wanted(&request) => {
+                Some(consumed + self.ask_without_body(slot, *request, &bytes[consumed..]))
+            }
             Asked::Plain(request, expects_continue) => {
                 if expects_continue && !request.decoder.is_done() {
                     self.send(slot, Bytes::from_static(http1::CONTINUE));
                 }
                 let mut http = Box::<Http>::default();
                 http.request = Some(*request);
+                self.time_body(slot, &mut http);
                 let taken = self.handle_body(slot, http, &bytes[consumed..]);
                 Some(consumed + taken)
             }
@@ -227,31 +244,23 @@ impl Core {
             Ok(parts) => parts,
             Err(fault) => return refused(fault),
         };
-        let request = Request {
-            parts,
-            keep_alive: head.keep_alive(),
-            body: Vec::new(),
-            decoder,
-            asked: false,
-            publish: None,
-        };
+        let request = Request { parts, keep_alive: head.keep_alive(), decoder, ..Request::default() };
         Asked::Plain(Box::new(request), head.expects_continue())
     }
 
     /// Takes input that follows a request's head; gives how much of it.
     pub fn handle_body(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) -> usize {
         let Some(request) = &mut http.request else { return 0 };
-        if request.asked {
-            // Came in before reading was paused: the next request, or rubbish. Bounded by the reads of one tick.
-            http.unread.extend_from_slice(bytes);
-            self.keep_http(slot, http);
-            return bytes.len();
-        }
+        let limits = &self.options.http;
+        let budget = if request.publish.is_some() { &limits.input } else { &limits.bodies };
         let mut at = 0;
         while at < bytes.len() && !request.decoder.is_done() {
             match request.decoder.decode(&bytes[at..]) {
                 Ok(piece) => {
-                    request.body.extend_from_slice(piece.data);
+                    if request.body.push(budget, piece.data).is_err() {
+                        self.refuse_full(slot);
+                        return bytes.len();
+                    }
                     at += piece.consumed;
                 }
                 Err(fault) => {
@@ -260,29 +269,63 @@ impl Core {
                 }
             }
         }
+        request.progress += at as u64;
         if request.decoder.is_done()
             && let Some(order) = request.publish.take()
         {
-            let body = std::mem::take(&mut request.body);
+            let body = request.body.take();
             self.publish_body(slot, *order, body);
             return at;
         }
         if request.decoder.is_done() {
-            http.unread.extend_from_slice(&bytes[at..]);
             self.ask_control(slot, http);
-            return bytes.len();
+            return at;
         }
         self.keep_http(slot, http);
-        // A slow body has as long as a slow head, from its last byte.
-        self.timer_in(slot, self.options.connect_timeout);
+        at
+    }
+
+    /// A request's body is due from now on.
+    pub fn time_body(&mut self, slot: u32, http: &mut Http) {
+        let limits = &self.options.http;
+        if let Some(request) = &mut http.request {
+            request.until = self.now + limits.body_timeout;
+        }
+        self.timer_in(slot, self.options.connect_timeout.min(self.options.http.body_timeout));
+    }
+
+    /// Whether the control plane reads the body of such a request before it answers.
+    fn is_body_wanted(&self, request: &Request) -> bool {
+        request.decoder.is_done()
+            || self.control.as_ref().is_none_or(|control| control.wants_body(&request.parts))
+    }
+
+    /// Has a request answered whose body does not matter: its key is wrong, or nothing takes a body there. Gives how
+    /// much of `bytes` was the body's. A rest that is still to come is not waited for, and the connection ends.
+    fn ask_without_body(&mut self, slot: u32, mut request: Request, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while at < bytes.len() && !request.decoder.is_done() {
+            match request.decoder.decode(&bytes[at..]) {
+                Ok(piece) => at += piece.consumed,
+                Err(fault) => {
+                    self.refuse_http(slot, fault);
+                    return bytes.len();
+                }
+            }
+        }
+        request.keep_alive &= request.decoder.is_done();
+        let mut http = Box::<Http>::default();
+        http.request = Some(request);
+        self.ask_control(slot, http);
         at
     }
 
     fn ask_control(&mut self, slot: u32, mut http: Box<Http>) {
-        let conn = self.conn_id(slot);
         let Some(request) = &mut http.request else { return };
         request.asked = true;
-        let mut whole = HttpRequest::new(Bytes::from(std::mem::take(&mut request.body)));
+        let (body, lease) = std::mem::take(&mut request.body).into_parts();
+        request.lease = lease;
+        let mut whole = HttpRequest::new(Bytes::from(body));
         *whole.method_mut() = request.parts.method.clone();
         *whole.uri_mut() = request.parts.uri.clone();
         *whole.version_mut() = request.parts.version;
@@ -292,13 +335,7 @@ impl Core {
         self.actions.push(Action::ReadPause(slot));
         self.stats.counters.http_requests_total += 1;
 
-        let inbox = self.mailer.router().inbox(self.id).clone();
-        let reply = HttpReply::new(move |response| {
-            let Some(answer) = response.take() else { return };
-            if let Err(Mail::Http(refused)) = inbox.push(Mail::Http(Box::new((conn, answer)))) {
-                *response = Some(refused.1);
-            }
-        });
+        let reply = self.http_reply(slot);
         let busy = match &self.control {
             Some(control) => control.handle(whole, reply).is_err(),
             None => true,
@@ -311,16 +348,27 @@ impl Core {
         }
     }
 
+    /// Brings an answer of the control plane here.
+    pub fn http_reply(&self, slot: u32) -> HttpReply {
+        let conn = self.conn_id(slot);
+        let inbox = self.mailer.router().inbox(self.id).clone();
+        HttpReply::new(move |response| {
+            let Some(answer) = response.take() else { return };
+            if let Err(Mail::Http(refused)) = inbox.push(Mail::Http(Box::new((conn, answer)))) {
+                *response = Some(refused.1);
+            }
+        })
+    }
+
     /// The control plane has answered.
     pub fn handle_http_answer(&mut self, conn: ConnId, response: Response<Bytes>) {
         let Some(slot) = self.live(conn) else { return };
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let State::Http(kept) = &mut connection.state else { return };
-        let Some(http) = kept.take_if(|http| http.inquiry.is_none()) else {
-            return;
-        };
+        let is_asked = |http: &mut Box<Http>| http.request.as_ref().is_some_and(|request| request.asked);
+        let Some(mut http) = kept.take_if(is_asked) else { return };
         let Some(request) = &http.request else { return };
-        let keep_alive = request.keep_alive && self.ending.is_none();
+        let keep_alive = request.keep_alive && self.ending.is_none() && !connection.peer_ended;
         let (method, version) = (&request.parts.method, request.parts.version);
         let answer = http1::encode_response(&response, method, version, keep_alive, self.wall_ms / 1000);
         if !keep_alive {
@@ -328,10 +376,10 @@ impl Core {
             return;
         }
         self.send(slot, answer);
-        self.timer_in(slot, self.options.connect_timeout.max(KEEP_ALIVE));
+        self.timer_in(slot, self.options.http.keep_alive);
         self.actions.push(Action::ReadStart(slot));
         // The state is a fresh Http(None): go on with what came behind the request.
-        let mut unread = http.unread;
+        let mut unread = http.unread.take();
         self.handle_bytes(slot, &mut unread);
     }
 
@@ -344,6 +392,19 @@ impl Core {
 
     /// Neither a request nor the rest of one has come in time.
     pub fn handle_http_timer(&mut self, slot: u32) {
+        let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else {
+            return;
+        };
+        let waits = http.as_ref().is_none_or(|http| http.is_waiting());
+        let takes_body = http.as_ref().is_some_and(|http| http.takes_body());
+        if takes_body && self.body_goes_on(slot) {
+            return;
+        }
+        if waits && self.owes(slot) {
+            // It does not read: a word more would not be read either.
+            self.stats.fault(Cause::HttpUnread);
+            return self.give_up(slot);
+        }
         let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else {
             return;
         };
@@ -370,13 +431,30 @@ impl Core {
             }
         }
     }
+
+    /// Whether a body that is still coming has time left and came fast enough; then it is looked at again.
+    fn body_goes_on(&mut self, slot: u32) -> bool {
+        let now = self.now;
+        let stretch = self.options.connect_timeout;
+        let Some(State::Http(Some(http))) =
+            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        else {
+            return false;
+        };
+        let Some(request) = &mut http.request else { return false };
+        let least = HTTP_BODY_BYTES_PER_SECOND_MIN * stretch.as_millis() as u64 / 1000;
+        if request.until <= now || request.progress < least {
+            return false;
+        }
+        request.progress = 0;
+        let left = request.until.since(now);
+        self.timer_in(slot, stretch.min(left));
+        true
+    }
 }
 
-/// How long an idle connection of HTTP is kept for the next request.
-pub const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(75);
-
 /// How long the control plane may take over one request: longer than its own deadlines, so that it says why.
-const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+pub const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn cause_of(fault: HttpFault) -> Cause {
     match fault.status {

@@ -62,6 +62,7 @@ impl Core {
         } else {
             self.actions.push(Action::WriteWatch(slot));
         }
+        self.answer_cut(slot);
         self.check_debt(slot);
     }
 
@@ -183,6 +184,7 @@ impl Core {
             && connection.lag.as_ref().is_some_and(|lag| lag.is_over())
         {
             connection.lag = None;
+            self.answer_gone(slot);
         }
         more
     }

@@ -23,6 +23,8 @@ pub mod mailbox;
 mod mailer;
 mod orders;
 mod outbox;
+mod packing;
+mod pipeline;
 mod places;
 pub mod pushes;
 mod questions;
@@ -39,6 +41,7 @@ pub mod tunnel;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::budget::Budget;
 use crate::base::event::EventKinds;
 use crate::base::ids::{ShardId, Sock};
 use crate::base::prng::Prng;
@@ -96,6 +99,7 @@ pub struct ShardOptions {
     /// What a connection may owe its socket before it is closed as slow.
     pub outbox_bytes_max: usize,
     pub http_body_bytes_max: usize,
+    pub http: HttpLimits,
     /// Zero sends none.
     pub ping_interval: Duration,
     pub pong_timeout: Duration,
@@ -122,6 +126,19 @@ pub struct ShardOptions {
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
     pub wall_ms: fn(Time) -> u64,
+}
+
+/// What connections that speak HTTP may cost, and for how long.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// How long an idle connection is kept for its next request.
+    pub keep_alive: Duration,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// What all shards keep of requests that are not complete: heads, bodies of clients, requests behind others.
+    pub input: Arc<Budget>,
+    /// Bodies of requests that showed an API key, until they are answered.
+    pub bodies: Arc<Budget>,
 }
 
 /// The names of the hooks that are asked whatever the channel; those of channels are with their options.
@@ -203,7 +220,8 @@ impl<D: Driver> Shard<D> {
         let now = self.driver.now();
         self.core.begin(now);
 
-        // Receive and decode.
+        // Requests that waited for the last tick's answers; then receive and decode.
+        self.core.resume_http();
         let mut events = std::mem::take(&mut self.events);
         for event in events.drain(..) {
             self.handle_event(event, now);

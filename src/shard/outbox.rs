@@ -26,6 +26,13 @@ impl Default for Chain {
     }
 }
 
+impl Chain {
+    /// Nothing is on its way in this tick.
+    pub fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+}
+
 struct Entry {
     frame: FrameId,
     next: u32,

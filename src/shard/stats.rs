@@ -118,6 +118,8 @@ pub enum Cause {
     HttpHeadTooLarge,
     HttpBodyTooLarge,
     HttpTimeout,
+    HttpInputFull,
+    HttpUnread,
     HandshakeRefused,
     OriginRefused,
     ControlPlaneBusy,
@@ -138,11 +140,13 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 21] = [
+    const ALL: [(Cause, &'static str); 23] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
         (Cause::HttpTimeout, "http_timeout"),
+        (Cause::HttpInputFull, "http_input_full"),
+        (Cause::HttpUnread, "http_answer_unread"),
         (Cause::HandshakeRefused, "handshake_refused"),
         (Cause::OriginRefused, "origin_refused"),
         (Cause::ControlPlaneBusy, "control_plane_busy"),

@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::ConnId;
@@ -107,10 +108,8 @@ impl Core {
                     TunnelQuestion { tunnel: place, client: self.client_id(slot), user: None, matter };
                 match self.ask_tunnel(self.conn_id(slot), question) {
                     Ok(waiting) => {
-                        let tunnel = Tunnel::new(
-                            place,
-                            Asking { handshake, waiting, unread: Vec::new(), admission: None },
-                        );
+                        let asking = Asking { handshake, waiting, unread: Held::default(), admission: None };
+                        let tunnel = Tunnel::new(place, asking);
                         let Some(connection) = self.connections.get_mut(slot) else { return bytes.len() };
                         connection.state = State::Tunnel { decoder: None, tunnel: Box::new(tunnel) };
                         let patience = self.options.tunnels[usize::from(place)].timeout + ANSWER_GRACE;
@@ -136,7 +135,10 @@ impl Core {
             return;
         };
         let Some(asking) = tunnel.asking() else { return };
-        asking.unread.extend_from_slice(bytes);
+        if asking.unread.push(&self.options.http.input, bytes).is_err() {
+            self.stats.fault(Cause::HttpInputFull);
+            return self.give_up(slot);
+        }
         // A client that speaks before it was answered. The rest may wait in the kernel.
         self.actions.push(Action::ReadPause(slot));
     }
@@ -238,7 +240,7 @@ impl Core {
         let unix_s = self.unix_s();
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
-        let Some(asking) = tunnel.open(admission.user.clone(), unix_s) else { return };
+        let Some(mut asking) = tunnel.open(admission.user.clone(), unix_s) else { return };
         connection.listed = true;
         connection.awaits_pong = false;
         self.clients += 1;
@@ -257,7 +259,7 @@ impl Core {
         let interval = self.options.ping_interval.as_millis() as u64;
         let first = interval / 2 + self.prng.u64(0..=interval / 2);
         self.set_ping(slot, first);
-        let mut unread = asking.unread;
+        let mut unread = asking.unread.take();
         if !unread.is_empty() {
             self.actions.push(Action::ReadStart(slot));
             self.handle_bytes(slot, &mut unread);
@@ -398,7 +400,7 @@ impl Core {
             // It has no place and is not to come back: WebSocket clients learn that by a Close frame only.
             admission.message = None;
             if let Some(asking) = tunnel.asking() {
-                asking.unread.clear();
+                asking.unread.take();
             }
             self.open_tunnel(slot, *admission);
         }

@@ -18,6 +18,7 @@ mod pace;
 mod ports;
 mod process;
 mod readers;
+mod requests;
 mod socket;
 
 /// Runs the function once on each driver, as two tests: `name::io_uring` and `name::mio`.

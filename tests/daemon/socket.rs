@@ -31,6 +31,10 @@ impl Socket {
         Socket { stream: daemon.connect(), received: Vec::new() }
     }
 
+    pub fn over(stream: TcpStream) -> Socket {
+        Socket { stream, received: Vec::new() }
+    }
+
     /// Writes the bytes. The peer may have closed already, which is what some tests are about: that is not a failure
     /// here, it shows in what is received.
     pub fn send_bytes(&mut self, bytes: &[u8]) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use trunkline::base::budget::Budget;
 use trunkline::base::event::{EventKind, EventKinds};
 use trunkline::base::ids::ChannelName;
 use trunkline::base::prng::Prng;
@@ -14,7 +15,7 @@ use trunkline::hub::limits::HubLimits;
 use trunkline::hub::local::StreamLimits;
 use trunkline::hub::options::{ChannelOptions, GapPolicy, Namespaces};
 use trunkline::session::token::{TokenOptions, Verifier};
-use trunkline::shard::{ClientHooks, ShardOptions};
+use trunkline::shard::{ClientHooks, HttpLimits, ShardOptions};
 
 /// Signs the tokens of the simulated backend.
 pub const SECRET: &[u8] = b"only the simulated backend knows this";
@@ -295,6 +296,12 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         message_bytes_max: 8 * 1024,
         outbox_bytes_max: *pick(prng, &[1_000, 4_000, 64 * 1024]),
         http_body_bytes_max: 1_000,
+        http: HttpLimits {
+            keep_alive: Duration::from_millis(prng.u64(500..10_000)),
+            body_timeout: Duration::from_millis(prng.u64(500..5_000)),
+            input: Budget::new("input", *pick(prng, &[2_000, 1 << 20])),
+            bodies: Budget::new("bodies", *pick(prng, &[2_000, 1 << 20])),
+        },
         ping_interval: Duration::from_millis(prng.u64(1_000..4_000)),
         pong_timeout: Duration::from_millis(prng.u64(200..900)),
         connect_timeout: Duration::from_millis(prng.u64(500..3_000)),

@@ -36,6 +36,11 @@ pub fn routes(app: &Arc<App>) -> Router<Arc<App>> {
     connections.merge(tickets)
 }
 
+/// Whether something is posted to this path, which begins with `/api/`.
+pub fn takes_body(path: &str) -> bool {
+    path.starts_with("connections/") || path.starts_with("tunnel/")
+}
+
 async fn count_connections(State(app): State<Arc<App>>, response: Response) -> Response {
     counted(&app, "connections", response)
 }

@@ -10,12 +10,14 @@
 //! trailers mean nothing here and must be well formed all the same ([`BodyDecoder`]).
 
 mod body;
+mod coding;
 mod exchange;
 mod fields;
 mod head;
 mod response;
 
 pub use body::{BodyDecoder, BodyPiece, CHUNK_EXTRA_BYTES_MAX};
+pub use coding::gzip;
 pub use exchange::{encode_response, request_parts};
 pub use fields::{Fields, is_field_value, is_token};
 pub use head::{
@@ -31,7 +33,7 @@ pub use response::{
 /// start is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HttpFault {
-    /// Status of the answer: 400, 413, 431, 501 or 505.
+    /// Status of the answer: 400, 413, 431, 501 or 505 of the codec, 403, 408, 503 or 504 of its caller.
     pub status: u16,
     /// For the log and the answer's body; never contains anything the peer sent.
     pub reason: &'static str,

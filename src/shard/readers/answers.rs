@@ -1,10 +1,8 @@
 //! One-shot answers: their heads, their compression, and the connection's way back to HTTP.
 
-use std::io::Write as _;
 use std::time::Duration;
 
-use flate2::Compression;
-use flate2::write::GzEncoder;
+use http::Response;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
@@ -15,13 +13,11 @@ use crate::session::reader::{Origin, ReplyForm};
 use crate::shard::Action;
 use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
-use crate::shard::http::KEEP_ALIVE;
+use crate::shard::packing;
 use crate::shard::readers::request::Endpoint;
 use crate::shard::readers::stream::RETRY_BUSY_MS;
 use crate::shard::timers::ShortTick;
 
-/// A shorter body fits one packet with its head: packing it would cost both sides and save nothing.
-const GZIP_BYTES_MIN: usize = 1400;
 /// How long a browser may take a preflight's answer for the next ones (Fetch, section 3.3.5).
 const PREFLIGHT_S: &[u8] = b"600";
 
@@ -56,6 +52,15 @@ pub struct Answer<'a> {
 }
 
 impl Answer<'_> {
+    fn is_bodiless(&self) -> bool {
+        matches!(self.status, 204 | 304)
+    }
+
+    /// Weak: the same messages, in whatever coding.
+    fn tag(&self) -> Option<String> {
+        self.tag.map(|tag| format!("W/\"{tag}\""))
+    }
+
     pub fn json(body: Vec<u8>, caching: Caching) -> Answer<'static> {
         Answer { status: 200, caching, content_type: b"application/json", tag: None, fields: &[], body }
     }
@@ -97,60 +102,86 @@ pub fn cors_fields<'a>(origin: Option<&'a str>, fields: &mut Vec<(&'a str, &'a [
     }
 }
 
-/// The whole of an answer.
-pub fn encode(answer: Answer<'_>, form: &ReplyForm, keep_alive: bool, unix_s: u64) -> Bytes {
-    let date = http1::http_date(unix_s);
-    let mut fields: Vec<(&str, &[u8])> = vec![("Date", &date), ("Cache-Control", answer.caching.value())];
+/// The fields that follow from the answer and the request's form; `tag` is the answer's with its quotes.
+fn fields_of<'a>(answer: &Answer<'a>, form: &'a ReplyForm, tag: Option<&'a str>) -> Vec<(&'a str, &'a [u8])> {
+    let mut fields: Vec<(&str, &[u8])> = vec![("Cache-Control", answer.caching.value())];
     cors_fields(form.origin.as_deref().map(|origin| &*origin.0), &mut fields);
-    // Weak: the same messages, in whatever coding.
-    let tag = answer.tag.map(|tag| format!("W/\"{tag}\""));
-    if let Some(tag) = &tag {
+    if let Some(tag) = tag {
         fields.push(("ETag", tag.as_bytes()));
     }
-    let bodiless = matches!(answer.status, 204 | 304);
-    let mut body = answer.body;
-    if !bodiless && !answer.content_type.is_empty() {
+    if !answer.is_bodiless() && !answer.content_type.is_empty() {
         fields.push(("Content-Type", answer.content_type));
         fields.push(("X-Content-Type-Options", b"nosniff"));
     }
-    if !bodiless && form.gzip && body.len() >= GZIP_BYTES_MIN {
-        body = gzip(&body);
+    fields.extend_from_slice(answer.fields);
+    fields
+}
+
+/// The whole of an answer; `packed` is its body in the coding "gzip", to go instead.
+pub fn encode(
+    answer: &Answer<'_>,
+    packed: Option<&[u8]>,
+    form: &ReplyForm,
+    keep_alive: bool,
+    unix_s: u64,
+) -> Bytes {
+    let date = http1::http_date(unix_s);
+    let tag = answer.tag();
+    let mut fields = fields_of(answer, form, tag.as_deref());
+    fields.push(("Date", &date));
+    if packed.is_some() {
         fields.push(("Content-Encoding", b"gzip"));
     }
-    fields.extend_from_slice(answer.fields);
     if !keep_alive {
         fields.push(("Connection", b"close"));
     } else if form.http10 {
         fields.push(("Connection", b"keep-alive"));
     }
+    let body = packed.unwrap_or(&answer.body);
     let mut out = Vec::with_capacity(512 + body.len());
-    let length = if bodiless { Body::None } else { Body::Length(body.len() as u64) };
+    let length = if answer.is_bodiless() { Body::None } else { Body::Length(body.len() as u64) };
     http1::write_head(&mut out, answer.status, &fields, length);
-    if !bodiless && !form.head_only {
-        out.extend_from_slice(&body);
+    if !answer.is_bodiless() && !form.head_only {
+        out.extend_from_slice(body);
     }
     out.into()
 }
 
-fn gzip(body: &[u8]) -> Vec<u8> {
-    // The fastest level: JSON shrinks by most of what it would, and a shard has others to serve.
-    let mut encoder = GzEncoder::new(Vec::with_capacity(body.len() / 2), Compression::fast());
-    let written = encoder.write_all(body);
-    debug_assert!(written.is_ok(), "memory takes everything");
-    encoder.finish().unwrap_or_default()
+/// The answer for the control plane to compress and give back.
+fn response_of(answer: &mut Answer<'_>, form: &ReplyForm) -> Option<Response<Bytes>> {
+    let tag = answer.tag();
+    let mut response = Response::builder().status(answer.status);
+    for (name, value) in fields_of(answer, form, tag.as_deref()) {
+        response = response.header(name, value);
+    }
+    response.body(Bytes::from(std::mem::take(&mut answer.body))).ok()
 }
 
 impl Core {
     /// Answers a request whose connection speaks HTTP still. False when the connection ends with it.
-    pub fn answer_now(&mut self, slot: u32, form: &ReplyForm, answer: Answer<'_>) -> bool {
+    pub fn answer_now(&mut self, slot: u32, form: &ReplyForm, mut answer: Answer<'_>) -> bool {
         let keep_alive = form.keep_alive && self.ending.is_none();
-        let bytes = encode(answer, form, keep_alive, self.unix_s());
+        let packs = form.gzip
+            && !form.head_only
+            && !answer.is_bodiless()
+            && answer.body.len() >= packing::ANSWER_BYTES_MIN;
+        let mut packed = None;
+        if packs && answer.body.len() <= packing::ANSWER_BYTES_MAX {
+            packed = self.packer.pack(&answer.body);
+        } else if packs {
+            let mut response = response_of(&mut answer, form);
+            if self.pack_elsewhere(slot, form, keep_alive, &mut response) {
+                return keep_alive;
+            }
+            answer.body = response.map(|response| response.into_body().into()).unwrap_or_default();
+        }
+        let bytes = encode(&answer, packed.as_deref(), form, keep_alive, self.unix_s());
         if !keep_alive {
             self.leave_protocol(slot, bytes, ClosingEnd::Fin);
             return false;
         }
         self.send(slot, bytes);
-        self.timer_in(slot, self.options.connect_timeout.max(KEEP_ALIVE));
+        self.timer_in(slot, self.options.http.keep_alive);
         true
     }
 
@@ -255,7 +286,7 @@ impl Core {
         }
         self.actions.push(Action::ReadStart(slot));
         // Go on with what came behind the request.
-        let mut unread = work.unread.map_or_else(Vec::new, |unread| unread.0);
+        let mut unread = work.unread.map_or_else(Vec::new, |mut unread| unread.take());
         self.handle_bytes(slot, &mut unread);
     }
 }
@@ -288,12 +319,13 @@ mod tests {
             assert_eq!(form(fields).gzip, accepted, "{fields}");
         }
         let form = form("Accept-Encoding: gzip\r\n");
-        for (len, packed) in [(100, false), (10_000, true)] {
-            let answer = Answer::json(vec![b'1'; len], Caching::Revalidate);
-            let bytes = encode(answer, &form, true, 0);
+        let answer = Answer::json(vec![b'1'; 10_000], Caching::Revalidate);
+        let packed = http1::gzip(&answer.body);
+        for packed in [None, Some(&packed[..])] {
+            let bytes = encode(&answer, packed, &form, true, 0);
             let head = String::from_utf8_lossy(&bytes);
-            assert_eq!(head.contains("Content-Encoding: gzip"), packed);
-            assert_eq!(bytes.len() < len, packed);
+            assert_eq!(head.contains("Content-Encoding: gzip"), packed.is_some());
+            assert_eq!(bytes.len() < 10_000, packed.is_some());
         }
     }
 
@@ -302,7 +334,7 @@ mod tests {
         for (origin, credentials) in [("*", false), ("https://a.example", true)] {
             let mut form = form("");
             form.origin = Some(Box::new(Origin(origin.into())));
-            let bytes = encode(Answer::json(Vec::new(), Caching::Never), &form, true, 0);
+            let bytes = encode(&Answer::json(Vec::new(), Caching::Never), None, &form, true, 0);
             let text = String::from_utf8_lossy(&bytes);
             assert!(text.contains(&format!("Access-Control-Allow-Origin: {origin}\r\n")));
             assert_eq!(text.contains("Allow-Credentials"), credentials);

@@ -97,7 +97,9 @@ impl Core {
             return;
         };
         let mut http = kept.take().unwrap_or_default();
-        http.unread.extend_from_slice(unread);
+        if http.unread.push(&self.options.http.input, unread).is_err() {
+            return self.refuse_full(slot);
+        }
         http.inquiry = Some(Box::new(inquiry));
         let more = !http.unread.is_empty();
         *kept = Some(http);
@@ -166,10 +168,10 @@ impl Core {
         if number.is_some_and(|number| number != awaited) {
             return None;
         }
-        let Http { unread, inquiry, .. } = *kept.take()?;
+        let Http { mut unread, inquiry, .. } = *kept.take()?;
         let mut inquiry = *inquiry?;
         inquiry.reply.keep_alive &= !connection.peer_ended;
-        Some((inquiry, unread))
+        Some((inquiry, unread.take()))
     }
 
     /// Takes an answer into account.

@@ -204,7 +204,8 @@ impl Core {
     /// ends at a position that it knows.
     fn open_stream(&mut self, slot: u32, kind: Encoding, asking: Asking) {
         let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
-        let unread = reader.work.take().and_then(|work| work.unread).map_or_else(Vec::new, |unread| unread.0);
+        let unread =
+            reader.work.take().and_then(|work| work.unread).map_or_else(Vec::new, |mut unread| unread.take());
         let (chunked, own_frames) = (reader.chunked, reader.has_own_frames(asking.channels.len()));
         // Where it was left: a position beyond a loss goes out with the word of that loss and not before, or a reader
         // cut off between the two would never hear of it.

@@ -16,8 +16,6 @@ mod stream;
 
 use std::sync::Arc;
 
-use http::{Method, Request as HttpRequest};
-
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::publication::ClientInfo;
@@ -268,18 +266,15 @@ impl Core {
         if head.expects_continue() && !decoder.is_done() {
             self.send(slot, Bytes::from_static(http1::CONTINUE));
         }
-        let (mut parts, ()) = HttpRequest::new(()).into_parts();
-        parts.method = Method::POST;
         let request = Request {
-            parts,
             keep_alive: form.keep_alive,
-            body: Vec::new(),
             decoder,
-            asked: false,
             publish: Some(Box::new(PublishOrder { request, reply: form, headers: self.forwarded(head) })),
+            ..Request::default()
         };
         let mut http = Box::<Http>::default();
         http.request = Some(request);
+        self.time_body(slot, &mut http);
         head_len + self.handle_body(slot, http, &bytes[head_len..])
     }
 
@@ -365,7 +360,10 @@ impl Core {
         // A stream of HTTP has asked all it can.
         let wanted = reader.is_websocket() || !matches!(reader.mode, Mode::Stream(_));
         let Some(work) = reader.work.as_mut().filter(|_| wanted) else { return };
-        work.unread.get_or_insert_default().0.extend_from_slice(bytes);
+        if work.unread.get_or_insert_default().push(&self.options.http.input, bytes).is_err() {
+            self.stats.fault(Cause::HttpInputFull);
+            return self.give_up(slot);
+        }
         // The next request of a client that does not wait for answers. One is enough to know that there is one; the
         // rest may wait in the kernel.
         self.actions.push(Action::ReadPause(slot));

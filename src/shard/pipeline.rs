@@ -1,0 +1,106 @@
+//! Requests behind requests: the next one is taken when the answer before it has gone to the kernel.
+//!
+//! A client that sends requests and reads no answers is not read from: it costs one answer, what came with the request in
+//! one read, and at most one read more. So the answers that connections of HTTP are owed are as many as connections.
+
+use std::time::Duration;
+
+use crate::base::ids::Sock;
+use crate::proto::http1::HttpFault;
+use crate::shard::Action;
+use crate::shard::connections::{ClosingEnd, Http, State};
+use crate::shard::core::Core;
+use crate::shard::stats::Cause;
+
+/// How long a peer may take no byte of an answer that the kernel has no room for. Long enough for a phone in a tunnel.
+pub const ANSWER_STALL: Duration = Duration::from_secs(30);
+
+/// What a client is told whose input would have to be kept while too much of it is.
+pub const INPUT_FULL: HttpFault = HttpFault { status: 503, reason: "too many unfinished requests" };
+
+impl Core {
+    /// Whether an answer to this connection has not gone to the kernel yet.
+    pub fn owes(&self, slot: u32) -> bool {
+        self.connections.get(slot).is_some_and(|connection| connection.owes())
+    }
+
+    /// Keeps requests whose turn has not come, behind those in `http`, and reads no further.
+    pub fn wait_in_line(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
+        if http.unread.push(&self.options.http.input, bytes).is_err() {
+            return self.refuse_full(slot);
+        }
+        self.keep_http(slot, http);
+        self.actions.push(Action::ReadPause(slot));
+        self.resume_later(slot);
+    }
+
+    /// The connection has its turn in the next tick, if it owes nothing by then.
+    pub fn resume_later(&mut self, slot: u32) {
+        if let Some(sock) = self.sock(slot) {
+            self.resuming.push(sock);
+        }
+    }
+
+    /// The last tick's answers are with the kernel: their connections go on with the next request. Those that the kernel
+    /// had no room for wait until it has: see `lag.rs`.
+    pub fn resume_http(&mut self) {
+        // Those that wait once more have their turn in the next tick, so nobody is served twice in this one.
+        for Sock { slot, generation } in std::mem::take(&mut self.resuming) {
+            let Some(connection) = self.connections.get_mut(slot) else { continue };
+            if connection.generation != generation {
+                continue;
+            }
+            if connection.owes() {
+                // What the end of a tick gave to somebody leaves in this one.
+                if !connection.is_blocked() {
+                    self.resuming.push(Sock { slot, generation });
+                }
+                continue;
+            }
+            let State::Http(kept) = &mut connection.state else { continue };
+            let Some(mut http) = kept.take_if(|http| http.is_waiting()) else { continue };
+            let mut unread = http.unread.take();
+            let before = self.actions.len();
+            self.actions.push(Action::ReadStart(slot));
+            self.handle_bytes(slot, &mut unread);
+            // It waits once more: reading has not begun between.
+            if let [Action::ReadStart(start), Action::ReadPause(pause)] = self.actions[before..]
+                && (start, pause) == (slot, slot)
+            {
+                self.actions.truncate(before);
+            }
+        }
+    }
+
+    /// No room to keep what has come.
+    pub fn refuse_full(&mut self, slot: u32) {
+        self.stats.fault(Cause::HttpInputFull);
+        let mut answer = Vec::new();
+        INPUT_FULL.write(&mut answer);
+        self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+    }
+
+    /// A write of an answer was cut short: its peer has a while to take more of it.
+    pub fn answer_cut(&mut self, slot: u32) {
+        let waits = match self.connections.get(slot).map(|connection| &connection.state) {
+            Some(State::Http(http)) => http.as_ref().is_none_or(|http| http.is_waiting()),
+            Some(State::Closing { end }) => !matches!(end, ClosingEnd::PeersClose(_)),
+            _ => false,
+        };
+        if waits {
+            self.timer_in(slot, ANSWER_STALL);
+        }
+    }
+
+    /// The rest of an answer is with the kernel.
+    pub fn answer_gone(&mut self, slot: u32) {
+        let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else {
+            return;
+        };
+        match http {
+            None => self.timer_in(slot, self.options.http.keep_alive),
+            Some(http) if http.is_waiting() => self.resume_later(slot),
+            Some(_) => {}
+        }
+    }
+}
