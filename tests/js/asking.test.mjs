@@ -66,7 +66,7 @@ for (const driver of drivers) {
           client: {
             allow_anonymous: false,
             connect_hook: 'connect',
-            emulated_headers: ['Cookie'],
+            emulated_headers: ['Cookie', 'X-Request-Id'],
             refresh_hook: 'refresh',
             rpc_hook: 'rpc',
           },
