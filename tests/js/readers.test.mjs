@@ -8,6 +8,7 @@ import net from 'node:net';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 
+import { fetchEventSource } from '@microsoft/fetch-event-source';
 import { EventSource } from 'eventsource';
 
 import { launch, open, serveSdk } from './support/browser.mjs';
@@ -114,6 +115,35 @@ for (const driver of drivers) {
       });
     });
   }
+
+  describe(`npm fetch-event-source on ${driver}`, () => {
+    test('hears what was published, and nothing that is no event', async () => {
+      const daemon = await Daemon.start({ driver, env: { TRUNKLINE_CLIENT_PING_INTERVAL: '1s', TRUNKLINE_CLIENT_PONG_TIMEOUT: '500ms' } });
+      // What it wants of a browser: a page that is shown.
+      globalThis.document ??= { hidden: false, addEventListener() {}, removeEventListener() {} };
+      globalThis.window ??= globalThis;
+      const heard = [];
+      const end = new AbortController();
+      const listening = fetchEventSource(`${daemon.http}/sse?channel=quiet`, {
+        signal: end.signal,
+        openWhenHidden: true,
+        onmessage: (message) => heard.push(message),
+        onerror: (error) => { throw error; },
+      });
+      await until(() => heard.some(({ event }) => event === 'ready'), 'the stream is ready');
+      for (const number of range(1, 3)) {
+        // Time for heartbeats, of which none may become a message.
+        await sleep(1500);
+        await daemon.publish('quiet', number);
+        await until(() => heard.length === number + 1, () => JSON.stringify(heard));
+      }
+      assert.deepEqual(heard.map(({ event }) => event), ['ready', '', '', '']);
+      assert.deepEqual(heard.slice(1).map(({ data }) => JSON.parse(data).data), [1, 2, 3]);
+      end.abort();
+      await listening;
+      assert.equal(await daemon.stop(), 0);
+    });
+  });
 
   describe(`npm eventsource on ${driver}`, () => {
     let daemon;

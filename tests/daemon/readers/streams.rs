@@ -127,7 +127,16 @@ on_both_drivers! {
         publish(&daemon, "c", [1]);
         first.messages(1);
         publish(&daemon, "c", [2]);
-        for name in ["lastEventId", "lastEventID", "Last-Event-ID", "last-event-id", "last_event_id", "evs_last_event_id", "position", "since"] {
+        for name in [
+            "lastEventId",
+            "lastEventID",
+            "Last-Event-ID",
+            "last-event-id",
+            "last_event_id",
+            "evs_last_event_id",
+            "position",
+            "since",
+        ] {
             let target = format!("/sse?channel=c&{name}={}", first.last_id);
             assert_eq!(Events::open(&daemon, &target, "").messages(1), numbers([2]), "{name}");
         }
