@@ -269,7 +269,7 @@ for (const driver of drivers) {
       assert.deepEqual(await about('publish?channel=asked:x', { method: 'POST', body: '1' }), [503, 1444, '1']);
       // What is malformed does not reach the backend.
       backend.asked = [];
-      assert.equal((await about('poll?channel=asked:x&position=%00'))[0], 400);
+      assert.equal((await about('history?channel=asked:x&position=%00'))[0], 400);
       assert.deepEqual(backend.asked, []);
     });
 
