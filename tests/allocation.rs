@@ -26,6 +26,7 @@ use trunkline::hub::limits::HubLimits;
 use trunkline::hub::local::StreamLimits;
 use trunkline::hub::options::{ChannelOptions, Namespaces};
 use trunkline::proto::websocket::{self, Opcode};
+use trunkline::session::origins::AllowedOrigins;
 use trunkline::shard::ask::{Ask, Reply};
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::mailbox::Inbox;
@@ -204,8 +205,7 @@ fn options() -> ShardOptions {
         tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
-        allowed_origins: Vec::new(),
-        allow_loopback_origins: false,
+        allowed_origins: AllowedOrigins::default(),
         connections_max: 1024,
         seats: Seats::new(1024),
         refused_max: 8,

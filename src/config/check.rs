@@ -15,6 +15,7 @@ use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
 use crate::hub::ChannelOptions;
 use crate::hub::limits::BATCH_DELAY_MAX;
+use crate::session::origins::OriginPattern;
 use crate::session::token::keys::{Key, KeyFault};
 
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
@@ -77,13 +78,11 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "client.channel_name_bytes_max",
         "must be from 1 to 4096",
     );
-    require(
-        client.allowed_origins.iter().all(|origin| {
-            origin == "*" || (origin.contains("://") && !origin.ends_with('/') && !origin.contains(' '))
-        }),
-        "client.allowed_origins",
-        "each must be \"*\" or a scheme and host, like \"https://example.com\", without a path",
-    );
+    for text in &client.allowed_origins {
+        if let Err(reason) = OriginPattern::parse(text) {
+            require(false, "client.allowed_origins", &format!("\"{text}\" {reason}"));
+        }
+    }
     require(
         (Size(HTTP_HEAD_BYTES_MAX as u64)..=BODY_BYTES_MAX).contains(&config.api.body_bytes_max),
         "api.body_bytes_max",

@@ -521,6 +521,10 @@ mod tests {
         );
         assert_eq!((text, code), (expected, 1));
         assert_eq!(printed(act(&["--config", name], &[])).1, 2);
+        fs::write(&path, "[client]\nallowed_origins = [\"null\", \"https://a.example/app\"]\n").unwrap();
+        let (text, code) = printed(act(&["check", name], &[]));
+        let reason = "\"https://a.example/app\" has a path: an origin ends with its host or port";
+        assert_eq!((text, code), (format!("error: {name}:2: client.allowed_origins: {reason}\n"), 1));
         assert_eq!(printed(act(&["check", "/nonexistent.toml"], &[])).1, 1);
         fs::write(&path, [0xff, 0xfe]).unwrap();
         assert_eq!(printed(act(&["check", name], &[])).1, 1);

@@ -126,9 +126,12 @@ settings! {
         /// Bytes one user may send a second over all connections to this node, as `bytes_per_second`: the connection that
         /// sends more is closed (3013). 0: any number.
         pub user_bytes_per_second: Size = Size(0);
-        /// Origins a browser may connect from, like `https://example.com` or `https://*.example.com`.
-        /// "*" allows all. Empty: only pages of the same host. Clients that send no Origin are not browsers
-        /// and are not held to this.
+        /// Origins a browser may connect from, like `https://example.com` or `https://*.example.com`. A `*` stands for
+        /// one or more characters of the scheme or the host, or, behind the colon, for any port; without a port the
+        /// scheme's default one is meant (`https://*`: any host and any port). `ws` and `wss` are `http` and `https`.
+        /// `null` is a sandboxed frame, of whose page ever; `file://` a page from a file. "*" alone allows all, without
+        /// their cookies unless they are named beside it. Empty: only pages of the same host. Clients that send no Origin
+        /// are not browsers and are not held to this.
         pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";
         /// Subscribe every connection that has a user to its personal channel: `#` and the user.
         pub personal_channel: bool = false;

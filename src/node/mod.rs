@@ -41,6 +41,7 @@ use crate::driver::{Driver, DriverOptions};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::node::limits::{Descriptors, Room};
+use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
 use crate::session::tunnel::WaitingLimits;
 use crate::shard::ask::{Ask, ControlPlane};
@@ -323,8 +324,8 @@ fn shard_options(config: &Config, verifier: Option<Arc<Verifier>>, room: Room) -
             }
         }),
         tunnels: config.tunnel.iter().map(tunnel_options).collect(),
-        allowed_origins: client.allowed_origins.clone(),
-        allow_loopback_origins: config.is_development(),
+        allowed_origins: AllowedOrigins::new(&client.allowed_origins, config.is_development())
+            .map_err(io::Error::other)?,
         connections_max: room.shard_connections_max,
         seats: Seats::new(room.connections_max),
         refused_max: room.refused_max,

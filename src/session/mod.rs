@@ -14,6 +14,7 @@ mod answers;
 mod commands;
 mod context;
 mod held;
+pub mod origins;
 pub mod question;
 pub mod reader;
 pub mod rights;

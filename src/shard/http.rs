@@ -12,6 +12,7 @@ use crate::proto::http1::{self, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::reader::query;
 use crate::proto::websocket;
 use crate::session::Session;
+use crate::session::origins::Welcome;
 use crate::session::question::Headers;
 use crate::shard::Action;
 use crate::shard::ask::HttpReply;
@@ -186,7 +187,7 @@ impl Core {
                 return Asked::Refused(answer, Cause::HandshakeRefused);
             }
         };
-        if is_client && !self.is_welcome(head) {
+        if is_client && self.judge_origin(head) == Welcome::Refused {
             let mut answer = Vec::new();
             HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut answer);
             return Asked::Refused(answer, Cause::OriginRefused);
@@ -200,30 +201,9 @@ impl Core {
         Asked::Upgraded(endpoint, answer, self.forwarded(head))
     }
 
-    /// Whether a page of the request's origin may connect. Programs that are no browser send none.
-    pub fn is_welcome(&self, head: &RequestHead<'_>) -> bool {
-        self.is_known_origin(head)
-            || head.header_str("Origin").is_some()
-                && self.options.allowed_origins.iter().any(|allowed| allowed == "*")
-    }
-
-    /// As [`Core::is_welcome`], without those whom only `*` lets in.
-    pub fn is_known_origin(&self, head: &RequestHead<'_>) -> bool {
-        let Some(origin) = head.header_str("Origin") else { return head.header("Origin").is_none() };
-        let authority = origin.split_once("://").map_or("", |(_, authority)| authority);
-        if head.host().is_some_and(|host| host.eq_ignore_ascii_case(authority)) {
-            return true;
-        }
-        let name = match authority.strip_prefix('[') {
-            Some(rest) => rest.split(']').next().unwrap_or(""),
-            None => authority.split(':').next().unwrap_or(""),
-        };
-        self.options.allow_loopback_origins && is_loopback_name(name)
-            || self
-                .options
-                .allowed_origins
-                .iter()
-                .any(|allowed| allowed != "*" && is_allowed_origin(allowed, origin))
+    /// How the page that a request comes from stands to us.
+    pub fn judge_origin(&self, head: &RequestHead<'_>) -> Welcome {
+        self.options.allowed_origins.judge(head.fields().all("Origin"), head.host())
     }
 
     fn plain(&self, head: &RequestHead<'_>) -> Asked {
@@ -464,23 +444,6 @@ fn cause_of(fault: HttpFault) -> Cause {
     }
 }
 
-/// Whether `origin` is what the pattern names; its `*` stands for one or more characters, or alone for any origin.
-fn is_allowed_origin(allowed: &str, origin: &str) -> bool {
-    let (allowed, origin) = (allowed.to_ascii_lowercase(), origin.to_ascii_lowercase());
-    match allowed.split_once('*') {
-        None => allowed == origin,
-        Some(("", "")) => true,
-        Some((before, after)) => {
-            origin.len() > before.len() + after.len() && origin.starts_with(before) && origin.ends_with(after)
-        }
-    }
-}
-
-fn is_loopback_name(name: &str) -> bool {
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 /// What a client of the protocol wants to write in. The subprotocol says it, or the query where the client cannot name
 /// one: `cf_protocol` or, as older clients call it, `format`.
 fn format_of(head: &RequestHead<'_>, subprotocol: Option<&str>) -> Format {
@@ -491,37 +454,4 @@ fn format_of(head: &RequestHead<'_>, subprotocol: Option<&str>) -> Format {
         }),
     };
     if protobuf { Format::Protobuf } else { Format::Json }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_origin_pattern_allows_what_it_names_and_nothing_beside() {
-        assert!(is_allowed_origin("*", "https://anything.example"));
-        assert!(is_allowed_origin("https://Example.com", "https://example.com"));
-        assert!(!is_allowed_origin("https://example.com", "https://example.com.evil.test"));
-        assert!(!is_allowed_origin("https://example.com", "http://example.com"));
-        let wide = "https://*.example.com";
-        assert!(is_allowed_origin(wide, "https://a.b.example.com"));
-        for other in [
-            "https://example.com",
-            "https://.example.com",
-            "https://evil-example.com",
-            "https://a.example.com:1",
-        ] {
-            assert!(!is_allowed_origin(wide, other), "{other}");
-        }
-    }
-
-    #[test]
-    fn loopback_is_known_by_name_and_address() {
-        for name in ["localhost", "LOCALHOST", "127.0.0.1", "127.9.9.9", "::1"] {
-            assert!(is_loopback_name(name), "{name}");
-        }
-        for name in ["", "localhost.evil.test", "128.0.0.1", "10.0.0.1"] {
-            assert!(!is_loopback_name(name), "{name}");
-        }
-    }
 }

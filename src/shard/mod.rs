@@ -51,6 +51,7 @@ use crate::driver::{AcceptFailure, Driver, End, Event, SendFailure};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::hub::options::Namespaces;
+use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
 use crate::shard::ask::ControlPlane;
 use crate::shard::client_ids::ClientIds;
@@ -83,10 +84,8 @@ pub struct ShardOptions {
     pub personal_channels: Option<Box<str>>,
     /// In the order of the configuration's list: a tunnel's place there is its name among shards and control plane.
     pub tunnels: Vec<TunnelOptions>,
-    /// Origins that may connect besides the page's own host; `*` is any.
-    pub allowed_origins: Vec<String>,
-    /// Pages of this machine may connect whatever their port.
-    pub allow_loopback_origins: bool,
+    /// Origins that may connect besides the page's own host.
+    pub allowed_origins: AllowedOrigins,
     /// Most connections of one shard. The kernel spreads clients by hash: more than an even share of the node's.
     pub connections_max: u32,
     /// Connections of the whole node.

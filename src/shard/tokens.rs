@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use crate::proto::http1::RequestHead;
 use crate::proto::reader::query;
 use crate::session::World;
+use crate::session::origins::Welcome;
 use crate::session::token::TokenFault;
 use crate::shard::clients::View;
 use crate::shard::core::Core;
@@ -20,7 +21,7 @@ impl Core {
     /// The token that an upgrade shows, for a connect command without one.
     pub fn shown_token(&self, head: &RequestHead<'_>) -> Option<Box<str>> {
         let fields = reads_fields(&View { options: &self.options, local: &self.local });
-        shown(head, fields, self.is_known_origin(head)).map(Box::from)
+        shown(head, fields, self.judge_origin(head) == Welcome::Known).map(Box::from)
     }
 
     pub fn token_refused(&mut self, fault: TokenFault) {

@@ -17,6 +17,7 @@ use crate::base::ids::ConnId;
 use crate::proto::http1::{self, HttpFault, RequestHead};
 use crate::proto::reader::problem::{PROBLEM_TYPE, write_problem};
 use crate::proto::websocket::{self, Message, Opcode};
+use crate::session::origins::Welcome;
 use crate::session::question::Waiting;
 use crate::session::tunnel::{
     Admission, Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelMatter, TunnelQuestion, WaitingLimits,
@@ -97,7 +98,7 @@ impl Core {
                 self.stats.fault(Cause::HandshakeRefused);
                 fault.write(&mut refusal);
             }
-            Ok(_) if !self.is_welcome(head) => {
+            Ok(_) if self.judge_origin(head) == Welcome::Refused => {
                 self.stats.fault(Cause::OriginRefused);
                 HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut refusal);
             }

@@ -14,6 +14,7 @@ mod frame;
 mod http;
 mod https;
 mod limits;
+mod origins;
 mod pace;
 mod ports;
 mod process;

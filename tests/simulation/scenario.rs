@@ -14,6 +14,7 @@ use trunkline::driver::sim::Faults;
 use trunkline::hub::limits::HubLimits;
 use trunkline::hub::local::StreamLimits;
 use trunkline::hub::options::{ChannelOptions, GapPolicy, Namespaces};
+use trunkline::session::origins::AllowedOrigins;
 use trunkline::session::token::{TokenOptions, Verifier};
 use trunkline::shard::{ClientHooks, HttpLimits, ShardOptions};
 
@@ -287,8 +288,7 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
-        allowed_origins: Vec::new(),
-        allow_loopback_origins: false,
+        allowed_origins: AllowedOrigins::default(),
         connections_max: if cramped { room } else { room * 2 },
         seats: Seats::new(if cramped { room * 2 } else { u32::MAX }),
         refused_max: 2,

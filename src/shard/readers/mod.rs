@@ -26,6 +26,7 @@ use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
 use crate::proto::reader::notes;
 use crate::proto::reader::problem::Problem;
 use crate::proto::websocket;
+use crate::session::origins::Welcome;
 use crate::session::question::{Headers, Matter, PublishAnswer};
 use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
 use crate::session::token::TokenFault;
@@ -92,7 +93,7 @@ impl Core {
             return consumed(self.answer_preflight(slot, &form, endpoint));
         } else {
             let view = View { options: &self.options, local: &self.local };
-            let cookies = self.is_known_origin(head);
+            let cookies = self.judge_origin(head) == Welcome::Known;
             let none = Said::default();
             request::read(endpoint, head, said.as_ref().unwrap_or(&none), &view, cookies, self.unix_s())
         };
@@ -141,17 +142,16 @@ impl Core {
         }
     }
 
-    /// The origin to allow by name: none for a request without one, `*` where everybody is welcome.
+    /// The origin to allow: none for a request without one, `*` for a page that nobody has named.
     ///
     /// # Errors
     /// The origin is not welcome.
     fn cors_origin(&self, head: &RequestHead<'_>) -> Result<Option<Box<str>>, ()> {
-        if !self.is_welcome(head) {
-            return Err(());
+        match self.judge_origin(head) {
+            Welcome::Known => Ok(head.header_str("Origin").map(Box::from)),
+            Welcome::Anybody => Ok(Some("*".into())),
+            Welcome::Refused => Err(()),
         }
-        let Some(origin) = head.header_str("Origin") else { return Ok(None) };
-        let everybody = self.options.allowed_origins.iter().any(|allowed| allowed == "*");
-        Ok(Some(if everybody { "*".into() } else { origin.into() }))
     }
 
     /// What a stream begins with.
