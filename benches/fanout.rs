@@ -93,6 +93,7 @@ fn options() -> DriverOptions {
         sockets_max: 2 * SOCKETS as u32,
         recv_buffer_bytes: 4096,
         recv_buffers: 64,
+        socket: Default::default(),
     }
 }
 

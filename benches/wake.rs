@@ -141,6 +141,7 @@ fn options() -> DriverOptions {
         sockets_max: 16,
         recv_buffer_bytes: 4096,
         recv_buffers: 4,
+        socket: Default::default(),
     }
 }
 

@@ -114,6 +114,7 @@ fn allocations_per_run<D: Driver>(
                 sockets_max: 1024,
                 recv_buffer_bytes: 16 * 1024,
                 recv_buffers: 64,
+                socket: Default::default(),
             })
             .expect("the driver starts");
             ready.send(driver.local_addr()).expect("the test waits");

@@ -68,6 +68,18 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "must be at least client.message_bytes_max, or one reply could close a client",
     );
     require(
+        client.send_buffer_bytes == Size(0)
+            || (Size::kib(16)..=Size::mib(64)).contains(&client.send_buffer_bytes),
+        "client.send_buffer_bytes",
+        "must be 0 or from 16KiB to 64MiB",
+    );
+    require(
+        client.send_timeout.is_zero()
+            || (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&client.send_timeout),
+        "client.send_timeout",
+        "must be 0s or from 1s to 24h",
+    );
+    require(
         client.commands_burst > 0,
         "client.commands_burst",
         "must be above 0: to switch the limit off, set client.commands_per_second to 0",

@@ -102,6 +102,13 @@ settings! {
         pub channel_name_bytes_max: usize = 255;
         /// What a client that reads slowly may owe, in bytes, before it is closed as slow (3008).
         pub outbox_bytes_max: Size = Size::mib(1);
+        /// What the kernel may keep for a client that reads slowly, in bytes of payload; it needs about as much again for
+        /// itself, and cuts this at net.core.wmem_max. What is beyond waits in `outbox_bytes_max`. 0: as the kernel finds
+        /// right, up to 4 MiB (net.ipv4.tcp_wmem).
+        pub send_buffer_bytes: Size = Size::kib(128);
+        /// How long a client may leave what was sent unacknowledged, or its window shut, before the kernel breaks the
+        /// connection, also after it was closed. 0s: until the kernel gives up, some 15 minutes.
+        pub send_timeout: Duration = Duration::from_secs(60);
         /// Connections of this node. More are answered 503 and closed.
         /// 0: as many as the memory plan finds room for, at most 1,000,000.
         pub connections_max: u32 = 0;

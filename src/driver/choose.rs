@@ -54,6 +54,7 @@ mod tests {
             sockets_max: 16,
             recv_buffer_bytes: 1024,
             recv_buffers: 2,
+            socket: Default::default(),
         };
         let (auto, reason) = choose(DriverKind::Auto, &options).expect("auto");
         assert!(!reason.is_empty());

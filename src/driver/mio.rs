@@ -69,7 +69,7 @@ impl MioDriver {
     /// When the address cannot be bound, or no descriptor is left for epoll.
     pub fn try_new(options: &DriverOptions) -> io::Result<MioDriver> {
         let poll = Poll::new()?;
-        let mut listener = TcpListener::from_std(sys::listen(options.listen)?);
+        let mut listener = TcpListener::from_std(sys::listen(options.listen, options.socket)?);
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         let waker = Waker::new(poll.registry(), WAKER)?;
         Ok(MioDriver {
@@ -381,6 +381,14 @@ impl Driver for MioDriver {
         slot.stream = None;
         slot.flags = (slot.flags & QUEUED) | CLOSING;
         self.events.push(Event::Closed { sock });
+    }
+
+    fn reset(&mut self, sock: Sock) {
+        if let Some(Slot { stream: Some(stream), .. }) = self.live(sock) {
+            // An error leaves an ordinary close, which is what a broken socket needs.
+            let _ = socket2::SockRef::from(&*stream).set_linger(Some(Duration::ZERO));
+            self.close(sock);
+        }
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {

@@ -17,7 +17,7 @@
 //! after [`Event::Ended`] too. After `close` no event but `Closed` comes for it.
 //!
 //! # Legal order in a tick
-//! `wait` → any mix of `received`/`give_back`/`read_*`/`hold`/`send`/`write_watch`/`finish`/`close` → `flush` → `wait`.
+//! `wait` → any mix of `received`/`give_back`/`read_*`/`hold`/`send`/`write_watch`/`finish`/`close`/`reset` → `flush` → `wait`.
 //! At most one `send` a socket between two flushes: a send may fail in the middle, and what follows must wait for that.
 //! Every [`Lent`] is given back before the next `wait`.
 
@@ -130,6 +130,18 @@ pub struct DriverOptions {
     pub recv_buffer_bytes: usize,
     /// A power of two.
     pub recv_buffers: u16,
+    pub socket: SocketOptions,
+}
+
+/// What every accepted socket inherits from its listener, so that it costs nothing at accept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// What the kernel may keep for a peer that does not read, payload (SO_SNDBUF; the kernel doubles it for what it needs
+    /// besides, and cuts it at net.core.wmem_max). 0: what the kernel finds right, up to net.ipv4.tcp_wmem.
+    pub send_buffer_bytes: u32,
+    /// How long a peer may leave what was sent unacknowledged, or its window shut, before the kernel breaks the connection
+    /// (TCP_USER_TIMEOUT), after a close as well. Zero: until the kernel's retries end, some 15 minutes.
+    pub send_timeout: Duration,
 }
 
 /// The contract is in the module's head; a `Sock` of an older generation is ignored by every method and counted.
@@ -181,8 +193,13 @@ pub trait Driver {
     /// Sends FIN after what was sent: the peer reads an orderly end. Reading goes on.
     fn finish(&mut self, sock: Sock);
 
-    /// Closes the socket. [`Event::Closed`] follows when nothing of it is in flight any more.
+    /// Closes the socket. [`Event::Closed`] follows when nothing of it is in flight any more. What was sent still reaches
+    /// the peer, and stays in the kernel until it has.
     fn close(&mut self, sock: Sock);
+
+    /// Closes the socket by a reset: what the peer has not been sent is dropped with its memory. For peers that do not
+    /// read. Otherwise as [`Driver::close`].
+    fn reset(&mut self, sock: Sock);
 
     /// Waits until something happened, `waker` was used, or `timeout` passed (`None`: no limit; zero: just look),
     /// and appends what happened. May return without events. At most one `Received` a socket, and no more of them

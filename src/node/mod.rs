@@ -37,7 +37,7 @@ use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
-use crate::driver::{Driver, DriverOptions};
+use crate::driver::{Driver, DriverOptions, SocketOptions};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::node::limits::{Descriptors, Room};
@@ -277,6 +277,10 @@ fn driver_options(config: &Config, room: Room) -> DriverOptions {
         sockets_max: room.sockets_max,
         recv_buffer_bytes: RECV_BUFFER_BYTES,
         recv_buffers: RECV_BUFFERS,
+        socket: SocketOptions {
+            send_buffer_bytes: u32::try_from(config.client.send_buffer_bytes.0).unwrap_or(u32::MAX),
+            send_timeout: config.client.send_timeout,
+        },
     }
 }
 

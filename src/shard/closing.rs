@@ -22,7 +22,8 @@ const _: () = assert!(WS_CLOSE_REASON_BYTES_MAX >= 32, "reasons of the protocol 
 impl Core {
     /// Ends a connection for the given reason: a Close frame where one can be understood, then FIN.
     pub fn close(&mut self, slot: u32, disconnect: Disconnect) {
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        connection.silent |= disconnect == Disconnect::NO_PONG || disconnect == Disconnect::SLOW;
         match &connection.state {
             State::Client { .. } | State::Echo { .. } => {
                 self.stats.disconnect(&disconnect);
@@ -73,10 +74,13 @@ impl Core {
         if matches!(connection.state, State::Gone) {
             return;
         }
+        // Whose socket takes nothing, or who has been silent, does not read: what the kernel holds for it would stay there
+        // for minutes, with nobody left to count it.
+        let reset = connection.silent || connection.is_blocked();
         connection.state = State::Gone;
         connection.lag = None;
         self.wheel.cancel(&mut self.connections, slot);
-        self.actions.push(Action::Close(slot));
+        self.actions.push(if reset { Action::Reset(slot) } else { Action::Close(slot) });
     }
 
     /// The peer has ended its side, or the socket is broken.
@@ -115,7 +119,7 @@ impl Core {
         let mut at = 0;
         while at < self.finishing.len() {
             let slot = self.finishing[at];
-            if let Some(connection) = self.connections.get(slot)
+            if let Some(connection) = self.connections.get_mut(slot)
                 && let State::Closing { end } = &connection.state
             {
                 if connection.lag.is_some() {
@@ -127,7 +131,11 @@ impl Core {
                         self.actions.push(Action::Finish(slot));
                         self.timer_in(slot, LINGER);
                     }
-                    _ => self.give_up(slot),
+                    _ => {
+                        // It has answered: an orderly end.
+                        connection.silent = false;
+                        self.give_up(slot);
+                    }
                 }
             }
             self.finishing.swap_remove(at);

@@ -39,6 +39,8 @@ pub struct Connection {
     pub peer_ended: bool,
     /// It has one of the node's seats: to be given back when it is gone.
     pub seated: bool,
+    /// Closed for slowness or silence: what the kernel still holds for it will not be read.
+    pub silent: bool,
     /// Present while the socket does not take everything at once.
     pub lag: Option<Box<Lag>>,
     pub state: State,
@@ -191,6 +193,7 @@ impl Connection {
             of_user: false,
             peer_ended: false,
             seated: false,
+            silent: false,
             lag: None,
             state: State::Http(None),
         }

@@ -174,6 +174,8 @@ pub(in crate::shard) enum Action {
     /// Send FIN.
     Finish(u32),
     Close(u32),
+    /// Close, and drop what the peer has not read.
+    Reset(u32),
     AcceptEnd,
 }
 
@@ -324,10 +326,11 @@ impl<D: Driver> Shard<D> {
                 | Action::ReadPause(slot)
                 | Action::WriteWatch(slot)
                 | Action::Finish(slot)
-                | Action::Close(slot) => {
+                | Action::Close(slot)
+                | Action::Reset(slot) => {
                     let Some(sock) = self.core.sock(slot) else { continue };
                     // What was wanted before the connection was given up is wanted no more.
-                    if !matches!(action, Action::Close(_)) && !self.core.is_current(sock) {
+                    if !matches!(action, Action::Close(_) | Action::Reset(_)) && !self.core.is_current(sock) {
                         continue;
                     }
                     match action {
@@ -335,6 +338,7 @@ impl<D: Driver> Shard<D> {
                         Action::ReadPause(_) => self.driver.read_pause(sock),
                         Action::WriteWatch(_) => self.driver.write_watch(sock),
                         Action::Finish(_) => self.driver.finish(sock),
+                        Action::Reset(_) => self.driver.reset(sock),
                         Action::Close(_) | Action::AcceptEnd => self.driver.close(sock),
                     }
                 }

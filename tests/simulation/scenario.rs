@@ -149,6 +149,7 @@ impl Scenario {
                 sockets_max: if cramped && prng.bool() { room + 2 } else { room * 2 },
                 recv_buffer_bytes: *pick(prng, &[512, 4096, 16 * 1024]),
                 recv_buffers: *pick(prng, &[1, 4, 64]),
+                socket: Default::default(),
             },
             inbox_messages: if crowd { 1024 } else { *pick(prng, &[2, 4, 16, 64, 1024]) },
             channels: channels(prng, &namespaces, crowd, hooked),

@@ -320,9 +320,9 @@ impl World {
         }
     }
 
-    pub fn kernel_close(&mut self, host: usize, slot: u32) {
+    pub fn kernel_close(&mut self, host: usize, slot: u32, reset: bool) {
         let link: LinkId = self.hosts[host].at(slot).1.link;
-        self.server_close(link);
+        self.server_close(link, reset);
         self.plan_gone(host, slot);
     }
 
@@ -359,7 +359,7 @@ impl World {
         let open: Vec<LinkId> =
             self.hosts[host].sockets().filter(|(_, socket)| !socket.closing).map(|(_, s)| s.link).collect();
         for link in open {
-            self.server_close(link);
+            self.server_close(link, false);
         }
     }
 }

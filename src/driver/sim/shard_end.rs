@@ -50,6 +50,7 @@ enum Queued {
     },
     Close {
         slot: u32,
+        reset: bool,
     },
 }
 
@@ -102,6 +103,19 @@ impl SimDriver {
         assert_eq!(hold & !((1 << HOLD_BITS) - 1), self.hold_mark(), "a hold is used after its flush");
         let bytes = &self.holds[(hold & ((1 << HOLD_BITS) - 1)) as usize];
         &bytes[part.range.start as usize..part.range.end as usize]
+    }
+
+    fn end(&mut self, sock: Sock, reset: bool) {
+        let mut world = self.world.borrow_mut();
+        let host = &mut world.hosts[self.host];
+        let Some(socket) = host.named(sock, "close") else { return };
+        socket.closing = true;
+        let queued = socket.send_queued;
+        host.stats.close_calls += 1;
+        match queued {
+            true => self.queue.push(Queued::Close { slot: sock.slot, reset }),
+            false => world.kernel_close(self.host, sock.slot, reset),
+        }
     }
 }
 
@@ -199,7 +213,7 @@ impl Driver for SimDriver {
                     }
                 }
                 Queued::Finish { slot } => world.kernel_finish(self.host, slot),
-                Queued::Close { slot } => world.kernel_close(self.host, slot),
+                Queued::Close { slot, reset } => world.kernel_close(self.host, slot, reset),
             }
         }
         if world.faults.shuffle {
@@ -225,16 +239,11 @@ impl Driver for SimDriver {
     }
 
     fn close(&mut self, sock: Sock) {
-        let mut world = self.world.borrow_mut();
-        let host = &mut world.hosts[self.host];
-        let Some(socket) = host.named(sock, "close") else { return };
-        socket.closing = true;
-        let queued = socket.send_queued;
-        host.stats.close_calls += 1;
-        match queued {
-            true => self.queue.push(Queued::Close { slot: sock.slot }),
-            false => world.kernel_close(self.host, sock.slot),
-        }
+        self.end(sock, false);
+    }
+
+    fn reset(&mut self, sock: Sock) {
+        self.end(sock, true);
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {

@@ -281,14 +281,14 @@ impl World {
     // ---- the server's side ----
 
     /// The shard, or its kernel, will have nothing to do with `link` any more.
-    pub fn server_close(&mut self, link: LinkId) {
+    pub fn server_close(&mut self, link: LinkId, reset: bool) {
         let at = self.link(link);
         at.place = Place::Gone;
         at.up.shrink();
         if at.broken() {
             return;
         }
-        if at.up.due > 0 {
+        if reset || at.up.due > 0 {
             // Linux answers a close with unread bytes by a reset, which overtakes what it had still to send.
             self.server_reset(link);
         } else {

@@ -142,6 +142,50 @@ suite_test!(close_after_the_peer_ended(64), |h| {
     assert_eq!(h.client_hears_to_the_end(client).1, Heard::Finished);
 });
 
+suite_test!(reset_drops_what_the_peer_has_not_read(64), |h| {
+    let (client, sock) = h.connect_reading();
+    let bytes = pattern(LARGE_BYTES);
+    h.fill(sock, &bytes, 0);
+    h.driver().write_watch(sock);
+    h.settle();
+    h.reset(sock);
+    h.until_closed(sock);
+    assert_eq!(h.client_hears_to_the_end(client).1, Heard::Broken);
+    // One with nothing to drop, and one that was never read from.
+    for (client, sock) in [h.connect_reading(), h.connect()] {
+        h.reset(sock);
+        h.until_closed(sock);
+        assert_eq!(h.client_hears_to_the_end(client), (vec![], Heard::Broken));
+    }
+    // The peer has ended before, or broken it.
+    let (client, sock) = h.connect_reading();
+    h.rig.client_finish(client);
+    h.until("the end", |h| h.seen[&sock].ended.is_some());
+    h.reset(sock);
+    h.until_closed(sock);
+    let (client, sock) = h.connect_reading();
+    h.rig.client_reset(client);
+    h.reset(sock);
+    h.until_closed(sock);
+});
+
+suite_test!(reset_is_a_close_and_the_slot_is_free_after_it(1), |h| {
+    for _ in 0..5 {
+        let (client, sock) = h.connect_reading();
+        h.driver().finish(sock);
+        h.reset(sock);
+        // Void, as after any close.
+        h.reset(sock);
+        h.driver().close(sock);
+        h.send(sock, b"too late", 0);
+        h.until_closed(sock);
+        h.settle();
+        assert_ne!(h.client_hears_to_the_end(client).1, Heard::Nothing);
+        assert_eq!(h.failures, []);
+    }
+    assert_eq!(h.driver().stale_total(), 0);
+});
+
 suite_test!(close_twice_is_closed_once(64), |h| {
     let (_client, sock) = h.connect_reading();
     h.close(sock);
@@ -185,7 +229,8 @@ suite_test!(an_older_generation_is_ignored_and_counted(1), |h| {
     driver.write_watch(old);
     driver.finish(old);
     driver.close(old);
-    assert_eq!(driver.stale_total(), 6);
+    driver.reset(old);
+    assert_eq!(driver.stale_total(), 7);
     let never = Sock { slot: 1 << 20, generation: 1 };
     driver.close(never);
     h.settle();

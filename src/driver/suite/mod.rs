@@ -109,6 +109,8 @@ macro_rules! driver_suite {
             close_after_finish
             close_after_the_peer_ended
             close_twice_is_closed_once
+            reset_drops_what_the_peer_has_not_read
+            reset_is_a_close_and_the_slot_is_free_after_it
             a_slot_is_reused_with_another_generation
             an_older_generation_is_ignored_and_counted
             accept_pause_leaves_clients_in_the_backlog
@@ -174,6 +176,7 @@ impl<R: Rig> Harness<R> {
             sockets_max,
             recv_buffer_bytes: RECV_BUFFER_BYTES,
             recv_buffers: RECV_BUFFERS,
+            socket: Default::default(),
         })?;
         let mut harness = Harness {
             rig,
@@ -345,6 +348,11 @@ impl<R: Rig> Harness<R> {
     fn close(&mut self, sock: Sock) {
         self.seen.get_mut(&sock).expect("accepted").close_asked = true;
         self.driver().close(sock);
+    }
+
+    fn reset(&mut self, sock: Sock) {
+        self.seen.get_mut(&sock).expect("accepted").close_asked = true;
+        self.driver().reset(sock);
     }
 
     fn until_closed(&mut self, sock: Sock) {

@@ -70,7 +70,7 @@ impl Completion {
     }
 }
 
-/// A submission that points to no memory.
+/// A submission that points to no memory that could go.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Op<'a> {
     /// Multishot: one completion a client, whose result is its slot.
@@ -104,7 +104,15 @@ pub(super) enum Op<'a> {
     Close {
         slot: u32,
     },
+    /// Breaks the connection: the peer gets a reset, what waits to be sent is dropped.
+    Reset {
+        slot: u32,
+    },
 }
+
+/// Connecting to no address dissolves a connection (connect(2)): TCP then sends a reset and drops its queue. A linger time
+/// of zero does the same, but io_uring sets options of sockets only from Linux 6.7 on.
+static NOWHERE: libc::sockaddr = libc::sockaddr { sa_family: libc::AF_UNSPEC as u16, sa_data: [0; 14] };
 
 /// The submission queue is full and the kernel takes nothing from it.
 #[derive(Debug)]
@@ -184,6 +192,9 @@ impl Ring {
             }
             Op::Shutdown { slot } => opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build(),
             Op::Close { slot } => opcode::Close::new(Fixed(slot)).build(),
+            Op::Reset { slot } => {
+                opcode::Connect::new(Fixed(slot), &raw const NOWHERE, size_of_val(&NOWHERE) as u32).build()
+            }
         };
         let entry = entry.user_data(token);
         if !self.overflow.is_empty() || !self.try_push(&entry) {
@@ -434,6 +445,7 @@ fn check_features(ring: &IoUring) -> io::Result<()> {
         ("recv", opcode::Recv::CODE),
         ("shutdown", opcode::Shutdown::CODE),
         ("close", opcode::Close::CODE),
+        ("connect", opcode::Connect::CODE),
     ];
     let operations = operations.map(|(name, code)| (name, probe.is_supported(code)));
     match features.iter().chain(&operations).find(|(_, there)| !there) {

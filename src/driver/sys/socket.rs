@@ -5,13 +5,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 
 use crate::base::time::Time;
-use crate::driver::{AcceptFailure, SendCause};
+use crate::driver::{AcceptFailure, SendCause, SocketOptions};
 
 /// Connections that wait for accept. The kernel caps it at net.core.somaxconn, 4096 by default.
 const BACKLOG: i32 = 4096;
 
 /// A listener of one shard: each shard binds its own, and the kernel spreads clients over them.
-pub(in crate::driver) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+pub(in crate::driver) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
@@ -19,6 +19,15 @@ pub(in crate::driver) fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_port(true)?;
     // Inherited by what is accepted: a message must not wait for the acknowledgement of the one before it.
     socket.set_tcp_nodelay(true)?;
+    let SocketOptions { send_buffer_bytes, send_timeout } = options;
+    if send_buffer_bytes > 0 {
+        socket.set_send_buffer_size(send_buffer_bytes as usize)?;
+        // Of that, bytes that the peer's window has no room for: a peer that does not read costs half.
+        socket.set_tcp_notsent_lowat(send_buffer_bytes / 2)?;
+    }
+    if !send_timeout.is_zero() {
+        socket.set_tcp_user_timeout(Some(send_timeout))?;
+    }
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

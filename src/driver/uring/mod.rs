@@ -15,7 +15,7 @@
 //!                              │                      │   ▼                      │
 //!                              │                      └── more is there ◀────────┤
 //!                              └───────────────── nothing more ◀─────────────────┘
-//!   close: CLOSING ── cancel polls ── POLL, WATCH, FINISH, RECV all gone ── CLOSE in flight ── Closed
+//!   close: CLOSING ── cancel polls ── POLL, WATCH, FINISH, RECV, RESET all gone ── CLOSE in flight ── Closed
 //! ```
 
 use std::collections::VecDeque;
@@ -63,7 +63,7 @@ impl UringDriver {
         // The kernel refuses a larger table; the daemon prints the bound that holds.
         let sockets_max = options.sockets_max.min(sys::descriptors_max()).min(SLOT_MAX + 1);
         let ring = Ring::try_new(sockets_max, options.recv_buffers, options.recv_buffer_bytes)?;
-        let listener = sys::listen(options.listen)?;
+        let listener = sys::listen(options.listen, options.socket)?;
         let waker = Arc::new(RingWaker::try_new(&ring, Token::woken())?);
         let mut driver = UringDriver {
             ring,
@@ -178,7 +178,7 @@ impl UringDriver {
 
     /// Closes the descriptor of a closing slot as soon as nothing is in flight.
     fn advance_close(ring: &mut Ring, index: u32, slot: &mut Slot) {
-        if slot.is(CLOSING) && !slot.any(POLL | WATCH | FINISH | RECV | CLOSE) {
+        if slot.is(CLOSING) && !slot.any(POLL | WATCH | FINISH | RECV | RESET | CLOSE) {
             ring.push(Op::Close { slot: index }, Token::of(Kind::Close, index, slot.generation));
             slot.set(CLOSE);
         }
@@ -311,6 +311,7 @@ impl UringDriver {
                 }
             }
             Kind::Finish => slot.clear(FINISH),
+            Kind::Reset => slot.clear(RESET),
             Kind::Close => {
                 slot.flags &= QUEUED;
                 events.push(Event::Closed { sock });
@@ -497,6 +498,14 @@ impl Driver for UringDriver {
         Self::advance_close(&mut self.ring, sock.slot, slot);
     }
 
+    fn reset(&mut self, sock: Sock) {
+        let Some(slot) = self.live(sock) else { return };
+        slot.set(RESET);
+        // Carried out in order, behind the sends of this tick: the reset drops what the kernel has not got rid of.
+        self.ring.push(Op::Reset { slot: sock.slot }, Token::of(Kind::Reset, sock.slot, sock.generation));
+        self.close(sock);
+    }
+
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         if self.unpark(events) {
             // The sockets of these had their read of this wait.
@@ -554,8 +563,10 @@ const WATCH: u32 = 1 << 7;
 const RECV: u32 = 1 << 8;
 /// ... a shutdown, ...
 const FINISH: u32 = 1 << 9;
-/// ... and the close.
+/// ... the close, ...
 const CLOSE: u32 = 1 << 10;
+/// ... and the reset before it.
+const RESET: u32 = 1 << 11;
 
 impl Slot {
     fn is(self, flag: u32) -> bool {
@@ -593,9 +604,10 @@ enum Kind {
     Recv,
     Finish,
     Close,
+    Reset,
 }
 
-const KINDS: [Kind; 11] = [
+const KINDS: [Kind; 12] = [
     Kind::Accept,
     Kind::Wake,
     Kind::Woken,
@@ -607,6 +619,7 @@ const KINDS: [Kind; 11] = [
     Kind::Recv,
     Kind::Finish,
     Kind::Close,
+    Kind::Reset,
 ];
 
 /// Tokens: kind in the top 8 bits, then generation (28) and slot (24) of a socket, or the tag (32) of a send.

@@ -20,6 +20,7 @@ fn options() -> DriverOptions {
         sockets_max: 16,
         recv_buffer_bytes: 1024,
         recv_buffers: 2,
+        socket: Default::default(),
     }
 }
 

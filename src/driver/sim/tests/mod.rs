@@ -19,6 +19,7 @@ fn options(sockets_max: u32) -> DriverOptions {
         sockets_max,
         recv_buffer_bytes: 4096,
         recv_buffers: 8,
+        socket: Default::default(),
     }
 }
 
