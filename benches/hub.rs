@@ -138,8 +138,14 @@ fn recovery(c: &mut Criterion) {
 fn deliver(c: &mut Criterion) {
     for subscribers in [1, 100, 10_000] {
         let mut home = home();
-        let mut local =
-            Local::new(StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1 << 14 }, 1);
+        let mut local = Local::new(
+            StreamLimits {
+                channel_bytes_max: 1 << 20,
+                channel_items_max: 1 << 14,
+                shard_bytes_max: usize::MAX,
+            },
+            1,
+        );
         let channel: ChannelName = "crowd".into();
         for slot in 0..subscribers {
             let ask = JoinAsk {

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use trunkline::base::budget::Budget;
 use trunkline::base::bytes::Bytes;
+use trunkline::base::debts::Debts;
 use trunkline::base::event::EventKinds;
 use trunkline::base::fault::Disconnect;
 use trunkline::base::ids::ShardId;
@@ -201,7 +202,11 @@ fn options() -> ShardOptions {
     ShardOptions {
         namespaces: Arc::new(Namespaces::new(channel, [], 255)),
         hub: HubLimits::default(),
-        streams: StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1024 },
+        streams: StreamLimits {
+            channel_bytes_max: 1 << 20,
+            channel_items_max: 1024,
+            shard_bytes_max: 1 << 20,
+        },
         verifier: None,
         tunnels: Vec::new(),
         allow_anonymous: true,
@@ -210,6 +215,8 @@ fn options() -> ShardOptions {
         connections_max: 1024,
         seats: Seats::new(1024),
         refused_max: 8,
+        debts: Debts::new(1 << 30),
+        send_buffer_bytes: 0,
         channels_max: 16,
         message_bytes_max: 64 * 1024,
         outbox_bytes_max: 1 << 20,

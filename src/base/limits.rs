@@ -22,6 +22,12 @@ pub const RECV_BUFFERS: u16 = 64;
 /// Connections beyond the bound that one shard waits for until they have read their refusal: enough for those who come in
 /// one second, and 128 sockets of the kernel at most. More are closed behind the answer.
 pub const REFUSED_CONNECTIONS_MAX: u32 = 128;
+/// Payload bytes that a shard may have taken in and not yet delivered; above, it lets its inbox fill.
+pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Messages of connections that have gone, held by one shard until the backend has them, in bytes. What goes beyond
+/// it is dropped, and the close says how many messages that were: clients that come, speak and go against a silent
+/// backend must not fill the memory.
+pub const PARTED_BYTES_MAX: usize = 16 << 20;
 
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= RECV_BUFFER_BYTES, "a whole head fits one read");
 const _: () = assert!(RECV_BUFFERS.is_power_of_two(), "a provided buffer ring has a power of two entries");

@@ -4,6 +4,7 @@
 
 pub mod budget;
 pub mod bytes;
+pub mod debts;
 pub mod event;
 pub mod fault;
 pub mod ids;

@@ -16,7 +16,8 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 use crate::config::document;
 use crate::config::fault::{Fault, Origin};
 use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, Row, Sources};
-use crate::config::memory::{MemoryPlan, machine_bytes};
+use crate::config::machine::Machine;
+use crate::config::memory::MemoryPlan;
 use crate::config::sections::Config;
 use crate::config::value::{Given, Setting as _};
 
@@ -346,7 +347,7 @@ fn sources(
 /// A whole configuration or every fault of it, the memory plan included.
 fn prepare(sources: &Sources) -> Result<Start, Vec<Fault>> {
     let Loaded { config, warnings } = load::load(sources)?;
-    let plan = MemoryPlan::new(&config, machine_bytes()).map_err(|fault| vec![fault])?;
+    let plan = MemoryPlan::new(&config, Machine::find().bytes).map_err(|fault| vec![fault])?;
     Ok(Start { config, warnings, plan })
 }
 

@@ -1,13 +1,13 @@
 //! The memory plan: what the configuration allows to grow, summed, and held against the machine.
 
 use std::fmt;
-use std::fs;
 
 use crate::base::event::EventKind;
-use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
+use crate::base::limits::{BACKLOG_BYTES_MAX, PARTED_BYTES_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::config::fault::{Fault, Origin};
 use crate::config::sections::Config;
 use crate::config::value::Size;
+use crate::hub::limits::HELD_BYTES_MAX;
 
 /// Of ours for an idle connection: its slot (128), its client's entry in the tables, a few subscriptions.
 const CONNECTION_BYTES: u64 = 512;
@@ -25,6 +25,16 @@ const BASE_BYTES: u64 = 32 << 20;
 /// while the backend keeps up: a storm of connects and answers of the greatest length are what it is for.
 pub const HOOK_WAITING_BYTES: u64 = 16 << 20;
 pub const HOOK_ANSWERS_BYTES: u64 = 16 << 20;
+/// What shards have taken in and not yet delivered, and what they hold back to spread or gather it, payload.
+const BACKLOG_BYTES: u64 = (BACKLOG_BYTES_MAX + HELD_BYTES_MAX) as u64;
+/// What "a sixteenth of the machine" comes to for clients' buffers: a node that serves anybody needs the one, and nobody
+/// needs more than the other.
+const CLIENT_BUFFERS_MIN: u64 = 64 << 20;
+const CLIENT_BUFFERS_MAX: u64 = 2 << 30;
+/// Of ours for a channel: its entry at its owner, its name, its place in the tables.
+const CHANNEL_BYTES: u64 = 512;
+/// Channels that the plan makes room for: the configured bound is one of damage, and a million empty channels are rare.
+const CHANNELS_PLANNED: u64 = 100_000;
 /// What "as many as fit" may come to.
 const CONNECTIONS_AUTO_MAX: u64 = 1_000_000;
 /// Fewer are not worth a start: "as many as fit" then ends in a refusal that names what is too large.
@@ -45,12 +55,22 @@ pub struct MemoryPlan {
     pub events_bytes: u64,
     /// Questions to the backend and their answers.
     pub hook_bytes: u64,
+    /// What clients make the node keep: unread answers, the kernel's buffers behind them, half messages, waiting commands.
+    pub client_buffers_bytes: u64,
+    /// What is kept of channels for subscribers that read slowly.
+    pub streams_bytes: u64,
+    /// What is not yet delivered, or held back.
+    pub backlog_bytes: u64,
+    /// Messages of tunnels on their way to the backend, and those whose client has gone.
+    pub tunnel_bytes: u64,
+    /// Entries of channels, without their history.
+    pub channels_bytes: u64,
     /// What this process may use: the machine's memory, or its control group's limit when that is less.
     pub machine_bytes: u64,
 }
 
 impl MemoryPlan {
-    /// Sums the plan of `config` for a machine of `machine_bytes` ([`machine_bytes`]).
+    /// Sums the plan of `config` for a machine of `machine_bytes` ([`Machine`](crate::config::machine::Machine)).
     ///
     /// # Errors
     /// A fault that says which keys to lower when the plan exceeds the machine.
@@ -71,6 +91,14 @@ impl MemoryPlan {
                 .saturating_add(config.api_listen.map_or(0, |_| config.api.bodies_bytes_max.0)),
             events_bytes: if told.is_empty() { 0 } else { config.events.log_bytes_max.0 + EVENT_QUEUE_BYTES },
             hook_bytes: (HOOK_WAITING_BYTES + HOOK_ANSWERS_BYTES) * config.hook.len() as u64,
+            client_buffers_bytes: match limits.client_buffers_bytes_max.0 {
+                0 => (machine_bytes / 16).clamp(CLIENT_BUFFERS_MIN, CLIENT_BUFFERS_MAX),
+                bytes => bytes,
+            },
+            streams_bytes: limits.streams_bytes_max.0,
+            backlog_bytes: BACKLOG_BYTES * shards,
+            tunnel_bytes: tunnel_bytes(config, shards),
+            channels_bytes: CHANNEL_BYTES * CHANNELS_PLANNED.min(limits.channels_max as u64),
             machine_bytes,
         };
         let connections = match config.client.connections_max {
@@ -89,7 +117,8 @@ impl MemoryPlan {
             origin: Origin::Default,
             problem: format!(
                 "{} exceeds the {} this process may use ({}): lower limits.history_bytes_max (now {}), \
-                 client.connections_max, limits.http_requests_max, api.body_bytes_max or limits.http_input_bytes_max",
+                 client.connections_max, limits.http_requests_max, api.body_bytes_max, \
+                 limits.http_input_bytes_max, limits.client_buffers_bytes_max or limits.streams_bytes_max",
                 Size(plan.total()),
                 Size(machine_bytes),
                 plan.parts(),
@@ -107,13 +136,19 @@ impl MemoryPlan {
             self.request_bytes,
             self.events_bytes,
             self.hook_bytes,
+            self.client_buffers_bytes,
+            self.streams_bytes,
+            self.backlog_bytes,
+            self.tunnel_bytes,
+            self.channels_bytes,
         ];
         parts.into_iter().fold(BASE_BYTES, u64::saturating_add)
     }
 
     fn parts(&self) -> String {
         format!(
-            "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, events {}, hooks {}, base {}",
+            "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, events {}, hooks {}, \
+             clients' buffers {}, slow subscribers {}, undelivered {}, tunnels {}, channels {}, base {}",
             self.connections_max,
             Size(self.connections_bytes),
             Size(self.history_bytes),
@@ -122,6 +157,11 @@ impl MemoryPlan {
             Size(self.request_bytes),
             Size(self.events_bytes),
             Size(self.hook_bytes),
+            Size(self.client_buffers_bytes),
+            Size(self.streams_bytes),
+            Size(self.backlog_bytes),
+            Size(self.tunnel_bytes),
+            Size(self.channels_bytes),
             Size(BASE_BYTES),
         )
     }
@@ -145,19 +185,14 @@ pub fn request_bytes(config: &Config) -> u64 {
     config.api.body_bytes_max.0.saturating_mul(u64::from(config.limits.http_requests_max))
 }
 
-/// Bytes this process may use: the machine's memory or its control group's limit, whichever is less.
-/// Where neither can be read nothing is known to be exceeded.
-pub fn machine_bytes() -> u64 {
-    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_of_meminfo(&text));
-    let group =
-        fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
-    machine.into_iter().chain(group).min().unwrap_or(u64::MAX)
-}
-
-/// The `MemTotal` line of proc(5)'s meminfo, which counts in KiB and calls them kB.
-fn total_of_meminfo(text: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+/// Requests to backends of tunnels under way, a message in each, and the last messages of clients that have gone.
+fn tunnel_bytes(config: &Config, shards: u64) -> u64 {
+    if config.tunnel.is_empty() {
+        return 0;
+    }
+    let message = config.client.message_bytes_max.0;
+    let under_way = config.tunnel.iter().map(|tunnel| u64::from(tunnel.options.in_flight_max) * message);
+    under_way.fold(PARTED_BYTES_MAX as u64 * shards, u64::saturating_add)
 }
 
 #[cfg(test)]
@@ -171,12 +206,43 @@ mod tests {
     #[test]
     fn the_plan_fills_the_machine_with_connections() {
         let small = MemoryPlan::new(&config(), 2 << 30).unwrap();
-        assert!(small.total() <= (2u64 << 30) / 4 * 3 && small.connections_max > 100_000, "{small}");
+        assert!(small.total() <= (2u64 << 30) / 4 * 3 && small.connections_max > 20_000, "{small}");
         let large = MemoryPlan::new(&config(), 64 << 30).unwrap();
         assert_eq!(large.connections_max, 1_000_000);
         assert_eq!(large.history_bytes, 512 << 20);
         let line = large.to_string();
         assert!(line.starts_with("memory plan: at most ") && !line.contains('\n'), "{line}");
+    }
+
+    #[test]
+    fn every_budget_is_in_the_sum() {
+        let base = MemoryPlan::new(&config(), 64 << 30).unwrap();
+        type Change<'a> = (u64, &'a dyn Fn(&mut Config));
+        let changes: [Change<'_>; 4] = [
+            (1 << 30, &|config| {
+                config.limits.streams_bytes_max = Size(config.limits.streams_bytes_max.0 + (1 << 30))
+            }),
+            ((3 << 30) - CLIENT_BUFFERS_MAX, &|config| {
+                config.limits.client_buffers_bytes_max = Size(3 << 30)
+            }),
+            (1 << 30, &|config| {
+                config.limits.history_bytes_max = Size(config.limits.history_bytes_max.0 + (1 << 30))
+            }),
+            (BACKLOG_BYTES, &|config| config.shards = 3),
+        ];
+        for (at, (more, change)) in changes.into_iter().enumerate() {
+            let mut config = config();
+            change(&mut config);
+            let plan = MemoryPlan::new(&config, 64 << 30).unwrap();
+            assert!(plan.total() >= base.total() + more, "{at}: {plan}");
+        }
+        assert_eq!(base.tunnel_bytes, 0);
+    }
+
+    #[test]
+    fn clients_buffers_follow_the_machine() {
+        let of = |machine: u64| MemoryPlan::new(&config(), machine).unwrap().client_buffers_bytes;
+        assert_eq!((of(2 << 30), of(16 << 30), of(u64::MAX / 2)), (128 << 20, 1 << 30, CLIENT_BUFFERS_MAX));
     }
 
     #[test]
@@ -192,14 +258,5 @@ mod tests {
         config.limits.history_bytes_max = Size(u64::MAX);
         assert!(MemoryPlan::new(&config, 8 << 30).is_err());
         assert!(MemoryPlan::new(&config, u64::MAX - 1).is_err());
-    }
-
-    #[test]
-    fn memory_is_read_as_the_kernel_writes_it() {
-        assert_eq!(total_of_meminfo("MemTotal:       24683520 kB\nMemFree: 1 kB\n"), Some(24683520 * 1024));
-        for odd in ["", "MemTotal:", "MemTotal: x kB", "MemTotal: 18446744073709551615 kB"] {
-            assert_eq!(total_of_meminfo(odd), None);
-        }
-        assert!(machine_bytes() > 1 << 20);
     }
 }

@@ -13,6 +13,7 @@ pub mod fault;
 mod file;
 pub mod hooks;
 pub mod load;
+pub mod machine;
 pub mod memory;
 mod secrets;
 mod sections;

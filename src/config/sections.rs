@@ -380,6 +380,13 @@ settings! {
     pub struct Limits {
         /// What all histories of this node may weigh, in bytes. Above it the oldest publications go first.
         pub history_bytes_max: Size = Size::mib(512);
+        /// What clients may make this node keep for them in sum, in bytes: what they do not read (in the kernel's buffers as
+        /// well), half messages, commands that wait for the backend. Near it those with the most are closed (3008), never those
+        /// with little. 0: a sixteenth of what this process may use, from 64 MiB to 2 GiB.
+        pub client_buffers_bytes_max: Size = Size(0);
+        /// What shards may keep of channels in sum for subscribers that read slowly, in bytes. Beyond it they are taken care of
+        /// as the channel's `gap` says.
+        pub streams_bytes_max: Size = Size::mib(64);
         /// Channels of this node. A subscription or publication beyond is refused (106).
         pub channels_max: usize = 1_000_000;
         /// How many percent of these may be channels that only clients have used; the rest is the backend's. At the bound the

@@ -127,13 +127,19 @@ impl Collector for Sums {
         // What stands now is called `_active`: OpenMetrics allows one type for a name, and shards count the events of the
         // same nouns ("subscriptions_total").
         let sum = |of: fn(&ShardStats) -> u64| self.0.iter().map(of).sum::<u64>();
-        let gauges: [(&str, &str, u64); 7] = [
+        let gauges: [(&str, &str, u64); 9] = [
             ("shards", "Threads that hold connections", self.0.len() as u64),
             ("connections_active", "Open connections of any kind", sum(|shard| shard.connections)),
             ("clients_active", "Connected clients", sum(|shard| shard.clients)),
             ("users_active", "Distinct users with a connected client", sum(|shard| shard.users)),
             ("channels_active", "Channels with a subscriber or history", sum(|shard| shard.channels)),
             ("subscriptions_active", "Subscriptions of connected clients", sum(|shard| shard.subscriptions)),
+            (
+                "client_buffers_bytes",
+                "What clients make the node keep, the kernel's part estimated",
+                sum(|shard| shard.client_buffers_bytes),
+            ),
+            ("host_tcp_bytes", "Memory of the kernel for TCP, of the whole host", process::host_tcp_bytes()),
             ("process_resident_memory_bytes", "Resident memory of the process", process::rss_bytes()),
         ];
         for (name, help, value) in gauges {

@@ -65,6 +65,18 @@ pub fn rss_bytes() -> u64 {
     fs::read_to_string("/proc/self/status").ok().and_then(|text| rss_of_status(&text)).unwrap_or(0)
 }
 
+/// Memory that the kernel of this host has for TCP, of all its programs.
+pub fn host_tcp_bytes() -> u64 {
+    let pages = fs::read_to_string("/proc/net/sockstat").ok().and_then(|text| tcp_pages(&text));
+    pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
+}
+
+/// The pages in the line of TCP, `TCP: inuse 5 orphan 0 tw 0 alloc 7 mem 3`.
+fn tcp_pages(text: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix("TCP:"))?;
+    line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
+}
+
 /// The machine's name, for naming the node.
 pub fn host_name() -> String {
     let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
@@ -107,6 +119,11 @@ mod tests {
         assert_eq!(ticks_of_stat(stat), Some(300));
         assert_eq!(ticks_of_stat(""), None);
         assert_eq!(rss_of_status("Name:\tx\nVmRSS:\t    2048 kB\n"), Some(2 << 20));
+        assert_eq!(
+            tcp_pages("sockets: used 9\nTCP: inuse 5 orphan 0 tw 0 alloc 7 mem 31\nUDP: mem 2\n"),
+            Some(31)
+        );
+        assert_eq!(tcp_pages("UDP: mem 2\n"), None);
         assert!(rss_bytes() > 1 << 20);
         assert!(!host_name().is_empty());
     }

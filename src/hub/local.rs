@@ -646,7 +646,12 @@ impl Local {
         let entry = &mut self.channels[channel as usize];
         // What the running batch and the next one hold is not a laggard's and not trimmed.
         let keep_from = entry.active.map_or(entry.batched, |active| active.start);
-        let kept = (entry.cursors > 0).then_some(self.limits);
+        let kept = (entry.cursors > 0).then(|| {
+            // What others have left of the bound in sum. Who adds pays: channels that rest keep what they have.
+            let others = self.stream_bytes - entry.stream.weight();
+            let free = self.limits.shard_bytes_max.saturating_sub(others);
+            StreamLimits { channel_bytes_max: self.limits.channel_bytes_max.min(free), ..self.limits }
+        });
         self.stream_bytes -= entry.stream.trim(keep_from, kept);
     }
 

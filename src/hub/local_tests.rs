@@ -11,7 +11,10 @@ use std::time::Duration;
 const CLASS: Class = Class { encoding: EncodingId(0), join_leave: false, own_frames: false };
 
 fn local() -> Local {
-    Local::new(StreamLimits { channel_bytes_max: 100, channel_items_max: 1000 }, 7)
+    Local::new(
+        StreamLimits { channel_bytes_max: 100, channel_items_max: 1000, shard_bytes_max: usize::MAX },
+        7,
+    )
 }
 
 fn subscribed(local: &mut Local, slots: std::ops::Range<u32>) -> ChannelIndex {
@@ -108,6 +111,22 @@ fn the_stream_is_kept_for_cursors_within_its_bound_and_dropped_with_the_last() {
     assert_eq!(local.get(index).stream().base(), 10);
     local.cursor_cleared(index, 0);
     assert_eq!((local.get(index).stream().base(), local.stream_bytes()), (20, 0));
+}
+
+#[test]
+fn streams_keep_no_more_in_sum_than_the_shard_may() {
+    let limits = StreamLimits { channel_bytes_max: 100, channel_items_max: 1000, shard_bytes_max: 150 };
+    let mut local = Local::new(limits, 7);
+    let index = subscribed(&mut local, 0..2);
+    local.cursor_set(index, 0);
+    local.stream_bytes += 120;
+    for offset in 1..=20 {
+        local.handle_item("c", publication(offset), Time::ZERO);
+        deliver(&mut local, 100, |_| ());
+        assert!(local.stream_bytes() <= 150, "others have 120");
+    }
+    assert_eq!(local.get(index).stream().weight(), 30);
+    local.stream_bytes -= 120;
 }
 
 /// Found by simulation, seed 1172: a poll left with its cursor, and what had been kept for it stayed until the next
@@ -268,7 +287,11 @@ struct Paces {
 
 impl Paces {
     fn new(seed: u64) -> Paces {
-        let limits = StreamLimits { channel_bytes_max: usize::MAX, channel_items_max: usize::MAX };
+        let limits = StreamLimits {
+            channel_bytes_max: usize::MAX,
+            channel_items_max: usize::MAX,
+            shard_bytes_max: usize::MAX,
+        };
         let mut local = Local::new(limits, 7);
         // Held by a join that is never answered: what goes and comes is the subscribers.
         let batch_max_delay = Duration::from_millis([0, 15, 700][seed as usize % 3]);

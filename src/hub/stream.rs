@@ -20,6 +20,8 @@ pub struct StreamLimits {
     pub channel_bytes_max: usize,
     /// Items one channel keeps for its laggards.
     pub channel_items_max: usize,
+    /// Payload bytes all channels of the shard together keep for laggards.
+    pub shard_bytes_max: usize,
 }
 
 /// What a channel's home sends to the shards of its subscribers.
@@ -223,7 +225,13 @@ pub mod tests {
 
     #[test]
     fn only_what_has_no_room_is_dropped_while_somebody_lags() {
-        let room = |bytes, items| Some(StreamLimits { channel_bytes_max: bytes, channel_items_max: items });
+        let room = |bytes, items| {
+            Some(StreamLimits {
+                channel_bytes_max: bytes,
+                channel_items_max: items,
+                shard_bytes_max: usize::MAX,
+            })
+        };
         let mut stream = stream(0, 10);
         assert_eq!((stream.weight(), stream.end()), (150, 15));
         assert_eq!((stream.trim(10, room(1_000, 1_000)), stream.base()), (0, 0));

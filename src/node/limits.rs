@@ -6,6 +6,7 @@ use std::{io, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::base::debts::Debts;
 use crate::base::limits::REFUSED_CONNECTIONS_MAX;
 use crate::base::seats::Seats;
 use crate::config::Config;
@@ -109,10 +110,11 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// No thread can be started.
-pub fn watch(seats: Arc<Seats>) -> io::Result<()> {
+pub fn watch(seats: Arc<Seats>, debts: Arc<Debts>) -> io::Result<()> {
     thread::Builder::new().name("limits".into()).spawn(move || {
         let mut refused = Growth::default();
         let mut failed = Growth::default();
+        let mut collected = Growth::default();
         loop {
             thread::sleep(WATCH_INTERVAL);
             let now = Instant::now();
@@ -121,6 +123,13 @@ pub fn watch(seats: Arc<Seats>) -> io::Result<()> {
                 tracing::warn!(
                     "{count} connections answered 503: {taken} of at most {max} are there \
                      (client.connections_max, limit on open files)"
+                );
+            }
+            if let Some(count) = collected.report(now, debts.collected_total()) {
+                tracing::warn!(
+                    "{count} clients closed as slow (3008): all together made this node keep more than it may \
+                     ({} bytes, limits.client_buffers_bytes_max), and these the most",
+                    debts.bytes_max()
                 );
             }
             if let Some(count) = failed.report(now, seats.accepts_failed_total()) {

@@ -22,6 +22,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::budget::Budget;
+use crate::base::debts::Debts;
 use crate::base::fault::Disconnect;
 use crate::base::ids::ShardId;
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
@@ -31,8 +32,9 @@ use crate::base::seats::Seats;
 use crate::base::secret;
 use crate::base::time::Time;
 use crate::config::cli::Start;
+use crate::config::machine::Machine;
 use crate::config::memory::request_bytes;
-use crate::config::{Config, DriverChoice, Tunnel};
+use crate::config::{Config, DriverChoice, MemoryPlan, Tunnel};
 use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
@@ -96,6 +98,7 @@ fn serve(start: &Start) -> io::Result<()> {
     }
     let shards = config.shard_count();
     tracing::info!("{plan}");
+    tracing::info!("memory this process may use: {}", Machine::find());
 
     let descriptors = Descriptors::raise();
     let (chosen, reason) = choose_driver(config, plan.connections_max, descriptors)?;
@@ -120,8 +123,8 @@ fn serve(start: &Start) -> io::Result<()> {
     let client_ids = ClientIds::random()?;
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
-    let shard_options = Arc::new(shard_options(config, tokens.verifier, room)?);
-    limits::watch(Arc::clone(&shard_options.seats))?;
+    let shard_options = Arc::new(shard_options(config, tokens.verifier, plan, room)?);
+    limits::watch(Arc::clone(&shard_options.seats), Arc::clone(&shard_options.debts))?;
     let control_options = ControlOptions { issuers: tokens.issuers, ..ControlOptions::new(config) };
     let control = control::start(control_options, router.clone())?;
 
@@ -302,7 +305,12 @@ fn client_limits(config: &Config) -> io::Result<ClientLimits> {
     })
 }
 
-fn shard_options(config: &Config, verifier: Option<Arc<Verifier>>, room: Room) -> io::Result<ShardOptions> {
+fn shard_options(
+    config: &Config,
+    verifier: Option<Arc<Verifier>>,
+    plan: &MemoryPlan,
+    room: Room,
+) -> io::Result<ShardOptions> {
     let shards = config.shard_count();
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
@@ -318,6 +326,7 @@ fn shard_options(config: &Config, verifier: Option<Arc<Verifier>>, room: Room) -
         streams: StreamLimits {
             channel_bytes_max: client.outbox_bytes_max.bytes(),
             channel_items_max: STREAM_ITEMS_MAX,
+            shard_bytes_max: config.limits.streams_bytes_max.bytes() / usize::from(shards),
         },
         verifier,
         allow_anonymous: client.allow_anonymous,
@@ -332,6 +341,8 @@ fn shard_options(config: &Config, verifier: Option<Arc<Verifier>>, room: Room) -
             .map_err(io::Error::other)?,
         connections_max: room.shard_connections_max,
         seats: Seats::new(room.connections_max),
+        debts: Debts::new(plan.client_buffers_bytes),
+        send_buffer_bytes: client.send_buffer_bytes.bytes(),
         refused_max: room.refused_max,
         channels_max: client.channels_max,
         message_bytes_max: client.message_bytes_max.bytes(),

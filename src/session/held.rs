@@ -66,6 +66,11 @@ impl Session {
         }
     }
 
+    /// Bytes of commands that are held.
+    pub fn held_bytes(&self) -> usize {
+        self.extras.as_ref().and_then(|extras| extras.held.as_ref()).map_or(0, |held| held.bytes)
+    }
+
     pub(super) fn drop_held(&mut self) {
         if let Some(extras) = &mut self.extras {
             extras.held = None;

@@ -203,6 +203,7 @@ impl Core {
                 {
                     self.handle_commands(slot, &command);
                 }
+                self.settle(slot);
             }
             Effect::InfoChanged { channel } => self.renew_info(slot, channel),
             Effect::ExpiryChanged => self.set_client_timer(slot),

@@ -62,6 +62,7 @@ impl Core {
             self.finishing.push(slot);
         }
         connection.state = State::Closing { end };
+        self.settle(slot);
         // Reading goes on: input left unread would turn the close into a reset that destroys our last bytes.
         self.actions.push(Action::ReadStart(slot));
         self.timer_in(slot, LINGER);
@@ -79,6 +80,7 @@ impl Core {
         let reset = connection.silent || connection.is_blocked();
         connection.state = State::Gone;
         connection.lag = None;
+        self.settle(slot);
         self.wheel.cancel(&mut self.connections, slot);
         self.actions.push(if reset { Action::Reset(slot) } else { Action::Close(slot) });
     }

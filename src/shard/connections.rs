@@ -41,6 +41,8 @@ pub struct Connection {
     pub seated: bool,
     /// Closed for slowness or silence: what the kernel still holds for it will not be read.
     pub silent: bool,
+    /// Among the shard's debtors.
+    pub indebted: bool,
     /// Present while the socket does not take everything at once.
     pub lag: Option<Box<Lag>>,
     pub state: State,
@@ -194,6 +196,7 @@ impl Connection {
             peer_ended: false,
             seated: false,
             silent: false,
+            indebted: false,
             lag: None,
             state: State::Http(None),
         }

@@ -1,11 +1,13 @@
 //! Everything of a shard but its driver.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ClientId, ConnId, ShardId, Sock};
+use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::base::prng::Prng;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
@@ -18,7 +20,6 @@ use crate::shard::ask::{ControlPlane, ShardStats};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::{Connection, State};
 use crate::shard::events::Events;
-use crate::shard::homes::BACKLOG_BYTES_MAX;
 use crate::shard::mailbox::Inbox;
 use crate::shard::mailer::Mailer;
 use crate::shard::outbox::{Chain, Outbox};
@@ -71,6 +72,8 @@ pub(in crate::shard) struct Core {
     pub clients: u64,
     /// Connections here that have no seat, because there is none: on their way out.
     pub unseated: u32,
+    /// Connections that something is kept for, and how much of it the node's account has.
+    pub debtors: BTreeMap<u32, u64>,
     /// Connections of tunnels that have gone and still have something for their backend.
     pub parted: Parted,
     /// Joins ever asked of homes, wrapping: numbers that tell their answers apart.
@@ -158,6 +161,7 @@ impl Core {
             stats: Stats::default(),
             clients: 0,
             unseated: 0,
+            debtors: BTreeMap::new(),
             parted: Parted::default(),
             joins_asked: 0,
             questions_asked: 0,
@@ -311,6 +315,7 @@ impl Core {
             Some(lag) if lag.blocked => {
                 lag.push(bytes);
                 self.check_debt(slot);
+                self.settle(slot);
             }
             _ => {
                 let frame = self.outbox.frame(bytes);
@@ -420,6 +425,7 @@ impl Core {
             users: self.users.len() as u64,
             channels: self.home.counts().channels as u64,
             subscriptions: self.local.subscriptions(),
+            client_buffers_bytes: self.debtors.values().sum(),
             ..ShardStats::default()
         };
         self.stats.report(&mut report);

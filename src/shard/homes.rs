@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position};
+use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::base::publication::{ClientInfo, Since, SinceEpoch};
 use crate::hub::asks::{History, HistoryAsk, Joined, Notice, PresenceStats, PublishAsk, Recovery};
 use crate::hub::class::Class;
@@ -17,8 +18,6 @@ use crate::shard::mailbox::{HomeAnswer, HomeMail, Mail, Missed, join_answer};
 
 /// Messages to other shards that may wait for room before this home takes no more publications.
 pub const WAITING_MAIL_MAX: usize = 16 * 1024;
-/// Payload bytes that a shard may have taken in and not yet delivered; above, it lets its inbox fill.
-pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 impl Core {
     pub fn handle_message(&mut self, mail: Mail) {

@@ -64,6 +64,7 @@ impl Core {
         }
         self.answer_cut(slot);
         self.check_debt(slot);
+        self.settle(slot);
     }
 
     /// Closes a connection that owes more than it may.
@@ -97,6 +98,7 @@ impl Core {
             self.outbox.append(slot, &mut connection.chain, frame);
         }
         self.catching_up.push(slot);
+        self.settle(slot);
     }
 
     /// Moves cursors on for connections that can take bytes again.

@@ -13,6 +13,7 @@ mod clients;
 mod closing;
 mod connections;
 mod core;
+mod debts;
 mod events;
 mod fanout;
 mod homes;
@@ -42,6 +43,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::budget::Budget;
+use crate::base::debts::Debts;
 use crate::base::event::EventKinds;
 use crate::base::ids::{ShardId, Sock};
 use crate::base::prng::Prng;
@@ -90,6 +92,10 @@ pub struct ShardOptions {
     pub connections_max: u32,
     /// Connections of the whole node.
     pub seats: Arc<Seats>,
+    /// What all connections of the node may make it keep for them.
+    pub debts: Arc<Debts>,
+    /// What the kernel may keep for a socket; 0: as it finds right.
+    pub send_buffer_bytes: usize,
     /// Connections beyond the bound that a shard takes the time to answer, at once.
     pub refused_max: u32,
     /// Most subscriptions of one connection.
@@ -243,6 +249,7 @@ impl<D: Driver> Shard<D> {
         // Flush: one write a connection, then what did not fit.
         self.act();
         self.flush();
+        self.core.collect_debts();
         self.core.finish_closed();
         self.act();
 

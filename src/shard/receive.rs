@@ -28,6 +28,7 @@ impl Core {
         }
         self.events.received(slot, bytes.len());
         self.handle_bytes(slot, bytes);
+        self.settle(slot);
     }
 
     /// The state may change on the way: what follows an upgrade in the same read is its first frame.

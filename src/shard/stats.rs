@@ -130,6 +130,7 @@ pub enum Cause {
     AcceptNoMemory,
     AcceptOther,
     ConnectionLimit,
+    DebtLimit,
     PeerReset,
     SendNoBuffers,
     InboxFull,
@@ -140,7 +141,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 23] = [
+    const ALL: [(Cause, &'static str); 24] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
@@ -157,6 +158,7 @@ impl Cause {
         (Cause::AcceptNoMemory, "accept_no_memory"),
         (Cause::AcceptOther, "accept_other"),
         (Cause::ConnectionLimit, "connection_limit"),
+        (Cause::DebtLimit, "debt_limit"),
         (Cause::PeerReset, "peer_reset"),
         (Cause::SendNoBuffers, "send_no_buffers"),
         (Cause::InboxFull, "inbox_full"),

@@ -14,6 +14,7 @@ use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::ConnId;
+use crate::base::limits::PARTED_BYTES_MAX;
 use crate::proto::http1::{self, HttpFault, RequestHead};
 use crate::proto::reader::problem::{PROBLEM_TYPE, write_problem};
 use crate::proto::websocket::{self, Message, Opcode};
@@ -49,10 +50,6 @@ const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// is left to chance, so that a crowd does not come back at once.
 const RETRY_AFTER_S_MAX: u8 = 5;
 const _: () = assert!(RETRY_AFTER_S_MAX < 10, "it is written as one digit");
-/// Messages of connections that have gone, held by one shard until the backend has them, in bytes. What goes beyond
-/// it is dropped, and the close says how many messages that were: clients that come, speak and go against a silent
-/// backend must not fill the memory.
-const PARTED_BYTES_MAX: usize = 16 << 20;
 /// A ping without payload.
 const PING_FRAME: &[u8] = &[0x80 | Opcode::Ping as u8, 0];
 

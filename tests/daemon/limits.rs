@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::net::TcpStream;
 
+use crate::frame::Frame;
 use crate::on_both_drivers;
 use crate::process::{Api, Daemon};
 use crate::socket::Socket;
@@ -109,5 +110,37 @@ on_both_drivers! {
         assert!(count(200) >= 32 && count(503) > 0 && count(200) + count(503) == 300, "{}", count(200));
         drop(first);
         while knock(&daemon).1 != 200 {}
+    }
+}
+
+/// A client subscribed to `channel` that reads nothing from now on.
+fn subscriber(daemon: &Daemon, channel: &str) -> Socket {
+    let mut socket = Socket::open(daemon, "/connection/websocket");
+    socket.send(Frame::text(&format!(
+        "{{\"id\":1,\"connect\":{{}}}}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"{channel}\"}}}}"
+    )));
+    let mut answers = String::new();
+    while !answers.contains("\"id\":2") {
+        answers += std::str::from_utf8(&socket.recv().expect("an answer").payload).expect("text");
+    }
+    socket
+}
+
+on_both_drivers! {
+    /// The bound leaves room for the kernel's buffers of five that do not read. Twelve do not.
+    fn the_worst_debtors_pay_when_all_together_owe_too_much(driver: Driver) {
+        let settings = [("LIMITS_CLIENT_BUFFERS_BYTES_MAX", "1MiB"), ("API_BODY_BYTES_MAX", "4MiB")];
+        let daemon = Daemon::start_set(driver, &["--shards", "2"], &settings);
+        let greedy: Vec<Socket> = (0..12).map(|_| subscriber(&daemon, "live:greedy")).collect();
+        let mut modest = subscriber(&daemon, "live:modest");
+        let large = "x".repeat(900_000);
+        for _ in 0..12 {
+            daemon.api("publish", &format!("{{\"channel\":\"live:greedy\",\"data\":\"{large}\"}}"));
+        }
+        daemon.wait_for_log("limits.client_buffers_bytes_max");
+        daemon.api("publish", "{\"channel\":\"live:modest\",\"data\":\"still here\"}");
+        let heard = modest.recv().expect("a publication");
+        assert!(String::from_utf8_lossy(&heard.payload).contains("still here"));
+        drop(greedy);
     }
 }

@@ -21,6 +21,7 @@ const REQUIRED: &[&str] = &[
     "accept_full",
     "accept_no_memory",
     "connection_limit",
+    "debt_limit",
     "refused_as_full",
     "control_plane_busy",
     "frame_protocol",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use trunkline::base::budget::Budget;
+use trunkline::base::debts::Debts;
 use trunkline::base::event::{EventKind, EventKinds};
 use trunkline::base::ids::ChannelName;
 use trunkline::base::prng::Prng;
@@ -129,6 +130,8 @@ impl Scenario {
         // By the seed alone as well: three of four deliver at once.
         let batch_max_delay = Duration::from_millis([0, 0, 0, 15][(seed / 8 % 4) as usize]);
         let namespaces = namespaces(prng, hooked.then_some(&mut hooks), batch_max_delay);
+        // One in eight shares little among all clients.
+        let debts = if !crowd && seed % 8 == 3 { 40_000 } else { u64::MAX };
         let faults = if crowd { mild() } else { faults(prng) };
         let room = match cramped {
             true => prng.u32(1..5),
@@ -140,7 +143,7 @@ impl Scenario {
             options: ShardOptions {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
-                ..with_hooks(hooked, options(prng, Arc::new(namespaces.clone()), room, cramped))
+                ..with_hooks(hooked, options(prng, Arc::new(namespaces.clone()), room, cramped, debts))
             },
             telling,
             driver: DriverOptions {
@@ -267,7 +270,13 @@ fn channels(prng: &mut Prng, namespaces: &Namespaces, crowd: bool, hooked: bool)
     names.iter().map(of).collect()
 }
 
-fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: bool) -> ShardOptions {
+fn options(
+    prng: &mut Prng,
+    namespaces: Arc<Namespaces>,
+    room: u32,
+    cramped: bool,
+    debts: u64,
+) -> ShardOptions {
     let verifier = Verifier::new(TokenOptions { hmac_secret: SECRET.to_vec(), ..TokenOptions::default() });
     let channels_tight = prng.u8(..8) == 0;
     ShardOptions {
@@ -284,6 +293,8 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         streams: StreamLimits {
             channel_bytes_max: *pick(prng, &[100, 1_000, 10_000]),
             channel_items_max: *pick(prng, &[1, 5, 50]),
+            // Drawn by another number, so that what seeds mean does not change.
+            shard_bytes_max: [usize::MAX, 3_000][usize::from(debts < u64::MAX)],
         },
         verifier: Some(Arc::new(verifier)),
         tunnels: Vec::new(),
@@ -293,6 +304,8 @@ fn options(prng: &mut Prng, namespaces: Arc<Namespaces>, room: u32, cramped: boo
         connections_max: if cramped { room } else { room * 2 },
         seats: Seats::new(if cramped { room * 2 } else { u32::MAX }),
         refused_max: 2,
+        debts: Debts::new(debts),
+        send_buffer_bytes: 1_000,
         channels_max: prng.usize(3..12),
         message_bytes_max: 8 * 1024,
         outbox_bytes_max: *pick(prng, &[1_000, 4_000, 64 * 1024]),

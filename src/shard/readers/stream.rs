@@ -2,6 +2,7 @@
 
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::ChannelName;
+use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::options::GapPolicy;
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::notes::{Note, ending, heartbeat, write_note, write_note_with_retry};
@@ -27,9 +28,7 @@ impl Core {
         let seats = &self.options.seats;
         let full = self.connections.len() * 10 > self.options.connections_max as usize * 9
             || u64::from(seats.taken()) * 10 > u64::from(seats.max()) * 9;
-        let busy = self.ending.is_some()
-            || full
-            || self.local.backlog_bytes() > super::super::homes::BACKLOG_BYTES_MAX / 2;
+        let busy = self.ending.is_some() || full || self.local.backlog_bytes() > BACKLOG_BYTES_MAX / 2;
         let least = if busy { RETRY_BUSY_MS } else { RETRY_MS };
         least + self.prng.u64(0..=least * 2)
     }

@@ -1,0 +1,80 @@
+//! What connections make the node keep, and the end of the worst when it is too much in sum: see [`crate::base::debts`].
+
+use crate::base::fault::Disconnect;
+use crate::shard::connections::{Connection, State};
+use crate::shard::core::Core;
+use crate::shard::stats::Cause;
+
+/// What the kernel may keep for a socket that takes nothing where it is free to choose: a part of tcp_wmem's usual 4 MiB.
+const SEND_BUFFER_BYTES: u64 = 1 << 20;
+
+impl Connection {
+    /// Bytes kept for it, in the kernel as well.
+    fn debt(&self, send_buffer_bytes: usize) -> u64 {
+        let owed = self.lag.as_ref().map_or(0, |lag| {
+            let kernel = match (lag.blocked, send_buffer_bytes) {
+                (false, _) => 0,
+                (true, 0) => SEND_BUFFER_BYTES,
+                (true, bytes) => bytes as u64,
+            };
+            kernel + lag.remainder_bytes as u64
+        });
+        let decoder = |decoder: &Option<Box<crate::proto::websocket::Decoder>>| {
+            decoder.as_ref().map_or(0, |decoder| decoder.stored_bytes())
+        };
+        let kept = match &self.state {
+            State::Client { decoder: half, session } => decoder(half) + session.held_bytes(),
+            State::Tunnel { decoder: half, tunnel } => decoder(half) + tunnel.waiting().1,
+            State::Reader { decoder: half, .. } | State::Echo { decoder: half } => decoder(half),
+            // Requests have a budget of their own.
+            State::Http(_) | State::Closing { .. } => 0,
+            State::Gone => return 0,
+        };
+        owed + kept as u64
+    }
+}
+
+impl Core {
+    /// Brings the node's account of a connection up to date. Cheap for those that owe nothing and did not.
+    pub fn settle(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let debt = connection.debt(self.options.send_buffer_bytes);
+        if debt == 0 && !connection.indebted {
+            return;
+        }
+        connection.indebted = debt > 0;
+        let before = match debt {
+            0 => self.debtors.remove(&slot),
+            debt => self.debtors.insert(slot, debt),
+        };
+        self.options.debts.change(before.unwrap_or(0), debt);
+    }
+
+    /// Closes the worst debtors when all connections of the node together owe too much.
+    pub fn collect_debts(&mut self) {
+        let debts = self.options.debts.clone();
+        if !debts.is_pressed() || self.debtors.is_empty() {
+            return;
+        }
+        let bound = if debts.is_exceeded() { 0 } else { debts.bound() };
+        let mut worst: Vec<(u64, u32)> = self
+            .debtors
+            .iter()
+            .filter(|(_, debt)| **debt >= bound)
+            .map(|(slot, debt)| (*debt, *slot))
+            .collect();
+        worst.sort_unstable_by(|a, b| b.cmp(a));
+        for (_, slot) in worst {
+            if debts.is_eased() {
+                return;
+            }
+            self.stats.fault(Cause::DebtLimit);
+            debts.collected();
+            self.close(slot, Disconnect::SLOW);
+            // An orderly end that would keep what it owes until its client reads it is none.
+            if self.debtors.contains_key(&slot) {
+                self.give_up(slot);
+            }
+        }
+    }
+}
