@@ -54,8 +54,9 @@ on_both_drivers! {
             assert_eq!(own(format!("new-{number}")), 1);
         }
         made(&mut Socket::raw(&daemon), "late");
-        let metrics = Socket::raw(&daemon).get("/metrics");
-        assert!(String::from_utf8_lossy(&metrics.body).contains("trunkline_channels_active 200\n"));
+        let metrics = Socket::raw(&daemon).get_with("/metrics", "X-API-Key: key-of-the-tests\r\n");
+        let text = String::from_utf8_lossy(&metrics.body).into_owned();
+        assert!(text.contains("trunkline_channels_active 200\n"), "{text}");
         for name in ["modest", "late", "flood-999"] {
             let history = api.call("history", &format!(r#"{{"channel":"open:{name}","limit":1}}"#));
             assert_eq!(history["result"]["offset"], 1, "{name}: {history}");
