@@ -16,7 +16,7 @@ pub fn bytes<const N: usize>() -> io::Result<[u8; N]> {
 }
 
 /// # Errors
-/// As [`bytes`].
+/// As [`bytes()`].
 pub fn word() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes()?))
 }
@@ -24,7 +24,7 @@ pub fn word() -> io::Result<u64> {
 /// Four words, as tables take them for the key of their hash.
 ///
 /// # Errors
-/// As [`bytes`].
+/// As [`bytes()`].
 pub fn words() -> io::Result<[u64; 4]> {
     Ok([word()?, word()?, word()?, word()?])
 }
@@ -32,7 +32,7 @@ pub fn words() -> io::Result<[u64; 4]> {
 /// A generator that nobody can seed alike.
 ///
 /// # Errors
-/// As [`bytes`].
+/// As [`bytes()`].
 pub fn prng() -> io::Result<Prng> {
     Ok(Prng::with_seed(word()?))
 }

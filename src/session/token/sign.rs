@@ -63,7 +63,7 @@ pub enum SignFault {
 /// Signs a connection token with HS256.
 ///
 /// # Errors
-/// An empty secret, or claims so large that [`Verifier`] would refuse the token.
+/// An empty secret, or claims so large that [`super::Verifier`] would refuse the token.
 pub fn sign_connect(hmac_secret: &[u8], token: &ConnectToken<'_>) -> Result<String, SignFault> {
     sign(hmac_secret, token)
 }
