@@ -101,8 +101,8 @@ impl Line {
 
     /// One byte more. False when the daemon has ended the connection.
     pub fn trickle(&mut self, byte: u8) -> bool {
-        match self.stream.write(&[byte]) {
-            Ok(_) => true,
+        match self.stream.write_all(&[byte]) {
+            Ok(()) => true,
             Err(error) => error.kind() == ErrorKind::WouldBlock,
         }
     }

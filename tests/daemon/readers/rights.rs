@@ -114,7 +114,7 @@ on_both_drivers! {
             assert_eq!(post(&mut Socket::raw(&daemon), target, "", body).problem(), problem, "{target} {body}");
         }
         let mut big = Socket::raw(&daemon);
-        big.send_bytes(b"POST /publish?channel=open:c HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+        big.send_bytes(b"POST /publish?channel=open:c HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
         assert_eq!(big.response().status, 413);
     }
 
