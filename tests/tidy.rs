@@ -114,6 +114,33 @@ fn no_queue_is_unbounded() {
     assert_none(&faults);
 }
 
+/// A queue says what bounds it where it is kept. The simulator's own are as long as its scenarios.
+#[test]
+fn every_queue_names_its_bound() {
+    const QUEUES: [&str; 6] =
+        ["VecDeque<", "ArrayQueue<", "BinaryHeap<", "LinkedList<", "mpsc::Receiver<", "SegQueue<"];
+    let (mut faults, mut found) = (Vec::new(), 0);
+    for source in sources(&["src"]).into_iter().filter(|source| !source.name.contains("/sim/")) {
+        let lines: Vec<&str> = source.text.lines().collect();
+        for (number, line) in source.code() {
+            // A field or a constant; what a function works with is a field of somebody's.
+            let kept =
+                line.starts_with("    ") && !line.starts_with("     ") && line.trim_end().ends_with(',');
+            if !kept || !QUEUES.iter().any(|queue| line.contains(queue)) {
+                continue;
+            }
+            found += 1;
+            let doc =
+                lines[..number - 1].iter().rev().take_while(|above| above.trim_start().starts_with("///"));
+            if !doc.into_iter().any(|above| above.contains("Bound: ")) {
+                faults.push(format!("{}:{number}: a queue without its `Bound: `", source.name));
+            }
+        }
+    }
+    assert!(found >= 15, "{found} queues seen");
+    assert_none(&faults);
+}
+
 #[test]
 fn unsafe_stays_in_the_driver_with_its_reason() {
     let mut faults = Vec::new();

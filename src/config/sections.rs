@@ -119,11 +119,12 @@ settings! {
         /// (3510). After neither does a client come back by itself.
         pub user_connections_policy: UserPolicy = UserPolicy::Reject;
         /// Commands one connection may send a second: subscribe, publish, history, presence, rpc, refresh, send. More are
-        /// refused (111), to be tried again. 0: any number.
-        pub commands_per_second: u32 = 0;
+        /// refused (111), to be tried again. The default is far above what people do, and below what hurts others.
+        /// 0: any number.
+        pub commands_per_second: u32 = 100;
         /// Commands a connection, or a user, may send at once after a rest. At least as many as the channels that a client
-        /// subscribes to when it connects.
-        pub commands_burst: u32 = 128;
+        /// subscribes to when it connects: the default is eight times the default of `channels_max`.
+        pub commands_burst: u32 = 1024;
         /// Bytes one connection may send a second, frames included. Who sends more is closed (3013). A message of
         /// `message_bytes_max` may always come after a rest. 0: any number.
         pub bytes_per_second: Size = Size(0);

@@ -486,7 +486,7 @@ impl Api {
         let channel = channel_name(&body.channel)?;
         let home = self.shards.router().channel_home(&channel);
         let infos = self.shards.ask(home, |reply| Ask::Presence(channel, reply)).await?;
-        let presence = infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
+        let presence = infos.infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
         Ok(Answer::Presence { presence })
     }
 

@@ -16,6 +16,7 @@ use crate::config::Secret;
 use crate::control::listener::PortLimits;
 use crate::control::{Control, start};
 use crate::driver::Wake;
+use crate::hub::Roster;
 use crate::hub::asks::{History, PresenceStats, Since, SinceEpoch};
 use crate::shard::ask::{Ask, ChannelCount, HttpReply, Pushed, ShardStats};
 use crate::shard::mailbox::{Inbox, Mail};
@@ -47,7 +48,7 @@ impl Shards {
                 inbox.set_waker(Arc::new(Unpark(thread::current())));
                 let mut logs = HashMap::new();
                 loop {
-                    while let Some(Mail::Ask(ask)) = inbox.pop() {
+                    while let Some(Mail::Ask(ask)) = inbox.pop_control() {
                         answer(&mut logs, *ask, &seen);
                     }
                     // Nobody owns these threads: they end when the test has dropped its inboxes.
@@ -120,12 +121,15 @@ fn answer(logs: &mut HashMap<String, Vec<Arc<Publication>>>, ask: Ask, seen: &mp
             logs.remove(&*channel);
             reply.send(Ok(()));
         }
-        Ask::Presence(_, reply) => reply.send(Ok(vec![ClientInfo {
-            user: "ann".into(),
-            client: "c1".to_string(),
-            conn_info: None,
-            chan_info: Some(Bytes::from_static(b"[1]")),
-        }])),
+        Ask::Presence(_, reply) => {
+            let info = ClientInfo {
+                user: "ann".into(),
+                client: "c1".to_string(),
+                conn_info: None,
+                chan_info: Some(Bytes::from_static(b"[1]")),
+            };
+            reply.send(Ok(Arc::new(Roster { infos: vec![info], ..Roster::default() })));
+        }
         Ask::PresenceStats(_, reply) => reply.send(Ok(PresenceStats { clients: 2, users: 1 })),
         Ask::Channels(filter, reply) => {
             let matching = logs.keys().filter(|name| (filter.0)(name));

@@ -35,6 +35,7 @@ pub struct PushKeys(Mutex<Keys>);
 struct Keys {
     cells: HashMap<Arc<str>, Cell>,
     /// The oldest first, and how many bytes each counts for.
+    /// Bound: the bytes of all keys.
     order: VecDeque<(Instant, Arc<str>, usize)>,
     bytes: usize,
 }

@@ -44,6 +44,7 @@ pub struct MioDriver {
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Slots to read, each at most once: those with `QUEUED`.
+    /// Bound: one entry for each socket, `sockets_max`.
     readable: VecDeque<u32>,
     /// Made outside of `wait`, for the next one.
     events: Vec<Event>,

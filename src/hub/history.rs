@@ -25,6 +25,7 @@ pub fn entry_bytes(publication: &Publication) -> usize {
 #[derive(Debug, Default)]
 pub struct Log {
     /// In offset order, and so in order of `expires`.
+    /// Bound: `history_size`, and `history_bytes_max` over all logs.
     ring: VecDeque<Entry>,
     bytes: usize,
 }

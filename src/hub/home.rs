@@ -59,7 +59,7 @@ use crate::hub::home::table::{Channel, Version};
 use crate::hub::idempotency::{IdempotencyKeys, Owner};
 use crate::hub::limits::HubLimits;
 use crate::hub::options::Namespaces;
-use crate::hub::presence::Inserted;
+use crate::hub::presence::{Inserted, Roster};
 
 /// Every channel whose home is this shard. See the module's head.
 pub struct Home {
@@ -74,6 +74,8 @@ pub struct Home {
     slots_used: u32,
     lives: u64,
     keys: IdempotencyKeys,
+    /// The roster that [`Home::presence`] gave last.
+    asked_last: Option<Arc<Roster>>,
     /// Slots with a log, in no order, for [`Home::heaviest`]. A channel knows its place here.
     logs: Vec<u32>,
     /// When the oldest entry of each log is over, or earlier.
@@ -118,6 +120,7 @@ impl Home {
         let hash = RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
         Home {
             namespaces,
+            asked_last: None,
             keys: IdempotencyKeys::new(limits.idempotency_keys_max, hash.clone()),
             limits,
             prng,
@@ -312,16 +315,25 @@ impl Home {
         Ok(())
     }
 
-    /// The infos of all subscribers, in no order.
+    /// All subscribers. The roster asked for last is kept until the next sweep, so that it is made and encoded once for
+    /// those who ask in a row.
     ///
     /// # Errors
     /// [`Refusal::NotAvailable`] when the namespace has no presence; [`Refusal::BadRequest`] and
     /// [`Refusal::UnknownChannel`] as [`Namespaces::resolve`].
-    pub fn presence(&self, channel: &str) -> Result<Vec<ClientInfo>, Refusal> {
+    pub fn presence(&mut self, channel: &str) -> Result<Arc<Roster>, Refusal> {
         if !self.options(channel)?.presence {
             return Err(Refusal::NotAvailable);
         }
-        Ok(self.known(channel).map_or_else(Vec::new, |channel| channel.members.infos()))
+        let Some((slot, _)) = self.known_mut(channel) else { return Ok(Arc::default()) };
+        let roster = self.channels.get_mut(slot).map(|channel| channel.members.roster()).unwrap_or_default();
+        self.asked_last = Some(Arc::clone(&roster));
+        Ok(roster)
+    }
+
+    /// Gives up the roster that [`Home::presence`] keeps.
+    pub fn forget_roster(&mut self) {
+        self.asked_last = None;
     }
 
     /// How many subscribers and distinct users; all anonymous ones are one user. Costs the same at any number.

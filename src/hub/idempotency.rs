@@ -13,6 +13,7 @@ use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 pub struct IdempotencyKeys {
     /// Channel life and key → what the first publication was answered.
     answers: HashMap<Arc<[u8]>, Answer, RandomState>,
+    /// Bound: `idempotency_keys_max`.
     order: VecDeque<Issued>,
     keys_max: usize,
     /// For lookups without an allocation.

@@ -180,6 +180,7 @@ pub struct Local {
     by_name: HashMap<ChannelName, ChannelIndex, RandomState>,
     limits: StreamLimits,
     /// Channels with something to deliver, in turn.
+    /// Bound: one entry for each channel with subscribers here.
     ready: VecDeque<ChannelIndex>,
     /// Channels of [`Lane::Spread`], and when the next delivery of each is due.
     spread: Deadlines,

@@ -30,4 +30,5 @@ pub use crate::base::publication::{Encoded, Publication};
 pub use home::{Home, HomeCounts};
 pub use limits::HubLimits;
 pub use options::{ChannelOptions, GapPolicy, Namespaces};
+pub use presence::Roster;
 pub use users::Users;

@@ -565,7 +565,7 @@ impl Pair {
             assert_eq!(self.home.interested(name), interest);
             match self.namespaces.resolve(name) {
                 Ok(options) if options.presence => {
-                    let mut present = self.home.presence(name).unwrap();
+                    let mut present = self.home.presence(name).unwrap().infos.clone();
                     present.sort_by(|a, b| a.client.cmp(&b.client));
                     infos.sort_by(|a, b| a.client.cmp(&b.client));
                     let users: BTreeSet<&str> = infos.iter().map(|info| &*info.user).collect();
@@ -575,7 +575,7 @@ impl Pair {
                 }
                 refused => {
                     let refusal = refused.err().unwrap_or(Refusal::NotAvailable);
-                    assert_eq!(self.home.presence(name), Err(refusal));
+                    assert_eq!(self.home.presence(name).unwrap_err(), refusal);
                     assert_eq!(self.home.presence_stats(name), Err(refusal));
                 }
             }

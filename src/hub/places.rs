@@ -43,6 +43,7 @@ pub struct Places {
 #[derive(Default)]
 struct Turnover {
     /// Without a place yet, the oldest first. They are among the user's connections.
+    /// Bound: the limit of connections of a user.
     waiting: VecDeque<ConnId>,
     /// Still holding a place. They are no longer among the user's connections.
     leaving: Vec<ConnId>,

@@ -76,6 +76,7 @@ pub struct Cursor {
 /// Items not yet delivered to everyone, oldest first.
 #[derive(Default)]
 pub struct Stream {
+    /// Bound: `StreamLimits`, in bytes; what is not delivered yet by the backlog of the shard.
     items: VecDeque<Item>,
     /// Sequence of the first item.
     base: Seq,

@@ -7,7 +7,12 @@ use crate::base::ids::ClientId;
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::session::question::{PublishAnswer, Waiting};
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
-use crate::session::{HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Rights, SubscribeEffect, World};
+use crate::session::{
+    HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Progress, Rights, SubscribeEffect, UNDER_WAY_MAX, World,
+};
+
+#[path = "held_tests.rs"]
+mod held;
 
 const NOW_S: u64 = 1_700_000_000;
 
@@ -87,6 +92,8 @@ struct Stage {
     matters: Vec<Matter>,
     effects: Vec<Effect>,
     heard: String,
+    /// The client's socket takes nothing.
+    blocked: bool,
 }
 
 /// Counts what is cancelled by being dropped.
@@ -115,6 +122,7 @@ impl Stage {
             matters: Vec::new(),
             effects: Vec::new(),
             heard: String::new(),
+            blocked: false,
         }
     }
 
@@ -140,6 +148,7 @@ impl Stage {
             ping_s: 25,
             ask_again_s: 5,
             allowance: u32::MAX,
+            blocked: false,
             out: Batch::new(&mut text, Format::Json),
             effects: &mut effects,
         };
@@ -155,11 +164,7 @@ impl Stage {
                     self.asked += 1;
                     self.session.asked(self.asked, None, Time::NEVER);
                 }
-                Effect::Resume => {
-                    while let Some(command) = self.session.next_held() {
-                        self.say(std::str::from_utf8(&command).unwrap()).unwrap();
-                    }
-                }
+                Effect::Resume => self.resume(),
                 other => self.effects.push(other),
             }
         }
@@ -167,9 +172,30 @@ impl Stage {
     }
 
     fn say(&mut self, frame: &str) -> Result<(), Disconnect> {
+        self.take(frame, false).map(drop)
+    }
+
+    fn take(&mut self, frame: &str, resumed: bool) -> Result<Progress, Disconnect> {
         let mut commands = decode_frame(Format::Json, frame.as_bytes());
-        while self.run(|session, cx| session.handle_commands(&mut commands, cx))? {}
-        Ok(())
+        let blocked = self.blocked;
+        loop {
+            let progress = self.run(|session, cx| {
+                cx.blocked = blocked;
+                session.handle_commands(&mut commands, resumed, cx)
+            })?;
+            if progress != Progress::More {
+                return Ok(progress);
+            }
+        }
+    }
+
+    fn resume(&mut self) {
+        while let Some(command) = self.session.next_held() {
+            let command = std::str::from_utf8(&command).unwrap();
+            if self.take(command, true).unwrap() == Progress::Held {
+                return;
+            }
+        }
     }
 
     /// Answers the question that is out.
@@ -411,46 +437,6 @@ fn a_call_without_a_hook_is_refused_and_one_without_an_answer_may_be_tried_again
     stage.around.hooks.rpc = false;
     stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
     assert!(stage.heard.contains(r#""code":108"#) && stage.matters.is_empty());
-}
-
-#[test]
-fn pongs_count_while_commands_are_held() {
-    let mut stage = Stage::connected(ConnectAnswer::default());
-    assert!(stage.session.ping());
-    stage.say("{\"id\":2,\"rpc\":{\"method\":\"m\"}}\n{\"id\":3,\"ping\":{}}\n{}").unwrap();
-    assert!(!stage.session.ping_outstanding(), "within the frame that asks");
-    assert!(stage.session.ping());
-    stage.say("{}").unwrap();
-    assert!(!stage.session.ping_outstanding(), "and in one of its own");
-    assert_eq!(stage.heard, "");
-    assert_eq!(stage.say("{}"), Err(Disconnect::BAD_REQUEST), "nobody asked for this one");
-    stage.answer(DOWN).unwrap();
-    assert!(stage.heard.contains(r#"{"id":3"#));
-}
-
-#[test]
-fn held_commands_are_bounded_and_checked() {
-    let mut stage = Stage::connected(ConnectAnswer::default());
-    stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
-    assert_eq!(stage.say("{\"id\":3,"), Err(Disconnect::BAD_REQUEST));
-    let command = format!(r#"{{"id":3,"rpc":{{"method":"m","data":"{}"}}}}"#, "x".repeat(1000));
-    let mut held = 0;
-    let over = loop {
-        match stage.say(&command) {
-            Ok(()) => held += command.len(),
-            Err(over) => break over,
-        }
-        assert!(held <= HELD_BYTES_MAX);
-    };
-    assert_eq!(over, Disconnect::TOO_MANY_REQUESTS);
-    assert!(held > HELD_BYTES_MAX / 10 * 9, "{held}");
-
-    // Many small ones weigh more than their bytes.
-    let mut stage = Stage::connected(ConnectAnswer::default());
-    stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
-    let small = [r#"{"send":{}}"#; 1000].join("\n");
-    let frames = (0..).find(|_| stage.say(&small).is_err()).unwrap();
-    assert!(frames * 1000 * 48 <= HELD_BYTES_MAX, "{frames} frames");
 }
 
 /// Each held command asks: they are asked one after the other, in their order.

@@ -17,27 +17,45 @@ use crate::session::{
     lifetime,
 };
 
+/// How far [`Session::handle_commands`] has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// There are effects to carry out before the rest of the frame.
+    More,
+    Done,
+    /// The rest of the frame is held.
+    Held,
+}
+
 impl Session {
     /// The commands of one frame, up to the first that has effects: those must be carried out before the next command
-    /// is looked at, so that commands of one frame see each other's. True when there is more to read.
+    /// is looked at, so that commands of one frame see each other's. `resumed`: they were held before.
     ///
     /// # Errors
     /// The connection is to be closed with this; what was written to `cx.out` before still goes out.
     pub fn handle_commands(
         &mut self,
         commands: &mut Commands<'_>,
+        resumed: bool,
         cx: &mut Context<'_>,
-    ) -> Result<bool, Disconnect> {
+    ) -> Result<Progress, Disconnect> {
         loop {
-            if self.is_waiting() {
-                self.hold(commands)?;
-                return Ok(false);
+            // What came later does not overtake what is held.
+            if self.is_waiting() || self.is_full() || self.has_held() && !resumed {
+                self.hold(commands, resumed)?;
+                return Ok(Progress::Held);
             }
-            let Some(command) = commands.next() else { return Ok(false) };
+            let before = commands.clone();
+            let Some(command) = commands.next() else { return Ok(Progress::Done) };
             let command = command.map_err(|fault| fault.disconnect())?;
+            if self.must_wait(&command.method, cx) {
+                *commands = before;
+                self.hold(commands, resumed)?;
+                return Ok(Progress::Held);
+            }
             let id = command.id;
             if is_limited(&command.method) && self.phase == Phase::Connected && !cx.admit(id) {
-                return Ok(true);
+                return Ok(Progress::More);
             }
             match self.handle_command(command, cx) {
                 Ok(()) => {}
@@ -45,8 +63,27 @@ impl Session {
                 Err(Failure::Close(disconnect)) => return Err(disconnect),
             }
             if !cx.effects.is_empty() {
-                return Ok(true);
+                return Ok(Progress::More);
             }
+        }
+    }
+
+    /// Whether a command can only be looked at later.
+    fn must_wait(&self, method: &Method<'_>, cx: &Context<'_>) -> bool {
+        if self.phase != Phase::Connected {
+            return false;
+        }
+        match method {
+            // The answer is made when it can leave.
+            Method::History(_) | Method::Presence { .. } => cx.blocked,
+            Method::Subscribe(subscribe) => subscribe.recover && cx.blocked,
+            // Its subscribe is answered first.
+            Method::Unsubscribe { channel } => cx
+                .world
+                .find(channel)
+                .and_then(|index| self.sub(index))
+                .is_some_and(|sub| sub.place().is_none()),
+            _ => false,
         }
     }
 

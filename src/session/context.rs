@@ -178,6 +178,8 @@ pub struct Context<'a> {
     pub ping_s: u32,
     /// How many more commands the client may send now; those that keep a connection alive or end something do not count.
     pub allowance: u32,
+    /// The socket has not taken what was written before.
+    pub blocked: bool,
     /// How long to wait before the backend is asked again about what expires, seconds.
     pub ask_again_s: u64,
     pub out: Batch<'a>,

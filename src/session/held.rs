@@ -1,4 +1,7 @@
-//! Commands that came while their session waits.
+//! Commands that wait: while their session does, or for earlier ones of the same client to be answered.
+//!
+//! A client gets only so much of a shard at a time. At its bound its further commands are held in order, and above
+//! [`HELD_BYTES_MAX`] its socket is not read from: the peer's own kernel holds the rest.
 
 use std::collections::VecDeque;
 
@@ -6,26 +9,37 @@ use crate::base::fault::Disconnect;
 use crate::proto::centrifuge::{Commands, Method};
 use crate::session::{Context, Effect, Session};
 
-/// Most bytes of commands held while a session waits for its server-side subscriptions or for the backend: a
-/// reconnecting SDK sends all of its subscribes at once, and one frame of them is bounded by the message limit already.
-pub const HELD_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of held commands above which the connection is not read from. One message is always held whole, so that a
+/// connection holds at most this, one message and one receive buffer, and what [`COMMAND_BYTES`] adds to them.
+pub const HELD_BYTES_MAX: usize = 16 * 1024;
 /// What a held command costs beside its bytes: its place in the queue, and the allocator's share.
 const COMMAND_BYTES: usize = 48;
+
+/// Weight of the commands of one client that owners of channels may have to answer at a time. A subscribe, a
+/// publication, a count of members weigh 1: twice this in one turn of the loop is more than any SDK sends in a round trip.
+pub const UNDER_WAY_MAX: u16 = 64;
+/// A subscribe that recovers may be answered with a whole history: eight at a time, so that a reconnecting client with
+/// 128 channels is done in sixteen rounds.
+pub const RECOVERY_WEIGHT: u16 = UNDER_WAY_MAX / 8;
+/// History and presence are answered at length: one at a time.
+pub const READ_WEIGHT: u16 = UNDER_WAY_MAX;
 
 /// In order, each one command of its own.
 #[derive(Default)]
 pub(super) struct Held {
+    /// Bound: [`HELD_BYTES_MAX`], at which reading pauses.
     commands: VecDeque<Box<[u8]>>,
     bytes: usize,
 }
 
 impl Session {
     /// Keeps the commands that are left of a frame. Pongs count at once: they tell of the connection, not of what it
-    /// wants, and waiting for the backend must not make it seem dead.
+    /// wants, and waiting for the backend must not make it seem dead. A command that was held already goes back to the
+    /// front.
     ///
     /// # Errors
-    /// Malformed commands, a pong that nobody asked for, or more than [`HELD_BYTES_MAX`] (3013).
-    pub(super) fn hold(&mut self, commands: &mut Commands<'_>) -> Result<(), Disconnect> {
+    /// Malformed commands, or a pong that nobody asked for.
+    pub(super) fn hold(&mut self, commands: &mut Commands<'_>, resumed: bool) -> Result<(), Disconnect> {
         loop {
             let before = commands.remaining();
             let Some(command) = commands.next() else { return Ok(()) };
@@ -36,15 +50,18 @@ impl Session {
             let bytes = &before[..before.len() - commands.remaining().len()];
             let held = self.extras_mut().held.get_or_insert_default();
             held.bytes += bytes.len() + COMMAND_BYTES;
-            if held.bytes > HELD_BYTES_MAX {
-                return Err(Disconnect::TOO_MANY_REQUESTS);
+            match resumed {
+                true => held.commands.push_front(bytes.into()),
+                false => held.commands.push_back(bytes.into()),
             }
-            held.commands.push_back(bytes.into());
         }
     }
 
     /// The next command that was held; none while the session waits.
     pub fn next_held(&mut self) -> Option<Box<[u8]>> {
+        if self.is_full() {
+            return None;
+        }
         let extras = self.extras.as_mut().filter(|extras| extras.waits.is_none())?;
         let held = extras.held.as_mut()?;
         let command = held.commands.pop_front();
@@ -58,10 +75,20 @@ impl Session {
         command
     }
 
+    pub fn has_held(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.held.is_some())
+    }
+
+    /// Whether the connection must not be read from.
+    pub fn holds_enough(&self) -> bool {
+        let held = self.extras.as_ref().and_then(|extras| extras.held.as_ref());
+        held.is_some_and(|held| held.bytes > HELD_BYTES_MAX)
+    }
+
     /// What the session waited for has come: what is due comes first, then what was held.
     pub(super) fn go_on(&mut self, cx: &mut Context<'_>) {
         self.ask_what_is_due(cx);
-        if !self.is_waiting() && self.extras.as_ref().is_some_and(|extras| extras.held.is_some()) {
+        if !self.is_waiting() && self.has_held() {
             cx.effects.push(Effect::Resume);
         }
     }
@@ -76,5 +103,23 @@ impl Session {
             extras.held = None;
             self.trim();
         }
+    }
+
+    // --- commands under way
+
+    /// A command of this weight is on its way to the owner of its channel.
+    pub fn command_sent(&mut self, weight: u16) {
+        self.under_way = self.under_way.saturating_add(weight);
+    }
+
+    /// Its answer is here.
+    pub fn command_answered(&mut self, weight: u16) {
+        debug_assert!(self.under_way >= weight, "what is answered was sent");
+        self.under_way = self.under_way.saturating_sub(weight);
+    }
+
+    /// Further commands wait for answers to those under way.
+    pub fn is_full(&self) -> bool {
+        self.under_way >= UNDER_WAY_MAX
     }
 }

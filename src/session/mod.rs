@@ -8,7 +8,8 @@
 //!    │                     └──refused──▶ Refused
 //!    └──────────────── connect with nothing to wait for ──────────────────────────────────────▲
 //! ```
-//! While `Connecting`, and while the backend is asked about a command, further commands are held in order, bounded.
+//! While `Connecting`, while the backend is asked about a command, and while too many are under way to the owners of
+//! channels, further commands are held in order, bounded.
 
 mod answers;
 mod commands;
@@ -39,8 +40,9 @@ use self::answers::Asked;
 use self::held::Held;
 use self::question::Headers;
 
+pub use commands::Progress;
 pub use context::{Context, Effect, Hooks, Rights, SubscribeEffect, World};
-pub use held::HELD_BYTES_MAX;
+pub use held::{HELD_BYTES_MAX, READ_WEIGHT, RECOVERY_WEIGHT, UNDER_WAY_MAX};
 
 /// A channel as the shard numbers it; below 2^24.
 pub type ChannelIndex = u32;
@@ -160,6 +162,12 @@ pub struct Session {
     phase: Phase,
     ping_outstanding: bool,
     format: Format,
+    /// Weight of the commands that owners of channels have not answered.
+    under_way: u16,
+    /// The shard does not read from the connection until fewer commands are held.
+    pub input_paused: bool,
+    /// The shard is going to take up what is held.
+    pub resumes: bool,
 }
 
 /// What few sessions have.

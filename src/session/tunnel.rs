@@ -138,6 +138,7 @@ pub struct Asking {
 
 #[derive(Default)]
 struct Work {
+    /// Bound: `messages_waiting_max` and `bytes_waiting_max`, at which reading pauses.
     waiting: VecDeque<Payload>,
     waiting_bytes: usize,
     /// The client is not read from.

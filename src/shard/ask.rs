@@ -10,7 +10,8 @@ use crate::base::bytes::Bytes;
 use crate::base::event::Event;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
-use crate::base::publication::{ClientInfo, Encoded};
+use crate::base::publication::Encoded;
+use crate::hub::Roster;
 use crate::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since};
 use crate::session::question::{Answer, Denied, Question, Waiting};
 use crate::session::token::Overrides;
@@ -156,7 +157,7 @@ pub enum Ask {
     Publish(PublishAsk, Reply<Position>),
     History(HistoryAsk, Reply<History>),
     HistoryRemove(ChannelName, Reply<()>),
-    Presence(ChannelName, Reply<Vec<ClientInfo>>),
+    Presence(ChannelName, Reply<Arc<Roster>>),
     PresenceStats(ChannelName, Reply<PresenceStats>),
     Channels(FilterBox, Reply<Vec<ChannelCount>>),
     Subscribe(SubscribeUser, Reply<()>),

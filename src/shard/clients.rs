@@ -12,12 +12,15 @@ use crate::proto::centrifuge::{Batch, Format, Push, decode_frame, encode_push};
 use crate::proto::websocket::{self, Opcode};
 use crate::session::question::PublishAnswer;
 use crate::session::token::Verifier;
-use crate::session::{Context, Effect, Hooks, Rights, Session, Sub, SubscribeEffect, World};
-use crate::shard::ShardOptions;
-use crate::shard::connections::State;
+use crate::session::{
+    Context, Effect, Hooks, Progress, READ_WEIGHT, RECOVERY_WEIGHT, Rights, Session, Sub, SubscribeEffect,
+    World,
+};
+use crate::shard::connections::{Connection, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
 use crate::shard::timers::{self, ShortTick, TICK_MS};
+use crate::shard::{Action, ShardOptions};
 
 /// What a session may look at.
 pub(in crate::shard) struct View<'a> {
@@ -92,15 +95,24 @@ impl World for View<'_> {
 }
 
 impl Core {
-    /// One frame of commands.
+    /// One frame of commands. None is taken from a shard that ends.
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
-        let Some(format) = self.format(slot) else { return };
+        if self.ending.is_none() {
+            self.take_commands(slot, frame, false);
+        }
+    }
+
+    /// False when commands of the frame are held, or the client is gone.
+    fn take_commands(&mut self, slot: u32, frame: &[u8], resumed: bool) -> bool {
+        let Some(format) = self.format(slot) else { return false };
         let mut commands = decode_frame(format, frame);
         loop {
             let allowance = self.commands_allowed(slot);
+            let blocked = self.connections.get(slot).is_some_and(Connection::is_blocked);
             let step = |session: &mut Session, cx: &mut Context<'_>| {
                 cx.allowance = allowance;
-                let result = session.handle_commands(&mut commands, cx);
+                cx.blocked = blocked;
+                let result = session.handle_commands(&mut commands, resumed, cx);
                 (result, allowance - cx.allowance)
             };
             // Charged before the effects: those may bring further commands.
@@ -109,10 +121,102 @@ impl Core {
                 result
             });
             match outcome {
-                Some(Ok(true)) => {}
-                Some(Ok(false)) | None => return,
-                Some(Err(disconnect)) => return self.close(slot, disconnect),
+                Some(Ok(Progress::More)) => {}
+                Some(Ok(Progress::Done)) => return true,
+                Some(Ok(Progress::Held)) | None => return false,
+                Some(Err(disconnect)) => {
+                    self.close(slot, disconnect);
+                    return false;
+                }
             }
+        }
+    }
+
+    /// What a client's session holds may be taken up in the next turn: not at once, so that each client gets a share of
+    /// a turn and what it was answered leaves first.
+    pub fn resume_commands_later(&mut self, slot: u32) {
+        if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session())
+            && session.has_held()
+            && !session.resumes
+        {
+            session.resumes = true;
+            self.commands_resuming.push(slot);
+        }
+    }
+
+    /// Takes up what was held, as far as it may go.
+    pub fn resume_commands(&mut self) {
+        if self.commands_resuming.is_empty() {
+            return;
+        }
+        let mut slots = std::mem::take(&mut self.commands_resuming);
+        for slot in slots.drain(..) {
+            self.resume_one(slot);
+        }
+        // Those that came meanwhile have their turn in the next tick.
+        slots.append(&mut self.commands_resuming);
+        self.commands_resuming = slots;
+    }
+
+    fn resume_one(&mut self, slot: u32) {
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        session.resumes = false;
+        if self.ending.is_some() {
+            return;
+        }
+        if self.connections.get(slot).is_some_and(|connection| connection.owes() && !connection.is_blocked())
+        {
+            // What it was owed leaves in this tick, as far as its socket takes it: then it is clear what may follow.
+            return self.resume_commands_later(slot);
+        }
+        while let Some(command) = self.with_session(slot, |session, _| session.next_held()).flatten() {
+            if !self.take_commands(slot, &command, true) {
+                break;
+            }
+        }
+        self.read_on(slot);
+        self.settle(slot);
+    }
+
+    /// Pauses reading from a client that has too many commands waiting.
+    pub fn pause_if_holding(&mut self, slot: u32) {
+        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+            return;
+        };
+        if !session.input_paused && session.holds_enough() {
+            session.input_paused = true;
+            self.stats.counters.inputs_paused_total += 1;
+            self.actions.push(Action::ReadPause(slot));
+        }
+    }
+
+    /// Undoes [`Core::pause_if_holding`].
+    fn read_on(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let paused_for_debt = connection.lag.as_ref().is_some_and(|lag| lag.read_paused);
+        let Some(session) = connection.session() else { return };
+        if session.input_paused && !session.holds_enough() {
+            session.input_paused = false;
+            if !paused_for_debt {
+                self.actions.push(Action::ReadStart(slot));
+            }
+        }
+    }
+
+    /// A command of the connection is on its way to the owner of a channel.
+    fn command_sent(&mut self, slot: u32, weight: u16) {
+        if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) {
+            session.command_sent(weight);
+        }
+    }
+
+    /// The owner has answered.
+    pub fn command_answered(&mut self, slot: u32, weight: u16) {
+        if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) {
+            session.command_answered(weight);
+            self.resume_commands_later(slot);
         }
     }
 
@@ -179,10 +283,12 @@ impl Core {
                 if let Some(changes) = changes {
                     changed(&mut ask, *changes);
                 }
+                self.command_sent(slot, 1);
                 let home = self.mailer.router().channel_home(&ask.channel);
                 self.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
             }
             Effect::History { id, channel, limit, since, reverse } => {
+                self.command_sent(slot, READ_WEIGHT);
                 let home = self.mailer.router().channel_home(&channel);
                 let session = self.connections.get_mut(slot).and_then(|connection| connection.session());
                 let by = Creator::client(session.and_then(|session| session.user()), conn);
@@ -190,21 +296,17 @@ impl Core {
                 self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
             }
             Effect::Presence { id, channel } => {
+                self.command_sent(slot, READ_WEIGHT);
                 let home = self.mailer.router().channel_home(&channel);
                 self.mailer.post(home, Mail::Home(Box::new(HomeMail::Presence { conn, id, channel })));
             }
             Effect::PresenceStats { id, channel } => {
+                self.command_sent(slot, 1);
                 let home = self.mailer.router().channel_home(&channel);
                 self.mailer.post(home, Mail::Home(Box::new(HomeMail::PresenceStats { conn, id, channel })));
             }
             Effect::Ask(matter) => self.ask_for_client(slot, matter),
-            Effect::Resume => {
-                while let Some(command) = self.with_session(slot, |session, _| session.next_held()).flatten()
-                {
-                    self.handle_commands(slot, &command);
-                }
-                self.settle(slot);
-            }
+            Effect::Resume => self.resume_commands_later(slot),
             Effect::InfoChanged { channel } => self.renew_info(slot, channel),
             Effect::ExpiryChanged => self.set_client_timer(slot),
             Effect::Message { data } => {
@@ -262,6 +364,7 @@ impl Core {
         let index = self.local.join_asked(&subscribe.channel, options);
         self.joins_asked = self.joins_asked.wrapping_add(1);
         session.join_asked(index, self.joins_asked, &subscribe);
+        session.command_sent(join_weight(subscribe.flags, subscribe.since.is_some()));
         let info = session.info(client, Some(index));
         let by = match subscribe.flags & Sub::SERVER_SIDE {
             0 => Creator::client(session.user(), conn),
@@ -365,8 +468,14 @@ impl Core {
         if !interval.is_zero() && connection.ping_due.near(now) <= now {
             let pong_timeout = self.options.pong_timeout;
             if connection.awaits_pong {
+                let input_paused = session.input_paused;
                 if session.ping_outstanding() {
                     let slow = connection.is_blocked();
+                    if input_paused && !slow {
+                        // Its pong may be behind the commands that we have not read.
+                        connection.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
+                        return self.set_client_timer(slot);
+                    }
                     match excused_until {
                         Some(until) if !slow => {
                             connection.ping_due = ShortTick::new(until, now);
@@ -417,6 +526,15 @@ impl Core {
             Some(due) => self.wheel.set(&mut self.connections, slot, due),
             None => self.wheel.cancel(&mut self.connections, slot),
         }
+    }
+}
+
+/// What a join weighs among the commands under way: the server's own are none.
+pub(in crate::shard) fn join_weight(flags: u32, recovers: bool) -> u16 {
+    match (flags & Sub::SERVER_SIDE != 0, recovers) {
+        (true, _) => 0,
+        (false, true) => RECOVERY_WEIGHT,
+        (false, false) => 1,
     }
 }
 
@@ -493,6 +611,7 @@ fn context<'a>(
         // A client counts in whole seconds and waits for ping plus its own delay: never tell it less than it is.
         ping_s: world.options.ping_interval.as_millis().div_ceil(1000) as u32,
         allowance: u32::MAX,
+        blocked: false,
         ask_again_s,
         out: Batch::new(text, format),
         effects,

@@ -152,6 +152,7 @@ pub struct Request {
 #[derive(Default)]
 pub struct Lag {
     /// Encoded bytes that must leave first, in order.
+    /// Bound: `outbox_bytes_max`, at which the connection is closed as slow.
     pub remainder: VecDeque<Bytes>,
     pub remainder_bytes: usize,
     /// Where it stands in each channel that it lags in.
@@ -246,9 +247,14 @@ impl Connection {
         matches!(&self.state, State::Client { session, .. } if !session.is_connected())
     }
 
-    /// Whether reading from it is paused because its backend does not keep up.
-    pub fn waits_for_backend(&self) -> bool {
-        matches!(&self.state, State::Tunnel { tunnel, .. } if tunnel.is_paused())
+    /// Whether reading from it is paused for another reason than what it owes: its backend does not keep up, or its
+    /// commands wait.
+    pub fn input_is_paused(&self) -> bool {
+        match &self.state {
+            State::Tunnel { tunnel, .. } => tunnel.is_paused(),
+            State::Client { session, .. } => session.input_paused,
+            _ => false,
+        }
     }
 
     /// Something that it was given has not gone to the kernel yet.

@@ -34,6 +34,13 @@ use crate::shard::{Action, RETRY, ShardOptions};
 
 /// Messages taken from the inbox in one tick, so that connections are served between two runs of a full inbox.
 const MAIL_PER_TICK: usize = 1024;
+/// Own messages, those of other shards, those of the control plane.
+const MAIL_SOURCES: usize = 3;
+/// Bytes of answers to clients above which a tick handles no further messages of shards: about a millisecond of
+/// encoding. One answer is never cut.
+const ANSWER_BYTES_PER_TICK: usize = 1024 * 1024;
+/// Connections closed in one tick when the shard ends.
+const CLOSES_PER_TICK: usize = 4096;
 /// Expired history entries and forgotten channels looked at in one tick.
 const SWEEP_PER_TICK: usize = 64;
 /// A timer that is handled later than this shows that the shard does not keep up.
@@ -94,6 +101,13 @@ pub(in crate::shard) struct Core {
     pub finishing: Vec<u32>,
     /// Connections with cursors that may move on.
     pub catching_up: Vec<u32>,
+    /// Bytes of answers made in this tick.
+    pub answered_bytes: usize,
+    /// When the shard ends: connections that are still to be closed, and why.
+    closes: Vec<u32>,
+    closes_with: Disconnect,
+    /// Clients whose commands were held and may go on; each at most once.
+    pub commands_resuming: Vec<u32>,
     /// Connections whose sends found no kernel memory, to be tried at the time.
     pub starved: Vec<(Time, u32, u32)>,
     sweep_at: Time,
@@ -171,6 +185,10 @@ impl Core {
             actions: Vec::new(),
             finishing: Vec::new(),
             catching_up: Vec::new(),
+            answered_bytes: 0,
+            closes: Vec::new(),
+            closes_with: Disconnect::SHUTDOWN,
+            commands_resuming: Vec::new(),
             starved: Vec::new(),
             sweep_at: now + SWEEP_INTERVAL,
             resuming: Vec::new(),
@@ -192,6 +210,9 @@ impl Core {
             || self.pushes.has_any()
             || self.mailer.has_own()
             || !self.catching_up.is_empty()
+            || !self.commands_resuming.is_empty()
+            || !self.closes.is_empty()
+            || self.answered_bytes > ANSWER_BYTES_PER_TICK
             || !self.actions.is_empty()
             || !self.resuming.is_empty()
             || !self.outbox.is_empty()
@@ -213,16 +234,23 @@ impl Core {
 
     pub fn begin(&mut self, now: Time) {
         self.now = now;
+        self.answered_bytes = 0;
         self.wall_ms = (self.options.wall_ms)(now);
         self.packer.begin();
         self.mailer.retry();
         self.handle_events();
         if self.sweep_at <= now {
+            self.home.forget_roster();
             let more = self.home.sweep(now, SWEEP_PER_TICK * 16);
             self.sweep_at = now + if more { SWEEP_AGAIN } else { SWEEP_INTERVAL };
         } else {
             self.home.sweep(now, SWEEP_PER_TICK);
         }
+    }
+
+    /// Nothing new is taken in.
+    pub fn mail_is_full(&self) -> bool {
+        self.mailer.is_full()
     }
 
     pub fn unix_s(&self) -> u64 {
@@ -336,18 +364,50 @@ impl Core {
 
     // --- the tick's chores
 
+    /// In turns: this shard's own messages, those of other shards, those of the control plane.
     pub fn handle_mail(&mut self, inbox: &Inbox) {
-        for _ in 0..MAIL_PER_TICK {
-            // Deliveries come first: the inbox may fill, and those who publish learn that they are too fast.
-            if self.local.backlog_bytes() > BACKLOG_BYTES_MAX || self.pushes.is_full() {
+        let (mut taken, mut refused) = (0, 0);
+        for turn in 0.. {
+            if taken == MAIL_PER_TICK || refused == MAIL_SOURCES {
                 break;
             }
-            let Some(mail) = self.mailer.take_own().or_else(|| inbox.pop()) else { break };
+            // Deliveries come first: the inbox may fill, and those who publish learn that they are too fast. So does what
+            // was answered: it leaves before more is made.
+            let open = self.local.backlog_bytes() <= BACKLOG_BYTES_MAX
+                && !self.pushes.is_full()
+                && self.answered_bytes <= ANSWER_BYTES_PER_TICK;
+            let mail = match turn % MAIL_SOURCES {
+                0 => open.then(|| self.mailer.take_own()).flatten(),
+                1 => open.then(|| inbox.pop()).flatten(),
+                _ => {
+                    (!self.mailer.is_full() && !self.pushes.is_full()).then(|| inbox.pop_control()).flatten()
+                }
+            };
+            let Some(mail) = mail else {
+                refused += 1;
+                continue;
+            };
+            (taken, refused) = (taken + 1, 0);
             self.handle_message(mail);
         }
     }
 
     pub fn handle_timers(&mut self) {
+        self.close_next();
+        self.handle_due();
+        if self.ending.is_some_and(|until| until <= self.now) {
+            let left: Vec<u32> = self.connections.iter().map(|(slot, _)| slot).collect();
+            for slot in left {
+                self.give_up(slot);
+            }
+        }
+    }
+
+    fn handle_due(&mut self) {
+        // Those that time closes leave their channels.
+        if self.mailer.is_full() {
+            return;
+        }
         if self.wheel.next().is_some_and(|due| due + LATE < self.now) {
             self.fell_behind();
         }
@@ -357,12 +417,6 @@ impl Core {
             self.handle_timer(slot);
         }
         self.fired = fired;
-        if self.ending.is_some_and(|until| until <= self.now) {
-            let left: Vec<u32> = self.connections.iter().map(|(slot, _)| slot).collect();
-            for slot in left {
-                self.give_up(slot);
-            }
-        }
     }
 
     /// Deliveries wait for their turn, or a timer was late.
@@ -400,9 +454,19 @@ impl Core {
         }
         self.actions.push(Action::AcceptEnd);
         self.ending = Some(self.now + self.options.shutdown_grace);
-        let everyone: Vec<u32> = self.connections.iter().map(|(slot, _)| slot).collect();
-        for slot in everyone {
-            self.close(slot, disconnect.clone());
+        self.closes = self.connections.iter().map(|(slot, _)| slot).collect();
+        self.closes_with = disconnect;
+        self.close_next();
+    }
+
+    /// Closes those that the shard's end has not come to: in steps, since each of them leaves its channels.
+    fn close_next(&mut self) {
+        for _ in 0..CLOSES_PER_TICK {
+            if self.mailer.is_full() {
+                return;
+            }
+            let Some(slot) = self.closes.pop() else { return };
+            self.close(slot, self.closes_with.clone());
         }
     }
 

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position};
 use crate::base::limits::BACKLOG_BYTES_MAX;
-use crate::base::publication::{ClientInfo, Since, SinceEpoch};
+use crate::base::publication::{Since, SinceEpoch};
+use crate::hub::Roster;
 use crate::hub::asks::{History, HistoryAsk, Joined, Notice, PresenceStats, PublishAsk, Recovery};
 use crate::hub::class::Class;
 use crate::hub::creators::Creator;
 use crate::hub::local::Item;
-use crate::proto::centrifuge::Reply;
 use crate::proto::centrifuge::reply::HistoryResult;
-use crate::session::{Context, JoinVerdict, info_view, view};
+use crate::proto::centrifuge::{Reply, encode_presence};
+use crate::session::{Context, JoinVerdict, READ_WEIGHT, info_view, view};
+use crate::shard::clients::join_weight;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeAnswer, HomeMail, Mail, Missed, join_answer};
 
@@ -181,8 +183,10 @@ impl Core {
                 if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
                     self.handle_reader_joined(slot, &channel, &tag, outcome);
                 } else if let Some(slot) = slot {
+                    let weight = join_weight(tag.flags, since.is_some());
                     let answer = join_answer(&mut tag, since, outcome);
                     self.handle_joined(slot, index, &channel, answer);
+                    self.command_answered(slot, weight);
                 }
                 self.local.join_answered(index);
             }
@@ -195,15 +199,17 @@ impl Core {
                 if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
                     return self.handle_reader_published(slot, id, outcome);
                 }
-                self.reply(slot, id, outcome, |id, _, cx| cx.reply(id, &Reply::Publish));
+                self.reply(slot, id, 1, outcome, |id, _, cx| cx.reply(id, &Reply::Publish));
             }
             HomeAnswer::History { id, outcome, .. } => match slot.filter(|&slot| self.is_reader(slot)) {
                 Some(slot) => self.handle_reader_history(slot, id, outcome),
-                None => self.reply(slot, id, outcome, reply_history),
+                None => self.reply(slot, id, READ_WEIGHT, outcome, reply_history),
             },
-            HomeAnswer::Presence { id, outcome, .. } => self.reply(slot, id, outcome, reply_presence),
+            HomeAnswer::Presence { id, outcome, .. } => {
+                self.reply(slot, id, READ_WEIGHT, outcome, reply_presence);
+            }
             HomeAnswer::PresenceStats { id, outcome, .. } => {
-                self.reply(slot, id, outcome, |id, PresenceStats { clients, users }, cx| {
+                self.reply(slot, id, 1, outcome, |id, PresenceStats { clients, users }, cx| {
                     cx.reply(id, &Reply::PresenceStats { clients, users });
                 });
             }
@@ -214,6 +220,7 @@ impl Core {
         &mut self,
         slot: Option<u32>,
         id: u32,
+        weight: u16,
         outcome: Result<T, Refusal>,
         write: impl FnOnce(u32, T, &mut Context<'_>),
     ) {
@@ -222,6 +229,7 @@ impl Core {
             Ok(answer) => write(id, answer, cx),
             Err(refusal) => cx.refuse(id, refusal),
         });
+        self.command_answered(slot, weight);
     }
 
     fn handle_joined(
@@ -285,7 +293,14 @@ fn reply_history(id: u32, history: History, cx: &mut Context<'_>) {
     cx.reply(id, &Reply::History(result));
 }
 
-fn reply_presence(id: u32, clients: Vec<ClientInfo>, cx: &mut Context<'_>) {
-    let views: Vec<_> = clients.iter().map(|info| (info.client.as_str(), info_view(info))).collect();
-    cx.reply(id, &Reply::Presence(&views));
+fn reply_presence(id: u32, roster: Arc<Roster>, cx: &mut Context<'_>) {
+    let format = cx.out.format();
+    let list = roster.encoded.get_or_encode(format.encoding().id(), || {
+        let infos = roster.infos.iter();
+        let views: Vec<_> = infos.map(|info| (info.client.as_str(), info_view(info))).collect();
+        let mut list = Vec::new();
+        encode_presence(&mut list, format, &views);
+        list.into()
+    });
+    cx.reply(id, &Reply::PresenceEncoded(list));
 }

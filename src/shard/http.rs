@@ -334,7 +334,7 @@ impl Core {
         let inbox = self.mailer.router().inbox(self.id).clone();
         HttpReply::new(move |response| {
             let Some(answer) = response.take() else { return };
-            if let Err(Mail::Http(refused)) = inbox.push(Mail::Http(Box::new((conn, answer)))) {
+            if let Err(Mail::Http(refused)) = inbox.push_control(Mail::Http(Box::new((conn, answer)))) {
                 *response = Some(refused.1);
             }
         })

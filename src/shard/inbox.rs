@@ -7,9 +7,14 @@
 use crate::driver::Wake;
 use crate::shard::sync::{Arc, ArrayQueue, AtomicBool, OnceLock, Ordering};
 
-/// A shard's inbox.
+/// A shard's inbox. The control plane has a queue of its own, so that a flood between shards does not hold up the API,
+/// nor the other way round.
 pub struct Inbox<M> {
-    queue: ArrayQueue<M>,
+    /// Of other shards.
+    /// Bound: `inbox_messages`; the sender keeps what does not fit, see `mailer.rs`.
+    shards: ArrayQueue<M>,
+    /// Bound: `inbox_messages`; the API answers 503 at it.
+    control: ArrayQueue<M>,
     /// Set by the shard before it sleeps, taken by the first producer after: one wake for each empty-to-non-empty change.
     /// Only exchanged, never just stored: of an exchange by each side, the later one sees what came before the earlier one.
     asleep: AtomicBool,
@@ -19,9 +24,11 @@ pub struct Inbox<M> {
 }
 
 impl<M> Inbox<M> {
+    /// `capacity` is that of each queue, in messages.
     pub fn new(capacity: usize) -> Inbox<M> {
         Inbox {
-            queue: ArrayQueue::new(capacity),
+            shards: ArrayQueue::new(capacity),
+            control: ArrayQueue::new(capacity),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             waker: OnceLock::new(),
@@ -33,15 +40,28 @@ impl<M> Inbox<M> {
         assert!(self.waker.set(waker).is_ok(), "an inbox belongs to one shard");
     }
 
-    /// Drops the message when the shard has ended: other shards end as well, and must not wait for room here.
+    /// A message of another shard. Dropped when the shard has ended: other shards end as well, and must not wait for room
+    /// here.
     ///
     /// # Errors
-    /// Gives the message back when the inbox is full.
+    /// Gives the message back when the queue is full.
     pub fn push(&self, mail: M) -> Result<(), M> {
+        self.put(&self.shards, mail)
+    }
+
+    /// A message of the control plane.
+    ///
+    /// # Errors
+    /// As [`Inbox::push`].
+    pub fn push_control(&self, mail: M) -> Result<(), M> {
+        self.put(&self.control, mail)
+    }
+
+    fn put(&self, queue: &ArrayQueue<M>, mail: M) -> Result<(), M> {
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        self.queue.push(mail)?;
+        queue.push(mail)?;
         // Pairs with the store in `close`: either this sees that it ended, or the shard saw the message and dropped it.
         if self.closed.load(Ordering::SeqCst) {
             self.drop_all();
@@ -56,8 +76,14 @@ impl<M> Inbox<M> {
         Ok(())
     }
 
+    /// The next message of another shard.
     pub fn pop(&self) -> Option<M> {
-        self.queue.pop()
+        self.shards.pop()
+    }
+
+    /// The next message of the control plane.
+    pub fn pop_control(&self) -> Option<M> {
+        self.control.pop()
     }
 
     /// The shard has ended: what is here and what still comes is dropped, and asks are answered by that.
@@ -67,21 +93,21 @@ impl<M> Inbox<M> {
     }
 
     fn drop_all(&self) {
-        while self.queue.pop().is_some() {}
+        while self.shards.pop().or_else(|| self.control.pop()).is_some() {}
     }
 
     pub fn len(&self) -> usize {
-        self.queue.len()
+        self.shards.len() + self.control.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.shards.is_empty() && self.control.is_empty()
     }
 
     /// The shard is about to wait. False when mail is there: do not wait.
     pub fn about_to_sleep(&self) -> bool {
         self.asleep.swap(true, Ordering::AcqRel);
-        if self.queue.is_empty() {
+        if self.is_empty() {
             return true;
         }
         self.awake();

@@ -99,6 +99,7 @@ impl Core {
         }
         self.catching_up.push(slot);
         self.settle(slot);
+        self.resume_commands_later(slot);
     }
 
     /// Moves cursors on for connections that can take bytes again.
@@ -126,14 +127,14 @@ impl Core {
     fn catch_up_one(&mut self, slot: u32) -> bool {
         let Some(connection) = self.connections.get_mut(slot) else { return false };
         let connecting = connection.is_connecting();
-        let waits_for_backend = connection.waits_for_backend();
+        let input_is_paused = connection.input_is_paused();
         let Some(lag) = &mut connection.lag else { return false };
         if lag.blocked || lag.held || connecting {
             return false;
         }
         if lag.read_paused {
             lag.read_paused = false;
-            if !waits_for_backend {
+            if !input_is_paused {
                 self.actions.push(Action::ReadStart(slot));
             }
         }

@@ -9,6 +9,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
+use crate::hub::Roster;
 use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, Pace, PresenceStats, PublishAsk};
 use crate::session::question::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
@@ -147,7 +148,7 @@ pub enum HomeAnswer {
     Presence {
         conn: ConnId,
         id: u32,
-        outcome: Result<Vec<ClientInfo>, Refusal>,
+        outcome: Result<Arc<Roster>, Refusal>,
     },
     PresenceStats {
         conn: ConnId,

@@ -6,14 +6,24 @@ use crate::base::ids::ShardId;
 use crate::shard::mailbox::Mail;
 use crate::shard::router::Router;
 
+/// Messages that may wait here before the shard takes nothing new: no input, no new connection, no control request, no
+/// timer. As many as four inboxes of the usual size, 512 KiB of places.
+///
+/// What other shards send is still taken, or two full shards would wait for each other. Each of those messages adds at
+/// most its answer and one join/leave event or publication for each shard, and their senders stop at the same bound.
+pub const MAIL_WAITING_MAX: usize = 32 * 1024;
+
 /// A shard's way to all shards, itself included. Never waits and never loses: what a full inbox does not take is kept
-/// here, in order, and tried again each tick.
+/// here, in order, and tried again each tick. Bounded by [`MAIL_WAITING_MAX`], at which the shard stops to take in what
+/// leads to more.
 pub struct Mailer {
     shard: ShardId,
     router: Router,
     /// Mail to this shard itself.
+    /// Bound: [`MAIL_WAITING_MAX`].
     own: VecDeque<Mail>,
     /// Mail that another shard's inbox had no room for.
+    /// Bound: [`MAIL_WAITING_MAX`], in sum.
     waiting: Vec<VecDeque<Mail>>,
     waiting_total: usize,
     delayed: u64,
@@ -57,6 +67,11 @@ impl Mailer {
     /// Messages that wait for room elsewhere.
     pub fn waiting(&self) -> usize {
         self.waiting_total
+    }
+
+    /// Nothing that leads to more mail is to be taken in.
+    pub fn is_full(&self) -> bool {
+        self.waiting_total + self.own.len() >= MAIL_WAITING_MAX
     }
 
     /// How many messages ever had to wait.
@@ -124,5 +139,24 @@ mod tests {
             mailer.retry();
         }
         assert_eq!((got, mailer.waiting(), mailer.delayed_total()), (vec![0, 1, 2, 3, 4], 0, 3));
+    }
+
+    /// Own messages and those for others count together, and taking some makes room.
+    #[test]
+    fn a_mailer_is_full_at_its_bound() {
+        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(1))).collect();
+        let router = Router::new(inboxes, [1, 2, 3, 4]);
+        let mut mailer = Mailer::new(ShardId(0), router);
+        let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });
+        for number in 0..MAIL_WAITING_MAX {
+            assert!(!mailer.is_full(), "{number}");
+            // One of those for the other shard is in its inbox.
+            let to = ShardId(if number < MAIL_WAITING_MAX / 2 { 0 } else { 1 });
+            mailer.post(to, Mail::UserLeft(Box::new(("u".into(), conn))));
+        }
+        mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn))));
+        assert!(mailer.is_full());
+        assert!(mailer.take_own().is_some());
+        assert!(!mailer.is_full());
     }
 }

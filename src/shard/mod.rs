@@ -218,6 +218,9 @@ impl<D: Driver> Shard<D> {
     pub fn tick(&mut self) -> std::io::Result<Tick> {
         // Wait.
         let mut timeout = self.core.timeout(self.driver.now(), self.accept_again_at);
+        if !self.events.is_empty() && !self.core.mail_is_full() {
+            timeout = Some(Duration::ZERO);
+        }
         if timeout != Some(Duration::ZERO) && !self.inbox.about_to_sleep() {
             timeout = Some(Duration::ZERO);
         }
@@ -227,19 +230,25 @@ impl<D: Driver> Shard<D> {
         let now = self.driver.now();
         self.core.begin(now);
 
-        // Requests that waited for the last tick's answers; then receive and decode.
+        // Requests that waited for the last tick's answers; then receive and decode. While too much mail waits, nothing
+        // that leads to more: it stays with the driver's events, of which there is at most one of each kind a socket.
         self.core.resume_http();
         let mut events = std::mem::take(&mut self.events);
+        let mut kept = Vec::new();
         for event in events.drain(..) {
-            self.handle_event(event, now);
+            match self.core.mail_is_full() {
+                true => kept.push(event),
+                false => self.handle_event(event, now),
+            }
         }
-        self.events = events;
+        self.events = if kept.is_empty() { events } else { kept };
         if self.accept_again_at.is_some_and(|at| at <= now) {
             self.accept_again_at = None;
             self.driver.accept_start();
         }
 
-        // Mail, deliveries, timers.
+        // Held commands, mail, deliveries, timers.
+        self.core.resume_commands();
         self.core.handle_mail(&self.inbox);
         self.core.catch_up();
         self.core.deliver_pushes();

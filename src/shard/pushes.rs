@@ -28,6 +28,7 @@ const PUSHES_WAITING_MAX: usize = 1_000_000;
 /// What is to be told to connections of this shard, the oldest first.
 #[derive(Default)]
 pub struct Pushes {
+    /// Bound: [`PUSHES_WAITING_MAX`] connections, at which the shard lets its inbox fill.
     queue: VecDeque<PushMail>,
     waiting: usize,
 }

@@ -73,7 +73,8 @@ impl Core {
         let inbox = self.mailer.router().inbox(self.id).clone();
         let reply = BackendReply::new(move |answer| {
             let Some(outcome) = answer.take() else { return };
-            if let Err(Mail::Backend(refused)) = inbox.push(Mail::Backend(Box::new((conn, number, outcome))))
+            if let Err(Mail::Backend(refused)) =
+                inbox.push_control(Mail::Backend(Box::new((conn, number, outcome))))
             {
                 *answer = Some(refused.2);
             }

@@ -1,6 +1,6 @@
 //! How much clients may do in a time: a connection's commands and bytes, a user's, a channel's publications.
 //!
-//! Nothing of this lies in a connection's slot: what is limited is configured, and only then are there tables beside.
+//! Nothing of this lies in a connection's slot: there are tables beside, of those who did something a moment ago.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +23,9 @@ use crate::shard::core::Core;
 /// two thousand.
 const USER_PLACES: usize = 1 << 16;
 const USER_TABLES: usize = 4;
+
+/// Connections whose rate is remembered before those at rest are looked for and forgotten.
+const SLOTS_SWEPT_FROM: usize = 1024;
 
 /// Channels whose rate is remembered before those at rest are looked for and forgotten.
 const CHANNELS_SWEPT_FROM: usize = 1024;
@@ -49,8 +52,9 @@ pub struct Rates {
     bytes: Option<Rate>,
     users: Option<Arc<UserRates>>,
     user_bytes: Option<Arc<UserRates>>,
-    /// By slot: 24 bytes each, up to the highest slot ever used.
-    slots: Vec<SlotRates>,
+    /// Of connections that are not at rest, by slot: an idle one costs nothing. Bounded by the connections of the shard.
+    slots: HashMap<u32, SlotRates, RandomState>,
+    slots_sweep_at: usize,
     /// Some namespace limits what is published.
     limits_channels: bool,
     channels: HashMap<ChannelName, ChannelRates, RandomState>,
@@ -86,7 +90,8 @@ impl Rates {
             bytes: Rate::new(limits.bytes_per_second, bytes_burst),
             users: limits.users.clone(),
             user_bytes: limits.user_bytes.clone(),
-            slots: Vec::new(),
+            slots: HashMap::default(),
+            slots_sweep_at: SLOTS_SWEPT_FROM,
             limits_channels,
             channels: HashMap::default(),
             sweep_at: CHANNELS_SWEPT_FROM,
@@ -99,11 +104,13 @@ impl Rates {
         limits_something.then(|| Box::new(rates))
     }
 
-    fn slot(&mut self, slot: u32, generation: u32) -> &mut SlotRates {
-        if self.slots.len() <= slot as usize {
-            self.slots.resize(slot as usize + 1, SlotRates::default());
+    fn slot(&mut self, slot: u32, generation: u32, now: Time) -> &mut SlotRates {
+        if self.slots.len() >= self.slots_sweep_at {
+            self.slots.retain(|_, rates| rates.commands_paid_until.max(rates.bytes_paid_until) > now);
+            self.slots_sweep_at = (self.slots.len() * 2).max(SLOTS_SWEPT_FROM);
+            self.slots.shrink_to(self.slots_sweep_at);
         }
-        let entry = &mut self.slots[slot as usize];
+        let entry = self.slots.entry(slot).or_default();
         if entry.generation != generation {
             *entry = SlotRates { generation, ..SlotRates::default() };
         }
@@ -126,7 +133,7 @@ impl Core {
         let Some(connection) = self.connections.get(slot) else { return u32::MAX };
         let mut allowed = u64::from(u32::MAX);
         if let Some(rate) = rates.commands {
-            let entry = rates.slot(slot, connection.generation);
+            let entry = rates.slot(slot, connection.generation, self.now);
             allowed = allowed.min(rate.available(entry.commands_paid_until, self.now));
         }
         if let (Some(users), Some(user)) = (&rates.users, user_of(&connection.state)) {
@@ -140,7 +147,7 @@ impl Core {
         let Some(rates) = self.rates.as_mut().filter(|_| count > 0) else { return };
         let Some(connection) = self.connections.get(slot) else { return };
         if let Some(rate) = rates.commands {
-            let entry = rates.slot(slot, connection.generation);
+            let entry = rates.slot(slot, connection.generation, self.now);
             entry.commands_paid_until = rate.after(entry.commands_paid_until, self.now, count.into());
         }
         if let (Some(users), Some(user)) = (&rates.users, user_of(&connection.state)) {
@@ -163,7 +170,7 @@ impl Core {
             users.charge(user, self.now, 1);
         }
         let of_connection = rates.commands.is_none_or(|rate| {
-            let entry = rates.slot(slot, connection.generation);
+            let entry = rates.slot(slot, connection.generation, self.now);
             rate.take(&mut entry.commands_paid_until, self.now, 1)
         });
         if of_user && of_connection {
@@ -199,7 +206,7 @@ impl Core {
             _ => true,
         };
         let of_connection = rates.bytes.is_none_or(|rate| {
-            let entry = rates.slot(slot, connection.generation);
+            let entry = rates.slot(slot, connection.generation, self.now);
             rate.take(&mut entry.bytes_paid_until, self.now, bytes as u64)
         });
         match of_user && of_connection {

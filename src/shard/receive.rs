@@ -13,6 +13,9 @@ use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
 use crate::shard::stats::Cause;
 
+/// Bytes of messages from which on they are sent from the buffer that they were written to.
+const OWN_BUFFER_BYTES: usize = 16 * 1024;
+
 /// What a connection's message came to.
 enum Outcome {
     Goes,
@@ -144,6 +147,7 @@ impl Core {
         match self.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Echo { .. } | State::Client { .. } | State::Reader { .. } | State::Tunnel { .. }) => {
                 self.pause_if_indebted(slot);
+                self.pause_if_holding(slot);
                 Outcome::Goes
             }
             _ => Outcome::Left,
@@ -199,12 +203,21 @@ impl Core {
 
     /// Sends what has been written to the scratch text as one message of the client protocol.
     pub fn send_messages(&mut self, slot: u32, format: Format) {
-        let text = mem::take(&mut self.text);
-        if !text.is_empty() {
-            self.send_frame(slot, opcode(format), &text);
+        if self.text.is_empty() {
+            return;
         }
+        let mut text = mem::take(&mut self.text);
+        self.answered_bytes += text.len();
+        if text.len() >= OWN_BUFFER_BYTES {
+            // Sent as it is: not copied behind its header, and the scratch space does not stay as large.
+            let (header, len) = websocket::frame_header(opcode(format), text.len());
+            self.send(slot, Bytes::copy_from_slice(&header[..len]));
+            self.send(slot, Bytes::from(text));
+            return;
+        }
+        self.send_frame(slot, opcode(format), &text);
+        text.clear();
         self.text = text;
-        self.text.clear();
     }
 
     /// A client that does not read its answers is not asked for more questions.

@@ -58,7 +58,7 @@ impl Router {
     /// # Errors
     /// [`Busy`] when the inbox is full; the ask (and the reply in it) is dropped unanswered by the shard.
     pub fn ask(&self, shard: ShardId, ask: Ask) -> Result<(), Busy> {
-        self.inbox(shard).push(Mail::Ask(Box::new(ask))).map_err(|_| Busy)
+        self.inbox(shard).push_control(Mail::Ask(Box::new(ask))).map_err(|_| Busy)
     }
 
     pub fn inbox(&self, shard: ShardId) -> &Arc<Inbox> {

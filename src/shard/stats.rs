@@ -66,6 +66,8 @@ counters! {
     user_messages_total,
     /// Commands refused because the connection or its user sent too many.
     commands_limited_total,
+    /// How often a client was not read from because its commands waited to be answered.
+    inputs_paused_total,
     /// Publications of clients refused because the channel had too many.
     publications_limited_total,
     /// Pings sent.

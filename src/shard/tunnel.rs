@@ -186,7 +186,7 @@ impl Core {
         let inbox = self.mailer.router().inbox(self.id).clone();
         let reply = TunnelReply::new(move |answer| {
             let Some(taken) = answer.take() else { return };
-            if let Err(Mail::Tunnel(refused)) = inbox.push(Mail::Tunnel(Box::new((conn, taken)))) {
+            if let Err(Mail::Tunnel(refused)) = inbox.push_control(Mail::Tunnel(Box::new((conn, taken)))) {
                 *answer = Some(refused.1);
             }
         });

@@ -32,6 +32,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
+    /// Bound: [`LINES_MAX`] and [`BYTES_MAX`]; what does not fit is dropped and counted.
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     writing: bool,

@@ -10,6 +10,7 @@ mod conformance;
 mod crowd;
 mod events;
 mod fanout;
+mod flood;
 mod frame;
 mod http;
 mod https;

@@ -8,7 +8,7 @@ use trunkline::base::bytes::Bytes;
 use trunkline::base::event::Event;
 use trunkline::base::fault::{Disconnect, Refusal};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
-use trunkline::base::publication::ClientInfo;
+use trunkline::hub::Roster;
 use trunkline::hub::asks::{History, HistoryAsk, Pace, PresenceStats, PublishAsk, Since, SinceEpoch};
 use trunkline::hub::creators::Creator;
 use trunkline::session::question::{Question, Waiting};
@@ -53,7 +53,7 @@ enum Asked {
 enum Answer {
     Published(Result<Position, Refusal>),
     History(Result<History, Refusal>),
-    Presence(Result<Vec<ClientInfo>, Refusal>),
+    Presence(Result<Arc<Roster>, Refusal>),
     PresenceStats(Result<PresenceStats, Refusal>),
     Channels(Result<Vec<ChannelCount>, Refusal>),
     Stats(Result<ShardStats, Refusal>),
@@ -365,7 +365,8 @@ impl Backend {
                 let list = data.iter().map(|(offset, data)| (*offset, data.as_str())).collect();
                 check_page(channel, top, list, floor, reverse, &mut stage.log);
             }
-            (Asked::Presence { channel }, Answer::Presence(Ok(infos))) => {
+            (Asked::Presence { channel }, Answer::Presence(Ok(roster))) => {
+                let infos = &roster.infos;
                 let clients: BTreeMap<String, String> =
                     infos.iter().map(|info| (info.client.clone(), info.user.to_string())).collect();
                 assert_eq!(clients.len(), infos.len(), "a client is present twice");

@@ -550,7 +550,8 @@ impl World {
             assert!(self.stage.net.now() < until, "shards do not end: {:?}", self.footprints());
         }
         for shard in self.router.every_shard() {
-            while self.router.inbox(shard).pop().is_some() {}
+            let inbox = self.router.inbox(shard);
+            while inbox.pop().or_else(|| inbox.pop_control()).is_some() {}
         }
         self.hear();
         assert_eq!(self.backend.outstanding(), 0, "asks without an answer");

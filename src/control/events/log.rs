@@ -12,6 +12,7 @@ const ENTRY_BYTES: usize = 48;
 
 /// The newest events of this run, up to a number of bytes.
 pub struct Log {
+    /// Bound: `log_bytes_max`; the oldest go first.
     entries: VecDeque<Entry>,
     bytes: usize,
     bytes_max: usize,

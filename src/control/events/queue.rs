@@ -19,6 +19,7 @@ const QUEUE_BYTES_MAX: usize = 32 << 20;
 const _: () = assert!(QUEUE_EVENTS_MAX * size_of::<Event>() + QUEUE_BYTES_MAX <= EVENT_QUEUE_BYTES as usize);
 
 pub struct Queue {
+    /// Bound: `QUEUE_EVENTS_MAX`; a full queue loses the event, which is counted.
     places: ArrayQueue<Event>,
     bytes: AtomicUsize,
     /// Set by the reader before it sleeps, taken by the first writer after: one wake for each change from empty.

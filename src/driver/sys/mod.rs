@@ -127,6 +127,7 @@ pub(super) struct Ring {
     enabled: bool,
     stuck: bool,
     /// Submissions that found the queue full and stuck, in order. Empty in every ordinary life.
+    /// Bound: what one tick submits, a few operations for each socket.
     overflow: VecDeque<squeue::Entry>,
     holds: Vec<Bytes>,
     gather: Gather,

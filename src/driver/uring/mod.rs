@@ -47,6 +47,7 @@ pub struct UringDriver {
     accept_ended: bool,
     slots: Vec<Slot>,
     /// Slots to read, each at most once: those with `QUEUED`.
+    /// Bound: one entry for each socket, `sockets_max`.
     readable: VecDeque<u32>,
     /// Harvested and not yet acted on.
     completions: Vec<Completion>,

@@ -3,7 +3,7 @@
 use super::command::{Command, CommandFault};
 use super::json::{self, Scanner};
 use super::protobuf;
-use super::reply::{Push, Reply};
+use super::reply::{ClientInfoRef, Push, Reply};
 use crate::base::limits::COMMANDS_PER_FRAME_MAX;
 use crate::proto::encoding::Encoding;
 
@@ -147,6 +147,10 @@ impl<'b> Batch<'b> {
         Batch { out, from, format }
     }
 
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
     /// Appends the reply to the command `id`.
     pub fn reply(&mut self, id: u32, reply: &Reply<'_>) {
         self.separate();
@@ -170,6 +174,14 @@ impl<'b> Batch<'b> {
         if self.format == Format::Json && !self.is_empty() {
             self.out.push(b'\n');
         }
+    }
+}
+
+/// Appends a list of present clients, for [`Reply::PresenceEncoded`].
+pub fn encode_presence(out: &mut Vec<u8>, format: Format, clients: &[(&str, ClientInfoRef<'_>)]) {
+    match format {
+        Format::Json => json::write_presence(out, clients),
+        Format::Protobuf => protobuf::write_presence(out, clients),
     }
 }
 

@@ -22,6 +22,6 @@ mod protobuf;
 pub mod reply;
 
 pub use command::{Command, CommandFault, Json, Method, Since};
-pub use frame::{Batch, Commands, Format, decode_frame, encode_push};
+pub use frame::{Batch, Commands, Format, decode_frame, encode_presence, encode_push};
 pub(in crate::proto) use json::write;
 pub use reply::{ErrorRef, Push, Reply};

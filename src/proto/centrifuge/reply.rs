@@ -16,6 +16,8 @@ pub enum Reply<'a> {
     Publish,
     /// Present clients by their public id.
     Presence(&'a [(&'a str, ClientInfoRef<'a>)]),
+    /// The same, as [`super::encode_presence`] has written it in the client's format.
+    PresenceEncoded(&'a [u8]),
     PresenceStats {
         clients: u32,
         users: u32,

@@ -51,6 +51,7 @@ struct Missing {
     wanted: Vec<Box<str>>,
     asked: Vec<Box<str>>,
     /// With the time, in seconds since 1970, until which each is taken for absent.
+    /// Bound: `ABSENT_MAX`.
     absent: VecDeque<(Box<str>, u64)>,
 }
 

@@ -18,6 +18,7 @@ pub(in crate::proto::centrifuge) fn encode_reply(out: &mut Vec<u8>, id: u32, rep
         Reply::Unsubscribe => fields.key(r#""unsubscribe":"#).extend_from_slice(b"{}"),
         Reply::Publish => fields.key(r#""publish":"#).extend_from_slice(b"{}"),
         Reply::Presence(clients) => write_presence(fields.key(r#""presence":"#), clients),
+        Reply::PresenceEncoded(list) => fields.key(r#""presence":"#).extend_from_slice(list),
         Reply::PresenceStats { clients, users } => {
             write_presence_stats(fields.key(r#""presence_stats":"#), *clients, *users);
         }
@@ -179,7 +180,7 @@ fn write_history(out: &mut Vec<u8>, result: &HistoryResult<'_>) {
     fields.end();
 }
 
-fn write_presence(out: &mut Vec<u8>, clients: &[(&str, ClientInfoRef<'_>)]) {
+pub(in crate::proto::centrifuge) fn write_presence(out: &mut Vec<u8>, clients: &[(&str, ClientInfoRef<'_>)]) {
     let mut fields = Fields::new(out);
     let mut entries = Fields::new(fields.key(r#""presence":"#));
     for (client, info) in clients {

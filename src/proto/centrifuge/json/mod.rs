@@ -10,5 +10,5 @@ mod scan;
 pub(in crate::proto) mod write;
 
 pub(super) use decode::command;
-pub(super) use encode::{encode_push, encode_reply};
+pub(super) use encode::{encode_push, encode_reply, write_presence};
 pub(super) use scan::{Scanner, whole_value};

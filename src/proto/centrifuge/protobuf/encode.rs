@@ -16,11 +16,8 @@ pub(in crate::proto::centrifuge) fn encode_reply(out: &mut Vec<u8>, id: u32, rep
             Reply::Subscribe(result) => fields.message(6, |fields| write_subscribe_result(fields, result)),
             Reply::Unsubscribe => fields.message(7, |_| ()),
             Reply::Publish => fields.message(8, |_| ()),
-            Reply::Presence(clients) => fields.message(9, |fields| {
-                for (client, info) in *clients {
-                    fields.entry(1, client, |fields| write_client_info(fields, info));
-                }
-            }),
+            Reply::Presence(clients) => fields.message(9, |fields| write_presence_list(fields, clients)),
+            Reply::PresenceEncoded(list) => fields.message(9, |fields| fields.written(list)),
             Reply::PresenceStats { clients, users } => fields.message(10, |fields| {
                 fields.number(1, *clients);
                 fields.number(2, *users);
@@ -38,6 +35,16 @@ pub(in crate::proto::centrifuge) fn encode_reply(out: &mut Vec<u8>, id: u32, rep
             }
         }
     });
+}
+
+pub(in crate::proto::centrifuge) fn write_presence(out: &mut Vec<u8>, clients: &[(&str, ClientInfoRef<'_>)]) {
+    write_presence_list(&mut Fields::new(out), clients);
+}
+
+fn write_presence_list(fields: &mut Fields<'_>, clients: &[(&str, ClientInfoRef<'_>)]) {
+    for (client, info) in clients {
+        fields.entry(1, client, |fields| write_client_info(fields, info));
+    }
 }
 
 pub(in crate::proto::centrifuge) fn encode_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {

@@ -11,4 +11,4 @@ mod tests;
 mod wire;
 
 pub(super) use decode::command;
-pub(super) use encode::{encode_push, encode_reply};
+pub(super) use encode::{encode_push, encode_reply, write_presence};

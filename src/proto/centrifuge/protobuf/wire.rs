@@ -125,7 +125,17 @@ pub(super) struct Fields<'b> {
     out: &'b mut Vec<u8>,
 }
 
-impl Fields<'_> {
+impl<'b> Fields<'b> {
+    /// Fields of a message that somebody else delimits.
+    pub(super) fn new(out: &'b mut Vec<u8>) -> Fields<'b> {
+        Fields { out }
+    }
+
+    /// Fields that are written already.
+    pub(super) fn written(&mut self, fields: &[u8]) {
+        self.out.extend_from_slice(fields);
+    }
+
     pub(super) fn number(&mut self, number: u8, value: impl Into<u64>) {
         let value = value.into();
         if value != 0 {
