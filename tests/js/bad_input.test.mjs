@@ -147,11 +147,11 @@ for (const driver of drivers) {
 
     counted('a frame over the bound is closed with 1009 before it comes', /frame_too_big/, async () => {
       const raw = await RawSocket.client(daemon.port);
-      raw.write(text('', { announce: 64 * 1024 + 1 }));
+      raw.write(text('', { announce: 256 * 1024 + 1 }));
       assert.equal((await raw.closed()).code, 1009);
     });
     counted('fragments over the bound are closed with 1009', /frame_too_big/, async () => {
-      const half = 'x'.repeat(40_000);
+      const half = 'x'.repeat(140_000);
       assert.equal((await asClient(text(half, { fin: false }), frame(0, half))).code, 1009);
     });
     counted('bad UTF-8 is closed with 1007', /frame_not_utf8/, async () =>
