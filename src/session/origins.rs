@@ -181,7 +181,9 @@ impl<'o> PageOrigin<'o> {
             return Some(PageOrigin::Null);
         }
         let (scheme, rest) = text.split_once("://")?;
-        if rest.contains(['/', '?', '#', '\\', '@', ' ', ',']) {
+        // What no browser sends, and what must not get into an answer's fields.
+        if !text.bytes().all(|byte| byte.is_ascii_graphic()) || rest.contains(['/', '?', '#', '\\', '@', ','])
+        {
             return None;
         }
         let (host, port) = split_port(rest);
@@ -507,6 +509,7 @@ mod tests {
         assert_eq!(judge(&[b"https://a.example", b"https://evil.example"]), Welcome::Refused);
         assert_eq!(judge(&[b"https://a.example https://evil.example"]), Welcome::Anybody);
         assert_eq!(judge(&[b"\xe9"]), Welcome::Anybody);
+        assert_eq!(judge(&[b"http://localhost\rx"]), Welcome::Anybody);
         for page in ["http://localhost:3000", "http://127.9.9.9", "https://[::1]:1", "capacitor://localhost"]
         {
             assert_eq!(judge(&[page.as_bytes()]), Welcome::Known, "{page}");

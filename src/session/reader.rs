@@ -84,6 +84,12 @@ pub struct ReplyForm {
     pub events: bool,
 }
 
+impl ReplyForm {
+    pub fn allowed_origin(&self) -> Option<&str> {
+        self.origin.as_deref().map(|origin| &*origin.0)
+    }
+}
+
 /// What is awaited, and what has come.
 #[derive(Debug, Default)]
 pub struct Asking {

@@ -132,6 +132,8 @@ impl Http {
 /// A request whose head has been read.
 pub struct Request {
     pub parts: http::request::Parts,
+    /// The origin to allow in answers, as CORS names it.
+    pub origin: Option<Box<str>>,
     pub keep_alive: bool,
     pub body: Held,
     pub decoder: BodyDecoder,

@@ -18,6 +18,7 @@ use crate::shard::Action;
 use crate::shard::ask::HttpReply;
 use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
+use crate::shard::cors::{permission, permit};
 use crate::shard::mailbox::Mail;
 use crate::shard::readers;
 use crate::shard::stats::Cause;
@@ -78,11 +79,14 @@ impl Core {
     /// Adds to an incomplete head, and goes on when it is complete.
     fn collect(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
         if http.unread.push(&self.options.http.input, bytes).is_err() {
-            return self.refuse_full(slot);
+            return self.refuse_full(slot, None);
         }
         let unread = http.unread.bytes();
         match http.scan.find_end(&unread[..unread.len().min(HTTP_HEAD_BYTES_MAX)]) {
-            Err(fault) => self.refuse_http(slot, fault),
+            Err(fault) => {
+                let origin = self.raw_origin(unread);
+                self.refuse_http(slot, fault, origin.as_deref());
+            }
             Ok(None) => self.keep_http(slot, http),
             Ok(Some(_)) => {
                 let mut unread = http.unread.take();
@@ -96,7 +100,7 @@ impl Core {
     /// there is more, the rest may wait in the kernel.
     fn keep_behind(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
         if http.unread.push(&self.options.http.input, bytes).is_err() {
-            return self.refuse_full(slot);
+            return self.refuse_full(slot, None);
         }
         self.keep_http(slot, http);
         self.actions.push(Action::ReadPause(slot));
@@ -124,7 +128,8 @@ impl Core {
                 (self.route(&head), consumed)
             }
             Err(fault) => {
-                self.refuse_http(slot, fault);
+                let origin = self.raw_origin(bytes);
+                self.refuse_http(slot, fault, origin.as_deref());
                 return Some(bytes.len());
             }
         };
@@ -183,7 +188,8 @@ impl Core {
             Ok(handshake) => handshake,
             Err(fault) => {
                 let mut answer = Vec::new();
-                fault.write(&mut answer);
+                let origin = self.cors_origin(head).unwrap_or_default();
+                fault.write_with(&mut answer, &permission(origin.as_deref()));
                 return Asked::Refused(answer, Cause::HandshakeRefused);
             }
         };
@@ -201,15 +207,11 @@ impl Core {
         Asked::Upgraded(endpoint, answer, self.forwarded(head))
     }
 
-    /// How the page that a request comes from stands to us.
-    pub fn judge_origin(&self, head: &RequestHead<'_>) -> Welcome {
-        self.options.allowed_origins.judge(head.fields().all("Origin"), head.host())
-    }
-
     fn plain(&self, head: &RequestHead<'_>) -> Asked {
+        let origin = self.cors_origin(head).unwrap_or_default();
         let refused = |fault: HttpFault| {
             let mut answer = Vec::new();
-            fault.write(&mut answer);
+            fault.write_with(&mut answer, &permission(origin.as_deref()));
             Asked::Refused(answer, cause_of(fault))
         };
         let body_bytes_max = match head.path {
@@ -224,7 +226,7 @@ impl Core {
             Ok(parts) => parts,
             Err(fault) => return refused(fault),
         };
-        let request = Request { parts, keep_alive: head.keep_alive(), decoder, ..Request::default() };
+        let request = Request { parts, origin, keep_alive: head.keep_alive(), decoder, ..Request::default() };
         Asked::Plain(Box::new(request), head.expects_continue())
     }
 
@@ -238,13 +240,15 @@ impl Core {
             match request.decoder.decode(&bytes[at..]) {
                 Ok(piece) => {
                     if request.body.push(budget, piece.data).is_err() {
-                        self.refuse_full(slot);
+                        let origin = request.origin.take();
+                        self.refuse_full(slot, origin.as_deref());
                         return bytes.len();
                     }
                     at += piece.consumed;
                 }
                 Err(fault) => {
-                    self.refuse_http(slot, fault);
+                    let origin = request.origin.take();
+                    self.refuse_http(slot, fault, origin.as_deref());
                     return bytes.len();
                 }
             }
@@ -288,7 +292,7 @@ impl Core {
             match request.decoder.decode(&bytes[at..]) {
                 Ok(piece) => at += piece.consumed,
                 Err(fault) => {
-                    self.refuse_http(slot, fault);
+                    self.refuse_http(slot, fault, request.origin.as_deref());
                     return bytes.len();
                 }
             }
@@ -310,6 +314,7 @@ impl Core {
         *whole.uri_mut() = request.parts.uri.clone();
         *whole.version_mut() = request.parts.version;
         *whole.headers_mut() = std::mem::take(&mut request.parts.headers);
+        let origin = request.origin.clone();
         self.keep_http(slot, http);
         self.timer_in(slot, ANSWER_PATIENCE);
         self.actions.push(Action::ReadPause(slot));
@@ -322,9 +327,8 @@ impl Core {
         };
         if busy {
             self.stats.fault(Cause::ControlPlaneBusy);
-            let mut answer = Vec::new();
-            HttpFault { status: 503, reason: "too many requests under way" }.write(&mut answer);
-            self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+            let fault = HttpFault { status: 503, reason: "too many requests under way" };
+            self.answer_fault(slot, fault, origin.as_deref());
         }
     }
 
@@ -341,7 +345,7 @@ impl Core {
     }
 
     /// The control plane has answered.
-    pub fn handle_http_answer(&mut self, conn: ConnId, response: Response<Bytes>) {
+    pub fn handle_http_answer(&mut self, conn: ConnId, mut response: Response<Bytes>) {
         let Some(slot) = self.live(conn) else { return };
         let Some(connection) = self.connections.get_mut(slot) else { return };
         let State::Http(kept) = &mut connection.state else { return };
@@ -350,6 +354,9 @@ impl Core {
         let Some(request) = &http.request else { return };
         let keep_alive = request.keep_alive && self.ending.is_none() && !connection.peer_ended;
         let (method, version) = (&request.parts.method, request.parts.version);
+        if response.status().as_u16() >= 400 {
+            permit(response.headers_mut(), request.origin.as_deref());
+        }
         let answer = http1::encode_response(&response, method, version, keep_alive, self.wall_ms / 1000);
         if !keep_alive {
             self.leave_protocol(slot, answer, ClosingEnd::Fin);
@@ -363,11 +370,10 @@ impl Core {
         self.handle_bytes(slot, &mut unread);
     }
 
-    pub fn refuse_http(&mut self, slot: u32, fault: HttpFault) {
+    /// Refuses a request of a page of `origin`, as CORS names it, and ends the connection.
+    pub fn refuse_http(&mut self, slot: u32, fault: HttpFault, origin: Option<&str>) {
         self.stats.fault(cause_of(fault));
-        let mut answer = Vec::new();
-        fault.write(&mut answer);
-        self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+        self.answer_fault(slot, fault, origin);
     }
 
     /// Neither a request nor the rest of one has come in time.
@@ -399,15 +405,18 @@ impl Core {
             }
             Some(http) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 self.stats.fault(Cause::ControlPlaneBusy);
-                let mut answer = Vec::new();
-                HttpFault { status: 504, reason: "no answer in time" }.write(&mut answer);
-                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+                let origin = http.request.as_ref().and_then(|request| request.origin.clone());
+                let fault = HttpFault { status: 504, reason: "no answer in time" };
+                self.answer_fault(slot, fault, origin.as_deref());
             }
-            Some(_) => {
+            Some(http) => {
+                let origin = match &http.request {
+                    Some(request) => request.origin.clone(),
+                    None => self.raw_origin(http.unread.bytes()),
+                };
                 self.stats.fault(Cause::HttpTimeout);
-                let mut answer = Vec::new();
-                HttpFault { status: 408, reason: "request not completed in time" }.write(&mut answer);
-                self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+                let fault = HttpFault { status: 408, reason: "request not completed in time" };
+                self.answer_fault(slot, fault, origin.as_deref());
             }
         }
     }

@@ -13,6 +13,7 @@ mod clients;
 mod closing;
 mod connections;
 mod core;
+mod cors;
 mod debts;
 mod events;
 mod fanout;

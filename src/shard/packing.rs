@@ -91,6 +91,7 @@ impl Default for Request {
         let decoder = BodyDecoder::new(BodyLength::None, 0);
         Request {
             parts: HttpRequest::new(()).into_parts().0,
+            origin: None,
             keep_alive: false,
             body: Default::default(),
             decoder: decoder.unwrap_or_else(|_| unreachable!("no body is never too long")),

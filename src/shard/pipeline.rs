@@ -27,7 +27,7 @@ impl Core {
     /// Keeps requests whose turn has not come, behind those in `http`, and reads no further.
     pub fn wait_in_line(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
         if http.unread.push(&self.options.http.input, bytes).is_err() {
-            return self.refuse_full(slot);
+            return self.refuse_full(slot, None);
         }
         self.keep_http(slot, http);
         self.actions.push(Action::ReadPause(slot));
@@ -73,11 +73,9 @@ impl Core {
     }
 
     /// No room to keep what has come.
-    pub fn refuse_full(&mut self, slot: u32) {
+    pub fn refuse_full(&mut self, slot: u32, origin: Option<&str>) {
         self.stats.fault(Cause::HttpInputFull);
-        let mut answer = Vec::new();
-        INPUT_FULL.write(&mut answer);
-        self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
+        self.answer_fault(slot, INPUT_FULL, origin);
     }
 
     /// A write of an answer was cut short: its peer has a while to take more of it.

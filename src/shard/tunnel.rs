@@ -27,6 +27,7 @@ use crate::shard::Action;
 use crate::shard::ask::{Busy, Reply, TunnelOrder, TunnelReply, TunnelStanding, TunnelTold};
 use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
+use crate::shard::cors::permission;
 use crate::shard::mailbox::Mail;
 use crate::shard::stats::Cause;
 use crate::shard::timers;
@@ -93,7 +94,8 @@ impl Core {
         match websocket::accept(head, &[]) {
             Err(fault) => {
                 self.stats.fault(Cause::HandshakeRefused);
-                fault.write(&mut refusal);
+                let origin = self.cors_origin(head).unwrap_or_default();
+                fault.write_with(&mut refusal, &permission(origin.as_deref()));
             }
             Ok(_) if self.judge_origin(head) == Welcome::Refused => {
                 self.stats.fault(Cause::OriginRefused);

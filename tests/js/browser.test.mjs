@@ -159,6 +159,32 @@ for (const driver of drivers) {
       assert.equal(await daemon.stop(), 0);
     });
 
+    test('a page of another origin reads refusals, and may send the fields of its libraries', async () => {
+      const page = await open(browser, site.origin);
+      const answers = await page.evaluate(async (base) => {
+        const status = async (path, options) => {
+          try {
+            return (await fetch(base + path, { credentials: 'include', ...options })).status;
+          } catch (error) {
+            return String(error);
+          }
+        };
+        return {
+          200: await status('/poll?channel=web&wait=0', {
+            headers: { 'cache-control': 'no-cache', baggage: 'a=1', traceparent: '00-1-1-00', 'x-requested-with': 'x' },
+          }),
+          400: await status('/poll'),
+          401: await status('/poll?channel=web&token=x'),
+          404: await status('/poll/?channel=web'),
+          405: await status('/connection/websocket', { method: 'POST' }),
+          413: await status('/publish?channel=web', { method: 'POST', body: JSON.stringify('x'.repeat(1 << 20)) }),
+          426: await status('/connection/websocket'),
+          431: await status(`/poll?channel=web&wait=0&x=${'x'.repeat(20_000)}`),
+        };
+      }, daemon.http);
+      assert.deepEqual(Object.keys(answers).filter((status) => answers[status] !== Number(status)), [], JSON.stringify(answers));
+    });
+
     test('connects, subscribes, publishes, calls, and recovers ten after a cut', async () => {
       const page = await open(browser, site.origin);
       await page.evaluate((url) => {

@@ -175,12 +175,12 @@ for (const { driver, form } of runs) {
     });
 
     test('refresh: a connection that expires is asked for, and ends where the backend says so', async () => {
-      const stays = client({ data: { result: { expire_at: unixNow() + 1 } } });
+      const stays = client({ data: { result: { expire_at: unixNow() + 2 } } });
       const { client: id } = await connected(stays);
       await until(() => backend.of('refresh').some((body) => body.client === id && body.user === 'ann'), 'the question');
       assert.deepEqual((await stays.rpc('still', 'here')).data, { method: 'still', data: 'here' });
       backend.answer({ refresh: { result: { expired: true } } });
-      const goes = client({ data: { result: { expire_at: unixNow() + 1 } } });
+      const goes = client({ data: { result: { expire_at: unixNow() + 2 } } });
       await connected(goes);
       await until(() => goes.log.connecting.some(({ code }) => code === 3005), 'the end: 3005');
       backend.answer({ refresh: () => ({ result: { expire_at: unixNow() + 3600 } }) });
@@ -188,7 +188,7 @@ for (const { driver, form } of runs) {
 
     test('sub_refresh: so with a subscription', async () => {
       const made = client();
-      const expiring = () => ({ answer: { result: { expire_at: unixNow() + 1 } } });
+      const expiring = () => ({ answer: { result: { expire_at: unixNow() + 2 } } });
       const stays = await subscribed(made, 'prolonged', { data: expiring() });
       await until(() => backend.of('sub_refresh').some(({ channel }) => channel === 'prolonged'), 'the question');
       await daemon.publish('prolonged', 1);

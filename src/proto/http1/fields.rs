@@ -115,6 +115,19 @@ pub fn is_field_value(bytes: &[u8]) -> bool {
     !bytes.iter().fold(false, |bad, &byte| bad | (byte < 0x20 && byte != b'\t') | (byte == 0x7f))
 }
 
+/// The values of a field in a head that is malformed, too long or not complete: what whole lines say. For advice to the
+/// peer only, never to act on.
+pub fn raw_fields<'a>(head: &'a [u8], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let whole = head.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
+    let lines = head[..whole].split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
+    // The first line is the request's, and an empty one ends the head.
+    lines.skip(1).take_while(|line| !line.is_empty()).filter_map(move |line| {
+        let colon = line.iter().position(|&byte| byte == b':')?;
+        let value = line[colon + 1..].trim_ascii();
+        (line[..colon].eq_ignore_ascii_case(name.as_bytes()) && is_field_value(value)).then_some(value)
+    })
+}
+
 /// Offset of the first CRLF. The caller has made sure that there is one and that no LF stands alone.
 fn find_crlf(bytes: &[u8]) -> Result<usize, HttpFault> {
     match find_lf(bytes) {

@@ -19,7 +19,7 @@ mod response;
 pub use body::{BodyDecoder, BodyPiece, CHUNK_EXTRA_BYTES_MAX};
 pub use coding::gzip;
 pub use exchange::{encode_response, request_parts};
-pub use fields::{Fields, is_field_value, is_token};
+pub use fields::{Fields, is_field_value, is_token, raw_fields};
 pub use head::{
     BodyLength, HeadScan, RequestHead, ResponseHead, Version, is_host, parse_head, parse_response_head,
 };
@@ -46,12 +46,20 @@ impl HttpFault {
 
     /// Appends the whole answer: the status, `Connection: close`, and the reason as problem details (RFC 9457).
     pub fn write(&self, out: &mut Vec<u8>) {
+        self.write_with(out, &[]);
+    }
+
+    /// As [`HttpFault::write`], with further fields.
+    pub fn write_with(&self, out: &mut Vec<u8>, further: &[(&str, &[u8])]) {
         let body = problem(self.status, self.reason);
-        let fields: &[(&str, &[u8])] =
-            &[("Connection", b"close"), ("Content-Type", b"application/problem+json"), ("Retry-After", b"1")];
-        // What is full now may have room in a second.
-        let fields = if self.status == 503 { fields } else { &fields[..2] };
-        write_response(out, self.status, fields, body.as_bytes());
+        let mut fields: Vec<(&str, &[u8])> =
+            vec![("Connection", b"close"), ("Content-Type", b"application/problem+json")];
+        if self.status == 503 {
+            // What is full now may have room in a second.
+            fields.push(("Retry-After", b"1"));
+        }
+        fields.extend_from_slice(further);
+        write_response(out, self.status, &fields, body.as_bytes());
     }
 }
 

@@ -51,6 +51,11 @@ impl HandshakeFault {
     /// are spoken here (RFC 6455 section 4.4, RFC 9110 section 15.5.22), 405 the method (RFC 9110 section 15.5.6).
     /// `Connection: close` is among them, as refused clients have nothing more to ask.
     pub fn write(&self, out: &mut Vec<u8>) {
+        self.write_with(out, &[]);
+    }
+
+    /// As [`HandshakeFault::write`], with further fields.
+    pub fn write_with(&self, out: &mut Vec<u8>, further: &[(&str, &[u8])]) {
         let kind: (&str, &[u8]) = ("Content-Type", b"application/problem+json");
         let fields: &[(&str, &[u8])] = match self.status {
             405 => &[("Allow", b"GET"), ("Connection", b"close"), kind],
@@ -62,7 +67,8 @@ impl HandshakeFault {
             ],
             _ => &[("Connection", b"close"), kind],
         };
-        write_response(out, self.status, fields, problem(self.status, self.reason).as_bytes());
+        let fields = [fields, further].concat();
+        write_response(out, self.status, &fields, problem(self.status, self.reason).as_bytes());
     }
 }
 

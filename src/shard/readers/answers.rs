@@ -13,6 +13,7 @@ use crate::session::reader::{Origin, ReplyForm};
 use crate::shard::Action;
 use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
+use crate::shard::cors::cors_fields;
 use crate::shard::packing;
 use crate::shard::readers::request::Endpoint;
 use crate::shard::readers::stream::RETRY_BUSY_MS;
@@ -90,22 +91,22 @@ fn accepts_gzip(head: &RequestHead<'_>) -> bool {
     })
 }
 
-/// The fields that let a page of another origin read the answer (Fetch, section 3.3).
-pub fn cors_fields<'a>(origin: Option<&'a str>, fields: &mut Vec<(&'a str, &'a [u8])>) {
-    fields.push(("Vary", b"Origin, Accept-Encoding, Authorization, Cookie"));
-    let Some(origin) = origin else { return };
-    fields.push(("Access-Control-Allow-Origin", origin.as_bytes()));
-    fields.push(("Access-Control-Expose-Headers", b"ETag, Retry-After"));
-    // Everybody's page may not act with the visitor's cookie.
-    if origin != "*" {
-        fields.push(("Access-Control-Allow-Credentials", b"true"));
+/// What a page may send: what its browser asks about, since libraries add fields of their own (tracing, caching), and a
+/// field that nobody reads here does nothing.
+fn requested_headers(head: &RequestHead<'_>) -> Vec<u8> {
+    let names = head.header_tokens("Access-Control-Request-Headers").filter(|name| http1::is_token(name));
+    match names.collect::<Vec<_>>().join(&b", "[..]) {
+        none if none.is_empty() => {
+            b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID".to_vec()
+        }
+        names => names,
     }
 }
 
 /// The fields that follow from the answer and the request's form; `tag` is the answer's with its quotes.
 fn fields_of<'a>(answer: &Answer<'a>, form: &'a ReplyForm, tag: Option<&'a str>) -> Vec<(&'a str, &'a [u8])> {
     let mut fields: Vec<(&str, &[u8])> = vec![("Cache-Control", answer.caching.value())];
-    cors_fields(form.origin.as_deref().map(|origin| &*origin.0), &mut fields);
+    cors_fields(form.allowed_origin(), &mut fields);
     if let Some(tag) = tag {
         fields.push(("ETag", tag.as_bytes()));
     }
@@ -239,14 +240,19 @@ impl Core {
     }
 
     /// Answers what a page asks before it sends a request that no form could send.
-    pub fn answer_preflight(&mut self, slot: u32, form: &ReplyForm, endpoint: Endpoint) -> bool {
+    pub fn answer_preflight(
+        &mut self,
+        slot: u32,
+        form: &ReplyForm,
+        endpoint: Endpoint,
+        head: &RequestHead<'_>,
+    ) -> bool {
+        let wanted = requested_headers(head);
         let fields: &[(&str, &[u8])] = &[
             ("Allow", endpoint.methods()),
             ("Access-Control-Allow-Methods", endpoint.methods()),
-            (
-                "Access-Control-Allow-Headers",
-                b"Authorization, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID",
-            ),
+            ("Access-Control-Allow-Headers", &wanted),
+            ("Vary", b"Access-Control-Request-Headers"),
             ("Access-Control-Max-Age", PREFLIGHT_S),
         ];
         let answer = Answer {

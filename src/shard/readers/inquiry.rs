@@ -98,7 +98,7 @@ impl Core {
         };
         let mut http = kept.take().unwrap_or_default();
         if http.unread.push(&self.options.http.input, unread).is_err() {
-            return self.refuse_full(slot);
+            return self.refuse_full(slot, inquiry.reply.allowed_origin());
         }
         http.inquiry = Some(Box::new(inquiry));
         let more = !http.unread.is_empty();

@@ -34,8 +34,9 @@ use crate::shard::Action;
 use crate::shard::clients::{View, changed};
 use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
+use crate::shard::cors::{cors_fields, permission};
 use crate::shard::mailbox::{HomeMail, Mail};
-use crate::shard::readers::answers::{cors_fields, reply_form};
+use crate::shard::readers::answers::reply_form;
 use crate::shard::readers::inquiry::Step;
 use crate::shard::readers::request::{ReaderRequest, Said, Stop};
 use crate::shard::stats::Cause;
@@ -90,7 +91,7 @@ impl Core {
         } else if has_body && endpoint != Endpoint::Publish {
             Err(Problem::bad_request("no body belongs here").into())
         } else if preflight {
-            return consumed(self.answer_preflight(slot, &form, endpoint));
+            return consumed(self.answer_preflight(slot, &form, endpoint, head));
         } else {
             let view = View { options: &self.options, local: &self.local };
             let cookies = self.judge_origin(head) == Welcome::Known;
@@ -135,22 +136,10 @@ impl Core {
             Err(fault) => {
                 self.stats.fault(Cause::HandshakeRefused);
                 let mut answer = Vec::new();
-                fault.write(&mut answer);
+                fault.write_with(&mut answer, &permission(form.allowed_origin()));
                 self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
                 bytes.len()
             }
-        }
-    }
-
-    /// The origin to allow: none for a request without one, `*` for a page that nobody has named.
-    ///
-    /// # Errors
-    /// The origin is not welcome.
-    fn cors_origin(&self, head: &RequestHead<'_>) -> Result<Option<Box<str>>, ()> {
-        match self.judge_origin(head) {
-            Welcome::Known => Ok(head.header_str("Origin").map(Box::from)),
-            Welcome::Anybody => Ok(Some("*".into())),
-            Welcome::Refused => Err(()),
         }
     }
 
@@ -181,7 +170,7 @@ impl Core {
             ("Content-Type", content_type),
             ("X-Content-Type-Options", b"nosniff"),
         ];
-        cors_fields(form.origin.as_deref().map(|origin| &*origin.0), &mut fields);
+        cors_fields(form.allowed_origin(), &mut fields);
         if kind == Encoding::Iframe {
             // The page calls into its parent: nobody else's page may be that.
             fields.push(("Content-Security-Policy", b"frame-ancestors 'self'"));
@@ -259,7 +248,7 @@ impl Core {
         let decoder = match BodyDecoder::new(head.body_length(), self.options.message_bytes_max as u64) {
             Ok(decoder) => decoder,
             Err(fault) => {
-                self.refuse_http(slot, fault);
+                self.refuse_http(slot, fault, form.allowed_origin());
                 return bytes.len();
             }
         };
@@ -267,6 +256,7 @@ impl Core {
             self.send(slot, Bytes::from_static(http1::CONTINUE));
         }
         let request = Request {
+            origin: form.allowed_origin().map(Box::from),
             keep_alive: form.keep_alive,
             decoder,
             publish: Some(Box::new(PublishOrder { request, reply: form, headers: self.forwarded(head) })),

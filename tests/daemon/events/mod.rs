@@ -13,6 +13,7 @@ use crate::on_both_drivers;
 use crate::process::{API_KEY, Daemon, Driver};
 use crate::readers::client::Events;
 use crate::socket::Socket;
+use trunkline::session::token::{ConnectToken, TokenBasis, sign_connect};
 
 const EVERYTHING: &str = "connected,disconnected,subscribed,unsubscribed,occupied,vacated,message";
 
@@ -25,7 +26,13 @@ fn keeping(driver: Driver, settings: &[(&str, &str)]) -> Daemon {
 /// A daemon that tells `backend`.
 fn telling(driver: Driver, backend: &Backend, types: &str, settings: &[(&str, &str)]) -> Daemon {
     let endpoint = backend.endpoint();
-    let own = [("EVENTS_TYPES", types), ("EVENTS_ENDPOINT", &*endpoint), ("EVENTS_SECRET", SECRET)];
+    let own = [
+        ("EVENTS_TYPES", types),
+        ("EVENTS_ENDPOINT", &*endpoint),
+        ("EVENTS_SECRET", SECRET),
+        // Clients here say in a moment what others say in a minute.
+        ("CLIENT_COMMANDS_PER_SECOND", "0"),
+    ];
     Daemon::start_set(driver, &["--shards", "2"], &[&own, settings].concat())
 }
 
@@ -361,15 +368,17 @@ on_both_drivers! {
     }
 
     fn the_end_of_a_slow_client_has_its_code(driver: Driver) {
-        let daemon = keeping(driver, &[("CLIENT_OUTBOX_BYTES_MAX", "64KiB")]);
-        let (mut socket, client) = connect(&daemon, "");
-        let page = json!({"channel": "open:flood", "data": "x".repeat(60 * 1024)}).to_string();
-        for _ in 0..5 {
-            daemon.api("publish", &page);
+        const KEY: &str = "secret-of-the-slow-client";
+        let settings = [("CLIENT_OUTBOX_BYTES_MAX", "256KiB"), ("CLIENT_TOKEN_HMAC_SECRET", KEY)];
+        let daemon = keeping(driver, &settings);
+        let basis = TokenBasis { user: "ann", ..TokenBasis::default() };
+        let token = sign_connect(KEY.as_bytes(), &ConnectToken { basis, ..ConnectToken::default() });
+        let (_socket, client) = connect(&daemon, &token.expect("a token"));
+        // More than the kernel holds and the connection may owe, and none of it is read.
+        let message = json!({"users": ["ann"], "data": "x".repeat(60 * 1024)}).to_string();
+        for _ in 0..200 {
+            daemon.api("push", &message);
         }
-        // Thirty megabytes of answers that are not read: more than the kernel holds and it may owe.
-        let ask = json!({"id": 2, "history": {"channel": "open:flood", "limit": -1}}).to_string();
-        socket.send(Frame::text(&vec![ask; 100].join("\n")));
         let end = await_type(&daemon, "disconnected", 1).remove(0);
         assert_eq!((&end["client"], &end["code"], &end["reason"]), (&json!(client), &json!(3008), &json!("slow")));
     }
