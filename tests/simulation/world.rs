@@ -435,6 +435,10 @@ impl World {
         assert!(self.is_quiet(), "{}", self.unrest());
 
         let ready: Vec<&Client> = self.clients.iter().filter(|client| client.is_ready()).collect();
+        // One that waited for room may be let in while the survey is taken.
+        if self.stage.scenario.cramped && ready.len() < self.clients.len() {
+            return;
+        }
         let survey = &self.backend.survey;
         for (number, channel) in self.stage.scenario.channels.iter().enumerate() {
             let name_of = |client: &&&Client| {

@@ -47,8 +47,11 @@ impl Client {
                 }
             }
             Heard::Status(status) => {
-                // 408: the request came too slowly. 503: there are as many connections as there may be.
-                let full = status == 503 && stage.scenario.cramped;
+                // 408: the request came too slowly. 503: there are as many connections, or bytes of unfinished requests,
+                // as there may be.
+                let options = &stage.scenario.options;
+                let tight = stage.scenario.cramped || options.http.input.bytes_max() < 1 << 20;
+                let full = status == 503 && tight;
                 assert!(status == 408 || full, "the handshake was answered with {status}");
                 if full {
                     stage.coverage.count("refused_as_full");
