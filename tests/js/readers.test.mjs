@@ -291,7 +291,7 @@ describe('the page at / and the ways to listen', () => {
 
   test('all of them side by side, through a cut', async () => {
     const page = await open(browser, `${proxy.http}/`);
-    const key = daemon.output.match(/key +(\S+)/)[1];
+    const key = await until(() => daemon.output.match(/key +(\S+)/)?.[1], () => daemon.output);
     const channel = await page.locator('#channel').inputValue();
     const publish = (data) => daemon.api('publish', { channel, data }, key);
     await page.locator('#transports-start').click();
@@ -336,7 +336,7 @@ describe('the snippets of docs/transports.md', () => {
 
   for (const [, line, answer] of snippets) {
     test(line.trim(), async () => {
-      const key = daemon.output.match(/key +(\S+)/)[1];
+      const key = await until(() => daemon.output.match(/key +(\S+)/)?.[1], () => daemon.output);
       const command = line.replaceAll('127.0.0.1:8000', daemon.address).replace('KEY', key);
       const streams = command.includes('--max-time');
       const publishing = streams && sleep(500).then(() => daemon.api('publish', { channel: 'news', data: 'from the docs' }, key));
