@@ -1,4 +1,4 @@
-//! A bound in sum: bytes that all connections of a node share, whichever shard they are on.
+//! A bound in sum: bytes that all connections of a node share, on all shards.
 
 use std::fmt;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! A bound in number: connections of the node, whichever shard they are on.
+//! A bound in number: connections of the node, on all shards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};

@@ -366,7 +366,7 @@ fn read(path: &str) -> Result<Option<(String, String)>, Vec<Fault>> {
 
 /// The variables that begin with our prefix. One that is not UTF-8 is read with replacement characters and then fails
 /// as a value, by its name.
-/// A variable of the server whose clients ours are: whoever sets it means to have configured this one.
+/// A variable of the server whose clients ours are: set, it was meant to configure this one.
 fn foreign(environment: &[(OsString, OsString)]) -> Option<String> {
     let names = environment.iter().map(|(name, _)| name.to_string_lossy());
     names.filter(|name| name.starts_with(FOREIGN_PREFIX)).min().map(Into::into)
