@@ -17,26 +17,26 @@ const _: () = assert!(RETRY_AFTER_S_MAX < 10, "it is written as one digit");
 impl Core {
     /// Counts a new connection. False when there is no room for it, here or in the node.
     pub fn take_seat(&mut self, slot: u32) -> bool {
-        let seats = &self.options.seats;
-        let here = self.connections.len() - self.unseated as usize;
-        let seated = match here > self.options.connections_max as usize {
+        let seats = &self.env.options.seats;
+        let here = self.links.connections.len() - self.links.unseated as usize;
+        let seated = match here > self.env.options.connections_max as usize {
             true => {
                 seats.refuse();
                 false
             }
             false => seats.take(),
         };
-        match self.connections.get_mut(slot) {
+        match self.links.connections.get_mut(slot) {
             Some(connection) if seated => connection.seated = true,
-            _ => self.unseated += 1,
+            _ => self.links.unseated += 1,
         }
         seated
     }
 
     /// Answers a connection beyond the bound: 503, and the end.
     pub fn refuse_connection(&mut self, slot: u32) {
-        self.stats.fault(Cause::ConnectionLimit);
-        let retry_after = [b'0' + self.prng.u8(1..=RETRY_AFTER_S_MAX)];
+        self.env.stats.fault(Cause::ConnectionLimit);
+        let retry_after = [b'0' + self.env.prng.u8(1..=RETRY_AFTER_S_MAX)];
         let fields: &[(&str, &[u8])] = &[
             ("Retry-After", &retry_after),
             ("Connection", b"close"),
@@ -47,12 +47,14 @@ impl Core {
         let mut answer = Vec::new();
         http1::write_response(&mut answer, 503, fields, b"too many connections\n");
         // An orderly end waits for the request and the peer's end. A crowd gets the answer and is closed behind it.
-        let end = match self.unseated <= self.options.refused_max {
+        let end = match self.links.unseated <= self.env.options.refused_max {
             true => ClosingEnd::Fin,
             false => ClosingEnd::Both,
         };
         self.leave_protocol(slot, answer.into(), end);
-        if let Some(State::Closing { .. }) = self.connections.get(slot).map(|connection| &connection.state) {
+        if let Some(State::Closing { .. }) =
+            self.links.connections.get(slot).map(|connection| &connection.state)
+        {
             self.timer_in(slot, REFUSED_LINGER);
         }
     }

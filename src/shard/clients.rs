@@ -97,7 +97,7 @@ impl World for View<'_> {
 impl Core {
     /// One frame of commands. None is taken from a shard that ends.
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
-        if self.ending.is_none() {
+        if self.env.ending.is_none() {
             self.take_commands(slot, frame, false);
         }
     }
@@ -108,7 +108,7 @@ impl Core {
         let mut commands = decode_frame(format, frame);
         loop {
             let allowance = self.commands_allowed(slot);
-            let blocked = self.connections.get(slot).is_some_and(Connection::is_blocked);
+            let blocked = self.links.connections.get(slot).is_some_and(Connection::is_blocked);
             let step = |session: &mut Session, cx: &mut Context<'_>| {
                 cx.allowance = allowance;
                 cx.blocked = blocked;
@@ -135,38 +135,44 @@ impl Core {
     /// What a client's session holds may be taken up in the next turn: not at once, so that each client gets a share of
     /// a turn and what it was answered leaves first.
     pub fn resume_commands_later(&mut self, slot: u32) {
-        if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session())
+        if let Some(session) =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.session())
             && session.has_held()
             && !session.resumes
         {
             session.resumes = true;
-            self.commands_resuming.push(slot);
+            self.peers.commands_resuming.push(slot);
         }
     }
 
     /// Takes up what was held, as far as it may go.
     pub fn resume_commands(&mut self) {
-        if self.commands_resuming.is_empty() {
+        if self.peers.commands_resuming.is_empty() {
             return;
         }
-        let mut slots = std::mem::take(&mut self.commands_resuming);
+        let mut slots = std::mem::take(&mut self.peers.commands_resuming);
         for slot in slots.drain(..) {
             self.resume_one(slot);
         }
         // Those that came meanwhile have their turn in the next tick.
-        slots.append(&mut self.commands_resuming);
-        self.commands_resuming = slots;
+        slots.append(&mut self.peers.commands_resuming);
+        self.peers.commands_resuming = slots;
     }
 
     fn resume_one(&mut self, slot: u32) {
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        else {
             return;
         };
         session.resumes = false;
-        if self.ending.is_some() {
+        if self.env.ending.is_some() {
             return;
         }
-        if self.connections.get(slot).is_some_and(|connection| connection.owes() && !connection.is_blocked())
+        if self
+            .links
+            .connections
+            .get(slot)
+            .is_some_and(|connection| connection.owes() && !connection.is_blocked())
         {
             // What it was owed leaves in this tick, as far as its socket takes it: then it is clear what may follow.
             return self.resume_commands_later(slot);
@@ -182,39 +188,44 @@ impl Core {
 
     /// Pauses reading from a client that has too many commands waiting.
     pub fn pause_if_holding(&mut self, slot: u32) {
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        else {
             return;
         };
         if !session.input_paused && session.holds_enough() {
             session.input_paused = true;
-            self.stats.counters.inputs_paused_total += 1;
-            self.actions.push(Action::ReadPause(slot));
+            self.env.stats.counters.inputs_paused_total += 1;
+            self.links.actions.push(Action::ReadPause(slot));
         }
     }
 
     /// Undoes [`Core::pause_if_holding`].
     fn read_on(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let paused_for_debt = connection.lag.as_ref().is_some_and(|lag| lag.read_paused);
         let Some(session) = connection.session() else { return };
         if session.input_paused && !session.holds_enough() {
             session.input_paused = false;
             if !paused_for_debt {
-                self.actions.push(Action::ReadStart(slot));
+                self.links.actions.push(Action::ReadStart(slot));
             }
         }
     }
 
     /// A command of the connection is on its way to the owner of a channel.
     fn command_sent(&mut self, slot: u32, weight: u16) {
-        if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) {
+        if let Some(session) =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        {
             session.command_sent(weight);
         }
     }
 
     /// The owner has answered.
     pub fn command_answered(&mut self, slot: u32, weight: u16) {
-        if let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) {
+        if let Some(session) =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        {
             session.command_answered(weight);
             self.resume_commands_later(slot);
         }
@@ -222,7 +233,7 @@ impl Core {
 
     /// How the client writes; `None` for whoever is none.
     fn format(&mut self, slot: u32) -> Option<Format> {
-        Some(self.connections.get_mut(slot)?.session()?.format())
+        Some(self.links.connections.get_mut(slot)?.session()?.format())
     }
 
     /// Runs a step of a client's session, sends what it wrote and does what it asked. `None`: there is no client.
@@ -243,18 +254,18 @@ impl Core {
     ) -> Option<U> {
         let client = self.client_id(slot);
         let unix_s = self.unix_s();
-        let session = self.connections.get_mut(slot)?.session()?;
+        let session = self.links.connections.get_mut(slot)?.session()?;
         let format = session.format();
-        let view = View { options: &self.options, local: &self.local };
-        let mut effects = std::mem::take(&mut self.effects);
-        let mut cx = context(&view, client, unix_s, format, &mut self.text, &mut effects);
+        let view = View { options: &self.env.options, local: &self.delivery.local };
+        let mut effects = std::mem::take(&mut self.peers.effects);
+        let mut cx = context(&view, client, unix_s, format, &mut self.peers.text, &mut effects);
         let result = step(session, &mut cx);
         self.send_messages(slot, format);
         let result = then(self, result);
         for effect in effects.drain(..) {
             self.apply(slot, effect);
         }
-        self.effects = effects;
+        self.peers.effects = effects;
         Some(result)
     }
 
@@ -263,17 +274,17 @@ impl Core {
         match effect {
             Effect::Connected => self.handle_connected(slot),
             Effect::TakePlace => {
-                let connection = self.connections.get_mut(slot);
+                let connection = self.links.connections.get_mut(slot);
                 let user = connection.and_then(|connection| connection.session()?.user().cloned());
                 self.join_user(slot, user, false);
             }
             Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
             Effect::Unsubscribe { channel, why } => self.unsubscribe(slot, channel, why),
             Effect::Publish { id, channel, data, changes } => {
-                let index = self.local.find(&channel);
+                let index = self.delivery.local.find(&channel);
                 let client = self.client_id(slot).to_string();
                 let Some(session) =
-                    self.connections.get_mut(slot).and_then(|connection| connection.session())
+                    self.links.connections.get_mut(slot).and_then(|connection| connection.session())
                 else {
                     return;
                 };
@@ -284,26 +295,31 @@ impl Core {
                     changed(&mut ask, *changes);
                 }
                 self.command_sent(slot, 1);
-                let home = self.mailer.router().channel_home(&ask.channel);
-                self.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
+                let home = self.messages.mailer.router().channel_home(&ask.channel);
+                self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
             }
             Effect::History { id, channel, limit, since, reverse } => {
                 self.command_sent(slot, READ_WEIGHT);
-                let home = self.mailer.router().channel_home(&channel);
-                let session = self.connections.get_mut(slot).and_then(|connection| connection.session());
+                let home = self.messages.mailer.router().channel_home(&channel);
+                let session =
+                    self.links.connections.get_mut(slot).and_then(|connection| connection.session());
                 let by = Creator::client(session.and_then(|session| session.user()), conn);
                 let ask = HistoryAsk { channel, limit, since, reverse, by };
-                self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+                self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
             }
             Effect::Presence { id, channel } => {
                 self.command_sent(slot, READ_WEIGHT);
-                let home = self.mailer.router().channel_home(&channel);
-                self.mailer.post(home, Mail::Home(Box::new(HomeMail::Presence { conn, id, channel })));
+                let home = self.messages.mailer.router().channel_home(&channel);
+                self.messages
+                    .mailer
+                    .post(home, Mail::Home(Box::new(HomeMail::Presence { conn, id, channel })));
             }
             Effect::PresenceStats { id, channel } => {
                 self.command_sent(slot, 1);
-                let home = self.mailer.router().channel_home(&channel);
-                self.mailer.post(home, Mail::Home(Box::new(HomeMail::PresenceStats { conn, id, channel })));
+                let home = self.messages.mailer.router().channel_home(&channel);
+                self.messages
+                    .mailer
+                    .post(home, Mail::Home(Box::new(HomeMail::PresenceStats { conn, id, channel })));
             }
             Effect::Ask(matter) => self.ask_for_client(slot, matter),
             Effect::Resume => self.resume_commands_later(slot),
@@ -311,34 +327,34 @@ impl Core {
             Effect::ExpiryChanged => self.set_client_timer(slot),
             Effect::Message { data } => {
                 if !self.tell_message(slot, data) {
-                    self.stats.counters.client_messages_dropped_total += 1;
+                    self.env.stats.counters.client_messages_dropped_total += 1;
                 }
             }
             Effect::TokenRefused(fault) => self.token_refused(fault),
-            Effect::Refused(refusal) => self.stats.refusal(refusal),
-            Effect::Limited => self.stats.counters.commands_limited_total += 1,
+            Effect::Refused(refusal) => self.env.stats.refusal(refusal),
+            Effect::Limited => self.env.stats.counters.commands_limited_total += 1,
         }
     }
 
     fn handle_connected(&mut self, slot: u32) {
         // The reply may have been too much for its socket: then it is gone by now.
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if connection.session().is_none() {
             return;
         }
         connection.listed = true;
-        self.clients += 1;
-        self.stats.counters.clients_connected_total += 1;
+        self.peers.clients += 1;
+        self.env.stats.counters.clients_connected_total += 1;
         // The first ping comes at a random moment of the second half, so that a crowd that connected at once is not
         // pinged at once ever after.
-        let interval = self.options.ping_interval.as_millis() as u64;
-        let first = interval / 2 + self.prng.u64(0..=interval / 2);
-        let due = timers::tick_after(self.now, first);
-        let Some(connection) = self.connections.get_mut(slot) else { return };
-        connection.ping_due = ShortTick::new(due, timers::tick_of(self.now));
+        let interval = self.env.options.ping_interval.as_millis() as u64;
+        let first = interval / 2 + self.env.prng.u64(0..=interval / 2);
+        let due = timers::tick_after(self.env.now, first);
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        connection.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
         // What came for its subscriptions while others of the same connect were still asked for.
         if connection.lag.is_some() {
-            self.catching_up.push(slot);
+            self.delivery.catching_up.push(slot);
         }
         if !connection.of_user {
             let user = connection.session().and_then(|session| session.user().cloned());
@@ -357,13 +373,14 @@ impl Core {
     ) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot).to_string();
-        let Ok(options) = self.options.namespaces.resolve(&subscribe.channel) else { return };
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+        let Ok(options) = self.env.options.namespaces.resolve(&subscribe.channel) else { return };
+        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        else {
             return;
         };
-        let index = self.local.join_asked(&subscribe.channel, options);
-        self.joins_asked = self.joins_asked.wrapping_add(1);
-        session.join_asked(index, self.joins_asked, &subscribe);
+        let index = self.delivery.local.join_asked(&subscribe.channel, options);
+        self.messages.joins_asked = self.messages.joins_asked.wrapping_add(1);
+        session.join_asked(index, self.messages.joins_asked, &subscribe);
         session.command_sent(join_weight(subscribe.flags, subscribe.since.is_some()));
         let info = session.info(client, Some(index));
         let by = match subscribe.flags & Sub::SERVER_SIDE {
@@ -373,41 +390,43 @@ impl Core {
         let ask = JoinAsk { channel: subscribe.channel, conn, info, recover: subscribe.since, by };
         let tag = JoinTag {
             index,
-            number: self.joins_asked,
+            number: self.messages.joins_asked,
             id: subscribe.id,
             flags: subscribe.flags,
             reject_unrecovered: subscribe.reject_unrecovered,
             data: subscribe.data,
             done,
         };
-        let home = self.mailer.router().channel_home(&ask.channel);
-        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
+        let home = self.messages.mailer.router().channel_home(&ask.channel);
+        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
     }
 
     /// Sends what others see of a client to the homes of its channels, or of one.
     fn renew_info(&mut self, slot: u32, only: Option<u32>) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot).to_string();
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        else {
             return;
         };
         let changed = session.subs().iter().map(|sub| sub.channel());
         for channel in changed.filter(|channel| only.is_none_or(|only| only == *channel)) {
             let info = session.info(client.clone(), Some(channel));
-            let channel = self.local.get(channel).name.clone();
-            let home = self.mailer.router().channel_home(&channel);
-            self.mailer.post(home, Mail::Home(Box::new(HomeMail::Renew { channel, conn, info })));
+            let channel = self.delivery.local.get(channel).name.clone();
+            let home = self.messages.mailer.router().channel_home(&channel);
+            self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Renew { channel, conn, info })));
         }
     }
 
     /// Ends a subscription; with `why`, the client is told.
     pub fn unsubscribe(&mut self, slot: u32, channel: u32, why: Option<Unsubscribed>) {
         let conn = self.conn_id(slot);
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        else {
             return;
         };
         let Some(sub) = session.sub(channel) else { return };
-        let name = self.local.get(channel).name.clone();
+        let name = self.delivery.local.get(channel).name.clone();
         if let Some(place) = sub.place() {
             self.drop_cursor(slot, channel, place);
             // Before the client is told: what is written to it may close it.
@@ -418,21 +437,22 @@ impl Core {
                 self.with_session(slot, |session, cx| session.unsubscribed(channel, &name, why, cx));
             }
             None => {
-                let session = self.connections.get_mut(slot).and_then(|connection| connection.session());
+                let session =
+                    self.links.connections.get_mut(slot).and_then(|connection| connection.session());
                 session.and_then(|session| session.remove(channel));
             }
         }
         if let Some(place) = sub.place() {
             self.leave_list(channel, place);
         }
-        let home = self.mailer.router().channel_home(&name);
-        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+        let home = self.messages.mailer.router().channel_home(&name);
+        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
     }
 
     // --- time
 
     pub fn handle_timer(&mut self, slot: u32) {
-        match self.connections.get(slot).map(|connection| &connection.state) {
+        match self.links.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Http(_)) => self.handle_http_timer(slot),
             Some(State::Client { session, .. }) if !session.is_connected() => match session.awaits() {
                 Some(_) => self.handle_question_timer(slot),
@@ -448,10 +468,10 @@ impl Core {
 
     fn handle_client_timer(&mut self, slot: u32) {
         self.handle_question_timer(slot);
-        let expired_s = self.unix_s().saturating_sub(self.options.expired_close_delay.as_secs());
-        let now = timers::tick_of(self.now);
-        let excused_until = self.silence_excused_until();
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let expired_s = self.unix_s().saturating_sub(self.env.options.expired_close_delay.as_secs());
+        let now = timers::tick_of(self.env.now);
+        let excused_until = self.delivery.silence_excused_until(self.env.now, self.env.options.pong_timeout);
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Client { session, .. } = &mut connection.state else { return };
         if session.expire_at_s() != 0 && session.expire_at_s() <= expired_s {
             self.close(slot, Disconnect::EXPIRED);
@@ -464,9 +484,9 @@ impl Core {
             self.close(slot, Disconnect::SUBSCRIPTION_EXPIRED);
             return;
         }
-        let interval = self.options.ping_interval;
+        let interval = self.env.options.ping_interval;
         if !interval.is_zero() && connection.ping_due.near(now) <= now {
-            let pong_timeout = self.options.pong_timeout;
+            let pong_timeout = self.env.options.pong_timeout;
             if connection.awaits_pong {
                 let input_paused = session.input_paused;
                 if session.ping_outstanding() {
@@ -495,7 +515,7 @@ impl Core {
                 connection.awaits_pong = true;
                 connection.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
                 let format = session.format();
-                self.stats.counters.pings_sent_total += 1;
+                self.env.stats.counters.pings_sent_total += 1;
                 self.send(slot, Bytes::from_static(ping_frame(format)));
             }
         }
@@ -507,24 +527,27 @@ impl Core {
 
     /// Sets the timer of a connected client to the next thing that is due.
     pub fn set_client_timer(&mut self, slot: u32) {
-        let delay_s = self.options.expired_close_delay.as_secs();
+        let delay_s = self.env.options.expired_close_delay.as_secs();
         let unix_s = self.unix_s();
-        let Some(connection) = self.connections.get_mut(slot) else { return };
-        let ping = connection.ping_due.near(timers::tick_of(self.now));
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let ping = connection.ping_due.near(timers::tick_of(self.env.now));
         let State::Client { session, .. } = &connection.state else { return };
         if !session.is_connected() {
             return;
         }
         let expiry = match session.next_expiry_s() {
             0 => None,
-            at => Some(timers::tick_after(self.now, timers::ms_until(at.saturating_add(delay_s), unix_s))),
+            at => {
+                Some(timers::tick_after(self.env.now, timers::ms_until(at.saturating_add(delay_s), unix_s)))
+            }
         };
-        let ping = (!self.options.ping_interval.is_zero()).then_some(ping);
-        let ask = session.next_ask_s().map(|at| timers::tick_after(self.now, timers::ms_until(at, unix_s)));
+        let ping = (!self.env.options.ping_interval.is_zero()).then_some(ping);
+        let ask =
+            session.next_ask_s().map(|at| timers::tick_after(self.env.now, timers::ms_until(at, unix_s)));
         let patience = session.awaits().map(|(_, until)| timers::tick_after(until, 0));
         match ping.into_iter().chain(expiry).chain(ask).chain(patience).min() {
-            Some(due) => self.wheel.set(&mut self.connections, slot, due),
-            None => self.wheel.cancel(&mut self.connections, slot),
+            Some(due) => self.links.wheel.set(&mut self.links.connections, slot, due),
+            None => self.links.wheel.cancel(&mut self.links.connections, slot),
         }
     }
 }

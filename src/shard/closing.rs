@@ -22,12 +22,12 @@ const _: () = assert!(WS_CLOSE_REASON_BYTES_MAX >= 32, "reasons of the protocol 
 impl Core {
     /// Ends a connection for the given reason: a Close frame where one can be understood, then FIN.
     pub fn close(&mut self, slot: u32, disconnect: Disconnect) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.silent |= disconnect == Disconnect::NO_PONG || disconnect == Disconnect::SLOW;
         match &connection.state {
             State::Client { .. } | State::Echo { .. } => {
-                self.stats.disconnect(&disconnect);
-                self.events.note_end(slot, &disconnect);
+                self.env.stats.disconnect(&disconnect);
+                self.owned.events.note_end(slot, &disconnect);
                 let mut frame = Vec::new();
                 websocket::write_close(&mut frame, disconnect.code, &disconnect.reason);
                 if connection.is_blocked() && disconnect == Disconnect::SLOW {
@@ -54,24 +54,24 @@ impl Core {
     pub fn leave_protocol(&mut self, slot: u32, last: Bytes, end: ClosingEnd) {
         self.forget_client(slot);
         self.send(slot, last);
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if matches!(connection.state, State::Gone) {
             return;
         }
         if !matches!(end, ClosingEnd::PeersClose(_)) {
-            self.finishing.push(slot);
+            self.links.finishing.push(slot);
         }
         connection.state = State::Closing { end };
         self.settle(slot);
         // Reading goes on: input left unread would turn the close into a reset that destroys our last bytes.
-        self.actions.push(Action::ReadStart(slot));
+        self.links.actions.push(Action::ReadStart(slot));
         self.timer_in(slot, LINGER);
     }
 
     /// Cuts a connection off.
     pub fn give_up(&mut self, slot: u32) {
         self.forget_client(slot);
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if matches!(connection.state, State::Gone) {
             return;
         }
@@ -81,18 +81,18 @@ impl Core {
         connection.state = State::Gone;
         connection.lag = None;
         self.settle(slot);
-        self.wheel.cancel(&mut self.connections, slot);
-        self.actions.push(if reset { Action::Reset(slot) } else { Action::Close(slot) });
+        self.links.wheel.cancel(&mut self.links.connections, slot);
+        self.links.actions.push(if reset { Action::Reset(slot) } else { Action::Close(slot) });
     }
 
     /// The peer has ended its side, or the socket is broken.
     pub fn handle_ended(&mut self, slot: u32, broken: bool) {
         if broken {
-            self.stats.fault(Cause::PeerReset);
+            self.env.stats.fault(Cause::PeerReset);
             self.give_up(slot);
             return;
         }
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.peer_ended = true;
         let owes = connection.owes();
         match &mut connection.state {
@@ -111,7 +111,7 @@ impl Core {
             // With further requests behind it.
             State::Http(Some(http)) if http.is_waiting() && owes => {}
             // Our last bytes may still be on their way; the close follows them.
-            State::Closing { .. } if self.finishing.contains(&slot) => {}
+            State::Closing { .. } if self.links.finishing.contains(&slot) => {}
             _ => self.give_up(slot),
         }
     }
@@ -119,9 +119,9 @@ impl Core {
     /// After the flush: connections whose last bytes have left get their FIN, or are closed.
     pub fn finish_closed(&mut self) {
         let mut at = 0;
-        while at < self.finishing.len() {
-            let slot = self.finishing[at];
-            if let Some(connection) = self.connections.get_mut(slot)
+        while at < self.links.finishing.len() {
+            let slot = self.links.finishing[at];
+            if let Some(connection) = self.links.connections.get_mut(slot)
                 && let State::Closing { end } = &connection.state
             {
                 if connection.lag.is_some() {
@@ -130,7 +130,7 @@ impl Core {
                 }
                 match end {
                     ClosingEnd::Fin if !connection.peer_ended => {
-                        self.actions.push(Action::Finish(slot));
+                        self.links.actions.push(Action::Finish(slot));
                         self.timer_in(slot, LINGER);
                     }
                     _ => {
@@ -140,7 +140,7 @@ impl Core {
                     }
                 }
             }
-            self.finishing.swap_remove(at);
+            self.links.finishing.swap_remove(at);
         }
     }
 
@@ -149,8 +149,9 @@ impl Core {
         // An end that nobody told it: the connection broke.
         self.part_tunnel(slot, 1006, "", true);
         let conn = self.conn_id(slot);
-        let why = self.events.take_note(slot);
-        let (subs, user) = match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
+        let why = self.owned.events.take_note(slot);
+        let (subs, user) = match self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
+        {
             Some(State::Client { session, .. }) => (session.take_subs(), session.user().cloned()),
             Some(State::Reader { reader, .. }) => {
                 let user = reader.identity.as_ref().and_then(|identity| identity.user.clone());
@@ -159,15 +160,15 @@ impl Core {
             _ => return,
         };
         for sub in subs {
-            let name = self.local.get(sub.channel()).name.clone();
+            let name = self.delivery.local.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
                 self.leave_list(sub.channel(), place);
                 self.tell_unsubscribed(slot, &name, Unsubscribed::Disconnected);
             }
-            let home = self.mailer.router().channel_home(&name);
-            self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+            let home = self.messages.mailer.router().channel_home(&name);
+            self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
         }
-        if let Some(connection) = self.connections.get_mut(slot)
+        if let Some(connection) = self.links.connections.get_mut(slot)
             && let Some(lag) = &mut connection.lag
         {
             lag.cursors.clear();
@@ -184,27 +185,27 @@ impl Core {
     /// It is no client any more, and its user's home learns it. False when it was none.
     pub fn unlist(&mut self, slot: u32, user: Option<UserName>) -> bool {
         let conn = self.conn_id(slot);
-        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let listed = std::mem::take(&mut connection.listed);
         if std::mem::take(&mut connection.of_user)
             && let Some(user) = user
         {
-            let home = self.mailer.router().user_home(&user);
-            self.mailer.post(home, Mail::UserLeft(Box::new((user, conn))));
+            let home = self.messages.mailer.router().user_home(&user);
+            self.messages.mailer.post(home, Mail::UserLeft(Box::new((user, conn))));
         }
-        self.clients -= u64::from(listed);
+        self.peers.clients -= u64::from(listed);
         listed
     }
 
     /// Takes a subscriber out of a channel's list, and tells those that change places.
     pub fn leave_list(&mut self, channel: u32, place: u32) {
-        let mut moved = std::mem::take(&mut self.moved);
-        self.local.unsubscribe(channel, place, &mut moved);
+        let mut moved = std::mem::take(&mut self.delivery.moved);
+        self.delivery.local.unsubscribe(channel, place, &mut moved);
         for moved in moved.drain(..) {
-            if let Some(connection) = self.connections.get_mut(moved.slot) {
+            if let Some(connection) = self.links.connections.get_mut(moved.slot) {
                 connection.placed(channel, moved.to);
             }
         }
-        self.moved = moved;
+        self.delivery.moved = moved;
     }
 }

@@ -48,7 +48,7 @@ fn allowing(origin: Option<&str>) -> impl Iterator<Item = (&str, &[u8])> {
 impl Core {
     /// How the page that a request comes from stands to us.
     pub fn judge_origin(&self, head: &RequestHead<'_>) -> Welcome {
-        self.options.allowed_origins.judge(head.fields().all("Origin"), head.host())
+        self.env.options.allowed_origins.judge(head.fields().all("Origin"), head.host())
     }
 
     /// The origin to allow: none for a request without one, `*` for a page that is not named.
@@ -67,7 +67,7 @@ impl Core {
     pub fn raw_origin(&self, head: &[u8]) -> Option<Box<str>> {
         let host = raw_fields(head, "Host").next().and_then(|host| std::str::from_utf8(host).ok());
         let origin = std::str::from_utf8(raw_fields(head, "Origin").next()?).ok()?;
-        match self.options.allowed_origins.judge(raw_fields(head, "Origin"), host) {
+        match self.env.options.allowed_origins.judge(raw_fields(head, "Origin"), host) {
             Welcome::Known => Some(origin.into()),
             Welcome::Anybody => Some("*".into()),
             Welcome::Refused => None,

@@ -37,27 +37,28 @@ impl Connection {
 impl Core {
     /// Brings the node's account of a connection up to date. Cheap for those that owe nothing and did not.
     pub fn settle(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
-        let debt = connection.debt(self.options.send_buffer_bytes);
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let debt = connection.debt(self.env.options.send_buffer_bytes);
         if debt == 0 && !connection.indebted {
             return;
         }
         connection.indebted = debt > 0;
         let before = match debt {
-            0 => self.debtors.remove(&slot),
-            debt => self.debtors.insert(slot, debt),
+            0 => self.links.debtors.remove(&slot),
+            debt => self.links.debtors.insert(slot, debt),
         };
-        self.options.debts.change(before.unwrap_or(0), debt);
+        self.env.options.debts.change(before.unwrap_or(0), debt);
     }
 
     /// Closes the worst debtors when all connections of the node together owe too much.
     pub fn collect_debts(&mut self) {
-        let debts = self.options.debts.clone();
-        if !debts.is_pressed() || self.debtors.is_empty() {
+        let debts = self.env.options.debts.clone();
+        if !debts.is_pressed() || self.links.debtors.is_empty() {
             return;
         }
         let bound = if debts.is_exceeded() { 0 } else { debts.bound() };
         let mut worst: Vec<(u64, u32)> = self
+            .links
             .debtors
             .iter()
             .filter(|(_, debt)| **debt >= bound)
@@ -68,11 +69,11 @@ impl Core {
             if debts.is_eased() {
                 return;
             }
-            self.stats.fault(Cause::DebtLimit);
+            self.env.stats.fault(Cause::DebtLimit);
             debts.collected();
             self.close(slot, Disconnect::SLOW);
             // An orderly end that would keep what it owes until its client reads it is none.
-            if self.debtors.contains_key(&slot) {
+            if self.links.debtors.contains_key(&slot) {
                 self.give_up(slot);
             }
         }

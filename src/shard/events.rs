@@ -169,15 +169,15 @@ impl Events {
 impl Core {
     /// The connection is a client from now on, with the subscriptions that it has.
     pub fn tell_connected(&mut self, slot: u32) {
-        let now = self.now;
-        if let Some(life) = self.events.lives.as_mut().and_then(|lives| lives.get_mut(slot)) {
+        let now = self.env.now;
+        if let Some(life) = self.owned.events.lives.as_mut().and_then(|lives| lives.get_mut(slot)) {
             life.connected = now;
         }
         self.tell_of(slot, EventKind::Connected, What::Connected);
-        if !self.events.wants(EventKind::Subscribed) {
+        if !self.owned.events.wants(EventKind::Subscribed) {
             return;
         }
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         let subs = match &connection.state {
             State::Client { session, .. } => session.subs(),
             State::Reader { reader, .. } => reader.subs(),
@@ -193,10 +193,10 @@ impl Core {
     /// The connection is in the channel's list. Told when it is a client; what a client has when it becomes one is told
     /// then.
     pub fn tell_subscribed(&mut self, slot: u32, channel: u32) {
-        if !self.events.wants(EventKind::Subscribed) || !self.is_listed(slot) {
+        if !self.owned.events.wants(EventKind::Subscribed) || !self.is_listed(slot) {
             return;
         }
-        let name = self.local.get(channel).name.clone();
+        let name = self.delivery.local.get(channel).name.clone();
         self.tell_of(slot, EventKind::Subscribed, |who| What::Subscribed(who, name));
     }
 
@@ -209,11 +209,11 @@ impl Core {
 
     /// The connection was a client and is none any more.
     pub fn tell_disconnected(&mut self, slot: u32, why: Disconnect) {
-        let Some(life) = self.events.lives.as_ref().and_then(|lives| lives.get(slot)) else { return };
+        let Some(life) = self.owned.events.lives.as_ref().and_then(|lives| lives.get(slot)) else { return };
         let farewell = Farewell {
             code: why.code,
             reason: why.reason,
-            duration_ms: self.now.since(life.connected).as_millis() as u64,
+            duration_ms: self.env.now.since(life.connected).as_millis() as u64,
             received_bytes: life.received_bytes,
             sent_bytes: life.sent_bytes,
         };
@@ -223,23 +223,23 @@ impl Core {
     /// A client has sent the backend something. False when nobody is there to take it.
     pub fn tell_message(&mut self, slot: u32, data: Bytes) -> bool {
         self.tell_of(slot, EventKind::Message, |who| What::Message(who, data));
-        self.events.wants(EventKind::Message)
+        self.owned.events.wants(EventKind::Message)
     }
 
     fn tell_of(&mut self, slot: u32, kind: EventKind, what: impl FnOnce(Who) -> What) {
-        if self.events.wants(kind)
+        if self.owned.events.wants(kind)
             && let Some(who) = self.who(slot)
         {
-            self.events.tell(self.wall_ms, what(who));
+            self.owned.events.tell(self.env.wall_ms, what(who));
         }
     }
 
     fn is_listed(&self, slot: u32) -> bool {
-        self.connections.get(slot).is_some_and(|connection| connection.listed)
+        self.links.connections.get(slot).is_some_and(|connection| connection.listed)
     }
 
     fn who(&self, slot: u32) -> Option<Who> {
-        let connection = self.connections.get(slot)?;
+        let connection = self.links.connections.get(slot)?;
         let user = match &connection.state {
             State::Client { session, .. } => session.user().cloned(),
             State::Reader { reader, .. } => {
@@ -258,24 +258,25 @@ impl Core {
 
     /// Whether a join or leave of this channel is to be looked at: what [`Core::tell_occupancy`] wants to know.
     pub fn was_occupied(&self, channel: &str) -> Option<bool> {
-        let wanted = self.events.wants(EventKind::Occupied) || self.events.wants(EventKind::Vacated);
-        let wanted = wanted && !self.events.last_told;
-        wanted.then(|| !self.home.interested(channel).is_empty())
+        let wanted =
+            self.owned.events.wants(EventKind::Occupied) || self.owned.events.wants(EventKind::Vacated);
+        let wanted = wanted && !self.owned.events.last_told;
+        wanted.then(|| !self.owned.home.interested(channel).is_empty())
     }
 
     /// Somebody has joined or left the channel.
     pub fn tell_occupancy(&mut self, channel: &ChannelName, was_occupied: Option<bool>) {
         let Some(was_occupied) = was_occupied else { return };
-        match (was_occupied, !self.home.interested(channel).is_empty()) {
+        match (was_occupied, !self.owned.home.interested(channel).is_empty()) {
             (false, true) => {
-                let unknown = self.events.occupancy.filled(channel);
-                if unknown && self.events.wants(EventKind::Occupied) {
-                    self.events.tell(self.wall_ms, What::Occupied(channel.clone()));
+                let unknown = self.owned.events.occupancy.filled(channel);
+                if unknown && self.owned.events.wants(EventKind::Occupied) {
+                    self.owned.events.tell(self.env.wall_ms, What::Occupied(channel.clone()));
                 }
             }
             (true, false) => {
-                let now = self.now;
-                self.events.occupancy.emptied(channel.clone(), now);
+                let now = self.env.now;
+                self.owned.events.occupancy.emptied(channel.clone(), now);
                 self.tell_due(now);
             }
             _ => {}
@@ -284,27 +285,27 @@ impl Core {
 
     /// What time alone brings: channels that stayed empty, and room for a loss to be told.
     pub fn handle_events(&mut self) {
-        self.events.tell_lost(self.wall_ms);
-        self.tell_due(self.now);
+        self.owned.events.tell_lost(self.env.wall_ms);
+        self.tell_due(self.env.now);
     }
 
     fn tell_due(&mut self, now: Time) {
-        while let Some(channel) = self.events.occupancy.due(now) {
-            if self.events.wants(EventKind::Vacated) {
-                self.events.tell(self.wall_ms, What::Vacated(channel));
+        while let Some(channel) = self.owned.events.occupancy.due(now) {
+            if self.owned.events.wants(EventKind::Vacated) {
+                self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
             }
         }
     }
 
     /// The shard ends: no channel of it has a subscriber any more, whatever mail is still on its way.
     pub fn tell_last(&mut self) {
-        if std::mem::replace(&mut self.events.last_told, true) {
+        if std::mem::replace(&mut self.owned.events.last_told, true) {
             return;
         }
         self.tell_due(Time::NEVER);
-        if self.events.wants(EventKind::Vacated) {
-            for (channel, _) in self.home.channels(&|_| true) {
-                self.events.tell(self.wall_ms, What::Vacated(channel));
+        if self.owned.events.wants(EventKind::Vacated) {
+            for (channel, _) in self.owned.home.channels(&|_| true) {
+                self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
             }
         }
     }

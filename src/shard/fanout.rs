@@ -29,25 +29,25 @@ const SLICE: u32 = 128;
 impl Core {
     /// Delivers what has come in, as much as one tick may.
     pub fn deliver(&mut self) {
-        let now = self.now;
+        let now = self.env.now;
         let mut budget = DELIVERIES_PER_TICK;
-        self.local.promote_due(now);
+        self.delivery.local.promote_due(now);
         // A share of its own: a shard that is always busy must not hold up what has a time.
         self.deliver_spread(SLICE, &mut budget);
         while budget > 0 {
-            let Some((index, active)) = self.local.take_ready(now) else { break };
+            let Some((index, active)) = self.delivery.local.take_ready(now) else { break };
             let until = active.remaining.saturating_sub(SLICE.min(budget));
             budget -= self.deliver_slice(index, active, until).min(budget);
         }
-        if self.local.has_ready() {
-            self.fell_behind();
+        if self.delivery.local.has_ready() {
+            self.delivery.fell_behind(self.env.now);
             return;
         }
         let left = budget;
         self.deliver_spread(left, &mut budget);
         if budget > 0
-            && !self.pushes.has_any()
-            && let Some((index, active)) = self.local.take_bulk(now)
+            && !self.delivery.pushes.has_any()
+            && let Some((index, active)) = self.delivery.local.take_bulk(now)
         {
             // Little at a time: what comes in meanwhile goes first in the next turn.
             self.deliver_slice(index, active, active.remaining.saturating_sub(SLICE.min(budget)));
@@ -57,7 +57,9 @@ impl Core {
     /// Delivers what is due of spread publications, `share` at most.
     fn deliver_spread(&mut self, mut share: u32, budget: &mut u32) {
         while share > 0 {
-            let Some((index, active, until)) = self.local.take_spread(self.now, share.min(SLICE)) else {
+            let Some((index, active, until)) =
+                self.delivery.local.take_spread(self.env.now, share.min(SLICE))
+            else {
                 return;
             };
             let cost = self.deliver_slice(index, active, until);
@@ -69,22 +71,24 @@ impl Core {
     /// Delivers a batch to its remaining subscribers down to `until`; gives how many turns of the budget that took, at
     /// least one.
     fn deliver_slice(&mut self, index: u32, active: Active, until: u32) -> u32 {
-        let channel = self.local.get(index);
+        let channel = self.delivery.local.get(index);
         let mut batch = Batch::new(active, channel);
         for place in (until..active.remaining).rev() {
             let subscriber = channel.subscribers()[place as usize];
             if subscriber.has_cursor() || subscriber.has_own_frames() {
-                self.special.push((place, subscriber.slot()));
+                self.delivery.special.push((place, subscriber.slot()));
                 continue;
             }
-            let Some(frame) = batch.frame(channel, subscriber.class(), &mut self.outbox) else { continue };
-            if let Some(connection) = self.connections.get_mut(subscriber.slot()) {
-                self.outbox.append(subscriber.slot(), &mut connection.chain, frame);
+            let Some(frame) = batch.frame(channel, subscriber.class(), &mut self.links.outbox) else {
+                continue;
+            };
+            if let Some(connection) = self.links.connections.get_mut(subscriber.slot()) {
+                self.links.outbox.append(subscriber.slot(), &mut connection.chain, frame);
             }
         }
         let visited = active.remaining - until;
-        self.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
-        let mut special = std::mem::take(&mut self.special);
+        self.env.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
+        let mut special = std::mem::take(&mut self.delivery.special);
         special.retain(|&(place, slot)| {
             let poll = self.is_held_poll(slot);
             if !poll {
@@ -95,21 +99,21 @@ impl Core {
         // Polls leave with what they get, and the list must not change under the batch.
         let items = match special.is_empty() {
             true => Vec::new(),
-            false => publications(self.local.get(index), active),
+            false => publications(self.delivery.local.get(index), active),
         };
-        self.local.advance(index, until, self.now);
+        self.delivery.local.advance(index, until, self.env.now);
         for (_, slot) in special.drain(..) {
             self.answer_held(slot, index, active, &items);
         }
-        self.special = special;
+        self.delivery.special = special;
         visited.max(1)
     }
 
     /// A batch meets a subscriber with a cursor, or one whose frames are its own.
     fn deliver_to_one(&mut self, index: u32, place: u32, slot: u32, active: Active) {
-        let channel = self.local.get(index);
+        let channel = self.delivery.local.get(index);
         let subscriber = channel.subscribers()[place as usize];
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let connecting = connection.is_connecting();
         let cursor = match &connection.lag {
             // Nothing may be given to it: it stays where it is.
@@ -129,7 +133,15 @@ impl Core {
             if item.is_notice() && !class.join_leave {
                 continue;
             }
-            append_item(&mut self.outbox, &self.local, slot, connection, index, item, class.encoding);
+            append_item(
+                &mut self.links.outbox,
+                &self.delivery.local,
+                slot,
+                connection,
+                index,
+                item,
+                class.encoding,
+            );
         }
         if subscriber.has_cursor() {
             self.drop_cursor(slot, index, place);

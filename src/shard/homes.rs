@@ -26,16 +26,16 @@ impl Core {
         match mail {
             Mail::Publication(publication) => {
                 let channel = publication.channel.clone();
-                self.local.handle_item(&channel, Item::Publication(publication), self.now);
+                self.delivery.local.handle_item(&channel, Item::Publication(publication), self.env.now);
             }
             Mail::Paced(paced) => {
                 let (publication, pace) = *paced;
-                let (channel, now) = (publication.channel.clone(), self.now);
-                self.local.handle_paced(&channel, publication, pace, now);
+                let (channel, now) = (publication.channel.clone(), self.env.now);
+                self.delivery.local.handle_paced(&channel, publication, pace, now);
             }
             Mail::Notice(notice) => {
                 let channel = notice.channel.clone();
-                self.local.handle_item(&channel, Item::Notice(notice), self.now);
+                self.delivery.local.handle_item(&channel, Item::Notice(notice), self.env.now);
             }
             Mail::Home(mail) => self.handle_home_mail(*mail),
             Mail::Answer(answer) => self.handle_answer(*answer),
@@ -58,12 +58,12 @@ impl Core {
     // --- as a home
 
     fn handle_home_mail(&mut self, mail: HomeMail) {
-        let now = self.now;
+        let now = self.env.now;
         match mail {
             HomeMail::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
                 let was_occupied = self.was_occupied(&channel);
-                let joined = self.home.join(ask, now);
+                let joined = self.owned.home.join(ask, now);
                 self.tell_occupancy(&channel, was_occupied);
                 let notice = joined.as_ref().ok().and_then(|joined| joined.notice.clone());
                 let outcome = joined.map(|Joined { position, recovery, .. }| {
@@ -81,18 +81,18 @@ impl Core {
             }
             HomeMail::Leave { channel, conn } => {
                 let was_occupied = self.was_occupied(&channel);
-                if let Some(notice) = self.home.leave(&channel, conn, now) {
+                if let Some(notice) = self.owned.home.leave(&channel, conn, now) {
                     self.announce(notice);
                 }
                 self.tell_occupancy(&channel, was_occupied);
             }
-            HomeMail::Renew { channel, conn, info } => self.home.renew(&channel, conn, info),
+            HomeMail::Renew { channel, conn, info } => self.owned.home.renew(&channel, conn, info),
             HomeMail::Publish { conn, id, ask } => {
                 let outcome = self.admit_publication(&ask).and_then(|()| self.publish(ask));
                 self.answer(HomeAnswer::Published { conn, id, outcome });
             }
             HomeMail::History { conn, id, ask } => {
-                let outcome = self.home.history(&ask, now);
+                let outcome = self.owned.home.history(&ask, now);
                 self.answer(HomeAnswer::History { conn, id, outcome });
             }
             HomeMail::CatchUp { conn, channel, index, after } => {
@@ -100,11 +100,11 @@ impl Core {
                 self.answer(HomeAnswer::CaughtUp { conn, channel, index, after, missed });
             }
             HomeMail::Presence { conn, id, channel } => {
-                let outcome = self.home.presence(&channel);
+                let outcome = self.owned.home.presence(&channel);
                 self.answer(HomeAnswer::Presence { conn, id, outcome });
             }
             HomeMail::PresenceStats { conn, id, channel } => {
-                let outcome = self.home.presence_stats(&channel);
+                let outcome = self.owned.home.presence_stats(&channel);
                 self.answer(HomeAnswer::PresenceStats { conn, id, outcome });
             }
         }
@@ -115,24 +115,26 @@ impl Core {
     /// # Errors
     /// Of [`crate::hub::home::Home::publish`]; 111 while other shards do not keep up.
     pub fn publish(&mut self, ask: PublishAsk) -> Result<Position, Refusal> {
-        if self.mailer.waiting() > WAITING_MAIL_MAX || self.local.backlog_bytes() > BACKLOG_BYTES_MAX {
-            self.stats.fault(crate::shard::stats::Cause::InboxFull);
+        if self.messages.mailer.waiting() > WAITING_MAIL_MAX
+            || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX
+        {
+            self.env.stats.fault(crate::shard::stats::Cause::InboxFull);
             return Err(Refusal::TooManyRequests);
         }
         let pace = ask.pace;
-        let published = self.home.publish(ask, self.now, self.wall_ms)?;
+        let published = self.owned.home.publish(ask, self.env.now, self.env.wall_ms)?;
         if let Some(publication) = published.publication {
-            let counters = &mut self.stats.counters;
+            let counters = &mut self.env.stats.counters;
             counters.publications_total += 1;
             counters.publications_spread_total += u64::from(pace.spread_ms > 0);
             counters.publications_bulk_total += u64::from(pace.spread_ms == 0 && pace.bulk);
-            for &(shard, _) in self.home.interested(&publication.channel) {
+            for &(shard, _) in self.owned.home.interested(&publication.channel) {
                 let publication = Arc::clone(&publication);
                 let mail = match pace.is_at_once() {
                     true => Mail::Publication(publication),
                     false => Mail::Paced(Box::new((publication, pace))),
                 };
-                self.mailer.post(shard, mail);
+                self.messages.mailer.post(shard, mail);
             }
         }
         Ok(published.position)
@@ -143,11 +145,11 @@ impl Core {
         let since = Some(Since { offset: after, epoch: SinceEpoch::Any });
         let by = Creator::Connection(conn);
         let ask = HistoryAsk { channel: channel.clone(), limit: None, since, reverse: false, by };
-        let History { mut publications, position } = self.home.history(&ask, self.now).ok()?;
+        let History { mut publications, position } = self.owned.home.history(&ask, self.env.now).ok()?;
         if publications.first().map_or(after, |first| Offset(first.offset().0 - 1)) != after {
             return None;
         }
-        let mut budget = self.options.outbox_bytes_max / 4;
+        let mut budget = self.env.options.outbox_bytes_max / 4;
         let fitting = publications.iter().take_while(|publication| {
             let fits = budget > 0;
             budget = budget.saturating_sub(publication.weight());
@@ -161,13 +163,13 @@ impl Core {
     }
 
     fn announce(&mut self, notice: Arc<Notice>) {
-        for &(shard, _) in self.home.interested(&notice.channel) {
-            self.mailer.post(shard, Mail::Notice(Arc::clone(&notice)));
+        for &(shard, _) in self.owned.home.interested(&notice.channel) {
+            self.messages.mailer.post(shard, Mail::Notice(Arc::clone(&notice)));
         }
     }
 
     fn answer(&mut self, answer: HomeAnswer) {
-        self.mailer.post(answer.conn().shard(), Mail::Answer(Box::new(answer)));
+        self.messages.mailer.post(answer.conn().shard(), Mail::Answer(Box::new(answer)));
     }
 
     // --- as the shard of the one who asked
@@ -178,7 +180,7 @@ impl Core {
             HomeAnswer::Joined { channel, since, mut tag, outcome, .. } => {
                 let index = tag.index;
                 if let Ok((top, _)) = &outcome {
-                    self.local.top_learned(index, *top);
+                    self.delivery.local.top_learned(index, *top);
                 }
                 if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
                     self.handle_reader_joined(slot, &channel, &tag, outcome);
@@ -188,7 +190,7 @@ impl Core {
                     self.handle_joined(slot, index, &channel, answer);
                     self.command_answered(slot, weight);
                 }
-                self.local.join_answered(index);
+                self.delivery.local.join_answered(index);
             }
             HomeAnswer::CaughtUp { channel, index, after, missed, .. } => {
                 if let Some(slot) = slot {
@@ -241,8 +243,8 @@ impl Core {
     ) {
         let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
         match &answer.outcome {
-            Ok((_, Some(Some(_)))) => self.stats.counters.recoveries_total += 1,
-            Ok((_, Some(None))) => self.stats.counters.recoveries_lost_total += 1,
+            Ok((_, Some(Some(_)))) => self.env.stats.counters.recoveries_total += 1,
+            Ok((_, Some(None))) => self.env.stats.counters.recoveries_lost_total += 1,
             _ => {}
         }
         // The subscriber is in its list before commands that were held for the answer are looked at.
@@ -254,9 +256,9 @@ impl Core {
 
                 Ok(JoinVerdict::Leave) => {
                     let conn = core.conn_id(slot);
-                    let home = core.mailer.router().channel_home(channel);
+                    let home = core.messages.mailer.router().channel_home(channel);
                     let leave = HomeMail::Leave { channel: channel.clone(), conn };
-                    core.mailer.post(home, Mail::Home(Box::new(leave)));
+                    core.messages.mailer.post(home, Mail::Home(Box::new(leave)));
                 }
                 Ok(JoinVerdict::Refused | JoinVerdict::Ignore) => {}
                 Err(disconnect) => core.close(slot, disconnect),
@@ -265,22 +267,22 @@ impl Core {
     }
 
     fn add_subscriber(&mut self, slot: u32, index: u32, notices: bool, top: Offset) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
         let Some(session) = connection.session() else { return };
         // Until the connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
         let held = blocked || !session.is_connected();
         debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
         let class = Class { join_leave: notices, ..Class::shared(session.format().encoding().id()) };
-        let (place, cursor) = self.local.subscribe(index, slot, class, top);
+        let (place, cursor) = self.delivery.local.subscribe(index, slot, class, top);
         session.placed(index, place);
-        self.stats.counters.subscriptions_total += 1;
-        let stream = self.local.get(index).stream();
+        self.env.stats.counters.subscriptions_total += 1;
+        let stream = self.delivery.local.get(index).stream();
         let cursor = cursor.or_else(|| held.then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
             let lag = connection.lag.get_or_insert_default();
             lag.cursors.push((index, cursor));
-            self.local.cursor_set(index, place);
+            self.delivery.local.cursor_set(index, place);
         }
         self.tell_subscribed(slot, index);
     }

@@ -45,7 +45,8 @@ enum Asked {
 impl Core {
     /// Takes input of a connection that speaks HTTP; gives how much of it.
     pub fn handle_http(&mut self, slot: u32, bytes: &mut [u8]) -> usize {
-        let Some(State::Http(http)) = self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        let Some(State::Http(http)) =
+            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
         else {
             return bytes.len();
         };
@@ -59,7 +60,7 @@ impl Core {
                 Some(consumed) => consumed,
                 None => {
                     // A part of a head: from now on it is collected, and has as long as the first one of a connection.
-                    self.timer_in(slot, self.options.connect_timeout);
+                    self.timer_in(slot, self.env.options.connect_timeout);
                     self.collect(slot, Box::default(), bytes);
                     bytes.len()
                 }
@@ -78,7 +79,7 @@ impl Core {
 
     /// Adds to an incomplete head, and goes on when it is complete.
     fn collect(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
-        if http.unread.push(&self.options.http.input, bytes).is_err() {
+        if http.unread.push(&self.env.options.http.input, bytes).is_err() {
             return self.refuse_full(slot, None);
         }
         let unread = http.unread.bytes();
@@ -99,15 +100,15 @@ impl Core {
     /// Keeps what comes behind a request that is being answered, and reads no further: one read is enough to know that
     /// there is more, the rest may wait in the kernel.
     fn keep_behind(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
-        if http.unread.push(&self.options.http.input, bytes).is_err() {
+        if http.unread.push(&self.env.options.http.input, bytes).is_err() {
             return self.refuse_full(slot, None);
         }
         self.keep_http(slot, http);
-        self.actions.push(Action::ReadPause(slot));
+        self.links.actions.push(Action::ReadPause(slot));
     }
 
     pub fn keep_http(&mut self, slot: u32, http: Box<Http>) {
-        if let Some(connection) = self.connections.get_mut(slot)
+        if let Some(connection) = self.links.connections.get_mut(slot)
             && let State::Http(kept) = &mut connection.state
         {
             *kept = Some(http);
@@ -135,7 +136,7 @@ impl Core {
         };
         match asked {
             Asked::Upgraded(endpoint, answer, headers) => {
-                self.stats.counters.websocket_upgrades_total += 1;
+                self.env.stats.counters.websocket_upgrades_total += 1;
                 self.send(slot, answer.into());
                 let state = match endpoint {
                     Endpoint::Centrifuge(format, token) => {
@@ -144,20 +145,20 @@ impl Core {
                     }
                     Endpoint::Echo => State::Echo { decoder: None },
                 };
-                if let Some(connection) = self.connections.get_mut(slot) {
+                if let Some(connection) = self.links.connections.get_mut(slot) {
                     if matches!(state, State::Echo { .. }) {
                         // An echo connection may idle for as long as it likes: it is there for conformance tools.
-                        self.wheel.cancel(&mut self.connections, slot);
-                        self.connections.get_mut(slot)?.state = state;
+                        self.links.wheel.cancel(&mut self.links.connections, slot);
+                        self.links.connections.get_mut(slot)?.state = state;
                     } else {
                         connection.state = state;
-                        self.timer_in(slot, self.options.connect_timeout);
+                        self.timer_in(slot, self.env.options.connect_timeout);
                     }
                 }
                 Some(consumed)
             }
             Asked::Refused(answer, cause) => {
-                self.stats.fault(cause);
+                self.env.stats.fault(cause);
                 self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
                 Some(bytes.len())
             }
@@ -181,7 +182,7 @@ impl Core {
         let is_client = match head.path {
             "/connection/websocket" => true,
             // Plain requests for it are the control plane's.
-            "/echo" if self.options.echo && head.fields().has_token("Upgrade", "websocket") => false,
+            "/echo" if self.env.options.echo && head.fields().has_token("Upgrade", "websocket") => false,
             _ => return self.plain(head),
         };
         let handshake = match websocket::accept(head, &[JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL]) {
@@ -215,8 +216,8 @@ impl Core {
             Asked::Refused(answer, cause_of(fault))
         };
         let body_bytes_max = match head.path {
-            "/echo" if self.options.echo => ECHO_MESSAGE_BYTES_MAX,
-            _ => self.options.http_body_bytes_max,
+            "/echo" if self.env.options.echo => ECHO_MESSAGE_BYTES_MAX,
+            _ => self.env.options.http_body_bytes_max,
         };
         let decoder = match BodyDecoder::new(head.body_length(), body_bytes_max as u64) {
             Ok(decoder) => decoder,
@@ -233,7 +234,7 @@ impl Core {
     /// Takes input that follows a request's head; gives how much of it.
     pub fn handle_body(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) -> usize {
         let Some(request) = &mut http.request else { return 0 };
-        let limits = &self.options.http;
+        let limits = &self.env.options.http;
         let budget = if request.publish.is_some() { &limits.input } else { &limits.bodies };
         let mut at = 0;
         while at < bytes.len() && !request.decoder.is_done() {
@@ -271,17 +272,17 @@ impl Core {
 
     /// A request's body is due from now on.
     pub fn time_body(&mut self, slot: u32, http: &mut Http) {
-        let limits = &self.options.http;
+        let limits = &self.env.options.http;
         if let Some(request) = &mut http.request {
-            request.until = self.now + limits.body_timeout;
+            request.until = self.env.now + limits.body_timeout;
         }
-        self.timer_in(slot, self.options.connect_timeout.min(self.options.http.body_timeout));
+        self.timer_in(slot, self.env.options.connect_timeout.min(self.env.options.http.body_timeout));
     }
 
     /// Whether the control plane reads the body of such a request before it answers.
     fn is_body_wanted(&self, request: &Request) -> bool {
         request.decoder.is_done()
-            || self.control.as_ref().is_none_or(|control| control.wants_body(&request.parts))
+            || self.env.control.as_ref().is_none_or(|control| control.wants_body(&request.parts))
     }
 
     /// Has a request answered whose body does not matter: its key is wrong, or nothing takes a body there. Gives how
@@ -317,16 +318,16 @@ impl Core {
         let origin = request.origin.clone();
         self.keep_http(slot, http);
         self.timer_in(slot, ANSWER_PATIENCE);
-        self.actions.push(Action::ReadPause(slot));
-        self.stats.counters.http_requests_total += 1;
+        self.links.actions.push(Action::ReadPause(slot));
+        self.env.stats.counters.http_requests_total += 1;
 
         let reply = self.http_reply(slot);
-        let busy = match &self.control {
+        let busy = match &self.env.control {
             Some(control) => control.handle(whole, reply).is_err(),
             None => true,
         };
         if busy {
-            self.stats.fault(Cause::ControlPlaneBusy);
+            self.env.stats.fault(Cause::ControlPlaneBusy);
             let fault = HttpFault { status: 503, reason: "too many requests under way" };
             self.answer_fault(slot, fault, origin.as_deref());
         }
@@ -335,7 +336,7 @@ impl Core {
     /// Brings an answer of the control plane here.
     pub fn http_reply(&self, slot: u32) -> HttpReply {
         let conn = self.conn_id(slot);
-        let inbox = self.mailer.router().inbox(self.id).clone();
+        let inbox = self.messages.mailer.router().inbox(self.env.id).clone();
         HttpReply::new(move |response| {
             let Some(answer) = response.take() else { return };
             if let Err(Mail::Http(refused)) = inbox.push_control(Mail::Http(Box::new((conn, answer)))) {
@@ -347,24 +348,24 @@ impl Core {
     /// The control plane has answered.
     pub fn handle_http_answer(&mut self, conn: ConnId, mut response: Response<Bytes>) {
         let Some(slot) = self.live(conn) else { return };
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Http(kept) = &mut connection.state else { return };
         let is_asked = |http: &mut Box<Http>| http.request.as_ref().is_some_and(|request| request.asked);
         let Some(mut http) = kept.take_if(is_asked) else { return };
         let Some(request) = &http.request else { return };
-        let keep_alive = request.keep_alive && self.ending.is_none() && !connection.peer_ended;
+        let keep_alive = request.keep_alive && self.env.ending.is_none() && !connection.peer_ended;
         let (method, version) = (&request.parts.method, request.parts.version);
         if response.status().as_u16() >= 400 {
             permit(response.headers_mut(), request.origin.as_deref());
         }
-        let answer = http1::encode_response(&response, method, version, keep_alive, self.wall_ms / 1000);
+        let answer = http1::encode_response(&response, method, version, keep_alive, self.env.wall_ms / 1000);
         if !keep_alive {
             self.leave_protocol(slot, answer, ClosingEnd::Fin);
             return;
         }
         self.send(slot, answer);
-        self.timer_in(slot, self.options.http.keep_alive);
-        self.actions.push(Action::ReadStart(slot));
+        self.timer_in(slot, self.env.options.http.keep_alive);
+        self.links.actions.push(Action::ReadStart(slot));
         // The state is a fresh Http(None): go on with what came behind the request.
         let mut unread = http.unread.take();
         self.handle_bytes(slot, &mut unread);
@@ -372,13 +373,14 @@ impl Core {
 
     /// Refuses a request of a page of `origin`, as CORS names it, and ends the connection.
     pub fn refuse_http(&mut self, slot: u32, fault: HttpFault, origin: Option<&str>) {
-        self.stats.fault(cause_of(fault));
+        self.env.stats.fault(cause_of(fault));
         self.answer_fault(slot, fault, origin);
     }
 
     /// Neither a request nor the rest of one has come in time.
     pub fn handle_http_timer(&mut self, slot: u32) {
-        let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else {
+        let Some(State::Http(http)) = self.links.connections.get(slot).map(|connection| &connection.state)
+        else {
             return;
         };
         let waits = http.as_ref().is_none_or(|http| http.is_waiting());
@@ -388,23 +390,24 @@ impl Core {
         }
         if waits && self.owes(slot) {
             // It does not read: a word more would not be read either.
-            self.stats.fault(Cause::HttpUnread);
+            self.env.stats.fault(Cause::HttpUnread);
             return self.give_up(slot);
         }
-        let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else {
+        let Some(State::Http(http)) = self.links.connections.get(slot).map(|connection| &connection.state)
+        else {
             return;
         };
         match http {
             // Nothing was asked: an idle connection is closed without a word.
             None => {
-                self.stats.fault(Cause::HttpTimeout);
+                self.env.stats.fault(Cause::HttpTimeout);
                 self.give_up(slot);
             }
             Some(http) if http.inquiry.is_some() => {
                 self.handle_inquiry_timer(slot);
             }
             Some(http) if http.request.as_ref().is_some_and(|request| request.asked) => {
-                self.stats.fault(Cause::ControlPlaneBusy);
+                self.env.stats.fault(Cause::ControlPlaneBusy);
                 let origin = http.request.as_ref().and_then(|request| request.origin.clone());
                 let fault = HttpFault { status: 504, reason: "no answer in time" };
                 self.answer_fault(slot, fault, origin.as_deref());
@@ -414,7 +417,7 @@ impl Core {
                     Some(request) => request.origin.clone(),
                     None => self.raw_origin(http.unread.bytes()),
                 };
-                self.stats.fault(Cause::HttpTimeout);
+                self.env.stats.fault(Cause::HttpTimeout);
                 let fault = HttpFault { status: 408, reason: "request not completed in time" };
                 self.answer_fault(slot, fault, origin.as_deref());
             }
@@ -423,10 +426,10 @@ impl Core {
 
     /// Whether a body that is still coming has time left and came fast enough; then it is looked at again.
     fn body_goes_on(&mut self, slot: u32) -> bool {
-        let now = self.now;
-        let stretch = self.options.connect_timeout;
+        let now = self.env.now;
+        let stretch = self.env.options.connect_timeout;
         let Some(State::Http(Some(http))) =
-            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
         else {
             return false;
         };

@@ -24,15 +24,15 @@ impl Core {
     /// The kernel did not take a write whole: what is left is owed, and in every channel the connection stands where
     /// this tick has brought it.
     pub fn handle_send_failed(&mut self, failure: &SendFailure) {
-        self.stats.counters.sends_short_total += 1;
-        let (slot, rest) = self.outbox.remainder(failure);
-        self.events.unsent(slot, rest.iter().map(|bytes| bytes.len() as u64).sum());
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        self.env.stats.counters.sends_short_total += 1;
+        let (slot, rest) = self.links.outbox.remainder(failure);
+        self.owned.events.unsent(slot, rest.iter().map(|bytes| bytes.len() as u64).sum());
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if matches!(connection.state, State::Gone) {
             return;
         }
         if let SendCause::Broken(_) = failure.cause {
-            self.stats.fault(Cause::PeerReset);
+            self.env.stats.fault(Cause::PeerReset);
             self.give_up(slot);
             return;
         }
@@ -51,16 +51,16 @@ impl Core {
         for sub in subs {
             let (channel, Some(place)) = (sub.channel(), sub.place()) else { continue };
             if lag.cursor(channel).is_none() {
-                let entry = self.local.get(channel);
+                let entry = self.delivery.local.get(channel);
                 lag.cursors.push((channel, entry.stream().cursor(entry.cursor_of(place))));
-                self.local.cursor_set(channel, place);
+                self.delivery.local.cursor_set(channel, place);
             }
         }
         if failure.cause == SendCause::NoBuffers {
-            self.stats.fault(Cause::SendNoBuffers);
-            self.starved.push((self.now + RETRY * 10, slot, generation));
+            self.env.stats.fault(Cause::SendNoBuffers);
+            self.links.starved.push((self.env.now + RETRY * 10, slot, generation));
         } else {
-            self.actions.push(Action::WriteWatch(slot));
+            self.links.actions.push(Action::WriteWatch(slot));
         }
         self.answer_cut(slot);
         self.check_debt(slot);
@@ -69,11 +69,11 @@ impl Core {
 
     /// Closes a connection that owes more than it may.
     pub fn check_debt(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         let Some(lag) = &connection.lag else { return };
         let allowed = match connection.state {
-            State::Client { .. } | State::Tunnel { .. } => self.options.outbox_bytes_max,
-            State::Reader { ref reader, .. } if reader.is_streaming() => self.options.outbox_bytes_max,
+            State::Client { .. } | State::Tunnel { .. } => self.env.options.outbox_bytes_max,
+            State::Reader { ref reader, .. } if reader.is_streaming() => self.env.options.outbox_bytes_max,
             // One message being echoed and one behind it; frames included.
             State::Echo { .. } => 3 * ECHO_MESSAGE_BYTES_MAX,
             // One answer, made by ourselves.
@@ -86,7 +86,7 @@ impl Core {
 
     /// The socket takes bytes again: first what is owed.
     pub fn handle_writable(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Some(lag) = &mut connection.lag else { return };
         if !lag.blocked {
             return;
@@ -94,38 +94,44 @@ impl Core {
         lag.blocked = false;
         lag.remainder_bytes = 0;
         for bytes in std::mem::take(&mut lag.remainder) {
-            let frame = self.outbox.frame(bytes);
-            self.outbox.append(slot, &mut connection.chain, frame);
+            let frame = self.links.outbox.frame(bytes);
+            self.links.outbox.append(slot, &mut connection.chain, frame);
         }
-        self.catching_up.push(slot);
+        self.delivery.catching_up.push(slot);
         self.settle(slot);
         self.resume_commands_later(slot);
     }
 
     /// Moves cursors on for connections that can take bytes again.
     pub fn catch_up(&mut self) {
-        if !self.starved.is_empty() {
-            let now = self.now;
+        if !self.links.starved.is_empty() {
+            let now = self.env.now;
             let due: Vec<(u32, u32)> = self
+                .links
                 .starved
                 .extract_if(.., |(at, ..)| *at <= now)
                 .map(|(_, slot, generation)| (slot, generation))
                 .collect();
             for (slot, generation) in due {
-                if self.connections.get(slot).is_some_and(|connection| connection.generation == generation) {
+                if self
+                    .links
+                    .connections
+                    .get(slot)
+                    .is_some_and(|connection| connection.generation == generation)
+                {
                     self.handle_writable(slot);
                 }
             }
         }
-        let mut slots = std::mem::take(&mut self.catching_up);
+        let mut slots = std::mem::take(&mut self.delivery.catching_up);
         slots.retain(|&slot| self.catch_up_one(slot));
-        slots.append(&mut self.catching_up);
-        self.catching_up = slots;
+        slots.append(&mut self.delivery.catching_up);
+        self.delivery.catching_up = slots;
     }
 
     /// True when there is more to do in the next tick.
     fn catch_up_one(&mut self, slot: u32) -> bool {
-        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let connecting = connection.is_connecting();
         let input_is_paused = connection.input_is_paused();
         let Some(lag) = &mut connection.lag else { return false };
@@ -135,7 +141,7 @@ impl Core {
         if lag.read_paused {
             lag.read_paused = false;
             if !input_is_paused {
-                self.actions.push(Action::ReadStart(slot));
+                self.links.actions.push(Action::ReadStart(slot));
             }
         }
         let cursors = lag.cursors.clone();
@@ -148,15 +154,15 @@ impl Core {
             if cursor.asked {
                 continue;
             }
-            if cursor.seq < self.local.get(channel).stream().base() {
+            if cursor.seq < self.delivery.local.get(channel).stream().base() {
                 if !self.ask_log(slot, channel) {
                     return false;
                 }
                 continue;
             }
             let Some((class, place)) = self.place_of(slot, channel) else { continue };
-            let entry = self.local.get(channel);
-            let Some(connection) = self.connections.get_mut(slot) else { return false };
+            let entry = self.delivery.local.get(channel);
+            let Some(connection) = self.links.connections.get_mut(slot) else { return false };
             let mut at = cursor.seq;
             for item in entry.stream().from(cursor.seq) {
                 if budget == 0 {
@@ -169,21 +175,29 @@ impl Core {
                 }
                 let bytes = encode_item(item, class.encoding);
                 budget = budget.saturating_sub(bytes.len());
-                append_item(&mut self.outbox, &self.local, slot, connection, channel, item, class.encoding);
-                self.stats.counters.deliveries_late_total += 1;
+                append_item(
+                    &mut self.links.outbox,
+                    &self.delivery.local,
+                    slot,
+                    connection,
+                    channel,
+                    item,
+                    class.encoding,
+                );
+                self.env.stats.counters.deliveries_late_total += 1;
             }
             let caught_up = at == entry.stream().end() && at == entry.cursor_of(place);
             let moved = entry.stream().cursor(at);
             let Some(lag) = &mut connection.lag else { return false };
             if caught_up {
                 lag.cursors.retain(|(other, _)| *other != channel);
-                self.local.cursor_cleared(channel, place);
+                self.delivery.local.cursor_cleared(channel, place);
             } else if let Some(cursor) = lag.cursor(channel) {
                 // Ahead of a batch that is still on its way to others: the batch will find it there.
                 *cursor = moved;
             }
         }
-        if let Some(connection) = self.connections.get_mut(slot)
+        if let Some(connection) = self.links.connections.get_mut(slot)
             && connection.lag.as_ref().is_some_and(|lag| lag.is_over())
         {
             connection.lag = None;
@@ -194,9 +208,9 @@ impl Core {
 
     /// The delivery class and the place of a subscriber.
     pub fn place_of(&mut self, slot: u32, channel: u32) -> Option<(Class, u32)> {
-        let sub = self.connections.get(slot)?.sub(channel)?;
+        let sub = self.links.connections.get(slot)?.sub(channel)?;
         let place = sub.place()?;
-        let channel = self.local.get(channel);
+        let channel = self.delivery.local.get(channel);
         let subscriber = channel.subscribers()[place as usize];
         debug_assert_eq!(subscriber.slot(), slot);
         Some((channel.class_of(subscriber), place))
@@ -206,19 +220,20 @@ impl Core {
     /// connection is closed because nothing does.
     fn ask_log(&mut self, slot: u32, channel: u32) -> bool {
         let conn = self.conn_id(slot);
-        let entry = self.local.get(channel);
+        let entry = self.delivery.local.get(channel);
         if !entry.options.keeps_history() || entry.options.gap == GapPolicy::Latest {
             return self.handle_gap(slot, channel);
         }
         let name = entry.name.clone();
-        let Some(lag) = self.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut()) else {
+        let Some(lag) = self.links.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
+        else {
             return false;
         };
         let Some(cursor) = lag.cursor(channel) else { return true };
         cursor.asked = true;
         let ask = HomeMail::CatchUp { conn, channel: name.clone(), index: channel, after: cursor.after };
-        let home = self.mailer.router().channel_home(&name);
-        self.mailer.post(home, Mail::Home(Box::new(ask)));
+        let home = self.messages.mailer.router().channel_home(&name);
+        self.messages.mailer.post(home, Mail::Home(Box::new(ask)));
         true
     }
 
@@ -232,11 +247,11 @@ impl Core {
         missed: Option<Missed>,
     ) {
         // The subscription may have ended meanwhile, and its number be another channel's.
-        if self.local.find(name) != Some(channel) {
+        if self.delivery.local.find(name) != Some(channel) {
             return;
         }
         let Some((class, _)) = self.place_of(slot, channel) else { return };
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Some(lag) = &mut connection.lag else { return };
         let Some(cursor) = lag.cursor(channel).filter(|cursor| cursor.asked && cursor.after == after) else {
             return;
@@ -247,34 +262,35 @@ impl Core {
             return;
         };
         let reached = missed.publications.last().map_or(after, |last| last.offset());
-        let stream = self.local.get(channel).stream();
+        let stream = self.delivery.local.get(channel).stream();
         *cursor = match missed.to_the_end {
             // Everything the shard has been sent so far is older than the answer.
             true => Cursor { after: reached, ..stream.cursor(stream.end()) },
             // The stream may reach back to there by now; if not, the log is asked again when this has left.
             false => stream.cursor_after(reached).unwrap_or(Cursor { after: reached, ..*cursor }),
         };
-        self.catching_up.push(slot);
+        self.delivery.catching_up.push(slot);
         if self.is_held_poll(slot) {
             return self.answer_missed(slot, channel, &missed.publications);
         }
         for publication in missed.publications {
-            self.stats.counters.deliveries_late_total += 1;
+            self.env.stats.counters.deliveries_late_total += 1;
             self.send_late(slot, channel, Item::Publication(publication), class.encoding);
         }
     }
 
     /// The cursor has fallen off the log's tail. False when the connection is closed for it.
     fn handle_gap(&mut self, slot: u32, channel: u32) -> bool {
-        self.stats.counters.gaps_total += 1;
+        self.env.stats.counters.gaps_total += 1;
         if self.place_of(slot, channel).is_none() {
             return true;
         }
-        let policy = self.local.get(channel).options.gap;
+        let policy = self.delivery.local.get(channel).options.gap;
         if self.is_reader(slot) {
             return self.handle_reader_gap(slot, channel, policy);
         }
         let server_side = self
+            .links
             .connections
             .get_mut(slot)
             .and_then(|connection| connection.session()?.sub(channel))
@@ -286,15 +302,15 @@ impl Core {
             }
             GapPolicy::Latest => {
                 // The newest that is still kept; with nothing kept, the client goes on from the next.
-                let entry = self.local.get(channel);
+                let entry = self.delivery.local.get(channel);
                 let newest = entry.stream().end().saturating_sub(1).max(entry.stream().base());
                 if let Some(lag) =
-                    self.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
+                    self.links.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
                     && let Some(cursor) = lag.cursor(channel)
                 {
-                    *cursor = self.local.get(channel).stream().cursor(newest);
+                    *cursor = self.delivery.local.get(channel).stream().cursor(newest);
                 }
-                self.catching_up.push(slot);
+                self.delivery.catching_up.push(slot);
                 true
             }
             // A server-side subscription cannot be taken up anew by the client alone: it reconnects.
@@ -311,11 +327,11 @@ impl Core {
 
     /// Forgets the cursor that a connection has in a channel.
     pub fn drop_cursor(&mut self, slot: u32, channel: u32, place: u32) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Some(lag) = &mut connection.lag else { return };
         if lag.cursor(channel).is_some() {
             lag.cursors.retain(|(other, _)| *other != channel);
-            self.local.cursor_cleared(channel, place);
+            self.delivery.local.cursor_cleared(channel, place);
         }
         if lag.is_over() {
             connection.lag = None;

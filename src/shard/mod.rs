@@ -15,17 +15,23 @@ mod connections;
 mod core;
 mod cors;
 mod debts;
+mod delivery;
+mod environment;
 mod events;
 mod fanout;
 mod homes;
 mod http;
 mod inbox;
 mod lag;
+mod links;
 pub mod mailbox;
 mod mailer;
+mod messages;
 mod orders;
 mod outbox;
+mod owned;
 mod packing;
+mod peers;
 mod pipeline;
 mod places;
 pub mod pushes;
@@ -284,7 +290,7 @@ impl<D: Driver> Shard<D> {
                     AcceptFailure::NoMemory => Cause::AcceptNoMemory,
                     AcceptFailure::Other(_) => Cause::AcceptOther,
                 });
-                self.core.options.seats.accept_failed();
+                self.core.env.options.seats.accept_failed();
                 self.accept_again_at = Some(now + ACCEPT_PAUSE);
             }
             Event::Received { sock, lent } => {
@@ -316,13 +322,13 @@ impl<D: Driver> Shard<D> {
 
     fn flush(&mut self) {
         let core = &mut self.core;
-        let connections = &core.connections;
-        core.outbox.send_all(&mut self.driver, |slot| {
+        let connections = &core.links.connections;
+        core.links.outbox.send_all(&mut self.driver, |slot| {
             let connection = connections.get(slot)?;
             let live = !matches!(connection.state, connections::State::Gone);
             live.then_some(Sock { slot, generation: connection.generation })
         });
-        core.events.sent(|count| core.outbox.each_size(count));
+        core.owned.events.sent(|count| core.links.outbox.each_size(count));
         self.driver.flush(&mut self.failures);
         for failure in self.failures.drain(..) {
             core.handle_send_failed(&failure);
@@ -332,7 +338,7 @@ impl<D: Driver> Shard<D> {
 
     /// Carries out what the core has left.
     fn act(&mut self) {
-        let mut actions = std::mem::take(&mut self.core.actions);
+        let mut actions = std::mem::take(&mut self.core.links.actions);
         for action in actions.drain(..) {
             match action {
                 Action::AcceptEnd => {
@@ -361,6 +367,6 @@ impl<D: Driver> Shard<D> {
                 }
             }
         }
-        self.core.actions = actions;
+        self.core.links.actions = actions;
     }
 }

@@ -14,15 +14,15 @@ use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
 
 impl Core {
     pub fn handle_ask(&mut self, ask: Ask) {
-        let now = self.now;
+        let now = self.env.now;
         match ask {
             Ask::Publish(ask, reply) => reply.send(self.publish(ask)),
-            Ask::History(ask, reply) => reply.send(self.home.history(&ask, now)),
-            Ask::HistoryRemove(channel, reply) => reply.send(self.home.history_remove(&channel, now)),
-            Ask::Presence(channel, reply) => reply.send(self.home.presence(&channel)),
-            Ask::PresenceStats(channel, reply) => reply.send(self.home.presence_stats(&channel)),
+            Ask::History(ask, reply) => reply.send(self.owned.home.history(&ask, now)),
+            Ask::HistoryRemove(channel, reply) => reply.send(self.owned.home.history_remove(&channel, now)),
+            Ask::Presence(channel, reply) => reply.send(self.owned.home.presence(&channel)),
+            Ask::PresenceStats(channel, reply) => reply.send(self.owned.home.presence_stats(&channel)),
             Ask::Channels(filter, reply) => {
-                let channels = self.home.channels(&*filter.0);
+                let channels = self.owned.home.channels(&*filter.0);
                 let counts = channels.into_iter().map(|(channel, clients)| ChannelCount { channel, clients });
                 reply.send(Ok(counts.collect()));
             }
@@ -64,7 +64,7 @@ impl Core {
 
     /// All that the channel's options allow, as for what a token grants.
     fn server_side_flags(&self, channel: &ChannelName, overrides: &Overrides) -> Result<u32, Refusal> {
-        let view = View { options: &self.options, local: &self.local };
+        let view = View { options: &self.env.options, local: &self.delivery.local };
         let rights = rights::overridden(view.rights(channel)?, overrides);
         Ok(Sub::SERVER_SIDE | rights::sub_flags(&rights, true, true, true))
     }
@@ -74,12 +74,12 @@ impl Core {
         let done = Gather::new(reply);
         let named: Vec<ConnId> = match target.client {
             // A client's id says where it is, whoever its user is; an id of another run is nobody's.
-            Some(client) => self.client_ids.conn(client).into_iter().collect(),
-            None => self.users.connections(&target.user).collect(),
+            Some(client) => self.peers.client_ids.conn(client).into_iter().collect(),
+            None => self.owned.users.connections(&target.user).collect(),
         };
         for conn in named {
-            if conn.shard().index() >= self.mailer.router().shards()
-                || target.except.contains(&self.client_ids.id(conn))
+            if conn.shard().index() >= self.messages.mailer.router().shards()
+                || target.except.contains(&self.peers.client_ids.id(conn))
             {
                 continue;
             }
@@ -89,14 +89,14 @@ impl Core {
                 order: order(conn),
                 done: Arc::clone(&done),
             };
-            self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
+            self.messages.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
         }
     }
 
     pub fn handle_order(&mut self, mail: ConnectionMail) {
         let ConnectionMail { conn, user, order, done } = mail;
         let Some(slot) = self.live(conn) else { return };
-        if let Some(reader) = self.connections.get(slot).and_then(|connection| connection.reader()) {
+        if let Some(reader) = self.links.connections.get(slot).and_then(|connection| connection.reader()) {
             let own = reader.identity.as_ref().and_then(|identity| identity.user.as_deref()).unwrap_or("");
             if own == &*user {
                 self.handle_reader_order(slot, order);
@@ -104,7 +104,7 @@ impl Core {
             return;
         }
         if let Some(State::Tunnel { tunnel, .. }) =
-            self.connections.get(slot).map(|connection| &connection.state)
+            self.links.connections.get(slot).map(|connection| &connection.state)
         {
             let own = tunnel.user().map_or("", |own| own);
             // The rest is for clients that know channels.
@@ -116,7 +116,7 @@ impl Core {
             }
             return;
         }
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         // One that waits for its place, or for its channels, can be ended and nothing else.
         let may_end = connection.of_user && matches!(order, Order::Disconnect(_));
         let Some(session) = connection.session() else { return };
@@ -125,12 +125,15 @@ impl Core {
         }
         match order {
             Order::Subscribe(subscribe) => {
-                let known =
-                    self.local.find(&subscribe.channel).is_some_and(|index| session.sub(index).is_some());
+                let known = self
+                    .delivery
+                    .local
+                    .find(&subscribe.channel)
+                    .is_some_and(|index| session.sub(index).is_some());
                 if known {
                     return;
                 }
-                if session.subs().len() >= self.options.channels_max {
+                if session.subs().len() >= self.env.options.channels_max {
                     done.refuse(Refusal::LimitExceeded);
                     return;
                 }
@@ -138,7 +141,7 @@ impl Core {
             }
             Order::Unsubscribe { channel, why } => {
                 session.revoke(&channel);
-                if let Some(index) = self.local.find(&channel) {
+                if let Some(index) = self.delivery.local.find(&channel) {
                     self.unsubscribe(slot, index, Some(why));
                 }
             }

@@ -63,12 +63,13 @@ impl Core {
         keep_alive: bool,
         response: &mut Option<Response<Bytes>>,
     ) -> bool {
-        let Some(control) = self.control.clone() else { return false };
+        let Some(control) = self.env.control.clone() else { return false };
         let reply = self.http_reply(slot);
         if control.compress(response, reply).is_err() {
             return false;
         }
-        let Some(State::Http(kept)) = self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        let Some(State::Http(kept)) =
+            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
         else {
             return true;
         };
@@ -80,7 +81,7 @@ impl Core {
         http.request = Some(Request { parts, keep_alive, asked: true, ..Request::default() });
         *kept = Some(http);
         self.timer_in(slot, ANSWER_PATIENCE);
-        self.actions.push(Action::ReadPause(slot));
+        self.links.actions.push(Action::ReadPause(slot));
         true
     }
 }

@@ -21,23 +21,23 @@ pub const INPUT_FULL: HttpFault = HttpFault { status: 503, reason: "too many unf
 impl Core {
     /// Whether an answer to this connection has not gone to the kernel yet.
     pub fn owes(&self, slot: u32) -> bool {
-        self.connections.get(slot).is_some_and(|connection| connection.owes())
+        self.links.connections.get(slot).is_some_and(|connection| connection.owes())
     }
 
     /// Keeps requests whose turn has not come, behind those in `http`, and reads no further.
     pub fn wait_in_line(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
-        if http.unread.push(&self.options.http.input, bytes).is_err() {
+        if http.unread.push(&self.env.options.http.input, bytes).is_err() {
             return self.refuse_full(slot, None);
         }
         self.keep_http(slot, http);
-        self.actions.push(Action::ReadPause(slot));
+        self.links.actions.push(Action::ReadPause(slot));
         self.resume_later(slot);
     }
 
     /// The connection has its turn in the next tick, if it owes nothing by then.
     pub fn resume_later(&mut self, slot: u32) {
         if let Some(sock) = self.sock(slot) {
-            self.resuming.push(sock);
+            self.links.resuming.push(sock);
         }
     }
 
@@ -45,42 +45,42 @@ impl Core {
     /// had no room for wait until it has: see `lag.rs`.
     pub fn resume_http(&mut self) {
         // Those that wait once more have their turn in the next tick, so nobody is served twice in this one.
-        for Sock { slot, generation } in std::mem::take(&mut self.resuming) {
-            let Some(connection) = self.connections.get_mut(slot) else { continue };
+        for Sock { slot, generation } in std::mem::take(&mut self.links.resuming) {
+            let Some(connection) = self.links.connections.get_mut(slot) else { continue };
             if connection.generation != generation {
                 continue;
             }
             if connection.owes() {
                 // What the end of a tick gave to somebody leaves in this one.
                 if !connection.is_blocked() {
-                    self.resuming.push(Sock { slot, generation });
+                    self.links.resuming.push(Sock { slot, generation });
                 }
                 continue;
             }
             let State::Http(kept) = &mut connection.state else { continue };
             let Some(mut http) = kept.take_if(|http| http.is_waiting()) else { continue };
             let mut unread = http.unread.take();
-            let before = self.actions.len();
-            self.actions.push(Action::ReadStart(slot));
+            let before = self.links.actions.len();
+            self.links.actions.push(Action::ReadStart(slot));
             self.handle_bytes(slot, &mut unread);
             // It waits once more: reading has not begun between.
-            if let [Action::ReadStart(start), Action::ReadPause(pause)] = self.actions[before..]
+            if let [Action::ReadStart(start), Action::ReadPause(pause)] = self.links.actions[before..]
                 && (start, pause) == (slot, slot)
             {
-                self.actions.truncate(before);
+                self.links.actions.truncate(before);
             }
         }
     }
 
     /// No room to keep what has come.
     pub fn refuse_full(&mut self, slot: u32, origin: Option<&str>) {
-        self.stats.fault(Cause::HttpInputFull);
+        self.env.stats.fault(Cause::HttpInputFull);
         self.answer_fault(slot, INPUT_FULL, origin);
     }
 
     /// A write of an answer was cut short: its peer has a while to take more of it.
     pub fn answer_cut(&mut self, slot: u32) {
-        let waits = match self.connections.get(slot).map(|connection| &connection.state) {
+        let waits = match self.links.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Http(http)) => http.as_ref().is_none_or(|http| http.is_waiting()),
             Some(State::Closing { end }) => !matches!(end, ClosingEnd::PeersClose(_)),
             _ => false,
@@ -92,11 +92,12 @@ impl Core {
 
     /// The rest of an answer is with the kernel.
     pub fn answer_gone(&mut self, slot: u32) {
-        let Some(State::Http(http)) = self.connections.get(slot).map(|connection| &connection.state) else {
+        let Some(State::Http(http)) = self.links.connections.get(slot).map(|connection| &connection.state)
+        else {
             return;
         };
         match http {
-            None => self.timer_in(slot, self.options.http.keep_alive),
+            None => self.timer_in(slot, self.env.options.http.keep_alive),
             Some(http) if http.is_waiting() => self.resume_later(slot),
             Some(_) => {}
         }

@@ -13,7 +13,7 @@ use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
 
 impl Core {
     pub fn user_limit(&self) -> Option<UserLimit> {
-        let limits = &self.options.client_limits;
+        let limits = &self.env.options.client_limits;
         let (connections_max, policy) =
             (limits.user_connections_max as usize, limits.user_connections_policy);
         (connections_max > 0).then_some(UserLimit { connections_max, policy })
@@ -24,22 +24,22 @@ impl Core {
     /// `silent`: by a tunnel, which takes no messages.
     pub fn user_joined(&mut self, user: &UserName, conn: ConnId, silent: bool) {
         match silent {
-            true => self.users.add_silent(user, conn),
-            false => self.users.add(user, conn),
+            true => self.owned.users.add_silent(user, conn),
+            false => self.owned.users.add(user, conn),
         }
         let Some(limit) = self.user_limit() else { return };
         let mut verdicts = Vec::new();
-        self.places.handle_joined(&mut self.users, user, conn, limit, &mut verdicts);
+        self.owned.places.handle_joined(&mut self.owned.users, user, conn, limit, &mut verdicts);
         self.tell_verdicts(user, verdicts);
     }
 
     pub fn user_left(&mut self, user: &UserName, conn: ConnId) {
         let Some(limit) = self.user_limit() else {
-            self.users.remove(user, conn);
+            self.owned.users.remove(user, conn);
             return;
         };
         let mut verdicts = Vec::new();
-        self.places.handle_left(&mut self.users, user, conn, limit, &mut verdicts);
+        self.owned.places.handle_left(&mut self.owned.users, user, conn, limit, &mut verdicts);
         self.tell_verdicts(user, verdicts);
     }
 
@@ -47,7 +47,7 @@ impl Core {
         for verdict in verdicts {
             let (conn, why) = match verdict {
                 Verdict::Granted(conn) => {
-                    self.mailer.post(conn.shard(), Mail::Placed(conn));
+                    self.messages.mailer.post(conn.shard(), Mail::Placed(conn));
                     continue;
                 }
                 Verdict::Rejected(conn) => (conn, Disconnect::CONNECTION_LIMIT),
@@ -55,7 +55,7 @@ impl Core {
             };
             let done = Gather::new(Reply::new(|_| {}));
             let mail = ConnectionMail { conn, user: user.clone(), order: Order::Disconnect(why), done };
-            self.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
+            self.messages.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
         }
     }
 
@@ -65,11 +65,12 @@ impl Core {
     pub fn join_user(&mut self, slot: u32, user: Option<UserName>, silent: bool) -> bool {
         let conn = self.conn_id(slot);
         let Some(user) = user else { return false };
-        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         connection.of_user = true;
-        let home = self.mailer.router().user_home(&user);
+        let home = self.messages.mailer.router().user_home(&user);
         let joined = Box::new((user, conn));
-        self.mailer
+        self.messages
+            .mailer
             .post(home, if silent { Mail::UserJoinedByTunnel(joined) } else { Mail::UserJoined(joined) });
         self.user_limit().is_some()
     }
@@ -77,7 +78,7 @@ impl Core {
     /// The connection has a place.
     pub fn handle_placed(&mut self, conn: ConnId) {
         let Some(slot) = self.live(conn) else { return };
-        match self.connections.get_mut(slot).map(|connection| &mut connection.state) {
+        match self.links.connections.get_mut(slot).map(|connection| &mut connection.state) {
             Some(State::Client { .. }) => {
                 self.with_session(slot, |session, cx| session.handle_placed(cx));
             }

@@ -48,18 +48,18 @@ impl Core {
     /// them has been told, or is gone.
     pub fn push_to_users(&mut self, ask: PushUsers, reply: Reply<Pushed>) {
         let PushUsers { users, message, newest } = ask;
-        if self.mailer.waiting() > WAITING_MAIL_MAX {
+        if self.messages.mailer.waiting() > WAITING_MAIL_MAX {
             return reply.send(Err(Refusal::TooManyRequests));
         }
-        let connections: usize = users.iter().map(|user| self.users.count(user)).sum();
+        let connections: usize = users.iter().map(|user| self.owned.users.count(user)).sum();
         if !newest && connections > PUSH_CONNECTIONS_MAX {
             return reply.send(Err(Refusal::LimitExceeded));
         }
         let tally = Tally::new(users.len(), reply);
-        let mut by_shard: Vec<Vec<(ConnId, u32)>> = vec![Vec::new(); self.mailer.router().shards()];
+        let mut by_shard: Vec<Vec<(ConnId, u32)>> = vec![Vec::new(); self.messages.mailer.router().shards()];
         for (number, user) in users.iter().enumerate() {
-            let newest_told = newest.then(|| self.users.newest_told(user));
-            let all = (!newest).then(|| self.users.connections(user).rev());
+            let newest_told = newest.then(|| self.owned.users.newest_told(user));
+            let all = (!newest).then(|| self.owned.users.connections(user).rev());
             for conn in newest_told.flatten().into_iter().chain(all.into_iter().flatten()) {
                 by_shard[conn.shard().index()].push((conn, number as u32));
             }
@@ -71,33 +71,33 @@ impl Core {
                     targets: targets.to_vec(),
                     tally: Arc::clone(&tally),
                 };
-                self.mailer.post(targets[0].0.shard(), Mail::Push(Box::new(mail)));
+                self.messages.mailer.post(targets[0].0.shard(), Mail::Push(Box::new(mail)));
             }
         }
     }
 
     pub fn handle_push(&mut self, mail: PushMail) {
-        self.pushes.waiting += mail.targets.len();
-        self.pushes.queue.push_back(mail);
+        self.delivery.pushes.waiting += mail.targets.len();
+        self.delivery.pushes.queue.push_back(mail);
     }
 
     /// Tells connections what users are to be told, as many as one tick may.
     pub fn deliver_pushes(&mut self) {
         let mut budget = PUSHES_PER_TICK;
         while budget > 0
-            && let Some(mail) = self.pushes.queue.front_mut()
+            && let Some(mail) = self.delivery.pushes.queue.front_mut()
         {
             let from = mail.targets.len().saturating_sub(budget);
             let targets = mail.targets.split_off(from);
             let (message, tally) = (Arc::clone(&mail.message), Arc::clone(&mail.tally));
             if mail.targets.is_empty() {
-                self.pushes.queue.pop_front();
+                self.delivery.pushes.queue.pop_front();
             }
-            self.pushes.waiting -= targets.len();
+            self.delivery.pushes.waiting -= targets.len();
             budget -= targets.len().min(budget);
             for (conn, user) in targets {
                 if self.push_to_one(conn, &message) {
-                    self.stats.counters.user_messages_total += 1;
+                    self.env.stats.counters.user_messages_total += 1;
                     tally.told(user);
                 }
             }
@@ -107,7 +107,7 @@ impl Core {
     /// False when the connection is gone, or goes because it cannot take the message.
     fn push_to_one(&mut self, conn: ConnId, message: &UserMessage) -> bool {
         let Some(slot) = self.live(conn) else { return false };
-        let frame = match self.connections.get(slot).map(|connection| &connection.state) {
+        let frame = match self.links.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Client { session, .. }) if session.is_connected() => {
                 frame_of(message, session.format().encoding())
             }
@@ -123,7 +123,8 @@ impl Core {
         };
         self.send(slot, frame);
         // One that owes too much has been closed for it.
-        self.connections
+        self.links
+            .connections
             .get(slot)
             .is_some_and(|connection| matches!(connection.state, State::Client { .. } | State::Reader { .. }))
     }

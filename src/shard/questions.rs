@@ -20,7 +20,7 @@ const TRANSPORT: &str = "websocket";
 impl Core {
     /// Those header fields of a request that the backend gets to see; `None` where there are none to keep.
     pub fn forwarded(&self, head: &RequestHead<'_>) -> Option<Arc<Headers>> {
-        let wanted = &self.options.forward_headers;
+        let wanted = &self.env.options.forward_headers;
         if wanted.is_empty() {
             return None;
         }
@@ -45,7 +45,8 @@ impl Core {
     pub fn ask_for_client(&mut self, slot: u32, matter: Matter) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot);
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        else {
             return;
         };
         let caller = Caller {
@@ -57,8 +58,9 @@ impl Core {
             headers: session.headers().cloned(),
         };
         let (number, waiting) = self.put_question(conn, caller, matter);
-        let until = self.now + self.options.question_patience;
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+        let until = self.env.now + self.env.options.question_patience;
+        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        else {
             return;
         };
         session.asked(number, waiting, until);
@@ -67,10 +69,10 @@ impl Core {
 
     /// Puts a question. Its answer comes by mail in any case but one: see [`crate::shard::ShardOptions::question_patience`].
     pub fn put_question(&mut self, conn: ConnId, caller: Caller, matter: Matter) -> (u32, Option<Waiting>) {
-        self.questions_asked = self.questions_asked.wrapping_add(1);
-        self.stats.counters.questions_asked_total += 1;
-        let number = self.questions_asked;
-        let inbox = self.mailer.router().inbox(self.id).clone();
+        self.messages.questions_asked = self.messages.questions_asked.wrapping_add(1);
+        self.env.stats.counters.questions_asked_total += 1;
+        let number = self.messages.questions_asked;
+        let inbox = self.messages.mailer.router().inbox(self.env.id).clone();
         let reply = BackendReply::new(move |answer| {
             let Some(outcome) = answer.take() else { return };
             if let Err(Mail::Backend(refused)) =
@@ -79,21 +81,21 @@ impl Core {
                 *answer = Some(refused.2);
             }
         });
-        let asked = match (&self.control, self.hook_of(&matter)) {
+        let asked = match (&self.env.control, self.hook_of(&matter)) {
             (Some(control), Some(hook)) => control.ask_backend(Question { hook, caller, matter }, reply).ok(),
             _ => None,
         };
         if asked.is_none() {
             // By mail as well: an answer within the question would make a frame full of them a stack full of them.
             let outcome = Err(Denied::Unavailable { let_in: false });
-            self.mailer.post(self.id, Mail::Backend(Box::new((conn, number, outcome))));
+            self.messages.mailer.post(self.env.id, Mail::Backend(Box::new((conn, number, outcome))));
         }
         (number, asked)
     }
 
     fn hook_of(&self, matter: &Matter) -> Option<Box<str>> {
-        let hooks = &self.options.hooks;
-        let of_channel = |channel: &str| self.options.namespaces.resolve(channel).ok();
+        let hooks = &self.env.options.hooks;
+        let of_channel = |channel: &str| self.env.options.namespaces.resolve(channel).ok();
         let named = match matter {
             Matter::Connect { .. } => return hooks.connect.clone(),
             Matter::Refresh => return hooks.refresh.clone(),
@@ -116,7 +118,7 @@ impl Core {
             Some(slot) => self.answer_asker(slot, number, outcome),
             None => false,
         };
-        let counters = &mut self.stats.counters;
+        let counters = &mut self.env.stats.counters;
         match denied {
             _ if !wanted => counters.questions_dropped_total += 1,
             Some(true) => counters.questions_denied_total += 1,
@@ -127,7 +129,7 @@ impl Core {
 
     /// False when the question is not the one that is out.
     fn answer_asker(&mut self, slot: u32, number: u32, outcome: Result<Answer, Denied>) -> bool {
-        if let Some(State::Http(_)) = self.connections.get(slot).map(|connection| &connection.state) {
+        if let Some(State::Http(_)) = self.links.connections.get(slot).map(|connection| &connection.state) {
             return self.handle_inquiry_answer(slot, number, outcome);
         }
         match self.with_session(slot, |session, cx| session.handle_answer(number, outcome, cx)) {
@@ -144,7 +146,7 @@ impl Core {
 
     /// Sets a client's timer after a question was put or answered.
     fn set_question_timer(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         let State::Client { session, .. } = &connection.state else { return };
         if session.is_connected() {
             return self.set_client_timer(slot);
@@ -152,16 +154,17 @@ impl Core {
         match session.awaits() {
             // The time in which a client is to connect does not run while it waits for the backend.
             Some((_, until)) => {
-                self.wheel.set(&mut self.connections, slot, timers::tick_after(until, 0));
+                self.links.wheel.set(&mut self.links.connections, slot, timers::tick_after(until, 0));
             }
-            None => self.timer_in(slot, self.options.connect_timeout),
+            None => self.timer_in(slot, self.env.options.connect_timeout),
         }
     }
 
     /// Gives up on a question whose time is over; asks those whose time has come.
     pub fn handle_question_timer(&mut self, slot: u32) {
-        let now = self.now;
-        let Some(session) = self.connections.get_mut(slot).and_then(|connection| connection.session()) else {
+        let now = self.env.now;
+        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        else {
             return;
         };
         match session.awaits() {
@@ -171,7 +174,7 @@ impl Core {
             }
             Some(_) => self.set_question_timer(slot),
             None => {
-                if session.next_ask_s().is_some_and(|at| at <= self.wall_ms / 1000) {
+                if session.next_ask_s().is_some_and(|at| at <= self.env.wall_ms / 1000) {
                     self.with_session(slot, |session, cx| session.ask_what_is_due(cx));
                 }
             }

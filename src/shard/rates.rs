@@ -129,29 +129,29 @@ impl Rates {
 impl Core {
     /// How many commands the client may send now.
     pub fn commands_allowed(&mut self, slot: u32) -> u32 {
-        let Some(rates) = &mut self.rates else { return u32::MAX };
-        let Some(connection) = self.connections.get(slot) else { return u32::MAX };
+        let Some(rates) = &mut self.peers.rates else { return u32::MAX };
+        let Some(connection) = self.links.connections.get(slot) else { return u32::MAX };
         let mut allowed = u64::from(u32::MAX);
         if let Some(rate) = rates.commands {
-            let entry = rates.slot(slot, connection.generation, self.now);
-            allowed = allowed.min(rate.available(entry.commands_paid_until, self.now));
+            let entry = rates.slot(slot, connection.generation, self.env.now);
+            allowed = allowed.min(rate.available(entry.commands_paid_until, self.env.now));
         }
         if let (Some(users), Some(user)) = (&rates.users, user_of(&connection.state)) {
-            allowed = allowed.min(users.available(user, self.now));
+            allowed = allowed.min(users.available(user, self.env.now));
         }
         allowed as u32
     }
 
     /// The client has sent `count` commands.
     pub fn charge_commands(&mut self, slot: u32, count: u32) {
-        let Some(rates) = self.rates.as_mut().filter(|_| count > 0) else { return };
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(rates) = self.peers.rates.as_mut().filter(|_| count > 0) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         if let Some(rate) = rates.commands {
-            let entry = rates.slot(slot, connection.generation, self.now);
-            entry.commands_paid_until = rate.after(entry.commands_paid_until, self.now, count.into());
+            let entry = rates.slot(slot, connection.generation, self.env.now);
+            entry.commands_paid_until = rate.after(entry.commands_paid_until, self.env.now, count.into());
         }
         if let (Some(users), Some(user)) = (&rates.users, user_of(&connection.state)) {
-            users.charge(user, self.now, count.into());
+            users.charge(user, self.env.now, count.into());
         }
     }
 
@@ -161,22 +161,22 @@ impl Core {
     /// # Errors
     /// [`Refusal::TooManyRequests`] over the limit.
     pub fn admit_command(&mut self, slot: u32, user: Option<&str>) -> Result<(), Refusal> {
-        let Some(rates) = &mut self.rates else { return Ok(()) };
-        let Some(connection) = self.connections.get(slot) else { return Ok(()) };
+        let Some(rates) = &mut self.peers.rates else { return Ok(()) };
+        let Some(connection) = self.links.connections.get(slot) else { return Ok(()) };
         let user = user.filter(|user| !user.is_empty()).or_else(|| user_of(&connection.state));
         let users = rates.users.as_ref().zip(user);
-        let of_user = users.is_none_or(|(users, user)| users.available(user, self.now) > 0);
+        let of_user = users.is_none_or(|(users, user)| users.available(user, self.env.now) > 0);
         if of_user && let Some((users, user)) = users {
-            users.charge(user, self.now, 1);
+            users.charge(user, self.env.now, 1);
         }
         let of_connection = rates.commands.is_none_or(|rate| {
-            let entry = rates.slot(slot, connection.generation, self.now);
-            rate.take(&mut entry.commands_paid_until, self.now, 1)
+            let entry = rates.slot(slot, connection.generation, self.env.now);
+            rate.take(&mut entry.commands_paid_until, self.env.now, 1)
         });
         if of_user && of_connection {
             return Ok(());
         }
-        self.stats.counters.commands_limited_total += 1;
+        self.env.stats.counters.commands_limited_total += 1;
         Err(Refusal::TooManyRequests)
     }
 
@@ -185,8 +185,8 @@ impl Core {
     /// # Errors
     /// It has sent too many: it is to be closed with this.
     pub fn admit_bytes(&mut self, slot: u32, bytes: usize) -> Result<(), Disconnect> {
-        let Some(rates) = &mut self.rates else { return Ok(()) };
-        let Some(connection) = self.connections.get(slot) else { return Ok(()) };
+        let Some(rates) = &mut self.peers.rates else { return Ok(()) };
+        let Some(connection) = self.links.connections.get(slot) else { return Ok(()) };
         let counts = match &connection.state {
             State::Client { .. } => true,
             State::Reader { reader, .. } => reader.is_websocket(),
@@ -197,17 +197,17 @@ impl Core {
         }
         let of_user = match (&rates.user_bytes, user_of(&connection.state)) {
             (Some(users), Some(user)) => {
-                let free = users.available(user, self.now) > 0;
+                let free = users.available(user, self.env.now) > 0;
                 if free {
-                    users.charge(user, self.now, bytes as u64);
+                    users.charge(user, self.env.now, bytes as u64);
                 }
                 free
             }
             _ => true,
         };
         let of_connection = rates.bytes.is_none_or(|rate| {
-            let entry = rates.slot(slot, connection.generation, self.now);
-            rate.take(&mut entry.bytes_paid_until, self.now, bytes as u64)
+            let entry = rates.slot(slot, connection.generation, self.env.now);
+            rate.take(&mut entry.bytes_paid_until, self.env.now, bytes as u64)
         });
         match of_user && of_connection {
             true => Ok(()),
@@ -221,9 +221,11 @@ impl Core {
     /// # Errors
     /// [`Refusal::TooManyRequests`] over the limits of the channel's namespace.
     pub fn admit_publication(&mut self, ask: &PublishAsk) -> Result<(), Refusal> {
-        let now = self.now;
-        let Some(rates) = self.rates.as_mut().filter(|rates| rates.limits_channels) else { return Ok(()) };
-        let options = self.options.namespaces.resolve(&ask.channel)?;
+        let now = self.env.now;
+        let Some(rates) = self.peers.rates.as_mut().filter(|rates| rates.limits_channels) else {
+            return Ok(());
+        };
+        let options = self.env.options.namespaces.resolve(&ask.channel)?;
         let (count, bytes) = (options.publish_per_second.into(), options.publish_bytes_per_second as u64);
         let (count, bytes) = (Rate::new(count, count), Rate::new(bytes, bytes));
         if count.is_none() && bytes.is_none() {
@@ -237,7 +239,7 @@ impl Core {
         let free =
             |rate: Option<Rate>, paid_until| rate.is_none_or(|rate| rate.available(paid_until, now) > 0);
         if !(free(count, entry.publications_paid_until) && free(bytes, entry.bytes_paid_until)) {
-            self.stats.counters.publications_limited_total += 1;
+            self.env.stats.counters.publications_limited_total += 1;
             return Err(Refusal::TooManyRequests);
         }
         if let Some(rate) = count {

@@ -25,11 +25,11 @@ enum Outcome {
 
 impl Core {
     pub fn handle_received(&mut self, slot: u32, bytes: &mut [u8]) {
-        self.stats.counters.received_bytes_total += bytes.len() as u64;
+        self.env.stats.counters.received_bytes_total += bytes.len() as u64;
         if let Err(disconnect) = self.admit_bytes(slot, bytes.len()) {
             return self.close(slot, disconnect);
         }
-        self.events.received(slot, bytes.len());
+        self.owned.events.received(slot, bytes.len());
         self.handle_bytes(slot, bytes);
         self.settle(slot);
     }
@@ -37,7 +37,7 @@ impl Core {
     /// The state may change on the way: what follows an upgrade in the same read is its first frame.
     pub fn handle_bytes(&mut self, slot: u32, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
-            let Some(connection) = self.connections.get_mut(slot) else { return };
+            let Some(connection) = self.links.connections.get_mut(slot) else { return };
             let consumed = match &connection.state {
                 State::Http(_) => self.handle_http(slot, bytes),
                 State::Echo { .. } | State::Client { .. } => {
@@ -62,11 +62,11 @@ impl Core {
     }
 
     fn handle_frames(&mut self, slot: u32, mut bytes: &mut [u8]) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let (stored, message_bytes_max) = match &mut connection.state {
             State::Echo { decoder } => (decoder.take(), ECHO_MESSAGE_BYTES_MAX),
             State::Client { decoder, .. } | State::Reader { decoder, .. } | State::Tunnel { decoder, .. } => {
-                (decoder.take(), self.options.message_bytes_max)
+                (decoder.take(), self.env.options.message_bytes_max)
             }
             _ => return,
         };
@@ -96,21 +96,21 @@ impl Core {
             | State::Client { decoder, .. }
             | State::Reader { decoder, .. }
             | State::Tunnel { decoder, .. },
-        ) = self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        ) = self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
         {
             *decoder = Some(kept);
         }
     }
 
     fn handle_message_of(&mut self, slot: u32, message: Message<'_>) -> Outcome {
-        self.stats.counters.messages_received_total += 1;
+        self.env.stats.counters.messages_received_total += 1;
         let echo = matches!(
-            self.connections.get(slot).map(|connection| &connection.state),
+            self.links.connections.get(slot).map(|connection| &connection.state),
             Some(State::Echo { .. })
         );
         let reader = self.is_reader(slot);
         let tunnel = matches!(
-            self.connections.get(slot).map(|connection| &connection.state),
+            self.links.connections.get(slot).map(|connection| &connection.state),
             Some(State::Tunnel { .. })
         );
         match message {
@@ -122,7 +122,7 @@ impl Core {
                 self.close(slot, Disconnect::BAD_REQUEST);
             }
             Message::Pong(_) if reader => {
-                if let Some(connection) = self.connections.get_mut(slot) {
+                if let Some(connection) = self.links.connections.get_mut(slot) {
                     connection.awaits_pong = false;
                 }
             }
@@ -144,7 +144,7 @@ impl Core {
                 self.leave_protocol(slot, frame.into(), ClosingEnd::Both);
             }
         }
-        match self.connections.get(slot).map(|connection| &connection.state) {
+        match self.links.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Echo { .. } | State::Client { .. } | State::Reader { .. } | State::Tunnel { .. }) => {
                 self.pause_if_indebted(slot);
                 self.pause_if_holding(slot);
@@ -155,7 +155,7 @@ impl Core {
     }
 
     fn handle_frame_fault(&mut self, slot: u32, fault: WsFault) {
-        self.stats.fault(match fault.close_code {
+        self.env.stats.fault(match fault.close_code {
             1007 => Cause::FrameNotUtf8,
             1009 => Cause::FrameTooBig,
             _ => Cause::FrameProtocol,
@@ -163,14 +163,14 @@ impl Core {
         self.part_tunnel(slot, fault.close_code, fault.reason, true);
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, fault.close_code, fault.reason);
-        self.events.note_end(slot, &Disconnect { code: fault.close_code, reason: fault.reason.into() });
+        self.owned.events.note_end(slot, &Disconnect { code: fault.close_code, reason: fault.reason.into() });
         self.leave_protocol(slot, frame.into(), ClosingEnd::Fin);
     }
 
     /// What comes behind our own Close frame is discarded, up to the peer's (RFC 6455 section 5.5.1).
     fn handle_after_close(&mut self, slot: u32, mut bytes: &mut [u8]) {
-        let message_bytes_max = self.options.message_bytes_max;
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let message_bytes_max = self.env.options.message_bytes_max;
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Closing { end: ClosingEnd::PeersClose(kept) } = &mut connection.state else { return };
         let mut decoder =
             kept.take().unwrap_or_else(|| Box::new(Decoder::new(Role::Server, message_bytes_max)));
@@ -178,14 +178,14 @@ impl Core {
             match decoder.decode(bytes) {
                 Ok((_, Some(Message::Close { .. }))) => {
                     connection.state = State::Closing { end: ClosingEnd::Both };
-                    self.finishing.push(slot);
+                    self.links.finishing.push(slot);
                     return;
                 }
                 Ok((consumed, _)) => bytes = &mut bytes[consumed..],
                 // Nothing more can be understood of it: FIN, and whatever the peer makes of that.
                 Err(_) => {
                     connection.state = State::Closing { end: ClosingEnd::Fin };
-                    self.finishing.push(slot);
+                    self.links.finishing.push(slot);
                     return;
                 }
             }
@@ -203,11 +203,11 @@ impl Core {
 
     /// Sends what has been written to the scratch text as one message of the client protocol.
     pub fn send_messages(&mut self, slot: u32, format: Format) {
-        if self.text.is_empty() {
+        if self.peers.text.is_empty() {
             return;
         }
-        let mut text = mem::take(&mut self.text);
-        self.answered_bytes += text.len();
+        let mut text = mem::take(&mut self.peers.text);
+        self.messages.answered_bytes += text.len();
         if text.len() >= OWN_BUFFER_BYTES {
             // Sent as it is: not copied behind its header, and the scratch space does not stay as large.
             let (header, len) = websocket::frame_header(opcode(format), text.len());
@@ -217,13 +217,13 @@ impl Core {
         }
         self.send_frame(slot, opcode(format), &text);
         text.clear();
-        self.text = text;
+        self.peers.text = text;
     }
 
     /// A client that does not read its answers is not asked for more questions.
     fn pause_if_indebted(&mut self, slot: u32) {
-        let half = self.options.outbox_bytes_max / 2;
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let half = self.env.options.outbox_bytes_max / 2;
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let allowance = match connection.state {
             State::Echo { .. } => 0,
             _ => half,
@@ -234,7 +234,7 @@ impl Core {
             && !lag.read_paused
         {
             lag.read_paused = true;
-            self.actions.push(Action::ReadPause(slot));
+            self.links.actions.push(Action::ReadPause(slot));
         }
     }
 }

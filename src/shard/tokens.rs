@@ -20,13 +20,13 @@ const COOKIE: &str = "trunkline_token";
 impl Core {
     /// The token that an upgrade shows, for a connect command without one.
     pub fn shown_token(&self, head: &RequestHead<'_>) -> Option<Box<str>> {
-        let fields = reads_fields(&View { options: &self.options, local: &self.local });
+        let fields = reads_fields(&View { options: &self.env.options, local: &self.delivery.local });
         shown(head, fields, self.judge_origin(head) == Welcome::Known).map(Box::from)
     }
 
     pub fn token_refused(&mut self, fault: TokenFault) {
-        self.stats.token(fault);
-        if let Some(control) = &self.control {
+        self.env.stats.token(fault);
+        if let Some(control) = &self.env.control {
             control.tell(fault.cause(), fault.text());
         }
     }

@@ -77,7 +77,7 @@ impl Core {
     /// The tunnel that the path names.
     pub fn tunnel_at(&self, path: &str) -> Option<u16> {
         let name = path.strip_prefix(PATH)?;
-        let place = self.options.tunnels.iter().position(|tunnel| &*tunnel.name == name)?;
+        let place = self.env.options.tunnels.iter().position(|tunnel| &*tunnel.name == name)?;
         u16::try_from(place).ok()
     }
 
@@ -93,16 +93,16 @@ impl Core {
         let mut refusal = Vec::new();
         match websocket::accept(head, &[]) {
             Err(fault) => {
-                self.stats.fault(Cause::HandshakeRefused);
+                self.env.stats.fault(Cause::HandshakeRefused);
                 let origin = self.cors_origin(head).unwrap_or_default();
                 fault.write_with(&mut refusal, &permission(origin.as_deref()));
             }
             Ok(_) if self.judge_origin(head) == Welcome::Refused => {
-                self.stats.fault(Cause::OriginRefused);
+                self.env.stats.fault(Cause::OriginRefused);
                 HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut refusal);
             }
             Ok(handshake) => {
-                let hello = hello(head, &self.options.tunnels[usize::from(place)]);
+                let hello = hello(head, &self.env.options.tunnels[usize::from(place)]);
                 let matter = TunnelMatter::Connect(Box::new(hello));
                 let question =
                     TunnelQuestion { tunnel: place, client: self.client_id(slot), user: None, matter };
@@ -110,14 +110,16 @@ impl Core {
                     Ok(waiting) => {
                         let asking = Asking { handshake, waiting, unread: Held::default(), admission: None };
                         let tunnel = Tunnel::new(place, asking);
-                        let Some(connection) = self.connections.get_mut(slot) else { return bytes.len() };
+                        let Some(connection) = self.links.connections.get_mut(slot) else {
+                            return bytes.len();
+                        };
                         connection.state = State::Tunnel { decoder: None, tunnel: Box::new(tunnel) };
-                        let patience = self.options.tunnels[usize::from(place)].timeout + ANSWER_GRACE;
+                        let patience = self.env.options.tunnels[usize::from(place)].timeout + ANSWER_GRACE;
                         self.timer_in(slot, patience);
                         return head_len;
                     }
                     Err(Busy) => {
-                        self.stats.fault(Cause::TunnelUnavailable);
+                        self.env.stats.fault(Cause::TunnelUnavailable);
                         self.write_unavailable(&mut refusal);
                     }
                 }
@@ -130,17 +132,17 @@ impl Core {
     /// Input of a connection that is not let in yet.
     pub fn keep_for_tunnel(&mut self, slot: u32, bytes: &[u8]) {
         let Some(State::Tunnel { tunnel, .. }) =
-            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
         else {
             return;
         };
         let Some(asking) = tunnel.asking() else { return };
-        if asking.unread.push(&self.options.http.input, bytes).is_err() {
-            self.stats.fault(Cause::HttpInputFull);
+        if asking.unread.push(&self.env.options.http.input, bytes).is_err() {
+            self.env.stats.fault(Cause::HttpInputFull);
             return self.give_up(slot);
         }
         // A client that speaks before it was answered. The rest may wait in the kernel.
-        self.actions.push(Action::ReadPause(slot));
+        self.links.actions.push(Action::ReadPause(slot));
     }
 
     pub fn handle_tunnel_message(&mut self, slot: u32, message: Message<'_>) {
@@ -148,21 +150,21 @@ impl Core {
             Message::Text(text) => Payload { text: true, bytes: Bytes::copy_from_slice(text.as_bytes()) },
             Message::Binary(data) => Payload { text: false, bytes: Bytes::copy_from_slice(data) },
             Message::Pong(_) => {
-                if let Some(connection) = self.connections.get_mut(slot) {
+                if let Some(connection) = self.links.connections.get_mut(slot) {
                     connection.awaits_pong = false;
                 }
                 return;
             }
             Message::Ping(_) | Message::Close { .. } => return,
         };
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
-        let limits = self.options.tunnels[usize::from(tunnel.place)].waiting;
-        self.stats.counters.tunnel_messages_received_total += 1;
+        let limits = self.env.options.tunnels[usize::from(tunnel.place)].waiting;
+        self.env.stats.counters.tunnel_messages_received_total += 1;
         let next = tunnel.handle_message(payload);
         if tunnel.take_pause(limits) {
-            self.stats.counters.tunnel_pauses_total += 1;
-            self.actions.push(Action::ReadPause(slot));
+            self.env.stats.counters.tunnel_pauses_total += 1;
+            self.links.actions.push(Action::ReadPause(slot));
         }
         if let Some(next) = next {
             self.hand_over(slot, next);
@@ -170,7 +172,7 @@ impl Core {
     }
 
     fn hand_over(&mut self, slot: u32, (sequence, message): (u64, Payload)) {
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         let State::Tunnel { tunnel, .. } = &connection.state else { return };
         let question = TunnelQuestion {
             tunnel: tunnel.place,
@@ -184,8 +186,8 @@ impl Core {
     }
 
     fn ask_tunnel(&self, conn: ConnId, question: TunnelQuestion) -> Result<Waiting, Busy> {
-        let Some(control) = &self.control else { return Err(Busy) };
-        let inbox = self.mailer.router().inbox(self.id).clone();
+        let Some(control) = &self.env.control else { return Err(Busy) };
+        let inbox = self.messages.mailer.router().inbox(self.env.id).clone();
         let reply = TunnelReply::new(move |answer| {
             let Some(taken) = answer.take() else { return };
             if let Err(Mail::Tunnel(refused)) = inbox.push_control(Mail::Tunnel(Box::new((conn, taken)))) {
@@ -198,7 +200,7 @@ impl Core {
     /// The backend has answered, or there is no telling what it wants.
     pub fn handle_tunnel_answer(&mut self, conn: ConnId, answer: TunnelAnswer) {
         let slot = self.live(conn);
-        let open = slot.and_then(|slot| match &self.connections.get(slot)?.state {
+        let open = slot.and_then(|slot| match &self.links.connections.get(slot)?.state {
             State::Tunnel { tunnel, .. } => Some((slot, tunnel.is_open())),
             _ => None,
         });
@@ -213,7 +215,7 @@ impl Core {
         let admission = match answer {
             TunnelAnswer::Admitted(admission) => *admission,
             TunnelAnswer::Refused { status } => {
-                self.stats.fault(Cause::TunnelRefused);
+                self.env.stats.fault(Cause::TunnelRefused);
                 let mut refusal = Vec::new();
                 HttpFault { status, reason: "the backend does not let this connection in" }
                     .write(&mut refusal);
@@ -226,7 +228,7 @@ impl Core {
         // As other clients, so that an order to disconnect a user finds it, and a limit of connections counts it.
         if self.join_user(slot, admission.user.clone(), true) {
             if let Some(State::Tunnel { tunnel, .. }) =
-                self.connections.get_mut(slot).map(|connection| &mut connection.state)
+                self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
             {
                 tunnel.hold(admission);
             }
@@ -238,15 +240,15 @@ impl Core {
     /// The client is in: its handshake is answered.
     pub fn open_tunnel(&mut self, slot: u32, admission: Admission) {
         let unix_s = self.unix_s();
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
         let Some(mut asking) = tunnel.open(admission.user.clone(), unix_s) else { return };
         connection.listed = true;
         connection.awaits_pong = false;
-        self.clients += 1;
-        self.stats.counters.websocket_upgrades_total += 1;
-        self.stats.counters.clients_connected_total += 1;
-        self.stats.counters.tunnels_opened_total += 1;
+        self.peers.clients += 1;
+        self.env.stats.counters.websocket_upgrades_total += 1;
+        self.env.stats.counters.clients_connected_total += 1;
+        self.env.stats.counters.tunnels_opened_total += 1;
         let mut handshake = asking.handshake;
         handshake.protocol = admission.subprotocol.as_deref();
         let mut opening = Vec::new();
@@ -256,12 +258,12 @@ impl Core {
             self.send_payload(slot, &message);
         }
         // At a random moment of the interval's second half, as the first ping of every client.
-        let interval = self.options.ping_interval.as_millis() as u64;
-        let first = interval / 2 + self.prng.u64(0..=interval / 2);
+        let interval = self.env.options.ping_interval.as_millis() as u64;
+        let first = interval / 2 + self.env.prng.u64(0..=interval / 2);
         self.set_ping(slot, first);
         let mut unread = asking.unread.take();
         if !unread.is_empty() {
-            self.actions.push(Action::ReadStart(slot));
+            self.links.actions.push(Action::ReadStart(slot));
             self.handle_bytes(slot, &mut unread);
         }
     }
@@ -275,7 +277,7 @@ impl Core {
             }
             TunnelAnswer::Gone => {
                 if let Some(State::Tunnel { tunnel, .. }) =
-                    self.connections.get_mut(slot).map(|connection| &mut connection.state)
+                    self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
                 {
                     tunnel.discard();
                     tunnel.handle_answered();
@@ -287,14 +289,14 @@ impl Core {
             }
         }
         // The answer may have been too much for the socket: then it is no tunnel's by now.
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
-        let limits = self.options.tunnels[usize::from(tunnel.place)].waiting;
+        let limits = self.env.options.tunnels[usize::from(tunnel.place)].waiting;
         if tunnel.take_resume(limits) {
             // What the client answered to a ping meanwhile has not been read.
             connection.awaits_pong = false;
             if !connection.lag.as_ref().is_some_and(|lag| lag.read_paused) {
-                self.actions.push(Action::ReadStart(slot));
+                self.links.actions.push(Action::ReadStart(slot));
             }
         }
         if let Some(next) = tunnel.handle_answered() {
@@ -304,14 +306,14 @@ impl Core {
 
     /// An answer for a connection that has left.
     fn handle_answer_to_parted(&mut self, conn: ConnId, answer: TunnelAnswer) {
-        let Some(mut farewell) = self.parted.connections.remove(&conn) else {
+        let Some(mut farewell) = self.peers.parted.connections.remove(&conn) else {
             // Let in, but nobody waited for that any more: the backend learns it.
             if let TunnelAnswer::Admitted(admission) = answer {
                 self.tell_left_early(conn, *admission);
             }
             return;
         };
-        self.parted.bytes -= farewell.tunnel.waiting().1;
+        self.peers.parted.bytes -= farewell.tunnel.waiting().1;
         match answer {
             TunnelAnswer::Said(_) => {}
             TunnelAnswer::Gone => farewell.tunnel.discard(),
@@ -320,13 +322,13 @@ impl Core {
         if let Some((sequence, message)) = farewell.tunnel.handle_answered() {
             let question = TunnelQuestion {
                 tunnel: farewell.tunnel.place,
-                client: self.client_ids.id(conn),
+                client: self.peers.client_ids.id(conn),
                 user: farewell.tunnel.user.clone(),
                 matter: TunnelMatter::Message { sequence, message },
             };
             if self.ask_tunnel(conn, question).is_ok() {
-                self.parted.bytes += farewell.tunnel.waiting().1;
-                self.parted.connections.insert(conn, farewell);
+                self.peers.parted.bytes += farewell.tunnel.waiting().1;
+                self.peers.parted.connections.insert(conn, farewell);
                 return;
             }
             farewell.tunnel.fail();
@@ -337,20 +339,20 @@ impl Core {
     fn bid_farewell(&mut self, conn: ConnId, farewell: Farewell) {
         let Farewell { tunnel, code, reason } = farewell;
         let (messages, undelivered) = (tunnel.sequence(), tunnel.undelivered());
-        self.stats.counters.tunnel_messages_undelivered_total += u64::from(undelivered);
+        self.env.stats.counters.tunnel_messages_undelivered_total += u64::from(undelivered);
         let matter = TunnelMatter::Close { code, reason, messages, undelivered };
-        let client = self.client_ids.id(conn);
+        let client = self.peers.client_ids.id(conn);
         let question = TunnelQuestion { tunnel: tunnel.place, client, user: tunnel.user.clone(), matter };
         self.tell_end(conn, question);
     }
 
     /// A connection that was let in left before it was answered.
     fn tell_left_early(&mut self, conn: ConnId, admission: Admission) {
-        self.stats.counters.tunnels_opened_total += 1;
+        self.env.stats.counters.tunnels_opened_total += 1;
         // Which tunnel it was is in the admission: the connection itself is forgotten.
         let question = TunnelQuestion {
             tunnel: admission.tunnel,
-            client: self.client_ids.id(conn),
+            client: self.peers.client_ids.id(conn),
             user: admission.user,
             matter: TunnelMatter::Close {
                 code: 1006,
@@ -364,7 +366,7 @@ impl Core {
 
     fn tell_end(&mut self, conn: ConnId, question: TunnelQuestion) {
         if self.ask_tunnel(conn, question).is_err() {
-            self.stats.fault(Cause::TunnelCloseUntold);
+            self.env.stats.fault(Cause::TunnelCloseUntold);
         }
     }
 
@@ -372,9 +374,9 @@ impl Core {
 
     /// The backend did not take a message: the client must not believe that it did.
     fn fail_tunnel(&mut self, slot: u32) {
-        self.stats.fault(Cause::TunnelFailed);
+        self.env.stats.fault(Cause::TunnelFailed);
         if let Some(State::Tunnel { tunnel, .. }) =
-            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
         {
             tunnel.fail();
         }
@@ -392,7 +394,7 @@ impl Core {
 
     /// Ends a tunnel's connection for a reason of ours, in the codes that any WebSocket client knows.
     pub fn end_tunnel(&mut self, slot: u32, disconnect: &Disconnect) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
         if !tunnel.is_open() {
             let admission = if disconnect.reconnects() { None } else { tunnel.take_admission() };
@@ -404,8 +406,8 @@ impl Core {
             }
             self.open_tunnel(slot, *admission);
         }
-        let Some(connection) = self.connections.get(slot) else { return };
-        self.stats.disconnect(disconnect);
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        self.env.stats.disconnect(disconnect);
         let code = code_for_all(disconnect);
         if connection.is_blocked() && *disconnect == Disconnect::SLOW {
             // What it owes is what it does not read: a Close frame behind that would not be read either.
@@ -420,7 +422,7 @@ impl Core {
 
     /// A client that was not let in and may try again.
     fn refuse_for_now(&mut self, slot: u32) {
-        self.stats.fault(Cause::TunnelUnavailable);
+        self.env.stats.fault(Cause::TunnelUnavailable);
         let mut answer = Vec::new();
         self.write_unavailable(&mut answer);
         self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
@@ -430,7 +432,7 @@ impl Core {
     /// The state is one that the caller is about to change.
     pub fn part_tunnel(&mut self, slot: u32, code: u16, reason: &str, deliver: bool) {
         let conn = self.conn_id(slot);
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if !matches!(connection.state, State::Tunnel { .. }) {
             return;
         }
@@ -447,21 +449,21 @@ impl Core {
             return;
         }
         self.unlist(slot, tunnel.user.clone());
-        if !deliver || self.parted.bytes + tunnel.waiting().1 > PARTED_BYTES_MAX {
+        if !deliver || self.peers.parted.bytes + tunnel.waiting().1 > PARTED_BYTES_MAX {
             tunnel.discard();
         }
         let farewell = Farewell { tunnel, code, reason: reason.into() };
         // While the backend has a message, the end is told behind that.
         if farewell.tunnel.is_asking_backend() {
-            self.parted.bytes += farewell.tunnel.waiting().1;
-            self.parted.connections.insert(conn, farewell);
+            self.peers.parted.bytes += farewell.tunnel.waiting().1;
+            self.peers.parted.connections.insert(conn, farewell);
         } else {
             self.bid_farewell(conn, farewell);
         }
     }
 
     fn write_unavailable(&mut self, out: &mut Vec<u8>) {
-        let retry_after = [b'0' + self.prng.u8(1..=RETRY_AFTER_S_MAX)];
+        let retry_after = [b'0' + self.env.prng.u8(1..=RETRY_AFTER_S_MAX)];
         let mut body = Vec::new();
         let code = Refusal::TooManyRequests.code();
         write_problem(&mut body, 503, code, "backend not available", "try again a little later");
@@ -474,7 +476,7 @@ impl Core {
 
     pub fn handle_tunnel_order(&mut self, conn: ConnId, order: TunnelOrder, reply: Reply<TunnelTold>) {
         let Some(slot) = self.live(conn) else { return reply.send(Ok(TunnelTold::Gone)) };
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         let tunnel = match &connection.state {
             State::Tunnel { tunnel, .. } if tunnel.is_open() => tunnel,
             State::Tunnel { .. } | State::Closing { .. } | State::Gone => {
@@ -486,7 +488,7 @@ impl Core {
         let told = match order {
             TunnelOrder::Send(payload) => {
                 let whole = payload.bytes.len() + websocket::FRAME_HEADER_BYTES_MAX;
-                if owed_bytes + whole > self.options.outbox_bytes_max {
+                if owed_bytes + whole > self.env.options.outbox_bytes_max {
                     TunnelTold::Slow { owed_bytes }
                 } else {
                     self.send_payload(slot, &payload);
@@ -514,7 +516,7 @@ impl Core {
     }
 
     fn send_payload(&mut self, slot: u32, payload: &Payload) {
-        self.stats.counters.tunnel_messages_sent_total += 1;
+        self.env.stats.counters.tunnel_messages_sent_total += 1;
         let opcode = if payload.text { Opcode::Text } else { Opcode::Binary };
         self.send_frame(slot, opcode, &payload.bytes);
     }
@@ -522,7 +524,7 @@ impl Core {
     // --- time
 
     pub fn handle_tunnel_timer(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Tunnel { tunnel, .. } = &connection.state else { return };
         if !tunnel.is_open() {
             return self.refuse_for_now(slot);
@@ -535,19 +537,19 @@ impl Core {
         }
         connection.awaits_pong = !paused;
         if !paused && !blocked {
-            self.stats.counters.pings_sent_total += 1;
+            self.env.stats.counters.pings_sent_total += 1;
             self.send(slot, Bytes::from_static(PING_FRAME));
         }
-        let interval = self.options.ping_interval.as_millis() as u64;
+        let interval = self.env.options.ping_interval.as_millis() as u64;
         self.set_ping(slot, interval);
     }
 
     fn set_ping(&mut self, slot: u32, after_ms: u64) {
-        if self.options.ping_interval.is_zero() {
-            return self.wheel.cancel(&mut self.connections, slot);
+        if self.env.options.ping_interval.is_zero() {
+            return self.links.wheel.cancel(&mut self.links.connections, slot);
         }
-        let due = timers::tick_after(self.now, after_ms);
-        self.wheel.set(&mut self.connections, slot, due);
+        let due = timers::tick_after(self.env.now, after_ms);
+        self.links.wheel.set(&mut self.links.connections, slot, due);
     }
 }
 

@@ -161,14 +161,14 @@ fn response_of(answer: &mut Answer<'_>, form: &ReplyForm) -> Option<Response<Byt
 impl Core {
     /// Answers a request whose connection speaks HTTP still. False when the connection ends with it.
     pub fn answer_now(&mut self, slot: u32, form: &ReplyForm, mut answer: Answer<'_>) -> bool {
-        let keep_alive = form.keep_alive && self.ending.is_none();
+        let keep_alive = form.keep_alive && self.env.ending.is_none();
         let packs = form.gzip
             && !form.head_only
             && !answer.is_bodiless()
             && answer.body.len() >= packing::ANSWER_BYTES_MIN;
         let mut packed = None;
         if packs && answer.body.len() <= packing::ANSWER_BYTES_MAX {
-            packed = self.packer.pack(&answer.body);
+            packed = self.links.packer.pack(&answer.body);
         } else if packs {
             let mut response = response_of(&mut answer, form);
             if self.pack_elsewhere(slot, form, keep_alive, &mut response) {
@@ -182,7 +182,7 @@ impl Core {
             return false;
         }
         self.send(slot, bytes);
-        self.timer_in(slot, self.options.http.keep_alive);
+        self.timer_in(slot, self.env.options.http.keep_alive);
         true
     }
 
@@ -194,7 +194,7 @@ impl Core {
         problem: Problem,
         fields: &[(&str, &[u8])],
     ) -> bool {
-        self.stats.refusal(problem.refusal);
+        self.env.stats.refusal(problem.refusal);
         if form.events && problem.status >= 500 {
             let known = match problem.refusal {
                 Refusal::TooManyRequests | Refusal::LimitExceeded => Disconnect::TOO_MANY_REQUESTS,
@@ -225,7 +225,7 @@ impl Core {
     /// Answers a request for an event stream with a stream that ends at once, and with when to come back. A browser ends an
     /// EventSource for good at any other answer (HTML, section 9.2.3). False as [`Core::answer_now`].
     pub fn end_events_now(&mut self, slot: u32, form: &ReplyForm, disconnect: &Disconnect) -> bool {
-        let retry_ms = RETRY_BUSY_MS + self.prng.u64(0..=RETRY_BUSY_MS * 2);
+        let retry_ms = RETRY_BUSY_MS + self.env.prng.u64(0..=RETRY_BUSY_MS * 2);
         let mut body = Vec::new();
         write_sse_note(&mut body, Some(retry_ms), &Note::Disconnect(disconnect));
         let answer = Answer {
@@ -278,7 +278,7 @@ impl Core {
 
     fn end_reader(&mut self, slot: u32, answer: impl FnOnce(&mut Core, &ReplyForm) -> bool) {
         self.forget_client(slot);
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let State::Reader { reader, .. } = &mut connection.state else { return };
         let Some(work) = reader.work.take() else { return };
         connection.state = State::Http(None);
@@ -290,7 +290,7 @@ impl Core {
         if !answer(self, &form) {
             return;
         }
-        self.actions.push(Action::ReadStart(slot));
+        self.links.actions.push(Action::ReadStart(slot));
         // Go on with what came behind the request.
         let mut unread = work.unread.map_or_else(Vec::new, |mut unread| unread.take());
         self.handle_bytes(slot, &mut unread);

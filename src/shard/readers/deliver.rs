@@ -43,14 +43,14 @@ pub fn append_item(
 impl Core {
     /// Sends one item that was missed, as its reader must have it.
     pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item, encoding: EncodingId) {
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         let shared = encode_item(&item, encoding).clone();
         match (&connection.state, &item) {
             (State::Reader { reader, .. }, Item::Publication(publication))
                 if reader.has_own_frames(reader.subs().len()) =>
             {
                 let position =
-                    || position_text(&self.local, connection, Some((channel, publication.position)));
+                    || position_text(&self.delivery.local, connection, Some((channel, publication.position)));
                 for part in own_frame(Encoding::of(encoding), reader.chunked, publication, &shared, position)
                 {
                     self.send(slot, part);

@@ -92,21 +92,22 @@ impl Core {
         };
         let (number, waiting) = self.put_question(self.conn_id(slot), caller, matter);
         let inquiry = Inquiry { endpoint, number, _waiting: waiting, reply, asked, step };
-        let Some(State::Http(kept)) = self.connections.get_mut(slot).map(|connection| &mut connection.state)
+        let Some(State::Http(kept)) =
+            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
         else {
             return;
         };
         let mut http = kept.take().unwrap_or_default();
-        if http.unread.push(&self.options.http.input, unread).is_err() {
+        if http.unread.push(&self.env.options.http.input, unread).is_err() {
             return self.refuse_full(slot, inquiry.reply.allowed_origin());
         }
         http.inquiry = Some(Box::new(inquiry));
         let more = !http.unread.is_empty();
         *kept = Some(http);
-        self.timer_in(slot, self.options.question_patience);
+        self.timer_in(slot, self.env.options.question_patience);
         // Reading goes on, or the end of a peer that is no longer interested would not be seen. Whoever sends more has
         // said enough for now.
-        self.actions.push(if more { Action::ReadPause(slot) } else { Action::ReadStart(slot) });
+        self.links.actions.push(if more { Action::ReadPause(slot) } else { Action::ReadStart(slot) });
     }
 
     /// The backend has answered a question about a request. False when that is not the one that is out.
@@ -132,7 +133,7 @@ impl Core {
                     Ok(changes) => {
                         self.publish_for_reader(slot, *order, body, changes);
                         match unread.is_empty() {
-                            true => self.actions.push(Action::ReadStart(slot)),
+                            true => self.links.actions.push(Action::ReadStart(slot)),
                             false => self.keep_for_later(slot, &unread),
                         }
                     }
@@ -145,7 +146,7 @@ impl Core {
 
     pub fn handle_inquiry_timer(&mut self, slot: u32) {
         let conn = self.conn_id(slot);
-        let number = match self.connections.get(slot).map(|connection| &connection.state) {
+        let number = match self.links.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Http(Some(http))) => http.inquiry.as_ref(),
             _ => None,
         };
@@ -162,7 +163,7 @@ impl Core {
 
     /// Takes the question that is out, if it has the number, and what came in behind its request.
     fn take_inquiry(&mut self, slot: u32, number: Option<u32>) -> Option<(Inquiry, Vec<u8>)> {
-        let connection = self.connections.get_mut(slot)?;
+        let connection = self.links.connections.get_mut(slot)?;
         let State::Http(kept) = &mut connection.state else { return None };
         let awaited = kept.as_ref()?.inquiry.as_ref()?.number;
         if number.is_some_and(|number| number != awaited) {
@@ -210,7 +211,9 @@ impl Core {
                 not_over(granted.expire_at_s)?;
                 said.channels.push((channel, Some(*granted)));
             }
-            (Asked::Connect, Err(Denied::Unavailable { let_in: true })) if self.options.allow_anonymous => {
+            (Asked::Connect, Err(Denied::Unavailable { let_in: true }))
+                if self.env.options.allow_anonymous =>
+            {
                 said.admission = Some(Admission::default());
             }
             (Asked::Subscribe(channel), Err(Denied::Unavailable { let_in: true })) => {
@@ -225,8 +228,8 @@ impl Core {
     fn judge_anew(&mut self, slot: u32, endpoint: Endpoint, mut bytes: Vec<u8>, unread: &[u8], said: Said) {
         bytes.extend_from_slice(unread);
         // It goes back to reading unless it has to be asked about once more.
-        self.actions.push(Action::ReadStart(slot));
-        self.timer_in(slot, self.options.connect_timeout);
+        self.links.actions.push(Action::ReadStart(slot));
+        self.timer_in(slot, self.env.options.connect_timeout);
         let Ok(Some((head, head_len))) = http1::parse_head(&bytes) else { return self.give_up(slot) };
         let consumed = self.handle_reader_head(slot, endpoint, &head, &bytes, head_len, Some(said));
         self.handle_bytes(slot, &mut bytes[consumed..]);
@@ -236,7 +239,7 @@ impl Core {
     fn may_publish(&self, order: &PublishOrder) -> bool {
         let Some(asked) = order.request.channels.first() else { return false };
         let admission = &order.request.admission;
-        let view = View { options: &self.options, local: &self.local };
+        let view = View { options: &self.env.options, local: &self.delivery.local };
         let rights = rights::of_user(&view, &asked.name, user_of(admission.identity.as_deref()));
         rights.is_ok_and(|rights| {
             // Who may subscribe by a hook, nobody knows without it.
@@ -269,7 +272,7 @@ impl Core {
             }
         };
         if goes_on {
-            self.actions.push(Action::ReadStart(slot));
+            self.links.actions.push(Action::ReadStart(slot));
             self.handle_bytes(slot, &mut unread);
         }
     }

@@ -21,30 +21,35 @@ use crate::shard::readers::deliver::{own_frame, text_of};
 
 impl Core {
     pub fn is_reader(&self, slot: u32) -> bool {
-        self.connections.get(slot).is_some_and(|connection| matches!(connection.state, State::Reader { .. }))
+        self.links
+            .connections
+            .get(slot)
+            .is_some_and(|connection| matches!(connection.state, State::Reader { .. }))
     }
 
     /// Asks a channel's home to make the reader a subscriber.
     pub fn ask_reader_join(&mut self, slot: u32, channel: ChannelName, since: Option<Since>, id: u32) {
         let conn = self.conn_id(slot);
-        let Ok(options) = self.options.namespaces.resolve(&channel) else { return };
+        let Ok(options) = self.env.options.namespaces.resolve(&channel) else { return };
         let identity =
-            self.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
+            self.links.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
         let mut info = self.reader_info(slot, identity);
-        let index = self.local.join_asked(&channel, options);
-        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        let index = self.delivery.local.join_asked(&channel, options);
+        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+            return;
+        };
         let at = id.wrapping_sub(reader.id) as usize;
         reader.join_asked(index, id);
         if let Some(asked) = reader.asking().and_then(|asking| asking.channels.get_mut(at)) {
             asked.index = index;
             info.chan_info = asked.chan_info.take();
         }
-        let home = self.mailer.router().channel_home(&channel);
+        let home = self.messages.mailer.router().channel_home(&channel);
         let by = Creator::client(Some(&info.user), conn);
         let ask = JoinAsk { channel, conn, info, recover: since, by };
         let tag =
             JoinTag { index, number: id, id, flags: 0, reject_unrecovered: false, data: None, done: None };
-        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
+        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
     }
 
     /// A join of a reader has been answered.
@@ -55,7 +60,9 @@ impl Core {
         tag: &JoinTag,
         outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
     ) {
-        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+            return;
+        };
         if reader.joined(tag.index, tag.id) == ReaderVerdict::Ignore {
             return;
         }
@@ -89,10 +96,10 @@ impl Core {
         self.add_reader(slot, tag.index, top.offset, waits);
         if reads_on {
             let (conn, id) = (self.conn_id(slot), tag.id);
-            let home = self.mailer.router().channel_home(name);
+            let home = self.messages.mailer.router().channel_home(name);
             let by = Creator::Connection(conn);
             let ask = HistoryAsk { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
-            self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+            self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
         } else if !waits {
             self.reader_answered(slot);
         }
@@ -100,7 +107,9 @@ impl Core {
 
     /// A read of a channel's log for a reader has been answered.
     pub fn handle_reader_history(&mut self, slot: u32, id: u32, outcome: Result<History, Refusal>) {
-        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+            return;
+        };
         let (first, mode) = (reader.id, reader.mode);
         let Some(asking) = reader.asking() else { return };
         let Some(asked) = asking.channels.get_mut(id.wrapping_sub(first) as usize) else { return };
@@ -125,7 +134,9 @@ impl Core {
 
     /// A publication of a reader's has been answered.
     pub fn handle_reader_published(&mut self, slot: u32, id: u32, outcome: Result<Position, Refusal>) {
-        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+            return;
+        };
         if reader.id != id || reader.mode != Mode::Publish {
             return;
         }
@@ -142,7 +153,7 @@ impl Core {
 
     /// Puts the reader into the channel's list. `waits`: nothing may be given to it yet.
     fn add_reader(&mut self, slot: u32, index: u32, top: Offset, waits: bool) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
         let State::Reader { reader, .. } = &mut connection.state else { return };
         let channels = match reader.asking() {
@@ -151,43 +162,43 @@ impl Core {
         };
         let own_frames = reader.has_own_frames(channels);
         let class = Class { own_frames, ..Class::shared(reader.encoding().id()) };
-        let (place, cursor) = self.local.subscribe(index, slot, class, top);
+        let (place, cursor) = self.delivery.local.subscribe(index, slot, class, top);
         reader.placed(index, place);
         if own_frames && reader.is_ready() {
             // Its other channels were alone until now.
             for sub in reader.subs() {
                 if let Some(place) = sub.place() {
-                    self.local.give_own_frames(sub.channel(), place);
+                    self.delivery.local.give_own_frames(sub.channel(), place);
                 }
             }
         }
-        self.stats.counters.subscriptions_total += 1;
-        let stream = self.local.get(index).stream();
+        self.env.stats.counters.subscriptions_total += 1;
+        let stream = self.delivery.local.get(index).stream();
         let cursor = cursor.or_else(|| (blocked || waits).then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
             let lag = connection.lag.get_or_insert_default();
             lag.held |= waits;
             lag.cursors.push((index, cursor));
-            self.local.cursor_set(index, place);
+            self.delivery.local.cursor_set(index, place);
         }
         self.tell_subscribed(slot, index);
     }
 
     /// Every home has answered.
     pub fn reader_answered(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if let Some(lag) = &mut connection.lag
             && std::mem::take(&mut lag.held)
         {
-            self.catching_up.push(slot);
+            self.delivery.catching_up.push(slot);
         }
         let State::Reader { reader, .. } = &mut connection.state else { return };
         let mode = reader.mode;
         let Some(asking) = reader.work.as_mut().and_then(|work| work.asking.take()) else { return };
         for asked in &asking.channels {
             match asked.lost {
-                true => self.stats.counters.recoveries_lost_total += 1,
-                false if asked.since.is_some() => self.stats.counters.recoveries_total += 1,
+                true => self.env.stats.counters.recoveries_lost_total += 1,
+                false if asked.since.is_some() => self.env.stats.counters.recoveries_total += 1,
                 false => {}
             }
         }
@@ -203,7 +214,9 @@ impl Core {
     /// Sends a stream's head, and what it has missed. What does not fit is fetched by the reader's return: the stream
     /// ends at a position that it knows.
     fn open_stream(&mut self, slot: u32, kind: Encoding, asking: Asking) {
-        let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) else { return };
+        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+            return;
+        };
         let unread =
             reader.work.take().and_then(|work| work.unread).map_or_else(Vec::new, |mut unread| unread.take());
         let (chunked, own_frames) = (reader.chunked, reader.has_own_frames(asking.channels.len()));
@@ -214,7 +227,7 @@ impl Core {
             .iter()
             .filter_map(|asked| Some((asked.name.clone(), asked.since.or(asked.top)?)))
             .collect();
-        self.stats.counters.streams_opened_total += 1;
+        self.env.stats.counters.streams_opened_total += 1;
         let mut out = asking.opening;
         let (position, retry_ms) = (text_of(&stand), self.retry_ms());
         let ready = Note::Ready { position: &position };
@@ -236,7 +249,7 @@ impl Core {
             // It has no words for it but this.
             return self.close(slot, Disconnect::INSUFFICIENT_STATE);
         }
-        let mut budget = self.options.outbox_bytes_max / 2;
+        let mut budget = self.env.options.outbox_bytes_max / 2;
         for (at, asked) in asking.channels.iter().enumerate() {
             for publication in &asked.publications {
                 if budget == 0 {
@@ -264,7 +277,7 @@ impl Core {
         }
         if !unread.is_empty() {
             // What a client of WebSocket says before it has its answer.
-            self.actions.push(Action::ReadStart(slot));
+            self.links.actions.push(Action::ReadStart(slot));
             let mut unread = unread;
             self.handle_bytes(slot, &mut unread);
         }
@@ -272,7 +285,7 @@ impl Core {
 
     /// Sends the reader a note in its own form.
     pub fn note(&mut self, slot: u32, note: &Note<'_>) {
-        let Some(reader) = self.connections.get(slot).and_then(Connection::reader) else { return };
+        let Some(reader) = self.links.connections.get(slot).and_then(Connection::reader) else { return };
         let mut out = Vec::new();
         write_note(&mut out, reader.encoding(), reader.chunked, note);
         self.send(slot, Bytes::from(out));

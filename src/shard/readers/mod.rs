@@ -65,13 +65,13 @@ impl Core {
         said: Option<Said>,
     ) -> usize {
         if said.is_none() {
-            self.stats.counters.reader_requests_total += 1;
+            self.env.stats.counters.reader_requests_total += 1;
         }
         let origin = self.cors_origin(head);
         let mut form = reply_form(head, origin.clone().unwrap_or_default());
         form.events = endpoint == Endpoint::Sse;
         // Who has ended its side while the backend was asked sends no further request.
-        form.keep_alive &= !self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
+        form.keep_alive &= !self.links.connections.get(slot).is_some_and(|connection| connection.peer_ended);
         let has_body = !matches!(head.body_length(), BodyLength::None | BodyLength::Length(0));
         if endpoint != Endpoint::Publish || head.method != "POST" {
             // Where the next request begins is known only behind the body, and nobody wants to read that.
@@ -86,14 +86,14 @@ impl Core {
             return consumed(self.refuse_now(slot, &form, problem, &[("Allow", endpoint.methods())]));
         }
         let request = if origin.is_err() {
-            self.stats.fault(Cause::OriginRefused);
+            self.env.stats.fault(Cause::OriginRefused);
             Err(Problem::new(Refusal::PermissionDenied, "origin is not allowed").into())
         } else if has_body && endpoint != Endpoint::Publish {
             Err(Problem::bad_request("no body belongs here").into())
         } else if preflight {
             return consumed(self.answer_preflight(slot, &form, endpoint, head));
         } else {
-            let view = View { options: &self.options, local: &self.local };
+            let view = View { options: &self.env.options, local: &self.delivery.local };
             let cookies = self.judge_origin(head) == Welcome::Known;
             let none = Said::default();
             request::read(endpoint, head, said.as_ref().unwrap_or(&none), &view, cookies, self.unix_s())
@@ -111,7 +111,7 @@ impl Core {
                 if let Some(fault) = token {
                     self.token_refused(fault);
                     if form.events && fault == TokenFault::NotYetValid {
-                        self.stats.refusal(problem.refusal);
+                        self.env.stats.refusal(problem.refusal);
                         let disconnect = Disconnect { reason: fault.text().into(), ..Disconnect::EXPIRED };
                         return consumed(self.end_events_now(slot, &form, &disconnect));
                     }
@@ -134,7 +134,7 @@ impl Core {
                 head_len
             }
             Err(fault) => {
-                self.stats.fault(Cause::HandshakeRefused);
+                self.env.stats.fault(Cause::HandshakeRefused);
                 let mut answer = Vec::new();
                 fault.write_with(&mut answer, &permission(form.allowed_origin()));
                 self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
@@ -188,8 +188,8 @@ impl Core {
 
     /// Asks the homes of everything the request names.
     fn begin_reader(&mut self, slot: u32, request: ReaderRequest, mut reply: ReplyForm, opening: Vec<u8>) {
-        let id = self.reader_ids;
-        self.reader_ids = id.wrapping_add(request.channels.len().max(1) as u32);
+        let id = self.messages.reader_ids;
+        self.messages.reader_ids = id.wrapping_add(request.channels.len().max(1) as u32);
         if let Mode::Stream(_) = request.mode {
             // A stream ends with its connection.
             reply.keep_alive = false;
@@ -213,9 +213,9 @@ impl Core {
             reverse: request.reverse,
         };
         reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.state = State::Reader { decoder: None, reader };
-        self.wheel.cancel(&mut self.connections, slot);
+        self.links.wheel.cancel(&mut self.links.connections, slot);
         if awaits_place {
             self.join_user(slot, user, false);
         } else if asks.is_empty() {
@@ -226,10 +226,10 @@ impl Core {
         for (at, (channel, since)) in asks.into_iter().enumerate() {
             let id = id.wrapping_add(at as u32);
             if mode == Mode::History {
-                let home = self.mailer.router().channel_home(&channel);
+                let home = self.messages.mailer.router().channel_home(&channel);
                 let by = creator.clone();
                 let ask = HistoryAsk { channel, limit: Some(limit), since, reverse: request.reverse, by };
-                self.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+                self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
             } else {
                 self.ask_reader_join(slot, channel, since, id);
             }
@@ -245,7 +245,7 @@ impl Core {
         bytes: &[u8],
         head_len: usize,
     ) -> usize {
-        let decoder = match BodyDecoder::new(head.body_length(), self.options.message_bytes_max as u64) {
+        let decoder = match BodyDecoder::new(head.body_length(), self.env.options.message_bytes_max as u64) {
             Ok(decoder) => decoder,
             Err(fault) => {
                 self.refuse_http(slot, fault, form.allowed_origin());
@@ -282,7 +282,7 @@ impl Core {
         }
         let Some(channel) = order.request.channels.first().map(|asked| asked.name.clone()) else { return };
         let asks =
-            self.options.namespaces.resolve(&channel).is_ok_and(|options| options.publish_hook.is_some());
+            self.env.options.namespaces.resolve(&channel).is_ok_and(|options| options.publish_hook.is_some());
         if asks {
             let identity = order.request.admission.identity.as_deref();
             let endpoint = order.request.endpoint;
@@ -319,16 +319,16 @@ impl Core {
         }
         // The client's own, unless the backend has another.
         ask.idempotency_key = ask.idempotency_key.or(request.idempotency_key);
-        let (conn, id) = (self.conn_id(slot), self.reader_ids);
-        self.reader_ids = id.wrapping_add(1);
+        let (conn, id) = (self.conn_id(slot), self.messages.reader_ids);
+        self.messages.reader_ids = id.wrapping_add(1);
         let mut reader = Reader::new(id, Mode::Publish, request.admission.identity);
         let asking = Asking { channels: vec![asked], outstanding: 1, ..Asking::default() };
         reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.state = State::Reader { decoder: None, reader };
-        self.wheel.cancel(&mut self.connections, slot);
-        let home = self.mailer.router().channel_home(&ask.channel);
-        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
+        self.links.wheel.cancel(&mut self.links.connections, slot);
+        let home = self.messages.mailer.router().channel_home(&ask.channel);
+        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
     }
 
     fn reader_info(&self, slot: u32, identity: Option<&crate::session::Identity>) -> ClientInfo {
@@ -343,19 +343,19 @@ impl Core {
     /// Input of a connection whose reader wants none: what it means is known when the reader's answer is out.
     pub fn keep_for_later(&mut self, slot: u32, bytes: &[u8]) {
         let Some(State::Reader { reader, .. }) =
-            self.connections.get_mut(slot).map(|connection| &mut connection.state)
+            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
         else {
             return;
         };
         // A stream of HTTP has asked all it can.
         let wanted = reader.is_websocket() || !matches!(reader.mode, Mode::Stream(_));
         let Some(work) = reader.work.as_mut().filter(|_| wanted) else { return };
-        if work.unread.get_or_insert_default().push(&self.options.http.input, bytes).is_err() {
-            self.stats.fault(Cause::HttpInputFull);
+        if work.unread.get_or_insert_default().push(&self.env.options.http.input, bytes).is_err() {
+            self.env.stats.fault(Cause::HttpInputFull);
             return self.give_up(slot);
         }
         // The next request of a client that does not wait for answers. One is enough to know that there is one; the
         // rest may wait in the kernel.
-        self.actions.push(Action::ReadPause(slot));
+        self.links.actions.push(Action::ReadPause(slot));
     }
 }

@@ -15,7 +15,8 @@ use crate::shard::readers::deliver::{position_text, text_of};
 impl Core {
     /// Whether the connection is a poll whose homes have answered.
     pub fn is_held_poll(&self, slot: u32) -> bool {
-        self.connections
+        self.links
+            .connections
             .get(slot)
             .and_then(Connection::reader)
             .is_some_and(|reader| reader.mode == Mode::Poll && reader.is_ready())
@@ -24,8 +25,8 @@ impl Core {
     /// Every channel of a poll has been joined.
     pub(super) fn answer_or_hold(&mut self, slot: u32, asking: Asking) {
         let missed = asking.channels.iter().any(|asked| asked.lost || !asked.publications.is_empty());
-        let ended = self.ending.is_some()
-            || self.connections.get(slot).is_some_and(|connection| connection.peer_ended);
+        let ended = self.env.ending.is_some()
+            || self.links.connections.get(slot).is_some_and(|connection| connection.peer_ended);
         let mut stand: Vec<(ChannelName, Position)> = Vec::with_capacity(asking.channels.len());
         for asked in &asking.channels {
             stand.extend(asked.start().map(|start| (asked.name.clone(), start)));
@@ -44,15 +45,19 @@ impl Core {
         }
         let text = text_of(&stand);
         let known = asking.if_none_match.as_deref().is_some_and(|tags| matches_tag(tags, text_str(&text)));
-        if let Some(work) =
-            self.connections.get_mut(slot).and_then(Connection::reader_mut).and_then(|r| r.work.as_mut())
+        if let Some(work) = self
+            .links
+            .connections
+            .get_mut(slot)
+            .and_then(Connection::reader_mut)
+            .and_then(|r| r.work.as_mut())
         {
             work.reply.not_modified = known;
         }
         if asking.hold_ms == 0 || ended {
             return self.answer_poll(slot, BatchBody::default(), &text, &[], None);
         }
-        self.stats.counters.polls_held_total += 1;
+        self.env.stats.counters.polls_held_total += 1;
         self.timer_in(slot, millis(asking.hold_ms));
     }
 
@@ -64,7 +69,7 @@ impl Core {
         active: Active,
         items: &[(Seq, Arc<Publication>)],
     ) {
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         let cursor = match &connection.lag {
             // It stays where it is: see `lag.rs`.
             Some(lag) if lag.blocked || lag.held => return,
@@ -90,11 +95,12 @@ impl Core {
     /// A held poll whose socket was full, or that joined several channels one after the other, looks for itself.
     /// True when it has been answered.
     pub fn catch_up_poll(&mut self, slot: u32) -> bool {
-        let Some(lag) = self.connections.get(slot).and_then(|connection| connection.lag.as_ref()) else {
+        let Some(lag) = self.links.connections.get(slot).and_then(|connection| connection.lag.as_ref())
+        else {
             return false;
         };
         for (index, cursor) in lag.cursors.clone() {
-            let stream = self.local.get(index).stream();
+            let stream = self.delivery.local.get(index).stream();
             if cursor.seq < stream.base() {
                 continue;
             }
@@ -115,18 +121,18 @@ impl Core {
 
     /// What a held poll would have got is gone: it is told so.
     pub fn reset_poll(&mut self, slot: u32, index: ChannelIndex) {
-        let Some(connection) = self.connections.get(slot) else { return };
-        let channel = self.local.get(index);
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        let channel = self.delivery.local.get(index);
         let name = channel.name.clone();
         let here = channel.top().map(|top| (index, top));
-        let text = position_text(&self.local, connection, here);
+        let text = position_text(&self.delivery.local, connection, here);
         self.answer_poll(slot, BatchBody::default(), &text, &[&name], None);
     }
 
     /// The time of a held poll is over, or its connection is about to end.
     pub fn answer_empty(&mut self, slot: u32) {
-        let Some(connection) = self.connections.get(slot) else { return };
-        let text = position_text(&self.local, connection, None);
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        let text = position_text(&self.delivery.local, connection, None);
         self.answer_poll(slot, BatchBody::default(), &text, &[], None);
     }
 
@@ -139,14 +145,14 @@ impl Core {
 
     fn answer_with(&mut self, slot: u32, index: ChannelIndex, news: &Publications) {
         let mut batch = self.batch(slot);
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         // Before the first that moves it, it stands one before that; without one, where its channel stands.
         let first = news.iter().find(|publication| publication.offset() != Offset(0));
         let mut here =
             first.map(|first| Position { offset: Offset(first.offset().0 - 1), epoch: first.position.epoch });
         let mut nowhere = Position { offset: Offset(0), epoch: crate::base::ids::Epoch(0) };
         batch.take(news, here.as_mut().unwrap_or(&mut nowhere));
-        let text = position_text(&self.local, connection, here.map(|here| (index, here)));
+        let text = position_text(&self.delivery.local, connection, here.map(|here| (index, here)));
         self.answer_poll(slot, batch.body, &text, &[], None);
     }
 
@@ -160,6 +166,7 @@ impl Core {
         if_none_match: Option<&str>,
     ) {
         let known = self
+            .links
             .connections
             .get(slot)
             .and_then(Connection::reader)
@@ -172,8 +179,8 @@ impl Core {
                 // The same question had the same answer.
                 false => if_none_match.is_some_and(|tags| matches_tag(tags, tag)),
             };
-        self.stats.counters.polls_answered_total += 1;
-        self.stats.counters.deliveries_total += body.messages() as u64;
+        self.env.stats.counters.polls_answered_total += 1;
+        self.env.stats.counters.deliveries_total += body.messages() as u64;
         let (status, body) = match unmodified {
             true => (304, Vec::new()),
             false => (200, body.finish(position, reset)),
@@ -220,7 +227,7 @@ impl Core {
         // What is read changes with the position it leads to, with what is before it, and with its length.
         let tag = format!("{}.{oldest:x}.{messages:x}", text_str(&text));
         let known = asking.if_none_match.as_deref().is_some_and(|tags| matches_tag(tags, &tag));
-        self.stats.counters.history_reads_total += 1;
+        self.env.stats.counters.history_reads_total += 1;
         let (status, body) = match known {
             true => (304, Vec::new()),
             false => (200, batch.body.finish(&text, &reset)),
@@ -231,18 +238,23 @@ impl Core {
 
     fn batch(&self, slot: u32) -> Batch {
         let limit = self
+            .links
             .connections
             .get(slot)
             .and_then(Connection::reader)
             .and_then(|reader| reader.work.as_ref())
             .map_or(0, |work| work.reply.limit);
-        let reading = match self.connections.get(slot).map(|connection| &connection.state) {
+        let reading = match self.links.connections.get(slot).map(|connection| &connection.state) {
             Some(State::Reader { reader, .. }) => reader.mode == Mode::History,
             _ => false,
         };
         // A poll that may have nothing would be held for ever.
         let limit = if reading { limit } else { limit.max(1) };
-        Batch { body: BatchBody::default(), limit: limit.into(), bytes_max: self.options.outbox_bytes_max }
+        Batch {
+            body: BatchBody::default(),
+            limit: limit.into(),
+            bytes_max: self.env.options.outbox_bytes_max,
+        }
     }
 }
 

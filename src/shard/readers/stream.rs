@@ -25,23 +25,24 @@ pub(super) const RETRY_BUSY_MS: u64 = 5_000;
 impl Core {
     /// Milliseconds until a reader of events should come back: at least a minimum, and as much again at random.
     pub fn retry_ms(&mut self) -> u64 {
-        let seats = &self.options.seats;
-        let full = self.connections.len() * 10 > self.options.connections_max as usize * 9
+        let seats = &self.env.options.seats;
+        let full = self.links.connections.len() * 10 > self.env.options.connections_max as usize * 9
             || u64::from(seats.taken()) * 10 > u64::from(seats.max()) * 9;
-        let busy = self.ending.is_some() || full || self.local.backlog_bytes() > BACKLOG_BYTES_MAX / 2;
+        let busy =
+            self.env.ending.is_some() || full || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX / 2;
         let least = if busy { RETRY_BUSY_MS } else { RETRY_MS };
-        least + self.prng.u64(0..=least * 2)
+        least + self.env.prng.u64(0..=least * 2)
     }
 
     /// The stream flows from now on.
     pub(super) fn begin_heartbeats(&mut self, slot: u32) {
-        self.clients += 1;
-        self.stats.counters.clients_connected_total += 1;
+        self.peers.clients += 1;
+        self.env.stats.counters.clients_connected_total += 1;
         // As the first ping of a client, at a random moment of the interval's second half.
-        let interval = self.options.ping_interval.as_millis() as u64;
-        let due = timers::tick_after(self.now, interval / 2 + self.prng.u64(0..=interval / 2));
-        let Some(connection) = self.connections.get_mut(slot) else { return };
-        connection.ping_due = ShortTick::new(due, timers::tick_of(self.now));
+        let interval = self.env.options.ping_interval.as_millis() as u64;
+        let due = timers::tick_after(self.env.now, interval / 2 + self.env.prng.u64(0..=interval / 2));
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        connection.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
         connection.awaits_pong = false;
         connection.listed = true;
         if !connection.of_user {
@@ -54,7 +55,7 @@ impl Core {
 
     pub fn handle_reader_timer(&mut self, slot: u32) {
         let unix_s = self.unix_s();
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
         let State::Reader { reader, .. } = &connection.state else { return };
         let Mode::Stream(kind) = reader.mode else {
@@ -69,18 +70,18 @@ impl Core {
         {
             return self.close(slot, Disconnect::EXPIRED);
         }
-        let now = timers::tick_of(self.now);
-        if !self.options.ping_interval.is_zero() && connection.ping_due.near(now) <= now {
+        let now = timers::tick_of(self.env.now);
+        if !self.env.options.ping_interval.is_zero() && connection.ping_due.near(now) <= now {
             // A peer of WebSocket answers pings; of the others it is known only that they read.
             if connection.awaits_pong && (websocket || blocked) {
                 return self.close(slot, if blocked { Disconnect::SLOW } else { Disconnect::NO_PONG });
             }
             connection.awaits_pong = websocket || blocked;
-            let interval = self.options.ping_interval.as_millis() as u64;
-            connection.ping_due = ShortTick::new(timers::tick_after(self.now, interval), now);
+            let interval = self.env.options.ping_interval.as_millis() as u64;
+            connection.ping_due = ShortTick::new(timers::tick_after(self.env.now, interval), now);
             // What a blocked one gets of it would only lie behind what it does not read.
             if !blocked {
-                self.stats.counters.pings_sent_total += 1;
+                self.env.stats.counters.pings_sent_total += 1;
                 self.send(slot, heartbeat(kind, chunked));
             }
         }
@@ -89,15 +90,16 @@ impl Core {
 
     fn set_reader_timer(&mut self, slot: u32) {
         let unix_s = self.unix_s();
-        let Some(connection) = self.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get(slot) else { return };
         let Some(reader) = connection.reader() else { return };
         let expires = reader.identity.as_ref().map_or(0, |identity| identity.expire_at_s);
-        let expiry = (expires != 0).then(|| timers::tick_after(self.now, timers::ms_until(expires, unix_s)));
-        let ping = (!self.options.ping_interval.is_zero())
-            .then(|| connection.ping_due.near(timers::tick_of(self.now)));
+        let expiry =
+            (expires != 0).then(|| timers::tick_after(self.env.now, timers::ms_until(expires, unix_s)));
+        let ping = (!self.env.options.ping_interval.is_zero())
+            .then(|| connection.ping_due.near(timers::tick_of(self.env.now)));
         match ping.into_iter().chain(expiry).min() {
-            Some(due) => self.wheel.set(&mut self.connections, slot, due),
-            None => self.wheel.cancel(&mut self.connections, slot),
+            Some(due) => self.links.wheel.set(&mut self.links.connections, slot, due),
+            None => self.links.wheel.cancel(&mut self.links.connections, slot),
         }
     }
 
@@ -119,9 +121,10 @@ impl Core {
             _ => Err(Refusal::MethodNotFound),
         };
         let Err(refusal) = outcome else { return };
-        self.stats.refusal(refusal);
-        let bare = self.connections.get(slot).and_then(Connection::reader).map(|reader| reader.encoding())
-            == Some(Encoding::WebSocketBare);
+        self.env.stats.refusal(refusal);
+        let bare =
+            self.links.connections.get(slot).and_then(Connection::reader).map(|reader| reader.encoding())
+                == Some(Encoding::WebSocketBare);
         match bare {
             // It has no words for it but the code of a close.
             true => self.close(
@@ -139,26 +142,32 @@ impl Core {
 
     fn subscribe_reader(&mut self, slot: u32, channel: &str) -> Result<(), Refusal> {
         let identity =
-            self.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
-        may_subscribe(channel, user_of(identity), &View { options: &self.options, local: &self.local })?;
-        let known = self.local.find(channel);
-        let Some(reader) = self.connections.get(slot).and_then(Connection::reader) else { return Ok(()) };
+            self.links.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
+        may_subscribe(
+            channel,
+            user_of(identity),
+            &View { options: &self.env.options, local: &self.delivery.local },
+        )?;
+        let known = self.delivery.local.find(channel);
+        let Some(reader) = self.links.connections.get(slot).and_then(Connection::reader) else {
+            return Ok(());
+        };
         if known.is_some_and(|index| reader.sub(index).is_some()) {
             return Err(Refusal::AlreadySubscribed);
         }
-        if reader.subs().len() >= self.options.channels_max.min(POSITION_CHANNELS_MAX) {
+        if reader.subs().len() >= self.env.options.channels_max.min(POSITION_CHANNELS_MAX) {
             return Err(Refusal::LimitExceeded);
         }
-        let id = self.reader_ids;
-        self.reader_ids = id.wrapping_add(1);
+        let id = self.messages.reader_ids;
+        self.messages.reader_ids = id.wrapping_add(1);
         self.ask_reader_join(slot, channel.into(), None, id);
         Ok(())
     }
 
     /// The reader has become a subscriber in the middle of its stream.
     pub(super) fn subscribed(&mut self, slot: u32, name: &ChannelName) {
-        let Some(connection) = self.connections.get(slot) else { return };
-        let position = position_text(&self.local, connection, None);
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        let position = position_text(&self.delivery.local, connection, None);
         self.note(slot, &Note::Subscribed { channel: name, position: &position });
     }
 
@@ -168,24 +177,25 @@ impl Core {
     }
 
     fn leave_channel(&mut self, slot: u32, channel: &str, why: Unsubscribed) {
-        let Some(index) = self.local.find(channel) else { return };
-        let Some(sub) = self.connections.get(slot).and_then(Connection::reader).and_then(|r| r.sub(index))
+        let Some(index) = self.delivery.local.find(channel) else { return };
+        let Some(sub) =
+            self.links.connections.get(slot).and_then(Connection::reader).and_then(|r| r.sub(index))
         else {
             return;
         };
         if let Some(place) = sub.place() {
             self.drop_cursor(slot, index, place);
         }
-        if let Some(reader) = self.connections.get_mut(slot).and_then(Connection::reader_mut) {
+        if let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) {
             reader.remove(index);
         }
-        let (name, conn) = (self.local.get(index).name.clone(), self.conn_id(slot));
+        let (name, conn) = (self.delivery.local.get(index).name.clone(), self.conn_id(slot));
         if let Some(place) = sub.place() {
             self.leave_list(index, place);
             self.tell_unsubscribed(slot, &name, why);
         }
-        let home = self.mailer.router().channel_home(&name);
-        self.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+        let home = self.messages.mailer.router().channel_home(&name);
+        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
     }
 
     /// What the server API wants done to a user's readers. The connection is of that user.
@@ -196,7 +206,7 @@ impl Core {
                 self.leave_channel(slot, &channel, why);
                 // A stream of nothing is of no use to anybody; its reader may ask for something else.
                 let nothing_left =
-                    self.connections.get(slot).and_then(Connection::reader).is_some_and(|reader| {
+                    self.links.connections.get(slot).and_then(Connection::reader).is_some_and(|reader| {
                         reader.is_streaming() && reader.subs().is_empty() && !reader.is_websocket()
                     });
                 if nothing_left {
@@ -204,7 +214,7 @@ impl Core {
                 }
             }
             Order::Refresh { expire_at_s, .. } => {
-                let reader = self.connections.get_mut(slot).and_then(Connection::reader_mut);
+                let reader = self.links.connections.get_mut(slot).and_then(Connection::reader_mut);
                 if let Some(identity) = reader.and_then(|reader| reader.identity.as_mut()) {
                     identity.expire_at_s = expire_at_s;
                 }
@@ -217,7 +227,9 @@ impl Core {
 
     /// The cursor of a reader has fallen off the log's tail. False when the connection is closed for it, or answered.
     pub fn handle_reader_gap(&mut self, slot: u32, channel: u32, policy: GapPolicy) -> bool {
-        let Some(reader) = self.connections.get(slot).and_then(Connection::reader) else { return false };
+        let Some(reader) = self.links.connections.get(slot).and_then(Connection::reader) else {
+            return false;
+        };
         if reader.mode == Mode::Poll {
             self.reset_poll(slot, channel);
             return false;
@@ -232,23 +244,23 @@ impl Core {
         }
         // It goes on from the newest end, and is told that it does.
         let (end, name) = {
-            let channel = self.local.get(channel);
+            let channel = self.delivery.local.get(channel);
             (channel.stream().cursor(channel.stream().end()), channel.name.clone())
         };
-        let Some(connection) = self.connections.get_mut(slot) else { return false };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         if let Some(cursor) = connection.lag.as_mut().and_then(|lag| lag.cursor(channel)) {
             *cursor = end;
         }
-        self.catching_up.push(slot);
-        let Some(connection) = self.connections.get(slot) else { return false };
-        let position = position_text(&self.local, connection, None);
+        self.delivery.catching_up.push(slot);
+        let Some(connection) = self.links.connections.get(slot) else { return false };
+        let position = position_text(&self.delivery.local, connection, None);
         self.note(slot, &Note::Reset { channel: &name, position: &position });
         true
     }
 
     /// Ends a reader for the given reason.
     pub fn close_reader(&mut self, slot: u32, disconnect: Disconnect) {
-        let Some(connection) = self.connections.get_mut(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let blocked = connection.is_blocked();
         let State::Reader { reader, .. } = &mut connection.state else { return };
         let (mode, chunked) = (reader.mode, reader.chunked);
@@ -262,7 +274,7 @@ impl Core {
             }
             return;
         }
-        self.stats.disconnect(&disconnect);
+        self.env.stats.disconnect(&disconnect);
         let Mode::Stream(kind) = mode else { return };
         let mut last = Vec::new();
         if !reader.is_ready() {
@@ -272,7 +284,7 @@ impl Core {
             // It is not to come back, and hears that in its own words: the stream begins and ends.
             last = reader.asking().map_or_else(Vec::new, |asking| std::mem::take(&mut asking.opening));
         }
-        self.events.note_end(slot, &disconnect);
+        self.owned.events.note_end(slot, &disconnect);
         if blocked && disconnect == Disconnect::SLOW {
             // As for a client: what it does not read, it would not read either.
             return self.give_up(slot);

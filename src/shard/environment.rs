@@ -1,0 +1,47 @@
+//! What surrounds a shard and nobody in it owns: who it is, its options, the time, randomness, the way to the control
+//! plane, and its counters.
+
+use std::sync::Arc;
+
+use crate::base::ids::ShardId;
+use crate::base::prng::Prng;
+use crate::base::time::Time;
+use crate::shard::ShardOptions;
+use crate::shard::ask::ControlPlane;
+use crate::shard::stats::Stats;
+
+pub(in crate::shard) struct Environment {
+    pub id: ShardId,
+    pub options: Arc<ShardOptions>,
+    pub control: Option<Arc<dyn ControlPlane>>,
+    pub prng: Prng,
+    /// Of this tick.
+    pub now: Time,
+    /// The same moment, milliseconds since 1970.
+    pub wall_ms: u64,
+    pub stats: Stats,
+    /// Set by the order to end: connections that are still here then are cut off.
+    pub ending: Option<Time>,
+}
+
+impl Environment {
+    pub fn new(
+        id: ShardId,
+        options: Arc<ShardOptions>,
+        control: Option<Arc<dyn ControlPlane>>,
+        prng: Prng,
+        now: Time,
+    ) -> Environment {
+        let wall_ms = (options.wall_ms)(now);
+        Environment { id, options, control, prng, now, wall_ms, stats: Stats::default(), ending: None }
+    }
+
+    pub fn set_now(&mut self, now: Time) {
+        self.now = now;
+        self.wall_ms = (self.options.wall_ms)(now);
+    }
+
+    pub fn unix_s(&self) -> u64 {
+        self.wall_ms / 1000
+    }
+}

@@ -1,0 +1,58 @@
+//! Transport connections: their table, their timers, what leaves in this tick, and what is to be done to sockets.
+
+use std::collections::BTreeMap;
+
+use crate::base::fault::Disconnect;
+use crate::base::ids::Sock;
+use crate::base::slots::Slots;
+use crate::base::time::Time;
+use crate::shard::Action;
+use crate::shard::connections::Connection;
+use crate::shard::outbox::Outbox;
+use crate::shard::packing::Packer;
+use crate::shard::timers::Wheel;
+
+pub(in crate::shard) struct Links {
+    pub connections: Slots<Connection>,
+    pub wheel: Wheel,
+    pub outbox: Outbox,
+    /// What is to be done to sockets.
+    pub actions: Vec<Action>,
+    /// Connections whose FIN is due once their last bytes have left.
+    pub finishing: Vec<u32>,
+    /// Connections whose sends found no kernel memory, to be tried at the time.
+    pub starved: Vec<(Time, u32, u32)>,
+    /// Connections of HTTP that may take the next of the requests that they hold.
+    pub resuming: Vec<Sock>,
+    /// Compresses answers.
+    pub packer: Packer,
+    /// Connections here that have no seat, because there is none: on their way out.
+    pub unseated: u32,
+    /// Connections that something is kept for, and how much of it the node's account has.
+    pub debtors: BTreeMap<u32, u64>,
+    /// When the shard ends: connections that are still to be closed, and why.
+    pub closes: Vec<u32>,
+    pub closes_with: Disconnect,
+    /// Scratch space, empty between uses.
+    pub fired: Vec<u32>,
+}
+
+impl Links {
+    pub fn new(now: Time) -> Links {
+        Links {
+            connections: Slots::default(),
+            wheel: Wheel::new(now),
+            outbox: Outbox::default(),
+            actions: Vec::new(),
+            finishing: Vec::new(),
+            starved: Vec::new(),
+            resuming: Vec::new(),
+            packer: Packer::default(),
+            unseated: 0,
+            debtors: BTreeMap::new(),
+            closes: Vec::new(),
+            closes_with: Disconnect::SHUTDOWN,
+            fired: Vec::new(),
+        }
+    }
+}

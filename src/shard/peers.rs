@@ -1,0 +1,36 @@
+//! Participants: their public ids, their number, what they may do in a time, whose commands wait.
+
+use crate::session::Effect;
+use crate::shard::ShardOptions;
+use crate::shard::client_ids::ClientIds;
+use crate::shard::rates::Rates;
+use crate::shard::tunnel::Parted;
+
+pub(in crate::shard) struct Peers {
+    pub client_ids: ClientIds,
+    pub clients: u64,
+    /// What clients may do in a time; `None` when nothing is limited.
+    pub rates: Option<Box<Rates>>,
+    /// Clients whose commands were held and may go on; each at most once.
+    pub commands_resuming: Vec<u32>,
+    /// Connections of tunnels that have gone and still have something for their backend.
+    pub parted: Parted,
+
+    // Scratch space, empty between uses.
+    pub text: Vec<u8>,
+    pub effects: Vec<Effect>,
+}
+
+impl Peers {
+    pub fn new(client_ids: ClientIds, options: &ShardOptions) -> Peers {
+        Peers {
+            client_ids,
+            clients: 0,
+            rates: Rates::new(options),
+            commands_resuming: Vec::new(),
+            parted: Parted::default(),
+            text: Vec::new(),
+            effects: Vec::new(),
+        }
+    }
+}
