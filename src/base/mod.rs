@@ -8,6 +8,7 @@ pub mod debts;
 pub mod event;
 pub mod fault;
 pub mod ids;
+pub mod json;
 pub mod limits;
 pub mod prng;
 pub mod publication;

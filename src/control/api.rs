@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Deserialize;
-use serde::de::Error as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, Position, ShardId, UserName};
+use crate::base::json::object;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::control::asks::{AskError, Pending, Shards};
 use crate::control::glob::Glob;
@@ -167,14 +166,6 @@ impl Command {
             Command::Unknown => "unknown",
         }
     }
-}
-
-/// Reads an object and nothing else: serde would take a list as a struct, field after field.
-fn object<'j, T: Deserialize<'j>>(json: &'j [u8]) -> serde_json::Result<T> {
-    if json.trim_ascii_start().first() != Some(&b'{') {
-        return Err(serde_json::Error::custom("expected an object"));
-    }
-    serde_json::from_slice(json)
 }
 
 /// One request of the API.

@@ -37,6 +37,7 @@ use tokio::time::Instant;
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
+use crate::base::json::object;
 use crate::base::time::Time;
 use crate::config::Tunnel;
 use crate::control::metrics::TunnelCounts;
@@ -406,12 +407,7 @@ fn admission(answered: &Answered, backend: &Backend, hello: &Hello) -> Result<Re
     }
     let answer = match &answered.body {
         body if body.is_empty() => ConnectAnswer::default(),
-        // serde would take a list as a struct, field after field.
-        body if body.trim_ascii_start().first() != Some(&b'{') => {
-            return Err(Fault::NotOurs("the answer to connect is no JSON object"));
-        }
-        body => serde_json::from_slice(body)
-            .map_err(|_| Fault::NotOurs("the answer to connect is not of its shape"))?,
+        body => object(body).map_err(|_| Fault::NotOurs("the answer to connect is not of its shape"))?,
     };
     let offered = |name: &str| hello.subprotocols.iter().find(|offered| &***offered == name);
     let subprotocol = match answer.subprotocol.as_deref().filter(|name| !name.is_empty()) {

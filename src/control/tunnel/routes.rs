@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::base::ids::{ClientId, UserName};
+use crate::base::json::object;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::control::asks::AskError;
 use crate::control::http::{App, busy, json, problem, read_body, without_key};
@@ -208,10 +209,7 @@ async fn issue(State(app): State<Arc<App>>, Path(name): Path<String>, request: R
         Ok(body) => body,
         Err(response) => return response,
     };
-    if body.trim_ascii_start().first() != Some(&b'{') {
-        return problem(StatusCode::BAD_REQUEST, "the body must be a JSON object with user");
-    }
-    let TicketBody { user, ttl_s, data } = match serde_json::from_slice(&body) {
+    let TicketBody { user, ttl_s, data } = match object(&body) {
         Ok(read) => read,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &error.to_string()),
     };

@@ -10,6 +10,7 @@ use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
+use crate::base::json::Object;
 use crate::session::token::{Flaw, TokenFault};
 
 /// What a valid connection token says.
@@ -125,7 +126,7 @@ macro_rules! wire {
 
 wire!(ConnectWire {
     channels: Vec<String>,
-    subs: BTreeMap<String, GrantWire>,
+    subs: Object<BTreeMap<String, Object<GrantWire>>>,
     meta: Box<RawValue>,
     caps: Box<RawValue>,
 });
@@ -134,7 +135,7 @@ wire!(SubscribeWire {
     client: String,
     data: Box<RawValue>,
     b64data: String,
-    r#override: OverridesWire,
+    r#override: Object<OverridesWire>,
     allow: Box<RawValue>,
     server_tags_filter: Box<RawValue>,
 });
@@ -145,12 +146,12 @@ impl ConnectWire {
             return Err(Flaw::NotForConnecting.into());
         }
         none_of(&self.caps)?;
-        let subs = self.subs.unwrap_or_default();
+        let subs = self.subs.unwrap_or_default().0;
         let subs = if subs.is_empty() {
             let channels = self.channels.unwrap_or_default().into_iter();
             channels.map(|channel| (channel, SubscribeGrant::default())).collect()
         } else {
-            let grants = subs.into_iter().map(|(channel, wire)| Ok((channel, wire.grant()?)));
+            let grants = subs.into_iter().map(|(channel, wire)| Ok((channel, wire.0.grant()?)));
             grants.collect::<Result<BTreeMap<_, _>, TokenFault>>()?
         };
         if subs.contains_key("") {
@@ -255,7 +256,7 @@ struct GrantWire {
     b64info: Option<String>,
     data: Option<Box<RawValue>>,
     b64data: Option<String>,
-    r#override: Option<OverridesWire>,
+    r#override: Option<Object<OverridesWire>>,
     allow: Option<Box<RawValue>>,
     server_tags_filter: Option<Box<RawValue>>,
 }
@@ -274,7 +275,7 @@ impl GrantWire {
         none_of(&self.server_tags_filter)?;
         let info = json(self.info, self.b64info)?;
         let data = json(self.data, self.b64data)?;
-        let overrides = self.r#override.map_or_else(Overrides::default, OverridesWire::overrides);
+        let overrides = self.r#override.map_or_else(Overrides::default, |Object(wire)| wire.overrides());
         Ok(SubscribeGrant { info, data, overrides })
     }
 }
@@ -282,11 +283,11 @@ impl GrantWire {
 /// Each option is an object, so that false differs from absent in languages without null.
 #[derive(Deserialize)]
 struct OverridesWire {
-    presence: Option<Switch>,
-    join_leave: Option<Switch>,
-    force_push_join_leave: Option<Switch>,
-    force_positioning: Option<Switch>,
-    force_recovery: Option<Switch>,
+    presence: Option<Object<Switch>>,
+    join_leave: Option<Object<Switch>>,
+    force_push_join_leave: Option<Object<Switch>>,
+    force_positioning: Option<Object<Switch>>,
+    force_recovery: Option<Object<Switch>>,
 }
 
 #[derive(Deserialize)]
@@ -297,7 +298,7 @@ struct Switch {
 
 impl OverridesWire {
     fn overrides(self) -> Overrides {
-        let value = |switch: Option<Switch>| switch.map(|switch| switch.value);
+        let value = |switch: Option<Object<Switch>>| switch.map(|Object(switch)| switch.value);
         Overrides {
             presence: value(self.presence),
             join_leave: value(self.join_leave),

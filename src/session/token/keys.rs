@@ -13,6 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use crate::base::json::object;
 use crate::session::token::algorithm::{Algorithm, Material};
 use crate::session::token::{Flaw, TokenFault};
 
@@ -167,7 +168,7 @@ impl Key {
             return Err(Flaw::Signature.into());
         }
         let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| Flaw::Encoding)?;
-        serde_json::from_slice(&claims).map_err(|_| Flaw::Contents.into())
+        object(&claims).map_err(|_| Flaw::Contents.into())
     }
 }
 
@@ -305,11 +306,11 @@ impl KeySet {
             #[serde(borrow)]
             keys: Vec<&'a RawValue>,
         }
-        let wire: Wire<'_> = serde_json::from_slice(json).map_err(|_| "is not a JSON Web Key Set")?;
+        let wire: Wire<'_> = object(json).map_err(|_| "is not a JSON Web Key Set")?;
         if wire.keys.len() > KEYS_MAX {
             return Err("has more than 128 keys");
         }
-        let read = |key: &&RawValue| serde_json::from_str::<JwkWire>(key.get()).ok()?.key();
+        let read = |key: &&RawValue| object::<JwkWire>(key.get().as_bytes()).ok()?.key();
         let keys: Vec<_> = wire.keys.iter().filter_map(read).collect();
         match keys.is_empty() && !wire.keys.is_empty() {
             true => Err("has no key that can be used"),

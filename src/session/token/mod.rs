@@ -30,6 +30,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
+use crate::base::json::object;
 use crate::session::token::algorithm::{Algorithm, Family};
 use crate::session::token::claims::{ConnectWire, Frame, SubscribeWire};
 use crate::session::token::keys::Key;
@@ -230,7 +231,7 @@ fn shown(token: &str) -> Result<(Algorithm, Option<String>), TokenFault> {
         return Err(Flaw::Malformed.into());
     };
     let header = URL_SAFE_NO_PAD.decode(header).map_err(|_| Flaw::Encoding)?;
-    let shown: Shown = serde_json::from_slice(&header).map_err(|_| Flaw::Contents)?;
+    let shown: Shown = object(&header).map_err(|_| Flaw::Contents)?;
     let algorithm = shown.alg.ok_or(Flaw::Contents)?;
     if algorithm.eq_ignore_ascii_case("none") {
         return Err(Flaw::Unsigned.into());

@@ -267,6 +267,26 @@ fn malformed_tokens_are_refused() {
 }
 
 #[test]
+fn a_list_is_no_header_and_no_claims() {
+    let signer = Signer::secret(SECRET);
+    let verify = |header: Value, claims: Value| {
+        let token = signer.token_with(Algorithm::HS256, &header, claims.to_string().as_bytes());
+        verifier().verify_connect(&token, NOW).map(|claims| claims.user)
+    };
+    assert_eq!(verify(json!({"alg": "HS256"}), json!({"sub": "a"})), Ok("a".into()));
+    assert_eq!(verify(json!(["HS256", null, null]), json!({"sub": "a"})), Err(Flaw::Contents.into()));
+    assert_eq!(verify(json!({"alg": "HS256"}), json!(["a"])), Err(Flaw::Contents.into()));
+    assert_eq!(connect(json!({"sub": "a", "subs": ["x"]})), Err(Flaw::Contents.into()));
+    assert_eq!(connect(json!({"sub": "a", "subs": {"x": [1]}})), Err(Flaw::Contents.into()));
+    assert_eq!(subscribe(json!({"channel": "x", "override": [{"value": true}]})), Err(Flaw::Contents.into()));
+    // PHP writes an empty array as a list.
+    assert_eq!(connect(json!({"sub": "a", "subs": []})).map(|claims| claims.subs.len()), Ok(0));
+    assert_eq!(connect(json!({"sub": "a", "subs": {"x": []}})).map(|claims| claims.subs.len()), Ok(1));
+    let overridden = subscribe(json!({"channel": "x", "override": []})).map(|claims| claims.grant.overrides);
+    assert_eq!(overridden, Ok(Overrides::default()));
+}
+
+#[test]
 fn a_token_of_the_longest_length_is_taken() {
     let fits = |length: usize| signed(&json!({"sub": "u".repeat(length)}));
     let length = (1..TOKEN_BYTES_MAX).rev().find(|&length| fits(length).len() <= TOKEN_BYTES_MAX).unwrap();
