@@ -184,7 +184,7 @@ settings! {
         /// How often published keys are fetched again. A token with an unknown key has them fetched at once.
         pub jwks_refresh: Duration = Duration::from_secs(3600);
         /// How far the clocks of hosts that sign tokens and of this one may differ: `exp`, `expire_at` and `nbf` are
-        /// taken as this much wider.
+        /// taken as this much wider when a client connects or subscribes. It makes no token renew what has ended.
         pub leeway: Duration = Duration::from_secs(5);
         /// The `aud` a token must name. Unset: any.
         pub audience: Option<String> = None, example "\"trunkline\"";

@@ -285,7 +285,7 @@ impl Session {
         let rights = self.may_begin(&wish.channel, cx)?;
         if rights.listed.is_none() && !subscribe.token.is_empty() {
             let user = self.user().map_or("", |user| user);
-            let granted = rights::subscription(&subscribe.token, &subscribe.channel, user, cx);
+            let granted = rights::subscription(&subscribe.token, &subscribe.channel, user, None, cx);
             let granted = granted.map_err(TokenFault::of_subscription)?;
             subscribe_to(wish, rights, granted, Renewal::Token, cx);
             return Ok(());
@@ -326,7 +326,7 @@ impl Session {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let user = self.user().cloned();
-        let claims = rights::refresh(token, user.as_deref().unwrap_or(""), cx)?;
+        let claims = rights::refresh(token, user.as_deref().unwrap_or(""), self.expire_at_s(), cx)?;
         let ConnectClaims { expire_at_s, info, meta, subs, .. } = claims;
         let expire_at_s = expire_at_s.unwrap_or(0);
         let subs =
@@ -405,7 +405,8 @@ impl Session {
         let sub =
             cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(Refusal::PermissionDenied)?;
         let user = self.user().map_or("", |user| user);
-        let granted = match rights::subscription(token, channel, user, cx) {
+        let expire_at_s = self.extra(sub.channel()).map_or(0, |extra| extra.expire_at_s);
+        let granted = match rights::subscription(token, channel, user, Some(expire_at_s), cx) {
             Ok(granted) => granted,
             Err(fault @ (TokenFault::Expired | TokenFault::Over)) => {
                 return self.sub_ended(id, sub, fault, cx);

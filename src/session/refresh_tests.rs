@@ -2,10 +2,14 @@
 
 use super::*;
 
+/// As by default.
+const LEEWAY_S: u64 = 5;
+
 /// A connected client of `ann` whose token grants `subs`, each joined; with what signs its next tokens.
 fn with_token(subs: serde_json::Value) -> Stage {
     let mut stage = Stage::new();
-    let options = TokenOptions { hmac_secret: b"secret".to_vec(), ..TokenOptions::default() };
+    let options =
+        TokenOptions { hmac_secret: b"secret".to_vec(), leeway_s: LEEWAY_S, ..TokenOptions::default() };
     stage.around.verifier = Some(Verifier::new(options));
     let token =
         token(serde_json::json!({"sub": "ann", "exp": NOW_S + 60, "info": 1, "meta": 1, "subs": subs}));
@@ -118,6 +122,7 @@ fn no_refresh_ends_a_client_for_what_is_temporary() {
         ("expired", serde_json::json!({"exp": NOW_S - 1})),
         ("over", serde_json::json!({"exp": NOW_S + 60, "expire_at": NOW_S - 1})),
         ("not yet", serde_json::json!({"nbf": NOW_S + 60})),
+        ("not yet", serde_json::json!({"nbf": NOW_S + LEEWAY_S})),
     ];
     for (name, mut claims) in claims {
         claims["sub"] = "ann".into();

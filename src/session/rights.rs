@@ -77,10 +77,16 @@ pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failu
     })
 }
 
-/// A connection of `user` goes on, by the token.
-pub(super) fn refresh(token: &str, user: &str, cx: &mut Context<'_>) -> Result<ConnectClaims, Failure> {
+/// A connection of `user` that expires at `expire_at_s` (0: never) goes on, by the token.
+pub(super) fn refresh(
+    token: &str,
+    user: &str,
+    expire_at_s: u64,
+    cx: &mut Context<'_>,
+) -> Result<ConnectClaims, Failure> {
     let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
-    let claims = verifier.verify_connect(token, cx.unix_s).and_then(|claims| match claims.user == user {
+    let claims = verifier.verify_refresh(token, cx.unix_s, expire_at_s);
+    let claims = claims.and_then(|claims| match claims.user == user {
         true => Ok(claims),
         false => Err(Flaw::OtherUser.into()),
     });
@@ -90,17 +96,22 @@ pub(super) fn refresh(token: &str, user: &str, cx: &mut Context<'_>) -> Result<C
     })
 }
 
-/// What the token grants of a subscription of `user` to the channel, which begins or goes on.
+/// What the token grants of a subscription of `user` to the channel. `renews`: one goes on that expires then (0: never);
+/// otherwise it begins.
 pub(super) fn subscription(
     token: &str,
     channel: &str,
     user: &str,
+    renews: Option<u64>,
     cx: &mut Context<'_>,
 ) -> Result<Granted, TokenFault> {
     let Some(verifier) = cx.world.verifier() else { return Err(Flaw::NoKey.into()) };
-    let claims = verifier
-        .verify_subscribe(token, cx.unix_s)
-        .and_then(|claims| is_for(&claims, channel, user, &cx.client.to_string()).map(|()| claims));
+    let claims = match renews {
+        None => verifier.verify_subscribe(token, cx.unix_s),
+        Some(expire_at_s) => verifier.verify_sub_refresh(token, cx.unix_s, expire_at_s),
+    };
+    let claims =
+        claims.and_then(|claims| is_for(&claims, channel, user, &cx.client.to_string()).map(|()| claims));
     let claims = claims.inspect_err(|fault| cx.effects.push(Effect::TokenRefused(*fault)))?;
     Ok(Granted { grant: claims.grant, expire_at_s: claims.expire_at_s.unwrap_or(0) })
 }

@@ -4,8 +4,10 @@
 //! [`TokenFault`] by name. Must not know: where a token came from, how published keys are fetched.
 //!
 //! The time is an argument. A token holds from `nbf`, inclusive, until `exp`, exclusive (RFC 7519 sections 4.1.4 and
-//! 4.1.5), both widened by a leeway for hosts whose clocks differ. `iat` is no reason to refuse a token: it says when it
-//! was made, and a token that must not be used before a time has an `nbf`.
+//! 4.1.5), both widened by a leeway for hosts whose clocks differ. A token that renews is held to our own clock: one whose
+//! end has passed makes nothing last longer, and one that begins later can be shown again while there is time; the leeway
+//! counts once that time is up. `iat` is no reason to refuse a token: it says when it was made, and a token that must not
+//! be used before a time has an `nbf`.
 //!
 //! Which key a token is held against follows from its algorithm, and the algorithm must be one of that key's: a public
 //! key never serves as the secret of an HMAC. HMAC is the shared secret's alone. With a `jwks_url`, a token that names
@@ -92,26 +94,69 @@ impl Verifier {
         self
     }
 
-    /// Verifies the token of a `connect` or `refresh` at `unix_now_s`, seconds since 1970.
+    /// Verifies the token of a `connect` at `unix_now_s`, seconds since 1970.
     ///
     /// # Errors
     /// See [`TokenFault::of_connection`] for what goes out. A subscription token is not taken for a connection token.
     pub fn verify_connect(&self, token: &str, unix_now_s: u64) -> Result<ConnectClaims, TokenFault> {
-        let mut claims = self.connection.judge::<ConnectWire>(token, unix_now_s)?.claims()?;
+        self.connect(token, unix_now_s, Use::Begin)
+    }
+
+    /// Verifies the token of a `refresh` of a connection that expires at `expire_at_s`; 0 never.
+    ///
+    /// # Errors
+    /// See [`TokenFault::of_refresh`] for what goes out.
+    pub fn verify_refresh(
+        &self,
+        token: &str,
+        unix_now_s: u64,
+        expire_at_s: u64,
+    ) -> Result<ConnectClaims, TokenFault> {
+        self.connect(token, unix_now_s, Use::Renew { expire_at_s })
+    }
+
+    fn connect(&self, token: &str, unix_now_s: u64, to: Use) -> Result<ConnectClaims, TokenFault> {
+        let mut claims = self.connection.judge::<ConnectWire>(token, unix_now_s, to)?.claims()?;
         claims.expire_at_s = not_ended(claims.expire_at_s, unix_now_s);
         Ok(claims)
     }
 
-    /// Verifies the token of a `subscribe` or `sub_refresh` at `unix_now_s`, seconds since 1970.
+    /// Verifies the token of a `subscribe` at `unix_now_s`, seconds since 1970.
     ///
     /// # Errors
     /// See [`TokenFault::of_subscription`] for what goes out. A connection token is not taken for a subscription token.
     pub fn verify_subscribe(&self, token: &str, unix_now_s: u64) -> Result<SubscribeClaims, TokenFault> {
+        self.subscribe(token, unix_now_s, Use::Begin)
+    }
+
+    /// Verifies the token of a `sub_refresh` of a subscription that expires at `expire_at_s`; 0 never.
+    ///
+    /// # Errors
+    /// As [`Verifier::verify_subscribe`].
+    pub fn verify_sub_refresh(
+        &self,
+        token: &str,
+        unix_now_s: u64,
+        expire_at_s: u64,
+    ) -> Result<SubscribeClaims, TokenFault> {
+        self.subscribe(token, unix_now_s, Use::Renew { expire_at_s })
+    }
+
+    fn subscribe(&self, token: &str, unix_now_s: u64, to: Use) -> Result<SubscribeClaims, TokenFault> {
         let judge = self.subscription.as_ref().unwrap_or(&self.connection);
-        let mut claims = judge.judge::<SubscribeWire>(token, unix_now_s)?.claims()?;
+        let mut claims = judge.judge::<SubscribeWire>(token, unix_now_s, to)?.claims()?;
         claims.expire_at_s = not_ended(claims.expire_at_s, unix_now_s);
         Ok(claims)
     }
+}
+
+/// What a token is shown for: how much of the leeway counts follows from it.
+#[derive(Clone, Copy)]
+enum Use {
+    /// To be let in: all of it.
+    Begin,
+    /// To make what ends at `expire_at_s` (0: never) last longer: only for `nbf`, and only when the end is near.
+    Renew { expire_at_s: u64 },
 }
 
 /// The end of what a token grants that still holds: in the leeway it is a second away.
@@ -155,7 +200,12 @@ impl Judge {
     }
 
     /// The claims of a token whose signature holds and which is for us and now. Nothing is believed before.
-    fn judge<T: DeserializeOwned + Frame>(&self, token: &str, unix_now_s: u64) -> Result<T, TokenFault> {
+    fn judge<T: DeserializeOwned + Frame>(
+        &self,
+        token: &str,
+        unix_now_s: u64,
+        to: Use,
+    ) -> Result<T, TokenFault> {
         if token.is_empty() {
             return Err(Flaw::Empty.into());
         }
@@ -165,7 +215,7 @@ impl Judge {
         let (algorithm, kid) = shown(token)?;
         let key = self.key(algorithm, kid.as_deref(), unix_now_s)?;
         let claims: T = key.open(token, algorithm)?;
-        self.check(&claims, unix_now_s)?;
+        self.check(&claims, unix_now_s, to)?;
         Ok(claims)
     }
 
@@ -197,14 +247,20 @@ impl Judge {
         }
     }
 
-    fn check(&self, claims: &impl Frame, unix_now_s: u64) -> Result<(), TokenFault> {
+    fn check(&self, claims: &impl Frame, unix_now_s: u64, to: Use) -> Result<(), TokenFault> {
         let now = i64::try_from(unix_now_s).unwrap_or(i64::MAX);
-        let leeway = i64::try_from(self.leeway_s).unwrap_or(i64::MAX);
-        let is_past = |date: i64| date.saturating_add(leeway) <= now;
+        let (before_nbf, behind_end) = match to {
+            Use::Begin => (self.leeway_s, self.leeway_s),
+            Use::Renew { expire_at_s: 0 } => (0, 0),
+            Use::Renew { expire_at_s } if expire_at_s > unix_now_s.saturating_add(self.leeway_s) => (0, 0),
+            Use::Renew { .. } => (self.leeway_s, 0),
+        };
+        let seconds = |leeway_s: u64| i64::try_from(leeway_s).unwrap_or(i64::MAX);
+        let is_past = |date: i64| date.saturating_add(seconds(behind_end)) <= now;
         if claims.expires().is_some_and(is_past) {
             return Err(TokenFault::Expired);
         }
-        if claims.begins().is_some_and(|nbf| nbf > now.saturating_add(leeway)) {
+        if claims.begins().is_some_and(|nbf| nbf > now.saturating_add(seconds(before_nbf))) {
             return Err(TokenFault::NotYetValid);
         }
         // The token itself still holds, but what it grants has ended.

@@ -421,6 +421,42 @@ fn clocks_may_differ_by_the_leeway() {
     assert_eq!(within.expire_at_s, Some(NOW + 1), "what still holds has not ended yet");
 }
 
+/// What renews is held to our own clock: an end that has passed would make nothing last longer, and what begins later can
+/// be shown again. Once the time of what it renews is up, a clock that is ahead must not cost the client its connection.
+#[test]
+fn the_leeway_lets_in_and_does_not_stretch() {
+    let verifier =
+        Verifier::new(TokenOptions { hmac_secret: SECRET.to_vec(), leeway_s: 5, ..TokenOptions::default() });
+    let never = 0;
+    for (claims, fault, taken_when_due) in [
+        (json!({"exp": NOW}), TokenFault::Expired, false),
+        (json!({"exp": NOW - 3}), TokenFault::Expired, false),
+        (json!({"exp": NOW + 60, "expire_at": NOW - 1}), TokenFault::Over, false),
+        (json!({"exp": NOW + 60, "nbf": NOW + 5}), TokenFault::NotYetValid, true),
+        (json!({"exp": NOW + 60, "nbf": NOW + 6}), TokenFault::NotYetValid, false),
+    ] {
+        let connection = signed(&claims);
+        let mut subscription = claims.clone();
+        subscription["channel"] = "a".into();
+        let subscription = signed(&subscription);
+        let judged = |expire_at_s| {
+            let connection = verifier.verify_refresh(&connection, NOW, expire_at_s).map(drop);
+            assert_eq!(verifier.verify_sub_refresh(&subscription, NOW, expire_at_s).map(drop), connection);
+            connection
+        };
+        for expire_at_s in [never, NOW + 6, u64::MAX] {
+            assert_eq!(judged(expire_at_s), Err(fault), "{claims} renews {expire_at_s}");
+        }
+        let when_due = if taken_when_due { Ok(()) } else { Err(fault) };
+        for expire_at_s in [1, NOW - 20, NOW, NOW + 5] {
+            assert_eq!(judged(expire_at_s), when_due, "{claims} renews {expire_at_s}");
+        }
+    }
+    let last = signed(&json!({"exp": NOW + 1}));
+    let renewed = verifier.verify_refresh(&last, NOW, NOW).unwrap();
+    assert_eq!(renewed.expire_at_s, Some(NOW + 1));
+}
+
 #[test]
 fn dates_come_as_numbers_and_as_text() {
     let taken = |date: &str| {
