@@ -30,6 +30,7 @@
 //! base ◀─ proto ◀─ session ◀─┐
 //! base ◀─ hub ◀──────────────┼─ shard ◀─ control ◀─ node
 //! base ◀─ driver ◀───────────┘            config, telemetry ─┘
+//! base ◀─ record ◀─ proto, session, hub, control
 //! ```
 //! The hub never sees a descriptor, a codec never sees a socket, a session never sees a log, and tokio never appears
 //! below `control`. `tests/tidy.rs` holds these directions.
@@ -41,6 +42,7 @@ pub mod driver;
 pub mod hub;
 pub mod node;
 pub mod proto;
+pub mod record;
 pub mod session;
 pub mod shard;
 pub mod telemetry;

@@ -36,42 +36,42 @@ const PAYLOAD_KEPT_BYTES: usize = 4 * 1024;
 /// ```
 #[derive(Debug)]
 pub struct Decoder {
-    role: Role,
-    message_bytes_max: usize,
+    pub(super) role: Role,
+    pub(super) message_bytes_max: usize,
     /// The beginning of a frame header that is not complete.
-    header: [u8; FRAME_HEADER_BYTES_MAX],
-    header_len: u8,
+    pub(super) header: [u8; FRAME_HEADER_BYTES_MAX],
+    pub(super) header_len: u8,
     /// The frame whose payload is coming.
-    frame: Option<Frame>,
+    pub(super) frame: Option<Frame>,
     /// The data message whose frames are coming. `frame` may be one of them or a control frame between them.
-    message: Option<Kind>,
+    pub(super) message: Option<Kind>,
     /// Payload of `message` so far, unmasked; after a stored message was returned, that message.
-    payload: Vec<u8>,
+    pub(super) payload: Vec<u8>,
     /// `payload` belongs to a message that has been returned.
-    payload_returned: bool,
-    utf8: Utf8Stream,
+    pub(super) payload_returned: bool,
+    pub(super) utf8: Utf8Stream,
     /// Payload so far of a control frame in `frame`.
-    control: [u8; limits::WS_CONTROL_BYTES_MAX],
-    control_len: u8,
+    pub(super) control: [u8; limits::WS_CONTROL_BYTES_MAX],
+    pub(super) control_len: u8,
 }
 
 const _: () = assert!(size_of::<Decoder>() <= 256, "what half a frame costs a connection");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Text,
     Binary,
 }
 
 /// A frame after its header was checked.
 #[derive(Clone, Copy, Debug)]
-struct Frame {
-    opcode: Opcode,
-    fin: bool,
+pub(super) struct Frame {
+    pub(super) opcode: Opcode,
+    pub(super) fin: bool,
     /// Turned to the next byte of the payload. `None` from a server.
-    key: Option<[u8; 4]>,
+    pub(super) key: Option<[u8; 4]>,
     /// Payload bytes that are still to come.
-    left: usize,
+    pub(super) left: usize,
 }
 
 /// Where a complete message lies. Found first and borrowed after, at one place.
@@ -236,7 +236,7 @@ impl Decoder {
     }
 
     /// Checks as much of a header as there is; `None` when that is not all of it.
-    fn parse_header(&self, bytes: &[u8]) -> Result<Option<(Frame, usize)>, WsFault> {
+    pub(super) fn parse_header(&self, bytes: &[u8]) -> Result<Option<(Frame, usize)>, WsFault> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         if first & 0x70 != 0 {
             return Err(WsFault::protocol("reserved bit set"));

@@ -15,7 +15,7 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Base64 of 16 bytes.
 const KEY_LEN: usize = 24;
 /// Base64 of a SHA-1 sum.
-const ACCEPT_LEN: usize = 28;
+pub const ACCEPT_LEN: usize = 28;
 
 /// RFC 4648 section 3.5 leaves it open whether the unused bits of the last digit must be zero. Keys are made up by
 /// some clients as 22 random digits and "==", and nothing here depends on what they decode to.
@@ -119,6 +119,16 @@ pub fn accept<'p>(head: &RequestHead<'_>, protocols: &[&'p str]) -> Result<Hands
 }
 
 impl Handshake<'_> {
+    /// The handshake whose answer proves itself by `accept`.
+    pub fn of_accept(accept: [u8; ACCEPT_LEN]) -> Handshake<'static> {
+        Handshake { accept, protocol: None }
+    }
+
+    /// `Sec-WebSocket-Accept` of the answer.
+    pub fn accept(&self) -> &[u8; ACCEPT_LEN] {
+        &self.accept
+    }
+
     /// Appends the 101 that opens the connection (section 4.2.2), with `fields` of the caller's. Frames may follow it
     /// in the same buffer.
     pub fn write(&self, out: &mut Vec<u8>, fields: &[(&str, &[u8])]) {

@@ -16,6 +16,7 @@ mod decode;
 mod encode;
 mod handshake;
 mod mask;
+mod record;
 mod utf8;
 
 pub use close::is_close_code;
@@ -24,7 +25,9 @@ pub use encode::{
     FRAME_HEADER_BYTES_MAX, frame_header, frame_header_masked, write_close, write_close_masked,
     write_fragment, write_fragment_masked, write_frame, write_frame_masked,
 };
-pub use handshake::{Handshake, HandshakeFault, accept, accept_key, check_response, write_request};
+pub use handshake::{
+    ACCEPT_LEN, Handshake, HandshakeFault, accept, accept_key, check_response, write_request,
+};
 pub use mask::apply_mask;
 
 /// Which end of the connection we are. A server's peer must mask every frame, a client's peer none (section 5.1).

@@ -37,6 +37,18 @@ impl Utf8Stream {
         Ok(())
     }
 
+    /// The bytes of a character that is not complete.
+    pub(super) fn partial(&self) -> &[u8] {
+        &self.partial[..self.partial_len.into()]
+    }
+
+    /// Behind a text that ended with these bytes of a character. `None` when no character begins like that.
+    pub(super) fn with_partial(bytes: &[u8]) -> Option<Utf8Stream> {
+        let mut stream = Utf8Stream::default();
+        stream.push(bytes).ok()?;
+        (stream.partial() == bytes).then_some(stream)
+    }
+
     /// Whether the text may end here: not inside a character. The decoder learns it from making a `&str` of the whole.
     #[cfg(test)]
     pub(super) fn is_complete(&self) -> bool {

@@ -1,0 +1,169 @@
+//! Records of channels at their owner: the log, idempotency keys, subscribers. And of a channel's stream on a shard.
+
+use std::sync::Arc;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::{ChannelName, Epoch, Offset, Position, UserName};
+use crate::base::publication::{ClientInfo, Encoded, Publication};
+use crate::record::envelope::{Kind, Record};
+use crate::record::field::{choice, record};
+use crate::record::moment::Moment;
+
+record! {
+    /// One channel of its owner. Its namespace is in its name; its log and its members follow in parts, and the keys of all.
+    pub struct ChannelRecord {
+        channel: ChannelName,
+        epoch: Epoch,
+        /// Of the newest publication, kept or not.
+        top: Offset,
+        /// The newest version published.
+        version: Option<VersionRecord>,
+        /// Without subscribers it is idle from here on.
+        active_until: Moment,
+        /// Only clients have used it.
+        creator: Option<CreatorRecord>,
+    }
+
+    pub struct VersionRecord {
+        number: u64,
+        epoch: Box<str>,
+    }
+
+    /// Channels with the same number were made by one client, or by some that share their fate.
+    pub struct CreatorRecord {
+        bucket: u16,
+    }
+
+    /// Entries of a log without a hole, oldest first. A channel's parts come in order.
+    pub struct LogPart {
+        channel: ChannelName,
+        entries: Vec<LogEntry>,
+    }
+
+    pub struct LogEntry {
+        publication: PublicationRecord,
+        expires: Moment,
+    }
+
+    /// A publication of a channel that is known from around it.
+    pub struct PublicationRecord {
+        /// 0: kept out of the log.
+        offset: Offset,
+        epoch: Epoch,
+        /// JSON.
+        data: Bytes,
+        info: Option<InfoRecord>,
+        tags: Vec<(String, String)>,
+        /// Milliseconds since 1970.
+        time_ms: u64,
+    }
+
+    /// A client as others see it.
+    pub struct InfoRecord {
+        user: UserName,
+        client: String,
+        conn_info: Option<Bytes>,
+        chan_info: Option<Bytes>,
+    }
+
+    /// Idempotency keys of one owner's channels, the oldest first.
+    pub struct KeysPart {
+        keys: Vec<KeyRecord>,
+    }
+
+    pub struct KeyRecord {
+        channel: ChannelName,
+        key: Box<str>,
+        /// What the publication that brought it was answered.
+        position: Position,
+        expires: Moment,
+    }
+
+    pub struct MembersPart {
+        channel: ChannelName,
+        members: Vec<MemberRecord>,
+    }
+
+    pub struct MemberRecord {
+        /// The subscriber's [`crate::record::PeerRecord::number`].
+        peer: u64,
+        /// Where the namespace shows who is in a channel.
+        info: Option<InfoRecord>,
+    }
+
+    /// What subscribers that lag have not been given. [`crate::record::CursorRecord::behind`] counts from its end.
+    pub struct StreamRecord {
+        channel: ChannelName,
+        /// Where the log stands at the stream's end.
+        top: Option<Position>,
+        /// Of the last publication before the first item.
+        base: Offset,
+        items: Vec<StreamItem>,
+    }
+}
+
+choice! {
+    pub enum StreamItem {
+        1 => Publication(PublicationRecord),
+        2 => Joined(InfoRecord),
+        3 => Left(InfoRecord),
+    }
+}
+
+impl PublicationRecord {
+    pub fn of(publication: &Publication) -> PublicationRecord {
+        PublicationRecord {
+            offset: publication.position.offset,
+            epoch: publication.position.epoch,
+            data: publication.data.clone(),
+            info: publication.info.as_ref().map(InfoRecord::of),
+            tags: publication.tags.clone(),
+            time_ms: publication.time_ms,
+        }
+    }
+
+    /// The publication of `channel`.
+    pub fn publication(self, channel: &ChannelName) -> Arc<Publication> {
+        Arc::new(Publication {
+            channel: Arc::clone(channel),
+            position: Position { offset: self.offset, epoch: self.epoch },
+            data: self.data,
+            info: self.info.map(InfoRecord::info),
+            tags: self.tags,
+            time_ms: self.time_ms,
+            encoded: Encoded::default(),
+        })
+    }
+}
+
+impl InfoRecord {
+    pub fn of(info: &ClientInfo) -> InfoRecord {
+        let ClientInfo { user, client, conn_info, chan_info } = info.clone();
+        InfoRecord { user, client, conn_info, chan_info }
+    }
+
+    pub fn info(self) -> ClientInfo {
+        let InfoRecord { user, client, conn_info, chan_info } = self;
+        ClientInfo { user, client, conn_info, chan_info }
+    }
+}
+
+impl Record for ChannelRecord {
+    const KIND: Kind = Kind::Channel;
+}
+
+impl Record for LogPart {
+    const KIND: Kind = Kind::ChannelLog;
+}
+
+impl Record for KeysPart {
+    const KIND: Kind = Kind::Keys;
+}
+
+impl Record for MembersPart {
+    const KIND: Kind = Kind::ChannelMembers;
+}
+
+impl Record for StreamRecord {
+    const KIND: Kind = Kind::ChannelStream;
+}
