@@ -36,17 +36,19 @@ pub const HEADERS_BYTES_MAX: usize = 8 * 1024;
 const LENIENCE_S: u64 = 60;
 
 /// Not the number of a channel: those are below 2^24.
-const NO_CHANNEL: ChannelIndex = u32::MAX;
+pub(super) const NO_CHANNEL: ChannelIndex = u32::MAX;
 
 /// A question whose answer is awaited.
 pub(super) struct Asked {
-    about: About,
+    pub about: About,
+    /// What was asked, to ask it once more of another process.
+    pub matter: Matter,
     /// As given to [`Session::asked`].
-    number: u32,
+    pub number: u32,
     /// When the shard stops waiting, whatever the control plane does.
-    until: Time,
+    pub until: Time,
     /// Dropped with the session: that cancels.
-    _waiting: Option<Waiting>,
+    pub _waiting: Option<Waiting>,
 }
 
 /// What a question is for, with all that is needed to go on.
@@ -89,7 +91,7 @@ impl About {
 impl Session {
     pub(super) fn ask(&mut self, about: About, matter: Matter, cx: &mut Context<'_>) {
         debug_assert!(!self.is_waiting(), "one thing at a time");
-        let asked = Asked { about, number: 0, until: Time::NEVER, _waiting: None };
+        let asked = Asked { about, matter: matter.clone(), number: 0, until: Time::NEVER, _waiting: None };
         self.extras_mut().waits = Some(Box::new(Waits::Answer(asked)));
         cx.effects.push(Effect::Ask(matter));
     }
@@ -98,6 +100,25 @@ impl Session {
     pub fn asked(&mut self, number: u32, waiting: Option<Waiting>, until: Time) {
         if let Some(Waits::Answer(asked)) = self.waits_mut() {
             (asked.number, asked.until, asked._waiting) = (number, until, waiting);
+        }
+    }
+
+    /// Of a session that came from a record with a question out, which nobody is going to answer here: puts it once more.
+    /// One that may have changed something at the backend is answered as one that cannot be judged.
+    ///
+    /// # Errors
+    /// The connection is to be closed with this.
+    pub fn ask_once_more(&mut self, cx: &mut Context<'_>) -> Result<(), Disconnect> {
+        let Some(Waits::Answer(asked)) = self.waits_mut() else { return Ok(()) };
+        match &asked.matter {
+            Matter::Publish { .. } | Matter::Rpc { .. } => {
+                let number = asked.number;
+                self.handle_answer(number, Err(Denied::Unavailable { let_in: false }), cx).map(drop)
+            }
+            matter => {
+                cx.effects.push(Effect::Ask(matter.clone()));
+                Ok(())
+            }
         }
     }
 

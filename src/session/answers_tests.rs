@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
-use crate::session::question::{PublishAnswer, Waiting};
+use crate::session::question::{Cancel, PublishAnswer, Waiting};
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
 use crate::session::{
     HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Progress, Rights, SubscribeEffect, UNDER_WAY_MAX, World,
@@ -99,8 +99,8 @@ struct Stage {
 /// Counts what is cancelled by being dropped.
 struct Handle(Arc<AtomicUsize>);
 
-impl Drop for Handle {
-    fn drop(&mut self) {
+impl Cancel for Handle {
+    fn cancel(self: Box<Self>) {
         self.0.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -472,7 +472,7 @@ fn a_session_that_goes_away_cancels_its_question() {
     let cancelled = Arc::new(AtomicUsize::new(0));
     let mut stage = Stage::connected(ConnectAnswer::default());
     stage.say(r#"{"id":2,"rpc":{"method":"m"}}"#).unwrap();
-    let waiting: Waiting = Box::new(Handle(Arc::clone(&cancelled)));
+    let waiting = Waiting::new(Handle(Arc::clone(&cancelled)));
     stage.session.asked(9, Some(waiting), Time::NEVER);
     assert_eq!(cancelled.load(Ordering::Relaxed), 0);
     drop(stage.session);

@@ -32,6 +32,19 @@ pub(super) struct Held {
     bytes: usize,
 }
 
+impl Held {
+    /// In order.
+    pub(super) fn commands(&self) -> impl Iterator<Item = &[u8]> {
+        self.commands.iter().map(|command| &**command)
+    }
+
+    pub(super) fn of(commands: impl Iterator<Item = Box<[u8]>>) -> Held {
+        let commands: VecDeque<_> = commands.collect();
+        let bytes = commands.iter().map(|command| command.len() + COMMAND_BYTES).sum();
+        Held { commands, bytes }
+    }
+}
+
 impl Session {
     /// Keeps the commands that are left of a frame. Pongs count at once: they tell of the connection, not of what it
     /// wants, and waiting for the backend must not make it seem dead. A command that was held already goes back to the

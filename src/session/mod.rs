@@ -18,6 +18,7 @@ mod held;
 pub mod origins;
 pub mod question;
 pub mod reader;
+mod record;
 pub mod rights;
 pub mod token;
 pub mod tunnel;

@@ -143,5 +143,30 @@ pub enum Denied {
     Unavailable { let_in: bool },
 }
 
-/// Held while the answer is wanted. Dropping it cancels the question.
-pub type Waiting = Box<dyn std::any::Any + Send>;
+/// Held while the answer is wanted. Dropped, it takes the question back, and nothing else: what the question is for stands
+/// with whom it belongs to, so that a record of that needs nothing of this.
+pub struct Waiting(Option<Box<dyn Cancel>>);
+
+/// How whoever answers a question stops doing so.
+pub trait Cancel: Send {
+    fn cancel(self: Box<Self>);
+}
+
+impl Waiting {
+    pub fn new(cancel: impl Cancel + 'static) -> Waiting {
+        Waiting(Some(Box::new(cancel)))
+    }
+
+    /// Of a question that is not taken back.
+    pub fn for_good() -> Waiting {
+        Waiting(None)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(cancel) = self.0.take() {
+            cancel.cancel();
+        }
+    }
+}

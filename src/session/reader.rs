@@ -255,6 +255,11 @@ impl Reader {
         self.subs.push(Sub { channel: channel | Sub::PENDING, place: id });
     }
 
+    /// In the place of none.
+    pub(super) fn restore_subs(&mut self, subs: Vec<Sub>) {
+        self.subs = subs.into();
+    }
+
     /// The home has answered the join of `id`: whether it is still wanted.
     pub fn joined(&self, channel: ChannelIndex, id: u32) -> ReaderVerdict {
         match self.sub(channel) {

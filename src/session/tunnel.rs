@@ -119,7 +119,7 @@ pub struct Tunnel {
 
 const _: () = assert!(size_of::<Tunnel>() <= 64, "an idle connection of a tunnel costs its slot and this");
 
-enum Stage {
+pub(super) enum Stage {
     Asking(Box<Asking>),
     /// Boxed work only while a message is under way.
     Open(Option<Box<Work>>),
@@ -136,8 +136,9 @@ pub struct Asking {
     pub admission: Option<Box<Admission>>,
 }
 
-#[derive(Default)]
-struct Work {
+pub(super) struct Work {
+    /// What the backend has not answered: with the number [`Tunnel::sequence`], so that it can be handed over again.
+    pub(super) under_way: Payload,
     /// Bound: `messages_waiting_max` and `bytes_waiting_max`, at which reading pauses.
     waiting: VecDeque<Payload>,
     waiting_bytes: usize,
@@ -145,10 +146,40 @@ struct Work {
     paused: bool,
 }
 
+impl Work {
+    fn new(under_way: Payload) -> Work {
+        Work { under_way, waiting: VecDeque::new(), waiting_bytes: 0, paused: false }
+    }
+
+    pub(super) fn of(under_way: Payload, waiting: VecDeque<Payload>, paused: bool) -> Work {
+        let waiting_bytes = waiting.iter().map(|message| message.bytes.len()).sum();
+        Work { under_way, waiting, waiting_bytes, paused }
+    }
+
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Payload> {
+        self.waiting.iter()
+    }
+}
+
 impl Tunnel {
     pub fn new(place: u16, asking: Asking) -> Tunnel {
         let stage = Stage::Asking(Box::new(asking));
         Tunnel { place, undelivered: 0, user: None, opened_at_s: 0, sequence: 0, stage }
+    }
+
+    pub(super) fn restored(
+        place: u16,
+        undelivered: u32,
+        user: Option<UserName>,
+        opened_at_s: u64,
+        sequence: u64,
+        stage: Stage,
+    ) -> Tunnel {
+        Tunnel { place, undelivered, user, opened_at_s, sequence, stage }
+    }
+
+    pub(super) fn stage(&self) -> &Stage {
+        &self.stage
     }
 
     pub fn is_open(&self) -> bool {
@@ -209,7 +240,7 @@ impl Tunnel {
                 None
             }
             Stage::Open(work @ None) => {
-                *work = Some(Box::default());
+                *work = Some(Box::new(Work::new(message.clone())));
                 self.sequence += 1;
                 Some((self.sequence, message))
             }
@@ -222,6 +253,7 @@ impl Tunnel {
         let next = work.as_mut().and_then(|work| {
             let next = work.waiting.pop_front()?;
             work.waiting_bytes -= next.bytes.len();
+            work.under_way = next.clone();
             Some(next)
         });
         match next {
@@ -261,6 +293,15 @@ impl Tunnel {
     /// Whether the backend has a message and has not answered it.
     pub fn is_asking_backend(&self) -> bool {
         matches!(self.stage, Stage::Open(Some(_)))
+    }
+
+    /// The message that the backend has and has not answered, with its number: of a tunnel that came from a record, to be
+    /// handed over again.
+    pub fn under_way(&self) -> Option<(u64, &Payload)> {
+        match &self.stage {
+            Stage::Open(Some(work)) => Some((self.sequence, &work.under_way)),
+            _ => None,
+        }
     }
 
     /// Messages handed over so far.
@@ -306,7 +347,8 @@ mod tests {
                      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         let (head, _) = crate::proto::http1::parse_head(head).unwrap().unwrap();
         let handshake = crate::proto::websocket::accept(&head, &[]).unwrap();
-        let asking = Asking { handshake, waiting: Box::new(()), unread: Held::default(), admission: None };
+        let asking =
+            Asking { handshake, waiting: Waiting::for_good(), unread: Held::default(), admission: None };
         let mut tunnel = Tunnel::new(0, asking);
         assert!(tunnel.handle_message(payload("early")).is_none() && !tunnel.is_open());
         assert!(tunnel.open(Some("u".into()), 7).is_some() && tunnel.open(None, 8).is_none());

@@ -12,8 +12,8 @@ use trunkline::base::bytes::Bytes;
 use trunkline::base::fault::Disconnect;
 use trunkline::base::time::Time;
 use trunkline::session::question::{
-    Answer, ConnectAnswer, Denied, Granted, Matter, PublishAnswer, Question, RefreshAnswer, SubRefreshAnswer,
-    Waiting,
+    Answer, Cancel, ConnectAnswer, Denied, Granted, Matter, PublishAnswer, Question, RefreshAnswer,
+    SubRefreshAnswer, Waiting,
 };
 use trunkline::shard::ask::{BackendReply, Busy};
 
@@ -49,8 +49,8 @@ struct Handle {
     awaited: Arc<AtomicUsize>,
 }
 
-impl Drop for Handle {
-    fn drop(&mut self) {
+impl Cancel for Handle {
+    fn cancel(self: Box<Self>) {
         self.cancelled.store(true, Ordering::Relaxed);
         self.awaited.fetch_sub(1, Ordering::Relaxed);
     }
@@ -68,7 +68,7 @@ impl Questions {
         let handle = Handle { cancelled: Arc::clone(&cancelled), awaited: Arc::clone(&self.awaited) };
         let asked = Asked { question, reply, cancelled, due: None, answer: None };
         self.asked.lock().expect("one thread").push(asked);
-        Ok(Box::new(handle))
+        Ok(Waiting::new(handle))
     }
 
     /// Questions whose answers shards wait for.

@@ -32,7 +32,7 @@ use crate::control::deliver;
 use crate::control::hooks::fault::Fault;
 use crate::control::hooks::hook::{Hook, Turn};
 use crate::control::hooks::metrics::HooksMetrics;
-use crate::session::question::{Answer, Denied, Question, Waiting};
+use crate::session::question::{Answer, Cancel, Denied, Question, Waiting};
 use crate::shard::ask::{BackendReply, Busy};
 
 /// Longest answer, in bytes. A thousand subscriptions with a kilobyte of data each fit; what is longer belongs into an
@@ -98,15 +98,15 @@ impl Hooks {
                 runtime.spawn(async move { promise.keep(Err(unavailable)).await })
             }
         };
-        Ok(Box::new(Cancel(task.abort_handle())))
+        Ok(Waiting::new(Task(task.abort_handle())))
     }
 }
 
-/// Dropped by the shard when nobody wants the answer any more.
-struct Cancel(AbortHandle);
+/// What is working on a question.
+struct Task(AbortHandle);
 
-impl Drop for Cancel {
-    fn drop(&mut self) {
+impl Cancel for Task {
+    fn cancel(self: Box<Self>) {
         self.0.abort();
     }
 }

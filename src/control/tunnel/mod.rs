@@ -43,7 +43,7 @@ use crate::config::Tunnel;
 use crate::control::metrics::TunnelCounts;
 use crate::control::tunnel::backend::{Answered, Backend, Fault, Patience};
 use crate::control::tunnel::tickets::{Ticket, Tickets};
-use crate::session::question::Waiting;
+use crate::session::question::{Cancel, Waiting};
 use crate::session::tunnel::{Admission, Hello, Payload, TunnelAnswer, TunnelMatter, TunnelQuestion};
 use crate::shard::ask::{Busy, TunnelReply};
 use crate::telemetry::LogLimit;
@@ -66,6 +66,13 @@ pub struct Tunnels {
     log: Mutex<LogLimit>,
     started: Instant,
     answer_bytes_max: usize,
+}
+
+/// Dropped when the client has gone: its question sees that.
+struct Nobody(#[expect(dead_code, reason = "held to be dropped")] oneshot::Sender<Infallible>);
+
+impl Cancel for Nobody {
+    fn cancel(self: Box<Self>) {}
 }
 
 impl Tunnels {
@@ -122,7 +129,7 @@ impl Tunnels {
                         None => reply.forget(),
                     }
                 });
-                Box::new(waiting)
+                Waiting::new(Nobody(waiting))
             }
             TunnelMatter::Message { message, .. } => {
                 handle.spawn(async move {
@@ -131,7 +138,7 @@ impl Tunnels {
                     deliver(reply, answer).await;
                 });
                 // A message that was handed over is not taken back.
-                Box::new(())
+                Waiting::for_good()
             }
             TunnelMatter::Close { code, reason, messages, undelivered } => {
                 reply.forget();
@@ -153,7 +160,7 @@ impl Tunnels {
                     tunnels.close(place, &body, headers).await;
                     drop(permit);
                 });
-                Box::new(())
+                Waiting::for_good()
             }
         })
     }

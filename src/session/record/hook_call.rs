@@ -1,0 +1,134 @@
+//! A hook call under way: what it is for, and what was asked.
+
+use crate::base::ids::ChannelName;
+use crate::base::time::Time;
+use crate::record::{
+    ConnectPurpose, ConnectQuestion, HookCallRecord, Moment, PublishPurpose, PublishQuestion, PurposeRecord,
+    QuestionRecord, RecordFault, RpcQuestion, SinceRecord, SubscribePurpose, SubscribeQuestion,
+};
+use crate::session::ChannelIndex;
+use crate::session::answers::{About, Asked, NO_CHANNEL};
+use crate::session::commands::Wish;
+use crate::session::question::Matter;
+use crate::session::record::NameOf;
+
+impl Asked {
+    /// `known`: whether the client is subscribed to a channel, and its number so that it has a name.
+    pub(super) fn to_record(
+        &self,
+        name_of: NameOf<'_>,
+        known: &dyn Fn(&ChannelIndex) -> bool,
+        now: Time,
+    ) -> HookCallRecord {
+        let purpose = match &self.about {
+            About::Connect { id, recover } => PurposeRecord::Connect(ConnectPurpose {
+                id: *id,
+                recover: recover
+                    .iter()
+                    .map(|(name, since)| (name.clone(), SinceRecord::of(*since)))
+                    .collect(),
+            }),
+            About::Refresh => PurposeRecord::Refresh,
+            About::Subscribe { wish, revoked } => PurposeRecord::Subscribe(SubscribePurpose {
+                id: wish.id,
+                channel: wish.channel.clone(),
+                recover: wish.since.map(SinceRecord::of),
+                reject_unrecovered: wish.reject_unrecovered,
+                positioned: wish.positioned,
+                recoverable: wish.recoverable,
+                join_leave: wish.join_leave,
+                revoked: *revoked,
+            }),
+            About::SubRefresh { channel } => {
+                PurposeRecord::SubRefresh(Some(*channel).filter(known).map(name_of))
+            }
+            About::Publish { id, channel, data } => PurposeRecord::Publish(PublishPurpose {
+                id: *id,
+                channel: channel.clone(),
+                data: data.clone(),
+            }),
+            About::Rpc { id } => PurposeRecord::Rpc(*id),
+        };
+        HookCallRecord {
+            number: self.number,
+            until: Moment::of(self.until, now),
+            purpose,
+            question: question_to_record(&self.matter),
+        }
+    }
+
+    /// `find`: the number of a channel that the client is subscribed to.
+    pub(super) fn from_record(
+        record: &HookCallRecord,
+        find: &dyn Fn(&str) -> Option<ChannelIndex>,
+        written: Time,
+    ) -> Result<Asked, RecordFault> {
+        use {PurposeRecord as Purpose, QuestionRecord as Question};
+        let about = match (&record.purpose, &record.question) {
+            (Purpose::Connect(ConnectPurpose { id, recover }), Question::Connect(_)) => {
+                let recover = recover.iter().map(|(name, since)| (name.clone(), since.since())).collect();
+                About::Connect { id: *id, recover }
+            }
+            (Purpose::Refresh, Question::Refresh) => About::Refresh,
+            (Purpose::Subscribe(wanted), Question::Subscribe(_)) => About::Subscribe {
+                wish: Wish {
+                    id: wanted.id,
+                    channel: wanted.channel.clone(),
+                    positioned: wanted.positioned,
+                    recoverable: wanted.recoverable,
+                    join_leave: wanted.join_leave,
+                    since: wanted.recover.as_ref().map(SinceRecord::since),
+                    reject_unrecovered: wanted.reject_unrecovered,
+                },
+                revoked: wanted.revoked,
+            },
+            (Purpose::SubRefresh(channel), Question::SubRefresh(_)) => {
+                let channel =
+                    channel.as_ref().and_then(|name: &ChannelName| find(name)).unwrap_or(NO_CHANNEL);
+                About::SubRefresh { channel }
+            }
+            (Purpose::Publish(PublishPurpose { id, channel, data }), Question::Publish(_)) => {
+                About::Publish { id: *id, channel: channel.clone(), data: data.clone() }
+            }
+            (Purpose::Rpc(id), Question::Rpc(_)) => About::Rpc { id: *id },
+            _ => return Err(RecordFault::Impossible("a hook call that asks for something else")),
+        };
+        Ok(Asked {
+            about,
+            matter: question_from_record(&record.question),
+            number: record.number,
+            until: record.until.at(written),
+            _waiting: None,
+        })
+    }
+}
+
+fn question_to_record(matter: &Matter) -> QuestionRecord {
+    match matter.clone() {
+        Matter::Connect { data, name, version, channels } => {
+            QuestionRecord::Connect(ConnectQuestion { data, name, version, channels })
+        }
+        Matter::Refresh => QuestionRecord::Refresh,
+        Matter::Subscribe { channel, token, data } => {
+            QuestionRecord::Subscribe(SubscribeQuestion { channel, token, data })
+        }
+        Matter::SubRefresh { channel } => QuestionRecord::SubRefresh(channel),
+        Matter::Publish { channel, data } => QuestionRecord::Publish(PublishQuestion { channel, data }),
+        Matter::Rpc { method, data } => QuestionRecord::Rpc(RpcQuestion { method, data }),
+    }
+}
+
+fn question_from_record(record: &QuestionRecord) -> Matter {
+    match record.clone() {
+        QuestionRecord::Connect(ConnectQuestion { data, name, version, channels }) => {
+            Matter::Connect { data, name, version, channels }
+        }
+        QuestionRecord::Refresh => Matter::Refresh,
+        QuestionRecord::Subscribe(SubscribeQuestion { channel, token, data }) => {
+            Matter::Subscribe { channel, token, data }
+        }
+        QuestionRecord::SubRefresh(channel) => Matter::SubRefresh { channel },
+        QuestionRecord::Publish(PublishQuestion { channel, data }) => Matter::Publish { channel, data },
+        QuestionRecord::Rpc(RpcQuestion { method, data }) => Matter::Rpc { method, data },
+    }
+}

@@ -1,0 +1,108 @@
+//! The state machines of this folder as records, and back.
+//!
+//! A record names channels; what numbers them here is the shard's, so it comes as an argument. A record is of a state
+//! between two calls: effects have been carried out, and answers that are on their way are not part of it.
+
+mod client;
+mod hook_call;
+mod tunnel;
+mod unidirectional;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::ChannelName;
+use crate::record::{IdentityRecord, RecordFault, RenewalRecord, SubRecord, TermsRecord};
+use crate::session::{ChannelIndex, Identity, Renewal, Sub, SubExtra};
+
+/// The name behind a shard's number of a channel.
+pub type NameOf<'a> = &'a dyn Fn(ChannelIndex) -> ChannelName;
+/// Gives a restored subscription its shard's number of the channel, and its place in the channel's list; while the join is
+/// pending the place counts for nothing.
+pub type PlaceOf<'a> = &'a mut dyn FnMut(&SubRecord) -> Result<(ChannelIndex, u32), RecordFault>;
+
+/// Where the flags of a [`Sub`] begin.
+const FLAGS_SHIFT: u32 = 24;
+
+fn flags_to_record(flags: u32) -> u8 {
+    (flags >> FLAGS_SHIFT) as u8
+}
+
+fn flags_from_record(flags: u8) -> Result<u32, RecordFault> {
+    const KNOWN: u32 = Sub::SERVER_SIDE | Sub::POSITIONED | Sub::RECOVERABLE | Sub::NOTICES | Sub::BY_TOKEN;
+    let flags = u32::from(flags) << FLAGS_SHIFT;
+    match flags & !KNOWN {
+        0 => Ok(flags),
+        _ => Err(RecordFault::Impossible("flags of a subscription")),
+    }
+}
+
+fn sub_to_record(sub: Sub, terms: Option<&SubExtra>, name_of: NameOf<'_>) -> SubRecord {
+    SubRecord {
+        channel: name_of(sub.channel()),
+        flags: flags_to_record(sub.flags() & !Sub::PENDING),
+        pending: sub.is(Sub::PENDING).then_some(sub.place),
+        terms: terms.map(|extra| TermsRecord {
+            chan_info: extra.chan_info.clone(),
+            expire_at_s: extra.expire_at_s,
+            renewal: extra.renewal.to_record(),
+        }),
+    }
+}
+
+/// Subscriptions in their order.
+fn subs_from_record(
+    records: &[SubRecord],
+    place_of: PlaceOf<'_>,
+) -> Result<Vec<(Sub, Option<SubExtra>)>, RecordFault> {
+    let mut subs: Vec<(Sub, Option<SubExtra>)> = Vec::new();
+    for record in records {
+        let flags = flags_from_record(record.flags)?;
+        let (channel, place) = place_of(record)?;
+        if channel & !Sub::INDEX != 0 || subs.iter().any(|(known, _)| known.channel() == channel) {
+            return Err(RecordFault::Impossible("two subscriptions to one channel"));
+        }
+        let sub = match record.pending {
+            Some(number) => Sub { channel: channel | flags | Sub::PENDING, place: number },
+            None => Sub { channel: channel | flags, place },
+        };
+        let terms = record.terms.as_ref().map(|terms| SubExtra {
+            channel,
+            chan_info: terms.chan_info.clone(),
+            expire_at_s: terms.expire_at_s,
+            renewal: Renewal::from_record(&terms.renewal),
+        });
+        subs.push((sub, terms));
+    }
+    Ok(subs)
+}
+
+impl Renewal {
+    fn to_record(self) -> RenewalRecord {
+        match self {
+            Renewal::Token => RenewalRecord::Token,
+            Renewal::Hook { ask_at_s } => RenewalRecord::Hook(ask_at_s),
+        }
+    }
+
+    fn from_record(record: &RenewalRecord) -> Renewal {
+        match *record {
+            RenewalRecord::Token => Renewal::Token,
+            RenewalRecord::Hook(ask_at_s) => Renewal::Hook { ask_at_s },
+        }
+    }
+}
+
+impl Identity {
+    fn to_record(&self) -> IdentityRecord {
+        let Identity { user, conn_info, meta, expire_at_s, renewal } = self.clone();
+        IdentityRecord { user, conn_info, meta, expire_at_s, renewal: renewal.to_record() }
+    }
+
+    fn from_record(record: &IdentityRecord) -> Identity {
+        let IdentityRecord { user, conn_info, meta, expire_at_s, renewal } = record.clone();
+        Identity { user, conn_info, meta, expire_at_s, renewal: Renewal::from_record(&renewal) }
+    }
+}
+
+fn copied(bytes: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(bytes)
+}
