@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::proto::http1;
-use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
+use crate::shard::link::ClosingEnd;
 use crate::shard::stats::Cause;
 
 /// How long a refused client may take to end its side.
@@ -27,7 +27,7 @@ impl Core {
             false => seats.take(),
         };
         match self.links.connections.get_mut(slot) {
-            Some(connection) if seated => connection.seated = true,
+            Some(connection) if seated => connection.link.set_seated(),
             _ => self.links.unseated += 1,
         }
         seated
@@ -52,9 +52,7 @@ impl Core {
             false => ClosingEnd::Both,
         };
         self.leave_protocol(slot, answer.into(), end);
-        if let Some(State::Closing { .. }) =
-            self.links.connections.get(slot).map(|connection| &connection.state)
-        {
+        if self.links.connections.get(slot).is_some_and(|connection| !connection.link.is_gone()) {
             self.timer_in(slot, REFUSED_LINGER);
         }
     }

@@ -16,9 +16,9 @@ use crate::session::{
     Context, Effect, Hooks, Progress, READ_WEIGHT, RECOVERY_WEIGHT, Rights, Session, Sub, SubscribeEffect,
     World,
 };
-use crate::shard::connections::{Connection, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
+use crate::shard::peer::Kind;
 use crate::shard::timers::{self, ShortTick, TICK_MS};
 use crate::shard::{Action, ShardOptions};
 
@@ -108,7 +108,8 @@ impl Core {
         let mut commands = decode_frame(format, frame);
         loop {
             let allowance = self.commands_allowed(slot);
-            let blocked = self.links.connections.get(slot).is_some_and(Connection::is_blocked);
+            let blocked =
+                self.links.connections.get(slot).is_some_and(|connection| connection.link.is_blocked());
             let step = |session: &mut Session, cx: &mut Context<'_>| {
                 cx.allowance = allowance;
                 cx.blocked = blocked;
@@ -135,8 +136,7 @@ impl Core {
     /// What a client's session holds may be taken up in the next turn: not at once, so that each client gets a share of
     /// a turn and what it was answered leaves first.
     pub fn resume_commands_later(&mut self, slot: u32) {
-        if let Some(session) =
-            self.links.connections.get_mut(slot).and_then(|connection| connection.session())
+        if let Some(session) = self.links.connections.session(slot)
             && session.has_held()
             && !session.resumes
         {
@@ -160,8 +160,7 @@ impl Core {
     }
 
     fn resume_one(&mut self, slot: u32) {
-        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        else {
+        let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         session.resumes = false;
@@ -172,7 +171,7 @@ impl Core {
             .links
             .connections
             .get(slot)
-            .is_some_and(|connection| connection.owes() && !connection.is_blocked())
+            .is_some_and(|connection| connection.link.owes() && !connection.link.is_blocked())
         {
             // What it was owed leaves in this tick, as far as its socket takes it: then it is clear what may follow.
             return self.resume_commands_later(slot);
@@ -188,8 +187,7 @@ impl Core {
 
     /// Pauses reading from a client that has too many commands waiting.
     pub fn pause_if_holding(&mut self, slot: u32) {
-        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        else {
+        let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         if !session.input_paused && session.holds_enough() {
@@ -202,8 +200,8 @@ impl Core {
     /// Undoes [`Core::pause_if_holding`].
     fn read_on(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let paused_for_debt = connection.lag.as_ref().is_some_and(|lag| lag.read_paused);
-        let Some(session) = connection.session() else { return };
+        let paused_for_debt = connection.link.lag.as_ref().is_some_and(|lag| lag.read_paused);
+        let Some(session) = connection.peer.session() else { return };
         if session.input_paused && !session.holds_enough() {
             session.input_paused = false;
             if !paused_for_debt {
@@ -214,18 +212,14 @@ impl Core {
 
     /// A command of the connection is on its way to the owner of a channel.
     fn command_sent(&mut self, slot: u32, weight: u16) {
-        if let Some(session) =
-            self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        {
+        if let Some(session) = self.links.connections.session(slot) {
             session.command_sent(weight);
         }
     }
 
     /// The owner has answered.
     pub fn command_answered(&mut self, slot: u32, weight: u16) {
-        if let Some(session) =
-            self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        {
+        if let Some(session) = self.links.connections.session(slot) {
             session.command_answered(weight);
             self.resume_commands_later(slot);
         }
@@ -233,7 +227,7 @@ impl Core {
 
     /// How the client writes; `None` for whoever is none.
     fn format(&mut self, slot: u32) -> Option<Format> {
-        Some(self.links.connections.get_mut(slot)?.session()?.format())
+        Some(self.links.connections.session(slot)?.format())
     }
 
     /// Runs a step of a client's session, sends what it wrote and does what it asked. `None`: there is no client.
@@ -254,7 +248,7 @@ impl Core {
     ) -> Option<U> {
         let client = self.client_id(slot);
         let unix_s = self.unix_s();
-        let session = self.links.connections.get_mut(slot)?.session()?;
+        let session = self.links.connections.session(slot)?;
         let format = session.format();
         let view = View { options: &self.env.options, local: &self.delivery.local };
         let mut effects = std::mem::take(&mut self.peers.effects);
@@ -275,7 +269,7 @@ impl Core {
             Effect::Connected => self.handle_connected(slot),
             Effect::TakePlace => {
                 let connection = self.links.connections.get_mut(slot);
-                let user = connection.and_then(|connection| connection.session()?.user().cloned());
+                let user = connection.and_then(|connection| connection.peer.session()?.user().cloned());
                 self.join_user(slot, user, false);
             }
             Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
@@ -283,9 +277,7 @@ impl Core {
             Effect::Publish { id, channel, data, changes } => {
                 let index = self.delivery.local.find(&channel);
                 let client = self.client_id(slot).to_string();
-                let Some(session) =
-                    self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-                else {
+                let Some(session) = self.links.connections.session(slot) else {
                     return;
                 };
                 let info = session.info(client, index);
@@ -301,8 +293,7 @@ impl Core {
             Effect::History { id, channel, limit, since, reverse } => {
                 self.command_sent(slot, READ_WEIGHT);
                 let home = self.messages.mailer.router().channel_home(&channel);
-                let session =
-                    self.links.connections.get_mut(slot).and_then(|connection| connection.session());
+                let session = self.links.connections.session(slot);
                 let by = Creator::client(session.and_then(|session| session.user()), conn);
                 let ask = HistoryAsk { channel, limit, since, reverse, by };
                 self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
@@ -339,10 +330,10 @@ impl Core {
     fn handle_connected(&mut self, slot: u32) {
         // The reply may have been too much for its socket: then it is gone by now.
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if connection.session().is_none() {
+        if connection.peer.session().is_none() {
             return;
         }
-        connection.listed = true;
+        connection.peer.set_listed();
         self.peers.clients += 1;
         self.env.stats.counters.clients_connected_total += 1;
         // The first ping comes at a random moment of the second half, so that a crowd that connected at once is not
@@ -351,13 +342,13 @@ impl Core {
         let first = interval / 2 + self.env.prng.u64(0..=interval / 2);
         let due = timers::tick_after(self.env.now, first);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
+        connection.link.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
         // What came for its subscriptions while others of the same connect were still asked for.
-        if connection.lag.is_some() {
+        if connection.link.lag.is_some() {
             self.delivery.catching_up.push(slot);
         }
-        if !connection.of_user {
-            let user = connection.session().and_then(|session| session.user().cloned());
+        if !connection.peer.of_user() {
+            let user = connection.peer.session().and_then(|session| session.user().cloned());
             self.join_user(slot, user, false);
         }
         self.tell_connected(slot);
@@ -374,8 +365,7 @@ impl Core {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot).to_string();
         let Ok(options) = self.env.options.namespaces.resolve(&subscribe.channel) else { return };
-        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        else {
+        let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         let index = self.delivery.local.join_asked(&subscribe.channel, options);
@@ -405,8 +395,7 @@ impl Core {
     fn renew_info(&mut self, slot: u32, only: Option<u32>) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot).to_string();
-        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        else {
+        let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         let changed = session.subs().iter().map(|sub| sub.channel());
@@ -421,8 +410,7 @@ impl Core {
     /// Ends a subscription; with `why`, the client is told.
     pub fn unsubscribe(&mut self, slot: u32, channel: u32, why: Option<Unsubscribed>) {
         let conn = self.conn_id(slot);
-        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        else {
+        let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         let Some(sub) = session.sub(channel) else { return };
@@ -437,8 +425,7 @@ impl Core {
                 self.with_session(slot, |session, cx| session.unsubscribed(channel, &name, why, cx));
             }
             None => {
-                let session =
-                    self.links.connections.get_mut(slot).and_then(|connection| connection.session());
+                let session = self.links.connections.session(slot);
                 session.and_then(|session| session.remove(channel));
             }
         }
@@ -452,17 +439,18 @@ impl Core {
     // --- time
 
     pub fn handle_timer(&mut self, slot: u32) {
-        match self.links.connections.get(slot).map(|connection| &connection.state) {
-            Some(State::Http(_)) => self.handle_http_timer(slot),
-            Some(State::Client { session, .. }) if !session.is_connected() => match session.awaits() {
+        match self.links.connections.kind(slot) {
+            Some(Kind::Http(_)) => self.handle_http_timer(slot),
+            Some(Kind::Client(session)) if !session.is_connected() => match session.awaits() {
                 Some(_) => self.handle_question_timer(slot),
                 None => self.close(slot, Disconnect::STALE),
             },
-            Some(State::Client { .. }) => self.handle_client_timer(slot),
-            Some(State::Reader { .. }) => self.handle_reader_timer(slot),
-            Some(State::Tunnel { .. }) => self.handle_tunnel_timer(slot),
-            Some(State::Closing { .. }) => self.give_up(slot),
-            Some(State::Echo { .. } | State::Gone) | None => {}
+            Some(Kind::Client(_)) => self.handle_client_timer(slot),
+            Some(Kind::Reader(_)) => self.handle_reader_timer(slot),
+            Some(Kind::Tunnel(_)) => self.handle_tunnel_timer(slot),
+            // It has not ended in time.
+            Some(Kind::Nobody) => self.give_up(slot),
+            Some(Kind::Echo) | None => {}
         }
     }
 
@@ -472,7 +460,7 @@ impl Core {
         let now = timers::tick_of(self.env.now);
         let excused_until = self.delivery.silence_excused_until(self.env.now, self.env.options.pong_timeout);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Client { session, .. } = &mut connection.state else { return };
+        let Kind::Client(session) = &mut connection.peer.kind else { return };
         if session.expire_at_s() != 0 && session.expire_at_s() <= expired_s {
             self.close(slot, Disconnect::EXPIRED);
             return;
@@ -485,20 +473,20 @@ impl Core {
             return;
         }
         let interval = self.env.options.ping_interval;
-        if !interval.is_zero() && connection.ping_due.near(now) <= now {
+        if !interval.is_zero() && connection.link.ping_due.near(now) <= now {
             let pong_timeout = self.env.options.pong_timeout;
-            if connection.awaits_pong {
+            if connection.link.awaits_pong() {
                 let input_paused = session.input_paused;
                 if session.ping_outstanding() {
-                    let slow = connection.is_blocked();
+                    let slow = connection.link.is_blocked();
                     if input_paused && !slow {
                         // Its pong may be behind the commands that we have not read.
-                        connection.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
+                        connection.link.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
                         return self.set_client_timer(slot);
                     }
                     match excused_until {
                         Some(until) if !slow => {
-                            connection.ping_due = ShortTick::new(until, now);
+                            connection.link.ping_due = ShortTick::new(until, now);
                             return self.set_client_timer(slot);
                         }
                         _ => {
@@ -507,13 +495,13 @@ impl Core {
                         }
                     }
                 }
-                connection.awaits_pong = false;
+                connection.link.set_awaits_pong(false);
                 let after = ticks_after(now, interval.saturating_sub(pong_timeout));
-                connection.ping_due = ShortTick::new(after, now);
+                connection.link.ping_due = ShortTick::new(after, now);
             } else {
                 session.ping();
-                connection.awaits_pong = true;
-                connection.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
+                connection.link.set_awaits_pong(true);
+                connection.link.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
                 let format = session.format();
                 self.env.stats.counters.pings_sent_total += 1;
                 self.send(slot, Bytes::from_static(ping_frame(format)));
@@ -530,8 +518,8 @@ impl Core {
         let delay_s = self.env.options.expired_close_delay.as_secs();
         let unix_s = self.unix_s();
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let ping = connection.ping_due.near(timers::tick_of(self.env.now));
-        let State::Client { session, .. } = &connection.state else { return };
+        let ping = connection.link.ping_due.near(timers::tick_of(self.env.now));
+        let Kind::Client(session) = &connection.peer.kind else { return };
         if !session.is_connected() {
             return;
         }

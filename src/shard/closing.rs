@@ -9,9 +9,10 @@ use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::proto::websocket;
 use crate::session::reader::Mode;
 use crate::shard::Action;
-use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
+use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::mailbox::{HomeMail, Mail};
+use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 
 /// How long a peer may take to end its side after our last word.
@@ -23,30 +24,32 @@ impl Core {
     /// Ends a connection for the given reason: a Close frame where one can be understood, then FIN.
     pub fn close(&mut self, slot: u32, disconnect: Disconnect) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.silent |= disconnect == Disconnect::NO_PONG || disconnect == Disconnect::SLOW;
-        match &connection.state {
-            State::Client { .. } | State::Echo { .. } => {
+        if disconnect == Disconnect::NO_PONG || disconnect == Disconnect::SLOW {
+            connection.link.set_silent(true);
+        }
+        match &connection.peer.kind {
+            Kind::Client(_) | Kind::Echo => {
                 self.env.stats.disconnect(&disconnect);
                 self.owned.events.note_end(slot, &disconnect);
                 let mut frame = Vec::new();
                 websocket::write_close(&mut frame, disconnect.code, &disconnect.reason);
-                if connection.is_blocked() && disconnect == Disconnect::SLOW {
+                if connection.link.is_blocked() && disconnect == Disconnect::SLOW {
                     // What it owes is what it does not read: a Close frame behind that would not be read either.
                     self.give_up(slot);
                 } else {
-                    self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose(None));
+                    self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose);
                 }
             }
-            State::Reader { .. } => self.close_reader(slot, disconnect),
-            State::Http(Some(http)) if http.inquiry.is_some() => {
+            Kind::Reader(_) => self.close_reader(slot, disconnect),
+            Kind::Http(Some(http)) if http.inquiry.is_some() => {
                 self.end_inquiry(slot);
             }
-            State::Tunnel { .. } => self.end_tunnel(slot, &disconnect),
-            State::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
+            Kind::Tunnel(_) => self.end_tunnel(slot, &disconnect),
+            Kind::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
                 // The answer under way still goes out, and is the last one: see `handle_http_answer`.
             }
-            State::Http(_) => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin),
-            State::Closing { .. } | State::Gone => {}
+            Kind::Http(_) => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin),
+            Kind::Nobody => {}
         }
     }
 
@@ -55,13 +58,13 @@ impl Core {
         self.forget_client(slot);
         self.send(slot, last);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if matches!(connection.state, State::Gone) {
+        if connection.link.is_gone() {
             return;
         }
-        if !matches!(end, ClosingEnd::PeersClose(_)) {
+        if end != ClosingEnd::PeersClose {
             self.links.finishing.push(slot);
         }
-        connection.state = State::Closing { end };
+        connection.set_closing(end);
         self.settle(slot);
         // Reading goes on: input left unread would turn the close into a reset that destroys our last bytes.
         self.links.actions.push(Action::ReadStart(slot));
@@ -72,14 +75,13 @@ impl Core {
     pub fn give_up(&mut self, slot: u32) {
         self.forget_client(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if matches!(connection.state, State::Gone) {
+        if connection.link.is_gone() {
             return;
         }
         // Whose socket takes nothing, or who has been silent, does not read: what the kernel holds for it would stay there
         // for minutes, with nobody left to count it.
-        let reset = connection.silent || connection.is_blocked();
-        connection.state = State::Gone;
-        connection.lag = None;
+        let reset = connection.link.silent() || connection.link.is_blocked();
+        connection.set_gone();
         self.settle(slot);
         self.links.wheel.cancel(&mut self.links.connections, slot);
         self.links.actions.push(if reset { Action::Reset(slot) } else { Action::Close(slot) });
@@ -93,25 +95,24 @@ impl Core {
             return;
         }
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.peer_ended = true;
-        let owes = connection.owes();
-        match &mut connection.state {
+        connection.link.set_peer_ended();
+        let owes = connection.link.owes();
+        match &mut connection.peer.kind {
             // A client of HTTP may end its side and still wait for the answer.
             // A stream that the backend is still asked about ends as if it flowed: nobody is there to read it.
-            State::Http(Some(http)) if http.is_asked() && !http.wants_stream() => {
+            Kind::Http(Some(http)) if http.is_asked() && !http.wants_stream() => {
                 if let Some(request) = &mut http.request {
                     request.keep_alive = false;
                 }
             }
             // So may a reader that awaits its one answer; one that awaits messages has gone.
-            State::Reader { reader, .. } if !reader.is_ready() && !matches!(reader.mode, Mode::Stream(_)) => {
-            }
+            Kind::Reader(reader) if !reader.is_ready() && !matches!(reader.mode, Mode::Stream(_)) => {}
             // And an answer may still be on its way.
-            State::Http(None) if owes => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both),
+            Kind::Http(None) if owes => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both),
             // With further requests behind it.
-            State::Http(Some(http)) if http.is_waiting() && owes => {}
+            Kind::Http(Some(http)) if http.is_waiting() && owes => {}
             // Our last bytes may still be on their way; the close follows them.
-            State::Closing { .. } if self.links.finishing.contains(&slot) => {}
+            Kind::Nobody if self.links.finishing.contains(&slot) => {}
             _ => self.give_up(slot),
         }
     }
@@ -122,20 +123,20 @@ impl Core {
         while at < self.links.finishing.len() {
             let slot = self.links.finishing[at];
             if let Some(connection) = self.links.connections.get_mut(slot)
-                && let State::Closing { end } = &connection.state
+                && let Phase::Closing(end) = connection.link.phase
             {
-                if connection.lag.is_some() {
+                if connection.link.lag.is_some() {
                     at += 1;
                     continue;
                 }
                 match end {
-                    ClosingEnd::Fin if !connection.peer_ended => {
+                    ClosingEnd::Fin if !connection.link.peer_ended() => {
                         self.links.actions.push(Action::Finish(slot));
                         self.timer_in(slot, LINGER);
                     }
                     _ => {
                         // It has answered: an orderly end.
-                        connection.silent = false;
+                        connection.link.set_silent(false);
                         self.give_up(slot);
                     }
                 }
@@ -150,15 +151,11 @@ impl Core {
         self.part_tunnel(slot, 1006, "", true);
         let conn = self.conn_id(slot);
         let why = self.owned.events.take_note(slot);
-        let (subs, user) = match self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-        {
-            Some(State::Client { session, .. }) => (session.take_subs(), session.user().cloned()),
-            Some(State::Reader { reader, .. }) => {
-                let user = reader.identity.as_ref().and_then(|identity| identity.user.clone());
-                (reader.take_subs(), user)
-            }
-            _ => return,
-        };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        if !matches!(connection.peer.kind, Kind::Client(_) | Kind::Reader(_)) {
+            return;
+        }
+        let (subs, user) = (connection.peer.take_subs(), connection.peer.user().cloned());
         for sub in subs {
             let name = self.delivery.local.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
@@ -169,12 +166,12 @@ impl Core {
             self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
         }
         if let Some(connection) = self.links.connections.get_mut(slot)
-            && let Some(lag) = &mut connection.lag
+            && let Some(lag) = &mut connection.link.lag
         {
             lag.cursors.clear();
             lag.held = false;
             if lag.is_over() {
-                connection.lag = None;
+                connection.link.lag = None;
             }
         }
         if self.unlist(slot, user) {
@@ -186,8 +183,8 @@ impl Core {
     pub fn unlist(&mut self, slot: u32, user: Option<UserName>) -> bool {
         let conn = self.conn_id(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
-        let listed = std::mem::take(&mut connection.listed);
-        if std::mem::take(&mut connection.of_user)
+        let listed = connection.peer.take_listed();
+        if connection.peer.take_of_user()
             && let Some(user) = user
         {
             let home = self.messages.mailer.router().user_home(&user);
@@ -203,7 +200,7 @@ impl Core {
         self.delivery.local.unsubscribe(channel, place, &mut moved);
         for moved in moved.drain(..) {
             if let Some(connection) = self.links.connections.get_mut(moved.slot) {
-                connection.placed(channel, moved.to);
+                connection.peer.placed(channel, moved.to);
             }
         }
         self.delivery.moved = moved;

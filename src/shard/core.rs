@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
-use crate::base::ids::{ClientId, ConnId, ShardId, Sock};
+use crate::base::ids::{ClientId, ConnId, GENERATION_MASK, SLOT_MAX, ShardId, Sock};
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
@@ -13,7 +13,7 @@ use crate::hub::home::Home;
 use crate::hub::local::Local;
 use crate::shard::ask::{ControlPlane, ShardStats};
 use crate::shard::client_ids::ClientIds;
-use crate::shard::connections::{Connection, State};
+use crate::shard::connections::Connection;
 use crate::shard::delivery::{Delivery, LATE};
 use crate::shard::environment::Environment;
 use crate::shard::events::Events;
@@ -39,6 +39,8 @@ const ANSWER_BYTES_PER_TICK: usize = 1024 * 1024;
 const CLOSES_PER_TICK: usize = 4096;
 /// Expired history entries and forgotten channels looked at in one tick.
 const SWEEP_PER_TICK: usize = 64;
+/// No connection has it.
+const NO_SOCK: Sock = Sock { slot: SLOT_MAX, generation: GENERATION_MASK };
 /// How often the sweep runs when nothing else wakes the shard.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// The same while more is due: a million channels that are over go in ten seconds, at a tenth of a shard's time.
@@ -84,7 +86,7 @@ impl Core {
         let owned = Owned::new(home, &mut prng, events, now + SWEEP_INTERVAL);
         Core {
             links: Links::new(now),
-            peers: Peers::new(client_ids, &options),
+            peers: Peers::new(id, client_ids, &options),
             delivery: Delivery::new(Local::new(options.streams, prng.u64(..))),
             owned,
             messages: Messages::new(id, router),
@@ -161,26 +163,26 @@ impl Core {
     // --- names of connections
 
     pub fn sock(&self, slot: u32) -> Option<Sock> {
-        self.links.connections.get(slot).map(|connection| Sock { slot, generation: connection.generation })
+        self.links.connections.get(slot).map(|connection| connection.link.sock(slot))
     }
 
     /// Whether the event is for the connection that has the slot now, and for one that is still ours to serve.
     pub fn is_current(&self, sock: Sock) -> bool {
         self.links.connections.get(sock.slot).is_some_and(|connection| {
-            connection.generation == sock.generation && !matches!(connection.state, State::Gone)
+            connection.link.generation == sock.generation && !connection.link.is_gone()
         })
     }
 
     pub fn conn_id(&self, slot: u32) -> ConnId {
-        let generation = self.links.connections.get(slot).map_or(0, |connection| connection.generation);
-        ConnId::new(self.env.id, Sock { slot, generation })
+        let number = self.links.connections.get(slot).map(|connection| connection.peer.number());
+        number.map_or(ConnId::new(self.env.id, NO_SOCK), |number| self.peers.directory.id(number))
     }
 
     /// The slot of a connection of this shard that still lives.
     pub fn live(&self, conn: ConnId) -> Option<u32> {
         debug_assert_eq!(conn.shard(), self.env.id);
-        let sock = conn.sock();
-        self.is_current(sock).then_some(sock.slot)
+        let slot = self.peers.directory.slot(conn)?;
+        self.links.connections.get(slot).is_some_and(|connection| !connection.link.is_gone()).then_some(slot)
     }
 
     pub fn client_id(&self, slot: u32) -> ClientId {
@@ -192,12 +194,13 @@ impl Core {
     /// False when there is no room for it: the caller closes it.
     pub fn handle_accepted(&mut self, sock: Sock) -> bool {
         self.env.stats.counters.connections_accepted_total += 1;
-        self.links.connections.insert(sock.slot, Connection::new(sock.generation));
+        let number = self.peers.directory.insert(sock.slot);
+        self.links.connections.insert(sock.slot, Connection::new(sock.generation, number));
         self.owned.events.begin(sock.slot, self.env.now);
         let Some(connection) = self.links.connections.get_mut(sock.slot) else { return false };
         if self.env.ending.is_some() {
             // Kept as Gone until the driver has closed it, so that the slot is accounted for.
-            connection.state = State::Gone;
+            connection.set_gone();
             self.links.unseated += 1;
             return false;
         }
@@ -212,13 +215,15 @@ impl Core {
 
     pub fn handle_closed(&mut self, sock: Sock) {
         let gone = self.links.connections.get(sock.slot).is_some_and(|connection| {
-            connection.generation == sock.generation && matches!(connection.state, State::Gone)
+            connection.link.generation == sock.generation && connection.link.is_gone()
         });
         assert!(gone, "only what was given up is closed");
         self.links.wheel.cancel(&mut self.links.connections, sock.slot);
-        match self.links.connections.remove(sock.slot) {
-            Some(connection) if connection.seated => self.env.options.seats.give_back(),
-            _ => self.links.unseated -= 1,
+        let Some(connection) = self.links.connections.remove(sock.slot) else { return };
+        self.peers.directory.remove(connection.peer.number());
+        match connection.link.seated() {
+            true => self.env.options.seats.give_back(),
+            false => self.links.unseated -= 1,
         }
         self.owned.events.end(sock.slot);
         self.env.stats.counters.connections_closed_total += 1;
@@ -233,10 +238,10 @@ impl Core {
     /// Puts bytes in line for a connection, behind whatever it has been sent already.
     pub fn send(&mut self, slot: u32, bytes: Bytes) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if matches!(connection.state, State::Gone) || bytes.is_empty() {
+        if connection.link.is_gone() || bytes.is_empty() {
             return;
         }
-        match &mut connection.lag {
+        match &mut connection.link.lag {
             Some(lag) if lag.blocked => {
                 lag.push(bytes);
                 self.check_debt(slot);
@@ -244,7 +249,7 @@ impl Core {
             }
             _ => {
                 let frame = self.links.outbox.frame(bytes);
-                self.links.outbox.append(slot, &mut connection.chain, frame);
+                self.links.outbox.append(slot, &mut connection.link.chain, frame);
             }
         }
     }
@@ -253,7 +258,7 @@ impl Core {
     pub fn outbox_sent(&mut self) {
         for slot in self.links.outbox.dirty() {
             if let Some(connection) = self.links.connections.get_mut(slot) {
-                connection.chain = Chain::default();
+                connection.link.chain = Chain::default();
             }
         }
         self.links.outbox.clear();

@@ -5,8 +5,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::proto::http1::{HttpFault, RequestHead, raw_fields};
 use crate::session::origins::Welcome;
-use crate::shard::connections::ClosingEnd;
 use crate::shard::core::Core;
+use crate::shard::link::ClosingEnd;
 
 /// The fields of an answer that depends on who asks and how. `origin` is the one to allow, or `*`.
 pub fn cors_fields<'a>(origin: Option<&'a str>, fields: &mut Vec<(&'a str, &'a [u8])>) {

@@ -1,8 +1,9 @@
 //! What connections make the node keep, and the end of the worst when it is too much in sum: see [`crate::base::debts`].
 
 use crate::base::fault::Disconnect;
-use crate::shard::connections::{Connection, State};
+use crate::shard::connections::Connection;
 use crate::shard::core::Core;
+use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 
 /// What the kernel may keep for a socket that takes nothing where it is free to choose: a part of tcp_wmem's usual 4 MiB.
@@ -11,7 +12,7 @@ const SEND_BUFFER_BYTES: u64 = 1 << 20;
 impl Connection {
     /// Bytes kept for it, in the kernel as well.
     fn debt(&self, send_buffer_bytes: usize) -> u64 {
-        let owed = self.lag.as_ref().map_or(0, |lag| {
+        let owed = self.link.lag.as_ref().map_or(0, |lag| {
             let kernel = match (lag.blocked, send_buffer_bytes) {
                 (false, _) => 0,
                 (true, 0) => SEND_BUFFER_BYTES,
@@ -19,16 +20,13 @@ impl Connection {
             };
             kernel + lag.remainder_bytes as u64
         });
-        let decoder = |decoder: &Option<Box<crate::proto::websocket::Decoder>>| {
-            decoder.as_ref().map_or(0, |decoder| decoder.stored_bytes())
-        };
-        let kept = match &self.state {
-            State::Client { decoder: half, session } => decoder(half) + session.held_bytes(),
-            State::Tunnel { decoder: half, tunnel } => decoder(half) + tunnel.waiting().1,
-            State::Reader { decoder: half, .. } | State::Echo { decoder: half } => decoder(half),
-            // Requests have a budget of their own.
-            State::Http(_) | State::Closing { .. } => 0,
-            State::Gone => return 0,
+        let kept = match &self.peer.kind {
+            // What still comes is discarded, a frame at most.
+            Kind::Nobody => 0,
+            _ => {
+                let half = self.link.decoder.as_ref().map_or(0, |decoder| decoder.stored_bytes());
+                half + self.peer.held_bytes()
+            }
         };
         owed + kept as u64
     }
@@ -39,10 +37,10 @@ impl Core {
     pub fn settle(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let debt = connection.debt(self.env.options.send_buffer_bytes);
-        if debt == 0 && !connection.indebted {
+        if debt == 0 && !connection.link.indebted() {
             return;
         }
-        connection.indebted = debt > 0;
+        connection.link.set_indebted(debt > 0);
         let before = match debt {
             0 => self.links.debtors.remove(&slot),
             debt => self.links.debtors.insert(slot, debt),

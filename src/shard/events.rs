@@ -16,11 +16,8 @@ use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::ChannelName;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
-use crate::proto::encoding::Encoding;
-use crate::session::reader::Mode;
 use crate::shard::RETRY;
 use crate::shard::ask::ControlPlane;
-use crate::shard::connections::{Connection, State};
 use crate::shard::core::Core;
 
 /// Empty channels of one shard that may wait to be told as vacated: what a million clients that leave in one second
@@ -178,11 +175,7 @@ impl Core {
             return;
         }
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let subs = match &connection.state {
-            State::Client { session, .. } => session.subs(),
-            State::Reader { reader, .. } => reader.subs(),
-            _ => return,
-        };
+        let subs = connection.peer.subs();
         let channels: Vec<u32> =
             subs.iter().filter(|sub| sub.place().is_some()).map(|sub| sub.channel()).collect();
         for channel in channels {
@@ -235,22 +228,15 @@ impl Core {
     }
 
     fn is_listed(&self, slot: u32) -> bool {
-        self.links.connections.get(slot).is_some_and(|connection| connection.listed)
+        self.links.connections.get(slot).is_some_and(|connection| connection.peer.listed())
     }
 
     fn who(&self, slot: u32) -> Option<Who> {
-        let connection = self.links.connections.get(slot)?;
-        let user = match &connection.state {
-            State::Client { session, .. } => session.user().cloned(),
-            State::Reader { reader, .. } => {
-                reader.identity.as_ref().and_then(|identity| identity.user.clone())
-            }
-            _ => return None,
-        };
+        let peer = &self.links.connections.get(slot)?.peer;
         Some(Who {
             client: self.client_id(slot),
-            user: user.unwrap_or_else(|| "".into()),
-            transport: transport(connection),
+            transport: peer.transport()?,
+            user: peer.user().cloned().unwrap_or_else(|| "".into()),
         })
     }
 
@@ -308,17 +294,6 @@ impl Core {
                 self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
             }
         }
-    }
-}
-
-fn transport(connection: &Connection) -> &'static str {
-    match connection.reader().map(|reader| reader.mode) {
-        None => "websocket",
-        Some(Mode::Stream(Encoding::Sse | Encoding::SsePlain)) => "sse",
-        Some(Mode::Stream(Encoding::JsonLines | Encoding::Iframe)) => "http_stream",
-        Some(Mode::Stream(_)) => "uni_websocket",
-        // No client, and so never told of.
-        Some(Mode::Poll | Mode::History | Mode::Publish) => "long_poll",
     }
 }
 

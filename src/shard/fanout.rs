@@ -83,7 +83,7 @@ impl Core {
                 continue;
             };
             if let Some(connection) = self.links.connections.get_mut(subscriber.slot()) {
-                self.links.outbox.append(subscriber.slot(), &mut connection.chain, frame);
+                self.links.outbox.append(subscriber.slot(), &mut connection.link.chain, frame);
             }
         }
         let visited = active.remaining - until;
@@ -114,8 +114,8 @@ impl Core {
         let channel = self.delivery.local.get(index);
         let subscriber = channel.subscribers()[place as usize];
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let connecting = connection.is_connecting();
-        let cursor = match &connection.lag {
+        let connecting = connection.peer.is_connecting();
+        let cursor = match &connection.link.lag {
             // Nothing may be given to it: it stays where it is.
             Some(lag) if subscriber.has_cursor() && (lag.blocked || lag.held || connecting) => return,
             Some(lag) if subscriber.has_cursor() => match lag.cursor_in(index) {

@@ -268,8 +268,8 @@ impl Core {
 
     fn add_subscriber(&mut self, slot: u32, index: u32, notices: bool, top: Offset) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let blocked = connection.is_blocked();
-        let Some(session) = connection.session() else { return };
+        let blocked = connection.link.is_blocked();
+        let Some(session) = connection.peer.session() else { return };
         // Until the connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
         let held = blocked || !session.is_connected();
         debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
@@ -280,7 +280,7 @@ impl Core {
         let stream = self.delivery.local.get(index).stream();
         let cursor = cursor.or_else(|| held.then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
-            let lag = connection.lag.get_or_insert_default();
+            let lag = connection.link.lag.get_or_insert_default();
             lag.cursors.push((index, cursor));
             self.delivery.local.cursor_set(index, place);
         }

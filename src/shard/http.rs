@@ -16,11 +16,13 @@ use crate::session::origins::Welcome;
 use crate::session::question::Headers;
 use crate::shard::Action;
 use crate::shard::ask::HttpReply;
-use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
 use crate::shard::cors::{permission, permit};
+use crate::shard::link::ClosingEnd;
 use crate::shard::mailbox::Mail;
+use crate::shard::peer::Kind;
 use crate::shard::readers;
+use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
 
 /// The subprotocols that are spoken here.
@@ -45,9 +47,7 @@ enum Asked {
 impl Core {
     /// Takes input of a connection that speaks HTTP; gives how much of it.
     pub fn handle_http(&mut self, slot: u32, bytes: &mut [u8]) -> usize {
-        let Some(State::Http(http)) =
-            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-        else {
+        let Some(Kind::Http(http)) = self.links.connections.kind_mut(slot) else {
             return bytes.len();
         };
         let http = http.take();
@@ -109,7 +109,7 @@ impl Core {
 
     pub fn keep_http(&mut self, slot: u32, http: Box<Http>) {
         if let Some(connection) = self.links.connections.get_mut(slot)
-            && let State::Http(kept) = &mut connection.state
+            && let Kind::Http(kept) = &mut connection.peer.kind
         {
             *kept = Some(http);
         }
@@ -141,17 +141,17 @@ impl Core {
                 let state = match endpoint {
                     Endpoint::Centrifuge(format, token) => {
                         let session = Session::new(format, headers).with_token(token);
-                        State::Client { decoder: None, session }
+                        Kind::Client(session)
                     }
-                    Endpoint::Echo => State::Echo { decoder: None },
+                    Endpoint::Echo => Kind::Echo,
                 };
                 if let Some(connection) = self.links.connections.get_mut(slot) {
-                    if matches!(state, State::Echo { .. }) {
+                    if matches!(state, Kind::Echo) {
                         // An echo connection may idle for as long as it likes: it is there for conformance tools.
                         self.links.wheel.cancel(&mut self.links.connections, slot);
-                        self.links.connections.get_mut(slot)?.state = state;
+                        self.links.connections.get_mut(slot)?.peer.kind = state;
                     } else {
-                        connection.state = state;
+                        connection.peer.kind = state;
                         self.timer_in(slot, self.env.options.connect_timeout);
                     }
                 }
@@ -349,11 +349,11 @@ impl Core {
     pub fn handle_http_answer(&mut self, conn: ConnId, mut response: Response<Bytes>) {
         let Some(slot) = self.live(conn) else { return };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Http(kept) = &mut connection.state else { return };
+        let Kind::Http(kept) = &mut connection.peer.kind else { return };
         let is_asked = |http: &mut Box<Http>| http.request.as_ref().is_some_and(|request| request.asked);
         let Some(mut http) = kept.take_if(is_asked) else { return };
         let Some(request) = &http.request else { return };
-        let keep_alive = request.keep_alive && self.env.ending.is_none() && !connection.peer_ended;
+        let keep_alive = request.keep_alive && self.env.ending.is_none() && !connection.link.peer_ended();
         let (method, version) = (&request.parts.method, request.parts.version);
         if response.status().as_u16() >= 400 {
             permit(response.headers_mut(), request.origin.as_deref());
@@ -379,8 +379,7 @@ impl Core {
 
     /// Neither a request nor the rest of one has come in time.
     pub fn handle_http_timer(&mut self, slot: u32) {
-        let Some(State::Http(http)) = self.links.connections.get(slot).map(|connection| &connection.state)
-        else {
+        let Some(Kind::Http(http)) = self.links.connections.kind(slot) else {
             return;
         };
         let waits = http.as_ref().is_none_or(|http| http.is_waiting());
@@ -393,8 +392,7 @@ impl Core {
             self.env.stats.fault(Cause::HttpUnread);
             return self.give_up(slot);
         }
-        let Some(State::Http(http)) = self.links.connections.get(slot).map(|connection| &connection.state)
-        else {
+        let Some(Kind::Http(http)) = self.links.connections.kind(slot) else {
             return;
         };
         match http {
@@ -428,9 +426,7 @@ impl Core {
     fn body_goes_on(&mut self, slot: u32) -> bool {
         let now = self.env.now;
         let stretch = self.env.options.connect_timeout;
-        let Some(State::Http(Some(http))) =
-            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-        else {
+        let Some(Kind::Http(Some(http))) = self.links.connections.kind_mut(slot) else {
             return false;
         };
         let Some(request) = &mut http.request else { return false };

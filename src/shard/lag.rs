@@ -8,10 +8,10 @@ use crate::hub::class::Class;
 use crate::hub::local::{Cursor, Item};
 use crate::hub::options::GapPolicy;
 use crate::session::Sub;
-use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::fanout::encode_item;
 use crate::shard::mailbox::{HomeMail, Mail, Missed};
+use crate::shard::peer::Kind;
 use crate::shard::readers::append_item;
 use crate::shard::stats::Cause;
 use crate::shard::{Action, RETRY};
@@ -28,7 +28,7 @@ impl Core {
         let (slot, rest) = self.links.outbox.remainder(failure);
         self.owned.events.unsent(slot, rest.iter().map(|bytes| bytes.len() as u64).sum());
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if matches!(connection.state, State::Gone) {
+        if connection.link.is_gone() {
             return;
         }
         if let SendCause::Broken(_) = failure.cause {
@@ -36,19 +36,14 @@ impl Core {
             self.give_up(slot);
             return;
         }
-        let generation = connection.generation;
-        let lag = connection.lag.get_or_insert_default();
+        let generation = connection.link.generation;
+        let lag = connection.link.lag.get_or_insert_default();
         debug_assert!(lag.remainder.is_empty(), "what was owed was in this write");
         lag.blocked = true;
         for bytes in rest {
             lag.push(bytes);
         }
-        let subs = match &connection.state {
-            State::Client { session, .. } => session.subs(),
-            State::Reader { reader, .. } => reader.subs(),
-            _ => &[],
-        };
-        for sub in subs {
+        for sub in connection.peer.subs() {
             let (channel, Some(place)) = (sub.channel(), sub.place()) else { continue };
             if lag.cursor(channel).is_none() {
                 let entry = self.delivery.local.get(channel);
@@ -70,14 +65,14 @@ impl Core {
     /// Closes a connection that owes more than it may.
     pub fn check_debt(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let Some(lag) = &connection.lag else { return };
-        let allowed = match connection.state {
-            State::Client { .. } | State::Tunnel { .. } => self.env.options.outbox_bytes_max,
-            State::Reader { ref reader, .. } if reader.is_streaming() => self.env.options.outbox_bytes_max,
+        let Some(lag) = &connection.link.lag else { return };
+        let allowed = match connection.peer.kind {
+            Kind::Client(_) | Kind::Tunnel(_) => self.env.options.outbox_bytes_max,
+            Kind::Reader(ref reader) if reader.is_streaming() => self.env.options.outbox_bytes_max,
             // One message being echoed and one behind it; frames included.
-            State::Echo { .. } => 3 * ECHO_MESSAGE_BYTES_MAX,
+            Kind::Echo => 3 * ECHO_MESSAGE_BYTES_MAX,
             // One answer, made by ourselves.
-            State::Http(_) | State::Reader { .. } | State::Closing { .. } | State::Gone => usize::MAX,
+            Kind::Http(_) | Kind::Reader(_) | Kind::Nobody => usize::MAX,
         };
         if lag.remainder_bytes > allowed {
             self.close(slot, Disconnect::SLOW);
@@ -87,7 +82,7 @@ impl Core {
     /// The socket takes bytes again: first what is owed.
     pub fn handle_writable(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Some(lag) = &mut connection.lag else { return };
+        let Some(lag) = &mut connection.link.lag else { return };
         if !lag.blocked {
             return;
         }
@@ -95,7 +90,7 @@ impl Core {
         lag.remainder_bytes = 0;
         for bytes in std::mem::take(&mut lag.remainder) {
             let frame = self.links.outbox.frame(bytes);
-            self.links.outbox.append(slot, &mut connection.chain, frame);
+            self.links.outbox.append(slot, &mut connection.link.chain, frame);
         }
         self.delivery.catching_up.push(slot);
         self.settle(slot);
@@ -117,7 +112,7 @@ impl Core {
                     .links
                     .connections
                     .get(slot)
-                    .is_some_and(|connection| connection.generation == generation)
+                    .is_some_and(|connection| connection.link.generation == generation)
                 {
                     self.handle_writable(slot);
                 }
@@ -132,9 +127,9 @@ impl Core {
     /// True when there is more to do in the next tick.
     fn catch_up_one(&mut self, slot: u32) -> bool {
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
-        let connecting = connection.is_connecting();
-        let input_is_paused = connection.input_is_paused();
-        let Some(lag) = &mut connection.lag else { return false };
+        let connecting = connection.peer.is_connecting();
+        let input_is_paused = connection.peer.input_is_paused();
+        let Some(lag) = &mut connection.link.lag else { return false };
         if lag.blocked || lag.held || connecting {
             return false;
         }
@@ -188,7 +183,7 @@ impl Core {
             }
             let caught_up = at == entry.stream().end() && at == entry.cursor_of(place);
             let moved = entry.stream().cursor(at);
-            let Some(lag) = &mut connection.lag else { return false };
+            let Some(lag) = &mut connection.link.lag else { return false };
             if caught_up {
                 lag.cursors.retain(|(other, _)| *other != channel);
                 self.delivery.local.cursor_cleared(channel, place);
@@ -198,9 +193,9 @@ impl Core {
             }
         }
         if let Some(connection) = self.links.connections.get_mut(slot)
-            && connection.lag.as_ref().is_some_and(|lag| lag.is_over())
+            && connection.link.lag.as_ref().is_some_and(|lag| lag.is_over())
         {
-            connection.lag = None;
+            connection.link.lag = None;
             self.answer_gone(slot);
         }
         more
@@ -208,7 +203,7 @@ impl Core {
 
     /// The delivery class and the place of a subscriber.
     pub fn place_of(&mut self, slot: u32, channel: u32) -> Option<(Class, u32)> {
-        let sub = self.links.connections.get(slot)?.sub(channel)?;
+        let sub = self.links.connections.get(slot)?.peer.sub(channel)?;
         let place = sub.place()?;
         let channel = self.delivery.local.get(channel);
         let subscriber = channel.subscribers()[place as usize];
@@ -225,7 +220,8 @@ impl Core {
             return self.handle_gap(slot, channel);
         }
         let name = entry.name.clone();
-        let Some(lag) = self.links.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
+        let Some(lag) =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut())
         else {
             return false;
         };
@@ -252,7 +248,7 @@ impl Core {
         }
         let Some((class, _)) = self.place_of(slot, channel) else { return };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Some(lag) = &mut connection.lag else { return };
+        let Some(lag) = &mut connection.link.lag else { return };
         let Some(cursor) = lag.cursor(channel).filter(|cursor| cursor.asked && cursor.after == after) else {
             return;
         };
@@ -293,7 +289,7 @@ impl Core {
             .links
             .connections
             .get_mut(slot)
-            .and_then(|connection| connection.session()?.sub(channel))
+            .and_then(|connection| connection.peer.session()?.sub(channel))
             .is_some_and(|sub| sub.is(Sub::SERVER_SIDE));
         match policy {
             GapPolicy::Close => {
@@ -305,7 +301,7 @@ impl Core {
                 let entry = self.delivery.local.get(channel);
                 let newest = entry.stream().end().saturating_sub(1).max(entry.stream().base());
                 if let Some(lag) =
-                    self.links.connections.get_mut(slot).and_then(|connection| connection.lag.as_mut())
+                    self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut())
                     && let Some(cursor) = lag.cursor(channel)
                 {
                     *cursor = self.delivery.local.get(channel).stream().cursor(newest);
@@ -328,13 +324,13 @@ impl Core {
     /// Forgets the cursor that a connection has in a channel.
     pub fn drop_cursor(&mut self, slot: u32, channel: u32, place: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Some(lag) = &mut connection.lag else { return };
+        let Some(lag) = &mut connection.link.lag else { return };
         if lag.cursor(channel).is_some() {
             lag.cursors.retain(|(other, _)| *other != channel);
             self.delivery.local.cursor_cleared(channel, place);
         }
         if lag.is_over() {
-            connection.lag = None;
+            connection.link.lag = None;
         }
     }
 }

@@ -8,9 +8,9 @@ use crate::session::token::Overrides;
 use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
 use crate::shard::clients::View;
-use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
+use crate::shard::peer::Kind;
 
 impl Core {
     pub fn handle_ask(&mut self, ask: Ask) {
@@ -96,16 +96,14 @@ impl Core {
     pub fn handle_order(&mut self, mail: ConnectionMail) {
         let ConnectionMail { conn, user, order, done } = mail;
         let Some(slot) = self.live(conn) else { return };
-        if let Some(reader) = self.links.connections.get(slot).and_then(|connection| connection.reader()) {
+        if let Some(reader) = self.links.connections.reader(slot) {
             let own = reader.identity.as_ref().and_then(|identity| identity.user.as_deref()).unwrap_or("");
             if own == &*user {
                 self.handle_reader_order(slot, order);
             }
             return;
         }
-        if let Some(State::Tunnel { tunnel, .. }) =
-            self.links.connections.get(slot).map(|connection| &connection.state)
-        {
+        if let Some(Kind::Tunnel(tunnel)) = self.links.connections.kind(slot) {
             let own = tunnel.user().map_or("", |own| own);
             // The rest is for clients that know channels.
             if let Order::Disconnect(disconnect) = order
@@ -118,8 +116,8 @@ impl Core {
         }
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         // One that waits for its place, or for its channels, can be ended and nothing else.
-        let may_end = connection.of_user && matches!(order, Order::Disconnect(_));
-        let Some(session) = connection.session() else { return };
+        let may_end = connection.peer.of_user() && matches!(order, Order::Disconnect(_));
+        let Some(session) = connection.peer.session() else { return };
         if !(session.is_connected() || may_end) || session.user().map_or("", |own| own) != &*user {
             return;
         }

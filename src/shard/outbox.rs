@@ -13,23 +13,22 @@ const PARTS_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameId(u32);
 
-/// A connection's end of its chain: 8 bytes in the slot.
+/// A connection's end of its chain: 4 bytes in the slot. Where the chain starts, the outbox knows.
 #[derive(Clone, Copy, Debug)]
 pub struct Chain {
-    first: u32,
     last: u32,
 }
 
 impl Default for Chain {
     fn default() -> Self {
-        Chain { first: NONE, last: NONE }
+        Chain { last: NONE }
     }
 }
 
 impl Chain {
     /// Nothing is on its way in this tick.
     pub fn is_empty(&self) -> bool {
-        self.first == NONE
+        self.last == NONE
     }
 }
 
@@ -66,10 +65,7 @@ impl Outbox {
         let entry = self.entries.len() as u32;
         self.entries.push(Entry { frame, next: NONE });
         match chain.last {
-            NONE => {
-                chain.first = entry;
-                self.dirty.push((slot, entry));
-            }
+            NONE => self.dirty.push((slot, entry)),
             last => self.entries[last as usize].next = entry,
         }
         chain.last = entry;

@@ -7,13 +7,13 @@
 use http::{Request as HttpRequest, Response, Version};
 
 use crate::base::bytes::Bytes;
-use crate::base::time::Time;
-use crate::proto::http1::{BodyDecoder, BodyLength, gzip};
+use crate::proto::http1::gzip;
 use crate::session::reader::ReplyForm;
 use crate::shard::Action;
-use crate::shard::connections::{Request, State};
 use crate::shard::core::Core;
 use crate::shard::http::ANSWER_PATIENCE;
+use crate::shard::peer::Kind;
+use crate::shard::requests::Request;
 
 /// A shorter body fits one packet with its head: packing it would cost both sides and save nothing.
 pub const ANSWER_BYTES_MIN: usize = 1400;
@@ -68,9 +68,7 @@ impl Core {
         if control.compress(response, reply).is_err() {
             return false;
         }
-        let Some(State::Http(kept)) =
-            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-        else {
+        let Some(Kind::Http(kept)) = self.links.connections.kind_mut(slot) else {
             return true;
         };
         // From here on it is a request that awaits its answer of the control plane.
@@ -83,25 +81,6 @@ impl Core {
         self.timer_in(slot, ANSWER_PATIENCE);
         self.links.actions.push(Action::ReadPause(slot));
         true
-    }
-}
-
-impl Default for Request {
-    /// A request without a body.
-    fn default() -> Request {
-        let decoder = BodyDecoder::new(BodyLength::None, 0);
-        Request {
-            parts: HttpRequest::new(()).into_parts().0,
-            origin: None,
-            keep_alive: false,
-            body: Default::default(),
-            decoder: decoder.unwrap_or_else(|_| unreachable!("no body is never too long")),
-            until: Time::ZERO,
-            progress: 0,
-            lease: None,
-            asked: false,
-            publish: None,
-        }
     }
 }
 

@@ -1,13 +1,16 @@
 //! Participants: their public ids, their number, what they may do in a time, whose commands wait.
 
+use crate::base::ids::ShardId;
 use crate::session::Effect;
 use crate::shard::ShardOptions;
 use crate::shard::client_ids::ClientIds;
+use crate::shard::directory::Directory;
 use crate::shard::rates::Rates;
 use crate::shard::tunnel::Parted;
 
 pub(in crate::shard) struct Peers {
     pub client_ids: ClientIds,
+    pub directory: Directory,
     pub clients: u64,
     /// What clients may do in a time; `None` when nothing is limited.
     pub rates: Option<Box<Rates>>,
@@ -22,9 +25,10 @@ pub(in crate::shard) struct Peers {
 }
 
 impl Peers {
-    pub fn new(client_ids: ClientIds, options: &ShardOptions) -> Peers {
+    pub fn new(id: ShardId, client_ids: ClientIds, options: &ShardOptions) -> Peers {
         Peers {
             client_ids,
+            directory: Directory::new(id),
             clients: 0,
             rates: Rates::new(options),
             commands_resuming: Vec::new(),

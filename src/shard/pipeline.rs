@@ -8,8 +8,10 @@ use std::time::Duration;
 use crate::base::ids::Sock;
 use crate::proto::http1::HttpFault;
 use crate::shard::Action;
-use crate::shard::connections::{ClosingEnd, Http, State};
 use crate::shard::core::Core;
+use crate::shard::link::{ClosingEnd, Phase};
+use crate::shard::peer::Kind;
+use crate::shard::requests::Http;
 use crate::shard::stats::Cause;
 
 /// How long a peer may take no byte of an answer that the kernel has no room for. Long enough for a phone in a tunnel.
@@ -21,7 +23,7 @@ pub const INPUT_FULL: HttpFault = HttpFault { status: 503, reason: "too many unf
 impl Core {
     /// Whether an answer to this connection has not gone to the kernel yet.
     pub fn owes(&self, slot: u32) -> bool {
-        self.links.connections.get(slot).is_some_and(|connection| connection.owes())
+        self.links.connections.get(slot).is_some_and(|connection| connection.link.owes())
     }
 
     /// Keeps requests whose turn has not come, behind those in `http`, and reads no further.
@@ -47,17 +49,17 @@ impl Core {
         // Those that wait once more have their turn in the next tick, so nobody is served twice in this one.
         for Sock { slot, generation } in std::mem::take(&mut self.links.resuming) {
             let Some(connection) = self.links.connections.get_mut(slot) else { continue };
-            if connection.generation != generation {
+            if connection.link.generation != generation {
                 continue;
             }
-            if connection.owes() {
+            if connection.link.owes() {
                 // What the end of a tick gave to somebody leaves in this one.
-                if !connection.is_blocked() {
+                if !connection.link.is_blocked() {
                     self.links.resuming.push(Sock { slot, generation });
                 }
                 continue;
             }
-            let State::Http(kept) = &mut connection.state else { continue };
+            let Kind::Http(kept) = &mut connection.peer.kind else { continue };
             let Some(mut http) = kept.take_if(|http| http.is_waiting()) else { continue };
             let mut unread = http.unread.take();
             let before = self.links.actions.len();
@@ -80,9 +82,10 @@ impl Core {
 
     /// A write of an answer was cut short: its peer has a while to take more of it.
     pub fn answer_cut(&mut self, slot: u32) {
-        let waits = match self.links.connections.get(slot).map(|connection| &connection.state) {
-            Some(State::Http(http)) => http.as_ref().is_none_or(|http| http.is_waiting()),
-            Some(State::Closing { end }) => !matches!(end, ClosingEnd::PeersClose(_)),
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        let waits = match (&connection.peer.kind, connection.link.phase) {
+            (Kind::Http(http), _) => http.as_ref().is_none_or(|http| http.is_waiting()),
+            (_, Phase::Closing(end)) => end != ClosingEnd::PeersClose,
             _ => false,
         };
         if waits {
@@ -92,8 +95,7 @@ impl Core {
 
     /// The rest of an answer is with the kernel.
     pub fn answer_gone(&mut self, slot: u32) {
-        let Some(State::Http(http)) = self.links.connections.get(slot).map(|connection| &connection.state)
-        else {
+        let Some(Kind::Http(http)) = self.links.connections.kind(slot) else {
             return;
         };
         match http {

@@ -7,9 +7,9 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::{ConnId, UserName};
 use crate::hub::places::{UserLimit, Verdict};
 use crate::shard::ask::Reply;
-use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
+use crate::shard::peer::Kind;
 
 impl Core {
     pub fn user_limit(&self) -> Option<UserLimit> {
@@ -66,7 +66,7 @@ impl Core {
         let conn = self.conn_id(slot);
         let Some(user) = user else { return false };
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
-        connection.of_user = true;
+        connection.peer.set_of_user();
         let home = self.messages.mailer.router().user_home(&user);
         let joined = Box::new((user, conn));
         self.messages
@@ -78,11 +78,11 @@ impl Core {
     /// The connection has a place.
     pub fn handle_placed(&mut self, conn: ConnId) {
         let Some(slot) = self.live(conn) else { return };
-        match self.links.connections.get_mut(slot).map(|connection| &mut connection.state) {
-            Some(State::Client { .. }) => {
+        match self.links.connections.kind_mut(slot) {
+            Some(Kind::Client(_)) => {
                 self.with_session(slot, |session, cx| session.handle_placed(cx));
             }
-            Some(State::Reader { reader, .. }) => {
+            Some(Kind::Reader(reader)) => {
                 let Some(asking) = reader.asking() else { return };
                 if std::mem::take(&mut asking.awaits_place) {
                     asking.outstanding -= 1;
@@ -91,7 +91,7 @@ impl Core {
                     }
                 }
             }
-            Some(State::Tunnel { tunnel, .. }) => {
+            Some(Kind::Tunnel(tunnel)) => {
                 if let Some(admission) = tunnel.take_admission() {
                     self.open_tunnel(slot, *admission);
                 }

@@ -11,10 +11,10 @@ use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
 use crate::shard::ask::{PushUsers, Pushed, Reply, UserMessage};
 use crate::shard::clients::push_frame;
-use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::homes::WAITING_MAIL_MAX;
 use crate::shard::mailbox::{Mail, PushMail, Tally};
+use crate::shard::peer::Kind;
 
 /// Connections of one message between shards: bounds what one inbox entry holds (16 KiB).
 const TARGETS_PER_MAIL: usize = 1024;
@@ -107,11 +107,11 @@ impl Core {
     /// False when the connection is gone, or goes because it cannot take the message.
     fn push_to_one(&mut self, conn: ConnId, message: &UserMessage) -> bool {
         let Some(slot) = self.live(conn) else { return false };
-        let frame = match self.links.connections.get(slot).map(|connection| &connection.state) {
-            Some(State::Client { session, .. }) if session.is_connected() => {
+        let frame = match self.links.connections.kind(slot) {
+            Some(Kind::Client(session)) if session.is_connected() => {
                 frame_of(message, session.format().encoding())
             }
-            Some(State::Reader { reader, .. }) if reader.is_streaming() => {
+            Some(Kind::Reader(reader)) if reader.is_streaming() => {
                 let (kind, chunked) = (reader.encoding(), reader.chunked);
                 let frame = frame_of(message, kind);
                 match kind == Encoding::JsonLines && !chunked {
@@ -126,7 +126,7 @@ impl Core {
         self.links
             .connections
             .get(slot)
-            .is_some_and(|connection| matches!(connection.state, State::Client { .. } | State::Reader { .. }))
+            .is_some_and(|connection| matches!(connection.peer.kind, Kind::Client(_) | Kind::Reader(_)))
     }
 }
 

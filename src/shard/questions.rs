@@ -7,9 +7,9 @@ use crate::base::ids::{ConnId, UserName};
 use crate::proto::http1::RequestHead;
 use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Question, Waiting};
 use crate::shard::ask::BackendReply;
-use crate::shard::connections::State;
 use crate::shard::core::Core;
 use crate::shard::mailbox::Mail;
+use crate::shard::peer::Kind;
 use crate::shard::timers;
 
 use std::sync::Arc;
@@ -45,8 +45,7 @@ impl Core {
     pub fn ask_for_client(&mut self, slot: u32, matter: Matter) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot);
-        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        else {
+        let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         let caller = Caller {
@@ -59,8 +58,7 @@ impl Core {
         };
         let (number, waiting) = self.put_question(conn, caller, matter);
         let until = self.env.now + self.env.options.question_patience;
-        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        else {
+        let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         session.asked(number, waiting, until);
@@ -129,7 +127,7 @@ impl Core {
 
     /// False when the question is not the one that is out.
     fn answer_asker(&mut self, slot: u32, number: u32, outcome: Result<Answer, Denied>) -> bool {
-        if let Some(State::Http(_)) = self.links.connections.get(slot).map(|connection| &connection.state) {
+        if let Some(Kind::Http(_)) = self.links.connections.kind(slot) {
             return self.handle_inquiry_answer(slot, number, outcome);
         }
         match self.with_session(slot, |session, cx| session.handle_answer(number, outcome, cx)) {
@@ -147,7 +145,7 @@ impl Core {
     /// Sets a client's timer after a question was put or answered.
     fn set_question_timer(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let State::Client { session, .. } = &connection.state else { return };
+        let Kind::Client(session) = &connection.peer.kind else { return };
         if session.is_connected() {
             return self.set_client_timer(slot);
         }
@@ -163,8 +161,7 @@ impl Core {
     /// Gives up on a question whose time is over; asks those whose time has come.
     pub fn handle_question_timer(&mut self, slot: u32) {
         let now = self.env.now;
-        let Some(session) = self.links.connections.get_mut(slot).and_then(|connection| connection.session())
-        else {
+        let Some(session) = self.links.connections.session(slot) else {
             return;
         };
         match session.awaits() {

@@ -15,8 +15,8 @@ use crate::base::time::Time;
 use crate::hub::asks::PublishAsk;
 use crate::hub::users::UserPolicy;
 use crate::shard::ShardOptions;
-use crate::shard::connections::State;
 use crate::shard::core::Core;
+use crate::shard::peer::Peer;
 
 /// Entries of one of the tables of [`UserRates`]. With four tables a user who does nothing wrong is held back only
 /// when in each of them another one with the same place is busy: with ten thousand users at their limit at a time, one of
@@ -133,10 +133,10 @@ impl Core {
         let Some(connection) = self.links.connections.get(slot) else { return u32::MAX };
         let mut allowed = u64::from(u32::MAX);
         if let Some(rate) = rates.commands {
-            let entry = rates.slot(slot, connection.generation, self.env.now);
+            let entry = rates.slot(slot, connection.link.generation, self.env.now);
             allowed = allowed.min(rate.available(entry.commands_paid_until, self.env.now));
         }
-        if let (Some(users), Some(user)) = (&rates.users, user_of(&connection.state)) {
+        if let (Some(users), Some(user)) = (&rates.users, user_of(&connection.peer)) {
             allowed = allowed.min(users.available(user, self.env.now));
         }
         allowed as u32
@@ -147,10 +147,10 @@ impl Core {
         let Some(rates) = self.peers.rates.as_mut().filter(|_| count > 0) else { return };
         let Some(connection) = self.links.connections.get(slot) else { return };
         if let Some(rate) = rates.commands {
-            let entry = rates.slot(slot, connection.generation, self.env.now);
+            let entry = rates.slot(slot, connection.link.generation, self.env.now);
             entry.commands_paid_until = rate.after(entry.commands_paid_until, self.env.now, count.into());
         }
-        if let (Some(users), Some(user)) = (&rates.users, user_of(&connection.state)) {
+        if let (Some(users), Some(user)) = (&rates.users, user_of(&connection.peer)) {
             users.charge(user, self.env.now, count.into());
         }
     }
@@ -163,14 +163,14 @@ impl Core {
     pub fn admit_command(&mut self, slot: u32, user: Option<&str>) -> Result<(), Refusal> {
         let Some(rates) = &mut self.peers.rates else { return Ok(()) };
         let Some(connection) = self.links.connections.get(slot) else { return Ok(()) };
-        let user = user.filter(|user| !user.is_empty()).or_else(|| user_of(&connection.state));
+        let user = user.filter(|user| !user.is_empty()).or_else(|| user_of(&connection.peer));
         let users = rates.users.as_ref().zip(user);
         let of_user = users.is_none_or(|(users, user)| users.available(user, self.env.now) > 0);
         if of_user && let Some((users, user)) = users {
             users.charge(user, self.env.now, 1);
         }
         let of_connection = rates.commands.is_none_or(|rate| {
-            let entry = rates.slot(slot, connection.generation, self.env.now);
+            let entry = rates.slot(slot, connection.link.generation, self.env.now);
             rate.take(&mut entry.commands_paid_until, self.env.now, 1)
         });
         if of_user && of_connection {
@@ -187,15 +187,10 @@ impl Core {
     pub fn admit_bytes(&mut self, slot: u32, bytes: usize) -> Result<(), Disconnect> {
         let Some(rates) = &mut self.peers.rates else { return Ok(()) };
         let Some(connection) = self.links.connections.get(slot) else { return Ok(()) };
-        let counts = match &connection.state {
-            State::Client { .. } => true,
-            State::Reader { reader, .. } => reader.is_websocket(),
-            _ => false,
-        };
-        if !counts {
+        if !connection.peer.bytes_are_limited() {
             return Ok(());
         }
-        let of_user = match (&rates.user_bytes, user_of(&connection.state)) {
+        let of_user = match (&rates.user_bytes, user_of(&connection.peer)) {
             (Some(users), Some(user)) => {
                 let free = users.available(user, self.env.now) > 0;
                 if free {
@@ -206,7 +201,7 @@ impl Core {
             _ => true,
         };
         let of_connection = rates.bytes.is_none_or(|rate| {
-            let entry = rates.slot(slot, connection.generation, self.env.now);
+            let entry = rates.slot(slot, connection.link.generation, self.env.now);
             rate.take(&mut entry.bytes_paid_until, self.env.now, bytes as u64)
         });
         match of_user && of_connection {
@@ -253,13 +248,8 @@ impl Core {
 }
 
 /// The user that a connection belongs to. The anonymous are nobody in particular.
-fn user_of(state: &State) -> Option<&str> {
-    let user = match state {
-        State::Client { session, .. } => session.user(),
-        State::Reader { reader, .. } => reader.identity.as_ref().and_then(|identity| identity.user.as_ref()),
-        _ => None,
-    };
-    user.map(|user| &**user).filter(|user| !user.is_empty())
+fn user_of(peer: &Peer) -> Option<&str> {
+    peer.user().map(|user| &**user).filter(|user| !user.is_empty())
 }
 
 /// The rates of all users of a node in tables of a fixed size, for all shards at once and without a lock.

@@ -9,8 +9,9 @@ use crate::proto::centrifuge::Format;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::shard::Action;
 use crate::shard::clients::opcode;
-use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
+use crate::shard::link::{ClosingEnd, Phase};
+use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 
 /// Bytes of messages from which on they are sent from the buffer that they were written to.
@@ -38,24 +39,13 @@ impl Core {
     pub fn handle_bytes(&mut self, slot: u32, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
             let Some(connection) = self.links.connections.get_mut(slot) else { return };
-            let consumed = match &connection.state {
-                State::Http(_) => self.handle_http(slot, bytes),
-                State::Echo { .. } | State::Client { .. } => {
-                    self.handle_frames(slot, bytes);
-                    return;
-                }
-                State::Reader { reader, .. } if reader.is_websocket() && reader.is_ready() => {
-                    self.handle_frames(slot, bytes);
-                    return;
-                }
-                State::Reader { .. } => return self.keep_for_later(slot, bytes),
-                State::Tunnel { tunnel, .. } if tunnel.is_open() => {
-                    self.handle_frames(slot, bytes);
-                    return;
-                }
-                State::Tunnel { .. } => return self.keep_for_tunnel(slot, bytes),
-                State::Closing { .. } => return self.handle_after_close(slot, bytes),
-                State::Gone => return,
+            let consumed = match &connection.peer.kind {
+                _ if connection.peer.takes_frames() => return self.handle_frames(slot, bytes),
+                Kind::Http(_) => self.handle_http(slot, bytes),
+                Kind::Reader(_) => return self.keep_for_later(slot, bytes),
+                Kind::Tunnel(_) => return self.keep_for_tunnel(slot, bytes),
+                Kind::Nobody => return self.handle_after_close(slot, bytes),
+                Kind::Echo | Kind::Client(_) => return,
             };
             bytes = &mut bytes[consumed..];
         }
@@ -63,16 +53,13 @@ impl Core {
 
     fn handle_frames(&mut self, slot: u32, mut bytes: &mut [u8]) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let (stored, message_bytes_max) = match &mut connection.state {
-            State::Echo { decoder } => (decoder.take(), ECHO_MESSAGE_BYTES_MAX),
-            State::Client { decoder, .. } | State::Reader { decoder, .. } | State::Tunnel { decoder, .. } => {
-                (decoder.take(), self.env.options.message_bytes_max)
-            }
-            _ => return,
+        let message_bytes_max = match connection.peer.kind {
+            Kind::Echo => ECHO_MESSAGE_BYTES_MAX,
+            _ => self.env.options.message_bytes_max,
         };
         // An idle connection has no decoder: most frames come whole and need it only here.
         let mut fresh = Decoder::new(Role::Server, message_bytes_max);
-        let mut boxed = stored;
+        let mut boxed = connection.link.decoder.take();
         let decoder = boxed.as_deref_mut().unwrap_or(&mut fresh);
         while !bytes.is_empty() {
             match decoder.decode(bytes) {
@@ -91,28 +78,18 @@ impl Core {
             return;
         }
         let kept = boxed.unwrap_or_else(|| Box::new(fresh));
-        if let Some(
-            State::Echo { decoder }
-            | State::Client { decoder, .. }
-            | State::Reader { decoder, .. }
-            | State::Tunnel { decoder, .. },
-        ) = self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
+        if let Some(connection) = self.links.connections.get_mut(slot)
+            && connection.peer.takes_frames()
         {
-            *decoder = Some(kept);
+            connection.link.decoder = Some(kept);
         }
     }
 
     fn handle_message_of(&mut self, slot: u32, message: Message<'_>) -> Outcome {
         self.env.stats.counters.messages_received_total += 1;
-        let echo = matches!(
-            self.links.connections.get(slot).map(|connection| &connection.state),
-            Some(State::Echo { .. })
-        );
+        let echo = matches!(self.links.connections.kind(slot), Some(Kind::Echo));
         let reader = self.is_reader(slot);
-        let tunnel = matches!(
-            self.links.connections.get(slot).map(|connection| &connection.state),
-            Some(State::Tunnel { .. })
-        );
+        let tunnel = matches!(self.links.connections.kind(slot), Some(Kind::Tunnel(_)));
         match message {
             Message::Text(_) | Message::Binary(_) | Message::Pong(_) if tunnel => {
                 self.handle_tunnel_message(slot, message);
@@ -123,7 +100,7 @@ impl Core {
             }
             Message::Pong(_) if reader => {
                 if let Some(connection) = self.links.connections.get_mut(slot) {
-                    connection.awaits_pong = false;
+                    connection.link.set_awaits_pong(false);
                 }
             }
             Message::Text(text) if !echo => self.handle_commands(slot, text.as_bytes()),
@@ -144,8 +121,8 @@ impl Core {
                 self.leave_protocol(slot, frame.into(), ClosingEnd::Both);
             }
         }
-        match self.links.connections.get(slot).map(|connection| &connection.state) {
-            Some(State::Echo { .. } | State::Client { .. } | State::Reader { .. } | State::Tunnel { .. }) => {
+        match self.links.connections.kind(slot) {
+            Some(Kind::Echo | Kind::Client(_) | Kind::Reader(_) | Kind::Tunnel(_)) => {
                 self.pause_if_indebted(slot);
                 self.pause_if_holding(slot);
                 Outcome::Goes
@@ -171,27 +148,30 @@ impl Core {
     fn handle_after_close(&mut self, slot: u32, mut bytes: &mut [u8]) {
         let message_bytes_max = self.env.options.message_bytes_max;
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Closing { end: ClosingEnd::PeersClose(kept) } = &mut connection.state else { return };
+        let link = &mut connection.link;
+        if link.phase != Phase::Closing(ClosingEnd::PeersClose) {
+            return;
+        }
         let mut decoder =
-            kept.take().unwrap_or_else(|| Box::new(Decoder::new(Role::Server, message_bytes_max)));
+            link.decoder.take().unwrap_or_else(|| Box::new(Decoder::new(Role::Server, message_bytes_max)));
         while !bytes.is_empty() {
             match decoder.decode(bytes) {
                 Ok((_, Some(Message::Close { .. }))) => {
-                    connection.state = State::Closing { end: ClosingEnd::Both };
+                    link.phase = Phase::Closing(ClosingEnd::Both);
                     self.links.finishing.push(slot);
                     return;
                 }
                 Ok((consumed, _)) => bytes = &mut bytes[consumed..],
                 // Nothing more can be understood of it: FIN, and whatever the peer makes of that.
                 Err(_) => {
-                    connection.state = State::Closing { end: ClosingEnd::Fin };
+                    link.phase = Phase::Closing(ClosingEnd::Fin);
                     self.links.finishing.push(slot);
                     return;
                 }
             }
         }
         if !decoder.is_idle() {
-            *kept = Some(decoder);
+            link.decoder = Some(decoder);
         }
     }
 
@@ -224,11 +204,11 @@ impl Core {
     fn pause_if_indebted(&mut self, slot: u32) {
         let half = self.env.options.outbox_bytes_max / 2;
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let allowance = match connection.state {
-            State::Echo { .. } => 0,
+        let allowance = match connection.peer.kind {
+            Kind::Echo => 0,
             _ => half,
         };
-        if let Some(lag) = &mut connection.lag
+        if let Some(lag) = &mut connection.link.lag
             && lag.blocked
             && lag.remainder_bytes > allowance
             && !lag.read_paused

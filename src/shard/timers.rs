@@ -54,22 +54,22 @@ impl ShortTick {
 
 /// The wheel's part of a connection: 12 bytes.
 #[derive(Clone, Copy, Debug)]
-pub struct Link {
+pub struct TimerEntry {
     next: u32,
     /// `HEAD` for the first of a list, `NONE` while the connection waits for nothing.
     previous: u32,
     due: ShortTick,
 }
 
-impl Default for Link {
+impl Default for TimerEntry {
     fn default() -> Self {
-        Link { next: NONE, previous: NONE, due: ShortTick::default() }
+        TimerEntry { next: NONE, previous: NONE, due: ShortTick::default() }
     }
 }
 
 /// What is linked into a wheel.
-pub trait Linked {
-    fn link(&mut self) -> &mut Link;
+pub trait Timed {
+    fn timer(&mut self) -> &mut TimerEntry;
 }
 
 pub struct Wheel {
@@ -86,22 +86,22 @@ impl Wheel {
     }
 
     /// Makes `slot` due at `due`, instead of whenever it was before.
-    pub fn set<T: Linked>(&mut self, entries: &mut Slots<T>, slot: u32, due: TimerTick) {
+    pub fn set<T: Timed>(&mut self, entries: &mut Slots<T>, slot: u32, due: TimerTick) {
         self.cancel(entries, slot);
         let due = ShortTick::new(due.max(self.now), self.now);
         let bucket = bucket_of(due);
         let head = self.heads[bucket];
-        *link(entries, slot) = Link { next: head, previous: HEAD, due };
+        *entry(entries, slot) = TimerEntry { next: head, previous: HEAD, due };
         if head != NONE {
-            link(entries, head).previous = slot;
+            entry(entries, head).previous = slot;
         }
         self.heads[bucket] = slot;
         self.occupied[bucket / 64] |= 1 << (bucket % 64);
     }
 
     /// `slot` waits for nothing any more.
-    pub fn cancel<T: Linked>(&mut self, entries: &mut Slots<T>, slot: u32) {
-        let Link { next, previous, due } = std::mem::take(link(entries, slot));
+    pub fn cancel<T: Timed>(&mut self, entries: &mut Slots<T>, slot: u32) {
+        let TimerEntry { next, previous, due } = std::mem::take(entry(entries, slot));
         let bucket = bucket_of(due);
         match previous {
             NONE => return,
@@ -111,15 +111,15 @@ impl Wheel {
                     self.occupied[bucket / 64] &= !(1 << (bucket % 64));
                 }
             }
-            previous => link(entries, previous).next = next,
+            previous => entry(entries, previous).next = next,
         }
         if next != NONE {
-            link(entries, next).previous = previous;
+            entry(entries, next).previous = previous;
         }
     }
 
     /// Takes out everything that is due at `now` and appends it to `fired`.
-    pub fn advance<T: Linked>(&mut self, entries: &mut Slots<T>, now: Time, fired: &mut Vec<u32>) {
+    pub fn advance<T: Timed>(&mut self, entries: &mut Slots<T>, now: Time, fired: &mut Vec<u32>) {
         let now = tick_of(now);
         let until = now.min(self.now.saturating_add(BUCKETS as TimerTick - 1));
         for tick in self.now..=until {
@@ -129,7 +129,7 @@ impl Wheel {
             }
             let mut slot = self.heads[bucket];
             while slot != NONE {
-                let Link { next, due, .. } = *link(entries, slot);
+                let TimerEntry { next, due, .. } = *entry(entries, slot);
                 if due.near(now) <= now {
                     self.cancel(entries, slot);
                     fired.push(slot);
@@ -165,8 +165,8 @@ fn bucket_of(due: ShortTick) -> usize {
     due.0 as usize % BUCKETS
 }
 
-fn link<T: Linked>(entries: &mut Slots<T>, slot: u32) -> &mut Link {
-    entries.get_mut(slot).expect("timers link only slots in use").link()
+fn entry<T: Timed>(entries: &mut Slots<T>, slot: u32) -> &mut TimerEntry {
+    entries.get_mut(slot).expect("timers link only slots in use").timer()
 }
 
 #[cfg(test)]
@@ -176,8 +176,8 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    impl Linked for Link {
-        fn link(&mut self) -> &mut Link {
+    impl Timed for TimerEntry {
+        fn timer(&mut self) -> &mut TimerEntry {
             self
         }
     }
@@ -200,7 +200,7 @@ mod tests {
             let mut wheel = Wheel::new(now);
             let mut model: BTreeMap<u32, TimerTick> = BTreeMap::new();
             for slot in 0..50 {
-                entries.insert(slot, Link::default());
+                entries.insert(slot, TimerEntry::default());
             }
             for _ in 0..300 {
                 let slot = prng.u32(0..50);
@@ -249,7 +249,7 @@ mod tests {
                 let mut now = Time::from_millis(border.saturating_sub(5) * TICK_MS);
                 let due = tick_after(now, ms).min(tick_of(now) + AHEAD_MAX);
                 let mut entries = Slots::default();
-                entries.insert(7, Link::default());
+                entries.insert(7, TimerEntry::default());
                 let (mut wheel, mut fired) = (Wheel::new(now), Vec::new());
                 wheel.set(&mut entries, 7, tick_after(now, ms));
                 // A shard that sleeps as the wheel says wakes once a turn.

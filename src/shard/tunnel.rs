@@ -25,10 +25,11 @@ use crate::session::tunnel::{
 };
 use crate::shard::Action;
 use crate::shard::ask::{Busy, Reply, TunnelOrder, TunnelReply, TunnelStanding, TunnelTold};
-use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
 use crate::shard::cors::permission;
+use crate::shard::link::ClosingEnd;
 use crate::shard::mailbox::Mail;
+use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 use crate::shard::timers;
 
@@ -113,7 +114,7 @@ impl Core {
                         let Some(connection) = self.links.connections.get_mut(slot) else {
                             return bytes.len();
                         };
-                        connection.state = State::Tunnel { decoder: None, tunnel: Box::new(tunnel) };
+                        connection.peer.kind = Kind::Tunnel(Box::new(tunnel));
                         let patience = self.env.options.tunnels[usize::from(place)].timeout + ANSWER_GRACE;
                         self.timer_in(slot, patience);
                         return head_len;
@@ -131,9 +132,7 @@ impl Core {
 
     /// Input of a connection that is not let in yet.
     pub fn keep_for_tunnel(&mut self, slot: u32, bytes: &[u8]) {
-        let Some(State::Tunnel { tunnel, .. }) =
-            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-        else {
+        let Some(tunnel) = self.links.connections.tunnel_mut(slot) else {
             return;
         };
         let Some(asking) = tunnel.asking() else { return };
@@ -151,14 +150,14 @@ impl Core {
             Message::Binary(data) => Payload { text: false, bytes: Bytes::copy_from_slice(data) },
             Message::Pong(_) => {
                 if let Some(connection) = self.links.connections.get_mut(slot) {
-                    connection.awaits_pong = false;
+                    connection.link.set_awaits_pong(false);
                 }
                 return;
             }
             Message::Ping(_) | Message::Close { .. } => return,
         };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
+        let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
         let limits = self.env.options.tunnels[usize::from(tunnel.place)].waiting;
         self.env.stats.counters.tunnel_messages_received_total += 1;
         let next = tunnel.handle_message(payload);
@@ -173,7 +172,7 @@ impl Core {
 
     fn hand_over(&mut self, slot: u32, (sequence, message): (u64, Payload)) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let State::Tunnel { tunnel, .. } = &connection.state else { return };
+        let Kind::Tunnel(tunnel) = &connection.peer.kind else { return };
         let question = TunnelQuestion {
             tunnel: tunnel.place,
             client: self.client_id(slot),
@@ -200,8 +199,8 @@ impl Core {
     /// The backend has answered, or there is no telling what it wants.
     pub fn handle_tunnel_answer(&mut self, conn: ConnId, answer: TunnelAnswer) {
         let slot = self.live(conn);
-        let open = slot.and_then(|slot| match &self.links.connections.get(slot)?.state {
-            State::Tunnel { tunnel, .. } => Some((slot, tunnel.is_open())),
+        let open = slot.and_then(|slot| match self.links.connections.kind(slot)? {
+            Kind::Tunnel(tunnel) => Some((slot, tunnel.is_open())),
             _ => None,
         });
         match open {
@@ -227,9 +226,7 @@ impl Core {
         };
         // As other clients, so that an order to disconnect a user finds it, and a limit of connections counts it.
         if self.join_user(slot, admission.user.clone(), true) {
-            if let Some(State::Tunnel { tunnel, .. }) =
-                self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-            {
+            if let Some(tunnel) = self.links.connections.tunnel_mut(slot) {
                 tunnel.hold(admission);
             }
             return;
@@ -241,10 +238,10 @@ impl Core {
     pub fn open_tunnel(&mut self, slot: u32, admission: Admission) {
         let unix_s = self.unix_s();
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
+        let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
         let Some(mut asking) = tunnel.open(admission.user.clone(), unix_s) else { return };
-        connection.listed = true;
-        connection.awaits_pong = false;
+        connection.peer.set_listed();
+        connection.link.set_awaits_pong(false);
         self.peers.clients += 1;
         self.env.stats.counters.websocket_upgrades_total += 1;
         self.env.stats.counters.clients_connected_total += 1;
@@ -276,9 +273,7 @@ impl Core {
                 }
             }
             TunnelAnswer::Gone => {
-                if let Some(State::Tunnel { tunnel, .. }) =
-                    self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-                {
+                if let Some(tunnel) = self.links.connections.tunnel_mut(slot) {
                     tunnel.discard();
                     tunnel.handle_answered();
                 }
@@ -290,12 +285,12 @@ impl Core {
         }
         // The answer may have been too much for the socket: then it is no tunnel's by now.
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
+        let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
         let limits = self.env.options.tunnels[usize::from(tunnel.place)].waiting;
         if tunnel.take_resume(limits) {
             // What the client answered to a ping meanwhile has not been read.
-            connection.awaits_pong = false;
-            if !connection.lag.as_ref().is_some_and(|lag| lag.read_paused) {
+            connection.link.set_awaits_pong(false);
+            if !connection.link.lag.as_ref().is_some_and(|lag| lag.read_paused) {
                 self.links.actions.push(Action::ReadStart(slot));
             }
         }
@@ -375,9 +370,7 @@ impl Core {
     /// The backend did not take a message: the client must not believe that it did.
     fn fail_tunnel(&mut self, slot: u32) {
         self.env.stats.fault(Cause::TunnelFailed);
-        if let Some(State::Tunnel { tunnel, .. }) =
-            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-        {
+        if let Some(tunnel) = self.links.connections.tunnel_mut(slot) {
             tunnel.fail();
         }
         self.close_tunnel(slot, 1011, "the backend did not take a message");
@@ -389,13 +382,13 @@ impl Core {
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, code, reason);
         self.part_tunnel(slot, code, reason, false);
-        self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose(None));
+        self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose);
     }
 
     /// Ends a tunnel's connection for a reason of ours, in the codes that any WebSocket client knows.
     pub fn end_tunnel(&mut self, slot: u32, disconnect: &Disconnect) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Tunnel { tunnel, .. } = &mut connection.state else { return };
+        let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
         if !tunnel.is_open() {
             let admission = if disconnect.reconnects() { None } else { tunnel.take_admission() };
             let Some(mut admission) = admission else { return self.refuse_for_now(slot) };
@@ -409,7 +402,7 @@ impl Core {
         let Some(connection) = self.links.connections.get(slot) else { return };
         self.env.stats.disconnect(disconnect);
         let code = code_for_all(disconnect);
-        if connection.is_blocked() && *disconnect == Disconnect::SLOW {
+        if connection.link.is_blocked() && *disconnect == Disconnect::SLOW {
             // What it owes is what it does not read: a Close frame behind that would not be read either.
             self.part_tunnel(slot, code, &disconnect.reason, true);
             return self.give_up(slot);
@@ -417,7 +410,7 @@ impl Core {
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, code, &disconnect.reason);
         self.part_tunnel(slot, code, &disconnect.reason, true);
-        self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose(None));
+        self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose);
     }
 
     /// A client that was not let in and may try again.
@@ -433,11 +426,10 @@ impl Core {
     pub fn part_tunnel(&mut self, slot: u32, code: u16, reason: &str, deliver: bool) {
         let conn = self.conn_id(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if !matches!(connection.state, State::Tunnel { .. }) {
+        if !matches!(connection.peer.kind, Kind::Tunnel(_)) {
             return;
         }
-        let parted = State::Closing { end: ClosingEnd::Fin };
-        let State::Tunnel { mut tunnel, .. } = std::mem::replace(&mut connection.state, parted) else {
+        let Kind::Tunnel(mut tunnel) = std::mem::replace(&mut connection.peer.kind, Kind::Nobody) else {
             return;
         };
         if !tunnel.is_open() {
@@ -477,14 +469,14 @@ impl Core {
     pub fn handle_tunnel_order(&mut self, conn: ConnId, order: TunnelOrder, reply: Reply<TunnelTold>) {
         let Some(slot) = self.live(conn) else { return reply.send(Ok(TunnelTold::Gone)) };
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let tunnel = match &connection.state {
-            State::Tunnel { tunnel, .. } if tunnel.is_open() => tunnel,
-            State::Tunnel { .. } | State::Closing { .. } | State::Gone => {
+        let tunnel = match &connection.peer.kind {
+            Kind::Tunnel(tunnel) if tunnel.is_open() => tunnel,
+            Kind::Tunnel(_) | Kind::Nobody => {
                 return reply.send(Ok(TunnelTold::Gone));
             }
             _ => return reply.send(Ok(TunnelTold::NotATunnel)),
         };
-        let owed_bytes = connection.lag.as_ref().map_or(0, |lag| lag.remainder_bytes);
+        let owed_bytes = connection.link.lag.as_ref().map_or(0, |lag| lag.remainder_bytes);
         let told = match order {
             TunnelOrder::Send(payload) => {
                 let whole = payload.bytes.len() + websocket::FRAME_HEADER_BYTES_MAX;
@@ -525,17 +517,17 @@ impl Core {
 
     pub fn handle_tunnel_timer(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Tunnel { tunnel, .. } = &connection.state else { return };
+        let Kind::Tunnel(tunnel) = &connection.peer.kind else { return };
         if !tunnel.is_open() {
             return self.refuse_for_now(slot);
         }
-        let (paused, blocked) = (tunnel.is_paused(), connection.is_blocked());
+        let (paused, blocked) = (tunnel.is_paused(), connection.link.is_blocked());
         // Whoever is not read from cannot be heard.
-        if connection.awaits_pong && !paused {
+        if connection.link.awaits_pong() && !paused {
             let why = if blocked { Disconnect::SLOW } else { Disconnect::NO_PONG };
             return self.end_tunnel(slot, &why);
         }
-        connection.awaits_pong = !paused;
+        connection.link.set_awaits_pong(!paused);
         if !paused && !blocked {
             self.env.stats.counters.pings_sent_total += 1;
             self.send(slot, Bytes::from_static(PING_FRAME));

@@ -11,10 +11,11 @@ use crate::proto::reader::notes::{Note, write_sse_note};
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem};
 use crate::session::reader::{Origin, ReplyForm};
 use crate::shard::Action;
-use crate::shard::connections::{ClosingEnd, State};
 use crate::shard::core::Core;
 use crate::shard::cors::cors_fields;
+use crate::shard::link::ClosingEnd;
 use crate::shard::packing;
+use crate::shard::peer::Kind;
 use crate::shard::readers::request::Endpoint;
 use crate::shard::readers::stream::RETRY_BUSY_MS;
 use crate::shard::timers::ShortTick;
@@ -279,12 +280,12 @@ impl Core {
     fn end_reader(&mut self, slot: u32, answer: impl FnOnce(&mut Core, &ReplyForm) -> bool) {
         self.forget_client(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let State::Reader { reader, .. } = &mut connection.state else { return };
+        let Kind::Reader(reader) = &mut connection.peer.kind else { return };
         let Some(work) = reader.work.take() else { return };
-        connection.state = State::Http(None);
-        connection.ping_due = ShortTick::default();
-        connection.awaits_pong = false;
-        let peer_ended = connection.peer_ended;
+        connection.peer.kind = Kind::Http(None);
+        connection.link.ping_due = ShortTick::default();
+        connection.link.set_awaits_pong(false);
+        let peer_ended = connection.link.peer_ended();
         let mut form = work.reply;
         form.keep_alive &= !peer_ended;
         if !answer(self, &form) {

@@ -9,10 +9,11 @@ use crate::hub::local::{ChannelIndex, Item, Local};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
 use crate::proto::reader::position::write_position;
-use crate::shard::connections::{Connection, State};
+use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::fanout::encode_item;
 use crate::shard::outbox::Outbox;
+use crate::shard::peer::Kind;
 
 /// Puts the frame of one item in line for a connection, as its reader must have it.
 pub fn append_item(
@@ -25,19 +26,19 @@ pub fn append_item(
     encoding: EncodingId,
 ) {
     let shared = encode_item(item, encoding);
-    if let State::Reader { reader, .. } = &connection.state
+    if let Kind::Reader(reader) = &connection.peer.kind
         && let Item::Publication(publication) = item
         && reader.has_own_frames(reader.subs().len())
     {
         let position = || position_text(local, connection, Some((channel, publication.position)));
         for part in own_frame(Encoding::of(encoding), reader.chunked, publication, shared, position) {
             let frame = outbox.frame(part);
-            outbox.append(slot, &mut connection.chain, frame);
+            outbox.append(slot, &mut connection.link.chain, frame);
         }
         return;
     }
     let frame = outbox.frame(shared.clone());
-    outbox.append(slot, &mut connection.chain, frame);
+    outbox.append(slot, &mut connection.link.chain, frame);
 }
 
 impl Core {
@@ -45,8 +46,8 @@ impl Core {
     pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item, encoding: EncodingId) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let shared = encode_item(&item, encoding).clone();
-        match (&connection.state, &item) {
-            (State::Reader { reader, .. }, Item::Publication(publication))
+        match (&connection.peer.kind, &item) {
+            (Kind::Reader(reader), Item::Publication(publication))
                 if reader.has_own_frames(reader.subs().len()) =>
             {
                 let position =
@@ -103,7 +104,7 @@ pub fn position_text(
     here: Option<(ChannelIndex, Position)>,
 ) -> Vec<u8> {
     let mut text = Vec::new();
-    let State::Reader { reader, .. } = &connection.state else { return text };
+    let Kind::Reader(reader) = &connection.peer.kind else { return text };
     let stands = reader.subs().iter().filter_map(|sub| {
         let (index, place) = (sub.channel(), sub.place()?);
         let channel = local.get(index);
@@ -112,7 +113,7 @@ pub fn position_text(
         {
             return Some((&*channel.name, position));
         }
-        let cursor = connection.lag.as_ref().and_then(|lag| lag.cursor_in(index));
+        let cursor = connection.link.lag.as_ref().and_then(|lag| lag.cursor_in(index));
         let cursor = cursor.unwrap_or_else(|| channel.stream().cursor(channel.cursor_of(place)));
         Some((&*channel.name, Position { offset: cursor.after, epoch: channel.top()?.epoch }))
     });

@@ -16,11 +16,12 @@ use crate::session::reader::{Admission, ReplyForm};
 use crate::session::{Identity, rights};
 use crate::shard::Action;
 use crate::shard::clients::View;
-use crate::shard::connections::{Http, State};
 use crate::shard::core::Core;
+use crate::shard::peer::Kind;
 use crate::shard::readers::PublishOrder;
 use crate::shard::readers::answers::{self, Caching};
 use crate::shard::readers::request::{Endpoint, Said, ends_with, user_of};
+use crate::shard::requests::Http;
 
 /// A question about a request.
 pub struct Inquiry {
@@ -92,9 +93,7 @@ impl Core {
         };
         let (number, waiting) = self.put_question(self.conn_id(slot), caller, matter);
         let inquiry = Inquiry { endpoint, number, _waiting: waiting, reply, asked, step };
-        let Some(State::Http(kept)) =
-            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-        else {
+        let Some(Kind::Http(kept)) = self.links.connections.kind_mut(slot) else {
             return;
         };
         let mut http = kept.take().unwrap_or_default();
@@ -146,8 +145,8 @@ impl Core {
 
     pub fn handle_inquiry_timer(&mut self, slot: u32) {
         let conn = self.conn_id(slot);
-        let number = match self.links.connections.get(slot).map(|connection| &connection.state) {
-            Some(State::Http(Some(http))) => http.inquiry.as_ref(),
+        let number = match self.links.connections.kind(slot) {
+            Some(Kind::Http(Some(http))) => http.inquiry.as_ref(),
             _ => None,
         };
         let Some(number) = number.map(|inquiry| inquiry.number) else { return };
@@ -164,14 +163,14 @@ impl Core {
     /// Takes the question that is out, if it has the number, and what came in behind its request.
     fn take_inquiry(&mut self, slot: u32, number: Option<u32>) -> Option<(Inquiry, Vec<u8>)> {
         let connection = self.links.connections.get_mut(slot)?;
-        let State::Http(kept) = &mut connection.state else { return None };
+        let Kind::Http(kept) = &mut connection.peer.kind else { return None };
         let awaited = kept.as_ref()?.inquiry.as_ref()?.number;
         if number.is_some_and(|number| number != awaited) {
             return None;
         }
         let Http { mut unread, inquiry, .. } = *kept.take()?;
         let mut inquiry = *inquiry?;
-        inquiry.reply.keep_alive &= !connection.peer_ended;
+        inquiry.reply.keep_alive &= !connection.link.peer_ended();
         Some((inquiry, unread.take()))
     }
 

@@ -13,9 +13,9 @@ use crate::proto::reader::position::write_position;
 use crate::proto::reader::{answer, frames};
 use crate::session::reader::{Asking, Mode, ReaderVerdict};
 use crate::shard::Action;
-use crate::shard::connections::{Connection, State};
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
+use crate::shard::peer::Kind;
 use crate::shard::readers::answers::{Answer, Caching};
 use crate::shard::readers::deliver::{own_frame, text_of};
 
@@ -24,18 +24,17 @@ impl Core {
         self.links
             .connections
             .get(slot)
-            .is_some_and(|connection| matches!(connection.state, State::Reader { .. }))
+            .is_some_and(|connection| matches!(connection.peer.kind, Kind::Reader(_)))
     }
 
     /// Asks a channel's home to make the reader a subscriber.
     pub fn ask_reader_join(&mut self, slot: u32, channel: ChannelName, since: Option<Since>, id: u32) {
         let conn = self.conn_id(slot);
         let Ok(options) = self.env.options.namespaces.resolve(&channel) else { return };
-        let identity =
-            self.links.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
+        let identity = self.links.connections.reader(slot).and_then(|r| r.identity.as_deref());
         let mut info = self.reader_info(slot, identity);
         let index = self.delivery.local.join_asked(&channel, options);
-        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+        let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
         };
         let at = id.wrapping_sub(reader.id) as usize;
@@ -60,7 +59,7 @@ impl Core {
         tag: &JoinTag,
         outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
     ) {
-        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+        let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
         };
         if reader.joined(tag.index, tag.id) == ReaderVerdict::Ignore {
@@ -107,7 +106,7 @@ impl Core {
 
     /// A read of a channel's log for a reader has been answered.
     pub fn handle_reader_history(&mut self, slot: u32, id: u32, outcome: Result<History, Refusal>) {
-        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+        let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
         };
         let (first, mode) = (reader.id, reader.mode);
@@ -134,7 +133,7 @@ impl Core {
 
     /// A publication of a reader's has been answered.
     pub fn handle_reader_published(&mut self, slot: u32, id: u32, outcome: Result<Position, Refusal>) {
-        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+        let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
         };
         if reader.id != id || reader.mode != Mode::Publish {
@@ -154,8 +153,8 @@ impl Core {
     /// Puts the reader into the channel's list. `waits`: nothing may be given to it yet.
     fn add_reader(&mut self, slot: u32, index: u32, top: Offset, waits: bool) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let blocked = connection.is_blocked();
-        let State::Reader { reader, .. } = &mut connection.state else { return };
+        let blocked = connection.link.is_blocked();
+        let Kind::Reader(reader) = &mut connection.peer.kind else { return };
         let channels = match reader.asking() {
             Some(asking) => asking.channels.len(),
             None => reader.subs().len(),
@@ -176,7 +175,7 @@ impl Core {
         let stream = self.delivery.local.get(index).stream();
         let cursor = cursor.or_else(|| (blocked || waits).then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
-            let lag = connection.lag.get_or_insert_default();
+            let lag = connection.link.lag.get_or_insert_default();
             lag.held |= waits;
             lag.cursors.push((index, cursor));
             self.delivery.local.cursor_set(index, place);
@@ -187,12 +186,12 @@ impl Core {
     /// Every home has answered.
     pub fn reader_answered(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if let Some(lag) = &mut connection.lag
+        if let Some(lag) = &mut connection.link.lag
             && std::mem::take(&mut lag.held)
         {
             self.delivery.catching_up.push(slot);
         }
-        let State::Reader { reader, .. } = &mut connection.state else { return };
+        let Kind::Reader(reader) = &mut connection.peer.kind else { return };
         let mode = reader.mode;
         let Some(asking) = reader.work.as_mut().and_then(|work| work.asking.take()) else { return };
         for asked in &asking.channels {
@@ -214,7 +213,7 @@ impl Core {
     /// Sends a stream's head, and what it has missed. What does not fit is fetched by the reader's return: the stream
     /// ends at a position that it knows.
     fn open_stream(&mut self, slot: u32, kind: Encoding, asking: Asking) {
-        let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) else {
+        let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
         };
         let unread =
@@ -285,7 +284,7 @@ impl Core {
 
     /// Sends the reader a note in its own form.
     pub fn note(&mut self, slot: u32, note: &Note<'_>) {
-        let Some(reader) = self.links.connections.get(slot).and_then(Connection::reader) else { return };
+        let Some(reader) = self.links.connections.reader(slot) else { return };
         let mut out = Vec::new();
         write_note(&mut out, reader.encoding(), reader.chunked, note);
         self.send(slot, Bytes::from(out));

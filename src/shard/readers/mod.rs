@@ -32,13 +32,15 @@ use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
 use crate::session::token::TokenFault;
 use crate::shard::Action;
 use crate::shard::clients::{View, changed};
-use crate::shard::connections::{ClosingEnd, Http, Request, State};
 use crate::shard::core::Core;
 use crate::shard::cors::{cors_fields, permission};
+use crate::shard::link::ClosingEnd;
 use crate::shard::mailbox::{HomeMail, Mail};
+use crate::shard::peer::Kind;
 use crate::shard::readers::answers::reply_form;
 use crate::shard::readers::inquiry::Step;
 use crate::shard::readers::request::{ReaderRequest, Said, Stop};
+use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
 
 pub use deliver::append_item;
@@ -71,7 +73,8 @@ impl Core {
         let mut form = reply_form(head, origin.clone().unwrap_or_default());
         form.events = endpoint == Endpoint::Sse;
         // Who has ended its side while the backend was asked sends no further request.
-        form.keep_alive &= !self.links.connections.get(slot).is_some_and(|connection| connection.peer_ended);
+        form.keep_alive &=
+            !self.links.connections.get(slot).is_some_and(|connection| connection.link.peer_ended());
         let has_body = !matches!(head.body_length(), BodyLength::None | BodyLength::Length(0));
         if endpoint != Endpoint::Publish || head.method != "POST" {
             // Where the next request begins is known only behind the body, and nobody wants to read that.
@@ -214,7 +217,7 @@ impl Core {
         };
         reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.state = State::Reader { decoder: None, reader };
+        connection.peer.kind = Kind::Reader(reader);
         self.links.wheel.cancel(&mut self.links.connections, slot);
         if awaits_place {
             self.join_user(slot, user, false);
@@ -325,7 +328,7 @@ impl Core {
         let asking = Asking { channels: vec![asked], outstanding: 1, ..Asking::default() };
         reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.state = State::Reader { decoder: None, reader };
+        connection.peer.kind = Kind::Reader(reader);
         self.links.wheel.cancel(&mut self.links.connections, slot);
         let home = self.messages.mailer.router().channel_home(&ask.channel);
         self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
@@ -342,9 +345,7 @@ impl Core {
 
     /// Input of a connection whose reader wants none: what it means is known when the reader's answer is out.
     pub fn keep_for_later(&mut self, slot: u32, bytes: &[u8]) {
-        let Some(State::Reader { reader, .. }) =
-            self.links.connections.get_mut(slot).map(|connection| &mut connection.state)
-        else {
+        let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
         };
         // A stream of HTTP has asked all it can.

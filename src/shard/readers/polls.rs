@@ -7,8 +7,8 @@ use crate::base::publication::{Publication, Publications};
 use crate::hub::local::{Active, ChannelIndex, Item, Seq};
 use crate::proto::reader::answer::{BatchBody, matches_tag};
 use crate::session::reader::{Asking, Mode};
-use crate::shard::connections::{Connection, State};
 use crate::shard::core::Core;
+use crate::shard::peer::Kind;
 use crate::shard::readers::answers::{Answer, Caching, millis};
 use crate::shard::readers::deliver::{position_text, text_of};
 
@@ -17,8 +17,7 @@ impl Core {
     pub fn is_held_poll(&self, slot: u32) -> bool {
         self.links
             .connections
-            .get(slot)
-            .and_then(Connection::reader)
+            .reader(slot)
             .is_some_and(|reader| reader.mode == Mode::Poll && reader.is_ready())
     }
 
@@ -26,7 +25,7 @@ impl Core {
     pub(super) fn answer_or_hold(&mut self, slot: u32, asking: Asking) {
         let missed = asking.channels.iter().any(|asked| asked.lost || !asked.publications.is_empty());
         let ended = self.env.ending.is_some()
-            || self.links.connections.get(slot).is_some_and(|connection| connection.peer_ended);
+            || self.links.connections.get(slot).is_some_and(|connection| connection.link.peer_ended());
         let mut stand: Vec<(ChannelName, Position)> = Vec::with_capacity(asking.channels.len());
         for asked in &asking.channels {
             stand.extend(asked.start().map(|start| (asked.name.clone(), start)));
@@ -45,13 +44,7 @@ impl Core {
         }
         let text = text_of(&stand);
         let known = asking.if_none_match.as_deref().is_some_and(|tags| matches_tag(tags, text_str(&text)));
-        if let Some(work) = self
-            .links
-            .connections
-            .get_mut(slot)
-            .and_then(Connection::reader_mut)
-            .and_then(|r| r.work.as_mut())
-        {
+        if let Some(work) = self.links.connections.reader_mut(slot).and_then(|r| r.work.as_mut()) {
             work.reply.not_modified = known;
         }
         if asking.hold_ms == 0 || ended {
@@ -70,7 +63,7 @@ impl Core {
         items: &[(Seq, Arc<Publication>)],
     ) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let cursor = match &connection.lag {
+        let cursor = match &connection.link.lag {
             // It stays where it is: see `lag.rs`.
             Some(lag) if lag.blocked || lag.held => return,
             Some(lag) => lag.cursor_in(index).map(|cursor| cursor.seq),
@@ -95,7 +88,7 @@ impl Core {
     /// A held poll whose socket was full, or that joined several channels one after the other, looks for itself.
     /// True when it has been answered.
     pub fn catch_up_poll(&mut self, slot: u32) -> bool {
-        let Some(lag) = self.links.connections.get(slot).and_then(|connection| connection.lag.as_ref())
+        let Some(lag) = self.links.connections.get(slot).and_then(|connection| connection.link.lag.as_ref())
         else {
             return false;
         };
@@ -168,8 +161,7 @@ impl Core {
         let known = self
             .links
             .connections
-            .get(slot)
-            .and_then(Connection::reader)
+            .reader(slot)
             .and_then(|reader| reader.work.as_ref())
             .is_some_and(|work| work.reply.not_modified);
         let tag = text_str(position);
@@ -240,12 +232,11 @@ impl Core {
         let limit = self
             .links
             .connections
-            .get(slot)
-            .and_then(Connection::reader)
+            .reader(slot)
             .and_then(|reader| reader.work.as_ref())
             .map_or(0, |work| work.reply.limit);
-        let reading = match self.links.connections.get(slot).map(|connection| &connection.state) {
-            Some(State::Reader { reader, .. }) => reader.mode == Mode::History,
+        let reading = match self.links.connections.kind(slot) {
+            Some(Kind::Reader(reader)) => reader.mode == Mode::History,
             _ => false,
         };
         // A poll that may have nothing would be held for ever.

@@ -10,9 +10,10 @@ use crate::proto::reader::position::POSITION_CHANNELS_MAX;
 use crate::proto::websocket;
 use crate::session::reader::Mode;
 use crate::shard::clients::View;
-use crate::shard::connections::{ClosingEnd, Connection, State};
 use crate::shard::core::Core;
+use crate::shard::link::ClosingEnd;
 use crate::shard::mailbox::{HomeMail, Mail, Order};
+use crate::shard::peer::Kind;
 use crate::shard::readers::deliver::position_text;
 use crate::shard::readers::request::{may_subscribe, user_of};
 use crate::shard::timers::{self, ShortTick};
@@ -42,11 +43,11 @@ impl Core {
         let interval = self.env.options.ping_interval.as_millis() as u64;
         let due = timers::tick_after(self.env.now, interval / 2 + self.env.prng.u64(0..=interval / 2));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
-        connection.awaits_pong = false;
-        connection.listed = true;
-        if !connection.of_user {
-            let user = connection.reader().and_then(|reader| reader.identity.as_ref()?.user.clone());
+        connection.link.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
+        connection.link.set_awaits_pong(false);
+        connection.peer.set_listed();
+        if !connection.peer.of_user() {
+            let user = connection.peer.reader().and_then(|reader| reader.identity.as_ref()?.user.clone());
             self.join_user(slot, user, false);
         }
         self.tell_connected(slot);
@@ -56,8 +57,8 @@ impl Core {
     pub fn handle_reader_timer(&mut self, slot: u32) {
         let unix_s = self.unix_s();
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let blocked = connection.is_blocked();
-        let State::Reader { reader, .. } = &connection.state else { return };
+        let blocked = connection.link.is_blocked();
+        let Kind::Reader(reader) = &connection.peer.kind else { return };
         let Mode::Stream(kind) = reader.mode else {
             if self.is_held_poll(slot) {
                 self.answer_empty(slot);
@@ -71,14 +72,14 @@ impl Core {
             return self.close(slot, Disconnect::EXPIRED);
         }
         let now = timers::tick_of(self.env.now);
-        if !self.env.options.ping_interval.is_zero() && connection.ping_due.near(now) <= now {
+        if !self.env.options.ping_interval.is_zero() && connection.link.ping_due.near(now) <= now {
             // A peer of WebSocket answers pings; of the others it is known only that they read.
-            if connection.awaits_pong && (websocket || blocked) {
+            if connection.link.awaits_pong() && (websocket || blocked) {
                 return self.close(slot, if blocked { Disconnect::SLOW } else { Disconnect::NO_PONG });
             }
-            connection.awaits_pong = websocket || blocked;
+            connection.link.set_awaits_pong(websocket || blocked);
             let interval = self.env.options.ping_interval.as_millis() as u64;
-            connection.ping_due = ShortTick::new(timers::tick_after(self.env.now, interval), now);
+            connection.link.ping_due = ShortTick::new(timers::tick_after(self.env.now, interval), now);
             // What a blocked one gets of it would only lie behind what it does not read.
             if !blocked {
                 self.env.stats.counters.pings_sent_total += 1;
@@ -91,12 +92,12 @@ impl Core {
     fn set_reader_timer(&mut self, slot: u32) {
         let unix_s = self.unix_s();
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let Some(reader) = connection.reader() else { return };
+        let Some(reader) = connection.peer.reader() else { return };
         let expires = reader.identity.as_ref().map_or(0, |identity| identity.expire_at_s);
         let expiry =
             (expires != 0).then(|| timers::tick_after(self.env.now, timers::ms_until(expires, unix_s)));
         let ping = (!self.env.options.ping_interval.is_zero())
-            .then(|| connection.ping_due.near(timers::tick_of(self.env.now)));
+            .then(|| connection.link.ping_due.near(timers::tick_of(self.env.now)));
         match ping.into_iter().chain(expiry).min() {
             Some(due) => self.links.wheel.set(&mut self.links.connections, slot, due),
             None => self.links.wheel.cancel(&mut self.links.connections, slot),
@@ -122,9 +123,8 @@ impl Core {
         };
         let Err(refusal) = outcome else { return };
         self.env.stats.refusal(refusal);
-        let bare =
-            self.links.connections.get(slot).and_then(Connection::reader).map(|reader| reader.encoding())
-                == Some(Encoding::WebSocketBare);
+        let bare = self.links.connections.reader(slot).map(|reader| reader.encoding())
+            == Some(Encoding::WebSocketBare);
         match bare {
             // It has no words for it but the code of a close.
             true => self.close(
@@ -141,15 +141,14 @@ impl Core {
     }
 
     fn subscribe_reader(&mut self, slot: u32, channel: &str) -> Result<(), Refusal> {
-        let identity =
-            self.links.connections.get(slot).and_then(Connection::reader).and_then(|r| r.identity.as_deref());
+        let identity = self.links.connections.reader(slot).and_then(|r| r.identity.as_deref());
         may_subscribe(
             channel,
             user_of(identity),
             &View { options: &self.env.options, local: &self.delivery.local },
         )?;
         let known = self.delivery.local.find(channel);
-        let Some(reader) = self.links.connections.get(slot).and_then(Connection::reader) else {
+        let Some(reader) = self.links.connections.reader(slot) else {
             return Ok(());
         };
         if known.is_some_and(|index| reader.sub(index).is_some()) {
@@ -178,15 +177,13 @@ impl Core {
 
     fn leave_channel(&mut self, slot: u32, channel: &str, why: Unsubscribed) {
         let Some(index) = self.delivery.local.find(channel) else { return };
-        let Some(sub) =
-            self.links.connections.get(slot).and_then(Connection::reader).and_then(|r| r.sub(index))
-        else {
+        let Some(sub) = self.links.connections.reader(slot).and_then(|r| r.sub(index)) else {
             return;
         };
         if let Some(place) = sub.place() {
             self.drop_cursor(slot, index, place);
         }
-        if let Some(reader) = self.links.connections.get_mut(slot).and_then(Connection::reader_mut) {
+        if let Some(reader) = self.links.connections.reader_mut(slot) {
             reader.remove(index);
         }
         let (name, conn) = (self.delivery.local.get(index).name.clone(), self.conn_id(slot));
@@ -205,16 +202,15 @@ impl Core {
             Order::Unsubscribe { channel, why } => {
                 self.leave_channel(slot, &channel, why);
                 // A stream of nothing is of no use to anybody; its reader may ask for something else.
-                let nothing_left =
-                    self.links.connections.get(slot).and_then(Connection::reader).is_some_and(|reader| {
-                        reader.is_streaming() && reader.subs().is_empty() && !reader.is_websocket()
-                    });
+                let nothing_left = self.links.connections.reader(slot).is_some_and(|reader| {
+                    reader.is_streaming() && reader.subs().is_empty() && !reader.is_websocket()
+                });
                 if nothing_left {
                     self.close(slot, Disconnect::FORCE_NO_RECONNECT);
                 }
             }
             Order::Refresh { expire_at_s, .. } => {
-                let reader = self.links.connections.get_mut(slot).and_then(Connection::reader_mut);
+                let reader = self.links.connections.reader_mut(slot);
                 if let Some(identity) = reader.and_then(|reader| reader.identity.as_mut()) {
                     identity.expire_at_s = expire_at_s;
                 }
@@ -227,7 +223,7 @@ impl Core {
 
     /// The cursor of a reader has fallen off the log's tail. False when the connection is closed for it, or answered.
     pub fn handle_reader_gap(&mut self, slot: u32, channel: u32, policy: GapPolicy) -> bool {
-        let Some(reader) = self.links.connections.get(slot).and_then(Connection::reader) else {
+        let Some(reader) = self.links.connections.reader(slot) else {
             return false;
         };
         if reader.mode == Mode::Poll {
@@ -248,7 +244,7 @@ impl Core {
             (channel.stream().cursor(channel.stream().end()), channel.name.clone())
         };
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
-        if let Some(cursor) = connection.lag.as_mut().and_then(|lag| lag.cursor(channel)) {
+        if let Some(cursor) = connection.link.lag.as_mut().and_then(|lag| lag.cursor(channel)) {
             *cursor = end;
         }
         self.delivery.catching_up.push(slot);
@@ -261,8 +257,8 @@ impl Core {
     /// Ends a reader for the given reason.
     pub fn close_reader(&mut self, slot: u32, disconnect: Disconnect) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let blocked = connection.is_blocked();
-        let State::Reader { reader, .. } = &mut connection.state else { return };
+        let blocked = connection.link.is_blocked();
+        let Kind::Reader(reader) = &mut connection.peer.kind else { return };
         let (mode, chunked) = (reader.mode, reader.chunked);
         if let (Mode::Poll | Mode::History | Mode::Publish, Some(work)) = (mode, &mut reader.work) {
             // The answer under way still goes out, and is the last one.
@@ -291,7 +287,7 @@ impl Core {
         }
         if matches!(kind, Encoding::WebSocketJson | Encoding::WebSocketBare) {
             websocket::write_close(&mut last, disconnect.code, &disconnect.reason);
-            return self.leave_protocol(slot, last.into(), ClosingEnd::PeersClose(None));
+            return self.leave_protocol(slot, last.into(), ClosingEnd::PeersClose);
         }
         let note = Note::Disconnect(&disconnect);
         match kind {

@@ -1,0 +1,224 @@
+//! One transport connection: the driver's name of it, its input framing, what it has not sent, how it ends.
+
+use std::collections::VecDeque;
+
+use smallvec::SmallVec;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::Sock;
+use crate::hub::local::{ChannelIndex, Cursor};
+use crate::proto::websocket::Decoder;
+use crate::shard::outbox::Chain;
+use crate::shard::timers::ShortTick;
+
+/// The socket's side of a connection. What is said over it, its [peer](crate::shard::peer::Peer) knows.
+///
+/// ```text
+///  Open ──close──▶ Closing ──▶ Gone ──Closed──▶ (slot free)
+///    └─ peer's end, a fault, the deadline ─▲
+/// ```
+pub struct Link {
+    /// Present while the socket does not take everything at once.
+    pub lag: Option<Box<Lag>>,
+    /// Half a frame of WebSocket, while there is one.
+    pub decoder: Option<Box<Decoder>>,
+    /// The driver's: tells the uses of a slot apart.
+    pub generation: u32,
+    /// What leaves in this tick.
+    pub chain: Chain,
+    /// When the next ping is due, or the pong to the last one.
+    pub ping_due: ShortTick,
+    pub phase: Phase,
+    flags: u8,
+}
+
+const _: () = assert!(size_of::<Link>() <= 32);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Open,
+    /// Its last bytes are on their way. What still comes in is discarded until the peer ends.
+    Closing(ClosingEnd),
+    /// Closed by us; the driver has not said so yet.
+    Gone,
+}
+
+/// How a closing link comes to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClosingEnd {
+    /// We have sent our Close frame and the peer has not: its own is awaited (RFC 6455 section 7.1.1).
+    PeersClose,
+    /// FIN follows our last bytes; then the peer's is awaited.
+    Fin,
+    /// The peer has said its last word: the socket is closed behind ours.
+    Both,
+}
+
+const PEER_ENDED: u8 = 1;
+const SEATED: u8 = 2;
+const SILENT: u8 = 4;
+const INDEBTED: u8 = 8;
+const AWAITS_PONG: u8 = 16;
+
+impl Link {
+    pub fn new(generation: u32) -> Link {
+        Link {
+            lag: None,
+            decoder: None,
+            generation,
+            chain: Chain::default(),
+            ping_due: ShortTick::default(),
+            phase: Phase::Open,
+            flags: 0,
+        }
+    }
+
+    pub fn sock(&self, slot: u32) -> Sock {
+        Sock { slot, generation: self.generation }
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.phase == Phase::Gone
+    }
+
+    fn set(&mut self, flag: u8, on: bool) {
+        self.flags = if on { self.flags | flag } else { self.flags & !flag };
+    }
+
+    /// The peer has sent its FIN: there will be no other sign of it.
+    pub fn peer_ended(&self) -> bool {
+        self.flags & PEER_ENDED != 0
+    }
+
+    pub fn set_peer_ended(&mut self) {
+        self.set(PEER_ENDED, true);
+    }
+
+    /// It has one of the node's seats: to be given back when it is gone.
+    pub fn seated(&self) -> bool {
+        self.flags & SEATED != 0
+    }
+
+    pub fn set_seated(&mut self) {
+        self.set(SEATED, true);
+    }
+
+    /// Closed for slowness or silence: what the kernel still holds for it will not be read.
+    pub fn silent(&self) -> bool {
+        self.flags & SILENT != 0
+    }
+
+    pub fn set_silent(&mut self, on: bool) {
+        self.set(SILENT, on);
+    }
+
+    /// Among the shard's debtors.
+    pub fn indebted(&self) -> bool {
+        self.flags & INDEBTED != 0
+    }
+
+    pub fn set_indebted(&mut self, on: bool) {
+        self.set(INDEBTED, on);
+    }
+
+    pub fn awaits_pong(&self) -> bool {
+        self.flags & AWAITS_PONG != 0
+    }
+
+    pub fn set_awaits_pong(&mut self, on: bool) {
+        self.set(AWAITS_PONG, on);
+    }
+
+    /// Something that it was given has not gone to the kernel yet.
+    pub fn owes(&self) -> bool {
+        !self.chain.is_empty()
+            || self.lag.as_ref().is_some_and(|lag| lag.blocked || !lag.remainder.is_empty())
+    }
+
+    pub fn is_blocked(&self) -> bool {
+        self.lag.as_ref().is_some_and(|lag| lag.blocked)
+    }
+}
+
+/// What a connection has when its socket did not take everything, or when it joined a channel between an item's
+/// arrival and its delivery.
+#[derive(Default)]
+pub struct Lag {
+    /// Encoded bytes that must leave first, in order.
+    /// Bound: `outbox_bytes_max`, at which the connection is closed as slow.
+    pub remainder: VecDeque<Bytes>,
+    pub remainder_bytes: usize,
+    /// Where it stands in each channel that it lags in.
+    pub cursors: SmallVec<[(ChannelIndex, Cursor); 1]>,
+    /// The socket takes nothing: wait until it is writable.
+    pub blocked: bool,
+    /// Reading is paused until the remainder is gone.
+    pub read_paused: bool,
+    /// A reader whose other channels have not answered yet: nothing may be given to it.
+    pub held: bool,
+}
+
+impl Lag {
+    pub fn is_over(&self) -> bool {
+        !self.blocked && !self.held && self.remainder.is_empty() && self.cursors.is_empty()
+    }
+
+    pub fn push(&mut self, bytes: Bytes) {
+        self.remainder_bytes += bytes.len();
+        self.remainder.push_back(bytes);
+    }
+
+    pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Cursor> {
+        self.cursors.iter_mut().find(|(at, _)| *at == channel).map(|(_, cursor)| cursor)
+    }
+
+    pub fn cursor_in(&self, channel: ChannelIndex) -> Option<Cursor> {
+        self.cursors.iter().find(|(at, _)| *at == channel).map(|(_, cursor)| *cursor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_kept_apart() {
+        let mut link = Link::new(3);
+        link.set_peer_ended();
+        link.set_silent(true);
+        link.set_indebted(true);
+        assert!(link.peer_ended() && link.silent() && link.indebted());
+        assert!(!link.seated() && !link.awaits_pong());
+        link.set_silent(false);
+        link.set_awaits_pong(true);
+        assert!(link.peer_ended() && !link.silent() && link.indebted() && link.awaits_pong());
+        assert_eq!(link.sock(9), Sock { slot: 9, generation: 3 });
+    }
+
+    #[test]
+    fn a_lag_is_over_when_nothing_waits_for_anything() {
+        let mut lag = Lag::default();
+        assert!(lag.is_over());
+        lag.push(Bytes::from_static(b"rest"));
+        assert!(!lag.is_over());
+        assert_eq!(lag.remainder_bytes, 4);
+        lag.remainder.clear();
+        lag.cursors.push((7, Cursor { seq: 3, after: crate::base::ids::Offset(2), asked: false }));
+        assert!(!lag.is_over() && lag.cursor(8).is_none());
+        lag.cursor(7).unwrap().seq = 4;
+        assert_eq!(lag.cursor_in(7).map(|cursor| cursor.seq), Some(4));
+        lag.cursors.clear();
+        lag.held = true;
+        assert!(!lag.is_over());
+    }
+
+    #[test]
+    fn a_link_owes_what_the_kernel_has_not_taken() {
+        let mut link = Link::new(0);
+        assert!(!link.owes() && !link.is_blocked());
+        link.lag.get_or_insert_default().blocked = true;
+        assert!(link.owes() && link.is_blocked());
+        link.lag = Some(Box::new(Lag { held: true, ..Lag::default() }));
+        assert!(!link.owes() && !link.is_blocked(), "what is held back is not given to it yet");
+    }
+}

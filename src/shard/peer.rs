@@ -1,0 +1,243 @@
+//! One participant: who speaks over a link, in which protocol, and what all protocols have in common.
+//!
+//! The one place that matches on the kind of a peer for what is the same for all: another protocol is one more arm in
+//! each of the functions here.
+
+use smallvec::SmallVec;
+
+use crate::base::ids::UserName;
+use crate::hub::local::ChannelIndex;
+use crate::proto::encoding::Encoding;
+use crate::session::reader::{Mode, Reader};
+use crate::session::tunnel::Tunnel;
+use crate::session::{Session, Sub};
+use crate::shard::directory::Number;
+use crate::shard::requests::Http;
+use crate::shard::timers::{Timed, TimerEntry};
+
+pub struct Peer {
+    pub kind: Kind,
+    /// What is due next, whatever it is.
+    pub timer: TimerEntry,
+    /// In the low bits the number, in the high ones flags.
+    number: u32,
+}
+
+const _: () = assert!(size_of::<Peer>() <= 72);
+
+const LISTED: u32 = 1 << 31;
+const OF_USER: u32 = 1 << 30;
+const FLAGS: u32 = LISTED | OF_USER;
+
+/// What a peer speaks, and where it stands in that.
+pub enum Kind {
+    /// Asks requests. Boxed state only while a head or body is incomplete or an answer is awaited.
+    Http(Option<Box<Http>>),
+    /// What comes is sent back.
+    Echo,
+    /// Speaks the Centrifuge protocol over WebSocket.
+    Client(Session),
+    /// A unidirectional client: reads without the client protocol, or publishes: see `readers/`.
+    Reader(Reader),
+    /// Speaks whatever it likes over WebSocket, with a backend: see `tunnel.rs`.
+    Tunnel(Box<Tunnel>),
+    /// Has left: its link is closing.
+    Nobody,
+}
+
+impl Timed for Peer {
+    fn timer(&mut self) -> &mut TimerEntry {
+        &mut self.timer
+    }
+}
+
+impl Peer {
+    pub fn new(number: Number) -> Peer {
+        Peer { kind: Kind::Http(None), timer: TimerEntry::default(), number: number.0 }
+    }
+
+    // --- what is known of it
+
+    pub fn number(&self) -> Number {
+        Number(self.number & !FLAGS)
+    }
+
+    /// Counted as a client: to be undone when it goes.
+    pub fn listed(&self) -> bool {
+        self.number & LISTED != 0
+    }
+
+    pub fn set_listed(&mut self) {
+        self.number |= LISTED;
+    }
+
+    pub fn take_listed(&mut self) -> bool {
+        let listed = self.listed();
+        self.number &= !LISTED;
+        listed
+    }
+
+    /// Its user's owner knows it, and hears when it goes.
+    pub fn of_user(&self) -> bool {
+        self.number & OF_USER != 0
+    }
+
+    pub fn set_of_user(&mut self) {
+        self.number |= OF_USER;
+    }
+
+    pub fn take_of_user(&mut self) -> bool {
+        let of_user = self.of_user();
+        self.number &= !OF_USER;
+        of_user
+    }
+
+    // --- one peer interface
+
+    /// Who it is to the backend; `None` for the anonymous, and for a peer that has not said yet.
+    pub fn user(&self) -> Option<&UserName> {
+        match &self.kind {
+            Kind::Client(session) => session.user(),
+            Kind::Reader(reader) => reader.identity.as_ref()?.user.as_ref(),
+            Kind::Tunnel(tunnel) => tunnel.user(),
+            Kind::Http(_) | Kind::Echo | Kind::Nobody => None,
+        }
+    }
+
+    pub fn subs(&self) -> &[Sub] {
+        match &self.kind {
+            Kind::Client(session) => session.subs(),
+            Kind::Reader(reader) => reader.subs(),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => &[],
+        }
+    }
+
+    /// Every subscription, given up: the peer is going away.
+    pub fn take_subs(&mut self) -> SmallVec<[Sub; 2]> {
+        match &mut self.kind {
+            Kind::Client(session) => session.take_subs(),
+            Kind::Reader(reader) => reader.take_subs(),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => SmallVec::new(),
+        }
+    }
+
+    pub fn sub(&self, channel: ChannelIndex) -> Option<Sub> {
+        self.subs().iter().copied().find(|sub| sub.channel() == channel)
+    }
+
+    /// The channel's list has the peer at another place.
+    pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
+        match &mut self.kind {
+            Kind::Client(session) => session.placed(channel, place),
+            Kind::Reader(reader) => reader.placed(channel, place),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => {}
+        }
+    }
+
+    /// A client whose connect is not answered: nothing may be pushed to it.
+    pub fn is_connecting(&self) -> bool {
+        matches!(&self.kind, Kind::Client(session) if !session.is_connected())
+    }
+
+    /// Whether reading from it is paused for another reason than what it owes: its backend does not keep up, or its
+    /// commands wait.
+    pub fn input_is_paused(&self) -> bool {
+        match &self.kind {
+            Kind::Tunnel(tunnel) => tunnel.is_paused(),
+            Kind::Client(session) => session.input_paused,
+            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Nobody => false,
+        }
+    }
+
+    /// Bytes of its input that are kept. Requests have a budget of their own.
+    pub fn held_bytes(&self) -> usize {
+        match &self.kind {
+            Kind::Client(session) => session.held_bytes(),
+            Kind::Tunnel(tunnel) => tunnel.waiting().1,
+            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Nobody => 0,
+        }
+    }
+
+    /// Speaks frames of WebSocket now.
+    pub fn takes_frames(&self) -> bool {
+        match &self.kind {
+            Kind::Echo | Kind::Client(_) => true,
+            Kind::Reader(reader) => reader.is_websocket() && reader.is_ready(),
+            Kind::Tunnel(tunnel) => tunnel.is_open(),
+            Kind::Http(_) | Kind::Nobody => false,
+        }
+    }
+
+    /// What it sends is counted against the limit of bytes.
+    pub fn bytes_are_limited(&self) -> bool {
+        match &self.kind {
+            Kind::Client(_) => true,
+            Kind::Reader(reader) => reader.is_websocket(),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => false,
+        }
+    }
+
+    /// As events name its transport; `None` for a peer that events do not tell of.
+    pub fn transport(&self) -> Option<&'static str> {
+        match &self.kind {
+            Kind::Client(_) => Some("websocket"),
+            Kind::Reader(reader) => Some(match reader.mode {
+                Mode::Stream(Encoding::Sse | Encoding::SsePlain) => "sse",
+                Mode::Stream(Encoding::JsonLines | Encoding::Iframe) => "http_stream",
+                Mode::Stream(_) => "uni_websocket",
+                // No client, and so never told of.
+                Mode::Poll | Mode::History | Mode::Publish => "long_poll",
+            }),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
+    // --- the state machine of each kind
+
+    pub fn session(&mut self) -> Option<&mut Session> {
+        match &mut self.kind {
+            Kind::Client(session) => Some(session),
+            _ => None,
+        }
+    }
+
+    pub fn reader(&self) -> Option<&Reader> {
+        match &self.kind {
+            Kind::Reader(reader) => Some(reader),
+            _ => None,
+        }
+    }
+
+    pub fn reader_mut(&mut self) -> Option<&mut Reader> {
+        match &mut self.kind {
+            Kind::Reader(reader) => Some(reader),
+            _ => None,
+        }
+    }
+
+    pub fn tunnel_mut(&mut self) -> Option<&mut Tunnel> {
+        match &mut self.kind {
+            Kind::Tunnel(tunnel) => Some(tunnel),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_keeps_apart_from_the_flags_beside_it() {
+        let number = Number(crate::base::ids::SLOT_MAX);
+        let mut peer = Peer::new(number);
+        assert!(!peer.listed() && !peer.of_user());
+        peer.set_listed();
+        assert!(peer.listed() && !peer.of_user());
+        peer.set_of_user();
+        assert_eq!(peer.number(), number);
+        assert!(peer.take_listed() && !peer.take_listed() && peer.of_user());
+        assert!(peer.take_of_user() && !peer.of_user());
+        assert_eq!(peer.number(), number);
+    }
+}
