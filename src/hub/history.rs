@@ -51,6 +51,17 @@ impl Log {
         self.bytes
     }
 
+    /// The newest entry's offset, and when it is over.
+    pub fn newest(&self) -> Option<(Offset, Time)> {
+        self.ring.back().map(|entry| (entry.publication.offset(), entry.expires))
+    }
+
+    /// Entries after `offset` with the time when each is over, over already or not.
+    pub fn after(&self, offset: Offset) -> impl Iterator<Item = (&Arc<Publication>, Time)> {
+        let from = self.ring.partition_point(|entry| entry.publication.offset() <= offset);
+        self.ring.range(from..).map(|entry| (&entry.publication, entry.expires))
+    }
+
     /// When the oldest entry is over.
     pub fn oldest_expires(&self) -> Option<Time> {
         self.ring.front().map(|entry| entry.expires)

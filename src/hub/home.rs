@@ -37,6 +37,7 @@
 //! not kept.
 
 mod logs;
+mod record;
 mod table;
 
 use std::collections::HashMap;
@@ -57,7 +58,7 @@ use crate::hub::deadlines::Deadlines;
 use crate::hub::history::Log;
 use crate::hub::home::table::{Channel, Version};
 use crate::hub::idempotency::{IdempotencyKeys, Owner};
-use crate::hub::limits::HubLimits;
+use crate::hub::limits::{HubLimits, IDEMPOTENCY_KEY_TTL};
 use crate::hub::options::Namespaces;
 use crate::hub::presence::{Inserted, Roster};
 
@@ -190,10 +191,11 @@ impl Home {
             encoded: Encoded::default(),
         });
         if !ask.skip_history && channel.options.keeps_history() {
-            self.append(slot, publication.clone(), now);
+            let expires = now + channel.options.history_ttl;
+            self.append(slot, publication.clone(), expires, now);
         }
         if !key.is_empty() {
-            self.remember_key(owner, key, position, now);
+            self.remember_key(owner, key, position, now + IDEMPOTENCY_KEY_TTL, now);
         }
         Ok(Published { position, publication: Some(publication) })
     }

@@ -7,7 +7,6 @@ use ahash::RandomState;
 
 use crate::base::ids::Position;
 use crate::base::time::Time;
-use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 
 /// The keys of all channels of one home. All live equally long, so the oldest is always the first to go.
 pub struct IdempotencyKeys {
@@ -70,17 +69,30 @@ impl IdempotencyKeys {
     }
 
     /// Remembers the answer to a key that [`IdempotencyKeys::get`] did not find. False when keys are not kept at all.
-    pub fn insert(&mut self, owner: Owner, key: &str, position: Position, now: Time) -> bool {
+    pub fn insert(&mut self, owner: Owner, key: &str, position: Position, expires: Time) -> bool {
         if self.keys_max == 0 {
             return false;
         }
         assert!(!self.is_full());
         let key: Arc<[u8]> = owner.life.to_le_bytes().into_iter().chain(key.bytes()).collect();
-        let expires = now + IDEMPOTENCY_KEY_TTL;
         // An expired answer that is still there is replaced; its place in `order` goes by without effect.
         self.answers.insert(key.clone(), Answer { position, expires });
         self.order.push_back(Issued { owner, key, expires });
         true
+    }
+
+    /// From the key at `from` on, oldest first: whose it is, the key, the answer if it is still given, when it is over.
+    pub fn from(&self, from: usize) -> impl Iterator<Item = (Owner, &str, Option<Position>, Time)> {
+        self.order.range(from.min(self.order.len())..).map(|issued| {
+            let key = issued.key.get(size_of::<u64>()..).and_then(|key| std::str::from_utf8(key).ok());
+            let answer = self.answers.get(&issued.key).filter(|answer| answer.expires == issued.expires);
+            (issued.owner, key.unwrap_or_default(), answer.map(|answer| answer.position), issued.expires)
+        })
+    }
+
+    /// Puts keys that came from several places in their order.
+    pub fn sort(&mut self) {
+        self.order.make_contiguous().sort_by_key(|issued| issued.expires);
     }
 
     /// Drops the oldest key if its time is over. Returns whose it was.
@@ -115,6 +127,7 @@ impl IdempotencyKeys {
 mod tests {
     use super::*;
     use crate::base::ids::{Epoch, Offset};
+    use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 
     const OWNER: Owner = Owner { slot: 3, life: 9 };
     const TTL: Time = Time(IDEMPOTENCY_KEY_TTL.as_nanos() as u64);
@@ -130,7 +143,7 @@ mod tests {
     #[test]
     fn a_key_lives_five_minutes_to_the_nanosecond() {
         let mut keys = keys(10);
-        assert!(keys.insert(OWNER, "a", at(1), Time(0)));
+        assert!(keys.insert(OWNER, "a", at(1), TTL));
         assert_eq!(keys.get(OWNER, "a", Time(TTL.0 - 1)), Some(at(1)));
         assert_eq!(keys.get(OWNER, "a", TTL), None);
         assert_eq!(keys.drop_expired(Time(TTL.0 - 1)), None);
@@ -141,7 +154,7 @@ mod tests {
     #[test]
     fn channels_and_lives_do_not_share_keys() {
         let mut keys = keys(10);
-        keys.insert(OWNER, "a", at(1), Time(0));
+        keys.insert(OWNER, "a", at(1), TTL);
         assert_eq!(keys.get(Owner { life: 10, ..OWNER }, "a", Time(0)), None);
         assert_eq!(keys.get(OWNER, "b", Time(0)), None);
         assert_eq!(keys.get(OWNER, "", Time(0)), None);
@@ -152,8 +165,8 @@ mod tests {
     #[test]
     fn a_key_used_again_before_the_sweep_keeps_its_new_answer() {
         let mut keys = keys(10);
-        keys.insert(OWNER, "a", at(1), Time(0));
-        keys.insert(OWNER, "a", at(2), TTL);
+        keys.insert(OWNER, "a", at(1), TTL);
+        keys.insert(OWNER, "a", at(2), Time(2 * TTL.0));
         assert_eq!(keys.drop_expired(TTL), Some(OWNER));
         assert_eq!(keys.get(OWNER, "a", TTL), Some(at(2)));
         assert_eq!(keys.drop_expired(TTL), None);
@@ -164,7 +177,7 @@ mod tests {
     #[test]
     fn a_bound_of_none_keeps_none() {
         let mut keys = keys(0);
-        assert!(!keys.insert(OWNER, "a", at(1), Time(0)));
+        assert!(!keys.insert(OWNER, "a", at(1), TTL));
         assert_eq!(keys.len(), 0);
     }
 }

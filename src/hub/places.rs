@@ -9,13 +9,14 @@
 //!    └──over the limit, policy reject──▶ (out)
 //! ```
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use ahash::RandomState;
 
 use crate::base::ids::{ConnId, UserName};
 use crate::base::prng::Prng;
 use crate::hub::users::{UserPolicy, Users};
+use crate::record::{RecordFault, UserRecord};
 
 /// What the home of a user says to one of the user's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +123,69 @@ impl Places {
         }
     }
 
+    /// A user's connections and places. `None` for one without either, and for the anonymous, who are only counted.
+    pub fn to_record(&self, users: &Users, user: &UserName) -> Option<UserRecord> {
+        let peers: Vec<_> =
+            users.connections(user).map(|conn| (conn.to_bits(), users.is_silent(conn))).collect();
+        let turnover = self.turnovers.get(user);
+        let bits = |conns: &mut dyn Iterator<Item = ConnId>| conns.map(ConnId::to_bits).collect();
+        let known = !peers.is_empty() || turnover.is_some();
+        known.then(|| UserRecord {
+            user: user.clone(),
+            peers,
+            waiting: turnover.map_or_else(Vec::new, |turnover| bits(&mut turnover.waiting.iter().copied())),
+            leaving: turnover.map_or_else(Vec::new, |turnover| bits(&mut turnover.leaving.iter().copied())),
+        })
+    }
+
+    /// Users of whom there is a record to be written, each once, in no order.
+    pub fn names<'a>(&'a self, users: &'a Users) -> impl Iterator<Item = &'a UserName> {
+        users.names().chain(self.turnovers.keys().filter(|user| users.count(user) == 0))
+    }
+
+    /// Adds the connections of a user whom neither knows yet: those whose peer `conn_of` finds in this process.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] for a user who is known already, is the anonymous, or has a connection twice; and for
+    /// one that waits without being the user's.
+    pub fn restore(
+        &mut self,
+        users: &mut Users,
+        record: &UserRecord,
+        conn_of: &dyn Fn(u64) -> Option<ConnId>,
+        limit: UserLimit,
+        verdicts: &mut Vec<Verdict>,
+    ) -> Result<(), RecordFault> {
+        let user = &record.user;
+        if user.is_empty() || users.count(user) > 0 || self.turnovers.contains_key(user) {
+            return Err(RecordFault::Impossible("a user"));
+        }
+        let mut seen = HashSet::new();
+        let all = record.peers.iter().map(|(peer, _)| peer).chain(&record.leaving);
+        let conns: Vec<_> = all.filter_map(|peer| conn_of(*peer)).collect();
+        let once = conns.iter().all(|conn| seen.insert(*conn));
+        let own: HashSet<_> = record.peers.iter().map(|(peer, _)| peer).collect();
+        let mut waits = HashSet::new();
+        if !once || !record.waiting.iter().all(|peer| own.contains(peer) && waits.insert(peer)) {
+            return Err(RecordFault::Impossible("a user's connections"));
+        }
+        for (peer, silent) in &record.peers {
+            match conn_of(*peer) {
+                Some(conn) if *silent => users.add_silent(user, conn),
+                Some(conn) => users.add(user, conn),
+                None => {}
+            }
+        }
+        let waiting: VecDeque<_> = record.waiting.iter().filter_map(|peer| conn_of(*peer)).collect();
+        let leaving: Vec<_> = record.leaving.iter().filter_map(|peer| conn_of(*peer)).collect();
+        if !waiting.is_empty() || !leaving.is_empty() {
+            self.turnovers.insert(user.clone(), Turnover { waiting, leaving });
+            // Whoever held a place may not have come along.
+            self.grant(users, user, limit, verdicts);
+        }
+        Ok(())
+    }
+
     /// Users of whom a connection is being replaced.
     pub fn len(&self) -> usize {
         self.turnovers.len()
@@ -137,6 +201,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::record;
 
     /// Connections come and go in any order, and what they are told arrives late: never are more connected than may be,
     /// and when all is quiet as many are as can.
@@ -152,6 +217,21 @@ mod tests {
             let (mut asking, mut connected) = (BTreeSet::new(), BTreeSet::new());
             let (mut verdicts, mut under_way, mut left) = (Vec::new(), Vec::new(), Vec::new());
             for step in 0..400_u64 {
+                // Everything goes on in another process.
+                if prng.u8(..100) == 0 {
+                    let mut bytes = Vec::new();
+                    for name in places.names(&users) {
+                        record::write(&places.to_record(&users, name).unwrap(), &mut bytes).unwrap();
+                    }
+                    (users, places) = (Users::new(&mut prng), Places::new(&mut prng));
+                    if !bytes.is_empty() {
+                        let here = |peer| Some(ConnId::from_bits(peer));
+                        let record: UserRecord = record::read(&bytes).unwrap();
+                        places.restore(&mut users, &record, &here, limit, &mut verdicts).unwrap();
+                        assert!(places.restore(&mut users, &record, &here, limit, &mut verdicts).is_err());
+                        assert_eq!(places.to_record(&users, &user), Some(record));
+                    }
+                }
                 match prng.u8(..6) {
                     0..=1 if step < 300 => {
                         let conn = ConnId::from_bits(step);

@@ -107,6 +107,14 @@ impl Members {
         }
     }
 
+    /// Every subscriber, in no order, with its info if that is kept.
+    pub fn for_each(&self, mut f: impl FnMut(ConnId, Option<&ClientInfo>)) {
+        match self {
+            Members::Plain(conns) => conns.for_each(|conn, ()| f(*conn, None)),
+            Members::Known(known) => known.infos.for_each(|conn, info| f(*conn, Some(info))),
+        }
+    }
+
     /// The infos kept.
     pub fn roster(&mut self) -> Arc<Roster> {
         let Members::Known(known) = self else { return Arc::default() };

@@ -6,9 +6,10 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::base::ids::Offset;
+use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Encoded, Publication};
 use crate::hub::asks::Notice;
+use crate::record::{CursorRecord, InfoRecord, PublicationRecord, StreamItem, StreamRecord};
 
 /// Position in a channel's stream on this shard: the next item to deliver.
 pub type Seq = u64;
@@ -172,11 +173,62 @@ impl Stream {
     }
 }
 
+/// Sequence of the first item of a stream that came from a record. One less is that of an item that has fallen off.
+const RESTORED_BASE: Seq = 1;
+
+impl Stream {
+    /// What laggards of this shard may still need of `channel`, whose log stands at `top` at the stream's end.
+    pub fn to_record(&self, channel: &ChannelName, top: Option<Position>) -> StreamRecord {
+        let items = self.items.iter().map(|item| match item {
+            Item::Publication(publication) => StreamItem::Publication(PublicationRecord::of(publication)),
+            Item::Notice(notice) if notice.joined => StreamItem::Joined(InfoRecord::of(&notice.info)),
+            Item::Notice(notice) => StreamItem::Left(InfoRecord::of(&notice.info)),
+        });
+        StreamRecord { channel: channel.clone(), top, base: self.base_offset, items: items.collect() }
+    }
+
+    /// The stream of a record. Shards that have been sent everything have streams with the same end: of several records of
+    /// one channel the longest serves the laggards of all.
+    pub fn from_record(record: StreamRecord) -> Stream {
+        let mut stream = Stream { base: RESTORED_BASE, base_offset: record.base, ..Stream::default() };
+        for item in record.items {
+            let notice = |joined, info: InfoRecord| {
+                let (channel, info) = (record.channel.clone(), info.info());
+                Item::Notice(Arc::new(Notice { channel, joined, info, encoded: Encoded::default() }))
+            };
+            stream.push(match item {
+                StreamItem::Publication(publication) => {
+                    Item::Publication(publication.publication(&record.channel))
+                }
+                StreamItem::Joined(info) => notice(true, info),
+                StreamItem::Left(info) => notice(false, info),
+            });
+        }
+        stream
+    }
+
+    /// Where a subscriber of `channel` stands, counted from the end: that is the same on every shard.
+    pub fn cursor_to_record(&self, channel: &ChannelName, cursor: Cursor) -> CursorRecord {
+        let behind = self.end().saturating_sub(cursor.seq);
+        CursorRecord { channel: channel.clone(), behind, after: cursor.after }
+    }
+
+    /// The cursor of a record, in a stream that came from one. It has fallen off when the stream does not reach back to
+    /// it; whatever was asked of the log is to be asked once more.
+    pub fn cursor_from_record(&self, record: &CursorRecord) -> Cursor {
+        let seq = self.end().saturating_sub(record.behind).max(self.base - 1);
+        Cursor { seq, after: record.after, asked: false }
+    }
+}
+
 #[cfg(test)]
 pub mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
-    use crate::base::ids::{Epoch, Position};
+    use crate::base::ids::Epoch;
+    use crate::base::prng::Prng;
+    use crate::base::publication::ClientInfo;
+    use crate::record;
 
     /// Of ten bytes; outside the log with offset 0.
     pub fn publication(offset: u64) -> Item {
@@ -222,6 +274,47 @@ pub mod tests {
         assert_eq!([11, 12, 13].map(|after| seq(&stream, after)), [None, Some(3), Some(4)]);
         stream.trim(7, None);
         assert_eq!((afters(&stream), seq(&stream, 15)), (vec![15], Some(7)));
+    }
+
+    /// Two shards have been sent the same; one keeps more of it. The longer stream serves the laggards of both.
+    #[test]
+    fn laggards_go_on_in_a_stream_that_came_from_a_record() {
+        for seed in 0..200 {
+            let mut prng = Prng::with_seed(seed);
+            let (mut longer, mut shorter) = (Stream::default(), Stream::default());
+            // As if the two shards had begun at different times.
+            let begun = prng.u64(..10);
+            (longer.base, shorter.base) = (7, 7 + begun);
+            for offset in 1..begun + prng.u64(..10) {
+                let notice = || {
+                    let info = ClientInfo { client: offset.to_string(), ..ClientInfo::default() };
+                    let (channel, encoded) = ("c".into(), Encoded::default());
+                    Item::Notice(Arc::new(Notice { channel, joined: offset % 2 == 0, info, encoded }))
+                };
+                let item = if prng.u8(..4) == 0 { notice() } else { publication(offset) };
+                if offset > begun {
+                    shorter.push(item.clone());
+                }
+                longer.push(item);
+            }
+            let mut bytes = Vec::new();
+            record::write(&longer.to_record(&"c".into(), None), &mut bytes).unwrap();
+            let restored = Stream::from_record(record::read(&bytes).unwrap());
+            assert_eq!(restored.weight(), longer.weight());
+            let told =
+                |stream: &Stream, seq| stream.from(seq).map(|item| format!("{item:?}")).collect::<Vec<_>>();
+            for stream in [&longer, &shorter] {
+                for seq in stream.base()..=stream.end() {
+                    let cursor = stream.cursor(seq);
+                    let moved = restored.cursor_from_record(&stream.cursor_to_record(&"c".into(), cursor));
+                    assert_eq!(told(&restored, moved.seq), told(stream, seq), "seed {seed}");
+                    assert_eq!((moved.after, moved.asked), (cursor.after, false));
+                }
+                let fallen = Cursor { seq: 0, after: Offset(3), asked: true };
+                let moved = restored.cursor_from_record(&stream.cursor_to_record(&"c".into(), fallen));
+                assert!(moved.seq < restored.base() && moved.after == Offset(3) || stream.base() == 0);
+            }
+        }
     }
 
     #[test]

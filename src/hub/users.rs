@@ -125,6 +125,16 @@ impl Users {
         self.connections(user).rev().find(|conn| !self.silent.contains(conn))
     }
 
+    /// Named users, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &UserName> {
+        self.named.keys()
+    }
+
+    /// Whether a connection takes no messages.
+    pub fn is_silent(&self, conn: ConnId) -> bool {
+        self.silent.contains(&conn)
+    }
+
     /// How many connections `user` has. None for the anonymous.
     pub fn count(&self, user: &str) -> usize {
         self.named.get(user).map_or(0, Connections::len)

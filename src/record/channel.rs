@@ -137,6 +137,12 @@ impl PublicationRecord {
 }
 
 impl InfoRecord {
+    /// Bytes of its texts.
+    pub fn weight(&self) -> usize {
+        let json = [&self.conn_info, &self.chan_info].into_iter().flatten().map(Bytes::len).sum::<usize>();
+        self.user.len() + self.client.len() + json
+    }
+
     pub fn of(info: &ClientInfo) -> InfoRecord {
         let ClientInfo { user, client, conn_info, chan_info } = info.clone();
         InfoRecord { user, client, conn_info, chan_info }

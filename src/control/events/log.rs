@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use crate::base::bytes::Bytes;
 use crate::base::event::{Event, Farewell, What, Who};
+use crate::record::{EventEntry, EventsPart, EventsRecord, PART_BYTES, RecordFault};
 
 /// Of an entry beside its JSON, in bytes: its place and the allocator's part.
 const ENTRY_BYTES: usize = 48;
@@ -75,14 +77,64 @@ impl Log {
             _ => from,
         };
         let json = encode(event, from, self.last);
-        self.bytes += json.len() + ENTRY_BYTES;
-        self.entries.push_back(Entry { seq: self.last, json: json.into() });
+        self.keep(Entry { seq: self.last, json: json.into() });
+    }
+
+    /// Entries after `after`, as much as a part may be long; `None` when there are none.
+    pub fn part(&self, after: u64) -> Option<EventsPart> {
+        let at = self.entries.partition_point(|entry| entry.seq <= after);
+        let (mut bytes, mut entries) = (0, Vec::new());
+        for Entry { seq, json } in self.entries.range(at..) {
+            if bytes > PART_BYTES {
+                break;
+            }
+            bytes += json.len() + ENTRY_BYTES;
+            entries.push(EventEntry { seq: *seq, json: Bytes::copy_from_slice(json) });
+        }
+        (!entries.is_empty()).then_some(EventsPart { entries })
+    }
+
+    /// The log of a record and its parts, in order. What has no room here falls off.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] for numbers that do not rise to the last one given, and entries that are no JSON.
+    pub fn restore(
+        bytes_max: usize,
+        record: &EventsRecord,
+        parts: impl IntoIterator<Item = EventsPart>,
+    ) -> Result<Log, RecordFault> {
+        let mut log = Log { fallen: record.fallen, ..Log::new(bytes_max) };
+        let mut newest = record.fallen;
+        for EventEntry { seq, json } in parts.into_iter().flat_map(|part| part.entries) {
+            let is_json = serde_json::from_slice::<&RawValue>(&json).is_ok();
+            if seq <= newest || !is_json {
+                return Err(RecordFault::Impossible("an event"));
+            }
+            newest = seq;
+            log.keep(Entry { seq, json: (&*json).into() });
+        }
+        // One more is counted for each event: the end of the numbers is not to be met.
+        if newest != record.last || record.accepted > record.last || record.last > u64::MAX / 2 {
+            return Err(RecordFault::Impossible("the number of an event"));
+        }
+        log.last = record.last;
+        Ok(log)
+    }
+
+    fn keep(&mut self, entry: Entry) {
+        self.bytes += entry.json.len() + ENTRY_BYTES;
+        self.entries.push_back(entry);
         while self.bytes > self.bytes_max
             && let Some(oldest) = self.entries.pop_front()
         {
             self.bytes -= oldest.json.len() + ENTRY_BYTES;
             self.fallen = oldest.seq;
         }
+    }
+
+    /// The newest number that has fallen off.
+    pub fn fallen(&self) -> u64 {
+        self.fallen
     }
 
     /// The oldest number that is here; above [`Log::last`] when none is.
@@ -178,7 +230,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::base::bytes::Bytes;
     use crate::base::event::Farewell;
     use crate::base::fault::Unsubscribed;
     use crate::base::ids::ClientId;
@@ -300,6 +351,73 @@ mod tests {
         assert_eq!(read(&log, 2, 1).1, Some(7));
         assert_eq!(seqs(&read(&log, 7, 10).0), [8, 9, 10]);
         assert_eq!(seqs(&read(&log, 9, 10).0), [10]);
+    }
+
+    fn record_of(log: &Log) -> (EventsRecord, Vec<EventsPart>) {
+        let (mut parts, mut after) = (Vec::new(), 0);
+        while let Some(part) = log.part(after) {
+            after = part.entries.last().map_or(after, |last| last.seq);
+            parts.push(part);
+        }
+        let (last, fallen) = (log.last(), log.fallen());
+        (EventsRecord { epoch: "e".into(), last, fallen, accepted: 0 }, parts)
+    }
+
+    #[test]
+    fn a_log_goes_on_from_its_record_with_the_same_numbers() {
+        for (events, bytes_max) in [(0, 1 << 20), (3, 1 << 20), (5_000, 8 << 20), (5_000, 64 << 10)] {
+            let mut log = Log::new(bytes_max);
+            for number in 0..events {
+                log.push(&occupied(&number.to_string()));
+                if number % 7 == 0 {
+                    log.push(&event(What::Lost(number + 1)));
+                }
+            }
+            let (record, parts) = record_of(&log);
+            assert!(events < 5_000 || bytes_max < 1 << 20 || parts.len() > 1, "it takes several parts");
+            let mut bytes = Vec::new();
+            parts.iter().for_each(|part| crate::record::write(part, &mut bytes).unwrap());
+            let (mut rest, mut read_back) = (&bytes[..], Vec::new());
+            while !rest.is_empty() {
+                let (unread, behind) = crate::record::next(rest).unwrap();
+                read_back.push(unread.read::<EventsPart>().unwrap());
+                rest = behind;
+            }
+            let mut restored = Log::restore(bytes_max, &record, read_back).unwrap();
+            for log in [&mut log, &mut restored] {
+                log.push(&occupied("next"));
+            }
+            assert_eq!(read(&restored, 0, usize::MAX), read(&log, 0, usize::MAX));
+            assert_eq!(
+                (restored.first(), restored.last(), restored.bytes()),
+                (log.first(), log.last(), log.bytes())
+            );
+            // With less room the oldest fall off, as always.
+            let small = Log::restore(1_000, &record, parts).unwrap();
+            assert!(small.bytes() <= 1_000 && small.last() == record.last);
+        }
+    }
+
+    #[test]
+    fn numbers_that_no_log_has_are_refused() {
+        let mut log = Log::new(1 << 20);
+        (0..4).for_each(|number| log.push(&occupied(&number.to_string())));
+        let (record, parts) = record_of(&log);
+        let refused = |change: &dyn Fn(&mut EventsRecord, &mut EventsPart)| {
+            let (mut record, mut part) = (record.clone(), parts[0].clone());
+            change(&mut record, &mut part);
+            Log::restore(1 << 20, &record, [part]).is_err()
+        };
+        assert!(!refused(&|_, _| {}));
+        assert!(refused(&|_, part| part.entries.swap(1, 2)));
+        assert!(refused(&|_, part| part.entries[1].json = Bytes::from_static(b"{")));
+        assert!(refused(&|record, _| record.last += 1));
+        assert!(refused(&|record, _| record.accepted = 5));
+        assert!(refused(&|record, _| record.fallen = 1));
+        assert!(refused(&|record, part| {
+            record.last = u64::MAX;
+            part.entries[3].seq = u64::MAX;
+        }));
     }
 
     #[test]

@@ -52,6 +52,7 @@ use self::sender::Sender;
 use crate::base::event::{Event, EventKind};
 use crate::config::{self, Authorities, Secret};
 use crate::control::process;
+use crate::record::{EventsPart, EventsRecord};
 use crate::shard::ask::Busy;
 
 /// Bytes of one batch or page, after which no further event is added: what a backend takes without a thought.
@@ -130,12 +131,44 @@ impl Events {
     /// # Errors
     /// When the operating system gives no randomness, or the endpoint cannot be spoken to from this machine at all.
     pub fn start(options: &EventOptions) -> io::Result<Arc<Events>> {
+        Events::begin(options, process::random_id()?.to_string(), Log::new(options.log_bytes_max), 0)
+    }
+
+    /// As [`Events::start`], in the place of the process that wrote these: numbers and sending go on.
+    ///
+    /// # Errors
+    /// As [`Events::start`], and for a record that is none of a log of events.
+    pub fn resume(
+        options: &EventOptions,
+        record: &EventsRecord,
+        parts: impl IntoIterator<Item = EventsPart>,
+    ) -> io::Result<Arc<Events>> {
+        let log = Log::restore(options.log_bytes_max, record, parts)
+            .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
+        Events::begin(options, record.epoch.to_string(), log, record.accepted)
+    }
+
+    /// The log of events: its numbers, then all of it, as [`Events::resume`] takes it. Call it when shards tell nothing any
+    /// more and no batch is under way; what is still in the queue is numbered now.
+    pub fn to_records(&self) -> (EventsRecord, Vec<EventsPart>) {
+        while self.take_some() {}
+        let log = self.log.lock();
+        let (mut parts, mut after) = (Vec::new(), 0);
+        while let Some(part) = log.part(after) {
+            after = part.entries.last().map_or(after, |last| last.seq);
+            parts.push(part);
+        }
+        let (last, fallen, accepted) = (log.last(), log.fallen(), *self.accepted.borrow());
+        (EventsRecord { epoch: self.epoch.as_str().into(), last, fallen, accepted }, parts)
+    }
+
+    fn begin(options: &EventOptions, epoch: String, log: Log, accepted: u64) -> io::Result<Arc<Events>> {
         let events = Arc::new(Events {
-            epoch: process::random_id()?.to_string(),
+            epoch,
             queue: Queue::new(),
-            log: Mutex::new(Log::new(options.log_bytes_max)),
-            grown: watch::Sender::new(0),
-            accepted: watch::Sender::new(0),
+            grown: watch::Sender::new(log.last()),
+            log: Mutex::new(log),
+            accepted: watch::Sender::new(accepted),
             sends: options.endpoint.is_some(),
             counts: Counts::default(),
         });
@@ -218,7 +251,7 @@ impl Events {
 
     async fn send(self: Arc<Events>, mut sender: Sender, batch_max: usize) {
         let mut grown = self.grown.subscribe();
-        let mut accepted = 0;
+        let mut accepted = *self.accepted.borrow();
         loop {
             let Some(batch) = self.next_batch(accepted, batch_max) else {
                 // The sender of the channel is in `self`.

@@ -10,7 +10,6 @@ use crate::base::time::Time;
 use crate::hub::history::{Log, entry_bytes};
 use crate::hub::home::table::Channel;
 use crate::hub::idempotency::Owner;
-use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 
 /// Logs looked at, beside the growing one, to find a heavy one. Seven random ones hold one of the heaviest quarter with
 /// a probability of 87 %, at the cost of seven memory reads an eviction.
@@ -22,7 +21,14 @@ const EXPIRED_DROPS_PER_APPEND: usize = 2;
 impl Home {
     // ---- keys ----
 
-    pub(super) fn remember_key(&mut self, owner: Owner, key: &str, position: Position, now: Time) {
+    pub(super) fn remember_key(
+        &mut self,
+        owner: Owner,
+        key: &str,
+        position: Position,
+        expires: Time,
+        now: Time,
+    ) {
         for _ in 0..EXPIRED_DROPS_PER_APPEND {
             if let Some(dropped) = self.keys.drop_expired(now) {
                 self.key_dropped(dropped);
@@ -34,10 +40,10 @@ impl Home {
                 self.key_dropped(dropped);
             }
         }
-        if self.keys.insert(owner, key, position, now) {
+        if self.keys.insert(owner, key, position, expires) {
             let channel = self.channels.get_mut(owner.slot).expect("published to just now");
             channel.keys += 1;
-            channel.active_until = channel.active_until.max(now + IDEMPOTENCY_KEY_TTL);
+            channel.active_until = channel.active_until.max(expires);
             self.settle(owner.slot);
         }
     }
@@ -54,7 +60,8 @@ impl Home {
 
     // ---- history ----
 
-    pub(super) fn append(&mut self, slot: u32, publication: Arc<Publication>, now: Time) {
+    /// The publication that follows the newest; it is over at `expires`.
+    pub(super) fn append(&mut self, slot: u32, publication: Arc<Publication>, expires: Time, now: Time) {
         let bytes = entry_bytes(&publication);
         if bytes > self.limits.history_bytes_max {
             // What was kept before it would have a hole after it.
@@ -66,7 +73,6 @@ impl Home {
             return;
         }
         let channel = self.channels.get_mut(slot).expect("published to just now");
-        let expires = now + channel.options.history_ttl;
         let size = channel.options.history_size;
         channel.active_until = channel.active_until.max(expires);
         let log = channel.log.get_or_insert_with(|| {

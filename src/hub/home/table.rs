@@ -91,35 +91,24 @@ impl Home {
         let options = self.namespaces.resolve(name)?.clone();
         let creator = self.bucket_of(by);
         self.make_room_for_channel(creator.is_some(), now)?;
+        let epoch = Epoch(self.prng.u32(Epoch::NONE.0 + 1..));
+        Ok(self.add(Channel::new(name.clone(), options, epoch, now, creator)))
+    }
+
+    /// Gives a channel that is not known its slot and its life.
+    pub(super) fn add(&mut self, channel: Channel) -> u32 {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.slots_used += 1;
             self.slots_used - 1
         });
         self.lives += 1;
-        self.channels.insert(
-            slot,
-            Channel {
-                name: name.clone(),
-                life: self.lives,
-                epoch: Epoch(self.prng.u32(Epoch::NONE.0 + 1..)),
-                keys: 0,
-                top: Offset(0),
-                version: None,
-                log: None,
-                log_place: 0,
-                members: Members::new(options.presence || options.join_leave),
-                interest: Interest::None,
-                active_until: now,
-                creator,
-                options,
-            },
-        );
-        self.names.insert(name.clone(), slot);
-        if let Some(bucket) = creator {
+        self.names.insert(channel.name.clone(), slot);
+        if let Some(bucket) = channel.creator {
             self.creators.add(bucket);
         }
+        self.channels.insert(slot, Channel { life: self.lives, ..channel });
         self.settle(slot);
-        Ok(slot)
+        slot
     }
 
     /// Where a client's channels are counted; `None` for the backend.
@@ -133,7 +122,7 @@ impl Home {
     }
 
     /// Makes room for one channel more, if every place that it could take is taken and nothing is over by age.
-    fn make_room_for_channel(&mut self, for_client: bool, now: Time) -> Result<(), Refusal> {
+    pub(super) fn make_room_for_channel(&mut self, for_client: bool, now: Time) -> Result<(), Refusal> {
         let share_is_full =
             |home: &Home| for_client && home.creators.channels() >= home.limits.client_channels_max;
         let is_full = |home: &Home| home.names.len() >= home.limits.channels_max;
@@ -203,6 +192,31 @@ impl Home {
 }
 
 impl Channel {
+    /// Without anything, and without a life until it is [added](Home::add).
+    pub(super) fn new(
+        name: ChannelName,
+        options: Arc<ChannelOptions>,
+        epoch: Epoch,
+        active_until: Time,
+        creator: Option<u16>,
+    ) -> Channel {
+        Channel {
+            name,
+            life: 0,
+            epoch,
+            keys: 0,
+            top: Offset(0),
+            version: None,
+            log: None,
+            log_place: 0,
+            members: Members::new(options.presence || options.join_leave),
+            interest: Interest::None,
+            active_until,
+            creator,
+            options,
+        }
+    }
+
     pub(super) fn position(&self) -> Position {
         Position { offset: self.top, epoch: self.epoch }
     }

@@ -1,0 +1,229 @@
+//! The channels of a [`Home`] as records, and back.
+//!
+//! ```text
+//!  writing, for each of names():  to_record ─▶ log_part until there is none ─▶ members_parts        then keys_part until none
+//!  reading:                       restore ─▶ restore_log ─▶ restore_members   restore_keys          then finish_restoring
+//! ```
+//! Bounds are those of the home that reads: what has no room goes by the same rules as ever.
+
+use super::Home;
+use super::table::{Channel, Version};
+use crate::base::ids::{ChannelName, ConnId, Epoch, Offset};
+use crate::base::publication::ClientInfo;
+use crate::base::time::Time;
+use crate::hub::creators::BUCKETS;
+use crate::hub::history::entry_bytes;
+use crate::hub::idempotency::Owner;
+use crate::hub::presence::Inserted;
+use crate::record::{
+    ChannelRecord, CreatorRecord, InfoRecord, KeyRecord, KeysPart, LogEntry, LogPart, MemberRecord,
+    MembersPart, Moment, PART_BYTES, PublicationRecord, RecordFault, VersionRecord,
+};
+
+/// What a member or a key costs in a part beside its texts, in bytes, about.
+const ITEM_BYTES: usize = 32;
+/// Offsets above are no offsets of ours: a thousand publications a second take 290 million years to get there, and what
+/// follows them may be counted without a look at the end of the numbers.
+const OFFSET_MAX: u64 = u64::MAX / 2;
+
+impl Home {
+    /// Every channel, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &ChannelName> {
+        self.names.keys()
+    }
+
+    /// A channel without its log, keys and members.
+    pub fn to_record(&self, channel: &str, now: Time) -> Option<ChannelRecord> {
+        let channel = self.known(channel)?;
+        Some(ChannelRecord {
+            channel: channel.name.clone(),
+            epoch: channel.epoch,
+            top: channel.top,
+            version: channel
+                .version
+                .as_ref()
+                .map(|version| VersionRecord { number: version.number, epoch: version.epoch.clone() }),
+            active_until: Moment::of(channel.active_until, now),
+            creator: channel.creator.map(|bucket| CreatorRecord { bucket }),
+        })
+    }
+
+    /// What the log holds after `after`, as much as a part may be long; `None` when that is nothing.
+    pub fn log_part(&self, channel: &str, after: Offset, now: Time) -> Option<LogPart> {
+        let channel = self.known(channel)?;
+        let (mut bytes, mut entries) = (0, Vec::new());
+        for (publication, expires) in channel.log.as_ref()?.after(after) {
+            if bytes > PART_BYTES {
+                break;
+            }
+            bytes += entry_bytes(publication);
+            let (publication, expires) = (PublicationRecord::of(publication), Moment::of(expires, now));
+            entries.push(LogEntry { publication, expires });
+        }
+        (!entries.is_empty()).then(|| LogPart { channel: channel.name.clone(), entries })
+    }
+
+    /// The members of a channel, one part after the other: a roster has no order in which it could be taken up again.
+    pub fn members_parts(&self, channel: &str, mut take: impl FnMut(MembersPart)) {
+        let Some(channel) = self.known(channel) else { return };
+        let (mut bytes, mut members) = (0, Vec::new());
+        channel.members.for_each(|conn, info| {
+            let info = info.map(InfoRecord::of);
+            bytes += ITEM_BYTES + info.as_ref().map_or(0, InfoRecord::weight);
+            members.push(MemberRecord { peer: conn.to_bits(), info });
+            if bytes > PART_BYTES {
+                bytes = 0;
+                take(MembersPart { channel: channel.name.clone(), members: std::mem::take(&mut members) });
+            }
+        });
+        if !members.is_empty() {
+            take(MembersPart { channel: channel.name.clone(), members });
+        }
+    }
+
+    /// Idempotency keys from the one at `from` on, and where to go on; `None` when there are no more. Of channels that are
+    /// forgotten there are none.
+    pub fn keys_part(&self, from: usize, now: Time) -> Option<(KeysPart, usize)> {
+        let (mut bytes, mut keys, mut next) = (0, Vec::new(), from);
+        for (owner, key, position, expires) in self.keys.from(from) {
+            if bytes > PART_BYTES {
+                break;
+            }
+            next += 1;
+            let channel = self.channels.get(owner.slot).filter(|channel| channel.life == owner.life);
+            let (Some(channel), Some(position)) = (channel, position) else { continue };
+            bytes += ITEM_BYTES + key.len() + channel.name.len();
+            let (channel, expires) = (channel.name.clone(), Moment::of(expires, now));
+            keys.push(KeyRecord { channel, key: key.into(), position, expires });
+        }
+        (next > from).then_some((KeysPart { keys }, next))
+    }
+
+    /// Adds the channel of a record that was written when this process's clock showed `written`.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] for a channel that is here already, for which there is no room, or that this
+    /// configuration or no configuration can have.
+    pub fn restore(&mut self, record: &ChannelRecord, written: Time) -> Result<(), RecordFault> {
+        let options = self.namespaces.resolve(&record.channel);
+        let options = options.map_err(|_| RecordFault::Impossible("a channel of no namespace"))?.clone();
+        if self.known(&record.channel).is_some() {
+            return Err(RecordFault::Impossible("a channel that is here already"));
+        }
+        let bucket = record.creator.as_ref().map(|creator| creator.bucket);
+        if record.epoch == Epoch::NONE
+            || record.top.0 > OFFSET_MAX
+            || bucket.is_some_and(|bucket| bucket >= BUCKETS)
+        {
+            return Err(RecordFault::Impossible("a channel"));
+        }
+        self.make_room_for_channel(bucket.is_some(), self.clock)
+            .map_err(|_| RecordFault::Impossible("more channels than there may be"))?;
+        let active_until = record.active_until.at(written);
+        let version = record
+            .version
+            .as_ref()
+            .map(|version| Box::new(Version { number: version.number, epoch: version.epoch.clone() }));
+        self.add(Channel {
+            version,
+            top: record.top,
+            ..Channel::new(record.channel.clone(), options, record.epoch, active_until, bucket)
+        });
+        Ok(())
+    }
+
+    /// Adds entries to the log of a restored channel. What is over by age, or more than the namespace keeps, goes.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] for entries that do not follow those that are there.
+    pub fn restore_log(&mut self, part: LogPart, written: Time) -> Result<(), RecordFault> {
+        let now = self.advance(written);
+        for entry in part.entries {
+            let (slot, channel) = self.restored(&part.channel)?;
+            if !channel.options.keeps_history() {
+                return Ok(());
+            }
+            let publication = entry.publication.publication(&channel.name);
+            let expires = entry.expires.at(written);
+            let newest = channel.log.as_deref().and_then(|log| log.newest());
+            let follows = newest.is_none_or(|(offset, newest_expires)| {
+                offset.next() == publication.offset() && newest_expires <= expires
+            });
+            let fits = publication.position.epoch == channel.epoch
+                && publication.offset() <= channel.top
+                && publication.offset() != Offset(0);
+            if !follows || !fits {
+                return Err(RecordFault::Impossible("an entry of a log"));
+            }
+            self.append(slot, publication, expires, now);
+        }
+        Ok(())
+    }
+
+    /// Adds members to a restored channel: those whose peer `conn_of` finds in this process. One of whom a namespace
+    /// that shows its members has no info yet is empty until its shard says more.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] when the channel is not here.
+    pub fn restore_members(
+        &mut self,
+        part: MembersPart,
+        conn_of: &dyn Fn(u64) -> Option<ConnId>,
+    ) -> Result<(), RecordFault> {
+        let (slot, _) = self.restored(&part.channel)?;
+        let channel = self.channels.get_mut(slot).expect("found just now");
+        for member in part.members {
+            let Some(conn) = conn_of(member.peer) else { continue };
+            let info = member.info.map_or_else(ClientInfo::default, InfoRecord::info);
+            if channel.members.insert(conn, info, &self.hash) == Inserted::New {
+                channel.interest.add(conn.shard());
+                self.counts.subscriptions += 1;
+            }
+        }
+        self.settle(slot);
+        Ok(())
+    }
+
+    /// Adds idempotency keys of restored channels.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] for a key of a channel that is not here.
+    pub fn restore_keys(&mut self, part: KeysPart, written: Time) -> Result<(), RecordFault> {
+        let now = self.advance(written);
+        for key in part.keys {
+            let (slot, channel) = self.restored(&key.channel)?;
+            let owner = Owner { slot, life: channel.life };
+            let expires = key.expires.at(written);
+            // The same key twice is of before and after it was over: the later one counts, as it did.
+            self.remember_key(owner, &key.key, key.position, expires, now);
+        }
+        Ok(())
+    }
+
+    /// Everything has been restored. A log that ends before its channel does is dropped: what is missing at its end was
+    /// missed, and a recovery must not say otherwise.
+    pub fn finish_restoring(&mut self) {
+        self.keys.sort();
+        for slot in self.logs.clone() {
+            let channel = self.channels.get(slot).expect("a listed log has a channel");
+            if channel
+                .log
+                .as_deref()
+                .and_then(|log| log.newest())
+                .is_some_and(|(newest, _)| newest != channel.top)
+            {
+                while self.drop_oldest(slot) {}
+                self.settle(slot);
+            }
+        }
+    }
+
+    fn restored(&self, name: &str) -> Result<(u32, &Channel), RecordFault> {
+        let slot = self.names.get(name).copied().ok_or(RecordFault::Impossible("a part of no channel"))?;
+        Ok((slot, self.channels.get(slot).expect("a name leads to a channel")))
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

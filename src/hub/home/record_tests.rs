@@ -1,0 +1,296 @@
+//! A home moved to another process and clock answers as if nothing had happened.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::*;
+use crate::base::bytes::Bytes;
+use crate::base::ids::{Position, ShardId, Sock};
+use crate::base::prng::Prng;
+use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk, Recovery, Since, SinceEpoch};
+use crate::hub::creators::Creator;
+use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
+use crate::hub::{ChannelOptions, HubLimits, Namespaces};
+use crate::record::{self, Kind};
+
+fn home(prng: &mut Prng, limits: HubLimits) -> Home {
+    let ttl = Duration::from_secs(60);
+    let kept = ChannelOptions { history_size: 20, history_ttl: ttl, ..ChannelOptions::default() };
+    let room = ChannelOptions { presence: true, ..kept.clone() };
+    let named = [("kept".to_owned(), kept), ("room".to_owned(), room)];
+    Home::new(
+        std::sync::Arc::new(Namespaces::new(ChannelOptions::default(), named, 255)),
+        limits,
+        prng.fork(),
+    )
+}
+
+/// Everything that a home holds, as bytes, by way of all its parts.
+fn written(home: &Home, now: Time) -> Vec<u8> {
+    let mut out = Vec::new();
+    for name in home.names() {
+        record::write(&home.to_record(name, now).unwrap(), &mut out).unwrap();
+        let mut after = Offset(0);
+        while let Some(part) = home.log_part(name, after, now) {
+            after = part.entries.last().unwrap().publication.offset;
+            record::write(&part, &mut out).unwrap();
+        }
+        home.members_parts(name, |part| record::write(&part, &mut out).unwrap());
+    }
+    let mut from = 0;
+    while let Some((part, next)) = home.keys_part(from, now) {
+        from = next;
+        record::write(&part, &mut out).unwrap();
+    }
+    out
+}
+
+fn read(home: &mut Home, bytes: &[u8], now: Time) -> Result<(), RecordFault> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        let (unread, behind) = record::next(rest)?;
+        match unread.kind {
+            Kind::Channel => home.restore(&unread.read()?, now)?,
+            Kind::ChannelLog => home.restore_log(unread.read()?, now)?,
+            Kind::ChannelMembers => home.restore_members(unread.read()?, &|peer| Some(moved(peer)))?,
+            Kind::Keys => home.restore_keys(unread.read()?, now)?,
+            other => panic!("{other:?} of a home"),
+        }
+        rest = behind;
+    }
+    home.finish_restoring();
+    Ok(())
+}
+
+/// Another process has other numbers for its peers, and here half as many shards.
+fn moved(peer: u64) -> ConnId {
+    let conn = ConnId::from_bits(peer);
+    let Sock { slot, generation } = conn.sock();
+    ConnId::new(ShardId(conn.shard().0 / 2), Sock { slot: slot + 1000, generation: generation + 1 })
+}
+
+fn conn(prng: &mut Prng) -> ConnId {
+    // The shard follows from the slot, so that numbers stay apart when shards fall together.
+    let slot = prng.u32(..12);
+    ConnId::new(ShardId(slot as u16 % 4), Sock { slot, generation: 1 })
+}
+
+fn act(home: &mut Home, prng: &mut Prng, members: &mut BTreeSet<(ChannelName, ConnId)>, now: Time) {
+    let namespace = ["kept:", "room:", ""][prng.usize(..3)];
+    let channel: ChannelName = format!("{namespace}{}", prng.u8(..6)).into();
+    let by = match prng.bool() {
+        true => Creator::Backend,
+        false => Creator::User(prng.u8(..5).to_string().into()),
+    };
+    match prng.u8(..10) {
+        0..=5 => {
+            let data = Bytes::from(vec![b'1'; prng.usize(1..200)]);
+            let mut ask = PublishAsk { by, ..PublishAsk::new(channel, data) };
+            ask.skip_history = prng.u8(..8) == 0;
+            ask.idempotency_key = (prng.u8(..3) == 0).then(|| prng.u8(..20).to_string().into());
+            ask.version = if prng.u8(..3) == 0 { prng.u64(1..9) } else { 0 };
+            ask.version_epoch = prng.bool().then(|| prng.u8(..3).to_string().into());
+            ask.info = prng.bool().then(|| ClientInfo { client: "x".into(), ..ClientInfo::default() });
+            ask.tags = vec![("k".into(), "v".into()); prng.usize(..2)];
+            home.publish(ask, now, now.as_millis()).unwrap();
+        }
+        6..=7 => {
+            let conn = conn(prng);
+            let info = ClientInfo { user: prng.u8(..3).to_string().into(), ..ClientInfo::default() };
+            members.insert((channel.clone(), conn));
+            home.join(JoinAsk { channel, conn, info, recover: None, by }, now).unwrap();
+        }
+        _ => {
+            if let Some((channel, conn)) = members.pop_first() {
+                home.leave(&channel, conn, now);
+            }
+        }
+    }
+}
+
+/// What others can learn of a channel.
+fn seen(home: &mut Home, channel: &ChannelName, now: Time) -> String {
+    let position = home.position(channel);
+    let members = home.presence_stats(channel);
+    let clients: u32 = home.interested(channel).iter().map(|(_, clients)| clients).sum();
+    let ask = |since| HistoryAsk {
+        channel: channel.clone(),
+        limit: None,
+        since,
+        reverse: false,
+        by: Creator::Backend,
+    };
+    let history = home.history(&ask(None), now).map(|history| format!("{:?}", history.publications));
+    let mut recovered = Vec::new();
+    if let Some(Position { offset: Offset(top), epoch }) = position {
+        for offset in top.saturating_sub(25)..=top {
+            let (_, channel) = home.restored(channel).unwrap();
+            let since = Since { offset: Offset(offset), epoch: SinceEpoch::Known(epoch) };
+            recovered.push(match channel.recover(since, now, 300) {
+                Recovery::Recovered(publications) => Some(publications.len()),
+                Recovery::Lost => None,
+            });
+        }
+    }
+    format!("{position:?} {members:?} {clients} {history:?} {recovered:?}")
+}
+
+#[test]
+fn a_moved_home_answers_like_the_one_it_was() {
+    for seed in 0..150 {
+        let mut prng = Prng::with_seed(seed);
+        let mut members = BTreeSet::new();
+        let mut old = home(&mut prng, HubLimits::default());
+        let mut now = Time::from_millis(1_000_000);
+        for _ in 0..prng.usize(1..300) {
+            act(&mut old, &mut prng, &mut members, now);
+            now = now + Duration::from_millis(prng.u64(..2_000));
+            old.sweep(now, prng.usize(..3));
+        }
+        let bytes = written(&old, now);
+        // Another clock, started long after or long before.
+        let mut there = Time::from_millis(prng.u64(300_000..9_000_000));
+        let mut new = home(&mut prng, HubLimits::default());
+        read(&mut new, &bytes, there).unwrap();
+        old.sweep(now, usize::MAX);
+        new.sweep(there, usize::MAX);
+        // Past the end of entries, keys and channels, both forget alike.
+        for ahead in [0, 30_000, 61_000, IDEMPOTENCY_KEY_TTL.as_millis() as u64] {
+            now = now + Duration::from_millis(ahead);
+            there = there + Duration::from_millis(ahead);
+            old.sweep(now, usize::MAX);
+            new.sweep(there, usize::MAX);
+            let names = |home: &Home| home.names().cloned().collect::<BTreeSet<_>>();
+            assert_eq!(names(&new), names(&old), "seed {seed}");
+            let counts = |home: &Home| {
+                let all = home.counts();
+                (
+                    all.channels,
+                    all.client_channels,
+                    all.subscriptions,
+                    all.history_bytes,
+                    all.idempotency_keys,
+                )
+            };
+            assert_eq!(counts(&new), counts(&old), "seed {seed}");
+            for channel in names(&old) {
+                assert_eq!(seen(&mut new, &channel, there), seen(&mut old, &channel, now), "seed {seed}");
+                // Keys and versions that were seen are known; what is new goes on from the same place.
+                for (key, version, epoch) in [("7", 0, ""), ("", 4, "1"), ("", 0, ""), ("13", 0, "")] {
+                    let mut ask = PublishAsk::new(channel.clone(), Bytes::from_static(b"1"));
+                    ask.idempotency_key = Some(key.into());
+                    (ask.version, ask.version_epoch) = (version, Some(epoch.into()));
+                    let told = |home: &mut Home, now| {
+                        let done = home.publish(ask.clone(), now, 5).unwrap();
+                        (done.position, done.publication.map(|publication| publication.position))
+                    };
+                    assert_eq!(told(&mut new, there), told(&mut old, now), "seed {seed} {channel} {key:?}");
+                }
+            }
+        }
+        for (channel, conn) in members {
+            assert!(
+                new.interested(&channel).iter().any(|(shard, _)| *shard == moved(conn.to_bits()).shard())
+            );
+            new.leave(&channel, moved(conn.to_bits()), there);
+        }
+        assert_eq!((new.counts().subscriptions, new.counts().leaves_unknown_total), (0, 0), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_long_log_and_a_crowd_go_in_parts() {
+    let mut prng = Prng::with_seed(1);
+    let now = Time::from_millis(5_000);
+    let large = ChannelOptions {
+        history_size: 10_000,
+        history_ttl: Duration::from_secs(60),
+        presence: true,
+        ..ChannelOptions::default()
+    };
+    let namespaces = std::sync::Arc::new(Namespaces::new(large, [], 255));
+    let mut old = Home::new(namespaces.clone(), HubLimits::default(), prng.fork());
+    for _ in 0..500 {
+        let data = Bytes::from(vec![b'1'; 2_000]);
+        old.publish(PublishAsk::new("c".into(), data), now, 0).unwrap();
+    }
+    for slot in 0..20_000 {
+        let conn = ConnId::new(ShardId(0), Sock { slot, generation: 1 });
+        let info = ClientInfo { client: slot.to_string(), ..ClientInfo::default() };
+        old.join(JoinAsk { channel: "c".into(), conn, info, recover: None, by: Creator::Backend }, now)
+            .unwrap();
+    }
+    let bytes = written(&old, now);
+    let (mut rest, mut kinds) = (&bytes[..], Vec::new());
+    while !rest.is_empty() {
+        let (unread, behind) = record::next(rest).unwrap();
+        assert!(rest.len() - behind.len() < 2 * record::PART_BYTES);
+        kinds.push(unread.kind);
+        rest = behind;
+    }
+    let count = |kind| kinds.iter().filter(|other| **other == kind).count();
+    assert!(count(Kind::ChannelLog) > 3 && count(Kind::ChannelMembers) > 2, "{kinds:?}");
+    let mut new = Home::new(namespaces, HubLimits::default(), prng);
+    read(&mut new, &bytes, now).unwrap();
+    assert_eq!((new.retained("c"), new.counts().subscriptions), (500, 20_000));
+    // A home with less room keeps the newest.
+    let mut small =
+        home(&mut Prng::with_seed(2), HubLimits { history_bytes_max: 50_000, ..HubLimits::default() });
+    let mut part = old.log_part("c", Offset(0), now).unwrap();
+    part.channel = "kept:c".into();
+    let record = old.to_record("c", now).unwrap();
+    let top = part.entries.last().unwrap().publication.offset;
+    small.restore(&ChannelRecord { channel: "kept:c".into(), top, ..record }, now).unwrap();
+    small.restore_log(part, now).unwrap();
+    small.finish_restoring();
+    assert!(small.counts().history_bytes <= 50_000 && small.retained("kept:c") > 5);
+}
+
+#[test]
+fn what_no_home_holds_is_refused_by_name() {
+    let now = Time::from_millis(5_000);
+    let mut old = home(&mut Prng::with_seed(1), HubLimits::default());
+    for _ in 0..5 {
+        old.publish(PublishAsk::new("kept:a".into(), Bytes::from_static(b"1")), now, 0).unwrap();
+    }
+    let (record, part) =
+        (old.to_record("kept:a", now).unwrap(), old.log_part("kept:a", Offset(0), now).unwrap());
+    let tried = |change: &dyn Fn(&mut ChannelRecord, &mut LogPart)| {
+        let (mut record, mut part) = (record.clone(), part.clone());
+        change(&mut record, &mut part);
+        let mut new = home(&mut Prng::with_seed(3), HubLimits::default());
+        new.restore(&record, now)?;
+        new.restore_log(part, now)?;
+        new.finish_restoring();
+        // Whatever was taken can be used.
+        new.publish(PublishAsk::new(record.channel, Bytes::from_static(b"1")), now, 0).unwrap();
+        Ok::<_, RecordFault>(new)
+    };
+    assert_eq!(tried(&|_, _| {}).unwrap().retained("kept:a"), 6);
+    let fault = |change: &dyn Fn(&mut ChannelRecord, &mut LogPart)| tried(change).err();
+    let entry = Some(RecordFault::Impossible("an entry of a log"));
+    assert_eq!(fault(&|_, part| drop(part.entries.remove(2))), entry, "a hole");
+    assert_eq!(fault(&|_, part| part.entries.swap(1, 2)), entry);
+    assert_eq!(fault(&|_, part| part.entries[1].publication.epoch = Epoch(1)), entry);
+    assert_eq!(fault(&|_, part| part.entries[3].expires = Moment(0)), entry);
+    assert_eq!(fault(&|record, _| record.top = Offset(4)), entry, "above the top");
+    assert_eq!(fault(&|record, _| record.epoch = Epoch::NONE), Some(RecordFault::Impossible("a channel")));
+    assert_eq!(fault(&|record, _| record.top = Offset(u64::MAX)), Some(RecordFault::Impossible("a channel")));
+    assert_eq!(
+        fault(&|record, _| record.channel = "no:a".into()),
+        Some(RecordFault::Impossible("a channel of no namespace"))
+    );
+    assert_eq!(
+        fault(&|_, part| part.channel = "kept:b".into()),
+        Some(RecordFault::Impossible("a part of no channel"))
+    );
+    // What is missing at the end was missed: nothing of the log is of use then.
+    let cut = tried(&|_, part| drop(part.entries.pop())).unwrap();
+    assert_eq!((cut.retained("kept:a"), cut.position("kept:a").unwrap().offset), (1, Offset(6)));
+
+    let mut new = home(&mut Prng::with_seed(3), HubLimits::default());
+    new.restore(&record, now).unwrap();
+    assert_eq!(new.restore(&record, now), Err(RecordFault::Impossible("a channel that is here already")));
+    let mut full = home(&mut Prng::with_seed(3), HubLimits { channels_max: 0, ..HubLimits::default() });
+    assert_eq!(full.restore(&record, now), Err(RecordFault::Impossible("more channels than there may be")));
+}
