@@ -8,13 +8,13 @@
 
 use std::hint::black_box;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use trunkline::base::bytes::Bytes;
-use trunkline::base::ids::{Epoch, Offset, Position, Sock};
+use trunkline::base::ids::{Epoch, ListenerId, Offset, Position, Sock};
 use trunkline::base::publication::{Encoded, Publication};
 use trunkline::driver::mio::MioDriver;
 use trunkline::driver::uring::UringDriver;
@@ -89,7 +89,7 @@ fn hop(c: &mut Criterion) {
 
 fn options() -> DriverOptions {
     DriverOptions {
-        listen: ([127, 0, 0, 1], 0).into(),
+        listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         sockets_max: 2 * SOCKETS as u32,
         recv_buffer_bytes: 4096,
         recv_buffers: 64,
@@ -100,7 +100,7 @@ fn options() -> DriverOptions {
 /// A driver with its sockets open, and the other ends.
 fn connected<D: Driver>(mut driver: D) -> (D, Vec<Sock>, Vec<TcpStream>) {
     driver.accept_start();
-    let address = driver.local_addr();
+    let address = driver.local_addr(ListenerId(0)).tcp().expect("bound by TCP");
     let (mut socks, mut clients, mut events) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..SOCKETS {
         clients.push(TcpStream::connect(address).expect("connects"));
@@ -109,7 +109,7 @@ fn connected<D: Driver>(mut driver: D) -> (D, Vec<Sock>, Vec<TcpStream>) {
             driver.flush(&mut Vec::new());
             driver.wait(&mut events, Some(Duration::from_millis(100))).expect("waits");
             for event in events.drain(..) {
-                if let Event::Accepted { sock } = event {
+                if let Event::Accepted { sock, .. } = event {
                     driver.read_start(sock);
                     socks.push(sock);
                 }

@@ -15,6 +15,7 @@
 // The bench calls the kernel's own interfaces beside the drivers, which keep them to themselves.
 #![allow(unsafe_code)]
 
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -137,7 +138,7 @@ impl Sleeper {
 
 fn options() -> DriverOptions {
     DriverOptions {
-        listen: ([127, 0, 0, 1], 0).into(),
+        listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         sockets_max: 16,
         recv_buffer_bytes: 4096,
         recv_buffers: 4,

@@ -15,7 +15,7 @@ use trunkline::base::bytes::Bytes;
 use trunkline::base::debts::Debts;
 use trunkline::base::event::EventKinds;
 use trunkline::base::fault::Disconnect;
-use trunkline::base::ids::ShardId;
+use trunkline::base::ids::{ListenerId, ShardId};
 use trunkline::base::prng::Prng;
 use trunkline::base::seats::Seats;
 use trunkline::base::time::Time;
@@ -111,14 +111,16 @@ fn allocations_per_run<D: Driver>(
         let router = router.clone();
         move || {
             let driver = driver(&DriverOptions {
-                listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
                 sockets_max: 1024,
                 recv_buffer_bytes: 16 * 1024,
                 recv_buffers: 64,
                 socket: Default::default(),
             })
             .expect("the driver starts");
-            ready.send(driver.local_addr()).expect("the test waits");
+            ready
+                .send(driver.local_addr(ListenerId(0)).tcp().expect("bound by TCP"))
+                .expect("the test waits");
             let ids = ClientIds::of_seed(1);
             let mut shard =
                 Shard::new(ShardId(0), driver, Arc::new(options()), router, ids, None, Prng::with_seed(1));

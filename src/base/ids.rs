@@ -13,6 +13,16 @@ impl ShardId {
     }
 }
 
+/// A listener of every driver of this node, by its place in the configured list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub u8);
+
+impl ListenerId {
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// Bits of a slot index inside ids and subscriber entries: 16.7 million connections a shard.
 pub const SLOT_BITS: u32 = 24;
 /// Bits of a generation: a slot must be reused 268 million times before an old id could be mistaken for a new one.

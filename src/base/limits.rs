@@ -19,6 +19,8 @@ pub const COMMANDS_PER_FRAME_MAX: usize = 1024;
 pub const RECV_BUFFER_BYTES: usize = 16 * 1024;
 /// Receive buffers a shard: what one tick can read before the ring must be refilled (1 MiB a shard).
 pub const RECV_BUFFERS: u16 = 64;
+/// Places where a node listens: each costs a descriptor of every shard. More would be the work of a proxy.
+pub const LISTENERS_MAX: usize = 16;
 /// Connections beyond the bound that one shard waits for until they have read their refusal: enough for those who come in
 /// one second, and 128 sockets of the kernel at most. More are closed behind the answer.
 pub const REFUSED_CONNECTIONS_MAX: u32 = 128;

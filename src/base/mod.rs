@@ -2,6 +2,7 @@
 //!
 //! Inputs: none. Outputs: plain types. Must not know: any other folder of this crate.
 
+pub mod address;
 pub mod budget;
 pub mod bytes;
 pub mod debts;

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::base::address::ListenAddress;
 use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::events::check_events;
@@ -35,8 +36,14 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     };
     let client = &config.client;
     require(config.shards <= SHARDS_MAX, "shards", &format!("at most {SHARDS_MAX}"));
+    if let Some(address) = config.listen.repeated() {
+        require(false, "listen", &format!("names {address} twice"));
+    }
+    let is_api = |address: &ListenAddress| {
+        config.api_listen.is_some_and(|api| api.port() != 0 && address.tcp() == Some(api))
+    };
     require(
-        config.api_listen.is_none_or(|api| api != config.listen || api.port() == 0),
+        !config.listen.addresses().any(is_api),
         "api_listen",
         "is the same as listen: leave it unset to serve the API there",
     );
@@ -251,10 +258,9 @@ fn check_channel(options: &ChannelOptions, path: &str, require: &mut impl FnMut(
 
 /// A node that strangers can reach needs a key for the API and a way to tell clients apart.
 fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
-    let listens = [("listen", Some(config.listen)), ("api_listen", config.api_listen)];
-    let exposed = listens.into_iter().find_map(|(key, address)| {
-        address.filter(|address| !address.ip().is_loopback()).map(|address| (key, address))
-    });
+    let listen = config.listen.addresses().cloned().map(|address| ("listen", address));
+    let api_listen = config.api_listen.map(|address| ("api_listen", ListenAddress::Tcp(address)));
+    let exposed = listen.chain(api_listen).find(|(_, address)| !address.is_local());
     let Some((key, address)) = exposed else { return Vec::new() };
     let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
     let mut faults: Vec<Fault> = weak(config)

@@ -140,7 +140,8 @@ pub fn interpret(
                 Ok(start) => {
                     let warnings: String =
                         start.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-                    Action::Print { text: format!("{warnings}{path}: ok\n"), code: 0 }
+                    let places = places(&start.config);
+                    Action::Print { text: format!("{warnings}{path}: ok\n{places}"), code: 0 }
                 }
                 Err(faults) => refuse(&faults, 1),
             }
@@ -178,6 +179,13 @@ pub fn interpret(
             Err(faults) => refuse(&faults, 2),
         },
     }
+}
+
+/// Where a node would listen.
+fn places(config: &Config) -> String {
+    let clients = config.listen.addresses().map(|address| format!("clients  {address}\n"));
+    let api = config.api_listen.map(|address| format!("API      {address}\n"));
+    clients.chain(api).collect()
 }
 
 /// What the file that is named, the environment and the flags come to.
@@ -253,10 +261,10 @@ fn command(rows: &[Row]) -> Command {
         let doc: Vec<&str> = row.key.doc_lines().collect();
         let help = format!("{} [key: {}, env: {}]", doc.join(" "), row.path(), row.variable());
         let arg = Arg::new(flag).long(flag).help(help);
-        Some(if value.is_empty() {
-            arg.action(ArgAction::SetTrue)
-        } else {
-            arg.value_name(value).allow_hyphen_values(true)
+        Some(match (value, row.key.list) {
+            ("", _) => arg.action(ArgAction::SetTrue),
+            (value, false) => arg.value_name(value).allow_hyphen_values(true),
+            (value, true) => arg.value_name(value).action(ArgAction::Append),
         })
     });
     let flags: Vec<Arg> = flags.collect();
@@ -337,7 +345,9 @@ fn sources(
             let given = matches.try_get_one::<bool>(flag).ok().flatten().copied().unwrap_or_default();
             given.then(|| "true".to_string())
         } else {
-            matches.try_get_one::<String>(flag).ok().flatten().cloned()
+            // More than one only where a list is taken.
+            let given = matches.try_get_many::<String>(flag).ok().flatten();
+            given.map(|texts| texts.cloned().collect::<Vec<_>>().join(","))
         };
         Some((row.path(), text?))
     });
@@ -472,13 +482,24 @@ mod tests {
             ],
             &[("TRUNKLINE_LISTEN", "127.0.0.1:7"), ("TRUNKLINE_LOG_FORMAT", "json"), ("HOME", "/")],
         ));
-        assert_eq!((config.listen.port(), config.api_listen.unwrap().port()), (0, 1));
+        let listen = |config: &Config| config.listen.addresses().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(listen(&config), ["127.0.0.1:0"]);
+        assert_eq!(config.api_listen.unwrap().port(), 1);
         assert_eq!((config.driver, config.shards, config.echo), (crate::config::DriverChoice::Mio, 3, true));
         assert_eq!(config.log.format, crate::config::LogFormat::Json);
         let config = served(act(&["--api-key", "-k-", "--log", "json", "--log-level", "debug"], &[]));
         assert_eq!(config.api.key.unwrap().reveal(), "-k-");
         assert_eq!(config.log.level, crate::config::LogLevel::Debug);
         assert!(served(act(&[], &[])).is_development());
+        let several = ["127.0.0.1:1", "[::1]:1", "unix:/a.sock"];
+        let [one, two, three] = several;
+        assert_eq!(
+            listen(&served(act(&["--listen", one, "--listen", two, "--listen", three], &[]))),
+            several
+        );
+        let variable = ("TRUNKLINE_LISTEN", &*several.join(","));
+        assert_eq!(listen(&served(act(&[], &[variable]))), several);
+        assert_eq!(printed(act(&["--shards", "1", "--shards", "2"], &[])).1, 2, "no list");
     }
 
     #[test]
@@ -512,7 +533,10 @@ mod tests {
         let path = folder.path().join("t.toml");
         let name = path.to_str().unwrap();
         fs::write(&path, document::documented(&Config::default())).unwrap();
-        assert_eq!(printed(act(&["check", name], &[])), (format!("{name}: ok\n"), 0));
+        assert_eq!(
+            printed(act(&["check", name], &[])),
+            (format!("{name}: ok\nclients  127.0.0.1:8000\n"), 0)
+        );
         let served = served(act(&["--config", name], &[]));
         assert_eq!(served, Config::default(), "the documented file is what it says: the defaults");
         fs::write(&path, "[client]\n\nping_intervall = \"5s\"\n").unwrap();

@@ -201,7 +201,7 @@ mod tests {
         let text = "listen = \"0.0.0.0:1\"\n[client]\nping_interval = \"5s\"\n[client.token]\nissuer = \"me\"\n\
                     [[namespace]]\nname = \"chat\"\nhistory_size = 7\ngap = \"latest\"\n[[namespace]]\nname = \"game\"\n";
         assert_eq!(apply(&mut config, &mut origins, "t.toml", text), []);
-        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.listen, "0.0.0.0:1".parse::<std::net::SocketAddr>().unwrap().into());
         assert_eq!(config.client.ping_interval.as_secs(), 5);
         assert_eq!(config.client.token.issuer.as_deref(), Some("me"));
         assert_eq!(config.namespace.len(), 2);

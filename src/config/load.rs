@@ -192,7 +192,7 @@ mod tests {
         let first = load(&sources(None, &[], &[("echo", "true")])).unwrap().config;
         let second = load(&sources(None, &[], &[])).unwrap().config;
         assert!(first.is_development() && first.echo && first.client.allow_anonymous);
-        assert!(first.listen.ip().is_loopback());
+        assert!(first.listen.addresses().all(|address| address.is_local()));
         assert_eq!(first.channel.history_size, 1000);
         assert_ne!(first.api.key, second.api.key);
         assert!(first.api.key.unwrap().reveal().len() > 30);
@@ -236,6 +236,16 @@ mod tests {
         assert_eq!(faults(&sources(None, &anonymous, &[("listen", "10.0.0.1:1")])).len(), 1);
         let open = [("TRUNKLINE_CLIENT_ALLOW_ANONYMOUS", "true"), ("TRUNKLINE_API_KEY", "a key of sixteen")];
         assert!(load(&sources(None, &open, &[("listen", "0.0.0.0:1")])).is_ok());
+        // Each of several counts, unix sockets as loopback.
+        let local = "127.0.0.1:1,unix:/a.sock,[::1]:1";
+        assert!(load(&sources(None, &[], &[("listen", local)])).unwrap().config.is_development());
+        let mixed = faults(&sources(None, &[], &[("listen", &format!("{local},0.0.0.0:2"))]));
+        assert_eq!(mixed.len(), 2);
+        assert!(mixed[0].starts_with("flag --listen: listen: 0.0.0.0:2 is not a loopback"), "{mixed:?}");
+        let twice = faults(&sources(None, &[], &[("listen", &format!("{local},localhost:1"))]));
+        assert_eq!(twice, ["flag --listen: listen: names 127.0.0.1:1 twice"]);
+        let api = [("listen", local), ("api_listen", "[::1]:1")];
+        assert!(faults(&sources(None, &[], &api))[0].contains("is the same as listen"));
     }
 
     #[test]

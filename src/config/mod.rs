@@ -12,6 +12,7 @@ mod events;
 pub mod fault;
 mod file;
 pub mod hooks;
+pub mod listeners;
 pub mod load;
 pub mod machine;
 pub mod memory;

@@ -1,9 +1,10 @@
 //! The settings themselves: the one place where a key, its meaning and its default stand.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::config::authorities::Authorities;
+use crate::config::listeners::{FileMode, Listeners};
 use crate::config::table::{Entries, Named, Section, section, settings};
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
 use crate::hub::users::UserPolicy;
@@ -12,9 +13,12 @@ use crate::hub::{ChannelOptions, GapPolicy, Namespaces};
 settings! {
     /// The whole configuration of a node.
     pub struct Config {
-        /// Where clients connect. On an address that is not loopback an API key and a way for clients
-        /// to prove who they are must be configured.
-        pub listen: SocketAddr = SocketAddr::from((Ipv4Addr::LOCALHOST, 8000)), flag "listen" "ADDR";
+        /// Where clients connect: an address and port, a unix socket ("unix:/run/trunkline/client.sock"), or a list of up to
+        /// 16. On an address that is not loopback an API key and a way for clients to prove who they are must be configured.
+        /// A unix socket counts as loopback: its programs, like a proxy, are of this machine.
+        pub listen: Listeners = Listeners::default(), flag "listen" "ADDR";
+        /// Who may connect to the unix sockets of `listen`: permission bits of their files. Only who may write does.
+        pub unix_socket_mode: FileMode = FileMode(0o660);
         /// Where the server API and /metrics are served instead of on `listen`. Unset: on `listen`, where /metrics
         /// needs the API key unless the address is loopback.
         pub api_listen: Option<SocketAddr> = None, flag "api-listen" "ADDR", example "\"127.0.0.1:9000\"";

@@ -16,6 +16,8 @@ pub struct Key {
     /// A TOML value to show where the default is "unset".
     pub example: Option<&'static str>,
     pub secret: bool,
+    /// Takes several values.
+    pub list: bool,
 }
 
 impl Key {
@@ -91,6 +93,7 @@ macro_rules! section {
                     flag: $crate::config::table::optional!($(($flag, $value))?),
                     example: $crate::config::table::optional!($($example)?),
                     secret: <$setting as $crate::config::value::Setting>::SECRET,
+                    list: <$setting as $crate::config::value::Setting>::LIST,
                 },)*];
                 KEYS
             }

@@ -35,7 +35,7 @@ impl Given {
 
     /// # Errors
     /// What is wrong, with what would be right.
-    fn expected(&self, what: &str) -> String {
+    pub(super) fn expected(&self, what: &str) -> String {
         format!("{} is not {what}", self.show())
     }
 }
@@ -46,6 +46,8 @@ pub trait Setting: Sized {
     const KIND: &'static str;
     /// Shown as stars wherever the configuration is printed for reading.
     const SECRET: bool = false;
+    /// Takes several values: the environment writes them with commas, a flag may be repeated.
+    const LIST: bool = false;
 
     /// # Errors
     /// A sentence that says what is wrong with the value and how it is written rightly.
@@ -58,6 +60,7 @@ pub trait Setting: Sized {
 impl<T: Setting> Setting for Option<T> {
     const KIND: &'static str = T::KIND;
     const SECRET: bool = T::SECRET;
+    const LIST: bool = T::LIST;
 
     /// An empty text unsets: the environment has no other way to say it.
     fn read(given: &Given) -> Result<Self, String> {
@@ -132,6 +135,7 @@ impl Setting for String {
 impl<T: Setting> Setting for Vec<T> {
     const KIND: &'static str = "a list";
     const SECRET: bool = T::SECRET;
+    const LIST: bool = true;
 
     /// The environment and flags write a list with commas.
     fn read(given: &Given) -> Result<Self, String> {
@@ -393,7 +397,7 @@ fn split_number(text: &str) -> (Option<u64>, &str) {
 }
 
 /// A TOML basic string (TOML 1.0, "String").
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let mut quoted = String::with_capacity(text.len() + 2);
     quoted.push('"');
     for c in text.chars() {

@@ -104,7 +104,7 @@ impl ControlOptions {
     pub fn new(config: &Config) -> ControlOptions {
         ControlOptions {
             node_name: match config.name.as_str() {
-                "" => format!("{}_{}", process::host_name(), config.listen.port()),
+                "" => format!("{}_{}", process::host_name(), config.listen.tag()),
                 name => name.to_string(),
             },
             api_keys: config.api_keys().cloned().collect(),

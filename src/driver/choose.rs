@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn always_finds_a_driver_unless_one_is_asked_for() {
         let options = DriverOptions {
-            listen: ([127, 0, 0, 1], 0).into(),
+            listeners: Vec::new(),
             sockets_max: 16,
             recv_buffer_bytes: 1024,
             recv_buffers: 2,

@@ -8,7 +8,8 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,29 +19,30 @@ use ::mio::{Events, Interest, Poll, Token, Waker};
 
 use super::sys::{self, SEND_BYTES_MAX, SEND_PARTS_MAX};
 use super::{
-    AcceptFailure, Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake,
+    AcceptFailure, Bind, Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure,
+    UnixSocket, Wake,
 };
+use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
-use crate::base::ids::{GENERATION_MASK, SLOT_BITS, SLOT_MAX, Sock};
+use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_BITS, SLOT_MAX, Sock};
+use crate::base::limits::LISTENERS_MAX;
 use crate::base::time::Time;
 
 /// Readiness taken from the kernel in one wait: 12 bytes each. What is left over comes at the next.
 const READINESS_MAX: usize = 1024;
 /// Clients accepted in one wait, so that a storm of them does not keep the others waiting: some 10 us each.
 const ACCEPTS_MAX: usize = 256;
-const LISTENER: Token = Token(usize::MAX);
-const WAKER: Token = Token(usize::MAX - 1);
+const WAKER: Token = Token(usize::MAX);
+/// The token of listener 0; the others follow.
+const LISTENERS: usize = usize::MAX - LISTENERS_MAX;
 
 pub struct MioDriver {
     poll: Poll,
     readiness: Events,
     waker: Arc<MioWaker>,
-    listener: Option<TcpListener>,
-    local_addr: SocketAddr,
+    listeners: Vec<Listener>,
     sockets_max: u32,
     accepting: bool,
-    /// The kernel said that clients wait, and accept has not said otherwise since.
-    acceptable: bool,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Slots to read, each at most once: those with `QUEUED`.
@@ -70,18 +72,28 @@ impl MioDriver {
     /// When the address cannot be bound, or no descriptor is left for epoll.
     pub fn try_new(options: &DriverOptions) -> io::Result<MioDriver> {
         let poll = Poll::new()?;
-        let mut listener = TcpListener::from_std(sys::listen(options.listen, options.socket)?);
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        assert!((1..=LISTENERS_MAX).contains(&options.listeners.len()), "the configuration bounds listeners");
+        let mut listeners = Vec::new();
+        for (index, listener) in options.listeners.iter().enumerate() {
+            let (source, address) = match &listener.bind {
+                Bind::Tcp(address) => {
+                    let mut own = TcpListener::from_std(sys::listen(*address, options.socket)?);
+                    poll.registry().register(&mut own, Token(LISTENERS + index), Interest::READABLE)?;
+                    let address = ListenAddress::Tcp(own.local_addr()?);
+                    (Source::Tcp(own), address)
+                }
+                Bind::Unix(shared) => (Source::Unix(shared.clone()), listener.address()),
+            };
+            listeners.push(Listener { source: Some(source), address, acceptable: false });
+        }
         let waker = Waker::new(poll.registry(), WAKER)?;
         Ok(MioDriver {
             poll,
             readiness: Events::with_capacity(READINESS_MAX),
             waker: Arc::new(MioWaker(waker)),
-            local_addr: listener.local_addr()?,
-            listener: Some(listener),
+            listeners,
             sockets_max: options.sockets_max.min(SLOT_MAX + 1),
             accepting: false,
-            acceptable: false,
             slots: Vec::new(),
             free: Vec::new(),
             readable: VecDeque::new(),
@@ -164,42 +176,65 @@ impl MioDriver {
         }
     }
 
-    /// Accepts until no client waits, the table is full, or the bound of one wait is reached.
+    /// Accepts from each listener until no client waits, the table is full, or the bound of one wait is reached.
     fn accept(&mut self, events: &mut Vec<Event>) {
-        for _ in 0..ACCEPTS_MAX {
-            let Some(listener) = self.listener.as_ref().filter(|_| self.accepting && self.acceptable) else {
-                return;
-            };
-            if self.free.is_empty() && self.slots.len() as u32 >= self.sockets_max {
-                if sys::is_readable(listener) {
-                    // The client stays in the backlog, where the next accept_start finds it.
-                    self.accepting = false;
-                    events.push(Event::AcceptFailed { cause: AcceptFailure::Full });
-                } else {
-                    self.acceptable = false;
+        for index in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS_MAX {
+                if !self.accepting || !self.listeners[index].acceptable {
+                    break;
                 }
-                return;
+                self.accept_one(index, events);
             }
-            match listener.accept() {
-                Ok((stream, _)) => {
-                    if let Err(error) = self.adopt(stream, events) {
-                        self.accept_failed(&error, events);
-                    }
+        }
+    }
+
+    fn accept_one(&mut self, index: usize, events: &mut Vec<Event>) {
+        let full = self.free.is_empty() && self.slots.len() as u32 >= self.sockets_max;
+        let Listener { source: Some(source), acceptable, .. } = &mut self.listeners[index] else { return };
+        if full && sys::is_readable(source.as_fd()) {
+            // The client stays in the backlog, where the next accept_start finds it.
+            self.accept_pause();
+            events.push(Event::AcceptFailed { cause: AcceptFailure::Full });
+            return;
+        }
+        let accepted = match source {
+            _ if full => Err(ErrorKind::WouldBlock.into()),
+            Source::Tcp(own) => own.accept().map(|(stream, _)| stream),
+            // One kind of stream for all: what is done to it is the same for every socket.
+            Source::Unix(shared) => sys::accept_unix(&**shared).map(TcpStream::from),
+        };
+        let queued = match source {
+            Source::Tcp(_) => Ok(()),
+            Source::Unix(shared) => {
+                // One client for each turn: the next is another driver's, unless all others are busy.
+                *acceptable = false;
+                sys::wait_in_turn(self.poll.registry(), &**shared, (LISTENERS + index) as u64)
+            }
+        };
+        match queued.and(accepted) {
+            Ok(stream) => {
+                if let Err(error) = self.adopt(stream, ListenerId(index as u8), events) {
+                    self.accept_failed(&error, events);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.acceptable = false,
-                Err(error) => self.accept_failed(&error, events),
             }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.listeners[index].acceptable = false,
+            Err(error) => self.accept_failed(&error, events),
         }
     }
 
     fn accept_failed(&mut self, error: &io::Error, events: &mut Vec<Event>) {
         if let Some(cause) = sys::accept_failure(error.raw_os_error().unwrap_or(libc::EIO)) {
-            self.accepting = false;
+            self.accept_pause();
             events.push(Event::AcceptFailed { cause });
         }
     }
 
-    fn adopt(&mut self, mut stream: TcpStream, events: &mut Vec<Event>) -> io::Result<()> {
+    fn adopt(
+        &mut self,
+        mut stream: TcpStream,
+        listener: ListenerId,
+        events: &mut Vec<Event>,
+    ) -> io::Result<()> {
         let index = self.free.last().copied().unwrap_or(self.slots.len() as u32);
         let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
         let generation = (generation + 1) & GENERATION_MASK;
@@ -212,7 +247,7 @@ impl MioDriver {
         } else {
             self.slots.push(slot);
         }
-        events.push(Event::Accepted { sock: Sock { slot: index, generation } });
+        events.push(Event::Accepted { sock: Sock { slot: index, generation }, listener });
         Ok(())
     }
 
@@ -269,8 +304,8 @@ impl Driver for MioDriver {
         sys::now()
     }
 
-    fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    fn local_addr(&self, listener: ListenerId) -> ListenAddress {
+        self.listeners[listener.index()].address.clone()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -278,18 +313,33 @@ impl Driver for MioDriver {
     }
 
     fn accept_start(&mut self) {
-        // Whether clients wait is found out by accepting: an edge may have passed while accepting was paused.
-        self.acceptable |= !self.accepting;
+        if self.accepting {
+            return;
+        }
         self.accepting = true;
+        for listener in &mut self.listeners {
+            // Whether clients wait is found out by accepting: an edge may have passed while accepting was paused. That
+            // also brings a shared listener back into its queue.
+            listener.acceptable = listener.source.is_some();
+        }
     }
 
     fn accept_pause(&mut self) {
         self.accepting = false;
+        for listener in &self.listeners {
+            if let Some(Source::Unix(shared)) = &listener.source {
+                // Its clients are the other drivers' meanwhile. Nothing else can fail here than what accept_start would
+                // find out.
+                let _ = sys::leave_queue(self.poll.registry(), &**shared);
+            }
+        }
     }
 
     fn accept_end(&mut self) {
-        self.accepting = false;
-        self.listener = None;
+        self.accept_pause();
+        for listener in &mut self.listeners {
+            listener.source = None;
+        }
     }
 
     fn read_start(&mut self, sock: Sock) {
@@ -393,7 +443,7 @@ impl Driver for MioDriver {
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        let accept = self.accepting && self.acceptable && self.listener.is_some();
+        let accept = self.accepting && self.listeners.iter().any(|listener| listener.acceptable);
         let busy = accept || !self.readable.is_empty() || !self.events.is_empty();
         self.deliver(events);
         match self.poll.poll(&mut self.readiness, if busy { Some(Duration::ZERO) } else { timeout }) {
@@ -405,8 +455,11 @@ impl Driver for MioDriver {
         let readiness = std::mem::replace(&mut self.readiness, Events::with_capacity(0));
         for event in &readiness {
             match event.token() {
-                LISTENER => self.acceptable = true,
                 WAKER => {}
+                Token(listener) if listener >= LISTENERS => {
+                    let listener = &mut self.listeners[listener - LISTENERS];
+                    listener.acceptable = listener.source.is_some();
+                }
                 token => self.handle_readiness(token, event, events),
             }
         }
@@ -418,6 +471,29 @@ impl Driver for MioDriver {
 
     fn stale_total(&self) -> u64 {
         self.stale_total
+    }
+}
+
+/// One of the places where clients come in.
+struct Listener {
+    /// `None` after the end.
+    source: Option<Source>,
+    address: ListenAddress,
+    /// The kernel said that clients wait, and accept has not said otherwise since.
+    acceptable: bool,
+}
+
+enum Source {
+    Tcp(TcpListener),
+    Unix(Arc<UnixSocket>),
+}
+
+impl Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Tcp(own) => own.as_fd(),
+            Source::Unix(shared) => shared.as_fd(),
+        }
     }
 }
 
@@ -498,4 +574,9 @@ mod tests {
     }
 
     driver_suite!(SocketRig<MioDriver>);
+
+    #[test]
+    fn clients_of_a_shared_socket_come_in_turn() {
+        crate::driver::suite::clients_of_a_shared_socket_come_in_turn::<MioDriver>();
+    }
 }

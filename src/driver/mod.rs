@@ -22,6 +22,7 @@
 //! Every [`Lent`] is given back before the next `wait`.
 
 pub mod choose;
+pub mod listener;
 pub mod mio;
 pub mod sim;
 #[cfg(test)]
@@ -31,23 +32,25 @@ mod sys;
 pub mod uring;
 
 use std::io;
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
-use crate::base::ids::Sock;
+use crate::base::ids::{ListenerId, Sock};
 use crate::base::time::Time;
 
+pub use self::listener::{Bind, ListenerOptions, UnixSocket};
 pub use self::sys::take_short_turns;
 
 /// What happened since the last [`Driver::wait`].
 #[derive(Debug)]
 pub enum Event {
     /// A client connected. Nothing is read from it before [`Driver::read_start`].
-    Accepted { sock: Sock },
-    /// A client could not be accepted. Accepting is paused; the shard resumes it after a delay or when a slot is free.
+    Accepted { sock: Sock, listener: ListenerId },
+    /// A client could not be accepted. Accepting is paused on every listener, since what is short is short for all; the
+    /// shard resumes it after a delay or when a slot is free.
     AcceptFailed { cause: AcceptFailure },
     /// Bytes of one read, in a buffer lent until [`Driver::give_back`]. Never empty.
     Received { sock: Sock, lent: Lent },
@@ -124,7 +127,8 @@ pub trait Wake: Send + Sync {
 /// How a driver is made. The same for the two real ones.
 #[derive(Clone, Debug)]
 pub struct DriverOptions {
-    pub listen: SocketAddr,
+    /// From one to [`LISTENERS_MAX`](crate::base::limits::LISTENERS_MAX): a listener's place is its [`ListenerId`].
+    pub listeners: Vec<ListenerOptions>,
     /// Most sockets at a time. For io_uring also the size of the direct descriptor table.
     pub sockets_max: u32,
     pub recv_buffer_bytes: usize,
@@ -133,7 +137,8 @@ pub struct DriverOptions {
     pub socket: SocketOptions,
 }
 
-/// What every accepted socket inherits from its listener, so that it costs nothing at accept.
+/// What every socket accepted by TCP inherits from its listener, so that it costs nothing at accept. A unix socket has none
+/// of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOptions {
     /// What the kernel may keep for a peer that does not read, payload (SO_SNDBUF; the kernel doubles it for what it needs
@@ -152,19 +157,23 @@ pub trait Driver {
     /// The monotonic clock. Shards read it once a tick.
     fn now(&self) -> Time;
 
-    /// Where the listener is bound: with port 0 asked for, the port that was given.
-    fn local_addr(&self) -> SocketAddr;
+    /// Where a listener is bound: with port 0 asked for, the port that was given.
+    ///
+    /// # Panics
+    /// When there is no such listener.
+    fn local_addr(&self, listener: ListenerId) -> ListenAddress;
 
     /// For other threads to end this driver's `wait`.
     fn waker(&self) -> Arc<dyn Wake>;
 
-    /// Starts accepting, also after a pause or a failure. Idempotent.
+    /// Starts accepting on every listener, also after a pause or a failure. Idempotent.
     fn accept_start(&mut self);
 
-    /// Stops accepting; the listener stays bound and the backlog fills. Idempotent.
+    /// Stops accepting; the listeners stay bound and their backlogs fill. Idempotent.
     fn accept_pause(&mut self);
 
-    /// Closes the listener for good: new clients are refused by the kernel.
+    /// Closes the listeners for good: new clients are refused by the kernel. A unix socket goes with the last of those that
+    /// share it.
     fn accept_end(&mut self);
 
     /// Reads `sock` from now on, as bytes come: idle, it costs one poll, no buffer. Idempotent.
@@ -198,7 +207,7 @@ pub trait Driver {
     fn close(&mut self, sock: Sock);
 
     /// Closes the socket by a reset: what the peer has not been sent is dropped with its memory. For peers that do not
-    /// read. Otherwise as [`Driver::close`].
+    /// read. Otherwise, and for a unix socket, as [`Driver::close`].
     fn reset(&mut self, sock: Sock);
 
     /// Waits until something happened, `waker` was used, or `timeout` passed (`None`: no limit; zero: just look),

@@ -131,16 +131,18 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
             "to other programs, or to the host that this machine is a guest of: that share of deliveries waits for it",
         );
     }
-    let free = listener::ensure_free(config.listen);
-    let what = match &free {
-        Ok(()) => format!("listen: {} is free", config.listen),
-        Err(error) => error.to_string(),
-    };
-    report.say(
-        free.is_ok(),
-        &what,
-        "the daemon does not start; unless it is the daemon that runs there already",
-    );
+    for address in config.listen.addresses() {
+        let free = listener::ensure_free(address);
+        let what = match &free {
+            Ok(()) => format!("listen: {address} is free"),
+            Err(error) => error.to_string(),
+        };
+        report.say(
+            free.is_ok(),
+            &what,
+            "the daemon does not start; unless it is the daemon that runs there already",
+        );
+    }
 }
 
 fn descriptors(

@@ -21,10 +21,11 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::base::address::ListenAddress;
 use crate::base::budget::Budget;
 use crate::base::debts::Debts;
 use crate::base::fault::Disconnect;
-use crate::base::ids::ShardId;
+use crate::base::ids::{ListenerId, ShardId};
 use crate::base::limits::{RECV_BUFFER_BYTES, RECV_BUFFERS};
 use crate::base::prng::Prng;
 use crate::base::rate::Rate;
@@ -39,7 +40,7 @@ use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
-use crate::driver::{Driver, DriverOptions, SocketOptions};
+use crate::driver::{Driver, DriverOptions, ListenerOptions, SocketOptions};
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::node::limits::{Descriptors, Room};
@@ -67,7 +68,8 @@ const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What happens to the node from outside or inside.
 enum Incident {
-    Ready(SocketAddr),
+    /// A shard listens, at these places.
+    Ready(Vec<ListenAddress>),
     Signal(&'static str),
     /// A shard cannot go on; nor can the node without it.
     ShardFailed(ShardId, String),
@@ -104,10 +106,9 @@ fn serve(start: &Start) -> io::Result<()> {
     let (chosen, reason) = choose_driver(config, plan.connections_max, descriptors)?;
     tracing::info!("driver: {reason}; {shards} shards");
     let room = Room::new(config, chosen, plan.connections_max, descriptors.limit);
-    let mut options = driver_options(config, room);
     limits::say(plan.connections_max, room, descriptors, shards);
 
-    listener::wait_until_free(config.listen)?;
+    let mut options = driver_options(config, room, listener::prepare(config)?);
     // Before any thread is started: they inherit it. Shards that share cpus would only interrupt each other: with 54 on two
     // cpus a connection cost a fifth more.
     let cpus = thread::available_parallelism().map_or(1, usize::from);
@@ -146,15 +147,24 @@ fn serve(start: &Start) -> io::Result<()> {
             incidents: incidents.clone(),
         };
         threads.push(thread::Builder::new().name(format!("shard-{}", id.0)).spawn(move || seat.run())?);
-        // The first one to bind finds out the port that all share.
+        // The first one to bind finds out the ports that all share.
         match happened.recv().map_err(io::Error::other)? {
-            Incident::Ready(bound) => options.listen = bound,
+            Incident::Ready(bound) => {
+                for (listener, address) in options.listeners.iter_mut().zip(&bound) {
+                    if let Some(address) = address.tcp() {
+                        *listener = address.into();
+                    }
+                }
+            }
             Incident::ShardFailed(id, problem) => return Err(failed(id, &problem)),
             Incident::Signal(_) => return Ok(()),
         }
     }
-    announce(config, options.listen, control.api_addr())?;
+    let clients: Vec<ListenAddress> = options.listeners.iter().map(ListenerOptions::address).collect();
+    announce(config, &clients, control.api_addr())?;
 
+    // A unix socket is closed with the last who shares it: the shards' end must be the end of it.
+    drop(options);
     drop(incidents);
     let mut outcome = loop {
         match happened.recv().map_err(io::Error::other)? {
@@ -233,7 +243,8 @@ impl Seat {
     }
 
     fn tick<D: Driver>(self, driver: D) -> io::Result<()> {
-        let bound = driver.local_addr();
+        let places = (0..self.driver.listeners.len() as u8).map(ListenerId);
+        let bound = places.map(|listener| driver.local_addr(listener)).collect();
         let Seat { id, options, router, client_ids, control, prng, .. } = self;
         let mut shard = Shard::new(id, driver, options, router, client_ids, Some(control), prng);
         let _ = self.incidents.send(Incident::Ready(bound));
@@ -271,12 +282,12 @@ fn choose_driver(
     descriptors: Descriptors,
 ) -> io::Result<(DriverChosen, String)> {
     let room = Room::new(config, DriverChosen::IoUring, connections_max, descriptors.limit);
-    choose(driver_kind(config.driver), &driver_options(config, room))
+    choose(driver_kind(config.driver), &driver_options(config, room, Vec::new()))
 }
 
-fn driver_options(config: &Config, room: Room) -> DriverOptions {
+fn driver_options(config: &Config, room: Room, listeners: Vec<ListenerOptions>) -> DriverOptions {
     DriverOptions {
-        listen: config.listen,
+        listeners,
         sockets_max: room.sockets_max,
         recv_buffer_bytes: RECV_BUFFER_BYTES,
         recv_buffers: RECV_BUFFERS,
@@ -396,28 +407,46 @@ fn wall_ms(_now: Time) -> u64 {
 }
 
 /// Says where everything is: for people on stdout, for machines in the log.
-fn announce(config: &Config, clients: SocketAddr, api: Option<SocketAddr>) -> io::Result<()> {
-    tracing::info!("listening on {clients}");
+fn announce(config: &Config, clients: &[ListenAddress], api: Option<SocketAddr>) -> io::Result<()> {
+    for address in clients {
+        tracing::info!("listening on {address}");
+    }
     if let Some(api) = api {
         tracing::info!("API listening on {api}");
     }
-    let api_at = api.unwrap_or(clients);
+    let url = |scheme: &str, address: &ListenAddress, path: &str| match address {
+        ListenAddress::Tcp(address) => format!("{scheme}://{address}{path}"),
+        // No scheme of its own is in common use for it: the socket, and the path of the request.
+        ListenAddress::Unix(_) => format!("{address} {path}"),
+    };
+    let api_at = api.map(ListenAddress::Tcp).unwrap_or_else(|| {
+        let port = clients.iter().find(|address| address.tcp().is_some());
+        port.unwrap_or(&clients[0]).clone()
+    });
     let mut out = io::stdout().lock();
     writeln!(out, "trunkline {} is ready", env!("CARGO_PKG_VERSION"))?;
-    writeln!(out, "  clients  ws://{clients}/connection/websocket")?;
-    for tunnel in &config.tunnel {
-        writeln!(out, "  tunnel   ws://{clients}/tunnel/{}", tunnel.name)?;
+    for address in clients {
+        writeln!(out, "  clients  {}", url("ws", address, "/connection/websocket"))?;
     }
-    writeln!(out, "  API      http://{api_at}/api")?;
+    for tunnel in &config.tunnel {
+        writeln!(out, "  tunnel   {}", url("ws", &clients[0], &format!("/tunnel/{}", tunnel.name)))?;
+    }
+    writeln!(out, "  API      {}", url("http", &api_at, "/api"))?;
     if config.is_development()
         && let Some(key) = &config.api.key
     {
-        writeln!(out, "  page     http://{clients}/")?;
+        writeln!(out, "  page     {}", url("http", &clients[0], "/"))?;
         writeln!(out, "  key      {}   (development: made anew at each start)", key.reveal())?;
         writeln!(out, "Publish to everyone subscribed to the channel \"demo\", the page for one:")?;
+        let publish = match &api_at {
+            ListenAddress::Tcp(address) => format!("http://{address}/api/publish"),
+            ListenAddress::Unix(path) => {
+                format!("--unix-socket {} http://localhost/api/publish", path.display())
+            }
+        };
         writeln!(
             out,
-            "  curl -X POST http://{api_at}/api/publish -H 'X-API-Key: {}' -d '{{\"channel\":\"demo\",\"data\":{{\"text\":\"hello\"}}}}'",
+            "  curl -X POST {publish} -H 'X-API-Key: {}' -d '{{\"channel\":\"demo\",\"data\":{{\"text\":\"hello\"}}}}'",
             key.reveal()
         )?;
     }

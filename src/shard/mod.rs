@@ -283,7 +283,7 @@ impl<D: Driver> Shard<D> {
 
     fn handle_event(&mut self, event: Event, now: Time) {
         match event {
-            Event::Accepted { sock } => {
+            Event::Accepted { sock, .. } => {
                 if !self.core.handle_accepted(sock) {
                     self.driver.close(sock);
                 }

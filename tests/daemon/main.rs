@@ -15,6 +15,7 @@ mod frame;
 mod http;
 mod https;
 mod limits;
+mod listeners;
 mod origins;
 mod pace;
 mod ports;

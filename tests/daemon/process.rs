@@ -109,6 +109,13 @@ impl Daemon {
         Daemon { child, output, address }
     }
 
+    /// Every port that clients may connect to, in the order of the configuration.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        let text = self.output.text();
+        let places = text.split("clients  ws://").skip(1).filter_map(|place| place.split('/').next());
+        places.filter_map(|place| place.parse().ok()).collect()
+    }
+
     /// A fresh connection with no delay of small writes, so that what is written apart travels apart.
     pub fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.address).expect("the daemon accepts");

@@ -3,8 +3,10 @@
 
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync } from 'node:fs';
 import net from 'node:net';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { promisify } from 'node:util';
 
@@ -50,7 +52,7 @@ function listenEveryWay({ base, channel, loops }) {
 }
 
 for (const driver of drivers) {
-  for (const front of ['no front', 'nginx']) {
+  for (const front of ['no front', 'nginx', 'nginx by a unix socket']) {
     describe(`every way to listen in Chromium on ${driver}, ${front}`, () => {
       let site;
       let daemon;
@@ -61,8 +63,10 @@ for (const driver of drivers) {
       before(async () => {
         site = await serveSdk();
         const client = { allowed_origins: [site.origin] };
-        daemon = await Daemon.start({ driver, config: configuration({ client }), args: ['--shards', '2'] });
-        nginx = front === 'nginx' ? await Nginx.before(daemon.port) : undefined;
+        const file = front.includes('unix') ? path.join(mkdtempSync(path.join(tmpdir(), 'trunkline-')), 'client.sock') : undefined;
+        const args = ['--shards', '2', ...(file ? ['--listen', `unix:${file}`] : [])];
+        daemon = await Daemon.start({ driver, config: configuration({ client }), args });
+        nginx = front === 'no front' ? undefined : await Nginx.before(file ?? daemon.port);
         proxy = await Proxy.to(nginx?.port ?? daemon.port);
         browser = await launch();
         page = await open(browser, site.origin);
@@ -76,7 +80,7 @@ for (const driver of drivers) {
       });
 
       // The SDK's own path is not one of nginx's here.
-      const ways = ['events', 'lines', 'polls', 'sockets', ...(front === 'nginx' ? [] : ['sdk'])];
+      const ways = ['events', 'lines', 'polls', 'sockets', ...(front === 'no front' ? ['sdk'] : [])];
 
       test('each gets what was published while the page was offline, once and in order', async () => {
         const channel = 'news';

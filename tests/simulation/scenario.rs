@@ -1,5 +1,6 @@
 //! What one seed draws before it begins: shards, limits, channels, faults, who takes part.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,7 +148,7 @@ impl Scenario {
             },
             telling,
             driver: DriverOptions {
-                listen: ([127, 0, 0, 1], 0).into(),
+                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
                 // The driver's table may be full before the shard's own bound is reached, or after.
                 sockets_max: if cramped && prng.bool() { room + 2 } else { room * 2 },
                 recv_buffer_bytes: *pick(prng, &[512, 4096, 16 * 1024]),

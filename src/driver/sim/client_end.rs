@@ -3,6 +3,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::base::ids::ListenerId;
+
 use super::link::{ClientState, LinkId};
 use super::world::World;
 
@@ -27,6 +29,11 @@ impl ClientEnd {
     pub(super) fn new(world: Rc<RefCell<World>>, shard: Option<usize>) -> ClientEnd {
         let link = world.borrow_mut().connect(shard);
         ClientEnd { world, link }
+    }
+
+    /// For one that is still on its way.
+    pub(super) fn comes_by(&self, listener: ListenerId) {
+        self.world.borrow_mut().link(self.link).listener = listener;
     }
 
     /// The connection's number in its net, from 0, in the order of connecting.

@@ -1,10 +1,10 @@
 //! What the simulated kernel keeps for one shard: its listener, its table of sockets, what is ready to be told.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::base::address::ListenAddress;
 use crate::base::ids::{GENERATION_MASK, Sock};
 use crate::base::time::Time;
 use crate::driver::Wake;
@@ -79,7 +79,7 @@ struct Slot {
 }
 
 pub(super) struct Host {
-    pub local_addr: SocketAddr,
+    pub listeners: Vec<ListenAddress>,
     pub sockets_max: u32,
     pub recv_buffer_bytes: usize,
     /// False after `accept_end`.
@@ -106,13 +106,13 @@ pub(super) struct Host {
 
 impl Host {
     pub fn new(
-        local_addr: SocketAddr,
+        listeners: Vec<ListenAddress>,
         sockets_max: u32,
         recv_buffer_bytes: usize,
         generation_first: u32,
     ) -> Host {
         Host {
-            local_addr,
+            listeners,
             sockets_max,
             recv_buffer_bytes,
             listening: true,

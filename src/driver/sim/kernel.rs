@@ -147,8 +147,9 @@ impl World {
             let Some(link) = at.backlog.pop_front() else { return };
             let Some(sock) = at.insert(link) else { return };
             at.stats.accepted += 1;
-            self.link(link).place = Place::Accepted { slot: sock.slot };
-            events.push(Event::Accepted { sock });
+            let at = self.link(link);
+            at.place = Place::Accepted { slot: sock.slot };
+            events.push(Event::Accepted { sock, listener: at.listener });
             if happens(&mut self.prng, self.faults.accept_dead) {
                 self.break_link(link, libc::ECONNRESET);
             }
@@ -368,7 +369,7 @@ impl World {
 fn event_mark(event: &Event) -> u64 {
     let mark = |kind: u64, sock: &Sock, more: u64| kind << 56 | more << 32 | u64::from(sock.slot);
     match event {
-        Event::Accepted { sock } => mark(1, sock, 0),
+        Event::Accepted { sock, listener } => mark(1, sock, u64::from(listener.0)),
         Event::AcceptFailed { .. } => 2 << 56,
         Event::Received { sock, lent } => mark(3, sock, u64::from(lent.len)),
         Event::Ended { sock, cause } => mark(4, sock, u64::from(*cause == End::Finished)),

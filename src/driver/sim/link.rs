@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use crate::base::ids::ListenerId;
 use crate::base::time::Time;
 use crate::driver::End;
 
@@ -118,6 +119,8 @@ pub(super) struct Link {
     /// The shard that it landed on; meaningless before it `landed`.
     pub host: usize,
     pub landed: bool,
+    /// Which listener of that shard.
+    pub listener: ListenerId,
     pub place: Place,
     pub up: Pipe,
     /// What the server's kernel knows of the client's end; told to the shard when `up` has been read.
@@ -146,6 +149,7 @@ impl Link {
         Link {
             host: 0,
             landed: false,
+            listener: ListenerId(0),
             place: Place::Coming,
             up: pipe(),
             up_end: None,

@@ -35,7 +35,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::base::ids::Sock;
+use crate::base::ids::{ListenerId, Sock};
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::driver::DriverOptions;
@@ -63,14 +63,21 @@ impl SimNet {
         self.0.borrow_mut().now = uptime;
     }
 
-    /// Adds a shard: the first is number 0. Its listener is bound, and accepts after `accept_start`.
+    /// Adds a shard: the first is number 0. Its listeners are bound, and accept after `accept_start`.
     pub fn driver(&self, options: &DriverOptions) -> SimDriver {
         SimDriver::new(self.0.clone(), options)
     }
 
-    /// A client that lands on any listening shard, by the seed, as SO_REUSEPORT spreads them.
+    /// A client of listener 0 that lands on any listening shard, by the seed, as SO_REUSEPORT spreads them.
     pub fn connect(&self) -> ClientEnd {
-        ClientEnd::new(self.0.clone(), None)
+        self.connect_by(ListenerId(0))
+    }
+
+    /// A client of another listener. All shards have the same ones.
+    pub fn connect_by(&self, listener: ListenerId) -> ClientEnd {
+        let client = ClientEnd::new(self.0.clone(), None);
+        client.comes_by(listener);
+        client
     }
 
     /// A client that lands on shard number `shard`.

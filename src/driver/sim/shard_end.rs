@@ -2,15 +2,18 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
-use crate::base::ids::Sock;
+use crate::base::ids::{ListenerId, Sock};
+use crate::base::limits::LISTENERS_MAX;
 use crate::base::time::Time;
-use crate::driver::{Driver, DriverOptions, Event, Hold, Lent, Part, SendCause, SendFailure, Wake};
+use crate::driver::{
+    Driver, DriverOptions, Event, Hold, Lent, ListenerOptions, Part, SendCause, SendFailure, Wake,
+};
 
 use super::host::Host;
 use super::kernel::Buffers;
@@ -58,20 +61,26 @@ impl SimDriver {
     pub(super) fn new(world: Rc<RefCell<World>>, options: &DriverOptions) -> SimDriver {
         assert!(options.recv_buffers.is_power_of_two(), "a ring has a power of two buffers");
         assert!(options.recv_buffer_bytes > 0 && options.sockets_max > 0);
+        assert!((1..=LISTENERS_MAX).contains(&options.listeners.len()));
         let host = {
             let world = &mut *world.borrow_mut();
             let index = world.hosts.len();
-            let mut local_addr = options.listen;
-            if local_addr.port() == 0 {
-                local_addr.set_port(20_000);
-            }
+            let ports = 20_000..;
+            let address = |(listener, port): (&ListenerOptions, u16)| match listener.address() {
+                ListenAddress::Tcp(mut address) => {
+                    address.set_port(if address.port() == 0 { port } else { address.port() });
+                    ListenAddress::Tcp(address)
+                }
+                unix => unix,
+            };
+            let listeners = options.listeners.iter().zip(ports).map(address).collect();
             let generation = match world.faults.shuffle {
                 // Close to the wrap, so that runs go over it.
                 true => crate::base::ids::GENERATION_MASK - world.prng.u32(0..4),
                 false => 0,
             };
             world.hosts.push(Host::new(
-                local_addr,
+                listeners,
                 options.sockets_max,
                 options.recv_buffer_bytes,
                 generation,
@@ -128,8 +137,8 @@ impl Driver for SimDriver {
         self.world.borrow().now
     }
 
-    fn local_addr(&self) -> SocketAddr {
-        self.world.borrow().hosts[self.host].local_addr
+    fn local_addr(&self, listener: ListenerId) -> ListenAddress {
+        self.world.borrow().hosts[self.host].listeners[listener.index()].clone()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

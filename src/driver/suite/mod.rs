@@ -6,20 +6,25 @@
 //! on time: what must happen is waited for ([`Harness::until`]), what must not happen is given some time to happen.
 
 mod closing;
+mod listening;
 mod reading;
 mod rig;
 mod sending;
 mod waiting;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{AcceptFailure, Driver, DriverOptions, End, Event, Hold, Part, SendCause, SendFailure};
+use super::{
+    AcceptFailure, Driver, DriverOptions, End, Event, Hold, ListenerOptions, Part, SendCause, SendFailure,
+};
 use crate::base::bytes::Bytes;
-use crate::base::ids::Sock;
+use crate::base::ids::{ListenerId, Sock};
 
 pub(in crate::driver) use self::closing::*;
+pub(in crate::driver) use self::listening::*;
 pub(in crate::driver) use self::reading::*;
 pub(in crate::driver) use self::rig::{Bind, SocketRig};
 pub(in crate::driver) use self::sending::*;
@@ -38,10 +43,18 @@ pub(in crate::driver) trait Rig: Sized {
     fn driver(&mut self) -> &mut Self::Driver;
 
     /// A client that connects, also while the driver does not accept (it then stands in the backlog).
-    fn connect(&mut self) -> Client;
+    fn connect_by(&mut self, listener: ListenerId) -> Client;
+
+    fn connect(&mut self) -> Client {
+        self.connect_by(ListenerId(0))
+    }
 
     /// Whether a client that connects now finds no listener.
-    fn is_refused(&mut self) -> bool;
+    fn is_refused_by(&mut self, listener: ListenerId) -> bool;
+
+    fn is_refused(&mut self) -> bool {
+        self.is_refused_by(ListenerId(0))
+    }
 
     /// Sends without waiting; returns how many bytes were taken, 0 when none or when the connection is broken.
     fn client_send(&mut self, client: Client, bytes: &[u8]) -> usize;
@@ -116,6 +129,10 @@ macro_rules! driver_suite {
             accept_pause_leaves_clients_in_the_backlog
             accept_end_refuses_clients
             a_full_table_fails_the_accept_until_a_slot_is_free
+            serves_two_ports_and_a_unix_socket
+            a_unix_socket_is_read_to_its_end
+            pause_and_end_are_for_every_listener
+            a_failure_pauses_every_listener
             a_wake_ends_the_wait
             a_wake_before_the_wait_ends_it
             wait_returns_after_its_timeout
@@ -160,6 +177,8 @@ struct Seen {
 struct Harness<R: Rig> {
     rig: R,
     accepted: Vec<Sock>,
+    /// By which listener each of them came.
+    came_by: Vec<ListenerId>,
     accept_failures: Vec<AcceptFailure>,
     seen: HashMap<Sock, Seen>,
     failures: Vec<SendFailure>,
@@ -171,8 +190,12 @@ struct Harness<R: Rig> {
 
 impl<R: Rig> Harness<R> {
     fn try_new(sockets_max: u32) -> Option<Harness<R>> {
+        Harness::with_listeners(sockets_max, vec![tcp()])
+    }
+
+    fn with_listeners(sockets_max: u32, listeners: Vec<ListenerOptions>) -> Option<Harness<R>> {
         let rig = R::try_new(DriverOptions {
-            listen: ([127, 0, 0, 1], 0).into(),
+            listeners,
             sockets_max,
             recv_buffer_bytes: RECV_BUFFER_BYTES,
             recv_buffers: RECV_BUFFERS,
@@ -181,6 +204,7 @@ impl<R: Rig> Harness<R> {
         let mut harness = Harness {
             rig,
             accepted: Vec::new(),
+            came_by: Vec::new(),
             accept_failures: Vec::new(),
             seen: HashMap::new(),
             failures: Vec::new(),
@@ -208,10 +232,11 @@ impl<R: Rig> Harness<R> {
         for event in events.drain(..) {
             self.events_total += 1;
             match event {
-                Event::Accepted { sock } => {
+                Event::Accepted { sock, listener } => {
                     let fresh = self.seen.insert(sock, Seen::default()).is_none();
                     assert!(fresh, "{sock:?} accepted twice");
                     self.accepted.push(sock);
+                    self.came_by.push(listener);
                 }
                 Event::AcceptFailed { cause } => self.accept_failures.push(cause),
                 Event::Received { sock, lent } => {
@@ -268,10 +293,14 @@ impl<R: Rig> Harness<R> {
     }
 
     fn connect(&mut self) -> (Client, Sock) {
+        self.connect_by(ListenerId(0))
+    }
+
+    fn connect_by(&mut self, listener: ListenerId) -> (Client, Sock) {
         let before = self.accepted.len();
-        let client = self.rig.connect();
+        let client = self.rig.connect_by(listener);
         self.until("accept", |h| h.accepted.len() > before);
-        assert_eq!(self.accepted.len(), before + 1);
+        assert_eq!((self.accepted.len(), self.came_by[before]), (before + 1, listener));
         (client, self.accepted[before])
     }
 
@@ -358,6 +387,11 @@ impl<R: Rig> Harness<R> {
     fn until_closed(&mut self, sock: Sock) {
         self.until("closed", |h| h.seen[&sock].closed);
     }
+}
+
+/// A listener on loopback, at a port that is free.
+fn tcp() -> ListenerOptions {
+    SocketAddr::from(([127, 0, 0, 1], 0)).into()
 }
 
 fn part(hold: Hold, range: Range<usize>) -> Part {

@@ -1,10 +1,14 @@
 //! The rig of the real drivers: clients on loopback sockets of this process.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::time::Duration;
 
+use socket2::{Domain, SockAddr, Socket, Type};
+
 use super::{Client, Heard, Rig};
+use crate::base::address::ListenAddress;
+use crate::base::ids::ListenerId;
 use crate::driver::{Driver, DriverOptions};
 
 /// How a real driver is made.
@@ -15,12 +19,31 @@ pub(in crate::driver) trait Bind: Driver + Sized {
 pub(in crate::driver) struct SocketRig<D> {
     driver: D,
     /// `None` after a reset.
-    clients: Vec<Option<TcpStream>>,
+    clients: Vec<Option<Socket>>,
 }
 
 impl<D> SocketRig<D> {
     pub(in crate::driver) fn into_driver(self) -> D {
         self.driver
+    }
+}
+
+impl<D: Bind> SocketRig<D> {
+    /// A socket to one of the driver's listeners.
+    pub(in crate::driver) fn client(&self, listener: ListenerId) -> io::Result<Socket> {
+        let (socket, address) = match self.driver.local_addr(listener) {
+            ListenAddress::Tcp(address) => {
+                let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+                socket.set_tcp_nodelay(true)?;
+                (socket, address.into())
+            }
+            ListenAddress::Unix(path) => {
+                (Socket::new(Domain::UNIX, Type::STREAM, None)?, SockAddr::unix(path)?)
+            }
+        };
+        socket.connect(&address)?;
+        socket.set_nonblocking(true)?;
+        Ok(socket)
     }
 }
 
@@ -49,17 +72,15 @@ impl<D: Bind> Rig for SocketRig<D> {
         &mut self.driver
     }
 
-    fn connect(&mut self) -> Client {
-        let stream = TcpStream::connect(self.driver.local_addr()).expect("connect");
-        stream.set_nonblocking(true).expect("nonblocking");
-        stream.set_nodelay(true).expect("nodelay");
-        self.clients.push(Some(stream));
+    fn connect_by(&mut self, listener: ListenerId) -> Client {
+        self.clients.push(Some(self.client(listener).expect("connect")));
         Client(self.clients.len() - 1)
     }
 
-    fn is_refused(&mut self) -> bool {
-        let refused = TcpStream::connect(self.driver.local_addr());
-        refused.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+    fn is_refused_by(&mut self, listener: ListenerId) -> bool {
+        // The file of a unix socket is gone with it.
+        let gone = [ErrorKind::ConnectionRefused, ErrorKind::NotFound];
+        self.client(listener).is_err_and(|error| gone.contains(&error.kind()))
     }
 
     fn client_send(&mut self, client: Client, bytes: &[u8]) -> usize {
@@ -90,7 +111,7 @@ impl<D: Bind> Rig for SocketRig<D> {
     fn client_reset(&mut self, client: Client) {
         if let Some(stream) = self.clients[client.0].take() {
             // A close without lingering sends RST.
-            socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
+            stream.set_linger(Some(Duration::ZERO)).expect("linger");
         }
     }
 

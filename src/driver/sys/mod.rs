@@ -19,12 +19,15 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use io_uring::squeue::Flags;
-use io_uring::types::{CancelBuilder, Fd, Fixed, SubmitArgs, Timespec};
+use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 pub(super) use self::memory::held;
 use self::memory::{BUFFER_GROUP, Buffers, Gather};
-pub(super) use self::socket::{accept_failure, descriptors_max, is_readable, listen, now, send_cause};
+pub(super) use self::socket::{
+    BACKLOG, accept_failure, accept_unix, descriptors_max, is_readable, leave_queue, listen, now, send_cause,
+    wait_in_turn,
+};
 pub use self::turns::take_short_turns;
 pub(super) use self::wake::RingWaker;
 use super::{Hold, Part};
@@ -75,6 +78,10 @@ impl Completion {
 pub(super) enum Op<'a> {
     /// Multishot: one completion a client, whose result is its slot.
     Accept {
+        listener: BorrowedFd<'a>,
+    },
+    /// One completion, of one client: for a listener that rings share. The kernel wakes the ring that has waited longest.
+    AcceptOne {
         listener: BorrowedFd<'a>,
     },
     /// Multishot, edge triggered, for bytes, the end and errors.
@@ -172,6 +179,11 @@ impl Ring {
         let entry = match op {
             Op::Accept { listener } => {
                 opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true).build()
+            }
+            Op::AcceptOne { listener } => {
+                opcode::Accept::new(Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut())
+                    .file_index(Some(DestinationSlot::auto_target()))
+                    .build()
             }
             Op::PollRead { slot } => {
                 opcode::PollAdd::new(Fixed(slot), (libc::POLLIN | libc::POLLRDHUP) as u32).multi(true).build()

@@ -2,13 +2,13 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use crate::base::time::Time;
 use crate::driver::{AcceptFailure, SendCause, SocketOptions};
 
 /// Connections that wait for accept. The kernel caps it at net.core.somaxconn, 4096 by default.
-const BACKLOG: i32 = 4096;
+pub(in crate::driver) const BACKLOG: i32 = 4096;
 
 /// A listener of one shard: each shard binds its own, and the kernel spreads clients over them.
 pub(in crate::driver) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
@@ -31,6 +31,29 @@ pub(in crate::driver) fn listen(addr: SocketAddr, options: SocketOptions) -> io:
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Puts a listener that drivers share at the end of the queue of those who wait for its next client, and wakes this one at
+/// once if a client is there already.
+pub(in crate::driver) fn wait_in_turn(epoll: impl AsFd, listener: impl AsFd, token: u64) -> io::Result<()> {
+    use rustix::event::epoll::{EventData, EventFlags, add};
+    leave_queue(&epoll, &listener)?;
+    add(epoll, listener, EventData::new_u64(token), EventFlags::IN | EventFlags::EXCLUSIVE)?;
+    Ok(())
+}
+
+/// The opposite. No error when it does not stand in the queue.
+pub(in crate::driver) fn leave_queue(epoll: impl AsFd, listener: impl AsFd) -> io::Result<()> {
+    match rustix::event::epoll::delete(epoll, listener) {
+        Ok(()) | Err(rustix::io::Errno::NOENT) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes a client of a unix socket that listens.
+pub(in crate::driver) fn accept_unix(listener: impl AsFd) -> io::Result<OwnedFd> {
+    use rustix::net::{SocketFlags, accept_with};
+    Ok(accept_with(listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?)
 }
 
 /// Whether a client stands in the listener's backlog.

@@ -20,15 +20,20 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::sys::{self, Completion, Op, Ring, RingWaker};
-use super::{Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake};
+use super::{
+    Bind, Driver, DriverOptions, End, Event, Hold, Lent, ListenerOptions, Part, SendCause, SendFailure,
+    SocketOptions, UnixSocket, Wake,
+};
+use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
-use crate::base::ids::{GENERATION_MASK, SLOT_BITS, SLOT_MAX, Sock};
+use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_BITS, SLOT_MAX, Sock};
+use crate::base::limits::LISTENERS_MAX;
 use crate::base::time::Time;
 
 /// How long the end of a driver waits for its accept: it takes half a millisecond, and no end may hang.
@@ -38,12 +43,9 @@ const LISTENER_END_MAX: Duration = Duration::from_millis(200);
 pub struct UringDriver {
     ring: Ring,
     waker: Arc<RingWaker>,
-    listener: Option<TcpListener>,
-    local_addr: SocketAddr,
+    listeners: Vec<Listener>,
     sockets_max: u32,
     accept_wanted: bool,
-    accept_armed: bool,
-    accept_cancelled: bool,
     accept_ended: bool,
     slots: Vec<Slot>,
     /// Slots to read, each at most once: those with `QUEUED`.
@@ -64,17 +66,16 @@ impl UringDriver {
         // The kernel refuses a larger table; the daemon prints the bound that holds.
         let sockets_max = options.sockets_max.min(sys::descriptors_max()).min(SLOT_MAX + 1);
         let ring = Ring::try_new(sockets_max, options.recv_buffers, options.recv_buffer_bytes)?;
-        let listener = sys::listen(options.listen, options.socket)?;
+        assert!((1..=LISTENERS_MAX).contains(&options.listeners.len()), "the configuration bounds listeners");
+        let bind = |listener: &ListenerOptions| Listener::try_new(listener, options.socket);
+        let listeners: Vec<Listener> = options.listeners.iter().map(bind).collect::<io::Result<_>>()?;
         let waker = Arc::new(RingWaker::try_new(&ring, Token::woken())?);
         let mut driver = UringDriver {
             ring,
             waker,
-            local_addr: listener.local_addr()?,
-            listener: Some(listener),
+            listeners,
             sockets_max,
             accept_wanted: false,
-            accept_armed: false,
-            accept_cancelled: false,
             accept_ended: false,
             slots: Vec::new(),
             readable: VecDeque::new(),
@@ -127,41 +128,41 @@ impl UringDriver {
         self.ring.push(Op::PollEvent { fd: self.waker.event() }, Token::wake());
     }
 
-    /// Brings the accept in the kernel to where it is wanted. A cancel in flight is waited for first.
-    fn update_accept(&mut self) {
-        match (&self.listener, self.accept_wanted, self.accept_armed) {
-            (Some(listener), true, false) => {
-                self.ring.push(Op::Accept { listener: listener.as_fd() }, Token::accept());
-                self.accept_armed = true;
+    /// Brings the accepts in the kernel to where they are wanted. A cancel in flight is waited for first.
+    fn update_accepts(&mut self) {
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            let token = Token::accept(index as u32);
+            match (&listener.source, self.accept_wanted, listener.armed) {
+                (Some(source), true, false) => {
+                    self.ring.push(source.accept(), token);
+                    listener.armed = true;
+                }
+                (_, false, true) if !listener.cancelled => {
+                    self.ring.push(Op::Cancel { of: token }, Token::cancel());
+                    listener.cancelled = true;
+                }
+                _ => {}
             }
-            (_, false, true) if !self.accept_cancelled => {
-                self.ring.push(Op::Cancel { of: Token::accept() }, Token::cancel());
-                self.accept_cancelled = true;
-            }
-            _ => {}
         }
     }
 
-    /// Takes the accept back and waits until the kernel has let go of the listener. It would otherwise live on for up to
-    /// 50 ms after the process: in the way of the next one, and resetting clients that it still takes.
-    fn close_listener(&mut self) {
-        self.accept_ended = true;
-        self.accept_wanted = false;
-        self.update_accept();
+    /// Takes the accepts back and waits until the kernel has let go of the listeners. They would otherwise live on for up to
+    /// 50 ms after the process: in the way of the next one, and resetting clients that they still take.
+    fn close_listeners(&mut self) {
+        self.accept_end();
         let end = Instant::now() + LISTENER_END_MAX;
-        while self.accept_armed && Instant::now() < end {
+        while self.listeners.iter().any(|listener| listener.armed) && Instant::now() < end {
             if self.ring.wait(Some(Duration::from_millis(5))).is_err() {
                 break;
             }
             self.ring.harvest(&mut self.completions);
-            let ended = |completion: &Completion| {
-                matches!(Token::kind(completion.token), Kind::Accept) && !completion.more()
-            };
-            if self.completions.drain(..).any(|completion| ended(&completion)) {
-                self.accept_armed = false;
+            for completion in self.completions.drain(..) {
+                if Token::kind(completion.token) == Kind::Accept && !completion.more() {
+                    self.listeners[Token::slot(completion.token).0 as usize].armed = false;
+                }
             }
         }
-        self.listener = None;
+        self.listeners.clear();
     }
 
     /// Arms the read poll of an open slot.
@@ -245,6 +246,8 @@ impl UringDriver {
     }
 
     fn handle_accept(&mut self, completion: Completion, events: &mut Vec<Event>) {
+        let listener = Token::slot(completion.token).0;
+        let at = &mut self.listeners[listener as usize];
         if let Ok(index) = u32::try_from(completion.result) {
             if index as usize >= self.slots.len() {
                 self.slots.resize(index as usize + 1, Slot::default());
@@ -257,14 +260,18 @@ impl UringDriver {
             }
             assert!(!slot.is(OPEN), "the kernel handed out slot {index} twice");
             slot.generation = (slot.generation + 1) & GENERATION_MASK;
-            slot.flags = OPEN | (slot.flags & QUEUED);
-            events.push(Event::Accepted { sock: Sock { slot: index, generation: slot.generation } });
+            slot.flags = OPEN | at.slot_flags | (slot.flags & QUEUED);
+            let sock = Sock { slot: index, generation: slot.generation };
+            events.push(Event::Accepted { sock, listener: ListenerId(listener as u8) });
         }
         if completion.more() {
             return;
         }
-        self.accept_armed = false;
-        self.accept_cancelled = false;
+        at.armed = false;
+        at.cancelled = false;
+        if self.accept_ended {
+            at.source = None;
+        }
         if completion.result < 0
             && completion.result != -libc::ECANCELED
             && self.accept_wanted
@@ -273,10 +280,7 @@ impl UringDriver {
             self.accept_wanted = false;
             events.push(Event::AcceptFailed { cause });
         }
-        if self.accept_ended {
-            self.listener = None;
-        }
-        self.update_accept();
+        self.update_accepts();
     }
 
     fn handle_socket(&mut self, kind: Kind, completion: Completion, events: &mut Vec<Event>) {
@@ -330,7 +334,7 @@ impl UringDriver {
         match completion.buffer() {
             Some(buffer) if len > 0 && !slot.is(CLOSING) => {
                 // Full or not, the kernel says whether more is there; the end counts as more.
-                if !completion.socket_nonempty() {
+                if !completion.socket_nonempty() && !slot.is(BLIND) {
                     slot.clear(READABLE);
                 }
                 let lent = Lent { buffer, len };
@@ -392,8 +396,8 @@ impl Driver for UringDriver {
         sys::now()
     }
 
-    fn local_addr(&self) -> SocketAddr {
-        self.local_addr
+    fn local_addr(&self, listener: ListenerId) -> ListenAddress {
+        self.listeners[listener.index()].address.clone()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -402,12 +406,12 @@ impl Driver for UringDriver {
 
     fn accept_start(&mut self) {
         self.accept_wanted = !self.accept_ended;
-        self.update_accept();
+        self.update_accepts();
     }
 
     fn accept_pause(&mut self) {
         self.accept_wanted = false;
-        self.update_accept();
+        self.update_accepts();
     }
 
     fn accept_end(&mut self) {
@@ -415,8 +419,8 @@ impl Driver for UringDriver {
         self.accept_pause();
         // An armed accept keeps the listener open in the kernel, or may not yet have reached the kernel, where the
         // descriptor's number might then mean another file: its last completion closes the listener.
-        if !self.accept_armed {
-            self.listener = None;
+        for listener in self.listeners.iter_mut().filter(|listener| !listener.armed) {
+            listener.source = None;
         }
     }
 
@@ -532,8 +536,49 @@ impl Driver for UringDriver {
 
 impl Drop for UringDriver {
     fn drop(&mut self) {
-        self.close_listener();
+        self.close_listeners();
         self.waker.end();
+    }
+}
+
+/// One of the places where clients come in.
+struct Listener {
+    /// `None` after the end.
+    source: Option<Source>,
+    address: ListenAddress,
+    /// Flags of the sockets that come from here.
+    slot_flags: u32,
+    /// An accept is in the kernel, ...
+    armed: bool,
+    /// ... and so is its cancel.
+    cancelled: bool,
+}
+
+enum Source {
+    Tcp(TcpListener),
+    Unix(Arc<UnixSocket>),
+}
+
+impl Listener {
+    fn try_new(options: &ListenerOptions, socket: SocketOptions) -> io::Result<Listener> {
+        let (source, address, slot_flags) = match &options.bind {
+            Bind::Tcp(address) => {
+                let listener = sys::listen(*address, socket)?;
+                let address = ListenAddress::Tcp(listener.local_addr()?);
+                (Source::Tcp(listener), address, 0)
+            }
+            Bind::Unix(shared) => (Source::Unix(shared.clone()), options.address(), BLIND),
+        };
+        Ok(Listener { source: Some(source), address, slot_flags, armed: false, cancelled: false })
+    }
+}
+
+impl Source {
+    fn accept(&self) -> Op<'_> {
+        match self {
+            Source::Tcp(listener) => Op::Accept { listener: listener.as_fd() },
+            Source::Unix(shared) => Op::AcceptOne { listener: shared.as_fd() },
+        }
     }
 }
 
@@ -568,6 +613,8 @@ const FINISH: u32 = 1 << 9;
 const CLOSE: u32 = 1 << 10;
 /// ... and the reset before it.
 const RESET: u32 = 1 << 11;
+/// A unix socket: most kernels do not say whether a read left bytes or the end, so it is read until it is dry.
+const BLIND: u32 = 1 << 12;
 
 impl Slot {
     fn is(self, flag: u32) -> bool {
@@ -623,7 +670,7 @@ const KINDS: [Kind; 12] = [
     Kind::Reset,
 ];
 
-/// Tokens: kind in the top 8 bits, then generation (28) and slot (24) of a socket, or the tag (32) of a send.
+/// Tokens: kind in the top 8 bits, then generation (28) and slot (24) of a socket, or the tag (32) of a send, or a listener.
 struct Token;
 
 impl Token {
@@ -637,8 +684,8 @@ impl Token {
         ((kind as u64) << Self::KIND_SHIFT) | u64::from(tag)
     }
 
-    fn accept() -> u64 {
-        Self::of(Kind::Accept, 0, 0)
+    fn accept(listener: u32) -> u64 {
+        Self::of(Kind::Accept, listener, 0)
     }
 
     fn wake() -> u64 {

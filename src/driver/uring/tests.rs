@@ -1,7 +1,7 @@
 //! The suite on io_uring, and what only io_uring can run into.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 
 use super::*;
 use crate::driver::suite::{Bind, Rig, SocketRig, driver_suite};
@@ -14,9 +14,14 @@ impl Bind for UringDriver {
 
 driver_suite!(SocketRig<UringDriver>);
 
+#[test]
+fn clients_of_a_shared_socket_come_in_turn() {
+    crate::driver::suite::clients_of_a_shared_socket_come_in_turn::<UringDriver>();
+}
+
 fn options() -> DriverOptions {
     DriverOptions {
-        listen: ([127, 0, 0, 1], 0).into(),
+        listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         sockets_max: 16,
         recv_buffer_bytes: 1024,
         recv_buffers: 2,
@@ -24,17 +29,21 @@ fn options() -> DriverOptions {
     }
 }
 
+fn address(driver: &UringDriver) -> SocketAddr {
+    driver.local_addr(ListenerId(0)).tcp().expect("bound by TCP")
+}
+
 /// A driver with one socket that is read, and its client; `None` where io_uring is forbidden.
 fn connected() -> Option<(UringDriver, TcpStream, Sock)> {
     let rig = <SocketRig<UringDriver> as Rig>::try_new(options())?;
     let mut driver = rig.into_driver();
     driver.accept_start();
-    let client = TcpStream::connect(driver.local_addr()).expect("connect");
+    let client = TcpStream::connect(address(&driver)).expect("connect");
     let mut events = Vec::new();
     while events.is_empty() {
         driver.wait(&mut events, Some(Duration::from_secs(10))).expect("wait");
     }
-    let Event::Accepted { sock } = events[0] else { panic!("{events:?}") };
+    let Event::Accepted { sock, .. } = events[0] else { panic!("{events:?}") };
     driver.read_start(sock);
     Some((driver, client, sock))
 }
@@ -75,7 +84,7 @@ fn a_driver_made_on_one_thread_runs_on_another() {
     waker.wake();
     std::thread::spawn(move || {
         driver.wait(&mut Vec::new(), None).expect("wait");
-        let _client = TcpStream::connect(driver.local_addr()).expect("connect");
+        let _client = TcpStream::connect(address(&driver)).expect("connect");
         assert!(matches!(one_event(&mut driver), Event::Accepted { .. }));
     })
     .join()
@@ -193,13 +202,14 @@ fn the_shards_of_a_million_connections_fit_one_process() {
     for _ in 0..54 {
         let Some(rig) = <SocketRig<UringDriver> as Rig>::try_new(options.clone()) else { return };
         drivers.push(rig.into_driver());
-        options.listen = drivers[0].local_addr();
+        options.listeners = vec![address(&drivers[0]).into()];
     }
     for driver in &mut drivers {
         driver.accept_start();
         driver.flush(&mut Vec::new());
     }
-    let clients: Vec<_> = (0..54).map(|_| TcpStream::connect(options.listen).expect("connect")).collect();
+    let clients: Vec<_> =
+        (0..54).map(|_| TcpStream::connect(address(&drivers[0])).expect("connect")).collect();
     let mut accepted = 0;
     while accepted < clients.len() {
         for driver in &mut drivers {
@@ -216,8 +226,8 @@ fn generations_wrap() {
     driver.close(sock);
     assert!(matches!(one_event(&mut driver), Event::Closed { .. }));
     driver.slots[sock.slot as usize].generation = GENERATION_MASK;
-    let _client = TcpStream::connect(driver.local_addr()).expect("connect");
-    let Event::Accepted { sock } = one_event(&mut driver) else { panic!("no client") };
+    let _client = TcpStream::connect(address(&driver)).expect("connect");
+    let Event::Accepted { sock, .. } = one_event(&mut driver) else { panic!("no client") };
     assert_eq!(sock.generation, 0);
     driver.read_start(sock);
     driver.close(sock);

@@ -11,10 +11,10 @@ import { until } from './wait.mjs';
 
 const docs = new URL('../../../docs/transports.md', import.meta.url);
 
-/** The configuration blocks of the docs: the location, and the map outside of the server. */
+/** The configuration blocks of the docs: the location; outside of the server the map, and the upstream of a unix socket. */
 function documented() {
   const blocks = [...readFileSync(docs, 'utf8').matchAll(/```nginx\n([^]*?)```/g)].map(([, text]) => text);
-  return { location: blocks[0], map: blocks[1] };
+  return { location: blocks[0], map: blocks[1], upstream: blocks[2] };
 }
 
 async function freePort() {
@@ -32,24 +32,30 @@ export class Nginx {
   #output = '';
   port;
 
-  /** @param {string} readTimeout replaces the docs' `proxy_read_timeout`, so that a test can wait for it */
-  static async before(daemonPort, { readTimeout = '75s' } = {}) {
+  /**
+   * @param {number | string} daemon its port, or the path of its unix socket
+   * @param {string} readTimeout replaces the docs' `proxy_read_timeout`, so that a test can wait for it
+   */
+  static async before(daemon, { readTimeout = '75s' } = {}) {
     const nginx = new Nginx();
     nginx.port = await freePort();
     const directory = (nginx.#directory = mkdtempSync(path.join(tmpdir(), 'trunkline-nginx-')));
-    const { location, map } = documented();
+    const { location, map, upstream } = documented();
+    const byPort = typeof daemon === 'number';
+    const to = byPort ? `127.0.0.1:${daemon}` : 'trunkline';
     const file = path.join(directory, 'nginx.conf');
     const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
       .map((name) => `${name}_temp_path ${directory}/${name};`).join('\n');
     writeFileSync(file, `
-      worker_processes 1; daemon off; pid ${directory}/pid; error_log stderr warn;
+      user root; worker_processes 1; daemon off; pid ${directory}/pid; error_log stderr warn;
       events { worker_connections 1024; }
       http {
         access_log off; ${temporary}
         ${map}
+        ${byPort ? '' : upstream.replace('/run/trunkline/client.sock', daemon)}
         server {
           listen 127.0.0.1:${nginx.port};
-          ${location.replace('127.0.0.1:8000', `127.0.0.1:${daemonPort}`).replace('75s', readTimeout)}
+          ${location.replace('127.0.0.1:8000', to).replace('75s', readTimeout)}
         }
       }`);
     nginx.#child = spawn('nginx', ['-p', directory, '-c', file], { stdio: ['ignore', 'pipe', 'pipe'] });

@@ -90,7 +90,7 @@ impl EchoShard {
 
     fn handle(&mut self, event: Event, now: Time) {
         match event {
-            Event::Accepted { sock } => {
+            Event::Accepted { sock, .. } => {
                 let connection = Connection {
                     sock,
                     out: Vec::new(),

@@ -5,17 +5,18 @@ mod contract;
 mod echo;
 mod single;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
 use crate::base::bytes::Bytes;
-use crate::base::ids::Sock;
+use crate::base::ids::{ListenerId, Sock};
 use crate::driver::suite::{Client, Heard, Rig, driver_suite};
 use crate::driver::{Driver, DriverOptions, Event, Part};
 
 fn options(sockets_max: u32) -> DriverOptions {
     DriverOptions {
-        listen: ([127, 0, 0, 1], 0).into(),
+        listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
         sockets_max,
         recv_buffer_bytes: 4096,
         recv_buffers: 8,
@@ -47,7 +48,7 @@ fn one_client(faults: Faults) -> (SimNet, SimDriver, ClientEnd, Sock) {
     while events.is_empty() {
         events = wait(&mut driver);
     }
-    let [Event::Accepted { sock }] = events[..] else { panic!("{events:?}") };
+    let [Event::Accepted { sock, .. }] = events[..] else { panic!("{events:?}") };
     driver.read_start(sock);
     (net, driver, client, sock)
 }
@@ -76,16 +77,16 @@ impl Rig for SimRig {
         &mut self.driver
     }
 
-    fn connect(&mut self) -> Client {
-        let mut client = self.net.connect();
+    fn connect_by(&mut self, listener: ListenerId) -> Client {
+        let mut client = self.net.connect_by(listener);
         // A socket nobody reads from: `client_recv` opens it for as long as it looks.
         client.read_pause();
         self.clients.push(client);
         Client(self.clients.len() - 1)
     }
 
-    fn is_refused(&mut self) -> bool {
-        self.net.connect().state() == ClientState::Refused
+    fn is_refused_by(&mut self, listener: ListenerId) -> bool {
+        self.net.connect_by(listener).state() == ClientState::Refused
     }
 
     fn client_send(&mut self, client: Client, bytes: &[u8]) -> usize {

@@ -164,7 +164,7 @@ fn buffers_run_short_and_every_client_is_read_all_the_same() {
     driver.accept_start();
     let mut clients: Vec<_> = (0..40).map(|_| net.connect()).collect();
     for event in wait(&mut driver) {
-        let Event::Accepted { sock } = event else { panic!("{event:?}") };
+        let Event::Accepted { sock, .. } = event else { panic!("{event:?}") };
         driver.read_start(sock);
     }
     clients.iter_mut().for_each(|client| assert!(client.send(b"hi")));
