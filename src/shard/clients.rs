@@ -1,98 +1,18 @@
 //! Clients of the Centrifuge protocol: their commands, what those lead to, their pings and expiries.
 
-use std::time::Duration;
-
-use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, ClientId};
+use crate::base::fault::Unsubscribed;
+use crate::base::ids::ClientId;
 use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
 use crate::hub::creators::Creator;
-use crate::hub::local::Local;
-use crate::proto::centrifuge::{Batch, Format, Push, decode_frame, encode_push};
-use crate::proto::websocket::{self, Opcode};
+use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::session::question::PublishAnswer;
-use crate::session::token::Verifier;
 use crate::session::{
-    Context, Effect, Hooks, Progress, READ_WEIGHT, RECOVERY_WEIGHT, Rights, Session, Sub, SubscribeEffect,
-    World,
+    Context, Effect, Progress, READ_WEIGHT, RECOVERY_WEIGHT, Session, Sub, SubscribeEffect,
 };
+use crate::shard::Action;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
-use crate::shard::peer::Kind;
-use crate::shard::timers::{self, ShortTick, TICK_MS};
-use crate::shard::{Action, ShardOptions};
-
-/// What a session may look at.
-pub(in crate::shard) struct View<'a> {
-    pub options: &'a ShardOptions,
-    pub local: &'a Local,
-}
-
-impl World for View<'_> {
-    fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
-        let options = self.options.namespaces.resolve(channel)?;
-        Ok(Rights {
-            user_limited: options.allow_user_limited_channels,
-            listed: None,
-            subscribe: options.allow_subscribe_for_client,
-            publish_for_client: options.allow_publish_for_client,
-            publish_for_subscriber: options.allow_publish_for_subscriber,
-            history_for_client: options.allow_history_for_client,
-            history_for_subscriber: options.allow_history_for_subscriber,
-            presence_for_client: options.allow_presence_for_client,
-            presence_for_subscriber: options.allow_presence_for_subscriber,
-            keeps_history: options.keeps_history(),
-            keeps_presence: options.presence,
-            join_leave: options.join_leave,
-            force_push_join_leave: options.force_push_join_leave,
-            positioning: options.allow_positioning,
-            recovery: options.allow_recovery,
-            force_positioning: options.force_positioning,
-            force_recovery: options.force_recovery,
-            subscribe_hook: options.subscribe_hook.is_some(),
-            sub_refresh_hook: options.sub_refresh_hook.is_some(),
-            publish_hook: options.publish_hook.is_some(),
-        })
-    }
-
-    fn find(&self, channel: &str) -> Option<u32> {
-        self.local.find(channel)
-    }
-
-    fn verifier(&self) -> Option<&Verifier> {
-        self.options.verifier.as_deref()
-    }
-
-    fn allows_anonymous(&self) -> bool {
-        self.options.allow_anonymous
-    }
-
-    fn channels_max(&self) -> usize {
-        self.options.channels_max
-    }
-
-    fn limits_users(&self) -> bool {
-        self.options.client_limits.user_connections_max > 0
-    }
-
-    fn personal_channel(&self, user: &str) -> Option<ChannelName> {
-        let namespace = self.options.personal_channels.as_deref().filter(|_| !user.is_empty())?;
-        Some(format!("{namespace}#{user}").into())
-    }
-
-    fn name(&self, channel: u32) -> ChannelName {
-        self.local.get(channel).name.clone()
-    }
-
-    fn hooks(&self) -> Hooks {
-        let hooks = &self.options.hooks;
-        Hooks { connect: hooks.connect.is_some(), refresh: hooks.refresh.is_some(), rpc: hooks.rpc.is_some() }
-    }
-
-    fn emulated_headers(&self) -> &[Box<str>] {
-        &self.options.emulated_headers
-    }
-}
+use crate::shard::view::View;
 
 impl Core {
     /// One frame of commands. None is taken from a shard that ends.
@@ -315,7 +235,7 @@ impl Core {
             Effect::Ask(matter) => self.ask_for_client(slot, matter),
             Effect::Resume => self.resume_commands_later(slot),
             Effect::InfoChanged { channel } => self.renew_info(slot, channel),
-            Effect::ExpiryChanged => self.set_client_timer(slot),
+            Effect::ExpiryChanged => self.set_peer_timer(slot),
             Effect::Message { data } => {
                 if !self.tell_message(slot, data) {
                     self.env.stats.counters.client_messages_dropped_total += 1;
@@ -329,30 +249,9 @@ impl Core {
 
     fn handle_connected(&mut self, slot: u32) {
         // The reply may have been too much for its socket: then it is gone by now.
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if connection.peer.session().is_none() {
-            return;
+        if self.links.connections.session(slot).is_some() {
+            self.begin_peer(slot);
         }
-        connection.peer.set_listed();
-        self.peers.clients += 1;
-        self.env.stats.counters.clients_connected_total += 1;
-        // The first ping comes at a random moment of the second half, so that a crowd that connected at once is not
-        // pinged at once ever after.
-        let interval = self.env.options.ping_interval.as_millis() as u64;
-        let first = interval / 2 + self.env.prng.u64(0..=interval / 2);
-        let due = timers::tick_after(self.env.now, first);
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.link.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
-        // What came for its subscriptions while others of the same connect were still asked for.
-        if connection.link.lag.is_some() {
-            self.delivery.catching_up.push(slot);
-        }
-        if !connection.peer.of_user() {
-            let user = connection.peer.session().and_then(|session| session.user().cloned());
-            self.join_user(slot, user, false);
-        }
-        self.tell_connected(slot);
-        self.set_client_timer(slot);
     }
 
     /// Asks a channel's home to make the connection a subscriber.
@@ -435,109 +334,6 @@ impl Core {
         let home = self.messages.mailer.router().channel_home(&name);
         self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
     }
-
-    // --- time
-
-    pub fn handle_timer(&mut self, slot: u32) {
-        match self.links.connections.kind(slot) {
-            Some(Kind::Http(_)) => self.handle_http_timer(slot),
-            Some(Kind::Client(session)) if !session.is_connected() => match session.awaits() {
-                Some(_) => self.handle_question_timer(slot),
-                None => self.close(slot, Disconnect::STALE),
-            },
-            Some(Kind::Client(_)) => self.handle_client_timer(slot),
-            Some(Kind::Reader(_)) => self.handle_reader_timer(slot),
-            Some(Kind::Tunnel(_)) => self.handle_tunnel_timer(slot),
-            // It has not ended in time.
-            Some(Kind::Nobody) => self.give_up(slot),
-            Some(Kind::Echo) | None => {}
-        }
-    }
-
-    fn handle_client_timer(&mut self, slot: u32) {
-        self.handle_question_timer(slot);
-        let expired_s = self.unix_s().saturating_sub(self.env.options.expired_close_delay.as_secs());
-        let now = timers::tick_of(self.env.now);
-        let excused_until = self.delivery.silence_excused_until(self.env.now, self.env.options.pong_timeout);
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Client(session) = &mut connection.peer.kind else { return };
-        if session.expire_at_s() != 0 && session.expire_at_s() <= expired_s {
-            self.close(slot, Disconnect::EXPIRED);
-            return;
-        }
-        let expired = session.expired_subs(expired_s);
-        let own = |channel: &u32| session.sub(*channel).is_some_and(|sub| sub.is(Sub::SERVER_SIDE));
-        if expired.iter().any(own) {
-            // The client did not ask for it and cannot ask again: it connects anew, and the server decides anew.
-            self.close(slot, Disconnect::SUBSCRIPTION_EXPIRED);
-            return;
-        }
-        let interval = self.env.options.ping_interval;
-        if !interval.is_zero() && connection.link.ping_due.near(now) <= now {
-            let pong_timeout = self.env.options.pong_timeout;
-            if connection.link.awaits_pong() {
-                let input_paused = session.input_paused;
-                if session.ping_outstanding() {
-                    let slow = connection.link.is_blocked();
-                    if input_paused && !slow {
-                        // Its pong may be behind the commands that we have not read.
-                        connection.link.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
-                        return self.set_client_timer(slot);
-                    }
-                    match excused_until {
-                        Some(until) if !slow => {
-                            connection.link.ping_due = ShortTick::new(until, now);
-                            return self.set_client_timer(slot);
-                        }
-                        _ => {
-                            let why = if slow { Disconnect::SLOW } else { Disconnect::NO_PONG };
-                            return self.close(slot, why);
-                        }
-                    }
-                }
-                connection.link.set_awaits_pong(false);
-                let after = ticks_after(now, interval.saturating_sub(pong_timeout));
-                connection.link.ping_due = ShortTick::new(after, now);
-            } else {
-                session.ping();
-                connection.link.set_awaits_pong(true);
-                connection.link.ping_due = ShortTick::new(ticks_after(now, pong_timeout), now);
-                let format = session.format();
-                self.env.stats.counters.pings_sent_total += 1;
-                self.send(slot, Bytes::from_static(ping_frame(format)));
-            }
-        }
-        for channel in expired {
-            self.unsubscribe(slot, channel, Some(Unsubscribed::Expired));
-        }
-        self.set_client_timer(slot);
-    }
-
-    /// Sets the timer of a connected client to the next thing that is due.
-    pub fn set_client_timer(&mut self, slot: u32) {
-        let delay_s = self.env.options.expired_close_delay.as_secs();
-        let unix_s = self.unix_s();
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let ping = connection.link.ping_due.near(timers::tick_of(self.env.now));
-        let Kind::Client(session) = &connection.peer.kind else { return };
-        if !session.is_connected() {
-            return;
-        }
-        let expiry = match session.next_expiry_s() {
-            0 => None,
-            at => {
-                Some(timers::tick_after(self.env.now, timers::ms_until(at.saturating_add(delay_s), unix_s)))
-            }
-        };
-        let ping = (!self.env.options.ping_interval.is_zero()).then_some(ping);
-        let ask =
-            session.next_ask_s().map(|at| timers::tick_after(self.env.now, timers::ms_until(at, unix_s)));
-        let patience = session.awaits().map(|(_, until)| timers::tick_after(until, 0));
-        match ping.into_iter().chain(expiry).chain(ask).chain(patience).min() {
-            Some(due) => self.links.wheel.set(&mut self.links.connections, slot, due),
-            None => self.links.wheel.cancel(&mut self.links.connections, slot),
-        }
-    }
 }
 
 /// What a join weighs among the commands under way: the server's own are none.
@@ -546,35 +342,6 @@ pub(in crate::shard) fn join_weight(flags: u32, recovers: bool) -> u16 {
         (true, _) => 0,
         (false, true) => RECOVERY_WEIGHT,
         (false, false) => 1,
-    }
-}
-
-/// What carries the messages of a format.
-pub(in crate::shard) const fn opcode(format: Format) -> Opcode {
-    match format {
-        Format::Json => Opcode::Text,
-        Format::Protobuf => Opcode::Binary,
-    }
-}
-
-/// A push as the frame that carries it.
-pub(in crate::shard) fn push_frame(format: Format, channel: &str, push: &Push<'_>) -> Bytes {
-    let mut message = Vec::new();
-    encode_push(&mut message, format, channel, push);
-    let mut frame = Vec::with_capacity(message.len() + websocket::FRAME_HEADER_BYTES_MAX);
-    websocket::write_frame(&mut frame, opcode(format), &message);
-    frame.into()
-}
-
-/// A ping of the protocol as the frame that carries it; the same for everybody.
-fn ping_frame(format: Format) -> &'static [u8] {
-    const JSON: &[u8] =
-        &[0x80 | opcode(Format::Json) as u8, 2, Format::Json.ping()[0], Format::Json.ping()[1]];
-    const PROTOBUF: &[u8] = &[0x80 | opcode(Format::Protobuf) as u8, 1, Format::Protobuf.ping()[0]];
-    const _: () = assert!(Format::Json.ping().len() == 2 && Format::Protobuf.ping().len() == 1);
-    match format {
-        Format::Json => JSON,
-        Format::Protobuf => PROTOBUF,
     }
 }
 
@@ -596,11 +363,6 @@ pub(in crate::shard) fn changed(ask: &mut PublishAsk, changes: PublishAnswer) {
         pace: ask.pace,
         by: std::mem::take(&mut ask.by),
     };
-}
-
-/// At least one tick later, so that the wheel moves on.
-fn ticks_after(now: timers::TimerTick, after: Duration) -> timers::TimerTick {
-    now.saturating_add((after.as_millis() as u64).div_ceil(TICK_MS).max(1))
 }
 
 fn context<'a>(

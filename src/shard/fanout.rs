@@ -16,8 +16,8 @@ use crate::proto::centrifuge::{Format, Push};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
 use crate::session::{info_view, view};
-use crate::shard::clients::push_frame;
 use crate::shard::core::Core;
+use crate::shard::framing::push_frame;
 use crate::shard::outbox::FrameId;
 use crate::shard::readers::append_item;
 

@@ -7,10 +7,10 @@ use crate::base::ids::{ChannelName, ConnId};
 use crate::session::token::Overrides;
 use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
-use crate::shard::clients::View;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
 use crate::shard::peer::Kind;
+use crate::shard::view::View;
 
 impl Core {
     pub fn handle_ask(&mut self, ask: Ask) {
@@ -146,7 +146,7 @@ impl Core {
             Order::Disconnect(disconnect) => self.close(slot, disconnect),
             Order::Refresh { expire_at_s, info } => {
                 self.with_session(slot, |session, cx| session.refreshed(expire_at_s, info, cx));
-                self.set_client_timer(slot);
+                self.set_peer_timer(slot);
             }
         }
     }

@@ -147,7 +147,7 @@ impl Core {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Kind::Client(session) = &connection.peer.kind else { return };
         if session.is_connected() {
-            return self.set_client_timer(slot);
+            return self.set_peer_timer(slot);
         }
         match session.awaits() {
             // The time in which a client is to connect does not run while it waits for the backend.

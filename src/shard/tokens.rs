@@ -11,8 +11,8 @@ use crate::proto::reader::query;
 use crate::session::World;
 use crate::session::origins::Welcome;
 use crate::session::token::TokenFault;
-use crate::shard::clients::View;
 use crate::shard::core::Core;
+use crate::shard::view::View;
 
 /// The cookie that may hold a token: the way for a page whose server sets it `HttpOnly`.
 const COOKIE: &str = "trunkline_token";

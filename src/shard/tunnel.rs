@@ -31,7 +31,6 @@ use crate::shard::link::ClosingEnd;
 use crate::shard::mailbox::Mail;
 use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
-use crate::shard::timers;
 
 /// What a shard must know of a tunnel.
 #[derive(Clone, Debug)]
@@ -52,9 +51,6 @@ const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// is left to chance, so that a crowd does not come back at once.
 const RETRY_AFTER_S_MAX: u8 = 5;
 const _: () = assert!(RETRY_AFTER_S_MAX < 10, "it is written as one digit");
-/// A ping without payload.
-const PING_FRAME: &[u8] = &[0x80 | Opcode::Ping as u8, 0];
-
 /// Connections that have gone while the backend had a message of theirs.
 #[derive(Default)]
 pub(in crate::shard) struct Parted {
@@ -240,12 +236,9 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
         let Some(mut asking) = tunnel.open(admission.user.clone(), unix_s) else { return };
-        connection.peer.set_listed();
-        connection.link.set_awaits_pong(false);
-        self.peers.clients += 1;
         self.env.stats.counters.websocket_upgrades_total += 1;
-        self.env.stats.counters.clients_connected_total += 1;
         self.env.stats.counters.tunnels_opened_total += 1;
+        self.begin_peer(slot);
         let mut handshake = asking.handshake;
         handshake.protocol = admission.subprotocol.as_deref();
         let mut opening = Vec::new();
@@ -254,10 +247,6 @@ impl Core {
         if let Some(message) = admission.message {
             self.send_payload(slot, &message);
         }
-        // At a random moment of the interval's second half, as the first ping of every client.
-        let interval = self.env.options.ping_interval.as_millis() as u64;
-        let first = interval / 2 + self.env.prng.u64(0..=interval / 2);
-        self.set_ping(slot, first);
         let mut unread = asking.unread.take();
         if !unread.is_empty() {
             self.links.actions.push(Action::ReadStart(slot));
@@ -414,7 +403,7 @@ impl Core {
     }
 
     /// A client that was not let in and may try again.
-    fn refuse_for_now(&mut self, slot: u32) {
+    pub fn refuse_for_now(&mut self, slot: u32) {
         self.env.stats.fault(Cause::TunnelUnavailable);
         let mut answer = Vec::new();
         self.write_unavailable(&mut answer);
@@ -511,37 +500,6 @@ impl Core {
         self.env.stats.counters.tunnel_messages_sent_total += 1;
         let opcode = if payload.text { Opcode::Text } else { Opcode::Binary };
         self.send_frame(slot, opcode, &payload.bytes);
-    }
-
-    // --- time
-
-    pub fn handle_tunnel_timer(&mut self, slot: u32) {
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Tunnel(tunnel) = &connection.peer.kind else { return };
-        if !tunnel.is_open() {
-            return self.refuse_for_now(slot);
-        }
-        let (paused, blocked) = (tunnel.is_paused(), connection.link.is_blocked());
-        // Whoever is not read from cannot be heard.
-        if connection.link.awaits_pong() && !paused {
-            let why = if blocked { Disconnect::SLOW } else { Disconnect::NO_PONG };
-            return self.end_tunnel(slot, &why);
-        }
-        connection.link.set_awaits_pong(!paused);
-        if !paused && !blocked {
-            self.env.stats.counters.pings_sent_total += 1;
-            self.send(slot, Bytes::from_static(PING_FRAME));
-        }
-        let interval = self.env.options.ping_interval.as_millis() as u64;
-        self.set_ping(slot, interval);
-    }
-
-    fn set_ping(&mut self, slot: u32, after_ms: u64) {
-        if self.env.options.ping_interval.is_zero() {
-            return self.links.wheel.cancel(&mut self.links.connections, slot);
-        }
-        let due = timers::tick_after(self.env.now, after_ms);
-        self.links.wheel.set(&mut self.links.connections, slot, due);
     }
 }
 

@@ -15,13 +15,13 @@ use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Waiting}
 use crate::session::reader::{Admission, ReplyForm};
 use crate::session::{Identity, rights};
 use crate::shard::Action;
-use crate::shard::clients::View;
 use crate::shard::core::Core;
 use crate::shard::peer::Kind;
 use crate::shard::readers::PublishOrder;
 use crate::shard::readers::answers::{self, Caching};
 use crate::shard::readers::request::{Endpoint, Said, ends_with, user_of};
 use crate::shard::requests::Http;
+use crate::shard::view::View;
 
 /// A question about a request.
 pub struct Inquiry {

@@ -243,7 +243,7 @@ impl Core {
             write_note(&mut out, kind, chunked, &Note::Reset { channel: &asked.name, position: &position });
         }
         self.send(slot, out.into());
-        self.begin_heartbeats(slot);
+        self.begin_peer(slot);
         if lost && kind == Encoding::WebSocketBare {
             // It has no words for it but this.
             return self.close(slot, Disconnect::INSUFFICIENT_STATE);

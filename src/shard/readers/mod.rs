@@ -31,7 +31,7 @@ use crate::session::question::{Headers, Matter, PublishAnswer};
 use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
 use crate::session::token::TokenFault;
 use crate::shard::Action;
-use crate::shard::clients::{View, changed};
+use crate::shard::clients::changed;
 use crate::shard::core::Core;
 use crate::shard::cors::{cors_fields, permission};
 use crate::shard::link::ClosingEnd;
@@ -42,6 +42,7 @@ use crate::shard::readers::inquiry::Step;
 use crate::shard::readers::request::{ReaderRequest, Said, Stop};
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
+use crate::shard::view::View;
 
 pub use deliver::append_item;
 pub use inquiry::Inquiry;

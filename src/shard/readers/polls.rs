@@ -129,6 +129,12 @@ impl Core {
         self.answer_poll(slot, BatchBody::default(), &text, &[], None);
     }
 
+    pub fn handle_poll_timer(&mut self, slot: u32) {
+        if self.is_held_poll(slot) {
+            self.answer_empty(slot);
+        }
+    }
+
     /// What a held poll missed while its socket was full has come from the channel's log.
     pub fn answer_missed(&mut self, slot: u32, index: ChannelIndex, missed: &Publications) {
         if !missed.is_empty() {

@@ -5,18 +5,17 @@ use crate::base::ids::ChannelName;
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::options::GapPolicy;
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::notes::{Note, ending, heartbeat, write_note, write_note_with_retry};
+use crate::proto::reader::notes::{Note, ending, write_note, write_note_with_retry};
 use crate::proto::reader::position::POSITION_CHANNELS_MAX;
 use crate::proto::websocket;
 use crate::session::reader::Mode;
-use crate::shard::clients::View;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
 use crate::shard::mailbox::{HomeMail, Mail, Order};
 use crate::shard::peer::Kind;
 use crate::shard::readers::deliver::position_text;
 use crate::shard::readers::request::{may_subscribe, user_of};
-use crate::shard::timers::{self, ShortTick};
+use crate::shard::view::View;
 
 /// When a reader of events is to come back after its connection broke: soon, and not all at once.
 const RETRY_MS: u64 = 1_000;
@@ -33,75 +32,6 @@ impl Core {
             self.env.ending.is_some() || full || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX / 2;
         let least = if busy { RETRY_BUSY_MS } else { RETRY_MS };
         least + self.env.prng.u64(0..=least * 2)
-    }
-
-    /// The stream flows from now on.
-    pub(super) fn begin_heartbeats(&mut self, slot: u32) {
-        self.peers.clients += 1;
-        self.env.stats.counters.clients_connected_total += 1;
-        // As the first ping of a client, at a random moment of the interval's second half.
-        let interval = self.env.options.ping_interval.as_millis() as u64;
-        let due = timers::tick_after(self.env.now, interval / 2 + self.env.prng.u64(0..=interval / 2));
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.link.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
-        connection.link.set_awaits_pong(false);
-        connection.peer.set_listed();
-        if !connection.peer.of_user() {
-            let user = connection.peer.reader().and_then(|reader| reader.identity.as_ref()?.user.clone());
-            self.join_user(slot, user, false);
-        }
-        self.tell_connected(slot);
-        self.set_reader_timer(slot);
-    }
-
-    pub fn handle_reader_timer(&mut self, slot: u32) {
-        let unix_s = self.unix_s();
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let blocked = connection.link.is_blocked();
-        let Kind::Reader(reader) = &connection.peer.kind else { return };
-        let Mode::Stream(kind) = reader.mode else {
-            if self.is_held_poll(slot) {
-                self.answer_empty(slot);
-            }
-            return;
-        };
-        let (chunked, websocket) = (reader.chunked, reader.is_websocket());
-        // A reader cannot show another token on this connection: it comes back with one.
-        if reader.identity.as_ref().is_some_and(|known| known.expire_at_s != 0 && known.expire_at_s <= unix_s)
-        {
-            return self.close(slot, Disconnect::EXPIRED);
-        }
-        let now = timers::tick_of(self.env.now);
-        if !self.env.options.ping_interval.is_zero() && connection.link.ping_due.near(now) <= now {
-            // A peer of WebSocket answers pings; of the others it is known only that they read.
-            if connection.link.awaits_pong() && (websocket || blocked) {
-                return self.close(slot, if blocked { Disconnect::SLOW } else { Disconnect::NO_PONG });
-            }
-            connection.link.set_awaits_pong(websocket || blocked);
-            let interval = self.env.options.ping_interval.as_millis() as u64;
-            connection.link.ping_due = ShortTick::new(timers::tick_after(self.env.now, interval), now);
-            // What a blocked one gets of it would only lie behind what it does not read.
-            if !blocked {
-                self.env.stats.counters.pings_sent_total += 1;
-                self.send(slot, heartbeat(kind, chunked));
-            }
-        }
-        self.set_reader_timer(slot);
-    }
-
-    fn set_reader_timer(&mut self, slot: u32) {
-        let unix_s = self.unix_s();
-        let Some(connection) = self.links.connections.get(slot) else { return };
-        let Some(reader) = connection.peer.reader() else { return };
-        let expires = reader.identity.as_ref().map_or(0, |identity| identity.expire_at_s);
-        let expiry =
-            (expires != 0).then(|| timers::tick_after(self.env.now, timers::ms_until(expires, unix_s)));
-        let ping = (!self.env.options.ping_interval.is_zero())
-            .then(|| connection.link.ping_due.near(timers::tick_of(self.env.now)));
-        match ping.into_iter().chain(expiry).min() {
-            Some(due) => self.links.wheel.set(&mut self.links.connections, slot, due),
-            None => self.links.wheel.cancel(&mut self.links.connections, slot),
-        }
     }
 
     /// A command of plain WebSocket: `subscribe NAME`, `unsubscribe NAME` or `ping`.
@@ -214,7 +144,7 @@ impl Core {
                 if let Some(identity) = reader.and_then(|reader| reader.identity.as_mut()) {
                     identity.expire_at_s = expire_at_s;
                 }
-                self.set_reader_timer(slot);
+                self.set_peer_timer(slot);
             }
             // Which channels a reader has is said by its request.
             Order::Subscribe(_) => {}

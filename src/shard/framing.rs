@@ -1,0 +1,34 @@
+//! Messages of the client protocol in the frames of WebSocket that carry them.
+
+use crate::base::bytes::Bytes;
+use crate::proto::centrifuge::{Format, Push, encode_push};
+use crate::proto::websocket::{self, Opcode};
+
+/// What carries the messages of a format.
+pub(in crate::shard) const fn opcode(format: Format) -> Opcode {
+    match format {
+        Format::Json => Opcode::Text,
+        Format::Protobuf => Opcode::Binary,
+    }
+}
+
+/// A push as the frame that carries it.
+pub(in crate::shard) fn push_frame(format: Format, channel: &str, push: &Push<'_>) -> Bytes {
+    let mut message = Vec::new();
+    encode_push(&mut message, format, channel, push);
+    let mut frame = Vec::with_capacity(message.len() + websocket::FRAME_HEADER_BYTES_MAX);
+    websocket::write_frame(&mut frame, opcode(format), &message);
+    frame.into()
+}
+
+/// A ping of the protocol as the frame that carries it; the same for everybody.
+pub(in crate::shard) fn ping_frame(format: Format) -> &'static [u8] {
+    const JSON: &[u8] =
+        &[0x80 | opcode(Format::Json) as u8, 2, Format::Json.ping()[0], Format::Json.ping()[1]];
+    const PROTOBUF: &[u8] = &[0x80 | opcode(Format::Protobuf) as u8, 1, Format::Protobuf.ping()[0]];
+    const _: () = assert!(Format::Json.ping().len() == 2 && Format::Protobuf.ping().len() == 1);
+    match format {
+        Format::Json => JSON,
+        Format::Protobuf => PROTOBUF,
+    }
+}
