@@ -19,12 +19,14 @@ use trunkline::base::publication::{Encoded, Publication};
 use trunkline::driver::mio::MioDriver;
 use trunkline::driver::uring::UringDriver;
 use trunkline::driver::{Driver, DriverOptions, Event, Part};
+use trunkline::hub::local::Item;
 use trunkline::proto::centrifuge::reply::{PublicationRef, Push};
 use trunkline::proto::centrifuge::{Format, encode_push};
 use trunkline::proto::encoding::Encoding;
 use trunkline::proto::reader::frames;
 use trunkline::proto::websocket::{self, Opcode};
 use trunkline::shard::mailbox::{Inbox, Mail};
+use trunkline::shard::owner::FromOwner;
 
 const SOCKETS: usize = 256;
 const MESSAGE: &[u8] = &[b'7'; 130];
@@ -81,7 +83,9 @@ fn hop(c: &mut Criterion) {
     let publication = Arc::new(publication());
     c.bench_function("hop/inbox", |b| {
         b.iter(|| {
-            inbox.push(Mail::Publication(Arc::clone(&publication))).expect("there is room");
+            inbox
+                .push(Mail::FromOwner(FromOwner::Item(Item::Publication(Arc::clone(&publication)))))
+                .expect("there is room");
             black_box(inbox.pop())
         });
     });

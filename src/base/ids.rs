@@ -185,6 +185,11 @@ pub struct Position {
     pub epoch: Epoch,
 }
 
+impl Position {
+    /// Of a log that nobody knows.
+    pub const UNKNOWN: Position = Position { offset: Offset(0), epoch: Epoch::NONE };
+}
+
 /// Names one form in which an item can be framed. `proto` registers the forms ([`crate::proto::encoding`]); what an id stands
 /// for is unknown below it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -334,8 +334,8 @@ impl Api {
     }
 
     fn send_publish(&self, ask: PublishAsk) -> Result<Pending<Position>, AskError> {
-        let home = self.shards.router().channel_home(&ask.channel);
-        Ok(self.shards.send(home, |reply| Ask::Publish(ask, reply))?)
+        let channel = ask.channel.clone();
+        Ok(self.shards.send_to_owner(&channel, |reply| Ask::Publish(ask, reply))?)
     }
 
     async fn subscribe(&self, body: UserBody) -> Result<Answer, AskError> {
@@ -475,16 +475,15 @@ impl Api {
 
     async fn presence(&self, body: ChannelBody) -> Result<Answer, AskError> {
         let channel = channel_name(&body.channel)?;
-        let home = self.shards.router().channel_home(&channel);
-        let infos = self.shards.ask(home, |reply| Ask::Presence(channel, reply)).await?;
+        let infos = self.shards.ask_owner(&channel, |reply| Ask::Presence(channel.clone(), reply)).await?;
         let presence = infos.infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
         Ok(Answer::Presence { presence })
     }
 
     async fn presence_stats(&self, body: ChannelBody) -> Result<Answer, AskError> {
         let channel = channel_name(&body.channel)?;
-        let home = self.shards.router().channel_home(&channel);
-        let stats = self.shards.ask(home, |reply| Ask::PresenceStats(channel, reply)).await?;
+        let stats =
+            self.shards.ask_owner(&channel, |reply| Ask::PresenceStats(channel.clone(), reply)).await?;
         Ok(Answer::PresenceStats { num_clients: stats.clients, num_users: stats.users })
     }
 
@@ -497,8 +496,8 @@ impl Api {
             reverse: body.reverse,
             by: Creator::Backend,
         };
-        let home = self.shards.router().channel_home(&ask.channel);
-        let history = self.shards.ask(home, |reply| Ask::History(ask, reply)).await?;
+        let channel = ask.channel.clone();
+        let history = self.shards.ask_owner(&channel, |reply| Ask::History(ask, reply)).await?;
         Ok(Answer::History {
             publications: history.publications.iter().map(|entry| PublicationBody::from(&**entry)).collect(),
             offset: history.position.offset.0,
@@ -508,8 +507,7 @@ impl Api {
 
     async fn history_remove(&self, body: ChannelBody) -> Result<Answer, AskError> {
         let channel = channel_name(&body.channel)?;
-        let home = self.shards.router().channel_home(&channel);
-        self.shards.ask(home, |reply| Ask::HistoryRemove(channel, reply)).await?;
+        self.shards.ask_owner(&channel, |reply| Ask::HistoryRemove(channel.clone(), reply)).await?;
         Ok(Answer::Empty {})
     }
 

@@ -68,13 +68,42 @@ impl Shards {
         shard: ShardId,
         make: impl FnOnce(Reply<T>) -> Ask,
     ) -> Result<Pending<T>, Busy> {
+        let (ask, pending) = self.prepare(make);
+        self.router.ask(shard, ask)?;
+        Ok(pending)
+    }
+
+    /// The same to the owner of the channel that the ask is about.
+    ///
+    /// # Errors
+    /// As [`Shards::send`].
+    pub fn send_to_owner<T: Send + 'static>(
+        &self,
+        channel: &str,
+        make: impl FnOnce(Reply<T>) -> Ask,
+    ) -> Result<Pending<T>, Busy> {
+        let (ask, pending) = self.prepare(make);
+        self.router.ask_owner(channel, ask)?;
+        Ok(pending)
+    }
+
+    /// The same, and its answer.
+    pub async fn ask_owner<T: Send + 'static>(
+        &self,
+        channel: &str,
+        make: impl FnOnce(Reply<T>) -> Ask,
+    ) -> Result<T, AskError> {
+        Ok(self.send_to_owner(channel, make)?.wait().await?)
+    }
+
+    /// An ask around the place where its answer goes.
+    fn prepare<T: Send + 'static>(&self, make: impl FnOnce(Reply<T>) -> Ask) -> (Ask, Pending<T>) {
         let (sender, answer) = oneshot::channel();
         let reply = Reply::new(move |result| {
             // The caller may have given up at its deadline.
             let _ = sender.send(result);
         });
-        self.router.ask(shard, make(reply))?;
-        Ok(Pending { answer, deadline: Instant::now() + self.timeout })
+        (make(reply), Pending { answer, deadline: Instant::now() + self.timeout })
     }
 
     /// One ask and its answer.

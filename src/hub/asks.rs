@@ -121,6 +121,29 @@ pub struct History {
     pub position: Position,
 }
 
+/// A follower asks a channel's owner for what comes after a position of its log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    pub channel: ChannelName,
+    /// The follower's own number of the channel, and of this read: they come back with the answer.
+    pub index: u32,
+    pub number: u32,
+    pub after: Position,
+    /// About as many payload bytes are given at once; at least one publication is.
+    pub bytes_max: usize,
+}
+
+/// What the owner says to a [`Read`].
+#[derive(Clone, Debug)]
+pub enum ReadAnswer {
+    /// What comes next, without a hole, as much as one answer holds; and where the log ends.
+    Page { publications: Publications, position: Position },
+    /// The log does not reach back to there, or has another epoch. Where it ends.
+    Lost(Position),
+    /// The owner cannot be asked now.
+    Unavailable,
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PresenceStats {
     pub clients: u32,

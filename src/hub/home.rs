@@ -51,7 +51,9 @@ use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, Encoded, Publication};
 use crate::base::slots::Slots;
 use crate::base::time::Time;
-use crate::hub::asks::{History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, PublishAsk, Published};
+use crate::hub::asks::{
+    History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, PublishAsk, Published, ReadAnswer,
+};
 use crate::hub::creators::Creators;
 use crate::hub::deadlines::Deadlines;
 #[cfg(test)]
@@ -298,6 +300,37 @@ impl Home {
             Some(log) => log.forward(since, now, limit),
         };
         Ok(History { publications, position: channel.position() })
+    }
+
+    /// What comes after a position, for a follower that is missing it: as many publications as
+    /// [`history_read_max`](HubLimits::history_read_max) and about `bytes_max` allow, and at least one. Makes no channel.
+    pub fn read(&mut self, channel: &str, after: Position, bytes_max: usize, now: Time) -> ReadAnswer {
+        let now = self.advance(now);
+        let Some(channel) = self.known(channel).filter(|channel| !channel.is_over(now)) else {
+            return ReadAnswer::Lost(Position::UNKNOWN);
+        };
+        let position = channel.position();
+        if after == position {
+            return ReadAnswer::Page { publications: Vec::new(), position };
+        }
+        if after.epoch != position.epoch || after.offset > position.offset {
+            return ReadAnswer::Lost(position);
+        }
+        let limit = self.limits.history_read_max;
+        let mut publications =
+            channel.log.as_ref().map_or_else(Vec::new, |log| log.forward(Some(after.offset), now, limit));
+        if publications.first().is_none_or(|first| first.offset() != after.offset.next()) {
+            return ReadAnswer::Lost(position);
+        }
+        let mut room = bytes_max.max(1);
+        let fitting = publications.iter().take_while(|publication| {
+            let fits = room > 0;
+            room = room.saturating_sub(publication.weight());
+            fits
+        });
+        let fitting = fitting.count();
+        publications.truncate(fitting);
+        ReadAnswer::Page { publications, position }
     }
 
     /// Drops what is kept of a channel's log. Offset and epoch go on: who is at the top has missed nothing.

@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId, Sock};
+use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position, ShardId, Sock};
 use crate::base::prng::Prng;
 use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
-use crate::hub::asks::{HistoryAsk, JoinAsk, Joined, PublishAsk, Published, Recovery, Since, SinceEpoch};
+use crate::hub::asks::{
+    HistoryAsk, JoinAsk, Joined, PublishAsk, Published, ReadAnswer, Recovery, Since, SinceEpoch,
+};
 use crate::hub::creators::Creator;
 use crate::hub::history::ENTRY_BYTES;
 use crate::hub::limits::{FORGET_AFTER, IDEMPOTENCY_KEY_TTL};
@@ -342,4 +344,34 @@ fn time_does_not_go_back() {
     assert_eq!(home.retained("kept:a"), 2);
     home.sweep(T0 + META + Duration::from_secs(60), 10);
     assert_eq!(home.retained("kept:a"), 0);
+}
+
+#[test]
+fn a_follower_reads_on_from_where_it_stands_or_hears_that_it_cannot() {
+    let mut home = home_with(HubLimits { history_read_max: 4, ..HubLimits::default() });
+    let end = (0..6).map(|_| publish(&mut home, "kept:a", T0).position).last().unwrap();
+    let at = |offset| Position { offset: Offset(offset), ..end };
+    let mut read = |channel: &str, after: Position, bytes_max: usize, now: Time| match home
+        .read(channel, after, bytes_max, now)
+    {
+        ReadAnswer::Page { publications, position } => {
+            let offsets: Vec<u64> = publications.iter().map(|missed| missed.offset().0).collect();
+            (Some(offsets), position)
+        }
+        ReadAnswer::Lost(position) => (None, position),
+        ReadAnswer::Unavailable => unreachable!("it is here"),
+    };
+    assert_eq!(read("kept:a", at(1), 1_000, T0), (Some(vec![2, 3, 4, 5]), end));
+    assert_eq!(
+        read("kept:a", at(1), 3, T0),
+        (Some(vec![2, 3]), end),
+        "two bytes each, and one that begins in time"
+    );
+    assert_eq!(read("kept:a", at(1), 0, T0), (Some(vec![2]), end));
+    assert_eq!(read("kept:a", end, 1_000, T0), (Some(vec![]), end));
+    assert_eq!(read("kept:a", at(7), 1_000, T0), (None, end));
+    assert_eq!(read("kept:a", Position { epoch: Epoch(end.epoch.0 ^ 1), ..at(5) }, 1_000, T0), (None, end));
+    assert_eq!(read("kept:a", at(1), 1_000, T0 + Duration::from_secs(60)), (None, end), "over by age");
+    assert_eq!(read("kept:b", at(1), 1_000, T0), (None, Position::UNKNOWN));
+    assert_eq!(home.counts().channels, 1, "a read makes no channel");
 }

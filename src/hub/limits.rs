@@ -23,6 +23,14 @@ pub const SPREAD_STEP: Duration = Duration::from_millis(5);
 /// window of an hour must not keep an hour of payloads.
 pub const HELD_BYTES_MAX: usize = 64 * 1024 * 1024;
 
+/// When a follower asks a channel's owner again for what it is missing: an owner of this node has answered long before, and
+/// one that is away is not asked more often by each channel.
+pub const READ_AGAIN: Duration = Duration::from_secs(1);
+
+/// Payload bytes of one answer to a follower that is missing something in a channel. What is missing may be a whole log:
+/// other channels have their turn between its pages.
+pub const READ_BYTES_MAX: usize = 256 * 1024;
+
 /// Longest window over which deliveries may be spread, milliseconds: an hour. Over longer times a backend publishes to
 /// parts of its users by itself, and can change its mind between them.
 pub const SPREAD_MS_MAX: u32 = 3_600_000;

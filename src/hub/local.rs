@@ -25,154 +25,29 @@
 //!     bulk       └──▶ Bulk ───── at once, overdue ───▶ Ready
 //! ```
 
+mod channel;
+mod sequence;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
+use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::Publication;
 use crate::base::time::Time;
-use crate::hub::asks::Pace;
-use crate::hub::class::{Class, ClassId, Classes};
+use crate::hub::asks::{Pace, Read, ReadAnswer};
+use crate::hub::class::{Class, Classes};
 use crate::hub::deadlines::Deadlines;
-use crate::hub::limits::HELD_BYTES_MAX;
-use crate::hub::options::ChannelOptions;
-use crate::hub::pace::{Hold, Pacing, Window};
+use crate::hub::limits::{HELD_BYTES_MAX, READ_AGAIN, READ_BYTES_MAX};
+use crate::hub::local::channel::{Lane, relocate};
+use crate::hub::local::sequence::{Filled, Sequence, Verdict};
+use crate::hub::options::{ChannelOptions, GapPolicy};
+use crate::hub::pace::{Hold, Window};
 use crate::hub::stream::Stream;
 
+pub use crate::hub::local::channel::{Active, ChannelIndex, LocalChannel, Moved, Subscriber};
 pub use crate::hub::stream::{Cursor, Item, Seq, StreamLimits};
-
-/// Index of a channel on this shard. Reused after the channel's last subscriber has gone.
-pub type ChannelIndex = u32;
-
-/// One subscriber in a channel's list: the connection's slot, and in the high byte what delivery needs to know
-/// without touching the connection.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Subscriber(u32);
-
-const _: () = assert!(SLOT_BITS + ClassId::BITS + 2 == 32);
-
-impl Subscriber {
-    const CLASS_SHIFT: u32 = SLOT_BITS;
-    /// It has a cursor: it lags, or joined between an item's arrival and its delivery.
-    const CURSOR: u32 = 1 << 30;
-    /// Its class has frames of their own: repeated here, so that delivery need not look the class up.
-    const OWN_FRAMES: u32 = 1 << 31;
-
-    fn new(slot: u32, class: ClassId, own_frames: bool) -> Subscriber {
-        assert!(slot <= SLOT_MAX);
-        let own_frames = if own_frames { Self::OWN_FRAMES } else { 0 };
-        Subscriber(slot | class.to_bits() << Self::CLASS_SHIFT | own_frames)
-    }
-
-    pub fn slot(self) -> u32 {
-        self.0 & SLOT_MAX
-    }
-
-    pub fn class(self) -> ClassId {
-        ClassId::from_bits(self.0 >> Self::CLASS_SHIFT & ((1 << ClassId::BITS) - 1))
-    }
-
-    pub fn has_cursor(self) -> bool {
-        self.0 & Self::CURSOR != 0
-    }
-
-    pub fn has_own_frames(self) -> bool {
-        self.0 & Self::OWN_FRAMES != 0
-    }
-}
-
-/// A batch on its way: items `start..end`, undelivered to the subscribers at `0..remaining` of the list.
-#[derive(Clone, Copy, Debug)]
-pub struct Active {
-    pub start: Seq,
-    pub end: Seq,
-    pub remaining: u32,
-}
-
-/// One channel as this shard's subscribers see it.
-pub struct LocalChannel {
-    pub name: ChannelName,
-    pub options: Arc<ChannelOptions>,
-    stream: Stream,
-    /// Where the channel's log stands at the stream's end, once its home has said so.
-    top: Option<Position>,
-    /// Items before this have been taken into a batch: delivered, on their way, or left to a cursor.
-    batched: Seq,
-    active: Option<Active>,
-    subscribers: Vec<Subscriber>,
-    classes: Classes,
-    /// Joins asked of the home and not yet answered: the channel is kept for them.
-    pending_joins: u32,
-    /// Subscribers with a cursor: while there are any, the stream keeps what they may still need.
-    cursors: u32,
-    lane: Lane,
-    /// No batch of what is to be delivered at once begins before this.
-    gathers_until: Time,
-    /// Present while something of the channel is held back.
-    pacing: Option<Box<Pacing>>,
-    /// Payload bytes of the items that no finished batch has delivered.
-    backlog_bytes: usize,
-    /// Of these, those in the running batch.
-    active_bytes: usize,
-}
-
-/// Where a channel waits for its turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lane {
-    /// Nothing is to be delivered.
-    Idle,
-    /// In the queue of those with something to deliver.
-    Ready,
-    /// The running batch is spread over a window.
-    Spread,
-    /// The next batch, or the running one, waits for a moment without other deliveries.
-    Bulk,
-    /// The next batch waits until it is long enough since the last one began. None is running.
-    Gather,
-}
-
-impl Lane {
-    fn holds_back(self) -> bool {
-        matches!(self, Lane::Spread | Lane::Bulk | Lane::Gather)
-    }
-}
-
-impl LocalChannel {
-    pub fn stream(&self) -> &Stream {
-        &self.stream
-    }
-
-    pub fn active(&self) -> Option<Active> {
-        self.active
-    }
-
-    pub fn subscribers(&self) -> &[Subscriber] {
-        &self.subscribers
-    }
-
-    pub fn classes(&self) -> &Classes {
-        &self.classes
-    }
-
-    pub fn class_of(&self, subscriber: Subscriber) -> Class {
-        self.classes.get(subscriber.class())
-    }
-
-    /// Where the log stands at the stream's end. Known as soon as somebody here is subscribed.
-    pub fn top(&self) -> Option<Position> {
-        self.top
-    }
-
-    /// Where a subscriber at `position` of the list stands if it has kept up so far.
-    pub fn cursor_of(&self, position: u32) -> Seq {
-        match self.active {
-            Some(active) if position < active.remaining => active.start,
-            _ => self.batched,
-        }
-    }
-}
 
 /// Every channel with a subscriber on this shard.
 pub struct Local {
@@ -188,6 +63,11 @@ pub struct Local {
     bulk: Deadlines,
     /// Channels of [`Lane::Gather`], and when each may begin its batch.
     gathering: Deadlines,
+    /// Channels with a hole before their next item, and when each asks its owner for what is missing.
+    reads: Deadlines,
+    reads_total: u32,
+    /// Items that came a second time.
+    repeated: u64,
     subscriptions: u64,
     /// Payload bytes in all streams.
     stream_bytes: usize,
@@ -202,14 +82,6 @@ pub struct Local {
 /// What an item counts for in the backlog besides its payload, so that empty ones are bounded as well.
 const ITEM_BYTES: usize = 128;
 
-/// A subscriber that moved to another place of its channel's list, because one before it left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Moved {
-    pub slot: u32,
-    pub from: u32,
-    pub to: u32,
-}
-
 impl Local {
     pub fn new(limits: StreamLimits, hash_seed: u64) -> Local {
         Local {
@@ -220,6 +92,9 @@ impl Local {
             spread: Deadlines::default(),
             bulk: Deadlines::default(),
             gathering: Deadlines::default(),
+            reads: Deadlines::default(),
+            reads_total: 0,
+            repeated: 0,
             subscriptions: 0,
             stream_bytes: 0,
             backlog_bytes: 0,
@@ -273,7 +148,7 @@ impl Local {
                     name: name.clone(),
                     options: options.clone(),
                     stream: Stream::default(),
-                    top: None,
+                    sequence: Sequence::default(),
                     batched: 0,
                     active: None,
                     subscribers: Vec::new(),
@@ -294,9 +169,13 @@ impl Local {
         index
     }
 
-    /// The home has said where the log stands now: at the end of the stream, as its messages come in order.
-    pub fn top_learned(&mut self, channel: ChannelIndex, top: Position) {
-        self.channels[channel as usize].top = Some(top);
+    /// The owner has said where the log stands. When its items come in order that is at the end of the stream; if not, it
+    /// is asked for what is missing.
+    pub fn top_learned(&mut self, channel: ChannelIndex, top: Position, now: Time) {
+        let entry = &mut self.channels[channel as usize];
+        if entry.sequence.learn(top, !entry.subscribers.is_empty()) && !self.reads.contains(channel) {
+            self.reads.set(channel, now);
+        }
     }
 
     /// The home has answered a join. [`Local::subscribe`] comes before this when it is a yes.
@@ -307,8 +186,8 @@ impl Local {
         self.forget_if_unused(channel);
     }
 
-    /// Adds a subscriber whose position `top` is the end of the stream as it stands. Gives its place in the list, and
-    /// the cursor it needs when items before its position are still to be delivered to others.
+    /// Adds a subscriber that has had everything up to `top`. Gives its place in the list, and the cursor it needs when
+    /// that is not where those stand that keep up.
     pub fn subscribe(
         &mut self,
         channel: ChannelIndex,
@@ -317,13 +196,13 @@ impl Local {
         top: Offset,
     ) -> (u32, Option<Cursor>) {
         let entry = &mut self.channels[channel as usize];
-        entry.stream.begin_after(top);
+        entry.stream.begin_after(entry.sequence.top().map_or(top, |known| known.offset));
+        let cursor = entry.cursor_at(top);
         let position = entry.subscribers.len() as u32;
         let id = entry.classes.intern(class);
         entry.subscribers.push(Subscriber::new(slot, id, class.own_frames));
         self.subscriptions += 1;
-        let end = entry.stream.end();
-        (position, (entry.batched != end).then(|| entry.stream.cursor(end)))
+        (position, cursor)
     }
 
     /// Takes the subscriber at `position` out. Those that changed places are appended to `moved`.
@@ -389,21 +268,22 @@ impl Local {
         }
     }
 
-    /// An item has come from the channel's home, to be delivered at once. False when nobody here is subscribed.
+    /// An item has come from the channel's owner, to be delivered at once. False when nobody here is subscribed, or when it
+    /// is not the next.
     pub fn handle_item(&mut self, name: &str, item: Item, now: Time) -> bool {
-        let Some(index) = self.take_in(name, item) else { return false };
+        let Some(index) = self.take_in(name, item, now) else { return false };
         self.let_go(index, now);
         self.trim(index);
         true
     }
 
-    /// A publication has come from the channel's home, to be delivered as `pace` says. False when nobody here is
-    /// subscribed.
+    /// A publication has come from the channel's owner, to be delivered as `pace` says. False as for
+    /// [`Local::handle_item`].
     pub fn handle_paced(&mut self, name: &str, publication: Arc<Publication>, pace: Pace, now: Time) -> bool {
         if pace.is_at_once() {
             return self.handle_item(name, Item::Publication(publication), now);
         }
-        let Some(index) = self.take_in(name, Item::Publication(publication)) else { return false };
+        let Some(index) = self.take_in(name, Item::Publication(publication), now) else { return false };
         let entry = &mut self.channels[index as usize];
         let from = entry.stream.end() - 1;
         let pacing = entry.pacing.get_or_insert_default();
@@ -425,16 +305,31 @@ impl Local {
         true
     }
 
-    fn take_in(&mut self, name: &str, item: Item) -> Option<ChannelIndex> {
+    fn take_in(&mut self, name: &str, item: Item, now: Time) -> Option<ChannelIndex> {
         let index = self.find(name)?;
         let entry = &mut self.channels[index as usize];
-        if entry.subscribers.is_empty() {
-            return None;
-        }
         if let Item::Publication(publication) = &item
             && publication.offset() != Offset(0)
         {
-            entry.top = Some(publication.position);
+            if entry.subscribers.is_empty() {
+                entry.sequence.hear(publication);
+                return None;
+            }
+            match entry.sequence.accept(publication) {
+                Verdict::Next => {}
+                Verdict::Repeated => {
+                    self.repeated += 1;
+                    return None;
+                }
+                Verdict::Ahead => {
+                    if !self.reads.contains(index) {
+                        self.reads.set(index, now);
+                    }
+                    return None;
+                }
+            }
+        } else if entry.subscribers.is_empty() {
+            return None;
         }
         let bytes = item.weight() + ITEM_BYTES;
         self.stream_bytes += item.weight();
@@ -442,6 +337,81 @@ impl Local {
         *if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } += bytes;
         entry.stream.push(item);
         Some(index)
+    }
+
+    /// The next channel whose owner is to be asked for what is missing. Asked again after [`READ_AGAIN`] unless
+    /// [`Local::handle_read`] comes before.
+    pub fn take_read(&mut self, now: Time) -> Option<Read> {
+        while self.reads.next().is_some_and(|due| due <= now)
+            && let Some(index) = self.reads.first()
+        {
+            let entry = &mut self.channels[index as usize];
+            let Some(after) = entry.sequence.ask(self.reads_total.wrapping_add(1)) else {
+                // What was missing has come by itself.
+                self.reads.remove(index);
+                continue;
+            };
+            self.reads_total = self.reads_total.wrapping_add(1);
+            self.reads.set(index, now + READ_AGAIN);
+            return Some(Read {
+                channel: entry.name.clone(),
+                index,
+                number: self.reads_total,
+                after,
+                bytes_max: READ_BYTES_MAX,
+            });
+        }
+        None
+    }
+
+    /// The owner has answered a [`Read`]. Gives the channel when its subscribers have lost something that nobody can give
+    /// them, for its [`GapPolicy`](crate::hub::GapPolicy) to be applied.
+    pub fn handle_read(&mut self, read: &Read, answer: ReadAnswer, now: Time) -> Option<ChannelIndex> {
+        let index = self.find(&read.channel).filter(|&index| index == read.index)?;
+        if !self.channels[index as usize].sequence.is_asked(read.number) {
+            return None;
+        }
+        let position = match answer {
+            // It is asked again in its time.
+            ReadAnswer::Unavailable => return None,
+            ReadAnswer::Lost(position) => position,
+            ReadAnswer::Page { publications, position } => {
+                for publication in publications {
+                    self.handle_item(&read.channel, Item::Publication(publication), now);
+                }
+                position
+            }
+        };
+        let entry = &mut self.channels[index as usize];
+        let filled = entry.sequence.fill(read.after, position);
+        match filled {
+            Filled::Whole => self.reads.remove(index),
+            Filled::Part => self.reads.set(index, now),
+            Filled::Lost { newest } => {
+                self.reads.remove(index);
+                // Those that go on from the newest go on from here.
+                let newest = newest.filter(|_| entry.options.gap == GapPolicy::Latest);
+                if let Some(newest) = &newest {
+                    entry.sequence.begin_before(newest.position);
+                }
+                entry.stream.break_at(entry.sequence.top().map_or(Offset(0), |top| top.offset));
+                if let Some(newest) = newest {
+                    self.handle_item(&read.channel, Item::Publication(newest), now);
+                }
+                return Some(index);
+            }
+        }
+        None
+    }
+
+    /// Items that came a second time and were dropped.
+    pub fn repeated_total(&self) -> u64 {
+        self.repeated
+    }
+
+    /// How often an owner was asked for what a channel was missing.
+    pub fn reads_total(&self) -> u64 {
+        self.reads_total.into()
     }
 
     /// Nothing of the channel is held back any more.
@@ -527,9 +497,9 @@ impl Local {
         self.bulk.next().is_some()
     }
 
-    /// When something that waits for its time is due: a spread delivery, or a batch that gathers.
+    /// When something that waits for its time is due: a spread delivery, a batch that gathers, or a read.
     pub fn next_due(&self) -> Option<Time> {
-        self.spread.next().into_iter().chain(self.gathering.next()).min()
+        self.spread.next().into_iter().chain(self.gathering.next()).chain(self.reads.next()).min()
     }
 
     /// The next channel with something to deliver, its batch begun. [`Local::advance`] must follow.
@@ -662,7 +632,9 @@ impl Local {
             return;
         }
         self.set_lane(channel, Lane::Idle);
+        self.reads.remove(channel);
         let entry = &mut self.channels[channel as usize];
+        entry.sequence = Sequence::default();
         self.stream_bytes -= entry.stream.weight();
         self.backlog_bytes -= std::mem::take(&mut entry.backlog_bytes);
         entry.active_bytes = 0;
@@ -676,14 +648,6 @@ impl Local {
             entry.batched = entry.stream.base();
             entry.active = None;
         }
-    }
-}
-
-fn relocate(list: &mut [Subscriber], from: u32, to: u32, moved: &mut Vec<Moved>) {
-    if from != to {
-        let subscriber = list[from as usize];
-        list[to as usize] = subscriber;
-        moved.push(Moved { slot: subscriber.slot(), from, to });
     }
 }
 

@@ -1,7 +1,7 @@
 //! Lists of subscribers, batches on their way through them, and what is held back.
 
 use super::*;
-use crate::base::ids::EncodingId;
+use crate::base::ids::{EncodingId, Epoch};
 use crate::base::prng::Prng;
 use crate::hub::limits::BULK_WAIT_MAX;
 use crate::hub::stream::tests::publication;
@@ -88,7 +88,7 @@ fn one_that_joins_before_an_older_item_is_delivered_gets_a_cursor_behind_it() {
     let index = subscribed(&mut local, 0..2);
     local.handle_item("c", publication(1), Time::ZERO);
     let (position, cursor) = local.subscribe(index, 9, CLASS, Offset(1));
-    assert_eq!(cursor, Some(Cursor { seq: 1, after: Offset(1), asked: false }));
+    assert_eq!(cursor, Some(Cursor { seq: 1, after: Offset(1), asked: false, skips: false }));
     local.cursor_set(index, position);
     assert!(local.get(index).subscribers()[position as usize].has_cursor());
 }
@@ -168,6 +168,111 @@ fn items_for_nobody_do_not_reach_a_later_subscriber() {
     local.join_answered(index);
     assert_eq!(cursor, None);
     assert!(deliver(&mut local, 10, |_| ()).is_empty());
+}
+
+/// A channel whose subscribers have had everything up to 5, with a policy.
+fn in_sequence(local: &mut Local, gap: GapPolicy) -> ChannelIndex {
+    let options = Arc::new(ChannelOptions { gap, ..ChannelOptions::default() });
+    let top = Position { offset: Offset(5), epoch: Epoch(1) };
+    let mut index = 0;
+    for slot in 0..2 {
+        index = local.join_asked(&"c".into(), &options);
+        local.top_learned(index, top, Time::ZERO);
+        assert_eq!(local.subscribe(index, slot, CLASS, Offset(5)).1, None);
+        local.join_answered(index);
+    }
+    index
+}
+
+fn page(offsets: std::ops::RangeInclusive<u64>, end: u64) -> ReadAnswer {
+    let publications = offsets.map(|offset| match publication(offset) {
+        Item::Publication(publication) => publication,
+        Item::Notice(_) => unreachable!(),
+    });
+    let position = Position { offset: Offset(end), epoch: Epoch(1) };
+    ReadAnswer::Page { publications: publications.collect(), position }
+}
+
+/// The offsets in a channel's stream from a sequence on.
+fn offsets(local: &Local, index: ChannelIndex, from: Seq) -> Vec<u64> {
+    local.get(index).stream().from(from).filter_map(Item::offset).map(|offset| offset.0).collect()
+}
+
+#[test]
+fn a_hole_is_read_from_the_owner_and_everyone_gets_all_of_it_in_order() {
+    let mut local = local();
+    let index = in_sequence(&mut local, GapPolicy::Tell);
+    for (offset, taken) in [(6, true), (6, false), (9, false), (5, false), (11, false)] {
+        assert_eq!(local.handle_item("c", publication(offset), Time::ZERO), taken, "{offset}");
+    }
+    assert_eq!(local.repeated_total(), 2);
+    let read = local.take_read(Time::ZERO).expect("7 is missing");
+    assert_eq!((read.after.offset, local.take_read(Time::ZERO)), (Offset(6), None));
+    assert_eq!(local.handle_read(&read, page(7..=9, 11), Time::ZERO), None);
+    assert_eq!(local.handle_read(&read, page(7..=9, 11), Time::ZERO), None, "an answer that is repeated");
+    let rest = local.take_read(Time::ZERO).expect("there is more");
+    assert_eq!(local.handle_read(&rest, page(10..=11, 11), Time::ZERO), None);
+    assert!(local.handle_item("c", publication(12), Time::ZERO));
+    assert_eq!(offsets(&local, index, 0), [6, 7, 8, 9, 10, 11, 12]);
+    assert_eq!((local.take_read(Time::NEVER), local.next_due(), local.reads_total()), (None, None, 2));
+}
+
+#[test]
+fn an_owner_that_does_not_answer_is_asked_again() {
+    let mut local = local();
+    let index = in_sequence(&mut local, GapPolicy::Tell);
+    local.handle_item("c", publication(7), Time::ZERO);
+    let first = local.take_read(Time::ZERO).unwrap();
+    assert_eq!(local.next_due(), Some(Time::ZERO + READ_AGAIN));
+    let second = local.take_read(Time::ZERO + READ_AGAIN).unwrap();
+    assert_eq!(local.handle_read(&second, ReadAnswer::Unavailable, Time::ZERO + READ_AGAIN), None);
+    let third = local.take_read(Time::ZERO + READ_AGAIN * 2).unwrap();
+    assert_eq!(local.handle_read(&first, page(6..=6, 6), Time::ZERO), None);
+    assert_eq!(offsets(&local, index, 0), [0; 0], "an answer to a read that was given up");
+    assert_eq!(local.handle_read(&third, page(6..=7, 7), Time::ZERO), None);
+    assert_eq!(offsets(&local, index, 0), [6, 7]);
+}
+
+#[test]
+fn what_nobody_has_any_more_is_a_gap_for_all() {
+    let lost = || ReadAnswer::Lost(Position { offset: Offset(9), epoch: Epoch(1) });
+    for (gap, expected) in [(GapPolicy::Tell, [10].as_slice()), (GapPolicy::Latest, &[9, 10])] {
+        let mut local = local();
+        let index = in_sequence(&mut local, gap);
+        local.handle_item("c", publication(9), Time::ZERO);
+        let read = local.take_read(Time::ZERO).unwrap();
+        assert_eq!(local.handle_read(&read, lost(), Time::ZERO), Some(index));
+        assert!(local.handle_item("c", publication(10), Time::ZERO));
+        assert_eq!(offsets(&local, index, 0), expected, "{gap:?}");
+        assert_eq!(local.take_read(Time::NEVER), None);
+    }
+}
+
+/// An answer to a join may pass the items before it, or be passed by those after it.
+#[test]
+fn who_joins_out_of_step_gets_what_comes_after_its_own_position() {
+    let mut local = local();
+    let index = in_sequence(&mut local, GapPolicy::Tell);
+    let join = |local: &mut Local, slot, offset| {
+        local.join_asked(&"c".into(), &Arc::default());
+        local.top_learned(index, Position { offset: Offset(offset), epoch: Epoch(1) }, Time::ZERO);
+        let (_, cursor) = local.subscribe(index, slot, CLASS, Offset(offset));
+        local.join_answered(index);
+        cursor.expect("it does not stand where the others do")
+    };
+    let ahead = join(&mut local, 8, 7);
+    assert_eq!((ahead.seq, ahead.skips), (0, true));
+    assert!(local.take_read(Time::ZERO).is_some(), "6 and 7 should have been here");
+    for offset in 6..=8 {
+        local.handle_item("c", publication(offset), Time::ZERO);
+    }
+    assert!(!local.get(index).has_reached(Cursor { after: Offset(9), ..ahead }));
+    assert!(local.get(index).has_reached(ahead));
+    let behind = join(&mut local, 9, 6);
+    assert_eq!((behind.seq, behind.skips, local.get(index).stream().reaches(behind)), (1, false, true));
+    deliver(&mut local, 100, |_| ());
+    let fallen = join(&mut local, 10, 6);
+    assert!(!local.get(index).stream().reaches(fallen), "it asks the log");
 }
 
 /// A publication to be held back.

@@ -40,6 +40,13 @@ impl Item {
         }
     }
 
+    pub fn channel(&self) -> &ChannelName {
+        match self {
+            Item::Publication(publication) => &publication.channel,
+            Item::Notice(notice) => &notice.channel,
+        }
+    }
+
     pub fn is_notice(&self) -> bool {
         matches!(self, Item::Notice(_))
     }
@@ -64,7 +71,7 @@ impl Item {
 }
 
 /// Where a subscriber stands that has not had everything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cursor {
     /// The next item to deliver, while the stream reaches back to it.
     pub seq: Seq,
@@ -72,6 +79,20 @@ pub struct Cursor {
     pub after: Offset,
     /// The log has been asked.
     pub asked: bool,
+    /// `after` is past what the stream has: what still comes up to there is not for this subscriber.
+    pub skips: bool,
+}
+
+impl Cursor {
+    /// Whether the item is one that its subscriber has had before the stream has it.
+    pub fn has_had(self, item: &Item) -> bool {
+        self.skips && item.offset().is_some_and(|offset| self.has_had_offset(offset))
+    }
+
+    /// The same of a publication's offset; one outside the log has 0.
+    pub fn has_had_offset(self, offset: Offset) -> bool {
+        self.skips && offset != Offset(0) && offset <= self.after
+    }
 }
 
 /// Items not yet delivered to everyone, oldest first.
@@ -83,6 +104,9 @@ pub struct Stream {
     base: Seq,
     /// Offset of the last publication before that.
     base_offset: Offset,
+    /// Something was lost before the item with this sequence, up to this offset. While `base` is before it, who stands before
+    /// it cannot be brought past it.
+    broken_at: (Seq, Offset),
     weight: usize,
 }
 
@@ -127,20 +151,65 @@ impl Stream {
 
     /// The cursor of a subscriber that has had everything before `seq`.
     pub fn cursor(&self, seq: Seq) -> Cursor {
-        let before = self.items.range(..((seq - self.base) as usize).min(self.items.len()));
-        let after = before.rev().find_map(Item::offset).unwrap_or(self.base_offset);
-        Cursor { seq, after, asked: false }
+        let (from, start) = match self.unbroken() {
+            (from, start) if seq >= from => (from, start),
+            _ => (self.base, self.base_offset),
+        };
+        let place = |seq: Seq| ((seq - self.base) as usize).min(self.items.len());
+        let before = self.items.range(place(from)..place(seq));
+        let after = before.rev().find_map(Item::offset).unwrap_or(start);
+        Cursor { seq, after, asked: false, skips: false }
     }
 
     /// The cursor of a subscriber that has had every publication up to `after`; `None` when the stream does not reach
     /// back to there.
     pub fn cursor_after(&self, after: Offset) -> Option<Cursor> {
-        if after < self.base_offset {
+        let (from, start) = self.unbroken();
+        if after < start {
             return None;
         }
-        let later = self.items.iter().position(|item| item.offset().is_some_and(|offset| offset > after));
-        let seq = later.map_or(self.end(), |at| self.base + at as u64);
-        Some(Cursor { seq, after, asked: false })
+        let mut later = self.items.range((from - self.base) as usize..);
+        let later = later.position(|item| item.offset().is_some_and(|offset| offset > after));
+        let seq = later.map_or(self.end(), |at| from + at as u64);
+        Some(Cursor { seq, after, asked: false, skips: false })
+    }
+
+    /// From where on nothing is missing, and the offset before that.
+    fn unbroken(&self) -> (Seq, Offset) {
+        if self.base < self.broken_at.0 { self.broken_at } else { (self.base, self.base_offset) }
+    }
+
+    /// The last item that is kept behind everything that was lost, or the end.
+    pub fn newest(&self) -> Seq {
+        self.end().saturating_sub(1).max(self.unbroken().0)
+    }
+
+    /// Everything between the last item and `offset` is lost.
+    pub fn break_at(&mut self, offset: Offset) {
+        self.broken_at = (self.end(), offset);
+        if self.items.is_empty() {
+            self.base_offset = offset;
+        }
+    }
+
+    /// Whether everything that a cursor may still need is here.
+    pub fn reaches(&self, cursor: Cursor) -> bool {
+        let (from, start) = self.unbroken();
+        cursor.seq >= from && cursor.after >= start
+    }
+
+    /// Whether there is something to be done for a cursor before the next item comes.
+    pub fn is_before_end(&self, cursor: Cursor) -> bool {
+        cursor.seq < self.end() || !self.reaches(cursor)
+    }
+
+    /// The cursor moved on to `seq`, with everything before that given to its subscriber.
+    pub fn moved(&self, cursor: Cursor, seq: Seq) -> Cursor {
+        let moved = self.cursor(seq);
+        match cursor.skips && cursor.after > moved.after {
+            true => Cursor { after: cursor.after, skips: true, ..moved },
+            false => moved,
+        }
     }
 
     pub fn push(&mut self, item: Item) {
@@ -168,7 +237,10 @@ impl Stream {
         if let Some(item) = self.items.pop_front() {
             self.weight -= item.weight();
             self.base += 1;
-            self.base_offset = item.offset().unwrap_or(self.base_offset);
+            self.base_offset = match self.broken_at {
+                (seq, offset) if seq == self.base => offset,
+                _ => item.offset().unwrap_or(self.base_offset),
+            };
         }
     }
 }
@@ -179,12 +251,13 @@ const RESTORED_BASE: Seq = 1;
 impl Stream {
     /// What laggards of this shard may still need of `channel`, whose log stands at `top` at the stream's end.
     pub fn to_record(&self, channel: &ChannelName, top: Option<Position>) -> StreamRecord {
-        let items = self.items.iter().map(|item| match item {
+        let (from, base) = self.unbroken();
+        let items = self.items.range((from - self.base) as usize..).map(|item| match item {
             Item::Publication(publication) => StreamItem::Publication(PublicationRecord::of(publication)),
             Item::Notice(notice) if notice.joined => StreamItem::Joined(InfoRecord::of(&notice.info)),
             Item::Notice(notice) => StreamItem::Left(InfoRecord::of(&notice.info)),
         });
-        StreamRecord { channel: channel.clone(), top, base: self.base_offset, items: items.collect() }
+        StreamRecord { channel: channel.clone(), top, base, items: items.collect() }
     }
 
     /// The stream of a record. Shards that have been sent everything have streams with the same end: of several records of
@@ -217,7 +290,8 @@ impl Stream {
     /// it; whatever was asked of the log is to be asked once more.
     pub fn cursor_from_record(&self, record: &CursorRecord) -> Cursor {
         let seq = self.end().saturating_sub(record.behind).max(self.base - 1);
-        Cursor { seq, after: record.after, asked: false }
+        let skips = seq >= self.base && record.after > self.cursor(seq).after;
+        Cursor { seq, after: record.after, asked: false, skips }
     }
 }
 
@@ -310,11 +384,49 @@ pub mod tests {
                     assert_eq!(told(&restored, moved.seq), told(stream, seq), "seed {seed}");
                     assert_eq!((moved.after, moved.asked), (cursor.after, false));
                 }
-                let fallen = Cursor { seq: 0, after: Offset(3), asked: true };
+                let fallen = Cursor { seq: 0, after: Offset(3), asked: true, skips: false };
                 let moved = restored.cursor_from_record(&stream.cursor_to_record(&"c".into(), fallen));
                 assert!(moved.seq < restored.base() && moved.after == Offset(3) || stream.base() == 0);
             }
         }
+    }
+
+    #[test]
+    fn no_cursor_is_brought_past_what_was_lost() {
+        // Sequence: 0 is 11, 1 is 12, 2 has no offset; 13 to 19 are lost, 3 is 20.
+        let mut stream = stream(10, 2);
+        stream.break_at(Offset(19));
+        assert_eq!(stream.newest(), 3, "who skips to the newest is not sent back before the loss");
+        stream.push(publication(20));
+        assert_eq!([0, 2, 3, 4].map(|seq| stream.cursor(seq).after.0), [10, 12, 19, 20]);
+        let seq = |stream: &Stream, after| stream.cursor_after(Offset(after)).map(|cursor| cursor.seq);
+        assert_eq!(
+            [10, 12, 18, 19, 20].map(|after| seq(&stream, after)),
+            [None, None, None, Some(3), Some(4)]
+        );
+        assert_eq!(stream.newest(), 3);
+        assert_eq!([0, 2, 3, 4].map(|seq| stream.reaches(stream.cursor(seq))), [false, false, true, true]);
+        stream.trim(3, None);
+        assert_eq!((stream.cursor(3).after, seq(&stream, 18), seq(&stream, 19)), (Offset(19), None, Some(3)));
+        stream.trim(4, None);
+        assert_eq!((seq(&stream, 19), seq(&stream, 20)), (None, Some(4)));
+        assert_eq!(stream.newest(), 4);
+        // With nothing kept, and in another epoch.
+        stream.break_at(Offset(2));
+        assert_eq!((stream.cursor(4).after, seq(&stream, 1), seq(&stream, 2)), (Offset(2), None, Some(4)));
+    }
+
+    #[test]
+    fn a_cursor_past_the_stream_skips_until_the_stream_has_passed_it() {
+        let mut stream = stream(10, 1);
+        let cursor = Cursor { seq: 1, after: Offset(13), asked: false, skips: true };
+        for offset in [12, 0, 13, 14] {
+            stream.push(publication(offset));
+        }
+        let had: Vec<bool> = stream.from(1).map(|item| cursor.has_had(item)).collect();
+        assert_eq!(had, [true, false, true, false]);
+        assert_eq!(stream.moved(cursor, 3), Cursor { seq: 3, ..cursor });
+        assert_eq!(stream.moved(cursor, 4), stream.cursor(4));
     }
 
     #[test]

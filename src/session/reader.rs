@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, Epoch, Offset, Position};
+use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::position::Positions;
@@ -288,9 +288,9 @@ pub struct Admission {
     pub granted: Vec<ChannelName>,
 }
 
-/// In place of a position that is none of its channel: no log has this epoch (see [`Epoch::NONE`]), so what was missed
+/// In place of a position that is none of its channel: no log has this epoch (see [`Position::UNKNOWN`]), so what was missed
 /// is lost.
-pub const LOST: Position = Position { offset: Offset(0), epoch: Epoch::NONE };
+pub const LOST: Position = Position::UNKNOWN;
 
 /// Where each channel of a request was left, by its position.
 ///
@@ -313,6 +313,7 @@ pub fn last_offset(publications: &Publications) -> Option<Offset> {
 mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
+    use crate::base::ids::Epoch;
     use crate::base::publication::{Encoded, Publication};
     use std::sync::Arc;
 

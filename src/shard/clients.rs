@@ -11,7 +11,7 @@ use crate::session::{
 };
 use crate::shard::Action;
 use crate::shard::core::Core;
-use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
+use crate::shard::owner::{JoinTag, OwnerRequest};
 use crate::shard::view::View;
 
 impl Core {
@@ -207,30 +207,22 @@ impl Core {
                     changed(&mut ask, *changes);
                 }
                 self.command_sent(slot, 1);
-                let home = self.messages.mailer.router().channel_home(&ask.channel);
-                self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
+                self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask });
             }
             Effect::History { id, channel, limit, since, reverse } => {
                 self.command_sent(slot, READ_WEIGHT);
-                let home = self.messages.mailer.router().channel_home(&channel);
                 let session = self.links.connections.session(slot);
                 let by = Creator::client(session.and_then(|session| session.user()), conn);
                 let ask = HistoryAsk { channel, limit, since, reverse, by };
-                self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+                self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             }
             Effect::Presence { id, channel } => {
                 self.command_sent(slot, READ_WEIGHT);
-                let home = self.messages.mailer.router().channel_home(&channel);
-                self.messages
-                    .mailer
-                    .post(home, Mail::Home(Box::new(HomeMail::Presence { conn, id, channel })));
+                self.messages.mailer.request(OwnerRequest::Presence { conn, id, channel });
             }
             Effect::PresenceStats { id, channel } => {
                 self.command_sent(slot, 1);
-                let home = self.messages.mailer.router().channel_home(&channel);
-                self.messages
-                    .mailer
-                    .post(home, Mail::Home(Box::new(HomeMail::PresenceStats { conn, id, channel })));
+                self.messages.mailer.request(OwnerRequest::PresenceStats { conn, id, channel });
             }
             Effect::Ask(matter) => self.ask_for_client(slot, matter),
             Effect::Resume => self.resume_commands_later(slot),
@@ -286,8 +278,7 @@ impl Core {
             data: subscribe.data,
             done,
         };
-        let home = self.messages.mailer.router().channel_home(&ask.channel);
-        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
+        self.messages.mailer.request(OwnerRequest::Join { ask, tag });
     }
 
     /// Sends what others see of a client to the homes of its channels, or of one.
@@ -301,8 +292,7 @@ impl Core {
         for channel in changed.filter(|channel| only.is_none_or(|only| only == *channel)) {
             let info = session.info(client.clone(), Some(channel));
             let channel = self.delivery.local.get(channel).name.clone();
-            let home = self.messages.mailer.router().channel_home(&channel);
-            self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Renew { channel, conn, info })));
+            self.messages.mailer.request(OwnerRequest::Renew { channel, conn, info });
         }
     }
 
@@ -331,8 +321,7 @@ impl Core {
         if let Some(place) = sub.place() {
             self.leave_list(channel, place);
         }
-        let home = self.messages.mailer.router().channel_home(&name);
-        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+        self.messages.mailer.request(OwnerRequest::Leave { channel: name, conn });
     }
 }
 

@@ -11,7 +11,8 @@ use crate::session::reader::Mode;
 use crate::shard::Action;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
-use crate::shard::mailbox::{HomeMail, Mail};
+use crate::shard::mailbox::Mail;
+use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 
@@ -162,8 +163,7 @@ impl Core {
                 self.leave_list(sub.channel(), place);
                 self.tell_unsubscribed(slot, &name, Unsubscribed::Disconnected);
             }
-            let home = self.messages.mailer.router().channel_home(&name);
-            self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+            self.messages.mailer.request(OwnerRequest::Leave { channel: name, conn });
         }
         if let Some(connection) = self.links.connections.get_mut(slot)
             && let Some(lag) = &mut connection.link.lag

@@ -139,11 +139,11 @@ impl Core {
         self.messages.mailer.retry();
         self.handle_events();
         if self.owned.sweep_at <= now {
-            self.owned.home.forget_roster();
-            let more = self.owned.home.sweep(now, SWEEP_PER_TICK * 16);
+            self.owned.channels.home.forget_roster();
+            let more = self.owned.channels.home.sweep(now, SWEEP_PER_TICK * 16);
             self.owned.sweep_at = now + if more { SWEEP_AGAIN } else { SWEEP_INTERVAL };
         } else {
-            self.owned.home.sweep(now, SWEEP_PER_TICK);
+            self.owned.channels.home.sweep(now, SWEEP_PER_TICK);
         }
     }
 
@@ -326,6 +326,10 @@ impl Core {
         counters.ticks_total += 1;
         counters.stale_completions_total = stale;
         counters.mail_delayed_total = self.messages.mailer.delayed_total();
+        let publications = self.owned.channels.publications();
+        counters.publications_total = publications.all;
+        counters.publications_spread_total = publications.spread;
+        counters.publications_bulk_total = publications.bulk;
         counters.windows_cut_total = self.delivery.local.windows_cut_total();
         (counters.sends_total, counters.sent_bytes_total) = self.links.outbox.totals();
         (counters.events_told_total, counters.events_lost_total) = self.owned.events.totals();
@@ -371,7 +375,7 @@ impl Core {
             connections: self.links.connections.len() as u64,
             clients: self.peers.clients,
             users: self.owned.users.len() as u64,
-            channels: self.owned.home.counts().channels as u64,
+            channels: self.owned.channels.home.counts().channels as u64,
             subscriptions: self.delivery.local.subscriptions(),
             client_buffers_bytes: self.links.debtors.values().sum(),
             ..ShardStats::default()

@@ -247,13 +247,13 @@ impl Core {
         let wanted =
             self.owned.events.wants(EventKind::Occupied) || self.owned.events.wants(EventKind::Vacated);
         let wanted = wanted && !self.owned.events.last_told;
-        wanted.then(|| !self.owned.home.interested(channel).is_empty())
+        wanted.then(|| !self.owned.channels.home.interested(channel).is_empty())
     }
 
     /// Somebody has joined or left the channel.
     pub fn tell_occupancy(&mut self, channel: &ChannelName, was_occupied: Option<bool>) {
         let Some(was_occupied) = was_occupied else { return };
-        match (was_occupied, !self.owned.home.interested(channel).is_empty()) {
+        match (was_occupied, !self.owned.channels.home.interested(channel).is_empty()) {
             (false, true) => {
                 let unknown = self.owned.events.occupancy.filled(channel);
                 if unknown && self.owned.events.wants(EventKind::Occupied) {
@@ -290,7 +290,7 @@ impl Core {
         }
         self.tell_due(Time::NEVER);
         if self.owned.events.wants(EventKind::Vacated) {
-            for (channel, _) in self.owned.home.channels(&|_| true) {
+            for (channel, _) in self.owned.channels.home.channels(&|_| true) {
                 self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
             }
         }

@@ -11,7 +11,7 @@ use crate::base::bytes::{Bytes, BytesMut};
 use crate::base::ids::EncodingId;
 use crate::base::publication::Publication;
 use crate::hub::class::{Class, ClassId};
-use crate::hub::local::{Active, Item, LocalChannel, Seq};
+use crate::hub::local::{Active, Cursor, Item, LocalChannel, Seq};
 use crate::proto::centrifuge::{Format, Push};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
@@ -119,18 +119,22 @@ impl Core {
             // Nothing may be given to it: it stays where it is.
             Some(lag) if subscriber.has_cursor() && (lag.blocked || lag.held || connecting) => return,
             Some(lag) if subscriber.has_cursor() => match lag.cursor_in(index) {
-                Some(cursor) => cursor.seq,
+                Some(cursor) => cursor,
                 None => return,
             },
-            _ => active.start,
+            _ => Cursor { seq: active.start, ..Cursor::default() },
         };
         // Behind the batch, it is catching up by itself; past it, it waits for the next.
-        if cursor < active.start || cursor > active.end {
+        if cursor.seq < active.start || cursor.seq > active.end {
+            return;
+        }
+        // Before something that is not here: the log is asked.
+        if subscriber.has_cursor() && !channel.stream().reaches(cursor) {
             return;
         }
         let class = channel.class_of(subscriber);
-        for item in channel.stream().between(cursor, active.end) {
-            if item.is_notice() && !class.join_leave {
+        for item in channel.stream().between(cursor.seq, active.end) {
+            if item.is_notice() && !class.join_leave || cursor.has_had(item) {
                 continue;
             }
             append_item(
@@ -143,8 +147,23 @@ impl Core {
                 class.encoding,
             );
         }
-        if subscriber.has_cursor() {
-            self.drop_cursor(slot, index, place);
+        if !subscriber.has_cursor() {
+            return;
+        }
+        self.cursor_moved(slot, index, place, cursor, active.end);
+    }
+
+    /// A subscriber with a cursor has had the stream up to `seq`, the end of a batch: from there on it keeps up, unless it
+    /// stands past that.
+    pub fn cursor_moved(&mut self, slot: u32, index: u32, place: u32, cursor: Cursor, seq: Seq) {
+        let channel = self.delivery.local.get(index);
+        let moved = channel.stream().moved(cursor, seq);
+        if channel.has_reached(moved) {
+            return self.drop_cursor(slot, index, place);
+        }
+        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
+        if let Some(cursor) = lag.and_then(|lag| lag.cursor(index)) {
+            *cursor = moved;
         }
     }
 }

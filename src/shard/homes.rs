@@ -1,44 +1,31 @@
-//! Between a channel's home and the shards of its subscribers: what is asked, what is answered, what is delivered.
+//! A shard as an owner of channels, and as a follower of channels: see [`super::owner`].
 
 use std::sync::Arc;
 
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, ConnId, Offset, Position};
+use crate::base::ids::{ChannelName, Offset};
 use crate::base::limits::BACKLOG_BYTES_MAX;
-use crate::base::publication::{Since, SinceEpoch};
 use crate::hub::Roster;
-use crate::hub::asks::{History, HistoryAsk, Joined, Notice, PresenceStats, PublishAsk, Recovery};
+use crate::hub::asks::{History, PresenceStats};
 use crate::hub::class::Class;
-use crate::hub::creators::Creator;
-use crate::hub::local::Item;
 use crate::proto::centrifuge::reply::HistoryResult;
 use crate::proto::centrifuge::{Reply, encode_presence};
 use crate::session::{Context, JoinVerdict, READ_WEIGHT, info_view, view};
+use crate::shard::ask::Ask;
 use crate::shard::clients::join_weight;
 use crate::shard::core::Core;
-use crate::shard::mailbox::{HomeAnswer, HomeMail, Mail, Missed, join_answer};
+use crate::shard::mailbox::{Mail, join_answer};
+use crate::shard::owner::{FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
+use crate::shard::stats::Cause;
 
-/// Messages to other shards that may wait for room before this home takes no more publications.
+/// Messages to other shards that may wait for room before this owner takes no more publications.
 pub const WAITING_MAIL_MAX: usize = 16 * 1024;
 
 impl Core {
     pub fn handle_message(&mut self, mail: Mail) {
         match mail {
-            Mail::Publication(publication) => {
-                let channel = publication.channel.clone();
-                self.delivery.local.handle_item(&channel, Item::Publication(publication), self.env.now);
-            }
-            Mail::Paced(paced) => {
-                let (publication, pace) = *paced;
-                let (channel, now) = (publication.channel.clone(), self.env.now);
-                self.delivery.local.handle_paced(&channel, publication, pace, now);
-            }
-            Mail::Notice(notice) => {
-                let channel = notice.channel.clone();
-                self.delivery.local.handle_item(&channel, Item::Notice(notice), self.env.now);
-            }
-            Mail::Home(mail) => self.handle_home_mail(*mail),
-            Mail::Answer(answer) => self.handle_answer(*answer),
+            Mail::FromOwner(message) => self.handle_from_owner(message),
+            Mail::ToOwner(request) => self.handle_owner_request(*request),
             Mail::Ask(ask) => self.handle_ask(*ask),
             Mail::Http(answer) => self.handle_http_answer(answer.0, answer.1),
             Mail::Backend(answer) => {
@@ -55,132 +42,89 @@ impl Core {
         }
     }
 
-    // --- as a home
+    // --- as an owner
 
-    fn handle_home_mail(&mut self, mail: HomeMail) {
-        let now = self.env.now;
-        match mail {
-            HomeMail::Join { ask, tag } => {
-                let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
-                let was_occupied = self.was_occupied(&channel);
-                let joined = self.owned.home.join(ask, now);
-                self.tell_occupancy(&channel, was_occupied);
-                let notice = joined.as_ref().ok().and_then(|joined| joined.notice.clone());
-                let outcome = joined.map(|Joined { position, recovery, .. }| {
-                    let recovery = recovery.map(|recovery| match recovery {
-                        Recovery::Recovered(publications) => Some(publications),
-                        Recovery::Lost => None,
-                    });
-                    (position, recovery)
-                });
-                self.answer(HomeAnswer::Joined { conn, channel, since, tag, outcome });
-                // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
-                if let Some(notice) = notice {
-                    self.announce(notice);
-                }
-            }
-            HomeMail::Leave { channel, conn } => {
-                let was_occupied = self.was_occupied(&channel);
-                if let Some(notice) = self.owned.home.leave(&channel, conn, now) {
-                    self.announce(notice);
-                }
-                self.tell_occupancy(&channel, was_occupied);
-            }
-            HomeMail::Renew { channel, conn, info } => self.owned.home.renew(&channel, conn, info),
-            HomeMail::Publish { conn, id, ask } => {
-                let outcome = self.admit_publication(&ask).and_then(|()| self.publish(ask));
-                self.answer(HomeAnswer::Published { conn, id, outcome });
-            }
-            HomeMail::History { conn, id, ask } => {
-                let outcome = self.owned.home.history(&ask, now);
-                self.answer(HomeAnswer::History { conn, id, outcome });
-            }
-            HomeMail::CatchUp { conn, channel, index, after } => {
-                let missed = self.missed(&channel, after, conn);
-                self.answer(HomeAnswer::CaughtUp { conn, channel, index, after, missed });
-            }
-            HomeMail::Presence { conn, id, channel } => {
-                let outcome = self.owned.home.presence(&channel);
-                self.answer(HomeAnswer::Presence { conn, id, outcome });
-            }
-            HomeMail::PresenceStats { conn, id, channel } => {
-                let outcome = self.owned.home.presence_stats(&channel);
-                self.answer(HomeAnswer::PresenceStats { conn, id, outcome });
-            }
+    fn handle_owner_request(&mut self, request: OwnerRequest) {
+        if let OwnerRequest::Publish { conn, id, ask } = &request
+            && let Err(refusal) = self.admit_publication(ask).and_then(|()| self.check_room())
+        {
+            let answer = OwnerAnswer::Published { conn: *conn, id: *id, outcome: Err(refusal) };
+            let message = FromOwner::Answer(Box::new(answer));
+            return self.messages.mailer.post(conn.shard(), Mail::FromOwner(message));
+        }
+        let changes = match &request {
+            OwnerRequest::Join { ask, .. } => Some(ask.channel.clone()),
+            OwnerRequest::Leave { channel, .. } => Some(channel.clone()),
+            _ => None,
+        };
+        let was_occupied = changes.as_ref().and_then(|channel| self.was_occupied(channel));
+        let at = self.moment();
+        let mailer = &mut self.messages.mailer;
+        let mut post = |shard, message| mailer.post(shard, Mail::FromOwner(message));
+        self.owned.channels.handle_request(request, at, &mut post);
+        if let Some(channel) = changes {
+            self.tell_occupancy(&channel, was_occupied);
         }
     }
 
-    /// Appends to the channel's log and sends the publication on its way.
-    ///
-    /// # Errors
-    /// Of [`crate::hub::home::Home::publish`]; 111 while other shards do not keep up.
-    pub fn publish(&mut self, ask: PublishAsk) -> Result<Position, Refusal> {
+    /// What the control plane asks about a channel of this shard. Gives anything else back.
+    pub fn handle_owner_ask(&mut self, ask: Ask) -> Option<Ask> {
+        let ask = match ask {
+            Ask::Publish(ask, reply) => match self.check_room() {
+                Ok(()) => Ask::Publish(ask, reply),
+                Err(refusal) => {
+                    reply.send(Err(refusal));
+                    return None;
+                }
+            },
+            other => other,
+        };
+        let at = self.moment();
+        let mailer = &mut self.messages.mailer;
+        let mut post = |shard, message| mailer.post(shard, Mail::FromOwner(message));
+        self.owned.channels.handle_ask(ask, at, &mut post)
+    }
+
+    /// Whether a publication may be taken: 111 while followers do not keep up.
+    fn check_room(&mut self) -> Result<(), Refusal> {
         if self.messages.mailer.waiting() > WAITING_MAIL_MAX
             || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX
         {
-            self.env.stats.fault(crate::shard::stats::Cause::InboxFull);
+            self.env.stats.fault(Cause::InboxFull);
             return Err(Refusal::TooManyRequests);
         }
-        let pace = ask.pace;
-        let published = self.owned.home.publish(ask, self.env.now, self.env.wall_ms)?;
-        if let Some(publication) = published.publication {
-            let counters = &mut self.env.stats.counters;
-            counters.publications_total += 1;
-            counters.publications_spread_total += u64::from(pace.spread_ms > 0);
-            counters.publications_bulk_total += u64::from(pace.spread_ms == 0 && pace.bulk);
-            for &(shard, _) in self.owned.home.interested(&publication.channel) {
-                let publication = Arc::clone(&publication);
-                let mail = match pace.is_at_once() {
-                    true => Mail::Publication(publication),
-                    false => Mail::Paced(Box::new((publication, pace))),
-                };
-                self.messages.mailer.post(shard, mail);
+        Ok(())
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { now: self.env.now, wall_ms: self.env.wall_ms }
+    }
+
+    // --- as a follower
+
+    fn handle_from_owner(&mut self, message: FromOwner) {
+        let now = self.env.now;
+        match message {
+            FromOwner::Item(item) => {
+                let channel = item.channel().clone();
+                self.delivery.local.handle_item(&channel, item, now);
             }
-        }
-        Ok(published.position)
-    }
-
-    /// What a laggard missed after `after`, as much as it gets at once; `None` when the log does not reach back.
-    fn missed(&mut self, channel: &ChannelName, after: Offset, conn: ConnId) -> Option<Missed> {
-        let since = Some(Since { offset: after, epoch: SinceEpoch::Any });
-        let by = Creator::Connection(conn);
-        let ask = HistoryAsk { channel: channel.clone(), limit: None, since, reverse: false, by };
-        let History { mut publications, position } = self.owned.home.history(&ask, self.env.now).ok()?;
-        if publications.first().map_or(after, |first| Offset(first.offset().0 - 1)) != after {
-            return None;
-        }
-        let mut budget = self.env.options.outbox_bytes_max / 4;
-        let fitting = publications.iter().take_while(|publication| {
-            let fits = budget > 0;
-            budget = budget.saturating_sub(publication.weight());
-            fits
-        });
-        let fitting = fitting.count();
-        publications.truncate(fitting);
-        let reached = publications.last().map_or(after, |last| last.offset());
-        (!publications.is_empty() || reached == position.offset)
-            .then_some(Missed { publications, to_the_end: reached == position.offset })
-    }
-
-    fn announce(&mut self, notice: Arc<Notice>) {
-        for &(shard, _) in self.owned.home.interested(&notice.channel) {
-            self.messages.mailer.post(shard, Mail::Notice(Arc::clone(&notice)));
+            FromOwner::Paced(paced) => {
+                let (publication, pace) = *paced;
+                let channel = publication.channel.clone();
+                self.delivery.local.handle_paced(&channel, publication, pace, now);
+            }
+            FromOwner::Answer(answer) => self.handle_answer(*answer),
         }
     }
 
-    fn answer(&mut self, answer: HomeAnswer) {
-        self.messages.mailer.post(answer.conn().shard(), Mail::Answer(Box::new(answer)));
-    }
-
-    // --- as the shard of the one who asked
-
-    fn handle_answer(&mut self, answer: HomeAnswer) {
-        let slot = self.live(answer.conn());
+    fn handle_answer(&mut self, answer: OwnerAnswer) {
+        let slot = answer.conn().and_then(|conn| self.live(conn));
         match answer {
-            HomeAnswer::Joined { channel, since, mut tag, outcome, .. } => {
+            OwnerAnswer::Joined { channel, since, mut tag, outcome, .. } => {
                 let index = tag.index;
                 if let Ok((top, _)) = &outcome {
-                    self.delivery.local.top_learned(index, *top);
+                    self.delivery.local.top_learned(index, *top, self.env.now);
                 }
                 if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
                     self.handle_reader_joined(slot, &channel, &tag, outcome);
@@ -192,25 +136,30 @@ impl Core {
                 }
                 self.delivery.local.join_answered(index);
             }
-            HomeAnswer::CaughtUp { channel, index, after, missed, .. } => {
+            OwnerAnswer::Read { by: ReadBy::Laggard(_), read, answer } => {
                 if let Some(slot) = slot {
-                    self.handle_caught_up(slot, index, &channel, after, missed);
+                    self.handle_caught_up(slot, &read, answer);
                 }
             }
-            HomeAnswer::Published { id, outcome, .. } => {
+            OwnerAnswer::Read { by: ReadBy::Channel(_), read, answer } => {
+                if let Some(channel) = self.delivery.local.handle_read(&read, answer, self.env.now) {
+                    self.handle_channel_gap(channel, &read.channel, read.after);
+                }
+            }
+            OwnerAnswer::Published { id, outcome, .. } => {
                 if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
                     return self.handle_reader_published(slot, id, outcome);
                 }
                 self.reply(slot, id, 1, outcome, |id, _, cx| cx.reply(id, &Reply::Publish));
             }
-            HomeAnswer::History { id, outcome, .. } => match slot.filter(|&slot| self.is_reader(slot)) {
+            OwnerAnswer::History { id, outcome, .. } => match slot.filter(|&slot| self.is_reader(slot)) {
                 Some(slot) => self.handle_reader_history(slot, id, outcome),
                 None => self.reply(slot, id, READ_WEIGHT, outcome, reply_history),
             },
-            HomeAnswer::Presence { id, outcome, .. } => {
+            OwnerAnswer::Presence { id, outcome, .. } => {
                 self.reply(slot, id, READ_WEIGHT, outcome, reply_presence);
             }
-            HomeAnswer::PresenceStats { id, outcome, .. } => {
+            OwnerAnswer::PresenceStats { id, outcome, .. } => {
                 self.reply(slot, id, 1, outcome, |id, PresenceStats { clients, users }, cx| {
                     cx.reply(id, &Reply::PresenceStats { clients, users });
                 });
@@ -256,9 +205,8 @@ impl Core {
 
                 Ok(JoinVerdict::Leave) => {
                     let conn = core.conn_id(slot);
-                    let home = core.messages.mailer.router().channel_home(channel);
-                    let leave = HomeMail::Leave { channel: channel.clone(), conn };
-                    core.messages.mailer.post(home, Mail::Home(Box::new(leave)));
+                    let leave = OwnerRequest::Leave { channel: channel.clone(), conn };
+                    core.messages.mailer.request(leave);
                 }
                 Ok(JoinVerdict::Refused | JoinVerdict::Ignore) => {}
                 Err(disconnect) => core.close(slot, disconnect),
@@ -280,6 +228,9 @@ impl Core {
         let stream = self.delivery.local.get(index).stream();
         let cursor = cursor.or_else(|| held.then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
+            if stream.is_before_end(cursor) {
+                self.delivery.catching_up.push(slot);
+            }
             let lag = connection.link.lag.get_or_insert_default();
             lag.cursors.push((index, cursor));
             self.delivery.local.cursor_set(index, place);

@@ -1,16 +1,18 @@
 //! Connections whose sockets did not take everything: what they are owed, and how they catch up from the log.
 
 use crate::base::fault::{Disconnect, Unsubscribed};
-use crate::base::ids::{ChannelName, Offset};
+use crate::base::ids::{ChannelName, Epoch, Position};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::driver::{SendCause, SendFailure};
+use crate::hub::asks::{Read, ReadAnswer};
 use crate::hub::class::Class;
+use crate::hub::limits::READ_AGAIN;
 use crate::hub::local::{Cursor, Item};
 use crate::hub::options::GapPolicy;
 use crate::session::Sub;
 use crate::shard::core::Core;
 use crate::shard::fanout::encode_item;
-use crate::shard::mailbox::{HomeMail, Mail, Missed};
+use crate::shard::owner::{OwnerRequest, ReadBy};
 use crate::shard::peer::Kind;
 use crate::shard::readers::append_item;
 use crate::shard::stats::Cause;
@@ -108,13 +110,13 @@ impl Core {
                 .map(|(_, slot, generation)| (slot, generation))
                 .collect();
             for (slot, generation) in due {
-                if self
-                    .links
-                    .connections
-                    .get(slot)
-                    .is_some_and(|connection| connection.link.generation == generation)
-                {
-                    self.handle_writable(slot);
+                let Some(connection) = self.links.connections.get(slot) else { continue };
+                if connection.link.generation != generation {
+                    continue;
+                }
+                match &connection.link.lag {
+                    Some(lag) if !lag.blocked => self.delivery.catching_up.push(slot),
+                    _ => self.handle_writable(slot),
                 }
             }
         }
@@ -149,7 +151,7 @@ impl Core {
             if cursor.asked {
                 continue;
             }
-            if cursor.seq < self.delivery.local.get(channel).stream().base() {
+            if !self.delivery.local.get(channel).stream().reaches(cursor) {
                 if !self.ask_log(slot, channel) {
                     return false;
                 }
@@ -165,7 +167,7 @@ impl Core {
                     break;
                 }
                 at += 1;
-                if item.is_notice() && !class.join_leave {
+                if item.is_notice() && !class.join_leave || cursor.has_had(item) {
                     continue;
                 }
                 let bytes = encode_item(item, class.encoding);
@@ -181,8 +183,9 @@ impl Core {
                 );
                 self.env.stats.counters.deliveries_late_total += 1;
             }
-            let caught_up = at == entry.stream().end() && at == entry.cursor_of(place);
-            let moved = entry.stream().cursor(at);
+            let moved = entry.stream().moved(cursor, at);
+            let caught_up =
+                at == entry.stream().end() && at == entry.cursor_of(place) && entry.has_reached(moved);
             let Some(lag) = &mut connection.link.lag else { return false };
             if caught_up {
                 lag.cursors.retain(|(other, _)| *other != channel);
@@ -220,6 +223,7 @@ impl Core {
             return self.handle_gap(slot, channel);
         }
         let name = entry.name.clone();
+        let epoch = entry.top().map_or(Epoch::NONE, |top| top.epoch);
         let Some(lag) =
             self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut())
         else {
@@ -227,51 +231,84 @@ impl Core {
         };
         let Some(cursor) = lag.cursor(channel) else { return true };
         cursor.asked = true;
-        let ask = HomeMail::CatchUp { conn, channel: name.clone(), index: channel, after: cursor.after };
-        let home = self.messages.mailer.router().channel_home(&name);
-        self.messages.mailer.post(home, Mail::Home(Box::new(ask)));
+        let after = Position { offset: cursor.after, epoch };
+        let bytes_max = self.env.options.outbox_bytes_max / 4;
+        let read = Read { channel: name.clone(), index: channel, number: 0, after, bytes_max };
+        let ask = OwnerRequest::Read { by: ReadBy::Laggard(conn), read };
+        self.messages.mailer.request(ask);
         true
     }
 
     /// The log has answered [`Core::ask_log`].
-    pub fn handle_caught_up(
-        &mut self,
-        slot: u32,
-        channel: u32,
-        name: &ChannelName,
-        after: Offset,
-        missed: Option<Missed>,
-    ) {
+    pub fn handle_caught_up(&mut self, slot: u32, read: &Read, answer: ReadAnswer) {
+        let (channel, after) = (read.index, read.after.offset);
         // The subscription may have ended meanwhile, and its number be another channel's.
-        if self.delivery.local.find(name) != Some(channel) {
+        if self.delivery.local.find(&read.channel) != Some(channel) {
             return;
         }
         let Some((class, _)) = self.place_of(slot, channel) else { return };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let generation = connection.link.generation;
         let Some(lag) = &mut connection.link.lag else { return };
         let Some(cursor) = lag.cursor(channel).filter(|cursor| cursor.asked && cursor.after == after) else {
             return;
         };
         cursor.asked = false;
-        let Some(missed) = missed else {
-            self.handle_gap(slot, channel);
-            return;
+        let publications = match answer {
+            ReadAnswer::Page { publications, .. } => publications,
+            ReadAnswer::Lost(_) => {
+                self.handle_gap(slot, channel);
+                return;
+            }
+            ReadAnswer::Unavailable => {
+                self.links.starved.push((self.env.now + READ_AGAIN, slot, generation));
+                return;
+            }
         };
-        let reached = missed.publications.last().map_or(after, |last| last.offset());
-        let stream = self.delivery.local.get(channel).stream();
-        *cursor = match missed.to_the_end {
-            // Everything the shard has been sent so far is older than the answer.
-            true => Cursor { after: reached, ..stream.cursor(stream.end()) },
-            // The stream may reach back to there by now; if not, the log is asked again when this has left.
-            false => stream.cursor_after(reached).unwrap_or(Cursor { after: reached, ..*cursor }),
+        let reached = publications.last().map_or(after, |last| last.offset());
+        let entry = self.delivery.local.get(channel);
+        let stream = entry.stream();
+        *cursor = match stream.cursor_after(reached) {
+            // What the shard has been sent may be older than the answer.
+            Some(cursor) => Cursor { skips: entry.top().is_some_and(|top| top.offset < reached), ..cursor },
+            // The log is asked again when this has left.
+            None => Cursor { after: reached, ..*cursor },
         };
         self.delivery.catching_up.push(slot);
         if self.is_held_poll(slot) {
-            return self.answer_missed(slot, channel, &missed.publications);
+            return self.answer_missed(slot, channel, &publications);
         }
-        for publication in missed.publications {
+        for publication in publications {
             self.env.stats.counters.deliveries_late_total += 1;
             self.send_late(slot, channel, Item::Publication(publication), class.encoding);
+        }
+    }
+
+    /// Asks owners for what is missing in channels of this shard.
+    pub fn ask_owners(&mut self) {
+        while let Some(read) = self.delivery.local.take_read(self.env.now) {
+            let ask = OwnerRequest::Read { by: ReadBy::Channel(self.env.id), read };
+            self.messages.mailer.request(ask);
+        }
+    }
+
+    /// Everybody who is subscribed to the channel here has lost something after `stood`.
+    pub fn handle_channel_gap(&mut self, channel: u32, name: &ChannelName, stood: Position) {
+        let entry = self.delivery.local.get(channel);
+        let other_log = entry.top().is_none_or(|top| top.epoch != stood.epoch);
+        let slots: Vec<u32> = entry.subscribers().iter().map(|subscriber| subscriber.slot()).collect();
+        for slot in slots {
+            // The last one to leave takes the channel with it.
+            if self.delivery.local.find(name) != Some(channel) {
+                return;
+            }
+            let lag =
+                self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
+            if other_log && let Some(cursor) = lag.and_then(|lag| lag.cursor(channel)) {
+                // Offsets of the log before say nothing about those of this one.
+                cursor.skips = false;
+            }
+            self.handle_gap(slot, channel);
         }
     }
 
@@ -299,12 +336,12 @@ impl Core {
             GapPolicy::Latest => {
                 // The newest that is still kept; with nothing kept, the client goes on from the next.
                 let entry = self.delivery.local.get(channel);
-                let newest = entry.stream().end().saturating_sub(1).max(entry.stream().base());
+                let newest = entry.stream().newest();
                 if let Some(lag) =
                     self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut())
                     && let Some(cursor) = lag.cursor(channel)
                 {
-                    *cursor = self.delivery.local.get(channel).stream().cursor(newest);
+                    *cursor = self.delivery.local.get(channel).stream().moved(*cursor, newest);
                 }
                 self.delivery.catching_up.push(slot);
                 true

@@ -203,7 +203,8 @@ mod tests {
         assert!(!lag.is_over());
         assert_eq!(lag.remainder_bytes, 4);
         lag.remainder.clear();
-        lag.cursors.push((7, Cursor { seq: 3, after: crate::base::ids::Offset(2), asked: false }));
+        lag.cursors
+            .push((7, Cursor { seq: 3, after: crate::base::ids::Offset(2), asked: false, skips: false }));
         assert!(!lag.is_over() && lag.cursor(8).is_none());
         lag.cursor(7).unwrap().seq = 4;
         assert_eq!(lag.cursor_in(7).map(|cursor| cursor.seq), Some(4));

@@ -20,7 +20,7 @@ pub(in crate::shard) struct Links {
     pub actions: Vec<Action>,
     /// Connections whose FIN is due once their last bytes have left.
     pub finishing: Vec<u32>,
-    /// Connections whose sends found no kernel memory, to be tried at the time.
+    /// Connections whose sends found no kernel memory, or whose logs could not be read, to be tried at the time.
     pub starved: Vec<(Time, u32, u32)>,
     /// Connections of HTTP that may take the next of the requests that they hold.
     pub resuming: Vec<Sock>,

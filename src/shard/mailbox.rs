@@ -7,14 +7,13 @@ use http::Response;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
-use crate::base::ids::{ChannelName, ConnId, Offset, Position, UserName};
-use crate::base::publication::{ClientInfo, Publication, Publications, Since};
-use crate::hub::Roster;
-use crate::hub::asks::{History, HistoryAsk, JoinAsk, Notice, Pace, PresenceStats, PublishAsk};
+use crate::base::ids::{ChannelName, ConnId, UserName};
+use crate::base::publication::Since;
 use crate::session::question::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
 use crate::shard::ask::{Ask, Pushed, Reply, UserMessage};
+use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
 
 /// One message. Sixteen bytes: everything larger is boxed or shared.
 #[derive(Debug)]
@@ -27,15 +26,10 @@ pub enum Mail {
     Backend(Box<(ConnId, u32, Result<Answer, Denied>)>),
     /// What the backend of a tunnel says to one of its connections.
     Tunnel(Box<(ConnId, TunnelAnswer)>),
-    /// To a channel's home, for a connection of the sender.
-    Home(Box<HomeMail>),
-    /// From a channel's home to the connection that asked.
-    Answer(Box<HomeAnswer>),
-    /// From a channel's home to the shards of its subscribers.
-    Publication(Arc<Publication>),
-    /// The same, to be delivered at a pace.
-    Paced(Box<(Arc<Publication>, Pace)>),
-    Notice(Arc<Notice>),
+    /// From a follower of a channel that this shard owns.
+    ToOwner(Box<OwnerRequest>),
+    /// From the owner of a channel that this shard follows.
+    FromOwner(FromOwner),
     /// To a user's home: the user has one connection more, or one less.
     UserJoined(Box<(UserName, ConnId)>),
     /// One more that takes no messages.
@@ -50,125 +44,6 @@ pub enum Mail {
 }
 
 const _: () = assert!(size_of::<Mail>() == 16);
-
-#[derive(Debug)]
-pub enum HomeMail {
-    Join {
-        ask: JoinAsk,
-        tag: JoinTag,
-    },
-    Leave {
-        channel: ChannelName,
-        conn: ConnId,
-    },
-    /// A member's info has changed.
-    Renew {
-        channel: ChannelName,
-        conn: ConnId,
-        info: ClientInfo,
-    },
-    Publish {
-        conn: ConnId,
-        id: u32,
-        ask: PublishAsk,
-    },
-    History {
-        conn: ConnId,
-        id: u32,
-        ask: HistoryAsk,
-    },
-    /// A laggard's cursor has fallen off its shard's stream: what came after `after`?
-    CatchUp {
-        conn: ConnId,
-        channel: ChannelName,
-        index: u32,
-        after: Offset,
-    },
-    Presence {
-        conn: ConnId,
-        id: u32,
-        channel: ChannelName,
-    },
-    PresenceStats {
-        conn: ConnId,
-        id: u32,
-        channel: ChannelName,
-    },
-}
-
-/// The part of a log that a laggard gets next.
-#[derive(Debug)]
-pub struct Missed {
-    pub publications: Publications,
-    /// Nothing comes after them: what is published from now on goes through the shard's stream.
-    pub to_the_end: bool,
-}
-
-/// What comes back unchanged with a join's answer.
-#[derive(Debug)]
-pub struct JoinTag {
-    /// The asking shard's number of the channel.
-    pub index: u32,
-    /// The asking shard's number of the ask.
-    pub number: u32,
-    pub id: u32,
-    pub flags: u32,
-    pub reject_unrecovered: bool,
-    pub data: Option<Bytes>,
-    pub done: Option<Arc<Gather>>,
-}
-
-#[derive(Debug)]
-pub enum HomeAnswer {
-    Joined {
-        conn: ConnId,
-        channel: ChannelName,
-        since: Option<Since>,
-        tag: JoinTag,
-        outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
-    },
-    CaughtUp {
-        conn: ConnId,
-        channel: ChannelName,
-        index: u32,
-        after: Offset,
-        /// `None`: the log does not reach back to there.
-        missed: Option<Missed>,
-    },
-    Published {
-        conn: ConnId,
-        id: u32,
-        outcome: Result<Position, Refusal>,
-    },
-    History {
-        conn: ConnId,
-        id: u32,
-        outcome: Result<History, Refusal>,
-    },
-    Presence {
-        conn: ConnId,
-        id: u32,
-        outcome: Result<Arc<Roster>, Refusal>,
-    },
-    PresenceStats {
-        conn: ConnId,
-        id: u32,
-        outcome: Result<PresenceStats, Refusal>,
-    },
-}
-
-impl HomeAnswer {
-    pub fn conn(&self) -> ConnId {
-        match *self {
-            HomeAnswer::Joined { conn, .. }
-            | HomeAnswer::CaughtUp { conn, .. }
-            | HomeAnswer::Published { conn, .. }
-            | HomeAnswer::History { conn, .. }
-            | HomeAnswer::Presence { conn, .. }
-            | HomeAnswer::PresenceStats { conn, .. } => conn,
-        }
-    }
-}
 
 /// Something to do to one connection that must belong to `user`.
 #[derive(Debug)]
@@ -261,11 +136,7 @@ impl Drop for Tally {
 }
 
 /// Builds the session's view of an answered join.
-pub fn join_answer(
-    tag: &mut JoinTag,
-    since: Option<Since>,
-    outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
-) -> JoinAnswer {
+pub fn join_answer(tag: &mut JoinTag, since: Option<Since>, outcome: JoinOutcome) -> JoinAnswer {
     JoinAnswer {
         number: tag.number,
         id: tag.id,

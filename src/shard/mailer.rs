@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::base::ids::ShardId;
 use crate::shard::mailbox::Mail;
+use crate::shard::owner::{Owner, OwnerRequest};
 use crate::shard::router::Router;
 
 /// Messages that may wait here before the shard takes nothing new: no input, no new connection, no control request, no
@@ -53,6 +54,14 @@ impl Mailer {
             waiting.push_back(mail);
             self.waiting_total += 1;
             self.delayed += 1;
+        }
+    }
+
+    /// Says something to a channel's owner.
+    pub fn request(&mut self, request: OwnerRequest) {
+        match self.router.owner(request.channel()) {
+            Owner::Shard(shard) => self.post(shard, Mail::ToOwner(Box::new(request))),
+            Owner::Engine(engine) => engine.request(request),
         }
     }
 

@@ -34,6 +34,7 @@ mod messages;
 mod orders;
 mod outbox;
 mod owned;
+pub mod owner;
 mod packing;
 mod peer;
 mod peers;
@@ -265,6 +266,7 @@ impl<D: Driver> Shard<D> {
         // Held commands, mail, deliveries, timers.
         self.core.resume_commands();
         self.core.handle_mail(&self.inbox);
+        self.core.ask_owners();
         self.core.catch_up();
         self.core.deliver_pushes();
         self.core.deliver();

@@ -14,15 +14,10 @@ use crate::shard::view::View;
 
 impl Core {
     pub fn handle_ask(&mut self, ask: Ask) {
-        let now = self.env.now;
+        let Some(ask) = self.handle_owner_ask(ask) else { return };
         match ask {
-            Ask::Publish(ask, reply) => reply.send(self.publish(ask)),
-            Ask::History(ask, reply) => reply.send(self.owned.home.history(&ask, now)),
-            Ask::HistoryRemove(channel, reply) => reply.send(self.owned.home.history_remove(&channel, now)),
-            Ask::Presence(channel, reply) => reply.send(self.owned.home.presence(&channel)),
-            Ask::PresenceStats(channel, reply) => reply.send(self.owned.home.presence_stats(&channel)),
             Ask::Channels(filter, reply) => {
-                let channels = self.owned.home.channels(&*filter.0);
+                let channels = self.owned.channels.home.channels(&*filter.0);
                 let counts = channels.into_iter().map(|(channel, clients)| ChannelCount { channel, clients });
                 reply.send(Ok(counts.collect()));
             }
@@ -59,6 +54,11 @@ impl Core {
             Ask::Push(ask, reply) => self.push_to_users(ask, reply),
             Ask::Stats(reply) => reply.send(Ok(self.report())),
             Ask::Shutdown(disconnect) => self.end(disconnect),
+            Ask::Publish(..)
+            | Ask::History(..)
+            | Ask::HistoryRemove(..)
+            | Ask::Presence(..)
+            | Ask::PresenceStats(..) => unreachable!("the owner has taken it"),
         }
     }
 

@@ -6,9 +6,10 @@ use crate::hub::home::Home;
 use crate::hub::places::Places;
 use crate::hub::users::Users;
 use crate::shard::events::Events;
+use crate::shard::owner::ChannelOwner;
 
 pub(in crate::shard) struct Owned {
-    pub home: Home,
+    pub channels: ChannelOwner,
     pub users: Users,
     /// Of users whose connections are limited.
     pub places: Places,
@@ -19,6 +20,12 @@ pub(in crate::shard) struct Owned {
 
 impl Owned {
     pub fn new(home: Home, prng: &mut Prng, events: Events, sweep_at: Time) -> Owned {
-        Owned { home, users: Users::new(prng), places: Places::new(prng), events, sweep_at }
+        Owned {
+            channels: ChannelOwner::new(home),
+            users: Users::new(prng),
+            places: Places::new(prng),
+            events,
+            sweep_at,
+        }
     }
 }

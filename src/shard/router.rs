@@ -1,4 +1,4 @@
-//! Channel or user → its home shard, and the way into every shard's inbox.
+//! Channel → its owner, user → its shard, and the way into every shard's inbox.
 
 use std::hash::{BuildHasher, Hasher};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use crate::base::ids::{ClientId, ConnId, ShardId};
 use crate::shard::ask::{Ask, Busy};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::{Inbox, Mail};
+use crate::shard::owner::{Engine, Owner};
 
 /// Shared by everyone who addresses shards. Cloning is cheap.
 #[derive(Clone)]
@@ -16,6 +17,7 @@ pub struct Router {
     inboxes: Arc<[Arc<Inbox>]>,
     hash: RandomState,
     client_ids: Option<ClientIds>,
+    engine: Option<Arc<dyn Engine>>,
 }
 
 impl Router {
@@ -23,7 +25,12 @@ impl Router {
     pub fn new(inboxes: Arc<[Arc<Inbox>]>, seed: [u64; 4]) -> Router {
         assert!(!inboxes.is_empty() && inboxes.len() <= 1 << crate::base::ids::SHARD_BITS);
         let hash = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
-        Router { inboxes, hash, client_ids: None }
+        Router { inboxes, hash, client_ids: None, engine: None }
+    }
+
+    /// Channels that the engine owns are not this node's.
+    pub fn with_engine(self, engine: Arc<dyn Engine>) -> Router {
+        Router { engine: Some(engine), ..self }
     }
 
     /// Makes it know which shard has the connection of a client id.
@@ -46,8 +53,11 @@ impl Router {
     }
 
     /// The only writer of this channel's offsets, history and presence.
-    pub fn channel_home(&self, channel: &str) -> ShardId {
-        self.home(b'c', channel)
+    pub fn owner(&self, channel: &str) -> Owner<'_> {
+        match &self.engine {
+            Some(engine) if engine.owns(channel) => Owner::Engine(&**engine),
+            _ => Owner::Shard(self.home(b'c', channel)),
+        }
     }
 
     /// The shard that knows this user's connections.
@@ -59,6 +69,17 @@ impl Router {
     /// [`Busy`] when the inbox is full; the ask (and the reply in it) is dropped unanswered by the shard.
     pub fn ask(&self, shard: ShardId, ask: Ask) -> Result<(), Busy> {
         self.inbox(shard).push_control(Mail::Ask(Box::new(ask))).map_err(|_| Busy)
+    }
+
+    /// Asks the owner of the channel that the ask is about.
+    ///
+    /// # Errors
+    /// As [`Router::ask`].
+    pub fn ask_owner(&self, channel: &str, ask: Ask) -> Result<(), Busy> {
+        match self.owner(channel) {
+            Owner::Shard(shard) => self.ask(shard, ask),
+            Owner::Engine(engine) => engine.ask(ask),
+        }
     }
 
     pub fn inbox(&self, shard: ShardId) -> &Arc<Inbox> {

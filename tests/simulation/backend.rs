@@ -7,7 +7,7 @@ use http::{Request, Response};
 use trunkline::base::bytes::Bytes;
 use trunkline::base::event::Event;
 use trunkline::base::fault::{Disconnect, Refusal};
-use trunkline::base::ids::{ClientId, Epoch, Offset, Position};
+use trunkline::base::ids::{ClientId, Epoch, Offset, Position, ShardId};
 use trunkline::hub::Roster;
 use trunkline::hub::asks::{History, HistoryAsk, Pace, PresenceStats, PublishAsk, Since, SinceEpoch};
 use trunkline::hub::creators::Creator;
@@ -48,6 +48,14 @@ enum Asked {
     Stats,
     /// An order, or a removal of history: done or refused.
     Done,
+}
+
+/// Who is asked.
+#[derive(Clone, Copy)]
+enum To<'a> {
+    Shard(usize),
+    /// The owner of a channel.
+    Owner(&'a str),
 }
 
 enum Answer {
@@ -115,8 +123,7 @@ impl Backend {
             }
             20 => {
                 let name = stage.scenario.channels[channel].name.clone();
-                let home = self.router.channel_home(&name);
-                self.ask(home.index(), Asked::Done, stage, |answers, id| {
+                self.ask(To::Owner(&name.clone()), Asked::Done, stage, |answers, id| {
                     Ask::HistoryRemove(name, reply(answers, id, |_| Answer::Done))
                 });
             }
@@ -166,8 +173,8 @@ impl Backend {
     }
 
     fn publish_ask(&mut self, payload: PayloadNo, ask: PublishAsk, stage: &mut Stage) -> bool {
-        let home = self.router.channel_home(&ask.channel);
-        self.ask(home.index(), Asked::Publish { payload }, stage, |answers, id| {
+        let channel = ask.channel.clone();
+        self.ask(To::Owner(&channel), Asked::Publish { payload }, stage, |answers, id| {
             Ask::Publish(ask, reply(answers, id, Answer::Published))
         })
     }
@@ -188,9 +195,9 @@ impl Backend {
         let limit = stage.prng.bool().then(|| stage.prng.usize(..10));
         let reverse = stage.prng.bool();
         let name = stage.scenario.channels[channel].name.clone();
-        let (home, floor) = (self.router.channel_home(&name), stage.log.head(channel));
-        let ask = HistoryAsk { channel: name, limit, since: None, reverse, by: Creator::Backend };
-        self.ask(home.index(), Asked::History { channel, floor, reverse }, stage, |answers, id| {
+        let floor = stage.log.head(channel);
+        let ask = HistoryAsk { channel: name.clone(), limit, since: None, reverse, by: Creator::Backend };
+        self.ask(To::Owner(&name), Asked::History { channel, floor, reverse }, stage, |answers, id| {
             Ask::History(ask, reply(answers, id, Answer::History))
         });
     }
@@ -198,13 +205,13 @@ impl Backend {
     /// Asks who is in a channel.
     pub fn look_at(&mut self, channel: ChannelNo, stage: &mut Stage) {
         let name = stage.scenario.channels[channel].name.clone();
-        let home = self.router.channel_home(&name).index();
         let asked = name.clone();
-        self.ask(home, Asked::Presence { channel }, stage, |answers, id| {
+        self.ask(To::Owner(&name), Asked::Presence { channel }, stage, |answers, id| {
             Ask::Presence(asked, reply(answers, id, Answer::Presence))
         });
-        self.ask(home, Asked::PresenceStats { channel }, stage, |answers, id| {
-            Ask::PresenceStats(name, reply(answers, id, Answer::PresenceStats))
+        let asked = name.clone();
+        self.ask(To::Owner(&name), Asked::PresenceStats { channel }, stage, |answers, id| {
+            Ask::PresenceStats(asked, reply(answers, id, Answer::PresenceStats))
         });
     }
 
@@ -252,7 +259,7 @@ impl Backend {
             false => Disconnect { code: 4000, reason: "by the application".into() },
         };
         let expired = stage.prng.u8(..4) == 0;
-        self.ask(home, Asked::Done, stage, |answers, id| {
+        self.ask(To::Shard(home), Asked::Done, stage, |answers, id| {
             let done = reply(answers, id, |_| Answer::Done);
             match kind {
                 0..5 => Ask::Subscribe(
@@ -284,16 +291,25 @@ impl Backend {
 
     /// Asks a shard for all that is compared at a quiet point.
     pub fn look_at_shard(&mut self, shard: usize, stage: &mut Stage) {
-        self.ask(shard, Asked::Channels, stage, |answers, id| {
+        self.ask(To::Shard(shard), Asked::Channels, stage, |answers, id| {
             Ask::Channels(FilterBox(Arc::new(|_| true)), reply(answers, id, Answer::Channels))
         });
-        self.ask(shard, Asked::Stats, stage, |answers, id| Ask::Stats(reply(answers, id, Answer::Stats)));
+        self.ask(To::Shard(shard), Asked::Stats, stage, |answers, id| {
+            Ask::Stats(reply(answers, id, Answer::Stats))
+        });
+    }
+
+    /// Asks the engine what is compared at a quiet point.
+    pub fn look_at_engine(&mut self, channel: &str, stage: &mut Stage) {
+        self.ask(To::Owner(channel), Asked::Channels, stage, |answers, id| {
+            Ask::Channels(FilterBox(Arc::new(|_| true)), reply(answers, id, Answer::Channels))
+        });
     }
 
     /// False when the inbox is full. Its answer has come by then: a refusal.
     fn ask(
         &mut self,
-        shard: usize,
+        to: To<'_>,
         asked: Asked,
         stage: &mut Stage,
         make: impl FnOnce(&Answers, u64) -> Ask,
@@ -303,8 +319,11 @@ impl Backend {
         let payload = if let Asked::Publish { payload } = asked { Some(payload) } else { None };
         self.asked.insert(id, asked);
         let ask = make(&self.answers, id);
-        let shard = trunkline::base::ids::ShardId(shard as u16);
-        match self.router.ask(shard, ask) {
+        let taken = match to {
+            To::Shard(shard) => self.router.ask(ShardId(shard as u16), ask),
+            To::Owner(channel) => self.router.ask_owner(channel, ask),
+        };
+        match taken {
             Ok(()) => true,
             Err(Busy) => {
                 stage.coverage.count("inbox_full");

@@ -7,12 +7,13 @@
 //! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes nothing),
 //! `check` (what was published, and what may follow what), `readers` (the same over the
 //! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
-//! is asked), `strangers`, `wire`.
+//! is asked), `engine` (an owner of channels that is no shard), `strangers`, `wire`.
 
 mod backend;
 mod check;
 mod client;
 mod coverage;
+mod engine;
 mod events;
 mod hooks;
 mod readers;

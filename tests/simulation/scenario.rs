@@ -60,6 +60,8 @@ pub struct Scenario {
     pub crowd: bool,
     /// Clients without a token, and channels of the namespace `hook`, are the backend's to judge.
     pub hooked: bool,
+    /// Places in `channels` of those that an engine owns.
+    pub engine: Vec<usize>,
     /// Shards are told to end while clients are connected; otherwise the clients leave first.
     pub shutdown_under_load: bool,
 }
@@ -138,7 +140,14 @@ impl Scenario {
             true => prng.u32(1..5),
             false => 8 * (cast.clients + cast.hostile + cast.http + cast.readers) as u32 + 64,
         };
+        let channels = channels(prng, &namespaces, crowd, hooked);
+        // What happens to an engine's channels is not told to the backend by shards.
+        let engine = match !crowd && telling == Telling::Nothing && seed % 8 >= 4 {
+            true => engine_channels(seed, channels.len()),
+            false => Vec::new(),
+        };
         Scenario {
+            engine,
             uptime: uptime(seed),
             shards: if crowd { 1 } else { prng.u16(1..=4) },
             options: ShardOptions {
@@ -156,7 +165,7 @@ impl Scenario {
                 socket: Default::default(),
             },
             inbox_messages: if crowd { 1024 } else { *pick(prng, &[2, 4, 16, 64, 1024]) },
-            channels: channels(prng, &namespaces, crowd, hooked),
+            channels,
             faults,
             cast,
             steps: if crowd { 60 } else { *pick(prng, &[40, 200, 700]) },
@@ -168,6 +177,13 @@ impl Scenario {
             shutdown_under_load: prng.bool(),
         }
     }
+}
+
+/// About half of the channels, one at least. Drawn apart, so that what other seeds mean does not change.
+fn engine_channels(seed: u64, channels: usize) -> Vec<usize> {
+    let mut prng = Prng::with_seed(seed ^ 0xe9);
+    let first = prng.usize(..channels);
+    (0..channels).filter(|&number| number == first || prng.bool()).collect()
 }
 
 /// At boot, short of a wrap that the run passes, or anywhere. Drawn apart, so that what other seeds mean does not change.

@@ -13,16 +13,18 @@ use trunkline::base::ids::{ChannelName, ShardId};
 use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
 use trunkline::driver::sim::{Faults, SimDriver, SimNet};
+use trunkline::hub::Home;
 use trunkline::shard::ask::Ask;
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::mailbox::Inbox;
 use trunkline::shard::router::Router;
-use trunkline::shard::{Footprint, Shard, Tick};
+use trunkline::shard::{Footprint, Shard, ShardOptions, Tick};
 
 use crate::backend::{Backend, Plane, USERS};
 use crate::check::{ChannelNo, Log};
 use crate::client::{Client, user_name};
 use crate::coverage::Coverage;
+use crate::engine::FarOwner;
 use crate::readers::PlainReader;
 use crate::scenario::{DELIVERIES_PER_TICK, Scenario, Telling};
 use crate::strangers::{Hostile, HttpUser};
@@ -98,6 +100,7 @@ pub struct World {
     http: Vec<HttpUser>,
     readers: Vec<PlainReader>,
     backend: Backend,
+    engine: Option<Arc<FarOwner>>,
     peak_sockets: Vec<usize>,
     steps: u64,
     idle_rounds: u32,
@@ -120,6 +123,17 @@ pub fn run(seed: u64, trace: bool) -> Outcome {
     World::new(seed, trace).run()
 }
 
+/// The owner of the channels that are an engine's in this run, if there are any. Drawn apart, so that what other seeds mean
+/// does not change.
+fn engine(seed: u64, scenario: &Scenario) -> Option<Arc<FarOwner>> {
+    let names = scenario.engine.iter().map(|&channel| scenario.channels[channel].name.to_string());
+    let names: Vec<String> = names.collect();
+    let mut prng = Prng::with_seed(seed ^ 0xe9e9);
+    let ShardOptions { namespaces, hub, .. } = &scenario.options;
+    let home = Home::new(namespaces.clone(), hub.clone(), prng.fork());
+    (!names.is_empty()).then(|| FarOwner::new(names, home, prng))
+}
+
 impl World {
     fn new(seed: u64, trace: bool) -> World {
         let net = SimNet::new(seed, Faults::none());
@@ -133,6 +147,11 @@ impl World {
         let inboxes: Arc<[Arc<Inbox>]> =
             (0..scenario.shards).map(|_| Arc::new(Inbox::new(scenario.inbox_messages))).collect();
         let router = Router::new(inboxes, [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)]);
+        let engine = engine(seed, &scenario);
+        let router = match &engine {
+            Some(engine) => router.with_engine(Arc::clone(engine) as _),
+            None => router,
+        };
         let client_ids = ClientIds::of_seed(prng.u64(..));
         let options = Arc::new(scenario.options.clone());
         let planes: Vec<Arc<Plane>> =
@@ -170,6 +189,7 @@ impl World {
             shards,
             planes,
             backend: Backend::new(router.clone()),
+            engine,
             router,
             clients,
             hostile: (0..cast.hostile).map(|_| Hostile::new()).collect(),
@@ -431,6 +451,11 @@ impl World {
             self.backend.look_at_shard(shard, &mut self.stage);
             self.run_for(Duration::from_millis(1));
         }
+        if let Some(&channel) = self.stage.scenario.engine.first() {
+            let name = self.stage.scenario.channels[channel].name.clone();
+            self.backend.look_at_engine(&name, &mut self.stage);
+            self.run_for(PROMPT);
+        }
         self.begin_step("survey");
         assert!(self.is_quiet(), "{}", self.unrest());
 
@@ -557,6 +582,9 @@ impl World {
             let inbox = self.router.inbox(shard);
             while inbox.pop().or_else(|| inbox.pop_control()).is_some() {}
         }
+        if let Some(engine) = &self.engine {
+            engine.end();
+        }
         self.hear();
         assert_eq!(self.backend.outstanding(), 0, "asks without an answer");
         if !abrupt {
@@ -569,6 +597,9 @@ impl World {
     }
 
     fn account(&mut self) {
+        if let Some(engine) = &self.engine {
+            self.stage.coverage.merge(&engine.take_coverage());
+        }
         for shard in 0..self.shards.len() {
             self.planes[shard].books().close(&mut self.stage.coverage);
             let stats = self.stage.net.stats(shard);
@@ -598,6 +629,9 @@ impl World {
 
     /// Every shard that would be awake has a turn, everybody reads, and time passes to what comes next.
     fn round(&mut self, until: Time) {
+        if let Some(engine) = &self.engine {
+            engine.run(self.stage.net.now(), self.stage.calm || self.stage.ending, &self.router);
+        }
         let mut order: Vec<usize> = (0..self.shards.len()).collect();
         self.stage.prng.shuffle(&mut order);
         let mut ticked = false;
@@ -625,7 +659,8 @@ impl World {
         self.stage.net.advance(Duration::from_micros(cost));
         if !(0..self.shards.len()).any(|shard| self.shards[shard].is_some() && self.has_mail(shard)) {
             let next = self.stage.net.next_event_at().unwrap_or(until);
-            self.stage.net.advance_to(next.min(until));
+            let far = self.engine.as_ref().and_then(|engine| engine.next()).unwrap_or(until);
+            self.stage.net.advance_to(next.min(far).min(until));
         }
     }
 

@@ -14,7 +14,7 @@ use crate::proto::reader::{answer, frames};
 use crate::session::reader::{Asking, Mode, ReaderVerdict};
 use crate::shard::Action;
 use crate::shard::core::Core;
-use crate::shard::mailbox::{HomeMail, JoinTag, Mail};
+use crate::shard::owner::{JoinTag, OwnerRequest};
 use crate::shard::peer::Kind;
 use crate::shard::readers::answers::{Answer, Caching};
 use crate::shard::readers::deliver::{own_frame, text_of};
@@ -43,12 +43,11 @@ impl Core {
             asked.index = index;
             info.chan_info = asked.chan_info.take();
         }
-        let home = self.messages.mailer.router().channel_home(&channel);
         let by = Creator::client(Some(&info.user), conn);
         let ask = JoinAsk { channel, conn, info, recover: since, by };
         let tag =
             JoinTag { index, number: id, id, flags: 0, reject_unrecovered: false, data: None, done: None };
-        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Join { ask, tag })));
+        self.messages.mailer.request(OwnerRequest::Join { ask, tag });
     }
 
     /// A join of a reader has been answered.
@@ -95,10 +94,9 @@ impl Core {
         self.add_reader(slot, tag.index, top.offset, waits);
         if reads_on {
             let (conn, id) = (self.conn_id(slot), tag.id);
-            let home = self.messages.mailer.router().channel_home(name);
             let by = Creator::Connection(conn);
             let ask = HistoryAsk { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
-            self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+            self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
         } else if !waits {
             self.reader_answered(slot);
         }
@@ -175,6 +173,9 @@ impl Core {
         let stream = self.delivery.local.get(index).stream();
         let cursor = cursor.or_else(|| (blocked || waits).then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
+            if stream.is_before_end(cursor) {
+                self.delivery.catching_up.push(slot);
+            }
             let lag = connection.link.lag.get_or_insert_default();
             lag.held |= waits;
             lag.cursors.push((index, cursor));

@@ -35,7 +35,7 @@ use crate::shard::clients::changed;
 use crate::shard::core::Core;
 use crate::shard::cors::{cors_fields, permission};
 use crate::shard::link::ClosingEnd;
-use crate::shard::mailbox::{HomeMail, Mail};
+use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 use crate::shard::readers::answers::reply_form;
 use crate::shard::readers::inquiry::Step;
@@ -230,10 +230,9 @@ impl Core {
         for (at, (channel, since)) in asks.into_iter().enumerate() {
             let id = id.wrapping_add(at as u32);
             if mode == Mode::History {
-                let home = self.messages.mailer.router().channel_home(&channel);
                 let by = creator.clone();
                 let ask = HistoryAsk { channel, limit: Some(limit), since, reverse: request.reverse, by };
-                self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::History { conn, id, ask })));
+                self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             } else {
                 self.ask_reader_join(slot, channel, since, id);
             }
@@ -331,8 +330,7 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.peer.kind = Kind::Reader(reader);
         self.links.wheel.cancel(&mut self.links.connections, slot);
-        let home = self.messages.mailer.router().channel_home(&ask.channel);
-        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Publish { conn, id, ask })));
+        self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask });
     }
 
     fn reader_info(&self, slot: u32, identity: Option<&crate::session::Identity>) -> ClientInfo {

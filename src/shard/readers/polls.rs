@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publication, Publications};
-use crate::hub::local::{Active, ChannelIndex, Item, Seq};
+use crate::hub::local::{Active, ChannelIndex, Cursor, Item, Seq};
 use crate::proto::reader::answer::{BatchBody, matches_tag};
 use crate::session::reader::{Asking, Mode};
 use crate::shard::core::Core;
@@ -66,23 +66,29 @@ impl Core {
         let cursor = match &connection.link.lag {
             // It stays where it is: see `lag.rs`.
             Some(lag) if lag.blocked || lag.held => return,
-            Some(lag) => lag.cursor_in(index).map(|cursor| cursor.seq),
+            Some(lag) => lag.cursor_in(index),
             None => None,
         };
-        if cursor.is_some_and(|cursor| cursor < active.start || cursor > active.end)
-            || !self.is_held_poll(slot)
-        {
+        let stream = self.delivery.local.get(index).stream();
+        let meets =
+            |cursor: Cursor| cursor.seq >= active.start && cursor.seq <= active.end && stream.reaches(cursor);
+        if cursor.is_some_and(|cursor| !meets(cursor)) || !self.is_held_poll(slot) {
             return;
         }
-        let from = cursor.map_or(0, |cursor| items.partition_point(|(seq, _)| *seq < cursor));
-        let news: Publications = items[from..].iter().map(|(_, publication)| publication.clone()).collect();
+        let from = cursor.map_or(0, |cursor| items.partition_point(|(seq, _)| *seq < cursor.seq));
+        let news = items[from..].iter().map(|(_, publication)| publication);
+        let news: Publications = match cursor {
+            Some(cursor) if cursor.skips => {
+                news.filter(|publication| !cursor.has_had_offset(publication.offset())).cloned().collect()
+            }
+            _ => news.cloned().collect(),
+        };
         if !news.is_empty() {
-            self.answer_with(slot, index, &news);
-        } else if cursor.is_some()
-            && let Some((_, place)) = self.place_of(slot, index)
-        {
-            self.drop_cursor(slot, index, place);
+            return self.answer_with(slot, index, &news);
         }
+        let Some(cursor) = cursor else { return };
+        let Some((_, place)) = self.place_of(slot, index) else { return };
+        self.cursor_moved(slot, index, place, cursor, active.end);
     }
 
     /// A held poll whose socket was full, or that joined several channels one after the other, looks for itself.
@@ -94,14 +100,14 @@ impl Core {
         };
         for (index, cursor) in lag.cursors.clone() {
             let stream = self.delivery.local.get(index).stream();
-            if cursor.seq < stream.base() {
+            if !stream.reaches(cursor) {
                 continue;
             }
             let news: Publications = stream
                 .from(cursor.seq)
                 .filter_map(|item| match item {
-                    Item::Publication(publication) => Some(publication.clone()),
-                    Item::Notice(_) => None,
+                    Item::Publication(publication) if !cursor.has_had(item) => Some(publication.clone()),
+                    _ => None,
                 })
                 .collect();
             if !news.is_empty() {

@@ -11,7 +11,8 @@ use crate::proto::websocket;
 use crate::session::reader::Mode;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
-use crate::shard::mailbox::{HomeMail, Mail, Order};
+use crate::shard::mailbox::Order;
+use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 use crate::shard::readers::deliver::position_text;
 use crate::shard::readers::request::{may_subscribe, user_of};
@@ -121,8 +122,7 @@ impl Core {
             self.leave_list(index, place);
             self.tell_unsubscribed(slot, &name, why);
         }
-        let home = self.messages.mailer.router().channel_home(&name);
-        self.messages.mailer.post(home, Mail::Home(Box::new(HomeMail::Leave { channel: name, conn })));
+        self.messages.mailer.request(OwnerRequest::Leave { channel: name, conn });
     }
 
     /// What the server API wants done to a user's readers. The connection is of that user.
@@ -169,13 +169,17 @@ impl Core {
             return false;
         }
         // It goes on from the newest end, and is told that it does.
-        let (end, name) = {
-            let channel = self.delivery.local.get(channel);
-            (channel.stream().cursor(channel.stream().end()), channel.name.clone())
-        };
+        let Some((_, place)) = self.place_of(slot, channel) else { return true };
+        let entry = self.delivery.local.get(channel);
+        let (stream, name, stands) = (entry.stream(), entry.name.clone(), entry.cursor_of(place));
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         if let Some(cursor) = connection.link.lag.as_mut().and_then(|lag| lag.cursor(channel)) {
-            *cursor = end;
+            *cursor = stream.moved(*cursor, stream.end());
+        } else if stands != stream.end() {
+            // What is not delivered yet is from before the reset.
+            let lag = connection.link.lag.get_or_insert_default();
+            lag.cursors.push((channel, stream.cursor(stream.end())));
+            self.delivery.local.cursor_set(channel, place);
         }
         self.delivery.catching_up.push(slot);
         let Some(connection) = self.links.connections.get(slot) else { return false };

@@ -1,0 +1,181 @@
+//! One followed channel: its list of subscribers and what is on its way through it.
+//!
+//! Must not know: other channels, whose turn it is.
+
+use std::sync::Arc;
+
+use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
+use crate::base::time::Time;
+use crate::hub::class::{Class, ClassId, Classes};
+use crate::hub::local::sequence::Sequence;
+use crate::hub::options::ChannelOptions;
+use crate::hub::pace::Pacing;
+use crate::hub::stream::{Cursor, Seq, Stream};
+
+/// Index of a channel on this shard. Reused after the channel's last subscriber has gone.
+pub type ChannelIndex = u32;
+
+/// One subscriber in a channel's list: the connection's slot, and in the high byte what delivery needs to know
+/// without touching the connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Subscriber(pub(super) u32);
+
+const _: () = assert!(SLOT_BITS + ClassId::BITS + 2 == 32);
+
+impl Subscriber {
+    const CLASS_SHIFT: u32 = SLOT_BITS;
+    /// It has a cursor: it lags, or joined between an item's arrival and its delivery.
+    pub(super) const CURSOR: u32 = 1 << 30;
+    /// Its class has frames of their own: repeated here, so that delivery need not look the class up.
+    const OWN_FRAMES: u32 = 1 << 31;
+
+    pub(super) fn new(slot: u32, class: ClassId, own_frames: bool) -> Subscriber {
+        assert!(slot <= SLOT_MAX);
+        let own_frames = if own_frames { Self::OWN_FRAMES } else { 0 };
+        Subscriber(slot | class.to_bits() << Self::CLASS_SHIFT | own_frames)
+    }
+
+    pub fn slot(self) -> u32 {
+        self.0 & SLOT_MAX
+    }
+
+    pub fn class(self) -> ClassId {
+        ClassId::from_bits(self.0 >> Self::CLASS_SHIFT & ((1 << ClassId::BITS) - 1))
+    }
+
+    pub fn has_cursor(self) -> bool {
+        self.0 & Self::CURSOR != 0
+    }
+
+    pub fn has_own_frames(self) -> bool {
+        self.0 & Self::OWN_FRAMES != 0
+    }
+}
+
+/// A batch on its way: items `start..end`, undelivered to the subscribers at `0..remaining` of the list.
+#[derive(Clone, Copy, Debug)]
+pub struct Active {
+    pub start: Seq,
+    pub end: Seq,
+    pub remaining: u32,
+}
+
+/// One channel as this shard's subscribers see it.
+pub struct LocalChannel {
+    pub name: ChannelName,
+    pub options: Arc<ChannelOptions>,
+    pub(super) stream: Stream,
+    /// What of the channel's log has come so far.
+    pub(super) sequence: Sequence,
+    /// Items before this have been taken into a batch: delivered, on their way, or left to a cursor.
+    pub(super) batched: Seq,
+    pub(super) active: Option<Active>,
+    pub(super) subscribers: Vec<Subscriber>,
+    pub(super) classes: Classes,
+    /// Joins asked of the home and not yet answered: the channel is kept for them.
+    pub(super) pending_joins: u32,
+    /// Subscribers with a cursor: while there are any, the stream keeps what they may still need.
+    pub(super) cursors: u32,
+    pub(super) lane: Lane,
+    /// No batch of what is to be delivered at once begins before this.
+    pub(super) gathers_until: Time,
+    /// Present while something of the channel is held back.
+    pub(super) pacing: Option<Box<Pacing>>,
+    /// Payload bytes of the items that no finished batch has delivered.
+    pub(super) backlog_bytes: usize,
+    /// Of these, those in the running batch.
+    pub(super) active_bytes: usize,
+}
+
+/// Where a channel waits for its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lane {
+    /// Nothing is to be delivered.
+    Idle,
+    /// In the queue of those with something to deliver.
+    Ready,
+    /// The running batch is spread over a window.
+    Spread,
+    /// The next batch, or the running one, waits for a moment without other deliveries.
+    Bulk,
+    /// The next batch waits until it is long enough since the last one began. None is running.
+    Gather,
+}
+
+impl Lane {
+    pub(super) fn holds_back(self) -> bool {
+        matches!(self, Lane::Spread | Lane::Bulk | Lane::Gather)
+    }
+}
+
+impl LocalChannel {
+    pub fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub fn active(&self) -> Option<Active> {
+        self.active
+    }
+
+    pub fn subscribers(&self) -> &[Subscriber] {
+        &self.subscribers
+    }
+
+    pub fn classes(&self) -> &Classes {
+        &self.classes
+    }
+
+    pub fn class_of(&self, subscriber: Subscriber) -> Class {
+        self.classes.get(subscriber.class())
+    }
+
+    /// Where the log stands at the stream's end. Known as soon as somebody here is subscribed.
+    pub fn top(&self) -> Option<Position> {
+        self.sequence.top()
+    }
+
+    /// The cursor of a subscriber that has had everything up to `stands`, when it is not to be treated like those that keep
+    /// up: the owner's answer to its join may come before or after the items that it speaks of.
+    pub(super) fn cursor_at(&self, stands: Offset) -> Option<Cursor> {
+        let end = self.stream.end();
+        match self.sequence.top().map_or(stands, |top| top.offset) {
+            top if top == stands => (self.batched != end).then(|| self.stream.cursor(end)),
+            top if top > stands => Some(self.stream.cursor_after(stands).unwrap_or(Cursor {
+                seq: self.stream.base(),
+                after: stands,
+                asked: false,
+                skips: false,
+            })),
+            _ => Some(Cursor { seq: end, after: stands, asked: false, skips: true }),
+        }
+    }
+
+    /// Whether a subscriber whose cursor is at the end of a batch needs it no more.
+    pub fn has_reached(&self, cursor: Cursor) -> bool {
+        !cursor.skips || self.sequence.top().is_none_or(|top| top.offset >= cursor.after)
+    }
+
+    /// Where a subscriber at `position` of the list stands if it has kept up so far.
+    pub fn cursor_of(&self, position: u32) -> Seq {
+        match self.active {
+            Some(active) if position < active.remaining => active.start,
+            _ => self.batched,
+        }
+    }
+}
+
+/// A subscriber that moved to another place of its channel's list, because one before it left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    pub slot: u32,
+    pub from: u32,
+    pub to: u32,
+}
+
+pub(super) fn relocate(list: &mut [Subscriber], from: u32, to: u32, moved: &mut Vec<Moved>) {
+    if from != to {
+        let subscriber = list[from as usize];
+        list[to as usize] = subscriber;
+        moved.push(Moved { slot: subscriber.slot(), from, to });
+    }
+}

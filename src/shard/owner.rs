@@ -1,0 +1,314 @@
+//! The seam between a channel's owner and its followers.
+//!
+//! A channel has one owner: the only writer of its log, which knows who is subscribed. It is a shard of this node, which
+//! keeps a [`ChannelOwner`], or an [`Engine`], which this node shares with others. Followers are the shards with subscribers.
+//! They say the same to any owner ([`OwnerRequest`]) and hear the same from it ([`FromOwner`]);
+//! [`Router::owner`](crate::shard::router::Router::owner) says which it is.
+//!
+//! What an owner owes its followers:
+//! - A request that has an answer is answered once. An engine whose server is away answers in its place: a read as
+//!   unavailable, anything else with an error code; after a join that was answered so the connection is not in.
+//! - Requests of one follower about one channel are handled in the order in which they came.
+//! - Items of a log should come once and in order. When they do not, followers find out and read what is missing
+//!   ([`crate::hub::local`]). What is outside the log (join and leave events, publications without an offset) may be lost but
+//!   not repeated: nothing tells a repeated one.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::Refusal;
+use crate::base::ids::{ChannelName, ConnId, Position, ShardId};
+use crate::base::publication::{ClientInfo, Publication, Publications, Since};
+use crate::base::time::Time;
+use crate::hub::asks::{
+    History, HistoryAsk, JoinAsk, Joined, Notice, Pace, PresenceStats, PublishAsk, Read, ReadAnswer, Recovery,
+};
+use crate::hub::local::Item;
+use crate::hub::{Home, Roster};
+use crate::shard::ask::{Ask, Busy};
+use crate::shard::mailbox::Gather;
+
+/// What a follower says to a channel's owner, for one of its connections or for itself.
+#[derive(Debug)]
+pub enum OwnerRequest {
+    Join {
+        ask: JoinAsk,
+        tag: JoinTag,
+    },
+    Leave {
+        channel: ChannelName,
+        conn: ConnId,
+    },
+    /// A member's info has changed.
+    Renew {
+        channel: ChannelName,
+        conn: ConnId,
+        info: ClientInfo,
+    },
+    Publish {
+        conn: ConnId,
+        id: u32,
+        ask: PublishAsk,
+    },
+    History {
+        conn: ConnId,
+        id: u32,
+        ask: HistoryAsk,
+    },
+    /// Something is missing: what comes after a position?
+    Read {
+        by: ReadBy,
+        read: Read,
+    },
+    Presence {
+        conn: ConnId,
+        id: u32,
+        channel: ChannelName,
+    },
+    PresenceStats {
+        conn: ConnId,
+        id: u32,
+        channel: ChannelName,
+    },
+}
+
+impl OwnerRequest {
+    pub fn channel(&self) -> &ChannelName {
+        match self {
+            OwnerRequest::Join { ask, .. } => &ask.channel,
+            OwnerRequest::Publish { ask, .. } => &ask.channel,
+            OwnerRequest::History { ask, .. } => &ask.channel,
+            OwnerRequest::Read { read, .. } => &read.channel,
+            OwnerRequest::Leave { channel, .. }
+            | OwnerRequest::Renew { channel, .. }
+            | OwnerRequest::Presence { channel, .. }
+            | OwnerRequest::PresenceStats { channel, .. } => channel,
+        }
+    }
+}
+
+/// Who is missing something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadBy {
+    /// A channel of the shard, with all of its subscribers there.
+    Channel(ShardId),
+    /// A subscriber whose cursor has fallen off its shard's stream.
+    Laggard(ConnId),
+}
+
+/// What comes back unchanged with a join's answer.
+#[derive(Debug)]
+pub struct JoinTag {
+    /// The asking shard's number of the channel.
+    pub index: u32,
+    /// The asking shard's number of the ask.
+    pub number: u32,
+    pub id: u32,
+    pub flags: u32,
+    pub reject_unrecovered: bool,
+    pub data: Option<Bytes>,
+    pub done: Option<Arc<Gather>>,
+}
+
+/// What an owner says to a follower.
+#[derive(Debug)]
+pub enum FromOwner {
+    Item(Item),
+    /// A publication to be delivered at a pace.
+    Paced(Box<(Arc<Publication>, Pace)>),
+    Answer(Box<OwnerAnswer>),
+}
+
+#[derive(Debug)]
+pub enum OwnerAnswer {
+    Joined { conn: ConnId, channel: ChannelName, since: Option<Since>, tag: JoinTag, outcome: JoinOutcome },
+    Read { by: ReadBy, read: Read, answer: ReadAnswer },
+    Published { conn: ConnId, id: u32, outcome: Result<Position, Refusal> },
+    History { conn: ConnId, id: u32, outcome: Result<History, Refusal> },
+    Presence { conn: ConnId, id: u32, outcome: Result<Arc<Roster>, Refusal> },
+    PresenceStats { conn: ConnId, id: u32, outcome: Result<PresenceStats, Refusal> },
+}
+
+/// Where the log stands, and with a recovery what was missed, or that it is lost.
+pub type JoinOutcome = Result<(Position, Option<Option<Publications>>), Refusal>;
+
+impl OwnerAnswer {
+    /// The connection that asked, unless its shard did.
+    pub fn conn(&self) -> Option<ConnId> {
+        match *self {
+            OwnerAnswer::Read { by: ReadBy::Channel(_), .. } => None,
+            OwnerAnswer::Joined { conn, .. }
+            | OwnerAnswer::Read { by: ReadBy::Laggard(conn), .. }
+            | OwnerAnswer::Published { conn, .. }
+            | OwnerAnswer::History { conn, .. }
+            | OwnerAnswer::Presence { conn, .. }
+            | OwnerAnswer::PresenceStats { conn, .. } => Some(conn),
+        }
+    }
+}
+
+/// An owner of channels that is not a shard of this node. Its items and answers come to the shards' inboxes as
+/// [`Mail::FromOwner`](crate::shard::mailbox::Mail::FromOwner).
+pub trait Engine: Send + Sync {
+    fn owns(&self, channel: &str) -> bool;
+
+    /// From a shard's thread: must not block there.
+    fn request(&self, request: OwnerRequest);
+
+    /// From the control plane, about one channel.
+    ///
+    /// # Errors
+    /// [`Busy`]: nothing was taken.
+    fn ask(&self, ask: Ask) -> Result<(), Busy>;
+}
+
+/// Which owner a channel has.
+#[derive(Clone, Copy)]
+pub enum Owner<'a> {
+    Shard(ShardId),
+    Engine(&'a dyn Engine),
+}
+
+impl fmt::Debug for Owner<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::Shard(shard) => write!(f, "shard {}", shard.0),
+            Owner::Engine(_) => f.write_str("engine"),
+        }
+    }
+}
+
+/// The channels of one owner, and what it says about them to followers: `post` is called with each message in order.
+pub struct ChannelOwner {
+    pub home: Home,
+    publications: PublicationCounts,
+}
+
+/// Publications that were sent to followers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PublicationCounts {
+    pub all: u64,
+    pub spread: u64,
+    pub bulk: u64,
+}
+
+/// The clock of a request.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub now: Time,
+    /// Milliseconds since 1970.
+    pub wall_ms: u64,
+}
+
+type Post<'a> = &'a mut dyn FnMut(ShardId, FromOwner);
+
+impl ChannelOwner {
+    pub fn new(home: Home) -> ChannelOwner {
+        ChannelOwner { home, publications: PublicationCounts::default() }
+    }
+
+    pub fn publications(&self) -> PublicationCounts {
+        self.publications
+    }
+
+    pub fn handle_request(&mut self, request: OwnerRequest, at: Moment, post: Post<'_>) {
+        match request {
+            OwnerRequest::Join { ask, tag } => {
+                let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
+                let joined = self.home.join(ask, at.now);
+                let event = joined.as_ref().ok().and_then(|joined| joined.notice.clone());
+                let outcome = joined.map(|Joined { position, recovery, .. }| {
+                    let recovery = recovery.map(|recovery| match recovery {
+                        Recovery::Recovered(publications) => Some(publications),
+                        Recovery::Lost => None,
+                    });
+                    (position, recovery)
+                });
+                answer(OwnerAnswer::Joined { conn, channel, since, tag, outcome }, post);
+                // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
+                self.announce(event, post);
+            }
+            OwnerRequest::Leave { channel, conn } => {
+                let event = self.home.leave(&channel, conn, at.now);
+                self.announce(event, post);
+            }
+            OwnerRequest::Renew { channel, conn, info } => self.home.renew(&channel, conn, info),
+            OwnerRequest::Publish { conn, id, ask } => {
+                let outcome = self.publish(ask, at, post);
+                answer(OwnerAnswer::Published { conn, id, outcome }, post);
+            }
+            OwnerRequest::History { conn, id, ask } => {
+                let outcome = self.home.history(&ask, at.now);
+                answer(OwnerAnswer::History { conn, id, outcome }, post);
+            }
+            OwnerRequest::Read { by, read } => {
+                let answered = self.home.read(&read.channel, read.after, read.bytes_max, at.now);
+                answer(OwnerAnswer::Read { by, read, answer: answered }, post);
+            }
+            OwnerRequest::Presence { conn, id, channel } => {
+                let outcome = self.home.presence(&channel);
+                answer(OwnerAnswer::Presence { conn, id, outcome }, post);
+            }
+            OwnerRequest::PresenceStats { conn, id, channel } => {
+                let outcome = self.home.presence_stats(&channel);
+                answer(OwnerAnswer::PresenceStats { conn, id, outcome }, post);
+            }
+        }
+    }
+
+    /// What the control plane asks about a channel. Gives anything else back.
+    pub fn handle_ask(&mut self, ask: Ask, at: Moment, post: Post<'_>) -> Option<Ask> {
+        match ask {
+            Ask::Publish(ask, reply) => reply.send(self.publish(ask, at, post)),
+            Ask::History(ask, reply) => reply.send(self.home.history(&ask, at.now)),
+            Ask::HistoryRemove(channel, reply) => reply.send(self.home.history_remove(&channel, at.now)),
+            Ask::Presence(channel, reply) => reply.send(self.home.presence(&channel)),
+            Ask::PresenceStats(channel, reply) => reply.send(self.home.presence_stats(&channel)),
+            other => return Some(other),
+        }
+        None
+    }
+
+    /// Appends to the channel's log and sends the publication on its way.
+    ///
+    /// # Errors
+    /// Of [`Home::publish`].
+    fn publish(&mut self, ask: PublishAsk, at: Moment, post: Post<'_>) -> Result<Position, Refusal> {
+        let pace = ask.pace;
+        let published = self.home.publish(ask, at.now, at.wall_ms)?;
+        if let Some(publication) = published.publication {
+            self.publications.all += 1;
+            self.publications.spread += u64::from(pace.spread_ms > 0);
+            self.publications.bulk += u64::from(pace.spread_ms == 0 && pace.bulk);
+            for &(shard, _) in self.home.interested(&publication.channel) {
+                let publication = Arc::clone(&publication);
+                post(
+                    shard,
+                    match pace.is_at_once() {
+                        true => FromOwner::Item(Item::Publication(publication)),
+                        false => FromOwner::Paced(Box::new((publication, pace))),
+                    },
+                );
+            }
+        }
+        Ok(published.position)
+    }
+
+    fn announce(&mut self, event: Option<Arc<Notice>>, post: Post<'_>) {
+        let Some(event) = event else { return };
+        for &(shard, _) in self.home.interested(&event.channel) {
+            post(shard, FromOwner::Item(Item::Notice(Arc::clone(&event))));
+        }
+    }
+}
+
+fn answer(answer: OwnerAnswer, post: Post<'_>) {
+    let to = match answer {
+        OwnerAnswer::Read { by: ReadBy::Channel(shard), .. } => Some(shard),
+        _ => answer.conn().map(ConnId::shard),
+    };
+    if let Some(to) = to {
+        post(to, FromOwner::Answer(Box::new(answer)));
+    }
+}
