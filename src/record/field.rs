@@ -264,6 +264,17 @@ macro_rules! record {
                 Ok($name { $( $field, )* $( $( $later, )+ )? })
             }
         }
+
+        #[cfg(test)]
+        impl $crate::record::arbitrary::Arbitrary for $name {
+            fn arbitrary(prng: &mut $crate::base::prng::Prng) -> $name {
+                use $crate::record::arbitrary::Arbitrary;
+                $name {
+                    $( $field: Arbitrary::arbitrary(prng), )*
+                    $( $( $later: Arbitrary::arbitrary(prng), )+ )?
+                }
+            }
+        }
     )+};
 }
 
@@ -299,7 +310,22 @@ macro_rules! choice {
                 }
             }
         }
+
+        #[cfg(test)]
+        impl $crate::record::arbitrary::Arbitrary for $name {
+            fn arbitrary(prng: &mut $crate::base::prng::Prng) -> $name {
+                const NUMBERS: &[u8] = &[ $( $number, )+ ];
+                match NUMBERS[prng.usize(..NUMBERS.len())] {
+                    $( $number => choice!(@arbitrary prng $variant $($type)?), )+
+                    _ => unreachable!("a number of the list"),
+                }
+            }
+        }
     )+};
+    (@arbitrary $prng:ident $variant:ident $type:ty) => {
+        Self::$variant($crate::record::arbitrary::Arbitrary::arbitrary($prng))
+    };
+    (@arbitrary $prng:ident $variant:ident) => { Self::$variant };
     (@pattern $value:ident $variant:ident $type:ty) => { Self::$variant($value) };
     (@pattern $value:ident $variant:ident) => { Self::$variant };
     (@write $out:ident $number:literal $value:ident $type:ty) => {{

@@ -19,7 +19,7 @@
 //! - A field is added at the end, behind a `;`, with what it means when it is absent. Older readers skip it.
 //! - The version changes when an older reader would understand something else than what was written. A reader refuses
 //!   versions above its own by name ([`RecordFault::Version`]) and reads those below.
-//! - `version_1.rs` holds the bytes of version 1.
+//! - `golden/` holds records of version 1 as their bytes, which every later build reads.
 //!
 //! # Bounds
 //! One record has at most [`RECORD_BYTES_MAX`]; what may be longer (a log, a roster) goes in parts of about [`PART_BYTES`].
@@ -30,6 +30,8 @@
 //! Clocks of two processes differ. A [`Moment`] is a time counted from the writing; whoever keeps records longer than the
 //! blink of an upgrade notes beside them when they were written, and takes that off.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod channel;
 mod envelope;
 mod events;
@@ -38,6 +40,8 @@ mod field;
 mod link;
 mod moment;
 mod peer;
+#[cfg(test)]
+mod tests;
 mod user;
 
 pub use channel::{

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
+use crate::record::{self, PeerRecord, PeerState};
 use crate::session::question::{Cancel, PublishAnswer, Waiting};
+use crate::session::record::tests::peer;
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
 use crate::session::{
     HELD_BYTES_MAX, Hooks, JoinAnswer, JoinVerdict, Progress, Rights, SubscribeEffect, UNDER_WAY_MAX, World,
@@ -168,7 +170,32 @@ impl Stage {
                 other => self.effects.push(other),
             }
         }
+        self.move_to_another_process();
         done
+    }
+
+    /// After every step of every test here: by way of bytes, and by numbers that are others.
+    fn move_to_another_process(&mut self) {
+        let now = Time(1 << 40);
+        let name = |channel: ChannelIndex| {
+            self.around.channels.get(channel as usize).copied().unwrap_or("gone").into()
+        };
+        let moved = self.session.to_record(&name, now);
+        let mut bytes = Vec::new();
+        record::write(&peer(PeerState::Client(moved.clone())), &mut bytes).unwrap();
+        let PeerState::Client(read) = record::read::<PeerRecord>(&bytes).unwrap().state else {
+            panic!("no client")
+        };
+        let mut subs = self.session.subs().iter();
+        let mut place_of = |_: &record::SubRecord| {
+            let sub = subs.next().unwrap();
+            Ok((sub.channel(), sub.place().unwrap_or(0)))
+        };
+        let session = Session::from_record(&read, &mut place_of, now).unwrap();
+        assert_eq!(session.to_record(&name, now), moved);
+        assert_eq!(session.subs(), self.session.subs());
+        assert_eq!(session.held_bytes(), self.session.held_bytes());
+        self.session = session;
     }
 
     fn say(&mut self, frame: &str) -> Result<(), Disconnect> {
@@ -465,6 +492,32 @@ fn an_answer_to_another_question_is_not_taken() {
     let outcome = Ok(Answer::Rpc { data: None });
     assert_eq!(stage.run(|session, cx| session.handle_answer(number, outcome, cx)), Ok(false));
     assert!(stage.session.is_waiting() && stage.heard.is_empty());
+}
+
+/// By a process that was not asked: what only reads is asked there again, what may have changed something is not.
+#[test]
+fn a_question_under_way_is_put_once_more_where_that_is_safe() {
+    for (command, again) in [
+        (r#"{"id":2,"subscribe":{"channel":"room"}}"#, true),
+        (r#"{"id":2,"rpc":{"method":"m","data":{"a":1}}}"#, false),
+        (r#"{"id":2,"publish":{"channel":"room","data":{}}}"#, false),
+    ] {
+        let mut stage = Stage::connected(ConnectAnswer::default());
+        stage.say(command).unwrap();
+        let before = format!("{:?}", stage.matters);
+        stage.matters.clear();
+        stage.run(|session, cx| session.ask_once_more(cx)).unwrap();
+        match again {
+            true => assert_eq!((format!("{:?}", stage.matters), &*stage.heard), (before, "")),
+            false => {
+                assert!(stage.matters.is_empty() && !stage.session.is_waiting(), "{command}");
+                assert!(stage.heard.contains(r#""id":2,"error":{"code":100"#), "{}", stage.heard);
+            }
+        }
+    }
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    stage.run(|session, cx| session.ask_once_more(cx)).unwrap();
+    assert!(stage.matters.is_empty() && stage.heard.is_empty(), "nothing was under way");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 
 mod client;
 mod hook_call;
+#[cfg(test)]
+pub(in crate::session) mod tests;
 mod tunnel;
 mod unidirectional;
 
