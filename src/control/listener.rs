@@ -39,6 +39,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(60);
 /// How long unread input is thrown away behind a last answer: closing on it would reset the connection, and the answer
 /// would be lost with it.
 const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How long a connection without a request is looked at once more when the node stops: long enough for what the kernel has
+/// to be seen on a busy machine, short enough to hold up no end.
+const LAST_LOOK: Duration = Duration::from_millis(250);
 /// Callers above the bound of connections that are answered at a time; more are closed without an answer.
 const REFUSALS_MAX: usize = 64;
 /// How long accepting pauses when it fails, for want of descriptors or memory.
@@ -239,7 +242,11 @@ impl ApiPort {
                         Ok(Ok(1..)) => {}
                         Ok(Ok(0) | Err(_)) | Err(_) => return Err(End::Silent),
                     },
-                    () = ended(self.stopped.clone()) => return Err(End::Silent),
+                    // What has been sent by now is answered, even where its arrival was not seen yet.
+                    () = ended(self.stopped.clone()) => match timeout(LAST_LOOK, read(stream, unread)).await {
+                        Ok(Ok(1..)) => {}
+                        Ok(Ok(0) | Err(_)) | Err(_) => return Err(End::Silent),
+                    },
                 }
             } else {
                 let until = *deadline.get_or_insert_with(|| Instant::now() + self.limits.head_time);

@@ -219,11 +219,33 @@ fn bodies_have_a_budget_together() {
 fn stopping_answers_what_is_under_way_and_ends_what_is_idle() {
     let (control, address) = started(limits());
     let idle = connect(address);
-    let asking = sent(address, &(publish(24) + r#"{"channel":"c","data":1}"#));
-    // The request has come in when a later one is answered.
-    assert_eq!(status(&next_answer(&mut sent(address, HEALTH))), 200);
+    // Its head has been read when it is asked for the body.
+    let mut asking = sent(address, &publish(24).replace("\r\n\r\n", "\r\nExpect: 100-continue\r\n\r\n"));
+    assert_eq!(status(&next_answer(&mut asking)), 100);
+    // Connections are accepted in order.
+    let mut kept = sent(address, HEALTH);
+    assert_eq!(status(&next_answer(&mut kept)), 200);
+    let asks = std::thread::spawn(move || {
+        asking.write_all(br#"{"channel":"c","data":1}"#).unwrap();
+        rest(asking)
+    });
     control.quiet(PATIENCE);
-    assert_eq!(rest(idle), "");
-    assert!(rest(asking).contains(r#""code":100"#));
+    assert_eq!((rest(idle), rest(kept)), (String::new(), String::new()));
+    assert!(asks.join().unwrap().contains(r#""code":100"#));
+    control.stop(Duration::ZERO);
+}
+
+#[test]
+fn what_was_sent_before_the_stop_is_answered() {
+    let (control, address) = started(limits());
+    let mut kept: Vec<Socket> = (0..20).map(|_| sent(address, HEALTH)).collect();
+    for socket in &mut kept {
+        assert_eq!(status(&next_answer(socket)), 200);
+        socket.write_all(b"GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    }
+    control.quiet(PATIENCE);
+    for socket in kept {
+        assert_eq!(status(&rest(socket)), 404);
+    }
     control.stop(Duration::ZERO);
 }
