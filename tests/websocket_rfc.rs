@@ -183,7 +183,7 @@ fn our_server_and_their_client() {
     };
     let request = wire.drain();
     let (head, len) = parse_head(&request).unwrap().unwrap();
-    assert_eq!((len, head.path, head.query), (request.len(), "/connection/websocket", Some("a=b")));
+    assert_eq!((len, head.path, head.query), (request.len(), "/connection/websocket", Some(&b"a=b"[..])));
     let mut answer = Vec::new();
     accept(&head, &[]).unwrap().write(&mut answer, &[]);
     wire.give(&answer);

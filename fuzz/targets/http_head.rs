@@ -28,7 +28,7 @@ fuzz_target!(|data: &[u8]| {
         Ok(httparse::Status::Complete(end)) => {
             assert_eq!(end, len, "the head ends elsewhere");
             assert_eq!(other.method, Some(head.method));
-            assert_eq!(other.path, Some(head.target));
+            assert_eq!(other.path.map(str::as_bytes), Some(head.target));
             let ours: Vec<(&str, &[u8])> = head.headers().collect();
             let theirs: Vec<(&str, &[u8])> =
                 other.headers.iter().map(|field| (field.name, field.value)).collect();
@@ -37,6 +37,8 @@ fuzz_target!(|data: &[u8]| {
         Ok(httparse::Status::Partial) => panic!("httparse waits for more"),
         // It knows 1.0 and 1.1 alone; later minor versions are to be taken (RFC 9110 section 2.5).
         Err(httparse::Error::Version) => {}
+        // Targets are text to it; ours may be latin-1 in the query.
+        Err(httparse::Error::Token) if std::str::from_utf8(head.target).is_err() => {}
         Err(error) => panic!("httparse refuses: {error}"),
     }
 });

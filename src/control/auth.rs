@@ -25,7 +25,7 @@ impl ApiKeys {
         let by_name = headers.get_all("x-api-key").iter().map(|value| value.as_bytes().to_vec());
         let by_scheme =
             headers.get_all(header::AUTHORIZATION).iter().filter_map(|value| apikey(value.as_bytes()));
-        let in_query = query::pairs(uri.query().unwrap_or_default())
+        let in_query = query::pairs(uri.query().unwrap_or_default().as_bytes())
             .filter(|(name, _)| name == "api_key")
             .filter_map(|(_, key)| Some(key?.into_owned().into_bytes()));
         // Every key is looked at in full, so that the time taken does not tell which one was nearly right.

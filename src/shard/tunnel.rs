@@ -513,7 +513,7 @@ fn hello(head: &RequestHead<'_>, options: &TunnelOptions) -> Hello {
     });
     let offered = head.fields().tokens("Sec-WebSocket-Protocol").filter(|token| http1::is_token(token));
     Hello {
-        query: head.query.unwrap_or("").into(),
+        query: http1::escaped(head.query.unwrap_or_default()).into(),
         headers: headers.collect(),
         subprotocols: offered.map(|token| String::from_utf8_lossy(token).into()).collect(),
     }

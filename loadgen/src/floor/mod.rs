@@ -231,7 +231,8 @@ impl Floor {
 }
 
 /// `c=1,2` of a query.
-fn channels_of(query: Option<&str>) -> Vec<usize> {
+fn channels_of(query: Option<&[u8]>) -> Vec<usize> {
+    let query = query.and_then(|query| std::str::from_utf8(query).ok());
     let list = query.and_then(|query| query.strip_prefix("c=")).unwrap_or_default();
     list.split(',').filter_map(|word| word.parse().ok()).filter(|&channel| channel < CHANNELS_MAX).collect()
 }

@@ -1,6 +1,8 @@
 //! Between heads as they are read here and the types of the `http` crate. Both the client ports and the API's own
 //! listener use it, so that one request means the same on either.
 
+use std::borrow::Cow;
+
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Uri, Version};
 
@@ -15,7 +17,7 @@ pub fn request_parts(head: &RequestHead<'_>) -> Result<Parts, HttpFault> {
     const MALFORMED: HttpFault = HttpFault::bad_request("malformed request target or field");
     let (mut parts, ()) = Request::new(()).into_parts();
     parts.method = head.method.parse::<Method>().map_err(|_| MALFORMED)?;
-    parts.uri = head.target.parse::<Uri>().map_err(|_| MALFORMED)?;
+    parts.uri = escaped(head.target).parse::<Uri>().map_err(|_| MALFORMED)?;
     parts.version = match head.version {
         super::Version::Http10 => Version::HTTP_10,
         super::Version::Http11 => Version::HTTP_11,
@@ -28,6 +30,27 @@ pub fn request_parts(head: &RequestHead<'_>) -> Result<Parts, HttpFault> {
         parts.headers.append(name, value);
     }
     Ok(parts)
+}
+
+/// Part of a request target with every byte as `%XX` that RFC 3986 has no place for and what reads it next may refuse: all
+/// that is not ASCII, and quotes and angle brackets.
+pub fn escaped(target: &[u8]) -> Cow<'_, str> {
+    let is_plain = |byte: &u8| byte.is_ascii() && !matches!(byte, b'"' | b'<' | b'>');
+    if target.iter().all(is_plain) {
+        return String::from_utf8_lossy(target);
+    }
+    let mut text = String::with_capacity(target.len() + 2 * 16);
+    for &byte in target {
+        match is_plain(&byte) {
+            true => text.push(char::from(byte)),
+            false => text.extend(['%', hex(byte >> 4), hex(byte & 15)]),
+        }
+    }
+    Cow::Owned(text)
+}
+
+fn hex(digit: u8) -> char {
+    char::from(b"0123456789ABCDEF"[usize::from(digit)])
 }
 
 /// The bytes of a whole response to a request of `method` and `version`.

@@ -25,12 +25,12 @@ pub enum BodyLength {
 #[derive(Clone, Debug)]
 pub struct RequestHead<'a> {
     pub method: &'a str,
-    /// The request target as it came: visible ASCII, not decoded.
-    pub target: &'a str,
+    /// The request target as it came, not decoded: visible ASCII, and bytes of 0x80 and above in the query.
+    pub target: &'a [u8],
     /// Path of the target, not decoded; `*` for the asterisk form. Never empty.
     pub path: &'a str,
     /// What follows the `?`, not decoded. `None` without one.
-    pub query: Option<&'a str>,
+    pub query: Option<&'a [u8]>,
     pub version: Version,
     fields: Fields<'a>,
     authority: Option<&'a str>,
@@ -212,7 +212,7 @@ fn first_line(head: &[u8]) -> Result<(&[u8], usize), HttpFault> {
 }
 
 /// `method SP request-target SP HTTP-version`, single spaces only (RFC 9112 section 3).
-fn parse_request_line(line: &[u8]) -> Result<(&str, &str, Version), HttpFault> {
+fn parse_request_line(line: &[u8]) -> Result<(&str, &[u8], Version), HttpFault> {
     let mut words = line.split(|&byte| byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (words.next(), words.next(), words.next(), words.next())
@@ -222,17 +222,21 @@ fn parse_request_line(line: &[u8]) -> Result<(&str, &str, Version), HttpFault> {
     if !is_token(method) {
         return Err(HttpFault::bad_request("invalid method"));
     }
-    // A `#` has no place in a target, and readers differ on what a path with one means.
-    let visible = target.iter().fold(true, |all, &byte| all & (0x21..=0x7e).contains(&byte) & (byte != b'#'));
+    // A `#` has no place in a target, and readers differ on what a path with one means. What is not ASCII is judged where
+    // it stands: pages and proxies write it into queries as it is.
+    let visible =
+        target.iter().fold(true, |all, &byte| all & (byte > b' ') & (byte != 0x7f) & (byte != b'#'));
     if target.is_empty() || !visible {
-        return Err(HttpFault::bad_request("invalid request target"));
+        return Err(INVALID_TARGET);
     }
     let version = parse_version(version)?;
-    match (std::str::from_utf8(method), std::str::from_utf8(target)) {
-        (Ok(method), Ok(target)) => Ok((method, target, version)),
-        _ => Err(HttpFault::bad_request("malformed request line")),
+    match std::str::from_utf8(method) {
+        Ok(method) => Ok((method, target, version)),
+        Err(_) => Err(HttpFault::bad_request("malformed request line")),
     }
 }
+
+const INVALID_TARGET: HttpFault = HttpFault::bad_request("invalid request target");
 
 fn parse_version(version: &[u8]) -> Result<Version, HttpFault> {
     match version {
@@ -249,38 +253,38 @@ fn parse_version(version: &[u8]) -> Result<Version, HttpFault> {
 struct Target<'a> {
     authority: Option<&'a str>,
     path: &'a str,
-    query: Option<&'a str>,
+    query: Option<&'a [u8]>,
 }
 
 /// The forms of RFC 9112 section 3.2.
-fn parse_target<'a>(method: &str, target: &'a str) -> Result<Target<'a>, HttpFault> {
+fn parse_target<'a>(method: &str, target: &'a [u8]) -> Result<Target<'a>, HttpFault> {
     if method == "CONNECT" {
         return Err(HttpFault { status: 501, reason: "CONNECT is not served" });
     }
-    if target == "*" {
+    let (before, query) = match target.iter().position(|&byte| byte == b'?') {
+        Some(at) => (&target[..at], Some(&target[at + 1..])),
+        None => (target, None),
+    };
+    let before = std::str::from_utf8(before).ok().filter(|text| text.is_ascii()).ok_or(INVALID_TARGET)?;
+    if before == "*" && query.is_none() {
         return match method {
-            "OPTIONS" => Ok(Target { authority: None, path: target, query: None }),
+            "OPTIONS" => Ok(Target { authority: None, path: before, query: None }),
             _ => Err(HttpFault::bad_request("asterisk target outside OPTIONS")),
         };
     }
-    let (authority, rest) = if target.starts_with('/') {
-        (None, target)
+    let (authority, path) = if before.starts_with('/') {
+        (None, before)
     } else {
         // A server must take the absolute form, though only proxies are sent it.
-        let (scheme, rest) =
-            target.split_once("://").ok_or(HttpFault::bad_request("invalid request target"))?;
+        let (scheme, rest) = before.split_once("://").ok_or(INVALID_TARGET)?;
         if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
             return Err(HttpFault::bad_request("invalid scheme in the request target"));
         }
-        let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
         if authority.is_empty() || !is_host(authority.as_bytes()) {
             return Err(HttpFault::bad_request("invalid host in the request target"));
         }
-        (Some(authority), rest)
-    };
-    let (path, query) = match rest.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (rest, None),
+        (Some(authority), path)
     };
     // "http://host" and "http://host?q" mean the root (RFC 9110 section 4.2.3).
     Ok(Target { authority, path: if path.is_empty() { "/" } else { path }, query })

@@ -18,7 +18,7 @@ mod response;
 
 pub use body::{BodyDecoder, BodyPiece, CHUNK_EXTRA_BYTES_MAX};
 pub use coding::gzip;
-pub use exchange::{encode_response, request_parts};
+pub use exchange::{encode_response, escaped, request_parts};
 pub use fields::{Fields, is_field_value, is_token, raw_fields};
 pub use head::{
     BodyLength, HeadScan, RequestHead, ResponseHead, Version, is_host, parse_head, parse_response_head,

@@ -23,7 +23,7 @@ fn reads_a_browsers_handshake() {
                 X-Obs: \u{e9}\r\nX-Two: a,, b\r\nx-two:  c \r\n\r\n";
     let head = parse(text).unwrap();
     assert_eq!((head.method, head.version), ("GET", Version::Http11));
-    assert_eq!((head.path, head.query), ("/connection/websocket", Some("cf_ws_frame_ping_pong=true")));
+    assert_eq!((head.path, head.query), ("/connection/websocket", Some(&b"cf_ws_frame_ping_pong=true"[..])));
     assert_eq!(head.host(), Some("example.com:8000"));
     assert_eq!(head.header("upgrade"), Some(&b"websocket"[..]));
     assert_eq!(head.header("X-Empty"), Some(&b""[..]));
@@ -51,7 +51,11 @@ fn targets_of_rfc_9112_section_3_2() {
     let get = |target: &str| {
         let text = format!("GET {target} HTTP/1.1\r\nHost: field\r\n\r\n");
         let head = parse(&text).map_err(|fault| fault.status)?;
-        Ok((head.path.to_string(), head.query.map(str::to_string), head.host().map(str::to_string)))
+        Ok((
+            head.path.to_string(),
+            head.query.map(|query| escaped(query).into_owned()),
+            head.host().map(str::to_string),
+        ))
     };
     let ok = |path: &str, query: Option<&str>, host: &str| {
         Ok((path.to_string(), query.map(str::to_string), Some(host.to_string())))
@@ -63,11 +67,47 @@ fn targets_of_rfc_9112_section_3_2() {
     assert_eq!(get("http://h:1/a?b"), ok("/a", Some("b"), "h:1"));
     assert_eq!(get("HTTPS://h"), ok("/", None, "h"));
     assert_eq!(get("http://h?q"), ok("/", Some("q"), "h"));
-    for refused in ["*", "a", "ftp://h/", "http:///a", "http://u@h/", "/a#b", "/\u{e9}", "/\x7f", "?a", ""] {
+    let refused = [
+        "*",
+        "*?",
+        "a",
+        "ftp://h/",
+        "http:///a",
+        "http://u@h/",
+        "/a#b",
+        "/\u{e9}",
+        "/\x7f",
+        "/?\x7f",
+        "?a",
+        "",
+    ];
+    for refused in refused {
         assert_eq!(get(refused), Err(400), "{refused:?}");
     }
     assert_eq!(parse("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().path, "*");
     assert_eq!(status_of("CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n"), 501);
+}
+
+/// Pages and proxies write their parameters as they are; the http crate and backends get them escaped.
+#[test]
+fn a_query_may_hold_what_is_not_ascii() {
+    for (query, readable) in [
+        (&b"utm=caf\xe9"[..], "utm=caf%E9"),
+        ("utm=café&a=%20".as_bytes(), "utm=caf%C3%A9&a=%20"),
+        (b"\x80\xff=%", "%80%FF=%"),
+        (b"q=<b>", "q=%3Cb%3E"),
+        (b"a={\"b\":1}", "a={%22b%22:1}"),
+    ] {
+        let text = [b"GET /a?", query, b" HTTP/1.1\r\nHost: b\r\n\r\n"].concat();
+        let (head, len) = parse_head(&text).unwrap().unwrap();
+        assert_eq!((len, head.path, head.query), (text.len(), "/a", Some(query)));
+        assert_eq!(escaped(query), readable);
+        assert_eq!(request_parts(&head).unwrap().uri.query(), Some(readable));
+    }
+    for refused in [&b"/caf\xe9"[..], b"/a\x80?b", b"http://h\xe9/", b"\xe9", b"/?\x1f", b"/?a#\xe9"] {
+        let text = [b"GET ", refused, b" HTTP/1.1\r\nHost: b\r\n\r\n"].concat();
+        assert_eq!(parse_head(&text).unwrap_err().status, 400, "{refused:?}");
+    }
 }
 
 #[test]

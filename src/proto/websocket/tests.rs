@@ -633,7 +633,7 @@ mod handshake_tests {
         let mut request = Vec::new();
         write_request(&mut request, "a:1", "/x?y", &key, &["p", "q"], &[("Origin", b"http://a")]);
         let (head, len) = parse_head(&request).unwrap().unwrap();
-        assert_eq!((len, head.path, head.query), (request.len(), "/x", Some("y")));
+        assert_eq!((len, head.path, head.query), (request.len(), "/x", Some(&b"y"[..])));
         let mut response = Vec::new();
         accept(&head, &["q"]).unwrap().write(&mut response, &[]);
         let answer = |response: &str, protocols: &[&'static str]| {

@@ -277,7 +277,7 @@ const TOO_MANY_CHANNELS: Problem =
 const OWN_PARAMETERS: [&str; 9] =
     ["channel", "position", "since", "subscription_token", "limit", "wait", "reverse", "bare", "callback"];
 
-fn read_query(text: &str, channels_max: usize) -> Result<Query, Problem> {
+fn read_query(text: &[u8], channels_max: usize) -> Result<Query, Problem> {
     let mut query = Query::default();
     for pair in query::pairs(text) {
         let (name, value) = pair;

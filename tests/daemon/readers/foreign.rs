@@ -35,12 +35,13 @@ const FOREIGN: [&[u8]; 7] = [
 fn status(
     daemon: &Daemon,
     (method, path, own, body): (&str, &str, &str, &str),
-    query: &str,
+    query: &[u8],
     extra: &[u8],
 ) -> u16 {
     let mut client = Socket::raw(daemon);
-    let head = format!("{method} {path}?channel=open:c&wait=0{query} HTTP/1.1\r\nHost: localhost\r\n{own}");
-    client.send_bytes(&[head.as_bytes(), extra, b"\r\n", body.as_bytes()].concat());
+    let target = format!("{method} {path}?channel=open:c&wait=0");
+    let head = format!(" HTTP/1.1\r\nHost: localhost\r\n{own}");
+    client.send_bytes(&[target.as_bytes(), query, head.as_bytes(), extra, b"\r\n", body.as_bytes()].concat());
     let status = client.head().0;
     if path != "/connection/websocket" || status != 101 {
         return status;
@@ -60,17 +61,19 @@ on_both_drivers! {
         let cookie = format!("Cookie: x=y; trunkline_token={token}\r\n");
         let bearer = format!("Authorization: Bearer {token}\r\n");
         for way in WAYS {
-            assert_eq!(status(&daemon, way, "", b""), 401, "{way:?} needs a token");
+            assert_eq!(status(&daemon, way, b"", b""), 401, "{way:?} needs a token");
             for foreign in FOREIGN {
-                assert_eq!(status(&daemon, way, "", foreign), 401, "{way:?} {foreign:?}");
+                assert_eq!(status(&daemon, way, b"", foreign), 401, "{way:?} {foreign:?}");
                 for own in [&cookie, &bearer] {
                     for extra in [[foreign, own.as_bytes()].concat(), [own.as_bytes(), foreign].concat()] {
-                        assert!(matches!(status(&daemon, way, "", &extra), 101 | 200), "{way:?} {foreign:?} {own}");
+                        assert!(matches!(status(&daemon, way, b"", &extra), 101 | 200), "{way:?} {foreign:?} {own}");
                     }
                 }
-                for other in ["", "&utm=50%", "&utm=caf%E9", "&utm=%zz&%=1"] {
-                    for query in [format!("{other}&token={token}"), format!("&token={token}{other}")] {
-                        assert!(matches!(status(&daemon, way, &query, foreign), 101 | 200), "{way:?} {foreign:?} {other}");
+                let others: [&[u8]; 6] = [b"", b"&utm=50%", b"&utm=caf%E9", b"&utm=%zz&%=1", b"&utm=caf\xe9", "&ü=é".as_bytes()];
+                for other in others {
+                    let own = format!("&token={token}");
+                    for query in [[other, own.as_bytes()].concat(), [own.as_bytes(), other].concat()] {
+                        assert!(matches!(status(&daemon, way, &query, foreign), 101 | 200), "{way:?} {foreign:?} {other:?}");
                     }
                 }
             }
@@ -79,8 +82,8 @@ on_both_drivers! {
 
     fn a_parameter_of_ours_must_be_whole(driver: Driver) {
         let daemon = Daemon::start(driver);
-        for query in ["&channel=%", "&channel=caf%E9", "&limit=%zz", "&reverse=%"] {
-            assert_eq!(status(&daemon, WAYS[2], query, b""), 400, "{query}");
+        for query in [&b"&channel=%"[..], b"&channel=caf%E9", b"&channel=caf\xe9", b"&limit=%zz", b"&reverse=%"] {
+            assert_eq!(status(&daemon, WAYS[2], query, b""), 400, "{query:?}");
         }
     }
 
@@ -89,6 +92,7 @@ on_both_drivers! {
         for foreign in ["", "Authorization: Basic dXNlcjpwYXNz\r\n", "X-API-Key: of-a-gateway\r\n", "Cookie: a=1\r\n"] {
             for (query, own) in [
                 (format!("?utm=50%&api_key={API_KEY}&x=caf%E9"), String::new()),
+                (format!("?utm=café&api_key={API_KEY}&x=<é>"), String::new()),
                 (String::new(), format!("Authorization: apikey {API_KEY}\r\n")),
                 (String::new(), format!("X-API-Key: {API_KEY}\r\n")),
             ] {
