@@ -117,7 +117,6 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "api.bodies_bytes_max",
         "must be from api.body_bytes_max to 1GiB",
     );
-    require(config.limits.channels_max > 0, "limits.channels_max", "must be above 0");
     require(
         (1..=100).contains(&config.limits.client_channels_percent),
         "limits.client_channels_percent",

@@ -31,10 +31,12 @@ const BACKLOG_BYTES: u64 = (BACKLOG_BYTES_MAX + HELD_BYTES_MAX) as u64;
 /// needs more than the other.
 const CLIENT_BUFFERS_MIN: u64 = 64 << 20;
 const CLIENT_BUFFERS_MAX: u64 = 2 << 30;
-/// Of ours for a channel: its entry at its owner, its name, its place in the tables.
+/// Of ours for a channel: its entry at its owner, a name of the usual length, its place in the tables, and as much again for
+/// tables that have just grown.
 const CHANNEL_BYTES: u64 = 512;
-/// Channels that the plan makes room for: the configured bound is one of damage, and a million empty channels are rare.
-const CHANNELS_PLANNED: u64 = 100_000;
+/// What "a thirty-second of the machine" comes to for channels: fewer are a small node's, more a mistake of somebody's.
+const CHANNELS_AUTO_MIN: u64 = 100_000;
+const CHANNELS_AUTO_MAX: u64 = 1_000_000;
 /// What "as many as fit" may come to.
 const CONNECTIONS_AUTO_MAX: u64 = 1_000_000;
 /// Fewer are not worth a start: "as many as fit" then ends in a refusal that names what is too large.
@@ -46,6 +48,8 @@ pub struct MemoryPlan {
     /// Connections of this node: as configured, or as many as fit.
     pub connections_max: u32,
     pub connections_bytes: u64,
+    /// Channels of this node: as configured, or what a thirty-second of the machine has room for.
+    pub channels_max: usize,
     pub history_bytes: u64,
     pub inbox_bytes: u64,
     pub receive_bytes: u64,
@@ -80,8 +84,13 @@ impl MemoryPlan {
         let told = config.events.kinds();
         let life = if told.contains(EventKind::Disconnected) { CONNECTION_LIFE_BYTES } else { 0 };
         let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES + life;
+        let channels_max = match limits.channels_max {
+            0 => (machine_bytes / 32 / CHANNEL_BYTES).clamp(CHANNELS_AUTO_MIN, CHANNELS_AUTO_MAX) as usize,
+            channels => channels,
+        };
         let mut plan = MemoryPlan {
             connections_max: 0,
+            channels_max,
             connections_bytes: 0,
             history_bytes: limits.history_bytes_max.0,
             inbox_bytes: (limits.inbox_messages as u64).saturating_mul(INBOX_MESSAGE_BYTES * shards),
@@ -98,7 +107,7 @@ impl MemoryPlan {
             streams_bytes: limits.streams_bytes_max.0,
             backlog_bytes: BACKLOG_BYTES * shards,
             tunnel_bytes: tunnel_bytes(config, shards),
-            channels_bytes: CHANNEL_BYTES * CHANNELS_PLANNED.min(limits.channels_max as u64),
+            channels_bytes: CHANNEL_BYTES.saturating_mul(channels_max as u64),
             machine_bytes,
         };
         let connections = match config.client.connections_max {
@@ -118,7 +127,8 @@ impl MemoryPlan {
             problem: format!(
                 "{} exceeds the {} this process may use ({}): lower limits.history_bytes_max (now {}), \
                  client.connections_max, limits.http_requests_max, api.body_bytes_max, \
-                 limits.http_input_bytes_max, limits.client_buffers_bytes_max or limits.streams_bytes_max",
+                 limits.http_input_bytes_max, limits.client_buffers_bytes_max, limits.streams_bytes_max or \
+                 limits.channels_max",
                 Size(plan.total()),
                 Size(machine_bytes),
                 plan.parts(),
@@ -148,7 +158,7 @@ impl MemoryPlan {
     fn parts(&self) -> String {
         format!(
             "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, events {}, hooks {}, \
-             clients' buffers {}, slow subscribers {}, undelivered {}, tunnels {}, channels {}, base {}",
+             clients' buffers {}, slow subscribers {}, undelivered {}, tunnels {}, {} channels {}, base {}",
             self.connections_max,
             Size(self.connections_bytes),
             Size(self.history_bytes),
@@ -161,6 +171,7 @@ impl MemoryPlan {
             Size(self.streams_bytes),
             Size(self.backlog_bytes),
             Size(self.tunnel_bytes),
+            self.channels_max,
             Size(self.channels_bytes),
             Size(BASE_BYTES),
         )
@@ -218,7 +229,8 @@ mod tests {
     fn every_budget_is_in_the_sum() {
         let base = MemoryPlan::new(&config(), 64 << 30).unwrap();
         type Change<'a> = (u64, &'a dyn Fn(&mut Config));
-        let changes: [Change<'_>; 4] = [
+        let changes: [Change<'_>; 5] = [
+            (CHANNEL_BYTES * 1_000_000, &|config| config.limits.channels_max = 2_000_000),
             (1 << 30, &|config| {
                 config.limits.streams_bytes_max = Size(config.limits.streams_bytes_max.0 + (1 << 30))
             }),
@@ -243,6 +255,21 @@ mod tests {
     fn clients_buffers_follow_the_machine() {
         let of = |machine: u64| MemoryPlan::new(&config(), machine).unwrap().client_buffers_bytes;
         assert_eq!((of(2 << 30), of(16 << 30), of(u64::MAX / 2)), (128 << 20, 1 << 30, CLIENT_BUFFERS_MAX));
+    }
+
+    #[test]
+    fn channels_are_counted_as_many_as_there_may_be() {
+        let of = |machine: u64| MemoryPlan::new(&config(), machine).unwrap().channels_max;
+        assert_eq!((of(1 << 30 | 1 << 29), of(8 << 30), of(16 << 30)), (100_000, 524_288, 1_000_000));
+        let mut config = config();
+        for channels in [1, 20_000, 3_000_000] {
+            config.limits.channels_max = channels;
+            let plan = MemoryPlan::new(&config, 64 << 30).unwrap();
+            assert_eq!((plan.channels_max, plan.channels_bytes), (channels, CHANNEL_BYTES * channels as u64));
+        }
+        config.limits.channels_max = usize::MAX;
+        let fault = MemoryPlan::new(&config, 64 << 30).unwrap_err().to_string();
+        assert!(fault.contains("limits.channels_max"), "{fault}");
     }
 
     #[test]

@@ -69,6 +69,7 @@ pub fn weak(config: &Config) -> Vec<&'static str> {
         ("api.keys", config.api.keys.iter().any(is_weak)),
         ("client.token.hmac_secret", client.token.hmac_secret.iter().any(is_weak)),
         ("client.subscription_token.hmac_secret", client.subscription_token.hmac_secret.iter().any(is_weak)),
+        ("events.secret", config.events.secret.iter().any(is_weak)),
     ];
     all.into_iter().filter(|(_, weak)| *weak).map(|(key, _)| key).collect()
 }
@@ -139,21 +140,26 @@ mod tests {
         let file = |key: &str, keys: &str, secret: &str, other: &str| {
             format!(
                 "[api]\nkey = {key:?}\nkeys = [{keys:?}]\n[client.token]\nhmac_secret = {secret:?}\n\
-                 [client.subscription_token]\nhmac_secret = {other:?}\n"
+                 [client.subscription_token]\nhmac_secret = {other:?}\n[events]\nsecret = {other:?}\n"
             )
         };
         let exposed = [("listen", "0.0.0.0:1")];
         assert!(load(&sources(&file(long, long, long, long), &exposed)).is_ok());
         let all = refused(&file("a", "b", &long[1..], "d"), &exposed);
-        let names =
-            ["api.key:", "api.keys:", "client.token.hmac_secret:", "client.subscription_token.hmac_secret:"];
+        let names = [
+            "api.key:",
+            "api.keys:",
+            "client.token.hmac_secret:",
+            "client.subscription_token.hmac_secret:",
+            "events.secret:",
+        ];
         for name in names {
             assert!(all.contains(name), "{name} {all}");
         }
         assert_eq!(all.lines().count(), names.len());
         // One that only this machine reaches says so and starts; its API may be what strangers reach.
         let loaded = load(&sources(&file("a", "b", "c", "d"), &[])).unwrap();
-        assert_eq!(loaded.warnings.len(), 4, "{:?}", loaded.warnings);
+        assert_eq!(loaded.warnings.len(), names.len(), "{:?}", loaded.warnings);
         assert!(refused(&file("a", long, long, long), &[("api_listen", "10.0.0.1:1")]).contains("api.key:"));
     }
 

@@ -363,7 +363,8 @@ settings! {
         /// A file of certificates (PEM): that of the https endpoint must come from one of these authorities, instead of
         /// those that this machine trusts. For an authority of one's own.
         pub ca_file: Option<Authorities> = None, example "\"/etc/trunkline/ca.pem\"";
-        /// What batches are signed with (HMAC-SHA256, in `X-Trunkline-Signature`). Unset: they are not signed.
+        /// What batches are signed with (HMAC-SHA256, in `X-Trunkline-Signature`). Unset: they are not signed. Where
+        /// strangers reach the node, at least 16 bytes.
         pub secret: Option<Secret> = None, example "\"a long random text\"";
         /// How long the backend may take for one batch before it is tried again.
         pub timeout: Duration = Duration::from_secs(5);
@@ -392,8 +393,9 @@ settings! {
         /// What shards may keep of channels in sum for subscribers that read slowly, in bytes. Beyond it they are taken care of
         /// as the channel's `gap` says.
         pub streams_bytes_max: Size = Size::mib(64);
-        /// Channels of this node. A subscription or publication beyond is refused (106).
-        pub channels_max: usize = 1_000_000;
+        /// Channels of this node, 512 bytes of memory each. A subscription or publication beyond is refused (106). 0: what a
+        /// thirty-second of what this process may use has room for, from 100,000 to 1,000,000.
+        pub channels_max: usize = 0;
         /// How many percent of these may be channels that only clients have used; the rest is the backend's. At the bound the
         /// user with most of them (or the connection, without a user) loses one without subscribers, and when there is
         /// none, a client that needs a new one is refused (106).
@@ -417,9 +419,9 @@ settings! {
 }
 
 impl Limits {
-    /// Channels that only clients have used: at least one.
-    pub fn client_channels_max(&self) -> usize {
-        let share = self.channels_max as u128 * u128::from(self.client_channels_percent) / 100;
+    /// Channels that only clients have used, of `channels_max`: at least one.
+    pub fn client_channels_max(&self, channels_max: usize) -> usize {
+        let share = channels_max as u128 * u128::from(self.client_channels_percent) / 100;
         usize::try_from(share).unwrap_or(usize::MAX).max(1)
     }
 }

@@ -325,8 +325,11 @@ fn shard_options(
     let shards = config.shard_count();
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
-        channels_max: config.limits.channels_max.div_ceil(usize::from(shards)),
-        client_channels_max: config.limits.client_channels_max().div_ceil(usize::from(shards)),
+        channels_max: plan.channels_max.div_ceil(usize::from(shards)),
+        client_channels_max: config
+            .limits
+            .client_channels_max(plan.channels_max)
+            .div_ceil(usize::from(shards)),
         ..HubLimits::default()
     };
     let client = &config.client;
