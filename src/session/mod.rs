@@ -388,8 +388,8 @@ impl Session {
                     cx.effects.push(Effect::Refused(refusal));
                 } else if !server_side {
                     cx.refuse(answer.id, refusal);
-                } else if wanted && is_full && !self.is_connected() {
-                    // Let in without, it would miss what it relies on and never learn of it.
+                } else if wanted && is_full && (!self.is_connected() || answer.flags & Sub::BY_TOKEN != 0) {
+                    // Let in without, or refreshed without, it would miss what it relies on and never learn of it.
                     return Err(Disconnect::SERVER_ERROR);
                 } else if wanted {
                     self.server_side_answered(None, cx)?;

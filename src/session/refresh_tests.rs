@@ -189,5 +189,9 @@ fn a_full_node_is_a_reason_to_come_back() {
     let Some(Effect::Subscribe(join)) = stage.effects.pop() else { panic!("a join") };
     stage.session.join_asked(2, 1, &join);
     assert_eq!(full(&mut stage, join.flags), Err(Disconnect::SERVER_ERROR), "not let in without its channel");
+    // A channel that another token grants later.
+    let mut stage = with_token(serde_json::json!({}));
+    stage.session.join_asked(2, 1, &join);
+    assert_eq!(full(&mut stage, join.flags), Err(Disconnect::SERVER_ERROR), "not left without it");
     assert!(Disconnect::SERVER_ERROR.reconnects());
 }

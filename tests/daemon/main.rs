@@ -23,6 +23,7 @@ mod process;
 mod readers;
 mod requests;
 mod socket;
+mod temporary;
 
 /// Runs the function once on each driver, as two tests: `name::io_uring` and `name::mio`.
 ///

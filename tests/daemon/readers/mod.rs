@@ -5,6 +5,6 @@ mod foreign;
 mod input;
 mod memory;
 mod polls;
-mod rights;
+pub mod rights;
 mod streams;
 mod websocket;
