@@ -8,6 +8,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 
+import { Backend } from './support/backend.mjs';
 import { API_KEY, Daemon, TOKEN_SECRET, binary, configuration, drivers } from './support/daemon.mjs';
 import { connected, received, sdk, subscribed, token, unixNow } from './support/sdk.mjs';
 import { next, sleep, until } from './support/wait.mjs';
@@ -115,6 +116,64 @@ for (const driver of drivers) {
       assert.ok(spent < 60, `${spent} ticks`);
       for (const client of [...clients, last]) client.removeAllListeners().disconnect();
       assert.equal(await daemon.stop(), 0);
+    });
+
+    test('far dates of subscription tokens, of hooks and of the API end nothing either', async () => {
+      const dates = [unixNow() + 8 * 365 * 86_400, 2 ** 63, 1e300];
+      const soon = unixNow() + 3;
+      const far = ({ user, client }) => ({ result: { expire_at: dates[(user || client).at(-1)] } });
+      const backend = await Backend.start({
+        connect: ({ data }) => ({ result: data }),
+        refresh: far,
+        subscribe: ({ data }) => ({ result: data }),
+        sub_refresh: far,
+      });
+      const config = configuration({
+        client: { connect_hook: 'connect', refresh_hook: 'refresh' },
+        namespace: [{ name: 'closed', presence: true }, { name: 'asked', subscribe_hook: 'subscribe', sub_refresh_hook: 'sub_refresh' }],
+        hook: backend.hooks(['connect', 'refresh', 'subscribe', 'sub_refresh']),
+      });
+      const daemon = await Daemon.start({ driver, config, args: ['--shards', '1'] });
+      const ticks = async () => (await daemon.metrics()).get('trunkline_ticks_total');
+      const clients = [];
+      const subscriptions = [];
+      const begin = async (options, channel, subscription) => {
+        const client = sdk(daemon.ws, options);
+        await connected(client);
+        client.on('connecting', (event) => assert.fail(`${channel}: ${JSON.stringify(event)}`));
+        clients.push(client);
+        subscriptions.push(await subscribed(client, channel, subscription));
+      };
+      for (const [at, date] of dates.entries()) {
+        const user = `user-${at}`;
+        for (const claims of [{ exp: date }, { exp: soon + 60, expire_at: date }]) {
+          const channel = `closed:${user}-${Object.keys(claims).length}`;
+          await begin({ token: token(user) }, channel, { token: token(user, { channel, ...claims }) });
+        }
+        await begin({ data: { user, expire_at: date } }, `asked:at-once-${at}`, { data: { expire_at: date } });
+        await begin({ data: { user, expire_at: soon } }, `asked:later-${at}`, { data: { expire_at: soon } });
+        const body = `{"user":"${user}","channel":"closed:api","expire_at":${date}}`;
+        const { status, answer } = await daemon.apiRaw('subscribe', body);
+        assert.deepEqual([status, answer], [200, { result: {} }], body);
+      }
+      await until(
+        () => backend.of('refresh').length >= dates.length && backend.of('sub_refresh').length >= dates.length,
+        'what ended soon has been asked about',
+      );
+      const before = await ticks();
+      await sleep(2_000);
+      const spent = (await ticks()) - before;
+      assert.ok(spent < 60, `${spent} ticks`);
+      assert.equal(backend.of('refresh').length, dates.length, 'once for each');
+      assert.equal(backend.of('sub_refresh').length, dates.length);
+      for (const { channel, seen } of subscriptions) {
+        assert.deepEqual([seen.subscribing.length, seen.unsubscribed, seen.errors], [1, [], []], channel);
+      }
+      const { num_users } = await daemon.api('presence_stats', { channel: 'closed:api' });
+      assert.equal(num_users, dates.length);
+      for (const client of clients) client.removeAllListeners().disconnect();
+      assert.equal(await daemon.stop(), 0);
+      await backend.stop();
     });
 
     test('a host that has been up for 994 days', async () => {

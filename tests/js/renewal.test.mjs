@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { configuration, Daemon, drivers } from './support/daemon.mjs';
 import { connected, sdk, subscribed, token, unixNow } from './support/sdk.mjs';
-import { next, until } from './support/wait.mjs';
+import { next, sleep, until } from './support/wait.mjs';
 
 const CASES = [
   ['expired', { exp: unixNow() - 60 }],
@@ -50,6 +50,29 @@ for (const driver of drivers) {
         client.disconnect();
       });
     }
+
+    test('a host that signs and is a few seconds ahead costs no connection and no subscription', async () => {
+      const channel = 'closed:ahead';
+      // Valid in 3 s only: within the leeway of 5 s, whenever it is asked for.
+      const asked = [];
+      const ahead = (more) => {
+        asked.push(more);
+        return token('ann', { nbf: unixNow() + 3, exp: unixNow() + 3600, ...more });
+      };
+      const client = sdk(daemon.ws, { token: token('ann', { exp: unixNow() + 2 }), getToken: async () => ahead() });
+      await connected(client);
+      const subscription = await subscribed(client, channel, {
+        token: token('ann', { channel, exp: unixNow() + 2 }),
+        getToken: async () => ahead({ channel }),
+      });
+      await sleep(4_000);
+      // One that is refused is asked for again, and said in an error.
+      assert.equal(asked.length, 2, 'one token for the connection, one for the subscription');
+      assert.deepEqual([client.log.connecting.length, client.log.errors], [1, []]);
+      const { subscribing, unsubscribed, errors } = subscription.seen;
+      assert.deepEqual([subscribing.length, unsubscribed, errors], [1, [], []]);
+      client.disconnect();
+    });
 
     test('the channels of a refresh token take the place of those before', async () => {
       const client = sdk(daemon.ws, {
