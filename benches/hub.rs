@@ -8,7 +8,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use trunkline::base::bytes::Bytes;
 use trunkline::base::ids::{ChannelName, ConnId, EncodingId, Offset, ShardId, Sock};
 use trunkline::base::prng::Prng;
-use trunkline::base::publication::ClientInfo;
+use trunkline::base::publication::{ClientInfo, Visibility};
 use trunkline::base::time::Time;
 use trunkline::hub::asks::{JoinAsk, PublishAsk, Since, SinceEpoch};
 use trunkline::hub::class::Class;
@@ -78,6 +78,11 @@ fn publish(c: &mut Criterion) {
     });
 }
 
+/// As the namespace says.
+fn shown(channel: &str) -> Visibility {
+    Visibility { listed: channel.starts_with("room:"), announced: false }
+}
+
 fn join_and_leave(c: &mut Criterion) {
     for (what, namespace) in [("join_leave/plain", ""), ("join_leave/presence", "room:")] {
         let channel: ChannelName = format!("{namespace}busy").into();
@@ -87,6 +92,7 @@ fn join_and_leave(c: &mut Criterion) {
                 channel: channel.clone(),
                 conn: conn(slot),
                 info: info(slot),
+                shown: shown(&channel),
                 recover: None,
                 by: Creator::Backend,
             };
@@ -98,6 +104,7 @@ fn join_and_leave(c: &mut Criterion) {
                     channel: channel.clone(),
                     conn: conn(20_000),
                     info: info(20_000),
+                    shown: shown(&channel),
                     recover: None,
                     by: Creator::Backend,
                 },
@@ -124,6 +131,7 @@ fn recovery(c: &mut Criterion) {
                 channel: channel.clone(),
                 conn: conn(1),
                 info: info(1),
+                shown: shown(&channel),
                 recover,
                 by: Creator::Backend,
             },
@@ -152,6 +160,7 @@ fn deliver(c: &mut Criterion) {
                 channel: channel.clone(),
                 conn: conn(slot),
                 info: info(slot),
+                shown: shown(&channel),
                 recover: None,
                 by: Creator::Backend,
             };

@@ -23,6 +23,21 @@ impl Default for ClientInfo {
     }
 }
 
+/// How others see a member of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Visibility {
+    /// In the channel's presence.
+    pub listed: bool,
+    /// By a join and a leave event.
+    pub announced: bool,
+}
+
+impl Visibility {
+    pub fn at_all(self) -> bool {
+        self.listed || self.announced
+    }
+}
+
 /// The frames of one item, each made once, by the first delivery that needs it. Nothing is made for an encoding without
 /// subscribers.
 #[derive(Debug, Default)]

@@ -97,6 +97,13 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "client.channel_name_bytes_max",
         "must be from 1 to 4096",
     );
+    // A channel of a namespace, or of users, must not be private by its kind.
+    require(
+        client.private_channel_prefix.len() <= 16
+            && client.private_channel_prefix.bytes().all(|b| b.is_ascii_graphic() && !b":#".contains(&b)),
+        "client.private_channel_prefix",
+        "must be at most 16 printable ASCII characters, none of them \":\", \"#\" or a blank",
+    );
     for text in &client.allowed_origins {
         if let Err(reason) = OriginPattern::parse(text) {
             require(false, "client.allowed_origins", &format!("\"{text}\" {reason}"));

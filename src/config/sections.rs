@@ -89,7 +89,8 @@ settings! {
 settings! {
     /// What a client connection may do and cost.
     pub struct Client {
-        /// Let clients in that show no token; their user is empty.
+        /// Let clients in that show no token; their user is empty. All clients without a user count as clients then, unless
+        /// a namespace's `allow_..._for_anonymous` differ. Without it they may do nothing but what is granted to them.
         pub allow_anonymous: bool = false;
         /// How often a silent client is pinged.
         pub ping_interval: Duration = Duration::from_secs(25);
@@ -145,6 +146,9 @@ settings! {
         /// their cookies unless they are named beside it. Empty: only pages of the same host. Clients that send no Origin
         /// are not browsers and are not held to this.
         pub allowed_origins: Vec<String> = Vec::new(), example "[\"https://example.com\"]";
+        /// Channels whose name begins with this need a subscription token, whatever their namespace allows; the rest of the
+        /// name has the namespace (`$chat:1` is of `chat`). Empty: no channel is private.
+        pub private_channel_prefix: String = "$".to_string();
         /// Subscribe every connection that has a user to its personal channel: `#` and the user.
         pub personal_channel: bool = false;
         /// The namespace of personal channels. Empty: they are channels without a namespace.
@@ -245,6 +249,15 @@ section! {
         allow_presence_for_subscriber: bool;
         /// Clients may read presence.
         allow_presence_for_client: bool;
+        /// Clients without a user may subscribe where `allow_subscribe_for_client` lets clients. Unset: as
+        /// `client.allow_anonymous` says. What a token, a hook or the API grants does not depend on it.
+        allow_subscribe_for_anonymous: Option<bool>, example "false";
+        /// Clients without a user may publish where clients, or subscribers, may. Unset: as `client.allow_anonymous` says.
+        allow_publish_for_anonymous: Option<bool>, example "false";
+        /// The same for reading history.
+        allow_history_for_anonymous: Option<bool>, example "false";
+        /// The same for reading presence.
+        allow_presence_for_anonymous: Option<bool>, example "false";
         /// Publications a second that clients may make in one channel; as many may come at once after a rest. More are
         /// refused (111). The server API is not limited. 0: any number.
         publish_per_second: u32;
@@ -539,6 +552,7 @@ impl Config {
         let mut config = Config { mode: Mode::Development, ..Config::default() };
         config.api.key = Some(key);
         config.client.allow_anonymous = true;
+        config.client.private_channel_prefix = String::new();
         config.channel = ChannelOptions {
             history_size: 1000,
             history_ttl: Duration::from_secs(600),
@@ -563,6 +577,7 @@ impl Config {
             self.namespace.iter().map(|namespace| (namespace.name.clone(), namespace.options.clone())),
             self.client.channel_name_bytes_max,
         )
+        .with_private_prefix(&self.client.private_channel_prefix)
     }
 
     pub fn is_development(&self) -> bool {

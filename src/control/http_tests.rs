@@ -306,10 +306,10 @@ async fn what_is_missing_or_unsupported_is_a_bad_request() {
         assert_eq!(answer, json!({"result": {}}), "{method}: nobody has such a session");
     }
     let subscribe = |name: &str| json!({"user": "u", "channel": "c", "override": {name: {"value": true}}});
-    for name in ["join_leave", "force_push_join_leave", "force_positioning", "force_recovery"] {
+    for name in ["presence", "join_leave", "force_push_join_leave", "force_positioning", "force_recovery"] {
         assert_eq!(call(&app, "subscribe", subscribe(name)).await, json!({"result": {}}), "{name}");
     }
-    let refused = call(&app, "subscribe", subscribe("presence")).await;
+    let refused = call(&app, "subscribe", subscribe("history")).await;
     assert_eq!(refused["error"]["code"], 107, "{refused}");
     let answer = call(&app, "subscribe", json!({"user": "u", "channel": "c", "override": []})).await;
     assert_eq!(answer, json!({"result": {}}), "an empty array of PHP");

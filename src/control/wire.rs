@@ -154,6 +154,7 @@ impl UserBody {
         let mut overrides = Overrides::default();
         for (name, option) in &self.override_ {
             let place = match name.as_str() {
+                "presence" => &mut overrides.presence,
                 "join_leave" => &mut overrides.join_leave,
                 "force_push_join_leave" => &mut overrides.force_push_join_leave,
                 "force_positioning" => &mut overrides.force_positioning,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, ConnId, Position};
-use crate::base::publication::{ClientInfo, Publication, Publications};
+use crate::base::publication::{ClientInfo, Publication, Publications, Visibility};
 pub use crate::base::publication::{Since, SinceEpoch};
 use crate::hub::creators::Creator;
 
@@ -72,8 +72,9 @@ pub struct Published {
 pub struct JoinAsk {
     pub channel: ChannelName,
     pub conn: ConnId,
-    /// Kept while the channel's namespace has presence or join and leave.
+    /// Kept while the member is shown to others.
     pub info: ClientInfo,
+    pub shown: Visibility,
     pub recover: Option<Since>,
     pub by: Creator,
 }
@@ -84,7 +85,7 @@ pub struct Joined {
     pub position: Position,
     /// Only when the ask had `recover`.
     pub recovery: Option<Recovery>,
-    /// To deliver to the channel's other subscribers when its namespace has join and leave.
+    /// To deliver to the channel's other subscribers when the member is announced.
     pub notice: Option<Arc<Notice>>,
 }
 

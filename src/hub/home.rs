@@ -220,8 +220,8 @@ impl Home {
             channel.recover(since, now, publications_max)
         });
         let position = channel.position();
-        let info = channel.options.join_leave.then(|| ask.info.clone());
-        let notice = match channel.members.insert(ask.conn, ask.info, &self.hash) {
+        let info = ask.shown.announced.then(|| ask.info.clone());
+        let notice = match channel.members.insert(ask.conn, ask.info, ask.shown, &self.hash) {
             Inserted::Again => {
                 self.counts.joins_repeated_total += 1;
                 None
@@ -244,8 +244,8 @@ impl Home {
         }
     }
 
-    /// Ends a subscription. Returns the notice for the others when the namespace has join and leave. A connection that
-    /// is not in is counted and ignored: its join may have been refused.
+    /// Ends a subscription. Returns the notice for the others when the member was announced. A connection that is not in
+    /// is counted and ignored: its join may have been refused.
     pub fn leave(&mut self, channel: &str, conn: ConnId, now: Time) -> Option<Arc<Notice>> {
         let now = self.advance(now);
         let Some((slot, found)) = self.known_mut(channel) else {
@@ -258,8 +258,7 @@ impl Home {
         };
         found.interest.remove(conn.shard());
         found.active_until = found.active_until.max(now);
-        let joins_and_leaves = found.options.join_leave;
-        let notice = info.filter(|_| joins_and_leaves).map(|info| found.notice(false, *info));
+        let notice = info.map(|info| found.notice(false, *info));
         self.counts.subscriptions -= 1;
         self.settle(slot);
         notice
@@ -350,7 +349,7 @@ impl Home {
         Ok(())
     }
 
-    /// All subscribers. The roster asked for last is kept until the next sweep, so that it is made and encoded once for
+    /// All subscribers that are listed. The roster asked for last is kept until the next sweep, so that it is made and encoded once for
     /// those who ask in a row.
     ///
     /// # Errors
@@ -371,7 +370,7 @@ impl Home {
         self.asked_last = None;
     }
 
-    /// How many subscribers and distinct users; all anonymous ones are one user. Costs the same at any number.
+    /// How many listed subscribers and distinct users; all anonymous ones are one user. Costs the same at any number.
     ///
     /// # Errors
     /// As [`Home::presence`].

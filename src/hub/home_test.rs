@@ -7,7 +7,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position, ShardId, Sock};
 use crate::base::prng::Prng;
-use crate::base::publication::ClientInfo;
+use crate::base::publication::{ClientInfo, Visibility};
 use crate::base::time::Time;
 use crate::hub::asks::{
     HistoryAsk, JoinAsk, Joined, PublishAsk, Published, ReadAnswer, Recovery, Since, SinceEpoch,
@@ -51,8 +51,9 @@ fn publish(home: &mut Home, channel: &str, now: Time) -> Published {
 fn join(home: &mut Home, channel: &str, conn: ConnId, recover: Option<Position>) -> Joined {
     let recover = recover.map(|at| Since { offset: at.offset, epoch: SinceEpoch::Known(at.epoch) });
     let info = ClientInfo { user: "ann".into(), client: format!("{conn:?}"), ..ClientInfo::default() };
+    let shown = Visibility { listed: true, announced: channel.starts_with("room:") };
     let by = Creator::Backend;
-    home.join(JoinAsk { channel: channel.into(), conn, info, recover, by }, T0).unwrap()
+    home.join(JoinAsk { channel: channel.into(), conn, info, shown, recover, by }, T0).unwrap()
 }
 
 #[test]
@@ -218,7 +219,8 @@ fn clients_cannot_take_the_channels_of_the_backend() {
         let channel = format!("used-{number}").as_str().into();
         let info = ClientInfo { client: "c".into(), ..ClientInfo::default() };
         let by = Creator::Connection(conn(0, number));
-        let joined = home.join(JoinAsk { channel, conn: conn(0, number), info, recover: None, by }, T0);
+        let (conn, shown) = (conn(0, number), Visibility::default());
+        let joined = home.join(JoinAsk { channel, conn, info, shown, recover: None, by }, T0);
         assert_eq!(joined.err(), (number >= 50).then_some(Refusal::LimitExceeded), "{number}");
     }
     assert_eq!(made(&mut home, "one more", "ann"), Err(Refusal::LimitExceeded));

@@ -12,7 +12,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ConnId, Epoch, Offset, Position, ShardId, Sock};
 use crate::base::prng::Prng;
-use crate::base::publication::{ClientInfo, Publication};
+use crate::base::publication::{ClientInfo, Publication, Visibility};
 use crate::base::time::Time;
 use crate::hub::asks::{HistoryAsk, JoinAsk, PresenceStats, PublishAsk, Recovery, Since, SinceEpoch};
 use crate::hub::creators::Creator;
@@ -119,7 +119,7 @@ struct Naive {
     top: u64,
     /// Offset, payload, when it is over.
     entries: Vec<(u64, Bytes, Time)>,
-    members: BTreeMap<ConnId, ClientInfo>,
+    members: BTreeMap<ConnId, (ClientInfo, Visibility)>,
     /// Key, answer, when it is over, and when it came in the order of all keys.
     keys: Vec<(String, Position, Time, u64)>,
     version: (u64, String),
@@ -440,7 +440,8 @@ impl Pair {
             ClientInfo { user: user.into(), client: format!("{conn:?}"), conn_info: None, chan_info: None };
         let recover = (self.prng.u8(..3) > 0).then(|| self.since(name));
         let by = self.creator();
-        let ask = JoinAsk { channel: name.into(), conn, info: info.clone(), recover, by: by.clone() };
+        let shown = self.shown(name);
+        let ask = JoinAsk { channel: name.into(), conn, info: info.clone(), shown, recover, by: by.clone() };
         let joined = match (self.home.join(ask, self.now), self.may_mention(name, &by)) {
             (Err(refusal), expected) => return assert_eq!(Err(refusal), expected),
             (Ok(joined), expected) => {
@@ -451,8 +452,8 @@ impl Pair {
         let recovery_max = self.limits.recovery_publications_max;
         let channel = self.mentioned(name, joined.position.epoch, &by);
         assert_eq!(joined.position, channel.position());
-        let repeated = channel.members.insert(conn, info.clone()).is_some();
-        let told = channel.options.join_leave && !repeated;
+        let repeated = channel.members.insert(conn, (info.clone(), shown)).is_some();
+        let told = shown.announced && !repeated;
         assert_eq!(joined.notice.is_some(), told);
         if let Some(notice) = joined.notice {
             assert!(notice.joined && notice.info == info && &*notice.channel == name);
@@ -482,9 +483,9 @@ impl Pair {
         let unknown_before = self.home.counts().leaves_unknown_total;
         let notice = self.home.leave(name, conn, self.now);
         let info = self.naive.get_mut(name).and_then(|channel| {
-            let info = channel.members.remove(&conn)?;
+            let (info, shown) = channel.members.remove(&conn)?;
             channel.in_use_until = channel.in_use_until.max(self.now);
-            Some((info, channel.options.join_leave))
+            Some((info, shown.announced))
         });
         let unknown = self.home.counts().leaves_unknown_total - unknown_before;
         assert_eq!(unknown, u64::from(info.is_none()));
@@ -556,9 +557,10 @@ impl Pair {
             let mut infos = Vec::new();
             if let Some(channel) = channel {
                 channel.members.keys().for_each(|conn| *interest.entry(conn.shard()).or_insert(0) += 1);
-                infos.extend(channel.members.values().cloned());
-                if !infos.is_empty() {
-                    occupied.insert(name.to_owned(), infos.len() as u32);
+                let listed = channel.members.values().filter(|(_, shown)| shown.listed);
+                infos.extend(listed.map(|(info, _)| info.clone()));
+                if !channel.members.is_empty() {
+                    occupied.insert(name.to_owned(), channel.members.len() as u32);
                 }
             }
             let interest: Vec<(ShardId, u32)> = interest.into_iter().collect();
@@ -619,6 +621,16 @@ impl Pair {
         self.home.sweep(keys_over, 10_000);
         assert_eq!(self.home.counts().idempotency_keys, 0);
         assert_eq!((counts.history_bytes, counts.history_publications), (0, 0));
+    }
+
+    /// As the namespace says, or as a grant makes it for one member.
+    fn shown(&mut self, name: &str) -> Visibility {
+        match self.namespaces.resolve(name) {
+            Ok(options) if self.prng.u8(..3) > 0 => {
+                Visibility { listed: options.presence, announced: options.join_leave }
+            }
+            _ => Visibility { listed: self.prng.bool(), announced: self.prng.bool() },
+        }
     }
 
     /// One of some forty, on three shards.

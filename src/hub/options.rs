@@ -45,6 +45,12 @@ pub struct ChannelOptions {
     pub allow_history_for_client: bool,
     pub allow_presence_for_subscriber: bool,
     pub allow_presence_for_client: bool,
+    /// Whether the permissions of clients and subscribers count for those without a user as well. Unset: where clients
+    /// without a token are let in.
+    pub allow_subscribe_for_anonymous: Option<bool>,
+    pub allow_publish_for_anonymous: Option<bool>,
+    pub allow_history_for_anonymous: Option<bool>,
+    pub allow_presence_for_anonymous: Option<bool>,
     /// Publications of clients a second, and at once after a rest; 0 does not limit them.
     pub publish_per_second: u32,
     /// Payload bytes of clients a second, and at once after a rest; 0 does not limit them.
@@ -79,6 +85,10 @@ impl Default for ChannelOptions {
             allow_history_for_client: false,
             allow_presence_for_subscriber: false,
             allow_presence_for_client: false,
+            allow_subscribe_for_anonymous: None,
+            allow_publish_for_anonymous: None,
+            allow_history_for_anonymous: None,
+            allow_presence_for_anonymous: None,
             publish_per_second: 0,
             publish_bytes_per_second: 0,
             subscribe_hook: None,
@@ -96,13 +106,15 @@ impl ChannelOptions {
     }
 }
 
-/// All namespaces of a node. A channel's namespace is what stands before the first `:` of its name;
-/// a name without one belongs to the default namespace.
+/// All namespaces of a node. A channel's namespace is what stands before the first `:` of its name, the private prefix
+/// apart; a name without one belongs to the default namespace.
 #[derive(Clone, Debug)]
 pub struct Namespaces {
     default: Arc<ChannelOptions>,
     named: BTreeMap<Box<str>, Arc<ChannelOptions>>,
     name_bytes_max: usize,
+    /// Begins the names of private channels; empty: no channel is private.
+    private_prefix: Box<str>,
 }
 
 impl Namespaces {
@@ -115,7 +127,18 @@ impl Namespaces {
             default: Arc::new(default),
             named: named.into_iter().map(|(name, options)| (name.into(), Arc::new(options))).collect(),
             name_bytes_max,
+            private_prefix: Box::default(),
         }
+    }
+
+    /// Channels whose name begins with `prefix` are private.
+    pub fn with_private_prefix(mut self, prefix: &str) -> Namespaces {
+        self.private_prefix = prefix.into();
+        self
+    }
+
+    pub fn is_private(&self, name: &str) -> bool {
+        !self.private_prefix.is_empty() && name.starts_with(&*self.private_prefix)
     }
 
     /// The options of every namespace, the default one included.
@@ -133,6 +156,7 @@ impl Namespaces {
         {
             return Err(Refusal::BadRequest);
         }
+        let name = name.strip_prefix(&*self.private_prefix).unwrap_or(name);
         match name.split_once(':') {
             None => Ok(&self.default),
             Some((namespace, _)) => self.named.get(namespace).ok_or(Refusal::UnknownChannel),

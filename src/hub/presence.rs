@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use ahash::RandomState;
 
 use crate::base::ids::{ConnId, ShardId, UserName};
-use crate::base::publication::{ClientInfo, Encoded};
+use crate::base::publication::{ClientInfo, Encoded, Visibility};
 use crate::hub::asks::PresenceStats;
 
 /// Entries a map walks instead of hashing: four cache lines of connections.
@@ -17,18 +17,27 @@ const FEW_MAX: usize = 16;
 /// The subscribers of one channel. Most channels have one or a few, so those are kept without a table.
 #[derive(Debug)]
 pub enum Members {
-    /// The namespace shows nobody: connections only.
+    /// Nobody is shown: connections only.
     Plain(SmallMap<ConnId, ()>),
-    /// The namespace has presence or join and leave.
+    /// The namespace has presence or join and leave, or has had a member that is shown all the same.
     Known(Box<KnownMembers>),
 }
 
 #[derive(Debug, Default)]
 pub struct KnownMembers {
+    /// Those who are shown at all.
     infos: SmallMap<ConnId, Box<ClientInfo>>,
-    /// The roster of the present members, while somebody still has it.
+    /// How, as the namespace says.
+    usual: Visibility,
+    /// How those of `infos` are shown that differ from it.
+    unusual: SmallMap<ConnId, Visibility>,
+    /// Those who are not shown.
+    unseen: SmallMap<ConnId, ()>,
+    /// The roster of the listed members, while somebody still has it.
     roster: Weak<Roster>,
-    /// How many connections of each user.
+    /// How many are listed.
+    listed: u32,
+    /// How many of these of each user.
     users: SmallMap<UserName, u32>,
 }
 
@@ -50,14 +59,18 @@ pub enum Inserted {
 }
 
 impl Members {
-    pub fn new(known: bool) -> Members {
-        if known { Members::Known(Box::default()) } else { Members::Plain(SmallMap::Empty) }
+    /// `usual`: how members are shown, as the namespace says.
+    pub fn new(usual: Visibility) -> Members {
+        match usual.at_all() {
+            true => Members::Known(Box::new(KnownMembers { usual, ..KnownMembers::default() })),
+            false => Members::Plain(SmallMap::Empty),
+        }
     }
 
     pub fn len(&self) -> usize {
         match self {
             Members::Plain(conns) => conns.len(),
-            Members::Known(known) => known.infos.len(),
+            Members::Known(known) => known.infos.len() + known.unseen.len(),
         }
     }
 
@@ -65,20 +78,23 @@ impl Members {
         self.len() == 0
     }
 
-    pub fn insert(&mut self, conn: ConnId, info: ClientInfo, hash: &RandomState) -> Inserted {
+    pub fn insert(
+        &mut self,
+        conn: ConnId,
+        info: ClientInfo,
+        shown: Visibility,
+        hash: &RandomState,
+    ) -> Inserted {
         let again = match self {
-            Members::Plain(conns) => conns.insert(conn, (), hash).is_some(),
-            Members::Known(known) => {
-                known.roster = Weak::new();
-                match known.users.get_mut(&info.user) {
-                    Some(connections) => *connections += 1,
-                    None => {
-                        known.users.insert(info.user.clone(), 1, hash);
-                    }
-                }
-                let before = known.infos.insert(conn, Box::new(info), hash);
-                before.map(|before| known.drop_user(&before.user)).is_some()
+            Members::Plain(conns) if !shown.at_all() => conns.insert(conn, (), hash).is_some(),
+            Members::Plain(conns) => {
+                let unseen = std::mem::take(conns);
+                let mut known = Box::new(KnownMembers { unseen, ..KnownMembers::default() });
+                let again = known.insert(conn, info, shown, hash);
+                *self = Members::Known(known);
+                again
             }
+            Members::Known(known) => known.insert(conn, info, shown, hash),
         };
         if again { Inserted::Again } else { Inserted::New }
     }
@@ -94,35 +110,40 @@ impl Members {
         }
     }
 
-    /// `None` when it is not there; else its info if that was kept.
+    /// `None` when it is not there; else its info if others are to be told.
     pub fn remove(&mut self, conn: ConnId) -> Option<Option<Box<ClientInfo>>> {
         match self {
             Members::Plain(conns) => conns.remove(&conn).map(|()| None),
+            Members::Known(known) => known.remove(conn),
+        }
+    }
+
+    /// Every subscriber, in no order: how it is shown, and its info if that is kept.
+    pub fn for_each(&self, mut f: impl FnMut(ConnId, Visibility, Option<&ClientInfo>)) {
+        let nowhere = Visibility::default();
+        match self {
+            Members::Plain(conns) => conns.for_each(|conn, ()| f(*conn, nowhere, None)),
             Members::Known(known) => {
-                let info = known.infos.remove(&conn)?;
-                known.roster = Weak::new();
-                known.drop_user(&info.user);
-                Some(Some(info))
+                known.infos.for_each(|conn, info| {
+                    f(*conn, known.unusual.get(conn).copied().unwrap_or(known.usual), Some(info));
+                });
+                known.unseen.for_each(|conn, ()| f(*conn, nowhere, None));
             }
         }
     }
 
-    /// Every subscriber, in no order, with its info if that is kept.
-    pub fn for_each(&self, mut f: impl FnMut(ConnId, Option<&ClientInfo>)) {
-        match self {
-            Members::Plain(conns) => conns.for_each(|conn, ()| f(*conn, None)),
-            Members::Known(known) => known.infos.for_each(|conn, info| f(*conn, Some(info))),
-        }
-    }
-
-    /// The infos kept.
+    /// The infos of those who are listed.
     pub fn roster(&mut self) -> Arc<Roster> {
         let Members::Known(known) = self else { return Arc::default() };
         if let Some(roster) = known.roster.upgrade() {
             return roster;
         }
-        let mut infos = Vec::with_capacity(known.infos.len());
-        known.infos.for_each(|_, info| infos.push(ClientInfo::clone(info)));
+        let mut infos = Vec::with_capacity(known.listed as usize);
+        known.infos.for_each(|conn, info| {
+            if known.unusual.get(conn).unwrap_or(&known.usual).listed {
+                infos.push(ClientInfo::clone(info));
+            }
+        });
         let roster = Arc::new(Roster { infos, encoded: Encoded::default() });
         known.roster = Arc::downgrade(&roster);
         roster
@@ -131,20 +152,50 @@ impl Members {
     pub fn stats(&self) -> PresenceStats {
         match self {
             Members::Plain(_) => PresenceStats::default(),
-            Members::Known(known) => {
-                PresenceStats { clients: known.infos.len() as u32, users: known.users.len() as u32 }
-            }
+            Members::Known(known) => PresenceStats { clients: known.listed, users: known.users.len() as u32 },
         }
     }
 }
 
 impl KnownMembers {
-    fn drop_user(&mut self, user: &str) {
-        let connections = self.users.get_mut(user).expect("every info is counted for its user");
-        *connections -= 1;
-        if *connections == 0 {
-            self.users.remove(user);
+    /// Whether it was there already.
+    fn insert(&mut self, conn: ConnId, info: ClientInfo, shown: Visibility, hash: &RandomState) -> bool {
+        let again = self.remove(conn).is_some();
+        if !shown.at_all() {
+            self.unseen.insert(conn, (), hash);
+            return again;
         }
+        if shown != self.usual {
+            self.unusual.insert(conn, shown, hash);
+        }
+        if shown.listed {
+            self.roster = Weak::new();
+            self.listed += 1;
+            match self.users.get_mut(&info.user) {
+                Some(connections) => *connections += 1,
+                None => {
+                    self.users.insert(info.user.clone(), 1, hash);
+                }
+            }
+        }
+        self.infos.insert(conn, Box::new(info), hash);
+        again
+    }
+
+    fn remove(&mut self, conn: ConnId) -> Option<Option<Box<ClientInfo>>> {
+        let Some(info) = self.infos.remove(&conn) else { return self.unseen.remove(&conn).map(|()| None) };
+        let shown = self.unusual.remove(&conn).unwrap_or(self.usual);
+        if shown.listed {
+            self.roster = Weak::new();
+            self.listed -= 1;
+            let connections =
+                self.users.get_mut(&info.user).expect("every listed member is counted for its user");
+            *connections -= 1;
+            if *connections == 0 {
+                self.users.remove(&info.user);
+            }
+        }
+        Some(shown.announced.then_some(info))
     }
 }
 
@@ -245,6 +296,15 @@ impl<K: Hash + Eq, V> SmallMap<K, V> {
         }
     }
 
+    pub fn get(&self, key: &K) -> Option<&V> {
+        match self {
+            SmallMap::Empty => None,
+            SmallMap::One((known, value)) => (known == key).then_some(value),
+            SmallMap::Few(few) => few.iter().find(|(known, _)| known == key).map(|(_, value)| value),
+            SmallMap::Many(many) => many.get(key),
+        }
+    }
+
     /// Returns the value that was there for `key`.
     pub fn insert(&mut self, key: K, value: V, hash: &RandomState) -> Option<V> {
         if let SmallMap::Many(many) = self {
@@ -328,6 +388,17 @@ mod tests {
         RandomState::with_seeds(1, 2, 3, 4)
     }
 
+    const EVERYWHERE: Visibility = Visibility { listed: true, announced: true };
+    const NOWHERE: Visibility = Visibility { listed: false, announced: false };
+
+    fn conn(slot: u32) -> ConnId {
+        ConnId::new(ShardId(1), Sock { slot, generation: 3 })
+    }
+
+    fn info(user: &str) -> ClientInfo {
+        ClientInfo { user: user.into(), ..ClientInfo::default() }
+    }
+
     #[test]
     fn a_small_map_agrees_with_a_map_as_it_grows_and_shrinks() {
         for seed in 0..100 {
@@ -344,6 +415,7 @@ mod tests {
                 }
                 assert_eq!(small.len(), naive.len(), "seed {seed}");
                 let probe = prng.u64(..60);
+                assert_eq!(small.get(&probe), naive.get(&probe), "seed {seed}");
                 assert_eq!(small.get_mut(&probe), naive.get_mut(&probe), "seed {seed}");
             }
             let mut all = Vec::new();
@@ -376,12 +448,11 @@ mod tests {
 
     #[test]
     fn an_insert_again_replaces_the_info_and_moves_the_user() {
-        let conn = ConnId::new(ShardId(1), Sock { slot: 2, generation: 3 });
-        let info = |user: &str| ClientInfo { user: user.into(), ..ClientInfo::default() };
-        let mut members = Members::new(true);
-        assert_eq!(members.insert(conn, info("ann"), &hash()), Inserted::New);
-        assert_eq!(members.insert(conn, info("ann"), &hash()), Inserted::Again);
-        assert_eq!(members.insert(conn, info("bob"), &hash()), Inserted::Again);
+        let conn = conn(2);
+        let mut members = Members::new(EVERYWHERE);
+        assert_eq!(members.insert(conn, info("ann"), EVERYWHERE, &hash()), Inserted::New);
+        assert_eq!(members.insert(conn, info("ann"), EVERYWHERE, &hash()), Inserted::Again);
+        assert_eq!(members.insert(conn, info("bob"), EVERYWHERE, &hash()), Inserted::Again);
         assert_eq!(members.roster().infos, [info("bob")]);
         assert_eq!(members.stats(), PresenceStats { clients: 1, users: 1 });
         assert_eq!(members.remove(conn).unwrap().as_deref(), Some(&info("bob")));
@@ -389,15 +460,49 @@ mod tests {
         assert_eq!(members.stats(), PresenceStats::default());
     }
 
+    #[test]
+    fn a_member_is_shown_as_it_joined() {
+        let mut members = Members::new(EVERYWHERE);
+        let secret = Visibility { announced: true, ..NOWHERE };
+        let silent = Visibility { listed: true, ..NOWHERE };
+        for (slot, shown) in [(1, EVERYWHERE), (2, NOWHERE), (3, secret), (4, silent)] {
+            members.insert(conn(slot), info(&format!("user {slot}")), shown, &hash());
+        }
+        assert_eq!((members.len(), members.stats()), (4, PresenceStats { clients: 2, users: 2 }));
+        let mut users: Vec<String> =
+            members.roster().infos.iter().map(|info| info.user.to_string()).collect();
+        users.sort();
+        assert_eq!(users, ["user 1", "user 4"]);
+        let told = |members: &mut Members, slot| members.remove(conn(slot)).map(|info| info.is_some());
+        let told: Vec<_> = (1..=5).map(|slot| told(&mut members, slot)).collect();
+        assert_eq!(told, [Some(true), Some(false), Some(true), Some(false), None]);
+        assert_eq!((members.len(), members.stats()), (0, PresenceStats::default()));
+    }
+
+    /// A namespace that shows nobody keeps no infos: the first member that is shown must not lose the others.
+    #[test]
+    fn one_who_is_shown_joins_those_who_are_not() {
+        let mut members = Members::new(NOWHERE);
+        members.insert(conn(1), info("ann"), NOWHERE, &hash());
+        assert!(matches!(members, Members::Plain(_)));
+        assert_eq!(members.insert(conn(2), info("bob"), EVERYWHERE, &hash()), Inserted::New);
+        assert_eq!(members.insert(conn(1), info("ann"), NOWHERE, &hash()), Inserted::Again);
+        assert_eq!((members.len(), members.stats().clients), (2, 1));
+        assert_eq!(members.remove(conn(1)), Some(None));
+        assert_eq!(members.insert(conn(2), info("bob"), NOWHERE, &hash()), Inserted::Again, "shown no more");
+        assert_eq!((members.len(), members.stats().clients), (1, 0));
+        assert_eq!(members.remove(conn(2)), Some(None));
+        assert!(members.is_empty());
+    }
+
     /// Made for each of a thousand asks, a list of nine thousand members came to gigabytes.
     #[test]
     fn those_who_ask_before_anything_changes_share_one_roster() {
-        let conn = |slot| ConnId::new(ShardId(1), Sock { slot, generation: 3 });
-        let mut members = Members::new(true);
-        members.insert(conn(1), ClientInfo::default(), &hash());
+        let mut members = Members::new(EVERYWHERE);
+        members.insert(conn(1), ClientInfo::default(), EVERYWHERE, &hash());
         let first = members.roster();
         assert!(Arc::ptr_eq(&first, &members.roster()));
-        members.insert(conn(2), ClientInfo::default(), &hash());
+        members.insert(conn(2), ClientInfo::default(), EVERYWHERE, &hash());
         let second = members.roster();
         assert_eq!((first.infos.len(), second.infos.len()), (1, 2));
         members.remove(conn(1));

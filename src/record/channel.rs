@@ -87,8 +87,12 @@ record! {
     pub struct MemberRecord {
         /// The subscriber's [`crate::record::PeerRecord::number`].
         peer: u64,
-        /// Where the namespace shows who is in a channel.
+        /// Of a member that others see.
         info: Option<InfoRecord>,
+        /// Others see it in presence.
+        listed: bool,
+        /// Others see it by join and leave events.
+        announced: bool,
     }
 
     /// What subscribers that lag have not been given. [`crate::record::CursorRecord::behind`] counts from its end.

@@ -236,6 +236,9 @@ record! {
         publications: Vec<PublicationRecord>,
         lost: bool,
         chan_info: Option<Bytes>,
+        /// How others see the subscriber, as in [`crate::record::MemberRecord`].
+        listed: bool,
+        announced: bool,
     }
 
     /// A connection of a tunnel.

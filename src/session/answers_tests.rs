@@ -48,6 +48,8 @@ impl World for Around {
             subscribe_hook: hooked,
             sub_refresh_hook: hooked,
             publish_hook: hooked,
+            subscribe_for_anonymous: true,
+            publish_for_anonymous: true,
             ..Rights::default()
         })
     }

@@ -283,7 +283,7 @@ impl Session {
             reject_unrecovered: subscribe.flag & REJECT_UNRECOVERED != 0,
         };
         let rights = self.may_begin(&wish.channel, cx)?;
-        if rights.listed.is_none() && !subscribe.token.is_empty() {
+        if rights.reads_token() && !subscribe.token.is_empty() {
             let user = self.user().map_or("", |user| user);
             let granted = rights::subscription(&subscribe.token, &subscribe.channel, user, None, cx);
             let granted = granted.map_err(TokenFault::of_subscription)?;
@@ -351,8 +351,13 @@ impl Session {
     /// A subscription that the client or the API made stays as it is.
     fn regrant(&mut self, subs: Vec<SubscribeEffect>, cx: &mut Context<'_>) -> Result<(), Failure> {
         /// What a token decides of a subscription.
-        const DECIDED: u32 =
-            Sub::BY_TOKEN | Sub::SERVER_SIDE | Sub::POSITIONED | Sub::RECOVERABLE | Sub::NOTICES;
+        const DECIDED: u32 = Sub::BY_TOKEN
+            | Sub::SERVER_SIDE
+            | Sub::POSITIONED
+            | Sub::RECOVERABLE
+            | Sub::NOTICES
+            | Sub::LISTED
+            | Sub::ANNOUNCED;
         let mut ended = Vec::new();
         let mut kept = Vec::new();
         for sub in self.subs.iter().filter(|sub| sub.is(Sub::BY_TOKEN)) {

@@ -3,7 +3,7 @@
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ClientId, UserName};
-use crate::base::publication::Since;
+use crate::base::publication::{Since, Visibility};
 use crate::proto::centrifuge::{Batch, Push, Reply};
 use crate::session::question::{Granted, Matter, PublishAnswer};
 use crate::session::token::{TokenFault, Verifier};
@@ -24,9 +24,18 @@ pub struct Rights {
     pub history_for_subscriber: bool,
     pub presence_for_client: bool,
     pub presence_for_subscriber: bool,
+    /// Whether the four count for clients without a user as well.
+    pub subscribe_for_anonymous: bool,
+    pub publish_for_anonymous: bool,
+    pub history_for_anonymous: bool,
+    pub presence_for_anonymous: bool,
+    /// A subscription needs a token, whatever else is allowed.
+    pub private: bool,
     pub keeps_history: bool,
     pub keeps_presence: bool,
     pub join_leave: bool,
+    /// A subscriber's own join and leave are told to others.
+    pub announced: bool,
     pub force_push_join_leave: bool,
     pub positioning: bool,
     pub recovery: bool,
@@ -39,6 +48,17 @@ pub struct Rights {
 }
 
 impl Rights {
+    /// Whether a subscription token counts. Who is listed needs none, but for a private channel; nor does it help those
+    /// whom the channel's name leaves out.
+    pub fn reads_token(&self) -> bool {
+        self.listed.is_none_or(|listed| listed && self.private)
+    }
+
+    /// How others see a subscriber.
+    pub fn visibility(&self) -> Visibility {
+        Visibility { listed: self.keeps_presence, announced: self.announced }
+    }
+
     /// Whether the backend is asked about a publication. It is not bothered by those whom the channel's name leaves out;
     /// one whom the server itself has subscribed is a subscriber, and what subscribers say must not slip by the hook.
     pub fn asks_about_publishing(&self, subscribed: bool) -> bool {

@@ -65,6 +65,10 @@ impl Sub {
     const PENDING: u32 = 16 << 24;
     /// Server-side, by the connection's token: another token may take it away.
     pub const BY_TOKEN: u32 = 32 << 24;
+    /// In the presence of its channel.
+    pub const LISTED: u32 = 64 << 24;
+    /// Its join and its leave are told to others.
+    pub const ANNOUNCED: u32 = 128 << 24;
     const INDEX: u32 = (1 << 24) - 1;
 
     pub fn channel(self) -> ChannelIndex {

@@ -17,9 +17,10 @@ use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, Offset, Position};
-use crate::base::publication::{Publications, Since, SinceEpoch};
+use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::position::Positions;
+use crate::session::token::SubscribeGrant;
 use crate::session::{ChannelIndex, Identity, Sub};
 
 /// What a reader gets.
@@ -121,15 +122,17 @@ pub struct Asked {
     pub lost: bool,
     /// JSON that others see of the subscription.
     pub chan_info: Option<Bytes>,
+    pub shown: Visibility,
 }
 
 impl Asked {
-    pub fn new(name: ChannelName, since: Option<Position>, recoverable: bool) -> Asked {
+    pub fn new(name: ChannelName, since: Option<Position>, recoverable: bool, shown: Visibility) -> Asked {
         Asked {
             name,
             index: 0,
             since,
             recoverable,
+            shown,
             top: None,
             publications: Vec::new(),
             lost: false,
@@ -284,8 +287,14 @@ impl Reader {
 #[derive(Clone, Debug, Default)]
 pub struct Admission {
     pub identity: Option<Box<Identity>>,
-    /// Channels that tokens open, whatever their namespace says, and the personal one.
-    pub granted: Vec<ChannelName>,
+    /// Channels that tokens and the connect hook open, whatever their namespace says, and the personal one.
+    pub granted: Vec<(ChannelName, SubscribeGrant)>,
+}
+
+impl Admission {
+    pub fn grant(&self, channel: &str) -> Option<&SubscribeGrant> {
+        self.granted.iter().find(|(granted, _)| **granted == *channel).map(|(_, grant)| grant)
+    }
 }
 
 /// In place of a position that is none of its channel: no log has this epoch (see [`Position::UNKNOWN`]), so what was missed
@@ -337,7 +346,7 @@ mod tests {
     }
 
     fn asked(since: Option<Position>, recoverable: bool) -> Asked {
-        Asked::new("c".into(), since, recoverable)
+        Asked::new("c".into(), since, recoverable, Visibility::default())
     }
 
     #[test]

@@ -2,11 +2,16 @@
 //!
 //! A *user-limited* channel says in its name whom it is for: `chat#ann,bob` is for the users `ann` and `bob` alone, who
 //! need no token and of whom no hook is asked. Its namespace must have `allow_user_limited_channels`; elsewhere a `#` is
-//! a character like any other. What the server itself subscribes a client to (by token, hook or API) is its own decision
+//! a character like any other.
+//!
+//! A *private* channel's name begins with the configured prefix: whatever its namespace allows, a subscription needs a
+//! token. An *anonymous* client is one without a user: what a namespace lets clients do counts for it where the namespace
+//! says so as well, whoever let it in. What the server itself subscribes a client to (by token, hook or API) is its own decision
 //! and not held to this.
 
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::ChannelName;
+use crate::base::publication::Visibility;
 use crate::session::context::{Admitted, Failure};
 use crate::session::question::Granted;
 use crate::session::token::{ConnectClaims, Flaw, Overrides, SubscribeClaims, TokenFault};
@@ -22,19 +27,44 @@ const USER_SEPARATOR: char = ',';
 /// # Errors
 /// As [`World::rights`].
 pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, Refusal> {
-    let mut rights = world.rights(channel)?;
+    Ok(of(world.rights(channel)?, channel, user))
+}
+
+/// What is left of a namespace's rights for `user` in the channel.
+fn of(mut rights: Rights, channel: &str, user: &str) -> Rights {
+    if user.is_empty() {
+        rights.subscribe &= rights.subscribe_for_anonymous;
+        for (right, counts) in [
+            (&mut rights.publish_for_client, rights.publish_for_anonymous),
+            (&mut rights.publish_for_subscriber, rights.publish_for_anonymous),
+            (&mut rights.history_for_client, rights.history_for_anonymous),
+            (&mut rights.history_for_subscriber, rights.history_for_anonymous),
+            (&mut rights.presence_for_client, rights.presence_for_anonymous),
+            (&mut rights.presence_for_subscriber, rights.presence_for_anonymous),
+        ] {
+            *right &= counts;
+        }
+    }
+    if rights.private {
+        // Who may not subscribe may not look in from outside: what all clients may do is for subscribers alone.
+        rights.subscribe = false;
+        rights.subscribe_hook = false;
+        rights.publish_for_subscriber |= std::mem::take(&mut rights.publish_for_client);
+        rights.history_for_subscriber |= std::mem::take(&mut rights.history_for_client);
+        rights.presence_for_subscriber |= std::mem::take(&mut rights.presence_for_client);
+    }
     let users = channel.rsplit_once(USERS).map(|(_, users)| users).filter(|_| rights.user_limited);
-    let Some(users) = users else { return Ok(rights) };
+    let Some(users) = users else { return rights };
     let listed = !user.is_empty() && users.split(USER_SEPARATOR).any(|known| known == user);
     rights.listed = Some(listed);
-    rights.subscribe = listed;
+    rights.subscribe = listed && !rights.private;
     rights.subscribe_hook = false;
     if !listed {
         rights.publish_for_client = false;
         rights.history_for_client = false;
         rights.presence_for_client = false;
     }
-    Ok(rights)
+    rights
 }
 
 /// Server-side subscriptions of a client that connects: the given ones and the user's personal channel.
@@ -138,7 +168,11 @@ fn refused_connection(fault: TokenFault, cx: &mut Context<'_>) -> Failure {
 /// The namespace's options as a token changes them for one subscription.
 pub fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
     let change = |right: &mut bool, to: Option<bool>| *right = to.unwrap_or(*right);
+    // Where the namespace keeps none there is no list to be in.
+    rights.keeps_presence &= overrides.presence.unwrap_or(true);
     change(&mut rights.join_leave, overrides.join_leave);
+    // Who is not to be seen is not told of either, unless that is wanted.
+    change(&mut rights.announced, overrides.join_leave.or(overrides.presence.filter(|presence| !presence)));
     change(&mut rights.force_push_join_leave, overrides.force_push_join_leave);
     change(&mut rights.force_positioning, overrides.force_positioning);
     change(&mut rights.force_recovery, overrides.force_recovery);
@@ -151,12 +185,22 @@ pub fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leav
     let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
     let notices = rights.join_leave && (join_leave || rights.force_push_join_leave);
     let mut flags = 0;
-    for (set, flag) in
-        [(recoverable, Sub::RECOVERABLE), (positioned, Sub::POSITIONED), (notices, Sub::NOTICES)]
-    {
+    let Visibility { listed, announced } = rights.visibility();
+    for (set, flag) in [
+        (recoverable, Sub::RECOVERABLE),
+        (positioned, Sub::POSITIONED),
+        (notices, Sub::NOTICES),
+        (listed, Sub::LISTED),
+        (announced, Sub::ANNOUNCED),
+    ] {
         flags |= if set { flag } else { 0 };
     }
     flags
+}
+
+/// How others see the subscriber whose subscription has these flags.
+pub fn visibility(flags: u32) -> Visibility {
+    Visibility { listed: flags & Sub::LISTED != 0, announced: flags & Sub::ANNOUNCED != 0 }
 }
 
 #[cfg(test)]
@@ -165,7 +209,8 @@ mod tests {
     use crate::session::token::Verifier;
     use crate::session::{ChannelIndex, Hooks};
 
-    /// Everything is allowed; `limited` says whether names count.
+    /// Everything is allowed; `limited` says whether names count. Channels that begin with `$` are private, and those
+    /// that begin with `known` are closed to the anonymous.
     struct Everything {
         limited: bool,
     }
@@ -175,7 +220,13 @@ mod tests {
             if channel.is_empty() {
                 return Err(Refusal::BadRequest);
             }
+            let anonymous = !channel.starts_with("known");
             Ok(Rights {
+                private: channel.starts_with('$'),
+                subscribe_for_anonymous: anonymous,
+                publish_for_anonymous: anonymous,
+                history_for_anonymous: anonymous,
+                presence_for_anonymous: anonymous,
                 user_limited: self.limited,
                 subscribe: true,
                 publish_for_client: true,
@@ -276,6 +327,89 @@ mod tests {
             of_user(&Everything { limited: true }, "", "ann").map(|rights| rights.subscribe),
             Err(Refusal::BadRequest)
         );
+    }
+
+    /// What a client may do: subscribe; publish, read history and presence from outside; the same as a subscriber.
+    fn allowed(channel: &str, user: &str) -> (bool, [bool; 3], [bool; 3]) {
+        let of = of_user(&Everything { limited: false }, channel, user).unwrap();
+        (
+            of.subscribe,
+            [of.publish_for_client, of.history_for_client, of.presence_for_client],
+            [of.publish_for_subscriber, of.history_for_subscriber, of.presence_for_subscriber],
+        )
+    }
+
+    #[test]
+    fn what_clients_may_counts_for_those_without_a_user_where_the_namespace_says_so() {
+        let (all, nothing) = ((true, [true; 3], [true; 3]), (false, [false; 3], [false; 3]));
+        assert_eq!([allowed("open", "ann"), allowed("open", "")], [all; 2]);
+        assert_eq!((allowed("known", "ann"), allowed("known", "")), (all, nothing));
+        // Each of the four for itself.
+        struct Only(usize);
+        impl Only {
+            fn rights(&self) -> Rights {
+                let of = |at| self.0 == at;
+                Rights {
+                    subscribe_for_anonymous: of(0),
+                    publish_for_anonymous: of(1),
+                    history_for_anonymous: of(2),
+                    presence_for_anonymous: of(3),
+                    ..Everything { limited: false }.rights("known").unwrap()
+                }
+            }
+        }
+        for at in 0..4 {
+            let rights = of(Only(at).rights(), "known", "");
+            let [publish, history, presence] = [1, 2, 3].map(|own| own == at);
+            assert_eq!(rights.subscribe, at == 0);
+            assert_eq!([rights.publish_for_client, rights.publish_for_subscriber], [publish; 2]);
+            assert_eq!([rights.history_for_client, rights.history_for_subscriber], [history; 2]);
+            assert_eq!([rights.presence_for_client, rights.presence_for_subscriber], [presence; 2]);
+        }
+        // The backend's word counts for everybody.
+        assert!(of_user(&Everything { limited: false }, "known", "").unwrap().subscribe_hook);
+    }
+
+    #[test]
+    fn a_private_channel_needs_a_token_whatever_else_is_allowed() {
+        for user in ["ann", ""] {
+            assert_eq!(allowed("$secret", user), (false, [false; 3], [true; 3]), "{user:?}");
+        }
+        let of = |channel, user| of_user(&Everything { limited: true }, channel, user).unwrap();
+        assert!(!of("$secret", "ann").subscribe_hook, "a hook is no token");
+        let listed = of("$secret#ann", "ann");
+        assert!(!listed.subscribe && listed.reads_token(), "nor is a name");
+        assert!(!of("$secret#ann", "bob").reads_token(), "a token is no name");
+        assert!(of("news", "bob").reads_token() && !of("news#ann", "ann").reads_token());
+    }
+
+    #[test]
+    fn a_subscription_is_shown_as_its_grant_says() {
+        let seen = Visibility { listed: true, announced: true };
+        let shown = |namespace: Visibility, presence, join_leave| {
+            let rights = Rights {
+                keeps_presence: namespace.listed,
+                join_leave: namespace.announced,
+                announced: namespace.announced,
+                ..Rights::default()
+            };
+            let overrides = Overrides { presence, join_leave, ..Overrides::default() };
+            let rights = overridden(rights, &overrides);
+            let shown = visibility(sub_flags(&rights, true, true, true));
+            assert_eq!(shown, rights.visibility());
+            (shown.listed, shown.announced)
+        };
+        let nobody = Visibility::default();
+        assert_eq!([shown(seen, None, None), shown(nobody, None, None)], [(true, true), (false, false)]);
+        assert_eq!(shown(seen, Some(false), None), (false, false), "who is hidden is not announced");
+        assert_eq!(shown(seen, Some(false), Some(true)), (false, true));
+        assert_eq!(shown(seen, Some(true), Some(false)), (true, false));
+        assert_eq!(shown(nobody, None, Some(true)), (false, true));
+        assert_eq!(shown(nobody, Some(true), None), (false, false), "there is no list to be in");
+        // Who is hidden hears of others as ever.
+        let rights = Rights { keeps_presence: true, join_leave: true, announced: true, ..Rights::default() };
+        let hidden = overridden(rights, &Overrides { presence: Some(false), ..Overrides::default() });
+        assert_ne!(sub_flags(&hidden, false, false, true) & Sub::NOTICES, 0);
     }
 
     #[test]

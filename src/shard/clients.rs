@@ -6,6 +6,7 @@ use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
 use crate::hub::creators::Creator;
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::session::question::PublishAnswer;
+use crate::session::rights::visibility;
 use crate::session::{
     Context, Effect, Progress, READ_WEIGHT, RECOVERY_WEIGHT, Session, Sub, SubscribeEffect,
 };
@@ -268,7 +269,8 @@ impl Core {
             0 => Creator::client(session.user(), conn),
             _ => Creator::Backend,
         };
-        let ask = JoinAsk { channel: subscribe.channel, conn, info, recover: subscribe.since, by };
+        let shown = visibility(subscribe.flags);
+        let ask = JoinAsk { channel: subscribe.channel, conn, info, shown, recover: subscribe.since, by };
         let tag = JoinTag {
             index,
             number: self.messages.joins_asked,

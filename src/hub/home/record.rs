@@ -9,7 +9,7 @@
 use super::Home;
 use super::table::{Channel, Version};
 use crate::base::ids::{ChannelName, ConnId, Epoch, Offset};
-use crate::base::publication::ClientInfo;
+use crate::base::publication::{ClientInfo, Visibility};
 use crate::base::time::Time;
 use crate::hub::creators::BUCKETS;
 use crate::hub::history::entry_bytes;
@@ -67,10 +67,11 @@ impl Home {
     pub fn members_parts(&self, channel: &str, mut take: impl FnMut(MembersPart)) {
         let Some(channel) = self.known(channel) else { return };
         let (mut bytes, mut members) = (0, Vec::new());
-        channel.members.for_each(|conn, info| {
+        channel.members.for_each(|conn, shown, info| {
             let info = info.map(InfoRecord::of);
             bytes += ITEM_BYTES + info.as_ref().map_or(0, InfoRecord::weight);
-            members.push(MemberRecord { peer: conn.to_bits(), info });
+            let Visibility { listed, announced } = shown;
+            members.push(MemberRecord { peer: conn.to_bits(), info, listed, announced });
             if bytes > PART_BYTES {
                 bytes = 0;
                 take(MembersPart { channel: channel.name.clone(), members: std::mem::take(&mut members) });
@@ -175,7 +176,8 @@ impl Home {
         for member in part.members {
             let Some(conn) = conn_of(member.peer) else { continue };
             let info = member.info.map_or_else(ClientInfo::default, InfoRecord::info);
-            if channel.members.insert(conn, info, &self.hash) == Inserted::New {
+            let shown = Visibility { listed: member.listed, announced: member.announced };
+            if channel.members.insert(conn, info, shown, &self.hash) == Inserted::New {
                 channel.interest.add(conn.shard());
                 self.counts.subscriptions += 1;
             }

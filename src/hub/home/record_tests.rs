@@ -98,7 +98,11 @@ fn act(home: &mut Home, prng: &mut Prng, members: &mut BTreeSet<(ChannelName, Co
             let conn = conn(prng);
             let info = ClientInfo { user: prng.u8(..3).to_string().into(), ..ClientInfo::default() };
             members.insert((channel.clone(), conn));
-            home.join(JoinAsk { channel, conn, info, recover: None, by }, now).unwrap();
+            let shown = match prng.u8(..3) {
+                0 => Visibility { listed: prng.bool(), announced: prng.bool() },
+                _ => Visibility { listed: namespace == "room:", announced: false },
+            };
+            home.join(JoinAsk { channel, conn, info, shown, recover: None, by }, now).unwrap();
         }
         _ => {
             if let Some((channel, conn)) = members.pop_first() {
@@ -217,8 +221,9 @@ fn a_long_log_and_a_crowd_go_in_parts() {
     for slot in 0..20_000 {
         let conn = ConnId::new(ShardId(0), Sock { slot, generation: 1 });
         let info = ClientInfo { client: slot.to_string(), ..ClientInfo::default() };
-        old.join(JoinAsk { channel: "c".into(), conn, info, recover: None, by: Creator::Backend }, now)
-            .unwrap();
+        let shown = Visibility::default();
+        let by = Creator::Backend;
+        old.join(JoinAsk { channel: "c".into(), conn, info, shown, recover: None, by }, now).unwrap();
     }
     let bytes = written(&old, now);
     let (mut rest, mut kinds) = (&bytes[..], Vec::new());

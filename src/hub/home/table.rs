@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Home;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
-use crate::base::publication::{ClientInfo, Encoded};
+use crate::base::publication::{ClientInfo, Encoded, Visibility};
 use crate::base::time::Time;
 use crate::hub::asks::{Notice, Recovery, Since};
 use crate::hub::creators::{BUCKETS, Creator};
@@ -209,7 +209,7 @@ impl Channel {
             version: None,
             log: None,
             log_place: 0,
-            members: Members::new(options.presence || options.join_leave),
+            members: Members::new(Visibility { listed: options.presence, announced: options.join_leave }),
             interest: Interest::None,
             active_until,
             creator,

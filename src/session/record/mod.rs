@@ -29,7 +29,13 @@ fn flags_to_record(flags: u32) -> u8 {
 }
 
 fn flags_from_record(flags: u8) -> Result<u32, RecordFault> {
-    const KNOWN: u32 = Sub::SERVER_SIDE | Sub::POSITIONED | Sub::RECOVERABLE | Sub::NOTICES | Sub::BY_TOKEN;
+    const KNOWN: u32 = Sub::SERVER_SIDE
+        | Sub::POSITIONED
+        | Sub::RECOVERABLE
+        | Sub::NOTICES
+        | Sub::BY_TOKEN
+        | Sub::LISTED
+        | Sub::ANNOUNCED;
     let flags = u32::from(flags) << FLAGS_SHIFT;
     match flags & !KNOWN {
         0 => Ok(flags),

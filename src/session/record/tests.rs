@@ -60,8 +60,8 @@ fn client(prng: &mut Prng) -> ClientRecord {
     if let Some(WaitsRecord::Joins(joins)) = &mut record.waits {
         record.phase = 2;
         joins.outstanding = joins.behind_place.as_ref().map_or(9, |joins| joins.len() as u32);
-        joins.done.iter_mut().for_each(|done| done.flags &= 0x2f);
-        joins.behind_place.iter_mut().flatten().for_each(|join| join.flags &= 0x2f);
+        joins.done.iter_mut().for_each(|done| done.flags &= 0xef);
+        joins.behind_place.iter_mut().flatten().for_each(|join| join.flags &= 0xef);
     }
     if let Some(WaitsRecord::HookCall(call)) = &mut record.waits {
         call.until = Moment(prng.i64(-1_000..1_000));
@@ -76,7 +76,7 @@ fn client(prng: &mut Prng) -> ClientRecord {
 fn tidy(subs: &mut Vec<SubRecord>) {
     subs.sort_by(|a, b| a.channel.cmp(&b.channel));
     subs.dedup_by(|a, b| a.channel == b.channel);
-    subs.iter_mut().for_each(|sub| sub.flags &= 0x2f);
+    subs.iter_mut().for_each(|sub| sub.flags &= 0xef);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::budget::{Budget, Held};
+use crate::base::publication::Visibility;
 use crate::proto::encoding::Encoding;
 use crate::record::{
     AskedChannelRecord, AskingRecord, ModeRecord, RecordFault, ReplyRecord, UnidirectionalRecord, WorkRecord,
@@ -142,6 +143,8 @@ impl Asked {
             publications: publications_to_record(&self.publications),
             lost: self.lost,
             chan_info: self.chan_info.clone(),
+            listed: self.shown.listed,
+            announced: self.shown.announced,
         }
     }
 
@@ -149,7 +152,8 @@ impl Asked {
         record: &AskedChannelRecord,
         index: &dyn Fn(&str) -> Option<ChannelIndex>,
     ) -> Result<Asked, RecordFault> {
-        let mut asked = Asked::new(record.channel.clone(), record.since, record.recoverable);
+        let shown = Visibility { listed: record.listed, announced: record.announced };
+        let mut asked = Asked::new(record.channel.clone(), record.since, record.recoverable, shown);
         if record.joined {
             asked.index =
                 index(&record.channel).ok_or(RecordFault::Impossible("a channel that was joined"))?;

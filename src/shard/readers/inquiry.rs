@@ -202,7 +202,7 @@ impl Core {
                 for (channel, granted) in answer.subs {
                     not_over(granted.expire_at_s)?;
                     ends_with(&mut admission, granted.expire_at_s);
-                    admission.granted.push(channel);
+                    admission.granted.push((channel, granted.grant));
                 }
                 said.admission = Some(admission);
             }
@@ -243,7 +243,7 @@ impl Core {
         rights.is_ok_and(|rights| {
             // Who may subscribe by a hook, nobody knows without it.
             let subscribe = rights.subscribe && !rights.subscribe_hook;
-            rights.may_publish(subscribe || admission.granted.contains(&asked.name))
+            rights.may_publish(subscribe || admission.grant(&asked.name).is_some())
         })
     }
 

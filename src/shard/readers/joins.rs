@@ -3,7 +3,7 @@
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, Offset, Position};
-use crate::base::publication::{Publications, Since};
+use crate::base::publication::{Publications, Since, Visibility};
 use crate::hub::asks::{History, HistoryAsk, JoinAsk};
 use crate::hub::class::Class;
 use crate::hub::creators::Creator;
@@ -28,7 +28,14 @@ impl Core {
     }
 
     /// Asks a channel's home to make the reader a subscriber.
-    pub fn ask_reader_join(&mut self, slot: u32, channel: ChannelName, since: Option<Since>, id: u32) {
+    pub fn ask_reader_join(
+        &mut self,
+        slot: u32,
+        channel: ChannelName,
+        since: Option<Since>,
+        shown: Visibility,
+        id: u32,
+    ) {
         let conn = self.conn_id(slot);
         let Ok(options) = self.env.options.namespaces.resolve(&channel) else { return };
         let identity = self.links.connections.reader(slot).and_then(|r| r.identity.as_deref());
@@ -44,7 +51,7 @@ impl Core {
             info.chan_info = asked.chan_info.take();
         }
         let by = Creator::client(Some(&info.user), conn);
-        let ask = JoinAsk { channel, conn, info, recover: since, by };
+        let ask = JoinAsk { channel, conn, info, shown, recover: since, by };
         let tag =
             JoinTag { index, number: id, id, flags: 0, reject_unrecovered: false, data: None, done: None };
         self.messages.mailer.request(OwnerRequest::Join { ask, tag });

@@ -206,7 +206,8 @@ impl Core {
         let awaits_place = streams && user.is_some() && self.user_limit().is_some();
         let mut reader = Reader::new(id, mode, request.admission.identity);
         reader.chunked = !reply.http10;
-        let asks: Vec<_> = request.channels.iter().map(|asked| (asked.name.clone(), asked.since())).collect();
+        let asks = request.channels.iter().map(|asked| (asked.name.clone(), asked.since(), asked.shown));
+        let asks: Vec<_> = asks.collect();
         let asking = Asking {
             outstanding: asks.len() as u32 + u32::from(awaits_place),
             awaits_place,
@@ -227,14 +228,14 @@ impl Core {
             return;
         }
         let conn = self.conn_id(slot);
-        for (at, (channel, since)) in asks.into_iter().enumerate() {
+        for (at, (channel, since, shown)) in asks.into_iter().enumerate() {
             let id = id.wrapping_add(at as u32);
             if mode == Mode::History {
                 let by = creator.clone();
                 let ask = HistoryAsk { channel, limit: Some(limit), since, reverse: request.reverse, by };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             } else {
-                self.ask_reader_join(slot, channel, since, id);
+                self.ask_reader_join(slot, channel, since, shown, id);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::base::fault::Refusal;
 use crate::base::ids::ChannelName;
+use crate::base::publication::Visibility;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{RequestHead, Version};
 use crate::proto::reader::answer;
@@ -11,7 +12,7 @@ use crate::proto::reader::problem::Problem;
 use crate::proto::reader::query;
 use crate::session::question::{Granted, Matter};
 use crate::session::reader::{self, Admission, Asked, Mode};
-use crate::session::token::{Flaw, TokenFault};
+use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
 use crate::session::{Identity, World, rights};
 use crate::shard::tokens::{reads_fields, shown};
 
@@ -204,10 +205,12 @@ pub fn read(
         return Err(Stop::Ask(matter, None));
     };
     let personal = world.personal_channel(user_of(admission.identity.as_deref()));
-    admission.granted.extend(personal.filter(|personal| !admission.granted.contains(personal)));
+    if let Some(personal) = personal.filter(|personal| admission.grant(personal).is_none()) {
+        admission.granted.push((personal, SubscribeGrant::default()));
+    }
     subscription_tokens(&mut query, &mut admission, world, unix_s)?;
     if query.channels.is_empty() && !matches!(endpoint, Endpoint::Publish) {
-        query.channels.clone_from(&admission.granted);
+        query.channels = admission.granted.iter().map(|(channel, _)| channel.clone()).collect();
         if query.channels.len() > world.channels_max().min(POSITION_CHANNELS_MAX) {
             return Err(TOO_MANY_CHANNELS.into());
         }
@@ -228,9 +231,11 @@ pub fn read(
     };
     let mut channels = Vec::with_capacity(query.channels.len());
     for (name, since) in query.channels.into_iter().zip(since) {
-        let recoverable = check_rights(endpoint, &name, &admission, said, world)?;
-        let mut asked = Asked::new(name, since, recoverable);
-        if let Some(Some(granted)) = said.about(&asked.name) {
+        let (recoverable, shown) = check_rights(endpoint, &name, &admission, said, world)?;
+        let mut asked = Asked::new(name, since, recoverable, shown);
+        if let Some(grant) = admission.grant(&asked.name) {
+            asked.chan_info.clone_from(&grant.info);
+        } else if let Some(Some(granted)) = said.about(&asked.name) {
             asked.chan_info.clone_from(&granted.grant.info);
             ends_with(&mut admission, granted.expire_at_s);
         }
@@ -414,7 +419,7 @@ fn admit(
     let known = identity != Identity::default();
     Ok(Some(Admission {
         identity: known.then(|| Box::new(identity)),
-        granted: claims.subs.into_keys().map(ChannelName::from).collect(),
+        granted: claims.subs.into_iter().map(|(channel, grant)| (channel.into(), grant)).collect(),
     }))
 }
 
@@ -448,7 +453,8 @@ fn subscription_tokens(
             }
             query.channels.push(channel.clone());
         }
-        admission.granted.push(channel);
+        admission.granted.retain(|(granted, _)| *granted != channel);
+        admission.granted.push((channel, claims.grant));
     }
     Ok(())
 }
@@ -458,16 +464,16 @@ pub fn user_of(identity: Option<&Identity>) -> &str {
     identity.and_then(|identity| identity.user.as_deref()).unwrap_or("")
 }
 
-/// Whether the request may have the channel; `true` when it may also have what it missed there.
+/// Whether the request may have the channel: `true` when it may also have what it missed there, and how others see it.
 fn check_rights(
     endpoint: Endpoint,
     channel: &str,
     admission: &Admission,
     said: &Said,
     world: &dyn World,
-) -> Result<bool, Stop> {
-    let rights = rights::of_user(world, channel, user_of(admission.identity.as_deref()))?;
-    let by_token = admission.granted.iter().any(|granted| **granted == *channel);
+) -> Result<(bool, Visibility), Stop> {
+    let mut rights = rights::of_user(world, channel, user_of(admission.identity.as_deref()))?;
+    let grant = admission.grant(channel);
     // What does not depend on being a subscriber needs no question about that.
     let matters = match endpoint {
         Endpoint::History => {
@@ -479,7 +485,7 @@ fn check_rights(
         _ => true,
     };
     let subscribe = match said.about(channel) {
-        _ if by_token => true,
+        _ if grant.is_some() => true,
         Some(Some(_)) => true,
         None if rights.subscribe_hook && matters => {
             let matter = Matter::Subscribe { channel: channel.into(), token: Box::default(), data: None };
@@ -487,6 +493,10 @@ fn check_rights(
         }
         Some(None) | None => rights.subscribe,
     };
+    let hooked = said.about(channel).flatten().map(|granted| &granted.grant);
+    if let Some(grant) = grant.or(hooked) {
+        rights = rights::overridden(rights, &grant.overrides);
+    }
     // A right of subscribers is a right of whoever may subscribe: nothing but one more request stands between.
     let (allowed, recoverable) = match endpoint {
         Endpoint::History => {
@@ -502,20 +512,21 @@ fn check_rights(
         _ => (subscribe, rights.keeps_history && (rights.recovery || rights.force_recovery)),
     };
     match allowed {
-        true => Ok(recoverable),
+        true => Ok((recoverable, rights.visibility())),
         false => Err(Problem::from(Refusal::PermissionDenied).into()),
     }
 }
 
-/// Whether the channel may be subscribed to by a reader whose request has been admitted already as `user`.
+/// Whether the channel may be subscribed to by a reader whose request has been admitted already as `user`, and how others
+/// see it there.
 ///
 /// # Errors
 /// As the channel's own problem.
-pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<(), Refusal> {
+pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<Visibility, Refusal> {
     let rights = rights::of_user(world, channel, user)?;
     // A stream that flows has nobody who would hold it while the backend is asked.
     match rights.subscribe && !rights.subscribe_hook {
-        true => Ok(()),
+        true => Ok(rights.visibility()),
         false => Err(Refusal::PermissionDenied),
     }
 }

@@ -73,11 +73,8 @@ impl Core {
 
     fn subscribe_reader(&mut self, slot: u32, channel: &str) -> Result<(), Refusal> {
         let identity = self.links.connections.reader(slot).and_then(|r| r.identity.as_deref());
-        may_subscribe(
-            channel,
-            user_of(identity),
-            &View { options: &self.env.options, local: &self.delivery.local },
-        )?;
+        let view = View { options: &self.env.options, local: &self.delivery.local };
+        let shown = may_subscribe(channel, user_of(identity), &view)?;
         let known = self.delivery.local.find(channel);
         let Some(reader) = self.links.connections.reader(slot) else {
             return Ok(());
@@ -90,7 +87,7 @@ impl Core {
         }
         let id = self.messages.reader_ids;
         self.messages.reader_ids = id.wrapping_add(1);
-        self.ask_reader_join(slot, channel.into(), None, id);
+        self.ask_reader_join(slot, channel.into(), None, shown, id);
         Ok(())
     }
 
