@@ -42,7 +42,7 @@ use crate::base::ids::{ListenerId, Sock};
 use crate::base::time::Time;
 
 pub use self::listener::{Bind, ListenerOptions, UnixSocket};
-pub use self::sys::take_short_turns;
+pub use self::sys::{give_memory_back, take_short_turns};
 
 /// What happened since the last [`Driver::wait`].
 #[derive(Debug)]

@@ -106,7 +106,8 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time between two lines in the log about one bound.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Logs, once a minute at most, that clients are refused. Apart from the shards: they do not wait for the log.
+/// Logs, once a minute at most, that clients are refused, and gives memory back that is no longer in use. Apart from the
+/// shards: they wait for neither.
 ///
 /// # Errors
 /// No thread can be started.
@@ -117,6 +118,7 @@ pub fn watch(seats: Arc<Seats>, debts: Arc<Debts>) -> io::Result<()> {
         let mut collected = Growth::default();
         loop {
             thread::sleep(WATCH_INTERVAL);
+            crate::driver::give_memory_back();
             let now = Instant::now();
             if let Some(count) = refused.report(now, seats.refused_total()) {
                 let (taken, max) = (seats.taken(), seats.max());

@@ -8,6 +8,7 @@
 //! two things: IORING_FEAT_SUBMIT_STABLE lets the kernel keep no pointer to a gather list after submit, and MSG_DONTWAIT
 //! makes each send and receive complete inside submit, so none of them points anywhere once the queue is empty.
 
+mod allocator;
 mod memory;
 mod socket;
 mod turns;
@@ -22,6 +23,7 @@ use io_uring::squeue::Flags;
 use io_uring::types::{CancelBuilder, DestinationSlot, Fd, Fixed, SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
+pub use self::allocator::give_memory_back;
 pub(super) use self::memory::held;
 use self::memory::{BUFFER_GROUP, Buffers, Gather};
 pub(super) use self::socket::{
