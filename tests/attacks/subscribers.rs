@@ -6,11 +6,14 @@ use std::time::{Duration, Instant};
 
 use crate::commands::opening;
 use crate::frame::Frame;
-use crate::harness::Attack;
-use crate::line::{Answers, Line};
+use crate::harness::{Attack, MIB};
+use crate::line::{Answers, Line, flood};
 use crate::on_both_drivers;
 use crate::process::{Api, Daemon};
 use crate::socket::Socket;
+
+const CROWD: &str = "\n[[namespace]]\nname = \"crowd\"\npresence = true\nallow_subscribe_for_client = true\n\
+     allow_presence_for_client = true\n";
 
 fn members(daemon: &Daemon, channel: &str, count: usize) -> Vec<Socket> {
     let commands =
@@ -25,9 +28,24 @@ fn members(daemon: &Daemon, channel: &str, count: usize) -> Vec<Socket> {
 }
 
 on_both_drivers! {
-    /// A connection walks through new channels, publishing to each, until the table would be full.
+    /// A member of a large channel asks for all members, hundreds of times in a frame.
+    fn a_frame_of_presences(driver: Driver) {
+        let commands: Vec<String> = (3..303)
+            .map(|id| format!("{{\"id\":{id},\"presence\":{{\"channel\":\"crowd:1\"}}}}"))
+            .collect();
+        let frame = Frame::text(&commands.join("\n")).masked();
+        // The list of 1,500 members is 0.1 MB, encoded once for all who ask at a time.
+        let attack = Attack { tables: CROWD, ..Attack::new("presences", 0) };
+        attack.run(driver, |daemon| members(daemon, "crowd:1", 1500), |daemon, _members, until| {
+            flood(daemon, 2, &opening("crowd:1"), &frame, Answers::Read, until);
+        });
+    }
+
+    /// Connections walk through new channels, publishing to each, until their share of the table is full.
     fn channels_without_end(driver: Driver) {
-        let attack = Attack { name: "channels", ..Attack::default() };
+        let settings = [("CLIENT_COMMANDS_PER_SECOND", "0"), ("LIMITS_CHANNELS_MAX", "20000")];
+        // A channel, its log and its one publication are 1.2 KB. They stay until their history ends.
+        let attack = Attack { settings: &settings, stays_bytes_max: 24 * MIB, ..Attack::new("channels", 24 * MIB) };
         attack.run(driver, |_| (), |daemon, (), until| {
             let next = Cell::new(0_u64);
             let mut lines: Vec<Line> = Vec::new();
@@ -48,9 +66,9 @@ on_both_drivers! {
         });
     }
 
-    /// Large publications to subscribers that stopped reading.
+    /// Large publications to subscribers that stopped reading: each is kept once for all of them, 1 MiB of a channel at most.
     fn subscribers_that_do_not_read(driver: Driver) {
-        let attack = Attack { name: "subscribers that do not read", ..Attack::default() };
+        let attack = Attack::new("subscribers that do not read", 0);
         attack.run(driver, |daemon| members(daemon, "live:1", 150), |daemon, members, until| {
             let mut api = Api::new(daemon);
             let body = format!("{{\"channel\":\"live:1\",\"data\":\"{}\"}}", "x".repeat(500_000));

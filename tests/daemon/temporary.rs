@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use crate::frame::{CLOSE, Frame};
 use crate::on_both_drivers;
 use crate::process::{Daemon, Driver};
-use crate::readers::rights::token;
 use crate::socket::Socket;
+use crate::token::token;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Trouble {

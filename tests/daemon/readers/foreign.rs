@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::rights::token;
 use crate::on_both_drivers;
 use crate::process::{API_KEY, Daemon};
 use crate::socket::Socket;
+use crate::token::token;
 
 const UPGRADE: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";

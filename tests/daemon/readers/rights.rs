@@ -1,26 +1,13 @@
 //! Who may read and publish what, and which pages may ask.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::client::{Events, await_subscribers, numbers, publish};
 use crate::http::Response;
 use crate::on_both_drivers;
-use crate::process::{Daemon, TOKEN_SECRET};
+use crate::process::Daemon;
 use crate::socket::Socket;
-
-/// A token signed with the tests' secret.
-pub fn token(claims: &Value) -> String {
-    let signed = format!(
-        "{}.{}",
-        URL_SAFE_NO_PAD.encode("{\"alg\":\"HS256\",\"typ\":\"JWT\"}"),
-        URL_SAFE_NO_PAD.encode(claims.to_string())
-    );
-    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, TOKEN_SECRET.as_bytes());
-    let signature = ring::hmac::sign(&key, signed.as_bytes());
-    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
-}
+use crate::token::token;
 
 fn post(client: &mut Socket, target: &str, extra: &str, body: &str) -> Response {
     let length = body.len();

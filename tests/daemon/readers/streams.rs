@@ -192,7 +192,7 @@ on_both_drivers! {
         let end: Value = serde_json::from_str(end.strip_prefix("event: disconnect\ndata: ").unwrap()).unwrap();
         assert_eq!((&end["disconnect"]["code"], &end["disconnect"]["reconnect"]), (&json!(3004), &json!(true)));
         // Not yet valid: the same request will do in a while. What never will keeps its status.
-        let token = |claims: Value| crate::readers::rights::token(&claims);
+        let token = |claims: Value| crate::token::token(&claims);
         let early = token(json!({"sub": "ann", "nbf": 4_000_000_000_u64}));
         let answer = client.get(&format!("/sse?channel=c&token={early}"));
         assert!(answer.status == 200 && answer.body.starts_with(b"retry: "), "{answer:?}");
