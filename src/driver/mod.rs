@@ -19,7 +19,8 @@
 //! # Legal order in a tick
 //! `wait` → any mix of `received`/`give_back`/`read_*`/`hold`/`send`/`write_watch`/`finish`/`close`/`reset` → `flush` → `wait`.
 //! At most one `send` a socket between two flushes: a send may fail in the middle, and what follows must wait for that.
-//! Every [`Lent`] is given back before the next `wait`.
+//! Every [`Lent`] is given back before the next `wait`, or still in the events that `wait` is given: a shard that takes
+//! nothing in keeps its events, and reads end when no buffer is left.
 
 pub mod choose;
 pub mod listener;

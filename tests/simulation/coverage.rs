@@ -65,6 +65,7 @@ const REQUIRED: &[&str] = &[
     "head_reached",
     "http_answered",
     "hostile_bytes",
+    "flood_answered",
     "questions_asked_total",
     "questions_denied_total",
     "questions_unavailable_total",

@@ -28,6 +28,8 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 const CROWD_EVERY: u64 = 100;
 /// One seed in so many has hooks.
 const HOOKED_EVERY: u64 = 4;
+/// One seed in so many has clients that never stop to send commands while everything must come right.
+const FLOODED_EVERY: u64 = 97;
 /// Subscribers that one tick of a shard serves; a batch for more is cut.
 pub const DELIVERIES_PER_TICK: usize = 512;
 
@@ -62,6 +64,8 @@ pub struct Scenario {
     pub hooked: bool,
     /// Places in `channels` of those that an engine owns.
     pub engine: Vec<usize>,
+    /// Clients send as many commands as they can while others must be served.
+    pub flooded: bool,
     /// Shards are told to end while clients are connected; otherwise the clients leave first.
     pub shutdown_under_load: bool,
 }
@@ -146,10 +150,11 @@ impl Scenario {
             true => engine_channels(seed, channels.len()),
             false => Vec::new(),
         };
+        let flooded = !crowd && !cramped && !hooked && engine.is_empty() && seed % FLOODED_EVERY == 7;
         Scenario {
             engine,
             uptime: uptime(seed),
-            shards: if crowd { 1 } else { prng.u16(1..=4) },
+            shards: if crowd { 1 } else { prng.u16(1..=4).min(if flooded { 2 } else { 4 }) },
             options: ShardOptions {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
@@ -160,11 +165,18 @@ impl Scenario {
                 listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
                 // The driver's table may be full before the shard's own bound is reached, or after.
                 sockets_max: if cramped && prng.bool() { room + 2 } else { room * 2 },
-                recv_buffer_bytes: *pick(prng, &[512, 4096, 16 * 1024]),
+                recv_buffer_bytes: *pick(
+                    prng,
+                    if flooded { &[16 * 1024; 3] } else { &[512, 4096, 16 * 1024] },
+                ),
                 recv_buffers: *pick(prng, &[1, 4, 64]),
                 socket: Default::default(),
             },
-            inbox_messages: if crowd { 1024 } else { *pick(prng, &[2, 4, 16, 64, 1024]) },
+            // A flood fills any of them; in small ones time would pass with moving on a few messages a tick.
+            inbox_messages: match crowd {
+                true => 1024,
+                false => *pick(prng, if flooded { &[64, 64, 64, 64, 1024] } else { &[2, 4, 16, 64, 1024] }),
+            },
             channels,
             faults,
             cast,
@@ -174,6 +186,7 @@ impl Scenario {
             cramped,
             crowd,
             hooked,
+            flooded,
             shutdown_under_load: prng.bool(),
         }
     }

@@ -1,4 +1,4 @@
-//! Those who are no clients of the protocol: peers that send rubbish, and users of plain HTTP.
+//! Those whose messages are not checked: peers that send rubbish, users of plain HTTP, and a client that never stops.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -92,6 +92,68 @@ fn mutate(bytes: &mut Vec<u8>, stage: &mut Stage) {
                 bytes.remove(at);
             }
             _ => bytes.truncate(at),
+        }
+    }
+}
+
+/// Sends commands as fast as its link takes them, and reads every answer: the greediest client that does nothing wrong.
+pub struct Flooder {
+    end: ClientEnd,
+}
+
+impl Flooder {
+    /// Bytes that are on their way to the shard at any time: more than it reads at once.
+    const UNDER_WAY: u64 = 32 * 1024;
+    /// Of itself alone: what it says is no concern of the checks.
+    const CHANNEL: &str = "flooded";
+
+    pub fn new(stage: &mut Stage) -> Flooder {
+        let mut end = stage.net.connect();
+        let mut opening = wire::handshake();
+        let connect = format!(
+            "{{\"id\":1,\"connect\":{{}}}}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"{}\"}}}}",
+            Flooder::CHANNEL
+        );
+        wire::write_frame(&mut opening, wire::TEXT, true, connect.as_bytes(), &mut stage.prng);
+        end.send(&opening);
+        Flooder { end }
+    }
+
+    /// Keeps its link full. One that was closed comes back.
+    pub fn go_on(&mut self, stage: &mut Stage) {
+        if !self.end.recv().is_empty() {
+            stage.coverage.count("flood_answered");
+        }
+        if !matches!(self.end.state(), ClientState::Open | ClientState::Connecting) {
+            *self = Flooder::new(stage);
+        }
+        let name = Flooder::CHANNEL;
+        let publish = format!(r#""publish":{{"channel":"{name}","data":1}}"#);
+        let (leave, join) = (
+            format!(r#""unsubscribe":{{"channel":"{name}"}}"#),
+            format!(r#""subscribe":{{"channel":"{name}"}}"#),
+        );
+        let (history, presence) = (
+            format!(r#""history":{{"channel":"{name}","limit":-1}}"#),
+            format!(r#""presence":{{"channel":"{name}"}}"#),
+        );
+        let traffic = self.end.traffic();
+        let mut under_way = traffic.client_sent.saturating_sub(traffic.shard_read);
+        while under_way < Flooder::UNDER_WAY {
+            // Mostly publications: each comes back as a message of the shard to itself, or of another one.
+            let kinds = match stage.prng.u8(..8) {
+                0 => [&leave, &join],
+                1 => [&history, &presence],
+                _ => [&publish, &publish],
+            };
+            let commands: Vec<String> =
+                (3..63).map(|id: usize| format!("{{\"id\":{id},{}}}", kinds[(id + 1) % 2])).collect();
+            let mut frame = Vec::new();
+            wire::write_frame(&mut frame, wire::TEXT, true, commands.join("\n").as_bytes(), &mut stage.prng);
+            if !self.end.send(&frame) {
+                break;
+            }
+            under_way += frame.len() as u64;
         }
     }
 }

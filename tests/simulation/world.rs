@@ -3,18 +3,18 @@
 //! A run is one or two rough stretches, in which everything goes wrong, each followed by a calm one in which everybody
 //! reads and everything must come right again; then the end of clients and shards, after which nothing may be left.
 
+mod ending;
+
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use trunkline::base::fault::Disconnect;
 use trunkline::base::ids::{ChannelName, ShardId};
 use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
 use trunkline::driver::sim::{Faults, SimDriver, SimNet};
 use trunkline::hub::Home;
-use trunkline::shard::ask::Ask;
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::mailbox::Inbox;
 use trunkline::shard::router::Router;
@@ -27,7 +27,7 @@ use crate::coverage::Coverage;
 use crate::engine::FarOwner;
 use crate::readers::PlainReader;
 use crate::scenario::{DELIVERIES_PER_TICK, Scenario, Telling};
-use crate::strangers::{Hostile, HttpUser};
+use crate::strangers::{Flooder, Hostile, HttpUser};
 
 /// Virtual time in which everything that went wrong must have come right: longer than any doom, stall, expiry, pong
 /// and linger that the rough stretch can have left behind.
@@ -36,6 +36,10 @@ const CALM: Duration = Duration::from_millis(6_500);
 const SETTLED: Duration = Duration::from_millis(3_500);
 /// Virtual time in which what is published reaches everyone who reads.
 const PROMPT: Duration = Duration::from_millis(500);
+/// The same while clients flood the shards with commands: four hundred ticks of a shard that never sleeps.
+const PROMPT_IN_A_FLOOD: Duration = Duration::from_millis(10);
+/// Clients that flood. Each may have more commands read in a tick than the shard may have under way for it.
+const FLOODERS: usize = 3;
 /// How long a shard may know that a socket is over without closing it.
 const OVERDUE: Duration = Duration::from_secs(8);
 /// Rounds without anything happening after which a shard that never sleeps is stuck.
@@ -97,6 +101,7 @@ pub struct World {
     router: Router,
     clients: Vec<Client>,
     hostile: Vec<Hostile>,
+    flooders: Vec<Flooder>,
     http: Vec<HttpUser>,
     readers: Vec<PlainReader>,
     backend: Backend,
@@ -193,6 +198,7 @@ impl World {
             router,
             clients,
             hostile: (0..cast.hostile).map(|_| Hostile::new()).collect(),
+            flooders: Vec::new(),
             http: (0..cast.http).map(HttpUser::new).collect(),
             readers,
             stage: Stage {
@@ -381,9 +387,14 @@ impl World {
 
     // ---- checks at a quiet point
 
-    /// What is published now reaches everyone.
+    /// What is published now reaches everyone, also while others take what they can get.
     fn check_heads(&mut self) {
         self.note_slices();
+        let flooded = self.stage.scenario.flooded;
+        if flooded {
+            self.flooders = (0..FLOODERS).map(|_| Flooder::new(&mut self.stage)).collect();
+            self.run_for(PROMPT_IN_A_FLOOD);
+        }
         let began = self.stage.net.now();
         for channel in 0..self.stage.scenario.channels.len() {
             let mut tries = 0;
@@ -396,9 +407,16 @@ impl World {
         }
         // A poll of several channels asks about each of them, and may be given one message at a time.
         let asking = if self.stage.scenario.hooked { 6 } else { 1 };
+        let gathered =
+            self.stage.scenario.channels.iter().map(|channel| channel.options.batch_max_delay).max();
         let until = self.stage.net.now() + PROMPT * asking;
-        while self.stage.net.now() < until {
-            self.calm_step("markers");
+        match flooded {
+            true => self.run_for(PROMPT_IN_A_FLOOD + gathered.unwrap_or_default()),
+            false => {
+                while self.stage.net.now() < until {
+                    self.calm_step("markers");
+                }
+            }
         }
         assert!(self.is_quiet(), "{}", self.unrest());
         for (&channel, (_, position)) in &self.backend.markers {
@@ -430,6 +448,7 @@ impl World {
                 self.stage.coverage.count("reader_head_reached");
             }
         }
+        self.flooders.clear();
         // One after another: all their leaves at once may be more than a small outbox holds.
         for reader in 0..self.readers.len() {
             self.readers[reader].leave();
@@ -539,80 +558,6 @@ impl World {
         }
     }
 
-    // ---- the end
-
-    fn everyone_leaves(&mut self) {
-        self.clients.iter_mut().for_each(Client::leave);
-        self.readers.iter_mut().for_each(PlainReader::leave);
-        let until = self.stage.net.now() + CALM;
-        while self.stage.net.now() < until {
-            self.calm_step("leaving");
-            let net = &self.stage.net;
-            if (0..self.shards.len()).all(|shard| net.open_sockets(shard) == 0 && net.backlog(shard) == 0)
-                && self.planes.iter().all(|plane| plane.is_idle())
-            {
-                break;
-            }
-        }
-        // A leave is on its way for as long as mail is.
-        self.calm_step("leaving");
-        for (number, shard) in self.shards.iter().enumerate() {
-            let Some(shard) = shard else { continue };
-            assert_eq!(self.stage.net.open_sockets(number), 0, "sockets that nobody has");
-            assert_eq!(shard.footprint(), Footprint::default(), "what is left of clients that have gone");
-        }
-    }
-
-    fn shut_down(&mut self, abrupt: bool) {
-        let listening = self.numbered(Client::is_ready).len() as u64;
-        self.stage.ending = true;
-        let mut untold: Vec<ShardId> = self.router.every_shard().collect();
-        let until = self.stage.net.now() + self.stage.scenario.options.shutdown_grace + CALM;
-        while self.shards.iter().any(Option::is_some) {
-            self.begin_step("shutdown");
-            let router = self.router.clone();
-            untold.retain(|&shard| router.ask(shard, Ask::Shutdown(Disconnect::SHUTDOWN)).is_err());
-            if abrupt && self.stage.prng.bool() {
-                self.backend.act(&[], &mut self.stage);
-            }
-            self.run_for(Duration::from_millis(5));
-            assert!(self.stage.net.now() < until, "shards do not end: {:?}", self.footprints());
-        }
-        for shard in self.router.every_shard() {
-            let inbox = self.router.inbox(shard);
-            while inbox.pop().or_else(|| inbox.pop_control()).is_some() {}
-        }
-        if let Some(engine) = &self.engine {
-            engine.end();
-        }
-        self.hear();
-        assert_eq!(self.backend.outstanding(), 0, "asks without an answer");
-        if !abrupt {
-            assert_eq!(self.stage.shutdowns_heard, listening, "clients that were not told why");
-        }
-    }
-
-    fn footprints(&self) -> Vec<Option<Footprint>> {
-        self.shards.iter().map(|shard| shard.as_ref().map(Shard::footprint)).collect()
-    }
-
-    fn account(&mut self) {
-        if let Some(engine) = &self.engine {
-            self.stage.coverage.merge(&engine.take_coverage());
-        }
-        for shard in 0..self.shards.len() {
-            self.planes[shard].books().close(&mut self.stage.coverage);
-            let stats = self.stage.net.stats(shard);
-            assert_eq!(stats.accepted, stats.closed, "sockets accepted and closed");
-            assert_eq!(self.stage.net.open_sockets(shard), 0);
-            assert_eq!(self.planes[shard].1.awaited(), 0, "questions that nobody gave up");
-            self.stage.coverage.add("accept_failed", stats.accept_failures);
-            if stats.accepted as usize > self.peak_sockets[shard] {
-                self.stage.coverage.count("slot_reused");
-            }
-        }
-    }
-
     // ---- time
 
     fn begin_step(&mut self, stretch: &'static str) {
@@ -674,6 +619,7 @@ impl World {
         self.backend.hear(&mut self.stage);
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.stage));
         self.http.iter_mut().for_each(|user| user.hear(&mut self.stage));
+        self.flooders.iter_mut().for_each(|flooder| flooder.go_on(&mut self.stage));
         self.readers.iter_mut().for_each(|reader| reader.hear(&mut self.stage));
     }
 
