@@ -36,6 +36,10 @@ pub enum Mode {
     Publish,
 }
 
+/// Messages of one reader of plain WebSocket that a shard takes in one turn: what a client of the protocol may have under way. Each
+/// is a command of its own and has an answer, and a read may hold nearly three thousand.
+pub const TURN_MESSAGES_MAX: usize = 64;
+
 /// Plain data; an idle stream's whole state.
 #[derive(Debug)]
 pub struct Reader {
@@ -212,6 +216,11 @@ impl Reader {
     /// Speaks WebSocket.
     pub fn is_websocket(&self) -> bool {
         matches!(self.mode, Mode::Stream(Encoding::WebSocketJson | Encoding::WebSocketBare))
+    }
+
+    /// Input of it is kept whose turn has not come.
+    pub fn holds_input(&self) -> bool {
+        self.work.as_ref().is_some_and(|work| work.unread.is_some())
     }
 
     /// Every home has answered: a stream flows, a poll is held.

@@ -154,7 +154,8 @@ impl Peer {
         match &self.kind {
             Kind::Tunnel(tunnel) => tunnel.is_paused(),
             Kind::Client(session) => session.input_paused,
-            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Nobody => false,
+            Kind::Reader(reader) => reader.is_websocket() && reader.holds_input(),
+            Kind::Http(_) | Kind::Echo | Kind::Nobody => false,
         }
     }
 
@@ -171,7 +172,7 @@ impl Peer {
     pub fn takes_frames(&self) -> bool {
         match &self.kind {
             Kind::Echo | Kind::Client(_) => true,
-            Kind::Reader(reader) => reader.is_websocket() && reader.is_ready(),
+            Kind::Reader(reader) => reader.is_websocket() && reader.is_ready() && !reader.holds_input(),
             Kind::Tunnel(tunnel) => tunnel.is_open(),
             Kind::Http(_) | Kind::Nobody => false,
         }

@@ -59,7 +59,14 @@ impl Core {
                 }
                 continue;
             }
-            let Kind::Http(kept) = &mut connection.peer.kind else { continue };
+            let kept = match &mut connection.peer.kind {
+                Kind::Http(kept) => kept,
+                Kind::Reader(_) => {
+                    self.resume_reader(slot);
+                    continue;
+                }
+                _ => continue,
+            };
             let Some(mut http) = kept.take_if(|http| http.is_waiting()) else { continue };
             let mut unread = http.unread.take();
             let before = self.links.actions.len();
@@ -95,8 +102,12 @@ impl Core {
 
     /// The rest of an answer is with the kernel.
     pub fn answer_gone(&mut self, slot: u32) {
-        let Some(Kind::Http(http)) = self.links.connections.kind(slot) else {
-            return;
+        let http = match self.links.connections.kind(slot) {
+            Some(Kind::Http(http)) => http,
+            Some(Kind::Reader(reader)) if reader.is_websocket() && reader.holds_input() => {
+                return self.resume_later(slot);
+            }
+            _ => return,
         };
         match http {
             None => self.timer_in(slot, self.env.options.http.keep_alive),

@@ -7,6 +7,7 @@ use crate::base::fault::Disconnect;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::proto::centrifuge::Format;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
+use crate::session::reader::TURN_MESSAGES_MAX;
 use crate::shard::Action;
 use crate::shard::core::Core;
 use crate::shard::framing::opcode;
@@ -61,9 +62,15 @@ impl Core {
         let mut fresh = Decoder::new(Role::Server, message_bytes_max);
         let mut boxed = connection.link.decoder.take();
         let decoder = boxed.as_deref_mut().unwrap_or(&mut fresh);
-        while !bytes.is_empty() {
+        // Commands of the client protocol have bounds of their own, which count what a message holds.
+        let mut turn = match connection.peer.kind {
+            Kind::Reader(_) => TURN_MESSAGES_MAX,
+            _ => usize::MAX,
+        };
+        while !bytes.is_empty() && turn > 0 {
             match decoder.decode(bytes) {
                 Ok((consumed, message)) => {
+                    turn -= usize::from(message.is_some());
                     if let Some(message) = message
                         && let Outcome::Left = self.handle_message_of(slot, message)
                     {
@@ -74,14 +81,16 @@ impl Core {
                 Err(fault) => return self.handle_frame_fault(slot, fault),
             }
         }
-        if decoder.is_idle() {
-            return;
+        if !decoder.is_idle() {
+            let kept = boxed.unwrap_or_else(|| Box::new(fresh));
+            if let Some(connection) = self.links.connections.get_mut(slot)
+                && connection.peer.takes_frames()
+            {
+                connection.link.decoder = Some(kept);
+            }
         }
-        let kept = boxed.unwrap_or_else(|| Box::new(fresh));
-        if let Some(connection) = self.links.connections.get_mut(slot)
-            && connection.peer.takes_frames()
-        {
-            connection.link.decoder = Some(kept);
+        if !bytes.is_empty() {
+            self.hold_turn(slot, bytes);
         }
     }
 

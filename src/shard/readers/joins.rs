@@ -83,7 +83,7 @@ impl Core {
             }
         };
         let (first, mode) = (reader.id, reader.mode);
-        let Some(work) = &mut reader.work else {
+        let Some(work) = reader.work.as_mut().filter(|work| work.asking.is_some()) else {
             // Subscribed in the middle of a stream: it goes on from here.
             self.add_reader(slot, tag.index, top.offset, false);
             self.subscribed(slot, name);

@@ -343,6 +343,32 @@ impl Core {
         }
     }
 
+    /// A reader of plain WebSocket has said enough for this turn: the rest of it is taken in the next one.
+    pub fn hold_turn(&mut self, slot: u32, bytes: &[u8]) {
+        let Some(reader) = self.links.connections.reader_mut(slot) else { return };
+        reader.work.get_or_insert_default();
+        self.keep_for_later(slot, bytes);
+        self.resume_later(slot);
+    }
+
+    /// The next turn of such a reader.
+    pub fn resume_reader(&mut self, slot: u32) {
+        let Some(reader) = self.links.connections.reader_mut(slot) else { return };
+        if !(reader.is_websocket() && reader.is_ready()) {
+            return;
+        }
+        let Some(mut unread) = reader.work.take().and_then(|work| work.unread) else { return };
+        let mut unread = unread.take();
+        self.handle_bytes(slot, &mut unread);
+        let goes_on = self.links.connections.get(slot).is_some_and(|connection| {
+            let paused = connection.link.lag.as_ref().is_some_and(|lag| lag.read_paused);
+            connection.peer.takes_frames() && !paused
+        });
+        if goes_on {
+            self.links.actions.push(Action::ReadStart(slot));
+        }
+    }
+
     /// Input of a connection whose reader wants none: what it means is known when the reader's answer is out.
     pub fn keep_for_later(&mut self, slot: u32, bytes: &[u8]) {
         let Some(reader) = self.links.connections.reader_mut(slot) else {

@@ -81,6 +81,35 @@ on_both_drivers! {
         socket.close();
     }
 
+    fn a_reader_that_says_much_at_once_is_answered_in_order(driver: Driver) {
+        let daemon = Daemon::start_set(driver, &["--shards", "2"], &[("CLIENT_COMMANDS_PER_SECOND", "0")]);
+        let mut socket = Socket::open(&daemon, "/ws");
+        assert_eq!(next(&mut socket)["ready"], true);
+        // Several turns of it in one write, cut anywhere by the reads of the daemon.
+        let rounds = 2_000;
+        let mut frames = Vec::new();
+        for _ in 0..rounds {
+            frames.extend([Frame::text("ping"), Frame::text("unsubscribe a"), Frame::ping("x")]);
+        }
+        frames.push(Frame::text("subscribe a"));
+        let mut writer = socket.writer();
+        let bytes = crate::frame::masked(&frames);
+        let writing = std::thread::spawn(move || std::io::Write::write_all(&mut writer, &bytes).unwrap());
+        for _ in 0..rounds {
+            assert_eq!(next(&mut socket)["pong"], true);
+            assert_eq!(next(&mut socket)["unsubscribed"], "a");
+            socket.expect(&Frame::pong("x"));
+        }
+        assert_eq!(next(&mut socket)["subscribed"], "a");
+        writing.join().unwrap();
+        // It is read from as before.
+        publish(&daemon, "a", [1]);
+        assert_eq!(next(&mut socket)["data"], 1);
+        socket.send(Frame::text("ping"));
+        assert_eq!(next(&mut socket)["pong"], true);
+        socket.close();
+    }
+
     fn what_is_no_upgrade_is_told_so(driver: Driver) {
         let daemon = Daemon::start(driver);
         let answer = Socket::raw(&daemon).get("/ws?channel=c");
