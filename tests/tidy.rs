@@ -1,5 +1,5 @@
 //! What the compiler does not hold: which folder may know which, where `unsafe` and clocks may stand, how long a file
-//! may be. Reads the sources as text; a rule names its reason, so that whoever breaks it can judge.
+//! may be. Reads the sources as text; a rule names its reason, so that its breaker can judge.
 
 use std::fs;
 use std::path::{Path, PathBuf};

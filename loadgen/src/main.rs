@@ -55,7 +55,7 @@ fn measure(
 ) -> Result<ExitCode, SetupFault> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // A second one ends the process at once: whoever sends it has no patience for the report.
+        // A second one ends the process at once: its sender does not want to wait for the report.
         let at_once = signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop));
         at_once
             .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))

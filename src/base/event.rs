@@ -1,4 +1,4 @@
-//! What the backend is told of: plain data, made by shards, numbered and sent by the control plane.
+//! Events for the backend: plain data, made by shards, numbered and sent by the control plane.
 //!
 //! What each looks like on the wire is said in `control/events`.
 

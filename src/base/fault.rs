@@ -92,7 +92,7 @@ impl Disconnect {
     pub const CONNECTION_LIMIT: Disconnect = Disconnect::known(3504, "connection limit");
     pub const CHANNEL_LIMIT: Disconnect = Disconnect::known(3505, "channel limit");
     pub const PERMISSION_DENIED: Disconnect = Disconnect::known(3507, "permission denied");
-    /// Ours: the user has connected anew, and may have no more connections than that. Terminal, so that two devices do not
+    /// Ours: the user has connected again, and may have no more connections than that. Terminal, so that two devices do not
     /// take the connection from each other for ever.
     pub const REPLACED: Disconnect = Disconnect::known(3510, "replaced by a newer connection");
 

@@ -52,7 +52,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "client.ping_interval",
         "must be from 1s to 24h",
     );
-    // The client is told whole seconds and waits for the next ping by them.
+    // The client gets whole seconds and waits for the next ping by them.
     require(
         client.ping_interval.subsec_nanos() == 0,
         "client.ping_interval",

@@ -40,7 +40,7 @@ pub(super) fn check_events(events: &Events, require: &mut impl FnMut(bool, &str,
     require(
         events.endpoint.is_none() || !events.types.is_empty(),
         "events.types",
-        "is empty, and events.endpoint is set: name what is to be told, or nothing is",
+        "is empty, and events.endpoint is set: name the events to be sent, or none is",
     );
     require(
         events.endpoint.as_deref().is_none_or(is_http),

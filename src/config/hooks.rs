@@ -15,7 +15,7 @@ use crate::hub::ChannelOptions;
 pub const ERROR_CODES: RangeInclusive<u16> = 400..=1999;
 /// Codes that a backend may disconnect with: from 4500 on clients do not come back.
 pub const DISCONNECT_CODES: RangeInclusive<u16> = 4000..=4999;
-/// Longest reason of a disconnect, in bytes: what the clients' SDKs are told to expect.
+/// Longest reason of a disconnect, in bytes: what the clients' SDKs expect.
 pub const REASON_BYTES_MAX: usize = 32;
 /// Names that all hooks may forward together: they are looked for in the head of every request that opens a connection,
 /// one by one.

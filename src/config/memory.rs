@@ -13,7 +13,7 @@ use crate::hub::limits::HELD_BYTES_MAX;
 const CONNECTION_BYTES: u64 = 512;
 /// Of the kernel for an idle TCP socket (socket, inode, file, dentry: 3.9 KB of slab) and its poll (330).
 const CONNECTION_KERNEL_BYTES: u64 = 4_300;
-/// What is counted of a connection for the event of its end, where that is told.
+/// What is counted of a connection for the event of its end, where that is sent.
 const CONNECTION_LIFE_BYTES: u64 = 32;
 /// The queue of events: 65,536 places of 128 bytes, and 32 MiB of clients' messages.
 pub const EVENT_QUEUE_BYTES: u64 = 65_536 * 128 + (32 << 20);
@@ -55,7 +55,7 @@ pub struct MemoryPlan {
     pub receive_bytes: u64,
     /// HTTP requests: bodies of the API's until they are answered, and what is kept of others.
     pub request_bytes: u64,
-    /// The log of events and what waits to come into it; nothing when none are told.
+    /// The log of events and what waits to come into it; nothing without kinds of events.
     pub events_bytes: u64,
     /// Questions to the backend and their answers.
     pub hook_bytes: u64,
@@ -81,8 +81,8 @@ impl MemoryPlan {
     pub fn new(config: &Config, machine_bytes: u64) -> Result<MemoryPlan, Fault> {
         let shards = u64::from(config.shard_count());
         let limits = &config.limits;
-        let told = config.events.kinds();
-        let life = if told.contains(EventKind::Disconnected) { CONNECTION_LIFE_BYTES } else { 0 };
+        let kinds = config.events.kinds();
+        let life = if kinds.contains(EventKind::Disconnected) { CONNECTION_LIFE_BYTES } else { 0 };
         let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES + life;
         let channels_max = match limits.channels_max {
             0 => (machine_bytes / 32 / CHANNEL_BYTES).clamp(CHANNELS_AUTO_MIN, CHANNELS_AUTO_MAX) as usize,
@@ -98,7 +98,11 @@ impl MemoryPlan {
             request_bytes: request_bytes(config)
                 .saturating_add(limits.http_input_bytes_max.0)
                 .saturating_add(config.api_listen.map_or(0, |_| config.api.bodies_bytes_max.0)),
-            events_bytes: if told.is_empty() { 0 } else { config.events.log_bytes_max.0 + EVENT_QUEUE_BYTES },
+            events_bytes: if kinds.is_empty() {
+                0
+            } else {
+                config.events.log_bytes_max.0 + EVENT_QUEUE_BYTES
+            },
             hook_bytes: (HOOK_WAITING_BYTES + HOOK_ANSWERS_BYTES) * config.hook.len() as u64,
             client_buffers_bytes: match limits.client_buffers_bytes_max.0 {
                 0 => (machine_bytes / 16).clamp(CLIENT_BUFFERS_MIN, CLIENT_BUFFERS_MAX),

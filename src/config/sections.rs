@@ -173,7 +173,7 @@ settings! {
     /// Tokens (JWT): keys, and what a token must say.
     pub struct Token {
         /// The secret tokens are signed with (HS256, HS384, HS512). Unset: none of these is accepted. Where strangers reach
-        /// the node, at least 16 bytes: whoever guesses it is any user.
+        /// the node, at least 16 bytes: somebody who guesses it can be any user.
         pub hmac_secret: Option<Secret> = None, example "\"a long random text\"";
         /// A file that holds the secret, instead of `hmac_secret`: the text without the line's end.
         pub hmac_secret_file: Option<String> = None, example "\"/run/secrets/token-secret\"";
@@ -366,9 +366,9 @@ settings! {
 pub type Tunnel = Named<TunnelOptions>;
 
 settings! {
-    /// What the backend is told of.
+    /// Events for the backend.
     pub struct Events {
-        /// What is told: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
+        /// Kinds of events: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
         /// with subscribers, and without any more), "message" (what clients `send`). Empty: nothing.
         pub types: Vec<String> = Vec::new();
         /// Where batches of events are POSTed to. Unset: they are only kept for `GET /api/events`.
@@ -384,10 +384,10 @@ settings! {
         /// Most events of one batch.
         pub batch_max: usize = 500;
         /// What the log of events may weigh, in bytes. Above it the oldest go first; a backend that has not had them
-        /// is told which.
+        /// gets an event that says which.
         pub log_bytes_max: Size = Size::mib(64);
-        /// How long a channel must have been without subscribers before it is told as vacated. One that has some
-        /// again by then is not told of.
+        /// How long a channel must have been without subscribers before it is reported as vacated. One that has some
+        /// again by then is not reported.
         pub vacated_delay: Duration = Duration::from_secs(1);
         /// Header fields that every batch carries, like "Authorization: Bearer ...".
         pub static_headers: Vec<Secret> = Vec::new();
@@ -524,7 +524,7 @@ impl Config {
                 &self.client.subscription_token,
             ),
             part("channel", "Options of channels whose name has no namespace.", &self.channel),
-            part("events", "What the backend is told of, in batches and in order.", &self.events),
+            part("events", "Events for the backend, in batches and in order.", &self.events),
             part("limits", "Bounds of the whole node.", &self.limits),
             part("shutdown", "How the node ends.", &self.shutdown),
         ]

@@ -21,7 +21,7 @@ use crate::session::token::keys::KeySet;
 use crate::session::token::published::PublishedKeys;
 use crate::telemetry::sparing::log_once_a_minute;
 
-/// Between two fetches, whoever asks: a stranger with made-up key names must not make us flood the issuer.
+/// Between two fetches, for any reason: a stranger with made-up key names must not make us flood the issuer.
 const PAUSE: Duration = Duration::from_secs(2);
 /// The longest that a failing issuer is left alone; the pause doubles until then.
 const PAUSE_MAX: Duration = Duration::from_secs(60);

@@ -85,7 +85,7 @@ impl Metrics {
         Metrics { registry, api_requests, jwks_fetches, tunnel_questions }
     }
 
-    /// For whoever fetches.
+    /// For the scraper.
     pub fn jwks_fetches(&self) -> JwksFetches {
         self.jwks_fetches.clone()
     }

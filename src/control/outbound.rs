@@ -138,7 +138,7 @@ pub async fn read_body_while(
     Ok(body.freeze())
 }
 
-/// What really happened, in the words of whoever noticed: the outer errors only say that a request failed.
+/// What really happened, in the words of the innermost error: the outer errors only say that a request failed.
 pub fn deepest(error: &reqwest::Error) -> String {
     let mut deepest: &dyn Error = error;
     let mut source = error.source();

@@ -27,7 +27,7 @@ pub struct PushOutcome {
 
 type Cell = Arc<OnceCell<PushOutcome>>;
 
-/// Outcomes by key. One push under a key is under way at a time; whoever repeats it meanwhile waits for its outcome.
+/// Outcomes by key. One push under a key is under way at a time; a repeat meanwhile waits for its outcome.
 #[derive(Default)]
 pub struct PushKeys(Mutex<Keys>);
 

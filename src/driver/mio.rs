@@ -131,7 +131,7 @@ impl MioDriver {
             (token.0 as u32 & SLOT_MAX, (token.0 as u64 >> SLOT_BITS) as u32 & GENERATION_MASK);
         let Some(slot) = self.slots.get_mut(index as usize).filter(|slot| slot.generation == generation)
         else {
-            // A readiness of this batch whose socket was closed and its slot taken anew.
+            // A readiness of this batch whose socket was closed and its slot taken again.
             self.stale_total += 1;
             return;
         };

@@ -8,7 +8,7 @@
 //!
 //! # Life of a socket
 //! ```text
-//!  Accepted ──read_start──▶ open ──close──▶ closing ──▶ Closed   (the slot may be accepted anew after this)
+//!  Accepted ──read_start──▶ open ──close──▶ closing ──▶ Closed   (the slot may be accepted again after this)
 //!                            │ ▲
 //!                 read_pause ▼ │ read_start
 //!                           paused

@@ -126,7 +126,7 @@ fn a_version_must_rise_within_its_epoch() {
     assert!(!versioned(5, "x"));
     assert!(!versioned(4, ""), "no epoch compares with any");
     assert!(versioned(6, "x"));
-    assert!(versioned(1, "y"), "another epoch starts anew");
+    assert!(versioned(1, "y"), "another epoch starts from the beginning");
     assert!(versioned(0, "y"), "no version is no claim");
     assert!(!versioned(1, "y"));
 }

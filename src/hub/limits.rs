@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// How long a repeat of an idempotency key is recognised. Five minutes is what backends of the Centrifuge ecosystem
-/// are told to count on.
+/// count on.
 pub const IDEMPOTENCY_KEY_TTL: Duration = Duration::from_secs(300);
 
 /// How long a channel of a namespace without history outlives its last use. Clients come back within 20 s of a broken
@@ -15,7 +15,7 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(60);
 /// long enough to let a burst pass, short enough that "later" is not "never" on a busy shard.
 pub const BULK_WAIT_MAX: Duration = Duration::from_secs(1);
 
-/// Between two looks at a channel whose deliveries are spread. A hundred subscribers over a second are then told one at a
+/// Between two looks at a channel whose deliveries are spread. A hundred subscribers over a second are then reached one at a
 /// time, ten thousand in fifties, and a shard wakes two hundred times a second at most.
 pub const SPREAD_STEP: Duration = Duration::from_millis(5);
 
@@ -36,7 +36,7 @@ pub const READ_BYTES_MAX: usize = 256 * 1024;
 pub const SPREAD_MS_MAX: u32 = 3_600_000;
 
 /// Longest [`batch_max_delay`](crate::hub::options::ChannelOptions::batch_max_delay): with a second a write already carries
-/// hundreds of messages at the rates that it is for, and who waits longer would rather be told less often.
+/// hundreds of messages at the rates that it is for, and who waits longer would rather hear less often.
 pub const BATCH_DELAY_MAX: Duration = Duration::from_secs(1);
 
 /// What one [`Home`](crate::hub::Home) may hold.
@@ -48,7 +48,7 @@ pub struct HubLimits {
     /// Publications in one answer to a history ask. A page, not the log: 300 of the usual payloads fit one reply.
     /// A larger limit is cut to this; the reader goes on from the last offset it got.
     pub history_read_max: usize,
-    /// Publications a recovery may return. A client that missed more is told so and loads its state anew, which is
+    /// Publications a recovery may return. A client that missed more hears so and loads its state again, which is
     /// cheaper for both than replaying. Over it the recovery is lost.
     pub recovery_publications_max: usize,
     /// Channels remembered, with subscribers or without; each costs about 240 bytes with a short name.

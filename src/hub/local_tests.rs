@@ -597,7 +597,7 @@ fn what_comes_too_soon_gathers_and_leaves_in_one_batch() {
     assert_eq!(batches(&mut local, at(115)), [(1, 3)]);
     assert_eq!((local.next_due(), local.backlog_bytes()), (None, 0));
 
-    // What comes while a batch runs waits from the begin of that one.
+    // What comes while a batch runs waits from the start of that one.
     local.handle_item("c", publication(4), at(130));
     let (index, active) = local.take_ready(at(130)).unwrap();
     local.handle_item("c", publication(5), at(131));

@@ -9,7 +9,7 @@ use crate::base::fault::Refusal;
 /// What happens to a subscriber whose cursor has fallen off the log's tail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GapPolicy {
-    /// The client is told "insufficient state" and resubscribes from a position it can know.
+    /// The client gets "insufficient state" and resubscribes from a position it can know.
     #[default]
     Tell,
     /// The client skips to the newest publication: right for values, wrong for messages.
@@ -60,7 +60,7 @@ pub struct ChannelOptions {
     pub sub_refresh_hook: Option<String>,
     pub publish_hook: Option<String>,
     pub gap: GapPolicy,
-    /// How long after the begin of a batch the next one begins at the earliest; zero does not wait.
+    /// How long after the start of a batch the next one begins at the earliest; zero does not wait.
     pub batch_max_delay: Duration,
 }
 

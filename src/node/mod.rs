@@ -63,7 +63,7 @@ const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
 const STREAM_ITEMS_MAX: usize = 16 * 1024;
 
-/// How long the end of the process waits for whoever reads its log.
+/// How long the end of the process waits for the reader of its log.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What happens to the node from outside or inside.
@@ -439,7 +439,7 @@ fn announce(config: &Config, clients: &[ListenAddress], api: Option<SocketAddr>)
         && let Some(key) = &config.api.key
     {
         writeln!(out, "  page     {}", url("http", &clients[0], "/"))?;
-        writeln!(out, "  key      {}   (development: made anew at each start)", key.reveal())?;
+        writeln!(out, "  key      {}   (development: a new one at each start)", key.reveal())?;
         writeln!(out, "Publish to everyone subscribed to the channel \"demo\", the page for one:")?;
         let publish = match &api_at {
             ListenAddress::Tcp(address) => format!("http://{address}/api/publish"),

@@ -180,7 +180,7 @@ mod tests {
             assert_eq!(read::<UserRecord>(&good[..len]).unwrap_err(), RecordFault::Cut, "{len} bytes");
         }
         assert_eq!(next(&good).unwrap().0.read::<crate::record::EventsRecord>(), Err(RecordFault::OtherKind));
-        // A kind of a later build, whole: whoever reads can leave it out by name.
+        // A kind of a later build, whole: a reader can leave it out by name.
         let mut other = good.clone();
         other[5] = 200;
         let sum = checksum(&other[4..12], &other[HEAD_BYTES..]);

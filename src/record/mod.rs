@@ -27,7 +27,7 @@
 //! (`tests/records.rs`).
 //!
 //! # Time
-//! Clocks of two processes differ. A [`Moment`] is a time counted from the writing; whoever keeps records longer than the
+//! Clocks of two processes differ. A [`Moment`] is a time counted from the writing; a keeper of records for longer than the
 //! blink of an upgrade notes beside them when they were written, and takes that off.
 
 #[cfg(test)]

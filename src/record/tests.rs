@@ -23,7 +23,7 @@ macro_rules! every_kind {
     }};
 }
 
-/// Reads a record as whoever receives it does: by its kind.
+/// Reads a record as its receiver does: by its kind.
 fn read_any(bytes: &[u8]) -> Result<(), RecordFault> {
     let (unread, _) = next(bytes)?;
     match unread.kind {

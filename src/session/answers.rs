@@ -32,7 +32,7 @@ use crate::session::{ChannelIndex, Context, Effect, NEVER_S, Phase, Renewal, Ses
 /// take of a whole request head.
 pub const HEADERS_BYTES_MAX: usize = 8 * 1024;
 /// How long a connection or subscription goes on whose hook is to let in what it cannot judge, seconds: then it is
-/// judged anew. A minute, as the published server gives when its backend fails.
+/// judged again. A minute, as the published server gives when its backend fails.
 const LENIENCE_S: u64 = 60;
 
 /// Not the number of a channel: those are below 2^24.
@@ -168,7 +168,7 @@ impl Session {
             }
         }
         if self.phase == Phase::Refused {
-            // The SDK sent them along with the connect, and sends them anew with its next one.
+            // The SDK sent them along with the connect, and sends them again with its next one.
             self.drop_held();
         } else if !self.is_waiting() {
             self.go_on(cx);

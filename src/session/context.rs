@@ -137,7 +137,7 @@ pub enum Effect {
     /// Ask the user's home for a place, then call [`crate::session::Session::handle_placed`].
     TakePlace,
     Subscribe(SubscribeEffect),
-    /// A subscription ends: the client's doing, or for the reason that it is to be told.
+    /// A subscription ends: the client's doing, or for a reason that the client gets.
     Unsubscribe {
         channel: ChannelIndex,
         why: Option<Unsubscribed>,

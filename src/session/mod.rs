@@ -117,10 +117,10 @@ pub struct Identity {
 /// Who makes last longer what expires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Renewal {
-    /// The client, with another token: it is told how long it has.
+    /// The client, with another token: it gets to know how long it has.
     #[default]
     Token,
-    /// The backend, which is asked at this time (unix seconds): the client has nothing to show and is told of nothing.
+    /// The backend, which is asked at this time (unix seconds): the client has nothing to show and hears nothing of it.
     Hook { ask_at_s: u64 },
 }
 
@@ -141,8 +141,8 @@ impl Renewal {
         }
     }
 
-    /// `expire_at_s` as the client is told of it.
-    fn told(self, expire_at_s: u64) -> u64 {
+    /// `expire_at_s` as the client gets it.
+    fn shown_expiry(self, expire_at_s: u64) -> u64 {
         if self == Renewal::Token { expire_at_s } else { 0 }
     }
 }
@@ -221,7 +221,7 @@ struct Subscribed {
     position: Position,
     /// `Some` when a recovery was asked: the request's offset and what was missed, or `None` where it was lost.
     recovery: Option<(Offset, Option<Publications>)>,
-    /// As the client is told of it.
+    /// As the client gets it.
     expire_at_s: u64,
     data: Option<Bytes>,
 }
@@ -247,9 +247,9 @@ pub enum JoinVerdict {
     Subscribe { notices: bool },
     /// The home refused; nothing to undo.
     Refused,
-    /// The session wants it no more and has told the home so.
+    /// The session wants it no more and has said so to the owner.
     Ignore,
-    /// The session cannot use it: the home must be told that it left.
+    /// The session cannot use it: the owner must hear that it left.
     Leave,
 }
 
@@ -416,11 +416,11 @@ impl Session {
             position,
             recovery: recovered
                 .map(|publications| (answer.since.map_or(Offset(0), |since| since.offset), publications)),
-            expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.told(extra.expire_at_s)),
+            expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
             data: answer.data,
         };
         if !server_side {
-            // An unsubscribed one is told as well: its command gets the reply that it would have got in time.
+            // An unsubscribed one is answered as well: its command gets the reply that it would have got in time.
             subscribed.with_result(cx.unix_s, |result| cx.reply(answer.id, &Reply::Subscribe(result)));
         } else if wanted {
             self.server_side_answered(Some((name.clone(), subscribed)), cx)?;
@@ -555,10 +555,11 @@ impl Session {
 
     // --- what few sessions have
 
-    /// How long the connection lasts, as the client is told.
+    /// How long the connection lasts, as the client gets it.
     fn told_lifetime(&self, unix_s: u64) -> Lifetime {
-        let told = self.identity.as_ref().map_or(0, |identity| identity.renewal.told(identity.expire_at_s));
-        lifetime(told, unix_s)
+        let expire_at_s =
+            self.identity.as_ref().map_or(0, |identity| identity.renewal.shown_expiry(identity.expire_at_s));
+        lifetime(expire_at_s, unix_s)
     }
 
     /// What the connect's request was opened with, as far as the backend gets to see it.
@@ -683,7 +684,7 @@ pub fn info_view(info: &ClientInfo) -> ClientInfoRef<'_> {
     }
 }
 
-/// Seconds left until `expire_at_s`, at least one so that a client asks anew rather than never.
+/// Seconds left until `expire_at_s`, at least one so that a client asks again rather than never.
 fn lifetime(expire_at_s: u64, unix_s: u64) -> Lifetime {
     match expire_at_s {
         0 => Lifetime { expires: false, ttl_s: 0 },

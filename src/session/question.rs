@@ -147,7 +147,7 @@ pub enum Denied {
 /// with whom it belongs to, so that a record of that needs nothing of this.
 pub struct Waiting(Option<Box<dyn Cancel>>);
 
-/// How whoever answers a question stops doing so.
+/// How the side that answers a request stops doing so.
 pub trait Cancel: Send {
     fn cancel(self: Box<Self>);
 }

@@ -318,7 +318,7 @@ mod tests {
         assert!(!stranger.subscribe_hook && !stranger.asks_about_publishing(false), "nor about who is not");
         assert!(
             stranger.asks_about_publishing(true),
-            "but about what a subscriber says, whoever made it one"
+            "but about what a subscriber says, however it became one"
         );
         assert!(ann.subscribe && ann.publish_for_client && ann.history_for_client && ann.presence_for_client);
         let unlimited = of_user(&Everything { limited: false }, "news#ann", "bob").unwrap();

@@ -64,7 +64,7 @@ pub struct Hello {
 /// One WebSocket message, either way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
-    /// UTF-8 then: whoever makes one has seen to that.
+    /// UTF-8 then: its maker has seen to that.
     pub text: bool,
     pub bytes: Bytes,
 }

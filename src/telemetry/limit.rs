@@ -8,7 +8,7 @@ use crate::base::time::Time;
 /// How long a cause stays silent after it was logged.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// Owned by whoever logs (a shard, a task): no lock, no clock of its own.
+/// Owned by the caller that logs (a shard, a task): no lock, no clock of its own.
 ///
 /// Causes are literals, so that their number is bounded by the program and not by a peer.
 #[derive(Debug, Default)]

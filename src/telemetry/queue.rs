@@ -1,4 +1,4 @@
-//! Lines on their way to stderr: whoever logs never waits for whoever reads.
+//! Lines on their way to stderr: a caller that logs never waits for the reader of the log.
 //!
 //! A thread writes them. When stderr does not take them (a pipe that nobody reads), what is beyond the bounds is dropped
 //! and counted; once lines flow again, the log says how many are missing.

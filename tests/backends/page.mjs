@@ -17,6 +17,6 @@ export function watchUnread(client, show) {
     newest = 0;
     client.history(channel, { limit: 1, reverse: true })
       .then(({ publications }) => publications.forEach(take))
-      .catch(() => {}); // cut again: the next 'subscribed' asks anew
+      .catch(() => {}); // cut again: the next 'subscribed' asks again
   });
 }

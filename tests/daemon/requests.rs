@@ -144,7 +144,7 @@ on_both_drivers! {
             assert_eq!(answer.status, status, "{target} {extra}");
             assert_eq!(answer.field("connection"), "close", "{target} {extra}");
         }
-        // What is too long is refused by its announcement, whoever sends it.
+        // What is too long is refused by its announcement, with a key or without.
         let long = format!("POST /api/publish HTTP/1.1\r\nHost: a\r\nX-API-Key: {API_KEY}\r\nContent-Length: 1048577\r\n\r\n");
         assert_eq!(once(&daemon, &long).status, 413);
         // A body that is there already is passed over, and the connection goes on.

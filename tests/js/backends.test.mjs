@@ -209,7 +209,7 @@ for (const [language, driver] of Object.keys(languages).flatMap((one) => drivers
 
     // --- notifications
 
-    test('notifications: whoever is connected is told at once, the others by phone, nobody twice', async () => {
+    test('notifications: connected users get them at once, the others by phone, nobody twice', async () => {
       await nobody();
       const devices = [client('ann'), client('ann')];
       for (const device of devices) await connected(device);
@@ -329,7 +329,7 @@ for (const [language, driver] of Object.keys(languages).flatMap((one) => drivers
 
     // --- last: another run of the daemon
 
-    test('trunkline is started anew: counts and events go on, though all numbers begin at 1', async () => {
+    test('trunkline is restarted: counts and events go on, though all numbers begin at 1', async () => {
       const shown = [];
       const ann = client('ann');
       watchUnread(ann, (count) => shown.push(count));

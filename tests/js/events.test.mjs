@@ -13,7 +13,7 @@ import { until } from './support/wait.mjs';
 const SECRET = 'what the backend and the daemon know';
 const TYPES = ['connected', 'disconnected', 'subscribed', 'unsubscribed', 'occupied', 'vacated', 'message'];
 
-/** As the documentation says it to whoever writes a backend. */
+/** As the documentation says it to authors of backends. */
 function verified(signature, body) {
   const parts = Object.fromEntries(signature.split(',').map((part) => part.split('=')));
   const wanted = createHmac('sha256', SECRET).update(`${parts.t}.`).update(body).digest();

@@ -209,7 +209,7 @@ for (const { driver, form } of runs) {
 
 for (const driver of drivers) {
   describe(`a backend in trouble, on ${driver}`, () => {
-    test('those who are connected go on receiving; whoever comes waits for the backend, and gets in', async () => {
+    test('connected clients go on receiving; new ones wait for the backend, and get in', async () => {
       let backend = await Backend.start({ connect: { result: { user: 'ann' } }, subscribe: { result: {} } });
       const { port } = backend;
       const quick = { timeout: '200ms', probe_interval: '100ms' };

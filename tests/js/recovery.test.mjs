@@ -196,7 +196,7 @@ for (const { driver, form } of runs) {
       raw.destroy();
     });
 
-    test('a client without recovery subscribes anew and asks for nothing', async () => {
+    test('a client without recovery subscribes again and asks for nothing', async () => {
       const client = sdk(proxy.ws, { form });
       clients.push(client);
       client.connect();
@@ -209,7 +209,7 @@ for (const { driver, form } of runs) {
       await received(room, [1, 3]);
     });
 
-    test('a daemon that was killed and started anew: clients come back and are told that history is gone', async () => {
+    test('a daemon that was killed and restarted: clients come back and are told that history is gone', async () => {
       const first = await Daemon.start({ driver });
       const way = await Proxy.to(first.port);
       const client = sdk(way.ws, { form });

@@ -352,8 +352,8 @@ for (const driver of drivers) {
       });
       await until(() => asked.connection >= 3 && asked.subscription >= 3, () => `refreshes: ${JSON.stringify(asked)}`);
       assert.equal(fred.state, 'connected');
-      assert.equal(fred.log.connecting.length, 1, 'never connected anew');
-      assert.equal(subscription.seen.subscribed.length, 1, 'never subscribed anew');
+      assert.equal(fred.log.connecting.length, 1, 'never connected again');
+      assert.equal(subscription.seen.subscribed.length, 1, 'never subscribed again');
     });
 
     test('a token may come with the upgrade: header, query or cookie; that of the connect counts more', async () => {
@@ -386,7 +386,7 @@ for (const driver of drivers) {
       assert.equal((await raw.closed()).code, 3500, 'a bad one is not passed over');
     });
 
-    test('a subscription of the server that expires ends the connection, for the client to come anew', async () => {
+    test('a subscription of the server that expires ends the connection, for the client to come back', async () => {
       assert.equal((await expiring).code, 3006);
     });
   });

@@ -627,7 +627,7 @@ for (const driver of drivers) {
 
     // --- tickets
 
-    test('a ticket lets one connection in, with the user and the data of whoever made it', async () => {
+    test('a ticket lets one connection in, with the user and the data of its maker', async () => {
       const { status, answer } = await ticket('game', { user: 'u9', data: { seat: [3] } });
       assert.equal(status, 200);
       assert.equal(answer.url, `/tunnel/game?ticket=${answer.ticket}`);

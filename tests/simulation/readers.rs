@@ -26,7 +26,7 @@ enum Kind {
 
 const KINDS: [Kind; 6] = [Kind::Events, Kind::Lines, Kind::OldLines, Kind::Page, Kind::Socket, Kind::Poll];
 
-/// How long it waits for an answer before it tries anew.
+/// How long it waits for an answer before it tries again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 pub struct PlainReader {

@@ -31,7 +31,7 @@ pub fn requests(args: &RequestArgs, name: &str) -> Vec<Phase> {
 pub fn reconnect(args: &ReconnectArgs) -> Vec<Phase> {
     let mut phases = vec![open(&args.load)];
     if args.rate > 0.0 {
-        // Something to recover from: a position beyond the begin of the stream.
+        // Something to recover from: a position behind the start of the stream.
         let hold = Duration::from_secs(1);
         phases.push(Phase { publish: args.rate, hold, ..Phase::new("before") });
     }

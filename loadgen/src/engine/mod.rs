@@ -1,6 +1,6 @@
 //! Holds the connections: one thread, one [`Net`], a slice of all connection numbers.
 //!
-//! Inputs: [`Command`]s of whoever runs the scenario. Outputs: [`Measured`] when collected, [`Live`] at any time. Must
+//! Inputs: [`Command`]s of the scenario's runner. Outputs: [`Measured`] when collected, [`Live`] at any time. Must
 //! not know: scenarios, reports, the server's process.
 
 mod conn;

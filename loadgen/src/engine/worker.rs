@@ -512,7 +512,7 @@ impl Worker {
         self.live.replies.store(self.live_before.1 + counters.replies, Ordering::Relaxed);
         self.live.outstanding.store(self.outstanding, Ordering::Relaxed);
         self.live.pings.store(self.live_before.2 + counters.pings, Ordering::Relaxed);
-        // Last, and read first: whoever sees that nothing is pending sees what became of it.
+        // Last, and read first: a reader that sees nothing pending sees the outcome too.
         self.live.pending.store(pending, Ordering::Release);
     }
 }

@@ -135,7 +135,7 @@ pub struct Disorder {
 pub struct Measured {
     pub counters: Counters,
     pub failures: BTreeMap<Cause, u64>,
-    /// From the begin of connect(2) until ready.
+    /// From the start of connect(2) until ready.
     pub connects: Latencies,
     /// From the planned time of a publication to its arrival, at connections that read all the time.
     pub deliveries: Latencies,

@@ -206,7 +206,7 @@ impl Net for MioNet {
             if self.slots[slot as usize].flags & CONNECTING != 0 {
                 self.finish_connect(slot, events);
             }
-            // A slot taken anew in this turn may be named by an edge of its last connection: the read finds nothing.
+            // A slot taken again in this turn may be named by an edge of its last connection: the read finds nothing.
             let ended = event.is_read_closed() || event.is_error();
             if ended && self.slots[slot as usize].stream.is_some() {
                 self.slots[slot as usize].flags |= PEER_ENDED;

@@ -11,7 +11,7 @@
 //!   free ──connect──▶ connecting ──Connected──▶ open ──close──▶ closing ──Closed──▶ free
 //!                         └──────────── ConnectFailed, Ended, SendFailed: still to be closed
 //! ```
-//! Whoever connects a slot closes it, after every kind of failure too, and takes it anew only after `Closed`.
+//! The caller that connects a slot closes it, after every kind of failure too, and takes it again only after `Closed`.
 
 mod dial;
 pub mod mio;

@@ -93,7 +93,7 @@ fn connects_sends_reads_and_closes_across_rings() {
         for mut peer in peers {
             assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0, "the server sees an orderly end");
         }
-        // The slots can be taken anew.
+        // The slots can be taken again.
         net.connect(3, None).unwrap();
         poll_until(net, |all| count(all, |event| *event == Event::Connected { slot: 3 }) == 1);
     });

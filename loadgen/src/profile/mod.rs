@@ -1,7 +1,7 @@
 //! Protocols of long connections from the client's side, sans-IO.
 //!
 //! Inputs: whole messages, as the wire below cuts them. Outputs: bytes to send, and what a message [`Said`]. Must not
-//! know: sockets, time, threads; nor what a publication says: its mark is found by whoever calls.
+//! know: sockets, time, threads; nor what a publication says: its mark is found by the caller.
 
 mod audience;
 mod centrifuge;
@@ -55,7 +55,7 @@ impl Wire {
 pub struct Client<'a> {
     /// Counted over all threads; decides its channels.
     pub number: u32,
-    /// The profile's own state; 0 at the begin of every connection.
+    /// The profile's own state; 0 at the start of every connection.
     pub step: &'a mut u16,
     /// Where each of its subscriptions was, for recovery: kept over a reconnect. `None` until something arrived, and
     /// always if the run recovers nothing.

@@ -15,7 +15,7 @@ use crate::run::Second;
 pub struct HdrLog {
     file: BufWriter<File>,
     builder: IntervalLogWriterBuilder,
-    /// Bytes of the head, which the builder writes anew before each line.
+    /// Bytes of the head, which the builder writes again before each line.
     head_len: usize,
     tag: String,
 }

@@ -1,4 +1,4 @@
-//! What the backend is told: events of shards, numbered, kept in a bounded log, POSTed in order until accepted, and
+//! Events for the backend: those of shards, numbered, kept in a bounded log, POSTed in order until accepted, and
 //! readable again.
 //!
 //! Inputs: [`Event`]s of shards. Outputs: batches to one endpoint, pages for `GET /api/events`. Must not know: shards
@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!  shards ──tell──▶ Queue ──one task──▶ Log: a number each ──one task──▶ POST, one batch at a time, retried for ever
-//!           full: lost, and told        full: the oldest go  └──────────▶ GET /api/events
+//!           full: lost, counted         full: the oldest go  └──────────▶ GET /api/events
 //! ```
 //!
 //! # On the wire

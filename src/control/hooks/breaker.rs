@@ -203,7 +203,7 @@ mod tests {
         assert!(!breaker.is_open());
     }
 
-    /// Any sequence of questions and outcomes against a model that keeps every outcome and counts anew each time.
+    /// Any sequence of questions and outcomes against a model that keeps every outcome and counts from the start each time.
     #[test]
     fn behaves_as_a_model_that_remembers_everything() {
         struct Model {

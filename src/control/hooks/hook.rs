@@ -24,7 +24,7 @@ use crate::control::outbound::{self, Reach, read_body, read_body_while};
 use crate::session::question::{Answer, Denied, Matter, Question};
 use crate::telemetry::LogLimit;
 
-/// Before a question is asked again: a server that is starting anew needs a moment.
+/// Before a question is asked again: a server that restarts needs a moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is read of the body of an error, in bytes, and for how long: nobody wants it, but a connection whose answer was

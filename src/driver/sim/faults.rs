@@ -10,7 +10,7 @@ use crate::base::prng::Prng;
 /// nothing would ever arrive.
 #[derive(Clone, Debug)]
 pub struct Faults {
-    /// Travel time of one segment, drawn anew for each. Segments of one connection never overtake each other.
+    /// Travel time of one segment, drawn for each. Segments of one connection never overtake each other.
     pub latency_us: RangeInclusive<u64>,
     /// A segment is lost and sent again: it and what follows on its connection arrive late.
     pub stall: f64,

@@ -80,7 +80,7 @@ pub enum Method<'a> {
         token: Cow<'a, str>,
     },
     /// A client's own ping. The SDKs do not send it and the published server closes with 3501; an empty `ping` reply
-    /// exists ([`super::Reply::Ping`]) for whoever prefers to answer.
+    /// exists ([`super::Reply::Ping`]) for callers that prefer to answer.
     Ping,
     /// The answer to the server's ping: the empty object, or anything without an id that is not `send`.
     Pong,

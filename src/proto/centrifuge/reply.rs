@@ -1,4 +1,4 @@
-//! What clients are told, however it is written: views that borrow everything.
+//! What clients get, however it is written: views that borrow everything.
 //!
 //! Whoever holds a publication, a client's info or a result describes it without copying. Fields marked raw are JSON text
 //! that was checked when it came in; empty raw text counts as absent.
@@ -30,7 +30,7 @@ pub enum Reply<'a> {
     SubRefresh(Lifetime),
 }
 
-/// What is told without having been asked. All but the last two belong to a channel.
+/// What comes without having been asked for. All but the last two belong to a channel.
 #[derive(Clone, Copy, Debug)]
 pub enum Push<'a> {
     Publication(PublicationRef<'a>),

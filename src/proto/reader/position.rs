@@ -1,7 +1,7 @@
 //! Where a reader stands in all of its channels, as one short text.
 //!
 //! The text is opaque to clients: it goes out as an SSE `id`, a member of JSON messages, an `ETag`, and comes back as
-//! `Last-Event-ID`, in the query, or as `If-None-Match`. Nothing signs it, as it gives no right: whoever changes it is
+//! `Last-Event-ID`, in the query, or as `If-None-Match`. Nothing signs it, as it gives no right: a client that changes it is
 //! told other messages of channels that it may read anyway, or that its position is lost.
 //!
 //! ```text

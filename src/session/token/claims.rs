@@ -27,7 +27,7 @@ pub struct ConnectClaims {
     pub subs: BTreeMap<String, SubscribeGrant>,
     /// JSON that only the backend gets to see.
     pub meta: Option<Bytes>,
-    /// `jti`, for whoever revokes tokens.
+    /// `jti`, for revoking tokens.
     pub id: Option<String>,
     /// `iat`, in seconds since 1970.
     pub issued_at_s: Option<u64>,

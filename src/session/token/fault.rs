@@ -33,7 +33,7 @@ macro_rules! flaws {
         }
 
         impl TokenFault {
-            /// Every fault, for whoever counts them.
+            /// Every fault, for counting.
             pub const ALL: &[TokenFault] = &[
                 TokenFault::Expired,
                 TokenFault::Over,

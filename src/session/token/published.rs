@@ -1,4 +1,4 @@
-//! The keys that an issuer publishes, between whoever fetches them (the control plane) and whoever needs them (shards).
+//! The keys that an issuer publishes, between the control plane, which fetches them, and the shards, which need them.
 //!
 //! ```text
 //!            find: not there                 take_wanted             publish: still not there
@@ -130,10 +130,10 @@ impl PublishedKeys {
         Sought::Awaited
     }
 
-    // --- for whoever fetches
+    // --- for the control plane, which fetches
 
     /// Calls `tell`, from any thread, whenever a key is missed that was not missed before. It must not block. The first
-    /// one to call this is the one who is told.
+    /// one to call this is the one that hears of it.
     pub fn on_wanted(&self, tell: impl Fn() + Send + Sync + 'static) {
         let _ = self.wanted.set(Box::new(tell));
     }

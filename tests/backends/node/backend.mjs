@@ -88,7 +88,7 @@ function isSigned(signature, body) {
 }
 
 function onEvents({ epoch, events }) {
-  // Another epoch: trunkline was started anew, and numbers begin at 1.
+  // Another epoch: trunkline was restarted, and numbers begin at 1.
   if (epoch !== told.epoch) Object.assign(told, { epoch, seq: 0 });
   for (const event of events) {
     if (event.seq <= told.seq) continue; // a batch that was sent again
@@ -104,7 +104,7 @@ function onEvents({ epoch, events }) {
 
 // --- notifications
 
-/** { id, users, text }. May be repeated: nobody is told twice and nothing is counted twice. */
+/** { id, users, text }. May be repeated: nobody gets it twice and nothing is counted twice. */
 async function notify({ id, users, text }) {
   for (const user of users) unread.set(user, (unread.get(user) ?? new Set()).add(id));
   const pushed = await api('push', { users, data: { id, text }, idempotency_key: id });

@@ -108,7 +108,7 @@ def is_signed(signature, body):
 def on_events(batch):
     with lock:
         if batch["epoch"] != told["epoch"]:
-            # trunkline was started anew, and numbers begin at 1.
+            # trunkline was restarted, and numbers begin at 1.
             told.update(epoch=batch["epoch"], seq=0)
         for event in batch["events"]:
             if event["seq"] <= told["seq"]:
@@ -123,7 +123,7 @@ def on_events(batch):
 
 # --- notifications
 def notify(note, headers):
-    """{id, users, text}. May be repeated: nobody is told twice and nothing is counted twice."""
+    """{id, users, text}. May be repeated: nobody gets it twice and nothing is counted twice."""
     with lock:
         for user in note["users"]:
             unread.setdefault(user, set()).add(note["id"])

@@ -154,7 +154,7 @@ async fn followed(State(shared): State<Arc<Shared>>) {
     shared.state.lock().expect("no test panics inside").1.push(batch);
 }
 
-/// As the documentation says it to whoever writes a backend.
+/// As the documentation says it to authors of backends.
 fn verify(signature: &str, body: &[u8]) -> bool {
     let part = |name: &str| {
         signature.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('=')).unwrap_or_default()

@@ -363,7 +363,7 @@ on_both_drivers! {
         // Its pings are not answered.
         while socket.recv().is_some_and(|frame| frame.opcode != crate::frame::CLOSE) {}
         let event = ended(&client, 3012, "no pong");
-        // The ping comes after half an interval at the earliest. Both of its times are counted from the begin of a millisecond.
+        // The ping comes after half an interval at the earliest. Both of its times are counted from the start of a millisecond.
         assert!(event["duration_ms"].as_u64().unwrap() >= 799, "a ping and its patience: {event}");
     }
 

@@ -10,7 +10,7 @@ export class Proxy {
   /** Connections that were let through, since the start. */
   accepted = 0;
 
-  /** Where new connections go: a daemon that was started anew has another port. */
+  /** Where new connections go: a daemon that was restarted has another port. */
   target;
 
   static async to(port) {

@@ -17,7 +17,7 @@ use crate::scenario::pick;
 use crate::wire::{self, Reader};
 use crate::world::Stage;
 
-/// How long a client that connects waits for the whole of it before it tries anew: as the SDKs do.
+/// How long a client that connects waits for the whole of it before it tries again: as the SDKs do.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How soon after its expiry something ends: the delay for a refresh, and the rounding of clocks that count seconds.

@@ -69,7 +69,7 @@ pub struct Subscribe<'a> {
 /// One message of the server's, as much of it as is looked at.
 pub enum Heard<'a> {
     Ping,
-    /// Nearly all there is. Its mark is found by whoever calls the profile; channel and offset if positions are wanted.
+    /// Nearly all there is. Its mark is found by the caller of the profile; channel and offset if positions are wanted.
     Publication(Option<(Cow<'a, str>, u64)>),
     /// The connection or a subscription is ended with this code.
     Farewell(u32),
