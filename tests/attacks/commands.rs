@@ -93,7 +93,7 @@ on_both_drivers! {
         // One answer of 1.2 MB at a time for each of two connections, made, framed and sent: a copy for each step. As
         // much again is free and not yet given back, and stays as long as threads keep an empty page of each size.
         for (name, answers) in [("histories, read", Answers::Read), ("histories, left", Answers::Leave)] {
-            let attack = Attack { stays_bytes_max: 16 * MIB, ..Attack::new(name, 20 * MIB) };
+            let attack = Attack { stays_bytes_max: 16 * MIB, ..Attack::new(name, 32 * MIB) };
             attack.run(driver, |daemon| fill_history(daemon, 4_000), |daemon, (), until| {
                 flood(daemon, 2, &opening("open:full"), &frame, answers, until);
             });
