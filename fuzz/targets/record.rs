@@ -73,6 +73,7 @@ fn revive(peer: &PeerRecord) {
         PeerState::Client(client) => drop(Session::from_record(client, &mut place_of, Time(0))),
         PeerState::Unidirectional(client) => drop(Reader::from_record(client, &mut place_of, &budget)),
         PeerState::Tunnel(tunnel) => drop(Tunnel::from_record(tunnel, 0, &budget)),
+        _ => {}
     }
     if let Some(record) = peer.link.as_ref().and_then(|link| link.decoder.as_ref())
         && let Ok(mut decoder) = Decoder::from_record(Role::Server, 1 << 16, record)

@@ -112,6 +112,10 @@ impl Local {
         &self.channels[channel as usize]
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = (ChannelIndex, &LocalChannel)> {
+        self.channels.iter().map(|(index, channel)| (index as ChannelIndex, channel))
+    }
+
     pub fn channels(&self) -> usize {
         self.channels.len()
     }

@@ -13,7 +13,7 @@ pub(super) const VERSION: u8 = 1;
 pub(super) const HEAD_BYTES: usize = 16;
 
 /// What a record is of. Numbers are never given twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Kind {
     Peer = 1,

@@ -58,9 +58,9 @@ pub use peer::{
     AdmissionRecord, AskedChannelRecord, AskingRecord, ClientRecord, ConnectPurpose, ConnectQuestion,
     ConnectRecord, FarewellRecord, HeaderRecord, HookCallRecord, IdentityRecord, JoinRecord, ModeRecord,
     PayloadRecord, PeerRecord, PeerState, PublishPurpose, PublishQuestion, PurposeRecord, QuestionRecord,
-    RecoveryRecord, RenewalRecord, ReplyRecord, RpcQuestion, SinceEpochRecord, SinceRecord, SubRecord,
-    SubscribePurpose, SubscribeQuestion, SubscribedRecord, TermsRecord, TunnelAskingRecord, TunnelRecord,
-    TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
+    RecoveryRecord, RenewalRecord, ReplyRecord, RequestsRecord, RpcQuestion, SinceEpochRecord, SinceRecord,
+    SubRecord, SubscribePurpose, SubscribeQuestion, SubscribedRecord, TermsRecord, TunnelAskingRecord,
+    TunnelRecord, TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
 };
 pub use user::UserRecord;
 

@@ -19,6 +19,8 @@ record! {
         client: ClientId,
         state: PeerState,
         link: Option<LinkRecord>,
+        /// When its next time comes, whatever it is for.
+        due: Option<Moment>,
         /// When the next ping is due, or the pong to the last one.
         ping_due: Option<Moment>,
         awaits_pong: bool,
@@ -33,6 +35,12 @@ record! {
         connected: Moment,
         received_bytes: u64,
         sent_bytes: u64,
+    }
+
+    /// Speaks HTTP, and no request is under way.
+    pub struct RequestsRecord {
+        /// The beginning of a head.
+        unread: Bytes,
     }
 
     /// A client of the Centrifuge protocol.
@@ -293,6 +301,14 @@ choice! {
         1 => Client(ClientRecord),
         2 => Unidirectional(UnidirectionalRecord),
         3 => Tunnel(TunnelRecord),
+        4 => Requests(RequestsRecord),
+        5 => Echo,
+        /// It has left: the Close frame of the other side is awaited.
+        6 => ClosingPeersClose,
+        /// Our FIN follows what is pending, then the other side's is awaited.
+        7 => ClosingFin,
+        /// It is over behind what is pending.
+        8 => ClosingBoth,
     }
 
     pub enum RenewalRecord {

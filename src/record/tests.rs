@@ -156,6 +156,11 @@ const VARIANTS: &[&str] = &[
     "recovery: Some(",
     "asking: Some(",
     "admission: Some(",
+    "Requests(",
+    "state: Echo",
+    "ClosingPeersClose",
+    "ClosingFin",
+    "ClosingBoth",
 ];
 
 /// A record of each kind and of every variant, as its bytes and as what it says. Both were written by version 1.

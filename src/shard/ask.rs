@@ -1,5 +1,9 @@
 //! What the control plane may ask of shards, and how it is answered. This is the whole border between tokio and the
 //! data path: typed, bounded, and never waiting on either side.
+//!
+//! The replies here hold closures. What those capture is an address: an inbox, a peer's number, the number of a question. What
+//! an answer is for stands with the peer, so that a [record](crate::record) of it needs none of them; a reply to the API is
+//! lost with its HTTP request and nothing else.
 
 use std::fmt;
 use std::sync::Arc;

@@ -116,6 +116,12 @@ impl Events {
         }
     }
 
+    /// Since when a connection is one, or a client, and the bytes received from it and sent to it.
+    pub fn life(&self, slot: u32) -> Option<(Time, u64, u64)> {
+        let life = self.lives.as_ref()?.get(slot)?;
+        Some((life.connected, life.received_bytes, life.sent_bytes))
+    }
+
     /// Its socket is closed.
     pub fn end(&mut self, slot: u32) {
         if let Some(lives) = &mut self.lives {

@@ -46,6 +46,7 @@ mod questions;
 pub mod rates;
 mod readers;
 mod receive;
+mod record;
 mod requests;
 pub mod router;
 mod stats;

@@ -104,6 +104,12 @@ impl Rates {
         limits_something.then(|| Box::new(rates))
     }
 
+    /// Until when what the connection has sent is paid for: commands, and bytes.
+    pub fn paid(&self, slot: u32, generation: u32) -> (Time, Time) {
+        let entry = self.slots.get(&slot).filter(|entry| entry.generation == generation);
+        entry.map(|entry| (entry.commands_paid_until, entry.bytes_paid_until)).unwrap_or_default()
+    }
+
     fn slot(&mut self, slot: u32, generation: u32, now: Time) -> &mut SlotRates {
         if self.slots.len() >= self.slots_sweep_at {
             self.slots.retain(|_, rates| rates.commands_paid_until.max(rates.bytes_paid_until) > now);

@@ -67,6 +67,13 @@ impl Default for TimerEntry {
     }
 }
 
+impl TimerEntry {
+    /// When it is due; `None` while it waits for nothing.
+    pub fn due(&self, now: TimerTick) -> Option<TimerTick> {
+        (self.previous != NONE).then(|| self.due.near(now))
+    }
+}
+
 /// What is linked into a wheel.
 pub trait Timed {
     fn timer(&mut self) -> &mut TimerEntry;

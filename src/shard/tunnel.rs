@@ -65,6 +65,12 @@ struct Farewell {
 }
 
 impl Parted {
+    /// Each with the close that its backend is going to be told.
+    pub fn each(&self) -> impl Iterator<Item = (ConnId, &Tunnel, u16, &str)> {
+        let connections = self.connections.iter();
+        connections.map(|(conn, Farewell { tunnel, code, reason })| (*conn, &**tunnel, *code, &**reason))
+    }
+
     pub fn is_empty(&self) -> bool {
         self.connections.is_empty()
     }

@@ -7,7 +7,8 @@
 //! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes nothing),
 //! `check` (what was published, and what may follow what), `readers` (the same over the
 //! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
-//! is asked), `engine` (an owner of channels that is no shard), `strangers`, `wire`.
+//! is asked), `engine` (an owner of channels that is no shard), `records` (what a shard holds, as bytes), `strangers`,
+//! `wire`.
 
 mod backend;
 mod check;
@@ -17,6 +18,7 @@ mod engine;
 mod events;
 mod hooks;
 mod readers;
+mod records;
 mod scenario;
 mod strangers;
 mod wire;

@@ -26,6 +26,7 @@ use crate::client::{Client, user_name};
 use crate::coverage::Coverage;
 use crate::engine::FarOwner;
 use crate::readers::PlainReader;
+use crate::records;
 use crate::scenario::{DELIVERIES_PER_TICK, Scenario, Telling};
 use crate::strangers::{Flooder, Hostile, HttpUser};
 
@@ -42,6 +43,8 @@ const PROMPT_IN_A_FLOOD: Duration = Duration::from_millis(10);
 const FLOODERS: usize = 3;
 /// How long a shard may know that a socket is over without closing it.
 const OVERDUE: Duration = Duration::from_secs(8);
+/// Ticks after which a shard's records are looked at.
+const RECORDS_EVERY: u64 = 101;
 /// Rounds without anything happening after which a shard that never sleeps is stuck.
 const IDLE_ROUNDS_MAX: u32 = 2_000;
 
@@ -108,6 +111,8 @@ pub struct World {
     engine: Option<Arc<FarOwner>>,
     peak_sockets: Vec<usize>,
     steps: u64,
+    /// Of all shards.
+    ticks: u64,
     idle_rounds: u32,
     last_fingerprint: u64,
 }
@@ -215,6 +220,7 @@ impl World {
                 numbers,
             },
             steps: 0,
+            ticks: 0,
             idle_rounds: 0,
             last_fingerprint: 0,
         }
@@ -592,6 +598,12 @@ impl World {
             ticked = true;
             if shard.tick().expect("the simulator's wait does not fail") == Tick::Ended {
                 self.shards[number] = None;
+                continue;
+            }
+            self.ticks += 1;
+            // A crowd's records would be most of the run.
+            if self.ticks.is_multiple_of(RECORDS_EVERY) && !self.stage.scenario.crowd {
+                records::check(shard, &self.stage.scenario.options, &mut self.stage.coverage);
             }
         }
         self.hear();

@@ -24,6 +24,7 @@ pub(in crate::session) fn peer(state: PeerState) -> PeerRecord {
         client: ClientId(2),
         state,
         link: None,
+        due: None,
         ping_due: None,
         awaits_pong: false,
         listed: true,

@@ -1,0 +1,189 @@
+//! Everything that a shard holds, as records.
+//!
+//! For whoever takes the place of this process: the upgrade of a running node writes what a shard has between two of its
+//! ticks, peer by peer, and stops it before that. Not here is what is on its way: shard messages, which are plain data, are
+//! to be handled before; and what only the control plane's requests wait for, which ends with them.
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::{ChannelName, Offset};
+use crate::base::time::Time;
+use crate::driver::Driver;
+use crate::hub::home::HomeCounts;
+use crate::hub::local::ChannelIndex;
+use crate::record::{
+    self, CursorRecord, FarewellRecord, LinkRecord, Moment, PeerRecord, PeerState, RecordFault,
+    RequestsRecord,
+};
+use crate::session::Sub;
+use crate::shard::Shard;
+use crate::shard::core::Core;
+use crate::shard::link::{ClosingEnd, Link, Phase};
+use crate::shard::peer::{Kind, Peer};
+use crate::shard::timers::{TICK_MS, TimerTick, tick_of};
+
+impl<D: Driver> Shard<D> {
+    /// Its peers, except those that have an HTTP request under way: those are to be answered first, or told to come back.
+    pub fn peer_records(&self) -> Vec<PeerRecord> {
+        let slots = self.core.links.connections.iter().map(|(slot, _)| slot);
+        slots.filter_map(|slot| self.core.peer_record(slot)).chain(self.core.departed_records()).collect()
+    }
+
+    /// How much it owns.
+    pub fn owned_counts(&self) -> HomeCounts {
+        self.core.owned.channels.home.counts()
+    }
+
+    /// Appends what it owns, and what its subscribers have not been given: channels, logs, members, keys, users, streams.
+    ///
+    /// # Errors
+    /// [`RecordFault::TooLong`] for a stream that fits no record; what was appended is to be dropped.
+    pub fn write_owned(&self, out: &mut Vec<u8>) -> Result<(), RecordFault> {
+        let (core, now) = (&self.core, self.core.env.now);
+        let home = &core.owned.channels.home;
+        for name in home.names() {
+            home.to_record(name, now).map_or(Ok(()), |channel| record::write(&channel, out))?;
+            let mut after = Offset(0);
+            while let Some(part) = home.log_part(name, after, now) {
+                after = part.entries.last().map_or(Offset(u64::MAX), |last| last.publication.offset);
+                record::write(&part, out)?;
+            }
+            let mut written = Ok(());
+            home.members_parts(name, |part| {
+                if written.is_ok() {
+                    written = record::write(&part, out);
+                }
+            });
+            written?;
+        }
+        let mut from = 0;
+        while let Some((part, next)) = home.keys_part(from, now) {
+            from = next;
+            record::write(&part, out)?;
+        }
+        for name in core.owned.places.names(&core.owned.users) {
+            let user = core.owned.places.to_record(&core.owned.users, name);
+            user.map_or(Ok(()), |user| record::write(&user, out))?;
+        }
+        for (_, channel) in core.delivery.local.iter() {
+            // Nothing is kept when nobody may need it.
+            if channel.stream().base() < channel.stream().end() {
+                record::write(&channel.stream().to_record(&channel.name, channel.top()), out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Core {
+    /// `None` for a connection that is gone, and for one with a request under way.
+    fn peer_record(&self, slot: u32) -> Option<PeerRecord> {
+        let connection = self.links.connections.get(slot)?;
+        let (link, peer) = (&connection.link, &connection.peer);
+        let now = self.env.now;
+        let name_of = |channel: ChannelIndex| self.delivery.local.get(channel).name.clone();
+        let state = match &peer.kind {
+            Kind::Client(session) => PeerState::Client(session.to_record(&name_of, now)),
+            Kind::Reader(reader) => PeerState::Unidirectional(reader.to_record(&name_of)),
+            Kind::Tunnel(tunnel) => PeerState::Tunnel(tunnel.to_record(self.tunnel_name(tunnel.place), None)),
+            Kind::Http(None) => PeerState::Requests(RequestsRecord { unread: Bytes::new() }),
+            Kind::Http(Some(http)) if http.is_waiting() => {
+                PeerState::Requests(RequestsRecord { unread: Bytes::copy_from_slice(http.unread.bytes()) })
+            }
+            Kind::Http(Some(_)) => return None,
+            Kind::Echo => PeerState::Echo,
+            Kind::Nobody => match link.phase {
+                Phase::Closing(ClosingEnd::PeersClose) => PeerState::ClosingPeersClose,
+                Phase::Closing(ClosingEnd::Fin) => PeerState::ClosingFin,
+                Phase::Closing(ClosingEnd::Both) => PeerState::ClosingBoth,
+                Phase::Open | Phase::Gone => return None,
+            },
+        };
+        let paid =
+            self.peers.rates.as_ref().map(|rates| rates.paid(slot, link.generation)).unwrap_or_default();
+        let (connected, received_bytes, sent_bytes) = self.owned.events.life(slot).unwrap_or((now, 0, 0));
+        Some(PeerRecord {
+            number: self.conn_id(slot).to_bits(),
+            client: self.client_id(slot),
+            state,
+            link: Some(self.link_record(link, peer, &name_of)),
+            due: peer.timer.due(tick_of(now)).map(|tick| Moment::of(time_of(tick), now)),
+            ping_due: peer.liveness().map(|_| Moment::of(time_of(link.ping_due.near(tick_of(now))), now)),
+            awaits_pong: link.awaits_pong(),
+            listed: peer.listed(),
+            of_user: peer.of_user(),
+            commands_paid_until: Moment::of(paid.0, now),
+            bytes_paid_until: Moment::of(paid.1, now),
+            connected: Moment::of(connected, now),
+            received_bytes,
+            sent_bytes,
+        })
+    }
+
+    fn link_record(
+        &self,
+        link: &Link,
+        peer: &Peer,
+        name_of: &dyn Fn(ChannelIndex) -> ChannelName,
+    ) -> LinkRecord {
+        let lag = link.lag.as_deref();
+        LinkRecord {
+            decoder: link.decoder.as_ref().and_then(|decoder| decoder.to_record()),
+            pending_output: lag.map_or_else(Vec::new, |lag| lag.remainder.iter().cloned().collect()),
+            cursors: peer.subs().iter().filter_map(|sub| self.cursor_record(link, *sub, name_of)).collect(),
+            blocked: link.is_blocked(),
+            read_paused: lag.is_some_and(|lag| lag.read_paused),
+            held: lag.is_some_and(|lag| lag.held),
+            peer_ended: link.peer_ended(),
+        }
+    }
+
+    /// Where a subscriber stands that has not been given everything: it lags, or a batch has not come to it.
+    fn cursor_record(
+        &self,
+        link: &Link,
+        sub: Sub,
+        name_of: &dyn Fn(ChannelIndex) -> ChannelName,
+    ) -> Option<CursorRecord> {
+        let channel = self.delivery.local.get(sub.channel());
+        let stream = channel.stream();
+        let lagging = link.lag.as_ref().and_then(|lag| lag.cursor_in(sub.channel()));
+        let cursor = match (lagging, sub.place()) {
+            (Some(cursor), _) => cursor,
+            (None, Some(place)) => stream.cursor(channel.cursor_of(place)),
+            (None, None) => return None,
+        };
+        (cursor.seq < stream.end()).then(|| stream.cursor_to_record(&name_of(sub.channel()), cursor))
+    }
+
+    /// Connections of tunnels that have gone and still have something for their backend.
+    fn departed_records(&self) -> impl Iterator<Item = PeerRecord> {
+        let now = self.env.now;
+        self.peers.parted.each().map(move |(conn, tunnel, code, reason)| {
+            let farewell = FarewellRecord { code, reason: reason.into() };
+            PeerRecord {
+                number: conn.to_bits(),
+                client: self.peers.client_ids.id(conn),
+                state: PeerState::Tunnel(tunnel.to_record(self.tunnel_name(tunnel.place), Some(farewell))),
+                link: None,
+                due: None,
+                ping_due: None,
+                awaits_pong: false,
+                listed: false,
+                of_user: false,
+                commands_paid_until: Moment::of(now, now),
+                bytes_paid_until: Moment::of(now, now),
+                connected: Moment::of(now, now),
+                received_bytes: 0,
+                sent_bytes: 0,
+            }
+        })
+    }
+
+    fn tunnel_name(&self, place: u16) -> &str {
+        &self.env.options.tunnels[usize::from(place)].name
+    }
+}
+
+fn time_of(tick: TimerTick) -> Time {
+    Time::from_millis(tick.saturating_mul(TICK_MS))
+}
