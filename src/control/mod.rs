@@ -50,6 +50,7 @@ use crate::control::hooks::Hooks;
 use crate::control::jwks::Issuer;
 use crate::control::listener::{ApiPort, PortLimits, TRANSFER_TIME};
 use crate::control::tunnel::Tunnels;
+use crate::record::{RecordFault, TicketsPart};
 use crate::session::question::{Question, Waiting};
 use crate::session::tunnel::TunnelQuestion;
 use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
@@ -228,6 +229,19 @@ impl Control {
             }
             client_port.permits.close();
         });
+    }
+
+    /// Every ticket for a tunnel that was made and not shown.
+    pub fn ticket_records(&self) -> Vec<TicketsPart> {
+        self.client_port.tunnels.ticket_records()
+    }
+
+    /// Adds the tickets of another process.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] for what no ticket is.
+    pub fn restore_tickets(&self, part: TicketsPart) -> Result<(), RecordFault> {
+        self.client_port.tunnels.restore_tickets(part)
     }
 
     /// Ends the control plane when backends have accepted every event and what clients of tunnels said, or after `grace`.

@@ -27,10 +27,11 @@ pub enum Kind {
     User = 7,
     Events = 8,
     EventsLog = 9,
+    Tickets = 10,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Peer,
         Kind::Channel,
         Kind::ChannelLog,
@@ -40,6 +41,7 @@ impl Kind {
         Kind::User,
         Kind::Events,
         Kind::EventsLog,
+        Kind::Tickets,
     ];
 
     fn from_number(number: u8) -> Option<Kind> {

@@ -42,6 +42,7 @@ mod moment;
 mod peer;
 #[cfg(test)]
 mod tests;
+mod ticket;
 mod user;
 
 pub use channel::{
@@ -62,6 +63,7 @@ pub use peer::{
     SubRecord, SubscribePurpose, SubscribeQuestion, SubscribedRecord, TermsRecord, TunnelAskingRecord,
     TunnelRecord, TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
 };
+pub use ticket::{TicketRecord, TicketsPart};
 pub use user::UserRecord;
 
 /// Bytes after which a log, a roster or an events log goes on in the next part: a few milliseconds of encoding, so that

@@ -20,6 +20,7 @@ macro_rules! every_kind {
         $check::<UserRecord>($($argument),*);
         $check::<EventsRecord>($($argument),*);
         $check::<EventsPart>($($argument),*);
+        $check::<TicketsPart>($($argument),*);
     }};
 }
 
@@ -36,6 +37,7 @@ fn read_any(bytes: &[u8]) -> Result<(), RecordFault> {
         Kind::User => unread.read::<UserRecord>().map(drop),
         Kind::Events => unread.read::<EventsRecord>().map(drop),
         Kind::EventsLog => unread.read::<EventsPart>().map(drop),
+        Kind::Tickets => unread.read::<TicketsPart>().map(drop),
     }
 }
 

@@ -43,6 +43,7 @@ use crate::config::Tunnel;
 use crate::control::metrics::TunnelCounts;
 use crate::control::tunnel::backend::{Answered, Backend, Fault, Patience};
 use crate::control::tunnel::tickets::{Ticket, Tickets};
+use crate::record::{RecordFault, TicketsPart};
 use crate::session::question::{Cancel, Waiting};
 use crate::session::tunnel::{Admission, Hello, Payload, TunnelAnswer, TunnelMatter, TunnelQuestion};
 use crate::shard::ask::{Busy, TunnelReply};
@@ -163,6 +164,20 @@ impl Tunnels {
                 Waiting::for_good()
             }
         })
+    }
+
+    /// Every ticket that was made and not shown.
+    pub fn ticket_records(&self) -> Vec<TicketsPart> {
+        self.tickets.to_records(&|place| self.backends[usize::from(place)].name.clone().into())
+    }
+
+    /// Adds the tickets of another process.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] for what no ticket is.
+    pub fn restore_tickets(&self, part: TicketsPart) -> Result<(), RecordFault> {
+        let place = |name: &str| self.backends.iter().position(|backend| *backend.name == *name);
+        self.tickets.restore_part(part, &|name| place(name).and_then(|place| u16::try_from(place).ok()))
     }
 
     /// Waits until no question is under way, at most until `deadline`.

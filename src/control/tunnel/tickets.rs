@@ -11,8 +11,10 @@ use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
+use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
 use crate::base::secret;
+use crate::record::{Moment, PART_BYTES, RecordFault, TicketRecord, TicketsPart};
 
 /// Tickets that may be outstanding. A crowd that is told to come shows them within seconds.
 const TICKETS_MAX: usize = 1 << 16;
@@ -97,6 +99,62 @@ impl Tickets {
         let ticket = entry.remove();
         table.bytes -= ticket.bytes();
         (ticket.expires > Instant::now()).then_some(ticket)
+    }
+
+    /// Every ticket that is still good. `name`: of a tunnel at its place.
+    pub fn to_records(&self, name: &dyn Fn(u16) -> Box<str>) -> Vec<TicketsPart> {
+        let now = Instant::now();
+        let table = self.0.lock();
+        let (mut parts, mut tickets, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for ticket in table.tickets.values().filter(|ticket| ticket.expires > now) {
+            bytes += ticket.bytes() + ticket.key.len();
+            tickets.push(TicketRecord {
+                key: Bytes::copy_from_slice(&ticket.key),
+                tunnel: name(ticket.tunnel),
+                expires: Moment(i64::try_from((ticket.expires - now).as_nanos()).unwrap_or(i64::MAX)),
+                user: ticket.user.clone(),
+                data: ticket.data.as_ref().map(|data| data.get().into()),
+            });
+            if bytes > PART_BYTES {
+                bytes = 0;
+                parts.push(TicketsPart { tickets: std::mem::take(&mut tickets) });
+            }
+        }
+        if !tickets.is_empty() {
+            parts.push(TicketsPart { tickets });
+        }
+        parts
+    }
+
+    /// Adds the tickets of a part. `place`: of the tunnel with that name; tickets to one that is not configured any more
+    /// are left out, and so are those for which there is no room.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] for what no ticket is.
+    pub fn restore_part(
+        &self,
+        part: TicketsPart,
+        place: &dyn Fn(&str) -> Option<u16>,
+    ) -> Result<(), RecordFault> {
+        let now = Instant::now();
+        let mut table = self.0.lock();
+        for record in part.tickets {
+            let key = (*record.key).try_into().map_err(|_| RecordFault::Impossible("a ticket's key"))?;
+            let data = record.data.map(|data| RawValue::from_string(data.into()));
+            let data = data.transpose().map_err(|_| RecordFault::Impossible("a ticket's data"))?;
+            let left = u64::try_from(record.expires.0).unwrap_or(0);
+            let Some(tunnel) = place(&record.tunnel) else { continue };
+            let Some(expires) = now.checked_add(Duration::from_nanos(left)) else { continue };
+            let ticket = Ticket { key, tunnel, expires, user: record.user, data };
+            let known = table.tickets.contains_key(&ticket.key);
+            if !known
+                && table.tickets.len() < TICKETS_MAX
+                && table.bytes + ticket.bytes() <= TICKETS_BYTES_MAX
+            {
+                table.insert(ticket);
+            }
+        }
+        Ok(())
     }
 
     /// Puts a ticket back whose connection came to nothing by no fault of the client. It expires as before.
@@ -187,6 +245,41 @@ mod tests {
         let data = || RawValue::from_string(format!("\"{}\"", "x".repeat(DATA_BYTES_MAX - 2))).ok();
         let made = (0..TICKETS_MAX).take_while(|_| tickets.issue(3, "u".into(), data(), TTL).is_ok()).count();
         assert!(made < TICKETS_MAX && made * DATA_BYTES_MAX <= TICKETS_BYTES_MAX, "{made}");
+    }
+
+    #[test]
+    fn tickets_are_good_in_the_process_that_has_their_records() {
+        let tickets = Tickets::default();
+        let data = RawValue::from_string(format!("\"{}\"", "x".repeat(1_000))).ok();
+        let shown: Vec<_> =
+            (0..600).map(|_| tickets.issue(3, "u".into(), data.clone(), TTL).unwrap()).collect();
+        issue(&tickets, Duration::ZERO);
+        let parts = tickets.to_records(&|place| place.to_string().into());
+        assert!(parts.len() > 1, "they go in parts");
+        assert_eq!(
+            parts.iter().map(|part| part.tickets.len()).sum::<usize>(),
+            600,
+            "the expired one is left out"
+        );
+        let there = Tickets::default();
+        let place = |name: &str| (name == "3").then_some(7);
+        for part in parts.iter().cycle().take(parts.len() * 2) {
+            there.restore_part(part.clone(), &place).unwrap();
+        }
+        for ticket in &shown {
+            assert!(there.redeem(3, ticket).is_none(), "the tunnel has another place there");
+            let ticket = there.redeem(7, ticket).unwrap();
+            assert_eq!((&*ticket.user, ticket.data.map(|data| data.get().len())), ("u", Some(1_002)));
+        }
+        assert_eq!(there.0.lock().bytes, 0);
+        let mut odd = parts[0].clone();
+        odd.tickets[0].data = Some("{".into());
+        assert!(there.restore_part(odd.clone(), &place).is_err());
+        odd.tickets[0].key = Bytes::from_static(b"short");
+        assert!(there.restore_part(odd.clone(), &place).is_err());
+        odd.tickets.drain(..1);
+        there.restore_part(odd, &|_| None).unwrap();
+        assert_eq!(there.0.lock().bytes, 0, "no tunnel of that name");
     }
 
     #[test]
