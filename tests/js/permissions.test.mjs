@@ -259,16 +259,21 @@ for (const driver of drivers) {
       test('an event stream is hidden by its tokens as well', async () => {
         const channel = 'stream';
         const ending = new AbortController();
+        // Kept: a response that nobody holds is closed by its collector.
+        const streams = [];
+        const open_ = async (params) =>
+          streams.push(await fetch(`${daemon.http}/sse?${new URLSearchParams(params)}`, { signal: ending.signal }));
         for (const [override, listed] of [[{ presence: off }, 0], [{}, 1]]) {
           const shown = { token: token('ann', { subs: { [channel]: { override } } }) };
-          await fetch(`${daemon.http}/sse?${new URLSearchParams(shown)}`, { signal: ending.signal });
+          await open_(shown);
           assert.equal((await of(channel)).length, listed);
           const own = token('ann', { channel: `${channel}-2`, override });
           const second = { token: token('ann'), subscription_token: own };
-          await fetch(`${daemon.http}/sse?${new URLSearchParams(second)}`, { signal: ending.signal });
+          await open_(second);
           assert.equal((await of(`${channel}-2`)).length, listed);
         }
         assert.equal((await daemon.api('channels')).channels[channel].num_clients, 2);
+        assert.deepEqual(streams.map(({ status }) => status), [200, 200, 200, 200]);
         ending.abort();
       });
     });
