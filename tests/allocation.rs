@@ -28,6 +28,8 @@ use trunkline::hub::local::StreamLimits;
 use trunkline::hub::options::{ChannelOptions, Namespaces};
 use trunkline::proto::websocket::{self, Opcode};
 use trunkline::session::origins::AllowedOrigins;
+use trunkline::session::permissions::{Deed, Permissions, Who};
+use trunkline::session::rules::ChannelRules;
 use trunkline::shard::ask::{Ask, Reply};
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::mailbox::Inbox;
@@ -200,9 +202,11 @@ fn read_frame(client: &mut TcpStream) -> String {
 }
 
 fn options() -> ShardOptions {
-    let channel = ChannelOptions { allow_subscribe_for_client: true, ..ChannelOptions::default() };
+    let permissions = Permissions::default().with(Deed::Subscribe, Who::Client, true);
+    let rules = ChannelRules { permissions, ..ChannelRules::default() };
     ShardOptions {
-        namespaces: Arc::new(Namespaces::new(channel, [], 255)),
+        namespaces: Arc::new(Namespaces::new(ChannelOptions::default(), [], 255)),
+        rules: Arc::new(Namespaces::new(rules, [], 255)),
         hub: HubLimits::default(),
         streams: StreamLimits {
             channel_bytes_max: 1 << 20,

@@ -99,6 +99,31 @@ fn only_the_edges_read_a_clock() {
     assert_none(&faults);
 }
 
+/// A permission is a row of one table: a new one touches nothing else but the command that it is for.
+#[test]
+fn permissions_are_named_in_their_table_alone() {
+    const TABLE: &str = "src/session/permissions.rs";
+    let mut faults = Vec::new();
+    let mut rows = 0;
+    for source in sources(&["src"]) {
+        for (number, line) in source.code() {
+            for (_, after) in occurrences(line, "allow_") {
+                let name = after.split(|c: char| !c.is_ascii_lowercase() && c != '_').next().unwrap_or("");
+                let is_permission = ["_for_client", "_for_subscriber", "_for_anonymous"].iter();
+                if !is_permission.clone().any(|end| name.ends_with(end)) {
+                    continue;
+                }
+                match source.name == TABLE {
+                    true => rows += 1,
+                    false => faults.push(format!("{}:{number}: allow_{name}", source.name)),
+                }
+            }
+        }
+    }
+    assert_none(&faults);
+    assert!(rows >= 11, "the table is where it was");
+}
+
 /// Every queue has a bound with a name. Tests may collect what comes.
 #[test]
 fn no_queue_is_unbounded() {

@@ -14,9 +14,10 @@ use crate::config::secrets::{SECRET_BYTES_MIN, weak};
 use crate::config::sections::{Config, SHARDS_MAX, Token};
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
-use crate::hub::ChannelOptions;
 use crate::hub::limits::BATCH_DELAY_MAX;
 use crate::session::origins::OriginPattern;
+use crate::session::permissions::{Deed, Permission, Who};
+use crate::session::rules::NamespaceOptions;
 use crate::session::token::keys::{Key, KeyFault};
 
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
@@ -232,31 +233,36 @@ fn check_personal_channel(config: &Config, require: &mut impl FnMut(bool, &str, 
     );
     let Some(options) = options else { return };
     require(
-        !options.allow_subscribe_for_client || options.allow_user_limited_channels,
+        !options.rules.permissions.allows(Deed::Subscribe, Who::Client)
+            || options.rules.allow_user_limited_channels,
         "client.personal_channel",
-        "the namespace of personal channels has allow_subscribe_for_client, so that anybody could listen to them: \
-         set allow_user_limited_channels there as well",
+        &format!(
+            "the namespace of personal channels has {}, so that anybody could listen to them: \
+             set allow_user_limited_channels there as well",
+            Permission::key_of(Deed::Subscribe, Who::Client)
+        ),
     );
 }
 
-fn check_channel(options: &ChannelOptions, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
+    let channel = &options.channel;
     require(
-        options.history_size == 0 || options.keeps_history(),
+        channel.history_size == 0 || channel.keeps_history(),
         &format!("{path}.history_size"),
         "needs history_ttl, or nothing is kept",
     );
     require(
-        !options.force_recovery || options.keeps_history(),
+        !options.rules.force_recovery || channel.keeps_history(),
         &format!("{path}.force_recovery"),
         "needs history_size and history_ttl",
     );
     require(
-        options.history_meta_ttl >= options.history_ttl,
+        channel.history_meta_ttl >= channel.history_ttl,
         &format!("{path}.history_meta_ttl"),
         "must be at least history_ttl, or a kept publication would outlive its position",
     );
     require(
-        options.batch_max_delay <= BATCH_DELAY_MAX,
+        channel.batch_max_delay <= BATCH_DELAY_MAX,
         &format!("{path}.batch_max_delay"),
         "must be at most 1s: subscribers wait for it",
     );

@@ -119,6 +119,7 @@ mod tests {
     use crate::config::sections::Namespace;
     use crate::config::value::Secret;
     use crate::hub::ChannelOptions;
+    use crate::session::rules::NamespaceOptions;
 
     fn read(text: &str) -> Config {
         let mut config = Config::default();
@@ -140,7 +141,10 @@ mod tests {
         config.client.ping_interval = std::time::Duration::from_millis(1500);
         config.namespace.push(Namespace {
             name: "chat".to_string(),
-            options: ChannelOptions { history_size: 3, ..Default::default() },
+            options: NamespaceOptions {
+                channel: ChannelOptions { history_size: 3, ..Default::default() },
+                ..Default::default()
+            },
         });
         assert_eq!(read(&documented(&config)), config);
     }

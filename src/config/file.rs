@@ -205,8 +205,8 @@ mod tests {
         assert_eq!(config.client.ping_interval.as_secs(), 5);
         assert_eq!(config.client.token.issuer.as_deref(), Some("me"));
         assert_eq!(config.namespace.len(), 2);
-        assert_eq!(config.namespace[0].options.history_size, 7);
-        assert_eq!(config.namespace[0].options.gap, crate::hub::GapPolicy::Latest);
+        assert_eq!(config.namespace[0].options.channel.history_size, 7);
+        assert_eq!(config.namespace[0].options.channel.gap, crate::hub::GapPolicy::Latest);
         assert_eq!(origins["client.ping_interval"], Origin::File("t.toml".into(), 3));
         assert_eq!(origins["namespace[1].name"], Origin::File("t.toml".into(), 11));
     }

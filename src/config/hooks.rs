@@ -9,7 +9,7 @@ use http::{HeaderName, HeaderValue, header};
 
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::sections::{Config, HookOptions};
-use crate::hub::ChannelOptions;
+use crate::session::rules::NamespaceOptions;
 
 /// Codes that a backend may refuse with: the others are the protocol's own.
 pub const ERROR_CODES: RangeInclusive<u16> = 400..=1999;
@@ -129,10 +129,10 @@ pub(super) fn check_hooks(config: &Config, require: &mut impl FnMut(bool, &str, 
     exists(&config.client.connect_hook, "client.connect_hook");
     exists(&config.client.refresh_hook, "client.refresh_hook");
     exists(&config.client.rpc_hook, "client.rpc_hook");
-    let mut check_channel = |options: &ChannelOptions, path: &str| {
-        exists(&options.subscribe_hook, &format!("{path}.subscribe_hook"));
-        exists(&options.sub_refresh_hook, &format!("{path}.sub_refresh_hook"));
-        exists(&options.publish_hook, &format!("{path}.publish_hook"));
+    let mut check_channel = |options: &NamespaceOptions, path: &str| {
+        exists(&options.rules.subscribe_hook, &format!("{path}.subscribe_hook"));
+        exists(&options.rules.sub_refresh_hook, &format!("{path}.sub_refresh_hook"));
+        exists(&options.rules.publish_hook, &format!("{path}.publish_hook"));
     };
     check_channel(&config.channel, "channel");
     for (at, namespace) in config.namespace.iter().enumerate() {

@@ -193,7 +193,7 @@ mod tests {
         let second = load(&sources(None, &[], &[])).unwrap().config;
         assert!(first.is_development() && first.echo && first.client.allow_anonymous);
         assert!(first.listen.addresses().all(|address| address.is_local()));
-        assert_eq!(first.channel.history_size, 1000);
+        assert_eq!(first.channel.channel.history_size, 1000);
         assert_ne!(first.api.key, second.api.key);
         assert!(first.api.key.unwrap().reveal().len() > 30);
     }

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use crate::config::authorities::Authorities;
 use crate::config::listeners::{FileMode, Listeners};
-use crate::config::table::{Entries, Named, Section, section, settings};
+use crate::config::table::{Entries, Named, Section, settings};
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
 use crate::hub::users::UserPolicy;
-use crate::hub::{ChannelOptions, GapPolicy, Namespaces};
+use crate::hub::{ChannelOptions, Namespaces};
+use crate::session::permissions::Permissions;
+use crate::session::rules::{ChannelRules, NamespaceOptions};
 
 settings! {
     /// The whole configuration of a node.
@@ -35,7 +37,7 @@ settings! {
         pub log: Log,
         pub api: Api,
         pub client: Client,
-        pub channel: ChannelOptions,
+        pub channel: NamespaceOptions,
         pub namespace: Vec<Namespace>,
         pub hook: Vec<Hook>,
         pub tunnel: Vec<Tunnel>,
@@ -210,77 +212,8 @@ impl Token {
     }
 }
 
-section! {
-    ChannelOptions {
-        /// Publications kept for recovery and history. 0: none.
-        history_size: usize;
-        /// How long each is kept. 0s: none is kept.
-        history_ttl: Duration;
-        /// How long a channel without subscribers and history remembers its position.
-        history_meta_ttl: Duration;
-        /// Keep who is subscribed, for presence calls.
-        presence: bool;
-        /// Tell subscribers that asked for it who joins and leaves.
-        join_leave: bool;
-        /// Tell every subscriber who joins and leaves.
-        force_push_join_leave: bool;
-        /// Track every subscriber's position, asked for or not.
-        force_positioning: bool;
-        /// Make every subscription recoverable, asked for or not. Needs history.
-        force_recovery: bool;
-        /// Subscribers may ask for position tracking.
-        allow_positioning: bool;
-        /// Subscribers may ask for recovery.
-        allow_recovery: bool;
-        /// Clients may subscribe without a subscription token.
-        allow_subscribe_for_client: bool;
-        /// Channels whose name ends in `#` and users, like `chat#ann,bob`, are for these users alone, who need no
-        /// subscription token.
-        allow_user_limited_channels: bool;
-        /// Clients may publish.
-        allow_publish_for_client: bool;
-        /// Clients may publish while subscribed.
-        allow_publish_for_subscriber: bool;
-        /// Clients may read history while subscribed.
-        allow_history_for_subscriber: bool;
-        /// Clients may read history.
-        allow_history_for_client: bool;
-        /// Clients may read presence while subscribed.
-        allow_presence_for_subscriber: bool;
-        /// Clients may read presence.
-        allow_presence_for_client: bool;
-        /// Clients without a user may subscribe where `allow_subscribe_for_client` lets clients. Unset: as
-        /// `client.allow_anonymous` says. What a token, a hook or the API grants does not depend on it.
-        allow_subscribe_for_anonymous: Option<bool>, example "false";
-        /// Clients without a user may publish where clients, or subscribers, may. Unset: as `client.allow_anonymous` says.
-        allow_publish_for_anonymous: Option<bool>, example "false";
-        /// The same for reading history.
-        allow_history_for_anonymous: Option<bool>, example "false";
-        /// The same for reading presence.
-        allow_presence_for_anonymous: Option<bool>, example "false";
-        /// Publications a second that clients may make in one channel; as many may come at once after a rest. More are
-        /// refused (111). The server API is not limited. 0: any number.
-        publish_per_second: u32;
-        /// The same in payload bytes. What is larger passes after a rest and is paid for afterwards. 0: any number.
-        publish_bytes_per_second: usize;
-        /// The hook that is asked about subscriptions without a token.
-        subscribe_hook: Option<String>, example "\"backend\"";
-        /// The hook that is asked whether a subscription that the subscribe hook granted may go on when it expires.
-        sub_refresh_hook: Option<String>, example "\"backend\"";
-        /// The hook that is asked about what clients publish.
-        publish_hook: Option<String>, example "\"backend\"";
-        /// What happens to a subscriber that falls behind what is kept: "tell" it that state is lost,
-        /// skip to the "latest" publication, or "close" its connection as slow.
-        gap: GapPolicy;
-        /// Publications that come within this time of the last delivery leave together, with one write for each
-        /// subscriber: less cpu a message at high rates for as much more latency. A publication after a pause leaves
-        /// at once. 0: none waits.
-        batch_max_delay: Duration;
-    }
-}
-
 /// Options of the channels whose name begins with `name` and a colon.
-pub type Namespace = Named<ChannelOptions>;
+pub type Namespace = Named<NamespaceOptions>;
 
 settings! {
     /// How the backend is asked over one endpoint.
@@ -553,25 +486,21 @@ impl Config {
         config.api.key = Some(key);
         config.client.allow_anonymous = true;
         config.client.private_channel_prefix = String::new();
-        config.channel = ChannelOptions {
-            history_size: 1000,
-            history_ttl: Duration::from_secs(600),
-            presence: true,
-            join_leave: true,
-            allow_subscribe_for_client: true,
-            allow_publish_for_client: true,
-            allow_publish_for_subscriber: true,
-            allow_history_for_subscriber: true,
-            allow_history_for_client: true,
-            allow_presence_for_subscriber: true,
-            allow_presence_for_client: true,
-            ..ChannelOptions::default()
+        config.channel = NamespaceOptions {
+            channel: ChannelOptions {
+                history_size: 1000,
+                history_ttl: Duration::from_secs(600),
+                presence: true,
+                join_leave: true,
+                ..ChannelOptions::default()
+            },
+            rules: ChannelRules { permissions: Permissions::ALL, ..ChannelRules::default() },
         };
         config
     }
 
-    /// The hub's view of the channel options.
-    pub fn namespaces(&self) -> Namespaces {
+    /// The options of every namespace.
+    pub fn namespaces(&self) -> Namespaces<NamespaceOptions> {
         Namespaces::new(
             self.channel.clone(),
             self.namespace.iter().map(|namespace| (namespace.name.clone(), namespace.options.clone())),

@@ -1,4 +1,4 @@
-//! What a channel may do, by its namespace.
+//! What a channel keeps and shows, by its namespace. What clients may do there is not known here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub enum GapPolicy {
     Close,
 }
 
-/// The options of one namespace.
+/// What the channels of one namespace need: their logs, rosters and subscribers' lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelOptions {
     /// Publications kept for recovery and history; 0 keeps none.
@@ -29,36 +29,6 @@ pub struct ChannelOptions {
     pub history_meta_ttl: Duration,
     pub presence: bool,
     pub join_leave: bool,
-    /// Join and leave go to every subscriber, asked for or not.
-    pub force_push_join_leave: bool,
-    pub force_positioning: bool,
-    pub force_recovery: bool,
-    pub allow_positioning: bool,
-    pub allow_recovery: bool,
-    pub allow_subscribe_for_client: bool,
-    /// A `#` in a channel's name begins the users that it is for.
-    pub allow_user_limited_channels: bool,
-    pub allow_publish_for_client: bool,
-    /// Only while the client is subscribed to the channel.
-    pub allow_publish_for_subscriber: bool,
-    pub allow_history_for_subscriber: bool,
-    pub allow_history_for_client: bool,
-    pub allow_presence_for_subscriber: bool,
-    pub allow_presence_for_client: bool,
-    /// Whether the permissions of clients and subscribers count for those without a user as well. Unset: where clients
-    /// without a token are let in.
-    pub allow_subscribe_for_anonymous: Option<bool>,
-    pub allow_publish_for_anonymous: Option<bool>,
-    pub allow_history_for_anonymous: Option<bool>,
-    pub allow_presence_for_anonymous: Option<bool>,
-    /// Publications of clients a second, and at once after a rest; 0 does not limit them.
-    pub publish_per_second: u32,
-    /// Payload bytes of clients a second, and at once after a rest; 0 does not limit them.
-    pub publish_bytes_per_second: usize,
-    /// Names of hooks: whom the session asks.
-    pub subscribe_hook: Option<String>,
-    pub sub_refresh_hook: Option<String>,
-    pub publish_hook: Option<String>,
     pub gap: GapPolicy,
     /// How long after the start of a batch the next one begins at the earliest; zero does not wait.
     pub batch_max_delay: Duration,
@@ -72,28 +42,6 @@ impl Default for ChannelOptions {
             history_meta_ttl: Duration::from_secs(30 * 24 * 3600),
             presence: false,
             join_leave: false,
-            force_push_join_leave: false,
-            force_positioning: false,
-            force_recovery: false,
-            allow_positioning: true,
-            allow_recovery: true,
-            allow_subscribe_for_client: false,
-            allow_user_limited_channels: false,
-            allow_publish_for_client: false,
-            allow_publish_for_subscriber: false,
-            allow_history_for_subscriber: false,
-            allow_history_for_client: false,
-            allow_presence_for_subscriber: false,
-            allow_presence_for_client: false,
-            allow_subscribe_for_anonymous: None,
-            allow_publish_for_anonymous: None,
-            allow_history_for_anonymous: None,
-            allow_presence_for_anonymous: None,
-            publish_per_second: 0,
-            publish_bytes_per_second: 0,
-            subscribe_hook: None,
-            sub_refresh_hook: None,
-            publish_hook: None,
             gap: GapPolicy::Tell,
             batch_max_delay: Duration::ZERO,
         }
@@ -109,20 +57,20 @@ impl ChannelOptions {
 /// All namespaces of a node. A channel's namespace is what stands before the first `:` of its name, the private prefix
 /// apart; a name without one belongs to the default namespace.
 #[derive(Clone, Debug)]
-pub struct Namespaces {
-    default: Arc<ChannelOptions>,
-    named: BTreeMap<Box<str>, Arc<ChannelOptions>>,
+pub struct Namespaces<O = ChannelOptions> {
+    default: Arc<O>,
+    named: BTreeMap<Box<str>, Arc<O>>,
     name_bytes_max: usize,
     /// Begins the names of private channels; empty: no channel is private.
     private_prefix: Box<str>,
 }
 
-impl Namespaces {
+impl<O> Namespaces<O> {
     pub fn new(
-        default: ChannelOptions,
-        named: impl IntoIterator<Item = (String, ChannelOptions)>,
+        default: O,
+        named: impl IntoIterator<Item = (String, O)>,
         name_bytes_max: usize,
-    ) -> Namespaces {
+    ) -> Namespaces<O> {
         Namespaces {
             default: Arc::new(default),
             named: named.into_iter().map(|(name, options)| (name.into(), Arc::new(options))).collect(),
@@ -132,9 +80,19 @@ impl Namespaces {
     }
 
     /// Channels whose name begins with `prefix` are private.
-    pub fn with_private_prefix(mut self, prefix: &str) -> Namespaces {
+    pub fn with_private_prefix(mut self, prefix: &str) -> Namespaces<O> {
         self.private_prefix = prefix.into();
         self
+    }
+
+    /// The same namespaces with other options.
+    pub fn map<P>(&self, mut f: impl FnMut(&O) -> P) -> Namespaces<P> {
+        Namespaces {
+            default: Arc::new(f(&self.default)),
+            named: self.named.iter().map(|(name, options)| (name.clone(), Arc::new(f(options)))).collect(),
+            name_bytes_max: self.name_bytes_max,
+            private_prefix: self.private_prefix.clone(),
+        }
     }
 
     pub fn is_private(&self, name: &str) -> bool {
@@ -142,7 +100,7 @@ impl Namespaces {
     }
 
     /// The options of every namespace, the default one included.
-    pub fn all(&self) -> impl Iterator<Item = &ChannelOptions> {
+    pub fn all(&self) -> impl Iterator<Item = &O> {
         std::iter::once(&*self.default).chain(self.named.values().map(|options| &**options))
     }
 
@@ -151,7 +109,7 @@ impl Namespaces {
     /// # Errors
     /// [`Refusal::BadRequest`] for a name that is empty, too long, or has control characters;
     /// [`Refusal::UnknownChannel`] for a namespace that is not configured.
-    pub fn resolve(&self, name: &str) -> Result<&Arc<ChannelOptions>, Refusal> {
+    pub fn resolve(&self, name: &str) -> Result<&Arc<O>, Refusal> {
         if name.is_empty() || name.len() > self.name_bytes_max || name.bytes().any(|b| b < 0x20 || b == 0x7f)
         {
             return Err(Refusal::BadRequest);

@@ -333,9 +333,11 @@ fn shard_options(
         ..HubLimits::default()
     };
     let client = &config.client;
+    let (namespaces, rules) = config.namespaces().split();
     let hooks = config.hook.iter().map(|hook| &hook.options);
     Ok(ShardOptions {
-        namespaces: Arc::new(config.namespaces()),
+        namespaces: Arc::new(namespaces),
+        rules: Arc::new(rules),
         hub: limits,
         streams: StreamLimits {
             channel_bytes_max: client.outbox_bytes_max.bytes(),

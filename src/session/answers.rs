@@ -23,6 +23,7 @@ use crate::base::time::Time;
 use crate::proto::centrifuge::reply::{ErrorRef, Reply};
 use crate::session::commands::{Wish, subscribe_to};
 use crate::session::context::{Admitted, Failure};
+use crate::session::permissions::Deed;
 use crate::session::question::{
     Answer, ConnectAnswer, Denied, Granted, Headers, Matter, RefreshAnswer, SubRefreshAnswer, Waiting,
 };
@@ -200,7 +201,7 @@ impl Session {
                 let granted = match answer {
                     _ if revoked => return Err(Refusal::PermissionDenied.into()),
                     Ok(Answer::Subscribe(granted)) => *granted,
-                    Err(Unknown { let_in: true }) if rights.subscribe => Granted::default(),
+                    Err(Unknown { let_in: true }) if rights.may(Deed::Subscribe, false) => Granted::default(),
                     Err(Unknown { let_in: true }) => return Err(Refusal::PermissionDenied.into()),
                     _ => return Err(Refusal::Internal.into()),
                 };
@@ -216,7 +217,7 @@ impl Session {
                     }
                     Err(Unknown { let_in: true }) => {
                         let (rights, subscribed) = self.rights(&channel, cx)?;
-                        if !rights.may_publish(subscribed) {
+                        if !rights.may(Deed::Publish, subscribed) {
                             return Err(Refusal::PermissionDenied.into());
                         }
                         (data, None)

@@ -6,6 +6,7 @@ use super::*;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::record::{self, PeerRecord, PeerState};
+use crate::session::permissions::{Deed, Permissions, Who};
 use crate::session::question::{Cancel, PublishAnswer, Waiting};
 use crate::session::record::tests::peer;
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
@@ -37,19 +38,20 @@ impl World for Around {
 
     fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
         let hooked = !channel.starts_with("free");
+        let open = channel.starts_with("free") || channel.starts_with("both");
         Ok(Rights {
             user_limited: channel.contains('#'),
-            publish_for_subscriber: channel.contains('#'),
-            subscribe: channel.starts_with("free") || channel.starts_with("both"),
-            publish_for_client: channel.starts_with("free") || channel.starts_with("both"),
+            permissions: Permissions::default()
+                .with(Deed::Publish, Who::Subscriber, channel.contains('#'))
+                .with(Deed::Subscribe, Who::Client, open)
+                .with(Deed::Publish, Who::Client, open)
+                .settled(true),
             recovery: true,
             keeps_history: true,
             positioning: true,
             subscribe_hook: hooked,
             sub_refresh_hook: hooked,
             publish_hook: hooked,
-            subscribe_for_anonymous: true,
-            publish_for_anonymous: true,
             ..Rights::default()
         })
     }

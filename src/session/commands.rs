@@ -9,6 +9,7 @@ use crate::proto::centrifuge::command::{self, Command, Json, Method};
 use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
 use crate::session::answers::About;
 use crate::session::context::{Admitted, Failure};
+use crate::session::permissions::Deed;
 use crate::session::question::{Granted, Matter};
 use crate::session::rights::{self, overridden, sub_flags};
 use crate::session::token::{ConnectClaims, TokenFault};
@@ -123,7 +124,7 @@ impl Session {
                     self.ask(About::Publish { id, channel, data }, matter, cx);
                     return Ok(());
                 }
-                if !rights.may_publish(subscribed) {
+                if !rights.may(Deed::Publish, subscribed) {
                     return Err(Refusal::PermissionDenied.into());
                 }
                 cx.effects.push(Effect::Publish { id, channel, data, changes: None });
@@ -134,7 +135,7 @@ impl Session {
                 if !rights.keeps_history {
                     return Err(Refusal::NotAvailable.into());
                 }
-                if !(rights.history_for_client || rights.history_for_subscriber && subscribed) {
+                if !rights.may(Deed::ReadHistory, subscribed) {
                     return Err(Refusal::PermissionDenied.into());
                 }
                 cx.effects.push(Effect::History {
@@ -299,7 +300,7 @@ impl Session {
             self.ask(About::Subscribe { wish, revoked: false }, matter, cx);
             return Ok(());
         }
-        if !rights.subscribe {
+        if !rights.may(Deed::Subscribe, false) {
             return Err(Refusal::PermissionDenied.into());
         }
         subscribe_to(wish, rights, Granted::default(), Renewal::Token, cx);
@@ -481,7 +482,7 @@ impl Session {
         if !rights.keeps_presence {
             return Err(Refusal::NotAvailable.into());
         }
-        if !(rights.presence_for_client || rights.presence_for_subscriber && subscribed) {
+        if !rights.may(Deed::ReadPresence, subscribed) {
             return Err(Refusal::PermissionDenied.into());
         }
         Ok(channel.into())

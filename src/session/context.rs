@@ -5,6 +5,7 @@ use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::{Since, Visibility};
 use crate::proto::centrifuge::{Batch, Push, Reply};
+use crate::session::permissions::{Deed, Permissions, Who};
 use crate::session::question::{Granted, Matter, PublishAnswer};
 use crate::session::token::{TokenFault, Verifier};
 use crate::session::{ChannelIndex, Renewal};
@@ -17,18 +18,7 @@ pub struct Rights {
     /// Of a user-limited channel: whether its name lists the user. One who is listed needs no token, and no hook is
     /// asked. Set by [`crate::session::rights::of_user`] alone.
     pub listed: Option<bool>,
-    pub subscribe: bool,
-    pub publish_for_client: bool,
-    pub publish_for_subscriber: bool,
-    pub history_for_client: bool,
-    pub history_for_subscriber: bool,
-    pub presence_for_client: bool,
-    pub presence_for_subscriber: bool,
-    /// Whether the four count for clients without a user as well.
-    pub subscribe_for_anonymous: bool,
-    pub publish_for_anonymous: bool,
-    pub history_for_anonymous: bool,
-    pub presence_for_anonymous: bool,
+    pub permissions: Permissions,
     /// A subscription needs a token, whatever else is allowed.
     pub private: bool,
     pub keeps_history: bool,
@@ -65,9 +55,15 @@ impl Rights {
         self.publish_hook && (self.listed != Some(false) || subscribed)
     }
 
-    /// Whether a client may publish without the backend being asked.
-    pub fn may_publish(&self, subscribed: bool) -> bool {
-        self.publish_for_client || self.publish_for_subscriber && subscribed
+    /// Whether a client may do it without the backend being asked.
+    pub fn may(&self, deed: Deed, subscribed: bool) -> bool {
+        self.permissions.allows(deed, Who::Client)
+            || subscribed && self.permissions.allows(deed, Who::Subscriber)
+    }
+
+    /// Whether it depends on being a subscriber.
+    pub fn is_for_subscribers(&self, deed: Deed) -> bool {
+        !self.may(deed, false) && self.may(deed, true)
     }
 }
 

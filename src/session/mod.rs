@@ -16,10 +16,12 @@ mod commands;
 mod context;
 mod held;
 pub mod origins;
+pub mod permissions;
 pub mod question;
 pub mod reader;
 mod record;
 pub mod rights;
+pub mod rules;
 pub mod token;
 pub mod tunnel;
 

@@ -13,6 +13,7 @@ use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::ChannelName;
 use crate::base::publication::Visibility;
 use crate::session::context::{Admitted, Failure};
+use crate::session::permissions::{Deed, Who};
 use crate::session::question::Granted;
 use crate::session::token::{ConnectClaims, Flaw, Overrides, SubscribeClaims, TokenFault};
 use crate::session::{Context, Effect, Renewal, Rights, Sub, World};
@@ -33,36 +34,22 @@ pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, R
 /// What is left of a namespace's rights for `user` in the channel.
 fn of(mut rights: Rights, channel: &str, user: &str) -> Rights {
     if user.is_empty() {
-        rights.subscribe &= rights.subscribe_for_anonymous;
-        for (right, counts) in [
-            (&mut rights.publish_for_client, rights.publish_for_anonymous),
-            (&mut rights.publish_for_subscriber, rights.publish_for_anonymous),
-            (&mut rights.history_for_client, rights.history_for_anonymous),
-            (&mut rights.history_for_subscriber, rights.history_for_anonymous),
-            (&mut rights.presence_for_client, rights.presence_for_anonymous),
-            (&mut rights.presence_for_subscriber, rights.presence_for_anonymous),
-        ] {
-            *right &= counts;
-        }
+        rights.permissions = rights.permissions.of_anonymous();
     }
     if rights.private {
-        // Who may not subscribe may not look in from outside: what all clients may do is for subscribers alone.
-        rights.subscribe = false;
+        // Who may not subscribe may not look in from outside.
+        rights.permissions = rights.permissions.for_subscribers_alone();
         rights.subscribe_hook = false;
-        rights.publish_for_subscriber |= std::mem::take(&mut rights.publish_for_client);
-        rights.history_for_subscriber |= std::mem::take(&mut rights.history_for_client);
-        rights.presence_for_subscriber |= std::mem::take(&mut rights.presence_for_client);
     }
     let users = channel.rsplit_once(USERS).map(|(_, users)| users).filter(|_| rights.user_limited);
     let Some(users) = users else { return rights };
     let listed = !user.is_empty() && users.split(USER_SEPARATOR).any(|known| known == user);
     rights.listed = Some(listed);
-    rights.subscribe = listed && !rights.private;
     rights.subscribe_hook = false;
     if !listed {
-        rights.publish_for_client = false;
-        rights.history_for_client = false;
-        rights.presence_for_client = false;
+        rights.permissions = rights.permissions.without_clients();
+    } else if !rights.private {
+        rights.permissions.set(Deed::Subscribe, Who::Client, true);
     }
     rights
 }
@@ -206,6 +193,7 @@ pub fn visibility(flags: u32) -> Visibility {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::permissions::Permissions;
     use crate::session::token::Verifier;
     use crate::session::{ChannelIndex, Hooks};
 
@@ -220,21 +208,16 @@ mod tests {
             if channel.is_empty() {
                 return Err(Refusal::BadRequest);
             }
-            let anonymous = !channel.starts_with("known");
+            let permissions = match channel.starts_with("known") {
+                true => [Deed::Subscribe, Deed::Publish, Deed::ReadHistory, Deed::ReadPresence]
+                    .into_iter()
+                    .fold(Permissions::ALL, |all, deed| all.with(deed, Who::Anonymous, false)),
+                false => Permissions::ALL,
+            };
             Ok(Rights {
                 private: channel.starts_with('$'),
-                subscribe_for_anonymous: anonymous,
-                publish_for_anonymous: anonymous,
-                history_for_anonymous: anonymous,
-                presence_for_anonymous: anonymous,
+                permissions,
                 user_limited: self.limited,
-                subscribe: true,
-                publish_for_client: true,
-                publish_for_subscriber: true,
-                history_for_client: true,
-                history_for_subscriber: true,
-                presence_for_client: true,
-                presence_for_subscriber: true,
                 subscribe_hook: true,
                 publish_hook: true,
                 ..Rights::default()
@@ -306,10 +289,8 @@ mod tests {
     fn a_stranger_may_nothing_that_needs_no_subscription() {
         let of = |user| of_user(&Everything { limited: true }, "news#ann", user).unwrap();
         let stranger = of("bob");
-        let client = [stranger.publish_for_client, stranger.history_for_client, stranger.presence_for_client];
-        assert_eq!((stranger.subscribe, client), (false, [false; 3]));
-        let kept = [stranger.history_for_subscriber, stranger.presence_for_subscriber];
-        assert_eq!(kept, [true; 2], "whom the server subscribes is a subscriber");
+        assert_eq!(may(&stranger, false), [false; 4]);
+        assert_eq!(may(&stranger, true)[1..], [true; 3], "whom the server subscribes is a subscriber");
         let ann = of("ann");
         assert!(
             !ann.subscribe_hook && ann.publish_hook,
@@ -320,51 +301,40 @@ mod tests {
             stranger.asks_about_publishing(true),
             "but about what a subscriber says, however it became one"
         );
-        assert!(ann.subscribe && ann.publish_for_client && ann.history_for_client && ann.presence_for_client);
+        assert_eq!(may(&ann, false), [true; 4]);
         let unlimited = of_user(&Everything { limited: false }, "news#ann", "bob").unwrap();
-        assert!(unlimited.subscribe && unlimited.listed.is_none(), "elsewhere the mark means nothing");
+        assert!(may(&unlimited, false)[0] && unlimited.listed.is_none(), "elsewhere the mark means nothing");
         assert_eq!(
-            of_user(&Everything { limited: true }, "", "ann").map(|rights| rights.subscribe),
+            of_user(&Everything { limited: true }, "", "ann").map(|rights| rights.listed),
             Err(Refusal::BadRequest)
         );
     }
 
-    /// What a client may do: subscribe; publish, read history and presence from outside; the same as a subscriber.
-    fn allowed(channel: &str, user: &str) -> (bool, [bool; 3], [bool; 3]) {
-        let of = of_user(&Everything { limited: false }, channel, user).unwrap();
-        (
-            of.subscribe,
-            [of.publish_for_client, of.history_for_client, of.presence_for_client],
-            [of.publish_for_subscriber, of.history_for_subscriber, of.presence_for_subscriber],
-        )
+    const DEEDS: [Deed; 4] = [Deed::Subscribe, Deed::Publish, Deed::ReadHistory, Deed::ReadPresence];
+
+    /// Each of [`DEEDS`], from outside or as a subscriber.
+    fn may(rights: &Rights, subscribed: bool) -> [bool; 4] {
+        DEEDS.map(|deed| rights.may(deed, subscribed))
+    }
+
+    /// The same of a channel, from outside and as a subscriber.
+    fn allowed(channel: &str, user: &str) -> [[bool; 4]; 2] {
+        let rights = of_user(&Everything { limited: false }, channel, user).unwrap();
+        [may(&rights, false), may(&rights, true)]
     }
 
     #[test]
     fn what_clients_may_counts_for_those_without_a_user_where_the_namespace_says_so() {
-        let (all, nothing) = ((true, [true; 3], [true; 3]), (false, [false; 3], [false; 3]));
+        let (all, nothing) = ([[true; 4]; 2], [[false; 4]; 2]);
         assert_eq!([allowed("open", "ann"), allowed("open", "")], [all; 2]);
         assert_eq!((allowed("known", "ann"), allowed("known", "")), (all, nothing));
         // Each of the four for itself.
-        struct Only(usize);
-        impl Only {
-            fn rights(&self) -> Rights {
-                let of = |at| self.0 == at;
-                Rights {
-                    subscribe_for_anonymous: of(0),
-                    publish_for_anonymous: of(1),
-                    history_for_anonymous: of(2),
-                    presence_for_anonymous: of(3),
-                    ..Everything { limited: false }.rights("known").unwrap()
-                }
-            }
-        }
-        for at in 0..4 {
-            let rights = of(Only(at).rights(), "known", "");
-            let [publish, history, presence] = [1, 2, 3].map(|own| own == at);
-            assert_eq!(rights.subscribe, at == 0);
-            assert_eq!([rights.publish_for_client, rights.publish_for_subscriber], [publish; 2]);
-            assert_eq!([rights.history_for_client, rights.history_for_subscriber], [history; 2]);
-            assert_eq!([rights.presence_for_client, rights.presence_for_subscriber], [presence; 2]);
+        for deed in DEEDS {
+            let mut rights = Everything { limited: false }.rights("known").unwrap();
+            rights.permissions.set(deed, Who::Anonymous, true);
+            let rights = of(rights, "known", "");
+            let only = DEEDS.map(|other| other == deed);
+            assert_eq!([may(&rights, false), may(&rights, true)], [only; 2], "{deed:?}");
         }
         // The backend's word counts for everybody.
         assert!(of_user(&Everything { limited: false }, "known", "").unwrap().subscribe_hook);
@@ -373,12 +343,13 @@ mod tests {
     #[test]
     fn a_private_channel_needs_a_token_whatever_else_is_allowed() {
         for user in ["ann", ""] {
-            assert_eq!(allowed("$secret", user), (false, [false; 3], [true; 3]), "{user:?}");
+            let subscriber = [false, true, true, true];
+            assert_eq!(allowed("$secret", user), [[false; 4], subscriber], "{user:?}");
         }
         let of = |channel, user| of_user(&Everything { limited: true }, channel, user).unwrap();
         assert!(!of("$secret", "ann").subscribe_hook, "a hook is no token");
         let listed = of("$secret#ann", "ann");
-        assert!(!listed.subscribe && listed.reads_token(), "nor is a name");
+        assert!(!listed.may(Deed::Subscribe, false) && listed.reads_token(), "nor is a name");
         assert!(!of("$secret#ann", "bob").reads_token(), "a token is no name");
         assert!(of("news", "bob").reads_token() && !of("news#ann", "ann").reads_token());
     }

@@ -71,6 +71,7 @@ use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::hub::options::Namespaces;
 use crate::session::origins::AllowedOrigins;
+use crate::session::rules::ChannelRules;
 use crate::session::token::Verifier;
 use crate::shard::ask::ControlPlane;
 use crate::shard::client_ids::ClientIds;
@@ -93,6 +94,8 @@ const RETRY: Duration = Duration::from_millis(1);
 #[derive(Clone)]
 pub struct ShardOptions {
     pub namespaces: Arc<Namespaces>,
+    /// Of the same namespaces, what sessions need.
+    pub rules: Arc<Namespaces<ChannelRules>>,
     pub hub: HubLimits,
     pub streams: StreamLimits,
     /// Checks tokens; without one no token is valid.

@@ -93,7 +93,7 @@ impl Core {
 
     fn hook_of(&self, matter: &Matter) -> Option<Box<str>> {
         let hooks = &self.env.options.hooks;
-        let of_channel = |channel: &str| self.env.options.namespaces.resolve(channel).ok();
+        let of_channel = |channel: &str| self.env.options.rules.resolve(channel).ok();
         let named = match matter {
             Matter::Connect { .. } => return hooks.connect.clone(),
             Matter::Refresh => return hooks.refresh.clone(),

@@ -80,7 +80,7 @@ impl Rates {
     pub fn new(options: &ShardOptions) -> Option<Box<Rates>> {
         let limits = &options.client_limits;
         let limits_channels = options
-            .namespaces
+            .rules
             .all()
             .any(|options| options.publish_per_second > 0 || options.publish_bytes_per_second > 0);
         // A message of the longest kind is one that clients may send, whatever the rate.
@@ -226,7 +226,7 @@ impl Core {
         let Some(rates) = self.peers.rates.as_mut().filter(|rates| rates.limits_channels) else {
             return Ok(());
         };
-        let options = self.env.options.namespaces.resolve(&ask.channel)?;
+        let options = self.env.options.rules.resolve(&ask.channel)?;
         let (count, bytes) = (options.publish_per_second.into(), options.publish_bytes_per_second as u64);
         let (count, bytes) = (Rate::new(count, count), Rate::new(bytes, bytes));
         if count.is_none() && bytes.is_none() {

@@ -15,36 +15,26 @@ pub(in crate::shard) struct View<'a> {
 
 impl World for View<'_> {
     fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
+        let rules = self.options.rules.resolve(channel)?;
         let options = self.options.namespaces.resolve(channel)?;
-        // A node that lets in clients without a token counts them as clients, unless the namespace differs.
-        let anonymous = |option: Option<bool>| option.unwrap_or(self.options.allow_anonymous);
         Ok(Rights {
-            private: self.options.namespaces.is_private(channel),
-            user_limited: options.allow_user_limited_channels,
+            private: self.options.rules.is_private(channel),
+            user_limited: rules.allow_user_limited_channels,
             listed: None,
-            subscribe: options.allow_subscribe_for_client,
-            publish_for_client: options.allow_publish_for_client,
-            publish_for_subscriber: options.allow_publish_for_subscriber,
-            history_for_client: options.allow_history_for_client,
-            history_for_subscriber: options.allow_history_for_subscriber,
-            presence_for_client: options.allow_presence_for_client,
-            presence_for_subscriber: options.allow_presence_for_subscriber,
-            subscribe_for_anonymous: anonymous(options.allow_subscribe_for_anonymous),
-            publish_for_anonymous: anonymous(options.allow_publish_for_anonymous),
-            history_for_anonymous: anonymous(options.allow_history_for_anonymous),
-            presence_for_anonymous: anonymous(options.allow_presence_for_anonymous),
+            // A node that lets in clients without a token counts them as clients, unless the namespace differs.
+            permissions: rules.permissions.settled(self.options.allow_anonymous),
             keeps_history: options.keeps_history(),
             keeps_presence: options.presence,
             join_leave: options.join_leave,
             announced: options.join_leave,
-            force_push_join_leave: options.force_push_join_leave,
-            positioning: options.allow_positioning,
-            recovery: options.allow_recovery,
-            force_positioning: options.force_positioning,
-            force_recovery: options.force_recovery,
-            subscribe_hook: options.subscribe_hook.is_some(),
-            sub_refresh_hook: options.sub_refresh_hook.is_some(),
-            publish_hook: options.publish_hook.is_some(),
+            force_push_join_leave: rules.force_push_join_leave,
+            positioning: rules.allow_positioning,
+            recovery: rules.allow_recovery,
+            force_positioning: rules.force_positioning,
+            force_recovery: rules.force_recovery,
+            subscribe_hook: rules.subscribe_hook.is_some(),
+            sub_refresh_hook: rules.sub_refresh_hook.is_some(),
+            publish_hook: rules.publish_hook.is_some(),
         })
     }
 

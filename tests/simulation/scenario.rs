@@ -17,6 +17,8 @@ use trunkline::hub::limits::HubLimits;
 use trunkline::hub::local::StreamLimits;
 use trunkline::hub::options::{ChannelOptions, GapPolicy, Namespaces};
 use trunkline::session::origins::AllowedOrigins;
+use trunkline::session::permissions::{Deed, Permissions, Who};
+use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{TokenOptions, Verifier};
 use trunkline::shard::{ClientHooks, HttpLimits, ShardOptions};
 
@@ -91,7 +93,7 @@ pub struct Cast {
 
 pub struct Channel {
     pub name: ChannelName,
-    pub options: Arc<ChannelOptions>,
+    pub options: Arc<NamespaceOptions>,
     /// Clients subscribe with a token of the backend's.
     pub needs_token: bool,
     /// Clients subscribe and publish by leave of the backend.
@@ -158,7 +160,7 @@ impl Scenario {
             options: ShardOptions {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
-                ..with_hooks(hooked, options(prng, Arc::new(namespaces.clone()), room, cramped, debts))
+                ..with_hooks(hooked, options(prng, namespaces, room, cramped, debts))
             },
             telling,
             driver: DriverOptions {
@@ -219,65 +221,80 @@ fn with_hooks(hooked: bool, options: ShardOptions) -> ShardOptions {
     ShardOptions { hooks, ..options }
 }
 
-fn namespaces(prng: &mut Prng, hooks: Option<&mut Prng>, batch_max_delay: Duration) -> Namespaces {
+fn namespaces(
+    prng: &mut Prng,
+    hooks: Option<&mut Prng>,
+    batch_max_delay: Duration,
+) -> Namespaces<NamespaceOptions> {
     let mut named = Vec::new();
     for (name, gap) in [("tell", GapPolicy::Tell), ("latest", GapPolicy::Latest), ("close", GapPolicy::Close)]
     {
         named.push((name.to_string(), with_history(prng, gap)));
     }
-    named.push((
-        "token".to_string(),
-        ChannelOptions { allow_subscribe_for_client: false, ..with_history(prng, GapPolicy::Tell) },
-    ));
-    let plain = ChannelOptions { presence: true, join_leave: true, ..open(prng, GapPolicy::Tell) };
+    named
+        .push(("token".to_string(), permitting(with_history(prng, GapPolicy::Tell), Deed::Subscribe, false)));
+    let mut plain = open(prng, GapPolicy::Tell);
+    (plain.channel.presence, plain.channel.join_leave) = (true, true);
     named.push(("plain".to_string(), plain));
     if let Some(prng) = hooks {
         let hook = || Some("hook".to_string());
-        let options = ChannelOptions {
-            allow_subscribe_for_client: false,
-            allow_publish_for_client: false,
-            subscribe_hook: hook(),
-            sub_refresh_hook: hook(),
-            publish_hook: hook(),
-            ..with_history(prng, GapPolicy::Tell)
-        };
+        let options = permitting(with_history(prng, GapPolicy::Tell), Deed::Subscribe, false);
+        let mut options = permitting(options, Deed::Publish, false);
+        (options.rules.subscribe_hook, options.rules.sub_refresh_hook) = (hook(), hook());
+        options.rules.publish_hook = hook();
         named.push(("hook".to_string(), options));
     }
     let unnamed = open(prng, GapPolicy::Tell);
-    let gathering = |options| ChannelOptions { batch_max_delay, ..options };
+    let gathering = |mut options: NamespaceOptions| {
+        options.channel.batch_max_delay = batch_max_delay;
+        options
+    };
     let named = named.into_iter().map(|(name, options)| (name, gathering(options)));
     Namespaces::new(gathering(unnamed), named, 32)
 }
 
-fn open(prng: &mut Prng, gap: GapPolicy) -> ChannelOptions {
-    ChannelOptions {
-        presence: prng.bool(),
-        join_leave: prng.bool(),
-        force_push_join_leave: prng.bool(),
-        force_positioning: prng.bool(),
-        allow_subscribe_for_client: true,
-        allow_publish_for_client: prng.bool(),
-        allow_publish_for_subscriber: true,
-        allow_history_for_client: prng.bool(),
-        allow_history_for_subscriber: true,
-        allow_presence_for_client: prng.bool(),
-        allow_presence_for_subscriber: true,
-        gap,
-        ..ChannelOptions::default()
+/// Whether all clients may do it.
+fn permitting(mut options: NamespaceOptions, deed: Deed, to: bool) -> NamespaceOptions {
+    options.rules.permissions.set(deed, Who::Client, to);
+    options
+}
+
+fn open(prng: &mut Prng, gap: GapPolicy) -> NamespaceOptions {
+    let (presence, join_leave) = (prng.bool(), prng.bool());
+    let (force_push_join_leave, force_positioning) = (prng.bool(), prng.bool());
+    let mut permissions = Permissions::ALL;
+    for deed in [Deed::Publish, Deed::ReadHistory, Deed::ReadPresence] {
+        permissions.set(deed, Who::Client, prng.bool());
+    }
+    NamespaceOptions {
+        channel: ChannelOptions { presence, join_leave, gap, ..ChannelOptions::default() },
+        rules: ChannelRules {
+            permissions,
+            force_push_join_leave,
+            force_positioning,
+            ..ChannelRules::default()
+        },
     }
 }
 
-fn with_history(prng: &mut Prng, gap: GapPolicy) -> ChannelOptions {
-    ChannelOptions {
-        history_size: prng.usize(1..40),
-        history_ttl: Duration::from_millis(*pick(prng, &[200, 2_000, 600_000])),
-        history_meta_ttl: Duration::from_millis(*pick(prng, &[100, 3_000, 600_000])),
-        force_recovery: prng.bool(),
-        ..open(prng, gap)
+fn with_history(prng: &mut Prng, gap: GapPolicy) -> NamespaceOptions {
+    let history_size = prng.usize(1..40);
+    let history_ttl = Duration::from_millis(*pick(prng, &[200, 2_000, 600_000]));
+    let history_meta_ttl = Duration::from_millis(*pick(prng, &[100, 3_000, 600_000]));
+    let force_recovery = prng.bool();
+    let NamespaceOptions { channel, rules } = open(prng, gap);
+    NamespaceOptions {
+        channel: ChannelOptions { history_size, history_ttl, history_meta_ttl, ..channel },
+        rules: ChannelRules { force_recovery, ..rules },
     }
 }
 
-fn channels(prng: &mut Prng, namespaces: &Namespaces, crowd: bool, hooked: bool) -> Vec<Channel> {
+fn channels(
+    prng: &mut Prng,
+    namespaces: &Namespaces<NamespaceOptions>,
+    crowd: bool,
+    hooked: bool,
+) -> Vec<Channel> {
     let mut names: Vec<String> = Vec::new();
     if crowd {
         names.push("tell:crowd".into());
@@ -302,15 +319,17 @@ fn channels(prng: &mut Prng, namespaces: &Namespaces, crowd: bool, hooked: bool)
 
 fn options(
     prng: &mut Prng,
-    namespaces: Arc<Namespaces>,
+    namespaces: Namespaces<NamespaceOptions>,
     room: u32,
     cramped: bool,
     debts: u64,
 ) -> ShardOptions {
     let verifier = Verifier::new(TokenOptions { hmac_secret: SECRET.to_vec(), ..TokenOptions::default() });
     let channels_tight = prng.u8(..8) == 0;
+    let (namespaces, rules) = namespaces.split();
     ShardOptions {
-        namespaces,
+        namespaces: Arc::new(namespaces),
+        rules: Arc::new(rules),
         hub: HubLimits {
             history_bytes_max: *pick(prng, &[2_000, 20_000, 1 << 20]),
             history_read_max: prng.usize(1..30),

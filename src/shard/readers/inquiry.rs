@@ -11,6 +11,7 @@ use crate::base::ids::{ChannelName, UserName};
 use crate::proto::centrifuge::Format;
 use crate::proto::http1;
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem, write_problem};
+use crate::session::permissions::Deed;
 use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Waiting};
 use crate::session::reader::{Admission, ReplyForm};
 use crate::session::{Identity, rights};
@@ -242,8 +243,8 @@ impl Core {
         let rights = rights::of_user(&view, &asked.name, user_of(admission.identity.as_deref()));
         rights.is_ok_and(|rights| {
             // Who may subscribe by a hook, nobody knows without it.
-            let subscribe = rights.subscribe && !rights.subscribe_hook;
-            rights.may_publish(subscribe || admission.grant(&asked.name).is_some())
+            let subscribe = rights.may(Deed::Subscribe, false) && !rights.subscribe_hook;
+            rights.may(Deed::Publish, subscribe || admission.grant(&asked.name).is_some())
         })
     }
 

@@ -285,8 +285,7 @@ impl Core {
             return refuse(self, "the body is not JSON");
         }
         let Some(channel) = order.request.channels.first().map(|asked| asked.name.clone()) else { return };
-        let asks =
-            self.env.options.namespaces.resolve(&channel).is_ok_and(|options| options.publish_hook.is_some());
+        let asks = self.env.options.rules.resolve(&channel).is_ok_and(|rules| rules.publish_hook.is_some());
         if asks {
             let identity = order.request.admission.identity.as_deref();
             let endpoint = order.request.endpoint;

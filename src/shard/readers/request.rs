@@ -10,6 +10,7 @@ use crate::proto::reader::notes::is_callback;
 use crate::proto::reader::position::{POSITION_CHANNELS_MAX, Positions};
 use crate::proto::reader::problem::Problem;
 use crate::proto::reader::query;
+use crate::session::permissions::Deed;
 use crate::session::question::{Granted, Matter};
 use crate::session::reader::{self, Admission, Asked, Mode};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
@@ -476,12 +477,8 @@ fn check_rights(
     let grant = admission.grant(channel);
     // What does not depend on being a subscriber needs no question about that.
     let matters = match endpoint {
-        Endpoint::History => {
-            rights.keeps_history && !rights.history_for_client && rights.history_for_subscriber
-        }
-        Endpoint::Publish => {
-            !rights.publish_hook && !rights.publish_for_client && rights.publish_for_subscriber
-        }
+        Endpoint::History => rights.keeps_history && rights.is_for_subscribers(Deed::ReadHistory),
+        Endpoint::Publish => !rights.publish_hook && rights.is_for_subscribers(Deed::Publish),
         _ => true,
     };
     let subscribe = match said.about(channel) {
@@ -491,7 +488,7 @@ fn check_rights(
             let matter = Matter::Subscribe { channel: channel.into(), token: Box::default(), data: None };
             return Err(Stop::Ask(matter, admission.identity.clone()));
         }
-        Some(None) | None => rights.subscribe,
+        Some(None) | None => rights.may(Deed::Subscribe, false),
     };
     let hooked = said.about(channel).flatten().map(|granted| &granted.grant);
     if let Some(grant) = grant.or(hooked) {
@@ -503,11 +500,11 @@ fn check_rights(
             if !rights.keeps_history {
                 return Err(Problem::new(Refusal::NotAvailable, "the channel keeps no history").into());
             }
-            (rights.history_for_client || rights.history_for_subscriber && subscribe, true)
+            (rights.may(Deed::ReadHistory, subscribe), true)
         }
         // With a hook, it is the body that is asked about.
         Endpoint::Publish => {
-            (rights.asks_about_publishing(subscribe) || rights.may_publish(subscribe), false)
+            (rights.asks_about_publishing(subscribe) || rights.may(Deed::Publish, subscribe), false)
         }
         _ => (subscribe, rights.keeps_history && (rights.recovery || rights.force_recovery)),
     };
@@ -525,7 +522,7 @@ fn check_rights(
 pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<Visibility, Refusal> {
     let rights = rights::of_user(world, channel, user)?;
     // A stream that flows has nobody who would hold it while the backend is asked.
-    match rights.subscribe && !rights.subscribe_hook {
+    match rights.may(Deed::Subscribe, false) && !rights.subscribe_hook {
         true => Ok(rights.visibility()),
         false => Err(Refusal::PermissionDenied),
     }

@@ -320,7 +320,7 @@ impl Client {
                     self.wanted.remove(&channel);
                 }
                 2500 => {
-                    assert_eq!(stage.scenario.channels[channel].options.gap, GapPolicy::Tell);
+                    assert_eq!(stage.scenario.channels[channel].options.channel.gap, GapPolicy::Tell);
                     assert!(
                         self.subs.get(&channel).is_some_and(|sub| !sub.server_side),
                         "told of a gap in {} without a subscription of its own",
@@ -405,16 +405,16 @@ fn begin(
     let options = &stage.scenario.channels[channel].options;
     let (server_side, asked_notices) = match by {
         By::Server => (true, true),
-        By::Client { notices } => (false, notices || options.force_push_join_leave),
+        By::Client { notices } => (false, notices || options.rules.force_push_join_leave),
     };
     Subscription {
-        follower: Follower::new(epoch, last, options.gap),
+        follower: Follower::new(epoch, last, options.channel.gap),
         began: stage.net.now(),
         server_side,
         recoverable: body.recoverable,
-        notices: options.join_leave && asked_notices,
+        notices: options.channel.join_leave && asked_notices,
         // Notices are not in the log: who falls behind in a channel with history loses some.
-        present: (!options.keeps_history()).then(BTreeMap::new),
+        present: (!options.channel.keeps_history()).then(BTreeMap::new),
         expires: ends(body.expires, body.ttl, stage),
         uncertain: false,
     }

@@ -1,0 +1,139 @@
+//! The settings of `[channel]` and of each `[[namespace]]`: those of its log, of its rules, and the table of permissions.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use crate::config::table::{Key, Section, section};
+use crate::config::value::{Given, Setting};
+use crate::hub::{ChannelOptions, GapPolicy};
+use crate::session::permissions::PERMISSIONS;
+use crate::session::rules::{ChannelRules, NamespaceOptions};
+
+section! {
+    ChannelOptions {
+        /// Publications kept for recovery and history. 0: none.
+        history_size: usize;
+        /// How long each is kept. 0s: none is kept.
+        history_ttl: Duration;
+        /// How long a channel without subscribers and history remembers its position.
+        history_meta_ttl: Duration;
+        /// Keep who is subscribed, for presence calls.
+        presence: bool;
+        /// Tell subscribers that asked for it who joins and leaves.
+        join_leave: bool;
+        /// What happens to a subscriber that falls behind what is kept: "tell" it that state is lost,
+        /// skip to the "latest" publication, or "close" its connection as slow.
+        gap: GapPolicy;
+        /// Publications that come within this time of the last delivery leave together, with one write for each
+        /// subscriber: less cpu a message at high rates for as much more latency. A publication after a pause leaves
+        /// at once. 0: none waits.
+        batch_max_delay: Duration;
+    }
+}
+
+section! {
+    ChannelRules {
+        /// Tell every subscriber who joins and leaves.
+        force_push_join_leave: bool;
+        /// Track every subscriber's position, asked for or not.
+        force_positioning: bool;
+        /// Make every subscription recoverable, asked for or not. Needs history.
+        force_recovery: bool;
+        /// Subscribers may ask for position tracking.
+        allow_positioning: bool;
+        /// Subscribers may ask for recovery.
+        allow_recovery: bool;
+        /// Channels whose name ends in `#` and users, like `chat#ann,bob`, are for these users alone, who need no
+        /// subscription token.
+        allow_user_limited_channels: bool;
+        /// Publications a second that clients may make in one channel; as many may come at once after a rest. More are
+        /// refused (111). The server API is not limited. 0: any number.
+        publish_per_second: u32;
+        /// The same in payload bytes. What is larger passes after a rest and is paid for afterwards. 0: any number.
+        publish_bytes_per_second: usize;
+        /// The hook that is asked about subscriptions without a token.
+        subscribe_hook: Option<String>, example "\"backend\"";
+        /// The hook that is asked whether a subscription that the subscribe hook granted may go on when it expires.
+        sub_refresh_hook: Option<String>, example "\"backend\"";
+        /// The hook that is asked about what clients publish.
+        publish_hook: Option<String>, example "\"backend\"";
+    } but [permissions]
+}
+
+/// One after the other; the table of permissions last.
+impl Section for NamespaceOptions {
+    fn keys(&self) -> &'static [Key] {
+        static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+            let NamespaceOptions { channel, rules } = NamespaceOptions::default();
+            let permissions = PERMISSIONS.iter().map(|permission| Key {
+                name: permission.key,
+                doc: permission.doc,
+                kind: bool::KIND,
+                flag: None,
+                example: permission.default().is_none().then_some("false"),
+                secret: false,
+                list: false,
+            });
+            channel.keys().iter().chain(rules.keys()).copied().chain(permissions).collect()
+        });
+        &KEYS
+    }
+
+    fn set(&mut self, key: &str, given: &Given) -> Option<Result<(), String>> {
+        if let Some(at) = PERMISSIONS.iter().position(|permission| permission.key == key) {
+            let read = bool::read(given);
+            return Some(read.map(|allowed| self.rules.permissions.set_row(at, Some(allowed))));
+        }
+        self.channel.set(key, given).or_else(|| self.rules.set(key, given))
+    }
+
+    fn get(&self, key: &str) -> Option<String> {
+        if let Some(at) = PERMISSIONS.iter().position(|permission| permission.key == key) {
+            return self.rules.permissions.row(at).and_then(|allowed| allowed.write());
+        }
+        self.channel.get(key).or_else(|| self.rules.get(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::config::document::documented;
+    use crate::session::permissions::Permissions;
+
+    /// Whatever stands in the table is a setting, documented and read, and nothing else is changed by it.
+    #[test]
+    fn a_permission_is_a_setting_by_its_row_alone() {
+        let text = documented(&Config::default());
+        for (at, permission) in PERMISSIONS.iter().enumerate() {
+            for given in [true, false] {
+                let mut options = NamespaceOptions::default();
+                options.set(permission.key, &Given::Loose(given.to_string())).unwrap().unwrap();
+                let mut expected = Permissions::default();
+                expected.set(permission.deed, permission.who, given);
+                assert_eq!(options.rules.permissions, expected, "{}", permission.key);
+                assert_eq!(options.rules.permissions.row(at), Some(given));
+                assert_eq!(options.get(permission.key), Some(given.to_string()));
+                assert_eq!(options.channel, ChannelOptions::default());
+            }
+            assert!(options_refuse(permission.key), "{}", permission.key);
+            assert!(text.contains(&format!("{} = false", permission.key)), "{}", permission.key);
+            assert!(text.contains(permission.doc.lines().next().unwrap()), "{}", permission.key);
+        }
+    }
+
+    fn options_refuse(key: &str) -> bool {
+        NamespaceOptions::default().set(key, &Given::Loose("perhaps".to_owned())).unwrap().is_err()
+    }
+
+    /// Settings of different structs share a section: each needs a name of its own.
+    #[test]
+    fn no_two_settings_have_one_name() {
+        let mut names: Vec<&str> = NamespaceOptions::default().keys().iter().map(|key| key.name).collect();
+        names.sort_unstable();
+        let all = names.len();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}
