@@ -53,7 +53,7 @@ fn what_config_prints_is_a_configuration_that_checks() {
     let checked = run(&["check", name], &[]);
     assert_eq!(
         (checked.status.code(), out(&checked)),
-        (Some(0), format!("{name}: ok\n")),
+        (Some(0), format!("clients  127.0.0.1:8000\n{name}: ok\n")),
         "{}",
         err(&checked)
     );

@@ -141,7 +141,7 @@ pub fn interpret(
                     let warnings: String =
                         start.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
                     let places = places(&start.config);
-                    Action::Print { text: format!("{warnings}{path}: ok\n{places}"), code: 0 }
+                    Action::Print { text: format!("{warnings}{places}{path}: ok\n"), code: 0 }
                 }
                 Err(faults) => refuse(&faults, 1),
             }
@@ -535,7 +535,7 @@ mod tests {
         fs::write(&path, document::documented(&Config::default())).unwrap();
         assert_eq!(
             printed(act(&["check", name], &[])),
-            (format!("{name}: ok\nclients  127.0.0.1:8000\n"), 0)
+            (format!("clients  127.0.0.1:8000\n{name}: ok\n"), 0)
         );
         let served = served(act(&["--config", name], &[]));
         assert_eq!(served, Config::default(), "the documented file is what it says: the defaults");
