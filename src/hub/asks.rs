@@ -7,6 +7,7 @@ use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications, Visibility};
 pub use crate::base::publication::{Since, SinceEpoch};
 use crate::hub::creators::Creator;
+use crate::hub::log_store::Ticket;
 
 /// How a publication is handed to those who are connected. What is kept and read later does not know of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,6 +66,8 @@ pub struct Published {
     pub position: Position,
     /// What to deliver; `None` for a repeat of an idempotency key or an old version.
     pub publication: Option<Arc<Publication>>,
+    /// It, or what it repeats, is not kept yet: delivered and answered when [`crate::hub::Home::take_released`] gives this.
+    pub ticket: Option<Ticket>,
 }
 
 /// One connection becomes a subscriber.
@@ -95,6 +98,8 @@ pub enum Recovery {
     Recovered(Publications),
     /// The log does not reach back to the asked position, or has another epoch.
     Lost,
+    /// The log is read: [`crate::hub::Home::take_released`] gives the rest.
+    Later(Ticket),
 }
 
 /// Somebody joined or left a channel.

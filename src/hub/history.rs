@@ -189,7 +189,7 @@ mod tests {
     fn recovered(log: &Log, asked: u64, now: u64, max: usize) -> Option<Vec<u64>> {
         match log.recover(Offset(20), Offset(asked), Time(now), max) {
             Recovery::Recovered(publications) => Some(offsets(&publications)),
-            Recovery::Lost => None,
+            Recovery::Lost | Recovery::Later(_) => None,
         }
     }
 

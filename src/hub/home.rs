@@ -37,6 +37,7 @@
 //! not kept.
 
 mod logs;
+mod publish;
 mod record;
 mod table;
 
@@ -48,19 +49,18 @@ use ahash::RandomState;
 use crate::base::fault::Refusal;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::prng::Prng;
-use crate::base::publication::{ClientInfo, Encoded, Publication};
+use crate::base::publication::ClientInfo;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
-use crate::hub::asks::{
-    History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, PublishAsk, Published, ReadAnswer,
-};
+use crate::hub::asks::{History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, Recovery};
 use crate::hub::creators::Creators;
 use crate::hub::deadlines::Deadlines;
 #[cfg(test)]
 use crate::hub::history::Log;
-use crate::hub::home::table::{Channel, Version};
-use crate::hub::idempotency::{IdempotencyKeys, Owner};
-use crate::hub::limits::{HubLimits, IDEMPOTENCY_KEY_TTL};
+use crate::hub::home::table::Channel;
+use crate::hub::idempotency::IdempotencyKeys;
+use crate::hub::limits::HubLimits;
+use crate::hub::log_store::{Appends, LogStore, MemoryOnly};
 use crate::hub::options::Namespaces;
 use crate::hub::presence::{Inserted, Roster};
 
@@ -77,6 +77,9 @@ pub struct Home {
     slots_used: u32,
     lives: u64,
     keys: IdempotencyKeys,
+    store: Box<dyn LogStore>,
+    /// Publications that the store does not have yet.
+    appends: Appends,
     /// The roster that [`Home::presence`] gave last.
     asked_last: Option<Arc<Roster>>,
     /// Slots with a log, in no order, for [`Home::heaviest`]. A channel knows its place here.
@@ -90,6 +93,8 @@ pub struct Home {
     clock: Time,
     counts: HomeCounts,
 }
+
+pub use publish::{Reading, Released};
 
 /// What a [`Home`] holds, and what has happened to it. Totals only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,6 +129,8 @@ impl Home {
         Home {
             namespaces,
             asked_last: None,
+            store: Box::new(MemoryOnly),
+            appends: Appends::default(),
             keys: IdempotencyKeys::new(limits.idempotency_keys_max, hash.clone()),
             limits,
             prng,
@@ -142,64 +149,9 @@ impl Home {
         }
     }
 
-    /// Gives a publication its position and keeps it as the namespace says. The answer says what to deliver;
-    /// [`Home::interested`] says where. `wall_ms` is the wall clock in milliseconds since 1970, shown to clients.
-    ///
-    /// A repeat of an idempotency key is answered like the first. A version that is not above the newest (in the same
-    /// `version_epoch`, or without one) is answered with the channel's top and its key is not remembered. The newest
-    /// version is remembered as long as the channel is, with history or without.
-    ///
-    /// # Errors
-    /// [`Refusal::BadRequest`] for a channel name, key or version epoch that is too long or malformed;
-    /// [`Refusal::UnknownChannel`] for an unknown namespace; [`Refusal::LimitExceeded`] when no more channels fit.
-    pub fn publish(&mut self, ask: PublishAsk, now: Time, wall_ms: u64) -> Result<Published, Refusal> {
-        let now = self.advance(now);
-        let key = ask.idempotency_key.as_deref().unwrap_or("");
-        let version_epoch = ask.version_epoch.unwrap_or_default();
-        if key.len() > self.limits.key_bytes_max || version_epoch.len() > self.limits.key_bytes_max {
-            return Err(Refusal::BadRequest);
-        }
-        let slot = self.mention(&ask.channel, &ask.by, now)?;
-        let channel = self.channels.get_mut(slot).expect("just mentioned");
-        let owner = Owner { slot, life: channel.life };
-
-        if !key.is_empty()
-            && let Some(position) = self.keys.get(owner, key, now)
-        {
-            return Ok(Published { position, publication: None });
-        }
-        if ask.version > 0 {
-            if channel.has_seen(ask.version, &version_epoch) {
-                return Ok(Published { position: channel.position(), publication: None });
-            }
-            channel.version = Some(Box::new(Version { number: ask.version, epoch: version_epoch }));
-        }
-
-        let offset = if ask.skip_history {
-            Offset(0)
-        } else {
-            channel.top = channel.top.next();
-            channel.top
-        };
-        let position = channel.position();
-        let publication = Arc::new(Publication {
-            // The channel's own name, not the ask's: entries that live long then share one.
-            channel: channel.name.clone(),
-            position: Position { offset, epoch: channel.epoch },
-            data: ask.data,
-            info: ask.info,
-            tags: ask.tags,
-            time_ms: wall_ms,
-            encoded: Encoded::default(),
-        });
-        if !ask.skip_history && channel.options.keeps_history() {
-            let expires = now + channel.options.history_ttl;
-            self.append(slot, publication.clone(), expires, now);
-        }
-        if !key.is_empty() {
-            self.remember_key(owner, key, position, now + IDEMPOTENCY_KEY_TTL, now);
-        }
-        Ok(Published { position, publication: Some(publication) })
+    /// Keeps logs besides its memory from now on.
+    pub fn with_store(self, store: Box<dyn LogStore>) -> Home {
+        Home { store, ..self }
     }
 
     /// Makes a connection a subscriber: everything published after this call is after the answer's position,
@@ -215,11 +167,13 @@ impl Home {
         let now = self.advance(now);
         let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get_mut(slot).expect("just mentioned");
-        let recovery = ask.recover.map(|since| {
-            let publications_max = self.limits.recovery_publications_max;
-            channel.recover(since, now, publications_max)
-        });
         let position = channel.position();
+        let publications_max = self.limits.recovery_publications_max;
+        let mut recovery = ask.recover.map(|since| channel.recover(since, now, publications_max));
+        if let (Some(Recovery::Lost), Some(since)) = (&recovery, ask.recover) {
+            recovery = Some(self.recover_from_store(slot, since));
+        }
+        let channel = self.channels.get_mut(slot).expect("just mentioned");
         let info = ask.shown.announced.then(|| ask.info.clone());
         let notice = match channel.members.insert(ask.conn, ask.info, ask.shown, &self.hash) {
             Inserted::Again => {
@@ -299,37 +253,6 @@ impl Home {
             Some(log) => log.forward(since, now, limit),
         };
         Ok(History { publications, position: channel.position() })
-    }
-
-    /// What comes after a position, for a follower that is missing it: as many publications as
-    /// [`history_read_max`](HubLimits::history_read_max) and about `bytes_max` allow, and at least one. Makes no channel.
-    pub fn read(&mut self, channel: &str, after: Position, bytes_max: usize, now: Time) -> ReadAnswer {
-        let now = self.advance(now);
-        let Some(channel) = self.known(channel).filter(|channel| !channel.is_over(now)) else {
-            return ReadAnswer::Lost(Position::UNKNOWN);
-        };
-        let position = channel.position();
-        if after == position {
-            return ReadAnswer::Page { publications: Vec::new(), position };
-        }
-        if after.epoch != position.epoch || after.offset > position.offset {
-            return ReadAnswer::Lost(position);
-        }
-        let limit = self.limits.history_read_max;
-        let mut publications =
-            channel.log.as_ref().map_or_else(Vec::new, |log| log.forward(Some(after.offset), now, limit));
-        if publications.first().is_none_or(|first| first.offset() != after.offset.next()) {
-            return ReadAnswer::Lost(position);
-        }
-        let mut room = bytes_max.max(1);
-        let fitting = publications.iter().take_while(|publication| {
-            let fits = room > 0;
-            room = room.saturating_sub(publication.weight());
-            fits
-        });
-        let fitting = fitting.count();
-        publications.truncate(fitting);
-        ReadAnswer::Page { publications, position }
     }
 
     /// Drops what is kept of a channel's log. Offset and epoch go on: who is at the top has missed nothing.

@@ -14,6 +14,7 @@ use crate::hub::asks::{
 };
 use crate::hub::creators::Creator;
 use crate::hub::history::ENTRY_BYTES;
+use crate::hub::home::Reading;
 use crate::hub::limits::{FORGET_AFTER, IDEMPOTENCY_KEY_TTL};
 use crate::hub::{ChannelOptions, Home, HubLimits, Namespaces};
 
@@ -356,12 +357,12 @@ fn a_follower_reads_on_from_where_it_stands_or_hears_that_it_cannot() {
     let mut read = |channel: &str, after: Position, bytes_max: usize, now: Time| match home
         .read(channel, after, bytes_max, now)
     {
-        ReadAnswer::Page { publications, position } => {
+        Reading::Ready(ReadAnswer::Page { publications, position }) => {
             let offsets: Vec<u64> = publications.iter().map(|missed| missed.offset().0).collect();
             (Some(offsets), position)
         }
-        ReadAnswer::Lost(position) => (None, position),
-        ReadAnswer::Unavailable => unreachable!("it is here"),
+        Reading::Ready(ReadAnswer::Lost(position)) => (None, position),
+        other => unreachable!("{other:?}: it is here"),
     };
     assert_eq!(read("kept:a", at(1), 1_000, T0), (Some(vec![2, 3, 4, 5]), end));
     assert_eq!(

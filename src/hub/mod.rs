@@ -17,6 +17,7 @@ mod home_test;
 mod idempotency;
 pub mod limits;
 pub mod local;
+pub mod log_store;
 #[cfg(test)]
 mod model_test;
 pub mod options;

@@ -468,7 +468,7 @@ impl Pair {
         });
         let got = joined.recovery.map(|recovery| match recovery {
             Recovery::Recovered(publications) => Some(offsets(&publications)),
-            Recovery::Lost => None,
+            Recovery::Lost | Recovery::Later(_) => None,
         });
         assert_eq!(got, expected, "{recover:?}");
     }

@@ -85,6 +85,14 @@ impl Core {
         self.owned.channels.handle_ask(ask, at, &mut post)
     }
 
+    /// What waited for the store of this shard's channels goes out.
+    pub fn handle_stored(&mut self) {
+        let at = self.moment();
+        let mailer = &mut self.messages.mailer;
+        let mut post = |shard, message| mailer.post(shard, Mail::FromOwner(message));
+        self.owned.channels.handle_stored(at, &mut post);
+    }
+
     /// Whether a publication may be taken: 111 while followers do not keep up.
     fn check_room(&mut self) -> Result<(), Refusal> {
         if self.messages.mailer.waiting() > WAITING_MAIL_MAX

@@ -270,6 +270,7 @@ impl<D: Driver> Shard<D> {
         // Held commands, mail, deliveries, timers.
         self.core.resume_commands();
         self.core.handle_mail(&self.inbox);
+        self.core.handle_stored();
         self.core.ask_owners();
         self.core.catch_up();
         self.core.deliver_pushes();

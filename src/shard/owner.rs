@@ -13,20 +13,24 @@
 //!   ([`crate::hub::local`]). What is outside the log (join and leave events, publications without an offset) may be lost but
 //!   not repeated: nothing tells a repeated one.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, ConnId, Position, ShardId};
+use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::base::time::Time;
 use crate::hub::asks::{
-    History, HistoryAsk, JoinAsk, Joined, Notice, Pace, PresenceStats, PublishAsk, Read, ReadAnswer, Recovery,
+    History, HistoryAsk, JoinAsk, Joined, Notice, Pace, PresenceStats, PublishAsk, Published, Read,
+    ReadAnswer, Recovery,
 };
+use crate::hub::home::{Reading, Released};
 use crate::hub::local::Item;
+use crate::hub::log_store::Ticket;
 use crate::hub::{Home, Roster};
-use crate::shard::ask::{Ask, Busy};
+use crate::shard::ask::{Ask, Busy, Reply};
 use crate::shard::mailbox::Gather;
 
 /// What a follower says to a channel's owner, for one of its connections or for itself.
@@ -183,6 +187,34 @@ impl fmt::Debug for Owner<'_> {
 pub struct ChannelOwner {
     pub home: Home,
     publications: PublicationCounts,
+    /// Who waits for the store.
+    /// Bound: one for each publish, join and read that is not answered; [`APPENDS_MAX`](crate::hub::limits::APPENDS_MAX) and
+    /// what connections may ask at once.
+    waiting: HashMap<Ticket, Vec<Waiting>>,
+    /// Of these, the joins of each connection.
+    joining: HashMap<ConnId, Vec<Ticket>>,
+}
+
+/// Waits for an append or a read.
+enum Waiting {
+    Publish { pace: Pace, to: PublishedTo },
+    Join { join: Joining, position: Position },
+    Read { by: ReadBy, read: Read, position: Position },
+}
+
+/// Where the answer to a publish goes.
+enum PublishedTo {
+    Connection(ConnId, u32),
+    Control(Reply<Position>),
+}
+
+/// A join that is not answered yet.
+struct Joining {
+    conn: ConnId,
+    channel: ChannelName,
+    since: Option<Since>,
+    tag: JoinTag,
+    event: Option<Arc<Notice>>,
 }
 
 /// Publications that were sent to followers.
@@ -205,7 +237,12 @@ type Post<'a> = &'a mut dyn FnMut(ShardId, FromOwner);
 
 impl ChannelOwner {
     pub fn new(home: Home) -> ChannelOwner {
-        ChannelOwner { home, publications: PublicationCounts::default() }
+        ChannelOwner {
+            home,
+            publications: PublicationCounts::default(),
+            waiting: HashMap::new(),
+            joining: HashMap::new(),
+        }
     }
 
     pub fn publications(&self) -> PublicationCounts {
@@ -216,35 +253,45 @@ impl ChannelOwner {
         match request {
             OwnerRequest::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
-                let joined = self.home.join(ask, at.now);
-                let event = joined.as_ref().ok().and_then(|joined| joined.notice.clone());
-                let outcome = joined.map(|Joined { position, recovery, .. }| {
-                    let recovery = recovery.map(|recovery| match recovery {
-                        Recovery::Recovered(publications) => Some(publications),
-                        Recovery::Lost => None,
-                    });
-                    (position, recovery)
-                });
-                answer(OwnerAnswer::Joined { conn, channel, since, tag, outcome }, post);
-                // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
-                self.announce(event, post);
+                let mut join = Joining { conn, channel, since, tag, event: None };
+                match self.home.join(ask, at.now) {
+                    Err(refusal) => self.answer_join(join, Err(refusal), post),
+                    Ok(Joined { position, recovery, notice }) => {
+                        join.event = notice;
+                        match recovery {
+                            Some(Recovery::Later(ticket)) => {
+                                self.joining.entry(conn).or_default().push(ticket);
+                                self.wait(ticket, Waiting::Join { join, position });
+                            }
+                            recovery => self.answer_join(join, Ok((position, recovery)), post),
+                        }
+                    }
+                }
             }
             OwnerRequest::Leave { channel, conn } => {
+                // Nobody hears that it has left before they hear that it has joined.
+                let joined = self.take_join_event(conn, &channel);
+                self.announce(joined, post);
                 let event = self.home.leave(&channel, conn, at.now);
                 self.announce(event, post);
             }
             OwnerRequest::Renew { channel, conn, info } => self.home.renew(&channel, conn, info),
             OwnerRequest::Publish { conn, id, ask } => {
-                let outcome = self.publish(ask, at, post);
-                answer(OwnerAnswer::Published { conn, id, outcome }, post);
+                self.publish(ask, PublishedTo::Connection(conn, id), at, post);
             }
             OwnerRequest::History { conn, id, ask } => {
                 let outcome = self.home.history(&ask, at.now);
                 answer(OwnerAnswer::History { conn, id, outcome }, post);
             }
             OwnerRequest::Read { by, read } => {
-                let answered = self.home.read(&read.channel, read.after, read.bytes_max, at.now);
-                answer(OwnerAnswer::Read { by, read, answer: answered }, post);
+                match self.home.read(&read.channel, read.after, read.bytes_max, at.now) {
+                    Reading::Ready(answered) => {
+                        answer(OwnerAnswer::Read { by, read, answer: answered }, post)
+                    }
+                    Reading::Later(ticket, position) => {
+                        self.wait(ticket, Waiting::Read { by, read, position });
+                    }
+                }
             }
             OwnerRequest::Presence { conn, id, channel } => {
                 let outcome = self.home.presence(&channel);
@@ -260,7 +307,7 @@ impl ChannelOwner {
     /// What the control plane asks about a channel. Gives anything else back.
     pub fn handle_ask(&mut self, ask: Ask, at: Moment, post: Post<'_>) -> Option<Ask> {
         match ask {
-            Ask::Publish(ask, reply) => reply.send(self.publish(ask, at, post)),
+            Ask::Publish(ask, reply) => self.publish(ask, PublishedTo::Control(reply), at, post),
             Ask::History(ask, reply) => reply.send(self.home.history(&ask, at.now)),
             Ask::HistoryRemove(channel, reply) => reply.send(self.home.history_remove(&channel, at.now)),
             Ask::Presence(channel, reply) => reply.send(self.home.presence(&channel)),
@@ -270,35 +317,150 @@ impl ChannelOwner {
         None
     }
 
-    /// Appends to the channel's log and sends the publication on its way.
-    ///
-    /// # Errors
-    /// Of [`Home::publish`].
-    fn publish(&mut self, ask: PublishAsk, at: Moment, post: Post<'_>) -> Result<Position, Refusal> {
-        let pace = ask.pace;
-        let published = self.home.publish(ask, at.now, at.wall_ms)?;
-        if let Some(publication) = published.publication {
-            self.publications.all += 1;
-            self.publications.spread += u64::from(pace.spread_ms > 0);
-            self.publications.bulk += u64::from(pace.spread_ms == 0 && pace.bulk);
-            for &(shard, _) in self.home.interested(&publication.channel) {
-                let publication = Arc::clone(&publication);
-                post(
-                    shard,
-                    match pace.is_at_once() {
-                        true => FromOwner::Item(Item::Publication(publication)),
-                        false => FromOwner::Paced(Box::new((publication, pace))),
-                    },
-                );
+    /// What the store has done since goes out: publications to followers, answers to those who wait.
+    pub fn handle_stored(&mut self, at: Moment, post: Post<'_>) {
+        while !self.waiting.is_empty()
+            && let Some(released) = self.home.take_released(at.now)
+        {
+            match released {
+                Released::Published(ticket, outcome) => {
+                    let waiting = self.waiting.remove(&ticket).unwrap_or_default();
+                    let pace = waiting.iter().find_map(|waiting| match waiting {
+                        Waiting::Publish { pace, .. } => Some(*pace),
+                        _ => None,
+                    });
+                    let outcome = outcome.map(|published| {
+                        self.deliver(published.publication, pace.unwrap_or_default(), post);
+                        published.position
+                    });
+                    for waiting in waiting {
+                        if let Waiting::Publish { to, .. } = waiting {
+                            to.send(outcome.clone(), post);
+                        }
+                    }
+                }
+                Released::Read(ticket, publications) => {
+                    for waiting in self.waiting.remove(&ticket).unwrap_or_default() {
+                        self.handle_read_back(ticket, waiting, publications.clone(), post);
+                    }
+                }
             }
         }
-        Ok(published.position)
+    }
+
+    fn handle_read_back(
+        &mut self,
+        ticket: Ticket,
+        waiting: Waiting,
+        publications: Publications,
+        post: Post<'_>,
+    ) {
+        match waiting {
+            Waiting::Join { join, position } => {
+                if let Some(tickets) = self.joining.get_mut(&join.conn) {
+                    tickets.retain(|waiting| *waiting != ticket);
+                    if tickets.is_empty() {
+                        self.joining.remove(&join.conn);
+                    }
+                }
+                let after = join.since.map_or(Offset(0), |since| since.offset);
+                let recovery = Recovery::of(publications, after, position);
+                self.answer_join(join, Ok((position, Some(recovery))), post);
+            }
+            Waiting::Read { by, read, position } => {
+                let page = ReadAnswer::page(publications, read.after, position, read.bytes_max);
+                answer(OwnerAnswer::Read { by, read, answer: page }, post);
+            }
+            Waiting::Publish { .. } => {}
+        }
+    }
+
+    /// The event of a join that waits for its answer, to go out without it.
+    fn take_join_event(&mut self, conn: ConnId, channel: &str) -> Option<Arc<Notice>> {
+        let tickets = self.joining.get(&conn)?;
+        tickets.iter().find_map(|ticket| {
+            self.waiting.get_mut(ticket)?.iter_mut().find_map(|waiting| match waiting {
+                Waiting::Join { join, .. } if *join.channel == *channel => join.event.take(),
+                _ => None,
+            })
+        })
+    }
+
+    /// Nothing more is done: who waits is answered by that.
+    pub fn end(&mut self) {
+        self.waiting.clear();
+        self.joining.clear();
+    }
+
+    fn wait(&mut self, ticket: Ticket, waiting: Waiting) {
+        self.waiting.entry(ticket).or_default().push(waiting);
+    }
+
+    fn answer_join(
+        &mut self,
+        join: Joining,
+        outcome: Result<(Position, Option<Recovery>), Refusal>,
+        post: Post<'_>,
+    ) {
+        let Joining { conn, channel, since, tag, event } = join;
+        let outcome = outcome.map(|(position, recovery)| {
+            let recovery = recovery.map(|recovery| match recovery {
+                Recovery::Recovered(publications) => Some(publications),
+                Recovery::Lost | Recovery::Later(_) => None,
+            });
+            (position, recovery)
+        });
+        answer(OwnerAnswer::Joined { conn, channel, since, tag, outcome }, post);
+        // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
+        self.announce(event, post);
+    }
+
+    /// Appends to the channel's log; when it is there, the publication goes to followers and the answer to who asked.
+    fn publish(&mut self, ask: PublishAsk, to: PublishedTo, at: Moment, post: Post<'_>) {
+        let pace = ask.pace;
+        let outcome = match self.home.publish(ask, at.now, at.wall_ms) {
+            Ok(Published { ticket: Some(ticket), .. }) => {
+                return self.wait(ticket, Waiting::Publish { pace, to });
+            }
+            Ok(Published { position, publication, .. }) => {
+                self.deliver(publication, pace, post);
+                Ok(position)
+            }
+            Err(refusal) => Err(refusal),
+        };
+        to.send(outcome, post);
+    }
+
+    fn deliver(&mut self, publication: Option<Arc<Publication>>, pace: Pace, post: Post<'_>) {
+        let Some(publication) = publication else { return };
+        self.publications.all += 1;
+        self.publications.spread += u64::from(pace.spread_ms > 0);
+        self.publications.bulk += u64::from(pace.spread_ms == 0 && pace.bulk);
+        for &(shard, _) in self.home.interested(&publication.channel) {
+            let publication = Arc::clone(&publication);
+            post(
+                shard,
+                match pace.is_at_once() {
+                    true => FromOwner::Item(Item::Publication(publication)),
+                    false => FromOwner::Paced(Box::new((publication, pace))),
+                },
+            );
+        }
     }
 
     fn announce(&mut self, event: Option<Arc<Notice>>, post: Post<'_>) {
         let Some(event) = event else { return };
         for &(shard, _) in self.home.interested(&event.channel) {
             post(shard, FromOwner::Item(Item::Notice(Arc::clone(&event))));
+        }
+    }
+}
+
+impl PublishedTo {
+    fn send(self, outcome: Result<Position, Refusal>, post: Post<'_>) {
+        match self {
+            PublishedTo::Connection(conn, id) => answer(OwnerAnswer::Published { conn, id, outcome }, post),
+            PublishedTo::Control(reply) => reply.send(outcome),
         }
     }
 }
@@ -312,3 +474,7 @@ fn answer(answer: OwnerAnswer, post: Post<'_>) {
         post(to, FromOwner::Answer(Box::new(answer)));
     }
 }
+
+#[cfg(test)]
+#[path = "owner_tests.rs"]
+mod tests;

@@ -64,6 +64,7 @@ const REQUIRED: &[&str] = &[
     "engine_item_lost",
     "engine_item_repeated",
     "engine_read_repeated",
+    "engine_stored",
     "latest_skipped",
     "recovered",
     "not_recovered",

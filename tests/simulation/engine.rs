@@ -1,6 +1,8 @@
 //! An owner of channels that is no shard: what an engine behind a network is to a node. It keeps its channels as a shard does,
 //! but what it sends comes late, twice, in another order or not at all, and a read may find it away.
 //!
+//! Its log is on a slow disk in half of the runs: what is published leaves when it is kept, and recoveries may have to be read.
+//!
 //! What it promises is held (see `shard::owner`): requests are handled in order, each is answered once, and what has no
 //! number is neither repeated nor overtaken.
 
@@ -8,12 +10,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use trunkline::base::ids::{Offset, ShardId};
+use trunkline::base::ids::{Offset, Position, ShardId};
 use trunkline::base::prng::Prng;
+use trunkline::base::publication::Publication;
 use trunkline::base::time::Time;
 use trunkline::hub::Home;
 use trunkline::hub::asks::ReadAnswer;
 use trunkline::hub::local::Item;
+use trunkline::hub::log_store::{Append, Done, LogStore, ReadBack, Ticket};
 use trunkline::shard::ask::{Ask, Busy, ChannelCount};
 use trunkline::shard::mailbox::Mail;
 use trunkline::shard::owner::{ChannelOwner, Engine, FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
@@ -34,6 +38,7 @@ pub struct FarOwner {
 
 struct State {
     owner: ChannelOwner,
+    disk: Option<SlowDisk>,
     prng: Prng,
     now: Time,
     calm: bool,
@@ -59,9 +64,15 @@ struct Sent {
 }
 
 impl FarOwner {
-    pub fn new(names: Vec<String>, home: Home, prng: Prng) -> Arc<FarOwner> {
+    pub fn new(names: Vec<String>, home: Home, mut prng: Prng) -> Arc<FarOwner> {
+        let disk = prng.bool().then(|| SlowDisk::new(prng.fork()));
+        let home = match &disk {
+            Some(disk) => home.with_store(Box::new(disk.clone())),
+            None => home,
+        };
         let state = State {
             owner: ChannelOwner::new(home),
+            disk,
             prng,
             now: Time::ZERO,
             calm: false,
@@ -81,6 +92,7 @@ impl FarOwner {
         {
             state.handle(request);
         }
+        state.handle_stored();
         state.owner.home.sweep(now, 16);
         let later = state.sent.on_the_way.split_off(&(now, u64::MAX));
         let due = std::mem::replace(&mut state.sent.on_the_way, later);
@@ -104,13 +116,15 @@ impl FarOwner {
         let state = self.state();
         let request = state.requests.front().map(|(due, _)| *due);
         let message = state.sent.on_the_way.keys().next().map(|(due, _)| *due);
-        request.into_iter().chain(message).min()
+        let disk = state.disk.as_ref().and_then(SlowDisk::next);
+        request.into_iter().chain(message).chain(disk).min()
     }
 
     /// Nobody reads any more: what is on its way is dropped.
     pub fn end(&self) {
         let mut state = self.state();
         state.requests.clear();
+        state.owner.end();
         state.sent.on_the_way.clear();
     }
 
@@ -178,6 +192,18 @@ impl State {
         }
     }
 
+    fn handle_stored(&mut self) {
+        let Some(disk) = &self.disk else { return };
+        disk.0.lock().expect("one thread").now = self.now;
+        let at = Moment { now: self.now, wall_ms: wall_ms(self.now) };
+        let mut said = Vec::new();
+        self.owner.handle_stored(at, &mut |shard, message| said.push((shard, message)));
+        self.coverage.add("engine_stored", said.len() as u64);
+        for (shard, message) in said {
+            self.send(shard, message);
+        }
+    }
+
     fn is_away(&mut self) -> bool {
         !self.calm && self.prng.u8(..8) == 0
     }
@@ -237,5 +263,80 @@ impl State {
     fn put(&mut self, due: Time, shard: ShardId, message: FromOwner) {
         self.sent.number += 1;
         self.sent.on_the_way.insert((due, self.sent.number), (shard, Mail::FromOwner(message)));
+    }
+}
+
+/// Keeps everything that is appended to it, later.
+#[derive(Clone)]
+struct SlowDisk(Arc<Mutex<Disk>>);
+
+struct Disk {
+    prng: Prng,
+    now: Time,
+    tickets: u64,
+    /// When each is done, in the order in which they were begun.
+    under_way: VecDeque<(Time, Ticket, Task)>,
+    kept: Vec<Arc<Publication>>,
+}
+
+enum Task {
+    Append(Arc<Publication>),
+    Read(Vec<Arc<Publication>>),
+}
+
+impl SlowDisk {
+    fn new(prng: Prng) -> SlowDisk {
+        let disk = Disk { prng, now: Time::ZERO, tickets: 0, under_way: VecDeque::new(), kept: Vec::new() };
+        SlowDisk(Arc::new(Mutex::new(disk)))
+    }
+
+    fn next(&self) -> Option<Time> {
+        self.0.lock().expect("one thread").under_way.front().map(|(due, ..)| *due)
+    }
+}
+
+impl Disk {
+    fn begin(&mut self, task: Task) -> Ticket {
+        self.tickets += 1;
+        let due = self.now + Duration::from_micros(self.prng.u64(..20_000));
+        let due = self.under_way.back().map_or(due, |(before, ..)| due.max(*before));
+        self.under_way.push_back((due, Ticket(self.tickets), task));
+        Ticket(self.tickets)
+    }
+}
+
+impl LogStore for SlowDisk {
+    fn append(&mut self, publication: &Arc<Publication>, now: Time) -> Append {
+        let disk = &mut *self.0.lock().expect("one thread");
+        disk.now = disk.now.max(now);
+        Append::Later(disk.begin(Task::Append(Arc::clone(publication))))
+    }
+
+    fn read(&mut self, channel: &str, after: Offset, end: Position, limit: usize) -> ReadBack {
+        let disk = &mut *self.0.lock().expect("one thread");
+        let wanted = disk.kept.iter().filter(|kept| {
+            *kept.channel == *channel
+                && kept.position.epoch == end.epoch
+                && kept.offset() > after
+                && kept.offset() <= end.offset
+        });
+        let found = wanted.take(limit).cloned().collect();
+        ReadBack::Later(disk.begin(Task::Read(found)))
+    }
+
+    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+        let disk = &mut *self.0.lock().expect("one thread");
+        disk.under_way.front().filter(|(due, ..)| *due <= disk.now)?;
+        let (_, ticket, task) = disk.under_way.pop_front()?;
+        Some((
+            ticket,
+            match task {
+                Task::Read(found) => Done::Read(found),
+                Task::Append(publication) => {
+                    disk.kept.push(publication);
+                    Done::Appended(true)
+                }
+            },
+        ))
     }
 }

@@ -132,7 +132,7 @@ fn seen(home: &mut Home, channel: &ChannelName, now: Time) -> String {
             let since = Since { offset: Offset(offset), epoch: SinceEpoch::Known(epoch) };
             recovered.push(match channel.recover(since, now, 300) {
                 Recovery::Recovered(publications) => Some(publications.len()),
-                Recovery::Lost => None,
+                Recovery::Lost | Recovery::Later(_) => None,
             });
         }
     }

@@ -1,0 +1,248 @@
+//! Publishing and reading through the store, now or later.
+
+use std::sync::Arc;
+
+use super::Home;
+use super::table::Version;
+use crate::base::fault::Refusal;
+use crate::base::ids::{Offset, Position};
+use crate::base::publication::{Encoded, Publication, Publications};
+use crate::base::time::Time;
+use crate::hub::asks::{PublishAsk, Published, ReadAnswer, Recovery, Since};
+use crate::hub::idempotency::Owner;
+use crate::hub::limits::{APPEND_PATIENCE, APPENDS_MAX, IDEMPOTENCY_KEY_TTL};
+use crate::hub::log_store::{Append, Done, Pending, ReadBack, Ticket, goes_on};
+
+/// What waited for the store is done.
+#[derive(Debug)]
+pub enum Released {
+    /// Of [`Home::publish`]. With [`Refusal::Internal`] it was never published: nobody has seen it.
+    Published(Ticket, Result<Published, Refusal>),
+    /// What a join or a follower's read was waiting for: for [`Recovery::of`] or [`ReadAnswer::page`].
+    Read(Ticket, Publications),
+}
+
+/// What came of a follower's read.
+#[derive(Debug)]
+pub enum Reading {
+    Ready(ReadAnswer),
+    /// The page comes with [`Released::Read`]; the log ends here.
+    Later(Ticket, Position),
+}
+
+impl Home {
+    /// Gives a publication its position and keeps it as the namespace says. The answer says what to deliver;
+    /// [`Home::interested`] says where. `wall_ms` is the wall clock in milliseconds since 1970, shown to clients.
+    ///
+    /// A repeat of an idempotency key is answered like the first. A version that is not above the newest (in the same
+    /// `version_epoch`, or without one) is answered with the channel's top and its key is not remembered. The newest
+    /// version is remembered as long as the channel is, with history or without.
+    ///
+    /// # Errors
+    /// [`Refusal::BadRequest`] for a channel name, key or version epoch that is too long or malformed;
+    /// [`Refusal::UnknownChannel`] for an unknown namespace; [`Refusal::LimitExceeded`] when no more channels fit;
+    /// [`Refusal::TooManyRequests`] while the store does not keep up.
+    pub fn publish(&mut self, ask: PublishAsk, now: Time, wall_ms: u64) -> Result<Published, Refusal> {
+        let now = self.advance(now);
+        let key = ask.idempotency_key.as_deref().unwrap_or("");
+        let version_epoch = ask.version_epoch.unwrap_or_default();
+        if key.len() > self.limits.key_bytes_max || version_epoch.len() > self.limits.key_bytes_max {
+            return Err(Refusal::BadRequest);
+        }
+        if self.appends.len() >= APPENDS_MAX {
+            return Err(Refusal::TooManyRequests);
+        }
+        let slot = self.mention(&ask.channel, &ask.by, now)?;
+        let channel = self.channels.get_mut(slot).expect("just mentioned");
+        let owner = Owner { slot, life: channel.life };
+        let under_way = self.appends.of(owner);
+        let repeat = |(ticket, position)| Published { position, publication: None, ticket: Some(ticket) };
+
+        if !key.is_empty() {
+            if let Some(position) = self.keys.get(owner, key, now) {
+                return Ok(Published { position, publication: None, ticket: None });
+            }
+            if let Some(first) = under_way.and_then(|appends| appends.with_key(key)) {
+                return Ok(repeat(first));
+            }
+        }
+        if ask.version > 0 {
+            if let Some(newest) =
+                under_way.and_then(|appends| appends.with_version(ask.version, &version_epoch))
+            {
+                return Ok(repeat(newest));
+            }
+            if channel.has_seen(ask.version, &version_epoch) {
+                return Ok(Published { position: channel.position(), publication: None, ticket: None });
+            }
+        }
+
+        let before = under_way.map_or(0, |appends| appends.len());
+        let position = match ask.skip_history {
+            true => channel.position(),
+            false => Position { offset: Offset(channel.top.0 + before + 1), epoch: channel.epoch },
+        };
+        let offset = if ask.skip_history { Offset(0) } else { position.offset };
+        let publication = Arc::new(Publication {
+            // The channel's own name, not the ask's: entries that live long then share one.
+            channel: channel.name.clone(),
+            position: Position { offset, ..position },
+            data: ask.data,
+            info: ask.info,
+            tags: ask.tags,
+            time_ms: wall_ms,
+            encoded: Encoded::default(),
+        });
+        if !ask.skip_history
+            && let Append::Later(ticket) = self.store.append(&publication, now)
+        {
+            // Like a key, it holds the channel.
+            channel.keys += 1;
+            channel.active_until = channel.active_until.max(now + APPEND_PATIENCE);
+            let (key, version) = (key.into(), ask.version);
+            let pending = Pending { ticket, publication, key, version, version_epoch, done: None };
+            self.appends.push(owner, pending);
+            self.settle(slot);
+            return Ok(Published { position, publication: None, ticket: Some(ticket) });
+        }
+        debug_assert!(before == 0 || ask.skip_history, "appends of a channel are done in order");
+        if ask.version > 0 {
+            channel.version = Some(Box::new(Version { number: ask.version, epoch: version_epoch }));
+        }
+        self.keep(owner, &publication, position, key, now);
+        Ok(Published { position, publication: Some(publication), ticket: None })
+    }
+
+    /// A publication is part of its channel's log from now on, or of nothing when its offset is 0.
+    fn keep(&mut self, owner: Owner, publication: &Arc<Publication>, at: Position, key: &str, now: Time) {
+        let channel = self.channels.get_mut(owner.slot).expect("published to just now");
+        if publication.offset() != Offset(0) {
+            channel.top = publication.offset();
+            if channel.options.keeps_history() {
+                let expires = now + channel.options.history_ttl;
+                self.append(owner.slot, publication.clone(), expires, now);
+            }
+        }
+        if !key.is_empty() {
+            self.remember_key(owner, key, at, now + IDEMPOTENCY_KEY_TTL, now);
+        }
+    }
+
+    /// What the store has done since, of each channel in order.
+    pub fn take_released(&mut self, now: Time) -> Option<Released> {
+        let now = self.advance(now);
+        loop {
+            if let Some((owner, pending, kept)) = self.appends.take() {
+                return Some(Released::Published(pending.ticket, self.release(owner, pending, kept, now)));
+            }
+            match self.store.take_done()? {
+                (ticket, Done::Appended(kept)) => self.appends.done(ticket, kept),
+                (ticket, Done::Read(publications)) => return Some(Released::Read(ticket, publications)),
+            }
+        }
+    }
+
+    fn release(
+        &mut self,
+        owner: Owner,
+        pending: Pending,
+        kept: bool,
+        now: Time,
+    ) -> Result<Published, Refusal> {
+        let Pending { publication, key, version, version_epoch, .. } = pending;
+        let position = publication.position;
+        let channel = self.channels.get_mut(owner.slot).filter(|channel| channel.life == owner.life);
+        // Without its channel, nobody is subscribed and nothing is left to be kept here.
+        let Some(channel) = channel else {
+            let published = Published { position, publication: None, ticket: None };
+            return if kept { Ok(published) } else { Err(Refusal::Internal) };
+        };
+        channel.keys -= 1;
+        if !kept {
+            self.settle(owner.slot);
+            return Err(Refusal::Internal);
+        }
+        if version > 0 {
+            channel.version = Some(Box::new(Version { number: version, epoch: version_epoch }));
+        }
+        self.keep(owner, &publication, position, &key, now);
+        self.settle(owner.slot);
+        Ok(Published { position, publication: Some(publication), ticket: None })
+    }
+
+    /// What memory does not have of a recovery, the store may.
+    pub(super) fn recover_from_store(&mut self, slot: u32, since: Since) -> Recovery {
+        let channel = self.channels.get(slot).expect("known");
+        let (after, end) = (since.offset, channel.position());
+        let limit = self.limits.recovery_publications_max;
+        let many = end.offset.0.saturating_sub(after.0) > limit as u64;
+        if !since.epoch.matches(end.epoch) || after >= end.offset || many {
+            return Recovery::Lost;
+        }
+        match self.store.read(&channel.name, after, end, limit) {
+            ReadBack::Nothing => Recovery::Lost,
+            ReadBack::Ready(publications) => Recovery::of(publications, after, end),
+            ReadBack::Later(ticket) => Recovery::Later(ticket),
+        }
+    }
+
+    /// What comes after a position, for a follower that is missing it: as many publications as
+    /// [`history_read_max`](crate::hub::HubLimits::history_read_max) and about `bytes_max` allow, and at least one. Makes no channel.
+    pub fn read(&mut self, channel: &str, after: Position, bytes_max: usize, now: Time) -> Reading {
+        let now = self.advance(now);
+        let slot = self.known_mut(channel).filter(|(_, channel)| !channel.is_over(now)).map(|(slot, _)| slot);
+        let Some(channel) = slot.and_then(|slot| self.channels.get(slot)) else {
+            return Reading::Ready(ReadAnswer::Lost(Position::UNKNOWN));
+        };
+        let end = channel.position();
+        if after == end {
+            return Reading::Ready(ReadAnswer::Page { publications: Vec::new(), position: end });
+        }
+        if after.epoch != end.epoch || after.offset > end.offset {
+            return Reading::Ready(ReadAnswer::Lost(end));
+        }
+        let limit = self.limits.history_read_max;
+        let kept = channel.log.as_ref().map(|log| log.forward(Some(after.offset), now, limit));
+        let publications = match kept.filter(|kept| goes_on(kept, after.offset)) {
+            Some(kept) => kept,
+            None => match self.store.read(&channel.name, after.offset, end, limit) {
+                ReadBack::Nothing => Vec::new(),
+                ReadBack::Ready(publications) => publications,
+                ReadBack::Later(ticket) => return Reading::Later(ticket, end),
+            },
+        };
+        Reading::Ready(ReadAnswer::page(publications, after, end, bytes_max))
+    }
+}
+
+impl Recovery {
+    /// What was read is what was asked for, or it is lost.
+    pub fn of(publications: Publications, after: Offset, end: Position) -> Recovery {
+        let whole =
+            goes_on(&publications, after) && publications.last().is_some_and(|last| last.position == end);
+        if whole { Recovery::Recovered(publications) } else { Recovery::Lost }
+    }
+}
+
+impl ReadAnswer {
+    /// As much as fits of what was read after `after` from a log that ends at `position`.
+    pub fn page(
+        mut publications: Publications,
+        after: Position,
+        position: Position,
+        bytes_max: usize,
+    ) -> ReadAnswer {
+        if !goes_on(&publications, after.offset) {
+            return ReadAnswer::Lost(position);
+        }
+        let mut room = bytes_max.max(1);
+        let fitting = publications.iter().take_while(|publication| {
+            let fits = room > 0;
+            room = room.saturating_sub(publication.weight());
+            fits
+        });
+        let fitting = fitting.count();
+        publications.truncate(fitting);
+        ReadAnswer::Page { publications, position }
+    }
+}

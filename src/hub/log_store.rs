@@ -1,0 +1,183 @@
+//! Where an owner's logs are kept besides its memory, and what is under way there.
+//!
+//! An append or a read may be done later: it has a [`Ticket`] until then. A publication is given to followers, acknowledged
+//! and part of what is read when its append is done, and not before: until then its channel stands where it stood.
+//! ```text
+//!  publish ─▶ append ─┬─ done ────────────────────────────────┬─▶ memory, followers, acknowledgement
+//!                     └─ ticket ─▶ pending, in offset order ──┤
+//!                                                             └─▶ failed: it and all behind it were never published
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use crate::base::ids::{Offset, Position};
+use crate::base::publication::{Publication, Publications};
+use crate::base::time::Time;
+use crate::hub::idempotency::Owner;
+
+/// Names an append or a read that is not done yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Append {
+    /// The publication is kept as durably as its channel asks.
+    Done,
+    Later(Ticket),
+}
+
+/// What became of a read.
+#[derive(Debug)]
+pub enum ReadBack {
+    /// There is nothing but what the owner's memory has.
+    Nothing,
+    /// In offset order.
+    Ready(Publications),
+    Later(Ticket),
+}
+
+/// What was under way is done.
+#[derive(Debug)]
+pub enum Done {
+    /// False: it is not kept and never will be, nor is any later one of its channel that is under way.
+    Appended(bool),
+    Read(Publications),
+}
+
+/// Keeps logs besides the owner's memory. Appends of one channel are done in order; a ticket is given once.
+pub trait LogStore: Send {
+    fn append(&mut self, publication: &Arc<Publication>, now: Time) -> Append;
+
+    /// The publications of the log of `end.epoch` after `after` up to `end`, the oldest `limit` of them.
+    fn read(&mut self, channel: &str, after: Offset, end: Position, limit: usize) -> ReadBack;
+
+    /// What has been done since this was last called, one at a time.
+    fn take_done(&mut self) -> Option<(Ticket, Done)>;
+}
+
+/// Keeps nothing besides the owner's memory: every append is done at once.
+#[derive(Debug, Default)]
+pub struct MemoryOnly;
+
+impl LogStore for MemoryOnly {
+    fn append(&mut self, _: &Arc<Publication>, _: Time) -> Append {
+        Append::Done
+    }
+
+    fn read(&mut self, _: &str, _: Offset, _: Position, _: usize) -> ReadBack {
+        ReadBack::Nothing
+    }
+
+    fn take_done(&mut self) -> Option<(Ticket, Done)> {
+        None
+    }
+}
+
+/// A publication whose append is under way.
+pub(super) struct Pending {
+    pub ticket: Ticket,
+    pub publication: Arc<Publication>,
+    /// Empty: none.
+    pub key: Box<str>,
+    /// 0: none.
+    pub version: u64,
+    pub version_epoch: Box<str>,
+    pub done: Option<bool>,
+}
+
+/// Appends under way in one life of a channel.
+pub(super) struct ChannelAppends {
+    owner: Owner,
+    queue: VecDeque<Pending>,
+}
+
+impl ChannelAppends {
+    pub fn len(&self) -> u64 {
+        self.queue.len() as u64
+    }
+
+    /// The publication that brought this key, if it is under way.
+    pub fn with_key(&self, key: &str) -> Option<(Ticket, Position)> {
+        let first = self.queue.iter().find(|pending| *pending.key == *key)?;
+        Some((first.ticket, first.publication.position))
+    }
+
+    /// The newest under way, if a version is not above one of those under way.
+    pub fn with_version(&self, version: u64, epoch: &str) -> Option<(Ticket, Position)> {
+        let versioned = self.queue.iter().rev().find(|pending| pending.version > 0)?;
+        let comparable = epoch.is_empty() || *epoch == *versioned.version_epoch;
+        let newest = self.queue.back()?;
+        (comparable && version <= versioned.version).then_some((newest.ticket, newest.publication.position))
+    }
+}
+
+/// Appends under way.
+#[derive(Default)]
+pub(super) struct Appends {
+    /// By the life of the channel.
+    channels: HashMap<u64, ChannelAppends>,
+    lives: HashMap<Ticket, u64>,
+    /// Lives with something done.
+    ready: VecDeque<u64>,
+}
+
+impl Appends {
+    pub fn len(&self) -> usize {
+        self.lives.len()
+    }
+
+    pub fn of(&self, owner: Owner) -> Option<&ChannelAppends> {
+        if self.channels.is_empty() { None } else { self.channels.get(&owner.life) }
+    }
+
+    pub fn push(&mut self, owner: Owner, pending: Pending) {
+        self.lives.insert(pending.ticket, owner.life);
+        let channel = self.channels.entry(owner.life);
+        channel.or_insert_with(|| ChannelAppends { owner, queue: VecDeque::new() }).queue.push_back(pending);
+    }
+
+    /// One is done.
+    pub fn done(&mut self, ticket: Ticket, kept: bool) {
+        let Some(&life) = self.lives.get(&ticket) else { return };
+        let Some(channel) = self.channels.get_mut(&life) else { return };
+        if let Some(pending) = channel.queue.iter_mut().find(|pending| pending.ticket == ticket) {
+            pending.done.get_or_insert(kept);
+        }
+        self.ready.push_back(life);
+    }
+
+    /// The next of a channel whose turn it is, with whether it is kept. What is behind one that is not kept is not kept.
+    pub fn take(&mut self) -> Option<(Owner, Pending, bool)> {
+        while let Some(&life) = self.ready.front() {
+            if let Some(channel) = self.channels.get_mut(&life)
+                && let Some(kept) = channel.queue.front().and_then(|first| first.done)
+                && let Some(first) = channel.queue.pop_front()
+            {
+                self.lives.remove(&first.ticket);
+                if let (false, Some(next)) = (kept, channel.queue.front_mut()) {
+                    next.done = Some(false);
+                }
+                let owner = channel.owner;
+                if channel.queue.is_empty() {
+                    self.channels.remove(&life);
+                }
+                return Some((owner, first, kept));
+            }
+            self.ready.pop_front();
+        }
+        None
+    }
+}
+
+/// Whether the publications are those that come next after `after`, without a hole.
+pub(super) fn goes_on(publications: &Publications, after: Offset) -> bool {
+    let mut last = after;
+    !publications.is_empty()
+        && publications.iter().all(|publication| {
+            let next = publication.offset() == last.next();
+            last = publication.offset();
+            next
+        })
+}
