@@ -29,7 +29,7 @@ fuzz_target!(|data: &[u8]| {
         .take(128)
         .enumerate()
         .map(|(index, bytes)| {
-            let epoch = Epoch(u32::from_be_bytes(bytes[..4].try_into().expect("four bytes")));
+            let epoch = Epoch(u32::from_be_bytes(bytes[..4].try_into().expect("four bytes")).into());
             let offset =
                 Offset(u64::from_be_bytes(bytes[4..12].try_into().expect("eight bytes")) >> (bytes[12] & 63));
             (format!("channel-{index}"), Position { offset, epoch })

@@ -147,23 +147,77 @@ impl Offset {
 }
 
 /// One life of a channel's log. When a log is lost or removed its successor gets another epoch,
-/// so that an offset of the old life is never taken for one of the new. Eight hex digits on the wire.
+/// so that an offset of the old life is never taken for one of the new.
+///
+/// A short text on the wire, and a number here, which takes no more room than a position leaves. Our own are eight hex
+/// digits; those of other owners are kept as they are:
+/// ```text
+///  below 2^32          eight hex digits, lower case
+///  2^32 + n            a number n of 9 to 18 digits, as seconds since 1970
+///  from 2^61           1 to 8 letters, digits, `-` and `_`: the bytes of the text, zeros behind it
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Epoch(pub u32);
+pub struct Epoch(pub u64);
+
+/// An epoch's text, without an allocation and the formatting machinery.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochText {
+    bytes: [u8; 18],
+    from: u8,
+    until: u8,
+}
+
+impl std::ops::Deref for EpochText {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[usize::from(self.from)..usize::from(self.until)]
+    }
+}
 
 impl Epoch {
     /// The epoch of no log: what is asked for from there on is lost.
     pub const NONE: Epoch = Epoch(0);
 
-    /// The digits that it is displayed with, without the formatting machinery.
-    pub fn digits(self) -> [u8; 8] {
-        std::array::from_fn(|place| b"0123456789abcdef"[(self.0 >> ((7 - place) * 4) & 0xf) as usize])
+    const NUMBERS: u64 = 1 << 32;
+    const NUMBERS_END: u64 = Self::NUMBERS + 1_000_000_000_000_000_000;
+
+    /// Whether it is one of those that this daemon gives.
+    pub fn is_own(self) -> bool {
+        self.0 < Self::NUMBERS
+    }
+
+    pub fn text(self) -> EpochText {
+        let mut bytes = [0; 18];
+        let (from, until) = match self.0 {
+            own if own < Self::NUMBERS => {
+                for (place, byte) in bytes[..8].iter_mut().enumerate() {
+                    *byte = b"0123456789abcdef"[(own >> ((7 - place) * 4) & 0xf) as usize];
+                }
+                (0, 8)
+            }
+            number if number < Self::NUMBERS_END => {
+                let (mut left, mut from) = (number - Self::NUMBERS, 18);
+                while left > 0 {
+                    from -= 1;
+                    bytes[from] = b'0' + (left % 10) as u8;
+                    left /= 10;
+                }
+                (from as u8, 18)
+            }
+            text => {
+                let text = text.to_be_bytes();
+                bytes[..8].copy_from_slice(&text);
+                (0, text.iter().take_while(|&&byte| byte != 0).count() as u8)
+            }
+        };
+        EpochText { bytes, from, until }
     }
 }
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:08x}", self.0)
+        f.write_str(std::str::from_utf8(&self.text()).unwrap_or_default())
     }
 }
 
@@ -171,10 +225,21 @@ impl std::str::FromStr for Epoch {
     type Err = ();
     /// Only what `Display` writes; anything else is a foreign epoch and matches no log.
     fn from_str(s: &str) -> Result<Epoch, ()> {
-        if s.len() != 8 || !s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
-            return Err(());
+        let is = |allowed: fn(&u8) -> bool| s.as_bytes().iter().all(allowed);
+        match s.len() {
+            8 if is(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) => {
+                u64::from_str_radix(s, 16).map(Epoch).map_err(|_| ())
+            }
+            1..=8 if is(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) => {
+                let mut text = [0; 8];
+                text[..s.len()].copy_from_slice(s.as_bytes());
+                Ok(Epoch(u64::from_be_bytes(text)))
+            }
+            9..=18 if is(u8::is_ascii_digit) && !s.starts_with('0') => {
+                s.parse().map(|number: u64| Epoch(Self::NUMBERS + number)).map_err(|_| ())
+            }
+            _ => Err(()),
         }
-        u32::from_str_radix(s, 16).map(Epoch).map_err(|_| ())
     }
 }
 
@@ -217,10 +282,41 @@ mod tests {
     fn epoch_reads_only_what_it_writes() {
         assert_eq!("00000a1f".parse(), Ok(Epoch(0xa1f)));
         assert_eq!(Epoch(0xa1f).to_string(), "00000a1f");
-        assert_eq!(&Epoch(0xa1f).digits(), b"00000a1f");
-        for foreign in ["", "a1f", "00000A1F", "+0000a1f", "00000a1f0", "zzzzzzzz"] {
+        assert_eq!(&*Epoch(0xa1f).text(), b"00000a1f");
+        for foreign in
+            ["", "+0000a1f", "00000a1f0", "012345678", "a b", "a\0", "\0", "1234567890123456789", "\"x"]
+        {
             assert_eq!(foreign.parse::<Epoch>(), Err(()), "{foreign:?}");
         }
+    }
+
+    /// Epochs of another owner come back to its clients as they were, and none is taken for another.
+    #[test]
+    fn epochs_of_others_keep_their_text() {
+        let texts = [
+            "00000a1f",
+            "00000A1F",
+            "a1f",
+            "0",
+            "-",
+            "zzzzzzzz",
+            "zzzzzzz",
+            "kJxQwBnT",
+            "1700000000",
+            "170000000",
+            "17000000",
+            "999999999999999999",
+            "ffffffff",
+            "FFFFFFFF",
+        ];
+        let mut seen = std::collections::BTreeSet::new();
+        for text in texts {
+            let epoch: Epoch = text.parse().unwrap_or_else(|()| panic!("{text}"));
+            assert_eq!((epoch.to_string().as_str(), &*epoch.text()), (text, text.as_bytes()));
+            assert!(seen.insert(epoch) && epoch != Epoch::NONE, "{text}");
+            assert_eq!(epoch.is_own(), ["00000a1f", "17000000", "ffffffff"].contains(&text), "{text}");
+        }
+        assert_eq!(size_of::<Position>(), 16);
     }
 
     #[test]

@@ -370,7 +370,7 @@ async fn users_are_addressed_as_asked() {
     let done = json!({"result": {}});
     let subscribe = json!({
         "user": "ann", "channel": "c", "client": client, "data": {"d": 1}, "b64info": "WzFd",
-        "recover_since": {"offset": 3, "epoch": "foreign"}, "expire_at": 99, "override": {"presence": null},
+        "recover_since": {"offset": 3, "epoch": "another server"}, "expire_at": 99, "override": {"presence": null},
     });
     assert_eq!(call(&app, "subscribe", subscribe).await, done);
     let Ok(Ask::Subscribe(ask, _)) = shards.user_asks.recv() else { panic!("not a subscribe") };

@@ -156,7 +156,7 @@ struct Pair {
     home: Home,
     naive: BTreeMap<&'static str, Naive>,
     /// Epochs that each name has had.
-    epochs: BTreeMap<&'static str, BTreeSet<u32>>,
+    epochs: BTreeMap<&'static str, BTreeSet<u64>>,
     namespaces: Arc<Namespaces>,
     limits: HubLimits,
     now: Time,

@@ -93,7 +93,7 @@ impl Arbitrary for Offset {
 
 impl Arbitrary for Epoch {
     fn arbitrary(prng: &mut Prng) -> Epoch {
-        Epoch(u32::arbitrary(prng))
+        Epoch(u64::arbitrary(prng))
     }
 }
 

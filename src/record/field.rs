@@ -204,7 +204,7 @@ impl Field for Epoch {
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Epoch, RecordFault> {
-        u32::read(from).map(Epoch)
+        u64::read(from).map(Epoch)
     }
 }
 

@@ -14,7 +14,7 @@ pub type ChannelNo = usize;
 pub type PayloadNo = usize;
 
 /// A place in a log: epoch, then offset.
-pub type Place = (u32, u64);
+pub type Place = (u64, u64);
 
 /// Everything ever handed to the shards to publish.
 #[derive(Default)]
@@ -33,7 +33,7 @@ struct Payload {
     fleeting: bool,
     /// It was refused: nobody may see it.
     void: bool,
-    epoch: Option<u32>,
+    epoch: Option<u64>,
     offset: Option<u64>,
 }
 
@@ -84,7 +84,7 @@ impl Log {
     }
 
     /// Somebody was shown a publication.
-    pub fn seen(&mut self, channel: ChannelNo, epoch: Option<u32>, offset: u64, data: &str) {
+    pub fn seen(&mut self, channel: ChannelNo, epoch: Option<u64>, offset: u64, data: &str) {
         let number = data.strip_prefix(r#"{"n":"#).and_then(|rest| rest.split(',').next()?.parse().ok());
         let number: PayloadNo = number.unwrap_or_else(|| panic!("nobody published {data}"));
         let entry = self.payloads.get(number).unwrap_or_else(|| panic!("nobody published {data}"));
@@ -110,7 +110,7 @@ impl Log {
         }
     }
 
-    fn put(&mut self, payload: PayloadNo, epoch: Option<u32>, offset: u64) {
+    fn put(&mut self, payload: PayloadNo, epoch: Option<u64>, offset: u64) {
         let entry = &mut self.payloads[payload];
         let known = *entry.offset.get_or_insert(offset);
         assert_eq!(known, offset, "payload {payload} is at two offsets");
@@ -123,7 +123,7 @@ impl Log {
 }
 
 /// Checks that a list of publications has no hole; gives the last offset.
-pub fn unbroken(log: &mut Log, channel: ChannelNo, epoch: u32, from: u64, list: &[(u64, &str)]) -> u64 {
+pub fn unbroken(log: &mut Log, channel: ChannelNo, epoch: u64, from: u64, list: &[(u64, &str)]) -> u64 {
     let mut last = from;
     for &(offset, data) in list {
         assert_eq!(offset, last + 1, "a hole in what was recovered");
@@ -160,7 +160,7 @@ pub fn check_page(
 #[derive(Clone, Debug)]
 pub struct Follower {
     /// `None` when the reply named none.
-    pub epoch: Option<u32>,
+    pub epoch: Option<u64>,
     /// `None` before the first publication of a subscription without a position.
     pub last: Option<u64>,
     gap: GapPolicy,
@@ -170,7 +170,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    pub fn new(epoch: Option<u32>, last: Option<u64>, gap: GapPolicy) -> Follower {
+    pub fn new(epoch: Option<u64>, last: Option<u64>, gap: GapPolicy) -> Follower {
         Follower { epoch, last, gap, fleeting: Vec::new(), skipped: 0 }
     }
 

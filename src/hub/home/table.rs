@@ -91,7 +91,7 @@ impl Home {
         let options = self.namespaces.resolve(name)?.clone();
         let creator = self.bucket_of(by);
         self.make_room_for_channel(creator.is_some(), now)?;
-        let epoch = Epoch(self.prng.u32(Epoch::NONE.0 + 1..));
+        let epoch = Epoch(self.prng.u32(1..).into());
         Ok(self.add(Channel::new(name.clone(), options, epoch, now, creator)))
     }
 

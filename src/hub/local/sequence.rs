@@ -171,11 +171,11 @@ mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
 
-    fn at(epoch: u32, offset: u64) -> Position {
+    fn at(epoch: u64, offset: u64) -> Position {
         Position { offset: Offset(offset), epoch: Epoch(epoch) }
     }
 
-    fn item(epoch: u32, offset: u64) -> Arc<Publication> {
+    fn item(epoch: u64, offset: u64) -> Arc<Publication> {
         Arc::new(Publication {
             channel: "c".into(),
             position: at(epoch, offset),

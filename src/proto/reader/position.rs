@@ -6,7 +6,9 @@
 //!
 //! ```text
 //!  base64url( version 1 | { tag of the channel's name: 4 | epoch: 4 | offset: 1..10, LEB128 } ... )
+//!  base64url( version 2 | { tag of the channel's name: 4 | epoch: 8 | offset: 1..10, LEB128 } ... )
 //! ```
+//! Version 2 when one of the epochs is another owner's.
 //! A channel is named by a tag of 32 bits, because the request names it already. Two of a reader's channels that share
 //! a tag would find each other's epoch, which is random: told lost, never given a wrong message in silence.
 
@@ -17,11 +19,12 @@ use smallvec::SmallVec;
 use crate::base::ids::{Epoch, Offset, Position};
 
 /// Most channels of one position. With the longest offsets that is a text of 3.1 kB, which every proxy takes in a
-/// header and a query.
+/// header and a query; 3.8 kB where others own channels.
 pub const POSITION_CHANNELS_MAX: usize = 128;
 
 const VERSION: u8 = 1;
-const ENTRY_BYTES_MAX: usize = 4 + 4 + 10;
+const VERSION_WIDE: u8 = 2;
+const ENTRY_BYTES_MAX: usize = 4 + 8 + 10;
 /// Longest position text, in bytes.
 pub const POSITION_BYTES_MAX: usize = (1 + POSITION_CHANNELS_MAX * ENTRY_BYTES_MAX).div_ceil(3) * 4;
 
@@ -41,10 +44,14 @@ impl Positions {
             return Err(MalformedPosition);
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| MalformedPosition)?;
-        let Some((&VERSION, mut rest)) = bytes.split_first() else { return Err(MalformedPosition) };
+        let (wide, mut rest) = match bytes.split_first() {
+            Some((&VERSION, rest)) => (false, rest),
+            Some((&VERSION_WIDE, rest)) if !rest.is_empty() => (true, rest),
+            _ => return Err(MalformedPosition),
+        };
         let mut entries = SmallVec::new();
         while !rest.is_empty() {
-            let (entry, after) = read_entry(rest).ok_or(MalformedPosition)?;
+            let (entry, after) = read_entry(rest, wide).ok_or(MalformedPosition)?;
             if entries.len() == POSITION_CHANNELS_MAX {
                 return Err(MalformedPosition);
             }
@@ -72,11 +79,15 @@ impl Positions {
 
 /// Appends the text for `channels`, in their order.
 pub fn write_position<'a>(out: &mut Vec<u8>, channels: impl IntoIterator<Item = (&'a str, Position)>) {
+    let channels: SmallVec<[(u32, Position); 8]> =
+        channels.into_iter().map(|(channel, position)| (tag(channel), position)).collect();
+    let wide = channels.iter().any(|(_, position)| !position.epoch.is_own());
     let mut bytes: SmallVec<[u8; 64]> = SmallVec::new();
-    bytes.push(VERSION);
-    for (channel, position) in channels {
-        bytes.extend_from_slice(&tag(channel).to_be_bytes());
-        bytes.extend_from_slice(&position.epoch.0.to_be_bytes());
+    bytes.push(if wide { VERSION_WIDE } else { VERSION });
+    for (tag, position) in channels {
+        bytes.extend_from_slice(&tag.to_be_bytes());
+        let epoch = position.epoch.0.to_be_bytes();
+        bytes.extend_from_slice(if wide { &epoch } else { &epoch[4..] });
         let mut left = position.offset.0;
         while left >= 0x80 {
             bytes.push(left as u8 | 0x80);
@@ -91,9 +102,10 @@ pub fn write_position<'a>(out: &mut Vec<u8>, channels: impl IntoIterator<Item = 
     out.truncate(from + written.unwrap_or(0));
 }
 
-fn read_entry(bytes: &[u8]) -> Option<((u32, Position), &[u8])> {
+fn read_entry(bytes: &[u8], wide: bool) -> Option<((u32, Position), &[u8])> {
     let (tag, rest) = bytes.split_first_chunk()?;
-    let (epoch, mut rest) = rest.split_first_chunk()?;
+    let (epoch, mut rest) = rest.split_at_checked(if wide { 8 } else { 4 })?;
+    let epoch = Epoch(epoch.iter().fold(0, |epoch, &byte| epoch << 8 | u64::from(byte)));
     let mut offset = 0u64;
     for shift in (0..64).step_by(7) {
         let (&byte, after) = rest.split_first()?;
@@ -104,7 +116,7 @@ fn read_entry(bytes: &[u8]) -> Option<((u32, Position), &[u8])> {
         }
         offset |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
-            let position = Position { offset: Offset(offset), epoch: Epoch(u32::from_be_bytes(*epoch)) };
+            let position = Position { offset: Offset(offset), epoch };
             return Some(((u32::from_be_bytes(*tag), position), rest));
         }
     }
@@ -120,7 +132,7 @@ fn tag(channel: &str) -> u32 {
 mod tests {
     use super::*;
 
-    fn at(offset: u64, epoch: u32) -> Position {
+    fn at(offset: u64, epoch: u64) -> Position {
         Position { offset: Offset(offset), epoch: Epoch(epoch) }
     }
 
@@ -150,10 +162,21 @@ mod tests {
     }
 
     #[test]
+    fn epochs_of_other_owners_are_kept_whole() {
+        let foreign: Epoch = "kJxQwBnT".parse().unwrap();
+        let channels = [("news", at(300, 5)), ("far", Position { offset: Offset(7), epoch: foreign })];
+        let read = Positions::parse(&text(&channels)).unwrap();
+        for (channel, position) in channels {
+            assert_eq!(read.get(channel), Some(position));
+        }
+        assert_eq!(Positions::parse(&URL_SAFE_NO_PAD.encode([2])), Err(MalformedPosition));
+    }
+
+    #[test]
     fn the_most_channels_fit_their_bound_and_one_more_is_refused() {
         let names: Vec<String> = (0..=POSITION_CHANNELS_MAX).map(|number| number.to_string()).collect();
         let all: Vec<(&str, Position)> =
-            names.iter().map(|name| (name.as_str(), at(u64::MAX, u32::MAX))).collect();
+            names.iter().map(|name| (name.as_str(), at(u64::MAX, u64::MAX))).collect();
         let most = text(&all[..POSITION_CHANNELS_MAX]);
         assert!(most.len() <= POSITION_BYTES_MAX);
         assert!(Positions::parse(&most).is_ok());

@@ -195,7 +195,7 @@ impl Client {
             }
             Sent::History { channel, floor, reverse } => {
                 let body = message.history.expect("a history is answered with a history");
-                let epoch = u32::from_str_radix(body.epoch, 16).expect("an epoch");
+                let epoch = u64::from_str_radix(body.epoch, 16).expect("an epoch");
                 stage.coverage.add("history_read", body.publications.len() as u64);
                 let list: Vec<(u64, &str)> =
                     body.publications.iter().map(|entry| (entry.offset, entry.data.get())).collect();
@@ -366,12 +366,12 @@ impl Client {
 fn begin(
     channel: ChannelNo,
     body: &SubscribeBody<'_>,
-    asked: Option<(u64, u32)>,
+    asked: Option<(u64, u64)>,
     floor: Option<Place>,
     by: By,
     stage: &mut Stage,
 ) -> Subscription {
-    let epoch = body.epoch.map(|epoch| u32::from_str_radix(epoch, 16).expect("an epoch"));
+    let epoch = body.epoch.map(|epoch| u64::from_str_radix(epoch, 16).expect("an epoch"));
     assert_eq!(
         body.positioned || body.recoverable,
         epoch.is_some(),

@@ -39,7 +39,7 @@ pub struct Client {
     sent: BTreeMap<u32, (Time, Sent)>,
     subs: BTreeMap<ChannelNo, Subscription>,
     /// Where it stood in channels that can be recovered; survives connections.
-    kept: BTreeMap<ChannelNo, (u64, u32)>,
+    kept: BTreeMap<ChannelNo, (u64, u64)>,
     /// Channels it wants to be subscribed to.
     wanted: BTreeSet<ChannelNo>,
     /// Channels in the token of this connection.
@@ -82,7 +82,7 @@ struct Subscription {
 /// A command whose reply is awaited.
 enum Sent {
     Connect {
-        recover: BTreeMap<ChannelNo, (u64, u32)>,
+        recover: BTreeMap<ChannelNo, (u64, u64)>,
         floors: BTreeMap<ChannelNo, Place>,
     },
     Subscribe(Subscribing),
@@ -116,7 +116,7 @@ enum Sent {
 
 struct Subscribing {
     channel: ChannelNo,
-    recover: Option<(u64, u32)>,
+    recover: Option<(u64, u64)>,
     floor: Option<Place>,
     /// Asked to be told who joins and leaves.
     notices: bool,
@@ -185,7 +185,7 @@ impl Client {
 
     /// The epoch that it knows of a channel, and the last offset that it was given; nothing if it has subscribed only
     /// after `since` and was told of no position.
-    pub fn stands_at(&self, channel: ChannelNo, since: Time) -> Option<(Option<u32>, Option<u64>)> {
+    pub fn stands_at(&self, channel: ChannelNo, since: Time) -> Option<(Option<u64>, Option<u64>)> {
         let sub = self.subs.get(&channel)?;
         (sub.follower.last.is_some() || sub.began < since).then_some((sub.follower.epoch, sub.follower.last))
     }

@@ -54,7 +54,7 @@ impl Client {
                 token = sign_connect(SECRET, &unsigned).expect("the token is short");
             }
         }
-        let recover: BTreeMap<ChannelNo, (u64, u32)> = self
+        let recover: BTreeMap<ChannelNo, (u64, u64)> = self
             .granted
             .iter()
             .filter_map(|channel| self.kept.get(channel).map(|&kept| (*channel, kept)))
@@ -113,7 +113,7 @@ impl Client {
             recover = Some(match (recover, stage.prng.bool()) {
                 (Some((offset, epoch)), true) => (offset.saturating_sub(stage.prng.u64(..4)), epoch),
                 (Some((offset, epoch)), false) => (offset + stage.prng.u64(..4), epoch),
-                (None, _) => (stage.prng.u64(..5), stage.prng.u32(..)),
+                (None, _) => (stage.prng.u64(..5), stage.prng.u32(..).into()),
             });
         }
         if let Some((offset, epoch)) = recover {

@@ -238,6 +238,6 @@ fn epoch(fields: &mut Fields<'_>, epoch: Option<Epoch>) {
 
 fn write_epoch(out: &mut Vec<u8>, epoch: Epoch) {
     out.push(b'"');
-    out.extend_from_slice(&epoch.digits());
+    out.extend_from_slice(&epoch.text());
     out.push(b'"');
 }

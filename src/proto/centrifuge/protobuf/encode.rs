@@ -171,6 +171,6 @@ fn write_lifetime(fields: &mut Fields<'_>, [expires, ttl]: [u8; 2], lifetime: Li
 
 fn write_epoch(fields: &mut Fields<'_>, number: u8, epoch: Option<Epoch>) {
     if let Some(epoch) = epoch {
-        fields.bytes(number, &epoch.digits());
+        fields.bytes(number, &epoch.text());
     }
 }
