@@ -90,6 +90,8 @@ pub(super) struct Pending {
 /// Appends under way in one life of a channel.
 pub(super) struct ChannelAppends {
     owner: Owner,
+    /// In offset order.
+    /// Bound: [`APPENDS_MAX`](crate::hub::limits::APPENDS_MAX) over all channels.
     queue: VecDeque<Pending>,
 }
 
@@ -120,6 +122,7 @@ pub(super) struct Appends {
     channels: HashMap<u64, ChannelAppends>,
     lives: HashMap<Ticket, u64>,
     /// Lives with something done.
+    /// Bound: one for each append that is done and not taken.
     ready: VecDeque<u64>,
 }
 

@@ -25,6 +25,7 @@ struct State {
     appends: Vec<(Ticket, Arc<Publication>)>,
     reads: Vec<(Ticket, Publications)>,
     kept: Publications,
+    /// Bound: what a test does.
     done: VecDeque<(Ticket, Done)>,
 }
 

@@ -414,7 +414,7 @@ impl World {
         // A poll of several channels asks about each of them, and may be given one message at a time.
         let asking = if self.stage.scenario.hooked { 6 } else { 1 };
         let gathered =
-            self.stage.scenario.channels.iter().map(|channel| channel.options.batch_max_delay).max();
+            self.stage.scenario.channels.iter().map(|channel| channel.options.channel.batch_max_delay).max();
         let until = self.stage.net.now() + PROMPT * asking;
         match flooded {
             true => self.run_for(PROMPT_IN_A_FLOOD + gathered.unwrap_or_default()),
