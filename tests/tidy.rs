@@ -1,6 +1,7 @@
 //! What the compiler does not hold: which folder may know which, where `unsafe` and clocks may stand, how long a file
 //! may be. Reads the sources as text; a rule names its reason, so that its breaker can judge.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -236,6 +237,46 @@ fn files_are_short_and_clean() {
     assert_none(&faults);
 }
 
+/// A part that is read without knowing another is one whose imports end somewhere. These folders have cycles left.
+#[test]
+fn files_do_not_import_each_other_in_circles() {
+    const CIRCLES_LEFT: [&str; 6] = ["control", "driver", "hub", "proto", "record", "session"];
+    let sources = sources(&["src"]);
+    let graph: BTreeMap<&str, BTreeSet<&str>> = sources
+        .iter()
+        .filter(|source| !CIRCLES_LEFT.contains(&source.folder.as_str()) && source.code().next().is_some())
+        .map(|source| (source.name.as_str(), imports_of(source, &sources)))
+        .collect();
+    assert!(graph["src/shard/clients.rs"].contains("src/shard/core.rs"), "imports are seen");
+    let mut left = graph.clone();
+    // What imports nothing that is left is in no circle.
+    loop {
+        let before = left.len();
+        let names: BTreeSet<&str> = left.keys().copied().collect();
+        left.retain(|_, imports| imports.iter().any(|name| names.contains(name)));
+        if left.len() == before {
+            break;
+        }
+    }
+    // Nor is what nothing imports that is left.
+    loop {
+        let imported: BTreeSet<&str> = left.values().flatten().copied().collect();
+        let before = left.len();
+        left.retain(|name, _| imported.contains(name));
+        if left.len() == before {
+            break;
+        }
+    }
+    let faults: Vec<String> = left
+        .iter()
+        .map(|(name, imports)| {
+            let next: Vec<_> = imports.iter().filter(|import| left.contains_key(*import)).collect();
+            format!("{name} imports {next:?}")
+        })
+        .collect();
+    assert_none(&faults);
+}
+
 /// Words that are only true where they were written, and promises that nobody will keep.
 #[test]
 fn nothing_names_the_machine_it_was_written_on() {
@@ -320,6 +361,9 @@ fn the_readers_of_this_file_see_what_they_look_for() {
         named_modules("let x = crate::shard::ask::Busy; crate::proto::y()").collect::<Vec<_>>(),
         ["shard", "proto"]
     );
+    let tree = paths("shard::{core, readers::{self, joins::Join}, Shard}; next::{x}");
+    let tree: Vec<String> = tree.iter().map(|path| path.join("::")).collect();
+    assert_eq!(tree, ["shard::core", "shard::readers::self", "shard::readers::joins::Join", "shard::Shard"]);
     let text = "// crate::hub\n/// crate::hub\ncode(); // crate::hub\n#[cfg(test)]\nmod tests {}\n";
     let source = Source::new("src/x/y.rs", text.into());
     assert_eq!(source.code().collect::<Vec<_>>(), [(3, "code(); ")]);
@@ -375,6 +419,78 @@ fn named_modules(line: &str) -> impl Iterator<Item = &str> {
             .then_some(name)
         })
     })
+}
+
+/// The files of the same folder that a file names in its paths.
+fn imports_of<'a>(source: &Source, sources: &'a [Source]) -> BTreeSet<&'a str> {
+    let code: Vec<&str> = source.code().map(|(_, line)| line.trim()).collect();
+    let code = code.join(" ").replace("pub(in crate::shard)", "pub");
+    let own: Vec<&str> = module_of(&source.name);
+    let mut found = BTreeSet::new();
+    for root in ["crate", "super", "self"] {
+        for (before, after) in occurrences(&code, root) {
+            if !after.starts_with("::") || before.ends_with(|c: char| c.is_alphanumeric() || "_:".contains(c))
+            {
+                continue;
+            }
+            let base = match root {
+                "crate" => &own[..0],
+                "super" => &own[..own.len() - 1],
+                _ => &own[..],
+            };
+            for path in paths(&after[2..]) {
+                let mut whole: Vec<&str> = base.to_vec();
+                for part in path {
+                    match part {
+                        "super" => drop(whole.pop()),
+                        part => whole.push(part),
+                    }
+                }
+                // The longest beginning that is a file.
+                let file = (1..=whole.len()).rev().find_map(|length| {
+                    sources.iter().find(|other| module_of(&other.name) == whole[..length])
+                });
+                found.extend(file.filter(|other| other.folder == source.folder).map(|other| &*other.name));
+            }
+        }
+    }
+    found.remove(source.name.as_str());
+    found
+}
+
+/// `src/a/b.rs` and `src/a/b/mod.rs` are both `a::b`.
+fn module_of(name: &str) -> Vec<&str> {
+    let name = name.strip_prefix("src/").and_then(|name| name.strip_suffix(".rs")).unwrap_or_default();
+    name.strip_suffix("/mod").unwrap_or(name).split('/').collect()
+}
+
+/// The paths of an import's tree that begins here: `a::{b, c::{d, e}}` has three.
+fn paths(text: &str) -> Vec<Vec<&str>> {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':').unwrap_or(text.len());
+    let stem: Vec<&str> = text[..end].split("::").filter(|part| !part.is_empty()).collect();
+    if !text[end..].starts_with('{') || !text[..end].ends_with("::") {
+        return vec![stem];
+    }
+    let mut all = Vec::new();
+    let (mut depth, mut start) = (0, end + 1);
+    for (at, c) in text.char_indices().skip_while(|(at, _)| *at < end) {
+        match c {
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            _ => {}
+        }
+        if c == ',' && depth == 1 || depth == 0 {
+            let branch = text[start..at].trim();
+            if !branch.is_empty() {
+                all.extend(paths(branch).into_iter().map(|path| [stem.clone(), path].concat()));
+            }
+            start = at + 1;
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    all
 }
 
 fn occurrences<'a>(line: &'a str, wanted: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {

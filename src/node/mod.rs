@@ -50,9 +50,9 @@ use crate::session::tunnel::WaitingLimits;
 use crate::shard::ask::{Ask, ControlPlane};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::mailbox::Inbox;
-use crate::shard::rates::{ClientLimits, UserRates};
+use crate::shard::options::{ClientLimits, TunnelOptions};
 use crate::shard::router::Router;
-use crate::shard::tunnel::TunnelOptions;
+use crate::shard::user_rates::UserRates;
 use crate::shard::{ClientHooks, HttpLimits, Shard, ShardOptions, Tick};
 
 /// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.

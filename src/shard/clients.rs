@@ -10,8 +10,8 @@ use crate::session::rights::visibility;
 use crate::session::{
     Context, Effect, Progress, READ_WEIGHT, RECOVERY_WEIGHT, Session, Sub, SubscribeEffect,
 };
-use crate::shard::Action;
 use crate::shard::core::Core;
+use crate::shard::links::Action;
 use crate::shard::owner::{JoinTag, OwnerRequest};
 use crate::shard::view::View;
 
@@ -252,7 +252,7 @@ impl Core {
         &mut self,
         slot: u32,
         subscribe: SubscribeEffect,
-        done: Option<std::sync::Arc<crate::shard::mailbox::Gather>>,
+        done: Option<std::sync::Arc<crate::shard::gather::Gather>>,
     ) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot).to_string();

@@ -15,18 +15,18 @@ use crate::shard::ask::{ControlPlane, ShardStats};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::Connection;
 use crate::shard::delivery::{Delivery, LATE};
-use crate::shard::environment::Environment;
+use crate::shard::environment::{Environment, RETRY};
 use crate::shard::events::Events;
-use crate::shard::links::Links;
+use crate::shard::links::{Action, Links};
 use crate::shard::mailbox::Inbox;
 use crate::shard::messages::Messages;
+use crate::shard::options::ShardOptions;
 use crate::shard::outbox::Chain;
 use crate::shard::owned::Owned;
 use crate::shard::peers::Peers;
 use crate::shard::router::Router;
 use crate::shard::stats::Cause;
 use crate::shard::timers;
-use crate::shard::{Action, RETRY, ShardOptions};
 
 /// Messages taken from the inbox in one tick, so that connections are served between two runs of a full inbox.
 const MAIL_PER_TICK: usize = 1024;
@@ -362,7 +362,7 @@ impl Core {
         let Some(until) = self.env.ending else { return false };
         let is_over = until <= self.env.now;
         let has_mail = self.messages.mailer.waiting() > 0 || self.messages.mailer.has_own();
-        if !self.links.connections.is_empty() || (has_mail || !self.peers.parted.is_empty()) && !is_over {
+        if !self.links.connections.is_empty() || (has_mail || !self.peers.draining.is_empty()) && !is_over {
             return false;
         }
         self.tell_last();

@@ -2,13 +2,17 @@
 //! plane, and its counters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::ids::ShardId;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
-use crate::shard::ShardOptions;
 use crate::shard::ask::ControlPlane;
+use crate::shard::options::ShardOptions;
 use crate::shard::stats::Stats;
+
+/// How soon mail that found an inbox full, or a send that found the kernel without buffers, is tried again.
+pub(in crate::shard) const RETRY: Duration = Duration::from_millis(1);
 
 pub(in crate::shard) struct Environment {
     pub id: ShardId,

@@ -10,15 +10,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::bytes::Bytes;
-use crate::base::event::{Event, EventKind, EventKinds, Farewell, What, Who};
-use crate::base::fault::{Disconnect, Unsubscribed};
+use crate::base::event::{Event, EventKind, EventKinds, What};
+use crate::base::fault::Disconnect;
 use crate::base::ids::ChannelName;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
-use crate::shard::RETRY;
 use crate::shard::ask::ControlPlane;
-use crate::shard::core::Core;
+use crate::shard::environment::RETRY;
 
 /// Empty channels of one shard that may wait to be told as vacated: what a million clients that leave in one second
 /// come to on 16 shards, each with a channel of its own. Beyond, one is told at once.
@@ -26,26 +24,26 @@ const VACATED_WAITING_MAX: usize = 64 * 1024;
 
 /// A shard's side of telling the backend.
 pub(in crate::shard) struct Events {
-    kinds: EventKinds,
-    control: Option<Arc<dyn ControlPlane>>,
+    pub kinds: EventKinds,
+    pub control: Option<Arc<dyn ControlPlane>>,
     /// Of every connection, for `disconnected`; does not exist when that is not told.
-    lives: Option<Slots<Life>>,
-    occupancy: Occupancy,
+    pub lives: Option<Slots<Life>>,
+    pub occupancy: Occupancy,
     /// Why the connection that is about to be forgotten ends.
-    noted: Option<(u32, Disconnect)>,
+    pub noted: Option<(u32, Disconnect)>,
     /// Events that found no room, not told yet.
-    lost: u64,
+    pub lost: u64,
     /// Events told and lost, since the start.
-    totals: (u64, u64),
+    pub totals: (u64, u64),
     /// Everything was told as vacated: nothing that comes after counts.
-    last_told: bool,
+    pub last_told: bool,
 }
 
 /// What is known of a connection when it ends. 32 bytes a connection, with what tells it from none.
-struct Life {
-    connected: Time,
-    received_bytes: u64,
-    sent_bytes: u64,
+pub(in crate::shard) struct Life {
+    pub connected: Time,
+    pub received_bytes: u64,
+    pub sent_bytes: u64,
 }
 
 impl Events {
@@ -82,7 +80,7 @@ impl Events {
         retry.into_iter().chain(self.occupancy.next()).min()
     }
 
-    fn tell(&mut self, time_ms: u64, what: What) {
+    pub fn tell(&mut self, time_ms: u64, what: What) {
         self.tell_lost(time_ms);
         // Not before the loss is told: it would look as if it had come first.
         let room = self.lost == 0
@@ -98,7 +96,7 @@ impl Events {
         }
     }
 
-    fn tell_lost(&mut self, time_ms: u64) {
+    pub fn tell_lost(&mut self, time_ms: u64) {
         if self.lost > 0
             && let Some(control) = &self.control
             && control.tell_backend(Event { time_ms, what: What::Lost(self.lost) }).is_ok()
@@ -169,142 +167,8 @@ impl Events {
     }
 }
 
-impl Core {
-    /// The connection is a client from now on, with the subscriptions that it has.
-    pub fn tell_connected(&mut self, slot: u32) {
-        let now = self.env.now;
-        if let Some(life) = self.owned.events.lives.as_mut().and_then(|lives| lives.get_mut(slot)) {
-            life.connected = now;
-        }
-        self.tell_of(slot, EventKind::Connected, What::Connected);
-        if !self.owned.events.wants(EventKind::Subscribed) {
-            return;
-        }
-        let Some(connection) = self.links.connections.get(slot) else { return };
-        let subs = connection.peer.subs();
-        let channels: Vec<u32> =
-            subs.iter().filter(|sub| sub.place().is_some()).map(|sub| sub.channel()).collect();
-        for channel in channels {
-            self.tell_subscribed(slot, channel);
-        }
-    }
-
-    /// The connection is in the channel's list. Told when it is a client; what a client has when it becomes one is told
-    /// then.
-    pub fn tell_subscribed(&mut self, slot: u32, channel: u32) {
-        if !self.owned.events.wants(EventKind::Subscribed) || !self.is_listed(slot) {
-            return;
-        }
-        let name = self.delivery.local.get(channel).name.clone();
-        self.tell_of(slot, EventKind::Subscribed, |who| What::Subscribed(who, name));
-    }
-
-    /// The connection has left the channel's list, in which it was.
-    pub fn tell_unsubscribed(&mut self, slot: u32, channel: &ChannelName, why: Unsubscribed) {
-        if self.is_listed(slot) {
-            self.tell_of(slot, EventKind::Unsubscribed, |who| What::Unsubscribed(who, channel.clone(), why));
-        }
-    }
-
-    /// The connection was a client and is none any more.
-    pub fn tell_disconnected(&mut self, slot: u32, why: Disconnect) {
-        let Some(life) = self.owned.events.lives.as_ref().and_then(|lives| lives.get(slot)) else { return };
-        let farewell = Farewell {
-            code: why.code,
-            reason: why.reason,
-            duration_ms: self.env.now.since(life.connected).as_millis() as u64,
-            received_bytes: life.received_bytes,
-            sent_bytes: life.sent_bytes,
-        };
-        self.tell_of(slot, EventKind::Disconnected, |who| What::Disconnected(who, Box::new(farewell)));
-    }
-
-    /// A client has sent the backend something. False when nobody is there to take it.
-    pub fn tell_message(&mut self, slot: u32, data: Bytes) -> bool {
-        self.tell_of(slot, EventKind::Message, |who| What::Message(who, data));
-        self.owned.events.wants(EventKind::Message)
-    }
-
-    fn tell_of(&mut self, slot: u32, kind: EventKind, what: impl FnOnce(Who) -> What) {
-        if self.owned.events.wants(kind)
-            && let Some(who) = self.who(slot)
-        {
-            self.owned.events.tell(self.env.wall_ms, what(who));
-        }
-    }
-
-    fn is_listed(&self, slot: u32) -> bool {
-        self.links.connections.get(slot).is_some_and(|connection| connection.peer.listed())
-    }
-
-    fn who(&self, slot: u32) -> Option<Who> {
-        let peer = &self.links.connections.get(slot)?.peer;
-        Some(Who {
-            client: self.client_id(slot),
-            transport: peer.transport()?,
-            user: peer.user().cloned().unwrap_or_else(|| "".into()),
-        })
-    }
-
-    // --- channels whose home is here
-
-    /// Whether a join or leave of this channel is to be looked at: what [`Core::tell_occupancy`] wants to know.
-    pub fn was_occupied(&self, channel: &str) -> Option<bool> {
-        let wanted =
-            self.owned.events.wants(EventKind::Occupied) || self.owned.events.wants(EventKind::Vacated);
-        let wanted = wanted && !self.owned.events.last_told;
-        wanted.then(|| !self.owned.channels.home.interested(channel).is_empty())
-    }
-
-    /// Somebody has joined or left the channel.
-    pub fn tell_occupancy(&mut self, channel: &ChannelName, was_occupied: Option<bool>) {
-        let Some(was_occupied) = was_occupied else { return };
-        match (was_occupied, !self.owned.channels.home.interested(channel).is_empty()) {
-            (false, true) => {
-                let unknown = self.owned.events.occupancy.filled(channel);
-                if unknown && self.owned.events.wants(EventKind::Occupied) {
-                    self.owned.events.tell(self.env.wall_ms, What::Occupied(channel.clone()));
-                }
-            }
-            (true, false) => {
-                let now = self.env.now;
-                self.owned.events.occupancy.emptied(channel.clone(), now);
-                self.tell_due(now);
-            }
-            _ => {}
-        }
-    }
-
-    /// What time alone brings: channels that stayed empty, and room for a loss to be told.
-    pub fn handle_events(&mut self) {
-        self.owned.events.tell_lost(self.env.wall_ms);
-        self.tell_due(self.env.now);
-    }
-
-    fn tell_due(&mut self, now: Time) {
-        while let Some(channel) = self.owned.events.occupancy.due(now) {
-            if self.owned.events.wants(EventKind::Vacated) {
-                self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
-            }
-        }
-    }
-
-    /// The shard ends: no channel of it has a subscriber any more, whatever mail is still on its way.
-    pub fn tell_last(&mut self) {
-        if std::mem::replace(&mut self.owned.events.last_told, true) {
-            return;
-        }
-        self.tell_due(Time::NEVER);
-        if self.owned.events.wants(EventKind::Vacated) {
-            for (channel, _) in self.owned.channels.home.channels(&|_| true) {
-                self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
-            }
-        }
-    }
-}
-
 /// Channels that are empty and not told as vacated yet: one that fills again in time is not told of at all.
-struct Occupancy {
+pub(in crate::shard) struct Occupancy {
     delay: Duration,
     /// By the moment at which it is told, and a number that tells equal moments apart.
     waiting: BTreeMap<(Time, u64), ChannelName>,
@@ -313,12 +177,12 @@ struct Occupancy {
 }
 
 impl Occupancy {
-    fn new(delay: Duration) -> Occupancy {
+    pub fn new(delay: Duration) -> Occupancy {
         Occupancy { delay, waiting: BTreeMap::new(), places: HashMap::new(), numbers: 0 }
     }
 
     /// The channel has its first subscriber. True when the backend does not know it as occupied.
-    fn filled(&mut self, channel: &str) -> bool {
+    pub fn filled(&mut self, channel: &str) -> bool {
         match self.places.remove(channel) {
             Some(place) => {
                 self.waiting.remove(&place);
@@ -329,7 +193,7 @@ impl Occupancy {
     }
 
     /// The channel has lost its last subscriber.
-    fn emptied(&mut self, channel: ChannelName, now: Time) {
+    pub fn emptied(&mut self, channel: ChannelName, now: Time) {
         let room = self.waiting.len() < VACATED_WAITING_MAX;
         let place = (if room { now + self.delay } else { Time::ZERO }, self.numbers);
         self.numbers += 1;
@@ -338,14 +202,14 @@ impl Occupancy {
     }
 
     /// A channel that has been empty for long enough: it is to be told as vacated now.
-    fn due(&mut self, now: Time) -> Option<ChannelName> {
+    pub fn due(&mut self, now: Time) -> Option<ChannelName> {
         let first = self.waiting.first_entry().filter(|first| first.key().0 <= now)?;
         let channel = first.remove();
         self.places.remove(&channel);
         Some(channel)
     }
 
-    fn next(&self) -> Option<Time> {
+    pub fn next(&self) -> Option<Time> {
         self.waiting.first_key_value().map(|((at, _), _)| *at)
     }
 }
@@ -355,6 +219,7 @@ mod tests {
     use parking_lot::Mutex;
 
     use super::*;
+    use crate::base::bytes::Bytes;
     use crate::shard::ask::{Busy, HttpReply};
 
     fn at(ms: u64) -> Time {

@@ -7,17 +7,12 @@ use std::sync::Arc;
 
 use smallvec::{SmallVec, smallvec};
 
-use crate::base::bytes::{Bytes, BytesMut};
-use crate::base::ids::EncodingId;
+use crate::base::bytes::BytesMut;
 use crate::base::publication::Publication;
 use crate::hub::class::{Class, ClassId};
 use crate::hub::local::{Active, Cursor, Item, LocalChannel, Seq};
-use crate::proto::centrifuge::{Format, Push};
-use crate::proto::encoding::Encoding;
-use crate::proto::reader::frames;
-use crate::session::{info_view, view};
 use crate::shard::core::Core;
-use crate::shard::framing::push_frame;
+use crate::shard::framing::encode_item;
 use crate::shard::outbox::FrameId;
 use crate::shard::readers::append_item;
 
@@ -216,24 +211,4 @@ impl Batch {
             Some(outbox.frame(whole.freeze()))
         })
     }
-}
-
-/// The frame of an item in an encoding, made by the first delivery that needs it.
-pub fn encode_item(item: &Item, encoding: EncodingId) -> &Bytes {
-    item.encoded().get_or_encode(encoding, || {
-        let encoding = Encoding::of(encoding);
-        match (Format::of(encoding), item) {
-            (Some(format), Item::Publication(publication)) => {
-                push_frame(format, &publication.channel, &Push::Publication(view(publication)))
-            }
-            (Some(format), Item::Notice(notice)) => {
-                let info = info_view(&notice.info);
-                let push = if notice.joined { Push::Join(info) } else { Push::Leave(info) };
-                push_frame(format, &notice.channel, &push)
-            }
-            (None, Item::Publication(publication)) => frames::encode(encoding, publication),
-            // Join and leave events exist in the client protocol only.
-            (None, Item::Notice(_)) => Bytes::new(),
-        }
-    })
 }

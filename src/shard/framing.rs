@@ -1,8 +1,13 @@
-//! Messages of the client protocol in the frames of WebSocket that carry them.
+//! Items and messages in the frames that carry them.
 
 use crate::base::bytes::Bytes;
+use crate::base::ids::EncodingId;
+use crate::hub::local::Item;
 use crate::proto::centrifuge::{Format, Push, encode_push};
+use crate::proto::encoding::Encoding;
+use crate::proto::reader::frames;
 use crate::proto::websocket::{self, Opcode};
+use crate::session::{info_view, view};
 
 /// What carries the messages of a format.
 pub(in crate::shard) const fn opcode(format: Format) -> Opcode {
@@ -31,4 +36,24 @@ pub(in crate::shard) fn ping_frame(format: Format) -> &'static [u8] {
         Format::Json => JSON,
         Format::Protobuf => PROTOBUF,
     }
+}
+
+/// The frame of an item in an encoding, made by the first delivery that needs it.
+pub(in crate::shard) fn encode_item(item: &Item, encoding: EncodingId) -> &Bytes {
+    item.encoded().get_or_encode(encoding, || {
+        let encoding = Encoding::of(encoding);
+        match (Format::of(encoding), item) {
+            (Some(format), Item::Publication(publication)) => {
+                push_frame(format, &publication.channel, &Push::Publication(view(publication)))
+            }
+            (Some(format), Item::Notice(notice)) => {
+                let info = info_view(&notice.info);
+                let push = if notice.joined { Push::Join(info) } else { Push::Leave(info) };
+                push_frame(format, &notice.channel, &push)
+            }
+            (None, Item::Publication(publication)) => frames::encode(encoding, publication),
+            // Join and leave events exist in the client protocol only.
+            (None, Item::Notice(_)) => Bytes::new(),
+        }
+    })
 }

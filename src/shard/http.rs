@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{Request as HttpRequest, Response};
+use http::{Request as HttpRequest, Response, Version};
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::ConnId;
@@ -14,16 +14,20 @@ use crate::proto::websocket;
 use crate::session::Session;
 use crate::session::origins::Welcome;
 use crate::session::question::Headers;
-use crate::shard::Action;
+use crate::session::reader::ReplyForm;
+use crate::session::token::TokenFault;
 use crate::shard::ask::HttpReply;
 use crate::shard::core::Core;
 use crate::shard::cors::{permission, permit};
 use crate::shard::link::ClosingEnd;
+use crate::shard::links::Action;
 use crate::shard::mailbox::Mail;
 use crate::shard::peer::Kind;
 use crate::shard::readers;
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
+use crate::shard::tokens::{reads_fields, shown};
+use crate::shard::view::View;
 
 /// The subprotocols that are spoken here.
 const JSON_SUBPROTOCOL: &str = "centrifuge-json";
@@ -208,6 +212,19 @@ impl Core {
         Asked::Upgraded(endpoint, answer, self.forwarded(head))
     }
 
+    /// The token that an upgrade shows, for a connect command without one.
+    pub fn shown_token(&self, head: &RequestHead<'_>) -> Option<Box<str>> {
+        let fields = reads_fields(&View { options: &self.env.options, local: &self.delivery.local });
+        shown(head, fields, self.judge_origin(head) == Welcome::Known).map(Box::from)
+    }
+
+    pub fn token_refused(&mut self, fault: TokenFault) {
+        self.env.stats.token(fault);
+        if let Some(control) = &self.env.control {
+            control.tell(fault.cause(), fault.text());
+        }
+    }
+
     fn plain(&self, head: &RequestHead<'_>) -> Asked {
         let origin = self.cors_origin(head).unwrap_or_default();
         let refused = |fault: HttpFault| {
@@ -331,6 +348,35 @@ impl Core {
             let fault = HttpFault { status: 503, reason: "too many requests under way" };
             self.answer_fault(slot, fault, origin.as_deref());
         }
+    }
+
+    /// Has the control plane compress an answer that is too long for the shard. False when it has no room: the answer
+    /// is still to be given, from `response`.
+    pub fn pack_elsewhere(
+        &mut self,
+        slot: u32,
+        form: &ReplyForm,
+        keep_alive: bool,
+        response: &mut Option<Response<Bytes>>,
+    ) -> bool {
+        let Some(control) = self.env.control.clone() else { return false };
+        let reply = self.http_reply(slot);
+        if control.compress(response, reply).is_err() {
+            return false;
+        }
+        let Some(Kind::Http(kept)) = self.links.connections.kind_mut(slot) else {
+            return true;
+        };
+        // From here on it is a request that awaits its answer of the control plane.
+        let (mut parts, ()) = HttpRequest::new(()).into_parts();
+        parts.version = if form.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
+        let mut http = kept.take().unwrap_or_default();
+        debug_assert!(http.is_waiting(), "an answer belongs to one request");
+        http.request = Some(Request { parts, keep_alive, asked: true, ..Request::default() });
+        *kept = Some(http);
+        self.timer_in(slot, ANSWER_PATIENCE);
+        self.links.actions.push(Action::ReadPause(slot));
+        true
     }
 
     /// Brings an answer of the control plane here.

@@ -11,12 +11,13 @@ use crate::hub::local::{Cursor, Item};
 use crate::hub::options::GapPolicy;
 use crate::session::Sub;
 use crate::shard::core::Core;
-use crate::shard::fanout::encode_item;
+use crate::shard::environment::RETRY;
+use crate::shard::framing::encode_item;
+use crate::shard::links::Action;
 use crate::shard::owner::{OwnerRequest, ReadBy};
 use crate::shard::peer::Kind;
 use crate::shard::readers::append_item;
 use crate::shard::stats::Cause;
-use crate::shard::{Action, RETRY};
 
 /// Bytes of missed items that one connection gets in one tick, so that a crowd of laggards coming back does not hold
 /// up those who keep up.

@@ -6,11 +6,24 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::Sock;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
-use crate::shard::Action;
 use crate::shard::connections::Connection;
 use crate::shard::outbox::Outbox;
 use crate::shard::packing::Packer;
 use crate::shard::timers::Wheel;
+
+/// What the core wants done to a socket.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::shard) enum Action {
+    ReadStart(u32),
+    ReadPause(u32),
+    WriteWatch(u32),
+    /// Send FIN.
+    Finish(u32),
+    Close(u32),
+    /// Close, and drop what the peer has not read.
+    Reset(u32),
+    AcceptEnd,
+}
 
 pub(in crate::shard) struct Links {
     pub connections: Slots<Connection>,

@@ -1,18 +1,18 @@
 //! What comes through the inbox of a shard ([`super::inbox`]).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use http::Response;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, UserName};
 use crate::base::publication::Since;
 use crate::session::question::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
-use crate::shard::ask::{Ask, Pushed, Reply, UserMessage};
+use crate::shard::ask::{Ask, UserMessage};
+use crate::shard::gather::{Gather, Tally};
 use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
 
 /// One message. Sixteen bytes: everything larger is boxed or shared.
@@ -63,31 +63,6 @@ pub enum Order {
     Refresh { expire_at_s: u64, info: Option<Bytes> },
 }
 
-/// Answers an ask when the last of the messages it was split into is done with, by being dropped.
-#[derive(Debug)]
-pub struct Gather(parking_lot::Mutex<Option<Reply<()>>>);
-
-impl Gather {
-    pub fn new(reply: Reply<()>) -> Arc<Gather> {
-        Arc::new(Gather(parking_lot::Mutex::new(Some(reply))))
-    }
-
-    /// Answers with a refusal at once, whatever is still under way.
-    pub fn refuse(&self, refusal: Refusal) {
-        if let Some(reply) = self.0.lock().take() {
-            reply.send(Err(refusal));
-        }
-    }
-}
-
-impl Drop for Gather {
-    fn drop(&mut self) {
-        if let Some(reply) = self.0.get_mut().take() {
-            reply.send(Ok(()));
-        }
-    }
-}
-
 /// A message to connections of the shard that gets this.
 #[derive(Debug)]
 pub struct PushMail {
@@ -95,44 +70,6 @@ pub struct PushMail {
     /// The connection, and its user's number in the ask.
     pub targets: Vec<(ConnId, u32)>,
     pub tally: Arc<Tally>,
-}
-
-/// Counts who has been told, and answers the ask when the last of the messages it was split into is done with, by being
-/// dropped.
-#[derive(Debug)]
-pub struct Tally {
-    connections: AtomicU64,
-    reached: Box<[AtomicBool]>,
-    /// Never locked: whoever drops the tally has it alone.
-    reply: parking_lot::Mutex<Option<Reply<Pushed>>>,
-}
-
-impl Tally {
-    pub fn new(users: usize, reply: Reply<Pushed>) -> Arc<Tally> {
-        let reached = (0..users).map(|_| AtomicBool::new(false)).collect();
-        Arc::new(Tally {
-            connections: AtomicU64::new(0),
-            reached,
-            reply: parking_lot::Mutex::new(Some(reply)),
-        })
-    }
-
-    /// A connection of the user with this number has been told.
-    pub fn told(&self, user: u32) {
-        // Relaxed: the drop of the last handle comes after, by that handle's own count.
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        self.reached[user as usize].store(true, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        if let Some(reply) = self.reply.get_mut().take() {
-            let connections = *self.connections.get_mut();
-            let reached = self.reached.iter_mut().map(|reached| *reached.get_mut()).collect();
-            reply.send(Ok(Pushed { connections, reached }));
-        }
-    }
 }
 
 /// Builds the session's view of an answered join.

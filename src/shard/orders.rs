@@ -8,7 +8,8 @@ use crate::session::token::Overrides;
 use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
 use crate::shard::core::Core;
-use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
+use crate::shard::gather::Gather;
+use crate::shard::mailbox::{ConnectionMail, Mail, Order};
 use crate::shard::peer::Kind;
 use crate::shard::view::View;
 

@@ -31,7 +31,7 @@ use crate::hub::local::Item;
 use crate::hub::log_store::Ticket;
 use crate::hub::{Home, Roster};
 use crate::shard::ask::{Ask, Busy, Reply};
-use crate::shard::mailbox::Gather;
+use crate::shard::gather::Gather;
 
 /// What a follower says to a channel's owner, for one of its connections or for itself.
 #[derive(Debug)]

@@ -4,16 +4,7 @@
 //! answers of at most [`ANSWER_BYTES_MAX`]; longer ones are compressed by the control plane. An answer that finds no room
 //! goes as it is: a client that accepts gzip accepts plain text as well.
 
-use http::{Request as HttpRequest, Response, Version};
-
-use crate::base::bytes::Bytes;
 use crate::proto::http1::gzip;
-use crate::session::reader::ReplyForm;
-use crate::shard::Action;
-use crate::shard::core::Core;
-use crate::shard::http::ANSWER_PATIENCE;
-use crate::shard::peer::Kind;
-use crate::shard::requests::Request;
 
 /// A shorter body fits one packet with its head: packing it would cost both sides and save nothing.
 pub const ANSWER_BYTES_MIN: usize = 1400;
@@ -50,37 +41,6 @@ impl Packer {
         let packed = gzip(body);
         self.last = Some((body.to_vec(), packed.clone()));
         Some(packed)
-    }
-}
-
-impl Core {
-    /// Has the control plane compress an answer that is too long for the shard. False when it has no room: the answer
-    /// is still to be given, from `response`.
-    pub fn pack_elsewhere(
-        &mut self,
-        slot: u32,
-        form: &ReplyForm,
-        keep_alive: bool,
-        response: &mut Option<Response<Bytes>>,
-    ) -> bool {
-        let Some(control) = self.env.control.clone() else { return false };
-        let reply = self.http_reply(slot);
-        if control.compress(response, reply).is_err() {
-            return false;
-        }
-        let Some(Kind::Http(kept)) = self.links.connections.kind_mut(slot) else {
-            return true;
-        };
-        // From here on it is a request that awaits its answer of the control plane.
-        let (mut parts, ()) = HttpRequest::new(()).into_parts();
-        parts.version = if form.http10 { Version::HTTP_10 } else { Version::HTTP_11 };
-        let mut http = kept.take().unwrap_or_default();
-        debug_assert!(http.is_waiting(), "an answer belongs to one request");
-        http.request = Some(Request { parts, keep_alive, asked: true, ..Request::default() });
-        *kept = Some(http);
-        self.timer_in(slot, ANSWER_PATIENCE);
-        self.links.actions.push(Action::ReadPause(slot));
-        true
     }
 }
 

@@ -2,11 +2,11 @@
 
 use crate::base::ids::ShardId;
 use crate::session::Effect;
-use crate::shard::ShardOptions;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::directory::Directory;
+use crate::shard::draining::Draining;
+use crate::shard::options::ShardOptions;
 use crate::shard::rates::Rates;
-use crate::shard::tunnel::Parted;
 
 pub(in crate::shard) struct Peers {
     pub client_ids: ClientIds,
@@ -17,7 +17,7 @@ pub(in crate::shard) struct Peers {
     /// Clients whose commands were held and may go on; each at most once.
     pub commands_resuming: Vec<u32>,
     /// Connections of tunnels that have gone and still have something for their backend.
-    pub parted: Parted,
+    pub draining: Draining,
 
     // Scratch space, empty between uses.
     pub text: Vec<u8>,
@@ -30,9 +30,9 @@ impl Peers {
             client_ids,
             directory: Directory::new(id),
             clients: 0,
-            rates: Rates::new(options),
+            rates: Rates::new(&options.client_limits, &options.rules, options.message_bytes_max),
             commands_resuming: Vec::new(),
-            parted: Parted::default(),
+            draining: Draining::default(),
             text: Vec::new(),
             effects: Vec::new(),
         }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use crate::base::ids::Sock;
 use crate::proto::http1::HttpFault;
-use crate::shard::Action;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
+use crate::shard::links::Action;
 use crate::shard::peer::Kind;
 use crate::shard::requests::Http;
 use crate::shard::stats::Cause;

@@ -8,7 +8,8 @@ use crate::base::ids::{ConnId, UserName};
 use crate::hub::places::{UserLimit, Verdict};
 use crate::shard::ask::Reply;
 use crate::shard::core::Core;
-use crate::shard::mailbox::{ConnectionMail, Gather, Mail, Order};
+use crate::shard::gather::Gather;
+use crate::shard::mailbox::{ConnectionMail, Mail, Order};
 use crate::shard::peer::Kind;
 
 impl Core {

@@ -1,25 +1,9 @@
 //! Messages to users: from the users' home to their connections, and the count of those who were told.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
-use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
-use crate::base::ids::ConnId;
-use crate::proto::centrifuge::{Format, Push};
-use crate::proto::encoding::Encoding;
-use crate::proto::reader::frames;
-use crate::shard::ask::{PushUsers, Pushed, Reply, UserMessage};
-use crate::shard::core::Core;
-use crate::shard::framing::push_frame;
-use crate::shard::homes::WAITING_MAIL_MAX;
-use crate::shard::mailbox::{Mail, PushMail, Tally};
-use crate::shard::peer::Kind;
+use crate::shard::mailbox::PushMail;
 
-/// Connections of one message between shards: bounds what one inbox entry holds (16 KiB).
-const TARGETS_PER_MAIL: usize = 1024;
-/// Connections told in one tick, as in `fanout.rs`: reads and publications wait about a millisecond.
-const PUSHES_PER_TICK: usize = 512;
 /// Connections one push may have on the users of one home: a hundred for each of the most users that one may name.
 pub const PUSH_CONNECTIONS_MAX: usize = 1_000_000;
 /// Connections waiting to be told above which a shard lets its inbox fill.
@@ -29,8 +13,8 @@ const PUSHES_WAITING_MAX: usize = 1_000_000;
 #[derive(Default)]
 pub struct Pushes {
     /// Bound: [`PUSHES_WAITING_MAX`] connections, at which the shard lets its inbox fill.
-    queue: VecDeque<PushMail>,
-    waiting: usize,
+    pub queue: VecDeque<PushMail>,
+    pub waiting: usize,
 }
 
 impl Pushes {
@@ -41,100 +25,4 @@ impl Pushes {
     pub fn is_full(&self) -> bool {
         self.waiting > PUSHES_WAITING_MAX
     }
-}
-
-impl Core {
-    /// Sends a message on its way to the connections of users whose home is here. The reply goes out when every one of
-    /// them has been told, or is gone.
-    pub fn push_to_users(&mut self, ask: PushUsers, reply: Reply<Pushed>) {
-        let PushUsers { users, message, newest } = ask;
-        if self.messages.mailer.waiting() > WAITING_MAIL_MAX {
-            return reply.send(Err(Refusal::TooManyRequests));
-        }
-        let connections: usize = users.iter().map(|user| self.owned.users.count(user)).sum();
-        if !newest && connections > PUSH_CONNECTIONS_MAX {
-            return reply.send(Err(Refusal::LimitExceeded));
-        }
-        let tally = Tally::new(users.len(), reply);
-        let mut by_shard: Vec<Vec<(ConnId, u32)>> = vec![Vec::new(); self.messages.mailer.router().shards()];
-        for (number, user) in users.iter().enumerate() {
-            let newest_told = newest.then(|| self.owned.users.newest_told(user));
-            let all = (!newest).then(|| self.owned.users.connections(user).rev());
-            for conn in newest_told.flatten().into_iter().chain(all.into_iter().flatten()) {
-                by_shard[conn.shard().index()].push((conn, number as u32));
-            }
-        }
-        for targets in by_shard {
-            for targets in targets.chunks(TARGETS_PER_MAIL) {
-                let mail = PushMail {
-                    message: Arc::clone(&message),
-                    targets: targets.to_vec(),
-                    tally: Arc::clone(&tally),
-                };
-                self.messages.mailer.post(targets[0].0.shard(), Mail::Push(Box::new(mail)));
-            }
-        }
-    }
-
-    pub fn handle_push(&mut self, mail: PushMail) {
-        self.delivery.pushes.waiting += mail.targets.len();
-        self.delivery.pushes.queue.push_back(mail);
-    }
-
-    /// Tells connections what users are to be told, as many as one tick may.
-    pub fn deliver_pushes(&mut self) {
-        let mut budget = PUSHES_PER_TICK;
-        while budget > 0
-            && let Some(mail) = self.delivery.pushes.queue.front_mut()
-        {
-            let from = mail.targets.len().saturating_sub(budget);
-            let targets = mail.targets.split_off(from);
-            let (message, tally) = (Arc::clone(&mail.message), Arc::clone(&mail.tally));
-            if mail.targets.is_empty() {
-                self.delivery.pushes.queue.pop_front();
-            }
-            self.delivery.pushes.waiting -= targets.len();
-            budget -= targets.len().min(budget);
-            for (conn, user) in targets {
-                if self.push_to_one(conn, &message) {
-                    self.env.stats.counters.user_messages_total += 1;
-                    tally.told(user);
-                }
-            }
-        }
-    }
-
-    /// False when the connection is gone, or goes because it cannot take the message.
-    fn push_to_one(&mut self, conn: ConnId, message: &UserMessage) -> bool {
-        let Some(slot) = self.live(conn) else { return false };
-        let frame = match self.links.connections.kind(slot) {
-            Some(Kind::Client(session)) if session.is_connected() => {
-                frame_of(message, session.format().encoding())
-            }
-            Some(Kind::Reader(reader)) if reader.is_streaming() => {
-                let (kind, chunked) = (reader.encoding(), reader.chunked);
-                let frame = frame_of(message, kind);
-                match kind == Encoding::JsonLines && !chunked {
-                    true => frames::without_chunks(&frame).into(),
-                    false => frame,
-                }
-            }
-            _ => return false,
-        };
-        self.send(slot, frame);
-        // One that owes too much has been closed for it.
-        self.links
-            .connections
-            .get(slot)
-            .is_some_and(|connection| matches!(connection.peer.kind, Kind::Client(_) | Kind::Reader(_)))
-    }
-}
-
-/// The frame of a message in an encoding, made by the first delivery that needs it.
-fn frame_of(message: &UserMessage, kind: Encoding) -> Bytes {
-    let frame = message.encoded.get_or_encode(kind.id(), || match Format::of(kind) {
-        Some(format) => push_frame(format, "", &Push::Message(Some(&message.data))),
-        None => frames::message(kind, &message.data),
-    });
-    frame.clone()
 }

@@ -8,10 +8,10 @@ use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::proto::centrifuge::Format;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::session::reader::TURN_MESSAGES_MAX;
-use crate::shard::Action;
 use crate::shard::core::Core;
 use crate::shard::framing::opcode;
 use crate::shard::link::{ClosingEnd, Phase};
+use crate::shard::links::Action;
 use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 

@@ -158,7 +158,7 @@ impl Core {
     /// Connections of tunnels that have gone and still have something for their backend.
     fn departed_records(&self) -> impl Iterator<Item = PeerRecord> {
         let now = self.env.now;
-        self.peers.parted.each().map(move |(conn, tunnel, code, reason)| {
+        self.peers.draining.each().map(move |(conn, tunnel, code, reason)| {
             let farewell = FarewellRecord { code, reason: reason.into() };
             PeerRecord {
                 number: conn.to_bits(),

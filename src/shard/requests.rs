@@ -5,7 +5,7 @@ use http::Request as HttpRequest;
 use crate::base::budget::{Held, Lease};
 use crate::base::time::Time;
 use crate::proto::http1::{BodyDecoder, BodyLength, HeadScan};
-use crate::shard::readers::{Inquiry, PublishOrder};
+use crate::shard::readers::pending::{Inquiry, PublishOrder};
 
 /// A request that is not complete, or not answered.
 #[derive(Default)]

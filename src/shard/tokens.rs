@@ -9,28 +9,9 @@ use std::borrow::Cow;
 use crate::proto::http1::RequestHead;
 use crate::proto::reader::query;
 use crate::session::World;
-use crate::session::origins::Welcome;
-use crate::session::token::TokenFault;
-use crate::shard::core::Core;
-use crate::shard::view::View;
 
 /// The cookie that may hold a token: the way for a page whose server sets it `HttpOnly`.
 const COOKIE: &str = "trunkline_token";
-
-impl Core {
-    /// The token that an upgrade shows, for a connect command without one.
-    pub fn shown_token(&self, head: &RequestHead<'_>) -> Option<Box<str>> {
-        let fields = reads_fields(&View { options: &self.env.options, local: &self.delivery.local });
-        shown(head, fields, self.judge_origin(head) == Welcome::Known).map(Box::from)
-    }
-
-    pub fn token_refused(&mut self, fault: TokenFault) {
-        self.env.stats.token(fault);
-        if let Some(control) = &self.env.control {
-            control.tell(fault.cause(), fault.text());
-        }
-    }
-}
 
 /// Whether tokens are looked for in header fields. Without a key none could be valid, and a backend that is asked who
 /// connects knows such fields as its own: the `Authorization` of its users must reach it, not end their connections.

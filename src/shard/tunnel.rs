@@ -5,9 +5,8 @@
 //! asked; what a message means.
 //!
 //! A connection that has gone may still have messages for the backend: those go first, then its end is told. Until
-//! then it lives on here, without its socket, in [`Parted`].
+//! then it lives on here, without its socket, in [`Draining`](crate::shard::draining::Draining).
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::base::budget::Held;
@@ -21,27 +20,18 @@ use crate::proto::websocket::{self, Message, Opcode};
 use crate::session::origins::Welcome;
 use crate::session::question::Waiting;
 use crate::session::tunnel::{
-    Admission, Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelMatter, TunnelQuestion, WaitingLimits,
+    Admission, Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelMatter, TunnelQuestion,
 };
-use crate::shard::Action;
 use crate::shard::ask::{Busy, Reply, TunnelOrder, TunnelReply, TunnelStanding, TunnelTold};
 use crate::shard::core::Core;
 use crate::shard::cors::permission;
+use crate::shard::draining::Drained;
 use crate::shard::link::ClosingEnd;
+use crate::shard::links::Action;
 use crate::shard::mailbox::Mail;
+use crate::shard::options::TunnelOptions;
 use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
-
-/// What a shard must know of a tunnel.
-#[derive(Clone, Debug)]
-pub struct TunnelOptions {
-    pub name: Box<str>,
-    /// Header fields of the client's request that the backend gets to see, in lower case.
-    pub forward_headers: Box<[Box<str>]>,
-    pub waiting: WaitingLimits,
-    /// How long the backend may take. The control plane answers within it, one way or the other.
-    pub timeout: Duration,
-}
 
 /// What comes before a tunnel's name in the path.
 const PATH: &str = "/tunnel/";
@@ -51,31 +41,6 @@ const ANSWER_GRACE: Duration = Duration::from_secs(5);
 /// is left to chance, so that a crowd does not come back at once.
 const RETRY_AFTER_S_MAX: u8 = 5;
 const _: () = assert!(RETRY_AFTER_S_MAX < 10, "it is written as one digit");
-/// Connections that have gone while the backend had a message of theirs.
-#[derive(Default)]
-pub(in crate::shard) struct Parted {
-    connections: BTreeMap<ConnId, Farewell>,
-    bytes: usize,
-}
-
-struct Farewell {
-    tunnel: Box<Tunnel>,
-    code: u16,
-    reason: Box<str>,
-}
-
-impl Parted {
-    /// Each with the close that its backend is going to be told.
-    pub fn each(&self) -> impl Iterator<Item = (ConnId, &Tunnel, u16, &str)> {
-        let connections = self.connections.iter();
-        connections.map(|(conn, Farewell { tunnel, code, reason })| (*conn, &**tunnel, *code, &**reason))
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.connections.is_empty()
-    }
-}
-
 impl Core {
     /// The tunnel that the path names.
     pub fn tunnel_at(&self, path: &str) -> Option<u16> {
@@ -208,7 +173,7 @@ impl Core {
         match open {
             Some((slot, false)) => self.handle_admission(slot, answer),
             Some((slot, true)) => self.handle_said(slot, answer),
-            None => self.handle_answer_to_parted(conn, answer),
+            None => self.handle_answer_to_drained(conn, answer),
         }
     }
 
@@ -295,39 +260,39 @@ impl Core {
     }
 
     /// An answer for a connection that has left.
-    fn handle_answer_to_parted(&mut self, conn: ConnId, answer: TunnelAnswer) {
-        let Some(mut farewell) = self.peers.parted.connections.remove(&conn) else {
+    fn handle_answer_to_drained(&mut self, conn: ConnId, answer: TunnelAnswer) {
+        let Some(mut drained) = self.peers.draining.connections.remove(&conn) else {
             // Let in, but nobody waited for that any more: the backend learns it.
             if let TunnelAnswer::Admitted(admission) = answer {
                 self.tell_left_early(conn, *admission);
             }
             return;
         };
-        self.peers.parted.bytes -= farewell.tunnel.waiting().1;
+        self.peers.draining.bytes -= drained.tunnel.waiting().1;
         match answer {
             TunnelAnswer::Said(_) => {}
-            TunnelAnswer::Gone => farewell.tunnel.discard(),
-            _ => farewell.tunnel.fail(),
+            TunnelAnswer::Gone => drained.tunnel.discard(),
+            _ => drained.tunnel.fail(),
         }
-        if let Some((sequence, message)) = farewell.tunnel.handle_answered() {
+        if let Some((sequence, message)) = drained.tunnel.handle_answered() {
             let question = TunnelQuestion {
-                tunnel: farewell.tunnel.place,
+                tunnel: drained.tunnel.place,
                 client: self.peers.client_ids.id(conn),
-                user: farewell.tunnel.user.clone(),
+                user: drained.tunnel.user.clone(),
                 matter: TunnelMatter::Message { sequence, message },
             };
             if self.ask_tunnel(conn, question).is_ok() {
-                self.peers.parted.bytes += farewell.tunnel.waiting().1;
-                self.peers.parted.connections.insert(conn, farewell);
+                self.peers.draining.bytes += drained.tunnel.waiting().1;
+                self.peers.draining.connections.insert(conn, drained);
                 return;
             }
-            farewell.tunnel.fail();
+            drained.tunnel.fail();
         }
-        self.bid_farewell(conn, farewell);
+        self.end_drained(conn, drained);
     }
 
-    fn bid_farewell(&mut self, conn: ConnId, farewell: Farewell) {
-        let Farewell { tunnel, code, reason } = farewell;
+    fn end_drained(&mut self, conn: ConnId, drained: Drained) {
+        let Drained { tunnel, code, reason } = drained;
         let (messages, undelivered) = (tunnel.sequence(), tunnel.undelivered());
         self.env.stats.counters.tunnel_messages_undelivered_total += u64::from(undelivered);
         let matter = TunnelMatter::Close { code, reason, messages, undelivered };
@@ -436,16 +401,16 @@ impl Core {
             return;
         }
         self.unlist(slot, tunnel.user.clone());
-        if !deliver || self.peers.parted.bytes + tunnel.waiting().1 > PARTED_BYTES_MAX {
+        if !deliver || self.peers.draining.bytes + tunnel.waiting().1 > PARTED_BYTES_MAX {
             tunnel.discard();
         }
-        let farewell = Farewell { tunnel, code, reason: reason.into() };
+        let drained = Drained { tunnel, code, reason: reason.into() };
         // While the backend has a message, the end is told behind that.
-        if farewell.tunnel.is_asking_backend() {
-            self.peers.parted.bytes += farewell.tunnel.waiting().1;
-            self.peers.parted.connections.insert(conn, farewell);
+        if drained.tunnel.is_asking_backend() {
+            self.peers.draining.bytes += drained.tunnel.waiting().1;
+            self.peers.draining.connections.insert(conn, drained);
         } else {
-            self.bid_farewell(conn, farewell);
+            self.end_drained(conn, drained);
         }
     }
 

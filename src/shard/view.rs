@@ -5,7 +5,7 @@ use crate::base::ids::ChannelName;
 use crate::hub::local::Local;
 use crate::session::token::Verifier;
 use crate::session::{Hooks, Rights, World};
-use crate::shard::ShardOptions;
+use crate::shard::options::ShardOptions;
 
 /// What a session may look at.
 pub(in crate::shard) struct View<'a> {

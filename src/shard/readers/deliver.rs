@@ -11,7 +11,7 @@ use crate::proto::reader::frames;
 use crate::proto::reader::position::write_position;
 use crate::shard::connections::Connection;
 use crate::shard::core::Core;
-use crate::shard::fanout::encode_item;
+use crate::shard::framing::encode_item;
 use crate::shard::outbox::Outbox;
 use crate::shard::peer::Kind;
 

@@ -5,56 +5,23 @@
 
 use std::sync::Arc;
 
-use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
-use crate::base::ids::{ChannelName, UserName};
+use crate::base::ids::UserName;
 use crate::proto::centrifuge::Format;
 use crate::proto::http1;
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem, write_problem};
 use crate::session::permissions::Deed;
-use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Waiting};
+use crate::session::question::{Answer, Caller, Denied, Headers, Matter};
 use crate::session::reader::{Admission, ReplyForm};
 use crate::session::{Identity, rights};
-use crate::shard::Action;
 use crate::shard::core::Core;
+use crate::shard::links::Action;
 use crate::shard::peer::Kind;
-use crate::shard::readers::PublishOrder;
 use crate::shard::readers::answers::{self, Caching};
+use crate::shard::readers::pending::{Asked, Inquiry, PublishOrder, Step};
 use crate::shard::readers::request::{Endpoint, Said, ends_with, user_of};
 use crate::shard::requests::Http;
 use crate::shard::view::View;
-
-/// A question about a request.
-pub struct Inquiry {
-    pub endpoint: Endpoint,
-    number: u32,
-    /// Dropped with the request: that cancels.
-    _waiting: Option<Waiting>,
-    /// To refuse with.
-    reply: ReplyForm,
-    asked: Asked,
-    step: Step,
-}
-
-/// Where the request goes on.
-pub enum Step {
-    /// It is judged anew from its head.
-    Head {
-        bytes: Vec<u8>,
-        said: Said,
-    },
-    Publication {
-        order: Box<PublishOrder>,
-        body: Bytes,
-    },
-}
-
-/// What was asked about.
-enum Asked {
-    Connect,
-    Subscribe(ChannelName),
-    Publish,
-}
 
 impl Core {
     /// Who asks, as the backend is told.

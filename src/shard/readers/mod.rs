@@ -10,11 +10,10 @@ mod answers;
 mod deliver;
 mod inquiry;
 mod joins;
+pub mod pending;
 mod polls;
 mod request;
 mod stream;
-
-use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Refusal};
@@ -27,34 +26,25 @@ use crate::proto::reader::notes;
 use crate::proto::reader::problem::Problem;
 use crate::proto::websocket;
 use crate::session::origins::Welcome;
-use crate::session::question::{Headers, Matter, PublishAnswer};
+use crate::session::question::{Matter, PublishAnswer};
 use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
 use crate::session::token::TokenFault;
-use crate::shard::Action;
 use crate::shard::clients::changed;
 use crate::shard::core::Core;
 use crate::shard::cors::{cors_fields, permission};
 use crate::shard::link::ClosingEnd;
+use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 use crate::shard::readers::answers::reply_form;
-use crate::shard::readers::inquiry::Step;
+use crate::shard::readers::pending::{PublishOrder, Step};
 use crate::shard::readers::request::{ReaderRequest, Said, Stop};
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
 use crate::shard::view::View;
 
 pub use deliver::append_item;
-pub use inquiry::Inquiry;
 pub use request::Endpoint;
-
-/// A publication whose body is still to come.
-pub struct PublishOrder {
-    request: ReaderRequest,
-    reply: ReplyForm,
-    /// For the hook that is asked about it.
-    headers: Option<Arc<Headers>>,
-}
 
 impl Core {
     /// Takes the head of a request for this surface; gives how much of `bytes` is done with.

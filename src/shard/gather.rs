@@ -1,0 +1,70 @@
+//! One reply for an ask that was split into several messages: it goes out when the last of them is done with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::base::fault::Refusal;
+use crate::shard::ask::{Pushed, Reply};
+
+/// Answers an ask when the last of the messages it was split into is done with, by being dropped.
+#[derive(Debug)]
+pub struct Gather(parking_lot::Mutex<Option<Reply<()>>>);
+
+impl Gather {
+    pub fn new(reply: Reply<()>) -> Arc<Gather> {
+        Arc::new(Gather(parking_lot::Mutex::new(Some(reply))))
+    }
+
+    /// Answers with a refusal at once, whatever is still under way.
+    pub fn refuse(&self, refusal: Refusal) {
+        if let Some(reply) = self.0.lock().take() {
+            reply.send(Err(refusal));
+        }
+    }
+}
+
+impl Drop for Gather {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.get_mut().take() {
+            reply.send(Ok(()));
+        }
+    }
+}
+
+/// Counts who has been told, and answers the ask when the last of the messages it was split into is done with, by being
+/// dropped.
+#[derive(Debug)]
+pub struct Tally {
+    connections: AtomicU64,
+    reached: Box<[AtomicBool]>,
+    /// Never locked: whoever drops the tally has it alone.
+    reply: parking_lot::Mutex<Option<Reply<Pushed>>>,
+}
+
+impl Tally {
+    pub fn new(users: usize, reply: Reply<Pushed>) -> Arc<Tally> {
+        let reached = (0..users).map(|_| AtomicBool::new(false)).collect();
+        Arc::new(Tally {
+            connections: AtomicU64::new(0),
+            reached,
+            reply: parking_lot::Mutex::new(Some(reply)),
+        })
+    }
+
+    /// A connection of the user with this number has been told.
+    pub fn told(&self, user: u32) {
+        // Relaxed: the drop of the last handle comes after, by that handle's own count.
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.reached[user as usize].store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.get_mut().take() {
+            let connections = *self.connections.get_mut();
+            let reached = self.reached.iter_mut().map(|reached| *reached.get_mut()).collect();
+            reply.send(Ok(Pushed { connections, reached }));
+        }
+    }
+}

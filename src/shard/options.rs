@@ -1,0 +1,129 @@
+//! What shards are told by the configuration.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::budget::Budget;
+use crate::base::debts::Debts;
+use crate::base::event::EventKinds;
+use crate::base::seats::Seats;
+use crate::base::time::Time;
+use crate::hub::limits::HubLimits;
+use crate::hub::local::StreamLimits;
+use crate::hub::options::Namespaces;
+use crate::hub::users::UserPolicy;
+use crate::session::origins::AllowedOrigins;
+use crate::session::rules::ChannelRules;
+use crate::session::token::Verifier;
+use crate::session::tunnel::WaitingLimits;
+use crate::shard::user_rates::UserRates;
+
+/// What all shards of a node share.
+#[derive(Clone)]
+pub struct ShardOptions {
+    pub namespaces: Arc<Namespaces>,
+    /// Of the same namespaces, what sessions need.
+    pub rules: Arc<Namespaces<ChannelRules>>,
+    pub hub: HubLimits,
+    pub streams: StreamLimits,
+    /// Checks tokens; without one no token is valid.
+    pub verifier: Option<Arc<Verifier>>,
+    pub allow_anonymous: bool,
+    /// What the name of a user's personal channel begins with: its namespace and a colon, or nothing. `None`: there are
+    /// no personal channels.
+    pub personal_channels: Option<Box<str>>,
+    /// In the order of the configuration's list: a tunnel's place there is its name among shards and control plane.
+    pub tunnels: Vec<TunnelOptions>,
+    /// Origins that may connect besides the page's own host.
+    pub allowed_origins: AllowedOrigins,
+    /// Most connections of one shard. The kernel spreads clients by hash: more than an even share of the node's.
+    pub connections_max: u32,
+    /// Connections of the whole node.
+    pub seats: Arc<Seats>,
+    /// What all connections of the node may make it keep for them.
+    pub debts: Arc<Debts>,
+    /// What the kernel may keep for a socket; 0: as it finds right.
+    pub send_buffer_bytes: usize,
+    /// Connections beyond the bound that a shard takes the time to answer, at once.
+    pub refused_max: u32,
+    /// Most subscriptions of one connection.
+    pub channels_max: usize,
+    pub message_bytes_max: usize,
+    /// What a connection may owe its socket before it is closed as slow.
+    pub outbox_bytes_max: usize,
+    pub http_body_bytes_max: usize,
+    pub http: HttpLimits,
+    /// Zero sends none.
+    pub ping_interval: Duration,
+    pub pong_timeout: Duration,
+    pub connect_timeout: Duration,
+    /// Between expiry and the close, for the client to refresh, or the backend to answer whether it may go on.
+    pub expired_close_delay: Duration,
+    pub hooks: ClientHooks,
+    /// Names in lower case of the header fields of clients that the backend gets to see. Kept with every connection:
+    /// empty when there is no hook at all.
+    pub forward_headers: Vec<Box<str>>,
+    /// Those of them, or fewer, that a client may give itself with its connect.
+    pub emulated_headers: Vec<Box<str>>,
+    /// When a question without an answer counts as unanswered. Longer than the control plane's own deadlines, which say
+    /// why: only a bug is left to be caught here.
+    pub question_patience: Duration,
+    pub shutdown_grace: Duration,
+    /// How many connections a user may have, and how much clients may do in a time.
+    pub client_limits: ClientLimits,
+    pub echo: bool,
+    /// What the backend is told of.
+    pub events: EventKinds,
+    /// How long a channel must be empty before it is told as vacated.
+    pub vacated_delay: Duration,
+    pub version: &'static str,
+    /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
+    pub wall_ms: fn(Time) -> u64,
+}
+
+/// What connections that speak HTTP may cost, and for how long.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// How long an idle connection is kept for its next request.
+    pub keep_alive: Duration,
+    /// How long a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// What all shards keep of requests that are not complete: heads, bodies of clients, requests behind others.
+    pub input: Arc<Budget>,
+    /// Bodies of requests that showed an API key, until they are answered.
+    pub bodies: Arc<Budget>,
+}
+
+/// The names of the hooks that are asked whatever the channel; those of channels are with their options.
+#[derive(Clone, Debug, Default)]
+pub struct ClientHooks {
+    pub connect: Option<Box<str>>,
+    pub refresh: Option<Box<str>>,
+    pub rpc: Option<Box<str>>,
+}
+
+/// What a node allows its clients. Zero means no limit.
+#[derive(Clone, Debug, Default)]
+pub struct ClientLimits {
+    pub user_connections_max: u32,
+    pub user_connections_policy: UserPolicy,
+    pub commands_per_second: u32,
+    /// Commands that a connection, or a user, may send at once after a rest.
+    pub commands_burst: u32,
+    pub bytes_per_second: u64,
+    /// Commands of users, for all shards together; `None` without a limit.
+    pub users: Option<Arc<UserRates>>,
+    /// The same in bytes.
+    pub user_bytes: Option<Arc<UserRates>>,
+}
+
+/// What a shard must know of a tunnel.
+#[derive(Clone, Debug)]
+pub struct TunnelOptions {
+    pub name: Box<str>,
+    /// Header fields of the client's request that the backend gets to see, in lower case.
+    pub forward_headers: Box<[Box<str>]>,
+    pub waiting: WaitingLimits,
+    /// How long the backend may take. The control plane answers within it, one way or the other.
+    pub timeout: Duration,
+}

@@ -1,0 +1,49 @@
+//! What a request of this surface waits for before it can be carried out: its body, or the backend.
+
+use std::sync::Arc;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::ChannelName;
+use crate::session::question::{Headers, Waiting};
+use crate::session::reader::ReplyForm;
+use crate::shard::readers::request::{Endpoint, ReaderRequest, Said};
+
+/// A publication whose body is still to come.
+pub struct PublishOrder {
+    pub request: ReaderRequest,
+    pub reply: ReplyForm,
+    /// For the hook that is asked about it.
+    pub headers: Option<Arc<Headers>>,
+}
+
+/// A question about a request.
+pub struct Inquiry {
+    pub endpoint: Endpoint,
+    pub number: u32,
+    /// Dropped with the request: that cancels.
+    pub _waiting: Option<Waiting>,
+    /// To refuse with.
+    pub reply: ReplyForm,
+    pub asked: Asked,
+    pub step: Step,
+}
+
+/// Where the request goes on.
+pub enum Step {
+    /// It is judged anew from its head.
+    Head {
+        bytes: Vec<u8>,
+        said: Said,
+    },
+    Publication {
+        order: Box<PublishOrder>,
+        body: Bytes,
+    },
+}
+
+/// What was asked about.
+pub enum Asked {
+    Connect,
+    Subscribe(ChannelName),
+    Publish,
+}
