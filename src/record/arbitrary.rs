@@ -93,7 +93,12 @@ impl Arbitrary for Offset {
 
 impl Arbitrary for Epoch {
     fn arbitrary(prng: &mut Prng) -> Epoch {
-        Epoch(u64::arbitrary(prng))
+        let text = match prng.u8(..3) {
+            0 => prng.u64(1_000_000_000..10_000_000_000).to_string(),
+            1 => (0..prng.usize(1..9)).map(|_| prng.alphanumeric()).collect(),
+            _ => format!("{:08x}", u32::arbitrary(prng)),
+        };
+        text.parse().expect("an epoch's text")
     }
 }
 

@@ -204,7 +204,10 @@ impl Field for Epoch {
     }
 
     fn read(from: &mut Reader<'_>) -> Result<Epoch, RecordFault> {
-        u64::read(from).map(Epoch)
+        let epoch = Epoch(u64::read(from)?);
+        // Its text goes out to clients: a number that no text leads to is none.
+        let is_known = || std::str::from_utf8(&epoch.text()).is_ok_and(|text| text.parse() == Ok(epoch));
+        if epoch.is_own() || is_known() { Ok(epoch) } else { Err(RecordFault::Malformed("an epoch")) }
     }
 }
 
@@ -404,6 +407,19 @@ mod tests {
         assert_eq!(back::<Late>(&bytes(&(1u32, 2u32))), Err(RecordFault::Malformed("a text")));
         assert_eq!(back::<Late>(&bytes(&vec![1u32])), Err(RecordFault::Malformed("Late")));
         assert_eq!(back::<Late>(&[0x82, 1]), Err(RecordFault::Cut));
+    }
+
+    #[test]
+    fn an_epoch_has_a_text() {
+        for text in ["00000000", "ffffffff", "kJxQwBnT", "a", "1700000000"] {
+            let epoch: Epoch = text.parse().unwrap();
+            assert_eq!(back(&bytes(&epoch)), Ok(epoch));
+        }
+        for number in
+            [1 << 32, u64::MAX, u64::from_be_bytes(*b"\"},{\"a\":"), u64::from_be_bytes(*b"a\0b\0\0\0\0\0")]
+        {
+            assert_eq!(back::<Epoch>(&bytes(&number)), Err(RecordFault::Malformed("an epoch")), "{number:x}");
+        }
     }
 
     #[test]
