@@ -264,6 +264,21 @@ impl Stage {
     }
 }
 
+/// A subscription as the shard asks the channel's owner for it: `flags` of [`Sub`](crate::session::Sub).
+fn join_of(channel: &str, flags: u32, expire_at_s: u64) -> SubscribeEffect {
+    SubscribeEffect {
+        id: 0,
+        channel: channel.into(),
+        flags,
+        since: None,
+        reject_unrecovered: false,
+        chan_info: None,
+        expire_at_s,
+        renewal: Renewal::Token,
+        data: None,
+    }
+}
+
 fn granted(expire_at_s: u64) -> Result<Answer, Denied> {
     let grant = SubscribeGrant { data: Some(Bytes::from_static(b"[1]")), ..SubscribeGrant::default() };
     Ok(Answer::Subscribe(Box::new(Granted { grant, expire_at_s })))
@@ -408,17 +423,7 @@ fn a_subscription_that_the_server_ended_or_made_meanwhile_does_not_begin_by_an_a
     assert!(stage.heard.contains(r#""code":103"#), "{}", stage.heard);
 
     stage.say(r#"{"id":3,"subscribe":{"channel":"a"}}"#).unwrap();
-    let by_server = SubscribeEffect {
-        id: 0,
-        channel: "a".into(),
-        flags: crate::session::Sub::SERVER_SIDE,
-        since: None,
-        reject_unrecovered: false,
-        chan_info: None,
-        expire_at_s: 0,
-        renewal: Renewal::Token,
-        data: None,
-    };
+    let by_server = join_of("a", crate::session::Sub::SERVER_SIDE, 0);
     stage.session.join_asked(0, 5, &by_server);
     stage.answer(granted(0)).unwrap();
     assert!(stage.heard.contains(r#"{"id":3,"error":{"code":105,"#), "{}", stage.heard);
@@ -650,17 +655,7 @@ fn the_backend_says_whether_a_subscription_that_it_granted_goes_on() {
 fn an_answer_about_a_subscription_that_has_ended_is_not_about_the_next_one_of_its_number() {
     let mut stage = subscribed(30);
     stage.session.remove(0);
-    let other = SubscribeEffect {
-        id: 0,
-        channel: "other".into(),
-        flags: crate::session::Sub::SERVER_SIDE,
-        since: None,
-        reject_unrecovered: false,
-        chan_info: None,
-        expire_at_s: stage.unix_s + 500,
-        renewal: Renewal::Token,
-        data: None,
-    };
+    let other = join_of("other", crate::session::Sub::SERVER_SIDE, stage.unix_s + 500);
     stage.session.join_asked(0, 8, &other);
     let expired = SubRefreshAnswer { expired: true, ..SubRefreshAnswer::default() };
     assert_eq!(stage.answer(Ok(Answer::SubRefresh(expired))), Ok(true));

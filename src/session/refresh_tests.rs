@@ -40,17 +40,7 @@ fn token(claims: serde_json::Value) -> String {
 #[test]
 fn what_a_refresh_token_says_is_what_goes() {
     let mut stage = with_token(serde_json::json!({"a": {"info": 1}, "b": {}, "free": {}}));
-    let other = SubscribeEffect {
-        id: 0,
-        channel: "both".into(),
-        flags: crate::session::Sub::SERVER_SIDE,
-        since: None,
-        reject_unrecovered: false,
-        chan_info: None,
-        expire_at_s: 0,
-        renewal: Renewal::Token,
-        data: None,
-    };
+    let other = join_of("both", crate::session::Sub::SERVER_SIDE, 0);
     stage.session.join_asked(3, 9, &other);
     let fresh = token(serde_json::json!({
         "sub": "ann", "exp": NOW_S + 600, "info": 2, "subs": {"a": {"info": 2}, "free": {}, "for#bob": {}},
@@ -98,17 +88,7 @@ fn a_refresh_that_grants_more_than_there_is_room_for_brings_the_client_back() {
     stage.say(&format!(r#"{{"id":5,"refresh":{{"token":"{fresh}"}}}}"#)).unwrap();
     // One of the token's ends, and the client takes its place with one of its own.
     stage.session.remove(3);
-    let own = SubscribeEffect {
-        id: 2,
-        channel: "for#bob".into(),
-        flags: 0,
-        since: None,
-        reject_unrecovered: false,
-        chan_info: None,
-        expire_at_s: 0,
-        renewal: Renewal::Token,
-        data: None,
-    };
+    let own = join_of("for#bob", 0, 0);
     stage.session.join_asked(4, 9, &own);
     let refreshed = stage.say(&format!(r#"{{"id":6,"refresh":{{"token":"{fresh}"}}}}"#));
     assert_eq!(refreshed, Err(Disconnect::FORCE_RECONNECT));
@@ -137,17 +117,7 @@ fn no_refresh_ends_a_client_for_what_is_temporary() {
         }
         for server_side in [0, crate::session::Sub::SERVER_SIDE] {
             let mut stage = with_token(serde_json::json!({}));
-            let own = SubscribeEffect {
-                id: 2,
-                channel: "free".into(),
-                flags: server_side,
-                since: None,
-                reject_unrecovered: false,
-                chan_info: None,
-                expire_at_s: NOW_S + 60,
-                renewal: Renewal::Token,
-                data: None,
-            };
+            let own = join_of("free", server_side, NOW_S + 60);
             stage.session.join_asked(2, 1, &own);
             let said = format!(r#"{{"id":3,"sub_refresh":{{"channel":"free","token":"{subscription}"}}}}"#);
             let refreshed = stage.say(&said);
