@@ -335,7 +335,7 @@ impl ChannelOwner {
                     });
                     for waiting in waiting {
                         if let Waiting::Publish { to, .. } = waiting {
-                            to.send(outcome.clone(), post);
+                            to.send(outcome, post);
                         }
                     }
                 }
