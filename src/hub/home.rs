@@ -242,7 +242,7 @@ impl Home {
         }
         let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get(slot).expect("just mentioned");
-        if ask.since.is_some_and(|since| !since.epoch.matches(channel.epoch)) {
+        if ask.since.is_some_and(|since| !since.epoch.matches(channel.position().epoch)) {
             return Err(Refusal::UnrecoverablePosition);
         }
         let limit = ask.limit.unwrap_or(usize::MAX).min(self.limits.history_read_max);

@@ -24,6 +24,7 @@ pub mod options;
 mod pace;
 pub mod places;
 mod presence;
+mod sequencer;
 mod stream;
 pub mod users;
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use super::Home;
-use super::table::Version;
 use crate::base::fault::Refusal;
 use crate::base::ids::{Offset, Position};
 use crate::base::publication::{Encoded, Publication, Publications};
@@ -72,7 +71,7 @@ impl Home {
             {
                 return Ok(repeat(newest));
             }
-            if channel.has_seen(ask.version, &version_epoch) {
+            if channel.sequencer.has_seen(ask.version, &version_epoch) {
                 return Ok(Published { position: channel.position(), publication: None, ticket: None });
             }
         }
@@ -80,7 +79,7 @@ impl Home {
         let before = under_way.map_or(0, |appends| appends.len());
         let position = match ask.skip_history {
             true => channel.position(),
-            false => Position { offset: Offset(channel.top.0 + before + 1), epoch: channel.epoch },
+            false => channel.sequencer.next(before),
         };
         let offset = if ask.skip_history { Offset(0) } else { position.offset };
         let publication = Arc::new(Publication {
@@ -107,7 +106,7 @@ impl Home {
         }
         debug_assert!(before == 0 || ask.skip_history, "appends of a channel are done in order");
         if ask.version > 0 {
-            channel.version = Some(Box::new(Version { number: ask.version, epoch: version_epoch }));
+            channel.sequencer.saw(ask.version, version_epoch);
         }
         self.keep(owner, &publication, position, key, now);
         Ok(Published { position, publication: Some(publication), ticket: None })
@@ -117,7 +116,7 @@ impl Home {
     fn keep(&mut self, owner: Owner, publication: &Arc<Publication>, at: Position, key: &str, now: Time) {
         let channel = self.channels.get_mut(owner.slot).expect("published to just now");
         if publication.offset() != Offset(0) {
-            channel.top = publication.offset();
+            channel.sequencer.took(publication.offset());
             if channel.options.keeps_history() {
                 let expires = now + channel.options.history_ttl;
                 self.append(owner.slot, publication.clone(), expires, now);
@@ -163,7 +162,7 @@ impl Home {
             return Err(Refusal::Internal);
         }
         if version > 0 {
-            channel.version = Some(Box::new(Version { number: version, epoch: version_epoch }));
+            channel.sequencer.saw(version, version_epoch);
         }
         self.keep(owner, &publication, position, &key, now);
         self.settle(owner.slot);

@@ -7,14 +7,15 @@
 //! Bounds are those of the home that reads: what has no room goes by the same rules as ever.
 
 use super::Home;
-use super::table::{Channel, Version};
-use crate::base::ids::{ChannelName, ConnId, Epoch, Offset};
+use super::table::Channel;
+use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position};
 use crate::base::publication::{ClientInfo, Visibility};
 use crate::base::time::Time;
 use crate::hub::creators::BUCKETS;
 use crate::hub::history::entry_bytes;
 use crate::hub::idempotency::Owner;
 use crate::hub::presence::Inserted;
+use crate::hub::sequencer::{Sequencer, Version};
 use crate::record::{
     ChannelRecord, CreatorRecord, InfoRecord, KeyRecord, KeysPart, LogEntry, LogPart, MemberRecord,
     MembersPart, Moment, PART_BYTES, PublicationRecord, RecordFault, VersionRecord,
@@ -37,11 +38,11 @@ impl Home {
         let channel = self.known(channel)?;
         Some(ChannelRecord {
             channel: channel.name.clone(),
-            epoch: channel.epoch,
-            top: channel.top,
+            epoch: channel.position().epoch,
+            top: channel.position().offset,
             version: channel
-                .version
-                .as_ref()
+                .sequencer
+                .version()
                 .map(|version| VersionRecord { number: version.number, epoch: version.epoch.clone() }),
             active_until: Moment::of(channel.active_until, now),
             creator: channel.creator.map(|bucket| CreatorRecord { bucket }),
@@ -124,10 +125,9 @@ impl Home {
         let version = record
             .version
             .as_ref()
-            .map(|version| Box::new(Version { number: version.number, epoch: version.epoch.clone() }));
+            .map(|version| Version { number: version.number, epoch: version.epoch.clone() });
         self.add(Channel {
-            version,
-            top: record.top,
+            sequencer: Sequencer::at(Position { offset: record.top, epoch: record.epoch }, version),
             ..Channel::new(record.channel.clone(), options, record.epoch, active_until, bucket)
         });
         Ok(())
@@ -150,8 +150,8 @@ impl Home {
             let follows = newest.is_none_or(|(offset, newest_expires)| {
                 offset.next() == publication.offset() && newest_expires <= expires
             });
-            let fits = publication.position.epoch == channel.epoch
-                && publication.offset() <= channel.top
+            let fits = publication.position.epoch == channel.position().epoch
+                && publication.offset() <= channel.position().offset
                 && publication.offset() != Offset(0);
             if !follows || !fits {
                 return Err(RecordFault::Impossible("an entry of a log"));
@@ -212,7 +212,7 @@ impl Home {
                 .log
                 .as_deref()
                 .and_then(|log| log.newest())
-                .is_some_and(|(newest, _)| newest != channel.top)
+                .is_some_and(|(newest, _)| newest != channel.position().offset)
             {
                 while self.drop_oldest(slot) {}
                 self.settle(slot);

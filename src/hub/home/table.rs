@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Home;
 use crate::base::fault::Refusal;
-use crate::base::ids::{ChannelName, Epoch, Offset, Position};
+use crate::base::ids::{ChannelName, Epoch, Position};
 use crate::base::publication::{ClientInfo, Encoded, Visibility};
 use crate::base::time::Time;
 use crate::hub::asks::{Notice, Recovery, Since};
@@ -14,6 +14,7 @@ use crate::hub::history::Log;
 use crate::hub::limits::FORGET_AFTER;
 use crate::hub::options::ChannelOptions;
 use crate::hub::presence::{Interest, Members};
+use crate::hub::sequencer::Sequencer;
 
 /// Work a new channel does at the bound of channels, so that idle ones are known to be idle.
 const SWEEP_WHEN_FULL: usize = 64;
@@ -26,12 +27,9 @@ pub(super) struct Channel {
     pub(super) options: Arc<ChannelOptions>,
     /// Tells the uses of a slot apart.
     pub(super) life: u64,
-    pub(super) epoch: Epoch,
+    pub(super) sequencer: Sequencer,
     /// Idempotency keys of this channel that are not dropped yet.
     pub(super) keys: u32,
-    pub(super) top: Offset,
-    /// The newest version published; most channels never have one.
-    pub(super) version: Option<Box<Version>>,
     /// `None` when nothing is retained.
     pub(super) log: Option<Box<Log>>,
     /// Place in [`Home::logs`]; means nothing without a log.
@@ -42,12 +40,6 @@ pub(super) struct Channel {
     pub(super) active_until: Time,
     /// The bucket of the client that made it, until the backend uses it as well.
     pub(super) creator: Option<u16>,
-}
-
-pub(super) struct Version {
-    pub(super) number: u64,
-    /// Empty when the publication had none.
-    pub(super) epoch: Box<str>,
 }
 
 const _: () = assert!(size_of::<Option<Channel>>() <= 136, "what a million personal channels cost");
@@ -203,10 +195,8 @@ impl Channel {
         Channel {
             name,
             life: 0,
-            epoch,
+            sequencer: Sequencer::new(epoch),
             keys: 0,
-            top: Offset(0),
-            version: None,
             log: None,
             log_place: 0,
             members: Members::new(Visibility { listed: options.presence, announced: options.join_leave }),
@@ -218,7 +208,7 @@ impl Channel {
     }
 
     pub(super) fn position(&self) -> Position {
-        Position { offset: self.top, epoch: self.epoch }
+        self.sequencer.position()
     }
 
     /// Nobody and nothing needs it, as far as was noticed.
@@ -235,19 +225,14 @@ impl Channel {
         self.members.is_empty() && self.forget_at() <= now
     }
 
-    pub(super) fn has_seen(&self, version: u64, epoch: &str) -> bool {
-        self.version
-            .as_ref()
-            .is_some_and(|seen| version <= seen.number && (epoch.is_empty() || *epoch == *seen.epoch))
-    }
-
     pub(super) fn recover(&self, since: Since, now: Time, publications_max: usize) -> Recovery {
-        if !since.epoch.matches(self.epoch) {
+        let top = self.position();
+        if !since.epoch.matches(top.epoch) {
             return Recovery::Lost;
         }
         match &self.log {
-            Some(log) => log.recover(self.top, since.offset, now, publications_max),
-            None if since.offset == self.top => Recovery::Recovered(Vec::new()),
+            Some(log) => log.recover(top.offset, since.offset, now, publications_max),
+            None if since.offset == top.offset => Recovery::Recovered(Vec::new()),
             None => Recovery::Lost,
         }
     }
