@@ -143,8 +143,8 @@ fn lists_of_nothing_much_stay_in_proportion() {
         let entries = [&[0x81][..], &list(&[0x82, 0, 0x40], count)].concat();
         is_bounded::<EventsPart>(&entries);
         assert!(read::<EventsPart>(&framed::<EventsPart>(&entries)).is_ok(), "the densest is a record");
-        // A member: a number and no info.
-        let members = [&[0x82, 0x61, b'c'][..], &list(&[0x82, 0, 0xf6], count)].concat();
+        // A member whom nobody sees.
+        let members = [&[0x82, 0x61, b'c'][..], &list(&[0x84, 0, 0xf6, 0xf4, 0xf4], count)].concat();
         is_bounded::<MembersPart>(&members);
         assert!(read::<MembersPart>(&framed::<MembersPart>(&members)).is_ok());
         // A later build's field, nested as deep as it is long.
