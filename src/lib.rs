@@ -33,7 +33,7 @@
 //! ```text
 //! base ◀─ proto ◀─ session ◀─┐
 //! base ◀─ hub ◀──────────────┼─ shard ◀─ control ◀─ node
-//! base ◀─ driver ◀───────────┘            config, telemetry ─┘
+//! base ◀─ driver, layer ◀────┘            config, telemetry ─┘
 //! base ◀─ record ◀─ proto, session, hub, control
 //! ```
 //! The hub never sees a descriptor, a codec never sees a socket, a session never sees a log, and tokio never appears
@@ -44,6 +44,7 @@ pub mod config;
 pub mod control;
 pub mod driver;
 pub mod hub;
+pub mod layer;
 pub mod node;
 pub mod proto;
 pub mod record;

@@ -205,6 +205,7 @@ fn options() -> ShardOptions {
     let permissions = Permissions::default().with(Deed::Subscribe, Who::Client, true);
     let rules = ChannelRules { permissions, ..ChannelRules::default() };
     ShardOptions {
+        listeners: Vec::new(),
         namespaces: Arc::new(Namespaces::new(ChannelOptions::default(), [], 255)),
         rules: Arc::new(Namespaces::new(rules, [], 255)),
         hub: HubLimits::default(),

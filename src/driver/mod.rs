@@ -105,7 +105,8 @@ pub struct Part {
 pub struct SendFailure {
     /// As given to [`Driver::send`].
     pub tag: u32,
-    /// Bytes the kernel did take: the stream continues exactly there.
+    /// Bytes the kernel did take, as they go to the socket ([sealed](crate::layer::Sealed) ones of a sealed connection): the
+    /// stream continues exactly there.
     pub sent: u32,
     pub cause: SendCause,
 }

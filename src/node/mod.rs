@@ -336,6 +336,8 @@ fn shard_options(
     let (namespaces, rules) = config.namespaces().split();
     let hooks = config.hook.iter().map(|hook| &hook.options);
     Ok(ShardOptions {
+        // Every listener is plain.
+        listeners: config.listen.iter().map(|_| crate::shard::ListenerOptions::default()).collect(),
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
         hub: limits,

@@ -66,6 +66,8 @@ impl Core {
             self.links.finishing.push(slot);
         }
         connection.set_closing(end);
+        // Behind our last bytes a layer says that they were the last.
+        self.seal_soon(slot);
         self.settle(slot);
         // Reading goes on: input left unread would turn the close into a reset that destroys our last bytes.
         self.links.actions.push(Action::ReadStart(slot));
@@ -96,6 +98,10 @@ impl Core {
             return;
         }
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        if connection.link.peer_ended() {
+            // Its layer has said so before its FIN.
+            return;
+        }
         connection.link.set_peer_ended();
         let owes = connection.link.owes();
         match &mut connection.peer.kind {
@@ -126,7 +132,7 @@ impl Core {
             if let Some(connection) = self.links.connections.get_mut(slot)
                 && let Phase::Closing(end) = connection.link.phase
             {
-                if connection.link.lag.is_some() {
+                if connection.link.lag.is_some() || !connection.link.chain.is_empty() {
                     at += 1;
                     continue;
                 }

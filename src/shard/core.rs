@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
-use crate::base::ids::{ClientId, ConnId, GENERATION_MASK, SLOT_MAX, ShardId, Sock};
+use crate::base::ids::{ClientId, ConnId, GENERATION_MASK, ListenerId, SLOT_MAX, ShardId, Sock};
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
@@ -192,12 +192,16 @@ impl Core {
     // --- the life of a connection
 
     /// False when there is no room for it: the caller closes it.
-    pub fn handle_accepted(&mut self, sock: Sock) -> bool {
+    pub fn handle_accepted(&mut self, sock: Sock, listener: ListenerId) -> bool {
         self.env.stats.counters.connections_accepted_total += 1;
         let number = self.peers.directory.insert(sock.slot);
         self.links.connections.insert(sock.slot, Connection::new(sock.generation, number));
         self.owned.events.begin(sock.slot, self.env.now);
         let Some(connection) = self.links.connections.get_mut(sock.slot) else { return false };
+        if let Some(layer) = self.env.options.new_layer(listener) {
+            connection.link.set_layered();
+            self.links.layers.insert(sock.slot, layer);
+        }
         if self.env.ending.is_some() {
             // Kept as Gone until the driver has closed it, so that the slot is accounted for.
             connection.set_gone();
@@ -221,6 +225,9 @@ impl Core {
         self.links.wheel.cancel(&mut self.links.connections, sock.slot);
         let Some(connection) = self.links.connections.remove(sock.slot) else { return };
         self.peers.directory.remove(connection.peer.number());
+        if connection.link.is_layered() {
+            self.links.layers.take(sock.slot);
+        }
         match connection.link.seated() {
             true => self.env.options.seats.give_back(),
             false => self.links.unseated -= 1,

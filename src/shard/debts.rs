@@ -18,7 +18,7 @@ impl Connection {
                 (true, 0) => SEND_BUFFER_BYTES,
                 (true, bytes) => bytes as u64,
             };
-            kernel + lag.remainder_bytes as u64
+            kernel + lag.owed_bytes as u64
         });
         let kept = match &self.peer.kind {
             // What still comes is discarded, a frame at most.
@@ -36,7 +36,10 @@ impl Core {
     /// Brings the node's account of a connection up to date. Cheap for those that owe nothing and did not.
     pub fn settle(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let debt = connection.debt(self.env.options.send_buffer_bytes);
+        let mut debt = connection.debt(self.env.options.send_buffer_bytes);
+        if connection.link.is_layered() && !connection.link.is_gone() {
+            debt += self.links.layers.stored_bytes(slot) as u64;
+        }
         if debt == 0 && !connection.link.indebted() {
             return;
         }

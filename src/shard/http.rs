@@ -442,10 +442,10 @@ impl Core {
             return;
         };
         match http {
-            // Nothing was asked: an idle connection is closed without a word.
+            // Nothing was asked: an idle connection is closed without a word, but for its layer's last one.
             None => {
                 self.env.stats.fault(Cause::HttpTimeout);
-                self.give_up(slot);
+                self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both);
             }
             Some(http) if http.inquiry.is_some() => {
                 self.handle_inquiry_timer(slot);

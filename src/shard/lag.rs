@@ -14,6 +14,7 @@ use crate::shard::core::Core;
 use crate::shard::environment::RETRY;
 use crate::shard::framing::encode_item;
 use crate::shard::links::Action;
+use crate::shard::outbox::Rest;
 use crate::shard::owner::{OwnerRequest, ReadBy};
 use crate::shard::peer::Kind;
 use crate::shard::readers::append_item;
@@ -29,7 +30,7 @@ impl Core {
     pub fn handle_send_failed(&mut self, failure: &SendFailure) {
         self.env.stats.counters.sends_short_total += 1;
         let (slot, rest) = self.links.outbox.remainder(failure);
-        self.owned.events.unsent(slot, rest.iter().map(|bytes| bytes.len() as u64).sum());
+        self.owned.events.unsent(slot, rest.len() as u64);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if connection.link.is_gone() {
             return;
@@ -41,10 +42,11 @@ impl Core {
         }
         let generation = connection.link.generation;
         let lag = connection.link.lag.get_or_insert_default();
-        debug_assert!(lag.remainder.is_empty(), "what was owed was in this write");
+        debug_assert!(lag.owed_bytes == 0, "what was owed was in this write");
         lag.blocked = true;
-        for bytes in rest {
-            lag.push(bytes);
+        match rest {
+            Rest::Plain(rest) => rest.into_iter().for_each(|bytes| lag.push(bytes)),
+            Rest::Sealed(rest) => rest.into_iter().for_each(|sealed| lag.push_sealed(sealed)),
         }
         for sub in connection.peer.subs() {
             let (channel, Some(place)) = (sub.channel(), sub.place()) else { continue };
@@ -77,7 +79,7 @@ impl Core {
             // One answer, made by ourselves.
             Kind::Http(_) | Kind::Reader(_) | Kind::Nobody => usize::MAX,
         };
-        if lag.remainder_bytes > allowed {
+        if lag.owed_bytes > allowed {
             self.close(slot, Disconnect::SLOW);
         }
     }
@@ -90,11 +92,17 @@ impl Core {
             return;
         }
         lag.blocked = false;
-        lag.remainder_bytes = 0;
-        for bytes in std::mem::take(&mut lag.remainder) {
+        let (sealed, plain) = lag.take_owed();
+        for sealed in sealed {
+            let frame = self.links.outbox.sealed_frame(sealed);
+            self.links.outbox.append(slot, &mut connection.link.chain, frame);
+        }
+        for bytes in plain {
             let frame = self.links.outbox.frame(bytes);
             self.links.outbox.append(slot, &mut connection.link.chain, frame);
         }
+        // Its layer may have had to be silent meanwhile.
+        self.seal_soon(slot);
         self.delivery.catching_up.push(slot);
         self.settle(slot);
         self.resume_commands_later(slot);

@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 use crate::base::bytes::Bytes;
 use crate::base::ids::Sock;
 use crate::hub::local::{ChannelIndex, Cursor};
+use crate::layer::Sealed;
 use crate::proto::websocket::Decoder;
 use crate::shard::outbox::Chain;
 use crate::shard::timers::ShortTick;
@@ -59,6 +60,7 @@ const SEATED: u8 = 2;
 const SILENT: u8 = 4;
 const INDEBTED: u8 = 8;
 const AWAITS_PONG: u8 = 16;
+const LAYERED: u8 = 32;
 
 impl Link {
     pub fn new(generation: u32) -> Link {
@@ -129,10 +131,23 @@ impl Link {
         self.set(AWAITS_PONG, on);
     }
 
+    /// Its bytes are sealed by a layer: see `sealed.rs`.
+    pub fn is_layered(&self) -> bool {
+        self.flags & LAYERED != 0
+    }
+
+    pub fn set_layered(&mut self) {
+        self.set(LAYERED, true);
+    }
+
+    /// Nothing follows what it is sent now.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.phase, Phase::Closing(_))
+    }
+
     /// Something that it was given has not gone to the kernel yet.
     pub fn owes(&self) -> bool {
-        !self.chain.is_empty()
-            || self.lag.as_ref().is_some_and(|lag| lag.blocked || !lag.remainder.is_empty())
+        !self.chain.is_empty() || self.lag.as_ref().is_some_and(|lag| lag.blocked || lag.owed_bytes > 0)
     }
 
     pub fn is_blocked(&self) -> bool {
@@ -144,10 +159,14 @@ impl Link {
 /// arrival and its delivery.
 #[derive(Default)]
 pub struct Lag {
-    /// Encoded bytes that must leave first, in order.
+    /// What the kernel did not take of a sealed write: it leaves first, as it is.
+    pub sealed: Vec<Sealed>,
+    /// Encoded bytes that leave next, in order. Of a plain connection also what the kernel did not take; of a sealed one
+    /// plain, to be sealed when they leave.
     /// Bound: `outbox_bytes_max`, at which the connection is closed as slow.
     pub remainder: VecDeque<Bytes>,
-    pub remainder_bytes: usize,
+    /// Of both. Sealing adds to the plain ones when they leave, some bytes for each record: the bound does not count that.
+    pub owed_bytes: usize,
     /// Where it stands in each channel that it lags in.
     pub cursors: SmallVec<[(ChannelIndex, Cursor); 1]>,
     /// The socket takes nothing: wait until it is writable.
@@ -160,12 +179,25 @@ pub struct Lag {
 
 impl Lag {
     pub fn is_over(&self) -> bool {
-        !self.blocked && !self.held && self.remainder.is_empty() && self.cursors.is_empty()
+        !self.blocked && !self.held && self.owed_bytes == 0 && self.cursors.is_empty()
     }
 
     pub fn push(&mut self, bytes: Bytes) {
-        self.remainder_bytes += bytes.len();
+        self.owed_bytes += bytes.len();
         self.remainder.push_back(bytes);
+    }
+
+    /// Before anything plain.
+    pub fn push_sealed(&mut self, sealed: Sealed) {
+        debug_assert!(self.remainder.is_empty(), "what was sealed leaves before what is not");
+        self.owed_bytes += sealed.len();
+        self.sealed.push(sealed);
+    }
+
+    /// All that is owed, for another attempt.
+    pub fn take_owed(&mut self) -> (Vec<Sealed>, VecDeque<Bytes>) {
+        self.owed_bytes = 0;
+        (std::mem::take(&mut self.sealed), std::mem::take(&mut self.remainder))
     }
 
     pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Cursor> {
@@ -201,8 +233,12 @@ mod tests {
         assert!(lag.is_over());
         lag.push(Bytes::from_static(b"rest"));
         assert!(!lag.is_over());
-        assert_eq!(lag.remainder_bytes, 4);
-        lag.remainder.clear();
+        assert_eq!(lag.owed_bytes, 4);
+        assert_eq!(lag.take_owed(), (vec![], [Bytes::from_static(b"rest")].into()));
+        lag.push_sealed(Sealed::new(Bytes::from_static(b"sealed")));
+        lag.push(Bytes::from_static(b"plain"));
+        assert!(!lag.is_over() && lag.owed_bytes == 11);
+        lag.take_owed();
         lag.cursors
             .push((7, Cursor { seq: 3, after: crate::base::ids::Offset(2), asked: false, skips: false }));
         assert!(!lag.is_over() && lag.cursor(8).is_none());

@@ -7,6 +7,7 @@ use crate::base::ids::Sock;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::shard::connections::Connection;
+use crate::shard::layers::Layers;
 use crate::shard::outbox::Outbox;
 use crate::shard::packing::Packer;
 use crate::shard::timers::Wheel;
@@ -28,6 +29,8 @@ pub(in crate::shard) enum Action {
 pub(in crate::shard) struct Links {
     pub connections: Slots<Connection>,
     pub wheel: Wheel,
+    /// Of sealed connections.
+    pub layers: Layers,
     pub outbox: Outbox,
     /// What is to be done to sockets.
     pub actions: Vec<Action>,
@@ -55,6 +58,7 @@ impl Links {
         Links {
             connections: Slots::default(),
             wheel: Wheel::new(now),
+            layers: Layers::default(),
             outbox: Outbox::default(),
             actions: Vec::new(),
             finishing: Vec::new(),

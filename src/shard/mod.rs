@@ -5,6 +5,9 @@
 //!
 //! [`Shard`] owns the driver and runs the tick; `Core` owns everything else and never touches a socket: what it wants
 //! done to one it leaves in a list of actions, which the tick carries out.
+//!
+//! Between a socket and a protocol stands nothing, or a [`Layer`](crate::layer::Layer): what is received passes `sealed.rs`
+//! before it is decoded, what is sent is sealed in the flush.
 
 mod admission;
 pub mod ask;
@@ -28,6 +31,7 @@ mod http;
 mod inbox;
 mod keep_alive;
 mod lag;
+mod layers;
 mod link;
 mod links;
 pub mod mailbox;
@@ -53,6 +57,7 @@ mod receive;
 mod record;
 mod requests;
 pub mod router;
+mod sealed;
 mod stats;
 mod sync;
 mod tell;
@@ -79,7 +84,9 @@ use crate::shard::stats::Cause;
 
 use self::core::Core;
 pub use self::core::Footprint;
+pub use self::layers::ListenerOptions;
 pub use self::options::{ClientHooks, HttpLimits, ShardOptions};
+use self::outbox::Target;
 
 /// How long accepting pauses after a failure: long enough for descriptors or memory to come back, short enough that
 /// the kernel's backlog holds those who knock meanwhile.
@@ -191,8 +198,8 @@ impl<D: Driver> Shard<D> {
 
     fn handle_event(&mut self, event: Event, now: Time) {
         match event {
-            Event::Accepted { sock, .. } => {
-                if !self.core.handle_accepted(sock) {
+            Event::Accepted { sock, listener } => {
+                if !self.core.handle_accepted(sock, listener) {
                     self.driver.close(sock);
                 }
             }
@@ -235,9 +242,14 @@ impl<D: Driver> Shard<D> {
     fn flush(&mut self) {
         let core = &mut self.core;
         let connections = &core.links.connections;
-        core.links.outbox.send_all(&mut self.driver, |slot| {
-            let connection = connections.get(slot)?;
-            (!connection.link.is_gone()).then_some(connection.link.sock(slot))
+        core.links.outbox.send_all(&mut self.driver, &mut core.links.layers, |slot| {
+            let link = &connections.get(slot)?.link;
+            let sock = link.sock(slot);
+            match (link.is_gone(), link.is_layered()) {
+                (true, _) => None,
+                (false, false) => Some(Target::Plain(sock)),
+                (false, true) => Some(Target::Layered { sock, last: link.is_closing() }),
+            }
         });
         core.owned.events.sent(|count| core.links.outbox.each_size(count));
         self.driver.flush(&mut self.failures);

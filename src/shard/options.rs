@@ -6,21 +6,26 @@ use std::time::Duration;
 use crate::base::budget::Budget;
 use crate::base::debts::Debts;
 use crate::base::event::EventKinds;
+use crate::base::ids::ListenerId;
 use crate::base::seats::Seats;
 use crate::base::time::Time;
 use crate::hub::limits::HubLimits;
 use crate::hub::local::StreamLimits;
 use crate::hub::options::Namespaces;
 use crate::hub::users::UserPolicy;
+use crate::layer::Layer;
 use crate::session::origins::AllowedOrigins;
 use crate::session::rules::ChannelRules;
 use crate::session::token::Verifier;
 use crate::session::tunnel::WaitingLimits;
+use crate::shard::layers::ListenerOptions;
 use crate::shard::user_rates::UserRates;
 
 /// What all shards of a node share.
 #[derive(Clone)]
 pub struct ShardOptions {
+    /// In the order of the driver's listeners. Those that are not listed are plain.
+    pub listeners: Vec<ListenerOptions>,
     pub namespaces: Arc<Namespaces>,
     /// Of the same namespaces, what sessions need.
     pub rules: Arc<Namespaces<ChannelRules>>,
@@ -126,4 +131,11 @@ pub struct TunnelOptions {
     pub waiting: WaitingLimits,
     /// How long the backend may take. The control plane answers within it, one way or the other.
     pub timeout: Duration,
+}
+
+impl ShardOptions {
+    /// The layer of a new connection. A listener that is not listed is plain.
+    pub(in crate::shard) fn new_layer(&self, listener: ListenerId) -> Option<Box<dyn Layer>> {
+        Some(self.listeners.get(listener.index())?.layer.as_ref()?.make())
+    }
 }

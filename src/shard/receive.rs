@@ -32,7 +32,10 @@ impl Core {
             return self.close(slot, disconnect);
         }
         self.owned.events.received(slot, bytes.len());
-        self.handle_bytes(slot, bytes);
+        match self.links.connections.get(slot) {
+            Some(connection) if connection.link.is_layered() => self.open(slot, bytes),
+            _ => self.handle_bytes(slot, bytes),
+        }
         self.settle(slot);
     }
 
@@ -219,7 +222,7 @@ impl Core {
         };
         if let Some(lag) = &mut connection.link.lag
             && lag.blocked
-            && lag.remainder_bytes > allowance
+            && lag.owed_bytes > allowance
             && !lag.read_paused
         {
             lag.read_paused = true;

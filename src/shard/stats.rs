@@ -126,6 +126,7 @@ pub enum Cause {
     OriginRefused,
     ControlPlaneBusy,
     FrameProtocol,
+    LayerBroken,
     FrameNotUtf8,
     FrameTooBig,
     AcceptFull,
@@ -143,7 +144,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 24] = [
+    const ALL: [(Cause, &'static str); 25] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
@@ -154,6 +155,7 @@ impl Cause {
         (Cause::OriginRefused, "origin_refused"),
         (Cause::ControlPlaneBusy, "control_plane_busy"),
         (Cause::FrameProtocol, "frame_protocol"),
+        (Cause::LayerBroken, "layer_broken"),
         (Cause::FrameNotUtf8, "frame_not_utf8"),
         (Cause::FrameTooBig, "frame_too_big"),
         (Cause::AcceptFull, "accept_full"),

@@ -436,7 +436,7 @@ impl Core {
             }
             _ => return reply.send(Ok(TunnelTold::NotATunnel)),
         };
-        let owed_bytes = connection.link.lag.as_ref().map_or(0, |lag| lag.remainder_bytes);
+        let owed_bytes = connection.link.lag.as_ref().map_or(0, |lag| lag.owed_bytes);
         let told = match order {
             TunnelOrder::Send(payload) => {
                 let whole = payload.bytes.len() + websocket::FRAME_HEADER_BYTES_MAX;

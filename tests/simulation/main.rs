@@ -8,7 +8,7 @@
 //! `check` (what was published, and what may follow what), `readers` (the same over the
 //! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
 //! is asked), `engine` (an owner of channels that is no shard), `records` (what a shard holds, as bytes), `strangers`,
-//! `wire`.
+//! `wire`; `sealed` stands between a connection and its bytes in every fourth run.
 
 mod backend;
 mod check;
@@ -20,6 +20,7 @@ mod hooks;
 mod readers;
 mod records;
 mod scenario;
+mod sealed;
 mod strangers;
 mod wire;
 mod world;

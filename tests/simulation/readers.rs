@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 use trunkline::base::time::Time;
-use trunkline::driver::sim::{ClientEnd, ClientState};
+use trunkline::driver::sim::ClientState;
 use trunkline::hub::options::GapPolicy;
 
 use crate::check::{ChannelNo, Follower};
 use crate::scenario::pick;
+use crate::sealed::End;
 use crate::wire::{self, Heard};
 use crate::world::Stage;
 
@@ -38,7 +39,7 @@ pub struct PlainReader {
     followers: BTreeMap<ChannelNo, Follower>,
     /// Channels whose loss was the last it heard of them: between two polls nothing is kept without a history.
     told: BTreeSet<ChannelNo>,
-    end: Option<ClientEnd>,
+    end: Option<End>,
     bytes: Vec<u8>,
     /// Of an event stream: what has come, without chunks.
     events: Vec<u8>,
@@ -159,7 +160,7 @@ impl PlainReader {
         (self.open, self.ready) = (false, false);
         self.bytes.clear();
         self.socket = wire::Reader::default();
-        self.end = Some(stage.net.connect());
+        self.end = Some(stage.connect());
         self.ask(stage);
     }
 

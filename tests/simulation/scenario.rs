@@ -20,7 +20,9 @@ use trunkline::session::origins::AllowedOrigins;
 use trunkline::session::permissions::{Deed, Permissions, Who};
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{TokenOptions, Verifier};
-use trunkline::shard::{ClientHooks, HttpLimits, ShardOptions};
+use trunkline::shard::{ClientHooks, HttpLimits, ListenerOptions, ShardOptions};
+
+use crate::sealed::Maker;
 
 /// Signs the tokens of the simulated backend.
 pub const SECRET: &[u8] = b"only the simulated backend knows this";
@@ -70,6 +72,8 @@ pub struct Scenario {
     pub flooded: bool,
     /// Shards are told to end while clients are connected; otherwise the clients leave first.
     pub shutdown_under_load: bool,
+    /// Every other connection is sealed by a layer.
+    pub sealed: bool,
 }
 
 /// What becomes of events.
@@ -164,7 +168,7 @@ impl Scenario {
             },
             telling,
             driver: DriverOptions {
-                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into()],
+                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into(); 2],
                 // The driver's table may be full before the shard's own bound is reached, or after.
                 sockets_max: if cramped && prng.bool() { room + 2 } else { room * 2 },
                 recv_buffer_bytes: *pick(
@@ -190,6 +194,8 @@ impl Scenario {
             hooked,
             flooded,
             shutdown_under_load: prng.bool(),
+            // By the seed alone: what it draws stays the same.
+            sealed: seed % 4 == 2,
         }
     }
 }
@@ -328,6 +334,7 @@ fn options(
     let channels_tight = prng.u8(..8) == 0;
     let (namespaces, rules) = namespaces.split();
     ShardOptions {
+        listeners: vec![ListenerOptions::default(), ListenerOptions { layer: Some(Arc::new(Maker)) }],
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
         hub: HubLimits {

@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use trunkline::base::time::Time;
-use trunkline::driver::sim::{ClientEnd, ClientState};
+use trunkline::driver::sim::ClientState;
 
+use crate::sealed::End;
 use crate::wire::{self, Reader};
 use crate::world::Stage;
 
 /// Sends almost what a client would. Nothing that comes back is looked at: only that the shard survives it.
 pub struct Hostile {
-    end: Option<ClientEnd>,
+    end: Option<End>,
 }
 
 impl Hostile {
@@ -21,7 +22,7 @@ impl Hostile {
 
     pub fn act(&mut self, stage: &mut Stage) {
         let Some(end) = &mut self.end else {
-            let mut end = stage.net.connect();
+            let mut end = stage.connect();
             let mut head = wire::handshake();
             if stage.prng.u8(..4) == 0 {
                 mutate(&mut head, stage);
@@ -31,6 +32,9 @@ impl Hostile {
             return;
         };
         end.recv();
+        if end.alerted() {
+            stage.coverage.count("sealed_alert_heard");
+        }
         if end.state() != ClientState::Open && end.state() != ClientState::Connecting
             || stage.prng.u8(..20) == 0
         {
@@ -71,7 +75,11 @@ impl Hostile {
         if stage.prng.u8(..3) == 0 {
             mutate(&mut frame, stage);
         }
-        end.send(&frame);
+        // Bytes where a record is awaited.
+        match end.is_sealed() && stage.prng.u8(..4) == 0 {
+            true => end.send_unsealed(&frame),
+            false => end.send(&frame),
+        };
     }
 
     pub fn leave(&mut self) {
@@ -98,7 +106,7 @@ fn mutate(bytes: &mut Vec<u8>, stage: &mut Stage) {
 
 /// Sends commands as fast as its link takes them, and reads every answer: the greediest client that does nothing wrong.
 pub struct Flooder {
-    end: ClientEnd,
+    end: End,
 }
 
 impl Flooder {
@@ -108,7 +116,7 @@ impl Flooder {
     const CHANNEL: &str = "flooded";
 
     pub fn new(stage: &mut Stage) -> Flooder {
-        let mut end = stage.net.connect();
+        let mut end = stage.connect();
         let mut opening = wire::handshake();
         let connect = format!(
             "{{\"id\":1,\"connect\":{{}}}}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"{}\"}}}}",
@@ -161,7 +169,7 @@ impl Flooder {
 /// Sends requests, several at once if it likes, and expects an answer to each, in order.
 pub struct HttpUser {
     number: usize,
-    end: Option<ClientEnd>,
+    end: Option<End>,
     reader: Reader,
     awaited: VecDeque<String>,
     requests: u64,
@@ -186,7 +194,7 @@ impl HttpUser {
     pub fn act(&mut self, stage: &mut Stage) {
         let now = stage.net.now();
         let Some(end) = &mut self.end else {
-            self.end = Some(stage.net.connect());
+            self.end = Some(stage.connect());
             self.reader = Reader::default();
             self.awaited.clear();
             self.spoilt = false;
@@ -244,6 +252,12 @@ impl HttpUser {
                 }
             }
         }
+        if end.heard_end() {
+            stage.coverage.count("sealed_end_heard");
+        }
+        // A shard that has no more to say to it says so before its FIN.
+        let orderly = end.state() == ClientState::Finished && end.is_sealed() && !end.finished();
+        assert!(!orderly || end.heard_end() || stage.ending, "cut off without an end");
         if matches!(end.state(), ClientState::Finished | ClientState::Reset | ClientState::Refused) {
             self.end = None;
         }

@@ -28,6 +28,7 @@ use crate::engine::FarOwner;
 use crate::readers::PlainReader;
 use crate::records;
 use crate::scenario::{DELIVERIES_PER_TICK, Scenario, Telling};
+use crate::sealed::End;
 use crate::strangers::{Flooder, Hostile, HttpUser};
 
 /// Virtual time in which everything that went wrong must have come right: longer than any doom, stall, expiry, pong
@@ -74,10 +75,23 @@ pub struct Stage {
     pub shutdowns_heard: u64,
     /// What clients say and hear is printed.
     pub trace: bool,
+    connects: u64,
     numbers: BTreeMap<ChannelName, ChannelNo>,
 }
 
 impl Stage {
+    /// A client that connects: sealed, or plain, by turns where this run has both.
+    pub fn connect(&mut self) -> End {
+        self.connects += 1;
+        match self.scenario.sealed && self.connects % 2 == 0 {
+            true => {
+                self.coverage.count("sealed_connects");
+                End::sealed(&self.net)
+            }
+            false => End::plain(&self.net),
+        }
+    }
+
     pub fn name(&self, channel: ChannelNo) -> &str {
         &self.scenario.channels[channel].name
     }
@@ -216,6 +230,7 @@ impl World {
                 settled: false,
                 ending: false,
                 shutdowns_heard: 0,
+                connects: 0,
                 trace,
                 numbers,
             },

@@ -10,10 +10,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use trunkline::base::time::Time;
-use trunkline::driver::sim::ClientEnd;
 
 use crate::check::{ChannelNo, Follower, PayloadNo, Place};
 use crate::scenario::pick;
+use crate::sealed::End;
 use crate::wire::{self, Reader};
 use crate::world::Stage;
 
@@ -30,7 +30,7 @@ pub struct Client {
     /// `None`: anonymous.
     user: Option<u8>,
     phase: Phase,
-    end: Option<ClientEnd>,
+    end: Option<End>,
     reader: Reader,
     /// Public id of this connection.
     id: String,
@@ -54,7 +54,7 @@ pub struct Client {
     /// When it asked to be let in by the backend, which may take longer than a silent client may.
     asked_to_connect: Option<Time>,
     /// Sockets that the client has done with and still holds open.
-    lingering: Vec<(Time, ClientEnd)>,
+    lingering: Vec<(Time, End)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@ impl Client {
     pub(super) fn open(&mut self, stage: &mut Stage) {
         self.reader = Reader::default();
         self.next_id = 0;
-        let mut end = stage.net.connect();
+        let mut end = stage.connect();
         stage.note(self.number, '>', &format!("connects as {}", end.number()));
         end.send(&wire::handshake());
         self.end = Some(end);

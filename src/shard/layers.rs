@@ -1,0 +1,41 @@
+//! The layers of sealed connections, and which listeners have them.
+
+use std::sync::Arc;
+
+use crate::layer::{Layer, LayerMaker};
+
+/// What is particular to the connections of one listener.
+#[derive(Clone, Default)]
+pub struct ListenerOptions {
+    /// Seals them; without one they are plain.
+    pub layer: Option<Arc<dyn LayerMaker>>,
+}
+
+/// By slot, apart from the connections: a plain one pays a bit in its slot and nothing here. As long as the highest slot
+/// that was ever sealed.
+#[derive(Default)]
+pub(in crate::shard) struct Layers(Vec<Option<Box<dyn Layer>>>);
+
+impl Layers {
+    pub fn insert(&mut self, slot: u32, layer: Box<dyn Layer>) {
+        let slot = slot as usize;
+        if self.0.len() <= slot {
+            self.0.resize_with(slot + 1, || None);
+        }
+        self.0[slot] = Some(layer);
+    }
+
+    pub fn get_mut(&mut self, slot: u32) -> Option<&mut (dyn Layer + 'static)> {
+        self.0.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    pub fn stored_bytes(&self, slot: u32) -> usize {
+        let layer = self.0.get(slot as usize).and_then(Option::as_ref);
+        layer.map_or(0, |layer| layer.stored_bytes())
+    }
+
+    /// To be put back with [`Layers::insert`], or for good.
+    pub fn take(&mut self, slot: u32) -> Option<Box<dyn Layer>> {
+        self.0.get_mut(slot as usize)?.take()
+    }
+}
