@@ -1,6 +1,5 @@
 //! Clients of the Centrifuge protocol: their commands, what those lead to, their pings and expiries.
 
-use crate::base::fault::Unsubscribed;
 use crate::base::ids::ClientId;
 use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
 use crate::hub::creators::Creator;
@@ -296,34 +295,6 @@ impl Core {
             let channel = self.delivery.local.get(channel).name.clone();
             self.messages.mailer.request(OwnerRequest::Renew { channel, conn, info });
         }
-    }
-
-    /// Ends a subscription; with `why`, the client is told.
-    pub fn unsubscribe(&mut self, slot: u32, channel: u32, why: Option<Unsubscribed>) {
-        let conn = self.conn_id(slot);
-        let Some(session) = self.links.connections.session(slot) else {
-            return;
-        };
-        let Some(sub) = session.sub(channel) else { return };
-        let name = self.delivery.local.get(channel).name.clone();
-        if let Some(place) = sub.place() {
-            self.drop_cursor(slot, channel, place);
-            // Before the client is told: what is written to it may close it.
-            self.tell_unsubscribed(slot, &name, why.unwrap_or(Unsubscribed::Client));
-        }
-        match why {
-            Some(why) => {
-                self.with_session(slot, |session, cx| session.unsubscribed(channel, &name, why, cx));
-            }
-            None => {
-                let session = self.links.connections.session(slot);
-                session.and_then(|session| session.remove(channel));
-            }
-        }
-        if let Some(place) = sub.place() {
-            self.leave_list(channel, place);
-        }
-        self.messages.mailer.request(OwnerRequest::Leave { channel: name, conn });
     }
 }
 

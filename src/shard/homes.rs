@@ -7,7 +7,6 @@ use crate::base::ids::{ChannelName, Offset};
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::Roster;
 use crate::hub::asks::{History, PresenceStats};
-use crate::hub::class::Class;
 use crate::proto::centrifuge::reply::HistoryResult;
 use crate::proto::centrifuge::{Reply, encode_presence};
 use crate::session::{Context, JoinVerdict, READ_WEIGHT, info_view, view};
@@ -209,7 +208,9 @@ impl Core {
             slot,
             |session, cx| session.handle_joined(index, channel, answer, cx),
             |core, verdict| match verdict {
-                Ok(JoinVerdict::Subscribe { notices }) => core.add_subscriber(slot, index, notices, top),
+                Ok(JoinVerdict::Subscribe { notices }) => {
+                    core.add_subscriber(slot, index, notices, top, false)
+                }
 
                 Ok(JoinVerdict::Leave) => {
                     let conn = core.conn_id(slot);
@@ -220,30 +221,6 @@ impl Core {
                 Err(disconnect) => core.close(slot, disconnect),
             },
         );
-    }
-
-    fn add_subscriber(&mut self, slot: u32, index: u32, notices: bool, top: Offset) {
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let blocked = connection.link.is_blocked();
-        let Some(session) = connection.peer.session() else { return };
-        // Until the connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
-        let held = blocked || !session.is_connected();
-        debug_assert!(session.sub(index).is_some_and(|sub| sub.place().is_none()));
-        let class = Class { join_leave: notices, ..Class::shared(session.format().encoding().id()) };
-        let (place, cursor) = self.delivery.local.subscribe(index, slot, class, top);
-        session.placed(index, place);
-        self.env.stats.counters.subscriptions_total += 1;
-        let stream = self.delivery.local.get(index).stream();
-        let cursor = cursor.or_else(|| held.then(|| stream.cursor(stream.end())));
-        if let Some(cursor) = cursor {
-            if stream.is_before_end(cursor) {
-                self.delivery.catching_up.push(slot);
-            }
-            let lag = connection.link.lag.get_or_insert_default();
-            lag.cursors.push((index, cursor));
-            self.delivery.local.cursor_set(index, place);
-        }
-        self.tell_subscribed(slot, index);
     }
 }
 

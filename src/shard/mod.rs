@@ -59,6 +59,7 @@ mod requests;
 pub mod router;
 mod sealed;
 mod stats;
+mod subscriptions;
 mod sync;
 mod tell;
 mod timers;

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::base::fault::{Refusal, Unsubscribed};
+use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
 use crate::session::token::Overrides;
 use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
 use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
+use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
 use crate::shard::mailbox::{ConnectionMail, Mail, Order};
-use crate::shard::peer::Kind;
 use crate::shard::view::View;
 
 impl Core {
@@ -94,61 +94,58 @@ impl Core {
         }
     }
 
+    /// A command of the API, for one connection of this shard.
     pub fn handle_order(&mut self, mail: ConnectionMail) {
         let ConnectionMail { conn, user, order, done } = mail;
         let Some(slot) = self.live(conn) else { return };
-        if let Some(reader) = self.links.connections.reader(slot) {
-            let own = reader.identity.as_ref().and_then(|identity| identity.user.as_deref()).unwrap_or("");
-            if own == &*user {
-                self.handle_reader_order(slot, order);
-            }
-            return;
-        }
-        if let Some(Kind::Tunnel(tunnel)) = self.links.connections.kind(slot) {
-            let own = tunnel.user().map_or("", |own| own);
-            // The rest is for clients that know channels.
-            if let Order::Disconnect(disconnect) = order
-                && tunnel.is_admitted()
-                && own == &*user
-            {
-                self.end_tunnel(slot, &disconnect);
-            }
-            return;
-        }
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        // One that waits for its place, or for its channels, can be ended and nothing else.
-        let may_end = connection.peer.of_user() && matches!(order, Order::Disconnect(_));
-        let Some(session) = connection.peer.session() else { return };
-        if !(session.is_connected() || may_end) || session.user().map_or("", |own| own) != &*user {
+        let Some(Connection { peer, .. }) = self.links.connections.get(slot) else { return };
+        if peer.user().map_or("", |own| own) != &*user {
             return;
         }
         match order {
-            Order::Subscribe(subscribe) => {
-                let known = self
-                    .delivery
-                    .local
-                    .find(&subscribe.channel)
-                    .is_some_and(|index| session.sub(index).is_some());
-                if known {
-                    return;
-                }
-                if session.subs().len() >= self.env.options.channels_max {
-                    done.refuse(Refusal::LimitExceeded);
-                    return;
-                }
-                self.ask_to_join(slot, subscribe, Some(done));
-            }
-            Order::Unsubscribe { channel, why } => {
-                session.revoke(&channel);
-                if let Some(index) = self.delivery.local.find(&channel) {
-                    self.unsubscribe(slot, index, Some(why));
-                }
-            }
-            Order::Disconnect(disconnect) => self.close(slot, disconnect),
+            Order::Disconnect(disconnect) if peer.may_be_ended() => self.close(slot, disconnect),
+            _ if !peer.takes_orders() => {}
+            Order::Disconnect(_) => {}
+            Order::Subscribe(subscribe) => self.subscribe_by_order(slot, subscribe, done),
+            Order::Unsubscribe { channel, why } => self.unsubscribe_by_order(slot, &channel, why),
             Order::Refresh { expire_at_s, info } => {
+                if let Some(reader) = self.links.connections.reader_mut(slot)
+                    && let Some(identity) = &mut reader.identity
+                {
+                    identity.expire_at_s = expire_at_s;
+                }
                 self.with_session(slot, |session, cx| session.refreshed(expire_at_s, info, cx));
                 self.set_peer_timer(slot);
             }
+        }
+    }
+
+    fn subscribe_by_order(&mut self, slot: u32, subscribe: SubscribeEffect, done: Arc<Gather>) {
+        let known = self.delivery.local.find(&subscribe.channel);
+        // Which channels a unidirectional client has is said by its request.
+        let Some(session) = self.links.connections.session(slot) else { return };
+        if known.is_some_and(|index| session.sub(index).is_some()) {
+            return;
+        }
+        if session.subs().len() >= self.env.options.channels_max {
+            return done.refuse(Refusal::LimitExceeded);
+        }
+        self.ask_to_join(slot, subscribe, Some(done));
+    }
+
+    fn unsubscribe_by_order(&mut self, slot: u32, channel: &ChannelName, why: Unsubscribed) {
+        if let Some(session) = self.links.connections.session(slot) {
+            session.revoke(channel);
+        }
+        if let Some(index) = self.delivery.local.find(channel) {
+            self.unsubscribe(slot, index, Some(why));
+        }
+        // A stream of nothing is of no use to anybody; its client may ask for something else.
+        let nothing_left = self.links.connections.reader(slot).is_some_and(|reader| {
+            reader.is_streaming() && reader.subs().is_empty() && !reader.is_websocket()
+        });
+        if nothing_left {
+            self.close(slot, Disconnect::FORCE_NO_RECONNECT);
         }
     }
 }

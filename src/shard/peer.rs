@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
 use crate::base::time::Time;
+use crate::hub::class::Class;
 use crate::hub::local::ChannelIndex;
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::notes::heartbeat;
@@ -199,6 +200,55 @@ impl Peer {
                 Mode::Poll | Mode::History | Mode::Publish => "long_poll",
             }),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
+    /// Forgets the subscription, if there is one.
+    pub fn remove(&mut self, channel: ChannelIndex) {
+        match &mut self.kind {
+            Kind::Client(session) => drop(session.remove(channel)),
+            Kind::Reader(reader) => drop(reader.remove(channel)),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => {}
+        }
+    }
+
+    /// How it gets what is delivered; `None` for a peer that subscribes to nothing.
+    pub fn class(&mut self, join_leave: bool) -> Option<Class> {
+        match &mut self.kind {
+            Kind::Client(session) => {
+                Some(Class { join_leave, ..Class::shared(session.format().encoding().id()) })
+            }
+            Kind::Reader(reader) => {
+                let channels = match reader.asking() {
+                    Some(asking) => asking.channels.len(),
+                    None => reader.subs().len(),
+                };
+                let own_frames = reader.has_own_frames(channels);
+                Some(Class { own_frames, ..Class::shared(reader.encoding().id()) })
+            }
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
+    // --- commands of the API
+
+    /// It is somebody whom the API can name. One that waits for its place, or for its channels, can be ended and nothing
+    /// else.
+    pub fn may_be_ended(&self) -> bool {
+        match &self.kind {
+            Kind::Client(session) => session.is_connected() || self.of_user(),
+            Kind::Reader(_) => true,
+            Kind::Tunnel(tunnel) => tunnel.is_admitted(),
+            Kind::Http(_) | Kind::Echo | Kind::Nobody => false,
+        }
+    }
+
+    /// It knows channels, and is far enough to be told of them.
+    pub fn takes_orders(&self) -> bool {
+        match &self.kind {
+            Kind::Client(session) => session.is_connected(),
+            Kind::Reader(_) => true,
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => false,
         }
     }
 

@@ -5,7 +5,6 @@ use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, Visibility};
 use crate::hub::asks::{History, HistoryAsk, JoinAsk};
-use crate::hub::class::Class;
 use crate::hub::creators::Creator;
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::notes::{Note, write_note, write_note_with_retry};
@@ -85,7 +84,7 @@ impl Core {
         let (first, mode) = (reader.id, reader.mode);
         let Some(work) = reader.work.as_mut().filter(|work| work.asking.is_some()) else {
             // Subscribed in the middle of a stream: it goes on from here.
-            self.add_reader(slot, tag.index, top.offset, false);
+            self.add_subscriber(slot, tag.index, false, top.offset, false);
             self.subscribed(slot, name);
             return;
         };
@@ -98,7 +97,7 @@ impl Core {
             asking.outstanding -= 1;
         }
         let waits = asking.outstanding > 0;
-        self.add_reader(slot, tag.index, top.offset, waits);
+        self.add_subscriber(slot, tag.index, false, top.offset, waits);
         if reads_on {
             let (conn, id) = (self.conn_id(slot), tag.id);
             let by = Creator::Connection(conn);
@@ -153,42 +152,6 @@ impl Core {
         write_position(&mut text, [(&*asked.name, position)]);
         let body = answer::published(position, &text);
         self.answer_reader(slot, Answer::json(body.into(), Caching::Never));
-    }
-
-    /// Puts the reader into the channel's list. `waits`: nothing may be given to it yet.
-    fn add_reader(&mut self, slot: u32, index: u32, top: Offset, waits: bool) {
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let blocked = connection.link.is_blocked();
-        let Kind::Reader(reader) = &mut connection.peer.kind else { return };
-        let channels = match reader.asking() {
-            Some(asking) => asking.channels.len(),
-            None => reader.subs().len(),
-        };
-        let own_frames = reader.has_own_frames(channels);
-        let class = Class { own_frames, ..Class::shared(reader.encoding().id()) };
-        let (place, cursor) = self.delivery.local.subscribe(index, slot, class, top);
-        reader.placed(index, place);
-        if own_frames && reader.is_ready() {
-            // Its other channels were alone until now.
-            for sub in reader.subs() {
-                if let Some(place) = sub.place() {
-                    self.delivery.local.give_own_frames(sub.channel(), place);
-                }
-            }
-        }
-        self.env.stats.counters.subscriptions_total += 1;
-        let stream = self.delivery.local.get(index).stream();
-        let cursor = cursor.or_else(|| (blocked || waits).then(|| stream.cursor(stream.end())));
-        if let Some(cursor) = cursor {
-            if stream.is_before_end(cursor) {
-                self.delivery.catching_up.push(slot);
-            }
-            let lag = connection.link.lag.get_or_insert_default();
-            lag.held |= waits;
-            lag.cursors.push((index, cursor));
-            self.delivery.local.cursor_set(index, place);
-        }
-        self.tell_subscribed(slot, index);
     }
 
     /// Every home has answered.

@@ -1,6 +1,6 @@
 //! A stream's life after its beginning: heartbeats, commands of plain WebSocket, gaps, the end.
 
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::fault::{Disconnect, Refusal};
 use crate::base::ids::ChannelName;
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::options::GapPolicy;
@@ -11,8 +11,6 @@ use crate::proto::websocket;
 use crate::session::reader::Mode;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
-use crate::shard::mailbox::Order;
-use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 use crate::shard::readers::deliver::position_text;
 use crate::shard::readers::request::{may_subscribe, user_of};
@@ -99,53 +97,10 @@ impl Core {
     }
 
     fn unsubscribe_reader(&mut self, slot: u32, channel: &str) {
-        self.leave_channel(slot, channel, Unsubscribed::Client);
+        if let Some(index) = self.delivery.local.find(channel) {
+            self.unsubscribe(slot, index, None);
+        }
         self.note(slot, &Note::Unsubscribed { channel });
-    }
-
-    fn leave_channel(&mut self, slot: u32, channel: &str, why: Unsubscribed) {
-        let Some(index) = self.delivery.local.find(channel) else { return };
-        let Some(sub) = self.links.connections.reader(slot).and_then(|r| r.sub(index)) else {
-            return;
-        };
-        if let Some(place) = sub.place() {
-            self.drop_cursor(slot, index, place);
-        }
-        if let Some(reader) = self.links.connections.reader_mut(slot) {
-            reader.remove(index);
-        }
-        let (name, conn) = (self.delivery.local.get(index).name.clone(), self.conn_id(slot));
-        if let Some(place) = sub.place() {
-            self.leave_list(index, place);
-            self.tell_unsubscribed(slot, &name, why);
-        }
-        self.messages.mailer.request(OwnerRequest::Leave { channel: name, conn });
-    }
-
-    /// What the server API wants done to a user's readers. The connection is of that user.
-    pub fn handle_reader_order(&mut self, slot: u32, order: Order) {
-        match order {
-            Order::Disconnect(disconnect) => self.close(slot, disconnect),
-            Order::Unsubscribe { channel, why } => {
-                self.leave_channel(slot, &channel, why);
-                // A stream of nothing is of no use to anybody; its reader may ask for something else.
-                let nothing_left = self.links.connections.reader(slot).is_some_and(|reader| {
-                    reader.is_streaming() && reader.subs().is_empty() && !reader.is_websocket()
-                });
-                if nothing_left {
-                    self.close(slot, Disconnect::FORCE_NO_RECONNECT);
-                }
-            }
-            Order::Refresh { expire_at_s, .. } => {
-                let reader = self.links.connections.reader_mut(slot);
-                if let Some(identity) = reader.and_then(|reader| reader.identity.as_mut()) {
-                    identity.expire_at_s = expire_at_s;
-                }
-                self.set_peer_timer(slot);
-            }
-            // Which channels a reader has is said by its request.
-            Order::Subscribe(_) => {}
-        }
     }
 
     /// The cursor of a reader has fallen off the log's tail. False when the connection is closed for it, or answered.
