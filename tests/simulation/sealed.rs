@@ -64,6 +64,9 @@ struct RecordReader {
     over: bool,
 }
 
+/// The kind and the payload of an opened record.
+type Record<'a> = (u8, &'a mut [u8]);
+
 /// The kind and the place of the payload in a whole record.
 struct Whole {
     kind: u8,
@@ -85,10 +88,7 @@ impl RecordReader {
     }
 
     /// As [`Layer::open`], with the kind of what was opened.
-    fn open<'a>(
-        &'a mut self,
-        bytes: &'a mut [u8],
-    ) -> (usize, Result<Option<(u8, &'a mut [u8])>, &'static str>) {
+    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Result<Option<Record<'a>>, &'static str>) {
         if self.over {
             return (bytes.len(), Ok(None));
         }

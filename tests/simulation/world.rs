@@ -83,7 +83,7 @@ impl Stage {
     /// A client that connects: sealed, or plain, by turns where this run has both.
     pub fn connect(&mut self) -> End {
         self.connects += 1;
-        match self.scenario.sealed && self.connects % 2 == 0 {
+        match self.scenario.sealed && self.connects.is_multiple_of(2) {
             true => {
                 self.coverage.count("sealed_connects");
                 End::sealed(&self.net)
