@@ -6,6 +6,10 @@
 //! [`Shard`] owns the driver and runs the tick; `Core` owns everything else and never touches a socket: what it wants
 //! done to one it leaves in a list of actions, which the tick carries out.
 //!
+//! A connection is a `Link` (the socket's side) and a `Peer` (who speaks over it). `Core` has six parts: links, peers,
+//! delivery, owned channels and users, messages between shards, and the environment. What they are made of imports no
+//! method of `Core`; a test holds that no file here imports another in a circle.
+//!
 //! Between a socket and a protocol stands nothing, or a [`Layer`](crate::layer::Layer): what is received passes `sealed.rs`
 //! before it is decoded, what is sent is sealed in the flush.
 
