@@ -182,6 +182,27 @@ fn nothing_stays_in_a_closed_inbox() {
     });
 }
 
+/// A client is answered and its backend asks for its user: the user's owner knows the client by then, whatever waits in the
+/// queue between shards. The API once overtook it there.
+#[test]
+fn a_request_finds_what_was_said_of_users_before_it() {
+    check(|| {
+        let (inbox, _bell) = new_inbox(2);
+        inbox.push(1).expect("room");
+        let producer = {
+            let inbox = inbox.clone();
+            thread::spawn(move || {
+                inbox.push_user(2).expect("room");
+                inbox.push_control(3).expect("room");
+            })
+        };
+        if inbox.pop_control() == Some(3) {
+            assert_eq!(inbox.pop_user(), Some(2));
+        }
+        producer.join().expect("no panic");
+    });
+}
+
 /// The checker sees a lost wake-up when there is one: a consumer that does not look again before it waits.
 #[test]
 fn the_checker_sees_a_lost_wake_up() {

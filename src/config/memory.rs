@@ -17,8 +17,8 @@ const CONNECTION_KERNEL_BYTES: u64 = 4_300;
 const CONNECTION_LIFE_BYTES: u64 = 32;
 /// The queue of events: 65,536 places of 128 bytes, and 32 MiB of clients' messages.
 pub const EVENT_QUEUE_BYTES: u64 = 65_536 * 128 + (32 << 20);
-/// A message of an inbox: its place in the queue and the ask behind it, in each of the two queues of an inbox.
-const INBOX_MESSAGE_BYTES: u64 = 2 * 512;
+/// A message of an inbox: its place in the queue and the ask behind it, in each of the three queues of an inbox.
+const INBOX_MESSAGE_BYTES: u64 = 3 * 512;
 /// Program, stacks, allocator, control plane: what a node without any client takes.
 const BASE_BYTES: u64 = 32 << 20;
 /// What questions that wait for one hook, and answers to it that are being read, may weigh. A thousandth of it is in use

@@ -30,8 +30,8 @@ use crate::shard::timers;
 
 /// Messages taken from the inbox in one tick, so that connections are served between two runs of a full inbox.
 const MAIL_PER_TICK: usize = 1024;
-/// Own messages, those of other shards, those of the control plane.
-const MAIL_SOURCES: usize = 3;
+/// Own messages, those of other shards, those about users, those of the control plane.
+const MAIL_SOURCES: usize = 4;
 /// Bytes of answers to clients above which a tick handles no further messages of shards: about a millisecond of
 /// encoding. One answer is never cut.
 const ANSWER_BYTES_PER_TICK: usize = 1024 * 1024;
@@ -273,7 +273,7 @@ impl Core {
 
     // --- the tick's chores
 
-    /// In turns: this shard's own messages, those of other shards, those of the control plane.
+    /// In turns: this shard's own messages, those of other shards, those about users, those of the control plane.
     pub fn handle_mail(&mut self, inbox: &Inbox) {
         let (mut taken, mut refused) = (0, 0);
         for turn in 0.. {
@@ -288,15 +288,28 @@ impl Core {
             let mail = match turn % MAIL_SOURCES {
                 0 => open.then(|| self.messages.mailer.take_own()).flatten(),
                 1 => open.then(|| inbox.pop()).flatten(),
+                2 => self.messages.mailer.take_own_user().or_else(|| inbox.pop_user()),
                 _ => (!self.messages.mailer.is_full() && !self.delivery.pushes.is_full())
                     .then(|| inbox.pop_control())
-                    .flatten(),
+                    .flatten()
+                    .inspect(|_| self.handle_users(inbox)),
             };
             let Some(mail) = mail else {
                 refused += 1;
                 continue;
             };
             (taken, refused) = (taken + 1, 0);
+            self.handle_message(mail);
+        }
+    }
+
+    /// The control plane may ask for the users of clients that were answered: their owner hears of them first. What comes
+    /// meanwhile can wait.
+    fn handle_users(&mut self, inbox: &Inbox) {
+        for _ in 0..self.messages.mailer.own_users() + inbox.users() {
+            let Some(mail) = self.messages.mailer.take_own_user().or_else(|| inbox.pop_user()) else {
+                return;
+            };
             self.handle_message(mail);
         }
     }

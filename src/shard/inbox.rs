@@ -8,11 +8,15 @@ use crate::driver::Wake;
 use crate::shard::sync::{Arc, ArrayQueue, AtomicBool, OnceLock, Ordering};
 
 /// A shard's inbox. The control plane has a queue of its own, so that a flood between shards does not hold up the API,
-/// nor the other way round.
+/// nor the other way round. What says which users are connected has one too: a client that was answered is known to its
+/// user's owner before any request that the control plane makes afterwards.
 pub struct Inbox<M> {
     /// Of other shards.
     /// Bound: `inbox_messages`; the sender keeps what does not fit, see `mailer.rs`.
     shards: ArrayQueue<M>,
+    /// Of other shards, handled before the control plane's.
+    /// Bound: `inbox_messages`, as `shards`.
+    users: ArrayQueue<M>,
     /// Bound: `inbox_messages`; the API answers 503 at it.
     control: ArrayQueue<M>,
     /// Set by the shard before it sleeps, taken by the first producer after: one wake for each empty-to-non-empty change.
@@ -28,6 +32,7 @@ impl<M> Inbox<M> {
     pub fn new(capacity: usize) -> Inbox<M> {
         Inbox {
             shards: ArrayQueue::new(capacity),
+            users: ArrayQueue::new(capacity),
             control: ArrayQueue::new(capacity),
             asleep: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -47,6 +52,14 @@ impl<M> Inbox<M> {
     /// Gives the message back when the queue is full.
     pub fn push(&self, mail: M) -> Result<(), M> {
         self.put(&self.shards, mail)
+    }
+
+    /// A message of another shard about a user's connections. As [`Inbox::push`].
+    ///
+    /// # Errors
+    /// Gives the message back when the queue is full.
+    pub fn push_user(&self, mail: M) -> Result<(), M> {
+        self.put(&self.users, mail)
     }
 
     /// A message of the control plane.
@@ -81,7 +94,17 @@ impl<M> Inbox<M> {
         self.shards.pop()
     }
 
-    /// The next message of the control plane.
+    /// The next message about a user's connections.
+    pub fn pop_user(&self) -> Option<M> {
+        self.users.pop()
+    }
+
+    /// How many of those are here.
+    pub fn users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// The next message of the control plane. What [`Inbox::pop_user`] has after this call is to be handled before it.
     pub fn pop_control(&self) -> Option<M> {
         self.control.pop()
     }
@@ -93,15 +116,15 @@ impl<M> Inbox<M> {
     }
 
     fn drop_all(&self) {
-        while self.shards.pop().or_else(|| self.control.pop()).is_some() {}
+        while self.shards.pop().or_else(|| self.users.pop()).or_else(|| self.control.pop()).is_some() {}
     }
 
     pub fn len(&self) -> usize {
-        self.shards.len() + self.control.len()
+        self.shards.len() + self.users.len() + self.control.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.shards.is_empty() && self.control.is_empty()
+        self.shards.is_empty() && self.users.is_empty() && self.control.is_empty()
     }
 
     /// The shard is about to wait. False when mail is there: do not wait.

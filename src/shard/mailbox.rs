@@ -63,6 +63,13 @@ pub enum Order {
     Refresh { expire_at_s: u64, info: Option<Bytes> },
 }
 
+impl Mail {
+    /// Says which users are connected: handled before whatever the control plane asks later.
+    pub fn is_about_user(&self) -> bool {
+        matches!(self, Mail::UserJoined(_) | Mail::UserJoinedByTunnel(_) | Mail::UserLeft(_))
+    }
+}
+
 /// A message to connections of the shard that gets this.
 #[derive(Debug)]
 pub struct PushMail {

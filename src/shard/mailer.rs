@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::base::ids::ShardId;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::{Inbox, Mail};
 use crate::shard::owner::{Owner, OwnerRequest};
 use crate::shard::router::Router;
 
@@ -23,17 +23,28 @@ pub struct Mailer {
     /// Mail to this shard itself.
     /// Bound: [`MAIL_WAITING_MAX`].
     own: VecDeque<Mail>,
-    /// Mail that another shard's inbox had no room for.
+    /// Of it, what is about users' connections.
+    /// Bound: [`MAIL_WAITING_MAX`].
+    own_users: VecDeque<Mail>,
+    /// Mail that another shard's inbox had no room for: all but what is about users, and that.
     /// Bound: [`MAIL_WAITING_MAX`], in sum.
-    waiting: Vec<VecDeque<Mail>>,
+    waiting: Vec<[VecDeque<Mail>; 2]>,
     waiting_total: usize,
     delayed: u64,
 }
 
 impl Mailer {
     pub fn new(shard: ShardId, router: Router) -> Mailer {
-        let waiting = (0..router.shards()).map(|_| VecDeque::new()).collect();
-        Mailer { shard, router, own: VecDeque::new(), waiting, waiting_total: 0, delayed: 0 }
+        let waiting = (0..router.shards()).map(|_| Default::default()).collect();
+        Mailer {
+            shard,
+            router,
+            own: VecDeque::new(),
+            own_users: VecDeque::new(),
+            waiting,
+            waiting_total: 0,
+            delayed: 0,
+        }
     }
 
     pub fn router(&self) -> &Router {
@@ -41,13 +52,15 @@ impl Mailer {
     }
 
     pub fn post(&mut self, to: ShardId, mail: Mail) {
+        let about_user = mail.is_about_user();
         if to == self.shard {
-            self.own.push_back(mail);
+            let own = if about_user { &mut self.own_users } else { &mut self.own };
+            own.push_back(mail);
             return;
         }
-        let waiting = &mut self.waiting[to.index()];
+        let waiting = &mut self.waiting[to.index()][usize::from(about_user)];
         let refused = match waiting.is_empty() {
-            true => self.router.inbox(to).push(mail).err(),
+            true => push(self.router.inbox(to), mail).err(),
             false => Some(mail),
         };
         if let Some(mail) = refused {
@@ -69,8 +82,16 @@ impl Mailer {
         self.own.pop_front()
     }
 
+    pub fn take_own_user(&mut self) -> Option<Mail> {
+        self.own_users.pop_front()
+    }
+
+    pub fn own_users(&self) -> usize {
+        self.own_users.len()
+    }
+
     pub fn has_own(&self) -> bool {
-        !self.own.is_empty()
+        !self.own.is_empty() || !self.own_users.is_empty()
     }
 
     /// Messages that wait for room elsewhere.
@@ -80,7 +101,7 @@ impl Mailer {
 
     /// Nothing that leads to more mail is to be taken in.
     pub fn is_full(&self) -> bool {
-        self.waiting_total + self.own.len() >= MAIL_WAITING_MAX
+        self.waiting_total + self.own.len() + self.own_users.len() >= MAIL_WAITING_MAX
     }
 
     /// How many messages ever had to wait.
@@ -93,17 +114,25 @@ impl Mailer {
         if self.waiting_total == 0 {
             return;
         }
-        for (to, waiting) in self.waiting.iter_mut().enumerate() {
-            while let Some(mail) = waiting.pop_front() {
-                self.waiting_total -= 1;
-                if let Err(mail) = self.router.inbox(ShardId(to as u16)).push(mail) {
-                    waiting.push_front(mail);
-                    self.waiting_total += 1;
-                    break;
+        for (to, both) in self.waiting.iter_mut().enumerate() {
+            let inbox = self.router.inbox(ShardId(to as u16));
+            for waiting in both {
+                while let Some(mail) = waiting.pop_front() {
+                    self.waiting_total -= 1;
+                    if let Err(mail) = push(inbox, mail) {
+                        waiting.push_front(mail);
+                        self.waiting_total += 1;
+                        break;
+                    }
                 }
             }
         }
     }
+}
+
+/// Puts a message where its kind is expected.
+fn push(inbox: &Inbox, mail: Mail) -> Result<(), Mail> {
+    if mail.is_about_user() { inbox.push_user(mail) } else { inbox.push(mail) }
 }
 
 #[cfg(test)]
@@ -112,7 +141,6 @@ mod tests {
 
     use super::*;
     use crate::base::ids::{ConnId, Sock};
-    use crate::shard::mailbox::Inbox;
 
     /// Found by simulation (shards that never ended): leaves for a shard that had ended first waited for room in its
     /// inbox for ever.
@@ -142,12 +170,30 @@ mod tests {
         }
         let mut got = Vec::new();
         for _ in 0..5 {
-            while let Some(Mail::UserLeft(left)) = router.inbox(ShardId(1)).pop() {
+            while let Some(Mail::UserLeft(left)) = router.inbox(ShardId(1)).pop_user() {
                 got.push(left.1.sock().slot);
             }
             mailer.retry();
         }
         assert_eq!((got, mailer.waiting(), mailer.delayed_total()), (vec![0, 1, 2, 3, 4], 0, 3));
+    }
+
+    /// Found with an SDK: a client was connected, and the API did not find its user.
+    #[test]
+    fn what_is_about_users_does_not_wait_behind_other_messages() {
+        let inboxes: Arc<[Arc<Inbox>]> = (0..2).map(|_| Arc::new(Inbox::new(1))).collect();
+        let router = Router::new(inboxes, [1, 2, 3, 4]);
+        let mut mailer = Mailer::new(ShardId(0), router.clone());
+        let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });
+        for to in [ShardId(0), ShardId(1)] {
+            mailer.post(to, Mail::Placed(conn));
+            mailer.post(to, Mail::Placed(conn));
+            mailer.post(to, Mail::UserJoined(Box::new(("u".into(), conn))));
+        }
+        assert_eq!(mailer.waiting(), 1, "the other shard has room for one of each kind");
+        assert!(matches!(mailer.take_own_user(), Some(Mail::UserJoined(_))));
+        assert!(matches!(router.inbox(ShardId(1)).pop_user(), Some(Mail::UserJoined(_))));
+        assert!(matches!(mailer.take_own(), Some(Mail::Placed(_))));
     }
 
     /// Own messages and those for others count together, and taking some makes room.
@@ -165,7 +211,7 @@ mod tests {
         }
         mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn))));
         assert!(mailer.is_full());
-        assert!(mailer.take_own().is_some());
+        assert!(mailer.take_own_user().is_some());
         assert!(!mailer.is_full());
     }
 }

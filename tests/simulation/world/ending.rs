@@ -51,7 +51,7 @@ impl World {
         }
         for shard in self.router.every_shard() {
             let inbox = self.router.inbox(shard);
-            while inbox.pop().or_else(|| inbox.pop_control()).is_some() {}
+            while inbox.pop().or_else(|| inbox.pop_user()).or_else(|| inbox.pop_control()).is_some() {}
         }
         if let Some(engine) = &self.engine {
             engine.end();
