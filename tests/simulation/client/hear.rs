@@ -73,9 +73,18 @@ impl Client {
         }
     }
 
+    /// Whether it is in a channel of an engine that closes those who miss something.
+    fn may_have_lost_something(&self, stage: &Stage) -> bool {
+        let closes =
+            |channel: &ChannelNo| stage.scenario.channels[*channel].options.channel.gap == GapPolicy::Close;
+        stage.scenario.engine.iter().any(|channel| self.subs.contains_key(channel) && closes(channel))
+    }
+
     fn handle_close(&mut self, code: u16, stage: &mut Stage) {
         stage.note(self.number, '<', &format!("Close {code}"));
         match code {
+            // What an engine lost may come to light with the next item, when its log has it no more.
+            3008 if self.may_have_lost_something(stage) => stage.coverage.count("closed_for_a_gap"),
             3008 | 3012 if stage.settled && !self.mute && !stage.ending => {
                 panic!("client {} is closed with {code}, though it reads and answers", self.number);
             }
