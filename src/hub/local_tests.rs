@@ -266,8 +266,9 @@ fn who_joins_out_of_step_gets_what_comes_after_its_own_position() {
     for offset in 6..=8 {
         local.handle_item("c", publication(offset), Time::ZERO);
     }
-    assert!(!local.get(index).has_reached(Cursor { after: Offset(9), ..ahead }));
-    assert!(local.get(index).has_reached(ahead));
+    // Found by simulation, seed 2060: what has come and is not delivered yet is still to be skipped.
+    let moved = |seq| local.get(index).stream().moved(ahead, seq);
+    assert_eq!((moved(1), moved(2).skips), (Cursor { seq: 1, ..ahead }, false));
     let behind = join(&mut local, 9, 6);
     assert_eq!((behind.seq, behind.skips, local.get(index).stream().reaches(behind)), (1, false, true));
     deliver(&mut local, 100, |_| ());

@@ -153,7 +153,7 @@ impl Core {
     pub fn cursor_moved(&mut self, slot: u32, index: u32, place: u32, cursor: Cursor, seq: Seq) {
         let channel = self.delivery.local.get(index);
         let moved = channel.stream().moved(cursor, seq);
-        if channel.has_reached(moved) {
+        if !moved.skips {
             return self.drop_cursor(slot, index, place);
         }
         let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());

@@ -193,8 +193,7 @@ impl Core {
                 self.env.stats.counters.deliveries_late_total += 1;
             }
             let moved = entry.stream().moved(cursor, at);
-            let caught_up =
-                at == entry.stream().end() && at == entry.cursor_of(place) && entry.has_reached(moved);
+            let caught_up = at == entry.stream().end() && at == entry.cursor_of(place) && !moved.skips;
             let Some(lag) = &mut connection.link.lag else { return false };
             if caught_up {
                 lag.cursors.retain(|(other, _)| *other != channel);

@@ -150,11 +150,6 @@ impl LocalChannel {
         }
     }
 
-    /// Whether a subscriber whose cursor is at the end of a batch needs it no more.
-    pub fn has_reached(&self, cursor: Cursor) -> bool {
-        !cursor.skips || self.sequence.top().is_none_or(|top| top.offset >= cursor.after)
-    }
-
     /// Where a subscriber at `position` of the list stands if it has kept up so far.
     pub fn cursor_of(&self, position: u32) -> Seq {
         match self.active {
