@@ -85,11 +85,11 @@ impl Core {
         self.env.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
         let mut special = std::mem::take(&mut self.delivery.special);
         special.retain(|&(place, slot)| {
-            let poll = self.is_held_poll(slot);
-            if !poll {
-                self.deliver_to_one(index, place, slot, active);
+            if self.is_held_poll(slot) {
+                return self.meets(slot, index, active);
             }
-            poll
+            self.deliver_to_one(index, place, slot, active);
+            false
         });
         // Polls leave with what they get, and the list must not change under the batch.
         let items = match special.is_empty() {

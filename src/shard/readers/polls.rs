@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publication, Publications};
-use crate::hub::local::{Active, ChannelIndex, Cursor, Item, Seq};
+use crate::hub::local::{Active, ChannelIndex, Item, Seq};
 use crate::proto::reader::answer::{BatchBody, matches_tag};
 use crate::session::reader::{Asking, Mode};
 use crate::shard::core::Core;
@@ -54,7 +54,22 @@ impl Core {
         self.timer_in(slot, millis(asking.hold_ms));
     }
 
-    /// A batch of a channel meets held polls. `items` are its publications.
+    /// Whether a batch that is not yet taken from the stream has what a held poll of the channel waits for next. One that
+    /// stands elsewhere, or whose socket is full, stays where it is: see `lag.rs`.
+    pub fn meets(&self, slot: u32, index: ChannelIndex, active: Active) -> bool {
+        let Some(connection) = self.links.connections.get(slot) else { return false };
+        let Some(lag) = &connection.link.lag else { return true };
+        if lag.blocked || lag.held {
+            return false;
+        }
+        let stream = self.delivery.local.get(index).stream();
+        lag.cursor_in(index).is_none_or(|cursor| {
+            cursor.seq >= active.start && cursor.seq <= active.end && stream.reaches(cursor)
+        })
+    }
+
+    /// A batch of a channel meets a held poll, see [`Core::meets`]. `items` are its publications; the stream may have them no
+    /// more.
     pub fn answer_held(
         &mut self,
         slot: u32,
@@ -63,18 +78,10 @@ impl Core {
         items: &[(Seq, Arc<Publication>)],
     ) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let cursor = match &connection.link.lag {
-            // It stays where it is: see `lag.rs`.
-            Some(lag) if lag.blocked || lag.held => return,
-            Some(lag) => lag.cursor_in(index),
-            None => None,
-        };
-        let stream = self.delivery.local.get(index).stream();
-        let meets =
-            |cursor: Cursor| cursor.seq >= active.start && cursor.seq <= active.end && stream.reaches(cursor);
-        if cursor.is_some_and(|cursor| !meets(cursor)) || !self.is_held_poll(slot) {
+        if !self.is_held_poll(slot) {
             return;
         }
+        let cursor = connection.link.lag.as_ref().and_then(|lag| lag.cursor_in(index));
         let from = cursor.map_or(0, |cursor| items.partition_point(|(seq, _)| *seq < cursor.seq));
         let news = items[from..].iter().map(|(_, publication)| publication);
         let news: Publications = match cursor {
