@@ -1,4 +1,4 @@
-//! The stages of a publication's way from its home to the sockets, each by itself: encoding for each form, the hop
+//! The stages of a publication's way from its owner to the sockets, each by itself: encoding for each form, the hop
 //! to another shard, the sends. (`hub` has the append and the walk over subscribers, `wake` the wake-up between shards,
 //! `commands` and `websocket` the codecs.)
 //!
@@ -19,7 +19,7 @@ use trunkline::base::publication::{Encoded, Publication};
 use trunkline::driver::mio::MioDriver;
 use trunkline::driver::uring::UringDriver;
 use trunkline::driver::{Driver, DriverOptions, Event, Part};
-use trunkline::hub::local::Item;
+use trunkline::hub::followed::Item;
 use trunkline::proto::centrifuge::reply::{PublicationRef, Push};
 use trunkline::proto::centrifuge::{Format, encode_push};
 use trunkline::proto::encoding::Encoding;

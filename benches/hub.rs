@@ -1,4 +1,4 @@
-//! What the home side of the hub costs: a publish, a subscription, a recovery.
+//! What the owner side of the hub costs: a publish, a subscription, a recovery.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -10,16 +10,16 @@ use trunkline::base::ids::{ChannelName, ConnId, EncodingId, Offset, ShardId, Soc
 use trunkline::base::prng::Prng;
 use trunkline::base::publication::{ClientInfo, Visibility};
 use trunkline::base::time::Time;
-use trunkline::hub::asks::{JoinAsk, PublishAsk, Since, SinceEpoch};
 use trunkline::hub::class::Class;
 use trunkline::hub::creators::Creator;
-use trunkline::hub::local::{Item, Local, StreamLimits};
-use trunkline::hub::{ChannelOptions, Home, HubLimits, Namespaces};
+use trunkline::hub::followed::{FollowedChannels, Item, StreamLimits};
+use trunkline::hub::requests::{JoinRequest, PublishRequest, Since, SinceEpoch};
+use trunkline::hub::{ChannelOptions, HubLimits, Namespaces, OwnedChannels};
 
 const CHANNELS: usize = 10_000;
 const PAYLOAD: &[u8] = &[b'7'; 100];
 
-fn home() -> Home {
+fn owned() -> OwnedChannels {
     let kept = ChannelOptions {
         history_size: 100,
         history_ttl: Duration::from_secs(300),
@@ -30,7 +30,7 @@ fn home() -> Home {
     let namespaces = Arc::new(Namespaces::new(ChannelOptions::default(), named, 255));
     // Roomy: these are not the costs of eviction.
     let limits = HubLimits { history_bytes_max: 1 << 30, ..HubLimits::default() };
-    Home::new(namespaces, limits, Prng::with_seed(1))
+    OwnedChannels::new(namespaces, limits, Prng::with_seed(1))
 }
 
 fn names(namespace: &str) -> Vec<ChannelName> {
@@ -53,13 +53,13 @@ fn publish(c: &mut Criterion) {
     let data = Bytes::from(vec![b'7'; 100]);
     for (what, namespace) in [("publish/no_history", ""), ("publish/history_100", "kept:")] {
         let names = names(namespace);
-        let mut home = home();
+        let mut owned = owned();
         let mut at = 0;
         c.bench_function(what, |b| {
             b.iter(|| {
                 at = (at + 1) % CHANNELS;
-                let ask = PublishAsk::new(names[at].clone(), data.clone());
-                black_box(home.publish(ask, Time(at as u64), 1).unwrap())
+                let ask = PublishRequest::new(names[at].clone(), data.clone());
+                black_box(owned.publish(ask, Time(at as u64), 1).unwrap())
             });
         });
     }
@@ -68,12 +68,14 @@ fn publish(c: &mut Criterion) {
     let kept =
         ChannelOptions { history_size: 100, history_ttl: Duration::from_secs(300), ..Default::default() };
     let namespaces = Namespaces::new(ChannelOptions::default(), [("kept".to_owned(), kept)], 255);
-    let mut home = Home::new(Arc::new(namespaces), limits, Prng::with_seed(1));
+    let mut owned = OwnedChannels::new(Arc::new(namespaces), limits, Prng::with_seed(1));
     let mut at = 0;
     c.bench_function("publish/history_full", |b| {
         b.iter(|| {
             at = (at + 1) % CHANNELS;
-            black_box(home.publish(PublishAsk::new(names[at].clone(), data.clone()), Time(0), 1).unwrap())
+            black_box(
+                owned.publish(PublishRequest::new(names[at].clone(), data.clone()), Time(0), 1).unwrap(),
+            )
         });
     });
 }
@@ -86,9 +88,9 @@ fn shown(channel: &str) -> Visibility {
 fn join_and_leave(c: &mut Criterion) {
     for (what, namespace) in [("join_leave/plain", ""), ("join_leave/presence", "room:")] {
         let channel: ChannelName = format!("{namespace}busy").into();
-        let mut home = home();
+        let mut owned = owned();
         for slot in 0..10_000 {
-            let ask = JoinAsk {
+            let ask = JoinRequest {
                 channel: channel.clone(),
                 conn: conn(slot),
                 info: info(slot),
@@ -96,11 +98,11 @@ fn join_and_leave(c: &mut Criterion) {
                 recover: None,
                 by: Creator::Backend,
             };
-            home.join(ask, Time(0)).unwrap();
+            owned.join(ask, Time(0)).unwrap();
         }
         c.bench_function(what, |b| {
             b.iter_batched(
-                || JoinAsk {
+                || JoinRequest {
                     channel: channel.clone(),
                     conn: conn(20_000),
                     info: info(20_000),
@@ -109,8 +111,8 @@ fn join_and_leave(c: &mut Criterion) {
                     by: Creator::Backend,
                 },
                 |ask| {
-                    black_box(home.join(ask, Time(0)).unwrap());
-                    black_box(home.leave(&channel, conn(20_000), Time(0)));
+                    black_box(owned.join(ask, Time(0)).unwrap());
+                    black_box(owned.leave(&channel, conn(20_000), Time(0)));
                 },
                 BatchSize::SmallInput,
             );
@@ -119,15 +121,17 @@ fn join_and_leave(c: &mut Criterion) {
 }
 
 fn recovery(c: &mut Criterion) {
-    let mut home = home();
+    let mut owned = owned();
     let channel: ChannelName = "kept:recovered".into();
     for _ in 0..100 {
-        home.publish(PublishAsk::new(channel.clone(), Bytes::from(vec![b'7'; 100])), Time(0), 1).unwrap();
+        owned
+            .publish(PublishRequest::new(channel.clone(), Bytes::from(vec![b'7'; 100])), Time(0), 1)
+            .unwrap();
     }
     let recover = Some(Since { offset: Offset(0), epoch: SinceEpoch::Any });
     c.bench_function("join/recovery_of_100", |b| {
         b.iter_batched(
-            || JoinAsk {
+            || JoinRequest {
                 channel: channel.clone(),
                 conn: conn(1),
                 info: info(1),
@@ -135,18 +139,18 @@ fn recovery(c: &mut Criterion) {
                 recover,
                 by: Creator::Backend,
             },
-            |ask| black_box(home.join(ask, Time(0)).unwrap()),
+            |ask| black_box(owned.join(ask, Time(0)).unwrap()),
             BatchSize::SmallInput,
         );
     });
 }
 
-/// A publication from its home to the end of its subscribers' list, all of them on one shard: what delivery costs before
+/// A publication from its owner to the end of its subscribers' list, all of them on one shard: what delivery costs before
 /// any frame is sent. Per iteration one publication, so the time over the number of subscribers is the cost of one.
 fn deliver(c: &mut Criterion) {
     for subscribers in [1, 100, 10_000] {
-        let mut home = home();
-        let mut local = Local::new(
+        let mut owned = owned();
+        let mut local = FollowedChannels::new(
             StreamLimits {
                 channel_bytes_max: 1 << 20,
                 channel_items_max: 1 << 14,
@@ -156,7 +160,7 @@ fn deliver(c: &mut Criterion) {
         );
         let channel: ChannelName = "crowd".into();
         for slot in 0..subscribers {
-            let ask = JoinAsk {
+            let ask = JoinRequest {
                 channel: channel.clone(),
                 conn: conn(slot),
                 info: info(slot),
@@ -164,16 +168,16 @@ fn deliver(c: &mut Criterion) {
                 recover: None,
                 by: Creator::Backend,
             };
-            let joined = home.join(ask, Time::ZERO).expect("there is room");
+            let joined = owned.join(ask, Time::ZERO).expect("there is room");
             let index = local.join_asked(&channel, &Arc::default());
             local.subscribe(index, slot, Class::shared(EncodingId(0)), joined.position.offset);
             local.join_answered(index);
         }
         c.bench_function(&format!("publish/to_{subscribers}"), |b| {
             b.iter(|| {
-                let ask = PublishAsk::new(channel.clone(), Bytes::from_static(PAYLOAD));
-                let published = home.publish(ask, Time::ZERO, 0).expect("there is room");
-                let shards = home.interested(&channel).len();
+                let ask = PublishRequest::new(channel.clone(), Bytes::from_static(PAYLOAD));
+                let published = owned.publish(ask, Time::ZERO, 0).expect("there is room");
+                let shards = owned.interested(&channel).len();
                 local.handle_item(
                     &channel,
                     Item::Publication(published.publication.expect("it is new")),

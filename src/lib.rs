@@ -5,16 +5,19 @@
 //!
 //! # The ideas
 //! - **A channel is a log, a subscriber is a cursor.** Publishing appends to the log of the channel's owner
-//!   ([`hub::Home`]); delivery moves along a short stream of it on every shard with subscribers ([`hub::local::Local`]).
+//!   ([`hub::OwnedChannels`]); delivery moves along a short stream of it on every shard with subscribers
+//!   ([`hub::followed::FollowedChannels`]).
 //!   A subscriber that keeps up stores no cursor; one whose socket is full stores one and catches up from the stream,
 //!   then from the log. No queue per connection exists.
 //! - **A shard owns what it touches.** One pinned thread, one [`driver`], one table of connections ([`shard::Shard`]).
-//!   A channel has one owner and a user one shard
-//!   ([`shard::router::Router`]), the only writer of their state; shards
-//!   talk through bounded inboxes ([`shard::mailbox::Inbox`]), and nothing on the data path takes a lock.
+//!   A channel has one owner and a user one shard ([`shard::router::Router`]), the only writer of their state; shards talk
+//!   through bounded inboxes ([`shard::mailbox::Inbox`]), and nothing on the data path takes a lock.
 //! - **An owner may be elsewhere.** Followers take the items of a log only in sequence and read what is missing; what they and
 //!   an owner say to each other is [`shard::owner`], and an owner is a shard of this node or an engine that nodes share. An
 //!   acknowledgement leaves when the append is kept ([`hub::log_store`]).
+//! - **A peer is not a socket.** A connection is a link (framing, unsent bytes) and a peer (client, unidirectional client,
+//!   tunnel): the peer has the number that its public id is made of, so that it can move to another process.
+//! - **Bytes pass a [`layer`]**, chosen by the listener that a connection came by. Plain ones pass none.
 //! - **An idle connection costs a slot** of at most 128 bytes: no buffer, no task, no timer object.
 //! - **Encode once, send in place.** A publication is framed once for each [class](hub::class) of subscribers; a tick ends in
 //!   one write for each connection with something to say.
@@ -25,8 +28,8 @@
 //! # How a publish walks
 //! ```text
 //! POST /api/publish ─▶ control::api ─▶ Router: the channel's owner ─▶ Inbox (full: 503)
-//!    ─▶ Home::publish: offset, log ─▶ one Arc<Publication> to each interested shard
-//!    ─▶ Local: a batch over the list of subscribers, in slices ─▶ outbox ─▶ one write a connection ─▶ flush
+//!    ─▶ OwnedChannels::publish: offset, log ─▶ one Arc<Publication> to each interested shard
+//!    ─▶ FollowedChannels: a batch over the list of subscribers, in slices ─▶ outbox ─▶ one write a connection ─▶ flush
 //! ```
 //!
 //! # Who knows whom

@@ -22,16 +22,16 @@ use trunkline::base::time::Time;
 use trunkline::driver::mio::MioDriver;
 use trunkline::driver::uring::UringDriver;
 use trunkline::driver::{Driver, DriverOptions};
-use trunkline::hub::asks::PublishAsk;
+use trunkline::hub::followed::StreamLimits;
 use trunkline::hub::limits::HubLimits;
-use trunkline::hub::local::StreamLimits;
 use trunkline::hub::options::{ChannelOptions, Namespaces};
+use trunkline::hub::requests::PublishRequest;
 use trunkline::proto::websocket::{self, Opcode};
 use trunkline::session::origins::AllowedOrigins;
 use trunkline::session::permissions::{Deed, Permissions, Who};
 use trunkline::session::rules::ChannelRules;
-use trunkline::shard::ask::{Ask, Reply};
 use trunkline::shard::client_ids::ClientIds;
+use trunkline::shard::control_request::{ControlRequest, Reply};
 use trunkline::shard::mailbox::Inbox;
 use trunkline::shard::router::Router;
 use trunkline::shard::{ClientHooks, HttpLimits, Shard, ShardOptions, Tick};
@@ -139,9 +139,9 @@ fn allocations_per_run<D: Driver>(
         for _ in 0..count {
             seen += 1;
             let (reply, answered) = mpsc::channel();
-            let ask = PublishAsk::new("room".into(), Bytes::from_static(b"\"a payload of a few bytes\""));
+            let ask = PublishRequest::new("room".into(), Bytes::from_static(b"\"a payload of a few bytes\""));
             let reply = Reply::new(move |answer| reply.send(answer).expect("the test waits"));
-            router.ask(ShardId(0), Ask::Publish(ask, reply)).expect("there is room");
+            router.ask(ShardId(0), ControlRequest::Publish(ask, reply)).expect("there is room");
             assert_eq!(answered.recv().expect("an answer").expect("a position").offset.0, seen);
             for client in clients.iter_mut() {
                 let text = read_frame(client);
@@ -155,7 +155,7 @@ fn allocations_per_run<D: Driver>(
     let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
 
     drop(clients);
-    router.ask(ShardId(0), Ask::Shutdown(Disconnect::SHUTDOWN)).expect("there is room");
+    router.ask(ShardId(0), ControlRequest::Shutdown(Disconnect::SHUTDOWN)).expect("there is room");
     shard.join().expect("the shard ends");
     allocations
 }

@@ -24,7 +24,7 @@ const MAY_KNOW: [(&str, &[&str]); 12] = [
 ];
 
 /// The control plane reaches shards by their mailboxes only.
-const SHARD_BORDER: [&str; 3] = ["ask", "mailbox", "router"];
+const SHARD_BORDER: [&str; 3] = ["control_request", "mailbox", "router"];
 
 /// Folders where asynchronous code may stand. Below them nothing waits but the shard itself.
 const TOKIO_HOMES: [&str; 3] = ["control", "node", "main.rs"];
@@ -359,7 +359,7 @@ fn the_readers_of_this_file_see_what_they_look_for() {
     assert_eq!(named_modules("use crate::hub::{log, asks};").collect::<Vec<_>>(), ["hub"]);
     assert_eq!(named_modules("use crate::{base::ids, driver};").collect::<Vec<_>>(), ["base", "driver"]);
     assert_eq!(
-        named_modules("let x = crate::shard::ask::Busy; crate::proto::y()").collect::<Vec<_>>(),
+        named_modules("let x = crate::shard::control_request::Busy; crate::proto::y()").collect::<Vec<_>>(),
         ["shard", "proto"]
     );
     let tree = paths("shard::{core, readers::{self, joins::Join}, Shard}; next::{x}");

@@ -9,7 +9,7 @@ use std::fmt;
 /// An error reply: the command failed, the connection lives on (except after `connect`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
-pub enum Refusal {
+pub enum ErrorCode {
     Internal = 100,
     Unauthorized = 101,
     UnknownChannel = 102,
@@ -26,37 +26,37 @@ pub enum Refusal {
     Conflict = 113,
 }
 
-impl Refusal {
+impl ErrorCode {
     pub fn code(self) -> u16 {
         self as u16
     }
 
     pub fn message(self) -> &'static str {
         match self {
-            Refusal::Internal => "internal server error",
-            Refusal::Unauthorized => "unauthorized",
-            Refusal::UnknownChannel => "unknown channel",
-            Refusal::PermissionDenied => "permission denied",
-            Refusal::MethodNotFound => "method not found",
-            Refusal::AlreadySubscribed => "already subscribed",
-            Refusal::LimitExceeded => "limit exceeded",
-            Refusal::BadRequest => "bad request",
-            Refusal::NotAvailable => "not available",
-            Refusal::TokenExpired => "token expired",
-            Refusal::Expired => "expired",
-            Refusal::TooManyRequests => "too many requests",
-            Refusal::UnrecoverablePosition => "unrecoverable position",
-            Refusal::Conflict => "conflict",
+            ErrorCode::Internal => "internal server error",
+            ErrorCode::Unauthorized => "unauthorized",
+            ErrorCode::UnknownChannel => "unknown channel",
+            ErrorCode::PermissionDenied => "permission denied",
+            ErrorCode::MethodNotFound => "method not found",
+            ErrorCode::AlreadySubscribed => "already subscribed",
+            ErrorCode::LimitExceeded => "limit exceeded",
+            ErrorCode::BadRequest => "bad request",
+            ErrorCode::NotAvailable => "not available",
+            ErrorCode::TokenExpired => "token expired",
+            ErrorCode::Expired => "expired",
+            ErrorCode::TooManyRequests => "too many requests",
+            ErrorCode::UnrecoverablePosition => "unrecoverable position",
+            ErrorCode::Conflict => "conflict",
         }
     }
 
     /// The client may try the same command again later.
     pub fn temporary(self) -> bool {
-        matches!(self, Refusal::Internal | Refusal::TooManyRequests)
+        matches!(self, ErrorCode::Internal | ErrorCode::TooManyRequests)
     }
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.code(), self.message())
     }

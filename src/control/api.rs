@@ -7,22 +7,22 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, Position, ShardId, UserName};
 use crate::base::json::object;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
-use crate::control::asks::{AskError, Pending, Shards};
 use crate::control::glob::Glob;
 use crate::control::process::{self, Process};
 use crate::control::pushes::{PushKeys, PushOutcome};
+use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::wire::{
     Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, HistoryBody, Info, Node,
     ProcessBody, PublicationBody, PublishBody, PushBody, Response, UserBody, payload,
 };
-use crate::hub::asks::{HistoryAsk, PublishAsk};
 use crate::hub::creators::Creator;
-use crate::shard::ask::{
-    Ask, DisconnectUser, FilterBox, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
+use crate::hub::requests::{HistoryRequest, PublishRequest};
+use crate::shard::control_request::{
+    ControlRequest, DisconnectUser, FilterBox, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
     UnsubscribeUser, UserMessage,
 };
 
@@ -226,8 +226,8 @@ impl Api {
     }
 
     /// # Errors
-    /// [`AskError::Busy`] when a shard's inbox is full and nothing was done; a refusal for everything else.
-    pub async fn execute(&self, command: Command) -> Result<Answer, AskError> {
+    /// [`ControlError::Busy`] when a shard's inbox is full and nothing was done; a refusal for everything else.
+    pub async fn execute(&self, command: Command) -> Result<Answer, ControlError> {
         match command {
             Command::Publish(body) => self.publish(body).await,
             Command::Broadcast(body) => self.broadcast(body).await,
@@ -242,24 +242,24 @@ impl Api {
             Command::Channels(body) => self.channels(body).await,
             Command::Info => self.info().await,
             Command::Push(body) => self.push(body).await,
-            Command::Unknown => Err(Refusal::MethodNotFound.into()),
+            Command::Unknown => Err(ErrorCode::MethodNotFound.into()),
         }
     }
 
     /// Every command's name and outcome, in the order of the commands.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] for more than [`BATCH_COMMANDS_MAX`] commands.
+    /// [`ErrorCode::BadRequest`] for more than [`BATCH_COMMANDS_MAX`] commands.
     pub async fn batch(
         &self,
         commands: Vec<Command>,
         parallel: bool,
-    ) -> Result<Vec<(&'static str, Result<Answer, AskError>)>, AskError> {
+    ) -> Result<Vec<(&'static str, Result<Answer, ControlError>)>, ControlError> {
         if commands.len() > BATCH_COMMANDS_MAX {
-            return Err(Refusal::BadRequest.into());
+            return Err(ErrorCode::BadRequest.into());
         }
-        let mut outcomes: Vec<(&'static str, Result<Answer, AskError>)> =
-            commands.iter().map(|command| (command.name(), Err(Refusal::Internal.into()))).collect();
+        let mut outcomes: Vec<(&'static str, Result<Answer, ControlError>)> =
+            commands.iter().map(|command| (command.name(), Err(ErrorCode::Internal.into()))).collect();
         let end = Instant::now() + self.shards.timeout() * BATCH_DEADLINES;
         if !parallel {
             for (at, command) in commands.into_iter().enumerate() {
@@ -290,11 +290,11 @@ impl Api {
     }
 
     /// Statistics of every shard, in their order.
-    pub async fn stats(&self) -> Result<Vec<ShardStats>, AskError> {
-        self.shards.ask_every(Ask::Stats).await
+    pub async fn stats(&self) -> Result<Vec<ShardStats>, ControlError> {
+        self.shards.ask_every(ControlRequest::Stats).await
     }
 
-    async fn publish(&self, mut body: PublishBody) -> Result<Answer, AskError> {
+    async fn publish(&self, mut body: PublishBody) -> Result<Answer, ControlError> {
         let channel = channel_name(&body.channel)?;
         body.channels.clear();
         let ask = publish_ask(channel, body)?;
@@ -303,29 +303,29 @@ impl Api {
 
     /// Every channel is asked at once, then the answers are gathered. Busy only when no channel's shard took it:
     /// else the caller would publish again where it was taken.
-    async fn broadcast(&self, mut body: PublishBody) -> Result<Answer, AskError> {
+    async fn broadcast(&self, mut body: PublishBody) -> Result<Answer, ControlError> {
         let channels = std::mem::take(&mut body.channels);
         if channels.is_empty() {
-            return Err(Refusal::BadRequest.into());
+            return Err(ErrorCode::BadRequest.into());
         }
         let model = publish_ask("".into(), body)?;
         let mut all_busy = true;
-        let mut sent: Vec<Result<Pending<Position>, AskError>> = Vec::with_capacity(channels.len());
+        let mut sent: Vec<Result<Pending<Position>, ControlError>> = Vec::with_capacity(channels.len());
         for channel in &channels {
-            let pending = channel_name(channel).map_err(AskError::from).and_then(|channel| {
-                let ask = PublishAsk { channel, ..model.clone() };
+            let pending = channel_name(channel).map_err(ControlError::from).and_then(|channel| {
+                let ask = PublishRequest { channel, ..model.clone() };
                 self.send_publish(ask)
             });
-            all_busy &= matches!(pending, Err(AskError::Busy));
+            all_busy &= matches!(pending, Err(ControlError::Busy));
             sent.push(pending);
         }
         if all_busy {
-            return Err(AskError::Busy);
+            return Err(ControlError::Busy);
         }
         let mut responses = Vec::with_capacity(sent.len());
         for pending in sent {
             let outcome = match pending {
-                Ok(pending) => pending.wait().await.map_err(AskError::from),
+                Ok(pending) => pending.wait().await.map_err(ControlError::from),
                 Err(error) => Err(error),
             };
             responses.push(respond(outcome.map(Answer::from)));
@@ -333,13 +333,13 @@ impl Api {
         Ok(Answer::Broadcast { responses })
     }
 
-    fn send_publish(&self, ask: PublishAsk) -> Result<Pending<Position>, AskError> {
+    fn send_publish(&self, ask: PublishRequest) -> Result<Pending<Position>, ControlError> {
         let channel = ask.channel.clone();
-        Ok(self.shards.send_to_owner(&channel, |reply| Ask::Publish(ask, reply))?)
+        Ok(self.shards.send_to_owner(&channel, |reply| ControlRequest::Publish(ask, reply))?)
     }
 
-    async fn subscribe(&self, body: UserBody) -> Result<Answer, AskError> {
-        let overrides = body.overrides().map_err(AskError::Invalid)?;
+    async fn subscribe(&self, body: UserBody) -> Result<Answer, ControlError> {
+        let overrides = body.overrides().map_err(ControlError::Invalid)?;
         let channel = channel_name(&body.channel)?;
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = SubscribeUser {
@@ -351,21 +351,21 @@ impl Api {
             expire_at: body.expire_at,
             overrides,
         };
-        let home = self.shards.router().user_home(&ask.target.user);
-        self.shards.ask(home, |reply| Ask::Subscribe(ask, reply)).await?;
+        let owner = self.shards.router().user_home(&ask.target.user);
+        self.shards.ask(owner, |reply| ControlRequest::Subscribe(ask, reply)).await?;
         Ok(Answer::Empty {})
     }
 
-    async fn unsubscribe(&self, body: UserBody) -> Result<Answer, AskError> {
+    async fn unsubscribe(&self, body: UserBody) -> Result<Answer, ControlError> {
         let channel = channel_name(&body.channel)?;
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = UnsubscribeUser { target, channel };
-        let home = self.shards.router().user_home(&ask.target.user);
-        self.shards.ask(home, |reply| Ask::Unsubscribe(ask, reply)).await?;
+        let owner = self.shards.router().user_home(&ask.target.user);
+        self.shards.ask(owner, |reply| ControlRequest::Unsubscribe(ask, reply)).await?;
         Ok(Answer::Empty {})
     }
 
-    async fn disconnect(&self, body: UserBody) -> Result<Answer, AskError> {
+    async fn disconnect(&self, body: UserBody) -> Result<Answer, ControlError> {
         let disconnect = match &body.disconnect {
             None => Disconnect::FORCE_NO_RECONNECT,
             // A server library's empty object.
@@ -375,17 +375,17 @@ impl Api {
                 Ok(code @ 3000..=4999) if given.reason.len() <= WS_CLOSE_REASON_BYTES_MAX => {
                     Disconnect { code, reason: given.reason.clone().into() }
                 }
-                _ => return Err(Refusal::BadRequest.into()),
+                _ => return Err(ErrorCode::BadRequest.into()),
             },
         };
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = DisconnectUser { target, disconnect };
-        let home = self.shards.router().user_home(&ask.target.user);
-        self.shards.ask(home, |reply| Ask::Disconnect(ask, reply)).await?;
+        let owner = self.shards.router().user_home(&ask.target.user);
+        self.shards.ask(owner, |reply| ControlRequest::Disconnect(ask, reply)).await?;
         Ok(Answer::Empty {})
     }
 
-    async fn refresh(&self, body: UserBody) -> Result<Answer, AskError> {
+    async fn refresh(&self, body: UserBody) -> Result<Answer, ControlError> {
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = RefreshUser {
             target,
@@ -393,13 +393,13 @@ impl Api {
             expire_at: body.expire_at,
             info: payload(body.info, &body.b64info)?,
         };
-        let home = self.shards.router().user_home(&ask.target.user);
-        self.shards.ask(home, |reply| Ask::Refresh(ask, reply)).await?;
+        let owner = self.shards.router().user_home(&ask.target.user);
+        self.shards.ask(owner, |reply| ControlRequest::Refresh(ask, reply)).await?;
         Ok(Answer::Empty {})
     }
 
     /// Says who was told, so that the backend can reach the others another way.
-    async fn push(&self, body: PushBody) -> Result<Answer, AskError> {
+    async fn push(&self, body: PushBody) -> Result<Answer, ControlError> {
         let mut names = body.users;
         if !body.user.is_empty() {
             names.push(body.user);
@@ -414,9 +414,9 @@ impl Api {
             _ => Some("users names more than 10000"),
         };
         if let Some(problem) = wrong {
-            return Err(AskError::Invalid(problem));
+            return Err(ControlError::Invalid(problem));
         }
-        let data = payload(body.data, &body.b64data)?.ok_or(AskError::Invalid("data is missing"))?;
+        let data = payload(body.data, &body.b64data)?.ok_or(ControlError::Invalid("data is missing"))?;
         // A user named twice is told once.
         let mut seen = HashSet::with_capacity(names.len());
         names.retain(|name| seen.insert(name.clone()));
@@ -430,13 +430,13 @@ impl Api {
         Ok(outcome.clone().into())
     }
 
-    /// Every home is asked at once for its users. Busy only when none of them took its part.
+    /// Every owner is asked at once for its users. Busy only when none of them took its part.
     async fn push_now(
         &self,
         names: &[String],
         data: crate::base::bytes::Bytes,
         newest: bool,
-    ) -> Result<PushOutcome, AskError> {
+    ) -> Result<PushOutcome, ControlError> {
         let message = Arc::new(UserMessage { data, encoded: Default::default() });
         let mut by_home: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
         for (at, name) in names.iter().enumerate() {
@@ -444,16 +444,16 @@ impl Api {
         }
         let end = Instant::now() + self.shards.timeout();
         let mut sent = Vec::with_capacity(by_home.len());
-        for (home, places) in by_home {
+        for (owner, places) in by_home {
             let users: Vec<UserName> = places.iter().map(|&at| names[at].as_str().into()).collect();
             let ask = PushUsers { users, message: Arc::clone(&message), newest };
             let pending = loop {
-                match self.shards.send(home, |reply| Ask::Push(ask.clone(), reply)) {
+                match self.shards.send(owner, |reply| ControlRequest::Push(ask.clone(), reply)) {
                     Ok(pending) => break pending,
-                    Err(_) if sent.is_empty() => return Err(AskError::Busy),
+                    Err(_) if sent.is_empty() => return Err(ControlError::Busy),
                     // A part is on its way: to call the whole busy would have it sent again.
                     Err(_) if Instant::now() < end => tokio::time::sleep(PUSH_RETRY).await,
-                    Err(_) => return Err(Refusal::Internal.into()),
+                    Err(_) => return Err(ErrorCode::Internal.into()),
                 }
             };
             sent.push((places, pending));
@@ -473,22 +473,25 @@ impl Api {
         Ok(outcome)
     }
 
-    async fn presence(&self, body: ChannelBody) -> Result<Answer, AskError> {
+    async fn presence(&self, body: ChannelBody) -> Result<Answer, ControlError> {
         let channel = channel_name(&body.channel)?;
-        let infos = self.shards.ask_owner(&channel, |reply| Ask::Presence(channel.clone(), reply)).await?;
+        let infos =
+            self.shards.ask_owner(&channel, |reply| ControlRequest::Presence(channel.clone(), reply)).await?;
         let presence = infos.infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
         Ok(Answer::Presence { presence })
     }
 
-    async fn presence_stats(&self, body: ChannelBody) -> Result<Answer, AskError> {
+    async fn presence_stats(&self, body: ChannelBody) -> Result<Answer, ControlError> {
         let channel = channel_name(&body.channel)?;
-        let stats =
-            self.shards.ask_owner(&channel, |reply| Ask::PresenceStats(channel.clone(), reply)).await?;
+        let stats = self
+            .shards
+            .ask_owner(&channel, |reply| ControlRequest::PresenceStats(channel.clone(), reply))
+            .await?;
         Ok(Answer::PresenceStats { num_clients: stats.clients, num_users: stats.users })
     }
 
-    async fn history(&self, body: HistoryBody) -> Result<Answer, AskError> {
-        let ask = HistoryAsk {
+    async fn history(&self, body: HistoryBody) -> Result<Answer, ControlError> {
+        let ask = HistoryRequest {
             channel: channel_name(&body.channel)?,
             // A negative limit asks for all there is, zero and none for the position.
             limit: usize::try_from(body.limit).ok(),
@@ -497,7 +500,7 @@ impl Api {
             by: Creator::Backend,
         };
         let channel = ask.channel.clone();
-        let history = self.shards.ask_owner(&channel, |reply| Ask::History(ask, reply)).await?;
+        let history = self.shards.ask_owner(&channel, |reply| ControlRequest::History(ask, reply)).await?;
         Ok(Answer::History {
             publications: history.publications.iter().map(|entry| PublicationBody::from(&**entry)).collect(),
             offset: history.position.offset.0,
@@ -505,18 +508,20 @@ impl Api {
         })
     }
 
-    async fn history_remove(&self, body: ChannelBody) -> Result<Answer, AskError> {
+    async fn history_remove(&self, body: ChannelBody) -> Result<Answer, ControlError> {
         let channel = channel_name(&body.channel)?;
-        self.shards.ask_owner(&channel, |reply| Ask::HistoryRemove(channel.clone(), reply)).await?;
+        self.shards
+            .ask_owner(&channel, |reply| ControlRequest::HistoryRemove(channel.clone(), reply))
+            .await?;
         Ok(Answer::Empty {})
     }
 
     /// No pattern: every channel.
-    async fn channels(&self, body: ChannelsBody) -> Result<Answer, AskError> {
+    async fn channels(&self, body: ChannelsBody) -> Result<Answer, ControlError> {
         let pattern = if body.pattern.is_empty() { "*" } else { &body.pattern };
-        let glob = Glob::new(pattern).map_err(|_| Refusal::BadRequest)?;
+        let glob = Glob::new(pattern).map_err(|_| ErrorCode::BadRequest)?;
         let filter = FilterBox(Arc::new(move |name: &str| glob.matches(name)));
-        let counts = self.shards.ask_every(|reply| Ask::Channels(filter.clone(), reply)).await?;
+        let counts = self.shards.ask_every(|reply| ControlRequest::Channels(filter.clone(), reply)).await?;
         let mut channels: BTreeMap<String, ChannelInfo> = BTreeMap::new();
         for count in counts.into_iter().flatten() {
             let entry = channels.entry(count.channel.to_string()).or_insert(ChannelInfo { num_clients: 0 });
@@ -525,7 +530,7 @@ impl Api {
         Ok(Answer::Channels { channels })
     }
 
-    async fn info(&self) -> Result<Answer, AskError> {
+    async fn info(&self) -> Result<Answer, ControlError> {
         let stats = self.stats().await?;
         let sum = |of: fn(&ShardStats) -> u64| stats.iter().map(of).sum();
         let node = Node {
@@ -544,39 +549,39 @@ impl Api {
 }
 
 /// An outcome where it stands among others: a busy shard there is an error that may be tried again.
-pub fn respond(outcome: Result<Answer, AskError>) -> Response {
+pub fn respond(outcome: Result<Answer, ControlError>) -> Response {
     match outcome {
         Ok(answer) => Response::Result(answer),
-        Err(AskError::Refused(refusal)) => Response::Error(refusal.into()),
-        Err(AskError::Invalid(message)) => Response::Error(ErrorBody::invalid(message)),
-        Err(AskError::Busy) => Response::Error(Refusal::TooManyRequests.into()),
+        Err(ControlError::Refused(error_code)) => Response::Error(error_code.into()),
+        Err(ControlError::Invalid(message)) => Response::Error(ErrorBody::invalid(message)),
+        Err(ControlError::Busy) => Response::Error(ErrorCode::TooManyRequests.into()),
     }
 }
 
 /// An empty name is refused here; what else makes a name wrong is known where its namespace is.
-fn channel_name(name: &str) -> Result<ChannelName, Refusal> {
-    if name.is_empty() { Err(Refusal::BadRequest) } else { Ok(name.into()) }
+fn channel_name(name: &str) -> Result<ChannelName, ErrorCode> {
+    if name.is_empty() { Err(ErrorCode::BadRequest) } else { Ok(name.into()) }
 }
 
 /// Takes the content of a publication out of its body.
-fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishAsk, AskError> {
-    let pace = body.pace().map_err(AskError::Invalid)?;
+fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishRequest, ControlError> {
+    let pace = body.pace().map_err(ControlError::Invalid)?;
     // `delta` permits patches and does not demand them: every subscriber gets the whole payload.
-    let data = payload(body.data, &body.b64data)?.ok_or(Refusal::BadRequest)?;
+    let data = payload(body.data, &body.b64data)?.ok_or(ErrorCode::BadRequest)?;
     let filled = |text: String| if text.is_empty() { None } else { Some(text.into_boxed_str()) };
-    Ok(PublishAsk {
+    Ok(PublishRequest {
         tags: body.tags.into_iter().collect(),
         skip_history: body.skip_history,
         idempotency_key: filled(body.idempotency_key),
         version: body.version,
         version_epoch: filled(body.version_epoch),
         pace,
-        ..PublishAsk::new(channel, data)
+        ..PublishRequest::new(channel, data)
     })
 }
 
 /// Which connections are meant; `None` when no connection can be.
-fn target(body: &UserBody) -> Result<Option<Target>, Refusal> {
+fn target(body: &UserBody) -> Result<Option<Target>, ErrorCode> {
     // Sessions are not told to clients, so no connection has the one that is named.
     if !body.session.is_empty() {
         return Ok(None);

@@ -11,7 +11,7 @@ use tokio::runtime::Handle;
 use crate::base::bytes::Bytes;
 use crate::control::deliver;
 use crate::proto::http1::gzip;
-use crate::shard::ask::{Busy, HttpReply};
+use crate::shard::control_request::{Busy, HttpReply};
 
 /// Answers that may wait. Each is about `client.outbox_bytes_max` long at most and takes some milliseconds: one more is
 /// there sooner without compression.

@@ -14,17 +14,17 @@ use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::control::ControlOptions;
 use crate::control::api::{Api, Method, NodeIdentity, Request as ApiRequest, respond};
-use crate::control::asks::{AskError, Shards};
 use crate::control::auth::ApiKeys;
 use crate::control::events::{EventMetrics, Events};
 use crate::control::hooks::Hooks;
 use crate::control::metrics::{self, Metrics};
 use crate::control::page;
 use crate::control::process::Process;
+use crate::control::requests::{ControlError, Shards};
 use crate::control::tunnel::{self, Tunnels};
 use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
 use crate::shard::router::Router as ShardRouter;
@@ -219,7 +219,7 @@ async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) ->
                     app.metrics.count_api(name, outcome_code(outcome));
                 }
                 let nothing_done = !outcomes.is_empty()
-                    && outcomes.iter().all(|(_, outcome)| matches!(outcome, Err(AskError::Busy)));
+                    && outcomes.iter().all(|(_, outcome)| matches!(outcome, Err(ControlError::Busy)));
                 if nothing_done {
                     return busy();
                 }
@@ -234,7 +234,7 @@ async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) ->
 /// `{"publish": {…}}` or `{"error": {…}}`.
 struct BatchReply {
     name: &'static str,
-    outcome: Result<Answer, AskError>,
+    outcome: Result<Answer, ControlError>,
 }
 
 impl Serialize for BatchReply {
@@ -251,29 +251,29 @@ struct BatchReplies {
     replies: Vec<BatchReply>,
 }
 
-fn reply(outcome: Result<Answer, AskError>, transport_errors: bool) -> Response {
+fn reply(outcome: Result<Answer, ControlError>, transport_errors: bool) -> Response {
     let status = match outcome {
-        Err(AskError::Busy) => return busy(),
-        Err(AskError::Refused(refusal)) if transport_errors => status_of(refusal),
-        Err(AskError::Invalid(_)) if transport_errors => status_of(Refusal::BadRequest),
+        Err(ControlError::Busy) => return busy(),
+        Err(ControlError::Refused(error_code)) if transport_errors => status_of(error_code),
+        Err(ControlError::Invalid(_)) if transport_errors => status_of(ErrorCode::BadRequest),
         _ => StatusCode::OK,
     };
     json(status, &respond(outcome))
 }
 
-fn error_body(error: AskError) -> ErrorBody {
+fn error_body(error: ControlError) -> ErrorBody {
     match respond(Err(error)) {
         ApiResponse::Error(body) => body,
-        ApiResponse::Result(_) => Refusal::Internal.into(),
+        ApiResponse::Result(_) => ErrorCode::Internal.into(),
     }
 }
 
-fn outcome_code(outcome: &Result<Answer, AskError>) -> u16 {
+fn outcome_code(outcome: &Result<Answer, ControlError>) -> u16 {
     match outcome {
         Ok(_) => 0,
-        Err(AskError::Refused(refusal)) => refusal.code(),
-        Err(AskError::Invalid(_)) => Refusal::BadRequest.code(),
-        Err(AskError::Busy) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+        Err(ControlError::Refused(error_code)) => error_code.code(),
+        Err(ControlError::Invalid(_)) => ErrorCode::BadRequest.code(),
+        Err(ControlError::Busy) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
     }
 }
 
@@ -283,12 +283,12 @@ fn transport_errors(headers: &HeaderMap) -> bool {
 }
 
 /// Statuses of transport error mode, as Centrifugo's server API documents them.
-fn status_of(refusal: Refusal) -> StatusCode {
-    match refusal {
-        Refusal::UnknownChannel | Refusal::MethodNotFound => StatusCode::NOT_FOUND,
-        Refusal::BadRequest | Refusal::NotAvailable => StatusCode::BAD_REQUEST,
-        Refusal::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
-        Refusal::Conflict => StatusCode::CONFLICT,
+fn status_of(error_code: ErrorCode) -> StatusCode {
+    match error_code {
+        ErrorCode::UnknownChannel | ErrorCode::MethodNotFound => StatusCode::NOT_FOUND,
+        ErrorCode::BadRequest | ErrorCode::NotAvailable => StatusCode::BAD_REQUEST,
+        ErrorCode::UnrecoverablePosition => StatusCode::RANGE_NOT_SATISFIABLE,
+        ErrorCode::Conflict => StatusCode::CONFLICT,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -366,8 +366,8 @@ async fn metrics_with_key(State(app): State<Arc<App>>, request: Request<Body>) -
 async fn metrics_for_all(State(app): State<Arc<App>>) -> Response {
     let stats = match app.api.stats().await {
         Ok(stats) => stats,
-        Err(AskError::Busy) => return busy(),
-        Err(AskError::Refused(_) | AskError::Invalid(_)) => {
+        Err(ControlError::Busy) => return busy(),
+        Err(ControlError::Refused(_) | ControlError::Invalid(_)) => {
             return problem(StatusCode::INTERNAL_SERVER_ERROR, "a shard did not answer in time");
         }
     };

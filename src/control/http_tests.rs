@@ -17,8 +17,8 @@ use crate::control::listener::PortLimits;
 use crate::control::{Control, start};
 use crate::driver::Wake;
 use crate::hub::Roster;
-use crate::hub::asks::{History, PresenceStats, Since, SinceEpoch};
-use crate::shard::ask::{Ask, ChannelCount, HttpReply, Pushed, ShardStats};
+use crate::hub::requests::{History, PresenceStats, Since, SinceEpoch};
+use crate::shard::control_request::{ChannelCount, ControlRequest, HttpReply, Pushed, ShardStats};
 use crate::shard::mailbox::{Inbox, Mail};
 
 struct Unpark(thread::Thread);
@@ -33,7 +33,7 @@ impl Wake for Unpark {
 struct Shards {
     router: ShardRouter,
     inboxes: Arc<[Arc<Inbox>]>,
-    user_asks: mpsc::Receiver<Ask>,
+    user_asks: mpsc::Receiver<ControlRequest>,
 }
 
 const EPOCH: Epoch = Epoch(0xabc);
@@ -48,7 +48,7 @@ impl Shards {
                 inbox.set_waker(Arc::new(Unpark(thread::current())));
                 let mut logs = HashMap::new();
                 loop {
-                    while let Some(Mail::Ask(ask)) = inbox.pop_control() {
+                    while let Some(Mail::ControlRequest(ask)) = inbox.pop_control() {
                         answer(&mut logs, *ask, &seen);
                     }
                     // Nobody owns these threads: they end when the test has dropped its inboxes.
@@ -73,12 +73,16 @@ impl Shards {
     }
 }
 
-fn answer(logs: &mut HashMap<String, Vec<Arc<Publication>>>, ask: Ask, seen: &mpsc::Sender<Ask>) {
+fn answer(
+    logs: &mut HashMap<String, Vec<Arc<Publication>>>,
+    ask: ControlRequest,
+    seen: &mpsc::Sender<ControlRequest>,
+) {
     let position = |offset: usize| Position { offset: Offset(offset as u64), epoch: EPOCH };
     match ask {
-        Ask::Publish(ask, reply) => {
+        ControlRequest::Publish(ask, reply) => {
             if ask.channel.starts_with("unknown:") {
-                return reply.send(Err(Refusal::UnknownChannel));
+                return reply.send(Err(ErrorCode::UnknownChannel));
             }
             if ask.channel.starts_with("lost:") {
                 // A shard that never answers: its reply is kept from being dropped as well.
@@ -102,12 +106,12 @@ fn answer(logs: &mut HashMap<String, Vec<Arc<Publication>>>, ask: Ask, seen: &mp
             }));
             reply.send(Ok(position(log.len())));
         }
-        Ask::History(ask, reply) => {
+        ControlRequest::History(ask, reply) => {
             let log = logs.get(&*ask.channel).cloned().unwrap_or_default();
             let top = position(log.len());
             let foreign = ask.since.is_some_and(|since| !since.epoch.matches(EPOCH));
             if foreign {
-                return reply.send(Err(Refusal::UnrecoverablePosition));
+                return reply.send(Err(ErrorCode::UnrecoverablePosition));
             }
             let after = ask.since.map_or(0, |since| since.offset.0);
             let mut publications: Vec<_> = log.into_iter().filter(|entry| entry.offset().0 > after).collect();
@@ -117,11 +121,11 @@ fn answer(logs: &mut HashMap<String, Vec<Arc<Publication>>>, ask: Ask, seen: &mp
             publications.truncate(ask.limit.unwrap_or(300));
             reply.send(Ok(History { publications, position: top }));
         }
-        Ask::HistoryRemove(channel, reply) => {
+        ControlRequest::HistoryRemove(channel, reply) => {
             logs.remove(&*channel);
             reply.send(Ok(()));
         }
-        Ask::Presence(_, reply) => {
+        ControlRequest::Presence(_, reply) => {
             let info = ClientInfo {
                 user: "ann".into(),
                 client: "c1".to_string(),
@@ -130,47 +134,51 @@ fn answer(logs: &mut HashMap<String, Vec<Arc<Publication>>>, ask: Ask, seen: &mp
             };
             reply.send(Ok(Arc::new(Roster { infos: vec![info], ..Roster::default() })));
         }
-        Ask::PresenceStats(_, reply) => reply.send(Ok(PresenceStats { clients: 2, users: 1 })),
-        Ask::Channels(filter, reply) => {
+        ControlRequest::PresenceStats(_, reply) => reply.send(Ok(PresenceStats { clients: 2, users: 1 })),
+        ControlRequest::Channels(filter, reply) => {
             let matching = logs.keys().filter(|name| (filter.0)(name));
             reply.send(Ok(matching
                 .map(|name| ChannelCount { channel: name.as_str().into(), clients: 1 })
                 .collect()));
         }
-        Ask::Stats(reply) => {
+        ControlRequest::Stats(reply) => {
             reply.send(Ok(ShardStats { clients: 1, channels: logs.len() as u64, ..ShardStats::default() }));
         }
-        Ask::Subscribe(ref user, _) if &*user.target.user == "refused" => {
-            let Ask::Subscribe(_, reply) = ask else { return };
-            reply.send(Err(Refusal::NotAvailable));
+        ControlRequest::Subscribe(ref user, _) if &*user.target.user == "refused" => {
+            let ControlRequest::Subscribe(_, reply) = ask else { return };
+            reply.send(Err(ErrorCode::NotAvailable));
         }
-        Ask::Subscribe(user, reply) => {
+        ControlRequest::Subscribe(user, reply) => {
             reply.send(Ok(()));
-            let _ = seen.send(Ask::Subscribe(user, crate::shard::ask::Reply::new(|_| ())));
+            let _ =
+                seen.send(ControlRequest::Subscribe(user, crate::shard::control_request::Reply::new(|_| ())));
         }
-        Ask::Unsubscribe(user, reply) => {
+        ControlRequest::Unsubscribe(user, reply) => {
             reply.send(Ok(()));
-            let _ = seen.send(Ask::Unsubscribe(user, crate::shard::ask::Reply::new(|_| ())));
+            let _ = seen
+                .send(ControlRequest::Unsubscribe(user, crate::shard::control_request::Reply::new(|_| ())));
         }
-        Ask::Disconnect(user, reply) => {
+        ControlRequest::Disconnect(user, reply) => {
             reply.send(Ok(()));
-            let _ = seen.send(Ask::Disconnect(user, crate::shard::ask::Reply::new(|_| ())));
+            let _ = seen
+                .send(ControlRequest::Disconnect(user, crate::shard::control_request::Reply::new(|_| ())));
         }
-        Ask::Refresh(user, reply) => {
+        ControlRequest::Refresh(user, reply) => {
             reply.send(Ok(()));
-            let _ = seen.send(Ask::Refresh(user, crate::shard::ask::Reply::new(|_| ())));
+            let _ =
+                seen.send(ControlRequest::Refresh(user, crate::shard::control_request::Reply::new(|_| ())));
         }
         // Dropped, it is answered 100.
-        Ask::Tunnel(..) => {}
-        Ask::Push(ask, reply) => {
+        ControlRequest::Tunnel(..) => {}
+        ControlRequest::Push(ask, reply) => {
             let there = |user: &UserName| !user.starts_with("absent");
             let reached: Vec<bool> = ask.users.iter().map(there).collect();
             let each = if ask.newest { 1 } else { 2 };
             let connections = reached.iter().filter(|&&reached| reached).count() as u64 * each;
             reply.send(Ok(Pushed { connections, reached }));
-            let _ = seen.send(Ask::Push(ask, crate::shard::ask::Reply::new(|_| ())));
+            let _ = seen.send(ControlRequest::Push(ask, crate::shard::control_request::Reply::new(|_| ())));
         }
-        Ask::Shutdown(_) => {}
+        ControlRequest::Shutdown(_) => {}
     }
 }
 
@@ -373,29 +381,33 @@ async fn users_are_addressed_as_asked() {
         "recover_since": {"offset": 3, "epoch": "another server"}, "expire_at": 99, "override": {"presence": null},
     });
     assert_eq!(call(&app, "subscribe", subscribe).await, done);
-    let Ok(Ask::Subscribe(ask, _)) = shards.user_asks.recv() else { panic!("not a subscribe") };
+    let Ok(ControlRequest::Subscribe(ask, _)) = shards.user_asks.recv() else { panic!("not a subscribe") };
     assert_eq!((&*ask.target.user, ask.target.client, &*ask.channel), ("ann", Some(ClientId(7)), "c"));
     assert_eq!((ask.info.as_deref(), ask.data.as_deref()), (Some(&b"[1]"[..]), Some(&b"{\"d\":1}"[..])));
     assert_eq!(ask.recover, Some(Since { offset: Offset(3), epoch: SinceEpoch::Foreign }));
     assert_eq!(ask.expire_at, 99);
 
     assert_eq!(call(&app, "unsubscribe", json!({"user": "ann", "channel": "c"})).await, done);
-    let Ok(Ask::Unsubscribe(ask, _)) = shards.user_asks.recv() else { panic!("not an unsubscribe") };
+    let Ok(ControlRequest::Unsubscribe(ask, _)) = shards.user_asks.recv() else {
+        panic!("not an unsubscribe")
+    };
     assert_eq!(ask.target.client, None);
 
     let whitelist = json!({"user": "ann", "whitelist": [client, "nonsense"], "disconnect": {"code": 4001, "reason": "out"}});
     assert_eq!(call(&app, "disconnect", whitelist).await, done);
-    let Ok(Ask::Disconnect(ask, _)) = shards.user_asks.recv() else { panic!("not a disconnect") };
+    let Ok(ControlRequest::Disconnect(ask, _)) = shards.user_asks.recv() else { panic!("not a disconnect") };
     assert_eq!((ask.disconnect.code, &*ask.disconnect.reason), (4001, "out"));
     assert_eq!(ask.target.except, [ClientId(7)]);
     for body in [json!({"user": "ann"}), json!({"user": "ann", "disconnect": {"code": 0, "reason": ""}})] {
         call(&app, "disconnect", body).await;
-        let Ok(Ask::Disconnect(ask, _)) = shards.user_asks.recv() else { panic!("not a disconnect") };
+        let Ok(ControlRequest::Disconnect(ask, _)) = shards.user_asks.recv() else {
+            panic!("not a disconnect")
+        };
         assert_eq!(ask.disconnect, Disconnect::FORCE_NO_RECONNECT);
     }
 
     assert_eq!(call(&app, "refresh", json!({"user": "ann", "expired": true})).await, done);
-    let Ok(Ask::Refresh(ask, _)) = shards.user_asks.recv() else { panic!("not a refresh") };
+    let Ok(ControlRequest::Refresh(ask, _)) = shards.user_asks.recv() else { panic!("not a refresh") };
     assert!(ask.expired);
 
     // An id that no client ever had: nobody is meant, and surely not everybody.
@@ -414,11 +426,11 @@ async fn a_push_tells_who_was_reached_in_the_order_of_the_names() {
     let absent: Vec<&String> = users.iter().filter(|user| user.starts_with("absent")).collect();
     let answer = call(&app, "push", json!({ "users": users, "data": { "a": 1 } })).await;
     assert_eq!(answer, json!({ "result": { "connections": 80, "users": 40, "absent": absent } }));
-    let asks: Vec<Ask> = shards.user_asks.try_iter().collect();
+    let asks: Vec<ControlRequest> = shards.user_asks.try_iter().collect();
     assert!(asks.len() <= 3, "one ask a shard");
     let mut named = 0;
     for ask in asks {
-        let Ask::Push(ask, _) = ask else { panic!("{ask:?}") };
+        let ControlRequest::Push(ask, _) = ask else { panic!("{ask:?}") };
         assert_eq!((&ask.message.data[..], ask.newest), (&b"{\"a\":1}"[..], false));
         named += ask.users.len();
     }
@@ -441,7 +453,7 @@ async fn a_push_that_is_repeated_under_its_key_is_answered_and_not_sent_again() 
     let users: usize = shards
         .user_asks
         .try_iter()
-        .map(|ask| if let Ask::Push(ask, _) = ask { ask.users.len() } else { 0 })
+        .map(|ask| if let ControlRequest::Push(ask, _) = ask { ask.users.len() } else { 0 })
         .sum();
     assert_eq!(users, 2, "asked once");
 }
@@ -731,7 +743,7 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
     }
     assert_eq!(
         plane.handle(lost(), HttpReply::new(|response| *response = None)),
-        Err(crate::shard::ask::Busy)
+        Err(crate::shard::control_request::Busy)
     );
     for _ in 0..4 {
         assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(StatusCode::OK));
@@ -741,7 +753,7 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
     control.stop(Duration::ZERO);
     assert_eq!(
         plane.handle(lost(), HttpReply::new(|response| *response = None)),
-        Err(crate::shard::ask::Busy),
+        Err(crate::shard::control_request::Busy),
         "stopped"
     );
 }

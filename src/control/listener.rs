@@ -72,7 +72,7 @@ pub struct ApiPort {
     app: Arc<App>,
     limits: PortLimits,
     places: Arc<Semaphore>,
-    refusals: Arc<Semaphore>,
+    error_codes: Arc<Semaphore>,
     bodies: Arc<Budget>,
     stopped: watch::Receiver<bool>,
 }
@@ -109,7 +109,7 @@ impl ApiPort {
             routes,
             app,
             places: Arc::new(Semaphore::new(limits.connections_max as usize)),
-            refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+            error_codes: Arc::new(Semaphore::new(REFUSALS_MAX)),
             bodies: Budget::new("api_bodies", limits.bodies_bytes_max as u64),
             limits,
             stopped,
@@ -150,13 +150,13 @@ impl ApiPort {
     fn refuse(self: &Arc<Self>, mut stream: TcpStream) {
         log_once_a_minute("api_connections", "the API's listener is full (api.connections_max)");
         self.app.metrics.count_api("unknown", FULL.status);
-        if let Ok(refusal) = Arc::clone(&self.refusals).try_acquire_owned() {
+        if let Ok(error_code) = Arc::clone(&self.error_codes).try_acquire_owned() {
             let port = Arc::clone(self);
             tokio::spawn(async move {
                 if port.write_fault(&mut stream, FULL).await.is_ok() {
                     linger(&mut stream).await;
                 }
-                drop(refusal);
+                drop(error_code);
             });
         }
     }

@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 
 use crate::control::hooks::Hooks;
 use crate::control::process;
-use crate::shard::ask::ShardStats;
+use crate::shard::control_request::ShardStats;
 
 /// Media type of what [`Metrics::scrape`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -12,7 +12,6 @@
 //! ```
 
 mod api;
-mod asks;
 mod auth;
 mod compress;
 pub mod events;
@@ -26,6 +25,7 @@ pub mod outbound;
 mod page;
 mod process;
 mod pushes;
+mod requests;
 mod tunnel;
 mod wire;
 
@@ -51,9 +51,9 @@ use crate::control::jwks::Issuer;
 use crate::control::listener::{ApiPort, PortLimits, TRANSFER_TIME};
 use crate::control::tunnel::Tunnels;
 use crate::record::{RecordFault, TicketsPart};
-use crate::session::question::{Question, Waiting};
-use crate::session::tunnel::TunnelQuestion;
-use crate::shard::ask::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
+use crate::session::hook_call::{HookCall, Waiting};
+use crate::session::tunnel::TunnelCall;
+use crate::shard::control_request::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
 use crate::shard::router::Router;
 use crate::telemetry::sparing::log_once_a_minute;
 
@@ -332,11 +332,11 @@ impl ControlPlane for ClientPort {
         self.compressor.take(response, reply)
     }
 
-    fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
-        self.hooks.ask(&self.handle, question, reply)
+    fn ask_backend(&self, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
+        self.hooks.ask(&self.handle, hook_call, reply)
     }
 
-    fn ask_tunnel(&self, question: TunnelQuestion, reply: TunnelReply) -> Result<Waiting, Busy> {
-        self.tunnels.ask(&self.handle, question, reply)
+    fn ask_tunnel(&self, hook_call: TunnelCall, reply: TunnelReply) -> Result<Waiting, Busy> {
+        self.tunnels.ask(&self.handle, hook_call, reply)
     }
 }

@@ -12,13 +12,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::Position;
 use crate::base::publication::ClientInfo;
 use crate::control::pushes::PushOutcome;
 use crate::hub::Publication;
-use crate::hub::asks::{Pace, Since, SinceEpoch};
 use crate::hub::limits::SPREAD_MS_MAX;
+use crate::hub::requests::{Pace, Since, SinceEpoch};
 use crate::session::token::Overrides;
 
 /// `publish` with its `channel`, `broadcast` with its `channels`.
@@ -297,18 +297,18 @@ pub struct ErrorBody {
 impl ErrorBody {
     /// Error 107 with a sentence that says what is wrong.
     pub fn invalid(message: &'static str) -> ErrorBody {
-        ErrorBody { code: Refusal::BadRequest.code(), message }
+        ErrorBody { code: ErrorCode::BadRequest.code(), message }
     }
 }
 
-impl From<Refusal> for ErrorBody {
-    fn from(refusal: Refusal) -> ErrorBody {
-        let message = match refusal {
+impl From<ErrorCode> for ErrorBody {
+    fn from(error_code: ErrorCode) -> ErrorBody {
+        let message = match error_code {
             // The API's own word for it; the client protocol says "method not found".
-            Refusal::MethodNotFound => "not found",
-            refusal => refusal.message(),
+            ErrorCode::MethodNotFound => "not found",
+            error_code => error_code.message(),
         };
-        ErrorBody { code: refusal.code(), message }
+        ErrorBody { code: error_code.code(), message }
     }
 }
 
@@ -395,14 +395,14 @@ impl Serialize for JsonText {
 /// A payload given as JSON or as Base64 of JSON (RFC 4648 section 4); the latter wins, as in the field.
 ///
 /// # Errors
-/// [`Refusal::BadRequest`] when the Base64 or the JSON in it cannot be read: every client speaks JSON, so that bytes
+/// [`ErrorCode::BadRequest`] when the Base64 or the JSON in it cannot be read: every client speaks JSON, so that bytes
 /// of another kind could reach nobody.
-pub fn payload(raw: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, Refusal> {
+pub fn payload(raw: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, ErrorCode> {
     if base64.is_empty() {
         return Ok(raw.map(|raw| one_line(String::from(Box::<str>::from(raw)).into_bytes())));
     }
-    let bytes = STANDARD.decode(base64).map_err(|_| Refusal::BadRequest)?;
-    serde_json::from_slice::<&RawValue>(&bytes).map_err(|_| Refusal::BadRequest)?;
+    let bytes = STANDARD.decode(base64).map_err(|_| ErrorCode::BadRequest)?;
+    serde_json::from_slice::<&RawValue>(&bytes).map_err(|_| ErrorCode::BadRequest)?;
     Ok(Some(one_line(bytes)))
 }
 
@@ -476,7 +476,7 @@ mod tests {
     fn base64_must_hold_json() {
         assert_eq!(text(payload(None, "eyJhIjoKMX0=").unwrap()).unwrap(), "{\"a\": 1}");
         for wrong in ["e", "AAAA", "/w==", "eyJhIjox"] {
-            assert_eq!(payload(None, wrong), Err(Refusal::BadRequest), "{wrong}");
+            assert_eq!(payload(None, wrong), Err(ErrorCode::BadRequest), "{wrong}");
         }
     }
 

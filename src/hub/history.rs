@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::ids::Offset;
 use crate::base::publication::{Publication, Publications};
 use crate::base::time::Time;
-use crate::hub::asks::Recovery;
+use crate::hub::requests::Recovery;
 
 /// What an entry costs beside its payload, info and tags, in bytes: the publication, its reference counts and its place
 /// in the ring. Without it a log of small payloads would take several times its bound.

@@ -8,7 +8,7 @@ use ahash::RandomState;
 use crate::base::ids::Position;
 use crate::base::time::Time;
 
-/// The keys of all channels of one home. All live equally long, so the oldest is always the first to go.
+/// The keys of all channels of one owner. All live equally long, so the oldest is always the first to go.
 pub struct IdempotencyKeys {
     /// Channel life and key → what the first publication was answered.
     answers: HashMap<Arc<[u8]>, Answer, RandomState>,
@@ -31,7 +31,7 @@ struct Issued {
     expires: Time,
 }
 
-/// One life of a channel: its slot in the home's table, and the number that tells the uses of the slot apart.
+/// One life of a channel: its slot in the owner's table, and the number that tells the uses of the slot apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner {
     pub slot: u32,

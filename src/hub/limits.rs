@@ -46,11 +46,11 @@ pub const SPREAD_MS_MAX: u32 = 3_600_000;
 /// hundreds of messages at the rates that it is for, and who waits longer would rather hear less often.
 pub const BATCH_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// What one [`Home`](crate::hub::Home) may hold.
+/// What one [`OwnedChannels`](crate::hub::Home) may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubLimits {
     /// Bytes of all logs together: payloads, infos and tags, and what an entry costs besides.
-    /// At the bound the oldest entries of the heaviest logs go (see [`crate::hub::home`]).
+    /// At the bound the oldest entries of the heaviest logs go (see [`crate::hub::owned`]).
     pub history_bytes_max: usize,
     /// Publications in one answer to a history ask. A page, not the log: 300 of the usual payloads fit one reply.
     /// A larger limit is cut to this; the reader goes on from the last offset it got.

@@ -3,34 +3,34 @@
 //! Inputs: typed asks and the time. Outputs: answers and what to deliver to whom. Must not know: sockets, wires,
 //! threads, mailboxes.
 //!
-//! [`Home`] is the side of the one shard that writes a channel's log; [`local::Local`] the side of every shard with
+//! [`OwnedChannels`] is the side of the one shard that writes a channel's log; [`followed::FollowedChannels`] the side of every shard with
 //! subscribers.
 
-pub mod asks;
 pub mod class;
 pub mod creators;
 mod deadlines;
+pub mod followed;
 mod history;
-pub mod home;
-#[cfg(test)]
-mod home_test;
 mod idempotency;
 pub mod limits;
-pub mod local;
 pub mod log_store;
 #[cfg(test)]
-mod model_test;
+mod model_tests;
 pub mod options;
+pub mod owned;
+#[cfg(test)]
+mod owned_tests;
 mod pace;
 pub mod places;
 mod presence;
+pub mod requests;
 mod sequencer;
 mod stream;
 pub mod users;
 
 pub use crate::base::publication::{Encoded, Publication};
-pub use home::{Home, HomeCounts};
 pub use limits::HubLimits;
 pub use options::{ChannelOptions, GapPolicy, Namespaces};
+pub use owned::{OwnedChannels, OwnedCounts};
 pub use presence::Roster;
 pub use users::Users;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 
 /// What happens to a subscriber whose cursor has fallen off the log's tail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -107,17 +107,17 @@ impl<O> Namespaces<O> {
     /// The options of the channel `name`.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] for a name that is empty, too long, or has control characters;
-    /// [`Refusal::UnknownChannel`] for a namespace that is not configured.
-    pub fn resolve(&self, name: &str) -> Result<&Arc<O>, Refusal> {
+    /// [`ErrorCode::BadRequest`] for a name that is empty, too long, or has control characters;
+    /// [`ErrorCode::UnknownChannel`] for a namespace that is not configured.
+    pub fn resolve(&self, name: &str) -> Result<&Arc<O>, ErrorCode> {
         if name.is_empty() || name.len() > self.name_bytes_max || name.bytes().any(|b| b < 0x20 || b == 0x7f)
         {
-            return Err(Refusal::BadRequest);
+            return Err(ErrorCode::BadRequest);
         }
         let name = name.strip_prefix(&*self.private_prefix).unwrap_or(name);
         match name.split_once(':') {
             None => Ok(&self.default),
-            Some((namespace, _)) => self.named.get(namespace).ok_or(Refusal::UnknownChannel),
+            Some((namespace, _)) => self.named.get(namespace).ok_or(ErrorCode::UnknownChannel),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! When deliveries that do not go out at once are due: functions of time and of how many are left.
 
 use crate::base::time::Time;
-use crate::hub::asks::Pace;
 use crate::hub::limits::{BULK_WAIT_MAX, SPREAD_STEP};
+use crate::hub::requests::Pace;
 use crate::hub::stream::Seq;
 use std::time::Duration;
 

@@ -18,7 +18,7 @@ use crate::base::prng::Prng;
 use crate::hub::users::{UserPolicy, Users};
 use crate::record::{RecordFault, UserRecord};
 
-/// What the home of a user says to one of the user's connections.
+/// What the owner of a user says to one of the user's connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Granted(ConnId),
@@ -213,7 +213,7 @@ mod tests {
             let limit = UserLimit { connections_max: prng.usize(1..6), policy };
             let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
             let user: UserName = "ann".into();
-            // Where they live: asking, connected, and gone without the home's knowing. Verdicts on their way.
+            // Where they live: asking, connected, and gone without the owner's knowing. Verdicts on their way.
             let (mut asking, mut connected) = (BTreeSet::new(), BTreeSet::new());
             let (mut verdicts, mut under_way, mut left) = (Vec::new(), Vec::new(), Vec::new());
             for step in 0..400_u64 {

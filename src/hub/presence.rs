@@ -9,7 +9,7 @@ use ahash::RandomState;
 
 use crate::base::ids::{ConnId, ShardId, UserName};
 use crate::base::publication::{ClientInfo, Encoded, Visibility};
-use crate::hub::asks::PresenceStats;
+use crate::hub::requests::PresenceStats;
 
 /// Entries a map walks instead of hashing: four cache lines of connections.
 const FEW_MAX: usize = 16;

@@ -1,6 +1,6 @@
 //! The short stream of a channel on a shard with subscribers: what is not yet delivered to everyone.
 //!
-//! Inputs: items from the channel's home, in order. Outputs: runs of them by sequence, and the cursors of those who lag.
+//! Inputs: items from the channel's owner, in order. Outputs: runs of them by sequence, and the cursors of those who lag.
 //! Must not know: who is subscribed, when an item is due.
 
 use std::collections::VecDeque;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Encoded, Publication};
-use crate::hub::asks::Notice;
+use crate::hub::requests::JoinLeaveEvent;
 use crate::record::{CursorRecord, InfoRecord, PublicationRecord, StreamItem, StreamRecord};
 
 /// Position in a channel's stream on this shard: the next item to deliver.
@@ -25,30 +25,30 @@ pub struct StreamLimits {
     pub shard_bytes_max: usize,
 }
 
-/// What a channel's home sends to the shards of its subscribers.
+/// What a channel's owner sends to the shards of its subscribers.
 #[derive(Clone, Debug)]
 pub enum Item {
     Publication(Arc<Publication>),
-    Notice(Arc<Notice>),
+    JoinLeaveEvent(Arc<JoinLeaveEvent>),
 }
 
 impl Item {
     pub fn encoded(&self) -> &Encoded {
         match self {
             Item::Publication(publication) => &publication.encoded,
-            Item::Notice(notice) => &notice.encoded,
+            Item::JoinLeaveEvent(join_leave) => &join_leave.encoded,
         }
     }
 
     pub fn channel(&self) -> &ChannelName {
         match self {
             Item::Publication(publication) => &publication.channel,
-            Item::Notice(notice) => &notice.channel,
+            Item::JoinLeaveEvent(join_leave) => &join_leave.channel,
         }
     }
 
-    pub fn is_notice(&self) -> bool {
-        matches!(self, Item::Notice(_))
+    pub fn is_join_leave(&self) -> bool {
+        matches!(self, Item::JoinLeaveEvent(_))
     }
 
     /// The place in the log, of those that have one: joins, leaves and publications kept out of history have none.
@@ -57,7 +57,7 @@ impl Item {
             Item::Publication(publication) => {
                 Some(publication.offset()).filter(|offset| *offset != Offset(0))
             }
-            Item::Notice(_) => None,
+            Item::JoinLeaveEvent(_) => None,
         }
     }
 
@@ -65,7 +65,7 @@ impl Item {
     pub fn weight(&self) -> usize {
         match self {
             Item::Publication(publication) => publication.weight(),
-            Item::Notice(notice) => notice.info.user.len() + notice.info.client.len(),
+            Item::JoinLeaveEvent(join_leave) => join_leave.info.user.len() + join_leave.info.client.len(),
         }
     }
 }
@@ -254,8 +254,10 @@ impl Stream {
         let (from, base) = self.unbroken();
         let items = self.items.range((from - self.base) as usize..).map(|item| match item {
             Item::Publication(publication) => StreamItem::Publication(PublicationRecord::of(publication)),
-            Item::Notice(notice) if notice.joined => StreamItem::Joined(InfoRecord::of(&notice.info)),
-            Item::Notice(notice) => StreamItem::Left(InfoRecord::of(&notice.info)),
+            Item::JoinLeaveEvent(join_leave) if join_leave.joined => {
+                StreamItem::Joined(InfoRecord::of(&join_leave.info))
+            }
+            Item::JoinLeaveEvent(join_leave) => StreamItem::Left(InfoRecord::of(&join_leave.info)),
         });
         StreamRecord { channel: channel.clone(), top, base, items: items.collect() }
     }
@@ -265,16 +267,21 @@ impl Stream {
     pub fn from_record(record: StreamRecord) -> Stream {
         let mut stream = Stream { base: RESTORED_BASE, base_offset: record.base, ..Stream::default() };
         for item in record.items {
-            let notice = |joined, info: InfoRecord| {
+            let join_leave = |joined, info: InfoRecord| {
                 let (channel, info) = (record.channel.clone(), info.info());
-                Item::Notice(Arc::new(Notice { channel, joined, info, encoded: Encoded::default() }))
+                Item::JoinLeaveEvent(Arc::new(JoinLeaveEvent {
+                    channel,
+                    joined,
+                    info,
+                    encoded: Encoded::default(),
+                }))
             };
             stream.push(match item {
                 StreamItem::Publication(publication) => {
                     Item::Publication(publication.publication(&record.channel))
                 }
-                StreamItem::Joined(info) => notice(true, info),
-                StreamItem::Left(info) => notice(false, info),
+                StreamItem::Joined(info) => join_leave(true, info),
+                StreamItem::Left(info) => join_leave(false, info),
             });
         }
         stream
@@ -360,12 +367,17 @@ pub mod tests {
             let begun = prng.u64(..10);
             (longer.base, shorter.base) = (7, 7 + begun);
             for offset in 1..begun + prng.u64(..10) {
-                let notice = || {
+                let join_leave = || {
                     let info = ClientInfo { client: offset.to_string(), ..ClientInfo::default() };
                     let (channel, encoded) = ("c".into(), Encoded::default());
-                    Item::Notice(Arc::new(Notice { channel, joined: offset % 2 == 0, info, encoded }))
+                    Item::JoinLeaveEvent(Arc::new(JoinLeaveEvent {
+                        channel,
+                        joined: offset % 2 == 0,
+                        info,
+                        encoded,
+                    }))
                 };
-                let item = if prng.u8(..4) == 0 { notice() } else { publication(offset) };
+                let item = if prng.u8(..4) == 0 { join_leave() } else { publication(offset) };
                 if offset > begun {
                     shorter.push(item.clone());
                 }

@@ -41,14 +41,14 @@ use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
 use crate::driver::{Driver, DriverOptions, ListenerOptions, SocketOptions};
+use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
-use crate::hub::local::StreamLimits;
 use crate::node::limits::{Descriptors, Room};
 use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
 use crate::session::tunnel::WaitingLimits;
-use crate::shard::ask::{Ask, ControlPlane};
 use crate::shard::client_ids::ClientIds;
+use crate::shard::control_request::{ControlPlane, ControlRequest};
 use crate::shard::mailbox::Inbox;
 use crate::shard::options::{ClientLimits, TunnelOptions};
 use crate::shard::router::Router;
@@ -57,7 +57,7 @@ use crate::shard::{ClientHooks, HttpLimits, Shard, ShardOptions, Tick};
 
 /// Time between expiry and the close, for the client to send a new token: one ping interval of the usual clients.
 const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
-/// How much longer than a question may wait and be asked a shard waits for its answer. The control plane keeps both
+/// How much longer than a hook call may wait and be asked a shard waits for its answer. The control plane keeps both
 /// times; this is for an answer that is lost.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
@@ -190,7 +190,7 @@ fn serve(start: &Start) -> io::Result<()> {
     let ending = Instant::now();
     for id in router.every_shard() {
         // A full inbox empties while the shard runs; one that does not run has failed and is not waited for.
-        while router.ask(id, Ask::Shutdown(Disconnect::SHUTDOWN)).is_err() && outcome.is_ok() {
+        while router.ask(id, ControlRequest::Shutdown(Disconnect::SHUTDOWN)).is_err() && outcome.is_ok() {
             thread::sleep(Duration::from_millis(1));
         }
     }

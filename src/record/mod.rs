@@ -56,12 +56,12 @@ pub use field::{Field, Reader, Writer};
 pub use link::{CursorRecord, DecoderRecord, FrameRecord, LinkRecord};
 pub use moment::Moment;
 pub use peer::{
-    AdmissionRecord, AskedChannelRecord, AskingRecord, ClientRecord, ConnectPurpose, ConnectQuestion,
+    AdmissionRecord, AskedChannelRecord, AskingRecord, CallRecord, ClientRecord, ConnectCall, ConnectPurpose,
     ConnectRecord, FarewellRecord, HeaderRecord, HookCallRecord, IdentityRecord, JoinRecord, ModeRecord,
-    PayloadRecord, PeerRecord, PeerState, PublishPurpose, PublishQuestion, PurposeRecord, QuestionRecord,
-    RecoveryRecord, RenewalRecord, ReplyRecord, RequestsRecord, RpcQuestion, SinceEpochRecord, SinceRecord,
-    SubRecord, SubscribePurpose, SubscribeQuestion, SubscribedRecord, TermsRecord, TunnelAskingRecord,
-    TunnelRecord, TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
+    PayloadRecord, PeerRecord, PeerState, PublishCall, PublishPurpose, PurposeRecord, RecoveryRecord,
+    RenewalRecord, ReplyRecord, RequestsRecord, RpcCall, SinceEpochRecord, SinceRecord, SubRecord,
+    SubscribeCall, SubscribePurpose, SubscribedRecord, TermsRecord, TunnelAskingRecord, TunnelRecord,
+    TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
 };
 pub use ticket::{TicketRecord, TicketsPart};
 pub use user::UserRecord;

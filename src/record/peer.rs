@@ -145,7 +145,7 @@ record! {
         /// When it counts as unanswered.
         until: Moment,
         purpose: PurposeRecord,
-        question: QuestionRecord,
+        hook_call: CallRecord,
     }
 
     pub struct ConnectPurpose {
@@ -171,25 +171,25 @@ record! {
         data: Bytes,
     }
 
-    pub struct ConnectQuestion {
+    pub struct ConnectCall {
         data: Option<Bytes>,
         name: Box<str>,
         version: Box<str>,
         channels: Vec<ChannelName>,
     }
 
-    pub struct SubscribeQuestion {
+    pub struct SubscribeCall {
         channel: ChannelName,
         token: Box<str>,
         data: Option<Bytes>,
     }
 
-    pub struct PublishQuestion {
+    pub struct PublishCall {
         channel: ChannelName,
         data: Bytes,
     }
 
-    pub struct RpcQuestion {
+    pub struct RpcCall {
         method: Box<str>,
         data: Option<Bytes>,
     }
@@ -342,13 +342,13 @@ choice! {
     }
 
     /// What a hook is asked, so that it can be asked again.
-    pub enum QuestionRecord {
-        1 => Connect(ConnectQuestion),
+    pub enum CallRecord {
+        1 => Connect(ConnectCall),
         2 => Refresh,
-        3 => Subscribe(SubscribeQuestion),
+        3 => Subscribe(SubscribeCall),
         4 => SubRefresh(ChannelName),
-        5 => Publish(PublishQuestion),
-        6 => Rpc(RpcQuestion),
+        5 => Publish(PublishCall),
+        6 => Rpc(RpcCall),
     }
 
     pub enum ModeRecord {

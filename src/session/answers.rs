@@ -6,7 +6,7 @@
 //!                          └── the connection ends:     └── no answer in time: the shard says so itself
 //!                              dropped, which cancels
 //! ```
-//! Nothing that was checked before the question is taken for granted after it: in between the server may have
+//! Nothing that was checked before the hook call is taken for granted after it: in between the server may have
 //! subscribed, unsubscribed or refreshed the client by its API.
 
 use std::borrow::Cow;
@@ -16,17 +16,17 @@ use std::sync::Arc;
 use http::{HeaderValue, header::HeaderName};
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::ChannelName;
 use crate::base::publication::Since;
 use crate::base::time::Time;
 use crate::proto::centrifuge::reply::{ErrorRef, Reply};
 use crate::session::commands::{Wish, subscribe_to};
 use crate::session::context::{Admitted, Failure};
-use crate::session::permissions::Deed;
-use crate::session::question::{
+use crate::session::hook_call::{
     Answer, ConnectAnswer, Denied, Granted, Headers, Matter, RefreshAnswer, SubRefreshAnswer, Waiting,
 };
+use crate::session::permissions::Deed;
 use crate::session::{ChannelIndex, Context, Effect, NEVER_S, Phase, Renewal, Session, SubExtra, Waits};
 
 /// Most bytes of header fields that one connection keeps for the backend, names and values: what common HTTP servers
@@ -39,7 +39,7 @@ const LENIENCE_S: u64 = 60;
 /// Not the number of a channel: those are below 2^24.
 pub(super) const NO_CHANNEL: ChannelIndex = u32::MAX;
 
-/// A question whose answer is awaited.
+/// A hook call whose answer is awaited.
 pub(super) struct Asked {
     pub about: About,
     /// What was asked, to ask it once more of another process.
@@ -52,7 +52,7 @@ pub(super) struct Asked {
     pub _waiting: Option<Waiting>,
 }
 
-/// What a question is for, with all that is needed to go on.
+/// What a hook call is for, with all that is needed to go on.
 pub(super) enum About {
     Connect {
         id: u32,
@@ -94,17 +94,17 @@ impl Session {
         debug_assert!(!self.is_waiting(), "one thing at a time");
         let asked = Asked { about, matter: matter.clone(), number: 0, until: Time::NEVER, _waiting: None };
         self.extras_mut().waits = Some(Box::new(Waits::Answer(asked)));
-        cx.effects.push(Effect::Ask(matter));
+        cx.effects.push(Effect::CallHook(matter));
     }
 
-    /// The shard has put the question of the last [`Effect::Ask`] under `number`. It waits for the answer until `until`.
+    /// The shard has put the hook call of the last [`Effect::CallHook`] under `number`. It waits for the answer until `until`.
     pub fn asked(&mut self, number: u32, waiting: Option<Waiting>, until: Time) {
         if let Some(Waits::Answer(asked)) = self.waits_mut() {
             (asked.number, asked.until, asked._waiting) = (number, until, waiting);
         }
     }
 
-    /// Of a session that came from a record with a question out, which nobody is going to answer here: puts it once more.
+    /// Of a session that came from a record with a hook call out, which nobody is going to answer here: puts it once more.
     /// One that may have changed something at the backend is answered as one that cannot be judged.
     ///
     /// # Errors
@@ -117,13 +117,13 @@ impl Session {
                 self.handle_answer(number, Err(Denied::Unavailable { let_in: false }), cx).map(drop)
             }
             matter => {
-                cx.effects.push(Effect::Ask(matter.clone()));
+                cx.effects.push(Effect::CallHook(matter.clone()));
                 Ok(())
             }
         }
     }
 
-    /// The question that is out, and when the shard gives up on it.
+    /// The hook call that is out, and when the shard gives up on it.
     pub fn awaits(&self) -> Option<(u32, Time)> {
         match self.extras.as_ref()?.waits.as_deref()? {
             Waits::Answer(asked) => Some((asked.number, asked.until)),
@@ -131,7 +131,7 @@ impl Session {
         }
     }
 
-    /// The backend has answered the question `number`. False when that is not the one that is out.
+    /// The backend has answered the hook call `number`. False when that is not the one that is out.
     ///
     /// # Errors
     /// The connection is to be closed with this.
@@ -161,8 +161,8 @@ impl Session {
         match done {
             Ok(()) => {}
             Err(Failure::Close(disconnect)) => return Err(disconnect),
-            Err(Failure::Refuse(refusal)) => {
-                cx.refuse(id.unwrap_or(0), refusal);
+            Err(Failure::Refuse(error_code)) => {
+                cx.refuse(id.unwrap_or(0), error_code);
                 if connects {
                     self.phase = Phase::Refused;
                 }
@@ -192,18 +192,18 @@ impl Session {
                     Ok(Answer::Connect(answer)) => admitted(*answer, cx)?,
                     // Nobody is let in who could not be without the hook. The client comes back: it has done nothing wrong.
                     Err(Unknown { let_in: true }) if cx.world.allows_anonymous() => Admitted::default(),
-                    _ => return Err(Refusal::Internal.into()),
+                    _ => return Err(ErrorCode::Internal.into()),
                 };
                 self.begin(id, admitted, since, cx)
             }
             (About::Subscribe { wish, revoked }, answer) => {
                 let rights = self.may_begin(&wish.channel, cx)?;
                 let granted = match answer {
-                    _ if revoked => return Err(Refusal::PermissionDenied.into()),
+                    _ if revoked => return Err(ErrorCode::PermissionDenied.into()),
                     Ok(Answer::Subscribe(granted)) => *granted,
                     Err(Unknown { let_in: true }) if rights.may(Deed::Subscribe, false) => Granted::default(),
-                    Err(Unknown { let_in: true }) => return Err(Refusal::PermissionDenied.into()),
-                    _ => return Err(Refusal::Internal.into()),
+                    Err(Unknown { let_in: true }) => return Err(ErrorCode::PermissionDenied.into()),
+                    _ => return Err(ErrorCode::Internal.into()),
                 };
                 not_over(granted.expire_at_s, cx)?;
                 let renewal = Renewal::by_hook(granted.expire_at_s, rights.sub_refresh_hook);
@@ -218,11 +218,11 @@ impl Session {
                     Err(Unknown { let_in: true }) => {
                         let (rights, subscribed) = self.rights(&channel, cx)?;
                         if !rights.may(Deed::Publish, subscribed) {
-                            return Err(Refusal::PermissionDenied.into());
+                            return Err(ErrorCode::PermissionDenied.into());
                         }
                         (data, None)
                     }
-                    _ => return Err(Refusal::Internal.into()),
+                    _ => return Err(ErrorCode::Internal.into()),
                 };
                 cx.effects.push(Effect::Publish { id, channel, data, changes });
                 Ok(())
@@ -232,8 +232,8 @@ impl Session {
                     cx.reply(id, &Reply::Rpc(data.as_deref()));
                     Ok(())
                 }
-                Err(Unknown { let_in: true }) => Err(Refusal::NotAvailable.into()),
-                _ => Err(Refusal::Internal.into()),
+                Err(Unknown { let_in: true }) => Err(ErrorCode::NotAvailable.into()),
+                _ => Err(ErrorCode::Internal.into()),
             },
             (About::Refresh, answer) => self.refresh_answered(answer, cx),
             (About::SubRefresh { channel }, answer) => {
@@ -380,10 +380,10 @@ impl Session {
         &mut self,
         headers: Option<Cow<'_, str>>,
         allowed: &[Box<str>],
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), ErrorCode> {
         let Some(headers) = headers.filter(|_| !allowed.is_empty()) else { return Ok(()) };
         let given: BTreeMap<Cow<'_, str>, serde_json::Value> =
-            serde_json::from_str(&headers).map_err(|_| Refusal::BadRequest)?;
+            serde_json::from_str(&headers).map_err(|_| ErrorCode::BadRequest)?;
         let mut kept: Vec<(Box<str>, Box<[u8]>)> =
             self.headers().map_or_else(Vec::new, |headers| headers.to_vec());
         let of_request = kept.len();
@@ -393,14 +393,14 @@ impl Session {
             if known || !allowed.iter().any(|allowed| **allowed == *name) {
                 continue;
             }
-            let value = value.as_str().ok_or(Refusal::BadRequest)?;
+            let value = value.as_str().ok_or(ErrorCode::BadRequest)?;
             if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
-                return Err(Refusal::BadRequest);
+                return Err(ErrorCode::BadRequest);
             }
             kept.push((name.into(), value.as_bytes().into()));
         }
         if kept.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() > HEADERS_BYTES_MAX {
-            return Err(Refusal::BadRequest);
+            return Err(ErrorCode::BadRequest);
         }
         if kept.len() > of_request {
             let kept: Arc<Headers> = kept.into();
@@ -422,7 +422,7 @@ impl From<Denied> for Unknown {
 }
 
 /// Whom the connect hook lets in.
-fn admitted(answer: ConnectAnswer, cx: &Context<'_>) -> Result<Admitted, Refusal> {
+fn admitted(answer: ConnectAnswer, cx: &Context<'_>) -> Result<Admitted, ErrorCode> {
     not_over(answer.expire_at_s, cx)?;
     for (_, granted) in &answer.subs {
         not_over(granted.expire_at_s, cx)?;
@@ -445,8 +445,8 @@ fn is_over(expire_at_s: u64, cx: &Context<'_>) -> bool {
 /// # Errors
 /// The temporary 100 for what has ended before it begins: after the published server's 110 an SDK would never come back,
 /// for an answer that was late or a clock that is wrong.
-fn not_over(expire_at_s: u64, cx: &Context<'_>) -> Result<(), Refusal> {
-    if is_over(expire_at_s, cx) { Err(Refusal::Internal) } else { Ok(()) }
+fn not_over(expire_at_s: u64, cx: &Context<'_>) -> Result<(), ErrorCode> {
+    if is_over(expire_at_s, cx) { Err(ErrorCode::Internal) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use super::*;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::record::{self, PeerRecord, PeerState};
+use crate::session::hook_call::{Cancel, PublishAnswer, Waiting};
 use crate::session::permissions::{Deed, Permissions, Who};
-use crate::session::question::{Cancel, PublishAnswer, Waiting};
 use crate::session::record::tests::peer;
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
 use crate::session::{
@@ -36,7 +36,7 @@ impl World for Around {
         self.personal.then(|| format!("#{user}").into())
     }
 
-    fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
+    fn rights(&self, channel: &str) -> Result<Rights, ErrorCode> {
         let hooked = !channel.starts_with("free");
         let open = channel.starts_with("free") || channel.starts_with("both");
         Ok(Rights {
@@ -93,7 +93,7 @@ struct Stage {
     around: Around,
     session: Session,
     unix_s: u64,
-    /// Numbers questions, as the shard does.
+    /// Numbers hook calls, as the shard does.
     asked: u32,
     matters: Vec<Matter>,
     effects: Vec<Effect>,
@@ -165,7 +165,7 @@ impl Stage {
         }
         for effect in effects {
             match effect {
-                Effect::Ask(matter) => {
+                Effect::CallHook(matter) => {
                     self.matters.push(matter);
                     self.asked += 1;
                     self.session.asked(self.asked, None, Time::NEVER);
@@ -229,13 +229,13 @@ impl Stage {
         }
     }
 
-    /// Answers the question that is out.
+    /// Answers the hook call that is out.
     fn answer(&mut self, outcome: Result<Answer, Denied>) -> Result<bool, Disconnect> {
         let number = self.asked;
         self.run(|session, cx| session.handle_answer(number, outcome, cx))
     }
 
-    /// Carries out the last join as the shard and the channel's home would.
+    /// Carries out the last join as the shard and the channel's owner would.
     fn join(&mut self) {
         let Some(Effect::Subscribe(subscribe)) = self.effects.pop() else { panic!("no join was asked for") };
         let index = self.around.find(&subscribe.channel).expect("the channel has a number");
@@ -324,7 +324,7 @@ fn a_connect_waits_for_the_backend_and_what_came_along_waits_in_order() {
     assert!(!first.contains("ttl"), "{first}");
     assert_eq!(stage.session.user().map(|user| &**user), Some("ann"));
     assert_eq!(stage.session.meta().map(|meta| &meta[..]), Some(&br#"{"m":1}"#[..]));
-    // Held commands went on up to the next question.
+    // Held commands went on up to the next hook call.
     assert!(matches!(stage.effects.last(), Some(Effect::Subscribe(join)) if &*join.channel == "free"));
     assert!(matches!(stage.matters.last(), Some(Matter::Rpc { method, .. }) if &**method == "m"));
     stage.answer(Ok(Answer::Rpc { data: Some(Bytes::from_static(b"6")) })).unwrap();
@@ -681,7 +681,7 @@ fn emulated_headers_are_those_that_the_request_lacks() {
     let long = format!(r#"{{"cookie":"{}"}}"#, "x".repeat(HEADERS_BYTES_MAX));
     for bad in [r#"{"cookie":"a\r\nHost: evil"}"#, r#"{"cookie":1}"#, &long] {
         let mut session = Session::new(Format::Json, None);
-        assert_eq!(take(&mut session, bad), Err(Refusal::BadRequest), "{bad}");
+        assert_eq!(take(&mut session, bad), Err(ErrorCode::BadRequest), "{bad}");
         assert!(session.headers().is_none());
     }
     let mut session = Session::new(Format::Json, None);

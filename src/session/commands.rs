@@ -1,7 +1,7 @@
 //! What each command of a client does.
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{Since, SinceEpoch};
 use crate::proto::centrifuge::Commands;
@@ -9,8 +9,8 @@ use crate::proto::centrifuge::command::{self, Command, Json, Method};
 use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
 use crate::session::answers::About;
 use crate::session::context::{Admitted, Failure};
+use crate::session::hook_call::{Granted, Matter};
 use crate::session::permissions::Deed;
-use crate::session::question::{Granted, Matter};
 use crate::session::rights::{self, overridden, sub_flags};
 use crate::session::token::{ConnectClaims, TokenFault};
 use crate::session::{
@@ -60,7 +60,7 @@ impl Session {
             }
             match self.handle_command(command, cx) {
                 Ok(()) => {}
-                Err(Failure::Refuse(refusal)) => cx.refuse(id, refusal),
+                Err(Failure::Refuse(error_code)) => cx.refuse(id, error_code),
                 Err(Failure::Close(disconnect)) => return Err(disconnect),
             }
             if !cx.effects.is_empty() {
@@ -114,7 +114,7 @@ impl Session {
             Method::Publish(publish) => {
                 let (rights, subscribed) = self.rights(&publish.channel, cx)?;
                 if publish.kind != 0 {
-                    return Err(Refusal::BadRequest.into());
+                    return Err(ErrorCode::BadRequest.into());
                 }
                 let Some(data) = publish.data else { return Err(Disconnect::BAD_REQUEST.into()) };
                 let (channel, data) =
@@ -125,7 +125,7 @@ impl Session {
                     return Ok(());
                 }
                 if !rights.may(Deed::Publish, subscribed) {
-                    return Err(Refusal::PermissionDenied.into());
+                    return Err(ErrorCode::PermissionDenied.into());
                 }
                 cx.effects.push(Effect::Publish { id, channel, data, changes: None });
                 Ok(())
@@ -133,10 +133,10 @@ impl Session {
             Method::History(history) => {
                 let (rights, subscribed) = self.rights(&history.channel, cx)?;
                 if !rights.keeps_history {
-                    return Err(Refusal::NotAvailable.into());
+                    return Err(ErrorCode::NotAvailable.into());
                 }
                 if !rights.may(Deed::ReadHistory, subscribed) {
-                    return Err(Refusal::PermissionDenied.into());
+                    return Err(ErrorCode::PermissionDenied.into());
                 }
                 cx.effects.push(Effect::History {
                     id,
@@ -159,7 +159,7 @@ impl Session {
             }
             Method::Rpc { method, data } => {
                 if !cx.world.hooks().rpc {
-                    return Err(Refusal::NotAvailable.into());
+                    return Err(ErrorCode::NotAvailable.into());
                 }
                 self.ask(About::Rpc { id }, Matter::Rpc { method: method.into(), data: copy(data) }, cx);
                 Ok(())
@@ -177,13 +177,13 @@ impl Session {
                 Ok(())
             }
             Method::Pong => Ok(self.handle_pong()?),
-            Method::Unknown => Err(Refusal::MethodNotFound.into()),
+            Method::Unknown => Err(ErrorCode::MethodNotFound.into()),
             // As for `Send`, which is what it was: counted, and not answered.
             Method::NotJson if id == 0 => {
-                cx.effects.push(Effect::Refused(Refusal::BadRequest));
+                cx.effects.push(Effect::Refused(ErrorCode::BadRequest));
                 Ok(())
             }
-            Method::NotJson => Err(Refusal::BadRequest.into()),
+            Method::NotJson => Err(ErrorCode::BadRequest.into()),
         }
     }
 
@@ -272,7 +272,7 @@ impl Session {
         }
         if subscribe.filters_tags || subscribe.kind != 0 {
             // Granted without, it would be another subscription than the one asked for.
-            return Err(Refusal::BadRequest.into());
+            return Err(ErrorCode::BadRequest.into());
         }
         let wish = Wish {
             id,
@@ -301,27 +301,27 @@ impl Session {
             return Ok(());
         }
         if !rights.may(Deed::Subscribe, false) {
-            return Err(Refusal::PermissionDenied.into());
+            return Err(ErrorCode::PermissionDenied.into());
         }
         subscribe_to(wish, rights, Granted::default(), Renewal::Token, cx);
         Ok(())
     }
 
     /// What the channel's namespace allows, if the client could subscribe to it now.
-    pub(super) fn may_begin(&self, channel: &str, cx: &Context<'_>) -> Result<Rights, Refusal> {
+    pub(super) fn may_begin(&self, channel: &str, cx: &Context<'_>) -> Result<Rights, ErrorCode> {
         let rights = rights::of_user(cx.world, channel, self.user().map_or("", |user| user))?;
         if cx.world.find(channel).is_some_and(|index| self.sub(index).is_some()) {
-            return Err(Refusal::AlreadySubscribed);
+            return Err(ErrorCode::AlreadySubscribed);
         }
         if self.subs.len() >= cx.world.channels_max() {
-            return Err(Refusal::LimitExceeded);
+            return Err(ErrorCode::LimitExceeded);
         }
         Ok(rights)
     }
 
     fn handle_refresh(&mut self, id: u32, token: &str, cx: &mut Context<'_>) -> Result<(), Failure> {
         if cx.world.verifier().is_none() {
-            return Err(Refusal::NotAvailable.into());
+            return Err(ErrorCode::NotAvailable.into());
         }
         if token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
@@ -403,13 +403,13 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         if cx.world.verifier().is_none() {
-            return Err(Refusal::NotAvailable.into());
+            return Err(ErrorCode::NotAvailable.into());
         }
         if channel.is_empty() || token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let sub =
-            cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(Refusal::PermissionDenied)?;
+            cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(ErrorCode::PermissionDenied)?;
         let user = self.user().map_or("", |user| user);
         let expire_at_s = self.extra(sub.channel()).map_or(0, |extra| extra.expire_at_s);
         let granted = match rights::subscription(token, channel, user, Some(expire_at_s), cx) {
@@ -450,9 +450,9 @@ impl Session {
             // The client cannot subscribe by itself: it comes back, and the server decides again.
             return Err(Disconnect::SUBSCRIPTION_EXPIRED.into());
         }
-        let refusal = fault.of_subscription();
-        cx.reply(id, &Reply::Error(ErrorRef { temporary: true, ..refusal.into() }));
-        cx.effects.push(Effect::Refused(refusal));
+        let error_code = fault.of_subscription();
+        cx.reply(id, &Reply::Error(ErrorRef { temporary: true, ..error_code.into() }));
+        cx.effects.push(Effect::Refused(error_code));
         cx.effects.push(Effect::Unsubscribe { channel: sub.channel(), why: Some(Unsubscribed::Expired) });
         Ok(())
     }
@@ -472,7 +472,7 @@ impl Session {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let rights = rights::of_user(cx.world, channel, self.user().map_or("", |user| user))?;
-        // A subscription that is still being asked for counts: its channel's home hears of it first.
+        // A subscription that is still being asked for counts: its channel's owner hears of it first.
         let subscribed = cx.world.find(channel).is_some_and(|index| self.sub(index).is_some());
         Ok((rights, subscribed))
     }
@@ -480,10 +480,10 @@ impl Session {
     fn presence_of(&self, channel: &str, cx: &Context<'_>) -> Result<ChannelName, Failure> {
         let (rights, subscribed) = self.rights(channel, cx)?;
         if !rights.keeps_presence {
-            return Err(Refusal::NotAvailable.into());
+            return Err(ErrorCode::NotAvailable.into());
         }
         if !rights.may(Deed::ReadPresence, subscribed) {
-            return Err(Refusal::PermissionDenied.into());
+            return Err(ErrorCode::PermissionDenied.into());
         }
         Ok(channel.into())
     }
@@ -539,7 +539,7 @@ pub(super) struct Wish {
     pub reject_unrecovered: bool,
 }
 
-/// Asks the channel's home, once it is clear that the client may.
+/// Asks the channel's owner, once it is clear that the client may.
 pub(super) fn subscribe_to(
     wish: Wish,
     rights: Rights,

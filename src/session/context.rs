@@ -1,12 +1,12 @@
 //! What a session is given to act with, and what it wants done.
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::{Since, Visibility};
 use crate::proto::centrifuge::{Batch, Push, Reply};
+use crate::session::hook_call::{Granted, Matter, PublishAnswer};
 use crate::session::permissions::{Deed, Permissions, Who};
-use crate::session::question::{Granted, Matter, PublishAnswer};
 use crate::session::token::{TokenFault, Verifier};
 use crate::session::{ChannelIndex, Renewal};
 
@@ -31,7 +31,7 @@ pub struct Rights {
     pub recovery: bool,
     pub force_positioning: bool,
     pub force_recovery: bool,
-    /// The backend is asked about it: see [`crate::session::question`].
+    /// The backend is asked about it: see [`crate::session::hook_call`].
     pub subscribe_hook: bool,
     pub sub_refresh_hook: bool,
     pub publish_hook: bool,
@@ -79,7 +79,7 @@ pub struct Hooks {
 pub trait World {
     /// # Errors
     /// 107 for a name that cannot be one, 102 for a namespace that does not exist.
-    fn rights(&self, channel: &str) -> Result<Rights, Refusal>;
+    fn rights(&self, channel: &str) -> Result<Rights, ErrorCode>;
 
     /// The shard's number of a channel that somebody here is subscribed to, or about to be.
     fn find(&self, channel: &str) -> Option<ChannelIndex>;
@@ -107,7 +107,7 @@ pub trait World {
     fn emulated_headers(&self) -> &[Box<str>];
 }
 
-/// A subscription to ask the channel's home for.
+/// A subscription to ask the channel's owner for.
 #[derive(Clone, Debug)]
 pub struct SubscribeEffect {
     /// The command's; 0 when the server subscribes.
@@ -130,7 +130,7 @@ pub struct SubscribeEffect {
 pub enum Effect {
     /// The client is connected: count it, list it under its user, start its pings.
     Connected,
-    /// Ask the user's home for a place, then call [`crate::session::Session::handle_placed`].
+    /// Ask the user's owner for a place, then call [`crate::session::Session::handle_placed`].
     TakePlace,
     Subscribe(SubscribeEffect),
     /// A subscription ends: the client's doing, or for a reason that the client gets.
@@ -161,8 +161,8 @@ pub enum Effect {
         id: u32,
         channel: ChannelName,
     },
-    /// Put the question to the backend, then call [`crate::session::Session::asked`].
-    Ask(Matter),
+    /// Put the hook call to the backend, then call [`crate::session::Session::asked`].
+    CallHook(Matter),
     /// Decode what [`crate::session::Session::next_held`] gives as if it came now.
     Resume,
     /// What others see of the client has changed: in one channel, or in all that it is subscribed to.
@@ -179,7 +179,7 @@ pub enum Effect {
     /// A token was refused; for the counters and the log.
     TokenRefused(TokenFault),
     /// An error reply went out; for the counters.
-    Refused(Refusal),
+    Refused(ErrorCode),
     /// A command was over the limit of commands in a time; for the counters.
     Limited,
 }
@@ -211,9 +211,9 @@ impl Context<'_> {
         self.out.push(channel, push);
     }
 
-    pub fn refuse(&mut self, id: u32, refusal: Refusal) {
-        self.reply(id, &Reply::Error(refusal.into()));
-        self.effects.push(Effect::Refused(refusal));
+    pub fn refuse(&mut self, id: u32, error_code: ErrorCode) {
+        self.reply(id, &Reply::Error(error_code.into()));
+        self.effects.push(Effect::Refused(error_code));
     }
 
     /// Counts a command. False when it is over the limit: it is refused, unless it has no reply that could say so.
@@ -223,7 +223,7 @@ impl Context<'_> {
             return true;
         }
         if id != 0 {
-            self.refuse(id, Refusal::TooManyRequests);
+            self.refuse(id, ErrorCode::TooManyRequests);
         }
         self.effects.push(Effect::Limited);
         false
@@ -246,19 +246,19 @@ pub(super) struct Admitted {
 /// How a command ends when it does not succeed.
 pub(super) enum Failure {
     /// An error reply; the connection lives on.
-    Refuse(Refusal),
+    Refuse(ErrorCode),
     Close(Disconnect),
 }
 
-impl From<Result<Refusal, Disconnect>> for Failure {
-    fn from(either: Result<Refusal, Disconnect>) -> Failure {
+impl From<Result<ErrorCode, Disconnect>> for Failure {
+    fn from(either: Result<ErrorCode, Disconnect>) -> Failure {
         either.map_or_else(Failure::Close, Failure::Refuse)
     }
 }
 
-impl From<Refusal> for Failure {
-    fn from(refusal: Refusal) -> Failure {
-        Failure::Refuse(refusal)
+impl From<ErrorCode> for Failure {
+    fn from(error_code: ErrorCode) -> Failure {
+        Failure::Refuse(error_code)
     }
 }
 

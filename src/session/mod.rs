@@ -1,6 +1,6 @@
 //! One client as a state machine.
 //!
-//! Inputs: commands, answers of channel homes, the time. Outputs: replies and pushes into the caller's buffer, and
+//! Inputs: commands, answers of channel owners, the time. Outputs: replies and pushes into the caller's buffer, and
 //! [`Effect`]s for the shard to carry out. Must not know: sockets, frames, channels' logs, threads.
 //!
 //! ```text
@@ -15,9 +15,9 @@ mod answers;
 mod commands;
 mod context;
 mod held;
+pub mod hook_call;
 pub mod origins;
 pub mod permissions;
-pub mod question;
 pub mod reader;
 mod record;
 pub mod rights;
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::proto::centrifuge::Format;
@@ -41,7 +41,7 @@ use crate::proto::centrifuge::reply::{
 
 use self::answers::Asked;
 use self::held::Held;
-use self::question::Headers;
+use self::hook_call::Headers;
 
 pub use commands::Progress;
 pub use context::{Context, Effect, Hooks, Rights, SubscribeEffect, World};
@@ -77,7 +77,7 @@ impl Sub {
         self.channel & Sub::INDEX
     }
 
-    /// Place in the channel's list; `None` while the home has not answered.
+    /// Place in the channel's list; `None` while the owner has not answered.
     pub fn place(self) -> Option<u32> {
         (!self.is(Sub::PENDING)).then_some(self.place)
     }
@@ -228,7 +228,7 @@ struct Subscribed {
     data: Option<Bytes>,
 }
 
-/// A join as the channel's home answered it.
+/// A join as the channel's owner answered it.
 #[derive(Debug)]
 pub struct JoinAnswer {
     /// As given to [`Session::join_asked`].
@@ -239,15 +239,15 @@ pub struct JoinAnswer {
     pub since: Option<Since>,
     pub reject_unrecovered: bool,
     pub data: Option<Bytes>,
-    pub outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
+    pub outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
 }
 
 /// What the shard does with a join's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum JoinVerdict {
     /// Add the connection to the channel's subscribers, then call [`Session::placed`].
-    Subscribe { notices: bool },
-    /// The home refused; nothing to undo.
+    Subscribe { join_leaves: bool },
+    /// The owner refused; nothing to undo.
     Refused,
     /// The session wants it no more and has said so to the owner.
     Ignore,
@@ -312,7 +312,7 @@ impl Session {
         Sub::find(&self.subs, channel)
     }
 
-    /// The shard has asked the channel's home to join for the effect. `number` tells the answer from that to an earlier
+    /// The shard has asked the channel's owner to join for the effect. `number` tells the answer from that to an earlier
     /// ask which was given up: ids of commands do not, the server's own subscriptions have none.
     pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, effect: &SubscribeEffect) {
         debug_assert!(self.sub(channel).is_none());
@@ -368,7 +368,7 @@ impl Session {
         cx.effects.extend(subscribes.into_iter().map(Effect::Subscribe));
     }
 
-    // --- answers of channel homes
+    // --- answers of channel owners
 
     /// A join of this session has been answered.
     pub fn handle_joined(
@@ -382,18 +382,18 @@ impl Session {
         let server_side = answer.flags & Sub::SERVER_SIDE != 0;
         let (position, recovered) = match answer.outcome {
             Ok(outcome) => outcome,
-            Err(refusal) => {
+            Err(error_code) => {
                 if wanted {
                     self.remove(channel);
                 }
                 // Every channel that the node may remember is in use: no fault of the client, who is to try again.
-                let is_full = refusal == Refusal::LimitExceeded;
+                let is_full = error_code == ErrorCode::LimitExceeded;
                 if !server_side && is_full {
-                    let error = ErrorRef { temporary: true, ..refusal.into() };
+                    let error = ErrorRef { temporary: true, ..error_code.into() };
                     cx.reply(answer.id, &Reply::Error(error));
-                    cx.effects.push(Effect::Refused(refusal));
+                    cx.effects.push(Effect::Refused(error_code));
                 } else if !server_side {
-                    cx.refuse(answer.id, refusal);
+                    cx.refuse(answer.id, error_code);
                 } else if wanted && is_full && (!self.is_connected() || answer.flags & Sub::BY_TOKEN != 0) {
                     // Let in without, or refreshed without, it would miss what it relies on and never learn of it.
                     return Err(Disconnect::SERVER_ERROR);
@@ -404,7 +404,7 @@ impl Session {
             }
         };
         if answer.reject_unrecovered && matches!(recovered, Some(None)) {
-            cx.refuse(answer.id, Refusal::UnrecoverablePosition);
+            cx.refuse(answer.id, ErrorCode::UnrecoverablePosition);
             return Ok(match wanted {
                 true => {
                     self.remove(channel);
@@ -428,7 +428,7 @@ impl Session {
             self.server_side_answered(Some((name.clone(), subscribed)), cx)?;
         }
         Ok(match wanted {
-            true => JoinVerdict::Subscribe { notices: answer.flags & Sub::NOTICES != 0 },
+            true => JoinVerdict::Subscribe { join_leaves: answer.flags & Sub::NOTICES != 0 },
             false => JoinVerdict::Ignore,
         })
     }

@@ -7,7 +7,7 @@
 //!   reads are  └─ poll with messages, history, publish ──▶ answer
 //!   awaited)
 //! ```
-//! Inputs: the request, answers of channel homes. Outputs: what is complete. Must not know: sockets, frames, logs.
+//! Inputs: the request, answers of channel owners. Outputs: what is complete. Must not know: sockets, frames, logs.
 //!
 //! A streaming reader keeps its subscriptions and nothing else; a held poll keeps, besides, what its answer needs.
 
@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
 use crate::proto::encoding::Encoding;
@@ -45,7 +45,7 @@ pub const TURN_MESSAGES_MAX: usize = 64;
 pub struct Reader {
     subs: SmallVec<[Sub; 2]>,
     pub identity: Option<Box<Identity>>,
-    /// Present while something is awaited of a home, and as long as a poll is held.
+    /// Present while something is awaited of a owner, and as long as a poll is held.
     pub work: Option<Box<Work>>,
     /// Tells what it asked from what an earlier request of the same connection asked.
     pub id: u32,
@@ -58,7 +58,7 @@ pub struct Reader {
 #[derive(Debug, Default)]
 pub struct Work {
     pub reply: ReplyForm,
-    /// Present until every home has answered.
+    /// Present until every owner has answered.
     pub asking: Option<Box<Asking>>,
     /// Input that came behind the request; few have any.
     pub unread: Option<Box<Held>>,
@@ -101,7 +101,7 @@ pub struct Asking {
     pub channels: Vec<Asked>,
     /// Answers to come, and the place among the user's connections.
     pub outstanding: u32,
-    /// Where users' connections are limited, until the user's home has granted one.
+    /// Where users' connections are limited, until the user's owner has granted one.
     pub awaits_place: bool,
     /// What a stream begins with: the response's head.
     pub opening: Vec<u8>,
@@ -223,7 +223,7 @@ impl Reader {
         self.work.as_ref().is_some_and(|work| work.unread.is_some())
     }
 
-    /// Every home has answered: a stream flows, a poll is held.
+    /// Every owner has answered: a stream flows, a poll is held.
     pub fn is_ready(&self) -> bool {
         self.work.as_ref().is_none_or(|work| work.asking.is_none())
     }
@@ -261,7 +261,7 @@ impl Reader {
         Sub::find(&self.subs, channel)
     }
 
-    /// The shard has asked the channel's home to join under `id`.
+    /// The shard has asked the channel's owner to join under `id`.
     pub fn join_asked(&mut self, channel: ChannelIndex, id: u32) {
         debug_assert!(self.sub(channel).is_none());
         self.subs.push(Sub { channel: channel | Sub::PENDING, place: id });
@@ -272,7 +272,7 @@ impl Reader {
         self.subs = subs.into();
     }
 
-    /// The home has answered the join of `id`: whether it is still wanted.
+    /// The owner has answered the join of `id`: whether it is still wanted.
     pub fn joined(&self, channel: ChannelIndex, id: u32) -> ReaderVerdict {
         match self.sub(channel) {
             Some(sub) if sub.is(Sub::PENDING) && sub.place == id => ReaderVerdict::Subscribe,
@@ -313,12 +313,12 @@ pub const LOST: Position = Position::UNKNOWN;
 /// Where each channel of a request was left, by its position.
 ///
 /// # Errors
-/// [`Refusal::BadRequest`] when the position is one of other channels altogether.
-pub fn since(channels: &[ChannelName], positions: &Positions) -> Result<Vec<Option<Position>>, Refusal> {
+/// [`ErrorCode::BadRequest`] when the position is one of other channels altogether.
+pub fn since(channels: &[ChannelName], positions: &Positions) -> Result<Vec<Option<Position>>, ErrorCode> {
     let since: Vec<_> = channels.iter().map(|channel| positions.get(channel)).collect();
     match positions.is_empty() || since.iter().any(Option::is_some) {
         true => Ok(since),
-        false => Err(Refusal::BadRequest),
+        false => Err(ErrorCode::BadRequest),
     }
 }
 
@@ -420,7 +420,7 @@ mod tests {
         let mut text = Vec::new();
         crate::proto::reader::position::write_position(&mut text, [("a", at(1))]);
         let positions = Positions::parse(std::str::from_utf8(&text).unwrap()).unwrap();
-        assert_eq!(since(&["b".into()], &positions), Err(Refusal::BadRequest));
+        assert_eq!(since(&["b".into()], &positions), Err(ErrorCode::BadRequest));
         assert_eq!(since(&["b".into(), "a".into()], &positions), Ok(vec![None, Some(at(1))]));
         assert_eq!(since(&["b".into()], &Positions::default()), Ok(vec![None]));
     }

@@ -9,12 +9,12 @@
 //! says so as well, whoever let it in. What the server itself subscribes a client to (by token, hook or API) is its own decision
 //! and not held to this.
 
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::ChannelName;
 use crate::base::publication::Visibility;
 use crate::session::context::{Admitted, Failure};
+use crate::session::hook_call::Granted;
 use crate::session::permissions::{Deed, Who};
-use crate::session::question::Granted;
 use crate::session::token::{ConnectClaims, Flaw, Overrides, SubscribeClaims, TokenFault};
 use crate::session::{Context, Effect, Renewal, Rights, Sub, World};
 
@@ -27,7 +27,7 @@ const USER_SEPARATOR: char = ',';
 ///
 /// # Errors
 /// As [`World::rights`].
-pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, Refusal> {
+pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, ErrorCode> {
     Ok(of(world.rights(channel)?, channel, user))
 }
 
@@ -101,7 +101,7 @@ pub(super) fn refresh(
     expire_at_s: u64,
     cx: &mut Context<'_>,
 ) -> Result<ConnectClaims, Failure> {
-    let Some(verifier) = cx.world.verifier() else { return Err(Refusal::NotAvailable.into()) };
+    let Some(verifier) = cx.world.verifier() else { return Err(ErrorCode::NotAvailable.into()) };
     let claims = verifier.verify_refresh(token, cx.unix_s, expire_at_s);
     let claims = claims.and_then(|claims| match claims.user == user {
         true => Ok(claims),
@@ -170,13 +170,13 @@ pub fn overridden(mut rights: Rights, overrides: &Overrides) -> Rights {
 pub fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leave: bool) -> u32 {
     let recoverable = rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
     let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
-    let notices = rights.join_leave && (join_leave || rights.force_push_join_leave);
+    let join_leaves = rights.join_leave && (join_leave || rights.force_push_join_leave);
     let mut flags = 0;
     let Visibility { listed, announced } = rights.visibility();
     for (set, flag) in [
         (recoverable, Sub::RECOVERABLE),
         (positioned, Sub::POSITIONED),
-        (notices, Sub::NOTICES),
+        (join_leaves, Sub::NOTICES),
         (listed, Sub::LISTED),
         (announced, Sub::ANNOUNCED),
     ] {
@@ -204,9 +204,9 @@ mod tests {
     }
 
     impl World for Everything {
-        fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
+        fn rights(&self, channel: &str) -> Result<Rights, ErrorCode> {
             if channel.is_empty() {
-                return Err(Refusal::BadRequest);
+                return Err(ErrorCode::BadRequest);
             }
             let permissions = match channel.starts_with("known") {
                 true => [Deed::Subscribe, Deed::Publish, Deed::ReadHistory, Deed::ReadPresence]
@@ -306,7 +306,7 @@ mod tests {
         assert!(may(&unlimited, false)[0] && unlimited.listed.is_none(), "elsewhere the mark means nothing");
         assert_eq!(
             of_user(&Everything { limited: true }, "", "ann").map(|rights| rights.listed),
-            Err(Refusal::BadRequest)
+            Err(ErrorCode::BadRequest)
         );
     }
 

@@ -15,11 +15,11 @@ use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ClientId, UserName};
 use crate::proto::websocket::Handshake;
-use crate::session::question::Waiting;
+use crate::session::hook_call::Waiting;
 
 /// What a backend is asked or told about one connection.
 #[derive(Clone, Debug)]
-pub struct TunnelQuestion {
+pub struct TunnelCall {
     /// The tunnel's place in the configuration's list.
     pub tunnel: u16,
     pub client: ClientId,
@@ -53,7 +53,7 @@ pub enum TunnelMatter {
 /// The request that wants to become a connection.
 #[derive(Clone, Debug)]
 pub struct Hello {
-    /// As it stands in the target, without the question mark.
+    /// As it stands in the target, without the hook call mark.
     pub query: Box<str>,
     /// Those that the configuration forwards.
     pub headers: Box<[(Box<str>, Box<str>)]>,
@@ -69,7 +69,7 @@ pub struct Payload {
     pub bytes: Bytes,
 }
 
-/// What the backend says to a [`TunnelQuestion`].
+/// What the backend says to a [`TunnelCall`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelAnswer {
     Admitted(Box<Admission>),

@@ -1,10 +1,10 @@
 //! Clients of the Centrifuge protocol: their commands, what those lead to, their pings and expiries.
 
 use crate::base::ids::ClientId;
-use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk};
 use crate::hub::creators::Creator;
+use crate::hub::requests::{HistoryRequest, JoinRequest, PublishRequest};
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
-use crate::session::question::PublishAnswer;
+use crate::session::hook_call::PublishAnswer;
 use crate::session::rights::visibility;
 use crate::session::{
     Context, Effect, Progress, READ_WEIGHT, RECOVERY_WEIGHT, Session, Sub, SubscribeEffect,
@@ -202,7 +202,7 @@ impl Core {
                 };
                 let info = session.info(client, index);
                 let by = Creator::client(session.user(), conn);
-                let mut ask = PublishAsk { info: Some(info), by, ..PublishAsk::new(channel, data) };
+                let mut ask = PublishRequest { info: Some(info), by, ..PublishRequest::new(channel, data) };
                 if let Some(changes) = changes {
                     changed(&mut ask, *changes);
                 }
@@ -213,7 +213,7 @@ impl Core {
                 self.command_sent(slot, READ_WEIGHT);
                 let session = self.links.connections.session(slot);
                 let by = Creator::client(session.and_then(|session| session.user()), conn);
-                let ask = HistoryAsk { channel, limit, since, reverse, by };
+                let ask = HistoryRequest { channel, limit, since, reverse, by };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             }
             Effect::Presence { id, channel } => {
@@ -224,7 +224,7 @@ impl Core {
                 self.command_sent(slot, 1);
                 self.messages.mailer.request(OwnerRequest::PresenceStats { conn, id, channel });
             }
-            Effect::Ask(matter) => self.ask_for_client(slot, matter),
+            Effect::CallHook(matter) => self.ask_for_client(slot, matter),
             Effect::Resume => self.resume_commands_later(slot),
             Effect::InfoChanged { channel } => self.renew_info(slot, channel),
             Effect::ExpiryChanged => self.set_peer_timer(slot),
@@ -234,7 +234,7 @@ impl Core {
                 }
             }
             Effect::TokenRefused(fault) => self.token_refused(fault),
-            Effect::Refused(refusal) => self.env.stats.refusal(refusal),
+            Effect::Refused(error_code) => self.env.stats.error_code(error_code),
             Effect::Limited => self.env.stats.counters.commands_limited_total += 1,
         }
     }
@@ -246,7 +246,7 @@ impl Core {
         }
     }
 
-    /// Asks a channel's home to make the connection a subscriber.
+    /// Asks a channel's owner to make the connection a subscriber.
     pub fn ask_to_join(
         &mut self,
         slot: u32,
@@ -269,7 +269,7 @@ impl Core {
             _ => Creator::Backend,
         };
         let shown = visibility(subscribe.flags);
-        let ask = JoinAsk { channel: subscribe.channel, conn, info, shown, recover: subscribe.since, by };
+        let ask = JoinRequest { channel: subscribe.channel, conn, info, shown, recover: subscribe.since, by };
         let tag = JoinTag {
             index,
             number: self.messages.joins_asked,
@@ -282,7 +282,7 @@ impl Core {
         self.messages.mailer.request(OwnerRequest::Join { ask, tag });
     }
 
-    /// Sends what others see of a client to the homes of its channels, or of one.
+    /// Sends what others see of a client to the owners of its channels, or of one.
     fn renew_info(&mut self, slot: u32, only: Option<u32>) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot).to_string();
@@ -308,12 +308,12 @@ pub(in crate::shard) fn join_weight(flags: u32, recovers: bool) -> u16 {
 }
 
 /// What the backend wants published in place of what the client sent.
-pub(in crate::shard) fn changed(ask: &mut PublishAsk, changes: PublishAnswer) {
+pub(in crate::shard) fn changed(ask: &mut PublishRequest, changes: PublishAnswer) {
     let PublishAnswer { data, skip_history, tags, idempotency_key, version, version_epoch } = changes;
     if let Some(data) = data {
         ask.data = data;
     }
-    *ask = PublishAsk {
+    *ask = PublishRequest {
         channel: ask.channel.clone(),
         data: std::mem::take(&mut ask.data),
         info: ask.info.take(),

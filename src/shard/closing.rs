@@ -185,7 +185,7 @@ impl Core {
         }
     }
 
-    /// It is no client any more, and its user's home learns it. False when it was none.
+    /// It is no client any more, and its user's owner learns it. False when it was none.
     pub fn unlist(&mut self, slot: u32, user: Option<UserName>) -> bool {
         let conn = self.conn_id(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
@@ -193,8 +193,8 @@ impl Core {
         if connection.peer.take_of_user()
             && let Some(user) = user
         {
-            let home = self.messages.mailer.router().user_home(&user);
-            self.messages.mailer.post(home, Mail::UserLeft(Box::new((user, conn))));
+            let owned = self.messages.mailer.router().user_home(&user);
+            self.messages.mailer.post(owned, Mail::UserLeft(Box::new((user, conn))));
         }
         self.peers.clients -= u64::from(listed);
         listed

@@ -9,11 +9,11 @@ use crate::base::ids::{ClientId, ConnId, GENERATION_MASK, ListenerId, SLOT_MAX, 
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
-use crate::hub::home::Home;
-use crate::hub::local::Local;
-use crate::shard::ask::{ControlPlane, ShardStats};
+use crate::hub::followed::FollowedChannels;
+use crate::hub::owned::OwnedChannels;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::Connection;
+use crate::shard::control_request::{ControlPlane, ShardStats};
 use crate::shard::delivery::{Delivery, LATE};
 use crate::shard::environment::{Environment, RETRY};
 use crate::shard::events::Events;
@@ -82,12 +82,12 @@ impl Core {
         now: Time,
     ) -> Core {
         let events = Events::new(options.events, options.vacated_delay, control.clone());
-        let home = Home::new(options.namespaces.clone(), options.hub.clone(), prng.fork());
-        let owned = Owned::new(home, &mut prng, events, now + SWEEP_INTERVAL);
+        let owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork());
+        let owned = Owned::new(owned, &mut prng, events, now + SWEEP_INTERVAL);
         Core {
             links: Links::new(now),
             peers: Peers::new(id, client_ids, &options),
-            delivery: Delivery::new(Local::new(options.streams, prng.u64(..))),
+            delivery: Delivery::new(FollowedChannels::new(options.streams, prng.u64(..))),
             owned,
             messages: Messages::new(id, router),
             env: Environment::new(id, options, control, prng, now),
@@ -139,11 +139,11 @@ impl Core {
         self.messages.mailer.retry();
         self.handle_events();
         if self.owned.sweep_at <= now {
-            self.owned.channels.home.forget_roster();
-            let more = self.owned.channels.home.sweep(now, SWEEP_PER_TICK * 16);
+            self.owned.channels.owned.forget_roster();
+            let more = self.owned.channels.owned.sweep(now, SWEEP_PER_TICK * 16);
             self.owned.sweep_at = now + if more { SWEEP_AGAIN } else { SWEEP_INTERVAL };
         } else {
-            self.owned.channels.home.sweep(now, SWEEP_PER_TICK);
+            self.owned.channels.owned.sweep(now, SWEEP_PER_TICK);
         }
     }
 
@@ -395,7 +395,7 @@ impl Core {
             connections: self.links.connections.len() as u64,
             clients: self.peers.clients,
             users: self.owned.users.len() as u64,
-            channels: self.owned.channels.home.counts().channels as u64,
+            channels: self.owned.channels.owned.counts().channels as u64,
             subscriptions: self.delivery.local.subscriptions(),
             client_buffers_bytes: self.links.debtors.values().sum(),
             ..ShardStats::default()

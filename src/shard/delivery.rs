@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::base::time::Time;
-use crate::hub::local::{Local, Moved};
+use crate::hub::followed::{FollowedChannels, Moved};
 use crate::shard::pushes::Pushes;
 use crate::shard::timers::{self, TimerTick};
 
@@ -13,7 +13,7 @@ pub(in crate::shard) const LATE: Duration = Duration::from_millis(100);
 const EXCUSED_MAX: Duration = Duration::from_secs(60);
 
 pub(in crate::shard) struct Delivery {
-    pub local: Local,
+    pub local: FollowedChannels,
     /// Messages to users, on their way to connections here.
     pub pushes: Pushes,
     /// Connections with cursors that may move on.
@@ -34,7 +34,7 @@ pub(in crate::shard) struct Behind {
 }
 
 impl Delivery {
-    pub fn new(local: Local) -> Delivery {
+    pub fn new(local: FollowedChannels) -> Delivery {
         Delivery {
             local,
             pushes: Pushes::default(),
@@ -66,14 +66,14 @@ impl Delivery {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::local::StreamLimits;
+    use crate::hub::followed::StreamLimits;
 
     #[test]
     fn silence_is_excused_for_a_timeout_after_a_shard_was_late_and_not_for_ever() {
         let second = |s: u64| Time::from_millis(s * 1000);
         let timeout = Duration::from_secs(8);
         let limits = StreamLimits { channel_bytes_max: 1, channel_items_max: 1, shard_bytes_max: 1 };
-        let mut delivery = Delivery::new(Local::new(limits, 1));
+        let mut delivery = Delivery::new(FollowedChannels::new(limits, 1));
         assert_eq!(delivery.silence_excused_until(second(5), timeout), None);
         delivery.fell_behind(second(10));
         assert_eq!(

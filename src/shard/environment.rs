@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::base::ids::ShardId;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
-use crate::shard::ask::ControlPlane;
+use crate::shard::control_request::ControlPlane;
 use crate::shard::options::ShardOptions;
 use crate::shard::stats::Stats;
 

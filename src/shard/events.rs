@@ -15,7 +15,7 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::ChannelName;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
-use crate::shard::ask::ControlPlane;
+use crate::shard::control_request::ControlPlane;
 use crate::shard::environment::RETRY;
 
 /// Empty channels of one shard that may wait to be told as vacated: what a million clients that leave in one second
@@ -220,7 +220,7 @@ mod tests {
 
     use super::*;
     use crate::base::bytes::Bytes;
-    use crate::shard::ask::{Busy, HttpReply};
+    use crate::shard::control_request::{Busy, HttpReply};
 
     fn at(ms: u64) -> Time {
         Time::from_millis(ms)

@@ -10,7 +10,7 @@ use smallvec::{SmallVec, smallvec};
 use crate::base::bytes::BytesMut;
 use crate::base::publication::Publication;
 use crate::hub::class::{Class, ClassId};
-use crate::hub::local::{Active, Cursor, Item, LocalChannel, Seq};
+use crate::hub::followed::{Active, Cursor, Item, LocalChannel, Seq};
 use crate::shard::core::Core;
 use crate::shard::framing::encode_item;
 use crate::shard::outbox::FrameId;
@@ -129,7 +129,7 @@ impl Core {
         }
         let class = channel.class_of(subscriber);
         for item in channel.stream().between(cursor.seq, active.end) {
-            if item.is_notice() && !class.join_leave || cursor.has_had(item) {
+            if item.is_join_leave() && !class.join_leave || cursor.has_had(item) {
                 continue;
             }
             append_item(
@@ -170,7 +170,7 @@ fn publications(channel: &LocalChannel, active: Active) -> Vec<(Seq, Arc<Publica
     numbered
         .filter_map(|(seq, item)| match item {
             Item::Publication(publication) => Some((seq, Arc::clone(publication))),
-            Item::Notice(_) => None,
+            Item::JoinLeaveEvent(_) => None,
         })
         .collect()
 }
@@ -197,7 +197,7 @@ impl Batch {
         *self.frames[class.index()].get_or_insert_with(|| {
             let Class { encoding, join_leave, .. } = channel.classes().get(class);
             let wanted =
-                || channel.stream().between(start, end).filter(|item| join_leave || !item.is_notice());
+                || channel.stream().between(start, end).filter(|item| join_leave || !item.is_join_leave());
             let first = wanted().next()?;
             if wanted().nth(1).is_none() {
                 return Some(outbox.frame(encode_item(first, encoding).clone()));

@@ -2,7 +2,7 @@
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::EncodingId;
-use crate::hub::local::Item;
+use crate::hub::followed::Item;
 use crate::proto::centrifuge::{Format, Push, encode_push};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
@@ -46,14 +46,14 @@ pub(in crate::shard) fn encode_item(item: &Item, encoding: EncodingId) -> &Bytes
             (Some(format), Item::Publication(publication)) => {
                 push_frame(format, &publication.channel, &Push::Publication(view(publication)))
             }
-            (Some(format), Item::Notice(notice)) => {
-                let info = info_view(&notice.info);
-                let push = if notice.joined { Push::Join(info) } else { Push::Leave(info) };
-                push_frame(format, &notice.channel, &push)
+            (Some(format), Item::JoinLeaveEvent(join_leave)) => {
+                let info = info_view(&join_leave.info);
+                let push = if join_leave.joined { Push::Join(info) } else { Push::Leave(info) };
+                push_frame(format, &join_leave.channel, &push)
             }
             (None, Item::Publication(publication)) => frames::encode(encoding, publication),
             // Join and leave events exist in the client protocol only.
-            (None, Item::Notice(_)) => Bytes::new(),
+            (None, Item::JoinLeaveEvent(_)) => Bytes::new(),
         }
     })
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::base::fault::Refusal;
-use crate::shard::ask::{Pushed, Reply};
+use crate::base::fault::ErrorCode;
+use crate::shard::control_request::{Pushed, Reply};
 
 /// Answers an ask when the last of the messages it was split into is done with, by being dropped.
 #[derive(Debug)]
@@ -16,9 +16,9 @@ impl Gather {
     }
 
     /// Answers with a refusal at once, whatever is still under way.
-    pub fn refuse(&self, refusal: Refusal) {
+    pub fn refuse(&self, error_code: ErrorCode) {
         if let Some(reply) = self.0.lock().take() {
-            reply.send(Err(refusal));
+            reply.send(Err(error_code));
         }
     }
 }

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::Roster;
-use crate::hub::asks::{History, PresenceStats};
+use crate::hub::requests::{History, PresenceStats};
 use crate::proto::centrifuge::reply::HistoryResult;
 use crate::proto::centrifuge::{Reply, encode_presence};
 use crate::session::{Context, JoinVerdict, READ_WEIGHT, info_view, view};
-use crate::shard::ask::Ask;
 use crate::shard::clients::join_weight;
+use crate::shard::control_request::ControlRequest;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{Mail, join_answer};
 use crate::shard::owner::{FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
@@ -25,7 +25,7 @@ impl Core {
         match mail {
             Mail::FromOwner(message) => self.handle_from_owner(message),
             Mail::ToOwner(request) => self.handle_owner_request(*request),
-            Mail::Ask(ask) => self.handle_ask(*ask),
+            Mail::ControlRequest(ask) => self.handle_ask(*ask),
             Mail::Http(answer) => self.handle_http_answer(answer.0, answer.1),
             Mail::Backend(answer) => {
                 let (conn, number, outcome) = *answer;
@@ -45,9 +45,9 @@ impl Core {
 
     fn handle_owner_request(&mut self, request: OwnerRequest) {
         if let OwnerRequest::Publish { conn, id, ask } = &request
-            && let Err(refusal) = self.admit_publication(ask).and_then(|()| self.check_room())
+            && let Err(error_code) = self.admit_publication(ask).and_then(|()| self.check_room())
         {
-            let answer = OwnerAnswer::Published { conn: *conn, id: *id, outcome: Err(refusal) };
+            let answer = OwnerAnswer::Published { conn: *conn, id: *id, outcome: Err(error_code) };
             let message = FromOwner::Answer(Box::new(answer));
             return self.messages.mailer.post(conn.shard(), Mail::FromOwner(message));
         }
@@ -67,12 +67,12 @@ impl Core {
     }
 
     /// What the control plane asks about a channel of this shard. Gives anything else back.
-    pub fn handle_owner_ask(&mut self, ask: Ask) -> Option<Ask> {
+    pub fn handle_owner_ask(&mut self, ask: ControlRequest) -> Option<ControlRequest> {
         let ask = match ask {
-            Ask::Publish(ask, reply) => match self.check_room() {
-                Ok(()) => Ask::Publish(ask, reply),
-                Err(refusal) => {
-                    reply.send(Err(refusal));
+            ControlRequest::Publish(ask, reply) => match self.check_room() {
+                Ok(()) => ControlRequest::Publish(ask, reply),
+                Err(error_code) => {
+                    reply.send(Err(error_code));
                     return None;
                 }
             },
@@ -93,12 +93,12 @@ impl Core {
     }
 
     /// Whether a publication may be taken: 111 while followers do not keep up.
-    fn check_room(&mut self) -> Result<(), Refusal> {
+    fn check_room(&mut self) -> Result<(), ErrorCode> {
         if self.messages.mailer.waiting() > WAITING_MAIL_MAX
             || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX
         {
             self.env.stats.fault(Cause::InboxFull);
-            return Err(Refusal::TooManyRequests);
+            return Err(ErrorCode::TooManyRequests);
         }
         Ok(())
     }
@@ -179,13 +179,13 @@ impl Core {
         slot: Option<u32>,
         id: u32,
         weight: u16,
-        outcome: Result<T, Refusal>,
+        outcome: Result<T, ErrorCode>,
         write: impl FnOnce(u32, T, &mut Context<'_>),
     ) {
         let Some(slot) = slot else { return };
         self.with_session(slot, |_, cx| match outcome {
             Ok(answer) => write(id, answer, cx),
-            Err(refusal) => cx.refuse(id, refusal),
+            Err(error_code) => cx.refuse(id, error_code),
         });
         self.command_answered(slot, weight);
     }
@@ -208,8 +208,8 @@ impl Core {
             slot,
             |session, cx| session.handle_joined(index, channel, answer, cx),
             |core, verdict| match verdict {
-                Ok(JoinVerdict::Subscribe { notices }) => {
-                    core.add_subscriber(slot, index, notices, top, false)
+                Ok(JoinVerdict::Subscribe { join_leaves }) => {
+                    core.add_subscriber(slot, index, join_leaves, top, false)
                 }
 
                 Ok(JoinVerdict::Leave) => {

@@ -1,6 +1,6 @@
 //! The bounded, lock-free inbox of a shard.
 //!
-//! Many producers, one consumer. Messages of one producer keep their order, and a home shard's messages to another
+//! Many producers, one consumer. Messages of one producer keep their order, and a owner shard's messages to another
 //! shard are everything that order in a channel rests on. `tests/inbox.rs` runs this file through all interleavings
 //! of its threads, with a queue and atomics of a model checker in place of [`crate::shard::sync`].
 

@@ -4,11 +4,11 @@ use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, Epoch, Position};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::driver::{SendCause, SendFailure};
-use crate::hub::asks::{Read, ReadAnswer};
 use crate::hub::class::Class;
+use crate::hub::followed::{Cursor, Item};
 use crate::hub::limits::READ_AGAIN;
-use crate::hub::local::{Cursor, Item};
 use crate::hub::options::GapPolicy;
+use crate::hub::requests::{Read, ReadAnswer};
 use crate::session::Sub;
 use crate::shard::core::Core;
 use crate::shard::environment::RETRY;
@@ -176,7 +176,7 @@ impl Core {
                     break;
                 }
                 at += 1;
-                if item.is_notice() && !class.join_leave || cursor.has_had(item) {
+                if item.is_join_leave() && !class.join_leave || cursor.has_had(item) {
                     continue;
                 }
                 let bytes = encode_item(item, class.encoding);

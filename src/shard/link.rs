@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::Sock;
-use crate::hub::local::{ChannelIndex, Cursor};
+use crate::hub::followed::{ChannelIndex, Cursor};
 use crate::layer::Sealed;
 use crate::proto::websocket::Decoder;
 use crate::shard::outbox::Chain;

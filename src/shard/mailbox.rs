@@ -8,10 +8,10 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, UserName};
 use crate::base::publication::Since;
-use crate::session::question::{Answer, Denied};
+use crate::session::hook_call::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
-use crate::shard::ask::{Ask, UserMessage};
+use crate::shard::control_request::{ControlRequest, UserMessage};
 use crate::shard::gather::{Gather, Tally};
 use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
 
@@ -19,10 +19,10 @@ use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
 #[derive(Debug)]
 pub enum Mail {
     /// From the control plane.
-    Ask(Box<Ask>),
+    ControlRequest(Box<ControlRequest>),
     /// The control plane's answer to a request of HTTP.
     Http(Box<(ConnId, Response<Bytes>)>),
-    /// The backend's answer to the question of this number, which the connection asked.
+    /// The backend's answer to the hook call of this number, which the connection asked.
     Backend(Box<(ConnId, u32, Result<Answer, Denied>)>),
     /// What the backend of a tunnel says to one of its connections.
     Tunnel(Box<(ConnId, TunnelAnswer)>),
@@ -30,16 +30,16 @@ pub enum Mail {
     ToOwner(Box<OwnerRequest>),
     /// From the owner of a channel that this shard follows.
     FromOwner(FromOwner),
-    /// To a user's home: the user has one connection more, or one less.
+    /// To a user's owner: the user has one connection more, or one less.
     UserJoined(Box<(UserName, ConnId)>),
     /// One more that takes no messages.
     UserJoinedByTunnel(Box<(UserName, ConnId)>),
     UserLeft(Box<(UserName, ConnId)>),
-    /// From a user's home, where users' connections are limited: the connection has a place and may be answered.
+    /// From a user's owner, where users' connections are limited: the connection has a place and may be answered.
     Placed(ConnId),
-    /// From a user's home to one of the user's connections.
+    /// From a user's owner to one of the user's connections.
     Connection(Box<ConnectionMail>),
-    /// From a user's home: a message to connections of its users.
+    /// From a user's owner: a message to connections of its users.
     Push(Box<PushMail>),
 }
 
@@ -51,12 +51,12 @@ pub struct ConnectionMail {
     pub conn: ConnId,
     /// Checked before anything is done when the connection was named by its client id alone.
     pub user: UserName,
-    pub order: Order,
+    pub order: ApiCommand,
     pub done: Arc<Gather>,
 }
 
 #[derive(Clone, Debug)]
-pub enum Order {
+pub enum ApiCommand {
     Subscribe(SubscribeEffect),
     Unsubscribe { channel: ChannelName, why: Unsubscribed },
     Disconnect(Disconnect),

@@ -9,8 +9,8 @@ use crate::base::event::EventKinds;
 use crate::base::ids::ListenerId;
 use crate::base::seats::Seats;
 use crate::base::time::Time;
+use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
-use crate::hub::local::StreamLimits;
 use crate::hub::options::Namespaces;
 use crate::hub::users::UserPolicy;
 use crate::layer::Layer;
@@ -70,7 +70,7 @@ pub struct ShardOptions {
     pub forward_headers: Vec<Box<str>>,
     /// Those of them, or fewer, that a client may give itself with its connect.
     pub emulated_headers: Vec<Box<str>>,
-    /// When a question without an answer counts as unanswered. Longer than the control plane's own deadlines, which say
+    /// When a hook call without an answer counts as unanswered. Longer than the control plane's own deadlines, which say
     /// why: only a bug is left to be caught here.
     pub question_patience: Duration,
     pub shutdown_grace: Duration,

@@ -2,7 +2,7 @@
 
 use crate::base::prng::Prng;
 use crate::base::time::Time;
-use crate::hub::home::Home;
+use crate::hub::owned::OwnedChannels;
 use crate::hub::places::Places;
 use crate::hub::users::Users;
 use crate::shard::events::Events;
@@ -19,9 +19,9 @@ pub(in crate::shard) struct Owned {
 }
 
 impl Owned {
-    pub fn new(home: Home, prng: &mut Prng, events: Events, sweep_at: Time) -> Owned {
+    pub fn new(owned: OwnedChannels, prng: &mut Prng, events: Events, sweep_at: Time) -> Owned {
         Owned {
-            channels: ChannelOwner::new(home),
+            channels: ChannelOwner::new(owned),
             users: Users::new(prng),
             places: Places::new(prng),
             events,

@@ -10,7 +10,7 @@
 //!   unavailable, anything else with an error code; after a join that was answered so the connection is not in.
 //! - Requests of one follower about one channel are handled in the order in which they came.
 //! - Items of a log should come once and in order. When they do not, followers find out and read what is missing
-//!   ([`crate::hub::local`]). What is outside the log (join and leave events, publications without an offset) may be lost but
+//!   ([`crate::hub::followed`]). What is outside the log (join and leave events, publications without an offset) may be lost but
 //!   not repeated: nothing tells a repeated one.
 
 use std::collections::HashMap;
@@ -18,26 +18,26 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::base::time::Time;
-use crate::hub::asks::{
-    History, HistoryAsk, JoinAsk, Joined, Notice, Pace, PresenceStats, PublishAsk, Published, Read,
-    ReadAnswer, Recovery,
-};
-use crate::hub::home::{Reading, Released};
-use crate::hub::local::Item;
+use crate::hub::followed::Item;
 use crate::hub::log_store::Ticket;
-use crate::hub::{Home, Roster};
-use crate::shard::ask::{Ask, Busy, Reply};
+use crate::hub::owned::{Reading, Released};
+use crate::hub::requests::{
+    History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, Pace, PresenceStats, PublishRequest,
+    Published, Read, ReadAnswer, Recovery,
+};
+use crate::hub::{OwnedChannels, Roster};
+use crate::shard::control_request::{Busy, ControlRequest, Reply};
 use crate::shard::gather::Gather;
 
 /// What a follower says to a channel's owner, for one of its connections or for itself.
 #[derive(Debug)]
 pub enum OwnerRequest {
     Join {
-        ask: JoinAsk,
+        ask: JoinRequest,
         tag: JoinTag,
     },
     Leave {
@@ -53,12 +53,12 @@ pub enum OwnerRequest {
     Publish {
         conn: ConnId,
         id: u32,
-        ask: PublishAsk,
+        ask: PublishRequest,
     },
     History {
         conn: ConnId,
         id: u32,
-        ask: HistoryAsk,
+        ask: HistoryRequest,
     },
     /// Something is missing: what comes after a position?
     Read {
@@ -128,14 +128,14 @@ pub enum FromOwner {
 pub enum OwnerAnswer {
     Joined { conn: ConnId, channel: ChannelName, since: Option<Since>, tag: JoinTag, outcome: JoinOutcome },
     Read { by: ReadBy, read: Read, answer: ReadAnswer },
-    Published { conn: ConnId, id: u32, outcome: Result<Position, Refusal> },
-    History { conn: ConnId, id: u32, outcome: Result<History, Refusal> },
-    Presence { conn: ConnId, id: u32, outcome: Result<Arc<Roster>, Refusal> },
-    PresenceStats { conn: ConnId, id: u32, outcome: Result<PresenceStats, Refusal> },
+    Published { conn: ConnId, id: u32, outcome: Result<Position, ErrorCode> },
+    History { conn: ConnId, id: u32, outcome: Result<History, ErrorCode> },
+    Presence { conn: ConnId, id: u32, outcome: Result<Arc<Roster>, ErrorCode> },
+    PresenceStats { conn: ConnId, id: u32, outcome: Result<PresenceStats, ErrorCode> },
 }
 
 /// Where the log stands, and with a recovery what was missed, or that it is lost.
-pub type JoinOutcome = Result<(Position, Option<Option<Publications>>), Refusal>;
+pub type JoinOutcome = Result<(Position, Option<Option<Publications>>), ErrorCode>;
 
 impl OwnerAnswer {
     /// The connection that asked, unless its shard did.
@@ -164,7 +164,7 @@ pub trait Engine: Send + Sync {
     ///
     /// # Errors
     /// [`Busy`]: nothing was taken.
-    fn ask(&self, ask: Ask) -> Result<(), Busy>;
+    fn ask(&self, ask: ControlRequest) -> Result<(), Busy>;
 }
 
 /// Which owner a channel has.
@@ -185,7 +185,7 @@ impl fmt::Debug for Owner<'_> {
 
 /// The channels of one owner, and what it says about them to followers: `post` is called with each message in order.
 pub struct ChannelOwner {
-    pub home: Home,
+    pub owned: OwnedChannels,
     publications: PublicationCounts,
     /// Who waits for the store.
     /// Bound: one for each publish, join and read that is not answered; [`APPENDS_MAX`](crate::hub::limits::APPENDS_MAX) and
@@ -214,7 +214,7 @@ struct Joining {
     channel: ChannelName,
     since: Option<Since>,
     tag: JoinTag,
-    event: Option<Arc<Notice>>,
+    event: Option<Arc<JoinLeaveEvent>>,
 }
 
 /// Publications that were sent to followers.
@@ -236,9 +236,9 @@ pub struct Moment {
 type Post<'a> = &'a mut dyn FnMut(ShardId, FromOwner);
 
 impl ChannelOwner {
-    pub fn new(home: Home) -> ChannelOwner {
+    pub fn new(owned: OwnedChannels) -> ChannelOwner {
         ChannelOwner {
-            home,
+            owned,
             publications: PublicationCounts::default(),
             waiting: HashMap::new(),
             joining: HashMap::new(),
@@ -254,10 +254,10 @@ impl ChannelOwner {
             OwnerRequest::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
                 let mut join = Joining { conn, channel, since, tag, event: None };
-                match self.home.join(ask, at.now) {
-                    Err(refusal) => self.answer_join(join, Err(refusal), post),
-                    Ok(Joined { position, recovery, notice }) => {
-                        join.event = notice;
+                match self.owned.join(ask, at.now) {
+                    Err(error_code) => self.answer_join(join, Err(error_code), post),
+                    Ok(Joined { position, recovery, join_leave }) => {
+                        join.event = join_leave;
                         match recovery {
                             Some(Recovery::Later(ticket)) => {
                                 self.joining.entry(conn).or_default().push(ticket);
@@ -272,19 +272,19 @@ impl ChannelOwner {
                 // Nobody hears that it has left before they hear that it has joined.
                 let joined = self.take_join_event(conn, &channel);
                 self.announce(joined, post);
-                let event = self.home.leave(&channel, conn, at.now);
+                let event = self.owned.leave(&channel, conn, at.now);
                 self.announce(event, post);
             }
-            OwnerRequest::Renew { channel, conn, info } => self.home.renew(&channel, conn, info),
+            OwnerRequest::Renew { channel, conn, info } => self.owned.renew(&channel, conn, info),
             OwnerRequest::Publish { conn, id, ask } => {
                 self.publish(ask, PublishedTo::Connection(conn, id), at, post);
             }
             OwnerRequest::History { conn, id, ask } => {
-                let outcome = self.home.history(&ask, at.now);
+                let outcome = self.owned.history(&ask, at.now);
                 answer(OwnerAnswer::History { conn, id, outcome }, post);
             }
             OwnerRequest::Read { by, read } => {
-                match self.home.read(&read.channel, read.after, read.bytes_max, at.now) {
+                match self.owned.read(&read.channel, read.after, read.bytes_max, at.now) {
                     Reading::Ready(answered) => {
                         answer(OwnerAnswer::Read { by, read, answer: answered }, post)
                     }
@@ -294,24 +294,26 @@ impl ChannelOwner {
                 }
             }
             OwnerRequest::Presence { conn, id, channel } => {
-                let outcome = self.home.presence(&channel);
+                let outcome = self.owned.presence(&channel);
                 answer(OwnerAnswer::Presence { conn, id, outcome }, post);
             }
             OwnerRequest::PresenceStats { conn, id, channel } => {
-                let outcome = self.home.presence_stats(&channel);
+                let outcome = self.owned.presence_stats(&channel);
                 answer(OwnerAnswer::PresenceStats { conn, id, outcome }, post);
             }
         }
     }
 
     /// What the control plane asks about a channel. Gives anything else back.
-    pub fn handle_ask(&mut self, ask: Ask, at: Moment, post: Post<'_>) -> Option<Ask> {
+    pub fn handle_ask(&mut self, ask: ControlRequest, at: Moment, post: Post<'_>) -> Option<ControlRequest> {
         match ask {
-            Ask::Publish(ask, reply) => self.publish(ask, PublishedTo::Control(reply), at, post),
-            Ask::History(ask, reply) => reply.send(self.home.history(&ask, at.now)),
-            Ask::HistoryRemove(channel, reply) => reply.send(self.home.history_remove(&channel, at.now)),
-            Ask::Presence(channel, reply) => reply.send(self.home.presence(&channel)),
-            Ask::PresenceStats(channel, reply) => reply.send(self.home.presence_stats(&channel)),
+            ControlRequest::Publish(ask, reply) => self.publish(ask, PublishedTo::Control(reply), at, post),
+            ControlRequest::History(ask, reply) => reply.send(self.owned.history(&ask, at.now)),
+            ControlRequest::HistoryRemove(channel, reply) => {
+                reply.send(self.owned.history_remove(&channel, at.now))
+            }
+            ControlRequest::Presence(channel, reply) => reply.send(self.owned.presence(&channel)),
+            ControlRequest::PresenceStats(channel, reply) => reply.send(self.owned.presence_stats(&channel)),
             other => return Some(other),
         }
         None
@@ -320,7 +322,7 @@ impl ChannelOwner {
     /// What the store has done since goes out: publications to followers, answers to those who wait.
     pub fn handle_stored(&mut self, at: Moment, post: Post<'_>) {
         while !self.waiting.is_empty()
-            && let Some(released) = self.home.take_released(at.now)
+            && let Some(released) = self.owned.take_released(at.now)
         {
             match released {
                 Released::Published(ticket, outcome) => {
@@ -376,7 +378,7 @@ impl ChannelOwner {
     }
 
     /// The event of a join that waits for its answer, to go out without it.
-    fn take_join_event(&mut self, conn: ConnId, channel: &str) -> Option<Arc<Notice>> {
+    fn take_join_event(&mut self, conn: ConnId, channel: &str) -> Option<Arc<JoinLeaveEvent>> {
         let tickets = self.joining.get(&conn)?;
         tickets.iter().find_map(|ticket| {
             self.waiting.get_mut(ticket)?.iter_mut().find_map(|waiting| match waiting {
@@ -399,7 +401,7 @@ impl ChannelOwner {
     fn answer_join(
         &mut self,
         join: Joining,
-        outcome: Result<(Position, Option<Recovery>), Refusal>,
+        outcome: Result<(Position, Option<Recovery>), ErrorCode>,
         post: Post<'_>,
     ) {
         let Joining { conn, channel, since, tag, event } = join;
@@ -416,9 +418,9 @@ impl ChannelOwner {
     }
 
     /// Appends to the channel's log; when it is there, the publication goes to followers and the answer to who asked.
-    fn publish(&mut self, ask: PublishAsk, to: PublishedTo, at: Moment, post: Post<'_>) {
+    fn publish(&mut self, ask: PublishRequest, to: PublishedTo, at: Moment, post: Post<'_>) {
         let pace = ask.pace;
-        let outcome = match self.home.publish(ask, at.now, at.wall_ms) {
+        let outcome = match self.owned.publish(ask, at.now, at.wall_ms) {
             Ok(Published { ticket: Some(ticket), .. }) => {
                 return self.wait(ticket, Waiting::Publish { pace, to });
             }
@@ -426,7 +428,7 @@ impl ChannelOwner {
                 self.deliver(publication, pace, post);
                 Ok(position)
             }
-            Err(refusal) => Err(refusal),
+            Err(error_code) => Err(error_code),
         };
         to.send(outcome, post);
     }
@@ -436,7 +438,7 @@ impl ChannelOwner {
         self.publications.all += 1;
         self.publications.spread += u64::from(pace.spread_ms > 0);
         self.publications.bulk += u64::from(pace.spread_ms == 0 && pace.bulk);
-        for &(shard, _) in self.home.interested(&publication.channel) {
+        for &(shard, _) in self.owned.interested(&publication.channel) {
             let publication = Arc::clone(&publication);
             post(
                 shard,
@@ -448,16 +450,16 @@ impl ChannelOwner {
         }
     }
 
-    fn announce(&mut self, event: Option<Arc<Notice>>, post: Post<'_>) {
+    fn announce(&mut self, event: Option<Arc<JoinLeaveEvent>>, post: Post<'_>) {
         let Some(event) = event else { return };
-        for &(shard, _) in self.home.interested(&event.channel) {
-            post(shard, FromOwner::Item(Item::Notice(Arc::clone(&event))));
+        for &(shard, _) in self.owned.interested(&event.channel) {
+            post(shard, FromOwner::Item(Item::JoinLeaveEvent(Arc::clone(&event))));
         }
     }
 }
 
 impl PublishedTo {
-    fn send(self, outcome: Result<Position, Refusal>, post: Post<'_>) {
+    fn send(self, outcome: Result<Position, ErrorCode>, post: Post<'_>) {
         match self {
             PublishedTo::Connection(conn, id) => answer(OwnerAnswer::Published { conn, id, outcome }, post),
             PublishedTo::Control(reply) => reply.send(outcome),

@@ -94,8 +94,8 @@ impl Stage {
         };
         let namespaces = Namespaces::new(kept, [], 255);
         let store = Delayed::default();
-        let home = Home::new(Arc::new(namespaces), HubLimits::default(), Prng::with_seed(7));
-        let owner = ChannelOwner::new(home.with_store(Box::new(store.clone())));
+        let owned = OwnedChannels::new(Arc::new(namespaces), HubLimits::default(), Prng::with_seed(7));
+        let owner = ChannelOwner::new(owned.with_store(Box::new(store.clone())));
         Stage { owner, store, said: Vec::new() }
     }
 
@@ -105,15 +105,15 @@ impl Stage {
     }
 
     fn publish(&mut self, id: u32, data: &'static str, key: &str) {
-        let ask = PublishAsk::new("c".into(), Bytes::from_static(data.as_bytes()));
-        let ask = PublishAsk { idempotency_key: Some(key.into()), ..ask };
+        let ask = PublishRequest::new("c".into(), Bytes::from_static(data.as_bytes()));
+        let ask = PublishRequest { idempotency_key: Some(key.into()), ..ask };
         self.request(OwnerRequest::Publish { conn: conn(2), id, ask });
     }
 
     fn join(&mut self, slot: u32, recover: Option<(u64, Epoch)>) {
         let recover =
             recover.map(|(offset, epoch)| Since { offset: Offset(offset), epoch: SinceEpoch::Known(epoch) });
-        let ask = JoinAsk {
+        let ask = JoinRequest {
             channel: "c".into(),
             conn: conn(slot),
             info: ClientInfo { client: slot.to_string(), ..ClientInfo::default() },
@@ -134,7 +134,7 @@ impl Stage {
     }
 
     fn epoch(&self) -> Epoch {
-        self.owner.home.position("c").expect("it is known").epoch
+        self.owner.owned.position("c").expect("it is known").epoch
     }
 
     /// What has been said since this was last called, the store's news included.
@@ -158,7 +158,7 @@ fn describe(shard: ShardId, message: FromOwner) -> String {
         FromOwner::Item(Item::Publication(item)) => {
             format!("item {} {}", item.offset().0, String::from_utf8_lossy(&item.data))
         }
-        FromOwner::Item(Item::Notice(event)) => {
+        FromOwner::Item(Item::JoinLeaveEvent(event)) => {
             format!("{} {}", if event.joined { "joined" } else { "left" }, event.info.client)
         }
         FromOwner::Paced(paced) => format!("paced {}", paced.0.offset().0),
@@ -166,7 +166,9 @@ fn describe(shard: ShardId, message: FromOwner) -> String {
             OwnerAnswer::Published { id, outcome: Ok(position), .. } => {
                 format!("answer {id}: {}", position.offset.0)
             }
-            OwnerAnswer::Published { id, outcome: Err(refusal), .. } => format!("answer {id}: {refusal:?}"),
+            OwnerAnswer::Published { id, outcome: Err(error_code), .. } => {
+                format!("answer {id}: {error_code:?}")
+            }
             OwnerAnswer::Joined { conn, outcome: Ok((position, recovery)), .. } => {
                 let recovery = match recovery {
                     Some(Some(publications)) => format!(" recovered [{}]", offsets(&publications)),
@@ -225,8 +227,8 @@ fn a_version_under_way_holds_back_older_ones() {
     stage.join(1, None);
     stage.said();
     let versioned = |stage: &mut Stage, id, version| {
-        let ask = PublishAsk::new("c".into(), Bytes::from_static(b"v"));
-        stage.request(OwnerRequest::Publish { conn: conn(2), id, ask: PublishAsk { version, ..ask } });
+        let ask = PublishRequest::new("c".into(), Bytes::from_static(b"v"));
+        stage.request(OwnerRequest::Publish { conn: conn(2), id, ask: PublishRequest { version, ..ask } });
     };
     versioned(&mut stage, 10, 5);
     versioned(&mut stage, 11, 4);
@@ -266,12 +268,12 @@ fn an_owner_that_ends_acknowledges_nothing() {
     let answer = Arc::new(Mutex::new(None));
     let kept = Arc::clone(&answer);
     let reply = Reply::new(move |outcome| *kept.lock() = Some(outcome));
-    let ask = Ask::Publish(PublishAsk::new("c".into(), Bytes::from_static(b"a")), reply);
+    let ask = ControlRequest::Publish(PublishRequest::new("c".into(), Bytes::from_static(b"a")), reply);
     assert!(stage.owner.handle_ask(ask, AT, &mut |_, _| ()).is_none());
     assert_eq!(*answer.lock(), None);
     stage.store.finish(0, true);
     drop(stage);
-    assert_eq!(*answer.lock(), Some(Err(Refusal::Internal)));
+    assert_eq!(*answer.lock(), Some(Err(ErrorCode::Internal)));
 }
 
 /// Found by simulation, seed 63: the leave of one whose join waited for the disk was told before the join, which stayed.

@@ -9,7 +9,7 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
 use crate::base::time::Time;
 use crate::hub::class::Class;
-use crate::hub::local::ChannelIndex;
+use crate::hub::followed::ChannelIndex;
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::notes::heartbeat;
 use crate::proto::websocket::Opcode;

@@ -1,4 +1,4 @@
-//! Connections of users, between the users' homes and the shards of the connections.
+//! Connections of users, between the users' owners and the shards of the connections.
 //!
 //! Where the number of a user's connections is limited, one asks for a place before it is answered as connected:
 //! [`Core::join_user`], then [`Core::handle_placed`], or an order to end. It asks once in its life.
@@ -6,10 +6,10 @@
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ConnId, UserName};
 use crate::hub::places::{UserLimit, Verdict};
-use crate::shard::ask::Reply;
+use crate::shard::control_request::Reply;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
-use crate::shard::mailbox::{ConnectionMail, Mail, Order};
+use crate::shard::mailbox::{ApiCommand, ConnectionMail, Mail};
 use crate::shard::peer::Kind;
 
 impl Core {
@@ -20,7 +20,7 @@ impl Core {
         (connections_max > 0).then_some(UserLimit { connections_max, policy })
     }
 
-    // --- as the home of the user
+    // --- as the owner of the user
 
     /// `silent`: by a tunnel, which takes no messages.
     pub fn user_joined(&mut self, user: &UserName, conn: ConnId, silent: bool) {
@@ -55,24 +55,24 @@ impl Core {
                 Verdict::Replaced(conn) => (conn, Disconnect::REPLACED),
             };
             let done = Gather::new(Reply::new(|_| {}));
-            let mail = ConnectionMail { conn, user: user.clone(), order: Order::Disconnect(why), done };
+            let mail = ConnectionMail { conn, user: user.clone(), order: ApiCommand::Disconnect(why), done };
             self.messages.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
         }
     }
 
     // --- as the shard of the connection
 
-    /// The user's home learns of the connection. True when it must wait for a place.
+    /// The user's owner learns of the connection. True when it must wait for a place.
     pub fn join_user(&mut self, slot: u32, user: Option<UserName>, silent: bool) -> bool {
         let conn = self.conn_id(slot);
         let Some(user) = user else { return false };
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         connection.peer.set_of_user();
-        let home = self.messages.mailer.router().user_home(&user);
+        let owned = self.messages.mailer.router().user_home(&user);
         let joined = Box::new((user, conn));
         self.messages
             .mailer
-            .post(home, if silent { Mail::UserJoinedByTunnel(joined) } else { Mail::UserJoined(joined) });
+            .post(owned, if silent { Mail::UserJoinedByTunnel(joined) } else { Mail::UserJoined(joined) });
         self.user_limit().is_some()
     }
 

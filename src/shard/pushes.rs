@@ -1,10 +1,10 @@
-//! Messages to users: from the users' home to their connections, and the count of those who were told.
+//! Messages to users: from the users' owner to their connections, and the count of those who were told.
 
 use std::collections::VecDeque;
 
 use crate::shard::mailbox::PushMail;
 
-/// Connections one push may have on the users of one home: a hundred for each of the most users that one may name.
+/// Connections one push may have on the users of one owner: a hundred for each of the most users that one may name.
 pub const PUSH_CONNECTIONS_MAX: usize = 1_000_000;
 /// Connections waiting to be told above which a shard lets its inbox fill.
 const PUSHES_WAITING_MAX: usize = 1_000_000;

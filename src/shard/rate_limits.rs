@@ -1,7 +1,7 @@
 //! Limits of what clients may do in a time, where their input comes in.
 
-use crate::base::fault::{Disconnect, Refusal};
-use crate::hub::asks::PublishAsk;
+use crate::base::fault::{Disconnect, ErrorCode};
+use crate::hub::requests::PublishRequest;
 use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::rates::Sender;
@@ -25,8 +25,8 @@ impl Core {
     /// the connection's own.
     ///
     /// # Errors
-    /// [`Refusal::TooManyRequests`] over the limit.
-    pub fn admit_command(&mut self, slot: u32, user: Option<&str>) -> Result<(), Refusal> {
+    /// [`ErrorCode::TooManyRequests`] over the limit.
+    pub fn admit_command(&mut self, slot: u32, user: Option<&str>) -> Result<(), ErrorCode> {
         let Some(rates) = &mut self.peers.rates else { return Ok(()) };
         let Some(connection) = self.links.connections.get(slot) else { return Ok(()) };
         let own = sender(slot, connection);
@@ -36,7 +36,7 @@ impl Core {
             return Ok(());
         }
         self.env.stats.counters.commands_limited_total += 1;
-        Err(Refusal::TooManyRequests)
+        Err(ErrorCode::TooManyRequests)
     }
 
     /// Counts bytes that a client, or a unidirectional client of WebSocket, has sent.
@@ -55,8 +55,8 @@ impl Core {
     /// knows what it does.
     ///
     /// # Errors
-    /// [`Refusal::TooManyRequests`] over the limits of the channel's namespace.
-    pub fn admit_publication(&mut self, ask: &PublishAsk) -> Result<(), Refusal> {
+    /// [`ErrorCode::TooManyRequests`] over the limits of the channel's namespace.
+    pub fn admit_publication(&mut self, ask: &PublishRequest) -> Result<(), ErrorCode> {
         let Some(rates) = self.peers.rates.as_mut().filter(|rates| rates.limits_channels()) else {
             return Ok(());
         };
@@ -66,7 +66,7 @@ impl Core {
             return Ok(());
         }
         self.env.stats.counters.publications_limited_total += 1;
-        Err(Refusal::TooManyRequests)
+        Err(ErrorCode::TooManyRequests)
     }
 }
 

@@ -21,7 +21,7 @@ const SLOTS_SWEPT_FROM: usize = 1024;
 /// Channels whose rate is remembered before those at rest are looked for and forgotten.
 const CHANNELS_SWEPT_FROM: usize = 1024;
 
-/// The rates of one shard's connections, and of channels whose home it is.
+/// The rates of one shard's connections, and of channels whose owner it is.
 #[derive(Debug)]
 pub struct Rates {
     commands: Option<Rate>,

@@ -212,7 +212,7 @@ impl Core {
         self.peers.text = text;
     }
 
-    /// A client that does not read its answers is not asked for more questions.
+    /// A client that does not read its answers is not asked for more hook calls.
     fn pause_if_indebted(&mut self, slot: u32) {
         let half = self.env.options.outbox_bytes_max / 2;
         let Some(connection) = self.links.connections.get_mut(slot) else { return };

@@ -8,8 +8,8 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::time::Time;
 use crate::driver::Driver;
-use crate::hub::home::HomeCounts;
-use crate::hub::local::ChannelIndex;
+use crate::hub::followed::ChannelIndex;
+use crate::hub::owned::OwnedCounts;
 use crate::record::{
     self, CursorRecord, FarewellRecord, LinkRecord, Moment, PeerRecord, PeerState, RecordFault,
     RequestsRecord,
@@ -29,8 +29,8 @@ impl<D: Driver> Shard<D> {
     }
 
     /// How much it owns.
-    pub fn owned_counts(&self) -> HomeCounts {
-        self.core.owned.channels.home.counts()
+    pub fn owned_counts(&self) -> OwnedCounts {
+        self.core.owned.channels.owned.counts()
     }
 
     /// Appends what it owns, and what its subscribers have not been given: channels, logs, members, keys, users, streams.
@@ -39,16 +39,16 @@ impl<D: Driver> Shard<D> {
     /// [`RecordFault::TooLong`] for a stream that fits no record; what was appended is to be dropped.
     pub fn write_owned(&self, out: &mut Vec<u8>) -> Result<(), RecordFault> {
         let (core, now) = (&self.core, self.core.env.now);
-        let home = &core.owned.channels.home;
-        for name in home.names() {
-            home.to_record(name, now).map_or(Ok(()), |channel| record::write(&channel, out))?;
+        let owned = &core.owned.channels.owned;
+        for name in owned.names() {
+            owned.to_record(name, now).map_or(Ok(()), |channel| record::write(&channel, out))?;
             let mut after = Offset(0);
-            while let Some(part) = home.log_part(name, after, now) {
+            while let Some(part) = owned.log_part(name, after, now) {
                 after = part.entries.last().map_or(Offset(u64::MAX), |last| last.publication.offset);
                 record::write(&part, out)?;
             }
             let mut written = Ok(());
-            home.members_parts(name, |part| {
+            owned.members_parts(name, |part| {
                 if written.is_ok() {
                     written = record::write(&part, out);
                 }
@@ -56,7 +56,7 @@ impl<D: Driver> Shard<D> {
             written?;
         }
         let mut from = 0;
-        while let Some((part, next)) = home.keys_part(from, now) {
+        while let Some((part, next)) = owned.keys_part(from, now) {
             from = next;
             record::write(&part, out)?;
         }

@@ -5,7 +5,7 @@ use http::Request as HttpRequest;
 use crate::base::budget::{Held, Lease};
 use crate::base::time::Time;
 use crate::proto::http1::{BodyDecoder, BodyLength, HeadScan};
-use crate::shard::readers::pending::{Inquiry, PublishOrder};
+use crate::shard::readers::pending::{Inquiry, PublishCommand};
 
 /// A request that is not complete, or not answered.
 #[derive(Default)]
@@ -56,7 +56,7 @@ pub struct Request {
     /// Handed to the control plane: the answer is awaited, nothing is read.
     pub asked: bool,
     /// It publishes; without, it is the control plane's.
-    pub publish: Option<Box<PublishOrder>>,
+    pub publish: Option<Box<PublishCommand>>,
 }
 
 impl Default for Request {

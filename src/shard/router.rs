@@ -6,8 +6,8 @@ use std::sync::Arc;
 use ahash::RandomState;
 
 use crate::base::ids::{ClientId, ConnId, ShardId};
-use crate::shard::ask::{Ask, Busy};
 use crate::shard::client_ids::ClientIds;
+use crate::shard::control_request::{Busy, ControlRequest};
 use crate::shard::mailbox::{Inbox, Mail};
 use crate::shard::owner::{Engine, Owner};
 
@@ -56,26 +56,26 @@ impl Router {
     pub fn owner(&self, channel: &str) -> Owner<'_> {
         match &self.engine {
             Some(engine) if engine.owns(channel) => Owner::Engine(&**engine),
-            _ => Owner::Shard(self.home(b'c', channel)),
+            _ => Owner::Shard(self.shard_of(b'c', channel)),
         }
     }
 
     /// The shard that knows this user's connections.
     pub fn user_home(&self, user: &str) -> ShardId {
-        self.home(b'u', user)
+        self.shard_of(b'u', user)
     }
 
     /// # Errors
     /// [`Busy`] when the inbox is full; the ask (and the reply in it) is dropped unanswered by the shard.
-    pub fn ask(&self, shard: ShardId, ask: Ask) -> Result<(), Busy> {
-        self.inbox(shard).push_control(Mail::Ask(Box::new(ask))).map_err(|_| Busy)
+    pub fn ask(&self, shard: ShardId, ask: ControlRequest) -> Result<(), Busy> {
+        self.inbox(shard).push_control(Mail::ControlRequest(Box::new(ask))).map_err(|_| Busy)
     }
 
     /// Asks the owner of the channel that the ask is about.
     ///
     /// # Errors
     /// As [`Router::ask`].
-    pub fn ask_owner(&self, channel: &str, ask: Ask) -> Result<(), Busy> {
+    pub fn ask_owner(&self, channel: &str, ask: ControlRequest) -> Result<(), Busy> {
         match self.owner(channel) {
             Owner::Shard(shard) => self.ask(shard, ask),
             Owner::Engine(engine) => engine.ask(ask),
@@ -86,7 +86,7 @@ impl Router {
         &self.inboxes[shard.index()]
     }
 
-    fn home(&self, kind: u8, name: &str) -> ShardId {
+    fn shard_of(&self, kind: u8, name: &str) -> ShardId {
         let mut hasher = self.hash.build_hasher();
         hasher.write_u8(kind);
         hasher.write(name.as_bytes());

@@ -1,8 +1,8 @@
 //! What one shard counts: plain integers, written by it alone.
 
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::session::token::TokenFault;
-use crate::shard::ask::ShardStats;
+use crate::shard::control_request::ShardStats;
 
 macro_rules! counters {
     ($($(#[doc = $help:literal])+ $name:ident),+ $(,)?) => {
@@ -50,7 +50,7 @@ counters! {
     sends_total,
     /// Writes that the kernel did not take whole.
     sends_short_total,
-    /// Publications appended to logs whose home is here.
+    /// Publications appended to logs whose owner is here.
     publications_total,
     /// Publications, joins and leaves queued for a subscriber.
     deliveries_total,
@@ -80,13 +80,13 @@ counters! {
     recoveries_lost_total,
     /// Subscribers that fell off a log's tail.
     gaps_total,
-    /// Questions put to the backend.
+    /// Hook calls put to the backend.
     questions_asked_total,
-    /// Questions that the backend answered with an error or the end of the connection.
+    /// Hook calls that the backend answered with an error or the end of the connection.
     questions_denied_total,
-    /// Questions that came to no answer: the backend is down, slow or protected from more.
+    /// Hook calls that came to no answer: the backend is down, slow or protected from more.
     questions_unavailable_total,
-    /// Answers to questions that were not awaited any more.
+    /// Answers to hook calls that were not awaited any more.
     questions_dropped_total,
     /// One-way client messages dropped because the backend is not told of them.
     client_messages_dropped_total,
@@ -202,21 +202,21 @@ const DISCONNECTS: [(u16, &str); 25] = [
     (5000, "disconnect_other"),
 ];
 
-const REFUSALS: [(Refusal, &str); 14] = [
-    (Refusal::Internal, "error_100"),
-    (Refusal::Unauthorized, "error_101"),
-    (Refusal::UnknownChannel, "error_102"),
-    (Refusal::PermissionDenied, "error_103"),
-    (Refusal::MethodNotFound, "error_104"),
-    (Refusal::AlreadySubscribed, "error_105"),
-    (Refusal::LimitExceeded, "error_106"),
-    (Refusal::BadRequest, "error_107"),
-    (Refusal::NotAvailable, "error_108"),
-    (Refusal::TokenExpired, "error_109"),
-    (Refusal::Expired, "error_110"),
-    (Refusal::TooManyRequests, "error_111"),
-    (Refusal::UnrecoverablePosition, "error_112"),
-    (Refusal::Conflict, "error_113"),
+const REFUSALS: [(ErrorCode, &str); 14] = [
+    (ErrorCode::Internal, "error_100"),
+    (ErrorCode::Unauthorized, "error_101"),
+    (ErrorCode::UnknownChannel, "error_102"),
+    (ErrorCode::PermissionDenied, "error_103"),
+    (ErrorCode::MethodNotFound, "error_104"),
+    (ErrorCode::AlreadySubscribed, "error_105"),
+    (ErrorCode::LimitExceeded, "error_106"),
+    (ErrorCode::BadRequest, "error_107"),
+    (ErrorCode::NotAvailable, "error_108"),
+    (ErrorCode::TokenExpired, "error_109"),
+    (ErrorCode::Expired, "error_110"),
+    (ErrorCode::TooManyRequests, "error_111"),
+    (ErrorCode::UnrecoverablePosition, "error_112"),
+    (ErrorCode::Conflict, "error_113"),
 ];
 
 #[derive(Clone, Debug, Default)]
@@ -224,7 +224,7 @@ pub struct Stats {
     pub counters: Counters,
     faults: [u64; Cause::ALL.len()],
     disconnects: [u64; DISCONNECTS.len()],
-    refusals: [u64; REFUSALS.len()],
+    error_codes: [u64; REFUSALS.len()],
     tokens: [u64; TokenFault::ALL.len()],
 }
 
@@ -242,9 +242,10 @@ impl Stats {
         self.disconnects[known.expect("the last one takes every code")] += 1;
     }
 
-    pub fn refusal(&mut self, refusal: Refusal) {
-        let at = REFUSALS.iter().position(|(known, _)| *known == refusal).expect("every refusal is listed");
-        self.refusals[at] += 1;
+    pub fn error_code(&mut self, error_code: ErrorCode) {
+        let at =
+            REFUSALS.iter().position(|(known, _)| *known == error_code).expect("every refusal is listed");
+        self.error_codes[at] += 1;
     }
 
     pub fn token(&mut self, fault: TokenFault) {
@@ -257,9 +258,9 @@ impl Stats {
         into.counters = self.counters.list();
         let faults = Cause::ALL.iter().map(|&(cause, name)| (name, self.faults[cause as usize]));
         let disconnects = DISCONNECTS.iter().zip(&self.disconnects).map(|((_, name), count)| (*name, *count));
-        let refusals = REFUSALS.iter().zip(&self.refusals).map(|((_, name), count)| (*name, *count));
+        let error_codes = REFUSALS.iter().zip(&self.error_codes).map(|((_, name), count)| (*name, *count));
         let tokens = TokenFault::ALL.iter().zip(&self.tokens).map(|(fault, count)| (fault.cause(), *count));
-        into.faults = faults.chain(disconnects).chain(refusals).chain(tokens).collect();
+        into.faults = faults.chain(disconnects).chain(error_codes).chain(tokens).collect();
     }
 }
 
@@ -280,7 +281,7 @@ mod tests {
         stats.disconnect(&Disconnect::SLOW);
         stats.disconnect(&Disconnect { code: 4321, reason: "mine".into() });
         stats.disconnect(&Disconnect { code: 1, reason: "odd".into() });
-        stats.refusal(Refusal::Conflict);
+        stats.error_code(ErrorCode::Conflict);
         let mut report = ShardStats::default();
         stats.report(&mut report);
         for name in ["disconnect_3008", "disconnect_4000_4999", "disconnect_other", "error_113"] {

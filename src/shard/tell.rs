@@ -84,20 +84,20 @@ impl Core {
         })
     }
 
-    // --- channels whose home is here
+    // --- channels whose owner is here
 
     /// Whether a join or leave of this channel is to be looked at: what [`Core::tell_occupancy`] wants to know.
     pub fn was_occupied(&self, channel: &str) -> Option<bool> {
         let wanted =
             self.owned.events.wants(EventKind::Occupied) || self.owned.events.wants(EventKind::Vacated);
         let wanted = wanted && !self.owned.events.last_told;
-        wanted.then(|| !self.owned.channels.home.interested(channel).is_empty())
+        wanted.then(|| !self.owned.channels.owned.interested(channel).is_empty())
     }
 
     /// Somebody has joined or left the channel.
     pub fn tell_occupancy(&mut self, channel: &ChannelName, was_occupied: Option<bool>) {
         let Some(was_occupied) = was_occupied else { return };
-        match (was_occupied, !self.owned.channels.home.interested(channel).is_empty()) {
+        match (was_occupied, !self.owned.channels.owned.interested(channel).is_empty()) {
             (false, true) => {
                 let unknown = self.owned.events.occupancy.filled(channel);
                 if unknown && self.owned.events.wants(EventKind::Occupied) {
@@ -134,7 +134,7 @@ impl Core {
         }
         self.tell_due(Time::NEVER);
         if self.owned.events.wants(EventKind::Vacated) {
-            for (channel, _) in self.owned.channels.home.channels(&|_| true) {
+            for (channel, _) in self.owned.channels.owned.channels(&|_| true) {
                 self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
             }
         }

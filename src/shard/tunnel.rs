@@ -1,7 +1,7 @@
 //! Tunnels: connections of any WebSocket client, whose messages go to an HTTP backend and back.
 //!
 //! Inputs: heads of `GET /tunnel/{name}`, frames of such connections, answers of the backend, what the backend tells a
-//! connection from outside, time. Outputs: questions to the control plane, frames. Must not know: how the backend is
+//! connection from outside, time. Outputs: hook calls to the control plane, frames. Must not know: how the backend is
 //! asked; what a message means.
 //!
 //! A connection that has gone may still have messages for the backend: those go first, then its end is told. Until
@@ -11,18 +11,18 @@ use std::time::Duration;
 
 use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::ConnId;
 use crate::base::limits::PARTED_BYTES_MAX;
 use crate::proto::http1::{self, HttpFault, RequestHead};
 use crate::proto::reader::problem::{PROBLEM_TYPE, write_problem};
 use crate::proto::websocket::{self, Message, Opcode};
+use crate::session::hook_call::Waiting;
 use crate::session::origins::Welcome;
-use crate::session::question::Waiting;
 use crate::session::tunnel::{
-    Admission, Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelMatter, TunnelQuestion,
+    Admission, Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelCall, TunnelMatter,
 };
-use crate::shard::ask::{Busy, Reply, TunnelOrder, TunnelReply, TunnelStanding, TunnelTold};
+use crate::shard::control_request::{Busy, Reply, TunnelCommand, TunnelReply, TunnelStanding, TunnelTold};
 use crate::shard::core::Core;
 use crate::shard::cors::permission;
 use crate::shard::draining::Drained;
@@ -58,23 +58,23 @@ impl Core {
         bytes: &[u8],
         head_len: usize,
     ) -> usize {
-        let mut refusal = Vec::new();
+        let mut error_code = Vec::new();
         match websocket::accept(head, &[]) {
             Err(fault) => {
                 self.env.stats.fault(Cause::HandshakeRefused);
                 let origin = self.cors_origin(head).unwrap_or_default();
-                fault.write_with(&mut refusal, &permission(origin.as_deref()));
+                fault.write_with(&mut error_code, &permission(origin.as_deref()));
             }
             Ok(_) if self.judge_origin(head) == Welcome::Refused => {
                 self.env.stats.fault(Cause::OriginRefused);
-                HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut refusal);
+                HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut error_code);
             }
             Ok(handshake) => {
                 let hello = hello(head, &self.env.options.tunnels[usize::from(place)]);
                 let matter = TunnelMatter::Connect(Box::new(hello));
-                let question =
-                    TunnelQuestion { tunnel: place, client: self.client_id(slot), user: None, matter };
-                match self.ask_tunnel(self.conn_id(slot), question) {
+                let hook_call =
+                    TunnelCall { tunnel: place, client: self.client_id(slot), user: None, matter };
+                match self.ask_tunnel(self.conn_id(slot), hook_call) {
                     Ok(waiting) => {
                         let asking = Asking { handshake, waiting, unread: Held::default(), admission: None };
                         let tunnel = Tunnel::new(place, asking);
@@ -88,12 +88,12 @@ impl Core {
                     }
                     Err(Busy) => {
                         self.env.stats.fault(Cause::TunnelUnavailable);
-                        self.write_unavailable(&mut refusal);
+                        self.write_unavailable(&mut error_code);
                     }
                 }
             }
         }
-        self.leave_protocol(slot, refusal.into(), ClosingEnd::Fin);
+        self.leave_protocol(slot, error_code.into(), ClosingEnd::Fin);
         bytes.len()
     }
 
@@ -140,18 +140,18 @@ impl Core {
     fn hand_over(&mut self, slot: u32, (sequence, message): (u64, Payload)) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Kind::Tunnel(tunnel) = &connection.peer.kind else { return };
-        let question = TunnelQuestion {
+        let hook_call = TunnelCall {
             tunnel: tunnel.place,
             client: self.client_id(slot),
             user: tunnel.user.clone(),
             matter: TunnelMatter::Message { sequence, message },
         };
-        if self.ask_tunnel(self.conn_id(slot), question).is_err() {
+        if self.ask_tunnel(self.conn_id(slot), hook_call).is_err() {
             self.fail_tunnel(slot);
         }
     }
 
-    fn ask_tunnel(&self, conn: ConnId, question: TunnelQuestion) -> Result<Waiting, Busy> {
+    fn ask_tunnel(&self, conn: ConnId, hook_call: TunnelCall) -> Result<Waiting, Busy> {
         let Some(control) = &self.env.control else { return Err(Busy) };
         let inbox = self.messages.mailer.router().inbox(self.env.id).clone();
         let reply = TunnelReply::new(move |answer| {
@@ -160,7 +160,7 @@ impl Core {
                 *answer = Some(refused.1);
             }
         });
-        control.ask_tunnel(question, reply)
+        control.ask_tunnel(hook_call, reply)
     }
 
     /// The backend has answered, or there is no telling what it wants.
@@ -182,10 +182,10 @@ impl Core {
             TunnelAnswer::Admitted(admission) => *admission,
             TunnelAnswer::Refused { status } => {
                 self.env.stats.fault(Cause::TunnelRefused);
-                let mut refusal = Vec::new();
+                let mut error_code = Vec::new();
                 HttpFault { status, reason: "the backend does not let this connection in" }
-                    .write(&mut refusal);
-                return self.leave_protocol(slot, refusal.into(), ClosingEnd::Fin);
+                    .write(&mut error_code);
+                return self.leave_protocol(slot, error_code.into(), ClosingEnd::Fin);
             }
             TunnelAnswer::Said(_) | TunnelAnswer::Gone | TunnelAnswer::Failed => {
                 return self.refuse_for_now(slot);
@@ -275,13 +275,13 @@ impl Core {
             _ => drained.tunnel.fail(),
         }
         if let Some((sequence, message)) = drained.tunnel.handle_answered() {
-            let question = TunnelQuestion {
+            let hook_call = TunnelCall {
                 tunnel: drained.tunnel.place,
                 client: self.peers.client_ids.id(conn),
                 user: drained.tunnel.user.clone(),
                 matter: TunnelMatter::Message { sequence, message },
             };
-            if self.ask_tunnel(conn, question).is_ok() {
+            if self.ask_tunnel(conn, hook_call).is_ok() {
                 self.peers.draining.bytes += drained.tunnel.waiting().1;
                 self.peers.draining.connections.insert(conn, drained);
                 return;
@@ -297,15 +297,15 @@ impl Core {
         self.env.stats.counters.tunnel_messages_undelivered_total += u64::from(undelivered);
         let matter = TunnelMatter::Close { code, reason, messages, undelivered };
         let client = self.peers.client_ids.id(conn);
-        let question = TunnelQuestion { tunnel: tunnel.place, client, user: tunnel.user.clone(), matter };
-        self.tell_end(conn, question);
+        let hook_call = TunnelCall { tunnel: tunnel.place, client, user: tunnel.user.clone(), matter };
+        self.tell_end(conn, hook_call);
     }
 
     /// A connection that was let in left before it was answered.
     fn tell_left_early(&mut self, conn: ConnId, admission: Admission) {
         self.env.stats.counters.tunnels_opened_total += 1;
         // Which tunnel it was is in the admission: the connection itself is forgotten.
-        let question = TunnelQuestion {
+        let hook_call = TunnelCall {
             tunnel: admission.tunnel,
             client: self.peers.client_ids.id(conn),
             user: admission.user,
@@ -316,11 +316,11 @@ impl Core {
                 undelivered: 0,
             },
         };
-        self.tell_end(conn, question);
+        self.tell_end(conn, hook_call);
     }
 
-    fn tell_end(&mut self, conn: ConnId, question: TunnelQuestion) {
-        if self.ask_tunnel(conn, question).is_err() {
+    fn tell_end(&mut self, conn: ConnId, hook_call: TunnelCall) {
+        if self.ask_tunnel(conn, hook_call).is_err() {
             self.env.stats.fault(Cause::TunnelCloseUntold);
         }
     }
@@ -393,7 +393,7 @@ impl Core {
             return;
         };
         if !tunnel.is_open() {
-            // Dropped, it cancels its question.
+            // Dropped, it cancels its hook call.
             if let Some(admission) = tunnel.take_admission() {
                 self.unlist(slot, admission.user.clone());
                 self.tell_left_early(conn, *admission);
@@ -417,7 +417,7 @@ impl Core {
     fn write_unavailable(&mut self, out: &mut Vec<u8>) {
         let retry_after = [b'0' + self.env.prng.u8(1..=RETRY_AFTER_S_MAX)];
         let mut body = Vec::new();
-        let code = Refusal::TooManyRequests.code();
+        let code = ErrorCode::TooManyRequests.code();
         write_problem(&mut body, 503, code, "backend not available", "try again a little later");
         let fields: &[(&str, &[u8])] =
             &[("Retry-After", &retry_after), ("Connection", b"close"), ("Content-Type", PROBLEM_TYPE)];
@@ -426,7 +426,7 @@ impl Core {
 
     // --- what the backend tells a connection from outside
 
-    pub fn handle_tunnel_order(&mut self, conn: ConnId, order: TunnelOrder, reply: Reply<TunnelTold>) {
+    pub fn handle_tunnel_order(&mut self, conn: ConnId, order: TunnelCommand, reply: Reply<TunnelTold>) {
         let Some(slot) = self.live(conn) else { return reply.send(Ok(TunnelTold::Gone)) };
         let Some(connection) = self.links.connections.get(slot) else { return };
         let tunnel = match &connection.peer.kind {
@@ -438,7 +438,7 @@ impl Core {
         };
         let owed_bytes = connection.link.lag.as_ref().map_or(0, |lag| lag.owed_bytes);
         let told = match order {
-            TunnelOrder::Send(payload) => {
+            TunnelCommand::Send(payload) => {
                 let whole = payload.bytes.len() + websocket::FRAME_HEADER_BYTES_MAX;
                 if owed_bytes + whole > self.env.options.outbox_bytes_max {
                     TunnelTold::Slow { owed_bytes }
@@ -447,11 +447,11 @@ impl Core {
                     TunnelTold::Done
                 }
             }
-            TunnelOrder::Close { code, reason } => {
+            TunnelCommand::Close { code, reason } => {
                 self.close_tunnel(slot, code, &reason);
                 TunnelTold::Done
             }
-            TunnelOrder::Describe => {
+            TunnelCommand::Describe => {
                 let (messages_waiting, bytes_waiting) = tunnel.waiting();
                 TunnelTold::Standing(Box::new(TunnelStanding {
                     tunnel: tunnel.place,

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::ConnId;
 use crate::proto::centrifuge::{Format, Push};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
-use crate::shard::ask::{PushUsers, Pushed, Reply, UserMessage};
+use crate::shard::control_request::{PushUsers, Pushed, Reply, UserMessage};
 use crate::shard::core::Core;
 use crate::shard::framing::push_frame;
 use crate::shard::gather::Tally;
@@ -22,16 +22,16 @@ const TARGETS_PER_MAIL: usize = 1024;
 /// Connections told in one tick, as in `fanout.rs`: reads and publications wait about a millisecond.
 const PUSHES_PER_TICK: usize = 512;
 impl Core {
-    /// Sends a message on its way to the connections of users whose home is here. The reply goes out when every one of
+    /// Sends a message on its way to the connections of users whose owner is here. The reply goes out when every one of
     /// them has been told, or is gone.
     pub fn push_to_users(&mut self, ask: PushUsers, reply: Reply<Pushed>) {
         let PushUsers { users, message, newest } = ask;
         if self.messages.mailer.waiting() > WAITING_MAIL_MAX {
-            return reply.send(Err(Refusal::TooManyRequests));
+            return reply.send(Err(ErrorCode::TooManyRequests));
         }
         let connections: usize = users.iter().map(|user| self.owned.users.count(user)).sum();
         if !newest && connections > PUSH_CONNECTIONS_MAX {
-            return reply.send(Err(Refusal::LimitExceeded));
+            return reply.send(Err(ErrorCode::LimitExceeded));
         }
         let tally = Tally::new(users.len(), reply);
         let mut by_shard: Vec<Vec<(ConnId, u32)>> = vec![Vec::new(); self.messages.mailer.router().shards()];

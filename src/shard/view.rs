@@ -1,8 +1,8 @@
 //! What a session may look at: the shard's options and its channels.
 
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::ChannelName;
-use crate::hub::local::Local;
+use crate::hub::followed::FollowedChannels;
 use crate::session::token::Verifier;
 use crate::session::{Hooks, Rights, World};
 use crate::shard::options::ShardOptions;
@@ -10,11 +10,11 @@ use crate::shard::options::ShardOptions;
 /// What a session may look at.
 pub(in crate::shard) struct View<'a> {
     pub options: &'a ShardOptions,
-    pub local: &'a Local,
+    pub local: &'a FollowedChannels,
 }
 
 impl World for View<'_> {
-    fn rights(&self, channel: &str) -> Result<Rights, Refusal> {
+    fn rights(&self, channel: &str) -> Result<Rights, ErrorCode> {
         let rules = self.options.rules.resolve(channel)?;
         let options = self.options.namespaces.resolve(channel)?;
         Ok(Rights {

@@ -1,4 +1,4 @@
-//! Backends behind https with a certificate of an authority of one's own: questions, events, tunnels, published keys.
+//! Backends behind https with a certificate of an authority of one's own: hook calls, events, tunnels, published keys.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -234,8 +234,8 @@ on_both_drivers! {
         let daemon = backend.asking(driver, &authority, "20s");
         let mut socket = connected(&daemon);
         assert_eq!(rpc(&mut socket)["rpc"]["data"], "well");
-        let (version, question) = backend.asked("/hook").remove(0);
-        assert_eq!((version, &question["data"]), (Version::HTTP_2, &json!(1)), "both sides agreed on it");
+        let (version, hook_call) = backend.asked("/hook").remove(0);
+        assert_eq!((version, &hook_call["data"]), (Version::HTTP_2, &json!(1)), "both sides agreed on it");
 
         let mut tunnel = Socket::open(&daemon, "/tunnel/t");
         tunnel.send(Frame::text("hello"));

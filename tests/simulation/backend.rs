@@ -6,15 +6,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use http::{Request, Response};
 use trunkline::base::bytes::Bytes;
 use trunkline::base::event::Event;
-use trunkline::base::fault::{Disconnect, Refusal};
+use trunkline::base::fault::{Disconnect, ErrorCode};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position, ShardId};
 use trunkline::hub::Roster;
-use trunkline::hub::asks::{History, HistoryAsk, Pace, PresenceStats, PublishAsk, Since, SinceEpoch};
 use trunkline::hub::creators::Creator;
-use trunkline::session::question::{Question, Waiting};
-use trunkline::shard::ask::{
-    Ask, BackendReply, Busy, ChannelCount, ControlPlane, DisconnectUser, FilterBox, HttpReply, RefreshUser,
-    Reply, ShardStats, SubscribeUser, Target, UnsubscribeUser,
+use trunkline::hub::requests::{
+    History, HistoryRequest, Pace, PresenceStats, PublishRequest, Since, SinceEpoch,
+};
+use trunkline::session::hook_call::{HookCall, Waiting};
+use trunkline::shard::control_request::{
+    BackendReply, Busy, ChannelCount, ControlPlane, ControlRequest, DisconnectUser, FilterBox, HttpReply,
+    RefreshUser, Reply, ShardStats, SubscribeUser, Target, UnsubscribeUser,
 };
 use trunkline::shard::router::Router;
 
@@ -59,12 +61,12 @@ enum To<'a> {
 }
 
 enum Answer {
-    Published(Result<Position, Refusal>),
-    History(Result<History, Refusal>),
-    Presence(Result<Arc<Roster>, Refusal>),
-    PresenceStats(Result<PresenceStats, Refusal>),
-    Channels(Result<Vec<ChannelCount>, Refusal>),
-    Stats(Result<ShardStats, Refusal>),
+    Published(Result<Position, ErrorCode>),
+    History(Result<History, ErrorCode>),
+    Presence(Result<Arc<Roster>, ErrorCode>),
+    PresenceStats(Result<PresenceStats, ErrorCode>),
+    Channels(Result<Vec<ChannelCount>, ErrorCode>),
+    Stats(Result<ShardStats, ErrorCode>),
     Done,
 }
 
@@ -124,7 +126,7 @@ impl Backend {
             20 => {
                 let name = stage.scenario.channels[channel].name.clone();
                 self.ask(To::Owner(&name.clone()), Asked::Done, stage, |answers, id| {
-                    Ask::HistoryRemove(name, reply(answers, id, |_| Answer::Done))
+                    ControlRequest::HistoryRemove(name, reply(answers, id, |_| Answer::Done))
                 });
             }
             21..23 => self.history(channel, stage),
@@ -152,7 +154,7 @@ impl Backend {
         };
         let channel = stage.log.data(payload).0;
         let fleeting = fleeting && key.is_none();
-        let mut ask = PublishAsk::new(stage.scenario.channels[channel].name.clone(), data);
+        let mut ask = PublishRequest::new(stage.scenario.channels[channel].name.clone(), data);
         ask.skip_history = fleeting;
         ask.idempotency_key = key.clone().map(String::into_boxed_str);
         if stage.prng.u8(..8) == 0 {
@@ -172,10 +174,10 @@ impl Backend {
         }
     }
 
-    fn publish_ask(&mut self, payload: PayloadNo, ask: PublishAsk, stage: &mut Stage) -> bool {
+    fn publish_ask(&mut self, payload: PayloadNo, ask: PublishRequest, stage: &mut Stage) -> bool {
         let channel = ask.channel.clone();
         self.ask(To::Owner(&channel), Asked::Publish { payload }, stage, |answers, id| {
-            Ask::Publish(ask, reply(answers, id, Answer::Published))
+            ControlRequest::Publish(ask, reply(answers, id, Answer::Published))
         })
     }
 
@@ -183,7 +185,7 @@ impl Backend {
     /// for a moment, though nobody is busy.
     pub fn publish_marker(&mut self, channel: ChannelNo, stage: &mut Stage) -> bool {
         let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
-        let ask = PublishAsk::new(stage.scenario.channels[channel].name.clone(), data);
+        let ask = PublishRequest::new(stage.scenario.channels[channel].name.clone(), data);
         let taken = self.publish_ask(payload, ask, stage);
         if taken {
             self.markers.insert(channel, (payload, None));
@@ -196,9 +198,9 @@ impl Backend {
         let reverse = stage.prng.bool();
         let name = stage.scenario.channels[channel].name.clone();
         let floor = stage.log.head(channel);
-        let ask = HistoryAsk { channel: name.clone(), limit, since: None, reverse, by: Creator::Backend };
+        let ask = HistoryRequest { channel: name.clone(), limit, since: None, reverse, by: Creator::Backend };
         self.ask(To::Owner(&name), Asked::History { channel, floor, reverse }, stage, |answers, id| {
-            Ask::History(ask, reply(answers, id, Answer::History))
+            ControlRequest::History(ask, reply(answers, id, Answer::History))
         });
     }
 
@@ -207,11 +209,11 @@ impl Backend {
         let name = stage.scenario.channels[channel].name.clone();
         let asked = name.clone();
         self.ask(To::Owner(&name), Asked::Presence { channel }, stage, |answers, id| {
-            Ask::Presence(asked, reply(answers, id, Answer::Presence))
+            ControlRequest::Presence(asked, reply(answers, id, Answer::Presence))
         });
         let asked = name.clone();
         self.ask(To::Owner(&name), Asked::PresenceStats { channel }, stage, |answers, id| {
-            Ask::PresenceStats(asked, reply(answers, id, Answer::PresenceStats))
+            ControlRequest::PresenceStats(asked, reply(answers, id, Answer::PresenceStats))
         });
     }
 
@@ -237,7 +239,7 @@ impl Backend {
     }
 
     fn order_once(&mut self, channel: ChannelNo, mut target: Target, stage: &mut Stage) {
-        let home = self.router.user_home(&target.user).index();
+        let owned = self.router.user_home(&target.user).index();
         let expire_at = match stage.prng.bool() {
             true => unix_s(stage.net.now()) + stage.prng.u64(1..4),
             false => 0,
@@ -259,10 +261,10 @@ impl Backend {
             false => Disconnect { code: 4000, reason: "by the application".into() },
         };
         let expired = stage.prng.u8(..4) == 0;
-        self.ask(To::Shard(home), Asked::Done, stage, |answers, id| {
+        self.ask(To::Shard(owned), Asked::Done, stage, |answers, id| {
             let done = reply(answers, id, |_| Answer::Done);
             match kind {
-                0..5 => Ask::Subscribe(
+                0..5 => ControlRequest::Subscribe(
                     SubscribeUser {
                         target,
                         channel: name,
@@ -274,9 +276,9 @@ impl Backend {
                     },
                     done,
                 ),
-                5..8 => Ask::Unsubscribe(UnsubscribeUser { target, channel: name }, done),
-                8 => Ask::Disconnect(DisconnectUser { target, disconnect }, done),
-                _ => Ask::Refresh(
+                5..8 => ControlRequest::Unsubscribe(UnsubscribeUser { target, channel: name }, done),
+                8 => ControlRequest::Disconnect(DisconnectUser { target, disconnect }, done),
+                _ => ControlRequest::Refresh(
                     RefreshUser { target, expired, expire_at, info: Some(Bytes::from_static(b"{}")) },
                     done,
                 ),
@@ -292,17 +294,17 @@ impl Backend {
     /// Asks a shard for all that is compared at a quiet point.
     pub fn look_at_shard(&mut self, shard: usize, stage: &mut Stage) {
         self.ask(To::Shard(shard), Asked::Channels, stage, |answers, id| {
-            Ask::Channels(FilterBox(Arc::new(|_| true)), reply(answers, id, Answer::Channels))
+            ControlRequest::Channels(FilterBox(Arc::new(|_| true)), reply(answers, id, Answer::Channels))
         });
         self.ask(To::Shard(shard), Asked::Stats, stage, |answers, id| {
-            Ask::Stats(reply(answers, id, Answer::Stats))
+            ControlRequest::Stats(reply(answers, id, Answer::Stats))
         });
     }
 
     /// Asks the engine what is compared at a quiet point.
     pub fn look_at_engine(&mut self, channel: &str, stage: &mut Stage) {
         self.ask(To::Owner(channel), Asked::Channels, stage, |answers, id| {
-            Ask::Channels(FilterBox(Arc::new(|_| true)), reply(answers, id, Answer::Channels))
+            ControlRequest::Channels(FilterBox(Arc::new(|_| true)), reply(answers, id, Answer::Channels))
         });
     }
 
@@ -312,7 +314,7 @@ impl Backend {
         to: To<'_>,
         asked: Asked,
         stage: &mut Stage,
-        make: impl FnOnce(&Answers, u64) -> Ask,
+        make: impl FnOnce(&Answers, u64) -> ControlRequest,
     ) -> bool {
         self.asked_total += 1;
         let id = self.asked_total;
@@ -364,11 +366,11 @@ impl Backend {
                     *place = Some(position);
                 }
             }
-            (Asked::Publish { payload }, Answer::Published(Err(refusal))) => {
-                let internal = refusal == Refusal::Internal && stage.ending;
+            (Asked::Publish { payload }, Answer::Published(Err(error_code))) => {
+                let internal = error_code == ErrorCode::Internal && stage.ending;
                 assert!(
-                    internal || matches!(refusal, Refusal::LimitExceeded | Refusal::TooManyRequests),
-                    "{refusal}"
+                    internal || matches!(error_code, ErrorCode::LimitExceeded | ErrorCode::TooManyRequests),
+                    "{error_code}"
                 );
                 if !self.keyed.iter().any(|(known, _)| *known == payload) {
                     stage.log.refused(payload);
@@ -403,11 +405,13 @@ impl Backend {
             (Asked::Stats, Answer::Stats(Ok(stats))) => self.survey.stats.push(stats),
             (Asked::Done, Answer::Done) => {}
             // Namespaces without history or presence, no room in the hub, or the end of the shard.
-            (_, Answer::History(Err(refusal))) => {
-                assert!(matches!(refusal, Refusal::NotAvailable | Refusal::LimitExceeded) || stage.ending);
+            (_, Answer::History(Err(error_code))) => {
+                assert!(
+                    matches!(error_code, ErrorCode::NotAvailable | ErrorCode::LimitExceeded) || stage.ending
+                );
             }
-            (_, Answer::Presence(Err(refusal)) | Answer::PresenceStats(Err(refusal))) => {
-                assert!(refusal == Refusal::NotAvailable || stage.ending);
+            (_, Answer::Presence(Err(error_code)) | Answer::PresenceStats(Err(error_code))) => {
+                assert!(error_code == ErrorCode::NotAvailable || stage.ending);
             }
             (_, Answer::Channels(Err(_)) | Answer::Stats(Err(_))) => assert!(stage.ending),
             _ => panic!("an answer of another kind"),
@@ -415,7 +419,7 @@ impl Backend {
     }
 }
 
-fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, Refusal>) -> Answer) -> Reply<T> {
+fn reply<T: 'static>(answers: &Answers, id: u64, answer: fn(Result<T, ErrorCode>) -> Answer) -> Reply<T> {
     let answers = Arc::clone(answers);
     Reply::new(move |result| answers.lock().expect("one thread").push((id, answer(result))))
 }
@@ -447,8 +451,8 @@ impl ControlPlane for Plane {
         self.books().take(event)
     }
 
-    fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
-        self.1.take(question, reply)
+    fn ask_backend(&self, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
+        self.1.take(hook_call, reply)
     }
 }
 

@@ -14,11 +14,11 @@ use trunkline::base::ids::{Offset, Position, ShardId};
 use trunkline::base::prng::Prng;
 use trunkline::base::publication::Publication;
 use trunkline::base::time::Time;
-use trunkline::hub::Home;
-use trunkline::hub::asks::ReadAnswer;
-use trunkline::hub::local::Item;
+use trunkline::hub::OwnedChannels;
+use trunkline::hub::followed::Item;
 use trunkline::hub::log_store::{Append, Done, LogStore, ReadBack, Ticket};
-use trunkline::shard::ask::{Ask, Busy, ChannelCount};
+use trunkline::hub::requests::ReadAnswer;
+use trunkline::shard::control_request::{Busy, ChannelCount, ControlRequest};
 use trunkline::shard::mailbox::Mail;
 use trunkline::shard::owner::{ChannelOwner, Engine, FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
 use trunkline::shard::router::Router;
@@ -50,7 +50,7 @@ struct State {
 
 enum Request {
     Follower(OwnerRequest),
-    Control(Ask),
+    Control(ControlRequest),
 }
 
 /// Messages on their way to shards.
@@ -64,14 +64,14 @@ struct Sent {
 }
 
 impl FarOwner {
-    pub fn new(names: Vec<String>, home: Home, mut prng: Prng) -> Arc<FarOwner> {
+    pub fn new(names: Vec<String>, owned: OwnedChannels, mut prng: Prng) -> Arc<FarOwner> {
         let disk = prng.bool().then(|| SlowDisk::new(prng.fork()));
-        let home = match &disk {
-            Some(disk) => home.with_store(Box::new(disk.clone())),
-            None => home,
+        let owned = match &disk {
+            Some(disk) => owned.with_store(Box::new(disk.clone())),
+            None => owned,
         };
         let state = State {
-            owner: ChannelOwner::new(home),
+            owner: ChannelOwner::new(owned),
             disk,
             prng,
             now: Time::ZERO,
@@ -93,7 +93,7 @@ impl FarOwner {
             state.handle(request);
         }
         state.handle_stored();
-        state.owner.home.sweep(now, 16);
+        state.owner.owned.sweep(now, 16);
         let later = state.sent.on_the_way.split_off(&(now, u64::MAX));
         let due = std::mem::replace(&mut state.sent.on_the_way, later);
         let mut full: Vec<ShardId> = Vec::new();
@@ -153,7 +153,7 @@ impl Engine for FarOwner {
         self.take(Request::Follower(request));
     }
 
-    fn ask(&self, ask: Ask) -> Result<(), Busy> {
+    fn ask(&self, ask: ControlRequest) -> Result<(), Busy> {
         self.take(Request::Control(ask));
         Ok(())
     }
@@ -180,8 +180,8 @@ impl State {
                 post(shard, FromOwner::Answer(Box::new(answer)));
             }
             Request::Follower(request) => self.owner.handle_request(request, at, &mut post),
-            Request::Control(Ask::Channels(filter, reply)) => {
-                let counts = self.owner.home.channels(&*filter.0).into_iter();
+            Request::Control(ControlRequest::Channels(filter, reply)) => {
+                let counts = self.owner.owned.channels(&*filter.0).into_iter();
                 let counts = counts.map(|(channel, clients)| ChannelCount { channel, clients });
                 reply.send(Ok(counts.collect()));
             }
@@ -212,7 +212,7 @@ impl State {
         let numbered = match &message {
             FromOwner::Item(Item::Publication(publication)) => publication.offset() != Offset(0),
             FromOwner::Paced(paced) => paced.0.offset() != Offset(0),
-            FromOwner::Item(Item::Notice(_)) | FromOwner::Answer(_) => false,
+            FromOwner::Item(Item::JoinLeaveEvent(_)) | FromOwner::Answer(_) => false,
         };
         if !numbered {
             let again = match &message {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use trunkline::base::event::{Event, What, Who};
 use trunkline::base::ids::{ChannelName, ClientId};
-use trunkline::shard::ask::Busy;
+use trunkline::shard::control_request::Busy;
 
 use crate::coverage::Coverage;
 use crate::scenario::Telling;

@@ -11,11 +11,11 @@ use serde_json::Value;
 use trunkline::base::bytes::Bytes;
 use trunkline::base::fault::Disconnect;
 use trunkline::base::time::Time;
-use trunkline::session::question::{
-    Answer, Cancel, ConnectAnswer, Denied, Granted, Matter, PublishAnswer, Question, RefreshAnswer,
+use trunkline::session::hook_call::{
+    Answer, Cancel, ConnectAnswer, Denied, Granted, HookCall, Matter, PublishAnswer, RefreshAnswer,
     SubRefreshAnswer, Waiting,
 };
-use trunkline::shard::ask::{BackendReply, Busy};
+use trunkline::shard::control_request::{BackendReply, Busy};
 
 use crate::scenario::unix_s;
 use crate::world::Stage;
@@ -25,7 +25,7 @@ const SLOW_US: u64 = 1_400_000;
 /// And in a calm one.
 const QUICK_US: u64 = 40_000;
 
-/// The questions of one shard.
+/// The hook calls of one shard.
 #[derive(Default)]
 pub struct Questions {
     asked: Mutex<Vec<Asked>>,
@@ -35,7 +35,7 @@ pub struct Questions {
 }
 
 struct Asked {
-    question: Question,
+    hook_call: HookCall,
     reply: BackendReply,
     cancelled: Arc<AtomicBool>,
     /// `None` until the backend first looks at it.
@@ -57,21 +57,21 @@ impl Cancel for Handle {
 }
 
 impl Questions {
-    pub fn take(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
-        assert_eq!(&*question.hook, "hook");
-        // An odd stride, so that it is not always the same kind of question that finds no room.
+    pub fn take(&self, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
+        assert_eq!(&*hook_call.hook, "hook");
+        // An odd stride, so that it is not always the same kind of hook call that finds no room.
         if self.taken.fetch_add(1, Ordering::Relaxed) % 13 == 12 {
             return Err(Busy);
         }
         let cancelled = Arc::new(AtomicBool::new(false));
         self.awaited.fetch_add(1, Ordering::Relaxed);
         let handle = Handle { cancelled: Arc::clone(&cancelled), awaited: Arc::clone(&self.awaited) };
-        let asked = Asked { question, reply, cancelled, due: None, answer: None };
+        let asked = Asked { hook_call, reply, cancelled, due: None, answer: None };
         self.asked.lock().expect("one thread").push(asked);
         Ok(Waiting::new(handle))
     }
 
-    /// Questions whose answers shards wait for.
+    /// Hook calls whose answers shards wait for.
     pub fn awaited(&self) -> usize {
         self.awaited.load(Ordering::Relaxed)
     }
@@ -99,9 +99,9 @@ impl Questions {
                 stage.coverage.count("question_never_answered");
                 continue;
             }
-            let Asked { question, reply, answer, .. } = &mut asked;
+            let Asked { hook_call, reply, answer, .. } = &mut asked;
             if answer.is_none() {
-                *answer = Some(say(question, stage));
+                *answer = Some(say(hook_call, stage));
             }
             reply.send(answer);
             if answer.is_some() {
@@ -113,13 +113,13 @@ impl Questions {
 }
 
 /// What the backend says.
-fn say(question: &Question, stage: &mut Stage) -> Result<Answer, Denied> {
-    match &question.matter {
+fn say(hook_call: &HookCall, stage: &mut Stage) -> Result<Answer, Denied> {
+    match &hook_call.matter {
         Matter::Refresh => stage.coverage.count("refresh_asked"),
         Matter::SubRefresh { .. } => stage.coverage.count("sub_refresh_asked"),
         _ => {}
     }
-    let data = match &question.matter {
+    let data = match &hook_call.matter {
         Matter::Connect { data: Some(data), .. } => serde_json::from_slice(data).unwrap_or(Value::Null),
         _ => Value::Null,
     };
@@ -144,7 +144,7 @@ fn say(question: &Question, stage: &mut Stage) -> Result<Answer, Denied> {
         false => 0,
     };
     let expired = !stage.calm && stage.prng.u8(..6) == 0;
-    Ok(match &question.matter {
+    Ok(match &hook_call.matter {
         Matter::Connect { .. } => {
             let subs = data["subs"].as_array().into_iter().flatten().filter_map(Value::as_str);
             Answer::Connect(Box::new(ConnectAnswer {

@@ -8,7 +8,7 @@ use trunkline::base::ids::{ChannelName, ConnId};
 use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
 use trunkline::driver::sim::SimDriver;
-use trunkline::hub::Home;
+use trunkline::hub::OwnedChannels;
 use trunkline::hub::places::{Places, UserLimit};
 use trunkline::hub::users::{UserPolicy, Users};
 use trunkline::proto::websocket::{Decoder, Role};
@@ -85,7 +85,7 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
     let mut bytes = Vec::new();
     shard.write_owned(&mut bytes).expect("what a shard owns fits");
     let mut prng = Prng::with_seed(1);
-    let mut home = Home::new(options.namespaces.clone(), options.hub.clone(), prng.fork());
+    let mut owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork());
     let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
     let limit = UserLimit { connections_max: usize::MAX, policy: UserPolicy::Reject };
     let (mut rest, mut counts) = (&bytes[..], BTreeMap::<Kind, usize>::new());
@@ -93,18 +93,18 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
         let (unread, behind) = record::next(rest).expect("what was written");
         let here = |peer: u64| Some(ConnId::from_bits(peer));
         let count = match unread.kind {
-            Kind::Channel => unread.read().and_then(|record| home.restore(&record, THERE)).map(|()| 1),
+            Kind::Channel => unread.read().and_then(|record| owned.restore(&record, THERE)).map(|()| 1),
             Kind::ChannelLog => unread.read().and_then(|part: LogPart| {
                 let entries = part.entries.len();
-                home.restore_log(part, THERE).map(|()| entries)
+                owned.restore_log(part, THERE).map(|()| entries)
             }),
             Kind::ChannelMembers => unread.read().and_then(|part: MembersPart| {
                 let members = part.members.len();
-                home.restore_members(part, &here).map(|()| members)
+                owned.restore_members(part, &here).map(|()| members)
             }),
             Kind::Keys => unread.read().and_then(|part: KeysPart| {
                 let keys = part.keys.len();
-                home.restore_keys(part, THERE).map(|()| keys)
+                owned.restore_keys(part, THERE).map(|()| keys)
             }),
             Kind::User => unread.read().and_then(|user: UserRecord| {
                 places.restore(&mut users, &user, &here, limit, &mut Vec::new()).map(|()| user.peers.len())
@@ -117,8 +117,8 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
         *counts.entry(unread.kind).or_default() += count.expect("what a shard had");
         rest = behind;
     }
-    home.finish_restoring();
-    let (is, was) = (home.counts(), shard.owned_counts());
+    owned.finish_restoring();
+    let (is, was) = (owned.counts(), shard.owned_counts());
     assert_eq!((is.channels, is.subscriptions), (was.channels, was.subscriptions));
     assert_eq!(is.subscriptions, counts.get(&Kind::ChannelMembers).copied().unwrap_or(0));
     for (kind, name) in [

@@ -14,7 +14,7 @@ use trunkline::base::ids::{ChannelName, ShardId};
 use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
 use trunkline::driver::sim::{Faults, SimDriver, SimNet};
-use trunkline::hub::Home;
+use trunkline::hub::OwnedChannels;
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::mailbox::Inbox;
 use trunkline::shard::router::Router;
@@ -154,8 +154,8 @@ fn engine(seed: u64, scenario: &Scenario) -> Option<Arc<FarOwner>> {
     let names: Vec<String> = names.collect();
     let mut prng = Prng::with_seed(seed ^ 0xe9e9);
     let ShardOptions { namespaces, hub, .. } = &scenario.options;
-    let home = Home::new(namespaces.clone(), hub.clone(), prng.fork());
-    (!names.is_empty()).then(|| FarOwner::new(names, home, prng))
+    let owned = OwnedChannels::new(namespaces.clone(), hub.clone(), prng.fork());
+    (!names.is_empty()).then(|| FarOwner::new(names, owned, prng))
 }
 
 impl World {
@@ -480,7 +480,7 @@ impl World {
         }
     }
 
-    /// What shards and homes hold is what the clients know.
+    /// What shards and owners hold is what the clients know.
     fn check_survey(&mut self) {
         self.backend.begin_survey();
         for channel in 0..self.stage.scenario.channels.len() {

@@ -53,7 +53,7 @@ use crate::base::event::{Event, EventKind};
 use crate::config::{self, Authorities, Secret};
 use crate::control::process;
 use crate::record::{EventsPart, EventsRecord};
-use crate::shard::ask::Busy;
+use crate::shard::control_request::Busy;
 
 /// Bytes of one batch or page, after which no further event is added: what a backend takes without a thought.
 const PAGE_BYTES_MAX: usize = 1 << 20;

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 
 use crate::base::event::{Event, What};
 use crate::config::memory::EVENT_QUEUE_BYTES;
-use crate::shard::ask::Busy;
+use crate::shard::control_request::Busy;
 
 /// Events that may wait to be numbered, for the few milliseconds between two turns of the reader: ten million a second.
 /// A larger burst, as when a node with a million clients ends, shows as a gap.

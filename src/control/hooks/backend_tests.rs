@@ -21,7 +21,7 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::ClientId;
 use crate::config::{HookOptions, Secret, WhenUnavailable};
 use crate::proto::centrifuge::Format;
-use crate::session::question::{Caller, Matter};
+use crate::session::hook_call::{Caller, Matter};
 
 const REFUSED: Result<Answer, Denied> = Err(Denied::Unavailable { let_in: false });
 
@@ -38,7 +38,7 @@ fn hook(hooks: &Hooks) -> &Arc<Hook> {
     &hooks.by_name["b"]
 }
 
-fn question(matter: Matter) -> Question {
+fn hook_call(matter: Matter) -> HookCall {
     let headers: [(Box<str>, Box<[u8]>); 4] = [
         ("cookie", &b"a=1"[..]),
         ("x-forwarded-for", b"10.0.0.1"),
@@ -54,21 +54,21 @@ fn question(matter: Matter) -> Question {
         meta: None,
         headers: Some(Arc::new(headers)),
     };
-    Question { hook: "b".into(), caller, matter }
+    HookCall { hook: "b".into(), caller, matter }
 }
 
-fn rpc(number: usize) -> Question {
+fn rpc(number: usize) -> HookCall {
     let data = Some(Bytes::from(number.to_string()));
-    question(Matter::Rpc { method: "m".into(), data })
+    hook_call(Matter::Rpc { method: "m".into(), data })
 }
 
-fn subscribe() -> Question {
-    question(Matter::Subscribe { channel: "c".into(), token: "".into(), data: None })
+fn subscribe() -> HookCall {
+    hook_call(Matter::Subscribe { channel: "c".into(), token: "".into(), data: None })
 }
 
 type Answered = oneshot::Receiver<Result<Answer, Denied>>;
 
-fn ask(hooks: &Hooks, question: Question) -> Result<(Waiting, Answered), Busy> {
+fn ask(hooks: &Hooks, hook_call: HookCall) -> Result<(Waiting, Answered), Busy> {
     let (sender, answered) = oneshot::channel();
     let mut sender = Some(sender);
     let reply = BackendReply::new(move |answer| {
@@ -76,11 +76,11 @@ fn ask(hooks: &Hooks, question: Question) -> Result<(Waiting, Answered), Busy> {
             let _ = sender.send(answer);
         }
     });
-    hooks.ask(&Handle::current(), question, reply).map(|waiting| (waiting, answered))
+    hooks.ask(&Handle::current(), hook_call, reply).map(|waiting| (waiting, answered))
 }
 
-async fn answer_to(hooks: &Hooks, question: Question) -> Result<Answer, Denied> {
-    let (_waiting, answered) = ask(hooks, question).expect("room");
+async fn answer_to(hooks: &Hooks, hook_call: HookCall) -> Result<Answer, Denied> {
+    let (_waiting, answered) = ask(hooks, hook_call).expect("room");
     answered.await.expect("an answer always comes")
 }
 
@@ -262,7 +262,7 @@ async fn a_question_is_asked_again_only_where_that_is_safe() {
     assert_eq!(hook(&unsafe_to_repeat).metrics.counted("rpc", "closed"), 1);
 }
 
-/// Dead, then back on the same port: found down, asked no more, and found well again by a question.
+/// Dead, then back on the same port: found down, asked no more, and found well again by a hook call.
 #[tokio::test]
 async fn a_dead_backend_is_left_alone_and_found_again() {
     let (dead, address) = listener().await;
@@ -291,8 +291,8 @@ async fn a_dead_backend_is_left_alone_and_found_again() {
     }
 }
 
-/// All slots are held by questions that hang, and a line waits behind them: the line is refused as soon as the breaker
-/// opens, and the backend is found well while old questions still hang.
+/// All slots are held by hook calls that hang, and a line waits behind them: the line is refused as soon as the breaker
+/// opens, and the backend is found well while old hook calls still hang.
 #[tokio::test]
 async fn a_hanging_backend_holds_up_nobody_once_it_is_found_out() {
     let (listener, address) = listener().await;
@@ -373,7 +373,7 @@ async fn a_backend_that_does_not_answer_in_time_is_refused_and_asked_less() {
     assert!(hook.metrics.limit.get() <= 4, "limit {}", hook.metrics.limit.get());
 }
 
-/// Bad answers that come in time are the question's trouble and not the backend's: one client that makes the backend say
+/// Bad answers that come in time are the hook call's trouble and not the backend's: one client that makes the backend say
 /// 400 does not close it to the others.
 #[tokio::test]
 async fn wrong_answers_do_not_close_the_backend() {
@@ -422,7 +422,7 @@ async fn a_storm_is_paced_to_what_the_backend_answers() {
         .map(|number| {
             let name = number.to_string().into();
             let matter = Matter::Connect { data: None, name, version: "".into(), channels: vec![] };
-            ask(&hooks, question(matter)).expect("nobody is refused")
+            ask(&hooks, hook_call(matter)).expect("nobody is refused")
         })
         .collect();
     for (number, (_waiting, answered)) in storm.into_iter().enumerate() {
@@ -454,7 +454,7 @@ async fn those_who_wait_are_asked_in_their_order() {
     assert_eq!(*order.lock(), (0..50).collect::<Vec<u64>>());
 }
 
-/// A backend that holds its questions until it is told to go on.
+/// A backend that holds its hook calls until it is told to go on.
 async fn held_backend() -> (SocketAddr, Arc<tokio::sync::Semaphore>, mpsc::Receiver<u64>) {
     let (listener, address) = listener().await;
     let go = Arc::new(tokio::sync::Semaphore::new(0));
@@ -507,7 +507,7 @@ async fn the_bytes_of_those_who_wait_are_bounded() {
     let _first = ask(&hooks, rpc(1)).unwrap();
     assert_eq!(told.recv().await, Some(1));
     let text = Bytes::from(format!("\"{}\"", "x".repeat(1 << 20)));
-    let long = || question(Matter::Rpc { method: "m".into(), data: Some(text.clone()) });
+    let long = || hook_call(Matter::Rpc { method: "m".into(), data: Some(text.clone()) });
     let waiting: Vec<_> = std::iter::from_fn(|| ask(&hooks, long()).ok()).collect();
     assert_eq!(waiting.len(), WAITING_BYTES_MAX / (text.len() + PLACE_BYTES));
     assert!(ask(&hooks, long()).is_err(), "what is refused keeps no place");
@@ -559,10 +559,10 @@ async fn an_answer_is_offered_until_it_is_taken() {
     let (address, _asked) = raw_server(vec![http_answer("200 OK", "{\"result\":{}}")]).await;
     let hooks = hooks(address, |_| {});
     let (sender, answered) = oneshot::channel();
-    let (mut sender, mut refusals) = (Some(sender), 3);
+    let (mut sender, mut error_codes) = (Some(sender), 3);
     let reply = BackendReply::new(move |answer| {
-        if refusals > 0 {
-            refusals -= 1;
+        if error_codes > 0 {
+            error_codes -= 1;
         } else if let (Some(sender), Some(answer)) = (sender.take(), answer.take()) {
             let _ = sender.send(answer);
         }

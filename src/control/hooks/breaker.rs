@@ -6,7 +6,7 @@
 //!      ▲                                                           │
 //!      └───────────────────── a probe is answered well ────────────┘
 //! ```
-//! Probes are real questions. A probe that hangs does not hold up the next one, so that the backend is found well again
+//! Probes are real hook calls. A probe that hangs does not hold up the next one, so that the backend is found well again
 //! one interval after it is, however long the last probe would still wait.
 
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::base::time::Time;
 
 /// The window that the percentage is of, in seconds, and the parts in which it slides.
 const WINDOW_SECONDS: u64 = 10;
-/// Fewer questions in the window say nothing about the backend: one client's bad luck closes it to nobody.
+/// Fewer hook calls in the window say nothing about the backend: one client's bad luck closes it to nobody.
 const QUESTIONS_MIN: u32 = 10;
 
 #[derive(Clone, Copy, Debug)]
@@ -25,7 +25,7 @@ pub struct BreakerOptions {
     pub probe_interval: Duration,
 }
 
-/// Between two changes of state. The outcome of a question counts only in the round in which it was asked.
+/// Between two changes of state. The outcome of a hook call counts only in the round in which it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Round(u64);
 
@@ -70,7 +70,7 @@ impl Breaker {
         matches!(self.state, State::Open { .. })
     }
 
-    /// Takes a question that is going to be asked now; `None`: it must not be.
+    /// Takes a hook call that is going to be asked now; `None`: it must not be.
     pub fn admit(&mut self, now: Time) -> Option<Round> {
         if let State::Open { next_probe } = &mut self.state {
             if now < *next_probe {
@@ -81,7 +81,7 @@ impl Breaker {
         Some(Round(self.round))
     }
 
-    /// Takes the outcome of a question of `round`.
+    /// Takes the outcome of a hook call of `round`.
     pub fn record(&mut self, round: Round, well: bool, now: Time) -> Option<Change> {
         if round.0 != self.round {
             return None;
@@ -203,7 +203,7 @@ mod tests {
         assert!(!breaker.is_open());
     }
 
-    /// Any sequence of questions and outcomes against a model that keeps every outcome and counts from the start each time.
+    /// Any sequence of hook calls and outcomes against a model that keeps every outcome and counts from the start each time.
     #[test]
     fn behaves_as_a_model_that_remembers_everything() {
         struct Model {

@@ -1,4 +1,4 @@
-//! Why a question got no answer: whose fault it is, what it says about the backend, what is logged and counted.
+//! Why a hook call got no answer: whose fault it is, what it says about the backend, what is logged and counted.
 
 use std::fmt;
 
@@ -35,7 +35,7 @@ pub enum Fault {
     // The protection of the backend.
     /// The backend is taken for down.
     BreakerOpen,
-    /// Too many questions wait already.
+    /// Too many hook calls wait already.
     WaitFull,
     /// Its turn did not come in time.
     WaitTimeout,
@@ -101,7 +101,7 @@ impl Fault {
         }
     }
 
-    /// Whether the backend has more to do than it can: it is asked fewer questions at a time then.
+    /// Whether the backend has more to do than it can: it is asked fewer hook calls at a time then.
     pub fn is_strain(&self) -> bool {
         matches!(self, Fault::Timeout | Fault::Status(429 | 503))
     }

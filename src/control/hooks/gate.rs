@@ -1,4 +1,4 @@
-//! How many questions the backend gets to answer at a time, and the line of those that wait for their turn.
+//! How many hook calls the backend gets to answer at a time, and the line of those that wait for their turn.
 //!
 //! The number goes down by half when the backend is strained (it answers too late, or says that it has too much to do)
 //! and up by one for each full round of good answers: it settles where the backend keeps up, so that a storm of
@@ -79,7 +79,7 @@ struct Pace {
     lowered: Option<Time>,
 }
 
-/// The right to ask one question. Given back when dropped.
+/// The right to ask one hook call. Given back when dropped.
 #[derive(Debug)]
 pub struct Slot {
     gate: Arc<Gate>,
@@ -103,7 +103,7 @@ impl Gate {
 
     /// The next slot, after those who came before.
     pub async fn enter(self: &Arc<Self>) -> Slot {
-        // The semaphore is never closed; without a permit the slot would be one too many, for one question.
+        // The semaphore is never closed; without a permit the slot would be one too many, for one hook call.
         let permit = Arc::clone(&self.semaphore).acquire_owned().await.ok();
         Slot { gate: Arc::clone(self), permit }
     }
@@ -112,7 +112,7 @@ impl Gate {
         self.pace.lock().limit
     }
 
-    /// A question that was asked got its answer in time.
+    /// A hook call that was asked got its answer in time.
     pub fn well(&self) {
         let mut pace = self.pace.lock();
         pace.good += 1;
@@ -130,7 +130,7 @@ impl Gate {
         }
     }
 
-    /// A question that was asked at `asked` met a strained backend.
+    /// A hook call that was asked at `asked` met a strained backend.
     pub fn strained(&self, asked: Time, now: Time) {
         let mut pace = self.pace.lock();
         if pace.lowered.is_some_and(|lowered| asked <= lowered) {

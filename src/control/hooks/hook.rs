@@ -21,10 +21,10 @@ use crate::control::hooks::gate::{Budget, Gate, Share, Slot};
 use crate::control::hooks::metrics::HookMetrics;
 use crate::control::hooks::wire::{self, Encoding};
 use crate::control::outbound::{self, Reach, read_body, read_body_while};
-use crate::session::question::{Answer, Denied, Matter, Question};
+use crate::session::hook_call::{Answer, Denied, HookCall, Matter};
 use crate::telemetry::LogLimit;
 
-/// Before a question is asked again: a server that restarts needs a moment.
+/// Before a hook call is asked again: a server that restarts needs a moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// What is read of the body of an error, in bytes, and for how long: nobody wants it, but a connection whose answer was
@@ -38,7 +38,7 @@ pub struct Hook {
     client: Client,
     url: Url,
     encoding: Encoding,
-    /// Of every question.
+    /// Of every hook call.
     headers: HeaderMap,
     /// Names of the client's fields that go along, in lower case.
     forwards: Vec<HeaderName>,
@@ -139,7 +139,7 @@ impl Hook {
         })
     }
 
-    /// What becomes of a question that the backend does not answer.
+    /// What becomes of a hook call that the backend does not answer.
     pub fn unavailable(&self) -> Denied {
         Denied::Unavailable { let_in: self.let_in }
     }
@@ -148,28 +148,28 @@ impl Hook {
         self.let_in
     }
 
-    /// Lets a question in, to be asked at once or to wait in line; `None` when the line is full.
-    pub fn enter(self: &Arc<Self>, question: &Question) -> Option<Turn> {
+    /// Lets a hook call in, to be asked at once or to wait in line; `None` when the line is full.
+    pub fn enter(self: &Arc<Self>, hook_call: &HookCall) -> Option<Turn> {
         if let Some(slot) = self.gate.try_enter() {
             return Some(Turn::Now(slot));
         }
         let place = self.line.take(1)?;
-        let bytes = self.line_bytes.take(wire::weight(question))?;
+        let bytes = self.line_bytes.take(wire::weight(hook_call))?;
         self.metrics.waiting.inc();
         Some(Turn::Waits(Place { hook: Arc::clone(self), _place: place, _bytes: bytes }))
     }
 
-    /// Waits for the question's turn, asks it, and tells breaker and gate how it went.
+    /// Waits for the hook call's turn, asks it, and tells breaker and gate how it went.
     pub async fn ask(
         self: &Arc<Self>,
-        question: &Question,
+        hook_call: &HookCall,
         turn: Turn,
     ) -> Result<Result<Answer, Denied>, Fault> {
         let (slot, round) = self.turn(turn).await?;
         let asked = self.now();
         let mut under_way = UnderWay { hook: Arc::clone(self), round, asked, over: false, _slot: slot };
         self.metrics.in_flight.inc();
-        let outcome = match tokio::time::timeout(self.timeout, self.exchange(question)).await {
+        let outcome = match tokio::time::timeout(self.timeout, self.exchange(hook_call)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Fault::Timeout),
         };
@@ -185,7 +185,7 @@ impl Hook {
     }
 
     /// The right to ask now: with a slot, or as the probe of an open breaker. A probe needs no slot: those that are out
-    /// may be held by questions that hang.
+    /// may be held by hook calls that hang.
     async fn turn(&self, turn: Turn) -> Result<(Option<Slot>, Round), Fault> {
         // Made before the breaker is looked at, so that no opening is missed.
         let opened = self.opened.notified();
@@ -210,17 +210,17 @@ impl Hook {
         Ok((Some(slot), round))
     }
 
-    /// The question and its answer over HTTP, asked again where that is safe.
-    async fn exchange(&self, question: &Question) -> Result<Said, Fault> {
-        let body = Bytes::from(wire::encode(question, self.encoding));
-        let headers = self.headers_for(question);
+    /// The hook call and its answer over HTTP, asked again where that is safe.
+    async fn exchange(&self, hook_call: &HookCall) -> Result<Said, Fault> {
+        let body = Bytes::from(wire::encode(hook_call, self.encoding));
+        let headers = self.headers_for(hook_call);
         let mut retries = self.retries;
         loop {
-            let outcome = self.post(body.clone(), headers.clone(), &question.matter).await;
+            let outcome = self.post(body.clone(), headers.clone(), &hook_call.matter).await;
             let again = match &outcome {
                 // Nothing was sent.
                 Err(Fault::Unreachable(_)) => true,
-                Err(Fault::Closed(_)) => wire::is_repeatable(&question.matter),
+                Err(Fault::Closed(_)) => wire::is_repeatable(&hook_call.matter),
                 _ => false,
             };
             if !again || retries == 0 {
@@ -259,9 +259,9 @@ impl Hook {
         }
     }
 
-    fn headers_for(&self, question: &Question) -> HeaderMap {
+    fn headers_for(&self, hook_call: &HookCall) -> HeaderMap {
         let mut headers = self.headers.clone();
-        let Some(own) = &question.caller.headers else { return headers };
+        let Some(own) = &hook_call.caller.headers else { return headers };
         for forward in &self.forwards {
             let values = own.iter().filter(|(name, _)| name.eq_ignore_ascii_case(forward.as_str()));
             let mut first = true;
@@ -314,7 +314,7 @@ impl Hook {
     }
 }
 
-/// A question that the backend has. Dropped early, it was cancelled.
+/// A hook call that the backend has. Dropped early, it was cancelled.
 struct UnderWay {
     hook: Arc<Hook>,
     round: Round,

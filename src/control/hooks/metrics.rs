@@ -13,7 +13,7 @@ const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 
 /// Of all hooks.
 #[derive(Clone, Debug)]
 pub struct HooksMetrics {
-    questions: Family<QuestionLabels, Counter>,
+    hook_calls: Family<QuestionLabels, Counter>,
     retries: Family<HookLabel, Counter>,
     opened: Family<HookLabel, Counter>,
     open: Family<HookLabel, Gauge>,
@@ -28,7 +28,7 @@ pub struct HooksMetrics {
 #[derive(Clone, Debug)]
 pub struct HookMetrics {
     hook: String,
-    questions: Family<QuestionLabels, Counter>,
+    hook_calls: Family<QuestionLabels, Counter>,
     pub retries: Counter,
     pub opened: Counter,
     pub open: Gauge,
@@ -58,7 +58,7 @@ impl Default for HooksMetrics {
             Histogram::new(SECONDS)
         }
         HooksMetrics {
-            questions: Family::default(),
+            hook_calls: Family::default(),
             retries: Family::default(),
             opened: Family::default(),
             open: Family::default(),
@@ -73,7 +73,7 @@ impl Default for HooksMetrics {
 
 impl HooksMetrics {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("hook_questions", "Questions to the backend, by outcome", self.questions.clone());
+        registry.register("hook_questions", "Questions to the backend, by outcome", self.hook_calls.clone());
         registry.register(
             "hook_retries",
             "Questions asked again after a failed connection",
@@ -98,7 +98,7 @@ impl HooksMetrics {
         let label = HookLabel { hook: hook.to_string() };
         HookMetrics {
             hook: hook.to_string(),
-            questions: self.questions.clone(),
+            hook_calls: self.hook_calls.clone(),
             retries: self.retries.get_or_create_owned(&label),
             opened: self.opened.get_or_create_owned(&label),
             open: self.open.get_or_create_owned(&label),
@@ -114,12 +114,12 @@ impl HooksMetrics {
 impl HookMetrics {
     pub fn count(&self, kind: &'static str, outcome: &'static str) {
         let labels = QuestionLabels { hook: self.hook.clone(), kind, outcome };
-        self.questions.get_or_create(&labels).inc();
+        self.hook_calls.get_or_create(&labels).inc();
     }
 
     #[cfg(test)]
     pub fn counted(&self, kind: &'static str, outcome: &'static str) -> u64 {
         let labels = QuestionLabels { hook: self.hook.clone(), kind, outcome };
-        self.questions.get_or_create(&labels).get()
+        self.hook_calls.get_or_create(&labels).get()
     }
 }

@@ -1,14 +1,14 @@
-//! Hooks: questions of sessions that the backend answers over HTTP.
+//! Hooks: hook calls of sessions that the backend answers over HTTP.
 //!
-//! Inputs: [`Question`]s from shards, by way of [`ControlPlane::ask_backend`](crate::shard::ask::ControlPlane). Outputs:
+//! Inputs: [`HookCall`]s from shards, by way of [`ControlPlane::ask_backend`](crate::shard::control_request::ControlPlane). Outputs:
 //! POST requests to the endpoints of the configuration, and answers back to the shards. Must not know: sessions,
 //! sockets of clients, what an answer leads to.
 //!
 //! ```text
-//!  shard ──Question──▶ Hooks::ask ──▶ line (bounded) ──▶ gate ──▶ breaker ──▶ POST ──▶ wire::decode ──▶ BackendReply
+//!  shard ──HookCall──▶ Hooks::ask ──▶ line (bounded) ──▶ gate ──▶ breaker ──▶ POST ──▶ wire::decode ──▶ BackendReply
 //!                        │ full: Busy         │ open: Unavailable at once         │ trouble: Unavailable
 //! ```
-//! What protects the backend stands in [`gate`] (how many questions at a time) and [`breaker`] (whether any). Each hook
+//! What protects the backend stands in [`gate`] (how many hook calls at a time) and [`breaker`] (whether any). Each hook
 //! has its own, and a pool of connections of its own: one bad endpoint is no other's trouble.
 
 mod breaker;
@@ -32,17 +32,17 @@ use crate::control::deliver;
 use crate::control::hooks::fault::Fault;
 use crate::control::hooks::hook::{Hook, Turn};
 use crate::control::hooks::metrics::HooksMetrics;
-use crate::session::question::{Answer, Cancel, Denied, Question, Waiting};
-use crate::shard::ask::{BackendReply, Busy};
+use crate::session::hook_call::{Answer, Cancel, Denied, HookCall, Waiting};
+use crate::shard::control_request::{BackendReply, Busy};
 
 /// Longest answer, in bytes. A thousand subscriptions with a kilobyte of data each fit; what is longer belongs into an
 /// API call, not into the answer that a client waits for.
 pub const ANSWER_BYTES_MAX: usize = 2 << 20;
 /// What the answers of one hook that are being read may weigh together, in bytes.
 pub const ANSWERS_BYTES_MAX: usize = config::memory::HOOK_ANSWERS_BYTES as usize;
-/// What the questions that wait for one hook may weigh together, in bytes.
+/// What the hook calls that wait for one hook may weigh together, in bytes.
 pub const WAITING_BYTES_MAX: usize = config::memory::HOOK_WAITING_BYTES as usize;
-/// What a question that waits weighs beside what the client said, in bytes: its task and its place in line.
+/// What a hook call that waits weighs beside what the client said, in bytes: its task and its place in line.
 const PLACE_BYTES: usize = 1024;
 
 /// Every hook of the configuration.
@@ -68,23 +68,23 @@ impl Hooks {
         self.metrics.register(registry);
     }
 
-    /// Takes a question; never blocks. Its answer comes by `reply`, from `runtime`'s threads.
+    /// Takes a hook call; never blocks. Its answer comes by `reply`, from `runtime`'s threads.
     ///
     /// # Errors
-    /// [`Busy`] when too many questions wait for the hook already and its policy is to refuse, or when there is no such
+    /// [`Busy`] when too many hook calls wait for the hook already and its policy is to refuse, or when there is no such
     /// hook.
-    pub fn ask(&self, runtime: &Handle, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
-        let kind = wire::kind(&question.matter);
-        let Some(hook) = self.by_name.get(&*question.hook) else {
-            debug_assert!(false, "the configuration was checked for {:?}", question.hook);
+    pub fn ask(&self, runtime: &Handle, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
+        let kind = wire::kind(&hook_call.matter);
+        let Some(hook) = self.by_name.get(&*hook_call.hook) else {
+            debug_assert!(false, "the configuration was checked for {:?}", hook_call.hook);
             return Err(Busy);
         };
         let mut promise = Promise(Some(reply));
-        let task = match hook.enter(&question) {
+        let task = match hook.enter(&hook_call) {
             Some(turn) => {
                 // Made here: a task that is cancelled before it began counts too.
                 let tally = Tally { hook: Arc::clone(hook), kind, outcome: "cancelled" };
-                runtime.spawn(answer(tally, question, turn, promise))
+                runtime.spawn(answer(tally, hook_call, turn, promise))
             }
             None => {
                 hook.log(kind, &Fault::WaitFull);
@@ -102,7 +102,7 @@ impl Hooks {
     }
 }
 
-/// What is working on a question.
+/// What is working on a hook call.
 struct Task(AbortHandle);
 
 impl Cancel for Task {
@@ -111,9 +111,9 @@ impl Cancel for Task {
     }
 }
 
-async fn answer(mut tally: Tally, question: Question, turn: Turn, promise: Promise) {
+async fn answer(mut tally: Tally, hook_call: HookCall, turn: Turn, promise: Promise) {
     let hook = Arc::clone(&tally.hook);
-    let answer = match hook.ask(&question, turn).await {
+    let answer = match hook.ask(&hook_call, turn).await {
         Ok(answer) => {
             tally.outcome = match &answer {
                 Ok(_) => "result",
@@ -130,11 +130,11 @@ async fn answer(mut tally: Tally, question: Question, turn: Turn, promise: Promi
     };
     // Before the answer is told: who has it may look at the metrics.
     drop(tally);
-    drop(question);
+    drop(hook_call);
     promise.keep(answer).await;
 }
 
-/// Counts a question once, whatever became of it.
+/// Counts a hook call once, whatever became of it.
 struct Tally {
     hook: Arc<Hook>,
     kind: &'static str,

@@ -1,4 +1,4 @@
-//! Questions and answers in the JSON shapes of the Centrifuge ecosystem's proxies (`centrifugal.dev`,
+//! Hook calls and answers in the JSON shapes of the Centrifuge ecosystem's proxies (`centrifugal.dev`,
 //! `docs/server/proxy.md`), so that a backend that answers those answers us unchanged.
 //!
 //! Lenient as the field is: unknown fields are ignored, `null` is the same as a field that is not there (but for the
@@ -18,22 +18,22 @@ use crate::base::fault::Disconnect;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
 use crate::control::hooks::fault::{Fault, quoted};
 use crate::control::wire::{even_null, is_empty_list, map, or_default, payload, says_something};
-use crate::session::question::{
-    Answer, ConnectAnswer, Denied, Granted, Matter, PublishAnswer, Question, RefreshAnswer, SubRefreshAnswer,
+use crate::session::hook_call::{
+    Answer, ConnectAnswer, Denied, Granted, HookCall, Matter, PublishAnswer, RefreshAnswer, SubRefreshAnswer,
 };
 use crate::session::token::{Overrides, SubscribeGrant};
 
 /// Longest message of an error, in bytes: it goes to the client, who only shows it.
 const MESSAGE_BYTES_MAX: usize = 1024;
 
-/// What of a question the hook's options decide.
+/// What of a hook call the hook's options decide.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Encoding {
     pub include_connection_meta: bool,
     pub binary: bool,
 }
 
-/// What kind of question it is, in metrics and logs.
+/// What kind of hook call it is, in metrics and logs.
 pub fn kind(matter: &Matter) -> &'static str {
     match matter {
         Matter::Connect { .. } => "connect",
@@ -50,11 +50,11 @@ pub fn is_repeatable(matter: &Matter) -> bool {
     !matches!(matter, Matter::Publish { .. } | Matter::Rpc { .. })
 }
 
-/// What a question weighs while it waits, in bytes: what the client can make longer, and its place.
-pub fn weight(question: &Question) -> usize {
-    let caller = &question.caller;
+/// What a hook call weighs while it waits, in bytes: what the client can make longer, and its place.
+pub fn weight(hook_call: &HookCall) -> usize {
+    let caller = &hook_call.caller;
     let length = |data: &Option<Bytes>| data.as_ref().map_or(0, Bytes::len);
-    let own = match &question.matter {
+    let own = match &hook_call.matter {
         Matter::Connect { data, name, version, channels } => {
             length(data) + name.len() + version.len() + channels.iter().map(|c| c.len() + 32).sum::<usize>()
         }
@@ -69,8 +69,8 @@ pub fn weight(question: &Question) -> usize {
 }
 
 /// The body to POST.
-pub fn encode(question: &Question, encoding: Encoding) -> Vec<u8> {
-    let Question { caller, matter, .. } = question;
+pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
+    let HookCall { caller, matter, .. } = hook_call;
     let mut object = Object::new();
     object.text("client", &caller.client.to_string());
     object.text("transport", caller.transport);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::*;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::Format;
-use crate::session::question::Caller;
+use crate::session::hook_call::Caller;
 
-fn question(matter: Matter) -> Question {
+fn hook_call(matter: Matter) -> HookCall {
     let caller = Caller {
         client: ClientId(0x9336_a229_2400_4ebc_8c50_0a64_3d22_e8a0),
         user: "56".into(),
@@ -16,7 +16,7 @@ fn question(matter: Matter) -> Question {
         meta: Some(Bytes::from_static(b"{\"k\":1}")),
         headers: None,
     };
-    Question { hook: "backend".into(), caller, matter }
+    HookCall { hook: "backend".into(), caller, matter }
 }
 
 fn connect() -> Matter {
@@ -47,7 +47,7 @@ fn sub_refresh() -> Matter {
 #[test]
 fn questions_have_the_published_shape() {
     let written = |matter: Matter, include_connection_meta, binary| {
-        String::from_utf8(encode(&question(matter), Encoding { include_connection_meta, binary })).unwrap()
+        String::from_utf8(encode(&hook_call(matter), Encoding { include_connection_meta, binary })).unwrap()
     };
     const HEAD: &str = concat!(
         r#"{"client":"9336a229-2400-4ebc-8c50-0a643d22e8a0","transport":"websocket","#,
@@ -233,9 +233,9 @@ fn any_cut_of_an_answer_is_a_fault() {
 
 #[test]
 fn a_question_weighs_what_the_client_made_of_it() {
-    let light = weight(&question(Matter::Refresh));
+    let light = weight(&hook_call(Matter::Refresh));
     let data = Bytes::from(vec![b'1'; 50_000]);
-    assert_eq!(weight(&question(Matter::Publish { channel: "c".into(), data })), light + 50_000);
+    assert_eq!(weight(&hook_call(Matter::Publish { channel: "c".into(), data })), light + 50_000);
 }
 
 /// PHP writes an empty array as a list, whatever it stands for.

@@ -1,7 +1,7 @@
-//! Tunnels as their backends see them: a client that connects is a question, each of its messages a POST, its end a
+//! Tunnels as their backends see them: a client that connects is a hook call, each of its messages a POST, its end a
 //! notice; what the backend wants to say by itself it POSTs to `/api/connections/{id}`.
 //!
-//! Inputs: [`TunnelQuestion`]s of shards, requests of the API. Outputs: requests to backends, [`TunnelAnswer`]s, orders
+//! Inputs: [`TunnelCall`]s of shards, requests of the API. Outputs: requests to backends, [`TunnelAnswer`]s, orders
 //! to shards. Must not know: sockets; what a message means.
 //!
 //! # On the wire
@@ -44,12 +44,12 @@ use crate::control::metrics::TunnelCounts;
 use crate::control::tunnel::backend::{Answered, Backend, Fault, Patience};
 use crate::control::tunnel::tickets::{Ticket, Tickets};
 use crate::record::{RecordFault, TicketsPart};
-use crate::session::question::{Cancel, Waiting};
-use crate::session::tunnel::{Admission, Hello, Payload, TunnelAnswer, TunnelMatter, TunnelQuestion};
-use crate::shard::ask::{Busy, TunnelReply};
+use crate::session::hook_call::{Cancel, Waiting};
+use crate::session::tunnel::{Admission, Hello, Payload, TunnelAnswer, TunnelCall, TunnelMatter};
+use crate::shard::control_request::{Busy, TunnelReply};
 use crate::telemetry::LogLimit;
 
-/// Questions of all tunnels that may be under way or wait for their turn. A waiting one weighs about a kilobyte beside
+/// Hook calls of all tunnels that may be under way or wait for their turn. A waiting one weighs about a kilobyte beside
 /// its message: 256 MiB. A connection has one at a time.
 const QUESTIONS_MAX: u32 = 1 << 18;
 /// How many times the tunnel's timeout the backend may take to hear that a connection has ended.
@@ -63,13 +63,13 @@ pub struct Tunnels {
     backends: Vec<Backend>,
     tickets: Tickets,
     counts: TunnelCounts,
-    questions: Arc<Semaphore>,
+    hook_calls: Arc<Semaphore>,
     log: Mutex<LogLimit>,
     started: Instant,
     answer_bytes_max: usize,
 }
 
-/// Dropped when the client has gone: its question sees that.
+/// Dropped when the client has gone: its hook call sees that.
 struct Nobody(#[expect(dead_code, reason = "held to be dropped")] oneshot::Sender<Infallible>);
 
 impl Cancel for Nobody {
@@ -90,7 +90,7 @@ impl Tunnels {
             backends: backends?,
             tickets: Tickets::default(),
             counts,
-            questions: Arc::new(Semaphore::new(QUESTIONS_MAX as usize)),
+            hook_calls: Arc::new(Semaphore::new(QUESTIONS_MAX as usize)),
             log: Mutex::default(),
             started: Instant::now(),
             answer_bytes_max,
@@ -101,24 +101,24 @@ impl Tunnels {
     /// returned, as long as the backend has not been asked.
     ///
     /// # Errors
-    /// [`Busy`] when too many questions are under way.
+    /// [`Busy`] when too many hook calls are under way.
     pub fn ask(
         self: &Arc<Self>,
         handle: &Handle,
-        question: TunnelQuestion,
+        hook_call: TunnelCall,
         reply: TunnelReply,
     ) -> Result<Waiting, Busy> {
-        let kind = kind_of(&question.matter);
-        let Ok(permit) = Arc::clone(&self.questions).try_acquire_owned() else {
+        let kind = kind_of(&hook_call.matter);
+        let Ok(permit) = Arc::clone(&self.hook_calls).try_acquire_owned() else {
             self.counts.count(kind, "busy");
             reply.forget();
             return Err(Busy);
         };
         // Places are those of the configuration's list, here as in shards.
-        let backend = &self.backends[usize::from(question.tunnel)];
-        let headers = headers_of(&question, backend, kind);
+        let backend = &self.backends[usize::from(hook_call.tunnel)];
+        let headers = headers_of(&hook_call, backend, kind);
         let tunnels = Arc::clone(self);
-        let TunnelQuestion { tunnel: place, client, user, matter } = question;
+        let TunnelCall { tunnel: place, client, user, matter } = hook_call;
         Ok(match matter {
             TunnelMatter::Connect(hello) => {
                 let (waiting, gone) = oneshot::channel::<Infallible>();
@@ -180,12 +180,12 @@ impl Tunnels {
         self.tickets.restore_part(part, &|name| place(name).and_then(|place| u16::try_from(place).ok()))
     }
 
-    /// Waits until no question is under way, at most until `deadline`.
+    /// Waits until no hook call is under way, at most until `deadline`.
     pub async fn finish(&self, deadline: Instant) {
-        if tokio::time::timeout_at(deadline, self.questions.acquire_many(QUESTIONS_MAX)).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.hook_calls.acquire_many(QUESTIONS_MAX)).await.is_err() {
             tracing::warn!("backends of tunnels did not answer before the end");
         }
-        self.questions.close();
+        self.hook_calls.close();
     }
 
     /// `None`: nobody waits for the answer any more.
@@ -335,7 +335,7 @@ impl Tunnels {
         if let Some(held_back) = self.log.lock().allow(fault.cause(), now) {
             tracing::warn!(
                 tunnel = backend.name,
-                question = kind,
+                hook_call = kind,
                 held_back,
                 "the backend of a tunnel failed: {fault}"
             );
@@ -366,10 +366,10 @@ fn kind_of(matter: &TunnelMatter) -> &'static str {
     }
 }
 
-fn headers_of(question: &TunnelQuestion, backend: &Backend, kind: &'static str) -> HeaderMap {
+fn headers_of(hook_call: &TunnelCall, backend: &Backend, kind: &'static str) -> HeaderMap {
     let mut headers = backend.headers.clone();
     headers.insert("x-trunkline-type", HeaderValue::from_static(kind));
-    let connection = HeaderValue::try_from(question.client.to_string());
+    let connection = HeaderValue::try_from(hook_call.client.to_string());
     for (name, value) in
         [("x-trunkline-tunnel", header_of(&backend.name)), ("x-trunkline-connection", connection.ok())]
     {
@@ -377,10 +377,10 @@ fn headers_of(question: &TunnelQuestion, backend: &Backend, kind: &'static str) 
             headers.insert(name, value);
         }
     }
-    if let Some(user) = question.user.as_deref().and_then(header_of) {
+    if let Some(user) = hook_call.user.as_deref().and_then(header_of) {
         headers.insert(USER, user);
     }
-    if let TunnelMatter::Message { sequence, .. } = question.matter {
+    if let TunnelMatter::Message { sequence, .. } = hook_call.matter {
         headers.insert("x-trunkline-sequence", HeaderValue::from(sequence));
     }
     headers

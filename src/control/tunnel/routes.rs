@@ -16,11 +16,11 @@ use serde_json::value::RawValue;
 use crate::base::ids::{ClientId, UserName};
 use crate::base::json::object;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
-use crate::control::asks::AskError;
 use crate::control::http::{App, busy, json, problem, read_body, without_key};
+use crate::control::requests::ControlError;
 use crate::control::tunnel::tickets::{DATA_BYTES_MAX, Unissued};
 use crate::control::tunnel::{USER_BYTES_MAX, is_user, payload};
-use crate::shard::ask::{Ask, TunnelOrder, TunnelStanding, TunnelTold};
+use crate::shard::control_request::{ControlRequest, TunnelCommand, TunnelStanding, TunnelTold};
 
 /// How long a ticket may be shown, in seconds, when the backend does not say.
 const TICKET_TTL_S: u64 = 60;
@@ -82,7 +82,7 @@ async fn send(State(app): State<Arc<App>>, Path(id): Path<String>, request: Requ
     let Some(payload) = payload(kind, body) else {
         return problem(StatusCode::BAD_REQUEST, "the body calls itself text and is not UTF-8");
     };
-    order(&app, &id, TunnelOrder::Send(payload)).await
+    order(&app, &id, TunnelCommand::Send(payload)).await
 }
 
 #[derive(Deserialize)]
@@ -112,23 +112,23 @@ async fn close(State(app): State<Arc<App>>, Path(id): Path<String>, request: Req
     if reason.len() > WS_CLOSE_REASON_BYTES_MAX {
         return problem(StatusCode::BAD_REQUEST, "reason may have 123 bytes");
     }
-    order(&app, &id, TunnelOrder::Close { code, reason: reason.into() }).await
+    order(&app, &id, TunnelCommand::Close { code, reason: reason.into() }).await
 }
 
 async fn describe(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request<Body>) -> Response {
     if let Some(response) = without_key(&app, request.headers(), request.uri()) {
         return response;
     }
-    order(&app, &id, TunnelOrder::Describe).await
+    order(&app, &id, TunnelCommand::Describe).await
 }
 
-async fn order(app: &App, id: &str, order: TunnelOrder) -> Response {
+async fn order(app: &App, id: &str, order: TunnelCommand) -> Response {
     let Ok(client) = id.parse::<ClientId>() else {
         return problem(StatusCode::BAD_REQUEST, "this is no id of a connection");
     };
     let shards = app.api.shards();
     let told = match shards.router().connection(client) {
-        Some(conn) => shards.ask(conn.shard(), |reply| Ask::Tunnel(conn, order, reply)).await,
+        Some(conn) => shards.ask(conn.shard(), |reply| ControlRequest::Tunnel(conn, order, reply)).await,
         // Another node's, or of an earlier run: gone as well.
         None => Ok(TunnelTold::Gone),
     };
@@ -147,8 +147,8 @@ async fn order(app: &App, id: &str, order: TunnelOrder) -> Response {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             response
         }
-        Err(AskError::Busy) => busy(),
-        Err(AskError::Refused(_) | AskError::Invalid(_)) => {
+        Err(ControlError::Busy) => busy(),
+        Err(ControlError::Refused(_) | ControlError::Invalid(_)) => {
             problem(StatusCode::INTERNAL_SERVER_ERROR, "the shard did not answer in time")
         }
     }

@@ -20,7 +20,7 @@ use crate::record::{Moment, PART_BYTES, RecordFault, TicketRecord, TicketsPart};
 const TICKETS_MAX: usize = 1 << 16;
 /// What their data may weigh together, in bytes.
 const TICKETS_BYTES_MAX: usize = 32 << 20;
-/// Data of one ticket, in bytes: it travels with the question, not with every message.
+/// Data of one ticket, in bytes: it travels with the hook call, not with every message.
 pub const DATA_BYTES_MAX: usize = 4 << 10;
 /// How often expired tickets are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);

@@ -3,7 +3,7 @@
 //! Whoever holds a publication, a client's info or a result describes it without copying. Fields marked raw are JSON text
 //! that was checked when it came in; empty raw text counts as absent.
 
-use crate::base::fault::{Refusal, Unsubscribed};
+use crate::base::fault::{ErrorCode, Unsubscribed};
 use crate::base::ids::{Epoch, Offset};
 
 /// What is answered to a command.
@@ -43,7 +43,7 @@ pub enum Push<'a> {
     Refresh(Lifetime),
 }
 
-/// An error reply. Ours come from a [`Refusal`]; a backend may send its own code and message.
+/// An error reply. Ours come from a [`ErrorCode`]; a backend may send its own code and message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorRef<'a> {
     pub code: u32,
@@ -51,9 +51,13 @@ pub struct ErrorRef<'a> {
     pub temporary: bool,
 }
 
-impl From<Refusal> for ErrorRef<'static> {
-    fn from(refusal: Refusal) -> Self {
-        ErrorRef { code: refusal.code().into(), message: refusal.message(), temporary: refusal.temporary() }
+impl From<ErrorCode> for ErrorRef<'static> {
+    fn from(error_code: ErrorCode) -> Self {
+        ErrorRef {
+            code: error_code.code().into(),
+            message: error_code.message(),
+            temporary: error_code.temporary(),
+        }
     }
 }
 

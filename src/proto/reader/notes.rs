@@ -1,7 +1,7 @@
 //! What a stream says besides publications: where it begins, what was lost, how it ends, and that it still lives.
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::proto::centrifuge::write;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1;
@@ -32,7 +32,7 @@ pub enum Note<'a> {
     },
     Refused {
         channel: &'a str,
-        refusal: Refusal,
+        error_code: ErrorCode,
     },
     Pong,
 }
@@ -87,11 +87,11 @@ impl Note<'_> {
                 out.extend_from_slice(if disconnect.reconnects() { b"true" } else { b"false" });
                 out.push(b'}');
             }
-            Note::Refused { channel, refusal } => {
+            Note::Refused { channel, error_code } => {
                 out.extend_from_slice(b"{\"code\":");
-                write::number(out, refusal.code().into());
+                write::number(out, error_code.code().into());
                 out.extend_from_slice(b",\"message\":");
-                write::string(out, refusal.message());
+                write::string(out, error_code.message());
                 if !channel.is_empty() {
                     out.extend_from_slice(b",\"channel\":");
                     write::string(out, channel);
@@ -234,7 +234,7 @@ mod tests {
             written(Encoding::SsePlain, false, &end),
             "event: disconnect\ndata: {\"disconnect\":{\"code\":3001,\"reason\":\"shutdown\",\"reconnect\":true}}\n\n"
         );
-        let refused = Note::Refused { channel: "x", refusal: Refusal::PermissionDenied };
+        let refused = Note::Refused { channel: "x", error_code: ErrorCode::PermissionDenied };
         assert_eq!(
             written(Encoding::JsonLines, false, &refused),
             "{\"error\":{\"code\":103,\"message\":\"permission denied\",\"channel\":\"x\"}}\n"

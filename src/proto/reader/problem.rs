@@ -1,6 +1,6 @@
 //! Problem details (RFC 9457): how a request of this surface is refused.
 
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::proto::centrifuge::write;
 
 /// A refusal as HTTP says it.
@@ -9,7 +9,7 @@ pub struct Problem {
     /// Of RFC 9110.
     pub status: u16,
     /// The code of the client protocol.
-    pub refusal: Refusal,
+    pub error_code: ErrorCode,
     /// What this request did wrong; never contains anything the peer sent.
     pub detail: &'static str,
 }
@@ -17,23 +17,23 @@ pub struct Problem {
 pub const PROBLEM_TYPE: &[u8] = b"application/problem+json";
 
 impl Problem {
-    pub const fn new(refusal: Refusal, detail: &'static str) -> Problem {
-        Problem { status: status_of(refusal), refusal, detail }
+    pub const fn new(error_code: ErrorCode, detail: &'static str) -> Problem {
+        Problem { status: status_of(error_code), error_code, detail }
     }
 
     pub const fn bad_request(detail: &'static str) -> Problem {
-        Problem::new(Refusal::BadRequest, detail)
+        Problem::new(ErrorCode::BadRequest, detail)
     }
 
     /// Appends the body. The type is `about:blank` (RFC 9457 section 4.2.1): the code tells problems apart.
     pub fn write(&self, out: &mut Vec<u8>) {
-        write_problem(out, self.status, self.refusal.code(), self.refusal.message(), self.detail);
+        write_problem(out, self.status, self.error_code.code(), self.error_code.message(), self.detail);
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Problem {
-        Problem::new(refusal, "")
+impl From<ErrorCode> for Problem {
+    fn from(error_code: ErrorCode) -> Problem {
+        Problem::new(error_code, "")
     }
 }
 
@@ -52,18 +52,18 @@ pub fn write_problem(out: &mut Vec<u8>, status: u16, code: u16, title: &str, det
     out.extend_from_slice(b"}\n");
 }
 
-const fn status_of(refusal: Refusal) -> u16 {
-    match refusal {
-        Refusal::Internal => 500,
-        Refusal::Unauthorized | Refusal::TokenExpired | Refusal::Expired => 401,
-        Refusal::UnknownChannel | Refusal::MethodNotFound | Refusal::NotAvailable => 404,
-        Refusal::PermissionDenied => 403,
-        Refusal::AlreadySubscribed | Refusal::Conflict => 409,
+const fn status_of(error_code: ErrorCode) -> u16 {
+    match error_code {
+        ErrorCode::Internal => 500,
+        ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::Expired => 401,
+        ErrorCode::UnknownChannel | ErrorCode::MethodNotFound | ErrorCode::NotAvailable => 404,
+        ErrorCode::PermissionDenied => 403,
+        ErrorCode::AlreadySubscribed | ErrorCode::Conflict => 409,
         // Every channel that the node may remember is in use: the client can do nothing about it.
-        Refusal::LimitExceeded => 503,
-        Refusal::BadRequest => 400,
-        Refusal::TooManyRequests => 503,
-        Refusal::UnrecoverablePosition => 416,
+        ErrorCode::LimitExceeded => 503,
+        ErrorCode::BadRequest => 400,
+        ErrorCode::TooManyRequests => 503,
+        ErrorCode::UnrecoverablePosition => 416,
     }
 }
 
@@ -74,7 +74,7 @@ mod tests {
     #[test]
     fn a_problem_is_json_with_the_code_of_the_protocol() {
         let mut out = Vec::new();
-        Problem::new(Refusal::PermissionDenied, "no \"right\"").write(&mut out);
+        Problem::new(ErrorCode::PermissionDenied, "no \"right\"").write(&mut out);
         let read: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(
             read,

@@ -3,13 +3,13 @@
 use crate::base::ids::ChannelName;
 use crate::base::time::Time;
 use crate::record::{
-    ConnectPurpose, ConnectQuestion, HookCallRecord, Moment, PublishPurpose, PublishQuestion, PurposeRecord,
-    QuestionRecord, RecordFault, RpcQuestion, SinceRecord, SubscribePurpose, SubscribeQuestion,
+    CallRecord, ConnectCall, ConnectPurpose, HookCallRecord, Moment, PublishCall, PublishPurpose,
+    PurposeRecord, RecordFault, RpcCall, SinceRecord, SubscribeCall, SubscribePurpose,
 };
 use crate::session::ChannelIndex;
 use crate::session::answers::{About, Asked, NO_CHANNEL};
 use crate::session::commands::Wish;
-use crate::session::question::Matter;
+use crate::session::hook_call::Matter;
 use crate::session::record::NameOf;
 
 impl Asked {
@@ -53,7 +53,7 @@ impl Asked {
             number: self.number,
             until: Moment::of(self.until, now),
             purpose,
-            question: question_to_record(&self.matter),
+            hook_call: question_to_record(&self.matter),
         }
     }
 
@@ -63,14 +63,14 @@ impl Asked {
         find: &dyn Fn(&str) -> Option<ChannelIndex>,
         written: Time,
     ) -> Result<Asked, RecordFault> {
-        use {PurposeRecord as Purpose, QuestionRecord as Question};
-        let about = match (&record.purpose, &record.question) {
-            (Purpose::Connect(ConnectPurpose { id, recover }), Question::Connect(_)) => {
+        use {CallRecord as HookCall, PurposeRecord as Purpose};
+        let about = match (&record.purpose, &record.hook_call) {
+            (Purpose::Connect(ConnectPurpose { id, recover }), HookCall::Connect(_)) => {
                 let recover = recover.iter().map(|(name, since)| (name.clone(), since.since())).collect();
                 About::Connect { id: *id, recover }
             }
-            (Purpose::Refresh, Question::Refresh) => About::Refresh,
-            (Purpose::Subscribe(wanted), Question::Subscribe(_)) => About::Subscribe {
+            (Purpose::Refresh, HookCall::Refresh) => About::Refresh,
+            (Purpose::Subscribe(wanted), HookCall::Subscribe(_)) => About::Subscribe {
                 wish: Wish {
                     id: wanted.id,
                     channel: wanted.channel.clone(),
@@ -82,20 +82,20 @@ impl Asked {
                 },
                 revoked: wanted.revoked,
             },
-            (Purpose::SubRefresh(channel), Question::SubRefresh(_)) => {
+            (Purpose::SubRefresh(channel), HookCall::SubRefresh(_)) => {
                 let channel =
                     channel.as_ref().and_then(|name: &ChannelName| find(name)).unwrap_or(NO_CHANNEL);
                 About::SubRefresh { channel }
             }
-            (Purpose::Publish(PublishPurpose { id, channel, data }), Question::Publish(_)) => {
+            (Purpose::Publish(PublishPurpose { id, channel, data }), HookCall::Publish(_)) => {
                 About::Publish { id: *id, channel: channel.clone(), data: data.clone() }
             }
-            (Purpose::Rpc(id), Question::Rpc(_)) => About::Rpc { id: *id },
+            (Purpose::Rpc(id), HookCall::Rpc(_)) => About::Rpc { id: *id },
             _ => return Err(RecordFault::Impossible("a hook call that asks for something else")),
         };
         Ok(Asked {
             about,
-            matter: question_from_record(&record.question),
+            matter: question_from_record(&record.hook_call),
             number: record.number,
             until: record.until.at(written),
             _waiting: None,
@@ -103,32 +103,32 @@ impl Asked {
     }
 }
 
-fn question_to_record(matter: &Matter) -> QuestionRecord {
+fn question_to_record(matter: &Matter) -> CallRecord {
     match matter.clone() {
         Matter::Connect { data, name, version, channels } => {
-            QuestionRecord::Connect(ConnectQuestion { data, name, version, channels })
+            CallRecord::Connect(ConnectCall { data, name, version, channels })
         }
-        Matter::Refresh => QuestionRecord::Refresh,
+        Matter::Refresh => CallRecord::Refresh,
         Matter::Subscribe { channel, token, data } => {
-            QuestionRecord::Subscribe(SubscribeQuestion { channel, token, data })
+            CallRecord::Subscribe(SubscribeCall { channel, token, data })
         }
-        Matter::SubRefresh { channel } => QuestionRecord::SubRefresh(channel),
-        Matter::Publish { channel, data } => QuestionRecord::Publish(PublishQuestion { channel, data }),
-        Matter::Rpc { method, data } => QuestionRecord::Rpc(RpcQuestion { method, data }),
+        Matter::SubRefresh { channel } => CallRecord::SubRefresh(channel),
+        Matter::Publish { channel, data } => CallRecord::Publish(PublishCall { channel, data }),
+        Matter::Rpc { method, data } => CallRecord::Rpc(RpcCall { method, data }),
     }
 }
 
-fn question_from_record(record: &QuestionRecord) -> Matter {
+fn question_from_record(record: &CallRecord) -> Matter {
     match record.clone() {
-        QuestionRecord::Connect(ConnectQuestion { data, name, version, channels }) => {
+        CallRecord::Connect(ConnectCall { data, name, version, channels }) => {
             Matter::Connect { data, name, version, channels }
         }
-        QuestionRecord::Refresh => Matter::Refresh,
-        QuestionRecord::Subscribe(SubscribeQuestion { channel, token, data }) => {
+        CallRecord::Refresh => Matter::Refresh,
+        CallRecord::Subscribe(SubscribeCall { channel, token, data }) => {
             Matter::Subscribe { channel, token, data }
         }
-        QuestionRecord::SubRefresh(channel) => Matter::SubRefresh { channel },
-        QuestionRecord::Publish(PublishQuestion { channel, data }) => Matter::Publish { channel, data },
-        QuestionRecord::Rpc(RpcQuestion { method, data }) => Matter::Rpc { method, data },
+        CallRecord::SubRefresh(channel) => Matter::SubRefresh { channel },
+        CallRecord::Publish(PublishCall { channel, data }) => Matter::Publish { channel, data },
+        CallRecord::Rpc(RpcCall { method, data }) => Matter::Rpc { method, data },
     }
 }

@@ -95,7 +95,7 @@ fn every_client_comes_back_from_its_record() {
                 let pending = record.subs.iter().map(|sub| sub.pending.is_some());
                 assert!(session.subs().iter().map(|sub| sub.place().is_none()).eq(pending), "seed {seed}");
             }
-            // A purpose and a question of chance seldom fit.
+            // A purpose and a hook call of chance seldom fit.
             Err(fault) => {
                 refused += 1;
                 assert!(record.waits.is_some(), "seed {seed}: {fault}");

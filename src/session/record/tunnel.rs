@@ -8,7 +8,7 @@ use crate::record::{
     AdmissionRecord, FarewellRecord, PayloadRecord, RecordFault, TunnelAskingRecord, TunnelRecord,
     TunnelStageRecord, TunnelWorkRecord,
 };
-use crate::session::question::Waiting;
+use crate::session::hook_call::Waiting;
 use crate::session::record::copied;
 use crate::session::tunnel::{Admission, Asking, Payload, Stage, Tunnel, Work};
 

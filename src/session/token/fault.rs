@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 
 /// Why a token is refused. What goes out for it, see [`TokenFault::of_connection`] and the like: an unmodified client
 /// must come back from everything but a token that is not valid.
@@ -92,17 +92,17 @@ impl From<Flaw> for TokenFault {
 impl TokenFault {
     /// What a `connect` with such a token gets: an error reply or the end of the connection. After 109 an SDK asks its
     /// application for another token, after a temporary error it comes back with the same.
-    pub fn of_connection(self) -> Result<Refusal, Disconnect> {
+    pub fn of_connection(self) -> Result<ErrorCode, Disconnect> {
         match self {
             TokenFault::Invalid(_) => Err(Disconnect::INVALID_TOKEN),
-            TokenFault::Expired | TokenFault::Over => Ok(Refusal::TokenExpired),
-            TokenFault::NotYetValid | TokenFault::KeyAwaited => Ok(Refusal::Internal),
+            TokenFault::Expired | TokenFault::Over => Ok(ErrorCode::TokenExpired),
+            TokenFault::NotYetValid | TokenFault::KeyAwaited => Ok(ErrorCode::Internal),
         }
     }
 
     /// What a `refresh` with such a token gets. An error that is not temporary would end an SDK for good: one with a token
     /// that has expired is closed, comes back and gets another one.
-    pub fn of_refresh(self) -> Result<Refusal, Disconnect> {
+    pub fn of_refresh(self) -> Result<ErrorCode, Disconnect> {
         match self {
             TokenFault::Expired | TokenFault::Over => Err(Disconnect::EXPIRED),
             _ => self.of_connection(),
@@ -110,11 +110,11 @@ impl TokenFault {
     }
 
     /// What a `subscribe` with such a token gets.
-    pub fn of_subscription(self) -> Refusal {
+    pub fn of_subscription(self) -> ErrorCode {
         match self {
-            TokenFault::Invalid(_) => Refusal::PermissionDenied,
-            TokenFault::Expired | TokenFault::Over => Refusal::TokenExpired,
-            TokenFault::NotYetValid | TokenFault::KeyAwaited => Refusal::Internal,
+            TokenFault::Invalid(_) => ErrorCode::PermissionDenied,
+            TokenFault::Expired | TokenFault::Over => ErrorCode::TokenExpired,
+            TokenFault::NotYetValid | TokenFault::KeyAwaited => ErrorCode::Internal,
         }
     }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::signer::Signer;
 use super::*;
 use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::prng::Prng;
 
 const SECRET: &[u8] = b"a secret of the tests, longer than a hash";
@@ -329,13 +329,13 @@ fn faults_map_to_the_codes_of_the_protocol() {
     assert_eq!(invalid.of_refresh().map_err(|disconnect| disconnect.code), Err(3500));
     assert_eq!(invalid.of_subscription().code(), 103);
     for fault in [expired, TokenFault::Over] {
-        assert_eq!(fault.of_connection().map(Refusal::code), Ok(109));
+        assert_eq!(fault.of_connection().map(ErrorCode::code), Ok(109));
         assert_eq!(fault.of_refresh().map_err(|disconnect| disconnect.code), Err(3005));
         assert_eq!(fault.of_subscription().code(), 109);
     }
     for fault in [TokenFault::NotYetValid, TokenFault::KeyAwaited] {
-        for refusal in [fault.of_connection(), fault.of_refresh(), Ok(fault.of_subscription())] {
-            assert!(refusal.is_ok_and(Refusal::temporary), "{fault:?}");
+        for error_code in [fault.of_connection(), fault.of_refresh(), Ok(fault.of_subscription())] {
+            assert!(error_code.is_ok_and(ErrorCode::temporary), "{fault:?}");
         }
     }
 }

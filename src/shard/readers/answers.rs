@@ -5,7 +5,7 @@ use std::time::Duration;
 use http::Response;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::proto::http1::{self, Body, RequestHead, Version};
 use crate::proto::reader::notes::{Note, write_sse_note};
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem};
@@ -195,10 +195,10 @@ impl Core {
         problem: Problem,
         fields: &[(&str, &[u8])],
     ) -> bool {
-        self.env.stats.refusal(problem.refusal);
+        self.env.stats.error_code(problem.error_code);
         if form.events && problem.status >= 500 {
-            let known = match problem.refusal {
-                Refusal::TooManyRequests | Refusal::LimitExceeded => Disconnect::TOO_MANY_REQUESTS,
+            let known = match problem.error_code {
+                ErrorCode::TooManyRequests | ErrorCode::LimitExceeded => Disconnect::TOO_MANY_REQUESTS,
                 _ => Disconnect::SERVER_ERROR,
             };
             let reason = if problem.detail.is_empty() { known.reason } else { problem.detail.into() };

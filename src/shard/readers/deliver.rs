@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, EncodingId, Position};
 use crate::base::publication::Publication;
-use crate::hub::local::{ChannelIndex, Item, Local};
+use crate::hub::followed::{ChannelIndex, FollowedChannels, Item};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::frames;
 use crate::proto::reader::position::write_position;
@@ -18,7 +18,7 @@ use crate::shard::peer::Kind;
 /// Puts the frame of one item in line for a connection, as its reader must have it.
 pub fn append_item(
     outbox: &mut Outbox,
-    local: &Local,
+    local: &FollowedChannels,
     slot: u32,
     connection: &mut Connection,
     channel: ChannelIndex,
@@ -99,7 +99,7 @@ pub fn text_of(stand: &[(ChannelName, Position)]) -> Vec<u8> {
 ///
 /// A caught-up reader stores no position: it stands where its channels' lists have been brought.
 pub fn position_text(
-    local: &Local,
+    local: &FollowedChannels,
     connection: &Connection,
     here: Option<(ChannelIndex, Position)>,
 ) -> Vec<u8> {

@@ -5,20 +5,20 @@
 
 use std::sync::Arc;
 
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::UserName;
 use crate::proto::centrifuge::Format;
 use crate::proto::http1;
 use crate::proto::reader::problem::{PROBLEM_TYPE, Problem, write_problem};
+use crate::session::hook_call::{Answer, Caller, Denied, Headers, Matter};
 use crate::session::permissions::Deed;
-use crate::session::question::{Answer, Caller, Denied, Headers, Matter};
 use crate::session::reader::{Admission, ReplyForm};
 use crate::session::{Identity, rights};
 use crate::shard::core::Core;
 use crate::shard::links::Action;
 use crate::shard::peer::Kind;
 use crate::shard::readers::answers::{self, Caching};
-use crate::shard::readers::pending::{Asked, Inquiry, PublishOrder, Step};
+use crate::shard::readers::pending::{Asked, Inquiry, PublishCommand, Step};
 use crate::shard::readers::request::{Endpoint, Said, ends_with, user_of};
 use crate::shard::requests::Http;
 use crate::shard::view::View;
@@ -42,7 +42,7 @@ impl Core {
         }
     }
 
-    /// Puts a question about a request; `unread` is what has come behind it.
+    /// Puts a hook call about a request; `unread` is what has come behind it.
     #[expect(clippy::too_many_arguments, reason = "what an inquiry is made of, once each")]
     pub(super) fn ask_for_reader(
         &mut self,
@@ -77,7 +77,7 @@ impl Core {
         self.links.actions.push(if more { Action::ReadPause(slot) } else { Action::ReadStart(slot) });
     }
 
-    /// The backend has answered a question about a request. False when that is not the one that is out.
+    /// The backend has answered a hook call about a request. False when that is not the one that is out.
     pub fn handle_inquiry_answer(&mut self, slot: u32, number: u32, outcome: Result<Answer, Denied>) -> bool {
         let Some((inquiry, unread)) = self.take_inquiry(slot, Some(number)) else { return false };
         let Inquiry { endpoint, reply, asked, step, .. } = inquiry;
@@ -92,7 +92,7 @@ impl Core {
                     Ok(_) => Err(UNAVAILABLE),
                     Err(Denied::Unavailable { let_in: true }) => match self.may_publish(&order) {
                         true => Ok(None),
-                        false => Err(Refused::Problem(Refusal::PermissionDenied.into())),
+                        false => Err(Refused::Problem(ErrorCode::PermissionDenied.into())),
                     },
                     Err(denied) => Err(denied.into()),
                 };
@@ -125,10 +125,10 @@ impl Core {
     pub fn end_inquiry(&mut self, slot: u32) {
         let Some((mut inquiry, _)) = self.take_inquiry(slot, None) else { return };
         inquiry.reply.keep_alive = false;
-        self.refuse_now(slot, &inquiry.reply, Refusal::TooManyRequests.into(), &[]);
+        self.refuse_now(slot, &inquiry.reply, ErrorCode::TooManyRequests.into(), &[]);
     }
 
-    /// Takes the question that is out, if it has the number, and what came in behind its request.
+    /// Takes the hook call that is out, if it has the number, and what came in behind its request.
     fn take_inquiry(&mut self, slot: u32, number: Option<u32>) -> Option<(Inquiry, Vec<u8>)> {
         let connection = self.links.connections.get_mut(slot)?;
         let Kind::Http(kept) = &mut connection.peer.kind else { return None };
@@ -149,7 +149,7 @@ impl Core {
             // An answer that was late, or a clock that is wrong: no reason for a reader to stay away.
             true => Err(Refused::Problem(Problem {
                 status: 503,
-                refusal: Refusal::Internal,
+                error_code: ErrorCode::Internal,
                 detail: "what the backend grants has ended already",
             })),
             false => Ok(()),
@@ -203,7 +203,7 @@ impl Core {
     }
 
     /// What is allowed of a publication that the backend cannot judge.
-    fn may_publish(&self, order: &PublishOrder) -> bool {
+    fn may_publish(&self, order: &PublishCommand) -> bool {
         let Some(asked) = order.request.channels.first() else { return false };
         let admission = &order.request.admission;
         let view = View { options: &self.env.options, local: &self.delivery.local };
@@ -258,7 +258,7 @@ enum Refused {
 
 const UNAVAILABLE: Refused = Refused::Problem(Problem {
     status: 503,
-    refusal: Refusal::Internal,
+    error_code: ErrorCode::Internal,
     detail: "the backend cannot be asked now",
 });
 

@@ -1,11 +1,11 @@
-//! A reader's beginning: the answers of channel homes, until all have come.
+//! A reader's beginning: the answers of channel owners, until all have come.
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, Visibility};
-use crate::hub::asks::{History, HistoryAsk, JoinAsk};
 use crate::hub::creators::Creator;
+use crate::hub::requests::{History, HistoryRequest, JoinRequest};
 use crate::proto::encoding::Encoding;
 use crate::proto::reader::notes::{Note, write_note, write_note_with_retry};
 use crate::proto::reader::position::write_position;
@@ -26,7 +26,7 @@ impl Core {
             .is_some_and(|connection| matches!(connection.peer.kind, Kind::Reader(_)))
     }
 
-    /// Asks a channel's home to make the reader a subscriber.
+    /// Asks a channel's owner to make the reader a subscriber.
     pub fn ask_reader_join(
         &mut self,
         slot: u32,
@@ -50,7 +50,7 @@ impl Core {
             info.chan_info = asked.chan_info.take();
         }
         let by = Creator::client(Some(&info.user), conn);
-        let ask = JoinAsk { channel, conn, info, shown, recover: since, by };
+        let ask = JoinRequest { channel, conn, info, shown, recover: since, by };
         let tag =
             JoinTag { index, number: id, id, flags: 0, reject_unrecovered: false, data: None, done: None };
         self.messages.mailer.request(OwnerRequest::Join { ask, tag });
@@ -62,7 +62,7 @@ impl Core {
         slot: u32,
         name: &ChannelName,
         tag: &JoinTag,
-        outcome: Result<(Position, Option<Option<Publications>>), Refusal>,
+        outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
     ) {
         let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
@@ -72,11 +72,11 @@ impl Core {
         }
         let (top, recovery) = match outcome {
             Ok(outcome) => outcome,
-            Err(refusal) => {
+            Err(error_code) => {
                 reader.remove(tag.index);
                 match reader.is_ready() {
-                    true => self.note(slot, &Note::Refused { channel: name, refusal }),
-                    false => self.refuse_reader(slot, refusal.into()),
+                    true => self.note(slot, &Note::Refused { channel: name, error_code }),
+                    false => self.refuse_reader(slot, error_code.into()),
                 }
                 return;
             }
@@ -101,7 +101,7 @@ impl Core {
         if reads_on {
             let (conn, id) = (self.conn_id(slot), tag.id);
             let by = Creator::Connection(conn);
-            let ask = HistoryAsk { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
+            let ask = HistoryRequest { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
             self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
         } else if !waits {
             self.reader_answered(slot);
@@ -109,7 +109,7 @@ impl Core {
     }
 
     /// A read of a channel's log for a reader has been answered.
-    pub fn handle_reader_history(&mut self, slot: u32, id: u32, outcome: Result<History, Refusal>) {
+    pub fn handle_reader_history(&mut self, slot: u32, id: u32, outcome: Result<History, ErrorCode>) {
         let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
         };
@@ -127,7 +127,7 @@ impl Core {
             }
             // The log has changed between the two asks: what was there is no longer.
             Err(_) if mode == Mode::Poll => asked.lost = true,
-            Err(refusal) => return self.refuse_reader(slot, refusal.into()),
+            Err(error_code) => return self.refuse_reader(slot, error_code.into()),
         }
         asking.outstanding -= 1;
         if asking.outstanding == 0 {
@@ -136,7 +136,7 @@ impl Core {
     }
 
     /// A publication of a reader's has been answered.
-    pub fn handle_reader_published(&mut self, slot: u32, id: u32, outcome: Result<Position, Refusal>) {
+    pub fn handle_reader_published(&mut self, slot: u32, id: u32, outcome: Result<Position, ErrorCode>) {
         let Some(reader) = self.links.connections.reader_mut(slot) else {
             return;
         };
@@ -145,7 +145,7 @@ impl Core {
         }
         let position = match outcome {
             Ok(position) => position,
-            Err(refusal) => return self.refuse_reader(slot, refusal.into()),
+            Err(error_code) => return self.refuse_reader(slot, error_code.into()),
         };
         let Some(asked) = reader.asking().and_then(|asking| asking.channels.first()) else { return };
         let mut text = Vec::new();
@@ -154,7 +154,7 @@ impl Core {
         self.answer_reader(slot, Answer::json(body.into(), Caching::Never));
     }
 
-    /// Every home has answered.
+    /// Every owner has answered.
     pub fn reader_answered(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if let Some(lag) = &mut connection.link.lag

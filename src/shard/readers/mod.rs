@@ -1,6 +1,6 @@
 //! Readers without the client protocol: their requests, from the head to the stream, the held poll, or the answer.
 //!
-//! Inputs: heads of requests for the paths of this surface, answers of channel homes, batches, time. Outputs: streams
+//! Inputs: heads of requests for the paths of this surface, answers of channel owners, batches, time. Outputs: streams
 //! and answers. Must not know: logs; how a frame of a kind looks.
 //!
 //! A reader is a subscriber like any other: fan-out, laggards and gaps are those of `fanout.rs` and `lag.rs`. What is
@@ -16,17 +16,17 @@ mod request;
 mod stream;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::publication::ClientInfo;
-use crate::hub::asks::{HistoryAsk, PublishAsk};
 use crate::hub::creators::Creator;
+use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
 use crate::proto::reader::notes;
 use crate::proto::reader::problem::Problem;
 use crate::proto::websocket;
+use crate::session::hook_call::{Matter, PublishAnswer};
 use crate::session::origins::Welcome;
-use crate::session::question::{Matter, PublishAnswer};
 use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
 use crate::session::token::TokenFault;
 use crate::shard::clients::changed;
@@ -37,7 +37,7 @@ use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 use crate::shard::readers::answers::reply_form;
-use crate::shard::readers::pending::{PublishOrder, Step};
+use crate::shard::readers::pending::{PublishCommand, Step};
 use crate::shard::readers::request::{ReaderRequest, Said, Stop};
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
@@ -76,12 +76,12 @@ impl Core {
         if !preflight && !endpoint.allows(head.method) {
             form.keep_alive &= !has_body;
             let detail = "method is not allowed";
-            let problem = Problem { status: 405, refusal: Refusal::MethodNotFound, detail };
+            let problem = Problem { status: 405, error_code: ErrorCode::MethodNotFound, detail };
             return consumed(self.refuse_now(slot, &form, problem, &[("Allow", endpoint.methods())]));
         }
         let request = if origin.is_err() {
             self.env.stats.fault(Cause::OriginRefused);
-            Err(Problem::new(Refusal::PermissionDenied, "origin is not allowed").into())
+            Err(Problem::new(ErrorCode::PermissionDenied, "origin is not allowed").into())
         } else if has_body && endpoint != Endpoint::Publish {
             Err(Problem::bad_request("no body belongs here").into())
         } else if preflight {
@@ -94,7 +94,7 @@ impl Core {
         };
         let request = match request {
             Ok(request) => request,
-            Err(Stop::Ask(matter, identity)) => {
+            Err(Stop::ControlRequest(matter, identity)) => {
                 let caller = self.reader_caller(slot, endpoint, identity.as_deref(), self.forwarded(head));
                 let step = Step::Head { bytes: bytes[..head_len].into(), said: said.unwrap_or_default() };
                 self.ask_for_reader(slot, step, endpoint, form, caller, matter, &bytes[head_len..]);
@@ -105,7 +105,7 @@ impl Core {
                 if let Some(fault) = token {
                     self.token_refused(fault);
                     if form.events && fault == TokenFault::NotYetValid {
-                        self.env.stats.refusal(problem.refusal);
+                        self.env.stats.error_code(problem.error_code);
                         let disconnect = Disconnect { reason: fault.text().into(), ..Disconnect::EXPIRED };
                         return consumed(self.end_events_now(slot, &form, &disconnect));
                     }
@@ -180,7 +180,7 @@ impl Core {
         Ok(out)
     }
 
-    /// Asks the homes of everything the request names.
+    /// Asks the owners of everything the request names.
     fn begin_reader(&mut self, slot: u32, request: ReaderRequest, mut reply: ReplyForm, opening: Vec<u8>) {
         let id = self.messages.reader_ids;
         self.messages.reader_ids = id.wrapping_add(request.channels.len().max(1) as u32);
@@ -222,7 +222,7 @@ impl Core {
             let id = id.wrapping_add(at as u32);
             if mode == Mode::History {
                 let by = creator.clone();
-                let ask = HistoryAsk { channel, limit: Some(limit), since, reverse: request.reverse, by };
+                let ask = HistoryRequest { channel, limit: Some(limit), since, reverse: request.reverse, by };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             } else {
                 self.ask_reader_join(slot, channel, since, shown, id);
@@ -253,7 +253,7 @@ impl Core {
             origin: form.allowed_origin().map(Box::from),
             keep_alive: form.keep_alive,
             decoder,
-            publish: Some(Box::new(PublishOrder { request, reply: form, headers: self.forwarded(head) })),
+            publish: Some(Box::new(PublishCommand { request, reply: form, headers: self.forwarded(head) })),
             ..Request::default()
         };
         let mut http = Box::<Http>::default();
@@ -263,7 +263,7 @@ impl Core {
     }
 
     /// The body of a publication is complete.
-    pub fn publish_body(&mut self, slot: u32, order: PublishOrder, body: Vec<u8>) {
+    pub fn publish_body(&mut self, slot: u32, order: PublishCommand, body: Vec<u8>) {
         let reply = &order.reply;
         let refuse = |core: &mut Core, detail| {
             core.refuse_now(slot, reply, Problem::bad_request(detail), &[]);
@@ -289,24 +289,25 @@ impl Core {
         self.publish_for_reader(slot, order, body.into(), None);
     }
 
-    /// The publication goes to its channel's home.
+    /// The publication goes to its channel's owner.
     fn publish_for_reader(
         &mut self,
         slot: u32,
-        order: PublishOrder,
+        order: PublishCommand,
         body: Bytes,
         changes: Option<PublishAnswer>,
     ) {
-        let PublishOrder { request, reply, .. } = order;
+        let PublishCommand { request, reply, .. } = order;
         let Some(asked) = request.channels.into_iter().next() else { return };
         let user = request.admission.identity.as_ref().and_then(|identity| identity.user.as_deref());
-        if let Err(refusal) = self.admit_command(slot, user) {
-            self.refuse_now(slot, &reply, refusal.into(), &[]);
+        if let Err(error_code) = self.admit_command(slot, user) {
+            self.refuse_now(slot, &reply, error_code.into(), &[]);
             return;
         }
         let info = self.reader_info(slot, request.admission.identity.as_deref());
         let by = Creator::client(Some(&info.user), self.conn_id(slot));
-        let mut ask = PublishAsk { info: Some(info), by, ..PublishAsk::new(asked.name.clone(), body) };
+        let mut ask =
+            PublishRequest { info: Some(info), by, ..PublishRequest::new(asked.name.clone(), body) };
         if let Some(changes) = changes {
             changed(&mut ask, changes);
         }

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::ChannelName;
-use crate::session::question::{Headers, Waiting};
+use crate::session::hook_call::{Headers, Waiting};
 use crate::session::reader::ReplyForm;
 use crate::shard::readers::request::{Endpoint, ReaderRequest, Said};
 
 /// A publication whose body is still to come.
-pub struct PublishOrder {
+pub struct PublishCommand {
     pub request: ReaderRequest,
     pub reply: ReplyForm,
     /// For the hook that is asked about it.
     pub headers: Option<Arc<Headers>>,
 }
 
-/// A question about a request.
+/// A hook call about a request.
 pub struct Inquiry {
     pub endpoint: Endpoint,
     pub number: u32,
@@ -36,7 +36,7 @@ pub enum Step {
         said: Said,
     },
     Publication {
-        order: Box<PublishOrder>,
+        order: Box<PublishCommand>,
         body: Bytes,
     },
 }

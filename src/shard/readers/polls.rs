@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publication, Publications};
-use crate::hub::local::{Active, ChannelIndex, Item, Seq};
+use crate::hub::followed::{Active, ChannelIndex, Item, Seq};
 use crate::proto::reader::answer::{BatchBody, matches_tag};
 use crate::session::reader::{Asking, Mode};
 use crate::shard::core::Core;
@@ -13,7 +13,7 @@ use crate::shard::readers::answers::{Answer, Caching, millis};
 use crate::shard::readers::deliver::{position_text, text_of};
 
 impl Core {
-    /// Whether the connection is a poll whose homes have answered.
+    /// Whether the connection is a poll whose owners have answered.
     pub fn is_held_poll(&self, slot: u32) -> bool {
         self.links
             .connections
@@ -187,7 +187,7 @@ impl Core {
         let unmodified = reset.is_empty()
             && match body.is_empty() {
                 true => known,
-                // The same question had the same answer.
+                // The same hook call had the same answer.
                 false => if_none_match.is_some_and(|tags| matches_tag(tags, tag)),
             };
         self.env.stats.counters.polls_answered_total += 1;

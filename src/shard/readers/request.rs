@@ -1,6 +1,6 @@
 //! What a request of this surface asks for, read from its head alone.
 
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::ChannelName;
 use crate::base::publication::Visibility;
 use crate::proto::encoding::Encoding;
@@ -10,8 +10,8 @@ use crate::proto::reader::notes::is_callback;
 use crate::proto::reader::position::{POSITION_CHANNELS_MAX, Positions};
 use crate::proto::reader::problem::Problem;
 use crate::proto::reader::query;
+use crate::session::hook_call::{Granted, Matter};
 use crate::session::permissions::Deed;
-use crate::session::question::{Granted, Matter};
 use crate::session::reader::{self, Admission, Asked, Mode};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
 use crate::session::{Identity, World, rights};
@@ -21,7 +21,7 @@ use crate::shard::tokens::{reads_fields, shown};
 pub const HOLD_MS: u32 = 45_000;
 /// Messages of one answer when the request does not say.
 const LIMIT: u16 = 100;
-/// Most messages of one answer: what a channel's home reads at once.
+/// Most messages of one answer: what a channel's owner reads at once.
 const LIMIT_MAX: u16 = 300;
 
 /// A path of this surface.
@@ -106,7 +106,7 @@ pub enum Stop {
     /// It never will be; with the token that was the reason.
     Refused(Problem, Option<TokenFault>),
     /// The backend must be asked first. As whom, is known by then but for a connect.
-    Ask(Matter, Option<Box<Identity>>),
+    ControlRequest(Matter, Option<Box<Identity>>),
 }
 
 impl From<Problem> for Stop {
@@ -115,19 +115,19 @@ impl From<Problem> for Stop {
     }
 }
 
-impl From<Refusal> for Stop {
-    fn from(refusal: Refusal) -> Stop {
-        Problem::from(refusal).into()
+impl From<ErrorCode> for Stop {
+    fn from(error_code: ErrorCode) -> Stop {
+        Problem::from(error_code).into()
     }
 }
 
 impl From<TokenFault> for Stop {
     fn from(fault: TokenFault) -> Stop {
         let problem = match fault {
-            TokenFault::Invalid(_) => Problem::new(Refusal::Unauthorized, fault.text()),
-            TokenFault::Expired | TokenFault::Over => Problem::new(Refusal::TokenExpired, fault.text()),
+            TokenFault::Invalid(_) => Problem::new(ErrorCode::Unauthorized, fault.text()),
+            TokenFault::Expired | TokenFault::Over => Problem::new(ErrorCode::TokenExpired, fault.text()),
             TokenFault::NotYetValid | TokenFault::KeyAwaited => {
-                Problem { status: 503, refusal: Refusal::Internal, detail: fault.text() }
+                Problem { status: 503, error_code: ErrorCode::Internal, detail: fault.text() }
             }
         };
         Stop::Refused(problem, Some(fault))
@@ -194,7 +194,7 @@ pub fn read(
         Some(admission) => Some(admission),
         None if world.hooks().connect => said.admission.clone(),
         None if world.allows_anonymous() => Some(Admission::default()),
-        None => return Err(Problem::new(Refusal::Unauthorized, "no token").into()),
+        None => return Err(Problem::new(ErrorCode::Unauthorized, "no token").into()),
     };
     let Some(mut admission) = admission else {
         let matter = Matter::Connect {
@@ -203,7 +203,7 @@ pub fn read(
             version: Box::default(),
             channels: query.channels,
         };
-        return Err(Stop::Ask(matter, None));
+        return Err(Stop::ControlRequest(matter, None));
     };
     let personal = world.personal_channel(user_of(admission.identity.as_deref()));
     if let Some(personal) = personal.filter(|personal| admission.grant(personal).is_none()) {
@@ -254,7 +254,7 @@ pub fn read(
         Endpoint::Publish => Mode::Publish,
     };
     let idempotency_key = match head.header("Idempotency-Key") {
-        // Its length is the home's to judge.
+        // Its length is the owner's to judge.
         Some(key) if endpoint == Endpoint::Publish => {
             let key =
                 std::str::from_utf8(key).map_err(|_| Problem::bad_request("malformed Idempotency-Key"))?;
@@ -277,7 +277,7 @@ pub fn read(
 }
 
 const TOO_MANY_CHANNELS: Problem =
-    Problem { status: 400, refusal: Refusal::LimitExceeded, detail: "too many channels" };
+    Problem { status: 400, error_code: ErrorCode::LimitExceeded, detail: "too many channels" };
 
 /// The parameters of this surface; a token is looked for by [`shown`].
 const OWN_PARAMETERS: [&str; 9] =
@@ -407,7 +407,7 @@ fn admit(
 ) -> Result<Option<Admission>, Stop> {
     let Some(token) = shown(head, reads_fields(world), cookies) else { return Ok(None) };
     let Some(verifier) = world.verifier() else {
-        return Err(Problem::new(Refusal::Unauthorized, "no token is accepted here").into());
+        return Err(Problem::new(ErrorCode::Unauthorized, "no token is accepted here").into());
     };
     let claims = verifier.verify_connect(&token, unix_s)?;
     let identity = Identity {
@@ -433,7 +433,7 @@ fn subscription_tokens(
     unix_s: u64,
 ) -> Result<(), Stop> {
     for token in std::mem::take(&mut query.subscription_tokens) {
-        let refused = || Problem::new(Refusal::Unauthorized, "no token is accepted here");
+        let refused = || Problem::new(ErrorCode::Unauthorized, "no token is accepted here");
         let claims = world.verifier().ok_or_else(refused)?.verify_subscribe(&token, unix_s)?;
         if claims.user != user_of(admission.identity.as_deref()) {
             return Err(TokenFault::from(Flaw::OtherUser).into());
@@ -444,7 +444,7 @@ fn subscription_tokens(
         }
         let until_s = claims.expire_at_s.unwrap_or(0);
         if rights::of_user(world, &claims.channel, &claims.user)?.listed == Some(false) {
-            return Err(Refusal::PermissionDenied.into());
+            return Err(ErrorCode::PermissionDenied.into());
         }
         let channel = ChannelName::from(claims.channel);
         ends_with(admission, until_s);
@@ -475,7 +475,7 @@ fn check_rights(
 ) -> Result<(bool, Visibility), Stop> {
     let mut rights = rights::of_user(world, channel, user_of(admission.identity.as_deref()))?;
     let grant = admission.grant(channel);
-    // What does not depend on being a subscriber needs no question about that.
+    // What does not depend on being a subscriber needs no hook call about that.
     let matters = match endpoint {
         Endpoint::History => rights.keeps_history && rights.is_for_subscribers(Deed::ReadHistory),
         Endpoint::Publish => !rights.publish_hook && rights.is_for_subscribers(Deed::Publish),
@@ -486,7 +486,7 @@ fn check_rights(
         Some(Some(_)) => true,
         None if rights.subscribe_hook && matters => {
             let matter = Matter::Subscribe { channel: channel.into(), token: Box::default(), data: None };
-            return Err(Stop::Ask(matter, admission.identity.clone()));
+            return Err(Stop::ControlRequest(matter, admission.identity.clone()));
         }
         Some(None) | None => rights.may(Deed::Subscribe, false),
     };
@@ -498,7 +498,7 @@ fn check_rights(
     let (allowed, recoverable) = match endpoint {
         Endpoint::History => {
             if !rights.keeps_history {
-                return Err(Problem::new(Refusal::NotAvailable, "the channel keeps no history").into());
+                return Err(Problem::new(ErrorCode::NotAvailable, "the channel keeps no history").into());
             }
             (rights.may(Deed::ReadHistory, subscribe), true)
         }
@@ -510,7 +510,7 @@ fn check_rights(
     };
     match allowed {
         true => Ok((recoverable, rights.visibility())),
-        false => Err(Problem::from(Refusal::PermissionDenied).into()),
+        false => Err(Problem::from(ErrorCode::PermissionDenied).into()),
     }
 }
 
@@ -519,11 +519,11 @@ fn check_rights(
 ///
 /// # Errors
 /// As the channel's own problem.
-pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<Visibility, Refusal> {
+pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<Visibility, ErrorCode> {
     let rights = rights::of_user(world, channel, user)?;
     // A stream that flows has nobody who would hold it while the backend is asked.
     match rights.may(Deed::Subscribe, false) && !rights.subscribe_hook {
         true => Ok(rights.visibility()),
-        false => Err(Refusal::PermissionDenied),
+        false => Err(ErrorCode::PermissionDenied),
     }
 }

@@ -1,6 +1,6 @@
 //! A stream's life after its beginning: heartbeats, commands of plain WebSocket, gaps, the end.
 
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::ChannelName;
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::options::GapPolicy;
@@ -48,28 +48,28 @@ impl Core {
                 self.note(slot, &Note::Pong);
                 Ok(())
             }
-            _ => Err(Refusal::MethodNotFound),
+            _ => Err(ErrorCode::MethodNotFound),
         };
-        let Err(refusal) = outcome else { return };
-        self.env.stats.refusal(refusal);
+        let Err(error_code) = outcome else { return };
+        self.env.stats.error_code(error_code);
         let bare = self.links.connections.reader(slot).map(|reader| reader.encoding())
             == Some(Encoding::WebSocketBare);
         match bare {
             // It has no words for it but the code of a close.
             true => self.close(
                 slot,
-                match refusal {
-                    Refusal::PermissionDenied | Refusal::UnknownChannel => Disconnect::PERMISSION_DENIED,
-                    Refusal::LimitExceeded => Disconnect::CHANNEL_LIMIT,
-                    Refusal::TooManyRequests => Disconnect::TOO_MANY_REQUESTS,
+                match error_code {
+                    ErrorCode::PermissionDenied | ErrorCode::UnknownChannel => Disconnect::PERMISSION_DENIED,
+                    ErrorCode::LimitExceeded => Disconnect::CHANNEL_LIMIT,
+                    ErrorCode::TooManyRequests => Disconnect::TOO_MANY_REQUESTS,
                     _ => Disconnect::BAD_REQUEST,
                 },
             ),
-            false => self.note(slot, &Note::Refused { channel, refusal }),
+            false => self.note(slot, &Note::Refused { channel, error_code }),
         }
     }
 
-    fn subscribe_reader(&mut self, slot: u32, channel: &str) -> Result<(), Refusal> {
+    fn subscribe_reader(&mut self, slot: u32, channel: &str) -> Result<(), ErrorCode> {
         let identity = self.links.connections.reader(slot).and_then(|r| r.identity.as_deref());
         let view = View { options: &self.env.options, local: &self.delivery.local };
         let shown = may_subscribe(channel, user_of(identity), &view)?;
@@ -78,10 +78,10 @@ impl Core {
             return Ok(());
         };
         if known.is_some_and(|index| reader.sub(index).is_some()) {
-            return Err(Refusal::AlreadySubscribed);
+            return Err(ErrorCode::AlreadySubscribed);
         }
         if reader.subs().len() >= self.env.options.channels_max.min(POSITION_CHANNELS_MAX) {
-            return Err(Refusal::LimitExceeded);
+            return Err(ErrorCode::LimitExceeded);
         }
         let id = self.messages.reader_ids;
         self.messages.reader_ids = id.wrapping_add(1);
@@ -152,7 +152,7 @@ impl Core {
             match &mut work.asking {
                 Some(asking) => asking.hold_ms = 0,
                 None if disconnect.reconnects() => self.answer_empty(slot),
-                None => self.refuse_reader(slot, Refusal::PermissionDenied.into()),
+                None => self.refuse_reader(slot, ErrorCode::PermissionDenied.into()),
             }
             return;
         }
@@ -161,7 +161,7 @@ impl Core {
         let mut last = Vec::new();
         if !reader.is_ready() {
             if disconnect.reconnects() {
-                return self.refuse_reader(slot, Refusal::TooManyRequests.into());
+                return self.refuse_reader(slot, ErrorCode::TooManyRequests.into());
             }
             // It is not to come back, and hears that in its own words: the stream begins and ends.
             last = reader.asking().map_or_else(Vec::new, |asking| std::mem::take(&mut asking.opening));

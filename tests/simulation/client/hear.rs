@@ -173,7 +173,7 @@ impl Client {
             Sent::Subscribe(subscribing) => {
                 let body = message.subscribe.expect("a subscribe is answered with a subscribe");
                 let channel = subscribing.channel;
-                let by = By::Client { notices: subscribing.notices };
+                let by = By::Client { join_leaves: subscribing.join_leaves };
                 let mut sub = begin(channel, &body, subscribing.recover, subscribing.floor, by, stage);
                 if subscribing.dead {
                     return;
@@ -307,7 +307,7 @@ impl Client {
             let Some(sub) = self.subs.get_mut(&channel) else {
                 panic!("a notice of {} without a subscription", push.channel);
             };
-            assert!(sub.notices, "a notice of {} that was not asked for", push.channel);
+            assert!(sub.join_leaves, "a notice of {} that was not asked for", push.channel);
             let who = push.join.or(push.leave).expect("one of them is there").info.client;
             if let Some(present) = &mut sub.present {
                 let before = present.insert(who.clone(), joined);
@@ -414,14 +414,14 @@ fn begin(
     let options = &stage.scenario.channels[channel].options;
     let (server_side, asked_notices) = match by {
         By::Server => (true, true),
-        By::Client { notices } => (false, notices || options.rules.force_push_join_leave),
+        By::Client { join_leaves } => (false, join_leaves || options.rules.force_push_join_leave),
     };
     Subscription {
         follower: Follower::new(epoch, last, options.channel.gap),
         began: stage.net.now(),
         server_side,
         recoverable: body.recoverable,
-        notices: options.channel.join_leave && asked_notices,
+        join_leaves: options.channel.join_leave && asked_notices,
         // Notices are not in the log: who falls behind in a channel with history loses some.
         present: (!options.channel.keeps_history()).then(BTreeMap::new),
         expires: ends(body.expires, body.ttl, stage),
@@ -432,7 +432,7 @@ fn begin(
 /// Who asked for a subscription.
 enum By {
     Server,
-    Client { notices: bool },
+    Client { join_leaves: bool },
 }
 
 /// The end of a lifetime that has been told just now.

@@ -70,8 +70,8 @@ struct Subscription {
     server_side: bool,
     recoverable: bool,
     /// It is to be told who joins and leaves.
-    notices: bool,
-    /// Who was told to be there, and who to be gone, in a channel that loses no notice without a word.
+    join_leaves: bool,
+    /// Who was told to be there, and who to be gone, in a channel that loses no join/leave event without a word.
     present: Option<BTreeMap<String, bool>>,
     /// When it is over unless it is refreshed.
     expires: Option<Time>,
@@ -119,7 +119,7 @@ struct Subscribing {
     recover: Option<(u64, u64)>,
     floor: Option<Place>,
     /// Asked to be told who joins and leaves.
-    notices: bool,
+    join_leaves: bool,
     /// An unsubscribe that was sent later has been answered earlier.
     dead: bool,
     /// An unsubscribe of the server came: for this one, or for one before it.
@@ -179,7 +179,7 @@ impl Client {
     /// Whether it was told of its own join, where it must have been.
     pub fn knows_itself(&self, channel: ChannelNo) -> bool {
         let Some(sub) = self.subs.get(&channel) else { return true };
-        let present = sub.present.as_ref().filter(|_| sub.notices);
+        let present = sub.present.as_ref().filter(|_| sub.join_leaves);
         present.is_none_or(|present| present.get(&self.id) == Some(&true))
     }
 

@@ -122,11 +122,11 @@ impl Client {
                 body.push_str(r#","flag":2"#);
             }
         }
-        let notices = stage.prng.u8(..3) != 0;
+        let join_leaves = stage.prng.u8(..3) != 0;
         for (wish, wished) in [
             ("positioned", stage.prng.u8(..3) != 0),
             ("recoverable", stage.prng.u8(..3) != 0),
-            ("join_leave", notices),
+            ("join_leave", join_leaves),
         ] {
             if wished {
                 body.push_str(&format!(r#","{wish}":true"#));
@@ -135,7 +135,14 @@ impl Client {
         body.push('}');
         let floor = stage.log.head(channel);
         self.command(
-            Sent::Subscribe(Subscribing { channel, recover, floor, notices, dead: false, uncertain: false }),
+            Sent::Subscribe(Subscribing {
+                channel,
+                recover,
+                floor,
+                join_leaves,
+                dead: false,
+                uncertain: false,
+            }),
             &body,
             stage,
         );

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use trunkline::base::fault::Disconnect;
 use trunkline::base::ids::ShardId;
-use trunkline::shard::ask::Ask;
+use trunkline::shard::control_request::ControlRequest;
 use trunkline::shard::{Footprint, Shard};
 
 use super::{CALM, World};
@@ -42,7 +42,8 @@ impl World {
         while self.shards.iter().any(Option::is_some) {
             self.begin_step("shutdown");
             let router = self.router.clone();
-            untold.retain(|&shard| router.ask(shard, Ask::Shutdown(Disconnect::SHUTDOWN)).is_err());
+            untold
+                .retain(|&shard| router.ask(shard, ControlRequest::Shutdown(Disconnect::SHUTDOWN)).is_err());
             if abrupt && self.stage.prng.bool() {
                 self.backend.act(&[], &mut self.stage);
             }

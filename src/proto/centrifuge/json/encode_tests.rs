@@ -1,7 +1,7 @@
 //! Golden bytes: what the published server writes for the same values.
 
 use super::encode::*;
-use crate::base::fault::{Refusal, Unsubscribed};
+use crate::base::fault::{ErrorCode, Unsubscribed};
 use crate::base::ids::{Epoch, Offset};
 use crate::proto::centrifuge::reply::*;
 use crate::proto::centrifuge::{Batch, Format};
@@ -35,13 +35,13 @@ const EPOCH: Option<Epoch> = Some(Epoch(0x0a1b_2c3d));
 
 #[test]
 fn errors() {
-    let refused = |refusal: Refusal| reply(7, &Reply::Error(refusal.into()));
+    let refused = |error_code: ErrorCode| reply(7, &Reply::Error(error_code.into()));
     assert_eq!(
-        refused(Refusal::PermissionDenied),
+        refused(ErrorCode::PermissionDenied),
         r#"{"id":7,"error":{"code":103,"message":"permission denied"}}"#
     );
     assert_eq!(
-        refused(Refusal::Internal),
+        refused(ErrorCode::Internal),
         r#"{"id":7,"error":{"code":100,"message":"internal server error","temporary":true}}"#
     );
     let custom = ErrorRef { code: 1000, message: "say \"no\"\n", temporary: false };

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use prost::Message;
 
-use crate::base::fault::{Refusal, Unsubscribed};
+use crate::base::fault::{ErrorCode, Unsubscribed};
 use crate::base::ids::{Epoch, Offset};
 use crate::base::limits::COMMANDS_PER_FRAME_MAX;
 use crate::base::prng::Prng;
@@ -504,9 +504,9 @@ fn read_info() -> schema::ClientInfo {
 fn every_reply_is_read_as_it_was_meant() {
     let of = |id| schema::Reply { id, ..Default::default() };
     let error =
-        schema::Error { code: 111, message: Refusal::TooManyRequests.message().into(), temporary: true };
+        schema::Error { code: 111, message: ErrorCode::TooManyRequests.message().into(), temporary: true };
     assert_eq!(
-        reply(1, &Reply::Error(Refusal::TooManyRequests.into())),
+        reply(1, &Reply::Error(ErrorCode::TooManyRequests.into())),
         schema::Reply { error: Some(error), ..of(1) }
     );
     assert_eq!(reply(2, &Reply::Unsubscribe), schema::Reply { unsubscribe: Some(schema::Empty {}), ..of(2) });

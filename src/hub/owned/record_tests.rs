@@ -1,4 +1,4 @@
-//! A home moved to another process and clock answers as if nothing had happened.
+//! A owner moved to another process and clock answers as if nothing had happened.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,58 +7,58 @@ use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{Position, ShardId, Sock};
 use crate::base::prng::Prng;
-use crate::hub::asks::{HistoryAsk, JoinAsk, PublishAsk, Recovery, Since, SinceEpoch};
 use crate::hub::creators::Creator;
 use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
+use crate::hub::requests::{HistoryRequest, JoinRequest, PublishRequest, Recovery, Since, SinceEpoch};
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
 use crate::record::{self, Kind};
 
-fn home(prng: &mut Prng, limits: HubLimits) -> Home {
+fn owned(prng: &mut Prng, limits: HubLimits) -> OwnedChannels {
     let ttl = Duration::from_secs(60);
     let kept = ChannelOptions { history_size: 20, history_ttl: ttl, ..ChannelOptions::default() };
     let room = ChannelOptions { presence: true, ..kept.clone() };
     let named = [("kept".to_owned(), kept), ("room".to_owned(), room)];
-    Home::new(
+    OwnedChannels::new(
         std::sync::Arc::new(Namespaces::new(ChannelOptions::default(), named, 255)),
         limits,
         prng.fork(),
     )
 }
 
-/// Everything that a home holds, as bytes, by way of all its parts.
-fn written(home: &Home, now: Time) -> Vec<u8> {
+/// Everything that a owner holds, as bytes, by way of all its parts.
+fn written(owned: &OwnedChannels, now: Time) -> Vec<u8> {
     let mut out = Vec::new();
-    for name in home.names() {
-        record::write(&home.to_record(name, now).unwrap(), &mut out).unwrap();
+    for name in owned.names() {
+        record::write(&owned.to_record(name, now).unwrap(), &mut out).unwrap();
         let mut after = Offset(0);
-        while let Some(part) = home.log_part(name, after, now) {
+        while let Some(part) = owned.log_part(name, after, now) {
             after = part.entries.last().unwrap().publication.offset;
             record::write(&part, &mut out).unwrap();
         }
-        home.members_parts(name, |part| record::write(&part, &mut out).unwrap());
+        owned.members_parts(name, |part| record::write(&part, &mut out).unwrap());
     }
     let mut from = 0;
-    while let Some((part, next)) = home.keys_part(from, now) {
+    while let Some((part, next)) = owned.keys_part(from, now) {
         from = next;
         record::write(&part, &mut out).unwrap();
     }
     out
 }
 
-fn read(home: &mut Home, bytes: &[u8], now: Time) -> Result<(), RecordFault> {
+fn read(owned: &mut OwnedChannels, bytes: &[u8], now: Time) -> Result<(), RecordFault> {
     let mut rest = bytes;
     while !rest.is_empty() {
         let (unread, behind) = record::next(rest)?;
         match unread.kind {
-            Kind::Channel => home.restore(&unread.read()?, now)?,
-            Kind::ChannelLog => home.restore_log(unread.read()?, now)?,
-            Kind::ChannelMembers => home.restore_members(unread.read()?, &|peer| Some(moved(peer)))?,
-            Kind::Keys => home.restore_keys(unread.read()?, now)?,
+            Kind::Channel => owned.restore(&unread.read()?, now)?,
+            Kind::ChannelLog => owned.restore_log(unread.read()?, now)?,
+            Kind::ChannelMembers => owned.restore_members(unread.read()?, &|peer| Some(moved(peer)))?,
+            Kind::Keys => owned.restore_keys(unread.read()?, now)?,
             other => panic!("{other:?} of a home"),
         }
         rest = behind;
     }
-    home.finish_restoring();
+    owned.finish_restoring();
     Ok(())
 }
 
@@ -75,7 +75,7 @@ fn conn(prng: &mut Prng) -> ConnId {
     ConnId::new(ShardId(slot as u16 % 4), Sock { slot, generation: 1 })
 }
 
-fn act(home: &mut Home, prng: &mut Prng, members: &mut BTreeSet<(ChannelName, ConnId)>, now: Time) {
+fn act(owned: &mut OwnedChannels, prng: &mut Prng, members: &mut BTreeSet<(ChannelName, ConnId)>, now: Time) {
     let namespace = ["kept:", "room:", ""][prng.usize(..3)];
     let channel: ChannelName = format!("{namespace}{}", prng.u8(..6)).into();
     let by = match prng.bool() {
@@ -85,14 +85,14 @@ fn act(home: &mut Home, prng: &mut Prng, members: &mut BTreeSet<(ChannelName, Co
     match prng.u8(..10) {
         0..=5 => {
             let data = Bytes::from(vec![b'1'; prng.usize(1..200)]);
-            let mut ask = PublishAsk { by, ..PublishAsk::new(channel, data) };
+            let mut ask = PublishRequest { by, ..PublishRequest::new(channel, data) };
             ask.skip_history = prng.u8(..8) == 0;
             ask.idempotency_key = (prng.u8(..3) == 0).then(|| prng.u8(..20).to_string().into());
             ask.version = if prng.u8(..3) == 0 { prng.u64(1..9) } else { 0 };
             ask.version_epoch = prng.bool().then(|| prng.u8(..3).to_string().into());
             ask.info = prng.bool().then(|| ClientInfo { client: "x".into(), ..ClientInfo::default() });
             ask.tags = vec![("k".into(), "v".into()); prng.usize(..2)];
-            home.publish(ask, now, now.as_millis()).unwrap();
+            owned.publish(ask, now, now.as_millis()).unwrap();
         }
         6..=7 => {
             let conn = conn(prng);
@@ -102,33 +102,33 @@ fn act(home: &mut Home, prng: &mut Prng, members: &mut BTreeSet<(ChannelName, Co
                 0 => Visibility { listed: prng.bool(), announced: prng.bool() },
                 _ => Visibility { listed: namespace == "room:", announced: false },
             };
-            home.join(JoinAsk { channel, conn, info, shown, recover: None, by }, now).unwrap();
+            owned.join(JoinRequest { channel, conn, info, shown, recover: None, by }, now).unwrap();
         }
         _ => {
             if let Some((channel, conn)) = members.pop_first() {
-                home.leave(&channel, conn, now);
+                owned.leave(&channel, conn, now);
             }
         }
     }
 }
 
 /// What others can learn of a channel.
-fn seen(home: &mut Home, channel: &ChannelName, now: Time) -> String {
-    let position = home.position(channel);
-    let members = home.presence_stats(channel);
-    let clients: u32 = home.interested(channel).iter().map(|(_, clients)| clients).sum();
-    let ask = |since| HistoryAsk {
+fn seen(owned: &mut OwnedChannels, channel: &ChannelName, now: Time) -> String {
+    let position = owned.position(channel);
+    let members = owned.presence_stats(channel);
+    let clients: u32 = owned.interested(channel).iter().map(|(_, clients)| clients).sum();
+    let ask = |since| HistoryRequest {
         channel: channel.clone(),
         limit: None,
         since,
         reverse: false,
         by: Creator::Backend,
     };
-    let history = home.history(&ask(None), now).map(|history| format!("{:?}", history.publications));
+    let history = owned.history(&ask(None), now).map(|history| format!("{:?}", history.publications));
     let mut recovered = Vec::new();
     if let Some(Position { offset: Offset(top), epoch }) = position {
         for offset in top.saturating_sub(25)..=top {
-            let (_, channel) = home.restored(channel).unwrap();
+            let (_, channel) = owned.restored(channel).unwrap();
             let since = Since { offset: Offset(offset), epoch: SinceEpoch::Known(epoch) };
             recovered.push(match channel.recover(since, now, 300) {
                 Recovery::Recovered(publications) => Some(publications.len()),
@@ -144,7 +144,7 @@ fn a_moved_home_answers_like_the_one_it_was() {
     for seed in 0..150 {
         let mut prng = Prng::with_seed(seed);
         let mut members = BTreeSet::new();
-        let mut old = home(&mut prng, HubLimits::default());
+        let mut old = owned(&mut prng, HubLimits::default());
         let mut now = Time::from_millis(1_000_000);
         for _ in 0..prng.usize(1..300) {
             act(&mut old, &mut prng, &mut members, now);
@@ -154,7 +154,7 @@ fn a_moved_home_answers_like_the_one_it_was() {
         let bytes = written(&old, now);
         // Another clock, started long after or long before.
         let mut there = Time::from_millis(prng.u64(300_000..9_000_000));
-        let mut new = home(&mut prng, HubLimits::default());
+        let mut new = owned(&mut prng, HubLimits::default());
         read(&mut new, &bytes, there).unwrap();
         old.sweep(now, usize::MAX);
         new.sweep(there, usize::MAX);
@@ -164,10 +164,10 @@ fn a_moved_home_answers_like_the_one_it_was() {
             there = there + Duration::from_millis(ahead);
             old.sweep(now, usize::MAX);
             new.sweep(there, usize::MAX);
-            let names = |home: &Home| home.names().cloned().collect::<BTreeSet<_>>();
+            let names = |owned: &OwnedChannels| owned.names().cloned().collect::<BTreeSet<_>>();
             assert_eq!(names(&new), names(&old), "seed {seed}");
-            let counts = |home: &Home| {
-                let all = home.counts();
+            let counts = |owned: &OwnedChannels| {
+                let all = owned.counts();
                 (
                     all.channels,
                     all.client_channels,
@@ -181,11 +181,11 @@ fn a_moved_home_answers_like_the_one_it_was() {
                 assert_eq!(seen(&mut new, &channel, there), seen(&mut old, &channel, now), "seed {seed}");
                 // Keys and versions that were seen are known; what is new goes on from the same place.
                 for (key, version, epoch) in [("7", 0, ""), ("", 4, "1"), ("", 0, ""), ("13", 0, "")] {
-                    let mut ask = PublishAsk::new(channel.clone(), Bytes::from_static(b"1"));
+                    let mut ask = PublishRequest::new(channel.clone(), Bytes::from_static(b"1"));
                     ask.idempotency_key = Some(key.into());
                     (ask.version, ask.version_epoch) = (version, Some(epoch.into()));
-                    let told = |home: &mut Home, now| {
-                        let done = home.publish(ask.clone(), now, 5).unwrap();
+                    let told = |owned: &mut OwnedChannels, now| {
+                        let done = owned.publish(ask.clone(), now, 5).unwrap();
                         (done.position, done.publication.map(|publication| publication.position))
                     };
                     assert_eq!(told(&mut new, there), told(&mut old, now), "seed {seed} {channel} {key:?}");
@@ -213,17 +213,17 @@ fn a_long_log_and_a_crowd_go_in_parts() {
         ..ChannelOptions::default()
     };
     let namespaces = std::sync::Arc::new(Namespaces::new(large, [], 255));
-    let mut old = Home::new(namespaces.clone(), HubLimits::default(), prng.fork());
+    let mut old = OwnedChannels::new(namespaces.clone(), HubLimits::default(), prng.fork());
     for _ in 0..500 {
         let data = Bytes::from(vec![b'1'; 2_000]);
-        old.publish(PublishAsk::new("c".into(), data), now, 0).unwrap();
+        old.publish(PublishRequest::new("c".into(), data), now, 0).unwrap();
     }
     for slot in 0..20_000 {
         let conn = ConnId::new(ShardId(0), Sock { slot, generation: 1 });
         let info = ClientInfo { client: slot.to_string(), ..ClientInfo::default() };
         let shown = Visibility::default();
         let by = Creator::Backend;
-        old.join(JoinAsk { channel: "c".into(), conn, info, shown, recover: None, by }, now).unwrap();
+        old.join(JoinRequest { channel: "c".into(), conn, info, shown, recover: None, by }, now).unwrap();
     }
     let bytes = written(&old, now);
     let (mut rest, mut kinds) = (&bytes[..], Vec::new());
@@ -235,12 +235,12 @@ fn a_long_log_and_a_crowd_go_in_parts() {
     }
     let count = |kind| kinds.iter().filter(|other| **other == kind).count();
     assert!(count(Kind::ChannelLog) > 3 && count(Kind::ChannelMembers) > 2, "{kinds:?}");
-    let mut new = Home::new(namespaces, HubLimits::default(), prng);
+    let mut new = OwnedChannels::new(namespaces, HubLimits::default(), prng);
     read(&mut new, &bytes, now).unwrap();
     assert_eq!((new.retained("c"), new.counts().subscriptions), (500, 20_000));
-    // A home with less room keeps the newest.
+    // A owner with less room keeps the newest.
     let mut small =
-        home(&mut Prng::with_seed(2), HubLimits { history_bytes_max: 50_000, ..HubLimits::default() });
+        owned(&mut Prng::with_seed(2), HubLimits { history_bytes_max: 50_000, ..HubLimits::default() });
     let mut part = old.log_part("c", Offset(0), now).unwrap();
     part.channel = "kept:c".into();
     let record = old.to_record("c", now).unwrap();
@@ -254,21 +254,21 @@ fn a_long_log_and_a_crowd_go_in_parts() {
 #[test]
 fn what_no_home_holds_is_refused_by_name() {
     let now = Time::from_millis(5_000);
-    let mut old = home(&mut Prng::with_seed(1), HubLimits::default());
+    let mut old = owned(&mut Prng::with_seed(1), HubLimits::default());
     for _ in 0..5 {
-        old.publish(PublishAsk::new("kept:a".into(), Bytes::from_static(b"1")), now, 0).unwrap();
+        old.publish(PublishRequest::new("kept:a".into(), Bytes::from_static(b"1")), now, 0).unwrap();
     }
     let (record, part) =
         (old.to_record("kept:a", now).unwrap(), old.log_part("kept:a", Offset(0), now).unwrap());
     let tried = |change: &dyn Fn(&mut ChannelRecord, &mut LogPart)| {
         let (mut record, mut part) = (record.clone(), part.clone());
         change(&mut record, &mut part);
-        let mut new = home(&mut Prng::with_seed(3), HubLimits::default());
+        let mut new = owned(&mut Prng::with_seed(3), HubLimits::default());
         new.restore(&record, now)?;
         new.restore_log(part, now)?;
         new.finish_restoring();
         // Whatever was taken can be used.
-        new.publish(PublishAsk::new(record.channel, Bytes::from_static(b"1")), now, 0).unwrap();
+        new.publish(PublishRequest::new(record.channel, Bytes::from_static(b"1")), now, 0).unwrap();
         Ok::<_, RecordFault>(new)
     };
     assert_eq!(tried(&|_, _| {}).unwrap().retained("kept:a"), 6);
@@ -293,9 +293,9 @@ fn what_no_home_holds_is_refused_by_name() {
     let cut = tried(&|_, part| drop(part.entries.pop())).unwrap();
     assert_eq!((cut.retained("kept:a"), cut.position("kept:a").unwrap().offset), (1, Offset(6)));
 
-    let mut new = home(&mut Prng::with_seed(3), HubLimits::default());
+    let mut new = owned(&mut Prng::with_seed(3), HubLimits::default());
     new.restore(&record, now).unwrap();
     assert_eq!(new.restore(&record, now), Err(RecordFault::Impossible("a channel that is here already")));
-    let mut full = home(&mut Prng::with_seed(3), HubLimits { channels_max: 0, ..HubLimits::default() });
+    let mut full = owned(&mut Prng::with_seed(3), HubLimits { channels_max: 0, ..HubLimits::default() });
     assert_eq!(full.restore(&record, now), Err(RecordFault::Impossible("more channels than there may be")));
 }

@@ -1,4 +1,4 @@
-//! The home side of the hub: the single writer of every channel whose home is this shard.
+//! The owner side of the hub: the single writer of every channel whose owner is this shard.
 //!
 //! # Life of a channel
 //! ```text
@@ -26,7 +26,7 @@
 //! [`Offset`] 0, is delivered live only, cannot be recovered, and is answered with the channel's top.
 //!
 //! # Time
-//! Answers depend on `now` alone and not on how often [`Home::sweep`] runs: what is over by age is not shown, and a
+//! Answers depend on `now` alone and not on how often [`OwnedChannels::sweep`] runs: what is over by age is not shown, and a
 //! channel whose grace is over is unknown, swept or not. A thing that lives `ttl` is there while `now < start + ttl`.
 //! A `now` before an earlier one is taken as that earlier one.
 //!
@@ -46,26 +46,28 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::prng::Prng;
 use crate::base::publication::ClientInfo;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
-use crate::hub::asks::{History, HistoryAsk, JoinAsk, Joined, Notice, PresenceStats, Recovery};
 use crate::hub::creators::Creators;
 use crate::hub::deadlines::Deadlines;
 #[cfg(test)]
 use crate::hub::history::Log;
-use crate::hub::home::table::Channel;
 use crate::hub::idempotency::IdempotencyKeys;
 use crate::hub::limits::HubLimits;
 use crate::hub::log_store::{Appends, LogStore, MemoryOnly};
 use crate::hub::options::Namespaces;
+use crate::hub::owned::table::Channel;
 use crate::hub::presence::{Inserted, Roster};
+use crate::hub::requests::{
+    History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, PresenceStats, Recovery,
+};
 
-/// Every channel whose home is this shard. See the module's head.
-pub struct Home {
+/// Every channel whose owner is this shard. See the module's head.
+pub struct OwnedChannels {
     namespaces: Arc<Namespaces>,
     limits: HubLimits,
     prng: Prng,
@@ -80,9 +82,9 @@ pub struct Home {
     store: Box<dyn LogStore>,
     /// Publications that the store does not have yet.
     appends: Appends,
-    /// The roster that [`Home::presence`] gave last.
+    /// The roster that [`OwnedChannels::presence`] gave last.
     asked_last: Option<Arc<Roster>>,
-    /// Slots with a log, in no order, for [`Home::heaviest`]. A channel knows its place here.
+    /// Slots with a log, in no order, for [`OwnedChannels::heaviest`]. A channel knows its place here.
     logs: Vec<u32>,
     /// When the oldest entry of each log is over, or earlier.
     expiries: Deadlines,
@@ -91,14 +93,14 @@ pub struct Home {
     /// Channels that only clients have used.
     creators: Creators,
     clock: Time,
-    counts: HomeCounts,
+    counts: OwnedCounts,
 }
 
 pub use publish::{Reading, Released};
 
-/// What a [`Home`] holds, and what has happened to it. Totals only grow.
+/// What a [`OwnedChannels`] holds, and what has happened to it. Totals only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HomeCounts {
+pub struct OwnedCounts {
     pub channels: usize,
     /// Of these, channels that only clients have used. Never above [`HubLimits::client_channels_max`].
     pub client_channels: usize,
@@ -122,11 +124,11 @@ pub struct HomeCounts {
     pub channels_refused_total: u64,
 }
 
-impl Home {
-    pub fn new(namespaces: Arc<Namespaces>, limits: HubLimits, mut prng: Prng) -> Home {
+impl OwnedChannels {
+    pub fn new(namespaces: Arc<Namespaces>, limits: HubLimits, mut prng: Prng) -> OwnedChannels {
         // Keyed from the seed: strangers choose names, and a simulation must repeat.
         let hash = RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
-        Home {
+        OwnedChannels {
             namespaces,
             asked_last: None,
             store: Box::new(MemoryOnly),
@@ -145,25 +147,25 @@ impl Home {
             forgets: Deadlines::default(),
             creators: Creators::default(),
             clock: Time::ZERO,
-            counts: HomeCounts::default(),
+            counts: OwnedCounts::default(),
         }
     }
 
     /// Keeps logs besides its memory from now on.
-    pub fn with_store(self, store: Box<dyn LogStore>) -> Home {
-        Home { store, ..self }
+    pub fn with_store(self, store: Box<dyn LogStore>) -> OwnedChannels {
+        OwnedChannels { store, ..self }
     }
 
     /// Makes a connection a subscriber: everything published after this call is after the answer's position,
-    /// and a recovery ends exactly there. A connection that is in already stays in with the new info, without a notice,
+    /// and a recovery ends exactly there. A connection that is in already stays in with the new info, without a join/leave event,
     /// and is counted: a shard may then announce its subscribers again without harm.
     ///
     /// Recovery: the asked epoch is none or the channel's, and the asked offset is the top, or the log goes back to
     /// it with at most [`recovery_publications_max`](HubLimits::recovery_publications_max) publications since.
     ///
     /// # Errors
-    /// As [`Home::publish`].
-    pub fn join(&mut self, ask: JoinAsk, now: Time) -> Result<Joined, Refusal> {
+    /// As [`OwnedChannels::publish`].
+    pub fn join(&mut self, ask: JoinRequest, now: Time) -> Result<Joined, ErrorCode> {
         let now = self.advance(now);
         let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get_mut(slot).expect("just mentioned");
@@ -175,7 +177,7 @@ impl Home {
         }
         let channel = self.channels.get_mut(slot).expect("just mentioned");
         let info = ask.shown.announced.then(|| ask.info.clone());
-        let notice = match channel.members.insert(ask.conn, ask.info, ask.shown, &self.hash) {
+        let join_leave = match channel.members.insert(ask.conn, ask.info, ask.shown, &self.hash) {
             Inserted::Again => {
                 self.counts.joins_repeated_total += 1;
                 None
@@ -183,11 +185,11 @@ impl Home {
             Inserted::New => {
                 channel.interest.add(ask.conn.shard());
                 self.counts.subscriptions += 1;
-                info.map(|info| channel.notice(true, info))
+                info.map(|info| channel.join_leave(true, info))
             }
         };
         self.settle(slot);
-        Ok(Joined { position, recovery, notice })
+        Ok(Joined { position, recovery, join_leave })
     }
 
     /// What others see of a member has changed: presence and the leave event to come have the new info. Nothing for a
@@ -198,9 +200,9 @@ impl Home {
         }
     }
 
-    /// Ends a subscription. Returns the notice for the others when the member was announced. A connection that is not in
+    /// Ends a subscription. Returns the join/leave event for the others when the member was announced. A connection that is not in
     /// is counted and ignored: its join may have been refused.
-    pub fn leave(&mut self, channel: &str, conn: ConnId, now: Time) -> Option<Arc<Notice>> {
+    pub fn leave(&mut self, channel: &str, conn: ConnId, now: Time) -> Option<Arc<JoinLeaveEvent>> {
         let now = self.advance(now);
         let Some((slot, found)) = self.known_mut(channel) else {
             self.counts.leaves_unknown_total += 1;
@@ -212,10 +214,10 @@ impl Home {
         };
         found.interest.remove(conn.shard());
         found.active_until = found.active_until.max(now);
-        let notice = info.map(|info| found.notice(false, *info));
+        let join_leave = info.map(|info| found.join_leave(false, *info));
         self.counts.subscriptions -= 1;
         self.settle(slot);
-        notice
+        join_leave
     }
 
     /// Shards with subscribers to `channel` and how many each, in shard order.
@@ -229,21 +231,21 @@ impl Home {
     /// [`history_read_max`](HubLimits::history_read_max).
     ///
     /// # Errors
-    /// As [`Home::publish`], and [`Refusal::NotAvailable`] when the namespace keeps no history,
-    /// [`Refusal::BadRequest`] for what is before offset 0, [`Refusal::UnrecoverablePosition`] for an epoch that is
+    /// As [`OwnedChannels::publish`], and [`ErrorCode::NotAvailable`] when the namespace keeps no history,
+    /// [`ErrorCode::BadRequest`] for what is before offset 0, [`ErrorCode::UnrecoverablePosition`] for an epoch that is
     /// not the channel's.
-    pub fn history(&mut self, ask: &HistoryAsk, now: Time) -> Result<History, Refusal> {
+    pub fn history(&mut self, ask: &HistoryRequest, now: Time) -> Result<History, ErrorCode> {
         let now = self.advance(now);
         if !self.options(&ask.channel)?.keeps_history() {
-            return Err(Refusal::NotAvailable);
+            return Err(ErrorCode::NotAvailable);
         }
         if ask.reverse && ask.since.is_some_and(|since| since.offset == Offset(0)) {
-            return Err(Refusal::BadRequest);
+            return Err(ErrorCode::BadRequest);
         }
         let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get(slot).expect("just mentioned");
         if ask.since.is_some_and(|since| !since.epoch.matches(channel.position().epoch)) {
-            return Err(Refusal::UnrecoverablePosition);
+            return Err(ErrorCode::UnrecoverablePosition);
         }
         let limit = ask.limit.unwrap_or(usize::MAX).min(self.limits.history_read_max);
         let since = ask.since.map(|since| since.offset);
@@ -258,12 +260,12 @@ impl Home {
     /// Drops what is kept of a channel's log. Offset and epoch go on: who is at the top has missed nothing.
     ///
     /// # Errors
-    /// [`Refusal::NotAvailable`] when the namespace keeps no history; [`Refusal::BadRequest`] and
-    /// [`Refusal::UnknownChannel`] as [`Namespaces::resolve`].
-    pub fn history_remove(&mut self, channel: &str, now: Time) -> Result<(), Refusal> {
+    /// [`ErrorCode::NotAvailable`] when the namespace keeps no history; [`ErrorCode::BadRequest`] and
+    /// [`ErrorCode::UnknownChannel`] as [`Namespaces::resolve`].
+    pub fn history_remove(&mut self, channel: &str, now: Time) -> Result<(), ErrorCode> {
         self.advance(now);
         if !self.options(channel)?.keeps_history() {
-            return Err(Refusal::NotAvailable);
+            return Err(ErrorCode::NotAvailable);
         }
         if let Some((slot, _)) = self.known_mut(channel) {
             while self.drop_oldest(slot) {}
@@ -276,11 +278,11 @@ impl Home {
     /// those who ask in a row.
     ///
     /// # Errors
-    /// [`Refusal::NotAvailable`] when the namespace has no presence; [`Refusal::BadRequest`] and
-    /// [`Refusal::UnknownChannel`] as [`Namespaces::resolve`].
-    pub fn presence(&mut self, channel: &str) -> Result<Arc<Roster>, Refusal> {
+    /// [`ErrorCode::NotAvailable`] when the namespace has no presence; [`ErrorCode::BadRequest`] and
+    /// [`ErrorCode::UnknownChannel`] as [`Namespaces::resolve`].
+    pub fn presence(&mut self, channel: &str) -> Result<Arc<Roster>, ErrorCode> {
         if !self.options(channel)?.presence {
-            return Err(Refusal::NotAvailable);
+            return Err(ErrorCode::NotAvailable);
         }
         let Some((slot, _)) = self.known_mut(channel) else { return Ok(Arc::default()) };
         let roster = self.channels.get_mut(slot).map(|channel| channel.members.roster()).unwrap_or_default();
@@ -288,7 +290,7 @@ impl Home {
         Ok(roster)
     }
 
-    /// Gives up the roster that [`Home::presence`] keeps.
+    /// Gives up the roster that [`OwnedChannels::presence`] keeps.
     pub fn forget_roster(&mut self) {
         self.asked_last = None;
     }
@@ -296,10 +298,10 @@ impl Home {
     /// How many listed subscribers and distinct users; all anonymous ones are one user. Costs the same at any number.
     ///
     /// # Errors
-    /// As [`Home::presence`].
-    pub fn presence_stats(&self, channel: &str) -> Result<PresenceStats, Refusal> {
+    /// As [`OwnedChannels::presence`].
+    pub fn presence_stats(&self, channel: &str) -> Result<PresenceStats, ErrorCode> {
         if !self.options(channel)?.presence {
-            return Err(Refusal::NotAvailable);
+            return Err(ErrorCode::NotAvailable);
         }
         Ok(self.known(channel).map_or_else(PresenceStats::default, |channel| channel.members.stats()))
     }
@@ -313,7 +315,7 @@ impl Home {
             .collect()
     }
 
-    /// Where the log of a channel ends, if it is remembered at the latest `now` that this home was given.
+    /// Where the log of a channel ends, if it is remembered at the latest `now` that this owner was given.
     pub fn position(&self, channel: &str) -> Option<Position> {
         let channel = self.known(channel)?;
         (!channel.is_over(self.clock)).then(|| channel.position())
@@ -353,8 +355,8 @@ impl Home {
         left == 0
     }
 
-    pub fn counts(&self) -> HomeCounts {
-        HomeCounts {
+    pub fn counts(&self) -> OwnedCounts {
+        OwnedCounts {
             channels: self.names.len(),
             client_channels: self.creators.channels(),
             idempotency_keys: self.keys.len(),

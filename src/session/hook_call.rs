@@ -1,4 +1,4 @@
-//! What a session asks the backend, and what it may answer. Plain data: a question leaves the shard, its answer comes
+//! What a session asks the backend, and what it may answer. Plain data: a hook call leaves the shard, its answer comes
 //! back to it, and the session waits meanwhile as for anything else.
 //!
 //! The shapes on the wire are the control plane's business (`control/hooks`); the words here are the client protocol's.
@@ -11,9 +11,9 @@ use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::proto::centrifuge::Format;
 use crate::session::token::SubscribeGrant;
 
-/// One question. The hook is the name of a `[[hook]]` of the configuration.
+/// One hook call. The hook is the name of a `[[hook]]` of the configuration.
 #[derive(Clone, Debug)]
-pub struct Question {
+pub struct HookCall {
     pub hook: Box<str>,
     pub caller: Caller,
     pub matter: Matter,
@@ -139,11 +139,11 @@ pub enum Denied {
     /// The backend ends the connection.
     Disconnect(Disconnect),
     /// There is no telling what the backend wants: it is down, slow, talks nonsense, or is protected from more
-    /// questions. `let_in`: the hook's policy is to go on as if there were no hook.
+    /// hook calls. `let_in`: the hook's policy is to go on as if there were no hook.
     Unavailable { let_in: bool },
 }
 
-/// Held while the answer is wanted. Dropped, it takes the question back, and nothing else: what the question is for stands
+/// Held while the answer is wanted. Dropped, it takes the hook call back, and nothing else: what the hook call is for stands
 /// with whom it belongs to, so that a record of that needs nothing of this.
 pub struct Waiting(Option<Box<dyn Cancel>>);
 
@@ -157,7 +157,7 @@ impl Waiting {
         Waiting(Some(Box::new(cancel)))
     }
 
-    /// Of a question that is not taken back.
+    /// Of a hook call that is not taken back.
     pub fn for_good() -> Waiting {
         Waiting(None)
     }

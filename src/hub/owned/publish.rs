@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use super::Home;
-use crate::base::fault::Refusal;
+use super::OwnedChannels;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{Offset, Position};
 use crate::base::publication::{Encoded, Publication, Publications};
 use crate::base::time::Time;
-use crate::hub::asks::{PublishAsk, Published, ReadAnswer, Recovery, Since};
 use crate::hub::idempotency::Owner;
 use crate::hub::limits::{APPEND_PATIENCE, APPENDS_MAX, IDEMPOTENCY_KEY_TTL};
 use crate::hub::log_store::{Append, Done, Pending, ReadBack, Ticket, goes_on};
+use crate::hub::requests::{PublishRequest, Published, ReadAnswer, Recovery, Since};
 
 /// What waited for the store is done.
 #[derive(Debug)]
 pub enum Released {
-    /// Of [`Home::publish`]. With [`Refusal::Internal`] it was never published: nobody has seen it.
-    Published(Ticket, Result<Published, Refusal>),
+    /// Of [`OwnedChannels::publish`]. With [`ErrorCode::Internal`] it was never published: nobody has seen it.
+    Published(Ticket, Result<Published, ErrorCode>),
     /// What a join or a follower's read was waiting for: for [`Recovery::of`] or [`ReadAnswer::page`].
     Read(Ticket, Publications),
 }
@@ -29,27 +29,27 @@ pub enum Reading {
     Later(Ticket, Position),
 }
 
-impl Home {
+impl OwnedChannels {
     /// Gives a publication its position and keeps it as the namespace says. The answer says what to deliver;
-    /// [`Home::interested`] says where. `wall_ms` is the wall clock in milliseconds since 1970, shown to clients.
+    /// [`OwnedChannels::interested`] says where. `wall_ms` is the wall clock in milliseconds since 1970, shown to clients.
     ///
     /// A repeat of an idempotency key is answered like the first. A version that is not above the newest (in the same
     /// `version_epoch`, or without one) is answered with the channel's top and its key is not remembered. The newest
     /// version is remembered as long as the channel is, with history or without.
     ///
     /// # Errors
-    /// [`Refusal::BadRequest`] for a channel name, key or version epoch that is too long or malformed;
-    /// [`Refusal::UnknownChannel`] for an unknown namespace; [`Refusal::LimitExceeded`] when no more channels fit;
-    /// [`Refusal::TooManyRequests`] while the store does not keep up.
-    pub fn publish(&mut self, ask: PublishAsk, now: Time, wall_ms: u64) -> Result<Published, Refusal> {
+    /// [`ErrorCode::BadRequest`] for a channel name, key or version epoch that is too long or malformed;
+    /// [`ErrorCode::UnknownChannel`] for an unknown namespace; [`ErrorCode::LimitExceeded`] when no more channels fit;
+    /// [`ErrorCode::TooManyRequests`] while the store does not keep up.
+    pub fn publish(&mut self, ask: PublishRequest, now: Time, wall_ms: u64) -> Result<Published, ErrorCode> {
         let now = self.advance(now);
         let key = ask.idempotency_key.as_deref().unwrap_or("");
         let version_epoch = ask.version_epoch.unwrap_or_default();
         if key.len() > self.limits.key_bytes_max || version_epoch.len() > self.limits.key_bytes_max {
-            return Err(Refusal::BadRequest);
+            return Err(ErrorCode::BadRequest);
         }
         if self.appends.len() >= APPENDS_MAX {
-            return Err(Refusal::TooManyRequests);
+            return Err(ErrorCode::TooManyRequests);
         }
         let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get_mut(slot).expect("just mentioned");
@@ -147,19 +147,19 @@ impl Home {
         pending: Pending,
         kept: bool,
         now: Time,
-    ) -> Result<Published, Refusal> {
+    ) -> Result<Published, ErrorCode> {
         let Pending { publication, key, version, version_epoch, .. } = pending;
         let position = publication.position;
         let channel = self.channels.get_mut(owner.slot).filter(|channel| channel.life == owner.life);
         // Without its channel, nobody is subscribed and nothing is left to be kept here.
         let Some(channel) = channel else {
             let published = Published { position, publication: None, ticket: None };
-            return if kept { Ok(published) } else { Err(Refusal::Internal) };
+            return if kept { Ok(published) } else { Err(ErrorCode::Internal) };
         };
         channel.keys -= 1;
         if !kept {
             self.settle(owner.slot);
-            return Err(Refusal::Internal);
+            return Err(ErrorCode::Internal);
         }
         if version > 0 {
             channel.sequencer.saw(version, version_epoch);

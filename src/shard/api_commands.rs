@@ -1,31 +1,31 @@
-//! What the control plane asks: of channels whose home is here, of users whose home is here, of this shard.
+//! What the control plane asks: of channels whose owner is here, of users whose owner is here, of this shard.
 
 use std::sync::Arc;
 
-use crate::base::fault::{Disconnect, Refusal, Unsubscribed};
+use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
 use crate::session::token::Overrides;
 use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
-use crate::shard::ask::{Ask, ChannelCount, Reply, Target};
 use crate::shard::connections::Connection;
+use crate::shard::control_request::{ChannelCount, ControlRequest, Reply, Target};
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
-use crate::shard::mailbox::{ConnectionMail, Mail, Order};
+use crate::shard::mailbox::{ApiCommand, ConnectionMail, Mail};
 use crate::shard::view::View;
 
 impl Core {
-    pub fn handle_ask(&mut self, ask: Ask) {
+    pub fn handle_ask(&mut self, ask: ControlRequest) {
         let Some(ask) = self.handle_owner_ask(ask) else { return };
         match ask {
-            Ask::Channels(filter, reply) => {
-                let channels = self.owned.channels.home.channels(&*filter.0);
+            ControlRequest::Channels(filter, reply) => {
+                let channels = self.owned.channels.owned.channels(&*filter.0);
                 let counts = channels.into_iter().map(|(channel, clients)| ChannelCount { channel, clients });
                 reply.send(Ok(counts.collect()));
             }
-            Ask::Subscribe(ask, reply) => {
+            ControlRequest::Subscribe(ask, reply) => {
                 let flags = match self.server_side_flags(&ask.channel, &ask.overrides) {
                     Ok(flags) => flags,
-                    Err(refusal) => return reply.send(Err(refusal)),
+                    Err(error_code) => return reply.send(Err(error_code)),
                 };
                 let subscribe = SubscribeEffect {
                     id: 0,
@@ -38,40 +38,39 @@ impl Core {
                     renewal: Renewal::Token,
                     data: ask.data,
                 };
-                self.order(&ask.target, reply, |_| Order::Subscribe(subscribe.clone()));
+                self.order(&ask.target, reply, |_| ApiCommand::Subscribe(subscribe.clone()));
             }
-            Ask::Unsubscribe(ask, reply) => self.order(&ask.target, reply, |_| Order::Unsubscribe {
-                channel: ask.channel.clone(),
-                why: Unsubscribed::Server,
+            ControlRequest::Unsubscribe(ask, reply) => self.order(&ask.target, reply, |_| {
+                ApiCommand::Unsubscribe { channel: ask.channel.clone(), why: Unsubscribed::Server }
             }),
-            Ask::Disconnect(ask, reply) => {
-                self.order(&ask.target, reply, |_| Order::Disconnect(ask.disconnect.clone()));
+            ControlRequest::Disconnect(ask, reply) => {
+                self.order(&ask.target, reply, |_| ApiCommand::Disconnect(ask.disconnect.clone()));
             }
-            Ask::Refresh(ask, reply) => self.order(&ask.target, reply, |_| match ask.expired {
-                true => Order::Disconnect(crate::base::fault::Disconnect::EXPIRED),
-                false => Order::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
+            ControlRequest::Refresh(ask, reply) => self.order(&ask.target, reply, |_| match ask.expired {
+                true => ApiCommand::Disconnect(crate::base::fault::Disconnect::EXPIRED),
+                false => ApiCommand::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
             }),
-            Ask::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
-            Ask::Push(ask, reply) => self.push_to_users(ask, reply),
-            Ask::Stats(reply) => reply.send(Ok(self.report())),
-            Ask::Shutdown(disconnect) => self.end(disconnect),
-            Ask::Publish(..)
-            | Ask::History(..)
-            | Ask::HistoryRemove(..)
-            | Ask::Presence(..)
-            | Ask::PresenceStats(..) => unreachable!("the owner has taken it"),
+            ControlRequest::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
+            ControlRequest::Push(ask, reply) => self.push_to_users(ask, reply),
+            ControlRequest::Stats(reply) => reply.send(Ok(self.report())),
+            ControlRequest::Shutdown(disconnect) => self.end(disconnect),
+            ControlRequest::Publish(..)
+            | ControlRequest::History(..)
+            | ControlRequest::HistoryRemove(..)
+            | ControlRequest::Presence(..)
+            | ControlRequest::PresenceStats(..) => unreachable!("the owner has taken it"),
         }
     }
 
     /// All that the channel's options allow, as for what a token grants.
-    fn server_side_flags(&self, channel: &ChannelName, overrides: &Overrides) -> Result<u32, Refusal> {
+    fn server_side_flags(&self, channel: &ChannelName, overrides: &Overrides) -> Result<u32, ErrorCode> {
         let view = View { options: &self.env.options, local: &self.delivery.local };
         let rights = rights::overridden(view.rights(channel)?, overrides);
         Ok(Sub::SERVER_SIDE | rights::sub_flags(&rights, true, true, true))
     }
 
     /// Passes an order on to every connection that the target names. The reply goes out when all have carried it out.
-    fn order(&mut self, target: &Target, reply: Reply<()>, order: impl Fn(ConnId) -> Order) {
+    fn order(&mut self, target: &Target, reply: Reply<()>, order: impl Fn(ConnId) -> ApiCommand) {
         let done = Gather::new(reply);
         let named: Vec<ConnId> = match target.client {
             // A client's id says where it is, whoever its user is; an id of another run is nobody's.
@@ -103,12 +102,12 @@ impl Core {
             return;
         }
         match order {
-            Order::Disconnect(disconnect) if peer.may_be_ended() => self.close(slot, disconnect),
+            ApiCommand::Disconnect(disconnect) if peer.may_be_ended() => self.close(slot, disconnect),
             _ if !peer.takes_orders() => {}
-            Order::Disconnect(_) => {}
-            Order::Subscribe(subscribe) => self.subscribe_by_order(slot, subscribe, done),
-            Order::Unsubscribe { channel, why } => self.unsubscribe_by_order(slot, &channel, why),
-            Order::Refresh { expire_at_s, info } => {
+            ApiCommand::Disconnect(_) => {}
+            ApiCommand::Subscribe(subscribe) => self.subscribe_by_order(slot, subscribe, done),
+            ApiCommand::Unsubscribe { channel, why } => self.unsubscribe_by_order(slot, &channel, why),
+            ApiCommand::Refresh { expire_at_s, info } => {
                 if let Some(reader) = self.links.connections.reader_mut(slot)
                     && let Some(identity) = &mut reader.identity
                 {
@@ -128,7 +127,7 @@ impl Core {
             return;
         }
         if session.subs().len() >= self.env.options.channels_max {
-            return done.refuse(Refusal::LimitExceeded);
+            return done.refuse(ErrorCode::LimitExceeded);
         }
         self.ask_to_join(slot, subscribe, Some(done));
     }

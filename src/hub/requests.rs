@@ -1,4 +1,4 @@
-//! What is asked of a channel's home, and what it answers. Plain data, so that it crosses threads as it is.
+//! What is asked of a channel's owner, and what it answers. Plain data, so that it crosses threads as it is.
 
 use std::sync::Arc;
 
@@ -24,9 +24,9 @@ impl Pace {
     }
 }
 
-/// One publication on its way to its channel's home.
+/// One publication on its way to its channel's owner.
 #[derive(Clone, Debug)]
-pub struct PublishAsk {
+pub struct PublishRequest {
     pub channel: ChannelName,
     /// JSON, checked already.
     pub data: Bytes,
@@ -42,10 +42,10 @@ pub struct PublishAsk {
     pub by: Creator,
 }
 
-impl PublishAsk {
+impl PublishRequest {
     /// A plain publication of the backend: no tags, no key, kept in history.
-    pub fn new(channel: ChannelName, data: Bytes) -> PublishAsk {
-        PublishAsk {
+    pub fn new(channel: ChannelName, data: Bytes) -> PublishRequest {
+        PublishRequest {
             channel,
             data,
             info: None,
@@ -66,13 +66,13 @@ pub struct Published {
     pub position: Position,
     /// What to deliver; `None` for a repeat of an idempotency key or an old version.
     pub publication: Option<Arc<Publication>>,
-    /// It, or what it repeats, is not kept yet: delivered and answered when [`crate::hub::Home::take_released`] gives this.
+    /// It, or what it repeats, is not kept yet: delivered and answered when [`crate::hub::OwnedChannels::take_released`] gives this.
     pub ticket: Option<Ticket>,
 }
 
 /// One connection becomes a subscriber.
 #[derive(Clone, Debug)]
-pub struct JoinAsk {
+pub struct JoinRequest {
     pub channel: ChannelName,
     pub conn: ConnId,
     /// Kept while the member is shown to others.
@@ -89,7 +89,7 @@ pub struct Joined {
     /// Only when the ask had `recover`.
     pub recovery: Option<Recovery>,
     /// To deliver to the channel's other subscribers when the member is announced.
-    pub notice: Option<Arc<Notice>>,
+    pub join_leave: Option<Arc<JoinLeaveEvent>>,
 }
 
 #[derive(Clone, Debug)]
@@ -98,13 +98,13 @@ pub enum Recovery {
     Recovered(Publications),
     /// The log does not reach back to the asked position, or has another epoch.
     Lost,
-    /// The log is read: [`crate::hub::Home::take_released`] gives the rest.
+    /// The log is read: [`crate::hub::OwnedChannels::take_released`] gives the rest.
     Later(Ticket),
 }
 
 /// Somebody joined or left a channel.
 #[derive(Debug)]
-pub struct Notice {
+pub struct JoinLeaveEvent {
     pub channel: ChannelName,
     pub joined: bool,
     pub info: ClientInfo,
@@ -112,7 +112,7 @@ pub struct Notice {
 }
 
 #[derive(Clone, Debug)]
-pub struct HistoryAsk {
+pub struct HistoryRequest {
     pub channel: ChannelName,
     /// `None`: up to the server's own bound. `Some(0)`: the position only.
     pub limit: Option<usize>,

@@ -1,6 +1,6 @@
 //! The subscriber's side of channels on one shard: who is subscribed here, and what is still to be delivered.
 //!
-//! Each channel with subscribers on this shard has a short [`Stream`] of items from its home, numbered by a sequence
+//! Each channel with subscribers on this shard has a short [`Stream`] of items from its owner, numbered by a sequence
 //! of this shard's own (joins and leaves have no offset). A batch of items is delivered to the whole list of
 //! subscribers, possibly in slices; a subscriber that could not take it keeps a cursor into the stream and comes back.
 //!
@@ -36,21 +36,21 @@ use ahash::RandomState;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::Publication;
 use crate::base::time::Time;
-use crate::hub::asks::{Pace, Read, ReadAnswer};
 use crate::hub::class::{Class, Classes};
 use crate::hub::deadlines::Deadlines;
+use crate::hub::followed::channel::{Lane, relocate};
+use crate::hub::followed::sequence::{Filled, Sequence, Verdict};
 use crate::hub::limits::{HELD_BYTES_MAX, READ_AGAIN, READ_BYTES_MAX};
-use crate::hub::local::channel::{Lane, relocate};
-use crate::hub::local::sequence::{Filled, Sequence, Verdict};
 use crate::hub::options::{ChannelOptions, GapPolicy};
 use crate::hub::pace::{Hold, Window};
+use crate::hub::requests::{Pace, Read, ReadAnswer};
 use crate::hub::stream::Stream;
 
-pub use crate::hub::local::channel::{Active, ChannelIndex, LocalChannel, Moved, Subscriber};
+pub use crate::hub::followed::channel::{Active, ChannelIndex, LocalChannel, Moved, Subscriber};
 pub use crate::hub::stream::{Cursor, Item, Seq, StreamLimits};
 
 /// Every channel with a subscriber on this shard.
-pub struct Local {
+pub struct FollowedChannels {
     channels: slab::Slab<LocalChannel>,
     by_name: HashMap<ChannelName, ChannelIndex, RandomState>,
     limits: StreamLimits,
@@ -82,9 +82,9 @@ pub struct Local {
 /// What an item counts for in the backlog besides its payload, so that empty ones are bounded as well.
 const ITEM_BYTES: usize = 128;
 
-impl Local {
-    pub fn new(limits: StreamLimits, hash_seed: u64) -> Local {
-        Local {
+impl FollowedChannels {
+    pub fn new(limits: StreamLimits, hash_seed: u64) -> FollowedChannels {
+        FollowedChannels {
             channels: slab::Slab::new(),
             by_name: HashMap::with_hasher(RandomState::with_seeds(hash_seed, 1, 2, 3)),
             limits,
@@ -143,7 +143,7 @@ impl Local {
         self.windows_cut
     }
 
-    /// A connection of this shard asks the channel's home to join: the channel exists here from now on.
+    /// A connection of this shard asks the channel's owner to join: the channel exists here from now on.
     pub fn join_asked(&mut self, name: &ChannelName, options: &Arc<ChannelOptions>) -> ChannelIndex {
         let index = match self.by_name.get(name) {
             Some(&index) => index,
@@ -182,7 +182,7 @@ impl Local {
         }
     }
 
-    /// The home has answered a join. [`Local::subscribe`] comes before this when it is a yes.
+    /// The owner has answered a join. [`FollowedChannels::subscribe`] comes before this when it is a yes.
     pub fn join_answered(&mut self, channel: ChannelIndex) {
         let entry = &mut self.channels[channel as usize];
         assert!(entry.pending_joins > 0, "an answer to a join that nobody asked");
@@ -282,7 +282,7 @@ impl Local {
     }
 
     /// A publication has come from the channel's owner, to be delivered as `pace` says. False as for
-    /// [`Local::handle_item`].
+    /// [`FollowedChannels::handle_item`].
     pub fn handle_paced(&mut self, name: &str, publication: Arc<Publication>, pace: Pace, now: Time) -> bool {
         if pace.is_at_once() {
             return self.handle_item(name, Item::Publication(publication), now);
@@ -344,7 +344,7 @@ impl Local {
     }
 
     /// The next channel whose owner is to be asked for what is missing. Asked again after [`READ_AGAIN`] unless
-    /// [`Local::handle_read`] comes before.
+    /// [`FollowedChannels::handle_read`] comes before.
     pub fn take_read(&mut self, now: Time) -> Option<Read> {
         while self.reads.next().is_some_and(|due| due <= now)
             && let Some(index) = self.reads.first()
@@ -506,7 +506,7 @@ impl Local {
         self.spread.next().into_iter().chain(self.gathering.next()).chain(self.reads.next()).min()
     }
 
-    /// The next channel with something to deliver, its batch begun. [`Local::advance`] must follow.
+    /// The next channel with something to deliver, its batch begun. [`FollowedChannels::advance`] must follow.
     pub fn take_ready(&mut self, now: Time) -> Option<(ChannelIndex, Active)> {
         while let Some(index) = self.ready.pop_front() {
             // The channel may have been forgotten, and its index taken by another, since it was queued.
@@ -522,7 +522,7 @@ impl Local {
         None
     }
 
-    /// The bulk channel that has waited longest, its batch begun. [`Local::advance`] must follow.
+    /// The bulk channel that has waited longest, its batch begun. [`FollowedChannels::advance`] must follow.
     pub fn take_bulk(&mut self, now: Time) -> Option<(ChannelIndex, Active)> {
         let index = self.bulk.first()?;
         if self.channels[index as usize].active.is_none() {
@@ -549,7 +549,7 @@ impl Local {
     }
 
     /// The next channel of which a spread delivery is due, and down to where it is, `slice` at most.
-    /// [`Local::advance`] must follow.
+    /// [`FollowedChannels::advance`] must follow.
     pub fn take_spread(&mut self, now: Time, slice: u32) -> Option<(ChannelIndex, Active, u32)> {
         if self.spread.next()? > now {
             return None;
@@ -656,5 +656,5 @@ impl Local {
 }
 
 #[cfg(test)]
-#[path = "local_tests.rs"]
+#[path = "followed_tests.rs"]
 mod tests;

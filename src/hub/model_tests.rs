@@ -1,7 +1,7 @@
-//! Random operations against [`Home`] and a naive map that was written from its documentation, comparing every answer.
+//! Random operations against [`OwnedChannels`] and a naive map that was written from its documentation, comparing every answer.
 //!
 //! The naive one keeps everything in lists, walks them all before each step, and knows no sweep. It cannot foresee
-//! random epochs or which log pays for want of bytes: those it learns from the home and checks that they were allowed.
+//! random epochs or which log pays for want of bytes: those it learns from the owner and checks that they were allowed.
 //! A failure prints its seed; `HUB_SEED=n` runs that one alone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,15 +9,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::bytes::Bytes;
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{ConnId, Epoch, Offset, Position, ShardId, Sock};
 use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, Publication, Visibility};
 use crate::base::time::Time;
-use crate::hub::asks::{HistoryAsk, JoinAsk, PresenceStats, PublishAsk, Recovery, Since, SinceEpoch};
 use crate::hub::creators::Creator;
 use crate::hub::history::ENTRY_BYTES;
-use crate::hub::{ChannelOptions, Home, HubLimits, Namespaces};
+use crate::hub::requests::{
+    HistoryRequest, JoinRequest, PresenceStats, PublishRequest, Recovery, Since, SinceEpoch,
+};
+use crate::hub::{ChannelOptions, HubLimits, Namespaces, OwnedChannels};
 
 const NAMES: [&str; 12] = [
     "plain",
@@ -153,7 +155,7 @@ impl Naive {
 
 struct Pair {
     prng: Prng,
-    home: Home,
+    owned: OwnedChannels,
     naive: BTreeMap<&'static str, Naive>,
     /// Epochs that each name has had.
     epochs: BTreeMap<&'static str, BTreeSet<u64>>,
@@ -168,10 +170,10 @@ struct Pair {
 impl Pair {
     fn new(seed: u64, limits: HubLimits) -> Pair {
         let mut prng = Prng::with_seed(seed);
-        let home = Home::new(namespaces(), limits.clone(), prng.fork());
+        let owned = OwnedChannels::new(namespaces(), limits.clone(), prng.fork());
         Pair {
             prng,
-            home,
+            owned,
             naive: BTreeMap::new(),
             epochs: BTreeMap::new(),
             namespaces: namespaces(),
@@ -190,11 +192,11 @@ impl Pair {
             self.age();
             if self.prng.u8(..4) == 0 {
                 let budget = self.prng.usize(..20);
-                self.home.sweep(self.now, budget);
+                self.owned.sweep(self.now, budget);
             }
             if self.limits.channels_max.min(self.limits.client_channels_max) < NAMES.len() {
                 // Whether an idle channel can make room depends on its being known as idle.
-                self.home.sweep(self.now, 1_000);
+                self.owned.sweep(self.now, 1_000);
             }
             let name = names[self.prng.usize(..NAMES_PER_RUN)];
             match self.prng.u8(..16) {
@@ -252,7 +254,7 @@ impl Pair {
     }
 
     /// What a mention of `name` must be answered, by what the naive one knows.
-    fn may_mention(&self, name: &str, by: &Creator) -> Result<(), Refusal> {
+    fn may_mention(&self, name: &str, by: &Creator) -> Result<(), ErrorCode> {
         let all: Vec<&Naive> = self.naive.values().collect();
         let yields = all.iter().any(|channel| channel.creator.is_some() && channel.members.is_empty());
         let idle = all.iter().any(|channel| channel.idle());
@@ -261,20 +263,20 @@ impl Pair {
             false => all.len() < self.limits.channels_max || idle || yields,
         };
         match name {
-            "bad\nname" => Err(Refusal::BadRequest),
-            "gone:a" => Err(Refusal::UnknownChannel),
+            "bad\nname" => Err(ErrorCode::BadRequest),
+            "gone:a" => Err(ErrorCode::UnknownChannel),
             name if self.naive.contains_key(name) || room => Ok(()),
-            _ => Err(Refusal::LimitExceeded),
+            _ => Err(ErrorCode::LimitExceeded),
         }
     }
 
-    /// After a mention that the home took: follows it, learning the epoch of a new channel.
+    /// After a mention that the owner took: follows it, learning the epoch of a new channel.
     fn mentioned(&mut self, name: &'static str, epoch: Epoch, by: &Creator) -> &mut Naive {
         if !self.naive.contains_key(name) {
             let share_is_full = self.share_is_full(by);
             if share_is_full || self.naive.len() >= self.limits.channels_max {
                 let gone: Vec<_> =
-                    self.naive.keys().copied().filter(|name| self.home.position(name).is_none()).collect();
+                    self.naive.keys().copied().filter(|name| self.owned.position(name).is_none()).collect();
                 let [gone] = gone[..] else { panic!("one channel makes room for one, not {gone:?}") };
                 let idle_first = !share_is_full && self.naive.values().any(Naive::idle);
                 let most = self.most_channels_of_a_creator();
@@ -300,7 +302,7 @@ impl Pair {
                 keys: Vec::new(),
                 version: (0, String::new()),
                 in_use_until: self.now,
-                creator: self.home.bucket_of(by),
+                creator: self.owned.bucket_of(by),
             };
             self.naive.insert(name, channel);
         }
@@ -335,7 +337,7 @@ impl Pair {
 
     fn publish(&mut self, name: &'static str) {
         let data = Bytes::from(vec![b'7'; self.prng.usize(..200)]);
-        let mut ask = PublishAsk::new(name.into(), data.clone());
+        let mut ask = PublishRequest::new(name.into(), data.clone());
         ask.by = self.creator();
         ask.skip_history = self.prng.u8(..6) == 0;
         if self.prng.u8(..3) == 0 {
@@ -345,11 +347,11 @@ impl Pair {
             ask.version = self.prng.u64(..5);
             ask.version_epoch = [None, Some(""), Some("x"), Some("y")][self.prng.usize(..4)].map(Into::into);
         }
-        let evicted_before = self.home.counts().history_evicted_total;
-        let answer = self.home.publish(ask.clone(), self.now, 5);
+        let evicted_before = self.owned.counts().history_evicted_total;
+        let answer = self.owned.publish(ask.clone(), self.now, 5);
         let expected = self.may_mention(name, &ask.by);
         let published = match answer {
-            Err(refusal) => return assert_eq!(Err(refusal), expected),
+            Err(error_code) => return assert_eq!(Err(error_code), expected),
             Ok(published) => published,
         };
         assert_eq!(expected, Ok(()));
@@ -413,14 +415,14 @@ impl Pair {
         }
     }
 
-    /// Which log loses its oldest entries for want of bytes is the home's choice; that they are no more than needed
+    /// Which log loses its oldest entries for want of bytes is the owner's choice; that they are no more than needed
     /// is checked.
     fn follow_evictions(&mut self, evicted_before: u64) {
-        let evicted = self.home.counts().history_evicted_total - evicted_before;
+        let evicted = self.owned.counts().history_evicted_total - evicted_before;
         let mut lost = 0;
         let mut largest = 0;
         for (name, channel) in &mut self.naive {
-            while channel.entries.len() > self.home.retained(name) {
+            while channel.entries.len() > self.owned.retained(name) {
                 let (_, data, _) = channel.entries.remove(0);
                 largest = largest.max(data.len() + ENTRY_BYTES);
                 lost += 1;
@@ -441,9 +443,10 @@ impl Pair {
         let recover = (self.prng.u8(..3) > 0).then(|| self.since(name));
         let by = self.creator();
         let shown = self.shown(name);
-        let ask = JoinAsk { channel: name.into(), conn, info: info.clone(), shown, recover, by: by.clone() };
-        let joined = match (self.home.join(ask, self.now), self.may_mention(name, &by)) {
-            (Err(refusal), expected) => return assert_eq!(Err(refusal), expected),
+        let ask =
+            JoinRequest { channel: name.into(), conn, info: info.clone(), shown, recover, by: by.clone() };
+        let joined = match (self.owned.join(ask, self.now), self.may_mention(name, &by)) {
+            (Err(error_code), expected) => return assert_eq!(Err(error_code), expected),
             (Ok(joined), expected) => {
                 assert_eq!(expected, Ok(()));
                 joined
@@ -454,9 +457,9 @@ impl Pair {
         assert_eq!(joined.position, channel.position());
         let repeated = channel.members.insert(conn, (info.clone(), shown)).is_some();
         let told = shown.announced && !repeated;
-        assert_eq!(joined.notice.is_some(), told);
-        if let Some(notice) = joined.notice {
-            assert!(notice.joined && notice.info == info && &*notice.channel == name);
+        assert_eq!(joined.join_leave.is_some(), told);
+        if let Some(join_leave) = joined.join_leave {
+            assert!(join_leave.joined && join_leave.info == info && &*join_leave.channel == name);
         }
         let expected = recover.map(|since| {
             let missed = channel.top.wrapping_sub(since.offset.0);
@@ -480,18 +483,18 @@ impl Pair {
             }
             _ => self.conn(),
         };
-        let unknown_before = self.home.counts().leaves_unknown_total;
-        let notice = self.home.leave(name, conn, self.now);
+        let unknown_before = self.owned.counts().leaves_unknown_total;
+        let join_leave = self.owned.leave(name, conn, self.now);
         let info = self.naive.get_mut(name).and_then(|channel| {
             let (info, shown) = channel.members.remove(&conn)?;
             channel.in_use_until = channel.in_use_until.max(self.now);
             Some((info, shown.announced))
         });
-        let unknown = self.home.counts().leaves_unknown_total - unknown_before;
+        let unknown = self.owned.counts().leaves_unknown_total - unknown_before;
         assert_eq!(unknown, u64::from(info.is_none()));
         let expected = info.filter(|&(_, told)| told).map(|(info, _)| info);
-        assert_eq!(notice.as_ref().map(|notice| &notice.info), expected.as_ref());
-        assert!(notice.is_none_or(|notice| !notice.joined && &*notice.channel == name));
+        assert_eq!(join_leave.as_ref().map(|join_leave| &join_leave.info), expected.as_ref());
+        assert!(join_leave.is_none_or(|join_leave| !join_leave.joined && &*join_leave.channel == name));
     }
 
     fn history(&mut self, name: &'static str) {
@@ -499,23 +502,25 @@ impl Pair {
         let since = self.prng.bool().then(|| self.since(name));
         let reverse = self.prng.bool();
         let by = self.creator();
-        let ask = HistoryAsk { channel: name.into(), limit, since, reverse, by };
+        let ask = HistoryRequest { channel: name.into(), limit, since, reverse, by };
         let known = self.naive.contains_key(name);
-        let answer = self.home.history(&ask, self.now);
+        let answer = self.owned.history(&ask, self.now);
         let expected = match self.namespaces.resolve(name) {
-            Err(refusal) => Err(refusal),
-            Ok(options) if !options.keeps_history() => Err(Refusal::NotAvailable),
-            _ if reverse && since.is_some_and(|since| since.offset == Offset(0)) => Err(Refusal::BadRequest),
+            Err(error_code) => Err(error_code),
+            Ok(options) if !options.keeps_history() => Err(ErrorCode::NotAvailable),
+            _ if reverse && since.is_some_and(|since| since.offset == Offset(0)) => {
+                Err(ErrorCode::BadRequest)
+            }
             _ => self.may_mention(name, &ask.by),
         };
-        if let Err(refusal) = expected {
-            return assert_eq!(answer.err(), Some(refusal));
+        if let Err(error_code) = expected {
+            return assert_eq!(answer.err(), Some(error_code));
         }
-        let epoch = self.home.position(name).expect("the ask made it").epoch;
+        let epoch = self.owned.position(name).expect("the ask made it").epoch;
         let read_max = self.limits.history_read_max;
         let channel = self.mentioned(name, epoch, &ask.by);
         if since.is_some_and(|since| !since.epoch.matches(channel.epoch)) {
-            return assert_eq!(answer.err(), Some(Refusal::UnrecoverablePosition));
+            return assert_eq!(answer.err(), Some(ErrorCode::UnrecoverablePosition));
         }
         let mut kept: Vec<u64> = channel.entries.iter().map(|&(offset, ..)| offset).collect();
         if reverse {
@@ -533,11 +538,11 @@ impl Pair {
 
     fn history_remove(&mut self, name: &'static str) {
         let expected = match self.namespaces.resolve(name) {
-            Err(refusal) => Err(refusal),
-            Ok(options) if !options.keeps_history() => Err(Refusal::NotAvailable),
+            Err(error_code) => Err(error_code),
+            Ok(options) if !options.keeps_history() => Err(ErrorCode::NotAvailable),
             Ok(_) => Ok(()),
         };
-        assert_eq!(self.home.history_remove(name, self.now), expected);
+        assert_eq!(self.owned.history_remove(name, self.now), expected);
         if expected.is_ok()
             && let Some(channel) = self.naive.get_mut(name)
         {
@@ -547,12 +552,12 @@ impl Pair {
 
     /// Everything that can be asked without changing anything.
     fn compare(&mut self) {
-        // Lets the home know the time: some of these answers take none.
-        self.home.sweep(self.now, 0);
+        // Lets the owner know the time: some of these answers take none.
+        self.owned.sweep(self.now, 0);
         let mut occupied = BTreeMap::new();
         for name in NAMES {
             let channel = self.naive.get(name);
-            assert_eq!(self.home.position(name), channel.map(Naive::position), "{name:?}");
+            assert_eq!(self.owned.position(name), channel.map(Naive::position), "{name:?}");
             let mut interest = BTreeMap::new();
             let mut infos = Vec::new();
             if let Some(channel) = channel {
@@ -564,27 +569,27 @@ impl Pair {
                 }
             }
             let interest: Vec<(ShardId, u32)> = interest.into_iter().collect();
-            assert_eq!(self.home.interested(name), interest);
+            assert_eq!(self.owned.interested(name), interest);
             match self.namespaces.resolve(name) {
                 Ok(options) if options.presence => {
-                    let mut present = self.home.presence(name).unwrap().infos.clone();
+                    let mut present = self.owned.presence(name).unwrap().infos.clone();
                     present.sort_by(|a, b| a.client.cmp(&b.client));
                     infos.sort_by(|a, b| a.client.cmp(&b.client));
                     let users: BTreeSet<&str> = infos.iter().map(|info| &*info.user).collect();
                     let stats = PresenceStats { clients: infos.len() as u32, users: users.len() as u32 };
-                    assert_eq!(self.home.presence_stats(name), Ok(stats));
+                    assert_eq!(self.owned.presence_stats(name), Ok(stats));
                     assert_eq!(present, infos);
                 }
                 refused => {
-                    let refusal = refused.err().unwrap_or(Refusal::NotAvailable);
-                    assert_eq!(self.home.presence(name).unwrap_err(), refusal);
-                    assert_eq!(self.home.presence_stats(name), Err(refusal));
+                    let error_code = refused.err().unwrap_or(ErrorCode::NotAvailable);
+                    assert_eq!(self.owned.presence(name).unwrap_err(), error_code);
+                    assert_eq!(self.owned.presence_stats(name), Err(error_code));
                 }
             }
         }
-        let channels = self.home.channels(&|name| name != "plain");
+        let channels = self.owned.channels(&|name| name != "plain");
         let channels: BTreeMap<_, _> = channels.into_iter().map(|(name, n)| (name.to_string(), n)).collect();
-        let counts = self.home.counts();
+        let counts = self.owned.counts();
         assert_eq!(counts.subscriptions, occupied.values().sum::<u32>() as usize);
         occupied.remove("plain");
         assert_eq!(channels, occupied);
@@ -601,7 +606,7 @@ impl Pair {
     fn finish(mut self) {
         for (name, channel) in &self.naive {
             for &conn in channel.members.keys() {
-                self.home.leave(name, conn, self.now);
+                self.owned.leave(name, conn, self.now);
             }
         }
         // No later than the latest of all ends, and not one nanosecond before.
@@ -612,14 +617,14 @@ impl Pair {
             channel.forget_at()
         });
         let Some(last) = last.max() else { return };
-        self.home.sweep(Time(last.0 - 1), 10_000);
-        assert!(self.home.counts().channels > 0);
-        self.home.sweep(last, 10_000);
-        let counts = self.home.counts();
+        self.owned.sweep(Time(last.0 - 1), 10_000);
+        assert!(self.owned.counts().channels > 0);
+        self.owned.sweep(last, 10_000);
+        let counts = self.owned.counts();
         assert_eq!((counts.channels, counts.client_channels, counts.subscriptions), (0, 0, 0));
         let keys_over = self.dead_keys.iter().map(|&(over, _)| over).fold(last, Time::max);
-        self.home.sweep(keys_over, 10_000);
-        assert_eq!(self.home.counts().idempotency_keys, 0);
+        self.owned.sweep(keys_over, 10_000);
+        assert_eq!(self.owned.counts().idempotency_keys, 0);
         assert_eq!((counts.history_bytes, counts.history_publications), (0, 0));
     }
 

@@ -1,12 +1,12 @@
-//! Questions of clients to the backend: put to the control plane, awaited, answered, given up.
+//! Hook calls of clients to the backend: put to the control plane, awaited, answered, given up.
 //!
-//! A question belongs to one connection and has a number; the answer comes by mail and names both. Whoever asked keeps
+//! A hook call belongs to one connection and has a number; the answer comes by mail and names both. Whoever asked keeps
 //! what the control plane gave for it, and drops it when the connection ends: that cancels.
 
 use crate::base::ids::{ConnId, UserName};
 use crate::proto::http1::RequestHead;
-use crate::session::question::{Answer, Caller, Denied, Headers, Matter, Question, Waiting};
-use crate::shard::ask::BackendReply;
+use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookCall, Matter, Waiting};
+use crate::shard::control_request::BackendReply;
 use crate::shard::core::Core;
 use crate::shard::mailbox::Mail;
 use crate::shard::peer::Kind;
@@ -65,7 +65,7 @@ impl Core {
         self.set_question_timer(slot);
     }
 
-    /// Puts a question. Its answer comes by mail in any case but one: see [`crate::shard::ShardOptions::question_patience`].
+    /// Puts a hook call. Its answer comes by mail in any case but one: see [`crate::shard::ShardOptions::question_patience`].
     pub fn put_question(&mut self, conn: ConnId, caller: Caller, matter: Matter) -> (u32, Option<Waiting>) {
         self.messages.questions_asked = self.messages.questions_asked.wrapping_add(1);
         self.env.stats.counters.questions_asked_total += 1;
@@ -80,11 +80,11 @@ impl Core {
             }
         });
         let asked = match (&self.env.control, self.hook_of(&matter)) {
-            (Some(control), Some(hook)) => control.ask_backend(Question { hook, caller, matter }, reply).ok(),
+            (Some(control), Some(hook)) => control.ask_backend(HookCall { hook, caller, matter }, reply).ok(),
             _ => None,
         };
         if asked.is_none() {
-            // By mail as well: an answer within the question would make a frame full of them a stack full of them.
+            // By mail as well: an answer within the hook call would make a frame full of them a stack full of them.
             let outcome = Err(Denied::Unavailable { let_in: false });
             self.messages.mailer.post(self.env.id, Mail::Backend(Box::new((conn, number, outcome))));
         }
@@ -125,7 +125,7 @@ impl Core {
         }
     }
 
-    /// False when the question is not the one that is out.
+    /// False when the hook call is not the one that is out.
     fn answer_asker(&mut self, slot: u32, number: u32, outcome: Result<Answer, Denied>) -> bool {
         if let Some(Kind::Http(_)) = self.links.connections.kind(slot) {
             return self.handle_inquiry_answer(slot, number, outcome);
@@ -142,7 +142,7 @@ impl Core {
         true
     }
 
-    /// Sets a client's timer after a question was put or answered.
+    /// Sets a client's timer after a hook call was put or answered.
     fn set_question_timer(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Kind::Client(session) = &connection.peer.kind else { return };
@@ -158,7 +158,7 @@ impl Core {
         }
     }
 
-    /// Gives up on a question whose time is over; asks those whose time has come.
+    /// Gives up on a hook call whose time is over; asks those whose time has come.
     pub fn handle_question_timer(&mut self, slot: u32) {
         let now = self.env.now;
         let Some(session) = self.links.connections.session(slot) else {

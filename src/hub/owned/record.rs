@@ -1,12 +1,12 @@
-//! The channels of a [`Home`] as records, and back.
+//! The channels of a [`OwnedChannels`] as records, and back.
 //!
 //! ```text
 //!  writing, for each of names():  to_record ─▶ log_part until there is none ─▶ members_parts        then keys_part until none
 //!  reading:                       restore ─▶ restore_log ─▶ restore_members   restore_keys          then finish_restoring
 //! ```
-//! Bounds are those of the home that reads: what has no room goes by the same rules as ever.
+//! Bounds are those of the owner that reads: what has no room goes by the same rules as ever.
 
-use super::Home;
+use super::OwnedChannels;
 use super::table::Channel;
 use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position};
 use crate::base::publication::{ClientInfo, Visibility};
@@ -27,7 +27,7 @@ const ITEM_BYTES: usize = 32;
 /// follows them may be counted without a look at the end of the numbers.
 const OFFSET_MAX: u64 = u64::MAX / 2;
 
-impl Home {
+impl OwnedChannels {
     /// Every channel, in no order.
     pub fn names(&self) -> impl Iterator<Item = &ChannelName> {
         self.names.keys()

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
 use crate::base::time::Time;
 use crate::hub::class::{Class, ClassId, Classes};
-use crate::hub::local::sequence::Sequence;
+use crate::hub::followed::sequence::Sequence;
 use crate::hub::options::ChannelOptions;
 use crate::hub::pace::Pacing;
 use crate::hub::stream::{Cursor, Seq, Stream};
@@ -72,7 +72,7 @@ pub struct LocalChannel {
     pub(super) active: Option<Active>,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) classes: Classes,
-    /// Joins asked of the home and not yet answered: the channel is kept for them.
+    /// Joins asked of the owner and not yet answered: the channel is kept for them.
     pub(super) pending_joins: u32,
     /// Subscribers with a cursor: while there are any, the stream keeps what they may still need.
     pub(super) cursors: u32,

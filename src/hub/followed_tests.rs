@@ -10,14 +10,14 @@ use std::time::Duration;
 
 const CLASS: Class = Class { encoding: EncodingId(0), join_leave: false, own_frames: false };
 
-fn local() -> Local {
-    Local::new(
+fn local() -> FollowedChannels {
+    FollowedChannels::new(
         StreamLimits { channel_bytes_max: 100, channel_items_max: 1000, shard_bytes_max: usize::MAX },
         7,
     )
 }
 
-fn subscribed(local: &mut Local, slots: std::ops::Range<u32>) -> ChannelIndex {
+fn subscribed(local: &mut FollowedChannels, slots: std::ops::Range<u32>) -> ChannelIndex {
     let mut index = 0;
     for slot in slots {
         index = local.join_asked(&"c".into(), &Arc::default());
@@ -28,7 +28,11 @@ fn subscribed(local: &mut Local, slots: std::ops::Range<u32>) -> ChannelIndex {
 }
 
 /// Delivers everything in slices of `slice`, calling `between` after each; gives every visit.
-fn deliver(local: &mut Local, slice: u32, mut between: impl FnMut(&mut Local)) -> Vec<(u32, Seq, Seq)> {
+fn deliver(
+    local: &mut FollowedChannels,
+    slice: u32,
+    mut between: impl FnMut(&mut FollowedChannels),
+) -> Vec<(u32, Seq, Seq)> {
     let mut seen = Vec::new();
     while let Some((index, active)) = local.take_ready(Time::ZERO) {
         let until = active.remaining.saturating_sub(slice);
@@ -116,7 +120,7 @@ fn the_stream_is_kept_for_cursors_within_its_bound_and_dropped_with_the_last() {
 #[test]
 fn streams_keep_no_more_in_sum_than_the_shard_may() {
     let limits = StreamLimits { channel_bytes_max: 100, channel_items_max: 1000, shard_bytes_max: 150 };
-    let mut local = Local::new(limits, 7);
+    let mut local = FollowedChannels::new(limits, 7);
     let index = subscribed(&mut local, 0..2);
     local.cursor_set(index, 0);
     local.stream_bytes += 120;
@@ -171,7 +175,7 @@ fn items_for_nobody_do_not_reach_a_later_subscriber() {
 }
 
 /// A channel whose subscribers have had everything up to 5, with a policy.
-fn in_sequence(local: &mut Local, gap: GapPolicy) -> ChannelIndex {
+fn in_sequence(local: &mut FollowedChannels, gap: GapPolicy) -> ChannelIndex {
     let options = Arc::new(ChannelOptions { gap, ..ChannelOptions::default() });
     let top = Position { offset: Offset(5), epoch: Epoch(1) };
     let mut index = 0;
@@ -187,14 +191,14 @@ fn in_sequence(local: &mut Local, gap: GapPolicy) -> ChannelIndex {
 fn page(offsets: std::ops::RangeInclusive<u64>, end: u64) -> ReadAnswer {
     let publications = offsets.map(|offset| match publication(offset) {
         Item::Publication(publication) => publication,
-        Item::Notice(_) => unreachable!(),
+        Item::JoinLeaveEvent(_) => unreachable!(),
     });
     let position = Position { offset: Offset(end), epoch: Epoch(1) };
     ReadAnswer::Page { publications: publications.collect(), position }
 }
 
 /// The offsets in a channel's stream from a sequence on.
-fn offsets(local: &Local, index: ChannelIndex, from: Seq) -> Vec<u64> {
+fn offsets(local: &FollowedChannels, index: ChannelIndex, from: Seq) -> Vec<u64> {
     local.get(index).stream().from(from).filter_map(Item::offset).map(|offset| offset.0).collect()
 }
 
@@ -253,7 +257,7 @@ fn what_nobody_has_any_more_is_a_gap_for_all() {
 fn who_joins_out_of_step_gets_what_comes_after_its_own_position() {
     let mut local = local();
     let index = in_sequence(&mut local, GapPolicy::Tell);
-    let join = |local: &mut Local, slot, offset| {
+    let join = |local: &mut FollowedChannels, slot, offset| {
         local.join_asked(&"c".into(), &Arc::default());
         local.top_learned(index, Position { offset: Offset(offset), epoch: Epoch(1) }, Time::ZERO);
         let (_, cursor) = local.subscribe(index, slot, CLASS, Offset(offset));
@@ -277,7 +281,7 @@ fn who_joins_out_of_step_gets_what_comes_after_its_own_position() {
 }
 
 /// A publication to be held back.
-fn paced(local: &mut Local, offset: u64, pace: Pace, now: Time) {
+fn paced(local: &mut FollowedChannels, offset: u64, pace: Pace, now: Time) {
     let Item::Publication(publication) = publication(offset) else { unreachable!() };
     assert!(local.handle_paced("c", publication, pace, now));
 }
@@ -289,7 +293,7 @@ fn spread(spread_ms: u32) -> Pace {
 const BULK: Pace = Pace { spread_ms: 0, bulk: true };
 
 /// Delivers what is due until `end`, looking whenever the shard would; gives when each subscriber was visited.
-fn play(local: &mut Local, mut now: Time, end: Time) -> Vec<(u32, Time)> {
+fn play(local: &mut FollowedChannels, mut now: Time, end: Time) -> Vec<(u32, Time)> {
     let mut seen = Vec::new();
     loop {
         while let Some((index, active, until)) = local.take_spread(now, 128) {
@@ -380,7 +384,7 @@ struct Member {
 /// Any number of publications at any pace, with subscribers that come, go and lag: everyone gets everything since it came,
 /// once, in order, and by the time that its pace promises.
 struct Paces {
-    local: Local,
+    local: FollowedChannels,
     index: ChannelIndex,
     members: BTreeMap<u32, Member>,
     /// By when each must have been delivered; the first has offset 1.
@@ -398,7 +402,7 @@ impl Paces {
             channel_items_max: usize::MAX,
             shard_bytes_max: usize::MAX,
         };
-        let mut local = Local::new(limits, 7);
+        let mut local = FollowedChannels::new(limits, 7);
         // Held by a join that is never answered: what goes and comes is the subscribers.
         let batch_max_delay = Duration::from_millis([0, 15, 700][seed as usize % 3]);
         let options = ChannelOptions { batch_max_delay, ..ChannelOptions::default() };
@@ -581,7 +585,7 @@ fn what_comes_too_soon_gathers_and_leaves_in_one_batch() {
     }
     let at = Time::from_millis;
     // Of each batch that may begin now: its items.
-    let batches = |local: &mut Local, now| {
+    let batches = |local: &mut FollowedChannels, now| {
         local.promote_due(now);
         let mut batches = Vec::new();
         while let Some((index, active)) = local.take_ready(now) {

@@ -1,19 +1,19 @@
-//! The table of a [`Home`]'s channels: known, made, forgotten.
+//! The table of a [`OwnedChannels`]'s channels: known, made, forgotten.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Home;
-use crate::base::fault::Refusal;
+use super::OwnedChannels;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Epoch, Position};
 use crate::base::publication::{ClientInfo, Encoded, Visibility};
 use crate::base::time::Time;
-use crate::hub::asks::{Notice, Recovery, Since};
 use crate::hub::creators::{BUCKETS, Creator};
 use crate::hub::history::Log;
 use crate::hub::limits::FORGET_AFTER;
 use crate::hub::options::ChannelOptions;
 use crate::hub::presence::{Interest, Members};
+use crate::hub::requests::{JoinLeaveEvent, Recovery, Since};
 use crate::hub::sequencer::Sequencer;
 
 /// Work a new channel does at the bound of channels, so that idle ones are known to be idle.
@@ -32,7 +32,7 @@ pub(super) struct Channel {
     pub(super) keys: u32,
     /// `None` when nothing is retained.
     pub(super) log: Option<Box<Log>>,
-    /// Place in [`Home::logs`]; means nothing without a log.
+    /// Place in [`OwnedChannels::logs`]; means nothing without a log.
     pub(super) log_place: u32,
     pub(super) members: Members,
     pub(super) interest: Interest,
@@ -44,7 +44,7 @@ pub(super) struct Channel {
 
 const _: () = assert!(size_of::<Option<Channel>>() <= 136, "what a million personal channels cost");
 
-impl Home {
+impl OwnedChannels {
     pub(super) fn advance(&mut self, now: Time) -> Time {
         self.clock = self.clock.max(now);
         self.clock
@@ -59,7 +59,7 @@ impl Home {
         Some((slot, self.channels.get_mut(slot).expect("a name leads to a channel")))
     }
 
-    pub(super) fn options(&self, name: &str) -> Result<&ChannelOptions, Refusal> {
+    pub(super) fn options(&self, name: &str) -> Result<&ChannelOptions, ErrorCode> {
         match self.known(name) {
             Some(channel) => Ok(&channel.options),
             None => self.namespaces.resolve(name).map(|options| &**options),
@@ -67,7 +67,7 @@ impl Home {
     }
 
     /// The channel's slot, made if it is unknown. Marks it as used at `now`.
-    pub(super) fn mention(&mut self, name: &ChannelName, by: &Creator, now: Time) -> Result<u32, Refusal> {
+    pub(super) fn mention(&mut self, name: &ChannelName, by: &Creator, now: Time) -> Result<u32, ErrorCode> {
         if let Some((slot, channel)) = self.known_mut(name) {
             if !channel.is_over(now) {
                 channel.active_until = channel.active_until.max(now);
@@ -114,10 +114,11 @@ impl Home {
     }
 
     /// Makes room for one channel more, if every place that it could take is taken and nothing is over by age.
-    pub(super) fn make_room_for_channel(&mut self, for_client: bool, now: Time) -> Result<(), Refusal> {
-        let share_is_full =
-            |home: &Home| for_client && home.creators.channels() >= home.limits.client_channels_max;
-        let is_full = |home: &Home| home.names.len() >= home.limits.channels_max;
+    pub(super) fn make_room_for_channel(&mut self, for_client: bool, now: Time) -> Result<(), ErrorCode> {
+        let share_is_full = |owned: &OwnedChannels| {
+            for_client && owned.creators.channels() >= owned.limits.client_channels_max
+        };
+        let is_full = |owned: &OwnedChannels| owned.names.len() >= owned.limits.channels_max;
         if !share_is_full(self) && !is_full(self) {
             return Ok(());
         }
@@ -132,7 +133,7 @@ impl Home {
         };
         let Some(slot) = victim else {
             self.counts.channels_refused_total += 1;
-            return Err(Refusal::LimitExceeded);
+            return Err(ErrorCode::LimitExceeded);
         };
         self.forget(slot);
         self.counts.channels_evicted_total += 1;
@@ -184,7 +185,7 @@ impl Home {
 }
 
 impl Channel {
-    /// Without anything, and without a life until it is [added](Home::add).
+    /// Without anything, and without a life until it is [added](OwnedChannels::add).
     pub(super) fn new(
         name: ChannelName,
         options: Arc<ChannelOptions>,
@@ -237,8 +238,8 @@ impl Channel {
         }
     }
 
-    pub(super) fn notice(&self, joined: bool, info: ClientInfo) -> Arc<Notice> {
-        Arc::new(Notice { channel: self.name.clone(), joined, info, encoded: Encoded::default() })
+    pub(super) fn join_leave(&self, joined: bool, info: ClientInfo) -> Arc<JoinLeaveEvent> {
+        Arc::new(JoinLeaveEvent { channel: self.name.clone(), joined, info, encoded: Encoded::default() })
     }
 }
 

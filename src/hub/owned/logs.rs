@@ -1,15 +1,15 @@
-//! What a [`Home`] retains of channels: their logs and idempotency keys, within the bounds.
+//! What a [`OwnedChannels`] retains of channels: their logs and idempotency keys, within the bounds.
 
 use std::sync::Arc;
 
-use super::Home;
+use super::OwnedChannels;
 use crate::base::ids::Position;
 use crate::base::publication::Publication;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::history::{Log, entry_bytes};
-use crate::hub::home::table::Channel;
 use crate::hub::idempotency::Owner;
+use crate::hub::owned::table::Channel;
 
 /// Logs looked at, beside the growing one, to find a heavy one. Seven random ones hold one of the heaviest quarter with
 /// a probability of 87 %, at the cost of seven memory reads an eviction.
@@ -18,7 +18,7 @@ const EVICTION_SAMPLES: usize = 7;
 /// Entries (or keys) over by age that adding one drops: more than is added, so that they shrink even unswept.
 const EXPIRED_DROPS_PER_APPEND: usize = 2;
 
-impl Home {
+impl OwnedChannels {
     // ---- keys ----
 
     pub(super) fn remember_key(

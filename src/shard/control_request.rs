@@ -1,7 +1,7 @@
 //! What the control plane may ask of shards, and how it is answered. This is the whole border between tokio and the
 //! data path: typed, bounded, and never waiting on either side.
 //!
-//! The replies here hold closures. What those capture is an address: an inbox, a peer's number, the number of a question. What
+//! The replies here hold closures. What those capture is an address: an inbox, a peer's number, the number of a hook call. What
 //! an answer is for stands with the peer, so that a [record](crate::record) of it needs none of them; a reply to the API is
 //! lost with its HTTP request and nothing else.
 
@@ -12,27 +12,27 @@ use http::{Request, Response};
 
 use crate::base::bytes::Bytes;
 use crate::base::event::Event;
-use crate::base::fault::{Disconnect, Refusal};
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
 use crate::base::publication::Encoded;
 use crate::hub::Roster;
-use crate::hub::asks::{History, HistoryAsk, PresenceStats, PublishAsk, Since};
-use crate::session::question::{Answer, Denied, Question, Waiting};
+use crate::hub::requests::{History, HistoryRequest, PresenceStats, PublishRequest, Since};
+use crate::session::hook_call::{Answer, Denied, HookCall, Waiting};
 use crate::session::token::Overrides;
-use crate::session::tunnel::{Payload, TunnelAnswer, TunnelQuestion};
+use crate::session::tunnel::{Payload, TunnelAnswer, TunnelCall};
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
-/// Dropped unanswered, it answers [`Refusal::Internal`], so that nobody waits for ever.
+/// Dropped unanswered, it answers [`ErrorCode::Internal`], so that nobody waits for ever.
 pub struct Reply<T>(Option<Deliver<T>>);
 
-type Deliver<T> = Box<dyn FnOnce(Result<T, Refusal>) + Send>;
+type Deliver<T> = Box<dyn FnOnce(Result<T, ErrorCode>) + Send>;
 
 impl<T> Reply<T> {
-    pub fn new(deliver: impl FnOnce(Result<T, Refusal>) + Send + 'static) -> Reply<T> {
+    pub fn new(deliver: impl FnOnce(Result<T, ErrorCode>) + Send + 'static) -> Reply<T> {
         Reply(Some(Box::new(deliver)))
     }
 
-    pub fn send(mut self, answer: Result<T, Refusal>) {
+    pub fn send(mut self, answer: Result<T, ErrorCode>) {
         if let Some(deliver) = self.0.take() {
             deliver(answer);
         }
@@ -42,7 +42,7 @@ impl<T> Reply<T> {
 impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
         if let Some(deliver) = self.0.take() {
-            deliver(Err(Refusal::Internal));
+            deliver(Err(ErrorCode::Internal));
         }
     }
 }
@@ -103,7 +103,7 @@ pub struct RefreshUser {
     pub info: Option<Bytes>,
 }
 
-/// `/api/push`: a message to the connections of users whose home is the asked shard.
+/// `/api/push`: a message to the connections of users whose owner is the asked shard.
 #[derive(Clone, Debug)]
 pub struct PushUsers {
     pub users: Vec<UserName>,
@@ -157,9 +157,9 @@ pub struct ShardStats {
 
 /// One ask to one shard.
 #[derive(Debug)]
-pub enum Ask {
-    Publish(PublishAsk, Reply<Position>),
-    History(HistoryAsk, Reply<History>),
+pub enum ControlRequest {
+    Publish(PublishRequest, Reply<Position>),
+    History(HistoryRequest, Reply<History>),
     HistoryRemove(ChannelName, Reply<()>),
     Presence(ChannelName, Reply<Arc<Roster>>),
     PresenceStats(ChannelName, Reply<PresenceStats>),
@@ -169,7 +169,7 @@ pub enum Ask {
     Disconnect(DisconnectUser, Reply<()>),
     Refresh(RefreshUser, Reply<()>),
     /// To one connection of a tunnel, which must be of this shard.
-    Tunnel(ConnId, TunnelOrder, Reply<TunnelTold>),
+    Tunnel(ConnId, TunnelCommand, Reply<TunnelTold>),
     Push(PushUsers, Reply<Pushed>),
     Stats(Reply<ShardStats>),
     /// Stops accepting, closes every client with the code, and ends the shard's thread when they are gone.
@@ -178,7 +178,7 @@ pub enum Ask {
 
 /// What the backend wants of one connection of a tunnel.
 #[derive(Clone, Debug)]
-pub enum TunnelOrder {
+pub enum TunnelCommand {
     Send(Payload),
     Close {
         /// One that a Close frame may carry.
@@ -189,7 +189,7 @@ pub enum TunnelOrder {
     Describe,
 }
 
-/// What became of a [`TunnelOrder`].
+/// What became of a [`TunnelCommand`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelTold {
     Done,
@@ -263,13 +263,13 @@ pub trait ControlPlane: Send + Sync {
         let _ = (cause, what);
     }
 
-    /// Takes a question for the backend. Must not block; `reply` is called from any thread, once, unless the question
+    /// Takes a hook call for the backend. Must not block; `reply` is called from any thread, once, unless the hook call
     /// is cancelled before. It always comes: a backend that does not answer is [`Denied::Unavailable`] in time.
     ///
     /// # Errors
-    /// [`Busy`] when more questions are waiting than may: the session takes it for [`Denied::Unavailable`].
-    fn ask_backend(&self, question: Question, reply: BackendReply) -> Result<Waiting, Busy> {
-        let _ = (question, reply);
+    /// [`Busy`] when more hook calls are waiting than may: the session takes it for [`Denied::Unavailable`].
+    fn ask_backend(&self, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
+        let _ = (hook_call, reply);
         Err(Busy)
     }
 
@@ -287,8 +287,8 @@ pub trait ControlPlane: Send + Sync {
     ///
     /// # Errors
     /// [`Busy`] when more is under way than may: nothing was taken.
-    fn ask_tunnel(&self, question: TunnelQuestion, reply: TunnelReply) -> Result<Waiting, Busy> {
-        let _ = (question, reply);
+    fn ask_tunnel(&self, hook_call: TunnelCall, reply: TunnelReply) -> Result<Waiting, Busy> {
+        let _ = (hook_call, reply);
         Err(Busy)
     }
 }

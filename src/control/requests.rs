@@ -5,30 +5,30 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::base::fault::Refusal;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::ShardId;
-use crate::shard::ask::{Ask, Busy, Reply};
+use crate::shard::control_request::{Busy, ControlRequest, Reply};
 use crate::shard::router::Router;
 
 /// Why a call failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AskError {
+pub enum ControlError {
     /// The shard's inbox is full: nothing was done, and trying again later is right.
     Busy,
-    Refused(Refusal),
+    Refused(ErrorCode),
     /// Error 107 with a sentence that says what is wrong.
     Invalid(&'static str),
 }
 
-impl From<Refusal> for AskError {
-    fn from(refusal: Refusal) -> AskError {
-        AskError::Refused(refusal)
+impl From<ErrorCode> for ControlError {
+    fn from(error_code: ErrorCode) -> ControlError {
+        ControlError::Refused(error_code)
     }
 }
 
-impl From<Busy> for AskError {
-    fn from(_: Busy) -> AskError {
-        AskError::Busy
+impl From<Busy> for ControlError {
+    fn from(_: Busy) -> ControlError {
+        ControlError::Busy
     }
 }
 
@@ -41,7 +41,7 @@ pub struct Shards {
 
 /// An answer that is under way.
 pub struct Pending<T> {
-    answer: oneshot::Receiver<Result<T, Refusal>>,
+    answer: oneshot::Receiver<Result<T, ErrorCode>>,
     deadline: Instant,
 }
 
@@ -66,7 +66,7 @@ impl Shards {
     pub fn send<T: Send + 'static>(
         &self,
         shard: ShardId,
-        make: impl FnOnce(Reply<T>) -> Ask,
+        make: impl FnOnce(Reply<T>) -> ControlRequest,
     ) -> Result<Pending<T>, Busy> {
         let (ask, pending) = self.prepare(make);
         self.router.ask(shard, ask)?;
@@ -80,7 +80,7 @@ impl Shards {
     pub fn send_to_owner<T: Send + 'static>(
         &self,
         channel: &str,
-        make: impl FnOnce(Reply<T>) -> Ask,
+        make: impl FnOnce(Reply<T>) -> ControlRequest,
     ) -> Result<Pending<T>, Busy> {
         let (ask, pending) = self.prepare(make);
         self.router.ask_owner(channel, ask)?;
@@ -91,13 +91,16 @@ impl Shards {
     pub async fn ask_owner<T: Send + 'static>(
         &self,
         channel: &str,
-        make: impl FnOnce(Reply<T>) -> Ask,
-    ) -> Result<T, AskError> {
+        make: impl FnOnce(Reply<T>) -> ControlRequest,
+    ) -> Result<T, ControlError> {
         Ok(self.send_to_owner(channel, make)?.wait().await?)
     }
 
     /// An ask around the place where its answer goes.
-    fn prepare<T: Send + 'static>(&self, make: impl FnOnce(Reply<T>) -> Ask) -> (Ask, Pending<T>) {
+    fn prepare<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Reply<T>) -> ControlRequest,
+    ) -> (ControlRequest, Pending<T>) {
         let (sender, answer) = oneshot::channel();
         let reply = Reply::new(move |result| {
             // The caller may have given up at its deadline.
@@ -110,8 +113,8 @@ impl Shards {
     pub async fn ask<T: Send + 'static>(
         &self,
         shard: ShardId,
-        make: impl FnOnce(Reply<T>) -> Ask,
-    ) -> Result<T, AskError> {
+        make: impl FnOnce(Reply<T>) -> ControlRequest,
+    ) -> Result<T, ControlError> {
         Ok(self.send(shard, make)?.wait().await?)
     }
 
@@ -121,8 +124,8 @@ impl Shards {
     /// The first failure: half a sum is no answer.
     pub async fn ask_every<T: Send + 'static>(
         &self,
-        make: impl Fn(Reply<T>) -> Ask,
-    ) -> Result<Vec<T>, AskError> {
+        make: impl Fn(Reply<T>) -> ControlRequest,
+    ) -> Result<Vec<T>, ControlError> {
         let sent: Result<Vec<_>, Busy> =
             self.router.every_shard().map(|shard| self.send(shard, &make)).collect();
         let mut answers = Vec::with_capacity(self.router.shards());
@@ -135,11 +138,11 @@ impl Shards {
 
 impl<T> Pending<T> {
     /// # Errors
-    /// The shard's refusal; [`Refusal::Internal`] when the deadline passed or the shard is gone.
-    pub async fn wait(self) -> Result<T, Refusal> {
+    /// The shard's refusal; [`ErrorCode::Internal`] when the deadline passed or the shard is gone.
+    pub async fn wait(self) -> Result<T, ErrorCode> {
         match tokio::time::timeout_at(self.deadline, self.answer).await {
             Ok(Ok(answer)) => answer,
-            Ok(Err(_)) | Err(_) => Err(Refusal::Internal),
+            Ok(Err(_)) | Err(_) => Err(ErrorCode::Internal),
         }
     }
 }
