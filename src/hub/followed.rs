@@ -369,7 +369,7 @@ impl FollowedChannels {
     }
 
     /// The owner has answered a [`Read`]. Gives the channel when its subscribers have lost something that nobody can give
-    /// them, for its [`GapPolicy`](crate::hub::GapPolicy) to be applied.
+    /// them, for its [`GapPolicy`] to be applied.
     pub fn handle_read(&mut self, read: &Read, answer: ReadAnswer, now: Time) -> Option<ChannelIndex> {
         let index = self.find(&read.channel).filter(|&index| index == read.index)?;
         if !self.channels[index as usize].sequence.is_asked(read.number) {

@@ -46,7 +46,7 @@ pub const SPREAD_MS_MAX: u32 = 3_600_000;
 /// hundreds of messages at the rates that it is for, and who waits longer would rather hear less often.
 pub const BATCH_DELAY_MAX: Duration = Duration::from_secs(1);
 
-/// What one [`OwnedChannels`](crate::hub::Home) may hold.
+/// What one [`OwnedChannels`](crate::hub::OwnedChannels) may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HubLimits {
     /// Bytes of all logs together: payloads, infos and tags, and what an entry costs besides.
