@@ -2,6 +2,7 @@
 
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::session::Sub;
+use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::link::Phase;
 use crate::shard::peer::Kind;
@@ -11,6 +12,11 @@ use crate::shard::timers::{self, ShortTick};
 impl Core {
     /// The peer is in: it is counted, its user's owner learns of it, and its pings begin.
     pub fn begin_peer(&mut self, slot: u32) {
+        // What was sent to it on the way may have been too much for its socket: then it is gone by now.
+        let gone = |connection: &Connection| matches!(connection.peer.kind, Kind::Nobody);
+        if self.links.connections.get(slot).is_none_or(gone) {
+            return;
+        }
         self.peers.clients += 1;
         self.env.stats.counters.clients_connected_total += 1;
         // The first ping comes at a random moment of the second half, so that a crowd that connected at once is not

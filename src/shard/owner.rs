@@ -253,6 +253,7 @@ impl ChannelOwner {
         match request {
             OwnerRequest::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
+                self.hurry_join(conn, &channel, post);
                 let mut join = Joining { conn, channel, since, tag, event: None };
                 match self.owned.join(ask, at.now) {
                     Err(error_code) => self.answer_join(join, Err(error_code), post),
@@ -269,9 +270,7 @@ impl ChannelOwner {
                 }
             }
             OwnerRequest::Leave { channel, conn } => {
-                // Nobody hears that it has left before they hear that it has joined.
-                let joined = self.take_join_event(conn, &channel);
-                self.announce(joined, post);
+                self.hurry_join(conn, &channel, post);
                 let event = self.owned.leave(&channel, conn, at.now);
                 self.announce(event, post);
             }
@@ -377,15 +376,23 @@ impl ChannelOwner {
         }
     }
 
-    /// The event of a join that waits for its answer, to go out without it.
-    fn take_join_event(&mut self, conn: ConnId, channel: &str) -> Option<Arc<JoinLeaveEvent>> {
-        let tickets = self.joining.get(&conn)?;
-        tickets.iter().find_map(|ticket| {
-            self.waiting.get_mut(ticket)?.iter_mut().find_map(|waiting| match waiting {
-                Waiting::Join { join, .. } if *join.channel == *channel => join.event.take(),
-                _ => None,
-            })
-        })
+    /// What a connection asks of a channel is answered in the order in which it was asked, and nobody hears that it has left
+    /// before they hear that it has joined: a join that waits for the log goes on without what the log has.
+    fn hurry_join(&mut self, conn: ConnId, channel: &str, post: Post<'_>) {
+        let Some(tickets) = self.joining.get_mut(&conn) else { return };
+        let is_it =
+            |waiting: &Waiting| matches!(waiting, Waiting::Join { join, .. } if *join.channel == *channel);
+        let found = tickets.iter().find_map(|ticket| {
+            let waiting = self.waiting.get_mut(ticket)?;
+            let at = waiting.iter().position(is_it)?;
+            Some((*ticket, waiting.swap_remove(at)))
+        });
+        let Some((ticket, Waiting::Join { join, position })) = found else { return };
+        tickets.retain(|waiting| *waiting != ticket);
+        if tickets.is_empty() {
+            self.joining.remove(&conn);
+        }
+        self.answer_join(join, Ok((position, Some(Recovery::Lost))), post);
     }
 
     /// Nothing more is done: who waits is answered by that.
