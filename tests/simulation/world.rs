@@ -443,7 +443,9 @@ impl World {
         for (&channel, (_, position)) in &self.backend.markers {
             let Some(position) = position else { continue };
             for (number, client) in self.clients.iter().enumerate().filter(|(_, client)| client.is_ready()) {
-                let Some((epoch, last)) = client.stands_at(channel, began) else { continue };
+                let Some((epoch, last)) = client.stands_at(channel, began, position.epoch.0) else {
+                    continue;
+                };
                 assert!(
                     epoch.is_none_or(|epoch| epoch == position.epoch.0) && last == Some(position.offset.0),
                     "client {number} stands at {last:?} of {}, which goes to {}",

@@ -184,9 +184,18 @@ impl Client {
     }
 
     /// The epoch that it knows of a channel, and the last offset that it was given; nothing if it has subscribed only
-    /// after `since` and was told of no position.
-    pub fn stands_at(&self, channel: ChannelNo, since: Time) -> Option<(Option<u64>, Option<u64>)> {
+    /// after `since` and was told of no position, or of one in a later life of the channel than `epoch`: with a small table
+    /// a channel without subscribers is forgotten at once.
+    pub fn stands_at(
+        &self,
+        channel: ChannelNo,
+        since: Time,
+        epoch: u64,
+    ) -> Option<(Option<u64>, Option<u64>)> {
         let sub = self.subs.get(&channel)?;
+        if sub.began >= since && sub.follower.epoch.is_some_and(|known| known != epoch) {
+            return None;
+        }
         (sub.follower.last.is_some() || sub.began < since).then_some((sub.follower.epoch, sub.follower.last))
     }
 
