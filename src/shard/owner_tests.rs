@@ -276,7 +276,8 @@ fn an_owner_that_ends_acknowledges_nothing() {
     assert_eq!(*answer.lock(), Some(Err(ErrorCode::Internal)));
 }
 
-/// Found by simulation, seed 63: the leave of one whose join waited for the disk was told before the join, which stayed.
+/// Found by simulation, seeds 63 and 6940: the leave of one whose join waited for the disk went out before the join, which
+/// stayed; and a join that waited was answered behind a later one. It is answered without what the disk has.
 #[test]
 fn who_leaves_before_the_join_is_answered_has_joined_before_it_left() {
     let mut stage = Stage::new();
@@ -288,9 +289,12 @@ fn who_leaves_before_the_join_is_answered_has_joined_before_it_left() {
     stage.said();
     stage.join(2, Some((1, stage.epoch())));
     stage.request(OwnerRequest::Leave { channel: "c".into(), conn: conn(2) });
-    assert_eq!(stage.said(), ["joined 2", "left 2"]);
+    assert_eq!(stage.said(), ["in 2 at 5 lost", "joined 2", "left 2"]);
+    stage.join(2, Some((1, stage.epoch())));
+    stage.join(2, None);
+    assert_eq!(stage.said(), ["in 2 at 5 lost", "joined 2", "in 2 at 5"]);
     stage.store.finish_reads();
-    assert_eq!(stage.said(), ["in 2 at 5 recovered [2 3 4 5]"], "its follower says that it has left");
+    assert_eq!(stage.said(), [""; 0]);
     assert!(stage.owner.joining.is_empty() && stage.owner.waiting.is_empty());
 }
 
