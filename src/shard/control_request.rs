@@ -293,20 +293,53 @@ pub trait ControlPlane: Send + Sync {
     }
 }
 
-/// Carries the answer of a tunnel's backend to the shard. Like [`HttpReply`]; dropped unused, it carries
-/// [`TunnelAnswer::Failed`].
-pub struct TunnelReply(Option<DeliverTunnel>);
+/// Carries an answer back to the shard that waits for it. It may find no room there and is tried again.
+pub struct RetriedReply<T: Unanswered>(Option<TryDeliver<T>>);
 
-type DeliverTunnel = Box<dyn FnMut(&mut Option<TunnelAnswer>) + Send>;
+type TryDeliver<T> = Box<dyn FnMut(&mut Option<T>) + Send>;
 
-impl TunnelReply {
+/// A response to a request of HTTP.
+pub type HttpReply = RetriedReply<Response<Bytes>>;
+/// The answer of the backend to a hook call.
+pub type BackendReply = RetriedReply<Result<Answer, Denied>>;
+/// The answer of a tunnel's backend.
+pub type TunnelReply = RetriedReply<TunnelAnswer>;
+
+/// What a reply carries that is dropped unused.
+pub trait Unanswered: Sized {
+    /// `None`: nothing, and the shard gives up by its own timer.
+    fn unanswered() -> Option<Self>;
+}
+
+impl Unanswered for Response<Bytes> {
+    fn unanswered() -> Option<Self> {
+        let mut response = Response::new(Bytes::from_static(b"internal server error\n"));
+        *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        Some(response)
+    }
+}
+
+impl Unanswered for Result<Answer, Denied> {
+    fn unanswered() -> Option<Self> {
+        None
+    }
+}
+
+impl Unanswered for TunnelAnswer {
+    fn unanswered() -> Option<Self> {
+        Some(TunnelAnswer::Failed)
+    }
+}
+
+impl<T: Unanswered> RetriedReply<T> {
     /// `deliver` takes the answer, or leaves it when there is no room for it.
-    pub fn new(deliver: impl FnMut(&mut Option<TunnelAnswer>) + Send + 'static) -> TunnelReply {
-        TunnelReply(Some(Box::new(deliver)))
+    pub fn new(deliver: impl FnMut(&mut Option<T>) + Send + 'static) -> RetriedReply<T> {
+        RetriedReply(Some(Box::new(deliver)))
     }
 
-    /// Takes the answer, or leaves it when the shard's inbox is full: try again a little later.
-    pub fn send(&mut self, answer: &mut Option<TunnelAnswer>) {
+    /// Takes the answer, or leaves it when the shard's inbox is full: try again a little later. A second answer is taken
+    /// and dropped.
+    pub fn send(&mut self, answer: &mut Option<T>) {
         match &mut self.0 {
             Some(deliver) => deliver(answer),
             None => *answer = None,
@@ -316,79 +349,19 @@ impl TunnelReply {
         }
     }
 
-    /// Nobody waits for the answer.
+    /// The answer comes from elsewhere, or is not waited for.
     pub fn forget(mut self) {
         self.0 = None;
     }
 }
 
-impl Drop for TunnelReply {
+impl<T: Unanswered> Drop for RetriedReply<T> {
     fn drop(&mut self) {
-        if let Some(mut deliver) = self.0.take() {
-            deliver(&mut Some(TunnelAnswer::Failed));
-        }
-    }
-}
-
-/// Carries the backend's answer back to the shard. Like [`HttpReply`]: it may find no room and is tried again.
-pub struct BackendReply(Option<DeliverAnswer>);
-
-type DeliverAnswer = Box<dyn FnMut(&mut Option<Result<Answer, Denied>>) + Send>;
-
-impl BackendReply {
-    /// `deliver` takes the answer, or leaves it when there is no room for it.
-    pub fn new(deliver: impl FnMut(&mut Option<Result<Answer, Denied>>) + Send + 'static) -> BackendReply {
-        BackendReply(Some(Box::new(deliver)))
-    }
-
-    /// Takes the answer, or leaves it when the shard's inbox is full: try again a little later.
-    pub fn send(&mut self, answer: &mut Option<Result<Answer, Denied>>) {
-        match &mut self.0 {
-            Some(deliver) => deliver(answer),
-            None => *answer = None,
-        }
-        if answer.is_none() {
-            self.0 = None;
-        }
-    }
-}
-
-/// Carries a response back to the shard that holds the connection. Dropped unused, it carries a 500.
-pub struct HttpReply(Option<DeliverHttp>);
-
-type DeliverHttp = Box<dyn FnMut(&mut Option<Response<Bytes>>) + Send>;
-
-impl HttpReply {
-    /// `deliver` takes the response, or leaves it when there is no room for it.
-    pub fn new(deliver: impl FnMut(&mut Option<Response<Bytes>>) + Send + 'static) -> HttpReply {
-        HttpReply(Some(Box::new(deliver)))
-    }
-
-    /// Takes the response, or leaves it when the shard's inbox is full: try again a little later. A second response is
-    /// taken and dropped.
-    pub fn send(&mut self, response: &mut Option<Response<Bytes>>) {
-        match &mut self.0 {
-            Some(deliver) => deliver(response),
-            None => *response = None,
-        }
-        if response.is_none() {
-            self.0 = None;
-        }
-    }
-
-    /// Somebody else answers.
-    pub fn forget(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for HttpReply {
-    fn drop(&mut self) {
-        if let Some(mut deliver) = self.0.take() {
-            let mut response = Response::new(Bytes::from_static(b"internal server error\n"));
-            *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+        if let Some(mut deliver) = self.0.take()
+            && let Some(answer) = T::unanswered()
+        {
             // Without room for it the connection ends by its own timer.
-            deliver(&mut Some(response));
+            deliver(&mut Some(answer));
         }
     }
 }
