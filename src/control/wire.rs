@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::Position;
+use crate::base::json::Object;
 use crate::base::publication::ClientInfo;
 use crate::control::pushes::PushOutcome;
 use crate::hub::Publication;
@@ -431,12 +432,7 @@ pub fn says_something(json: &RawValue) -> bool {
 pub fn map<'de, D: Deserializer<'de>, T: serde::de::DeserializeOwned>(
     from: D,
 ) -> Result<BTreeMap<String, T>, D::Error> {
-    let json = Box::<RawValue>::deserialize(from)?;
-    match json.get() {
-        "null" => Ok(BTreeMap::new()),
-        list if is_empty_list(list) => Ok(BTreeMap::new()),
-        object => serde_json::from_str(object).map_err(serde::de::Error::custom),
-    }
+    Ok(Option::<Object<_>>::deserialize(from)?.unwrap_or_default().0)
 }
 
 /// `null` is there, a missing field is not.

@@ -186,7 +186,7 @@ impl Core {
     fn apply(&mut self, slot: u32, effect: Effect) {
         let conn = self.conn_id(slot);
         match effect {
-            Effect::Connected => self.handle_connected(slot),
+            Effect::Connected => self.begin_peer(slot),
             Effect::TakePlace => {
                 let connection = self.links.connections.get_mut(slot);
                 let user = connection.and_then(|connection| connection.peer.session()?.user().cloned());
@@ -236,13 +236,6 @@ impl Core {
             Effect::TokenRefused(fault) => self.token_refused(fault),
             Effect::Refused(error_code) => self.env.stats.error_code(error_code),
             Effect::Limited => self.env.stats.counters.commands_limited_total += 1,
-        }
-    }
-
-    fn handle_connected(&mut self, slot: u32) {
-        // The reply may have been too much for its socket: then it is gone by now.
-        if self.links.connections.session(slot).is_some() {
-            self.begin_peer(slot);
         }
     }
 
