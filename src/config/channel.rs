@@ -102,7 +102,7 @@ mod tests {
     use crate::config::document::documented;
     use crate::session::permissions::Permissions;
 
-    /// Whatever stands in the table is a setting, documented and read, and nothing else is changed by it.
+    /// Each row of the table is a setting that is documented and read, and changes nothing else.
     #[test]
     fn a_permission_is_a_setting_by_its_row_alone() {
         let text = documented(&Config::default());

@@ -60,7 +60,7 @@ impl Listeners {
         })
     }
 
-    /// The first address that stands in the list before as well. Port 0 is another port each time.
+    /// The first address that is listed twice. Port 0 is another port each time.
     pub fn repeated(&self) -> Option<&ListenAddress> {
         let is_free = |address: &ListenAddress| address.tcp().is_some_and(|address| address.port() == 0);
         self.addresses().enumerate().find_map(|(at, address)| {

@@ -180,7 +180,7 @@ impl Places {
         let leaving: Vec<_> = record.leaving.iter().filter_map(|peer| conn_of(*peer)).collect();
         if !waiting.is_empty() || !leaving.is_empty() {
             self.turnovers.insert(user.clone(), Turnover { waiting, leaving });
-            // Whoever held a place may not have come along.
+            // A connection that held a place may not have come along.
             self.grant(users, user, limit, verdicts);
         }
         Ok(())

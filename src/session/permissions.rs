@@ -148,7 +148,7 @@ impl Permissions {
         self.each(|deed, said| said && self.allows(deed, Who::Anonymous))
     }
 
-    /// What all clients may do is for subscribers alone, whoever may become one.
+    /// The rights of all clients become rights of subscribers.
     pub fn for_subscribers_alone(mut self) -> Permissions {
         for deed in PERMISSIONS.iter().map(|permission| permission.deed) {
             if self.allows(deed, Who::Client) {

@@ -45,7 +45,7 @@ pub const TURN_MESSAGES_MAX: usize = 64;
 pub struct Reader {
     subs: SmallVec<[Sub; 2]>,
     pub identity: Option<Box<Identity>>,
-    /// Present while something is awaited of a owner, and as long as a poll is held.
+    /// Present while something is awaited of an owner, and as long as a poll is held.
     pub work: Option<Box<Work>>,
     /// Tells what it asked from what an earlier request of the same connection asked.
     pub id: u32,

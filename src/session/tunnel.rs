@@ -53,7 +53,7 @@ pub enum TunnelMatter {
 /// The request that wants to become a connection.
 #[derive(Clone, Debug)]
 pub struct Hello {
-    /// As it stands in the target, without the hook call mark.
+    /// As it stands in the target, without the question mark.
     pub query: Box<str>,
     /// Those that the configuration forwards.
     pub headers: Box<[(Box<str>, Box<str>)]>,

@@ -37,7 +37,7 @@ impl Drop for Gather {
 pub struct Tally {
     connections: AtomicU64,
     reached: Box<[AtomicBool]>,
-    /// Never locked: whoever drops the tally has it alone.
+    /// Never locked: the last holder drops the tally.
     reply: parking_lot::Mutex<Option<Reply<Pushed>>>,
 }
 

@@ -1,6 +1,6 @@
 //! Hook calls of clients to the backend: put to the control plane, awaited, answered, given up.
 //!
-//! A hook call belongs to one connection and has a number; the answer comes by mail and names both. Whoever asked keeps
+//! A hook call belongs to one connection and has a number; the answer comes by mail and names both. The peer keeps
 //! what the control plane gave for it, and drops it when the connection ends: that cancels.
 
 use crate::base::ids::{ConnId, UserName};

@@ -64,7 +64,7 @@ pub enum ApiCommand {
 }
 
 impl Mail {
-    /// Says which users are connected: handled before whatever the control plane asks later.
+    /// Says which users are connected: handled before any later request of the control plane.
     pub fn is_about_user(&self) -> bool {
         matches!(self, Mail::UserJoined(_) | Mail::UserJoinedByTunnel(_) | Mail::UserLeft(_))
     }

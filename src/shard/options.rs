@@ -1,4 +1,4 @@
-//! What shards are told by the configuration.
+//! The configuration, as far as shards need it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,9 +77,9 @@ pub struct ShardOptions {
     /// How many connections a user may have, and how much clients may do in a time.
     pub client_limits: ClientLimits,
     pub echo: bool,
-    /// What the backend is told of.
+    /// The events that the backend gets.
     pub events: EventKinds,
-    /// How long a channel must be empty before it is told as vacated.
+    /// How long a channel must be empty before its `vacated` event.
     pub vacated_delay: Duration,
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
@@ -99,7 +99,7 @@ pub struct HttpLimits {
     pub bodies: Arc<Budget>,
 }
 
-/// The names of the hooks that are asked whatever the channel; those of channels are with their options.
+/// The names of the hooks that belong to no channel; those of channels are with their options.
 #[derive(Clone, Debug, Default)]
 pub struct ClientHooks {
     pub connect: Option<Box<str>>,

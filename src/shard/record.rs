@@ -1,6 +1,6 @@
 //! Everything that a shard holds, as records.
 //!
-//! For whoever takes the place of this process: the upgrade of a running node writes what a shard has between two of its
+//! For the process that follows this one: the upgrade of a running node writes what a shard has between two of its
 //! ticks, peer by peer, and stops it before that. Not here is what is on its way: shard messages, which are plain data, are
 //! to be handled before; and what only the control plane's requests wait for, which ends with them.
 

@@ -15,7 +15,7 @@ const USER_TABLES: usize = 4;
 
 /// The rates of all users of a node in tables of a fixed size, for all shards at once and without a lock.
 ///
-/// A user has a place in each of four tables, by a keyed hash, and shares it with whoever else falls there. A place says
+/// A user has a place in each of four tables, by a keyed hash, and shares it with all that fall there. A place says
 /// until when what was taken there is paid for, so that of a user's four the earliest is nearest to the truth, and never
 /// before it: nobody gets more than the limit, and who gets less shares all four places with busy users.
 pub struct UserRates {

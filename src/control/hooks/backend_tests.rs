@@ -454,7 +454,7 @@ async fn those_who_wait_are_asked_in_their_order() {
     assert_eq!(*order.lock(), (0..50).collect::<Vec<u64>>());
 }
 
-/// A backend that holds its hook calls until it is told to go on.
+/// A backend that holds its hook calls until the test lets it go on.
 async fn held_backend() -> (SocketAddr, Arc<tokio::sync::Semaphore>, mpsc::Receiver<u64>) {
     let (listener, address) = listener().await;
     let go = Arc::new(tokio::sync::Semaphore::new(0));

@@ -8,7 +8,7 @@
 //!  shard ──HookCall──▶ Hooks::ask ──▶ line (bounded) ──▶ gate ──▶ breaker ──▶ POST ──▶ wire::decode ──▶ BackendReply
 //!                        │ full: Busy         │ open: Unavailable at once         │ trouble: Unavailable
 //! ```
-//! What protects the backend stands in [`gate`] (how many hook calls at a time) and [`breaker`] (whether any). Each hook
+//! [`gate`] (how many hook calls at a time) and [`breaker`] (whether any) protect the backend. Each hook
 //! has its own, and a pool of connections of its own: one bad endpoint is no other's trouble.
 
 mod breaker;
@@ -134,7 +134,7 @@ async fn answer(mut tally: Tally, hook_call: HookCall, turn: Turn, promise: Prom
     promise.keep(answer).await;
 }
 
-/// Counts a hook call once, whatever became of it.
+/// Counts a hook call once, with any outcome.
 struct Tally {
     hook: Arc<Hook>,
     kind: &'static str,

@@ -129,7 +129,7 @@ impl LocalChannel {
         self.classes.get(subscriber.class())
     }
 
-    /// Where the log stands at the stream's end. Known as soon as somebody here is subscribed.
+    /// The position of the log at the stream's end. Known from the first subscription here on.
     pub fn top(&self) -> Option<Position> {
         self.sequence.top()
     }

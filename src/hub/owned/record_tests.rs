@@ -1,4 +1,4 @@
-//! A owner moved to another process and clock answers as if nothing had happened.
+//! An owner moved to another process and clock answers as if nothing had happened.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn owned(prng: &mut Prng, limits: HubLimits) -> OwnedChannels {
     )
 }
 
-/// Everything that a owner holds, as bytes, by way of all its parts.
+/// Everything that an owner holds, as bytes, by way of all its parts.
 fn written(owned: &OwnedChannels, now: Time) -> Vec<u8> {
     let mut out = Vec::new();
     for name in owned.names() {
@@ -238,7 +238,7 @@ fn a_long_log_and_a_crowd_go_in_parts() {
     let mut new = OwnedChannels::new(namespaces, HubLimits::default(), prng);
     read(&mut new, &bytes, now).unwrap();
     assert_eq!((new.retained("c"), new.counts().subscriptions), (500, 20_000));
-    // A owner with less room keeps the newest.
+    // An owner with less room keeps the newest.
     let mut small =
         owned(&mut Prng::with_seed(2), HubLimits { history_bytes_max: 50_000, ..HubLimits::default() });
     let mut part = old.log_part("c", Offset(0), now).unwrap();

@@ -30,7 +30,7 @@ pub struct Inquiry {
 
 /// Where the request goes on.
 pub enum Step {
-    /// It is judged anew from its head.
+    /// It is judged again from its head.
     Head {
         bytes: Vec<u8>,
         said: Said,

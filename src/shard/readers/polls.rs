@@ -187,7 +187,7 @@ impl Core {
         let unmodified = reset.is_empty()
             && match body.is_empty() {
                 true => known,
-                // The same hook call had the same answer.
+                // The same request had the same answer.
                 false => if_none_match.is_some_and(|tags| matches_tag(tags, tag)),
             };
         self.env.stats.counters.polls_answered_total += 1;

@@ -475,7 +475,7 @@ fn check_rights(
 ) -> Result<(bool, Visibility), Stop> {
     let mut rights = rights::of_user(world, channel, user_of(admission.identity.as_deref()))?;
     let grant = admission.grant(channel);
-    // What does not depend on being a subscriber needs no hook call about that.
+    // What does not depend on being a subscriber needs no check of that.
     let matters = match endpoint {
         Endpoint::History => rights.keeps_history && rights.is_for_subscribers(Deed::ReadHistory),
         Endpoint::Publish => !rights.publish_hook && rights.is_for_subscribers(Deed::Publish),

@@ -26,7 +26,7 @@ on_both_drivers! {
         let answer = client.get(&format!("/poll?channel=c&position={start}&wait=1"));
         assert!(began.elapsed() >= Duration::from_millis(950));
         assert_eq!((answer.status, answer.data(), answer.position()), (200, vec![], start.clone()));
-        // The same hook call with the tag: the client has the answer already.
+        // The same request with the tag: the client has the answer already.
         let tag = format!("If-None-Match: {}\r\n", answer.field("etag"));
         let again = client.get_with(&format!("/poll?channel=c&position={start}&wait=1"), &tag);
         assert_eq!((again.status, again.field("etag")), (304, answer.field("etag")));

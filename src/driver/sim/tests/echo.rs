@@ -242,7 +242,7 @@ fn scenario(seed: u64, faults: Faults) -> Outcome {
         let pause = Duration::from_micros(prng.u64(0..200_000));
         run_until(&net, &mut shards, net.now() + pause);
     }
-    // Everybody says goodbye, and a patient network brings all of it owner.
+    // Everybody says goodbye, and a patient network brings all of it home.
     for script in &mut scripts {
         script.end.read_resume();
         outcome.half_closed += usize::from(script.end.finished());
