@@ -2,9 +2,9 @@
 //! to another shard, the sends. (`hub` has the append and the walk over subscribers, `wake` the wake-up between shards,
 //! `commands` and `websocket` the codecs.)
 //!
-//! `send/*` writes one message of 130 bytes to each of 256 loopback sockets whose readers sleep; what is left of the cost
-//! of a delivery when that is taken away is what this program adds. `send/write` is the floor: one write(2) a socket in a
-//! bare loop. The readers drain outside of the measured time.
+//! `send/*` writes one message of 130 bytes to each of 256 loopback sockets whose readers sleep; what is left of the
+//! cost of a delivery when that is taken away is what this program adds. `send/write` is the floor: one write(2) a
+//! socket in a bare loop. The readers drain outside of the measured time.
 
 use std::hint::black_box;
 use std::io::{Read as _, Write as _};
@@ -23,7 +23,7 @@ use trunkline::hub::followed::Item;
 use trunkline::proto::centrifuge::reply::{PublicationRef, Push};
 use trunkline::proto::centrifuge::{Format, encode_push};
 use trunkline::proto::encoding::Encoding;
-use trunkline::proto::reader::frames;
+use trunkline::proto::unidirectional::frames;
 use trunkline::proto::websocket::{self, Opcode};
 use trunkline::shard::mailbox::{Inbox, Mail};
 use trunkline::shard::owner::FromOwner;

@@ -3,8 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use trunkline::base::ids::{Epoch, Offset, Position};
-use trunkline::proto::reader::position::{POSITION_BYTES_MAX, Positions, write_position};
-use trunkline::proto::reader::query::pairs;
+use trunkline::proto::unidirectional::position::{POSITION_BYTES_MAX, Positions, write_position};
+use trunkline::proto::unidirectional::query::pairs;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(text) = std::str::from_utf8(data)
@@ -14,8 +14,8 @@ fuzz_target!(|data: &[u8]| {
         let _ = (positions.get("a"), positions.is_empty());
     }
     {
-        // A browser's reading of the same query. It guesses where escapes are none: ours leaves such names out, and says
-        // that such values are not readable.
+        // A browser's reading of the same query. It guesses where escapes are none: ours leaves such names out, and
+        // says that such values are not readable.
         let mut theirs = form_urlencoded::parse(data);
         for (name, value) in pairs(data) {
             let same = |pair: &(_, _)| pair.0 == name && value.as_ref().is_none_or(|value| *value == pair.1);

@@ -10,8 +10,8 @@ use trunkline::record::{
     Record, StreamRecord, TicketsPart, UserRecord, next, write,
 };
 use trunkline::session::Session;
-use trunkline::session::reader::Reader;
 use trunkline::session::tunnel::Tunnel;
+use trunkline::session::unidirectional::Unidirectional;
 
 /// What a record's head takes.
 const HEAD_BYTES: usize = 16;
@@ -72,7 +72,9 @@ fn revive(peer: &PeerRecord) {
     };
     match &peer.state {
         PeerState::Client(client) => drop(Session::from_record(client, &mut place_of, Time(0))),
-        PeerState::Unidirectional(client) => drop(Reader::from_record(client, &mut place_of, &budget)),
+        PeerState::Unidirectional(client) => {
+            drop(Unidirectional::from_record(client, &mut place_of, &budget))
+        }
         PeerState::Tunnel(tunnel) => drop(Tunnel::from_record(tunnel, 0, &budget)),
         _ => {}
     }

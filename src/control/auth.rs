@@ -4,7 +4,7 @@ use ::http::{HeaderMap, Uri, header};
 use subtle::ConstantTimeEq as _;
 
 use crate::config::Secret;
-use crate::proto::reader::query;
+use crate::proto::unidirectional::query;
 
 /// The keys that are accepted.
 #[derive(Clone, Debug)]
@@ -16,7 +16,8 @@ impl ApiKeys {
     }
 
     /// Whether the request shows one of the keys: as `X-API-Key`, as `Authorization: apikey KEY`, or in the query as
-    /// `api_key`. A gateway in front may use these fields for keys of its own: what is none of ours hides no key of ours.
+    /// `api_key`. A gateway in front may use these fields for keys of its own: what is none of ours hides no key of
+    /// ours.
     pub fn admit(&self, headers: &HeaderMap, uri: &Uri) -> bool {
         let apikey = |value: &'_ [u8]| {
             let (scheme, key) = value.split_at_checked("apikey ".len())?;

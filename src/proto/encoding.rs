@@ -10,7 +10,8 @@ use crate::base::ids::EncodingId;
 pub enum Encoding {
     /// Centrifuge JSON in one WebSocket text message.
     CentrifugeJson = 0,
-    /// An event of an event stream (HTML, section 9.2), in chunks of HTTP/1.1: readers by blocks get it at once.
+    /// An event of an event stream (HTML, section 9.2), in chunks of HTTP/1.1: unidirectional clients by blocks get it
+    /// at once.
     Sse = 1,
     /// A line of JSON in chunks of HTTP/1.1.
     JsonLines = 2,

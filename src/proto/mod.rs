@@ -9,5 +9,5 @@
 pub mod centrifuge;
 pub mod encoding;
 pub mod http1;
-pub mod reader;
+pub mod unidirectional;
 pub mod websocket;

@@ -25,7 +25,7 @@ pub struct Caller {
     pub client: ClientId,
     /// Empty for the anonymous, and before the client is known.
     pub user: UserName,
-    /// `websocket`; of readers `sse`, `http_stream`, `uni_websocket`, `long_poll`, `history`, `publish`.
+    /// `websocket`; of unidirectional clients `sse`, `http_stream`, `uni_websocket`, `long_poll`, `history`, `publish`.
     pub transport: &'static str,
     /// What the client writes in.
     pub format: Format,
@@ -143,8 +143,8 @@ pub enum Denied {
     Unavailable { let_in: bool },
 }
 
-/// Held while the answer is wanted. Dropped, it takes the hook call back, and nothing else: what the hook call is for stands
-/// with whom it belongs to, so that a record of that needs nothing of this.
+/// Held while the answer is wanted. Dropped, it takes the hook call back, and nothing else: what the hook call is for
+/// stands with whom it belongs to, so that a record of that needs nothing of this.
 pub struct Waiting(Option<Box<dyn Cancel>>);
 
 /// How the side that answers a request stops doing so.

@@ -18,12 +18,12 @@ mod held;
 pub mod hook_call;
 pub mod origins;
 pub mod permissions;
-pub mod reader;
 mod record;
 pub mod rights;
 pub mod rules;
 pub mod token;
 pub mod tunnel;
+pub mod unidirectional;
 
 use std::sync::Arc;
 
@@ -312,8 +312,8 @@ impl Session {
         Sub::find(&self.subs, channel)
     }
 
-    /// The shard has asked the channel's owner to join for the effect. `number` tells the answer from that to an earlier
-    /// ask which was given up: ids of commands do not, the server's own subscriptions have none.
+    /// The shard has asked the channel's owner to join for the effect. `number` tells the answer from that to an
+    /// earlier ask which was given up: ids of commands do not, the server's own subscriptions have none.
     pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, effect: &SubscribeEffect) {
         debug_assert!(self.sub(channel).is_none());
         self.subs.push(Sub { channel: channel | effect.flags | Sub::PENDING, place: number });

@@ -108,8 +108,8 @@ impl Core {
             ApiCommand::Subscribe(subscribe) => self.subscribe_by_order(slot, subscribe, done),
             ApiCommand::Unsubscribe { channel, why } => self.unsubscribe_by_order(slot, &channel, why),
             ApiCommand::Refresh { expire_at_s, info } => {
-                if let Some(reader) = self.links.connections.reader_mut(slot)
-                    && let Some(identity) = &mut reader.identity
+                if let Some(uni) = self.links.connections.uni_mut(slot)
+                    && let Some(identity) = &mut uni.identity
                 {
                     identity.expire_at_s = expire_at_s;
                 }
@@ -140,9 +140,11 @@ impl Core {
             self.unsubscribe(slot, index, Some(why));
         }
         // A stream of nothing is of no use to anybody; its client may ask for something else.
-        let nothing_left = self.links.connections.reader(slot).is_some_and(|reader| {
-            reader.is_streaming() && reader.subs().is_empty() && !reader.is_websocket()
-        });
+        let nothing_left = self
+            .links
+            .connections
+            .uni(slot)
+            .is_some_and(|uni| uni.is_streaming() && uni.subs().is_empty() && !uni.is_websocket());
         if nothing_left {
             self.close(slot, Disconnect::FORCE_NO_RECONNECT);
         }

@@ -7,7 +7,7 @@ use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::UserName;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::proto::websocket;
-use crate::session::reader::Mode;
+use crate::session::unidirectional::Mode;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
@@ -41,7 +41,7 @@ impl Core {
                     self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose);
                 }
             }
-            Kind::Reader(_) => self.close_reader(slot, disconnect),
+            Kind::Unidirectional(_) => self.close_uni(slot, disconnect),
             Kind::Http(Some(http)) if http.inquiry.is_some() => {
                 self.end_inquiry(slot);
             }
@@ -81,8 +81,8 @@ impl Core {
         if connection.link.is_gone() {
             return;
         }
-        // Whose socket takes nothing, or who has been silent, does not read: what the kernel holds for it would stay there
-        // for minutes, with nobody left to count it.
+        // Whose socket takes nothing, or who has been silent, does not read: what the kernel holds for it would stay
+        // there for minutes, with nobody left to count it.
         let reset = connection.link.silent() || connection.link.is_blocked();
         connection.set_gone();
         self.settle(slot);
@@ -112,8 +112,8 @@ impl Core {
                     request.keep_alive = false;
                 }
             }
-            // So may a reader that awaits its one answer; one that awaits messages has gone.
-            Kind::Reader(reader) if !reader.is_ready() && !matches!(reader.mode, Mode::Stream(_)) => {}
+            // So may a unidirectional client that awaits its one answer; one that awaits messages has gone.
+            Kind::Unidirectional(uni) if !uni.is_ready() && !matches!(uni.mode, Mode::Stream(_)) => {}
             // And an answer may still be on its way.
             Kind::Http(None) if owes => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both),
             // With further requests behind it.
@@ -159,7 +159,7 @@ impl Core {
         let conn = self.conn_id(slot);
         let why = self.owned.events.take_note(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if !matches!(connection.peer.kind, Kind::Client(_) | Kind::Reader(_)) {
+        if !matches!(connection.peer.kind, Kind::Client(_) | Kind::Unidirectional(_)) {
             return;
         }
         let (subs, user) = (connection.peer.take_subs(), connection.peer.user().cloned());

@@ -2,8 +2,8 @@
 
 use crate::base::slots::Slots;
 use crate::session::Session;
-use crate::session::reader::Reader;
 use crate::session::tunnel::Tunnel;
+use crate::session::unidirectional::Unidirectional;
 use crate::shard::directory::Number;
 use crate::shard::link::{ClosingEnd, Link, Phase};
 use crate::shard::peer::{Kind, Peer};
@@ -59,12 +59,12 @@ impl Slots<Connection> {
         self.get_mut(slot)?.peer.session()
     }
 
-    pub fn reader(&self, slot: u32) -> Option<&Reader> {
-        self.get(slot)?.peer.reader()
+    pub fn uni(&self, slot: u32) -> Option<&Unidirectional> {
+        self.get(slot)?.peer.uni()
     }
 
-    pub fn reader_mut(&mut self, slot: u32) -> Option<&mut Reader> {
-        self.get_mut(slot)?.peer.reader_mut()
+    pub fn uni_mut(&mut self, slot: u32) -> Option<&mut Unidirectional> {
+        self.get_mut(slot)?.peer.uni_mut()
     }
 
     pub fn tunnel_mut(&mut self, slot: u32) -> Option<&mut Tunnel> {

@@ -1,7 +1,7 @@
 //! Delivery: a channel's batch to its subscribers, in slices.
 //!
-//! First what is due of spread publications, a slice of it; then what is to be delivered at once; then the rest of what is
-//! due; and only when nothing is left of all these, a slice of what was published as bulk.
+//! First what is due of spread publications, a slice of it; then what is to be delivered at once; then the rest of what
+//! is due; and only when nothing is left of all these, a slice of what was published as bulk.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::hub::followed::{Active, Cursor, Item, LocalChannel, Seq};
 use crate::shard::core::Core;
 use crate::shard::framing::encode_item;
 use crate::shard::outbox::FrameId;
-use crate::shard::readers::append_item;
+use crate::shard::unidirectional::append_item;
 
 /// Deliveries in one tick: at some microseconds each, reads and other channels wait about a millisecond.
 const DELIVERIES_PER_TICK: u32 = 512;
@@ -148,8 +148,8 @@ impl Core {
         self.cursor_moved(slot, index, place, cursor, active.end);
     }
 
-    /// A subscriber with a cursor has had the stream up to `seq`, the end of a batch: from there on it keeps up, unless it
-    /// stands past that.
+    /// A subscriber with a cursor has had the stream up to `seq`, the end of a batch: from there on it keeps up, unless
+    /// it stands past that.
     pub fn cursor_moved(&mut self, slot: u32, index: u32, place: u32, cursor: Cursor, seq: Seq) {
         let channel = self.delivery.local.get(index);
         let moved = channel.stream().moved(cursor, seq);

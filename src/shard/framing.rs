@@ -5,7 +5,7 @@ use crate::base::ids::EncodingId;
 use crate::hub::followed::Item;
 use crate::proto::centrifuge::{Format, Push, encode_push};
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::frames;
+use crate::proto::unidirectional::frames;
 use crate::proto::websocket::{self, Opcode};
 use crate::session::{info_view, view};
 

@@ -133,8 +133,8 @@ impl Core {
                 if let Ok((top, _)) = &outcome {
                     self.delivery.local.top_learned(index, *top, self.env.now);
                 }
-                if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
-                    self.handle_reader_joined(slot, &channel, &tag, outcome);
+                if let Some(slot) = slot.filter(|&slot| self.is_uni(slot)) {
+                    self.handle_uni_joined(slot, &channel, &tag, outcome);
                 } else if let Some(slot) = slot {
                     let weight = join_weight(tag.flags, since.is_some());
                     let answer = join_answer(&mut tag, since, outcome);
@@ -154,13 +154,13 @@ impl Core {
                 }
             }
             OwnerAnswer::Published { id, outcome, .. } => {
-                if let Some(slot) = slot.filter(|&slot| self.is_reader(slot)) {
-                    return self.handle_reader_published(slot, id, outcome);
+                if let Some(slot) = slot.filter(|&slot| self.is_uni(slot)) {
+                    return self.handle_uni_published(slot, id, outcome);
                 }
                 self.reply(slot, id, 1, outcome, |id, _, cx| cx.reply(id, &Reply::Publish));
             }
-            OwnerAnswer::History { id, outcome, .. } => match slot.filter(|&slot| self.is_reader(slot)) {
-                Some(slot) => self.handle_reader_history(slot, id, outcome),
+            OwnerAnswer::History { id, outcome, .. } => match slot.filter(|&slot| self.is_uni(slot)) {
+                Some(slot) => self.handle_uni_history(slot, id, outcome),
                 None => self.reply(slot, id, READ_WEIGHT, outcome, reply_history),
             },
             OwnerAnswer::Presence { id, outcome, .. } => {

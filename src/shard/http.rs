@@ -9,13 +9,13 @@ use crate::base::ids::ConnId;
 use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_BODY_BYTES_PER_SECOND_MIN, HTTP_HEAD_BYTES_MAX};
 use crate::proto::centrifuge::Format;
 use crate::proto::http1::{self, BodyDecoder, HttpFault, RequestHead};
-use crate::proto::reader::query;
+use crate::proto::unidirectional::query;
 use crate::proto::websocket;
 use crate::session::Session;
 use crate::session::hook_call::Headers;
 use crate::session::origins::Welcome;
-use crate::session::reader::ReplyForm;
 use crate::session::token::TokenFault;
+use crate::session::unidirectional::ReplyForm;
 use crate::shard::control_request::HttpReply;
 use crate::shard::core::Core;
 use crate::shard::cors::{permission, permit};
@@ -23,10 +23,10 @@ use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::mailbox::Mail;
 use crate::shard::peer::Kind;
-use crate::shard::readers;
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
 use crate::shard::tokens::{reads_fields, shown};
+use crate::shard::unidirectional;
 use crate::shard::view::View;
 
 /// The subprotocols that are spoken here.
@@ -124,8 +124,8 @@ impl Core {
         let (asked, consumed) = match http1::parse_head(bytes) {
             Ok(None) => return None,
             Ok(Some((head, consumed))) => {
-                if let Some(endpoint) = readers::Endpoint::of(head.path) {
-                    return Some(self.handle_reader_head(slot, endpoint, &head, bytes, consumed, None));
+                if let Some(endpoint) = unidirectional::Endpoint::of(head.path) {
+                    return Some(self.handle_uni_head(slot, endpoint, &head, bytes, consumed, None));
                 }
                 if let Some(place) = self.tunnel_at(head.path) {
                     return Some(self.handle_tunnel_head(slot, place, &head, bytes, consumed));

@@ -50,7 +50,7 @@ impl Core {
                 Some(_) => self.handle_question_timer(slot),
                 None => self.close(slot, Disconnect::STALE),
             },
-            Kind::Reader(_) => self.handle_poll_timer(slot),
+            Kind::Unidirectional(_) => self.handle_poll_timer(slot),
             Kind::Tunnel(_) => self.refuse_for_now(slot),
             // The peer has not ended its side in time.
             Kind::Nobody if connection.link.phase != Phase::Gone => self.give_up(slot),

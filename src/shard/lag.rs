@@ -17,8 +17,8 @@ use crate::shard::links::Action;
 use crate::shard::outbox::Rest;
 use crate::shard::owner::{OwnerRequest, ReadBy};
 use crate::shard::peer::Kind;
-use crate::shard::readers::append_item;
 use crate::shard::stats::Cause;
+use crate::shard::unidirectional::append_item;
 
 /// Bytes of missed items that one connection gets in one tick, so that a crowd of laggards coming back does not hold
 /// up those who keep up.
@@ -73,11 +73,11 @@ impl Core {
         let Some(lag) = &connection.link.lag else { return };
         let allowed = match connection.peer.kind {
             Kind::Client(_) | Kind::Tunnel(_) => self.env.options.outbox_bytes_max,
-            Kind::Reader(ref reader) if reader.is_streaming() => self.env.options.outbox_bytes_max,
+            Kind::Unidirectional(ref uni) if uni.is_streaming() => self.env.options.outbox_bytes_max,
             // One message being echoed and one behind it; frames included.
             Kind::Echo => 3 * ECHO_MESSAGE_BYTES_MAX,
             // One answer, made by ourselves.
-            Kind::Http(_) | Kind::Reader(_) | Kind::Nobody => usize::MAX,
+            Kind::Http(_) | Kind::Unidirectional(_) | Kind::Nobody => usize::MAX,
         };
         if lag.owed_bytes > allowed {
             self.close(slot, Disconnect::SLOW);
@@ -327,8 +327,8 @@ impl Core {
             return true;
         }
         let policy = self.delivery.local.get(channel).options.gap;
-        if self.is_reader(slot) {
-            return self.handle_reader_gap(slot, channel, policy);
+        if self.is_uni(slot) {
+            return self.handle_uni_gap(slot, channel, policy);
         }
         let server_side = self
             .links

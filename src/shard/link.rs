@@ -161,11 +161,11 @@ impl Link {
 pub struct Lag {
     /// What the kernel did not take of a sealed write: it leaves first, as it is.
     pub sealed: Vec<Sealed>,
-    /// Encoded bytes that leave next, in order. Of a plain connection also what the kernel did not take; of a sealed one
-    /// plain, to be sealed when they leave.
-    /// Bound: `outbox_bytes_max`, at which the connection is closed as slow.
+    /// Encoded bytes that leave next, in order. Of a plain connection also what the kernel did not take; of a sealed
+    /// one plain, to be sealed when they leave. Bound: `outbox_bytes_max`, at which the connection is closed as slow.
     pub remainder: VecDeque<Bytes>,
-    /// Of both. Sealing adds to the plain ones when they leave, some bytes for each record: the bound does not count that.
+    /// Of both. Sealing adds to the plain ones when they leave, some bytes for each record: the bound does not count
+    /// that.
     pub owed_bytes: usize,
     /// Where it stands in each channel that it lags in.
     pub cursors: SmallVec<[(ChannelIndex, Cursor); 1]>,
@@ -173,7 +173,7 @@ pub struct Lag {
     pub blocked: bool,
     /// Reading is paused until the remainder is gone.
     pub read_paused: bool,
-    /// A reader whose other channels have not answered yet: nothing may be given to it.
+    /// A unidirectional client whose other channels have not answered yet: nothing may be given to it.
     pub held: bool,
 }
 

@@ -11,7 +11,7 @@ pub(in crate::shard) struct Messages {
     /// Calls ever made to the backend, wrapping.
     pub questions_asked: u32,
     /// Numbers what unidirectional clients ask of owners, wrapping.
-    pub reader_ids: u32,
+    pub uni_ids: u32,
     /// Bytes of answers made in this tick.
     pub answered_bytes: usize,
 }
@@ -22,7 +22,7 @@ impl Messages {
             mailer: Mailer::new(id, router),
             joins_asked: 0,
             questions_asked: 0,
-            reader_ids: 0,
+            uni_ids: 0,
             answered_bytes: 0,
         }
     }

@@ -10,8 +10,8 @@
 //! delivery, owned channels and users, messages between shards, and the environment. What they are made of imports no
 //! method of `Core`; a test holds that no file here imports another in a circle.
 //!
-//! Between a socket and a protocol stands nothing, or a [`Layer`](crate::layer::Layer): what is received passes `sealed.rs`
-//! before it is decoded, what is sent is sealed in the flush.
+//! Between a socket and a protocol stands nothing, or a [`Layer`](crate::layer::Layer): what is received passes
+//! `sealed.rs` before it is decoded, what is sent is sealed in the flush.
 
 mod admission;
 mod api_commands;
@@ -56,7 +56,6 @@ mod places;
 pub mod pushes;
 mod rate_limits;
 pub mod rates;
-mod readers;
 mod receive;
 mod record;
 mod requests;
@@ -69,6 +68,7 @@ mod tell;
 mod timers;
 mod tokens;
 pub mod tunnel;
+mod unidirectional;
 mod user_messages;
 pub mod user_rates;
 mod view;

@@ -11,10 +11,10 @@ use crate::base::time::Time;
 use crate::hub::class::Class;
 use crate::hub::followed::ChannelIndex;
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::notes::heartbeat;
+use crate::proto::unidirectional::notes::heartbeat;
 use crate::proto::websocket::Opcode;
-use crate::session::reader::{Mode, Reader};
 use crate::session::tunnel::Tunnel;
+use crate::session::unidirectional::{Mode, Unidirectional};
 use crate::session::{Session, Sub};
 use crate::shard::directory::Number;
 use crate::shard::framing::ping_frame;
@@ -47,8 +47,8 @@ pub enum Kind {
     Echo,
     /// Speaks the Centrifuge protocol over WebSocket.
     Client(Session),
-    /// A unidirectional client: reads without the client protocol, or publishes: see `readers/`.
-    Reader(Reader),
+    /// A unidirectional client: reads without the client protocol, or publishes: see `unidirectional/`.
+    Unidirectional(Unidirectional),
     /// Speaks whatever it likes over WebSocket, with a backend: see `tunnel.rs`.
     Tunnel(Box<Tunnel>),
     /// Has left: its link is closing.
@@ -108,7 +108,7 @@ impl Peer {
     pub fn user(&self) -> Option<&UserName> {
         match &self.kind {
             Kind::Client(session) => session.user(),
-            Kind::Reader(reader) => reader.identity.as_ref()?.user.as_ref(),
+            Kind::Unidirectional(uni) => uni.identity.as_ref()?.user.as_ref(),
             Kind::Tunnel(tunnel) => tunnel.user(),
             Kind::Http(_) | Kind::Echo | Kind::Nobody => None,
         }
@@ -117,7 +117,7 @@ impl Peer {
     pub fn subs(&self) -> &[Sub] {
         match &self.kind {
             Kind::Client(session) => session.subs(),
-            Kind::Reader(reader) => reader.subs(),
+            Kind::Unidirectional(uni) => uni.subs(),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => &[],
         }
     }
@@ -126,7 +126,7 @@ impl Peer {
     pub fn take_subs(&mut self) -> SmallVec<[Sub; 2]> {
         match &mut self.kind {
             Kind::Client(session) => session.take_subs(),
-            Kind::Reader(reader) => reader.take_subs(),
+            Kind::Unidirectional(uni) => uni.take_subs(),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => SmallVec::new(),
         }
     }
@@ -139,7 +139,7 @@ impl Peer {
     pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
         match &mut self.kind {
             Kind::Client(session) => session.placed(channel, place),
-            Kind::Reader(reader) => reader.placed(channel, place),
+            Kind::Unidirectional(uni) => uni.placed(channel, place),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => {}
         }
     }
@@ -155,7 +155,7 @@ impl Peer {
         match &self.kind {
             Kind::Tunnel(tunnel) => tunnel.is_paused(),
             Kind::Client(session) => session.input_paused,
-            Kind::Reader(reader) => reader.is_websocket() && reader.holds_input(),
+            Kind::Unidirectional(uni) => uni.is_websocket() && uni.holds_input(),
             Kind::Http(_) | Kind::Echo | Kind::Nobody => false,
         }
     }
@@ -165,7 +165,7 @@ impl Peer {
         match &self.kind {
             Kind::Client(session) => session.held_bytes(),
             Kind::Tunnel(tunnel) => tunnel.waiting().1,
-            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Nobody => 0,
+            Kind::Http(_) | Kind::Echo | Kind::Unidirectional(_) | Kind::Nobody => 0,
         }
     }
 
@@ -173,7 +173,7 @@ impl Peer {
     pub fn takes_frames(&self) -> bool {
         match &self.kind {
             Kind::Echo | Kind::Client(_) => true,
-            Kind::Reader(reader) => reader.is_websocket() && reader.is_ready() && !reader.holds_input(),
+            Kind::Unidirectional(uni) => uni.is_websocket() && uni.is_ready() && !uni.holds_input(),
             Kind::Tunnel(tunnel) => tunnel.is_open(),
             Kind::Http(_) | Kind::Nobody => false,
         }
@@ -183,7 +183,7 @@ impl Peer {
     pub fn bytes_are_limited(&self) -> bool {
         match &self.kind {
             Kind::Client(_) => true,
-            Kind::Reader(reader) => reader.is_websocket(),
+            Kind::Unidirectional(uni) => uni.is_websocket(),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => false,
         }
     }
@@ -192,7 +192,7 @@ impl Peer {
     pub fn transport(&self) -> Option<&'static str> {
         match &self.kind {
             Kind::Client(_) => Some("websocket"),
-            Kind::Reader(reader) => Some(match reader.mode {
+            Kind::Unidirectional(uni) => Some(match uni.mode {
                 Mode::Stream(Encoding::Sse | Encoding::SsePlain) => "sse",
                 Mode::Stream(Encoding::JsonLines | Encoding::Iframe) => "http_stream",
                 Mode::Stream(_) => "uni_websocket",
@@ -207,7 +207,7 @@ impl Peer {
     pub fn remove(&mut self, channel: ChannelIndex) {
         match &mut self.kind {
             Kind::Client(session) => drop(session.remove(channel)),
-            Kind::Reader(reader) => drop(reader.remove(channel)),
+            Kind::Unidirectional(uni) => drop(uni.remove(channel)),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => {}
         }
     }
@@ -218,13 +218,13 @@ impl Peer {
             Kind::Client(session) => {
                 Some(Class { join_leave, ..Class::shared(session.format().encoding().id()) })
             }
-            Kind::Reader(reader) => {
-                let channels = match reader.asking() {
+            Kind::Unidirectional(uni) => {
+                let channels = match uni.asking() {
                     Some(asking) => asking.channels.len(),
-                    None => reader.subs().len(),
+                    None => uni.subs().len(),
                 };
-                let own_frames = reader.has_own_frames(channels);
-                Some(Class { own_frames, ..Class::shared(reader.encoding().id()) })
+                let own_frames = uni.has_own_frames(channels);
+                Some(Class { own_frames, ..Class::shared(uni.encoding().id()) })
             }
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
         }
@@ -232,12 +232,12 @@ impl Peer {
 
     // --- commands of the API
 
-    /// It is somebody whom the API can name. One that waits for its place, or for its channels, can be ended and nothing
-    /// else.
+    /// It is somebody whom the API can name. One that waits for its place, or for its channels, can be ended and
+    /// nothing else.
     pub fn may_be_ended(&self) -> bool {
         match &self.kind {
             Kind::Client(session) => session.is_connected() || self.of_user(),
-            Kind::Reader(_) => true,
+            Kind::Unidirectional(_) => true,
             Kind::Tunnel(tunnel) => tunnel.is_admitted(),
             Kind::Http(_) | Kind::Echo | Kind::Nobody => false,
         }
@@ -247,7 +247,7 @@ impl Peer {
     pub fn takes_orders(&self) -> bool {
         match &self.kind {
             Kind::Client(session) => session.is_connected(),
-            Kind::Reader(_) => true,
+            Kind::Unidirectional(_) => true,
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => false,
         }
     }
@@ -259,7 +259,7 @@ impl Peer {
     pub fn ends_at_s(&self, delay_s: u64) -> u64 {
         let (at, delay_s) = match &self.kind {
             Kind::Client(session) => (session.expire_at_s(), delay_s),
-            Kind::Reader(reader) => (reader.identity.as_ref().map_or(0, |known| known.expire_at_s), 0),
+            Kind::Unidirectional(uni) => (uni.identity.as_ref().map_or(0, |known| known.expire_at_s), 0),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => (0, 0),
         };
         if at == 0 { 0 } else { at.saturating_add(delay_s) }
@@ -280,7 +280,9 @@ impl Peer {
         match &self.kind {
             Kind::Client(session) => session.expired_subs(unix_s),
             // They last as long as their connection.
-            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Tunnel(_) | Kind::Nobody => Vec::new(),
+            Kind::Http(_) | Kind::Echo | Kind::Unidirectional(_) | Kind::Tunnel(_) | Kind::Nobody => {
+                Vec::new()
+            }
         }
     }
 
@@ -288,7 +290,7 @@ impl Peer {
     pub fn next_hook_call_s(&self) -> Option<u64> {
         match &self.kind {
             Kind::Client(session) => session.next_ask_s(),
-            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Tunnel(_) | Kind::Nobody => None,
+            Kind::Http(_) | Kind::Echo | Kind::Unidirectional(_) | Kind::Tunnel(_) | Kind::Nobody => None,
         }
     }
 
@@ -296,7 +298,7 @@ impl Peer {
     pub fn hook_call_until(&self) -> Option<Time> {
         match &self.kind {
             Kind::Client(session) => session.awaits().map(|(_, until)| until),
-            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Tunnel(_) | Kind::Nobody => None,
+            Kind::Http(_) | Kind::Echo | Kind::Unidirectional(_) | Kind::Tunnel(_) | Kind::Nobody => None,
         }
     }
 
@@ -304,10 +306,10 @@ impl Peer {
     pub fn liveness(&self) -> Option<Liveness> {
         match &self.kind {
             Kind::Client(_) => Some(Liveness::Pong),
-            Kind::Reader(reader) if reader.is_websocket() => Some(Liveness::PongUntilNext),
-            Kind::Reader(reader) if matches!(reader.mode, Mode::Stream(_)) => Some(Liveness::Reads),
+            Kind::Unidirectional(uni) if uni.is_websocket() => Some(Liveness::PongUntilNext),
+            Kind::Unidirectional(uni) if matches!(uni.mode, Mode::Stream(_)) => Some(Liveness::Reads),
             Kind::Tunnel(_) => Some(Liveness::PongUntilNext),
-            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Nobody => None,
+            Kind::Http(_) | Kind::Echo | Kind::Unidirectional(_) | Kind::Nobody => None,
         }
     }
 
@@ -316,7 +318,7 @@ impl Peer {
         match &self.kind {
             Kind::Client(session) => session.ping_outstanding(),
             // The link knows.
-            Kind::Http(_) | Kind::Echo | Kind::Reader(_) | Kind::Tunnel(_) | Kind::Nobody => true,
+            Kind::Http(_) | Kind::Echo | Kind::Unidirectional(_) | Kind::Tunnel(_) | Kind::Nobody => true,
         }
     }
 
@@ -327,7 +329,7 @@ impl Peer {
                 session.ping();
                 Bytes::from_static(ping_frame(session.format()))
             }
-            Kind::Reader(reader) => heartbeat(reader.encoding(), reader.chunked),
+            Kind::Unidirectional(uni) => heartbeat(uni.encoding(), uni.chunked),
             Kind::Tunnel(_) => Bytes::from_static(WEBSOCKET_PING),
             Kind::Http(_) | Kind::Echo | Kind::Nobody => Bytes::new(),
         }
@@ -342,16 +344,16 @@ impl Peer {
         }
     }
 
-    pub fn reader(&self) -> Option<&Reader> {
+    pub fn uni(&self) -> Option<&Unidirectional> {
         match &self.kind {
-            Kind::Reader(reader) => Some(reader),
+            Kind::Unidirectional(uni) => Some(uni),
             _ => None,
         }
     }
 
-    pub fn reader_mut(&mut self) -> Option<&mut Reader> {
+    pub fn uni_mut(&mut self) -> Option<&mut Unidirectional> {
         match &mut self.kind {
-            Kind::Reader(reader) => Some(reader),
+            Kind::Unidirectional(uni) => Some(uni),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Requests behind requests: the next one is taken when the answer before it has gone to the kernel.
 //!
-//! A client that sends requests and reads no answers is not read from: it costs one answer, what came with the request in
-//! one read, and at most one read more. So the answers that connections of HTTP are owed are as many as connections.
+//! A client that sends requests and reads no answers is not read from: it costs one answer, what came with the request
+//! in one read, and at most one read more. So the answers that connections of HTTP are owed are as many as connections.
 
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ impl Core {
         }
     }
 
-    /// The last tick's answers are with the kernel: their connections go on with the next request. Those that the kernel
-    /// had no room for wait until it has: see `lag.rs`.
+    /// The last tick's answers are with the kernel: their connections go on with the next request. Those that the
+    /// kernel had no room for wait until it has: see `lag.rs`.
     pub fn resume_http(&mut self) {
         // Those that wait once more have their turn in the next tick, so nobody is served twice in this one.
         for Sock { slot, generation } in std::mem::take(&mut self.links.resuming) {
@@ -61,8 +61,8 @@ impl Core {
             }
             let kept = match &mut connection.peer.kind {
                 Kind::Http(kept) => kept,
-                Kind::Reader(_) => {
-                    self.resume_reader(slot);
+                Kind::Unidirectional(_) => {
+                    self.resume_uni(slot);
                     continue;
                 }
                 _ => continue,
@@ -104,7 +104,7 @@ impl Core {
     pub fn answer_gone(&mut self, slot: u32) {
         let http = match self.links.connections.kind(slot) {
             Some(Kind::Http(http)) => http,
-            Some(Kind::Reader(reader)) if reader.is_websocket() && reader.holds_input() => {
+            Some(Kind::Unidirectional(uni)) if uni.is_websocket() && uni.holds_input() => {
                 return self.resume_later(slot);
             }
             _ => return,

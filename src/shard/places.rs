@@ -83,12 +83,12 @@ impl Core {
             Some(Kind::Client(_)) => {
                 self.with_session(slot, |session, cx| session.handle_placed(cx));
             }
-            Some(Kind::Reader(reader)) => {
-                let Some(asking) = reader.asking() else { return };
+            Some(Kind::Unidirectional(uni)) => {
+                let Some(asking) = uni.asking() else { return };
                 if std::mem::take(&mut asking.awaits_place) {
                     asking.outstanding -= 1;
                     if asking.outstanding == 0 {
-                        self.reader_answered(slot);
+                        self.uni_answered(slot);
                     }
                 }
             }

@@ -7,7 +7,7 @@ use crate::base::fault::Disconnect;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::proto::centrifuge::Format;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
-use crate::session::reader::TURN_MESSAGES_MAX;
+use crate::session::unidirectional::TURN_MESSAGES_MAX;
 use crate::shard::core::Core;
 use crate::shard::framing::opcode;
 use crate::shard::link::{ClosingEnd, Phase};
@@ -46,7 +46,7 @@ impl Core {
             let consumed = match &connection.peer.kind {
                 _ if connection.peer.takes_frames() => return self.handle_frames(slot, bytes),
                 Kind::Http(_) => self.handle_http(slot, bytes),
-                Kind::Reader(_) => return self.keep_for_later(slot, bytes),
+                Kind::Unidirectional(_) => return self.keep_for_later(slot, bytes),
                 Kind::Tunnel(_) => return self.keep_for_tunnel(slot, bytes),
                 Kind::Nobody => return self.handle_after_close(slot, bytes),
                 Kind::Echo | Kind::Client(_) => return,
@@ -67,7 +67,7 @@ impl Core {
         let decoder = boxed.as_deref_mut().unwrap_or(&mut fresh);
         // Commands of the client protocol have bounds of their own, which count what a message holds.
         let mut turn = match connection.peer.kind {
-            Kind::Reader(_) => TURN_MESSAGES_MAX,
+            Kind::Unidirectional(_) => TURN_MESSAGES_MAX,
             _ => usize::MAX,
         };
         while !bytes.is_empty() && turn > 0 {
@@ -100,17 +100,17 @@ impl Core {
     fn handle_message_of(&mut self, slot: u32, message: Message<'_>) -> Outcome {
         self.env.stats.counters.messages_received_total += 1;
         let echo = matches!(self.links.connections.kind(slot), Some(Kind::Echo));
-        let reader = self.is_reader(slot);
+        let uni = self.is_uni(slot);
         let tunnel = matches!(self.links.connections.kind(slot), Some(Kind::Tunnel(_)));
         match message {
             Message::Text(_) | Message::Binary(_) | Message::Pong(_) if tunnel => {
                 self.handle_tunnel_message(slot, message);
             }
-            Message::Text(text) if reader => self.handle_reader_command(slot, text),
-            Message::Binary(_) if reader => {
+            Message::Text(text) if uni => self.handle_uni_command(slot, text),
+            Message::Binary(_) if uni => {
                 self.close(slot, Disconnect::BAD_REQUEST);
             }
-            Message::Pong(_) if reader => {
+            Message::Pong(_) if uni => {
                 if let Some(connection) = self.links.connections.get_mut(slot) {
                     connection.link.set_awaits_pong(false);
                 }
@@ -134,7 +134,7 @@ impl Core {
             }
         }
         match self.links.connections.kind(slot) {
-            Some(Kind::Echo | Kind::Client(_) | Kind::Reader(_) | Kind::Tunnel(_)) => {
+            Some(Kind::Echo | Kind::Client(_) | Kind::Unidirectional(_) | Kind::Tunnel(_)) => {
                 self.pause_if_indebted(slot);
                 self.pause_if_holding(slot);
                 Outcome::Goes

@@ -1,8 +1,8 @@
 //! Everything that a shard holds, as records.
 //!
 //! For the process that follows this one: the upgrade of a running node writes what a shard has between two of its
-//! ticks, peer by peer, and stops it before that. Not here is what is on its way: shard messages, which are plain data, are
-//! to be handled before; and what only the control plane's requests wait for, which ends with them.
+//! ticks, peer by peer, and stops it before that. Not here is what is on its way: shard messages, which are plain data,
+//! are to be handled before; and what only the control plane's requests wait for, which ends with them.
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Offset};
@@ -22,7 +22,8 @@ use crate::shard::peer::{Kind, Peer};
 use crate::shard::timers::{TICK_MS, TimerTick, tick_of};
 
 impl<D: Driver> Shard<D> {
-    /// Its peers, except those that have an HTTP request under way: those are to be answered first, or told to come back.
+    /// Its peers, except those that have an HTTP request under way: those are to be answered first, or told to come
+    /// back.
     pub fn peer_records(&self) -> Vec<PeerRecord> {
         let slots = self.core.links.connections.iter().map(|(slot, _)| slot);
         slots.filter_map(|slot| self.core.peer_record(slot)).chain(self.core.departed_records()).collect()
@@ -33,7 +34,8 @@ impl<D: Driver> Shard<D> {
         self.core.owned.channels.owned.counts()
     }
 
-    /// Appends what it owns, and what its subscribers have not been given: channels, logs, members, keys, users, streams.
+    /// Appends what it owns, and what its subscribers have not been given: channels, logs, members, keys, users,
+    /// streams.
     ///
     /// # Errors
     /// [`RecordFault::TooLong`] for a stream that fits no record; what was appended is to be dropped.
@@ -83,7 +85,7 @@ impl Core {
         let name_of = |channel: ChannelIndex| self.delivery.local.get(channel).name.clone();
         let state = match &peer.kind {
             Kind::Client(session) => PeerState::Client(session.to_record(&name_of, now)),
-            Kind::Reader(reader) => PeerState::Unidirectional(reader.to_record(&name_of)),
+            Kind::Unidirectional(uni) => PeerState::Unidirectional(uni.to_record(&name_of)),
             Kind::Tunnel(tunnel) => PeerState::Tunnel(tunnel.to_record(self.tunnel_name(tunnel.place), None)),
             Kind::Http(None) => PeerState::Requests(RequestsRecord { unread: Bytes::new() }),
             Kind::Http(Some(http)) if http.is_waiting() => {

@@ -5,7 +5,7 @@ use http::Request as HttpRequest;
 use crate::base::budget::{Held, Lease};
 use crate::base::time::Time;
 use crate::proto::http1::{BodyDecoder, BodyLength, HeadScan};
-use crate::shard::readers::pending::{Inquiry, PublishCommand};
+use crate::shard::unidirectional::pending::{Inquiry, PublishCommand};
 
 /// A request that is not complete, or not answered.
 #[derive(Default)]
@@ -14,7 +14,7 @@ pub struct Http {
     pub unread: Held,
     pub scan: HeadScan,
     pub request: Option<Request>,
-    /// What the backend is asked about the request of a reader, which is in here.
+    /// What the backend is asked about the request of a unidirectional client, which is in here.
     pub inquiry: Option<Box<Inquiry>>,
 }
 

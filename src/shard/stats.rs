@@ -28,7 +28,7 @@ counters! {
     clients_connected_total,
     /// Requests of HTTP handed to the control plane.
     http_requests_total,
-    /// Requests of readers without the client protocol, whatever they came to.
+    /// Requests of unidirectional clients without the client protocol, whatever they came to.
     reader_requests_total,
     /// Streams opened: events, lines, pages, plain WebSocket.
     streams_opened_total,

@@ -2,7 +2,7 @@
 
 use crate::base::fault::Unsubscribed;
 use crate::base::ids::Offset;
-use crate::session::reader::Reader;
+use crate::session::unidirectional::Unidirectional;
 use crate::shard::core::Core;
 use crate::shard::owner::OwnerRequest;
 
@@ -16,7 +16,7 @@ impl Core {
         debug_assert!(connection.peer.sub(index).is_some_and(|sub| sub.place().is_none()));
         let (place, cursor) = self.delivery.local.subscribe(index, slot, class, top);
         connection.peer.placed(index, place);
-        if class.own_frames && connection.peer.reader().is_some_and(Reader::is_ready) {
+        if class.own_frames && connection.peer.uni().is_some_and(Unidirectional::is_ready) {
             // Its other channels were alone until now.
             for sub in connection.peer.subs() {
                 if let Some(place) = sub.place() {

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 
 use crate::proto::http1::RequestHead;
-use crate::proto::reader::query;
+use crate::proto::unidirectional::query;
 use crate::session::World;
 
 /// The cookie that may hold a token: the way for a page whose server sets it `HttpOnly`.
@@ -20,8 +20,8 @@ pub fn reads_fields(world: &dyn World) -> bool {
 }
 
 /// The token of a request. `fields`: it may stand in a header field. `cookies`: in a cookie, too: a browser sends its
-/// cookies along with what a page of anybody opens, so they count for pages of this host and of origins that are allowed
-/// by name, and not for those that only `*` lets in.
+/// cookies along with what a page of anybody opens, so they count for pages of this host and of origins that are
+/// allowed by name, and not for those that only `*` lets in.
 pub fn shown<'a>(head: &RequestHead<'a>, fields: bool, cookies: bool) -> Option<Cow<'a, str>> {
     let bearers = bearers(head).filter(|_| fields).map(Cow::Borrowed);
     let in_query = query::value(head.query.unwrap_or_default(), "token");
@@ -53,8 +53,8 @@ fn bearers<'a>(head: &RequestHead<'a>) -> impl Iterator<Item = &'a str> {
     })
 }
 
-/// The cookies of our name, over every `Cookie` field: HTTP/2 sends one for each cookie, and proxies hand them on so (RFC
-/// 9113 section 8.2.3). Others may be no UTF-8.
+/// The cookies of our name, over every `Cookie` field: HTTP/2 sends one for each cookie, and proxies hand them on so
+/// (RFC 9113 section 8.2.3). Others may be no UTF-8.
 fn cookie_values<'a>(head: &RequestHead<'a>) -> impl Iterator<Item = &'a str> {
     head.fields().all("Cookie").flat_map(|cookies| cookies.split(|&byte| byte == b';')).filter_map(|pair| {
         let pair = std::str::from_utf8(pair).ok()?.trim();

@@ -15,7 +15,7 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::ConnId;
 use crate::base::limits::PARTED_BYTES_MAX;
 use crate::proto::http1::{self, HttpFault, RequestHead};
-use crate::proto::reader::problem::{PROBLEM_TYPE, write_problem};
+use crate::proto::unidirectional::problem::{PROBLEM_TYPE, write_problem};
 use crate::proto::websocket::{self, Message, Opcode};
 use crate::session::hook_call::Waiting;
 use crate::session::origins::Welcome;

@@ -7,7 +7,7 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::ConnId;
 use crate::proto::centrifuge::{Format, Push};
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::frames;
+use crate::proto::unidirectional::frames;
 use crate::shard::control_request::{PushUsers, Pushed, Reply, UserMessage};
 use crate::shard::core::Core;
 use crate::shard::framing::push_frame;
@@ -89,8 +89,8 @@ impl Core {
             Some(Kind::Client(session)) if session.is_connected() => {
                 frame_of(message, session.format().encoding())
             }
-            Some(Kind::Reader(reader)) if reader.is_streaming() => {
-                let (kind, chunked) = (reader.encoding(), reader.chunked);
+            Some(Kind::Unidirectional(uni)) if uni.is_streaming() => {
+                let (kind, chunked) = (uni.encoding(), uni.chunked);
                 let frame = frame_of(message, kind);
                 match kind == Encoding::JsonLines && !chunked {
                     true => frames::without_chunks(&frame).into(),
@@ -101,10 +101,9 @@ impl Core {
         };
         self.send(slot, frame);
         // One that owes too much has been closed for it.
-        self.links
-            .connections
-            .get(slot)
-            .is_some_and(|connection| matches!(connection.peer.kind, Kind::Client(_) | Kind::Reader(_)))
+        self.links.connections.get(slot).is_some_and(|connection| {
+            matches!(connection.peer.kind, Kind::Client(_) | Kind::Unidirectional(_))
+        })
     }
 }
 

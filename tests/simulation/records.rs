@@ -16,8 +16,8 @@ use trunkline::record::{
     self, KeysPart, Kind, LogPart, MembersPart, PeerRecord, PeerState, StreamRecord, SubRecord, UserRecord,
 };
 use trunkline::session::Session;
-use trunkline::session::reader::Reader;
 use trunkline::session::tunnel::Tunnel;
+use trunkline::session::unidirectional::Unidirectional;
 use trunkline::shard::{Shard, ShardOptions};
 
 use crate::coverage::Coverage;
@@ -63,7 +63,8 @@ fn check_state(peer: &PeerRecord, options: &ShardOptions, coverage: &mut Coverag
         }
         PeerState::Unidirectional(client) => {
             let budget = Budget::new("test", 1 << 30);
-            let restored = Reader::from_record(client, &mut place_of, &budget).expect("a reader that was");
+            let restored =
+                Unidirectional::from_record(client, &mut place_of, &budget).expect("a client that was");
             assert_eq!(restored.to_record(&name_of), *client);
             "records_unidirectional"
         }

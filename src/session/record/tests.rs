@@ -14,8 +14,8 @@ use crate::record::{
     TunnelStageRecord, UnidirectionalRecord, WaitsRecord,
 };
 use crate::session::Session;
-use crate::session::reader::Reader;
 use crate::session::tunnel::{Payload, Tunnel, WaitingLimits};
+use crate::session::unidirectional::Unidirectional;
 
 /// A participant around a state.
 pub(in crate::session) fn peer(state: PeerState) -> PeerRecord {
@@ -147,9 +147,9 @@ fn every_unidirectional_client_comes_back_from_its_record() {
         }
         let (mut numbers, budget) = (Numbers::default(), Budget::new("test", 1 << 20));
         let mut place_of = |sub: &SubRecord| Ok((numbers.of(&sub.channel), 7));
-        if let Ok(reader) = Reader::from_record(&record, &mut place_of, &budget) {
+        if let Ok(uni) = Unidirectional::from_record(&record, &mut place_of, &budget) {
             taken += 1;
-            assert_eq!(reader.to_record(&|number| numbers.name(number)), record, "seed {seed}");
+            assert_eq!(uni.to_record(&|number| numbers.name(number)), record, "seed {seed}");
             let kept = record.work.as_ref().and_then(|work| work.unread.as_ref()).map_or(0, Bytes::len);
             assert_eq!(budget.used(), kept as u64, "what is kept is counted");
         }

@@ -8,12 +8,12 @@ use crate::proto::encoding::Encoding;
 use crate::record::{
     AskedChannelRecord, AskingRecord, ModeRecord, RecordFault, ReplyRecord, UnidirectionalRecord, WorkRecord,
 };
-use crate::session::reader::{Asked, Asking, Mode, Origin, Reader, ReplyForm, Work};
 use crate::session::record::client::{publications_from_record, publications_to_record};
 use crate::session::record::{NameOf, PlaceOf, copied, sub_to_record, subs_from_record};
+use crate::session::unidirectional::{Asked, Asking, Mode, Origin, ReplyForm, Unidirectional, Work};
 use crate::session::{ChannelIndex, Identity, Sub};
 
-impl Reader {
+impl Unidirectional {
     /// Everything that this client is.
     pub fn to_record(&self, name_of: NameOf<'_>) -> UnidirectionalRecord {
         UnidirectionalRecord {
@@ -43,7 +43,7 @@ impl Reader {
         record: &UnidirectionalRecord,
         place_of: PlaceOf<'_>,
         input: &Arc<Budget>,
-    ) -> Result<Reader, RecordFault> {
+    ) -> Result<Unidirectional, RecordFault> {
         let mode = match record.mode {
             ModeRecord::Stream(number) => {
                 let encoding = Encoding::ALL.into_iter().find(|encoding| encoding.id().0 == number);
@@ -54,8 +54,8 @@ impl Reader {
             ModeRecord::Publish => Mode::Publish,
         };
         let identity = record.identity.as_ref().map(|identity| Box::new(Identity::from_record(identity)));
-        let mut reader = Reader::new(record.id, mode, identity);
-        reader.chunked = record.chunked;
+        let mut uni = Unidirectional::new(record.id, mode, identity);
+        uni.chunked = record.chunked;
         let subs: Vec<Sub> =
             subs_from_record(&record.subs, place_of)?.into_iter().map(|(sub, _)| sub).collect();
         if let Some(work) = &record.work {
@@ -70,14 +70,14 @@ impl Reader {
                 unread = Some(Box::new(held));
             }
             let asking = work.asking.as_ref().map(|asking| Asking::from_record(asking, &index).map(Box::new));
-            reader.work = Some(Box::new(Work {
+            uni.work = Some(Box::new(Work {
                 reply: ReplyForm::from_record(&work.reply),
                 asking: asking.transpose()?,
                 unread,
             }));
         }
-        reader.restore_subs(subs);
-        Ok(reader)
+        uni.restore_subs(subs);
+        Ok(uni)
     }
 }
 

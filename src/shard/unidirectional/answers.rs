@@ -7,18 +7,18 @@ use http::Response;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::proto::http1::{self, Body, RequestHead, Version};
-use crate::proto::reader::notes::{Note, write_sse_note};
-use crate::proto::reader::problem::{PROBLEM_TYPE, Problem};
-use crate::session::reader::{Origin, ReplyForm};
+use crate::proto::unidirectional::notes::{Note, write_sse_note};
+use crate::proto::unidirectional::problem::{PROBLEM_TYPE, Problem};
+use crate::session::unidirectional::{Origin, ReplyForm};
 use crate::shard::core::Core;
 use crate::shard::cors::cors_fields;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::packing;
 use crate::shard::peer::Kind;
-use crate::shard::readers::request::Endpoint;
-use crate::shard::readers::stream::RETRY_BUSY_MS;
 use crate::shard::timers::ShortTick;
+use crate::shard::unidirectional::request::Endpoint;
+use crate::shard::unidirectional::stream::RETRY_BUSY_MS;
 
 /// How long a browser may take a preflight's answer for the next ones (Fetch, section 3.3.5).
 const PREFLIGHT_S: &[u8] = b"600";
@@ -223,8 +223,8 @@ impl Core {
         self.answer_now(slot, form, answer)
     }
 
-    /// Answers a request for an event stream with a stream that ends at once, and with when to come back. A browser ends an
-    /// EventSource for good at any other answer (HTML, section 9.2.3). False as [`Core::answer_now`].
+    /// Answers a request for an event stream with a stream that ends at once, and with when to come back. A browser
+    /// ends an EventSource for good at any other answer (HTML, section 9.2.3). False as [`Core::answer_now`].
     pub fn end_events_now(&mut self, slot: u32, form: &ReplyForm, disconnect: &Disconnect) -> bool {
         let retry_ms = RETRY_BUSY_MS + self.env.prng.u64(0..=RETRY_BUSY_MS * 2);
         let mut body = Vec::new();
@@ -267,21 +267,21 @@ impl Core {
         self.answer_now(slot, form, answer)
     }
 
-    /// Gives a reader its one answer: it leaves its channels, and the connection speaks HTTP again.
-    pub fn answer_reader(&mut self, slot: u32, answer: Answer<'_>) {
-        self.end_reader(slot, |core, form| core.answer_now(slot, form, answer));
+    /// Gives a unidirectional client its one answer: it leaves its channels, and the connection speaks HTTP again.
+    pub fn answer_uni(&mut self, slot: u32, answer: Answer<'_>) {
+        self.end_uni(slot, |core, form| core.answer_now(slot, form, answer));
     }
 
-    /// As [`Core::answer_reader`], with a problem.
-    pub fn refuse_reader(&mut self, slot: u32, problem: Problem) {
-        self.end_reader(slot, |core, form| core.refuse_now(slot, form, problem, &[]));
+    /// As [`Core::answer_uni`], with a problem.
+    pub fn refuse_uni(&mut self, slot: u32, problem: Problem) {
+        self.end_uni(slot, |core, form| core.refuse_now(slot, form, problem, &[]));
     }
 
-    fn end_reader(&mut self, slot: u32, answer: impl FnOnce(&mut Core, &ReplyForm) -> bool) {
+    fn end_uni(&mut self, slot: u32, answer: impl FnOnce(&mut Core, &ReplyForm) -> bool) {
         self.forget_client(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Reader(reader) = &mut connection.peer.kind else { return };
-        let Some(work) = reader.work.take() else { return };
+        let Kind::Unidirectional(uni) = &mut connection.peer.kind else { return };
+        let Some(work) = uni.work.take() else { return };
         connection.peer.kind = Kind::Http(None);
         connection.link.ping_due = ShortTick::default();
         connection.link.set_awaits_pong(false);

@@ -5,7 +5,7 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::proto::centrifuge::write;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1;
-use crate::proto::reader::frames::{write_events, write_script_text, write_sse_id};
+use crate::proto::unidirectional::frames::{write_events, write_script_text, write_sse_id};
 use crate::proto::websocket::{self, Opcode};
 
 /// One note. Positions are texts of [`super::position`].
@@ -15,7 +15,8 @@ pub enum Note<'a> {
     Ready {
         position: &'a [u8],
     },
-    /// What was published in the channel since the reader's position is no longer kept; it goes on from here.
+    /// What was published in the channel since the unidirectional client's position is no longer kept; it goes on from
+    /// here.
     Reset {
         channel: &'a str,
         position: &'a [u8],
@@ -103,7 +104,8 @@ impl Note<'_> {
     }
 }
 
-/// Appends `note` as `kind` frames it. `chunked` matters to streamed lines only. Bare WebSocket and polls have no notes.
+/// Appends `note` as `kind` frames it. `chunked` matters to streamed lines only. Bare WebSocket and polls have no
+/// notes.
 pub fn write_note(out: &mut Vec<u8>, kind: Encoding, chunked: bool, note: &Note<'_>) {
     let mut json = Vec::with_capacity(128);
     note.write_json(&mut json);
@@ -130,8 +132,8 @@ pub fn write_note(out: &mut Vec<u8>, kind: Encoding, chunked: bool, note: &Note<
     }
 }
 
-/// Appends a note of an event stream with how long its reader should wait before it comes back. In one block: some
-/// clients make an empty message of a block without data.
+/// Appends a note of an event stream with how long its unidirectional client should wait before it comes back. In one
+/// block: some clients make an empty message of a block without data.
 pub fn write_note_with_retry(out: &mut Vec<u8>, kind: Encoding, retry_ms: u64, note: &Note<'_>) {
     let mut event = Vec::with_capacity(192);
     write_sse_note(&mut event, Some(retry_ms), note);
@@ -161,7 +163,7 @@ pub fn heartbeat(kind: Encoding, chunked: bool) -> Bytes {
         // A comment, and no empty line behind it: that would be the end of a block, without data.
         Encoding::Sse => b"2\r\n:\n\r\n",
         Encoding::SsePlain => b":\n",
-        // An empty line, which readers of lines skip.
+        // An empty line, which unidirectional clients of lines skip.
         Encoding::JsonLines if chunked => b"1\r\n\n\r\n",
         Encoding::JsonLines => b"\n",
         Encoding::Iframe => b" \n",
@@ -267,7 +269,7 @@ mod tests {
         write_note_with_retry(&mut chunked, Encoding::Sse, 1500, &Note::Ready { position: b"P" });
         chunked.extend_from_slice(&heartbeat(Encoding::Sse, true));
         assert_eq!(
-            crate::proto::reader::frames::without_chunks(&chunked.into()),
+            crate::proto::unidirectional::frames::without_chunks(&chunked.into()),
             &text.as_bytes()[..text.find("id: P\nevent: reset").unwrap()]
         );
     }

@@ -1,4 +1,4 @@
-//! A reader's beginning: the answers of channel owners, until all have come.
+//! A unidirectional client's beginning: the answers of channel owners, until all have come.
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
@@ -7,27 +7,27 @@ use crate::base::publication::{Publications, Since, Visibility};
 use crate::hub::creators::Creator;
 use crate::hub::requests::{History, HistoryRequest, JoinRequest};
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::notes::{Note, write_note, write_note_with_retry};
-use crate::proto::reader::position::write_position;
-use crate::proto::reader::{answer, frames};
-use crate::session::reader::{Asking, Mode, ReaderVerdict};
+use crate::proto::unidirectional::notes::{Note, write_note, write_note_with_retry};
+use crate::proto::unidirectional::position::write_position;
+use crate::proto::unidirectional::{answer, frames};
+use crate::session::unidirectional::{Asking, Mode, UnidirectionalVerdict};
 use crate::shard::core::Core;
 use crate::shard::links::Action;
 use crate::shard::owner::{JoinTag, OwnerRequest};
 use crate::shard::peer::Kind;
-use crate::shard::readers::answers::{Answer, Caching};
-use crate::shard::readers::deliver::{own_frame, text_of};
+use crate::shard::unidirectional::answers::{Answer, Caching};
+use crate::shard::unidirectional::deliver::{own_frame, text_of};
 
 impl Core {
-    pub fn is_reader(&self, slot: u32) -> bool {
+    pub fn is_uni(&self, slot: u32) -> bool {
         self.links
             .connections
             .get(slot)
-            .is_some_and(|connection| matches!(connection.peer.kind, Kind::Reader(_)))
+            .is_some_and(|connection| matches!(connection.peer.kind, Kind::Unidirectional(_)))
     }
 
-    /// Asks a channel's owner to make the reader a subscriber.
-    pub fn ask_reader_join(
+    /// Asks a channel's owner to make the unidirectional client a subscriber.
+    pub fn ask_uni_join(
         &mut self,
         slot: u32,
         channel: ChannelName,
@@ -37,15 +37,15 @@ impl Core {
     ) {
         let conn = self.conn_id(slot);
         let Ok(options) = self.env.options.namespaces.resolve(&channel) else { return };
-        let identity = self.links.connections.reader(slot).and_then(|r| r.identity.as_deref());
-        let mut info = self.reader_info(slot, identity);
+        let identity = self.links.connections.uni(slot).and_then(|r| r.identity.as_deref());
+        let mut info = self.uni_info(slot, identity);
         let index = self.delivery.local.join_asked(&channel, options);
-        let Some(reader) = self.links.connections.reader_mut(slot) else {
+        let Some(uni) = self.links.connections.uni_mut(slot) else {
             return;
         };
-        let at = id.wrapping_sub(reader.id) as usize;
-        reader.join_asked(index, id);
-        if let Some(asked) = reader.asking().and_then(|asking| asking.channels.get_mut(at)) {
+        let at = id.wrapping_sub(uni.id) as usize;
+        uni.join_asked(index, id);
+        if let Some(asked) = uni.asking().and_then(|asking| asking.channels.get_mut(at)) {
             asked.index = index;
             info.chan_info = asked.chan_info.take();
         }
@@ -56,33 +56,33 @@ impl Core {
         self.messages.mailer.request(OwnerRequest::Join { ask, tag });
     }
 
-    /// A join of a reader has been answered.
-    pub fn handle_reader_joined(
+    /// A join of a unidirectional client has been answered.
+    pub fn handle_uni_joined(
         &mut self,
         slot: u32,
         name: &ChannelName,
         tag: &JoinTag,
         outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
     ) {
-        let Some(reader) = self.links.connections.reader_mut(slot) else {
+        let Some(uni) = self.links.connections.uni_mut(slot) else {
             return;
         };
-        if reader.joined(tag.index, tag.id) == ReaderVerdict::Ignore {
+        if uni.joined(tag.index, tag.id) == UnidirectionalVerdict::Ignore {
             return;
         }
         let (top, recovery) = match outcome {
             Ok(outcome) => outcome,
             Err(error_code) => {
-                reader.remove(tag.index);
-                match reader.is_ready() {
+                uni.remove(tag.index);
+                match uni.is_ready() {
                     true => self.note(slot, &Note::Refused { channel: name, error_code }),
-                    false => self.refuse_reader(slot, error_code.into()),
+                    false => self.refuse_uni(slot, error_code.into()),
                 }
                 return;
             }
         };
-        let (first, mode) = (reader.id, reader.mode);
-        let Some(work) = reader.work.as_mut().filter(|work| work.asking.is_some()) else {
+        let (first, mode) = (uni.id, uni.mode);
+        let Some(work) = uni.work.as_mut().filter(|work| work.asking.is_some()) else {
             // Subscribed in the middle of a stream: it goes on from here.
             self.add_subscriber(slot, tag.index, false, top.offset, false);
             self.subscribed(slot, name);
@@ -104,17 +104,17 @@ impl Core {
             let ask = HistoryRequest { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
             self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
         } else if !waits {
-            self.reader_answered(slot);
+            self.uni_answered(slot);
         }
     }
 
-    /// A read of a channel's log for a reader has been answered.
-    pub fn handle_reader_history(&mut self, slot: u32, id: u32, outcome: Result<History, ErrorCode>) {
-        let Some(reader) = self.links.connections.reader_mut(slot) else {
+    /// A read of a channel's log for a unidirectional client has been answered.
+    pub fn handle_uni_history(&mut self, slot: u32, id: u32, outcome: Result<History, ErrorCode>) {
+        let Some(uni) = self.links.connections.uni_mut(slot) else {
             return;
         };
-        let (first, mode) = (reader.id, reader.mode);
-        let Some(asking) = reader.asking() else { return };
+        let (first, mode) = (uni.id, uni.mode);
+        let Some(asking) = uni.asking() else { return };
         let Some(asked) = asking.channels.get_mut(id.wrapping_sub(first) as usize) else { return };
         match outcome {
             Ok(History { publications, position }) => {
@@ -127,44 +127,44 @@ impl Core {
             }
             // The log has changed between the two asks: what was there is no longer.
             Err(_) if mode == Mode::Poll => asked.lost = true,
-            Err(error_code) => return self.refuse_reader(slot, error_code.into()),
+            Err(error_code) => return self.refuse_uni(slot, error_code.into()),
         }
         asking.outstanding -= 1;
         if asking.outstanding == 0 {
-            self.reader_answered(slot);
+            self.uni_answered(slot);
         }
     }
 
-    /// A publication of a reader's has been answered.
-    pub fn handle_reader_published(&mut self, slot: u32, id: u32, outcome: Result<Position, ErrorCode>) {
-        let Some(reader) = self.links.connections.reader_mut(slot) else {
+    /// A publication of a unidirectional client's has been answered.
+    pub fn handle_uni_published(&mut self, slot: u32, id: u32, outcome: Result<Position, ErrorCode>) {
+        let Some(uni) = self.links.connections.uni_mut(slot) else {
             return;
         };
-        if reader.id != id || reader.mode != Mode::Publish {
+        if uni.id != id || uni.mode != Mode::Publish {
             return;
         }
         let position = match outcome {
             Ok(position) => position,
-            Err(error_code) => return self.refuse_reader(slot, error_code.into()),
+            Err(error_code) => return self.refuse_uni(slot, error_code.into()),
         };
-        let Some(asked) = reader.asking().and_then(|asking| asking.channels.first()) else { return };
+        let Some(asked) = uni.asking().and_then(|asking| asking.channels.first()) else { return };
         let mut text = Vec::new();
         write_position(&mut text, [(&*asked.name, position)]);
         let body = answer::published(position, &text);
-        self.answer_reader(slot, Answer::json(body.into(), Caching::Never));
+        self.answer_uni(slot, Answer::json(body.into(), Caching::Never));
     }
 
     /// Every owner has answered.
-    pub fn reader_answered(&mut self, slot: u32) {
+    pub fn uni_answered(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if let Some(lag) = &mut connection.link.lag
             && std::mem::take(&mut lag.held)
         {
             self.delivery.catching_up.push(slot);
         }
-        let Kind::Reader(reader) = &mut connection.peer.kind else { return };
-        let mode = reader.mode;
-        let Some(asking) = reader.work.as_mut().and_then(|work| work.asking.take()) else { return };
+        let Kind::Unidirectional(uni) = &mut connection.peer.kind else { return };
+        let mode = uni.mode;
+        let Some(asking) = uni.work.as_mut().and_then(|work| work.asking.take()) else { return };
         for asked in &asking.channels {
             match asked.lost {
                 true => self.env.stats.counters.recoveries_lost_total += 1,
@@ -181,17 +181,17 @@ impl Core {
         }
     }
 
-    /// Sends a stream's head, and what it has missed. What does not fit is fetched by the reader's return: the stream
-    /// ends at a position that it knows.
+    /// Sends a stream's head, and what it has missed. What does not fit is fetched by the unidirectional client's
+    /// return: the stream ends at a position that it knows.
     fn open_stream(&mut self, slot: u32, kind: Encoding, asking: Asking) {
-        let Some(reader) = self.links.connections.reader_mut(slot) else {
+        let Some(uni) = self.links.connections.uni_mut(slot) else {
             return;
         };
         let unread =
-            reader.work.take().and_then(|work| work.unread).map_or_else(Vec::new, |mut unread| unread.take());
-        let (chunked, own_frames) = (reader.chunked, reader.has_own_frames(asking.channels.len()));
-        // Where it was left: a position beyond a loss goes out with the word of that loss and not before, or a reader
-        // cut off between the two would never hear of it.
+            uni.work.take().and_then(|work| work.unread).map_or_else(Vec::new, |mut unread| unread.take());
+        let (chunked, own_frames) = (uni.chunked, uni.has_own_frames(asking.channels.len()));
+        // Where it was left: a position beyond a loss goes out with the word of that loss and not before, or a
+        // unidirectional client cut off between the two would never hear of it.
         let mut stand: Vec<(ChannelName, Position)> = asking
             .channels
             .iter()
@@ -253,11 +253,11 @@ impl Core {
         }
     }
 
-    /// Sends the reader a note in its own form.
+    /// Sends the unidirectional client a note in its own form.
     pub fn note(&mut self, slot: u32, note: &Note<'_>) {
-        let Some(reader) = self.links.connections.reader(slot) else { return };
+        let Some(uni) = self.links.connections.uni(slot) else { return };
         let mut out = Vec::new();
-        write_note(&mut out, reader.encoding(), reader.chunked, note);
+        write_note(&mut out, uni.encoding(), uni.chunked, note);
         self.send(slot, Bytes::from(out));
     }
 }

@@ -1,4 +1,5 @@
-//! Requests of readers that the backend is asked about: who it is, whether it may have a channel, what it publishes.
+//! Requests of unidirectional clients that the backend is asked about: who it is, whether it may have a channel, what
+//! it publishes.
 //!
 //! Inputs: requests that cannot be judged without the backend, its answers. Outputs: the same requests once more, with
 //! what it has said; refusals. The connection still speaks HTTP meanwhile; its next request waits.
@@ -9,23 +10,23 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::UserName;
 use crate::proto::centrifuge::Format;
 use crate::proto::http1;
-use crate::proto::reader::problem::{PROBLEM_TYPE, Problem, write_problem};
+use crate::proto::unidirectional::problem::{PROBLEM_TYPE, Problem, write_problem};
 use crate::session::hook_call::{Answer, Caller, Denied, Headers, Matter};
 use crate::session::permissions::Deed;
-use crate::session::reader::{Admission, ReplyForm};
+use crate::session::unidirectional::{Admission, ReplyForm};
 use crate::session::{Identity, rights};
 use crate::shard::core::Core;
 use crate::shard::links::Action;
 use crate::shard::peer::Kind;
-use crate::shard::readers::answers::{self, Caching};
-use crate::shard::readers::pending::{Asked, Inquiry, PublishCommand, Step};
-use crate::shard::readers::request::{Endpoint, Said, ends_with, user_of};
 use crate::shard::requests::Http;
+use crate::shard::unidirectional::answers::{self, Caching};
+use crate::shard::unidirectional::pending::{Asked, Inquiry, PublishCommand, Step};
+use crate::shard::unidirectional::request::{Endpoint, Said, ends_with, user_of};
 use crate::shard::view::View;
 
 impl Core {
     /// Who asks, as the backend is told.
-    pub(super) fn reader_caller(
+    pub(super) fn uni_caller(
         &self,
         slot: u32,
         endpoint: Endpoint,
@@ -44,7 +45,7 @@ impl Core {
 
     /// Puts a hook call about a request; `unread` is what has come behind it.
     #[expect(clippy::too_many_arguments, reason = "what an inquiry is made of, once each")]
-    pub(super) fn ask_for_reader(
+    pub(super) fn ask_for_uni(
         &mut self,
         slot: u32,
         step: Step,
@@ -98,7 +99,7 @@ impl Core {
                 };
                 match changes {
                     Ok(changes) => {
-                        self.publish_for_reader(slot, *order, body, changes);
+                        self.publish_for_uni(slot, *order, body, changes);
                         match unread.is_empty() {
                             true => self.links.actions.push(Action::ReadStart(slot)),
                             false => self.keep_for_later(slot, &unread),
@@ -146,7 +147,7 @@ impl Core {
     fn hear(&self, said: &mut Said, asked: Asked, outcome: Result<Answer, Denied>) -> Result<(), Refused> {
         let unix_s = self.unix_s();
         let not_over = |expire_at_s: u64| match expire_at_s != 0 && expire_at_s <= unix_s {
-            // An answer that was late, or a clock that is wrong: no reason for a reader to stay away.
+            // An answer that was late, or a clock that is wrong: no reason for a unidirectional client to stay away.
             true => Err(Refused::Problem(Problem {
                 status: 503,
                 error_code: ErrorCode::Internal,
@@ -198,7 +199,7 @@ impl Core {
         self.links.actions.push(Action::ReadStart(slot));
         self.timer_in(slot, self.env.options.connect_timeout);
         let Ok(Some((head, head_len))) = http1::parse_head(&bytes) else { return self.give_up(slot) };
-        let consumed = self.handle_reader_head(slot, endpoint, &head, &bytes, head_len, Some(said));
+        let consumed = self.handle_uni_head(slot, endpoint, &head, &bytes, head_len, Some(said));
         self.handle_bytes(slot, &mut bytes[consumed..]);
     }
 

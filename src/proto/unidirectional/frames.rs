@@ -1,4 +1,5 @@
-//! The frames of a publication, one for each encoding, and what a reader of several channels gets in place of them.
+//! The frames of a publication, one for each encoding, and what a unidirectional client of several channels gets in
+//! place of them.
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::Offset;
@@ -6,7 +7,7 @@ use crate::base::publication::Publication;
 use crate::proto::centrifuge::write;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1;
-use crate::proto::reader::position::write_position;
+use crate::proto::unidirectional::position::write_position;
 use crate::proto::websocket::{self, FRAME_HEADER_BYTES_MAX, Opcode};
 
 /// The tag of a publication that names its SSE event.
@@ -96,8 +97,8 @@ pub fn encode(kind: Encoding, publication: &Publication) -> Bytes {
     out.into()
 }
 
-/// The frame of a message to a user, which belongs to no channel and moves no position: `{"message":…}`, as an SSE event
-/// named `push`; on bare WebSocket the payload itself.
+/// The frame of a message to a user, which belongs to no channel and moves no position: `{"message":…}`, as an SSE
+/// event named `push`; on bare WebSocket the payload itself.
 pub fn message(kind: Encoding, data: &[u8]) -> Bytes {
     let mut json = Vec::with_capacity(data.len() + 16);
     json.extend_from_slice(b"{\"message\":");
@@ -126,7 +127,7 @@ pub fn message(kind: Encoding, data: &[u8]) -> Bytes {
     out.into()
 }
 
-/// Whether frames of `kind` have a head that a reader of several channels must have replaced.
+/// Whether frames of `kind` have a head that a unidirectional client of several channels must have replaced.
 pub fn has_head(kind: Encoding, publication: &Publication) -> bool {
     use Encoding::{Iframe, JsonLines, Sse, SsePlain, WebSocketJson};
     matches!(kind, Sse | SsePlain | JsonLines | Iframe | WebSocketJson) && publication.offset() != Offset(0)
@@ -151,7 +152,7 @@ pub fn tail(kind: Encoding, frame: &Bytes) -> Bytes {
     frame.slice(start..)
 }
 
-/// Appends a head with the reader's own `position`, for a tail of `tail_len` bytes to follow.
+/// Appends a head with the unidirectional client's own `position`, for a tail of `tail_len` bytes to follow.
 pub fn write_own_head(out: &mut Vec<u8>, kind: Encoding, position: &[u8], tail_len: usize) {
     match kind {
         Encoding::Sse | Encoding::SsePlain => {

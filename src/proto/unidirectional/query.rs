@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 /// The pairs of a query, decoded, in order. Bounded by the head that the query came in.
 ///
-/// A value that is not UTF-8, or whose escapes are none, is given as `None`: half a channel name is no channel name, and
-/// what it means in a parameter of somebody else's is not asked here. A name like that is left out: none of ours is.
+/// A value that is not UTF-8, or whose escapes are none, is given as `None`: half a channel name is no channel name,
+/// and what it means in a parameter of somebody else's is not asked here. A name like that is left out: none of ours
+/// is.
 pub fn pairs(query: &[u8]) -> impl Iterator<Item = (Cow<'_, str>, Option<Cow<'_, str>>)> {
     query.split(|&byte| byte == b'&').filter(|pair| !pair.is_empty()).filter_map(|pair| {
         let end = pair.iter().position(|&byte| byte == b'=').unwrap_or(pair.len());

@@ -1,10 +1,12 @@
-//! Readers without the client protocol: their requests, from the head to the stream, the held poll, or the answer.
+//! Unidirectional clients without the client protocol: their requests, from the head to the stream, the held poll, or
+//! the answer.
 //!
 //! Inputs: heads of requests for the paths of this surface, answers of channel owners, batches, time. Outputs: streams
 //! and answers. Must not know: logs; how a frame of a kind looks.
 //!
-//! A reader is a subscriber like any other: fan-out, laggards and gaps are those of `fanout.rs` and `lag.rs`. What is
-//! its own is how it begins (several joins, then one answer) and how a poll ends (with its first batch).
+//! A unidirectional client is a subscriber like any other: fan-out, laggards and gaps are those of `fanout.rs` and
+//! `lag.rs`. What is its own is how it begins (several joins, then one answer) and how a poll ends (with its first
+//! batch).
 
 mod answers;
 mod deliver;
@@ -22,13 +24,13 @@ use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
-use crate::proto::reader::notes;
-use crate::proto::reader::problem::Problem;
+use crate::proto::unidirectional::notes;
+use crate::proto::unidirectional::problem::Problem;
 use crate::proto::websocket;
 use crate::session::hook_call::{Matter, PublishAnswer};
 use crate::session::origins::Welcome;
-use crate::session::reader::{Asking, Mode, Reader, ReplyForm, Work};
 use crate::session::token::TokenFault;
+use crate::session::unidirectional::{Asking, Mode, ReplyForm, Unidirectional, Work};
 use crate::shard::clients::changed;
 use crate::shard::core::Core;
 use crate::shard::cors::{cors_fields, permission};
@@ -36,11 +38,11 @@ use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
-use crate::shard::readers::answers::reply_form;
-use crate::shard::readers::pending::{PublishCommand, Step};
-use crate::shard::readers::request::{ReaderRequest, Said, Stop};
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
+use crate::shard::unidirectional::answers::reply_form;
+use crate::shard::unidirectional::pending::{PublishCommand, Step};
+use crate::shard::unidirectional::request::{Said, Stop, UnidirectionalRequest};
 use crate::shard::view::View;
 
 pub use deliver::append_item;
@@ -48,7 +50,7 @@ pub use request::Endpoint;
 
 impl Core {
     /// Takes the head of a request for this surface; gives how much of `bytes` is done with.
-    pub fn handle_reader_head(
+    pub fn handle_uni_head(
         &mut self,
         slot: u32,
         endpoint: Endpoint,
@@ -95,9 +97,9 @@ impl Core {
         let request = match request {
             Ok(request) => request,
             Err(Stop::ControlRequest(matter, identity)) => {
-                let caller = self.reader_caller(slot, endpoint, identity.as_deref(), self.forwarded(head));
+                let caller = self.uni_caller(slot, endpoint, identity.as_deref(), self.forwarded(head));
                 let step = Step::Head { bytes: bytes[..head_len].into(), said: said.unwrap_or_default() };
-                self.ask_for_reader(slot, step, endpoint, form, caller, matter, &bytes[head_len..]);
+                self.ask_for_uni(slot, step, endpoint, form, caller, matter, &bytes[head_len..]);
                 return bytes.len();
             }
             Err(Stop::Refused(problem, token)) => {
@@ -124,7 +126,7 @@ impl Core {
                 bytes.len()
             }
             Ok(opening) => {
-                self.begin_reader(slot, request, form, opening);
+                self.begin_uni(slot, request, form, opening);
                 head_len
             }
             Err(fault) => {
@@ -140,7 +142,7 @@ impl Core {
     /// What a stream begins with.
     fn opening(
         &mut self,
-        request: &ReaderRequest,
+        request: &UnidirectionalRequest,
         form: &ReplyForm,
         head: &RequestHead<'_>,
     ) -> Result<Vec<u8>, websocket::HandshakeFault> {
@@ -181,9 +183,15 @@ impl Core {
     }
 
     /// Asks the owners of everything the request names.
-    fn begin_reader(&mut self, slot: u32, request: ReaderRequest, mut reply: ReplyForm, opening: Vec<u8>) {
-        let id = self.messages.reader_ids;
-        self.messages.reader_ids = id.wrapping_add(request.channels.len().max(1) as u32);
+    fn begin_uni(
+        &mut self,
+        slot: u32,
+        request: UnidirectionalRequest,
+        mut reply: ReplyForm,
+        opening: Vec<u8>,
+    ) {
+        let id = self.messages.uni_ids;
+        self.messages.uni_ids = id.wrapping_add(request.channels.len().max(1) as u32);
         if let Mode::Stream(_) = request.mode {
             // A stream ends with its connection.
             reply.keep_alive = false;
@@ -194,8 +202,8 @@ impl Core {
         // A poll and an answer do not count as connections of their user.
         let creator = Creator::client(user.as_ref(), self.conn_id(slot));
         let awaits_place = streams && user.is_some() && self.user_limit().is_some();
-        let mut reader = Reader::new(id, mode, request.admission.identity);
-        reader.chunked = !reply.http10;
+        let mut uni = Unidirectional::new(id, mode, request.admission.identity);
+        uni.chunked = !reply.http10;
         let asks = request.channels.iter().map(|asked| (asked.name.clone(), asked.since(), asked.shown));
         let asks: Vec<_> = asks.collect();
         let asking = Asking {
@@ -207,14 +215,14 @@ impl Core {
             if_none_match: request.if_none_match,
             reverse: request.reverse,
         };
-        reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
+        uni.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.peer.kind = Kind::Reader(reader);
+        connection.peer.kind = Kind::Unidirectional(uni);
         self.links.wheel.cancel(&mut self.links.connections, slot);
         if awaits_place {
             self.join_user(slot, user, false);
         } else if asks.is_empty() {
-            self.reader_answered(slot);
+            self.uni_answered(slot);
             return;
         }
         let conn = self.conn_id(slot);
@@ -225,7 +233,7 @@ impl Core {
                 let ask = HistoryRequest { channel, limit: Some(limit), since, reverse: request.reverse, by };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             } else {
-                self.ask_reader_join(slot, channel, since, shown, id);
+                self.ask_uni_join(slot, channel, since, shown, id);
             }
         }
     }
@@ -233,7 +241,7 @@ impl Core {
     fn expect_publication(
         &mut self,
         slot: u32,
-        request: ReaderRequest,
+        request: UnidirectionalRequest,
         form: ReplyForm,
         head: &RequestHead<'_>,
         bytes: &[u8],
@@ -279,18 +287,18 @@ impl Core {
         if asks {
             let identity = order.request.admission.identity.as_deref();
             let endpoint = order.request.endpoint;
-            let caller = self.reader_caller(slot, endpoint, identity, order.headers.clone());
+            let caller = self.uni_caller(slot, endpoint, identity, order.headers.clone());
             let body = Bytes::from(body);
             let matter = Matter::Publish { channel, data: body.clone() };
             let form = order.reply.clone();
             let step = Step::Publication { order: Box::new(order), body };
-            return self.ask_for_reader(slot, step, endpoint, form, caller, matter, &[]);
+            return self.ask_for_uni(slot, step, endpoint, form, caller, matter, &[]);
         }
-        self.publish_for_reader(slot, order, body.into(), None);
+        self.publish_for_uni(slot, order, body.into(), None);
     }
 
     /// The publication goes to its channel's owner.
-    fn publish_for_reader(
+    fn publish_for_uni(
         &mut self,
         slot: u32,
         order: PublishCommand,
@@ -304,7 +312,7 @@ impl Core {
             self.refuse_now(slot, &reply, error_code.into(), &[]);
             return;
         }
-        let info = self.reader_info(slot, request.admission.identity.as_deref());
+        let info = self.uni_info(slot, request.admission.identity.as_deref());
         let by = Creator::client(Some(&info.user), self.conn_id(slot));
         let mut ask =
             PublishRequest { info: Some(info), by, ..PublishRequest::new(asked.name.clone(), body) };
@@ -313,18 +321,18 @@ impl Core {
         }
         // The client's own, unless the backend has another.
         ask.idempotency_key = ask.idempotency_key.or(request.idempotency_key);
-        let (conn, id) = (self.conn_id(slot), self.messages.reader_ids);
-        self.messages.reader_ids = id.wrapping_add(1);
-        let mut reader = Reader::new(id, Mode::Publish, request.admission.identity);
+        let (conn, id) = (self.conn_id(slot), self.messages.uni_ids);
+        self.messages.uni_ids = id.wrapping_add(1);
+        let mut uni = Unidirectional::new(id, Mode::Publish, request.admission.identity);
         let asking = Asking { channels: vec![asked], outstanding: 1, ..Asking::default() };
-        reader.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
+        uni.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.peer.kind = Kind::Reader(reader);
+        connection.peer.kind = Kind::Unidirectional(uni);
         self.links.wheel.cancel(&mut self.links.connections, slot);
         self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask });
     }
 
-    fn reader_info(&self, slot: u32, identity: Option<&crate::session::Identity>) -> ClientInfo {
+    fn uni_info(&self, slot: u32, identity: Option<&crate::session::Identity>) -> ClientInfo {
         ClientInfo {
             user: identity.and_then(|identity| identity.user.clone()).unwrap_or_else(|| "".into()),
             client: self.client_id(slot).to_string(),
@@ -333,21 +341,22 @@ impl Core {
         }
     }
 
-    /// A reader of plain WebSocket has said enough for this turn: the rest of it is taken in the next one.
+    /// A unidirectional client of plain WebSocket has said enough for this turn: the rest of it is taken in the next
+    /// one.
     pub fn hold_turn(&mut self, slot: u32, bytes: &[u8]) {
-        let Some(reader) = self.links.connections.reader_mut(slot) else { return };
-        reader.work.get_or_insert_default();
+        let Some(uni) = self.links.connections.uni_mut(slot) else { return };
+        uni.work.get_or_insert_default();
         self.keep_for_later(slot, bytes);
         self.resume_later(slot);
     }
 
-    /// The next turn of such a reader.
-    pub fn resume_reader(&mut self, slot: u32) {
-        let Some(reader) = self.links.connections.reader_mut(slot) else { return };
-        if !(reader.is_websocket() && reader.is_ready()) {
+    /// The next turn of such a unidirectional client.
+    pub fn resume_uni(&mut self, slot: u32) {
+        let Some(uni) = self.links.connections.uni_mut(slot) else { return };
+        if !(uni.is_websocket() && uni.is_ready()) {
             return;
         }
-        let Some(mut unread) = reader.work.take().and_then(|work| work.unread) else { return };
+        let Some(mut unread) = uni.work.take().and_then(|work| work.unread) else { return };
         let mut unread = unread.take();
         self.handle_bytes(slot, &mut unread);
         let goes_on = self.links.connections.get(slot).is_some_and(|connection| {
@@ -359,14 +368,15 @@ impl Core {
         }
     }
 
-    /// Input of a connection whose reader wants none: what it means is known when the reader's answer is out.
+    /// Input of a connection whose unidirectional client wants none: what it means is known when the unidirectional
+    /// client's answer is out.
     pub fn keep_for_later(&mut self, slot: u32, bytes: &[u8]) {
-        let Some(reader) = self.links.connections.reader_mut(slot) else {
+        let Some(uni) = self.links.connections.uni_mut(slot) else {
             return;
         };
         // A stream of HTTP has asked all it can.
-        let wanted = reader.is_websocket() || !matches!(reader.mode, Mode::Stream(_));
-        let Some(work) = reader.work.as_mut().filter(|_| wanted) else { return };
+        let wanted = uni.is_websocket() || !matches!(uni.mode, Mode::Stream(_));
+        let Some(work) = uni.work.as_mut().filter(|_| wanted) else { return };
         if work.unread.get_or_insert_default().push(&self.env.options.http.input, bytes).is_err() {
             self.env.stats.fault(Cause::HttpInputFull);
             return self.give_up(slot);

@@ -5,20 +5,17 @@ use std::sync::Arc;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publication, Publications};
 use crate::hub::followed::{Active, ChannelIndex, Item, Seq};
-use crate::proto::reader::answer::{BatchBody, matches_tag};
-use crate::session::reader::{Asking, Mode};
+use crate::proto::unidirectional::answer::{BatchBody, matches_tag};
+use crate::session::unidirectional::{Asking, Mode};
 use crate::shard::core::Core;
 use crate::shard::peer::Kind;
-use crate::shard::readers::answers::{Answer, Caching, millis};
-use crate::shard::readers::deliver::{position_text, text_of};
+use crate::shard::unidirectional::answers::{Answer, Caching, millis};
+use crate::shard::unidirectional::deliver::{position_text, text_of};
 
 impl Core {
     /// Whether the connection is a poll whose owners have answered.
     pub fn is_held_poll(&self, slot: u32) -> bool {
-        self.links
-            .connections
-            .reader(slot)
-            .is_some_and(|reader| reader.mode == Mode::Poll && reader.is_ready())
+        self.links.connections.uni(slot).is_some_and(|uni| uni.mode == Mode::Poll && uni.is_ready())
     }
 
     /// Every channel of a poll has been joined.
@@ -44,7 +41,7 @@ impl Core {
         }
         let text = text_of(&stand);
         let known = asking.if_none_match.as_deref().is_some_and(|tags| matches_tag(tags, text_str(&text)));
-        if let Some(work) = self.links.connections.reader_mut(slot).and_then(|r| r.work.as_mut()) {
+        if let Some(work) = self.links.connections.uni_mut(slot).and_then(|r| r.work.as_mut()) {
             work.reply.not_modified = known;
         }
         if asking.hold_ms == 0 || ended {
@@ -54,8 +51,8 @@ impl Core {
         self.timer_in(slot, millis(asking.hold_ms));
     }
 
-    /// Whether a batch that is not yet taken from the stream has what a held poll of the channel waits for next. One that
-    /// stands elsewhere, or whose socket is full, stays where it is: see `lag.rs`.
+    /// Whether a batch that is not yet taken from the stream has what a held poll of the channel waits for next. One
+    /// that stands elsewhere, or whose socket is full, stays where it is: see `lag.rs`.
     pub fn meets(&self, slot: u32, index: ChannelIndex, active: Active) -> bool {
         let Some(connection) = self.links.connections.get(slot) else { return false };
         let Some(lag) = &connection.link.lag else { return true };
@@ -68,8 +65,8 @@ impl Core {
         })
     }
 
-    /// A batch of a channel meets a held poll, see [`Core::meets`]. `items` are its publications; the stream may have them no
-    /// more.
+    /// A batch of a channel meets a held poll, see [`Core::meets`]. `items` are its publications; the stream may have
+    /// them no more.
     pub fn answer_held(
         &mut self,
         slot: u32,
@@ -168,7 +165,8 @@ impl Core {
         self.answer_poll(slot, batch.body, &text, &[], None);
     }
 
-    /// Messages go out, and the reader with them. With no news to a client that has this position already: 304.
+    /// Messages go out, and the unidirectional client with them. With no news to a client that has this position
+    /// already: 304.
     fn answer_poll(
         &mut self,
         slot: u32,
@@ -180,8 +178,8 @@ impl Core {
         let known = self
             .links
             .connections
-            .reader(slot)
-            .and_then(|reader| reader.work.as_ref())
+            .uni(slot)
+            .and_then(|uni| uni.work.as_ref())
             .is_some_and(|work| work.reply.not_modified);
         let tag = text_str(position);
         let unmodified = reset.is_empty()
@@ -197,7 +195,7 @@ impl Core {
             false => (200, body.finish(position, reset)),
         };
         let answer = Answer { status, tag: Some(tag), ..Answer::json(body, Caching::Revalidate) };
-        self.answer_reader(slot, answer);
+        self.answer_uni(slot, answer);
     }
 
     /// The log has been read.
@@ -244,18 +242,18 @@ impl Core {
             false => (200, batch.body.finish(&text, &reset)),
         };
         let answer = Answer { status, tag: Some(&tag), ..Answer::json(body, Caching::Revalidate) };
-        self.answer_reader(slot, answer);
+        self.answer_uni(slot, answer);
     }
 
     fn batch(&self, slot: u32) -> Batch {
         let limit = self
             .links
             .connections
-            .reader(slot)
-            .and_then(|reader| reader.work.as_ref())
+            .uni(slot)
+            .and_then(|uni| uni.work.as_ref())
             .map_or(0, |work| work.reply.limit);
         let reading = match self.links.connections.kind(slot) {
-            Some(Kind::Reader(reader)) => reader.mode == Mode::History,
+            Some(Kind::Unidirectional(uni)) => uni.mode == Mode::History,
             _ => false,
         };
         // A poll that may have nothing would be held for ever.

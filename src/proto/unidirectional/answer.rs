@@ -5,7 +5,7 @@ use crate::base::ids::{Offset, Position};
 use crate::base::publication::Publication;
 use crate::proto::centrifuge::write;
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::frames;
+use crate::proto::unidirectional::frames;
 
 /// Builds `{"messages":[…],"position":"…","reset":[…]}`.
 #[derive(Debug)]

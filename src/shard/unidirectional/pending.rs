@@ -5,12 +5,12 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::ids::ChannelName;
 use crate::session::hook_call::{Headers, Waiting};
-use crate::session::reader::ReplyForm;
-use crate::shard::readers::request::{Endpoint, ReaderRequest, Said};
+use crate::session::unidirectional::ReplyForm;
+use crate::shard::unidirectional::request::{Endpoint, Said, UnidirectionalRequest};
 
 /// A publication whose body is still to come.
 pub struct PublishCommand {
-    pub request: ReaderRequest,
+    pub request: UnidirectionalRequest,
     pub reply: ReplyForm,
     /// For the hook that is asked about it.
     pub headers: Option<Arc<Headers>>,

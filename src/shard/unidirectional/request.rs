@@ -5,15 +5,15 @@ use crate::base::ids::ChannelName;
 use crate::base::publication::Visibility;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{RequestHead, Version};
-use crate::proto::reader::answer;
-use crate::proto::reader::notes::is_callback;
-use crate::proto::reader::position::{POSITION_CHANNELS_MAX, Positions};
-use crate::proto::reader::problem::Problem;
-use crate::proto::reader::query;
+use crate::proto::unidirectional::answer;
+use crate::proto::unidirectional::notes::is_callback;
+use crate::proto::unidirectional::position::{POSITION_CHANNELS_MAX, Positions};
+use crate::proto::unidirectional::problem::Problem;
+use crate::proto::unidirectional::query;
 use crate::session::hook_call::{Granted, Matter};
 use crate::session::permissions::Deed;
-use crate::session::reader::{self, Admission, Asked, Mode};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
+use crate::session::unidirectional::{self, Admission, Asked, Mode};
 use crate::session::{Identity, World, rights};
 use crate::shard::tokens::{reads_fields, shown};
 
@@ -90,7 +90,8 @@ impl Endpoint {
 pub struct Said {
     /// Who it is, in place of a token.
     pub admission: Option<Admission>,
-    /// Channels that it was asked about; `None`: there is no telling, and what the namespace allows without a hook goes.
+    /// Channels that it was asked about; `None`: there is no telling, and what the namespace allows without a hook
+    /// goes.
     pub channels: Vec<(ChannelName, Option<Granted>)>,
 }
 
@@ -135,7 +136,7 @@ impl From<TokenFault> for Stop {
 }
 
 /// A request that may be carried out.
-pub struct ReaderRequest {
+pub struct UnidirectionalRequest {
     pub endpoint: Endpoint,
     pub mode: Mode,
     pub admission: Admission,
@@ -174,7 +175,7 @@ pub fn read(
     world: &dyn World,
     cookies: bool,
     unix_s: u64,
-) -> Result<ReaderRequest, Stop> {
+) -> Result<UnidirectionalRequest, Stop> {
     let mut query = read_query(head.query.unwrap_or_default(), world.channels_max())?;
     let if_none_match = head.header_str("If-None-Match").map(Box::from);
     // What is malformed is refused before the backend hears of it.
@@ -182,8 +183,8 @@ pub fn read(
         None => Positions::default(),
         Some(text) => match Positions::parse(&text) {
             Ok(positions) => positions,
-            // A log is asked for: what was meant must be said. A reader that comes back with a position of another
-            // server, or of another version of it, would be ended for good by a refusal.
+            // A log is asked for: what was meant must be said. A unidirectional client that comes back with a position
+            // of another server, or of another version of it, would be ended for good by a refusal.
             Err(_) if endpoint == Endpoint::History => {
                 return Err(Problem::bad_request("malformed position").into());
             }
@@ -223,12 +224,12 @@ pub fn read(
     if endpoint == Endpoint::Publish && query.channels.len() != 1 {
         return Err(Problem::bad_request("one channel is published to").into());
     }
-    let since = match reader::since(&query.channels, &positions) {
+    let since = match unidirectional::since(&query.channels, &positions) {
         Ok(since) => since,
         Err(_) if endpoint == Endpoint::History => {
             return Err(Problem::bad_request("position of other channels").into());
         }
-        Err(_) => vec![Some(reader::LOST); query.channels.len()],
+        Err(_) => vec![Some(unidirectional::LOST); query.channels.len()],
     };
     let mut channels = Vec::with_capacity(query.channels.len());
     for (name, since) in query.channels.into_iter().zip(since) {
@@ -262,7 +263,7 @@ pub fn read(
         }
         _ => None,
     };
-    Ok(ReaderRequest {
+    Ok(UnidirectionalRequest {
         endpoint,
         mode,
         admission,
@@ -340,8 +341,8 @@ fn read_query(text: &[u8], channels_max: usize) -> Result<Query, Problem> {
 }
 
 /// Whether a parameter is the last id of an event stream, in the spelling of some client that cannot set the header:
-/// `lastEventId` (npm event-source-polyfill, reconnecting-eventsource), `evs_last_event_id` (AmvTek's EventSource polyfill),
-/// `Last-Event-ID`, `lastEventID` (clients of Mercure hubs) and the like.
+/// `lastEventId` (npm event-source-polyfill, reconnecting-eventsource), `evs_last_event_id` (AmvTek's EventSource
+/// polyfill), `Last-Event-ID`, `lastEventID` (clients of Mercure hubs) and the like.
 fn is_last_event_id(name: &str) -> bool {
     let mut letters =
         name.bytes().filter(|byte| !matches!(byte, b'-' | b'_')).map(|byte| byte.to_ascii_lowercase());
@@ -387,7 +388,8 @@ fn position_text<'a>(
     tag.into_iter().find(|tag| Positions::parse(tag).is_ok()).map(Into::into)
 }
 
-/// What the reader was granted ends at `expire_at_s` (0: never), and the reader with it: it comes back, and is judged anew.
+/// What the unidirectional client was granted ends at `expire_at_s` (0: never), and the unidirectional client with it:
+/// it comes back, and is judged anew.
 pub fn ends_with(admission: &mut Admission, expire_at_s: u64) {
     if expire_at_s != 0 {
         let identity = admission.identity.get_or_insert_default();
@@ -425,7 +427,7 @@ fn admit(
 }
 
 /// Adds the channels of the request's subscription tokens to those that it names and to those that it may have. What
-/// the reader gets ends with the first of its tokens.
+/// the unidirectional client gets ends with the first of its tokens.
 fn subscription_tokens(
     query: &mut Query,
     admission: &mut Admission,
@@ -514,8 +516,8 @@ fn check_rights(
     }
 }
 
-/// Whether the channel may be subscribed to by a reader whose request has been admitted already as `user`, and how others
-/// see it there.
+/// Whether the channel may be subscribed to by a unidirectional client whose request has been admitted already as
+/// `user`, and how others see it there.
 ///
 /// # Errors
 /// As the channel's own problem.

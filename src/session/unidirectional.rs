@@ -1,4 +1,4 @@
-//! A reader without the client protocol as a state machine: its channels, and what is due to it.
+//! A unidirectional client without the client protocol as a state machine: its channels, and what is due to it.
 //!
 //! ```text
 //!              ┌─ refused ─▶ problem
@@ -9,7 +9,8 @@
 //! ```
 //! Inputs: the request, answers of channel owners. Outputs: what is complete. Must not know: sockets, frames, logs.
 //!
-//! A streaming reader keeps its subscriptions and nothing else; a held poll keeps, besides, what its answer needs.
+//! A streaming unidirectional client keeps its subscriptions and nothing else; a held poll keeps, besides, what its
+//! answer needs.
 
 use smallvec::SmallVec;
 
@@ -19,11 +20,11 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::position::Positions;
+use crate::proto::unidirectional::position::Positions;
 use crate::session::token::SubscribeGrant;
 use crate::session::{ChannelIndex, Identity, Sub};
 
-/// What a reader gets.
+/// What a unidirectional client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Messages as they come, framed for the kind.
@@ -36,13 +37,14 @@ pub enum Mode {
     Publish,
 }
 
-/// Messages of one reader of plain WebSocket that a shard takes in one turn: what a client of the protocol may have under way. Each
-/// is a command of its own and has an answer, and a read may hold nearly three thousand.
+/// Messages of one unidirectional client of plain WebSocket that a shard takes in one turn: what a client of the
+/// protocol may have under way. Each is a command of its own and has an answer, and a read may hold nearly three
+/// thousand.
 pub const TURN_MESSAGES_MAX: usize = 64;
 
 /// Plain data; an idle stream's whole state.
 #[derive(Debug)]
-pub struct Reader {
+pub struct Unidirectional {
     subs: SmallVec<[Sub; 2]>,
     pub identity: Option<Box<Identity>>,
     /// Present while something is awaited of an owner, and as long as a poll is held.
@@ -85,7 +87,8 @@ pub struct ReplyForm {
     pub not_modified: bool,
     /// Most messages of the answer.
     pub limit: u16,
-    /// The request is for an event stream: what is temporary is said in one, or its reader would never come back.
+    /// The request is for an event stream: what is temporary is said in one, or its unidirectional client would never
+    /// come back.
     pub events: bool,
 }
 
@@ -148,7 +151,7 @@ impl Asked {
         self.since.map(|since| Since { offset: since.offset, epoch: SinceEpoch::Known(since.epoch) })
     }
 
-    /// Where the reader stands before anything of this answer is given to it.
+    /// Where the unidirectional client stands before anything of this answer is given to it.
     pub fn start(&self) -> Option<Position> {
         match self.since {
             Some(since) if !self.lost => Some(since),
@@ -194,16 +197,16 @@ impl Asked {
 
 /// What came of a join's answer.
 #[derive(Debug, PartialEq, Eq)]
-pub enum ReaderVerdict {
+pub enum UnidirectionalVerdict {
     /// Not asked by this request, or not wanted any more.
     Ignore,
-    /// Add the connection to the channel's subscribers, then call [`Reader::placed`].
+    /// Add the connection to the channel's subscribers, then call [`Unidirectional::placed`].
     Subscribe,
 }
 
-impl Reader {
-    pub fn new(id: u32, mode: Mode, identity: Option<Box<Identity>>) -> Reader {
-        Reader { subs: SmallVec::new(), identity, work: None, id, mode, chunked: false }
+impl Unidirectional {
+    pub fn new(id: u32, mode: Mode, identity: Option<Box<Identity>>) -> Unidirectional {
+        Unidirectional { subs: SmallVec::new(), identity, work: None, id, mode, chunked: false }
     }
 
     pub fn encoding(&self) -> Encoding {
@@ -273,10 +276,10 @@ impl Reader {
     }
 
     /// The owner has answered the join of `id`: whether it is still wanted.
-    pub fn joined(&self, channel: ChannelIndex, id: u32) -> ReaderVerdict {
+    pub fn joined(&self, channel: ChannelIndex, id: u32) -> UnidirectionalVerdict {
         match self.sub(channel) {
-            Some(sub) if sub.is(Sub::PENDING) && sub.place == id => ReaderVerdict::Subscribe,
-            _ => ReaderVerdict::Ignore,
+            Some(sub) if sub.is(Sub::PENDING) && sub.place == id => UnidirectionalVerdict::Subscribe,
+            _ => UnidirectionalVerdict::Ignore,
         }
     }
 
@@ -306,8 +309,8 @@ impl Admission {
     }
 }
 
-/// In place of a position that is none of its channel: no log has this epoch (see [`Position::UNKNOWN`]), so what was missed
-/// is lost.
+/// In place of a position that is none of its channel: no log has this epoch (see [`Position::UNKNOWN`]), so what was
+/// missed is lost.
 pub const LOST: Position = Position::UNKNOWN;
 
 /// Where each channel of a request was left, by its position.
@@ -399,26 +402,26 @@ mod tests {
 
     #[test]
     fn an_answer_to_an_earlier_request_is_not_taken_for_one_to_this() {
-        let mut reader = Reader::new(7, Mode::Poll, None);
-        reader.join_asked(3, 7);
-        assert_eq!(reader.joined(3, 6), ReaderVerdict::Ignore);
-        assert_eq!(reader.joined(4, 7), ReaderVerdict::Ignore);
-        assert_eq!(reader.joined(3, 7), ReaderVerdict::Subscribe);
-        reader.placed(3, 0);
-        assert_eq!(reader.joined(3, 7), ReaderVerdict::Ignore);
-        assert_eq!(reader.remove(3).and_then(Sub::place), Some(0));
+        let mut uni = Unidirectional::new(7, Mode::Poll, None);
+        uni.join_asked(3, 7);
+        assert_eq!(uni.joined(3, 6), UnidirectionalVerdict::Ignore);
+        assert_eq!(uni.joined(4, 7), UnidirectionalVerdict::Ignore);
+        assert_eq!(uni.joined(3, 7), UnidirectionalVerdict::Subscribe);
+        uni.placed(3, 0);
+        assert_eq!(uni.joined(3, 7), UnidirectionalVerdict::Ignore);
+        assert_eq!(uni.remove(3).and_then(Sub::place), Some(0));
     }
 
     #[test]
     fn a_held_poll_costs_less_than_its_bound_above_an_idle_client() {
-        assert!(size_of::<Reader>() <= size_of::<crate::session::Session>() + 16);
+        assert!(size_of::<Unidirectional>() <= size_of::<crate::session::Session>() + 16);
         assert!(size_of::<Work>() <= 64, "{}", size_of::<Work>());
     }
 
     #[test]
     fn a_position_of_other_channels_is_refused_and_a_part_of_one_is_not() {
         let mut text = Vec::new();
-        crate::proto::reader::position::write_position(&mut text, [("a", at(1))]);
+        crate::proto::unidirectional::position::write_position(&mut text, [("a", at(1))]);
         let positions = Positions::parse(std::str::from_utf8(&text).unwrap()).unwrap();
         assert_eq!(since(&["b".into()], &positions), Err(ErrorCode::BadRequest));
         assert_eq!(since(&["b".into(), "a".into()], &positions), Ok(vec![None, Some(at(1))]));

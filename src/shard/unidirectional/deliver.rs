@@ -1,4 +1,5 @@
-//! Delivery to readers whose frames are not the shared ones, and where such a reader stands.
+//! Delivery to unidirectional clients whose frames are not the shared ones, and where such a unidirectional client
+//! stands.
 
 use smallvec::SmallVec;
 
@@ -7,15 +8,15 @@ use crate::base::ids::{ChannelName, EncodingId, Position};
 use crate::base::publication::Publication;
 use crate::hub::followed::{ChannelIndex, FollowedChannels, Item};
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::frames;
-use crate::proto::reader::position::write_position;
+use crate::proto::unidirectional::frames;
+use crate::proto::unidirectional::position::write_position;
 use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::framing::encode_item;
 use crate::shard::outbox::Outbox;
 use crate::shard::peer::Kind;
 
-/// Puts the frame of one item in line for a connection, as its reader must have it.
+/// Puts the frame of one item in line for a connection, as its unidirectional client must have it.
 pub fn append_item(
     outbox: &mut Outbox,
     local: &FollowedChannels,
@@ -26,12 +27,12 @@ pub fn append_item(
     encoding: EncodingId,
 ) {
     let shared = encode_item(item, encoding);
-    if let Kind::Reader(reader) = &connection.peer.kind
+    if let Kind::Unidirectional(uni) = &connection.peer.kind
         && let Item::Publication(publication) = item
-        && reader.has_own_frames(reader.subs().len())
+        && uni.has_own_frames(uni.subs().len())
     {
         let position = || position_text(local, connection, Some((channel, publication.position)));
-        for part in own_frame(Encoding::of(encoding), reader.chunked, publication, shared, position) {
+        for part in own_frame(Encoding::of(encoding), uni.chunked, publication, shared, position) {
             let frame = outbox.frame(part);
             outbox.append(slot, &mut connection.link.chain, frame);
         }
@@ -42,18 +43,17 @@ pub fn append_item(
 }
 
 impl Core {
-    /// Sends one item that was missed, as its reader must have it.
+    /// Sends one item that was missed, as its unidirectional client must have it.
     pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item, encoding: EncodingId) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let shared = encode_item(&item, encoding).clone();
         match (&connection.peer.kind, &item) {
-            (Kind::Reader(reader), Item::Publication(publication))
-                if reader.has_own_frames(reader.subs().len()) =>
+            (Kind::Unidirectional(uni), Item::Publication(publication))
+                if uni.has_own_frames(uni.subs().len()) =>
             {
                 let position =
                     || position_text(&self.delivery.local, connection, Some((channel, publication.position)));
-                for part in own_frame(Encoding::of(encoding), reader.chunked, publication, &shared, position)
-                {
+                for part in own_frame(Encoding::of(encoding), uni.chunked, publication, &shared, position) {
                     self.send(slot, part);
                 }
             }
@@ -62,7 +62,7 @@ impl Core {
     }
 }
 
-/// A publication's frame behind a head with the reader's own position, or without chunks.
+/// A publication's frame behind a head with the unidirectional client's own position, or without chunks.
 pub fn own_frame(
     kind: Encoding,
     chunked: bool,
@@ -88,24 +88,25 @@ pub fn own_frame(
     parts
 }
 
-/// The position of a reader that stands in each channel where the list says.
+/// The position of a unidirectional client that stands in each channel where the list says.
 pub fn text_of(stand: &[(ChannelName, Position)]) -> Vec<u8> {
     let mut text = Vec::new();
     write_position(&mut text, stand.iter().map(|(name, position)| (&**name, *position)));
     text
 }
 
-/// Where the connection's reader stands in all of its channels, with `here` for the one that it is being given.
+/// Where the connection's unidirectional client stands in all of its channels, with `here` for the one that it is being
+/// given.
 ///
-/// A caught-up reader stores no position: it stands where its channels' lists have been brought.
+/// A caught-up unidirectional client stores no position: it stands where its channels' lists have been brought.
 pub fn position_text(
     local: &FollowedChannels,
     connection: &Connection,
     here: Option<(ChannelIndex, Position)>,
 ) -> Vec<u8> {
     let mut text = Vec::new();
-    let Kind::Reader(reader) = &connection.peer.kind else { return text };
-    let stands = reader.subs().iter().filter_map(|sub| {
+    let Kind::Unidirectional(uni) = &connection.peer.kind else { return text };
+    let stands = uni.subs().iter().filter_map(|sub| {
         let (index, place) = (sub.channel(), sub.place()?);
         let channel = local.get(index);
         if let Some((at, position)) = here

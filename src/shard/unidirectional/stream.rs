@@ -5,24 +5,25 @@ use crate::base::ids::ChannelName;
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::options::GapPolicy;
 use crate::proto::encoding::Encoding;
-use crate::proto::reader::notes::{Note, ending, write_note, write_note_with_retry};
-use crate::proto::reader::position::POSITION_CHANNELS_MAX;
+use crate::proto::unidirectional::notes::{Note, ending, write_note, write_note_with_retry};
+use crate::proto::unidirectional::position::POSITION_CHANNELS_MAX;
 use crate::proto::websocket;
-use crate::session::reader::Mode;
+use crate::session::unidirectional::Mode;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
 use crate::shard::peer::Kind;
-use crate::shard::readers::deliver::position_text;
-use crate::shard::readers::request::{may_subscribe, user_of};
+use crate::shard::unidirectional::deliver::position_text;
+use crate::shard::unidirectional::request::{may_subscribe, user_of};
 use crate::shard::view::View;
 
-/// When a reader of events is to come back after its connection broke: soon, and not all at once.
+/// When a unidirectional client of events is to come back after its connection broke: soon, and not all at once.
 const RETRY_MS: u64 = 1_000;
 /// The same while the shard has more than it can take, or is about to end.
 pub(super) const RETRY_BUSY_MS: u64 = 5_000;
 
 impl Core {
-    /// Milliseconds until a reader of events should come back: at least a minimum, and as much again at random.
+    /// Milliseconds until a unidirectional client of events should come back: at least a minimum, and as much again at
+    /// random.
     pub fn retry_ms(&mut self) -> u64 {
         let seats = &self.env.options.seats;
         let full = self.links.connections.len() * 10 > self.env.options.connections_max as usize * 9
@@ -34,14 +35,14 @@ impl Core {
     }
 
     /// A command of plain WebSocket: `subscribe NAME`, `unsubscribe NAME` or `ping`.
-    pub fn handle_reader_command(&mut self, slot: u32, text: &str) {
+    pub fn handle_uni_command(&mut self, slot: u32, text: &str) {
         let (verb, channel) = text.trim().split_once(' ').unwrap_or((text.trim(), ""));
         let outcome = match verb {
             "subscribe" => {
-                self.admit_command(slot, None).and_then(|()| self.subscribe_reader(slot, channel.trim()))
+                self.admit_command(slot, None).and_then(|()| self.subscribe_uni(slot, channel.trim()))
             }
             "unsubscribe" => {
-                self.unsubscribe_reader(slot, channel.trim());
+                self.unsubscribe_uni(slot, channel.trim());
                 Ok(())
             }
             "ping" => {
@@ -52,8 +53,8 @@ impl Core {
         };
         let Err(error_code) = outcome else { return };
         self.env.stats.error_code(error_code);
-        let bare = self.links.connections.reader(slot).map(|reader| reader.encoding())
-            == Some(Encoding::WebSocketBare);
+        let bare =
+            self.links.connections.uni(slot).map(|uni| uni.encoding()) == Some(Encoding::WebSocketBare);
         match bare {
             // It has no words for it but the code of a close.
             true => self.close(
@@ -69,46 +70,47 @@ impl Core {
         }
     }
 
-    fn subscribe_reader(&mut self, slot: u32, channel: &str) -> Result<(), ErrorCode> {
-        let identity = self.links.connections.reader(slot).and_then(|r| r.identity.as_deref());
+    fn subscribe_uni(&mut self, slot: u32, channel: &str) -> Result<(), ErrorCode> {
+        let identity = self.links.connections.uni(slot).and_then(|r| r.identity.as_deref());
         let view = View { options: &self.env.options, local: &self.delivery.local };
         let shown = may_subscribe(channel, user_of(identity), &view)?;
         let known = self.delivery.local.find(channel);
-        let Some(reader) = self.links.connections.reader(slot) else {
+        let Some(uni) = self.links.connections.uni(slot) else {
             return Ok(());
         };
-        if known.is_some_and(|index| reader.sub(index).is_some()) {
+        if known.is_some_and(|index| uni.sub(index).is_some()) {
             return Err(ErrorCode::AlreadySubscribed);
         }
-        if reader.subs().len() >= self.env.options.channels_max.min(POSITION_CHANNELS_MAX) {
+        if uni.subs().len() >= self.env.options.channels_max.min(POSITION_CHANNELS_MAX) {
             return Err(ErrorCode::LimitExceeded);
         }
-        let id = self.messages.reader_ids;
-        self.messages.reader_ids = id.wrapping_add(1);
-        self.ask_reader_join(slot, channel.into(), None, shown, id);
+        let id = self.messages.uni_ids;
+        self.messages.uni_ids = id.wrapping_add(1);
+        self.ask_uni_join(slot, channel.into(), None, shown, id);
         Ok(())
     }
 
-    /// The reader has become a subscriber in the middle of its stream.
+    /// The unidirectional client has become a subscriber in the middle of its stream.
     pub(super) fn subscribed(&mut self, slot: u32, name: &ChannelName) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let position = position_text(&self.delivery.local, connection, None);
         self.note(slot, &Note::Subscribed { channel: name, position: &position });
     }
 
-    fn unsubscribe_reader(&mut self, slot: u32, channel: &str) {
+    fn unsubscribe_uni(&mut self, slot: u32, channel: &str) {
         if let Some(index) = self.delivery.local.find(channel) {
             self.unsubscribe(slot, index, None);
         }
         self.note(slot, &Note::Unsubscribed { channel });
     }
 
-    /// The cursor of a reader has fallen off the log's tail. False when the connection is closed for it, or answered.
-    pub fn handle_reader_gap(&mut self, slot: u32, channel: u32, policy: GapPolicy) -> bool {
-        let Some(reader) = self.links.connections.reader(slot) else {
+    /// The cursor of a unidirectional client has fallen off the log's tail. False when the connection is closed for it,
+    /// or answered.
+    pub fn handle_uni_gap(&mut self, slot: u32, channel: u32, policy: GapPolicy) -> bool {
+        let Some(uni) = self.links.connections.uni(slot) else {
             return false;
         };
-        if reader.mode == Mode::Poll {
+        if uni.mode == Mode::Poll {
             self.reset_poll(slot, channel);
             return false;
         }
@@ -116,7 +118,7 @@ impl Core {
             self.close(slot, Disconnect::SLOW);
             return false;
         }
-        if reader.encoding() == Encoding::WebSocketBare {
+        if uni.encoding() == Encoding::WebSocketBare {
             self.close(slot, Disconnect::INSUFFICIENT_STATE);
             return false;
         }
@@ -140,31 +142,31 @@ impl Core {
         true
     }
 
-    /// Ends a reader for the given reason.
-    pub fn close_reader(&mut self, slot: u32, disconnect: Disconnect) {
+    /// Ends a unidirectional client for the given reason.
+    pub fn close_uni(&mut self, slot: u32, disconnect: Disconnect) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let blocked = connection.link.is_blocked();
-        let Kind::Reader(reader) = &mut connection.peer.kind else { return };
-        let (mode, chunked) = (reader.mode, reader.chunked);
-        if let (Mode::Poll | Mode::History | Mode::Publish, Some(work)) = (mode, &mut reader.work) {
+        let Kind::Unidirectional(uni) = &mut connection.peer.kind else { return };
+        let (mode, chunked) = (uni.mode, uni.chunked);
+        if let (Mode::Poll | Mode::History | Mode::Publish, Some(work)) = (mode, &mut uni.work) {
             // The answer under way still goes out, and is the last one.
             work.reply.keep_alive = false;
             match &mut work.asking {
                 Some(asking) => asking.hold_ms = 0,
                 None if disconnect.reconnects() => self.answer_empty(slot),
-                None => self.refuse_reader(slot, ErrorCode::PermissionDenied.into()),
+                None => self.refuse_uni(slot, ErrorCode::PermissionDenied.into()),
             }
             return;
         }
         self.env.stats.disconnect(&disconnect);
         let Mode::Stream(kind) = mode else { return };
         let mut last = Vec::new();
-        if !reader.is_ready() {
+        if !uni.is_ready() {
             if disconnect.reconnects() {
-                return self.refuse_reader(slot, ErrorCode::TooManyRequests.into());
+                return self.refuse_uni(slot, ErrorCode::TooManyRequests.into());
             }
             // It is not to come back, and hears that in its own words: the stream begins and ends.
-            last = reader.asking().map_or_else(Vec::new, |asking| std::mem::take(&mut asking.opening));
+            last = uni.asking().map_or_else(Vec::new, |asking| std::mem::take(&mut asking.opening));
         }
         self.owned.events.note_end(slot, &disconnect);
         if blocked && disconnect == Disconnect::SLOW {

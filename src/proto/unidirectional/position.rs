@@ -1,16 +1,17 @@
-//! Where a reader stands in all of its channels, as one short text.
+//! Where a unidirectional client stands in all of its channels, as one short text.
 //!
 //! The text is opaque to clients: it goes out as an SSE `id`, a member of JSON messages, an `ETag`, and comes back as
-//! `Last-Event-ID`, in the query, or as `If-None-Match`. Nothing signs it, as it gives no right: a client that changes it is
-//! told other messages of channels that it may read anyway, or that its position is lost.
+//! `Last-Event-ID`, in the query, or as `If-None-Match`. Nothing signs it, as it gives no right: a client that changes
+//! it is told other messages of channels that it may read anyway, or that its position is lost.
 //!
 //! ```text
 //!  base64url( version 1 | { tag of the channel's name: 4 | epoch: 4 | offset: 1..10, LEB128 } ... )
 //!  base64url( version 2 | { tag of the channel's name: 4 | epoch: 8 | offset: 1..10, LEB128 } ... )
 //! ```
 //! Version 2 when one of the epochs is another owner's.
-//! A channel is named by a tag of 32 bits, because the request names it already. Two of a reader's channels that share
-//! a tag would find each other's epoch, which is random: told lost, never given a wrong message in silence.
+//! A channel is named by a tag of 32 bits, because the request names it already. Two of a unidirectional client's
+//! channels that share a tag would find each other's epoch, which is random: told lost, never given a wrong message in
+//! silence.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -66,7 +67,7 @@ impl Positions {
         Positions(SmallVec::from_slice(&[(0, Position { offset: Offset(0), epoch: Epoch::NONE })]))
     }
 
-    /// Where the reader stood in `channel`; `None` when the position is older than its interest in it.
+    /// Where the unidirectional client stood in `channel`; `None` when the position is older than its interest in it.
     pub fn get(&self, channel: &str) -> Option<Position> {
         let tag = tag(channel);
         self.0.iter().find(|(at, _)| *at == tag).map(|(_, position)| *position)
