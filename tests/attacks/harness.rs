@@ -1,5 +1,6 @@
 //! The daemon under attack, and the watch over its memory and over the honest client beside it.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -52,11 +53,11 @@ impl<'a> Attack<'a> {
     }
 
     /// `prepare` makes what the attack needs, `strike` attacks until the time that it is given.
-    pub fn run<T>(
+    pub fn run<T: Send>(
         &self,
         driver: Driver,
         prepare: impl FnOnce(&Daemon) -> T,
-        strike: impl FnOnce(&Daemon, T, Instant),
+        strike: impl FnOnce(&Daemon, T, Instant) + Send,
     ) {
         let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let daemon = Daemon::start_written(driver, &["--shards", "2"], self.settings, self.tables);
@@ -64,7 +65,7 @@ impl<'a> Attack<'a> {
         let honest = Honest::start(&daemon);
         let stretch = duration() / STRETCHES;
         honest.take();
-        thread::sleep(stretch * 2);
+        busy_cores(stretch * 2);
         let quiet = percentile(honest.take(), 99);
         let idle = resident_bytes(daemon.pid()).expect("a process");
         let watch = Watch::start(daemon.pid());
@@ -79,7 +80,10 @@ impl<'a> Attack<'a> {
                     stretches.push(honest.take());
                 }
             });
-            strike(&daemon, prepared, until);
+            scope.spawn(|| {
+                take_spare_time_only();
+                strike(&daemon, prepared, until);
+            });
             attack.join().expect("it only waits");
         });
         let peak = watch.finish();
@@ -125,6 +129,29 @@ impl<'a> Attack<'a> {
         }
         assert!(daemon.stop().success(), "{}", self.name);
     }
+}
+
+/// Work that concerns the daemon as little as possible: a machine whose cores are busy has slower rounds than an idle one,
+/// whoever keeps them so.
+fn busy_cores(time: Duration) {
+    let until = Instant::now() + time;
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..cores {
+            scope.spawn(|| {
+                take_spare_time_only();
+                while Instant::now() < until {}
+            });
+        }
+    });
+}
+
+/// This thread runs when no other wants its core: an attacker works on a machine of its own, and what the honest notice is
+/// what the daemon does about it.
+fn take_spare_time_only() {
+    let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
+    let done = Command::new("chrt").args(["--idle", "--pid", "0", &thread]).status();
+    assert!(done.is_ok_and(|status| status.success()), "chrt of util-linux");
 }
 
 /// The least value that `percent` of them do not exceed; nothing came at all: the longest.
