@@ -27,6 +27,8 @@ use crate::base::address::ListenAddress;
 #[derive(Clone, Debug)]
 pub struct ListenerOptions {
     pub bind: Bind,
+    /// The addresses of its clients are wanted: io_uring then accepts them one by one, since only so the kernel says them.
+    pub addresses: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -39,13 +41,13 @@ pub enum Bind {
 
 impl From<SocketAddr> for ListenerOptions {
     fn from(address: SocketAddr) -> ListenerOptions {
-        ListenerOptions { bind: Bind::Tcp(address) }
+        ListenerOptions { bind: Bind::Tcp(address), addresses: false }
     }
 }
 
 impl From<Arc<UnixSocket>> for ListenerOptions {
     fn from(socket: Arc<UnixSocket>) -> ListenerOptions {
-        ListenerOptions { bind: Bind::Unix(socket) }
+        ListenerOptions { bind: Bind::Unix(socket), addresses: false }
     }
 }
 

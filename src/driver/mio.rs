@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read};
-use std::net::Shutdown;
+use std::net::{IpAddr, Shutdown};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +84,12 @@ impl MioDriver {
                 }
                 Bind::Unix(shared) => (Source::Unix(shared.clone()), listener.address()),
             };
-            listeners.push(Listener { source: Some(source), address, acceptable: false });
+            listeners.push(Listener {
+                source: Some(source),
+                address,
+                addresses: listener.addresses,
+                acceptable: false,
+            });
         }
         let waker = Waker::new(poll.registry(), WAKER)?;
         Ok(MioDriver {
@@ -190,7 +195,9 @@ impl MioDriver {
 
     fn accept_one(&mut self, index: usize, events: &mut Vec<Event>) {
         let full = self.free.is_empty() && self.slots.len() as u32 >= self.sockets_max;
-        let Listener { source: Some(source), acceptable, .. } = &mut self.listeners[index] else { return };
+        let Listener { source: Some(source), acceptable, addresses, .. } = &mut self.listeners[index] else {
+            return;
+        };
         if full && sys::is_readable(source.as_fd()) {
             // The client stays in the backlog, where the next accept_start finds it.
             self.accept_pause();
@@ -199,9 +206,11 @@ impl MioDriver {
         }
         let accepted = match source {
             _ if full => Err(ErrorKind::WouldBlock.into()),
-            Source::Tcp(own) => own.accept().map(|(stream, _)| stream),
+            Source::Tcp(own) => {
+                own.accept().map(|(stream, from)| (stream, addresses.then(|| from.ip().to_canonical())))
+            }
             // One kind of stream for all: what is done to it is the same for every socket.
-            Source::Unix(shared) => sys::accept_unix(&**shared).map(TcpStream::from),
+            Source::Unix(shared) => sys::accept_unix(&**shared).map(|fd| (TcpStream::from(fd), None)),
         };
         let queued = match source {
             Source::Tcp(_) => Ok(()),
@@ -212,8 +221,8 @@ impl MioDriver {
             }
         };
         match queued.and(accepted) {
-            Ok(stream) => {
-                if let Err(error) = self.adopt(stream, ListenerId(index as u8), events) {
+            Ok((stream, address)) => {
+                if let Err(error) = self.adopt(stream, ListenerId(index as u8), address, events) {
                     self.accept_failed(&error, events);
                 }
             }
@@ -233,6 +242,7 @@ impl MioDriver {
         &mut self,
         mut stream: TcpStream,
         listener: ListenerId,
+        address: Option<IpAddr>,
         events: &mut Vec<Event>,
     ) -> io::Result<()> {
         let index = self.free.last().copied().unwrap_or(self.slots.len() as u32);
@@ -247,7 +257,7 @@ impl MioDriver {
         } else {
             self.slots.push(slot);
         }
-        events.push(Event::Accepted { sock: Sock { slot: index, generation }, listener });
+        events.push(Event::Accepted { sock: Sock { slot: index, generation }, listener, address });
         Ok(())
     }
 
@@ -479,6 +489,8 @@ struct Listener {
     /// `None` after the end.
     source: Option<Source>,
     address: ListenAddress,
+    /// Each client's address is asked for.
+    addresses: bool,
     /// The kernel said that clients wait, and accept has not said otherwise since.
     acceptable: bool,
 }

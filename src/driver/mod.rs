@@ -33,6 +33,7 @@ mod sys;
 pub mod uring;
 
 use std::io;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +49,9 @@ pub use self::sys::{give_memory_back, take_short_turns};
 /// What happened since the last [`Driver::wait`].
 #[derive(Debug)]
 pub enum Event {
-    /// A client connected. Nothing is read from it before [`Driver::read_start`].
-    Accepted { sock: Sock, listener: ListenerId },
+    /// A client connected. Nothing is read from it before [`Driver::read_start`]. Its address comes along where the
+    /// [listener](ListenerOptions::addresses) is asked for it and the socket is one of TCP.
+    Accepted { sock: Sock, listener: ListenerId, address: Option<IpAddr> },
     /// A client could not be accepted. Accepting is paused on every listener, since what is short is short for all; the
     /// shard resumes it after a delay or when a slot is free.
     AcceptFailed { cause: AcceptFailure },

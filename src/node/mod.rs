@@ -40,7 +40,7 @@ use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
-use crate::driver::{Driver, DriverOptions, ListenerOptions, SocketOptions};
+use crate::driver::{Bind, Driver, DriverOptions, ListenerOptions, SocketOptions};
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::node::limits::{Descriptors, Room};
@@ -152,7 +152,7 @@ fn serve(start: &Start) -> io::Result<()> {
             Incident::Ready(bound) => {
                 for (listener, address) in options.listeners.iter_mut().zip(&bound) {
                     if let Some(address) = address.tcp() {
-                        *listener = address.into();
+                        listener.bind = Bind::Tcp(address);
                     }
                 }
             }

@@ -1,5 +1,6 @@
 //! Everything of a shard but its driver.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -189,13 +190,23 @@ impl Core {
         self.peers.client_ids.id(self.conn_id(slot))
     }
 
+    /// Where the client of a connection comes from: `None` for a unix socket, and where no listener asks (see
+    /// [`crate::driver::ListenerOptions::addresses`]).
+    #[allow(dead_code, reason = "hook calls, events and admission are to use it")]
+    pub fn client_address(&self, slot: u32) -> Option<IpAddr> {
+        self.links.addresses.get(slot)
+    }
+
     // --- the life of a connection
 
     /// False when there is no room for it: the caller closes it.
-    pub fn handle_accepted(&mut self, sock: Sock, listener: ListenerId) -> bool {
+    pub fn handle_accepted(&mut self, sock: Sock, listener: ListenerId, address: Option<IpAddr>) -> bool {
         self.env.stats.counters.connections_accepted_total += 1;
         let number = self.peers.directory.insert(sock.slot);
         self.links.connections.insert(sock.slot, Connection::new(sock.generation, number));
+        if let Some(address) = address {
+            self.links.addresses.insert(sock.slot, address);
+        }
         self.owned.events.begin(sock.slot, self.env.now);
         let Some(connection) = self.links.connections.get_mut(sock.slot) else { return false };
         if let Some(layer) = self.env.options.new_layer(listener) {
@@ -232,6 +243,7 @@ impl Core {
             true => self.env.options.seats.give_back(),
             false => self.links.unseated -= 1,
         }
+        self.links.addresses.remove(sock.slot);
         self.owned.events.end(sock.slot);
         self.env.stats.counters.connections_closed_total += 1;
     }

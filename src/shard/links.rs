@@ -6,6 +6,7 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::Sock;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
+use crate::shard::addresses::Addresses;
 use crate::shard::connections::Connection;
 use crate::shard::layers::Layers;
 use crate::shard::outbox::Outbox;
@@ -29,6 +30,8 @@ pub(in crate::shard) enum Action {
 pub(in crate::shard) struct Links {
     pub connections: Slots<Connection>,
     pub wheel: Wheel,
+    /// Of clients.
+    pub addresses: Addresses,
     /// Of sealed connections.
     pub layers: Layers,
     pub outbox: Outbox,
@@ -58,6 +61,7 @@ impl Links {
         Links {
             connections: Slots::default(),
             wheel: Wheel::new(now),
+            addresses: Addresses::default(),
             layers: Layers::default(),
             outbox: Outbox::default(),
             actions: Vec::new(),

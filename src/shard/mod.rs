@@ -13,6 +13,7 @@
 //! Between a socket and a protocol stands nothing, or a [`Layer`](crate::layer::Layer): what is received passes
 //! `sealed.rs` before it is decoded, what is sent is sealed in the flush.
 
+mod addresses;
 mod admission;
 mod api_commands;
 pub mod client_ids;
@@ -203,8 +204,8 @@ impl<D: Driver> Shard<D> {
 
     fn handle_event(&mut self, event: Event, now: Time) {
         match event {
-            Event::Accepted { sock, listener } => {
-                if !self.core.handle_accepted(sock, listener) {
+            Event::Accepted { sock, listener, address } => {
+                if !self.core.handle_accepted(sock, listener, address) {
                     self.driver.close(sock);
                 }
             }

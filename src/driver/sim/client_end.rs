@@ -1,6 +1,7 @@
 //! A client's end of one simulated connection.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use crate::base::ids::ListenerId;
@@ -34,6 +35,11 @@ impl ClientEnd {
     /// For one that is still on its way.
     pub(super) fn comes_by(&self, listener: ListenerId) {
         self.world.borrow_mut().link(self.link).listener = listener;
+    }
+
+    /// For one that is still on its way: it comes from there, not from this machine.
+    pub fn comes_from(&self, address: IpAddr) {
+        self.world.borrow_mut().link(self.link).address = address;
     }
 
     /// The connection's number in its net, from 0, in the order of connecting.

@@ -80,6 +80,8 @@ struct Slot {
 
 pub(super) struct Host {
     pub listeners: Vec<ListenAddress>,
+    /// Whether each of them says where its clients come from.
+    pub addresses: Vec<bool>,
     pub sockets_max: u32,
     pub recv_buffer_bytes: usize,
     /// False after `accept_end`.
@@ -107,12 +109,14 @@ pub(super) struct Host {
 impl Host {
     pub fn new(
         listeners: Vec<ListenAddress>,
+        addresses: Vec<bool>,
         sockets_max: u32,
         recv_buffer_bytes: usize,
         generation_first: u32,
     ) -> Host {
         Host {
             listeners,
+            addresses,
             sockets_max,
             recv_buffer_bytes,
             listening: true,

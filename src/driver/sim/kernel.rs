@@ -149,7 +149,10 @@ impl World {
             at.stats.accepted += 1;
             let at = self.link(link);
             at.place = Place::Accepted { slot: sock.slot };
-            events.push(Event::Accepted { sock, listener: at.listener });
+            let (listener, from) = (at.listener, at.address);
+            let by = &self.hosts[host];
+            let told = by.addresses[listener.index()] && by.listeners[listener.index()].tcp().is_some();
+            events.push(Event::Accepted { sock, listener, address: told.then_some(from) });
             if happens(&mut self.prng, self.faults.accept_dead) {
                 self.break_link(link, libc::ECONNRESET);
             }
@@ -369,7 +372,7 @@ impl World {
 fn event_mark(event: &Event) -> u64 {
     let mark = |kind: u64, sock: &Sock, more: u64| kind << 56 | more << 32 | u64::from(sock.slot);
     match event {
-        Event::Accepted { sock, listener } => mark(1, sock, u64::from(listener.0)),
+        Event::Accepted { sock, listener, .. } => mark(1, sock, u64::from(listener.0)),
         Event::AcceptFailed { .. } => 2 << 56,
         Event::Received { sock, lent } => mark(3, sock, u64::from(lent.len)),
         Event::Ended { sock, cause } => mark(4, sock, u64::from(*cause == End::Finished)),

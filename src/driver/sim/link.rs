@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::base::ids::ListenerId;
 use crate::base::time::Time;
@@ -121,6 +122,8 @@ pub(super) struct Link {
     pub landed: bool,
     /// Which listener of that shard.
     pub listener: ListenerId,
+    /// Where the client comes from.
+    pub address: IpAddr,
     pub place: Place,
     pub up: Pipe,
     /// What the server's kernel knows of the client's end; told to the shard when `up` has been read.
@@ -150,6 +153,7 @@ impl Link {
             host: 0,
             landed: false,
             listener: ListenerId(0),
+            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             place: Place::Coming,
             up: pipe(),
             up_end: None,

@@ -79,8 +79,10 @@ impl SimDriver {
                 true => crate::base::ids::GENERATION_MASK - world.prng.u32(0..4),
                 false => 0,
             };
+            let addresses = options.listeners.iter().map(|listener| listener.addresses).collect();
             world.hosts.push(Host::new(
                 listeners,
+                addresses,
                 options.sockets_max,
                 options.recv_buffer_bytes,
                 generation,

@@ -143,6 +143,49 @@ pub(in crate::driver) fn a_failure_pauses_every_listener<R: Rig>() {
     });
 }
 
+/// By listeners of both kinds at a time, many before the driver looks, and while accepting is paused and resumed.
+pub(in crate::driver) fn says_where_clients_come_from_if_asked<R: Rig>() {
+    const CLIENTS: u8 = 40;
+    let folder = tempfile::tempdir().expect("a folder");
+    let unix = UnixSocket::bind(&folder.path().join("driver.sock"), 0o600).expect("bound");
+    let asked = |options: ListenerOptions| ListenerOptions { addresses: true, ..options };
+    let Some(mut h) = Harness::<R>::with_listeners(256, vec![asked(tcp()), tcp(), asked(unix.into())]) else {
+        eprintln!("skipped: this machine forbids the driver");
+        return;
+    };
+    let from = |number: u8| Ipv4Addr::new(127, 1, 2, number);
+    let mut all = Vec::new();
+    for round in 0..2 {
+        h.driver().accept_pause();
+        h.settle();
+        for number in 1..=CLIENTS {
+            all.push(h.rig.connect_from(FIRST, from(number)));
+            all.push(h.rig.connect_from(SECOND, from(number)));
+        }
+        h.driver().accept_start();
+        let count = (round + 1) * 2 * usize::from(CLIENTS);
+        h.until("all of them", |h| h.accepted.len() == count);
+    }
+    let mut told = Vec::new();
+    for (listener, address) in h.came_by.iter().zip(&h.came_from) {
+        match *listener {
+            FIRST => told.push(address.expect("asked for")),
+            _ => assert_eq!(*address, None, "not asked for"),
+        }
+    }
+    told.sort();
+    let sent: Vec<IpAddr> = (1..=CLIENTS).flat_map(|number| [from(number).into(); 2]).collect();
+    assert_eq!(told, sent);
+    // One that came so is like any other, and a unix socket has no address to tell.
+    let (client, sock) = h.connect_by(FIRST);
+    assert_eq!(h.came_from.last(), Some(&Some(Ipv4Addr::LOCALHOST.into())));
+    h.driver().read_start(sock);
+    h.client_send_all(client, b"hello");
+    h.until_received(sock, 5);
+    h.connect_by(UNIX);
+    assert_eq!(h.came_from.last(), Some(&None));
+}
+
 /// Drivers of several threads that share a unix socket get its clients in turn: for the real ones, as the kernel decides.
 pub(in crate::driver) fn clients_of_a_shared_socket_come_in_turn<D: Bind + Send + 'static>() {
     const DRIVERS: usize = 3;

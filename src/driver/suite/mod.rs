@@ -13,7 +13,7 @@ mod sending;
 mod waiting;
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -48,6 +48,9 @@ pub(in crate::driver) trait Rig: Sized {
     fn connect(&mut self) -> Client {
         self.connect_by(ListenerId(0))
     }
+
+    /// The same from an address of 127.0.0.0/8, by TCP.
+    fn connect_from(&mut self, listener: ListenerId, address: Ipv4Addr) -> Client;
 
     /// Whether a client that connects now finds no listener.
     fn is_refused_by(&mut self, listener: ListenerId) -> bool;
@@ -133,6 +136,7 @@ macro_rules! driver_suite {
             a_unix_socket_is_read_to_its_end
             pause_and_end_are_for_every_listener
             a_failure_pauses_every_listener
+            says_where_clients_come_from_if_asked
             a_wake_ends_the_wait
             a_wake_before_the_wait_ends_it
             wait_returns_after_its_timeout
@@ -179,6 +183,8 @@ struct Harness<R: Rig> {
     accepted: Vec<Sock>,
     /// By which listener each of them came.
     came_by: Vec<ListenerId>,
+    /// And from where.
+    came_from: Vec<Option<IpAddr>>,
     accept_failures: Vec<AcceptFailure>,
     seen: HashMap<Sock, Seen>,
     failures: Vec<SendFailure>,
@@ -205,6 +211,7 @@ impl<R: Rig> Harness<R> {
             rig,
             accepted: Vec::new(),
             came_by: Vec::new(),
+            came_from: Vec::new(),
             accept_failures: Vec::new(),
             seen: HashMap::new(),
             failures: Vec::new(),
@@ -232,11 +239,12 @@ impl<R: Rig> Harness<R> {
         for event in events.drain(..) {
             self.events_total += 1;
             match event {
-                Event::Accepted { sock, listener } => {
+                Event::Accepted { sock, listener, address } => {
                     let fresh = self.seen.insert(sock, Seen::default()).is_none();
                     assert!(fresh, "{sock:?} accepted twice");
                     self.accepted.push(sock);
                     self.came_by.push(listener);
+                    self.came_from.push(address);
                 }
                 Event::AcceptFailed { cause } => self.accept_failures.push(cause),
                 Event::Received { sock, lent } => {

@@ -1,7 +1,7 @@
 //! The rig of the real drivers: clients on loopback sockets of this process.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -30,7 +30,11 @@ impl<D> SocketRig<D> {
 
 impl<D: Bind> SocketRig<D> {
     /// A socket to one of the driver's listeners.
-    pub(in crate::driver) fn client(&self, listener: ListenerId) -> io::Result<Socket> {
+    pub(in crate::driver) fn client(
+        &self,
+        listener: ListenerId,
+        from: Option<Ipv4Addr>,
+    ) -> io::Result<Socket> {
         let (socket, address) = match self.driver.local_addr(listener) {
             ListenAddress::Tcp(address) => {
                 let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
@@ -41,6 +45,9 @@ impl<D: Bind> SocketRig<D> {
                 (Socket::new(Domain::UNIX, Type::STREAM, None)?, SockAddr::unix(path)?)
             }
         };
+        if let Some(from) = from {
+            socket.bind(&SocketAddr::from((from, 0)).into())?;
+        }
         socket.connect(&address)?;
         socket.set_nonblocking(true)?;
         Ok(socket)
@@ -73,14 +80,19 @@ impl<D: Bind> Rig for SocketRig<D> {
     }
 
     fn connect_by(&mut self, listener: ListenerId) -> Client {
-        self.clients.push(Some(self.client(listener).expect("connect")));
+        self.clients.push(Some(self.client(listener, None).expect("connect")));
+        Client(self.clients.len() - 1)
+    }
+
+    fn connect_from(&mut self, listener: ListenerId, address: Ipv4Addr) -> Client {
+        self.clients.push(Some(self.client(listener, Some(address)).expect("connect")));
         Client(self.clients.len() - 1)
     }
 
     fn is_refused_by(&mut self, listener: ListenerId) -> bool {
         // The file of a unix socket is gone with it.
         let gone = [ErrorKind::ConnectionRefused, ErrorKind::NotFound];
-        self.client(listener).is_err_and(|error| gone.contains(&error.kind()))
+        self.client(listener, None).is_err_and(|error| gone.contains(&error.kind()))
     }
 
     fn client_send(&mut self, client: Client, bytes: &[u8]) -> usize {

@@ -2,6 +2,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -10,6 +11,7 @@ use io_uring::types::BufRingEntry;
 
 use super::{SEND_BYTES_MAX, SEND_PARTS_MAX, SUBMISSIONS_MAX};
 use crate::base::bytes::Bytes;
+use crate::base::limits::LISTENERS_MAX;
 use crate::driver::Part;
 
 /// Parts of all gathered sends between two enters: 64 KiB of gather lists a shard, touched only as far as used.
@@ -161,6 +163,59 @@ impl Buffers {
         unsafe {
             let start = self.bytes.start.as_ptr().add(usize::from(buffer) * self.buffer_bytes);
             std::slice::from_raw_parts_mut(start, len as usize)
+        }
+    }
+}
+
+/// Where the kernel writes the names of those that it accepts: one place for each listener.
+pub(super) struct Names(Pages);
+
+/// What an accept writes, and how much of it.
+#[repr(C)]
+struct Name {
+    address: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl Names {
+    pub fn new() -> Names {
+        Names(Pages::new(LISTENERS_MAX * size_of::<Name>()))
+    }
+
+    fn at(&self, place: usize) -> *mut Name {
+        assert!(place < LISTENERS_MAX);
+        // SAFETY: inside the pages, which hold so many names and are aligned for any of them.
+        unsafe { self.0.start.as_ptr().cast::<Name>().add(place) }
+    }
+
+    /// For one accept to write to. The one before it has completed.
+    pub fn room(&mut self, place: usize) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
+        let name = self.at(place);
+        // SAFETY: the place is ours, zeroed at first, and no accept that knows of it is in the kernel.
+        unsafe {
+            (*name).len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            ((&raw mut (*name).address).cast(), &raw mut (*name).len)
+        }
+    }
+
+    /// What the last accept wrote; the next one has not been submitted.
+    pub fn get(&self, place: usize) -> Option<IpAddr> {
+        let name = self.at(place).cast_const();
+        // SAFETY: every byte of it was zeroed or written by the kernel, which knows of it no more until the next accept.
+        let (address, len) = unsafe { ((*name).address, (*name).len as usize) };
+        let start = (&raw const address).cast::<u8>();
+        match i32::from(address.ss_family) {
+            libc::AF_INET if len >= size_of::<libc::sockaddr_in>() => {
+                // SAFETY: a storage has room for it, and any bytes are one.
+                let found = unsafe { start.cast::<libc::sockaddr_in>().read() };
+                Some(Ipv4Addr::from(u32::from_be(found.sin_addr.s_addr)).into())
+            }
+            libc::AF_INET6 if len >= size_of::<libc::sockaddr_in6>() => {
+                // SAFETY: as above.
+                let found = unsafe { start.cast::<libc::sockaddr_in6>().read() };
+                Some(IpAddr::V6(found.sin6_addr.s6_addr.into()).to_canonical())
+            }
+            _ => None,
         }
     }
 }

@@ -16,6 +16,7 @@ mod wake;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::Duration;
 
@@ -25,7 +26,7 @@ use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 
 pub use self::allocator::give_memory_back;
 pub(super) use self::memory::held;
-use self::memory::{BUFFER_GROUP, Buffers, Gather};
+use self::memory::{BUFFER_GROUP, Buffers, Gather, Names};
 pub(super) use self::socket::{
     BACKLOG, accept_failure, accept_unix, descriptors_max, is_readable, leave_queue, listen, now, send_cause,
     wait_in_turn,
@@ -75,7 +76,7 @@ impl Completion {
     }
 }
 
-/// A submission that points to no memory that could go.
+/// A submission that points to no memory but what lives as long as the ring.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Op<'a> {
     /// Multishot: one completion a client, whose result is its slot.
@@ -85,6 +86,11 @@ pub(super) enum Op<'a> {
     /// One completion, of one client: for a listener that rings share. The kernel wakes the ring that has waited longest.
     AcceptOne {
         listener: BorrowedFd<'a>,
+    },
+    /// One completion, of one client, whose address [`Ring::accepted_from`] then gives. One at a time for each place.
+    AcceptFrom {
+        listener: BorrowedFd<'a>,
+        place: usize,
     },
     /// Multishot, edge triggered, for bytes, the end and errors.
     PollRead {
@@ -141,6 +147,7 @@ pub(super) struct Ring {
     holds: Vec<Bytes>,
     gather: Gather,
     buffers: Buffers,
+    names: Names,
 }
 
 impl Ring {
@@ -174,6 +181,7 @@ impl Ring {
             holds: Vec::new(),
             gather: Gather::new(),
             buffers,
+            names: Names::new(),
         })
     }
 
@@ -184,6 +192,12 @@ impl Ring {
             }
             Op::AcceptOne { listener } => {
                 opcode::Accept::new(Fd(listener.as_raw_fd()), std::ptr::null_mut(), std::ptr::null_mut())
+                    .file_index(Some(DestinationSlot::auto_target()))
+                    .build()
+            }
+            Op::AcceptFrom { listener, place } => {
+                let (name, len) = self.names.room(place);
+                opcode::Accept::new(Fd(listener.as_raw_fd()), name, len)
                     .file_index(Some(DestinationSlot::auto_target()))
                     .build()
             }
@@ -273,7 +287,8 @@ impl Ring {
         let mut attempts = 0;
         loop {
             while let Some(entry) = self.overflow.front() {
-                // SAFETY: an entry in `overflow` was made by `push`, so it points to no memory but the buffer group.
+                // SAFETY: an entry in `overflow` was made by `push`, so it points to no memory but the buffer group and the
+                // names, which live as long as the ring.
                 if unsafe { self.ring.submission().push(entry) }.is_err() {
                     break;
                 }
@@ -370,6 +385,11 @@ impl Ring {
                 return;
             }
         }
+    }
+
+    /// Where the client came from that an accept for this place has taken just now.
+    pub fn accepted_from(&self, place: usize) -> Option<IpAddr> {
+        self.names.get(place)
     }
 
     /// How many receives may be queued.

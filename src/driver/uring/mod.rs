@@ -38,6 +38,9 @@ use crate::base::time::Time;
 
 /// How long the end of a driver waits for its accept: it takes half a millisecond, and no end may hang.
 const LISTENER_END_MAX: Duration = Duration::from_millis(200);
+/// Clients of listeners that take them one by one, in one wait: some 5 us each, so that a storm of them does not keep the
+/// others waiting.
+const ACCEPTS_MAX: usize = 256;
 
 /// May move to another thread until its first `flush` or `wait`; then the kernel binds it to that thread.
 pub struct UringDriver {
@@ -56,6 +59,8 @@ pub struct UringDriver {
     /// Reads that completed after a pause: only when the kernel had no memory in the tick that asked for them.
     parked: Vec<(Sock, Lent)>,
     failures: Vec<SendFailure>,
+    /// One client came by a listener that takes them one by one: there may be another.
+    more_clients: bool,
     stale_total: u64,
 }
 
@@ -82,6 +87,7 @@ impl UringDriver {
             completions: Vec::new(),
             parked: Vec::new(),
             failures: Vec::new(),
+            more_clients: false,
             stale_total: 0,
         };
         driver.arm_waker();
@@ -134,7 +140,7 @@ impl UringDriver {
             let token = Token::accept(index as u32);
             match (&listener.source, self.accept_wanted, listener.armed) {
                 (Some(source), true, false) => {
-                    self.ring.push(source.accept(), token);
+                    self.ring.push(source.accept(index, listener.one_by_one), token);
                     listener.armed = true;
                 }
                 (_, false, true) if !listener.cancelled => {
@@ -262,7 +268,9 @@ impl UringDriver {
             slot.generation = (slot.generation + 1) & GENERATION_MASK;
             slot.flags = OPEN | at.slot_flags | (slot.flags & QUEUED);
             let sock = Sock { slot: index, generation: slot.generation };
-            events.push(Event::Accepted { sock, listener: ListenerId(listener as u8) });
+            let address = if at.one_by_one { self.ring.accepted_from(listener as usize) } else { None };
+            self.more_clients |= at.one_by_one;
+            events.push(Event::Accepted { sock, listener: ListenerId(listener as u8), address });
         }
         if completion.more() {
             return;
@@ -520,6 +528,15 @@ impl Driver for UringDriver {
         self.ring.wait(if busy { Some(Duration::ZERO) } else { timeout })?;
         self.harvest();
         self.act(events);
+        for _ in 0..ACCEPTS_MAX {
+            if !std::mem::take(&mut self.more_clients) {
+                break;
+            }
+            // A client that waits completes the accept inside the submit.
+            self.ring.submit();
+            self.harvest();
+            self.act(events);
+        }
         if self.queue_reads() {
             // Receives complete inside the submit.
             self.ring.submit();
@@ -546,6 +563,8 @@ struct Listener {
     /// `None` after the end.
     source: Option<Source>,
     address: ListenAddress,
+    /// Each client's address is asked for.
+    one_by_one: bool,
     /// Flags of the sockets that come from here.
     slot_flags: u32,
     /// An accept is in the kernel, ...
@@ -569,13 +588,17 @@ impl Listener {
             }
             Bind::Unix(shared) => (Source::Unix(shared.clone()), options.address(), BLIND),
         };
-        Ok(Listener { source: Some(source), address, slot_flags, armed: false, cancelled: false })
+        let one_by_one = options.addresses && address.tcp().is_some();
+        Ok(Listener { source: Some(source), address, one_by_one, slot_flags, armed: false, cancelled: false })
     }
 }
 
 impl Source {
-    fn accept(&self) -> Op<'_> {
+    fn accept(&self, index: usize, one_by_one: bool) -> Op<'_> {
         match self {
+            Source::Tcp(listener) if one_by_one => {
+                Op::AcceptFrom { listener: listener.as_fd(), place: index }
+            }
             Source::Tcp(listener) => Op::Accept { listener: listener.as_fd() },
             Source::Unix(shared) => Op::AcceptOne { listener: shared.as_fd() },
         }

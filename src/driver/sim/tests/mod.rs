@@ -5,7 +5,7 @@ mod contract;
 mod echo;
 mod single;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
@@ -83,6 +83,12 @@ impl Rig for SimRig {
         client.read_pause();
         self.clients.push(client);
         Client(self.clients.len() - 1)
+    }
+
+    fn connect_from(&mut self, listener: ListenerId, address: Ipv4Addr) -> Client {
+        let client = self.connect_by(listener);
+        self.clients[client.0].comes_from(address.into());
+        client
     }
 
     fn is_refused_by(&mut self, listener: ListenerId) -> bool {
