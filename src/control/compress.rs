@@ -9,7 +9,7 @@ use ::http::{HeaderValue, Response, header};
 use tokio::runtime::Handle;
 
 use crate::base::bytes::Bytes;
-use crate::control::deliver;
+use crate::control::deliver::deliver;
 use crate::proto::http1::gzip;
 use crate::shard::control_request::{Busy, HttpReply};
 

@@ -1,33 +1,27 @@
 //! The HTTP surface: paths, authentication, bodies, statuses.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use ::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header, request};
+use ::http::{HeaderMap, HeaderValue, Request, StatusCode, header, request};
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
+use tower::ServiceExt as _;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
-use crate::control::ControlOptions;
-use crate::control::api::{Api, Method, NodeIdentity, Request as ApiRequest, respond};
-use crate::control::auth::ApiKeys;
-use crate::control::events::{EventMetrics, Events};
-use crate::control::hooks::Hooks;
-use crate::control::metrics::{self, Metrics};
-use crate::control::page;
-use crate::control::process::Process;
-use crate::control::requests::{ControlError, Shards};
-use crate::control::tunnel::{self, Tunnels};
+use crate::control::api::{Method, Request as ApiRequest, respond};
+use crate::control::app::{App, without_key};
+use crate::control::metrics;
+use crate::control::requests::ControlError;
+use crate::control::responses::{busy, json, problem, read_body};
+use crate::control::tunnel;
 use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
-use crate::shard::router::Router as ShardRouter;
 
 /// Most events of one answer; few pages reach it, for they end by bytes as well.
 const EVENTS_LIMIT_MAX: usize = 10_000;
@@ -41,63 +35,6 @@ pub enum Port {
     ClientsOnly,
     /// The API's own listener.
     Api,
-}
-
-/// What every handler shares.
-pub struct App {
-    pub api: Api,
-    pub tunnels: Arc<Tunnels>,
-    pub body_bytes_max: usize,
-    pub metrics: Metrics,
-    keys: ApiKeys,
-    metrics_need_key: bool,
-    echo: bool,
-    page: Option<page::Page>,
-    events: Option<Arc<Events>>,
-    /// The node is about to end: it is not ready for more.
-    pub ending: AtomicBool,
-}
-
-impl App {
-    /// `api_addr` is where the API's own listener is bound, if it has one.
-    ///
-    /// # Errors
-    /// When the operating system gives no randomness for the node's id, or no certificates to check a backend's.
-    pub fn new(
-        options: &ControlOptions,
-        router: ShardRouter,
-        api_addr: Option<SocketAddr>,
-        hooks: &Hooks,
-        events: Option<Arc<Events>>,
-    ) -> io::Result<App> {
-        let mut metrics = Metrics::new(hooks);
-        if let Some(events) = &events {
-            metrics.add(EventMetrics(Arc::clone(events)));
-        }
-        let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
-        let counts = metrics.tunnel_counts();
-        Ok(App {
-            tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),
-            api: Api::new(Shards::new(router, options.ask_timeout), node),
-            keys: ApiKeys::new(options.api_keys.clone()),
-            metrics,
-            body_bytes_max: options.body_bytes_max,
-            metrics_need_key: options.metrics_need_key,
-            echo: options.echo,
-            page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
-            events,
-            ending: AtomicBool::new(false),
-        })
-    }
-
-    /// Whether the request shows a right key.
-    pub fn admits(&self, parts: &request::Parts) -> bool {
-        self.keys.admit(&parts.headers, &parts.uri)
-    }
-
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
-    }
 }
 
 /// The paths of one port.
@@ -181,16 +118,6 @@ async fn admitted(
         .ok_or_else(|| problem(StatusCode::NOT_FOUND, "the API has no such method"))?;
     let body = read_body(body, app.body_bytes_max).await?;
     Ok((method, parts, body))
-}
-
-/// The response to give instead to a caller without a right key.
-pub fn without_key(app: &App, headers: &HeaderMap, uri: &Uri) -> Option<Response> {
-    if app.keys.admit(headers, uri) {
-        return None;
-    }
-    let mut response = problem(StatusCode::UNAUTHORIZED, "show the API key as X-API-Key");
-    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("apikey"));
-    Some(response)
 }
 
 async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) -> Response {
@@ -305,7 +232,7 @@ struct EventsQuery {
     limit: usize,
     /// Whose number `after` is; without, it is taken for this run's.
     epoch: Option<String>,
-    /// As [`ApiKeys::admit`] reads it.
+    /// As [`App::admits`] reads it.
     #[serde(rename = "api_key")]
     _api_key: Option<String>,
 }
@@ -416,50 +343,14 @@ async fn wrong_method() -> Response {
     problem(StatusCode::METHOD_NOT_ALLOWED, "this path is served for other methods")
 }
 
-/// The whole body. It has arrived: both ports read it before they hand the request over.
-///
-/// # Errors
-/// The response to give instead: 413 when it is too long.
-pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
-    axum::body::to_bytes(body, bytes_max).await.map_err(|_| {
-        let detail = format!("the body may have {bytes_max} bytes (api.body_bytes_max)");
-        problem(StatusCode::PAYLOAD_TOO_LARGE, &detail)
-    })
-}
-
-/// A shard's inbox was full: nothing was done.
-pub fn busy() -> Response {
-    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "a shard is busy: try again");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
-}
-
-/// RFC 9457.
-#[derive(Serialize)]
-struct Problem<'p> {
-    r#type: &'static str,
-    title: &'p str,
-    status: u16,
-    detail: &'p str,
-}
-
-pub fn problem(status: StatusCode, detail: &str) -> Response {
-    let title = status.canonical_reason().unwrap_or_default();
-    let mut response =
-        json(status, &Problem { r#type: "about:blank", title, status: status.as_u16(), detail });
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    response
-}
-
-pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    match serde_json::to_vec(value) {
-        Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
-        // A payload that is no JSON got past the edge: a bug of ours, and not the caller's to see.
-        Err(error) => {
-            tracing::error!(%error, "a response could not be written as JSON");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
-    }
+/// The app's response to one request, in one piece.
+pub async fn answer(app: Router, request: Request<Body>) -> Response<Bytes> {
+    let head_only = request.method() == ::http::Method::HEAD;
+    let Ok(response) = app.oneshot(request).await;
+    let (parts, body) = response.into_parts();
+    // Our own handlers made this body and it is whole already: no bound is needed, no error is possible.
+    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    Response::from_parts(parts, if head_only { Bytes::new() } else { body })
 }
 
 #[cfg(test)]

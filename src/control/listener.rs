@@ -23,15 +23,14 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::base::budget::{Budget, Lease};
 use crate::base::limits::HTTP_HEAD_BYTES_MAX;
-use crate::control::http::App;
-use crate::control::{answer, ended};
+use crate::control::app::App;
+use crate::control::http::answer;
+use crate::control::options::PortLimits;
 use crate::proto::http1::{self, BodyDecoder, HeadScan, HttpFault};
 use crate::telemetry::sparing::log_once_a_minute;
 
 /// Room for one read: most requests of a backend fit.
 const READ_BYTES: usize = 8 * 1024;
-/// How long a body may take to come, or an answer to leave, beside what [`LEAST_BYTES_PER_SECOND`] gives.
-pub const TRANSFER_TIME: Duration = Duration::from_secs(10);
 /// Slower callers are cut off. A backend is in the same data centre; a modem would do.
 const LEAST_BYTES_PER_SECOND: u64 = 16 * 1024;
 /// How long the app may take: longer than its own deadlines, so that it says why.
@@ -51,21 +50,6 @@ const TOO_SLOW: HttpFault = HttpFault { status: 408, reason: "request not comple
 const FULL: HttpFault = HttpFault { status: 503, reason: "too many connections (api.connections_max)" };
 const NO_ROOM: HttpFault = HttpFault { status: 503, reason: "too many request bodies under way" };
 const NO_ANSWER: HttpFault = HttpFault { status: 504, reason: "no answer in time" };
-
-/// The bounds of an [`ApiPort`].
-#[derive(Clone, Copy, Debug)]
-pub struct PortLimits {
-    pub connections_max: u32,
-    pub body_bytes_max: usize,
-    /// What the bodies of all requests under way may have together.
-    pub bodies_bytes_max: usize,
-    /// For a head, from its first byte, and for the first byte of a new connection.
-    pub head_time: Duration,
-    /// How long a connection may idle between two requests.
-    pub idle_time: Duration,
-    /// [`TRANSFER_TIME`].
-    pub transfer_time: Duration,
-}
 
 pub struct ApiPort {
     routes: Router,
@@ -332,6 +316,11 @@ impl ApiPort {
     fn transfer_time(&self, bytes: usize) -> Duration {
         self.limits.transfer_time + Duration::from_millis(bytes as u64 * 1000 / LEAST_BYTES_PER_SECOND)
     }
+}
+
+async fn ended(mut stopped: watch::Receiver<bool>) {
+    // An error means that the sender is gone: stopped as well.
+    let _ = stopped.wait_for(|&stopping| stopping).await;
 }
 
 /// Waits without a buffer, then reads what is there.

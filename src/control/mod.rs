@@ -12,8 +12,10 @@
 //! ```
 
 mod api;
+mod app;
 mod auth;
 mod compress;
+mod deliver;
 pub mod events;
 mod glob;
 pub mod hooks;
@@ -21,11 +23,13 @@ mod http;
 pub mod jwks;
 mod listener;
 mod metrics;
+mod options;
 pub mod outbound;
 mod page;
 mod process;
 mod pushes;
 mod requests;
+mod responses;
 mod tunnel;
 mod wire;
 
@@ -34,21 +38,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::http::{Method, Request, Response};
+use ::http::{Request, Response};
 use axum::body::Body;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
-use tower::ServiceExt as _;
 
 use crate::base::bytes::Bytes;
 use crate::base::event::Event;
-use crate::config::{Config, Hook, Secret, Tunnel};
+use crate::control::app::App;
 use crate::control::compress::Compressor;
-use crate::control::events::{EventOptions, Events};
+use crate::control::deliver::deliver;
+use crate::control::events::Events;
 use crate::control::hooks::Hooks;
-use crate::control::jwks::Issuer;
-use crate::control::listener::{ApiPort, PortLimits, TRANSFER_TIME};
+use crate::control::http::answer;
+use crate::control::listener::ApiPort;
 use crate::control::tunnel::Tunnels;
 use crate::record::{RecordFault, TicketsPart};
 use crate::session::hook_call::{HookCall, Waiting};
@@ -57,85 +61,15 @@ use crate::shard::control_request::{BackendReply, Busy, ControlPlane, HttpReply,
 use crate::shard::router::Router;
 use crate::telemetry::sparing::log_once_a_minute;
 
+pub use crate::control::options::ControlOptions;
+
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
 /// holding up the rest.
 const WORKER_THREADS: usize = 2;
 
-/// How often a response is offered to a shard whose inbox is full, a millisecond apart. A shard that has taken no mail
-/// for so long will not serve the connection either.
-const DELIVERY_TRIES: usize = 5_000;
-
-/// What the control plane is made with.
-#[derive(Clone, Debug)]
-pub struct ControlOptions {
-    /// This node's name in `info`.
-    pub node_name: String,
-    /// Keys the API accepts. Empty: every call is refused.
-    pub api_keys: Vec<Secret>,
-    /// Longest request body.
-    pub body_bytes_max: usize,
-    /// Requests of client ports that may be under way; more are answered 503 by the shard.
-    pub requests_max: u32,
-    /// How long a shard may take to answer before the caller gets error 100.
-    pub ask_timeout: Duration,
-    /// In the order of the configuration's list, as shards have them.
-    pub tunnels: Vec<Tunnel>,
-    /// Longest message to a client of a tunnel: half of what it may owe, so that one fits beside what is on its way.
-    pub answer_bytes_max: usize,
-    /// Serves `/echo`.
-    pub echo: bool,
-    /// Serves the page at `/`, which shows this key to loopback names.
-    pub page_key: Option<Secret>,
-    /// Serves the API and metrics here, and no longer on client ports.
-    pub api_listen: Option<SocketAddr>,
-    /// Bounds of that listener.
-    pub api_port: PortLimits,
-    /// Metrics on client ports need the API key: strangers reach those ports, on loopback by way of a proxy. Not in
-    /// development mode.
-    pub metrics_need_key: bool,
-    /// The backend is told events, and may read them.
-    pub events: Option<EventOptions>,
-    /// Keys that token issuers publish, to be fetched and kept current.
-    pub issuers: Vec<Issuer>,
-    /// How the backend is asked.
-    pub hooks: Vec<Hook>,
-}
-
-impl ControlOptions {
-    pub fn new(config: &Config) -> ControlOptions {
-        ControlOptions {
-            node_name: match config.name.as_str() {
-                "" => format!("{}_{}", process::host_name(), config.listen.tag()),
-                name => name.to_string(),
-            },
-            api_keys: config.api_keys().cloned().collect(),
-            body_bytes_max: config.api.body_bytes_max.bytes(),
-            requests_max: config.limits.http_requests_max,
-            ask_timeout: config.limits.api_timeout,
-            tunnels: config.tunnel.clone(),
-            answer_bytes_max: config.client.outbox_bytes_max.bytes() / 2,
-            echo: config.echo,
-            page_key: if config.is_development() { config.api.key.clone() } else { None },
-            api_listen: config.api_listen,
-            api_port: PortLimits {
-                connections_max: config.api.connections_max,
-                body_bytes_max: config.api.body_bytes_max.bytes(),
-                bodies_bytes_max: config.api.bodies_bytes_max.bytes(),
-                head_time: config.client.connect_timeout,
-                idle_time: config.limits.http_keep_alive,
-                transfer_time: TRANSFER_TIME,
-            },
-            metrics_need_key: !config.is_development(),
-            events: EventOptions::new(&config.events),
-            issuers: Vec::new(),
-            hooks: config.hook.clone(),
-        }
-    }
-}
-
 /// The running control plane. Stopped by [`Control::stop`]; dropped, it ends at once.
 pub struct Control {
-    state: Arc<http::App>,
+    state: Arc<App>,
     client_port: Arc<ClientPort>,
     api_port: Option<Arc<ApiPort>>,
     api_addr: Option<SocketAddr>,
@@ -169,7 +103,7 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         None => None,
     };
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
-    let state = Arc::new(http::App::new(&options, router, api_addr, &hooks, events.clone())?);
+    let state = Arc::new(App::new(&options, router, api_addr, &hooks, events.clone())?);
     for issuer in &options.issuers {
         runtime.spawn(jwks::keep(issuer.clone(), state.metrics().jwks_fetches()));
     }
@@ -259,35 +193,10 @@ impl Control {
     }
 }
 
-/// Brings an answer to its shard, waiting for room there: somebody waits for it. `offer` tells whether it was taken.
-async fn deliver(mut offer: impl FnMut() -> bool) {
-    for _ in 0..DELIVERY_TRIES {
-        if offer() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-async fn ended(mut stopped: watch::Receiver<bool>) {
-    // An error means that the sender is gone: stopped as well.
-    let _ = stopped.wait_for(|&stopping| stopping).await;
-}
-
-/// The app's response to one request, in one piece.
-async fn answer(app: axum::Router, request: Request<Body>) -> Response<Bytes> {
-    let head_only = request.method() == Method::HEAD;
-    let Ok(response) = app.oneshot(request).await;
-    let (parts, body) = response.into_parts();
-    // Our own handlers made this body and it is whole already: no bound is needed, no error is possible.
-    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-    Response::from_parts(parts, if head_only { Bytes::new() } else { body })
-}
-
 /// The requests of client ports: bounded in number, answered through the same app as the API's own listener.
 struct ClientPort {
     app: axum::Router,
-    state: Arc<http::App>,
+    state: Arc<App>,
     port: http::Port,
     compressor: Compressor,
     tunnels: Arc<Tunnels>,

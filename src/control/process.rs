@@ -1,9 +1,9 @@
-//! This process as the kernel accounts for it, and names for it.
+//! This process as the kernel accounts for it, names for it, and the wall clock.
 
 use std::fs;
 use std::io;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::ids::ClientId;
 use crate::base::secret;
@@ -52,6 +52,11 @@ impl Process {
         }
         reading.percent
     }
+}
+
+/// Milliseconds since 1970.
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Processor time of this process since its start, user and system.

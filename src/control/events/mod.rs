@@ -29,6 +29,7 @@
 //! every failure of the way is tried again.
 
 mod log;
+mod options;
 mod queue;
 mod sender;
 pub mod signature;
@@ -36,9 +37,8 @@ pub mod signature;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use ::http::{HeaderName, HeaderValue};
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -50,10 +50,11 @@ use self::log::Log;
 use self::queue::Queue;
 use self::sender::Sender;
 use crate::base::event::{Event, EventKind};
-use crate::config::{self, Authorities, Secret};
-use crate::control::process;
+use crate::control::process::{self, wall_ms};
 use crate::record::{EventsPart, EventsRecord};
 use crate::shard::control_request::Busy;
+
+pub use self::options::EventOptions;
 
 /// Bytes of one batch or page, after which no further event is added: what a backend takes without a thought.
 const PAGE_BYTES_MAX: usize = 1 << 20;
@@ -61,35 +62,6 @@ const PAGE_BYTES_MAX: usize = 1 << 20;
 const DRAIN_EVENTS: usize = 1024;
 /// How long events gather before the next are taken: a burst makes one batch, and one wake.
 const GATHER: Duration = Duration::from_millis(2);
-
-/// What is told and to whom.
-#[derive(Clone, Debug)]
-pub struct EventOptions {
-    /// Where batches go; `None`: they are only kept for reading.
-    pub endpoint: Option<String>,
-    pub authorities: Option<Authorities>,
-    pub secret: Option<Secret>,
-    pub timeout: Duration,
-    /// Most events of a batch.
-    pub batch_max: usize,
-    pub log_bytes_max: usize,
-    pub headers: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl EventOptions {
-    /// `None`: nothing is told.
-    pub fn new(config: &config::Events) -> Option<EventOptions> {
-        (!config.kinds().is_empty()).then(|| EventOptions {
-            endpoint: config.endpoint.clone(),
-            authorities: config.ca_file.clone(),
-            secret: config.secret.clone(),
-            timeout: config.timeout,
-            batch_max: config.batch_max,
-            log_bytes_max: config.log_bytes_max.bytes(),
-            headers: config.headers(),
-        })
-    }
-}
 
 /// The events of this run.
 pub struct Events {
@@ -322,8 +294,4 @@ impl Collector for EventMetrics {
         }
         Ok(())
     }
-}
-
-fn wall_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

@@ -9,8 +9,10 @@ use crate::base::bytes::Bytes;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::config::Secret;
-use crate::control::events::{EventOptions, signature, wall_ms};
+use crate::control::events::options::EventOptions;
+use crate::control::events::signature;
 use crate::control::outbound::{self, Reach};
+use crate::control::process::wall_ms;
 use crate::telemetry::limit::LogLimit;
 
 /// The first pause after a failure. Doubles with each further one, up to [`PAUSE_MAX`].

@@ -20,6 +20,8 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::ids::ClientId;
 use crate::config::{HookOptions, Secret, WhenUnavailable};
+use crate::control::hooks::hook::{ANSWER_BYTES_MAX, WAITING_BYTES_MAX};
+use crate::control::hooks::wire::PLACE_BYTES;
 use crate::proto::centrifuge::Format;
 use crate::session::hook_call::{Caller, Matter};
 

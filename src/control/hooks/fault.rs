@@ -25,7 +25,7 @@ pub enum Fault {
     // Answers that came, and that nobody can use.
     /// The backend is where the configuration says: nobody is followed elsewhere.
     Redirect(u16),
-    /// Longer than [`super::ANSWER_BYTES_MAX`], or all answers together than [`super::ANSWERS_BYTES_MAX`].
+    /// Longer than [`super::hook::ANSWER_BYTES_MAX`], or all answers together than [`super::hook::ANSWERS_BYTES_MAX`].
     TooLong,
     NotJson(String),
     /// JSON of another shape; which.

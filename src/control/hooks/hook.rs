@@ -24,6 +24,13 @@ use crate::control::outbound::{self, Reach, read_body, read_body_while};
 use crate::session::hook_call::{Answer, Denied, HookCall, Matter};
 use crate::telemetry::LogLimit;
 
+/// Longest answer, in bytes. A thousand subscriptions with a kilobyte of data each fit; what is longer belongs into an
+/// API call, not into the answer that a client waits for.
+pub const ANSWER_BYTES_MAX: usize = 2 << 20;
+/// What the answers of one hook that are being read may weigh together, in bytes.
+pub const ANSWERS_BYTES_MAX: usize = config::memory::HOOK_ANSWERS_BYTES as usize;
+/// What the hook calls that wait for one hook may weigh together, in bytes.
+pub const WAITING_BYTES_MAX: usize = config::memory::HOOK_WAITING_BYTES as usize;
 /// Before a hook call is asked again: a server that restarts needs a moment.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -132,8 +139,8 @@ impl Hook {
             opened: Notify::new(),
             gate: Gate::new(options.in_flight_max),
             line: Budget::new(options.wait_max as usize),
-            line_bytes: Budget::new(super::WAITING_BYTES_MAX),
-            answers_bytes: Budget::new(super::ANSWERS_BYTES_MAX),
+            line_bytes: Budget::new(WAITING_BYTES_MAX),
+            answers_bytes: Budget::new(ANSWERS_BYTES_MAX),
             log: Mutex::new(LogLimit::default()),
             started,
         })
@@ -247,7 +254,7 @@ impl Hook {
                 return Err(Fault::WrongShape(what));
             }
             let mut share = self.answers_bytes.take(0).ok_or(Fault::TooLong)?;
-            let body = read_body_while(response, super::ANSWER_BYTES_MAX, |more| share.grow(more)).await;
+            let body = read_body_while(response, ANSWER_BYTES_MAX, |more| share.grow(more)).await;
             let body = body.map_err(|fault| Fault::of_body(&fault))?;
             return Ok(Said { answer: wire::decode(matter, &body)?, status });
         }

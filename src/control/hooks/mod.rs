@@ -28,22 +28,12 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::config;
-use crate::control::deliver;
+use crate::control::deliver::deliver;
 use crate::control::hooks::fault::Fault;
 use crate::control::hooks::hook::{Hook, Turn};
 use crate::control::hooks::metrics::HooksMetrics;
 use crate::session::hook_call::{Answer, Cancel, Denied, HookCall, Waiting};
 use crate::shard::control_request::{BackendReply, Busy};
-
-/// Longest answer, in bytes. A thousand subscriptions with a kilobyte of data each fit; what is longer belongs into an
-/// API call, not into the answer that a client waits for.
-pub const ANSWER_BYTES_MAX: usize = 2 << 20;
-/// What the answers of one hook that are being read may weigh together, in bytes.
-pub const ANSWERS_BYTES_MAX: usize = config::memory::HOOK_ANSWERS_BYTES as usize;
-/// What the hook calls that wait for one hook may weigh together, in bytes.
-pub const WAITING_BYTES_MAX: usize = config::memory::HOOK_WAITING_BYTES as usize;
-/// What a hook call that waits weighs beside what the client said, in bytes: its task and its place in line.
-const PLACE_BYTES: usize = 1024;
 
 /// Every hook of the configuration.
 pub struct Hooks {

@@ -25,6 +25,8 @@ use crate::session::token::{Overrides, SubscribeGrant};
 
 /// Longest message of an error, in bytes: it goes to the client, who only shows it.
 const MESSAGE_BYTES_MAX: usize = 1024;
+/// What a hook call that waits weighs beside what the client said, in bytes: its task and its place in line.
+pub const PLACE_BYTES: usize = 1024;
 
 /// What of a hook call the hook's options decide.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,7 +67,7 @@ pub fn weight(hook_call: &HookCall) -> usize {
     };
     let headers = caller.headers.iter().flat_map(|headers| headers.iter());
     let headers: usize = headers.map(|(name, value)| name.len() + value.len() + 32).sum();
-    super::PLACE_BYTES + own + headers + length(&caller.meta)
+    PLACE_BYTES + own + headers + length(&caller.meta)
 }
 
 /// The body to POST.

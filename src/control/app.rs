@@ -1,0 +1,89 @@
+//! What every handler of the HTTP surface shares.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request};
+use axum::response::Response;
+
+use crate::control::api::{Api, NodeIdentity};
+use crate::control::auth::ApiKeys;
+use crate::control::events::{EventMetrics, Events};
+use crate::control::hooks::Hooks;
+use crate::control::metrics::Metrics;
+use crate::control::options::ControlOptions;
+use crate::control::page;
+use crate::control::process::Process;
+use crate::control::requests::Shards;
+use crate::control::responses::problem;
+use crate::control::tunnel::Tunnels;
+use crate::shard::router::Router;
+
+/// What every handler shares.
+pub struct App {
+    pub api: Api,
+    pub tunnels: Arc<Tunnels>,
+    pub body_bytes_max: usize,
+    pub metrics: Metrics,
+    pub keys: ApiKeys,
+    pub metrics_need_key: bool,
+    pub echo: bool,
+    pub page: Option<page::Page>,
+    pub events: Option<Arc<Events>>,
+    /// The node is about to end: it is not ready for more.
+    pub ending: AtomicBool,
+}
+
+impl App {
+    /// `api_addr` is where the API's own listener is bound, if it has one.
+    ///
+    /// # Errors
+    /// When the operating system gives no randomness for the node's id, or no certificates to check a backend's.
+    pub fn new(
+        options: &ControlOptions,
+        router: Router,
+        api_addr: Option<SocketAddr>,
+        hooks: &Hooks,
+        events: Option<Arc<Events>>,
+    ) -> io::Result<App> {
+        let mut metrics = Metrics::new(hooks);
+        if let Some(events) = &events {
+            metrics.add(EventMetrics(Arc::clone(events)));
+        }
+        let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
+        let counts = metrics.tunnel_counts();
+        Ok(App {
+            tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),
+            api: Api::new(Shards::new(router, options.ask_timeout), node),
+            keys: ApiKeys::new(options.api_keys.clone()),
+            metrics,
+            body_bytes_max: options.body_bytes_max,
+            metrics_need_key: options.metrics_need_key,
+            echo: options.echo,
+            page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
+            events,
+            ending: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the request shows a right key.
+    pub fn admits(&self, parts: &request::Parts) -> bool {
+        self.keys.admit(&parts.headers, &parts.uri)
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+}
+
+/// The response to give instead to a caller without a right key.
+pub fn without_key(app: &App, headers: &HeaderMap, uri: &Uri) -> Option<Response> {
+    if app.keys.admit(headers, uri) {
+        return None;
+    }
+    let mut response = problem(StatusCode::UNAUTHORIZED, "show the API key as X-API-Key");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("apikey"));
+    Some(response)
+}

@@ -1,0 +1,95 @@
+//! What the control plane is made with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::config::{Config, Hook, Secret, Tunnel};
+use crate::control::events::EventOptions;
+use crate::control::jwks::Issuer;
+use crate::control::process;
+
+/// How long a body may take to come, or an answer to leave, beside what the listener gives for their bytes.
+pub const TRANSFER_TIME: Duration = Duration::from_secs(10);
+
+/// What the control plane is made with.
+#[derive(Clone, Debug)]
+pub struct ControlOptions {
+    /// This node's name in `info`.
+    pub node_name: String,
+    /// Keys the API accepts. Empty: every call is refused.
+    pub api_keys: Vec<Secret>,
+    /// Longest request body.
+    pub body_bytes_max: usize,
+    /// Requests of client ports that may be under way; more are answered 503 by the shard.
+    pub requests_max: u32,
+    /// How long a shard may take to answer before the caller gets error 100.
+    pub ask_timeout: Duration,
+    /// In the order of the configuration's list, as shards have them.
+    pub tunnels: Vec<Tunnel>,
+    /// Longest message to a client of a tunnel: half of what it may owe, so that one fits beside what is on its way.
+    pub answer_bytes_max: usize,
+    /// Serves `/echo`.
+    pub echo: bool,
+    /// Serves the page at `/`, which shows this key to loopback names.
+    pub page_key: Option<Secret>,
+    /// Serves the API and metrics here, and no longer on client ports.
+    pub api_listen: Option<SocketAddr>,
+    /// Bounds of that listener.
+    pub api_port: PortLimits,
+    /// Metrics on client ports need the API key: strangers reach those ports, on loopback by way of a proxy. Not in
+    /// development mode.
+    pub metrics_need_key: bool,
+    /// The backend is told events, and may read them.
+    pub events: Option<EventOptions>,
+    /// Keys that token issuers publish, to be fetched and kept current.
+    pub issuers: Vec<Issuer>,
+    /// How the backend is asked.
+    pub hooks: Vec<Hook>,
+}
+
+impl ControlOptions {
+    pub fn new(config: &Config) -> ControlOptions {
+        ControlOptions {
+            node_name: match config.name.as_str() {
+                "" => format!("{}_{}", process::host_name(), config.listen.tag()),
+                name => name.to_string(),
+            },
+            api_keys: config.api_keys().cloned().collect(),
+            body_bytes_max: config.api.body_bytes_max.bytes(),
+            requests_max: config.limits.http_requests_max,
+            ask_timeout: config.limits.api_timeout,
+            tunnels: config.tunnel.clone(),
+            answer_bytes_max: config.client.outbox_bytes_max.bytes() / 2,
+            echo: config.echo,
+            page_key: if config.is_development() { config.api.key.clone() } else { None },
+            api_listen: config.api_listen,
+            api_port: PortLimits {
+                connections_max: config.api.connections_max,
+                body_bytes_max: config.api.body_bytes_max.bytes(),
+                bodies_bytes_max: config.api.bodies_bytes_max.bytes(),
+                head_time: config.client.connect_timeout,
+                idle_time: config.limits.http_keep_alive,
+                transfer_time: TRANSFER_TIME,
+            },
+            metrics_need_key: !config.is_development(),
+            events: EventOptions::new(&config.events),
+            issuers: Vec::new(),
+            hooks: config.hook.clone(),
+        }
+    }
+}
+
+/// The bounds of an [`ApiPort`](crate::control::listener::ApiPort).
+#[derive(Clone, Copy, Debug)]
+pub struct PortLimits {
+    pub connections_max: u32,
+    pub body_bytes_max: usize,
+    /// What the bodies of all requests under way may have together.
+    pub bodies_bytes_max: usize,
+    /// For a head, from its first byte, and for the first byte of a new connection.
+    pub head_time: Duration,
+    /// How long a connection may idle between two requests.
+    pub idle_time: Duration,
+    /// [`TRANSFER_TIME`].
+    pub transfer_time: Duration,
+}

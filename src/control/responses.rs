@@ -1,0 +1,54 @@
+//! The bodies of requests, and the answers that all handlers give alike.
+
+use ::http::{HeaderValue, StatusCode, header};
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::base::bytes::Bytes;
+
+/// The whole body. It has arrived: both ports read it before they hand the request over.
+///
+/// # Errors
+/// The response to give instead: 413 when it is too long.
+pub async fn read_body(body: Body, bytes_max: usize) -> Result<Bytes, Response> {
+    axum::body::to_bytes(body, bytes_max).await.map_err(|_| {
+        let detail = format!("the body may have {bytes_max} bytes (api.body_bytes_max)");
+        problem(StatusCode::PAYLOAD_TOO_LARGE, &detail)
+    })
+}
+
+/// A shard's inbox was full: nothing was done.
+pub fn busy() -> Response {
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, "a shard is busy: try again");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
+/// RFC 9457.
+#[derive(Serialize)]
+struct Problem<'p> {
+    r#type: &'static str,
+    title: &'p str,
+    status: u16,
+    detail: &'p str,
+}
+
+pub fn problem(status: StatusCode, detail: &str) -> Response {
+    let title = status.canonical_reason().unwrap_or_default();
+    let mut response =
+        json(status, &Problem { r#type: "about:blank", title, status: status.as_u16(), detail });
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    response
+}
+
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => (status, [(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+        // A payload that is no JSON got past the edge: a bug of ours, and not the caller's to see.
+        Err(error) => {
+            tracing::error!(%error, "a response could not be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
