@@ -21,10 +21,10 @@ mod origins;
 mod pace;
 mod ports;
 mod process;
-mod readers;
 mod requests;
 mod socket;
 mod temporary;
 mod token;
+mod unidirectional;
 
 pub(crate) use drivers::on_both_drivers;

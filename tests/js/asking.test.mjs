@@ -1,4 +1,4 @@
-// Who waits for the backend, and what becomes of it: sessions of the SDK and readers, against a backend of node's http.
+// Who waits for the backend, and what becomes of it: clients of the SDK and unidirectional ones, against a backend of node's http.
 
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
@@ -234,7 +234,7 @@ for (const driver of drivers) {
       assert.equal(one.state, 'connected');
     });
 
-    test('readers are asked about as clients are', async () => {
+    test('unidirectional clients are asked about as clients are', async () => {
       backend.answers['/connect'] = () => ({ result: { user: 'ann' } });
       backend.answers['/publish'] = ({ data }) => ({ result: { data: [data] } });
       const published = await fetch(`${daemon.http}/publish?channel=asked:r`, { method: 'POST', body: '{"n":1}' });
@@ -259,7 +259,7 @@ for (const driver of drivers) {
       assert.deepEqual(backend.asked.map(({ path, user }) => [path, user]), [['/subscribe', 'bob']]);
     });
 
-    test('readers are refused in the words of the backend, and never let past it', async () => {
+    test('unidirectional clients are refused in the words of the backend, and never let past it', async () => {
       const about = async (path, options) => {
         const answer = await fetch(`${daemon.http}/${path}`, options);
         return [answer.status, (await answer.json()).code, answer.headers.get('retry-after')];
@@ -280,7 +280,7 @@ for (const driver of drivers) {
       assert.deepEqual(backend.asked, []);
     });
 
-    test('a reader that goes away takes its question back', async () => {
+    test('a unidirectional client that goes away takes its question back', async () => {
       backend.answers['/connect'] = () => new Promise(() => {});
       const gone = new AbortController();
       const stream = fetch(`${daemon.http}/sse?channel=free:1`, { signal: gone.signal });

@@ -272,7 +272,7 @@ for (const driver of drivers) {
       assert.equal(open.state, 'subscribed');
     });
 
-    test('readers are held to it as well', async () => {
+    test('unidirectional clients are held to it as well', async () => {
       const channel = 'limited:readers#ann';
       const stream = await events(daemon, { channel, token: token('ann') });
       assert.equal(stream.status, 200);
@@ -308,7 +308,7 @@ for (const driver of drivers) {
       stream.end();
     });
 
-    test('a subscription token opens its channel to its user, for the SDK and for readers', async () => {
+    test('a subscription token opens its channel to its user, for the SDK and for unidirectional clients', async () => {
       const grant = (claims = {}) =>
         token('dora', { channel: 'closed:secret', aud: 'subs', exp: unixNow() + 300, ...claims }, 'of subscriptions');
       const dora = client('dora');

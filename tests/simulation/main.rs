@@ -5,7 +5,7 @@
 //! another one, `SIM_SEED=n` runs that one alone, and `SIM_TRACE=1` prints all that happens in it.
 //!
 //! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes nothing),
-//! `check` (what was published, and what may follow what), `readers` (the same over the
+//! `check` (what was published, and what may follow what), `unidirectional` (the same over the
 //! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
 //! is asked), `engine` (an owner of channels that is no shard), `records` (what a shard holds, as bytes), `strangers`,
 //! `wire`; `sealed` stands between a connection and its bytes in every fourth run.
@@ -17,11 +17,11 @@ mod coverage;
 mod engine;
 mod events;
 mod hooks;
-mod readers;
 mod records;
 mod scenario;
 mod sealed;
 mod strangers;
+mod unidirectional;
 mod wire;
 mod world;
 

@@ -92,7 +92,7 @@ pub struct Cast {
     pub hostile: usize,
     pub http: usize,
     /// Without the client protocol.
-    pub readers: usize,
+    pub unidirectional: usize,
 }
 
 pub struct Channel {
@@ -121,13 +121,13 @@ impl Scenario {
                 clients: DELIVERIES_PER_TICK + prng.usize(30..120),
                 hostile: 0,
                 http: 1,
-                readers: prng.usize(..4),
+                unidirectional: prng.usize(..4),
             },
             false => Cast {
                 clients: prng.usize(3..24),
                 hostile: usize::from(prng.u8(..3) == 0) * prng.usize(1..3),
                 http: usize::from(prng.u8(..3) == 0) * prng.usize(1..3),
-                readers: usize::from(prng.bool()) * prng.usize(1..8),
+                unidirectional: usize::from(prng.bool()) * prng.usize(1..8),
             },
         };
         // By the seed alone: what it draws is the same as before events were told.
@@ -148,7 +148,7 @@ impl Scenario {
         let faults = if crowd { mild() } else { faults(prng) };
         let room = match cramped {
             true => prng.u32(1..5),
-            false => 8 * (cast.clients + cast.hostile + cast.http + cast.readers) as u32 + 64,
+            false => 8 * (cast.clients + cast.hostile + cast.http + cast.unidirectional) as u32 + 64,
         };
         let channels = channels(prng, &namespaces, crowd, hooked);
         // What happens to an engine's channels is not told to the backend by shards.

@@ -25,11 +25,11 @@ use crate::check::{ChannelNo, Log};
 use crate::client::{Client, user_name};
 use crate::coverage::Coverage;
 use crate::engine::FarOwner;
-use crate::readers::PlainReader;
 use crate::records;
 use crate::scenario::{DELIVERIES_PER_TICK, Scenario, Telling};
 use crate::sealed::End;
 use crate::strangers::{Flooder, Hostile, HttpUser};
+use crate::unidirectional::UnidirectionalClient;
 
 /// Virtual time in which everything that went wrong must have come right: longer than any doom, stall, expiry, pong
 /// and linger that the rough stretch can have left behind.
@@ -120,7 +120,7 @@ pub struct World {
     hostile: Vec<Hostile>,
     flooders: Vec<Flooder>,
     http: Vec<HttpUser>,
-    readers: Vec<PlainReader>,
+    unidirectional: Vec<UnidirectionalClient>,
     backend: Backend,
     engine: Option<Arc<FarOwner>>,
     peak_sockets: Vec<usize>,
@@ -206,7 +206,9 @@ impl World {
             clients.iter_mut().for_each(|client| client.want(0));
         }
         let open: Vec<bool> = scenario.channels.iter().map(|channel| !channel.needs_token).collect();
-        let readers = (0..cast.readers).map(|number| PlainReader::new(number, &open, &mut prng)).collect();
+        let unidirectional = (0..cast.unidirectional)
+            .map(|number| UnidirectionalClient::new(number, &open, &mut prng))
+            .collect();
         World {
             starved: vec![0; shards.len()],
             peak_sockets: vec![0; shards.len()],
@@ -219,7 +221,7 @@ impl World {
             hostile: (0..cast.hostile).map(|_| Hostile::new()).collect(),
             flooders: Vec::new(),
             http: (0..cast.http).map(HttpUser::new).collect(),
-            readers,
+            unidirectional,
             stage: Stage {
                 net,
                 scenario,
@@ -272,7 +274,7 @@ impl World {
             let pause = self.stage.prng.u64(1..=self.stage.scenario.step_us);
             self.run_for(Duration::from_micros(pause));
             self.clients.iter_mut().for_each(|client| client.step(&mut self.stage));
-            self.readers.iter_mut().for_each(|reader| reader.step(&mut self.stage));
+            self.unidirectional.iter_mut().for_each(|uni| uni.step(&mut self.stage));
             for _ in 0..self.stage.prng.usize(1..4) {
                 self.act();
             }
@@ -312,9 +314,9 @@ impl World {
                 }
             }
         }
-        if !self.readers.is_empty() && self.stage.prng.u8(..8) == 0 {
-            let reader = self.stage.prng.usize(..self.readers.len());
-            self.readers[reader].act(&mut self.stage);
+        if !self.unidirectional.is_empty() && self.stage.prng.u8(..8) == 0 {
+            let uni = self.stage.prng.usize(..self.unidirectional.len());
+            self.unidirectional[uni].act(&mut self.stage);
         }
         if self.stage.prng.bool() {
             self.answer_http();
@@ -371,7 +373,7 @@ impl World {
         self.run_for(Duration::from_millis(50));
         self.clients.iter_mut().for_each(|client| client.step(&mut self.stage));
         if matches!(name, "calm" | "markers") {
-            self.readers.iter_mut().for_each(|reader| reader.step(&mut self.stage));
+            self.unidirectional.iter_mut().for_each(|uni| uni.step(&mut self.stage));
         }
         for _ in 0..self.planes.len() {
             self.answer_http();
@@ -459,26 +461,26 @@ impl World {
                 );
                 self.stage.coverage.count("head_reached");
             }
-            for reader in &self.readers {
-                let Some(last) = reader.stands_at(channel, began) else { continue };
+            for uni in &self.unidirectional {
+                let Some(last) = uni.stands_at(channel, began) else { continue };
                 assert_eq!(
                     last,
                     Some(position.offset.0),
-                    "a reader ({}) of {}",
-                    reader.describe(),
+                    "a unidirectional client ({}) of {}",
+                    uni.describe(),
                     self.stage.name(channel)
                 );
-                self.stage.coverage.count("reader_head_reached");
+                self.stage.coverage.count("unidirectional_head_reached");
             }
         }
         self.flooders.clear();
         // One after another: all their leaves at once may be more than a small outbox holds.
-        for reader in 0..self.readers.len() {
-            self.readers[reader].leave();
+        for uni in 0..self.unidirectional.len() {
+            self.unidirectional[uni].leave();
             self.run_for(Duration::from_millis(5));
         }
         for _ in 0..20 {
-            self.calm_step("readers leave");
+            self.calm_step("unidirectional clients leave");
         }
     }
 
@@ -649,7 +651,7 @@ impl World {
         self.clients.iter_mut().for_each(|client| client.hear(&mut self.stage));
         self.http.iter_mut().for_each(|user| user.hear(&mut self.stage));
         self.flooders.iter_mut().for_each(|flooder| flooder.go_on(&mut self.stage));
-        self.readers.iter_mut().for_each(|reader| reader.hear(&mut self.stage));
+        self.unidirectional.iter_mut().for_each(|uni| uni.hear(&mut self.stage));
     }
 
     fn watch_for_livelock(&mut self, ticked: bool) {

@@ -11,8 +11,8 @@ use crate::frame::Frame;
 use crate::http::Response;
 use crate::on_both_drivers;
 use crate::process::{API_KEY, Daemon, Driver};
-use crate::readers::client::Events;
 use crate::socket::Socket;
+use crate::unidirectional::client::Events;
 use trunkline::session::token::{ConnectToken, TokenBasis, sign_connect};
 
 const EVERYTHING: &str = "connected,disconnected,subscribed,unsubscribed,occupied,vacated,message";
@@ -292,7 +292,7 @@ on_both_drivers! {
             ]
         );
 
-        // Readers without the client protocol.
+        // Unidirectional clients.
         let sse = Events::open(&daemon, "/sse?channel=live:d", "");
         let ws = Socket::open(&daemon, "/ws?channel=live:d&bare");
         let connected = await_type(&daemon, "connected", 3);

@@ -9,12 +9,12 @@ use trunkline::shard::{Footprint, Shard};
 
 use super::{CALM, World};
 use crate::client::Client;
-use crate::readers::PlainReader;
+use crate::unidirectional::UnidirectionalClient;
 
 impl World {
     pub(super) fn everyone_leaves(&mut self) {
         self.clients.iter_mut().for_each(Client::leave);
-        self.readers.iter_mut().for_each(PlainReader::leave);
+        self.unidirectional.iter_mut().for_each(UnidirectionalClient::leave);
         let until = self.stage.net.now() + CALM;
         while self.stage.net.now() < until {
             self.calm_step("leaving");

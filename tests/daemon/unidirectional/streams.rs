@@ -115,7 +115,7 @@ on_both_drivers! {
             assert_eq!(lines.next()["ready"], true);
             assert_eq!(lines.next()["reset"], "c", "{position}");
         }
-        // Of a part of the channels: the others are new to the reader, and nothing of them is lost.
+        // Of a part of the channels: the others are new to the client, and nothing of them is lost.
         let mut events = Events::open(&daemon, "/sse?channel=other&channel=c", &other);
         publish(&daemon, "c", [4]);
         assert_eq!(events.messages(1), numbers([4]));
@@ -281,7 +281,7 @@ on_both_drivers! {
         }
     }
 
-    fn a_reader_that_never_reads_is_cut_off_and_the_others_are_served(driver: Driver) {
+    fn a_client_that_never_reads_is_cut_off_and_the_others_are_served(driver: Driver) {
         let daemon = Daemon::start(driver);
         let mut lazy = Socket::raw(&daemon);
         lazy.ask("/stream?channel=short:c", "");
@@ -308,7 +308,7 @@ on_both_drivers! {
     }
 }
 
-/// A reader of lines in chunks.
+/// A client of lines in chunks.
 struct Lines {
     client: Socket,
     pending: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Readers without the client protocol, over every wire: they come back with their position, and nothing may be missing
+//! Unidirectional clients, over every wire: they come back with their position, and nothing may be missing
 //! or come twice that they were not told of.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ const KINDS: [Kind; 6] = [Kind::Events, Kind::Lines, Kind::OldLines, Kind::Page,
 /// How long it waits for an answer before it tries again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-pub struct PlainReader {
+pub struct UnidirectionalClient {
     number: usize,
     kind: Kind,
     channels: Vec<ChannelNo>,
@@ -55,12 +55,12 @@ pub struct PlainReader {
     paused_until: Option<Time>,
 }
 
-impl PlainReader {
+impl UnidirectionalClient {
     pub fn new(
         number: usize,
         stage_channels: &[bool],
         prng: &mut trunkline::base::prng::Prng,
-    ) -> PlainReader {
+    ) -> UnidirectionalClient {
         let open: Vec<ChannelNo> = (0..stage_channels.len()).filter(|&at| stage_channels[at]).collect();
         let mut channels: Vec<ChannelNo> = Vec::new();
         for _ in 0..*pick(prng, &[1, 1, 2, 3]) {
@@ -69,7 +69,7 @@ impl PlainReader {
                 channels.push(channel);
             }
         }
-        PlainReader {
+        UnidirectionalClient {
             number,
             kind: *pick(prng, &KINDS),
             channels,
@@ -254,7 +254,7 @@ impl PlainReader {
             self.ready_since = stage.net.now();
         }
         self.ready = true;
-        stage.coverage.count("reader_polled");
+        stage.coverage.count("unidirectional_polled");
         if text.contains("Connection: close") {
             return self.lose(stage);
         }
@@ -357,7 +357,7 @@ impl PlainReader {
         } else if message["ready"] == true {
             assert!(!self.ready, "ready once more");
             (self.ready, self.ready_since) = (true, stage.net.now());
-            stage.coverage.count("reader_ready");
+            stage.coverage.count("unidirectional_ready");
         } else {
             assert!(!message["disconnect"].is_null(), "{json}");
         }
@@ -379,7 +379,7 @@ impl PlainReader {
             self.followers.entry(channel).or_insert_with(|| Follower::new(None, None, GapPolicy::Tell));
         follower.pushed(offset, &data);
         self.told.remove(&channel);
-        stage.coverage.count("reader_message");
+        stage.coverage.count("unidirectional_message");
     }
 
     fn reset(&mut self, channel: &Value, stage: &mut Stage) {
@@ -387,7 +387,7 @@ impl PlainReader {
         assert!(self.channels.contains(&channel));
         self.followers.remove(&channel);
         self.told.insert(channel);
-        stage.coverage.count("reader_reset");
+        stage.coverage.count("unidirectional_reset");
     }
 
     fn refused(&mut self, status: u16, stage: &mut Stage) {
@@ -396,7 +396,7 @@ impl PlainReader {
         let by_hook = stage.scenario.hooked && matches!(status, 401 | 403);
         assert!(matches!(status, 408 | 503) || by_hook, "a sound request was answered with {status}");
         if status == 403 {
-            stage.coverage.count("reader_refused_by_backend");
+            stage.coverage.count("unidirectional_refused_by_backend");
         }
         self.lose(stage);
     }

@@ -1,4 +1,4 @@
-// Readers without an SDK, as the docs tell people to write them. Runs in node and, as text, in a browser.
+// Unidirectional clients, as the docs tell people to write them. Runs in node and, as text, in a browser.
 
 /** A loop of polls. Calls `show` with each message; ends with `stop()`. */
 export function pollLoop(base, query, show, reset) {

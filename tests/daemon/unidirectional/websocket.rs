@@ -81,7 +81,7 @@ on_both_drivers! {
         socket.close();
     }
 
-    fn a_reader_that_says_much_at_once_is_answered_in_order(driver: Driver) {
+    fn a_client_that_says_much_at_once_is_answered_in_order(driver: Driver) {
         let daemon = Daemon::start_set(driver, &["--shards", "2"], &[("CLIENT_COMMANDS_PER_SECOND", "0")]);
         let mut socket = Socket::open(&daemon, "/ws");
         assert_eq!(next(&mut socket)["ready"], true);

@@ -47,7 +47,7 @@ on_both_drivers! {
         assert_eq!(client.get_with("/poll?channel=c&wait=0", "Authorization: Basic eDp5\r\n").status, 200);
     }
 
-    fn a_reader_is_its_users_connection(driver: Driver) {
+    fn a_unidirectional_client_is_its_users_connection(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "2"]);
         let token = token(&json!({"sub": "ann"}));
         let mut events = Events::open(&daemon, &format!("/sse?channel=c&token={token}"), "");
@@ -59,7 +59,7 @@ on_both_drivers! {
         await_subscribers(&daemon, "c", 0);
     }
 
-    fn an_expired_reader_is_ended(driver: Driver) {
+    fn an_expired_unidirectional_client_is_ended(driver: Driver) {
         let daemon = Daemon::start(driver);
         let soon = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs() + 2;
         let token = token(&json!({"sub": "ann", "exp": soon}));
@@ -67,7 +67,7 @@ on_both_drivers! {
         assert_eq!(events.next().data["disconnect"]["code"], 3005);
     }
 
-    fn publishing_reaches_every_kind_of_reader(driver: Driver) {
+    fn publishing_reaches_every_kind_of_unidirectional_client(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "2"]);
         let mut events = Events::open(&daemon, "/sse?channel=open:c", "");
         let mut client = Socket::raw(&daemon);

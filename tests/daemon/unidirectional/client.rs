@@ -1,4 +1,4 @@
-//! A reader of event streams, and what feeds it.
+//! A client of event streams, and what feeds it.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ pub struct Event {
     pub data: Value,
 }
 
-/// A reader of events, as a browser is one.
+/// A client of event streams, as a browser is one.
 pub struct Events {
     pub socket: Socket,
     pub retry_ms: u64,

@@ -1,4 +1,4 @@
-// Readers without an SDK: native EventSource, streamed fetch, polls and plain WebSocket beside the SDK in headless
+// Unidirectional clients: native EventSource, streamed fetch, polls and plain WebSocket beside the SDK in headless
 // Chromium; npm eventsource; curl as the docs have it; everything behind nginx as well.
 
 import assert from 'node:assert/strict';
@@ -17,7 +17,7 @@ import { launch, open, serveSdk } from './support/browser.mjs';
 import { API_KEY, Daemon, configuration, drivers } from './support/daemon.mjs';
 import { Nginx } from './support/nginx.mjs';
 import { Proxy } from './support/proxy.mjs';
-import { lineLoop, pollLoop, socketLoop } from './support/readers.mjs';
+import { lineLoop, pollLoop, socketLoop } from './support/unidirectional.mjs';
 import { sleep, until } from './support/wait.mjs';
 
 const run = promisify(execFile);
