@@ -19,6 +19,8 @@ pub mod hook_call;
 pub mod origins;
 pub mod permissions;
 mod record;
+pub mod request;
+pub mod request_token;
 pub mod rights;
 pub mod rules;
 pub mod token;

@@ -14,6 +14,7 @@ use crate::proto::websocket;
 use crate::session::Session;
 use crate::session::hook_call::Headers;
 use crate::session::origins::Welcome;
+use crate::session::request_token::{reads_fields, shown};
 use crate::session::token::TokenFault;
 use crate::session::unidirectional::ReplyForm;
 use crate::shard::control_request::HttpReply;
@@ -25,7 +26,6 @@ use crate::shard::mailbox::Mail;
 use crate::shard::peer::Kind;
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
-use crate::shard::tokens::{reads_fields, shown};
 use crate::shard::unidirectional;
 use crate::shard::view::View;
 

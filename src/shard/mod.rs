@@ -67,7 +67,6 @@ mod subscriptions;
 mod sync;
 mod tell;
 mod timers;
-mod tokens;
 pub mod tunnel;
 mod unidirectional;
 mod user_messages;

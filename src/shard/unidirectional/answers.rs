@@ -9,6 +9,7 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::proto::http1::{self, Body, RequestHead, Version};
 use crate::proto::unidirectional::notes::{Note, write_sse_note};
 use crate::proto::unidirectional::problem::{PROBLEM_TYPE, Problem};
+use crate::session::request::Endpoint;
 use crate::session::unidirectional::{Origin, ReplyForm};
 use crate::shard::core::Core;
 use crate::shard::cors::cors_fields;
@@ -17,7 +18,6 @@ use crate::shard::links::Action;
 use crate::shard::packing;
 use crate::shard::peer::Kind;
 use crate::shard::timers::ShortTick;
-use crate::shard::unidirectional::request::Endpoint;
 use crate::shard::unidirectional::stream::RETRY_BUSY_MS;
 
 /// How long a browser may take a preflight's answer for the next ones (Fetch, section 3.3.5).

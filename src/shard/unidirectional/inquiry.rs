@@ -13,6 +13,7 @@ use crate::proto::http1;
 use crate::proto::unidirectional::problem::{PROBLEM_TYPE, Problem, write_problem};
 use crate::session::hook_call::{Answer, Caller, Denied, Headers, Matter};
 use crate::session::permissions::Deed;
+use crate::session::request::{Endpoint, Said, ends_with, user_of};
 use crate::session::unidirectional::{Admission, ReplyForm};
 use crate::session::{Identity, rights};
 use crate::shard::core::Core;
@@ -21,7 +22,6 @@ use crate::shard::peer::Kind;
 use crate::shard::requests::Http;
 use crate::shard::unidirectional::answers::{self, Caching};
 use crate::shard::unidirectional::pending::{Asked, Inquiry, PublishCommand, Step};
-use crate::shard::unidirectional::request::{Endpoint, Said, ends_with, user_of};
 use crate::shard::view::View;
 
 impl Core {

@@ -14,7 +14,6 @@ mod inquiry;
 mod joins;
 pub mod pending;
 mod polls;
-mod request;
 mod stream;
 
 use crate::base::bytes::Bytes;
@@ -29,6 +28,7 @@ use crate::proto::unidirectional::problem::Problem;
 use crate::proto::websocket;
 use crate::session::hook_call::{Matter, PublishAnswer};
 use crate::session::origins::Welcome;
+use crate::session::request::{Said, Stop, UnidirectionalRequest, read};
 use crate::session::token::TokenFault;
 use crate::session::unidirectional::{Asking, Mode, ReplyForm, Unidirectional, Work};
 use crate::shard::clients::changed;
@@ -42,11 +42,10 @@ use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
 use crate::shard::unidirectional::answers::reply_form;
 use crate::shard::unidirectional::pending::{PublishCommand, Step};
-use crate::shard::unidirectional::request::{Said, Stop, UnidirectionalRequest};
 use crate::shard::view::View;
 
+pub use crate::session::request::Endpoint;
 pub use deliver::append_item;
-pub use request::Endpoint;
 
 impl Core {
     /// Takes the head of a request for this surface; gives how much of `bytes` is done with.
@@ -92,11 +91,11 @@ impl Core {
             let view = View { options: &self.env.options, local: &self.delivery.local };
             let cookies = self.judge_origin(head) == Welcome::Known;
             let none = Said::default();
-            request::read(endpoint, head, said.as_ref().unwrap_or(&none), &view, cookies, self.unix_s())
+            read(endpoint, head, said.as_ref().unwrap_or(&none), &view, cookies, self.unix_s())
         };
         let request = match request {
             Ok(request) => request,
-            Err(Stop::ControlRequest(matter, identity)) => {
+            Err(Stop::CallHook(matter, identity)) => {
                 let caller = self.uni_caller(slot, endpoint, identity.as_deref(), self.forwarded(head));
                 let step = Step::Head { bytes: bytes[..head_len].into(), said: said.unwrap_or_default() };
                 self.ask_for_uni(slot, step, endpoint, form, caller, matter, &bytes[head_len..]);

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::ids::ChannelName;
 use crate::session::hook_call::{Headers, Waiting};
+use crate::session::request::{Endpoint, Said, UnidirectionalRequest};
 use crate::session::unidirectional::ReplyForm;
-use crate::shard::unidirectional::request::{Endpoint, Said, UnidirectionalRequest};
 
 /// A publication whose body is still to come.
 pub struct PublishCommand {

@@ -8,12 +8,12 @@ use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::notes::{Note, ending, write_note, write_note_with_retry};
 use crate::proto::unidirectional::position::POSITION_CHANNELS_MAX;
 use crate::proto::websocket;
+use crate::session::request::{may_subscribe, user_of};
 use crate::session::unidirectional::Mode;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
 use crate::shard::peer::Kind;
 use crate::shard::unidirectional::deliver::position_text;
-use crate::shard::unidirectional::request::{may_subscribe, user_of};
 use crate::shard::view::View;
 
 /// When a unidirectional client of events is to come back after its connection broke: soon, and not all at once.

@@ -1,4 +1,8 @@
-//! What a request of this surface asks for, read from its head alone.
+//! A request of a unidirectional client, read from its head alone: what it asks for, and whether it may.
+//!
+//! Inputs: a head, what the backend has said about it so far, the session environment. Outputs: a request that may be
+//! carried out, a problem to answer with, or a hook call to make first. Must not know: connections, what is done with the
+//! request.
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::ChannelName;
@@ -12,10 +16,10 @@ use crate::proto::unidirectional::problem::Problem;
 use crate::proto::unidirectional::query;
 use crate::session::hook_call::{Granted, Matter};
 use crate::session::permissions::Deed;
+use crate::session::request_token::{reads_fields, shown};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
 use crate::session::unidirectional::{self, Admission, Asked, Mode};
 use crate::session::{Identity, World, rights};
-use crate::shard::tokens::{reads_fields, shown};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
 pub const HOLD_MS: u32 = 45_000;
@@ -107,7 +111,7 @@ pub enum Stop {
     /// It never will be; with the token that was the reason.
     Refused(Problem, Option<TokenFault>),
     /// The backend must be asked first. As whom, is known by then but for a connect.
-    ControlRequest(Matter, Option<Box<Identity>>),
+    CallHook(Matter, Option<Box<Identity>>),
 }
 
 impl From<Problem> for Stop {
@@ -204,7 +208,7 @@ pub fn read(
             version: Box::default(),
             channels: query.channels,
         };
-        return Err(Stop::ControlRequest(matter, None));
+        return Err(Stop::CallHook(matter, None));
     };
     let personal = world.personal_channel(user_of(admission.identity.as_deref()));
     if let Some(personal) = personal.filter(|personal| admission.grant(personal).is_none()) {
@@ -488,7 +492,7 @@ fn check_rights(
         Some(Some(_)) => true,
         None if rights.subscribe_hook && matters => {
             let matter = Matter::Subscribe { channel: channel.into(), token: Box::default(), data: None };
-            return Err(Stop::ControlRequest(matter, admission.identity.clone()));
+            return Err(Stop::CallHook(matter, admission.identity.clone()));
         }
         Some(None) | None => rights.may(Deed::Subscribe, false),
     };
