@@ -15,6 +15,9 @@ pub const WS_CLOSE_REASON_BYTES_MAX: usize = WS_CONTROL_BYTES_MAX - 2;
 pub const ECHO_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Most commands in one frame of the client protocol. The SDK batches a reconnect's subscribes into one frame.
 pub const COMMANDS_PER_FRAME_MAX: usize = 1024;
+/// Longest token that is looked at, in bytes. Browsers and proxies cut headers at this size, so backends keep their
+/// tokens below it; what is longer is not worth its hash.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 /// One receive buffer lent for the length of one read.
 pub const RECV_BUFFER_BYTES: usize = 16 * 1024;
 /// Receive buffers a shard: what one tick can read before the ring must be refilled (1 MiB a shard).

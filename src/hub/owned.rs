@@ -36,6 +36,7 @@
 //! pays for itself, and a small one does not pay for a large. A publication larger than the whole bound is delivered and
 //! not kept.
 
+mod channel;
 mod logs;
 mod publish;
 mod record;
@@ -60,7 +61,7 @@ use crate::hub::idempotency::IdempotencyKeys;
 use crate::hub::limits::HubLimits;
 use crate::hub::log_store::{Appends, LogStore, MemoryOnly};
 use crate::hub::options::Namespaces;
-use crate::hub::owned::table::Channel;
+use crate::hub::owned::channel::Channel;
 use crate::hub::presence::{Inserted, Roster};
 use crate::hub::requests::{
     History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, PresenceStats, Recovery,
@@ -95,8 +96,6 @@ pub struct OwnedChannels {
     clock: Time,
     counts: OwnedCounts,
 }
-
-pub use publish::{Reading, Released};
 
 /// What a [`OwnedChannels`] holds, and what has happened to it. Totals only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::base::time::Time;
 use crate::hub::creators::Creator;
 use crate::hub::history::ENTRY_BYTES;
 use crate::hub::limits::{FORGET_AFTER, IDEMPOTENCY_KEY_TTL};
-use crate::hub::owned::Reading;
+use crate::hub::requests::Reading;
 use crate::hub::requests::{
     HistoryRequest, JoinRequest, Joined, PublishRequest, Published, ReadAnswer, Recovery, Since, SinceEpoch,
 };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications, Visibility};
 pub use crate::base::publication::{Since, SinceEpoch};
@@ -154,4 +155,22 @@ pub enum ReadAnswer {
 pub struct PresenceStats {
     pub clients: u32,
     pub users: u32,
+}
+
+/// What waited for the store is done.
+#[derive(Debug)]
+pub enum Released {
+    /// Of [`OwnedChannels::publish`](crate::hub::OwnedChannels::publish). With [`ErrorCode::Internal`] it was never
+    /// published: nobody has seen it.
+    Published(Ticket, Result<Published, ErrorCode>),
+    /// What a join or a follower's read was waiting for: for [`Recovery::of`] or [`ReadAnswer::page`].
+    Read(Ticket, Publications),
+}
+
+/// What came of a follower's read.
+#[derive(Debug)]
+pub enum Reading {
+    Ready(ReadAnswer),
+    /// The page comes with [`Released::Read`]; the log ends here.
+    Later(Ticket, Position),
 }

@@ -15,19 +15,19 @@ use std::sync::Arc;
 
 use http::{HeaderValue, header::HeaderName};
 
-use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
-use crate::base::ids::ChannelName;
-use crate::base::publication::Since;
 use crate::base::time::Time;
 use crate::proto::centrifuge::reply::{ErrorRef, Reply};
-use crate::session::commands::{Wish, subscribe_to};
-use crate::session::context::{Admitted, Failure};
+use crate::session::context::{Admitted, Context, Effect, Failure};
 use crate::session::hook_call::{
     Answer, ConnectAnswer, Denied, Granted, Headers, Matter, RefreshAnswer, SubRefreshAnswer, Waiting,
 };
+use crate::session::identity::{NEVER_S, Renewal};
 use crate::session::permissions::Deed;
-use crate::session::{ChannelIndex, Context, Effect, NEVER_S, Phase, Renewal, Session, SubExtra, Waits};
+use crate::session::rights::subscribe_to;
+use crate::session::state::{Phase, Session, SubExtra};
+use crate::session::subscription::ChannelIndex;
+use crate::session::waits::{About, Asked, NO_CHANNEL, Waits};
 
 /// Most bytes of header fields that one connection keeps for the backend, names and values: what common HTTP servers
 /// take of a whole request head.
@@ -35,59 +35,6 @@ pub const HEADERS_BYTES_MAX: usize = 8 * 1024;
 /// How long a connection or subscription goes on whose hook is to let in what it cannot judge, seconds: then it is
 /// judged again. A minute, as the published server gives when its backend fails.
 const LENIENCE_S: u64 = 60;
-
-/// Not the number of a channel: those are below 2^24.
-pub(super) const NO_CHANNEL: ChannelIndex = u32::MAX;
-
-/// A hook call whose answer is awaited.
-pub(super) struct Asked {
-    pub about: About,
-    /// What was asked, to ask it once more of another process.
-    pub matter: Matter,
-    /// As given to [`Session::asked`].
-    pub number: u32,
-    /// When the shard stops waiting, whatever the control plane does.
-    pub until: Time,
-    /// Dropped with the session: that cancels.
-    pub _waiting: Option<Waiting>,
-}
-
-/// What a hook call is for, with all that is needed to go on.
-pub(super) enum About {
-    Connect {
-        id: u32,
-        /// Where the client was in the channels that it asks to recover.
-        recover: Vec<(ChannelName, Since)>,
-    },
-    Refresh,
-    Subscribe {
-        wish: Wish,
-        /// The server has ended the subscription before it began.
-        revoked: bool,
-    },
-    SubRefresh {
-        channel: ChannelIndex,
-    },
-    Publish {
-        id: u32,
-        channel: ChannelName,
-        data: Bytes,
-    },
-    Rpc {
-        id: u32,
-    },
-}
-
-impl About {
-    /// The command's; `None` where the server asks by itself.
-    fn id(&self) -> Option<u32> {
-        match self {
-            About::Connect { id, .. } | About::Publish { id, .. } | About::Rpc { id } => Some(*id),
-            About::Subscribe { wish, .. } => Some(wish.id),
-            About::Refresh | About::SubRefresh { .. } => None,
-        }
-    }
-}
 
 impl Session {
     pub(super) fn ask(&mut self, about: About, matter: Matter, cx: &mut Context<'_>) {

@@ -7,16 +7,16 @@ use crate::base::publication::{Since, SinceEpoch};
 use crate::proto::centrifuge::Commands;
 use crate::proto::centrifuge::command::{self, Command, Json, Method};
 use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
-use crate::session::answers::About;
-use crate::session::context::{Admitted, Failure};
+use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect};
 use crate::session::hook_call::{Granted, Matter};
+use crate::session::identity::{Identity, Renewal};
 use crate::session::permissions::Deed;
-use crate::session::rights::{self, overridden, sub_flags};
+use crate::session::rights::{self, overridden, sub_flags, subscribe_to};
+use crate::session::state::{Phase, Session, SubExtra};
+use crate::session::subscribed::lifetime;
+use crate::session::subscription::Sub;
 use crate::session::token::{ConnectClaims, TokenFault};
-use crate::session::{
-    Connecting, Context, Effect, Identity, Phase, Renewal, Rights, Session, Sub, SubscribeEffect, Waits,
-    lifetime,
-};
+use crate::session::waits::{About, Connecting, Waits, Wish};
 
 /// How far [`Session::handle_commands`] has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -389,7 +389,7 @@ impl Session {
             }
             let extras = self.extras_mut();
             extras.subs.retain(|extra| extra.channel != channel);
-            extras.subs.push(super::SubExtra { channel, chan_info, expire_at_s: 0, renewal: Renewal::Token });
+            extras.subs.push(SubExtra { channel, chan_info, expire_at_s: 0, renewal: Renewal::Token });
             cx.effects.push(Effect::InfoChanged { channel: Some(channel) });
         }
         Ok(())
@@ -426,7 +426,7 @@ impl Session {
         }
         let extras = self.extras_mut();
         extras.subs.retain(|extra| extra.channel != sub.channel());
-        extras.subs.push(super::SubExtra {
+        extras.subs.push(SubExtra {
             channel: sub.channel(),
             chan_info: grant.info,
             expire_at_s,
@@ -525,41 +525,6 @@ fn server_side(
 /// a connection alive or end something.
 fn is_limited(method: &Method<'_>) -> bool {
     !matches!(method, Method::Connect(_) | Method::Ping | Method::Pong | Method::Unsubscribe { .. })
-}
-
-/// A subscription that a client asks for.
-pub(super) struct Wish {
-    pub id: u32,
-    pub channel: ChannelName,
-    pub positioned: bool,
-    pub recoverable: bool,
-    pub join_leave: bool,
-    /// Where it was, if it asks to recover.
-    pub since: Option<Since>,
-    pub reject_unrecovered: bool,
-}
-
-/// Asks the channel's owner, once it is clear that the client may.
-pub(super) fn subscribe_to(
-    wish: Wish,
-    rights: Rights,
-    granted: Granted,
-    renewal: Renewal,
-    cx: &mut Context<'_>,
-) {
-    let rights = overridden(rights, &granted.grant.overrides);
-    let flags = sub_flags(&rights, wish.positioned, wish.recoverable, wish.join_leave);
-    cx.effects.push(Effect::Subscribe(SubscribeEffect {
-        id: wish.id,
-        channel: wish.channel,
-        flags,
-        since: wish.since.filter(|_| flags & Sub::RECOVERABLE != 0),
-        reject_unrecovered: wish.reject_unrecovered,
-        chan_info: granted.grant.info,
-        expire_at_s: granted.expire_at_s,
-        renewal,
-        data: granted.grant.data,
-    }));
 }
 
 /// A payload of the peer's for as long as the backend takes.

@@ -6,9 +6,10 @@ use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::{Since, Visibility};
 use crate::proto::centrifuge::{Batch, Push, Reply};
 use crate::session::hook_call::{Granted, Matter, PublishAnswer};
+use crate::session::identity::Renewal;
 use crate::session::permissions::{Deed, Permissions, Who};
+use crate::session::subscription::ChannelIndex;
 use crate::session::token::{TokenFault, Verifier};
-use crate::session::{ChannelIndex, Renewal};
 
 /// What a channel's namespace lets a client do.
 #[derive(Clone, Copy, Debug, Default)]

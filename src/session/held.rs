@@ -3,18 +3,15 @@
 //! A client gets only so much of a shard at a time. At its bound its further commands are held in order, and above
 //! [`HELD_BYTES_MAX`] its socket is not read from: the peer's own kernel holds the rest.
 
-use std::collections::VecDeque;
-
 use crate::base::fault::Disconnect;
 use crate::proto::centrifuge::{Commands, Method};
-use crate::session::{Context, Effect, Session};
+use crate::session::context::{Context, Effect};
+use crate::session::state::Session;
+use crate::session::waits::COMMAND_BYTES;
 
 /// Bytes of held commands above which the connection is not read from. One message is always held whole, so that a
 /// connection holds at most this, one message and one receive buffer, and what [`COMMAND_BYTES`] adds to them.
 pub const HELD_BYTES_MAX: usize = 16 * 1024;
-/// What a held command costs beside its bytes: its place in the queue, and the allocator's share.
-const COMMAND_BYTES: usize = 48;
-
 /// Weight of the commands of one client that owners of channels may have to answer at a time. A subscribe, a
 /// publication, a count of members weigh 1: twice this in one turn of the loop is more than any SDK sends in a round trip.
 pub const UNDER_WAY_MAX: u16 = 64;
@@ -23,27 +20,6 @@ pub const UNDER_WAY_MAX: u16 = 64;
 pub const RECOVERY_WEIGHT: u16 = UNDER_WAY_MAX / 8;
 /// History and presence are answered at length: one at a time.
 pub const READ_WEIGHT: u16 = UNDER_WAY_MAX;
-
-/// In order, each one command of its own.
-#[derive(Default)]
-pub(super) struct Held {
-    /// Bound: [`HELD_BYTES_MAX`], at which reading pauses.
-    commands: VecDeque<Box<[u8]>>,
-    bytes: usize,
-}
-
-impl Held {
-    /// In order.
-    pub(super) fn commands(&self) -> impl Iterator<Item = &[u8]> {
-        self.commands.iter().map(|command| &**command)
-    }
-
-    pub(super) fn of(commands: impl Iterator<Item = Box<[u8]>>) -> Held {
-        let commands: VecDeque<_> = commands.collect();
-        let bytes = commands.iter().map(|command| command.len() + COMMAND_BYTES).sum();
-        Held { commands, bytes }
-    }
-}
 
 impl Session {
     /// Keeps the commands that are left of a frame. Pongs count at once: they tell of the connection, not of what it

@@ -12,11 +12,13 @@
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::ChannelName;
 use crate::base::publication::Visibility;
-use crate::session::context::{Admitted, Failure};
+use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect, World};
 use crate::session::hook_call::Granted;
+use crate::session::identity::Renewal;
 use crate::session::permissions::{Deed, Who};
+use crate::session::subscription::Sub;
 use crate::session::token::{ConnectClaims, Flaw, Overrides, SubscribeClaims, TokenFault};
-use crate::session::{Context, Effect, Renewal, Rights, Sub, World};
+use crate::session::waits::Wish;
 
 /// Begins the users of a channel's name.
 const USERS: char = '#';
@@ -185,6 +187,29 @@ pub fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leav
     flags
 }
 
+/// Asks the channel's owner, once it is clear that the client may.
+pub(super) fn subscribe_to(
+    wish: Wish,
+    rights: Rights,
+    granted: Granted,
+    renewal: Renewal,
+    cx: &mut Context<'_>,
+) {
+    let rights = overridden(rights, &granted.grant.overrides);
+    let flags = sub_flags(&rights, wish.positioned, wish.recoverable, wish.join_leave);
+    cx.effects.push(Effect::Subscribe(SubscribeEffect {
+        id: wish.id,
+        channel: wish.channel,
+        flags,
+        since: wish.since.filter(|_| flags & Sub::RECOVERABLE != 0),
+        reject_unrecovered: wish.reject_unrecovered,
+        chan_info: granted.grant.info,
+        expire_at_s: granted.expire_at_s,
+        renewal,
+        data: granted.grant.data,
+    }));
+}
+
 /// How others see the subscriber whose subscription has these flags.
 pub fn visibility(flags: u32) -> Visibility {
     Visibility { listed: flags & Sub::LISTED != 0, announced: flags & Sub::ANNOUNCED != 0 }
@@ -193,9 +218,10 @@ pub fn visibility(flags: u32) -> Visibility {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::context::Hooks;
     use crate::session::permissions::Permissions;
+    use crate::session::subscription::ChannelIndex;
     use crate::session::token::Verifier;
-    use crate::session::{ChannelIndex, Hooks};
 
     /// Everything is allowed; `limited` says whether names count. Channels that begin with `$` are private, and those
     /// that begin with `known` are closed to the anonymous.

@@ -21,8 +21,9 @@ use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::position::Positions;
+use crate::session::identity::Identity;
+use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::token::SubscribeGrant;
-use crate::session::{ChannelIndex, Identity, Sub};
 
 /// What a unidirectional client gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

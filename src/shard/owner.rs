@@ -24,10 +24,9 @@ use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::base::time::Time;
 use crate::hub::followed::Item;
 use crate::hub::log_store::Ticket;
-use crate::hub::owned::{Reading, Released};
 use crate::hub::requests::{
     History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, Pace, PresenceStats, PublishRequest,
-    Published, Read, ReadAnswer, Recovery,
+    Published, Read, ReadAnswer, Reading, Recovery, Released,
 };
 use crate::hub::{OwnedChannels, Roster};
 use crate::shard::control_request::{Busy, ControlRequest, Reply};

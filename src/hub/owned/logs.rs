@@ -9,7 +9,7 @@ use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::history::{Log, entry_bytes};
 use crate::hub::idempotency::Owner;
-use crate::hub::owned::table::Channel;
+use crate::hub::owned::channel::Channel;
 
 /// Logs looked at, beside the growing one, to find a heavy one. Seven random ones hold one of the heaviest quarter with
 /// a probability of 87 %, at the cost of seven memory reads an eviction.

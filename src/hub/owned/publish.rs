@@ -9,25 +9,8 @@ use crate::base::publication::{Encoded, Publication, Publications};
 use crate::base::time::Time;
 use crate::hub::idempotency::Owner;
 use crate::hub::limits::{APPEND_PATIENCE, APPENDS_MAX, IDEMPOTENCY_KEY_TTL};
-use crate::hub::log_store::{Append, Done, Pending, ReadBack, Ticket, goes_on};
-use crate::hub::requests::{PublishRequest, Published, ReadAnswer, Recovery, Since};
-
-/// What waited for the store is done.
-#[derive(Debug)]
-pub enum Released {
-    /// Of [`OwnedChannels::publish`]. With [`ErrorCode::Internal`] it was never published: nobody has seen it.
-    Published(Ticket, Result<Published, ErrorCode>),
-    /// What a join or a follower's read was waiting for: for [`Recovery::of`] or [`ReadAnswer::page`].
-    Read(Ticket, Publications),
-}
-
-/// What came of a follower's read.
-#[derive(Debug)]
-pub enum Reading {
-    Ready(ReadAnswer),
-    /// The page comes with [`Released::Read`]; the log ends here.
-    Later(Ticket, Position),
-}
+use crate::hub::log_store::{Append, Done, Pending, ReadBack, goes_on};
+use crate::hub::requests::{PublishRequest, Published, ReadAnswer, Reading, Recovery, Released, Since};
 
 impl OwnedChannels {
     /// Gives a publication its position and keeps it as the namespace says. The answer says what to deliver;

@@ -7,7 +7,7 @@
 //! Bounds are those of the owner that reads: what has no room goes by the same rules as ever.
 
 use super::OwnedChannels;
-use super::table::Channel;
+use super::channel::Channel;
 use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position};
 use crate::base::publication::{ClientInfo, Visibility};
 use crate::base::time::Time;

@@ -1,48 +1,19 @@
 //! The table of a [`OwnedChannels`]'s channels: known, made, forgotten.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use super::OwnedChannels;
+use super::channel::Channel;
 use crate::base::fault::ErrorCode;
-use crate::base::ids::{ChannelName, Epoch, Position};
-use crate::base::publication::{ClientInfo, Encoded, Visibility};
+use crate::base::ids::{ChannelName, Epoch};
 use crate::base::time::Time;
 use crate::hub::creators::{BUCKETS, Creator};
 use crate::hub::history::Log;
-use crate::hub::limits::FORGET_AFTER;
 use crate::hub::options::ChannelOptions;
-use crate::hub::presence::{Interest, Members};
-use crate::hub::requests::{JoinLeaveEvent, Recovery, Since};
-use crate::hub::sequencer::Sequencer;
 
 /// Work a new channel does at the bound of channels, so that idle ones are known to be idle.
 const SWEEP_WHEN_FULL: usize = 64;
 
 /// A smaller table of channels is kept as it is: half a megabyte of names.
 const TRIMMED_FROM: usize = 1 << 15;
-
-pub(super) struct Channel {
-    pub(super) name: ChannelName,
-    pub(super) options: Arc<ChannelOptions>,
-    /// Tells the uses of a slot apart.
-    pub(super) life: u64,
-    pub(super) sequencer: Sequencer,
-    /// Idempotency keys of this channel that are not dropped yet.
-    pub(super) keys: u32,
-    /// `None` when nothing is retained.
-    pub(super) log: Option<Box<Log>>,
-    /// Place in [`OwnedChannels::logs`]; means nothing without a log.
-    pub(super) log_place: u32,
-    pub(super) members: Members,
-    pub(super) interest: Interest,
-    /// Without subscribers it is idle from here on: the last mention, or later when an entry or key lives longer.
-    pub(super) active_until: Time,
-    /// The bucket of the client that made it, until the backend uses it as well.
-    pub(super) creator: Option<u16>,
-}
-
-const _: () = assert!(size_of::<Option<Channel>>() <= 136, "what a million personal channels cost");
 
 impl OwnedChannels {
     pub(super) fn advance(&mut self, now: Time) -> Time {
@@ -182,68 +153,4 @@ impl OwnedChannels {
             self.forgets.set(slot, channel.forget_at());
         }
     }
-}
-
-impl Channel {
-    /// Without anything, and without a life until it is [added](OwnedChannels::add).
-    pub(super) fn new(
-        name: ChannelName,
-        options: Arc<ChannelOptions>,
-        epoch: Epoch,
-        active_until: Time,
-        creator: Option<u16>,
-    ) -> Channel {
-        Channel {
-            name,
-            life: 0,
-            sequencer: Sequencer::new(epoch),
-            keys: 0,
-            log: None,
-            log_place: 0,
-            members: Members::new(Visibility { listed: options.presence, announced: options.join_leave }),
-            interest: Interest::None,
-            active_until,
-            creator,
-            options,
-        }
-    }
-
-    pub(super) fn position(&self) -> Position {
-        self.sequencer.position()
-    }
-
-    /// Nobody and nothing needs it, as far as was noticed.
-    pub(super) fn is_idle(&self) -> bool {
-        self.members.is_empty() && self.log.is_none() && self.keys == 0
-    }
-
-    /// When it may be forgotten, if it has no subscribers until then.
-    pub(super) fn forget_at(&self) -> Time {
-        self.active_until + grace(&self.options)
-    }
-
-    pub(super) fn is_over(&self, now: Time) -> bool {
-        self.members.is_empty() && self.forget_at() <= now
-    }
-
-    pub(super) fn recover(&self, since: Since, now: Time, publications_max: usize) -> Recovery {
-        let top = self.position();
-        if !since.epoch.matches(top.epoch) {
-            return Recovery::Lost;
-        }
-        match &self.log {
-            Some(log) => log.recover(top.offset, since.offset, now, publications_max),
-            None if since.offset == top.offset => Recovery::Recovered(Vec::new()),
-            None => Recovery::Lost,
-        }
-    }
-
-    pub(super) fn join_leave(&self, joined: bool, info: ClientInfo) -> Arc<JoinLeaveEvent> {
-        Arc::new(JoinLeaveEvent { channel: self.name.clone(), joined, info, encoded: Encoded::default() })
-    }
-}
-
-/// How long an idle channel keeps its offset and epoch.
-fn grace(options: &ChannelOptions) -> Duration {
-    if options.keeps_history() { options.history_meta_ttl } else { FORGET_AFTER }
 }

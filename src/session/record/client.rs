@@ -10,15 +10,15 @@ use crate::record::{
     ClientRecord, ConnectRecord, HeaderRecord, JoinRecord, PublicationRecord, RecordFault, RecoveryRecord,
     SinceRecord, SubscribedRecord, WaitsRecord,
 };
-use crate::session::answers::Asked;
-use crate::session::held::Held;
+use crate::session::context::SubscribeEffect;
+use crate::session::identity::{Identity, Renewal};
 use crate::session::record::{
     NameOf, PlaceOf, copied, flags_from_record, flags_to_record, sub_to_record, subs_from_record,
 };
-use crate::session::{
-    ChannelIndex, Connecting, Extras, Identity, Phase, Renewal, Session, Sub, SubscribeEffect, Subscribed,
-    Waits,
-};
+use crate::session::state::{Extras, Phase, Session};
+use crate::session::subscribed::Subscribed;
+use crate::session::subscription::{ChannelIndex, Sub};
+use crate::session::waits::{Asked, Connecting, Held, Waits};
 
 impl Session {
     /// Everything that this client is, as it stands at `now`.

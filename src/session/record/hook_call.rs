@@ -6,11 +6,10 @@ use crate::record::{
     CallRecord, ConnectCall, ConnectPurpose, HookCallRecord, Moment, PublishCall, PublishPurpose,
     PurposeRecord, RecordFault, RpcCall, SinceRecord, SubscribeCall, SubscribePurpose,
 };
-use crate::session::ChannelIndex;
-use crate::session::answers::{About, Asked, NO_CHANNEL};
-use crate::session::commands::Wish;
 use crate::session::hook_call::Matter;
 use crate::session::record::NameOf;
+use crate::session::subscription::ChannelIndex;
+use crate::session::waits::{About, Asked, NO_CHANNEL, Wish};
 
 impl Asked {
     /// `known`: whether the client is subscribed to a channel, and its number so that it has a name.

@@ -13,7 +13,9 @@ mod unidirectional;
 use crate::base::bytes::Bytes;
 use crate::base::ids::ChannelName;
 use crate::record::{IdentityRecord, RecordFault, RenewalRecord, SubRecord, TermsRecord};
-use crate::session::{ChannelIndex, Identity, Renewal, Sub, SubExtra};
+use crate::session::identity::{Identity, Renewal};
+use crate::session::state::SubExtra;
+use crate::session::subscription::{ChannelIndex, Sub};
 
 /// The name behind a shard's number of a channel.
 pub type NameOf<'a> = &'a dyn Fn(ChannelIndex) -> ChannelName;

@@ -13,7 +13,7 @@ use crate::record::{
     self, ClientRecord, FarewellRecord, Moment, PeerRecord, PeerState, PurposeRecord, TunnelRecord,
     TunnelStageRecord, UnidirectionalRecord, WaitsRecord,
 };
-use crate::session::Session;
+use crate::session::state::Session;
 use crate::session::tunnel::{Payload, Tunnel, WaitingLimits};
 use crate::session::unidirectional::Unidirectional;
 

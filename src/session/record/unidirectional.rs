@@ -8,10 +8,11 @@ use crate::proto::encoding::Encoding;
 use crate::record::{
     AskedChannelRecord, AskingRecord, ModeRecord, RecordFault, ReplyRecord, UnidirectionalRecord, WorkRecord,
 };
+use crate::session::identity::Identity;
 use crate::session::record::client::{publications_from_record, publications_to_record};
 use crate::session::record::{NameOf, PlaceOf, copied, sub_to_record, subs_from_record};
+use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::unidirectional::{Asked, Asking, Mode, Origin, ReplyForm, Unidirectional, Work};
-use crate::session::{ChannelIndex, Identity, Sub};
 
 impl Unidirectional {
     /// Everything that this client is.

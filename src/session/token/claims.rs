@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
 use crate::base::json::Object;
-use crate::session::token::{Flaw, TokenFault};
+use crate::session::token::fault::{Flaw, TokenFault};
 
 /// What a valid connection token says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

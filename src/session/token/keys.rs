@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::base::json::object;
 use crate::session::token::algorithm::{Algorithm, Material};
-use crate::session::token::{Flaw, TokenFault};
+use crate::session::token::fault::{Flaw, TokenFault};
 
 /// RSA keys, in bits: shorter ones are broken (RFC 7518 section 3.3 forbids them), longer ones cost a shard more time
 /// for each connect than they are worth.

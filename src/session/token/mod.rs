@@ -33,6 +33,7 @@ use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::base::json::object;
+use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::session::token::algorithm::{Algorithm, Family};
 use crate::session::token::claims::{ConnectWire, Frame, SubscribeWire};
 use crate::session::token::keys::Key;
@@ -41,10 +42,6 @@ use crate::session::token::published::{PublishedKeys, Sought};
 pub use claims::{ConnectClaims, Overrides, SubscribeClaims, SubscribeGrant};
 pub use fault::{Flaw, TokenFault};
 pub use sign::{ConnectToken, SignFault, SubscribeToken, TokenBasis, sign_connect, sign_subscribe};
-
-/// Longest token that is looked at, in bytes. Browsers and proxies cut headers at this size, so backends keep their
-/// tokens below it; what is longer is not worth its hash.
-pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// What a token must satisfy.
 #[derive(Clone, Default)]

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::session::token::TOKEN_BYTES_MAX;
+use crate::base::limits::TOKEN_BYTES_MAX;
 use crate::session::token::algorithm::sign_hs256;
 
 /// What both kinds of token say. Fields that are empty are left out.

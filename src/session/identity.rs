@@ -1,0 +1,49 @@
+//! Who a client is, and how long that holds.
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::UserName;
+
+/// Who the client is. Absent for an anonymous client of whom nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub user: Option<UserName>,
+    pub conn_info: Option<Bytes>,
+    /// JSON that only the backend gets to see.
+    pub meta: Option<Bytes>,
+    /// Unix seconds at which the connection expires; 0 never.
+    pub expire_at_s: u64,
+    pub renewal: Renewal,
+}
+
+/// Who makes last longer what expires.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Renewal {
+    /// The client, with another token: it gets to know how long it has.
+    #[default]
+    Token,
+    /// The backend, which is asked at this time (unix seconds): the client has nothing to show and hears nothing of it.
+    Hook { ask_at_s: u64 },
+}
+
+/// Nobody is asked: what the hook granted ends when it ends.
+pub(super) const NEVER_S: u64 = u64::MAX;
+
+impl Renewal {
+    /// Of what a hook granted until `expire_at_s`; `asks`: there is a hook for what comes then.
+    pub(super) fn by_hook(expire_at_s: u64, asks: bool) -> Renewal {
+        Renewal::Hook { ask_at_s: if asks && expire_at_s != 0 { expire_at_s } else { NEVER_S } }
+    }
+
+    /// When the backend is to be asked; `None` never.
+    pub(super) fn ask_at_s(self) -> Option<u64> {
+        match self {
+            Renewal::Hook { ask_at_s } if ask_at_s != NEVER_S => Some(ask_at_s),
+            _ => None,
+        }
+    }
+
+    /// `expire_at_s` as the client gets it.
+    pub(super) fn shown_expiry(self, expire_at_s: u64) -> u64 {
+        if self == Renewal::Token { expire_at_s } else { 0 }
+    }
+}

@@ -1,0 +1,174 @@
+//! What answers of channel owners do, and the end of a connect that waited for them.
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, ErrorCode};
+use crate::base::ids::{ChannelName, Offset, Position};
+use crate::base::publication::{Publications, Since};
+use crate::proto::centrifuge::reply::{ConnectResult, ErrorRef, Reply};
+use crate::session::context::{Context, Effect};
+use crate::session::state::{Phase, Session};
+use crate::session::subscribed::Subscribed;
+use crate::session::subscription::{ChannelIndex, Sub};
+use crate::session::waits::{Connecting, Waits};
+
+/// A join as the channel's owner answered it.
+#[derive(Debug)]
+pub struct JoinAnswer {
+    /// As given to [`Session::join_asked`].
+    pub number: u32,
+    /// As in the [`SubscribeEffect`].
+    pub id: u32,
+    pub flags: u32,
+    pub since: Option<Since>,
+    pub reject_unrecovered: bool,
+    pub data: Option<Bytes>,
+    pub outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
+}
+
+/// What the shard does with a join's answer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum JoinVerdict {
+    /// Add the connection to the channel's subscribers, then call [`Session::placed`].
+    Subscribe { join_leaves: bool },
+    /// The owner refused; nothing to undo.
+    Refused,
+    /// The session wants it no more and has said so to the owner.
+    Ignore,
+    /// The session cannot use it: the owner must hear that it left.
+    Leave,
+}
+
+impl Session {
+    /// The client has the place that [`Effect::TakePlace`] asked for.
+    pub fn handle_placed(&mut self, cx: &mut Context<'_>) {
+        let Some(Waits::Joins(connecting)) = self.waits_mut() else { return };
+        let Some(subscribes) = connecting.behind_place.take() else { return };
+        if subscribes.is_empty() {
+            return self.finish_connecting(cx);
+        }
+        cx.effects.extend(subscribes.into_iter().map(Effect::Subscribe));
+    }
+
+    /// A join of this session has been answered.
+    pub fn handle_joined(
+        &mut self,
+        channel: ChannelIndex,
+        name: &ChannelName,
+        answer: JoinAnswer,
+        cx: &mut Context<'_>,
+    ) -> Result<JoinVerdict, Disconnect> {
+        let wanted = self.sub(channel).is_some_and(|sub| sub.is(Sub::PENDING) && sub.place == answer.number);
+        let server_side = answer.flags & Sub::SERVER_SIDE != 0;
+        let (position, recovered) = match answer.outcome {
+            Ok(outcome) => outcome,
+            Err(error_code) => {
+                if wanted {
+                    self.remove(channel);
+                }
+                // Every channel that the node may remember is in use: no fault of the client, who is to try again.
+                let is_full = error_code == ErrorCode::LimitExceeded;
+                if !server_side && is_full {
+                    let error = ErrorRef { temporary: true, ..error_code.into() };
+                    cx.reply(answer.id, &Reply::Error(error));
+                    cx.effects.push(Effect::Refused(error_code));
+                } else if !server_side {
+                    cx.refuse(answer.id, error_code);
+                } else if wanted && is_full && (!self.is_connected() || answer.flags & Sub::BY_TOKEN != 0) {
+                    // Let in without, or refreshed without, it would miss what it relies on and never learn of it.
+                    return Err(Disconnect::SERVER_ERROR);
+                } else if wanted {
+                    self.server_side_answered(None, cx)?;
+                }
+                return Ok(JoinVerdict::Refused);
+            }
+        };
+        if answer.reject_unrecovered && matches!(recovered, Some(None)) {
+            cx.refuse(answer.id, ErrorCode::UnrecoverablePosition);
+            return Ok(match wanted {
+                true => {
+                    self.remove(channel);
+                    JoinVerdict::Leave
+                }
+                false => JoinVerdict::Ignore,
+            });
+        }
+        let subscribed = Subscribed {
+            flags: answer.flags,
+            position,
+            recovery: recovered
+                .map(|publications| (answer.since.map_or(Offset(0), |since| since.offset), publications)),
+            expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
+            data: answer.data,
+        };
+        if !server_side {
+            // An unsubscribed one is answered as well: its command gets the reply that it would have got in time.
+            subscribed.with_result(cx.unix_s, |result| cx.reply(answer.id, &Reply::Subscribe(result)));
+        } else if wanted {
+            self.server_side_answered(Some((name.clone(), subscribed)), cx)?;
+        }
+        Ok(match wanted {
+            true => JoinVerdict::Subscribe { join_leaves: answer.flags & Sub::NOTICES != 0 },
+            false => JoinVerdict::Ignore,
+        })
+    }
+
+    fn server_side_answered(
+        &mut self,
+        subscribed: Option<(ChannelName, Subscribed)>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Disconnect> {
+        let Some(Waits::Joins(connecting)) = self.waits_mut() else {
+            // Subscribed by the server API in the middle of a connection's life.
+            if let Some((name, subscribed)) = subscribed {
+                subscribed.push(&name, cx);
+            }
+            return Ok(());
+        };
+        connecting.outstanding -= 1;
+        connecting.done.extend(subscribed);
+        if connecting.outstanding == 0 {
+            self.finish_connecting(cx);
+        }
+        Ok(())
+    }
+
+    /// Nothing is waited for any more.
+    pub(super) fn finish_connecting(&mut self, cx: &mut Context<'_>) {
+        let Some(Waits::Joins(Connecting { id, done, data, .. })) = self.stop_waiting() else { return };
+        self.reply_connected(id, &done, data.as_deref(), cx);
+        self.go_on(cx);
+    }
+
+    pub(super) fn reply_connected(
+        &mut self,
+        id: u32,
+        done: &[(ChannelName, Subscribed)],
+        data: Option<&[u8]>,
+        cx: &mut Context<'_>,
+    ) {
+        self.phase = Phase::Connected;
+        let lifetime = self.told_lifetime(cx.unix_s);
+        let client = cx.client.to_string();
+        let views: Vec<_> = done.iter().map(|(_, subscribed)| subscribed.views()).collect();
+        let subs: Vec<_> = done
+            .iter()
+            .zip(&views)
+            .map(|((name, subscribed), views)| (&**name, subscribed.result(views, cx.unix_s)))
+            .collect();
+        cx.reply(
+            id,
+            &Reply::Connect(ConnectResult {
+                client: &client,
+                version: cx.version,
+                lifetime,
+                data,
+                subs: &subs,
+                ping_s: cx.ping_s,
+                pong: true,
+                session: "",
+                node: "",
+            }),
+        );
+        cx.effects.push(Effect::Connected);
+    }
+}

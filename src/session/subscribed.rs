@@ -1,0 +1,108 @@
+//! A subscription, a publication and a client as replies and pushes tell them.
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::{Offset, Position};
+use crate::base::publication::{ClientInfo, Publication, Publications};
+use crate::proto::centrifuge::reply::{
+    ClientInfoRef, Lifetime, PublicationRef, Push, SubscribePush, SubscribeResult,
+};
+use crate::session::context::Context;
+use crate::session::subscription::Sub;
+
+/// A subscription as its reply tells it.
+pub(super) struct Subscribed {
+    pub(super) flags: u32,
+    pub(super) position: Position,
+    /// `Some` when a recovery was asked: the request's offset and what was missed, or `None` where it was lost.
+    pub(super) recovery: Option<(Offset, Option<Publications>)>,
+    /// As the client gets it.
+    pub(super) expire_at_s: u64,
+    pub(super) data: Option<Bytes>,
+}
+
+impl Subscribed {
+    pub(super) fn views(&self) -> Vec<PublicationRef<'_>> {
+        match &self.recovery {
+            Some((_, Some(publications))) => {
+                publications.iter().map(|publication| view(publication)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    pub(super) fn with_result(&self, unix_s: u64, then: impl FnOnce(SubscribeResult<'_>)) {
+        then(self.result(&self.views(), unix_s));
+    }
+
+    pub(super) fn result<'a>(&'a self, views: &'a [PublicationRef<'a>], unix_s: u64) -> SubscribeResult<'a> {
+        let positioned = self.flags & (Sub::POSITIONED | Sub::RECOVERABLE) != 0;
+        let offset = match &self.recovery {
+            // The client counts on from where it was; the list brings it to the top.
+            Some((asked, Some(_))) => *asked,
+            _ => self.position.offset,
+        };
+        SubscribeResult {
+            lifetime: lifetime(self.expire_at_s, unix_s),
+            recoverable: self.flags & Sub::RECOVERABLE != 0,
+            epoch: positioned.then_some(self.position.epoch),
+            publications: views,
+            recovered: matches!(self.recovery, Some((_, Some(_)))),
+            offset: if positioned { offset } else { Offset(0) },
+            positioned,
+            data: self.data.as_deref(),
+            was_recovering: self.recovery.is_some(),
+            delta: false,
+        }
+    }
+
+    pub(super) fn push(&self, name: &str, cx: &mut Context<'_>) {
+        let views = self.views();
+        let result = self.result(&views, cx.unix_s);
+        cx.push(
+            name,
+            &Push::Subscribe(SubscribePush {
+                recoverable: result.recoverable,
+                epoch: result.epoch,
+                offset: result.offset,
+                positioned: result.positioned,
+                data: result.data,
+            }),
+        );
+        for publication in views {
+            cx.push(name, &Push::Publication(publication));
+        }
+    }
+}
+
+/// A publication as the codec wants it.
+pub fn view(publication: &Publication) -> PublicationRef<'_> {
+    PublicationRef {
+        data: &publication.data,
+        offset: publication.offset(),
+        info: publication.info.as_ref().map(info_view),
+        tags: &publication.tags,
+        delta: false,
+        time_ms: 0,
+    }
+}
+
+/// A client's info as the codec wants it.
+pub fn info_view(info: &ClientInfo) -> ClientInfoRef<'_> {
+    ClientInfoRef {
+        user: &info.user,
+        client: &info.client,
+        conn_info: info.conn_info.as_deref(),
+        chan_info: info.chan_info.as_deref(),
+    }
+}
+
+/// Seconds left until `expire_at_s`, at least one so that a client asks again rather than never.
+pub(super) fn lifetime(expire_at_s: u64, unix_s: u64) -> Lifetime {
+    match expire_at_s {
+        0 => Lifetime { expires: false, ttl_s: 0 },
+        at => Lifetime {
+            expires: true,
+            ttl_s: u32::try_from(at.saturating_sub(unix_s)).unwrap_or(u32::MAX).max(1),
+        },
+    }
+}
