@@ -11,8 +11,17 @@
 //! its bytes may not change. So whatever the driver counts (what a send took, what it left) is in sealed bytes; what a
 //! connection is owed is in sealed bytes as far as the kernel has refused them, and in plain ones behind that. A cursor in a
 //! channel's stream counts items, which are sealed when they are sent.
+//!
+//! # The life of a layer
+//! It begins with a handshake unless it [is ready](Layer::is_ready) at once. What of that takes long is done in
+//! [steps](Layer::step), when the shard has time for one: those that are connected do not wait behind a storm of new ones.
+
+mod fault;
+pub mod tls;
 
 use crate::base::bytes::{Bytes, BytesMut};
+
+pub use self::fault::Fault;
 
 /// One connection's sealing. Sans-IO: the caller moves the bytes.
 ///
@@ -25,12 +34,36 @@ pub trait Layer: Send {
     /// After an end or a fault nothing plain comes any more: whatever is given is consumed.
     fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Opened<'a>);
 
+    /// The last plain bytes are not looked at any more, and no more bytes are at hand: memory of theirs is given back.
+    fn release(&mut self) {}
+
     /// Appends to `sealed` what this layer itself has to say (a handshake, a key, an alert), then `plain` in order, and, with
     /// `last`, that nothing follows. `last` comes again while the connection closes, with no plain bytes: it is said once.
     fn seal(&mut self, plain: &[Bytes], last: bool, sealed: &mut BytesMut);
 
     /// It has something to say by itself: the next `seal` should not wait for plain bytes.
     fn wants_to_speak(&self) -> bool;
+
+    /// The handshake is over: plain bytes are sealed. Before that there is nothing to say to the peer; plain bytes are
+    /// dropped.
+    fn is_ready(&self) -> bool {
+        true
+    }
+
+    /// What came asks for work that takes long, up to a millisecond. True once for each step.
+    fn wants_step(&mut self) -> bool {
+        false
+    }
+
+    /// Does it. Asked for again when more has come.
+    fn step(&mut self) -> Step {
+        Step::Nothing
+    }
+
+    /// Who the peer has proven to be, once the layer is ready.
+    fn identity(&self) -> Option<&Identity> {
+        None
+    }
 
     /// Memory for what is incomplete. Bound: the implementation's longest record.
     fn stored_bytes(&self) -> usize;
@@ -46,7 +79,39 @@ pub enum Opened<'a> {
     /// The peer has said that nothing follows.
     End,
     /// What came cannot be understood: the connection is to be closed, once the layer has said why.
-    Fault(&'static str),
+    Fault(Fault),
+}
+
+/// What a step came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// More is needed.
+    Nothing,
+    /// The layer is ready.
+    Ready {
+        /// The peer has shown a ticket of an earlier connection.
+        resumed: bool,
+        /// Bytes of the socket that came behind the handshake: to be opened next.
+        rest: Vec<u8>,
+    },
+    /// As [`Opened::Fault`].
+    Fault(Fault),
+}
+
+/// A client's certificate, as others get to see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Distinguished name (RFC 4514).
+    pub subject: Box<str>,
+    /// SHA-256 of the certificate.
+    pub fingerprint: [u8; 32],
+}
+
+impl Identity {
+    /// In hex, lower case.
+    pub fn fingerprint_hex(&self) -> String {
+        self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 /// Makes the layers of a listener's connections. Shared by all shards.

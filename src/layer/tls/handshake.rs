@@ -1,0 +1,260 @@
+//! The handshake: rustls' own state machine, fed with whole records, a step at a time.
+//!
+//! Records are given to it one by one, so that it is through as soon as the handshake is: what comes behind belongs to
+//! [`Established`] alone.
+
+use std::mem;
+use std::sync::Arc;
+
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::{CertificateError, Error, HandshakeKind, ProtocolVersion, ServerConfig};
+
+use crate::layer::tls::certificates::identity;
+use crate::layer::tls::established::{Established, alert_fault};
+use crate::layer::tls::keys::Key;
+use crate::layer::tls::record::{self, Version, alert, plain_alert};
+use crate::layer::tls::secrets::{self, Secrets};
+use crate::layer::{Fault, Identity};
+
+/// Most bytes of a client's handshake. A ClientHello has 2 KiB at most with keys of post-quantum kind, a chain of
+/// certificates seldom 8.
+pub const HANDSHAKE_BYTES_MAX: usize = 32 * 1024;
+
+/// What a client gets that speaks plain HTTP.
+const PLAIN_HTTP_ANSWER: &[u8] =
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 64\r\n\
+    Connection: close\r\n\r\nThis port speaks TLS: connect with https:// or wss:// instead.\r\n";
+
+pub struct Handshake {
+    config: Arc<ServerConfig>,
+    /// From the first whole record on.
+    connection: Option<Box<UnbufferedServerConnection>>,
+    /// What has come and is not with rustls yet.
+    incoming: Vec<u8>,
+    /// What rustls has seen and wants to see again.
+    seen: Vec<u8>,
+    /// To be sent.
+    outgoing: Vec<u8>,
+    secrets: Secrets,
+    received: usize,
+    /// It has been said that a step is due.
+    step_due: bool,
+}
+
+/// A handshake that is over.
+pub struct Agreed {
+    pub established: Established,
+    pub identity: Option<Box<Identity>>,
+    pub resumed: bool,
+    /// To be sent before anything else: tickets.
+    pub outgoing: Vec<u8>,
+    /// What came behind it.
+    pub rest: Vec<u8>,
+}
+
+/// A handshake that has failed.
+pub struct Failed {
+    pub fault: Fault,
+    /// The reason, for the peer.
+    pub outgoing: Vec<u8>,
+}
+
+impl Handshake {
+    pub fn new(config: Arc<ServerConfig>) -> Handshake {
+        Handshake {
+            config,
+            connection: None,
+            incoming: Vec::new(),
+            seen: Vec::new(),
+            outgoing: Vec::new(),
+            secrets: Secrets::default(),
+            received: 0,
+            step_due: false,
+        }
+    }
+
+    /// Keeps what has come until there is time for it.
+    ///
+    /// # Errors
+    /// It is no TLS, or more than a handshake has.
+    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Failed> {
+        self.received += bytes.len();
+        if self.received > HANDSHAKE_BYTES_MAX {
+            return Err(self.fail(Fault::HandshakeTooLarge, alert::HANDSHAKE_FAILURE));
+        }
+        self.incoming.extend_from_slice(bytes);
+        match record::whole(&self.incoming, None) {
+            Ok(_) => Ok(()),
+            Err(Fault::NotTls) if self.connection.is_none() && is_http(&self.incoming) => {
+                Err(Failed { fault: Fault::PlainHttp, outgoing: PLAIN_HTTP_ANSWER.to_vec() })
+            }
+            Err(Fault::RecordTooLong) => Err(self.fail(Fault::RecordTooLong, alert::RECORD_OVERFLOW)),
+            Err(fault) => Err(self.fail(fault, alert::DECODE_ERROR)),
+        }
+    }
+
+    /// With what has been written already. Once keys are in use an alert in plain could not be read.
+    fn fail(&mut self, fault: Fault, description: u8) -> Failed {
+        let mut outgoing = mem::take(&mut self.outgoing);
+        if self.connection.is_none() {
+            outgoing.extend(plain_alert(alert::FATAL, description));
+        }
+        Failed { fault, outgoing }
+    }
+
+    pub fn wants_step(&mut self) -> bool {
+        let due = !self.step_due && matches!(record::whole(&self.incoming, None), Ok(Some(_)));
+        self.step_due |= due;
+        due
+    }
+
+    /// Works on every whole record that has come.
+    ///
+    /// # Errors
+    /// It has failed.
+    pub fn step(&mut self) -> Result<Option<Agreed>, Failed> {
+        self.step_due = false;
+        loop {
+            let len = match record::whole(&self.incoming, None) {
+                Ok(Some(len)) => len,
+                Ok(None) => return Ok(None),
+                Err(fault) => return Err(self.fail(fault, alert::DECODE_ERROR)),
+            };
+            self.seen.extend(self.incoming.drain(..len));
+            match self.advance() {
+                Ok(false) => {}
+                Ok(true) => return self.agree().map(Some),
+                Err(fault) => {
+                    // The alert.
+                    let _ = self.advance();
+                    return Err(Failed { fault, outgoing: mem::take(&mut self.outgoing) });
+                }
+            }
+        }
+    }
+
+    /// Feeds rustls with what there is. True: the handshake is over.
+    fn advance(&mut self) -> Result<bool, Fault> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            connection => {
+                let new =
+                    UnbufferedServerConnection::new(Arc::clone(&self.config)).map_err(|_| Fault::Internal)?;
+                connection.insert(Box::new(new))
+            }
+        };
+        loop {
+            let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.seen);
+            let over = match state {
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    let from = self.outgoing.len();
+                    if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
+                        self.outgoing.resize(from + size.required_size, 0);
+                        data.encode(&mut self.outgoing[from..]).map_err(|_| Fault::Internal)?;
+                    }
+                    None
+                }
+                Ok(ConnectionState::TransmitTlsData(data)) => {
+                    data.done();
+                    None
+                }
+                Ok(ConnectionState::BlockedHandshake) => Some(Ok(false)),
+                Ok(ConnectionState::WriteTraffic(_)) => Some(Ok(true)),
+                // A close_notify within the handshake: it was given up.
+                Ok(ConnectionState::PeerClosed | ConnectionState::Closed) => Some(Err(Fault::AlertReceived)),
+                // No application data is among the records that rustls gets, and early data is not taken.
+                Ok(_) => Some(Err(Fault::Unexpected)),
+                Err(error) => Some(Err(fault(&error))),
+            };
+            self.seen.drain(..discard);
+            secrets::take(&mut self.secrets);
+            if let Some(over) = over {
+                return over;
+            }
+        }
+    }
+
+    fn agree(&mut self) -> Result<Agreed, Failed> {
+        let agreed = self.extract();
+        agreed.map_err(|fault| Failed { fault, outgoing: mem::take(&mut self.outgoing) })
+    }
+
+    fn extract(&mut self) -> Result<Agreed, Fault> {
+        let connection = self.connection.take().ok_or(Fault::Internal)?;
+        let version = match connection.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
+            Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
+            _ => return Err(Fault::Internal),
+        };
+        let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
+        let certificates = connection.peer_certificates().and_then(|chain| chain.first());
+        let identity = certificates.map(|first| Box::new(identity(first)));
+        let (secrets, _) = connection.dangerous_into_kernel_connection().map_err(|_| Fault::Internal)?;
+        let tx = Key::new(version, secrets.tx, self.secrets.server)?;
+        let rx = Key::new(version, secrets.rx, self.secrets.client)?;
+        Ok(Agreed {
+            established: Established::new(tx, rx),
+            identity,
+            resumed,
+            outgoing: mem::take(&mut self.outgoing),
+            rest: mem::take(&mut self.incoming),
+        })
+    }
+
+    pub fn take_outgoing(&mut self) -> Vec<u8> {
+        mem::take(&mut self.outgoing)
+    }
+
+    pub fn has_outgoing(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Nothing has been sent: what is said now can be read by anybody.
+    pub fn is_unanswered(&self) -> bool {
+        self.connection.is_none()
+    }
+
+    pub fn stored_bytes(&self) -> usize {
+        self.incoming.capacity() + self.seen.capacity() + self.outgoing.capacity()
+    }
+}
+
+/// A method begins with a capital letter, and with one that is no kind of record.
+fn is_http(bytes: &[u8]) -> bool {
+    bytes.first().is_some_and(u8::is_ascii_uppercase)
+}
+
+fn fault(error: &Error) -> Fault {
+    match error {
+        Error::NoCertificatesPresented => Fault::ClientCertificateMissing,
+        Error::InvalidCertificate(error) => match error {
+            CertificateError::Expired
+            | CertificateError::ExpiredContext { .. }
+            | CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. } => Fault::ClientCertificateExpired,
+            CertificateError::UnknownIssuer => Fault::ClientCertificateUnknown,
+            _ => Fault::ClientCertificateInvalid,
+        },
+        Error::AlertReceived(description) => alert_fault(u8::from(*description)),
+        Error::NoApplicationProtocol => Fault::NoProtocol,
+        Error::PeerIncompatible(_) => Fault::Incompatible,
+        Error::InvalidMessage(_) | Error::PeerMisbehaved(_) => Fault::Malformed,
+        Error::DecryptError => Fault::BadRecord,
+        Error::PeerSentOversizedRecord => Fault::RecordTooLong,
+        Error::InappropriateMessage { .. } | Error::InappropriateHandshakeMessage { .. } => Fault::Unexpected,
+        _ => Fault::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_plain_http_is_as_long_as_it_says() {
+        let text = std::str::from_utf8(PLAIN_HTTP_ANSWER).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{}", body.len());
+    }
+}
