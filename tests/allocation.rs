@@ -237,6 +237,7 @@ fn options() -> ShardOptions {
         ping_interval: Duration::from_secs(600),
         pong_timeout: Duration::from_secs(300),
         connect_timeout: Duration::from_secs(60),
+        handshake_timeout: Duration::from_secs(60),
         expired_close_delay: Duration::from_secs(25),
         hooks: ClientHooks::default(),
         forward_headers: Vec::new(),

@@ -47,6 +47,10 @@ impl Authorities {
         Ok(Authorities { path: path.to_string(), certificates: certificates.into() })
     }
 
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
     pub fn certificates(&self) -> &[CertificateDer<'static>] {
         &self.certificates
     }

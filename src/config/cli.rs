@@ -183,7 +183,11 @@ pub fn interpret(
 
 /// Where a node would listen.
 fn places(config: &Config) -> String {
-    let clients = config.listen.addresses().map(|address| format!("clients  {address}\n"));
+    let listeners = config.listeners();
+    let clients = listeners.iter().map(|listener| {
+        let tls = if listener.tls { " (TLS)" } else { "" };
+        format!("clients  {}{tls}\n", listener.address)
+    });
     let api = config.api_listen.map(|address| format!("API      {address}\n"));
     clients.chain(api).collect()
 }

@@ -11,11 +11,12 @@ use crate::config::value::{Given, Setting, quote};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerOptions {
     pub address: ListenAddress,
+    pub tls: bool,
 }
 
 impl From<ListenAddress> for ListenerOptions {
     fn from(address: ListenAddress) -> ListenerOptions {
-        ListenerOptions { address }
+        ListenerOptions { address, tls: false }
     }
 }
 
@@ -44,6 +45,13 @@ impl Deref for Listeners {
 }
 
 impl Listeners {
+    /// These, and behind them others that speak TLS.
+    pub fn with_tls(&self, others: Option<&Listeners>) -> Listeners {
+        let others = others.into_iter().flat_map(|others| others.iter().cloned());
+        let tls = others.map(|listener| ListenerOptions { tls: true, ..listener });
+        Listeners(self.iter().cloned().chain(tls).collect())
+    }
+
     pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
         self.0.iter().map(|listener| &listener.address)
     }

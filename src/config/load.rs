@@ -9,6 +9,7 @@ use crate::config::file::{self, Origins};
 use crate::config::secrets;
 use crate::config::sections::Config;
 use crate::config::table::Key;
+use crate::config::tls;
 use crate::config::value::{Given, Secret};
 
 /// What every variable of ours begins with.
@@ -51,6 +52,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
         (config, origins, faults, _) = merge(sources, Config::development(key));
     }
     warnings.extend(secrets::warnings(&config, &origins));
+    warnings.extend(tls::warnings(&config));
     if faults.is_empty() {
         faults = check::check(&config, &origins);
     }

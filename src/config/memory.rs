@@ -11,6 +11,8 @@ use crate::hub::limits::HELD_BYTES_MAX;
 
 /// Of ours for an idle connection: its slot (128), its client's entry in the tables, a few subscriptions.
 const CONNECTION_BYTES: u64 = 512;
+/// The same for its keys, where it speaks TLS.
+const CONNECTION_TLS_BYTES: u64 = 512;
 /// Of the kernel for an idle TCP socket (socket, inode, file, dentry: 3.9 KB of slab) and its poll (330).
 const CONNECTION_KERNEL_BYTES: u64 = 4_300;
 /// What is counted of a connection for the event of its end, where that is sent.
@@ -83,7 +85,9 @@ impl MemoryPlan {
         let limits = &config.limits;
         let kinds = config.events.kinds();
         let life = if kinds.contains(EventKind::Disconnected) { CONNECTION_LIFE_BYTES } else { 0 };
-        let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES + life;
+        let tls = config.listeners().iter().any(|listener| listener.tls);
+        let tls = if tls { CONNECTION_TLS_BYTES } else { 0 };
+        let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES + life + tls;
         let channels_max = match limits.channels_max {
             0 => (machine_bytes / 32 / CHANNEL_BYTES).clamp(CHANNELS_AUTO_MIN, CHANNELS_AUTO_MAX) as usize,
             channels => channels,

@@ -20,6 +20,7 @@ pub mod memory;
 mod secrets;
 mod sections;
 mod table;
+pub mod tls;
 mod tunnels;
 pub mod value;
 
@@ -31,4 +32,5 @@ pub use sections::{
     Api, Client, Config, Events, Hook, HookOptions, Limits, Log, Mode, Namespace, Shutdown, Token, Tunnel,
     TunnelOptions,
 };
+pub use tls::{TlsCertificate, TlsSettings};
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::config::authorities::Authorities;
 use crate::config::listeners::{FileMode, Listeners};
 use crate::config::table::{Entries, Named, Section, settings};
+use crate::config::tls::TlsSettings;
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
 use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelOptions, Namespaces};
@@ -19,6 +20,8 @@ settings! {
         /// 16. On an address that is not loopback an API key and a way for clients to prove who they are must be configured.
         /// A unix socket counts as loopback: its programs, like a proxy, are of this machine.
         pub listen: Listeners = Listeners::default(), flag "listen" "ADDR";
+        /// Where clients connect with TLS (https, wss), as `listen`. Needs `tls.cert` and `tls.key`.
+        pub listen_tls: Option<Listeners> = None, flag "listen-tls" "ADDR", example "\"0.0.0.0:8443\"";
         /// Who may connect to the unix sockets of `listen`: permission bits of their files. Only who may write does.
         pub unix_socket_mode: FileMode = FileMode(0o660);
         /// Where the server API and /metrics are served instead of on `listen`. Unset: on `listen`, where /metrics
@@ -35,6 +38,7 @@ settings! {
         pub echo: bool = false, flag "echo" "";
     } with {
         pub log: Log,
+        pub tls: TlsSettings,
         pub api: Api,
         pub client: Client,
         pub channel: NamespaceOptions,
@@ -403,8 +407,15 @@ pub struct List<'c> {
 
 impl Config {
     /// Every list, in the order of the documented file.
-    pub fn lists(&self) -> [List<'_>; 3] {
+    pub fn lists(&self) -> [List<'_>; 4] {
         [
+            List {
+                name: "tls.certificate",
+                doc: "Further certificates. A client gets the first that is for the name it asks for, and that of [tls] for any\n\
+                      other name. The name of an entry is for its reader.",
+                example: "name = \"other\"\ncert = \"/etc/trunkline/other.pem\"\nkey = \"/etc/trunkline/other.key\"",
+                entries: &self.tls.certificate,
+            },
             List {
                 name: "namespace",
                 doc: "Options of channels whose name begins with a namespace's name and a colon (\"chat:lobby\").\n\
@@ -431,6 +442,7 @@ impl Config {
     /// The list called `name`, as [`Config::lists`] names it.
     pub(super) fn list_mut(&mut self, name: &str) -> Option<&mut dyn Entries> {
         Some(match name {
+            "tls.certificate" => &mut self.tls.certificate,
             "namespace" => &mut self.namespace,
             "hook" => &mut self.hook,
             "tunnel" => &mut self.tunnel,
@@ -439,11 +451,16 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 10] {
+    pub fn parts(&self) -> [Part<'_>; 11] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
             part("log", "What is logged, and how. Logs go to stderr.", &self.log),
+            part(
+                "tls",
+                "TLS of the listeners that speak it: their certificate, and who may come.",
+                &self.tls,
+            ),
             part("api", "The server API: what the backend calls to publish.", &self.api),
             part("client", "What a client connection may do and cost.", &self.client),
             part(
@@ -468,6 +485,7 @@ impl Config {
         Some(match path {
             "" => self,
             "log" => &mut self.log,
+            "tls" => &mut self.tls,
             "api" => &mut self.api,
             "client" => &mut self.client,
             "client.token" => &mut self.client.token,
@@ -497,6 +515,11 @@ impl Config {
             rules: ChannelRules { permissions: Permissions::ALL, ..ChannelRules::default() },
         };
         config
+    }
+
+    /// Every listener. The place in the list is its [`crate::base::ids::ListenerId`].
+    pub fn listeners(&self) -> Listeners {
+        self.listen.with_tls(self.listen_tls.as_ref())
     }
 
     /// The options of every namespace.

@@ -321,12 +321,12 @@ impl Setting for Secret {
 /// Implements [`Setting`] for an enum whose values are words.
 macro_rules! word_settings {
     ($type:ty, $kind:literal, $($word:literal => $value:path),+ $(,)?) => {
-        impl Setting for $type {
+        impl $crate::config::value::Setting for $type {
             const KIND: &'static str = $kind;
 
-            fn read(given: &Given) -> Result<Self, String> {
+            fn read(given: &$crate::config::value::Given) -> Result<Self, String> {
                 match given {
-                    Given::Text(text) | Given::Loose(text) => match text.as_str() {
+                    $crate::config::value::Given::Text(text) | $crate::config::value::Given::Loose(text) => match text.as_str() {
                         $($word => Ok($value),)+
                         _ => Err(given.expected($kind)),
                     },
@@ -335,11 +335,13 @@ macro_rules! word_settings {
             }
 
             fn write(&self) -> Option<String> {
-                Some(quote(match self { $($value => $word,)+ }))
+                Some($crate::config::value::quote(match self { $($value => $word,)+ }))
             }
         }
     };
 }
+
+pub(super) use word_settings;
 
 /// Which way to the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::control::api::{Api, NodeIdentity};
 use crate::control::auth::ApiKeys;
 use crate::control::events::{EventMetrics, Events};
 use crate::control::hooks::Hooks;
-use crate::control::metrics::Metrics;
+use crate::control::metrics::{Metrics, Shared};
 use crate::control::options::ControlOptions;
 use crate::control::page;
 use crate::control::process::Process;
@@ -52,6 +52,7 @@ impl App {
         if let Some(events) = &events {
             metrics.add(EventMetrics(Arc::clone(events)));
         }
+        options.collectors.iter().for_each(|collector| metrics.add(Shared(Arc::clone(collector))));
         let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
         let counts = metrics.tunnel_counts();
         Ok(App {

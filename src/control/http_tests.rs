@@ -212,6 +212,7 @@ fn options() -> ControlOptions {
         },
         metrics_need_key: false,
         events: None,
+        collectors: Vec::new(),
         issuers: Vec::new(),
         hooks: Vec::new(),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
@@ -118,6 +119,16 @@ impl Metrics {
     }
 }
 
+/// What others of the process count.
+#[derive(Debug)]
+pub struct Shared(pub Arc<dyn Collector>);
+
+impl Collector for Shared {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        self.0.encode(encoder)
+    }
+}
+
 /// One scrape's statistics.
 #[derive(Debug)]
 struct Sums(Vec<ShardStats>);
@@ -127,7 +138,7 @@ impl Collector for Sums {
         // What stands now is called `_active`: OpenMetrics allows one type for a name, and shards count the events of the
         // same nouns ("subscriptions_total").
         let sum = |of: fn(&ShardStats) -> u64| self.0.iter().map(of).sum::<u64>();
-        let gauges: [(&str, &str, u64); 9] = [
+        let gauges: [(&str, &str, u64); 10] = [
             ("shards", "Threads that hold connections", self.0.len() as u64),
             ("connections_active", "Open connections of any kind", sum(|shard| shard.connections)),
             ("clients_active", "Connected clients", sum(|shard| shard.clients)),
@@ -139,6 +150,7 @@ impl Collector for Sums {
                 "What clients make the node keep, the kernel's part estimated",
                 sum(|shard| shard.client_buffers_bytes),
             ),
+            ("tls_handshakes_active", "TLS handshakes under way", sum(|shard| shard.handshakes)),
             ("host_tcp_bytes", "Memory of the kernel for TCP, of the whole host", process::host_tcp_bytes()),
             ("process_resident_memory_bytes", "Resident memory of the process", process::rss_bytes()),
         ];

@@ -1,7 +1,10 @@
 //! What the control plane is made with.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use prometheus_client::collector::Collector;
 
 use crate::config::{Config, Hook, Secret, Tunnel};
 use crate::control::events::EventOptions;
@@ -45,6 +48,8 @@ pub struct ControlOptions {
     pub issuers: Vec<Issuer>,
     /// How the backend is asked.
     pub hooks: Vec<Hook>,
+    /// What others count, for `/metrics`.
+    pub collectors: Vec<Arc<dyn Collector>>,
 }
 
 impl ControlOptions {
@@ -75,6 +80,7 @@ impl ControlOptions {
             events: EventOptions::new(&config.events),
             issuers: Vec::new(),
             hooks: config.hook.clone(),
+            collectors: Vec::new(),
         }
     }
 }

@@ -131,7 +131,7 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
             "to other programs, or to the host that this machine is a guest of: that share of deliveries waits for it",
         );
     }
-    for address in config.listen.addresses() {
+    for address in config.listeners().addresses() {
         let free = listener::ensure_free(address);
         let what = match &free {
             Ok(()) => format!("listen: {address} is free"),

@@ -27,10 +27,11 @@ const PAUSE: Duration = Duration::from_micros(500);
 pub fn prepare(config: &Config) -> io::Result<Vec<ListenerOptions>> {
     let mode = config.unix_socket_mode.0;
     // Ports first: a start that is refused for one of them has touched nothing.
-    for address in config.listen.addresses().filter_map(ListenAddress::tcp) {
+    let listeners = config.listeners();
+    for address in listeners.addresses().filter_map(ListenAddress::tcp) {
         wait(&address.into(), PATIENCE, || probe(address))?;
     }
-    let prepared = config.listen.addresses().map(|address| match address {
+    let prepared = listeners.addresses().map(|address| match address {
         ListenAddress::Tcp(tcp) => Ok((*tcp).into()),
         ListenAddress::Unix(path) => {
             wait(address, PATIENCE, || UnixSocket::bind(path, mode)).map(ListenerOptions::from)

@@ -12,6 +12,7 @@ mod harden;
 mod limits;
 mod listener;
 mod signals;
+mod tls;
 pub mod tokens;
 
 use std::io::{self, Write as _};
@@ -44,6 +45,7 @@ use crate::driver::{Bind, Driver, DriverOptions, ListenerOptions, SocketOptions}
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::node::limits::{Descriptors, Room};
+use crate::node::tls::Certificates;
 use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
 use crate::session::tunnel::WaitingLimits;
@@ -124,15 +126,24 @@ fn serve(start: &Start) -> io::Result<()> {
     let client_ids = ClientIds::random()?;
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
-    let shard_options = Arc::new(shard_options(config, tokens.verifier, plan, room)?);
+    let certificates = Certificates::new(config)?;
+    let shard_options = shard_options(config, tokens.verifier, plan, room, certificates.as_ref())?;
+    let shard_options = Arc::new(shard_options);
     limits::watch(Arc::clone(&shard_options.seats), Arc::clone(&shard_options.debts))?;
-    let control_options = ControlOptions { issuers: tokens.issuers, ..ControlOptions::new(config) };
+    let control_options = ControlOptions {
+        issuers: tokens.issuers,
+        collectors: certificates.iter().map(|certificates| Arc::new(certificates.clone()) as _).collect(),
+        ..ControlOptions::new(config)
+    };
+    if let Some(certificates) = &certificates {
+        certificates.watch()?;
+    }
     let control = control::start(control_options, router.clone())?;
 
     // A shard says two things at most, the signals one.
     let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 1);
     // Before anybody can know that this runs: a signal must not find the default action.
-    signals::watch(incidents.clone())?;
+    signals::watch(incidents.clone(), certificates)?;
     let mut threads = Vec::new();
     for id in router.every_shard() {
         let seat = Seat {
@@ -321,6 +332,7 @@ fn shard_options(
     verifier: Option<Arc<Verifier>>,
     plan: &MemoryPlan,
     room: Room,
+    certificates: Option<&Certificates>,
 ) -> io::Result<ShardOptions> {
     let shards = config.shard_count();
     let limits = HubLimits {
@@ -336,8 +348,13 @@ fn shard_options(
     let (namespaces, rules) = config.namespaces().split();
     let hooks = config.hook.iter().map(|hook| &hook.options);
     Ok(ShardOptions {
-        // Every listener is plain.
-        listeners: config.listen.iter().map(|_| crate::shard::ListenerOptions::default()).collect(),
+        listeners: config
+            .listeners()
+            .iter()
+            .map(|listener| crate::shard::ListenerOptions {
+                layer: certificates.filter(|_| listener.tls).map(Certificates::maker),
+            })
+            .collect(),
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
         hub: limits,
@@ -375,6 +392,7 @@ fn shard_options(
         ping_interval: client.ping_interval,
         pong_timeout: client.pong_timeout,
         connect_timeout: client.connect_timeout,
+        handshake_timeout: config.tls.handshake_timeout,
         expired_close_delay: EXPIRED_CLOSE_DELAY,
         hooks: ClientHooks {
             connect: client.connect_hook.as_deref().map(Box::from),
@@ -415,8 +433,10 @@ fn wall_ms(_now: Time) -> u64 {
 
 /// Says where everything is: for people on stdout, for machines in the log.
 fn announce(config: &Config, clients: &[ListenAddress], api: Option<SocketAddr>) -> io::Result<()> {
-    for address in clients {
-        tracing::info!("listening on {address}");
+    let listeners = config.listeners();
+    let is_tls = listeners.iter().map(|listener| listener.tls);
+    for (address, tls) in clients.iter().zip(is_tls.clone()) {
+        tracing::info!("listening on {address}{}", if tls { " (TLS)" } else { "" });
     }
     if let Some(api) = api {
         tracing::info!("API listening on {api}");
@@ -432,8 +452,9 @@ fn announce(config: &Config, clients: &[ListenAddress], api: Option<SocketAddr>)
     });
     let mut out = io::stdout().lock();
     writeln!(out, "trunkline {} is ready", env!("CARGO_PKG_VERSION"))?;
-    for address in clients {
-        writeln!(out, "  clients  {}", url("ws", address, "/connection/websocket"))?;
+    for (address, tls) in clients.iter().zip(is_tls) {
+        let scheme = if tls { "wss" } else { "ws" };
+        writeln!(out, "  clients  {}", url(scheme, address, "/connection/websocket"))?;
     }
     for tunnel in &config.tunnel {
         writeln!(out, "  tunnel   {}", url("ws", &clients[0], &format!("/tunnel/{}", tunnel.name)))?;

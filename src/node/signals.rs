@@ -1,6 +1,7 @@
 //! What the node does about signals.
 //!
-//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP, SIGUSR1 and SIGUSR2 do nothing yet and are logged.
+//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has certificates read again, nothing else; without
+//! any, it does nothing and is logged, as SIGUSR1 and SIGUSR2.
 //! SIGQUIT keeps the system's way: the process ends at once.
 
 use std::io;
@@ -10,12 +11,13 @@ use std::thread;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Incident;
+use super::tls::Certificates;
 
 /// Signals that come meanwhile reach the node by `incidents`.
 ///
 /// # Errors
 /// When no handler can be installed, or no thread started.
-pub fn watch(incidents: mpsc::SyncSender<Incident>) -> io::Result<()> {
+pub fn watch(incidents: mpsc::SyncSender<Incident>, certificates: Option<Certificates>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut watched = {
         let _inside = runtime.enter();
@@ -25,6 +27,7 @@ pub fn watch(incidents: mpsc::SyncSender<Incident>) -> io::Result<()> {
             hangup: signal(SignalKind::hangup())?,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
+            certificates,
         }
     };
     thread::Builder::new().name("signals".into()).spawn(move || {
@@ -43,6 +46,7 @@ struct Watched {
     hangup: Signal,
     user_1: Signal,
     user_2: Signal,
+    certificates: Option<Certificates>,
 }
 
 impl Watched {
@@ -52,7 +56,14 @@ impl Watched {
             let ignored = tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => "SIGHUP is ignored: a changed configuration takes a restart",
+                _ = self.hangup.recv() => match &self.certificates {
+                    None => "SIGHUP is ignored: a changed configuration takes a restart",
+                    Some(certificates) => {
+                        tracing::info!("SIGHUP: reading certificates again; a changed configuration takes a restart");
+                        certificates.reload();
+                        continue;
+                    }
+                },
                 _ = self.user_1.recv() => "SIGUSR1 is ignored",
                 _ = self.user_2.recv() => "SIGUSR2 is ignored",
             };

@@ -92,6 +92,9 @@ impl Core {
 
     /// The peer has ended its side, or the socket is broken.
     pub fn handle_ended(&mut self, slot: u32, broken: bool) {
+        if self.in_handshake(slot) && matches!(self.links.connections.kind(slot), Some(Kind::Http(_))) {
+            self.env.stats.fault(Cause::HandshakeAborted);
+        }
         if broken {
             self.env.stats.fault(Cause::PeerReset);
             self.give_up(slot);

@@ -149,6 +149,8 @@ pub struct ShardStats {
     pub subscriptions: u64,
     /// What its connections make the node keep for them, the kernel's buffers estimated.
     pub client_buffers_bytes: u64,
+    /// TLS handshakes that are not finished.
+    pub handshakes: u64,
     /// Everything that only grows, by its metric name (without prefix) and help text.
     pub counters: Vec<(&'static str, &'static str, u64)>,
     /// Faults by family and cause: what was refused, closed or dropped, and how often.

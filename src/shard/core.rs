@@ -108,6 +108,7 @@ impl Core {
             || !self.links.actions.is_empty()
             || !self.links.resuming.is_empty()
             || !self.links.outbox.is_empty()
+            || !self.links.handshakes.due.is_empty()
         {
             return Some(Duration::ZERO);
         }
@@ -209,11 +210,19 @@ impl Core {
         }
         self.owned.events.begin(sock.slot, self.env.now);
         let Some(connection) = self.links.connections.get_mut(sock.slot) else { return false };
+        let mut full = false;
         if let Some(layer) = self.env.options.new_layer(listener) {
-            connection.link.set_layered();
-            self.links.layers.insert(sock.slot, layer);
+            full = !layer.is_ready() && self.links.handshakes.is_full();
+            if !full {
+                self.links.handshakes.unfinished += usize::from(!layer.is_ready());
+                connection.link.set_layered();
+                self.links.layers.insert(sock.slot, layer);
+            }
         }
-        if self.env.ending.is_some() {
+        if full {
+            self.env.stats.fault(Cause::HandshakesFull);
+        }
+        if self.env.ending.is_some() || full {
             // Kept as Gone until the driver has closed it, so that the slot is accounted for.
             connection.set_gone();
             self.links.unseated += 1;
@@ -223,7 +232,11 @@ impl Core {
             self.refuse_connection(sock.slot);
             return true;
         }
-        self.timer_in(sock.slot, self.env.options.connect_timeout);
+        let patience = match self.in_handshake(sock.slot) {
+            true => self.env.options.handshake_timeout,
+            false => self.env.options.connect_timeout,
+        };
+        self.timer_in(sock.slot, patience);
         self.links.actions.push(Action::ReadStart(sock.slot));
         true
     }
@@ -237,7 +250,8 @@ impl Core {
         let Some(connection) = self.links.connections.remove(sock.slot) else { return };
         self.peers.directory.remove(connection.peer.number());
         if connection.link.is_layered() {
-            self.links.layers.take(sock.slot);
+            let layer = self.links.layers.take(sock.slot);
+            self.links.handshakes.unfinished -= usize::from(layer.is_some_and(|layer| !layer.is_ready()));
         }
         match connection.link.seated() {
             true => self.env.options.seats.give_back(),
@@ -410,6 +424,7 @@ impl Core {
             channels: self.owned.channels.owned.counts().channels as u64,
             subscriptions: self.delivery.local.subscriptions(),
             client_buffers_bytes: self.links.debtors.values().sum(),
+            handshakes: self.links.handshakes.unfinished as u64,
             ..ShardStats::default()
         };
         self.env.stats.report(&mut report);

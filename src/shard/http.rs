@@ -60,6 +60,13 @@ impl Core {
             return bytes.len();
         }
         match http {
+            // The first byte of a TLS handshake, which begins no request.
+            None if bytes.first() == Some(&0x16) => {
+                self.env.stats.fault(Cause::TlsOnPlainPort);
+                let fault = HttpFault { status: 400, reason: "this port does not speak TLS" };
+                self.answer_fault(slot, fault, None);
+                bytes.len()
+            }
             None => match self.handle_head(slot, bytes) {
                 Some(consumed) => consumed,
                 None => {

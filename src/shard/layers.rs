@@ -29,6 +29,10 @@ impl Layers {
         self.0.get_mut(slot as usize)?.as_deref_mut()
     }
 
+    pub fn get(&self, slot: u32) -> Option<&(dyn Layer + 'static)> {
+        self.0.get(slot as usize)?.as_deref()
+    }
+
     pub fn stored_bytes(&self, slot: u32) -> usize {
         let layer = self.0.get(slot as usize).and_then(Option::as_ref);
         layer.map_or(0, |layer| layer.stored_bytes())

@@ -8,6 +8,7 @@ use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::shard::addresses::Addresses;
 use crate::shard::connections::Connection;
+use crate::shard::handshakes::Handshakes;
 use crate::shard::layers::Layers;
 use crate::shard::outbox::Outbox;
 use crate::shard::packing::Packer;
@@ -34,6 +35,7 @@ pub(in crate::shard) struct Links {
     pub addresses: Addresses,
     /// Of sealed connections.
     pub layers: Layers,
+    pub handshakes: Handshakes,
     pub outbox: Outbox,
     /// What is to be done to sockets.
     pub actions: Vec<Action>,
@@ -63,6 +65,7 @@ impl Links {
             wheel: Wheel::new(now),
             addresses: Addresses::default(),
             layers: Layers::default(),
+            handshakes: Handshakes::default(),
             outbox: Outbox::default(),
             actions: Vec::new(),
             finishing: Vec::new(),

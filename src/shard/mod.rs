@@ -32,6 +32,7 @@ mod events;
 mod fanout;
 mod framing;
 mod gather;
+mod handshakes;
 mod homes;
 mod hook_calls;
 mod http;
@@ -176,7 +177,7 @@ impl<D: Driver> Shard<D> {
             self.driver.accept_start();
         }
 
-        // Held commands, mail, deliveries, timers.
+        // Held commands, mail, deliveries, timers, handshakes.
         self.core.resume_commands();
         self.core.handle_mail(&self.inbox);
         self.core.handle_stored();
@@ -185,6 +186,7 @@ impl<D: Driver> Shard<D> {
         self.core.deliver_pushes();
         self.core.deliver();
         self.core.handle_timers();
+        self.core.step_handshakes();
 
         // Flush: one write a connection, then what did not fit.
         self.act();

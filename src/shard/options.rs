@@ -62,6 +62,8 @@ pub struct ShardOptions {
     pub ping_interval: Duration,
     pub pong_timeout: Duration,
     pub connect_timeout: Duration,
+    /// How long a TLS handshake may take.
+    pub handshake_timeout: Duration,
     /// Between expiry and the close, for the client to refresh, or the backend to answer whether it may go on.
     pub expired_close_delay: Duration,
     pub hooks: ClientHooks,

@@ -4,7 +4,6 @@ use crate::base::bytes::Bytes;
 use crate::layer::Opened;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
-use crate::shard::stats::Cause;
 
 impl Core {
     /// Bytes from the socket of a sealed connection.
@@ -24,8 +23,8 @@ impl Core {
                     self.handle_ended(slot, false);
                     true
                 }
-                Opened::Fault(_) => {
-                    self.env.stats.fault(Cause::LayerBroken);
+                Opened::Fault(fault) => {
+                    self.env.stats.layer_fault(fault);
                     self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin);
                     true
                 }
@@ -36,8 +35,12 @@ impl Core {
             debug_assert!(consumed > 0, "a layer that takes nothing is never done");
             bytes = &mut bytes[consumed..];
         }
-        let speaks = layer.wants_to_speak();
+        layer.release();
+        let (speaks, due) = (layer.wants_to_speak(), layer.wants_step());
         self.links.layers.insert(slot, layer);
+        if due {
+            self.handshake_due(slot);
+        }
         if speaks {
             self.seal_soon(slot);
         }

@@ -1,6 +1,7 @@
 //! What one shard counts: plain integers, written by it alone.
 
 use crate::base::fault::{Disconnect, ErrorCode};
+use crate::layer::Fault as LayerFault;
 use crate::session::token::TokenFault;
 use crate::shard::control_request::ShardStats;
 
@@ -26,6 +27,12 @@ counters! {
     connections_closed_total,
     /// Clients whose connect command was answered.
     clients_connected_total,
+    /// TLS handshakes that ended well.
+    tls_handshakes_total,
+    /// Of these, those that went on from a ticket of an earlier connection.
+    tls_handshakes_resumed_total,
+    /// Parts of TLS handshakes that waited for their turn.
+    tls_handshakes_delayed_total,
     /// Requests of HTTP handed to the control plane.
     http_requests_total,
     /// Requests of unidirectional clients without the client protocol, whatever they came to.
@@ -126,7 +133,10 @@ pub enum Cause {
     OriginRefused,
     ControlPlaneBusy,
     FrameProtocol,
-    LayerBroken,
+    HandshakeTimeout,
+    HandshakeAborted,
+    HandshakesFull,
+    TlsOnPlainPort,
     FrameNotUtf8,
     FrameTooBig,
     AcceptFull,
@@ -144,7 +154,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 25] = [
+    const ALL: [(Cause, &'static str); 28] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
@@ -155,7 +165,10 @@ impl Cause {
         (Cause::OriginRefused, "origin_refused"),
         (Cause::ControlPlaneBusy, "control_plane_busy"),
         (Cause::FrameProtocol, "frame_protocol"),
-        (Cause::LayerBroken, "layer_broken"),
+        (Cause::HandshakeTimeout, "tls_handshake_timeout"),
+        (Cause::HandshakeAborted, "tls_handshake_aborted"),
+        (Cause::HandshakesFull, "tls_handshakes_full"),
+        (Cause::TlsOnPlainPort, "tls_on_plain_port"),
         (Cause::FrameNotUtf8, "frame_not_utf8"),
         (Cause::FrameTooBig, "frame_too_big"),
         (Cause::AcceptFull, "accept_full"),
@@ -223,6 +236,7 @@ const REFUSALS: [(ErrorCode, &str); 14] = [
 pub struct Stats {
     pub counters: Counters,
     faults: [u64; Cause::ALL.len()],
+    layers: [u64; LayerFault::ALL.len()],
     disconnects: [u64; DISCONNECTS.len()],
     error_codes: [u64; REFUSALS.len()],
     tokens: [u64; TokenFault::ALL.len()],
@@ -231,6 +245,10 @@ pub struct Stats {
 impl Stats {
     pub fn fault(&mut self, cause: Cause) {
         self.faults[cause as usize] += 1;
+    }
+
+    pub fn layer_fault(&mut self, fault: LayerFault) {
+        self.layers[fault as usize] += 1;
     }
 
     pub fn disconnect(&mut self, disconnect: &Disconnect) {
@@ -260,7 +278,8 @@ impl Stats {
         let disconnects = DISCONNECTS.iter().zip(&self.disconnects).map(|((_, name), count)| (*name, *count));
         let error_codes = REFUSALS.iter().zip(&self.error_codes).map(|((_, name), count)| (*name, *count));
         let tokens = TokenFault::ALL.iter().zip(&self.tokens).map(|(fault, count)| (fault.cause(), *count));
-        into.faults = faults.chain(disconnects).chain(error_codes).chain(tokens).collect();
+        let layers = LayerFault::ALL.iter().zip(&self.layers).map(|(fault, count)| (fault.name(), *count));
+        into.faults = faults.chain(layers).chain(disconnects).chain(error_codes).chain(tokens).collect();
     }
 }
 

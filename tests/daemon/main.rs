@@ -24,6 +24,7 @@ mod process;
 mod requests;
 mod socket;
 mod temporary;
+mod tls;
 mod token;
 mod unidirectional;
 

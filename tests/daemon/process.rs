@@ -111,9 +111,16 @@ impl Daemon {
 
     /// Every port that clients may connect to, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        let text = self.output.text();
-        let places = text.split("clients  ws://").skip(1).filter_map(|place| place.split('/').next());
-        places.filter_map(|place| place.parse().ok()).collect()
+        addresses_of(&self.output.text(), "clients  ws://")
+    }
+
+    /// Those that speak TLS.
+    pub fn tls_addresses(&self) -> Vec<SocketAddr> {
+        let ready = self.output.wait_for(|text| {
+            let found = addresses_of(&text[..text.rfind('\n')?], "clients  wss://");
+            (!found.is_empty()).then_some(found)
+        });
+        ready.expect("a listener that speaks TLS")
     }
 
     /// A fresh connection with no delay of small writes, so that what is written apart travels apart.
@@ -235,6 +242,11 @@ impl Output {
     fn text(&self) -> String {
         self.0.0.lock().expect("no writer panics").clone()
     }
+}
+
+fn addresses_of(text: &str, before: &str) -> Vec<SocketAddr> {
+    let places = text.split(before).skip(1).filter_map(|place| place.split('/').next());
+    places.filter_map(|place| place.parse().ok()).collect()
 }
 
 /// Finds the address in a line that has ended: a cut line could hold a cut port.

@@ -375,6 +375,7 @@ fn options(
         ping_interval: Duration::from_millis(prng.u64(1_000..4_000)),
         pong_timeout: Duration::from_millis(prng.u64(200..900)),
         connect_timeout: Duration::from_millis(prng.u64(500..3_000)),
+        handshake_timeout: Duration::from_secs(5),
         expired_close_delay: Duration::from_secs(1),
         hooks: ClientHooks::default(),
         forward_headers: Vec::new(),

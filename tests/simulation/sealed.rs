@@ -10,7 +10,7 @@ use std::ops::{Deref, DerefMut};
 use trunkline::base::bytes::{Bytes, BytesMut};
 use trunkline::base::ids::ListenerId;
 use trunkline::driver::sim::{ClientEnd, SimNet};
-use trunkline::layer::{Layer, LayerMaker, Opened};
+use trunkline::layer::{Fault, Layer, LayerMaker, Opened};
 
 /// The listener whose connections are sealed, in the runs that have it.
 pub const SEALED: ListenerId = ListenerId(1);
@@ -75,20 +75,20 @@ struct Whole {
 
 impl RecordReader {
     /// The record that `bytes` begin with, if it is whole.
-    fn whole(&self, bytes: &[u8]) -> Result<Option<Whole>, &'static str> {
+    fn whole(&self, bytes: &[u8]) -> Result<Option<Whole>, Fault> {
         let Some(&[kind, high, low, number]) = bytes.first_chunk::<HEADER>() else { return Ok(None) };
         let len = usize::from(high) << 8 | usize::from(low);
         if !(DATA..=ALERT).contains(&kind) || len > PAYLOAD_MAX {
-            return Err("no record");
+            return Err(Fault::Broken);
         }
         if number != self.number {
-            return Err("a record out of its place");
+            return Err(Fault::Broken);
         }
         Ok((bytes.len() >= HEADER + len).then_some(Whole { kind, len: HEADER + len }))
     }
 
     /// As [`Layer::open`], with the kind of what was opened.
-    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Result<Option<Record<'a>>, &'static str>) {
+    fn open<'a>(&'a mut self, bytes: &'a mut [u8]) -> (usize, Result<Option<Record<'a>>, Fault>) {
         if self.over {
             return (bytes.len(), Ok(None));
         }
@@ -343,7 +343,7 @@ mod tests {
                         Opened::Plain(plain) => heard.extend_from_slice(plain),
                         Opened::Nothing => {}
                         Opened::End => ended = true,
-                        Opened::Fault(fault) => panic!("{fault}"),
+                        Opened::Fault(fault) => panic!("{fault:?}"),
                     }
                     assert!(consumed > 0);
                     piece = &mut piece[consumed..];

@@ -1,0 +1,94 @@
+//! Handshakes of layers: how many may be unfinished, whose turn it is, and how long they may take.
+//!
+//! A step is asymmetric cryptography: 0.1 to 1 ms. Those that are connected wait for a few of them in a tick at most; the
+//! steps that are due wait in the order in which they came.
+
+use std::collections::VecDeque;
+
+use crate::base::bytes::Bytes;
+use crate::base::ids::Sock;
+use crate::layer::Step;
+use crate::shard::core::Core;
+use crate::shard::link::ClosingEnd;
+use crate::shard::stats::Cause;
+
+/// Steps of handshakes in one tick: what they delay others by, 2 ms with RSA keys of 2048 bits. More ticks follow at once
+/// while any wait.
+const STEPS_PER_TICK: usize = 2;
+/// Unfinished handshakes of one shard. Each may hold 8 KiB, at worst a few times
+/// [`HANDSHAKE_BYTES_MAX`](crate::layer::tls::HANDSHAKE_BYTES_MAX). A connection beyond is closed at once.
+const UNFINISHED_MAX: usize = 4096;
+
+#[derive(Default)]
+pub(in crate::shard) struct Handshakes {
+    /// A step is due. Each once, so no more than are unfinished, and some that are gone.
+    pub due: VecDeque<Sock>,
+    pub unfinished: usize,
+}
+
+impl Handshakes {
+    pub fn is_full(&self) -> bool {
+        self.unfinished >= UNFINISHED_MAX
+    }
+}
+
+impl Core {
+    /// The layer of a connection wants a step.
+    pub fn handshake_due(&mut self, slot: u32) {
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        if self.links.handshakes.due.len() >= STEPS_PER_TICK {
+            self.env.stats.counters.tls_handshakes_delayed_total += 1;
+        }
+        self.links.handshakes.due.push_back(connection.link.sock(slot));
+    }
+
+    /// Takes the steps that there is time for in this tick.
+    pub fn step_handshakes(&mut self) {
+        let mut steps = 0;
+        while steps < STEPS_PER_TICK
+            && let Some(sock) = self.links.handshakes.due.pop_front()
+        {
+            let closing = |slot| self.links.connections.get(slot).is_some_and(|at| at.link.is_closing());
+            if self.is_current(sock) && !closing(sock.slot) {
+                steps += 1;
+                self.step_handshake(sock.slot);
+            }
+        }
+    }
+
+    fn step_handshake(&mut self, slot: u32) {
+        let Some(layer) = self.links.layers.get_mut(slot) else { return };
+        let step = layer.step();
+        let speaks = layer.wants_to_speak();
+        match step {
+            Step::Nothing => {}
+            Step::Ready { resumed, mut rest } => {
+                self.links.handshakes.unfinished -= 1;
+                self.env.stats.counters.tls_handshakes_total += 1;
+                self.env.stats.counters.tls_handshakes_resumed_total += u64::from(resumed);
+                self.timer_in(slot, self.env.options.connect_timeout);
+                self.open(slot, &mut rest);
+            }
+            Step::Fault(fault) => {
+                self.env.stats.layer_fault(fault);
+                self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin);
+            }
+        }
+        if speaks {
+            self.seal_soon(slot);
+        }
+        self.settle(slot);
+    }
+
+    /// A connection whose layer is not ready yet.
+    pub fn in_handshake(&self, slot: u32) -> bool {
+        self.links.connections.get(slot).is_some_and(|connection| connection.link.is_layered())
+            && self.links.layers.get(slot).is_some_and(|layer| !layer.is_ready())
+    }
+
+    /// It took too long.
+    pub fn handle_handshake_timer(&mut self, slot: u32) {
+        self.env.stats.fault(Cause::HandshakeTimeout);
+        self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both);
+    }
+}
