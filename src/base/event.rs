@@ -3,8 +3,10 @@
 //! What each looks like on the wire is said in `control/events`.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
+use crate::base::certificate::ClientCertificate;
 use crate::base::fault::Unsubscribed;
 use crate::base::ids::{ChannelName, ClientId, UserName};
 
@@ -91,7 +93,8 @@ pub struct Who {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    Connected(Who),
+    /// With the certificate that it has shown.
+    Connected(Who, Option<Arc<ClientCertificate>>),
     Disconnected(Who, Box<Farewell>),
     Subscribed(Who, ChannelName),
     Unsubscribed(Who, ChannelName, Unsubscribed),
@@ -122,7 +125,7 @@ impl What {
     /// `None` for a loss, which is told whatever was chosen.
     pub fn kind(&self) -> Option<EventKind> {
         Some(match self {
-            What::Connected(_) => EventKind::Connected,
+            What::Connected(..) => EventKind::Connected,
             What::Disconnected(..) => EventKind::Disconnected,
             What::Subscribed(..) => EventKind::Subscribed,
             What::Unsubscribed(..) => EventKind::Unsubscribed,

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod budget;
 pub mod bytes;
+pub mod certificate;
 pub mod debts;
 pub mod event;
 pub mod fault;

@@ -14,6 +14,7 @@
 mod api;
 mod app;
 mod auth;
+mod certificate;
 mod compress;
 mod deliver;
 pub mod events;

@@ -19,7 +19,10 @@
 mod fault;
 pub mod tls;
 
+use std::sync::Arc;
+
 use crate::base::bytes::{Bytes, BytesMut};
+use crate::base::certificate::ClientCertificate;
 
 pub use self::fault::Fault;
 
@@ -61,7 +64,7 @@ pub trait Layer: Send {
     }
 
     /// Who the peer has proven to be, once the layer is ready.
-    fn identity(&self) -> Option<&Identity> {
+    fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
         None
     }
 
@@ -96,22 +99,6 @@ pub enum Step {
     },
     /// As [`Opened::Fault`].
     Fault(Fault),
-}
-
-/// A client's certificate, as others get to see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Distinguished name (RFC 4514).
-    pub subject: Box<str>,
-    /// SHA-256 of the certificate.
-    pub fingerprint: [u8; 32],
-}
-
-impl Identity {
-    /// In hex, lower case.
-    pub fn fingerprint_hex(&self) -> String {
-        self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
 }
 
 /// Makes the layers of a listener's connections. Shared by all shards.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
+use crate::base::certificate::ClientCertificate;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::proto::centrifuge::Format;
@@ -33,6 +34,8 @@ pub struct Caller {
     pub meta: Option<Bytes>,
     /// Header fields of the request that opened the connection: those that the configuration forwards.
     pub headers: Option<Arc<Headers>>,
+    /// That the client has shown.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// Names in lower case, and values: bytes, as those of HTTP are.

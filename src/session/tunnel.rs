@@ -10,9 +10,11 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
+use crate::base::certificate::ClientCertificate;
 use crate::base::ids::{ClientId, UserName};
 use crate::proto::websocket::Handshake;
 use crate::session::hook_call::Waiting;
@@ -59,6 +61,8 @@ pub struct Hello {
     pub headers: Box<[(Box<str>, Box<str>)]>,
     /// As the client offers them, in its order.
     pub subprotocols: Box<[Box<str>]>,
+    /// That the client has shown.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// One WebSocket message, either way.

@@ -55,6 +55,7 @@ impl Core {
             format: session.format(),
             meta: session.meta().cloned(),
             headers: session.headers().cloned(),
+            certificate: self.links.layers.certificate(slot),
         };
         let (number, waiting) = self.put_question(conn, caller, matter);
         let until = self.env.now + self.env.options.question_patience;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::base::certificate::ClientCertificate;
 use crate::layer::{Layer, LayerMaker};
 
 /// What is particular to the connections of one listener.
@@ -31,6 +32,11 @@ impl Layers {
 
     pub fn get(&self, slot: u32) -> Option<&(dyn Layer + 'static)> {
         self.0.get(slot as usize)?.as_deref()
+    }
+
+    /// The certificate that the client has shown.
+    pub fn certificate(&self, slot: u32) -> Option<Arc<ClientCertificate>> {
+        self.get(slot)?.certificate().cloned()
     }
 
     pub fn stored_bytes(&self, slot: u32) -> usize {

@@ -14,7 +14,8 @@ impl Core {
         if let Some(life) = self.owned.events.lives.as_mut().and_then(|lives| lives.get_mut(slot)) {
             life.connected = now;
         }
-        self.tell_of(slot, EventKind::Connected, What::Connected);
+        let certificate = self.links.layers.certificate(slot);
+        self.tell_of(slot, EventKind::Connected, |who| What::Connected(who, certificate));
         if !self.owned.events.wants(EventKind::Subscribed) {
             return;
         }

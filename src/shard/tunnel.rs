@@ -70,7 +70,8 @@ impl Core {
                 HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut error_code);
             }
             Ok(handshake) => {
-                let hello = hello(head, &self.env.options.tunnels[usize::from(place)]);
+                let mut hello = hello(head, &self.env.options.tunnels[usize::from(place)]);
+                hello.certificate = self.links.layers.certificate(slot);
                 let matter = TunnelMatter::Connect(Box::new(hello));
                 let hook_call =
                     TunnelCall { tunnel: place, client: self.client_id(slot), user: None, matter };
@@ -487,6 +488,7 @@ fn hello(head: &RequestHead<'_>, options: &TunnelOptions) -> Hello {
         query: http1::escaped(head.query.unwrap_or_default()).into(),
         headers: headers.collect(),
         subprotocols: offered.map(|token| String::from_utf8_lossy(token).into()).collect(),
+        certificate: None,
     }
 }
 

@@ -56,7 +56,7 @@ impl Books {
         let loss = matches!(event.what, What::Lost(_));
         assert_eq!(std::mem::take(&mut self.owes_loss), loss, "a loss is told at once and once: {event:?}");
         self.counts.count(match event.what {
-            What::Connected(_) => "told_connected",
+            What::Connected(..) => "told_connected",
             What::Disconnected(..) => "told_disconnected",
             What::Subscribed(..) => "told_subscribed",
             What::Unsubscribed(..) => "told_unsubscribed",
@@ -73,7 +73,7 @@ impl Books {
 
     fn note(&mut self, what: What) {
         match what {
-            What::Connected(who) => {
+            What::Connected(who, _) => {
                 assert!(!self.gone.contains(&who.client), "{who:?} comes back");
                 let known = self.clients.insert(who.client, (who, BTreeSet::new()));
                 assert!(known.is_none(), "connected twice: {known:?}");

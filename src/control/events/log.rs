@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
 use crate::base::event::{Event, Farewell, What, Who};
+use crate::control::certificate::Certificate;
 use crate::record::{EventEntry, EventsPart, EventsRecord, PART_BYTES, RecordFault};
 
 /// Of an entry beside its JSON, in bytes: its place and the allocator's part.
@@ -62,6 +63,8 @@ struct Told<'e> {
     to: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<Certificate<'e>>,
 }
 
 impl Log {
@@ -189,7 +192,10 @@ fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
     let kind = event.what.kind().map_or("gap", |kind| kind.name());
     let mut told = Told { seq: to, time_ms: event.time_ms, r#type: kind, ..Told::default() };
     match &event.what {
-        What::Connected(who) => told.of(who),
+        What::Connected(who, certificate) => {
+            told.of(who);
+            told.certificate = certificate.as_deref().map(Certificate::of);
+        }
         What::Disconnected(who, farewell) => {
             let Farewell { code, reason, duration_ms, received_bytes, sent_bytes } = &**farewell;
             told.of(who);
@@ -230,9 +236,11 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::base::certificate::ClientCertificate;
     use crate::base::event::Farewell;
     use crate::base::fault::Unsubscribed;
     use crate::base::ids::ClientId;
+    use std::sync::Arc;
 
     fn who() -> Who {
         Who {
@@ -272,7 +280,7 @@ mod tests {
             sent_bytes: 70_000_000_000,
         };
         for what in [
-            What::Connected(who()),
+            What::Connected(who(), None),
             What::Subscribed(who(), "chat:1".into()),
             What::Unsubscribed(who(), "chat:1".into(), Unsubscribed::Disconnected),
             What::Disconnected(who(), Box::new(farewell)),
@@ -310,6 +318,18 @@ mod tests {
         assert_eq!(log.last(), 11, "a loss has taken its numbers");
         let text = String::from_utf8_lossy(&log.entries[6].json).into_owned();
         assert!(text.contains(r#""data":{"n": 1.0}"#), "data stays as it was sent: {text}");
+    }
+
+    #[test]
+    fn who_connects_with_a_certificate_is_told_with_it() {
+        let mut log = Log::new(1 << 20);
+        let certificate = ClientCertificate { subject: "CN=a \"b\"".into(), fingerprint: [0xab; 32] };
+        log.push(&event(What::Connected(who(), Some(Arc::new(certificate)))));
+        let (events, _) = read(&log, 0, 100);
+        assert_eq!(
+            events[0]["certificate"],
+            json!({"subject": "CN=a \"b\"", "fingerprint": "ab".repeat(32)})
+        );
     }
 
     #[test]

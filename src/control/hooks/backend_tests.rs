@@ -55,6 +55,7 @@ fn hook_call(matter: Matter) -> HookCall {
         format: Format::Json,
         meta: None,
         headers: Some(Arc::new(headers)),
+        certificate: None,
     };
     HookCall { hook: "b".into(), caller, matter }
 }

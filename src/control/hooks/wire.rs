@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
+use crate::control::certificate::Certificate;
 use crate::control::hooks::fault::{Fault, quoted};
 use crate::control::wire::{even_null, is_empty_list, map, or_default, payload, says_something};
 use crate::session::hook_call::{
@@ -81,6 +82,9 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
     // Before the backend has said who it is, there is no user to name.
     if !matches!(matter, Matter::Connect { .. }) {
         object.text("user", &caller.user);
+    }
+    if let Some(certificate) = &caller.certificate {
+        object.json("certificate", &serde_json::to_vec(&Certificate::of(certificate)).unwrap_or_default());
     }
     if encoding.include_connection_meta
         && let Some(meta) = &caller.meta

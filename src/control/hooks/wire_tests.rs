@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::base::certificate::ClientCertificate;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::Format;
 use crate::session::hook_call::Caller;
@@ -15,6 +16,7 @@ fn hook_call(matter: Matter) -> HookCall {
         format: Format::Json,
         meta: Some(Bytes::from_static(b"{\"k\":1}")),
         headers: None,
+        certificate: None,
     };
     HookCall { hook: "backend".into(), caller, matter }
 }
@@ -42,6 +44,16 @@ fn publish() -> Matter {
 
 fn sub_refresh() -> Matter {
     Matter::SubRefresh { channel: "c".into() }
+}
+
+#[test]
+fn a_client_with_a_certificate_is_asked_about_with_it() {
+    let mut call = hook_call(Matter::Refresh);
+    let certificate = ClientCertificate { subject: "CN=a".into(), fingerprint: [7; 32] };
+    call.caller.certificate = Some(Arc::new(certificate));
+    let text = String::from_utf8(encode(&call, Encoding::default())).unwrap();
+    let expected = format!(r#""certificate":{{"subject":"CN=a","fingerprint":"{}"}}"#, "07".repeat(32));
+    assert!(text.contains(&expected), "{text}");
 }
 
 #[test]

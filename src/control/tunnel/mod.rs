@@ -40,6 +40,7 @@ use crate::base::ids::UserName;
 use crate::base::json::object;
 use crate::base::time::Time;
 use crate::config::Tunnel;
+use crate::control::certificate::Certificate;
 use crate::control::metrics::TunnelCounts;
 use crate::control::tunnel::backend::{Answered, Backend, Fault, Patience};
 use crate::control::tunnel::tickets::{Ticket, Tickets};
@@ -231,6 +232,7 @@ impl Tunnels {
             query: &query,
             headers: Pairs(&hello.headers),
             subprotocols: &hello.subprotocols,
+            certificate: hello.certificate.as_deref().map(Certificate::of),
         };
         let answered = match turn {
             Ok(_turn) => {
@@ -478,6 +480,8 @@ struct ConnectBody<'b> {
     query: &'b str,
     headers: Pairs<'b>,
     subprotocols: &'b [Box<str>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<Certificate<'b>>,
 }
 
 struct Pairs<'p>(&'p [(Box<str>, Box<str>)]);

@@ -16,7 +16,7 @@ use x509_cert::der::Decode as _;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-use crate::layer::Identity;
+use crate::base::certificate::ClientCertificate;
 
 /// Longest file that is read, in bytes: chains are a few KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -132,13 +132,13 @@ fn names(certificate: &Certificate) -> Vec<Box<str>> {
 }
 
 /// Who the certificate of a client says it is. It has been verified already.
-pub fn identity(certificate: &[u8]) -> Identity {
+pub fn client_certificate(certificate: &[u8]) -> ClientCertificate {
     let mut fingerprint = [0; 32];
     fingerprint.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
     let parsed = Certificate::from_der(certificate);
     let mut subject = parsed.map_or(String::new(), |parsed| parsed.tbs_certificate().subject().to_string());
     subject.truncate(subject.floor_char_boundary(SUBJECT_BYTES_MAX));
-    Identity { subject: subject.into(), fingerprint }
+    ClientCertificate { subject: subject.into(), fingerprint }
 }
 
 /// Which certificate a client gets: the first that is for the name it asks for, of those whose key it can check; the
@@ -214,9 +214,9 @@ mod tests {
         assert_eq!(served.not_after, 2_051_222_400);
         assert!(served.not_before < served.not_after);
         let der = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
-        let identity = identity(&der);
-        assert_eq!((&*identity.subject, &*served.subject), ("CN=a.test", "CN=a.test"));
-        assert_eq!(identity.fingerprint_hex().len(), 64);
-        assert_ne!(identity, super::identity(b"none"));
+        let shown = client_certificate(&der);
+        assert_eq!((&*shown.subject, &*served.subject), ("CN=a.test", "CN=a.test"));
+        assert_eq!(shown.fingerprint_hex().len(), 64);
+        assert_ne!(shown, client_certificate(b"none"));
     }
 }

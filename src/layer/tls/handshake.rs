@@ -10,12 +10,13 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CertificateError, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
-use crate::layer::tls::certificates::identity;
+use crate::base::certificate::ClientCertificate;
+use crate::layer::Fault;
+use crate::layer::tls::certificates::client_certificate;
 use crate::layer::tls::established::{Established, alert_fault};
 use crate::layer::tls::keys::Key;
 use crate::layer::tls::record::{self, Version, alert, plain_alert};
 use crate::layer::tls::secrets::{self, Secrets};
-use crate::layer::{Fault, Identity};
 
 /// Most bytes of a client's handshake. A ClientHello has 2 KiB at most with keys of post-quantum kind, a chain of
 /// certificates seldom 8.
@@ -45,7 +46,7 @@ pub struct Handshake {
 /// A handshake that is over.
 pub struct Agreed {
     pub established: Established,
-    pub identity: Option<Box<Identity>>,
+    pub certificate: Option<Arc<ClientCertificate>>,
     pub resumed: bool,
     /// To be sent before anything else: tickets.
     pub outgoing: Vec<u8>,
@@ -189,13 +190,13 @@ impl Handshake {
         };
         let resumed = connection.handshake_kind() == Some(HandshakeKind::Resumed);
         let certificates = connection.peer_certificates().and_then(|chain| chain.first());
-        let identity = certificates.map(|first| Box::new(identity(first)));
+        let certificate = certificates.map(|first| Arc::new(client_certificate(first)));
         let (secrets, _) = connection.dangerous_into_kernel_connection().map_err(|_| Fault::Internal)?;
         let tx = Key::new(version, secrets.tx, self.secrets.server)?;
         let rx = Key::new(version, secrets.rx, self.secrets.client)?;
         Ok(Agreed {
             established: Established::new(tx, rx),
-            identity,
+            certificate,
             resumed,
             outgoing: mem::take(&mut self.outgoing),
             rest: mem::take(&mut self.incoming),

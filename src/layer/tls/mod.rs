@@ -32,10 +32,11 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 
 use crate::base::bytes::{Bytes, BytesMut};
+use crate::base::certificate::ClientCertificate;
 use crate::layer::tls::established::Established;
 use crate::layer::tls::handshake::{Failed, Handshake};
 use crate::layer::tls::record::{alert, plain_alert};
-use crate::layer::{Fault, Identity, Layer, Opened, Step};
+use crate::layer::{Fault, Layer, Opened, Step};
 
 pub use self::handshake::HANDSHAKE_BYTES_MAX;
 pub use self::record::Version;
@@ -46,7 +47,7 @@ pub struct Tls {
     state: State,
     /// To be sent before anything else.
     first: Vec<u8>,
-    identity: Option<Box<Identity>>,
+    certificate: Option<Arc<ClientCertificate>>,
 }
 
 enum State {
@@ -61,7 +62,11 @@ const _: () = assert!(size_of::<Tls>() <= 336);
 
 impl Tls {
     pub fn new(config: Arc<ServerConfig>) -> Tls {
-        Tls { state: State::Handshake(Box::new(Handshake::new(config))), first: Vec::new(), identity: None }
+        Tls {
+            state: State::Handshake(Box::new(Handshake::new(config))),
+            first: Vec::new(),
+            certificate: None,
+        }
     }
 
     fn fail(&mut self, Failed { fault, outgoing }: Failed) -> Fault {
@@ -129,7 +134,7 @@ impl Layer for Tls {
             Ok(None) => Step::Nothing,
             Ok(Some(agreed)) => {
                 self.first = agreed.outgoing;
-                self.identity = agreed.identity;
+                self.certificate = agreed.certificate;
                 self.state = State::Established(agreed.established);
                 Step::Ready { resumed: agreed.resumed, rest: agreed.rest }
             }
@@ -137,8 +142,8 @@ impl Layer for Tls {
         }
     }
 
-    fn identity(&self) -> Option<&Identity> {
-        self.identity.as_deref()
+    fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
+        self.certificate.as_ref()
     }
 
     fn wants_to_speak(&self) -> bool {

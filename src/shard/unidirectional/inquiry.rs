@@ -40,6 +40,7 @@ impl Core {
             format: Format::Json,
             meta: identity.and_then(|known| known.meta.clone()),
             headers,
+            certificate: self.links.layers.certificate(slot),
         }
     }
 
