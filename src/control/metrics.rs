@@ -150,7 +150,11 @@ impl Collector for Sums {
                 "What clients make the node keep, the kernel's part estimated",
                 sum(|shard| shard.client_buffers_bytes),
             ),
-            ("tls_handshakes_active", "TLS handshakes under way", sum(|shard| shard.handshakes)),
+            (
+                "tls_handshakes_active",
+                "TLS handshakes under way, failed ones until their connection is closed",
+                sum(|shard| shard.handshakes),
+            ),
             ("host_tcp_bytes", "Memory of the kernel for TCP, of the whole host", process::host_tcp_bytes()),
             ("process_resident_memory_bytes", "Resident memory of the process", process::rss_bytes()),
         ];

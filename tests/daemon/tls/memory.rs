@@ -6,7 +6,7 @@ use super::start_with;
 use crate::frame::Frame;
 use crate::on_both_drivers;
 use crate::process::{Daemon, Driver};
-use crate::readers::client::await_subscribers;
+use crate::unidirectional::client::await_subscribers;
 
 /// Enough that pages and tables, which grow by steps, count for little in the mean.
 const CLIENTS: usize = 3_000;

@@ -9,7 +9,7 @@ use super::start;
 use crate::on_both_drivers;
 use crate::process::Driver;
 
-fn run(program: &str, arguments: &[&str], input: &[u8]) -> Output {
+fn tool(program: &str, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(program)
         .args(arguments)
         .stdin(Stdio::piped())
@@ -36,7 +36,7 @@ on_both_drivers! {
             let suites = if version == "-tls1_3" { "-ciphersuites" } else { "-cipher" };
             let connect = format!("127.0.0.1:{port}");
             let file = authority.file();
-            let output = run("openssl", &[
+            let output = tool("openssl", &[
                 "s_client", "-connect", &connect, "-servername", "localhost", "-verify_return_error", "-ign_eof",
                 "-alpn", "http/1.1", "-CAfile", &file, version, suites, cipher,
             ], request);
@@ -50,13 +50,13 @@ on_both_drivers! {
             let mut arguments = vec!["-sS", "--http1.1", "-w", "%{http_code}", "-o", "/dev/null", "--cacert", &file];
             arguments.extend(version.split(' '));
             arguments.push(&url);
-            let output = run("curl", &arguments, b"");
+            let output = tool("curl", &arguments, b"");
             assert_eq!(String::from_utf8_lossy(&output.stdout), "200", "{}", String::from_utf8_lossy(&output.stderr));
         }
         // A key update and the end of the input, as openssl says them.
         let connect = format!("127.0.0.1:{port}");
         let file = authority.file();
-        let said = run("openssl", &[
+        let said = tool("openssl", &[
             "s_client", "-connect", &connect, "-servername", "localhost", "-CAfile", &file, "-tls1_3", "-quiet",
             "-verify_quiet",
         ], &[&b"K\n"[..], request].concat());
