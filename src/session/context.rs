@@ -111,7 +111,7 @@ pub trait World {
 /// A subscription to ask the channel's owner for.
 #[derive(Clone, Debug)]
 pub struct SubscribeEffect {
-    /// The command's; 0 when the server subscribes.
+    /// The command's; 0 when the server subscribes. Of a unidirectional client's request, the channel's place in it.
     pub id: u32,
     pub channel: ChannelName,
     /// Of [`crate::session::Sub`].

@@ -2,6 +2,7 @@
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
+use crate::base::publication::ClientInfo;
 
 /// Who the client is. Absent for an anonymous client of whom nothing is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -13,6 +14,16 @@ pub struct Identity {
     /// Unix seconds at which the connection expires; 0 never.
     pub expire_at_s: u64,
     pub renewal: Renewal,
+}
+
+/// Who somebody is to others, but for what a subscription adds.
+pub fn info_of(identity: Option<&Identity>, client: String) -> ClientInfo {
+    ClientInfo {
+        user: identity.and_then(|identity| identity.user.clone()).unwrap_or_else(|| "".into()),
+        client,
+        conn_info: identity.and_then(|identity| identity.conn_info.clone()),
+        chan_info: None,
+    }
 }
 
 /// Who makes last longer what expires.

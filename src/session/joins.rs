@@ -16,7 +16,7 @@ use crate::session::waits::{Connecting, Waits};
 pub struct JoinAnswer {
     /// As given to [`Session::join_asked`].
     pub number: u32,
-    /// As in the [`SubscribeEffect`].
+    /// As in the [`SubscribeEffect`], like all that follows.
     pub id: u32,
     pub flags: u32,
     pub since: Option<Since>,
@@ -28,13 +28,13 @@ pub struct JoinAnswer {
 /// What the shard does with a join's answer.
 #[derive(Debug, PartialEq, Eq)]
 pub enum JoinVerdict {
-    /// Add the connection to the channel's subscribers, then call [`Session::placed`].
+    /// Add the connection to the channel's subscribers, then say where it stands there (`placed`).
     Subscribe { join_leaves: bool },
     /// The owner refused; nothing to undo.
     Refused,
-    /// The session wants it no more and has said so to the owner.
+    /// It is not wanted any more, and the owner knows.
     Ignore,
-    /// The session cannot use it: the owner must hear that it left.
+    /// It is of no use: the owner must hear that the connection left.
     Leave,
 }
 
@@ -57,7 +57,7 @@ impl Session {
         answer: JoinAnswer,
         cx: &mut Context<'_>,
     ) -> Result<JoinVerdict, Disconnect> {
-        let wanted = self.sub(channel).is_some_and(|sub| sub.is(Sub::PENDING) && sub.place == answer.number);
+        let wanted = self.sub(channel).is_some_and(|sub| sub.awaits(answer.number));
         let server_side = answer.flags & Sub::SERVER_SIDE != 0;
         let (position, recovered) = match answer.outcome {
             Ok(outcome) => outcome,

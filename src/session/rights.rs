@@ -173,15 +173,10 @@ pub fn sub_flags(rights: &Rights, positioned: bool, recoverable: bool, join_leav
     let recoverable = rights.keeps_history && (recoverable && rights.recovery || rights.force_recovery);
     let positioned = positioned && rights.positioning || rights.force_positioning || recoverable;
     let join_leaves = rights.join_leave && (join_leave || rights.force_push_join_leave);
-    let mut flags = 0;
-    let Visibility { listed, announced } = rights.visibility();
-    for (set, flag) in [
-        (recoverable, Sub::RECOVERABLE),
-        (positioned, Sub::POSITIONED),
-        (join_leaves, Sub::NOTICES),
-        (listed, Sub::LISTED),
-        (announced, Sub::ANNOUNCED),
-    ] {
+    let mut flags = flags_of(rights.visibility());
+    for (set, flag) in
+        [(recoverable, Sub::RECOVERABLE), (positioned, Sub::POSITIONED), (join_leaves, Sub::NOTICES)]
+    {
         flags |= if set { flag } else { 0 };
     }
     flags
@@ -208,6 +203,11 @@ pub(super) fn subscribe_to(
         renewal,
         data: granted.grant.data,
     }));
+}
+
+/// The flags of a subscription that others see so.
+pub fn flags_of(Visibility { listed, announced }: Visibility) -> u32 {
+    (if listed { Sub::LISTED } else { 0 }) | (if announced { Sub::ANNOUNCED } else { 0 })
 }
 
 /// How others see the subscriber whose subscription has these flags.

@@ -12,7 +12,7 @@ use crate::proto::centrifuge::Format;
 use crate::proto::centrifuge::reply::{Lifetime, Push};
 use crate::session::context::{Context, Effect, SubscribeEffect};
 use crate::session::hook_call::Headers;
-use crate::session::identity::{Identity, NEVER_S, Renewal};
+use crate::session::identity::{Identity, NEVER_S, Renewal, info_of};
 use crate::session::subscribed::lifetime;
 use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::waits::{Held, Waits};
@@ -160,13 +160,8 @@ impl Session {
 
     /// Who this client is to others.
     pub fn info(&self, client: String, channel: Option<ChannelIndex>) -> ClientInfo {
-        let identity = self.identity.as_deref();
-        ClientInfo {
-            user: self.user().cloned().unwrap_or_else(|| "".into()),
-            client,
-            conn_info: identity.and_then(|identity| identity.conn_info.clone()),
-            chan_info: channel.and_then(|channel| self.extra(channel)?.chan_info.clone()),
-        }
+        let chan_info = channel.and_then(|channel| self.extra(channel)?.chan_info.clone());
+        ClientInfo { chan_info, ..info_of(self.identity.as_deref(), client) }
     }
 
     // --- the server's own doing

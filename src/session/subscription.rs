@@ -43,6 +43,11 @@ impl Sub {
         self.channel & flag != 0
     }
 
+    /// The answer to the join of this number is awaited.
+    pub(super) fn awaits(self, number: u32) -> bool {
+        self.is(Sub::PENDING) && self.place == number
+    }
+
     /// The one to `channel` among `subs`.
     pub(super) fn find(subs: &[Sub], channel: ChannelIndex) -> Option<Sub> {
         subs.iter().copied().find(|sub| sub.channel() == channel)

@@ -21,7 +21,10 @@ use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::position::Positions;
-use crate::session::identity::Identity;
+use crate::session::context::SubscribeEffect;
+use crate::session::identity::{Identity, Renewal};
+use crate::session::joins::{JoinAnswer, JoinVerdict};
+use crate::session::rights::flags_of;
 use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::token::SubscribeGrant;
 
@@ -148,6 +151,22 @@ impl Asked {
         }
     }
 
+    /// What to ask the channel's owner for; `at` is the channel's place in the request.
+    pub fn subscribe(&mut self, at: u32) -> SubscribeEffect {
+        SubscribeEffect {
+            id: at,
+            channel: self.name.clone(),
+            flags: flags_of(self.shown),
+            since: self.since(),
+            reject_unrecovered: false,
+            chan_info: self.chan_info.take(),
+            // The client ends with what it was granted.
+            expire_at_s: 0,
+            renewal: Renewal::Token,
+            data: None,
+        }
+    }
+
     pub fn since(&self) -> Option<Since> {
         self.since.map(|since| Since { offset: since.offset, epoch: SinceEpoch::Known(since.epoch) })
     }
@@ -196,13 +215,28 @@ impl Asked {
     }
 }
 
-/// What came of a join's answer.
-#[derive(Debug, PartialEq, Eq)]
-pub enum UnidirectionalVerdict {
-    /// Not asked by this request, or not wanted any more.
-    Ignore,
-    /// Add the connection to the channel's subscribers, then call [`Unidirectional::placed`].
-    Subscribe,
+/// How a request goes on when one of its joins has been answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterJoin {
+    /// Nothing is said: other answers are awaited, or this one was not.
+    Wait,
+    /// All have answered.
+    Answer,
+    /// A poll is content with a part of what it missed: the log may have that.
+    ReadLog { since: Option<Since>, limit: usize },
+    /// The whole request is refused.
+    Refuse(ErrorCode),
+    /// A stream that flows hears of its new channel.
+    NoteSubscribed,
+    /// The same when it does not get it.
+    NoteRefused(ErrorCode),
+}
+
+impl AfterJoin {
+    /// Nothing may be given to the client before the rest has been answered.
+    pub fn waits(self) -> bool {
+        matches!(self, AfterJoin::Wait | AfterJoin::ReadLog { .. })
+    }
 }
 
 impl Unidirectional {
@@ -265,10 +299,13 @@ impl Unidirectional {
         Sub::find(&self.subs, channel)
     }
 
-    /// The shard has asked the channel's owner to join under `id`.
-    pub fn join_asked(&mut self, channel: ChannelIndex, id: u32) {
+    /// The shard has asked the channel's owner to join under `number`; `at` is the channel's place in the request.
+    pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, at: u32) {
         debug_assert!(self.sub(channel).is_none());
-        self.subs.push(Sub { channel: channel | Sub::PENDING, place: id });
+        self.subs.push(Sub { channel: channel | Sub::PENDING, place: number });
+        if let Some(asked) = self.asking().and_then(|asking| asking.channels.get_mut(at as usize)) {
+            asked.index = channel;
+        }
     }
 
     /// In the place of none.
@@ -276,12 +313,35 @@ impl Unidirectional {
         self.subs = subs.into();
     }
 
-    /// The owner has answered the join of `id`: whether it is still wanted.
-    pub fn joined(&self, channel: ChannelIndex, id: u32) -> UnidirectionalVerdict {
-        match self.sub(channel) {
-            Some(sub) if sub.is(Sub::PENDING) && sub.place == id => UnidirectionalVerdict::Subscribe,
-            _ => UnidirectionalVerdict::Ignore,
+    /// A join has been answered.
+    pub fn handle_joined(&mut self, channel: ChannelIndex, answer: JoinAnswer) -> (JoinVerdict, AfterJoin) {
+        if !self.sub(channel).is_some_and(|sub| sub.awaits(answer.number)) {
+            return (JoinVerdict::Ignore, AfterJoin::Wait);
         }
+        let (top, recovery) = match answer.outcome {
+            Ok(outcome) => outcome,
+            Err(error_code) => {
+                self.remove(channel);
+                let after = match self.is_ready() {
+                    true => AfterJoin::NoteRefused(error_code),
+                    false => AfterJoin::Refuse(error_code),
+                };
+                return (JoinVerdict::Refused, after);
+            }
+        };
+        let (polls, limit) = (self.mode == Mode::Poll, self.work.as_ref().map_or(0, |work| work.reply.limit));
+        let subscribe = JoinVerdict::Subscribe { join_leaves: false };
+        // In the middle of a stream it goes on from here.
+        let Some(asking) = self.asking() else { return (subscribe, AfterJoin::NoteSubscribed) };
+        let Some(asked) = asking.channels.get_mut(answer.id as usize) else {
+            debug_assert!(false, "a join has its place in the request");
+            return (JoinVerdict::Leave, AfterJoin::Wait);
+        };
+        if asked.joined(top, recovery, polls) {
+            return (subscribe, AfterJoin::ReadLog { since: asked.since(), limit: limit.into() });
+        }
+        asking.outstanding -= 1;
+        (subscribe, if asking.outstanding > 0 { AfterJoin::Wait } else { AfterJoin::Answer })
     }
 
     /// The shard has put the connection at `place` of the channel's list, or has moved it there.
@@ -403,14 +463,68 @@ mod tests {
 
     #[test]
     fn an_answer_to_an_earlier_request_is_not_taken_for_one_to_this() {
-        let mut uni = Unidirectional::new(7, Mode::Poll, None);
-        uni.join_asked(3, 7);
-        assert_eq!(uni.joined(3, 6), UnidirectionalVerdict::Ignore);
-        assert_eq!(uni.joined(4, 7), UnidirectionalVerdict::Ignore);
-        assert_eq!(uni.joined(3, 7), UnidirectionalVerdict::Subscribe);
+        let mut uni = polling(vec![asked(None, true)]);
+        uni.join_asked(3, 7, 0);
+        let verdict = |uni: &mut Unidirectional, channel, number| {
+            uni.handle_joined(channel, join_answer(number, 0, Ok((at(5), None)))).0
+        };
+        assert_eq!(verdict(&mut uni, 3, 6), JoinVerdict::Ignore);
+        assert_eq!(verdict(&mut uni, 4, 7), JoinVerdict::Ignore);
+        assert_eq!(verdict(&mut uni, 3, 7), JoinVerdict::Subscribe { join_leaves: false });
         uni.placed(3, 0);
-        assert_eq!(uni.joined(3, 7), UnidirectionalVerdict::Ignore);
+        assert_eq!(verdict(&mut uni, 3, 7), JoinVerdict::Ignore);
         assert_eq!(uni.remove(3).and_then(Sub::place), Some(0));
+    }
+
+    fn polling(channels: Vec<Asked>) -> Unidirectional {
+        let mut uni = Unidirectional::new(7, Mode::Poll, None);
+        let asking = Asking { outstanding: channels.len() as u32, channels, ..Asking::default() };
+        let reply = ReplyForm { limit: 9, ..ReplyForm::default() };
+        uni.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
+        uni
+    }
+
+    fn join_answer(number: u32, id: u32, outcome: Outcome) -> JoinAnswer {
+        JoinAnswer { number, id, flags: 0, since: None, reject_unrecovered: false, data: None, outcome }
+    }
+
+    type Outcome = Result<(Position, Option<Option<Publications>>), ErrorCode>;
+
+    #[test]
+    fn a_request_goes_on_when_its_last_join_is_answered() {
+        let subscribe = JoinVerdict::Subscribe { join_leaves: false };
+        let mut uni = polling(vec![asked(Some(at(1)), true), asked(None, true)]);
+        uni.join_asked(3, 10, 0);
+        uni.join_asked(4, 11, 1);
+        // The log has what the join did not give: the request still waits for that.
+        let (verdict, after) = uni.handle_joined(3, join_answer(10, 0, Ok((at(900), Some(None)))));
+        let since = Since { offset: Offset(1), epoch: SinceEpoch::Known(Epoch(1)) };
+        assert_eq!((verdict, after), (subscribe, AfterJoin::ReadLog { since: Some(since), limit: 9 }));
+        uni.asking().unwrap().outstanding -= 1;
+        let (_, after) = uni.handle_joined(4, join_answer(11, 1, Ok((at(5), None))));
+        assert_eq!(after, AfterJoin::Answer);
+
+        let mut uni = polling(vec![asked(None, true), asked(None, true)]);
+        uni.join_asked(3, 10, 0);
+        uni.join_asked(4, 11, 1);
+        let (_, after) = uni.handle_joined(4, join_answer(11, 1, Ok((at(5), None))));
+        assert!(after == AfterJoin::Wait && after.waits());
+        let refused = uni.handle_joined(3, join_answer(10, 0, Err(ErrorCode::LimitExceeded)));
+        assert_eq!(refused, (JoinVerdict::Refused, AfterJoin::Refuse(ErrorCode::LimitExceeded)));
+        assert!(uni.sub(3).is_none() && uni.sub(4).is_some());
+    }
+
+    #[test]
+    fn a_stream_that_flows_hears_what_came_of_its_command() {
+        let mut uni = Unidirectional::new(7, Mode::Stream(Encoding::WebSocketJson), None);
+        for (number, outcome, expected) in [
+            (1, Ok((at(5), None)), AfterJoin::NoteSubscribed),
+            (2, Err(ErrorCode::LimitExceeded), AfterJoin::NoteRefused(ErrorCode::LimitExceeded)),
+        ] {
+            uni.join_asked(number, number, 0);
+            assert_eq!(uni.handle_joined(number, join_answer(number, 0, outcome)).1, expected);
+            assert!(!expected.waits());
+        }
     }
 
     #[test]

@@ -2,16 +2,13 @@
 
 use crate::base::ids::ClientId;
 use crate::hub::creators::Creator;
-use crate::hub::requests::{HistoryRequest, JoinRequest, PublishRequest};
+use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::session::hook_call::PublishAnswer;
-use crate::session::rights::visibility;
-use crate::session::{
-    Context, Effect, Progress, READ_WEIGHT, RECOVERY_WEIGHT, Session, Sub, SubscribeEffect,
-};
+use crate::session::{Context, Effect, Progress, READ_WEIGHT, Session};
 use crate::shard::core::Core;
 use crate::shard::links::Action;
-use crate::shard::owner::{JoinTag, OwnerRequest};
+use crate::shard::owner::OwnerRequest;
 use crate::shard::view::View;
 
 impl Core {
@@ -131,7 +128,7 @@ impl Core {
     }
 
     /// A command of the connection is on its way to the owner of a channel.
-    fn command_sent(&mut self, slot: u32, weight: u16) {
+    pub fn command_sent(&mut self, slot: u32, weight: u16) {
         if let Some(session) = self.links.connections.session(slot) {
             session.command_sent(weight);
         }
@@ -239,42 +236,6 @@ impl Core {
         }
     }
 
-    /// Asks a channel's owner to make the connection a subscriber.
-    pub fn ask_to_join(
-        &mut self,
-        slot: u32,
-        subscribe: SubscribeEffect,
-        done: Option<std::sync::Arc<crate::shard::gather::Gather>>,
-    ) {
-        let conn = self.conn_id(slot);
-        let client = self.client_id(slot).to_string();
-        let Ok(options) = self.env.options.namespaces.resolve(&subscribe.channel) else { return };
-        let Some(session) = self.links.connections.session(slot) else {
-            return;
-        };
-        let index = self.delivery.local.join_asked(&subscribe.channel, options);
-        self.messages.joins_asked = self.messages.joins_asked.wrapping_add(1);
-        session.join_asked(index, self.messages.joins_asked, &subscribe);
-        session.command_sent(join_weight(subscribe.flags, subscribe.since.is_some()));
-        let info = session.info(client, Some(index));
-        let by = match subscribe.flags & Sub::SERVER_SIDE {
-            0 => Creator::client(session.user(), conn),
-            _ => Creator::Backend,
-        };
-        let shown = visibility(subscribe.flags);
-        let ask = JoinRequest { channel: subscribe.channel, conn, info, shown, recover: subscribe.since, by };
-        let tag = JoinTag {
-            index,
-            number: self.messages.joins_asked,
-            id: subscribe.id,
-            flags: subscribe.flags,
-            reject_unrecovered: subscribe.reject_unrecovered,
-            data: subscribe.data,
-            done,
-        };
-        self.messages.mailer.request(OwnerRequest::Join { ask, tag });
-    }
-
     /// Sends what others see of a client to the owners of its channels, or of one.
     fn renew_info(&mut self, slot: u32, only: Option<u32>) {
         let conn = self.conn_id(slot);
@@ -288,15 +249,6 @@ impl Core {
             let channel = self.delivery.local.get(channel).name.clone();
             self.messages.mailer.request(OwnerRequest::Renew { channel, conn, info });
         }
-    }
-}
-
-/// What a join weighs among the commands under way: the server's own are none.
-pub(in crate::shard) fn join_weight(flags: u32, recovers: bool) -> u16 {
-    match (flags & Sub::SERVER_SIDE != 0, recovers) {
-        (true, _) => 0,
-        (false, true) => RECOVERY_WEIGHT,
-        (false, false) => 1,
     }
 }
 

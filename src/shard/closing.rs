@@ -215,3 +215,7 @@ impl Core {
         self.delivery.moved = moved;
     }
 }
+
+#[cfg(test)]
+#[path = "closing_tests.rs"]
+mod tests;

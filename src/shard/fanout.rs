@@ -212,3 +212,7 @@ impl Batch {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "fanout_tests.rs"]
+mod tests;

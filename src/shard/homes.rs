@@ -3,14 +3,12 @@
 use std::sync::Arc;
 
 use crate::base::fault::ErrorCode;
-use crate::base::ids::{ChannelName, Offset};
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::Roster;
 use crate::hub::requests::{History, PresenceStats};
 use crate::proto::centrifuge::reply::HistoryResult;
 use crate::proto::centrifuge::{Reply, encode_presence};
-use crate::session::{Context, JoinVerdict, READ_WEIGHT, info_view, view};
-use crate::shard::clients::join_weight;
+use crate::session::{Context, READ_WEIGHT, info_view, view};
 use crate::shard::control_request::ControlRequest;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{Mail, join_answer};
@@ -133,13 +131,10 @@ impl Core {
                 if let Ok((top, _)) = &outcome {
                     self.delivery.local.top_learned(index, *top, self.env.now);
                 }
-                if let Some(slot) = slot.filter(|&slot| self.is_uni(slot)) {
-                    self.handle_uni_joined(slot, &channel, &tag, outcome);
-                } else if let Some(slot) = slot {
-                    let weight = join_weight(tag.flags, since.is_some());
+                // A request may have been answered meanwhile, and its connection be another kind of peer.
+                if let Some(slot) = slot.filter(|&slot| self.is_uni(slot) == tag.unidirectional) {
                     let answer = join_answer(&mut tag, since, outcome);
                     self.handle_joined(slot, index, &channel, answer);
-                    self.command_answered(slot, weight);
                 }
                 self.delivery.local.join_answered(index);
             }
@@ -188,39 +183,6 @@ impl Core {
             Err(error_code) => cx.refuse(id, error_code),
         });
         self.command_answered(slot, weight);
-    }
-
-    fn handle_joined(
-        &mut self,
-        slot: u32,
-        index: u32,
-        channel: &ChannelName,
-        answer: crate::session::JoinAnswer,
-    ) {
-        let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
-        match &answer.outcome {
-            Ok((_, Some(Some(_)))) => self.env.stats.counters.recoveries_total += 1,
-            Ok((_, Some(None))) => self.env.stats.counters.recoveries_lost_total += 1,
-            _ => {}
-        }
-        // The subscriber is in its list before commands that were held for the answer are looked at.
-        self.with_session_then(
-            slot,
-            |session, cx| session.handle_joined(index, channel, answer, cx),
-            |core, verdict| match verdict {
-                Ok(JoinVerdict::Subscribe { join_leaves }) => {
-                    core.add_subscriber(slot, index, join_leaves, top, false)
-                }
-
-                Ok(JoinVerdict::Leave) => {
-                    let conn = core.conn_id(slot);
-                    let leave = OwnerRequest::Leave { channel: channel.clone(), conn };
-                    core.messages.mailer.request(leave);
-                }
-                Ok(JoinVerdict::Refused | JoinVerdict::Ignore) => {}
-                Err(disconnect) => core.close(slot, disconnect),
-            },
-        );
     }
 }
 

@@ -379,3 +379,7 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "lag_tests.rs"]
+mod tests;

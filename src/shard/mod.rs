@@ -74,6 +74,9 @@ mod user_messages;
 pub mod user_rates;
 mod view;
 
+#[cfg(test)]
+mod core_tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -238,6 +238,22 @@ impl Outbox {
         Some(&self.sealed[at].1)
     }
 
+    /// What each dirty connection is sent, without a driver. The index is the send's tag.
+    #[cfg(test)]
+    pub fn writes(&self) -> Vec<(u32, Vec<u8>)> {
+        let write = |&(slot, first): &(u32, u32)| {
+            let mut whole = Vec::new();
+            let mut at = first;
+            while at != NONE {
+                let entry = &self.entries[at as usize];
+                whole.extend_from_slice(&self.frames[entry.frame.index()].bytes);
+                at = entry.next;
+            }
+            (slot, whole)
+        };
+        self.dirty.iter().map(write).collect()
+    }
+
     /// Gives each dirty connection and the bytes of its write, as they go to the socket.
     pub fn each_size(&self, each: &mut dyn FnMut(u32, u64)) {
         for (tag, &(slot, first)) in self.dirty.iter().enumerate() {

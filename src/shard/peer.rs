@@ -7,6 +7,7 @@ use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
+use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
 use crate::hub::class::Class;
 use crate::hub::followed::ChannelIndex;
@@ -15,7 +16,7 @@ use crate::proto::unidirectional::notes::heartbeat;
 use crate::proto::websocket::Opcode;
 use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::{Mode, Unidirectional};
-use crate::session::{Session, Sub};
+use crate::session::{Session, Sub, SubscribeEffect, info_of};
 use crate::shard::directory::Number;
 use crate::shard::framing::ping_frame;
 use crate::shard::pings::Liveness;
@@ -128,6 +129,24 @@ impl Peer {
             Kind::Client(session) => session.take_subs(),
             Kind::Unidirectional(uni) => uni.take_subs(),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => SmallVec::new(),
+        }
+    }
+
+    /// Who it is to others, but for what a subscription adds; `None` for a peer that subscribes to nothing.
+    pub fn info(&self, client: String) -> Option<ClientInfo> {
+        match &self.kind {
+            Kind::Client(session) => Some(session.info(client, None)),
+            Kind::Unidirectional(uni) => Some(info_of(uni.identity.as_deref(), client)),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
+    /// The channel's owner has been asked under `number` to make it a subscriber.
+    pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, effect: &SubscribeEffect) {
+        match &mut self.kind {
+            Kind::Client(session) => session.join_asked(channel, number, effect),
+            Kind::Unidirectional(uni) => uni.join_asked(channel, number, effect.id),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => {}
         }
     }
 

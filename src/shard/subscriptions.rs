@@ -1,14 +1,103 @@
-//! Subscriptions of peers of every kind, once their owner has answered: the channel's list, and the way out of it.
+//! Subscriptions of peers of every kind: the join that the channel's owner is asked for, its answer, the channel's list,
+//! and the way out of it.
+
+use std::sync::Arc;
 
 use crate::base::fault::Unsubscribed;
-use crate::base::ids::Offset;
+use crate::base::ids::{ChannelName, Offset};
+use crate::hub::creators::Creator;
+use crate::hub::requests::JoinRequest;
+use crate::session::rights::visibility;
 use crate::session::unidirectional::Unidirectional;
+use crate::session::{JoinAnswer, JoinVerdict, RECOVERY_WEIGHT, Sub, SubscribeEffect};
 use crate::shard::core::Core;
-use crate::shard::owner::OwnerRequest;
+use crate::shard::gather::Gather;
+use crate::shard::owner::{JoinTag, OwnerRequest};
 
 impl Core {
+    /// Asks a channel's owner to make the peer a subscriber.
+    pub fn ask_to_join(&mut self, slot: u32, subscribe: SubscribeEffect, done: Option<Arc<Gather>>) {
+        let conn = self.conn_id(slot);
+        let client = self.client_id(slot).to_string();
+        let Ok(options) = self.env.options.namespaces.resolve(&subscribe.channel) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let Some(mut info) = connection.peer.info(client) else { return };
+        info.chan_info.clone_from(&subscribe.chan_info);
+        let index = self.delivery.local.join_asked(&subscribe.channel, options);
+        let number = self.messages.joins_asked.wrapping_add(1);
+        self.messages.joins_asked = number;
+        connection.peer.join_asked(index, number, &subscribe);
+        let unidirectional = connection.peer.uni().is_some();
+        self.command_sent(slot, join_weight(subscribe.flags, subscribe.since.is_some()));
+        let by = match subscribe.flags & Sub::SERVER_SIDE {
+            0 => Creator::client(Some(&info.user), conn),
+            _ => Creator::Backend,
+        };
+        let shown = visibility(subscribe.flags);
+        let ask = JoinRequest { channel: subscribe.channel, conn, info, shown, recover: subscribe.since, by };
+        let tag = JoinTag {
+            index,
+            number,
+            id: subscribe.id,
+            flags: subscribe.flags,
+            reject_unrecovered: subscribe.reject_unrecovered,
+            data: subscribe.data,
+            unidirectional,
+            done,
+        };
+        self.messages.mailer.request(OwnerRequest::Join { ask, tag });
+    }
+
+    /// The owner has answered: what the peer hears of it is its kind's, what becomes of the subscription is not.
+    pub fn handle_joined(&mut self, slot: u32, index: u32, channel: &ChannelName, answer: JoinAnswer) {
+        let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
+        if let Some(uni) = self.links.connections.uni_mut(slot) {
+            let at = answer.id;
+            let (verdict, after) = uni.handle_joined(index, answer);
+            self.carry_out(slot, index, channel, top, verdict, after.waits());
+            return self.go_on_after_join(slot, channel, at, after);
+        }
+        match &answer.outcome {
+            Ok((_, Some(Some(_)))) => self.env.stats.counters.recoveries_total += 1,
+            Ok((_, Some(None))) => self.env.stats.counters.recoveries_lost_total += 1,
+            _ => {}
+        }
+        let weight = join_weight(answer.flags, answer.since.is_some());
+        // The subscriber is in its list before commands that were held for the answer are looked at.
+        self.with_session_then(
+            slot,
+            |session, cx| session.handle_joined(index, channel, answer, cx),
+            |core, verdict| match verdict {
+                Ok(verdict) => core.carry_out(slot, index, channel, top, verdict, false),
+                Err(disconnect) => core.close(slot, disconnect),
+            },
+        );
+        self.command_answered(slot, weight);
+    }
+
+    fn carry_out(
+        &mut self,
+        slot: u32,
+        index: u32,
+        channel: &ChannelName,
+        top: Offset,
+        verdict: JoinVerdict,
+        waits: bool,
+    ) {
+        match verdict {
+            JoinVerdict::Subscribe { join_leaves } => {
+                self.add_subscriber(slot, index, join_leaves, top, waits);
+            }
+            JoinVerdict::Leave => {
+                let leave = OwnerRequest::Leave { channel: channel.clone(), conn: self.conn_id(slot) };
+                self.messages.mailer.request(leave);
+            }
+            JoinVerdict::Refused | JoinVerdict::Ignore => {}
+        }
+    }
+
     /// Puts a peer into the channel's list. `waits`: nothing may be given to it until its other channels have answered.
-    pub fn add_subscriber(&mut self, slot: u32, index: u32, join_leave: bool, top: Offset, waits: bool) {
+    fn add_subscriber(&mut self, slot: u32, index: u32, join_leave: bool, top: Offset, waits: bool) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         // Until a connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
         let held = waits || connection.link.is_blocked() || connection.peer.is_connecting();
@@ -64,3 +153,16 @@ impl Core {
         self.messages.mailer.request(OwnerRequest::Leave { channel: name, conn });
     }
 }
+
+/// What a join weighs among the commands under way: the server's own are none.
+fn join_weight(flags: u32, recovers: bool) -> u16 {
+    match (flags & Sub::SERVER_SIDE != 0, recovers) {
+        (true, _) => 0,
+        (false, true) => RECOVERY_WEIGHT,
+        (false, false) => 1,
+    }
+}
+
+#[cfg(test)]
+#[path = "subscriptions_tests.rs"]
+mod tests;

@@ -3,17 +3,16 @@
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, Offset, Position};
-use crate::base::publication::{Publications, Since, Visibility};
 use crate::hub::creators::Creator;
-use crate::hub::requests::{History, HistoryRequest, JoinRequest};
+use crate::hub::requests::{History, HistoryRequest};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::notes::{Note, write_note, write_note_with_retry};
 use crate::proto::unidirectional::position::write_position;
 use crate::proto::unidirectional::{answer, frames};
-use crate::session::unidirectional::{Asking, Mode, UnidirectionalVerdict};
+use crate::session::unidirectional::{AfterJoin, Asking, Mode};
 use crate::shard::core::Core;
 use crate::shard::links::Action;
-use crate::shard::owner::{JoinTag, OwnerRequest};
+use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 use crate::shard::unidirectional::answers::{Answer, Caching};
 use crate::shard::unidirectional::deliver::{own_frame, text_of};
@@ -26,85 +25,24 @@ impl Core {
             .is_some_and(|connection| matches!(connection.peer.kind, Kind::Unidirectional(_)))
     }
 
-    /// Asks a channel's owner to make the unidirectional client a subscriber.
-    pub fn ask_uni_join(
-        &mut self,
-        slot: u32,
-        channel: ChannelName,
-        since: Option<Since>,
-        shown: Visibility,
-        id: u32,
-    ) {
-        let conn = self.conn_id(slot);
-        let Ok(options) = self.env.options.namespaces.resolve(&channel) else { return };
-        let identity = self.links.connections.uni(slot).and_then(|r| r.identity.as_deref());
-        let mut info = self.uni_info(slot, identity);
-        let index = self.delivery.local.join_asked(&channel, options);
-        let Some(uni) = self.links.connections.uni_mut(slot) else {
-            return;
-        };
-        let at = id.wrapping_sub(uni.id) as usize;
-        uni.join_asked(index, id);
-        if let Some(asked) = uni.asking().and_then(|asking| asking.channels.get_mut(at)) {
-            asked.index = index;
-            info.chan_info = asked.chan_info.take();
-        }
-        let by = Creator::client(Some(&info.user), conn);
-        let ask = JoinRequest { channel, conn, info, shown, recover: since, by };
-        let tag =
-            JoinTag { index, number: id, id, flags: 0, reject_unrecovered: false, data: None, done: None };
-        self.messages.mailer.request(OwnerRequest::Join { ask, tag });
-    }
-
-    /// A join of a unidirectional client has been answered.
-    pub fn handle_uni_joined(
-        &mut self,
-        slot: u32,
-        name: &ChannelName,
-        tag: &JoinTag,
-        outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
-    ) {
-        let Some(uni) = self.links.connections.uni_mut(slot) else {
-            return;
-        };
-        if uni.joined(tag.index, tag.id) == UnidirectionalVerdict::Ignore {
-            return;
-        }
-        let (top, recovery) = match outcome {
-            Ok(outcome) => outcome,
-            Err(error_code) => {
-                uni.remove(tag.index);
-                match uni.is_ready() {
-                    true => self.note(slot, &Note::Refused { channel: name, error_code }),
-                    false => self.refuse_uni(slot, error_code.into()),
-                }
-                return;
+    /// The request whose join, of the channel at this place, has been answered goes on.
+    pub fn go_on_after_join(&mut self, slot: u32, name: &ChannelName, at: u32, after: AfterJoin) {
+        match after {
+            AfterJoin::Wait => {}
+            AfterJoin::Answer => self.uni_answered(slot),
+            AfterJoin::ReadLog { since, limit } => {
+                let Some(first) = self.links.connections.uni(slot).map(|uni| uni.id) else { return };
+                let (conn, id) = (self.conn_id(slot), first.wrapping_add(at));
+                let by = Creator::Connection(conn);
+                let ask =
+                    HistoryRequest { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
+                self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             }
-        };
-        let (first, mode) = (uni.id, uni.mode);
-        let Some(work) = uni.work.as_mut().filter(|work| work.asking.is_some()) else {
-            // Subscribed in the middle of a stream: it goes on from here.
-            self.add_subscriber(slot, tag.index, false, top.offset, false);
-            self.subscribed(slot, name);
-            return;
-        };
-        let limit = usize::from(work.reply.limit);
-        let Some(asking) = &mut work.asking else { return };
-        let Some(asked) = asking.channels.get_mut(tag.id.wrapping_sub(first) as usize) else { return };
-        let reads_on = asked.joined(top, recovery, mode == Mode::Poll);
-        let since = asked.since();
-        if !reads_on {
-            asking.outstanding -= 1;
-        }
-        let waits = asking.outstanding > 0;
-        self.add_subscriber(slot, tag.index, false, top.offset, waits);
-        if reads_on {
-            let (conn, id) = (self.conn_id(slot), tag.id);
-            let by = Creator::Connection(conn);
-            let ask = HistoryRequest { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
-            self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
-        } else if !waits {
-            self.uni_answered(slot);
+            AfterJoin::Refuse(error_code) => self.refuse_uni(slot, error_code.into()),
+            AfterJoin::NoteSubscribed => self.subscribed(slot, name),
+            AfterJoin::NoteRefused(error_code) => {
+                self.note(slot, &Note::Refused { channel: name, error_code });
+            }
         }
     }
 

@@ -18,7 +18,6 @@ mod stream;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
-use crate::base::publication::ClientInfo;
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::encoding::Encoding;
@@ -27,6 +26,7 @@ use crate::proto::unidirectional::notes;
 use crate::proto::unidirectional::problem::Problem;
 use crate::proto::websocket;
 use crate::session::hook_call::{Matter, PublishAnswer};
+use crate::session::info_of;
 use crate::session::origins::Welcome;
 use crate::session::request::{Said, Stop, UnidirectionalRequest, read};
 use crate::session::token::TokenFault;
@@ -203,12 +203,12 @@ impl Core {
         let awaits_place = streams && user.is_some() && self.user_limit().is_some();
         let mut uni = Unidirectional::new(id, mode, request.admission.identity);
         uni.chunked = !reply.http10;
-        let asks = request.channels.iter().map(|asked| (asked.name.clone(), asked.since(), asked.shown));
-        let asks: Vec<_> = asks.collect();
+        let mut channels = request.channels;
+        let asks: Vec<_> = (0..).zip(&mut channels).map(|(at, asked)| asked.subscribe(at)).collect();
         let asking = Asking {
             outstanding: asks.len() as u32 + u32::from(awaits_place),
             awaits_place,
-            channels: request.channels,
+            channels,
             opening,
             hold_ms: request.hold_ms,
             if_none_match: request.if_none_match,
@@ -225,14 +225,14 @@ impl Core {
             return;
         }
         let conn = self.conn_id(slot);
-        for (at, (channel, since, shown)) in asks.into_iter().enumerate() {
-            let id = id.wrapping_add(at as u32);
+        for subscribe in asks {
             if mode == Mode::History {
-                let by = creator.clone();
+                let id = id.wrapping_add(subscribe.id);
+                let (channel, since, by) = (subscribe.channel, subscribe.since, creator.clone());
                 let ask = HistoryRequest { channel, limit: Some(limit), since, reverse: request.reverse, by };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             } else {
-                self.ask_uni_join(slot, channel, since, shown, id);
+                self.ask_to_join(slot, subscribe, None);
             }
         }
     }
@@ -311,7 +311,7 @@ impl Core {
             self.refuse_now(slot, &reply, error_code.into(), &[]);
             return;
         }
-        let info = self.uni_info(slot, request.admission.identity.as_deref());
+        let info = info_of(request.admission.identity.as_deref(), self.client_id(slot).to_string());
         let by = Creator::client(Some(&info.user), self.conn_id(slot));
         let mut ask =
             PublishRequest { info: Some(info), by, ..PublishRequest::new(asked.name.clone(), body) };
@@ -329,15 +329,6 @@ impl Core {
         connection.peer.kind = Kind::Unidirectional(uni);
         self.links.wheel.cancel(&mut self.links.connections, slot);
         self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask });
-    }
-
-    fn uni_info(&self, slot: u32, identity: Option<&crate::session::Identity>) -> ClientInfo {
-        ClientInfo {
-            user: identity.and_then(|identity| identity.user.clone()).unwrap_or_else(|| "".into()),
-            client: self.client_id(slot).to_string(),
-            conn_info: identity.and_then(|identity| identity.conn_info.clone()),
-            chan_info: None,
-        }
     }
 
     /// A unidirectional client of plain WebSocket has said enough for this turn: the rest of it is taken in the next

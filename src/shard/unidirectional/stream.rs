@@ -9,7 +9,7 @@ use crate::proto::unidirectional::notes::{Note, ending, write_note, write_note_w
 use crate::proto::unidirectional::position::POSITION_CHANNELS_MAX;
 use crate::proto::websocket;
 use crate::session::request::{may_subscribe, user_of};
-use crate::session::unidirectional::Mode;
+use crate::session::unidirectional::{Asked, Mode};
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
 use crate::shard::peer::Kind;
@@ -84,9 +84,8 @@ impl Core {
         if uni.subs().len() >= self.env.options.channels_max.min(POSITION_CHANNELS_MAX) {
             return Err(ErrorCode::LimitExceeded);
         }
-        let id = self.messages.uni_ids;
-        self.messages.uni_ids = id.wrapping_add(1);
-        self.ask_uni_join(slot, channel.into(), None, shown, id);
+        let subscribe = Asked::new(channel.into(), None, false, shown).subscribe(0);
+        self.ask_to_join(slot, subscribe, None);
         Ok(())
     }
 
