@@ -226,6 +226,7 @@ fn options() -> ShardOptions {
         send_buffer_bytes: 0,
         channels_max: 16,
         message_bytes_max: 64 * 1024,
+        compression: None,
         outbox_bytes_max: 1 << 20,
         http_body_bytes_max: 1 << 20,
         http: HttpLimits {

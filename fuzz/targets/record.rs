@@ -79,7 +79,7 @@ fn revive(peer: &PeerRecord) {
         _ => {}
     }
     if let Some(record) = peer.link.as_ref().and_then(|link| link.decoder.as_ref())
-        && let Ok(mut decoder) = Decoder::from_record(Role::Server, 1 << 16, record)
+        && let Ok(mut decoder) = Decoder::from_record(Role::Server, 1 << 16, true, record)
     {
         let _ = decoder.decode(&mut [0x81, 0x85, 1, 2, 3, 4, 0xff, 0x80, 0, 0x41, 0x41]);
     }

@@ -55,6 +55,15 @@ struct Frame {
 }
 
 impl Encoded {
+    /// The frame in `encoding`, if somebody has needed it before.
+    pub fn get(&self, encoding: EncodingId) -> Option<&Bytes> {
+        let mut at = self.first.get()?;
+        while at.encoding != encoding {
+            at = at.next.get()?;
+        }
+        Some(&at.bytes)
+    }
+
     /// The frame in `encoding`, made now if nobody has needed it before.
     pub fn get_or_encode(&self, encoding: EncodingId, encode: impl FnOnce() -> Bytes) -> &Bytes {
         let mut encode = Some(encode);

@@ -79,6 +79,11 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "must be from 128 to 16MiB",
     );
     require(
+        (1..=9).contains(&client.compression_level),
+        "client.compression_level",
+        "must be from 1 to 9: to switch compression off, set client.compression to false",
+    );
+    require(
         client.outbox_bytes_max >= client.message_bytes_max,
         "client.outbox_bytes_max",
         "must be at least client.message_bytes_max, or one reply could close a client",

@@ -115,7 +115,7 @@ macro_rules! integer_settings {
         }
     )+};
 }
-integer_settings!(u16, u32, usize);
+integer_settings!(u8, u16, u32, usize);
 
 impl Setting for String {
     const KIND: &'static str = "a text";

@@ -46,6 +46,7 @@ use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::node::limits::{Descriptors, Room};
 use crate::node::tls::Certificates;
+use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
 use crate::session::tunnel::WaitingLimits;
@@ -381,6 +382,10 @@ fn shard_options(
         refused_max: room.refused_max,
         channels_max: client.channels_max,
         message_bytes_max: client.message_bytes_max.bytes(),
+        compression: client.compression.then(|| CompressionOptions {
+            bytes_min: client.compression_min_bytes.bytes(),
+            level: client.compression_level,
+        }),
         outbox_bytes_max: client.outbox_bytes_max.bytes(),
         http_body_bytes_max: config.api.body_bytes_max.bytes(),
         http: HttpLimits {

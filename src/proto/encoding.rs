@@ -29,6 +29,10 @@ pub enum Encoding {
     SsePlain = 8,
 }
 
+/// Of an [`EncodingId`].
+const COMPRESSED: u8 = 1 << 7;
+const _: () = assert!(Encoding::ALL.len() <= COMPRESSED as usize);
+
 impl Encoding {
     pub const ALL: [Encoding; 9] = [
         Encoding::CentrifugeJson,
@@ -46,12 +50,32 @@ impl Encoding {
         EncodingId(self as u8)
     }
 
-    /// The encoding that was registered under `id`.
+    /// The same in compressed frames (RFC 7692), where that makes them shorter.
+    pub const fn compressed_id(self) -> EncodingId {
+        assert!(self.is_websocket());
+        EncodingId(self as u8 | COMPRESSED)
+    }
+
+    pub const fn is_websocket(self) -> bool {
+        matches!(
+            self,
+            Encoding::CentrifugeJson
+                | Encoding::CentrifugeProtobuf
+                | Encoding::WebSocketJson
+                | Encoding::WebSocketBare
+        )
+    }
+
+    pub fn is_compressed(id: EncodingId) -> bool {
+        id.0 & COMPRESSED != 0
+    }
+
+    /// The encoding that was registered under `id`, compressed or not.
     ///
     /// # Panics
     /// On an id that [`Encoding::id`] never gave: ids do not come from peers.
     pub fn of(id: EncodingId) -> Encoding {
-        Encoding::ALL[usize::from(id.0)]
+        Encoding::ALL[usize::from(id.0 & !COMPRESSED)]
     }
 }
 
@@ -63,6 +87,11 @@ mod tests {
     fn every_encoding_is_found_by_its_id() {
         for encoding in Encoding::ALL {
             assert_eq!(Encoding::of(encoding.id()), encoding);
+            assert!(!Encoding::is_compressed(encoding.id()));
+            if encoding.is_websocket() {
+                assert_eq!(Encoding::of(encoding.compressed_id()), encoding);
+                assert!(Encoding::is_compressed(encoding.compressed_id()));
+            }
         }
     }
 }

@@ -20,6 +20,12 @@ record! {
         held: bool,
         /// It has sent its FIN.
         peer_ended: bool,
+        ;
+        /// What was agreed on of permessage-deflate: 0 nothing, 1 messages of the client may be compressed, 2 those to it
+        /// as well.
+        deflate: u8 = 0,
+        /// Bytes that have come and are not decoded, because the shard has inflated enough for one tick.
+        unread: Bytes = Bytes::new(),
     }
 
     pub struct CursorRecord {
@@ -43,6 +49,9 @@ record! {
         partial_character: Bytes,
         /// What has come of the control frame in `frame`.
         control: Bytes,
+        ;
+        /// The message whose frames are coming is compressed, and so is `payload`.
+        compressed: bool = false,
     }
 
     /// A frame whose payload is coming.
@@ -53,5 +62,8 @@ record! {
         key: Option<u32>,
         /// Payload bytes that are still to come.
         left: u64,
+        ;
+        /// It begins a compressed message.
+        compressed: bool = false,
     }
 }

@@ -1,5 +1,6 @@
 //! The connection slot: a link and its peer. Everything that an idle connection costs us, in at most 128 bytes.
 
+use crate::base::ids::EncodingId;
 use crate::base::slots::Slots;
 use crate::session::Session;
 use crate::session::tunnel::Tunnel;
@@ -28,6 +29,11 @@ impl Timed for Connection {
 impl Connection {
     pub fn new(generation: u32, number: Number) -> Connection {
         Connection { link: Link::new(generation), peer: Peer::new(number) }
+    }
+
+    /// In which encoding it gets items; `None` when it subscribes to nothing.
+    pub fn encoding(&self) -> Option<EncodingId> {
+        self.peer.encoding(self.link.deflates())
     }
 
     /// The peer has left, and the link is about to end. What it has half received is not waited for.

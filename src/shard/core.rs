@@ -86,7 +86,7 @@ impl Core {
         let owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork());
         let owned = Owned::new(owned, &mut prng, events, now + SWEEP_INTERVAL);
         Core {
-            links: Links::new(now),
+            links: Links::new(now, options.compression),
             peers: Peers::new(id, client_ids, &options),
             delivery: Delivery::new(FollowedChannels::new(options.streams, prng.u64(..))),
             owned,
@@ -107,6 +107,7 @@ impl Core {
             || self.messages.answered_bytes > ANSWER_BYTES_PER_TICK
             || !self.links.actions.is_empty()
             || !self.links.resuming.is_empty()
+            || self.links.compression.has_unread()
             || !self.links.outbox.is_empty()
             || !self.links.handshakes.due.is_empty()
         {
@@ -138,6 +139,7 @@ impl Core {
         self.env.set_now(now);
         self.messages.answered_bytes = 0;
         self.links.packer.begin();
+        self.links.compression.begin();
         self.messages.mailer.retry();
         self.handle_events();
         if self.owned.sweep_at <= now {
@@ -370,6 +372,11 @@ impl Core {
     pub fn account(&mut self, stale: u64) {
         let counters = &mut self.env.stats.counters;
         counters.ticks_total += 1;
+        let ((messages, bytes), deflated) = self.links.compression.totals();
+        (counters.messages_inflated_total, counters.inflated_bytes_total) = (messages, bytes);
+        counters.messages_compressed_total = deflated.messages;
+        counters.compressed_in_bytes_total = deflated.bytes_in;
+        counters.compressed_out_bytes_total = deflated.bytes_out;
         counters.stale_completions_total = stale;
         counters.mail_delayed_total = self.messages.mailer.delayed_total();
         let publications = self.owned.channels.publications();

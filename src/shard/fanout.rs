@@ -11,9 +11,10 @@ use crate::base::bytes::BytesMut;
 use crate::base::publication::Publication;
 use crate::hub::class::{Class, ClassId};
 use crate::hub::followed::{Active, Cursor, Item, LocalChannel, Seq};
+use crate::proto::websocket::deflate::Deflater;
 use crate::shard::core::Core;
 use crate::shard::framing::encode_item;
-use crate::shard::outbox::FrameId;
+use crate::shard::outbox::{FrameId, Outbox};
 use crate::shard::unidirectional::append_item;
 
 /// Deliveries in one tick: at some microseconds each, reads and other channels wait about a millisecond.
@@ -74,7 +75,9 @@ impl Core {
                 self.delivery.special.push((place, subscriber.slot()));
                 continue;
             }
-            let Some(frame) = batch.frame(channel, subscriber.class(), &mut self.links.outbox) else {
+            let deflater = &mut self.links.compression.deflater;
+            let Some(frame) = batch.frame(channel, subscriber.class(), &mut self.links.outbox, deflater)
+            else {
                 continue;
             };
             if let Some(connection) = self.links.connections.get_mut(subscriber.slot()) {
@@ -139,7 +142,7 @@ impl Core {
                 connection,
                 index,
                 item,
-                class.encoding,
+                &mut self.links.compression.deflater,
             );
         }
         if !subscriber.has_cursor() {
@@ -191,7 +194,8 @@ impl Batch {
         &mut self,
         channel: &LocalChannel,
         class: ClassId,
-        outbox: &mut crate::shard::outbox::Outbox,
+        outbox: &mut Outbox,
+        deflater: &mut Deflater,
     ) -> Option<FrameId> {
         let Active { start, end, .. } = self.active;
         *self.frames[class.index()].get_or_insert_with(|| {
@@ -200,13 +204,13 @@ impl Batch {
                 || channel.stream().between(start, end).filter(|item| join_leave || !item.is_join_leave());
             let first = wanted().next()?;
             if wanted().nth(1).is_none() {
-                return Some(outbox.frame(encode_item(first, encoding).clone()));
+                return Some(outbox.frame(encode_item(first, encoding, deflater).clone()));
             }
             // Many become one: each subscriber then costs one piece of one write.
-            let length = wanted().map(|item| encode_item(item, encoding).len()).sum();
+            let length = wanted().map(|item| encode_item(item, encoding, deflater).len()).sum();
             let mut whole = BytesMut::with_capacity(length);
             for item in wanted() {
-                whole.extend_from_slice(encode_item(item, encoding));
+                whole.extend_from_slice(encode_item(item, encoding, deflater));
             }
             Some(outbox.frame(whole.freeze()))
         })

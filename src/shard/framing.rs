@@ -2,10 +2,12 @@
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::EncodingId;
+use crate::base::publication::Encoded;
 use crate::hub::followed::Item;
 use crate::proto::centrifuge::{Format, Push, encode_push};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::frames;
+use crate::proto::websocket::deflate::Deflater;
 use crate::proto::websocket::{self, Opcode};
 use crate::session::{info_view, view};
 
@@ -39,21 +41,47 @@ pub(in crate::shard) fn ping_frame(format: Format) -> &'static [u8] {
 }
 
 /// The frame of an item in an encoding, made by the first delivery that needs it.
-pub(in crate::shard) fn encode_item(item: &Item, encoding: EncodingId) -> &Bytes {
-    item.encoded().get_or_encode(encoding, || {
-        let encoding = Encoding::of(encoding);
-        match (Format::of(encoding), item) {
-            (Some(format), Item::Publication(publication)) => {
-                push_frame(format, &publication.channel, &Push::Publication(view(publication)))
+pub(in crate::shard) fn encode_item<'i>(
+    item: &'i Item,
+    encoding: EncodingId,
+    deflater: &mut Deflater,
+) -> &'i Bytes {
+    encoded(
+        item.encoded(),
+        encoding,
+        || {
+            let encoding = Encoding::of(encoding);
+            match (Format::of(encoding), item) {
+                (Some(format), Item::Publication(publication)) => {
+                    push_frame(format, &publication.channel, &Push::Publication(view(publication)))
+                }
+                (Some(format), Item::JoinLeaveEvent(join_leave)) => {
+                    let info = info_view(&join_leave.info);
+                    let push = if join_leave.joined { Push::Join(info) } else { Push::Leave(info) };
+                    push_frame(format, &join_leave.channel, &push)
+                }
+                (None, Item::Publication(publication)) => frames::encode(encoding, publication),
+                // Join and leave events exist in the client protocol only.
+                (None, Item::JoinLeaveEvent(_)) => Bytes::new(),
             }
-            (Some(format), Item::JoinLeaveEvent(join_leave)) => {
-                let info = info_view(&join_leave.info);
-                let push = if join_leave.joined { Push::Join(info) } else { Push::Leave(info) };
-                push_frame(format, &join_leave.channel, &push)
-            }
-            (None, Item::Publication(publication)) => frames::encode(encoding, publication),
-            // Join and leave events exist in the client protocol only.
-            (None, Item::JoinLeaveEvent(_)) => Bytes::new(),
+        },
+        deflater,
+    )
+}
+
+/// The frame in an encoding; `frame` makes the one without compression. Compressed once for all shards, by the first that
+/// needs it.
+pub(in crate::shard) fn encoded<'e>(
+    encoded: &'e Encoded,
+    encoding: EncodingId,
+    frame: impl FnOnce() -> Bytes,
+    deflater: &mut Deflater,
+) -> &'e Bytes {
+    encoded.get_or_encode(encoding, || {
+        if !Encoding::is_compressed(encoding) {
+            return frame();
         }
+        let plain = encoded.get(Encoding::of(encoding).id()).cloned().unwrap_or_else(frame);
+        deflater.compress_frame(&plain)
     })
 }

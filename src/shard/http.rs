@@ -11,12 +11,14 @@ use crate::proto::centrifuge::Format;
 use crate::proto::http1::{self, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::unidirectional::query;
 use crate::proto::websocket;
+use crate::proto::websocket::deflate::Agreed;
 use crate::session::Session;
 use crate::session::hook_call::Headers;
 use crate::session::origins::Welcome;
 use crate::session::request_token::{reads_fields, shown};
 use crate::session::token::TokenFault;
 use crate::session::unidirectional::ReplyForm;
+use crate::shard::compression::write_switch;
 use crate::shard::control_request::HttpReply;
 use crate::shard::core::Core;
 use crate::shard::cors::{permission, permit};
@@ -42,7 +44,7 @@ enum Endpoint {
 
 /// What a request head asks for.
 enum Asked {
-    Upgraded(Endpoint, Vec<u8>, Option<Arc<Headers>>),
+    Upgraded(Endpoint, Vec<u8>, Option<Arc<Headers>>, Option<Agreed>),
     /// Answered, and the connection is to end.
     Refused(Vec<u8>, Cause),
     Plain(Box<Request>, bool),
@@ -146,8 +148,9 @@ impl Core {
             }
         };
         match asked {
-            Asked::Upgraded(endpoint, answer, headers) => {
+            Asked::Upgraded(endpoint, answer, headers, agreed) => {
                 self.env.stats.counters.websocket_upgrades_total += 1;
+                self.set_compression(slot, agreed);
                 self.send(slot, answer.into());
                 let state = match endpoint {
                     Endpoint::Centrifuge(format, token) => {
@@ -210,13 +213,22 @@ impl Core {
             HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut answer);
             return Asked::Refused(answer, Cause::OriginRefused);
         }
+        let agreed = match self.negotiate(head) {
+            Ok(agreed) => agreed,
+            Err(fault) => {
+                let mut answer = Vec::new();
+                let origin = self.cors_origin(head).unwrap_or_default();
+                fault.write_with(&mut answer, &permission(origin.as_deref()));
+                return Asked::Refused(answer, Cause::HandshakeRefused);
+            }
+        };
         let mut answer = Vec::new();
-        handshake.write(&mut answer, &[]);
+        write_switch(&mut answer, &handshake, agreed);
         if !is_client {
-            return Asked::Upgraded(Endpoint::Echo, answer, None);
+            return Asked::Upgraded(Endpoint::Echo, answer, None, agreed);
         }
         let endpoint = Endpoint::Centrifuge(format_of(head, handshake.protocol), self.shown_token(head));
-        Asked::Upgraded(endpoint, answer, self.forwarded(head))
+        Asked::Upgraded(endpoint, answer, self.forwarded(head), agreed)
     }
 
     /// The token that an upgrade shows, for a connect command without one.

@@ -12,7 +12,6 @@ use crate::hub::requests::{Read, ReadAnswer};
 use crate::session::Sub;
 use crate::shard::core::Core;
 use crate::shard::environment::RETRY;
-use crate::shard::framing::encode_item;
 use crate::shard::links::Action;
 use crate::shard::outbox::Rest;
 use crate::shard::owner::{OwnerRequest, ReadBy};
@@ -179,17 +178,16 @@ impl Core {
                 if item.is_join_leave() && !class.join_leave || cursor.has_had(item) {
                     continue;
                 }
-                let bytes = encode_item(item, class.encoding);
-                budget = budget.saturating_sub(bytes.len());
-                append_item(
+                let bytes = append_item(
                     &mut self.links.outbox,
                     &self.delivery.local,
                     slot,
                     connection,
                     channel,
                     item,
-                    class.encoding,
+                    &mut self.links.compression.deflater,
                 );
+                budget = budget.saturating_sub(bytes);
                 self.env.stats.counters.deliveries_late_total += 1;
             }
             let moved = entry.stream().moved(cursor, at);
@@ -254,7 +252,9 @@ impl Core {
         if self.delivery.local.find(&read.channel) != Some(channel) {
             return;
         }
-        let Some((class, _)) = self.place_of(slot, channel) else { return };
+        if self.place_of(slot, channel).is_none() {
+            return;
+        }
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let generation = connection.link.generation;
         let Some(lag) = &mut connection.link.lag else { return };
@@ -288,7 +288,7 @@ impl Core {
         }
         for publication in publications {
             self.env.stats.counters.deliveries_late_total += 1;
-            self.send_late(slot, channel, Item::Publication(publication), class.encoding);
+            self.send_late(slot, channel, Item::Publication(publication));
         }
     }
 

@@ -9,6 +9,7 @@ use crate::base::ids::Sock;
 use crate::hub::followed::{ChannelIndex, Cursor};
 use crate::layer::Sealed;
 use crate::proto::websocket::Decoder;
+use crate::proto::websocket::deflate::Agreed;
 use crate::shard::outbox::Chain;
 use crate::shard::timers::ShortTick;
 
@@ -30,7 +31,7 @@ pub struct Link {
     /// When the next ping is due, or the pong to the last one.
     pub ping_due: ShortTick,
     pub phase: Phase,
-    flags: u8,
+    flags: u16,
 }
 
 const _: () = assert!(size_of::<Link>() <= 32);
@@ -55,12 +56,14 @@ pub enum ClosingEnd {
     Both,
 }
 
-const PEER_ENDED: u8 = 1;
-const SEATED: u8 = 2;
-const SILENT: u8 = 4;
-const INDEBTED: u8 = 8;
-const AWAITS_PONG: u8 = 16;
-const LAYERED: u8 = 32;
+const PEER_ENDED: u16 = 1;
+const SEATED: u16 = 2;
+const SILENT: u16 = 4;
+const INDEBTED: u16 = 8;
+const AWAITS_PONG: u16 = 16;
+const LAYERED: u16 = 32;
+const INFLATES: u16 = 64;
+const DEFLATES: u16 = 128;
 
 impl Link {
     pub fn new(generation: u32) -> Link {
@@ -83,7 +86,7 @@ impl Link {
         self.phase == Phase::Gone
     }
 
-    fn set(&mut self, flag: u8, on: bool) {
+    fn set(&mut self, flag: u16, on: bool) {
         self.flags = if on { self.flags | flag } else { self.flags & !flag };
     }
 
@@ -138,6 +141,22 @@ impl Link {
 
     pub fn set_layered(&mut self) {
         self.set(LAYERED, true);
+    }
+
+    /// Messages from it may be compressed.
+    pub fn inflates(&self) -> bool {
+        self.flags & INFLATES != 0
+    }
+
+    /// Messages to it may be compressed.
+    pub fn deflates(&self) -> bool {
+        self.flags & DEFLATES != 0
+    }
+
+    /// What its upgrade to WebSocket has agreed on.
+    pub fn set_compression(&mut self, agreed: Option<Agreed>) {
+        self.set(INFLATES, agreed.is_some());
+        self.set(DEFLATES, agreed.is_some_and(Agreed::may_compress));
     }
 
     /// Nothing follows what it is sent now.

@@ -6,7 +6,9 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::Sock;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
+use crate::proto::websocket::deflate::CompressionOptions;
 use crate::shard::addresses::Addresses;
+use crate::shard::compression::Compression;
 use crate::shard::connections::Connection;
 use crate::shard::handshakes::Handshakes;
 use crate::shard::layers::Layers;
@@ -47,6 +49,8 @@ pub(in crate::shard) struct Links {
     pub resuming: Vec<Sock>,
     /// Compresses answers.
     pub packer: Packer,
+    /// Compresses and inflates messages of WebSocket.
+    pub compression: Compression,
     /// Connections here that have no seat, because there is none: on their way out.
     pub unseated: u32,
     /// Connections that something is kept for, and how much of it the node's account has.
@@ -59,7 +63,7 @@ pub(in crate::shard) struct Links {
 }
 
 impl Links {
-    pub fn new(now: Time) -> Links {
+    pub fn new(now: Time, compression: Option<CompressionOptions>) -> Links {
         Links {
             connections: Slots::default(),
             wheel: Wheel::new(now),
@@ -72,6 +76,7 @@ impl Links {
             starved: Vec::new(),
             resuming: Vec::new(),
             packer: Packer::default(),
+            compression: Compression::new(compression.unwrap_or_default()),
             unseated: 0,
             debtors: BTreeMap::new(),
             closes: Vec::new(),

@@ -19,6 +19,7 @@ mod api_commands;
 pub mod client_ids;
 mod clients;
 mod closing;
+mod compression;
 mod connections;
 pub mod control_request;
 mod core;
@@ -166,6 +167,7 @@ impl<D: Driver> Shard<D> {
         // Requests that waited for the last tick's answers; then receive and decode. While too much mail waits, nothing
         // that leads to more: it stays with the driver's events, of which there is at most one of each kind a socket.
         self.core.resume_http();
+        self.core.inflate_unread();
         let mut events = std::mem::take(&mut self.events);
         let mut kept = Vec::new();
         for event in events.drain(..) {

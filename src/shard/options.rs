@@ -14,6 +14,7 @@ use crate::hub::limits::HubLimits;
 use crate::hub::options::Namespaces;
 use crate::hub::users::UserPolicy;
 use crate::layer::Layer;
+use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
 use crate::session::rules::ChannelRules;
 use crate::session::token::Verifier;
@@ -54,6 +55,8 @@ pub struct ShardOptions {
     /// Most subscriptions of one connection.
     pub channels_max: usize,
     pub message_bytes_max: usize,
+    /// Whether clients of WebSocket may compress, and how messages to them are; `None`: their offers are not read.
+    pub compression: Option<CompressionOptions>,
     /// What a connection may owe its socket before it is closed as slow.
     pub outbox_bytes_max: usize,
     pub http_body_bytes_max: usize,

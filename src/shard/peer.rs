@@ -6,7 +6,7 @@
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::UserName;
+use crate::base::ids::{EncodingId, UserName};
 use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
 use crate::hub::class::Class;
@@ -231,19 +231,32 @@ impl Peer {
         }
     }
 
+    /// In which encoding it gets items, compressed where its link `deflates`; `None` for a peer that subscribes to
+    /// nothing. Frames of its own are made of the plain ones.
+    pub fn encoding(&self, deflates: bool) -> Option<EncodingId> {
+        let (encoding, own_frames) = match &self.kind {
+            Kind::Client(session) => (session.format().encoding(), false),
+            Kind::Unidirectional(uni) => (uni.encoding(), uni.has_own_frames(uni.subs().len())),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => return None,
+        };
+        Some(match deflates && !own_frames && encoding.is_websocket() {
+            true => encoding.compressed_id(),
+            false => encoding.id(),
+        })
+    }
+
     /// How it gets what is delivered; `None` for a peer that subscribes to nothing.
-    pub fn class(&mut self, join_leave: bool) -> Option<Class> {
+    pub fn class(&mut self, join_leave: bool, deflates: bool) -> Option<Class> {
+        let encoding = self.encoding(deflates)?;
         match &mut self.kind {
-            Kind::Client(session) => {
-                Some(Class { join_leave, ..Class::shared(session.format().encoding().id()) })
-            }
+            Kind::Client(_) => Some(Class { join_leave, ..Class::shared(encoding) }),
             Kind::Unidirectional(uni) => {
                 let channels = match uni.asking() {
                     Some(asking) => asking.channels.len(),
                     None => uni.subs().len(),
                 };
                 let own_frames = uni.has_own_frames(channels);
-                Some(Class { own_frames, ..Class::shared(uni.encoding().id()) })
+                Some(Class { own_frames, ..Class::shared(encoding) })
             }
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
         }

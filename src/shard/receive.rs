@@ -6,6 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::proto::centrifuge::Format;
+use crate::proto::websocket::deflate::Inflater;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::session::unidirectional::TURN_MESSAGES_MAX;
 use crate::shard::core::Core;
@@ -55,14 +56,28 @@ impl Core {
         }
     }
 
-    fn handle_frames(&mut self, slot: u32, mut bytes: &mut [u8]) {
+    fn handle_frames(&mut self, slot: u32, bytes: &mut [u8]) {
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        if !connection.link.inflates() {
+            return self.decode_frames(slot, bytes, None);
+        }
+        let sock = connection.link.sock(slot);
+        if self.waits_to_inflate(sock) {
+            return self.inflate_later(sock, bytes);
+        }
+        let mut inflater = self.links.compression.take_inflater();
+        self.decode_frames(slot, bytes, Some(&mut inflater));
+        self.links.compression.put_inflater(inflater);
+    }
+
+    fn decode_frames(&mut self, slot: u32, mut bytes: &mut [u8], mut inflater: Option<&mut Inflater>) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let message_bytes_max = match connection.peer.kind {
             Kind::Echo => ECHO_MESSAGE_BYTES_MAX,
             _ => self.env.options.message_bytes_max,
         };
         // An idle connection has no decoder: most frames come whole and need it only here.
-        let mut fresh = Decoder::new(Role::Server, message_bytes_max);
+        let mut fresh = Decoder::new(Role::Server, message_bytes_max).deflating(inflater.is_some());
         let mut boxed = connection.link.decoder.take();
         let decoder = boxed.as_deref_mut().unwrap_or(&mut fresh);
         // Commands of the client protocol have bounds of their own, which count what a message holds.
@@ -70,10 +85,24 @@ impl Core {
             Kind::Unidirectional(_) => TURN_MESSAGES_MAX,
             _ => usize::MAX,
         };
+        let mut spent = false;
         while !bytes.is_empty() && turn > 0 {
+            spent = inflater.as_ref().is_some_and(|inflater| self.links.compression.is_spent(inflater));
+            if spent {
+                break;
+            }
             match decoder.decode(bytes) {
                 Ok((consumed, message)) => {
                     turn -= usize::from(message.is_some());
+                    let message = match (message, &mut inflater) {
+                        (Some(Message::Compressed { text, payload }), Some(inflater)) => {
+                            match inflater.message(text, payload, message_bytes_max) {
+                                Ok(message) => Some(message),
+                                Err(fault) => return self.handle_frame_fault(slot, fault),
+                            }
+                        }
+                        (message, _) => message,
+                    };
                     if let Some(message) = message
                         && let Outcome::Left = self.handle_message_of(slot, message)
                     {
@@ -92,8 +121,12 @@ impl Core {
                 connection.link.decoder = Some(kept);
             }
         }
-        if !bytes.is_empty() {
-            self.hold_turn(slot, bytes);
+        if bytes.is_empty() {
+            return;
+        }
+        match self.links.connections.get(slot).map(|connection| connection.link.sock(slot)) {
+            Some(sock) if spent => self.inflate_later(sock, bytes),
+            _ => self.hold_turn(slot, bytes),
         }
     }
 
@@ -106,6 +139,8 @@ impl Core {
             Message::Text(_) | Message::Binary(_) | Message::Pong(_) if tunnel => {
                 self.handle_tunnel_message(slot, message);
             }
+            // None of these is left compressed.
+            Message::Compressed { .. } => debug_assert!(false, "a message is inflated before it is handled"),
             Message::Text(text) if uni => self.handle_uni_command(slot, text),
             Message::Binary(_) if uni => {
                 self.close(slot, Disconnect::BAD_REQUEST);
@@ -145,6 +180,7 @@ impl Core {
 
     fn handle_frame_fault(&mut self, slot: u32, fault: WsFault) {
         self.env.stats.fault(match fault.close_code {
+            1007 if fault == WsFault::NOT_DEFLATE => Cause::FrameNotDeflate,
             1007 => Cause::FrameNotUtf8,
             1009 => Cause::FrameTooBig,
             _ => Cause::FrameProtocol,
@@ -164,8 +200,10 @@ impl Core {
         if link.phase != Phase::Closing(ClosingEnd::PeersClose) {
             return;
         }
-        let mut decoder =
-            link.decoder.take().unwrap_or_else(|| Box::new(Decoder::new(Role::Server, message_bytes_max)));
+        let mut decoder = link.decoder.take().unwrap_or_else(|| {
+            let decoder = Decoder::new(Role::Server, message_bytes_max);
+            Box::new(decoder.deflating(link.inflates()))
+        });
         while !bytes.is_empty() {
             match decoder.decode(bytes) {
                 Ok((_, Some(Message::Close { .. }))) => {
@@ -188,6 +226,9 @@ impl Core {
     }
 
     pub fn send_frame(&mut self, slot: u32, opcode: Opcode, payload: &[u8]) {
+        if let Some(frame) = self.own_frame(slot, opcode, payload) {
+            return self.send(slot, frame);
+        }
         let mut frame = Vec::with_capacity(payload.len() + websocket::FRAME_HEADER_BYTES_MAX);
         websocket::write_frame(&mut frame, opcode, payload);
         self.send(slot, Bytes::from(frame));
@@ -201,6 +242,9 @@ impl Core {
         let mut text = mem::take(&mut self.peers.text);
         self.messages.answered_bytes += text.len();
         if text.len() >= OWN_BUFFER_BYTES {
+            if let Some(frame) = self.own_frame(slot, opcode(format), &text) {
+                return self.send(slot, frame);
+            }
             // Sent as it is: not copied behind its header, and the scratch space does not stay as large.
             let (header, len) = websocket::frame_header(opcode(format), text.len());
             self.send(slot, Bytes::copy_from_slice(&header[..len]));

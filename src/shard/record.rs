@@ -107,7 +107,7 @@ impl Core {
             number: self.conn_id(slot).to_bits(),
             client: self.client_id(slot),
             state,
-            link: Some(self.link_record(link, peer, &name_of)),
+            link: Some(self.link_record(slot, link, peer, &name_of)),
             due: peer.timer.due(tick_of(now)).map(|tick| Moment::of(time_of(tick), now)),
             ping_due: peer.liveness().map(|_| Moment::of(time_of(link.ping_due.near(tick_of(now))), now)),
             awaits_pong: link.awaits_pong(),
@@ -123,6 +123,7 @@ impl Core {
 
     fn link_record(
         &self,
+        slot: u32,
         link: &Link,
         peer: &Peer,
         name_of: &dyn Fn(ChannelIndex) -> ChannelName,
@@ -136,6 +137,8 @@ impl Core {
             read_paused: lag.is_some_and(|lag| lag.read_paused),
             held: lag.is_some_and(|lag| lag.held),
             peer_ended: link.peer_ended(),
+            deflate: u8::from(link.inflates()) + u8::from(link.deflates()),
+            unread: Bytes::copy_from_slice(self.links.compression.unread_of(link.sock(slot))),
         }
     }
 

@@ -49,6 +49,20 @@ counters! {
     websocket_upgrades_total,
     /// Messages received over WebSocket.
     messages_received_total,
+    /// Messages that were received compressed.
+    messages_inflated_total,
+    /// Bytes of these after they were inflated.
+    inflated_bytes_total,
+    /// How often a client was not read from because the shard had inflated enough for one turn.
+    inflating_paused_total,
+    /// Messages compressed: a publication once, whatever the number of its subscribers.
+    messages_compressed_total,
+    /// Bytes of messages before they were compressed.
+    compressed_in_bytes_total,
+    /// Bytes of the same after it.
+    compressed_out_bytes_total,
+    /// Upgrades to WebSocket that agreed on compression.
+    websocket_compressed_total,
     /// Bytes received.
     received_bytes_total,
     /// Bytes handed to the kernel.
@@ -139,6 +153,7 @@ pub enum Cause {
     TlsOnPlainPort,
     FrameNotUtf8,
     FrameTooBig,
+    FrameNotDeflate,
     AcceptFull,
     AcceptNoMemory,
     AcceptOther,
@@ -154,7 +169,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 28] = [
+    const ALL: [(Cause, &'static str); 29] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
@@ -171,6 +186,7 @@ impl Cause {
         (Cause::TlsOnPlainPort, "tls_on_plain_port"),
         (Cause::FrameNotUtf8, "frame_not_utf8"),
         (Cause::FrameTooBig, "frame_too_big"),
+        (Cause::FrameNotDeflate, "frame_not_deflate"),
         (Cause::AcceptFull, "accept_full"),
         (Cause::AcceptNoMemory, "accept_no_memory"),
         (Cause::AcceptOther, "accept_other"),

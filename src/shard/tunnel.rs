@@ -122,7 +122,8 @@ impl Core {
                 }
                 return;
             }
-            Message::Ping(_) | Message::Close { .. } => return,
+            // Tunnels agree on no compression.
+            Message::Compressed { .. } | Message::Ping(_) | Message::Close { .. } => return,
         };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };

@@ -8,9 +8,10 @@ use crate::base::ids::ConnId;
 use crate::proto::centrifuge::{Format, Push};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::frames;
+use crate::proto::websocket::deflate::Deflater;
 use crate::shard::control_request::{PushUsers, Pushed, Reply, UserMessage};
 use crate::shard::core::Core;
-use crate::shard::framing::push_frame;
+use crate::shard::framing::{encoded, push_frame};
 use crate::shard::gather::Tally;
 use crate::shard::homes::WAITING_MAIL_MAX;
 use crate::shard::mailbox::{Mail, PushMail};
@@ -85,13 +86,15 @@ impl Core {
     /// False when the connection is gone, or goes because it cannot take the message.
     fn push_to_one(&mut self, conn: ConnId, message: &UserMessage) -> bool {
         let Some(slot) = self.live(conn) else { return false };
-        let frame = match self.links.connections.kind(slot) {
-            Some(Kind::Client(session)) if session.is_connected() => {
-                frame_of(message, session.format().encoding())
+        let Some(connection) = self.links.connections.get(slot) else { return false };
+        let deflater = &mut self.links.compression.deflater;
+        let frame = match &connection.peer.kind {
+            Kind::Client(session) if session.is_connected() => {
+                frame_of(message, session.format().encoding(), connection.link.deflates(), deflater)
             }
-            Some(Kind::Unidirectional(uni)) if uni.is_streaming() => {
+            Kind::Unidirectional(uni) if uni.is_streaming() => {
                 let (kind, chunked) = (uni.encoding(), uni.chunked);
-                let frame = frame_of(message, kind);
+                let frame = frame_of(message, kind, connection.link.deflates(), deflater);
                 match kind == Encoding::JsonLines && !chunked {
                     true => frames::without_chunks(&frame).into(),
                     false => frame,
@@ -108,10 +111,11 @@ impl Core {
 }
 
 /// The frame of a message in an encoding, made by the first delivery that needs it.
-fn frame_of(message: &UserMessage, kind: Encoding) -> Bytes {
-    let frame = message.encoded.get_or_encode(kind.id(), || match Format::of(kind) {
+fn frame_of(message: &UserMessage, kind: Encoding, deflates: bool, deflater: &mut Deflater) -> Bytes {
+    let id = if deflates && kind.is_websocket() { kind.compressed_id() } else { kind.id() };
+    let frame = || match Format::of(kind) {
         Some(format) => push_frame(format, "", &Push::Message(Some(&message.data))),
         None => frames::message(kind, &message.data),
-    });
-    frame.clone()
+    };
+    encoded(&message.encoded, id, frame, deflater).clone()
 }

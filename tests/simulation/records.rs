@@ -33,7 +33,12 @@ pub fn check(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut Co
         assert_eq!(read, peer);
         check_state(&read, options, coverage);
         if let Some(decoder) = read.link.as_ref().and_then(|link| link.decoder.as_ref()) {
-            let restored = Decoder::from_record(Role::Server, options.message_bytes_max, decoder);
+            let restored = Decoder::from_record(
+                Role::Server,
+                options.message_bytes_max,
+                options.compression.is_some(),
+                decoder,
+            );
             assert_eq!(restored.expect("a decoder that was").to_record().as_ref(), Some(decoder));
             coverage.count("records_half_frame");
         }

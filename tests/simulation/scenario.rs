@@ -364,6 +364,7 @@ fn options(
         send_buffer_bytes: 1_000,
         channels_max: prng.usize(3..12),
         message_bytes_max: 8 * 1024,
+        compression: None,
         outbox_bytes_max: *pick(prng, &[1_000, 4_000, 64 * 1024]),
         http_body_bytes_max: 1_000,
         http: HttpLimits {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::close::parse_close;
-use super::encode::FRAME_HEADER_BYTES_MAX;
+use super::encode::{FRAME_HEADER_BYTES_MAX, RSV1};
 use super::mask::{apply_mask, rotate_key};
 use super::utf8::Utf8Stream;
 use super::{Message, Opcode, Role, WsFault};
@@ -38,6 +38,8 @@ const PAYLOAD_KEPT_BYTES: usize = 4 * 1024;
 pub struct Decoder {
     pub(super) role: Role,
     pub(super) message_bytes_max: usize,
+    /// Messages may be compressed.
+    pub(super) deflating: bool,
     /// The beginning of a frame header that is not complete.
     pub(super) header: [u8; FRAME_HEADER_BYTES_MAX],
     pub(super) header_len: u8,
@@ -45,6 +47,8 @@ pub struct Decoder {
     pub(super) frame: Option<Frame>,
     /// The data message whose frames are coming. `frame` may be one of them or a control frame between them.
     pub(super) message: Option<Kind>,
+    /// Whether `message` is compressed.
+    pub(super) compressed: bool,
     /// Payload of `message` so far, unmasked; after a stored message was returned, that message.
     pub(super) payload: Vec<u8>,
     /// `payload` belongs to a message that has been returned.
@@ -68,6 +72,8 @@ pub(super) enum Kind {
 pub(super) struct Frame {
     pub(super) opcode: Opcode,
     pub(super) fin: bool,
+    /// RSV1, on the first frame of a message.
+    pub(super) compressed: bool,
     /// Turned to the next byte of the payload. `None` from a server.
     pub(super) key: Option<[u8; 4]>,
     /// Payload bytes that are still to come.
@@ -78,7 +84,9 @@ pub(super) struct Frame {
 enum Found {
     /// Unmasked, in the input.
     InPlace(Opcode, Range<usize>),
-    /// In `payload`.
+    /// The same, compressed.
+    InPlaceCompressed(Opcode, Range<usize>),
+    /// In `payload`, compressed or not as `compressed` says.
     Stored(Kind),
     /// In `control`.
     Control(Opcode),
@@ -91,16 +99,24 @@ impl Decoder {
         Decoder {
             role,
             message_bytes_max,
+            deflating: false,
             header: [0; FRAME_HEADER_BYTES_MAX],
             header_len: 0,
             frame: None,
             message: None,
+            compressed: false,
             payload: Vec::new(),
             payload_returned: false,
             utf8: Utf8Stream::default(),
             control: [0; limits::WS_CONTROL_BYTES_MAX],
             control_len: 0,
         }
+    }
+
+    /// The same, for a connection on which permessage-deflate was agreed on or not.
+    pub fn deflating(mut self, deflating: bool) -> Decoder {
+        self.deflating = deflating;
+        self
     }
 
     /// Whether nothing incomplete is stored: a new decoder would go on just as well.
@@ -134,10 +150,16 @@ impl Decoder {
             None => None,
             Some(Found::Stored(kind)) => {
                 self.payload_returned = true;
-                Some(data_message(kind, &self.payload)?)
+                Some(match self.compressed {
+                    true => Message::Compressed { text: kind == Kind::Text, payload: &self.payload },
+                    false => data_message(kind, &self.payload)?,
+                })
             }
             Some(Found::Control(opcode)) => {
                 Some(control_message(opcode, &self.control[..self.control_len.into()])?)
+            }
+            Some(Found::InPlaceCompressed(opcode, range)) => {
+                Some(Message::Compressed { text: opcode == Opcode::Text, payload: &input[range] })
             }
             Some(Found::InPlace(opcode, range)) => Some(match opcode {
                 Opcode::Text => data_message(Kind::Text, &input[range])?,
@@ -186,7 +208,8 @@ impl Decoder {
             let kind = match (self.message, frame.opcode) {
                 (Some(kind), _) => kind,
                 (None, opcode) if complete && frame.fin => {
-                    return Ok((at, Some(Found::InPlace(opcode, range))));
+                    let found = if frame.compressed { Found::InPlaceCompressed } else { Found::InPlace };
+                    return Ok((at, Some(found(opcode, range))));
                 }
                 // Header and payload written apart by the peer: the payload may still come whole in the next read.
                 (None, _) if taken == 0 && !complete => {
@@ -196,7 +219,10 @@ impl Decoder {
                 (None, Opcode::Text) => Kind::Text,
                 (None, _) => Kind::Binary,
             };
-            self.message = Some(kind);
+            if self.message.is_none() {
+                self.message = Some(kind);
+                self.compressed = frame.compressed;
+            }
             self.store_payload(kind, &input[range], rest)?;
             if !complete {
                 self.frame = Some(rest);
@@ -238,11 +264,16 @@ impl Decoder {
     /// Checks as much of a header as there is; `None` when that is not all of it.
     pub(super) fn parse_header(&self, bytes: &[u8]) -> Result<Option<(Frame, usize)>, WsFault> {
         let Some(&first) = bytes.first() else { return Ok(None) };
-        if first & 0x70 != 0 {
+        let compressed = first & RSV1 != 0;
+        if first & 0x70 & !RSV1 != 0 || compressed && !self.deflating {
             return Err(WsFault::protocol("reserved bit set"));
         }
         let fin = first & 0x80 != 0;
         let opcode = Opcode::from_bits(first & 0x0f).ok_or(WsFault::protocol("reserved opcode"))?;
+        if compressed && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+            // RFC 7692 section 6.1.
+            return Err(WsFault::protocol("only the first frame of a message says that it is compressed"));
+        }
         match (opcode, self.message) {
             (Opcode::Continuation, None) => return Err(WsFault::protocol("continuation of no message")),
             (Opcode::Text | Opcode::Binary, Some(_)) => {
@@ -287,7 +318,8 @@ impl Decoder {
             len => (u64::from(len), 2),
         };
         let left = usize::try_from(len).map_err(|_| WsFault::TOO_BIG)?;
-        if !opcode.is_control() && left > self.message_bytes_max.saturating_sub(self.payload.len()) {
+        let bytes_max = self.payload_bytes_max(compressed || self.compressed && self.message.is_some());
+        if !opcode.is_control() && left > bytes_max.saturating_sub(self.payload.len()) {
             return Err(WsFault::TOO_BIG);
         }
 
@@ -299,7 +331,14 @@ impl Decoder {
             key = Some(bytes);
             header_len += 4;
         }
-        Ok(Some((Frame { opcode, fin, key, left }, header_len)))
+        Ok(Some((Frame { opcode, fin, compressed, key, left }, header_len)))
+    }
+
+    /// A message that compression makes no shorter grows by an eighth at most, in blocks of fixed codes, and by some bytes
+    /// for its end.
+    fn payload_bytes_max(&self, compressed: bool) -> usize {
+        let more = if compressed { self.message_bytes_max / 8 + 16 } else { 0 };
+        self.message_bytes_max.saturating_add(more)
     }
 
     fn store_control(&mut self, piece: &[u8]) {
@@ -311,14 +350,14 @@ impl Decoder {
 
     /// Appends unmasked payload. `frame` is what remains of the frame after it.
     fn store_payload(&mut self, kind: Kind, piece: &[u8], frame: Frame) -> Result<(), WsFault> {
-        if kind == Kind::Text {
+        if kind == Kind::Text && !self.compressed {
             self.utf8.push(piece).map_err(|_| WsFault::NOT_UTF8)?;
         }
         let needed = self.payload.len() + piece.len();
         if needed > self.payload.capacity() {
             // Twice what has arrived, so that appending stays linear; never past the end, where it is known, nor the
             // bound, both of which `needed` respects.
-            let end = if frame.fin { needed + frame.left } else { self.message_bytes_max };
+            let end = if frame.fin { needed + frame.left } else { self.payload_bytes_max(self.compressed) };
             let capacity = needed.saturating_mul(2).min(end).max(needed);
             self.payload.reserve_exact(capacity - self.payload.len());
         }

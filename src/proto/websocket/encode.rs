@@ -7,8 +7,10 @@ use crate::base::limits;
 /// Longest frame header: two bytes, a 64-bit length, a mask.
 pub const FRAME_HEADER_BYTES_MAX: usize = 14;
 
-const FIN: u8 = 0x80;
+pub(super) const FIN: u8 = 0x80;
 const MASKED: u8 = 0x80;
+/// The first frame of a message whose payload is compressed.
+pub(super) const RSV1: u8 = 0x40;
 
 /// The header of an unmasked frame that is a whole message, for gathered writes: the first `len` bytes of the array.
 pub fn frame_header(opcode: Opcode, payload_len: usize) -> ([u8; FRAME_HEADER_BYTES_MAX], usize) {

@@ -1,4 +1,4 @@
-//! WebSocket (RFC 6455), both roles, without extensions.
+//! WebSocket (RFC 6455), both roles, with the extension permessage-deflate (RFC 7692).
 //!
 //! Inputs: a request head, then bytes from the peer, writable so that masks come off in place. Outputs: a handshake's
 //! answer, [`Message`]s that borrow from those bytes, frames in the caller's `Vec<u8>`. Must not know: sockets,
@@ -13,6 +13,7 @@
 
 mod close;
 mod decode;
+pub mod deflate;
 mod encode;
 mod handshake;
 mod mask;
@@ -73,6 +74,12 @@ impl Opcode {
 pub enum Message<'a> {
     Text(&'a str),
     Binary(&'a [u8]),
+    /// A data message as it is on the wire: an [`Inflater`](deflate::Inflater) makes it one of the above. Only where
+    /// compression was [agreed on](Decoder::deflating).
+    Compressed {
+        text: bool,
+        payload: &'a [u8],
+    },
     /// To be answered with a Pong of the same payload, at most 125 bytes (section 5.5.2).
     Ping(&'a [u8]),
     Pong(&'a [u8]),
@@ -98,6 +105,8 @@ impl WsFault {
     }
 
     const NOT_UTF8: WsFault = WsFault { close_code: 1007, reason: "text is not UTF-8" };
+    /// Compressed data that cannot be inflated (RFC 7692 section 6.2).
+    pub const NOT_DEFLATE: WsFault = WsFault { close_code: 1007, reason: "compressed data is not valid" };
     const TOO_BIG: WsFault = WsFault { close_code: 1009, reason: "message too big" };
 }
 

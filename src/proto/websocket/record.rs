@@ -23,15 +23,17 @@ impl Decoder {
                 fin: frame.fin,
                 key: frame.key.map(u32::from_be_bytes),
                 left: frame.left as u64,
+                compressed: frame.compressed,
             }),
             message_is_text: self.message.map(|kind| kind == Kind::Text),
             payload: Bytes::copy_from_slice(payload),
             partial_character: Bytes::copy_from_slice(self.utf8.partial()),
             control: Bytes::copy_from_slice(self.control()),
+            compressed: self.compressed && self.message.is_some(),
         })
     }
 
-    /// The same decoder for the next read. `message_bytes_max` may be another than the one that it had: it counts for
+    /// The same decoder for the next read; `deflating` as it [was](Decoder::deflating). `message_bytes_max` may be another than the one that it had: it counts for
     /// frames that are still to begin.
     ///
     /// # Errors
@@ -39,12 +41,17 @@ impl Decoder {
     pub fn from_record(
         role: Role,
         message_bytes_max: usize,
+        deflating: bool,
         record: &DecoderRecord,
     ) -> Result<Decoder, RecordFault> {
-        let mut decoder = Decoder::new(role, message_bytes_max);
+        let mut decoder = Decoder::new(role, message_bytes_max).deflating(deflating);
+        decoder.compressed = record.compressed;
+        if record.compressed && (!deflating || record.message_is_text.is_none()) {
+            return Err(RecordFault::Impossible("a compressed message"));
+        }
         decoder.message = record.message_is_text.map(|text| if text { Kind::Text } else { Kind::Binary });
         decoder.payload = record.payload.to_vec();
-        if decoder.message != Some(Kind::Text) && !record.partial_character.is_empty()
+        if (decoder.message != Some(Kind::Text) || record.compressed) && !record.partial_character.is_empty()
             || decoder.message.is_none() && !record.payload.is_empty()
         {
             return Err(RecordFault::Impossible("payload of no message"));
@@ -85,10 +92,17 @@ impl Decoder {
             (Opcode::Continuation, message) => message.is_some(),
             _ => true,
         };
-        if !fits || !belongs || frame.key.is_some() != (self.role == Role::Server) {
+        let begins =
+            matches!(opcode, Opcode::Text | Opcode::Binary) && (self.message.is_none() || self.compressed);
+        let compressed = frame.compressed;
+        if !fits
+            || !belongs
+            || compressed && !(self.deflating && begins)
+            || frame.key.is_some() != (self.role == Role::Server)
+        {
             return Err(impossible);
         }
-        Ok(Frame { opcode, fin: frame.fin, key: frame.key.map(u32::to_be_bytes), left })
+        Ok(Frame { opcode, fin: frame.fin, compressed, key: frame.key.map(u32::to_be_bytes), left })
     }
 
     fn control(&self) -> &[u8] {
@@ -107,6 +121,10 @@ mod tests {
 
     const MAX: usize = 4096;
 
+    fn new_decoder() -> Decoder {
+        Decoder::new(Role::Server, MAX).deflating(true)
+    }
+
     /// Frames of a client: messages whole and in fragments, control frames between them.
     fn stream(prng: &mut Prng) -> Vec<u8> {
         let mut out = Vec::new();
@@ -115,14 +133,19 @@ mod tests {
                 (0..prng.usize(..60)).map(|_| ['a', 'é', '€', '😀'][prng.usize(..4)]).collect();
             let opcode = if prng.bool() { Opcode::Text } else { Opcode::Binary };
             let key = prng.u32(..).to_be_bytes();
+            // As compressed as any other bytes: what is inside is not looked at here.
+            let start = out.len();
+            let rsv1 = if prng.bool() { 0x40 } else { 0 };
             if prng.bool() {
                 write_frame_masked(&mut out, opcode, text.as_bytes(), key);
+                out[start] |= rsv1;
                 continue;
             }
             // Cut anywhere, inside of characters too.
             let cut = prng.usize(..=text.len());
             let (first, last) = text.as_bytes().split_at(cut);
             write_fragment_masked(&mut out, opcode, false, first, key);
+            out[start] |= rsv1;
             write_frame_masked(&mut out, Opcode::Ping, &text.as_bytes()[..cut.min(100)], key);
             write_fragment_masked(&mut out, Opcode::Continuation, true, last, key);
         }
@@ -151,9 +174,9 @@ mod tests {
             let mut prng = Prng::with_seed(seed);
             let stream = stream(&mut prng);
             let mut whole = Vec::new();
-            decoded(&mut Decoder::new(Role::Server, MAX), &mut stream.clone(), &mut whole).unwrap();
+            decoded(&mut new_decoder(), &mut stream.clone(), &mut whole).unwrap();
             let mut seen = Vec::new();
-            let mut decoder = Decoder::new(Role::Server, MAX);
+            let mut decoder = new_decoder();
             let mut at = 0;
             while at < stream.len() {
                 let end = (at + prng.usize(1..20)).min(stream.len());
@@ -161,8 +184,8 @@ mod tests {
                 at = end;
                 let record = decoder.to_record();
                 decoder = match &record {
-                    None => Decoder::new(Role::Server, MAX),
-                    Some(record) => Decoder::from_record(Role::Server, MAX, record).unwrap(),
+                    None => new_decoder(),
+                    Some(record) => Decoder::from_record(Role::Server, MAX, true, record).unwrap(),
                 };
                 assert_eq!(decoder.to_record(), record, "seed {seed}");
             }
@@ -185,13 +208,18 @@ mod tests {
                     fin: prng.bool(),
                     key: prng.bool().then(|| prng.u32(..)),
                     left: if prng.bool() { prng.u64(..140) } else { prng.u64(..) },
+                    compressed: prng.u8(..4) == 0,
                 }),
                 message_is_text: prng.bool().then(|| prng.bool()),
                 payload: if prng.bool() { payload } else { partial.clone() },
                 partial_character: if prng.bool() { partial } else { Bytes::new() },
                 control: if prng.bool() { control } else { Bytes::new() },
+                compressed: prng.u8(..4) == 0,
             };
-            let Ok(mut decoder) = Decoder::from_record(Role::Server, MAX, &record) else { continue };
+            let deflating = prng.bool();
+            let Ok(mut decoder) = Decoder::from_record(Role::Server, MAX, deflating, &record) else {
+                continue;
+            };
             accepted += 1;
             let mut more = stream(&mut prng);
             apply_mask(&mut more[..prng.usize(..2)], [prng.u8(..); 4]);

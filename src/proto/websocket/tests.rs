@@ -18,6 +18,7 @@ impl From<Message<'_>> for Got {
         match message {
             Message::Text(text) => Got::Text(text.into()),
             Message::Binary(bytes) => Got::Binary(bytes.into()),
+            Message::Compressed { .. } => panic!("nobody agreed on compression"),
             Message::Ping(bytes) => Got::Ping(bytes.into()),
             Message::Pong(bytes) => Got::Pong(bytes.into()),
             Message::Close { code, reason } => Got::Close(code, reason.into()),

@@ -4,19 +4,20 @@
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{ChannelName, EncodingId, Position};
+use crate::base::ids::{ChannelName, Position};
 use crate::base::publication::Publication;
 use crate::hub::followed::{ChannelIndex, FollowedChannels, Item};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::frames;
 use crate::proto::unidirectional::position::write_position;
+use crate::proto::websocket::deflate::Deflater;
 use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::framing::encode_item;
 use crate::shard::outbox::Outbox;
 use crate::shard::peer::Kind;
 
-/// Puts the frame of one item in line for a connection, as its unidirectional client must have it.
+/// Puts the frame of one item in line for a connection, as its peer must have it; gives the frame's bytes.
 pub fn append_item(
     outbox: &mut Outbox,
     local: &FollowedChannels,
@@ -24,9 +25,10 @@ pub fn append_item(
     connection: &mut Connection,
     channel: ChannelIndex,
     item: &Item,
-    encoding: EncodingId,
-) {
-    let shared = encode_item(item, encoding);
+    deflater: &mut Deflater,
+) -> usize {
+    let Some(encoding) = connection.encoding() else { return 0 };
+    let shared = encode_item(item, encoding, deflater);
     if let Kind::Unidirectional(uni) = &connection.peer.kind
         && let Item::Publication(publication) = item
         && uni.has_own_frames(uni.subs().len())
@@ -36,17 +38,19 @@ pub fn append_item(
             let frame = outbox.frame(part);
             outbox.append(slot, &mut connection.link.chain, frame);
         }
-        return;
+        return shared.len();
     }
     let frame = outbox.frame(shared.clone());
     outbox.append(slot, &mut connection.link.chain, frame);
+    shared.len()
 }
 
 impl Core {
-    /// Sends one item that was missed, as its unidirectional client must have it.
-    pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item, encoding: EncodingId) {
+    /// Sends one item that was missed, as its peer must have it.
+    pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let shared = encode_item(&item, encoding).clone();
+        let Some(encoding) = connection.encoding() else { return };
+        let shared = encode_item(&item, encoding, &mut self.links.compression.deflater).clone();
         match (&connection.peer.kind, &item) {
             (Kind::Unidirectional(uni), Item::Publication(publication))
                 if uni.has_own_frames(uni.subs().len()) =>

@@ -11,6 +11,7 @@ use crate::proto::unidirectional::position::write_position;
 use crate::proto::unidirectional::{answer, frames};
 use crate::session::unidirectional::{AfterJoin, Asking, Mode};
 use crate::shard::core::Core;
+use crate::shard::framing::encoded;
 use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
@@ -157,6 +158,9 @@ impl Core {
             // It has no words for it but this.
             return self.close(slot, Disconnect::INSUFFICIENT_STATE);
         }
+        let connection = self.links.connections.get(slot);
+        let shared = connection.and_then(|connection| connection.encoding()).filter(|_| !own_frames);
+        let encoding = shared.unwrap_or(kind.id());
         let mut budget = self.env.options.outbox_bytes_max / 2;
         for (at, asked) in asking.channels.iter().enumerate() {
             for publication in &asked.publications {
@@ -168,10 +172,9 @@ impl Core {
                 {
                     *stands = publication.position;
                 }
-                let frame = publication
-                    .encoded
-                    .get_or_encode(kind.id(), || frames::encode(kind, publication))
-                    .clone();
+                let frame = || frames::encode(kind, publication);
+                let deflater = &mut self.links.compression.deflater;
+                let frame = encoded(&publication.encoded, encoding, frame, deflater).clone();
                 budget = budget.saturating_sub(frame.len());
                 match own_frames {
                     false => self.send(slot, frame),

@@ -32,6 +32,7 @@ use crate::session::request::{Said, Stop, UnidirectionalRequest, read};
 use crate::session::token::TokenFault;
 use crate::session::unidirectional::{Asking, Mode, ReplyForm, Unidirectional, Work};
 use crate::shard::clients::changed;
+use crate::shard::compression::write_switch;
 use crate::shard::core::Core;
 use crate::shard::cors::{cors_fields, permission};
 use crate::shard::link::ClosingEnd;
@@ -118,7 +119,7 @@ impl Core {
         if request.mode == Mode::Publish {
             return self.expect_publication(slot, request, form, head, bytes, head_len);
         }
-        match self.opening(&request, &form, head) {
+        match self.opening(slot, &request, &form, head) {
             Ok(opening) if form.head_only && matches!(request.mode, Mode::Stream(_)) => {
                 // The head that a GET would get, and no stream behind it.
                 self.leave_protocol(slot, opening.into(), ClosingEnd::Fin);
@@ -141,6 +142,7 @@ impl Core {
     /// What a stream begins with.
     fn opening(
         &mut self,
+        slot: u32,
         request: &UnidirectionalRequest,
         form: &ReplyForm,
         head: &RequestHead<'_>,
@@ -148,7 +150,9 @@ impl Core {
         let mut out = Vec::new();
         let Mode::Stream(kind) = request.mode else { return Ok(out) };
         if matches!(kind, Encoding::WebSocketJson | Encoding::WebSocketBare) {
-            websocket::accept(head, &[])?.write(&mut out, &[]);
+            let (handshake, agreed) = (websocket::accept(head, &[])?, self.negotiate(head)?);
+            self.set_compression(slot, agreed);
+            write_switch(&mut out, &handshake, agreed);
             return Ok(out);
         }
         let date = http1::http_date(self.unix_s());
