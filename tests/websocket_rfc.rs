@@ -85,6 +85,7 @@ fn decode_until_fault(
                 None => break,
                 Some(Message::Text(text)) => Theirs::text(text),
                 Some(Message::Binary(bytes)) => Theirs::binary(bytes.to_vec()),
+                Some(Message::Compressed { .. }) => unreachable!("nobody agreed on compression"),
                 Some(Message::Ping(bytes)) => Theirs::Ping(bytes.to_vec().into()),
                 Some(Message::Pong(bytes)) => Theirs::Pong(bytes.to_vec().into()),
                 Some(Message::Close { code, reason }) => {

@@ -51,6 +51,7 @@ fn ours(input: &[u8], step: usize) -> (Vec<Seen>, Option<WsFault>) {
                 None => break,
                 Some(Message::Text(text)) => seen.push(Seen::Text(text.into())),
                 Some(Message::Binary(bytes)) => seen.push(Seen::Binary(bytes.into())),
+                Some(Message::Compressed { .. }) => unreachable!("nobody agreed on compression"),
                 Some(Message::Ping(bytes)) => seen.push(Seen::Ping(bytes.into())),
                 Some(Message::Pong(bytes)) => seen.push(Seen::Pong(bytes.into())),
                 Some(Message::Close { .. }) => {

@@ -74,6 +74,9 @@ pub struct LoadArgs {
     /// Connections opened a second. Left out: as fast as they become ready.
     #[arg(long, value_name = "RATE")]
     pub open_rate: Option<f64>,
+    /// Offer compression (permessage-deflate) in each upgrade to WebSocket.
+    #[arg(long)]
+    pub compression: bool,
     /// Bytes of a publication's or request's data; at least 76.
     #[arg(long, default_value_t = 100, value_name = "BYTES")]
     pub payload: usize,

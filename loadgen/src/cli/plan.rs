@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use trunkline::base::prng::Prng;
 use trunkline::proto::http1::{is_field_value, is_token};
+use trunkline::proto::websocket::deflate::OFFER;
 
 use super::address::Address;
 use super::{Cli, LoadArgs, ProfileName, ProtocolArgs, Scenario, scenarios};
@@ -187,12 +188,16 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
     if load.profile == ProfileName::Sse {
         headers.push(("Accept".into(), "text/event-stream".into()));
     }
+    if load.compression {
+        headers.push(("Sec-WebSocket-Extensions".into(), OFFER.into()));
+    }
     Ok(Plan {
         name: "target".into(),
         profile: profile(load, &address, run)?,
         target,
         host: address.host.clone(),
         headers,
+        compression: load.compression,
         sources: match &load.source[..] {
             [] => Sources::default_for(target, connections),
             list => Sources::List(list.to_vec()),
@@ -356,6 +361,7 @@ pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32
         publishing: Publishing::Http(floor_publishing(target, &host)),
         host,
         headers: Vec::new(),
+        compression: false,
         sources: Sources::default_for(target, beside.connections),
         engine: EngineOptions { connections: beside.connections, ..plan.engine },
         channel_prefix: plan.channel_prefix.clone(),

@@ -37,6 +37,9 @@ pub const ENTERED: u8 = 1 << 4;
 /// Counted among its channels' subscribers: ready, and never stalled.
 pub const COUNTED: u8 = 1 << 5;
 
+/// The upgrade has agreed on compression.
+pub const COMPRESSED: u8 = 1 << 6;
+
 pub struct Conn {
     pub state: State,
     pub flags: u8,

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use trunkline::base::time::Time;
 use trunkline::proto::http1::{ResponseHead, parse_response_head};
-use trunkline::proto::websocket::{Decoder, Message, Role, check_response};
+use trunkline::proto::websocket::deflate::check_extension;
+use trunkline::proto::websocket::{Decoder, Message, Role, WsFault, check_response, check_upgrade};
 
 use super::Shared;
-use super::conn::{CHUNKED, Conn, STALLED, State, WAITING};
+use super::conn::{CHUNKED, COMPRESSED, Conn, STALLED, State, WAITING};
+use super::inflated::Inflated;
 use super::response::{chunk, whole_response};
 use crate::measure::{Arrival, Cause, MarkFinder, MarkKind, Measured, Tally};
 use crate::profile::{Client, Outgoing, Wire};
@@ -23,6 +25,7 @@ pub struct Desk<'a> {
     pub finder: &'a MarkFinder,
     pub measured: &'a mut Measured,
     pub tally: &'a mut Tally,
+    pub inflated: &'a mut Inflated,
     pub out: &'a mut Outgoing,
     pub number: u32,
     pub now: Time,
@@ -80,7 +83,15 @@ impl Desk<'_> {
                     return Err(Cause::Status(head.status));
                 }
                 let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
-                check_response(&head, KEY, &offered).map_err(Cause::Garbage)?;
+                if !self.shared.compression {
+                    check_response(&head, KEY, &offered).map_err(Cause::Garbage)?;
+                } else {
+                    check_upgrade(&head, KEY, &offered).map_err(Cause::Garbage)?;
+                    if check_extension(&head).map_err(Cause::Garbage)? {
+                        conn.flags |= COMPRESSED;
+                        self.measured.counters.compressed_connections += 1;
+                    }
+                }
             }
             Wire::Http => {
                 if head.status != 200 {
@@ -118,19 +129,30 @@ impl Desk<'_> {
         if conn.partial.as_ref().is_some_and(|partial| partial.text.is_empty()) {
             conn.partial = None;
         }
-        let mut decoder = kept.unwrap_or_else(|| Decoder::new(Role::Client, self.shared.message_bytes_max));
+        let bytes_max = self.shared.message_bytes_max;
+        let mut decoder =
+            kept.unwrap_or_else(|| Decoder::new(Role::Client, bytes_max).deflating(conn.is(COMPRESSED)));
+        let cause = |fault: WsFault| match fault.close_code {
+            1009 => Cause::TooLong,
+            _ => Cause::Protocol(fault.reason),
+        };
         let mut at = 0;
         loop {
-            let (consumed, message) =
-                decoder.decode(&mut bytes[at..]).map_err(|fault| match fault.close_code {
-                    1009 => Cause::TooLong,
-                    _ => Cause::Protocol(fault.reason),
-                })?;
+            let (consumed, message) = decoder.decode(&mut bytes[at..]).map_err(cause)?;
             at += consumed;
             match message {
                 None => break,
                 Some(Message::Text(text)) => self.take_framed(conn, text.as_bytes())?,
                 Some(Message::Binary(bytes)) => self.take_framed(conn, bytes)?,
+                Some(Message::Compressed { text, payload }) => {
+                    self.measured.counters.compressed_messages += 1;
+                    // Out of its place meanwhile: the message lies in it.
+                    let mut inflated = std::mem::take(self.inflated);
+                    let message = inflated.message(text, payload, bytes_max).map_err(cause);
+                    let taken = message.and_then(|message| self.take_framed(conn, message));
+                    *self.inflated = inflated;
+                    taken?;
+                }
                 Some(Message::Ping(payload)) => {
                     self.out.pong(payload);
                     self.measured.counters.pings += 1;

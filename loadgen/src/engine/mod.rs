@@ -4,6 +4,7 @@
 //! not know: scenarios, reports, the server's process.
 
 mod conn;
+mod inflated;
 mod input;
 mod response;
 mod worker;
@@ -19,6 +20,7 @@ use std::time::Duration;
 use trunkline::base::time::Time;
 
 pub(crate) use self::conn::{Conn, State};
+pub(crate) use self::inflated::Inflated;
 pub(crate) use self::input::{Desk, KEY, client};
 pub(crate) use self::response::whole_response;
 use self::worker::Worker;
@@ -46,6 +48,8 @@ pub struct Shared {
     pub host: String,
     /// Further header fields of the upgrade or GET.
     pub headers: Vec<(String, String)>,
+    /// permessage-deflate is among `headers`.
+    pub compression: bool,
     pub sources: Sources,
     /// Tells this run's marks from those of another.
     pub run: u32,

@@ -12,7 +12,8 @@ use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
 use trunkline::proto::websocket::write_request;
 
-use super::conn::{CHUNKED, COUNTED, Conn, ENTERED, RETURNS, STALLED, State, WAITING};
+use super::conn::{CHUNKED, COMPRESSED, COUNTED, Conn, ENTERED, RETURNS, STALLED, State, WAITING};
+use super::inflated::Inflated;
 use super::input::{Desk, KEY, client, write_get};
 use super::{Command, Live, Pace, Shared};
 use crate::measure::{Cause, Mark, MarkFinder, MarkKind, Measured, Tally, write_payload};
@@ -37,6 +38,7 @@ macro_rules! desk {
             finder: &$worker.finder,
             measured: &mut $worker.measured,
             tally: &mut $worker.tally,
+            inflated: &mut $worker.inflated,
             out: &mut $worker.out,
             number: $number,
             now: $now,
@@ -78,6 +80,7 @@ pub struct Worker {
     prng: Prng,
     finder: MarkFinder,
     tally: Tally,
+    inflated: Inflated,
     out: Outgoing,
     measured: Measured,
     failed: u64,
@@ -124,6 +127,7 @@ impl Worker {
             prng: Prng::with_seed(u64::from(shared.run) << 32 | u64::from(index)),
             finder: MarkFinder::default(),
             tally: Tally::default(),
+            inflated: Inflated::default(),
             out: Outgoing::new(),
             measured: Measured::default(),
             failed: 0,
@@ -359,7 +363,7 @@ impl Worker {
             self.shared.audience.enter(number, false);
         }
         self.outstanding -= u64::from(conn.is(WAITING));
-        conn.flags &= !(ENTERED | COUNTED | WAITING | CHUNKED);
+        conn.flags &= !(ENTERED | COUNTED | WAITING | CHUNKED | COMPRESSED);
         conn.state = State::Closing;
         conn.partial = None;
         self.net.close(slot);

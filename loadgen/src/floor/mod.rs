@@ -251,7 +251,8 @@ fn echo(peer: &mut Peer, bytes: &mut [u8]) -> bool {
             Some(Message::Text(text)) => write_frame(&mut out, Opcode::Text, text.as_bytes()),
             Some(Message::Binary(bytes)) => write_frame(&mut out, Opcode::Binary, bytes),
             Some(Message::Ping(payload)) => write_frame(&mut out, Opcode::Pong, payload),
-            Some(Message::Pong(_)) => {}
+            // Nobody offers the floor server an extension.
+            Some(Message::Pong(_) | Message::Compressed { .. }) => {}
             Some(Message::Close { .. }) => return false,
         }
     }

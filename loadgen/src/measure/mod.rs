@@ -108,6 +108,10 @@ counters! {
     replies,
     /// Messages that are nothing of the above.
     other_messages,
+    /// Connections whose upgrade has agreed on compression.
+    compressed_connections,
+    /// Messages that came compressed.
+    compressed_messages,
     /// Bytes read from sockets.
     bytes,
     /// Reads.

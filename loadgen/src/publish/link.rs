@@ -10,7 +10,7 @@ use trunkline::base::time::Time;
 use trunkline::proto::websocket::write_request;
 
 use super::{Job, Publishing, http};
-use crate::engine::{Conn, Desk, KEY, Shared, State, client};
+use crate::engine::{Conn, Desk, Inflated, KEY, Shared, State, client};
 use crate::measure::{Cause, MarkFinder, Measured, Tally};
 use crate::net::now;
 use crate::profile::{Outgoing, Wire};
@@ -53,6 +53,7 @@ struct Talk {
     finder: MarkFinder,
     measured: Measured,
     tally: Tally,
+    inflated: Inflated,
 }
 
 impl Link {
@@ -212,6 +213,7 @@ impl Link {
             finder: MarkFinder::default(),
             measured: Measured::default(),
             tally: Tally::default(),
+            inflated: Inflated::default(),
         };
         let ready = talk.wire == Wire::Tcp && talk.desk(shared, |desk, conn| desk.open(conn));
         self.out.extend_from_slice(talk.outgoing.bytes());
@@ -316,6 +318,7 @@ impl Talk {
             finder: &self.finder,
             measured: &mut self.measured,
             tally: &mut self.tally,
+            inflated: &mut self.inflated,
             out: &mut self.outgoing,
             number: u32::MAX,
             now: now(),

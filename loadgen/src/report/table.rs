@@ -102,6 +102,9 @@ fn phase_text(out: &mut String, phase: &PhaseResult) {
             );
         }
     }
+    if counters.compressed_messages > 0 {
+        let _ = writeln!(out, "  {} messages came compressed", counters.compressed_messages);
+    }
     if counters.pings > 0 {
         let _ = writeln!(out, "  {} pings answered", counters.pings);
     }

@@ -128,6 +128,7 @@ fn shared(plan: &Plan, audience: Audience) -> Shared {
         target: plan.target,
         host: plan.host.clone(),
         headers: plan.headers.clone(),
+        compression: plan.compression,
         sources: plan.sources.clone(),
         run: plan.run,
         measure_from: AtomicU64::new(0),

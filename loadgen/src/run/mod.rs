@@ -30,6 +30,8 @@ pub struct Plan {
     pub host: String,
     /// Further header fields of each connection's upgrade or GET.
     pub headers: Vec<(String, String)>,
+    /// permessage-deflate is offered in `headers`.
+    pub compression: bool,
     pub sources: Sources,
     pub engine: EngineOptions,
     pub channels: u32,

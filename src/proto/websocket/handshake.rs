@@ -184,12 +184,28 @@ pub fn write_request(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Checks a server's answer to [`write_request`] with the same `key` and `protocols` (section 4.1), and returns the
-/// subprotocol it chose.
+/// As [`check_upgrade`], when no extension was offered: none must be used.
+///
+/// # Errors
+/// The same, and an extension.
+pub fn check_response<'p>(
+    head: &ResponseHead<'_>,
+    key: &[u8; 16],
+    protocols: &[&'p str],
+) -> Result<Option<&'p str>, &'static str> {
+    let chosen = check_upgrade(head, key, protocols)?;
+    if head.fields.tokens("Sec-WebSocket-Extensions").next().is_some() {
+        return Err("the server uses an extension that was not offered");
+    }
+    Ok(chosen)
+}
+
+/// Checks a server's answer to [`write_request`] with the same `key` and `protocols` (section 4.1), but for its
+/// extensions, and returns the subprotocol it chose.
 ///
 /// # Errors
 /// What is wrong with it. For another status than 101 the server has refused; the status says why.
-pub fn check_response<'p>(
+pub fn check_upgrade<'p>(
     head: &ResponseHead<'_>,
     key: &[u8; 16],
     protocols: &[&'p str],
@@ -206,9 +222,6 @@ pub fn check_response<'p>(
     }
     if fields.only("Sec-WebSocket-Accept") != Some(&accept_key(&encode_key(key))) {
         return Err("Sec-WebSocket-Accept does not fit the key");
-    }
-    if fields.tokens("Sec-WebSocket-Extensions").next().is_some() {
-        return Err("the server uses an extension that was not offered");
     }
     let mut chosen = fields.all("Sec-WebSocket-Protocol");
     match (chosen.next(), chosen.next()) {

@@ -27,7 +27,7 @@ pub use encode::{
     write_fragment, write_fragment_masked, write_frame, write_frame_masked,
 };
 pub use handshake::{
-    ACCEPT_LEN, Handshake, HandshakeFault, accept, accept_key, check_response, write_request,
+    ACCEPT_LEN, Handshake, HandshakeFault, accept, accept_key, check_response, check_upgrade, write_request,
 };
 pub use mask::apply_mask;
 

@@ -13,7 +13,7 @@ mod negotiate;
 
 pub use compress::{CompressionOptions, Deflated, Deflater};
 pub use inflate::{FINAL_BLOCKS_MAX, Inflater};
-pub use negotiate::{Agreed, check_extension, negotiate};
+pub use negotiate::{Agreed, OFFER, check_extension, negotiate};
 
 /// What a flush leaves at the end of each message, and what is left out on the wire (section 7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];

@@ -70,8 +70,10 @@ pub fn negotiate(head: &RequestHead<'_>) -> Result<Option<Agreed>, HandshakeFaul
     Ok(chosen)
 }
 
-/// Reads a server's answer to the offer `permessage-deflate; client_no_context_takeover; server_no_context_takeover`.
-/// Whether compression was agreed on.
+/// A client's offer of what is spoken here.
+pub const OFFER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+/// Reads a server's answer to [`OFFER`]. Whether compression was agreed on.
 ///
 /// # Errors
 /// The server uses what was not offered, or answers with what no answer may hold (section 7.1).
