@@ -334,7 +334,11 @@ fn options(
     let channels_tight = prng.u8(..8) == 0;
     let (namespaces, rules) = namespaces.split();
     ShardOptions {
-        listeners: vec![ListenerOptions::default(), ListenerOptions { layer: Some(Arc::new(Maker)) }],
+        listeners: vec![
+            ListenerOptions::default(),
+            ListenerOptions { layer: Some(Arc::new(Maker)), ..ListenerOptions::default() },
+        ],
+        trusted: Default::default(),
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
         hub: HubLimits {
