@@ -14,7 +14,6 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,15 +33,15 @@ pub struct ListenerOptions {
 
 #[derive(Clone, Debug)]
 pub enum Bind {
-    /// Each driver binds a socket of its own here. Whether one of IPv6 is for that alone: `None` as the kernel has it.
-    Tcp(SocketAddr, Option<bool>),
+    /// Each driver binds a socket of its own here.
+    Tcp(SocketAddr),
     /// All drivers accept from this one.
     Unix(Arc<UnixSocket>),
 }
 
 impl From<SocketAddr> for ListenerOptions {
     fn from(address: SocketAddr) -> ListenerOptions {
-        ListenerOptions { bind: Bind::Tcp(address, None), addresses: false }
+        ListenerOptions { bind: Bind::Tcp(address), addresses: false }
     }
 }
 
@@ -56,7 +55,7 @@ impl ListenerOptions {
     /// As asked for: port 0 stays 0.
     pub fn address(&self) -> ListenAddress {
         match &self.bind {
-            Bind::Tcp(address, _) => ListenAddress::Tcp(*address),
+            Bind::Tcp(address) => ListenAddress::Tcp(*address),
             Bind::Unix(socket) => ListenAddress::Unix(socket.path.clone()),
         }
     }
@@ -64,8 +63,8 @@ impl ListenerOptions {
 
 /// A unix socket that listens. Its file goes with it, unless another socket has taken its place.
 ///
-/// Clients have no address there, and TCP's options ([`super::SocketOptions`]) do not exist: what the kernel keeps for a
-/// client that does not read is net.core.wmem_default, and a reset is an ordinary close.
+/// Clients have no address there, and TCP's options ([`SocketOptions`](crate::driver::SocketOptions)) do not exist: what the
+/// kernel keeps for a client that does not read is net.core.wmem_default, and a reset is an ordinary close.
 #[derive(Debug)]
 pub struct UnixSocket {
     listener: Socket,
@@ -108,14 +107,6 @@ impl UnixSocket {
         let file = identity(&fs::symlink_metadata(path)?);
         listener.listen(sys::BACKLOG)?;
         Ok(Arc::new(UnixSocket { listener, path: path.into(), file }))
-    }
-
-    /// The same socket for somebody else to accept from.
-    ///
-    /// # Errors
-    /// No descriptor is left.
-    pub fn listener(&self) -> io::Result<UnixListener> {
-        Ok(self.listener.try_clone()?.into())
     }
 
     pub fn path(&self) -> &Path {
@@ -183,7 +174,7 @@ fn identity(found: &Metadata) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::{UnixDatagram, UnixStream};
+    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 
     use super::*;
 

@@ -30,11 +30,11 @@ pub mod sim;
 mod suite;
 #[allow(unsafe_code)]
 mod sys;
+mod types;
 pub mod uring;
 
 use std::io;
 use std::net::IpAddr;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ use crate::base::time::Time;
 
 pub use self::listener::{Bind, ListenerOptions, UnixSocket};
 pub use self::sys::{give_memory_back, take_short_turns};
+pub use self::types::{AcceptFailure, Hold, Part, SendCause, SocketOptions, Wake};
 
 /// What happened since the last [`Driver::wait`].
 #[derive(Debug)]
@@ -66,16 +67,6 @@ pub enum Event {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AcceptFailure {
-    /// The driver's table or the process' descriptors are used up (EMFILE, ENFILE, full direct table).
-    Full,
-    /// The kernel is short of memory or buffers (ENOMEM, ENOBUFS).
-    NoMemory,
-    /// Any other errno.
-    Other(i32),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// The peer shut its sending side down in order (FIN).
     Finished,
@@ -90,18 +81,6 @@ pub struct Lent {
     pub(in crate::driver) len: u32,
 }
 
-/// Bytes the driver keeps alive until the end of the next [`Driver::flush`]. One reference count a flush,
-/// however many sends point into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hold(pub(in crate::driver) u32);
-
-/// One piece of a send: a range of held bytes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
-    pub hold: Hold,
-    pub range: Range<u32>,
-}
-
 /// A send that the kernel did not take whole. Sends that it took whole are silent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SendFailure {
@@ -111,21 +90,6 @@ pub struct SendFailure {
     /// stream continues exactly there.
     pub sent: u32,
     pub cause: SendCause,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SendCause {
-    /// The socket's buffer is full. Wait for [`Event::Writable`].
-    WouldBlock,
-    /// The kernel is short of memory (ENOBUFS, ENOMEM). Try again after a delay.
-    NoBuffers,
-    /// The connection is gone (EPIPE, ECONNRESET, ...). `Ended` may or may not follow; close it.
-    Broken(i32),
-}
-
-/// Wakes one shard from another thread. Cheap to call when the shard is awake already.
-pub trait Wake: Send + Sync {
-    fn wake(&self);
 }
 
 /// How a driver is made. The same for the two real ones.
@@ -139,18 +103,6 @@ pub struct DriverOptions {
     /// A power of two.
     pub recv_buffers: u16,
     pub socket: SocketOptions,
-}
-
-/// What every socket accepted by TCP inherits from its listener, so that it costs nothing at accept. A unix socket has none
-/// of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SocketOptions {
-    /// What the kernel may keep for a peer that does not read, payload (SO_SNDBUF; the kernel doubles it for what it needs
-    /// besides, and cuts it at net.core.wmem_max). 0: what the kernel finds right, up to net.ipv4.tcp_wmem.
-    pub send_buffer_bytes: u32,
-    /// How long a peer may leave what was sent unacknowledged, or its window shut, before the kernel breaks the connection
-    /// (TCP_USER_TIMEOUT), after a close as well. Zero: until the kernel's retries end, some 15 minutes.
-    pub send_timeout: Duration,
 }
 
 /// The contract is in the module's head; a `Sock` of an older generation is ignored by every method and counted.

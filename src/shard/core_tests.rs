@@ -55,8 +55,6 @@ fn options() -> ShardOptions {
     let rules = ChannelRules { permissions, ..ChannelRules::default() };
     ShardOptions {
         listeners: Vec::new(),
-        trusted: Default::default(),
-        compression: None,
         rules: Arc::new(namespaces.map(|_| rules.clone())),
         namespaces: Arc::new(namespaces),
         hub: HubLimits::default(),
@@ -96,6 +94,7 @@ fn options() -> ShardOptions {
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(5),
         client_limits: Default::default(),
+        compression: None,
         echo: false,
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use io_uring::opcode;
 use io_uring::types::Fd;
 
-use super::Ring;
-use crate::driver::Wake;
+use super::ring::Ring;
+use crate::driver::types::Wake;
 
 /// Wakes a ring from any thread, by one system call.
 ///

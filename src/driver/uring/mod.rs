@@ -18,6 +18,9 @@
 //!   close: CLOSING ── cancel polls ── POLL, WATCH, FINISH, RECV, RESET all gone ── CLOSE in flight ── Closed
 //! ```
 
+mod slot;
+mod token;
+
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
@@ -25,6 +28,10 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::slot::{
+    BLIND, CLOSE, CLOSING, ENDED, FINISH, OPEN, POLL, QUEUED, READABLE, READING, RECV, RESET, Slot, WATCH,
+};
+use self::token::{Kind, Token};
 use super::sys::{self, Completion, Op, Ring, RingWaker};
 use super::{
     Bind, Driver, DriverOptions, End, Event, Hold, Lent, ListenerOptions, Part, SendCause, SendFailure,
@@ -32,7 +39,7 @@ use super::{
 };
 use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
-use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_BITS, SLOT_MAX, Sock};
+use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_MAX, Sock};
 use crate::base::limits::LISTENERS_MAX;
 use crate::base::time::Time;
 
@@ -581,8 +588,8 @@ enum Source {
 impl Listener {
     fn try_new(options: &ListenerOptions, socket: SocketOptions) -> io::Result<Listener> {
         let (source, address, slot_flags) = match &options.bind {
-            Bind::Tcp(address, ipv6_only) => {
-                let listener = sys::listen(*address, *ipv6_only, socket)?;
+            Bind::Tcp(address) => {
+                let listener = sys::listen(*address, socket)?;
                 let address = ListenAddress::Tcp(listener.local_addr()?);
                 (Source::Tcp(listener), address, 0)
             }
@@ -602,137 +609,6 @@ impl Source {
             Source::Tcp(listener) => Op::Accept { listener: listener.as_fd() },
             Source::Unix(shared) => Op::AcceptOne { listener: shared.as_fd() },
         }
-    }
-}
-
-/// What the driver keeps for a socket.
-#[derive(Clone, Copy, Debug, Default)]
-struct Slot {
-    generation: u32,
-    flags: u32,
-}
-const _: () = assert!(size_of::<Slot>() == 8, "an idle connection's share of the driver");
-
-/// Between `Accepted` and `Closed`.
-const OPEN: u32 = 1;
-/// Reading is wanted.
-const READING: u32 = 1 << 1;
-/// Bytes or the end may be there to read.
-const READABLE: u32 = 1 << 2;
-/// In the queue of readable slots.
-const QUEUED: u32 = 1 << 3;
-/// The end was reported.
-const ENDED: u32 = 1 << 4;
-const CLOSING: u32 = 1 << 5;
-/// In flight: the multishot read poll, ...
-const POLL: u32 = 1 << 6;
-/// ... the poll for writing, ...
-const WATCH: u32 = 1 << 7;
-/// ... a receive, ...
-const RECV: u32 = 1 << 8;
-/// ... a shutdown, ...
-const FINISH: u32 = 1 << 9;
-/// ... the close, ...
-const CLOSE: u32 = 1 << 10;
-/// ... and the reset before it.
-const RESET: u32 = 1 << 11;
-/// A unix socket: most kernels do not say whether a read left bytes or the end, so it is read until it is dry.
-const BLIND: u32 = 1 << 12;
-
-impl Slot {
-    fn is(self, flag: u32) -> bool {
-        self.flags & flag != 0
-    }
-
-    fn any(self, flags: u32) -> bool {
-        self.flags & flags != 0
-    }
-
-    fn set(&mut self, flag: u32) {
-        self.flags |= flag;
-    }
-
-    fn clear(&mut self, flag: u32) {
-        self.flags &= !flag;
-    }
-}
-
-/// What a completion is of: the top byte of its token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-enum Kind {
-    Accept,
-    /// The poll of the waker's eventfd.
-    Wake,
-    /// A message of the waker.
-    Woken,
-    Cancel,
-    Send,
-    /// A send that was longer than one submission may be: it completes always, and is short even when it succeeds.
-    SendCut,
-    Poll,
-    Watch,
-    Recv,
-    Finish,
-    Close,
-    Reset,
-}
-
-const KINDS: [Kind; 12] = [
-    Kind::Accept,
-    Kind::Wake,
-    Kind::Woken,
-    Kind::Cancel,
-    Kind::Send,
-    Kind::SendCut,
-    Kind::Poll,
-    Kind::Watch,
-    Kind::Recv,
-    Kind::Finish,
-    Kind::Close,
-    Kind::Reset,
-];
-
-/// Tokens: kind in the top 8 bits, then generation (28) and slot (24) of a socket, or the tag (32) of a send, or a listener.
-struct Token;
-
-impl Token {
-    const KIND_SHIFT: u32 = 56;
-
-    fn of(kind: Kind, slot: u32, generation: u32) -> u64 {
-        ((kind as u64) << Self::KIND_SHIFT) | (u64::from(generation) << SLOT_BITS) | u64::from(slot)
-    }
-
-    fn send(kind: Kind, tag: u32) -> u64 {
-        ((kind as u64) << Self::KIND_SHIFT) | u64::from(tag)
-    }
-
-    fn accept(listener: u32) -> u64 {
-        Self::of(Kind::Accept, listener, 0)
-    }
-
-    fn wake() -> u64 {
-        Self::of(Kind::Wake, 0, 0)
-    }
-
-    fn woken() -> u64 {
-        Self::of(Kind::Woken, 0, 0)
-    }
-
-    fn cancel() -> u64 {
-        Self::of(Kind::Cancel, 0, 0)
-    }
-
-    fn kind(token: u64) -> Kind {
-        KINDS[(token >> Self::KIND_SHIFT) as usize]
-    }
-
-    fn slot(token: u64) -> (u32, u32) {
-        ((token as u32) & SLOT_MAX, ((token >> SLOT_BITS) as u32) & GENERATION_MASK)
-    }
-
-    fn tag(token: u64) -> u32 {
-        token as u32
     }
 }
 

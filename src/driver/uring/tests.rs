@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 
 use super::*;
 use crate::driver::suite::{Bind, Rig, SocketRig, driver_suite};
+use crate::driver::uring::token::KINDS;
 
 impl Bind for UringDriver {
     fn bind(options: &DriverOptions) -> io::Result<UringDriver> {

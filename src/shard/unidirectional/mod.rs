@@ -32,7 +32,7 @@ use crate::session::request::{Said, Stop, UnidirectionalRequest, read};
 use crate::session::token::TokenFault;
 use crate::session::unidirectional::{Asking, Mode, ReplyForm, Unidirectional, Work};
 use crate::shard::clients::changed;
-use crate::shard::compression::write_switch;
+use crate::shard::compressed::write_switch;
 use crate::shard::core::Core;
 use crate::shard::cors::{cors_fields, permission};
 use crate::shard::link::ClosingEnd;
