@@ -419,7 +419,7 @@ pub fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from
 }
 
 /// Whether the JSON is `[]`.
-pub fn is_empty_list(json: &str) -> bool {
+fn is_empty_list(json: &str) -> bool {
     json.strip_prefix('[').is_some_and(|rest| rest.trim_ascii_start() == "]")
 }
 

@@ -76,7 +76,7 @@ pub struct Payload {
 /// What the backend says to a [`TunnelCall`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TunnelAnswer {
-    Admitted(Box<Admission>),
+    Admitted(Box<TunnelAdmission>),
     /// The client may not connect: the status it gets, 401 or 403.
     Refused {
         status: u16,
@@ -90,7 +90,7 @@ pub enum TunnelAnswer {
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Admission {
+pub struct TunnelAdmission {
     /// The tunnel's place, for the case that the connection is gone by now.
     pub tunnel: u16,
     pub user: Option<UserName>,
@@ -124,23 +124,23 @@ pub struct Tunnel {
 const _: () = assert!(size_of::<Tunnel>() <= 64, "an idle connection of a tunnel costs its slot and this");
 
 pub(super) enum Stage {
-    Asking(Box<Asking>),
+    Asking(Box<TunnelAsking>),
     /// Boxed work only while a message is under way.
-    Open(Option<Box<Work>>),
+    Open(Option<Box<TunnelWork>>),
 }
 
 /// What is kept until the backend has said whether the client may connect.
-pub struct Asking {
+pub struct TunnelAsking {
     pub handshake: Handshake<'static>,
     /// Dropping it tells the control plane that nobody waits any more.
     pub waiting: Waiting,
     /// What the client said before it was answered.
     pub unread: Held,
     /// Let in by the backend, and without a place among the connections of its user yet.
-    pub admission: Option<Box<Admission>>,
+    pub admission: Option<Box<TunnelAdmission>>,
 }
 
-pub(super) struct Work {
+pub(super) struct TunnelWork {
     /// What the backend has not answered: with the number [`Tunnel::sequence`], so that it can be handed over again.
     pub(super) under_way: Payload,
     /// Bound: `messages_waiting_max` and `bytes_waiting_max`, at which reading pauses.
@@ -150,14 +150,14 @@ pub(super) struct Work {
     paused: bool,
 }
 
-impl Work {
-    fn new(under_way: Payload) -> Work {
-        Work { under_way, waiting: VecDeque::new(), waiting_bytes: 0, paused: false }
+impl TunnelWork {
+    fn new(under_way: Payload) -> TunnelWork {
+        TunnelWork { under_way, waiting: VecDeque::new(), waiting_bytes: 0, paused: false }
     }
 
-    pub(super) fn of(under_way: Payload, waiting: VecDeque<Payload>, paused: bool) -> Work {
+    pub(super) fn of(under_way: Payload, waiting: VecDeque<Payload>, paused: bool) -> TunnelWork {
         let waiting_bytes = waiting.iter().map(|message| message.bytes.len()).sum();
-        Work { under_way, waiting, waiting_bytes, paused }
+        TunnelWork { under_way, waiting, waiting_bytes, paused }
     }
 
     pub(super) fn waiting(&self) -> impl Iterator<Item = &Payload> {
@@ -166,7 +166,7 @@ impl Work {
 }
 
 impl Tunnel {
-    pub fn new(place: u16, asking: Asking) -> Tunnel {
+    pub fn new(place: u16, asking: TunnelAsking) -> Tunnel {
         let stage = Stage::Asking(Box::new(asking));
         Tunnel { place, undelivered: 0, user: None, opened_at_s: 0, sequence: 0, stage }
     }
@@ -190,7 +190,7 @@ impl Tunnel {
         matches!(self.stage, Stage::Open(_))
     }
 
-    pub fn asking(&mut self) -> Option<&mut Asking> {
+    pub fn asking(&mut self) -> Option<&mut TunnelAsking> {
         match &mut self.stage {
             Stage::Asking(asking) => Some(asking),
             Stage::Open(_) => None,
@@ -198,13 +198,13 @@ impl Tunnel {
     }
 
     /// The backend has let the client in, which waits for its place among the connections of its user.
-    pub fn hold(&mut self, admission: Admission) {
+    pub fn hold(&mut self, admission: TunnelAdmission) {
         if let Stage::Asking(asking) = &mut self.stage {
             asking.admission = Some(Box::new(admission));
         }
     }
 
-    pub fn take_admission(&mut self) -> Option<Box<Admission>> {
+    pub fn take_admission(&mut self) -> Option<Box<TunnelAdmission>> {
         self.asking()?.admission.take()
     }
 
@@ -225,7 +225,7 @@ impl Tunnel {
     }
 
     /// The backend has let the client in. `None`: it was in already.
-    pub fn open(&mut self, user: Option<UserName>, unix_s: u64) -> Option<Asking> {
+    pub fn open(&mut self, user: Option<UserName>, unix_s: u64) -> Option<TunnelAsking> {
         let Stage::Asking(asking) = std::mem::replace(&mut self.stage, Stage::Open(None)) else {
             return None;
         };
@@ -244,7 +244,7 @@ impl Tunnel {
                 None
             }
             Stage::Open(work @ None) => {
-                *work = Some(Box::new(Work::new(message.clone())));
+                *work = Some(Box::new(TunnelWork::new(message.clone())));
                 self.sequence += 1;
                 Some((self.sequence, message))
             }
@@ -351,8 +351,12 @@ mod tests {
                      Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
         let (head, _) = crate::proto::http1::parse_head(head).unwrap().unwrap();
         let handshake = crate::proto::websocket::accept(&head, &[]).unwrap();
-        let asking =
-            Asking { handshake, waiting: Waiting::for_good(), unread: Held::default(), admission: None };
+        let asking = TunnelAsking {
+            handshake,
+            waiting: Waiting::for_good(),
+            unread: Held::default(),
+            admission: None,
+        };
         let mut tunnel = Tunnel::new(0, asking);
         assert!(tunnel.handle_message(payload("early")).is_none() && !tunnel.is_open());
         assert!(tunnel.open(Some("u".into()), 7).is_some() && tunnel.open(None, 8).is_none());

@@ -20,7 +20,7 @@ use crate::proto::websocket::{self, Message, Opcode};
 use crate::session::hook_call::Waiting;
 use crate::session::origins::Welcome;
 use crate::session::tunnel::{
-    Admission, Asking, Hello, Payload, Tunnel, TunnelAnswer, TunnelCall, TunnelMatter,
+    Hello, Payload, Tunnel, TunnelAdmission, TunnelAnswer, TunnelAsking, TunnelCall, TunnelMatter,
 };
 use crate::shard::control_request::{Busy, Reply, TunnelCommand, TunnelReply, TunnelStanding, TunnelTold};
 use crate::shard::core::Core;
@@ -77,7 +77,8 @@ impl Core {
                     TunnelCall { tunnel: place, client: self.client_id(slot), user: None, matter };
                 match self.ask_tunnel(self.conn_id(slot), hook_call) {
                     Ok(waiting) => {
-                        let asking = Asking { handshake, waiting, unread: Held::default(), admission: None };
+                        let asking =
+                            TunnelAsking { handshake, waiting, unread: Held::default(), admission: None };
                         let tunnel = Tunnel::new(place, asking);
                         let Some(connection) = self.links.connections.get_mut(slot) else {
                             return bytes.len();
@@ -204,7 +205,7 @@ impl Core {
     }
 
     /// The client is in: its handshake is answered.
-    pub fn open_tunnel(&mut self, slot: u32, admission: Admission) {
+    pub fn open_tunnel(&mut self, slot: u32, admission: TunnelAdmission) {
         let unix_s = self.unix_s();
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
@@ -304,7 +305,7 @@ impl Core {
     }
 
     /// A connection that was let in left before it was answered.
-    fn tell_left_early(&mut self, conn: ConnId, admission: Admission) {
+    fn tell_left_early(&mut self, conn: ConnId, admission: TunnelAdmission) {
         self.env.stats.counters.tunnels_opened_total += 1;
         // Which tunnel it was is in the admission: the connection itself is forgotten.
         let hook_call = TunnelCall {

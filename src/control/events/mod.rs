@@ -241,7 +241,7 @@ impl Events {
         }
     }
 
-    fn next_batch(&self, accepted: u64, batch_max: usize) -> Option<sender::Batch> {
+    fn next_batch(&self, accepted: u64, batch_max: usize) -> Option<sender::EventBatch> {
         let mut body = format!("{{\"epoch\":\"{}\",\"events\":[", self.epoch).into_bytes();
         let log = self.log.lock();
         let fallen = (log.first() - 1).saturating_sub(accepted);
@@ -250,7 +250,7 @@ impl Events {
         drop(log);
         body.extend_from_slice(b"]}");
         let key = format!("{}-{}-{last}", self.epoch, accepted + 1);
-        Some(sender::Batch { last, key, body: body.into() })
+        Some(sender::EventBatch { last, key, body: body.into() })
     }
 }
 

@@ -23,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
 /// Events on their way. A batch that is tried again is the same: so is its key.
-pub struct Batch {
+pub struct EventBatch {
     /// The number of its last event.
     pub last: u64,
     pub key: String,
@@ -63,7 +63,7 @@ impl Sender {
     }
 
     /// One attempt. False: it is to be tried again after [`Sender::pause`].
-    pub async fn deliver(&mut self, batch: &Batch) -> bool {
+    pub async fn deliver(&mut self, batch: &EventBatch) -> bool {
         let mut request = self
             .client
             .post(&self.endpoint)

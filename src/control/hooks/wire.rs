@@ -15,10 +15,11 @@ use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
+use crate::base::json::Object;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
 use crate::control::certificate::Certificate;
 use crate::control::hooks::fault::{Fault, quoted};
-use crate::control::wire::{even_null, is_empty_list, map, or_default, payload, says_something};
+use crate::control::wire::{even_null, map, or_default, payload, says_something};
 use crate::session::hook_call::{
     Answer, ConnectAnswer, Denied, Granted, HookCall, Matter, PublishAnswer, RefreshAnswer, SubRefreshAnswer,
 };
@@ -74,7 +75,7 @@ pub fn weight(hook_call: &HookCall) -> usize {
 /// The body to POST.
 pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
     let HookCall { caller, matter, .. } = hook_call;
-    let mut object = Object::new();
+    let mut object = ObjectWriter::new();
     object.text("client", &caller.client.to_string());
     object.text("transport", caller.transport);
     object.text("protocol", caller.format.name());
@@ -91,7 +92,7 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
     {
         object.json("meta", meta);
     }
-    let payload = |object: &mut Object, data: &Option<Bytes>| match data {
+    let payload = |object: &mut ObjectWriter, data: &Option<Bytes>| match data {
         Some(data) if encoding.binary => object.text("b64data", &STANDARD.encode(data)),
         Some(data) => object.json("data", data),
         None => {}
@@ -151,7 +152,7 @@ pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fa
             let info = checked(wire.info, &wire.b64info)?;
             Answer::Refresh(RefreshAnswer { expired, expire_at_s, info, meta: checked(wire.meta, "")? })
         }
-        Matter::Subscribe { .. } => Answer::Subscribe(Box::new(read::<GrantWire>(result)?.granted()?)),
+        Matter::Subscribe { .. } => Answer::Subscribe(Box::new(read::<GrantedWire>(result)?.granted()?)),
         Matter::SubRefresh { .. } => {
             let wire: RefreshWire = read(result)?;
             let (expired, expire_at_s) = (wire.expired, wire.expire_at.0);
@@ -181,11 +182,11 @@ pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fa
 }
 
 /// A JSON object that is being written.
-struct Object(Vec<u8>);
+struct ObjectWriter(Vec<u8>);
 
-impl Object {
-    fn new() -> Object {
-        Object(Vec::with_capacity(256))
+impl ObjectWriter {
+    fn new() -> ObjectWriter {
+        ObjectWriter(Vec::with_capacity(256))
     }
 
     fn key(&mut self, key: &'static str) {
@@ -303,7 +304,7 @@ impl ConnectWire {
         }
         // Named in both: what says more wins.
         for (channel, grant) in self.subs {
-            let grant = grant.map(|grant| read::<GrantWire>(grant.get())).transpose()?;
+            let grant = grant.map(|grant| read::<GrantedWire>(grant.get())).transpose()?;
             granted.insert(channel, grant.unwrap_or_default().granted()?);
         }
         if granted.contains_key("") {
@@ -323,7 +324,7 @@ impl ConnectWire {
 /// A subscription of `connect`, and the whole result of `subscribe`.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct GrantWire {
+struct GrantedWire {
     info: Option<Box<RawValue>>,
     #[serde(deserialize_with = "or_default")]
     b64info: String,
@@ -331,48 +332,22 @@ struct GrantWire {
     #[serde(deserialize_with = "or_default")]
     b64data: String,
     #[serde(rename = "override", deserialize_with = "or_default")]
-    overrides: OverridesWire,
+    overrides: Object<Overrides>,
     #[serde(deserialize_with = "or_default")]
     expire_at: UnixSeconds,
     allow: Option<Box<RawValue>>,
     server_tags_filter: Option<Box<RawValue>>,
 }
 
-impl GrantWire {
+impl GrantedWire {
     fn granted(self) -> Result<Granted, Fault> {
         none_of("allow", &self.allow)?;
         none_of("server_tags_filter", &self.server_tags_filter)?;
-        let value = |switch: Option<Switch>| switch.map(|switch| switch.value);
-        let overrides = Overrides {
-            presence: value(self.overrides.presence),
-            join_leave: value(self.overrides.join_leave),
-            force_push_join_leave: value(self.overrides.force_push_join_leave),
-            force_positioning: value(self.overrides.force_positioning),
-            force_recovery: value(self.overrides.force_recovery),
-        };
         let info = checked(self.info, &self.b64info)?;
         let data = checked(self.data, &self.b64data)?;
-        let grant = SubscribeGrant { info, data, overrides };
+        let grant = SubscribeGrant { info, data, overrides: self.overrides.0 };
         Ok(Granted { grant, expire_at_s: self.expire_at.0 })
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct OverridesWire {
-    presence: Option<Switch>,
-    join_leave: Option<Switch>,
-    force_push_join_leave: Option<Switch>,
-    force_positioning: Option<Switch>,
-    force_recovery: Option<Switch>,
-}
-
-/// An option is an object, so that false differs from absent in languages without null.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Switch {
-    #[serde(deserialize_with = "or_default")]
-    value: bool,
 }
 
 /// Of `refresh` and `sub_refresh`.
@@ -436,14 +411,8 @@ fn none_of(name: &'static str, grant: &Option<Box<RawValue>>) -> Result<(), Faul
     }
 }
 
-/// An object. An empty list is an empty object: PHP writes every empty array so. Another list is not taken, though serde
-/// would read its elements for the fields in their order.
 fn read<'r, T: Deserialize<'r>>(object: &'r str) -> Result<T, Fault> {
-    let object = if is_empty_list(object) { "{}" } else { object };
-    if !object.starts_with('{') {
-        return Err(Fault::WrongShape(quoted(&format!("{object:.20} is not an object"))));
-    }
-    serde_json::from_str(object).map_err(|error| fault_of(&error))
+    serde_json::from_str(object).map(|Object(read)| read).map_err(|error| fault_of(&error))
 }
 
 /// A payload as JSON or as base64 of it.

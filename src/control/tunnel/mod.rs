@@ -46,7 +46,7 @@ use crate::control::tunnel::backend::{Answered, Backend, Fault, Patience};
 use crate::control::tunnel::tickets::{Ticket, Tickets};
 use crate::record::{RecordFault, TicketsPart};
 use crate::session::hook_call::{Cancel, Waiting};
-use crate::session::tunnel::{Admission, Hello, Payload, TunnelAnswer, TunnelCall, TunnelMatter};
+use crate::session::tunnel::{Hello, Payload, TunnelAdmission, TunnelAnswer, TunnelCall, TunnelMatter};
 use crate::shard::control_request::{Busy, TunnelReply};
 use crate::telemetry::LogLimit;
 
@@ -421,7 +421,11 @@ fn is_user(name: &str) -> bool {
 ///
 /// # Errors
 /// The backend failed, or said what it may not.
-fn admission(answered: &Answered, backend: &Backend, hello: &Hello) -> Result<Result<Admission, u16>, Fault> {
+fn admission(
+    answered: &Answered,
+    backend: &Backend,
+    hello: &Hello,
+) -> Result<Result<TunnelAdmission, u16>, Fault> {
     match answered.status {
         StatusCode::UNAUTHORIZED => return Ok(Err(401)),
         StatusCode::TOO_MANY_REQUESTS => return Err(Fault::Status(answered.status)),
@@ -430,7 +434,7 @@ fn admission(answered: &Answered, backend: &Backend, hello: &Hello) -> Result<Re
         _ => {}
     }
     let answer = match &answered.body {
-        body if body.is_empty() => ConnectAnswer::default(),
+        body if body.is_empty() => TunnelConnectAnswer::default(),
         body => object(body).map_err(|_| Fault::NotOurs("the answer to connect is not of its shape"))?,
     };
     let offered = |name: &str| hello.subprotocols.iter().find(|offered| &***offered == name);
@@ -454,13 +458,17 @@ fn admission(answered: &Answered, backend: &Backend, hello: &Hello) -> Result<Re
             serde_json::from_str::<String>(message.get()).unwrap_or_else(|_| message.get().to_string());
         Payload { text: true, bytes: text.into() }
     });
-    let admission =
-        Admission { tunnel: 0, user: user.map(UserName::from), subprotocol: subprotocol.cloned(), message };
+    let admission = TunnelAdmission {
+        tunnel: 0,
+        user: user.map(UserName::from),
+        subprotocol: subprotocol.cloned(),
+        message,
+    };
     Ok(Ok(admission))
 }
 
 #[derive(Default, Deserialize)]
-struct ConnectAnswer {
+struct TunnelConnectAnswer {
     user: Option<String>,
     subprotocol: Option<String>,
     message: Option<Box<RawValue>>,

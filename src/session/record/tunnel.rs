@@ -10,7 +10,7 @@ use crate::record::{
 };
 use crate::session::hook_call::Waiting;
 use crate::session::record::copied;
-use crate::session::tunnel::{Admission, Asking, Payload, Stage, Tunnel, Work};
+use crate::session::tunnel::{Payload, Stage, Tunnel, TunnelAdmission, TunnelAsking, TunnelWork};
 
 impl Tunnel {
     /// Everything that the connection is. `name`: of its tunnel. `farewell`: of a connection that has gone, the close to
@@ -64,9 +64,11 @@ impl Tunnel {
                         .push(input, &asking.unread)
                         .map_err(|_| RecordFault::Impossible("room for input"))?;
                 }
-                let admission =
-                    asking.admission.as_ref().map(|known| Box::new(Admission::from_record(known, place)));
-                Stage::Asking(Box::new(Asking {
+                let admission = asking
+                    .admission
+                    .as_ref()
+                    .map(|known| Box::new(TunnelAdmission::from_record(known, place)));
+                Stage::Asking(Box::new(TunnelAsking {
                     handshake: Handshake::of_accept(accept),
                     waiting: Waiting::for_good(),
                     unread,
@@ -77,7 +79,7 @@ impl Tunnel {
             TunnelStageRecord::Busy(work) => {
                 let under_way = Payload::from_record(&work.under_way)?;
                 let waiting: Result<_, _> = work.waiting.iter().map(Payload::from_record).collect();
-                Stage::Open(Some(Box::new(Work::of(under_way, waiting?, work.paused))))
+                Stage::Open(Some(Box::new(TunnelWork::of(under_way, waiting?, work.paused))))
             }
         };
         // One more is counted for each message: the end of the numbers is not to be met.
@@ -89,7 +91,7 @@ impl Tunnel {
     }
 }
 
-impl Admission {
+impl TunnelAdmission {
     fn to_record(&self) -> AdmissionRecord {
         AdmissionRecord {
             user: self.user.clone(),
@@ -98,8 +100,8 @@ impl Admission {
         }
     }
 
-    fn from_record(record: &AdmissionRecord, tunnel: u16) -> Admission {
-        Admission {
+    fn from_record(record: &AdmissionRecord, tunnel: u16) -> TunnelAdmission {
+        TunnelAdmission {
             tunnel,
             user: record.user.clone(),
             subprotocol: record.subprotocol.clone(),

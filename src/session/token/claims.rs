@@ -61,7 +61,8 @@ pub struct SubscribeGrant {
 }
 
 /// Channel options replaced for one subscription.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(from = "OverridesWire")]
 pub struct Overrides {
     pub presence: Option<bool>,
     pub join_leave: Option<bool>,
@@ -135,7 +136,7 @@ wire!(SubscribeWire {
     client: String,
     data: Box<RawValue>,
     b64data: String,
-    r#override: Object<OverridesWire>,
+    r#override: Object<Overrides>,
     allow: Box<RawValue>,
     server_tags_filter: Box<RawValue>,
 });
@@ -256,7 +257,7 @@ struct GrantWire {
     b64info: Option<String>,
     data: Option<Box<RawValue>>,
     b64data: Option<String>,
-    r#override: Option<Object<OverridesWire>>,
+    r#override: Option<Object<Overrides>>,
     allow: Option<Box<RawValue>>,
     server_tags_filter: Option<Box<RawValue>>,
 }
@@ -275,12 +276,12 @@ impl GrantWire {
         none_of(&self.server_tags_filter)?;
         let info = json(self.info, self.b64info)?;
         let data = json(self.data, self.b64data)?;
-        let overrides = self.r#override.map_or_else(Overrides::default, |Object(wire)| wire.overrides());
+        let overrides = self.r#override.unwrap_or_default().0;
         Ok(SubscribeGrant { info, data, overrides })
     }
 }
 
-/// Each option is an object, so that false differs from absent in languages without null.
+/// [`Overrides`] as backends write them. Each option is an object, so that false differs from absent in languages without null.
 #[derive(Deserialize)]
 struct OverridesWire {
     presence: Option<Object<Switch>>,
@@ -292,19 +293,19 @@ struct OverridesWire {
 
 #[derive(Deserialize)]
 struct Switch {
-    #[serde(default)]
-    value: bool,
+    value: Option<bool>,
 }
 
-impl OverridesWire {
-    fn overrides(self) -> Overrides {
-        let value = |switch: Option<Object<Switch>>| switch.map(|Object(switch)| switch.value);
+impl From<OverridesWire> for Overrides {
+    fn from(wire: OverridesWire) -> Overrides {
+        let value =
+            |switch: Option<Object<Switch>>| switch.map(|Object(switch)| switch.value.unwrap_or(false));
         Overrides {
-            presence: value(self.presence),
-            join_leave: value(self.join_leave),
-            force_push_join_leave: value(self.force_push_join_leave),
-            force_positioning: value(self.force_positioning),
-            force_recovery: value(self.force_recovery),
+            presence: value(wire.presence),
+            join_leave: value(wire.join_leave),
+            force_push_join_leave: value(wire.force_push_join_leave),
+            force_positioning: value(wire.force_positioning),
+            force_recovery: value(wire.force_recovery),
         }
     }
 }
