@@ -19,4 +19,3 @@ pub mod seats;
 pub mod secret;
 pub mod slots;
 pub mod time;
-pub mod trusted;

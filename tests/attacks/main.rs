@@ -7,8 +7,9 @@
 //! along.
 //!
 //! The attacks have the machine for themselves, one at a time. Attackers take spare time of the cores only, as if they had a
-//! machine of their own, and what the honest notice is compared with cores that are as busy without an attack. `ATTACK_SECONDS=60 TRUNKLINE_TEST_BINARY=FILE cargo test
-//! --test attacks -- --nocapture` attacks a release build for longer; each line says what the honest noticed.
+//! machine of their own, and what the honest notice is compared with cores that are as busy without an attack.
+//! `ATTACK_SECONDS=60 TRUNKLINE_TEST_BINARY=FILE cargo test --test attacks -- --nocapture` attacks a release build for
+//! longer; each line says what the honest noticed.
 
 #[path = "../daemon/drivers.rs"]
 mod drivers;

@@ -33,8 +33,8 @@ impl Decoder {
         })
     }
 
-    /// The same decoder for the next read; `deflating` as it [was](Decoder::deflating). `message_bytes_max` may be another than the one that it had: it counts for
-    /// frames that are still to begin.
+    /// The same decoder for the next read; `deflating` as it [was](Decoder::deflating). `message_bytes_max` may be another
+    /// than the one that it had: it counts for frames that are still to begin.
     ///
     /// # Errors
     /// [`RecordFault::Impossible`] for what no decoder has after any input.

@@ -5,7 +5,7 @@ use super::client::{Secure, config};
 use super::start_with;
 use crate::frame::Frame;
 use crate::on_both_drivers;
-use crate::process::{Daemon, Driver};
+use crate::process::Daemon;
 use crate::unidirectional::client::await_subscribers;
 
 /// Enough that pages and tables, which grow by steps, count for little in the mean.

@@ -7,7 +7,6 @@ use super::authority::Authority;
 use super::client::address;
 use super::start;
 use crate::on_both_drivers;
-use crate::process::Driver;
 
 fn tool(program: &str, arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new(program)
