@@ -21,7 +21,6 @@ mod origins;
 mod pace;
 mod ports;
 mod process;
-mod proxied;
 mod requests;
 mod socket;
 mod temporary;

@@ -22,6 +22,14 @@ function isFree(port) {
   });
 }
 
+/** Over two seconds, or longer where the machine has too much to do. */
+async function ticksPerSecond(daemon) {
+  const ticks = async () => (await daemon.metrics()).get('trunkline_ticks_total');
+  const [began, before] = [performance.now(), await ticks()];
+  await sleep(2_000);
+  return ((await ticks()) - before) / ((performance.now() - began) / 1000);
+}
+
 for (const driver of drivers) {
   describe(`a life on ${driver}`, () => {
     test('the port is free when the process has ended in order', async () => {
@@ -108,12 +116,9 @@ for (const driver of drivers) {
         const { status, answer } = await daemon.apiRaw('refresh', `{"user":"refreshed","expire_at":${date}}`);
         assert.deepEqual([status, answer], [200, { result: {} }], date);
       }
-      const ticks = async () => (await daemon.metrics()).get('trunkline_ticks_total');
-      const before = await ticks();
-      await sleep(2_000);
-      const spent = (await ticks()) - before;
-      // A sweep a second, this request and what there is of pings; a timer that is always due makes a hundred at least.
-      assert.ok(spent < 60, `${spent} ticks`);
+      // A sweep a second, this request and what there is of pings; a timer that is always due makes fifty.
+      const rate = await ticksPerSecond(daemon);
+      assert.ok(rate < 30, `${rate} ticks a second`);
       for (const client of [...clients, last]) client.removeAllListeners().disconnect();
       assert.equal(await daemon.stop(), 0);
     });
@@ -134,7 +139,6 @@ for (const driver of drivers) {
         hook: backend.hooks(['connect', 'refresh', 'subscribe', 'sub_refresh']),
       });
       const daemon = await Daemon.start({ driver, config, args: ['--shards', '1'] });
-      const ticks = async () => (await daemon.metrics()).get('trunkline_ticks_total');
       const clients = [];
       const subscriptions = [];
       const begin = async (options, channel, subscription) => {
@@ -160,10 +164,8 @@ for (const driver of drivers) {
         () => backend.of('refresh').length >= dates.length && backend.of('sub_refresh').length >= dates.length,
         'what ended soon has been asked about',
       );
-      const before = await ticks();
-      await sleep(2_000);
-      const spent = (await ticks()) - before;
-      assert.ok(spent < 60, `${spent} ticks`);
+      const rate = await ticksPerSecond(daemon);
+      assert.ok(rate < 30, `${rate} ticks a second`);
       assert.equal(backend.of('refresh').length, dates.length, 'once for each');
       assert.equal(backend.of('sub_refresh').length, dates.length);
       for (const { channel, seen } of subscriptions) {
@@ -182,7 +184,7 @@ for (const driver of drivers) {
       const ahead = Math.floor(2 ** 32 * 0.02) - now - 6;
       const user = process.getuid() === 0 ? [] : ['--user', '--map-root-user'];
       const under = ['unshare', ...user, '--time', '--monotonic', String(ahead), '--fork', '--kill-child', '--'];
-      const config = configuration({ client: { ping_interval: '2s', pong_timeout: '1s', connect_timeout: '4s' } });
+      const config = configuration({ client: { ping_interval: '4s', pong_timeout: '3s', connect_timeout: '8s' } });
       const daemon = await Daemon.start({ driver, config, under, args: ['--shards', '2'] });
       const early = sdk(daemon.ws);
       await connected(early);

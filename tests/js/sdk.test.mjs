@@ -357,7 +357,7 @@ for (const { driver, form } of runs) {
   describe(`pings in ${form} on ${driver}`, () => {
     let daemon;
     before(async () => {
-      const client = { ping_interval: '1s', pong_timeout: '500ms' };
+      const client = { ping_interval: '2s', pong_timeout: '1500ms' };
       daemon = await Daemon.start({ driver, config: configuration({ client }) });
     });
     after(async () => assert.equal(await daemon.stop(), 0));
@@ -365,7 +365,7 @@ for (const { driver, form } of runs) {
     test('a client that answers lives on through many', async () => {
       const raw = await RawSocket.client(daemon.port, form);
       raw.answering = false;
-      assert.equal(raw.connected.ping, 1);
+      assert.equal(raw.connected.ping, 2);
       for (let n = 0; n < 3; n += 1) {
         assert.deepEqual(await raw.message(), {}, 'a ping is an empty message');
         raw.command({});
@@ -390,7 +390,7 @@ for (const { driver, form } of runs) {
       await connected(staying);
       const subscription = await subscribed(staying, 'ticks');
       // Several intervals of silence, each ended by a pong of the SDK.
-      await sleep(3500);
+      await sleep(5000);
       await daemon.publish('ticks', 'still here');
       await received(subscription, ['still here']);
       assert.equal(staying.log.connecting.length, 1, 'never a second connection');

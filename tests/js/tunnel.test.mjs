@@ -1,8 +1,6 @@
 // Tunnels: npm `ws` as any client that speaks a protocol of its own, and an HTTP server of node as its backend.
 
 import assert from 'node:assert/strict';
-import { once } from 'node:events';
-import http from 'node:http';
 import { after, before, beforeEach, describe, test } from 'node:test';
 
 import WebSocket from 'ws';
@@ -10,109 +8,8 @@ import WebSocket from 'ws';
 import { API_KEY, Daemon, configuration, drivers } from './support/daemon.mjs';
 import { connected, sdk, token } from './support/sdk.mjs';
 import { CLOSE, PING, RawSocket, TEXT, frame } from './support/socket.mjs';
-import { next, sleep, until, within } from './support/wait.mjs';
-
-/** A backend that records what it is asked and answers what the test says. */
-class Backend {
-  #server;
-  asked = [];
-
-  static async start() {
-    const backend = new Backend();
-    backend.reset();
-    backend.#server = http.createServer(async (request, response) => {
-      const parts = [];
-      for await (const part of request) parts.push(part);
-      const body = Buffer.concat(parts);
-      const one = {
-        type: request.headers['x-trunkline-type'],
-        connection: request.headers['x-trunkline-connection'],
-        sequence: Number(request.headers['x-trunkline-sequence']),
-        headers: request.headers,
-        body,
-        json: /json/.test(request.headers['content-type']) ? JSON.parse(body) : undefined,
-        request,
-      };
-      backend.asked.push(one);
-      await backend[one.type](one, response);
-    });
-    backend.#server.keepAliveTimeout = 60_000;
-    backend.#server.listen(0, '127.0.0.1');
-    await once(backend.#server, 'listening');
-    return backend;
-  }
-
-  /** Everybody is let in, every message comes back as it was. */
-  reset() {
-    this.asked = [];
-    this.connect = (_, response) => response.end();
-    this.message = (one, response) => {
-      response.writeHead(200, { 'Content-Type': one.headers['content-type'] }).end(one.body);
-    };
-    this.close = (_, response) => response.writeHead(204).end();
-  }
-
-  of(type) {
-    return this.asked.filter((one) => one.type === type);
-  }
-
-  /** The close of the connection that was asked about first since the reset. */
-  async closed() {
-    const [one] = await until(() => this.of('close').length > 0 && this.of('close'), 'the close is told');
-    return one.json;
-  }
-
-  get url() {
-    return `http://127.0.0.1:${this.#server.address().port}/game?x=1`;
-  }
-
-  stop() {
-    this.#server.closeAllConnections();
-    return new Promise((done) => { this.#server.close(done); });
-  }
-}
-
-/** A connected client and everything it was told. */
-class Client {
-  messages = [];
-
-  static async connect(url, protocols, options) {
-    const client = new Client();
-    client.ws = new WebSocket(url, protocols, options);
-    client.ws.on('message', (data, binary) => client.messages.push(binary ? data : data.toString()));
-    client.closing = new Promise((done) => {
-      client.ws.on('close', (code, reason) => done({ code, reason: reason.toString() }));
-    });
-    const failed = new Promise((_, reject) => { client.ws.once('error', reject); });
-    await within(Promise.race([once(client.ws, 'open'), failed]), 'the tunnel opens');
-    client.ws.on('error', () => {});
-    return client;
-  }
-
-  closed() {
-    return within(this.closing, 'the client is closed');
-  }
-
-  async got(count) {
-    await until(() => this.messages.length >= count, () => `${count} messages; ${this.messages.length} so far`);
-    return this.messages;
-  }
-}
-
-/** The answer of HTTP to a client that is not let in. */
-async function refused(url, protocols, options) {
-  const ws = new WebSocket(url, protocols, options);
-  ws.on('error', () => {});
-  const [, response] = await within(once(ws, 'unexpected-response'), 'the handshake is refused');
-  const parts = [];
-  for await (const part of response) parts.push(part);
-  ws.terminate();
-  const text = Buffer.concat(parts).toString();
-  assert.match(response.headers['content-type'], /^application\/problem\+json/);
-  const problem = JSON.parse(text);
-  assert.equal(problem.status, response.statusCode);
-  return { status: response.statusCode, headers: response.headers, problem };
-}
+import { Backend, Client, refused } from './support/tunnel.mjs';
+import { sleep, until } from './support/wait.mjs';
 
 for (const driver of drivers) {
   describe(`tunnels on ${driver}`, () => {
@@ -139,7 +36,7 @@ for (const driver of drivers) {
         // Nobody listens there: a port of the discard service.
         { name: 'down', endpoint: 'http://127.0.0.1:9/', timeout: '300ms' },
       ];
-      const client = { ping_interval: '1s', pong_timeout: '500ms', outbox_bytes_max: '256KiB' };
+      const client = { ping_interval: '2s', pong_timeout: '1500ms', outbox_bytes_max: '256KiB' };
       daemon = await Daemon.start({ driver, config: configuration({ tunnel, client }), args: ['--shards', '2'] });
       base = `ws://${daemon.address}/tunnel/`;
     });
@@ -317,7 +214,7 @@ for (const driver of drivers) {
       const client = await Client.connect(`${base}other`);
       for (let n = 1; n <= COUNT; n += 1) client.ws.send(`${n} ${'x'.repeat(32 * 1024)}`);
       await until(async () => (await daemon.metrics()).get('trunkline_tunnel_pauses_total') > 0, 'reading pauses');
-      await sleep(3000);
+      await sleep(4500);
       assert.ok(client.ws.bufferedAmount > 0, 'the rest waits on the client\'s side');
       const { answer } = await call('GET', `connections/${idOf()}`);
       // What came with the last read is taken in beyond the bound.

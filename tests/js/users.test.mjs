@@ -351,7 +351,7 @@ for (const driver of drivers) {
       const daemon = await Daemon.start({
         driver,
         config: configuration({
-          client: { commands_per_second: 1, commands_burst: 1, ping_interval: '1s', pong_timeout: '500ms' },
+          client: { commands_per_second: 1, commands_burst: 1, ping_interval: '2s', pong_timeout: '1500ms' },
         }),
       });
       const client = sdk(daemon.ws);

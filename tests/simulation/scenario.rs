@@ -334,11 +334,7 @@ fn options(
     let channels_tight = prng.u8(..8) == 0;
     let (namespaces, rules) = namespaces.split();
     ShardOptions {
-        listeners: vec![
-            ListenerOptions::default(),
-            ListenerOptions { layer: Some(Arc::new(Maker)), ..ListenerOptions::default() },
-        ],
-        trusted: Default::default(),
+        listeners: vec![ListenerOptions::default(), ListenerOptions { layer: Some(Arc::new(Maker)) }],
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
         hub: HubLimits {
