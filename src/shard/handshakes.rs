@@ -10,6 +10,7 @@ use crate::base::ids::Sock;
 use crate::layer::Step;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
+use crate::shard::links::Action;
 use crate::shard::stats::Cause;
 
 /// Steps of handshakes in one tick: what they delay others by, 2 ms with RSA keys of 2048 bits. More ticks follow at once
@@ -33,13 +34,14 @@ impl Handshakes {
 }
 
 impl Core {
-    /// The layer of a connection wants a step.
+    /// The layer of a connection wants a step: until then it is not read from.
     pub fn handshake_due(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         if self.links.handshakes.due.len() >= STEPS_PER_TICK {
             self.env.stats.counters.tls_handshakes_delayed_total += 1;
         }
         self.links.handshakes.due.push_back(connection.link.sock(slot));
+        self.links.actions.push(Action::ReadPause(slot));
     }
 
     /// Takes the steps that there is time for in this tick.
@@ -60,6 +62,7 @@ impl Core {
         let Some(layer) = self.links.layers.get_mut(slot) else { return };
         let step = layer.step();
         let speaks = layer.wants_to_speak();
+        self.links.actions.push(Action::ReadStart(slot));
         match step {
             Step::Nothing => {}
             Step::Ready { resumed, mut rest } => {

@@ -38,7 +38,8 @@ pub struct Handshake {
     /// To be sent.
     outgoing: Vec<u8>,
     secrets: Secrets,
-    received: usize,
+    /// Bytes of the records that rustls has been given.
+    taken: usize,
     /// It has been said that a step is due.
     step_due: bool,
 }
@@ -70,20 +71,17 @@ impl Handshake {
             seen: Vec::new(),
             outgoing: Vec::new(),
             secrets: Secrets::default(),
-            received: 0,
+            taken: 0,
             step_due: false,
         }
     }
 
-    /// Keeps what has come until there is time for it.
+    /// Keeps what has come until there is time for it. Not to be given more while a step is due: what a client sends right
+    /// behind its handshake may be long.
     ///
     /// # Errors
-    /// It is no TLS, or more than a handshake has.
+    /// It is no TLS.
     pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Failed> {
-        self.received += bytes.len();
-        if self.received > HANDSHAKE_BYTES_MAX {
-            return Err(self.fail(Fault::HandshakeTooLarge, alert::HANDSHAKE_FAILURE));
-        }
         self.incoming.extend_from_slice(bytes);
         match record::whole(&self.incoming, None) {
             Ok(_) => Ok(()),
@@ -110,10 +108,10 @@ impl Handshake {
         due
     }
 
-    /// Works on every whole record that has come.
+    /// Works on every whole record that has come, until the handshake is over.
     ///
     /// # Errors
-    /// It has failed.
+    /// It has failed, or is longer than any.
     pub fn step(&mut self) -> Result<Option<Agreed>, Failed> {
         self.step_due = false;
         loop {
@@ -122,6 +120,10 @@ impl Handshake {
                 Ok(None) => return Ok(None),
                 Err(fault) => return Err(self.fail(fault, alert::DECODE_ERROR)),
             };
+            self.taken += len;
+            if self.taken > HANDSHAKE_BYTES_MAX {
+                return Err(self.fail(Fault::HandshakeTooLarge, alert::HANDSHAKE_FAILURE));
+            }
             self.seen.extend(self.incoming.drain(..len));
             match self.advance() {
                 Ok(false) => {}

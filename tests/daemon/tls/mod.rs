@@ -7,6 +7,7 @@ mod tools;
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
+use std::time::{Duration, Instant};
 
 use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion};
@@ -15,7 +16,7 @@ use self::authority::{Authority, Signed};
 use self::client::{Secure, config, config_with, connect};
 use crate::frame::Frame;
 use crate::on_both_drivers;
-use crate::process::{API_KEY, Daemon, Driver};
+use crate::process::{API_KEY, DEADLINE, Daemon, Driver};
 use crate::unidirectional::client::{await_subscribers, publish};
 
 pub fn start(driver: Driver, signed: &Signed, more: &str) -> Daemon {
@@ -38,6 +39,15 @@ pub fn metric(daemon: &Daemon, name: &str) -> u64 {
 
 pub fn fault(daemon: &Daemon, cause: &str) -> u64 {
     metric(daemon, &format!("trunkline_faults_total{{cause=\"{cause}\"}}"))
+}
+
+/// The daemon may still have to read what the client said last.
+fn await_fault(daemon: &Daemon, cause: &str, count: u64) {
+    let end = Instant::now() + DEADLINE;
+    while fault(daemon, cause) < count && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(fault(daemon, cause), count, "{cause}");
 }
 
 on_both_drivers! {
@@ -116,6 +126,40 @@ on_both_drivers! {
         }
     }
 
+    /// More than a handshake may be long, sent with its last message in one piece.
+    fn what_comes_right_behind_the_handshake_may_be_long(driver: Driver) {
+        let authority = Authority::new();
+        let daemon = start(driver, &authority.sign("a", "localhost"), "");
+        let body = format!("{{\"channel\":\"open:a\",\"data\":\"{}\"}}", "x".repeat(200_000));
+        let request = format!(
+            "POST /api/publish HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {API_KEY}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len(),
+        );
+        for version in [&TLS12, &TLS13] {
+            let config = config_with(&authority, &[version], None);
+            let connection = rustls::ClientConnection::new(config, "localhost".try_into().expect("a name"));
+            let mut connection = connection.expect("a client");
+            connection.set_buffer_limit(None);
+            connection.writer().write_all(request.as_bytes()).expect("room");
+            let mut stream = connect(&daemon);
+            while connection.is_handshaking() || connection.wants_write() {
+                let mut bytes = Vec::new();
+                while connection.wants_write() {
+                    connection.write_tls(&mut bytes).expect("memory");
+                }
+                stream.write_all(&bytes).expect("the daemon reads");
+                if connection.is_handshaking() {
+                    connection.read_tls(&mut stream).expect("bytes");
+                    connection.process_new_packets().expect("TLS");
+                }
+            }
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            let mut answer = [0; 15];
+            stream.read_exact(&mut answer).expect("an answer");
+            assert_eq!(&answer, b"HTTP/1.1 200 OK");
+        }
+    }
+
     fn a_client_that_comes_again_resumes(driver: Driver) {
         let authority = Authority::new();
         let daemon = start(driver, &authority.sign("a", "localhost"), "");
@@ -152,14 +196,14 @@ on_both_drivers! {
         let mut answer = String::new();
         plain.read_to_string(&mut answer).expect("text, and the end");
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("This port speaks TLS"), "{answer}");
-        assert_eq!(fault(&daemon, "tls_plain_http"), 1);
+        await_fault(&daemon, "tls_plain_http", 1);
         // Neither.
         let mut garbage = connect(&daemon);
         garbage.write_all(&[0, 1, 2, 3]).expect("the daemon reads");
         let mut alert = Vec::new();
         garbage.read_to_end(&mut alert).expect("the end");
         assert_eq!(alert, [21, 3, 3, 0, 2, 2, 50], "decode_error");
-        assert_eq!(fault(&daemon, "tls_not_tls"), 1);
+        await_fault(&daemon, "tls_not_tls", 1);
         // A record that cannot be.
         let mut long = connect(&daemon);
         long.write_all(&[22, 3, 1, 0xff, 0xff]).expect("the daemon reads");
@@ -172,7 +216,7 @@ on_both_drivers! {
         let mut alert = Vec::new();
         slow.read_to_end(&mut alert).expect("the end");
         assert_eq!(alert, [21, 3, 3, 0, 2, 1, 0], "close_notify");
-        assert_eq!(fault(&daemon, "tls_handshake_timeout"), 1);
+        await_fault(&daemon, "tls_handshake_timeout", 1);
         // One that goes away.
         let gone = connect(&daemon);
         gone.shutdown(Shutdown::Both).expect("an open socket");
@@ -185,7 +229,7 @@ on_both_drivers! {
         let mut answer = String::new();
         wrong.read_to_string(&mut answer).expect("text, and the end");
         assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("does not speak TLS"), "{answer}");
-        assert_eq!(fault(&daemon, "tls_on_plain_port"), 1);
+        await_fault(&daemon, "tls_on_plain_port", 1);
         // Those that failed count until their connection is closed.
         while metric(&daemon, "trunkline_tls_handshakes_active") > 0 {
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -206,7 +250,7 @@ on_both_drivers! {
         // The first one, which is for another name.
         let refused = Secure::try_open(&daemon, &config(&authority), "unknown.test").err().expect("refused");
         assert!(refused.contains("certificate not valid for name"), "{refused}");
-        assert_eq!(fault(&daemon, "tls_certificate_refused"), 1);
+        await_fault(&daemon, "tls_certificate_refused", 1);
         let not_after = metric(&daemon, &format!(
             "trunkline_tls_certificate_not_after_seconds{{file={:?},subject=\"CN=b.test\"}}", b.cert
         ));
@@ -241,9 +285,9 @@ on_both_drivers! {
                 assert!(come(Some(&unknown)).unwrap_err().contains("UnknownCA"));
                 assert!(come(Some(&old)).unwrap_err().contains("CertificateExpired"));
             }
-            assert_eq!(fault(&daemon, "tls_client_certificate_unknown"), 2);
-            assert_eq!(fault(&daemon, "tls_client_certificate_expired"), 2);
-            assert_eq!(fault(&daemon, "tls_client_certificate_missing"), if kind == "require" { 2 } else { 0 });
+            await_fault(&daemon, "tls_client_certificate_unknown", 2);
+            await_fault(&daemon, "tls_client_certificate_expired", 2);
+            await_fault(&daemon, "tls_client_certificate_missing", if kind == "require" { 2 } else { 0 });
         }
     }
 
