@@ -47,7 +47,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "listen_tls",
         &format!("at most {LISTENERS_MAX} listeners in sum"),
     );
-    check_tls(config, &mut require);
+    check_tls(&config.tls, config.listen_tls.is_some(), &mut require);
     let is_api = |address: &ListenAddress| {
         config.api_listen.is_some_and(|api| api.port() != 0 && address.tcp() == Some(api))
     };

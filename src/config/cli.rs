@@ -78,15 +78,16 @@ pub enum Job {
     Token(Box<TokenTask>),
 }
 
-/// Reads the command line and the environment. A command that needs neither node nor clock is carried out here.
+/// Reads the command line and the environment, at a moment of the wall clock. A command that needs neither node nor clock is carried out here.
 ///
 /// # Errors
 /// The code to exit with; what there was to say has been printed.
 pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
+    unix_s: u64,
 ) -> Result<Job, ExitCode> {
-    match interpret(arguments, environment) {
+    match interpret(arguments, environment, unix_s) {
         Action::Serve(start) => Ok(Job::Serve(*start)),
         Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
         Action::Token(task) => Ok(Job::Token(task)),
@@ -120,6 +121,7 @@ pub enum Action {
 pub fn interpret(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
+    unix_s: u64,
 ) -> Action {
     let rows = Config::default().rows();
     let matches = match command(&rows).try_get_matches_from(arguments) {
@@ -132,6 +134,7 @@ pub fn interpret(
     let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
     let foreign = foreign(&environment);
     let environment = ours(environment);
+    let environment = Surroundings { environment, unix_s };
     match matches.subcommand() {
         Some(("config", _)) => Action::Print { text: document::documented(&Config::default()), code: 0 },
         Some(("check", matches)) => {
@@ -181,6 +184,13 @@ pub fn interpret(
     }
 }
 
+/// What a configuration is read in.
+struct Surroundings {
+    environment: BTreeMap<String, String>,
+    /// Seconds since 1970.
+    unix_s: u64,
+}
+
 /// Where a node would listen.
 fn places(config: &Config) -> String {
     let listeners = config.listeners();
@@ -193,21 +203,13 @@ fn places(config: &Config) -> String {
 }
 
 /// What the file that is named, the environment and the flags come to.
-fn configured(
-    rows: &[Row],
-    matches: &ArgMatches,
-    environment: BTreeMap<String, String>,
-) -> Result<Start, Vec<Fault>> {
+fn configured(rows: &[Row], matches: &ArgMatches, environment: Surroundings) -> Result<Start, Vec<Fault>> {
     prepare(&given(rows, matches, environment)?)
 }
 
 /// The sources themselves, the file read that `--config` or the environment names.
-fn given(
-    rows: &[Row],
-    matches: &ArgMatches,
-    environment: BTreeMap<String, String>,
-) -> Result<Sources, Vec<Fault>> {
-    let named = matches.get_one::<String>("config").or(environment.get(ENVIRONMENT_FILE));
+fn given(rows: &[Row], matches: &ArgMatches, environment: Surroundings) -> Result<Sources, Vec<Fault>> {
+    let named = matches.get_one::<String>("config").or(environment.environment.get(ENVIRONMENT_FILE));
     let file = match named.filter(|path| !path.is_empty()) {
         Some(path) => read(path)?,
         None => None,
@@ -340,7 +342,7 @@ fn sources(
     rows: &[Row],
     matches: &ArgMatches,
     file: Option<(String, String)>,
-    environment: BTreeMap<String, String>,
+    Surroundings { environment, unix_s }: Surroundings,
 ) -> Sources {
     let flags = rows.iter().filter_map(|row| {
         let (flag, value) = row.key.flag?;
@@ -355,7 +357,7 @@ fn sources(
         };
         Some((row.path(), text?))
     });
-    Sources { file, environment, flags: flags.collect() }
+    Sources { file, environment, flags: flags.collect(), unix_s }
 }
 
 /// A whole configuration or every fault of it, the memory plan included.
@@ -405,7 +407,7 @@ mod tests {
 
     fn act(arguments: &[&str], environment: &[(&str, &str)]) -> Action {
         let arguments = ["trunkline"].iter().chain(arguments).map(OsString::from);
-        interpret(arguments, environment.iter().map(|(name, value)| (name.into(), value.into())))
+        interpret(arguments, environment.iter().map(|(name, value)| (name.into(), value.into())), 0)
     }
 
     fn printed(action: Action) -> (String, u8) {

@@ -26,6 +26,8 @@ pub struct Sources {
     pub environment: BTreeMap<String, String>,
     /// Keys by their whole path, with the text their flag gave.
     pub flags: Vec<(String, String)>,
+    /// Seconds since 1970: what has expired by now is warned about.
+    pub unix_s: u64,
 }
 
 /// A configuration and what should be said about how it came to be.
@@ -52,7 +54,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, Vec<Fault>> {
         (config, origins, faults, _) = merge(sources, Config::development(key));
     }
     warnings.extend(secrets::warnings(&config, &origins));
-    warnings.extend(tls::warnings(&config));
+    let speaks_tls = config.listeners().iter().any(|listener| listener.tls);
+    warnings.extend(tls::warnings(&config.tls, speaks_tls, sources.unix_s));
     if faults.is_empty() {
         faults = check::check(&config, &origins);
     }
@@ -167,6 +170,7 @@ mod tests {
             file: file.map(|text| ("t.toml".to_string(), text.to_string())),
             environment: own(environment).into_iter().collect(),
             flags: own(flags),
+            unix_s: 0,
         }
     }
 

@@ -1,9 +1,8 @@
 //! `[tls]` and `[[tls.certificate]]`: the settings, and the files that they name.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use crate::config::authorities::Authorities;
-use crate::config::sections::Config;
 use crate::config::table::{Named, settings};
 use crate::config::value::word_settings;
 use crate::layer::tls::certificates::{CertificateFault, Served, is_open_to_others};
@@ -75,11 +74,11 @@ impl TlsSettings {
         self.files().next().is_some()
     }
 
-    /// Reads all files, those of `client_ca_file` as they are now as well.
+    /// Reads all files, those of `client_ca_file` as they are now as well. `unix_s`: for what has expired.
     ///
     /// # Errors
     /// Everything that is wrong with them.
-    pub fn read(&self) -> Result<TlsFiles, Vec<TlsFault>> {
+    pub fn read(&self, unix_s: u64) -> Result<TlsFiles, Vec<TlsFault>> {
         let (mut faults, mut warnings, mut certificates) = (Vec::new(), Vec::new(), Vec::new());
         for (path, cert, key) in self.files() {
             let (Some(cert), Some(key_file)) = (cert, key) else {
@@ -90,7 +89,7 @@ impl TlsSettings {
             };
             match Served::read(cert, key_file) {
                 Ok(served) => {
-                    warnings.extend(expiry_warning(&served, now_s()));
+                    warnings.extend(expiry_warning(&served, unix_s));
                     if is_open_to_others(key_file) {
                         warnings.push(format!(
                             "{path}.key: {key_file} can be read by every user of this machine: take that right away \
@@ -130,39 +129,34 @@ impl TlsSettings {
 }
 
 /// What is to be said about a certificate that ends soon, or has ended.
-pub fn expiry_warning(served: &Served, now_s: u64) -> Option<String> {
+pub fn expiry_warning(served: &Served, unix_s: u64) -> Option<String> {
     let Served { path, subject, not_after, not_before, .. } = served;
     let day = 24 * 3600;
-    if now_s >= *not_after {
-        let days = (now_s - not_after) / day;
+    if unix_s >= *not_after {
+        let days = (unix_s - not_after) / day;
         return Some(format!(
             "the certificate in {path} ({subject}) has expired {days} days ago: clients refuse it"
         ));
     }
-    if now_s < *not_before {
+    if unix_s < *not_before {
         return Some(format!("the certificate in {path} ({subject}) is not valid yet: clients refuse it"));
     }
-    let left = not_after - now_s;
+    let left = not_after - unix_s;
     (left <= EXPIRY_WARNING.as_secs())
         .then(|| format!("the certificate in {path} ({subject}) expires in {} days", left / day))
 }
 
-pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 /// Odd but not wrong.
-pub(super) fn warnings(config: &Config) -> Vec<String> {
-    let unused = config.tls.has_certificates() && !config.listeners().iter().any(|listener| listener.tls);
+pub(super) fn warnings(tls: &TlsSettings, speaks_tls: bool, unix_s: u64) -> Vec<String> {
+    let unused = tls.has_certificates() && !speaks_tls;
     let unused =
         unused.then(|| "[tls] has certificates, and no listener speaks TLS: set listen_tls".to_string());
-    config.tls.read().map_or(Vec::new(), |files| files.warnings).into_iter().chain(unused).collect()
+    tls.read(unix_s).map_or(Vec::new(), |files| files.warnings).into_iter().chain(unused).collect()
 }
 
-pub(super) fn check_tls(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
-    let tls = &config.tls;
+pub(super) fn check_tls(tls: &TlsSettings, listen_tls: bool, require: &mut impl FnMut(bool, &str, &str)) {
     require(
-        config.listen_tls.is_none() || tls.has_certificates(),
+        !listen_tls || tls.has_certificates(),
         "listen_tls",
         "needs a certificate and its key: set tls.cert and tls.key",
     );
@@ -182,7 +176,7 @@ pub(super) fn check_tls(config: &Config, require: &mut impl FnMut(bool, &str, &s
         "tls.client_ca_file",
         "is set, and tls.client_certificates = \"none\" asks clients for no certificate",
     );
-    for (key, problem) in tls.read().err().unwrap_or_default() {
+    for (key, problem) in tls.read(0).err().unwrap_or_default() {
         require(false, &key, &problem);
     }
 }
@@ -190,6 +184,7 @@ pub(super) fn check_tls(config: &Config, require: &mut impl FnMut(bool, &str, &s
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::config::load::{Sources, load};
     use crate::layer::tls::tests::authority::Authority;
     use std::os::unix::fs::PermissionsExt as _;
@@ -210,7 +205,8 @@ mod tests {
     }
 
     fn loaded(text: &str) -> Result<(Config, Vec<String>), String> {
-        let sources = Sources { file: Some(("t.toml".to_string(), text.to_string())), ..Sources::default() };
+        let file = Some(("t.toml".to_string(), text.to_string()));
+        let sources = Sources { file, unix_s: 1_800_000_000, ..Sources::default() };
         load(&sources)
             .map(|loaded| (loaded.config, loaded.warnings))
             .map_err(|faults| faults.iter().map(|fault| format!("{fault}\n")).collect())
@@ -234,7 +230,7 @@ mod tests {
             listeners.iter().map(|one| (one.address.to_string(), one.tls)).collect();
         let expected = [("127.0.0.1:8000", false), ("127.0.0.1:1", true), ("127.0.0.1:2", true)];
         assert_eq!(tls, expected.map(|(address, tls)| (address.to_string(), tls)));
-        let options = config.tls.read().unwrap().options;
+        let options = config.tls.read(0).unwrap().options;
         assert_eq!(options.certificates.len(), 2);
         assert_eq!(options.min_version, Version::Tls13);
 

@@ -432,6 +432,11 @@ fn tunnel_options(tunnel: &Tunnel) -> TunnelOptions {
     }
 }
 
+/// Wall clock, seconds since 1970.
+pub fn unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
 fn wall_ms(_now: Time) -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }

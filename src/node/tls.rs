@@ -11,11 +11,12 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::gauge::ConstGauge;
 
-use crate::config::tls::{TlsFault, TlsFiles, expiry_warning, now_s};
+use crate::config::tls::{TlsFault, TlsFiles, expiry_warning};
 use crate::config::{Config, TlsSettings};
 use crate::layer::LayerMaker;
 use crate::layer::tls::TlsMaker;
 use crate::layer::tls::certificates::Served;
+use crate::node::unix_s;
 
 /// How often a certificate that ends soon is warned about.
 const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);
@@ -40,7 +41,7 @@ impl Certificates {
             return Ok(None);
         }
         let TlsFiles { options, .. } =
-            config.tls.read().map_err(|faults| io::Error::other(sentence(&faults)))?;
+            config.tls.read(unix_s()).map_err(|faults| io::Error::other(sentence(&faults)))?;
         let served = RwLock::new(options.certificates.clone());
         let maker = Arc::new(TlsMaker::new(options).map_err(io::Error::other)?);
         let inner = Inner { settings: config.tls.clone(), maker, served };
@@ -53,7 +54,7 @@ impl Certificates {
 
     /// Reads the files again. What is wrong with them is logged, and the old ones go on.
     pub fn reload(&self) {
-        let files = match self.0.settings.read() {
+        let files = match self.0.settings.read(unix_s()) {
             Ok(files) => files,
             Err(faults) => {
                 tracing::error!("certificates stay as they were: {}", sentence(&faults));
@@ -83,7 +84,7 @@ impl Certificates {
         thread::Builder::new().name("certificates".into()).spawn(move || {
             loop {
                 thread::sleep(WARNING_INTERVAL);
-                let now_s = now_s();
+                let now_s = unix_s();
                 for warning in own.0.served.read().iter().filter_map(|served| expiry_warning(served, now_s)) {
                     tracing::warn!("{warning}");
                 }

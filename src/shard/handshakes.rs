@@ -3,10 +3,7 @@
 //! A step is asymmetric cryptography: 0.1 to 1 ms. Those that are connected wait for a few of them in a tick at most; the
 //! steps that are due wait in the order in which they came.
 
-use std::collections::VecDeque;
-
 use crate::base::bytes::Bytes;
-use crate::base::ids::Sock;
 use crate::layer::Step;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
@@ -16,23 +13,6 @@ use crate::shard::stats::Cause;
 /// Steps of handshakes in one tick: what they delay others by, 2 ms with RSA keys of 2048 bits. More ticks follow at once
 /// while any wait.
 const STEPS_PER_TICK: usize = 2;
-/// Unfinished handshakes of one shard. Each may hold 8 KiB, at worst a few times
-/// [`HANDSHAKE_BYTES_MAX`](crate::layer::tls::HANDSHAKE_BYTES_MAX). A connection beyond is closed at once.
-const UNFINISHED_MAX: usize = 4096;
-
-#[derive(Default)]
-pub(in crate::shard) struct Handshakes {
-    /// A step is due. Each once, so no more than are unfinished, and some that are gone.
-    pub due: VecDeque<Sock>,
-    pub unfinished: usize,
-}
-
-impl Handshakes {
-    pub fn is_full(&self) -> bool {
-        self.unfinished >= UNFINISHED_MAX
-    }
-}
-
 impl Core {
     /// The layer of a connection wants a step: until then it is not read from.
     pub fn handshake_due(&mut self, slot: u32) {

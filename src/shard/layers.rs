@@ -1,8 +1,10 @@
 //! The layers of sealed connections, and which listeners have them.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::base::certificate::ClientCertificate;
+use crate::base::ids::Sock;
 use crate::layer::{Layer, LayerMaker};
 
 /// What is particular to the connections of one listener.
@@ -47,5 +49,22 @@ impl Layers {
     /// To be put back with [`Layers::insert`], or for good.
     pub fn take(&mut self, slot: u32) -> Option<Box<dyn Layer>> {
         self.0.get_mut(slot as usize)?.take()
+    }
+}
+
+/// Unfinished handshakes of one shard. Each may hold 8 KiB, at worst a few times
+/// [`HANDSHAKE_BYTES_MAX`](crate::layer::tls::HANDSHAKE_BYTES_MAX). A connection beyond is closed at once.
+const UNFINISHED_MAX: usize = 4096;
+
+#[derive(Default)]
+pub(in crate::shard) struct Handshakes {
+    /// A step is due. Bound: each once, so [`UNFINISHED_MAX`], and some that are gone.
+    pub due: VecDeque<Sock>,
+    pub unfinished: usize,
+}
+
+impl Handshakes {
+    pub fn is_full(&self) -> bool {
+        self.unfinished >= UNFINISHED_MAX
     }
 }

@@ -8,7 +8,7 @@
 //! `check` (what was published, and what may follow what), `unidirectional` (the same over the
 //! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
 //! is asked), `engine` (an owner of channels that is no shard), `records` (what a shard holds, as bytes), `strangers`,
-//! `wire`; `sealed` stands between a connection and its bytes in every fourth run.
+//! `wire`; `sealed` stands between a connection and its bytes in every fourth run, `tls` in another fourth.
 
 mod backend;
 mod check;
@@ -21,6 +21,7 @@ mod records;
 mod scenario;
 mod sealed;
 mod strangers;
+mod tls;
 mod unidirectional;
 mod wire;
 mod world;

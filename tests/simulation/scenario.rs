@@ -23,6 +23,7 @@ use trunkline::session::token::{TokenOptions, Verifier};
 use trunkline::shard::{ClientHooks, HttpLimits, ListenerOptions, ShardOptions};
 
 use crate::sealed::Maker;
+use crate::tls;
 
 /// Signs the tokens of the simulated backend.
 pub const SECRET: &[u8] = b"only the simulated backend knows this";
@@ -74,6 +75,8 @@ pub struct Scenario {
     pub shutdown_under_load: bool,
     /// Every other connection is sealed by a layer.
     pub sealed: bool,
+    /// Every other connection speaks TLS.
+    pub tls: bool,
 }
 
 /// What becomes of events.
@@ -168,7 +171,7 @@ impl Scenario {
             },
             telling,
             driver: DriverOptions {
-                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into(); 2],
+                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into(); 3],
                 // The driver's table may be full before the shard's own bound is reached, or after.
                 sockets_max: if cramped && prng.bool() { room + 2 } else { room * 2 },
                 recv_buffer_bytes: *pick(
@@ -196,6 +199,7 @@ impl Scenario {
             shutdown_under_load: prng.bool(),
             // By the seed alone: what it draws stays the same.
             sealed: seed % 4 == 2,
+            tls: seed % 4 == 1,
         }
     }
 }
@@ -334,7 +338,11 @@ fn options(
     let channels_tight = prng.u8(..8) == 0;
     let (namespaces, rules) = namespaces.split();
     ShardOptions {
-        listeners: vec![ListenerOptions::default(), ListenerOptions { layer: Some(Arc::new(Maker)) }],
+        listeners: vec![
+            ListenerOptions::default(),
+            ListenerOptions { layer: Some(Arc::new(Maker)) },
+            ListenerOptions { layer: Some(tls::maker()) },
+        ],
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
         hub: HubLimits {

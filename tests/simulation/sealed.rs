@@ -12,6 +12,8 @@ use trunkline::base::ids::ListenerId;
 use trunkline::driver::sim::{ClientEnd, SimNet};
 use trunkline::layer::{Fault, Layer, LayerMaker, Opened};
 
+use crate::tls::{TLS, TlsEnd};
+
 /// The listener whose connections are sealed, in the runs that have it.
 pub const SEALED: ListenerId = ListenerId(1);
 
@@ -210,22 +212,35 @@ struct Sealing {
 pub struct End {
     end: ClientEnd,
     sealing: Option<Sealing>,
+    tls: Option<Box<TlsEnd>>,
 }
 
 impl End {
     pub fn plain(net: &SimNet) -> End {
-        End { end: net.connect(), sealing: None }
+        End { end: net.connect(), sealing: None, tls: None }
     }
 
     pub fn sealed(net: &SimNet) -> End {
-        End { end: net.connect_by(SEALED), sealing: Some(Sealing::default()) }
+        End { end: net.connect_by(SEALED), sealing: Some(Sealing::default()), tls: None }
+    }
+
+    pub fn over_tls(net: &SimNet, tls: TlsEnd) -> End {
+        End { end: net.connect_by(TLS), sealing: None, tls: Some(Box::new(tls)) }
     }
 
     pub fn is_sealed(&self) -> bool {
-        self.sealing.is_some()
+        self.sealing.is_some() || self.tls.is_some()
+    }
+
+    /// It speaks TLS, and has not agreed with the shard yet.
+    pub fn in_handshake(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.in_handshake())
     }
 
     pub fn send(&mut self, bytes: &[u8]) -> bool {
+        if let Some(tls) = &mut self.tls {
+            return !self.end.finished() && !tls.is_over() && tls.send(&mut self.end, bytes);
+        }
         let Some(sealing) = &mut self.sealing else { return self.end.send(bytes) };
         if self.end.finished() || sealing.writer.ended {
             return false;
@@ -250,6 +265,11 @@ impl End {
     }
 
     pub fn recv_into(&mut self, out: &mut Vec<u8>) -> usize {
+        if let Some(tls) = &mut self.tls {
+            let before = out.len();
+            tls.recv_into(&mut self.end, out);
+            return out.len() - before;
+        }
         let Some(sealing) = &mut self.sealing else { return self.end.recv_into(out) };
         let before = out.len();
         sealing.arrived.clear();
@@ -278,6 +298,11 @@ impl End {
 
     /// The end in the layer first, as far as the connection has one.
     pub fn finish(&mut self) {
+        if let Some(tls) = &mut self.tls
+            && !self.end.finished()
+        {
+            tls.end(&mut self.end);
+        }
         if let Some(sealing) = &mut self.sealing
             && !self.end.finished()
             && !sealing.writer.ended
@@ -290,12 +315,18 @@ impl End {
     }
 
     /// The shard's layer has said that it was the last.
-    pub fn heard_end(&self) -> bool {
+    pub fn heard_end(&mut self) -> bool {
+        if let Some(tls) = &mut self.tls {
+            return tls.heard_end();
+        }
         self.sealing.as_ref().is_some_and(|sealing| sealing.heard_end)
     }
 
     /// The shard's layer did not understand what it was sent.
     pub fn alerted(&self) -> bool {
+        if let Some(tls) = &self.tls {
+            return tls.alerted;
+        }
         self.sealing.as_ref().is_some_and(|sealing| sealing.alerted)
     }
 }

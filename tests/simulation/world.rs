@@ -29,6 +29,7 @@ use crate::records;
 use crate::scenario::{DELIVERIES_PER_TICK, Scenario, Telling};
 use crate::sealed::End;
 use crate::strangers::{Flooder, Hostile, HttpUser};
+use crate::tls::Clients;
 use crate::unidirectional::UnidirectionalClient;
 
 /// Virtual time in which everything that went wrong must have come right: longer than any doom, stall, expiry, pong
@@ -76,6 +77,7 @@ pub struct Stage {
     /// What clients say and hear is printed.
     pub trace: bool,
     connects: u64,
+    tls: Clients,
     numbers: BTreeMap<ChannelName, ChannelNo>,
 }
 
@@ -83,6 +85,10 @@ impl Stage {
     /// A client that connects: sealed, or plain, by turns where this run has both.
     pub fn connect(&mut self) -> End {
         self.connects += 1;
+        if self.scenario.tls && self.connects.is_multiple_of(2) {
+            self.coverage.count("tls_connects");
+            return End::over_tls(&self.net, self.tls.connect(self.connects / 2));
+        }
         match self.scenario.sealed && self.connects.is_multiple_of(2) {
             true => {
                 self.coverage.count("sealed_connects");
@@ -233,6 +239,7 @@ impl World {
                 ending: false,
                 shutdowns_heard: 0,
                 connects: 0,
+                tls: Clients::new(),
                 trace,
                 numbers,
             },

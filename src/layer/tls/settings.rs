@@ -9,8 +9,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::server::{ProducesTickets, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig, version};
 
-use crate::layer::tls::Tls;
 use crate::layer::tls::certificates::{ByName, Served};
+use crate::layer::tls::connection::Tls;
 use crate::layer::tls::record::Version;
 use crate::layer::tls::secrets::Capture;
 use crate::layer::{Layer, LayerMaker};

@@ -27,8 +27,18 @@ impl Client {
         }
         let Some(end) = &self.end else { return };
         let state = end.state();
+        // Where a plain connection gets its 503, one over TLS is closed within the handshake.
+        let refused = end.in_handshake() && stage.scenario.cramped;
+        if refused && state == ClientState::Finished {
+            stage.coverage.count("tls_refused_in_handshake");
+        }
         assert!(
-            state != ClientState::Finished || end.finished() || self.mute || !stage.settled || stage.ending,
+            refused
+                || state != ClientState::Finished
+                || end.finished()
+                || self.mute
+                || !stage.settled
+                || stage.ending,
             "client {} is cut off without a word, though it reads and answers",
             self.number
         );

@@ -10,8 +10,11 @@ use rustls::{AlertDescription, Error, HandshakeKind, ProtocolVersion};
 
 use self::authority::Authority;
 use self::pair::{Pair, client, client_with, options, server, simple};
+use super::connection::State;
 use super::*;
-use crate::layer::tls::record::{HEADER, PLAIN_MAX};
+use crate::base::bytes::BytesMut;
+use crate::layer::tls::record::{HEADER, PLAIN_MAX, alert, plain_alert};
+use crate::layer::{Fault, Layer as _};
 
 fn established(pair: &mut Pair) -> (&mut keys::Key, &mut keys::Key) {
     match &mut pair.tls.state {
