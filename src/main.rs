@@ -9,7 +9,7 @@ use trunkline::{config, node};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match config::cli::run(std::env::args_os(), std::env::vars_os(), node::unix_s()) {
+    match config::cli::run(std::env::args_os(), std::env::vars_os(), node::clock::unix_s()) {
         Ok(Job::Serve(start)) => node::run(start),
         Ok(Job::Doctor(start, diagnosis)) => node::doctor::run(&start, &diagnosis),
         Ok(Job::Token(task)) => node::tokens::run(&task),

@@ -78,7 +78,8 @@ pub enum Job {
     Token(Box<TokenTask>),
 }
 
-/// Reads the command line and the environment, at a moment of the wall clock. A command that needs neither node nor clock is carried out here.
+/// Reads the command line and the environment. A command that needs neither node nor clock is carried out here. `unix_s`:
+/// seconds since 1970.
 ///
 /// # Errors
 /// The code to exit with; what there was to say has been printed.

@@ -63,11 +63,6 @@ pub trait Layer: Send {
         Step::Nothing
     }
 
-    /// Who the peer has proven to be, once the layer is ready.
-    fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
-        None
-    }
-
     /// Memory for what is incomplete. Bound: the implementation's longest record.
     fn stored_bytes(&self) -> usize;
 }
@@ -94,6 +89,8 @@ pub enum Step {
     Ready {
         /// The peer has shown a ticket of an earlier connection.
         resumed: bool,
+        /// Who the peer has proven to be.
+        certificate: Option<Arc<ClientCertificate>>,
         /// Bytes of the socket that came behind the handshake: to be opened next.
         rest: Vec<u8>,
     },

@@ -7,6 +7,7 @@
 //! get their answers, everything within the grace of the configuration.
 
 mod absences;
+pub mod clock;
 pub mod doctor;
 mod harden;
 mod limits;
@@ -430,11 +431,6 @@ fn tunnel_options(tunnel: &Tunnel) -> TunnelOptions {
         },
         timeout: options.timeout,
     }
-}
-
-/// Wall clock, seconds since 1970.
-pub fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 fn wall_ms(_now: Time) -> u64 {

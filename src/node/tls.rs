@@ -16,7 +16,7 @@ use crate::config::{Config, TlsSettings};
 use crate::layer::LayerMaker;
 use crate::layer::tls::TlsMaker;
 use crate::layer::tls::certificates::Served;
-use crate::node::unix_s;
+use crate::node::clock::unix_s;
 
 /// How often a certificate that ends soon is warned about.
 const WARNING_INTERVAL: Duration = Duration::from_secs(24 * 3600);

@@ -252,7 +252,7 @@ impl Core {
         let Some(connection) = self.links.connections.remove(sock.slot) else { return };
         self.peers.directory.remove(connection.peer.number());
         if connection.link.is_layered() {
-            let layer = self.links.layers.take(sock.slot);
+            let layer = self.links.layers.remove(sock.slot);
             self.links.handshakes.unfinished -= usize::from(layer.is_some_and(|layer| !layer.is_ready()));
         }
         match connection.link.seated() {

@@ -45,7 +45,10 @@ impl Core {
         self.links.actions.push(Action::ReadStart(slot));
         match step {
             Step::Nothing => {}
-            Step::Ready { resumed, mut rest } => {
+            Step::Ready { resumed, certificate, mut rest } => {
+                if let Some(certificate) = certificate {
+                    self.links.layers.set_certificate(slot, certificate);
+                }
                 self.links.handshakes.unfinished -= 1;
                 self.env.stats.counters.tls_handshakes_total += 1;
                 self.env.stats.counters.tls_handshakes_resumed_total += u64::from(resumed);

@@ -1,6 +1,6 @@
 //! The layers of sealed connections, and which listeners have them.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::base::certificate::ClientCertificate;
@@ -17,38 +17,52 @@ pub struct ListenerOptions {
 /// By slot, apart from the connections: a plain one pays a bit in its slot and nothing here. As long as the highest slot
 /// that was ever sealed.
 #[derive(Default)]
-pub(in crate::shard) struct Layers(Vec<Option<Box<dyn Layer>>>);
+pub(in crate::shard) struct Layers {
+    by_slot: Vec<Option<Box<dyn Layer>>>,
+    /// Those that clients have shown. Not in their layers, which are elsewhere while what they opened is acted on.
+    certificates: BTreeMap<u32, Arc<ClientCertificate>>,
+}
 
 impl Layers {
     pub fn insert(&mut self, slot: u32, layer: Box<dyn Layer>) {
         let slot = slot as usize;
-        if self.0.len() <= slot {
-            self.0.resize_with(slot + 1, || None);
+        if self.by_slot.len() <= slot {
+            self.by_slot.resize_with(slot + 1, || None);
         }
-        self.0[slot] = Some(layer);
+        self.by_slot[slot] = Some(layer);
     }
 
     pub fn get_mut(&mut self, slot: u32) -> Option<&mut (dyn Layer + 'static)> {
-        self.0.get_mut(slot as usize)?.as_deref_mut()
+        self.by_slot.get_mut(slot as usize)?.as_deref_mut()
     }
 
     pub fn get(&self, slot: u32) -> Option<&(dyn Layer + 'static)> {
-        self.0.get(slot as usize)?.as_deref()
+        self.by_slot.get(slot as usize)?.as_deref()
     }
 
     /// The certificate that the client has shown.
     pub fn certificate(&self, slot: u32) -> Option<Arc<ClientCertificate>> {
-        self.get(slot)?.certificate().cloned()
+        self.certificates.get(&slot).cloned()
+    }
+
+    pub fn set_certificate(&mut self, slot: u32, certificate: Arc<ClientCertificate>) {
+        self.certificates.insert(slot, certificate);
     }
 
     pub fn stored_bytes(&self, slot: u32) -> usize {
-        let layer = self.0.get(slot as usize).and_then(Option::as_ref);
+        let layer = self.by_slot.get(slot as usize).and_then(Option::as_ref);
         layer.map_or(0, |layer| layer.stored_bytes())
     }
 
-    /// To be put back with [`Layers::insert`], or for good.
+    /// For good.
+    pub fn remove(&mut self, slot: u32) -> Option<Box<dyn Layer>> {
+        self.certificates.remove(&slot);
+        self.take(slot)
+    }
+
+    /// To be put back with [`Layers::insert`].
     pub fn take(&mut self, slot: u32) -> Option<Box<dyn Layer>> {
-        self.0.get_mut(slot as usize)?.take()
+        self.by_slot.get_mut(slot as usize)?.take()
     }
 }
 

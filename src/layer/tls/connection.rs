@@ -6,7 +6,6 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 
 use crate::base::bytes::{Bytes, BytesMut};
-use crate::base::certificate::ClientCertificate;
 use crate::layer::tls::established::Established;
 use crate::layer::tls::handshake::{Failed, Handshake};
 use crate::layer::tls::record::{alert, plain_alert};
@@ -17,9 +16,12 @@ pub struct Tls {
     pub(super) state: State,
     /// To be sent before anything else.
     pub(super) first: Vec<u8>,
-    pub(super) certificate: Option<Arc<ClientCertificate>>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are established, and one piece of memory is less than two"
+)]
 pub(super) enum State {
     Handshake(Box<Handshake>),
     Established(Established),
@@ -32,11 +34,7 @@ const _: () = assert!(size_of::<Tls>() <= 336);
 
 impl Tls {
     pub fn new(config: Arc<ServerConfig>) -> Tls {
-        Tls {
-            state: State::Handshake(Box::new(Handshake::new(config))),
-            first: Vec::new(),
-            certificate: None,
-        }
+        Tls { state: State::Handshake(Box::new(Handshake::new(config))), first: Vec::new() }
     }
 
     fn fail(&mut self, Failed { fault, outgoing }: Failed) -> Fault {
@@ -104,16 +102,11 @@ impl Layer for Tls {
             Ok(None) => Step::Nothing,
             Ok(Some(agreed)) => {
                 self.first = agreed.outgoing;
-                self.certificate = agreed.certificate;
                 self.state = State::Established(agreed.established);
-                Step::Ready { resumed: agreed.resumed, rest: agreed.rest }
+                Step::Ready { resumed: agreed.resumed, certificate: agreed.certificate, rest: agreed.rest }
             }
             Err(failed) => Step::Fault(self.fail(failed)),
         }
-    }
-
-    fn certificate(&self) -> Option<&Arc<ClientCertificate>> {
-        self.certificate.as_ref()
     }
 
     fn wants_to_speak(&self) -> bool {

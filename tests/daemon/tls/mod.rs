@@ -325,6 +325,28 @@ on_both_drivers! {
         assert_eq!(again.stream.conn.handshake_kind(), Some(HandshakeKind::Resumed));
     }
 
+    /// Thousands that come and say nothing: no more of them than there may be, and those who are connected notice nothing.
+    fn unfinished_handshakes_are_bounded(driver: Driver) {
+        let authority = Authority::new();
+        let more = "handshake_timeout = \"60s\"\n";
+        let daemon = start_with(driver, &authority.sign("a", "localhost"), &["--shards", "1"], more);
+        let mut connected = Secure::websocket(&daemon, &config(&authority), "/echo");
+        let silent: Vec<_> = (0..4_096).map(|_| connect(&daemon)).collect();
+        while metric(&daemon, "trunkline_tls_handshakes_active") < 4_096 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let mut one_more = connect(&daemon);
+        let closed = one_more.read(&mut [0; 1]);
+        assert!(matches!(closed, Ok(0)) || closed.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset));
+        assert_eq!(fault(&daemon, "tls_handshakes_full"), 1);
+        connected.echo("still there");
+        drop(silent);
+        while metric(&daemon, "trunkline_tls_handshakes_active") > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Secure::websocket(&daemon, &config(&authority), "/echo").echo("room again");
+    }
+
     /// More at once than one turn takes: the others wait in line, and each gets its turn.
     fn a_crowd_of_handshakes_waits_its_turn(driver: Driver) {
         let authority = Authority::new();

@@ -85,7 +85,7 @@ fn an_idle_connection_owns_little() {
     pair.cut = 3;
     pair.run().client_says(&text(5_000)).server_says(&[&text(5_000)], false);
     assert_eq!(pair.tls.stored_bytes(), 0);
-    assert!(matches!(pair.tls.state, State::Established(_)) && pair.tls.certificate.is_none());
+    assert!(matches!(pair.tls.state, State::Established(_)) && pair.certificate.is_none());
     // Half a record: what has come of it.
     let mut half = vec![23, 3, 3, 0x10, 0];
     half.extend([0; 100]);
@@ -432,18 +432,18 @@ fn clients_show_who_they_are() {
                 (pair, client)
             };
             let (pair, client) = come(Some(&own));
-            let shown = pair.tls.certificate().unwrap().clone();
+            let shown = pair.certificate.unwrap();
             assert_eq!(&*shown.subject, "CN=client-1");
             assert_eq!(shown.fingerprint_hex(), fingerprint(&own.0));
             // A ticket remembers it.
             let mut pair = Pair::new(&config, &client, "a.test");
             pair.run();
-            assert_eq!((pair.resumed, pair.tls.certificate()), (true, Some(&shown)));
+            assert_eq!((pair.resumed, pair.certificate.as_ref()), (true, Some(&shown)));
 
             let (pair, _) = come(None);
             match kind {
                 ClientCertificates::Require => assert_eq!(pair.fault, Some(Fault::ClientCertificateMissing)),
-                _ => assert!(pair.tls.is_ready() && pair.tls.certificate().is_none()),
+                _ => assert!(pair.tls.is_ready() && pair.certificate.is_none()),
             }
             let (pair, _) = come(Some(&stranger.server(&["client-1"])));
             assert_eq!(pair.fault, Some(Fault::ClientCertificateUnknown));

@@ -11,6 +11,7 @@ use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedCipherSuite};
 
 use crate::base::bytes::{Bytes, BytesMut};
+use crate::base::certificate::ClientCertificate;
 use crate::layer::tls::certificates::Served;
 use crate::layer::tls::record::Version;
 use crate::layer::tls::settings::server_config_of;
@@ -83,6 +84,7 @@ pub struct Pair {
     pub fault: Option<Fault>,
     pub client_fault: Option<rustls::Error>,
     pub resumed: bool,
+    pub certificate: Option<Arc<ClientCertificate>>,
     pub steps: usize,
 }
 
@@ -98,6 +100,7 @@ impl Pair {
             fault: None,
             client_fault: None,
             resumed: false,
+            certificate: None,
             steps: 0,
         }
     }
@@ -111,7 +114,8 @@ impl Pair {
                 self.steps += 1;
                 match self.tls.step() {
                     Step::Nothing => {}
-                    Step::Ready { resumed, mut rest } => {
+                    Step::Ready { resumed, certificate, mut rest } => {
+                        self.certificate = certificate;
                         self.resumed = resumed;
                         self.receive_piece(&mut rest);
                     }
