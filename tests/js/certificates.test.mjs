@@ -1,18 +1,16 @@
-// Clients over TLS: the npm SDK with `ws`, Chromium, and what the backend gets to see of a client's certificate.
+// What the backend gets to see of a client's certificate: in hook calls, in tunnels, in events.
 
 import assert from 'node:assert/strict';
 import { X509Certificate } from 'node:crypto';
 import { once } from 'node:events';
 import http from 'node:http';
-import https from 'node:https';
 import { after, before, describe, it } from 'node:test';
 
 import WebSocket from 'ws';
 
-import { launch } from './support/browser.mjs';
 import { Authority } from './support/certificates.mjs';
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
-import { connected, sdk, subscribed } from './support/sdk.mjs';
+import { connected, sdk } from './support/sdk.mjs';
 import { until } from './support/wait.mjs';
 
 /** A WebSocket of Node that trusts the authority, and shows a certificate of its own. */
@@ -39,7 +37,7 @@ async function backend() {
 }
 
 for (const driver of drivers) {
-  describe(`over TLS on ${driver}`, () => {
+  describe(`certificates of clients on ${driver}`, () => {
     let authority;
     let clients;
     let daemon;
@@ -69,61 +67,6 @@ for (const driver of drivers) {
       asked.close();
       authority.close();
       clients.close();
-    });
-
-    it('serves the SDK', async () => {
-      const client = sdk(wss, { websocket: over(authority) });
-      const subscription = await subscribed(client, 'news');
-      const text = 'x'.repeat(100_000);
-      await daemon.publish('news', { text });
-      await until(() => subscription.seen.publications.length === 1, 'the publication');
-      assert.equal(subscription.seen.publications[0].data.text, text);
-      await client.publish('news', { from: 'the client' });
-      await until(() => subscription.seen.publications.length === 2, 'its own publication');
-      assert.deepEqual(client.log.errors, []);
-      client.disconnect();
-    });
-
-    it('serves requests of HTTP, several on a connection', async () => {
-      const agent = new https.Agent({ ca: authority.pem, keepAlive: true, maxSockets: 1 });
-      for (let time = 0; time < 3; time += 1) {
-        const request = https.get(`https://${secure}/health`, { agent });
-        const [response] = await once(request, 'response');
-        assert.equal(response.statusCode, 200);
-        assert.equal(request.reusedSocket, time > 0);
-        response.resume();
-        await once(response, 'end');
-      }
-      agent.destroy();
-    });
-
-    it('serves a browser: wss and an event stream', async () => {
-      const browser = await launch();
-      try {
-        const context = await browser.newContext({ ignoreHTTPSErrors: true });
-        const page = await context.newPage();
-        await page.goto(`https://${secure}/health`);
-        const heard = page.evaluate((url) => new Promise((done, fail) => {
-          const socket = new WebSocket(url);
-          socket.onopen = () => socket.send('{"id":1,"connect":{}}');
-          socket.onmessage = ({ data }) => done(JSON.parse(data.split('\n')[0]).connect?.ping);
-          socket.onerror = () => fail(new Error('the WebSocket failed'));
-        }), wss);
-        assert.equal(await heard, 25);
-        const stream = page.evaluate((url) => new Promise((done, fail) => {
-          const source = new EventSource(url);
-          source.onmessage = ({ data }) => { source.close(); done(data); };
-          source.onerror = () => fail(new Error('the stream failed'));
-        }), `https://${secure}/sse?channel=streamed`);
-        await until(async () => {
-          const { num_clients: count } = await daemon.api('presence_stats', { channel: 'streamed' });
-          return count === 1;
-        }, 'the stream is subscribed');
-        await daemon.publish('streamed', { n: 1 });
-        assert.ok((await stream).includes('"n":1'));
-      } finally {
-        await browser.close();
-      }
     });
 
     it('shows the certificate of a client to the backend', async () => {
