@@ -95,7 +95,6 @@ fn options() -> ShardOptions {
         question_patience: Duration::from_secs(1),
         shutdown_grace: Duration::from_secs(5),
         client_limits: Default::default(),
-        compression: None,
         echo: false,
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,
