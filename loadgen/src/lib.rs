@@ -16,6 +16,8 @@
 //!   publications left: when these make up more than half of what was measured, the run is invalid.
 //! - **Beside the floor.** [`floor`] is the least server that does the same; [`run`] drives both in the same way, so
 //!   that each figure has a ratio that holds on any host.
+//! - **TLS is the connection's own layer.** [`tls`] stands between the sockets and the codecs where `--url` asks for it;
+//!   plain connections do not know of it. Connections of a [`storm`] live beside those that are measured.
 //!
 //! Scenarios are lists of [`run::Phase`]; [`report`] turns a [`run::RunResult`] into something to read. `unsafe` is in
 //! `net/sys.rs` only.
@@ -30,3 +32,5 @@ pub mod profile;
 pub mod publish;
 pub mod report;
 pub mod run;
+pub mod storm;
+pub mod tls;

@@ -325,7 +325,7 @@ fn a_wrong_key_and_a_closed_door_are_told_by_cause() {
 #[test]
 fn arguments_that_make_no_sense_are_refused_before_anything_begins() {
     for arguments in [
-        &["fanout", "--url", "wss://127.0.0.1:1/"][..],
+        &["fanout", "--url", "wss://127.0.0.1:1/", "--tls-ca", "/nowhere"][..],
         &["fanout", "--url", "nowhere"],
         &["fanout", "--rate", "-1"],
         &["fanout", "--per-connection", "3"],

@@ -15,14 +15,14 @@ pub struct Address {
 
 impl Address {
     /// # Errors
-    /// What is wrong with it. TLS is: the figures would be of its implementation here.
+    /// What is wrong with it.
     pub fn parse(url: &str) -> Result<Address, String> {
         let (scheme, rest) = url.split_once("://").ok_or_else(|| format!("{url}: no scheme, as in ws://"))?;
         let port = match scheme {
             "ws" | "http" => 80,
             "tcp" | "mqtt" | "nats" => 0,
-            "wss" | "https" => return Err(format!("{url}: TLS is not spoken; measure without it")),
-            _ => return Err(format!("{url}: the scheme is not ws, http or tcp")),
+            "wss" | "https" => 443,
+            _ => return Err(format!("{url}: the scheme is not ws, wss, http, https or tcp")),
         };
         let (host, path) = match rest.find('/') {
             Some(at) => rest.split_at(at),
@@ -44,13 +44,22 @@ impl Address {
         Ok(Address { scheme: scheme.into(), host: host.into(), path: path.into(), port })
     }
 
-    /// # Errors
-    /// When the host has no address.
-    pub fn resolve(&self) -> Result<SocketAddr, String> {
+    pub fn is_tls(&self) -> bool {
+        matches!(self.scheme.as_str(), "wss" | "https")
+    }
+
+    /// The host without its port; an IPv6 address without its brackets.
+    pub fn name(&self) -> &str {
         let name = self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, port)| {
             if port.ends_with(']') { self.host.as_str() } else { name }
         });
-        let name = name.trim_start_matches('[').trim_end_matches(']');
+        name.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// # Errors
+    /// When the host has no address.
+    pub fn resolve(&self) -> Result<SocketAddr, String> {
+        let name = self.name();
         let mut found = (name, self.port).to_socket_addrs().map_err(|error| format!("{name}: {error}"))?;
         found.next().ok_or_else(|| format!("{name}: no address"))
     }
@@ -67,8 +76,11 @@ mod tests {
         assert_eq!(address.resolve(), Ok("127.0.0.1:8000".parse().unwrap()));
         assert_eq!(Address::parse("ws://127.0.0.1").unwrap().resolve(), Ok("127.0.0.1:80".parse().unwrap()));
         assert_eq!(Address::parse("ws://[::1]:9/").unwrap().resolve(), Ok("[::1]:9".parse().unwrap()));
-        for wrong in ["127.0.0.1:80", "wss://a/", "ftp://a/", "tcp://a", "ws://a:x/", "ws:///x", "ws://a b/"]
-        {
+        let secure = Address::parse("wss://127.0.0.1/x").unwrap();
+        assert!(secure.is_tls() && !address.is_tls());
+        assert_eq!(secure.resolve(), Ok("127.0.0.1:443".parse().unwrap()));
+        assert_eq!(Address::parse("https://[::1]:9/").unwrap().name(), "::1");
+        for wrong in ["127.0.0.1:80", "wss:///", "ftp://a/", "tcp://a", "ws://a:x/", "ws:///x", "ws://a b/"] {
             assert!(Address::parse(wrong).is_err(), "{wrong}");
         }
     }

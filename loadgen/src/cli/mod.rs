@@ -16,6 +16,7 @@ pub use self::plan::{Asked, FloorBeside, Outputs, SetupFault, floor_plan, prepar
 use crate::engine::DriverChoice;
 use crate::floor::FloorBy;
 use crate::run::parse_duration;
+use crate::tls::TlsVersion;
 
 /// Load generator for servers of long connections: WebSocket and others.
 ///
@@ -53,7 +54,7 @@ pub enum Scenario {
 /// What every scenario has.
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
-    /// The server: ws://, http:// (SSE, long-poll) or tcp:// (MQTT, NATS), host, port, path.
+    /// The server: ws:// or wss://, http:// or https:// (SSE, long-poll), or tcp:// (MQTT, NATS), host, port, path.
     #[arg(long, default_value = "ws://127.0.0.1:8000/connection/websocket")]
     pub url: String,
     /// The protocol.
@@ -111,11 +112,34 @@ pub struct LoadArgs {
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub lag_max: Option<Duration>,
     #[command(flatten)]
+    pub tls: TlsArgs,
+    #[command(flatten)]
     pub protocol: ProtocolArgs,
     #[command(flatten)]
     pub publishing: PublishArgs,
     #[command(flatten)]
     pub output: OutputArgs,
+}
+
+/// How wss:// and https:// are spoken.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "TLS")]
+pub struct TlsArgs {
+    /// Authorities that the server's certificate may come from (PEM).
+    #[arg(long, default_value = "/etc/ssl/certs/ca-certificates.crt", value_name = "FILE")]
+    pub tls_ca: PathBuf,
+    /// Do not look at the server's certificate.
+    #[arg(long)]
+    pub insecure: bool,
+    /// What the certificate has to be for, and what the server is asked for. Left out: the URL's host.
+    #[arg(long, value_name = "NAME")]
+    pub tls_name: Option<String>,
+    /// The only version that is offered.
+    #[arg(long, value_enum, default_value_t)]
+    pub tls_version: TlsVersion,
+    /// Connections that come back show no ticket of an earlier one.
+    #[arg(long)]
+    pub no_resumption: bool,
 }
 
 /// What a protocol needs to know.
@@ -260,6 +284,12 @@ pub struct FanoutArgs {
     /// The first so long enters no histogram.
     #[arg(long, default_value = "1s", value_parser = duration, value_name = "TIME")]
     pub warm_up: Duration,
+    /// Then the same again beside so many new connections a second, each with all its handshakes.
+    #[arg(long, default_value_t = 0.0, value_name = "RATE")]
+    pub storm: f64,
+    /// How long each of these stays.
+    #[arg(long, default_value = "0s", value_parser = duration, value_name = "TIME")]
+    pub storm_hold: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -20,6 +20,7 @@ use crate::profile::{
 };
 use crate::publish::{HttpPublishing, Publishing};
 use crate::run::{Phase, Plan, read_scenario};
+use crate::tls::{Tls, TlsOptions};
 
 /// Why nothing was begun: exit code 2.
 #[derive(Debug, thiserror::Error)]
@@ -111,6 +112,9 @@ pub fn prepare(cli: Cli) -> Result<Asked, SetupFault> {
         notes.push(format!("RLIMIT_NOFILE raised from {before} to {limit}"));
     }
     let plan = plan(&load, connections, recover)?;
+    if plan.tls.is_some() && load.output.with_floor {
+        notes.push("the floor is plain: it speaks no TLS".into());
+    }
     if u64::from(connections) > plan.sources.connections_max() {
         notes.push(format!(
             "{connections} connections may not find ports: name more --source addresses (about 28,000 each)"
@@ -141,7 +145,11 @@ pub fn prepare(cli: Cli) -> Result<Asked, SetupFault> {
 /// Numbers that would make no sense.
 fn check(load: &LoadArgs, phases: &[Phase]) -> Result<(), SetupFault> {
     let positive = |value: f64| value >= 0.0 && value.is_finite();
-    let rates = phases.iter().all(|phase| positive(phase.publish) && positive(phase.request));
+    let rates = phases.iter().all(|phase| {
+        positive(phase.publish)
+            && positive(phase.request)
+            && phase.storm.is_none_or(|(rate, _)| positive(rate))
+    });
     let open_rates = load.open_rate.is_none_or(|rate| rate > 0.0 && rate.is_finite());
     let shares = phases.iter().all(|phase| phase.cut.is_none_or(|(share, _)| (0.0..=1.0).contains(&share)));
     let most = phases.iter().filter_map(|phase| phase.open).map(|(total, _)| total).max().unwrap_or(0);
@@ -178,6 +186,7 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
         cpus.min(connections.div_ceil(CONNECTIONS_PER_THREAD_MIN)).max(1)
     });
+    let tls = tls(load, &address, connections)?;
     let publishing = publishing(load, &address, target)?;
     let publishers = load.publishing.publishers.unwrap_or(match publishing {
         Publishing::Http(_) => 8,
@@ -195,6 +204,7 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
         name: "target".into(),
         profile: profile(load, &address, run)?,
         target,
+        tls,
         host: address.host.clone(),
         headers,
         compression: load.compression,
@@ -227,15 +237,33 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
     })
 }
 
+/// How `address` is spoken to, if over TLS. `connections`: how many may come back.
+fn tls(load: &LoadArgs, address: &Address, connections: u32) -> Result<Option<Tls>, SetupFault> {
+    if !address.is_tls() {
+        return Ok(None);
+    }
+    let args = &load.tls;
+    let options = TlsOptions {
+        ca: args.tls_ca.clone(),
+        insecure: args.insecure,
+        resumption: !args.no_resumption,
+        version: args.tls_version,
+    };
+    let name = args.tls_name.as_deref().unwrap_or(address.name());
+    Tls::new(&options, name, connections as usize).map(Some).map_err(SetupFault)
+}
+
 fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profile>, SetupFault> {
     let ProtocolArgs { token, hello, subscribe, ready_on, request, publish, user, password, .. } =
         &load.protocol;
-    let framed = address.scheme == "ws";
+    let framed = matches!(address.scheme.as_str(), "ws" | "wss");
     let spoken_over: &[&str] = match load.profile {
-        ProfileName::Sse | ProfileName::LongPoll => &["http"],
-        ProfileName::Nats => &["ws", "tcp", "nats"],
-        ProfileName::Mqtt => &["ws", "tcp", "mqtt"],
-        _ => &["ws"],
+        ProfileName::Sse | ProfileName::LongPoll => &["http", "https"],
+        ProfileName::Nats => &["ws", "wss", "tcp", "nats"],
+        ProfileName::Mqtt => &["ws", "wss", "tcp", "mqtt"],
+        // The floor speaks no TLS.
+        ProfileName::Floor => &["ws"],
+        _ => &["ws", "wss"],
     };
     if !spoken_over.contains(&address.scheme.as_str()) {
         let schemes = spoken_over.join(":// or ");
@@ -313,7 +341,9 @@ fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<
     let url = match (&args.publish_url, &args.api) {
         (Some(url), _) => url.clone(),
         (None, Some(api)) => format!("{}/publish", api.trim_end_matches('/')),
-        (None, None) => format!("http://{}/api/publish", address.host),
+        (None, None) => {
+            format!("{}://{}/api/publish", if address.is_tls() { "https" } else { "http" }, address.host)
+        }
     };
     // Places may stand in the path only; the host is needed before they are filled.
     let api = Address::parse(&url).map_err(SetupFault)?;
@@ -331,6 +361,7 @@ fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<
     });
     Ok(Publishing::Http(HttpPublishing {
         target: api.resolve().map_err(SetupFault)?,
+        tls: tls(load, &api, 0)?,
         host: api.host,
         path: Template::new(&api.path),
         headers,
@@ -343,6 +374,7 @@ fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<
 fn floor_publishing(target: SocketAddr, host: &str) -> HttpPublishing {
     HttpPublishing {
         target,
+        tls: None,
         host: host.into(),
         path: Template::new("/publish?c={index}"),
         headers: Vec::new(),
@@ -358,6 +390,7 @@ pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32
         name: "floor".into(),
         profile: Arc::new(Floor),
         target,
+        tls: None,
         publishing: Publishing::Http(floor_publishing(target, &host)),
         host,
         headers: Vec::new(),

@@ -21,7 +21,12 @@ pub fn idle(args: &IdleArgs) -> Vec<Phase> {
 pub fn fanout(args: &FanoutArgs) -> Vec<Phase> {
     let hold = args.seconds + args.warm_up;
     let fanout = Phase { publish: args.rate, hold, warm_up: args.warm_up, ..Phase::new("fan-out") };
-    vec![open(&args.load), fanout]
+    if args.storm == 0.0 {
+        return vec![open(&args.load), fanout];
+    }
+    let storm = Some((args.storm, args.storm_hold));
+    let beside = Phase { storm, name: "fan-out in a storm".into(), ..fanout.clone() };
+    vec![open(&args.load), fanout, beside]
 }
 
 pub fn requests(args: &RequestArgs, name: &str) -> Vec<Phase> {

@@ -9,13 +9,15 @@ use crate::profile::Audience;
 /// Where a connection is in its life.
 ///
 /// ```text
-///  Free ─▶ Connecting ─▶ Upgrading ─▶ Subscribing ─▶ Ready ─▶ Closing ─▶ Free (or again Connecting, when cut)
-///              └─────────────┴──── any failure ────────┴──────────▲
+///  Free ─▶ Connecting ─▶ [Securing] ─▶ Upgrading ─▶ Subscribing ─▶ Ready ─▶ Closing ─▶ Free (or Connecting, when cut)
+///              └─────────────┴─────────────┴─ any failure ─┴─────────┴─────────▲
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     Free,
     Connecting,
+    /// The TLS handshake goes on.
+    Securing,
     /// The upgrade or GET is sent.
     Upgrading,
     /// The wire is open; the profile speaks.

@@ -5,7 +5,9 @@ use std::time::Duration;
 use trunkline::base::time::Time;
 use trunkline::proto::http1::{ResponseHead, parse_response_head};
 use trunkline::proto::websocket::deflate::check_extension;
-use trunkline::proto::websocket::{Decoder, Message, Role, WsFault, check_response, check_upgrade};
+use trunkline::proto::websocket::{
+    Decoder, Message, Role, WsFault, check_response, check_upgrade, write_request,
+};
 
 use super::Shared;
 use super::conn::{CHUNKED, COMPRESSED, Conn, STALLED, State, WAITING};
@@ -338,6 +340,21 @@ impl Desk<'_> {
             self.measured.own_lag.record(self.waited);
         }
     }
+}
+
+/// Appends the upgrade of the connection's target to WebSocket.
+pub fn write_upgrade(
+    out: &mut Outgoing,
+    shared: &Shared,
+    number: u32,
+    conn: &mut Conn,
+    subprotocols: &[String],
+) {
+    let target = shared.profile.target(&client(shared, number, conn));
+    let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
+    let fields: Vec<(&str, &[u8])> =
+        shared.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+    write_request(out.raw(), &shared.host, &target, KEY, &offered, &fields);
 }
 
 /// Appends a GET of the connection's target, with further fields as far as they have values.

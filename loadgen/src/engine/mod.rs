@@ -21,7 +21,7 @@ use trunkline::base::time::Time;
 
 pub(crate) use self::conn::{Conn, State};
 pub(crate) use self::inflated::Inflated;
-pub(crate) use self::input::{Desk, KEY, client};
+pub(crate) use self::input::{Desk, KEY, write_upgrade};
 pub(crate) use self::response::whole_response;
 use self::worker::Worker;
 use crate::measure::Measured;
@@ -29,6 +29,7 @@ use crate::net::mio::MioNet;
 use crate::net::uring::UringNet;
 use crate::net::{Net, NetOptions, Sources};
 use crate::profile::{Audience, Profile};
+use crate::tls::Tls;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum DriverChoice {
@@ -44,6 +45,8 @@ pub struct Shared {
     pub profile: Arc<dyn Profile>,
     pub audience: Audience,
     pub target: SocketAddr,
+    /// Connections speak TLS, and how.
+    pub tls: Option<Tls>,
     /// The Host field.
     pub host: String,
     /// Further header fields of the upgrade or GET.
@@ -253,7 +256,7 @@ impl Seat {
         started: Sender<Started>,
         broken: Arc<Mutex<Option<io::Error>>>,
     ) {
-        let (net, reason) = match self.make_net() {
+        let (net, reason) = match make_net(self.net, self.driver) {
             Ok(made) => made,
             Err(error) => return drop(started.send(Err(error))),
         };
@@ -263,22 +266,26 @@ impl Seat {
             broken.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
         }
     }
+}
 
-    fn make_net(&self) -> io::Result<(Box<dyn Net>, String)> {
-        let mio = |reason: String| Ok((Box::new(MioNet::try_new(self.net)?) as Box<dyn Net>, reason));
-        let uring = |reason: &str| {
-            UringNet::try_new(self.net).map(|net| (Box::new(net) as Box<dyn Net>, reason.to_string()))
-        };
-        match self.driver {
-            DriverChoice::Mio => mio("as asked for".into()),
-            DriverChoice::IoUring => uring("as asked for"),
-            DriverChoice::Auto => match uring("which this kernel allows") {
-                Ok(made) => Ok(made),
-                // A plan that fits no table fits epoll even less: its own text is the better one.
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(error),
-                Err(error) => mio(format!("because io_uring cannot be used: {error}")),
-            },
-        }
+/// One thread's sockets, and the reason for their driver.
+///
+/// # Errors
+/// When it cannot have them; the text says why.
+pub(crate) fn make_net(options: NetOptions, driver: DriverChoice) -> io::Result<(Box<dyn Net>, String)> {
+    let mio = |reason: String| Ok((Box::new(MioNet::try_new(options)?) as Box<dyn Net>, reason));
+    let uring = |reason: &str| {
+        UringNet::try_new(options).map(|net| (Box::new(net) as Box<dyn Net>, reason.to_string()))
+    };
+    match driver {
+        DriverChoice::Mio => mio("as asked for".into()),
+        DriverChoice::IoUring => uring("as asked for"),
+        DriverChoice::Auto => match uring("which this kernel allows") {
+            Ok(made) => Ok(made),
+            // A plan that fits no table fits epoll even less: its own text is the better one.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Err(error),
+            Err(error) => mio(format!("because io_uring cannot be used: {error}")),
+        },
     }
 }
 

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
-use trunkline::proto::websocket::write_request;
 
 use super::conn::{CHUNKED, COMPRESSED, COUNTED, Conn, ENTERED, RETURNS, STALLED, State, WAITING};
 use super::inflated::Inflated;
-use super::input::{Desk, KEY, client, write_get};
+use super::input::{Desk, client, write_get, write_upgrade};
 use super::{Command, Live, Pace, Shared};
 use crate::measure::{Cause, Mark, MarkFinder, MarkKind, Measured, Tally, write_payload};
 use crate::net::{Event, Net, now};
 use crate::profile::{Outgoing, Wire};
+use crate::tls::Secure;
 
 /// The thread wakes at least so often, and records how late it was: its own lag.
 const BEAT: Duration = Duration::from_millis(10);
@@ -57,6 +57,11 @@ pub struct Worker {
     wire: Wire,
     /// By slot; slot n holds the connection numbered n * threads + index.
     conns: Vec<Conn>,
+    /// By slot; empty where nothing speaks TLS.
+    secures: Vec<Option<Box<Secure>>>,
+    /// Plain bytes of one read, and sealed ones of one connection's turn.
+    plain: Vec<u8>,
+    sealed: Vec<u8>,
     start: Time,
     /// Slots that were begun; the next one to open.
     opened: u32,
@@ -100,9 +105,13 @@ impl Worker {
         let number = |slot| slot * threads + index;
         let conns = (0..net.capacity()).map(|slot| Conn::new(number(slot), &shared.audience)).collect();
         let start = now();
+        let sealed_slots = if shared.tls.is_some() { net.capacity() } else { 0 };
         Worker {
             index,
             threads,
+            secures: (0..sealed_slots).map(|_| None).collect(),
+            plain: Vec::new(),
+            sealed: Vec::new(),
             net,
             wire: shared.profile.wire(),
             live,
@@ -263,9 +272,24 @@ impl Worker {
     }
 
     fn connected(&mut self, slot: u32, now: Time) {
-        if self.conns[slot as usize].state != State::Connecting {
+        let conn = &mut self.conns[slot as usize];
+        if conn.state != State::Connecting {
             return;
         }
+        let Some(tls) = &self.shared.tls else { return self.open_wire(slot, now) };
+        conn.state = State::Securing;
+        let returns = conn.attempt > 1;
+        match tls.begin(returns, now, &mut self.sealed) {
+            Ok(secure) => {
+                self.secures[slot as usize] = Some(Box::new(secure));
+                self.send_sealed(slot);
+            }
+            Err(cause) => self.fail(slot, cause),
+        }
+    }
+
+    /// The stream stands, sealed or not: the wire's first bytes go out.
+    fn open_wire(&mut self, slot: u32, now: Time) {
         let number = self.number(slot);
         let conn = &mut self.conns[slot as usize];
         let shared = &*self.shared;
@@ -273,12 +297,7 @@ impl Worker {
         match &self.wire {
             Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } => {
                 conn.state = State::Upgrading;
-                let target = shared.profile.target(&client(shared, number, conn));
-                let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
-                let fields = &shared.headers;
-                let fields: Vec<(&str, &[u8])> =
-                    fields.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-                write_request(self.out.raw(), &shared.host, &target, KEY, &offered, &fields);
+                write_upgrade(&mut self.out, shared, number, conn, subprotocols);
             }
             Wire::Http => {
                 conn.state = State::Upgrading;
@@ -295,32 +314,90 @@ impl Worker {
                 }
             }
         }
-        self.net.send(slot, self.out.bytes());
+        self.send(slot);
     }
 
     fn data(&mut self, slot: u32, buffer: u16, len: u32, since: Time, now: Time) {
-        let number = self.number(slot);
         let conn = &mut self.conns[slot as usize];
-        if !matches!(conn.state, State::Upgrading | State::Subscribing | State::Ready) {
+        if !matches!(conn.state, State::Securing | State::Upgrading | State::Subscribing | State::Ready) {
             return;
         }
         self.measured.counters.reads += 1;
         self.measured.counters.bytes += u64::from(len);
         conn.heard_s = (now.since(self.start).as_secs()) as u32;
-        let waiting = conn.is(WAITING);
-        self.out.begin(self.wire.is_framed());
-        let mut desk = desk!(self, number, now, now.since(since));
-        let conn = &mut self.conns[slot as usize];
-        let taken = desk.take(conn, self.net.data(buffer, len));
+        if self.secures.is_empty() {
+            let number = self.number(slot);
+            let waiting = self.conns[slot as usize].is(WAITING);
+            self.out.begin(self.wire.is_framed());
+            let mut desk = desk!(self, number, now, now.since(since));
+            let conn = &mut self.conns[slot as usize];
+            let taken = desk.take(conn, self.net.data(buffer, len));
+            self.took(slot, waiting, taken, now);
+        } else {
+            self.open_sealed(slot, buffer, len, since, now);
+        }
+    }
+
+    /// Takes what a read has given of a sealed stream.
+    fn open_sealed(&mut self, slot: u32, buffer: u16, len: u32, since: Time, now: Time) {
+        let Some(secure) = &mut self.secures[slot as usize] else { return };
+        let mut plain = std::mem::take(&mut self.plain);
+        plain.clear();
+        let opened = secure.take(self.net.data(buffer, len), &mut plain, &mut self.sealed);
+        if let Ok(opened) = &opened
+            && let Some(agreed) = &opened.agreed
+        {
+            self.measured.agreed(agreed, now);
+            // What the handshake says last leaves together with this.
+            self.open_wire(slot, now);
+        }
+        // A failure above has closed it.
+        if !plain.is_empty() && self.conns[slot as usize].state != State::Closing {
+            let number = self.number(slot);
+            let waiting = self.conns[slot as usize].is(WAITING);
+            self.out.begin(self.wire.is_framed());
+            let mut desk = desk!(self, number, now, now.since(since));
+            let taken = desk.take(&mut self.conns[slot as usize], &mut plain);
+            self.took(slot, waiting, taken, now);
+        }
+        self.plain = plain;
+        self.send_sealed(slot);
+        match opened {
+            Ok(opened) if opened.ended => self.fail(slot, Cause::Ended),
+            Ok(_) => {}
+            Err(cause) => self.fail(slot, cause),
+        }
+    }
+
+    /// What plain bytes have come to: `waiting`, the connection waited for a reply before them.
+    fn took(&mut self, slot: u32, waiting: bool, taken: Result<bool, Cause>, now: Time) {
+        let conn = &self.conns[slot as usize];
         self.outstanding -= u64::from(waiting && !conn.is(WAITING));
         if !self.out.bytes().is_empty() {
-            self.net.send(slot, self.out.bytes());
+            self.send(slot);
         }
         match taken {
             Ok(false) => {}
             Ok(true) => self.became_ready(slot, now),
             Err(cause) => self.fail(slot, cause),
         }
+    }
+
+    /// Sends what this turn has to say.
+    fn send(&mut self, slot: u32) {
+        let secure = self.secures.get_mut(slot as usize).and_then(Option::as_mut);
+        match secure.map(|secure| secure.seal(self.out.bytes(), &mut self.sealed)) {
+            None => self.net.send(slot, self.out.bytes()),
+            Some(Ok(())) => self.send_sealed(slot),
+            Some(Err(cause)) => self.fail(slot, cause),
+        }
+    }
+
+    fn send_sealed(&mut self, slot: u32) {
+        if !self.sealed.is_empty() && self.conns[slot as usize].state != State::Closing {
+            self.net.send(slot, &self.sealed);
+        }
+        self.sealed.clear();
     }
 
     fn became_ready(&mut self, slot: u32, now: Time) {
@@ -366,6 +443,9 @@ impl Worker {
         conn.flags &= !(ENTERED | COUNTED | WAITING | CHUNKED | COMPRESSED);
         conn.state = State::Closing;
         conn.partial = None;
+        if let Some(secure) = self.secures.get_mut(slot as usize) {
+            *secure = None;
+        }
         self.net.close(slot);
     }
 
@@ -385,7 +465,10 @@ impl Worker {
     fn expire(&mut self, now: Time) {
         while let Some(&(deadline, slot, attempt)) = self.deadlines.front() {
             let conn = &self.conns[slot as usize];
-            let under_way = matches!(conn.state, State::Connecting | State::Upgrading | State::Subscribing);
+            let under_way = matches!(
+                conn.state,
+                State::Connecting | State::Securing | State::Upgrading | State::Subscribing
+            );
             let current = under_way && conn.attempt == attempt;
             if current && deadline > now {
                 return;
@@ -487,7 +570,7 @@ impl Worker {
                 self.outstanding -= 1;
                 return;
             }
-            self.net.send(slot, self.out.bytes());
+            self.send(slot);
         }
     }
 

@@ -38,6 +38,10 @@ pub enum Cause {
     PublishQueue,
     /// A request was answered with this error code of the protocol.
     RequestError(u32),
+    /// TLS failed, and why.
+    Tls(&'static str),
+    /// The server ended TLS with this alert (RFC 8446 section 6).
+    TlsAlert(u8),
     /// This machine has no descriptor, port, or memory left: the generator's failure, not the server's.
     Own(i32),
 }
@@ -84,6 +88,14 @@ impl fmt::Display for Cause {
             Cause::PublishBroken => f.write_str("publisher's connection broken"),
             Cause::PublishQueue => f.write_str("publisher's queue full"),
             Cause::RequestError(code) => write!(f, "request answered error {code}"),
+            Cause::Tls(what) => write!(f, "TLS: {what}"),
+            Cause::TlsAlert(alert) => {
+                write!(
+                    f,
+                    "TLS: the server refuses with alert {alert}, {:?}",
+                    rustls::AlertDescription::from(*alert)
+                )
+            }
             Cause::Own(number) => write!(f, "this machine's own: {}", errno(*number)),
         }
     }

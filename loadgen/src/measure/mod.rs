@@ -6,6 +6,7 @@
 mod cause;
 mod mark;
 mod order;
+mod suite;
 
 use std::collections::BTreeMap;
 use std::ops::{AddAssign, Sub};
@@ -17,6 +18,7 @@ use trunkline::base::time::Time;
 pub use self::cause::Cause;
 pub use self::mark::{MARK_BYTES, Mark, MarkFinder, MarkKind, write_payload};
 pub use self::order::{Arrival, Subscription};
+pub use self::suite::{Agreed, Suite};
 
 /// Longest latency that is told apart, in nanoseconds; above it counts as it. One hour.
 const LATENCY_MAX_NS: u64 = 3_600_000_000_000;
@@ -112,6 +114,10 @@ counters! {
     compressed_connections,
     /// Messages that came compressed.
     compressed_messages,
+    /// TLS handshakes that were carried out.
+    tls_handshakes,
+    /// Of these, those that showed a ticket of an earlier connection and were let in by it.
+    tls_resumed,
     /// Bytes read from sockets.
     bytes,
     /// Reads.
@@ -141,6 +147,10 @@ pub struct Measured {
     pub failures: BTreeMap<Cause, u64>,
     /// From the start of connect(2) until ready.
     pub connects: Latencies,
+    /// From the TCP connection until TLS stands.
+    pub tls_handshakes: Latencies,
+    /// What TLS was agreed on, and how often.
+    pub tls_suites: BTreeMap<Suite, u64>,
     /// From the planned time of a publication to its arrival, at connections that read all the time.
     pub deliveries: Latencies,
     /// From the planned time of a request to its reply.
@@ -160,12 +170,23 @@ impl Measured {
         *self.failures.entry(cause).or_default() += 1;
     }
 
+    pub fn agreed(&mut self, agreed: &Agreed, now: Time) {
+        self.counters.tls_handshakes += 1;
+        self.counters.tls_resumed += u64::from(agreed.resumed);
+        self.tls_handshakes.record(now.since(agreed.since));
+        *self.tls_suites.entry(agreed.suite).or_default() += 1;
+    }
+
     pub fn add(&mut self, other: &Measured) {
         self.counters += other.counters;
         for (cause, count) in &other.failures {
             *self.failures.entry(*cause).or_default() += count;
         }
         self.connects.add(&other.connects);
+        self.tls_handshakes.add(&other.tls_handshakes);
+        for (suite, count) in &other.tls_suites {
+            *self.tls_suites.entry(*suite).or_default() += count;
+        }
         self.deliveries.add(&other.deliveries);
         self.replies.add(&other.replies);
         self.own_lag.add(&other.own_lag);

@@ -7,6 +7,7 @@ use super::Published;
 use crate::engine::whole_response;
 use crate::measure::Cause;
 use crate::profile::{Audience, Filling, PusherKeys, Template};
+use crate::tls::Tls;
 
 /// Longest answer to a publication, in bytes.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
@@ -15,6 +16,7 @@ const ANSWER_BYTES_MAX: usize = 64 * 1024;
 #[derive(Clone, Debug)]
 pub struct HttpPublishing {
     pub target: SocketAddr,
+    pub tls: Option<Tls>,
     pub host: String,
     pub path: Template,
     pub headers: Vec<(String, String)>,

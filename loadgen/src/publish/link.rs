@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 use trunkline::base::time::Time;
-use trunkline::proto::websocket::write_request;
 
 use super::{Job, Publishing, http};
-use crate::engine::{Conn, Desk, Inflated, KEY, Shared, State, client};
+use crate::engine::{Conn, Desk, Inflated, Shared, State, write_upgrade};
 use crate::measure::{Cause, MarkFinder, Measured, Tally};
 use crate::net::now;
 use crate::profile::{Outgoing, Wire};
+use crate::tls::{Secure, Tls};
 
 /// How long the first connect, and a profile's handshake, may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -30,17 +30,24 @@ pub(super) struct Outcome {
 pub(super) struct Link {
     target: SocketAddr,
     state: LinkState,
+    tls: Option<Tls>,
+    secure: Option<Box<Secure>>,
+    /// Plain bytes; over TLS they wait for the end of its handshake.
     out: Vec<u8>,
+    /// Over TLS: what is on its way to the socket.
+    sealed: Vec<u8>,
     input: Vec<u8>,
     job: Option<Job>,
     talk: Option<Box<Talk>>,
+    /// Why TLS failed last.
+    reason: Option<Cause>,
 }
 
 enum LinkState {
     Down {
         retry_at: Time,
     },
-    /// Connecting, or the profile has not become ready.
+    /// Connecting, or TLS does not stand, or the profile has not become ready.
     Opening(TcpStream, Time),
     Open(TcpStream),
 }
@@ -60,17 +67,21 @@ impl Link {
     /// # Errors
     /// When the server cannot be reached, or its handshake fails.
     pub fn connect(publishing: &Publishing, shared: &Shared) -> io::Result<Link> {
-        let target = match publishing {
-            Publishing::Http(http) => http.target,
-            Publishing::Client => shared.target,
+        let (target, tls) = match publishing {
+            Publishing::Http(http) => (http.target, &http.tls),
+            Publishing::Client => (shared.target, &shared.tls),
         };
         let mut link = Link {
             target,
             state: LinkState::Down { retry_at: Time::ZERO },
+            tls: tls.clone(),
+            secure: None,
             out: Vec::new(),
+            sealed: Vec::new(),
             input: Vec::new(),
             job: None,
             talk: None,
+            reason: None,
         };
         let begin = now();
         loop {
@@ -78,7 +89,8 @@ impl Link {
             match &link.state {
                 LinkState::Open(_) => return Ok(link),
                 LinkState::Down { .. } => {
-                    let text = format!("the publisher cannot connect to {target}");
+                    let reason = link.reason.map_or(String::new(), |cause| format!(": {cause}"));
+                    let text = format!("the publisher cannot connect to {target}{reason}");
                     return Err(io::Error::new(ErrorKind::ConnectionRefused, text));
                 }
                 LinkState::Opening(..) if now().since(begin) > CONNECT_TIMEOUT => {
@@ -91,11 +103,15 @@ impl Link {
     }
 
     pub fn is_free(&self) -> bool {
-        matches!(self.state, LinkState::Open(_)) && self.job.is_none() && self.out.is_empty()
+        let written = self.out.is_empty() && self.sealed.is_empty();
+        matches!(self.state, LinkState::Open(_)) && self.job.is_none() && written
     }
 
     pub fn wants_writing(&self) -> bool {
-        !self.out.is_empty() || matches!(&self.state, LinkState::Opening(..) if self.talk.is_none())
+        let waits_for_tls = self.secure.as_ref().is_some_and(|secure| !secure.is_agreed());
+        let connecting =
+            matches!(self.state, LinkState::Opening(..)) && self.talk.is_none() && !waits_for_tls;
+        !self.sealed.is_empty() || (!self.out.is_empty() && !waits_for_tls) || connecting
     }
 
     pub fn socket(&self) -> Option<BorrowedFd<'_>> {
@@ -153,7 +169,7 @@ impl Link {
             },
             LinkState::Open(_) => {}
         }
-        if !self.out.is_empty() {
+        if !self.out.is_empty() || !self.sealed.is_empty() {
             self.write();
         }
         let outcome = self.read(publishing, shared);
@@ -176,9 +192,24 @@ impl Link {
         }
     }
 
-    /// The TCP connection stands. HTTP is ready then; a profile's handshake begins.
+    /// The TCP connection stands, and TLS if it is spoken. HTTP is ready then; a profile's handshake begins.
     fn opened(&mut self, publishing: &Publishing, shared: &Shared) {
         let LinkState::Opening(..) = &self.state else { return };
+        if let Some(tls) = &self.tls {
+            let begun = match &self.secure {
+                Some(secure) if secure.is_agreed() => Ok(None),
+                Some(_) => return,
+                None => tls.begin(false, now(), &mut self.sealed).map(Some),
+            };
+            match begun {
+                Ok(None) => {}
+                Ok(Some(secure)) => {
+                    self.secure = Some(Box::new(secure));
+                    return self.write();
+                }
+                Err(cause) => return self.down_by(&cause),
+            }
+        }
         match publishing {
             Publishing::Http(_) => self.open(),
             Publishing::Client if self.talk.is_none() => self.begin_talk(shared),
@@ -198,13 +229,9 @@ impl Link {
         let wire = shared.profile.wire();
         let mut outgoing = Outgoing::new();
         outgoing.begin(wire.is_framed());
-        let target = shared.profile.target(&client(shared, u32::MAX, &mut conn));
         if let Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } = &wire {
             conn.state = State::Upgrading;
-            let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
-            let fields: Vec<(&str, &[u8])> =
-                shared.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-            write_request(outgoing.raw(), &shared.host, &target, KEY, &offered, &fields);
+            write_upgrade(&mut outgoing, shared, u32::MAX, &mut conn, subprotocols);
         }
         let mut talk = Talk {
             conn,
@@ -224,12 +251,23 @@ impl Link {
     }
 
     fn write(&mut self) {
+        if let Some(secure) = self.secure.as_mut().filter(|secure| secure.is_agreed() && !self.out.is_empty())
+        {
+            match secure.seal(&self.out, &mut self.sealed) {
+                Ok(()) => self.out.clear(),
+                Err(cause) => return self.down_by(&cause),
+            }
+        }
         let stream = match &mut self.state {
             LinkState::Open(stream) | LinkState::Opening(stream, _) => stream,
             LinkState::Down { .. } => return,
         };
-        match stream.write(&self.out) {
-            Ok(sent) => drop(self.out.drain(..sent)),
+        let out = if self.tls.is_some() { &mut self.sealed } else { &mut self.out };
+        if out.is_empty() {
+            return;
+        }
+        match stream.write(out) {
+            Ok(sent) => drop(out.drain(..sent)),
             Err(error) if is_transient(&error) => {}
             Err(_) => self.down(),
         }
@@ -239,7 +277,7 @@ impl Link {
         let mut bytes = [0; READ_BYTES];
         let stream = match &mut self.state {
             LinkState::Open(stream) => stream,
-            LinkState::Opening(stream, _) if self.talk.is_some() => stream,
+            LinkState::Opening(stream, _) if self.talk.is_some() || self.secure.is_some() => stream,
             _ => return None,
         };
         let len = match stream.read(&mut bytes) {
@@ -254,13 +292,30 @@ impl Link {
                 return None;
             }
         };
+        let Some(secure) = &mut self.secure else { return self.take(&mut bytes[..len], publishing, shared) };
+        let mut plain = Vec::new();
+        let taken = secure.take(&mut bytes[..len], &mut plain, &mut self.sealed);
+        self.write();
+        let is_down = matches!(self.state, LinkState::Down { .. });
+        let outcome =
+            if plain.is_empty() || is_down { None } else { self.take(&mut plain, publishing, shared) };
+        match taken {
+            Ok(taken) if taken.ended => self.down(),
+            Ok(_) => {}
+            Err(cause) => self.down_by(&cause),
+        }
+        outcome
+    }
+
+    /// Takes plain bytes.
+    fn take(&mut self, bytes: &mut [u8], publishing: &Publishing, shared: &Shared) -> Option<Outcome> {
         match publishing {
             Publishing::Client => {
-                self.talk(shared, &mut bytes[..len]);
+                self.talk(shared, bytes);
                 None
             }
             Publishing::Http(_) => {
-                self.input.extend_from_slice(&bytes[..len]);
+                self.input.extend_from_slice(bytes);
                 match http::answer(&self.input) {
                     Ok(None) => None,
                     Ok(Some((consumed, result))) => {
@@ -295,9 +350,17 @@ impl Link {
     /// Gives up the connection; what was under way on it comes back from [`Link::lost`].
     fn down(&mut self) {
         self.state = LinkState::Down { retry_at: now() + RETRY_AFTER };
+        self.secure = None;
         self.out.clear();
+        self.sealed.clear();
         self.input.clear();
         self.talk = None;
+    }
+
+    /// As [`Link::down`], for a reason that is worth a word at the start.
+    fn down_by(&mut self, cause: &Cause) {
+        self.down();
+        self.reason = Some(*cause);
     }
 
     fn lost(&mut self) -> Option<Outcome> {

@@ -49,6 +49,19 @@ pub fn figures(target: &RunResult, floor: Option<&RunResult>) -> Vec<Figure> {
         of_phase("last subscriber p50", "ms", &|phase| quantile(0.5, &phase.last));
         of_phase("last subscriber p99", "ms", &|phase| quantile(0.99, &phase.last));
         of_phase("reply p99", "ms", &|phase| quantile(0.99, &phase.measured.replies));
+        of_phase("TLS handshake p99", "ms", &|phase| quantile(0.99, &phase.measured.tls_handshakes));
+        of_phase("TLS handshakes a second", "", &|phase| {
+            let made = phase.measured.counters.tls_handshakes;
+            let time = phase.open_time.filter(|time| made > 0 && !time.is_zero())?;
+            Some(made as f64 / time.as_secs_f64())
+        });
+        of_phase("storm: made a second", "", &|phase| {
+            let storm = phase.storm.as_ref().filter(|_| !phase.hold.is_zero())?;
+            Some(storm.measured.counters.ready as f64 / phase.hold.as_secs_f64())
+        });
+        of_phase("storm: connect to made p99", "ms", &|phase| {
+            phase.storm.as_ref().and_then(|storm| quantile(0.99, &storm.measured.connects))
+        });
         of_phase("time until all ready", "s", &|phase| phase.open_time.map(|time| time.as_secs_f64()));
     }
     all

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json as value};
 
 use super::figures::figures;
-use crate::measure::Latencies;
+use crate::measure::{Latencies, Measured};
 use crate::run::{PhaseResult, RunResult, Second, Verdict};
 
 /// Quantiles that are written out.
@@ -74,6 +74,17 @@ fn phase(phase: &PhaseResult) -> Value {
         "ready_wanted": phase.ready_wanted,
         "counters": phase.measured.counters,
         "failures": failures(&phase.measured.failures),
+        "tls_suites": suites(&phase.measured),
+        "storm": phase.storm.as_ref().map(|storm| value!({
+            "planned": storm.planned,
+            "counters": storm.measured.counters,
+            "failures": failures(&storm.measured.failures),
+            "tls_suites": suites(&storm.measured),
+            "latencies": {
+                "connect_to_made": latencies(&storm.measured.connects),
+                "tls_handshake": latencies(&storm.measured.tls_handshakes),
+            },
+        })),
         "published": phase.published,
         "publish_planned": phase.publish_planned,
         "publications_complete": phase.complete,
@@ -87,6 +98,7 @@ fn phase(phase: &PhaseResult) -> Value {
         "opened": phase.opened,
         "after": phase.after,
         "latencies": {
+            "tls_handshake": latencies(&phase.measured.tls_handshakes),
             "connect_to_ready": latencies(&phase.measured.connects),
             "delivery": latencies(&phase.measured.deliveries),
             "last_subscriber": latencies(&phase.last),
@@ -111,6 +123,10 @@ fn second(second: &Second) -> Value {
         "max_ns": second.max.as_nanos() as u64,
         "sample": second.sample,
     })
+}
+
+fn suites(measured: &Measured) -> BTreeMap<String, u64> {
+    measured.tls_suites.iter().map(|(suite, count)| (suite.to_string(), *count)).collect()
 }
 
 fn failures(failures: &BTreeMap<crate::measure::Cause, u64>) -> BTreeMap<String, u64> {

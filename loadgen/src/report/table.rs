@@ -7,7 +7,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, Table};
 
 use super::figures::{Figure, figures};
-use crate::measure::Latencies;
+use crate::measure::{Latencies, Measured};
 use crate::run::{PhaseResult, RunResult, Verdict};
 
 /// Channels named in a table of disorder.
@@ -115,7 +115,22 @@ fn phase_text(out: &mut String, phase: &PhaseResult) {
             counters.cut, counters.ready, counters.recovered, counters.unrecovered
         );
     }
+    tls_text(out, "", &phase.measured);
+    if let Some(storm) = &phase.storm {
+        let counters = &storm.measured.counters;
+        let _ = writeln!(
+            out,
+            "  storm: {} of {:.0} planned connections begun, {} made, {} failed",
+            counters.started, storm.planned, counters.ready, counters.failed
+        );
+        tls_text(out, "storm: ", &storm.measured);
+    }
+    let none = Latencies::default();
+    let stormed = phase.storm.as_ref().map(|storm| &storm.measured);
     let rows: Vec<(&str, &Latencies)> = [
+        ("TLS handshake", &phase.measured.tls_handshakes),
+        ("storm: TLS handshake", stormed.map_or(&none, |storm| &storm.tls_handshakes)),
+        ("storm: connect to made", stormed.map_or(&none, |storm| &storm.connects)),
         ("connect to ready", &phase.measured.connects),
         ("delivery", &phase.measured.deliveries),
         ("last subscriber", &phase.last),
@@ -148,6 +163,24 @@ fn phase_text(out: &mut String, phase: &PhaseResult) {
     let _ = writeln!(out, "{table}");
 }
 
+/// What TLS came to.
+fn tls_text(out: &mut String, whose: &str, measured: &Measured) {
+    let counters = &measured.counters;
+    if counters.tls_handshakes == 0 {
+        return;
+    }
+    let share = counters.tls_resumed as f64 / counters.tls_handshakes as f64 * 100.0;
+    let _ = write!(
+        out,
+        "  {whose}{} TLS handshakes, {} of them ({share:.0} %) resumed",
+        counters.tls_handshakes, counters.tls_resumed
+    );
+    for (suite, count) in &measured.tls_suites {
+        let _ = write!(out, "; {count} with {suite}");
+    }
+    let _ = writeln!(out);
+}
+
 fn figures_text(out: &mut String, target: &RunResult, floor: Option<&RunResult>) {
     let figures = figures(target, floor);
     if figures.is_empty() {
@@ -160,7 +193,7 @@ fn figures_text(out: &mut String, target: &RunResult, floor: Option<&RunResult>)
         let ratio =
             floor.filter(|floor| *floor > 0.0).map_or(String::new(), |floor| format!("{:.2}", value / floor));
         let floor = floor.map_or(String::new(), |floor| format!("{floor:.1} {unit}"));
-        table.add_row([name, format!("{value:.1} {unit}"), floor, ratio]);
+        table.add_row([name, format!("{value:.1} {unit}").trim_end().to_string(), floor, ratio]);
     }
     for column in 1..4 {
         if let Some(column) = table.column_mut(column) {

@@ -8,13 +8,14 @@ use std::time::Duration;
 use trunkline::base::time::Time;
 
 use super::last::Last;
-use super::{Phase, PhaseResult, Plan, RunResult, Second};
+use super::{Phase, PhaseResult, Plan, RunResult, Second, StormResult};
 use crate::engine::{Command, Engine, LiveSum, Shared};
 use crate::host::{Host, Machine, Sample};
 use crate::measure::{Cause, Latencies, Measured};
 use crate::net::now;
 use crate::profile::Audience;
 use crate::publish::{PublishReport, Publisher};
+use crate::storm::Storm;
 
 /// How often the run looks at itself.
 const LOOK: Duration = Duration::from_millis(20);
@@ -22,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const HOPELESS: u64 = 100;
 /// With fewer connections what a process takes once hides what each takes.
 const MEMORY_CONNECTIONS_MIN: u32 = 10_000;
+/// How long after its deadline a connection of a storm may take to be gone.
+const STORM_END: Duration = Duration::from_secs(1);
 /// How long the kernel is given to free what connecting took, before memory is read.
 const SETTLE: Duration = Duration::from_millis(500);
 
@@ -71,9 +74,11 @@ pub fn run(
         plan,
         shared,
         publisher: None,
+        storm: None,
         host,
         last: Last::default(),
         measured: Measured::default(),
+        stormed: Measured::default(),
         publisher_lag: Latencies::default(),
         answers: Latencies::default(),
         published: 0,
@@ -126,6 +131,7 @@ fn shared(plan: &Plan, audience: Audience) -> Shared {
         profile: Arc::clone(&plan.profile),
         audience,
         target: plan.target,
+        tls: plan.tls.clone(),
         host: plan.host.clone(),
         headers: plan.headers.clone(),
         compression: plan.compression,
@@ -145,10 +151,13 @@ struct Running<'a> {
     shared: Arc<Shared>,
     engine: Engine,
     publisher: Option<Publisher>,
+    storm: Option<Storm>,
     host: Host,
     last: Last,
     /// Of the phase so far.
     measured: Measured,
+    /// Of the storm in it.
+    stormed: Measured,
     publisher_lag: Latencies,
     answers: Latencies,
     published: u64,
@@ -182,6 +191,9 @@ impl Running<'_> {
 
         let mut look = self.start_publisher(phase);
         if look == Look::GoOn {
+            look = self.start_storm(phase);
+        }
+        if look == Look::GoOn {
             self.command(phase);
             self.rates(phase);
         }
@@ -202,10 +214,14 @@ impl Running<'_> {
             {
                 publisher.burst(phase.burst);
             }
+            if let (Some(storm), Some((rate, _))) = (&self.storm, phase.storm) {
+                storm.rate(rate);
+            }
             look = self.hold(phase);
         }
         let hold = now().since(hold_begin);
         self.silence();
+        self.end_storm();
         // Interrupted or not, what is under way is waited for: as long as a connection is left.
         if self.engine.live().ready > 0 {
             self.drain(phase);
@@ -241,6 +257,18 @@ impl Running<'_> {
         }
     }
 
+    /// Makes the sockets of a phase's storm.
+    fn start_storm(&mut self, phase: &Phase) -> Look {
+        let Some((rate, hold)) = phase.storm else { return Look::GoOn };
+        match Storm::start(Arc::clone(&self.shared), self.plan.engine.driver, rate, hold) {
+            Ok(storm) => {
+                self.storm = Some(storm);
+                Look::GoOn
+            }
+            Err(error) => self.end(&format!("the storm cannot begin: {error}")),
+        }
+    }
+
     fn command(&mut self, phase: &Phase) {
         let threads = self.engine.thread_count();
         if let Some((first, on)) = phase.stall {
@@ -273,6 +301,23 @@ impl Running<'_> {
             publisher.rate(0.0);
         }
         self.engine.order(|_| Command::Request { rate: 0.0 });
+        if let Some(storm) = &self.storm {
+            storm.rate(0.0);
+        }
+    }
+
+    /// Waits until the storm's last connections are made and closed, as long as they may take, and ends it.
+    fn end_storm(&mut self) {
+        let Some(storm) = self.storm.take() else { return };
+        let begin = now();
+        loop {
+            let report = storm.collect();
+            self.stormed.add(&report.measured);
+            if report.open == 0 || now().since(begin) > self.plan.handshake_timeout + STORM_END {
+                return;
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     fn wait_open(&mut self, phase: &Phase, failed_before: u64) -> Look {
@@ -430,7 +475,12 @@ impl Running<'_> {
             disorder.entry(*channel).or_default().lost += lost;
         }
         let publisher_lag = std::mem::take(&mut self.publisher_lag);
-        let invalid = lateness(&measured, &publisher_lag, self.plan.lag_max);
+        let storm = phase.storm.map(|(rate, _)| StormResult {
+            planned: rate * hold.as_secs_f64(),
+            measured: std::mem::take(&mut self.stormed),
+        });
+        let invalid = lateness(&measured, &publisher_lag, self.plan.lag_max)
+            .or_else(|| storm.as_ref().and_then(StormResult::lateness));
         self.result.phases.push(PhaseResult {
             name: phase.name.clone(),
             wall: now().since(begin),
@@ -439,6 +489,7 @@ impl Running<'_> {
             ready: self.engine.live().ready,
             ready_wanted: self.wanted,
             measured,
+            storm,
             published: std::mem::take(&mut self.published),
             publish_planned: phase.publish * hold.as_secs_f64() + f64::from(phase.burst),
             publisher_lag,

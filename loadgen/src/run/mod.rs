@@ -14,12 +14,13 @@ use std::time::Duration;
 
 pub use self::driver::{Observer, Progress, Quiet, run};
 pub use self::phase::Phase;
-pub use self::result::{PhaseResult, RunResult, Second, Shortfall, Verdict};
+pub use self::result::{PhaseResult, RunResult, Second, Shortfall, StormResult, Verdict};
 pub use self::scenario::{ScenarioFault, parse_duration, read_scenario};
 use crate::engine::EngineOptions;
 use crate::net::Sources;
 use crate::profile::Profile;
 use crate::publish::Publishing;
+use crate::tls::Tls;
 
 /// What a run is against and with.
 pub struct Plan {
@@ -27,6 +28,7 @@ pub struct Plan {
     pub name: String,
     pub profile: Arc<dyn Profile>,
     pub target: SocketAddr,
+    pub tls: Option<Tls>,
     pub host: String,
     /// Further header fields of each connection's upgrade or GET.
     pub headers: Vec<(String, String)>,

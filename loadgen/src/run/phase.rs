@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// What happens in it, in this order: stall, cut, open; then until `hold` is over, publish and request; then drain.
+/// What happens in it, in this order: stall, cut, open; then until `hold` is over, publish, request and storm; then drain.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Phase {
     pub name: String,
@@ -18,6 +18,8 @@ pub struct Phase {
     pub burst: u32,
     /// Requests a second, over all connections.
     pub request: f64,
+    /// Connections a second that are made beside the others and closed after the second value, while the phase holds.
+    pub storm: Option<(f64, Duration)>,
     /// How long, after everything is open. With `open` or `cut` it may be zero.
     pub hold: Duration,
     /// Publications planned in the first so long enter no histogram.
@@ -34,6 +36,7 @@ impl Phase {
             publish: 0.0,
             burst: 0,
             request: 0.0,
+            storm: None,
             hold: Duration::ZERO,
             warm_up: Duration::ZERO,
         }

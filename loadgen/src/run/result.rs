@@ -35,6 +35,8 @@ pub struct PhaseResult {
     pub ready: u64,
     pub ready_wanted: u64,
     pub measured: Measured,
+    /// Of the connections that came and went beside.
+    pub storm: Option<StormResult>,
     pub published: u64,
     pub publish_planned: f64,
     /// Of the publisher: failures are among `measured.failures`.
@@ -55,6 +57,27 @@ pub struct PhaseResult {
     pub after: Sample,
     /// Why the generator's figures do not hold.
     pub invalid: Option<String>,
+}
+
+/// Connections that came and went beside those of the run.
+#[derive(Debug)]
+pub struct StormResult {
+    /// How many should have been begun.
+    pub planned: f64,
+    pub measured: Measured,
+}
+
+/// Share of a storm's plan that has to be begun for its figures to mean something: one beat is lost at its ends.
+const STORM_BEGUN_MIN: f64 = 0.9;
+
+impl StormResult {
+    /// Why it was not the storm that was planned.
+    pub fn lateness(&self) -> Option<String> {
+        let begun = self.measured.counters.started;
+        // All that a slow server holds up are under way: then it is not the generator that was late.
+        (self.measured.failures.is_empty() && (begun as f64) < self.planned * STORM_BEGUN_MIN)
+            .then(|| format!("only {begun} of {:.0} connections of the storm were begun", self.planned))
+    }
 }
 
 #[derive(Debug)]
@@ -125,6 +148,8 @@ impl PhaseResult {
         if !self.moves {
             say(self.lost, "deliveries lost");
         }
+        let stormed = self.storm.as_ref().map_or(0, |storm| storm.measured.counters.failed);
+        say(stormed, "connections of the storm failed");
         say(counters.duplicates, "duplicates");
         say(counters.out_of_order, "deliveries out of order");
         say(counters.stray, "deliveries of channels not subscribed to");
@@ -160,8 +185,9 @@ impl PhaseResult {
     pub fn cpu_per_delivery_ns(&self) -> Option<f64> {
         let deliveries = self.measured.counters.deliveries + self.measured.counters.deliveries_stalled;
         let cpu = self.after.cpu_ns.saturating_sub(self.opened.cpu_ns);
-        (deliveries > 0 && cpu > 0 && self.complete + self.incomplete > 0)
-            .then(|| cpu as f64 / deliveries as f64)
+        // A storm's connections cost cpu of their own.
+        let published = self.complete + self.incomplete > 0 && self.storm.is_none();
+        (deliveries > 0 && cpu > 0 && published).then(|| cpu as f64 / deliveries as f64)
     }
 
     /// This generator's own, in nanoseconds: both share the host, and more of one is less of the other.
@@ -235,6 +261,9 @@ impl RunResult {
         let mut sum = Measured::default();
         for phase in &self.phases {
             sum.add(&phase.measured);
+            for (cause, count) in phase.storm.iter().flat_map(|storm| &storm.measured.failures) {
+                *sum.failures.entry(*cause).or_default() += count;
+            }
         }
         sum
     }

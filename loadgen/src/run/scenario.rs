@@ -13,6 +13,8 @@
 //! stall = 10            # the first 10 connections stop reading; `resume = true` lets them read again
 //! publish = 100         # a second, over all channels
 //! request = 1000        # a second, over all connections
+//! storm = 500           # new connections a second beside the others, each closed once it is made
+//! storm_hold = "1s"     # or after this
 //! hold = "30s"
 //! warm_up = "2s"
 //!
@@ -61,6 +63,8 @@ struct Entry {
     burst: u32,
     #[serde(default)]
     request: f64,
+    storm: Option<f64>,
+    storm_hold: Option<String>,
     hold: Option<String>,
     warm_up: Option<String>,
 }
@@ -92,6 +96,15 @@ fn phase(entry: Entry) -> Result<Phase, ScenarioFault> {
     if entry.open_rate.is_some() && entry.open.is_none() {
         return Err(fault("open_rate without open"));
     }
+    if entry.storm_hold.is_some() && entry.storm.is_none() {
+        return Err(fault("storm_hold without storm"));
+    }
+    let storm = match entry.storm {
+        None => None,
+        Some(storm) => {
+            Some((rate(storm, "storm is a positive number")?, time(&entry.storm_hold, Duration::ZERO)?))
+        }
+    };
     let open_rate = rate(entry.open_rate.unwrap_or(0.0), "open_rate is a positive number")?;
     let spread = time(&entry.cut_spread, Duration::ZERO)?;
     let moves = entry.open.is_some() || entry.cut.is_some() || entry.burst > 0;
@@ -103,6 +116,7 @@ fn phase(entry: Entry) -> Result<Phase, ScenarioFault> {
         publish: rate(entry.publish, "publish is a positive number")?,
         burst: entry.burst,
         request: rate(entry.request, "request is a positive number")?,
+        storm,
         hold: time(&entry.hold, otherwise)?,
         warm_up: time(&entry.warm_up, Duration::ZERO)?,
         name: entry.name,
@@ -143,6 +157,7 @@ mod tests {
         assert_eq!(phases[0].open, Some((10_000, 5_000.0)));
         assert_eq!(phases[1].cut, Some((0.1, Duration::from_secs(2))));
         assert_eq!((phases[1].stall, phases[1].hold), (Some((10, true)), Duration::from_secs(30)));
+        assert_eq!(phases[1].storm, Some((500.0, Duration::from_secs(1))));
         assert_eq!((phases[2].burst, phases[2].hold), (1, Duration::ZERO));
     }
 
@@ -153,6 +168,7 @@ mod tests {
             ("[[phase]]\nname='x'\nopn=3", "opn"),
             ("[[phase]]\nname='x'\ncut=3.0", "phase \"x\": cut"),
             ("[[phase]]\nname='x'\nhold='soon'", "phase \"x\": a time"),
+            ("[[phase]]\nname='x'\nstorm_hold='1s'", "phase \"x\": storm_hold"),
             ("[[phase]]\nname='x'\npublish=-1.0", "phase \"x\": publish"),
         ] {
             let fault = read_scenario(text).unwrap_err().to_string();
