@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use common::{LOADGEN, Outcome, loadgen, serve};
+use common::{LOADGEN, Outcome, Server, loadgen, serve};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -293,6 +293,85 @@ fn servers_that_speak_no_tls_or_another() {
     let asks = echo_server(authority.config_with(leaf, rustls::ALL_VERSIONS, true));
     let outcome = storm(&asks, &ca, &[]);
     assert_eq!((outcome.code, outcome.failures("CertificateRequired")), (1, 8), "{}", outcome.text);
+}
+
+/// The daemon itself: what is published by https reaches everybody who is connected by wss, also while others come and go.
+#[test]
+fn fan_out_of_the_daemon_in_a_storm() {
+    let authority = Authority::new();
+    let key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(vec!["127.0.0.1".to_string()]).unwrap();
+    let leaf = leaf.signed_by(&key, &authority.issuer).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = authority.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let server = Server::trunkline_tls(&file("a.pem", &leaf.pem()), &file("a.key", &key.serialize_pem()));
+    let (ca, pid) = (authority.file(), server.child.id().to_string());
+    let url = format!("wss://{}/connection/websocket", server.addr);
+    for (driver, profile, version) in [
+        ("auto", "centrifuge", "1.3"),
+        ("mio", "centrifuge", "1.2"),
+        ("auto", "centrifuge-protobuf", "1.2"),
+        ("mio", "centrifuge-protobuf", "1.3"),
+    ] {
+        let mut arguments = vec!["fanout", "--profile", profile, "--url", &url, "--api-key", "k", "-n", "30"];
+        arguments.extend(["--tls-ca", ca.to_str().unwrap(), "--tls-version", version, "--driver", driver]);
+        arguments.extend(["-c", "3", "--rate", "50", "--seconds", "1s", "--warm-up", "0s", "--storm", "20"]);
+        arguments.extend(["--storm-hold", "20ms", "--pid", &pid]);
+        let outcome = loadgen(&arguments);
+        outcome.assert_passed();
+        assert_eq!(outcome.counter("open", "tls_handshakes"), 30);
+        for phase in ["fan-out", "fan-out in a storm"] {
+            let published = outcome.phase(phase)["published"].as_u64().unwrap();
+            assert!(published >= 25, "{}", outcome.text);
+            assert_eq!(outcome.counter(phase, "deliveries"), published * 10);
+        }
+        assert_eq!(outcome.phase("fan-out")["storm"], serde_json::Value::Null);
+        let storm = &outcome.phase("fan-out in a storm")["storm"]["counters"];
+        assert!(storm["ready"].as_u64().unwrap() >= 10, "{}", outcome.text);
+        assert_eq!(storm["failed"], 0, "{}", outcome.text);
+        let figures = outcome.json["figures"].as_array().unwrap();
+        let has = |name: &str| figures.iter().any(|figure| figure["name"] == name);
+        assert!(has("fan-out: server cpu a delivery"), "{}", outcome.text);
+        assert!(
+            !has("fan-out in a storm: server cpu a delivery"),
+            "the storm's cpu is in it: {}",
+            outcome.text
+        );
+    }
+    // Streams and their publications.
+    let sse = format!("https://{}/sse?channel={{channel}}", server.addr);
+    let publish = format!("https://{}/api/publish", server.addr);
+    let mut arguments =
+        vec!["fanout", "--profile", "sse", "--url", &sse, "--publish-url", &publish, "-n", "20"];
+    arguments.extend([
+        "--publish-header",
+        "X-API-Key: k",
+        "--publish-body",
+        r#"{"channel":"{channel}","data":{data}}"#,
+    ]);
+    arguments.extend([
+        "--tls-ca",
+        ca.to_str().unwrap(),
+        "--rate",
+        "50",
+        "--seconds",
+        "1s",
+        "--warm-up",
+        "0s",
+    ]);
+    let outcome = loadgen(&arguments);
+    outcome.assert_passed();
+    let published = outcome.phase("fan-out")["published"].as_u64().unwrap();
+    assert_eq!(outcome.counter("fan-out", "deliveries"), published * 20, "{}", outcome.text);
+    // They come back with tickets, and the daemon takes them.
+    let mut arguments = vec!["reconnect-storm", "--url", &url, "-n", "30", "--tls-ca", ca.to_str().unwrap()];
+    arguments.extend(["--api-key", "k"]);
+    let outcome = loadgen(&arguments);
+    outcome.assert_passed();
+    assert_eq!(outcome.counter("storm 1", "tls_resumed"), 30, "{}", outcome.text);
 }
 
 /// Half a record, then nothing; a record that was changed on its way.

@@ -4,7 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::thread;
@@ -37,10 +37,23 @@ impl Server {
 
     /// With further lines of its configuration: below `[client]`, and at the end.
     pub fn trunkline_with(client: &str, more: &str) -> Server {
+        Server::trunkline_of("", client, more, |line| line.split_once("listening on ").map(|(_, addr)| addr))
+    }
+
+    /// The daemon over TLS, with a certificate and its key (PEM).
+    pub fn trunkline_tls(cert: &Path, key: &Path) -> Server {
+        let tls = format!("\n[tls]\ncert = {cert:?}\nkey = {key:?}\n");
+        Server::trunkline_of("listen_tls = \"127.0.0.1:0\"", "", &tls, |line| {
+            line.split_once("listening on ").and_then(|(_, addr)| addr.strip_suffix(" (TLS)"))
+        })
+    }
+
+    /// `address`: that of the listener, if a line of its log says it.
+    fn trunkline_of(first: &str, client: &str, more: &str, address: impl Fn(&str) -> Option<&str>) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("trunkline.toml");
         let text = format!(
-            "listen = \"127.0.0.1:0\"\necho = true\nshards = 2\n[api]\nkey = \"k\"\n\
+            "listen = \"127.0.0.1:0\"\n{first}\necho = true\nshards = 2\n[api]\nkey = \"k\"\n\
                     [limits]\nhistory_bytes_max = \"16MiB\"\n\
                     [client]\nallow_anonymous = true\nconnections_max = 5000\n{client}\n\
                     [channel]\nhistory_size = 1000\nhistory_ttl = \"60s\"\nallow_subscribe_for_client = true\n\
@@ -56,7 +69,7 @@ impl Server {
             .spawn()
             .unwrap();
         let err: ChildStderr = child.stderr.take().unwrap();
-        Server::wait(child, err)
+        Server::wait(child, err, address)
     }
 
     pub fn floor(arguments: &[&str]) -> Server {
@@ -67,16 +80,20 @@ impl Server {
             .spawn()
             .unwrap();
         let out: ChildStdout = child.stdout.take().unwrap();
-        Server::wait(child, out)
+        Server::wait(child, out, |line| line.split_once("listening on ").map(|(_, addr)| addr))
     }
 
     /// Until it has said where it listens.
-    fn wait(child: Child, says: impl std::io::Read + Send + 'static) -> Server {
+    fn wait(
+        child: Child,
+        says: impl std::io::Read + Send + 'static,
+        address: impl Fn(&str) -> Option<&str>,
+    ) -> Server {
         let mut lines = BufReader::new(says).lines();
         let mut heard = Vec::new();
         let addr = loop {
             let Some(Ok(line)) = lines.next() else { panic!("the server ended: {heard:?}") };
-            if let Some((_, addr)) = line.split_once("listening on ") {
+            if let Some(addr) = address(line.trim()) {
                 break addr.trim().to_string();
             }
             heard.push(line);
