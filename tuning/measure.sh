@@ -10,6 +10,10 @@
 #   tail      100 subscribers, 100 messages a second: until the last one has it, beside the floor
 #   connect   15,000 connections as fast as they become ready
 #   stalled   100 channels of 1,000 members among 10,000 connections, before and after 10 of them stop reading
+#   tls       15,000 idle connections over TLS and plain; 9,000 subscribers, 5 messages a second, over TLS and plain in turns;
+#             1,000 subscribers with and without 2,000 new TLS connections a second beside them. Needs openssl
+#   compression
+#             9,000 subscribers, 5 messages of 1 KB of JSON a second, compressed and not in turns
 #   million   1,000,000 connections held for HOLD (default 10m) with pings, then one message to all: needs 13 GiB,
 #             and `host.sh --apply` before
 #
@@ -33,10 +37,10 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-parts=${*:-memory wide busy tail connect stalled}
+parts=${*:-memory wide busy tail connect stalled tls compression}
 for part in $parts; do
     case $part in
-        memory | wide | busy | tail | connect | stalled | million) ;;
+        memory | wide | busy | tail | connect | stalled | tls | compression | million) ;;
         *) echo "measure.sh: $part is no part; see --help" >&2; exit 2 ;;
     esac
 done
@@ -52,11 +56,22 @@ if [ -z "${MEASURE_INSIDE:-}" ]; then
     fi
 fi
 
+tls=
+case " $parts " in
+    *" tls "*)
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
+            -addext subjectAltName=IP:127.0.0.1 -keyout "$out/tls.key" -out "$out/tls.pem" 2>"$out/openssl.log"
+        tls=$(printf '[tls]\ncert = "%s"\nkey = "%s"' "$out/tls.pem" "$out/tls.key")
+        ;;
+esac
+
 cat >"$out/trunkline.toml" <<END
+$tls
 [api]
 key = "measured"
 [client]
 allow_anonymous = true
+compression = true
 [channel]
 allow_subscribe_for_client = true
 [[namespace]]
@@ -77,6 +92,26 @@ loadgen() {
         >"$out/$name.txt" 2>&1 || status=$?
     printf '\n== %s: exit %s\n   trunkline-loadgen %s\n' "$name" "$status" "$*"
     grep -E '^ [a-z].*[0-9] (B|us|ms|s|%) |^(passed|FAILED|INVALID)' "$out/$name.txt" || tail -n 5 "$out/$name.txt"
+}
+
+# A figure of a run by its name, to full precision.
+figure() {
+    awk -v name="\"name\": \"$2\"," 'index($0, name) { found = 1 }
+        found && /"value":/ { gsub(/[^0-9.e+-]/, "", $2); print $2; exit }' "$out/$1.json"
+}
+
+# compare WHAT FIGURE RUN... / RUN...: the mean of a figure over the first runs against that over the others.
+compare() {
+    what=$1 name=$2
+    shift 2
+    for run in "$@"; do
+        if [ "$run" = / ]; then echo /; else figure "$run" "$name"; fi
+    done | awk -v what="$what" '$1 == "/" { other = 1; next } { sum[other + 0] += $1; count[other + 0]++ }
+        END {
+            if (!count[0] || !count[1] || !sum[1]) { print "   " what ": a figure is missing"; exit }
+            a = sum[0] / count[0]; b = sum[1] / count[1]
+            printf "\n== %s: %.3f against %.3f, ratio %.2f\n", what, a, b, a / b
+        }'
 }
 
 serve() {
@@ -184,6 +219,56 @@ END
             serve --shards 1
             loadgen stalled slow-readers -n 10000 --slow 10 -c 100 --per-connection 10 --rate 100 --seconds 20s \
                 --payload 1000 $ours $one --pid "$pid"
+            ended
+            ;;
+        tls)
+            # Both ends in one run, in turns; publications take the plain port in both, so that deliveries are what differs.
+            secure="--url wss://127.0.0.1:$((port + 5))/connection/websocket --tls-ca $out/tls.pem --api-key measured"
+            secure="$secure --api http://127.0.0.1:$port/api"
+            bytes="server's own memory a connection"
+            for link in tls plain; do
+                serve --shards 1 --listen-tls "127.0.0.1:$((port + 5))"
+                if [ $link = tls ]; then where=$secure; else where=$ours; fi
+                loadgen "tls-memory-$link" idle -n 15000 --hold 30s $where $one --pid "$pid"
+                ended
+            done
+            compare "own memory a connection, TLS against plain, in bytes" "$bytes" tls-memory-tls / tls-memory-plain
+
+            serve --shards 1 --listen-tls "127.0.0.1:$((port + 5))"
+            load="-n 9000 --rate 5 --seconds 15s --warm-up 2s $one"
+            for turn in 1 2; do
+                loadgen tls-wide-plain$turn fanout $load $ours --pid "$pid"
+                loadgen tls-wide-tls$turn fanout $load $secure --pid "$pid"
+            done
+            compare "cpu a delivery, TLS against plain, in us" "fan-out: server cpu a delivery" \
+                tls-wide-tls1 tls-wide-tls2 / tls-wide-plain1 tls-wide-plain2
+            beside=$others
+            loadgen tls-storm fanout -n 1000 --rate 50 --seconds 15s --warm-up 2s --storm 2000 $secure $one --pid "$pid"
+            beside=
+            ended
+            for at in "fan-out: delivery p99" "fan-out in a storm: delivery p99"; do
+                printf '   %s: %s ms\n' "$at" "$(figure tls-storm "$at")"
+            done
+            ;;
+        compression)
+            serve --shards 1
+            # What is like it in each object is what a real list has.
+            order='"symbol":"EURUSD","side":"buy","at":"2026-11-27T10:15:3'
+            list=
+            for n in 1 2 3 4 5 6 7 8; do
+                list="$list${list:+,}{\"id\":4821$n$((n * 37 % 10)),\"price\":1.08$((n * 7919 % 1000)),\"amount\":$((n * 2503)),$order$n.$((n * 611 % 1000))Z\"}"
+            done
+            body="{\"channel\":\"{channel}\",\"data\":{\"mark\":{data},\"orders\":[$list]}}"
+            for turn in 1 2; do
+                for form in plain compressed; do
+                    if [ $form = compressed ]; then offer=--compression; else offer=; fi
+                    loadgen "compression-$form$turn" fanout -n 9000 --rate 5 --seconds 15s --warm-up 2s $ours $one $offer \
+                        --publish-body "$body" --pid "$pid"
+                    grep 'came compressed' "$out/compression-$form$turn.txt" || true
+                done
+            done
+            compare "cpu a delivery, compressed against not, in us" "fan-out: server cpu a delivery" \
+                compression-compressed1 compression-compressed2 / compression-plain1 compression-plain2
             ended
             ;;
         million)
