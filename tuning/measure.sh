@@ -225,7 +225,7 @@ END
             # Both ends in one run, in turns; publications take the plain port in both, so that deliveries are what differs.
             secure="--url wss://127.0.0.1:$((port + 5))/connection/websocket --tls-ca $out/tls.pem --api-key measured"
             secure="$secure --api http://127.0.0.1:$port/api"
-            bytes="server's own memory a connection"
+            bytes="server's own memory a held connection"
             for link in tls plain; do
                 serve --shards 1 --listen-tls "127.0.0.1:$((port + 5))"
                 if [ $link = tls ]; then where=$secure; else where=$ours; fi

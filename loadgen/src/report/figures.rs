@@ -23,6 +23,7 @@ pub fn figures(target: &RunResult, floor: Option<&RunResult>) -> Vec<Figure> {
     };
     if target.has_server {
         of_run("server's own memory a connection", "B", &RunResult::own_memory_per_connection);
+        of_run("server's own memory a held connection", "B", &RunResult::held_memory_per_connection);
     }
     of_run("kernel slab a connection, both ends", "B", &RunResult::slab_per_connection);
     of_run("generator's own memory a connection", "B", &RunResult::generator_memory_per_connection);

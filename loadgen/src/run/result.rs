@@ -70,6 +70,9 @@ pub struct StormResult {
 /// Share of a storm's plan that has to be begun for its figures to mean something: one beat is lost at its ends.
 const STORM_BEGUN_MIN: f64 = 0.9;
 
+/// How long connections are held until a server may be taken to have given back what making them took.
+const HELD_MIN: Duration = Duration::from_secs(10);
+
 impl StormResult {
     /// Why it was not the storm that was planned.
     pub fn lateness(&self) -> Option<String> {
@@ -271,6 +274,14 @@ impl RunResult {
     /// Growth of the server's own memory a ready connection, in bytes, after the phase that opened them.
     pub fn own_memory_per_connection(&self) -> Option<f64> {
         self.per_connection_growth(|sample| sample.rss_bytes)
+    }
+
+    /// The same at the end of a phase in which connections were only held: what making them took has gone back by then.
+    pub fn held_memory_per_connection(&self) -> Option<f64> {
+        let held = |phase: &&PhaseResult| !phase.moves && phase.hold >= HELD_MIN && phase.ready > 0;
+        let phase = self.phases.iter().find(|phase| held(phase) && phase.publish_planned == 0.0)?;
+        let (before, after) = (self.baseline.rss_bytes, phase.after.rss_bytes);
+        (before > 0).then(|| (after as f64 - before as f64) / phase.ready as f64)
     }
 
     /// Growth of the kernel's slab a ready connection, both ends, in bytes.
