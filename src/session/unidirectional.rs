@@ -16,11 +16,13 @@ use smallvec::SmallVec;
 
 use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
-use crate::base::fault::ErrorCode;
+use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
 use crate::proto::encoding::Encoding;
+use crate::proto::unidirectional::notes::{Note, ending, write_note, write_note_with_retry};
 use crate::proto::unidirectional::position::Positions;
+use crate::proto::websocket;
 use crate::session::context::SubscribeEffect;
 use crate::session::identity::{Identity, Renewal};
 use crate::session::joins::{JoinAnswer, JoinVerdict};
@@ -279,6 +281,29 @@ impl Unidirectional {
             Mode::Stream(_) => channels > 1,
             Mode::Poll | Mode::History | Mode::Publish => true,
         }
+    }
+
+    /// The last bytes of a stream that ends for the reason; `retry_ms` says when a client of events is to come back.
+    pub fn last_bytes(&mut self, disconnect: &Disconnect, retry_ms: impl FnOnce() -> u64) -> Vec<u8> {
+        let Mode::Stream(kind) = self.mode else { return Vec::new() };
+        let chunked = self.chunked;
+        // One that is not answered yet hears its end in its own words: the stream begins and ends.
+        let mut last = self.asking().map_or_else(Vec::new, |asking| std::mem::take(&mut asking.opening));
+        let note = Note::Disconnect(disconnect);
+        match kind {
+            Encoding::WebSocketJson | Encoding::WebSocketBare => {
+                websocket::write_close(&mut last, disconnect.code, &disconnect.reason);
+                return last;
+            }
+            Encoding::Sse | Encoding::SsePlain
+                if disconnect.reconnects() && *disconnect != Disconnect::FORCE_RECONNECT =>
+            {
+                write_note_with_retry(&mut last, kind, retry_ms(), &note);
+            }
+            _ => write_note(&mut last, kind, chunked, &note),
+        }
+        last.extend_from_slice(ending(kind, chunked));
+        last
     }
 
     pub fn asking(&mut self) -> Option<&mut Asking> {

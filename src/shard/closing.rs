@@ -6,7 +6,6 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::UserName;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
-use crate::proto::websocket;
 use crate::session::unidirectional::Mode;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
@@ -15,6 +14,7 @@ use crate::shard::mailbox::Mail;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
+use crate::shard::unidirectional::spread;
 
 /// How long a peer may take to end its side after our last word.
 const LINGER: Duration = Duration::from_secs(3);
@@ -29,19 +29,12 @@ impl Core {
             connection.link.set_silent(true);
         }
         match &connection.peer.kind {
-            Kind::Client(_) | Kind::Echo => {
-                self.env.stats.disconnect(&disconnect);
-                self.owned.events.note_end(slot, &disconnect);
-                let mut frame = Vec::new();
-                websocket::write_close(&mut frame, disconnect.code, &disconnect.reason);
-                if connection.link.is_blocked() && disconnect == Disconnect::SLOW {
-                    // What it owes is what it does not read: a Close frame behind that would not be read either.
-                    self.give_up(slot);
-                } else {
-                    self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose);
+            Kind::Client(_) | Kind::Echo => self.end_stream(slot, &disconnect),
+            Kind::Unidirectional(_) => {
+                if !self.end_request(slot, &disconnect) {
+                    self.end_stream(slot, &disconnect);
                 }
             }
-            Kind::Unidirectional(_) => self.close_uni(slot, disconnect),
             Kind::Http(Some(http)) if http.inquiry.is_some() => {
                 self.end_inquiry(slot);
             }
@@ -51,6 +44,27 @@ impl Core {
             }
             Kind::Http(_) => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin),
             Kind::Nobody => {}
+        }
+    }
+
+    /// Ends a peer that is in the middle of something with the last bytes of its kind.
+    fn end_stream(&mut self, slot: u32, disconnect: &Disconnect) {
+        let least_ms = self.retry_least_ms();
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let prng = &mut self.env.prng;
+        let (last, end) = connection.peer.last_bytes(disconnect, || spread(least_ms, prng));
+        self.owned.events.note_end(slot, disconnect);
+        self.end_with(slot, disconnect, last, end);
+    }
+
+    /// Ends a peer with these bytes, unless it would not read them.
+    pub fn end_with(&mut self, slot: u32, disconnect: &Disconnect, last: Vec<u8>, end: ClosingEnd) {
+        self.env.stats.disconnect(disconnect);
+        let blocked = self.links.connections.get(slot).is_some_and(|connection| connection.link.is_blocked());
+        match blocked && *disconnect == Disconnect::SLOW {
+            // What it owes is what it does not read: a Close frame behind that would not be read either.
+            true => self.give_up(slot),
+            false => self.leave_protocol(slot, last.into(), end),
         }
     }
 

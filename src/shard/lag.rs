@@ -2,20 +2,18 @@
 
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, Epoch, Position};
-use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::driver::{SendCause, SendFailure};
 use crate::hub::class::Class;
-use crate::hub::followed::{Cursor, Item};
+use crate::hub::followed::{Cursor, Item, Seq};
 use crate::hub::limits::READ_AGAIN;
 use crate::hub::options::GapPolicy;
 use crate::hub::requests::{Read, ReadAnswer};
-use crate::session::Sub;
+use crate::session::gaps::AfterGap;
 use crate::shard::core::Core;
 use crate::shard::environment::RETRY;
 use crate::shard::links::Action;
 use crate::shard::outbox::Rest;
 use crate::shard::owner::{OwnerRequest, ReadBy};
-use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 use crate::shard::unidirectional::append_item;
 
@@ -70,15 +68,7 @@ impl Core {
     pub fn check_debt(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Some(lag) = &connection.link.lag else { return };
-        let allowed = match connection.peer.kind {
-            Kind::Client(_) | Kind::Tunnel(_) => self.env.options.outbox_bytes_max,
-            Kind::Unidirectional(ref uni) if uni.is_streaming() => self.env.options.outbox_bytes_max,
-            // One message being echoed and one behind it; frames included.
-            Kind::Echo => 3 * ECHO_MESSAGE_BYTES_MAX,
-            // One answer, made by ourselves.
-            Kind::Http(_) | Kind::Unidirectional(_) | Kind::Nobody => usize::MAX,
-        };
-        if lag.owed_bytes > allowed {
+        if lag.owed_bytes > connection.peer.owed_bytes_max(self.env.options.outbox_bytes_max) {
             self.close(slot, Disconnect::SLOW);
         }
     }
@@ -320,50 +310,60 @@ impl Core {
         }
     }
 
-    /// The cursor has fallen off the log's tail. False when the connection is closed for it.
+    /// The cursor has fallen off the log's tail. False when the connection is closed for it, or answered.
     fn handle_gap(&mut self, slot: u32, channel: u32) -> bool {
         self.env.stats.counters.gaps_total += 1;
-        if self.place_of(slot, channel).is_none() {
-            return true;
-        }
+        let Some((_, place)) = self.place_of(slot, channel) else { return true };
         let policy = self.delivery.local.get(channel).options.gap;
-        if self.is_uni(slot) {
-            return self.handle_uni_gap(slot, channel, policy);
-        }
-        let server_side = self
-            .links
-            .connections
-            .get_mut(slot)
-            .and_then(|connection| connection.peer.session()?.sub(channel))
-            .is_some_and(|sub| sub.is(Sub::SERVER_SIDE));
-        match policy {
-            GapPolicy::Close => {
-                self.close(slot, Disconnect::SLOW);
-                false
+        let Some(connection) = self.links.connections.get(slot) else { return true };
+        match connection.peer.after_gap(channel, policy) {
+            Some(AfterGap::Close(disconnect)) => {
+                self.close(slot, disconnect);
+                return false;
             }
-            GapPolicy::Latest => {
-                // The newest that is still kept; with nothing kept, the client goes on from the next.
-                let entry = self.delivery.local.get(channel);
-                let newest = entry.stream().newest();
-                if let Some(lag) =
-                    self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut())
-                    && let Some(cursor) = lag.cursor(channel)
-                {
-                    *cursor = self.delivery.local.get(channel).stream().moved(*cursor, newest);
-                }
-                self.delivery.catching_up.push(slot);
-                true
+            Some(AfterGap::Answer) => {
+                self.reset_poll(slot, channel);
+                return false;
             }
-            // A server-side subscription cannot be taken up anew by the client alone: it reconnects.
-            GapPolicy::Tell if server_side => {
-                self.close(slot, Disconnect::INSUFFICIENT_STATE);
-                false
-            }
-            GapPolicy::Tell => {
+            Some(AfterGap::Unsubscribe) => {
                 self.unsubscribe(slot, channel, Some(Unsubscribed::InsufficientState));
-                true
             }
+            Some(AfterGap::SkipToNewest) => {
+                // The newest that is still kept; with nothing kept, the client goes on from the next.
+                let newest = self.delivery.local.get(channel).stream().newest();
+                self.skip_to(slot, channel, newest);
+                self.delivery.catching_up.push(slot);
+            }
+            Some(AfterGap::Reset) => {
+                self.skip_all(slot, channel, place);
+                self.delivery.catching_up.push(slot);
+                self.note_reset(slot, channel);
+            }
+            None => {}
         }
+        true
+    }
+
+    /// Moves the cursor that the connection has in the channel. False when it has none.
+    fn skip_to(&mut self, slot: u32, channel: u32, seq: Seq) -> bool {
+        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
+        let Some(cursor) = lag.and_then(|lag| lag.cursor(channel)) else { return false };
+        *cursor = self.delivery.local.get(channel).stream().moved(*cursor, seq);
+        true
+    }
+
+    /// The subscriber goes on behind all that the stream holds.
+    fn skip_all(&mut self, slot: u32, channel: u32, place: u32) {
+        let entry = self.delivery.local.get(channel);
+        let (end, stands) = (entry.stream().end(), entry.cursor_of(place));
+        if self.skip_to(slot, channel, end) || stands == end {
+            return;
+        }
+        // What is not delivered yet is from before the loss.
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let cursor = self.delivery.local.get(channel).stream().cursor(end);
+        connection.link.lag.get_or_insert_default().cursors.push((channel, cursor));
+        self.delivery.local.cursor_set(channel, place);
     }
 
     /// Forgets the cursor that a connection has in a channel.

@@ -6,19 +6,24 @@
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
+use crate::base::fault::Disconnect;
 use crate::base::ids::{EncodingId, UserName};
+use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
 use crate::hub::class::Class;
 use crate::hub::followed::ChannelIndex;
+use crate::hub::options::GapPolicy;
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::notes::heartbeat;
-use crate::proto::websocket::Opcode;
+use crate::proto::websocket::{Opcode, write_close};
+use crate::session::gaps::AfterGap;
 use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::{Mode, Unidirectional};
 use crate::session::{Session, Sub, SubscribeEffect, info_of};
 use crate::shard::directory::Number;
 use crate::shard::framing::ping_frame;
+use crate::shard::link::ClosingEnd;
 use crate::shard::pings::Liveness;
 use crate::shard::requests::Http;
 use crate::shard::timers::{Timed, TimerEntry};
@@ -259,6 +264,50 @@ impl Peer {
                 Some(Class { own_frames, ..Class::shared(encoding) })
             }
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
+    /// What becomes of it when something is lost in the channel; `None` for a peer that subscribes to nothing.
+    pub fn after_gap(&self, channel: ChannelIndex, policy: GapPolicy) -> Option<AfterGap> {
+        match &self.kind {
+            Kind::Client(session) => Some(session.after_gap(channel, policy)),
+            Kind::Unidirectional(uni) => Some(uni.after_gap(policy)),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
+    /// How much it may owe its socket, by what is allowed to one that is sent messages.
+    pub fn owed_bytes_max(&self, outbox_bytes_max: usize) -> usize {
+        match &self.kind {
+            Kind::Client(_) | Kind::Tunnel(_) => outbox_bytes_max,
+            Kind::Unidirectional(uni) if uni.is_streaming() => outbox_bytes_max,
+            // One message being echoed and one behind it; frames included.
+            Kind::Echo => 3 * ECHO_MESSAGE_BYTES_MAX,
+            // One answer, made by ourselves.
+            Kind::Http(_) | Kind::Unidirectional(_) | Kind::Nobody => usize::MAX,
+        }
+    }
+
+    // --- its end
+
+    /// The last bytes of an orderly end for the reason, and how the link ends behind them. `retry_ms`: when a client of
+    /// events is to come back.
+    pub fn last_bytes(
+        &mut self,
+        disconnect: &Disconnect,
+        retry_ms: impl FnOnce() -> u64,
+    ) -> (Vec<u8>, ClosingEnd) {
+        match &mut self.kind {
+            Kind::Unidirectional(uni) if uni.is_websocket() => {
+                (uni.last_bytes(disconnect, retry_ms), ClosingEnd::PeersClose)
+            }
+            Kind::Unidirectional(uni) => (uni.last_bytes(disconnect, retry_ms), ClosingEnd::Fin),
+            Kind::Client(_) | Kind::Echo | Kind::Tunnel(_) => {
+                let mut frame = Vec::new();
+                write_close(&mut frame, disconnect.code, &disconnect.reason);
+                (frame, ClosingEnd::PeersClose)
+            }
+            Kind::Http(_) | Kind::Nobody => (Vec::new(), ClosingEnd::Fin),
         }
     }
 

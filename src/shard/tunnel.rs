@@ -362,18 +362,11 @@ impl Core {
             }
             self.open_tunnel(slot, *admission);
         }
-        let Some(connection) = self.links.connections.get(slot) else { return };
-        self.env.stats.disconnect(disconnect);
         let code = code_for_all(disconnect);
-        if connection.link.is_blocked() && *disconnect == Disconnect::SLOW {
-            // What it owes is what it does not read: a Close frame behind that would not be read either.
-            self.part_tunnel(slot, code, &disconnect.reason, true);
-            return self.give_up(slot);
-        }
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, code, &disconnect.reason);
         self.part_tunnel(slot, code, &disconnect.reason, true);
-        self.leave_protocol(slot, frame.into(), ClosingEnd::PeersClose);
+        self.end_with(slot, disconnect, frame, ClosingEnd::PeersClose);
     }
 
     /// A client that was not let in and may try again.

@@ -47,6 +47,7 @@ use crate::shard::view::View;
 
 pub use crate::session::request::Endpoint;
 pub use deliver::append_item;
+pub use stream::spread;
 
 impl Core {
     /// Takes the head of a request for this surface; gives how much of `bytes` is done with.
