@@ -338,6 +338,14 @@ impl Unidirectional {
         self.subs = subs.into();
     }
 
+    /// It has its place among its user's connections. True when nothing else is awaited.
+    pub fn handle_placed(&mut self) -> bool {
+        let Some(asking) = self.asking().filter(|asking| asking.awaits_place) else { return false };
+        asking.awaits_place = false;
+        asking.outstanding -= 1;
+        asking.outstanding == 0
+    }
+
     /// A join has been answered.
     pub fn handle_joined(&mut self, channel: ChannelIndex, answer: JoinAnswer) -> (JoinVerdict, AfterJoin) {
         if !self.sub(channel).is_some_and(|sub| sub.awaits(answer.number)) {

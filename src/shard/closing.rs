@@ -6,13 +6,12 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::UserName;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
-use crate::session::unidirectional::Mode;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
 use crate::shard::mailbox::Mail;
 use crate::shard::owner::OwnerRequest;
-use crate::shard::peer::Kind;
+use crate::shard::peer::{AfterEnd, Kind};
 use crate::shard::stats::Cause;
 use crate::shard::unidirectional::spread;
 
@@ -106,7 +105,7 @@ impl Core {
 
     /// The peer has ended its side, or the socket is broken.
     pub fn handle_ended(&mut self, slot: u32, broken: bool) {
-        if self.in_handshake(slot) && matches!(self.links.connections.kind(slot), Some(Kind::Http(_))) {
+        if self.in_handshake(slot) && self.links.connections.requests(slot).is_some() {
             self.env.stats.fault(Cause::HandshakeAborted);
         }
         if broken {
@@ -121,23 +120,12 @@ impl Core {
         }
         connection.link.set_peer_ended();
         let owes = connection.link.owes();
-        match &mut connection.peer.kind {
-            // A client of HTTP may end its side and still wait for the answer.
-            // A stream that the backend is still asked about ends as if it flowed: nobody is there to read it.
-            Kind::Http(Some(http)) if http.is_asked() && !http.wants_stream() => {
-                if let Some(request) = &mut http.request {
-                    request.keep_alive = false;
-                }
-            }
-            // So may a unidirectional client that awaits its one answer; one that awaits messages has gone.
-            Kind::Unidirectional(uni) if !uni.is_ready() && !matches!(uni.mode, Mode::Stream(_)) => {}
-            // And an answer may still be on its way.
-            Kind::Http(None) if owes => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both),
-            // With further requests behind it.
-            Kind::Http(Some(http)) if http.is_waiting() && owes => {}
+        match connection.peer.handle_link_ended(owes) {
+            AfterEnd::Stays => {}
+            AfterEnd::LeavesBehindAnswer => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both),
             // Our last bytes may still be on their way; the close follows them.
-            Kind::Nobody if self.links.finishing.contains(&slot) => {}
-            _ => self.give_up(slot),
+            AfterEnd::HasLeft if self.links.finishing.contains(&slot) => {}
+            AfterEnd::HasLeft | AfterEnd::Leaves => self.give_up(slot),
         }
     }
 
@@ -176,7 +164,7 @@ impl Core {
         let conn = self.conn_id(slot);
         let why = self.owned.events.take_note(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if !matches!(connection.peer.kind, Kind::Client(_) | Kind::Unidirectional(_)) {
+        if !connection.peer.subscribes() {
             return;
         }
         let (subs, user) = (connection.peer.take_subs(), connection.peer.user().cloned());

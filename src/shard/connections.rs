@@ -7,7 +7,7 @@ use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::Unidirectional;
 use crate::shard::directory::Number;
 use crate::shard::link::{ClosingEnd, Link, Phase};
-use crate::shard::peer::{Kind, Peer};
+use crate::shard::peer::{Kind, Peer, Requests};
 use crate::shard::timers::{Timed, TimerEntry};
 
 /// One accepted socket, and the participant that speaks over it.
@@ -38,14 +38,14 @@ impl Connection {
 
     /// The peer has left, and the link is about to end. What it has half received is not waited for.
     pub fn set_closing(&mut self, end: ClosingEnd) {
-        self.peer.kind = Kind::Nobody;
+        self.peer.leave();
         self.link.decoder = None;
         self.link.phase = Phase::Closing(end);
     }
 
     /// The peer has left, and the link with it.
     pub fn set_gone(&mut self) {
-        self.peer.kind = Kind::Nobody;
+        self.peer.leave();
         self.link.decoder = None;
         self.link.lag = None;
         self.link.phase = Phase::Gone;
@@ -61,6 +61,14 @@ impl Slots<Connection> {
         Some(&mut self.get_mut(slot)?.peer.kind)
     }
 
+    pub fn requests(&self, slot: u32) -> Option<&Requests> {
+        self.get(slot)?.peer.requests()
+    }
+
+    pub fn requests_mut(&mut self, slot: u32) -> Option<&mut Requests> {
+        self.get_mut(slot)?.peer.requests_mut()
+    }
+
     pub fn session(&mut self, slot: u32) -> Option<&mut Session> {
         self.get_mut(slot)?.peer.session()
     }
@@ -71,6 +79,10 @@ impl Slots<Connection> {
 
     pub fn uni_mut(&mut self, slot: u32) -> Option<&mut Unidirectional> {
         self.get_mut(slot)?.peer.uni_mut()
+    }
+
+    pub fn tunnel(&self, slot: u32) -> Option<&Tunnel> {
+        self.get(slot)?.peer.tunnel()
     }
 
     pub fn tunnel_mut(&mut self, slot: u32) -> Option<&mut Tunnel> {

@@ -3,7 +3,6 @@
 use crate::base::fault::Disconnect;
 use crate::shard::connections::Connection;
 use crate::shard::core::Core;
-use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 
 /// What the kernel may keep for a socket that takes nothing where it is free to choose: a part of tcp_wmem's usual 4 MiB.
@@ -20,10 +19,10 @@ impl Connection {
             };
             kernel + lag.owed_bytes as u64
         });
-        let kept = match &self.peer.kind {
+        let kept = match self.peer.has_left() {
             // What still comes is discarded, a frame at most.
-            Kind::Nobody => 0,
-            _ => {
+            true => 0,
+            false => {
                 let half = self.link.decoder.as_ref().map_or(0, |decoder| decoder.stored_bytes());
                 half + self.peer.held_bytes()
             }

@@ -9,7 +9,6 @@ use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookCall, Matte
 use crate::shard::control_request::BackendReply;
 use crate::shard::core::Core;
 use crate::shard::mailbox::Mail;
-use crate::shard::peer::Kind;
 use crate::shard::timers;
 
 use std::sync::Arc;
@@ -128,7 +127,7 @@ impl Core {
 
     /// False when the hook call is not the one that is out.
     fn answer_asker(&mut self, slot: u32, number: u32, outcome: Result<Answer, Denied>) -> bool {
-        if let Some(Kind::Http(_)) = self.links.connections.kind(slot) {
+        if self.links.connections.requests(slot).is_some() {
             return self.handle_inquiry_answer(slot, number, outcome);
         }
         match self.with_session(slot, |session, cx| session.handle_answer(number, outcome, cx)) {
@@ -145,8 +144,7 @@ impl Core {
 
     /// Sets a client's timer after a hook call was put or answered.
     fn set_question_timer(&mut self, slot: u32) {
-        let Some(connection) = self.links.connections.get(slot) else { return };
-        let Kind::Client(session) = &connection.peer.kind else { return };
+        let Some(session) = self.links.connections.session(slot) else { return };
         if session.is_connected() {
             return self.set_peer_timer(slot);
         }

@@ -2,7 +2,6 @@
 
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::session::Sub;
-use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::link::Phase;
 use crate::shard::peer::Kind;
@@ -13,8 +12,7 @@ impl Core {
     /// The peer is in: it is counted, its user's owner learns of it, and its pings begin.
     pub fn begin_peer(&mut self, slot: u32) {
         // What was sent to it on the way may have been too much for its socket: then it is gone by now.
-        let gone = |connection: &Connection| matches!(connection.peer.kind, Kind::Nobody);
-        if self.links.connections.get(slot).is_none_or(gone) {
+        if self.links.connections.get(slot).is_none_or(|connection| connection.peer.has_left()) {
             return;
         }
         self.peers.clients += 1;

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
-use crate::base::ids::{EncodingId, UserName};
+use crate::base::ids::{ChannelName, EncodingId, UserName};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
@@ -17,6 +17,7 @@ use crate::hub::options::GapPolicy;
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::notes::heartbeat;
 use crate::proto::websocket::{Opcode, write_close};
+use crate::record::{PeerState, RequestsRecord};
 use crate::session::gaps::AfterGap;
 use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::{Mode, Unidirectional};
@@ -48,7 +49,7 @@ const FLAGS: u32 = LISTED | OF_USER;
 /// What a peer speaks, and where it stands in that.
 pub enum Kind {
     /// Asks requests. Boxed state only while a head or body is incomplete or an answer is awaited.
-    Http(Option<Box<Http>>),
+    Http(Requests),
     /// What comes is sent back.
     Echo,
     /// Speaks the Centrifuge protocol over WebSocket.
@@ -59,6 +60,20 @@ pub enum Kind {
     Tunnel(Box<Tunnel>),
     /// Has left: its link is closing.
     Nobody,
+}
+
+/// What a connection that asks requests keeps of them: see [`Kind::Http`].
+pub type Requests = Option<Box<Http>>;
+
+/// What becomes of a peer whose link has been ended by the other side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterEnd {
+    /// Its answer is awaited.
+    Stays,
+    /// Its answer is on the way, and nothing follows.
+    LeavesBehindAnswer,
+    Leaves,
+    HasLeft,
 }
 
 impl Timed for Peer {
@@ -108,7 +123,53 @@ impl Peer {
         of_user
     }
 
+    // --- who speaks now
+
+    pub fn leave(&mut self) {
+        self.kind = Kind::Nobody;
+    }
+
+    pub fn has_left(&self) -> bool {
+        matches!(self.kind, Kind::Nobody)
+    }
+
+    /// It asks its next request.
+    pub fn set_requests(&mut self) {
+        self.kind = Kind::Http(None);
+    }
+
+    pub fn set_uni(&mut self, uni: Unidirectional) {
+        self.kind = Kind::Unidirectional(uni);
+    }
+
+    pub fn set_tunnel(&mut self, tunnel: Tunnel) {
+        self.kind = Kind::Tunnel(Box::new(tunnel));
+    }
+
+    /// The tunnel leaves.
+    pub fn take_tunnel(&mut self) -> Option<Box<Tunnel>> {
+        self.tunnel()?;
+        match std::mem::replace(&mut self.kind, Kind::Nobody) {
+            Kind::Tunnel(tunnel) => Some(tunnel),
+            _ => None,
+        }
+    }
+
     // --- one peer interface
+
+    /// It may have subscriptions.
+    pub fn subscribes(&self) -> bool {
+        matches!(self.kind, Kind::Client(_) | Kind::Unidirectional(_))
+    }
+
+    /// How it gets messages to its user, and whether they go in chunks; `None` while it takes none.
+    pub fn takes_messages(&self) -> Option<(Encoding, bool)> {
+        match &self.kind {
+            Kind::Client(session) => session.is_connected().then(|| (session.format().encoding(), false)),
+            Kind::Unidirectional(uni) => uni.is_streaming().then(|| (uni.encoding(), uni.chunked)),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
 
     /// Who it is to the backend; `None` for the anonymous, and for a peer that has not said yet.
     pub fn user(&self) -> Option<&UserName> {
@@ -311,6 +372,31 @@ impl Peer {
         }
     }
 
+    /// The other side of the link has said its last word. `owes`: ours is not with the kernel yet.
+    pub fn handle_link_ended(&mut self, owes: bool) -> AfterEnd {
+        match &mut self.kind {
+            // A client of HTTP may end its side and still wait for the answer. A stream that the backend is still asked
+            // about ends as if it flowed: nobody is there to read it.
+            Kind::Http(Some(http)) if http.is_asked() && !http.wants_stream() => {
+                if let Some(request) = &mut http.request {
+                    request.keep_alive = false;
+                }
+                AfterEnd::Stays
+            }
+            // With further requests behind an answer that is on its way.
+            Kind::Http(Some(http)) if http.is_waiting() && owes => AfterEnd::Stays,
+            Kind::Http(None) if owes => AfterEnd::LeavesBehindAnswer,
+            // One that awaits its one answer stays as well; one that awaits messages has gone.
+            Kind::Unidirectional(uni) if !uni.is_ready() && !matches!(uni.mode, Mode::Stream(_)) => {
+                AfterEnd::Stays
+            }
+            Kind::Http(_) | Kind::Echo | Kind::Client(_) | Kind::Unidirectional(_) | Kind::Tunnel(_) => {
+                AfterEnd::Leaves
+            }
+            Kind::Nobody => AfterEnd::HasLeft,
+        }
+    }
+
     // --- commands of the API
 
     /// It is somebody whom the API can name. One that waits for its place, or for its channels, can be ended and
@@ -416,6 +502,26 @@ impl Peer {
         }
     }
 
+    /// Everything that it is; `None` for one that has left, and while a request is under way.
+    pub fn to_record(
+        &self,
+        name_of: &dyn Fn(ChannelIndex) -> ChannelName,
+        tunnel_name: &dyn Fn(u16) -> Box<str>,
+        now: Time,
+    ) -> Option<PeerState> {
+        Some(match &self.kind {
+            Kind::Client(session) => PeerState::Client(session.to_record(name_of, now)),
+            Kind::Unidirectional(uni) => PeerState::Unidirectional(uni.to_record(name_of)),
+            Kind::Tunnel(tunnel) => PeerState::Tunnel(tunnel.to_record(&tunnel_name(tunnel.place), None)),
+            Kind::Http(None) => PeerState::Requests(RequestsRecord { unread: Bytes::new() }),
+            Kind::Http(Some(http)) if http.is_waiting() => {
+                PeerState::Requests(RequestsRecord { unread: Bytes::copy_from_slice(http.unread.bytes()) })
+            }
+            Kind::Echo => PeerState::Echo,
+            Kind::Http(Some(_)) | Kind::Nobody => return None,
+        })
+    }
+
     // --- the state machine of each kind
 
     pub fn session(&mut self) -> Option<&mut Session> {
@@ -439,6 +545,28 @@ impl Peer {
         }
     }
 
+    /// What it keeps of its requests, if it asks any.
+    pub fn requests(&self) -> Option<&Requests> {
+        match &self.kind {
+            Kind::Http(requests) => Some(requests),
+            _ => None,
+        }
+    }
+
+    pub fn requests_mut(&mut self) -> Option<&mut Requests> {
+        match &mut self.kind {
+            Kind::Http(requests) => Some(requests),
+            _ => None,
+        }
+    }
+
+    pub fn tunnel(&self) -> Option<&Tunnel> {
+        match &self.kind {
+            Kind::Tunnel(tunnel) => Some(tunnel),
+            _ => None,
+        }
+    }
+
     pub fn tunnel_mut(&mut self) -> Option<&mut Tunnel> {
         match &mut self.kind {
             Kind::Tunnel(tunnel) => Some(tunnel),
@@ -450,6 +578,41 @@ impl Peer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::unidirectional::Work;
+    use crate::shard::requests::Request;
+
+    #[test]
+    fn who_awaits_an_answer_outlives_the_end_of_its_side() {
+        let uni = |mode, ready: bool| {
+            let mut uni = Unidirectional::new(1, mode, None);
+            let asking = (!ready).then(Default::default);
+            uni.work = Some(Box::new(Work { asking, ..Work::default() }));
+            Kind::Unidirectional(uni)
+        };
+        let stream = Mode::Stream(Encoding::Sse);
+        let waiting = || Kind::Http(Some(Box::default()));
+        // With an answer on its way, and without.
+        for (kind, expected) in [
+            (Kind::Http(None), [AfterEnd::LeavesBehindAnswer, AfterEnd::Leaves]),
+            (waiting(), [AfterEnd::Stays, AfterEnd::Leaves]),
+            (uni(Mode::Poll, false), [AfterEnd::Stays; 2]),
+            (uni(Mode::Poll, true), [AfterEnd::Leaves; 2]),
+            (uni(stream, false), [AfterEnd::Leaves; 2]),
+            (Kind::Client(Session::default()), [AfterEnd::Leaves; 2]),
+            (Kind::Echo, [AfterEnd::Leaves; 2]),
+            (Kind::Nobody, [AfterEnd::HasLeft; 2]),
+        ] {
+            let mut peer = Peer::new(Number(0));
+            peer.kind = kind;
+            assert_eq!([true, false].map(|owes| peer.handle_link_ended(owes)), expected);
+        }
+        let request = Request { asked: true, keep_alive: true, ..Request::default() };
+        let mut peer = Peer::new(Number(0));
+        peer.kind = Kind::Http(Some(Box::new(Http { request: Some(request), ..Http::default() })));
+        assert_eq!(peer.handle_link_ended(false), AfterEnd::Stays);
+        let http = peer.requests().and_then(|requests| requests.as_ref()).expect("it stays");
+        assert!(http.request.as_ref().is_some_and(|request| !request.keep_alive), "and asks no more");
+    }
 
     #[test]
     fn a_number_keeps_apart_from_the_flags_beside_it() {

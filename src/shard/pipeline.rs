@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use crate::base::ids::Sock;
 use crate::proto::http1::HttpFault;
+use crate::session::unidirectional::Unidirectional;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
-use crate::shard::peer::Kind;
 use crate::shard::requests::Http;
 use crate::shard::stats::Cause;
 
@@ -59,13 +59,9 @@ impl Core {
                 }
                 continue;
             }
-            let kept = match &mut connection.peer.kind {
-                Kind::Http(kept) => kept,
-                Kind::Unidirectional(_) => {
-                    self.resume_uni(slot);
-                    continue;
-                }
-                _ => continue,
+            let Some(kept) = connection.peer.requests_mut() else {
+                self.resume_uni(slot);
+                continue;
             };
             let Some(mut http) = kept.take_if(|http| http.is_waiting()) else { continue };
             let mut unread = http.unread.take();
@@ -90,8 +86,8 @@ impl Core {
     /// A write of an answer was cut short: its peer has a while to take more of it.
     pub fn answer_cut(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let waits = match (&connection.peer.kind, connection.link.phase) {
-            (Kind::Http(http), _) => http.as_ref().is_none_or(|http| http.is_waiting()),
+        let waits = match (connection.peer.requests(), connection.link.phase) {
+            (Some(http), _) => http.as_ref().is_none_or(|http| http.is_waiting()),
             (_, Phase::Closing(end)) => end != ClosingEnd::PeersClose,
             _ => false,
         };
@@ -102,17 +98,13 @@ impl Core {
 
     /// The rest of an answer is with the kernel.
     pub fn answer_gone(&mut self, slot: u32) {
-        let http = match self.links.connections.kind(slot) {
-            Some(Kind::Http(http)) => http,
-            Some(Kind::Unidirectional(uni)) if uni.is_websocket() && uni.holds_input() => {
-                return self.resume_later(slot);
-            }
-            _ => return,
-        };
-        match http {
-            None => self.timer_in(slot, self.env.options.http.keep_alive),
-            Some(http) if http.is_waiting() => self.resume_later(slot),
-            Some(_) => {}
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        let holds_input = |uni: &Unidirectional| uni.is_websocket() && uni.holds_input();
+        match connection.peer.requests() {
+            Some(None) => self.timer_in(slot, self.env.options.http.keep_alive),
+            Some(Some(http)) if http.is_waiting() => self.resume_later(slot),
+            None if connection.peer.uni().is_some_and(holds_input) => self.resume_later(slot),
+            Some(Some(_)) | None => {}
         }
     }
 }

@@ -10,7 +10,6 @@ use crate::shard::control_request::Reply;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
 use crate::shard::mailbox::{ApiCommand, ConnectionMail, Mail};
-use crate::shard::peer::Kind;
 
 impl Core {
     pub fn user_limit(&self) -> Option<UserLimit> {
@@ -79,25 +78,16 @@ impl Core {
     /// The connection has a place.
     pub fn handle_placed(&mut self, conn: ConnId) {
         let Some(slot) = self.live(conn) else { return };
-        match self.links.connections.kind_mut(slot) {
-            Some(Kind::Client(_)) => {
-                self.with_session(slot, |session, cx| session.handle_placed(cx));
+        if let Some(uni) = self.links.connections.uni_mut(slot) {
+            if uni.handle_placed() {
+                self.uni_answered(slot);
             }
-            Some(Kind::Unidirectional(uni)) => {
-                let Some(asking) = uni.asking() else { return };
-                if std::mem::take(&mut asking.awaits_place) {
-                    asking.outstanding -= 1;
-                    if asking.outstanding == 0 {
-                        self.uni_answered(slot);
-                    }
-                }
+        } else if let Some(tunnel) = self.links.connections.tunnel_mut(slot) {
+            if let Some(admission) = tunnel.take_admission() {
+                self.open_tunnel(slot, *admission);
             }
-            Some(Kind::Tunnel(tunnel)) => {
-                if let Some(admission) = tunnel.take_admission() {
-                    self.open_tunnel(slot, *admission);
-                }
-            }
-            _ => {}
+        } else {
+            self.with_session(slot, |session, cx| session.handle_placed(cx));
         }
     }
 }

@@ -12,13 +12,12 @@ use crate::hub::followed::ChannelIndex;
 use crate::hub::owned::OwnedCounts;
 use crate::record::{
     self, CursorRecord, FarewellRecord, LinkRecord, Moment, PeerRecord, PeerState, RecordFault,
-    RequestsRecord,
 };
 use crate::session::Sub;
 use crate::shard::Shard;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Link, Phase};
-use crate::shard::peer::{Kind, Peer};
+use crate::shard::peer::Peer;
 use crate::shard::timers::{TICK_MS, TimerTick, tick_of};
 
 impl<D: Driver> Shard<D> {
@@ -83,22 +82,12 @@ impl Core {
         let (link, peer) = (&connection.link, &connection.peer);
         let now = self.env.now;
         let name_of = |channel: ChannelIndex| self.delivery.local.get(channel).name.clone();
-        let state = match &peer.kind {
-            Kind::Client(session) => PeerState::Client(session.to_record(&name_of, now)),
-            Kind::Unidirectional(uni) => PeerState::Unidirectional(uni.to_record(&name_of)),
-            Kind::Tunnel(tunnel) => PeerState::Tunnel(tunnel.to_record(self.tunnel_name(tunnel.place), None)),
-            Kind::Http(None) => PeerState::Requests(RequestsRecord { unread: Bytes::new() }),
-            Kind::Http(Some(http)) if http.is_waiting() => {
-                PeerState::Requests(RequestsRecord { unread: Bytes::copy_from_slice(http.unread.bytes()) })
-            }
-            Kind::Http(Some(_)) => return None,
-            Kind::Echo => PeerState::Echo,
-            Kind::Nobody => match link.phase {
-                Phase::Closing(ClosingEnd::PeersClose) => PeerState::ClosingPeersClose,
-                Phase::Closing(ClosingEnd::Fin) => PeerState::ClosingFin,
-                Phase::Closing(ClosingEnd::Both) => PeerState::ClosingBoth,
-                Phase::Open | Phase::Gone => return None,
-            },
+        let state = match link.phase {
+            Phase::Closing(ClosingEnd::PeersClose) => PeerState::ClosingPeersClose,
+            Phase::Closing(ClosingEnd::Fin) => PeerState::ClosingFin,
+            Phase::Closing(ClosingEnd::Both) => PeerState::ClosingBoth,
+            Phase::Open => peer.to_record(&name_of, &|tunnel| self.tunnel_name(tunnel).into(), now)?,
+            Phase::Gone => return None,
         };
         let paid =
             self.peers.rates.as_ref().map(|rates| rates.paid(slot, link.generation)).unwrap_or_default();

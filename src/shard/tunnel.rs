@@ -30,7 +30,6 @@ use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::mailbox::Mail;
 use crate::shard::options::TunnelOptions;
-use crate::shard::peer::Kind;
 use crate::shard::stats::Cause;
 
 /// What comes before a tunnel's name in the path.
@@ -83,7 +82,7 @@ impl Core {
                         let Some(connection) = self.links.connections.get_mut(slot) else {
                             return bytes.len();
                         };
-                        connection.peer.kind = Kind::Tunnel(Box::new(tunnel));
+                        connection.peer.set_tunnel(tunnel);
                         let patience = self.env.options.tunnels[usize::from(place)].timeout + ANSWER_GRACE;
                         self.timer_in(slot, patience);
                         return head_len;
@@ -127,7 +126,7 @@ impl Core {
             Message::Compressed { .. } | Message::Ping(_) | Message::Close { .. } => return,
         };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
+        let Some(tunnel) = connection.peer.tunnel_mut() else { return };
         let limits = self.env.options.tunnels[usize::from(tunnel.place)].waiting;
         self.env.stats.counters.tunnel_messages_received_total += 1;
         let next = tunnel.handle_message(payload);
@@ -142,7 +141,7 @@ impl Core {
 
     fn hand_over(&mut self, slot: u32, (sequence, message): (u64, Payload)) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let Kind::Tunnel(tunnel) = &connection.peer.kind else { return };
+        let Some(tunnel) = connection.peer.tunnel() else { return };
         let hook_call = TunnelCall {
             tunnel: tunnel.place,
             client: self.client_id(slot),
@@ -169,10 +168,7 @@ impl Core {
     /// The backend has answered, or there is no telling what it wants.
     pub fn handle_tunnel_answer(&mut self, conn: ConnId, answer: TunnelAnswer) {
         let slot = self.live(conn);
-        let open = slot.and_then(|slot| match self.links.connections.kind(slot)? {
-            Kind::Tunnel(tunnel) => Some((slot, tunnel.is_open())),
-            _ => None,
-        });
+        let open = slot.and_then(|slot| Some((slot, self.links.connections.tunnel(slot)?.is_open())));
         match open {
             Some((slot, false)) => self.handle_admission(slot, answer),
             Some((slot, true)) => self.handle_said(slot, answer),
@@ -208,7 +204,7 @@ impl Core {
     pub fn open_tunnel(&mut self, slot: u32, admission: TunnelAdmission) {
         let unix_s = self.unix_s();
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
+        let Some(tunnel) = connection.peer.tunnel_mut() else { return };
         let Some(mut asking) = tunnel.open(admission.user.clone(), unix_s) else { return };
         self.env.stats.counters.websocket_upgrades_total += 1;
         self.env.stats.counters.tunnels_opened_total += 1;
@@ -248,7 +244,7 @@ impl Core {
         }
         // The answer may have been too much for the socket: then it is no tunnel's by now.
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
+        let Some(tunnel) = connection.peer.tunnel_mut() else { return };
         let limits = self.env.options.tunnels[usize::from(tunnel.place)].waiting;
         if tunnel.take_resume(limits) {
             // What the client answered to a ping meanwhile has not been read.
@@ -351,7 +347,7 @@ impl Core {
     /// Ends a tunnel's connection for a reason of ours, in the codes that any WebSocket client knows.
     pub fn end_tunnel(&mut self, slot: u32, disconnect: &Disconnect) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Tunnel(tunnel) = &mut connection.peer.kind else { return };
+        let Some(tunnel) = connection.peer.tunnel_mut() else { return };
         if !tunnel.is_open() {
             let admission = if disconnect.reconnects() { None } else { tunnel.take_admission() };
             let Some(mut admission) = admission else { return self.refuse_for_now(slot) };
@@ -382,12 +378,7 @@ impl Core {
     pub fn part_tunnel(&mut self, slot: u32, code: u16, reason: &str, deliver: bool) {
         let conn = self.conn_id(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if !matches!(connection.peer.kind, Kind::Tunnel(_)) {
-            return;
-        }
-        let Kind::Tunnel(mut tunnel) = std::mem::replace(&mut connection.peer.kind, Kind::Nobody) else {
-            return;
-        };
+        let Some(mut tunnel) = connection.peer.take_tunnel() else { return };
         if !tunnel.is_open() {
             // Dropped, it cancels its hook call.
             if let Some(admission) = tunnel.take_admission() {
@@ -425,12 +416,10 @@ impl Core {
     pub fn handle_tunnel_order(&mut self, conn: ConnId, order: TunnelCommand, reply: Reply<TunnelTold>) {
         let Some(slot) = self.live(conn) else { return reply.send(Ok(TunnelTold::Gone)) };
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let tunnel = match &connection.peer.kind {
-            Kind::Tunnel(tunnel) if tunnel.is_open() => tunnel,
-            Kind::Tunnel(_) | Kind::Nobody => {
-                return reply.send(Ok(TunnelTold::Gone));
-            }
-            _ => return reply.send(Ok(TunnelTold::NotATunnel)),
+        let tunnel = match connection.peer.tunnel() {
+            Some(tunnel) if tunnel.is_open() => tunnel,
+            None if !connection.peer.has_left() => return reply.send(Ok(TunnelTold::NotATunnel)),
+            Some(_) | None => return reply.send(Ok(TunnelTold::Gone)),
         };
         let owed_bytes = connection.link.lag.as_ref().map_or(0, |lag| lag.owed_bytes);
         let told = match order {

@@ -15,7 +15,6 @@ use crate::shard::framing::{encoded, push_frame};
 use crate::shard::gather::Tally;
 use crate::shard::homes::WAITING_MAIL_MAX;
 use crate::shard::mailbox::{Mail, PushMail};
-use crate::shard::peer::Kind;
 use crate::shard::pushes::PUSH_CONNECTIONS_MAX;
 
 /// Connections of one message between shards: bounds what one inbox entry holds (16 KiB).
@@ -87,26 +86,15 @@ impl Core {
     fn push_to_one(&mut self, conn: ConnId, message: &UserMessage) -> bool {
         let Some(slot) = self.live(conn) else { return false };
         let Some(connection) = self.links.connections.get(slot) else { return false };
+        let Some((encoding, chunked)) = connection.peer.takes_messages() else { return false };
         let deflater = &mut self.links.compression.deflater;
-        let frame = match &connection.peer.kind {
-            Kind::Client(session) if session.is_connected() => {
-                frame_of(message, session.format().encoding(), connection.link.deflates(), deflater)
-            }
-            Kind::Unidirectional(uni) if uni.is_streaming() => {
-                let (kind, chunked) = (uni.encoding(), uni.chunked);
-                let frame = frame_of(message, kind, connection.link.deflates(), deflater);
-                match kind == Encoding::JsonLines && !chunked {
-                    true => frames::without_chunks(&frame).into(),
-                    false => frame,
-                }
-            }
-            _ => return false,
-        };
+        let mut frame = frame_of(message, encoding, connection.link.deflates(), deflater);
+        if encoding == Encoding::JsonLines && !chunked {
+            frame = frames::without_chunks(&frame).into();
+        }
         self.send(slot, frame);
         // One that owes too much has been closed for it.
-        self.links.connections.get(slot).is_some_and(|connection| {
-            matches!(connection.peer.kind, Kind::Client(_) | Kind::Unidirectional(_))
-        })
+        self.links.connections.get(slot).is_some_and(|connection| connection.peer.subscribes())
     }
 }
 

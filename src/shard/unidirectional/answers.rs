@@ -16,7 +16,6 @@ use crate::shard::cors::cors_fields;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::packing;
-use crate::shard::peer::Kind;
 use crate::shard::timers::ShortTick;
 use crate::shard::unidirectional::stream::RETRY_BUSY_MS;
 
@@ -280,9 +279,9 @@ impl Core {
     fn end_uni(&mut self, slot: u32, answer: impl FnOnce(&mut Core, &ReplyForm) -> bool) {
         self.forget_client(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Unidirectional(uni) = &mut connection.peer.kind else { return };
+        let Some(uni) = connection.peer.uni_mut() else { return };
         let Some(work) = uni.work.take() else { return };
-        connection.peer.kind = Kind::Http(None);
+        connection.peer.set_requests();
         connection.link.ping_due = ShortTick::default();
         connection.link.set_awaits_pong(false);
         let peer_ended = connection.link.peer_ended();

@@ -15,7 +15,6 @@ use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::framing::encode_item;
 use crate::shard::outbox::Outbox;
-use crate::shard::peer::Kind;
 
 /// Puts the frame of one item in line for a connection, as its peer must have it; gives the frame's bytes.
 pub fn append_item(
@@ -29,7 +28,7 @@ pub fn append_item(
 ) -> usize {
     let Some(encoding) = connection.encoding() else { return 0 };
     let shared = encode_item(item, encoding, deflater);
-    if let Kind::Unidirectional(uni) = &connection.peer.kind
+    if let Some(uni) = connection.peer.uni()
         && let Item::Publication(publication) = item
         && uni.has_own_frames(uni.subs().len())
     {
@@ -51,10 +50,8 @@ impl Core {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Some(encoding) = connection.encoding() else { return };
         let shared = encode_item(&item, encoding, &mut self.links.compression.deflater).clone();
-        match (&connection.peer.kind, &item) {
-            (Kind::Unidirectional(uni), Item::Publication(publication))
-                if uni.has_own_frames(uni.subs().len()) =>
-            {
+        match (connection.peer.uni(), &item) {
+            (Some(uni), Item::Publication(publication)) if uni.has_own_frames(uni.subs().len()) => {
                 let position =
                     || position_text(&self.delivery.local, connection, Some((channel, publication.position)));
                 for part in own_frame(Encoding::of(encoding), uni.chunked, publication, &shared, position) {
@@ -109,7 +106,7 @@ pub fn position_text(
     here: Option<(ChannelIndex, Position)>,
 ) -> Vec<u8> {
     let mut text = Vec::new();
-    let Kind::Unidirectional(uni) = &connection.peer.kind else { return text };
+    let Some(uni) = connection.peer.uni() else { return text };
     let stands = uni.subs().iter().filter_map(|sub| {
         let (index, place) = (sub.channel(), sub.place()?);
         let channel = local.get(index);

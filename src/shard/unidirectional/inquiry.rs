@@ -18,7 +18,6 @@ use crate::session::unidirectional::{Admission, ReplyForm};
 use crate::session::{Identity, rights};
 use crate::shard::core::Core;
 use crate::shard::links::Action;
-use crate::shard::peer::Kind;
 use crate::shard::requests::Http;
 use crate::shard::unidirectional::answers::{self, Caching};
 use crate::shard::unidirectional::pending::{Asked, Inquiry, PublishCommand, Step};
@@ -63,7 +62,7 @@ impl Core {
         };
         let (number, waiting) = self.put_question(self.conn_id(slot), caller, matter);
         let inquiry = Inquiry { endpoint, number, _waiting: waiting, reply, asked, step };
-        let Some(Kind::Http(kept)) = self.links.connections.kind_mut(slot) else {
+        let Some(kept) = self.links.connections.requests_mut(slot) else {
             return;
         };
         let mut http = kept.take().unwrap_or_default();
@@ -115,11 +114,8 @@ impl Core {
 
     pub fn handle_inquiry_timer(&mut self, slot: u32) {
         let conn = self.conn_id(slot);
-        let number = match self.links.connections.kind(slot) {
-            Some(Kind::Http(Some(http))) => http.inquiry.as_ref(),
-            _ => None,
-        };
-        let Some(number) = number.map(|inquiry| inquiry.number) else { return };
+        let http = self.links.connections.requests(slot).and_then(|requests| requests.as_ref());
+        let Some(number) = http.and_then(|http| Some(http.inquiry.as_ref()?.number)) else { return };
         self.handle_backend_answer(conn, number, Err(Denied::Unavailable { let_in: false }));
     }
 
@@ -133,7 +129,7 @@ impl Core {
     /// Takes the hook call that is out, if it has the number, and what came in behind its request.
     fn take_inquiry(&mut self, slot: u32, number: Option<u32>) -> Option<(Inquiry, Vec<u8>)> {
         let connection = self.links.connections.get_mut(slot)?;
-        let Kind::Http(kept) = &mut connection.peer.kind else { return None };
+        let kept = connection.peer.requests_mut()?;
         let awaited = kept.as_ref()?.inquiry.as_ref()?.number;
         if number.is_some_and(|number| number != awaited) {
             return None;

@@ -14,16 +14,12 @@ use crate::shard::core::Core;
 use crate::shard::framing::encoded;
 use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
-use crate::shard::peer::Kind;
 use crate::shard::unidirectional::answers::{Answer, Caching};
 use crate::shard::unidirectional::deliver::{own_frame, text_of};
 
 impl Core {
     pub fn is_uni(&self, slot: u32) -> bool {
-        self.links
-            .connections
-            .get(slot)
-            .is_some_and(|connection| matches!(connection.peer.kind, Kind::Unidirectional(_)))
+        self.links.connections.uni(slot).is_some()
     }
 
     /// The request whose join, of the channel at this place, has been answered goes on.
@@ -101,7 +97,7 @@ impl Core {
         {
             self.delivery.catching_up.push(slot);
         }
-        let Kind::Unidirectional(uni) = &mut connection.peer.kind else { return };
+        let Some(uni) = connection.peer.uni_mut() else { return };
         let mode = uni.mode;
         let Some(asking) = uni.work.as_mut().and_then(|work| work.asking.take()) else { return };
         for asked in &asking.channels {

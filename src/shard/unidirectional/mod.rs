@@ -38,7 +38,6 @@ use crate::shard::cors::{cors_fields, permission};
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
-use crate::shard::peer::Kind;
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
 use crate::shard::unidirectional::answers::reply_form;
@@ -221,7 +220,7 @@ impl Core {
         };
         uni.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.peer.kind = Kind::Unidirectional(uni);
+        connection.peer.set_uni(uni);
         self.links.wheel.cancel(&mut self.links.connections, slot);
         if awaits_place {
             self.join_user(slot, user, false);
@@ -331,7 +330,7 @@ impl Core {
         let asking = Asking { channels: vec![asked], outstanding: 1, ..Asking::default() };
         uni.work = Some(Box::new(Work { reply, asking: Some(Box::new(asking)), unread: None }));
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        connection.peer.kind = Kind::Unidirectional(uni);
+        connection.peer.set_uni(uni);
         self.links.wheel.cancel(&mut self.links.connections, slot);
         self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask });
     }

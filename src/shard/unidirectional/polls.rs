@@ -8,7 +8,6 @@ use crate::hub::followed::{Active, ChannelIndex, Item, Seq};
 use crate::proto::unidirectional::answer::{BatchBody, matches_tag};
 use crate::session::unidirectional::{Asking, Mode};
 use crate::shard::core::Core;
-use crate::shard::peer::Kind;
 use crate::shard::unidirectional::answers::{Answer, Caching, millis};
 use crate::shard::unidirectional::deliver::{position_text, text_of};
 
@@ -252,10 +251,7 @@ impl Core {
             .uni(slot)
             .and_then(|uni| uni.work.as_ref())
             .map_or(0, |work| work.reply.limit);
-        let reading = match self.links.connections.kind(slot) {
-            Some(Kind::Unidirectional(uni)) => uni.mode == Mode::History,
-            _ => false,
-        };
+        let reading = self.links.connections.uni(slot).is_some_and(|uni| uni.mode == Mode::History);
         // A poll that may have nothing would be held for ever.
         let limit = if reading { limit } else { limit.max(1) };
         Batch {
