@@ -17,6 +17,12 @@ pub struct Authority {
     until: i32,
 }
 
+impl Default for Authority {
+    fn default() -> Authority {
+        Authority::new()
+    }
+}
+
 impl Authority {
     pub fn new() -> Authority {
         let key = KeyPair::generate().unwrap();

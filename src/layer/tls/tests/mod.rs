@@ -473,7 +473,7 @@ fn options_are_exchanged_while_connections_live() {
         pair
     };
     let mut before = make();
-    maker.exchange(options(&[new.clone()])).unwrap();
+    maker.exchange(options(std::slice::from_ref(&new))).unwrap();
     let after = make();
     assert!(after.resumed, "its ticket is still good");
     before.client_says(b"still here").server_says(&[b"yes"], false);
