@@ -41,6 +41,9 @@ pub fn check(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut Co
             );
             assert_eq!(restored.expect("a decoder that was").to_record().as_ref(), Some(decoder));
             coverage.count("records_half_frame");
+            if decoder.compressed {
+                coverage.count("records_compressed");
+            }
         }
         if read.link.is_some_and(|link| !link.cursors.is_empty()) {
             coverage.count("records_laggard");

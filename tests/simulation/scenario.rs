@@ -16,6 +16,7 @@ use trunkline::driver::sim::Faults;
 use trunkline::hub::followed::StreamLimits;
 use trunkline::hub::limits::HubLimits;
 use trunkline::hub::options::{ChannelOptions, GapPolicy, Namespaces};
+use trunkline::proto::websocket::deflate::CompressionOptions;
 use trunkline::session::origins::AllowedOrigins;
 use trunkline::session::permissions::{Deed, Permissions, Who};
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
@@ -166,6 +167,7 @@ impl Scenario {
             shards: if crowd { 1 } else { prng.u16(1..=4).min(if flooded { 2 } else { 4 }) },
             options: ShardOptions {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
+                compression: compression(seed),
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
                 ..with_hooks(hooked, options(prng, namespaces, room, cramped, debts))
             },
@@ -202,6 +204,11 @@ impl Scenario {
             tls: seed % 4 == 1,
         }
     }
+}
+
+/// In one of three runs. By the seed alone: what it draws is the same.
+fn compression(seed: u64) -> Option<CompressionOptions> {
+    (seed % 3 == 1).then_some(CompressionOptions { bytes_min: 40, level: 1 + (seed / 3 % 6) as u8 })
 }
 
 /// About half of the channels, one at least. Drawn apart, so that what other seeds mean does not change.

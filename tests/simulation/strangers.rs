@@ -23,7 +23,7 @@ impl Hostile {
     pub fn act(&mut self, stage: &mut Stage) {
         let Some(end) = &mut self.end else {
             let mut end = stage.connect();
-            let mut head = wire::handshake();
+            let mut head = wire::handshake(stage.scenario.options.compression.is_some());
             if stage.prng.u8(..4) == 0 {
                 mutate(&mut head, stage);
             }
@@ -72,6 +72,26 @@ impl Hostile {
                 wire::write_message(&mut frame, wire::TEXT, text.as_bytes(), &mut stage.prng);
             }
         }
+        if stage.scenario.options.compression.is_some() {
+            match stage.prng.u8(..8) {
+                // Hardly ever deflate data.
+                0 => frame[0] |= 0x40,
+                // As long as a message may be, or a byte longer, many times in one read.
+                1 => {
+                    let bomb = vec![b' '; stage.scenario.options.message_bytes_max + stage.prng.usize(..2)];
+                    frame.clear();
+                    for _ in 0..stage.prng.usize(1..200) {
+                        wire::write_compressed(&mut frame, &bomb, &mut stage.prng);
+                    }
+                }
+                2..5 => {
+                    frame.clear();
+                    let text = &texts[stage.prng.usize(..texts.len())];
+                    wire::write_compressed(&mut frame, text.as_bytes(), &mut stage.prng);
+                }
+                _ => {}
+            }
+        }
         if stage.prng.u8(..3) == 0 {
             mutate(&mut frame, stage);
         }
@@ -117,7 +137,7 @@ impl Flooder {
 
     pub fn new(stage: &mut Stage) -> Flooder {
         let mut end = stage.connect();
-        let mut opening = wire::handshake();
+        let mut opening = wire::handshake(false);
         let connect = format!(
             "{{\"id\":1,\"connect\":{{}}}}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"{}\"}}}}",
             Flooder::CHANNEL

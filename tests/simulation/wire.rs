@@ -1,7 +1,10 @@
 //! The client's side of the wire, written for this test alone: what it reads is checked by other code than wrote it.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 
+use flate2::read::DeflateDecoder;
+use flate2::{Compress, Compression, FlushCompress};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -11,16 +14,41 @@ use trunkline::base::prng::Prng;
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// The handshake of a client.
-pub fn handshake() -> Vec<u8> {
+/// The handshake of a client, with an offer of compression or without.
+pub fn handshake(offers: bool) -> Vec<u8> {
+    let offer = if offers { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
     format!(
         "GET /connection/websocket HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{offer}\r\n"
     )
     .into_bytes()
 }
 
+/// As RFC 7692 section 7.2.1 has it.
+fn deflated(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() * 2 + 100);
+    let mut compress = Compress::new(Compression::fast(), false);
+    compress.compress_vec(payload, &mut out, FlushCompress::Sync).expect("there is room");
+    out.truncate(out.len() - 4);
+    out
+}
+
+fn inflated(payload: &[u8]) -> Vec<u8> {
+    let whole = [payload, &[0, 0, 0xff, 0xff, 3, 0]].concat();
+    let mut out = Vec::new();
+    DeflateDecoder::new(&whole[..]).read_to_end(&mut out).expect("what a server compresses is deflate data");
+    out
+}
+
+/// As [`write_message`], compressed.
+pub fn write_compressed(out: &mut Vec<u8>, payload: &[u8], prng: &mut Prng) {
+    let start = out.len();
+    write_message(out, TEXT, &deflated(payload), prng);
+    out[start] |= RSV1;
+}
+
 pub const TEXT: u8 = 1;
+const RSV1: u8 = 0x40;
 pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
 pub const PONG: u8 = 10;
@@ -74,6 +102,10 @@ pub struct Reader {
     bytes: Vec<u8>,
     at: usize,
     upgraded: bool,
+    /// Compression was agreed on.
+    pub compresses: bool,
+    /// Messages that came compressed.
+    pub inflated: u64,
 }
 
 impl Reader {
@@ -99,10 +131,14 @@ impl Reader {
             }
             assert!(head.contains(ACCEPT), "an answer to another key: {head}");
             self.upgraded = true;
+            self.compresses =
+                head.contains("permessage-deflate; server_no_context_takeover; client_no_context_takeover");
             return Some(Heard::Upgraded);
         }
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
-        assert_eq!(first & 0xf0, 0x80, "our frames are whole messages without extensions");
+        let compressed = first & RSV1 != 0;
+        assert!(!compressed || self.compresses && first & 0xf == TEXT, "nothing else may be compressed");
+        assert_eq!(first & 0xf0 & !RSV1, 0x80, "our frames are whole messages");
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (len, head) = match second {
             126 => (usize::from(u16::from_be_bytes(bytes.get(2..4)?.try_into().ok()?)), 4),
@@ -110,8 +146,13 @@ impl Reader {
             len => (usize::from(len), 2),
         };
         assert!(head == 2 || len > [125, 0xffff][usize::from(head == 10)], "a length in its shortest form");
-        let payload = bytes.get(head..head + len)?.to_vec();
+        let mut payload = bytes.get(head..head + len)?.to_vec();
         self.at += head + len;
+        if compressed {
+            self.inflated += 1;
+            payload = inflated(&payload);
+            assert!(payload.len() > len, "compressed for nothing");
+        }
         Some(match first & 0xf {
             TEXT => Heard::Text(payload),
             CLOSE => Heard::Close(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))),

@@ -5,6 +5,7 @@
 //! ([`crate::socket::Socket::expect_failed`]).
 
 mod closing;
+mod compression;
 mod delays;
 mod fragmentation;
 mod framing;

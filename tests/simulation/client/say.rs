@@ -16,7 +16,8 @@ impl Client {
         self.next_id = 0;
         let mut end = stage.connect();
         stage.note(self.number, '>', &format!("connects as {}", end.number()));
-        end.send(&wire::handshake());
+        // By its number: what else it draws stays the same.
+        end.send(&wire::handshake(self.number.is_multiple_of(2)));
         self.end = Some(end);
         self.phase = Phase::Opening { since: stage.net.now() };
         // Half of them do not wait for the answer to their handshake.
@@ -234,7 +235,10 @@ impl Client {
 
     pub(super) fn send_frame(&mut self, opcode: u8, payload: &[u8], stage: &mut Stage) {
         let mut frame = Vec::with_capacity(payload.len() + 16);
-        wire::write_message(&mut frame, opcode, payload, &mut stage.prng);
+        match opcode == wire::TEXT && self.reader.compresses {
+            true => wire::write_compressed(&mut frame, payload, &mut stage.prng),
+            false => wire::write_message(&mut frame, opcode, payload, &mut stage.prng),
+        }
         if let Some(end) = &mut self.end {
             end.send(&frame);
         }
