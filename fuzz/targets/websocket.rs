@@ -1,9 +1,12 @@
-//! A client's frames: read in one piece, in pieces, and by tungstenite.
+//! A client's frames: read in one piece, in pieces, and by tungstenite. Where compression was agreed on, which tungstenite
+//! does not know, compressed messages are inflated by the library's own reader as well.
 #![no_main]
 
 use std::io::{self, Read, Write};
 
+use flate2::read::DeflateDecoder;
 use libfuzzer_sys::fuzz_target;
+use trunkline::proto::websocket::deflate::Inflater;
 use trunkline::proto::websocket::{Decoder, Message, Role, WsFault};
 use tungstenite::protocol::{Role as OtherRole, WebSocketConfig};
 
@@ -21,9 +24,13 @@ enum Seen {
 
 fuzz_target!(|data: &[u8]| {
     let Some((&step, input)) = data.split_first() else { return };
-    let (whole, fault) = ours(input, input.len().max(1));
-    let (pieces, fault_in_pieces) = ours(input, usize::from(step % 16) + 1);
+    let deflating = step & 0x10 != 0;
+    let (whole, fault) = ours(input, input.len().max(1), deflating);
+    let (pieces, fault_in_pieces) = ours(input, usize::from(step % 16) + 1, deflating);
     assert_eq!((&whole, fault), (&pieces, fault_in_pieces), "cuts change what is read");
+    if deflating {
+        return;
+    }
 
     let (theirs, refused) = tungstenite(input);
     if fault.is_some() {
@@ -35,8 +42,9 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn ours(input: &[u8], step: usize) -> (Vec<Seen>, Option<WsFault>) {
-    let mut decoder = Decoder::new(Role::Server, MESSAGE_BYTES_MAX);
+fn ours(input: &[u8], step: usize, deflating: bool) -> (Vec<Seen>, Option<WsFault>) {
+    let mut decoder = Decoder::new(Role::Server, MESSAGE_BYTES_MAX).deflating(deflating);
+    let mut inflater = Inflater::default();
     let mut seen = Vec::new();
     for piece in input.chunks(step) {
         let mut piece = piece.to_vec();
@@ -51,7 +59,13 @@ fn ours(input: &[u8], step: usize) -> (Vec<Seen>, Option<WsFault>) {
                 None => break,
                 Some(Message::Text(text)) => seen.push(Seen::Text(text.into())),
                 Some(Message::Binary(bytes)) => seen.push(Seen::Binary(bytes.into())),
-                Some(Message::Compressed { .. }) => unreachable!("nobody agreed on compression"),
+                Some(Message::Compressed { text, payload }) => {
+                    assert!(deflating, "nobody agreed on compression");
+                    match inflated(&mut inflater, text, payload) {
+                        Ok(message) => seen.push(message),
+                        Err(fault) => return (seen, Some(fault)),
+                    }
+                }
                 Some(Message::Ping(bytes)) => seen.push(Seen::Ping(bytes.into())),
                 Some(Message::Pong(bytes)) => seen.push(Seen::Pong(bytes.into())),
                 Some(Message::Close { .. }) => {
@@ -64,6 +78,26 @@ fn ours(input: &[u8], step: usize) -> (Vec<Seen>, Option<WsFault>) {
         assert!(decoder.stored_bytes() < 4 * MESSAGE_BYTES_MAX, "memory grows without a bound");
     }
     (seen, None)
+}
+
+/// A compressed message. What the library's reader finds in it, up to its first final block, begins it.
+fn inflated(inflater: &mut Inflater, text: bool, payload: &[u8]) -> Result<Seen, WsFault> {
+    let seen = match inflater.message(text, payload, MESSAGE_BYTES_MAX)? {
+        Message::Text(text) => Seen::Text(text.into()),
+        Message::Binary(bytes) => Seen::Binary(bytes.into()),
+        other => unreachable!("{other:?}"),
+    };
+    let ours = match &seen {
+        Seen::Text(text) => text.as_bytes(),
+        Seen::Binary(bytes) => bytes,
+        _ => &[],
+    };
+    assert!(ours.len() <= MESSAGE_BYTES_MAX, "longer than a message may be");
+    let whole = [payload, &[0, 0, 0xff, 0xff]].concat();
+    let mut theirs = Vec::new();
+    let _ = DeflateDecoder::new(&whole[..]).read_to_end(&mut theirs);
+    assert!(ours.starts_with(&theirs), "{ours:?} but {theirs:?}");
+    Ok(seen)
 }
 
 /// What tungstenite reads, and whether it refused rather than waited.
