@@ -4,8 +4,9 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use trunkline::proto::http1::{HeadScan, parse_head};
+use trunkline::proto::websocket::deflate::{CompressionOptions, Deflater, Inflater};
 use trunkline::proto::websocket::{
-    Decoder, Opcode, Role, accept, apply_mask, write_frame, write_frame_masked,
+    Decoder, Message, Opcode, Role, accept, apply_mask, write_frame, write_frame_masked,
 };
 
 const PAYLOADS: [(&str, usize); 4] = [("16 B", 16), ("128 B", 128), ("4 KiB", 4 << 10), ("64 KiB", 64 << 10)];
@@ -107,5 +108,42 @@ fn head(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decode, decode_stored, encode, head);
+/// Once a publication, whatever the number of its subscribers; and once a message of a client.
+fn compression(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("websocket/compression");
+    for len in [200, 1 << 10, 8 << 10] {
+        let mut text = String::from("[");
+        for row in 1.. {
+            let next = format!(r#"{{"id":{row},"name":"name of row {row}","price":{}}},"#, row * 7919 % 1000);
+            if text.len() + next.len() > len {
+                break;
+            }
+            text += &next;
+        }
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        for level in [1, 3, 6] {
+            let mut deflater = Deflater::new(CompressionOptions { bytes_min: 1, level });
+            group.bench_function(format!("compress {len} B at level {level}"), |bencher| {
+                bencher.iter(|| black_box(deflater.frame(Opcode::Text, black_box(text.as_bytes()))));
+            });
+        }
+        let mut deflater = Deflater::new(CompressionOptions { bytes_min: 1, level: 6 });
+        let mut frame = deflater.frame(Opcode::Text, text.as_bytes());
+        let mut inflater = Inflater::default();
+        group.bench_function(format!("inflate {len} B"), |bencher| {
+            bencher.iter(|| {
+                let mut decoder = Decoder::new(Role::Client, 1 << 20).deflating(true);
+                match decoder.decode(black_box(&mut frame)) {
+                    Ok((_, Some(Message::Compressed { text, payload }))) => {
+                        inflater.message(text, payload, 1 << 20).is_ok()
+                    }
+                    _ => false,
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decode, decode_stored, encode, head, compression);
 criterion_main!(benches);
