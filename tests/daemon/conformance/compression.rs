@@ -198,7 +198,10 @@ on_both_drivers! {
             vec![Frame::ping("x").with_rsv(COMPRESSED)],
             vec![Frame::new(PONG, "").with_rsv(COMPRESSED)],
             vec![Frame::close(1000, "").with_rsv(COMPRESSED)],
-            vec![Frame::new(TEXT, &HELLO[..3]).with_rsv(COMPRESSED).unfinished(), Frame::new(CONTINUATION, &HELLO[3..]).with_rsv(COMPRESSED)],
+            vec![
+                Frame::new(TEXT, &HELLO[..3]).with_rsv(COMPRESSED).unfinished(),
+                Frame::new(CONTINUATION, &HELLO[3..]).with_rsv(COMPRESSED),
+            ],
             vec![Frame::text("a").unfinished(), Frame::new(CONTINUATION, "b").with_rsv(COMPRESSED)],
             vec![Frame::new(TEXT, HELLO).with_rsv(COMPRESSED | 2)],
             vec![Frame::new(TEXT, HELLO).with_rsv(COMPRESSED | 1)],
