@@ -27,7 +27,7 @@ use crate::session::permissions::Deed;
 use crate::session::rights::subscribe_to;
 use crate::session::state::{Phase, Session, SubExtra};
 use crate::session::subscription::ChannelIndex;
-use crate::session::waits::{About, Asked, NO_CHANNEL, Waits};
+use crate::session::waits::{About, AwaitedCall, NO_CHANNEL, Waits};
 
 /// Most bytes of header fields that one connection keeps for the backend, names and values: what common HTTP servers
 /// take of a whole request head.
@@ -39,7 +39,8 @@ const LENIENCE_S: u64 = 60;
 impl Session {
     pub(super) fn ask(&mut self, about: About, matter: Matter, cx: &mut Context<'_>) {
         debug_assert!(!self.is_waiting(), "one thing at a time");
-        let asked = Asked { about, matter: matter.clone(), number: 0, until: Time::NEVER, _waiting: None };
+        let asked =
+            AwaitedCall { about, matter: matter.clone(), number: 0, until: Time::NEVER, _waiting: None };
         self.extras_mut().waits = Some(Box::new(Waits::Answer(asked)));
         cx.effects.push(Effect::CallHook(matter));
     }
@@ -91,7 +92,7 @@ impl Session {
         if self.awaits().is_none_or(|(awaited, _)| awaited != number) {
             return Ok(false);
         }
-        let Some(Waits::Answer(Asked { about, .. })) = self.stop_waiting() else { return Ok(false) };
+        let Some(Waits::Answer(AwaitedCall { about, .. })) = self.stop_waiting() else { return Ok(false) };
         let (id, connects) = (about.id(), matches!(about, About::Connect { .. }));
         let done = match outcome {
             Err(Denied::Disconnect(disconnect)) => return Err(disconnect),
@@ -291,7 +292,7 @@ impl Session {
 
     /// The server API has refreshed the connection: what was asked about that is of no interest any more.
     pub(super) fn forget_refresh(&mut self, cx: &mut Context<'_>) {
-        if let Some(Waits::Answer(Asked { about: About::Refresh, .. })) = self.waits_mut() {
+        if let Some(Waits::Answer(AwaitedCall { about: About::Refresh, .. })) = self.waits_mut() {
             self.stop_waiting();
             self.go_on(cx);
         }
@@ -300,7 +301,8 @@ impl Session {
     /// The server API ends the client's subscription to the channel. One that the backend is being asked about must not
     /// begin by an answer that may be older than this.
     pub fn revoke(&mut self, channel: &str) {
-        if let Some(Waits::Answer(Asked { about: About::Subscribe { wish, revoked }, .. })) = self.waits_mut()
+        if let Some(Waits::Answer(AwaitedCall { about: About::Subscribe { wish, revoked }, .. })) =
+            self.waits_mut()
         {
             *revoked |= *wish.channel == *channel;
         }
@@ -308,7 +310,7 @@ impl Session {
 
     /// The subscription has ended: its number may be that of another channel by the time of an answer about it.
     pub(super) fn forget_sub_refresh(&mut self, channel: ChannelIndex) {
-        if let Some(Waits::Answer(Asked { about: About::SubRefresh { channel: asked }, .. })) =
+        if let Some(Waits::Answer(AwaitedCall { about: About::SubRefresh { channel: asked }, .. })) =
             self.waits_mut()
             && *asked == channel
         {

@@ -18,7 +18,7 @@ use crate::session::hook_call::{Granted, Matter};
 use crate::session::permissions::Deed;
 use crate::session::request_token::{reads_fields, shown};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
-use crate::session::unidirectional::{self, Admission, Asked, Mode};
+use crate::session::unidirectional::{self, Admission, AskedChannel, Mode};
 use crate::session::{Identity, World, rights};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
@@ -89,7 +89,7 @@ impl Endpoint {
     }
 }
 
-/// What the backend has said about a request so far. A request is judged anew after each of its answers.
+/// What the backend has said about a request so far. A request is judged again after each of its answers.
 #[derive(Default)]
 pub struct Said {
     /// Who it is, in place of a token.
@@ -144,7 +144,7 @@ pub struct UnidirectionalRequest {
     pub endpoint: Endpoint,
     pub mode: Mode,
     pub admission: Admission,
-    pub channels: Vec<Asked>,
+    pub channels: Vec<AskedChannel>,
     pub limit: u16,
     pub hold_ms: u32,
     pub reverse: bool,
@@ -238,7 +238,7 @@ pub fn read(
     let mut channels = Vec::with_capacity(query.channels.len());
     for (name, since) in query.channels.into_iter().zip(since) {
         let (recoverable, shown) = check_rights(endpoint, &name, &admission, said, world)?;
-        let mut asked = Asked::new(name, since, recoverable, shown);
+        let mut asked = AskedChannel::new(name, since, recoverable, shown);
         if let Some(grant) = admission.grant(&asked.name) {
             asked.chan_info.clone_from(&grant.info);
         } else if let Some(Some(granted)) = said.about(&asked.name) {
@@ -393,7 +393,7 @@ fn position_text<'a>(
 }
 
 /// What the unidirectional client was granted ends at `expire_at_s` (0: never), and the unidirectional client with it:
-/// it comes back, and is judged anew.
+/// it comes back, and is judged again.
 pub fn ends_with(admission: &mut Admission, expire_at_s: u64) {
     if expire_at_s != 0 {
         let identity = admission.identity.get_or_insert_default();
@@ -500,7 +500,7 @@ fn check_rights(
     if let Some(grant) = grant.or(hooked) {
         rights = rights::overridden(rights, &grant.overrides);
     }
-    // A right of subscribers is a right of whoever may subscribe: nothing but one more request stands between.
+    // A right of subscribers belongs to all who may subscribe: they need only one more request for it.
     let (allowed, recoverable) = match endpoint {
         Endpoint::History => {
             if !rights.keeps_history {

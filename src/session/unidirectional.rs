@@ -107,7 +107,7 @@ impl ReplyForm {
 /// What is awaited, and what has come.
 #[derive(Debug, Default)]
 pub struct Asking {
-    pub channels: Vec<Asked>,
+    pub channels: Vec<AskedChannel>,
     /// Answers to come, and the place among the user's connections.
     pub outstanding: u32,
     /// Where users' connections are limited, until the user's owner has granted one.
@@ -122,7 +122,7 @@ pub struct Asking {
 
 /// One channel that the request names.
 #[derive(Debug)]
-pub struct Asked {
+pub struct AskedChannel {
     pub name: ChannelName,
     /// The shard's number of it, once a join has been asked.
     pub index: ChannelIndex,
@@ -138,9 +138,14 @@ pub struct Asked {
     pub shown: Visibility,
 }
 
-impl Asked {
-    pub fn new(name: ChannelName, since: Option<Position>, recoverable: bool, shown: Visibility) -> Asked {
-        Asked {
+impl AskedChannel {
+    pub fn new(
+        name: ChannelName,
+        since: Option<Position>,
+        recoverable: bool,
+        shown: Visibility,
+    ) -> AskedChannel {
+        AskedChannel {
             name,
             index: 0,
             since,
@@ -451,8 +456,8 @@ mod tests {
         offsets.into_iter().map(publication).collect()
     }
 
-    fn asked(since: Option<Position>, recoverable: bool) -> Asked {
-        Asked::new("c".into(), since, recoverable, Visibility::default())
+    fn asked(since: Option<Position>, recoverable: bool) -> AskedChannel {
+        AskedChannel::new("c".into(), since, recoverable, Visibility::default())
     }
 
     #[test]
@@ -509,7 +514,7 @@ mod tests {
         assert_eq!(uni.remove(3).and_then(Sub::place), Some(0));
     }
 
-    fn polling(channels: Vec<Asked>) -> Unidirectional {
+    fn polling(channels: Vec<AskedChannel>) -> Unidirectional {
         let mut uni = Unidirectional::new(7, Mode::Poll, None);
         let asking = Asking { outstanding: channels.len() as u32, channels, ..Asking::default() };
         let reply = ReplyForm { limit: 9, ..ReplyForm::default() };

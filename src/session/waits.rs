@@ -20,7 +20,7 @@ pub(super) const COMMAND_BYTES: usize = 48;
 /// What a session waits for before it looks at its next command. One thing at a time.
 pub(super) enum Waits {
     Joins(Connecting),
-    Answer(Asked),
+    Answer(AwaitedCall),
 }
 
 /// A connect that waits for its server-side subscriptions.
@@ -37,7 +37,7 @@ pub(super) struct Connecting {
 }
 
 /// A hook call whose answer is awaited.
-pub(super) struct Asked {
+pub(super) struct AwaitedCall {
     pub about: About,
     /// What was asked, to ask it once more of another process.
     pub matter: Matter,

@@ -142,7 +142,7 @@ impl Core {
         }
     }
 
-    /// How the client writes; `None` for whoever is none.
+    /// How the client writes; `None` for another kind of peer.
     fn format(&mut self, slot: u32) -> Option<Format> {
         Some(self.links.connections.session(slot)?.format())
     }

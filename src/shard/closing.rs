@@ -159,7 +159,7 @@ impl Core {
 
     /// The client of this connection, if it has one, leaves its channels and its user.
     pub fn forget_client(&mut self, slot: u32) {
-        // An end that nobody told it: the connection broke.
+        // It was sent no last words: the connection broke.
         self.part_tunnel(slot, 1006, "", true);
         let conn = self.conn_id(slot);
         let why = self.owned.events.take_note(slot);

@@ -281,7 +281,7 @@ impl Peer {
                 Mode::Stream(Encoding::Sse | Encoding::SsePlain) => "sse",
                 Mode::Stream(Encoding::JsonLines | Encoding::Iframe) => "http_stream",
                 Mode::Stream(_) => "uni_websocket",
-                // No client, and so never told of.
+                // No client: no event tells of it.
                 Mode::Poll | Mode::History | Mode::Publish => "long_poll",
             }),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
@@ -410,7 +410,7 @@ impl Peer {
         }
     }
 
-    /// It knows channels, and is far enough to be told of them.
+    /// It knows channels, and is far enough to hear of them.
     pub fn takes_orders(&self) -> bool {
         match &self.kind {
             Kind::Client(session) => session.is_connected(),

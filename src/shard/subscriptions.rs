@@ -128,7 +128,7 @@ impl Core {
         self.tell_subscribed(slot, index);
     }
 
-    /// Ends a subscription; with `why`, a client that has words for it is told.
+    /// Ends a subscription; with `why`, a client that has words for it hears of it.
     pub fn unsubscribe(&mut self, slot: u32, channel: u32, why: Option<Unsubscribed>) {
         let conn = self.conn_id(slot);
         let Some(connection) = self.links.connections.get(slot) else { return };
@@ -136,13 +136,13 @@ impl Core {
         let name = self.delivery.local.get(channel).name.clone();
         if let Some(place) = sub.place() {
             self.drop_cursor(slot, channel, place);
-            // Before the client is told: what is written to it may close it.
+            // Before the client hears of it: what is written to it may close it.
             self.tell_unsubscribed(slot, &name, why.unwrap_or(Unsubscribed::Client));
         }
-        let told = why.and_then(|why| {
+        let heard = why.and_then(|why| {
             self.with_session(slot, |session, cx| session.unsubscribed(channel, &name, why, cx))
         });
-        if told.is_none()
+        if heard.is_none()
             && let Some(connection) = self.links.connections.get_mut(slot)
         {
             connection.peer.remove(channel);

@@ -18,7 +18,7 @@ use crate::session::record::{
 use crate::session::state::{Extras, Phase, Session};
 use crate::session::subscribed::Subscribed;
 use crate::session::subscription::{ChannelIndex, Sub};
-use crate::session::waits::{Asked, Connecting, Held, Waits};
+use crate::session::waits::{AwaitedCall, Connecting, Held, Waits};
 
 impl Session {
     /// Everything that this client is, as it stands at `now`.
@@ -127,7 +127,7 @@ impl Session {
                     let at = record.subs.iter().position(|sub| *sub.channel == *name)?;
                     session.subs.get(at).map(|sub| sub.channel())
                 };
-                Some(Box::new(Waits::Answer(Asked::from_record(call, &find, written)?)))
+                Some(Box::new(Waits::Answer(AwaitedCall::from_record(call, &find, written)?)))
             }
         };
         session.extras = Some(Box::new(extras));

@@ -9,9 +9,9 @@ use crate::record::{
 use crate::session::hook_call::Matter;
 use crate::session::record::NameOf;
 use crate::session::subscription::ChannelIndex;
-use crate::session::waits::{About, Asked, NO_CHANNEL, Wish};
+use crate::session::waits::{About, AwaitedCall, NO_CHANNEL, Wish};
 
-impl Asked {
+impl AwaitedCall {
     /// `known`: whether the client is subscribed to a channel, and its number so that it has a name.
     pub(super) fn to_record(
         &self,
@@ -61,7 +61,7 @@ impl Asked {
         record: &HookCallRecord,
         find: &dyn Fn(&str) -> Option<ChannelIndex>,
         written: Time,
-    ) -> Result<Asked, RecordFault> {
+    ) -> Result<AwaitedCall, RecordFault> {
         use {CallRecord as HookCall, PurposeRecord as Purpose};
         let about = match (&record.purpose, &record.hook_call) {
             (Purpose::Connect(ConnectPurpose { id, recover }), HookCall::Connect(_)) => {
@@ -92,7 +92,7 @@ impl Asked {
             (Purpose::Rpc(id), HookCall::Rpc(_)) => About::Rpc { id: *id },
             _ => return Err(RecordFault::Impossible("a hook call that asks for something else")),
         };
-        Ok(Asked {
+        Ok(AwaitedCall {
             about,
             matter: question_from_record(&record.hook_call),
             number: record.number,

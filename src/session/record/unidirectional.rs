@@ -12,7 +12,7 @@ use crate::session::identity::Identity;
 use crate::session::record::client::{publications_from_record, publications_to_record};
 use crate::session::record::{NameOf, PlaceOf, copied, sub_to_record, subs_from_record};
 use crate::session::subscription::{ChannelIndex, Sub};
-use crate::session::unidirectional::{Asked, Asking, Mode, Origin, ReplyForm, Unidirectional, Work};
+use crate::session::unidirectional::{AskedChannel, Asking, Mode, Origin, ReplyForm, Unidirectional, Work};
 
 impl Unidirectional {
     /// Everything that this client is.
@@ -120,7 +120,7 @@ impl Asking {
             return Err(RecordFault::Impossible("answers that are awaited"));
         }
         let channels: Result<_, _> =
-            record.channels.iter().map(|asked| Asked::from_record(asked, index)).collect();
+            record.channels.iter().map(|asked| AskedChannel::from_record(asked, index)).collect();
         Ok(Asking {
             channels: channels?,
             outstanding: record.outstanding,
@@ -133,7 +133,7 @@ impl Asking {
     }
 }
 
-impl Asked {
+impl AskedChannel {
     fn to_record(&self, subs: &[Sub], name_of: NameOf<'_>) -> AskedChannelRecord {
         AskedChannelRecord {
             channel: self.name.clone(),
@@ -152,9 +152,9 @@ impl Asked {
     fn from_record(
         record: &AskedChannelRecord,
         index: &dyn Fn(&str) -> Option<ChannelIndex>,
-    ) -> Result<Asked, RecordFault> {
+    ) -> Result<AskedChannel, RecordFault> {
         let shown = Visibility { listed: record.listed, announced: record.announced };
-        let mut asked = Asked::new(record.channel.clone(), record.since, record.recoverable, shown);
+        let mut asked = AskedChannel::new(record.channel.clone(), record.since, record.recoverable, shown);
         if record.joined {
             asked.index =
                 index(&record.channel).ok_or(RecordFault::Impossible("a channel that was joined"))?;

@@ -25,7 +25,7 @@ const PREFLIGHT_S: &[u8] = b"600";
 /// What becomes of an answer by its nature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Caching {
-    /// Kept by the client and asked for anew each time, with its tag.
+    /// Kept by the client and asked for again each time, with its tag.
     Revalidate,
     Never,
 }

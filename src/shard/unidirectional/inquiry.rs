@@ -20,11 +20,11 @@ use crate::shard::core::Core;
 use crate::shard::links::Action;
 use crate::shard::requests::Http;
 use crate::shard::unidirectional::answers::{self, Caching};
-use crate::shard::unidirectional::pending::{Asked, Inquiry, PublishCommand, Step};
+use crate::shard::unidirectional::pending::{Inquiry, InquirySubject, PublishCommand, Step};
 use crate::shard::view::View;
 
 impl Core {
-    /// Who asks, as the backend is told.
+    /// Who asks, for the backend.
     pub(super) fn uni_caller(
         &self,
         slot: u32,
@@ -56,9 +56,9 @@ impl Core {
         unread: &[u8],
     ) {
         let asked = match &matter {
-            Matter::Subscribe { channel, .. } => Asked::Subscribe(channel.clone()),
-            Matter::Publish { .. } => Asked::Publish,
-            _ => Asked::Connect,
+            Matter::Subscribe { channel, .. } => InquirySubject::Subscribe(channel.clone()),
+            Matter::Publish { .. } => InquirySubject::Publish,
+            _ => InquirySubject::Connect,
         };
         let (number, waiting) = self.put_question(self.conn_id(slot), caller, matter);
         let inquiry = Inquiry { endpoint, number, _waiting: waiting, reply, asked, step };
@@ -73,7 +73,7 @@ impl Core {
         let more = !http.unread.is_empty();
         *kept = Some(http);
         self.timer_in(slot, self.env.options.question_patience);
-        // Reading goes on, or the end of a peer that is no longer interested would not be seen. Whoever sends more has
+        // Reading goes on, or the end of a peer that is no longer interested would not be seen. A client that sends more has
         // said enough for now.
         self.links.actions.push(if more { Action::ReadPause(slot) } else { Action::ReadStart(slot) });
     }
@@ -84,7 +84,7 @@ impl Core {
         let Inquiry { endpoint, reply, asked, step, .. } = inquiry;
         match step {
             Step::Head { bytes, mut said } => match self.hear(&mut said, asked, outcome) {
-                Ok(()) => self.judge_anew(slot, endpoint, bytes, &unread, said),
+                Ok(()) => self.judge_again(slot, endpoint, bytes, &unread, said),
                 Err(denied) => self.deny_request(slot, &reply, denied, unread),
             },
             Step::Publication { order, body } => {
@@ -141,7 +141,12 @@ impl Core {
     }
 
     /// Takes an answer into account.
-    fn hear(&self, said: &mut Said, asked: Asked, outcome: Result<Answer, Denied>) -> Result<(), Refused> {
+    fn hear(
+        &self,
+        said: &mut Said,
+        asked: InquirySubject,
+        outcome: Result<Answer, Denied>,
+    ) -> Result<(), Refused> {
         let unix_s = self.unix_s();
         let not_over = |expire_at_s: u64| match expire_at_s != 0 && expire_at_s <= unix_s {
             // An answer that was late, or a clock that is wrong: no reason for a unidirectional client to stay away.
@@ -153,7 +158,7 @@ impl Core {
             false => Ok(()),
         };
         match (asked, outcome) {
-            (Asked::Connect, Ok(Answer::Connect(answer))) => {
+            (InquirySubject::Connect, Ok(Answer::Connect(answer))) => {
                 not_over(answer.expire_at_s)?;
                 let identity = Identity {
                     user: (!answer.user.is_empty()).then(|| answer.user.as_str().into()),
@@ -172,16 +177,16 @@ impl Core {
                 }
                 said.admission = Some(admission);
             }
-            (Asked::Subscribe(channel), Ok(Answer::Subscribe(granted))) => {
+            (InquirySubject::Subscribe(channel), Ok(Answer::Subscribe(granted))) => {
                 not_over(granted.expire_at_s)?;
                 said.channels.push((channel, Some(*granted)));
             }
-            (Asked::Connect, Err(Denied::Unavailable { let_in: true }))
+            (InquirySubject::Connect, Err(Denied::Unavailable { let_in: true }))
                 if self.env.options.allow_anonymous =>
             {
                 said.admission = Some(Admission::default());
             }
-            (Asked::Subscribe(channel), Err(Denied::Unavailable { let_in: true })) => {
+            (InquirySubject::Subscribe(channel), Err(Denied::Unavailable { let_in: true })) => {
                 said.channels.push((channel, None));
             }
             (_, Err(denied)) => return Err(denied.into()),
@@ -190,7 +195,7 @@ impl Core {
         Ok(())
     }
 
-    fn judge_anew(&mut self, slot: u32, endpoint: Endpoint, mut bytes: Vec<u8>, unread: &[u8], said: Said) {
+    fn judge_again(&mut self, slot: u32, endpoint: Endpoint, mut bytes: Vec<u8>, unread: &[u8], said: Said) {
         bytes.extend_from_slice(unread);
         // It goes back to reading unless it has to be asked about once more.
         self.links.actions.push(Action::ReadStart(slot));

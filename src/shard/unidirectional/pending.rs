@@ -24,7 +24,7 @@ pub struct Inquiry {
     pub _waiting: Option<Waiting>,
     /// To refuse with.
     pub reply: ReplyForm,
-    pub asked: Asked,
+    pub asked: InquirySubject,
     pub step: Step,
 }
 
@@ -42,7 +42,7 @@ pub enum Step {
 }
 
 /// What was asked about.
-pub enum Asked {
+pub enum InquirySubject {
     Connect,
     Subscribe(ChannelName),
     Publish,

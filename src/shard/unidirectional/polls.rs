@@ -121,7 +121,7 @@ impl Core {
         false
     }
 
-    /// What a held poll would have got is gone: it is told so.
+    /// What a held poll would have got is gone: its answer says so.
     pub fn reset_poll(&mut self, slot: u32, index: ChannelIndex) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let channel = self.delivery.local.get(index);
@@ -244,7 +244,7 @@ impl Core {
         self.answer_uni(slot, answer);
     }
 
-    fn batch(&self, slot: u32) -> Batch {
+    fn batch(&self, slot: u32) -> PollBatch {
         let limit = self
             .links
             .connections
@@ -254,7 +254,7 @@ impl Core {
         let reading = self.links.connections.uni(slot).is_some_and(|uni| uni.mode == Mode::History);
         // A poll that may have nothing would be held for ever.
         let limit = if reading { limit } else { limit.max(1) };
-        Batch {
+        PollBatch {
             body: BatchBody::default(),
             limit: limit.into(),
             bytes_max: self.env.options.outbox_bytes_max,
@@ -263,13 +263,13 @@ impl Core {
 }
 
 /// Messages up to a number and a size; at least one, whatever its size.
-struct Batch {
+struct PollBatch {
     body: BatchBody,
     limit: usize,
     bytes_max: usize,
 }
 
-impl Batch {
+impl PollBatch {
     /// Adds what fits of `publications`, and moves `stands` to behind the last that was added.
     fn take(&mut self, publications: &Publications, stands: &mut Position) {
         for publication in publications {

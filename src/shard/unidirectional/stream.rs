@@ -8,7 +8,7 @@ use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::notes::Note;
 use crate::proto::unidirectional::position::POSITION_CHANNELS_MAX;
 use crate::session::request::{may_subscribe, user_of};
-use crate::session::unidirectional::{Asked, Mode};
+use crate::session::unidirectional::{AskedChannel, Mode};
 use crate::shard::core::Core;
 use crate::shard::unidirectional::deliver::position_text;
 use crate::shard::view::View;
@@ -90,7 +90,7 @@ impl Core {
         if uni.subs().len() >= self.env.options.channels_max.min(POSITION_CHANNELS_MAX) {
             return Err(ErrorCode::LimitExceeded);
         }
-        let subscribe = Asked::new(channel.into(), None, false, shown).subscribe(0);
+        let subscribe = AskedChannel::new(channel.into(), None, false, shown).subscribe(0);
         self.ask_to_join(slot, subscribe, None);
         Ok(())
     }
