@@ -206,6 +206,7 @@ fn options() -> ShardOptions {
     let rules = ChannelRules { permissions, ..ChannelRules::default() };
     ShardOptions {
         listeners: Vec::new(),
+        trusted: Default::default(),
         namespaces: Arc::new(Namespaces::new(ChannelOptions::default(), [], 255)),
         rules: Arc::new(Namespaces::new(rules, [], 255)),
         hub: HubLimits::default(),

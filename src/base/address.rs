@@ -10,6 +10,16 @@ const UNIX_PREFIX: &str = "unix:";
 /// Longest path of a unix socket, in bytes: `sun_path` of unix(7) without the zero at its end.
 pub const UNIX_PATH_BYTES_MAX: usize = 107;
 
+/// Who is served at a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serves {
+    Clients,
+    /// The server API and metrics.
+    Api,
+    #[default]
+    Both,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenAddress {
     Tcp(SocketAddr),

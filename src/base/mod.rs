@@ -19,3 +19,4 @@ pub mod seats;
 pub mod secret;
 pub mod slots;
 pub mod time;
+pub mod trusted;

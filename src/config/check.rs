@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::base::address::ListenAddress;
-use crate::base::limits::{HTTP_HEAD_BYTES_MAX, LISTENERS_MAX, RECV_BUFFERS};
+use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
+use crate::config::places::{Listener, check_listeners};
 use crate::config::secrets::{SECRET_BYTES_MIN, weak};
 use crate::config::sections::{Config, SHARDS_MAX, Token};
 use crate::config::tls::check_tls;
@@ -38,24 +38,8 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     };
     let client = &config.client;
     require(config.shards <= SHARDS_MAX, "shards", &format!("at most {SHARDS_MAX}"));
-    let listeners = config.listeners();
-    if let Some(address) = listeners.repeated() {
-        require(false, "listen", &format!("names {address} twice"));
-    }
-    require(
-        listeners.len() <= LISTENERS_MAX,
-        "listen_tls",
-        &format!("at most {LISTENERS_MAX} listeners in sum"),
-    );
+    check_listeners(config, &mut require);
     check_tls(&config.tls, config.listen_tls.is_some(), &mut require);
-    let is_api = |address: &ListenAddress| {
-        config.api_listen.is_some_and(|api| api.port() != 0 && address.tcp() == Some(api))
-    };
-    require(
-        !listeners.addresses().any(is_api),
-        "api_listen",
-        "is the same as listen: leave it unset to serve the API there",
-    );
     require(
         (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&client.ping_interval),
         "client.ping_interval",
@@ -283,14 +267,9 @@ fn check_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMu
 
 /// A node that strangers can reach needs a key for the API and a way to tell clients apart.
 fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
-    let listeners = config.listeners();
-    let listen = listeners
-        .iter()
-        .map(|listener| (if listener.tls { "listen_tls" } else { "listen" }, listener.address.clone()));
-    let api_listen = config.api_listen.map(|address| ("api_listen", ListenAddress::Tcp(address)));
-    let exposed = listen.chain(api_listen).find(|(_, address)| !address.is_local());
-    let Some((key, address)) = exposed else { return Vec::new() };
-    let origin = origins.get(key).cloned().unwrap_or(Origin::Default);
+    let exposed = config.listeners().into_iter().find(|listener| !listener.address.is_local());
+    let Some(Listener { key, address, .. }) = exposed else { return Vec::new() };
+    let origin = origins.get(&key).cloned().unwrap_or(Origin::Default);
     let mut faults: Vec<Fault> = weak(config)
         .into_iter()
         .map(|name| Fault {

@@ -13,11 +13,13 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use crate::base::address::Serves;
 use crate::config::document;
 use crate::config::fault::{Fault, Origin};
 use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, Row, Sources};
 use crate::config::machine::Machine;
 use crate::config::memory::MemoryPlan;
+use crate::config::places::Listener;
 use crate::config::sections::Config;
 use crate::config::value::{Given, Setting as _};
 
@@ -194,13 +196,12 @@ struct Surroundings {
 
 /// Where a node would listen.
 fn places(config: &Config) -> String {
-    let listeners = config.listeners();
-    let clients = listeners.iter().map(|listener| {
+    let place = |listener: &Listener| {
+        let who = if listener.serves == Serves::Api { "API    " } else { "clients" };
         let tls = if listener.tls { " (TLS)" } else { "" };
-        format!("clients  {}{tls}\n", listener.address)
-    });
-    let api = config.api_listen.map(|address| format!("API      {address}\n"));
-    clients.chain(api).collect()
+        format!("{who}  {}{tls}\n", listener.address)
+    };
+    config.listeners().iter().map(place).collect()
 }
 
 /// What the file that is named, the environment and the flags come to.

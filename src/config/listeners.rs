@@ -1,28 +1,16 @@
-//! Where clients come in: one or several listeners, each a port or a unix socket.
+//! How listeners are written: the addresses of `listen`, permission bits, trusted networks.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Deref;
 
 use crate::base::address::ListenAddress;
 use crate::base::limits::LISTENERS_MAX;
+use crate::base::trusted::Trusted;
 use crate::config::value::{Given, Setting, quote};
 
-/// One listener, with what is particular to it.
+/// The addresses of `listen`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerOptions {
-    pub address: ListenAddress,
-    pub tls: bool,
-}
-
-impl From<ListenAddress> for ListenerOptions {
-    fn from(address: ListenAddress) -> ListenerOptions {
-        ListenerOptions { address, tls: false }
-    }
-}
-
-/// All of them: at least one. The place in the list is the listener's [`crate::base::ids::ListenerId`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listeners(Vec<ListenerOptions>);
+pub struct Listeners(Vec<ListenAddress>);
 
 impl Default for Listeners {
     fn default() -> Listeners {
@@ -32,49 +20,26 @@ impl Default for Listeners {
 
 impl From<SocketAddr> for Listeners {
     fn from(address: SocketAddr) -> Listeners {
-        Listeners(vec![ListenAddress::Tcp(address).into()])
+        Listeners(vec![ListenAddress::Tcp(address)])
     }
 }
 
 impl Deref for Listeners {
-    type Target = [ListenerOptions];
+    type Target = [ListenAddress];
 
-    fn deref(&self) -> &[ListenerOptions] {
+    fn deref(&self) -> &[ListenAddress] {
         &self.0
     }
 }
 
 impl Listeners {
-    /// These, and behind them others that speak TLS.
-    pub fn with_tls(&self, others: Option<&Listeners>) -> Listeners {
-        let others = others.into_iter().flat_map(|others| others.iter().cloned());
-        let tls = others.map(|listener| ListenerOptions { tls: true, ..listener });
-        Listeners(self.iter().cloned().chain(tls).collect())
+    /// Every listener is a table's.
+    pub fn none() -> Listeners {
+        Listeners(Vec::new())
     }
 
     pub fn addresses(&self) -> impl Iterator<Item = &ListenAddress> {
-        self.0.iter().map(|listener| &listener.address)
-    }
-
-    /// What tells this node from others of its host: the first port, or the name of a unix socket.
-    pub fn tag(&self) -> String {
-        let port = self.addresses().find_map(ListenAddress::tcp).map(|address| address.port().to_string());
-        port.unwrap_or_else(|| {
-            let stem = self.addresses().find_map(|address| match address {
-                ListenAddress::Unix(path) => path.file_stem(),
-                ListenAddress::Tcp(_) => None,
-            });
-            stem.map_or(String::new(), |stem| stem.to_string_lossy().into_owned())
-        })
-    }
-
-    /// The first address that is listed twice. Port 0 is another port each time.
-    pub fn repeated(&self) -> Option<&ListenAddress> {
-        let is_free = |address: &ListenAddress| address.tcp().is_some_and(|address| address.port() == 0);
-        self.addresses().enumerate().find_map(|(at, address)| {
-            let before = self.addresses().take(at).any(|earlier| earlier == address);
-            (before && !is_free(address)).then_some(address)
-        })
+        self.0.iter()
     }
 }
 
@@ -101,13 +66,11 @@ impl Setting for Listeners {
             }
             other => return Err(other.expected(Self::KIND)),
         };
-        if !(1..=LISTENERS_MAX).contains(&texts.len()) {
-            return Err(format!("must be from 1 to {LISTENERS_MAX} addresses"));
+        if texts.len() > LISTENERS_MAX {
+            return Err(format!("must be at most {LISTENERS_MAX} addresses"));
         }
         let address = |text: &&str| {
-            ListenAddress::parse(text)
-                .map(ListenerOptions::from)
-                .map_err(|right| Given::Text(text.to_string()).expected(right))
+            ListenAddress::parse(text).map_err(|right| Given::Text(text.to_string()).expected(right))
         };
         texts.iter().map(address).collect::<Result<_, _>>().map(Listeners)
     }
@@ -118,6 +81,42 @@ impl Setting for Listeners {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
         })
+    }
+}
+
+impl Setting for ListenAddress {
+    const KIND: &'static str = "an address and port or a unix socket";
+
+    fn read(given: &Given) -> Result<ListenAddress, String> {
+        let text = match given {
+            Given::Text(text) | Given::Loose(text) => text.as_str(),
+            _ => "",
+        };
+        ListenAddress::parse(text).map_err(|right| given.expected(right))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quote(&self.to_string()))
+    }
+}
+
+impl Setting for Trusted {
+    const KIND: &'static str = "a network";
+
+    fn read(given: &Given) -> Result<Trusted, String> {
+        let text = match given {
+            Given::Text(text) | Given::Loose(text) => text.trim(),
+            _ => "",
+        };
+        Trusted::parse(text).ok_or_else(|| {
+            given.expected(
+                "a network: write it like \"10.0.0.0/8\", \"2001:db8::/32\", \"192.0.2.7\" or \"unix:\"",
+            )
+        })
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quote(&self.to_string()))
     }
 }
 
@@ -177,28 +176,10 @@ mod tests {
         assert!(refused(Given::List(vec![text("[::]:1"), text("x")])).contains("\"x\" is not"));
         assert!(refused(Given::List(vec![Given::Integer(8000)])).contains("in quotes"));
         let many = (0..17).map(|port| text(&format!("127.0.0.1:{port}"))).collect();
-        for number in [Given::List(vec![]), Given::Loose(" , ".into()), Given::List(many)] {
-            assert_eq!(refused(number), "must be from 1 to 16 addresses");
-        }
+        assert_eq!(refused(Given::List(many)), "must be at most 16 addresses");
+        // None at all is fine beside a [[listener]]: see the check of all listeners.
+        assert_eq!(read(Given::List(vec![])).unwrap(), [""; 0]);
         assert!(refused(Given::Integer(1)).contains("1 is not an address"));
-    }
-
-    #[test]
-    fn an_address_is_repeated_unless_its_port_is_free() {
-        let repeated = |all: &str| {
-            let all = Listeners::read(&Given::Loose(all.into())).unwrap();
-            all.repeated().map(ToString::to_string)
-        };
-        assert_eq!(repeated("127.0.0.1:0,127.0.0.1:0,unix:/a,unix:/b"), None);
-        assert_eq!(repeated("127.0.0.1:1,unix:/a,localhost:1").unwrap(), "127.0.0.1:1");
-        assert_eq!(repeated("unix:/a,[::]:1,unix:/a").unwrap(), "unix:/a");
-    }
-
-    #[test]
-    fn a_node_is_named_by_its_first_port_or_its_socket() {
-        let tag = |all: &str| Listeners::read(&Given::Loose(all.into())).unwrap().tag();
-        assert_eq!(tag("unix:/run/a.sock,[::]:1,127.0.0.1:2"), "1");
-        assert_eq!(tag("unix:/run/a.sock"), "a");
     }
 
     #[test]

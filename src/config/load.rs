@@ -87,6 +87,7 @@ fn merge(sources: &Sources, mut config: Config) -> (Config, Origins, Vec<Fault>,
             set(&mut config, &mut origins, &mut faults, row, text, Origin::Flag(flag));
         }
     }
+    config.settle_listen(origins.contains_key("listen"));
     faults.extend(secrets::read_files(&mut config, &origins));
     (config, origins, faults, warnings)
 }

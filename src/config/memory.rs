@@ -101,7 +101,7 @@ impl MemoryPlan {
             receive_bytes: RECV_BUFFER_BYTES as u64 * u64::from(RECV_BUFFERS) * shards,
             request_bytes: request_bytes(config)
                 .saturating_add(limits.http_input_bytes_max.0)
-                .saturating_add(config.api_listen.map_or(0, |_| config.api.bodies_bytes_max.0)),
+                .saturating_add(config.api_listeners().len() as u64 * config.api.bodies_bytes_max.0),
             events_bytes: if kinds.is_empty() {
                 0
             } else {

@@ -17,6 +17,7 @@ pub mod listeners;
 pub mod load;
 pub mod machine;
 pub mod memory;
+pub mod places;
 mod secrets;
 mod sections;
 mod table;
@@ -29,8 +30,8 @@ pub use fault::Fault;
 pub use load::Loaded;
 pub use memory::MemoryPlan;
 pub use sections::{
-    Api, Client, Config, Events, Hook, HookOptions, Limits, Log, Mode, Namespace, Shutdown, Token, Tunnel,
-    TunnelOptions,
+    Api, Client, Config, Events, Hook, HookOptions, Limits, Listener, ListenerOptions, Log, Mode, Namespace,
+    Shutdown, Token, Tunnel, TunnelOptions,
 };
 pub use tls::{TlsCertificate, TlsSettings};
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

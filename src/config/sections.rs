@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::base::address::{ListenAddress, Serves};
+use crate::base::trusted::Trusted;
 use crate::config::authorities::Authorities;
 use crate::config::listeners::{FileMode, Listeners};
 use crate::config::table::{Entries, Named, Section, settings};
@@ -17,13 +19,17 @@ settings! {
     /// The whole configuration of a node.
     pub struct Config {
         /// Where clients connect: an address and port, a unix socket ("unix:/run/trunkline/client.sock"), or a list of up to
-        /// 16. On an address that is not loopback an API key and a way for clients to prove who they are must be configured.
-        /// A unix socket counts as loopback: its programs, like a proxy, are of this machine.
+        /// 16. [[listener]] says more about one; beside one that serves clients the default is not listened at. On an address
+        /// that is not loopback an API key and a way for clients to prove who they are must be configured. A unix socket
+        /// counts as loopback: its programs, like a proxy, are of this machine.
         pub listen: Listeners = Listeners::default(), flag "listen" "ADDR";
         /// Where clients connect with TLS (https, wss), as `listen`. Needs `tls.cert` and `tls.key`.
         pub listen_tls: Option<Listeners> = None, flag "listen-tls" "ADDR", example "\"0.0.0.0:8443\"";
         /// Who may connect to the unix sockets of `listen`: permission bits of their files. Only who may write does.
         pub unix_socket_mode: FileMode = FileMode(0o660);
+        /// Networks of proxies whose word about a client's address is taken: the PROXY protocol where a [[listener]] has it, and
+        /// `Forwarded` or `X-Forwarded-For` of a request. "unix:" is every program that comes by a unix socket. Empty: nobody's.
+        pub trusted_networks: Vec<Trusted> = Vec::new(), example "[\"10.0.0.0/8\", \"unix:\"]";
         /// Where the server API and /metrics are served instead of on `listen`. Unset: on `listen`, where /metrics
         /// needs the API key unless the address is loopback.
         pub api_listen: Option<SocketAddr> = None, flag "api-listen" "ADDR", example "\"127.0.0.1:9000\"";
@@ -45,6 +51,7 @@ settings! {
         pub namespace: Vec<Namespace>,
         pub hook: Vec<Hook>,
         pub tunnel: Vec<Tunnel>,
+        pub listener: Vec<Listener>,
         pub events: Events,
         pub limits: Limits,
         pub shutdown: Shutdown,
@@ -311,6 +318,29 @@ settings! {
 pub type Tunnel = Named<TunnelOptions>;
 
 settings! {
+    /// One place where connections come in.
+    pub struct ListenerOptions {
+        /// Where it is: an address and port, "[::]:8000" for both IPv6 and IPv4, or a unix socket.
+        pub address: Option<ListenAddress> = None, example "\"[::]:8000\"";
+        /// Who may connect to a unix socket, instead of `unix_socket_mode`.
+        pub mode: Option<FileMode> = None, example "\"660\"";
+        /// An address of IPv6 takes no clients of IPv4: for "[::]", which has both otherwise.
+        pub ipv6_only: bool = false;
+        /// What is served: "clients", "api" (the server API and /metrics), or "both". Where one has "api", or `api_listen` is
+        /// set, `listen` serves clients only. "api" has the bounds of `[api]`, apart from clients'.
+        pub serves: Serves = Serves::Clients;
+        /// TLS is spoken here, with the certificates of `[tls]`.
+        pub tls: bool = false;
+        /// A proxy in front says by the PROXY protocol (version 1 or 2) whom each connection is of. Those without it, and
+        /// those from outside of `trusted_networks`, are closed.
+        pub proxy_protocol: bool = false;
+    }
+}
+
+/// A listener; its name is for people.
+pub type Listener = Named<ListenerOptions>;
+
+settings! {
     /// Events for the backend.
     pub struct Events {
         /// Kinds of events: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
@@ -415,7 +445,7 @@ pub struct List<'c> {
 
 impl Config {
     /// Every list, in the order of the documented file.
-    pub fn lists(&self) -> [List<'_>; 4] {
+    pub fn lists(&self) -> [List<'_>; 5] {
         [
             List {
                 name: "tls.certificate",
@@ -444,6 +474,12 @@ impl Config {
                 example: "name = \"game\"\nendpoint = \"http://127.0.0.1:3000/game\"",
                 entries: &self.tunnel,
             },
+            List {
+                name: "listener",
+                doc: "Where connections come in, beside or instead of `listen` and `api_listen`. `name` is for people.",
+                example: "address = \"[::]:8000\"\nserves = \"clients\"",
+                entries: &self.listener,
+            },
         ]
     }
 
@@ -454,6 +490,7 @@ impl Config {
             "namespace" => &mut self.namespace,
             "hook" => &mut self.hook,
             "tunnel" => &mut self.tunnel,
+            "listener" => &mut self.listener,
             _ => return None,
         })
     }
@@ -525,11 +562,6 @@ impl Config {
         config
     }
 
-    /// Every listener. The place in the list is its [`crate::base::ids::ListenerId`].
-    pub fn listeners(&self) -> Listeners {
-        self.listen.with_tls(self.listen_tls.as_ref())
-    }
-
     /// The options of every namespace.
     pub fn namespaces(&self) -> Namespaces<NamespaceOptions> {
         Namespaces::new(
@@ -572,11 +604,6 @@ impl Config {
                 .min(SHARDS_MAX),
             shards => shards,
         }
-    }
-
-    /// Where the API is served apart from clients, if it is.
-    pub fn client_port_serves_api(&self) -> bool {
-        self.api_listen.is_none()
     }
 }
 

@@ -283,7 +283,7 @@ mod tests {
         let exposed = loaded(&format!("listen_tls = \"0.0.0.0:1\"\n{}", tls(&cert, &key))).unwrap_err();
         assert!(exposed.contains("listen_tls: 0.0.0.0:1 is not a loopback address"), "{exposed}");
         let twice = format!("listen = \"127.0.0.1:1\"\nlisten_tls = \"127.0.0.1:1\"\n{}", tls(&cert, &key));
-        assert!(loaded(&twice).unwrap_err().contains("names 127.0.0.1:1 twice"));
+        assert!(loaded(&twice).unwrap_err().contains("listen_tls: 127.0.0.1:1 is the same as listen"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::base::address::Serves;
 use crate::hub::GapPolicy;
 use crate::hub::users::UserPolicy;
 
@@ -389,6 +390,8 @@ word_settings!(WhenUnavailable, "\"refuse\" or \"let-in\"",
 word_settings!(GapPolicy, "\"tell\", \"latest\" or \"close\"",
     "tell" => GapPolicy::Tell, "latest" => GapPolicy::Latest, "close" => GapPolicy::Close);
 
+word_settings!(Serves, "\"clients\", \"api\" or \"both\"",
+    "clients" => Serves::Clients, "api" => Serves::Api, "both" => Serves::Both);
 word_settings!(UserPolicy, "\"reject\" or \"replace\"",
     "reject" => UserPolicy::Reject, "replace" => UserPolicy::Replace);
 

@@ -286,7 +286,7 @@ async fn metrics_with_key(State(app): State<Arc<App>>, request: Request<Body>) -
     }
     problem(
         StatusCode::UNAUTHORIZED,
-        "metrics on a port of clients need the API key: set api_listen to serve them apart",
+        "metrics on a port of clients need the API key: set api_listen, or a [[listener]] that serves the API, to serve them apart",
     )
 }
 

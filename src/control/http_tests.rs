@@ -201,7 +201,6 @@ fn options() -> ControlOptions {
         answer_bytes_max: 64 * 1024,
         echo: true,
         page_key: Some(Secret::new("page-key")),
-        api_listen: None,
         api_port: PortLimits {
             connections_max: 8,
             body_bytes_max: 64 * 1024,

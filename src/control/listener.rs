@@ -1,26 +1,29 @@
-//! The API's own listener (`api_listen`). It reads HTTP with the codec of the client ports and answers through the same
-//! app, so that one request has one answer on either port.
+//! The API's own listeners (`api_listen`, and each `[[listener]]` that serves nothing else). They read HTTP with the codec of
+//! the client ports and answer through the same app, so that one request has one answer on either port.
 //!
 //! # Bounds
-//! A number of connections; above it a caller is answered 503. A deadline for every wait: for a head, for a body (with
-//! a least rate), for a caller that does not take its answer, for an idle connection. One request of a connection is
-//! under way at a time, and the next one is read when its answer has left. All bodies together have a budget, and none
-//! is read from a caller without a right key.
+//! A number of connections, of all of them together; above it a caller is answered 503. A deadline for every wait: for a
+//! head, for a body (with a least rate), for a caller that does not take its answer, for an idle connection. One request
+//! of a connection is under way at a time, and the next one is read when its answer has left. All bodies together have a
+//! budget, and none is read from a caller without a right key.
 //!
 //! A caller may close its sending side behind its request: it is answered all the same.
 
+use std::any::Any;
 use std::io;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::http::{Request, request};
 use axum::Router;
 use axum::body::Body;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::base::address::ListenAddress;
 use crate::base::budget::{Budget, Lease};
 use crate::base::limits::HTTP_HEAD_BYTES_MAX;
 use crate::control::app::App;
@@ -50,6 +53,59 @@ const TOO_SLOW: HttpFault = HttpFault { status: 408, reason: "request not comple
 const FULL: HttpFault = HttpFault { status: 503, reason: "too many connections (api.connections_max)" };
 const NO_ROOM: HttpFault = HttpFault { status: 503, reason: "too many request bodies under way" };
 const NO_ANSWER: HttpFault = HttpFault { status: 504, reason: "no answer in time" };
+
+/// A listener of the API, bound and listening.
+pub struct ApiSocket {
+    listener: StdListener,
+    address: ListenAddress,
+    /// Lives as long as the listener: the file of a unix socket goes with it.
+    guard: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+enum StdListener {
+    Tcp(std::net::TcpListener),
+    Unix(StdUnixListener),
+}
+
+impl ApiSocket {
+    /// # Errors
+    /// When its address cannot be found out.
+    pub fn tcp(listener: std::net::TcpListener) -> io::Result<ApiSocket> {
+        let address = listener.local_addr()?.into();
+        Ok(ApiSocket { listener: StdListener::Tcp(listener), address, guard: None })
+    }
+
+    /// `guard` is dropped with it.
+    pub fn unix(
+        listener: StdUnixListener,
+        address: ListenAddress,
+        guard: Arc<dyn Any + Send + Sync>,
+    ) -> ApiSocket {
+        ApiSocket { listener: StdListener::Unix(listener), address, guard: Some(guard) }
+    }
+
+    pub fn address(&self) -> &ListenAddress {
+        &self.address
+    }
+}
+
+/// The socket of one caller.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Something can be read.
+    fn readable(&self) -> impl Future<Output = io::Result<()>> + Send;
+}
+
+impl Stream for TcpStream {
+    fn readable(&self) -> impl Future<Output = io::Result<()>> + Send {
+        TcpStream::readable(self)
+    }
+}
+
+impl Stream for UnixStream {
+    fn readable(&self) -> impl Future<Output = io::Result<()>> + Send {
+        UnixStream::readable(self)
+    }
+}
 
 pub struct ApiPort {
     routes: Router,
@@ -100,29 +156,63 @@ impl ApiPort {
         })
     }
 
-    /// Accepts until the node stops.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = ended(self.stopped.clone()) => return,
-            };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    log_once_a_minute("api_accept", &format!("the API's listener cannot accept: {error}"));
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            let port = Arc::clone(&self);
-            match Arc::clone(&self.places).try_acquire_owned() {
-                Ok(place) => drop(tokio::spawn(async move {
-                    port.converse(stream).await;
-                    drop(place);
-                })),
-                Err(_) => self.refuse(stream),
+    /// Accepts until the node stops. To be called within the runtime.
+    ///
+    /// # Errors
+    /// When the runtime cannot take the listener.
+    pub fn serve(self: &Arc<Self>, socket: ApiSocket) -> io::Result<()> {
+        let port = Arc::clone(self);
+        let guard = socket.guard;
+        match socket.listener {
+            StdListener::Tcp(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                tokio::spawn(async move {
+                    while let Some(accepted) = port.next(listener.accept()).await {
+                        let accepted = accepted.map(|(stream, _)| {
+                            // An answer is one write: nothing would be gained by waiting for more.
+                            let _ = stream.set_nodelay(true);
+                            stream
+                        });
+                        port.take(accepted).await;
+                    }
+                });
             }
+            StdListener::Unix(listener) => {
+                let listener = UnixListener::from_std(listener)?;
+                tokio::spawn(async move {
+                    while let Some(accepted) = port.next(listener.accept()).await {
+                        port.take(accepted.map(|(stream, _)| stream)).await;
+                    }
+                    drop(guard);
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` when the node stops.
+    async fn next<T>(&self, accept: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            accepted = accept => Some(accepted),
+            () = ended(self.stopped.clone()) => None,
+        }
+    }
+
+    async fn take(self: &Arc<Self>, accepted: io::Result<impl Stream>) {
+        let stream = match accepted {
+            Ok(stream) => stream,
+            Err(error) => {
+                log_once_a_minute("api_accept", &format!("the API's listener cannot accept: {error}"));
+                return tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        };
+        let port = Arc::clone(self);
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => drop(tokio::spawn(async move {
+                port.converse(stream).await;
+                drop(place);
+            })),
+            Err(_) => self.refuse(stream),
         }
     }
 
@@ -131,7 +221,7 @@ impl ApiPort {
         let _ = self.places.acquire_many(self.limits.connections_max).await;
     }
 
-    fn refuse(self: &Arc<Self>, mut stream: TcpStream) {
+    fn refuse(self: &Arc<Self>, mut stream: impl Stream) {
         log_once_a_minute("api_connections", "the API's listener is full (api.connections_max)");
         self.app.metrics.count_api("unknown", FULL.status);
         if let Ok(error_code) = Arc::clone(&self.error_codes).try_acquire_owned() {
@@ -146,9 +236,7 @@ impl ApiPort {
     }
 
     /// One connection, from its first byte to its last.
-    async fn converse(&self, mut stream: TcpStream) {
-        // An answer is one write: nothing would be gained by waiting for more.
-        let _ = stream.set_nodelay(true);
+    async fn converse(&self, mut stream: impl Stream) {
         let mut unread = Vec::new();
         let mut idle_time = self.limits.head_time;
         loop {
@@ -175,7 +263,7 @@ impl ApiPort {
     /// One request and its answer. Gives whether another may follow.
     async fn exchange(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut impl Stream,
         unread: &mut Vec<u8>,
         idle_time: Duration,
     ) -> Result<bool, End> {
@@ -210,7 +298,7 @@ impl ApiPort {
     /// Reads until `unread` begins with a whole head; gives its length.
     async fn read_head(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut impl Stream,
         unread: &mut Vec<u8>,
         idle_time: Duration,
     ) -> Result<usize, End> {
@@ -256,7 +344,7 @@ impl ApiPort {
     /// Reads the whole body; what follows it stays in `unread`.
     async fn read_body(
         &self,
-        stream: &mut TcpStream,
+        stream: &mut impl Stream,
         unread: &mut Vec<u8>,
         decoder: &mut BodyDecoder,
         body: &mut Vec<u8>,
@@ -299,14 +387,14 @@ impl ApiPort {
         Ok(())
     }
 
-    async fn write(&self, stream: &mut TcpStream, bytes: &[u8]) -> Result<(), End> {
+    async fn write(&self, stream: &mut impl Stream, bytes: &[u8]) -> Result<(), End> {
         match timeout(self.transfer_time(bytes.len()), stream.write_all(bytes)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) | Err(_) => Err(End::Silent),
         }
     }
 
-    async fn write_fault(&self, stream: &mut TcpStream, fault: HttpFault) -> Result<(), End> {
+    async fn write_fault(&self, stream: &mut impl Stream, fault: HttpFault) -> Result<(), End> {
         let mut bytes = Vec::new();
         fault.write(&mut bytes);
         self.write(stream, &bytes).await
@@ -324,14 +412,14 @@ async fn ended(mut stopped: watch::Receiver<bool>) {
 }
 
 /// Waits without a buffer, then reads what is there.
-async fn read(stream: &mut TcpStream, unread: &mut Vec<u8>) -> io::Result<usize> {
+async fn read(stream: &mut impl Stream, unread: &mut Vec<u8>) -> io::Result<usize> {
     stream.readable().await?;
     unread.reserve(READ_BYTES);
     stream.read_buf(unread).await
 }
 
 /// Ends the sending side and throws away what still comes, for a while.
-async fn linger(stream: &mut TcpStream) {
+async fn linger(stream: &mut impl Stream) {
     if stream.shutdown().await.is_err() {
         return;
     }

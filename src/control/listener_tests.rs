@@ -34,14 +34,16 @@ fn started(limits: PortLimits) -> (Control, SocketAddr) {
     let config = crate::config::Config::default();
     let options = ControlOptions {
         api_keys: vec![Secret::new("key")],
-        api_listen: Some(([127, 0, 0, 1], 0).into()),
         api_port: limits,
         ask_timeout: SOON,
         ..ControlOptions::new(&config)
     };
     let inboxes = Arc::new([Arc::new(Inbox::new(64))]);
-    let control = start(options, ShardRouter::new(inboxes, [1, 2, 3, 4])).unwrap();
-    let address = control.api_addr().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let socket = ApiSocket::tcp(listener).unwrap();
+    let address = socket.address().tcp().unwrap();
+    let control = start(options, ShardRouter::new(inboxes, [1, 2, 3, 4]), vec![socket]).unwrap();
     (control, address)
 }
 

@@ -8,7 +8,7 @@
 //! ```text
 //!  shard ──Request<Bytes>──▶ ClientPort ─┐
 //!                                        ├─▶ http::app ──▶ api ──▶ asks ──▶ Router ──▶ inbox of a shard
-//!  api_listen ──▶ listener ──────────────┘                           ◀── oneshot, with a deadline ──┘
+//!  the API's own ports ─▶ listener ────────┘                           ◀── oneshot, with a deadline ──┘
 //! ```
 
 mod api;
@@ -35,16 +35,15 @@ mod tunnel;
 mod wire;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{Request, Response};
 use axum::body::Body;
-use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
 
+use crate::base::address::{ListenAddress, Serves};
 use crate::base::bytes::Bytes;
 use crate::base::event::Event;
 use crate::control::app::App;
@@ -62,6 +61,7 @@ use crate::shard::control_request::{BackendReply, Busy, ControlPlane, HttpReply,
 use crate::shard::router::Router;
 use crate::telemetry::sparing::log_once_a_minute;
 
+pub use crate::control::listener::ApiSocket;
 pub use crate::control::options::ControlOptions;
 
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
@@ -73,7 +73,7 @@ pub struct Control {
     state: Arc<App>,
     client_port: Arc<ClientPort>,
     api_port: Option<Arc<ApiPort>>,
-    api_addr: Option<SocketAddr>,
+    api_addrs: Vec<ListenAddress>,
     stopping: watch::Sender<bool>,
     runtime: Option<Runtime>,
 }
@@ -81,21 +81,16 @@ pub struct Control {
 /// Starts the control plane on threads of its own.
 ///
 /// # Errors
-/// When `api_listen` cannot be bound, the operating system gives no randomness, or no thread can be started.
-pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
+/// When a listener of the API cannot be served, the operating system gives no randomness, or no thread can be started.
+pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -> io::Result<Control> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .thread_name("control")
         .enable_all()
         .build()?;
     let (stopping, stopped) = watch::channel(false);
-    let listener = match options.api_listen {
-        Some(listen) => Some(runtime.block_on(TcpListener::bind(listen)).map_err(|error| {
-            io::Error::new(error.kind(), format!("api_listen: {listen} cannot be bound: {error}"))
-        })?),
-        None => None,
-    };
-    let api_addr = listener.as_ref().map(TcpListener::local_addr).transpose()?;
+    let api_addrs: Vec<ListenAddress> = sockets.iter().map(|socket| socket.address().clone()).collect();
+    let api_addr = api_addrs.iter().find_map(ListenAddress::tcp);
     let events = match &options.events {
         Some(events) => {
             let _inside = runtime.enter();
@@ -108,18 +103,24 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
     for issuer in &options.issuers {
         runtime.spawn(jwks::keep(issuer.clone(), state.metrics().jwks_fetches()));
     }
-    let api_port = listener.map(|listener| {
-        let routes = http::app(Arc::clone(&state), http::Port::Api);
-        let port = ApiPort::new(routes, Arc::clone(&state), options.api_port, stopped);
-        runtime.spawn(Arc::clone(&port).serve(listener));
-        port
-    });
-    let port = if options.api_listen.is_some() { http::Port::ClientsOnly } else { http::Port::Shared };
+    let app = |port| http::app(Arc::clone(&state), port);
+    let api_port = match sockets.is_empty() {
+        true => None,
+        false => {
+            let port = ApiPort::new(app(http::Port::Api), Arc::clone(&state), options.api_port, stopped);
+            let _inside = runtime.enter();
+            for socket in sockets {
+                port.serve(socket)?;
+            }
+            Some(port)
+        }
+    };
     let client_port = Arc::new(ClientPort {
         tunnels: Arc::clone(&state.tunnels),
         compressor: Compressor::start(runtime.handle().clone())?,
-        port,
-        app: http::app(Arc::clone(&state), port),
+        shared: app(http::Port::Shared),
+        clients_only: app(http::Port::ClientsOnly),
+        api_only: app(http::Port::Api),
         state: Arc::clone(&state),
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
@@ -127,7 +128,7 @@ pub fn start(options: ControlOptions, router: Router) -> io::Result<Control> {
         events,
         hooks,
     });
-    Ok(Control { state, client_port, api_port, api_addr, stopping, runtime: Some(runtime) })
+    Ok(Control { state, client_port, api_port, api_addrs, stopping, runtime: Some(runtime) })
 }
 
 impl Control {
@@ -136,9 +137,9 @@ impl Control {
         Arc::clone(&self.client_port) as Arc<dyn ControlPlane>
     }
 
-    /// Where the API's own listener is bound: with port 0 asked for, the port that was given.
-    pub fn api_addr(&self) -> Option<SocketAddr> {
-        self.api_addr
+    /// Where the API's own listeners are bound: with port 0 asked for, the port that was given.
+    pub fn api_addrs(&self) -> &[ListenAddress] {
+        &self.api_addrs
     }
 
     /// `/health` says from now on that the node ends.
@@ -194,11 +195,21 @@ impl Control {
     }
 }
 
+/// What is served where the request came in.
+fn port_of(extensions: &::http::Extensions) -> http::Port {
+    match extensions.get::<Serves>().copied().unwrap_or_default() {
+        Serves::Both => http::Port::Shared,
+        Serves::Clients => http::Port::ClientsOnly,
+        Serves::Api => http::Port::Api,
+    }
+}
+
 /// The requests of client ports: bounded in number, answered through the same app as the API's own listener.
 struct ClientPort {
-    app: axum::Router,
+    shared: axum::Router,
+    clients_only: axum::Router,
+    api_only: axum::Router,
     state: Arc<App>,
-    port: http::Port,
     compressor: Compressor,
     tunnels: Arc<Tunnels>,
     handle: tokio::runtime::Handle,
@@ -219,7 +230,12 @@ impl ControlPlane for ClientPort {
 
     fn handle(&self, request: Request<Bytes>, mut reply: HttpReply) -> Result<(), Busy> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Busy)?;
-        let app = self.app.clone();
+        let app = match port_of(request.extensions()) {
+            http::Port::Shared => &self.shared,
+            http::Port::ClientsOnly => &self.clients_only,
+            http::Port::Api => &self.api_only,
+        }
+        .clone();
         self.handle.spawn(async move {
             let response = answer(app, request.map(Body::from)).await;
             // First the permit: who has the answer may ask again at once.
@@ -235,7 +251,7 @@ impl ControlPlane for ClientPort {
     }
 
     fn wants_body(&self, head: &::http::request::Parts) -> bool {
-        http::reads_body(&self.state, self.port, head)
+        http::reads_body(&self.state, port_of(&head.extensions), head)
     }
 
     fn compress(&self, response: &mut Option<Response<Bytes>>, reply: HttpReply) -> Result<(), Busy> {

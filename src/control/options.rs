@@ -1,6 +1,5 @@
 //! What the control plane is made with.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,9 +34,7 @@ pub struct ControlOptions {
     pub echo: bool,
     /// Serves the page at `/`, which shows this key to loopback names.
     pub page_key: Option<Secret>,
-    /// Serves the API and metrics here, and no longer on client ports.
-    pub api_listen: Option<SocketAddr>,
-    /// Bounds of that listener.
+    /// Bounds of the API's own listeners.
     pub api_port: PortLimits,
     /// Metrics on client ports need the API key: strangers reach those ports, on loopback by way of a proxy. Not in
     /// development mode.
@@ -56,7 +53,7 @@ impl ControlOptions {
     pub fn new(config: &Config) -> ControlOptions {
         ControlOptions {
             node_name: match config.name.as_str() {
-                "" => format!("{}_{}", process::host_name(), config.listen.tag()),
+                "" => format!("{}_{}", process::host_name(), config.tag()),
                 name => name.to_string(),
             },
             api_keys: config.api_keys().cloned().collect(),
@@ -67,7 +64,6 @@ impl ControlOptions {
             answer_bytes_max: config.client.outbox_bytes_max.bytes() / 2,
             echo: config.echo,
             page_key: if config.is_development() { config.api.key.clone() } else { None },
-            api_listen: config.api_listen,
             api_port: PortLimits {
                 connections_max: config.api.connections_max,
                 body_bytes_max: config.api.body_bytes_max.bytes(),

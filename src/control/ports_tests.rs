@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::control::{Control, start};
+use crate::base::address::{ListenAddress, Serves};
+use crate::control::{ApiSocket, Control, start};
 use crate::shard::control_request::HttpReply;
 
 #[tokio::test]
@@ -73,7 +74,7 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
     let shards = Shards::start(1, 64);
     // Long enough for the shard that answers, and soon over for the one that does not.
     let options = ControlOptions { ask_timeout: Duration::from_secs(2), ..options() };
-    let control = start(options, shards.router.clone()).unwrap();
+    let control = start(options, shards.router.clone(), Vec::new()).unwrap();
     let publish = || {
         let body = Bytes::from_static(br#"{"channel":"c","data":1}"#);
         Request::post("/api/publish").header("x-api-key", "key").body(body).unwrap()
@@ -118,9 +119,19 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
 #[test]
 fn the_api_has_a_listener_of_its_own() {
     let shards = Shards::start(1, 64);
-    let options = ControlOptions { api_listen: Some(([127, 0, 0, 1], 0).into()), ..options() };
-    let control = start(options.clone(), shards.router.clone()).unwrap();
-    let base = format!("http://{}", control.api_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("api.sock");
+    let unix = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    unix.set_nonblocking(true).unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let guard = Arc::new(());
+    let address = ListenAddress::Unix(path.as_path().into());
+    let sockets = vec![ApiSocket::tcp(tcp).unwrap(), ApiSocket::unix(unix, address.clone(), guard.clone())];
+    let control = start(options(), shards.router.clone(), sockets).unwrap();
+    let [tcp, second] = control.api_addrs() else { panic!("{:?}", control.api_addrs()) };
+    assert_eq!(*second, address);
+    let base = format!("http://{tcp}");
     let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
     let mut answer = agent
         .post(format!("{base}/api/publish"))
@@ -129,13 +140,26 @@ fn the_api_has_a_listener_of_its_own() {
         .unwrap();
     assert_eq!(answer.body_mut().read_to_string().unwrap(), r#"{"result":{"offset":1,"epoch":"00000abc"}}"#);
     assert_eq!(agent.get(format!("{base}/nothing")).call().unwrap().status(), 404);
-    let on_client_port = through(&control, Request::post("/api/publish").body(Bytes::new()).unwrap());
-    assert_eq!(on_client_port.status(), StatusCode::NOT_FOUND);
+    let mut caller = std::os::unix::net::UnixStream::connect(&path).unwrap();
+    std::io::Write::write_all(&mut caller, b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    let mut said = String::new();
+    std::io::Read::read_to_string(&mut caller, &mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    // A listener of the shards serves what it says.
+    let status = |serves: Serves, path: &str| {
+        let request =
+            Request::post(path).header("X-API-Key", "key").extension(serves).body(Bytes::new()).unwrap();
+        through(&control, request).status()
+    };
+    assert_eq!(status(Serves::Clients, "/api/info"), StatusCode::NOT_FOUND);
+    assert_eq!(status(Serves::Both, "/api/info"), StatusCode::OK);
+    assert_eq!(status(Serves::Api, "/api/info"), StatusCode::OK);
+    assert_eq!(status(Serves::Api, "/echo"), StatusCode::NOT_FOUND);
+    assert_eq!(status(Serves::Clients, "/echo"), StatusCode::OK);
 
-    let taken = ControlOptions { api_listen: control.api_addr(), ..options };
-    let Err(error) = start(taken, shards.router.clone()) else { panic!("bound twice") };
-    assert!(error.to_string().contains("api_listen"), "{error}");
     control.quiet(Duration::from_secs(1));
     control.stop(Duration::ZERO);
+    assert_eq!(Arc::strong_count(&guard), 1, "what belongs to the listener went with it");
     assert!(agent.get(format!("{base}/health")).call().is_err());
 }

@@ -14,6 +14,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,15 +34,15 @@ pub struct ListenerOptions {
 
 #[derive(Clone, Debug)]
 pub enum Bind {
-    /// Each driver binds a socket of its own here.
-    Tcp(SocketAddr),
+    /// Each driver binds a socket of its own here. Whether one of IPv6 is for that alone: `None` as the kernel has it.
+    Tcp(SocketAddr, Option<bool>),
     /// All drivers accept from this one.
     Unix(Arc<UnixSocket>),
 }
 
 impl From<SocketAddr> for ListenerOptions {
     fn from(address: SocketAddr) -> ListenerOptions {
-        ListenerOptions { bind: Bind::Tcp(address), addresses: false }
+        ListenerOptions { bind: Bind::Tcp(address, None), addresses: false }
     }
 }
 
@@ -55,7 +56,7 @@ impl ListenerOptions {
     /// As asked for: port 0 stays 0.
     pub fn address(&self) -> ListenAddress {
         match &self.bind {
-            Bind::Tcp(address) => ListenAddress::Tcp(*address),
+            Bind::Tcp(address, _) => ListenAddress::Tcp(*address),
             Bind::Unix(socket) => ListenAddress::Unix(socket.path.clone()),
         }
     }
@@ -107,6 +108,14 @@ impl UnixSocket {
         let file = identity(&fs::symlink_metadata(path)?);
         listener.listen(sys::BACKLOG)?;
         Ok(Arc::new(UnixSocket { listener, path: path.into(), file }))
+    }
+
+    /// The same socket for somebody else to accept from.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn listener(&self) -> io::Result<UnixListener> {
+        Ok(self.listener.try_clone()?.into())
     }
 
     pub fn path(&self) -> &Path {
@@ -174,7 +183,7 @@ fn identity(found: &Metadata) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+    use std::os::unix::net::{UnixDatagram, UnixStream};
 
     use super::*;
 

@@ -76,8 +76,8 @@ impl MioDriver {
         let mut listeners = Vec::new();
         for (index, listener) in options.listeners.iter().enumerate() {
             let (source, address) = match &listener.bind {
-                Bind::Tcp(address) => {
-                    let mut own = TcpListener::from_std(sys::listen(*address, options.socket)?);
+                Bind::Tcp(address, ipv6_only) => {
+                    let mut own = TcpListener::from_std(sys::listen(*address, *ipv6_only, options.socket)?);
                     poll.registry().register(&mut own, Token(LISTENERS + index), Interest::READABLE)?;
                     let address = ListenAddress::Tcp(own.local_addr()?);
                     (Source::Tcp(own), address)

@@ -10,6 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use crate::config::cli::{Diagnosis, Start};
+use crate::config::places::Listener;
 use crate::driver::choose::{DriverChosen, DriverKind};
 use crate::node::limits::{Descriptors, Room};
 use crate::node::{absences, choose_driver, driver_kind, listener};
@@ -131,10 +132,10 @@ fn examine(start: &Start, connections: u32, report: &mut Report) {
             "to other programs, or to the host that this machine is a guest of: that share of deliveries waits for it",
         );
     }
-    for address in config.listeners().addresses() {
-        let free = listener::ensure_free(address);
+    for Listener { key, address, .. } in &config.listeners() {
+        let free = listener::ensure_free(key, address);
         let what = match &free {
-            Ok(()) => format!("listen: {address} is free"),
+            Ok(()) => format!("{key}: {address} is free"),
             Err(error) => error.to_string(),
         };
         report.say(

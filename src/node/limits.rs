@@ -170,7 +170,7 @@ impl Growth {
 fn own(config: &Config) -> u64 {
     let hooks = config.hook.iter().map(|hook| u64::from(hook.options.in_flight_max));
     let tunnels = config.tunnel.iter().map(|tunnel| u64::from(tunnel.options.in_flight_max));
-    let of_each_shard = 8 + config.listeners().len() as u64;
+    let of_each_shard = 8 + config.shard_listeners().len() as u64;
     OWN_DESCRIPTORS + of_each_shard * u64::from(config.shard_count()) + hooks.chain(tunnels).sum::<u64>()
 }
 

@@ -11,47 +11,69 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::base::address::ListenAddress;
 use crate::config::Config;
-use crate::driver::listener::{ListenerOptions, UnixSocket, find_occupant};
+use crate::config::places::Listener;
+use crate::control::ApiSocket;
+use crate::driver::listener::{Bind, ListenerOptions, UnixSocket, find_occupant};
 
 /// With io_uring the kernel closes a listener up to 50 ms after the end of a killed process; a loaded host takes longer.
 /// Who starts a second daemon by mistake waits for it as well.
 const PATIENCE: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_micros(500);
+/// Callers of the API that wait to be accepted.
+const BACKLOG: i32 = 1024;
 
-/// What the drivers listen at. Shards share their ports among themselves, and would share them with another daemon as
-/// readily, each getting a part of the clients: so a port that anybody listens on is waited for, and then refused. The same
-/// goes for a unix socket on which somebody answers; one without anybody is replaced.
+/// What the drivers listen at, and what the API alone is served at. Shards share their ports among themselves, and would
+/// share them with another daemon as readily, each getting a part of the clients: so a port that anybody listens on is
+/// waited for, and then refused. The same goes for a unix socket on which somebody answers; one without anybody is replaced.
 ///
 /// # Errors
 /// When one of them cannot be bound.
-pub fn prepare(config: &Config) -> io::Result<Vec<ListenerOptions>> {
-    let mode = config.unix_socket_mode.0;
+pub fn prepare(config: &Config) -> io::Result<(Vec<ListenerOptions>, Vec<ApiSocket>)> {
+    let all = config.listeners();
     // Ports first: a start that is refused for one of them has touched nothing.
-    let listeners = config.listeners();
-    for address in listeners.addresses().filter_map(ListenAddress::tcp) {
-        wait(&address.into(), PATIENCE, || probe(address))?;
-    }
-    let prepared = listeners.addresses().map(|address| match address {
-        ListenAddress::Tcp(tcp) => Ok((*tcp).into()),
-        ListenAddress::Unix(path) => {
-            wait(address, PATIENCE, || UnixSocket::bind(path, mode)).map(ListenerOptions::from)
+    for Listener { key, address, ipv6_only, .. } in &all {
+        if let Some(tcp) = address.tcp() {
+            wait(key, address, PATIENCE, || probe(tcp, *ipv6_only))?;
         }
-    });
-    prepared.collect()
+    }
+    let mut clients = Vec::new();
+    let mut api = Vec::new();
+    for listener in &all {
+        let Listener { key, address, ipv6_only, mode, proxy_protocol, .. } = listener;
+        let bind_unix = |path: &Path| wait(key, address, PATIENCE, || UnixSocket::bind(path, *mode));
+        match (address, listener.is_api_port()) {
+            (ListenAddress::Tcp(tcp), false) => clients.push(ListenerOptions {
+                bind: Bind::Tcp(*tcp, *ipv6_only),
+                addresses: *proxy_protocol || config.needs_addresses(),
+            }),
+            (ListenAddress::Unix(path), false) => clients.push(bind_unix(path)?.into()),
+            (ListenAddress::Tcp(tcp), true) => {
+                let socket = wait(key, address, PATIENCE, || bind(*tcp, *ipv6_only))?;
+                socket.listen(BACKLOG)?;
+                api.push(ApiSocket::tcp(socket.into())?);
+            }
+            (ListenAddress::Unix(path), true) => {
+                let socket = bind_unix(path)?;
+                api.push(ApiSocket::unix(socket.listener()?, address.clone(), socket));
+            }
+        }
+    }
+    Ok((clients, api))
 }
 
 /// Whether one could be bound, without waiting and without binding it.
 ///
 /// # Errors
 /// When it cannot.
-pub fn ensure_free(address: &ListenAddress) -> io::Result<()> {
-    wait(address, Duration::ZERO, || match address {
-        ListenAddress::Tcp(tcp) => probe(*tcp),
+pub fn ensure_free(key: &str, address: &ListenAddress) -> io::Result<()> {
+    wait(key, address, Duration::ZERO, || match address {
+        ListenAddress::Tcp(tcp) => probe(*tcp, None),
         ListenAddress::Unix(path) => probe_unix(path),
     })
 }
 
 fn wait<T>(
+    key: &str,
     address: &ListenAddress,
     patience: Duration,
     mut attempt: impl FnMut() -> io::Result<T>,
@@ -71,7 +93,7 @@ fn wait<T>(
                 thread::sleep(PAUSE);
             }
             Err(error) => {
-                let problem = format!("listen: {address} cannot be bound: {error}");
+                let problem = format!("{key}: {address} cannot be bound: {error}");
                 return Err(io::Error::new(error.kind(), problem));
             }
         }
@@ -87,10 +109,19 @@ fn probe_unix(path: &Path) -> io::Result<()> {
 
 /// Binds and does not listen: who connects meanwhile is not taken from the listener that closes, nor from the next one.
 /// Without SO_REUSEPORT, so that another listener is in the way; with SO_REUSEADDR, so that old connections are not.
-fn probe(listen: SocketAddr) -> io::Result<()> {
+fn probe(listen: SocketAddr, ipv6_only: Option<bool>) -> io::Result<()> {
+    bind(listen, ipv6_only).map(drop)
+}
+
+fn bind(listen: SocketAddr, ipv6_only: Option<bool>) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
+    if let Some(only) = ipv6_only.filter(|_| listen.is_ipv6()) {
+        socket.set_only_v6(only)?;
+    }
+    socket.set_nonblocking(true)?;
     socket.set_reuse_address(true)?;
-    socket.bind(&listen.into())
+    socket.bind(&listen.into())?;
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -102,7 +133,7 @@ mod tests {
     fn a_port_is_waited_for_and_one_that_stays_taken_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let wait = |patience| wait(&address.into(), patience, || probe(address));
+        let wait = |patience| wait("listen", &address.into(), patience, || probe(address, None));
         let refused = wait(Duration::from_millis(20)).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AddrInUse);
         assert!(refused.to_string().contains(&address.to_string()));
@@ -124,7 +155,7 @@ mod tests {
         let path = folder.path().join("a.sock");
         let address = ListenAddress::Unix(path.as_path().into());
         let before = UnixSocket::bind(&path, 0o600).unwrap();
-        let refused = ensure_free(&address).unwrap_err();
+        let refused = ensure_free("listen", &address).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::AddrInUse);
         assert!(refused.to_string().contains(&address.to_string()));
         let ending = thread::spawn(move || {
@@ -138,12 +169,13 @@ mod tests {
             .unwrap(),
             ..Config::default()
         };
-        let prepared = prepare(&config).unwrap();
+        let (prepared, api) = prepare(&config).unwrap();
+        assert!(api.is_empty());
         assert_eq!(prepared[0].address(), address);
         ending.join().unwrap();
         drop(prepared);
-        ensure_free(&address).unwrap();
+        ensure_free("listen", &address).unwrap();
         let nowhere = ListenAddress::Unix(folder.path().join("no/folder.sock").into());
-        assert_eq!(ensure_free(&nowhere).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(ensure_free("listen", &nowhere).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -17,13 +17,12 @@ mod tls;
 pub mod tokens;
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::base::address::ListenAddress;
+use crate::base::address::{ListenAddress, Serves};
 use crate::base::budget::Budget;
 use crate::base::debts::Debts;
 use crate::base::fault::Disconnect;
@@ -37,6 +36,7 @@ use crate::base::time::Time;
 use crate::config::cli::Start;
 use crate::config::machine::Machine;
 use crate::config::memory::request_bytes;
+use crate::config::places::Listener;
 use crate::config::{Config, DriverChoice, MemoryPlan, Tunnel};
 use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
@@ -112,7 +112,8 @@ fn serve(start: &Start) -> io::Result<()> {
     let room = Room::new(config, chosen, plan.connections_max, descriptors.limit);
     limits::say(plan.connections_max, room, descriptors, shards);
 
-    let mut options = driver_options(config, room, listener::prepare(config)?);
+    let (listeners, api) = listener::prepare(config)?;
+    let mut options = driver_options(config, room, listeners);
     // Before any thread is started: they inherit it. Shards that share cpus would only interrupt each other: with 54 on two
     // cpus a connection cost a fifth more.
     let cpus = thread::available_parallelism().map_or(1, usize::from);
@@ -140,7 +141,7 @@ fn serve(start: &Start) -> io::Result<()> {
     if let Some(certificates) = &certificates {
         certificates.watch()?;
     }
-    let control = control::start(control_options, router.clone())?;
+    let control = control::start(control_options, router.clone(), api)?;
 
     // A shard says two things at most, the signals one.
     let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 1);
@@ -164,8 +165,8 @@ fn serve(start: &Start) -> io::Result<()> {
         match happened.recv().map_err(io::Error::other)? {
             Incident::Ready(bound) => {
                 for (listener, address) in options.listeners.iter_mut().zip(&bound) {
-                    if let Some(address) = address.tcp() {
-                        listener.bind = Bind::Tcp(address);
+                    if let (Bind::Tcp(at, _), Some(bound)) = (&mut listener.bind, address.tcp()) {
+                        *at = bound;
                     }
                 }
             }
@@ -174,7 +175,7 @@ fn serve(start: &Start) -> io::Result<()> {
         }
     }
     let clients: Vec<ListenAddress> = options.listeners.iter().map(ListenerOptions::address).collect();
-    announce(config, &clients, control.api_addr())?;
+    announce(config, &clients, control.api_addrs())?;
 
     // A unix socket is closed with the last who shares it: the shards' end must be the end of it.
     drop(options);
@@ -351,12 +352,11 @@ fn shard_options(
     let hooks = config.hook.iter().map(|hook| &hook.options);
     Ok(ShardOptions {
         listeners: config
-            .listeners()
+            .shard_listeners()
             .iter()
-            .map(|listener| crate::shard::ListenerOptions {
-                layer: certificates.filter(|_| listener.tls).map(Certificates::maker),
-            })
+            .map(|listener| shard_listener(listener, certificates))
             .collect(),
+        trusted: Arc::new(config.trusted()),
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
         hub: limits,
@@ -419,6 +419,15 @@ fn shard_options(
     })
 }
 
+fn shard_listener(listener: &Listener, certificates: Option<&Certificates>) -> crate::shard::ListenerOptions {
+    crate::shard::ListenerOptions {
+        layer: certificates.filter(|_| listener.tls).map(Certificates::maker),
+        serves: listener.serves,
+        proxy_protocol: listener.proxy_protocol,
+        is_unix: listener.address.tcp().is_none(),
+    }
+}
+
 fn tunnel_options(tunnel: &Tunnel) -> TunnelOptions {
     let options = &tunnel.options;
     let forwarded = options.forward_headers.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
@@ -438,29 +447,34 @@ fn wall_ms(_now: Time) -> u64 {
 }
 
 /// Says where everything is: for people on stdout, for machines in the log.
-fn announce(config: &Config, clients: &[ListenAddress], api: Option<SocketAddr>) -> io::Result<()> {
-    let listeners = config.listeners();
-    let is_tls = listeners.iter().map(|listener| listener.tls);
-    for (address, tls) in clients.iter().zip(is_tls.clone()) {
-        tracing::info!("listening on {address}{}", if tls { " (TLS)" } else { "" });
+fn announce(config: &Config, all: &[ListenAddress], api: &[ListenAddress]) -> io::Result<()> {
+    let listeners = config.shard_listeners();
+    for (listener, address) in listeners.iter().zip(all) {
+        tracing::info!("listening on {address}{}", if listener.tls { " (TLS)" } else { "" });
     }
-    if let Some(api) = api {
-        tracing::info!("API listening on {api}");
+    for address in api {
+        tracing::info!("API listening on {address}");
     }
-    let url = |scheme: &str, address: &ListenAddress, path: &str| match address {
-        ListenAddress::Tcp(address) => format!("{scheme}://{address}{path}"),
+    let of = |unserved: Serves| {
+        let served = listeners.iter().zip(all).filter(move |(of, _)| of.serves != unserved);
+        served.map(|(of, address)| (address.clone(), of.tls)).collect::<Vec<_>>()
+    };
+    let clients = of(Serves::Api);
+    let shared = of(Serves::Clients);
+    let url = |scheme: &str, (address, tls): &(ListenAddress, bool), path: &str| match address {
+        ListenAddress::Tcp(address) => format!("{scheme}{}://{address}{path}", if *tls { "s" } else { "" }),
         // No scheme of its own is in common use for it: the socket, and the path of the request.
         ListenAddress::Unix(_) => format!("{address} {path}"),
     };
-    let api_at = api.map(ListenAddress::Tcp).unwrap_or_else(|| {
-        let port = clients.iter().find(|address| address.tcp().is_some());
-        port.unwrap_or(&clients[0]).clone()
-    });
+    let api_at = {
+        let all: Vec<_> = api.iter().map(|address| (address.clone(), false)).chain(shared).collect();
+        let port = all.iter().find(|(address, _)| address.tcp().is_some());
+        port.or(all.first()).unwrap_or(&clients[0]).clone()
+    };
     let mut out = io::stdout().lock();
     writeln!(out, "trunkline {} is ready", env!("CARGO_PKG_VERSION"))?;
-    for (address, tls) in clients.iter().zip(is_tls) {
-        let scheme = if tls { "wss" } else { "ws" };
-        writeln!(out, "  clients  {}", url(scheme, address, "/connection/websocket"))?;
+    for place in &clients {
+        writeln!(out, "  clients  {}", url("ws", place, "/connection/websocket"))?;
     }
     for tunnel in &config.tunnel {
         writeln!(out, "  tunnel   {}", url("ws", &clients[0], &format!("/tunnel/{}", tunnel.name)))?;
@@ -472,8 +486,8 @@ fn announce(config: &Config, clients: &[ListenAddress], api: Option<SocketAddr>)
         writeln!(out, "  page     {}", url("http", &clients[0], "/"))?;
         writeln!(out, "  key      {}   (development: a new one at each start)", key.reveal())?;
         writeln!(out, "Publish to everyone subscribed to the channel \"demo\", the page for one:")?;
-        let publish = match &api_at {
-            ListenAddress::Tcp(address) => format!("http://{address}/api/publish"),
+        let publish = match &api_at.0 {
+            ListenAddress::Tcp(_) => url("http", &api_at, "/api/publish"),
             ListenAddress::Unix(path) => {
                 format!("--unix-socket {} http://localhost/api/publish", path.display())
             }

@@ -9,5 +9,6 @@
 pub mod centrifuge;
 pub mod encoding;
 pub mod http1;
+pub mod proxy_protocol;
 pub mod unidirectional;
 pub mod websocket;

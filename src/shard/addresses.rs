@@ -1,5 +1,6 @@
 //! Where clients come from, by slot: only as far as it is known, and only where a listener asks for it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// Apart from the connections: 16 bytes for each slot up to the highest whose address was ever known, so nothing on a node
@@ -33,6 +34,11 @@ impl Addresses {
         }
     }
 }
+
+/// Headers that have come in part, by slot. Bound: for each connection one of
+/// [`HEADER_BYTES_MAX`](crate::proto::proxy_protocol::HEADER_BYTES_MAX) and what came behind it in its last read, from trusted networks
+/// alone; each for `client.connect_timeout`.
+pub(in crate::shard) type PartialHeaders = BTreeMap<u32, Vec<u8>>;
 
 #[cfg(test)]
 mod tests {

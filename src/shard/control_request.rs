@@ -235,7 +235,8 @@ impl fmt::Debug for FilterBox {
 
 /// The control plane as a shard sees it: whoever answers the HTTP requests that are not the data path's own.
 pub trait ControlPlane: Send + Sync {
-    /// Takes one complete request (body included) that came in on a client port. Must not block; `reply` is called
+    /// Takes one complete request (body included) that came in on a client port. [`Serves`](crate::base::address::Serves) among
+    /// its extensions says who is served there; without it, everybody. Must not block; `reply` is called
     /// from any thread when the response is ready.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::shard::control_request::{ControlPlane, ShardStats};
 use crate::shard::delivery::{Delivery, LATE};
 use crate::shard::environment::{Environment, RETRY};
 use crate::shard::events::Events;
+use crate::shard::layers::ListenerOptions;
 use crate::shard::links::{Action, Links};
 use crate::shard::mailbox::Inbox;
 use crate::shard::messages::Messages;
@@ -200,6 +201,12 @@ impl Core {
         self.links.addresses.get(slot)
     }
 
+    /// The listener that a connection came by.
+    pub fn listener(&self, slot: u32) -> &ListenerOptions {
+        let listener = self.links.came_by.get(slot as usize).copied().unwrap_or(ListenerId(0));
+        self.env.options.listeners.get(listener.index()).unwrap_or(&ListenerOptions::PLAIN)
+    }
+
     // --- the life of a connection
 
     /// False when there is no room for it: the caller closes it.
@@ -207,6 +214,13 @@ impl Core {
         self.env.stats.counters.connections_accepted_total += 1;
         let number = self.peers.directory.insert(sock.slot);
         self.links.connections.insert(sock.slot, Connection::new(sock.generation, number));
+        if self.env.options.listeners.len() > 1 {
+            let at = sock.slot as usize;
+            if self.links.came_by.len() <= at {
+                self.links.came_by.resize(at + 1, ListenerId(0));
+            }
+            self.links.came_by[at] = listener;
+        }
         if let Some(address) = address {
             self.links.addresses.insert(sock.slot, address);
         }
@@ -227,6 +241,13 @@ impl Core {
         if self.env.ending.is_some() || full {
             // Kept as Gone until the driver has closed it, so that the slot is accounted for.
             connection.set_gone();
+            self.links.unseated += 1;
+            return false;
+        }
+        if self.listener(sock.slot).proxy_protocol && !self.expect_proxy_header(sock.slot) {
+            if let Some(connection) = self.links.connections.get_mut(sock.slot) {
+                connection.set_gone();
+            }
             self.links.unseated += 1;
             return false;
         }
@@ -260,6 +281,9 @@ impl Core {
             false => self.links.unseated -= 1,
         }
         self.links.addresses.remove(sock.slot);
+        if connection.link.awaits_proxy() {
+            self.links.proxied.remove(&sock.slot);
+        }
         self.owned.events.end(sock.slot);
         self.env.stats.counters.connections_closed_total += 1;
     }

@@ -55,6 +55,8 @@ fn options() -> ShardOptions {
     let rules = ChannelRules { permissions, ..ChannelRules::default() };
     ShardOptions {
         listeners: Vec::new(),
+        trusted: Default::default(),
+        compression: None,
         rules: Arc::new(namespaces.map(|_| rules.clone())),
         namespaces: Arc::new(namespaces),
         hub: HubLimits::default(),

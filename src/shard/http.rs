@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use http::{Request as HttpRequest, Response, Version};
 
+use crate::base::address::Serves;
 use crate::base::bytes::Bytes;
 use crate::base::ids::ConnId;
 use crate::base::limits::{ECHO_MESSAGE_BYTES_MAX, HTTP_BODY_BYTES_PER_SECOND_MIN, HTTP_HEAD_BYTES_MAX};
@@ -133,13 +134,16 @@ impl Core {
         let (asked, consumed) = match http1::parse_head(bytes) {
             Ok(None) => return None,
             Ok(Some((head, consumed))) => {
-                if let Some(endpoint) = unidirectional::Endpoint::of(head.path) {
+                let serves = self.listener(slot).serves;
+                if serves == Serves::Api {
+                    (self.plain(&head, serves), consumed)
+                } else if let Some(endpoint) = unidirectional::Endpoint::of(head.path) {
                     return Some(self.handle_uni_head(slot, endpoint, &head, bytes, consumed, None));
-                }
-                if let Some(place) = self.tunnel_at(head.path) {
+                } else if let Some(place) = self.tunnel_at(head.path) {
                     return Some(self.handle_tunnel_head(slot, place, &head, bytes, consumed));
+                } else {
+                    (self.route(&head, serves), consumed)
                 }
-                (self.route(&head), consumed)
             }
             Err(fault) => {
                 let origin = self.raw_origin(bytes);
@@ -192,12 +196,12 @@ impl Core {
         }
     }
 
-    fn route(&self, head: &RequestHead<'_>) -> Asked {
+    fn route(&self, head: &RequestHead<'_>, serves: Serves) -> Asked {
         let is_client = match head.path {
             "/connection/websocket" => true,
             // Plain requests for it are the control plane's.
             "/echo" if self.env.options.echo && head.fields().has_token("Upgrade", "websocket") => false,
-            _ => return self.plain(head),
+            _ => return self.plain(head, serves),
         };
         let handshake = match websocket::accept(head, &[JSON_SUBPROTOCOL, PROTOBUF_SUBPROTOCOL]) {
             Ok(handshake) => handshake,
@@ -244,7 +248,7 @@ impl Core {
         }
     }
 
-    fn plain(&self, head: &RequestHead<'_>) -> Asked {
+    fn plain(&self, head: &RequestHead<'_>, serves: Serves) -> Asked {
         let origin = self.cors_origin(head).unwrap_or_default();
         let refused = |fault: HttpFault| {
             let mut answer = Vec::new();
@@ -260,7 +264,12 @@ impl Core {
             Err(fault) => return refused(fault),
         };
         let parts = match http1::request_parts(head) {
-            Ok(parts) => parts,
+            Ok(mut parts) => {
+                if serves != Serves::Both {
+                    parts.extensions.insert(serves);
+                }
+                parts
+            }
             Err(fault) => return refused(fault),
         };
         let request = Request { parts, origin, keep_alive: head.keep_alive(), decoder, ..Request::default() };
@@ -351,6 +360,7 @@ impl Core {
         *whole.uri_mut() = request.parts.uri.clone();
         *whole.version_mut() = request.parts.version;
         *whole.headers_mut() = std::mem::take(&mut request.parts.headers);
+        *whole.extensions_mut() = std::mem::take(&mut request.parts.extensions);
         let origin = request.origin.clone();
         self.keep_http(slot, http);
         self.timer_in(slot, ANSWER_PATIENCE);

@@ -42,6 +42,7 @@ impl Core {
     pub fn handle_timer(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         match &connection.peer.kind {
+            Kind::Http(_) if connection.link.awaits_proxy() => self.handle_proxy_timer(slot),
             Kind::Http(_) if self.in_handshake(slot) => self.handle_handshake_timer(slot),
             _ if connection.peer.listed() => self.handle_peer_timer(slot),
             Kind::Http(_) => self.handle_http_timer(slot),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use crate::base::address::Serves;
 use crate::base::certificate::ClientCertificate;
 use crate::base::ids::Sock;
 use crate::layer::{Layer, LayerMaker};
@@ -12,6 +13,17 @@ use crate::layer::{Layer, LayerMaker};
 pub struct ListenerOptions {
     /// Seals them; without one they are plain.
     pub layer: Option<Arc<dyn LayerMaker>>,
+    pub serves: Serves,
+    /// A PROXY header comes before everything else.
+    pub proxy_protocol: bool,
+    /// Clients have no address here.
+    pub is_unix: bool,
+}
+
+impl ListenerOptions {
+    /// One that is not listed.
+    pub(in crate::shard) const PLAIN: ListenerOptions =
+        ListenerOptions { layer: None, serves: Serves::Both, proxy_protocol: false, is_unix: false };
 }
 
 /// By slot, apart from the connections: a plain one pays a bit in its slot and nothing here. As long as the highest slot

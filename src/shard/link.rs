@@ -64,6 +64,7 @@ const AWAITS_PONG: u16 = 16;
 const LAYERED: u16 = 32;
 const INFLATES: u16 = 64;
 const DEFLATES: u16 = 128;
+const AWAITS_PROXY: u16 = 256;
 
 impl Link {
     pub fn new(generation: u32) -> Link {
@@ -157,6 +158,15 @@ impl Link {
     pub fn set_compression(&mut self, agreed: Option<Agreed>) {
         self.set(INFLATES, agreed.is_some());
         self.set(DEFLATES, agreed.is_some_and(Agreed::may_compress));
+    }
+
+    /// The PROXY header comes first of all: see `proxied.rs`.
+    pub fn awaits_proxy(&self) -> bool {
+        self.flags & AWAITS_PROXY != 0
+    }
+
+    pub fn set_awaits_proxy(&mut self, on: bool) {
+        self.set(AWAITS_PROXY, on);
     }
 
     /// Nothing follows what it is sent now.

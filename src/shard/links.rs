@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::base::fault::Disconnect;
-use crate::base::ids::Sock;
+use crate::base::ids::{ListenerId, Sock};
 use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::proto::websocket::deflate::CompressionOptions;
-use crate::shard::addresses::Addresses;
+use crate::shard::addresses::{Addresses, PartialHeaders};
 use crate::shard::compression::Compression;
 use crate::shard::connections::Connection;
 use crate::shard::layers::{Handshakes, Layers};
@@ -32,6 +32,10 @@ pub(in crate::shard) enum Action {
 pub(in crate::shard) struct Links {
     pub connections: Slots<Connection>,
     pub wheel: Wheel,
+    /// Which listener each connection came by, by slot: only where there are several.
+    pub came_by: Vec<ListenerId>,
+    /// Parts of PROXY headers.
+    pub proxied: PartialHeaders,
     /// Of clients.
     pub addresses: Addresses,
     /// Of sealed connections.
@@ -66,6 +70,8 @@ impl Links {
         Links {
             connections: Slots::default(),
             wheel: Wheel::new(now),
+            came_by: Vec::new(),
+            proxied: PartialHeaders::new(),
             addresses: Addresses::default(),
             layers: Layers::default(),
             handshakes: Handshakes::default(),

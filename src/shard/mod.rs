@@ -57,6 +57,7 @@ mod peers;
 mod pings;
 mod pipeline;
 mod places;
+mod proxied;
 pub mod pushes;
 mod rate_limits;
 pub mod rates;

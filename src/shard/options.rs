@@ -9,6 +9,7 @@ use crate::base::event::EventKinds;
 use crate::base::ids::ListenerId;
 use crate::base::seats::Seats;
 use crate::base::time::Time;
+use crate::base::trusted::TrustedNetworks;
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::hub::options::Namespaces;
@@ -27,6 +28,8 @@ use crate::shard::user_rates::UserRates;
 pub struct ShardOptions {
     /// In the order of the driver's listeners. Those that are not listed are plain.
     pub listeners: Vec<ListenerOptions>,
+    /// Whose word about a client's address is taken.
+    pub trusted: Arc<TrustedNetworks>,
     pub namespaces: Arc<Namespaces>,
     /// Of the same namespaces, what sessions need.
     pub rules: Arc<Namespaces<ChannelRules>>,

@@ -33,6 +33,16 @@ impl Core {
             return self.close(slot, disconnect);
         }
         self.owned.events.received(slot, bytes.len());
+        let mut bytes = bytes;
+        if let Some(connection) = self.links.connections.get(slot)
+            && connection.link.awaits_proxy()
+            && !connection.link.is_closing()
+        {
+            match self.take_proxy_header(slot, bytes) {
+                Some(len) => bytes = &mut bytes[len..],
+                None => bytes = &mut [],
+            }
+        }
         match self.links.connections.get(slot) {
             Some(connection) if connection.link.is_layered() => self.open(slot, bytes),
             _ => self.handle_bytes(slot, bytes),

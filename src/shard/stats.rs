@@ -151,6 +151,10 @@ pub enum Cause {
     HandshakeAborted,
     HandshakesFull,
     TlsOnPlainPort,
+    ProxyStranger,
+    ProxyHeaderMissing,
+    ProxyHeaderMalformed,
+    ProxyHeaderTimeout,
     FrameNotUtf8,
     FrameTooBig,
     FrameNotDeflate,
@@ -169,7 +173,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 29] = [
+    const ALL: [(Cause, &'static str); 33] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
@@ -184,6 +188,10 @@ impl Cause {
         (Cause::HandshakeAborted, "tls_handshake_aborted"),
         (Cause::HandshakesFull, "tls_handshakes_full"),
         (Cause::TlsOnPlainPort, "tls_on_plain_port"),
+        (Cause::ProxyStranger, "proxy_stranger"),
+        (Cause::ProxyHeaderMissing, "proxy_header_missing"),
+        (Cause::ProxyHeaderMalformed, "proxy_header_malformed"),
+        (Cause::ProxyHeaderTimeout, "proxy_header_timeout"),
         (Cause::FrameNotUtf8, "frame_not_utf8"),
         (Cause::FrameTooBig, "frame_too_big"),
         (Cause::FrameNotDeflate, "frame_not_deflate"),
@@ -248,10 +256,20 @@ const REFUSALS: [(ErrorCode, &str); 14] = [
     (ErrorCode::Conflict, "error_113"),
 ];
 
+/// By cause.
+#[derive(Clone, Debug)]
+struct Faults([u64; Cause::ALL.len()]);
+
+impl Default for Faults {
+    fn default() -> Faults {
+        Faults([0; Cause::ALL.len()])
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     pub counters: Counters,
-    faults: [u64; Cause::ALL.len()],
+    faults: Faults,
     layers: [u64; LayerFault::ALL.len()],
     disconnects: [u64; DISCONNECTS.len()],
     error_codes: [u64; REFUSALS.len()],
@@ -260,7 +278,7 @@ pub struct Stats {
 
 impl Stats {
     pub fn fault(&mut self, cause: Cause) {
-        self.faults[cause as usize] += 1;
+        self.faults.0[cause as usize] += 1;
     }
 
     pub fn layer_fault(&mut self, fault: LayerFault) {
@@ -290,7 +308,7 @@ impl Stats {
     /// Adds the counters to a report whose gauges are set.
     pub fn report(&self, into: &mut ShardStats) {
         into.counters = self.counters.list();
-        let faults = Cause::ALL.iter().map(|&(cause, name)| (name, self.faults[cause as usize]));
+        let faults = Cause::ALL.iter().map(|&(cause, name)| (name, self.faults.0[cause as usize]));
         let disconnects = DISCONNECTS.iter().zip(&self.disconnects).map(|((_, name), count)| (*name, *count));
         let error_codes = REFUSALS.iter().zip(&self.error_codes).map(|((_, name), count)| (*name, *count));
         let tokens = TokenFault::ALL.iter().zip(&self.tokens).map(|(fault, count)| (fault.cause(), *count));

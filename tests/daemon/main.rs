@@ -21,6 +21,7 @@ mod origins;
 mod pace;
 mod ports;
 mod process;
+mod proxied;
 mod requests;
 mod socket;
 mod temporary;

@@ -347,9 +347,10 @@ fn options(
     ShardOptions {
         listeners: vec![
             ListenerOptions::default(),
-            ListenerOptions { layer: Some(Arc::new(Maker)) },
-            ListenerOptions { layer: Some(tls::maker()) },
+            ListenerOptions { layer: Some(Arc::new(Maker)), ..ListenerOptions::default() },
+            ListenerOptions { layer: Some(tls::maker()), ..ListenerOptions::default() },
         ],
+        trusted: Default::default(),
         namespaces: Arc::new(namespaces),
         rules: Arc::new(rules),
         hub: HubLimits {

@@ -11,10 +11,17 @@ use crate::driver::types::{AcceptFailure, SendCause, SocketOptions};
 pub(in crate::driver) const BACKLOG: i32 = 4096;
 
 /// A listener of one shard: each shard binds its own, and the kernel spreads clients over them.
-pub(in crate::driver) fn listen(addr: SocketAddr, options: SocketOptions) -> io::Result<TcpListener> {
+pub(in crate::driver) fn listen(
+    addr: SocketAddr,
+    ipv6_only: Option<bool>,
+    options: SocketOptions,
+) -> io::Result<TcpListener> {
     use socket2::{Domain, Protocol, Socket, Type};
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
+    if let Some(only) = ipv6_only.filter(|_| addr.is_ipv6()) {
+        socket.set_only_v6(only)?;
+    }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     // Inherited by what is accepted: a message must not wait for the acknowledgement of the one before it.

@@ -588,8 +588,8 @@ enum Source {
 impl Listener {
     fn try_new(options: &ListenerOptions, socket: SocketOptions) -> io::Result<Listener> {
         let (source, address, slot_flags) = match &options.bind {
-            Bind::Tcp(address) => {
-                let listener = sys::listen(*address, socket)?;
+            Bind::Tcp(address, ipv6_only) => {
+                let listener = sys::listen(*address, *ipv6_only, socket)?;
                 let address = ListenAddress::Tcp(listener.local_addr()?);
                 (Source::Tcp(listener), address, 0)
             }

@@ -1,0 +1,85 @@
+//! Connections that come by a proxy: the PROXY header before their first byte, and from whom it is taken.
+
+use std::net::IpAddr;
+
+use crate::proto::proxy_protocol::{self, ProxyFault, ProxyHeader};
+use crate::shard::core::Core;
+use crate::shard::stats::Cause;
+
+impl Core {
+    /// Whether a connection's word about others is taken: `address` is the client's as far as it is known.
+    pub fn is_trusted(&self, slot: u32, address: Option<IpAddr>) -> bool {
+        let trusted = &self.env.options.trusted;
+        match address {
+            Some(address) => trusted.trusts(address),
+            None => trusted.trusts_unix() && self.listener(slot).is_unix,
+        }
+    }
+
+    /// For a new connection by a listener with the PROXY protocol. False when it is a stranger's: the caller closes it.
+    pub fn expect_proxy_header(&mut self, slot: u32) -> bool {
+        if !self.is_trusted(slot, self.client_address(slot)) {
+            self.env.stats.fault(Cause::ProxyStranger);
+            self.tell_refused(
+                "proxy_stranger",
+                "a connection that should begin with a PROXY header is not of trusted_networks",
+            );
+            return false;
+        }
+        if let Some(connection) = self.links.connections.get_mut(slot) {
+            connection.link.set_awaits_proxy(true);
+        }
+        true
+    }
+
+    /// Takes input of a connection whose PROXY header is not complete; gives how much of `bytes` is of the header. `None`: it is
+    /// not complete yet, or the connection is given up.
+    pub fn take_proxy_header(&mut self, slot: u32, bytes: &[u8]) -> Option<usize> {
+        let kept = self.links.proxied.remove(&slot);
+        let before = kept.as_ref().map_or(0, Vec::len);
+        let all = match kept {
+            Some(mut kept) => {
+                kept.extend_from_slice(bytes);
+                Some(kept)
+            }
+            None => None,
+        };
+        match proxy_protocol::parse(all.as_deref().unwrap_or(bytes)) {
+            Ok(None) => {
+                self.links.proxied.insert(slot, all.unwrap_or_else(|| bytes.to_vec()));
+                None
+            }
+            Ok(Some(ProxyHeader { len, client })) => {
+                if let Some(connection) = self.links.connections.get_mut(slot) {
+                    connection.link.set_awaits_proxy(false);
+                }
+                if let Some(client) = client {
+                    self.links.addresses.insert(slot, client);
+                }
+                // What was kept was incomplete: the header ends in what has come now.
+                Some(len - before)
+            }
+            Err(fault) => {
+                self.env.stats.fault(match fault {
+                    ProxyFault::Missing => Cause::ProxyHeaderMissing,
+                    ProxyFault::Malformed | ProxyFault::TooLong => Cause::ProxyHeaderMalformed,
+                });
+                self.tell_refused("proxy_header", "a proxy sent no PROXY header, or one that cannot be read");
+                self.give_up(slot);
+                None
+            }
+        }
+    }
+
+    /// The header of a connection has not come in time.
+    pub fn handle_proxy_timer(&mut self, slot: u32) {
+        self.env.stats.fault(Cause::ProxyHeaderTimeout);
+        self.give_up(slot);
+    }
+
+    fn tell_refused(&self, cause: &'static str, what: &'static str) {
+        if let Some(control) = &self.env.control {
+            control.tell(cause, what);
+        }
+    }
+}
