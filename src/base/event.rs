@@ -3,6 +3,7 @@
 //! What each looks like on the wire is said in `control/events`.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
@@ -89,6 +90,8 @@ pub struct Who {
     pub user: UserName,
     /// `websocket`, `sse`, `http_stream`, `uni_websocket`.
     pub transport: &'static str,
+    /// Where it comes from; `None` where that is not known.
+    pub address: Option<IpAddr>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,6 +8,23 @@ use ipnet::IpNet;
 /// What stands for every unix socket where networks are written.
 const UNIX: &str = "unix:";
 
+/// The header field by which proxies say whom a request is of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddressField {
+    #[default]
+    XForwardedFor,
+    Forwarded,
+}
+
+impl AddressField {
+    pub fn name(self) -> &'static str {
+        match self {
+            AddressField::XForwardedFor => "x-forwarded-for",
+            AddressField::Forwarded => "forwarded",
+        }
+    }
+}
+
 /// One entry of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trusted {
@@ -49,10 +66,11 @@ impl fmt::Display for Trusted {
 pub struct TrustedNetworks {
     networks: Box<[IpNet]>,
     unix: bool,
+    field: AddressField,
 }
 
 impl TrustedNetworks {
-    pub fn new(all: &[Trusted]) -> TrustedNetworks {
+    pub fn new(all: &[Trusted], field: AddressField) -> TrustedNetworks {
         let network = |trusted: &Trusted| match trusted {
             Trusted::Network(network) => Some(*network),
             Trusted::Unix => None,
@@ -60,7 +78,18 @@ impl TrustedNetworks {
         TrustedNetworks {
             networks: all.iter().filter_map(network).collect(),
             unix: all.contains(&Trusted::Unix),
+            field,
         }
+    }
+
+    /// The field in which they say it.
+    pub fn field(&self) -> AddressField {
+        self.field
+    }
+
+    /// Nobody comes by TCP who is trusted.
+    pub fn has_no_network(&self) -> bool {
+        self.networks.is_empty()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -84,7 +113,8 @@ mod tests {
     use super::*;
 
     fn networks(all: &[&str]) -> TrustedNetworks {
-        TrustedNetworks::new(&all.iter().map(|text| Trusted::parse(text).unwrap()).collect::<Vec<_>>())
+        let all: Vec<Trusted> = all.iter().map(|text| Trusted::parse(text).unwrap()).collect();
+        TrustedNetworks::new(&all, AddressField::default())
     }
 
     #[test]

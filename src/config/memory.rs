@@ -17,8 +17,8 @@ const CONNECTION_TLS_BYTES: u64 = 512;
 const CONNECTION_KERNEL_BYTES: u64 = 4_300;
 /// What is counted of a connection for the event of its end, where that is sent.
 const CONNECTION_LIFE_BYTES: u64 = 32;
-/// The queue of events: 65,536 places of 128 bytes, and 32 MiB of clients' messages.
-pub const EVENT_QUEUE_BYTES: u64 = 65_536 * 128 + (32 << 20);
+/// The queue of events: 65,536 places of 144 bytes, and 32 MiB of clients' messages.
+pub const EVENT_QUEUE_BYTES: u64 = 65_536 * 144 + (32 << 20);
 /// A message of an inbox: its place in the queue and the ask behind it, in each of the three queues of an inbox.
 const INBOX_MESSAGE_BYTES: u64 = 3 * 512;
 /// Program, stacks, allocator, control plane: what a node without any client takes.

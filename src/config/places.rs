@@ -4,7 +4,7 @@
 
 use crate::base::address::{ListenAddress, Serves};
 use crate::base::limits::LISTENERS_MAX;
-use crate::base::trusted::{Trusted, TrustedNetworks};
+use crate::base::trusted::TrustedNetworks;
 use crate::config::listeners::Listeners;
 use crate::config::sections::{Config, ListenerOptions};
 
@@ -76,7 +76,7 @@ impl Config {
     }
 
     pub fn trusted(&self) -> TrustedNetworks {
-        TrustedNetworks::new(&self.trusted_networks)
+        TrustedNetworks::new(&self.trusted_networks, self.client_address_field)
     }
 
     /// Somebody gets to know where clients come from, or is judged by it.
@@ -137,7 +137,7 @@ pub(super) fn check_listeners(config: &Config, require: &mut impl FnMut(bool, &s
         );
         let trusted = config.trusted();
         let somebody = match address {
-            ListenAddress::Tcp(_) => !trusted.is_empty() && trusted != TrustedNetworks::new(&[Trusted::Unix]),
+            ListenAddress::Tcp(_) => !trusted.has_no_network(),
             ListenAddress::Unix(_) => trusted.trusts_unix(),
         };
         require(

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::address::{ListenAddress, Serves};
-use crate::base::trusted::Trusted;
+use crate::base::trusted::{AddressField, Trusted};
 use crate::config::authorities::Authorities;
 use crate::config::listeners::{FileMode, Listeners};
 use crate::config::table::{Entries, Named, Section, settings};
@@ -27,9 +27,12 @@ settings! {
         pub listen_tls: Option<Listeners> = None, flag "listen-tls" "ADDR", example "\"0.0.0.0:8443\"";
         /// Who may connect to the unix sockets of `listen`: permission bits of their files. Only who may write does.
         pub unix_socket_mode: FileMode = FileMode(0o660);
-        /// Networks of proxies whose word about a client's address is taken: the PROXY protocol where a [[listener]] has it, and
-        /// `Forwarded` or `X-Forwarded-For` of a request. "unix:" is every program that comes by a unix socket. Empty: nobody's.
+        /// Networks of proxies whose word about a client's address is taken: the PROXY header where a [[listener]] has it, and
+        /// `client_address_field` of a request. "unix:" is every program that comes by a unix socket. Empty: nobody's.
         pub trusted_networks: Vec<Trusted> = Vec::new(), example "[\"10.0.0.0/8\", \"unix:\"]";
+        /// The header field in which those proxies say whom a request is of: "x-forwarded-for" or "forwarded" (RFC 7239). The
+        /// other one is not read: a proxy passes on what a client has written there.
+        pub client_address_field: AddressField = AddressField::XForwardedFor;
         /// Where the server API and /metrics are served instead of on `listen`. Unset: on `listen`, where /metrics
         /// needs the API key unless the address is loopback.
         pub api_listen: Option<SocketAddr> = None, flag "api-listen" "ADDR", example "\"127.0.0.1:9000\"";

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::address::Serves;
+use crate::base::trusted::AddressField;
 use crate::hub::GapPolicy;
 use crate::hub::users::UserPolicy;
 
@@ -390,6 +391,8 @@ word_settings!(WhenUnavailable, "\"refuse\" or \"let-in\"",
 word_settings!(GapPolicy, "\"tell\", \"latest\" or \"close\"",
     "tell" => GapPolicy::Tell, "latest" => GapPolicy::Latest, "close" => GapPolicy::Close);
 
+word_settings!(AddressField, "\"x-forwarded-for\" or \"forwarded\"",
+    "x-forwarded-for" => AddressField::XForwardedFor, "forwarded" => AddressField::Forwarded);
 word_settings!(Serves, "\"clients\", \"api\" or \"both\"",
     "clients" => Serves::Clients, "api" => Serves::Api, "both" => Serves::Both);
 word_settings!(UserPolicy, "\"reject\" or \"replace\"",

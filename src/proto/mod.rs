@@ -8,6 +8,7 @@
 
 pub mod centrifuge;
 pub mod encoding;
+pub mod forwarded;
 pub mod http1;
 pub mod proxy_protocol;
 pub mod unidirectional;

@@ -3,6 +3,7 @@
 //!
 //! The shapes on the wire are the control plane's business (`control/hooks`); the words here are the client protocol's.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
@@ -36,6 +37,8 @@ pub struct Caller {
     pub headers: Option<Arc<Headers>>,
     /// That the client has shown.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// `None` where it is not known.
+    pub address: Option<IpAddr>,
 }
 
 /// Names in lower case, and values: bytes, as those of HTTP are.

@@ -10,6 +10,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::base::budget::Held;
@@ -63,6 +64,8 @@ pub struct Hello {
     pub subprotocols: Box<[Box<str>]>,
     /// That the client has shown.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// The client's; `None` where it is not known.
+    pub address: Option<IpAddr>,
 }
 
 /// One WebSocket message, either way.

@@ -196,7 +196,6 @@ impl Core {
 
     /// Where the client of a connection comes from: `None` for a unix socket, and where no listener asks (see
     /// [`crate::driver::ListenerOptions::addresses`]).
-    #[allow(dead_code, reason = "hook calls, events and admission are to use it")]
     pub fn client_address(&self, slot: u32) -> Option<IpAddr> {
         self.links.addresses.get(slot)
     }

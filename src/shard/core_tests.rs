@@ -56,7 +56,6 @@ fn options() -> ShardOptions {
     ShardOptions {
         listeners: Vec::new(),
         trusted: Default::default(),
-        compression: None,
         rules: Arc::new(namespaces.map(|_| rules.clone())),
         namespaces: Arc::new(namespaces),
         hub: HubLimits::default(),

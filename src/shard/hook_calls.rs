@@ -18,13 +18,13 @@ const TRANSPORT: &str = "websocket";
 
 impl Core {
     /// Those header fields of a request that the backend gets to see; `None` where there are none to keep.
-    pub fn forwarded(&self, head: &RequestHead<'_>) -> Option<Arc<Headers>> {
+    pub fn forwarded(&self, slot: u32, head: &RequestHead<'_>) -> Option<Arc<Headers>> {
         let wanted = &self.env.options.forward_headers;
         if wanted.is_empty() {
             return None;
         }
         let mut headers: Vec<(Box<str>, Box<[u8]>)> = Vec::new();
-        for wanted in wanted {
+        for wanted in wanted.iter().filter(|name| self.passes_on(slot, name)) {
             let values = head.fields().all(wanted);
             match &**wanted {
                 // Several are one string (RFC 9113 section 8.2.3); a backend may look at the first line only.
@@ -44,6 +44,7 @@ impl Core {
     pub fn ask_for_client(&mut self, slot: u32, matter: Matter) {
         let conn = self.conn_id(slot);
         let client = self.client_id(slot);
+        let address = self.client_address(slot);
         let Some(session) = self.links.connections.session(slot) else {
             return;
         };
@@ -55,6 +56,7 @@ impl Core {
             meta: session.meta().cloned(),
             headers: session.headers().cloned(),
             certificate: self.links.layers.certificate(slot),
+            address,
         };
         let (number, waiting) = self.put_question(conn, caller, matter);
         let until = self.env.now + self.env.options.question_patience;

@@ -134,6 +134,7 @@ impl Core {
         let (asked, consumed) = match http1::parse_head(bytes) {
             Ok(None) => return None,
             Ok(Some((head, consumed))) => {
+                self.note_forwarded(slot, &head);
                 let serves = self.listener(slot).serves;
                 if serves == Serves::Api {
                     (self.plain(&head, serves), consumed)
@@ -142,7 +143,7 @@ impl Core {
                 } else if let Some(place) = self.tunnel_at(head.path) {
                     return Some(self.handle_tunnel_head(slot, place, &head, bytes, consumed));
                 } else {
-                    (self.route(&head, serves), consumed)
+                    (self.route(slot, &head, serves), consumed)
                 }
             }
             Err(fault) => {
@@ -196,7 +197,7 @@ impl Core {
         }
     }
 
-    fn route(&self, head: &RequestHead<'_>, serves: Serves) -> Asked {
+    fn route(&self, slot: u32, head: &RequestHead<'_>, serves: Serves) -> Asked {
         let is_client = match head.path {
             "/connection/websocket" => true,
             // Plain requests for it are the control plane's.
@@ -232,7 +233,7 @@ impl Core {
             return Asked::Upgraded(Endpoint::Echo, answer, None, agreed);
         }
         let endpoint = Endpoint::Centrifuge(format_of(head, handshake.protocol), self.shown_token(head));
-        Asked::Upgraded(endpoint, answer, self.forwarded(head), agreed)
+        Asked::Upgraded(endpoint, answer, self.forwarded(slot, head), agreed)
     }
 
     /// The token that an upgrade shows, for a connect command without one.

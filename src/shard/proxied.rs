@@ -1,16 +1,19 @@
 //! Connections that come by a proxy: the PROXY header before their first byte, and from whom it is taken.
 
-use std::net::IpAddr;
-
+use crate::proto::forwarded;
+use crate::proto::http1::RequestHead;
 use crate::proto::proxy_protocol::{self, ProxyFault, ProxyHeader};
 use crate::shard::core::Core;
 use crate::shard::stats::Cause;
 
+/// Fields that say an address, in lower case.
+const ADDRESS_FIELDS: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+
 impl Core {
-    /// Whether a connection's word about others is taken: `address` is the client's as far as it is known.
-    pub fn is_trusted(&self, slot: u32, address: Option<IpAddr>) -> bool {
+    /// Whether the peer of a connection is one whose word about others is taken.
+    pub fn is_trusted(&self, slot: u32) -> bool {
         let trusted = &self.env.options.trusted;
-        match address {
+        match self.links.addresses.peer(slot) {
             Some(address) => trusted.trusts(address),
             None => trusted.trusts_unix() && self.listener(slot).is_unix,
         }
@@ -18,7 +21,7 @@ impl Core {
 
     /// For a new connection by a listener with the PROXY protocol. False when it is a stranger's: the caller closes it.
     pub fn expect_proxy_header(&mut self, slot: u32) -> bool {
-        if !self.is_trusted(slot, self.client_address(slot)) {
+        if !self.is_trusted(slot) {
             self.env.stats.fault(Cause::ProxyStranger);
             self.tell_refused(
                 "proxy_stranger",
@@ -69,6 +72,23 @@ impl Core {
                 None
             }
         }
+    }
+
+    /// Finds out whom a request is of, by the word of a trusted proxy. From anybody else the field means nothing.
+    pub fn note_forwarded(&mut self, slot: u32, head: &RequestHead<'_>) {
+        let trusted = &self.env.options.trusted;
+        if trusted.is_empty() || !self.is_trusted(slot) {
+            return;
+        }
+        let lines: Vec<&[u8]> = head.fields().all(trusted.field().name()).collect();
+        let client = forwarded::client(trusted.field(), lines.into_iter(), |address| trusted.trusts(address));
+        self.links.addresses.claim(slot, client);
+    }
+
+    /// Whether a field of a request is the word of somebody who may say it. Where proxies are named, what others claim about
+    /// addresses goes to no backend.
+    pub fn passes_on(&self, slot: u32, name: &str) -> bool {
+        !ADDRESS_FIELDS.contains(&name) || self.env.options.trusted.is_empty() || self.is_trusted(slot)
     }
 
     /// The header of a connection has not come in time.

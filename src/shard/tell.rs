@@ -81,6 +81,7 @@ impl Core {
         Some(Who {
             client: self.client_id(slot),
             transport: peer.transport()?,
+            address: self.client_address(slot),
             user: peer.user().cloned().unwrap_or_else(|| "".into()),
         })
     }

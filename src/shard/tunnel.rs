@@ -69,8 +69,11 @@ impl Core {
                 HttpFault { status: 403, reason: "origin is not allowed" }.write(&mut error_code);
             }
             Ok(handshake) => {
-                let mut hello = hello(head, &self.env.options.tunnels[usize::from(place)]);
+                let mut hello = hello(head, &self.env.options.tunnels[usize::from(place)], |name| {
+                    self.passes_on(slot, name)
+                });
                 hello.certificate = self.links.layers.certificate(slot);
+                hello.address = self.client_address(slot);
                 let matter = TunnelMatter::Connect(Box::new(hello));
                 let hook_call =
                     TunnelCall { tunnel: place, client: self.client_id(slot), user: None, matter };
@@ -460,8 +463,9 @@ impl Core {
 }
 
 /// What the backend gets to see of a request.
-fn hello(head: &RequestHead<'_>, options: &TunnelOptions) -> Hello {
-    let headers = options.forward_headers.iter().filter_map(|name| {
+fn hello(head: &RequestHead<'_>, options: &TunnelOptions, passes_on: impl Fn(&str) -> bool) -> Hello {
+    let wanted = options.forward_headers.iter().filter(|name| passes_on(name));
+    let headers = wanted.filter_map(|name| {
         // Several lines are one list (RFC 9110 section 5.3), cookies one string (RFC 9113 section 8.2.3).
         let separator = if &**name == "cookie" { "; " } else { ", " };
         let values: Vec<_> = head.fields().all(name).map(String::from_utf8_lossy).collect();
@@ -473,6 +477,7 @@ fn hello(head: &RequestHead<'_>, options: &TunnelOptions) -> Hello {
         headers: headers.collect(),
         subprotocols: offered.map(|token| String::from_utf8_lossy(token).into()).collect(),
         certificate: None,
+        address: None,
     }
 }
 

@@ -208,3 +208,98 @@ on_both_drivers! {
         assert!(daemon.stop().success());
     }
 }
+
+/// What the backend has been told, and of which addresses.
+fn told(api: impl Read + Write) -> Vec<String> {
+    let head =
+        format!("GET /api/events HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\nConnection: close\r\n\r\n");
+    let answer = asked(api, &[head.as_bytes()]);
+    let (_, body) = answer.split_once("\r\n\r\n").expect("an answer");
+    let page: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let events = page["events"].as_array().expect("events");
+    events.iter().map(|event| format!("{} {}", event["type"].as_str().unwrap(), event["address"])).collect()
+}
+
+on_both_drivers! {
+    /// Of a stream, as a stream's head is all that it takes to be a client.
+    fn the_backend_learns_whom_a_client_is_of(driver: Driver) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("proxy.sock");
+        let tables = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\nproxy_protocol = true\nserves = \"both\"\n\
+             [[listener]]\naddress = \"unix:{}\"\n",
+            path.display()
+        );
+        let settings = [
+            ("TRUSTED_NETWORKS", "127.0.0.2,10.0.0.0/8,unix:"),
+            ("EVENTS_TYPES", "connected,disconnected"),
+        ];
+        let daemon = Daemon::start_written(driver, &["--shards", "1"], &settings, &tables);
+        daemon.wait_for_log("  API      ");
+        let [ordinary, proxied] = daemon.addresses()[..] else { panic!("{:?}", daemon.addresses()) };
+        let stream = |fields: &str| format!("GET /sse?channel=open:a HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n");
+        let stranger = Ipv4Addr::new(127, 0, 0, 3);
+        let cases: [(Connect, String, &str); 10] = [
+            (Box::new(move || Box::new(from(stranger, ordinary))), stream(""), "127.0.0.3"),
+            // Its claim is nobody's word.
+            (Box::new(move || Box::new(from(stranger, ordinary))), stream("X-Forwarded-For: 192.0.2.9\r\n"), "127.0.0.3"),
+            (Box::new(move || Box::new(from(PROXY, ordinary))), stream("X-Forwarded-For: 192.0.2.9\r\n"), "192.0.2.9"),
+            (
+                Box::new(move || Box::new(from(PROXY, ordinary))),
+                stream("X-Forwarded-For: 1.1.1.1, 192.0.2.9\r\nX-Forwarded-For: 10.0.0.1\r\n"),
+                "192.0.2.9",
+            ),
+            (Box::new(move || Box::new(from(PROXY, ordinary))), stream("Forwarded: for=192.0.2.9\r\n"), "127.0.0.2"),
+            (Box::new(move || Box::new(from(PROXY, ordinary))), stream("X-Forwarded-For: unknown\r\n"), "127.0.0.2"),
+            (
+                Box::new({
+                    let path = path.clone();
+                    move || Box::new(unix(&path))
+                }),
+                stream("X-Forwarded-For: 2001:db8::9\r\n"),
+                "2001:db8::9",
+            ),
+            (Box::new(move || Box::new(from(PROXY, proxied))), String::from_utf8_lossy(LINE).into_owned() + &stream(""), "192.0.2.7"),
+            // Who is behind the PROXY header is no proxy, whatever it says.
+            (
+                Box::new(move || Box::new(from(PROXY, proxied))),
+                String::from_utf8_lossy(LINE).into_owned() + &stream("X-Forwarded-For: 1.1.1.1\r\n"),
+                "192.0.2.7",
+            ),
+            (
+                Box::new(move || Box::new(from(PROXY, proxied))),
+                "PROXY TCP4 10.0.0.9 10.0.0.1 1 2\r\n".to_string() + &stream("X-Forwarded-For: 1.1.1.1\r\n"),
+                "1.1.1.1",
+            ),
+        ];
+        let mut expected = Vec::new();
+        for (connect, request, address) in cases {
+            let mut client = connect();
+            client.write_all(request.as_bytes()).unwrap();
+            let mut start = [0; 15];
+            client.read_exact(&mut start).unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200 OK");
+            drop(client);
+            for kind in ["connected", "disconnected"] {
+                expected.push(format!("{kind} \"{address}\""));
+                let end = std::time::Instant::now() + DEADLINE;
+                let api = || {
+                    let mut stream = from(PROXY, proxied);
+                    stream.write_all(b"PROXY UNKNOWN\r\n").unwrap();
+                    stream
+                };
+                while told(api()).len() < expected.len() {
+                    assert!(std::time::Instant::now() < end, "{:?}", told(api()));
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                assert_eq!(told(api())[..expected.len()], expected);
+            }
+        }
+        assert!(daemon.stop().success());
+    }
+}
+
+type Connect = Box<dyn FnOnce() -> Box<dyn ReadWrite>>;
+
+trait ReadWrite: Read + Write {}
+impl<T: Read + Write> ReadWrite for T {}

@@ -73,7 +73,7 @@ for (const { driver, form } of runs) {
       const event = await connected(made);
       assert.deepEqual(event.data, { hello: [1] });
       assert.deepEqual(backend.of('connect').at(-1), {
-        client: event.client, transport: 'websocket', protocol: form, encoding: 'json',
+        client: event.client, transport: 'websocket', protocol: form, encoding: 'json', address: '127.0.0.1',
         name: 'test', version: '1.2', data: { result },
       });
       await until(() => told.length === 2, 'both subscriptions');

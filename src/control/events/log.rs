@@ -1,6 +1,7 @@
 //! The log: events by number, as their JSON, the oldest of them given up for room.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -63,6 +64,8 @@ struct Told<'e> {
     to: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<Certificate<'e>>,
 }
@@ -194,11 +197,13 @@ fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
     match &event.what {
         What::Connected(who, certificate) => {
             told.of(who);
+            told.address = who.address;
             told.certificate = certificate.as_deref().map(Certificate::of);
         }
         What::Disconnected(who, farewell) => {
             let Farewell { code, reason, duration_ms, received_bytes, sent_bytes } = &**farewell;
             told.of(who);
+            told.address = who.address;
             (told.code, told.reason) = (Some(*code), Some(&**reason));
             told.duration_ms = Some(*duration_ms);
             (told.received_bytes, told.sent_bytes) = (Some(*received_bytes), Some(*sent_bytes));
@@ -247,6 +252,7 @@ mod tests {
             client: ClientId(0x0123_4567_89ab_4cde_8f01_2345_6789_abcd),
             user: "ann \"x\"".into(),
             transport: "sse",
+            address: None,
         }
     }
 
@@ -321,15 +327,17 @@ mod tests {
     }
 
     #[test]
-    fn who_connects_with_a_certificate_is_told_with_it() {
+    fn who_connects_is_told_with_its_certificate_and_address() {
         let mut log = Log::new(1 << 20);
         let certificate = ClientCertificate { subject: "CN=a \"b\"".into(), fingerprint: [0xab; 32] };
-        log.push(&event(What::Connected(who(), Some(Arc::new(certificate)))));
+        let who = Who { address: Some([192, 0, 2, 7].into()), ..who() };
+        log.push(&event(What::Connected(who, Some(Arc::new(certificate)))));
         let (events, _) = read(&log, 0, 100);
         assert_eq!(
             events[0]["certificate"],
             json!({"subject": "CN=a \"b\"", "fingerprint": "ab".repeat(32)})
         );
+        assert_eq!(events[0]["address"], "192.0.2.7");
     }
 
     #[test]

@@ -98,7 +98,7 @@ mod tests {
     use crate::base::ids::ClientId;
 
     fn message(bytes: usize) -> Event {
-        let who = Who { client: ClientId(1), user: "u".into(), transport: "websocket" };
+        let who = Who { client: ClientId(1), user: "u".into(), transport: "websocket", address: None };
         Event { time_ms: 1, what: What::Message(who, vec![b'1'; bytes].into()) }
     }
 

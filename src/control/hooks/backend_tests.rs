@@ -56,6 +56,7 @@ fn hook_call(matter: Matter) -> HookCall {
         meta: None,
         headers: Some(Arc::new(headers)),
         certificate: None,
+        address: None,
     };
     HookCall { hook: "b".into(), caller, matter }
 }

@@ -84,6 +84,9 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
     if !matches!(matter, Matter::Connect { .. }) {
         object.text("user", &caller.user);
     }
+    if let Some(address) = caller.address {
+        object.text("address", &address.to_string());
+    }
     if let Some(certificate) = &caller.certificate {
         object.json("certificate", &serde_json::to_vec(&Certificate::of(certificate)).unwrap_or_default());
     }

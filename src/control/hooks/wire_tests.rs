@@ -17,6 +17,7 @@ fn hook_call(matter: Matter) -> HookCall {
         meta: Some(Bytes::from_static(b"{\"k\":1}")),
         headers: None,
         certificate: None,
+        address: None,
     };
     HookCall { hook: "backend".into(), caller, matter }
 }
@@ -47,13 +48,15 @@ fn sub_refresh() -> Matter {
 }
 
 #[test]
-fn a_client_with_a_certificate_is_asked_about_with_it() {
+fn a_client_is_asked_about_with_its_certificate_and_address() {
     let mut call = hook_call(Matter::Refresh);
     let certificate = ClientCertificate { subject: "CN=a".into(), fingerprint: [7; 32] };
     call.caller.certificate = Some(Arc::new(certificate));
+    call.caller.address = Some(std::net::IpAddr::from([192, 0, 2, 7]));
     let text = String::from_utf8(encode(&call, Encoding::default())).unwrap();
     let expected = format!(r#""certificate":{{"subject":"CN=a","fingerprint":"{}"}}"#, "07".repeat(32));
     assert!(text.contains(&expected), "{text}");
+    assert!(text.contains(r#""address":"192.0.2.7""#), "{text}");
 }
 
 #[test]

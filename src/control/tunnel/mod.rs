@@ -24,6 +24,7 @@ pub mod routes;
 mod tickets;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -233,6 +234,7 @@ impl Tunnels {
             headers: Pairs(&hello.headers),
             subprotocols: &hello.subprotocols,
             certificate: hello.certificate.as_deref().map(Certificate::of),
+            address: hello.address,
         };
         let answered = match turn {
             Ok(_turn) => {
@@ -490,6 +492,8 @@ struct ConnectBody<'b> {
     subprotocols: &'b [Box<str>],
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<Certificate<'b>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
 }
 
 struct Pairs<'p>(&'p [(Box<str>, Box<str>)]);

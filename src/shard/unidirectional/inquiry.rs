@@ -40,6 +40,7 @@ impl Core {
             meta: identity.and_then(|known| known.meta.clone()),
             headers,
             certificate: self.links.layers.certificate(slot),
+            address: self.client_address(slot),
         }
     }
 

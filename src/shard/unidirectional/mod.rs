@@ -97,7 +97,7 @@ impl Core {
         let request = match request {
             Ok(request) => request,
             Err(Stop::CallHook(matter, identity)) => {
-                let caller = self.uni_caller(slot, endpoint, identity.as_deref(), self.forwarded(head));
+                let caller = self.uni_caller(slot, endpoint, identity.as_deref(), self.forwarded(slot, head));
                 let step = Step::Head { bytes: bytes[..head_len].into(), said: said.unwrap_or_default() };
                 self.ask_for_uni(slot, step, endpoint, form, caller, matter, &bytes[head_len..]);
                 return bytes.len();
@@ -264,7 +264,11 @@ impl Core {
             origin: form.allowed_origin().map(Box::from),
             keep_alive: form.keep_alive,
             decoder,
-            publish: Some(Box::new(PublishCommand { request, reply: form, headers: self.forwarded(head) })),
+            publish: Some(Box::new(PublishCommand {
+                request,
+                reply: form,
+                headers: self.forwarded(slot, head),
+            })),
             ..Request::default()
         };
         let mut http = Box::<Http>::default();
