@@ -331,7 +331,7 @@ fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<
         _ => {}
     }
     if load.profile == ProfileName::Floor {
-        return Ok(Publishing::Http(floor_publishing(target, &address.host)));
+        return Ok(Publishing::Http(Box::new(floor_publishing(target, &address.host))));
     }
     let pusher = (load.profile == ProfileName::Pusher).then(|| PusherKeys {
         app: load.protocol.pusher_app.clone(),
@@ -359,7 +359,7 @@ fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<
         ProfileName::Pusher => r#"{"name":"message","channels":["{channel}"],"data":{string}}"#,
         _ => r#"{"channel":"{channel}","data":{data}}"#,
     });
-    Ok(Publishing::Http(HttpPublishing {
+    Ok(Publishing::Http(Box::new(HttpPublishing {
         target: api.resolve().map_err(SetupFault)?,
         tls: tls(load, &api, 0)?,
         host: api.host,
@@ -367,7 +367,7 @@ fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<
         headers,
         body: Template::new(body),
         pusher,
-    }))
+    })))
 }
 
 /// The floor is given what the target would send: a publication of the Centrifuge protocol.
@@ -391,7 +391,7 @@ pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32
         profile: Arc::new(Floor),
         target,
         tls: None,
-        publishing: Publishing::Http(floor_publishing(target, &host)),
+        publishing: Publishing::Http(Box::new(floor_publishing(target, &host))),
         host,
         headers: Vec::new(),
         compression: false,

@@ -35,7 +35,7 @@ const TURN_MAX: u32 = 64;
 /// How publications reach the server.
 #[derive(Clone, Debug)]
 pub enum Publishing {
-    Http(HttpPublishing),
+    Http(Box<HttpPublishing>),
     /// On connections of the profile itself. There is no acknowledgement: sent counts as published.
     Client,
 }
