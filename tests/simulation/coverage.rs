@@ -30,7 +30,6 @@ const REQUIRED: &[&str] = &[
     "frame_not_deflate",
     "messages_inflated_total",
     "messages_compressed_total",
-    "inflating_paused_total",
     "http_malformed",
     "http_timeout",
     "disconnect_3005",

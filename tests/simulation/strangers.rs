@@ -78,10 +78,12 @@ impl Hostile {
                 0 => frame[0] |= 0x40,
                 // As long as a message may be, or a byte longer, many times in one read.
                 1 => {
-                    let bomb = vec![b' '; stage.scenario.options.message_bytes_max + stage.prng.usize(..2)];
+                    let max = stage.scenario.options.message_bytes_max + usize::from(stage.prng.u8(..8) == 0);
+                    let bomb = format!("{:>max$}", texts[5]);
                     frame.clear();
+                    wire::write_compressed(&mut frame, texts[0].as_bytes(), &mut stage.prng);
                     for _ in 0..stage.prng.usize(1..200) {
-                        wire::write_compressed(&mut frame, &bomb, &mut stage.prng);
+                        wire::write_compressed(&mut frame, bomb.as_bytes(), &mut stage.prng);
                     }
                 }
                 2..5 => {

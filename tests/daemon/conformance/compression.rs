@@ -271,6 +271,8 @@ on_both_drivers! {
             expect_message(&mut greedy, BINARY, &message);
         }
         writing.join().expect("a writer").expect("it is read");
+        let paused = crate::tls::metric(&daemon, "trunkline_inflating_paused_total");
+        assert!(paused > 0, "twenty megabytes in one turn");
         greedy.close();
         honest.close();
     }
