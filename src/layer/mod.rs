@@ -53,9 +53,9 @@ pub trait Layer: Send {
         true
     }
 
-    /// What came asks for work that takes long, up to a millisecond. True once for each step.
-    fn wants_step(&mut self) -> bool {
-        false
+    /// What came asks for work that takes long, up to a millisecond. Said once for each step.
+    fn wants_step(&mut self) -> Option<StepKind> {
+        None
     }
 
     /// Does it. Asked for again when more has come.
@@ -78,6 +78,14 @@ pub enum Opened<'a> {
     End,
     /// What came cannot be understood: the connection is to be closed, once the layer has said why.
     Fault(Fault),
+}
+
+/// Which step of a handshake is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StepKind {
+    /// Its first. Nothing has been put into it yet.
+    First,
+    Further,
 }
 
 /// What a step came to.

@@ -110,7 +110,7 @@ impl Core {
             || !self.links.resuming.is_empty()
             || self.links.compression.has_unread()
             || !self.links.outbox.is_empty()
-            || !self.links.handshakes.due.is_empty()
+            || self.links.handshakes.waiting() > 0
         {
             return Some(Duration::ZERO);
         }

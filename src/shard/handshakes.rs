@@ -1,10 +1,10 @@
 //! Handshakes of layers: how many may be unfinished, whose turn it is, and how long they may take.
 //!
-//! A step is asymmetric cryptography: 0.1 to 1 ms. Those that are connected wait for a few of them in a tick at most; the
-//! steps that are due wait in the order in which they came.
+//! A step is asymmetric cryptography: 0.1 to 1 ms. Those that are connected wait for a few of them in a tick at most. The
+//! steps that are due wait in the order in which they came, those of handshakes that have begun before others.
 
 use crate::base::bytes::Bytes;
-use crate::layer::Step;
+use crate::layer::{Step, StepKind};
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
@@ -13,22 +13,27 @@ use crate::shard::stats::Cause;
 /// Steps of handshakes in one tick: what they delay others by, 2 ms with RSA keys of 2048 bits. More ticks follow at once
 /// while any wait.
 const STEPS_PER_TICK: usize = 2;
+
 impl Core {
     /// The layer of a connection wants a step: until then it is not read from.
-    pub fn handshake_due(&mut self, slot: u32) {
+    pub fn handshake_due(&mut self, slot: u32, kind: StepKind) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        if self.links.handshakes.due.len() >= STEPS_PER_TICK {
+        if self.links.handshakes.waiting() >= STEPS_PER_TICK {
             self.env.stats.counters.tls_handshakes_delayed_total += 1;
         }
-        self.links.handshakes.due.push_back(connection.link.sock(slot));
-        self.links.actions.push(Action::ReadPause(slot));
+        if self.links.handshakes.push(connection.link.sock(slot), kind) {
+            self.links.actions.push(Action::ReadPause(slot));
+        } else {
+            self.env.stats.fault(Cause::HandshakesFull);
+            self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both);
+        }
     }
 
     /// Takes the steps that there is time for in this tick.
     pub fn step_handshakes(&mut self) {
         let mut steps = 0;
         while steps < STEPS_PER_TICK
-            && let Some(sock) = self.links.handshakes.due.pop_front()
+            && let Some(sock) = self.links.handshakes.pop()
         {
             let closing = |slot| self.links.connections.get(slot).is_some_and(|at| at.link.is_closing());
             if self.is_current(sock) && !closing(sock.slot) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::base::address::Serves;
 use crate::base::certificate::ClientCertificate;
 use crate::base::ids::Sock;
-use crate::layer::{Layer, LayerMaker};
+use crate::layer::{Layer, LayerMaker, StepKind};
 
 /// What is particular to the connections of one listener.
 #[derive(Clone, Default)]
@@ -84,12 +84,37 @@ const UNFINISHED_MAX: usize = 4096;
 
 #[derive(Default)]
 pub(in crate::shard) struct Handshakes {
-    /// A step is due. Bound: each once, so [`UNFINISHED_MAX`], and some that are gone.
-    pub due: VecDeque<Sock>,
+    /// Their first step is due. Bound: [`WAITING_MAX`].
+    pub first: VecDeque<Sock>,
+    /// A further step is due: they go first, or work that was done would be lost. Bound: each once, so [`UNFINISHED_MAX`],
+    /// and some that are gone.
+    pub further: VecDeque<Sock>,
     pub unfinished: usize,
 }
 
+/// Handshakes of one shard that wait to begin. Where two steps a tick are all there is time for, they wait a few seconds at
+/// most: a longer line would be served when its clients have given up. One beyond is closed.
+const WAITING_MAX: usize = 512;
+
 impl Handshakes {
+    pub fn waiting(&self) -> usize {
+        self.first.len() + self.further.len()
+    }
+
+    /// False when too many wait.
+    pub fn push(&mut self, sock: Sock, kind: StepKind) -> bool {
+        match kind {
+            StepKind::Further => self.further.push_back(sock),
+            StepKind::First if self.first.len() < WAITING_MAX => self.first.push_back(sock),
+            StepKind::First => return false,
+        }
+        true
+    }
+
+    pub fn pop(&mut self) -> Option<Sock> {
+        self.further.pop_front().or_else(|| self.first.pop_front())
+    }
+
     pub fn is_full(&self) -> bool {
         self.unfinished >= UNFINISHED_MAX
     }

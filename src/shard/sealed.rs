@@ -38,8 +38,8 @@ impl Core {
         layer.release();
         let (speaks, due) = (layer.wants_to_speak(), layer.wants_step());
         self.links.layers.insert(slot, layer);
-        if due {
-            self.handshake_due(slot);
+        if let Some(kind) = due {
+            self.handshake_due(slot, kind);
         }
         if speaks {
             self.seal_soon(slot);

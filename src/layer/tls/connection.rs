@@ -9,7 +9,7 @@ use crate::base::bytes::{Bytes, BytesMut};
 use crate::layer::tls::established::Established;
 use crate::layer::tls::handshake::{Failed, Handshake};
 use crate::layer::tls::record::{alert, plain_alert};
-use crate::layer::{Fault, Layer, Opened, Step};
+use crate::layer::{Fault, Layer, Opened, Step, StepKind};
 
 /// One connection.
 pub struct Tls {
@@ -89,10 +89,10 @@ impl Layer for Tls {
         matches!(self.state, State::Established(_))
     }
 
-    fn wants_step(&mut self) -> bool {
+    fn wants_step(&mut self) -> Option<StepKind> {
         match &mut self.state {
             State::Handshake(handshake) => handshake.wants_step(),
-            _ => false,
+            _ => None,
         }
     }
 

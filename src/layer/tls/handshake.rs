@@ -11,12 +11,12 @@ use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
 use rustls::{CertificateError, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::base::certificate::ClientCertificate;
-use crate::layer::Fault;
 use crate::layer::tls::certificates::client_certificate;
 use crate::layer::tls::established::{Established, alert_fault};
 use crate::layer::tls::keys::Key;
 use crate::layer::tls::record::{self, Version, alert, plain_alert};
 use crate::layer::tls::secrets::{self, Secrets};
+use crate::layer::{Fault, StepKind};
 
 /// Most bytes of a client's handshake. A ClientHello has 2 KiB at most with keys of post-quantum kind, a chain of
 /// certificates seldom 8.
@@ -102,10 +102,10 @@ impl Handshake {
         Failed { fault, outgoing }
     }
 
-    pub fn wants_step(&mut self) -> bool {
+    pub fn wants_step(&mut self) -> Option<StepKind> {
         let due = !self.step_due && matches!(record::whole(&self.incoming, None), Ok(Some(_)));
         self.step_due |= due;
-        due
+        due.then_some(if self.is_unanswered() { StepKind::First } else { StepKind::Further })
     }
 
     /// Works on every whole record that has come, until the handshake is over.

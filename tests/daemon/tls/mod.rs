@@ -347,6 +347,36 @@ on_both_drivers! {
         Secure::websocket(&daemon, &config(&authority), "/echo").echo("room again");
     }
 
+    /// A line so long that its clients would give up before their turn is not begun.
+    fn a_line_of_handshakes_has_an_end(driver: Driver) {
+        const HELLOS: u64 = 1_500;
+        let authority = Authority::new();
+        let daemon = start_with(driver, &authority.sign("a", "localhost"), &["--shards", "1"], "");
+        let client = config(&authority);
+        let mut connected = Secure::websocket(&daemon, &client, "/echo");
+        let connection = rustls::ClientConnection::new(client, "localhost".try_into().expect("a name"));
+        let mut hello = Vec::new();
+        connection.expect("a client").write_tls(&mut hello).expect("memory");
+        let mut crowd: Vec<_> = (0..HELLOS).map(|_| connect(&daemon)).collect();
+        for stream in &mut crowd {
+            stream.write_all(&hello).expect("the daemon reads");
+        }
+        connected.echo("between them");
+        let (mut answered, mut refused) = (0, 0);
+        for stream in &mut crowd {
+            let mut header = [0; 5];
+            stream.read_exact(&mut header).expect("a record");
+            match header[0] {
+                22 => answered += 1,
+                21 => refused += 1,
+                other => panic!("a record of kind {other}"),
+            }
+        }
+        assert_eq!((answered + refused, refused), (HELLOS, fault(&daemon, "tls_handshakes_full")));
+        assert!(answered >= 512 && refused > 0, "{answered} answered, {refused} refused");
+        connected.echo("still there");
+    }
+
     /// More at once than one turn takes: the others wait in line, and each gets its turn.
     fn a_crowd_of_handshakes_waits_its_turn(driver: Driver) {
         let authority = Authority::new();

@@ -110,7 +110,7 @@ impl Pair {
         let cut = self.cut.clamp(1, bytes.len().max(1));
         for piece in bytes.chunks_mut(cut) {
             self.receive_piece(piece);
-            if self.tls.wants_step() {
+            if self.tls.wants_step().is_some() {
                 self.steps += 1;
                 match self.tls.step() {
                     Step::Nothing => {}
