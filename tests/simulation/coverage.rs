@@ -91,7 +91,7 @@ const REQUIRED: &[&str] = &[
     "tls_connects",
     "tls_handshakes_total",
     "tls_handshakes_resumed_total",
-    "tls_bad_record",
+    "tls_not_tls",
     "tls_refused_in_handshake",
     "questions_asked_total",
     "questions_denied_total",
