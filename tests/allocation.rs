@@ -225,6 +225,7 @@ fn options() -> ShardOptions {
         refused_max: 8,
         debts: Debts::new(1 << 30),
         send_buffer_bytes: 0,
+        admission: None,
         channels_max: 16,
         message_bytes_max: 64 * 1024,
         compression: None,
@@ -254,5 +255,6 @@ fn options() -> ShardOptions {
         wall_ms: |_: Time| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
         },
+        thread_time: || Duration::ZERO,
     }
 }

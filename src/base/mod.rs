@@ -3,6 +3,7 @@
 //! Inputs: none. Outputs: plain types. Must not know: any other folder of this crate.
 
 pub mod address;
+pub mod admission;
 pub mod budget;
 pub mod bytes;
 pub mod certificate;
@@ -12,6 +13,7 @@ pub mod fault;
 pub mod ids;
 pub mod json;
 pub mod limits;
+pub mod networks;
 pub mod prng;
 pub mod publication;
 pub mod rate;

@@ -3,6 +3,7 @@
 //! The moment says until when everything taken so far is paid for. It moves on with each taking and is never reset: one
 //! that has passed means the same as none at all, so that it may be forgotten.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::base::time::Time;
@@ -45,6 +46,30 @@ impl Rate {
             *paid_until = self.after(*paid_until, now, units);
         }
         may
+    }
+}
+
+/// A rate that threads take from without a lock.
+#[derive(Debug)]
+pub struct SharedRate {
+    rate: Rate,
+    /// Nanoseconds of [`Time`].
+    paid_until: AtomicU64,
+}
+
+impl SharedRate {
+    pub fn new(rate: Rate) -> SharedRate {
+        SharedRate { rate, paid_until: AtomicU64::new(0) }
+    }
+
+    /// As [`Rate::take`]. What several threads take is never more than what one could.
+    pub fn take(&self, now: Time, units: u64) -> bool {
+        let next = |paid: u64| {
+            let mut paid = Time(paid);
+            self.rate.take(&mut paid, now, units).then_some(paid.0)
+        };
+        // Relaxed: the moment guards no other memory.
+        self.paid_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 }
 
@@ -111,6 +136,21 @@ mod tests {
             let allowed = now.since(start).as_secs_f64() * per_second as f64 + burst as f64 + 1.0;
             assert!(passed as f64 <= allowed, "seed {seed}: {passed} of {allowed}");
         }
+    }
+
+    #[test]
+    fn threads_take_together_what_one_could() {
+        let shared = SharedRate::new(Rate::new(10, 100).unwrap());
+        let take = |now: Time| {
+            std::thread::scope(|scope| {
+                let each = || (0..500).filter(|_| shared.take(now, 1)).count();
+                let threads = [(); 4].map(|()| scope.spawn(each));
+                threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+            })
+        };
+        assert_eq!(take(second(50.0)), 100);
+        assert_eq!(take(second(51.0)), 10);
+        assert_eq!(take(second(51.0)), 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
 use crate::config::places::{Listener, check_listeners};
 use crate::config::secrets::{SECRET_BYTES_MIN, weak};
-use crate::config::sections::{Config, SHARDS_MAX, Token};
+use crate::config::sections::{Admission, Config, SHARDS_MAX, Token};
 use crate::config::tls::check_tls;
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
@@ -180,10 +180,29 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         );
         check_channel(&namespace.options, &path, &mut require);
     }
+    check_admission(&config.admission, &mut require);
     check_hooks(config, &mut require);
     check_tunnels(config, &mut require);
     faults.extend(check_exposure(config, origins));
     faults
+}
+
+fn check_admission(admission: &Admission, require: &mut impl FnMut(bool, &str, &str)) {
+    let bursts = [
+        ("admission.network_connects_burst", admission.network_connects_burst),
+        ("admission.connects_burst", admission.connects_burst),
+    ];
+    for (key, burst) in bursts {
+        require(burst > 0, key, "must be above 0: to switch the limit off, set its rate to 0");
+    }
+    require(admission.network_prefix_ipv4 <= 32, "admission.network_prefix_ipv4", "must be from 0 to 32");
+    require(admission.network_prefix_ipv6 <= 128, "admission.network_prefix_ipv6", "must be from 0 to 128");
+    require(admission.busy_percent_max <= 100, "admission.busy_percent_max", "must be from 0 to 100");
+    require(
+        (Duration::from_secs(1)..=Duration::from_secs(3600)).contains(&admission.retry_after_max),
+        "admission.retry_after_max",
+        "must be from 1s to 1h",
+    );
 }
 
 /// Keys are read here, so that one that is none ends the start with its name.

@@ -30,8 +30,8 @@ pub use fault::Fault;
 pub use load::Loaded;
 pub use memory::MemoryPlan;
 pub use sections::{
-    Api, Client, Config, Events, Hook, HookOptions, Limits, Listener, ListenerOptions, Log, Mode, Namespace,
-    Shutdown, Token, Tunnel, TunnelOptions,
+    Admission, Api, Client, Config, Events, Hook, HookOptions, Limits, Listener, ListenerOptions, Log, Mode,
+    Namespace, Shutdown, Token, Tunnel, TunnelOptions,
 };
 pub use tls::{TlsCertificate, TlsSettings};
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

@@ -85,6 +85,7 @@ impl Config {
             || !self.tunnel.is_empty()
             || !self.events.types.is_empty()
             || !self.trusted_networks.is_empty()
+            || self.admission.limits_networks()
     }
 
     /// What tells this node from others of its host: the first port of clients, or the name of a unix socket.

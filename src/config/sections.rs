@@ -57,6 +57,7 @@ settings! {
         pub listener: Vec<Listener>,
         pub events: Events,
         pub limits: Limits,
+        pub admission: Admission,
         pub shutdown: Shutdown,
         pub mode: Mode,
     }
@@ -418,6 +419,51 @@ impl Limits {
 }
 
 settings! {
+    /// Who of those that come is let in. Nothing is limited by default: behind a proxy that this node does not trust, all
+    /// clients come from one address. Clients that are connected, the API and /health are not held to this.
+    pub struct Admission {
+        /// Connections that one network of clients may have at a time, of whatever kind. More are answered 429. 0: any
+        /// number, since behind a proxy that this node does not trust all clients come from one address. Clients that are
+        /// connected, the API and /health are not held to any of these limits.
+        pub network_connections_max: u32 = 0;
+        /// Of these, connections that have not shown who they are: before their first request, their connect command, or
+        /// the backend's answer. More are answered 429. 0: any number.
+        pub network_unauthenticated_max: u32 = 0;
+        /// Clients of one network that may connect a second: upgrades, streams, polls; a further request on the same
+        /// connection is none. More are answered 429. 0: any number.
+        pub network_connects_per_second: u32 = 0;
+        /// Clients of one network that may connect at once after a rest.
+        pub network_connects_burst: u32 = 100;
+        /// How many bits of an IPv4 address make a network.
+        pub network_prefix_ipv4: u16 = 32;
+        /// How many bits of an IPv6 address make a network: providers give each customer 64 or fewer.
+        pub network_prefix_ipv6: u16 = 64;
+        /// Connections of this node that have not shown who they are. More are answered 503. 0: any number, up to
+        /// `client.connections_max`.
+        pub unauthenticated_max: u32 = 0;
+        /// Clients that may connect to this node a second. More are answered 503. 0: any number.
+        pub connects_per_second: u32 = 0;
+        /// Clients that may connect to this node at once after a rest.
+        pub connects_burst: u32 = 1000;
+        /// How busy a shard may be, in percent of its cpu, when a client comes. A busier one answers 503, so that those who
+        /// are connected do not wait. 0: whatever it does, like 100.
+        pub busy_percent_max: u32 = 0;
+        /// How long a client that is refused here is to stay away at most (`Retry-After`, `retry` of event streams). How long
+        /// each is told is random, in whole seconds.
+        pub retry_after_max: Duration = Duration::from_secs(30);
+    }
+}
+
+impl Admission {
+    /// It matters where clients come from.
+    pub fn limits_networks(&self) -> bool {
+        self.network_connections_max > 0
+            || self.network_unauthenticated_max > 0
+            || self.network_connects_per_second > 0
+    }
+}
+
+settings! {
     /// How the node ends.
     pub struct Shutdown {
         /// How long clients and requests under way are given after the signal to stop.
@@ -499,7 +545,7 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 11] {
+    pub fn parts(&self) -> [Part<'_>; 12] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
@@ -524,6 +570,11 @@ impl Config {
             part("channel", "Options of channels whose name has no namespace.", &self.channel),
             part("events", "Events for the backend, in batches and in order.", &self.events),
             part("limits", "Bounds of the whole node.", &self.limits),
+            part(
+                "admission",
+                "Who of those that come is let in: by their network, and by what the node can take.",
+                &self.admission,
+            ),
             part("shutdown", "How the node ends.", &self.shutdown),
         ]
     }
@@ -541,6 +592,7 @@ impl Config {
             "channel" => &mut self.channel,
             "events" => &mut self.events,
             "limits" => &mut self.limits,
+            "admission" => &mut self.admission,
             "shutdown" => &mut self.shutdown,
             _ => return None,
         })

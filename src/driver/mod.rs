@@ -74,6 +74,13 @@ pub enum End {
     Broken(i32),
 }
 
+impl End {
+    /// The peer has acknowledged nothing for too long (see [`SocketOptions::send_timeout`]).
+    pub fn is_silence(self) -> bool {
+        matches!(self, End::Broken(libc::ETIMEDOUT))
+    }
+}
+
 /// A receive buffer lent for the length of one read. Not `Clone`: it is given back exactly once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Lent {

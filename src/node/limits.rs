@@ -6,11 +6,14 @@ use std::{io, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::base::debts::Debts;
+use crate::base::admission::{Admission, AdmissionLimits};
 use crate::base::limits::REFUSED_CONNECTIONS_MAX;
-use crate::base::seats::Seats;
-use crate::config::Config;
+use crate::base::networks::NetworkLimits;
+use crate::base::rate::Rate;
+use crate::base::secret;
+use crate::config::{self, Config};
 use crate::driver::choose::DriverChosen;
+use crate::shard::ShardOptions;
 
 /// Descriptors of a node without clients: standard streams, listeners, epoll and rings, connections of the API.
 const OWN_DESCRIPTORS: u64 = 256;
@@ -101,6 +104,30 @@ pub fn say(wanted: u32, room: Room, descriptors: Descriptors, shards: u16) {
     }
 }
 
+/// What shards share of the limits of those that come; `None` where there are none.
+///
+/// # Errors
+/// The operating system gives no randomness.
+pub fn admission(config: &config::Admission) -> io::Result<Option<Admission>> {
+    let rate = |per_second: u32, burst: u32| Rate::new(per_second.into(), burst.into());
+    let prefix = |bits: u16| u8::try_from(bits).unwrap_or(u8::MAX);
+    let limits = AdmissionLimits {
+        network: NetworkLimits {
+            prefix_ipv4: prefix(config.network_prefix_ipv4),
+            prefix_ipv6: prefix(config.network_prefix_ipv6),
+            connections_max: config.network_connections_max,
+            unauthenticated_max: config.network_unauthenticated_max,
+            connects: rate(config.network_connects_per_second, config.network_connects_burst),
+        },
+        connects: rate(config.connects_per_second, config.connects_burst),
+        unauthenticated_max: config.unauthenticated_max,
+        // As busy as can be is what is never refused.
+        busy_percent_max: if config.busy_percent_max == 100 { 0 } else { config.busy_percent_max },
+        retry_after_max: config.retry_after_max,
+    };
+    Ok(Admission::new(limits, secret::words()?))
+}
+
 /// How often the watch looks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// The least time between two lines in the log about one bound.
@@ -111,11 +138,14 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// No thread can be started.
-pub fn watch(seats: Arc<Seats>, debts: Arc<Debts>) -> io::Result<()> {
+pub fn watch(options: &ShardOptions) -> io::Result<()> {
+    let (seats, debts) = (Arc::clone(&options.seats), Arc::clone(&options.debts));
+    let admission = options.admission.clone();
     thread::Builder::new().name("limits".into()).spawn(move || {
         let mut refused = Growth::default();
         let mut failed = Growth::default();
         let mut collected = Growth::default();
+        let (mut of_networks, mut of_node) = (Growth::default(), Growth::default());
         loop {
             thread::sleep(WATCH_INTERVAL);
             crate::driver::give_memory_back();
@@ -133,6 +163,22 @@ pub fn watch(seats: Arc<Seats>, debts: Arc<Debts>) -> io::Result<()> {
                      ({} bytes, limits.client_buffers_bytes_max), and these the most",
                     debts.bytes_max()
                 );
+            }
+            if let Some(admission) = &admission {
+                if let Some(count) = of_networks.report(now, admission.refused_total(true)) {
+                    let last = admission.refused_network().map(|last| format!(", the last from {last}"));
+                    tracing::warn!(
+                        "{count} clients answered 429{}: too many or too fast for their network \
+                         (admission.network_...)",
+                        last.unwrap_or_default()
+                    );
+                }
+                if let Some(count) = of_node.report(now, admission.refused_total(false)) {
+                    tracing::warn!(
+                        "{count} clients answered 503: this node is busy, or they connect too fast, or too many have \
+                         not shown who they are (admission.busy_percent_max, connects_per_second, unauthenticated_max)"
+                    );
+                }
             }
             if let Some(count) = failed.report(now, seats.accepts_failed_total()) {
                 tracing::warn!(

@@ -132,7 +132,7 @@ fn serve(start: &Start) -> io::Result<()> {
     let certificates = Certificates::new(config)?;
     let shard_options = shard_options(config, tokens.verifier, plan, room, certificates.as_ref())?;
     let shard_options = Arc::new(shard_options);
-    limits::watch(Arc::clone(&shard_options.seats), Arc::clone(&shard_options.debts))?;
+    limits::watch(&shard_options)?;
     let control_options = ControlOptions {
         issuers: tokens.issuers,
         collectors: certificates.iter().map(|certificates| Arc::new(certificates.clone()) as _).collect(),
@@ -380,6 +380,7 @@ fn shard_options(
         seats: Seats::new(room.connections_max),
         debts: Debts::new(plan.client_buffers_bytes),
         send_buffer_bytes: client.send_buffer_bytes.bytes(),
+        admission: limits::admission(&config.admission)?.map(Arc::new),
         refused_max: room.refused_max,
         channels_max: client.channels_max,
         message_bytes_max: client.message_bytes_max.bytes(),
@@ -416,6 +417,7 @@ fn shard_options(
         vacated_delay: config.events.vacated_delay,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
+        thread_time,
     })
 }
 
@@ -444,6 +446,11 @@ fn tunnel_options(tunnel: &Tunnel) -> TunnelOptions {
 
 fn wall_ms(_now: Time) -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+fn thread_time() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(used).unwrap_or_default()
 }
 
 /// Says where everything is: for people on stdout, for machines in the log.

@@ -6,6 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::UserName;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
+use crate::driver::End;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
@@ -104,12 +105,13 @@ impl Core {
     }
 
     /// The peer has ended its side, or the socket is broken.
-    pub fn handle_ended(&mut self, slot: u32, broken: bool) {
+    pub fn handle_ended(&mut self, slot: u32, end: End) {
         if self.in_handshake(slot) && self.links.connections.requests(slot).is_some() {
             self.env.stats.fault(Cause::HandshakeAborted);
         }
-        if broken {
-            self.env.stats.fault(Cause::PeerReset);
+        if end != End::Finished {
+            // It may have left without a word.
+            self.env.stats.fault(if end.is_silence() { Cause::PeerTimeout } else { Cause::PeerReset });
             self.give_up(slot);
             return;
         }

@@ -254,11 +254,10 @@ impl Core {
             self.refuse_connection(sock.slot);
             return true;
         }
-        let patience = match self.in_handshake(sock.slot) {
-            true => self.env.options.handshake_timeout,
-            false => self.env.options.connect_timeout,
-        };
-        self.timer_in(sock.slot, patience);
+        if !self.admit_connection(sock.slot) {
+            return true;
+        }
+        self.timer_in(sock.slot, self.head_patience(sock.slot));
         self.links.actions.push(Action::ReadStart(sock.slot));
         true
     }
@@ -283,6 +282,7 @@ impl Core {
         if connection.link.awaits_proxy() {
             self.links.proxied.remove(&sock.slot);
         }
+        self.leave_admission(sock.slot);
         self.owned.events.end(sock.slot);
         self.env.stats.counters.connections_closed_total += 1;
     }

@@ -71,6 +71,7 @@ fn options() -> ShardOptions {
         compression: None,
         allowed_origins: AllowedOrigins::default(),
         connections_max: 1024,
+        admission: None,
         seats: Seats::new(1024),
         refused_max: 8,
         debts: Debts::new(1 << 30),
@@ -101,6 +102,7 @@ fn options() -> ShardOptions {
         vacated_delay: Duration::ZERO,
         version: "test",
         wall_ms: |now| now.0 / 1000,
+        thread_time: || Duration::ZERO,
     }
 }
 

@@ -8,6 +8,7 @@ use crate::base::ids::ShardId;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::shard::control_request::ControlPlane;
+use crate::shard::load::Load;
 use crate::shard::options::ShardOptions;
 use crate::shard::stats::Stats;
 
@@ -24,6 +25,8 @@ pub(in crate::shard) struct Environment {
     /// The same moment, milliseconds since 1970.
     pub wall_ms: u64,
     pub stats: Stats,
+    /// Present where it decides who gets in.
+    pub load: Option<Load>,
     /// Set by the order to end: connections that are still here then are cut off.
     pub ending: Option<Time>,
 }
@@ -37,12 +40,22 @@ impl Environment {
         now: Time,
     ) -> Environment {
         let wall_ms = (options.wall_ms)(now);
-        Environment { id, options, control, prng, now, wall_ms, stats: Stats::default(), ending: None }
+        let wants_load = options.admission.as_ref().is_some_and(|admission| admission.wants_load());
+        let load = wants_load.then(|| Load::new(now, (options.thread_time)()));
+        Environment { id, options, control, prng, now, wall_ms, stats: Stats::default(), load, ending: None }
     }
 
     pub fn set_now(&mut self, now: Time) {
         self.now = now;
         self.wall_ms = (self.options.wall_ms)(now);
+    }
+
+    /// The driver was waited for from `before` to `now`.
+    pub fn look_at_load(&mut self, before: Time, now: Time) {
+        if let Some(load) = &mut self.load {
+            load.waited(now.since(before));
+            load.measure(now, self.options.thread_time);
+        }
     }
 
     pub fn unix_s(&self) -> u64 {

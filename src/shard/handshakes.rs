@@ -57,7 +57,7 @@ impl Core {
                 self.links.handshakes.unfinished -= 1;
                 self.env.stats.counters.tls_handshakes_total += 1;
                 self.env.stats.counters.tls_handshakes_resumed_total += u64::from(resumed);
-                self.timer_in(slot, self.env.options.connect_timeout);
+                self.timer_in(slot, self.head_patience(slot));
                 self.open(slot, &mut rest);
             }
             Step::Fault(fault) => {

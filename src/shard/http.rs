@@ -32,6 +32,8 @@ use crate::shard::stats::Cause;
 use crate::shard::unidirectional;
 use crate::shard::view::View;
 
+/// Where clients of the Centrifuge protocol connect.
+const WEBSOCKET_PATH: &str = "/connection/websocket";
 /// The subprotocols that are spoken here.
 const JSON_SUBPROTOCOL: &str = "centrifuge-json";
 const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
@@ -74,7 +76,7 @@ impl Core {
                 Some(consumed) => consumed,
                 None => {
                     // A part of a head: from now on it is collected, and has as long as the first one of a connection.
-                    self.timer_in(slot, self.env.options.connect_timeout);
+                    self.timer_in(slot, self.head_patience(slot));
                     self.collect(slot, Box::default(), bytes);
                     bytes.len()
                 }
@@ -136,11 +138,19 @@ impl Core {
             Ok(Some((head, consumed))) => {
                 self.note_forwarded(slot, &head);
                 let serves = self.listener(slot).serves;
-                if serves == Serves::Api {
+                let is_api = serves == Serves::Api;
+                let endpoint = unidirectional::Endpoint::of(head.path).filter(|_| !is_api);
+                let tunnel = self.tunnel_at(head.path).filter(|_| !is_api);
+                let of_client =
+                    endpoint.is_some() || tunnel.is_some() || head.path == WEBSOCKET_PATH && !is_api;
+                if !self.admit_request(slot, &head, of_client, endpoint) {
+                    return Some(bytes.len());
+                }
+                if is_api {
                     (self.plain(&head, serves), consumed)
-                } else if let Some(endpoint) = unidirectional::Endpoint::of(head.path) {
+                } else if let Some(endpoint) = endpoint {
                     return Some(self.handle_uni_head(slot, endpoint, &head, bytes, consumed, None));
-                } else if let Some(place) = self.tunnel_at(head.path) {
+                } else if let Some(place) = tunnel {
                     return Some(self.handle_tunnel_head(slot, place, &head, bytes, consumed));
                 } else {
                     (self.route(slot, &head, serves), consumed)
@@ -157,6 +167,9 @@ impl Core {
                 self.env.stats.counters.websocket_upgrades_total += 1;
                 self.set_compression(slot, agreed);
                 self.send(slot, answer.into());
+                if matches!(endpoint, Endpoint::Echo) {
+                    self.first_command(slot);
+                }
                 let state = match endpoint {
                     Endpoint::Centrifuge(format, token) => {
                         let session = Session::new(format, headers).with_token(token);
@@ -181,25 +194,38 @@ impl Core {
                 self.leave_protocol(slot, answer.into(), ClosingEnd::Fin);
                 Some(bytes.len())
             }
-            Asked::Plain(request, _) if !self.is_body_wanted(&request) => {
-                Some(consumed + self.ask_without_body(slot, *request, &bytes[consumed..]))
-            }
-            Asked::Plain(request, expects_continue) => {
-                if expects_continue && !request.decoder.is_done() {
-                    self.send(slot, Bytes::from_static(http1::CONTINUE));
-                }
-                let mut http = Box::<Http>::default();
-                http.request = Some(*request);
-                self.time_body(slot, &mut http);
-                let taken = self.handle_body(slot, http, &bytes[consumed..]);
-                Some(consumed + taken)
+            Asked::Plain(mut request, expects_continue) => {
+                // One too many is answered, and makes room.
+                request.keep_alive &= self.only_heard(slot).is_none();
+                Some(self.begin_plain(slot, request, expects_continue, bytes, consumed))
             }
         }
     }
 
+    /// A request for the control plane, whose head is read. Gives how much of `bytes` is done with.
+    fn begin_plain(
+        &mut self,
+        slot: u32,
+        request: Box<Request>,
+        expects_continue: bool,
+        bytes: &[u8],
+        head_len: usize,
+    ) -> usize {
+        if !self.is_body_wanted(&request) {
+            return head_len + self.ask_without_body(slot, *request, &bytes[head_len..]);
+        }
+        if expects_continue && !request.decoder.is_done() {
+            self.send(slot, Bytes::from_static(http1::CONTINUE));
+        }
+        let mut http = Box::<Http>::default();
+        http.request = Some(*request);
+        self.time_body(slot, &mut http);
+        head_len + self.handle_body(slot, http, &bytes[head_len..])
+    }
+
     fn route(&self, slot: u32, head: &RequestHead<'_>, serves: Serves) -> Asked {
         let is_client = match head.path {
-            "/connection/websocket" => true,
+            WEBSOCKET_PATH => true,
             // Plain requests for it are the control plane's.
             "/echo" if self.env.options.echo && head.fields().has_token("Upgrade", "websocket") => false,
             _ => return self.plain(head, serves),
@@ -431,10 +457,15 @@ impl Core {
         let Some(request) = &http.request else { return };
         let keep_alive = request.keep_alive && self.env.ending.is_none() && !connection.link.peer_ended();
         let (method, version) = (&request.parts.method, request.parts.version);
+        // Who calls the API with success has shown a key.
+        let is_known = response.status().is_success() && request.parts.uri.path().starts_with("/api/");
         if response.status().as_u16() >= 400 {
             permit(response.headers_mut(), request.origin.as_deref());
         }
         let answer = http1::encode_response(&response, method, version, keep_alive, self.env.wall_ms / 1000);
+        if is_known {
+            self.first_command(slot);
+        }
         if !keep_alive {
             self.leave_protocol(slot, answer, ClosingEnd::Fin);
             return;
@@ -460,6 +491,9 @@ impl Core {
         };
         let waits = http.as_ref().is_none_or(|http| http.is_waiting());
         let takes_body = http.as_ref().is_some_and(|http| http.takes_body());
+        if waits && let Some(refusal) = self.only_heard(slot) {
+            return self.refuse_client(slot, refusal, None);
+        }
         if takes_body && self.body_goes_on(slot) {
             return;
         }
@@ -474,7 +508,7 @@ impl Core {
         match http {
             // Nothing was asked: an idle connection is closed without a word, but for its layer's last one.
             None => {
-                self.env.stats.fault(Cause::HttpTimeout);
+                self.env.stats.fault(Cause::HttpIdle);
                 self.leave_protocol(slot, Bytes::new(), ClosingEnd::Both);
             }
             Some(http) if http.inquiry.is_some() => {
@@ -487,11 +521,11 @@ impl Core {
                 self.answer_fault(slot, fault, origin.as_deref());
             }
             Some(http) => {
-                let origin = match &http.request {
-                    Some(request) => request.origin.clone(),
-                    None => self.raw_origin(http.unread.bytes()),
+                let (origin, cause) = match &http.request {
+                    Some(request) => (request.origin.clone(), Cause::HttpBodyTimeout),
+                    None => (self.raw_origin(http.unread.bytes()), Cause::HttpHeadTimeout),
                 };
-                self.env.stats.fault(Cause::HttpTimeout);
+                self.env.stats.fault(cause);
                 let fault = HttpFault { status: 408, reason: "request not completed in time" };
                 self.answer_fault(slot, fault, origin.as_deref());
             }

@@ -15,6 +15,7 @@ impl Core {
         if self.links.connections.get(slot).is_none_or(|connection| connection.peer.has_left()) {
             return;
         }
+        self.first_command(slot);
         self.peers.clients += 1;
         self.env.stats.counters.clients_connected_total += 1;
         // The first ping comes at a random moment of the second half, so that a crowd that connected at once is not

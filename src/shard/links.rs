@@ -8,6 +8,7 @@ use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::shard::addresses::{Addresses, PartialHeaders};
+use crate::shard::admitted::Admitted;
 use crate::shard::compression::Compression;
 use crate::shard::connections::Connection;
 use crate::shard::layers::{Handshakes, Layers};
@@ -38,6 +39,8 @@ pub(in crate::shard) struct Links {
     pub proxied: PartialHeaders,
     /// Of clients.
     pub addresses: Addresses,
+    /// Of connections that admission counts.
+    pub admitted: Admitted,
     /// Of sealed connections.
     pub layers: Layers,
     pub handshakes: Handshakes,
@@ -73,6 +76,7 @@ impl Links {
             came_by: Vec::new(),
             proxied: PartialHeaders::new(),
             addresses: Addresses::default(),
+            admitted: Admitted::default(),
             layers: Layers::default(),
             handshakes: Handshakes::default(),
             outbox: Outbox::default(),

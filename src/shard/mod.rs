@@ -15,6 +15,7 @@
 
 mod addresses;
 mod admission;
+mod admitted;
 mod api_commands;
 pub mod client_ids;
 mod clients;
@@ -44,6 +45,7 @@ mod lag;
 mod layers;
 mod link;
 mod links;
+mod load;
 pub mod mailbox;
 mod mailer;
 mod messages;
@@ -86,7 +88,7 @@ use std::time::Duration;
 use crate::base::ids::ShardId;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
-use crate::driver::{AcceptFailure, Driver, End, Event, SendFailure};
+use crate::driver::{AcceptFailure, Driver, Event, SendFailure};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::ControlPlane;
 use crate::shard::links::Action;
@@ -153,7 +155,8 @@ impl<D: Driver> Shard<D> {
     /// The driver cannot wait any more: a bug of ours or the end of the kernel's patience. The shard cannot go on.
     pub fn tick(&mut self) -> std::io::Result<Tick> {
         // Wait.
-        let mut timeout = self.core.timeout(self.driver.now(), self.accept_again_at);
+        let before = self.driver.now();
+        let mut timeout = self.core.timeout(before, self.accept_again_at);
         if !self.events.is_empty() && !self.core.mail_is_full() {
             timeout = Some(Duration::ZERO);
         }
@@ -164,6 +167,7 @@ impl<D: Driver> Shard<D> {
         self.inbox.awake();
         waited?;
         let now = self.driver.now();
+        self.core.env.look_at_load(before, now);
         self.core.begin(now);
 
         // Requests that waited for the last tick's answers; then receive and decode. While too much mail waits, nothing
@@ -235,7 +239,7 @@ impl<D: Driver> Shard<D> {
             }
             Event::Ended { sock, cause } => {
                 if self.core.is_current(sock) {
-                    self.core.handle_ended(sock.slot, cause != End::Finished);
+                    self.core.handle_ended(sock.slot, cause);
                 }
             }
             Event::Writable { sock } => {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::admission::Admission;
 use crate::base::budget::Budget;
 use crate::base::debts::Debts;
 use crate::base::event::EventKinds;
@@ -55,6 +56,8 @@ pub struct ShardOptions {
     pub send_buffer_bytes: usize,
     /// Connections beyond the bound that a shard takes the time to answer, at once.
     pub refused_max: u32,
+    /// Limits of client networks, and of what comes to the node; `None` where there are none.
+    pub admission: Option<Arc<Admission>>,
     /// Most subscriptions of one connection.
     pub channels_max: usize,
     pub message_bytes_max: usize,
@@ -92,6 +95,8 @@ pub struct ShardOptions {
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
     pub wall_ms: fn(Time) -> u64,
+    /// Processor time of the calling thread.
+    pub thread_time: fn() -> Duration,
 }
 
 /// What connections that speak HTTP may cost, and for how long.

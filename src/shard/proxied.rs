@@ -58,6 +58,7 @@ impl Core {
                 }
                 if let Some(client) = client {
                     self.links.addresses.insert(slot, client);
+                    self.admit_address(slot);
                 }
                 // What was kept was incomplete: the header ends in what has come now.
                 Some(len - before)

@@ -1,6 +1,7 @@
 //! Sealed connections: opening what they send, and having their layers asked when something is to be sealed.
 
 use crate::base::bytes::Bytes;
+use crate::driver::End;
 use crate::layer::Opened;
 use crate::shard::core::Core;
 use crate::shard::link::ClosingEnd;
@@ -20,7 +21,7 @@ impl Core {
                 }
                 Opened::Nothing => false,
                 Opened::End => {
-                    self.handle_ended(slot, false);
+                    self.handle_ended(slot, End::Finished);
                     true
                 }
                 Opened::Fault(fault) => {

@@ -1,5 +1,6 @@
 //! What one shard counts: plain integers, written by it alone.
 
+use crate::base::admission::Refusal;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::layer::Fault as LayerFault;
 use crate::session::token::TokenFault;
@@ -140,7 +141,9 @@ pub enum Cause {
     HttpMalformed,
     HttpHeadTooLarge,
     HttpBodyTooLarge,
-    HttpTimeout,
+    HttpHeadTimeout,
+    HttpBodyTimeout,
+    HttpIdle,
     HttpInputFull,
     HttpUnread,
     HandshakeRefused,
@@ -162,8 +165,15 @@ pub enum Cause {
     AcceptNoMemory,
     AcceptOther,
     ConnectionLimit,
+    NetworkConnections,
+    NetworkUnauthenticated,
+    NetworkConnects,
+    NodeUnauthenticated,
+    NodeConnects,
+    NodeBusy,
     DebtLimit,
     PeerReset,
+    PeerTimeout,
     SendNoBuffers,
     InboxFull,
     TunnelRefused,
@@ -173,11 +183,13 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 33] = [
+    const ALL: [(Cause, &'static str); 42] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
-        (Cause::HttpTimeout, "http_timeout"),
+        (Cause::HttpHeadTimeout, "http_head_timeout"),
+        (Cause::HttpBodyTimeout, "http_body_timeout"),
+        (Cause::HttpIdle, "http_idle"),
         (Cause::HttpInputFull, "http_input_full"),
         (Cause::HttpUnread, "http_answer_unread"),
         (Cause::HandshakeRefused, "handshake_refused"),
@@ -199,8 +211,15 @@ impl Cause {
         (Cause::AcceptNoMemory, "accept_no_memory"),
         (Cause::AcceptOther, "accept_other"),
         (Cause::ConnectionLimit, "connection_limit"),
+        (Cause::NetworkConnections, "network_connections"),
+        (Cause::NetworkUnauthenticated, "network_unauthenticated"),
+        (Cause::NetworkConnects, "network_connects"),
+        (Cause::NodeUnauthenticated, "node_unauthenticated"),
+        (Cause::NodeConnects, "node_connects"),
+        (Cause::NodeBusy, "node_busy"),
         (Cause::DebtLimit, "debt_limit"),
         (Cause::PeerReset, "peer_reset"),
+        (Cause::PeerTimeout, "peer_timeout"),
         (Cause::SendNoBuffers, "send_no_buffers"),
         (Cause::InboxFull, "inbox_full"),
         (Cause::TunnelRefused, "tunnel_refused"),
@@ -208,6 +227,20 @@ impl Cause {
         (Cause::TunnelFailed, "tunnel_failed"),
         (Cause::TunnelCloseUntold, "tunnel_close_untold"),
     ];
+}
+
+impl From<Refusal> for Cause {
+    fn from(refusal: Refusal) -> Cause {
+        match refusal {
+            Refusal::NodeConnections => Cause::ConnectionLimit,
+            Refusal::NetworkConnections => Cause::NetworkConnections,
+            Refusal::NetworkUnauthenticated => Cause::NetworkUnauthenticated,
+            Refusal::NetworkConnects => Cause::NetworkConnects,
+            Refusal::NodeUnauthenticated => Cause::NodeUnauthenticated,
+            Refusal::NodeConnects => Cause::NodeConnects,
+            Refusal::NodeBusy => Cause::NodeBusy,
+        }
+    }
 }
 
 /// The names under which disconnect codes are counted.

@@ -1,6 +1,7 @@
 //! Joins: what an owner refuses, what it answers when nobody is there any more, and who an answer is for.
 
 use crate::base::fault::{ErrorCode, Unsubscribed};
+use crate::driver::End;
 use crate::shard::core_tests::Stage;
 
 /// One channel is all that the node may remember.
@@ -44,7 +45,7 @@ fn a_join_that_is_answered_after_the_peer_is_gone_leaves_nothing() {
         for slot in peers {
             match orderly {
                 true => stage.core.give_up(slot),
-                false => stage.core.handle_ended(slot, true),
+                false => stage.core.handle_ended(slot, End::Broken(libc::ECONNRESET)),
             }
         }
         assert_eq!(stage.core.footprint().local_channels, 2, "the answers are awaited");

@@ -32,6 +32,7 @@ mod socket;
 mod token;
 
 mod commands;
+mod newcomers;
 mod requests;
 mod subscribers;
 

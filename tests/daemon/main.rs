@@ -6,6 +6,7 @@
 //! Every case runs on both drivers. Nothing here asserts how long a thing takes: a wait is for a condition and ends at
 //! a deadline that no working machine reaches.
 
+mod admission;
 mod conformance;
 mod crowd;
 mod drivers;

@@ -1,7 +1,7 @@
 //! The daemon as a child process.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
@@ -130,6 +130,27 @@ impl Daemon {
         stream.set_read_timeout(Some(DEADLINE)).expect("a read timeout");
         stream.set_write_timeout(Some(DEADLINE)).expect("a write timeout");
         stream
+    }
+
+    /// The same from another address of this machine: 127.0.0.0/8 are as many clients' as a test needs.
+    pub fn connect_from(&self, address: Ipv4Addr) -> TcpStream {
+        use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+        let client = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        bind(&client, &SocketAddr::from((address, 0))).expect("an address of this machine");
+        connect(&client, &self.address).expect("the daemon accepts");
+        let stream = TcpStream::from(client);
+        stream.set_nodelay(true).expect("TCP_NODELAY");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a read timeout");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a write timeout");
+        stream
+    }
+
+    /// A value of `/metrics`, asked for as the backend would.
+    pub fn metric(&self, name: &str) -> u64 {
+        let metrics = Socket::raw(self).get_with("/metrics", &format!("X-API-Key: {API_KEY}\r\n"));
+        let text = String::from_utf8_lossy(&metrics.body);
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+        value.unwrap_or_else(|| panic!("no {name} in\n{text}"))
     }
 
     /// A fresh connection to `api_listen`, which must be set.

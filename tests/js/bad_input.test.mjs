@@ -111,7 +111,7 @@ for (const driver of drivers) {
       await until(() => raw.ended, 'the connection ends');
     });
 
-    counted('a head that never ends is not waited for', /http_timeout/, async () => {
+    counted('a head that never ends is not waited for', /http_head_timeout/, async () => {
       const raw = await RawSocket.connect(daemon.port);
       raw.write('GET / HTTP/1.1\r\nHost: x\r\n');
       await until(() => raw.ended, 'the connection ends');

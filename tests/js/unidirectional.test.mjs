@@ -260,7 +260,7 @@ describe('a client that takes its time', () => {
     socket.end();
     await ended;
     const faults = await daemon.metrics();
-    assert.ok([...faults].some(([name, value]) => name.includes('http_timeout') && value > 0));
+    assert.ok([...faults].some(([name, value]) => name.includes('http_body_timeout') && value > 0));
   });
 
   test('over everything is cut off', async () => {

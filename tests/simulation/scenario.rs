@@ -378,6 +378,7 @@ fn options(
         refused_max: 2,
         debts: Debts::new(debts),
         send_buffer_bytes: 1_000,
+        admission: None,
         channels_max: prng.usize(3..12),
         message_bytes_max: 8 * 1024,
         compression: None,
@@ -405,6 +406,7 @@ fn options(
         vacated_delay: Duration::ZERO,
         version: "sim",
         wall_ms,
+        thread_time: || Duration::ZERO,
     }
 }
 

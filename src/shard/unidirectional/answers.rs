@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use http::Response;
 
+use crate::base::admission::Refusal;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::proto::http1::{self, Body, RequestHead, Version};
@@ -159,6 +160,44 @@ fn response_of(answer: &mut Answer<'_>, form: &ReplyForm) -> Option<Response<Byt
 }
 
 impl Core {
+    /// The answer to a request of a client that is not let in. The connection ends behind it.
+    pub fn refusal_of_uni(
+        &mut self,
+        head: &RequestHead<'_>,
+        endpoint: Endpoint,
+        refusal: Refusal,
+        retry_after: Duration,
+    ) -> Bytes {
+        let form = reply_form(head, self.cors_origin(head).unwrap_or_default());
+        let mut body = Vec::new();
+        let retry_after_s = retry_after.as_secs().to_string();
+        let mut fields: Vec<(&str, &[u8])> = vec![("Retry-After", retry_after_s.as_bytes())];
+        let (status, content_type) = match endpoint {
+            // A browser ends an EventSource for good at any other answer.
+            Endpoint::Sse => {
+                let known = if refusal.is_of_network() {
+                    Disconnect::TOO_MANY_REQUESTS
+                } else {
+                    Disconnect::SERVER_ERROR
+                };
+                let disconnect = Disconnect { reason: refusal.reason().into(), ..known };
+                let retry_ms = retry_after.as_millis() as u64 + self.env.prng.u64(..1_000);
+                write_sse_note(&mut body, Some(retry_ms), &Note::Disconnect(&disconnect));
+                fields.clear();
+                (200, &b"text/event-stream"[..])
+            }
+            _ => {
+                let detail = refusal.reason();
+                let status = refusal.status();
+                Problem { status, error_code: ErrorCode::TooManyRequests, detail }.write(&mut body);
+                (status, PROBLEM_TYPE)
+            }
+        };
+        let caching = Caching::Never;
+        let answer = Answer { status, caching, content_type, tag: None, fields: &fields, body };
+        encode(&answer, None, &form, false, self.unix_s())
+    }
+
     /// Answers a request whose connection speaks HTTP still. False when the connection ends with it.
     pub fn answer_now(&mut self, slot: u32, form: &ReplyForm, mut answer: Answer<'_>) -> bool {
         let keep_alive = form.keep_alive && self.env.ending.is_none();
@@ -182,6 +221,7 @@ impl Core {
             return false;
         }
         self.send(slot, bytes);
+        self.release_request(slot);
         self.timer_in(slot, self.env.options.http.keep_alive);
         true
     }

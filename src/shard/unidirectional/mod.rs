@@ -193,6 +193,7 @@ impl Core {
         mut reply: ReplyForm,
         opening: Vec<u8>,
     ) {
+        self.first_command(slot);
         let id = self.messages.uni_ids;
         self.messages.uni_ids = id.wrapping_add(request.channels.len().max(1) as u32);
         if let Mode::Stream(_) = request.mode {
@@ -312,6 +313,7 @@ impl Core {
         body: Bytes,
         changes: Option<PublishAnswer>,
     ) {
+        self.first_command(slot);
         let PublishCommand { request, reply, .. } = order;
         let Some(asked) = request.channels.into_iter().next() else { return };
         let user = request.admission.identity.as_ref().and_then(|identity| identity.user.as_deref());
