@@ -19,15 +19,9 @@ impl Connection {
             };
             kernel + lag.owed_bytes as u64
         });
-        let kept = match self.peer.has_left() {
-            // What still comes is discarded, a frame at most.
-            true => 0,
-            false => {
-                let half = self.link.decoder.as_ref().map_or(0, |decoder| decoder.stored_bytes());
-                half + self.peer.held_bytes()
-            }
-        };
-        owed + kept as u64
+        // Of a connection that is closing as well: what it still sends is read up to its Close frame.
+        let half = self.link.decoder.as_ref().map_or(0, |decoder| decoder.stored_bytes());
+        owed + (half + self.peer.held_bytes()) as u64
     }
 }
 

@@ -128,6 +128,29 @@ fn subscriber(daemon: &Daemon, channel: &str) -> Socket {
 }
 
 on_both_drivers! {
+    /// Clients that are being closed still send up to their own Close frame. A crowd of these with half a message each is
+    /// counted like any other.
+    fn half_messages_behind_the_end_are_counted(driver: Driver) {
+        let settings = [("LIMITS_CLIENT_BUFFERS_BYTES_MAX", "1MiB")];
+        let daemon = Daemon::start_set(driver, &["--shards", "2"], &settings);
+        let mut modest = subscriber(&daemon, "live:modest");
+        let whole = Frame::text(&"x".repeat(200_000)).masked();
+        let half = &whole[..whole.len() - 1];
+        let mut leaving = Vec::new();
+        for _ in 0..12 {
+            let mut socket = Socket::open(&daemon, "/connection/websocket");
+            socket.send(Frame::text("no command"));
+            let close = socket.recv().expect("a Close frame");
+            assert_eq!(close.close_code(), Some(3501));
+            socket.send_bytes(half);
+            leaving.push(socket);
+        }
+        daemon.wait_for_log("limits.client_buffers_bytes_max");
+        daemon.api("publish", "{\"channel\":\"live:modest\",\"data\":\"still here\"}");
+        let heard = modest.recv().expect("a publication");
+        assert!(String::from_utf8_lossy(&heard.payload).contains("still here"));
+    }
+
     /// The bound leaves room for the kernel's buffers of five that do not read. Twelve do not.
     fn the_worst_debtors_pay_when_all_together_owe_too_much(driver: Driver) {
         let settings = [("LIMITS_CLIENT_BUFFERS_BYTES_MAX", "1MiB"), ("API_BODY_BYTES_MAX", "4MiB")];
