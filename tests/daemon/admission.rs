@@ -178,6 +178,43 @@ on_both_drivers! {
         drop((known, streams));
     }
 
+    /// All clients come by one proxy, whose connections may be those of one client after the other.
+    fn behind_a_trusted_proxy_each_client_has_its_own_network(driver: Driver) {
+        let settings = [
+            ("TRUSTED_NETWORKS", "127.0.0.2"),
+            ("CLIENT_ADDRESS_FIELD", "x-forwarded-for"),
+            ("ADMISSION_NETWORK_CONNECTIONS_MAX", "2"),
+        ];
+        let daemon = Daemon::start_set(driver, &["--shards", "2"], &settings);
+        let of = |client: u8| format!("X-Forwarded-For: 203.0.113.{client}\r\n");
+        let upgrade = |extra: &str| {
+            let mut socket = from(&daemon, NETWORK);
+            socket.send_bytes(upgrade_request("/connection/websocket", extra).as_bytes());
+            let status = socket.head().0;
+            (socket, status)
+        };
+        let first: Vec<_> = (0..3).map(|_| upgrade(&of(1))).collect();
+        assert_eq!(first.iter().map(|(_, status)| *status).collect::<Vec<_>>(), [101, 101, 429]);
+        assert_eq!(upgrade(&of(2)).1, 101);
+        // One connection of the proxy serves many, and counts only while it does: each has two more beside.
+        let mut polls = from(&daemon, NETWORK);
+        for client in 3..20 {
+            assert_eq!(polls.get_with("/history?channel=open:a", &of(client)).status, 200);
+        }
+        for client in 3..6 {
+            let both = [(); 2].map(|()| upgrade(&of(client)));
+            assert_eq!([both[0].1, both[1].1], [101, 101]);
+        }
+        assert_eq!(polls.get_with("/history?channel=open:a", &of(1)).status, 429);
+        // The proxy itself is nobody's network; a stranger who claims an address has his own.
+        let own: Vec<_> = (0..5).map(|_| upgrade("")).collect();
+        assert!(own.iter().all(|(_, status)| *status == 101));
+        let stranger = |client| get(&daemon, OTHER, "/history?channel=open:a", &of(client)).status;
+        let held: Vec<_> = (0..2).map(|_| client(&daemon, OTHER).expect("within its share")).collect();
+        assert_eq!(stranger(200), 429);
+        drop((first, held));
+    }
+
     fn a_network_connects_as_fast_as_it_may(driver: Driver) {
         let settings =
             [("ADMISSION_NETWORK_CONNECTS_PER_SECOND", "1"), ("ADMISSION_NETWORK_CONNECTS_BURST", "4")];
