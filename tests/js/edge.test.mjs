@@ -34,8 +34,11 @@ async function shown(authority, port) {
   return found;
 }
 
+/** A listener's address: their lines come one after the other, and a test may be there before the last. */
+const listens = (daemon, line) => until(() => daemon.output.match(line)?.[1], () => `${line} in: ${daemon.output}`);
+const tlsOf = (daemon) => listens(daemon, /listening on ([\d.]+:\d+) \(TLS/);
 /** Where the API of `api_listen` is. */
-const apiOf = (daemon) => `http://${daemon.output.match(/API listening on ([\d.]+:\d+)/)[1]}`;
+const apiOf = async (daemon) => `http://${await listens(daemon, /API listening on ([\d.]+:\d+)/)}`;
 
 /** Publishes, past the front. */
 const publishTo = (authority, url, channel, data) =>
@@ -120,8 +123,8 @@ for (const driver of drivers) {
       after(stop);
 
       test('every way is served, and a renewed certificate is taken up', async () => {
-        const port = Number(daemon.output.match(/listening on [\d.]+:(\d+) \(TLS\)/)[1]);
-        await everyWay(authority, port, apiOf(daemon));
+        const port = Number((await tlsOf(daemon)).split(':')[1]);
+        await everyWay(authority, port, await apiOf(daemon));
         assert.equal(await shown(authority, port), fingerprint(signed.cert));
         const next = authority.sign('next');
         await renew(next, `kill -HUP ${daemon.pid}`);
@@ -178,7 +181,7 @@ for (const driver of drivers) {
             '/etc/trunkline/tls/privkey.pem': signed.key,
           },
         });
-        daemon.proxied = daemon.output.match(/listening on ([\d.]+:\d+) \(TLS/)[1];
+        daemon.proxied = await tlsOf(daemon);
         front = await Front.haproxy(authority, replaced(blocks(heading, 'haproxy')[0], {
           'bind :443': `bind 127.0.0.1:${port}`,
           '127.0.0.1:8443': daemon.proxied,
@@ -188,7 +191,7 @@ for (const driver of drivers) {
       after(stop);
 
       test('every way is served, with the certificate of trunkline', async () => {
-        await everyWay(authority, front.port, apiOf(daemon));
+        await everyWay(authority, front.port, await apiOf(daemon));
         assert.equal(await shown(authority, front.port), fingerprint(signed.cert));
         assert.doesNotMatch(front.output, /DOWN/);
       });
