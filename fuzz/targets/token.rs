@@ -11,8 +11,9 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use libfuzzer_sys::fuzz_target;
 use sha2::Sha256;
+use trunkline::base::limits::TOKEN_BYTES_MAX;
 use trunkline::session::token::keys::KeySet;
-use trunkline::session::token::{TOKEN_BYTES_MAX, TokenOptions, Verifier};
+use trunkline::session::token::{TokenOptions, Verifier};
 
 const SECRET: &[u8] = b"a secret of the fuzz targets";
 /// A time at which tokens are looked at, seconds since 1970.
