@@ -26,17 +26,23 @@ fn frame_of(count: usize, command: impl Fn(usize) -> String) -> Vec<u8> {
     Frame::text(&commands.join("\n")).masked()
 }
 
-/// Small commands on a few connections, which read all answers. Of each connection 64 commands are under way and a message
-/// and 16 KiB wait: nothing beside what is spare, unless `added_bytes_max` says otherwise.
+/// What a connection may cost that reads its answers slowly: it is owed up to 1 MiB (`outbox_bytes_max`), in buffers that grew
+/// to twice that; as much again is in a write, and twice as much free and not yet given back.
+pub const SLOW_READER_BYTES: u64 = 8 * MIB;
+
+/// Small commands on a few connections, which read all answers as fast as their core lets them. Of each connection 64
+/// commands are under way and a message and 16 KiB wait: nothing beside what it is owed, unless `more_bytes_max` says
+/// otherwise.
 fn commands_without_end(
     driver: Driver,
     name: &str,
-    added_bytes_max: u64,
+    more_bytes_max: u64,
     settings: &[(&str, &str)],
     connections: usize,
     command: impl Fn(usize) -> String,
 ) {
     let frame = frame_of(700, command);
+    let added_bytes_max = more_bytes_max + connections as u64 * SLOW_READER_BYTES;
     // Of what is kept at the peak, pages that hold a little of something else stay: a quarter.
     let stays_bytes_max = added_bytes_max / 4;
     Attack { settings, stays_bytes_max, ..Attack::new(name, added_bytes_max) }.run(
@@ -85,10 +91,8 @@ on_both_drivers! {
         });
     }
 
-    /// Each of four is owed up to 1 MiB (`outbox_bytes_max`), in buffers that grew to twice that; as much again is in a write
-    /// and once more free and not yet given back.
     fn refused_commands(driver: Driver) {
-        commands_without_end(driver, "refused commands", 24 * MIB, &NO_RATE, 4, |_| "\"rpc\":{\"method\":\"x\"}".into());
+        commands_without_end(driver, "refused commands", 0, &NO_RATE, 4, |_| "\"rpc\":{\"method\":\"x\"}".into());
     }
 
     /// One frame asks for 360 MB.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::commands::opening;
+use crate::commands::{SLOW_READER_BYTES, opening};
 use crate::frame::Frame;
 use crate::harness::{Attack, MIB};
 use crate::line::{Answers, Line, flood};
@@ -35,7 +35,7 @@ on_both_drivers! {
             .collect();
         let frame = Frame::text(&commands.join("\n")).masked();
         // The list of 1,500 members is 0.1 MB, encoded once for all who ask at a time.
-        let attack = Attack { tables: CROWD, ..Attack::new("presences", 0) };
+        let attack = Attack { tables: CROWD, ..Attack::new("presences", 2 * SLOW_READER_BYTES) };
         attack.run(driver, |daemon| members(daemon, "crowd:1", 1500), |daemon, _members, until| {
             flood(daemon, 2, &opening("crowd:1"), &frame, Answers::Read, until);
         });
