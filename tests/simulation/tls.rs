@@ -70,7 +70,7 @@ impl Clients {
         let name = "simulated.test".try_into().expect("a name");
         let mut connection = ClientConnection::new(Arc::clone(config), name).expect("a client");
         connection.set_buffer_limit(None);
-        TlsEnd { connection, alerted: false, over: false }
+        TlsEnd { connection, alerted: false, over: false, served: false }
     }
 }
 
@@ -81,6 +81,8 @@ pub struct TlsEnd {
     pub alerted: bool,
     /// It has said its own end.
     over: bool,
+    /// The shard has said something behind the handshake, so that for the shard it is over as well.
+    served: bool,
 }
 
 impl TlsEnd {
@@ -92,10 +94,10 @@ impl TlsEnd {
         self.connection.is_handshaking()
     }
 
-    /// True before there are keys as well: an end could not be said in a way that it can be told from a stranger's.
+    /// True as well before the shard has all of the handshake, whose last message of TLS 1.3 is the client's: rustls has no way
+    /// to say an end before that.
     pub fn heard_end(&mut self) -> bool {
-        self.connection.is_handshaking()
-            || self.connection.process_new_packets().is_ok_and(|state| state.peer_has_closed())
+        !self.served || self.connection.process_new_packets().is_ok_and(|state| state.peer_has_closed())
     }
 
     pub fn send(&mut self, end: &mut ClientEnd, bytes: &[u8]) -> bool {
@@ -117,6 +119,7 @@ impl TlsEnd {
         end.recv_into(&mut arrived);
         let mut rest = &arrived[..];
         while !rest.is_empty() && !self.alerted {
+            self.served |= !self.connection.is_handshaking();
             if self.connection.read_tls(&mut rest).expect("memory") == 0 {
                 panic!("bytes behind the end of a sealed connection");
             }
