@@ -19,7 +19,7 @@ settings! {
     /// The whole configuration of a node.
     pub struct Config {
         /// Where clients connect: an address and port, a unix socket ("unix:/run/trunkline/client.sock"), or a list of up to
-        /// 16. [[listener]] says more about one; beside one that serves clients the default is not listened at. On an address
+        /// 16. `[[listener]]` says more about one; beside one that serves clients the default is not listened at. On an address
         /// that is not loopback an API key and a way for clients to prove who they are must be configured. A unix socket
         /// counts as loopback: its programs, like a proxy, are of this machine.
         pub listen: Listeners = Listeners::default(), flag "listen" "ADDR";
@@ -27,7 +27,7 @@ settings! {
         pub listen_tls: Option<Listeners> = None, flag "listen-tls" "ADDR", example "\"0.0.0.0:8443\"";
         /// Who may connect to the unix sockets of `listen`: permission bits of their files. Only who may write does.
         pub unix_socket_mode: FileMode = FileMode(0o660);
-        /// Networks of proxies whose word about a client's address is taken: the PROXY header where a [[listener]] has it, and
+        /// Networks of proxies whose word about a client's address is taken: the PROXY header where a `[[listener]]` has it, and
         /// `client_address_field` of a request. "unix:" is every program that comes by a unix socket. Empty: nobody's.
         pub trusted_networks: Vec<Trusted> = Vec::new(), example "[\"10.0.0.0/8\", \"unix:\"]";
         /// The header field in which those proxies say whom a request is of: "x-forwarded-for" or "forwarded" (RFC 7239). The
@@ -324,11 +324,11 @@ pub type Tunnel = Named<TunnelOptions>;
 settings! {
     /// One place where connections come in.
     pub struct ListenerOptions {
-        /// Where it is: an address and port, "[::]:8000" for both IPv6 and IPv4, or a unix socket.
+        /// Where it is: an address and port, `[::]:8000` for both IPv6 and IPv4, or a unix socket.
         pub address: Option<ListenAddress> = None, example "\"[::]:8000\"";
         /// Who may connect to a unix socket, instead of `unix_socket_mode`.
         pub mode: Option<FileMode> = None, example "\"660\"";
-        /// An address of IPv6 takes no clients of IPv4: for "[::]", which has both otherwise.
+        /// An address of IPv6 takes no clients of IPv4: for `[::]`, which has both otherwise.
         pub ipv6_only: bool = false;
         /// What is served: "clients", "api" (the server API and /metrics), or "both". Where one has "api", or `api_listen` is
         /// set, `listen` serves clients only. "api" has the bounds of `[api]`, apart from clients'.

@@ -16,7 +16,7 @@ use crate::session::waits::{Connecting, Waits};
 pub struct JoinAnswer {
     /// As given to [`Session::join_asked`].
     pub number: u32,
-    /// As in the [`SubscribeEffect`], like all that follows.
+    /// As in the [`SubscribeEffect`](crate::session::context::SubscribeEffect), like all that follows.
     pub id: u32,
     pub flags: u32,
     pub since: Option<Since>,

@@ -67,7 +67,7 @@ for (const driver of drivers) {
       const { connection, headers, json } = backend.of('connect')[0];
       assert.deepEqual(json, {
         type: 'connect', connection, tunnel: 'game', authenticated: false, query: 'room=7&x=%20',
-        headers: { cookie: 'a=1', 'x-one': 'one' }, subprotocols: ['v1', 'v3'],
+        headers: { cookie: 'a=1', 'x-one': 'one' }, subprotocols: ['v1', 'v3'], address: '127.0.0.1',
       });
       assert.equal(headers.authorization, 'Bearer of-the-daemon');
       assert.equal(headers['x-trunkline-tunnel'], 'game');

@@ -260,7 +260,7 @@ describe('a client that takes its time', () => {
     socket.end();
     await ended;
     const faults = await daemon.metrics();
-    assert.ok([...faults].some(([name, value]) => name.includes('http_body_timeout') && value > 0));
+    assert.ok([...faults].some(([name, value]) => name.includes('http_head_timeout') && value > 0));
   });
 
   test('over everything is cut off', async () => {
@@ -343,7 +343,13 @@ describe('the snippets of docs/transports.md', () => {
       const key = await until(() => daemon.output.match(/key +(\S+)/)?.[1], () => daemon.output);
       const command = line.replaceAll('127.0.0.1:8000', daemon.address).replace('KEY', key);
       const streams = command.includes('--max-time');
-      const publishing = streams && sleep(500).then(() => daemon.api('publish', { channel: 'news', data: 'from the docs' }, key));
+      // More than once: on a loaded machine curl has only just begun when the first one comes.
+      const publishing = streams && (async () => {
+        for (let n = 0; n < 3; n += 1) {
+          await sleep(500);
+          await daemon.api('publish', { channel: 'news', data: 'from the docs' }, key);
+        }
+      })();
       const { stdout } = await run('bash', ['-c', command]).catch((error) => {
         // A stream ends by curl's own clock.
         assert.ok(streams && error.code === 28, `${error}`);
