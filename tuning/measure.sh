@@ -60,7 +60,8 @@ tls=
 case " $parts " in
     *" tls "*)
         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=localhost \
-            -addext subjectAltName=IP:127.0.0.1 -keyout "$out/tls.key" -out "$out/tls.pem" 2>"$out/openssl.log"
+            -addext subjectAltName=IP:127.0.0.1 -addext basicConstraints=critical,CA:FALSE \
+            -keyout "$out/tls.key" -out "$out/tls.pem" 2>"$out/openssl.log"
         tls=$(printf '[tls]\ncert = "%s"\nkey = "%s"' "$out/tls.pem" "$out/tls.key")
         ;;
 esac
