@@ -448,8 +448,8 @@ settings! {
         /// How busy a shard may be, in percent of its cpu, when a client comes. A busier one answers 503, so that those who
         /// are connected do not wait. 0: whatever it does, like 100.
         pub busy_percent_max: u32 = 0;
-        /// How long a client that is refused here is to stay away at most (`Retry-After`, `retry` of event streams). How long
-        /// each is told is random, in whole seconds.
+        /// How long a client that is refused here is to stay away at most (`Retry-After`, `retry` of event streams). Each gets a
+        /// random time, in whole seconds.
         pub retry_after_max: Duration = Duration::from_secs(30);
     }
 }

@@ -153,7 +153,7 @@ impl Secure {
     /// Takes bytes of the socket: appends plain ones to `plain`, and what is to be sent in turn to `out`.
     ///
     /// # Errors
-    /// Why the connection is of no use. `out` has what the server is told of it.
+    /// Why the connection is of no use. The alert for the server is in `out`.
     pub fn take(&mut self, bytes: &mut [u8], plain: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<Taken, Cause> {
         let mut taken = Taken::default();
         if self.held.is_empty() {
@@ -252,7 +252,7 @@ impl Secure {
         }
     }
 
-    /// A server that is told what is wrong can say so in its log.
+    /// With an alert the server can log what is wrong.
     fn say_alert(&mut self, out: &mut Vec<u8>) {
         if let Ok(ConnectionState::EncodeTlsData(mut data)) = self.conn.process_tls_records(&mut []).state {
             let _ = append(out, FLIGHT_BYTES, |to| data.encode(to));
@@ -356,7 +356,7 @@ fn cause(error: &Error) -> Cause {
     })
 }
 
-/// Takes every certificate, but not every signature: whoever answers has its key.
+/// Takes every certificate, but not every signature: the server must have its key.
 #[derive(Debug)]
 struct TrustsAll(Arc<CryptoProvider>);
 
