@@ -93,6 +93,18 @@ for (const driver of drivers) {
       backend = undefined;
     };
 
+    /** What both proxies that end TLS stand in front of, and a backend that sees the fields they forward. */
+    const startBehindProxy = async () => {
+      backend = await admitting('ann');
+      daemon = await daemonOf(blocks('Behind nginx', 'toml')[0], {
+        driver,
+        authority,
+        changes: { '127.0.0.1:8000': '127.0.0.1:0' },
+        more: `[[hook]]\nname = "who"\nendpoint = "${backend.endpoint}"\nforward_headers = ["X-Forwarded-For", "X-Forwarded-Proto"]\n`
+          + '[client]\nconnect_hook = "who"\n',
+      });
+    };
+
     describe('alone, with the hook of certbot', () => {
       const lineage = authority.path('lineage');
       const served = authority.path('tls');
@@ -135,14 +147,7 @@ for (const driver of drivers) {
     describe('behind nginx', () => {
       const heading = 'Behind nginx';
       before(async () => {
-        backend = await admitting('ann');
-        daemon = await daemonOf(blocks(heading, 'toml')[0], {
-          driver,
-          authority,
-          changes: { '127.0.0.1:8000': '127.0.0.1:0' },
-          more: `[[hook]]\nname = "who"\nendpoint = "${backend.endpoint}"\nforward_headers = ["X-Forwarded-For", "X-Forwarded-Proto"]\n`
-            + '[client]\nconnect_hook = "who"\n',
-        });
+        await startBehindProxy();
         const port = await freePort();
         front = await Front.nginx(authority, replaced(blocks(heading, 'nginx')[0], {
           '127.0.0.1:8000': daemon.address,
@@ -210,14 +215,7 @@ for (const driver of drivers) {
     describe('behind HAProxy that ends TLS', () => {
       const heading = 'TLS ended there';
       before(async () => {
-        backend = await admitting('ann');
-        daemon = await daemonOf(blocks('Behind nginx', 'toml')[0], {
-          driver,
-          authority,
-          changes: { '127.0.0.1:8000': '127.0.0.1:0' },
-          more: `[[hook]]\nname = "who"\nendpoint = "${backend.endpoint}"\nforward_headers = ["X-Forwarded-For", "X-Forwarded-Proto"]\n`
-            + '[client]\nconnect_hook = "who"\n',
-        });
+        await startBehindProxy();
         const port = await freePort();
         const both = authority.write('push.pem', readFileSync(signed.cert, 'utf8') + readFileSync(signed.key, 'utf8'));
         front = await Front.haproxy(authority, replaced(blocks(heading, 'haproxy')[0], {
