@@ -11,8 +11,8 @@
 
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -23,6 +23,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::sys;
 use crate::base::address::ListenAddress;
+use crate::base::ids::ListenerId;
 
 /// One of the places where a driver's clients come in.
 #[derive(Clone, Debug)]
@@ -38,6 +39,8 @@ pub enum Bind {
     Tcp(SocketAddr, Option<bool>),
     /// All drivers accept from this one.
     Unix(Arc<UnixSocket>),
+    /// Of the process before this one: its clients count as those of the listener at this place.
+    Inherited(ListenerId, Arc<TcpListener>),
 }
 
 impl From<SocketAddr> for ListenerOptions {
@@ -58,6 +61,18 @@ impl ListenerOptions {
         match &self.bind {
             Bind::Tcp(address, _) => ListenAddress::Tcp(*address),
             Bind::Unix(socket) => ListenAddress::Unix(socket.path.clone()),
+            Bind::Inherited(_, socket) => {
+                let address = socket.local_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+                ListenAddress::Tcp(address)
+            }
+        }
+    }
+
+    /// Which of the configured listeners it is, when it stands at `index` of a driver's list.
+    pub(in crate::driver) fn place(&self, index: usize) -> ListenerId {
+        match self.bind {
+            Bind::Inherited(place, _) => place,
+            Bind::Tcp(..) | Bind::Unix(_) => ListenerId(index as u8),
         }
     }
 }
@@ -108,6 +123,15 @@ impl UnixSocket {
         let file = identity(&fs::symlink_metadata(path)?);
         listener.listen(sys::BACKLOG)?;
         Ok(Arc::new(UnixSocket { listener, path: path.into(), file }))
+    }
+
+    /// The socket of the process before this one, which listens at `path`.
+    ///
+    /// # Errors
+    /// Its file is gone.
+    pub fn inherit(listener: OwnedFd, path: &Path) -> io::Result<Arc<UnixSocket>> {
+        let file = identity(&fs::symlink_metadata(path)?);
+        Ok(Arc::new(UnixSocket { listener: listener.into(), path: path.into(), file }))
     }
 
     /// The same socket for somebody else to accept from.

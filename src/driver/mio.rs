@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, IoSlice, Read};
 use std::net::{IpAddr, Shutdown};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,10 +82,16 @@ impl MioDriver {
                     let address = ListenAddress::Tcp(own.local_addr()?);
                     (Source::Tcp(own), address)
                 }
+                Bind::Inherited(_, inherited) => {
+                    let mut own = TcpListener::from_std(sys::inherit(inherited, options.socket)?);
+                    poll.registry().register(&mut own, Token(LISTENERS + index), Interest::READABLE)?;
+                    (Source::Tcp(own), listener.address())
+                }
                 Bind::Unix(shared) => (Source::Unix(shared.clone()), listener.address()),
             };
             listeners.push(Listener {
                 source: Some(source),
+                place: listener.place(index),
                 address,
                 addresses: listener.addresses,
                 acceptable: false,
@@ -195,7 +201,8 @@ impl MioDriver {
 
     fn accept_one(&mut self, index: usize, events: &mut Vec<Event>) {
         let full = self.free.is_empty() && self.slots.len() as u32 >= self.sockets_max;
-        let Listener { source: Some(source), acceptable, addresses, .. } = &mut self.listeners[index] else {
+        let Listener { source: Some(source), place, acceptable, addresses, .. } = &mut self.listeners[index]
+        else {
             return;
         };
         if full && sys::is_readable(source.as_fd()) {
@@ -212,6 +219,7 @@ impl MioDriver {
             // One kind of stream for all: what is done to it is the same for every socket.
             Source::Unix(shared) => sys::accept_unix(&**shared).map(|fd| (TcpStream::from(fd), None)),
         };
+        let place = *place;
         let queued = match source {
             Source::Tcp(_) => Ok(()),
             Source::Unix(shared) => {
@@ -222,7 +230,7 @@ impl MioDriver {
         };
         match queued.and(accepted) {
             Ok((stream, address)) => {
-                if let Err(error) = self.adopt(stream, ListenerId(index as u8), address, events) {
+                if let Err(error) = self.adopt(stream, place, address, events) {
                     self.accept_failed(&error, events);
                 }
             }
@@ -316,6 +324,12 @@ impl Driver for MioDriver {
 
     fn local_addr(&self, listener: ListenerId) -> ListenAddress {
         self.listeners[listener.index()].address.clone()
+    }
+
+    fn listeners(&self) -> io::Result<Vec<(ListenerId, OwnedFd)>> {
+        let open =
+            self.listeners.iter().filter_map(|listener| Some((listener.place, listener.source.as_ref()?)));
+        open.map(|(place, source)| Ok((place, source.as_fd().try_clone_to_owned()?))).collect()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -488,6 +502,8 @@ impl Driver for MioDriver {
 struct Listener {
     /// `None` after the end.
     source: Option<Source>,
+    /// What its clients are said to come by.
+    place: ListenerId,
     address: ListenAddress,
     /// Each client's address is asked for.
     addresses: bool,

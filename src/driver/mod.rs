@@ -35,6 +35,7 @@ pub mod uring;
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,6 +126,14 @@ pub trait Driver {
     /// # Panics
     /// When there is no such listener.
     fn local_addr(&self, listener: ListenerId) -> ListenAddress;
+
+    /// Copies of the listeners, for another process to accept from.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    fn listeners(&self) -> io::Result<Vec<(ListenerId, OwnedFd)>> {
+        Ok(Vec::new())
+    }
 
     /// For other threads to end this driver's `wait`.
     fn waker(&self) -> Arc<dyn Wake>;

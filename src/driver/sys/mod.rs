@@ -19,8 +19,8 @@ pub use self::allocator::give_memory_back;
 pub(super) use self::memory::{SEND_BYTES_MAX, SEND_PARTS_MAX, held};
 pub(super) use self::ring::{Completion, Op, Ring};
 pub(super) use self::socket::{
-    BACKLOG, accept_failure, accept_unix, descriptors_max, is_readable, leave_queue, listen, now, send_cause,
-    wait_in_turn,
+    BACKLOG, accept_failure, accept_unix, descriptors_max, inherit, is_readable, leave_queue, listen, now,
+    send_cause, wait_in_turn,
 };
 pub use self::turns::take_short_turns;
 pub(super) use self::wake::RingWaker;

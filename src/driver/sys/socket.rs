@@ -24,7 +24,23 @@ pub(in crate::driver) fn listen(
     }
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
-    // Inherited by what is accepted: a message must not wait for the acknowledgement of the one before it.
+    set_options(&socket, options)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// The same listener of the process before this one, with the options of this one.
+pub(in crate::driver) fn inherit(listener: &TcpListener, options: SocketOptions) -> io::Result<TcpListener> {
+    let listener = listener.try_clone()?;
+    listener.set_nonblocking(true)?;
+    set_options(&socket2::SockRef::from(&listener), options)?;
+    Ok(listener)
+}
+
+/// Inherited by what is accepted.
+fn set_options(socket: &socket2::Socket, options: SocketOptions) -> io::Result<()> {
+    // A message must not wait for the acknowledgement of the one before it.
     socket.set_tcp_nodelay(true)?;
     let SocketOptions { send_buffer_bytes, send_timeout } = options;
     if send_buffer_bytes > 0 {
@@ -35,9 +51,7 @@ pub(in crate::driver) fn listen(
     if !send_timeout.is_zero() {
         socket.set_tcp_user_timeout(Some(send_timeout))?;
     }
-    socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(())
 }
 
 /// Puts a listener that drivers share at the end of the queue of those who wait for its next client, and wakes this one at

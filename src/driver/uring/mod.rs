@@ -24,7 +24,7 @@ mod token;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -79,8 +79,9 @@ impl UringDriver {
         let sockets_max = options.sockets_max.min(sys::descriptors_max()).min(SLOT_MAX + 1);
         let ring = Ring::try_new(sockets_max, options.recv_buffers, options.recv_buffer_bytes)?;
         assert!((1..=LISTENERS_MAX).contains(&options.listeners.len()), "the configuration bounds listeners");
-        let bind = |listener: &ListenerOptions| Listener::try_new(listener, options.socket);
-        let listeners: Vec<Listener> = options.listeners.iter().map(bind).collect::<io::Result<_>>()?;
+        let bind = |(index, listener)| Listener::try_new(index, listener, options.socket);
+        let listeners: Vec<Listener> =
+            options.listeners.iter().enumerate().map(bind).collect::<io::Result<_>>()?;
         let waker = Arc::new(RingWaker::try_new(&ring, Token::woken())?);
         let mut driver = UringDriver {
             ring,
@@ -277,7 +278,7 @@ impl UringDriver {
             let sock = Sock { slot: index, generation: slot.generation };
             let address = if at.one_by_one { self.ring.accepted_from(listener as usize) } else { None };
             self.more_clients |= at.one_by_one;
-            events.push(Event::Accepted { sock, listener: ListenerId(listener as u8), address });
+            events.push(Event::Accepted { sock, listener: at.place, address });
         }
         if completion.more() {
             return;
@@ -413,6 +414,12 @@ impl Driver for UringDriver {
 
     fn local_addr(&self, listener: ListenerId) -> ListenAddress {
         self.listeners[listener.index()].address.clone()
+    }
+
+    fn listeners(&self) -> io::Result<Vec<(ListenerId, OwnedFd)>> {
+        let open =
+            self.listeners.iter().filter_map(|listener| Some((listener.place, listener.source.as_ref()?)));
+        open.map(|(place, source)| Ok((place, source.as_fd().try_clone_to_owned()?))).collect()
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -569,6 +576,8 @@ impl Drop for UringDriver {
 struct Listener {
     /// `None` after the end.
     source: Option<Source>,
+    /// What its clients are said to come by.
+    place: ListenerId,
     address: ListenAddress,
     /// Each client's address is asked for.
     one_by_one: bool,
@@ -586,21 +595,40 @@ enum Source {
 }
 
 impl Listener {
-    fn try_new(options: &ListenerOptions, socket: SocketOptions) -> io::Result<Listener> {
+    fn try_new(index: usize, options: &ListenerOptions, socket: SocketOptions) -> io::Result<Listener> {
         let (source, address, slot_flags) = match &options.bind {
             Bind::Tcp(address, ipv6_only) => {
                 let listener = sys::listen(*address, *ipv6_only, socket)?;
                 let address = ListenAddress::Tcp(listener.local_addr()?);
                 (Source::Tcp(listener), address, 0)
             }
+            Bind::Inherited(_, inherited) => {
+                (Source::Tcp(sys::inherit(inherited, socket)?), options.address(), 0)
+            }
             Bind::Unix(shared) => (Source::Unix(shared.clone()), options.address(), BLIND),
         };
+        let place = options.place(index);
         let one_by_one = options.addresses && address.tcp().is_some();
-        Ok(Listener { source: Some(source), address, one_by_one, slot_flags, armed: false, cancelled: false })
+        Ok(Listener {
+            source: Some(source),
+            place,
+            address,
+            one_by_one,
+            slot_flags,
+            armed: false,
+            cancelled: false,
+        })
     }
 }
 
 impl Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Tcp(listener) => listener.as_fd(),
+            Source::Unix(shared) => shared.as_fd(),
+        }
+    }
+
     fn accept(&self, index: usize, one_by_one: bool) -> Op<'_> {
         match self {
             Source::Tcp(listener) if one_by_one => {
