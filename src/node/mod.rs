@@ -12,6 +12,7 @@ pub mod doctor;
 mod harden;
 mod limits;
 mod listener;
+pub mod notify;
 mod signals;
 mod tls;
 pub mod tokens;
