@@ -1,5 +1,5 @@
-//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, `trunkline doctor`, and tokens made
-//! and checked with the keys of a configuration: `trunkline gentoken`, `gensubtoken`, `checktoken`.
+//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, `trunkline import`, `trunkline doctor`, and
+//! tokens made and checked with the keys of a configuration: `trunkline gentoken`, `gensubtoken`, `checktoken`.
 //!
 //! Flags come from the table of settings. Exit codes: 0 done, 1 the checked file has faults, 2 the command line or the
 //! configuration is wrong.
@@ -14,6 +14,7 @@ use std::time::Duration;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::base::address::Serves;
+use crate::config::centrifugo::{self, Imported, TheirFlags};
 use crate::config::document;
 use crate::config::fault::{Fault, Origin};
 use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, Row, Sources};
@@ -25,9 +26,6 @@ use crate::config::value::{Given, Setting as _};
 
 /// Longest configuration file that is read, in bytes. A larger one is some other file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
-
-/// What variables of Centrifugo begin with.
-const FOREIGN_PREFIX: &str = "CENTRIFUGO_";
 
 /// What to serve with.
 #[derive(Clone, Debug)]
@@ -127,6 +125,10 @@ pub fn interpret(
     unix_s: u64,
 ) -> Action {
     let rows = Config::default().rows();
+    let (arguments, their_flags) = match centrifugo::split(arguments.into_iter().collect()) {
+        Ok(split) => split,
+        Err(problem) => return Action::Print { text: format!("error: {problem}\n"), code: 2 },
+    };
     let matches = match command(&rows).try_get_matches_from(arguments) {
         Ok(matches) => matches,
         Err(error) => {
@@ -135,14 +137,20 @@ pub fn interpret(
         }
     };
     let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
-    let foreign = foreign(&environment);
-    let environment = ours(environment);
-    let environment = Surroundings { environment, unix_s };
+    let theirs = beginning(&environment, centrifugo::ENVIRONMENT_PREFIX);
+    let foreign = theirs.keys().next().cloned();
+    let environment = beginning(&environment, ENVIRONMENT_PREFIX);
+    let environment = Surroundings { environment, theirs, their_flags, unix_s };
     match matches.subcommand() {
         Some(("config", _)) => Action::Print { text: document::documented(&Config::default()), code: 0 },
+        Some(("import", matches)) => {
+            let matches = matches.subcommand_matches("centrifugo").unwrap_or(matches);
+            let path = matches.get_one::<String>("FILE").cloned().unwrap_or_default();
+            print_import(&rows, matches, &path, &environment)
+        }
         Some(("check", matches)) => {
             let path = matches.get_one::<String>("FILE").cloned().unwrap_or_default();
-            match read(&path).and_then(|file| prepare(&sources(&rows, matches, file, environment))) {
+            match read(&path).and_then(|file| prepare(&sources(&rows, matches, file, &environment))) {
                 Ok(start) => {
                     let warnings: String =
                         start.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
@@ -154,7 +162,7 @@ pub fn interpret(
         }
         Some((name @ ("gentoken" | "gensubtoken" | "checktoken"), matches)) => {
             // The node that a configuration describes need not fit this machine.
-            let loaded = given(&rows, matches, environment).and_then(|sources| load::load(&sources));
+            let loaded = given(&rows, matches, &environment).and_then(|given| given.load());
             let job = token_job(name, matches);
             match loaded.and_then(|Loaded { config, .. }| job.map(|job| TokenTask { config, job })) {
                 Ok(task) => Action::Token(Box::new(task)),
@@ -166,18 +174,20 @@ pub fn interpret(
                 connections: matches.get_one::<u32>("connections").copied(),
                 root: matches.get_one::<String>("root").cloned().unwrap_or_default(),
             };
-            match configured(&rows, matches, environment) {
+            match configured(&rows, matches, &environment) {
                 Ok(start) => Action::Doctor(Box::new(start), diagnosis),
                 Err(faults) => refuse(&faults, 2),
             }
         }
-        _ => match configured(&rows, &matches, environment) {
+        _ => match configured(&rows, &matches, &environment) {
             Ok(start) if start.config.is_development() && foreign.is_some() => {
                 let name = foreign.unwrap_or_default();
                 let text = format!(
                     "error: {name} is set, and nothing configures trunkline: its variables begin with \
-                     {ENVIRONMENT_PREFIX}, and `trunkline config` prints them all. Development mode, which lets \
-                     everybody in, starts only where no variable begins with {FOREIGN_PREFIX}\n"
+                     {ENVIRONMENT_PREFIX}, and `trunkline config` prints them all. To serve from Centrifugo's \
+                     configuration, variables included, name its file: --centrifugo FILE (/dev/null for none). \
+                     Development mode, which lets everybody in, starts only where no variable begins with {}\n",
+                    centrifugo::ENVIRONMENT_PREFIX
                 );
                 Action::Print { text, code: 2 }
             }
@@ -190,6 +200,9 @@ pub fn interpret(
 /// What a configuration is read in.
 struct Surroundings {
     environment: BTreeMap<String, String>,
+    /// Variables and flags of Centrifugo.
+    theirs: BTreeMap<String, String>,
+    their_flags: TheirFlags,
     /// Seconds since 1970.
     unix_s: u64,
 }
@@ -204,19 +217,86 @@ fn places(config: &Config) -> String {
     config.listeners().iter().map(place).collect()
 }
 
-/// What the file that is named, the environment and the flags come to.
-fn configured(rows: &[Row], matches: &ArgMatches, environment: Surroundings) -> Result<Start, Vec<Fault>> {
-    prepare(&given(rows, matches, environment)?)
+/// Sources, and what they were made from if that is Centrifugo's configuration.
+struct GivenSources {
+    sources: Sources,
+    imported: Option<Imported>,
 }
 
-/// The sources themselves, the file read that `--config` or the environment names.
-fn given(rows: &[Row], matches: &ArgMatches, environment: Surroundings) -> Result<Sources, Vec<Fault>> {
+impl GivenSources {
+    fn load(&self) -> Result<Loaded, Vec<Fault>> {
+        let mut loaded = load::load(&self.sources).map_err(|faults| self.blame(faults))?;
+        if let Some(imported) = &self.imported {
+            loaded.warnings.splice(..0, imported.warnings.iter().cloned());
+        }
+        Ok(loaded)
+    }
+
+    /// Faults of what was made, as faults of what it was made from.
+    fn blame(&self, faults: Vec<Fault>) -> Vec<Fault> {
+        match (&self.imported, &self.sources.file) {
+            (Some(imported), Some((name, _))) => centrifugo::blame(name, &imported.sources, faults),
+            _ => faults,
+        }
+    }
+}
+
+/// What the file that is named, the environment and the flags come to.
+fn configured(rows: &[Row], matches: &ArgMatches, environment: &Surroundings) -> Result<Start, Vec<Fault>> {
+    let given = given(rows, matches, environment)?;
+    let Loaded { config, warnings } = given.load()?;
+    let plan = MemoryPlan::new(&config, Machine::find().bytes).map_err(|fault| given.blame(vec![fault]))?;
+    Ok(Start { config, warnings, plan })
+}
+
+/// The sources themselves: the file read that `--config` or the environment names, or that of Centrifugo.
+fn given(rows: &[Row], matches: &ArgMatches, environment: &Surroundings) -> Result<GivenSources, Vec<Fault>> {
     let named = matches.get_one::<String>("config").or(environment.environment.get(ENVIRONMENT_FILE));
-    let file = match named.filter(|path| !path.is_empty()) {
+    let named = named.filter(|path| !path.is_empty());
+    if let Some(path) = matches.get_one::<String>("centrifugo") {
+        if let Some(own) = named {
+            let problem =
+                format!("cannot be beside a configuration of ours ({own}): only one of them can hold");
+            let origin = Origin::Flag("--centrifugo".to_string());
+            return Err(vec![Fault { key: String::new(), origin, problem }]);
+        }
+        let imported = imported(matches, path, environment)?;
+        let file = Some((format!("{path}, as imported"), imported.text.clone()));
+        let sources = sources(rows, matches, file, environment);
+        return Ok(GivenSources { sources, imported: Some(imported) });
+    }
+    let file = match named {
         Some(path) => read(path)?,
         None => None,
     };
-    Ok(sources(rows, matches, file, environment))
+    Ok(GivenSources { sources: sources(rows, matches, file, environment), imported: None })
+}
+
+/// Centrifugo's configuration made into ours.
+fn imported(matches: &ArgMatches, path: &str, environment: &Surroundings) -> Result<Imported, Vec<Fault>> {
+    let allowed = matches.get_many::<String>("allow-missing").unwrap_or_default();
+    centrifugo::import(&centrifugo::Sources {
+        file: read(path)?.unwrap_or_default(),
+        environment: environment.theirs.clone(),
+        flags: environment.their_flags.clone(),
+        allowed: allowed.map(|key| key.trim_start_matches('-').to_string()).collect(),
+    })
+}
+
+/// The configuration that Centrifugo's comes to; what would keep it from being served stands in it as well.
+fn print_import(rows: &[Row], matches: &ArgMatches, path: &str, environment: &Surroundings) -> Action {
+    let imported = match imported(matches, path, environment) {
+        Ok(imported) => imported,
+        Err(faults) => return refuse(&faults, 2),
+    };
+    let file = Some((format!("{path}, as imported"), imported.text.clone()));
+    let given = GivenSources { sources: sources(rows, matches, file, environment), imported: Some(imported) };
+    let notes: String = match given.load() {
+        Ok(_) => String::new(),
+        Err(faults) => faults.iter().map(|fault| format!("# does not start as it is: {fault}\n")).collect(),
+    };
+    let text = given.imported.map_or(String::new(), |imported| imported.text);
+    Action::Print { text: format!("{notes}{text}"), code: 0 }
 }
 
 /// The job that a subcommand for tokens names.
@@ -281,6 +361,17 @@ fn command(rows: &[Row]) -> Command {
         .short('c')
         .value_name("FILE")
         .help(format!("Configuration file (TOML) [env: {ENVIRONMENT_FILE}]"));
+    let allow_missing = Arg::new("allow-missing")
+        .long("allow-missing")
+        .value_name("KEY")
+        .action(ArgAction::Append)
+        .help("Go on without a key of Centrifugo that has no counterpart; can be repeated");
+    let centrifugo = [
+        Arg::new("centrifugo").long("centrifugo").value_name("FILE").help(
+            "Serve from Centrifugo's configuration (JSON, YAML or TOML), its environment and its flags",
+        ),
+        allow_missing.clone(),
+    ];
     Command::new("trunkline")
         .version(env!("CARGO_PKG_VERSION"))
         .about("Holds long client connections (WebSocket) in front of a backend that speaks plain HTTP.")
@@ -289,8 +380,20 @@ fn command(rows: &[Row]) -> Command {
              Without a file, an API key and a token secret the node runs in development mode on loopback only.",
         )
         .arg(config.clone())
+        .args(centrifugo.clone())
         .args(flags.clone())
         .args_conflicts_with_subcommands(true)
+        .subcommand(
+            Command::new("import")
+                .about("Print the configuration of another server as one of ours, with the origin of each line")
+                .subcommand_required(true)
+                .subcommand(
+                    Command::new("centrifugo")
+                        .about("From Centrifugo (5 and 6): JSON, YAML or TOML, with its environment and its flags")
+                        .arg(Arg::new("FILE").required(true).help("Its file; /dev/null for none"))
+                        .arg(allow_missing.clone()),
+                ),
+        )
         .subcommand(Command::new("config").about("Print the documented default configuration"))
         .subcommand(
             Command::new("check")
@@ -301,6 +404,7 @@ fn command(rows: &[Row]) -> Command {
             Command::new("gentoken")
                 .about("Print a connection token, signed with client.token.hmac_secret (HS256)")
                 .args([config.clone(), user(), ttl(), info()])
+                .args(centrifugo.clone())
                 .arg(
                     option("channel", 's', "CHANNEL", "Subscribe the connection to this; can be repeated")
                         .action(ArgAction::Append),
@@ -311,12 +415,14 @@ fn command(rows: &[Row]) -> Command {
             Command::new("gensubtoken")
                 .about("Print a subscription token, signed with the hmac_secret of client.subscription_token or client.token")
                 .args([config.clone(), user(), ttl(), info()])
+                .args(centrifugo.clone())
                 .arg(option("channel", 's', "CHANNEL", "What it lets the user subscribe to").required(true)),
         )
         .subcommand(
             Command::new("checktoken")
                 .about("Print what a token of either kind says; exits 1 when it is not valid")
                 .arg(config.clone())
+                .args(centrifugo.clone())
                 .arg(Arg::new("TOKEN").required(true).allow_hyphen_values(true)),
         )
         .subcommand(
@@ -336,6 +442,7 @@ fn command(rows: &[Row]) -> Command {
                         .help("Take DIR/proc/sys and DIR/sys for /proc/sys and /sys"),
                 )
                 .arg(config)
+                .args(centrifugo)
                 .args(flags),
         )
 }
@@ -344,7 +451,7 @@ fn sources(
     rows: &[Row],
     matches: &ArgMatches,
     file: Option<(String, String)>,
-    Surroundings { environment, unix_s }: Surroundings,
+    Surroundings { environment, unix_s, .. }: &Surroundings,
 ) -> Sources {
     let flags = rows.iter().filter_map(|row| {
         let (flag, value) = row.key.flag?;
@@ -359,7 +466,7 @@ fn sources(
         };
         Some((row.path(), text?))
     });
-    Sources { file, environment, flags: flags.collect(), unix_s }
+    Sources { file, environment: environment.clone(), flags: flags.collect(), unix_s: *unix_s }
 }
 
 /// A whole configuration or every fault of it, the memory plan included.
@@ -382,20 +489,13 @@ fn read(path: &str) -> Result<Option<(String, String)>, Vec<Fault>> {
     Ok(Some((path.to_string(), text)))
 }
 
-/// The variables that begin with our prefix. One that is not UTF-8 is read with replacement characters and then fails
+/// The variables that begin with `prefix`. One that is not UTF-8 is read with replacement characters and then fails
 /// as a value, by its name.
-/// A variable of the server whose clients ours are: set, it was meant to configure this one.
-fn foreign(environment: &[(OsString, OsString)]) -> Option<String> {
-    let names = environment.iter().map(|(name, _)| name.to_string_lossy());
-    names.filter(|name| name.starts_with(FOREIGN_PREFIX)).min().map(Into::into)
-}
-
-fn ours(environment: impl IntoIterator<Item = (OsString, OsString)>) -> BTreeMap<String, String> {
+fn beginning(environment: &[(OsString, OsString)], prefix: &str) -> BTreeMap<String, String> {
+    let environment = environment.iter().filter_map(|(name, value)| Some((name.to_str()?, value)));
     environment
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-        .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
-        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .filter(|(name, _)| name.starts_with(prefix))
+        .map(|(name, value)| (name.to_string(), value.to_string_lossy().into_owned()))
         .collect()
 }
 
@@ -404,169 +504,5 @@ fn refuse(faults: &[Fault], code: u8) -> Action {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn act(arguments: &[&str], environment: &[(&str, &str)]) -> Action {
-        let arguments = ["trunkline"].iter().chain(arguments).map(OsString::from);
-        interpret(arguments, environment.iter().map(|(name, value)| (name.into(), value.into())), 0)
-    }
-
-    fn printed(action: Action) -> (String, u8) {
-        match action {
-            Action::Print { text, code } => (text, code),
-            Action::Serve(start) | Action::Doctor(start, _) => panic!("serves with {:?}", start.config),
-            Action::Token(task) => panic!("makes {:?}", task.job),
-        }
-    }
-
-    fn served(action: Action) -> Config {
-        match action {
-            Action::Serve(start) => start.config,
-            Action::Doctor(..) => panic!("examines"),
-            Action::Print { text, code } => panic!("exits {code}: {text}"),
-            Action::Token(task) => panic!("makes {:?}", task.job),
-        }
-    }
-
-    #[test]
-    fn variables_of_another_server_do_not_start_an_open_node() {
-        let foreign = ("CENTRIFUGO_CLIENT_TOKEN_HMAC_SECRET_KEY", "secret");
-        let (text, code) = printed(act(&[], &[foreign]));
-        assert_eq!(code, 2);
-        assert!(text.contains(foreign.0) && text.contains("TRUNKLINE_"), "{text}");
-        // Beside a configuration of ours they may stay.
-        assert!(!served(act(&[], &[foreign, ("TRUNKLINE_API_KEY", "a key of sixteen")])).is_development());
-        assert!(served(act(&[], &[])).is_development());
-    }
-
-    fn job(arguments: &[&str]) -> TokenJob {
-        match act(arguments, &[]) {
-            Action::Token(task) => task.job,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn tokens_are_made_of_what_the_command_line_says() {
-        let made = job(&["gentoken", "-u", "42", "--ttl", "1h", "-s", "a", "--channel=b", "--info", "{}"]);
-        let expected = TokenJob::Connection {
-            user: "42".into(),
-            ttl: Duration::from_secs(3600),
-            channels: vec!["a".into(), "b".into()],
-            info: Some("{}".into()),
-            meta: None,
-        };
-        assert_eq!(made, expected);
-        let made = job(&["gensubtoken", "-u", "42", "-s", "news"]);
-        let ttl = Duration::from_secs(7 * 24 * 3600);
-        let expected = TokenJob::Subscription { user: "42".into(), channel: "news".into(), ttl, info: None };
-        assert_eq!(made, expected);
-        assert_eq!(job(&["checktoken", " x "]), TokenJob::Check { token: "x".into() });
-        for wrong in [
-            &["gensubtoken", "-u", "42"][..],
-            &["gentoken", "--ttl", "soon"],
-            &["gentoken", "--info", "{"],
-            &["gentoken", "--meta", "nothing"],
-            &["checktoken"],
-            &["checktoken", "x", "--config", "/nonexistent.toml"],
-        ] {
-            assert_eq!(printed(act(wrong, &[])).1, 2, "{wrong:?}");
-        }
-    }
-
-    #[test]
-    fn flags_reach_their_settings() {
-        let config = served(act(
-            &[
-                "--listen",
-                "127.0.0.1:0",
-                "--api-listen=127.0.0.1:1",
-                "--driver",
-                "mio",
-                "--shards",
-                "3",
-                "--echo",
-            ],
-            &[("TRUNKLINE_LISTEN", "127.0.0.1:7"), ("TRUNKLINE_LOG_FORMAT", "json"), ("HOME", "/")],
-        ));
-        let listen = |config: &Config| config.listen.addresses().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(listen(&config), ["127.0.0.1:0"]);
-        assert_eq!(config.api_listen.unwrap().port(), 1);
-        assert_eq!((config.driver, config.shards, config.echo), (crate::config::DriverChoice::Mio, 3, true));
-        assert_eq!(config.log.format, crate::config::LogFormat::Json);
-        let config = served(act(&["--api-key", "-k-", "--log", "json", "--log-level", "debug"], &[]));
-        assert_eq!(config.api.key.unwrap().reveal(), "-k-");
-        assert_eq!(config.log.level, crate::config::LogLevel::Debug);
-        assert!(served(act(&[], &[])).is_development());
-        let several = ["127.0.0.1:1", "[::1]:1", "unix:/a.sock"];
-        let [one, two, three] = several;
-        assert_eq!(
-            listen(&served(act(&["--listen", one, "--listen", two, "--listen", three], &[]))),
-            several
-        );
-        let variable = ("TRUNKLINE_LISTEN", &*several.join(","));
-        assert_eq!(listen(&served(act(&[], &[variable]))), several);
-        assert_eq!(printed(act(&["--shards", "1", "--shards", "2"], &[])).1, 2, "no list");
-    }
-
-    #[test]
-    fn exit_codes_tell_help_usage_and_configuration_apart() {
-        let (help, code) = printed(act(&["--help"], &[]));
-        assert_eq!(code, 0);
-        for mentioned in ["--api-key", "TRUNKLINE_API_KEY", "[key: api.key", "check", "config"] {
-            assert!(help.contains(mentioned), "{mentioned} is missing in {help}");
-        }
-        assert_eq!(printed(act(&["--version"], &[])).1, 0);
-        assert_eq!(printed(act(&["--sharks", "3"], &[])).1, 2);
-        assert_eq!(printed(act(&["--shards", "many"], &[])).1, 2);
-        assert_eq!(printed(act(&["--config", "/nonexistent.toml"], &[])).1, 2);
-        assert_eq!(printed(act(&[], &[("TRUNKLINE_CONFIG", "/nonexistent.toml")])).1, 2);
-        assert_eq!(printed(act(&["check"], &[])).1, 2);
-    }
-
-    #[test]
-    fn the_doctor_takes_what_serving_takes() {
-        let action = act(&["doctor", "--connections", "500000", "--shards", "3", "--root", "/r"], &[]);
-        let Action::Doctor(start, diagnosis) = action else { panic!("{action:?}") };
-        assert_eq!(start.config.shards, 3);
-        assert_eq!(diagnosis, Diagnosis { connections: Some(500_000), root: "/r".into() });
-        assert_eq!(printed(act(&["doctor", "--connections", "0"], &[])).1, 2);
-        assert_eq!(printed(act(&["doctor", "--config", "/nonexistent.toml"], &[])).1, 2);
-    }
-
-    #[test]
-    fn check_says_ok_or_names_the_line() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("t.toml");
-        let name = path.to_str().unwrap();
-        fs::write(&path, document::documented(&Config::default())).unwrap();
-        assert_eq!(
-            printed(act(&["check", name], &[])),
-            (format!("clients  127.0.0.1:8000\n{name}: ok\n"), 0)
-        );
-        let served = served(act(&["--config", name], &[]));
-        assert_eq!(served, Config::default(), "the documented file is what it says: the defaults");
-        fs::write(&path, "[client]\n\nping_intervall = \"5s\"\n").unwrap();
-        let (text, code) = printed(act(&["check", name], &[]));
-        let expected = format!(
-            "error: {name}:3: client.ping_intervall: unknown key; did you mean client.ping_interval?\n"
-        );
-        assert_eq!((text, code), (expected, 1));
-        assert_eq!(printed(act(&["--config", name], &[])).1, 2);
-        fs::write(&path, "[client]\nallowed_origins = [\"null\", \"https://a.example/app\"]\n").unwrap();
-        let (text, code) = printed(act(&["check", name], &[]));
-        let reason = "\"https://a.example/app\" has a path: an origin ends with its host or port";
-        assert_eq!((text, code), (format!("error: {name}:2: client.allowed_origins: {reason}\n"), 1));
-        assert_eq!(printed(act(&["check", "/nonexistent.toml"], &[])).1, 1);
-        fs::write(&path, [0xff, 0xfe]).unwrap();
-        assert_eq!(printed(act(&["check", name], &[])).1, 1);
-    }
-
-    #[test]
-    fn config_prints_what_parses() {
-        let (text, code) = printed(act(&["config"], &[]));
-        assert_eq!(code, 0);
-        assert!(text.contains("# How often a silent client is pinged.\nping_interval = \"25s\"\n"), "{text}");
-    }
-}
+#[path = "cli_tests.rs"]
+mod tests;

@@ -5,6 +5,7 @@
 //! key and where it was given. Must not know: what any setting does; sockets, shards, the control plane.
 
 pub mod authorities;
+pub mod centrifugo;
 mod channel;
 mod check;
 pub mod cli;

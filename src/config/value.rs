@@ -206,14 +206,18 @@ impl Setting for Duration {
     }
 
     fn write(&self) -> Option<String> {
-        let ms = u64::try_from(self.as_millis()).unwrap_or(u64::MAX);
-        let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-        let (number, unit) = units
-            .into_iter()
-            .find(|(each, _)| ms > 0 && ms.is_multiple_of(*each))
-            .map_or((ms, if ms == 0 { "s" } else { "ms" }), |(each, unit)| (ms / each, unit));
-        Some(format!("\"{number}{unit}\""))
+        Some(write_duration_ms(u64::try_from(self.as_millis()).unwrap_or(u64::MAX)))
     }
+}
+
+/// In the largest unit that it is a whole number of.
+pub(super) fn write_duration_ms(ms: u64) -> String {
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let (number, unit) = units
+        .into_iter()
+        .find(|(each, _)| ms > 0 && ms.is_multiple_of(*each))
+        .map_or((ms, if ms == 0 { "s" } else { "ms" }), |(each, unit)| (ms / each, unit));
+    format!("\"{number}{unit}\"")
 }
 
 /// A number of bytes.
