@@ -18,6 +18,7 @@ pub mod listeners;
 pub mod load;
 pub mod machine;
 pub mod memory;
+pub mod paths;
 pub mod places;
 mod secrets;
 mod sections;

@@ -7,6 +7,7 @@ use crate::base::address::{ListenAddress, Serves};
 use crate::base::trusted::{AddressField, Trusted};
 use crate::config::authorities::Authorities;
 use crate::config::listeners::{FileMode, Listeners};
+use crate::config::paths::Paths;
 use crate::config::table::{Entries, Named, Section, settings};
 use crate::config::tls::TlsSettings;
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
@@ -188,7 +189,11 @@ settings! {
         pub refresh_hook: Option<String> = None, example "\"backend\"";
         /// The hook that answers the calls of clients. Unset: they are refused (108).
         pub rpc_hook: Option<String> = None, example "\"backend\"";
+        /// Answer a unidirectional client of HTTP whose connect is refused with a status instead of a stream that ends: by the
+        /// code of the error or of the disconnect, like "3507=403".
+        pub connect_statuses: Vec<String> = Vec::new(), example "[\"3507=403\", \"109=401\"]";
     } with {
+        pub paths: Paths,
         pub token: Token,
         pub subscription_token: Token,
     }
@@ -545,7 +550,7 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 12] {
+    pub fn parts(&self) -> [Part<'_>; 13] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
@@ -557,6 +562,11 @@ impl Config {
             ),
             part("api", "The server API: what the backend calls to publish.", &self.api),
             part("client", "What a client connection may do and cost.", &self.client),
+            part(
+                "client.paths",
+                "Where clients of the Centrifuge protocol connect. An empty path is not served.",
+                &self.client.paths,
+            ),
             part(
                 "client.token",
                 "Tokens (JWT) of connections, and of subscriptions unless they have keys of their own.",
@@ -587,6 +597,7 @@ impl Config {
             "tls" => &mut self.tls,
             "api" => &mut self.api,
             "client" => &mut self.client,
+            "client.paths" => &mut self.client.paths,
             "client.token" => &mut self.client.token,
             "client.subscription_token" => &mut self.client.subscription_token,
             "channel" => &mut self.channel,

@@ -53,7 +53,11 @@ impl App {
             metrics.add(EventMetrics(Arc::clone(events)));
         }
         options.collectors.iter().for_each(|collector| metrics.add(Shared(Arc::clone(collector))));
-        let node = NodeIdentity { name: options.node_name.clone(), process: Process::new()? };
+        let mut process = Process::new()?;
+        if let Some(uid) = &options.uid {
+            process.uid.clone_from(uid);
+        }
+        let node = NodeIdentity { name: options.node_name.clone(), process };
         let counts = metrics.tunnel_counts();
         Ok(App {
             tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),

@@ -192,6 +192,7 @@ fn answer(
 
 fn options() -> ControlOptions {
     ControlOptions {
+        uid: None,
         node_name: "n1".to_string(),
         api_keys: vec![Secret::new("key")],
         body_bytes_max: 64 * 1024,

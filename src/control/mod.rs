@@ -28,6 +28,7 @@ mod options;
 pub mod outbound;
 mod page;
 mod process;
+pub use process::random_id;
 mod pushes;
 mod requests;
 mod responses;

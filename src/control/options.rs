@@ -18,6 +18,8 @@ pub const TRANSFER_TIME: Duration = Duration::from_secs(10);
 pub struct ControlOptions {
     /// This node's name in `info`.
     pub node_name: String,
+    /// What names this run of the node among others; without one it gets its own.
+    pub uid: Option<String>,
     /// Keys the API accepts. Empty: every call is refused.
     pub api_keys: Vec<Secret>,
     /// Longest request body.
@@ -56,6 +58,7 @@ impl ControlOptions {
                 "" => format!("{}_{}", process::host_name(), config.tag()),
                 name => name.to_string(),
             },
+            uid: None,
             api_keys: config.api_keys().cloned().collect(),
             body_bytes_max: config.api.body_bytes_max.bytes(),
             requests_max: config.limits.http_requests_max,

@@ -37,8 +37,10 @@ use crate::base::time::Time;
 use crate::config::cli::Start;
 use crate::config::machine::Machine;
 use crate::config::memory::request_bytes;
+use crate::config::paths::connect_status;
 use crate::config::places::Listener;
 use crate::config::{Config, DriverChoice, MemoryPlan, Tunnel};
+use crate::control::random_id;
 use crate::control::{self, ControlOptions};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
@@ -131,11 +133,14 @@ fn serve(start: &Start) -> io::Result<()> {
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
     let certificates = Certificates::new(config)?;
-    let shard_options = shard_options(config, tokens.verifier, plan, room, certificates.as_ref())?;
+    let uid = random_id()?.to_string();
+    let mut shard_options = shard_options(config, tokens.verifier, plan, room, certificates.as_ref())?;
+    shard_options.node_uid = uid.as_str().into();
     let shard_options = Arc::new(shard_options);
     limits::watch(&shard_options)?;
     let control_options = ControlOptions {
         issuers: tokens.issuers,
+        uid: Some(uid),
         collectors: certificates.iter().map(|certificates| Arc::new(certificates.clone()) as _).collect(),
         ..ControlOptions::new(config)
     };
@@ -414,6 +419,9 @@ fn shard_options(
         shutdown_grace: config.shutdown.grace,
         client_limits: client_limits(config)?,
         echo: config.echo,
+        client_paths: client.paths.for_shards(),
+        connect_statuses: client.connect_statuses.iter().filter_map(|text| connect_status(text)).collect(),
+        node_uid: Box::default(),
         events: config.events.kinds(),
         vacated_delay: config.events.vacated_delay,
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),

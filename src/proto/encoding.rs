@@ -27,6 +27,22 @@ pub enum Encoding {
     CentrifugeProtobuf = 7,
     /// As [`Encoding::Sse`], for HTTP/1.0, which knows no chunks.
     SsePlain = 8,
+    /// A line of Centrifuge JSON in the body of a response. What the rest carries: see [`crate::proto::wire`].
+    CentrifugeStream = 9,
+    /// Centrifuge Protobuf in the body of a response.
+    CentrifugeProtobufStream = 10,
+    /// An event of Centrifuge JSON.
+    CentrifugeSse = 11,
+    /// A bare push of Centrifuge JSON in one WebSocket text message.
+    UniWebSocket = 12,
+    /// The same as a line, in chunks of HTTP/1.1.
+    UniStream = 13,
+    /// The same without chunks.
+    UniStreamPlain = 14,
+    /// The same as an event, in chunks of HTTP/1.1.
+    UniSse = 15,
+    /// The same without chunks.
+    UniSsePlain = 16,
 }
 
 /// Of an [`EncodingId`].
@@ -34,7 +50,7 @@ const COMPRESSED: u8 = 1 << 7;
 const _: () = assert!(Encoding::ALL.len() <= COMPRESSED as usize);
 
 impl Encoding {
-    pub const ALL: [Encoding; 9] = [
+    pub const ALL: [Encoding; 17] = [
         Encoding::CentrifugeJson,
         Encoding::Sse,
         Encoding::JsonLines,
@@ -44,6 +60,14 @@ impl Encoding {
         Encoding::Poll,
         Encoding::CentrifugeProtobuf,
         Encoding::SsePlain,
+        Encoding::CentrifugeStream,
+        Encoding::CentrifugeProtobufStream,
+        Encoding::CentrifugeSse,
+        Encoding::UniWebSocket,
+        Encoding::UniStream,
+        Encoding::UniStreamPlain,
+        Encoding::UniSse,
+        Encoding::UniSsePlain,
     ];
 
     pub const fn id(self) -> EncodingId {
@@ -63,6 +87,7 @@ impl Encoding {
                 | Encoding::CentrifugeProtobuf
                 | Encoding::WebSocketJson
                 | Encoding::WebSocketBare
+                | Encoding::UniWebSocket
         )
     }
 

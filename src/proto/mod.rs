@@ -13,3 +13,4 @@ pub mod http1;
 pub mod proxy_protocol;
 pub mod unidirectional;
 pub mod websocket;
+pub mod wire;

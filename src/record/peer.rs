@@ -45,7 +45,7 @@ record! {
 
     /// A client of the Centrifuge protocol.
     pub struct ClientRecord {
-        /// 1 JSON, 2 Protobuf.
+        /// 1 JSON, 2 Protobuf over WebSocket; others by [`crate::proto::wire::Wire::number`].
         format: u8,
         /// 1 fresh, 2 connecting, 3 connected, 4 refused.
         phase: u8,

@@ -96,6 +96,12 @@ impl Session {
         let (id, connects) = (about.id(), matches!(about, About::Connect { .. }));
         let done = match outcome {
             Err(Denied::Disconnect(disconnect)) => return Err(disconnect),
+            Err(Denied::Error { code, message, temporary })
+                if connects && self.wire.carrier.is_unidirectional() =>
+            {
+                let error = ErrorRef { code: code.into(), message: &message, temporary };
+                return Err(self.turned_away(&error));
+            }
             Err(Denied::Error { code, message, temporary }) if id.is_some() => {
                 let error = ErrorRef { code: code.into(), message: &message, temporary };
                 cx.reply(id.unwrap_or(0), &Reply::Error(error));
@@ -109,6 +115,10 @@ impl Session {
         match done {
             Ok(()) => {}
             Err(Failure::Close(disconnect)) => return Err(disconnect),
+            Err(Failure::Refuse(error_code)) if connects && self.wire.carrier.is_unidirectional() => {
+                cx.effects.push(Effect::Refused(error_code));
+                return Err(self.turned_away(&error_code.into()));
+            }
             Err(Failure::Refuse(error_code)) => {
                 cx.refuse(id.unwrap_or(0), error_code);
                 if connects {

@@ -6,6 +6,7 @@ use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, ClientId};
 use crate::proto::centrifuge::{Batch, Format, decode_frame};
+use crate::proto::wire::Wire;
 use crate::record::{self, PeerRecord, PeerState};
 use crate::session::commands::Progress;
 use crate::session::context::{Hooks, Rights, SubscribeEffect, World};
@@ -128,7 +129,7 @@ impl Stage {
                 headers: vec!["cookie".into()],
                 channels: vec!["a", "b", "free", "both", "for#bob"],
             },
-            session: Session::new(Format::Json, None),
+            session: Session::new(Wire::default(), None),
             unix_s: NOW_S,
             asked: 0,
             matters: Vec::new(),
@@ -158,6 +159,8 @@ impl Stage {
             unix_s: self.unix_s,
             version: "test",
             ping_s: 25,
+            carrier: self.session.wire().carrier,
+            emulation: None,
             ask_again_s: 5,
             allowance: u32::MAX,
             blocked: false,
@@ -557,18 +560,18 @@ fn emulated_headers_are_those_that_the_request_lacks() {
         session.take_emulated(connect.headers, &allowed)
     };
     let mut session =
-        Session::new(Format::Json, Some(vec![("x-real-ip".into(), b"1.2.3.4"[..].into())].into()));
+        Session::new(Wire::default(), Some(vec![("x-real-ip".into(), b"1.2.3.4"[..].into())].into()));
     take(&mut session, r#"{"Cookie":"a=\u0062","X-Real-IP":"6.6.6.6","Host":"evil"}"#).unwrap();
     let kept: Vec<_> = session.headers().unwrap().iter().map(|(name, value)| (&**name, &**value)).collect();
     assert_eq!(kept, [("x-real-ip", &b"1.2.3.4"[..]), ("cookie", b"a=b")]);
 
     let long = format!(r#"{{"cookie":"{}"}}"#, "x".repeat(HEADERS_BYTES_MAX));
     for bad in [r#"{"cookie":"a\r\nHost: evil"}"#, r#"{"cookie":1}"#, &long] {
-        let mut session = Session::new(Format::Json, None);
+        let mut session = Session::new(Wire::default(), None);
         assert_eq!(take(&mut session, bad), Err(ErrorCode::BadRequest), "{bad}");
         assert!(session.headers().is_none());
     }
-    let mut session = Session::new(Format::Json, None);
+    let mut session = Session::new(Wire::default(), None);
     take(&mut session, r#"{"other":"x"}"#).unwrap();
     assert!(session.extras.is_none(), "nothing is kept of what nobody gets to see");
 }
@@ -623,7 +626,7 @@ fn a_refused_token_of_the_upgrade_is_not_passed_over_by_a_second_connect() {
     let expired = TokenBasis { expires_at_s: Some(NOW_S - 1), ..basis };
     let expired = ConnectToken { basis: expired, ..ConnectToken::default() };
     let shown = sign_connect(b"secret", &expired).unwrap();
-    stage.session = Session::new(Format::Json, None).with_token(Some(shown.into()));
+    stage.session = Session::new(Wire::default(), None).with_token(Some(shown.into()));
     for _ in 0..2 {
         stage.say(r#"{"id":1,"connect":{}}"#).unwrap();
         assert!(std::mem::take(&mut stage.heard).contains("109"));

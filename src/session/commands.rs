@@ -60,6 +60,10 @@ impl Session {
             }
             match self.handle_command(command, cx) {
                 Ok(()) => {}
+                Err(Failure::Refuse(error_code)) if self.wire.carrier.is_unidirectional() => {
+                    cx.effects.push(Effect::Refused(error_code));
+                    return Err(self.turned_away(&error_code.into()));
+                }
                 Err(Failure::Refuse(error_code)) => cx.refuse(id, error_code),
                 Err(Failure::Close(disconnect)) => return Err(disconnect),
             }

@@ -5,6 +5,7 @@ use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::{Since, Visibility};
 use crate::proto::centrifuge::{Batch, Push, Reply};
+use crate::proto::wire::Carrier;
 use crate::session::hook_call::{Granted, Matter, PublishAnswer};
 use crate::session::identity::Renewal;
 use crate::session::permissions::{Deed, Permissions, Who};
@@ -193,6 +194,9 @@ pub struct Context<'a> {
     pub unix_s: u64,
     pub version: &'static str,
     pub ping_s: u32,
+    pub carrier: Carrier,
+    /// What a client whose commands come by requests of their own names in them.
+    pub emulation: Option<Emulation<'a>>,
     /// How many more commands the client may send now; those that keep a connection alive or end something do not count.
     pub allowance: u32,
     /// The socket has not taken what was written before.
@@ -201,6 +205,14 @@ pub struct Context<'a> {
     pub ask_again_s: u64,
     pub out: Batch<'a>,
     pub effects: &'a mut Vec<Effect>,
+}
+
+/// Whose commands they are, and where that one is.
+#[derive(Clone, Copy, Debug)]
+pub struct Emulation<'a> {
+    /// A secret of the client, as its public id is none.
+    pub session: ClientId,
+    pub node: &'a str,
 }
 
 impl Context<'_> {

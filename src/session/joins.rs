@@ -5,6 +5,7 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since};
 use crate::proto::centrifuge::reply::{ConnectResult, ErrorRef, Reply};
+use crate::proto::wire::Carrier;
 use crate::session::context::{Context, Effect};
 use crate::session::state::{Phase, Session};
 use crate::session::subscribed::Subscribed;
@@ -155,6 +156,11 @@ impl Session {
             .zip(&views)
             .map(|((name, subscribed), views)| (&**name, subscribed.result(views, cx.unix_s)))
             .collect();
+        let session = cx.emulation.map(|emulation| emulation.session.to_string());
+        // A client that is pinged by its library, or answers no ping, is not to do so.
+        let ping_s = if cx.carrier == Carrier::WebSocketPings { 0 } else { cx.ping_s };
+        let pong = ping_s > 0 && !cx.carrier.is_unidirectional();
+        let node = cx.emulation.map_or("", |emulation| emulation.node);
         cx.reply(
             id,
             &Reply::Connect(ConnectResult {
@@ -163,10 +169,10 @@ impl Session {
                 lifetime,
                 data,
                 subs: &subs,
-                ping_s: cx.ping_s,
-                pong: true,
-                session: "",
-                node: "",
+                ping_s,
+                pong,
+                session: session.as_deref().unwrap_or_default(),
+                node,
             }),
         );
         cx.effects.push(Effect::Connected);

@@ -10,6 +10,7 @@ use crate::base::ids::UserName;
 use crate::base::publication::ClientInfo;
 use crate::proto::centrifuge::Format;
 use crate::proto::centrifuge::reply::{Lifetime, Push};
+use crate::proto::wire::Wire;
 use crate::session::context::{Context, Effect, SubscribeEffect};
 use crate::session::hook_call::Headers;
 use crate::session::identity::{Identity, NEVER_S, Renewal, info_of};
@@ -36,7 +37,7 @@ pub struct Session {
     pub(super) extras: Option<Box<Extras>>,
     pub(super) phase: Phase,
     pub(super) ping_outstanding: bool,
-    pub(super) format: Format,
+    pub(super) wire: Wire,
     /// Weight of the commands that owners of channels have not answered.
     pub(super) under_way: u16,
     /// The shard does not read from the connection until fewer commands are held.
@@ -56,6 +57,16 @@ pub(super) struct Extras {
     pub(super) subs: Vec<SubExtra>,
     /// Fields of the request that opened the connection, for the backend.
     pub(super) headers: Option<Arc<Headers>>,
+    /// The head of the response, while it depends on how the connect is answered.
+    pub(super) opening: Option<Box<Opening>>,
+}
+
+/// A response whose head has not gone out.
+#[derive(Debug, Default)]
+pub struct Opening {
+    pub head: Vec<u8>,
+    /// The code of the error that a unidirectional client's connect was refused with.
+    pub refused: Option<u32>,
 }
 
 /// What is known of a subscription beyond its entry.
@@ -68,9 +79,26 @@ pub(super) struct SubExtra {
 
 impl Session {
     /// `headers`: of the request that opened the connection, those that the backend gets to see.
-    pub fn new(format: Format, headers: Option<Arc<Headers>>) -> Session {
+    pub fn new(wire: Wire, headers: Option<Arc<Headers>>) -> Session {
         let extras = headers.map(|headers| Box::new(Extras { headers: Some(headers), ..Extras::default() }));
-        Session { extras, format, ..Session::default() }
+        Session { extras, wire, ..Session::default() }
+    }
+
+    /// Of a request whose response begins with this, once the connect is answered.
+    pub fn with_opening(mut self, head: Vec<u8>) -> Session {
+        self.extras_mut().opening = Some(Box::new(Opening { head, refused: None }));
+        self
+    }
+
+    /// The response's head, if it has not gone out.
+    pub fn take_opening(&mut self) -> Option<Box<Opening>> {
+        let opening = self.extras.as_mut()?.opening.take()?;
+        self.trim();
+        Some(opening)
+    }
+
+    pub fn awaits_opening(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| extras.opening.is_some())
     }
 
     /// Of a connection whose upgrade shows a token: it counts if the connect has none.
@@ -96,7 +124,17 @@ impl Session {
 
     /// How the client writes, and is written to.
     pub fn format(&self) -> Format {
-        self.format
+        self.wire.format
+    }
+
+    /// The same with what carries it.
+    pub fn wire(&self) -> Wire {
+        self.wire
+    }
+
+    /// Its connect has come.
+    pub fn has_begun(&self) -> bool {
+        self.phase != Phase::Fresh
     }
 
     pub fn is_connected(&self) -> bool {
@@ -267,6 +305,7 @@ impl Session {
                 && extras.subs.is_empty()
                 && extras.headers.is_none()
                 && extras.shown.is_none()
+                && extras.opening.is_none()
         }) {
             self.extras = None;
         }

@@ -48,10 +48,19 @@ impl ClientIds {
     }
 
     pub fn id(&self, conn: ConnId) -> ClientId {
+        self.permuted(conn, Purpose::Public)
+    }
+
+    /// What a client whose commands come by requests of their own shows with them. Nobody can know it from its public id.
+    pub fn session(&self, conn: ConnId) -> ClientId {
+        self.permuted(conn, Purpose::Session)
+    }
+
+    fn permuted(&self, conn: ConnId, purpose: Purpose) -> ClientId {
         let whole = u128::from(conn.to_bits()) << NONCE_BITS | u128::from(self.nonce);
         let (mut left, mut right) = ((whole >> HALF_BITS) as u64 & HALF, whole as u64 & HALF);
         for key in &self.keys {
-            (left, right) = (right, left ^ (round(*key, right) & HALF));
+            (left, right) = (right, left ^ (round(*key, purpose, right) & HALF));
         }
         let bits = u128::from(left) << HALF_BITS | u128::from(right);
         // RFC 9562 section 5.4: four bits say version 4, two say the variant.
@@ -61,13 +70,22 @@ impl ClientIds {
 
     /// `None` for an id that this run of the daemon never gave.
     pub fn conn(&self, id: ClientId) -> Option<ConnId> {
+        self.found(id, Purpose::Public)
+    }
+
+    /// The connection of a [`ClientIds::session`]; `None` for anything else, a public id included.
+    pub fn conn_of_session(&self, session: ClientId) -> Option<ConnId> {
+        self.found(session, Purpose::Session)
+    }
+
+    fn found(&self, id: ClientId, purpose: Purpose) -> Option<ConnId> {
         if id.0 >> 76 & 0xf != 4 || id.0 >> 62 & 3 != 2 {
             return None;
         }
         let bits = (id.0 >> 80) << 74 | (id.0 >> 64 & 0xfff) << 62 | id.0 & ((1 << 62) - 1);
         let (mut left, mut right) = ((bits >> HALF_BITS) as u64 & HALF, bits as u64 & HALF);
         for key in self.keys.iter().rev() {
-            (left, right) = (right ^ (round(*key, left) & HALF), left);
+            (left, right) = (right ^ (round(*key, purpose, left) & HALF), left);
         }
         let whole = u128::from(left) << HALF_BITS | u128::from(right);
         let nonce = whole & ((1 << NONCE_BITS) - 1);
@@ -75,8 +93,20 @@ impl ClientIds {
     }
 }
 
-fn round(mut key: SipHasher24, half: u64) -> u64 {
+/// What an id is for. The rounds of one say nothing of those of the other.
+#[derive(Clone, Copy)]
+enum Purpose {
+    Public,
+    Session,
+}
+
+fn round(mut key: SipHasher24, purpose: Purpose, half: u64) -> u64 {
     key.write_u64(half);
+    match purpose {
+        Purpose::Public => {}
+        // A longer input is another one to the function.
+        Purpose::Session => key.write_u64(1),
+    }
     key.finish()
 }
 
@@ -99,6 +129,22 @@ mod tests {
                 assert_eq!(ids.conn(ClientId(id.0 ^ 1)), None);
                 assert_eq!(ClientIds::of_seed(2).conn(id), None, "another run's");
             }
+        }
+    }
+
+    #[test]
+    fn a_session_is_a_secret_of_its_own() {
+        let ids = ClientIds::of_seed(1);
+        let mut seen = std::collections::HashSet::new();
+        for slot in 0..500 {
+            let conn = ConnId::new(ShardId(2), Sock { slot, generation: 9 });
+            let session = ids.session(conn);
+            assert!(seen.insert(session) && seen.insert(ids.id(conn)));
+            assert_eq!(ids.conn_of_session(session), Some(conn));
+            assert_eq!(ids.conn_of_session(ids.id(conn)), None, "a public id");
+            assert_eq!(ids.conn(session), None);
+            assert_eq!(ids.conn_of_session(ClientId(session.0 ^ 1)), None);
+            assert_eq!(ClientIds::of_seed(2).conn_of_session(session), None, "another run's");
         }
     }
 

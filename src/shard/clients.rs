@@ -3,9 +3,10 @@
 use crate::base::ids::ClientId;
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
-use crate::proto::centrifuge::{Batch, Format, decode_frame};
+use crate::proto::centrifuge::{Batch, decode_connect, decode_frame};
+use crate::proto::wire::Wire;
 use crate::session::hook_call::PublishAnswer;
-use crate::session::{Context, Effect, Progress, READ_WEIGHT, Session};
+use crate::session::{Context, Effect, Emulation, Progress, READ_WEIGHT, Session};
 use crate::shard::core::Core;
 use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
@@ -21,8 +22,14 @@ impl Core {
 
     /// False when commands of the frame are held, or the client is gone.
     fn take_commands(&mut self, slot: u32, frame: &[u8], resumed: bool) -> bool {
-        let Some(format) = self.format(slot) else { return false };
-        let mut commands = decode_frame(format, frame);
+        let Some(session) = self.links.connections.session(slot) else { return false };
+        let wire = session.wire();
+        let mut commands = match wire.carrier.is_unidirectional() {
+            // It has said all that it may say.
+            true if session.has_begun() => return true,
+            true => decode_connect(frame),
+            false => decode_frame(wire.format, frame),
+        };
         loop {
             let allowance = self.commands_allowed(slot);
             let blocked =
@@ -142,11 +149,6 @@ impl Core {
         }
     }
 
-    /// How the client writes; `None` for another kind of peer.
-    fn format(&mut self, slot: u32) -> Option<Format> {
-        Some(self.links.connections.session(slot)?.format())
-    }
-
     /// Runs a step of a client's session, sends what it wrote and does what it asked. `None`: there is no client.
     pub fn with_session<T>(
         &mut self,
@@ -163,15 +165,21 @@ impl Core {
         step: impl FnOnce(&mut Session, &mut Context<'_>) -> T,
         then: impl FnOnce(&mut Core, T) -> U,
     ) -> Option<U> {
-        let client = self.client_id(slot);
+        let conn = self.conn_id(slot);
+        let client = self.peers.client_ids.id(conn);
         let unix_s = self.unix_s();
         let session = self.links.connections.session(slot)?;
-        let format = session.format();
+        let wire = session.wire();
+        let emulation = wire.carrier.is_emulated().then(|| Emulation {
+            session: self.peers.client_ids.session(conn),
+            node: &self.env.options.node_uid,
+        });
         let view = View { options: &self.env.options, local: &self.delivery.local };
         let mut effects = std::mem::take(&mut self.peers.effects);
-        let mut cx = context(&view, client, unix_s, format, &mut self.peers.text, &mut effects);
+        let mut cx = context(&view, client, unix_s, wire, &mut self.peers.text, &mut effects);
+        cx.emulation = emulation;
         let result = step(session, &mut cx);
-        self.send_messages(slot, format);
+        self.send_messages(slot, wire);
         let result = then(self, result);
         for effect in effects.drain(..) {
             self.apply(slot, effect);
@@ -276,7 +284,7 @@ fn context<'a>(
     world: &'a View<'a>,
     client: ClientId,
     unix_s: u64,
-    format: Format,
+    wire: Wire,
     text: &'a mut Vec<u8>,
     effects: &'a mut Vec<Effect>,
 ) -> Context<'a> {
@@ -293,7 +301,9 @@ fn context<'a>(
         allowance: u32::MAX,
         blocked: false,
         ask_again_s,
-        out: Batch::new(text, format),
+        carrier: wire.carrier,
+        emulation: None,
+        out: if wire.carrier.is_unidirectional() { Batch::bare(text) } else { Batch::new(text, wire.format) },
         effects,
     }
 }

@@ -29,7 +29,11 @@ impl Core {
             connection.link.set_silent(true);
         }
         match &connection.peer.kind {
-            Kind::Client(_) | Kind::Echo => self.end_stream(slot, &disconnect),
+            Kind::Client(_) | Kind::Echo => {
+                if !self.refuse_by_status(slot, &disconnect) {
+                    self.end_stream(slot, &disconnect);
+                }
+            }
             Kind::Unidirectional(_) => {
                 if !self.end_request(slot, &disconnect) {
                     self.end_stream(slot, &disconnect);

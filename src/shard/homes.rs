@@ -8,6 +8,7 @@ use crate::hub::Roster;
 use crate::hub::requests::{History, PresenceStats};
 use crate::proto::centrifuge::reply::HistoryResult;
 use crate::proto::centrifuge::{Reply, encode_presence};
+use crate::proto::wire::{Carrier, Wire};
 use crate::session::{Context, READ_WEIGHT, info_view, view};
 use crate::shard::control_request::ControlRequest;
 use crate::shard::core::Core;
@@ -25,6 +26,8 @@ impl Core {
             Mail::ToOwner(request) => self.handle_owner_request(*request),
             Mail::ControlRequest(ask) => self.handle_ask(*ask),
             Mail::Http(answer) => self.handle_http_answer(answer.0, answer.1),
+            Mail::Emulation(mail) => self.handle_emulation(*mail),
+            Mail::Emulated(answer) => self.handle_emulated(answer.0, answer.1),
             Mail::Backend(answer) => {
                 let (conn, number, outcome) = *answer;
                 self.handle_backend_answer(conn, number, outcome);
@@ -195,7 +198,7 @@ fn reply_history(id: u32, history: History, cx: &mut Context<'_>) {
 
 fn reply_presence(id: u32, roster: Arc<Roster>, cx: &mut Context<'_>) {
     let format = cx.out.format();
-    let list = roster.encoded.get_or_encode(format.encoding().id(), || {
+    let list = roster.encoded.get_or_encode(Wire::new(format, Carrier::WebSocket).encoding().id(), || {
         let infos = roster.infos.iter();
         let views: Vec<_> = infos.map(|info| (info.client.as_str(), info_view(info))).collect();
         let mut list = Vec::new();

@@ -13,9 +13,6 @@ use crate::shard::timers;
 
 use std::sync::Arc;
 
-/// As backends know it.
-const TRANSPORT: &str = "websocket";
-
 impl Core {
     /// Those header fields of a request that the backend gets to see; `None` where there are none to keep.
     pub fn forwarded(&self, slot: u32, head: &RequestHead<'_>) -> Option<Arc<Headers>> {
@@ -51,7 +48,7 @@ impl Core {
         let caller = Caller {
             client,
             user: session.user().cloned().unwrap_or_else(|| UserName::from("")),
-            transport: TRANSPORT,
+            transport: session.wire().carrier.transport(),
             format: session.format(),
             meta: session.meta().cloned(),
             headers: session.headers().cloned(),

@@ -13,9 +13,11 @@ use crate::proto::http1::{self, BodyDecoder, HttpFault, RequestHead};
 use crate::proto::unidirectional::query;
 use crate::proto::websocket;
 use crate::proto::websocket::deflate::Agreed;
+use crate::proto::wire::{Carrier, Wire};
 use crate::session::Session;
 use crate::session::hook_call::Headers;
 use crate::session::origins::Welcome;
+use crate::session::paths::ClientPath;
 use crate::session::request_token::{reads_fields, shown};
 use crate::session::token::TokenFault;
 use crate::session::unidirectional::ReplyForm;
@@ -23,17 +25,16 @@ use crate::shard::compressed::write_switch;
 use crate::shard::control_request::HttpReply;
 use crate::shard::core::Core;
 use crate::shard::cors::{permission, permit};
+use crate::shard::emulated::CONNECT_PARAMETER;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::mailbox::Mail;
 use crate::shard::peer::Kind;
-use crate::shard::requests::{Http, Request};
+use crate::shard::requests::{ANSWER_PATIENCE, Http, Request};
 use crate::shard::stats::Cause;
 use crate::shard::unidirectional;
 use crate::shard::view::View;
 
-/// Where clients of the Centrifuge protocol connect.
-const WEBSOCKET_PATH: &str = "/connection/websocket";
 /// The subprotocols that are spoken here.
 const JSON_SUBPROTOCOL: &str = "centrifuge-json";
 const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
@@ -41,7 +42,7 @@ const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
 /// What an upgrade leads to.
 enum Endpoint {
     /// With the token that the request shows.
-    Centrifuge(Format, Option<Box<str>>),
+    Centrifuge(Wire, Option<Box<str>>, Option<Box<str>>),
     Echo,
 }
 
@@ -141,8 +142,10 @@ impl Core {
                 let is_api = serves == Serves::Api;
                 let endpoint = unidirectional::Endpoint::of(head.path).filter(|_| !is_api);
                 let tunnel = self.tunnel_at(head.path).filter(|_| !is_api);
-                let of_client =
-                    endpoint.is_some() || tunnel.is_some() || head.path == WEBSOCKET_PATH && !is_api;
+                let client = self.env.options.client_paths.at(head.path).filter(|_| !is_api);
+                // What comes by the emulation path belongs to a client that is there.
+                let connects = client.is_some_and(|path| path != ClientPath::Emulation);
+                let of_client = endpoint.is_some() || tunnel.is_some() || connects;
                 if !self.admit_request(slot, &head, of_client, endpoint) {
                     return Some(bytes.len());
                 }
@@ -152,8 +155,10 @@ impl Core {
                     return Some(self.handle_uni_head(slot, endpoint, &head, bytes, consumed, None));
                 } else if let Some(place) = tunnel {
                     return Some(self.handle_tunnel_head(slot, place, &head, bytes, consumed));
+                } else if let Some(path) = client.filter(|path| !path.upgrades()) {
+                    return Some(self.handle_client_head(slot, path, &head, bytes, consumed));
                 } else {
-                    (self.route(slot, &head, serves), consumed)
+                    (self.route(slot, &head, client, serves), consumed)
                 }
             }
             Err(fault) => {
@@ -170,10 +175,11 @@ impl Core {
                 if matches!(endpoint, Endpoint::Echo) {
                     self.first_command(slot);
                 }
+                let mut first = None;
                 let state = match endpoint {
-                    Endpoint::Centrifuge(format, token) => {
-                        let session = Session::new(format, headers).with_token(token);
-                        Kind::Client(session)
+                    Endpoint::Centrifuge(wire, token, connect) => {
+                        first = connect;
+                        Kind::Client(Session::new(wire, headers).with_token(token))
                     }
                     Endpoint::Echo => Kind::Echo,
                 };
@@ -186,6 +192,9 @@ impl Core {
                         connection.peer.kind = state;
                         self.timer_in(slot, self.env.options.connect_timeout);
                     }
+                }
+                if let Some(connect) = first {
+                    self.handle_commands(slot, connect.as_bytes());
                 }
                 Some(consumed)
             }
@@ -223,9 +232,9 @@ impl Core {
         head_len + self.handle_body(slot, http, &bytes[head_len..])
     }
 
-    fn route(&self, slot: u32, head: &RequestHead<'_>, serves: Serves) -> Asked {
+    fn route(&self, slot: u32, head: &RequestHead<'_>, client: Option<ClientPath>, serves: Serves) -> Asked {
         let is_client = match head.path {
-            WEBSOCKET_PATH => true,
+            _ if client.is_some() => true,
             // Plain requests for it are the control plane's.
             "/echo" if self.env.options.echo && head.fields().has_token("Upgrade", "websocket") => false,
             _ => return self.plain(head, serves),
@@ -258,7 +267,18 @@ impl Core {
         if !is_client {
             return Asked::Upgraded(Endpoint::Echo, answer, None, agreed);
         }
-        let endpoint = Endpoint::Centrifuge(format_of(head, handshake.protocol), self.shown_token(head));
+        let asked = |name| query::value(head.query.unwrap_or_default(), name);
+        let (wire, connect) = match client {
+            Some(ClientPath::UniWebSocket) => {
+                (Wire::new(Format::Json, Carrier::UniWebSocket), asked(CONNECT_PARAMETER))
+            }
+            _ => {
+                let pings = asked("cf_ws_frame_ping_pong").is_some_and(|value| value == "true");
+                let carrier = if pings { Carrier::WebSocketPings } else { Carrier::WebSocket };
+                (Wire::new(format_of(head, handshake.protocol), carrier), None)
+            }
+        };
+        let endpoint = Endpoint::Centrifuge(wire, self.shown_token(head), connect.map(Box::from));
         Asked::Upgraded(endpoint, answer, self.forwarded(slot, head), agreed)
     }
 
@@ -307,7 +327,8 @@ impl Core {
     pub fn handle_body(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) -> usize {
         let Some(request) = &mut http.request else { return 0 };
         let limits = &self.env.options.http;
-        let budget = if request.publish.is_some() { &limits.input } else { &limits.bodies };
+        let of_client = request.publish.is_some() || request.client.is_some();
+        let budget = if of_client { &limits.input } else { &limits.bodies };
         let mut at = 0;
         while at < bytes.len() && !request.decoder.is_done() {
             match request.decoder.decode(&bytes[at..]) {
@@ -332,6 +353,13 @@ impl Core {
         {
             let body = request.body.take();
             self.publish_body(slot, *order, body);
+            return at;
+        }
+        if request.decoder.is_done()
+            && let Some(client) = request.client.take()
+        {
+            let body = request.body.take();
+            self.handle_client_body(slot, *client, body, http);
             return at;
         }
         if request.decoder.is_done() {
@@ -550,9 +578,6 @@ impl Core {
         true
     }
 }
-
-/// How long the control plane may take over one request: longer than its own deadlines, so that it says why.
-pub const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 fn cause_of(fault: HttpFault) -> Cause {
     match fault.status {

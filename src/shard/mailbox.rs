@@ -12,6 +12,7 @@ use crate::session::hook_call::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
 use crate::shard::control_request::{ControlRequest, UserMessage};
+use crate::shard::emulated::{EmulationMail, EmulationOutcome};
 use crate::shard::gather::{Gather, Tally};
 use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
 
@@ -22,6 +23,10 @@ pub enum Mail {
     ControlRequest(Box<ControlRequest>),
     /// The control plane's answer to a request of HTTP.
     Http(Box<(ConnId, Response<Bytes>)>),
+    /// Commands of a client whose connection is here, which came by a request to another shard, or to this one.
+    Emulation(Box<EmulationMail>),
+    /// What became of them, for the connection that asked.
+    Emulated(Box<(ConnId, EmulationOutcome)>),
     /// The backend's answer to the hook call of this number, which the connection asked.
     Backend(Box<(ConnId, u32, Result<Answer, Denied>)>),
     /// What the backend of a tunnel says to one of its connections.

@@ -30,6 +30,8 @@ mod debts;
 mod delivery;
 mod directory;
 mod draining;
+mod emulated;
+mod emulation;
 mod environment;
 mod events;
 mod fanout;

@@ -18,6 +18,7 @@ use crate::hub::users::UserPolicy;
 use crate::layer::Layer;
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
+use crate::session::paths::ClientPaths;
 use crate::session::rules::ChannelRules;
 use crate::session::token::Verifier;
 use crate::session::tunnel::WaitingLimits;
@@ -88,6 +89,13 @@ pub struct ShardOptions {
     /// How many connections a user may have, and how much clients may do in a time.
     pub client_limits: ClientLimits,
     pub echo: bool,
+    /// Where clients of the Centrifuge protocol connect.
+    pub client_paths: ClientPaths,
+    /// What clients of unidirectional streams are answered over HTTP when their connect is refused: codes and statuses. Where
+    /// there are any, such a response begins when the connect is answered.
+    pub connect_statuses: Vec<(u32, u16)>,
+    /// Names this node to clients whose commands come by requests of their own.
+    pub node_uid: Box<str>,
     /// The events that the backend gets.
     pub events: EventKinds,
     /// How long a channel must be empty before its `vacated` event.

@@ -17,13 +17,13 @@ use crate::hub::options::GapPolicy;
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::notes::heartbeat;
 use crate::proto::websocket::{Opcode, write_close};
+use crate::proto::wire::Carrier;
 use crate::record::{PeerState, RequestsRecord};
 use crate::session::gaps::AfterGap;
 use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::{Mode, Unidirectional};
 use crate::session::{Session, Sub, SubscribeEffect, info_of};
 use crate::shard::directory::Number;
-use crate::shard::framing::ping_frame;
 use crate::shard::link::ClosingEnd;
 use crate::shard::pings::Liveness;
 use crate::shard::requests::Http;
@@ -52,7 +52,7 @@ pub enum Kind {
     Http(Requests),
     /// What comes is sent back.
     Echo,
-    /// Speaks the Centrifuge protocol over WebSocket.
+    /// Speaks the Centrifuge protocol: see [`crate::proto::wire`] for what carries it.
     Client(Session),
     /// A unidirectional client: reads without the client protocol, or publishes: see `unidirectional/`.
     Unidirectional(Unidirectional),
@@ -165,7 +165,7 @@ impl Peer {
     /// How it gets messages to its user, and whether they go in chunks; `None` while it takes none.
     pub fn takes_messages(&self) -> Option<(Encoding, bool)> {
         match &self.kind {
-            Kind::Client(session) => session.is_connected().then(|| (session.format().encoding(), false)),
+            Kind::Client(session) => session.is_connected().then(|| (session.wire().encoding(), false)),
             Kind::Unidirectional(uni) => uni.is_streaming().then(|| (uni.encoding(), uni.chunked)),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
         }
@@ -257,7 +257,8 @@ impl Peer {
     /// Speaks frames of WebSocket now.
     pub fn takes_frames(&self) -> bool {
         match &self.kind {
-            Kind::Echo | Kind::Client(_) => true,
+            Kind::Echo => true,
+            Kind::Client(session) => session.wire().carrier.is_websocket(),
             Kind::Unidirectional(uni) => uni.is_websocket() && uni.is_ready() && !uni.holds_input(),
             Kind::Tunnel(tunnel) => tunnel.is_open(),
             Kind::Http(_) | Kind::Nobody => false,
@@ -276,7 +277,7 @@ impl Peer {
     /// As events name its transport; `None` for a peer that events do not tell of.
     pub fn transport(&self) -> Option<&'static str> {
         match &self.kind {
-            Kind::Client(_) => Some("websocket"),
+            Kind::Client(session) => Some(session.wire().carrier.transport()),
             Kind::Unidirectional(uni) => Some(match uni.mode {
                 Mode::Stream(Encoding::Sse | Encoding::SsePlain) => "sse",
                 Mode::Stream(Encoding::JsonLines | Encoding::Iframe) => "http_stream",
@@ -301,7 +302,7 @@ impl Peer {
     /// nothing. Frames of its own are made of the plain ones.
     pub fn encoding(&self, deflates: bool) -> Option<EncodingId> {
         let (encoding, own_frames) = match &self.kind {
-            Kind::Client(session) => (session.format().encoding(), false),
+            Kind::Client(session) => (session.wire().encoding(), false),
             Kind::Unidirectional(uni) => (uni.encoding(), uni.has_own_frames(uni.subs().len())),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => return None,
         };
@@ -363,7 +364,14 @@ impl Peer {
                 (uni.last_bytes(disconnect, retry_ms), ClosingEnd::PeersClose)
             }
             Kind::Unidirectional(uni) => (uni.last_bytes(disconnect, retry_ms), ClosingEnd::Fin),
-            Kind::Client(_) | Kind::Echo | Kind::Tunnel(_) => {
+            Kind::Client(session) => {
+                let wire = session.wire();
+                let mut last = session.take_opening().map_or_else(Vec::new, |opening| opening.head);
+                wire.write_end(&mut last, disconnect, retry_ms);
+                let is_websocket = wire.carrier.is_websocket();
+                (last, if is_websocket { ClosingEnd::PeersClose } else { ClosingEnd::Fin })
+            }
+            Kind::Echo | Kind::Tunnel(_) => {
                 let mut frame = Vec::new();
                 write_close(&mut frame, disconnect.code, &disconnect.reason);
                 (frame, ClosingEnd::PeersClose)
@@ -472,7 +480,13 @@ impl Peer {
     /// How it shows that it lives; `None` for a peer that is not pinged.
     pub fn liveness(&self) -> Option<Liveness> {
         match &self.kind {
-            Kind::Client(_) => Some(Liveness::Pong),
+            Kind::Client(session) => Some(match session.wire().carrier {
+                Carrier::WebSocket | Carrier::Stream | Carrier::Sse => Liveness::Pong,
+                Carrier::WebSocketPings | Carrier::UniWebSocket => Liveness::PongUntilNext,
+                Carrier::UniStream | Carrier::UniStreamPlain | Carrier::UniSse | Carrier::UniSsePlain => {
+                    Liveness::Reads
+                }
+            }),
             Kind::Unidirectional(uni) if uni.is_websocket() => Some(Liveness::PongUntilNext),
             Kind::Unidirectional(uni) if matches!(uni.mode, Mode::Stream(_)) => Some(Liveness::Reads),
             Kind::Tunnel(_) => Some(Liveness::PongUntilNext),
@@ -483,18 +497,22 @@ impl Peer {
     /// The last ping has not been answered, as far as the state machine of the kind looks at that.
     pub fn ping_is_outstanding(&self) -> bool {
         match &self.kind {
-            Kind::Client(session) => session.ping_outstanding(),
+            Kind::Client(session) if self.liveness() == Some(Liveness::Pong) => session.ping_outstanding(),
             // The link knows.
+            Kind::Client(_) => true,
             Kind::Http(_) | Kind::Echo | Kind::Unidirectional(_) | Kind::Tunnel(_) | Kind::Nobody => true,
         }
     }
 
     /// A ping goes out: its frame.
     pub fn ping(&mut self) -> Bytes {
+        let pongs = self.liveness() == Some(Liveness::Pong);
         match &mut self.kind {
             Kind::Client(session) => {
-                session.ping();
-                Bytes::from_static(ping_frame(session.format()))
+                if pongs {
+                    session.ping();
+                }
+                Bytes::from_static(session.wire().ping())
             }
             Kind::Unidirectional(uni) => heartbeat(uni.encoding(), uni.chunked),
             Kind::Tunnel(_) => Bytes::from_static(WEBSOCKET_PING),
@@ -510,6 +528,8 @@ impl Peer {
         now: Time,
     ) -> Option<PeerState> {
         Some(match &self.kind {
+            // Its request is under way.
+            Kind::Client(session) if session.awaits_opening() => return None,
             Kind::Client(session) => PeerState::Client(session.to_record(name_of, now)),
             Kind::Unidirectional(uni) => PeerState::Unidirectional(uni.to_record(name_of)),
             Kind::Tunnel(tunnel) => PeerState::Tunnel(tunnel.to_record(&tunnel_name(tunnel.place), None)),

@@ -5,15 +5,15 @@ use std::mem;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
-use crate::proto::centrifuge::Format;
 use crate::proto::websocket::deflate::Inflater;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
+use crate::proto::wire::{Carrier, Wire};
 use crate::session::unidirectional::TURN_MESSAGES_MAX;
 use crate::shard::core::Core;
-use crate::shard::framing::opcode;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
 use crate::shard::peer::Kind;
+use crate::shard::pings::Liveness;
 use crate::shard::stats::Cause;
 
 /// Bytes of messages from which on they are sent from the buffer that they were written to.
@@ -166,6 +166,14 @@ impl Core {
             Message::Text(text) => self.send_frame(slot, Opcode::Text, text.as_bytes()),
             Message::Binary(data) => self.send_frame(slot, Opcode::Binary, data),
             Message::Ping(payload) => self.send_frame(slot, Opcode::Pong, payload),
+            // Of a library, to a ping of ours.
+            Message::Pong(_) if !echo => {
+                if let Some(connection) = self.links.connections.get_mut(slot)
+                    && connection.peer.liveness() == Some(Liveness::PongUntilNext)
+                {
+                    connection.link.set_awaits_pong(false);
+                }
+            }
             Message::Pong(_) => {}
             Message::Close { code, reason } => {
                 self.part_tunnel(slot, code.unwrap_or(1005), reason, true);
@@ -245,23 +253,29 @@ impl Core {
     }
 
     /// Sends what has been written to the scratch text as one message of the client protocol.
-    pub fn send_messages(&mut self, slot: u32, format: Format) {
+    pub fn send_messages(&mut self, slot: u32, wire: Wire) {
         if self.peers.text.is_empty() {
             return;
         }
         let mut text = mem::take(&mut self.peers.text);
         self.messages.answered_bytes += text.len();
+        if !matches!(wire.carrier, Carrier::WebSocket | Carrier::WebSocketPings) {
+            self.send_carried(slot, wire, &text);
+            text.clear();
+            self.peers.text = text;
+            return;
+        }
         if text.len() >= OWN_BUFFER_BYTES {
-            if let Some(frame) = self.own_frame(slot, opcode(format), &text) {
+            if let Some(frame) = self.own_frame(slot, wire.opcode(), &text) {
                 return self.send(slot, frame);
             }
             // Sent as it is: not copied behind its header, and the scratch space does not stay as large.
-            let (header, len) = websocket::frame_header(opcode(format), text.len());
+            let (header, len) = websocket::frame_header(wire.opcode(), text.len());
             self.send(slot, Bytes::copy_from_slice(&header[..len]));
             self.send(slot, Bytes::from(text));
             return;
         }
-        self.send_frame(slot, opcode(format), &text);
+        self.send_frame(slot, wire.opcode(), &text);
         text.clear();
         self.peers.text = text;
     }

@@ -5,7 +5,11 @@ use http::Request as HttpRequest;
 use crate::base::budget::{Held, Lease};
 use crate::base::time::Time;
 use crate::proto::http1::{BodyDecoder, BodyLength, HeadScan};
+use crate::shard::emulated::ClientRequest;
 use crate::shard::unidirectional::pending::{Inquiry, PublishCommand};
+
+/// How long the control plane may take over one request: longer than its own deadlines, so that it says why.
+pub const ANSWER_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A request that is not complete, or not answered.
 #[derive(Default)]
@@ -55,8 +59,10 @@ pub struct Request {
     pub lease: Option<Lease>,
     /// Handed to the control plane: the answer is awaited, nothing is read.
     pub asked: bool,
-    /// It publishes; without, it is the control plane's.
+    /// It publishes. Without, and if it is no client's, it is the control plane's.
     pub publish: Option<Box<PublishCommand>>,
+    /// A client of the Centrifuge protocol begins with it, or speaks by it.
+    pub client: Option<Box<ClientRequest>>,
 }
 
 impl Default for Request {
@@ -74,6 +80,7 @@ impl Default for Request {
             lease: None,
             asked: false,
             publish: None,
+            client: None,
         }
     }
 }

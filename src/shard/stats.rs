@@ -46,6 +46,12 @@ counters! {
     polls_answered_total,
     /// Reads of history over HTTP answered.
     history_reads_total,
+    /// Streams of HTTP opened by clients of the Centrifuge protocol.
+    client_streams_opened_total,
+    /// Requests that brought commands of such clients.
+    emulations_total,
+    /// Of these, requests that were refused: no such session, no commands, too many.
+    emulations_refused_total,
     /// Upgrades to WebSocket.
     websocket_upgrades_total,
     /// Messages received over WebSocket.

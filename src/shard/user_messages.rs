@@ -5,13 +5,14 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::ConnId;
-use crate::proto::centrifuge::{Format, Push};
+use crate::proto::centrifuge::Push;
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::frames;
 use crate::proto::websocket::deflate::Deflater;
+use crate::proto::wire::Wire;
 use crate::shard::control_request::{PushUsers, Pushed, Reply, UserMessage};
 use crate::shard::core::Core;
-use crate::shard::framing::{encoded, push_frame};
+use crate::shard::framing::encoded;
 use crate::shard::gather::Tally;
 use crate::shard::homes::WAITING_MAIL_MAX;
 use crate::shard::mailbox::{Mail, PushMail};
@@ -101,8 +102,8 @@ impl Core {
 /// The frame of a message in an encoding, made by the first delivery that needs it.
 fn frame_of(message: &UserMessage, kind: Encoding, deflates: bool, deflater: &mut Deflater) -> Bytes {
     let id = if deflates && kind.is_websocket() { kind.compressed_id() } else { kind.id() };
-    let frame = || match Format::of(kind) {
-        Some(format) => push_frame(format, "", &Push::Message(Some(&message.data))),
+    let frame = || match Wire::of(kind) {
+        Some(wire) => wire.push("", &Push::Message(Some(&message.data))),
         None => frames::message(kind, &message.data),
     };
     encoded(&message.encoded, id, frame, deflater).clone()

@@ -5,7 +5,6 @@ use super::json::{self, Scanner};
 use super::protobuf;
 use super::reply::{ClientInfoRef, Push, Reply};
 use crate::base::limits::COMMANDS_PER_FRAME_MAX;
-use crate::proto::encoding::Encoding;
 
 /// How a client's messages are written, in both directions. Chosen with the connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,19 +31,6 @@ impl Format {
             Format::Protobuf => &[0],
         }
     }
-
-    /// The format of an encoding, if it is one of this protocol's.
-    pub fn of(encoding: Encoding) -> Option<Format> {
-        [Format::Json, Format::Protobuf].into_iter().find(|format| format.encoding() == encoding)
-    }
-
-    /// What publications are framed as for clients of it.
-    pub fn encoding(self) -> Encoding {
-        match self {
-            Format::Json => Encoding::CentrifugeJson,
-            Format::Protobuf => Encoding::CentrifugeProtobuf,
-        }
-    }
 }
 
 /// The commands of one frame, in order.
@@ -67,6 +53,18 @@ pub fn decode_frame(format: Format, payload: &[u8]) -> Commands<'_> {
     Commands { source, decoded: 0, fault, ended: false }
 }
 
+/// The connect of a unidirectional client, in JSON: what the command `connect` of another one has, alone.
+///
+/// # Errors
+/// As of [`decode_frame`], and for more than one object.
+pub fn decode_connect(payload: &[u8]) -> Commands<'_> {
+    let commands = decode_frame(Format::Json, payload);
+    match commands.source {
+        Source::Json(scanner) => Commands { source: Source::Connect(scanner), ..commands },
+        _ => commands,
+    }
+}
+
 /// Iterator of [`decode_frame`].
 #[derive(Clone, Debug)]
 pub struct Commands<'a> {
@@ -80,6 +78,8 @@ pub struct Commands<'a> {
 enum Source<'a> {
     Json(Scanner<'a>),
     Protobuf(&'a [u8]),
+    /// One connect.
+    Connect(Scanner<'a>),
 }
 
 impl<'a> Iterator for Commands<'a> {
@@ -103,6 +103,8 @@ impl<'a> Iterator for Commands<'a> {
             match &mut self.source {
                 Source::Json(scanner) => json::command(scanner),
                 Source::Protobuf(rest) => protobuf::command(rest),
+                Source::Connect(_) if self.decoded > 0 => Err(CommandFault("more than a connect")),
+                Source::Connect(scanner) => json::lone_connect(scanner),
             }
         };
         self.decoded += 1;
@@ -117,7 +119,7 @@ impl<'a> Commands<'a> {
     /// What has not been decoded yet, a frame of its own: for a caller that must keep the rest for later.
     pub fn remaining(&self) -> &'a [u8] {
         match &self.source {
-            Source::Json(scanner) => scanner.remaining().as_bytes(),
+            Source::Json(scanner) | Source::Connect(scanner) => scanner.remaining().as_bytes(),
             Source::Protobuf(rest) => rest,
         }
     }
@@ -126,7 +128,7 @@ impl<'a> Commands<'a> {
 impl Source<'_> {
     fn at_end(&mut self) -> bool {
         match self {
-            Source::Json(scanner) => scanner.at_end(),
+            Source::Json(scanner) | Source::Connect(scanner) => scanner.at_end(),
             Source::Protobuf(rest) => rest.is_empty(),
         }
     }
@@ -138,13 +140,20 @@ pub struct Batch<'b> {
     out: &'b mut Vec<u8>,
     from: usize,
     format: Format,
+    /// For a unidirectional client.
+    bare: bool,
 }
 
 impl<'b> Batch<'b> {
     /// A frame that starts at the present end of `out`.
     pub fn new(out: &'b mut Vec<u8>, format: Format) -> Batch<'b> {
         let from = out.len();
-        Batch { out, from, format }
+        Batch { out, from, format, bare: false }
+    }
+
+    /// Of a unidirectional client: it gets pushes alone, and its connect is answered by one.
+    pub fn bare(out: &'b mut Vec<u8>) -> Batch<'b> {
+        Batch { bare: true, ..Batch::new(out, Format::Json) }
     }
 
     pub fn format(&self) -> Format {
@@ -153,6 +162,13 @@ impl<'b> Batch<'b> {
 
     /// Appends the reply to the command `id`.
     pub fn reply(&mut self, id: u32, reply: &Reply<'_>) {
+        if self.bare {
+            if let Reply::Connect(result) = reply {
+                self.separate();
+                json::encode_connect_push(self.out, result);
+            }
+            return;
+        }
         self.separate();
         match self.format {
             Format::Json => json::encode_reply(self.out, id, reply),
@@ -163,7 +179,10 @@ impl<'b> Batch<'b> {
     /// Appends a push. An empty `channel` is left out: messages and refreshes have none.
     pub fn push(&mut self, channel: &str, push: &Push<'_>) {
         self.separate();
-        encode_push(self.out, self.format, channel, push);
+        match self.bare {
+            true => encode_bare_push(self.out, channel, push),
+            false => encode_push(self.out, self.format, channel, push),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
@@ -193,4 +212,9 @@ pub fn encode_push(out: &mut Vec<u8>, format: Format, channel: &str, push: &Push
         Format::Json => json::encode_push(out, channel, push),
         Format::Protobuf => protobuf::encode_push(out, channel, push),
     }
+}
+
+/// Appends a push for a unidirectional client, in JSON: no reply around it.
+pub fn encode_bare_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
+    json::encode_bare_push(out, channel, push);
 }

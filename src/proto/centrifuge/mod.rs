@@ -16,12 +16,16 @@
 //! in an event stream.
 
 pub mod command;
+mod emulation;
 mod frame;
 mod json;
 mod protobuf;
 pub mod reply;
 
 pub use command::{Command, CommandFault, Json, Method, Since};
-pub use frame::{Batch, Commands, Format, decode_frame, encode_presence, encode_push};
+pub use emulation::{EmulationRequest, decode_emulation};
+pub use frame::{
+    Batch, Commands, Format, decode_connect, decode_frame, encode_bare_push, encode_presence, encode_push,
+};
 pub(in crate::proto) use json::write;
 pub use reply::{ErrorRef, Push, Reply};

@@ -30,7 +30,7 @@ pub enum Reply<'a> {
     SubRefresh(Lifetime),
 }
 
-/// What comes without having been asked for. All but the last two belong to a channel.
+/// What comes without having been asked for. All but the last three belong to a channel.
 #[derive(Clone, Copy, Debug)]
 pub enum Push<'a> {
     Publication(PublicationRef<'a>),
@@ -41,6 +41,11 @@ pub enum Push<'a> {
     /// Raw data.
     Message(Option<&'a [u8]>),
     Refresh(Lifetime),
+    /// The connection ends, where what carries it has no words for that.
+    Disconnect {
+        code: u32,
+        reason: &'a str,
+    },
 }
 
 /// An error reply. Ours come from a [`ErrorCode`]; a backend may send its own code and message.

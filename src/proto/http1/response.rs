@@ -17,7 +17,7 @@ pub enum Body {
     None,
     /// Bytes. Also for the answer to HEAD, whose body is then left out.
     Length(u64),
-    /// [`write_chunk`] until [`write_last_chunk`]. For HTTP/1.1 clients only.
+    /// [`write_chunk`] until [`write_last_chunk`]. For HTTP/1.1 clients only. Adds `Connection: close`.
     Chunked,
     /// Until the connection is closed: streams to HTTP/1.0 clients. Adds `Connection: close`.
     UntilClose,
@@ -45,7 +45,8 @@ pub fn write_head(out: &mut Vec<u8>, status: u16, fields: &[(&str, &[u8])], body
             write_decimal(out, length);
             out.extend_from_slice(b"\r\n");
         }
-        Body::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+        // A stream ends with its connection: a client that takes it for free would meet the close with its next request.
+        Body::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\nConnection: close\r\n"),
         Body::UntilClose => out.extend_from_slice(b"Connection: close\r\n"),
     }
     out.extend_from_slice(b"\r\n");

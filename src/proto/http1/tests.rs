@@ -470,7 +470,7 @@ fn writes_responses() {
     let chunks = text
         .strip_prefix(
             "HTTP/1.1 204 No Content\r\n\r\nHTTP/1.1 299 \r\nConnection: close\r\n\r\n\
-             HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+             HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n",
         )
         .unwrap();
     let decoder = BodyDecoder::new(BodyLength::Chunked, 1000).unwrap();

@@ -33,9 +33,6 @@ pub fn encode(kind: Encoding, publication: &Publication) -> Bytes {
     }
     let mut out = Vec::with_capacity(publication.data.len() + publication.channel.len() + 128);
     match kind {
-        Encoding::CentrifugeJson | Encoding::CentrifugeProtobuf => {
-            unreachable!("framed by the client protocol's codec")
-        }
         Encoding::Sse | Encoding::SsePlain => {
             if !own.is_empty() {
                 write_own_head(&mut out, kind, &own, 0);
@@ -93,6 +90,7 @@ pub fn encode(kind: Encoding, publication: &Publication) -> Bytes {
             write_members(&mut out, publication);
             out.push(b'}');
         }
+        _ => unreachable!("framed by the client protocol's codec"),
     }
     out.into()
 }
@@ -122,7 +120,7 @@ pub fn message(kind: Encoding, data: &[u8]) -> Bytes {
         Encoding::WebSocketJson => websocket::write_frame(&mut out, Opcode::Text, &json),
         Encoding::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, data),
         // A client of the protocol has a codec of its own; a poll is no connection of its user's.
-        Encoding::CentrifugeJson | Encoding::CentrifugeProtobuf | Encoding::Poll => {}
+        _ => {}
     }
     out.into()
 }

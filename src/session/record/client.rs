@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use crate::base::ids::ChannelName;
 use crate::base::publication::{Publication, Publications};
 use crate::base::time::Time;
-use crate::proto::centrifuge::Format;
+use crate::proto::wire::Wire;
 use crate::record::{
     ClientRecord, ConnectRecord, HeaderRecord, JoinRecord, PublicationRecord, RecordFault, RecoveryRecord,
     SinceRecord, SubscribedRecord, WaitsRecord,
@@ -32,10 +32,7 @@ impl Session {
                 .collect()
         });
         ClientRecord {
-            format: match self.format {
-                Format::Json => 1,
-                Format::Protobuf => 2,
-            },
+            format: self.wire.number(),
             phase: match self.phase {
                 Phase::Fresh => 1,
                 Phase::Connecting => 2,
@@ -78,11 +75,7 @@ impl Session {
         written: Time,
     ) -> Result<Session, RecordFault> {
         let mut session = Session {
-            format: match record.format {
-                1 => Format::Json,
-                2 => Format::Protobuf,
-                _ => return Err(RecordFault::Impossible("a client's format")),
-            },
+            wire: Wire::of_number(record.format).ok_or(RecordFault::Impossible("a client's format"))?,
             phase: match record.phase {
                 1 => Phase::Fresh,
                 2 => Phase::Connecting,

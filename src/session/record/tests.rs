@@ -8,6 +8,7 @@ use crate::base::budget::Budget;
 use crate::base::ids::ClientId;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
+use crate::proto::wire::Wire;
 use crate::record::arbitrary::Arbitrary;
 use crate::record::{
     self, ClientRecord, FarewellRecord, Moment, PeerRecord, PeerState, PurposeRecord, TunnelRecord,
@@ -56,7 +57,8 @@ impl Numbers {
 /// Often such as a client can have.
 fn client(prng: &mut Prng) -> ClientRecord {
     let mut record = ClientRecord::arbitrary(prng);
-    (record.format, record.phase) = (prng.u8(1..3), prng.u8(1..5));
+    let wires: Vec<u8> = (1..=18).filter(|number| Wire::of_number(*number).is_some()).collect();
+    (record.format, record.phase) = (wires[prng.usize(..wires.len())], prng.u8(1..5));
     tidy(&mut record.subs);
     if let Some(WaitsRecord::Joins(joins)) = &mut record.waits {
         record.phase = 2;
@@ -116,7 +118,10 @@ fn what_no_client_is_is_refused() {
     };
     let sub = SubRecord { channel: "c".into(), flags: 1, pending: None, terms: None };
     assert_eq!(fault(&|_| {}), None);
-    assert_eq!(fault(&|record| record.format = 3), Some(RecordFault::Impossible("a client's format")));
+    for format in [0, 8, 19, 255] {
+        let fault = fault(&|record| record.format = format);
+        assert_eq!(fault, Some(RecordFault::Impossible("a client's format")), "{format}");
+    }
     assert_eq!(fault(&|record| record.phase = 0), Some(RecordFault::Impossible("a client's phase")));
     assert_eq!(
         fault(&|record| record.subs = vec![sub.clone(), sub.clone()]),

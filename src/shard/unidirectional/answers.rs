@@ -94,7 +94,7 @@ fn accepts_gzip(head: &RequestHead<'_>) -> bool {
 
 /// What a page may send: what its browser asks about, since libraries add fields of their own (tracing, caching), and a
 /// field that nobody reads here does nothing.
-fn requested_headers(head: &RequestHead<'_>) -> Vec<u8> {
+pub fn requested_headers(head: &RequestHead<'_>) -> Vec<u8> {
     let names = head.header_tokens("Access-Control-Request-Headers").filter(|name| http1::is_token(name));
     match names.collect::<Vec<_>>().join(&b", "[..]) {
         none if none.is_empty() => {
@@ -287,11 +287,21 @@ impl Core {
         endpoint: Endpoint,
         head: &RequestHead<'_>,
     ) -> bool {
-        let wanted = requested_headers(head);
+        self.answer_preflight_of(slot, form, endpoint.methods(), &requested_headers(head))
+    }
+
+    /// The same for a path with these methods, and a page that wants to send these fields.
+    pub fn answer_preflight_of(
+        &mut self,
+        slot: u32,
+        form: &ReplyForm,
+        methods: &[u8],
+        wanted: &[u8],
+    ) -> bool {
         let fields: &[(&str, &[u8])] = &[
-            ("Allow", endpoint.methods()),
-            ("Access-Control-Allow-Methods", endpoint.methods()),
-            ("Access-Control-Allow-Headers", &wanted),
+            ("Allow", methods),
+            ("Access-Control-Allow-Methods", methods),
+            ("Access-Control-Allow-Headers", wanted),
             ("Vary", b"Access-Control-Request-Headers"),
             ("Access-Control-Max-Age", PREFLIGHT_S),
         ];

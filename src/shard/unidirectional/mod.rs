@@ -40,7 +40,9 @@ use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::requests::{Http, Request};
 use crate::shard::stats::Cause;
-use crate::shard::unidirectional::answers::reply_form;
+pub(in crate::shard) use crate::shard::unidirectional::answers::{
+    Answer, Caching, reply_form, requested_headers,
+};
 use crate::shard::unidirectional::pending::{PublishCommand, Step};
 use crate::shard::view::View;
 

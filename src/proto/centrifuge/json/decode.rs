@@ -40,6 +40,29 @@ pub(in crate::proto::centrifuge) fn command<'a>(
     Ok(Command { id, method })
 }
 
+/// The connect of a unidirectional client: the object alone, of no command.
+pub(in crate::proto::centrifuge) fn lone_connect<'a>(
+    scanner: &mut Scanner<'a>,
+) -> Result<Command<'a>, CommandFault> {
+    Ok(Command { id: 1, method: connect(scanner)? })
+}
+
+/// Commands of an emulated client: its session, and their text.
+pub(in crate::proto::centrifuge) fn emulation<'a>(
+    scanner: &mut Scanner<'a>,
+) -> Result<(Cow<'a, str>, Cow<'a, str>), CommandFault> {
+    let (mut session, mut data, mut seen) = (Cow::default(), Cow::default(), Seen::default());
+    scanner.object(|scanner, key| match key {
+        "session" => seen.once(0).and_then(|()| scanner.text(&mut session)),
+        "data" => seen.once(1).and_then(|()| scanner.text(&mut data)),
+        _ => scanner.value().map(drop),
+    })?;
+    match scanner.at_end() {
+        true => Ok((session, data)),
+        false => Err(CommandFault("more than one object")),
+    }
+}
+
 type Decode = for<'a> fn(&mut Scanner<'a>) -> Result<Method<'a>, CommandFault>;
 
 /// The methods by their key, the frequent ones first.

@@ -34,6 +34,25 @@ pub(in crate::proto::centrifuge) fn encode_reply(out: &mut Vec<u8>, id: u32, rep
 pub(in crate::proto::centrifuge) fn encode_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     out.reserve(push_bytes(channel, push));
     out.extend_from_slice(br#"{"push":"#);
+    write_push(out, channel, push);
+    out.push(b'}');
+}
+
+/// A push of a unidirectional client, who gets nothing else.
+pub(in crate::proto::centrifuge) fn encode_bare_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
+    out.reserve(push_bytes(channel, push));
+    write_push(out, channel, push);
+}
+
+/// The answer to a unidirectional client's connect.
+pub(in crate::proto::centrifuge) fn encode_connect_push(out: &mut Vec<u8>, result: &ConnectResult<'_>) {
+    let mut fields = Fields::new(out);
+    write_connect_result(fields.key(r#""connect":"#), result);
+    fields.end();
+}
+
+#[inline]
+fn write_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     let mut fields = Fields::new(out);
     fields.text(r#""channel":"#, channel);
     match push {
@@ -44,9 +63,14 @@ pub(in crate::proto::centrifuge) fn encode_push(out: &mut Vec<u8>, channel: &str
         Push::Message(data) => write_data(fields.key(r#""message":"#), *data),
         Push::Subscribe(subscribe) => write_subscribe_push(fields.key(r#""subscribe":"#), subscribe),
         Push::Refresh(lifetime) => write_lifetime(fields.key(r#""refresh":"#), *lifetime),
+        Push::Disconnect { code, reason } => {
+            let mut disconnect = Fields::new(fields.key(r#""disconnect":"#));
+            disconnect.number(r#""code":"#, (*code).into());
+            disconnect.text(r#""reason":"#, reason);
+            disconnect.end();
+        }
     }
     fields.end();
-    out.push(b'}');
 }
 
 /// Bytes that a push takes, so that the buffer grows once: exact enough for a publication without info and tags, too

@@ -51,6 +51,26 @@ pub(in crate::proto::centrifuge) fn command<'a>(frame: &mut &'a [u8]) -> Result<
     Ok(Command { id, method })
 }
 
+/// Commands of an emulated client: its session, and their bytes.
+pub(in crate::proto::centrifuge) fn emulation(message: &[u8]) -> Result<(Cow<'_, str>, &[u8]), CommandFault> {
+    let (mut session, mut data, mut seen) = (Cow::default(), &[][..], Seen::default());
+    each_field(message, |number, value| {
+        match number {
+            2 => {
+                seen.once(0)?;
+                session = value.text()?;
+            }
+            3 => {
+                seen.once(1)?;
+                data = value.bytes()?;
+            }
+            _ => {}
+        }
+        Ok::<_, CommandFault>(())
+    })?;
+    Ok((session, data))
+}
+
 fn method(number: u64, message: &[u8]) -> Decoded<Method<'_>> {
     Ok(match number {
         4 => Method::Connect(connect(message)?),

@@ -69,6 +69,10 @@ pub(in crate::proto::centrifuge) fn encode_push(out: &mut Vec<u8>, channel: &str
                 Push::Refresh(lifetime) => {
                     fields.message(12, |fields| write_lifetime(fields, [1, 2], *lifetime))
                 }
+                Push::Disconnect { code, reason } => fields.message(11, |fields| {
+                    fields.number(1, *code);
+                    fields.text(2, reason);
+                }),
             }
         });
     });

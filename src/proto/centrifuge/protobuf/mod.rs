@@ -10,5 +10,5 @@ mod encode;
 mod tests;
 mod wire;
 
-pub(super) use decode::command;
+pub(super) use decode::{command, emulation};
 pub(super) use encode::{encode_push, encode_reply, write_presence};
