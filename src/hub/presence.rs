@@ -160,13 +160,10 @@ impl Members {
 impl KnownMembers {
     /// Whether it was there already.
     fn insert(&mut self, conn: ConnId, info: ClientInfo, shown: Visibility, hash: &RandomState) -> bool {
-        let again = self.remove(conn).is_some();
         if !shown.at_all() {
+            let again = self.remove(conn).is_some();
             self.unseen.insert(conn, (), hash);
             return again;
-        }
-        if shown != self.usual {
-            self.unusual.insert(conn, shown, hash);
         }
         if shown.listed {
             self.roster = Weak::new();
@@ -178,12 +175,27 @@ impl KnownMembers {
                 }
             }
         }
-        self.infos.insert(conn, Box::new(info), hash);
+        let again = match self.infos.insert(conn, Box::new(info), hash) {
+            None => self.unseen.remove(&conn).is_some(),
+            Some(before) => {
+                self.show_no_more(conn, &before);
+                true
+            }
+        };
+        if shown != self.usual {
+            self.unusual.insert(conn, shown, hash);
+        }
         again
     }
 
     fn remove(&mut self, conn: ConnId) -> Option<Option<Box<ClientInfo>>> {
         let Some(info) = self.infos.remove(&conn) else { return self.unseen.remove(&conn).map(|()| None) };
+        let shown = self.show_no_more(conn, &info);
+        Some(shown.announced.then_some(info))
+    }
+
+    /// How a member was shown whose info has just been taken out.
+    fn show_no_more(&mut self, conn: ConnId, info: &ClientInfo) -> Visibility {
         let shown = self.unusual.remove(&conn).unwrap_or(self.usual);
         if shown.listed {
             self.roster = Weak::new();
@@ -195,7 +207,7 @@ impl KnownMembers {
                 self.users.remove(&info.user);
             }
         }
-        Some(shown.announced.then_some(info))
+        shown
     }
 }
 

@@ -23,11 +23,11 @@ pub use fields::{Fields, is_field_value, is_token, raw_fields};
 pub use head::{
     BodyLength, HeadScan, RequestHead, ResponseHead, Version, is_host, parse_head, parse_response_head,
 };
-pub(in crate::proto) use response::write_fields;
 pub use response::{
-    Body, CONTINUE, chunk_header, http_date, reason_phrase, write_chunk, write_head, write_last_chunk,
-    write_response,
+    Body, CONTINUE, chunk_header, http_date, reason_phrase, write_chunk, write_chunk_with, write_head,
+    write_last_chunk, write_response,
 };
+pub(in crate::proto) use response::{set_header, write_fields};
 
 /// Why a request is refused. The connection cannot be used for another request after it: where the next one would
 /// start is not known.

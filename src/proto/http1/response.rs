@@ -72,14 +72,35 @@ pub(in crate::proto) fn write_fields(out: &mut Vec<u8>, fields: &[(&str, &[u8])]
 
 /// Appends one chunk of a [`Body::Chunked`]. Empty data appends nothing, as an empty chunk would end the body.
 pub fn write_chunk(out: &mut Vec<u8>, data: &[u8]) {
-    if data.is_empty() {
-        return;
+    out.reserve(data.len() + 16);
+    write_chunk_with(out, |out| out.extend_from_slice(data));
+}
+
+/// As [`write_chunk`], of what `write` appends: it is written once, where it stays.
+pub fn write_chunk_with(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    // Two digits, as for most events; longer chunks are moved by what their line is longer.
+    const LINE: &[u8] = b"00\r\n";
+    let start = out.len();
+    out.extend_from_slice(LINE);
+    write(out);
+    let data_len = out.len() - start - LINE.len();
+    if data_len == 0 {
+        return out.truncate(start);
     }
-    let (header, len) = chunk_header(data.len());
-    out.reserve(len + data.len() + 2);
-    out.extend_from_slice(&header[..len]);
-    out.extend_from_slice(data);
+    let (line, line_len) = chunk_header(data_len);
+    set_header(out, start, LINE.len(), &line[..line_len]);
     out.extend_from_slice(b"\r\n");
+}
+
+/// Writes `header` at `start`, where `room` bytes were left for it.
+pub(in crate::proto) fn set_header(out: &mut Vec<u8>, start: usize, room: usize, header: &[u8]) {
+    if header.len() != room {
+        let (end, more) = (out.len(), header.len().saturating_sub(room));
+        out.resize(end + more, 0);
+        out.copy_within(start + room..end, start + header.len());
+        out.truncate(end + header.len() - room);
+    }
+    out[start..start + header.len()].copy_from_slice(header);
 }
 
 /// Appends the end of a [`Body::Chunked`], without trailers.

@@ -27,63 +27,56 @@ const SCRIPT_CLOSE: &[u8] = b"})</script>\n";
 /// # Panics
 /// For a kind of the client protocol, which is not one of this folder's.
 pub fn encode(kind: Encoding, publication: &Publication) -> Bytes {
-    let mut own = Vec::new();
-    if publication.offset() != Offset(0) {
-        write_position(&mut own, [(&*publication.channel, publication.position)]);
-    }
-    let mut out = Vec::with_capacity(publication.data.len() + publication.channel.len() + 128);
+    let own = (publication.offset() != Offset(0)).then_some(Own(publication));
+    let mut out = Vec::with_capacity(publication.data.len() + publication.channel.len() + 160);
     match kind {
         Encoding::Sse | Encoding::SsePlain => {
-            if !own.is_empty() {
-                write_own_head(&mut out, kind, &own, 0);
+            if let Some(own) = own {
+                write_events(&mut out, kind, |out| write_sse_id(out, own));
             }
-            let mut tail = Vec::with_capacity(out.capacity());
-            if let Some(event) = event_name(publication) {
-                tail.extend_from_slice(b"event: ");
-                tail.extend_from_slice(event.as_bytes());
-                tail.push(b'\n');
-            }
-            tail.extend_from_slice(b"data: {");
-            write_members(&mut tail, publication);
-            tail.extend_from_slice(b"}\n\n");
-            write_events(&mut out, kind, &tail);
+            write_events(&mut out, kind, |out| {
+                if let Some(event) = event_name(publication) {
+                    out.extend_from_slice(b"event: ");
+                    out.extend_from_slice(event.as_bytes());
+                    out.push(b'\n');
+                }
+                out.extend_from_slice(b"data: {");
+                write_members(out, publication);
+                out.extend_from_slice(b"}\n\n");
+            });
         }
         Encoding::JsonLines => {
-            let mut tail = Vec::with_capacity(out.capacity());
-            if own.is_empty() {
-                tail.push(b'{');
-            } else {
-                write_chunked_head(&mut out, &own);
-                tail.push(b',');
+            if let Some(own) = own {
+                http1::write_chunk_with(&mut out, |out| write_json_head(out, own));
             }
-            write_members(&mut tail, publication);
-            tail.extend_from_slice(b"}\n");
-            http1::write_chunk(&mut out, &tail);
+            http1::write_chunk_with(&mut out, |out| {
+                out.push(if own.is_some() { b',' } else { b'{' });
+                write_members(out, publication);
+                out.extend_from_slice(b"}\n");
+            });
         }
         Encoding::Iframe => {
-            if own.is_empty() {
-                out.extend_from_slice(&SCRIPT_OPEN[..b"<script>t({".len()]);
-            } else {
-                write_script_head(&mut out, &own);
-                out.push(b',');
+            match own {
+                None => out.extend_from_slice(&SCRIPT_OPEN[..b"<script>t({".len()]),
+                Some(own) => {
+                    write_script_head(&mut out, own);
+                    out.push(b',');
+                }
             }
-            let mut members = Vec::with_capacity(out.capacity());
-            write_members(&mut members, publication);
-            write_script_text(&mut out, &members);
+            write_script(&mut out, |out| write_members(out, publication));
             out.extend_from_slice(SCRIPT_CLOSE);
         }
-        Encoding::WebSocketJson => {
-            let mut text = Vec::with_capacity(out.capacity());
-            if own.is_empty() {
-                text.push(b'{');
-            } else {
-                write_json_head(&mut text, &own);
-                text.push(b',');
+        Encoding::WebSocketJson => websocket::write_frame_with(&mut out, Opcode::Text, |out| {
+            match own {
+                None => out.push(b'{'),
+                Some(own) => {
+                    write_json_head(out, own);
+                    out.push(b',');
+                }
             }
-            write_members(&mut text, publication);
-            text.push(b'}');
-            websocket::write_frame(&mut out, Opcode::Text, &text);
-        }
+            write_members(out, publication);
+            out.push(b'}');
+        }),
         Encoding::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, &publication.data),
         Encoding::Poll => {
             out.push(b'{');
@@ -95,29 +88,53 @@ pub fn encode(kind: Encoding, publication: &Publication) -> Bytes {
     out.into()
 }
 
+/// What a head says: where its client stands.
+pub(super) trait Stand: Copy {
+    fn write(self, out: &mut Vec<u8>);
+}
+
+/// At this publication, in its channel alone.
+#[derive(Clone, Copy)]
+struct Own<'p>(&'p Publication);
+
+impl Stand for Own<'_> {
+    fn write(self, out: &mut Vec<u8>) {
+        write_position(out, [(&*self.0.channel, self.0.position)]);
+    }
+}
+
+/// As was written before.
+impl Stand for &[u8] {
+    fn write(self, out: &mut Vec<u8>) {
+        out.extend_from_slice(self);
+    }
+}
+
 /// The frame of a message to a user, which belongs to no channel and moves no position: `{"message":…}`, as an SSE
 /// event named `push`; on bare WebSocket the payload itself.
 pub fn message(kind: Encoding, data: &[u8]) -> Bytes {
-    let mut json = Vec::with_capacity(data.len() + 16);
-    json.extend_from_slice(b"{\"message\":");
-    write::raw(&mut json, data);
-    json.push(b'}');
-    let mut out = Vec::with_capacity(json.len() + 64);
+    let mut out = Vec::with_capacity(data.len() + 80);
+    let write_json = |out: &mut Vec<u8>| {
+        out.extend_from_slice(b"{\"message\":");
+        write::raw(out, data);
+        out.push(b'}');
+    };
     match kind {
-        Encoding::Sse | Encoding::SsePlain => {
-            let event = [b"event: push\ndata: ", &json[..], b"\n\n"].concat();
-            write_events(&mut out, kind, &event);
-        }
-        Encoding::JsonLines => {
-            json.push(b'\n');
-            http1::write_chunk(&mut out, &json);
-        }
+        Encoding::Sse | Encoding::SsePlain => write_events(&mut out, kind, |out| {
+            out.extend_from_slice(b"event: push\ndata: ");
+            write_json(out);
+            out.extend_from_slice(b"\n\n");
+        }),
+        Encoding::JsonLines => http1::write_chunk_with(&mut out, |out| {
+            write_json(out);
+            out.push(b'\n');
+        }),
         Encoding::Iframe => {
             out.extend_from_slice(b"<script>t(");
-            write_script_text(&mut out, &json);
+            write_script(&mut out, write_json);
             out.extend_from_slice(b")</script>\n");
         }
-        Encoding::WebSocketJson => websocket::write_frame(&mut out, Opcode::Text, &json),
+        Encoding::WebSocketJson => websocket::write_frame_with(&mut out, Opcode::Text, write_json),
         Encoding::WebSocketBare => websocket::write_frame(&mut out, Opcode::Text, data),
         // A client of the protocol has a codec of its own; a poll is no connection of its user's.
         _ => {}
@@ -154,11 +171,9 @@ pub fn tail(kind: Encoding, frame: &Bytes) -> Bytes {
 pub fn write_own_head(out: &mut Vec<u8>, kind: Encoding, position: &[u8], tail_len: usize) {
     match kind {
         Encoding::Sse | Encoding::SsePlain => {
-            let mut line = Vec::with_capacity(position.len() + 5);
-            write_sse_id(&mut line, position);
-            write_events(out, kind, &line);
+            write_events(out, kind, |out| write_sse_id(out, position));
         }
-        Encoding::JsonLines => write_chunked_head(out, position),
+        Encoding::JsonLines => http1::write_chunk_with(out, |out| write_json_head(out, position)),
         Encoding::Iframe => write_script_head(out, position),
         Encoding::WebSocketJson => {
             let head_len = JSON_OPEN.len() + position.len() + 1;
@@ -217,43 +232,48 @@ fn event_name(publication: &Publication) -> Option<&str> {
     fits.then_some(name.as_str())
 }
 
-pub(super) fn write_sse_id(out: &mut Vec<u8>, position: &[u8]) {
+pub(super) fn write_sse_id(out: &mut Vec<u8>, position: impl Stand) {
     out.extend_from_slice(b"id: ");
-    out.extend_from_slice(position);
+    position.write(out);
     out.push(b'\n');
 }
 
 /// Appends a part of an event stream, which must not be empty, as `kind` frames it.
-pub(super) fn write_events(out: &mut Vec<u8>, kind: Encoding, text: &[u8]) {
+pub(super) fn write_events(out: &mut Vec<u8>, kind: Encoding, write: impl FnOnce(&mut Vec<u8>)) {
     match kind {
-        Encoding::SsePlain => out.extend_from_slice(text),
-        _ => http1::write_chunk(out, text),
+        Encoding::SsePlain => write(out),
+        _ => http1::write_chunk_with(out, write),
     }
 }
 
 const JSON_OPEN: &[u8] = b"{\"position\":\"";
 
-fn write_json_head(out: &mut Vec<u8>, position: &[u8]) {
+fn write_json_head(out: &mut Vec<u8>, position: impl Stand) {
     out.extend_from_slice(JSON_OPEN);
-    out.extend_from_slice(position);
+    position.write(out);
     out.push(b'"');
 }
 
-fn write_chunked_head(out: &mut Vec<u8>, position: &[u8]) {
-    let mut head = Vec::with_capacity(JSON_OPEN.len() + position.len() + 1);
-    write_json_head(&mut head, position);
-    http1::write_chunk(out, &head);
-}
-
-fn write_script_head(out: &mut Vec<u8>, position: &[u8]) {
+fn write_script_head(out: &mut Vec<u8>, position: impl Stand) {
     out.extend_from_slice(SCRIPT_OPEN);
-    out.extend_from_slice(position);
+    position.write(out);
     out.push(b'"');
+}
+
+/// Appends the JSON that `write` appends, as script text.
+pub(super) fn write_script(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let from = out.len();
+    write(out);
+    // Most has nothing to escape, and stays where it is.
+    if out[from..].iter().any(|&byte| byte == b'<' || byte == 0xe2) {
+        let json = out.split_off(from);
+        write_script_text(out, &json);
+    }
 }
 
 /// Appends JSON as script text. `<` stands in strings of JSON only, and could end the script element; the two line
 /// separators end a line of script in browsers older than 2019.
-pub(super) fn write_script_text(out: &mut Vec<u8>, json: &[u8]) {
+fn write_script_text(out: &mut Vec<u8>, json: &[u8]) {
     let mut rest = json;
     while let Some((&byte, after)) = rest.split_first() {
         match rest {

@@ -5,7 +5,7 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::proto::centrifuge::write;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1;
-use crate::proto::unidirectional::frames::{write_events, write_script_text, write_sse_id};
+use crate::proto::unidirectional::frames::{write_events, write_script, write_sse_id};
 use crate::proto::websocket::{self, Opcode};
 
 /// One note. Positions are texts of [`super::position`].
@@ -107,27 +107,28 @@ impl Note<'_> {
 /// Appends `note` as `kind` frames it. `chunked` matters to streamed lines only. Bare WebSocket and polls have no
 /// notes.
 pub fn write_note(out: &mut Vec<u8>, kind: Encoding, chunked: bool, note: &Note<'_>) {
-    let mut json = Vec::with_capacity(128);
-    note.write_json(&mut json);
     match kind {
         Encoding::Sse | Encoding::SsePlain => {
-            let mut event = Vec::with_capacity(json.len() + 64);
-            write_sse_note(&mut event, None, note);
-            write_events(out, kind, &event);
+            write_events(out, kind, |out| write_sse_note(out, None, note));
         }
         Encoding::JsonLines => {
-            json.push(b'\n');
+            let line = |out: &mut Vec<u8>| {
+                note.write_json(out);
+                out.push(b'\n');
+            };
             match chunked {
-                true => http1::write_chunk(out, &json),
-                false => out.extend_from_slice(&json),
+                true => http1::write_chunk_with(out, line),
+                false => line(out),
             }
         }
         Encoding::Iframe => {
             out.extend_from_slice(b"<script>t(");
-            write_script_text(out, &json);
+            write_script(out, |out| note.write_json(out));
             out.extend_from_slice(b")</script>\n");
         }
-        Encoding::WebSocketJson => websocket::write_frame(out, Opcode::Text, &json),
+        Encoding::WebSocketJson => {
+            websocket::write_frame_with(out, Opcode::Text, |out| note.write_json(out));
+        }
         _ => {}
     }
 }
@@ -135,9 +136,7 @@ pub fn write_note(out: &mut Vec<u8>, kind: Encoding, chunked: bool, note: &Note<
 /// Appends a note of an event stream with how long its unidirectional client should wait before it comes back. In one
 /// block: some clients make an empty message of a block without data.
 pub fn write_note_with_retry(out: &mut Vec<u8>, kind: Encoding, retry_ms: u64, note: &Note<'_>) {
-    let mut event = Vec::with_capacity(192);
-    write_sse_note(&mut event, Some(retry_ms), note);
-    write_events(out, kind, &event);
+    write_events(out, kind, |out| write_sse_note(out, Some(retry_ms), note));
 }
 
 /// Appends a note as an event, without chunks.

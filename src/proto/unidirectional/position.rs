@@ -79,14 +79,16 @@ impl Positions {
 }
 
 /// Appends the text for `channels`, in their order.
-pub fn write_position<'a>(out: &mut Vec<u8>, channels: impl IntoIterator<Item = (&'a str, Position)>) {
-    let channels: SmallVec<[(u32, Position); 8]> =
-        channels.into_iter().map(|(channel, position)| (tag(channel), position)).collect();
-    let wide = channels.iter().any(|(_, position)| !position.epoch.is_own());
+pub fn write_position<'a>(
+    out: &mut Vec<u8>,
+    channels: impl IntoIterator<Item = (&'a str, Position), IntoIter: Clone>,
+) {
+    let channels = channels.into_iter();
+    let wide = channels.clone().any(|(_, position)| !position.epoch.is_own());
     let mut bytes: SmallVec<[u8; 64]> = SmallVec::new();
     bytes.push(if wide { VERSION_WIDE } else { VERSION });
-    for (tag, position) in channels {
-        bytes.extend_from_slice(&tag.to_be_bytes());
+    for (channel, position) in channels {
+        bytes.extend_from_slice(&tag(channel).to_be_bytes());
         let epoch = position.epoch.0.to_be_bytes();
         bytes.extend_from_slice(if wide { &epoch } else { &epoch[4..] });
         let mut left = position.offset.0;

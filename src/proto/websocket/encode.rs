@@ -3,6 +3,7 @@
 use super::mask::apply_mask;
 use super::{Opcode, is_close_code};
 use crate::base::limits;
+use crate::proto::http1::set_header;
 
 /// Longest frame header: two bytes, a 64-bit length, a mask.
 pub const FRAME_HEADER_BYTES_MAX: usize = 14;
@@ -30,6 +31,17 @@ pub fn frame_header_masked(
 /// [`limits::WS_CONTROL_BYTES_MAX`].
 pub fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     write(out, opcode, true, payload, None);
+}
+
+/// As [`write_frame`], of the payload that `write` appends: it is written once, where it stays.
+pub fn write_frame_with(out: &mut Vec<u8>, opcode: Opcode, write: impl FnOnce(&mut Vec<u8>)) {
+    // As for payloads from 126 to 65,535 bytes; others are moved by what their header is longer or shorter.
+    const ROOM: usize = 4;
+    let start = out.len();
+    out.extend_from_slice(&[0; ROOM]);
+    write(out);
+    let (header, header_len) = frame_header(opcode, out.len() - start - ROOM);
+    set_header(out, start, ROOM, &header[..header_len]);
 }
 
 /// As [`write_frame`], from a client. `key` must be unpredictable (section 5.3).

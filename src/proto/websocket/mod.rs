@@ -24,7 +24,7 @@ pub use close::is_close_code;
 pub use decode::Decoder;
 pub use encode::{
     FRAME_HEADER_BYTES_MAX, frame_header, frame_header_masked, write_close, write_close_masked,
-    write_fragment, write_fragment_masked, write_frame, write_frame_masked,
+    write_fragment, write_fragment_masked, write_frame, write_frame_masked, write_frame_with,
 };
 pub use handshake::{
     ACCEPT_LEN, Handshake, HandshakeFault, accept, accept_key, check_response, check_upgrade, write_request,
