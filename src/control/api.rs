@@ -14,10 +14,11 @@ use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::control::glob::Glob;
 use crate::control::process::{self, Process};
 use crate::control::pushes::{PushKeys, PushOutcome};
+use crate::control::rates::Rates;
 use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::wire::{
     Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, HistoryBody, Info, Node,
-    ProcessBody, PublicationBody, PublishBody, PushBody, Response, UserBody, payload,
+    ProcessBody, PublicationBody, PublishBody, PushBody, Response, RpcBody, UserBody, payload,
 };
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
@@ -58,11 +59,12 @@ pub enum Method {
     Channels,
     Info,
     Push,
+    Rpc,
     Batch,
 }
 
 impl Method {
-    const ALL: [Method; 14] = [
+    pub const ALL: [Method; 15] = [
         Method::Publish,
         Method::Broadcast,
         Method::Subscribe,
@@ -76,6 +78,7 @@ impl Method {
         Method::Channels,
         Method::Info,
         Method::Push,
+        Method::Rpc,
         Method::Batch,
     ];
 
@@ -98,6 +101,7 @@ impl Method {
             Method::Channels => "channels",
             Method::Info => "info",
             Method::Push => "push",
+            Method::Rpc => "rpc",
             Method::Batch => "batch",
         }
     }
@@ -119,6 +123,7 @@ pub enum Command {
     Channels(ChannelsBody),
     Info,
     Push(PushBody),
+    Rpc(RpcBody),
     /// What stands in a batch where a known method should.
     Unknown,
 }
@@ -126,7 +131,7 @@ pub enum Command {
 impl Command {
     /// # Errors
     /// When `json` is no JSON or has other types than the method's.
-    fn read(method: Method, json: &[u8]) -> serde_json::Result<Command> {
+    pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Command> {
         Ok(match method {
             Method::Publish => Command::Publish(object(json)?),
             Method::Broadcast => Command::Broadcast(object(json)?),
@@ -144,6 +149,7 @@ impl Command {
                 Command::Info
             }
             Method::Push => Command::Push(object(json)?),
+            Method::Rpc => Command::Rpc(object(json)?),
             Method::Batch => Command::Unknown,
         })
     }
@@ -163,6 +169,7 @@ impl Command {
             Command::Channels(_) => "channels",
             Command::Info => "info",
             Command::Push(_) => "push",
+            Command::Rpc(_) => "rpc",
             Command::Unknown => "unknown",
         }
     }
@@ -214,6 +221,7 @@ pub struct Api {
 pub struct NodeIdentity {
     pub name: String,
     pub process: Process,
+    pub rates: Rates,
 }
 
 impl Api {
@@ -242,6 +250,11 @@ impl Api {
             Command::Channels(body) => self.channels(body).await,
             Command::Info => self.info().await,
             Command::Push(body) => self.push(body).await,
+            // No extension is there to serve one; a call without a method's name is wrong in itself.
+            Command::Rpc(RpcBody { method, .. }) => Err(match method.as_str() {
+                "" => ErrorCode::BadRequest.into(),
+                _ => ErrorCode::MethodNotFound.into(),
+            }),
             Command::Unknown => Err(ErrorCode::MethodNotFound.into()),
         }
     }
@@ -542,6 +555,7 @@ impl Api {
             num_channels: sum(|shard| shard.channels),
             num_subs: sum(|shard| shard.subscriptions),
             uptime: self.node.process.started.elapsed().as_secs(),
+            metrics: self.node.rates.read(&stats),
             process: ProcessBody { cpu: self.node.process.cpu_percent(), rss: process::rss_bytes() },
         };
         Ok(Answer::Nodes { nodes: vec![node] })

@@ -16,6 +16,7 @@ use crate::control::metrics::{Metrics, Shared};
 use crate::control::options::ControlOptions;
 use crate::control::page;
 use crate::control::process::Process;
+use crate::control::rates::Rates;
 use crate::control::requests::Shards;
 use crate::control::responses::problem;
 use crate::control::tunnel::Tunnels;
@@ -57,7 +58,7 @@ impl App {
         if let Some(uid) = &options.uid {
             process.uid.clone_from(uid);
         }
-        let node = NodeIdentity { name: options.node_name.clone(), process };
+        let node = NodeIdentity { name: options.node_name.clone(), process, rates: Rates::default() };
         let counts = metrics.tunnel_counts();
         Ok(App {
             tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),

@@ -17,9 +17,11 @@ use crate::base::fault::ErrorCode;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::control::api::{Method, Request as ApiRequest, respond};
 use crate::control::app::{App, without_key};
+use crate::control::legacy::legacy;
 use crate::control::metrics;
+use crate::control::openapi::openapi;
 use crate::control::requests::ControlError;
-use crate::control::responses::{busy, json, problem, read_body};
+use crate::control::responses::{busy, json, outcome_code, problem, read_body};
 use crate::control::tunnel;
 use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
 
@@ -47,6 +49,9 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
             get(metrics_for_all)
         };
         routes = routes.route("/api/{method}", post(api)).route("/metrics", metrics);
+        // With what it is behind, as callers write it either way.
+        routes = routes.route("/api", post(legacy)).route("/api/", post(legacy));
+        routes = routes.route("/api/openapi.json", get(openapi).post(not_found));
         routes = routes.merge(tunnel::routes::routes(&app));
         routes = routes.route("/api/events", get(events).post(not_found));
     }
@@ -81,11 +86,12 @@ async fn health_options(state: State<Arc<App>>) -> Response {
 /// Whether a request's body is read before it is answered: it shows a key and is for something that takes a body. All
 /// others are answered by their head alone.
 pub fn reads_body(app: &App, port: Port, head: &request::Parts) -> bool {
-    match head.uri.path().strip_prefix("/api/") {
+    let path = head.uri.path();
+    match path.strip_prefix("/api/").or_else(|| (path == "/api").then_some("")) {
         Some(name) => {
             port != Port::ClientsOnly
                 && head.method == ::http::Method::POST
-                && (Method::from_name(name).is_some() || tunnel::routes::takes_body(name))
+                && (name.is_empty() || Method::from_name(name).is_some() || tunnel::routes::takes_body(name))
                 && app.keys.admit(&head.headers, &head.uri)
         }
         None => app.echo && port != Port::Api && head.uri.path() == "/echo",
@@ -192,15 +198,6 @@ fn error_body(error: ControlError) -> ErrorBody {
     match respond(Err(error)) {
         ApiResponse::Error(body) => body,
         ApiResponse::Result(_) => ErrorCode::Internal.into(),
-    }
-}
-
-fn outcome_code(outcome: &Result<Answer, ControlError>) -> u16 {
-    match outcome {
-        Ok(_) => 0,
-        Err(ControlError::Refused(error_code)) => error_code.code(),
-        Err(ControlError::Invalid(_)) => ErrorCode::BadRequest.code(),
-        Err(ControlError::Busy) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
     }
 }
 

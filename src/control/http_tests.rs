@@ -21,6 +21,8 @@ use crate::shard::control_request::{ChannelCount, ControlRequest, Pushed, ShardS
 use crate::shard::mailbox::{Inbox, Mail};
 use crate::shard::router::Router as ShardRouter;
 
+#[path = "old_ways_tests.rs"]
+mod old_ways;
 #[path = "ports_tests.rs"]
 mod ports;
 
@@ -521,6 +523,7 @@ async fn presence_channels_and_info_are_gathered_over_shards() {
         (&node["num_clients"], &node["num_channels"], &node["name"]),
         (&json!(3), &json!(20), &json!("n1"))
     );
+    assert!(node["metrics"]["interval"].as_f64().unwrap() >= 0.0 && node["metrics"]["items"].is_object());
     assert!(node["process"]["rss"].as_u64().unwrap() > 0 && node["uid"].as_str().unwrap().len() == 36);
 }
 

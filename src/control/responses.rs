@@ -6,6 +6,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::base::bytes::Bytes;
+use crate::base::fault::ErrorCode;
+use crate::control::requests::ControlError;
+use crate::control::wire::Answer;
 
 /// The whole body. It has arrived: both ports read it before they hand the request over.
 ///
@@ -50,5 +53,15 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
             tracing::error!(%error, "a response could not be written as JSON");
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
+    }
+}
+
+/// As it is counted: 0 for success, the code of an error, or the status of one that was not taken.
+pub fn outcome_code(outcome: &Result<Answer, ControlError>) -> u16 {
+    match outcome {
+        Ok(_) => 0,
+        Err(ControlError::Refused(error_code)) => error_code.code(),
+        Err(ControlError::Invalid(_)) => ErrorCode::BadRequest.code(),
+        Err(ControlError::Busy) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
     }
 }

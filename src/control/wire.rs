@@ -201,6 +201,16 @@ pub struct ChannelBody {
     pub channel: String,
 }
 
+/// `rpc`: kept for server libraries that have it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RpcBody {
+    #[serde(deserialize_with = "or_default")]
+    pub method: String,
+    #[serde(rename = "params")]
+    pub _params: Option<Box<RawValue>>,
+}
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct HistoryBody {
@@ -371,7 +381,17 @@ pub struct Node {
     pub num_subs: u64,
     /// Seconds.
     pub uptime: u64,
+    pub metrics: MetricsBody,
     pub process: ProcessBody,
+}
+
+/// What was counted in a stretch of time.
+#[derive(Debug, PartialEq, Serialize)]
+pub struct MetricsBody {
+    /// Seconds.
+    pub interval: f64,
+    /// By the names of `/metrics`, without what those begin with.
+    pub items: BTreeMap<&'static str, f64>,
 }
 
 #[derive(Debug, Serialize)]
