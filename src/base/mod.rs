@@ -14,6 +14,7 @@ pub mod ids;
 pub mod json;
 pub mod limits;
 pub mod networks;
+pub mod pattern;
 pub mod prng;
 pub mod publication;
 pub mod rate;

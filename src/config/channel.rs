@@ -3,6 +3,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use crate::base::pattern::Pattern;
 use crate::config::table::{Key, Section, section};
 use crate::config::value::{Given, Setting};
 use crate::hub::{ChannelOptions, GapPolicy};
@@ -51,6 +52,9 @@ section! {
         publish_per_second: u32;
         /// The same in payload bytes. What is larger passes after a rest and is paid for afterwards. 0: any number.
         publish_bytes_per_second: usize;
+        /// A regular expression that must be found in what stands behind the namespace in a channel's name. Whom a client
+        /// asks to be subscribed to, or to read, elsewhere is denied (103). Not for what the server subscribes clients to.
+        channel_regex: Option<Pattern>, example "\"^[0-9]+$\"";
         /// The hook that is asked about subscriptions without a token.
         subscribe_hook: Option<String>, example "\"backend\"";
         /// The hook that is asked whether a subscription that the subscribe hook granted may go on when it expires.

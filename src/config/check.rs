@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
+use crate::config::dated::FURTHER_SECRETS_MAX;
 use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
@@ -220,6 +221,16 @@ fn check_token(token: &Token, path: &str, require: &mut impl FnMut(bool, &str, &
             require(false, &format!("{path}.{name}"), &fault.to_string());
         }
     }
+    let further = format!("{path}.hmac_secrets");
+    require(
+        token.hmac_secrets.len() <= FURTHER_SECRETS_MAX,
+        &further,
+        &format!("at most {FURTHER_SECRETS_MAX}: every token that none has signed is tried with all"),
+    );
+    if let Some(problem) = token.further_secrets().find_map(Result::err) {
+        require(false, &further, problem);
+    }
+    require(!token.user_claim.is_empty(), &format!("{path}.user_claim"), "must name a claim, like \"sub\"");
     require(
         token.jwks_url.as_deref().is_none_or(is_http),
         &format!("{path}.jwks_url"),

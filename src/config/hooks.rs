@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, header};
 
 use crate::config::authorities::{NO_TLS, fits, is_http};
-use crate::config::sections::{Config, HookOptions};
+use crate::config::sections::{Client, Config, HookOptions};
 use crate::session::rules::NamespaceOptions;
 
 /// Codes that a backend may refuse with: the others are the protocol's own.
@@ -120,6 +120,11 @@ pub(super) fn check_hooks(config: &Config, require: &mut impl FnMut(bool, &str, 
         let problem = format!("{name:?} is not in the forward_headers of any hook: nobody would see it");
         require(forwarded.contains(&name), "client.emulated_headers", &problem);
     }
+    for text in &config.client.rpc_hooks {
+        let is_pair = text.split_once('=').is_some_and(|(prefix, _)| !prefix.is_empty());
+        let problem = format!("{text:?} must be what methods begin with and a hook, like \"chat:=backend\"");
+        require(is_pair, "client.rpc_hooks", &problem);
+    }
     let mut exists = |name: &Option<String>, key: &str| {
         if let Some(name) = name {
             let problem = format!("there is no [[hook]] of the name {name:?}");
@@ -129,6 +134,9 @@ pub(super) fn check_hooks(config: &Config, require: &mut impl FnMut(bool, &str, 
     exists(&config.client.connect_hook, "client.connect_hook");
     exists(&config.client.refresh_hook, "client.refresh_hook");
     exists(&config.client.rpc_hook, "client.rpc_hook");
+    for (_, hook) in rpc_by_prefix(&config.client) {
+        exists(&hook.map(String::from), "client.rpc_hooks");
+    }
     let mut check_channel = |options: &NamespaceOptions, path: &str| {
         exists(&options.rules.subscribe_hook, &format!("{path}.subscribe_hook"));
         exists(&options.rules.sub_refresh_hook, &format!("{path}.sub_refresh_hook"));
@@ -138,6 +146,17 @@ pub(super) fn check_hooks(config: &Config, require: &mut impl FnMut(bool, &str, 
     for (at, namespace) in config.namespace.iter().enumerate() {
         check_channel(&namespace.options, &format!("namespace[{at}]"));
     }
+}
+
+/// `rpc_hooks` as they are looked through: the longest beginning of a method first.
+pub fn rpc_by_prefix(client: &Client) -> Box<[(Box<str>, Option<Box<str>>)]> {
+    let pair = |text: &String| {
+        let (prefix, hook) = text.split_once('=')?;
+        Some((Box::from(prefix), (!hook.is_empty()).then(|| Box::from(hook))))
+    };
+    let mut pairs: Vec<(Box<str>, Option<Box<str>>)> = client.rpc_hooks.iter().filter_map(pair).collect();
+    pairs.sort_by_key(|(prefix, _)| std::cmp::Reverse(prefix.len()));
+    pairs.into()
 }
 
 fn check_hook(hook: &HookOptions, require: &mut impl FnMut(bool, &str, &str)) {
@@ -221,6 +240,30 @@ mod tests {
             [
                 "t.toml:3: namespace[0].subscribe_hook: there is no [[hook]] of the name \"b\"",
                 "t.toml:4: namespace[0].sub_refresh_hook: there is no [[hook]] of the name \"c\"",
+            ]
+        );
+    }
+
+    #[test]
+    fn calls_go_to_the_hook_of_the_longest_beginning() {
+        use crate::shard::ClientHooks;
+        let hooks = "[[hook]]\nname = \"a\"\nendpoint = \"http://b\"\n[[hook]]\nname = \"b\"\nendpoint = \"http://b\"\n";
+        let text = |list: &str| format!("[client]\nrpc_hook = \"a\"\nrpc_hooks = [{list}]\n{hooks}");
+        let list = "\"chat:=b\", \"chat:admin:=\"";
+        assert_eq!(faults(&text(list)), [""; 0]);
+        let mut config = Config::default();
+        apply(&mut config, &mut Origins::new(), "t.toml", &text(list));
+        let rpc_by_prefix = rpc_by_prefix(&config.client);
+        let of = ClientHooks { rpc: Some("a".into()), rpc_by_prefix, ..ClientHooks::default() };
+        let calls =
+            ["other", "chat", "chat:send", "chat:admin:ban", "chat:admin"].map(|method| of.of_call(method));
+        assert_eq!(calls, [Some("a"), Some("a"), Some("b"), None, Some("b")]);
+        assert_eq!(
+            faults(&text("\"=b\", \"chat\", \"x=c\"")),
+            [
+                "t.toml:3: client.rpc_hooks: \"=b\" must be what methods begin with and a hook, like \"chat:=backend\"",
+                "t.toml:3: client.rpc_hooks: \"chat\" must be what methods begin with and a hook, like \"chat:=backend\"",
+                "t.toml:3: client.rpc_hooks: there is no [[hook]] of the name \"c\"",
             ]
         );
     }

@@ -9,6 +9,7 @@ pub mod centrifugo;
 mod channel;
 mod check;
 pub mod cli;
+mod dated;
 pub mod document;
 mod events;
 pub mod fault;

@@ -5,7 +5,7 @@ use std::io::Read as _;
 
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
-use crate::config::sections::Config;
+use crate::config::sections::{Config, Token};
 use crate::config::value::Secret;
 
 /// Shortest key or secret of a node that strangers reach, in bytes: 128 bits where each is random. What is shorter can
@@ -60,6 +60,10 @@ fn read(path: &str) -> Result<String, String> {
     }
 }
 
+fn weak_further(token: &Token) -> bool {
+    token.further_secrets().flatten().any(|(secret, _)| secret.len() < SECRET_BYTES_MIN)
+}
+
 /// The keys whose secrets are shorter than [`SECRET_BYTES_MIN`].
 pub fn weak(config: &Config) -> Vec<&'static str> {
     let is_weak = |secret: &Secret| secret.reveal().len() < SECRET_BYTES_MIN;
@@ -69,6 +73,8 @@ pub fn weak(config: &Config) -> Vec<&'static str> {
         ("api.keys", config.api.keys.iter().any(is_weak)),
         ("client.token.hmac_secret", client.token.hmac_secret.iter().any(is_weak)),
         ("client.subscription_token.hmac_secret", client.subscription_token.hmac_secret.iter().any(is_weak)),
+        ("client.token.hmac_secrets", weak_further(&client.token)),
+        ("client.subscription_token.hmac_secrets", weak_further(&client.subscription_token)),
         ("events.secret", config.events.secret.iter().any(is_weak)),
     ];
     all.into_iter().filter(|(_, weak)| *weak).map(|(key, _)| key).collect()

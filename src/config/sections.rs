@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::address::{ListenAddress, Serves};
+use crate::base::pattern::Pattern;
 use crate::base::trusted::{AddressField, Trusted};
 use crate::config::authorities::Authorities;
 use crate::config::listeners::{FileMode, Listeners};
@@ -98,6 +99,8 @@ settings! {
         pub body_bytes_max: Size = Size::mib(1);
         /// Connections of `api_listen`. A caller beyond is answered 503.
         pub connections_max: u32 = 1024;
+        /// Show in /metrics the names of Centrifugo too (`centrifugo_node_num_clients` and its like), for dashboards that have them.
+        pub centrifugo_metrics: bool = false;
         /// What the bodies of all requests under way on `api_listen` may have together, in bytes. A request beyond is
         /// answered 503.
         pub bodies_bytes_max: Size = Size::mib(64);
@@ -110,6 +113,8 @@ settings! {
         /// Let clients in that show no token; their user is empty. All clients without a user count as clients then, unless
         /// a namespace's `allow_..._for_anonymous` differ. Without it they may do nothing but what is granted to them.
         pub allow_anonymous: bool = false;
+        /// Refuse connection tokens that name no user. `allow_anonymous` is about clients without a token.
+        pub require_user: bool = false;
         /// How often a silent client is pinged.
         pub ping_interval: Duration = Duration::from_secs(25);
         /// How long a pinged client may take to answer before it is closed (3012). Less than `ping_interval`.
@@ -192,6 +197,9 @@ settings! {
         /// Answer a unidirectional client of HTTP whose connect is refused with a status instead of a stream that ends: by the
         /// code of the error or of the disconnect, like "3507=403".
         pub connect_statuses: Vec<String> = Vec::new(), example "[\"3507=403\", \"109=401\"]";
+        /// Hooks that answer the calls whose method begins with a text, like "chat:=backend"; the longest that fits counts, and
+        /// one without a hook ("internal:=") refuses them (108). Others are `rpc_hook`'s.
+        pub rpc_hooks: Vec<String> = Vec::new(), example "[\"chat:=backend\"]";
     } with {
         pub paths: Paths,
         pub token: Token,
@@ -207,6 +215,9 @@ settings! {
         pub hmac_secret: Option<Secret> = None, example "\"a long random text\"";
         /// A file that holds the secret, instead of `hmac_secret`: the text without the line's end.
         pub hmac_secret_file: Option<String> = None, example "\"/run/secrets/token-secret\"";
+        /// Further secrets that are accepted too, to change secrets without a gap: each behind the date until which it is,
+        /// like "2027-01-31", "2027-01-31T12:00:00Z" or seconds since 1970, or "never". At most 16.
+        pub hmac_secrets: Vec<Secret> = Vec::new(), example "[\"2027-01-31 the secret of before\"]";
         /// The public key (PEM) of RS256, RS384, RS512, PS256, PS384, PS512: 2048 to 4096 bits.
         pub rsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
         /// The public key (PEM) of ES256 (curve P-256), ES384 (P-384) or ES512 (P-521).
@@ -226,17 +237,24 @@ settings! {
         pub leeway: Duration = Duration::from_secs(5);
         /// The `aud` a token must name. Unset: any.
         pub audience: Option<String> = None, example "\"trunkline\"";
+        /// A regular expression that must be found in an `aud` of the token. Unset: any.
+        pub audience_pattern: Option<Pattern> = None, example "\"^app-[a-z]+$\"";
         /// The `iss` a token must name. Unset: any.
         pub issuer: Option<String> = None, example "\"backend\"";
+        /// A regular expression that must be found in the `iss` of the token. Unset: any.
+        pub issuer_pattern: Option<Pattern> = None, example "\"^https://[a-z]+\\\\.example\\\\.com$\"";
+        /// The claim that holds the user.
+        pub user_claim: String = "sub".to_string();
     }
 }
 
 impl Token {
     /// Whether any token can be valid.
     pub fn has_keys(&self) -> bool {
-        let Token { hmac_secret, rsa_public_key, ecdsa_public_key, eddsa_public_key, jwks_url, .. } = self;
+        let Token { hmac_secret, hmac_secrets, .. } = self;
+        let Token { rsa_public_key, ecdsa_public_key, eddsa_public_key, jwks_url, .. } = self;
         let public = [rsa_public_key, ecdsa_public_key, eddsa_public_key, jwks_url];
-        hmac_secret.is_some() || public.into_iter().any(Option::is_some)
+        hmac_secret.is_some() || !hmac_secrets.is_empty() || public.into_iter().any(Option::is_some)
     }
 }
 

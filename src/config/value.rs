@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::address::Serves;
+use crate::base::pattern::Pattern;
 use crate::base::trusted::AddressField;
 use crate::hub::GapPolicy;
 use crate::hub::users::UserPolicy;
@@ -156,6 +157,23 @@ impl<T: Setting> Setting for Vec<T> {
     fn write(&self) -> Option<String> {
         let items: Vec<String> = self.iter().filter_map(T::write).collect();
         Some(format!("[{}]", items.join(", ")))
+    }
+}
+
+impl Setting for Pattern {
+    const KIND: &'static str = "a regular expression";
+
+    fn read(given: &Given) -> Result<Self, String> {
+        match given {
+            Given::Text(text) | Given::Loose(text) => {
+                Pattern::new(text).map_err(|problem| format!("{} {problem}", given.show()))
+            }
+            _ => Err(given.expected("a text in quotes")),
+        }
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quote(self.text()))
     }
 }
 

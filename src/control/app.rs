@@ -50,6 +50,9 @@ impl App {
         events: Option<Arc<Events>>,
     ) -> io::Result<App> {
         let mut metrics = Metrics::new(hooks);
+        if options.centrifugo_metrics {
+            metrics = metrics.with_names_of_centrifugo();
+        }
         if let Some(events) = &events {
             metrics.add(EventMetrics(Arc::clone(events)));
         }

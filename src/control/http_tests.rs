@@ -212,6 +212,7 @@ fn options() -> ControlOptions {
             idle_time: Duration::from_secs(5),
             transfer_time: Duration::from_secs(5),
         },
+        centrifugo_metrics: false,
         metrics_need_key: false,
         events: None,
         collectors: Vec::new(),

@@ -12,6 +12,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
+use crate::control::centrifugo_names::CentrifugoNames;
 use crate::control::hooks::Hooks;
 use crate::control::process;
 use crate::shard::control_request::ShardStats;
@@ -28,6 +29,8 @@ pub struct Metrics {
     api_requests: Family<ApiCall, Counter>,
     jwks_fetches: JwksFetches,
     tunnel_questions: TunnelCounts,
+    /// The names of Centrifugo are shown as well.
+    of_centrifugo: bool,
 }
 
 /// Fetches of published token keys, by outcome.
@@ -83,7 +86,12 @@ impl Metrics {
         let tunnel_questions = TunnelCounts::default();
         let help = "Requests to the backends of tunnels, by outcome";
         registry.register("tunnel_questions", help, tunnel_questions.0.clone());
-        Metrics { registry, api_requests, jwks_fetches, tunnel_questions }
+        Metrics { registry, api_requests, jwks_fetches, tunnel_questions, of_centrifugo: false }
+    }
+
+    /// Shows the names of Centrifugo as well.
+    pub fn with_names_of_centrifugo(self) -> Metrics {
+        Metrics { of_centrifugo: true, ..self }
     }
 
     /// For the scraper.
@@ -109,9 +117,14 @@ impl Metrics {
     /// # Errors
     /// None in practice: writing to a `String` does not fail.
     pub fn scrape(&self, shards: Vec<ShardStats>) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        if self.of_centrifugo {
+            let mut theirs = Registry::with_prefix("centrifugo");
+            theirs.register_collector(Box::new(CentrifugoNames::new(&shards)));
+            encode_registry(&mut text, &theirs)?;
+        }
         let mut sums = Registry::with_prefix(PREFIX);
         sums.register_collector(Box::new(Sums(shards)));
-        let mut text = String::new();
         encode_registry(&mut text, &sums)?;
         encode_registry(&mut text, &self.registry)?;
         encode_eof(&mut text)?;

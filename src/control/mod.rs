@@ -14,6 +14,7 @@
 mod api;
 mod app;
 mod auth;
+mod centrifugo_names;
 mod certificate;
 mod compress;
 mod deliver;

@@ -41,6 +41,8 @@ pub struct ControlOptions {
     /// Metrics on client ports need the API key: strangers reach those ports, on loopback by way of a proxy. Not in
     /// development mode.
     pub metrics_need_key: bool,
+    /// `/metrics` has the names of Centrifugo too.
+    pub centrifugo_metrics: bool,
     /// The backend is told events, and may read them.
     pub events: Option<EventOptions>,
     /// Keys that token issuers publish, to be fetched and kept current.
@@ -76,6 +78,7 @@ impl ControlOptions {
                 transfer_time: TRANSFER_TIME,
             },
             metrics_need_key: !config.is_development(),
+            centrifugo_metrics: config.api.centrifugo_metrics,
             events: EventOptions::new(&config.events),
             issuers: Vec::new(),
             hooks: config.hook.clone(),

@@ -99,6 +99,12 @@ impl<O> Namespaces<O> {
         !self.private_prefix.is_empty() && name.starts_with(&*self.private_prefix)
     }
 
+    /// What stands behind the private prefix and the namespace in a channel's name.
+    pub fn behind_namespace<'n>(&self, name: &'n str) -> &'n str {
+        let name = name.strip_prefix(&*self.private_prefix).unwrap_or(name);
+        name.split_once(':').map_or(name, |(_, rest)| rest)
+    }
+
     /// The options of every namespace, the default one included.
     pub fn all(&self) -> impl Iterator<Item = &O> {
         std::iter::once(&*self.default).chain(self.named.values().map(|options| &**options))

@@ -35,6 +35,7 @@ use crate::base::seats::Seats;
 use crate::base::secret;
 use crate::base::time::Time;
 use crate::config::cli::Start;
+use crate::config::hooks::rpc_by_prefix;
 use crate::config::machine::Machine;
 use crate::config::memory::request_bytes;
 use crate::config::paths::connect_status;
@@ -411,6 +412,7 @@ fn shard_options(
             connect: client.connect_hook.as_deref().map(Box::from),
             refresh: client.refresh_hook.as_deref().map(Box::from),
             rpc: client.rpc_hook.as_deref().map(Box::from),
+            rpc_by_prefix: rpc_by_prefix(client),
         },
         forward_headers: config.forwarded_headers().into_iter().map(Box::from).collect(),
         emulated_headers: config.emulated_headers().into_iter().map(Box::from).collect(),

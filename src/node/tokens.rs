@@ -36,7 +36,13 @@ impl Tokens {
         if !client.token.has_keys() && !own {
             return Ok(Tokens { verifier: None, issuers });
         }
-        let mut verifier = Verifier::new(options(&client.token, &mut issuers)?);
+        let of_connections =
+            TokenOptions { require_user: client.require_user, ..options(&client.token, &mut issuers)? };
+        let mut verifier = Verifier::new(of_connections);
+        // A subscription of nobody needs a token of nobody, whatever connections need.
+        if !own && client.require_user {
+            verifier = verifier.with_subscriptions(options(&client.token, &mut issuers)?);
+        }
         if own {
             verifier = verifier.with_subscriptions(options(&client.subscription_token, &mut issuers)?);
         }
@@ -60,12 +66,17 @@ fn options(token: &Token, issuers: &mut Vec<Issuer>) -> Result<TokenOptions, Key
     });
     Ok(TokenOptions {
         hmac_secret: token.hmac_secret.as_ref().map_or_else(Vec::new, |secret| secret.reveal().into()),
+        hmac_secrets: token.further_secrets().filter_map(Result::ok).collect(),
         rsa: key(&token.rsa_public_key, Key::rsa)?,
         ecdsa: key(&token.ecdsa_public_key, Key::ecdsa)?,
         eddsa: key(&token.eddsa_public_key, Key::eddsa)?,
         published: shared,
         audience: token.audience.clone(),
+        audience_pattern: token.audience_pattern.clone(),
         issuer: token.issuer.clone(),
+        issuer_pattern: token.issuer_pattern.clone(),
+        user_claim: Some(token.user_claim.clone()),
+        require_user: false,
         leeway_s: token.leeway.as_secs(),
     })
 }
@@ -98,6 +109,11 @@ fn make(client: &Client, job: &TokenJob) -> Result<String, String> {
     let Some(secret) = &options.hmac_secret else {
         return Err(format!("{path}.hmac_secret is not set, and tokens are made here with HMAC only"));
     };
+    if options.user_claim != "sub" {
+        return Err(format!(
+            "{path}.user_claim is not sub, and tokens are made here with their user in sub only"
+        ));
+    }
     let secret = secret.reveal().as_bytes();
     let now = unix_now_s();
     let expires = |ttl: &Duration| (!ttl.is_zero()).then(|| now.saturating_add(ttl.as_secs()));

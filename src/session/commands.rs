@@ -162,7 +162,7 @@ impl Session {
                 Ok(())
             }
             Method::Rpc { method, data } => {
-                if !cx.world.hooks().rpc {
+                if !cx.world.answers_calls(&method) {
                     return Err(ErrorCode::NotAvailable.into());
                 }
                 self.ask(About::Rpc { id }, Matter::Rpc { method: method.into(), data: copy(data) }, cx);

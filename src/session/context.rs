@@ -20,6 +20,8 @@ pub struct Rights {
     /// Of a user-limited channel: whether its name lists the user. One who is listed needs no token, and no hook is
     /// asked. Set by [`crate::session::rights::of_user`] alone.
     pub listed: Option<bool>,
+    /// The namespace does not allow the channel's name: nobody may have it by asking.
+    pub misnamed: bool,
     pub permissions: Permissions,
     /// A subscription needs a token, whatever else is allowed.
     pub private: bool,
@@ -104,6 +106,11 @@ pub trait World {
     fn name(&self, channel: ChannelIndex) -> ChannelName;
 
     fn hooks(&self) -> Hooks;
+
+    /// Whether some hook answers calls of the method.
+    fn answers_calls(&self, _method: &str) -> bool {
+        self.hooks().rpc
+    }
 
     /// Names in lower case of the header fields that a client may send with its connect, for the backend to see.
     fn emulated_headers(&self) -> &[Box<str>];

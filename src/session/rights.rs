@@ -38,6 +38,13 @@ fn of(mut rights: Rights, channel: &str, user: &str) -> Rights {
     if user.is_empty() {
         rights.permissions = rights.permissions.of_anonymous();
     }
+    if rights.misnamed {
+        // As a name that leaves the user out: neither a token nor a hook helps.
+        rights.listed = Some(false);
+        rights.subscribe_hook = false;
+        rights.permissions = rights.permissions.without_clients();
+        return rights;
+    }
     if rights.private {
         // Who may not subscribe may not look in from outside.
         rights.permissions = rights.permissions.for_subscribers_alone();
@@ -285,6 +292,20 @@ mod tests {
         fn personal_channel(&self, user: &str) -> Option<ChannelName> {
             self.limited.then(|| format!("#{user}").into())
         }
+    }
+
+    #[test]
+    fn a_name_that_the_namespace_does_not_allow_is_nobody_s_by_asking() {
+        let mut rights = Everything { limited: true }.rights("chat#ann").unwrap();
+        rights.misnamed = true;
+        for user in ["ann", "bob", ""] {
+            let rights = of(rights.clone(), "chat#ann", user);
+            assert!(!rights.may(Deed::Subscribe, false) && !rights.reads_token() && !rights.subscribe_hook);
+            assert!(!rights.may(Deed::ReadHistory, false) && !rights.may(Deed::Publish, false));
+            assert!(!rights.asks_about_publishing(false), "{user}");
+        }
+        // Whom the server subscribed is a subscriber all the same.
+        assert!(of(rights, "chat#ann", "bob").may(Deed::ReadHistory, true));
     }
 
     fn listed(channel: &str, user: &str) -> Option<bool> {

@@ -1,5 +1,6 @@
 //! The options of a namespace: what its channels need, and what rights in them need.
 
+use crate::base::pattern::Pattern;
 use crate::hub::{ChannelOptions, Namespaces};
 use crate::session::permissions::Permissions;
 
@@ -26,6 +27,8 @@ pub struct ChannelRules {
     pub publish_per_second: u32,
     /// Payload bytes of clients a second, and at once after a rest; 0 does not limit them.
     pub publish_bytes_per_second: usize,
+    /// Must be found behind the namespace in a name.
+    pub channel_regex: Option<Pattern>,
     /// Names of hooks.
     pub subscribe_hook: Option<String>,
     pub sub_refresh_hook: Option<String>,
@@ -44,6 +47,7 @@ impl Default for ChannelRules {
             force_push_join_leave: false,
             publish_per_second: 0,
             publish_bytes_per_second: 0,
+            channel_regex: None,
             subscribe_hook: None,
             sub_refresh_hook: None,
             publish_hook: None,

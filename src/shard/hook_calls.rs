@@ -96,7 +96,7 @@ impl Core {
         let named = match matter {
             Matter::Connect { .. } => return hooks.connect.clone(),
             Matter::Refresh => return hooks.refresh.clone(),
-            Matter::Rpc { .. } => return hooks.rpc.clone(),
+            Matter::Rpc { method, .. } => return hooks.of_call(method).map(Box::from),
             Matter::Subscribe { channel, .. } => &of_channel(channel)?.subscribe_hook,
             Matter::SubRefresh { channel } => &of_channel(channel)?.sub_refresh_hook,
             Matter::Publish { channel, .. } => &of_channel(channel)?.publish_hook,

@@ -126,6 +126,16 @@ pub struct ClientHooks {
     pub connect: Option<Box<str>>,
     pub refresh: Option<Box<str>>,
     pub rpc: Option<Box<str>>,
+    /// By what a method begins with, the longest first; without a hook its calls are refused.
+    pub rpc_by_prefix: Box<[(Box<str>, Option<Box<str>>)]>,
+}
+
+impl ClientHooks {
+    /// The hook that answers calls of the method.
+    pub fn of_call(&self, method: &str) -> Option<&str> {
+        let named = self.rpc_by_prefix.iter().find(|(prefix, _)| method.starts_with(&**prefix));
+        named.map_or(&self.rpc, |(_, hook)| hook).as_deref()
+    }
 }
 
 /// What a node allows its clients. Zero means no limit.

@@ -21,6 +21,10 @@ impl World for View<'_> {
             private: self.options.rules.is_private(channel),
             user_limited: rules.allow_user_limited_channels,
             listed: None,
+            misnamed: rules
+                .channel_regex
+                .as_ref()
+                .is_some_and(|pattern| !pattern.is_in(self.options.rules.behind_namespace(channel))),
             // A node that lets in clients without a token counts them as clients, unless the namespace differs.
             permissions: rules.permissions.settled(self.options.allow_anonymous),
             keeps_history: options.keeps_history(),
@@ -70,6 +74,10 @@ impl World for View<'_> {
     fn hooks(&self) -> Hooks {
         let hooks = &self.options.hooks;
         Hooks { connect: hooks.connect.is_some(), refresh: hooks.refresh.is_some(), rpc: hooks.rpc.is_some() }
+    }
+
+    fn answers_calls(&self, method: &str) -> bool {
+        self.options.hooks.of_call(method).is_some()
     }
 
     fn emulated_headers(&self) -> &[Box<str>] {

@@ -234,7 +234,7 @@ pub fn pick<'a, T>(prng: &mut Prng, from: &'a [T]) -> &'a T {
 
 fn with_hooks(hooked: bool, options: ShardOptions) -> ShardOptions {
     let hook = || hooked.then(|| "hook".into());
-    let hooks = ClientHooks { connect: hook(), refresh: hook(), rpc: hook() };
+    let hooks = ClientHooks { connect: hook(), refresh: hook(), rpc: hook(), ..ClientHooks::default() };
     ShardOptions { hooks, ..options }
 }
 

@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::config::centrifugo::convert::list;
 use crate::config::centrifugo::hooks::Hooks;
-use crate::config::centrifugo::keys::{As, Concern, KEYS, Key, PROXY_KEYS, To, channel_keys, find, find_old};
+use crate::config::centrifugo::keys::{
+    As, Concern, KEYS, Key, PROXY_KEYS, RPC_KEYS, To, channel_keys, find, find_old, part,
+};
 use crate::config::centrifugo::output::Source;
 use crate::config::centrifugo::tree::{Node, Value, json_text};
 use crate::config::centrifugo::{Given, Import, Place, is_map};
@@ -14,12 +17,6 @@ use crate::config::value::quote;
 pub const LISTS: [&str; 4] = ["channel.namespaces", "rpc.namespaces", "proxies", "consumers"];
 
 const ACCESS_NOT_A_FILE: &str = "certificates and keys come from files: write it into one";
-
-const fn part(path: &'static str) -> Key {
-    Key { path, old: &[], to: To::Part }
-}
-
-const RPC_KEYS: [Key; 2] = [part("proxy_enabled"), part("proxy_name")];
 
 /// Sections that are one row of the table, with their own keys.
 pub fn sections() -> Vec<(&'static str, Vec<Key>)> {
@@ -223,7 +220,20 @@ impl Import {
             let key = "websocket.compression_min_size";
             self.output.set("client.compression_min_bytes", "0".to_string(), default(key));
         }
+        self.previous_secret("client.token");
         self.subscription_tokens();
+    }
+
+    /// The secret of before, behind the date until which it is taken.
+    fn previous_secret(&mut self, section: &str) {
+        let Some((secret, given)) = self.text_of(&format!("{section}.hmac_previous_secret_key")) else {
+            return;
+        };
+        let until = self.number_of(&format!("{section}.hmac_previous_secret_key_valid_until"));
+        let until =
+            until.filter(|(until, _)| *until > 0).map_or("never".to_string(), |(until, _)| until.to_string());
+        let secrets = list(&[format!("{until} {secret}")]);
+        self.output.set(&format!("{section}.hmac_secrets"), secrets, given.source());
     }
 
     /// Keys of subscription tokens are as those of connections, in a section of their own.
@@ -257,6 +267,7 @@ impl Import {
             self.row(&row, &leaf, &given, &mut named, place);
         }
         if enabled {
+            self.previous_secret(SECTION);
             let said = Source { key: "Centrifugo: a token ends at its exp".into(), origin: Origin::Default };
             self.output.set(&format!("{SECTION}.leeway"), quote("0s"), said);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::config::centrifugo::convert::{self, convert};
-use crate::config::centrifugo::keys::{Concern, Key, PROXY_KEYS, To, find};
+use crate::config::centrifugo::keys::{Concern, Key, PROXY_KEYS, RPC_KEYS, To, find};
 use crate::config::centrifugo::output::{Output, Source};
 use crate::config::centrifugo::tree::{Node, Value};
 use crate::config::centrifugo::{Given, Import};
@@ -88,11 +88,23 @@ impl Import {
         if let Some((hook, source)) = self.hook_named(on.as_ref(), named.as_ref(), "rpc.proxy", hooks) {
             self.output.set("client.rpc_hook", quote(&hook), source);
         }
+        let (mut pairs, mut said) = (Vec::new(), None);
         for item in self.items("rpc.namespaces") {
-            let name = item.get("name").and_then(Node::plain).unwrap_or_default();
-            let said = format!("rpc.namespaces.{name}");
-            let why = "one hook answers all calls";
-            self.missing(Concern::Access, &[&said, "rpc.namespaces"], &said, &item.origin, why);
+            let (name, given) = self.entry(&RPC_KEYS, "rpc.namespaces", &item);
+            let get =
+                |leaf: &str| given.iter().find(|(known, _)| known == leaf).map(|(_, given)| given.clone());
+            let hook = self.hook_named(
+                get("proxy_enabled").as_ref(),
+                get("proxy_name").as_ref(),
+                "rpc.proxy",
+                hooks,
+            );
+            said.get_or_insert(Source { key: "rpc.namespaces".to_string(), origin: item.origin.clone() });
+            // Without a proxy its calls are refused, whatever answers those of no namespace.
+            pairs.push(format!("{name}:={}", hook.map_or(String::new(), |(hook, _)| hook)));
+        }
+        if let Some(said) = said {
+            self.output.set("client.rpc_hooks", convert::list(&pairs), said);
         }
     }
 

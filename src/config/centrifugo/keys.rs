@@ -117,16 +117,18 @@ pub const KEYS: &[Key] = &[
     key("client.token.ecdsa_public_key", &["token_ecdsa_public_key"], Ours("client.token.ecdsa_public_key", As::Text, None)),
     key("client.token.jwks_public_endpoint", &["token_jwks_public_endpoint"], Ours("client.token.jwks_url", As::Text, None)),
     key("client.token.audience", &["token_audience"], Ours("client.token.audience", As::Text, None)),
-    key("client.token.audience_regex", &["token_audience_regex"], Missing(Access, OFF, "an audience is one text here")),
+    key("client.token.audience_regex", &["token_audience_regex"], Ours("client.token.audience_pattern", As::Text, None)),
     key("client.token.issuer", &["token_issuer"], Ours("client.token.issuer", As::Text, None)),
-    key("client.token.issuer_regex", &["token_issuer_regex"], Missing(Access, OFF, "an issuer is one text here")),
-    key("client.token.user_id_claim", &["token_user_id_claim"], Missing(Access, &["", "sub"], "the user stands in `sub` here")),
+    key("client.token.issuer_regex", &["token_issuer_regex"], Ours("client.token.issuer_pattern", As::Text, None)),
+    key("client.token.user_id_claim", &["token_user_id_claim"], Ours("client.token.user_claim", As::Text, None)),
+    key("client.token.hmac_previous_secret_key", &["token_hmac_previous_secret_key"], Part),
+    key("client.token.hmac_previous_secret_key_valid_until", &["token_hmac_previous_secret_key_valid_until"], Part),
     key("client.token.jwks", &[], Missing(Access, OFF, "published keys are fetched as client.token.jwks_url says")),
     key("client.subscription_token", &["subscription_token_*", "separate_subscription_token_config"], Part),
     key("client.allow_anonymous_connect_without_token", &["allow_anonymous_connect_without_token"],
         Ours("client.allow_anonymous", As::Flag, None)),
     key("client.disallow_anonymous_connection_tokens", &["disallow_anonymous_connection_tokens"],
-        Missing(Access, OFF, "a token without a user is let in as one of nobody")),
+        Ours("client.require_user", As::Flag, None)),
     key("client.ping_interval", &["ping_interval"], Ours("client.ping_interval", As::Time, None)),
     key("client.pong_timeout", &["pong_timeout"], Ours("client.pong_timeout", As::Time, None)),
     key("client.expired_close_delay", &["client_expired_close_delay"], Missing(Access, &["25s"], "it is always 25 s")),
@@ -248,7 +250,7 @@ pub const KEYS: &[Key] = &[
 
     key("admin.enabled", &["admin"], Missing(Comfort, OFF, "there is no admin page here")),
     key("admin", &["admin_*"], Under),
-    key("prometheus.enabled", &["prometheus"], Part),
+    key("prometheus.enabled", &["prometheus"], Ours("api.centrifugo_metrics", As::Flag, None)),
     key("prometheus.handler_prefix", &["prometheus_handler_prefix"], Missing(Comfort, &["/metrics"], "it is always /metrics")),
     key("prometheus", &["channel_namespace_for_transport_messages_*"], Missing(Comfort, OFF, OTHER_METRICS)),
     key("health.enabled", &["health"], Moot),
@@ -310,7 +312,7 @@ pub const CHANNEL_KEYS: &[Key] = &[
     key("allow_tags_filter", &[], Missing(Delivery, OFF, NOT_HERE)),
     key("publication_data_format", &[], Missing(Delivery, &["", "json"], "payloads are JSON")),
     key("allow_user_limited_channels", &[], Ours("allow_user_limited_channels", As::Flag, None)),
-    key("channel_regex", &[], Missing(Access, OFF, NOT_HERE)),
+    key("channel_regex", &[], Ours("channel_regex", As::Text, None)),
     key("subscribe_proxy_enabled", &["proxy_subscribe"], Part),
     key("subscribe_proxy_name", &[], Part),
     key("publish_proxy_enabled", &["proxy_publish"], Part),
@@ -352,6 +354,17 @@ pub const PROXY_KEYS: &[Key] = &[
     key("http.tls.server_ca_pem_file", &[], Ours("ca_file", As::Text, None)),
     key("http.tls", &[], Missing(Access, OFF, "a hook's endpoint has the authorities of ca_file, and is shown no certificate")),
     key("grpc", &["grpc_*"], Under),
+];
+
+pub const fn part(path: &'static str) -> Key {
+    Key { path, old: &[], to: Part }
+}
+
+/// What calls have, with a namespace and without.
+pub const RPC_KEYS: [Key; 2] = [
+    part("proxy_enabled"),
+    // Before version 6 a name was all there was.
+    Key { path: "proxy_name", old: &["rpc_proxy_name"], to: Part },
 ];
 
 /// The rows of a channel's options, those of permissions made from our own table.

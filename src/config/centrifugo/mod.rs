@@ -281,6 +281,11 @@ impl Import {
         place: Place<'_>,
     ) {
         match row.to {
+            // Theirs fills in what a pattern of the issuer has found.
+            To::Ours(..) if path.ends_with("jwks_public_endpoint") && has_template(given) => {
+                let why = "published keys are fetched from one URL";
+                self.missing(Concern::Access, &[&given.said, path], &given.said, &given.node.origin, why);
+            }
             To::Ours(ours, to, _) => match convert(to, &given.node) {
                 Ok(Some(value)) => self.set(place, ours, value, given.source()),
                 Ok(None) => {}
@@ -401,6 +406,10 @@ fn old_path(name: &str) -> Option<String> {
         .or(exact)
         .or_else(channel)
         .or_else(|| find_old(KEYS, top).map(|key| format!("{}.{name}", key.path)))
+}
+
+fn has_template(given: &Given) -> bool {
+    given.node.plain().is_some_and(|text| text.contains("{{"))
 }
 
 /// Kubernetes sets such variables for each service.

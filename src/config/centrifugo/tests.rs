@@ -248,6 +248,48 @@ fn proxies_of_version_5_come_over() {
     assert_eq!(config.hook[1].options.static_headers[0].reveal(), "x-a: b");
 }
 
+/// Rules of access that are more than a name and a secret.
+#[test]
+fn rules_of_access_come_over() {
+    let text = "
+client:
+  disallow_anonymous_connection_tokens: true
+  token:
+    hmac_secret_key: secret of tokens, long
+    hmac_previous_secret_key: the one of before, long
+    hmac_previous_secret_key_valid_until: 1704240000
+    audience_regex: ^app-
+    issuer_regex: ^https://
+    user_id_claim: user_id
+  subscription_token: {enabled: true, hmac_secret_key: a third secret of tokens, hmac_previous_secret_key: another of before}
+channel:
+  namespaces: [{name: room, channel_regex: '^[0-9]+$'}]
+rpc:
+  proxy: {endpoint: 'http://b/rpc'}
+  without_namespace: {proxy_enabled: true}
+  namespaces:
+    - {name: chat, proxy_enabled: true, proxy_name: chat}
+    - {name: closed}
+proxies: [{name: chat, endpoint: 'http://b/chat'}]
+http_api: {key: 'key of the api, long'}
+";
+    let config = loaded(&import_of("c.yaml", text));
+    let client = &config.client;
+    assert!(client.require_user && !config.api.centrifugo_metrics);
+    let further: Vec<_> = client.token.further_secrets().map(Result::unwrap).collect();
+    assert_eq!(further, [(b"the one of before, long".to_vec(), Some(1_704_240_000))]);
+    let further: Vec<_> = client.subscription_token.further_secrets().map(Result::unwrap).collect();
+    assert_eq!(further, [(b"another of before".to_vec(), None)]);
+    let pattern =
+        |pattern: &Option<crate::base::pattern::Pattern>| pattern.as_ref().unwrap().text().to_string();
+    assert_eq!(pattern(&client.token.audience_pattern), "^app-");
+    assert_eq!(pattern(&client.token.issuer_pattern), "^https://");
+    assert_eq!(client.token.user_claim, "user_id");
+    assert_eq!(pattern(&config.namespace[0].options.rules.channel_regex), "^[0-9]+$");
+    assert_eq!(client.rpc_hook.as_deref(), Some("rpc.proxy"));
+    assert_eq!(client.rpc_hooks, ["chat:=chat", "closed:="]);
+}
+
 /// The arguments and variables that the Helm chart starts Centrifugo with.
 #[test]
 fn the_arguments_of_the_helm_chart() {
@@ -276,6 +318,7 @@ fn the_arguments_of_the_helm_chart() {
         let config = loaded(&import(&Sources { allowed, ..chart.clone() }).unwrap());
         assert_eq!(config.listen.addresses().next().unwrap().to_string(), "[::]:8000");
         assert_eq!(config.api_listen.unwrap().to_string(), "[::]:9000");
+        assert!(config.api.centrifugo_metrics, "of --prometheus");
         assert_eq!(config.api.key.as_ref().unwrap().reveal(), "key of the api, long");
         assert_eq!(config.client.token.hmac_secret.as_ref().unwrap().reveal(), "secret of tokens, long");
     }
@@ -339,6 +382,10 @@ fn what_has_no_counterpart_is_refused_by_its_name_and_line() {
             "c.json:2: client.insecure: has no counterpart, and is about who may do what",
         ),
         ("{\"client_insecure\": true}", "client_insecure"),
+        (
+            "{\"client\": {\"token\": {\"jwks_public_endpoint\": \"https://a.example/{{realm}}\"}}}",
+            "client.token.jwks_public_endpoint",
+        ),
         ("{\"client\": {\"user_id_http_header\": \"X-User\"}}", "client.user_id_http_header"),
         ("{\"http_api\": {\"insecure\": true}}", "http_api.insecure"),
         ("{\"channel\": {\"user_boundary\": \"@\"}}", "channel.user_boundary"),

@@ -77,8 +77,11 @@ pub(super) trait Frame {
     fn begins(&self) -> Option<i64>;
     /// When what the token grants ends, if it says so itself; not positive: never.
     fn ends(&self) -> Option<i64>;
-    fn is_for(&self, audience: &str) -> bool;
+    /// Whether one of those that it is for is `wanted`.
+    fn is_for(&self, wanted: &dyn Fn(&str) -> bool) -> bool;
     fn issuer(&self) -> Option<&str>;
+    fn has_user(&self) -> bool;
+    fn set_user(&mut self, user: String);
 }
 
 /// A token on the wire: the claims that both kinds have, and those of its own. Not serde's `flatten`: it would make a
@@ -114,8 +117,16 @@ macro_rules! wire {
                 self.expire_at.map(|end| end.0)
             }
 
-            fn is_for(&self, audience: &str) -> bool {
-                self.aud.as_ref().is_some_and(|aud| aud.holds(audience))
+            fn is_for(&self, wanted: &dyn Fn(&str) -> bool) -> bool {
+                self.aud.as_ref().is_some_and(|aud| aud.holds(wanted))
+            }
+
+            fn has_user(&self) -> bool {
+                self.sub.as_ref().is_some_and(|user| !user.is_empty())
+            }
+
+            fn set_user(&mut self, user: String) {
+                self.sub = Some(user);
             }
 
             fn issuer(&self) -> Option<&str> {
@@ -243,10 +254,10 @@ enum Audience {
 }
 
 impl Audience {
-    fn holds(&self, recipient: &str) -> bool {
+    fn holds(&self, wanted: &dyn Fn(&str) -> bool) -> bool {
         match self {
-            Audience::One(one) => one == recipient,
-            Audience::Several(several) => several.iter().any(|one| one == recipient),
+            Audience::One(one) => wanted(one),
+            Audience::Several(several) => several.iter().any(|one| wanted(one)),
         }
     }
 }

@@ -73,6 +73,7 @@ flaws! {
     Signature "token_signature" "the token's signature does not match"
     Audience "token_audience" "the token is made for another audience"
     Issuer "token_issuer" "the token is made by another issuer"
+    NoUser "token_no_user" "the token names no user, and one is required"
     NotForConnecting "token_not_for_connecting" "a subscription token is not a connection token"
     NoChannel "token_no_channel" "a subscription token needs a channel"
     Grant "token_grant" "the token grants what this daemon does not have (caps, allow, server_tags_filter)"

@@ -23,6 +23,7 @@ mod sign;
 #[cfg(test)]
 pub(crate) mod signer;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr as _;
 use std::sync::Arc;
@@ -31,9 +32,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
 
 use crate::base::json::object;
 use crate::base::limits::TOKEN_BYTES_MAX;
+use crate::base::pattern::Pattern;
 use crate::session::token::algorithm::{Algorithm, Family};
 use crate::session::token::claims::{ConnectWire, Frame, SubscribeWire};
 use crate::session::token::keys::Key;
@@ -48,6 +51,8 @@ pub use sign::{ConnectToken, SignFault, SubscribeToken, TokenBasis, sign_connect
 pub struct TokenOptions {
     /// The shared secret of HS256, HS384 and HS512. Empty: none of them is taken.
     pub hmac_secret: Vec<u8>,
+    /// Further secrets, and until when each is taken, in seconds since 1970; `None` for ever.
+    pub hmac_secrets: Vec<(Vec<u8>, Option<u64>)>,
     /// Public keys, at most one for each kind of algorithm.
     pub rsa: Option<Key>,
     pub ecdsa: Option<Key>,
@@ -56,8 +61,16 @@ pub struct TokenOptions {
     pub published: Option<Arc<PublishedKeys>>,
     /// When set, `aud` must be or hold this.
     pub audience: Option<String>,
+    /// When set, it must be found in an `aud`.
+    pub audience_pattern: Option<Pattern>,
     /// When set, `iss` must be this.
     pub issuer: Option<String>,
+    /// When set, it must be found in `iss`.
+    pub issuer_pattern: Option<Pattern>,
+    /// The claim that holds the user; `None` is `sub`.
+    pub user_claim: Option<String>,
+    /// A token without a user is none.
+    pub require_user: bool,
     /// How far the clocks of hosts that sign and hosts that verify may differ, in seconds.
     pub leeway_s: u64,
 }
@@ -163,13 +176,18 @@ fn not_ended(expire_at_s: Option<u64>, unix_now_s: u64) -> Option<u64> {
 
 /// One set of keys and of what a token must say.
 struct Judge {
-    hmac: Option<Arc<Key>>,
+    /// Until when each is taken, in seconds since 1970.
+    hmac: Vec<(Key, Option<u64>)>,
     rsa: Option<Arc<Key>>,
     ecdsa: Option<Arc<Key>>,
     eddsa: Option<Arc<Key>>,
     published: Option<Arc<PublishedKeys>>,
     audience: Option<String>,
+    audience_pattern: Option<Pattern>,
     issuer: Option<String>,
+    issuer_pattern: Option<Pattern>,
+    user_claim: Option<String>,
+    require_user: bool,
     leeway_s: u64,
 }
 
@@ -183,15 +201,20 @@ struct Shown {
 
 impl Judge {
     fn new(options: TokenOptions) -> Judge {
-        let hmac = (!options.hmac_secret.is_empty()).then(|| Key::hmac(&options.hmac_secret));
+        let first = [(options.hmac_secret, None)];
+        let secrets = first.into_iter().chain(options.hmac_secrets).filter(|(secret, _)| !secret.is_empty());
         Judge {
-            hmac: hmac.map(Arc::new),
+            hmac: secrets.map(|(secret, until_s)| (Key::hmac(&secret), until_s)).collect(),
             rsa: options.rsa.map(Arc::new),
             ecdsa: options.ecdsa.map(Arc::new),
             eddsa: options.eddsa.map(Arc::new),
             published: options.published,
             audience: options.audience,
+            audience_pattern: options.audience_pattern,
             issuer: options.issuer,
+            issuer_pattern: options.issuer_pattern,
+            user_claim: options.user_claim.filter(|claim| claim != "sub"),
+            require_user: options.require_user,
             leeway_s: options.leeway_s,
         }
     }
@@ -210,15 +233,42 @@ impl Judge {
             return Err(Flaw::TooLong.into());
         }
         let (algorithm, kid) = shown(token)?;
-        let key = self.key(algorithm, kid.as_deref(), unix_now_s)?;
-        let claims: T = key.open(token, algorithm)?;
+        let mut claims: T = match algorithm.family() {
+            Family::Hmac => self.open_hmac(token, algorithm, unix_now_s)?,
+            _ => self.key(algorithm, kid.as_deref(), unix_now_s)?.open(token, algorithm)?,
+        };
+        if let Some(claim) = &self.user_claim {
+            claims.set_user(text_claim(token, claim)?);
+        }
         self.check(&claims, unix_now_s, to)?;
         Ok(claims)
     }
 
+    /// By the first secret that has signed it and is still taken.
+    fn open_hmac<T: DeserializeOwned>(
+        &self,
+        token: &str,
+        algorithm: Algorithm,
+        unix_now_s: u64,
+    ) -> Result<T, TokenFault> {
+        let mut fault = Flaw::NoKey.into();
+        for (key, until_s) in &self.hmac {
+            if until_s.is_some_and(|until_s| until_s <= unix_now_s) {
+                fault = Flaw::Signature.into();
+                continue;
+            }
+            match key.open(token, algorithm) {
+                Err(TokenFault::Invalid(Flaw::Signature)) => fault = Flaw::Signature.into(),
+                outcome => return outcome,
+            }
+        }
+        Err(fault)
+    }
+
     fn key(&self, algorithm: Algorithm, kid: Option<&str>, unix_now_s: u64) -> Result<Arc<Key>, TokenFault> {
         let configured = match algorithm.family() {
-            Family::Hmac => &self.hmac,
+            // Secrets are tried one by one: see `open_hmac`.
+            Family::Hmac => &None,
             Family::Rsa => &self.rsa,
             Family::Ecdsa => &self.ecdsa,
             Family::Eddsa => &self.eddsa,
@@ -265,15 +315,38 @@ impl Judge {
             return Err(TokenFault::Over);
         }
         if let Some(expected) = &self.audience
-            && !claims.is_for(expected)
+            && !claims.is_for(&|audience| audience == expected)
+        {
+            return Err(Flaw::Audience.into());
+        }
+        if let Some(pattern) = &self.audience_pattern
+            && !claims.is_for(&|audience| pattern.is_in(audience))
         {
             return Err(Flaw::Audience.into());
         }
         if self.issuer.is_some() && claims.issuer() != self.issuer.as_deref() {
             return Err(Flaw::Issuer.into());
         }
+        if let Some(pattern) = &self.issuer_pattern
+            && !claims.issuer().is_some_and(|issuer| pattern.is_in(issuer))
+        {
+            return Err(Flaw::Issuer.into());
+        }
+        if self.require_user && !claims.has_user() {
+            return Err(Flaw::NoUser.into());
+        }
         Ok(())
     }
+}
+
+/// A claim of the token by its name, empty when it is not there: of a token whose signature holds.
+fn text_claim(token: &str, name: &str) -> Result<String, TokenFault> {
+    let claims = token.split('.').nth(1).ok_or(Flaw::Malformed)?;
+    let claims = URL_SAFE_NO_PAD.decode(claims).map_err(|_| Flaw::Encoding)?;
+    let claims: BTreeMap<String, Box<RawValue>> = object(&claims).map_err(|_| Flaw::Contents)?;
+    let Some(claim) = claims.get(name) else { return Ok(String::new()) };
+    let text: Option<String> = serde_json::from_str(claim.get()).map_err(|_| Flaw::Contents)?;
+    Ok(text.unwrap_or_default())
 }
 
 /// Reads the header: what the token claims to be signed with.

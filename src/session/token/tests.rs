@@ -497,3 +497,90 @@ fn a_grant_that_cannot_be_held_is_refused() {
     );
     assert!(connect(json!({"caps": [], "subs": {"a": {"allow": []}}})).is_ok());
 }
+
+#[test]
+fn secrets_are_changed_without_a_gap() {
+    let (old, new, ended) =
+        (&b"the secret of before"[..], &b"the secret of now"[..], &b"one of long ago"[..]);
+    let options = TokenOptions {
+        hmac_secret: new.to_vec(),
+        hmac_secrets: vec![
+            (old.to_vec(), Some(NOW + 10)),
+            (ended.to_vec(), Some(NOW)),
+            (SECRET.to_vec(), None),
+        ],
+        ..TokenOptions::default()
+    };
+    let verifier = Verifier::new(options);
+    let outcome = |secret: &[u8], at: u64| {
+        let token = signed_with(Algorithm::HS384, secret, &json!({"sub": "ann"}));
+        verifier.verify_connect(&token, at).map(|claims| claims.user)
+    };
+    let no = || Err(TokenFault::Invalid(Flaw::Signature));
+    for secret in [new, old, SECRET] {
+        assert_eq!(outcome(secret, NOW).as_deref(), Ok("ann"));
+    }
+    assert_eq!((outcome(old, NOW + 9).is_ok(), outcome(old, NOW + 10)), (true, no()), "exclusive");
+    assert_eq!((outcome(ended, NOW), outcome(b"none of them", NOW)), (no(), no()));
+    assert_eq!(outcome(new, NOW + 1000).as_deref(), Ok("ann"));
+    // With none but one that has ended, no secret is left; without any there is no key.
+    let alone = TokenOptions { hmac_secrets: vec![(ended.to_vec(), Some(NOW))], ..TokenOptions::default() };
+    let token = signed_with(Algorithm::HS256, ended, &json!({}));
+    assert_eq!(Verifier::new(alone).verify_connect(&token, NOW), Err(TokenFault::Invalid(Flaw::Signature)));
+    let without = Verifier::new(TokenOptions::default());
+    assert_eq!(without.verify_connect(&token, NOW), Err(TokenFault::Invalid(Flaw::NoKey)));
+}
+
+#[test]
+fn audience_and_issuer_may_be_patterns() {
+    let pattern = |text: &str| Some(Pattern::new(text).unwrap());
+    let options = TokenOptions {
+        hmac_secret: SECRET.to_vec(),
+        audience_pattern: pattern("^app-[a-z]+$"),
+        issuer_pattern: pattern("^https://[a-z]+\\.example$"),
+        ..TokenOptions::default()
+    };
+    let verifier = Verifier::new(options);
+    let outcome = |aud: Value, iss: Value| {
+        verifier.verify_connect(&signed(&json!({"aud": aud, "iss": iss})), NOW).map(|_| ())
+    };
+    let good = json!("https://a.example");
+    assert_eq!(outcome(json!("app-web"), good.clone()), Ok(()));
+    assert_eq!(outcome(json!(["other", "app-web"]), good.clone()), Ok(()));
+    for aud in [json!("app-1"), json!("an app-web"), json!([]), json!(null)] {
+        assert_eq!(outcome(aud, good.clone()), Err(TokenFault::Invalid(Flaw::Audience)));
+    }
+    for iss in [json!("https://a.example.evil"), json!(null)] {
+        assert_eq!(outcome(json!("app-web"), iss), Err(TokenFault::Invalid(Flaw::Issuer)));
+    }
+}
+
+#[test]
+fn the_user_may_stand_in_another_claim_and_may_be_required() {
+    let verifier = |user_claim: Option<&str>, require_user| {
+        let user_claim = user_claim.map(str::to_string);
+        Verifier::new(TokenOptions {
+            hmac_secret: SECRET.to_vec(),
+            user_claim,
+            require_user,
+            ..TokenOptions::default()
+        })
+    };
+    let user = |verifier: &Verifier, claims: Value| {
+        verifier.verify_connect(&signed(&claims), NOW).map(|claims| claims.user)
+    };
+    let mail = verifier(Some("mail"), false);
+    assert_eq!(user(&mail, json!({"sub": "1", "mail": "ann"})).as_deref(), Ok("ann"));
+    assert_eq!(user(&mail, json!({"sub": "1"})).as_deref(), Ok(""), "sub is another claim");
+    assert_eq!(user(&mail, json!({"mail": null})).as_deref(), Ok(""));
+    assert_eq!(user(&mail, json!({"mail": 7})), Err(TokenFault::Invalid(Flaw::Contents)));
+    let claims = mail.verify_subscribe(&signed(&json!({"mail": "ann", "channel": "c"})), NOW).unwrap();
+    assert_eq!(claims.user, "ann");
+    let strict = verifier(Some("mail"), true);
+    assert_eq!(user(&strict, json!({"sub": "1"})), Err(TokenFault::Invalid(Flaw::NoUser)));
+    assert_eq!(user(&strict, json!({"mail": "ann"})).as_deref(), Ok("ann"));
+    let strict = verifier(None, true);
+    assert_eq!(user(&strict, json!({})), Err(TokenFault::Invalid(Flaw::NoUser)));
+    assert_eq!(user(&strict, json!({"sub": ""})), Err(TokenFault::Invalid(Flaw::NoUser)));
+    assert_eq!(user(&strict, json!({"sub": "ann"})).as_deref(), Ok("ann"));
+}
