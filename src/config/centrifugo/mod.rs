@@ -13,6 +13,7 @@ mod keys;
 mod output;
 #[cfg(test)]
 mod tests;
+mod transports;
 mod tree;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -266,6 +267,7 @@ impl Import {
         }
         self.listeners();
         self.clients();
+        self.transports();
         let hooks = self.hooks();
         self.channels(&hooks);
         self.rest();

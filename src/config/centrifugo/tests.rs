@@ -248,6 +248,45 @@ fn proxies_of_version_5_come_over() {
     assert_eq!(config.hook[1].options.static_headers[0].reveal(), "x-a: b");
 }
 
+/// Most transports are off there and on here: what is off has no path.
+#[test]
+fn transports_are_served_as_they_were() {
+    let secret = "http_api: {key: 'key of the api, long'}\nclient: {token: {hmac_secret_key: 'secret of tokens, long'}}\n";
+    let paths = |text: &str| {
+        let config = loaded(&import_of("c.yaml", &format!("{secret}{text}")));
+        let paths = config.client.paths.clone();
+        (config.client.connect_statuses, paths)
+    };
+    let (_, quiet) = paths("");
+    assert_eq!(quiet.websocket, "/connection/websocket");
+    for off in [
+        quiet.http_stream,
+        quiet.sse,
+        quiet.emulation,
+        quiet.uni_websocket,
+        quiet.uni_http_stream,
+        quiet.uni_sse,
+    ] {
+        assert_eq!(off, "");
+    }
+    let text = "websocket: {handler_prefix: /rt}\nsse: {enabled: true}\nemulation: {handler_prefix: /rt/up}\n\
+                uni_sse:\n  enabled: true\n  handler_prefix: /rt/listen\n  connect_code_to_http_response:\n    enabled: true\n    \
+                transforms: [{code: 3507, to: {status_code: 403}}, {code: 109, to: {status_code: 401}}]\n";
+    let (statuses, some) = paths(text);
+    assert_eq!((some.websocket.as_str(), some.sse.as_str()), ("/rt", "/connection/sse"));
+    assert_eq!((some.emulation.as_str(), some.uni_sse.as_str()), ("/rt/up", "/rt/listen"));
+    assert_eq!((some.http_stream.as_str(), some.uni_http_stream.as_str()), ("", ""));
+    assert_eq!(statuses, ["3507=403", "109=401"]);
+    let (_, old) = paths("http_stream: true\nuni_http_stream: true\nwebsocket_disable: true\n");
+    assert_eq!((old.http_stream.as_str(), old.emulation.as_str()), ("/connection/http_stream", "/emulation"));
+    assert_eq!((old.uni_http_stream.as_str(), old.websocket.as_str()), ("/connection/uni_http_stream", ""));
+    let bodies = "uni_sse_connect_code_to_http_response:\n  enabled: true\n  transforms: [{code: 109, to: {status_code: 401, body: x}}]\n";
+    let imported = import_of("c.yaml", bodies);
+    assert!(imported.warnings[0].contains("to.body is ignored"), "{:?}", imported.warnings);
+    let wrong = refused(&sources("c.yaml", &bodies.replace("code: 109, ", "")));
+    assert!(wrong[0].contains("lacks a code or a status"), "{wrong:?}");
+}
+
 /// Rules of access that are more than a name and a secret.
 #[test]
 fn rules_of_access_come_over() {
