@@ -299,7 +299,7 @@ mod tests {
         let mut rights = Everything { limited: true }.rights("chat#ann").unwrap();
         rights.misnamed = true;
         for user in ["ann", "bob", ""] {
-            let rights = of(rights.clone(), "chat#ann", user);
+            let rights = of(rights, "chat#ann", user);
             assert!(!rights.may(Deed::Subscribe, false) && !rights.reads_token() && !rights.subscribe_hook);
             assert!(!rights.may(Deed::ReadHistory, false) && !rights.may(Deed::Publish, false));
             assert!(!rights.asks_about_publishing(false), "{user}");

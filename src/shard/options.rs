@@ -120,6 +120,9 @@ pub struct HttpLimits {
     pub bodies: Arc<Budget>,
 }
 
+/// What methods begin with, and the hook that answers their calls.
+pub type CallHook = (Box<str>, Option<Box<str>>);
+
 /// The names of the hooks that belong to no channel; those of channels are with their options.
 #[derive(Clone, Debug, Default)]
 pub struct ClientHooks {
@@ -127,7 +130,7 @@ pub struct ClientHooks {
     pub refresh: Option<Box<str>>,
     pub rpc: Option<Box<str>>,
     /// By what a method begins with, the longest first; without a hook its calls are refused.
-    pub rpc_by_prefix: Box<[(Box<str>, Option<Box<str>>)]>,
+    pub rpc_by_prefix: Box<[CallHook]>,
 }
 
 impl ClientHooks {

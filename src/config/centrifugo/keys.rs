@@ -398,7 +398,7 @@ pub fn find_old<'k>(keys: &'k [Key], name: &str) -> Option<&'k Key> {
     let whole = keys.iter().find(|key| key.old.contains(&name));
     whole.or_else(|| {
         let covers = |old: &&str| old.strip_suffix('*').is_some_and(|start| name.starts_with(start));
-        keys.iter().find(|key| key.old.iter().any(|old| covers(&old)))
+        keys.iter().find(|key| key.old.iter().any(&covers))
     })
 }
 

@@ -136,7 +136,7 @@ impl Import {
     /// One value by its path of version 6, or a name from before.
     fn read_flat(&mut self, name: &str, said: &str, node: Node) {
         // A scalar where version 6 has a section is the switch of before: `admin`, `engine`.
-        let is_new = find(KEYS, name).is_some() && !(is_section(KEYS, name) && !name.contains('.'));
+        let is_new = (name.contains('.') || !is_section(KEYS, name)) && find(KEYS, name).is_some();
         let path = match is_new {
             true => Some(name.to_string()),
             false => old_path(name).or_else(|| find(KEYS, name).map(|_| name.to_string())),
