@@ -9,6 +9,7 @@
 pub mod centrifuge;
 pub mod encoding;
 pub mod forwarded;
+pub mod fossil;
 pub mod http1;
 pub mod proxy_protocol;
 pub mod unidirectional;
