@@ -21,5 +21,8 @@ fn check(base: &[u8], target: &[u8]) {
     let Some(patch) = patch(base, target) else { return };
     assert!(patch.len() < target.len(), "a patch is shorter than what it makes");
     assert_eq!(apply(base, &patch).as_deref(), Ok(target));
-    assert!(std::str::from_utf8(target).is_err() || std::str::from_utf8(&patch).is_ok(), "of text it is text");
+    assert!(
+        std::str::from_utf8(target).is_err() || std::str::from_utf8(&patch).is_ok(),
+        "of text it is text"
+    );
 }

@@ -43,6 +43,15 @@ impl Visibility {
 #[derive(Debug, Default)]
 pub struct Encoded {
     first: OnceLock<Frame>,
+    delta: OnceLock<Box<Delta>>,
+}
+
+/// What changes from another payload to this one.
+#[derive(Debug)]
+struct Delta {
+    base: Bytes,
+    /// `None`: nothing that is shorter than the payload.
+    patch: Option<Bytes>,
 }
 
 /// A frame, and the one that was needed after it. Most entries of a log are read in one encoding: the first frame needs no
@@ -55,6 +64,15 @@ struct Frame {
 }
 
 impl Encoded {
+    /// What changes from `base` to this item, by the first that needs it. `None` as well where another base came first: a
+    /// channel's publications have one order.
+    pub fn patch(&self, base: &Bytes, make: impl FnOnce() -> Option<Bytes>) -> Option<&Bytes> {
+        let delta = self.delta.get_or_init(|| Box::new(Delta { base: base.clone(), patch: make() }));
+        let patch = delta.patch.as_ref()?;
+        let is_same = delta.base.as_ptr() == base.as_ptr() && delta.base.len() == base.len();
+        (is_same || delta.base == *base).then_some(patch)
+    }
+
     /// The frame in `encoding`, if somebody has needed it before.
     pub fn get(&self, encoding: EncodingId) -> Option<&Bytes> {
         let mut at = self.first.get()?;

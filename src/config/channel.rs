@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::pattern::Pattern;
 use crate::config::table::{Key, Section, section};
 use crate::config::value::{Given, Setting};
-use crate::hub::{ChannelOptions, GapPolicy};
+use crate::hub::{ChannelOptions, GapPolicy, RecoveryMode};
 use crate::session::permissions::PERMISSIONS;
 use crate::session::rules::{ChannelRules, NamespaceOptions};
 
@@ -25,6 +25,9 @@ section! {
         /// What happens to a subscriber that falls behind what is kept: "tell" it that state is lost,
         /// skip to the "latest" publication, or "close" its connection as slow.
         gap: GapPolicy;
+        /// What a client that was away gets: "stream" is all that it missed, or the word that it cannot; "cache" is the newest
+        /// publication alone, for channels whose every publication is the whole state.
+        recovery_mode: RecoveryMode;
         /// Publications that come within this time of the last delivery leave together, with one write for each
         /// subscriber: less cpu a message at high rates for as much more latency. A publication after a pause leaves
         /// at once. 0: none waits.
@@ -44,6 +47,11 @@ section! {
         allow_positioning: bool;
         /// Subscribers may ask for recovery.
         allow_recovery: bool;
+        /// Subscribers may ask for deltas ("fossil"): each publication as what changes in the one before, where that is
+        /// shorter. Made once for all subscribers that had that.
+        allow_delta: bool;
+        /// With `recovery_mode` "cache", a new subscriber gets the newest publication as well, asked for or not.
+        auto_cache_recover: bool;
         /// Channels whose name ends in `#` and users, like `chat#ann,bob`, are for these users alone, who need no
         /// subscription token.
         allow_user_limited_channels: bool;

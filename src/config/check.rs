@@ -92,6 +92,12 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "must be above 0: to switch the limit off, set client.commands_per_second to 0",
     );
     require(client.channels_max > 0, "client.channels_max", "must be above 0");
+    for (limit, key) in [
+        (client.history_max_publication_limit, "client.history_max_publication_limit"),
+        (client.recovery_max_publication_limit, "client.recovery_max_publication_limit"),
+    ] {
+        require((1..=100_000).contains(&limit), key, "must be from 1 to 100000");
+    }
     require(
         (1..=4096).contains(&client.channel_name_bytes_max),
         "client.channel_name_bytes_max",

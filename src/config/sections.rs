@@ -132,6 +132,10 @@ settings! {
         /// How hard to try, from 1 (fast) to 9 (small). At 1 KB of JSON, 6 takes twice the time of 1 and saves half as
         /// much again.
         pub compression_level: u8 = 6;
+        /// Publications in one answer to a history command, and of one read over HTTP. A larger limit is cut to this.
+        pub history_max_publication_limit: usize = 300;
+        /// Publications that a recovery may give. A client that missed more hears that it cannot recover.
+        pub recovery_max_publication_limit: usize = 300;
         /// Channels one connection may be subscribed to at a time.
         pub channels_max: usize = 128;
         /// Longest channel name, in bytes.

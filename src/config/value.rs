@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::base::address::Serves;
 use crate::base::pattern::Pattern;
 use crate::base::trusted::AddressField;
-use crate::hub::GapPolicy;
 use crate::hub::users::UserPolicy;
+use crate::hub::{GapPolicy, RecoveryMode};
 
 /// A value as its source gave it.
 #[derive(Clone, Debug, PartialEq)]
@@ -410,6 +410,8 @@ word_settings!(LogLevel, "\"error\", \"warn\", \"info\", \"debug\" or \"trace\""
     "debug" => LogLevel::Debug, "trace" => LogLevel::Trace);
 word_settings!(WhenUnavailable, "\"refuse\" or \"let-in\"",
     "refuse" => WhenUnavailable::Refuse, "let-in" => WhenUnavailable::LetIn);
+word_settings!(RecoveryMode, "\"stream\" or \"cache\"",
+    "stream" => RecoveryMode::Stream, "cache" => RecoveryMode::Cache);
 word_settings!(GapPolicy, "\"tell\", \"latest\" or \"close\"",
     "tell" => GapPolicy::Tell, "latest" => GapPolicy::Latest, "close" => GapPolicy::Close);
 

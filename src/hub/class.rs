@@ -17,11 +17,13 @@ pub struct Class {
     pub join_leave: bool,
     /// Frames are completed for each subscriber, from the one of the encoding.
     pub own_frames: bool,
+    /// A publication is what changes in the one before, to those that had that.
+    pub delta: bool,
 }
 
 impl Class {
     pub fn shared(encoding: EncodingId) -> Class {
-        Class { encoding, join_leave: false, own_frames: false }
+        Class { encoding, join_leave: false, own_frames: false, delta: false }
     }
 }
 
@@ -69,6 +71,11 @@ impl Classes {
         self.0[id.index()]
     }
 
+    /// Somebody gets deltas.
+    pub fn has_delta(&self) -> bool {
+        self.0.iter().any(|class| class.delta)
+    }
+
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -89,7 +96,10 @@ mod tests {
         for round in 0..2 {
             for encoding in 0..16 {
                 for (join_leave, own_frames) in [(false, false), (true, false), (false, true), (true, true)] {
-                    let class = Class { encoding: EncodingId(encoding), join_leave, own_frames };
+                    // Who gets frames of its own gets no deltas.
+                    let delta = own_frames && encoding < 8;
+                    let own_frames = own_frames && !delta;
+                    let class = Class { encoding: EncodingId(encoding), join_leave, own_frames, delta };
                     let id = classes.intern(class);
                     assert_eq!(classes.get(id), class);
                     match round {

@@ -157,6 +157,7 @@ impl FollowedChannels {
                     active: None,
                     subscribers: Vec::new(),
                     classes: Classes::default(),
+                    delivered: None,
                     pending_joins: 0,
                     cursors: 0,
                     lane: Lane::Idle,
@@ -204,7 +205,8 @@ impl FollowedChannels {
         let cursor = entry.cursor_at(top);
         let position = entry.subscribers.len() as u32;
         let id = entry.classes.intern(class);
-        entry.subscribers.push(Subscriber::new(slot, id, class.own_frames));
+        // Deltas begin behind the first publication that it gets whole.
+        entry.subscribers.push(Subscriber::new(slot, id, class.own_frames || class.delta));
         self.subscriptions += 1;
         (position, cursor)
     }
@@ -251,6 +253,14 @@ impl FollowedChannels {
         subscriber.0 |= cursor;
     }
 
+    /// The subscriber at `position`, one of deltas without a cursor, has had the last publication of the running batch.
+    pub fn is_in_step(&mut self, channel: ChannelIndex, position: u32) {
+        let entry = &mut self.channels[channel as usize];
+        let subscriber = &mut entry.subscribers[position as usize];
+        debug_assert!(!subscriber.has_cursor() && entry.classes.get(subscriber.class()).delta);
+        subscriber.set_own_frames(false);
+    }
+
     /// Marks the subscriber at `position` as one with a cursor.
     pub fn cursor_set(&mut self, channel: ChannelIndex, position: u32) {
         let entry = &mut self.channels[channel as usize];
@@ -266,6 +276,10 @@ impl FollowedChannels {
         let subscriber = &mut entry.subscribers[position as usize];
         assert!(subscriber.has_cursor(), "a cursor is cleared once");
         subscriber.0 &= !Subscriber::CURSOR;
+        // What it has had last is known to nobody.
+        if entry.classes.get(subscriber.class()).delta {
+            subscriber.set_own_frames(true);
+        }
         entry.cursors -= 1;
         if entry.cursors == 0 {
             self.trim(channel);
@@ -605,7 +619,17 @@ impl FollowedChannels {
             }
             return;
         }
+        let done = *active;
         entry.active = None;
+        if entry.classes.has_delta() {
+            let last = entry.stream.between(done.start, done.end).filter_map(|item| match item {
+                Item::Publication(publication) => Some(&publication.data),
+                Item::JoinLeaveEvent(_) => None,
+            });
+            if let Some(last) = last.last() {
+                entry.delivered = Some(last.clone());
+            }
+        }
         let bytes = std::mem::take(&mut entry.active_bytes);
         entry.backlog_bytes -= bytes;
         *if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } -= bytes;

@@ -8,7 +8,7 @@ use crate::hub::stream::tests::publication;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const CLASS: Class = Class { encoding: EncodingId(0), join_leave: false, own_frames: false };
+const CLASS: Class = Class { encoding: EncodingId(0), join_leave: false, own_frames: false, delta: false };
 
 fn local() -> FollowedChannels {
     FollowedChannels::new(
@@ -84,6 +84,31 @@ fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
             }
         }
     }
+}
+
+#[test]
+fn a_subscriber_of_deltas_is_in_step_from_its_first_publication_until_it_lags() {
+    let mut local = local();
+    let index = subscribed(&mut local, 0..1);
+    let (place, cursor) = local.subscribe(index, 9, Class { delta: true, ..CLASS }, Offset(0));
+    assert_eq!(cursor, None);
+    let has_own_frames =
+        |local: &FollowedChannels| local.get(index).subscribers()[place as usize].has_own_frames();
+    assert!(has_own_frames(&local) && local.get(index).delivered().is_none());
+    local.handle_item("c", publication(1), Time::ZERO);
+    deliver(&mut local, 1, |local| {
+        if has_own_frames(local) {
+            assert_eq!(local.get(index).delivered(), None, "the batch is not done");
+            local.is_in_step(index, place);
+        }
+    });
+    let Item::Publication(first) = publication(1) else { unreachable!() };
+    assert!(!has_own_frames(&local));
+    assert_eq!(local.get(index).delivered(), Some(&first.data));
+    // What it gets from a cursor is whole, and so is the first behind it.
+    local.cursor_set(index, place);
+    local.cursor_cleared(index, place);
+    assert!(has_own_frames(&local));
 }
 
 #[test]

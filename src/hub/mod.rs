@@ -30,7 +30,7 @@ pub mod users;
 
 pub use crate::base::publication::{Encoded, Publication};
 pub use limits::HubLimits;
-pub use options::{ChannelOptions, GapPolicy, Namespaces};
+pub use options::{ChannelOptions, GapPolicy, Namespaces, RecoveryMode};
 pub use owned::{OwnedChannels, OwnedCounts};
 pub use presence::Roster;
 pub use users::Users;

@@ -18,6 +18,16 @@ pub enum GapPolicy {
     Close,
 }
 
+/// What a client that was away gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecoveryMode {
+    /// Everything that it missed, or the word that it cannot.
+    #[default]
+    Stream,
+    /// The newest publication alone: each holds the whole state.
+    Cache,
+}
+
 /// What the channels of one namespace need: their logs, rosters and subscribers' lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelOptions {
@@ -30,6 +40,7 @@ pub struct ChannelOptions {
     pub presence: bool,
     pub join_leave: bool,
     pub gap: GapPolicy,
+    pub recovery_mode: RecoveryMode,
     /// How long after the start of a batch the next one begins at the earliest; zero does not wait.
     pub batch_max_delay: Duration,
 }
@@ -43,6 +54,7 @@ impl Default for ChannelOptions {
             presence: false,
             join_leave: false,
             gap: GapPolicy::Tell,
+            recovery_mode: RecoveryMode::Stream,
             batch_max_delay: Duration::ZERO,
         }
     }

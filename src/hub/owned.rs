@@ -160,7 +160,8 @@ impl OwnedChannels {
     /// and is counted: a shard may then announce its subscribers again without harm.
     ///
     /// Recovery: the asked epoch is none or the channel's, and the asked offset is the top, or the log goes back to
-    /// it with at most [`recovery_publications_max`](HubLimits::recovery_publications_max) publications since.
+    /// it with at most [`recovery_publications_max`](HubLimits::recovery_publications_max) publications since. Of a cache it is
+    /// the newest publication, whatever was asked, if that is kept.
     ///
     /// # Errors
     /// As [`OwnedChannels::publish`].
@@ -171,7 +172,7 @@ impl OwnedChannels {
         let position = channel.position();
         let publications_max = self.limits.recovery_publications_max;
         let mut recovery = ask.recover.map(|since| channel.recover(since, now, publications_max));
-        if let (Some(Recovery::Lost), Some(since)) = (&recovery, ask.recover) {
+        if let (Some(Recovery::Lost), Some(since), false) = (&recovery, ask.recover, channel.is_cache()) {
             recovery = Some(self.recover_from_store(slot, since));
         }
         let channel = self.channels.get_mut(slot).expect("just mentioned");

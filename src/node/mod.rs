@@ -347,6 +347,8 @@ fn shard_options(
     let shards = config.shard_count();
     let limits = HubLimits {
         history_bytes_max: config.limits.history_bytes_max.bytes() / usize::from(shards),
+        history_read_max: config.client.history_max_publication_limit,
+        recovery_publications_max: config.client.recovery_max_publication_limit,
         channels_max: plan.channels_max.div_ceil(usize::from(shards)),
         client_channels_max: config
             .limits

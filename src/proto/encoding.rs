@@ -47,7 +47,12 @@ pub enum Encoding {
 
 /// Of an [`EncodingId`].
 const COMPRESSED: u8 = 1 << 7;
-const _: () = assert!(Encoding::ALL.len() <= COMPRESSED as usize);
+/// For a subscriber of deltas: what changes in the publication before.
+const PATCHED: u8 = 1 << 6;
+/// For the same: the whole payload.
+const WHOLE: u8 = 1 << 5;
+const FLAGS: u8 = COMPRESSED | PATCHED | WHOLE;
+const _: () = assert!(Encoding::ALL.len() <= WHOLE as usize);
 
 impl Encoding {
     pub const ALL: [Encoding; 17] = [
@@ -95,12 +100,22 @@ impl Encoding {
         id.0 & COMPRESSED != 0
     }
 
-    /// The encoding that was registered under `id`, compressed or not.
+    /// The same without compression.
+    pub fn plain(id: EncodingId) -> EncodingId {
+        EncodingId(id.0 & !COMPRESSED)
+    }
+
+    /// The same for a subscriber of deltas, as a patch of the publication before or as a whole.
+    pub fn delta(id: EncodingId, patched: bool) -> EncodingId {
+        EncodingId(id.0 | if patched { PATCHED } else { WHOLE })
+    }
+
+    /// The encoding that was registered under `id`, compressed or not, as a delta or not.
     ///
     /// # Panics
     /// On an id that [`Encoding::id`] never gave: ids do not come from peers.
     pub fn of(id: EncodingId) -> Encoding {
-        Encoding::ALL[usize::from(id.0 & !COMPRESSED)]
+        Encoding::ALL[usize::from(id.0 & !FLAGS)]
     }
 }
 
@@ -113,6 +128,9 @@ mod tests {
         for encoding in Encoding::ALL {
             assert_eq!(Encoding::of(encoding.id()), encoding);
             assert!(!Encoding::is_compressed(encoding.id()));
+            let deltas = [false, true].map(|patched| Encoding::delta(encoding.id(), patched));
+            assert!(deltas[0] != deltas[1] && !deltas.contains(&encoding.id()));
+            assert!(deltas.iter().all(|id| Encoding::of(*id) == encoding && Encoding::plain(*id) == *id));
             if encoding.is_websocket() {
                 assert_eq!(Encoding::of(encoding.compressed_id()), encoding);
                 assert!(Encoding::is_compressed(encoding.compressed_id()));

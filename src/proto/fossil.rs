@@ -1,5 +1,5 @@
-//! The delta format of Fossil (<https://fossil-scm.org/home/doc/trunk/www/delta_format.wiki>), in which publications are sent
-//! as what changes in the one before.
+//! The delta format of Fossil ("Fossil Delta Format" of <https://fossil-scm.org>), in which publications are sent as what
+//! changes in the one before.
 //!
 //! A patch of text is text: what it inserts begins and ends between characters. Must not know: publications, clients.
 

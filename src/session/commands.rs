@@ -8,6 +8,7 @@ use crate::proto::centrifuge::Commands;
 use crate::proto::centrifuge::command::{self, Command, Json, Method};
 use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect};
+use crate::session::delta::FOSSIL;
 use crate::session::hook_call::{Granted, Matter};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::permissions::Deed;
@@ -278,14 +279,17 @@ impl Session {
             // Granted without, it would be another subscription than the one asked for.
             return Err(ErrorCode::BadRequest.into());
         }
+        let rejects = subscribe.flag & REJECT_UNRECOVERED != 0;
         let wish = Wish {
             id,
             channel: subscribe.channel.as_ref().into(),
             positioned: subscribe.positioned,
-            recoverable: subscribe.recoverable,
+            // An SDK that loads its state by itself says no more than that it wants to recover, or be refused.
+            recoverable: subscribe.recoverable || subscribe.recover && rejects,
             join_leave: subscribe.join_leave,
             since: subscribe.recover.then(|| position(subscribe.offset, &subscribe.epoch)),
-            reject_unrecovered: subscribe.flag & REJECT_UNRECOVERED != 0,
+            reject_unrecovered: rejects,
+            delta: subscribe.delta == FOSSIL,
         };
         let rights = self.may_begin(&wish.channel, cx)?;
         if rights.reads_token() && !subscribe.token.is_empty() {
@@ -393,7 +397,13 @@ impl Session {
             }
             let extras = self.extras_mut();
             extras.subs.retain(|extra| extra.channel != channel);
-            extras.subs.push(SubExtra { channel, chan_info, expire_at_s: 0, renewal: Renewal::Token });
+            extras.subs.push(SubExtra {
+                channel,
+                chan_info,
+                expire_at_s: 0,
+                renewal: Renewal::Token,
+                delta: false,
+            });
             cx.effects.push(Effect::InfoChanged { channel: Some(channel) });
         }
         Ok(())
@@ -428,6 +438,7 @@ impl Session {
         if known != grant.info.as_ref() {
             cx.effects.push(Effect::InfoChanged { channel: Some(sub.channel()) });
         }
+        let delta = self.gets_deltas(sub.channel());
         let extras = self.extras_mut();
         extras.subs.retain(|extra| extra.channel != sub.channel());
         extras.subs.push(SubExtra {
@@ -435,6 +446,7 @@ impl Session {
             chan_info: grant.info,
             expire_at_s,
             renewal: Renewal::Token,
+            delta,
         });
         cx.effects.push(Effect::ExpiryChanged);
         cx.reply(id, &Reply::SubRefresh(lifetime(expire_at_s, cx.unix_s)));
@@ -509,7 +521,7 @@ fn server_side(
             return Err(Disconnect::CHANNEL_LIMIT.into());
         }
         let flags = Sub::SERVER_SIDE | sub_flags(&rights, true, true, true);
-        let since = since(&channel).filter(|_| flags & Sub::RECOVERABLE != 0);
+        let since = since(&channel).filter(|_| flags & Sub::RECOVERABLE != 0).or(rights::newest(&rights));
         subscribes.push(SubscribeEffect {
             id: 0,
             channel,

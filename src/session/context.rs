@@ -28,6 +28,10 @@ pub struct Rights {
     pub keeps_history: bool,
     pub keeps_presence: bool,
     pub join_leave: bool,
+    /// A new subscriber gets the newest publication.
+    pub gets_newest: bool,
+    /// Subscribers may ask for deltas.
+    pub delta: bool,
     /// A subscriber's own join and leave are told to others.
     pub announced: bool,
     pub force_push_join_leave: bool,

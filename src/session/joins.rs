@@ -100,10 +100,13 @@ impl Session {
                 .map(|publications| (answer.since.map_or(Offset(0), |since| since.offset), publications)),
             expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
             data: answer.data,
+            delta: answer.flags & Sub::DELTA != 0,
         };
         if !server_side {
             // An unsubscribed one is answered as well: its command gets the reply that it would have got in time.
-            subscribed.with_result(cx.unix_s, |result| cx.reply(answer.id, &Reply::Subscribe(result)));
+            let format = cx.out.format();
+            subscribed
+                .with_result(cx.unix_s, format, |result| cx.reply(answer.id, &Reply::Subscribe(result)));
         } else if wanted {
             self.server_side_answered(Some((name.clone(), subscribed)), cx)?;
         }

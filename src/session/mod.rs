@@ -14,6 +14,7 @@
 mod answers;
 mod commands;
 mod context;
+pub mod delta;
 pub mod gaps;
 mod held;
 pub mod hook_call;

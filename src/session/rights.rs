@@ -10,8 +10,8 @@
 //! and not held to this.
 
 use crate::base::fault::{Disconnect, ErrorCode};
-use crate::base::ids::ChannelName;
-use crate::base::publication::Visibility;
+use crate::base::ids::{ChannelName, Offset};
+use crate::base::publication::{Since, SinceEpoch, Visibility};
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect, World};
 use crate::session::hook_call::Granted;
 use crate::session::identity::Renewal;
@@ -198,18 +198,27 @@ pub(super) fn subscribe_to(
     cx: &mut Context<'_>,
 ) {
     let rights = overridden(rights, &granted.grant.overrides);
-    let flags = sub_flags(&rights, wish.positioned, wish.recoverable, wish.join_leave);
+    let mut flags = sub_flags(&rights, wish.positioned, wish.recoverable, wish.join_leave);
+    if wish.delta && rights.delta {
+        flags |= Sub::DELTA;
+    }
     cx.effects.push(Effect::Subscribe(SubscribeEffect {
         id: wish.id,
         channel: wish.channel,
         flags,
-        since: wish.since.filter(|_| flags & Sub::RECOVERABLE != 0),
+        since: wish.since.filter(|_| flags & Sub::RECOVERABLE != 0).or(newest(&rights)),
         reject_unrecovered: wish.reject_unrecovered,
         chan_info: granted.grant.info,
         expire_at_s: granted.expire_at_s,
         renewal,
         data: granted.grant.data,
     }));
+}
+
+/// From where a new subscriber gets the newest publication, if it does.
+pub(super) fn newest(rights: &Rights) -> Option<Since> {
+    let gets = rights.gets_newest && rights.keeps_history;
+    gets.then_some(Since { offset: Offset(0), epoch: SinceEpoch::Any })
 }
 
 /// The flags of a subscription that others see so.

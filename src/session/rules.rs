@@ -19,6 +19,8 @@ pub struct ChannelRules {
     pub allow_user_limited_channels: bool,
     pub allow_positioning: bool,
     pub allow_recovery: bool,
+    pub allow_delta: bool,
+    pub auto_cache_recover: bool,
     pub force_positioning: bool,
     pub force_recovery: bool,
     /// Join and leave go to every subscriber, asked for or not.
@@ -42,6 +44,8 @@ impl Default for ChannelRules {
             allow_user_limited_channels: false,
             allow_positioning: true,
             allow_recovery: true,
+            allow_delta: false,
+            auto_cache_recover: false,
             force_positioning: false,
             force_recovery: false,
             force_push_join_leave: false,

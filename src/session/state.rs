@@ -75,6 +75,8 @@ pub(super) struct SubExtra {
     pub(super) chan_info: Option<Bytes>,
     pub(super) expire_at_s: u64,
     pub(super) renewal: Renewal,
+    /// Publications go out as deltas.
+    pub(super) delta: bool,
 }
 
 impl Session {
@@ -157,6 +159,11 @@ impl Session {
         std::mem::take(&mut self.subs)
     }
 
+    /// Its publications of the channel go out as deltas.
+    pub fn gets_deltas(&self, channel: ChannelIndex) -> bool {
+        self.extra(channel).is_some_and(|extra| extra.delta)
+    }
+
     pub fn sub(&self, channel: ChannelIndex) -> Option<Sub> {
         Sub::find(&self.subs, channel)
     }
@@ -165,13 +172,15 @@ impl Session {
     /// earlier ask which was given up: ids of commands do not, the server's own subscriptions have none.
     pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, effect: &SubscribeEffect) {
         debug_assert!(self.sub(channel).is_none());
-        self.subs.push(Sub { channel: channel | effect.flags | Sub::PENDING, place: number });
-        if effect.chan_info.is_some() || effect.expire_at_s != 0 {
+        let (flags, delta) = (effect.flags & !Sub::INDEX, effect.flags & Sub::DELTA != 0);
+        self.subs.push(Sub { channel: channel | flags | Sub::PENDING, place: number });
+        if effect.chan_info.is_some() || effect.expire_at_s != 0 || delta {
             self.extras_mut().subs.push(SubExtra {
                 channel,
                 chan_info: effect.chan_info.clone(),
                 expire_at_s: effect.expire_at_s,
                 renewal: effect.renewal,
+                delta,
             });
         }
     }

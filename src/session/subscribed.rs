@@ -3,10 +3,12 @@
 use crate::base::bytes::Bytes;
 use crate::base::ids::{Offset, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications};
+use crate::proto::centrifuge::Format;
 use crate::proto::centrifuge::reply::{
     ClientInfoRef, Lifetime, PublicationRef, Push, SubscribePush, SubscribeResult,
 };
 use crate::session::context::Context;
+use crate::session::delta::payload_of;
 use crate::session::subscription::Sub;
 
 /// A subscription as its reply tells it.
@@ -18,6 +20,8 @@ pub(super) struct Subscribed {
     /// As the client gets it.
     pub(super) expire_at_s: u64,
     pub(super) data: Option<Bytes>,
+    /// Publications go out as deltas.
+    pub(super) delta: bool,
 }
 
 impl Subscribed {
@@ -30,8 +34,23 @@ impl Subscribed {
         }
     }
 
-    pub(super) fn with_result(&self, unix_s: u64, then: impl FnOnce(SubscribeResult<'_>)) {
-        then(self.result(&self.views(), unix_s));
+    pub(super) fn with_result(&self, unix_s: u64, format: Format, then: impl FnOnce(SubscribeResult<'_>)) {
+        let views = self.views();
+        let Some((_, Some(publications))) = self.recovery.as_ref().filter(|_| self.delta) else {
+            return then(self.result(&views, unix_s));
+        };
+        // Each is what changes in the one before; the first is whole.
+        let mut base = None;
+        let payloads: Vec<_> = publications
+            .iter()
+            .map(|publication| payload_of(publication, base.replace(&publication.data), format))
+            .collect();
+        let views: Vec<_> = views
+            .into_iter()
+            .zip(&payloads)
+            .map(|(view, (data, delta))| PublicationRef { data, delta: *delta, ..view })
+            .collect();
+        then(self.result(&views, unix_s));
     }
 
     pub(super) fn result<'a>(&'a self, views: &'a [PublicationRef<'a>], unix_s: u64) -> SubscribeResult<'a> {
@@ -51,7 +70,7 @@ impl Subscribed {
             positioned,
             data: self.data.as_deref(),
             was_recovering: self.recovery.is_some(),
-            delta: false,
+            delta: self.delta,
         }
     }
 

@@ -24,6 +24,8 @@ impl Sub {
     pub const LISTED: u32 = 64 << 24;
     /// Its join and its leave are told to others.
     pub const ANNOUNCED: u32 = 128 << 24;
+    /// Publications as deltas. Of what is asked of the owner alone: of a subscription the session knows it otherwise.
+    pub const DELTA: u32 = 1;
     pub(super) const INDEX: u32 = (1 << 24) - 1;
 
     pub fn channel(self) -> ChannelIndex {

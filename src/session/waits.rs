@@ -96,6 +96,8 @@ pub(super) struct Wish {
     /// Where it was, if it asks to recover.
     pub since: Option<Since>,
     pub reject_unrecovered: bool,
+    /// Publications as deltas.
+    pub delta: bool,
 }
 
 /// In order, each one command of its own.

@@ -13,7 +13,7 @@ use crate::hub::class::{Class, ClassId};
 use crate::hub::followed::{Active, Cursor, Item, LocalChannel, Seq};
 use crate::proto::websocket::deflate::Deflater;
 use crate::shard::core::Core;
-use crate::shard::framing::encode_item;
+use crate::shard::framing::{encode_delta, encode_item};
 use crate::shard::outbox::{FrameId, Outbox};
 use crate::shard::unidirectional::append_item;
 
@@ -131,21 +131,27 @@ impl Core {
             return;
         }
         let class = channel.class_of(subscriber);
+        let mut published = false;
         for item in channel.stream().between(cursor.seq, active.end) {
             if item.is_join_leave() && !class.join_leave || cursor.has_had(item) {
                 continue;
             }
+            published |= !item.is_join_leave();
             append_item(
                 &mut self.links.outbox,
                 &self.delivery.local,
                 slot,
                 connection,
                 index,
+                class.delta,
                 item,
                 &mut self.links.compression.deflater,
             );
         }
         if !subscriber.has_cursor() {
+            if class.delta && published {
+                self.delivery.local.is_in_step(index, place);
+            }
             return;
         }
         self.cursor_moved(slot, index, place, cursor, active.end);
@@ -199,10 +205,21 @@ impl Batch {
     ) -> Option<FrameId> {
         let Active { start, end, .. } = self.active;
         *self.frames[class.index()].get_or_insert_with(|| {
-            let Class { encoding, join_leave, .. } = channel.classes().get(class);
+            let Class { encoding, join_leave, delta, .. } = channel.classes().get(class);
             let wanted =
                 || channel.stream().between(start, end).filter(|item| join_leave || !item.is_join_leave());
             let first = wanted().next()?;
+            if delta {
+                let mut base = channel.delivered();
+                let mut whole = BytesMut::new();
+                for item in wanted() {
+                    whole.extend_from_slice(encode_delta(item, encoding, base, deflater));
+                    if let Item::Publication(publication) = item {
+                        base = Some(&publication.data);
+                    }
+                }
+                return Some(outbox.frame(whole.freeze()));
+            }
             if wanted().nth(1).is_none() {
                 return Some(outbox.frame(encode_item(first, encoding, deflater).clone()));
             }

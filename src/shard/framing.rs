@@ -5,10 +5,12 @@ use crate::base::ids::EncodingId;
 use crate::base::publication::Encoded;
 use crate::hub::followed::Item;
 use crate::proto::centrifuge::Push;
+use crate::proto::centrifuge::reply::PublicationRef;
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::frames;
 use crate::proto::websocket::deflate::Deflater;
 use crate::proto::wire::Wire;
+use crate::session::delta::{patch_of, payload_of};
 use crate::session::{info_view, view};
 
 /// The frame of an item in an encoding, made by the first delivery that needs it.
@@ -40,6 +42,26 @@ pub(in crate::shard) fn encode_item<'i>(
     )
 }
 
+/// The frame of an item for a subscriber of deltas that had `base`, or nothing that is known. A patch is cached for the base
+/// that it was made of, which is the same for all.
+pub(in crate::shard) fn encode_delta<'i>(
+    item: &'i Item,
+    encoding: EncodingId,
+    base: Option<&Bytes>,
+    deflater: &mut Deflater,
+) -> &'i Bytes {
+    let (Some(wire), Item::Publication(publication)) = (Wire::of(Encoding::of(encoding)), item) else {
+        return encode_item(item, encoding, deflater);
+    };
+    let base = base.filter(|base| patch_of(publication, base).is_some());
+    let frame = || {
+        let (data, delta) = payload_of(publication, base, wire.format);
+        let publication_ref = PublicationRef { data: &data, delta, ..view(publication) };
+        wire.push(&publication.channel, &Push::Publication(publication_ref))
+    };
+    encoded(item.encoded(), Encoding::delta(encoding, base.is_some()), frame, deflater)
+}
+
 /// The frame in an encoding; `frame` makes the one without compression. Compressed once for all shards, by the first that
 /// needs it.
 pub(in crate::shard) fn encoded<'e>(
@@ -52,7 +74,7 @@ pub(in crate::shard) fn encoded<'e>(
         if !Encoding::is_compressed(encoding) {
             return frame();
         }
-        let plain = encoded.get(Encoding::of(encoding).id()).cloned().unwrap_or_else(frame);
+        let plain = encoded.get(Encoding::plain(encoding)).cloned().unwrap_or_else(frame);
         deflater.compress_frame(&plain)
     })
 }

@@ -174,6 +174,7 @@ impl Core {
                     slot,
                     connection,
                     channel,
+                    class.delta,
                     item,
                     &mut self.links.compression.deflater,
                 );

@@ -313,10 +313,13 @@ impl Peer {
     }
 
     /// How it gets what is delivered; `None` for a peer that subscribes to nothing.
-    pub fn class(&mut self, join_leave: bool, deflates: bool) -> Option<Class> {
+    pub fn class(&mut self, channel: ChannelIndex, join_leave: bool, deflates: bool) -> Option<Class> {
         let encoding = self.encoding(deflates)?;
         match &mut self.kind {
-            Kind::Client(_) => Some(Class { join_leave, ..Class::shared(encoding) }),
+            Kind::Client(session) => {
+                let delta = session.gets_deltas(channel);
+                Some(Class { join_leave, delta, ..Class::shared(encoding) })
+            }
             Kind::Unidirectional(uni) => {
                 let channels = match uni.asking() {
                     Some(asking) => asking.channels.len(),

@@ -101,7 +101,9 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         // Until a connect is answered nothing may be pushed: it waits in the stream, as for a blocked socket.
         let held = waits || connection.link.is_blocked() || connection.peer.is_connecting();
-        let Some(class) = connection.peer.class(join_leave, connection.link.deflates()) else { return };
+        let Some(class) = connection.peer.class(index, join_leave, connection.link.deflates()) else {
+            return;
+        };
         debug_assert!(connection.peer.sub(index).is_some_and(|sub| sub.place().is_none()));
         let (place, cursor) = self.delivery.local.subscribe(index, slot, class, top);
         connection.peer.placed(index, place);

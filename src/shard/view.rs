@@ -3,6 +3,7 @@
 use crate::base::fault::ErrorCode;
 use crate::base::ids::ChannelName;
 use crate::hub::followed::FollowedChannels;
+use crate::hub::options::RecoveryMode;
 use crate::session::token::Verifier;
 use crate::session::{Hooks, Rights, World};
 use crate::shard::options::ShardOptions;
@@ -30,6 +31,8 @@ impl World for View<'_> {
             keeps_history: options.keeps_history(),
             keeps_presence: options.presence,
             join_leave: options.join_leave,
+            delta: rules.allow_delta,
+            gets_newest: rules.auto_cache_recover && options.recovery_mode == RecoveryMode::Cache,
             announced: options.join_leave,
             force_push_join_leave: rules.force_push_join_leave,
             positioning: rules.allow_positioning,

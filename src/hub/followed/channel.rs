@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
 use crate::base::time::Time;
 use crate::hub::class::{Class, ClassId, Classes};
@@ -26,8 +27,13 @@ impl Subscriber {
     const CLASS_SHIFT: u32 = SLOT_BITS;
     /// It has a cursor: it lags, or joined between an item's arrival and its delivery.
     pub(super) const CURSOR: u32 = 1 << 30;
-    /// Its class has frames of their own: repeated here, so that delivery need not look the class up.
+    /// Its class has frames of their own, or it has deltas and did not have the publication before: repeated here, so that
+    /// delivery need not look the class up.
     const OWN_FRAMES: u32 = 1 << 31;
+
+    pub(super) fn set_own_frames(&mut self, own_frames: bool) {
+        self.0 = if own_frames { self.0 | Self::OWN_FRAMES } else { self.0 & !Self::OWN_FRAMES };
+    }
 
     pub(super) fn new(slot: u32, class: ClassId, own_frames: bool) -> Subscriber {
         assert!(slot <= SLOT_MAX);
@@ -72,6 +78,8 @@ pub struct LocalChannel {
     pub(super) active: Option<Active>,
     pub(super) subscribers: Vec<Subscriber>,
     pub(super) classes: Classes,
+    /// What those that keep up have had last, while somebody gets deltas.
+    pub(super) delivered: Option<Bytes>,
     /// Joins asked of the owner and not yet answered: the channel is kept for them.
     pub(super) pending_joins: u32,
     /// Subscribers with a cursor: while there are any, the stream keeps what they may still need.
@@ -123,6 +131,11 @@ impl LocalChannel {
 
     pub fn classes(&self) -> &Classes {
         &self.classes
+    }
+
+    /// The payload that those had last that keep up: a batch goes on from it.
+    pub fn delivered(&self) -> Option<&Bytes> {
+        self.delivered.as_ref()
     }
 
     pub fn class_of(&self, subscriber: Subscriber) -> Class {

@@ -8,9 +8,9 @@ use crate::base::publication::{ClientInfo, Encoded, Visibility};
 use crate::base::time::Time;
 use crate::hub::history::Log;
 use crate::hub::limits::FORGET_AFTER;
-use crate::hub::options::ChannelOptions;
+use crate::hub::options::{ChannelOptions, RecoveryMode};
 use crate::hub::presence::{Interest, Members};
-use crate::hub::requests::{JoinLeaveEvent, Recovery, Since};
+use crate::hub::requests::{JoinLeaveEvent, Recovery, Since, SinceEpoch};
 use crate::hub::sequencer::Sequencer;
 
 pub(super) struct Channel {
@@ -77,7 +77,28 @@ impl Channel {
         self.members.is_empty() && self.forget_at() <= now
     }
 
+    /// Its newest publication is all that a client that was away needs.
+    pub(super) fn is_cache(&self) -> bool {
+        self.options.recovery_mode == RecoveryMode::Cache
+    }
+
+    /// The newest publication, unless that is the one that is known.
+    fn recover_newest(&self, since: Since, now: Time) -> Recovery {
+        let top = self.position();
+        if since.offset == top.offset && since.epoch == SinceEpoch::Known(top.epoch) {
+            return Recovery::Recovered(Vec::new());
+        }
+        let newest = self.log.as_ref().map(|log| log.reverse(None, now, 1)).unwrap_or_default();
+        match newest.first() {
+            Some(publication) if publication.offset() == top.offset => Recovery::Recovered(newest),
+            _ => Recovery::Lost,
+        }
+    }
+
     pub(super) fn recover(&self, since: Since, now: Time, publications_max: usize) -> Recovery {
+        if self.is_cache() {
+            return self.recover_newest(since, now);
+        }
         let top = self.position();
         if !since.epoch.matches(top.epoch) {
             return Recovery::Lost;

@@ -218,3 +218,10 @@ pub fn encode_push(out: &mut Vec<u8>, format: Format, channel: &str, push: &Push
 pub fn encode_bare_push(out: &mut Vec<u8>, channel: &str, push: &Push<'_>) {
     json::encode_bare_push(out, channel, push);
 }
+
+/// A JSON string of the text.
+pub fn quoted(text: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + text.len() / 4 + 2);
+    json::write::string(&mut out, text);
+    out
+}

@@ -24,6 +24,7 @@ pub mod reply;
 
 pub use command::{Command, CommandFault, Json, Method, Since};
 pub use emulation::{EmulationRequest, decode_emulation};
+pub use frame::quoted;
 pub use frame::{
     Batch, Commands, Format, decode_connect, decode_frame, encode_bare_push, encode_presence, encode_push,
 };

@@ -190,6 +190,8 @@ impl Subscribed {
             recovery,
             expire_at_s: record.expire_at_s,
             data: record.data.clone(),
+            // The server's own subscriptions have none.
+            delta: false,
         };
         Ok((channel, subscribed))
     }

@@ -78,6 +78,8 @@ impl AwaitedCall {
                     join_leave: wanted.join_leave,
                     since: wanted.recover.as_ref().map(SinceRecord::since),
                     reject_unrecovered: wanted.reject_unrecovered,
+                    // Asked for again: the client hears that it gets none.
+                    delta: false,
                 },
                 revoked: wanted.revoked,
             },

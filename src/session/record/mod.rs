@@ -26,6 +26,9 @@ pub type PlaceOf<'a> = &'a mut dyn FnMut(&SubRecord) -> Result<(ChannelIndex, u3
 /// Where the flags of a [`Sub`] begin.
 const FLAGS_SHIFT: u32 = 24;
 
+/// In a record's flags: publications go out as deltas. The bit is that of a pending join, which a record says otherwise.
+const DELTA: u8 = (Sub::PENDING >> FLAGS_SHIFT) as u8;
+
 fn flags_to_record(flags: u32) -> u8 {
     (flags >> FLAGS_SHIFT) as u8
 }
@@ -48,7 +51,8 @@ fn flags_from_record(flags: u8) -> Result<u32, RecordFault> {
 fn sub_to_record(sub: Sub, terms: Option<&SubExtra>, name_of: NameOf<'_>) -> SubRecord {
     SubRecord {
         channel: name_of(sub.channel()),
-        flags: flags_to_record(sub.flags() & !Sub::PENDING),
+        flags: flags_to_record(sub.flags() & !Sub::PENDING)
+            | if terms.is_some_and(|extra| extra.delta) { DELTA } else { 0 },
         pending: sub.is(Sub::PENDING).then_some(sub.place),
         terms: terms.map(|extra| TermsRecord {
             chan_info: extra.chan_info.clone(),
@@ -65,7 +69,8 @@ fn subs_from_record(
 ) -> Result<Vec<(Sub, Option<SubExtra>)>, RecordFault> {
     let mut subs: Vec<(Sub, Option<SubExtra>)> = Vec::new();
     for record in records {
-        let flags = flags_from_record(record.flags)?;
+        let delta = record.flags & DELTA != 0;
+        let flags = flags_from_record(record.flags & !DELTA)?;
         let (channel, place) = place_of(record)?;
         if channel & !Sub::INDEX != 0 || subs.iter().any(|(known, _)| known.channel() == channel) {
             return Err(RecordFault::Impossible("two subscriptions to one channel"));
@@ -79,7 +84,11 @@ fn subs_from_record(
             chan_info: terms.chan_info.clone(),
             expire_at_s: terms.expire_at_s,
             renewal: Renewal::from_record(&terms.renewal),
+            delta,
         });
+        if delta && terms.is_none() {
+            return Err(RecordFault::Impossible("deltas without terms"));
+        }
         subs.push((sub, terms));
     }
     Ok(subs)

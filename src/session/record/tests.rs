@@ -129,7 +129,7 @@ fn what_no_client_is_is_refused() {
     );
     assert_eq!(
         fault(&|record| record.subs = vec![SubRecord { flags: 16, ..sub.clone() }]),
-        Some(RecordFault::Impossible("flags of a subscription"))
+        Some(RecordFault::Impossible("deltas without terms"))
     );
 }
 

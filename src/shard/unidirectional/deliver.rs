@@ -13,21 +13,27 @@ use crate::proto::unidirectional::position::write_position;
 use crate::proto::websocket::deflate::Deflater;
 use crate::shard::connections::Connection;
 use crate::shard::core::Core;
-use crate::shard::framing::encode_item;
+use crate::shard::framing::{encode_delta, encode_item};
 use crate::shard::outbox::Outbox;
 
-/// Puts the frame of one item in line for a connection, as its peer must have it; gives the frame's bytes.
+/// Puts the frame of one item in line for a connection, as its peer must have it; gives the frame's bytes. `delta`: it gets
+/// deltas, and this one as a whole.
+#[allow(clippy::too_many_arguments, reason = "parts of the shard that are borrowed apart")]
 pub fn append_item(
     outbox: &mut Outbox,
     local: &FollowedChannels,
     slot: u32,
     connection: &mut Connection,
     channel: ChannelIndex,
+    delta: bool,
     item: &Item,
     deflater: &mut Deflater,
 ) -> usize {
     let Some(encoding) = connection.encoding() else { return 0 };
-    let shared = encode_item(item, encoding, deflater);
+    let shared = match delta {
+        true => encode_delta(item, encoding, None, deflater),
+        false => encode_item(item, encoding, deflater),
+    };
     if let Some(uni) = connection.peer.uni()
         && let Item::Publication(publication) = item
         && uni.has_own_frames(uni.subs().len())
@@ -49,7 +55,13 @@ impl Core {
     pub fn send_late(&mut self, slot: u32, channel: ChannelIndex, item: Item) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Some(encoding) = connection.encoding() else { return };
-        let shared = encode_item(&item, encoding, &mut self.links.compression.deflater).clone();
+        let delta = self.place_of(slot, channel).is_some_and(|(class, _)| class.delta);
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        let deflater = &mut self.links.compression.deflater;
+        let shared = match delta {
+            true => encode_delta(&item, encoding, None, deflater).clone(),
+            false => encode_item(&item, encoding, deflater).clone(),
+        };
         match (connection.peer.uni(), &item) {
             (Some(uni), Item::Publication(publication)) if uni.has_own_frames(uni.subs().len()) => {
                 let position =
