@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
-use crate::base::ids::{ClientId, ConnId, GENERATION_MASK, ListenerId, SLOT_MAX, ShardId, Sock};
+use crate::base::ids::{ClientId, ConnId, GENERATION_MASK, ListenerId, SLOT_MAX, ShardId, Sock, UserName};
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
+use crate::hub::creators::Creator;
 use crate::hub::followed::FollowedChannels;
 use crate::hub::owned::OwnedChannels;
 use crate::shard::client_ids::ClientIds;
@@ -181,6 +182,21 @@ impl Core {
     pub fn conn_id(&self, slot: u32) -> ConnId {
         let number = self.links.connections.get(slot).map(|connection| connection.peer.number());
         number.map_or(ConnId::new(self.env.id, NO_SOCK), |number| self.peers.directory.id(number))
+    }
+
+    /// A request is answered, and its connection speaks HTTP again: as another peer, so that nothing which is on its way
+    /// to the one before reaches it.
+    pub fn begin_next_peer(&mut self, slot: u32) {
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        connection.peer.set_requests();
+        self.peers.directory.rename(connection.peer.number());
+    }
+
+    /// Who makes a channel that a peer of the connection needs. Without a user it is the link, which is the same for all
+    /// of its requests.
+    pub fn creator(&self, slot: u32, user: Option<&UserName>) -> Creator {
+        let sock = self.sock(slot).unwrap_or(NO_SOCK);
+        Creator::client(user, ConnId::new(self.env.id, sock))
     }
 
     /// The slot of a connection of this shard that still lives.
@@ -455,6 +471,7 @@ impl Core {
             subscriptions: self.delivery.local.subscriptions(),
             client_buffers_bytes: self.links.debtors.values().sum(),
             handshakes: self.links.handshakes.unfinished as u64,
+            busy_percent: self.env.load.percent(),
             ..ShardStats::default()
         };
         self.env.stats.report(&mut report);

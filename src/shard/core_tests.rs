@@ -191,7 +191,7 @@ impl Stage {
         slot
     }
 
-    fn upgrade(&mut self, slot: u32, target: &str) {
+    pub fn upgrade(&mut self, slot: u32, target: &str) {
         let request = format!(
             "GET {target} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -251,6 +251,7 @@ impl Stage {
         let now = core.env.now + Duration::from_millis(1);
         core.begin(now);
         core.resume_http();
+        core.inflate_unread();
         core.resume_commands();
         core.handle_mail(&self.inbox);
         core.handle_stored();

@@ -69,6 +69,13 @@ impl Directory {
         self.free = number.0;
     }
 
+    /// Another peer follows on the same connection, under the same number: the names before lead nowhere.
+    pub fn rename(&mut self, number: Number) {
+        let entry = self.entry_mut(number);
+        debug_assert!(entry.used & TAKEN != 0, "only a peer has a name");
+        entry.used = (entry.used + 1) & GENERATION_MASK | TAKEN;
+    }
+
     /// The peer's name among shards.
     pub fn id(&self, number: Number) -> ConnId {
         let generation = self.entry(number).used & GENERATION_MASK;
@@ -123,6 +130,34 @@ mod tests {
         }
         assert!(gone.iter().all(|id| directory.slot(*id).is_none()));
         assert!(directory.given <= 1500, "numbers are used again");
+    }
+
+    #[test]
+    fn a_peer_that_follows_on_a_connection_has_another_name() {
+        let mut directory = Directory::new(ShardId(3));
+        let number = directory.insert(9);
+        let mut before = vec![directory.id(number)];
+        for _ in 0..3 {
+            directory.rename(number);
+            let id = directory.id(number);
+            assert_eq!(directory.slot(id), Some(9));
+            assert!(before.iter().all(|&before| before != id && directory.slot(before).is_none()));
+            before.push(id);
+        }
+        directory.remove(number);
+        assert!(before.iter().all(|&before| directory.slot(before).is_none()));
+        let next = directory.insert(4);
+        assert!(before.iter().all(|&before| before != directory.id(next)));
+    }
+
+    #[test]
+    fn a_name_is_used_again_only_after_all_others() {
+        let mut directory = Directory::new(ShardId(0));
+        let number = directory.insert(1);
+        directory.entry_mut(number).used = GENERATION_MASK | TAKEN;
+        let last = directory.id(number);
+        directory.rename(number);
+        assert_eq!((directory.slot(last), directory.slot(directory.id(number))), (None, Some(1)));
     }
 
     #[test]

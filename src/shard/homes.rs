@@ -134,8 +134,7 @@ impl Core {
                 if let Ok((top, _)) = &outcome {
                     self.delivery.local.top_learned(index, *top, self.env.now);
                 }
-                // A request may have been answered meanwhile, and its connection be another kind of peer.
-                if let Some(slot) = slot.filter(|&slot| self.is_uni(slot) == tag.unidirectional) {
+                if let Some(slot) = slot {
                     let answer = join_answer(&mut tag, since, outcome);
                     self.handle_joined(slot, index, &channel, answer);
                 }

@@ -111,8 +111,6 @@ pub struct JoinTag {
     pub flags: u32,
     pub reject_unrecovered: bool,
     pub data: Option<Bytes>,
-    /// Asked for a unidirectional client. Its connection may be that of a client by the time of the answer.
-    pub unidirectional: bool,
     pub done: Option<Arc<Gather>>,
 }
 

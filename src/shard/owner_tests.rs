@@ -128,7 +128,6 @@ impl Stage {
             flags: 0,
             reject_unrecovered: false,
             data: None,
-            unidirectional: false,
             done: None,
         };
         self.request(OwnerRequest::Join { ask, tag });

@@ -27,10 +27,9 @@ impl Core {
         let number = self.messages.joins_asked.wrapping_add(1);
         self.messages.joins_asked = number;
         connection.peer.join_asked(index, number, &subscribe);
-        let unidirectional = connection.peer.uni().is_some();
         self.command_sent(slot, join_weight(subscribe.flags, subscribe.since.is_some()));
         let by = match subscribe.flags & Sub::SERVER_SIDE {
-            0 => Creator::client(Some(&info.user), conn),
+            0 => self.creator(slot, Some(&info.user)),
             _ => Creator::Backend,
         };
         let shown = visibility(subscribe.flags);
@@ -42,7 +41,6 @@ impl Core {
             flags: subscribe.flags,
             reject_unrecovered: subscribe.reject_unrecovered,
             data: subscribe.data,
-            unidirectional,
             done,
         };
         self.messages.mailer.request(OwnerRequest::Join { ask, tag });

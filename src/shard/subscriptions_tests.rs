@@ -1,8 +1,22 @@
 //! Joins: what an owner refuses, what it answers when nobody is there any more, and who an answer is for.
 
-use crate::base::fault::{ErrorCode, Unsubscribed};
+use std::sync::Arc;
+
+use crate::base::bytes::Bytes;
+use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
+use crate::base::ids::{ConnId, Epoch, Offset, Position};
+use crate::base::publication::{Encoded, Publications};
 use crate::driver::End;
+use crate::hub::requests::{History, PresenceStats, Read, ReadAnswer};
+use crate::session::hook_call::Denied;
+use crate::session::permissions::{Deed, Permissions, Who};
+use crate::session::rules::ChannelRules;
+use crate::session::tunnel::TunnelAnswer;
+use crate::shard::control_request::{Reply, UserMessage};
 use crate::shard::core_tests::Stage;
+use crate::shard::gather::{Gather, Tally};
+use crate::shard::mailbox::{ApiCommand, ConnectionMail, Mail, PushMail};
+use crate::shard::owner::{FromOwner, OwnerAnswer, ReadBy};
 
 /// One channel is all that the node may remember.
 fn full() -> Stage {
@@ -73,6 +87,142 @@ fn an_answer_is_for_the_peer_that_asked() {
     stage.subscribe(slot, "a");
     stage.tick();
     assert!(stage.taken(slot).contains(r#"{"id":2,"subscribe":{"#), "and the client may have it");
+}
+
+/// The name of a request that was refused, and the client that its connection became.
+fn refused_then_client(stage: &mut Stage, target: &str) -> (ConnId, u32) {
+    let slot = stage.get(target);
+    let conn = stage.core.conn_id(slot);
+    stage.core.refuse_uni(slot, ErrorCode::LimitExceeded.into());
+    stage.flush();
+    assert!(stage.taken(slot).starts_with("HTTP/1.1 503"));
+    (conn, slot)
+}
+
+/// The log is read for a request that is refused meanwhile; its connection is a client's when the owner answers.
+#[test]
+fn a_log_that_was_read_for_a_refused_request_reaches_no_client() {
+    let mut stage = Stage::with(|options| {
+        let permissions = Permissions::default().with(Deed::Subscribe, Who::Client, true).with(
+            Deed::ReadHistory,
+            Who::Client,
+            true,
+        );
+        let rules = ChannelRules { permissions, ..ChannelRules::default() };
+        options.rules = Arc::new(options.namespaces.map(|_| rules.clone()));
+    });
+    let writer = stage.subscriber(&["log:a"]);
+    stage.publish_each("log:a", [1, 2]);
+    stage.taken(writer);
+    for target in ["/history?channel=log:a&limit=10", "/poll?channel=log:a&wait=0"] {
+        let asked = stage.get(target);
+        stage.tick();
+        assert!(stage.taken(asked).starts_with("HTTP/1.1 200"), "it would be answered: {target}");
+        let (_, slot) = refused_then_client(&mut stage, target);
+        stage.upgrade(slot, "/connection/websocket");
+        stage.text(slot, r#"{"id":7,"connect":{}}"#);
+        stage.tick();
+        let text = stage.taken(slot);
+        assert!(text.contains(r#"{"id":7,"connect":{"#), "{text}");
+        assert_eq!(text.matches(r#""id":"#).count(), 1, "{target}: {text}");
+        stage.subscribe(slot, "log:a");
+        stage.tick();
+        assert!(stage.taken(slot).contains(r#"{"id":2,"subscribe":{"#), "and it may ask for itself");
+    }
+}
+
+/// Whatever names a connection and was under way when its request was answered.
+#[test]
+fn nothing_that_is_for_an_answered_request_reaches_the_client_after_it() {
+    let position = Position { offset: Offset(1), epoch: Epoch(1) };
+    type Named = (&'static str, fn(ConnId, Position) -> Mail);
+    let answers: [Named; 11] = [
+        ("history", |conn, position| {
+            let history = History { publications: Publications::default(), position };
+            from_owner(OwnerAnswer::History { conn, id: 0, outcome: Ok(history) })
+        }),
+        ("publish", |conn, position| {
+            from_owner(OwnerAnswer::Published { conn, id: 0, outcome: Ok(position) })
+        }),
+        ("publish refused", |conn, _| {
+            from_owner(OwnerAnswer::Published { conn, id: 0, outcome: Err(ErrorCode::Internal) })
+        }),
+        ("presence", |conn, _| {
+            from_owner(OwnerAnswer::Presence { conn, id: 0, outcome: Err(ErrorCode::Internal) })
+        }),
+        ("presence stats", |conn, _| {
+            from_owner(OwnerAnswer::PresenceStats { conn, id: 0, outcome: Ok(PresenceStats::default()) })
+        }),
+        ("what a laggard misses", |conn, after| {
+            let read = Read { channel: "log:a".into(), index: 0, number: 0, after, bytes_max: 100 };
+            let answer = ReadAnswer::Lost(after);
+            from_owner(OwnerAnswer::Read { by: ReadBy::Laggard(conn), read, answer })
+        }),
+        ("a hook call", |conn, _| {
+            let denied = Denied::Disconnect(Disconnect::FORCE_NO_RECONNECT);
+            Mail::Backend(Box::new((conn, 0, Err(denied))))
+        }),
+        ("a tunnel's", |conn, _| Mail::Tunnel(Box::new((conn, TunnelAnswer::Gone)))),
+        ("the control plane's", |conn, _| {
+            Mail::Http(Box::new((conn, http::Response::new(Bytes::from_static(b"body")))))
+        }),
+        ("a place", |conn, _| Mail::Placed(conn)),
+        ("a command of the API", |conn, _| {
+            let (user, done) = ("".into(), Gather::new(Reply::new(|_| {})));
+            let order = ApiCommand::Disconnect(Disconnect::FORCE_NO_RECONNECT);
+            Mail::Connection(Box::new(ConnectionMail { conn, user, order, done }))
+        }),
+    ];
+    for (what, answer) in answers {
+        let mut stage = Stage::new();
+        let (conn, slot) = refused_then_client(&mut stage, "/poll?channel=log:a");
+        stage.connect(slot);
+        stage.subscribe(slot, "log:a");
+        stage.tick();
+        stage.taken(slot);
+        stage.core.handle_message(answer(conn, position));
+        stage.tick();
+        assert_eq!(stage.taken(slot), "", "{what}");
+        stage.publish_each("log:a", [5]);
+        assert_eq!((stage.numbers(slot), stage.members()), (vec![5], 1), "{what}");
+    }
+}
+
+/// A message for a user's connection is as little for the peer that follows on it.
+#[test]
+fn a_message_for_the_peer_before_is_not_for_the_one_after() {
+    let mut stage = Stage::new();
+    let (before, slot) = refused_then_client(&mut stage, "/poll?channel=a");
+    stage.connect(slot);
+    let after = stage.core.conn_id(slot);
+    assert_ne!(before, after);
+    let mut push = |conn| {
+        let message = Arc::new(UserMessage { data: Bytes::from_static(b"5"), encoded: Encoded::default() });
+        let tally = Tally::new(1, Reply::new(|_| {}));
+        let push = PushMail { message, targets: vec![(conn, 0)], tally };
+        stage.core.handle_message(Mail::Push(Box::new(push)));
+        stage.tick();
+        // As numbers are found in publications: behind `data`.
+        stage.numbers(slot)
+    };
+    assert_eq!((push(before), push(after)), (vec![], vec![5]));
+}
+
+fn from_owner(answer: OwnerAnswer) -> Mail {
+    Mail::FromOwner(FromOwner::Answer(Box::new(answer)))
+}
+
+/// However many requests it comes in, what one connection makes is the work of one creator.
+#[test]
+fn a_connection_is_one_creator_in_all_of_its_requests() {
+    let mut stage = Stage::new();
+    let slot = stage.get("/poll?channel=a&wait=0");
+    let (name, creator) = (stage.core.conn_id(slot), stage.core.creator(slot, None));
+    stage.tick();
+    assert!(stage.taken(slot).starts_with("HTTP/1.1 200"));
+    stage.receive(slot, b"GET /poll?channel=b&wait=0 HTTP/1.1\r\nHost: a\r\n\r\n".to_vec());
+    assert_ne!(stage.core.conn_id(slot), name, "another peer");
+    assert_eq!(stage.core.creator(slot, None), creator);
 }
 
 #[test]

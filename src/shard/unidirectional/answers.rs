@@ -331,10 +331,10 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Some(uni) = connection.peer.uni_mut() else { return };
         let Some(work) = uni.work.take() else { return };
-        connection.peer.set_requests();
         connection.link.ping_due = ShortTick::default();
         connection.link.set_awaits_pong(false);
         let peer_ended = connection.link.peer_ended();
+        self.begin_next_peer(slot);
         let mut form = work.reply;
         form.keep_alive &= !peer_ended;
         if !answer(self, &form) {

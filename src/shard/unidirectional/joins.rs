@@ -3,7 +3,6 @@
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, Offset, Position};
-use crate::hub::creators::Creator;
 use crate::hub::requests::{History, HistoryRequest};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::notes::{Note, write_note, write_note_with_retry};
@@ -30,7 +29,7 @@ impl Core {
             AfterJoin::ReadLog { since, limit } => {
                 let Some(first) = self.links.connections.uni(slot).map(|uni| uni.id) else { return };
                 let (conn, id) = (self.conn_id(slot), first.wrapping_add(at));
-                let by = Creator::Connection(conn);
+                let by = self.creator(slot, None);
                 let ask =
                     HistoryRequest { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });

@@ -18,7 +18,6 @@ mod stream;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
-use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
@@ -107,7 +106,7 @@ impl Core {
             Err(Stop::Refused(problem, token)) => {
                 form.keep_alive &= !has_body;
                 if let Some(fault) = token {
-                    self.token_refused(fault);
+                    self.token_refused(slot, fault);
                     if form.events && fault == TokenFault::NotYetValid {
                         self.env.stats.error_code(problem.error_code);
                         let disconnect = Disconnect { reason: fault.text().into(), ..Disconnect::EXPIRED };
@@ -206,7 +205,7 @@ impl Core {
         let streams = matches!(mode, Mode::Stream(_));
         let user = request.admission.identity.as_ref().and_then(|identity| identity.user.clone());
         // A poll and an answer do not count as connections of their user.
-        let creator = Creator::client(user.as_ref(), self.conn_id(slot));
+        let creator = self.creator(slot, user.as_ref());
         let awaits_place = streams && user.is_some() && self.user_limit().is_some();
         let mut uni = Unidirectional::new(id, mode, request.admission.identity);
         uni.chunked = !reply.http10;
@@ -324,7 +323,7 @@ impl Core {
             return;
         }
         let info = info_of(request.admission.identity.as_deref(), self.client_id(slot).to_string());
-        let by = Creator::client(Some(&info.user), self.conn_id(slot));
+        let by = self.creator(slot, Some(&info.user));
         let mut ask =
             PublishRequest { info: Some(info), by, ..PublishRequest::new(asked.name.clone(), body) };
         if let Some(changes) = changes {
@@ -361,13 +360,7 @@ impl Core {
         let Some(mut unread) = uni.work.take().and_then(|work| work.unread) else { return };
         let mut unread = unread.take();
         self.handle_bytes(slot, &mut unread);
-        let goes_on = self.links.connections.get(slot).is_some_and(|connection| {
-            let paused = connection.link.lag.as_ref().is_some_and(|lag| lag.read_paused);
-            connection.peer.takes_frames() && !paused
-        });
-        if goes_on {
-            self.links.actions.push(Action::ReadStart(slot));
-        }
+        self.read_on(slot);
     }
 
     /// Input of a connection whose unidirectional client wants none: what it means is known when the unidirectional
