@@ -28,6 +28,8 @@ pub struct TunnelCall {
     pub client: ClientId,
     /// As the backend named it when it let the connection in.
     pub user: Option<UserName>,
+    /// The client's; `None` where it is not known.
+    pub address: Option<IpAddr>,
     pub matter: TunnelMatter,
 }
 
@@ -64,8 +66,6 @@ pub struct Hello {
     pub subprotocols: Box<[Box<str>]>,
     /// That the client has shown.
     pub certificate: Option<Arc<ClientCertificate>>,
-    /// The client's; `None` where it is not known.
-    pub address: Option<IpAddr>,
 }
 
 /// One WebSocket message, either way.
@@ -94,8 +94,9 @@ pub enum TunnelAnswer {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TunnelAdmission {
-    /// The tunnel's place, for the case that the connection is gone by now.
+    /// The tunnel's place and the client's address, for the case that the connection is gone by now.
     pub tunnel: u16,
+    pub address: Option<IpAddr>,
     pub user: Option<UserName>,
     /// One of those that the client offers.
     pub subprotocol: Option<Box<str>>,
@@ -295,6 +296,11 @@ impl Tunnel {
     /// Whether reading from the client is paused because the backend does not keep up.
     pub fn is_paused(&self) -> bool {
         matches!(&self.stage, Stage::Open(Some(work)) if work.paused)
+    }
+
+    /// Whether it has spoken before it was let in: that is kept, and enough.
+    pub fn holds_input(&self) -> bool {
+        matches!(&self.stage, Stage::Asking(asking) if !asking.unread.is_empty())
     }
 
     /// Whether the backend has a message and has not answered it.

@@ -105,7 +105,7 @@ impl Core {
                 break;
             }
         }
-        self.read_on(slot);
+        self.holds_no_more(slot);
         self.settle(slot);
     }
 
@@ -122,15 +122,11 @@ impl Core {
     }
 
     /// Undoes [`Core::pause_if_holding`].
-    fn read_on(&mut self, slot: u32) {
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let paused_for_debt = connection.link.lag.as_ref().is_some_and(|lag| lag.read_paused);
-        let Some(session) = connection.peer.session() else { return };
+    fn holds_no_more(&mut self, slot: u32) {
+        let Some(session) = self.links.connections.session(slot) else { return };
         if session.input_paused && !session.holds_enough() {
             session.input_paused = false;
-            if !paused_for_debt {
-                self.links.actions.push(Action::ReadStart(slot));
-            }
+            self.read_on(slot);
         }
     }
 
@@ -238,7 +234,7 @@ impl Core {
                     self.env.stats.counters.client_messages_dropped_total += 1;
                 }
             }
-            Effect::TokenRefused(fault) => self.token_refused(fault),
+            Effect::TokenRefused(fault) => self.token_refused(slot, fault),
             Effect::Refused(error_code) => self.env.stats.error_code(error_code),
             Effect::Limited => self.env.stats.counters.commands_limited_total += 1,
         }

@@ -88,7 +88,7 @@ impl Core {
         self.seal_soon(slot);
         self.settle(slot);
         // Reading goes on: input left unread would turn the close into a reset that destroys our last bytes.
-        self.links.actions.push(Action::ReadStart(slot));
+        self.read_on(slot);
         self.timer_in(slot, LINGER);
     }
 
@@ -187,6 +187,8 @@ impl Core {
         {
             lag.cursors.clear();
             lag.held = false;
+            // What follows decides whether it is read.
+            lag.read_paused = false;
             if lag.is_over() {
                 connection.link.lag = None;
             }

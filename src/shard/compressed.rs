@@ -1,7 +1,6 @@
 //! Connections that have agreed on compression: what they are sent, and when what they send is inflated. The bounds are
 //! those of [`compression`](crate::shard::compression).
 
-use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::ids::Sock;
 use crate::proto::http1::RequestHead;
@@ -42,23 +41,15 @@ impl Core {
         Some(self.links.compression.deflater.frame(opcode, message).into())
     }
 
-    /// Whether input of the connection must wait, because earlier input of it does.
-    pub fn waits_to_inflate(&self, sock: Sock) -> bool {
-        self.links.compression.is_waiting(sock)
-    }
-
     /// Keeps input for a later tick, behind what is kept of it already, and reads no more of the connection.
     pub fn inflate_later(&mut self, sock: Sock, bytes: &[u8]) {
+        let Some(connection) = self.links.connections.get_mut(sock.slot) else { return };
         let budget = &self.env.options.http.input;
-        let unread = &mut self.links.compression.unread;
-        let at = unread.iter().position(|(of, _)| *of == sock).unwrap_or_else(|| {
-            unread.push_back((sock, Held::default()));
-            unread.len() - 1
-        });
-        if unread[at].1.push(budget, bytes).is_err() {
+        if self.links.compression.unread.push(sock, budget, bytes).is_err() {
             self.env.stats.fault(Cause::HttpInputFull);
             return self.give_up(sock.slot);
         }
+        connection.link.set_awaits_inflating(true);
         self.env.stats.counters.inflating_paused_total += 1;
         self.links.actions.push(Action::ReadPause(sock.slot));
     }
@@ -70,23 +61,16 @@ impl Core {
             if self.links.compression.is_half_spent() {
                 return;
             }
-            let Some((sock, mut held)) = self.links.compression.unread.pop_front() else { return };
+            let Some((sock, mut bytes)) = self.links.compression.unread.pop() else { return };
             if !self.is_current(sock) {
                 continue;
             }
-            let mut bytes = held.take();
+            if let Some(connection) = self.links.connections.get_mut(sock.slot) {
+                connection.link.set_awaits_inflating(false);
+            }
             self.handle_bytes(sock.slot, &mut bytes);
             self.settle(sock.slot);
-            if self.waits_to_inflate(sock) {
-                continue;
-            }
-            let reads_on = self.links.connections.get(sock.slot).is_some_and(|connection| {
-                let paused = connection.link.lag.as_ref().is_some_and(|lag| lag.read_paused);
-                !paused && connection.peer.takes_frames() && !connection.peer.input_is_paused()
-            });
-            if reads_on {
-                self.links.actions.push(Action::ReadStart(sock.slot));
-            }
+            self.read_on(sock.slot);
         }
     }
 }

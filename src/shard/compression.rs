@@ -6,10 +6,11 @@
 //! bytes that are long when inflated hold nobody up. What goes beyond waits, and its connection is not read from
 //! meanwhile.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::mem;
+use std::sync::Arc;
 
-use crate::base::budget::Held;
+use crate::base::budget::{Budget, Full, Held};
 use crate::base::ids::Sock;
 use crate::proto::websocket::deflate::{CompressionOptions, Deflated, Deflater, Inflater};
 
@@ -26,9 +27,55 @@ pub(in crate::shard) struct Compression {
     own_bytes: usize,
     /// Where the inflater's work stood when the tick began.
     work_before: u64,
-    /// Input that is to be decoded in a later tick, by connection, each at most once. Bound: the budget of HTTP input, at
-    /// which connections are closed.
-    pub unread: VecDeque<(Sock, Held)>,
+    pub unread: Unread,
+}
+
+/// Input that is to be decoded in a later tick. Bound: the budget of HTTP input. Whether a connection has some is a flag of
+/// its link: it is asked for each read of each that may compress.
+#[derive(Default)]
+pub(in crate::shard) struct Unread {
+    /// Whose turn comes when, each at most once.
+    turns: VecDeque<Sock>,
+    input: HashMap<Sock, Held>,
+}
+
+impl Unread {
+    /// Adds to what waits of a connection.
+    ///
+    /// # Errors
+    /// [`Full`]: nothing was added.
+    pub fn push(&mut self, sock: Sock, budget: &Arc<Budget>, bytes: &[u8]) -> Result<(), Full> {
+        match self.input.get_mut(&sock) {
+            Some(held) => held.push(budget, bytes),
+            None => {
+                let mut held = Held::default();
+                held.push(budget, bytes)?;
+                self.input.insert(sock, held);
+                self.turns.push_back(sock);
+                Ok(())
+            }
+        }
+    }
+
+    /// The one that has waited longest, and all that waits of it.
+    pub fn pop(&mut self) -> Option<(Sock, Vec<u8>)> {
+        let sock = self.turns.pop_front()?;
+        let mut held = self.input.remove(&sock)?;
+        Some((sock, held.take()))
+    }
+
+    /// Connections that wait.
+    pub fn len(&self) -> usize {
+        self.turns.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.turns.is_empty()
+    }
+
+    pub fn of(&self, sock: Sock) -> &[u8] {
+        self.input.get(&sock).map_or(&[], Held::bytes)
+    }
 }
 
 impl Compression {
@@ -38,7 +85,7 @@ impl Compression {
             inflater: Inflater::default(),
             own_bytes: 0,
             work_before: 0,
-            unread: VecDeque::new(),
+            unread: Unread::default(),
         }
     }
 
@@ -80,17 +127,44 @@ impl Compression {
         !self.unread.is_empty()
     }
 
-    /// What the connection has sent and waits to be decoded.
-    pub fn unread_of(&self, sock: Sock) -> &[u8] {
-        self.unread.iter().find(|(of, _)| *of == sock).map_or(&[], |(_, held)| held.bytes())
-    }
-
-    pub fn is_waiting(&self, sock: Sock) -> bool {
-        self.has_unread() && self.unread.iter().any(|(of, _)| *of == sock)
-    }
-
     /// Messages inflated, their bytes, and what was compressed.
     pub fn totals(&self) -> ((u64, u64), Deflated) {
         (self.inflater.done(), self.deflater.done())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_comes_in_turn_and_whole() {
+        let budget = Budget::new("input", 100);
+        let mut unread = Unread::default();
+        let sock = |slot| Sock { slot, generation: 1 };
+        assert!(unread.is_empty() && unread.pop().is_none());
+        for (slot, bytes) in [(1, "one"), (2, "two"), (1, " and more"), (3, "three")] {
+            unread.push(sock(slot), &budget, bytes.as_bytes()).unwrap();
+        }
+        assert_eq!(
+            (unread.len(), unread.of(sock(1)), unread.of(sock(9))),
+            (3, &b"one and more"[..], &b""[..])
+        );
+        // The same slot, and another connection.
+        assert_eq!(unread.of(Sock { slot: 1, generation: 2 }), b"");
+        assert_eq!(unread.pop(), Some((sock(1), b"one and more".to_vec())));
+        unread.push(sock(1), &budget, b"again").unwrap();
+        let rest: Vec<_> = std::iter::from_fn(|| unread.pop()).map(|(sock, _)| sock.slot).collect();
+        assert_eq!((rest, unread.len(), budget.used()), (vec![2, 3, 1], 0, 0));
+    }
+
+    #[test]
+    fn what_finds_no_room_does_not_wait() {
+        let budget = Budget::new("input", 10);
+        let mut unread = Unread::default();
+        let (first, second) = (Sock { slot: 1, generation: 0 }, Sock { slot: 2, generation: 0 });
+        unread.push(first, &budget, &[0; 8]).unwrap();
+        assert_eq!((unread.push(first, &budget, &[0; 8]), unread.of(first).len()), (Err(Full), 8));
+        assert_eq!((unread.push(second, &budget, &[0; 8]), unread.len()), (Err(Full), 1));
     }
 }

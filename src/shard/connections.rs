@@ -36,6 +36,22 @@ impl Connection {
         self.peer.encoding(self.link.deflates())
     }
 
+    /// Whether it is to be read from. One that was paused is read again when the last of these reasons is gone.
+    pub fn may_be_read(&self) -> bool {
+        let link = &self.link;
+        match link.phase {
+            Phase::Gone => false,
+            // Up to the peer's own end, whatever it still owes or is owed.
+            Phase::Closing(_) => !link.awaits_inflating(),
+            Phase::Open => {
+                !link.awaits_step()
+                    && !link.awaits_inflating()
+                    && !link.lag.as_ref().is_some_and(|lag| lag.read_paused)
+                    && !self.peer.input_waits(link.owes())
+            }
+        }
+    }
+
     /// The peer has left, and the link is about to end. What it has half received is not waited for.
     pub fn set_closing(&mut self, end: ClosingEnd) {
         self.peer.leave();
@@ -51,6 +67,10 @@ impl Connection {
         self.link.phase = Phase::Gone;
     }
 }
+
+#[cfg(test)]
+#[path = "connections_tests.rs"]
+mod tests;
 
 impl Slots<Connection> {
     pub fn kind(&self, slot: u32) -> Option<&Kind> {

@@ -17,11 +17,12 @@ const STEPS_PER_TICK: usize = 2;
 impl Core {
     /// The layer of a connection wants a step: until then it is not read from.
     pub fn handshake_due(&mut self, slot: u32, kind: StepKind) {
-        let Some(connection) = self.links.connections.get(slot) else { return };
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if self.links.handshakes.waiting() >= STEPS_PER_TICK {
             self.env.stats.counters.tls_handshakes_delayed_total += 1;
         }
         if self.links.handshakes.push(connection.link.sock(slot), kind) {
+            connection.link.set_awaits_step(true);
             self.links.actions.push(Action::ReadPause(slot));
         } else {
             self.env.stats.fault(Cause::HandshakesFull);
@@ -47,7 +48,10 @@ impl Core {
         let Some(layer) = self.links.layers.get_mut(slot) else { return };
         let step = layer.step();
         let speaks = layer.wants_to_speak();
-        self.links.actions.push(Action::ReadStart(slot));
+        if let Some(connection) = self.links.connections.get_mut(slot) {
+            connection.link.set_awaits_step(false);
+        }
+        self.read_on(slot);
         match step {
             Step::Nothing => {}
             Step::Ready { resumed, certificate, mut rest } => {

@@ -99,7 +99,7 @@ impl Core {
             awaits_pong: link.awaits_pong(),
             outstanding: peer.ping_is_outstanding(),
             blocked: link.is_blocked(),
-            input_paused: peer.input_is_paused(),
+            input_paused: peer.input_is_paused() || link.awaits_inflating(),
             excused_until,
         };
         let (due, awaits_pong, frame) = match beat.judge(now, interval, pong_timeout) {

@@ -128,18 +128,14 @@ impl Core {
     fn catch_up_one(&mut self, slot: u32) -> bool {
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let connecting = connection.peer.is_connecting();
-        let input_is_paused = connection.peer.input_is_paused();
         let Some(lag) = &mut connection.link.lag else { return false };
         if lag.blocked || lag.held || connecting {
             return false;
         }
-        if lag.read_paused {
-            lag.read_paused = false;
-            if !input_is_paused {
-                self.links.actions.push(Action::ReadStart(slot));
-            }
-        }
         let cursors = lag.cursors.clone();
+        if std::mem::take(&mut lag.read_paused) {
+            self.read_on(slot);
+        }
         if self.is_held_poll(slot) && self.catch_up_poll(slot) {
             return false;
         }

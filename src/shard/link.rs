@@ -65,6 +65,8 @@ const LAYERED: u16 = 32;
 const INFLATES: u16 = 64;
 const DEFLATES: u16 = 128;
 const AWAITS_PROXY: u16 = 256;
+const AWAITS_INFLATING: u16 = 512;
+const AWAITS_STEP: u16 = 1024;
 
 impl Link {
     pub fn new(generation: u32) -> Link {
@@ -169,6 +171,24 @@ impl Link {
         self.set(AWAITS_PROXY, on);
     }
 
+    /// Input of it waits to be inflated: see `compression.rs`.
+    pub fn awaits_inflating(&self) -> bool {
+        self.flags & AWAITS_INFLATING != 0
+    }
+
+    pub fn set_awaits_inflating(&mut self, on: bool) {
+        self.set(AWAITS_INFLATING, on);
+    }
+
+    /// A step of its handshake is due: see `handshakes.rs`.
+    pub fn awaits_step(&self) -> bool {
+        self.flags & AWAITS_STEP != 0
+    }
+
+    pub fn set_awaits_step(&mut self, on: bool) {
+        self.set(AWAITS_STEP, on);
+    }
+
     /// Nothing follows what it is sent now.
     pub fn is_closing(&self) -> bool {
         matches!(self.phase, Phase::Closing(_))
@@ -208,7 +228,7 @@ pub struct Lag {
 
 impl Lag {
     pub fn is_over(&self) -> bool {
-        !self.blocked && !self.held && self.owed_bytes == 0 && self.cursors.is_empty()
+        !self.blocked && !self.held && !self.read_paused && self.owed_bytes == 0 && self.cursors.is_empty()
     }
 
     pub fn push(&mut self, bytes: Bytes) {
@@ -276,6 +296,15 @@ mod tests {
         lag.cursors.clear();
         lag.held = true;
         assert!(!lag.is_over());
+    }
+
+    /// Or nobody would remember that it is to be read again.
+    #[test]
+    fn a_lag_is_not_over_while_it_keeps_reading_paused() {
+        let mut lag = Lag { read_paused: true, ..Lag::default() };
+        assert!(!lag.is_over());
+        lag.read_paused = false;
+        assert!(lag.is_over());
     }
 
     #[test]

@@ -245,6 +245,18 @@ impl Peer {
         }
     }
 
+    /// Whether further input of it would have to wait: it is not read from. `owes`: an answer to it has not gone to the
+    /// kernel.
+    pub fn input_waits(&self, owes: bool) -> bool {
+        match &self.kind {
+            Kind::Http(Some(http)) => http.input_waits(owes),
+            Kind::Unidirectional(uni) => uni.holds_input(),
+            Kind::Tunnel(tunnel) => tunnel.is_paused() || tunnel.holds_input(),
+            Kind::Client(_) => self.input_is_paused(),
+            Kind::Http(None) | Kind::Echo | Kind::Nobody => false,
+        }
+    }
+
     /// Bytes of its input that are kept. Requests have a budget of their own.
     pub fn held_bytes(&self) -> usize {
         match &self.kind {

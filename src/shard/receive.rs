@@ -50,6 +50,13 @@ impl Core {
         self.settle(slot);
     }
 
+    /// A reason not to read from the connection is gone: it is read from, unless there is another.
+    pub fn read_on(&mut self, slot: u32) {
+        if self.links.connections.get(slot).is_some_and(|connection| connection.may_be_read()) {
+            self.links.actions.push(Action::ReadStart(slot));
+        }
+    }
+
     /// The state may change on the way: what follows an upgrade in the same read is its first frame.
     pub fn handle_bytes(&mut self, slot: u32, mut bytes: &mut [u8]) {
         while !bytes.is_empty() {
@@ -59,6 +66,11 @@ impl Core {
                 Kind::Http(_) => self.handle_http(slot, bytes),
                 Kind::Unidirectional(_) => return self.keep_for_later(slot, bytes),
                 Kind::Tunnel(_) => return self.keep_for_tunnel(slot, bytes),
+                // In its order: behind what waits.
+                Kind::Nobody if connection.link.awaits_inflating() => {
+                    let sock = connection.link.sock(slot);
+                    return self.inflate_later(sock, bytes);
+                }
                 Kind::Nobody => return self.handle_after_close(slot, bytes),
                 Kind::Echo | Kind::Client(_) => return,
             };
@@ -71,9 +83,8 @@ impl Core {
         if !connection.link.inflates() {
             return self.decode_frames(slot, bytes, None);
         }
-        let sock = connection.link.sock(slot);
-        if self.waits_to_inflate(sock) {
-            return self.inflate_later(sock, bytes);
+        if connection.link.awaits_inflating() {
+            return self.inflate_later(connection.link.sock(slot), bytes);
         }
         let mut inflater = self.links.compression.take_inflater();
         self.decode_frames(slot, bytes, Some(&mut inflater));

@@ -127,7 +127,7 @@ impl Core {
             held: lag.is_some_and(|lag| lag.held),
             peer_ended: link.peer_ended(),
             deflate: u8::from(link.inflates()) + u8::from(link.deflates()),
-            unread: Bytes::copy_from_slice(self.links.compression.unread_of(link.sock(slot))),
+            unread: Bytes::copy_from_slice(self.links.compression.unread.of(link.sock(slot))),
         }
     }
 

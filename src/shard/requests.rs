@@ -38,6 +38,13 @@ impl Http {
         self.inquiry.is_none() && self.request.is_none()
     }
 
+    /// What comes next would have to be kept: there is enough of it already. `owes`: the answer before is not gone.
+    pub fn input_waits(&self, owes: bool) -> bool {
+        let is_handed_over = self.request.as_ref().is_some_and(|request| request.asked);
+        let is_behind = self.inquiry.is_some() || self.is_waiting() && owes;
+        is_handed_over || is_behind && !self.unread.is_empty()
+    }
+
     pub fn wants_stream(&self) -> bool {
         self.inquiry.as_ref().is_some_and(|inquiry| inquiry.endpoint.streams())
     }

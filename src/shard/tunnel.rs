@@ -73,10 +73,10 @@ impl Core {
                     self.passes_on(slot, name)
                 });
                 hello.certificate = self.links.layers.certificate(slot);
-                hello.address = self.client_address(slot);
+                let address = self.client_address(slot);
                 let matter = TunnelMatter::Connect(Box::new(hello));
                 let hook_call =
-                    TunnelCall { tunnel: place, client: self.client_id(slot), user: None, matter };
+                    TunnelCall { tunnel: place, client: self.client_id(slot), user: None, address, matter };
                 match self.ask_tunnel(self.conn_id(slot), hook_call) {
                     Ok(waiting) => {
                         let asking =
@@ -149,6 +149,7 @@ impl Core {
             tunnel: tunnel.place,
             client: self.client_id(slot),
             user: tunnel.user.clone(),
+            address: self.client_address(slot),
             matter: TunnelMatter::Message { sequence, message },
         };
         if self.ask_tunnel(self.conn_id(slot), hook_call).is_err() {
@@ -222,7 +223,7 @@ impl Core {
         }
         let mut unread = asking.unread.take();
         if !unread.is_empty() {
-            self.links.actions.push(Action::ReadStart(slot));
+            self.read_on(slot);
             self.handle_bytes(slot, &mut unread);
         }
     }
@@ -249,14 +250,16 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Some(tunnel) = connection.peer.tunnel_mut() else { return };
         let limits = self.env.options.tunnels[usize::from(tunnel.place)].waiting;
-        if tunnel.take_resume(limits) {
+        let resumes = tunnel.take_resume(limits);
+        if resumes {
             // What the client answered to a ping meanwhile has not been read.
             connection.link.set_awaits_pong(false);
-            if !connection.link.lag.as_ref().is_some_and(|lag| lag.read_paused) {
-                self.links.actions.push(Action::ReadStart(slot));
-            }
         }
-        if let Some(next) = tunnel.handle_answered() {
+        let next = tunnel.handle_answered();
+        if resumes {
+            self.read_on(slot);
+        }
+        if let Some(next) = next {
             self.hand_over(slot, next);
         }
     }
@@ -281,6 +284,7 @@ impl Core {
                 tunnel: drained.tunnel.place,
                 client: self.peers.client_ids.id(conn),
                 user: drained.tunnel.user.clone(),
+                address: drained.address,
                 matter: TunnelMatter::Message { sequence, message },
             };
             if self.ask_tunnel(conn, hook_call).is_ok() {
@@ -294,12 +298,13 @@ impl Core {
     }
 
     fn end_drained(&mut self, conn: ConnId, drained: Drained) {
-        let Drained { tunnel, code, reason } = drained;
+        let Drained { tunnel, address, code, reason } = drained;
         let (messages, undelivered) = (tunnel.sequence(), tunnel.undelivered());
         self.env.stats.counters.tunnel_messages_undelivered_total += u64::from(undelivered);
         let matter = TunnelMatter::Close { code, reason, messages, undelivered };
         let client = self.peers.client_ids.id(conn);
-        let hook_call = TunnelCall { tunnel: tunnel.place, client, user: tunnel.user.clone(), matter };
+        let hook_call =
+            TunnelCall { tunnel: tunnel.place, client, user: tunnel.user.clone(), address, matter };
         self.tell_end(conn, hook_call);
     }
 
@@ -311,6 +316,7 @@ impl Core {
             tunnel: admission.tunnel,
             client: self.peers.client_ids.id(conn),
             user: admission.user,
+            address: admission.address,
             matter: TunnelMatter::Close {
                 code: 1006,
                 reason: "left before it was answered".into(),
@@ -394,7 +400,7 @@ impl Core {
         if !deliver || self.peers.draining.bytes + tunnel.waiting().1 > PARTED_BYTES_MAX {
             tunnel.discard();
         }
-        let drained = Drained { tunnel, code, reason: reason.into() };
+        let drained = Drained { tunnel, address: self.client_address(slot), code, reason: reason.into() };
         // While the backend has a message, the end is told behind that.
         if drained.tunnel.is_asking_backend() {
             self.peers.draining.bytes += drained.tunnel.waiting().1;
@@ -444,6 +450,7 @@ impl Core {
                 TunnelTold::Standing(Box::new(TunnelStanding {
                     tunnel: tunnel.place,
                     user: tunnel.user.clone(),
+                    address: self.client_address(slot),
                     opened_at_s: tunnel.opened_at_s,
                     messages: tunnel.sequence(),
                     messages_waiting,
@@ -477,7 +484,6 @@ fn hello(head: &RequestHead<'_>, options: &TunnelOptions, passes_on: impl Fn(&st
         headers: headers.collect(),
         subprotocols: offered.map(|token| String::from_utf8_lossy(token).into()).collect(),
         certificate: None,
-        address: None,
     }
 }
 
