@@ -27,6 +27,9 @@ pub const LISTENERS_MAX: usize = 16;
 /// Connections beyond the bound that one shard waits for until they have read their refusal: enough for those who come in
 /// one second, and 128 sockets of the kernel at most. More are closed behind the answer.
 pub const REFUSED_CONNECTIONS_MAX: u32 = 128;
+/// TLS handshakes of one shard that are not finished. Each may hold 8 KiB, at worst a few times
+/// [`HANDSHAKE_BYTES_MAX`](crate::layer::tls::HANDSHAKE_BYTES_MAX). A connection beyond is closed at once.
+pub const UNFINISHED_HANDSHAKES_MAX: usize = 4096;
 /// Payload bytes that a shard may have taken in and not yet delivered; above, it lets its inbox fill.
 pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Messages of connections that have gone, held by one shard until the backend has them, in bytes. What goes beyond

@@ -17,7 +17,7 @@ use crate::base::time::Time;
 const PARTS: usize = 64;
 /// Networks without connections that are remembered for what they have used of their rate. At the bound the one that has
 /// rested longest is forgotten: it gets a whole burst again.
-const IDLE_NETWORKS_MAX: usize = 65_536;
+pub const IDLE_NETWORKS_MAX: usize = 65_536;
 /// Networks at rest that are forgotten with each connection that comes: more than one, so that they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 2;
 /// Of a table that is ready for each connection to come from a network of its own, for each of them.
@@ -40,6 +40,28 @@ pub struct Network {
     /// One of IPv4 as IPv6 has it (::ffff:0:0/96). What is behind the prefix is zero.
     bits: u128,
     prefix: u8,
+}
+
+impl Network {
+    /// The one of the address, by the bits that its family's networks have in common.
+    pub fn new(address: IpAddr, prefix_ipv4: u8, prefix_ipv6: u8) -> Network {
+        let (address, prefix) = match address.to_canonical() {
+            IpAddr::V4(address) => (address.to_ipv6_mapped(), 96 + prefix_ipv4.min(32)),
+            IpAddr::V6(address) => (address, prefix_ipv6.min(128)),
+        };
+        Network { bits: address.to_bits() & mask(prefix), prefix }
+    }
+
+    /// The one around it with these bits in common, or itself where it has no more.
+    pub fn widened(self, prefix_ipv4: u8, prefix_ipv6: u8) -> Network {
+        let is_ipv4 = self.prefix >= 96 && Ipv6Addr::from_bits(self.bits).to_ipv4_mapped().is_some();
+        let prefix = self.prefix.min(if is_ipv4 { 96 + prefix_ipv4.min(32) } else { prefix_ipv6 });
+        Network { bits: self.bits & mask(prefix), prefix }
+    }
+}
+
+fn mask(prefix: u8) -> u128 {
+    u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0)
 }
 
 /// Why a network gets no more.
@@ -89,12 +111,7 @@ impl Networks {
     }
 
     pub fn network(&self, address: IpAddr) -> Network {
-        let (address, prefix) = match address.to_canonical() {
-            IpAddr::V4(address) => (address.to_ipv6_mapped(), 96 + self.limits.prefix_ipv4.min(32)),
-            IpAddr::V6(address) => (address, self.limits.prefix_ipv6.min(128)),
-        };
-        let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
-        Network { bits: address.to_bits() & mask, prefix }
+        Network::new(address, self.limits.prefix_ipv4, self.limits.prefix_ipv6)
     }
 
     /// Counts a connection, as one that has not shown who it is.
@@ -164,6 +181,22 @@ impl Networks {
         {
             part.remove(rested);
         }
+    }
+
+    /// Those with most connections, at most `count`, the largest first. Looks at all of them, a part at a time.
+    pub fn largest(&self, count: usize) -> Vec<(Network, u32)> {
+        let mut largest: BTreeSet<(u32, Network)> = BTreeSet::new();
+        for part in &self.parts {
+            for (network, usage) in lock(part).networks.iter().filter(|(_, usage)| usage.connections > 0) {
+                if largest.len() < count || largest.first().is_some_and(|least| least.0 < usage.connections) {
+                    largest.insert((usage.connections, *network));
+                }
+                if largest.len() > count {
+                    largest.pop_first();
+                }
+            }
+        }
+        largest.into_iter().rev().map(|(connections, network)| (network, connections)).collect()
     }
 
     /// Networks that are remembered.
@@ -236,6 +269,28 @@ mod tests {
 
     fn networks(limits: NetworkLimits) -> Networks {
         Networks::new(limits, [1, 2, 3, 4])
+    }
+
+    #[test]
+    fn the_largest_networks_are_found_whatever_their_part() {
+        let limits = NetworkLimits {
+            prefix_ipv4: 32,
+            prefix_ipv6: 64,
+            connections_max: 0,
+            unauthenticated_max: 0,
+            connects: None,
+        };
+        let networks = Networks::new(limits, [1, 2, 3, 4]);
+        assert_eq!(networks.largest(3), []);
+        for last in 1..=40u8 {
+            let network = networks.network([10, 0, 0, last].into());
+            (0..last).for_each(|_| networks.enter(network, Time::ZERO).unwrap());
+        }
+        let largest = networks.largest(3);
+        let found: Vec<_> = largest.iter().map(|(network, count)| (network.to_string(), *count)).collect();
+        let expected = [("10.0.0.40/32", 40), ("10.0.0.39/32", 39), ("10.0.0.38/32", 38)];
+        assert_eq!(found, expected.map(|(network, count)| (network.to_string(), count)));
+        assert_eq!(networks.largest(100).len(), 40);
     }
 
     #[test]

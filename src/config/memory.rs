@@ -3,7 +3,10 @@
 use std::fmt;
 
 use crate::base::event::EventKind;
-use crate::base::limits::{BACKLOG_BYTES_MAX, PARTED_BYTES_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS};
+use crate::base::limits::{
+    BACKLOG_BYTES_MAX, PARTED_BYTES_MAX, RECV_BUFFER_BYTES, RECV_BUFFERS, UNFINISHED_HANDSHAKES_MAX,
+};
+use crate::base::networks::{IDLE_NETWORKS_MAX, NETWORK_BYTES};
 use crate::config::fault::{Fault, Origin};
 use crate::config::sections::Config;
 use crate::config::value::Size;
@@ -15,6 +18,16 @@ const CONNECTION_BYTES: u64 = 512;
 const CONNECTION_TLS_BYTES: u64 = 512;
 /// Of the kernel for an idle TCP socket (socket, inode, file, dentry: 3.9 KB of slab) and its poll (330).
 const CONNECTION_KERNEL_BYTES: u64 = 4_300;
+/// The same for its address, and another one where proxies speak for clients, where anybody wants to know them.
+const CONNECTION_ADDRESS_BYTES: u64 = 32;
+/// What its shard knows of it for admission, where something is limited: its entry, in a table that has just grown.
+const CONNECTION_ADMISSION_BYTES: u64 = 192;
+/// Of a TLS handshake that is not finished, beside what has come of it, which counts for clients' buffers: the state of the
+/// library, keys of both sides, a chain of certificates.
+const HANDSHAKE_BYTES: u64 = 8 * 1024;
+/// What a shard keeps to compress and inflate messages one after the other, beside the message that it works on: the states
+/// of both (some 300 and 40 KiB), and scratch space.
+const COMPRESSOR_BYTES: u64 = 512 * 1024;
 /// What is counted of a connection for the event of its end, where that is sent.
 const CONNECTION_LIFE_BYTES: u64 = 32;
 /// The queue of events: 65,536 places of 144 bytes, and 32 MiB of clients' messages.
@@ -71,6 +84,12 @@ pub struct MemoryPlan {
     pub tunnel_bytes: u64,
     /// Entries of channels, without their history.
     pub channels_bytes: u64,
+    /// TLS handshakes that are not finished; nothing where no listener speaks TLS.
+    pub handshakes_bytes: u64,
+    /// Networks without connections that are remembered; nothing where networks are not limited.
+    pub networks_bytes: u64,
+    /// What compresses and inflates messages; nothing where none are.
+    pub compressors_bytes: u64,
     /// What this process may use: the machine's memory, or its control group's limit when that is less.
     pub machine_bytes: u64,
 }
@@ -85,9 +104,15 @@ impl MemoryPlan {
         let limits = &config.limits;
         let kinds = config.events.kinds();
         let life = if kinds.contains(EventKind::Disconnected) { CONNECTION_LIFE_BYTES } else { 0 };
-        let tls = config.listeners().iter().any(|listener| listener.tls);
-        let tls = if tls { CONNECTION_TLS_BYTES } else { 0 };
-        let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES + life + tls;
+        let of = |is_there: bool, bytes: u64| if is_there { bytes } else { 0 };
+        let speaks_tls = config.listeners().iter().any(|listener| listener.tls);
+        let tls = of(speaks_tls, CONNECTION_TLS_BYTES);
+        let address = of(config.needs_addresses(), CONNECTION_ADDRESS_BYTES);
+        let (by_network, by_node) = (config.admission.limits_networks(), config.admission.limits_node());
+        let admission = of(by_network || by_node, CONNECTION_ADMISSION_BYTES);
+        // Each may come from a network of its own.
+        let network = of(by_network, NETWORK_BYTES);
+        let each = CONNECTION_BYTES + CONNECTION_KERNEL_BYTES + life + tls + address + admission + network;
         let channels_max = match limits.channels_max {
             0 => (machine_bytes / 32 / CHANNEL_BYTES).clamp(CHANNELS_AUTO_MIN, CHANNELS_AUTO_MAX) as usize,
             channels => channels,
@@ -116,6 +141,10 @@ impl MemoryPlan {
             backlog_bytes: BACKLOG_BYTES * shards,
             tunnel_bytes: tunnel_bytes(config, shards),
             channels_bytes: CHANNEL_BYTES.saturating_mul(channels_max as u64),
+            handshakes_bytes: of(speaks_tls, UNFINISHED_HANDSHAKES_MAX as u64 * HANDSHAKE_BYTES * shards),
+            // In the table, and in the order in which they are forgotten.
+            networks_bytes: of(by_network, IDLE_NETWORKS_MAX as u64 * 2 * NETWORK_BYTES),
+            compressors_bytes: compressors_bytes(config, shards),
             machine_bytes,
         };
         let connections = match config.client.connections_max {
@@ -139,50 +168,61 @@ impl MemoryPlan {
                  limits.channels_max",
                 Size(plan.total()),
                 Size(machine_bytes),
-                plan.parts(),
+                plan.listed(),
                 limits.history_bytes_max,
             ),
         })
     }
 
     pub fn total(&self) -> u64 {
-        let parts = [
-            self.connections_bytes,
-            self.history_bytes,
-            self.inbox_bytes,
-            self.receive_bytes,
-            self.request_bytes,
-            self.events_bytes,
-            self.hook_bytes,
-            self.client_buffers_bytes,
-            self.streams_bytes,
-            self.backlog_bytes,
-            self.tunnel_bytes,
-            self.channels_bytes,
-        ];
-        parts.into_iter().fold(BASE_BYTES, u64::saturating_add)
+        self.parts().into_iter().map(|(_, bytes)| bytes).fold(0, u64::saturating_add)
     }
 
-    fn parts(&self) -> String {
-        format!(
-            "{} connections {}, history {}, inboxes {}, receive buffers {}, requests {}, events {}, hooks {}, \
-             clients' buffers {}, slow subscribers {}, undelivered {}, tunnels {}, {} channels {}, base {}",
-            self.connections_max,
-            Size(self.connections_bytes),
-            Size(self.history_bytes),
-            Size(self.inbox_bytes),
-            Size(self.receive_bytes),
-            Size(self.request_bytes),
-            Size(self.events_bytes),
-            Size(self.hook_bytes),
-            Size(self.client_buffers_bytes),
-            Size(self.streams_bytes),
-            Size(self.backlog_bytes),
-            Size(self.tunnel_bytes),
-            self.channels_max,
-            Size(self.channels_bytes),
-            Size(BASE_BYTES),
-        )
+    /// Every part of the sum and how it is called. All fields are named here: a new one cannot be forgotten.
+    fn parts(&self) -> [(String, u64); 16] {
+        let &MemoryPlan {
+            connections_max,
+            connections_bytes,
+            channels_max,
+            history_bytes,
+            inbox_bytes,
+            receive_bytes,
+            request_bytes,
+            events_bytes,
+            hook_bytes,
+            client_buffers_bytes,
+            streams_bytes,
+            backlog_bytes,
+            tunnel_bytes,
+            channels_bytes,
+            handshakes_bytes,
+            networks_bytes,
+            compressors_bytes,
+            machine_bytes: _,
+        } = self;
+        [
+            (format!("{connections_max} connections"), connections_bytes),
+            ("history".to_string(), history_bytes),
+            ("inboxes".to_string(), inbox_bytes),
+            ("receive buffers".to_string(), receive_bytes),
+            ("requests".to_string(), request_bytes),
+            ("events".to_string(), events_bytes),
+            ("hooks".to_string(), hook_bytes),
+            ("clients' buffers".to_string(), client_buffers_bytes),
+            ("slow subscribers".to_string(), streams_bytes),
+            ("undelivered".to_string(), backlog_bytes),
+            ("tunnels".to_string(), tunnel_bytes),
+            (format!("{channels_max} channels"), channels_bytes),
+            ("TLS handshakes".to_string(), handshakes_bytes),
+            ("networks".to_string(), networks_bytes),
+            ("compressors".to_string(), compressors_bytes),
+            ("base".to_string(), BASE_BYTES),
+        ]
+    }
+
+    fn listed(&self) -> String {
+        let parts = self.parts().map(|(name, bytes)| format!("{name} {}", Size(bytes)));
+        parts.join(", ")
     }
 }
 
@@ -194,7 +234,7 @@ impl fmt::Display for MemoryPlan {
             "memory plan: at most {} of {} ({})",
             Size(self.total()),
             Size(self.machine_bytes),
-            self.parts()
+            self.listed()
         )
     }
 }
@@ -202,6 +242,15 @@ impl fmt::Display for MemoryPlan {
 /// What the bodies of requests that show an API key may weigh in all, until they are answered.
 pub fn request_bytes(config: &Config) -> u64 {
     config.api.body_bytes_max.0.saturating_mul(u64::from(config.limits.http_requests_max))
+}
+
+/// What each shard's compressor takes, and the longest message that it may work on.
+fn compressors_bytes(config: &Config, shards: u64) -> u64 {
+    if !config.client.compression {
+        return 0;
+    }
+    let message = config.client.message_bytes_max.0.saturating_add(config.api.body_bytes_max.0);
+    COMPRESSOR_BYTES.saturating_add(message).saturating_mul(shards)
 }
 
 /// Requests to backends of tunnels under way, a message in each, and the last messages of clients that have gone.
@@ -257,6 +306,48 @@ mod tests {
             assert!(plan.total() >= base.total() + more, "{at}: {plan}");
         }
         assert_eq!(base.tunnel_bytes, 0);
+    }
+
+    #[test]
+    fn what_only_the_edge_needs_is_in_the_sum_where_it_is_configured() {
+        let base = MemoryPlan::new(&config(), 64 << 30).unwrap();
+        assert_eq!((base.handshakes_bytes, base.networks_bytes, base.compressors_bytes), (0, 0, 0));
+        let of = |change: &dyn Fn(&mut Config)| {
+            let mut config = Config { shards: 2, ..Config::default() };
+            config.client.connections_max = 1_000_000;
+            change(&mut config);
+            MemoryPlan::new(&config, 64 << 30).unwrap()
+        };
+        let more = |plan: &MemoryPlan| plan.total() - base.total();
+        let million = 1_000_000;
+
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 1));
+        let tls = of(&|config| config.listen_tls = Some(address.into()));
+        assert_eq!(tls.handshakes_bytes, 2 * 4096 * HANDSHAKE_BYTES, "as many as two shards take");
+        assert_eq!(more(&tls), tls.handshakes_bytes + million * CONNECTION_TLS_BYTES);
+
+        let compressing = of(&|config| config.client.compression = true);
+        assert_eq!(compressing.compressors_bytes, 2 * (COMPRESSOR_BYTES + (256 << 10) + (1 << 20)));
+        assert_eq!(more(&compressing), compressing.compressors_bytes);
+
+        let networks = of(&|config| config.admission.network_connections_max = 10);
+        let each = CONNECTION_ADDRESS_BYTES + CONNECTION_ADMISSION_BYTES + NETWORK_BYTES;
+        assert_eq!(networks.networks_bytes, 65_536 * 2 * NETWORK_BYTES);
+        assert_eq!(more(&networks), networks.networks_bytes + million * each);
+
+        let node = of(&|config| config.admission.unauthenticated_max = 10);
+        assert_eq!((node.networks_bytes, more(&node)), (0, million * CONNECTION_ADMISSION_BYTES));
+    }
+
+    #[test]
+    fn the_sum_is_that_of_the_parts_that_are_printed() {
+        let plan = MemoryPlan::new(&config(), 64 << 30).unwrap();
+        let line = plan.to_string();
+        let sum: u64 = plan.parts().into_iter().map(|(_, bytes)| bytes).sum();
+        assert_eq!(sum, plan.total());
+        for (name, bytes) in plan.parts() {
+            assert!(line.contains(&format!("{name} {}", Size(bytes))), "{name} in {line}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::base::address::{ListenAddress, Serves};
+use crate::base::address_mask::AddressMask;
 use crate::base::pattern::Pattern;
 use crate::base::trusted::{AddressField, Trusted};
 use crate::config::authorities::Authorities;
@@ -35,6 +36,9 @@ settings! {
         /// The header field in which those proxies say whom a request is of: "x-forwarded-for" or "forwarded" (RFC 7239). The
         /// other one is not read: a proxy passes on what a client has written there.
         pub client_address_field: AddressField = AddressField::XForwardedFor;
+        /// How much of clients' addresses is left out of logs, metrics and answers of the API: "none", "network" (what is left
+        /// is a /24 of IPv4, a /48 of IPv6), or "all". Hooks, events and tunnels get them whole.
+        pub address_mask: AddressMask = AddressMask::None;
         /// Where the server API and /metrics are served instead of on `listen`. Unset: on `listen`, where /metrics
         /// needs the API key unless the address is loopback.
         pub api_listen: Option<SocketAddr> = None, flag "api-listen" "ADDR", example "\"127.0.0.1:9000\"";
@@ -487,6 +491,13 @@ impl Admission {
         self.network_connections_max > 0
             || self.network_unauthenticated_max > 0
             || self.network_connects_per_second > 0
+    }
+
+    /// The node as a whole has a limit.
+    pub fn limits_node(&self) -> bool {
+        self.connects_per_second > 0
+            || self.unauthenticated_max > 0
+            || !matches!(self.busy_percent_max, 0 | 100)
     }
 }
 

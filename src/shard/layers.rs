@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::base::address::Serves;
 use crate::base::certificate::ClientCertificate;
 use crate::base::ids::Sock;
+use crate::base::limits::UNFINISHED_HANDSHAKES_MAX;
 use crate::layer::{Layer, LayerMaker, StepKind};
 
 /// What is particular to the connections of one listener.
@@ -78,15 +79,11 @@ impl Layers {
     }
 }
 
-/// Unfinished handshakes of one shard. Each may hold 8 KiB, at worst a few times
-/// [`HANDSHAKE_BYTES_MAX`](crate::layer::tls::HANDSHAKE_BYTES_MAX). A connection beyond is closed at once.
-const UNFINISHED_MAX: usize = 4096;
-
 #[derive(Default)]
 pub(in crate::shard) struct Handshakes {
     /// Their first step is due. Bound: [`WAITING_MAX`].
     pub first: VecDeque<Sock>,
-    /// A further step is due: they go first, or work that was done would be lost. Bound: each once, so [`UNFINISHED_MAX`],
+    /// A further step is due: they go first, or work that was done would be lost. Bound: each once, so [`UNFINISHED_HANDSHAKES_MAX`],
     /// and some that are gone.
     pub further: VecDeque<Sock>,
     pub unfinished: usize,
@@ -116,6 +113,6 @@ impl Handshakes {
     }
 
     pub fn is_full(&self) -> bool {
-        self.unfinished >= UNFINISHED_MAX
+        self.unfinished >= UNFINISHED_HANDSHAKES_MAX
     }
 }
