@@ -128,22 +128,38 @@ impl TlsSettings {
     }
 }
 
+/// What is wrong with the time of a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    NotYet,
+    Soon,
+    Over,
+}
+
+/// `None`: it is good for more than [`EXPIRY_WARNING`].
+pub fn expiry(served: &Served, unix_s: u64) -> Option<Expiry> {
+    if unix_s >= served.not_after {
+        return Some(Expiry::Over);
+    }
+    if unix_s < served.not_before {
+        return Some(Expiry::NotYet);
+    }
+    (served.not_after - unix_s <= EXPIRY_WARNING.as_secs()).then_some(Expiry::Soon)
+}
+
 /// What is to be said about a certificate that ends soon, or has ended.
 pub fn expiry_warning(served: &Served, unix_s: u64) -> Option<String> {
-    let Served { path, subject, not_after, not_before, .. } = served;
-    let day = 24 * 3600;
-    if unix_s >= *not_after {
-        let days = (unix_s - not_after) / day;
-        return Some(format!(
-            "the certificate in {path} ({subject}) has expired {days} days ago: clients refuse it"
-        ));
-    }
-    if unix_s < *not_before {
-        return Some(format!("the certificate in {path} ({subject}) is not valid yet: clients refuse it"));
-    }
-    let left = not_after - unix_s;
-    (left <= EXPIRY_WARNING.as_secs())
-        .then(|| format!("the certificate in {path} ({subject}) expires in {} days", left / day))
+    let Served { path, subject, not_after, .. } = served;
+    let days = not_after.abs_diff(unix_s) / (24 * 3600);
+    Some(match expiry(served, unix_s)? {
+        Expiry::Over => {
+            format!("the certificate in {path} ({subject}) has expired {days} days ago: clients refuse it")
+        }
+        Expiry::NotYet => {
+            format!("the certificate in {path} ({subject}) is not valid yet: clients refuse it")
+        }
+        Expiry::Soon => format!("the certificate in {path} ({subject}) expires in {days} days"),
+    })
 }
 
 /// Odd but not wrong.

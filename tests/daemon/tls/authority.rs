@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::CertificateDer;
@@ -12,6 +13,8 @@ pub struct Authority {
     pem: String,
     directory: tempfile::TempDir,
     until: i32,
+    /// The moment at which certificates end, in place of that year.
+    until_s: Option<u64>,
 }
 
 /// The files of a certificate and its key, and their texts.
@@ -47,13 +50,21 @@ impl Authority {
         params.distinguished_name.push(DnType::CommonName, format!("{:x?}", &key.public_key_raw()[..8]));
         let pem = params.self_signed(&key).expect("a certificate").pem();
         let directory = tempfile::tempdir().expect("a directory");
-        let authority = Authority { issuer: Issuer::new(params, key), pem, directory, until: 4000 };
+        let authority =
+            Authority { issuer: Issuer::new(params, key), pem, directory, until: 4000, until_s: None };
         std::fs::write(authority.file(), &authority.pem).expect("a file");
         authority
     }
 
     pub fn until(mut self, year: i32) -> Authority {
         self.until = year;
+        self
+    }
+
+    /// Certificates end so long after now.
+    pub fn ending_in(mut self, left: Duration) -> Authority {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
+        self.until_s = Some((now + left).as_secs());
         self
     }
 
@@ -76,7 +87,10 @@ impl Authority {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new(vec![name.to_string()]).expect("a name");
         params.distinguished_name.push(DnType::CommonName, name);
-        params.not_after = date_time_ymd(self.until, 1, 1);
+        params.not_after = match self.until_s {
+            Some(seconds) => date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds),
+            None => date_time_ymd(self.until, 1, 1),
+        };
         let pem = params.signed_by(&key, &self.issuer).expect("a certificate").pem();
         let key_pem = key.serialize_pem();
         let write = |name: String, text: &str| {

@@ -7,7 +7,7 @@ mod tools;
 
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustls::version::{TLS12, TLS13};
 use rustls::{HandshakeKind, ProtocolVersion};
@@ -51,6 +51,30 @@ fn await_fault(daemon: &Daemon, cause: &str, count: u64) {
 }
 
 on_both_drivers! {
+    /// At start, when its last two weeks begin while the node runs, and when it ends; and as a metric.
+    fn a_certificate_that_ends_soon_is_warned_about(driver: Driver) {
+        let soon = Authority::new().ending_in(Duration::from_secs(14 * 24 * 3600 - 60));
+        let signed = soon.sign("a", "soon.test");
+        let daemon = start(driver, &signed, "");
+        daemon.wait_for_log("(CN=soon.test) expires in 13 days");
+        let not_after = metric(&daemon, &format!(
+            "trunkline_tls_certificate_not_after_seconds{{file={:?},subject=\"CN=soon.test\"}}", signed.cert
+        ));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs();
+        let left = not_after - now;
+        assert!((13 * 24 * 3600..14 * 24 * 3600).contains(&left), "{left}");
+
+        // The window begins after the start, and another certificate ends.
+        let begins = Authority::new().ending_in(Duration::from_secs(14 * 24 * 3600 + 10));
+        let over = Authority::new().ending_in(Duration::from_secs(10));
+        let (later, ends) = (begins.sign("b", "later.test"), over.sign("c", "ends.test"));
+        let more = format!("[[tls.certificate]]\ncert = {:?}\nkey = {:?}\n", ends.cert, ends.key);
+        let daemon = start(driver, &later, &more);
+        daemon.wait_for_log("(CN=later.test) expires in 1");
+        daemon.wait_for_log("(CN=ends.test) has expired 0 days ago: clients refuse it");
+        assert!(daemon.stop().success());
+    }
+
     fn every_transport_is_served_in_both_versions(driver: Driver) {
         let authority = Authority::new();
         let daemon = start(driver, &authority.sign("a", "localhost"), "");
