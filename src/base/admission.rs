@@ -122,11 +122,6 @@ impl Admission {
         self.networks.as_ref()
     }
 
-    /// A shard has to know how busy it is.
-    pub fn wants_load(&self) -> bool {
-        self.limits.busy_percent_max > 0
-    }
-
     /// Counts a connection, as one that has not shown who it is.
     ///
     /// # Errors

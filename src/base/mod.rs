@@ -3,6 +3,7 @@
 //! Inputs: none. Outputs: plain types. Must not know: any other folder of this crate.
 
 pub mod address;
+pub mod address_mask;
 pub mod admission;
 pub mod budget;
 pub mod bytes;

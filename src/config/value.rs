@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use crate::base::address::Serves;
+use crate::base::address_mask::AddressMask;
 use crate::base::pattern::Pattern;
 use crate::base::trusted::AddressField;
 use crate::hub::users::UserPolicy;
@@ -415,6 +416,8 @@ word_settings!(RecoveryMode, "\"stream\" or \"cache\"",
 word_settings!(GapPolicy, "\"tell\", \"latest\" or \"close\"",
     "tell" => GapPolicy::Tell, "latest" => GapPolicy::Latest, "close" => GapPolicy::Close);
 
+word_settings!(AddressMask, "\"none\", \"network\" or \"all\"",
+    "none" => AddressMask::None, "network" => AddressMask::Network, "all" => AddressMask::All);
 word_settings!(AddressField, "\"x-forwarded-for\" or \"forwarded\"",
     "x-forwarded-for" => AddressField::XForwardedFor, "forwarded" => AddressField::Forwarded);
 word_settings!(Serves, "\"clients\", \"api\" or \"both\"",

@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request};
 use axum::response::Response;
 
+use crate::base::address_mask::AddressMask;
 use crate::control::api::{Api, NodeIdentity};
 use crate::control::auth::ApiKeys;
 use crate::control::events::{EventMetrics, Events};
@@ -31,6 +32,8 @@ pub struct App {
     pub keys: ApiKeys,
     pub metrics_need_key: bool,
     pub echo: bool,
+    /// How clients' addresses are shown.
+    pub address_mask: AddressMask,
     pub page: Option<page::Page>,
     pub events: Option<Arc<Events>>,
     /// The node is about to end: it is not ready for more.
@@ -71,6 +74,7 @@ impl App {
             body_bytes_max: options.body_bytes_max,
             metrics_need_key: options.metrics_need_key,
             echo: options.echo,
+            address_mask: options.address_mask,
             page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
             events,
             ending: AtomicBool::new(false),

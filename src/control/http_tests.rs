@@ -202,6 +202,7 @@ fn options() -> ControlOptions {
         ask_timeout: PATIENCE,
         tunnels: Vec::new(),
         answer_bytes_max: 64 * 1024,
+        address_mask: Default::default(),
         echo: true,
         page_key: Some(Secret::new("page-key")),
         api_port: PortLimits {

@@ -176,6 +176,13 @@ impl Collector for Sums {
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(metric)?;
         }
+        let help = "The part of its time that a shard does not wait in, of the last tenths of a second";
+        let any = ConstGauge::new(0_i64);
+        let mut family = encoder.encode_descriptor("shard_busy_percent", help, None, any.metric_type())?;
+        for shard in &self.0 {
+            let labels = [("shard", shard.shard.0)];
+            ConstGauge::new(i64::from(shard.busy_percent)).encode(family.encode_family(&labels)?)?;
+        }
         let cpu = ConstCounter::new(process::cpu_seconds());
         let help = "Processor time of the process, user and system";
         cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?)?;
@@ -216,6 +223,7 @@ impl Collector for Sums {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::ShardId;
 
     #[test]
     fn shards_are_summed_and_faults_are_one_family() {
@@ -223,6 +231,8 @@ mod tests {
             connections,
             counters: vec![("subscriptions_total", "Subscriptions made", sent), ("ticks", "Ticks", 1)],
             faults: vec![("slow", slow)],
+            shard: ShardId(connections as u16),
+            busy_percent: connections as u32 * 10,
             ..ShardStats::default()
         };
         let metrics = Metrics::new(&Hooks::new(&[]).unwrap());
@@ -236,6 +246,8 @@ mod tests {
             "trunkline_subscriptions_total 30",
             "trunkline_ticks_total 2",
             "trunkline_faults_total{cause=\"slow\"} 3",
+            "trunkline_shard_busy_percent{shard=\"3\"} 30",
+            "trunkline_shard_busy_percent{shard=\"4\"} 40",
             "trunkline_api_requests_total{method=\"publish\",code=\"102\"} 1",
             "# EOF",
         ] {

@@ -40,6 +40,7 @@ mod tunnel;
 mod wire;
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,7 +65,7 @@ use crate::session::hook_call::{HookCall, Waiting};
 use crate::session::tunnel::TunnelCall;
 use crate::shard::control_request::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
 use crate::shard::router::Router;
-use crate::telemetry::sparing::log_once_a_minute;
+use crate::telemetry::sparing::log_peer_once_a_minute;
 
 pub use crate::control::listener::ApiSocket;
 pub use crate::control::options::ControlOptions;
@@ -229,8 +230,8 @@ impl ControlPlane for ClientPort {
         self.events.as_ref().map_or(Ok(()), |events| events.tell(event))
     }
 
-    fn tell(&self, cause: &'static str, what: &'static str) {
-        log_once_a_minute(cause, what);
+    fn tell(&self, cause: &'static str, what: &'static str, address: Option<IpAddr>) {
+        log_peer_once_a_minute(cause, what, || self.state.address_mask.address(address?));
     }
 
     fn handle(&self, request: Request<Bytes>, mut reply: HttpReply) -> Result<(), Busy> {

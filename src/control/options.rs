@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 
+use crate::base::address_mask::AddressMask;
 use crate::config::{Config, Hook, Secret, Tunnel};
 use crate::control::events::EventOptions;
 use crate::control::jwks::Issuer;
@@ -32,6 +33,8 @@ pub struct ControlOptions {
     pub tunnels: Vec<Tunnel>,
     /// Longest message to a client of a tunnel: half of what it may owe, so that one fits beside what is on its way.
     pub answer_bytes_max: usize,
+    /// How clients' addresses are shown to people.
+    pub address_mask: AddressMask,
     /// Serves `/echo`.
     pub echo: bool,
     /// Serves the page at `/`, which shows this key to loopback names.
@@ -67,6 +70,7 @@ impl ControlOptions {
             ask_timeout: config.limits.api_timeout,
             tunnels: config.tunnel.clone(),
             answer_bytes_max: config.client.outbox_bytes_max.bytes() / 2,
+            address_mask: config.address_mask,
             echo: config.echo,
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_port: PortLimits {

@@ -6,6 +6,7 @@ use std::{io, thread};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::base::address_mask::AddressMask;
 use crate::base::admission::{Admission, AdmissionLimits};
 use crate::base::limits::REFUSED_CONNECTIONS_MAX;
 use crate::base::networks::NetworkLimits;
@@ -138,7 +139,7 @@ const LOG_INTERVAL: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// No thread can be started.
-pub fn watch(options: &ShardOptions) -> io::Result<()> {
+pub fn watch(options: &ShardOptions, mask: AddressMask) -> io::Result<()> {
     let (seats, debts) = (Arc::clone(&options.seats), Arc::clone(&options.debts));
     let admission = options.admission.clone();
     thread::Builder::new().name("limits".into()).spawn(move || {
@@ -166,7 +167,8 @@ pub fn watch(options: &ShardOptions) -> io::Result<()> {
             }
             if let Some(admission) = &admission {
                 if let Some(count) = of_networks.report(now, admission.refused_total(true)) {
-                    let last = admission.refused_network().map(|last| format!(", the last from {last}"));
+                    let last = admission.refused_network().and_then(|last| mask.network(last));
+                    let last = last.map(|last| format!(", the last from {last}"));
                     tracing::warn!(
                         "{count} clients answered 429{}: too many or too fast for their network \
                          (admission.network_...)",

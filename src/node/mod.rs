@@ -7,6 +7,7 @@
 //! get their answers, everything within the grace of the configuration.
 
 mod absences;
+mod admission;
 pub mod clock;
 pub mod doctor;
 mod harden;
@@ -22,6 +23,8 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use prometheus_client::collector::Collector;
 
 use crate::base::address::{ListenAddress, Serves};
 use crate::base::budget::Budget;
@@ -138,11 +141,11 @@ fn serve(start: &Start) -> io::Result<()> {
     let mut shard_options = shard_options(config, tokens.verifier, plan, room, certificates.as_ref())?;
     shard_options.node_uid = uid.as_str().into();
     let shard_options = Arc::new(shard_options);
-    limits::watch(&shard_options)?;
+    limits::watch(&shard_options, config.address_mask)?;
     let control_options = ControlOptions {
         issuers: tokens.issuers,
         uid: Some(uid),
-        collectors: certificates.iter().map(|certificates| Arc::new(certificates.clone()) as _).collect(),
+        collectors: collectors(config, certificates.as_ref(), &shard_options),
         ..ControlOptions::new(config)
     };
     if let Some(certificates) = &certificates {
@@ -227,6 +230,20 @@ fn serve(start: &Start) -> io::Result<()> {
         tracing::info!("ended");
     }
     outcome
+}
+
+/// What is counted neither by shards nor by the control plane.
+fn collectors(
+    config: &Config,
+    certificates: Option<&Certificates>,
+    options: &ShardOptions,
+) -> Vec<Arc<dyn Collector>> {
+    let certificates = certificates.map(|certificates| Arc::new(certificates.clone()) as _);
+    let admission = options.admission.clone().map(|admission| {
+        let mask = config.address_mask;
+        Arc::new(admission::AdmissionMetrics { admission, mask }) as _
+    });
+    certificates.into_iter().chain(admission).collect()
 }
 
 fn failed(id: ShardId, problem: &str) -> io::Error {

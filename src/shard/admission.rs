@@ -149,7 +149,7 @@ impl Core {
             _ if entry.connected => return Ok(()),
             _ => {}
         }
-        let busy_percent = self.env.load.as_ref().map_or(0, |load| load.percent());
+        let busy_percent = self.env.load.percent();
         admission.connect(network, busy_percent, self.env.now)?;
         self.links.admitted.set_connected(slot);
         Ok(())

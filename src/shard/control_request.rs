@@ -6,6 +6,7 @@
 //! lost with its HTTP request and nothing else.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{Request, Response};
@@ -151,6 +152,8 @@ pub struct ShardStats {
     pub client_buffers_bytes: u64,
     /// TLS handshakes that are not finished.
     pub handshakes: u64,
+    /// The part of its time that it does not wait in, of the last tenths of a second.
+    pub busy_percent: u32,
     /// Everything that only grows, by its metric name (without prefix) and help text.
     pub counters: Vec<(&'static str, &'static str, u64)>,
     /// Faults by family and cause: what was refused, closed or dropped, and how often.
@@ -212,6 +215,8 @@ pub struct TunnelStanding {
     /// The tunnel's place in the configuration's list.
     pub tunnel: u16,
     pub user: Option<UserName>,
+    /// Its client's, where it is known.
+    pub address: Option<IpAddr>,
     /// Unix seconds.
     pub opened_at_s: u64,
     /// The number of the last message that the backend was given.
@@ -261,9 +266,9 @@ pub trait ControlPlane: Send + Sync {
     }
 
     /// Takes word of something that a peer did and that an operator would want to know: `what` is the same text for the
-    /// same `cause`, which is a literal. It is logged once a minute for each cause. Must not block.
-    fn tell(&self, cause: &'static str, what: &'static str) {
-        let _ = (cause, what);
+    /// same `cause`, which is a literal, `address` the peer's. It is logged once a minute for each cause. Must not block.
+    fn tell(&self, cause: &'static str, what: &'static str, address: Option<IpAddr>) {
+        let _ = (cause, what, address);
     }
 
     /// Takes a hook call for the backend. Must not block; `reply` is called from any thread, once, unless the hook call

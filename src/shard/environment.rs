@@ -25,8 +25,7 @@ pub(in crate::shard) struct Environment {
     /// The same moment, milliseconds since 1970.
     pub wall_ms: u64,
     pub stats: Stats,
-    /// Present where it decides who gets in.
-    pub load: Option<Load>,
+    pub load: Load,
     /// Set by the order to end: connections that are still here then are cut off.
     pub ending: Option<Time>,
 }
@@ -40,8 +39,7 @@ impl Environment {
         now: Time,
     ) -> Environment {
         let wall_ms = (options.wall_ms)(now);
-        let wants_load = options.admission.as_ref().is_some_and(|admission| admission.wants_load());
-        let load = wants_load.then(|| Load::new(now, (options.thread_time)()));
+        let load = Load::new(now, (options.thread_time)());
         Environment { id, options, control, prng, now, wall_ms, stats: Stats::default(), load, ending: None }
     }
 
@@ -52,10 +50,8 @@ impl Environment {
 
     /// The driver was waited for from `before` to `now`.
     pub fn look_at_load(&mut self, before: Time, now: Time) {
-        if let Some(load) = &mut self.load {
-            load.waited(now.since(before));
-            load.measure(now, self.options.thread_time);
-        }
+        self.load.waited(now.since(before));
+        self.load.measure(now, self.options.thread_time);
     }
 
     pub fn unix_s(&self) -> u64 {

@@ -288,10 +288,10 @@ impl Core {
         shown(head, fields, self.judge_origin(head) == Welcome::Known).map(Box::from)
     }
 
-    pub fn token_refused(&mut self, fault: TokenFault) {
+    pub fn token_refused(&mut self, slot: u32, fault: TokenFault) {
         self.env.stats.token(fault);
         if let Some(control) = &self.env.control {
-            control.tell(fault.cause(), fault.text());
+            control.tell(fault.cause(), fault.text(), self.client_address(slot));
         }
     }
 

@@ -24,6 +24,7 @@ impl Core {
         if !self.is_trusted(slot) {
             self.env.stats.fault(Cause::ProxyStranger);
             self.tell_refused(
+                slot,
                 "proxy_stranger",
                 "a connection that should begin with a PROXY header is not of trusted_networks",
             );
@@ -68,7 +69,11 @@ impl Core {
                     ProxyFault::Missing => Cause::ProxyHeaderMissing,
                     ProxyFault::Malformed | ProxyFault::TooLong => Cause::ProxyHeaderMalformed,
                 });
-                self.tell_refused("proxy_header", "a proxy sent no PROXY header, or one that cannot be read");
+                self.tell_refused(
+                    slot,
+                    "proxy_header",
+                    "a proxy sent no PROXY header, or one that cannot be read",
+                );
                 self.give_up(slot);
                 None
             }
@@ -98,9 +103,9 @@ impl Core {
         self.give_up(slot);
     }
 
-    fn tell_refused(&self, cause: &'static str, what: &'static str) {
+    fn tell_refused(&self, slot: u32, cause: &'static str, what: &'static str) {
         if let Some(control) = &self.env.control {
-            control.tell(cause, what);
+            control.tell(cause, what, self.links.addresses.peer(slot));
         }
     }
 }

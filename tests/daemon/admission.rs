@@ -82,6 +82,32 @@ fn until<T>(what: &str, mut found: impl FnMut() -> Option<T>) -> T {
 }
 
 on_both_drivers! {
+    /// In the log and in metrics: whole, its network, or not at all.
+    fn networks_are_named_as_far_as_the_mask_says(driver: Driver) {
+        for (mask, named) in [("none", Some("127.0.0.2/32")), ("network", Some("127.0.0.0/24")), ("all", None)] {
+            let settings = [("ADMISSION_NETWORK_CONNECTIONS_MAX", "1"), ("ADDRESS_MASK", mask)];
+            let daemon = Daemon::start_set(driver, &["--shards", "1"], &settings);
+            let _one = client(&daemon, NETWORK).expect("there is room for one");
+            assert_eq!(client(&daemon, NETWORK).err().expect("and no second").status, 429);
+            match named {
+                Some(network) => daemon.wait_for_log(&format!("clients answered 429, the last from {network}:")),
+                None => daemon.wait_for_log("clients answered 429: too many"),
+            }
+            let answer = get(&daemon, OTHER, "/metrics", &format!("X-API-Key: {API_KEY}\r\n"));
+            let text = String::from_utf8(answer.body).expect("text");
+            let row = "trunkline_network_connections_active{network=\"";
+            let networks: Vec<_> =
+                text.lines().filter_map(|line| line.strip_prefix(row)?.split('"').next()).collect();
+            // That of the scraper is one as well.
+            match mask {
+                "none" => assert_eq!(networks, ["127.0.0.2/32", "127.0.0.3/32"]),
+                _ => assert_eq!(networks, named.into_iter().collect::<Vec<_>>()),
+            }
+            let has = |name: &str| text.lines().any(|line| line.starts_with(name));
+            assert!(has("trunkline_unauthenticated_active ") && has("trunkline_shard_busy_percent{shard=\"0\"} "));
+        }
+    }
+
     fn a_network_has_its_share_of_connections(driver: Driver) {
         let settings = [("ADMISSION_NETWORK_CONNECTIONS_MAX", "5")];
         let daemon = Daemon::start_set(driver, &["--shards", "2"], &settings);

@@ -79,7 +79,7 @@ for (const driver of drivers) {
       assert.equal(decodeURIComponent(backend.of('message')[0].headers['x-trunkline-user']), 'grün & co%');
       client.ws.close(4001, 'done');
       assert.deepEqual(await backend.closed(), {
-        type: 'close', connection, tunnel: 'game', user: 'grün & co%', code: 4001, reason: 'done',
+        type: 'close', connection, tunnel: 'game', user: 'grün & co%', address: '127.0.0.1', code: 4001, reason: 'done',
         messages: 1, undelivered: 0,
       });
     });
@@ -429,7 +429,7 @@ for (const driver of drivers) {
       assert.ok(Math.abs(answer.connected_at - Date.now() / 1000) < 3600);
       delete answer.connected_at;
       assert.deepEqual(answer, {
-        connection: id, tunnel: 'game', user: 'u1', messages: 0, messages_waiting: 0, bytes_waiting: 0, bytes_owed: 0,
+        connection: id, tunnel: 'game', user: 'u1', address: '127.0.0.1', messages: 0, messages_waiting: 0, bytes_waiting: 0, bytes_owed: 0,
       });
       assert.equal((await call('DELETE', `connections/${id}?code=4007&reason=over%20now`)).status, 204);
       assert.deepEqual(await client.closed(), { code: 4007, reason: 'over now' });
@@ -580,6 +580,51 @@ for (const driver of drivers) {
         assert.equal(told, status, JSON.stringify(answer));
         assert.match(answer.detail, detail);
       }
+    });
+
+    test('the address behind a proxy is in every request, and masked where people read it', async () => {
+      const tunnel = [{ name: 'game', endpoint: backend.url }];
+      const masked = await Daemon.start({
+        driver, config: configuration({ tunnel, trusted_networks: ['127.0.0.1'], address_mask: 'network' }),
+      });
+      const address = '198.51.100.7';
+      const headers = { 'X-Forwarded-For': address };
+      const client = await Client.connect(`ws://${masked.address}/tunnel/game`, [], { headers });
+      client.ws.send('x');
+      await client.got(1);
+      const id = idOf();
+      const described = await fetch(`${masked.http}/api/connections/${id}`, { headers: { 'X-API-Key': API_KEY } });
+      assert.equal((await described.json()).address, '198.51.100.0/24');
+      // The message that is behind the one that the backend has goes when its client is gone.
+      let release;
+      backend.message = (_, response) => { release = () => response.end(); };
+      client.ws.send('y');
+      await until(() => release, 'the backend has one');
+      client.ws.send('z');
+      client.ws.close();
+      await client.closed();
+      const first = release;
+      release = undefined;
+      first();
+      await until(() => release, 'the backend has the last one');
+      release();
+      assert.equal((await backend.closed()).address, address);
+
+      let held;
+      backend.connect = (_, response) => { held = response; };
+      const early = new WebSocket(`ws://${masked.address}/tunnel/game`, { headers });
+      early.on('error', () => {});
+      await until(() => held, 'the backend is asked');
+      const closed = async () => (await masked.metrics()).get('trunkline_connections_closed_total');
+      const before = await closed();
+      early.terminate();
+      await until(async () => (await closed()) > before, 'it has left before it was answered');
+      held.end();
+      await until(() => backend.of('close').length === 2, 'both ends are told');
+      for (const { json } of [...backend.of('connect'), ...backend.of('close')]) assert.equal(json.address, address);
+      assert.equal(backend.asked.length, 7);
+      for (const { headers: told } of backend.asked) assert.equal(told['x-trunkline-address'], address);
+      assert.equal(await masked.stop(), 0);
     });
 
     test('what happened is counted', async () => {

@@ -120,12 +120,13 @@ impl Tunnels {
         let backend = &self.backends[usize::from(hook_call.tunnel)];
         let headers = headers_of(&hook_call, backend, kind);
         let tunnels = Arc::clone(self);
-        let TunnelCall { tunnel: place, client, user, matter } = hook_call;
+        let TunnelCall { tunnel: place, client, user, address, matter } = hook_call;
         Ok(match matter {
             TunnelMatter::Connect(hello) => {
                 let (waiting, gone) = oneshot::channel::<Infallible>();
                 handle.spawn(async move {
-                    let answer = tunnels.connect(place, &client.to_string(), *hello, headers, gone).await;
+                    let from = (client.to_string(), address);
+                    let answer = tunnels.connect(place, from, *hello, headers, gone).await;
                     drop(permit);
                     match answer {
                         Some(answer) => deliver(reply, answer).await,
@@ -155,6 +156,7 @@ impl Tunnels {
                         connection: &connection,
                         tunnel: &tunnel,
                         user,
+                        address,
                         code,
                         reason: &reason,
                         messages,
@@ -194,7 +196,7 @@ impl Tunnels {
     async fn connect(
         &self,
         place: u16,
-        connection: &str,
+        (connection, address): (String, Option<IpAddr>),
         hello: Hello,
         mut headers: HeaderMap,
         mut gone: oneshot::Receiver<Infallible>,
@@ -225,7 +227,7 @@ impl Tunnels {
         }
         let body = ConnectBody {
             r#type: "connect",
-            connection,
+            connection: &connection,
             tunnel: &backend.name,
             user,
             authenticated: ticket.is_some(),
@@ -234,7 +236,7 @@ impl Tunnels {
             headers: Pairs(&hello.headers),
             subprotocols: &hello.subprotocols,
             certificate: hello.certificate.as_deref().map(Certificate::of),
-            address: hello.address,
+            address,
         };
         let answered = match turn {
             Ok(_turn) => {
@@ -248,7 +250,7 @@ impl Tunnels {
         Some(match admission {
             Ok(Ok(mut admission)) => {
                 self.counts.count("connect", "ok");
-                admission.tunnel = place;
+                (admission.tunnel, admission.address) = (place, address);
                 admission.user = admission.user.or_else(|| ticket.map(|ticket| ticket.user));
                 TunnelAnswer::Admitted(Box::new(admission))
             }
@@ -384,6 +386,10 @@ fn headers_of(hook_call: &TunnelCall, backend: &Backend, kind: &'static str) -> 
     if let Some(user) = hook_call.user.as_deref().and_then(header_of) {
         headers.insert(USER, user);
     }
+    let address = hook_call.address.and_then(|address| header_of(&address.to_string()));
+    if let Some(address) = address {
+        headers.insert("x-trunkline-address", address);
+    }
     if let TunnelMatter::Message { sequence, .. } = hook_call.matter {
         headers.insert("x-trunkline-sequence", HeaderValue::from(sequence));
     }
@@ -462,6 +468,7 @@ fn admission(
     });
     let admission = TunnelAdmission {
         tunnel: 0,
+        address: None,
         user: user.map(UserName::from),
         subprotocol: subprotocol.cloned(),
         message,
@@ -511,6 +518,8 @@ struct CloseBody<'b> {
     tunnel: &'b str,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'b str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<IpAddr>,
     code: u16,
     reason: &'b str,
     messages: u64,

@@ -161,6 +161,8 @@ struct Standing<'s> {
     tunnel: &'s str,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'s str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
     connected_at: u64,
     messages: u64,
     messages_waiting: usize,
@@ -173,6 +175,7 @@ fn described<'s>(app: &'s App, id: &'s str, standing: &'s TunnelStanding) -> Sta
         connection: id,
         tunnel: app.tunnels.backends.get(usize::from(standing.tunnel)).map_or("", |backend| &backend.name),
         user: standing.user.as_deref(),
+        address: standing.address.and_then(|address| app.address_mask.address(address)),
         connected_at: standing.opened_at_s,
         messages: standing.messages,
         messages_waiting: standing.messages_waiting,

@@ -103,6 +103,7 @@ impl TunnelAdmission {
     fn from_record(record: &AdmissionRecord, tunnel: u16) -> TunnelAdmission {
         TunnelAdmission {
             tunnel,
+            address: None,
             user: record.user.clone(),
             subprotocol: record.subprotocol.clone(),
             message: record.message.as_ref().and_then(|message| Payload::from_record(message).ok()),
