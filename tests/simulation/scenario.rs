@@ -4,15 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use trunkline::base::admission::{Admission, AdmissionLimits};
 use trunkline::base::budget::Budget;
 use trunkline::base::debts::Debts;
 use trunkline::base::event::{EventKind, EventKinds};
 use trunkline::base::ids::ChannelName;
+use trunkline::base::networks::NetworkLimits;
 use trunkline::base::prng::Prng;
+use trunkline::base::rate::Rate;
 use trunkline::base::seats::Seats;
 use trunkline::base::time::Time;
-use trunkline::driver::DriverOptions;
 use trunkline::driver::sim::Faults;
+use trunkline::driver::{self, DriverOptions};
 use trunkline::hub::followed::StreamLimits;
 use trunkline::hub::limits::HubLimits;
 use trunkline::hub::options::{ChannelOptions, GapPolicy, Namespaces};
@@ -34,6 +37,8 @@ const EPOCH_MS: u64 = 1_700_000_000_000;
 const CROWD_EVERY: u64 = 100;
 /// One seed in so many has hooks.
 const HOOKED_EVERY: u64 = 4;
+/// Two seeds in so many limit who is let in; one of them has TLS links.
+const ADMITTED_EVERY: u64 = 16;
 /// One seed in so many has clients that never stop to send commands while everything must come right.
 const FLOODED_EVERY: u64 = 97;
 /// Subscribers that one tick of a shard serves; a batch for more is cut.
@@ -161,6 +166,11 @@ impl Scenario {
             false => Vec::new(),
         };
         let flooded = !crowd && !cramped && !hooked && engine.is_empty() && seed % FLOODED_EVERY == 7;
+        let admission = match !crowd && !cramped && !flooded && matches!(seed % ADMITTED_EVERY, 0 | 9) {
+            true => admission(seed, cast.clients + cast.unidirectional),
+            false => None,
+        };
+        let addresses = admission.is_some();
         Scenario {
             engine,
             uptime: uptime(seed),
@@ -169,11 +179,18 @@ impl Scenario {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
                 compression: compression(seed),
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
+                admission: admission.map(Arc::new),
                 ..with_hooks(hooked, options(prng, namespaces, room, cramped, debts))
             },
             telling,
             driver: DriverOptions {
-                listeners: vec![SocketAddr::from(([127, 0, 0, 1], 0)).into(); 3],
+                listeners: vec![
+                    driver::ListenerOptions {
+                        addresses,
+                        ..SocketAddr::from(([127, 0, 0, 1], 0)).into()
+                    };
+                    3
+                ],
                 // The driver's table may be full before the shard's own bound is reached, or after.
                 sockets_max: if cramped && prng.bool() { room + 2 } else { room * 2 },
                 recv_buffer_bytes: *pick(
@@ -204,6 +221,29 @@ impl Scenario {
             tls: seed % 4 == 1,
         }
     }
+}
+
+/// Limits that those who come together meet, and that all of them fit in when they come one after the other: in the end
+/// nobody is left out. Drawn apart, so that what other seeds mean does not change.
+fn admission(seed: u64, participants: usize) -> Option<Admission> {
+    let mut prng = Prng::with_seed(seed ^ 0xad);
+    let rate = |prng: &mut Prng| Rate::new(prng.u64(50..500), prng.u64(2..10));
+    let network = NetworkLimits {
+        prefix_ipv4: 32,
+        prefix_ipv6: 64,
+        // All but some come from one address.
+        connections_max: participants as u32 + 1,
+        unauthenticated_max: prng.u32(2..8),
+        connects: rate(&mut prng),
+    };
+    let limits = AdmissionLimits {
+        network,
+        connects: rate(&mut prng),
+        unauthenticated_max: prng.u32(4..12),
+        busy_percent_max: 0,
+        retry_after_max: Duration::from_secs(prng.u64(1..30)),
+    };
+    Admission::new(limits, [1, 2, 3, seed])
 }
 
 /// In one of three runs. By the seed alone: what it draws is the same.
@@ -387,7 +427,7 @@ fn options(
         http: HttpLimits {
             keep_alive: Duration::from_millis(prng.u64(500..10_000)),
             body_timeout: Duration::from_millis(prng.u64(500..5_000)),
-            input: Budget::new("input", *pick(prng, &[2_000, 1 << 20])),
+            input: Budget::with_debts("input", *pick(prng, &[2_000, 1 << 20])),
             bodies: Budget::new("bodies", *pick(prng, &[2_000, 1 << 20])),
         },
         ping_interval: Duration::from_millis(prng.u64(1_000..4_000)),

@@ -109,6 +109,16 @@ impl Hostile {
     }
 }
 
+/// What somebody is told who is not let in.
+fn is_of_admission(body: &[u8]) -> bool {
+    let known: [&[u8]; 3] = [
+        b"too many connections from your network\n",
+        b"too many unauthenticated connections from your network\n",
+        b"too many unauthenticated connections\n",
+    ];
+    known.contains(&body)
+}
+
 fn mutate(bytes: &mut Vec<u8>, stage: &mut Stage) {
     for _ in 0..stage.prng.usize(1..4) {
         if bytes.is_empty() {
@@ -265,6 +275,10 @@ impl HttpUser {
                     }
                     // There are as many connections as there may be: said before any request.
                     503 if stage.scenario.cramped && body == b"too many connections\n" => {}
+                    // Its network has too many, or the node too many that have not shown who they are.
+                    429 | 503 if stage.scenario.options.admission.is_some() && is_of_admission(&body) => {
+                        stage.coverage.count("request_refused_by_admission");
+                    }
                     500 | 503 => {
                         self.awaited.pop_front().expect("an answer without a request");
                     }

@@ -394,7 +394,12 @@ impl UnidirectionalClient {
         // 408: the request came too slowly. 503: no more channels fit, or the shard is about to end. 403: the backend's
         // word. 401: what it granted was over before it began.
         let by_hook = stage.scenario.hooked && matches!(status, 401 | 403);
-        assert!(matches!(status, 408 | 503) || by_hook, "a sound request was answered with {status}");
+        let by_network = stage.scenario.options.admission.is_some() && status == 429;
+        assert!(
+            matches!(status, 408 | 503) || by_hook || by_network,
+            "a sound request was answered with {status}"
+        );
+        stage.coverage.add("unidirectional_refused_by_admission", by_network.into());
         if status == 403 {
             stage.coverage.count("unidirectional_refused_by_backend");
         }

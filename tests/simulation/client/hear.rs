@@ -28,7 +28,8 @@ impl Client {
         let Some(end) = &self.end else { return };
         let state = end.state();
         // Where a plain connection gets its 503, one over TLS is closed within the handshake.
-        let refused = end.in_handshake() && stage.scenario.cramped;
+        let limited = stage.scenario.cramped || stage.scenario.options.admission.is_some();
+        let refused = end.in_handshake() && limited;
         if refused && state == ClientState::Finished {
             stage.coverage.count("tls_refused_in_handshake");
         }
@@ -62,9 +63,13 @@ impl Client {
                 let options = &stage.scenario.options;
                 let tight = stage.scenario.cramped || options.http.input.bytes_max() < 1 << 20;
                 let full = status == 503 && tight;
-                assert!(status == 408 || full, "the handshake was answered with {status}");
-                if full {
-                    stage.coverage.count("refused_as_full");
+                // Its network, or all together, come too fast, or too many have not said who they are.
+                let limited = options.admission.is_some() && matches!(status, 429 | 503);
+                assert!(status == 408 || full || limited, "the handshake was answered with {status}");
+                match limited {
+                    true => stage.coverage.count("refused_by_admission"),
+                    false if full => stage.coverage.count("refused_as_full"),
+                    false => {}
                 }
                 self.lose(stage);
             }

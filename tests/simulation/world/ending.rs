@@ -32,6 +32,7 @@ impl World {
             assert_eq!(self.stage.net.open_sockets(number), 0, "sockets that nobody has");
             assert_eq!(shard.footprint(), Footprint::default(), "what is left of clients that have gone");
         }
+        self.check_admission();
     }
 
     pub(super) fn shut_down(&mut self, abrupt: bool) {
@@ -64,11 +65,21 @@ impl World {
         }
     }
 
+    /// Nobody is there, and nobody is counted.
+    fn check_admission(&mut self) {
+        let Some(admission) = &self.stage.scenario.options.admission else { return };
+        assert_eq!(admission.unauthenticated(), 0, "who has gone is counted as unauthenticated");
+        let networks = admission.networks().expect("networks are limited");
+        assert_eq!(networks.largest(1), [], "a network has connections that have gone");
+        self.stage.coverage.count("admission_compared");
+    }
+
     pub(super) fn footprints(&self) -> Vec<Option<Footprint>> {
         self.shards.iter().map(|shard| shard.as_ref().map(Shard::footprint)).collect()
     }
 
     pub(super) fn account(&mut self) {
+        self.check_admission();
         if let Some(engine) = &self.engine {
             self.stage.coverage.merge(&engine.take_coverage());
         }
