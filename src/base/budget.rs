@@ -4,12 +4,16 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::base::debts::Debts;
+
 /// How much there may be of one thing, and how much there is. Shared by threads; nobody waits.
 pub struct Budget {
     name: &'static str,
     bytes_max: u64,
     used: AtomicU64,
     refused: AtomicU64,
+    /// Its leases by size, where the largest are to pay for the others.
+    debts: Option<Arc<Debts>>,
 }
 
 /// The budget has no room: nothing was reserved.
@@ -19,7 +23,19 @@ pub struct Full;
 impl Budget {
     /// `name` is for logs and metrics.
     pub fn new(name: &'static str, bytes_max: u64) -> Arc<Budget> {
-        Arc::new(Budget { name, bytes_max, used: AtomicU64::new(0), refused: AtomicU64::new(0) })
+        let (used, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Budget { name, bytes_max, used, refused, debts: None })
+    }
+
+    /// The same, with an account of who has how much of it.
+    pub fn with_debts(name: &'static str, bytes_max: u64) -> Arc<Budget> {
+        let (used, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Budget { name, bytes_max, used, refused, debts: Some(Debts::new(bytes_max)) })
+    }
+
+    /// What each [`Lease`] has, by size.
+    pub fn debts(&self) -> Option<&Debts> {
+        self.debts.as_deref()
     }
 
     /// Takes `bytes` of it, all or nothing.
@@ -42,6 +58,13 @@ impl Budget {
     pub fn release(&self, bytes: u64) {
         let before = self.used.fetch_sub(bytes, Ordering::Relaxed);
         assert!(before >= bytes, "budget {}: more is given back than was taken", self.name);
+    }
+
+    /// A lease that had `before` has `after`.
+    fn account(&self, before: u64, after: u64) {
+        if let Some(debts) = &self.debts {
+            debts.change(before, after);
+        }
     }
 
     pub fn name(&self) -> &'static str {
@@ -91,6 +114,7 @@ impl Lease {
         } else {
             self.budget.release(self.bytes - bytes);
         }
+        self.budget.account(self.bytes, bytes);
         self.bytes = bytes;
         Ok(())
     }
@@ -102,6 +126,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        self.budget.account(self.bytes, 0);
         self.budget.release(self.bytes);
     }
 }
@@ -146,6 +171,11 @@ impl Held {
 
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
+    }
+
+    /// What it takes of its budget.
+    pub fn leased_bytes(&self) -> u64 {
+        self.lease.as_ref().map_or(0, Lease::bytes)
     }
 
     /// The bytes, to be dealt with at once: they are no longer counted.
@@ -211,6 +241,24 @@ mod tests {
         assert_eq!((&bytes[..], budget.used()), (&b"abc"[..], 3));
         drop(lease);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn the_account_of_a_budget_is_that_of_its_leases() {
+        let budget = Budget::with_debts("test", 1000);
+        let debts = budget.debts().expect("an account");
+        let (mut small, mut large) = (Held::default(), Held::default());
+        small.push(&budget, &[1; 100]).unwrap();
+        large.push(&budget, &[2; 400]).unwrap();
+        assert!((debts.total(), small.leased_bytes()) == (500, 100) && !debts.is_pressed());
+        large.push(&budget, &[2; 100]).unwrap();
+        assert_eq!((debts.total(), large.leased_bytes(), debts.bound()), (900, 800, 512));
+        assert!(debts.is_pressed());
+        assert_eq!(small.push(&budget, &[1; 200]), Err(Full));
+        assert_eq!(debts.total(), budget.used());
+        large.take();
+        drop(small);
+        assert_eq!((debts.total(), budget.used(), Budget::new("test", 1).debts().is_none()), (0, 0, true));
     }
 
     #[test]

@@ -433,8 +433,9 @@ settings! {
         /// How long the body of an HTTP request on `listen` may take to arrive. Its head has `client.connect_timeout`;
         /// in each stretch of that length a body must bring 1 KiB a second. A slower one is answered 408.
         pub http_body_timeout: Duration = Duration::from_secs(60);
-        /// What this node keeps of incomplete and waiting HTTP requests of clients, in bytes. Beyond it they are answered
-        /// 503. Bodies of requests with an API key have `api.body_bytes_max` times `http_requests_max` for themselves.
+        /// What this node keeps of incomplete and waiting HTTP requests of clients, in bytes. From three quarters of it on
+        /// those who hold most are answered 503 and closed, so that there is room for others. Bodies of requests with an API key
+        /// have `api.body_bytes_max` times `http_requests_max` for themselves.
         pub http_input_bytes_max: Size = Size::mib(64);
         /// How long the API waits for a shard before it answers error 100.
         pub api_timeout: Duration = Duration::from_secs(5);

@@ -419,7 +419,7 @@ fn shard_options(
         http: HttpLimits {
             keep_alive: config.limits.http_keep_alive,
             body_timeout: config.limits.http_body_timeout,
-            input: Budget::new("http_input", config.limits.http_input_bytes_max.0),
+            input: Budget::with_debts("http_input", config.limits.http_input_bytes_max.0),
             bodies: Budget::new("http_bodies", request_bytes(config)),
         },
         ping_interval: client.ping_interval,

@@ -303,6 +303,14 @@ impl Tunnel {
         matches!(&self.stage, Stage::Asking(asking) if !asking.unread.is_empty())
     }
 
+    /// What that takes of its budget.
+    pub fn held_input_bytes(&self) -> u64 {
+        match &self.stage {
+            Stage::Asking(asking) => asking.unread.leased_bytes(),
+            Stage::Open(_) => 0,
+        }
+    }
+
     /// Whether the backend has a message and has not answered it.
     pub fn is_asking_backend(&self) -> bool {
         matches!(self.stage, Stage::Open(Some(_)))

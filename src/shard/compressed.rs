@@ -43,13 +43,15 @@ impl Core {
 
     /// Keeps input for a later tick, behind what is kept of it already, and reads no more of the connection.
     pub fn inflate_later(&mut self, sock: Sock, bytes: &[u8]) {
-        let Some(connection) = self.links.connections.get_mut(sock.slot) else { return };
-        let budget = &self.env.options.http.input;
-        if self.links.compression.unread.push(sock, budget, bytes).is_err() {
+        let mut held = self.links.compression.unread.take(sock);
+        if self.keep_input(sock.slot, &mut held, bytes).is_err() {
             self.env.stats.fault(Cause::HttpInputFull);
             return self.give_up(sock.slot);
         }
-        connection.link.set_awaits_inflating(true);
+        self.links.compression.unread.insert(sock, held);
+        if let Some(connection) = self.links.connections.get_mut(sock.slot) {
+            connection.link.set_awaits_inflating(true);
+        }
         self.env.stats.counters.inflating_paused_total += 1;
         self.links.actions.push(Action::ReadPause(sock.slot));
     }

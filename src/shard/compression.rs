@@ -8,9 +8,8 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::mem;
-use std::sync::Arc;
 
-use crate::base::budget::{Budget, Full, Held};
+use crate::base::budget::Held;
 use crate::base::ids::Sock;
 use crate::proto::websocket::deflate::{CompressionOptions, Deflated, Deflater, Inflater};
 
@@ -40,28 +39,36 @@ pub(in crate::shard) struct Unread {
 }
 
 impl Unread {
-    /// Adds to what waits of a connection.
-    ///
-    /// # Errors
-    /// [`Full`]: nothing was added.
-    pub fn push(&mut self, sock: Sock, budget: &Arc<Budget>, bytes: &[u8]) -> Result<(), Full> {
-        match self.input.get_mut(&sock) {
-            Some(held) => held.push(budget, bytes),
-            None => {
-                let mut held = Held::default();
-                held.push(budget, bytes)?;
-                self.input.insert(sock, held);
-                self.turns.push_back(sock);
-                Ok(())
-            }
+    /// What waits of a connection, to be put back with [`Unread::insert`].
+    pub fn take(&mut self, sock: Sock) -> Held {
+        self.input.get_mut(&sock).map(mem::take).unwrap_or_default()
+    }
+
+    /// All that waits of a connection. Its turn stays what it was.
+    pub fn insert(&mut self, sock: Sock, held: Held) {
+        if self.input.insert(sock, held).is_none() {
+            self.turns.push_back(sock);
         }
     }
 
     /// The one that has waited longest, and all that waits of it.
     pub fn pop(&mut self) -> Option<(Sock, Vec<u8>)> {
-        let sock = self.turns.pop_front()?;
-        let mut held = self.input.remove(&sock)?;
-        Some((sock, held.take()))
+        while let Some(sock) = self.turns.pop_front() {
+            if let Some(mut held) = self.input.remove(&sock) {
+                return Some((sock, held.take()));
+            }
+        }
+        None
+    }
+
+    /// It waits no more: its turn is skipped.
+    pub fn forget(&mut self, sock: Sock) {
+        self.input.remove(&sock);
+    }
+
+    /// What waits of it, with the room that it takes.
+    pub fn leased_bytes(&self, sock: Sock) -> u64 {
+        self.input.get(&sock).map_or(0, Held::leased_bytes)
     }
 
     /// Connections that wait.
@@ -135,7 +142,16 @@ impl Compression {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::base::budget::Budget;
+
+    fn push(unread: &mut Unread, sock: Sock, budget: &Arc<Budget>, bytes: &[u8]) {
+        let mut held = unread.take(sock);
+        held.push(budget, bytes).unwrap();
+        unread.insert(sock, held);
+    }
 
     #[test]
     fn what_waits_comes_in_turn_and_whole() {
@@ -144,7 +160,7 @@ mod tests {
         let sock = |slot| Sock { slot, generation: 1 };
         assert!(unread.is_empty() && unread.pop().is_none());
         for (slot, bytes) in [(1, "one"), (2, "two"), (1, " and more"), (3, "three")] {
-            unread.push(sock(slot), &budget, bytes.as_bytes()).unwrap();
+            push(&mut unread, sock(slot), &budget, bytes.as_bytes());
         }
         assert_eq!(
             (unread.len(), unread.of(sock(1)), unread.of(sock(9))),
@@ -153,18 +169,11 @@ mod tests {
         // The same slot, and another connection.
         assert_eq!(unread.of(Sock { slot: 1, generation: 2 }), b"");
         assert_eq!(unread.pop(), Some((sock(1), b"one and more".to_vec())));
-        unread.push(sock(1), &budget, b"again").unwrap();
+        push(&mut unread, sock(1), &budget, b"again");
+        assert!(unread.leased_bytes(sock(2)) >= 3);
+        unread.forget(sock(2));
+        assert_eq!((unread.leased_bytes(sock(2)), unread.of(sock(2))), (0, &b""[..]));
         let rest: Vec<_> = std::iter::from_fn(|| unread.pop()).map(|(sock, _)| sock.slot).collect();
-        assert_eq!((rest, unread.len(), budget.used()), (vec![2, 3, 1], 0, 0));
-    }
-
-    #[test]
-    fn what_finds_no_room_does_not_wait() {
-        let budget = Budget::new("input", 10);
-        let mut unread = Unread::default();
-        let (first, second) = (Sock { slot: 1, generation: 0 }, Sock { slot: 2, generation: 0 });
-        unread.push(first, &budget, &[0; 8]).unwrap();
-        assert_eq!((unread.push(first, &budget, &[0; 8]), unread.of(first).len()), (Err(Full), 8));
-        assert_eq!((unread.push(second, &budget, &[0; 8]), unread.len()), (Err(Full), 1));
+        assert_eq!((rest, unread.len(), budget.used()), (vec![3, 1], 0, 0));
     }
 }

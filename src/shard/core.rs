@@ -142,6 +142,7 @@ impl Core {
         self.messages.answered_bytes = 0;
         self.links.packer.begin();
         self.links.compression.begin();
+        self.links.holders.begin();
         self.messages.mailer.retry();
         self.handle_events();
         if self.owned.sweep_at <= now {

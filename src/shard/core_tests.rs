@@ -83,7 +83,7 @@ fn options() -> ShardOptions {
         http: HttpLimits {
             keep_alive: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
-            input: Budget::new("input", 1 << 20),
+            input: Budget::with_debts("input", 1 << 20),
             bodies: Budget::new("bodies", 1 << 20),
         },
         ping_interval: Duration::from_secs(600),
@@ -262,6 +262,7 @@ impl Stage {
         core.handle_timers();
         self.flush();
         self.core.collect_debts();
+        self.core.collect_input();
         self.core.finish_closed();
         let actions = std::mem::take(&mut self.core.links.actions);
         for action in &actions {
@@ -303,6 +304,11 @@ impl Stage {
     /// The numbers that the connection has been sent as publications since it was last looked at, in order.
     pub fn numbers(&mut self, slot: u32) -> Vec<u32> {
         numbers_in(&self.taken(slot))
+    }
+
+    /// Connections that ever were.
+    pub fn connections(&self) -> u32 {
+        self.slots
     }
 
     pub fn lag(&self, slot: u32) -> Option<&Lag> {

@@ -96,7 +96,7 @@ impl Core {
 
     /// Adds to an incomplete head, and goes on when it is complete.
     fn collect(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
-        if http.unread.push(&self.env.options.http.input, bytes).is_err() {
+        if self.keep_input(slot, &mut http.unread, bytes).is_err() {
             return self.refuse_full(slot, None);
         }
         let unread = http.unread.bytes();
@@ -117,7 +117,7 @@ impl Core {
     /// Keeps what comes behind a request that is being answered, and reads no further: one read is enough to know that
     /// there is more, the rest may wait in the kernel.
     fn keep_behind(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
-        if http.unread.push(&self.env.options.http.input, bytes).is_err() {
+        if self.keep_input(slot, &mut http.unread, bytes).is_err() {
             return self.refuse_full(slot, None);
         }
         self.keep_http(slot, http);
@@ -326,14 +326,16 @@ impl Core {
     /// Takes input that follows a request's head; gives how much of it.
     pub fn handle_body(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) -> usize {
         let Some(request) = &mut http.request else { return 0 };
-        let limits = &self.env.options.http;
         let of_client = request.publish.is_some() || request.client.is_some();
-        let budget = if of_client { &limits.input } else { &limits.bodies };
         let mut at = 0;
         while at < bytes.len() && !request.decoder.is_done() {
             match request.decoder.decode(&bytes[at..]) {
                 Ok(piece) => {
-                    if request.body.push(budget, piece.data).is_err() {
+                    let kept = match of_client {
+                        true => self.keep_input(slot, &mut request.body, piece.data),
+                        false => request.body.push(&self.env.options.http.bodies, piece.data),
+                    };
+                    if kept.is_err() {
                         let origin = request.origin.take();
                         self.refuse_full(slot, origin.as_deref());
                         return bytes.len();

@@ -67,6 +67,7 @@ const DEFLATES: u16 = 128;
 const AWAITS_PROXY: u16 = 256;
 const AWAITS_INFLATING: u16 = 512;
 const AWAITS_STEP: u16 = 1024;
+const HOLDS_INPUT: u16 = 2048;
 
 impl Link {
     pub fn new(generation: u32) -> Link {
@@ -187,6 +188,15 @@ impl Link {
 
     pub fn set_awaits_step(&mut self, on: bool) {
         self.set(AWAITS_STEP, on);
+    }
+
+    /// Among those whose input is kept: see `input.rs`.
+    pub fn holds_input(&self) -> bool {
+        self.flags & HOLDS_INPUT != 0
+    }
+
+    pub fn set_holds_input(&mut self, on: bool) {
+        self.set(HOLDS_INPUT, on);
     }
 
     /// Nothing follows what it is sent now.

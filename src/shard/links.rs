@@ -11,6 +11,7 @@ use crate::shard::addresses::{Addresses, PartialHeaders};
 use crate::shard::admitted::Admitted;
 use crate::shard::compression::Compression;
 use crate::shard::connections::Connection;
+use crate::shard::holders::Holders;
 use crate::shard::layers::{Handshakes, Layers};
 use crate::shard::outbox::Outbox;
 use crate::shard::packing::Packer;
@@ -53,6 +54,8 @@ pub(in crate::shard) struct Links {
     pub starved: Vec<(Time, u32, u32)>,
     /// Connections of HTTP that may take the next of the requests that they hold.
     pub resuming: Vec<Sock>,
+    /// Those whose input is kept until they say more.
+    pub holders: Holders,
     /// Compresses answers.
     pub packer: Packer,
     /// Compresses and inflates messages of WebSocket.
@@ -84,6 +87,7 @@ impl Links {
             finishing: Vec::new(),
             starved: Vec::new(),
             resuming: Vec::new(),
+            holders: Holders::default(),
             packer: Packer::default(),
             compression: Compression::new(compression.unwrap_or_default()),
             unseated: 0,

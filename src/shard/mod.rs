@@ -38,10 +38,12 @@ mod fanout;
 mod framing;
 mod gather;
 mod handshakes;
+mod holders;
 mod homes;
 mod hook_calls;
 mod http;
 mod inbox;
+mod input;
 mod keep_alive;
 mod lag;
 mod layers;
@@ -205,6 +207,7 @@ impl<D: Driver> Shard<D> {
         self.act();
         self.flush();
         self.core.collect_debts();
+        self.core.collect_input();
         self.core.finish_closed();
         self.act();
 

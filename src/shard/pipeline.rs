@@ -28,7 +28,7 @@ impl Core {
 
     /// Keeps requests whose turn has not come, behind those in `http`, and reads no further.
     pub fn wait_in_line(&mut self, slot: u32, mut http: Box<Http>, bytes: &[u8]) {
-        if http.unread.push(&self.env.options.http.input, bytes).is_err() {
+        if self.keep_input(slot, &mut http.unread, bytes).is_err() {
             return self.refuse_full(slot, None);
         }
         self.keep_http(slot, http);

@@ -107,9 +107,13 @@ impl Core {
             return;
         };
         let Some(asking) = tunnel.asking() else { return };
-        if asking.unread.push(&self.env.options.http.input, bytes).is_err() {
+        let mut unread = std::mem::take(&mut asking.unread);
+        if self.keep_input(slot, &mut unread, bytes).is_err() {
             self.env.stats.fault(Cause::HttpInputFull);
             return self.give_up(slot);
+        }
+        if let Some(asking) = self.links.connections.tunnel_mut(slot).and_then(Tunnel::asking) {
+            asking.unread = unread;
         }
         // A client that speaks before it was answered. The rest may wait in the kernel.
         self.links.actions.push(Action::ReadPause(slot));

@@ -67,12 +67,12 @@ impl Core {
             return;
         };
         let mut http = kept.take().unwrap_or_default();
-        if http.unread.push(&self.env.options.http.input, unread).is_err() {
+        if !unread.is_empty() && self.keep_input(slot, &mut http.unread, unread).is_err() {
             return self.refuse_full(slot, inquiry.reply.allowed_origin());
         }
         http.inquiry = Some(Box::new(inquiry));
         let more = !http.unread.is_empty();
-        *kept = Some(http);
+        self.keep_http(slot, http);
         self.timer_in(slot, self.env.options.question_patience);
         // Reading goes on, or the end of a peer that is no longer interested would not be seen. A client that sends more has
         // said enough for now.

@@ -372,9 +372,13 @@ impl Core {
         // A stream of HTTP has asked all it can.
         let wanted = uni.is_websocket() || !matches!(uni.mode, Mode::Stream(_));
         let Some(work) = uni.work.as_mut().filter(|_| wanted) else { return };
-        if work.unread.get_or_insert_default().push(&self.env.options.http.input, bytes).is_err() {
+        let mut unread = work.unread.take().unwrap_or_default();
+        if self.keep_input(slot, &mut unread, bytes).is_err() {
             self.env.stats.fault(Cause::HttpInputFull);
             return self.give_up(slot);
+        }
+        if let Some(work) = self.links.connections.uni_mut(slot).and_then(|uni| uni.work.as_mut()) {
+            work.unread = Some(unread);
         }
         // The next request of a client that does not wait for answers. One is enough to know that there is one; the
         // rest may wait in the kernel.
