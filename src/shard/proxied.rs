@@ -83,7 +83,12 @@ impl Core {
     /// Finds out whom a request is of, by the word of a trusted proxy. From anybody else the field means nothing.
     pub fn note_forwarded(&mut self, slot: u32, head: &RequestHead<'_>) {
         let trusted = &self.env.options.trusted;
-        if trusted.is_empty() || !self.is_trusted(slot) {
+        if trusted.is_empty() {
+            return;
+        }
+        if !self.is_trusted(slot) {
+            let claims = head.fields().all(trusted.field().name()).next().is_some();
+            self.env.stats.counters.address_claims_ignored_total += u64::from(claims);
             return;
         }
         let lines: Vec<&[u8]> = head.fields().all(trusted.field().name()).collect();

@@ -62,6 +62,8 @@ counters! {
     inflated_bytes_total,
     /// How often a client was not read from because the shard had inflated enough for one turn.
     inflating_paused_total,
+    /// Requests that claimed an address in a field that only trusted proxies may set: it was not read.
+    address_claims_ignored_total,
     /// Messages compressed: a publication once, whatever the number of its subscribers.
     messages_compressed_total,
     /// Bytes of messages before they were compressed.

@@ -295,6 +295,12 @@ on_both_drivers! {
                 assert_eq!(told(api())[..expected.len()], expected);
             }
         }
+        // The stranger's claim, and that of the client behind the PROXY header.
+        let head = format!("GET /metrics HTTP/1.1\r\nHost: x\r\nX-API-Key: {API_KEY}\r\nConnection: close\r\n\r\n");
+        let mut stream = from(PROXY, proxied);
+        stream.write_all(b"PROXY UNKNOWN\r\n").unwrap();
+        let text = asked(stream, &[head.as_bytes()]);
+        assert!(text.contains("trunkline_address_claims_ignored_total 2\n"), "{text}");
         assert!(daemon.stop().success());
     }
 }
