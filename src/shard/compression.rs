@@ -1,6 +1,7 @@
 //! Compressed messages of WebSocket, within what a shard can spare.
 //!
-//! A publication is compressed once for all shards, whatever the number of its subscribers. What one connection costs by
+//! A publication is compressed once for all shards, whatever the number of its subscribers, as far as a tick's
+//! [`COMPRESSED_BYTES_PER_TICK`] go. What one connection costs by
 //! itself is bounded: a tick compresses [`OWN_BYTES_PER_TICK`] of messages that are for one connection, and sends others
 //! as they are, which every client takes; and it inflates about [`INFLATED_BYTES_PER_TICK`], so that messages of some
 //! bytes that are long when inflated hold nobody up. What goes beyond waits, and its connection is not read from
@@ -15,6 +16,9 @@ use crate::proto::websocket::deflate::{CompressionOptions, Deflated, Deflater, I
 
 /// Bytes of messages for one connection that are compressed in one tick: about 1.3 ms at the slowest level.
 const OWN_BYTES_PER_TICK: usize = 256 * 1024;
+/// Bytes of all messages that are compressed in one tick, publications among them: about 2.5 ms at the slowest level. A
+/// longer publication, and those that come behind so many, go as they are.
+const COMPRESSED_BYTES_PER_TICK: usize = 512 * 1024;
 /// Bytes inflated in one tick: about 0.7 ms. A message is never cut.
 const INFLATED_BYTES_PER_TICK: u64 = 256 * 1024;
 
@@ -33,7 +37,7 @@ pub(in crate::shard) struct Compression {
 /// its link: it is asked for each read of each that may compress.
 #[derive(Default)]
 pub(in crate::shard) struct Unread {
-    /// Whose turn comes when, each at most once.
+    /// Whose turn comes when. Bound: each at most once, so the connections.
     turns: VecDeque<Sock>,
     input: HashMap<Sock, Held>,
 }
@@ -88,7 +92,7 @@ impl Unread {
 impl Compression {
     pub fn new(options: CompressionOptions) -> Compression {
         Compression {
-            deflater: Deflater::new(options),
+            deflater: Deflater::bounded(options, COMPRESSED_BYTES_PER_TICK),
             inflater: Inflater::default(),
             own_bytes: 0,
             work_before: 0,
@@ -99,6 +103,7 @@ impl Compression {
     /// A tick begins.
     pub fn begin(&mut self) {
         self.own_bytes = 0;
+        self.deflater.begin();
         self.work_before = self.inflater.work_bytes();
     }
 

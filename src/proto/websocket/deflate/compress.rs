@@ -40,12 +40,26 @@ pub struct Deflater {
     state: Option<Box<Compress>>,
     scratch: Vec<u8>,
     done: Deflated,
+    /// Bytes that may be compressed in one turn, and what is left of them in this one. Beyond, messages go as they are.
+    turn_bytes: usize,
+    left_bytes: usize,
 }
 
 impl Deflater {
     /// Allocates nothing yet.
     pub fn new(options: CompressionOptions) -> Deflater {
-        Deflater { options, state: None, scratch: Vec::new(), done: Deflated::default() }
+        Deflater::bounded(options, usize::MAX)
+    }
+
+    /// One that compresses so many bytes of messages in a turn.
+    pub fn bounded(options: CompressionOptions, turn_bytes: usize) -> Deflater {
+        let (scratch, done) = (Vec::new(), Deflated::default());
+        Deflater { options, state: None, scratch, done, turn_bytes, left_bytes: turn_bytes }
+    }
+
+    /// A turn begins.
+    pub fn begin(&mut self) {
+        self.left_bytes = self.turn_bytes;
     }
 
     /// What has been compressed so far.
@@ -94,6 +108,12 @@ impl Deflater {
 
     /// Fills the scratch space. False when the message does not become shorter.
     fn compress(&mut self, message: &[u8]) -> bool {
+        if message.len() > self.left_bytes {
+            return false;
+        }
+        if self.turn_bytes != usize::MAX {
+            self.left_bytes -= message.len();
+        }
         let level = Compression::new(u32::from(self.options.level));
         let state = self.state.get_or_insert_with(|| Box::new(Compress::new(level, false)));
         state.reset();

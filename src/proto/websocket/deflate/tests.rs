@@ -594,3 +594,22 @@ mod frames {
         assert_eq!(frame[start..], HELLO);
     }
 }
+
+/// A long message costs milliseconds of a shard: what a turn has no room for is sent as it is, which every client takes.
+#[test]
+fn a_turn_compresses_as_much_as_it_may() {
+    let mut deflater = Deflater::bounded(CompressionOptions::default(), 10_000);
+    let message = vec![b'x'; 4_000];
+    let compressed =
+        |deflater: &mut Deflater, message: &[u8]| deflater.frame(Opcode::Text, message)[0] & 0x40 != 0;
+    for _ in 0..2 {
+        assert!(!compressed(&mut deflater, &vec![b'x'; 10_001]), "longer than a turn may take");
+        assert!([true, true, false] == [(); 3].map(|()| compressed(&mut deflater, &message)));
+        assert!(compressed(&mut deflater, &message[..2_000]), "a shorter one has room");
+        let plain = deflater.frame(Opcode::Text, &message);
+        assert_eq!(plain[plain.len() - message.len()..], message, "whole, and as it was");
+        deflater.begin();
+    }
+    let mut unbounded = Deflater::new(CompressionOptions::default());
+    assert!((0..10).all(|_| compressed(&mut unbounded, &message)));
+}
