@@ -6,7 +6,7 @@ use crate::base::address::{ListenAddress, Serves};
 use crate::base::limits::LISTENERS_MAX;
 use crate::base::trusted::TrustedNetworks;
 use crate::config::listeners::Listeners;
-use crate::config::sections::{Config, ListenerOptions};
+use crate::config::sections::{Admission, Config, ListenerOptions};
 
 /// What one listener is, however it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,22 @@ impl Listener {
     /// Whether it has bounds of its own, apart from clients'. What a proxy or a layer is in front of comes by the clients' way.
     pub fn is_api_port(&self) -> bool {
         self.serves == Serves::Api && !self.proxy_protocol && !self.tls
+    }
+}
+
+impl Admission {
+    /// It matters where clients come from.
+    pub fn limits_networks(&self) -> bool {
+        self.network_connections_max > 0
+            || self.network_unauthenticated_max > 0
+            || self.network_connects_per_second > 0
+    }
+
+    /// The node as a whole has a limit.
+    pub fn limits_node(&self) -> bool {
+        self.connects_per_second > 0
+            || self.unauthenticated_max > 0
+            || !matches!(self.busy_percent_max, 0 | 100)
     }
 }
 

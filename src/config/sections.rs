@@ -486,22 +486,6 @@ settings! {
     }
 }
 
-impl Admission {
-    /// It matters where clients come from.
-    pub fn limits_networks(&self) -> bool {
-        self.network_connections_max > 0
-            || self.network_unauthenticated_max > 0
-            || self.network_connects_per_second > 0
-    }
-
-    /// The node as a whole has a limit.
-    pub fn limits_node(&self) -> bool {
-        self.connects_per_second > 0
-            || self.unauthenticated_max > 0
-            || !matches!(self.busy_percent_max, 0 | 100)
-    }
-}
-
 settings! {
     /// How the node ends.
     pub struct Shutdown {
