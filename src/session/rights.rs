@@ -42,7 +42,8 @@ fn of(mut rights: Rights, channel: &str, user: &str) -> Rights {
         // As a name that leaves the user out: neither a token nor a hook helps.
         rights.listed = Some(false);
         rights.subscribe_hook = false;
-        rights.permissions = rights.permissions.without_clients();
+        // Whom the server itself has subscribed is a subscriber, with all that clients may.
+        rights.permissions = rights.permissions.for_subscribers_alone();
         return rights;
     }
     if rights.private {
@@ -313,8 +314,11 @@ mod tests {
             assert!(!rights.may(Deed::ReadHistory, false) && !rights.may(Deed::Publish, false));
             assert!(!rights.asks_about_publishing(false), "{user}");
         }
-        // Whom the server subscribed is a subscriber all the same.
+        // Whom the server subscribed is a subscriber all the same, also where only clients' rights are configured.
         assert!(of(rights, "chat#ann", "bob").may(Deed::ReadHistory, true));
+        rights.permissions = Permissions::default().with(Deed::Publish, Who::Client, true);
+        let rights = of(rights, "chat", "bob");
+        assert!(rights.may(Deed::Publish, true) && !rights.may(Deed::Publish, false));
     }
 
     fn listed(channel: &str, user: &str) -> Option<bool> {
