@@ -89,6 +89,14 @@ pub struct UnixSocket {
     file: (u64, u64),
 }
 
+/// Takes the sockets that the service manager has left open for this process, once.
+///
+/// # Errors
+/// When one is not open, or they were taken before.
+pub fn take_handed_over(count: u8) -> io::Result<Vec<OwnedFd>> {
+    sys::take_handed_over(count)
+}
+
 /// What stands where a unix socket is to be bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Occupant {

@@ -14,6 +14,8 @@ BINARY = os.environ.get("TRUNKLINE_TEST_BINARY", str(ROOT / "target" / "debug" /
 API_KEY = "key-of-the-tests"
 TOKEN_SECRET = "secret-of-the-tests-0123456789abcdef"
 
+DRIVERS = ("io-uring", "mio")
+
 # Bounds a hang; says nothing about speed.
 DEADLINE_SECONDS = 60
 
@@ -63,6 +65,7 @@ class Daemon:
         file = pathlib.Path(self._directory.name) / "trunkline.toml"
         file.write_text(CONFIGURATION + tables)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+        environment["TRUNKLINE_SHUTDOWN_DRAIN"] = "0s"
         environment.update(settings or {})
         self._process = subprocess.Popen(
             [BINARY, "--config", str(file), "--listen", "127.0.0.1:0", "--driver", driver, "--shards", "2"],
@@ -88,9 +91,16 @@ class Daemon:
     def api_url(self):
         return f"http://{self.address}/api"
 
+    def signal(self, name):
+        self._process.send_signal(getattr(signal, name))
+
     def stop(self):
         """SIGTERM; the exit code."""
-        self._process.send_signal(signal.SIGTERM)
+        self.signal("SIGTERM")
+        return self.ended()
+
+    def ended(self):
+        """The exit code, when it has ended by itself."""
         try:
             return self._process.wait(DEADLINE_SECONDS)
         finally:

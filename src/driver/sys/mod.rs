@@ -9,6 +9,7 @@
 //! makes each send and receive complete inside submit, so none of them points anywhere once the queue is empty.
 
 mod allocator;
+mod handed_over;
 mod memory;
 mod ring;
 mod socket;
@@ -16,6 +17,7 @@ mod turns;
 mod wake;
 
 pub use self::allocator::give_memory_back;
+pub(super) use self::handed_over::take_handed_over;
 pub(super) use self::memory::{SEND_BYTES_MAX, SEND_PARTS_MAX, held};
 pub(super) use self::ring::{Completion, Op, Ring};
 pub(super) use self::socket::{
