@@ -348,3 +348,48 @@ fn arguments_that_make_no_sense_are_refused_before_anything_begins() {
         assert!(!output.stderr.is_empty());
     }
 }
+
+/// What clients saw of a command: nothing of one that does nothing, and every close of one that cuts connections.
+#[test]
+fn a_command_in_the_middle_of_a_run_is_reported_with_what_clients_saw_of_it() {
+    let server = Server::trunkline();
+    let url = server.url();
+    let reconnect = format!(
+        "TRUNKLINE_API_KEY=k TRUNKLINE_LISTEN={} {} reconnect --percent 50 --over 200ms",
+        server.addr,
+        common::daemon().display()
+    );
+    for (command, closes, exit_code) in [("true", 0..=0, 0), ("exit 3", 0..=0, 3), (&*reconnect, 30..=32, 0)]
+    {
+        let outcome = loadgen(&[
+            "fanout",
+            "--url",
+            &url,
+            "--api-key",
+            "k",
+            "-n",
+            "60",
+            "--rate",
+            "50",
+            "--seconds",
+            "2s",
+            "--warm-up",
+            "0s",
+            "--during",
+            command,
+        ]);
+        let during = &outcome.phase("fan-out")["during"];
+        assert_eq!(during["command"], command);
+        let closed = during["closes"].as_u64().expect("a number");
+        assert!(closes.contains(&closed), "{closed}: {}", outcome.text);
+        assert_eq!(during["exit_code"].as_i64(), Some(exit_code), "{}", outcome.text);
+        assert_eq!(during["repeated"].as_u64(), Some(0));
+        assert!(outcome.text.contains("longest silence"), "{}", outcome.text);
+        assert!(during["longest_silence_ns"].as_u64().expect("a number") > 0);
+        if closed == 0 {
+            assert_eq!(during["lost"].as_u64(), Some(0));
+        }
+        let failed = outcome.json["target"]["verdict"] == "failed";
+        assert_eq!(failed, closed > 0 || exit_code > 0, "{}", outcome.text);
+    }
+}

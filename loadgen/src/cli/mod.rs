@@ -108,6 +108,10 @@ pub struct LoadArgs {
     /// How long after the last delivery the missing ones are given up.
     #[arg(long, default_value = "5s", value_parser = duration, value_name = "TIME")]
     pub drain: Duration,
+    /// Run this by `sh -c` when half of the longest phase is over, and report what clients saw: closes, the longest silence, what
+    /// was lost and repeated. The phase goes on for its other half when it has ended.
+    #[arg(long, value_name = "COMMAND")]
+    pub during: Option<String>,
     /// Own lag at p99 above this makes the run invalid. Left out: half of what was measured, at least 1 ms.
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub lag_max: Option<Duration>,

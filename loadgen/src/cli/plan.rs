@@ -232,6 +232,7 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
         silence_max: load.silence,
         drain: load.drain,
         lag_max: load.lag_max,
+        during: load.during.clone(),
         pid: load.output.pid,
         run,
     })
@@ -403,6 +404,7 @@ pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32
         silence_max: None,
         pid: Some(pid),
         run: plan.run.wrapping_add(1),
+        during: None,
         ..*plan
     }
 }

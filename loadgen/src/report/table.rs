@@ -125,6 +125,18 @@ fn phase_text(out: &mut String, phase: &PhaseResult) {
         );
         tls_text(out, "storm: ", &storm.measured);
     }
+    if let Some(during) = &phase.during {
+        let _ = writeln!(
+            out,
+            "  during {:?} ({}): {} closes, longest silence {:.1?}, {} lost, {} repeated",
+            during.command,
+            during.took.map_or("killed".to_owned(), |took| format!("{took:.1?}")),
+            during.closes,
+            during.silence,
+            during.lost,
+            during.repeated
+        );
+    }
     let none = Latencies::default();
     let stormed = phase.storm.as_ref().map(|storm| &storm.measured);
     let rows: Vec<(&str, &Latencies)> = [

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use trunkline::base::time::Time;
 
+use super::during::During;
 use super::last::Last;
 use super::{Phase, PhaseResult, Plan, RunResult, Second, StormResult};
 use crate::engine::{Command, Engine, LiveSum, Shared};
@@ -26,6 +27,8 @@ const MEMORY_CONNECTIONS_MIN: u32 = 10_000;
 /// How long after its deadline a connection of a storm may take to be gone.
 const STORM_END: Duration = Duration::from_secs(1);
 /// How long the kernel is given to free what connecting took, before memory is read.
+/// How long a command in the middle of a phase may take.
+const DURING_MAX: Duration = Duration::from_secs(600);
 const SETTLE: Duration = Duration::from_millis(500);
 
 /// Where a run is, for a progress bar.
@@ -87,6 +90,8 @@ pub fn run(
         next_second: now() + Duration::from_secs(1),
         start: now(),
         wanted: 0,
+        is_middle: false,
+        during: None,
         stop,
         observer,
         result: RunResult {
@@ -117,7 +122,10 @@ pub fn run(
              most of it"
         ));
     }
-    for phase in phases {
+    let longest = phases.iter().map(|phase| phase.hold).max().unwrap_or_default();
+    let middle = phases.iter().position(|phase| phase.hold == longest);
+    for (number, phase) in phases.iter().enumerate() {
+        running.is_middle = plan.during.is_some() && middle == Some(number);
         let goes_on = running.phase(phase);
         if !goes_on {
             break;
@@ -168,6 +176,9 @@ struct Running<'a> {
     start: Time,
     /// Connections that should be ready.
     wanted: u64,
+    /// The phase is the one for the plan's command.
+    is_middle: bool,
+    during: Option<During>,
     stop: &'a AtomicBool,
     observer: &'a mut dyn Observer,
     result: RunResult,
@@ -345,7 +356,28 @@ impl Running<'_> {
         if phase.hold.is_zero() {
             return Look::GoOn;
         }
-        self.pass(phase.hold, phase, 0.0)
+        let Some(command) = self.plan.during.as_deref().filter(|_| self.is_middle) else {
+            return self.pass(phase.hold, phase, 0.0);
+        };
+        let half = phase.hold / 2;
+        if self.pass(half, phase, 0.0) == Look::End {
+            return Look::End;
+        }
+        self.collect();
+        let failed = self.engine.live().failed;
+        match During::start(command, now(), now().since(self.start), failed) {
+            Ok(during) => self.during = Some(during),
+            Err(error) => return self.end(&format!("no shell for the command: {error}")),
+        }
+        // What comes behind the command is watched as long as what came before.
+        let end = now() + DURING_MAX;
+        while now() < end && !self.during.as_mut().is_none_or(|during| during.has_ended(now())) {
+            if self.look(phase, 0.5) == Look::End {
+                return Look::End;
+            }
+            std::thread::sleep(LOOK);
+        }
+        self.pass(half, phase, 0.5)
     }
 
     fn pass(&mut self, time: Duration, phase: &Phase, done_at_start: f64) -> Look {
@@ -442,6 +474,9 @@ impl Running<'_> {
             self.last.add(&measured);
             self.interval.add(&measured.deliveries);
             self.interval.add(&measured.replies);
+            if let Some(during) = &mut self.during {
+                during.heard(measured.deliveries.max());
+            }
             self.interval_counts.0 += measured.counters.deliveries + measured.counters.deliveries_stalled;
             self.interval_counts.1 += measured.counters.replies;
             self.measured.add(&measured);
@@ -474,6 +509,9 @@ impl Running<'_> {
         for (channel, lost) in &settled.lost_by_channel {
             disorder.entry(*channel).or_default().lost += lost;
         }
+        let during = self.during.take().map(|during| {
+            during.finish(now(), self.engine.live().failed, settled.lost, measured.counters.duplicates)
+        });
         let publisher_lag = std::mem::take(&mut self.publisher_lag);
         let storm = phase.storm.map(|(rate, _)| StormResult {
             planned: rate * hold.as_secs_f64(),
@@ -482,6 +520,7 @@ impl Running<'_> {
         let invalid = lateness(&measured, &publisher_lag, self.plan.lag_max)
             .or_else(|| storm.as_ref().and_then(StormResult::lateness));
         self.result.phases.push(PhaseResult {
+            during,
             name: phase.name.clone(),
             wall: now().since(begin),
             open_time,

@@ -3,6 +3,7 @@
 //! Inputs: a [`Plan`] and its phases. Outputs: a [`RunResult`]. Must not know: the command line, how results are shown.
 
 mod driver;
+mod during;
 mod last;
 mod phase;
 mod result;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::driver::{Observer, Progress, Quiet, run};
+pub use self::during::DuringResult;
 pub use self::phase::Phase;
 pub use self::result::{PhaseResult, RunResult, Second, Shortfall, StormResult, Verdict};
 pub use self::scenario::{ScenarioFault, parse_duration, read_scenario};
@@ -51,6 +53,8 @@ pub struct Plan {
     pub drain: Duration,
     /// Own lag above this, at p99, makes a run invalid. `None`: above half of the measured p99 and a millisecond.
     pub lag_max: Option<Duration>,
+    /// For a shell, when half of the longest phase is over.
+    pub during: Option<String>,
     /// The server's process, if it is on this host.
     pub pid: Option<u32>,
     /// Tells this run's payloads from others'.

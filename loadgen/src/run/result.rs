@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::during::DuringResult;
 use crate::host::{Machine, Sample};
 use crate::measure::{Cause, Counters, Disorder, Latencies, Measured};
 
@@ -37,6 +38,8 @@ pub struct PhaseResult {
     pub measured: Measured,
     /// Of the connections that came and went beside.
     pub storm: Option<StormResult>,
+    /// Of the command that ran in it.
+    pub during: Option<DuringResult>,
     pub published: u64,
     pub publish_planned: f64,
     /// Of the publisher: failures are among `measured.failures`.
@@ -157,6 +160,7 @@ impl PhaseResult {
         say(counters.out_of_order, "deliveries out of order");
         say(counters.stray, "deliveries of channels not subscribed to");
         say(counters.unrecovered, "subscriptions not recovered");
+        let command = self.during.as_ref().and_then(DuringResult::fault);
         for (cause, count) in &self.measured.failures {
             if matches!(
                 cause,
@@ -169,6 +173,7 @@ impl PhaseResult {
                 say(*count, &cause.to_string());
             }
         }
+        all.extend(command);
         all
     }
 

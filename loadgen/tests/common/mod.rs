@@ -108,7 +108,7 @@ impl Server {
 }
 
 /// The workspace's daemon, built once.
-fn daemon() -> PathBuf {
+pub fn daemon() -> PathBuf {
     static DAEMON: OnceLock<PathBuf> = OnceLock::new();
     DAEMON
         .get_or_init(|| {
