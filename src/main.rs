@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         Ok(Job::Serve(start)) => node::run(start),
         Ok(Job::Doctor(start, diagnosis)) => node::doctor::run(&start, &diagnosis),
         Ok(Job::Token(task)) => node::tokens::run(&task),
+        Ok(Job::Order(task)) => node::orders::run(&task),
         Err(code) => code,
     }
 }

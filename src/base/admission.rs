@@ -41,9 +41,11 @@ pub enum Refusal {
     NodeConnects,
     /// The shard has enough to do with those that are there.
     NodeBusy,
+    /// The node's clients are to go elsewhere.
+    NodeDraining,
 }
 
-const REFUSALS: usize = 7;
+const REFUSALS: usize = 8;
 
 impl Refusal {
     /// It is the network's own doing, not the node's.
@@ -69,6 +71,7 @@ impl Refusal {
             Refusal::NodeUnauthenticated => "too many unauthenticated connections",
             Refusal::NodeConnects => "too many clients connect at once",
             Refusal::NodeBusy => "too busy for new clients",
+            Refusal::NodeDraining => "this node lets no more clients in: connect to another",
         }
     }
 }
@@ -194,6 +197,7 @@ impl Admission {
             Refusal::NodeUnauthenticated,
             Refusal::NodeConnects,
             Refusal::NodeBusy,
+            Refusal::NodeDraining,
         ];
         let of_kind = ALL.into_iter().filter(|refusal| refusal.is_of_network() == of_networks);
         of_kind.map(|refusal| self.refused[refusal as usize].load(Ordering::Relaxed)).sum()

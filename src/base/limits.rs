@@ -1,5 +1,7 @@
 //! Every fixed bound, with its unit and its reason. What an operator may change is in the configuration instead.
 
+use std::time::Duration;
+
 /// Longest HTTP request head, in bytes. nginx allows 8 KiB a line; browsers with cookies stay under 16 KiB.
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Most header fields of a request head: bounds the parse of a head made of tiny fields.
@@ -36,6 +38,8 @@ pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// it is dropped, and the close says how many messages that were: clients that come, speak and go against a silent
 /// backend must not fill the memory.
 pub const PARTED_BYTES_MAX: usize = 16 << 20;
+/// Longest time over which clients are sent away, and longest delay before it. A deployment takes less than a day.
+pub const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
 
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= RECV_BUFFER_BYTES, "a whole head fits one read");
 const _: () = assert!(RECV_BUFFERS.is_power_of_two(), "a provided buffer ring has a power of two entries");

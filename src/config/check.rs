@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
+use crate::base::limits::{DRAIN_MAX, HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::dated::FURTHER_SECRETS_MAX;
 use crate::config::events::check_events;
@@ -39,6 +39,10 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         }
     };
     let client = &config.client;
+    for (key, time) in [("shutdown.delay", config.shutdown.delay), ("shutdown.drain", config.shutdown.drain)]
+    {
+        require(time <= DRAIN_MAX, key, "at most 24h");
+    }
     require(config.shards <= SHARDS_MAX, "shards", &format!("at most {SHARDS_MAX}"));
     check_listeners(config, &mut require);
     check_tls(&config.tls, config.listen_tls.is_some(), &mut require);

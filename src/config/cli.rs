@@ -20,6 +20,7 @@ use crate::config::fault::{Fault, Origin};
 use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, Row, Sources};
 use crate::config::machine::Machine;
 use crate::config::memory::MemoryPlan;
+use crate::config::orders::{self, OrderTask};
 use crate::config::places::Listener;
 use crate::config::sections::Config;
 use crate::config::value::{Given, Setting as _};
@@ -34,6 +35,36 @@ pub struct Start {
     /// To be logged at start.
     pub warnings: Vec<String>,
     pub plan: MemoryPlan,
+    /// Where all of it came from.
+    pub given: GivenToProcess,
+}
+
+/// The command line and the environment of this process, to read the configuration again with.
+#[derive(Clone, Default)]
+pub struct GivenToProcess {
+    arguments: Vec<OsString>,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl GivenToProcess {
+    /// The configuration as it is by now: the file may be another.
+    ///
+    /// # Errors
+    /// What is wrong with it, each fault in a line.
+    pub fn read_again(&self, unix_s: u64) -> Result<Start, String> {
+        match interpret(self.arguments.clone(), self.environment.clone(), unix_s) {
+            Action::Serve(start) => Ok(*start),
+            Action::Print { text, .. } => Err(text),
+            _ => Err("these arguments serve nothing".to_string()),
+        }
+    }
+}
+
+impl std::fmt::Debug for GivenToProcess {
+    /// Without values: there may be secrets among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("GivenToProcess")
+    }
 }
 
 /// Something to be done with tokens, and the configuration whose keys it is done with.
@@ -76,6 +107,8 @@ pub enum Job {
     Serve(Start),
     Doctor(Start, Diagnosis),
     Token(Box<TokenTask>),
+    /// For a node that runs.
+    Order(Box<OrderTask>),
 }
 
 /// Reads the command line and the environment. A command that needs neither node nor clock is carried out here. `unix_s`:
@@ -92,6 +125,7 @@ pub fn run(
         Action::Serve(start) => Ok(Job::Serve(*start)),
         Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
         Action::Token(task) => Ok(Job::Token(task)),
+        Action::Order(task) => Ok(Job::Order(task)),
         Action::Print { text, code: 0 } => {
             // A reader that has seen enough (`| head`) is no failure.
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -109,6 +143,7 @@ pub fn run(
 pub enum Action {
     Serve(Box<Start>),
     Token(Box<TokenTask>),
+    Order(Box<OrderTask>),
     /// Examine the host for what would be served.
     Doctor(Box<Start>, Diagnosis),
     /// Print `text`, to stderr if `code` is not 0, and exit.
@@ -124,6 +159,9 @@ pub fn interpret(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     unix_s: u64,
 ) -> Action {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
+    let of_process = GivenToProcess { arguments: arguments.clone(), environment: environment.clone() };
     let rows = Config::default().rows();
     let (arguments, their_flags) = match centrifugo::split(arguments.into_iter().collect()) {
         Ok(split) => split,
@@ -136,7 +174,6 @@ pub fn interpret(
             return Action::Print { text: error.render().to_string(), code };
         }
     };
-    let environment: Vec<(OsString, OsString)> = environment.into_iter().collect();
     let theirs = beginning(&environment, centrifugo::ENVIRONMENT_PREFIX);
     let foreign = theirs.keys().next().cloned();
     let environment = beginning(&environment, ENVIRONMENT_PREFIX);
@@ -169,6 +206,16 @@ pub fn interpret(
                 Err(faults) => refuse(&faults, 2),
             }
         }
+        Some((name @ ("reload" | "drain" | "reconnect"), matches)) => {
+            let loaded = given(&rows, matches, &environment).and_then(|given| given.load());
+            match (loaded, orders::order(name, matches)) {
+                (Ok(Loaded { config, .. }), Some(order)) => {
+                    Action::Order(Box::new(OrderTask { config, order }))
+                }
+                (Err(faults), _) => refuse(&faults, 2),
+                (Ok(_), None) => unreachable!("these names are those of orders"),
+            }
+        }
         Some(("doctor", matches)) => {
             let diagnosis = Diagnosis {
                 connections: matches.get_one::<u32>("connections").copied(),
@@ -191,7 +238,7 @@ pub fn interpret(
                 );
                 Action::Print { text, code: 2 }
             }
-            Ok(start) => Action::Serve(Box::new(start)),
+            Ok(start) => Action::Serve(Box::new(Start { given: of_process, ..start })),
             Err(faults) => refuse(&faults, 2),
         },
     }
@@ -246,7 +293,7 @@ fn configured(rows: &[Row], matches: &ArgMatches, environment: &Surroundings) ->
     let given = given(rows, matches, environment)?;
     let Loaded { config, warnings } = given.load()?;
     let plan = MemoryPlan::new(&config, Machine::find().bytes).map_err(|fault| given.blame(vec![fault]))?;
-    Ok(Start { config, warnings, plan })
+    Ok(Start { config, warnings, plan, given: GivenToProcess::default() })
 }
 
 /// The sources themselves: the file read that `--config` or the environment names, or that of Centrifugo.
@@ -425,6 +472,10 @@ fn command(rows: &[Row]) -> Command {
                 .args(centrifugo.clone())
                 .arg(Arg::new("TOKEN").required(true).allow_hyphen_values(true)),
         )
+        .subcommands(
+            orders::commands()
+                .map(|order| order.arg(config.clone()).args(centrifugo.clone()).args(flags.clone())),
+        )
         .subcommand(
             Command::new("doctor")
                 .about("Examine this host for what would be served: what is short, and what it costs; exits 1 if anything is")
@@ -473,7 +524,7 @@ fn sources(
 fn prepare(sources: &Sources) -> Result<Start, Vec<Fault>> {
     let Loaded { config, warnings } = load::load(sources)?;
     let plan = MemoryPlan::new(&config, Machine::find().bytes).map_err(|fault| vec![fault])?;
-    Ok(Start { config, warnings, plan })
+    Ok(Start { config, warnings, plan, given: GivenToProcess::default() })
 }
 
 /// The file's name and text.

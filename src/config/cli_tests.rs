@@ -10,6 +10,7 @@ fn printed(action: Action) -> (String, u8) {
         Action::Print { text, code } => (text, code),
         Action::Serve(start) | Action::Doctor(start, _) => panic!("serves with {:?}", start.config),
         Action::Token(task) => panic!("makes {:?}", task.job),
+        Action::Order(task) => panic!("orders {:?}", task.order),
     }
 }
 
@@ -19,6 +20,7 @@ fn served(action: Action) -> Config {
         Action::Doctor(..) => panic!("examines"),
         Action::Print { text, code } => panic!("exits {code}: {text}"),
         Action::Token(task) => panic!("makes {:?}", task.job),
+        Action::Order(task) => panic!("orders {:?}", task.order),
     }
 }
 

@@ -12,7 +12,7 @@ use crate::config::listeners::{FileMode, Listeners};
 use crate::config::paths::Paths;
 use crate::config::table::{Entries, Named, Section, settings};
 use crate::config::tls::TlsSettings;
-use crate::config::value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
+use crate::config::value::{DriverChoice, LogFormat, LogLevel, Moment, Secret, Size, WhenUnavailable};
 use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelOptions, Namespaces};
 use crate::session::permissions::Permissions;
@@ -99,6 +99,10 @@ settings! {
         pub key_file: Option<String> = None, flag "api-key-file" "FILE", example "\"/run/secrets/api-key\"";
         /// Further keys that are accepted too, to change keys without a gap.
         pub keys: Vec<Secret> = Vec::new();
+        /// Keys that are accepted until `previous_until`: for callers that have not learned a new key yet.
+        pub previous_keys: Vec<Secret> = Vec::new();
+        /// Until when, in UTC.
+        pub previous_until: Option<Moment> = None, example "\"2030-01-31T12:00:00Z\"";
         /// Longest request body, in bytes. A longer one is answered 413.
         pub body_bytes_max: Size = Size::mib(1);
         /// Connections of `api_listen`. A caller beyond is answered 503.
@@ -232,6 +236,12 @@ settings! {
         pub ecdsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
         /// The public key (PEM) of EdDSA (Ed25519).
         pub eddsa_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
+        /// A secret whose tokens are accepted until `previous_until`: those that were made before the change.
+        pub previous_hmac_secret: Option<Secret> = None, example "\"a long random text\"";
+        /// A public key (PEM) of any kind, whose tokens are accepted until then.
+        pub previous_public_key: Option<String> = None, example "\"-----BEGIN PUBLIC KEY-----\\n...\"";
+        /// Until when tokens of the previous keys are accepted, in UTC.
+        pub previous_until: Option<Moment> = None, example "\"2030-01-31T12:00:00Z\"";
         /// Where the issuer publishes its keys (a JSON Web Key Set), by http or https. A token that names its key (`kid`)
         /// is held against the published one. HMAC stays with hmac_secret.
         pub jwks_url: Option<String> = None, example "\"https://example.com/.well-known/jwks.json\"";
@@ -489,11 +499,15 @@ settings! {
 settings! {
     /// How the node ends.
     pub struct Shutdown {
-        /// How long clients and requests under way are given after the signal to stop.
-        pub grace: Duration = Duration::from_secs(10);
-        /// How long after that signal clients are still let in and served while `/health` answers 503, so that a load
-        /// balancer sends no more before the port closes. Comes before `grace`.
+        /// How long after the signal to stop, or an order to drain, clients are still let in and served while `/health` and
+        /// `/health/ready` answer 503, so that a load balancer sends no more. Comes before `drain`.
         pub delay: Duration = Duration::ZERO;
+        /// Over which time clients are closed after SIGTERM, evenly and in random order, so that they come to other nodes
+        /// one after the other. No others are let in meanwhile. SIGINT closes them at once. Who starts this process must give
+        /// it the sum of all three to end; Docker gives 10s by default. 0s: all are closed at once.
+        pub drain: Duration = Duration::from_secs(30);
+        /// How long clients that were closed and requests under way are given to end. Comes after `drain`.
+        pub grace: Duration = Duration::from_secs(10);
     }
 }
 
@@ -631,6 +645,7 @@ impl Config {
     pub fn development(key: Secret) -> Config {
         let mut config = Config { mode: Mode::Development, ..Config::default() };
         config.api.key = Some(key);
+        config.shutdown.drain = Duration::ZERO;
         config.client.allow_anonymous = true;
         config.client.private_channel_prefix = String::new();
         config.channel = NamespaceOptions {

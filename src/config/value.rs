@@ -343,6 +343,30 @@ impl Setting for Secret {
     }
 }
 
+/// A moment to the second.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(x509_cert::der::DateTime);
+
+impl Moment {
+    /// Seconds since 1970.
+    pub fn unix_s(self) -> u64 {
+        self.0.unix_duration().as_secs()
+    }
+}
+
+impl Setting for Moment {
+    const KIND: &'static str = "a time in UTC in quotes, like \"2030-01-31T12:00:00Z\"";
+
+    fn read(given: &Given) -> Result<Self, String> {
+        let (Given::Text(text) | Given::Loose(text)) = given else { return Err(given.expected(Self::KIND)) };
+        text.parse().map(Moment).map_err(|_| given.expected(Self::KIND))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quote(&self.0.to_string()))
+    }
+}
+
 /// Implements [`Setting`] for an enum whose values are words.
 macro_rules! word_settings {
     ($type:ty, $kind:literal, $($word:literal => $value:path),+ $(,)?) => {

@@ -3,21 +3,24 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, Uri, header, request};
 use axum::response::Response;
+use parking_lot::Mutex;
 
 use crate::base::address_mask::AddressMask;
 use crate::control::api::{Api, NodeIdentity};
 use crate::control::auth::ApiKeys;
-use crate::control::events::{EventMetrics, Events};
+use crate::control::drain::{DrainDefaults, Drains};
+use crate::control::events::{EventMetrics, EventsPlace};
 use crate::control::hooks::Hooks;
 use crate::control::metrics::{Metrics, Shared};
 use crate::control::options::ControlOptions;
 use crate::control::page;
 use crate::control::process::Process;
 use crate::control::rates::Rates;
+use crate::control::readiness::Readiness;
+use crate::control::reload::Reload;
 use crate::control::requests::Shards;
 use crate::control::responses::problem;
 use crate::control::tunnel::Tunnels;
@@ -35,9 +38,11 @@ pub struct App {
     /// How clients' addresses are shown.
     pub address_mask: AddressMask,
     pub page: Option<page::Page>,
-    pub events: Option<Arc<Events>>,
-    /// The node is about to end: it is not ready for more.
-    pub ending: AtomicBool,
+    pub events: EventsPlace,
+    pub readiness: Arc<Readiness>,
+    pub drains: Arc<Drains>,
+    drain_defaults: Mutex<DrainDefaults>,
+    pub reload: Option<Reload>,
 }
 
 impl App {
@@ -50,15 +55,13 @@ impl App {
         router: Router,
         api_addr: Option<SocketAddr>,
         hooks: &Hooks,
-        events: Option<Arc<Events>>,
+        events: EventsPlace,
     ) -> io::Result<App> {
         let mut metrics = Metrics::new(hooks);
         if options.centrifugo_metrics {
             metrics = metrics.with_names_of_centrifugo();
         }
-        if let Some(events) = &events {
-            metrics.add(EventMetrics(Arc::clone(events)));
-        }
+        metrics.add(EventMetrics(events.clone()));
         options.collectors.iter().for_each(|collector| metrics.add(Shared(Arc::clone(collector))));
         let mut process = Process::new()?;
         if let Some(uid) = &options.uid {
@@ -66,9 +69,11 @@ impl App {
         }
         let node = NodeIdentity { name: options.node_name.clone(), process, rates: Rates::default() };
         let counts = metrics.tunnel_counts();
+        let shards = Shards::new(router, options.ask_timeout);
+        let readiness = Arc::<Readiness>::default();
         Ok(App {
             tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),
-            api: Api::new(Shards::new(router, options.ask_timeout), node),
+            api: Api::new(shards.clone(), node),
             keys: ApiKeys::new(options.api_keys.clone()),
             metrics,
             body_bytes_max: options.body_bytes_max,
@@ -77,13 +82,32 @@ impl App {
             address_mask: options.address_mask,
             page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
             events,
-            ending: AtomicBool::new(false),
+            drains: Arc::new(Drains::new(shards, Arc::clone(&readiness))),
+            readiness,
+            drain_defaults: Mutex::new(options.drain),
+            reload: options.reload.clone().map(|reload| reload.0),
         })
     }
 
     /// Whether the request shows a right key.
     pub fn admits(&self, parts: &request::Parts) -> bool {
         self.keys.admit(&parts.headers, &parts.uri)
+    }
+
+    /// What a drain takes where its order does not say.
+    pub fn drain_defaults(&self) -> DrainDefaults {
+        *self.drain_defaults.lock()
+    }
+
+    pub fn set_drain_defaults(&self, defaults: DrainDefaults) {
+        *self.drain_defaults.lock() = defaults;
+    }
+
+    /// Counts a call that is none of [`Method`](crate::control::api::Method)'s: by its status, or 0 when it was done.
+    pub fn counted(&self, method: &'static str, response: Response) -> Response {
+        let code = if response.status().is_success() { 0 } else { response.status().as_u16() };
+        self.metrics.count_api(method, code);
+        response
     }
 
     pub fn metrics(&self) -> &Metrics {

@@ -1,18 +1,34 @@
 //! Who may call the API.
 
 use ::http::{HeaderMap, Uri, header};
+use parking_lot::RwLock;
 use subtle::ConstantTimeEq as _;
 
 use crate::config::Secret;
+use crate::control::process;
 use crate::proto::unidirectional::query;
 
 /// The keys that are accepted.
-#[derive(Clone, Debug)]
-pub struct ApiKeys(Vec<Secret>);
+#[derive(Debug)]
+pub struct ApiKeys(RwLock<AcceptedKeys>);
+
+/// Keys of a configuration.
+#[derive(Clone, Debug, Default)]
+pub struct AcceptedKeys {
+    pub keys: Vec<Secret>,
+    /// Accepted as well, until then.
+    pub previous: Vec<Secret>,
+    /// Seconds since 1970.
+    pub previous_until_s: u64,
+}
 
 impl ApiKeys {
-    pub fn new(keys: Vec<Secret>) -> ApiKeys {
-        ApiKeys(keys)
+    pub fn new(keys: AcceptedKeys) -> ApiKeys {
+        ApiKeys(RwLock::new(keys))
+    }
+
+    pub fn exchange(&self, keys: AcceptedKeys) {
+        *self.0.write() = keys;
     }
 
     /// Whether the request shows one of the keys: as `X-API-Key`, as `Authorization: apikey KEY`, or in the query as
@@ -29,9 +45,13 @@ impl ApiKeys {
         let in_query = query::pairs(uri.query().unwrap_or_default().as_bytes())
             .filter(|(name, _)| name == "api_key")
             .filter_map(|(_, key)| Some(key?.into_owned().into_bytes()));
+        let accepted = self.0.read();
+        let previous =
+            if accepted.previous_until_s > process::wall_ms() / 1000 { &accepted.previous[..] } else { &[] };
+        let accepted = || accepted.keys.iter().chain(previous);
         // Every key is looked at in full, so that the time taken does not tell which one was nearly right.
         by_name.chain(by_scheme).chain(in_query).fold(false, |found, shown| {
-            self.0.iter().fold(found, |found, key| found | bool::from(shown.ct_eq(key.reveal().as_bytes())))
+            accepted().fold(found, |found, key| found | bool::from(shown.ct_eq(key.reveal().as_bytes())))
         })
     }
 }
@@ -41,8 +61,31 @@ mod tests {
     use super::*;
     use ::http::HeaderValue;
 
+    fn keys(keys: &[&str]) -> ApiKeys {
+        let keys = keys.iter().map(|key| Secret::new(*key)).collect();
+        ApiKeys::new(AcceptedKeys { keys, ..AcceptedKeys::default() })
+    }
+
+    #[test]
+    fn a_previous_key_is_accepted_until_its_time() {
+        let keys = keys(&["new"]);
+        let shows =
+            |keys: &ApiKeys, key| keys.admit(&HeaderMap::new(), &format!("/?api_key={key}").parse().unwrap());
+        assert!(shows(&keys, "new") && !shows(&keys, "old"));
+        let now_s = process::wall_ms() / 1000;
+        for (until_s, holds) in [(now_s + 3600, true), (now_s, false), (0, false)] {
+            keys.exchange(AcceptedKeys {
+                keys: vec![Secret::new("new")],
+                previous: vec![Secret::new("old")],
+                previous_until_s: until_s,
+            });
+            assert!(shows(&keys, "new"));
+            assert_eq!(shows(&keys, "old"), holds, "{until_s}");
+        }
+    }
+
     fn admits(name: &'static str, value: &str, uri: &str) -> bool {
-        let keys = ApiKeys::new(vec![Secret::new("one key"), Secret::new("two")]);
+        let keys = keys(&["one key", "two"]);
         let mut headers = HeaderMap::new();
         if !name.is_empty() {
             headers.insert(name, value.parse().unwrap());
@@ -76,7 +119,7 @@ mod tests {
                 assert!(admits(name, foreign, &format!("/?{query}")), "{foreign} {query}");
             }
         }
-        let keys = ApiKeys::new(vec![Secret::new("two")]);
+        let keys = keys(&["two"]);
         let mut headers = HeaderMap::new();
         for value in ["Basic eDp5", "apikey two"] {
             headers.append("authorization", value.parse().unwrap());
@@ -95,6 +138,6 @@ mod tests {
         assert!(!admits("authorization", "api", "/"));
         assert!(!admits("", "", "/?api_key="));
         assert!(!admits("x-api-key", "wrong", "/?api_key=wrong&utm=50%"));
-        assert!(!ApiKeys::new(Vec::new()).admit(&HeaderMap::new(), &"/?api_key=".parse().unwrap()));
+        assert!(!keys(&[]).admit(&HeaderMap::new(), &"/?api_key=".parse().unwrap()));
     }
 }

@@ -1,7 +1,6 @@
 //! The HTTP surface: paths, authentication, bodies, statuses.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use ::http::{HeaderMap, HeaderValue, Request, StatusCode, header, request};
 use axum::Router;
@@ -17,9 +16,12 @@ use crate::base::fault::ErrorCode;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::control::api::{Method, Request as ApiRequest, respond};
 use crate::control::app::{App, without_key};
+use crate::control::drain_routes;
+use crate::control::health::{health, health_options, live, ready};
 use crate::control::legacy::legacy;
 use crate::control::metrics;
 use crate::control::openapi::openapi;
+use crate::control::reload_routes;
 use crate::control::requests::ControlError;
 use crate::control::responses::{busy, json, outcome_code, problem, read_body};
 use crate::control::tunnel;
@@ -41,7 +43,10 @@ pub enum Port {
 
 /// The paths of one port.
 pub fn app(app: Arc<App>, port: Port) -> Router {
-    let mut routes = Router::new().route("/health", get(health).options(health_options));
+    let mut routes = Router::new()
+        .route("/health", get(health).options(health_options))
+        .route("/health/live", get(live))
+        .route("/health/ready", get(ready));
     if port != Port::ClientsOnly {
         let metrics = if port == Port::Shared && app.metrics_need_key {
             get(metrics_with_key)
@@ -52,7 +57,10 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
         // With what it is behind, as callers write it either way.
         routes = routes.route("/api", post(legacy)).route("/api/", post(legacy));
         routes = routes.route("/api/openapi.json", get(openapi).post(not_found));
-        routes = routes.merge(tunnel::routes::routes(&app));
+        routes = routes
+            .merge(tunnel::routes::routes(&app))
+            .merge(drain_routes::routes(&app))
+            .merge(reload_routes::routes());
         routes = routes.route("/api/events", get(events).post(not_found));
     }
     if port != Port::Api {
@@ -66,23 +74,6 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
     routes.fallback(fallback).method_not_allowed_fallback(wrong_method).with_state(app)
 }
 
-async fn health(State(app): State<Arc<App>>) -> impl IntoResponse {
-    // Of use to those who balance load: open connections are served on.
-    let status =
-        if app.ending.load(Ordering::Relaxed) { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (status, [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], "{}")
-}
-
-/// As [`health`], to load balancers that ask whether a server is up with OPTIONS: of a path, of `/`, or of `*`.
-async fn health_options(state: State<Arc<App>>) -> Response {
-    let response = health(state).await.into_response();
-    if !response.status().is_success() {
-        return response;
-    }
-    (StatusCode::NO_CONTENT, [(header::ALLOW, "GET, HEAD, OPTIONS"), (header::CACHE_CONTROL, "no-store")])
-        .into_response()
-}
-
 /// Whether a request's body is read before it is answered: it shows a key and is for something that takes a body. All
 /// others are answered by their head alone.
 pub fn reads_body(app: &App, port: Port, head: &request::Parts) -> bool {
@@ -91,7 +82,10 @@ pub fn reads_body(app: &App, port: Port, head: &request::Parts) -> bool {
         Some(name) => {
             port != Port::ClientsOnly
                 && head.method == ::http::Method::POST
-                && (name.is_empty() || Method::from_name(name).is_some() || tunnel::routes::takes_body(name))
+                && (name.is_empty()
+                    || Method::from_name(name).is_some()
+                    || tunnel::routes::takes_body(name)
+                    || drain_routes::takes_body(name))
                 && app.keys.admit(&head.headers, &head.uri)
         }
         None => app.echo && port != Port::Api && head.uri.path() == "/echo",
@@ -252,7 +246,7 @@ fn read_events(app: &App, request: &Request<Body>) -> Response {
     if let Some(response) = without_key(app, request.headers(), request.uri()) {
         return response;
     }
-    let Some(events) = &app.events else {
+    let Some(events) = app.events.get() else {
         return problem(StatusCode::NOT_FOUND, "no events are told: events.types is empty");
     };
     let query = match Query::<EventsQuery>::try_from_uri(request.uri()) {

@@ -12,6 +12,9 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::{ClientId, Epoch, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Publication};
 use crate::config::Secret;
+use crate::control::auth::AcceptedKeys;
+use crate::control::drain::DrainDefaults;
+use crate::control::events::EventsPlace;
 use crate::control::hooks::Hooks;
 use crate::control::options::{ControlOptions, PortLimits};
 use crate::driver::Wake;
@@ -188,7 +191,10 @@ fn answer(
             reply.send(Ok(Pushed { connections, reached }));
             let _ = seen.send(ControlRequest::Push(ask, crate::shard::control_request::Reply::new(|_| ())));
         }
-        ControlRequest::Shutdown(_) => {}
+        ControlRequest::Alive(reply) | ControlRequest::Drain(_, reply) | ControlRequest::DrainStop(reply) => {
+            reply.send(Ok(()))
+        }
+        ControlRequest::Options(..) | ControlRequest::Reconnect(..) | ControlRequest::Shutdown(_) => {}
     }
 }
 
@@ -196,7 +202,7 @@ fn options() -> ControlOptions {
     ControlOptions {
         uid: None,
         node_name: "n1".to_string(),
-        api_keys: vec![Secret::new("key")],
+        api_keys: AcceptedKeys { keys: vec![Secret::new("key")], ..AcceptedKeys::default() },
         body_bytes_max: 64 * 1024,
         requests_max: 4,
         ask_timeout: PATIENCE,
@@ -219,12 +225,17 @@ fn options() -> ControlOptions {
         collectors: Vec::new(),
         issuers: Vec::new(),
         hooks: Vec::new(),
+        drain: DrainDefaults { over: Duration::ZERO, delay: Duration::ZERO },
+        reload: None,
     }
 }
 
 fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
     let hooks = Hooks::new(&[]).unwrap();
-    app(Arc::new(App::new(options, shards.router.clone(), None, &hooks, None).unwrap()), port)
+    app(
+        Arc::new(App::new(options, shards.router.clone(), None, &hooks, EventsPlace::default()).unwrap()),
+        port,
+    )
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {

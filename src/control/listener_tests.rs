@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream as Socket};
 
 use super::*;
 use crate::config::Secret;
+use crate::control::auth::AcceptedKeys;
 use crate::control::options::ControlOptions;
 use crate::control::{Control, start};
 use crate::shard::mailbox::Inbox;
@@ -33,7 +34,7 @@ fn limits() -> PortLimits {
 fn started(limits: PortLimits) -> (Control, SocketAddr) {
     let config = crate::config::Config::default();
     let options = ControlOptions {
-        api_keys: vec![Secret::new("key")],
+        api_keys: AcceptedKeys { keys: vec![Secret::new("key")], ..AcceptedKeys::default() },
         api_port: limits,
         ask_timeout: SOON,
         ..ControlOptions::new(&config)

@@ -18,13 +18,17 @@ mod centrifugo_names;
 mod certificate;
 mod compress;
 mod deliver;
+mod drain;
+mod drain_routes;
 pub mod events;
 mod glob;
+mod health;
 pub mod hooks;
 mod http;
 pub mod jwks;
 mod legacy;
 mod listener;
+pub mod live;
 mod metrics;
 mod openapi;
 mod options;
@@ -34,6 +38,9 @@ mod process;
 pub use process::random_id;
 mod pushes;
 mod rates;
+mod readiness;
+pub mod reload;
+mod reload_routes;
 mod requests;
 mod responses;
 mod tunnel;
@@ -55,10 +62,11 @@ use crate::base::event::Event;
 use crate::control::app::App;
 use crate::control::compress::Compressor;
 use crate::control::deliver::deliver;
-use crate::control::events::Events;
+use crate::control::events::{Events, EventsPlace};
 use crate::control::hooks::Hooks;
 use crate::control::http::answer;
 use crate::control::listener::ApiPort;
+use crate::control::live::Live;
 use crate::control::tunnel::Tunnels;
 use crate::record::{RecordFault, TicketsPart};
 use crate::session::hook_call::{HookCall, Waiting};
@@ -67,8 +75,10 @@ use crate::shard::control_request::{BackendReply, Busy, ControlPlane, HttpReply,
 use crate::shard::router::Router;
 use crate::telemetry::sparing::log_peer_once_a_minute;
 
+pub use crate::control::drain::DrainDefaults;
 pub use crate::control::listener::ApiSocket;
-pub use crate::control::options::ControlOptions;
+pub use crate::control::options::{ControlOptions, ReloadBox};
+pub use crate::control::readiness::{NotReady, Readiness};
 
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from
 /// holding up the rest.
@@ -77,6 +87,7 @@ const WORKER_THREADS: usize = 2;
 /// The running control plane. Stopped by [`Control::stop`]; dropped, it ends at once.
 pub struct Control {
     state: Arc<App>,
+    live: Arc<Live>,
     client_port: Arc<ClientPort>,
     api_port: Option<Arc<ApiPort>>,
     api_addrs: Vec<ListenAddress>,
@@ -105,10 +116,9 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         None => None,
     };
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
+    let events = EventsPlace::new(events);
     let state = Arc::new(App::new(&options, router, api_addr, &hooks, events.clone())?);
-    for issuer in &options.issuers {
-        runtime.spawn(jwks::keep(issuer.clone(), state.metrics().jwks_fetches()));
-    }
+    let live = Live::new(Arc::clone(&state), Arc::clone(&hooks), runtime.handle().clone(), &options.issuers);
     let app = |port| http::app(Arc::clone(&state), port);
     let api_port = match sockets.is_empty() {
         true => None,
@@ -134,7 +144,8 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         events,
         hooks,
     });
-    Ok(Control { state, client_port, api_port, api_addrs, stopping, runtime: Some(runtime) })
+    let live = Arc::new(live);
+    Ok(Control { state, live, client_port, api_port, api_addrs, stopping, runtime: Some(runtime) })
 }
 
 impl Control {
@@ -148,9 +159,26 @@ impl Control {
         &self.api_addrs
     }
 
-    /// `/health` says from now on that the node ends.
-    pub fn not_ready(&self) {
-        self.state.ending.store(true, std::sync::atomic::Ordering::Relaxed);
+    /// What another configuration changes.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// What keeps the node from getting clients.
+    pub fn readiness(&self) -> &Arc<Readiness> {
+        &self.state.readiness
+    }
+
+    /// Clients are closed over that time, and no others let in: the node is about to end.
+    pub fn drain(&self, over: Duration) {
+        if let Some(runtime) = &self.runtime {
+            self.state.drains.begin_end(runtime.handle(), over);
+        }
+    }
+
+    /// Every client that was to leave has.
+    pub fn is_drained(&self) -> bool {
+        self.state.drains.is_done()
     }
 
     /// Takes no more connections and gives requests under way `grace` to end. Call it while shards still answer.
@@ -192,7 +220,7 @@ impl Control {
         let Some(runtime) = self.runtime.take() else { return };
         let deadline = tokio::time::Instant::now() + grace;
         runtime.block_on(self.client_port.tunnels.finish(deadline));
-        if let Some(events) = &self.client_port.events
+        if let Some(events) = self.client_port.events.get()
             && runtime.block_on(async { tokio::time::timeout(grace, events.drained()).await }).is_err()
         {
             tracing::warn!("the backend has not accepted the last {} events", events.unaccepted());
@@ -221,13 +249,13 @@ struct ClientPort {
     handle: tokio::runtime::Handle,
     permits: Arc<Semaphore>,
     requests_max: u32,
-    events: Option<Arc<Events>>,
+    events: EventsPlace,
     hooks: Arc<Hooks>,
 }
 
 impl ControlPlane for ClientPort {
     fn tell_backend(&self, event: Event) -> Result<(), Busy> {
-        self.events.as_ref().map_or(Ok(()), |events| events.tell(event))
+        self.events.get().map_or(Ok(()), |events| events.tell(event))
     }
 
     fn tell(&self, cause: &'static str, what: &'static str, address: Option<IpAddr>) {

@@ -7,9 +7,12 @@ use prometheus_client::collector::Collector;
 
 use crate::base::address_mask::AddressMask;
 use crate::config::{Config, Hook, Secret, Tunnel};
+use crate::control::auth::AcceptedKeys;
+use crate::control::drain::DrainDefaults;
 use crate::control::events::EventOptions;
 use crate::control::jwks::Issuer;
 use crate::control::process;
+use crate::control::reload::Reload;
 
 /// How long a body may take to come, or an answer to leave, beside what the listener gives for their bytes.
 pub const TRANSFER_TIME: Duration = Duration::from_secs(10);
@@ -22,7 +25,7 @@ pub struct ControlOptions {
     /// What names this run of the node among others; without one it gets its own.
     pub uid: Option<String>,
     /// Keys the API accepts. Empty: every call is refused.
-    pub api_keys: Vec<Secret>,
+    pub api_keys: AcceptedKeys,
     /// Longest request body.
     pub body_bytes_max: usize,
     /// Requests of client ports that may be under way; more are answered 503 by the shard.
@@ -52,6 +55,10 @@ pub struct ControlOptions {
     pub issuers: Vec<Issuer>,
     /// How the backend is asked.
     pub hooks: Vec<Hook>,
+    /// How clients leave when an order to drain does not say it.
+    pub drain: DrainDefaults,
+    /// How the configuration is read again.
+    pub reload: Option<ReloadBox>,
     /// What others count, for `/metrics`.
     pub collectors: Vec<Arc<dyn Collector>>,
 }
@@ -64,7 +71,7 @@ impl ControlOptions {
                 name => name.to_string(),
             },
             uid: None,
-            api_keys: config.api_keys().cloned().collect(),
+            api_keys: accepted_keys(config),
             body_bytes_max: config.api.body_bytes_max.bytes(),
             requests_max: config.limits.http_requests_max,
             ask_timeout: config.limits.api_timeout,
@@ -86,9 +93,33 @@ impl ControlOptions {
             events: EventOptions::new(&config.events),
             issuers: Vec::new(),
             hooks: config.hook.clone(),
+            drain: drain_defaults(config),
+            reload: None,
             collectors: Vec::new(),
         }
     }
+}
+
+/// [`Reload`] that can be debugged.
+#[derive(Clone)]
+pub struct ReloadBox(pub Reload);
+
+impl std::fmt::Debug for ReloadBox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reload")
+    }
+}
+
+pub fn accepted_keys(config: &Config) -> AcceptedKeys {
+    AcceptedKeys {
+        keys: config.api_keys().cloned().collect(),
+        previous: config.api.previous_keys.clone(),
+        previous_until_s: config.api.previous_until.map_or(0, |until| until.unix_s()),
+    }
+}
+
+pub fn drain_defaults(config: &Config) -> DrainDefaults {
+    DrainDefaults { over: config.shutdown.drain, delay: config.shutdown.delay }
 }
 
 /// The bounds of an [`ApiPort`](crate::control::listener::ApiPort).

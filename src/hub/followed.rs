@@ -41,7 +41,7 @@ use crate::hub::deadlines::Deadlines;
 use crate::hub::followed::channel::{Lane, relocate};
 use crate::hub::followed::sequence::{Filled, Sequence, Verdict};
 use crate::hub::limits::{HELD_BYTES_MAX, READ_AGAIN, READ_BYTES_MAX};
-use crate::hub::options::{ChannelOptions, GapPolicy};
+use crate::hub::options::{ChannelOptions, GapPolicy, Namespaces};
 use crate::hub::pace::{Hold, Window};
 use crate::hub::requests::{Pace, Read, ReadAnswer};
 use crate::hub::stream::Stream;
@@ -77,6 +77,8 @@ pub struct FollowedChannels {
     held_bytes: usize,
     held_bytes_max: usize,
     windows_cut: u64,
+    /// Other options, and the next channel that takes them; `None`: all have.
+    retaking: Option<(Arc<Namespaces>, ChannelIndex)>,
 }
 
 /// What an item counts for in the backlog besides its payload, so that empty ones are bounded as well.
@@ -101,7 +103,33 @@ impl FollowedChannels {
             held_bytes: 0,
             held_bytes_max: HELD_BYTES_MAX,
             windows_cut: 0,
+            retaking: None,
         }
+    }
+
+    /// These bounds hold from now on. Channels take their options in the steps of [`FollowedChannels::retake_options`]; one
+    /// whose namespace is gone keeps those that it had.
+    pub fn exchange_options(&mut self, namespaces: Arc<Namespaces>, limits: StreamLimits) {
+        self.limits = limits;
+        self.retaking = Some((namespaces, 0));
+    }
+
+    /// Goes on with at most `count` channels. True while there are more.
+    pub fn retake_options(&mut self, count: u32) -> bool {
+        let Some((namespaces, from)) = self.retaking.take() else { return false };
+        let end = self.channels.capacity() as ChannelIndex;
+        let until = from.saturating_add(count).min(end);
+        for index in from..until {
+            if let Some(channel) = self.channels.get_mut(index as usize)
+                && let Ok(options) = namespaces.resolve(&channel.name)
+            {
+                channel.options = Arc::clone(options);
+            }
+        }
+        if until < end {
+            self.retaking = Some((namespaces, until));
+        }
+        self.retaking.is_some()
     }
 
     pub fn find(&self, name: &str) -> Option<ChannelIndex> {

@@ -38,6 +38,7 @@
 
 mod channel;
 mod logs;
+mod options;
 mod publish;
 mod record;
 mod table;
@@ -78,6 +79,8 @@ pub struct OwnedChannels {
     /// Slots below `slots_used` that hold no channel.
     free: Vec<u32>,
     slots_used: u32,
+    /// The next slot whose channel takes other options; `None`: all have.
+    retaken: Option<u32>,
     lives: u64,
     keys: IdempotencyKeys,
     store: Box<dyn LogStore>,
@@ -140,6 +143,7 @@ impl OwnedChannels {
             channels: Slots::default(),
             free: Vec::new(),
             slots_used: 0,
+            retaken: None,
             lives: 0,
             logs: Vec::new(),
             expiries: Deadlines::default(),

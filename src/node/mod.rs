@@ -7,6 +7,7 @@
 //! get their answers, everything within the grace of the configuration.
 
 mod absences;
+mod activation;
 mod admission;
 pub mod clock;
 pub mod doctor;
@@ -14,6 +15,9 @@ mod harden;
 mod limits;
 mod listener;
 pub mod notify;
+pub mod orders;
+mod pulse;
+mod reload;
 mod signals;
 mod tls;
 pub mod tokens;
@@ -43,16 +47,21 @@ use crate::config::machine::Machine;
 use crate::config::memory::request_bytes;
 use crate::config::paths::connect_status;
 use crate::config::places::Listener;
-use crate::config::{Config, DriverChoice, MemoryPlan, Tunnel};
+use crate::config::reload::PlacedTunnel;
+use crate::config::{Config, DriverChoice, MemoryPlan, Shutdown};
 use crate::control::random_id;
-use crate::control::{self, ControlOptions};
+use crate::control::reload::{Outcome, Told};
+use crate::control::{self, Control, ControlOptions, NotReady, ReloadBox};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
 use crate::driver::{Bind, Driver, DriverOptions, ListenerOptions, SocketOptions};
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
+use crate::node::activation::Activated;
 use crate::node::limits::{Descriptors, Room};
+use crate::node::notify::Notify;
+use crate::node::reload::Reloader;
 use crate::node::tls::Certificates;
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
@@ -74,6 +83,11 @@ const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
 const STREAM_ITEMS_MAX: usize = 16 * 1024;
 
+/// How much longer than planned clients may take to be closed, on a host that is slow.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How soon the end of a drain is seen.
+const DRAIN_STEP: Duration = Duration::from_millis(10);
+
 /// How long the end of the process waits for the reader of its log.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -82,9 +96,14 @@ enum Incident {
     /// A shard listens, at these places.
     Ready(Vec<ListenAddress>),
     Signal(&'static str),
+    /// The configuration is to be read again. Who asks hears what came of it; a signal asks without listening.
+    Reload(Option<Told>),
     /// A shard cannot go on; nor can the node without it.
     ShardFailed(ShardId, String),
 }
+
+/// Bound: what [`serve`] makes it with.
+type Incidents = mpsc::Receiver<Incident>;
 
 /// Serves until a signal ends it.
 pub fn run(start: Start) -> ExitCode {
@@ -105,7 +124,8 @@ pub fn run(start: Start) -> ExitCode {
 }
 
 fn serve(start: &Start) -> io::Result<()> {
-    let Start { config, warnings, plan } = start;
+    let notify = Arc::new(Notify::from_env());
+    let Start { config, warnings, plan, .. } = start;
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -119,7 +139,10 @@ fn serve(start: &Start) -> io::Result<()> {
     let room = Room::new(config, chosen, plan.connections_max, descriptors.limit);
     limits::say(plan.connections_max, room, descriptors, shards);
 
-    let (listeners, api) = listener::prepare(config)?;
+    let (listeners, api) = match Activated::from_env()? {
+        Some(activated) => activated.prepare(config)?,
+        None => listener::prepare(config)?,
+    };
     let mut options = driver_options(config, room, listeners);
     // Before any thread is started: they inherit it. Shards that share cpus would only interrupt each other: with 54 on two
     // cpus a connection cost a fifth more.
@@ -135,16 +158,24 @@ fn serve(start: &Start) -> io::Result<()> {
     let router = Router::new(inboxes, secret::words()?);
     let client_ids = ClientIds::random()?;
     let router = router.with_client_ids(client_ids.clone());
-    let tokens = tokens::Tokens::new(&config.client).map_err(io::Error::other)?;
+    let tokens = tokens::Tokens::new(&config.client, &[]).map_err(io::Error::other)?;
     let certificates = Certificates::new(config)?;
     let uid = random_id()?.to_string();
-    let mut shard_options = shard_options(config, tokens.verifier, plan, room, certificates.as_ref())?;
+    let mut shard_options =
+        shard_options(config, tokens.verifier.clone(), plan, room, certificates.as_ref())?;
     shard_options.node_uid = uid.as_str().into();
     let shard_options = Arc::new(shard_options);
     limits::watch(&shard_options, config.address_mask)?;
+    // A shard says two things at most, the signals and the API each what fits beside.
+    let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 4);
+    let reload = {
+        let incidents = incidents.clone();
+        move |told| incidents.try_send(Incident::Reload(Some(told))).is_ok()
+    };
     let control_options = ControlOptions {
-        issuers: tokens.issuers,
+        issuers: tokens.issuers.clone(),
         uid: Some(uid),
+        reload: Some(ReloadBox(Arc::new(reload))),
         collectors: collectors(config, certificates.as_ref(), &shard_options),
         ..ControlOptions::new(config)
     };
@@ -153,10 +184,8 @@ fn serve(start: &Start) -> io::Result<()> {
     }
     let control = control::start(control_options, router.clone(), api)?;
 
-    // A shard says two things at most, the signals one.
-    let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 1);
     // Before anybody can know that this runs: a signal must not find the default action.
-    signals::watch(incidents.clone(), certificates)?;
+    signals::watch(incidents.clone())?;
     let mut threads = Vec::new();
     for id in router.every_shard() {
         let seat = Seat {
@@ -172,7 +201,12 @@ fn serve(start: &Start) -> io::Result<()> {
         };
         threads.push(thread::Builder::new().name(format!("shard-{}", id.0)).spawn(move || seat.run())?);
         // The first one to bind finds out the ports that all share.
-        match happened.recv().map_err(io::Error::other)? {
+        let mut incident = happened.recv().map_err(io::Error::other)?;
+        while let Incident::Reload(_) = incident {
+            tracing::warn!("the configuration is not read again before all shards listen");
+            incident = happened.recv().map_err(io::Error::other)?;
+        }
+        match incident {
             Incident::Ready(bound) => {
                 for (listener, address) in options.listeners.iter_mut().zip(&bound) {
                     if let (Bind::Tcp(at, _), Some(bound)) = (&mut listener.bind, address.tcp()) {
@@ -181,36 +215,56 @@ fn serve(start: &Start) -> io::Result<()> {
                 }
             }
             Incident::ShardFailed(id, problem) => return Err(failed(id, &problem)),
-            Incident::Signal(_) => return Ok(()),
+            Incident::Signal(_) | Incident::Reload(_) => return Ok(()),
         }
     }
     let clients: Vec<ListenAddress> = options.listeners.iter().map(ListenerOptions::address).collect();
+    control.readiness().set(NotReady::Starting, false);
+    pulse::watch(router.clone(), Arc::clone(control.readiness()), Arc::clone(&notify))?;
     announce(config, &clients, control.api_addrs())?;
+    notify.ready("serves");
 
     // A unix socket is closed with the last who shares it: the shards' end must be the end of it.
     drop(options);
     drop(incidents);
-    let mut outcome = loop {
+    let live = Arc::clone(control.live());
+    let mut reloader = Reloader::new(
+        start,
+        shard_options,
+        tokens,
+        room,
+        router.clone(),
+        certificates,
+        live,
+        (self::shard_options, tunnel_options),
+    );
+    let outcome = loop {
         match happened.recv().map_err(io::Error::other)? {
             Incident::Ready(_) => {}
             Incident::Signal(name) => {
+                let Shutdown { delay, drain, grace } = *reloader.shutdown();
+                // At a terminal nobody wants to wait for clients.
+                let drain = if name == "SIGINT" { Duration::ZERO } else { drain };
                 tracing::info!(
-                    "{name}: closing clients after {:?}, at most {:?}",
-                    config.shutdown.delay,
-                    config.shutdown.grace
+                    "{name}: closing clients after {delay:?}, over {drain:?}, at most {grace:?} longer"
                 );
-                break Ok(());
+                notify.stopping("sends clients away");
+                break leave(&control, &happened, delay, drain);
+            }
+            Incident::Reload(told) => {
+                notify.reloading();
+                let outcome = reloader.reload();
+                say_reloaded(&outcome);
+                notify.ready("serves");
+                if let Some(told) = told {
+                    // Who asked may have gone.
+                    let _ = told.send(outcome);
+                }
             }
             Incident::ShardFailed(id, problem) => break Err(failed(id, &problem)),
         }
     };
-    if outcome.is_ok() && !config.shutdown.delay.is_zero() {
-        // Whoever balances the load finds out by /health, and sends no more, while those that come are still served.
-        control.not_ready();
-        if let Ok(Incident::ShardFailed(id, problem)) = happened.recv_timeout(config.shutdown.delay) {
-            outcome = Err(failed(id, &problem));
-        }
-    }
+    let grace = reloader.shutdown().grace;
     let ending = Instant::now();
     for id in router.every_shard() {
         // A full inbox empties while the shard runs; one that does not run has failed and is not waited for.
@@ -218,14 +272,14 @@ fn serve(start: &Start) -> io::Result<()> {
             thread::sleep(Duration::from_millis(1));
         }
     }
-    control.quiet(config.shutdown.grace);
+    control.quiet(grace);
     if outcome.is_ok() {
         for thread in threads {
             let _ = thread.join();
         }
     }
     // What shards told last goes out in what is left of the grace.
-    control.stop(config.shutdown.grace.saturating_sub(ending.elapsed()));
+    control.stop(grace.saturating_sub(ending.elapsed()));
     if outcome.is_ok() {
         tracing::info!("ended");
     }
@@ -244,6 +298,41 @@ fn collectors(
         Arc::new(admission::AdmissionMetrics { admission, mask }) as _
     });
     certificates.into_iter().chain(admission).collect()
+}
+
+fn say_reloaded(outcome: &Outcome) {
+    match outcome {
+        Ok(changed) if changed.is_empty() => tracing::info!("configuration read again: nothing has changed"),
+        Ok(changed) => changed.iter().for_each(|change| tracing::info!("changed: {change}")),
+        Err(faults) => {
+            faults.iter().for_each(|fault| tracing::error!("the configuration stays as it was: {fault}"));
+        }
+    }
+}
+
+/// Sends clients away before the end, while everything else is served.
+fn leave(control: &Control, happened: &Incidents, delay: Duration, drain: Duration) -> io::Result<()> {
+    // Those who balance load find out by /health, and send no more, while those that come are still served.
+    let drains_already = control.readiness().has(NotReady::Draining);
+    control.readiness().set(NotReady::Ending, true);
+    if !drains_already {
+        wait(happened, Instant::now() + delay, || false)?;
+    }
+    if drain.is_zero() {
+        return Ok(());
+    }
+    control.drain(drain);
+    wait(happened, Instant::now() + drain + DRAIN_PATIENCE, || control.is_drained())
+}
+
+/// Until `is_done`, and at most until `end`. Nothing that happens meanwhile counts but a shard that fails.
+fn wait(happened: &Incidents, end: Instant, is_done: impl Fn() -> bool) -> io::Result<()> {
+    while !is_done() && Instant::now() < end {
+        if let Ok(Incident::ShardFailed(id, problem)) = happened.recv_timeout(DRAIN_STEP) {
+            return Err(failed(id, &problem));
+        }
+    }
+    Ok(())
 }
 
 fn failed(id: ShardId, problem: &str) -> io::Error {
@@ -399,7 +488,11 @@ fn shard_options(
                 namespace => format!("{namespace}:").into(),
             }
         }),
-        tunnels: config.tunnel.iter().map(tunnel_options).collect(),
+        tunnels: config
+            .tunnel
+            .iter()
+            .map(|tunnel| tunnel_options(&PlacedTunnel { tunnel: tunnel.clone(), served: true }))
+            .collect(),
         allowed_origins: AllowedOrigins::new(&client.allowed_origins, config.is_development())
             .map_err(io::Error::other)?,
         connections_max: room.shard_connections_max,
@@ -460,11 +553,12 @@ fn shard_listener(listener: &Listener, certificates: Option<&Certificates>) -> c
     }
 }
 
-fn tunnel_options(tunnel: &Tunnel) -> TunnelOptions {
+fn tunnel_options(PlacedTunnel { tunnel, served }: &PlacedTunnel) -> TunnelOptions {
     let options = &tunnel.options;
     let forwarded = options.forward_headers.iter().map(|name| name.to_ascii_lowercase().into_boxed_str());
     TunnelOptions {
         name: tunnel.name.as_str().into(),
+        served: *served,
         forward_headers: forwarded.collect(),
         waiting: WaitingLimits {
             messages_max: options.messages_waiting_max,

@@ -61,9 +61,11 @@ impl Notify {
         self.send(&format!("STATUS={}", one_line(status)));
     }
 
-    /// A sign of life for the watchdog.
+    /// A sign of life for the watchdog, if there is one.
     pub fn alive(&self) {
-        self.send("WATCHDOG=1");
+        if self.watchdog.is_some() {
+            self.send("WATCHDOG=1");
+        }
     }
 
     /// The service is that process from now on. This one may end without the service ending.

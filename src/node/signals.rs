@@ -1,7 +1,7 @@
 //! What the node does about signals.
 //!
-//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has certificates read again, nothing else; without
-//! any, it does nothing and is logged, as SIGUSR1 and SIGUSR2.
+//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has the configuration and certificates read again.
+//! SIGUSR1 and SIGUSR2 do nothing and are logged.
 //! SIGQUIT keeps the system's way: the process ends at once.
 
 use std::io;
@@ -11,13 +11,12 @@ use std::thread;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Incident;
-use super::tls::Certificates;
 
 /// Signals that come meanwhile reach the node by `incidents`.
 ///
 /// # Errors
 /// When no handler can be installed, or no thread started.
-pub fn watch(incidents: mpsc::SyncSender<Incident>, certificates: Option<Certificates>) -> io::Result<()> {
+pub fn watch(incidents: mpsc::SyncSender<Incident>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut watched = {
         let _inside = runtime.enter();
@@ -27,7 +26,7 @@ pub fn watch(incidents: mpsc::SyncSender<Incident>, certificates: Option<Certifi
             hangup: signal(SignalKind::hangup())?,
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
-            certificates,
+            incidents: incidents.clone(),
         }
     };
     thread::Builder::new().name("signals".into()).spawn(move || {
@@ -46,7 +45,7 @@ struct Watched {
     hangup: Signal,
     user_1: Signal,
     user_2: Signal,
-    certificates: Option<Certificates>,
+    incidents: mpsc::SyncSender<Incident>,
 }
 
 impl Watched {
@@ -56,14 +55,13 @@ impl Watched {
             let ignored = tokio::select! {
                 _ = self.terminate.recv() => return "SIGTERM",
                 _ = self.interrupt.recv() => return "SIGINT",
-                _ = self.hangup.recv() => match &self.certificates {
-                    None => "SIGHUP is ignored: a changed configuration takes a restart",
-                    Some(certificates) => {
-                        tracing::info!("SIGHUP: reading certificates again; a changed configuration takes a restart");
-                        certificates.reload();
-                        continue;
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP: reading the configuration again");
+                    match self.incidents.try_send(Incident::Reload(None)) {
+                        Ok(()) => continue,
+                        Err(_) => "SIGHUP is ignored: the configuration is being read already, or the node ends",
                     }
-                },
+                }
                 _ = self.user_1.recv() => "SIGUSR1 is ignored",
                 _ = self.user_2.recv() => "SIGUSR2 is ignored",
             };

@@ -28,7 +28,6 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 pub struct Certificates(Arc<Inner>);
 
 struct Inner {
-    settings: TlsSettings,
     maker: Arc<TlsMaker>,
     served: RwLock<Vec<Watched>>,
 }
@@ -73,7 +72,7 @@ impl Certificates {
         let certificates = options.certificates.iter().cloned();
         let served = RwLock::new(certificates.map(|served| Watched::new(served, now_s)).collect());
         let maker = Arc::new(TlsMaker::new(options).map_err(io::Error::other)?);
-        let inner = Inner { settings: config.tls.clone(), maker, served };
+        let inner = Inner { maker, served };
         Ok(Some(Certificates(Arc::new(inner))))
     }
 
@@ -81,28 +80,28 @@ impl Certificates {
         Arc::clone(&self.0.maker) as Arc<dyn LayerMaker>
     }
 
-    /// Reads the files again. What is wrong with them is logged, and the old ones go on.
-    pub fn reload(&self) {
-        let now_s = unix_s();
-        let files = match self.0.settings.read(now_s) {
-            Ok(files) => files,
-            Err(faults) => {
-                tracing::error!("certificates stay as they were: {}", sentence(&faults));
-                return;
-            }
-        };
+    /// Reads the files that `settings` name.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn prepare(&self, settings: &TlsSettings) -> Result<TlsFiles, String> {
+        settings.read(unix_s()).map_err(|faults| sentence(&faults))
+    }
+
+    /// New connections get these. Says which.
+    ///
+    /// # Errors
+    /// What is wrong with them: the old ones go on.
+    pub fn exchange(&self, files: TlsFiles) -> Result<Vec<String>, String> {
         let certificates = files.options.certificates.clone();
-        if let Err(problem) = self.0.maker.exchange(files.options) {
-            tracing::error!("certificates stay as they were: {problem}");
-            return;
-        }
-        for Served { path, subject, .. } in &certificates {
-            tracing::info!("certificate read again: {path} ({subject}), for new connections");
-        }
-        for warning in files.warnings {
-            tracing::warn!("{warning}");
-        }
+        self.0.maker.exchange(files.options).map_err(|problem| problem.to_string())?;
+        let read = certificates.iter().map(|Served { path, subject, .. }| {
+            format!("certificate read again: {path} ({subject}), for new connections")
+        });
+        let read: Vec<String> = read.collect();
+        let now_s = unix_s();
         *self.0.served.write() = certificates.into_iter().map(|served| Watched::new(served, now_s)).collect();
+        Ok(read)
     }
 
     /// Warns of those that end soon, from a thread that lives as long as the process.

@@ -20,6 +20,7 @@ use crate::session::token::{
 };
 
 /// What a node verifies tokens with.
+#[derive(Clone)]
 pub struct Tokens {
     /// `None`: no key is configured, no token is valid.
     pub verifier: Option<Arc<Verifier>>,
@@ -28,13 +29,15 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// Of `known` issuers the keys are taken that were fetched already.
+    ///
     /// # Errors
     /// A key that is none. The check of the configuration has refused it with its name already.
-    pub fn new(client: &Client) -> Result<Tokens, KeyFault> {
-        let mut issuers = Vec::new();
+    pub fn new(client: &Client, known: &[Issuer]) -> Result<Tokens, KeyFault> {
+        let mut issuers = Issuers { known, used: Vec::new() };
         let own = client.subscription_token.has_keys();
         if !client.token.has_keys() && !own {
-            return Ok(Tokens { verifier: None, issuers });
+            return Ok(Tokens { verifier: None, issuers: Vec::new() });
         }
         let of_connections =
             TokenOptions { require_user: client.require_user, ..options(&client.token, &mut issuers)? };
@@ -46,22 +49,65 @@ impl Tokens {
         if own {
             verifier = verifier.with_subscriptions(options(&client.subscription_token, &mut issuers)?);
         }
-        Ok(Tokens { verifier: Some(Arc::new(verifier)), issuers })
+        if let Some(previous) = previous(&client.token, &mut issuers)? {
+            verifier = verifier.with_previous(previous);
+        }
+        if own && let Some(previous) = previous(&client.subscription_token, &mut issuers)? {
+            verifier = verifier.with_previous_subscriptions(previous);
+        }
+        Ok(Tokens { verifier: Some(Arc::new(verifier)), issuers: issuers.used })
     }
 }
 
-fn options(token: &Token, issuers: &mut Vec<Issuer>) -> Result<TokenOptions, KeyFault> {
+/// Issuers of a configuration, each once.
+struct Issuers<'k> {
+    known: &'k [Issuer],
+    used: Vec<Issuer>,
+}
+
+/// What tokens of keys that were changed are held against, and until when: seconds since 1970.
+fn previous(token: &Token, issuers: &mut Issuers<'_>) -> Result<Option<(TokenOptions, u64)>, KeyFault> {
+    let Some(until) = token.previous_until else { return Ok(None) };
+    // All but the keys holds for these tokens too.
+    let mut options = TokenOptions {
+        hmac_secret: Vec::new(),
+        hmac_secrets: Vec::new(),
+        rsa: None,
+        ecdsa: None,
+        eddsa: None,
+        published: None,
+        ..options(token, issuers)?
+    };
+    if let Some(secret) = &token.previous_hmac_secret {
+        options.hmac_secret = secret.reveal().into();
+    }
+    if let Some(pem) = &token.previous_public_key {
+        match (Key::rsa(pem), Key::ecdsa(pem), Key::eddsa(pem)) {
+            (Ok(key), ..) => options.rsa = Some(key),
+            (_, Ok(key), _) => options.ecdsa = Some(key),
+            (_, _, Ok(key)) => options.eddsa = Some(key),
+            (Err(fault), ..) => return Err(fault),
+        }
+    }
+    Ok(Some((options, until.unix_s())))
+}
+
+fn options(token: &Token, issuers: &mut Issuers<'_>) -> Result<TokenOptions, KeyFault> {
     let key =
         |pem: &Option<String>, read: fn(&str) -> Result<Key, KeyFault>| pem.as_deref().map(read).transpose();
     let shared = token.jwks_url.as_ref().map(|url| {
-        let known = issuers.iter().find(|Issuer { keys, authorities }| {
+        let is_same = |Issuer { keys, authorities }: &&Issuer| {
             keys.url() == url && keys.refresh() == token.jwks_refresh && *authorities == token.jwks_ca_file
-        });
-        if let Some(known) = known {
-            return Arc::clone(&known.keys);
+        };
+        if let Some(used) = issuers.used.iter().find(is_same) {
+            return Arc::clone(&used.keys);
         }
-        let keys = Arc::new(PublishedKeys::new(url, token.jwks_refresh));
-        issuers.push(Issuer { keys: Arc::clone(&keys), authorities: token.jwks_ca_file.clone() });
+        let issuer = issuers.known.iter().find(is_same).cloned().unwrap_or_else(|| Issuer {
+            keys: Arc::new(PublishedKeys::new(url, token.jwks_refresh)),
+            authorities: token.jwks_ca_file.clone(),
+        });
+        let keys = Arc::clone(&issuer.keys);
+        issuers.used.push(issuer);
         keys
     });
     Ok(TokenOptions {
@@ -146,7 +192,7 @@ fn make(client: &Client, job: &TokenJob) -> Result<String, String> {
 
 /// What the token says, as JSON for people.
 fn check(client: &Client, token: &str) -> Result<String, String> {
-    let tokens = Tokens::new(client).map_err(|fault| fault.to_string())?;
+    let tokens = Tokens::new(client, &[]).map_err(|fault| fault.to_string())?;
     let Some(verifier) = &tokens.verifier else {
         return Err("the configuration has no token key: client.token.hmac_secret and the like".into());
     };

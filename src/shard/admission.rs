@@ -121,11 +121,15 @@ impl Core {
             self.refuse_client(slot, Refusal::NodeConnections, Some((head, endpoint)));
             return false;
         }
-        let Some(admission) = self.env.options.admission.clone().filter(|_| of_client) else { return true };
         // A page's browser asks before its request, which counts.
-        if head.method == "OPTIONS" {
+        if !of_client || head.method == "OPTIONS" {
             return true;
         }
+        if self.peers.departures.draining {
+            self.refuse_client(slot, Refusal::NodeDraining, Some((head, endpoint)));
+            return false;
+        }
+        let Some(admission) = self.env.options.admission.clone() else { return true };
         let network = self.network(slot, &admission);
         let judged = self.judge_request(slot, &admission, network);
         if let Err(refusal) = judged {

@@ -53,6 +53,11 @@ impl Core {
             ControlRequest::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
             ControlRequest::Push(ask, reply) => self.push_to_users(ask, reply),
             ControlRequest::Stats(reply) => reply.send(Ok(self.report())),
+            ControlRequest::Options(options, reply) => self.exchange_options(options, reply),
+            ControlRequest::Alive(reply) => reply.send(Ok(())),
+            ControlRequest::Drain(departure, reply) => self.drain(&departure, reply),
+            ControlRequest::DrainStop(reply) => self.drain_stop(reply),
+            ControlRequest::Reconnect(movers, departure, reply) => self.reconnect(&movers, &departure, reply),
             ControlRequest::Shutdown(disconnect) => self.end(disconnect),
             ControlRequest::Publish(..)
             | ControlRequest::History(..)

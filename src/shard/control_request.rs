@@ -8,6 +8,8 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use http::{Request, Response};
 
@@ -21,6 +23,7 @@ use crate::hub::requests::{History, HistoryRequest, PresenceStats, PublishReques
 use crate::session::hook_call::{Answer, Denied, HookCall, Waiting};
 use crate::session::token::Overrides;
 use crate::session::tunnel::{Payload, TunnelAnswer, TunnelCall};
+use crate::shard::options::ShardOptions;
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
 /// Dropped unanswered, it answers [`ErrorCode::Internal`], so that nobody waits for ever.
@@ -130,6 +133,37 @@ pub struct Pushed {
     pub reached: Vec<bool>,
 }
 
+/// Clients that leave one after the other: over which time, and how far they are.
+#[derive(Clone, Debug)]
+pub struct Departure {
+    pub over: Duration,
+    pub progress: Arc<Progress>,
+}
+
+impl Departure {
+    pub fn new(over: Duration) -> Departure {
+        Departure { over, progress: Arc::default() }
+    }
+}
+
+/// How far a departure is, of all shards together.
+#[derive(Debug, Default)]
+pub struct Progress {
+    pub clients: AtomicU64,
+    /// Closed, or gone before their turn.
+    pub closed: AtomicU64,
+}
+
+/// Which clients are to come back elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Movers {
+    /// So many of a hundred, chosen at random.
+    Percent(u8),
+    User(UserName),
+    /// Its subscribers.
+    Channel(ChannelName),
+}
+
 /// Chooses channels by name.
 pub type ChannelFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -177,6 +211,16 @@ pub enum ControlRequest {
     Tunnel(ConnId, TunnelCommand, Reply<TunnelTold>),
     Push(PushUsers, Reply<Pushed>),
     Stats(Reply<ShardStats>),
+    /// Answered when the shard turns.
+    Alive(Reply<()>),
+    /// Other options hold from now on.
+    Options(OptionsBox, Reply<()>),
+    /// Lets no client in, and closes those that are here, evenly over the time. Another one takes its place.
+    Drain(Departure, Reply<()>),
+    /// Clients that are still here stay, and others are let in.
+    DrainStop(Reply<()>),
+    /// Closes some clients, evenly over the time, so that they connect again. Answers how many.
+    Reconnect(Movers, Departure, Reply<u64>),
     /// Stops accepting, closes every client with the code, and ends the shard's thread when they are gone.
     Shutdown(Disconnect),
 }
@@ -226,6 +270,16 @@ pub struct TunnelStanding {
     pub bytes_waiting: usize,
     /// Bytes that the client has not read, as far as they are still here.
     pub owed_bytes: usize,
+}
+
+/// [`ShardOptions`] that can be debugged.
+#[derive(Clone)]
+pub struct OptionsBox(pub Arc<ShardOptions>);
+
+impl fmt::Debug for OptionsBox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ShardOptions")
+    }
 }
 
 /// [`ChannelFilter`] that can be debugged.

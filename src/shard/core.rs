@@ -17,6 +17,7 @@ use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::Connection;
 use crate::shard::control_request::{ControlPlane, ShardStats};
 use crate::shard::delivery::{Delivery, LATE};
+use crate::shard::departures::Departures;
 use crate::shard::environment::{Environment, RETRY};
 use crate::shard::events::Events;
 use crate::shard::layers::ListenerOptions;
@@ -112,6 +113,7 @@ impl Core {
             || self.links.compression.has_unread()
             || !self.links.outbox.is_empty()
             || self.links.handshakes.waiting() > 0
+            || self.env.retaking
         {
             return Some(Duration::ZERO);
         }
@@ -121,6 +123,7 @@ impl Core {
         let events = self.owned.events.next(now);
         let ending = self.env.ending.filter(|until| *until > now);
         let due = self.delivery.local.next_due();
+        let departure = self.peers.departures.next();
         [
             self.links.wheel.next(),
             accept_again_at,
@@ -129,6 +132,7 @@ impl Core {
             events,
             ending,
             due,
+            departure,
             Some(self.owned.sweep_at),
         ]
         .into_iter()
@@ -144,6 +148,9 @@ impl Core {
         self.links.compression.begin();
         self.links.holders.begin();
         self.messages.mailer.retry();
+        if self.env.retaking {
+            self.retake_options();
+        }
         self.handle_events();
         if self.owned.sweep_at <= now {
             self.owned.channels.owned.forget_roster();
@@ -384,6 +391,7 @@ impl Core {
 
     pub fn handle_timers(&mut self) {
         self.close_next();
+        self.depart();
         self.handle_due();
         if self.env.ending.is_some_and(|until| until <= self.env.now) {
             let left: Vec<u32> = self.links.connections.iter().map(|(slot, _)| slot).collect();
@@ -434,6 +442,7 @@ impl Core {
             return;
         }
         self.links.actions.push(Action::AcceptEnd);
+        self.peers.departures = Departures::default();
         self.env.ending = Some(self.env.now + self.env.options.shutdown_grace);
         self.links.closes = self.links.connections.iter().map(|(slot, _)| slot).collect();
         self.links.closes_with = disconnect;

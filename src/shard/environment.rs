@@ -26,6 +26,8 @@ pub(in crate::shard) struct Environment {
     pub wall_ms: u64,
     pub stats: Stats,
     pub load: Load,
+    /// Channels have yet to take other options.
+    pub retaking: bool,
     /// Set by the order to end: connections that are still here then are cut off.
     pub ending: Option<Time>,
 }
@@ -40,7 +42,18 @@ impl Environment {
     ) -> Environment {
         let wall_ms = (options.wall_ms)(now);
         let load = Load::new(now, (options.thread_time)());
-        Environment { id, options, control, prng, now, wall_ms, stats: Stats::default(), load, ending: None }
+        Environment {
+            id,
+            options,
+            control,
+            prng,
+            now,
+            wall_ms,
+            stats: Stats::default(),
+            load,
+            retaking: false,
+            ending: None,
+        }
     }
 
     pub fn set_now(&mut self, now: Time) {

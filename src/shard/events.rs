@@ -60,6 +60,24 @@ impl Events {
         }
     }
 
+    /// Tells other kinds from now on. Of connections that are here, what they were is counted from now.
+    pub fn exchange(
+        &mut self,
+        kinds: EventKinds,
+        vacated_delay: Duration,
+        connections: impl Iterator<Item = u32>,
+        now: Time,
+    ) {
+        self.kinds = kinds;
+        self.occupancy.delay = vacated_delay;
+        if !kinds.contains(EventKind::Disconnected) {
+            self.lives = None;
+        } else if self.lives.is_none() {
+            self.lives = Some(Slots::default());
+            connections.for_each(|slot| self.begin(slot, now));
+        }
+    }
+
     pub fn wants(&self, kind: EventKind) -> bool {
         self.kinds.contains(kind)
     }

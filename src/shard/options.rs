@@ -160,6 +160,8 @@ pub struct ClientLimits {
 #[derive(Clone, Debug)]
 pub struct TunnelOptions {
     pub name: Box<str>,
+    /// Clients may connect. One that was taken out of the configuration is there for those who are connected.
+    pub served: bool,
     /// Header fields of the client's request that the backend gets to see, in lower case.
     pub forward_headers: Box<[Box<str>]>,
     pub waiting: WaitingLimits,

@@ -433,6 +433,15 @@ impl Peer {
         }
     }
 
+    /// It stays for long, so that a node which drains ends it. Requests of HTTP are answered and end by themselves.
+    pub fn departs(&self) -> bool {
+        match &self.kind {
+            Kind::Client(_) | Kind::Unidirectional(_) | Kind::Tunnel(_) | Kind::Echo => true,
+            Kind::Http(Some(http)) => http.inquiry.is_some(),
+            Kind::Http(None) | Kind::Nobody => false,
+        }
+    }
+
     /// It knows channels, and is far enough to hear of them.
     pub fn takes_orders(&self) -> bool {
         match &self.kind {

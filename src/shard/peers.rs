@@ -3,6 +3,7 @@
 use crate::base::ids::ShardId;
 use crate::session::Effect;
 use crate::shard::client_ids::ClientIds;
+use crate::shard::departures::Departures;
 use crate::shard::directory::Directory;
 use crate::shard::draining::Draining;
 use crate::shard::options::ShardOptions;
@@ -18,6 +19,8 @@ pub(in crate::shard) struct Peers {
     pub commands_resuming: Vec<u32>,
     /// Connections of tunnels that have gone and still have something for their backend.
     pub draining: Draining,
+    /// Clients that are to leave.
+    pub departures: Departures,
 
     // Scratch space, empty between uses.
     pub text: Vec<u8>,
@@ -33,6 +36,7 @@ impl Peers {
             rates: Rates::new(&options.client_limits, &options.rules, options.message_bytes_max),
             commands_resuming: Vec::new(),
             draining: Draining::default(),
+            departures: Departures::default(),
             text: Vec::new(),
             effects: Vec::new(),
         }

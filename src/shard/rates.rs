@@ -90,6 +90,16 @@ impl Rates {
         limits_something.then(|| Box::new(rates))
     }
 
+    /// The rates `new` in the place of `old`: who has sent too much has so still.
+    pub fn exchange(old: Option<Box<Rates>>, new: Option<Box<Rates>>) -> Option<Box<Rates>> {
+        let mut new = new?;
+        if let Some(old) = old {
+            let Rates { slots, slots_sweep_at, channels, sweep_at, .. } = *old;
+            *new = Rates { slots, slots_sweep_at, channels, sweep_at, ..*new };
+        }
+        Some(new)
+    }
+
     /// Until when what the connection has sent is paid for: commands, and bytes.
     pub fn paid(&self, slot: u32, generation: u32) -> (Time, Time) {
         let entry = self.slots.get(&slot).filter(|entry| entry.generation == generation);

@@ -179,6 +179,7 @@ pub enum Cause {
     NodeUnauthenticated,
     NodeConnects,
     NodeBusy,
+    NodeDraining,
     DebtLimit,
     PeerReset,
     PeerTimeout,
@@ -191,7 +192,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    const ALL: [(Cause, &'static str); 42] = [
+    const ALL: [(Cause, &'static str); 43] = [
         (Cause::HttpMalformed, "http_malformed"),
         (Cause::HttpHeadTooLarge, "http_head_too_large"),
         (Cause::HttpBodyTooLarge, "http_body_too_large"),
@@ -225,6 +226,7 @@ impl Cause {
         (Cause::NodeUnauthenticated, "node_unauthenticated"),
         (Cause::NodeConnects, "node_connects"),
         (Cause::NodeBusy, "node_busy"),
+        (Cause::NodeDraining, "node_draining"),
         (Cause::DebtLimit, "debt_limit"),
         (Cause::PeerReset, "peer_reset"),
         (Cause::PeerTimeout, "peer_timeout"),
@@ -247,6 +249,7 @@ impl From<Refusal> for Cause {
             Refusal::NodeUnauthenticated => Cause::NodeUnauthenticated,
             Refusal::NodeConnects => Cause::NodeConnects,
             Refusal::NodeBusy => Cause::NodeBusy,
+            Refusal::NodeDraining => Cause::NodeDraining,
         }
     }
 }

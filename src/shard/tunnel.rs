@@ -44,7 +44,8 @@ impl Core {
     /// The tunnel that the path names.
     pub fn tunnel_at(&self, path: &str) -> Option<u16> {
         let name = path.strip_prefix(PATH)?;
-        let place = self.env.options.tunnels.iter().position(|tunnel| &*tunnel.name == name)?;
+        let place =
+            self.env.options.tunnels.iter().position(|tunnel| tunnel.served && &*tunnel.name == name)?;
         u16::try_from(place).ok()
     }
 
@@ -494,8 +495,8 @@ fn hello(head: &RequestHead<'_>, options: &TunnelOptions, passes_on: impl Fn(&st
 /// Codes of the client protocol mean nothing to a client of another: those of RFC 6455 and the IANA registry do.
 fn code_for_all(disconnect: &Disconnect) -> u16 {
     match disconnect.code {
-        // Going away.
-        3001 => 1001,
+        // Service restart: come back, here or to another node.
+        3001 | 3011 => 1012,
         // Try again later.
         3008 | 3013 => 1013,
         // Internal error: also what libraries send for a ping without answer.

@@ -18,6 +18,7 @@ use tracing::level_filters::LevelFilter;
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Log, LogFormat, LogLevel};
@@ -30,15 +31,7 @@ use queue::Lines;
 /// # Errors
 /// When the process logs already: this is called once, first of all.
 pub fn init(log: &Log) -> Result<(), String> {
-    let level = match log.level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    };
-    // Crates below us at debug level drown what is asked for.
-    let targets = Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("trunkline", level);
+    let (targets, handle) = reload::Layer::new(targets_of(log.level));
     // A descriptor of its own: a thread that stands still in a write must not hold the lock of std's stderr.
     let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
     let missing = match log.format {
@@ -56,9 +49,35 @@ pub fn init(log: &Log) -> Result<(), String> {
         .try_init()
         .map_err(|error| error.to_string())?;
     let _ = QUEUE.set(queue);
+    let _ = LEVEL.set(Box::new(move |level| {
+        // Only a subscriber that is gone refuses, and this one is the process'.
+        let _ = handle.reload(targets_of(level));
+    }));
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
 }
+
+fn targets_of(level: LogLevel) -> Targets {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    // Crates below us at debug level drown what is asked for.
+    Targets::new().with_default(level.min(LevelFilter::WARN)).with_target("trunkline", level)
+}
+
+/// Logs from this level on, once the process logs.
+pub fn set_level(level: LogLevel) {
+    if let Some(set) = LEVEL.get() {
+        set(level);
+    }
+}
+
+/// Changes the level of the process' log.
+static LEVEL: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
 
 /// The lines of this process, once it logs.
 static QUEUE: OnceLock<Lines> = OnceLock::new();

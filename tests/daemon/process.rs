@@ -89,6 +89,8 @@ impl Daemon {
                 command.env_remove(name);
             }
         }
+        // Tests that are about a drain say over which time.
+        command.env("TRUNKLINE_SHUTDOWN_DRAIN", "0s");
         command.envs(settings.iter().map(|(name, value)| (format!("TRUNKLINE_{name}"), value)));
         command
             .arg("--config")

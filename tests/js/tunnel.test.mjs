@@ -677,7 +677,7 @@ for (const driver of drivers) {
       }
     });
 
-    test('at the end clients are sent away with 1001 and the backend hears of it', async () => {
+    test('at the end clients are sent away with 1012 and the backend hears of it', async () => {
       const tunnel = [{ name: 'game', endpoint: backend.url }];
       const ending = await Daemon.start({ driver, config: configuration({ tunnel }), args: ['--shards', '2'] });
       const client = await Client.connect(`ws://${ending.address}/tunnel/game`);
@@ -686,9 +686,9 @@ for (const driver of drivers) {
       // The close is not lost even when the backend takes its time over it.
       backend.close = (_, response) => setTimeout(() => response.end(), 500);
       assert.equal(await ending.stop(), 0);
-      assert.deepEqual(await client.closed(), { code: 1001, reason: 'shutdown' });
+      assert.deepEqual(await client.closed(), { code: 1012, reason: 'shutdown' });
       const [{ json }] = backend.of('close');
-      assert.deepEqual([json.code, json.messages], [1001, 1]);
+      assert.deepEqual([json.code, json.messages], [1012, 1]);
     });
   });
 }

@@ -35,8 +35,8 @@ mod sender;
 pub mod signature;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -73,8 +73,8 @@ pub struct Events {
     grown: watch::Sender<u64>,
     /// Up to which number the backend has accepted.
     accepted: watch::Sender<u64>,
-    /// Batches are sent, and so accepted some day.
-    sends: bool,
+    /// To whom batches go, and how.
+    options: watch::Sender<EventOptions>,
     counts: Counts,
 }
 
@@ -141,15 +141,31 @@ impl Events {
             grown: watch::Sender::new(log.last()),
             log: Mutex::new(log),
             accepted: watch::Sender::new(accepted),
-            sends: options.endpoint.is_some(),
+            options: watch::Sender::new(options.clone()),
             counts: Counts::default(),
         });
-        if let Some(endpoint) = &options.endpoint {
-            let sender = Sender::new(endpoint, options).map_err(io::Error::other)?;
-            tokio::spawn(Arc::clone(&events).send(sender, options.batch_max));
-        }
+        Events::check(options)?;
+        tokio::spawn(Arc::clone(&events).send());
         tokio::spawn(Arc::clone(&events).collect());
         Ok(events)
+    }
+
+    /// Whether what these options name can be spoken to from this machine.
+    ///
+    /// # Errors
+    /// As [`Events::start`].
+    pub fn check(options: &EventOptions) -> io::Result<()> {
+        Sender::new(options).map(drop).map_err(io::Error::other)
+    }
+
+    /// Batches go where these say from the next try on. The log's bound stays as it is.
+    pub fn exchange(&self, options: EventOptions) {
+        self.options.send_replace(options);
+    }
+
+    /// Batches are sent, and so accepted some day.
+    fn sends(&self) -> bool {
+        self.options.borrow().endpoint.is_some()
     }
 
     /// Takes an event, from any thread and without waiting.
@@ -174,14 +190,14 @@ impl Events {
 
     /// Until everything told so far is accepted. Without an endpoint nothing ever is, and this ends at once.
     pub async fn drained(&self) {
-        while self.sends && !self.is_drained() {
+        while self.sends() && !self.is_drained() {
             tokio::time::sleep(GATHER).await;
         }
     }
 
     /// Events told and not accepted.
     pub fn unaccepted(&self) -> u64 {
-        match self.sends {
+        match self.sends() {
             true => self.log.lock().last() - *self.accepted.borrow() + self.queue.len() as u64,
             false => 0,
         }
@@ -221,18 +237,38 @@ impl Events {
         true
     }
 
-    async fn send(self: Arc<Events>, mut sender: Sender, batch_max: usize) {
+    async fn send(self: Arc<Events>) {
         let mut grown = self.grown.subscribe();
+        let mut options = self.options.subscribe();
+        options.mark_changed();
         let mut accepted = *self.accepted.borrow();
-        loop {
+        let (mut sender, mut batch_max) = (None, 0);
+        'batches: loop {
+            // The senders of both channels are in `self`: they do not go away.
+            if options.has_changed().unwrap_or(false) {
+                let current = options.borrow_and_update().clone();
+                // What cannot be made was refused when the options came.
+                sender = Sender::new(&current).ok().flatten();
+                batch_max = current.batch_max;
+            }
+            let Some(sender) = &mut sender else {
+                let _ = options.changed().await;
+                options.mark_changed();
+                continue;
+            };
             let Some(batch) = self.next_batch(accepted, batch_max) else {
-                // The sender of the channel is in `self`.
-                let _ = grown.wait_for(|&last| last > accepted).await;
+                tokio::select! {
+                    _ = grown.wait_for(|&last| last > accepted) => {}
+                    _ = options.changed() => options.mark_changed(),
+                }
                 continue;
             };
             while !sender.deliver(&batch).await {
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
                 sender.pause().await;
+                if options.has_changed().unwrap_or(false) {
+                    continue 'batches;
+                }
             }
             self.counts.batches.fetch_add(1, Ordering::Relaxed);
             self.counts.sent.fetch_add(batch.last - accepted, Ordering::Relaxed);
@@ -260,13 +296,37 @@ impl std::fmt::Debug for Events {
     }
 }
 
+/// The events of this node, if there are any yet: another configuration may begin to tell them.
+#[derive(Clone, Debug, Default)]
+pub struct EventsPlace(Arc<OnceLock<Arc<Events>>>);
+
+impl EventsPlace {
+    pub fn new(events: Option<Arc<Events>>) -> EventsPlace {
+        let place = EventsPlace::default();
+        if let Some(events) = events {
+            place.set(events);
+        }
+        place
+    }
+
+    pub fn get(&self) -> Option<&Arc<Events>> {
+        self.0.get()
+    }
+
+    /// Once: they go on when the configuration names no kinds any more.
+    pub fn set(&self, events: Arc<Events>) {
+        let _ = self.0.set(events);
+    }
+}
+
 /// What `/metrics` shows of events.
 #[derive(Debug)]
-pub struct EventMetrics(pub Arc<Events>);
+pub struct EventMetrics(pub EventsPlace);
 
 impl Collector for EventMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Events { counts, log, .. } = &*self.0;
+        let Some(events) = self.0.get() else { return Ok(()) };
+        let Events { counts, log, .. } = &**events;
         let help = "Events numbered, by type";
         let zero = ConstCounter::new(0u64);
         let mut family = encoder.encode_descriptor("events", help, None, zero.metric_type())?;
@@ -287,7 +347,7 @@ impl Collector for EventMetrics {
         let log_bytes = log.lock().bytes() as u64;
         for (name, help, value) in [
             ("events_log_bytes", "What the log of events weighs", log_bytes),
-            ("events_unaccepted", "Events told and not accepted yet", self.0.unaccepted()),
+            ("events_unaccepted", "Events told and not accepted yet", events.unaccepted()),
         ] {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;

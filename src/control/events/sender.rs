@@ -43,12 +43,17 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn new(endpoint: &str, options: &EventOptions) -> reqwest::Result<Sender> {
+    /// `None`: events go nowhere.
+    ///
+    /// # Errors
+    /// When the endpoint cannot be spoken to from this machine at all.
+    pub fn new(options: &EventOptions) -> reqwest::Result<Option<Sender>> {
+        let Some(endpoint) = &options.endpoint else { return Ok(None) };
         let mut headers: HeaderMap = options.headers.iter().cloned().collect();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         // One batch at a time needs one connection.
         let reach = Reach { endpoint, http2: false, authorities: options.authorities.as_ref(), idle_max: 1 };
-        Ok(Sender {
+        Ok(Some(Sender {
             client: outbound::client(reach)?,
             endpoint: endpoint.to_string(),
             headers,
@@ -59,7 +64,7 @@ impl Sender {
             prng: Prng::new(),
             started: Instant::now(),
             limit: LogLimit::default(),
-        })
+        }))
     }
 
     /// One attempt. False: it is to be tried again after [`Sender::pause`].

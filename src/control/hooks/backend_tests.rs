@@ -36,8 +36,8 @@ fn hooks(address: SocketAddr, change: impl FnOnce(&mut HookOptions)) -> Hooks {
     Hooks::new(&[config::Hook { name: "b".into(), options }]).unwrap()
 }
 
-fn hook(hooks: &Hooks) -> &Arc<Hook> {
-    &hooks.by_name["b"]
+fn hook(hooks: &Hooks) -> Arc<Hook> {
+    Arc::clone(&hooks.by_name.read()["b"])
 }
 
 fn hook_call(matter: Matter) -> HookCall {

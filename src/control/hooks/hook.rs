@@ -40,6 +40,8 @@ const DRAIN_BYTES_MAX: usize = 64 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 pub struct Hook {
+    /// What it was made of.
+    pub settings: config::Hook,
     pub name: String,
     pub metrics: HookMetrics,
     client: Client,
@@ -116,6 +118,7 @@ impl Hook {
         };
         metrics.limit.set(i64::from(options.in_flight_max));
         Ok(Hook {
+            settings: hook.clone(),
             name: hook.name.clone(),
             metrics,
             client: outbound::client(reach).map_err(|error| outbound::deepest(&error))?,

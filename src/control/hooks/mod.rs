@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
@@ -35,9 +36,12 @@ use crate::control::hooks::metrics::HooksMetrics;
 use crate::session::hook_call::{Answer, Cancel, Denied, HookCall, Waiting};
 use crate::shard::control_request::{BackendReply, Busy};
 
+/// Hooks that are ready to be asked.
+pub struct HooksByName(HashMap<String, Arc<Hook>>);
+
 /// Every hook of the configuration.
 pub struct Hooks {
-    by_name: HashMap<String, Arc<Hook>>,
+    by_name: RwLock<HashMap<String, Arc<Hook>>>,
     metrics: HooksMetrics,
 }
 
@@ -51,7 +55,34 @@ impl Hooks {
             let made = made.map_err(|why| io::Error::other(format!("hook {:?}: {why}", hook.name)))?;
             Ok((hook.name.clone(), Arc::new(made)))
         });
-        Ok(Hooks { by_name: by_name.collect::<io::Result<_>>()?, metrics })
+        Ok(Hooks { by_name: RwLock::new(by_name.collect::<io::Result<_>>()?), metrics })
+    }
+
+    /// The hooks of another configuration: those whose settings are the same stay as they are. So do those that are gone
+    /// from it, for who may still ask them.
+    ///
+    /// # Errors
+    /// As [`Hooks::new`].
+    pub fn prepare(&self, hooks: &[config::Hook]) -> io::Result<HooksByName> {
+        let mut by_name = self.by_name.read().clone();
+        for hook in hooks {
+            if by_name.get(&hook.name).is_some_and(|old| old.settings == *hook) {
+                continue;
+            }
+            let made = Hook::new(hook, self.metrics.of(&hook.name), Instant::now());
+            let made = made.map_err(|why| io::Error::other(format!("hook {:?}: {why}", hook.name)))?;
+            by_name.insert(hook.name.clone(), Arc::new(made));
+        }
+        Ok(HooksByName(by_name))
+    }
+
+    pub fn exchange(&self, hooks: HooksByName) {
+        *self.by_name.write() = hooks.0;
+    }
+
+    /// Forgets hooks that nobody asks any more.
+    pub fn retain(&self, hooks: &[config::Hook]) {
+        self.by_name.write().retain(|name, _| hooks.iter().any(|hook| hook.name == *name));
     }
 
     pub fn register_metrics(&self, registry: &mut Registry) {
@@ -65,10 +96,11 @@ impl Hooks {
     /// hook.
     pub fn ask(&self, runtime: &Handle, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
         let kind = wire::kind(&hook_call.matter);
-        let Some(hook) = self.by_name.get(&*hook_call.hook) else {
+        let Some(hook) = self.by_name.read().get(&*hook_call.hook).cloned() else {
             debug_assert!(false, "the configuration was checked for {:?}", hook_call.hook);
             return Err(Busy);
         };
+        let hook = &hook;
         let mut promise = Promise(Some(reply));
         let task = match hook.enter(&hook_call) {
             Some(turn) => {

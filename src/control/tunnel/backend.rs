@@ -18,6 +18,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub struct Backend {
+    /// What it was made of.
+    pub settings: Tunnel,
     pub name: String,
     pub timeout: Duration,
     /// Of every request.
@@ -109,6 +111,7 @@ impl Backend {
         // Checked with the configuration.
         let headers = options.static_headers.iter().filter_map(|text| static_header(text.reveal()).ok());
         Ok(Backend {
+            settings: tunnel.clone(),
             name: tunnel.name.clone(),
             timeout: options.timeout,
             headers: headers.collect(),

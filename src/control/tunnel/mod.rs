@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderValue, StatusCode, header};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
@@ -41,6 +41,7 @@ use crate::base::ids::UserName;
 use crate::base::json::object;
 use crate::base::time::Time;
 use crate::config::Tunnel;
+use crate::config::reload::PlacedTunnel;
 use crate::control::certificate::Certificate;
 use crate::control::metrics::TunnelCounts;
 use crate::control::tunnel::backend::{Answered, Backend, Fault, Patience};
@@ -59,10 +60,13 @@ const CLOSE_TIMEOUTS: u32 = 3;
 /// Longest user name, in bytes: it goes out with every message.
 const USER_BYTES_MAX: usize = 255;
 
+/// By place, with whether clients may connect. Another configuration has another list, with the same places.
+pub type Backends = Arc<[(Arc<Backend>, bool)]>;
+
 /// Every tunnel's backend.
 pub struct Tunnels {
-    /// In the order of the configuration's list.
-    backends: Vec<Backend>,
+    /// By the place that shards call them by.
+    backends: RwLock<Backends>,
     tickets: Tickets,
     counts: TunnelCounts,
     hook_calls: Arc<Semaphore>,
@@ -86,10 +90,12 @@ impl Tunnels {
         answer_bytes_max: usize,
         counts: TunnelCounts,
     ) -> std::io::Result<Tunnels> {
-        let backends: std::io::Result<Vec<Backend>> =
-            tunnels.iter().map(|tunnel| Backend::new(tunnel, answer_bytes_max)).collect();
+        let backends = tunnels.iter().map(|tunnel| {
+            let backend = Backend::new(tunnel, answer_bytes_max)?;
+            Ok((Arc::new(backend), true))
+        });
         Ok(Tunnels {
-            backends: backends?,
+            backends: RwLock::new(backends.collect::<std::io::Result<_>>()?),
             tickets: Tickets::default(),
             counts,
             hook_calls: Arc::new(Semaphore::new(QUESTIONS_MAX as usize)),
@@ -97,6 +103,38 @@ impl Tunnels {
             started: Instant::now(),
             answer_bytes_max,
         })
+    }
+
+    /// The backends of another configuration: those whose settings are the same stay as they are.
+    ///
+    /// # Errors
+    /// As [`Tunnels::new`].
+    pub fn prepare(&self, tunnels: &[PlacedTunnel]) -> std::io::Result<Backends> {
+        let old = Arc::clone(&self.backends.read());
+        let made = tunnels.iter().enumerate().map(|(place, PlacedTunnel { tunnel, served })| {
+            let same = old.get(place).filter(|(backend, _)| backend.settings == *tunnel);
+            let backend = match same {
+                Some((backend, _)) => Arc::clone(backend),
+                None => Arc::new(Backend::new(tunnel, self.answer_bytes_max)?),
+            };
+            Ok((backend, *served))
+        });
+        made.collect()
+    }
+
+    pub fn exchange(&self, backends: Backends) {
+        *self.backends.write() = backends;
+    }
+
+    fn backend(&self, place: u16) -> Arc<Backend> {
+        Arc::clone(&self.backends.read()[usize::from(place)].0)
+    }
+
+    /// The place of the tunnel with that name, if clients may connect to it.
+    fn place(&self, name: &str) -> Option<u16> {
+        let backends = self.backends.read();
+        let place = backends.iter().position(|(backend, served)| *served && backend.name == name)?;
+        u16::try_from(place).ok()
     }
 
     /// Asks a backend on the runtime; `reply` gets the answer. For a `Connect` it is cancelled by dropping what is
@@ -116,9 +154,7 @@ impl Tunnels {
             reply.forget();
             return Err(Busy);
         };
-        // Places are those of the configuration's list, here as in shards.
-        let backend = &self.backends[usize::from(hook_call.tunnel)];
-        let headers = headers_of(&hook_call, backend, kind);
+        let headers = headers_of(&hook_call, &self.backend(hook_call.tunnel), kind);
         let tunnels = Arc::clone(self);
         let TunnelCall { tunnel: place, client, user, address, matter } = hook_call;
         Ok(match matter {
@@ -148,7 +184,7 @@ impl Tunnels {
                 reply.forget();
                 handle.spawn(async move {
                     let connection = client.to_string();
-                    let tunnel = tunnels.backends[usize::from(place)].name.clone();
+                    let tunnel = tunnels.backend(place).name.clone();
                     let user = user.as_deref();
                     let r#type = "close";
                     let body = CloseBody {
@@ -172,7 +208,7 @@ impl Tunnels {
 
     /// Every ticket that was made and not shown.
     pub fn ticket_records(&self) -> Vec<TicketsPart> {
-        self.tickets.to_records(&|place| self.backends[usize::from(place)].name.clone().into())
+        self.tickets.to_records(&|place| self.backend(place).name.clone().into())
     }
 
     /// Adds the tickets of another process.
@@ -180,8 +216,7 @@ impl Tunnels {
     /// # Errors
     /// [`RecordFault::Impossible`] for what no ticket is.
     pub fn restore_tickets(&self, part: TicketsPart) -> Result<(), RecordFault> {
-        let place = |name: &str| self.backends.iter().position(|backend| *backend.name == *name);
-        self.tickets.restore_part(part, &|name| place(name).and_then(|place| u16::try_from(place).ok()))
+        self.tickets.restore_part(part, &|name| self.place(name))
     }
 
     /// Waits until no hook call is under way, at most until `deadline`.
@@ -201,7 +236,8 @@ impl Tunnels {
         mut headers: HeaderMap,
         mut gone: oneshot::Receiver<Infallible>,
     ) -> Option<TunnelAnswer> {
-        let backend = &self.backends[usize::from(place)];
+        let backend = self.backend(place);
+        let backend = &*backend;
         let deadline = Instant::now() + backend.timeout;
         let (shown, query) = tickets::take_from(&hello.query);
         let ticket = match shown.map(|shown| self.tickets.redeem(place, &shown)) {
@@ -275,7 +311,8 @@ impl Tunnels {
     }
 
     async fn message(&self, place: u16, message: Payload, mut headers: HeaderMap) -> TunnelAnswer {
-        let backend = &self.backends[usize::from(place)];
+        let backend = self.backend(place);
+        let backend = &*backend;
         let kind = if message.text { "text/plain; charset=utf-8" } else { "application/octet-stream" };
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         let deadline = Instant::now() + backend.timeout;
@@ -316,7 +353,8 @@ impl Tunnels {
     }
 
     async fn close(&self, place: u16, body: &CloseBody<'_>, mut headers: HeaderMap) {
-        let backend = &self.backends[usize::from(place)];
+        let backend = self.backend(place);
+        let backend = &*backend;
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         let deadline = Instant::now() + backend.timeout * CLOSE_TIMEOUTS;
         let answered = match backend.turn(deadline).await {

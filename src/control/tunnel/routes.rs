@@ -44,18 +44,11 @@ pub fn takes_body(path: &str) -> bool {
 }
 
 async fn count_connections(State(app): State<Arc<App>>, response: Response) -> Response {
-    counted(&app, "connections", response)
+    app.counted("connections", response)
 }
 
 async fn count_tickets(State(app): State<Arc<App>>, response: Response) -> Response {
-    counted(&app, "tickets", response)
-}
-
-/// As every call of the API: by its status, or 0 when it was done.
-fn counted(app: &App, method: &'static str, response: Response) -> Response {
-    let code = if response.status().is_success() { 0 } else { response.status().as_u16() };
-    app.metrics.count_api(method, code);
-    response
+    app.counted("tickets", response)
 }
 
 /// The body becomes a message to the client.
@@ -158,7 +151,7 @@ async fn order(app: &App, id: &str, order: TunnelCommand) -> Response {
 #[derive(Serialize)]
 struct Standing<'s> {
     connection: &'s str,
-    tunnel: &'s str,
+    tunnel: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'s str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -170,10 +163,10 @@ struct Standing<'s> {
     bytes_owed: usize,
 }
 
-fn described<'s>(app: &'s App, id: &'s str, standing: &'s TunnelStanding) -> Standing<'s> {
+fn described<'s>(app: &App, id: &'s str, standing: &'s TunnelStanding) -> Standing<'s> {
     Standing {
         connection: id,
-        tunnel: app.tunnels.backends.get(usize::from(standing.tunnel)).map_or("", |backend| &backend.name),
+        tunnel: app.tunnels.backend(standing.tunnel).name.clone(),
         user: standing.user.as_deref(),
         address: standing.address.and_then(|address| app.address_mask.address(address)),
         connected_at: standing.opened_at_s,
@@ -205,8 +198,7 @@ async fn issue(State(app): State<Arc<App>>, Path(name): Path<String>, request: R
     if let Some(response) = without_key(&app, &parts.headers, &parts.uri) {
         return response;
     }
-    let place = app.tunnels.backends.iter().position(|backend| backend.name == name);
-    let Some(place) = place.and_then(|place| u16::try_from(place).ok()) else {
+    let Some(place) = app.tunnels.place(&name) else {
         return problem(StatusCode::NOT_FOUND, "there is no tunnel of this name");
     };
     let body = match read_body(body, app.body_bytes_max).await {

@@ -90,12 +90,32 @@ pub struct Verifier {
     connection: Judge,
     /// `None`: as those of connections.
     subscription: Option<Judge>,
+    /// Of keys that were changed, and until when: seconds since 1970.
+    previous: Option<(Judge, u64)>,
+    previous_subscription: Option<(Judge, u64)>,
 }
 
 impl Verifier {
     /// One set of options for both kinds of token.
     pub fn new(options: TokenOptions) -> Verifier {
-        Verifier { connection: Judge::new(options), subscription: None }
+        Verifier {
+            connection: Judge::new(options),
+            subscription: None,
+            previous: None,
+            previous_subscription: None,
+        }
+    }
+
+    /// Takes tokens of keys that were changed as well, until then.
+    pub fn with_previous(mut self, (options, until_s): (TokenOptions, u64)) -> Verifier {
+        self.previous = Some((Judge::new(options), until_s));
+        self
+    }
+
+    /// The same of subscription tokens that have options of their own.
+    pub fn with_previous_subscriptions(mut self, (options, until_s): (TokenOptions, u64)) -> Verifier {
+        self.previous_subscription = Some((Judge::new(options), until_s));
+        self
     }
 
     /// Holds subscription tokens against options of their own.
@@ -126,7 +146,9 @@ impl Verifier {
     }
 
     fn connect(&self, token: &str, unix_now_s: u64, to: Use) -> Result<ConnectClaims, TokenFault> {
-        let mut claims = self.connection.judge::<ConnectWire>(token, unix_now_s, to)?.claims()?;
+        let previous = self.previous.as_ref();
+        let wire = judge_by_either::<ConnectWire>(&self.connection, previous, token, unix_now_s, to)?;
+        let mut claims = wire.claims()?;
         claims.expire_at_s = not_ended(claims.expire_at_s, unix_now_s);
         Ok(claims)
     }
@@ -153,10 +175,35 @@ impl Verifier {
     }
 
     fn subscribe(&self, token: &str, unix_now_s: u64, to: Use) -> Result<SubscribeClaims, TokenFault> {
-        let judge = self.subscription.as_ref().unwrap_or(&self.connection);
-        let mut claims = judge.judge::<SubscribeWire>(token, unix_now_s, to)?.claims()?;
+        let (judge, previous) = match &self.subscription {
+            Some(own) => (own, self.previous_subscription.as_ref()),
+            None => (&self.connection, self.previous.as_ref()),
+        };
+        let mut claims =
+            judge_by_either::<SubscribeWire>(judge, previous, token, unix_now_s, to)?.claims()?;
         claims.expire_at_s = not_ended(claims.expire_at_s, unix_now_s);
         Ok(claims)
+    }
+}
+
+/// By the keys that hold; where they refuse the token, by the ones before while these are accepted.
+fn judge_by_either<T: DeserializeOwned + Frame>(
+    judge: &Judge,
+    previous: Option<&(Judge, u64)>,
+    token: &str,
+    unix_now_s: u64,
+    to: Use,
+) -> Result<T, TokenFault> {
+    let judged = judge.judge::<T>(token, unix_now_s, to);
+    match (judged, previous) {
+        (Err(fault), Some((previous, until_s))) if unix_now_s < *until_s => {
+            // Of a key that is known here, the fault is the token's own: expired, not strange.
+            previous.judge::<T>(token, unix_now_s, to).map_err(|of_previous| match of_previous {
+                TokenFault::Expired | TokenFault::Over | TokenFault::NotYetValid => of_previous,
+                _ => fault,
+            })
+        }
+        (judged, _) => judged,
     }
 }
 

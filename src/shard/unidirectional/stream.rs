@@ -35,8 +35,8 @@ impl Core {
         let seats = &self.env.options.seats;
         let full = self.links.connections.len() * 10 > self.env.options.connections_max as usize * 9
             || u64::from(seats.taken()) * 10 > u64::from(seats.max()) * 9;
-        let busy =
-            self.env.ending.is_some() || full || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX / 2;
+        let leaves = self.env.ending.is_some() || self.peers.departures.draining;
+        let busy = leaves || full || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX / 2;
         if busy { RETRY_BUSY_MS } else { RETRY_MS }
     }
 

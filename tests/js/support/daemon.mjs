@@ -69,7 +69,8 @@ export function toml(table, prefix = '') {
 /** The process' environment without settings that would leak into the daemon. */
 function environment(extra) {
   const kept = Object.entries(process.env).filter(([name]) => !name.startsWith('TRUNKLINE_'));
-  return { ...Object.fromEntries(kept), ...extra };
+  // Tests that are about a drain say over which time.
+  return { ...Object.fromEntries(kept), TRUNKLINE_SHUTDOWN_DRAIN: '0s', ...extra };
 }
 
 export class Daemon {
@@ -130,6 +131,18 @@ export class Daemon {
     running.add(daemon);
     daemon.#ended.finally(() => running.delete(daemon)).catch(() => {});
     return daemon;
+  }
+
+  /** Another configuration file in the place of its own. It is read when it is told to. */
+  configure(config) {
+    const text = typeof config === 'string' ? config : toml(config);
+    writeFileSync(path.join(this.#directory, 'trunkline.toml'), text);
+  }
+
+  /** `POST /api/reload`: the status and what is said. */
+  async reload(key = API_KEY) {
+    const response = await fetch(`${this.http}/api/reload`, { method: 'POST', headers: { 'X-API-Key': key } });
+    return { status: response.status, ...(await response.json()) };
   }
 
   /** Everything it has written to stdout and stderr. */

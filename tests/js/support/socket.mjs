@@ -184,6 +184,11 @@ export class RawSocket {
     }
   }
 
+  /** The peer has said Close, next to be read, or has ended the stream. */
+  get isTold() {
+    return this.ended || (this.#received[0] & 0xf) === CLOSE;
+  }
+
   #takeFrame() {
     const input = this.#received;
     if (input.length < 2) return null;

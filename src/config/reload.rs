@@ -1,0 +1,268 @@
+//! What is different between two configurations, and which of it a running node takes.
+
+use std::collections::BTreeSet;
+
+use crate::config::sections::{Config, Tunnel};
+use crate::config::table::{Entries, Section};
+
+/// Keys and whole sections that a running node takes. What is not here has shaped threads, rings or listeners, or is what
+/// connected clients rely on: it takes an upgrade or a restart.
+const LIVE: &[&str] = &[
+    "log.level",
+    "tls.",
+    "tls.certificate",
+    "api.key",
+    "api.key_file",
+    "api.keys",
+    "api.previous_keys",
+    "api.previous_until",
+    "client.allow_anonymous",
+    "client.connect_timeout",
+    "client.message_bytes_max",
+    "client.channels_max",
+    "client.channel_name_bytes_max",
+    "client.user_connections_max",
+    "client.user_connections_policy",
+    "client.commands_per_second",
+    "client.commands_burst",
+    "client.bytes_per_second",
+    "client.user_commands_per_second",
+    "client.user_bytes_per_second",
+    "client.allowed_origins",
+    "client.require_user",
+    "client.rpc_hooks",
+    "client.private_channel_prefix",
+    "client.personal_channel",
+    "client.personal_channel_namespace",
+    "client.emulated_headers",
+    "client.connect_hook",
+    "client.refresh_hook",
+    "client.rpc_hook",
+    "client.token.",
+    "client.subscription_token.",
+    "channel.",
+    "namespace",
+    "hook",
+    "tunnel",
+    "events.types",
+    "events.endpoint",
+    "events.ca_file",
+    "events.secret",
+    "events.timeout",
+    "events.batch_max",
+    "events.vacated_delay",
+    "events.static_headers",
+    "limits.history_bytes_max",
+    "limits.streams_bytes_max",
+    "limits.channels_max",
+    "limits.client_channels_percent",
+    "limits.http_body_timeout",
+    "shutdown.",
+];
+
+/// One difference.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// `client.connect_timeout`, `namespace "chat": history_size`, `hook "backend"`.
+    pub key: String,
+    /// From what to what, without secrets.
+    pub what: String,
+    /// A running node takes it.
+    pub live: bool,
+}
+
+impl std::fmt::Display for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.key, self.what)
+    }
+}
+
+/// A tunnel at the place by which shards and the control plane call it. Places are for the life of the process: one that was
+/// taken out of the configuration stays for those who are connected.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlacedTunnel {
+    pub tunnel: Tunnel,
+    /// Clients may connect.
+    pub served: bool,
+}
+
+/// Most places of tunnels, those included that are not served any more.
+const PLACES_MAX: usize = 1024;
+
+/// The tunnels of another configuration in their places.
+///
+/// # Errors
+/// When all places are taken: too many have come and gone.
+pub fn place_tunnels(old: &[PlacedTunnel], new: &[Tunnel]) -> Result<Vec<PlacedTunnel>, String> {
+    let by_name = |name: &str| new.iter().find(|tunnel| tunnel.name == name);
+    let mut placed: Vec<PlacedTunnel> = old
+        .iter()
+        .map(|old| match by_name(&old.tunnel.name) {
+            Some(tunnel) => PlacedTunnel { tunnel: tunnel.clone(), served: true },
+            None => PlacedTunnel { served: false, ..old.clone() },
+        })
+        .collect();
+    for tunnel in new {
+        if !placed.iter().any(|placed| placed.tunnel.name == tunnel.name) {
+            placed.push(PlacedTunnel { tunnel: tunnel.clone(), served: true });
+        }
+    }
+    match placed.len() <= PLACES_MAX {
+        true => Ok(placed),
+        false => Err(format!("tunnel: more than {PLACES_MAX} have come and gone since the start: restart")),
+    }
+}
+
+/// Whether a running node takes another value of this key, or other entries of this list.
+fn is_live(path: &str) -> bool {
+    LIVE.iter().any(|live| match live.strip_suffix('.') {
+        Some(section) => path.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')),
+        None => *live == path,
+    })
+}
+
+/// Every difference, in the order of the documented file.
+pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (old, new) in before.parts().iter().zip(after.parts()) {
+        let dot = if new.path.is_empty() { "" } else { "." };
+        for (name, what) in differences(old.section, new.section) {
+            let key = format!("{}{dot}{name}", new.path);
+            changes.push(Change { live: is_live(&key), key, what });
+        }
+    }
+    for (old, new) in before.lists().iter().zip(after.lists()) {
+        let live = is_live(new.name);
+        let of = entries(old.entries, new.entries).into_iter();
+        changes.extend(of.map(|(key, what)| Change { key: format!("{} {key}", new.name), what, live }));
+    }
+    changes
+}
+
+/// The keys of a section that differ, and how.
+fn differences(old: &dyn Section, new: &dyn Section) -> Vec<(&'static str, String)> {
+    let differing = new.keys().iter().filter_map(|key| {
+        let (before, after) = (old.get(key.name), new.get(key.name));
+        if before == after {
+            return None;
+        }
+        let show = |value: Option<String>| match value {
+            None => "unset".to_owned(),
+            Some(_) if key.secret => "another value".to_owned(),
+            Some(value) => value,
+        };
+        let what = match (key.secret, before.is_some() && after.is_some()) {
+            (true, true) => "another value".to_owned(),
+            _ => format!("{} -> {}", show(before), show(after)),
+        };
+        Some((key.name, what))
+    });
+    differing.collect()
+}
+
+/// The entries of a list that came, went or differ. An order of their own matters to nobody but listeners and certificates,
+/// where another order is another list.
+fn entries(old: &dyn Entries, new: &dyn Entries) -> Vec<(String, String)> {
+    let (old, new) = (old.all(), new.all());
+    let mut found = Vec::new();
+    for (name, section) in &new {
+        match old.iter().find(|(other, _)| other == name) {
+            None => found.push((format!("{name:?}"), "added".to_owned())),
+            Some((_, before)) => {
+                let differing = differences(*before, *section).into_iter();
+                found.extend(differing.map(|(key, what)| (format!("{name:?}: {key}"), what)));
+            }
+        }
+    }
+    let kept: BTreeSet<&str> = new.iter().map(|(name, _)| *name).collect();
+    let gone = old.iter().filter(|(name, _)| !kept.contains(name));
+    found.extend(gone.map(|(name, _)| (format!("{name:?}"), "removed".to_owned())));
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::load::{Sources, load};
+
+    fn config(text: &str) -> Config {
+        let file = Some(("t.toml".to_owned(), format!("[api]\nkey = \"k\"\n{text}")));
+        load(&Sources { file, ..Sources::default() }).expect("a good configuration").config
+    }
+
+    fn told(before: &str, after: &str) -> Vec<(String, bool)> {
+        let changes = changes(&config(before), &config(after));
+        changes.iter().map(|change| (change.to_string(), change.live)).collect()
+    }
+
+    #[test]
+    fn what_differs_is_named_with_both_values_and_without_secrets() {
+        assert_eq!(told("", ""), []);
+        let before = "[client]\nconnect_timeout = \"5s\"\n[client.token]\nhmac_secret = \"old-secret\"\n";
+        let after = "[client]\nconnect_timeout = \"7s\"\nping_interval = \"30s\"\n\
+                     [client.token]\nhmac_secret = \"new-secret\"\naudience = \"a\"\n[log]\nlevel = \"debug\"\n";
+        assert_eq!(
+            told(before, after),
+            [
+                ("log.level: \"info\" -> \"debug\"".to_owned(), true),
+                ("client.ping_interval: \"25s\" -> \"30s\"".to_owned(), false),
+                ("client.connect_timeout: \"5s\" -> \"7s\"".to_owned(), true),
+                ("client.token.hmac_secret: another value".to_owned(), true),
+                ("client.token.audience: unset -> \"a\"".to_owned(), true),
+            ]
+        );
+        let all = format!("{:?}", changes(&config(before), &config(after)));
+        assert!(!all.contains("old-secret") && !all.contains("new-secret"), "{all}");
+    }
+
+    #[test]
+    fn entries_of_lists_come_go_and_change() {
+        let chat = |size: u32| {
+            format!("[[namespace]]\nname = \"chat\"\nhistory_size = {size}\nhistory_ttl = \"1m\"\n")
+        };
+        let other = "[[namespace]]\nname = \"other\"\n";
+        assert_eq!(
+            told(&format!("{}{other}", chat(1)), &format!("{}[[namespace]]\nname = \"new\"\n", chat(2))),
+            [
+                ("namespace \"chat\": history_size: 1 -> 2".to_owned(), true),
+                ("namespace \"new\": added".to_owned(), true),
+                ("namespace \"other\": removed".to_owned(), true),
+            ]
+        );
+        let listener = "[[listener]]\nname = \"b\"\naddress = \"127.0.0.1:1\"\nserves = \"both\"\n";
+        let told = told("", listener);
+        assert!(told.contains(&("listener \"b\": added".to_owned(), false)), "{told:?}");
+        assert!(told.iter().all(|(_, live)| !live), "{told:?}");
+    }
+
+    #[test]
+    fn tunnels_keep_their_places() {
+        let tunnel = |name: &str| Tunnel { name: name.to_owned(), ..Tunnel::default() };
+        let places = |placed: &[PlacedTunnel]| -> Vec<(String, bool)> {
+            placed.iter().map(|placed| (placed.tunnel.name.clone(), placed.served)).collect()
+        };
+        let first = place_tunnels(&[], &[tunnel("a"), tunnel("b")]).unwrap();
+        let second = place_tunnels(&first, &[tunnel("c"), tunnel("b")]).unwrap();
+        assert_eq!(places(&second), [("a".into(), false), ("b".into(), true), ("c".into(), true)]);
+        let third = place_tunnels(&second, &[tunnel("a")]).unwrap();
+        assert_eq!(places(&third), [("a".into(), true), ("b".into(), false), ("c".into(), false)]);
+        let many: Vec<Tunnel> = (0..PLACES_MAX).map(|number| tunnel(&number.to_string())).collect();
+        assert!(place_tunnels(&third, &many).is_err());
+        assert!(place_tunnels(&[], &many).is_ok());
+    }
+
+    /// A line of the list that names nothing would promise what is not done.
+    #[test]
+    fn every_line_of_the_list_is_a_setting() {
+        let config = Config::default();
+        let keys: Vec<String> = config.rows().iter().map(|row| row.path()).collect();
+        let lists: Vec<&str> = config.lists().iter().map(|list| list.name).collect();
+        for live in LIVE {
+            let known = keys.iter().any(|key| key == live || live.ends_with('.') && key.starts_with(live));
+            assert!(known || lists.contains(live), "{live}");
+        }
+        for upgrade in ["shards", "driver", "listen", "api_listen", "client.connections_max", "listener"] {
+            assert!(!is_live(upgrade), "{upgrade}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Other options for a running shard. What is asked for anew each time is asked of the new ones at once; what was copied when
+//! a channel was made is taken over in steps, between other work.
+
+use std::sync::Arc;
+
+use crate::shard::control_request::{OptionsBox, Reply};
+use crate::shard::core::Core;
+use crate::shard::rates::Rates;
+
+/// Channels that take their options in one tick: a millisecond.
+const RETAKEN_PER_TICK: u32 = 4096;
+
+impl Core {
+    /// These options hold from now on. What shards share beside them (seats, debts, budgets, admission) and what shaped the
+    /// driver stays as it is.
+    pub fn exchange_options(&mut self, options: OptionsBox, reply: Reply<()>) {
+        let options = options.0;
+        let (limits, rules) = (&options.client_limits, &options.rules);
+        let rates = Rates::new(limits, rules, options.message_bytes_max);
+        self.peers.rates = Rates::exchange(self.peers.rates.take(), rates);
+        let connections = self.links.connections.iter().map(|(slot, _)| slot);
+        self.owned.events.exchange(options.events, options.vacated_delay, connections, self.env.now);
+        self.owned.channels.owned.exchange_options(Arc::clone(&options.namespaces), options.hub.clone());
+        self.delivery.local.exchange_options(Arc::clone(&options.namespaces), options.streams);
+        self.env.options = options;
+        self.retake_options();
+        reply.send(Ok(()));
+    }
+
+    /// Goes on with channels that have their old options still.
+    pub fn retake_options(&mut self) {
+        let owned = self.owned.channels.owned.retake_options(RETAKEN_PER_TICK);
+        let local = self.delivery.local.retake_options(RETAKEN_PER_TICK);
+        self.env.retaking = owned || local;
+    }
+}
