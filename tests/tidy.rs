@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 const MAY_KNOW: [(&str, &[&str]); 12] = [
     ("base", &[]),
     ("driver", &["base"]),
-    ("layer", &["base"]),
+    // Records are plain data: a layer goes to another process as one.
+    ("layer", &["base", "record"]),
     ("record", &["base"]),
     ("proto", &["base", "record"]),
     ("hub", &["base", "record"]),

@@ -7,7 +7,7 @@ use trunkline::base::time::Time;
 use trunkline::proto::websocket::{Decoder, Role};
 use trunkline::record::{
     ChannelRecord, EventsPart, EventsRecord, KeysPart, Kind, LogPart, MembersPart, PeerRecord, PeerState,
-    Record, StreamRecord, TicketsPart, UserRecord, next, write,
+    Record, ShardRecord, StreamRecord, TicketsPart, UserRecord, next, write,
 };
 use trunkline::session::Session;
 use trunkline::session::tunnel::Tunnel;
@@ -51,6 +51,7 @@ fn read(bytes: &[u8]) {
         Kind::User => drop(unread.read::<UserRecord>().map(|record| comes_back(&record))),
         Kind::Events => drop(unread.read::<EventsRecord>().map(|record| comes_back(&record))),
         Kind::Tickets => drop(unread.read::<TicketsPart>().map(|record| comes_back(&record))),
+        Kind::Shard => drop(unread.read::<ShardRecord>().map(|record| comes_back(&record))),
         Kind::EventsLog => drop(unread.read::<EventsPart>().map(|record| comes_back(&record))),
     }
 }

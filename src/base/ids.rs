@@ -11,6 +11,12 @@ impl ShardId {
     pub fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// Where the peers are that had this shard when they came, in a process of `shards`.
+    pub fn home(self, shards: u16) -> ShardId {
+        // Almost always it is itself.
+        if self.0 < shards { self } else { ShardId(self.0 % shards) }
+    }
 }
 
 /// A listener of every driver of this node, by its place in the configured list.

@@ -26,6 +26,8 @@ pub const RECV_BUFFER_BYTES: usize = 16 * 1024;
 pub const RECV_BUFFERS: u16 = 64;
 /// Places where a node listens: each costs a descriptor of every shard. More would be the work of a proxy.
 pub const LISTENERS_MAX: usize = 16;
+/// Sockets that one shard accepts from: those of its listeners, and after an upgrade those of the shards that it follows.
+pub const LISTENING_SOCKETS_MAX: usize = 64 * LISTENERS_MAX;
 /// Connections beyond the bound that one shard waits for until they have read their refusal: enough for those who come in
 /// one second, and 128 sockets of the kernel at most. More are closed behind the answer.
 pub const REFUSED_CONNECTIONS_MAX: u32 = 128;

@@ -33,6 +33,11 @@ impl Seats {
         took
     }
 
+    /// One more, whatever the bound: it was let in by the process before this one.
+    pub fn take_over(&self) {
+        self.taken.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Gives back what [`Seats::take`] took.
     pub fn give_back(&self) {
         let before = self.taken.fetch_sub(1, Ordering::Relaxed);

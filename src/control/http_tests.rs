@@ -194,7 +194,10 @@ fn answer(
         ControlRequest::Alive(reply) | ControlRequest::Drain(_, reply) | ControlRequest::DrainStop(reply) => {
             reply.send(Ok(()))
         }
-        ControlRequest::Options(..) | ControlRequest::Reconnect(..) | ControlRequest::Shutdown(_) => {}
+        ControlRequest::Options(..)
+        | ControlRequest::Reconnect(..)
+        | ControlRequest::Shutdown(_)
+        | ControlRequest::Handover(_) => {}
     }
 }
 

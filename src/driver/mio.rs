@@ -25,7 +25,7 @@ use super::{
 use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_BITS, SLOT_MAX, Sock};
-use crate::base::limits::LISTENERS_MAX;
+use crate::base::limits::LISTENING_SOCKETS_MAX;
 use crate::base::time::Time;
 
 /// Readiness taken from the kernel in one wait: 12 bytes each. What is left over comes at the next.
@@ -34,7 +34,7 @@ const READINESS_MAX: usize = 1024;
 const ACCEPTS_MAX: usize = 256;
 const WAKER: Token = Token(usize::MAX);
 /// The token of listener 0; the others follow.
-const LISTENERS: usize = usize::MAX - LISTENERS_MAX;
+const LISTENERS: usize = usize::MAX - LISTENING_SOCKETS_MAX;
 
 pub struct MioDriver {
     poll: Poll,
@@ -43,6 +43,7 @@ pub struct MioDriver {
     listeners: Vec<Listener>,
     sockets_max: u32,
     accepting: bool,
+    reads_held: bool,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Slots to read, each at most once: those with `QUEUED`.
@@ -72,7 +73,10 @@ impl MioDriver {
     /// When the address cannot be bound, or no descriptor is left for epoll.
     pub fn try_new(options: &DriverOptions) -> io::Result<MioDriver> {
         let poll = Poll::new()?;
-        assert!((1..=LISTENERS_MAX).contains(&options.listeners.len()), "the configuration bounds listeners");
+        assert!(
+            (1..=LISTENING_SOCKETS_MAX).contains(&options.listeners.len()),
+            "the configuration bounds listeners"
+        );
         let mut listeners = Vec::new();
         for (index, listener) in options.listeners.iter().enumerate() {
             let (source, address) = match &listener.bind {
@@ -105,6 +109,7 @@ impl MioDriver {
             listeners,
             sockets_max: options.sockets_max.min(SLOT_MAX + 1),
             accepting: false,
+            reads_held: false,
             slots: Vec::new(),
             free: Vec::new(),
             readable: VecDeque::new(),
@@ -230,7 +235,7 @@ impl MioDriver {
         };
         match queued.and(accepted) {
             Ok((stream, address)) => {
-                if let Err(error) = self.adopt(stream, place, address, events) {
+                if let Err(error) = self.take(stream, place, address, events) {
                     self.accept_failed(&error, events);
                 }
             }
@@ -246,13 +251,19 @@ impl MioDriver {
         }
     }
 
-    fn adopt(
+    fn take(
         &mut self,
-        mut stream: TcpStream,
+        stream: TcpStream,
         listener: ListenerId,
         address: Option<IpAddr>,
         events: &mut Vec<Event>,
     ) -> io::Result<()> {
+        let sock = self.register(stream)?;
+        events.push(Event::Accepted { sock, listener, address });
+        Ok(())
+    }
+
+    fn register(&mut self, mut stream: TcpStream) -> io::Result<Sock> {
         let index = self.free.last().copied().unwrap_or(self.slots.len() as u32);
         let generation = self.slots.get(index as usize).map_or(0, |slot| slot.generation);
         let generation = (generation + 1) & GENERATION_MASK;
@@ -265,12 +276,14 @@ impl MioDriver {
         } else {
             self.slots.push(slot);
         }
-        events.push(Event::Accepted { sock: Sock { slot: index, generation }, listener, address });
-        Ok(())
+        Ok(Sock { slot: index, generation })
     }
 
     /// Reads once from each readable slot, as far as buffers go. The rest keep their place in the queue.
     fn read(&mut self, events: &mut Vec<Event>) {
+        if self.reads_held {
+            return;
+        }
         for _ in 0..self.readable.len() {
             let Some(&buffer) = self.buffers_free.last() else { return };
             let Some(index) = self.readable.pop_front() else { return };
@@ -468,7 +481,7 @@ impl Driver for MioDriver {
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
         let accept = self.accepting && self.listeners.iter().any(|listener| listener.acceptable);
-        let busy = accept || !self.readable.is_empty() || !self.events.is_empty();
+        let busy = accept || !(self.readable.is_empty() || self.reads_held) || !self.events.is_empty();
         self.deliver(events);
         match self.poll.poll(&mut self.readiness, if busy { Some(Duration::ZERO) } else { timeout }) {
             Ok(()) => {}
@@ -495,6 +508,38 @@ impl Driver for MioDriver {
 
     fn stale_total(&self) -> u64 {
         self.stale_total
+    }
+
+    fn hold_reads(&mut self, on: bool) {
+        self.reads_held = on;
+    }
+
+    fn accept_is_idle(&self) -> bool {
+        !self.accepting
+    }
+
+    fn export_is_refused(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn export(&mut self, socks: &[Sock], exported: &mut Vec<io::Result<OwnedFd>>) {
+        for sock in socks {
+            exported.push(match self.live(*sock) {
+                Some(Slot { stream: Some(stream), .. }) => stream.as_fd().try_clone_to_owned(),
+                _ => Err(ErrorKind::NotConnected.into()),
+            });
+        }
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock> {
+        assert!(!self.accepting, "sockets are adopted before any is accepted");
+        if self.slots.len() as u32 >= self.sockets_max {
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        }
+        let stream = std::net::TcpStream::from(socket);
+        // The other driver may have been one that does without.
+        stream.set_nonblocking(true)?;
+        self.register(TcpStream::from_std(stream))
     }
 }
 

@@ -189,4 +189,27 @@ pub trait Driver {
 
     /// Completions dropped because their socket was of an older generation, since start.
     fn stale_total(&self) -> u64;
+
+    // --- handing sockets to another process
+
+    /// While on, no socket is read, whatever [`Driver::read_start`] says: what comes stays in the sockets. Reads that were
+    /// returned stand. Idempotent.
+    fn hold_reads(&mut self, on: bool);
+
+    /// After [`Driver::accept_pause`]: no client is on its way out of a listener any more.
+    fn accept_is_idle(&self) -> bool;
+
+    /// Why sockets cannot leave this driver, if they cannot: Linux before 6.8, with io_uring.
+    fn export_is_refused(&self) -> Option<&'static str>;
+
+    /// Appends a descriptor for each socket, in order, for another driver to [adopt](Driver::adopt). The sockets stay here as
+    /// well: what becomes of the connection is for the two owners to agree on. A close here is then no end for the peer.
+    fn export(&mut self, socks: &[Sock], exported: &mut Vec<io::Result<OwnedFd>>);
+
+    /// Takes a connection that another driver has exported: as after [`Event::Accepted`]. Only before the first
+    /// [`Driver::accept_start`].
+    ///
+    /// # Errors
+    /// The table is full, the kernel has no memory, or it is no socket.
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock>;
 }

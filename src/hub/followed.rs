@@ -26,6 +26,7 @@
 //! ```
 
 mod channel;
+mod restore;
 mod sequence;
 
 use std::collections::{HashMap, VecDeque};

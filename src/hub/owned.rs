@@ -82,6 +82,8 @@ pub struct OwnedChannels {
     /// The next slot whose channel takes other options; `None`: all have.
     retaken: Option<u32>,
     lives: u64,
+    /// Of this process: [`ShardId::home`].
+    shards: u16,
     keys: IdempotencyKeys,
     store: Box<dyn LogStore>,
     /// Publications that the store does not have yet.
@@ -145,6 +147,7 @@ impl OwnedChannels {
             slots_used: 0,
             retaken: None,
             lives: 0,
+            shards: u16::MAX,
             logs: Vec::new(),
             expiries: Deadlines::default(),
             forgets: Deadlines::default(),
@@ -152,6 +155,11 @@ impl OwnedChannels {
             clock: Time::ZERO,
             counts: OwnedCounts::default(),
         }
+    }
+
+    /// Among so many shards: peers that came where there were more of them are at others now.
+    pub fn among(self, shards: u16) -> OwnedChannels {
+        OwnedChannels { shards, ..self }
     }
 
     /// Keeps logs besides its memory from now on.
@@ -187,7 +195,7 @@ impl OwnedChannels {
                 None
             }
             Inserted::New => {
-                channel.interest.add(ask.conn.shard());
+                channel.interest.add(ask.conn.shard().home(self.shards));
                 self.counts.subscriptions += 1;
                 info.map(|info| channel.join_leave(true, info))
             }
@@ -208,6 +216,7 @@ impl OwnedChannels {
     /// is counted and ignored: its join may have been refused.
     pub fn leave(&mut self, channel: &str, conn: ConnId, now: Time) -> Option<Arc<JoinLeaveEvent>> {
         let now = self.advance(now);
+        let shards = self.shards;
         let Some((slot, found)) = self.known_mut(channel) else {
             self.counts.leaves_unknown_total += 1;
             return None;
@@ -216,7 +225,7 @@ impl OwnedChannels {
             self.counts.leaves_unknown_total += 1;
             return None;
         };
-        found.interest.remove(conn.shard());
+        found.interest.remove(conn.shard().home(shards));
         found.active_until = found.active_until.max(now);
         let join_leave = info.map(|info| found.join_leave(false, *info));
         self.counts.subscriptions -= 1;

@@ -144,6 +144,11 @@ impl Stream {
         self.from(start).take((end - start) as usize)
     }
 
+    /// How many are kept.
+    pub fn items(&self) -> usize {
+        self.items.len()
+    }
+
     /// Payload bytes of all items.
     pub fn weight(&self) -> usize {
         self.weight

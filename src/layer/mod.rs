@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use crate::base::bytes::{Bytes, BytesMut};
 use crate::base::certificate::ClientCertificate;
+use crate::record::LayerRecord;
 
 pub use self::fault::Fault;
 
@@ -61,6 +62,11 @@ pub trait Layer: Send {
     /// Does it. Asked for again when more has come.
     fn step(&mut self) -> Step {
         Step::Nothing
+    }
+
+    /// What the next process needs to go on with it; `None` in its handshake, and for a layer that cannot be moved.
+    fn to_record(&self) -> Option<LayerRecord> {
+        None
     }
 
     /// Memory for what is incomplete. Bound: the implementation's longest record.
@@ -109,6 +115,12 @@ pub enum Step {
 /// Makes the layers of a listener's connections. Shared by all shards.
 pub trait LayerMaker: Send + Sync {
     fn make(&self) -> Box<dyn Layer>;
+
+    /// A layer of another process; `None` for what none is.
+    fn restore(&self, record: &LayerRecord) -> Option<Box<dyn Layer>> {
+        let _ = record;
+        None
+    }
 }
 
 /// Bytes as they go to the socket. Sealed once: what of them is not taken is sent again as it is.

@@ -28,10 +28,11 @@ pub enum Kind {
     Events = 8,
     EventsLog = 9,
     Tickets = 10,
+    Shard = 20,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Peer,
         Kind::Channel,
         Kind::ChannelLog,
@@ -42,6 +43,7 @@ impl Kind {
         Kind::Events,
         Kind::EventsLog,
         Kind::Tickets,
+        Kind::Shard,
     ];
 
     fn from_number(number: u8) -> Option<Kind> {

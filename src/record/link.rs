@@ -26,6 +26,51 @@ record! {
         deflate: u8 = 0,
         /// Bytes that have come and are not decoded, because the shard has inflated enough for one tick.
         unread: Bytes = Bytes::new(),
+        /// The place of the listener that it came by.
+        listener: u8 = 0,
+        /// Where its socket comes from, and whom the proxy behind it speaks for.
+        address: Option<String> = None,
+        claimed: Option<String> = None,
+        /// Bytes that were sealed and not taken: they leave before all else.
+        sealed: Vec<Bytes> = Vec::new(),
+        /// What it is sealed with.
+        layer: Option<LayerRecord> = None,
+        /// It counts in its network: 1 as one that has not shown who it is, 2 as one that has.
+        admitted: u8 = 0,
+    }
+
+    /// A TLS connection behind its handshake.
+    pub struct LayerRecord {
+        sends: TrafficKeyRecord,
+        receives: TrafficKeyRecord,
+        /// To be sent before anything else.
+        first: Bytes,
+        /// What has come of a record.
+        partial: Bytes,
+        empty_records: u8,
+        update_due: bool,
+        alert_due: Option<u8>,
+        deaf: bool,
+        ended: bool,
+        /// The certificate that the client has shown.
+        certificate: Option<CertificateRecord>,
+    }
+
+    pub struct CertificateRecord {
+        subject: Box<str>,
+        fingerprint: Bytes,
+    }
+
+    /// The key of one direction.
+    pub struct TrafficKeyRecord {
+        /// 2 or 3: TLS 1.2 or 1.3.
+        version: u8,
+        /// 1 AES-128-GCM, 2 AES-256-GCM, 3 ChaCha20-Poly1305.
+        cipher: u8,
+        secret: Bytes,
+        key: Bytes,
+        iv: Bytes,
+        sequence: u64,
     }
 
     pub struct CursorRecord {

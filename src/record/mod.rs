@@ -40,6 +40,7 @@ mod field;
 mod link;
 mod moment;
 mod peer;
+mod shard;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -53,7 +54,9 @@ pub use envelope::{Kind, RECORD_BYTES_MAX, Record, Unread, next, read, write};
 pub use events::{EventEntry, EventsPart, EventsRecord};
 pub use fault::RecordFault;
 pub use field::{Field, Reader, Writer};
-pub use link::{CursorRecord, DecoderRecord, FrameRecord, LinkRecord};
+pub use link::{
+    CertificateRecord, CursorRecord, DecoderRecord, FrameRecord, LayerRecord, LinkRecord, TrafficKeyRecord,
+};
 pub use moment::Moment;
 pub use peer::{
     AdmissionRecord, AskedChannelRecord, AskingRecord, CallRecord, ClientRecord, ConnectCall, ConnectPurpose,
@@ -63,6 +66,7 @@ pub use peer::{
     SubscribeCall, SubscribePurpose, SubscribedRecord, TermsRecord, TunnelAskingRecord, TunnelRecord,
     TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
 };
+pub use shard::{BookRecord, ShardRecord};
 pub use ticket::{TicketRecord, TicketsPart};
 pub use user::UserRecord;
 

@@ -21,6 +21,7 @@ macro_rules! every_kind {
         $check::<EventsRecord>($($argument),*);
         $check::<EventsPart>($($argument),*);
         $check::<TicketsPart>($($argument),*);
+        $check::<ShardRecord>($($argument),*);
     }};
 }
 
@@ -38,6 +39,7 @@ fn read_any(bytes: &[u8]) -> Result<(), RecordFault> {
         Kind::Events => unread.read::<EventsRecord>().map(drop),
         Kind::EventsLog => unread.read::<EventsPart>().map(drop),
         Kind::Tickets => unread.read::<TicketsPart>().map(drop),
+        Kind::Shard => unread.read::<ShardRecord>().map(drop),
     }
 }
 

@@ -30,6 +30,10 @@ impl Addresses {
         at(&self.peers, slot)
     }
 
+    pub fn claimed(&self, slot: u32) -> Option<IpAddr> {
+        at(&self.claimed, slot)
+    }
+
     /// The client's.
     pub fn get(&self, slot: u32) -> Option<IpAddr> {
         at(&self.claimed, slot).or_else(|| self.peer(slot))

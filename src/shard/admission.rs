@@ -102,7 +102,7 @@ impl Core {
     }
 
     /// The network of a connection's client, where networks are limited. A proxy that is trusted has none of its own.
-    fn network(&self, slot: u32, admission: &Admission) -> Option<Network> {
+    pub fn network(&self, slot: u32, admission: &Admission) -> Option<Network> {
         let networks = admission.networks()?;
         let address = self.client_address(slot)?;
         (!self.env.options.trusted.trusts(address)).then(|| networks.network(address))

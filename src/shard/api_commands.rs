@@ -59,6 +59,7 @@ impl Core {
             ControlRequest::DrainStop(reply) => self.drain_stop(reply),
             ControlRequest::Reconnect(movers, departure, reply) => self.reconnect(&movers, &departure, reply),
             ControlRequest::Shutdown(disconnect) => self.end(disconnect),
+            ControlRequest::Handover(order) => self.handover.orders.push_back(order),
             ControlRequest::Publish(..)
             | ControlRequest::History(..)
             | ControlRequest::HistoryRemove(..)
@@ -83,9 +84,7 @@ impl Core {
             None => self.owned.users.connections(&target.user).collect(),
         };
         for conn in named {
-            if conn.shard().index() >= self.messages.mailer.router().shards()
-                || target.except.contains(&self.peers.client_ids.id(conn))
-            {
+            if target.except.contains(&self.peers.client_ids.id(conn)) {
                 continue;
             }
             let mail = ConnectionMail {
@@ -94,7 +93,7 @@ impl Core {
                 order: order(conn),
                 done: Arc::clone(&done),
             };
-            self.messages.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
+            self.messages.mailer.post_home(conn, Mail::Connection(Box::new(mail)));
         }
     }
 

@@ -14,9 +14,13 @@ use crate::base::secret;
 /// strangers see the results of: nothing is stored, and nobody can guess another's from one's own.
 #[derive(Clone)]
 pub struct ClientIds {
+    words: Words,
     nonce: u64,
     keys: [SipHasher24; ROUNDS],
 }
+
+/// What the ids of a run are made from: the keys, and the nonce.
+pub type Words = [u64; 2 * ROUNDS + 1];
 
 /// Rounds of the Feistel network: four of a pseudorandom function make a strong pseudorandom permutation (Luby, Rackoff).
 const ROUNDS: usize = 4;
@@ -29,8 +33,20 @@ const NONCE_BITS: u32 = 58;
 impl ClientIds {
     /// `keys`: 128 bits for each round, of the operating system's randomness.
     pub fn new(keys: [[u64; 2]; ROUNDS], nonce: u64) -> ClientIds {
+        let mut words = [nonce; 2 * ROUNDS + 1];
+        words[..2 * ROUNDS].copy_from_slice(keys.as_flattened());
         let keys = keys.map(|[low, high]| SipHasher24::new_with_keys(low, high));
-        ClientIds { nonce: nonce & ((1 << NONCE_BITS) - 1), keys }
+        ClientIds { words, nonce: nonce & ((1 << NONCE_BITS) - 1), keys }
+    }
+
+    /// For the process that follows this one: the ids of clients that it takes over stay the same. A secret.
+    pub fn to_words(&self) -> Words {
+        self.words
+    }
+
+    pub fn from_words(words: Words) -> ClientIds {
+        let keys = std::array::from_fn(|round| [words[2 * round], words[2 * round + 1]]);
+        ClientIds::new(keys, words[2 * ROUNDS])
     }
 
     /// # Errors
@@ -124,6 +140,7 @@ mod tests {
                 let conn = ConnId::new(ShardId(shard), Sock { slot, generation: slot * 3 });
                 let id = ids.id(conn);
                 assert_eq!(ids.conn(id), Some(conn));
+                assert_eq!(ClientIds::from_words(ids.to_words()).id(conn), id, "in the next process");
                 assert_eq!(id.to_string().as_bytes()[14], b'4');
                 assert!(seen.insert(id));
                 assert_eq!(ids.conn(ClientId(id.0 ^ 1)), None);

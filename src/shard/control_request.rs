@@ -23,6 +23,7 @@ use crate::hub::requests::{History, HistoryRequest, PresenceStats, PublishReques
 use crate::session::hook_call::{Answer, Denied, HookCall, Waiting};
 use crate::session::token::Overrides;
 use crate::session::tunnel::{Payload, TunnelAnswer, TunnelCall};
+use crate::shard::handover::order::Order;
 use crate::shard::options::ShardOptions;
 
 /// Where an answer goes. Called once, from a shard's thread, and must not block there.
@@ -223,6 +224,8 @@ pub enum ControlRequest {
     Reconnect(Movers, Departure, Reply<u64>),
     /// Stops accepting, closes every client with the code, and ends the shard's thread when they are gone.
     Shutdown(Disconnect),
+    /// Of an upgrade.
+    Handover(Order),
 }
 
 /// What the backend wants of one connection of a tunnel.

@@ -20,6 +20,7 @@ use crate::shard::delivery::{Delivery, LATE};
 use crate::shard::departures::Departures;
 use crate::shard::environment::{Environment, RETRY};
 use crate::shard::events::Events;
+use crate::shard::handover::state::Handover;
 use crate::shard::layers::ListenerOptions;
 use crate::shard::links::{Action, Links};
 use crate::shard::mailbox::Inbox;
@@ -58,6 +59,7 @@ pub(in crate::shard) struct Core {
     pub delivery: Delivery,
     pub owned: Owned,
     pub messages: Messages,
+    pub handover: Handover,
 }
 
 /// What a shard holds.
@@ -86,7 +88,8 @@ impl Core {
         now: Time,
     ) -> Core {
         let events = Events::new(options.events, options.vacated_delay, control.clone());
-        let owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork());
+        let owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork())
+            .among(router.shards() as u16);
         let owned = Owned::new(owned, &mut prng, events, now + SWEEP_INTERVAL);
         Core {
             links: Links::new(now, options.compression),
@@ -94,6 +97,7 @@ impl Core {
             delivery: Delivery::new(FollowedChannels::new(options.streams, prng.u64(..))),
             owned,
             messages: Messages::new(id, router),
+            handover: Handover::default(),
             env: Environment::new(id, options, control, prng, now),
         }
     }
@@ -117,7 +121,8 @@ impl Core {
         {
             return Some(Duration::ZERO);
         }
-        let retry = (self.messages.mailer.waiting() > 0).then(|| now + RETRY);
+        let waits = self.messages.mailer.waiting() > 0 || !self.handover.unsaid.is_empty();
+        let retry = waits.then(|| now + RETRY);
         let starved = self.links.starved.iter().map(|(at, ..)| *at).min();
         // Once the grace is over there is only the driver to be waited for.
         let events = self.owned.events.next(now);
@@ -209,7 +214,7 @@ impl Core {
 
     /// The slot of a connection of this shard that still lives.
     pub fn live(&self, conn: ConnId) -> Option<u32> {
-        debug_assert_eq!(conn.shard(), self.env.id);
+        debug_assert_eq!(self.messages.mailer.router().home(conn), self.env.id);
         let slot = self.peers.directory.slot(conn)?;
         self.links.connections.get(slot).is_some_and(|connection| !connection.link.is_gone()).then_some(slot)
     }

@@ -132,6 +132,13 @@ impl Events {
         }
     }
 
+    /// What was known of it in another process.
+    pub fn restore(&mut self, slot: u32, life: Life) {
+        if let Some(lives) = &mut self.lives {
+            lives.insert(slot, life);
+        }
+    }
+
     /// Since when a connection is one, or a client, and the bytes received from it and sent to it.
     pub fn life(&self, slot: u32) -> Option<(Time, u64, u64)> {
         let life = self.lives.as_ref()?.get(slot)?;

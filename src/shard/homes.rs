@@ -39,6 +39,7 @@ impl Core {
             Mail::Placed(conn) => self.handle_placed(conn),
             Mail::Connection(order) => self.handle_order(*order),
             Mail::Push(push) => self.handle_push(*push),
+            Mail::Quiet(mark) => self.handle_mark(*mark),
         }
     }
 
@@ -50,7 +51,7 @@ impl Core {
         {
             let answer = OwnerAnswer::Published { conn: *conn, id: *id, outcome: Err(error_code) };
             let message = FromOwner::Answer(Box::new(answer));
-            return self.messages.mailer.post(conn.shard(), Mail::FromOwner(message));
+            return self.messages.mailer.post_home(*conn, Mail::FromOwner(message));
         }
         let changes = match &request {
             OwnerRequest::Join { ask, .. } => Some(ask.channel.clone()),
@@ -60,7 +61,7 @@ impl Core {
         let was_occupied = changes.as_ref().and_then(|channel| self.was_occupied(channel));
         let at = self.moment();
         let mailer = &mut self.messages.mailer;
-        let mut post = |shard, message| mailer.post(shard, Mail::FromOwner(message));
+        let mut post = |label, message| mailer.post_label(label, Mail::FromOwner(message));
         self.owned.channels.handle_request(request, at, &mut post);
         if let Some(channel) = changes {
             self.tell_occupancy(&channel, was_occupied);
@@ -81,7 +82,7 @@ impl Core {
         };
         let at = self.moment();
         let mailer = &mut self.messages.mailer;
-        let mut post = |shard, message| mailer.post(shard, Mail::FromOwner(message));
+        let mut post = |label, message| mailer.post_label(label, Mail::FromOwner(message));
         self.owned.channels.handle_ask(ask, at, &mut post)
     }
 
@@ -89,7 +90,7 @@ impl Core {
     pub fn handle_stored(&mut self) {
         let at = self.moment();
         let mailer = &mut self.messages.mailer;
-        let mut post = |shard, message| mailer.post(shard, Mail::FromOwner(message));
+        let mut post = |label, message| mailer.post_label(label, Mail::FromOwner(message));
         self.owned.channels.handle_stored(at, &mut post);
     }
 

@@ -163,6 +163,12 @@ impl Link {
         self.set(DEFLATES, agreed.is_some_and(Agreed::may_compress));
     }
 
+    /// As 0, 1 or 2: nothing, messages from it, and those to it as well.
+    pub fn restore_compression(&mut self, level: u8) {
+        self.set(INFLATES, level >= 1);
+        self.set(DEFLATES, level >= 2);
+    }
+
     /// The PROXY header comes first of all: see `proxied.rs`.
     pub fn awaits_proxy(&self) -> bool {
         self.flags & AWAITS_PROXY != 0

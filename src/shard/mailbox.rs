@@ -14,6 +14,7 @@ use crate::session::{JoinAnswer, SubscribeEffect};
 use crate::shard::control_request::{ControlRequest, UserMessage};
 use crate::shard::emulated::{EmulationMail, EmulationOutcome};
 use crate::shard::gather::{Gather, Tally};
+use crate::shard::handover::agreement::Mark;
 use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
 
 /// One message. Sixteen bytes: everything larger is boxed or shared.
@@ -46,6 +47,8 @@ pub enum Mail {
     Connection(Box<ConnectionMail>),
     /// From a user's owner: a message to connections of its users.
     Push(Box<PushMail>),
+    /// From a shard that is about to be frozen.
+    Quiet(Box<Mark>),
 }
 
 const _: () = assert!(size_of::<Mail>() == 16);

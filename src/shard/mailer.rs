@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::base::ids::ShardId;
+use crate::base::ids::{ConnId, ShardId};
 use crate::shard::mailbox::{Inbox, Mail};
 use crate::shard::owner::{Owner, OwnerRequest};
 use crate::shard::router::Router;
@@ -31,6 +31,10 @@ pub struct Mailer {
     waiting: Vec<[VecDeque<Mail>; 2]>,
     waiting_total: usize,
     delayed: u64,
+    /// Ever posted.
+    posted: u64,
+    /// What is posted is dropped: others own what this shard knew.
+    mute: bool,
 }
 
 impl Mailer {
@@ -44,6 +48,8 @@ impl Mailer {
             waiting,
             waiting_total: 0,
             delayed: 0,
+            posted: 0,
+            mute: false,
         }
     }
 
@@ -52,6 +58,10 @@ impl Mailer {
     }
 
     pub fn post(&mut self, to: ShardId, mail: Mail) {
+        if self.mute {
+            return;
+        }
+        self.posted += 1;
         let about_user = mail.is_about_user();
         if to == self.shard {
             let own = if about_user { &mut self.own_users } else { &mut self.own };
@@ -68,6 +78,17 @@ impl Mailer {
             self.waiting_total += 1;
             self.delayed += 1;
         }
+    }
+
+    /// To the shard that has the peer of a number.
+    pub fn post_home(&mut self, conn: ConnId, mail: Mail) {
+        self.post_label(conn.shard(), mail);
+    }
+
+    /// To the shard that has the peers whose numbers have this shard.
+    pub fn post_label(&mut self, label: ShardId, mail: Mail) {
+        let to = label.home(self.waiting.len() as u16);
+        self.post(to, mail);
     }
 
     /// Says something to a channel's owner.
@@ -102,6 +123,19 @@ impl Mailer {
     /// Nothing that leads to more mail is to be taken in.
     pub fn is_full(&self) -> bool {
         self.waiting_total + self.own.len() + self.own_users.len() >= MAIL_WAITING_MAX
+    }
+
+    pub fn posted_total(&self) -> u64 {
+        self.posted
+    }
+
+    /// From now on nothing is said to anybody. What waits is dropped.
+    pub fn fall_silent(&mut self) {
+        self.mute = true;
+        self.own.clear();
+        self.own_users.clear();
+        self.waiting.iter_mut().flatten().for_each(VecDeque::clear);
+        self.waiting_total = 0;
     }
 
     /// How many messages ever had to wait.
@@ -140,7 +174,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::base::ids::{ConnId, Sock};
+    use crate::base::ids::Sock;
 
     /// Found by simulation (shards that never ended): leaves for a shard that had ended first waited for room in its
     /// inbox for ever.

@@ -39,6 +39,7 @@ mod events;
 mod fanout;
 mod framing;
 mod gather;
+pub mod handover;
 mod handshakes;
 mod holders;
 mod homes;
@@ -133,7 +134,22 @@ pub enum Tick {
 impl<D: Driver> Shard<D> {
     pub fn new(
         id: ShardId,
-        mut driver: D,
+        driver: D,
+        options: Arc<ShardOptions>,
+        router: Router,
+        client_ids: ClientIds,
+        control: Option<Arc<dyn ControlPlane>>,
+        prng: Prng,
+    ) -> Shard<D> {
+        let mut shard = Shard::idle(id, driver, options, router, client_ids, control, prng);
+        shard.driver.accept_start();
+        shard
+    }
+
+    /// One that does not accept yet.
+    fn idle(
+        id: ShardId,
+        driver: D,
         options: Arc<ShardOptions>,
         router: Router,
         client_ids: ClientIds,
@@ -142,7 +158,6 @@ impl<D: Driver> Shard<D> {
     ) -> Shard<D> {
         let inbox = router.inbox(id).clone();
         inbox.set_waker(driver.waker());
-        driver.accept_start();
         let core = Core::new(id, options, router, client_ids, control, prng, driver.now());
         Shard { driver, core, inbox, events: Vec::new(), failures: Vec::new(), accept_again_at: None }
     }
@@ -161,6 +176,9 @@ impl<D: Driver> Shard<D> {
     /// # Errors
     /// The driver cannot wait any more: a bug of ours or the end of the kernel's patience. The shard cannot go on.
     pub fn tick(&mut self) -> std::io::Result<Tick> {
+        if self.core.handover.is_under_way() {
+            return self.tick_in_handover();
+        }
         // Wait.
         let before = self.driver.now();
         let mut timeout = self.core.timeout(before, self.accept_again_at);
@@ -214,6 +232,7 @@ impl<D: Driver> Shard<D> {
         self.core.finish_closed();
         self.act();
 
+        self.handle_orders();
         self.core.account(self.driver.stale_total());
         if self.core.has_ended() {
             self.inbox.close();

@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
-use crate::base::ids::{ChannelName, EncodingId, UserName};
+use crate::base::ids::{ChannelName, EncodingId, SLOT_BITS, UserName};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::base::publication::ClientInfo;
 use crate::base::time::Time;
@@ -23,7 +23,7 @@ use crate::session::gaps::AfterGap;
 use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::{Mode, Unidirectional};
 use crate::session::{Session, Sub, SubscribeEffect, info_of};
-use crate::shard::directory::Number;
+use crate::shard::directory::{BOOKS_MAX, Number};
 use crate::shard::link::ClosingEnd;
 use crate::shard::pings::Liveness;
 use crate::shard::requests::Http;
@@ -45,6 +45,7 @@ const WEBSOCKET_PING: &[u8] = &[0x80 | Opcode::Ping as u8, 0];
 const LISTED: u32 = 1 << 31;
 const OF_USER: u32 = 1 << 30;
 const FLAGS: u32 = LISTED | OF_USER;
+const _: () = assert!((BOOKS_MAX as u32) << SLOT_BITS <= OF_USER, "a number ends where the flags begin");
 
 /// What a peer speaks, and where it stands in that.
 pub enum Kind {

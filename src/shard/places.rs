@@ -43,11 +43,11 @@ impl Core {
         self.tell_verdicts(user, verdicts);
     }
 
-    fn tell_verdicts(&mut self, user: &UserName, verdicts: Vec<Verdict>) {
+    pub fn tell_verdicts(&mut self, user: &UserName, verdicts: Vec<Verdict>) {
         for verdict in verdicts {
             let (conn, why) = match verdict {
                 Verdict::Granted(conn) => {
-                    self.messages.mailer.post(conn.shard(), Mail::Placed(conn));
+                    self.messages.mailer.post_home(conn, Mail::Placed(conn));
                     continue;
                 }
                 Verdict::Rejected(conn) => (conn, Disconnect::CONNECTION_LIMIT),
@@ -55,7 +55,7 @@ impl Core {
             };
             let done = Gather::new(Reply::new(|_| {}));
             let mail = ConnectionMail { conn, user: user.clone(), order: ApiCommand::Disconnect(why), done };
-            self.messages.mailer.post(conn.shard(), Mail::Connection(Box::new(mail)));
+            self.messages.mailer.post_home(conn, Mail::Connection(Box::new(mail)));
         }
     }
 

@@ -106,6 +106,14 @@ impl Rates {
         entry.map(|entry| (entry.commands_paid_until, entry.bytes_paid_until)).unwrap_or_default()
     }
 
+    /// What [`Rates::paid`] was in another process.
+    pub fn restore(&mut self, slot: u32, generation: u32, (commands, bytes): (Time, Time), now: Time) {
+        if commands > now || bytes > now {
+            let entry = self.slot(slot, generation, now);
+            (entry.commands_paid_until, entry.bytes_paid_until) = (commands, bytes);
+        }
+    }
+
     fn slot(&mut self, slot: u32, generation: u32, now: Time) -> &mut SlotRates {
         if self.slots.len() >= self.slots_sweep_at {
             self.slots.retain(|_, rates| rates.commands_paid_until.max(rates.bytes_paid_until) > now);

@@ -11,10 +11,12 @@ use crate::driver::Driver;
 use crate::hub::followed::ChannelIndex;
 use crate::hub::owned::OwnedCounts;
 use crate::record::{
-    self, CursorRecord, FarewellRecord, LinkRecord, Moment, PeerRecord, PeerState, RecordFault,
+    self, CertificateRecord, CursorRecord, FarewellRecord, LayerRecord, LinkRecord, Moment, PeerRecord,
+    PeerState, RecordFault,
 };
 use crate::session::Sub;
 use crate::shard::Shard;
+use crate::shard::admitted::Standing;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Link, Phase};
 use crate::shard::peer::Peer;
@@ -77,7 +79,7 @@ impl<D: Driver> Shard<D> {
 
 impl Core {
     /// `None` for a connection that is gone, and for one with a request under way.
-    fn peer_record(&self, slot: u32) -> Option<PeerRecord> {
+    pub(in crate::shard) fn peer_record(&self, slot: u32) -> Option<PeerRecord> {
         let connection = self.links.connections.get(slot)?;
         let (link, peer) = (&connection.link, &connection.peer);
         let now = self.env.now;
@@ -128,6 +130,23 @@ impl Core {
             peer_ended: link.peer_ended(),
             deflate: u8::from(link.inflates()) + u8::from(link.deflates()),
             unread: Bytes::copy_from_slice(self.links.compression.unread.of(link.sock(slot))),
+            listener: self.links.came_by.get(slot as usize).map_or(0, |listener| listener.0),
+            address: self.links.addresses.peer(slot).map(|address| address.to_string()),
+            claimed: self.links.addresses.claimed(slot).map(|address| address.to_string()),
+            sealed: lag.map_or_else(Vec::new, |lag| lag.sealed.iter().map(|at| at.bytes().clone()).collect()),
+            layer: self.links.layers.get(slot).and_then(|layer| layer.to_record()).map(|layer| {
+                let shown = self.links.layers.certificate(slot);
+                let certificate = shown.map(|shown| CertificateRecord {
+                    subject: shown.subject.clone(),
+                    fingerprint: Bytes::copy_from_slice(&shown.fingerprint),
+                });
+                LayerRecord { certificate, ..layer }
+            }),
+            admitted: match self.links.admitted.get(slot).map(|entry| entry.standing) {
+                Some(Standing::Unauthenticated) => 1,
+                Some(Standing::Authenticated) => 2,
+                _ => 0,
+            },
         }
     }
 
@@ -150,7 +169,7 @@ impl Core {
     }
 
     /// Connections of tunnels that have gone and still have something for their backend.
-    fn departed_records(&self) -> impl Iterator<Item = PeerRecord> {
+    pub(in crate::shard) fn departed_records(&self) -> impl Iterator<Item = PeerRecord> {
         let now = self.env.now;
         self.peers.draining.each().map(move |(conn, tunnel, code, reason)| {
             let farewell = FarewellRecord { code, reason: reason.into() };

@@ -41,7 +41,12 @@ impl Router {
     /// The connection of that id, which may be gone by now. `None` for an id that this run of the daemon never gave.
     pub fn connection(&self, client: ClientId) -> Option<ConnId> {
         let conn = self.client_ids.as_ref()?.conn(client)?;
-        (conn.shard().index() < self.shards()).then_some(conn)
+        Some(conn)
+    }
+
+    /// The shard that has the peer of a number: its own, unless the number was given where there were more of them.
+    pub fn home(&self, conn: ConnId) -> ShardId {
+        conn.shard().home(self.inboxes.len() as u16)
     }
 
     pub fn shards(&self) -> usize {

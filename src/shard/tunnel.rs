@@ -147,7 +147,7 @@ impl Core {
         }
     }
 
-    fn hand_over(&mut self, slot: u32, (sequence, message): (u64, Payload)) {
+    pub fn hand_over(&mut self, slot: u32, (sequence, message): (u64, Payload)) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Some(tunnel) = connection.peer.tunnel() else { return };
         let hook_call = TunnelCall {
@@ -300,6 +300,32 @@ impl Core {
             drained.tunnel.fail();
         }
         self.end_drained(conn, drained);
+    }
+
+    /// Messages of connections that have gone, which another process had handed over: once more, under their numbers.
+    pub fn resume_drained(&mut self) {
+        for (conn, drained) in std::mem::take(&mut self.peers.draining.connections) {
+            let Some((sequence, message)) =
+                drained.tunnel.under_way().map(|(sequence, message)| (sequence, message.clone()))
+            else {
+                self.end_drained(conn, drained);
+                continue;
+            };
+            let hook_call = TunnelCall {
+                tunnel: drained.tunnel.place,
+                client: self.peers.client_ids.id(conn),
+                user: drained.tunnel.user.clone(),
+                address: drained.address,
+                matter: TunnelMatter::Message { sequence, message },
+            };
+            match self.ask_tunnel(conn, hook_call) {
+                Ok(_) => drop(self.peers.draining.connections.insert(conn, drained)),
+                Err(Busy) => {
+                    self.peers.draining.bytes -= drained.tunnel.waiting().1;
+                    self.end_drained(conn, drained);
+                }
+            }
+        }
     }
 
     fn end_drained(&mut self, conn: ConnId, drained: Drained) {

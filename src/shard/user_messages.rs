@@ -40,7 +40,7 @@ impl Core {
             let newest_told = newest.then(|| self.owned.users.newest_told(user));
             let all = (!newest).then(|| self.owned.users.connections(user).rev());
             for conn in newest_told.flatten().into_iter().chain(all.into_iter().flatten()) {
-                by_shard[conn.shard().index()].push((conn, number as u32));
+                by_shard[self.messages.mailer.router().home(conn).index()].push((conn, number as u32));
             }
         }
         for targets in by_shard {
@@ -50,7 +50,7 @@ impl Core {
                     targets: targets.to_vec(),
                     tally: Arc::clone(&tally),
                 };
-                self.messages.mailer.post(targets[0].0.shard(), Mail::Push(Box::new(mail)));
+                self.messages.mailer.post_home(targets[0].0, Mail::Push(Box::new(mail)));
             }
         }
     }

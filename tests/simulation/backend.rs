@@ -84,7 +84,7 @@ pub struct Survey {
 }
 
 pub struct Backend {
-    router: Router,
+    pub router: Router,
     answers: Answers,
     asked: BTreeMap<u64, Asked>,
     asked_total: u64,

@@ -79,6 +79,10 @@ pub struct Scenario {
     pub flooded: bool,
     /// Shards are told to end while clients are connected; otherwise the clients leave first.
     pub shutdown_under_load: bool,
+    /// Other processes take over, or begin to.
+    pub upgrades: bool,
+    /// What all connections of the node together may owe, in bytes.
+    pub debts: u64,
     /// Every other connection is sealed by a layer.
     pub sealed: bool,
     /// Every other connection speaks TLS.
@@ -171,6 +175,7 @@ impl Scenario {
             false => None,
         };
         let addresses = admission.is_some();
+        let has_engine = !engine.is_empty();
         Scenario {
             engine,
             uptime: uptime(seed),
@@ -218,6 +223,8 @@ impl Scenario {
             shutdown_under_load: prng.bool(),
             // By the seed alone: what it draws stays the same.
             sealed: seed % 4 == 2,
+            debts,
+            upgrades: seed % 3 == 0 && !crowd && !has_engine && seed % 4 != 2,
             tls: seed % 4 == 1,
         }
     }

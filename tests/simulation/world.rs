@@ -4,6 +4,7 @@
 //! reads and everything must come right again; then the end of clients and shards, after which nothing may be left.
 
 mod ending;
+mod upgrade;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -122,6 +123,12 @@ pub struct World {
     starved: Vec<u32>,
     planes: Vec<Arc<Plane>>,
     router: Router,
+    client_ids: ClientIds,
+    /// The net's number of the first shard: those of earlier processes come before.
+    first_host: usize,
+    /// Where channels and users belong.
+    placement: [u64; 4],
+    upgrades: upgrade::Upgrades,
     clients: Vec<Client>,
     hostile: Vec<Hostile>,
     flooders: Vec<Flooder>,
@@ -176,7 +183,8 @@ impl World {
         net.set_faults(scenario.faults.clone());
         let inboxes: Arc<[Arc<Inbox>]> =
             (0..scenario.shards).map(|_| Arc::new(Inbox::new(scenario.inbox_messages))).collect();
-        let router = Router::new(inboxes, [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)]);
+        let placement = [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)];
+        let router = Router::new(inboxes, placement);
         let engine = engine(seed, &scenario);
         let router = match &engine {
             Some(engine) => router.with_engine(Arc::clone(engine) as _),
@@ -223,6 +231,10 @@ impl World {
             backend: Backend::new(router.clone()),
             engine,
             router,
+            client_ids,
+            first_host: 0,
+            placement,
+            upgrades: upgrade::Upgrades::default(),
             clients,
             hostile: (0..cast.hostile).map(|_| Hostile::new()).collect(),
             flooders: Vec::new(),
@@ -287,6 +299,7 @@ impl World {
             }
             self.answer_questions();
             self.check_bounds();
+            self.maybe_upgrade();
         }
     }
 
@@ -342,7 +355,9 @@ impl World {
 
     fn answer_http(&mut self) {
         let shard = self.stage.prng.usize(..self.planes.len());
-        let has_room = self.router.inbox(ShardId(shard as u16)).len() < self.stage.scenario.inbox_messages;
+        // There may have been more shards once: what those asked is of no use any more.
+        let has_room = shard >= self.router.shards()
+            || self.router.inbox(ShardId(shard as u16)).len() < self.stage.scenario.inbox_messages;
         self.planes[shard].answer_one(has_room, &mut self.stage);
     }
 
@@ -573,7 +588,7 @@ impl World {
     fn check_bounds(&mut self) {
         let scenario = &self.stage.scenario;
         for (number, shard) in self.shards.iter().enumerate() {
-            let sockets = self.stage.net.open_sockets(number);
+            let sockets = self.stage.net.open_sockets(self.host(number));
             self.peak_sockets[number] = self.peak_sockets[number].max(sockets);
             let Some(shard) = shard else { continue };
             let footprint = shard.footprint();
@@ -585,7 +600,7 @@ impl World {
                     + footprint.held_bytes;
                 assert!(footprint.stream_bytes <= kept, "{} bytes kept of {kept}", footprint.stream_bytes);
             }
-            let overdue = self.stage.net.overdue(number, OVERDUE);
+            let overdue = self.stage.net.overdue(self.host(number), OVERDUE);
             assert!(overdue.is_empty(), "shard {number} does not close {overdue:?}");
         }
     }
@@ -617,7 +632,7 @@ impl World {
                 self.starved[number] -= 1;
                 continue;
             }
-            if !self.stage.net.runnable(number) && !self.has_mail(number) {
+            if !self.stage.net.runnable(self.host(number)) && !self.has_mail(number) {
                 continue;
             }
             let Some(shard) = &mut self.shards[number] else { continue };
@@ -632,6 +647,7 @@ impl World {
                 records::check(shard, &self.stage.scenario.options, &mut self.stage.coverage);
             }
         }
+        self.tick_the_leaving();
         self.hear();
         self.watch_for_livelock(ticked);
         // A tick costs time, so that a shard that never sleeps does not stop the clock; one that is starved, more.
@@ -676,7 +692,8 @@ impl World {
     fn a_shard_does_not_sleep(&self) -> bool {
         let now = self.stage.net.now();
         (0..self.shards.len()).any(|shard| {
-            self.shards[shard].is_some() && (self.stage.net.asked_until(shard) <= now || self.has_mail(shard))
+            self.shards[shard].is_some()
+                && (self.stage.net.asked_until(self.host(shard)) <= now || self.has_mail(shard))
         })
     }
 }

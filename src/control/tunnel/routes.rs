@@ -122,7 +122,9 @@ async fn order(app: &App, id: &str, order: TunnelCommand) -> Response {
     };
     let shards = app.api.shards();
     let told = match shards.router().connection(client) {
-        Some(conn) => shards.ask(conn.shard(), |reply| ControlRequest::Tunnel(conn, order, reply)).await,
+        Some(conn) => {
+            shards.ask(shards.router().home(conn), |reply| ControlRequest::Tunnel(conn, order, reply)).await
+        }
         // Another node's, or of an earlier run: gone as well.
         None => Ok(TunnelTold::Gone),
     };

@@ -70,6 +70,8 @@ pub(super) struct Socket {
     pub closing: bool,
     /// In `Host::ready`.
     pub ready: bool,
+    /// Another host has exported it, and holds it here.
+    pub adopted_from: Option<(usize, Sock)>,
 }
 
 #[derive(Debug)]
@@ -87,6 +89,8 @@ pub(super) struct Host {
     /// False after `accept_end`.
     pub listening: bool,
     pub accepting: bool,
+    /// Nothing is read.
+    pub reads_held: bool,
     /// Clients that may be accepted although accepting was paused.
     pub accept_late: u32,
     pub backlog: VecDeque<LinkId>,
@@ -121,6 +125,7 @@ impl Host {
             recv_buffer_bytes,
             listening: true,
             accepting: false,
+            reads_held: false,
             accept_late: 0,
             backlog: VecDeque::new(),
             ready: VecDeque::new(),
@@ -180,6 +185,7 @@ impl Host {
             send_queued: false,
             closing: false,
             ready: false,
+            adopted_from: None,
         });
         Some(Sock { slot, generation: entry.generation })
     }
@@ -232,6 +238,12 @@ impl Host {
         let entry = &mut self.slots[sock.slot as usize];
         let socket = entry.socket.as_mut().filter(|socket| !socket.closing)?;
         (entry.generation == sock.generation).then_some(socket)
+    }
+
+    /// Whether the socket is still held here.
+    pub fn holds(&self, sock: Sock) -> bool {
+        let entry = self.slots.get(sock.slot as usize).filter(|entry| entry.generation == sock.generation);
+        entry.and_then(|entry| entry.socket.as_ref()).is_some_and(|socket| !socket.closing)
     }
 
     pub fn sockets(&self) -> impl Iterator<Item = (Sock, &Socket)> {

@@ -1,5 +1,6 @@
 //! The near side of every socket: what the simulated kernel answers to one shard's calls.
 
+use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -195,6 +196,7 @@ impl World {
         let host = &mut hosts[host];
         let buffer_bytes = host.recv_buffer_bytes;
         let mut stats = host.stats;
+        let held = host.reads_held;
         let socket = host.at(sock.slot).1;
         let link = &mut links[socket.link.0 as usize];
 
@@ -204,7 +206,7 @@ impl World {
             events.push(Event::Writable { sock });
         }
         let mut again = false;
-        if socket.reading == Reading::On && !socket.ended_told {
+        if socket.reading == Reading::On && !socket.ended_told && !held {
             // One read a socket and wait: a flood is read in turns with the others.
             if link.up.due > 0 && *buffers_left > 0 {
                 let mut len = link.up.due.min(buffer_bytes);
@@ -326,7 +328,10 @@ impl World {
 
     pub fn kernel_close(&mut self, host: usize, slot: u32, reset: bool) {
         let link: LinkId = self.hosts[host].at(slot).1.link;
-        self.server_close(link, reset);
+        // Another host may have it by now.
+        if self.is_at(link, host, slot) {
+            self.server_close(link, reset);
+        }
         self.plan_gone(host, slot);
     }
 
@@ -360,11 +365,61 @@ impl World {
     pub fn host_dies(&mut self, host: usize) {
         self.accept_end(host);
         self.hosts[host].dead = true;
-        let open: Vec<LinkId> =
-            self.hosts[host].sockets().filter(|(_, socket)| !socket.closing).map(|(_, s)| s.link).collect();
-        for link in open {
-            self.server_close(link, false);
+        let open: Vec<(LinkId, Sock, Option<(usize, Sock)>)> = self.hosts[host]
+            .sockets()
+            .filter(|(_, socket)| !socket.closing)
+            .map(|(sock, socket)| (socket.link, sock, socket.adopted_from))
+            .collect();
+        for (link, sock, from) in open {
+            if !self.is_at(link, host, sock.slot) {
+                continue;
+            }
+            match from.filter(|&(other, sock)| !self.hosts[other].dead && self.hosts[other].holds(sock)) {
+                Some((other, sock)) => self.put(link, other, sock),
+                None => self.server_close(link, false),
+            }
         }
+    }
+
+    // --- sockets on their way to another process
+
+    /// Whether the link's events are those of this slot.
+    fn is_at(&mut self, link: LinkId, host: usize, slot: u32) -> bool {
+        let at = self.link(link);
+        at.host == host && at.place == Place::Accepted { slot }
+    }
+
+    fn put(&mut self, link: LinkId, host: usize, sock: Sock) {
+        let at = self.link(link);
+        (at.host, at.place) = (host, Place::Accepted { slot: sock.slot });
+        self.hosts[host].mark_ready(sock.slot);
+    }
+
+    pub fn hold_reads(&mut self, host: usize, on: bool) {
+        let host = &mut self.hosts[host];
+        if std::mem::replace(&mut host.reads_held, on) && !on {
+            let open: Vec<u32> =
+                host.sockets().filter(|(_, socket)| !socket.closing).map(|(sock, _)| sock.slot).collect();
+            open.into_iter().for_each(|slot| host.mark_ready(slot));
+        }
+    }
+
+    /// `None` when the table is full, or the descriptor stands for nothing that its host still has.
+    pub fn adopt(&mut self, host: usize, descriptor: RawFd) -> Option<Sock> {
+        let (other, from) = self.exported.remove(&descriptor)?;
+        if self.hosts[other].dead || !self.hosts[other].holds(from) {
+            return None;
+        }
+        let (link, finished) = {
+            let socket = self.hosts[other].at(from.slot).1;
+            (socket.link, socket.finished)
+        };
+        let sock = self.hosts[host].insert(link)?;
+        self.hosts[host].stats.accepted += 1;
+        let socket = self.hosts[host].at(sock.slot).1;
+        (socket.adopted_from, socket.finished) = (Some((other, from)), finished);
+        self.put(link, host, sock);
+        Some(sock)
     }
 }
 

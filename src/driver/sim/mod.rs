@@ -68,6 +68,27 @@ impl SimNet {
         SimDriver::new(self.0.clone(), options)
     }
 
+    /// Adds a shard of another process, which listens from [`SimNet::hand_over`] on.
+    pub fn successor(&self, options: &DriverOptions) -> SimDriver {
+        let driver = self.driver(options);
+        self.0.borrow_mut().hosts[driver.shard()].listening = false;
+        driver
+    }
+
+    /// Shards `to` listen in place of `from`, with the clients that wait there.
+    pub fn hand_over(&self, from: std::ops::Range<usize>, to: std::ops::Range<usize>) {
+        let world = &mut *self.0.borrow_mut();
+        let count = to.len();
+        to.clone().for_each(|host| world.hosts[host].listening = true);
+        for (number, host) in from.enumerate() {
+            world.hosts[host].listening = false;
+            let waiting = std::mem::take(&mut world.hosts[host].backlog);
+            let heir = to.start + number % count;
+            waiting.iter().for_each(|link| world.links[link.0 as usize].host = heir);
+            world.hosts[heir].backlog.extend(waiting);
+        }
+    }
+
     /// A client of listener 0 that lands on any listening shard, by the seed, as SO_REUSEPORT spreads them.
     pub fn connect(&self) -> ClientEnd {
         self.connect_by(ListenerId(0))

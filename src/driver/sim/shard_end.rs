@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -267,6 +268,39 @@ impl Driver for SimDriver {
 
     fn stale_total(&self) -> u64 {
         self.world.borrow().hosts[self.host].stats.stale
+    }
+
+    fn hold_reads(&mut self, on: bool) {
+        self.world.borrow_mut().hold_reads(self.host, on);
+    }
+
+    fn accept_is_idle(&self) -> bool {
+        let host = &self.world.borrow().hosts[self.host];
+        !host.accepting && host.accept_late == 0
+    }
+
+    fn export_is_refused(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// A descriptor stands for a socket: its number is all that counts.
+    fn export(&mut self, socks: &[Sock], exported: &mut Vec<io::Result<OwnedFd>>) {
+        let mut world = self.world.borrow_mut();
+        for sock in socks {
+            let found = world.hosts[self.host].named(*sock, "export").is_some();
+            exported.push(match found {
+                true => std::fs::File::open("/dev/null").map(|file| {
+                    world.exported.insert(file.as_raw_fd(), (self.host, *sock));
+                    file.into()
+                }),
+                false => Err(io::ErrorKind::NotConnected.into()),
+            });
+        }
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock> {
+        let adopted = self.world.borrow_mut().adopt(self.host, socket.as_raw_fd());
+        adopted.ok_or(io::Error::from_raw_os_error(libc::EMFILE))
     }
 }
 

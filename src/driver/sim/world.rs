@@ -1,9 +1,11 @@
 //! Virtual time and what travels in it: the agenda, the connections, and the far side of every socket.
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashMap};
+use std::os::fd::RawFd;
 use std::time::Duration;
 
+use crate::base::ids::Sock;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::driver::End;
@@ -73,6 +75,8 @@ pub(super) struct World {
     planned_total: u64,
     /// Mixed from all that happened: equal for equal runs.
     pub fingerprint: u64,
+    /// Sockets on their way to another host, by the descriptors that stand for them.
+    pub exported: HashMap<RawFd, (usize, Sock)>,
     /// A wait lets time pass until something happens.
     pub sleeps: bool,
     /// Everything that happens is printed.
@@ -91,6 +95,7 @@ impl World {
             agenda: BinaryHeap::new(),
             planned_total: 0,
             fingerprint: seed,
+            exported: HashMap::new(),
             sleeps: false,
             trace: false,
         }

@@ -6,6 +6,7 @@
 //! on time: what must happen is waited for ([`Harness::until`]), what must not happen is given some time to happen.
 
 mod closing;
+mod exporting;
 mod listening;
 mod reading;
 mod rig;
@@ -24,6 +25,7 @@ use crate::base::bytes::Bytes;
 use crate::base::ids::{ListenerId, Sock};
 
 pub(in crate::driver) use self::closing::*;
+pub(in crate::driver) use self::exporting::*;
 pub(in crate::driver) use self::listening::*;
 pub(in crate::driver) use self::reading::*;
 pub(in crate::driver) use self::rig::{Bind, SocketRig};
@@ -41,6 +43,16 @@ pub(in crate::driver) trait Rig: Sized {
     fn try_new(options: DriverOptions) -> Option<Self>;
 
     fn driver(&mut self) -> &mut Self::Driver;
+
+    /// Puts the driver of another process in the place of this one, which is given back. It listens at the same places, and
+    /// has not begun to accept.
+    fn succeed(&mut self, options: DriverOptions) -> Self::Driver;
+
+    /// The driver that was is the rig's again: the other one, which has given up.
+    fn take_back(&mut self, old: Self::Driver) -> Self::Driver;
+
+    /// The old driver is not taken back: the new one listens alone.
+    fn settle_succession(&mut self) {}
 
     /// A client that connects, also while the driver does not accept (it then stands in the backlog).
     fn connect_by(&mut self, listener: ListenerId) -> Client;
@@ -143,6 +155,12 @@ macro_rules! driver_suite {
             idle_sockets_cost_no_events
             thousands_of_sockets
             closes_everything_in_flight
+            held_reads_leave_everything_in_the_socket
+            an_exported_socket_goes_on_at_another_driver
+            what_was_exported_goes_on_here_if_the_other_gives_up
+            clients_in_the_backlog_are_taken_by_the_successor
+            thousands_of_sockets_are_exported
+            an_export_of_what_is_closed_fails_by_itself
         );
     };
     (@each $rig:ty: $($name:ident)*) => {
@@ -187,6 +205,8 @@ struct Harness<R: Rig> {
     came_from: Vec<Option<IpAddr>>,
     accept_failures: Vec<AcceptFailure>,
     seen: HashMap<Sock, Seen>,
+    /// The same of the driver before, while another one serves.
+    was: HashMap<Sock, Seen>,
     failures: Vec<SendFailure>,
     /// Received in the last tick.
     reads_in_tick: usize,
@@ -200,13 +220,7 @@ impl<R: Rig> Harness<R> {
     }
 
     fn with_listeners(sockets_max: u32, listeners: Vec<ListenerOptions>) -> Option<Harness<R>> {
-        let rig = R::try_new(DriverOptions {
-            listeners,
-            sockets_max,
-            recv_buffer_bytes: RECV_BUFFER_BYTES,
-            recv_buffers: RECV_BUFFERS,
-            socket: Default::default(),
-        })?;
+        let rig = R::try_new(options(sockets_max, listeners))?;
         let mut harness = Harness {
             rig,
             accepted: Vec::new(),
@@ -214,6 +228,7 @@ impl<R: Rig> Harness<R> {
             came_from: Vec::new(),
             accept_failures: Vec::new(),
             seen: HashMap::new(),
+            was: HashMap::new(),
             failures: Vec::new(),
             reads_in_tick: 0,
             events: Vec::new(),
@@ -394,6 +409,16 @@ impl<R: Rig> Harness<R> {
 
     fn until_closed(&mut self, sock: Sock) {
         self.until("closed", |h| h.seen[&sock].closed);
+    }
+}
+
+fn options(sockets_max: u32, listeners: Vec<ListenerOptions>) -> DriverOptions {
+    DriverOptions {
+        listeners,
+        sockets_max,
+        recv_buffer_bytes: RECV_BUFFER_BYTES,
+        recv_buffers: RECV_BUFFERS,
+        socket: Default::default(),
     }
 }
 

@@ -79,6 +79,22 @@ impl<D: Bind> Rig for SocketRig<D> {
         &mut self.driver
     }
 
+    fn succeed(&mut self, mut options: DriverOptions) -> D {
+        let inherited = self.driver.listeners().expect("a descriptor");
+        options.listeners = inherited
+            .into_iter()
+            .map(|(place, fd)| super::super::ListenerOptions {
+                bind: super::super::Bind::Inherited(place, std::sync::Arc::new(fd.into())),
+                addresses: false,
+            })
+            .collect();
+        std::mem::replace(&mut self.driver, D::bind(&options).expect("a second driver"))
+    }
+
+    fn take_back(&mut self, old: D) -> D {
+        std::mem::replace(&mut self.driver, old)
+    }
+
     fn connect_by(&mut self, listener: ListenerId) -> Client {
         self.clients.push(Some(self.client(listener, None).expect("connect")));
         Client(self.clients.len() - 1)

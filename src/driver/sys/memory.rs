@@ -10,7 +10,7 @@ use io_uring::IoUring;
 use io_uring::types::BufRingEntry;
 
 use crate::base::bytes::Bytes;
-use crate::base::limits::LISTENERS_MAX;
+use crate::base::limits::LISTENING_SOCKETS_MAX;
 use crate::driver::types::Part;
 
 /// Submissions between two enters, in entries of 64 bytes: a larger queue would not fit the second level cache with
@@ -185,11 +185,11 @@ struct Name {
 
 impl Names {
     pub fn new() -> Names {
-        Names(Pages::new(LISTENERS_MAX * size_of::<Name>()))
+        Names(Pages::new(LISTENING_SOCKETS_MAX * size_of::<Name>()))
     }
 
     fn at(&self, place: usize) -> *mut Name {
-        assert!(place < LISTENERS_MAX);
+        assert!(place < LISTENING_SOCKETS_MAX);
         // SAFETY: inside the pages, which hold so many names and are aligned for any of them.
         unsafe { self.0.start.as_ptr().cast::<Name>().add(place) }
     }

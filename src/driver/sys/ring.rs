@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 use io_uring::squeue::Flags;
@@ -96,6 +96,10 @@ pub(in crate::driver) enum Op<'a> {
     Reset {
         slot: u32,
     },
+    /// Completes with an ordinary descriptor of the socket: [`Ring::installed`] has it.
+    Install {
+        slot: u32,
+    },
 }
 
 /// Connecting to no address dissolves a connection (connect(2)): TCP then sends a reset and drops its queue. A linger time
@@ -114,6 +118,8 @@ pub(in crate::driver) struct Ring {
     pub(super) ring: IoUring,
     enabled: bool,
     stuck: bool,
+    /// The kernel knows [`Op::Install`].
+    installs: bool,
     /// Submissions that found the queue full and stuck, in order. Empty in every ordinary life.
     /// Bound: what one tick submits, a few operations for each socket.
     overflow: VecDeque<squeue::Entry>,
@@ -136,7 +142,7 @@ impl Ring {
             .setup_cqsize(COMPLETIONS_MAX)
             .build(SUBMISSIONS_MAX)
             .map_err(explain_setup)?;
-        check_features(&ring)?;
+        let installs = check_features(&ring)?;
         ring.submitter().register_files_sparse(files).map_err(|error| {
             let text =
                 format!("io_uring refuses a table of {files} sockets (RLIMIT_NOFILE bounds it): {error}");
@@ -150,6 +156,7 @@ impl Ring {
             ring,
             enabled: false,
             stuck: false,
+            installs,
             overflow: VecDeque::new(),
             holds: Vec::new(),
             gather: Gather::new(),
@@ -197,6 +204,7 @@ impl Ring {
             Op::Reset { slot } => {
                 opcode::Connect::new(Fixed(slot), &raw const NOWHERE, size_of_val(&NOWHERE) as u32).build()
             }
+            Op::Install { slot } => opcode::FixedFdInstall::new(Fixed(slot), 0).build(),
         };
         let entry = entry.user_data(token);
         if !self.overflow.is_empty() || !self.try_push(&entry) {
@@ -360,6 +368,32 @@ impl Ring {
         }
     }
 
+    /// Whether sockets can leave the ring.
+    pub fn installs(&self) -> bool {
+        self.installs
+    }
+
+    /// What an [`Op::Install`] completed with. Once for each completion.
+    pub fn installed(completion: &Completion) -> io::Result<OwnedFd> {
+        match completion.result {
+            // SAFETY: the kernel has made the descriptor for this completion, and nobody else knows of it.
+            fd if fd >= 0 => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+            errno => Err(io::Error::from_raw_os_error(-errno)),
+        }
+    }
+
+    /// Puts a socket into a free slot. The ring has a reference of its own.
+    ///
+    /// # Errors
+    /// There is no such slot, no memory, or it is no file that a ring takes.
+    pub fn register(&mut self, slot: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
+        self.enable()?;
+        match self.ring.submitter().register_files_update(slot, &[socket.as_raw_fd()])? {
+            1 => Ok(()),
+            _ => Err(io::ErrorKind::OutOfMemory.into()),
+        }
+    }
+
     /// Where the client came from that an accept for this place has taken just now.
     pub fn accepted_from(&self, place: usize) -> Option<IpAddr> {
         self.names.get(place)
@@ -433,7 +467,8 @@ fn explain_setup(error: io::Error) -> io::Error {
 }
 
 /// What setup alone does not prove: single operations may be missing, or forbidden by a sandbox.
-fn check_features(ring: &IoUring) -> io::Result<()> {
+/// Tells whether sockets can leave the ring, which is not needed to serve.
+fn check_features(ring: &IoUring) -> io::Result<bool> {
     let missing =
         |what: &str| Err(io::Error::new(io::ErrorKind::Unsupported, format!("io_uring lacks {what}")));
     let features = [
@@ -458,6 +493,6 @@ fn check_features(ring: &IoUring) -> io::Result<()> {
     let operations = operations.map(|(name, code)| (name, probe.is_supported(code)));
     match features.iter().chain(&operations).find(|(_, there)| !there) {
         Some((name, _)) => missing(name),
-        None => Ok(()),
+        None => Ok(probe.is_supported(opcode::FixedFdInstall::CODE)),
     }
 }

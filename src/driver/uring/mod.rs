@@ -18,6 +18,7 @@
 //!   close: CLOSING ── cancel polls ── POLL, WATCH, FINISH, RECV, RESET all gone ── CLOSE in flight ── Closed
 //! ```
 
+mod export;
 mod slot;
 mod token;
 
@@ -40,7 +41,7 @@ use super::{
 use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_MAX, Sock};
-use crate::base::limits::LISTENERS_MAX;
+use crate::base::limits::LISTENING_SOCKETS_MAX;
 use crate::base::time::Time;
 
 /// How long the end of a driver waits for its accept: it takes half a millisecond, and no end may hang.
@@ -57,6 +58,7 @@ pub struct UringDriver {
     sockets_max: u32,
     accept_wanted: bool,
     accept_ended: bool,
+    reads_held: bool,
     slots: Vec<Slot>,
     /// Slots to read, each at most once: those with `QUEUED`.
     /// Bound: one entry for each socket, `sockets_max`.
@@ -78,7 +80,10 @@ impl UringDriver {
         // The kernel refuses a larger table; the daemon prints the bound that holds.
         let sockets_max = options.sockets_max.min(sys::descriptors_max()).min(SLOT_MAX + 1);
         let ring = Ring::try_new(sockets_max, options.recv_buffers, options.recv_buffer_bytes)?;
-        assert!((1..=LISTENERS_MAX).contains(&options.listeners.len()), "the configuration bounds listeners");
+        assert!(
+            (1..=LISTENING_SOCKETS_MAX).contains(&options.listeners.len()),
+            "the configuration bounds listeners"
+        );
         let bind = |(index, listener)| Listener::try_new(index, listener, options.socket);
         let listeners: Vec<Listener> =
             options.listeners.iter().enumerate().map(bind).collect::<io::Result<_>>()?;
@@ -90,6 +95,7 @@ impl UringDriver {
             sockets_max,
             accept_wanted: false,
             accept_ended: false,
+            reads_held: false,
             slots: Vec::new(),
             readable: VecDeque::new(),
             completions: Vec::new(),
@@ -203,6 +209,9 @@ impl UringDriver {
     /// Queues one read for each readable slot, as far as buffers go. The rest keep their place in the queue.
     fn queue_reads(&mut self) -> bool {
         let mut queued = false;
+        if self.reads_held {
+            return false;
+        }
         for _ in 0..self.readable.len() {
             if self.ring.buffers_free() == 0 {
                 break;
@@ -252,6 +261,8 @@ impl UringDriver {
                 Kind::Woken => {}
                 // There was nothing left to cancel: its last completion says so as well.
                 Kind::Cancel => {}
+                // Given up: an export waited for it in vain.
+                Kind::Install => drop(Ring::installed(&completion)),
                 Kind::Send | Kind::SendCut => unreachable!("taken apart by harvest"),
                 kind => self.handle_socket(kind, completion, events),
             }
@@ -534,11 +545,11 @@ impl Driver for UringDriver {
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
-        if self.unpark(events) {
+        if !self.reads_held && self.unpark(events) {
             // The sockets of these had their read of this wait.
             return Ok(());
         }
-        let busy = !self.readable.is_empty() || !self.completions.is_empty();
+        let busy = !(self.readable.is_empty() || self.reads_held) || !self.completions.is_empty();
         self.ring.wait(if busy { Some(Duration::ZERO) } else { timeout })?;
         self.harvest();
         self.act(events);
@@ -562,6 +573,26 @@ impl Driver for UringDriver {
 
     fn stale_total(&self) -> u64 {
         self.stale_total
+    }
+
+    fn hold_reads(&mut self, on: bool) {
+        self.reads_held = on;
+    }
+
+    fn accept_is_idle(&self) -> bool {
+        !self.accept_wanted && self.listeners.iter().all(|listener| !listener.armed)
+    }
+
+    fn export_is_refused(&self) -> Option<&'static str> {
+        (!self.ring.installs()).then_some("sockets leave io_uring from Linux 6.8 on")
+    }
+
+    fn export(&mut self, socks: &[Sock], exported: &mut Vec<io::Result<OwnedFd>>) {
+        self.install(socks, exported);
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock> {
+        self.register(&socket)
     }
 }
 

@@ -21,9 +21,10 @@ pub(super) enum Kind {
     Finish,
     Close,
     Reset,
+    Install,
 }
 
-pub(super) const KINDS: [Kind; 12] = [
+pub(super) const KINDS: [Kind; 13] = [
     Kind::Accept,
     Kind::Wake,
     Kind::Woken,
@@ -36,6 +37,7 @@ pub(super) const KINDS: [Kind; 12] = [
     Kind::Finish,
     Kind::Close,
     Kind::Reset,
+    Kind::Install,
 ];
 
 /// Tokens: kind in the top 8 bits, then generation (28) and slot (24) of a socket, or the tag (32) of a send, or a listener.

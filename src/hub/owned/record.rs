@@ -28,6 +28,10 @@ const ITEM_BYTES: usize = 32;
 const OFFSET_MAX: u64 = u64::MAX / 2;
 
 impl OwnedChannels {
+    pub fn has(&self, channel: &str) -> bool {
+        self.names.contains_key(channel)
+    }
+
     /// Every channel, in no order.
     pub fn names(&self) -> impl Iterator<Item = &ChannelName> {
         self.names.keys()
@@ -178,7 +182,7 @@ impl OwnedChannels {
             let info = member.info.map_or_else(ClientInfo::default, InfoRecord::info);
             let shown = Visibility { listed: member.listed, announced: member.announced };
             if channel.members.insert(conn, info, shown, &self.hash) == Inserted::New {
-                channel.interest.add(conn.shard());
+                channel.interest.add(conn.shard().home(self.shards));
                 self.counts.subscriptions += 1;
             }
         }

@@ -10,6 +10,7 @@ use crate::layer::tls::established::Established;
 use crate::layer::tls::handshake::{Failed, Handshake};
 use crate::layer::tls::record::{alert, plain_alert};
 use crate::layer::{Fault, Layer, Opened, Step, StepKind};
+use crate::record::LayerRecord;
 
 /// One connection.
 pub struct Tls {
@@ -35,6 +36,12 @@ const _: () = assert!(size_of::<Tls>() <= 336);
 impl Tls {
     pub fn new(config: Arc<ServerConfig>) -> Tls {
         Tls { state: State::Handshake(Box::new(Handshake::new(config))), first: Vec::new() }
+    }
+
+    /// One of another process, behind its handshake; `None` for what none is.
+    pub fn from_record(record: &LayerRecord) -> Option<Tls> {
+        let established = Established::from_record(record)?;
+        Some(Tls { state: State::Established(established), first: record.first.to_vec() })
     }
 
     fn fail(&mut self, Failed { fault, outgoing }: Failed) -> Fault {
@@ -116,6 +123,13 @@ impl Layer for Tls {
             State::Failed => false,
         };
         speaks || !self.first.is_empty()
+    }
+
+    fn to_record(&self) -> Option<LayerRecord> {
+        match &self.state {
+            State::Established(established) => Some(established.to_record(&self.first)),
+            State::Handshake(_) | State::Failed => None,
+        }
     }
 
     fn stored_bytes(&self) -> usize {

@@ -6,6 +6,7 @@ use crate::base::bytes::{Bytes, BytesMut};
 use crate::layer::tls::keys::Key;
 use crate::layer::tls::record::{self, HEADER, PLAIN_MAX, Version, alert, kind};
 use crate::layer::{Fault, Opened};
+use crate::record::LayerRecord;
 
 /// Records in a row that carry nothing plain: empty ones, warnings, key updates. No peer has a reason for more, and each
 /// costs a decryption.
@@ -48,6 +49,42 @@ impl Established {
             deaf: false,
             ended: false,
         }
+    }
+
+    /// As it stands between two reads and two writes.
+    pub fn to_record(&self, first: &[u8]) -> LayerRecord {
+        LayerRecord {
+            sends: self.tx.to_record(),
+            receives: self.rx.to_record(),
+            first: Bytes::copy_from_slice(first),
+            partial: Bytes::copy_from_slice(&self.partial),
+            empty_records: self.empty_records,
+            update_due: self.update_due,
+            alert_due: self.alert_due,
+            deaf: self.deaf,
+            ended: self.ended,
+            certificate: None,
+        }
+    }
+
+    /// `None` for what none is.
+    pub fn from_record(record: &LayerRecord) -> Option<Established> {
+        let (tx, rx) = (Key::from_record(&record.sends)?, Key::from_record(&record.receives)?);
+        // A record that is whole would have been opened.
+        let partial_fits = match record::header(&record.partial, Some(rx.version())) {
+            Ok(None) => true,
+            Ok(Some((_, len))) => record.partial.len() < len,
+            Err(_) => false,
+        };
+        (tx.version() == rx.version() && partial_fits).then(|| Established {
+            partial: record.partial.to_vec(),
+            empty_records: record.empty_records,
+            update_due: record.update_due,
+            alert_due: record.alert_due,
+            deaf: record.deaf,
+            ended: record.ended,
+            ..Established::new(tx, rx)
+        })
     }
 
     /// See [`crate::layer::Layer::open`].

@@ -11,9 +11,10 @@ use ring::aead::{
 use ring::hkdf;
 use rustls::ConnectionTrafficSecrets;
 
-use crate::base::bytes::BytesMut;
+use crate::base::bytes::{Bytes, BytesMut};
 use crate::layer::Fault;
 use crate::layer::tls::record::{HEADER, PLAIN_MAX, Version, kind};
+use crate::record::TrafficKeyRecord;
 
 const TAG: usize = 16;
 /// The part of a nonce that AES-GCM of TLS 1.2 sends along (RFC 5288 section 3).
@@ -30,6 +31,9 @@ pub enum Cipher {
     Aes256Gcm,
     ChaCha20Poly1305,
 }
+
+/// In the order of their numbers in records.
+const CIPHERS: [Cipher; 3] = [Cipher::Aes128Gcm, Cipher::Aes256Gcm, Cipher::ChaCha20Poly1305];
 
 impl Cipher {
     fn algorithm(self) -> &'static Algorithm {
@@ -148,6 +152,34 @@ impl Key {
 
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// For the process that goes on with the connection. A secret.
+    pub fn to_record(&self) -> TrafficKeyRecord {
+        TrafficKeyRecord {
+            version: if self.version == Version::Tls12 { 2 } else { 3 },
+            cipher: 1 + CIPHERS.iter().position(|cipher| *cipher == self.cipher).unwrap_or(0) as u8,
+            secret: Bytes::copy_from_slice(&self.secret.0),
+            key: Bytes::copy_from_slice(&self.key),
+            iv: Bytes::copy_from_slice(&self.iv),
+            sequence: self.sequence,
+        }
+    }
+
+    /// `None` for what is no key.
+    pub fn from_record(record: &TrafficKeyRecord) -> Option<Key> {
+        Some(Key {
+            secret: Secret((*record.secret).try_into().ok()?),
+            key: (*record.key).try_into().ok()?,
+            iv: (*record.iv).try_into().ok()?,
+            sequence: record.sequence,
+            cipher: *CIPHERS.get(usize::from(record.cipher.checked_sub(1)?))?,
+            version: match record.version {
+                2 => Version::Tls12,
+                3 => Version::Tls13,
+                _ => return None,
+            },
+        })
     }
 
     /// The next key of TLS 1.3 takes its place.

@@ -14,6 +14,7 @@ use crate::layer::tls::connection::Tls;
 use crate::layer::tls::record::Version;
 use crate::layer::tls::secrets::Capture;
 use crate::layer::{Layer, LayerMaker};
+use crate::record::LayerRecord;
 
 /// The one protocol that is spoken here (RFC 7301).
 const HTTP_1_1: &[u8] = b"http/1.1";
@@ -70,6 +71,10 @@ impl TlsMaker {
 impl LayerMaker for TlsMaker {
     fn make(&self) -> Box<dyn Layer> {
         Box::new(Tls::new(Arc::clone(&self.config.read())))
+    }
+
+    fn restore(&self, record: &LayerRecord) -> Option<Box<dyn Layer>> {
+        Some(Box::new(Tls::from_record(record)?))
     }
 }
 

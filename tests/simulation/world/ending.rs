@@ -19,7 +19,9 @@ impl World {
         while self.stage.net.now() < until {
             self.calm_step("leaving");
             let net = &self.stage.net;
-            if (0..self.shards.len()).all(|shard| net.open_sockets(shard) == 0 && net.backlog(shard) == 0)
+            let first = self.first_host;
+            if (first..first + self.shards.len())
+                .all(|host| net.open_sockets(host) == 0 && net.backlog(host) == 0)
                 && self.planes.iter().all(|plane| plane.is_idle())
             {
                 break;
@@ -29,7 +31,7 @@ impl World {
         self.calm_step("leaving");
         for (number, shard) in self.shards.iter().enumerate() {
             let Some(shard) = shard else { continue };
-            assert_eq!(self.stage.net.open_sockets(number), 0, "sockets that nobody has");
+            assert_eq!(self.stage.net.open_sockets(self.host(number)), 0, "sockets that nobody has");
             assert_eq!(shard.footprint(), Footprint::default(), "what is left of clients that have gone");
         }
         self.check_admission();
@@ -83,12 +85,17 @@ impl World {
         if let Some(engine) = &self.engine {
             self.stage.coverage.merge(&engine.take_coverage());
         }
-        for shard in 0..self.shards.len() {
-            self.planes[shard].books().close(&mut self.stage.coverage);
-            let stats = self.stage.net.stats(shard);
+        for plane in &self.planes {
+            plane.books().close(&mut self.stage.coverage);
+            assert_eq!(plane.1.awaited(), 0, "questions that nobody gave up");
+        }
+        for host in self.ended_hosts() {
+            let stats = self.stage.net.stats(host);
             assert_eq!(stats.accepted, stats.closed, "sockets accepted and closed");
-            assert_eq!(self.stage.net.open_sockets(shard), 0);
-            assert_eq!(self.planes[shard].1.awaited(), 0, "questions that nobody gave up");
+            assert_eq!(self.stage.net.open_sockets(host), 0);
+        }
+        for shard in 0..self.shards.len() {
+            let stats = self.stage.net.stats(self.host(shard));
             self.stage.coverage.add("accept_failed", stats.accept_failures);
             if stats.accepted as usize > self.peak_sockets[shard] {
                 self.stage.coverage.count("slot_reused");

@@ -77,6 +77,21 @@ impl Rig for SimRig {
         &mut self.driver
     }
 
+    fn succeed(&mut self, options: DriverOptions) -> SimDriver {
+        let successor = self.net.successor(&options);
+        self.net.set_strict(false);
+        std::mem::replace(&mut self.driver, successor)
+    }
+
+    fn take_back(&mut self, old: SimDriver) -> SimDriver {
+        std::mem::replace(&mut self.driver, old)
+    }
+
+    fn settle_succession(&mut self) {
+        let to = self.driver.shard();
+        self.net.hand_over(to - 1..to, to..to + 1);
+    }
+
     fn connect_by(&mut self, listener: ListenerId) -> Client {
         let mut client = self.net.connect_by(listener);
         // A socket nobody reads from: `client_recv` opens it for as long as it looks.

@@ -1,0 +1,429 @@
+//! Takes in what another process had.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::base::budget::Held;
+use crate::base::certificate::ClientCertificate;
+use crate::base::ids::{ConnId, ListenerId, ShardId, Sock};
+use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
+use crate::base::prng::Prng;
+use crate::driver::Driver;
+use crate::hub::followed::ChannelIndex;
+use crate::hub::places::{UserLimit, Verdict};
+use crate::hub::users::UserPolicy;
+use crate::layer::Sealed;
+use crate::proto::websocket::{Decoder, Role};
+use crate::record::{
+    self, CertificateRecord, ChannelRecord, IdentityRecord, KeysPart, Kind, LinkRecord, LogPart, MembersPart,
+    PeerRecord, PeerState, RecordFault, ShardRecord, StreamRecord, SubRecord, TunnelRecord,
+    TunnelStageRecord, Unread, UserRecord,
+};
+use crate::session::tunnel::Tunnel;
+use crate::session::unidirectional::Unidirectional;
+use crate::session::{Session, Sub};
+use crate::shard::Shard;
+use crate::shard::admitted::{Entry, Standing};
+use crate::shard::client_ids::ClientIds;
+use crate::shard::connections::Connection;
+use crate::shard::control_request::ControlPlane;
+use crate::shard::core::Core;
+use crate::shard::draining::Drained;
+use crate::shard::events::Life;
+use crate::shard::handover::destination::{take_number, take_stream_head};
+use crate::shard::handover::order::{Parcel, ParcelKind, Said};
+use crate::shard::handover::state::{Adopting, Leaver, Stage};
+use crate::shard::link::{ClosingEnd, Lag, Phase};
+use crate::shard::mailbox::Mail;
+use crate::shard::options::ShardOptions;
+use crate::shard::peer;
+use crate::shard::requests::Http;
+use crate::shard::router::Router;
+use crate::shard::timers::{ShortTick, tick_after, tick_of};
+
+type Outcome = Result<(), RecordFault>;
+
+impl<D: Driver> Shard<D> {
+    /// As [`Shard::new`], in a process that takes over: it serves nobody before [`Order::Resume`](super::Order::Resume).
+    pub fn adopting(
+        id: ShardId,
+        driver: D,
+        options: Arc<ShardOptions>,
+        router: Router,
+        client_ids: ClientIds,
+        control: Option<Arc<dyn ControlPlane>>,
+        prng: Prng,
+    ) -> Shard<D> {
+        let mut shard = Shard::idle(id, driver, options, router, client_ids, control, prng);
+        shard.core.handover.stage = Some(Box::new(Stage::Adopting(Adopting::default())));
+        shard
+    }
+
+    pub(super) fn adopt(&mut self, parcel: Parcel) {
+        let taken = self.try_adopt(parcel);
+        if let (Err(problem), Some(adopting)) = (taken, self.core.handover.adopting()) {
+            adopting.fault.get_or_insert(problem);
+        }
+    }
+
+    fn try_adopt(&mut self, parcel: Parcel) -> Result<(), String> {
+        let failed = |fault: RecordFault| fault.to_string();
+        if self.core.handover.adopting().is_none() {
+            return Err("this shard serves already".into());
+        }
+        let Parcel { kind: ParcelKind::Peer, record, fd } = parcel else {
+            return self.core.adopt_records(parcel.kind, &parcel.record).map_err(failed);
+        };
+        let (_, bytes) = take_number(&record).map_err(failed)?;
+        let peer = record::read::<PeerRecord>(bytes).map_err(failed)?;
+        let Some(fd) = fd else { return self.core.adopt_departed(peer).map_err(failed) };
+        let sock =
+            self.driver.adopt(fd).map_err(|error| format!("a socket cannot be taken over: {error}"))?;
+        self.core.adopt_peer(peer, sock).map_err(failed)
+    }
+}
+
+impl Core {
+    fn adopt_records(&mut self, kind: ParcelKind, bytes: &[u8]) -> Outcome {
+        let mut rest = match kind {
+            ParcelKind::Stream => take_stream_head(bytes)?.1,
+            _ => bytes,
+        };
+        while !rest.is_empty() {
+            let (unread, behind) = record::next(rest)?;
+            match kind {
+                ParcelKind::Shard => self.adopt_numbers(&unread.read()?)?,
+                ParcelKind::Stream => self.adopt_stream(unread.read()?)?,
+                ParcelKind::Channel => self.adopt_channel(&unread)?,
+                ParcelKind::Keys => self.adopt_keys(unread.read()?)?,
+                ParcelKind::User => self.adopt_user(&unread.read()?)?,
+                ParcelKind::Peer => return Err(RecordFault::OtherKind),
+            }
+            rest = behind;
+        }
+        Ok(())
+    }
+
+    fn adopt_numbers(&mut self, shard: &ShardRecord) -> Outcome {
+        let shards = self.messages.mailer.router().shards() as u16;
+        for book in &shard.books {
+            let label = ShardId(book.label);
+            if label.home(shards) == self.env.id
+                && !self.peers.directory.restore(label, book.given, book.generation)
+            {
+                return Err(RecordFault::Impossible("numbers of peers"));
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt_stream(&mut self, stream: StreamRecord) -> Outcome {
+        let options = self.env.options.namespaces.resolve(&stream.channel);
+        let options = options.map_err(|_| RecordFault::Impossible("a channel of no namespace"))?;
+        self.delivery.local.restore(stream, options);
+        Ok(())
+    }
+
+    fn adopt_channel(&mut self, unread: &Unread<'_>) -> Outcome {
+        let (owned, now) = (&mut self.owned.channels.owned, self.env.now);
+        match unread.kind {
+            Kind::Channel => {
+                owned.restore(&unread.read::<ChannelRecord>()?, now)?;
+                if let Some(adopting) = self.handover.adopting() {
+                    adopting.counts.channels += 1;
+                }
+                Ok(())
+            }
+            Kind::ChannelLog => owned.restore_log(unread.read::<LogPart>()?, now),
+            // Peers keep their numbers. Those that stayed behind leave later.
+            _ => owned.restore_members(unread.read::<MembersPart>()?, &|peer| Some(ConnId::from_bits(peer))),
+        }
+    }
+
+    /// Those of channels that are here.
+    fn adopt_keys(&mut self, mut part: KeysPart) -> Outcome {
+        let owned = &mut self.owned.channels.owned;
+        part.keys.retain(|key| owned.has(&key.channel));
+        owned.restore_keys(part, self.env.now)
+    }
+
+    fn adopt_user(&mut self, user: &UserRecord) -> Outcome {
+        let unlimited = UserLimit { connections_max: usize::MAX, policy: UserPolicy::Replace };
+        let limit = self.user_limit().unwrap_or(unlimited);
+        let mut verdicts: Vec<Verdict> = Vec::new();
+        let conn_of = |peer| Some(ConnId::from_bits(peer));
+        self.owned.places.restore(&mut self.owned.users, user, &conn_of, limit, &mut verdicts)?;
+        self.tell_verdicts(&user.user, verdicts);
+        if let Some(adopting) = self.handover.adopting() {
+            adopting.counts.users += 1;
+        }
+        Ok(())
+    }
+
+    /// A peer without a socket: one that its tunnel's backend still has to hear of, or one that stayed behind.
+    fn adopt_departed(&mut self, record: PeerRecord) -> Outcome {
+        let conn = ConnId::from_bits(record.number);
+        if let PeerState::Tunnel(tunnel) = &record.state
+            && let Some(farewell) = &tunnel.farewell
+        {
+            let (code, reason) = (farewell.code, farewell.reason.clone());
+            let tunnel = Box::new(self.adopt_tunnel(tunnel)?);
+            self.peers.draining.bytes += tunnel.waiting().1;
+            self.peers.draining.connections.insert(conn, Drained { tunnel, address: None, code, reason });
+            return Ok(());
+        }
+        let names = |subs: &[SubRecord]| subs.iter().map(|sub| sub.channel.clone()).collect();
+        let user_of = |identity: Option<IdentityRecord>| identity.and_then(|identity| identity.user);
+        let (channels, user) = match record.state {
+            PeerState::Client(client) => (names(&client.subs), user_of(client.identity)),
+            PeerState::Unidirectional(uni) => (names(&uni.subs), user_of(uni.identity)),
+            PeerState::Tunnel(tunnel) => {
+                let user = match tunnel.stage {
+                    TunnelStageRecord::Asking(asking) => {
+                        asking.admission.and_then(|admission| admission.user)
+                    }
+                    _ => tunnel.user,
+                };
+                (Vec::new(), user)
+            }
+            _ => return Ok(()),
+        };
+        let user = user.filter(|_| record.of_user);
+        if let Some(adopting) = self.handover.adopting() {
+            adopting.leavers.push(Leaver { conn, channels, user });
+        }
+        Ok(())
+    }
+
+    fn adopt_tunnel(&self, record: &TunnelRecord) -> Result<Tunnel, RecordFault> {
+        let place = self.env.options.tunnels.iter().position(|tunnel| tunnel.name == record.tunnel);
+        let place = place.ok_or(RecordFault::Impossible("a tunnel that is not configured"))?;
+        Tunnel::from_record(record, place as u16, &self.env.options.http.input)
+    }
+
+    fn adopt_peer(&mut self, record: PeerRecord, sock: Sock) -> Outcome {
+        let (conn, slot, now) = (ConnId::from_bits(record.number), sock.slot, self.env.now);
+        let link = record.link.as_ref().ok_or(RecordFault::Impossible("a socket without a connection"))?;
+        let number = self.peers.directory.adopt(conn, slot);
+        let number = number.ok_or(RecordFault::Impossible("a peer's number"))?;
+        let mut connection = Connection::new(sock.generation, number);
+        connection.peer.kind = self.adopt_kind(&record)?;
+        if record.listed {
+            connection.peer.set_listed();
+            self.peers.clients += 1;
+        }
+        if record.of_user {
+            connection.peer.set_of_user();
+        }
+        self.adopt_link(link, &record, &mut connection)?;
+        self.links.connections.insert(slot, connection);
+        self.env.options.seats.take_over();
+        self.adopt_place(link, slot);
+        if let Some(layer) = &link.layer {
+            let maker = self.listener(slot).layer.clone();
+            let restored = maker.and_then(|maker| maker.restore(layer));
+            self.links.layers.insert(slot, restored.ok_or(RecordFault::Impossible("a sealed connection"))?);
+            if let Some(CertificateRecord { subject, fingerprint }) = &layer.certificate {
+                let fingerprint = (**fingerprint).try_into();
+                let fingerprint = fingerprint.map_err(|_| RecordFault::Impossible("a certificate"))?;
+                let shown = ClientCertificate { subject: subject.clone(), fingerprint };
+                self.links.layers.set_certificate(slot, Arc::new(shown));
+            }
+        }
+        self.adopt_subscriptions(link, slot)?;
+        if !link.unread.is_empty() {
+            let mut held = Held::default();
+            let kept = held.push(&self.env.options.http.input, &link.unread);
+            kept.map_err(|_| RecordFault::Impossible("room for input"))?;
+            self.links.compression.unread.insert(sock, held);
+        }
+        if let Some(due) = record.due {
+            let due = tick_after(due.at(now), 0);
+            self.links.wheel.set(&mut self.links.connections, slot, due);
+        }
+        if let Some(rates) = &mut self.peers.rates {
+            let paid = (record.commands_paid_until.at(now), record.bytes_paid_until.at(now));
+            rates.restore(slot, sock.generation, paid, now);
+        }
+        let (connected, received_bytes, sent_bytes) =
+            (record.connected.at(now), record.received_bytes, record.sent_bytes);
+        self.owned.events.restore(slot, Life { connected, received_bytes, sent_bytes });
+        if let Some(adopting) = self.handover.adopting() {
+            adopting.counts.peers += 1;
+        }
+        Ok(())
+    }
+
+    fn adopt_kind(&mut self, record: &PeerRecord) -> Result<peer::Kind, RecordFault> {
+        let (local, now) = (&self.delivery.local, self.env.now);
+        // The place follows when it is in the list.
+        let mut place_of = |sub: &SubRecord| {
+            let index = local.find(&sub.channel);
+            index.map(|index| (index, 0)).ok_or(RecordFault::Impossible("a subscription without a stream"))
+        };
+        let input = &self.env.options.http.input;
+        Ok(match &record.state {
+            PeerState::Client(client) => {
+                peer::Kind::Client(Session::from_record(client, &mut place_of, now)?)
+            }
+            PeerState::Unidirectional(uni) => {
+                peer::Kind::Unidirectional(Unidirectional::from_record(uni, &mut place_of, input)?)
+            }
+            PeerState::Tunnel(tunnel) => peer::Kind::Tunnel(Box::new(self.adopt_tunnel(tunnel)?)),
+            PeerState::Requests(requests) if requests.unread.is_empty() => peer::Kind::Http(None),
+            PeerState::Requests(requests) => {
+                let mut http = Box::<Http>::default();
+                let kept = http.unread.push(input, &requests.unread);
+                kept.map_err(|_| RecordFault::Impossible("room for input"))?;
+                peer::Kind::Http(Some(http))
+            }
+            PeerState::Echo => peer::Kind::Echo,
+            PeerState::ClosingPeersClose | PeerState::ClosingFin | PeerState::ClosingBoth => {
+                peer::Kind::Nobody
+            }
+        })
+    }
+
+    fn adopt_link(&self, record: &LinkRecord, peer: &PeerRecord, connection: &mut Connection) -> Outcome {
+        let now = self.env.now;
+        let link = &mut connection.link;
+        link.phase = match peer.state {
+            PeerState::ClosingPeersClose => Phase::Closing(ClosingEnd::PeersClose),
+            PeerState::ClosingFin => Phase::Closing(ClosingEnd::Fin),
+            PeerState::ClosingBoth => Phase::Closing(ClosingEnd::Both),
+            _ => Phase::Open,
+        };
+        link.set_seated();
+        link.restore_compression(record.deflate);
+        link.set_awaits_pong(peer.awaits_pong);
+        if record.peer_ended {
+            link.set_peer_ended();
+        }
+        if record.layer.is_some() {
+            link.set_layered();
+        }
+        if let Some(due) = peer.ping_due {
+            link.ping_due = ShortTick::new(tick_of(due.at(now)), tick_of(now));
+        }
+        if let Some(decoder) = &record.decoder {
+            let message_bytes_max = match connection.peer.kind {
+                peer::Kind::Echo => ECHO_MESSAGE_BYTES_MAX,
+                _ => self.env.options.message_bytes_max,
+            };
+            let decoder = Decoder::from_record(Role::Server, message_bytes_max, link.inflates(), decoder)?;
+            link.decoder = Some(Box::new(decoder));
+        }
+        let owes = !record.pending_output.is_empty() || !record.sealed.is_empty();
+        let mut lag = Lag { read_paused: record.read_paused, held: record.held, ..Lag::default() };
+        record.sealed.iter().for_each(|bytes| lag.push_sealed(Sealed::new(bytes.clone())));
+        record.pending_output.iter().for_each(|bytes| lag.push(bytes.clone()));
+        // What it is owed leaves when its socket takes it.
+        lag.blocked = record.blocked || owes;
+        if lag.blocked || lag.read_paused || lag.held {
+            link.lag = Some(Box::new(lag));
+        }
+        Ok(())
+    }
+
+    /// Where its client came in, and from where.
+    fn adopt_place(&mut self, link: &LinkRecord, slot: u32) {
+        if self.env.options.listeners.len() > 1 {
+            let at = slot as usize;
+            if self.links.came_by.len() <= at {
+                self.links.came_by.resize(at + 1, ListenerId(0));
+            }
+            self.links.came_by[at] = ListenerId(link.listener);
+        }
+        let address = |text: &Option<String>| text.as_ref().and_then(|text| text.parse::<IpAddr>().ok());
+        if let Some(address) = address(&link.address) {
+            self.links.addresses.insert(slot, address);
+        }
+        self.links.addresses.claim(slot, address(&link.claimed));
+        let standing = match link.admitted {
+            1 => Standing::Unauthenticated,
+            2 => Standing::Authenticated,
+            _ => return,
+        };
+        let Some(admission) = self.env.options.admission.clone() else { return };
+        let network = self.network(slot, &admission);
+        // Without room it is not counted: it was let in.
+        if admission.enter(network, self.env.now).is_ok() {
+            self.links.admitted.insert(slot, Entry::new(network, standing));
+            self.links.admitted.set_connected(slot);
+            if standing == Standing::Authenticated {
+                admission.authenticate(network);
+            }
+        }
+    }
+
+    fn adopt_subscriptions(&mut self, record: &LinkRecord, slot: u32) -> Outcome {
+        let Some(connection) = self.links.connections.get_mut(slot) else { return Ok(()) };
+        let subs: Vec<Sub> = connection.peer.subs().to_vec();
+        let local = &mut self.delivery.local;
+        let mut places: Vec<(ChannelIndex, u32)> = Vec::new();
+        for sub in subs {
+            let client = connection.peer.session().is_some();
+            let class = connection.peer.class(
+                sub.channel(),
+                client && sub.is(Sub::NOTICES),
+                connection.link.deflates(),
+            );
+            let class = class.ok_or(RecordFault::Impossible("a subscription of no subscriber"))?;
+            let index = sub.channel();
+            let top = local.get(index).top().ok_or(RecordFault::Impossible("a stream without a top"))?;
+            let (place, _) = local.subscribe(index, slot, class, top.offset);
+            connection.peer.placed(index, place);
+            places.push((index, place));
+        }
+        for cursor in &record.cursors {
+            let index = local.find(&cursor.channel);
+            let (index, place) = places
+                .iter()
+                .find(|(at, _)| Some(*at) == index)
+                .ok_or(RecordFault::Impossible("a cursor without a subscription"))?;
+            let stands = local.get(*index).stream().cursor_from_record(cursor);
+            connection.link.lag.get_or_insert_default().cursors.push((*index, stands));
+            local.cursor_set(*index, *place);
+        }
+        // To whom nothing may be given now, what comes next waits in the stream.
+        let lag = connection.link.lag.as_ref();
+        if lag.is_some_and(|lag| lag.blocked || lag.held) || connection.peer.is_connecting() {
+            let lag = connection.link.lag.get_or_insert_default();
+            for (index, place) in places {
+                if lag.cursor(index).is_none() {
+                    let stream = local.get(index).stream();
+                    lag.cursors.push((index, stream.cursor(stream.end())));
+                    local.cursor_set(index, place);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All has come.
+    pub(super) fn arm(&mut self) -> Said {
+        let Some(adopting) = self.handover.adopting() else {
+            return Said::Failed("this shard serves already".into());
+        };
+        if let Some(problem) = adopting.fault.take() {
+            return Said::Failed(problem);
+        }
+        let counts = adopting.counts;
+        self.peers.directory.finish_restoring();
+        self.owned.channels.owned.finish_restoring();
+        self.delivery.local.finish_restoring();
+        Said::Armed(counts)
+    }
+
+    /// Anonymous peers are counted at their owner, and in no record.
+    pub(super) fn count_anonymous(&mut self, slot: u32) {
+        let Some(connection) = self.links.connections.get(slot) else { return };
+        let anonymous =
+            connection.peer.of_user() && connection.peer.user().is_none_or(|user| user.is_empty());
+        if anonymous && !connection.link.is_gone() {
+            let conn = self.conn_id(slot);
+            let owner = self.messages.mailer.router().user_home("");
+            self.messages.mailer.post(owner, Mail::UserJoined(Box::new(("".into(), conn))));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! To which shards of the new process a parcel goes.
+
+use crate::base::ids::{ConnId, ShardId};
+use crate::record::{self, ChannelRecord, Kind, LogPart, MembersPart, RecordFault, UserRecord};
+use crate::shard::handover::order::{Parcel, ParcelKind};
+use crate::shard::owner::Owner;
+use crate::shard::router::Router;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Destination {
+    One(ShardId),
+    /// Each takes what is its own of it.
+    Every,
+}
+
+/// Where a parcel goes in the process of `router`. Parcels of one shard keep their order at each destination.
+///
+/// # Errors
+/// It is not what it says it is.
+pub fn destination(parcel: &Parcel, router: &Router) -> Result<Destination, RecordFault> {
+    let shard = match parcel.kind {
+        ParcelKind::Shard | ParcelKind::Keys => return Ok(Destination::Every),
+        ParcelKind::Stream => match take_stream_head(&parcel.record)?.0 {
+            Some(label) => label.home(router.shards() as u16),
+            None => return Ok(Destination::Every),
+        },
+        ParcelKind::Peer => router.home(take_number(&parcel.record)?.0),
+        ParcelKind::Channel => {
+            let (unread, _) = record::next(&parcel.record)?;
+            let channel = match unread.kind {
+                Kind::Channel => unread.read::<ChannelRecord>()?.channel,
+                Kind::ChannelLog => unread.read::<LogPart>()?.channel,
+                _ => unread.read::<MembersPart>()?.channel,
+            };
+            match router.owner(&channel) {
+                Owner::Shard(shard) => shard,
+                Owner::Engine(_) => return Err(RecordFault::Impossible("a channel that an engine owns")),
+            }
+        }
+        ParcelKind::User => router.user_home(&record::read::<UserRecord>(&parcel.record)?.user),
+    };
+    Ok(Destination::One(shard))
+}
+
+/// A peer's parcel begins with its number, so that it finds its way unread.
+pub(super) fn peer_head(conn: ConnId) -> Vec<u8> {
+    conn.to_bits().to_le_bytes().to_vec()
+}
+
+pub(super) fn take_number(bytes: &[u8]) -> Result<(ConnId, &[u8]), RecordFault> {
+    let (number, rest) = bytes.split_first_chunk().ok_or(RecordFault::Cut)?;
+    Ok((ConnId::from_bits(u64::from_le_bytes(*number)), rest))
+}
+
+/// A stream's parcel begins with the numbers that its subscribers have in common; `None` when there are several.
+pub(super) fn stream_head(label: Option<ShardId>) -> Vec<u8> {
+    label.map_or(u32::MAX, |label| label.0.into()).to_le_bytes().to_vec()
+}
+
+pub(super) fn take_stream_head(bytes: &[u8]) -> Result<(Option<ShardId>, &[u8]), RecordFault> {
+    let (label, rest) = bytes.split_first_chunk().ok_or(RecordFault::Cut)?;
+    match u32::from_le_bytes(*label) {
+        u32::MAX => Ok((None, rest)),
+        label => {
+            let label = u16::try_from(label).map_err(|_| RecordFault::Impossible("a shard"))?;
+            Ok((Some(ShardId(label)), rest))
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! What a frozen shard holds, as parcels.
+
+use crate::base::ids::{ConnId, Offset, Sock};
+use crate::driver::Driver;
+use crate::record::{self, BookRecord, PeerRecord, PeerState, Record, RecordFault, ShardRecord, SubRecord};
+use crate::shard::Shard;
+use crate::shard::core::Core;
+use crate::shard::handover::destination::{peer_head, stream_head};
+use crate::shard::handover::order::{Parcel, ParcelKind, Said};
+use crate::shard::handover::state::Step;
+
+/// Connections written and exported at a time: as many as one submit of io_uring takes, and less than a slice.
+const PEERS_AT_ONCE: usize = 128;
+/// Of all else.
+const OTHERS_AT_ONCE: usize = 64;
+
+/// What becomes of a connection.
+enum Leaves {
+    /// With its record.
+    With(Vec<u8>),
+    /// Its socket is closed here, and its peer leaves over there.
+    Without(Vec<u8>),
+    /// It is closed here, and nobody has to know.
+    Alone,
+    /// It was closed already.
+    NotAtAll,
+}
+
+impl<D: Driver> Shard<D> {
+    /// The next parcels; which they are says [`Step`].
+    pub(super) fn export_some(&mut self) {
+        let Some(frozen) = self.core.handover.frozen() else { return };
+        let step = std::mem::replace(&mut frozen.step, Step::Over);
+        let next = match step {
+            Step::Peers(slots) => self.export_peers(slots),
+            other => self.core.export_step(other),
+        };
+        match next {
+            Ok(step) => {
+                if let Some(frozen) = self.core.handover.frozen() {
+                    frozen.step = step;
+                }
+            }
+            Err(problem) => self.fail(problem),
+        }
+    }
+
+    fn export_peers(&mut self, mut slots: Vec<u32>) -> Result<Step, String> {
+        let (mut socks, mut records): (Vec<Sock>, Vec<Vec<u8>>) = Default::default();
+        for slot in slots.split_off(slots.len().saturating_sub(PEERS_AT_ONCE)) {
+            let leaves = self.core.peer_parcel(slot).map_err(|fault| format!("a connection: {fault}"))?;
+            let Some(frozen) = self.core.handover.frozen() else { break };
+            match leaves {
+                Leaves::With(record) => {
+                    frozen.moved.push(slot);
+                    socks.extend(self.core.sock(slot));
+                    records.push(record);
+                }
+                Leaves::Without(record) => {
+                    frozen.counts.left_behind += 1;
+                    let parcel = Parcel { kind: ParcelKind::Peer, record, fd: None };
+                    frozen.ready.push_back(Said::Parcel(parcel));
+                }
+                Leaves::Alone => frozen.counts.left_behind += 1,
+                Leaves::NotAtAll => {}
+            }
+        }
+        let mut exported = Vec::new();
+        self.driver.export(&socks, &mut exported);
+        let Some(frozen) = self.core.handover.frozen() else { return Ok(Step::Over) };
+        for (record, fd) in records.into_iter().zip(exported) {
+            let fd = fd.map_err(|error| format!("a socket cannot be handed over: {error}"))?;
+            frozen.counts.peers += 1;
+            frozen.ready.push_back(Said::Parcel(Parcel { kind: ParcelKind::Peer, record, fd: Some(fd) }));
+        }
+        Ok(if slots.is_empty() { Step::Departed } else { Step::Peers(slots) })
+    }
+}
+
+impl Core {
+    fn export_step(&mut self, step: Step) -> Result<Step, String> {
+        let now = self.env.now;
+        let mut parcels = Vec::new();
+        let mut put = |kind, record| parcels.push(Parcel { kind, record, fd: None });
+        let (mut channels, mut users) = (0, 0);
+        let owned = &self.owned.channels.owned;
+        let failed = |fault: RecordFault| fault.to_string();
+        let next = match step {
+            Step::Shard => {
+                let books = self.peers.directory.books();
+                let books =
+                    books.map(|(label, given, generation)| BookRecord { label: label.0, given, generation });
+                put(ParcelKind::Shard, written(&ShardRecord { books: books.collect() }).map_err(failed)?);
+                Step::Streams(self.delivery.local.iter().map(|(index, _)| index).collect())
+            }
+            Step::Streams(mut left) => {
+                let mut labels = self.peers.directory.books().map(|(label, ..)| label);
+                let label = labels.next().filter(|_| labels.next().is_none());
+                let mut bytes = stream_head(label);
+                for index in left.split_off(left.len().saturating_sub(OTHERS_AT_ONCE)) {
+                    let channel = self.delivery.local.get(index);
+                    let stream = channel.stream().to_record(&channel.name, channel.top());
+                    record::write(&stream, &mut bytes).map_err(failed)?;
+                }
+                put(ParcelKind::Stream, bytes);
+                match left.is_empty() {
+                    true => Step::Peers(self.links.connections.iter().map(|(slot, _)| slot).collect()),
+                    false => Step::Streams(left),
+                }
+            }
+            Step::Departed => {
+                for peer in self.departed_records() {
+                    put(ParcelKind::Peer, peer_bytes(&peer).map_err(failed)?);
+                }
+                Step::Channels(owned.names().cloned().collect())
+            }
+            Step::Channels(mut left) => {
+                for name in left.split_off(left.len().saturating_sub(OTHERS_AT_ONCE)) {
+                    let Some(channel) = owned.to_record(&name, now) else { continue };
+                    channels += 1;
+                    put(ParcelKind::Channel, written(&channel).map_err(failed)?);
+                    let mut after = Offset(0);
+                    while let Some(part) = owned.log_part(&name, after, now) {
+                        after = part.entries.last().map_or(Offset(u64::MAX), |last| last.publication.offset);
+                        put(ParcelKind::Channel, written(&part).map_err(failed)?);
+                    }
+                    let mut fault = None;
+                    owned.members_parts(&name, |part| match written(&part) {
+                        Ok(record) => put(ParcelKind::Channel, record),
+                        Err(found) => fault = Some(found),
+                    });
+                    fault.map_or(Ok(()), |fault| Err(failed(fault)))?;
+                }
+                if left.is_empty() { Step::Keys(0) } else { Step::Channels(left) }
+            }
+            Step::Keys(from) => match owned.keys_part(from, now) {
+                Some((part, next)) => {
+                    put(ParcelKind::Keys, written(&part).map_err(failed)?);
+                    Step::Keys(next)
+                }
+                None => Step::Users(self.owned.places.names(&self.owned.users).cloned().collect()),
+            },
+            Step::Users(mut left) => {
+                for name in left.split_off(left.len().saturating_sub(OTHERS_AT_ONCE)) {
+                    if let Some(user) = self.owned.places.to_record(&self.owned.users, &name) {
+                        users += 1;
+                        put(ParcelKind::User, written(&user).map_err(failed)?);
+                    }
+                }
+                if left.is_empty() { Step::Over } else { Step::Users(left) }
+            }
+            Step::Peers(_) | Step::Over => Step::Over,
+        };
+        let Some(frozen) = self.handover.frozen() else { return Ok(Step::Over) };
+        frozen.counts.channels += channels;
+        frozen.counts.users += users;
+        frozen.ready.extend(parcels.into_iter().map(Said::Parcel));
+        if matches!(next, Step::Over) {
+            frozen.ready.push_back(Said::Done(frozen.counts));
+        }
+        Ok(next)
+    }
+
+    fn peer_parcel(&self, slot: u32) -> Result<Leaves, RecordFault> {
+        let Some(connection) = self.links.connections.get(slot) else { return Ok(Leaves::NotAtAll) };
+        let link = &connection.link;
+        if link.is_gone() {
+            return Ok(Leaves::NotAtAll);
+        }
+        let known =
+            connection.peer.listed() || connection.peer.of_user() || !connection.peer.subs().is_empty();
+        // A layer in its handshake has no record, nor has one of another kind than ours.
+        let sealed =
+            link.is_layered() && self.links.layers.get(slot).is_none_or(|at| at.to_record().is_none());
+        let Some(mut record) = self.peer_record(slot) else { return Ok(Leaves::Alone) };
+        if !link.seated() || link.awaits_proxy() || sealed || awaits_join(&record.state) {
+            if !known {
+                return Ok(Leaves::Alone);
+            }
+            record.link = None;
+            return Ok(Leaves::Without(peer_bytes(&record)?));
+        }
+        Ok(Leaves::With(peer_bytes(&record)?))
+    }
+
+    /// Those that were moved are another process's: their sockets are closed here without a word, and nobody hears that
+    /// they leave. All others are closed as at any end.
+    pub(super) fn forget_moved(&mut self, moved: &[u32]) {
+        self.delivery.local.stop();
+        self.messages.mailer.fall_silent();
+        self.env.control = None;
+        self.owned.events.control = None;
+        self.peers.draining = Default::default();
+        self.peers.commands_resuming.clear();
+        self.delivery.catching_up.clear();
+        self.links.starved.clear();
+        for &slot in moved {
+            let Some(connection) = self.links.connections.get_mut(slot) else { continue };
+            connection.set_gone();
+            self.settle(slot);
+            self.links.wheel.cancel(&mut self.links.connections, slot);
+            self.links.actions.push(crate::shard::links::Action::Close(slot));
+        }
+        self.end(crate::base::fault::Disconnect::SHUTDOWN);
+    }
+}
+
+/// The answer of a channel's owner is on its way, from outside of this node.
+fn awaits_join(state: &PeerState) -> bool {
+    let pending = |subs: &[SubRecord]| subs.iter().any(|sub| sub.pending.is_some());
+    match state {
+        PeerState::Client(client) => pending(&client.subs),
+        PeerState::Unidirectional(uni) => pending(&uni.subs),
+        _ => false,
+    }
+}
+
+fn written<R: Record>(record: &R) -> Result<Vec<u8>, RecordFault> {
+    let mut bytes = Vec::new();
+    record::write(record, &mut bytes)?;
+    Ok(bytes)
+}
+
+fn peer_bytes(record: &PeerRecord) -> Result<Vec<u8>, RecordFault> {
+    let mut bytes = peer_head(ConnId::from_bits(record.number));
+    record::write(record, &mut bytes)?;
+    Ok(bytes)
+}

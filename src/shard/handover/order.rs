@@ -1,0 +1,111 @@
+//! What the node and its shards say to each other in an upgrade.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::SyncSender;
+
+use crate::base::ids::{ListenerId, ShardId};
+
+/// What the node wants of a shard.
+#[derive(Debug)]
+pub enum Order {
+    /// Of the old process, while it serves: [`Said::Listeners`] follows.
+    Listeners(Outlet),
+    /// Of all shards of the old process, with clones of one outlet: [`Said::Parcel`]s follow and [`Said::Done`], or
+    /// [`Said::Failed`]. Each attempt has a number that is greater than those before.
+    Begin { outlet: Outlet, attempt: u32 },
+    /// At any time after `Begin` and before `Commit`: everything goes on here. [`Said::Aborted`] follows.
+    Abort,
+    /// The new process serves. What was moved is forgotten, what was not is closed, and the shard ends.
+    Commit,
+    /// Of the new process: a part of what its shard will hold.
+    Adopt(Parcel),
+    /// After the last `Adopt`: [`Said::Armed`] follows, or [`Said::Failed`] with the first of what went wrong.
+    Arm(Outlet),
+    /// The old process has stopped for good.
+    Resume,
+}
+
+/// Where a shard says what comes of an order. When there is no room it tries again in its next tick; when nobody listens
+/// any more, it takes that for an abort.
+pub type Outlet = SyncSender<(ShardId, Said)>;
+
+#[derive(Debug)]
+pub enum Said {
+    /// A second descriptor of each socket that listens.
+    Listeners(Vec<(ListenerId, OwnedFd)>),
+    Parcel(Parcel),
+    /// There are no more parcels.
+    Done(Counts),
+    /// Nothing is lost: the order is to be aborted.
+    Failed(String),
+    Aborted,
+    Armed(Counts),
+}
+
+/// Records, one behind the other, and the socket that they are of.
+#[derive(Debug)]
+pub struct Parcel {
+    pub kind: ParcelKind,
+    pub record: Vec<u8>,
+    pub fd: Option<OwnedFd>,
+}
+
+impl Parcel {
+    /// The same for one shard more. Only of one without a socket.
+    pub fn duplicate(&self) -> Parcel {
+        debug_assert!(self.fd.is_none(), "a socket goes to one shard");
+        Parcel { kind: self.kind, record: self.record.clone(), fd: None }
+    }
+}
+
+/// What is in a parcel. Numbers are never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum ParcelKind {
+    /// The shard itself: the first of its parcels.
+    Shard = 1,
+    /// What subscribers of the shard follow, before those.
+    Stream = 2,
+    /// One participant, with its socket if it has one.
+    Peer = 3,
+    /// A part of a channel of its owner; parts of one channel come in order.
+    Channel = 4,
+    /// Idempotency keys of channels that came before.
+    Keys = 5,
+    User = 6,
+}
+
+impl ParcelKind {
+    pub const ALL: [ParcelKind; 6] = [
+        ParcelKind::Shard,
+        ParcelKind::Stream,
+        ParcelKind::Peer,
+        ParcelKind::Channel,
+        ParcelKind::Keys,
+        ParcelKind::User,
+    ];
+
+    pub fn from_number(number: u8) -> Option<ParcelKind> {
+        ParcelKind::ALL.into_iter().find(|kind| *kind as u8 == number)
+    }
+}
+
+/// How much was moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub peers: u64,
+    pub channels: u64,
+    pub users: u64,
+    /// Connections that cannot be moved in the state in which they are. The old process closes them at the commit.
+    pub left_behind: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        let Counts { peers, channels, users, left_behind } = other;
+        self.peers += peers;
+        self.channels += channels;
+        self.users += users;
+        self.left_behind += left_behind;
+    }
+}

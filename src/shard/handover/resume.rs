@@ -1,0 +1,103 @@
+//! A shard that has taken over begins to serve.
+
+use crate::driver::Driver;
+use crate::session::tunnel::Payload;
+use crate::shard::Shard;
+use crate::shard::core::Core;
+use crate::shard::handover::state::{Adopting, Leaver, Stage};
+use crate::shard::link::{ClosingEnd, Phase};
+use crate::shard::links::Action;
+use crate::shard::mailbox::Mail;
+use crate::shard::owner::OwnerRequest;
+use crate::shard::peer::Kind;
+
+impl<D: Driver> Shard<D> {
+    /// Reads, writes, accepts; time counts.
+    pub(super) fn resume(&mut self) {
+        let Some(Stage::Adopting(adopting)) = self.core.handover.stage.take().map(|stage| *stage) else {
+            return;
+        };
+        let Adopting { leavers, kept, .. } = adopting;
+        self.core.leave_behind(leavers);
+        let slots: Vec<u32> = self.core.links.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.core.resume_peer(slot);
+        }
+        self.core.resume_drained();
+        for mail in kept {
+            self.core.handle_message(mail);
+        }
+        self.act();
+        self.driver.accept_start();
+    }
+}
+
+impl Core {
+    /// Peers that stayed in the other process leave what they were in.
+    fn leave_behind(&mut self, leavers: Vec<Leaver>) {
+        for Leaver { conn, channels, user } in leavers {
+            for channel in channels {
+                self.messages.mailer.request(OwnerRequest::Leave { channel, conn });
+            }
+            if let Some(user) = user.filter(|user| !user.is_empty()) {
+                let owner = self.messages.mailer.router().user_home(&user);
+                self.messages.mailer.post(owner, Mail::UserLeft(Box::new((user, conn))));
+            }
+        }
+    }
+
+    fn resume_peer(&mut self, slot: u32) {
+        self.count_anonymous(slot);
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let sock = connection.link.sock(slot);
+        let lag = connection.link.lag.as_deref();
+        let (blocked, read_paused) =
+            (lag.is_some_and(|lag| lag.blocked), lag.is_some_and(|lag| lag.read_paused));
+        if lag.is_some_and(|lag| !lag.cursors.is_empty()) {
+            self.delivery.catching_up.push(slot);
+        }
+        if blocked {
+            self.links.actions.push(Action::WriteWatch(slot));
+        }
+        let unread = !self.links.compression.unread.of(sock).is_empty();
+        if !read_paused && !unread && !connection.peer.input_is_paused() {
+            self.links.actions.push(Action::ReadStart(slot));
+        }
+        if let Phase::Closing(end) = connection.link.phase
+            && end != ClosingEnd::PeersClose
+        {
+            self.links.finishing.push(slot);
+        }
+        match &mut connection.peer.kind {
+            Kind::Client(session) => {
+                // Whatever it waited for in the other process, it looks once more whether it may go on.
+                session.resumes = false;
+                let asks = session.awaits().is_some();
+                self.resume_commands_later(slot);
+                if asks
+                    && let Some(Err(disconnect)) =
+                        self.with_session(slot, |session, cx| session.ask_once_more(cx))
+                {
+                    self.close(slot, disconnect);
+                }
+            }
+            Kind::Http(Some(http)) if !http.unread.is_empty() => self.links.resuming.push(sock),
+            Kind::Unidirectional(_) => self.links.resuming.push(sock),
+            Kind::Tunnel(tunnel) => {
+                let next: Option<(u64, Payload)> =
+                    tunnel.under_way().map(|(sequence, message)| (sequence, message.clone()));
+                let asks = !tunnel.is_admitted();
+                if let Some(next) = next {
+                    self.hand_over(slot, next);
+                } else if asks {
+                    // Its ticket may have been redeemed, and its backend have let it in.
+                    self.refuse_for_now(slot);
+                }
+            }
+            Kind::Http(_) | Kind::Echo | Kind::Nobody => {}
+        }
+        self.settle(slot);
+        // A layer may have had something to say.
+        self.seal_soon(slot);
+    }
+}

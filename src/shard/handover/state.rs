@@ -1,0 +1,122 @@
+//! Where a shard stands in an upgrade. Imports no method of `Core`.
+
+use std::collections::VecDeque;
+
+use crate::base::ids::{ChannelName, ConnId, UserName};
+use crate::base::time::Time;
+use crate::shard::handover::agreement::{Agreement, Mark};
+use crate::shard::handover::order::{Counts, Order, Outlet, Said};
+use crate::shard::mailbox::Mail;
+
+/// Nothing, in an ordinary life.
+#[derive(Default)]
+pub(in crate::shard) struct Handover {
+    /// To be carried out at the end of the tick.
+    /// Bound: those of one tick, which the inbox has room for.
+    pub orders: VecDeque<Order>,
+    /// For the node.
+    /// Bound: an answer to each of its orders.
+    pub unsaid: VecDeque<(Outlet, Said)>,
+    /// Marks of shards that have begun before this one.
+    pub early: Vec<Mark>,
+    pub stage: Option<Box<Stage>>,
+}
+
+pub(in crate::shard) enum Stage {
+    Quieting(Quieting),
+    Frozen(Frozen),
+    Adopting(Adopting),
+}
+
+/// Takes in nothing new, and answers what it has been asked, until all shards are at rest.
+pub(in crate::shard) struct Quieting {
+    pub outlet: Outlet,
+    pub agreement: Agreement,
+    pub since: Time,
+    /// What the mailer had posted when the last mark was sent.
+    pub posted: u64,
+    /// Connections with a request under way, which can be answered but not moved. Found once.
+    pub busy: Option<Vec<u32>>,
+    /// Of the control plane: for when this shard goes on.
+    /// Bound: what is under way there.
+    pub kept: VecDeque<Mail>,
+}
+
+/// Nothing changes any more.
+pub(in crate::shard) struct Frozen {
+    pub outlet: Outlet,
+    /// Bound: as [`Quieting::kept`].
+    pub kept: VecDeque<Mail>,
+    pub step: Step,
+    /// For the outlet.
+    /// Bound: one batch.
+    pub ready: VecDeque<Said>,
+    /// Connections whose sockets are the other process's as well.
+    pub moved: Vec<u32>,
+    pub counts: Counts,
+}
+
+/// What is exported next. The lists are taken from the end.
+pub(in crate::shard) enum Step {
+    Shard,
+    Streams(Vec<u32>),
+    Peers(Vec<u32>),
+    Departed,
+    Channels(Vec<ChannelName>),
+    Keys(usize),
+    Users(Vec<UserName>),
+    Over,
+}
+
+/// Takes what another process had, and serves nobody yet.
+#[derive(Default)]
+pub(in crate::shard) struct Adopting {
+    /// The first thing that went wrong.
+    pub fault: Option<String>,
+    pub counts: Counts,
+    /// Of peers that did not come along: they leave when this process serves.
+    pub leavers: Vec<Leaver>,
+    /// Of the control plane, for when this shard serves.
+    /// Bound: as [`Quieting::kept`].
+    pub kept: VecDeque<Mail>,
+}
+
+/// A peer that stayed behind, and what it was in.
+pub(in crate::shard) struct Leaver {
+    pub conn: ConnId,
+    pub channels: Vec<ChannelName>,
+    pub user: Option<UserName>,
+}
+
+impl Handover {
+    pub fn is_under_way(&self) -> bool {
+        self.stage.is_some()
+    }
+
+    pub fn is_calm(&self) -> bool {
+        matches!(self.stage.as_deref(), Some(Stage::Quieting(quieting)) if quieting.agreement.is_calm())
+    }
+
+    /// Where mail of the control plane is kept that is not handled now.
+    pub fn kept(&mut self) -> Option<&mut VecDeque<Mail>> {
+        match self.stage.as_deref_mut()? {
+            Stage::Quieting(quieting) => Some(&mut quieting.kept),
+            Stage::Frozen(frozen) => Some(&mut frozen.kept),
+            Stage::Adopting(adopting) => Some(&mut adopting.kept),
+        }
+    }
+
+    pub fn frozen(&mut self) -> Option<&mut Frozen> {
+        match self.stage.as_deref_mut() {
+            Some(Stage::Frozen(frozen)) => Some(frozen),
+            _ => None,
+        }
+    }
+
+    pub fn adopting(&mut self) -> Option<&mut Adopting> {
+        match self.stage.as_deref_mut() {
+            Some(Stage::Adopting(adopting)) => Some(adopting),
+            _ => None,
+        }
+    }
+}
