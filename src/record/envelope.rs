@@ -28,11 +28,17 @@ pub enum Kind {
     Events = 8,
     EventsLog = 9,
     Tickets = 10,
+    Hello = 11,
+    Node = 12,
+    Listeners = 13,
+    Parcels = 14,
+    Totals = 15,
+    PushKeys = 16,
     Shard = 20,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 11] = [
+    pub const ALL: [Kind; 17] = [
         Kind::Peer,
         Kind::Channel,
         Kind::ChannelLog,
@@ -44,6 +50,12 @@ impl Kind {
         Kind::EventsLog,
         Kind::Tickets,
         Kind::Shard,
+        Kind::Hello,
+        Kind::Node,
+        Kind::Listeners,
+        Kind::Parcels,
+        Kind::Totals,
+        Kind::PushKeys,
     ];
 
     fn from_number(number: u8) -> Option<Kind> {

@@ -37,6 +37,7 @@ mod envelope;
 mod events;
 mod fault;
 mod field;
+mod handover;
 mod link;
 mod moment;
 mod peer;
@@ -54,6 +55,10 @@ pub use envelope::{Kind, RECORD_BYTES_MAX, Record, Unread, next, read, write};
 pub use events::{EventEntry, EventsPart, EventsRecord};
 pub use fault::RecordFault;
 pub use field::{Field, Reader, Writer};
+pub use handover::{
+    HelloRecord, ListenerRecord, ListenerUse, ListenersRecord, NodeRecord, ParcelRecord, ParcelsPart,
+    PushKeyRecord, PushKeysPart, TotalsRecord, UpgradesRecord,
+};
 pub use link::{
     CertificateRecord, CursorRecord, DecoderRecord, FrameRecord, LayerRecord, LinkRecord, TrafficKeyRecord,
 };

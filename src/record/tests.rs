@@ -22,6 +22,12 @@ macro_rules! every_kind {
         $check::<EventsPart>($($argument),*);
         $check::<TicketsPart>($($argument),*);
         $check::<ShardRecord>($($argument),*);
+        $check::<HelloRecord>($($argument),*);
+        $check::<NodeRecord>($($argument),*);
+        $check::<ListenersRecord>($($argument),*);
+        $check::<ParcelsPart>($($argument),*);
+        $check::<TotalsRecord>($($argument),*);
+        $check::<PushKeysPart>($($argument),*);
     }};
 }
 
@@ -40,6 +46,12 @@ fn read_any(bytes: &[u8]) -> Result<(), RecordFault> {
         Kind::EventsLog => unread.read::<EventsPart>().map(drop),
         Kind::Tickets => unread.read::<TicketsPart>().map(drop),
         Kind::Shard => unread.read::<ShardRecord>().map(drop),
+        Kind::Hello => unread.read::<HelloRecord>().map(drop),
+        Kind::Node => unread.read::<NodeRecord>().map(drop),
+        Kind::Listeners => unread.read::<ListenersRecord>().map(drop),
+        Kind::Parcels => unread.read::<ParcelsPart>().map(drop),
+        Kind::Totals => unread.read::<TotalsRecord>().map(drop),
+        Kind::PushKeys => unread.read::<PushKeysPart>().map(drop),
     }
 }
 
@@ -161,6 +173,8 @@ const VARIANTS: &[&str] = &[
     "asking: Some(",
     "admission: Some(",
     "Requests(",
+    "serves: Clients(",
+    "serves: Api",
     "state: Echo",
     "ClosingPeersClose",
     "ClosingFin",
