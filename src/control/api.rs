@@ -233,6 +233,15 @@ impl Api {
         &self.shards
     }
 
+    pub fn push_keys(&self) -> &PushKeys {
+        &self.push_keys
+    }
+
+    /// The node's id, as `info` gives it.
+    pub fn uid(&self) -> &str {
+        &self.node.process.uid
+    }
+
     /// # Errors
     /// [`ControlError::Busy`] when a shard's inbox is full and nothing was done; a refusal for everything else.
     pub async fn execute(&self, command: Command) -> Result<Answer, ControlError> {

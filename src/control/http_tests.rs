@@ -226,6 +226,7 @@ fn options() -> ControlOptions {
         metrics_need_key: false,
         events: None,
         collectors: Vec::new(),
+        held: false,
         issuers: Vec::new(),
         hooks: Vec::new(),
         drain: DrainDefaults { over: Duration::ZERO, delay: Duration::ZERO },

@@ -7,17 +7,22 @@
 //! of a connection is under way at a time, and the next one is read when its answer has left. All bodies together have a
 //! budget, and none is read from a caller without a right key.
 //!
+//! While another process may take over ([`Gate`]), connections between two requests are left unread.
+//!
 //! A caller may close its sending side behind its request: it is answered all the same.
 
 use std::any::Any;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ::http::{Request, request};
 use axum::Router;
 use axum::body::Body;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
@@ -46,6 +51,10 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const LAST_LOOK: Duration = Duration::from_millis(250);
 /// Callers above the bound of connections that are answered at a time; more are closed without an answer.
 const REFUSALS_MAX: usize = 64;
+/// How long a request waits for an upgrade before it is answered 503.
+pub const HELD_MAX: Duration = Duration::from_secs(2);
+/// How often it is looked whether every connection is between two requests.
+const REST_LOOK: Duration = Duration::from_millis(1);
 /// How long accepting pauses when it fails, for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -53,6 +62,7 @@ const TOO_SLOW: HttpFault = HttpFault { status: 408, reason: "request not comple
 const FULL: HttpFault = HttpFault { status: 503, reason: "too many connections (api.connections_max)" };
 const NO_ROOM: HttpFault = HttpFault { status: 503, reason: "too many request bodies under way" };
 const NO_ANSWER: HttpFault = HttpFault { status: 504, reason: "no answer in time" };
+const MOVING: HttpFault = HttpFault { status: 503, reason: "the node is being upgraded: try again" };
 
 /// A listener of the API, bound and listening.
 pub struct ApiSocket {
@@ -65,6 +75,16 @@ pub struct ApiSocket {
 enum StdListener {
     Tcp(std::net::TcpListener),
     Unix(StdUnixListener),
+}
+
+/// What becomes of requests that are not under way yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gate {
+    Open,
+    /// They wait, for [`HELD_MAX`] at most: another process may answer them.
+    Held,
+    /// Another process answers them.
+    Left,
 }
 
 impl ApiSocket {
@@ -90,18 +110,28 @@ impl ApiSocket {
 }
 
 /// The socket of one caller.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync + 'static {
+    fn fd(&self) -> BorrowedFd<'_>;
+
     /// Something can be read.
     fn readable(&self) -> impl Future<Output = io::Result<()>> + Send;
 }
 
 impl Stream for TcpStream {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
     fn readable(&self) -> impl Future<Output = io::Result<()>> + Send {
         TcpStream::readable(self)
     }
 }
 
 impl Stream for UnixStream {
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+
     fn readable(&self) -> impl Future<Output = io::Result<()>> + Send {
         UnixStream::readable(self)
     }
@@ -115,6 +145,13 @@ pub struct ApiPort {
     error_codes: Arc<Semaphore>,
     bodies: Arc<Budget>,
     stopped: watch::Receiver<bool>,
+    gate: watch::Receiver<Gate>,
+    /// What listens, for another process; gone with the task that accepts.
+    listening: Mutex<Vec<(ListenAddress, Weak<dyn AsFd + Send + Sync>)>>,
+    conversations: AtomicUsize,
+    /// Copies of connections that are between two requests while the gate is held.
+    /// Bound: `connections_max`.
+    resting: Mutex<Vec<OwnedFd>>,
 }
 
 /// Why a connection has no next request.
@@ -144,6 +181,7 @@ impl ApiPort {
         app: Arc<App>,
         limits: PortLimits,
         stopped: watch::Receiver<bool>,
+        gate: watch::Receiver<Gate>,
     ) -> Arc<ApiPort> {
         Arc::new(ApiPort {
             routes,
@@ -153,7 +191,50 @@ impl ApiPort {
             bodies: Budget::new("api_bodies", limits.bodies_bytes_max as u64),
             limits,
             stopped,
+            gate,
+            listening: Mutex::default(),
+            conversations: AtomicUsize::new(0),
+            resting: Mutex::default(),
         })
+    }
+
+    /// Copies of the sockets that listen.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn listeners(&self) -> io::Result<Vec<(ListenAddress, OwnedFd)>> {
+        let listening = self.listening.lock();
+        let open = listening.iter().filter_map(|(address, listener)| Some((address, listener.upgrade()?)));
+        open.map(|(address, listener)| Ok((address.clone(), listener.as_fd().try_clone_to_owned()?)))
+            .collect()
+    }
+
+    /// Call it when the gate is held: waits until every connection is between two requests, at most so long, and gives
+    /// copies of them.
+    pub async fn rested(&self, patience: Duration) -> Vec<OwnedFd> {
+        let until = Instant::now() + patience;
+        let mut calm = 0;
+        // Twice: a connection may just have been accepted.
+        while calm < 2 && Instant::now() < until {
+            let all_rest = self.conversations.load(Ordering::SeqCst) == self.resting.lock().len();
+            calm = if all_rest { calm + 1 } else { 0 };
+            tokio::time::sleep(REST_LOOK).await;
+        }
+        std::mem::take(&mut *self.resting.lock())
+    }
+
+    /// Goes on with a connection of another process. To be called within the runtime.
+    ///
+    /// # Errors
+    /// When it is no such socket.
+    pub fn adopt(self: &Arc<Self>, connection: OwnedFd) -> io::Result<()> {
+        let socket = socket2::Socket::from(connection);
+        socket.set_nonblocking(true)?;
+        match socket.domain()? {
+            socket2::Domain::UNIX => self.take_stream(UnixStream::from_std(OwnedFd::from(socket).into())?),
+            _ => self.take_stream(TcpStream::from_std(socket.into())?),
+        }
+        Ok(())
     }
 
     /// Accepts until the node stops. To be called within the runtime.
@@ -165,9 +246,10 @@ impl ApiPort {
         let guard = socket.guard;
         match socket.listener {
             StdListener::Tcp(listener) => {
-                let listener = TcpListener::from_std(listener)?;
+                let listener = Arc::new(TcpListener::from_std(listener)?);
+                self.listening.lock().push((socket.address, Arc::downgrade(&listener) as _));
                 tokio::spawn(async move {
-                    while let Some(accepted) = port.next(listener.accept()).await {
+                    while let Some(accepted) = port.next(|| listener.accept()).await {
                         let accepted = accepted.map(|(stream, _)| {
                             // An answer is one write: nothing would be gained by waiting for more.
                             let _ = stream.set_nodelay(true);
@@ -178,9 +260,10 @@ impl ApiPort {
                 });
             }
             StdListener::Unix(listener) => {
-                let listener = UnixListener::from_std(listener)?;
+                let listener = Arc::new(UnixListener::from_std(listener)?);
+                self.listening.lock().push((socket.address, Arc::downgrade(&listener) as _));
                 tokio::spawn(async move {
-                    while let Some(accepted) = port.next(listener.accept()).await {
+                    while let Some(accepted) = port.next(|| listener.accept()).await {
                         port.take(accepted.map(|(stream, _)| stream)).await;
                     }
                     drop(guard);
@@ -191,10 +274,20 @@ impl ApiPort {
     }
 
     /// `None` when the node stops.
-    async fn next<T>(&self, accept: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            accepted = accept => Some(accepted),
-            () = ended(self.stopped.clone()) => None,
+    async fn next<T, F: Future<Output = T>>(&self, accept: impl Fn() -> F) -> Option<T> {
+        let mut gate = self.gate.clone();
+        loop {
+            tokio::select! {
+                is_left = passed(&mut gate) => if is_left {
+                    return std::future::pending().await;
+                },
+                () = ended(self.stopped.clone()) => return None,
+            }
+            tokio::select! {
+                accepted = accept() => return Some(accepted),
+                () = closed(&mut gate) => {}
+                () = ended(self.stopped.clone()) => return None,
+            }
         }
     }
 
@@ -206,12 +299,20 @@ impl ApiPort {
                 return tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         };
+        self.take_stream(stream);
+    }
+
+    fn take_stream(self: &Arc<Self>, stream: impl Stream) {
         let port = Arc::clone(self);
         match Arc::clone(&self.places).try_acquire_owned() {
-            Ok(place) => drop(tokio::spawn(async move {
-                port.converse(stream).await;
-                drop(place);
-            })),
+            Ok(place) => {
+                self.conversations.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    port.converse(stream).await;
+                    port.conversations.fetch_sub(1, Ordering::SeqCst);
+                    drop(place);
+                });
+            }
             Err(_) => self.refuse(stream),
         }
     }
@@ -267,6 +368,9 @@ impl ApiPort {
         unread: &mut Vec<u8>,
         idle_time: Duration,
     ) -> Result<bool, End> {
+        if !unread.is_empty() {
+            self.wait_for_gate().await?;
+        }
         let length = self.read_head(stream, unread, idle_time).await?;
         let Some(head) = self.understand(&unread[..length])? else { return Err(End::Silent) };
         unread.drain(..length);
@@ -309,7 +413,10 @@ impl ApiPort {
                 return Ok(length);
             }
             if unread.is_empty() {
+                self.rest(stream).await?;
+                let mut gate = self.gate.clone();
                 tokio::select! {
+                    () = closed(&mut gate) => {}
                     read = timeout(idle_time, read(stream, unread)) => match read {
                         Ok(Ok(1..)) => {}
                         Ok(Ok(0) | Err(_)) | Err(_) => return Err(End::Silent),
@@ -328,6 +435,39 @@ impl ApiPort {
                     Err(_) => return Err(TOO_SLOW.into()),
                 }
             }
+        }
+    }
+
+    /// Before a request of which something has been read: another process cannot answer it.
+    async fn wait_for_gate(&self) -> Result<(), End> {
+        let mut gate = self.gate.clone();
+        match timeout(HELD_MAX, passed(&mut gate)).await {
+            Ok(false) => Ok(()),
+            Ok(true) | Err(_) => Err(MOVING.into()),
+        }
+    }
+
+    /// Between two requests: waits while the gate is held. Nothing is read meanwhile, so that another process finds it.
+    async fn rest(&self, stream: &mut impl Stream) -> Result<(), End> {
+        let mut gate = self.gate.clone();
+        if *gate.borrow() == Gate::Open {
+            return Ok(());
+        }
+        // Without a descriptor left it stays here, and ends with this process.
+        if let Ok(copy) = stream.fd().try_clone_to_owned() {
+            self.resting.lock().push(copy);
+        }
+        let waited = async {
+            let _ = stream.readable().await;
+            tokio::time::sleep(HELD_MAX).await;
+        };
+        tokio::select! {
+            is_left = passed(&mut gate) => match is_left {
+                false => Ok(()),
+                // Without a word, nor an end of the stream: it is another process's.
+                true => Err(End::Silent),
+            },
+            () = waited => Err(MOVING.into()),
         }
     }
 
@@ -403,6 +543,18 @@ impl ApiPort {
     /// How long `bytes` may take at the least rate.
     fn transfer_time(&self, bytes: usize) -> Duration {
         self.limits.transfer_time + Duration::from_millis(bytes as u64 * 1000 / LEAST_BYTES_PER_SECOND)
+    }
+}
+
+/// Until requests need not wait; true when another process answers them.
+async fn passed(gate: &mut watch::Receiver<Gate>) -> bool {
+    gate.wait_for(|&gate| gate != Gate::Held).await.map_or(true, |gate| *gate == Gate::Left)
+}
+
+/// Until requests are to wait.
+async fn closed(gate: &mut watch::Receiver<Gate>) {
+    if gate.wait_for(|&gate| gate != Gate::Open).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

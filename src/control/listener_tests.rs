@@ -32,20 +32,24 @@ fn limits() -> PortLimits {
 
 /// A control plane whose shards never answer, and where its listener is.
 fn started(limits: PortLimits) -> (Control, SocketAddr) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let socket = ApiSocket::tcp(listener).unwrap();
+    let address = socket.address().tcp().unwrap();
+    (started_at(limits, socket, false), address)
+}
+
+fn started_at(limits: PortLimits, socket: ApiSocket, held: bool) -> Control {
     let config = crate::config::Config::default();
     let options = ControlOptions {
         api_keys: AcceptedKeys { keys: vec![Secret::new("key")], ..AcceptedKeys::default() },
         api_port: limits,
         ask_timeout: SOON,
+        held,
         ..ControlOptions::new(&config)
     };
     let inboxes = Arc::new([Arc::new(Inbox::new(64))]);
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.set_nonblocking(true).unwrap();
-    let socket = ApiSocket::tcp(listener).unwrap();
-    let address = socket.address().tcp().unwrap();
-    let control = start(options, ShardRouter::new(inboxes, [1, 2, 3, 4]), vec![socket]).unwrap();
-    (control, address)
+    start(options, ShardRouter::new(inboxes, [1, 2, 3, 4]), vec![socket]).unwrap()
 }
 
 fn connect(address: SocketAddr) -> Socket {
@@ -91,6 +95,49 @@ fn next_answer(socket: &mut Socket) -> String {
         assert_eq!(socket.read(&mut byte).unwrap(), 1, "ended after {text:?}");
         bytes.push(byte[0]);
     }
+}
+
+/// Two control planes as two processes of an upgrade: a connection moves between two requests, and the request that comes
+/// meanwhile is answered by the other.
+#[test]
+fn a_connection_goes_on_with_another_process() {
+    let (old, address) = started(limits());
+    let mut socket = sent(address, HEALTH);
+    assert_eq!(status(&next_answer(&mut socket)), 200);
+    let copies = old.hold();
+    assert_eq!(copies.len(), 1);
+    socket.write_all(HEALTH.as_bytes()).unwrap();
+    // Back again: nothing is lost.
+    drop(copies);
+    old.release();
+    assert_eq!(status(&next_answer(&mut socket)), 200);
+
+    let copies = old.hold();
+    let listeners = old.api_listeners().unwrap();
+    assert_eq!((copies.len(), listeners.len()), (1, 1));
+    socket.write_all(HEALTH.as_bytes()).unwrap();
+    // One that knocks while neither serves.
+    let mut knocks = sent(address, HEALTH);
+    let listener = listeners.into_iter().next().unwrap().1;
+    let new = started_at(limits(), ApiSocket::tcp(listener.into()).unwrap(), true);
+    old.leave();
+    drop(old);
+    new.open(copies);
+    assert_eq!(status(&next_answer(&mut socket)), 200);
+    assert_eq!(status(&next_answer(&mut knocks)), 200);
+}
+
+#[test]
+fn a_request_waits_for_an_upgrade_two_seconds() {
+    let (control, address) = started(limits());
+    let mut socket = sent(address, HEALTH);
+    assert_eq!(status(&next_answer(&mut socket)), 200);
+    let _copies = control.hold();
+    socket.write_all(HEALTH.as_bytes()).unwrap();
+    let answer = rest(socket);
+    assert!(status(&answer) == 503 && answer.contains("upgraded"), "{answer}");
+    control.release();
+    assert_eq!(status(&next_answer(&mut sent(address, HEALTH))), 200);
 }
 
 fn publish(length: usize) -> String {

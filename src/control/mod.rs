@@ -22,6 +22,7 @@ mod drain;
 mod drain_routes;
 pub mod events;
 mod glob;
+mod handover;
 mod health;
 pub mod hooks;
 mod http;
@@ -63,12 +64,12 @@ use crate::control::app::App;
 use crate::control::compress::Compressor;
 use crate::control::deliver::deliver;
 use crate::control::events::{Events, EventsPlace};
+use crate::control::handover::Arriving;
 use crate::control::hooks::Hooks;
 use crate::control::http::answer;
-use crate::control::listener::ApiPort;
+use crate::control::listener::{ApiPort, Gate};
 use crate::control::live::Live;
 use crate::control::tunnel::Tunnels;
-use crate::record::{RecordFault, TicketsPart};
 use crate::session::hook_call::{HookCall, Waiting};
 use crate::session::tunnel::TunnelCall;
 use crate::shard::control_request::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
@@ -76,6 +77,7 @@ use crate::shard::router::Router;
 use crate::telemetry::sparing::log_peer_once_a_minute;
 
 pub use crate::control::drain::DrainDefaults;
+pub use crate::control::handover::EventsHeld;
 pub use crate::control::listener::ApiSocket;
 pub use crate::control::options::{ControlOptions, ReloadBox};
 pub use crate::control::readiness::{NotReady, Readiness};
@@ -92,6 +94,8 @@ pub struct Control {
     api_port: Option<Arc<ApiPort>>,
     api_addrs: Vec<ListenAddress>,
     stopping: watch::Sender<bool>,
+    gate: watch::Sender<Gate>,
+    arriving: Arriving,
     runtime: Option<Runtime>,
 }
 
@@ -106,6 +110,7 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         .enable_all()
         .build()?;
     let (stopping, stopped) = watch::channel(false);
+    let (gate, held) = watch::channel(if options.held { Gate::Held } else { Gate::Open });
     let api_addrs: Vec<ListenAddress> = sockets.iter().map(|socket| socket.address().clone()).collect();
     let api_addr = api_addrs.iter().find_map(ListenAddress::tcp);
     let events = match &options.events {
@@ -123,7 +128,8 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
     let api_port = match sockets.is_empty() {
         true => None,
         false => {
-            let port = ApiPort::new(app(http::Port::Api), Arc::clone(&state), options.api_port, stopped);
+            let port =
+                ApiPort::new(app(http::Port::Api), Arc::clone(&state), options.api_port, stopped, held);
             let _inside = runtime.enter();
             for socket in sockets {
                 port.serve(socket)?;
@@ -145,7 +151,22 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         hooks,
     });
     let live = Arc::new(live);
-    Ok(Control { state, live, client_port, api_port, api_addrs, stopping, runtime: Some(runtime) })
+    let arriving = Arriving::new(options.events);
+    let control = Control {
+        state,
+        live,
+        client_port,
+        api_port,
+        api_addrs,
+        stopping,
+        gate,
+        arriving,
+        runtime: Some(runtime),
+    };
+    if options.held {
+        control.start_held();
+    }
+    Ok(control)
 }
 
 impl Control {
@@ -199,19 +220,6 @@ impl Control {
             }
             client_port.permits.close();
         });
-    }
-
-    /// Every ticket for a tunnel that was made and not shown.
-    pub fn ticket_records(&self) -> Vec<TicketsPart> {
-        self.client_port.tunnels.ticket_records()
-    }
-
-    /// Adds the tickets of another process.
-    ///
-    /// # Errors
-    /// [`RecordFault::Impossible`] for what no ticket is.
-    pub fn restore_tickets(&self, part: TicketsPart) -> Result<(), RecordFault> {
-        self.client_port.tunnels.restore_tickets(part)
     }
 
     /// Ends the control plane when backends have accepted every event and what clients of tunnels said, or after `grace`.

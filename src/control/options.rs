@@ -61,6 +61,8 @@ pub struct ControlOptions {
     pub reload: Option<ReloadBox>,
     /// What others count, for `/metrics`.
     pub collectors: Vec<Arc<dyn Collector>>,
+    /// It starts in the place of another process, and serves from [`Control::open`](crate::control::Control::open) on.
+    pub held: bool,
 }
 
 impl ControlOptions {
@@ -96,6 +98,7 @@ impl ControlOptions {
             drain: drain_defaults(config),
             reload: None,
             collectors: Vec::new(),
+            held: false,
         }
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
 use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
+use crate::record::{PART_BYTES, PushKeyRecord, PushKeysPart};
 
 /// Keys remembered: 33 pushes with a key a second for the five minutes. At the bound the oldest is forgotten early.
 const KEYS_MAX: usize = 10_000;
@@ -57,6 +58,41 @@ impl PushKeys {
         keys.forget(now);
         cell
     }
+
+    /// Every outcome that is known, the oldest first.
+    pub fn to_records(&self, now: Instant) -> Vec<PushKeysPart> {
+        let keys = self.0.lock();
+        let (mut parts, mut records, mut bytes) = (Vec::new(), Vec::new(), 0);
+        for (since, key, weight) in &keys.order {
+            let Some(outcome) = keys.cells.get(key).and_then(|cell| cell.get()) else { continue };
+            records.push(PushKeyRecord {
+                key: (&**key).into(),
+                age_ms: now.duration_since(*since).as_millis() as u64,
+                connections: outcome.connections,
+                users: outcome.users,
+                absent: outcome.absent.iter().map(|user| user.as_str().into()).collect(),
+            });
+            bytes += weight;
+            if bytes > PART_BYTES {
+                bytes = 0;
+                parts.push(PushKeysPart { keys: std::mem::take(&mut records) });
+            }
+        }
+        if !records.is_empty() {
+            parts.push(PushKeysPart { keys: records });
+        }
+        parts
+    }
+
+    /// Adds the outcomes of another process.
+    pub fn restore(&self, part: PushKeysPart, now: Instant) {
+        for PushKeyRecord { key, age_ms, connections, users, absent } in part.keys {
+            let since = now.checked_sub(Duration::from_millis(age_ms)).unwrap_or(now);
+            let weight = absent.iter().map(|user| user.len()).sum();
+            let absent = absent.into_iter().map(String::from).collect();
+            let _ = self.cell(&key, weight, since).set(PushOutcome { connections, users, absent });
+        }
+    }
 }
 
 impl Keys {
@@ -79,6 +115,29 @@ const _: () =
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outcomes_go_on_in_another_process() {
+        let (old, new) = (PushKeys::default(), PushKeys::default());
+        let now = Instant::now() + Duration::from_secs(3600);
+        let outcome = PushOutcome { connections: 1, users: 2, absent: vec!["x".into()] };
+        for number in 0..5000 {
+            let cell = old.cell(&format!("key {number}"), 1, now);
+            if number != 7 {
+                cell.set(outcome.clone()).unwrap();
+            }
+        }
+        let later = now + Duration::from_secs(100);
+        let parts = old.to_records(later);
+        assert!(parts.len() > 1, "parts are short");
+        parts.into_iter().for_each(|part| new.restore(part, later));
+        assert_eq!(new.cell("key 4", 0, later).get(), Some(&outcome));
+        assert_eq!(new.cell("key 7", 0, later).get(), None, "it was under way");
+        // They are forgotten when the old process would have forgotten them.
+        let end = now + IDEMPOTENCY_KEY_TTL;
+        assert_eq!(new.cell("key 3", 0, end - Duration::from_secs(1)).get(), Some(&outcome));
+        assert_eq!(new.cell("key 3", 0, end).get(), None);
+    }
 
     #[test]
     fn a_key_is_known_for_its_time_and_within_the_bounds() {

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! # On the wire
-//! A batch is `{"epoch":"…","events":[…]}`. An epoch is one run of the daemon; numbers (`seq`) begin at 1 in each and
+//! A batch is `{"epoch":"…","events":[…]}`. An epoch is one run of the daemon, over all its upgrades; numbers (`seq`) begin at 1 in each and
 //! have no hole. Every event has `seq`, `time_ms` (milliseconds since 1970) and `type`; those of a client have `client`,
 //! `user` (empty for the anonymous) and `transport`.
 //!
@@ -44,14 +44,14 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use tokio::sync::watch;
+use tokio::sync::{OwnedMutexGuard, watch};
 
 use self::log::Log;
 use self::queue::Queue;
 use self::sender::Sender;
 use crate::base::event::{Event, EventKind};
 use crate::control::process::{self, wall_ms};
-use crate::record::{EventsPart, EventsRecord};
+use crate::record::{EventsPart, EventsRecord, RecordFault};
 use crate::shard::control_request::Busy;
 
 pub use self::options::EventOptions;
@@ -65,8 +65,10 @@ const GATHER: Duration = Duration::from_millis(2);
 
 /// The events of this run.
 pub struct Events {
-    /// Names this run: numbers of another are others'.
-    epoch: String,
+    /// Names this run, upgrades included: numbers of another are others'.
+    epoch: Mutex<String>,
+    /// Held while a batch is under way.
+    sending: Arc<tokio::sync::Mutex<()>>,
     queue: Queue,
     log: Mutex<Log>,
     /// Of the newest event in the log.
@@ -103,44 +105,14 @@ impl Events {
     /// # Errors
     /// When the operating system gives no randomness, or the endpoint cannot be spoken to from this machine at all.
     pub fn start(options: &EventOptions) -> io::Result<Arc<Events>> {
-        Events::begin(options, process::random_id()?.to_string(), Log::new(options.log_bytes_max), 0)
-    }
-
-    /// As [`Events::start`], in the place of the process that wrote these: numbers and sending go on.
-    ///
-    /// # Errors
-    /// As [`Events::start`], and for a record that is none of a log of events.
-    pub fn resume(
-        options: &EventOptions,
-        record: &EventsRecord,
-        parts: impl IntoIterator<Item = EventsPart>,
-    ) -> io::Result<Arc<Events>> {
-        let log = Log::restore(options.log_bytes_max, record, parts)
-            .map_err(|fault| io::Error::new(io::ErrorKind::InvalidData, fault))?;
-        Events::begin(options, record.epoch.to_string(), log, record.accepted)
-    }
-
-    /// The log of events: its numbers, then all of it, as [`Events::resume`] takes it. Call it when shards tell nothing any
-    /// more and no batch is under way; what is still in the queue is numbered now.
-    pub fn to_records(&self) -> (EventsRecord, Vec<EventsPart>) {
-        while self.take_some() {}
-        let log = self.log.lock();
-        let (mut parts, mut after) = (Vec::new(), 0);
-        while let Some(part) = log.part(after) {
-            after = part.entries.last().map_or(after, |last| last.seq);
-            parts.push(part);
-        }
-        let (last, fallen, accepted) = (log.last(), log.fallen(), *self.accepted.borrow());
-        (EventsRecord { epoch: self.epoch.as_str().into(), last, fallen, accepted }, parts)
-    }
-
-    fn begin(options: &EventOptions, epoch: String, log: Log, accepted: u64) -> io::Result<Arc<Events>> {
+        let (epoch, log) = (process::random_id()?.to_string(), Log::new(options.log_bytes_max));
         let events = Arc::new(Events {
-            epoch,
+            epoch: Mutex::new(epoch),
+            sending: Arc::default(),
             queue: Queue::new(),
             grown: watch::Sender::new(log.last()),
             log: Mutex::new(log),
-            accepted: watch::Sender::new(accepted),
+            accepted: watch::Sender::new(0),
             options: watch::Sender::new(options.clone()),
             counts: Counts::default(),
         });
@@ -168,6 +140,46 @@ impl Events {
         self.options.borrow().endpoint.is_some()
     }
 
+    /// Goes on in the place of the process that wrote these, numbers and all. Call it before anything is told here, while
+    /// sending is [held](Events::hold).
+    ///
+    /// # Errors
+    /// [`RecordFault`] for a record that is none of a log of events.
+    pub fn restore(
+        &self,
+        options: &EventOptions,
+        record: &EventsRecord,
+        parts: impl IntoIterator<Item = EventsPart>,
+    ) -> Result<(), RecordFault> {
+        let restored = Log::restore(options.log_bytes_max, record, parts)?;
+        let mut log = self.log.lock();
+        *log = restored;
+        *self.epoch.lock() = record.epoch.to_string();
+        self.accepted.send_replace(record.accepted);
+        self.grown.send_replace(log.last());
+        Ok(())
+    }
+
+    /// Sends nothing while what is given lives: waits at most so long for the batch that is under way. `None`: it is still
+    /// under way, and may be sent twice.
+    pub async fn hold(&self, patience: Duration) -> Option<OwnedMutexGuard<()>> {
+        tokio::time::timeout(patience, Arc::clone(&self.sending).lock_owned()).await.ok()
+    }
+
+    /// The log of events: its numbers, then all of it, as [`Events::restore`] takes it. Call it when shards tell nothing any
+    /// more and no batch is under way; what is still in the queue is numbered now.
+    pub fn to_records(&self) -> (EventsRecord, Vec<EventsPart>) {
+        while self.take_some() {}
+        let log = self.log.lock();
+        let (mut parts, mut after) = (Vec::new(), 0);
+        while let Some(part) = log.part(after) {
+            after = part.entries.last().map_or(after, |last| last.seq);
+            parts.push(part);
+        }
+        let (last, fallen, accepted) = (log.last(), log.fallen(), *self.accepted.borrow());
+        (EventsRecord { epoch: self.epoch().into(), last, fallen, accepted }, parts)
+    }
+
     /// Takes an event, from any thread and without waiting.
     ///
     /// # Errors
@@ -176,8 +188,8 @@ impl Events {
         self.queue.push(event)
     }
 
-    pub fn epoch(&self) -> &str {
-        &self.epoch
+    pub fn epoch(&self) -> String {
+        self.epoch.lock().clone()
     }
 
     /// What comes after `after`, at most `limit` events. Begins with a gap when that is not there any more.
@@ -241,58 +253,60 @@ impl Events {
         let mut grown = self.grown.subscribe();
         let mut options = self.options.subscribe();
         options.mark_changed();
-        let mut accepted = *self.accepted.borrow();
-        let (mut sender, mut batch_max) = (None, 0);
-        'batches: loop {
+        let (mut sender, mut batch_max, mut again) = (None, 0, None);
+        loop {
             // The senders of both channels are in `self`: they do not go away.
             if options.has_changed().unwrap_or(false) {
                 let current = options.borrow_and_update().clone();
                 // What cannot be made was refused when the options came.
                 sender = Sender::new(&current).ok().flatten();
                 batch_max = current.batch_max;
+                again = None;
             }
             let Some(sender) = &mut sender else {
                 let _ = options.changed().await;
                 options.mark_changed();
                 continue;
             };
-            let Some(batch) = self.next_batch(accepted, batch_max) else {
+            let held = self.sending.lock().await;
+            let accepted = *self.accepted.borrow();
+            let Some(batch) = again.take().or_else(|| self.next_batch(accepted, batch_max)) else {
+                drop(held);
                 tokio::select! {
                     _ = grown.wait_for(|&last| last > accepted) => {}
                     _ = options.changed() => options.mark_changed(),
                 }
                 continue;
             };
-            while !sender.deliver(&batch).await {
+            if !sender.deliver(&batch).await {
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
+                again = Some(batch);
+                drop(held);
                 sender.pause().await;
-                if options.has_changed().unwrap_or(false) {
-                    continue 'batches;
-                }
+                continue;
             }
             self.counts.batches.fetch_add(1, Ordering::Relaxed);
             self.counts.sent.fetch_add(batch.last - accepted, Ordering::Relaxed);
-            accepted = batch.last;
-            self.accepted.send_replace(accepted);
+            self.accepted.send_replace(batch.last);
         }
     }
 
     fn next_batch(&self, accepted: u64, batch_max: usize) -> Option<sender::EventBatch> {
-        let mut body = format!("{{\"epoch\":\"{}\",\"events\":[", self.epoch).into_bytes();
+        let mut body = format!("{{\"epoch\":\"{}\",\"events\":[", self.epoch()).into_bytes();
         let log = self.log.lock();
         let fallen = (log.first() - 1).saturating_sub(accepted);
         self.counts.fallen.fetch_add(fallen, Ordering::Relaxed);
         let last = log.write(accepted, batch_max, PAGE_BYTES_MAX, wall_ms(), &mut body)?;
         drop(log);
         body.extend_from_slice(b"]}");
-        let key = format!("{}-{}-{last}", self.epoch, accepted + 1);
+        let key = format!("{}-{}-{last}", self.epoch(), accepted + 1);
         Some(sender::EventBatch { last, key, body: body.into() })
     }
 }
 
 impl std::fmt::Debug for Events {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Events").field("epoch", &self.epoch).field("counts", &self.counts).finish()
+        f.debug_struct("Events").field("epoch", &self.epoch()).field("counts", &self.counts).finish()
     }
 }
 
