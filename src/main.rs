@@ -9,8 +9,10 @@ use trunkline::{config, node};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match config::cli::run(std::env::args_os(), std::env::vars_os(), node::clock::unix_s()) {
+    let refused = node::upgrade::refuse_start;
+    match config::cli::run(std::env::args_os(), std::env::vars_os(), node::clock::unix_s(), refused) {
         Ok(Job::Serve(start)) => node::run(start),
+        Ok(Job::Upgrade(task)) => node::upgrade::ask(task),
         Ok(Job::Doctor(start, diagnosis)) => node::doctor::run(&start, &diagnosis),
         Ok(Job::Token(task)) => node::tokens::run(&task),
         Ok(Job::Order(task)) => node::orders::run(&task),

@@ -6,8 +6,9 @@ use trunkline::base::budget::Budget;
 use trunkline::base::time::Time;
 use trunkline::proto::websocket::{Decoder, Role};
 use trunkline::record::{
-    ChannelRecord, EventsPart, EventsRecord, KeysPart, Kind, LogPart, MembersPart, PeerRecord, PeerState,
-    Record, ShardRecord, StreamRecord, TicketsPart, UserRecord, next, write,
+    ChannelRecord, EventsPart, EventsRecord, HelloRecord, KeysPart, Kind, ListenersRecord, LogPart,
+    MembersPart, NodeRecord, ParcelsPart, PeerRecord, PeerState, PushKeysPart, Record, ShardRecord,
+    StreamRecord, TicketsPart, TotalsRecord, UserRecord, next, write,
 };
 use trunkline::session::Session;
 use trunkline::session::tunnel::Tunnel;
@@ -51,6 +52,12 @@ fn read(bytes: &[u8]) {
         Kind::User => drop(unread.read::<UserRecord>().map(|record| comes_back(&record))),
         Kind::Events => drop(unread.read::<EventsRecord>().map(|record| comes_back(&record))),
         Kind::Tickets => drop(unread.read::<TicketsPart>().map(|record| comes_back(&record))),
+        Kind::Hello => drop(unread.read::<HelloRecord>().map(|record| comes_back(&record))),
+        Kind::Node => drop(unread.read::<NodeRecord>().map(|record| comes_back(&record))),
+        Kind::Listeners => drop(unread.read::<ListenersRecord>().map(|record| comes_back(&record))),
+        Kind::Parcels => drop(unread.read::<ParcelsPart>().map(|record| comes_back(&record))),
+        Kind::Totals => drop(unread.read::<TotalsRecord>().map(|record| comes_back(&record))),
+        Kind::PushKeys => drop(unread.read::<PushKeysPart>().map(|record| comes_back(&record))),
         Kind::Shard => drop(unread.read::<ShardRecord>().map(|record| comes_back(&record))),
         Kind::EventsLog => drop(unread.read::<EventsPart>().map(|record| comes_back(&record))),
     }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -101,10 +102,22 @@ pub struct Diagnosis {
     pub root: String,
 }
 
+/// What is to take the place of a running node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpgradeTask {
+    /// Which node; unset, the only one of this machine.
+    pub pid: Option<u32>,
+    /// Unset: what the node was started from.
+    pub binary: Option<PathBuf>,
+    pub config: Option<PathBuf>,
+    pub timeout: Duration,
+}
+
 /// Work for the node.
 #[derive(Clone, Debug)]
 pub enum Job {
     Serve(Start),
+    Upgrade(UpgradeTask),
     Doctor(Start, Diagnosis),
     Token(Box<TokenTask>),
     /// For a node that runs.
@@ -112,7 +125,7 @@ pub enum Job {
 }
 
 /// Reads the command line and the environment. A command that needs neither node nor clock is carried out here. `unix_s`:
-/// seconds since 1970.
+/// seconds since 1970. `refused`: for what is wrong with them, beside stderr.
 ///
 /// # Errors
 /// The code to exit with; what there was to say has been printed.
@@ -120,9 +133,11 @@ pub fn run(
     arguments: impl IntoIterator<Item = OsString>,
     environment: impl IntoIterator<Item = (OsString, OsString)>,
     unix_s: u64,
+    refused: impl FnOnce(&str),
 ) -> Result<Job, ExitCode> {
     match interpret(arguments, environment, unix_s) {
         Action::Serve(start) => Ok(Job::Serve(*start)),
+        Action::Upgrade(task) => Ok(Job::Upgrade(task)),
         Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
         Action::Token(task) => Ok(Job::Token(task)),
         Action::Order(task) => Ok(Job::Order(task)),
@@ -133,6 +148,7 @@ pub fn run(
         }
         Action::Print { text, code } => {
             let _ = std::io::stderr().lock().write_all(text.as_bytes());
+            refused(&text);
             Err(ExitCode::from(code))
         }
     }
@@ -142,6 +158,7 @@ pub fn run(
 #[derive(Clone, Debug)]
 pub enum Action {
     Serve(Box<Start>),
+    Upgrade(UpgradeTask),
     Token(Box<TokenTask>),
     Order(Box<OrderTask>),
     /// Examine the host for what would be served.
@@ -216,6 +233,10 @@ pub fn interpret(
                 (Ok(_), None) => unreachable!("these names are those of orders"),
             }
         }
+        Some(("upgrade", matches)) => match upgrade_task(matches) {
+            Ok(task) => Action::Upgrade(task),
+            Err(faults) => refuse(&faults, 2),
+        },
         Some(("doctor", matches)) => {
             let diagnosis = Diagnosis {
                 connections: matches.get_one::<u32>("connections").copied(),
@@ -344,6 +365,24 @@ fn print_import(rows: &[Row], matches: &ArgMatches, path: &str, environment: &Su
     };
     let text = given.imported.map_or(String::new(), |imported| imported.text);
     Action::Print { text: format!("{notes}{text}"), code: 0 }
+}
+
+fn upgrade_task(matches: &ArgMatches) -> Result<UpgradeTask, Vec<Fault>> {
+    let path = |name: &str| matches.get_one::<String>(name).map(PathBuf::from);
+    let given = matches.get_one::<String>("timeout").cloned().unwrap_or_default();
+    let timeout = Duration::read(&Given::Loose(given)).and_then(|timeout| match timeout.is_zero() {
+        true => Err("an upgrade takes some time".into()),
+        false => Ok(timeout),
+    });
+    let timeout = timeout.map_err(|problem| {
+        vec![Fault { key: "timeout".into(), origin: Origin::Flag("--timeout".into()), problem }]
+    })?;
+    Ok(UpgradeTask {
+        pid: matches.get_one::<u32>("pid").copied(),
+        binary: path("binary"),
+        config: path("config"),
+        timeout,
+    })
 }
 
 /// The job that a subcommand for tokens names.
@@ -475,6 +514,37 @@ fn command(rows: &[Row]) -> Command {
         .subcommands(
             orders::commands()
                 .map(|order| order.arg(config.clone()).args(centrifugo.clone()).args(flags.clone())),
+        )
+        .subcommand(
+            Command::new("upgrade")
+                .about("Put another process in the place of a running node, with all its clients; exits 1 when it stays as it was")
+                .arg(
+                    Arg::new("binary")
+                        .long("binary")
+                        .value_name("PATH")
+                        .help("Program to start [default: the file that the node was started from, as it is now]"),
+                )
+                .arg(
+                    Arg::new("config")
+                        .long("config")
+                        .short('c')
+                        .value_name("FILE")
+                        .help("Its configuration [default: as the node was started]"),
+                )
+                .arg(
+                    Arg::new("timeout")
+                        .long("timeout")
+                        .value_name("TIME")
+                        .default_value("30s")
+                        .help("Give up after this long; the node then serves on as before"),
+                )
+                .arg(
+                    Arg::new("pid")
+                        .long("pid")
+                        .value_name("PID")
+                        .value_parser(clap::value_parser!(u32).range(1..))
+                        .help("Which node [default: the only one that runs here]"),
+                ),
         )
         .subcommand(
             Command::new("doctor")

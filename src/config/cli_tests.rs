@@ -11,6 +11,7 @@ fn printed(action: Action) -> (String, u8) {
         Action::Serve(start) | Action::Doctor(start, _) => panic!("serves with {:?}", start.config),
         Action::Token(task) => panic!("makes {:?}", task.job),
         Action::Order(task) => panic!("orders {:?}", task.order),
+        Action::Upgrade(task) => panic!("upgrades {task:?}"),
     }
 }
 
@@ -21,6 +22,7 @@ fn served(action: Action) -> Config {
         Action::Print { text, code } => panic!("exits {code}: {text}"),
         Action::Token(task) => panic!("makes {:?}", task.job),
         Action::Order(task) => panic!("orders {:?}", task.order),
+        Action::Upgrade(task) => panic!("upgrades {task:?}"),
     }
 }
 
@@ -169,6 +171,27 @@ fn the_doctor_takes_what_serving_takes() {
     assert_eq!(diagnosis, Diagnosis { connections: Some(500_000), root: "/r".into() });
     assert_eq!(printed(act(&["doctor", "--connections", "0"], &[])).1, 2);
     assert_eq!(printed(act(&["doctor", "--config", "/nonexistent.toml"], &[])).1, 2);
+}
+
+#[test]
+fn an_upgrade_needs_no_configuration_of_its_own() {
+    let upgrade = |arguments: &[&str]| match act(&[&["upgrade"], arguments].concat(), &[]) {
+        Action::Upgrade(task) => Ok(task),
+        other => Err(printed(other).1),
+    };
+    let plain = UpgradeTask { pid: None, binary: None, config: None, timeout: Duration::from_secs(30) };
+    assert_eq!(upgrade(&[]), Ok(plain));
+    let all = ["--binary", "/b", "--config", "/c", "--timeout", "1500ms", "--pid", "7"];
+    let expected = UpgradeTask {
+        pid: Some(7),
+        binary: Some("/b".into()),
+        config: Some("/c".into()),
+        timeout: Duration::from_millis(1500),
+    };
+    assert_eq!(upgrade(&all), Ok(expected));
+    for wrong in [["--timeout", "soon"], ["--timeout", "0s"], ["--pid", "0"], ["--pid", "me"]] {
+        assert_eq!(upgrade(&wrong), Err(2), "{wrong:?}");
+    }
 }
 
 #[test]

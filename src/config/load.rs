@@ -16,6 +16,8 @@ use crate::config::value::{Given, Secret};
 pub const ENVIRONMENT_PREFIX: &str = "TRUNKLINE_";
 /// Names the configuration file, like `--config`.
 pub const ENVIRONMENT_FILE: &str = "TRUNKLINE_CONFIG";
+/// Names the socket to the process before this one, in an upgrade.
+pub const ENVIRONMENT_HANDOVER: &str = "TRUNKLINE_HANDOVER_FD";
 
 /// Everything that says what the configuration is.
 #[derive(Clone, Debug, Default)]
@@ -76,7 +78,7 @@ fn merge(sources: &Sources, mut config: Config) -> (Config, Origins, Vec<Fault>,
             Some(row) => {
                 set(&mut config, &mut origins, &mut faults, row, text, Origin::Environment(variable.clone()));
             }
-            None if variable == ENVIRONMENT_FILE => {}
+            None if [ENVIRONMENT_FILE, ENVIRONMENT_HANDOVER].contains(&variable.as_str()) => {}
             // Not a fault: Kubernetes sets TRUNKLINE_PORT and the like for a service of that name.
             None => warnings.push(format!("environment variable {variable} is no setting and is ignored")),
         }

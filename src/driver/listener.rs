@@ -17,6 +17,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -87,6 +88,8 @@ pub struct UnixSocket {
     path: Arc<Path>,
     /// Device and inode of the file.
     file: (u64, u64),
+    /// The file is another process's to remove.
+    is_lent: AtomicBool,
 }
 
 /// Takes the sockets that the service manager has left open for this process, once.
@@ -130,16 +133,23 @@ impl UnixSocket {
         fs::set_permissions(path, Permissions::from_mode(mode))?;
         let file = identity(&fs::symlink_metadata(path)?);
         listener.listen(sys::BACKLOG)?;
-        Ok(Arc::new(UnixSocket { listener, path: path.into(), file }))
+        Ok(Arc::new(UnixSocket { listener, path: path.into(), file, is_lent: AtomicBool::new(false) }))
     }
 
-    /// The socket of the process before this one, which listens at `path`.
+    /// The socket of the process before this one, which listens at `path`. Its file is still that one's: see
+    /// [`UnixSocket::lend`].
     ///
     /// # Errors
     /// Its file is gone.
     pub fn inherit(listener: OwnedFd, path: &Path) -> io::Result<Arc<UnixSocket>> {
         let file = identity(&fs::symlink_metadata(path)?);
-        Ok(Arc::new(UnixSocket { listener: listener.into(), path: path.into(), file }))
+        let is_lent = AtomicBool::new(true);
+        Ok(Arc::new(UnixSocket { listener: listener.into(), path: path.into(), file, is_lent }))
+    }
+
+    /// Says whether the file is another process's: then it stays when this socket goes.
+    pub fn lend(&self, is_lent: bool) {
+        self.is_lent.store(is_lent, Ordering::Relaxed);
     }
 
     /// The same socket for somebody else to accept from.
@@ -163,6 +173,9 @@ impl AsFd for UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
+        if self.is_lent.load(Ordering::Relaxed) {
+            return;
+        }
         if fs::symlink_metadata(&self.path).is_ok_and(|found| identity(&found) == self.file) {
             // An error leaves a stale file, which the next start replaces.
             let _ = fs::remove_file(&self.path);
@@ -253,6 +266,24 @@ mod tests {
         let _datagrams = UnixDatagram::bind(&path).unwrap();
         assert_eq!(refused(&path), ErrorKind::AddrInUse);
         assert_eq!(refused(&folder.path().join("no/folder.sock")), ErrorKind::NotFound);
+    }
+
+    /// Both processes of an upgrade have the socket: one of them removes the file.
+    #[test]
+    fn a_file_that_is_lent_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.sock");
+        let old = UnixSocket::bind(&path, 0o600).unwrap();
+        let fd = || old.as_fd().try_clone_to_owned().unwrap();
+        drop(UnixSocket::inherit(fd(), &path).unwrap());
+        assert!(UnixStream::connect(&path).is_ok(), "an upgrade that failed changes nothing");
+        let new = UnixSocket::inherit(fd(), &path).unwrap();
+        old.lend(true);
+        new.lend(false);
+        drop(old);
+        assert!(UnixStream::connect(&path).is_ok());
+        drop(new);
+        assert!(!path.exists());
     }
 
     #[test]

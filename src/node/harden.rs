@@ -5,7 +5,8 @@ use rustix::thread::set_no_new_privs;
 
 /// Before any thread is started: threads inherit it.
 pub fn drop_what_is_not_needed() {
-    // No program that this one might start gains rights by setuid or file capabilities. The daemon starts none.
+    // No program that this one might start gains rights by setuid or file capabilities. The daemon starts only itself, in an
+    // upgrade, and needs none: what it listens on it inherits.
     if let Err(error) = set_no_new_privs(true) {
         eprintln!("trunkline: no_new_privs cannot be set: {error}");
     }

@@ -2,18 +2,22 @@
 //! shared with.
 
 use std::io::{self, ErrorKind};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::{Arc, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::base::address::ListenAddress;
+use crate::base::ids::ListenerId;
 use crate::config::Config;
 use crate::config::places::Listener;
 use crate::control::ApiSocket;
 use crate::driver::listener::{Bind, ListenerOptions, UnixSocket, find_occupant};
+use crate::record::{ListenerRecord, ListenerUse};
 
 /// With io_uring the kernel closes a listener up to 50 ms after the end of a killed process; a loaded host takes longer.
 /// Who starts a second daemon by mistake waits for it as well.
@@ -22,13 +26,175 @@ const PAUSE: Duration = Duration::from_micros(500);
 /// Callers of the API that wait to be accepted.
 const BACKLOG: i32 = 1024;
 
+/// What is bound before shards are made.
+#[derive(Default)]
+pub struct Places {
+    /// What the drivers listen at, in the order of [`Config::shard_listeners`].
+    pub clients: Vec<ListenerOptions>,
+    /// What the API alone is served at.
+    pub api: Vec<ApiSocket>,
+    /// For each of `clients`, the ports of the process before this one: each was a shard's.
+    inherited: Vec<Vec<Arc<TcpListener>>>,
+    /// Those of which a file has to go with them.
+    unix: Vec<Weak<UnixSocket>>,
+}
+
+/// What systemd has bound: its files are not ours to remove.
+impl From<(Vec<ListenerOptions>, Vec<ApiSocket>)> for Places {
+    fn from((clients, api): (Vec<ListenerOptions>, Vec<ApiSocket>)) -> Places {
+        Places { clients, api, ..Places::default() }
+    }
+}
+
+impl Places {
+    /// Where one of so many shards listens. Every socket of the process before is served, by however many shards.
+    pub fn of_shard(&self, shard: usize, shards: usize) -> Vec<ListenerOptions> {
+        let mut listeners = self.clients.clone();
+        let mut more = Vec::new();
+        for (place, sockets) in self.inherited.iter().enumerate() {
+            let options = |socket: &Arc<TcpListener>| ListenerOptions {
+                bind: Bind::Inherited(ListenerId(place as u8), Arc::clone(socket)),
+                addresses: self.clients[place].addresses,
+            };
+            let mut own = sockets.iter().skip(shard).step_by(shards);
+            if let Some(first) = own.next() {
+                listeners[place] = options(first);
+            }
+            more.extend(own.map(options));
+        }
+        listeners.extend(more);
+        listeners
+    }
+
+    /// The files of unix sockets: for whoever has to say whose they are.
+    pub fn files(&self) -> Files {
+        Files(self.unix.clone())
+    }
+}
+
+/// The files of unix sockets, as long as those live.
+pub struct Files(Vec<Weak<UnixSocket>>);
+
+impl Files {
+    /// Whether they stay when this process ends.
+    pub fn lend(&self, are_lent: bool) {
+        self.0.iter().filter_map(Weak::upgrade).for_each(|socket| socket.lend(are_lent));
+    }
+}
+
+/// As [`prepare`], with what the process before this one listens at. What is not configured any more is left to end with
+/// that process.
+///
+/// # Errors
+/// As [`prepare`].
+pub fn inherit(config: &Config, listeners: Vec<(ListenerRecord, OwnedFd)>) -> io::Result<Places> {
+    let mut left: Vec<Option<(ListenerRecord, OwnedFd)>> = listeners.into_iter().map(Some).collect();
+    let mut places = Places::default();
+    for listener in &config.listeners() {
+        let (address, is_api) = (listener.address.to_string(), listener.is_api_port());
+        let is_meant = |record: &ListenerRecord| {
+            let is_free = listener.address.tcp().is_some_and(|tcp| tcp.port() == 0);
+            (record.serves == ListenerUse::Api) == is_api
+                && (*record.configured == *address
+                    || is_free && is_api && record.address.parse::<SocketAddr>().is_ok())
+        };
+        let Some(model) =
+            left.iter().flatten().map(|(record, _)| record).find(|record| is_meant(record)).cloned()
+        else {
+            places.add(config, listener)?;
+            continue;
+        };
+        let mut sockets = Vec::new();
+        for found in &mut left {
+            if found.as_ref().is_some_and(|(record, _)| *record == model) {
+                sockets.extend(found.take().map(|(_, socket)| socket));
+            }
+        }
+        places.take(config, listener, &model, sockets)?;
+    }
+    for (record, _) in left.iter().flatten() {
+        tracing::warn!("{} is not configured any more: clients that wait there are refused", record.address);
+    }
+    Ok(places)
+}
+
+impl Places {
+    /// Sockets of the process before this one, all at one address.
+    fn take(
+        &mut self,
+        config: &Config,
+        listener: &Listener,
+        model: &ListenerRecord,
+        sockets: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let invalid = |problem| io::Error::new(ErrorKind::InvalidData, problem);
+        let mut sockets = sockets.into_iter();
+        match (ListenAddress::parse(&model.address).map_err(invalid)?, listener.is_api_port()) {
+            (ListenAddress::Tcp(bound), false) => {
+                self.inherited.resize(self.clients.len(), Vec::new());
+                self.clients.push(ListenerOptions {
+                    bind: Bind::Tcp(bound, listener.ipv6_only),
+                    addresses: listener.proxy_protocol || config.needs_addresses(),
+                });
+                self.inherited.push(sockets.map(|socket| Arc::new(TcpListener::from(socket))).collect());
+            }
+            (ListenAddress::Tcp(_), true) => {
+                let socket = sockets.next().ok_or_else(|| invalid("no socket"))?;
+                self.api.push(ApiSocket::tcp(TcpListener::from(socket))?);
+            }
+            (ListenAddress::Unix(path), is_api) => {
+                // All shards had the one.
+                let socket = sockets.next().ok_or_else(|| invalid("no socket"))?;
+                let socket = UnixSocket::inherit(socket, &path)?;
+                self.unix.push(Arc::downgrade(&socket));
+                match is_api {
+                    true => {
+                        self.api.push(ApiSocket::unix(socket.listener()?, listener.address.clone(), socket));
+                    }
+                    false => self.clients.push(socket.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Binds what was not there before.
+    fn add(&mut self, config: &Config, listener: &Listener) -> io::Result<()> {
+        let Listener { key, address, ipv6_only, mode, proxy_protocol, .. } = listener;
+        let bind_unix = |path: &Path| wait(key, address, PATIENCE, || UnixSocket::bind(path, *mode));
+        match (address, listener.is_api_port()) {
+            (ListenAddress::Tcp(tcp), false) => {
+                wait(key, address, PATIENCE, || probe(*tcp, *ipv6_only))?;
+                self.clients.push(ListenerOptions {
+                    bind: Bind::Tcp(*tcp, *ipv6_only),
+                    addresses: *proxy_protocol || config.needs_addresses(),
+                });
+            }
+            (ListenAddress::Unix(path), is_api) => {
+                let socket = bind_unix(path)?;
+                self.unix.push(Arc::downgrade(&socket));
+                match is_api {
+                    true => self.api.push(ApiSocket::unix(socket.listener()?, address.clone(), socket)),
+                    false => self.clients.push(socket.into()),
+                }
+            }
+            (ListenAddress::Tcp(tcp), true) => {
+                let socket = wait(key, address, PATIENCE, || bind(*tcp, *ipv6_only))?;
+                socket.listen(BACKLOG)?;
+                self.api.push(ApiSocket::tcp(socket.into())?);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What the drivers listen at, and what the API alone is served at. Shards share their ports among themselves, and would
 /// share them with another daemon as readily, each getting a part of the clients: so a port that anybody listens on is
 /// waited for, and then refused. The same goes for a unix socket on which somebody answers; one without anybody is replaced.
 ///
 /// # Errors
 /// When one of them cannot be bound.
-pub fn prepare(config: &Config) -> io::Result<(Vec<ListenerOptions>, Vec<ApiSocket>)> {
+pub fn prepare(config: &Config) -> io::Result<Places> {
     let all = config.listeners();
     // Ports first: a start that is refused for one of them has touched nothing.
     for Listener { key, address, ipv6_only, .. } in &all {
@@ -36,29 +202,9 @@ pub fn prepare(config: &Config) -> io::Result<(Vec<ListenerOptions>, Vec<ApiSock
             wait(key, address, PATIENCE, || probe(tcp, *ipv6_only))?;
         }
     }
-    let mut clients = Vec::new();
-    let mut api = Vec::new();
-    for listener in &all {
-        let Listener { key, address, ipv6_only, mode, proxy_protocol, .. } = listener;
-        let bind_unix = |path: &Path| wait(key, address, PATIENCE, || UnixSocket::bind(path, *mode));
-        match (address, listener.is_api_port()) {
-            (ListenAddress::Tcp(tcp), false) => clients.push(ListenerOptions {
-                bind: Bind::Tcp(*tcp, *ipv6_only),
-                addresses: *proxy_protocol || config.needs_addresses(),
-            }),
-            (ListenAddress::Unix(path), false) => clients.push(bind_unix(path)?.into()),
-            (ListenAddress::Tcp(tcp), true) => {
-                let socket = wait(key, address, PATIENCE, || bind(*tcp, *ipv6_only))?;
-                socket.listen(BACKLOG)?;
-                api.push(ApiSocket::tcp(socket.into())?);
-            }
-            (ListenAddress::Unix(path), true) => {
-                let socket = bind_unix(path)?;
-                api.push(ApiSocket::unix(socket.listener()?, address.clone(), socket));
-            }
-        }
-    }
-    Ok((clients, api))
+    let mut places = Places::default();
+    all.iter().try_for_each(|listener| places.add(config, listener))?;
+    Ok(places)
 }
 
 /// Whether one could be bound, without waiting and without binding it.
@@ -127,7 +273,7 @@ fn bind(listen: SocketAddr, ipv6_only: Option<bool>) -> io::Result<Socket> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::{TcpListener, TcpStream};
+    use std::net::TcpStream;
 
     #[test]
     fn a_port_is_waited_for_and_one_that_stays_taken_is_refused() {
@@ -169,9 +315,9 @@ mod tests {
             .unwrap(),
             ..Config::default()
         };
-        let (prepared, api) = prepare(&config).unwrap();
-        assert!(api.is_empty());
-        assert_eq!(prepared[0].address(), address);
+        let prepared = prepare(&config).unwrap();
+        assert!(prepared.api.is_empty());
+        assert_eq!(prepared.clients[0].address(), address);
         ending.join().unwrap();
         drop(prepared);
         ensure_free("listen", &address).unwrap();

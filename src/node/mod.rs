@@ -9,6 +9,7 @@
 mod absences;
 mod activation;
 mod admission;
+mod announce;
 pub mod clock;
 pub mod doctor;
 mod harden;
@@ -21,8 +22,10 @@ mod reload;
 mod signals;
 mod tls;
 pub mod tokens;
+pub mod upgrade;
 
-use std::io::{self, Write as _};
+use std::cell::RefCell;
+use std::io;
 use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -30,7 +33,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::collector::Collector;
 
-use crate::base::address::{ListenAddress, Serves};
+use crate::base::address::ListenAddress;
 use crate::base::budget::Budget;
 use crate::base::debts::Debts;
 use crate::base::fault::Disconnect;
@@ -48,7 +51,7 @@ use crate::config::memory::request_bytes;
 use crate::config::paths::connect_status;
 use crate::config::places::Listener;
 use crate::config::reload::PlacedTunnel;
-use crate::config::{Config, DriverChoice, MemoryPlan, Shutdown};
+use crate::config::{Config, DriverChoice, MemoryPlan, Secret, Shutdown};
 use crate::control::random_id;
 use crate::control::reload::{Outcome, Told};
 use crate::control::{self, Control, ControlOptions, NotReady, ReloadBox};
@@ -59,10 +62,12 @@ use crate::driver::{Bind, Driver, DriverOptions, ListenerOptions, SocketOptions}
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::node::activation::Activated;
+use crate::node::announce::announce;
 use crate::node::limits::{Descriptors, Room};
 use crate::node::notify::Notify;
 use crate::node::reload::Reloader;
 use crate::node::tls::Certificates;
+use crate::node::upgrade::{Arriving, Asked, Leaving, Origin, Running, depart, interruption};
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
@@ -98,6 +103,8 @@ enum Incident {
     Signal(&'static str),
     /// The configuration is to be read again. Who asks hears what came of it; a signal asks without listening.
     Reload(Option<Told>),
+    /// Another process is to take the place of this one.
+    Upgrade(Asked),
     /// A shard cannot go on; nor can the node without it.
     ShardFailed(ShardId, String),
 }
@@ -106,13 +113,15 @@ enum Incident {
 type Incidents = mpsc::Receiver<Incident>;
 
 /// Serves until a signal ends it.
-pub fn run(start: Start) -> ExitCode {
+pub fn run(mut start: Start) -> ExitCode {
     harden::drop_what_is_not_needed();
     if let Err(problem) = crate::telemetry::init(&start.config.log) {
         eprintln!("trunkline: {problem}");
         return ExitCode::from(2);
     }
-    let code = match serve(&start) {
+    // Before its file can be another one.
+    let origin = Origin::find();
+    let code = match origin.and_then(|origin| follow(&mut start, &origin)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error}");
@@ -123,7 +132,31 @@ pub fn run(start: Start) -> ExitCode {
     code
 }
 
-fn serve(start: &Start) -> io::Result<()> {
+/// Serves, in the place of another process if there is one.
+fn follow(start: &mut Start, origin: &Origin) -> io::Result<()> {
+    let Some(wire) = upgrade::inherited() else { return serve(start, origin, &mut None) };
+    let greeted = Arriving::greet(wire?, start.config.shard_count());
+    let served = greeted.map_err(|fault| upgrade::error_of(&fault)).and_then(|before| {
+        // The page that is open in a browser shows it.
+        if let Some(key) = &before.node.development_key
+            && start.config.is_development()
+        {
+            start.config.api.key = Some(Secret::new(&**key));
+        }
+        let mut before = Some(before);
+        let served = serve(start, origin, &mut before);
+        if let (Err(error), Some(before)) = (&served, &before) {
+            before.refuse(&error.to_string());
+        }
+        served
+    });
+    match served {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Err(upgrade::start_over(origin)),
+        served => served,
+    }
+}
+
+fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::Result<()> {
     let notify = Arc::new(Notify::from_env());
     let Start { config, warnings, plan, .. } = start;
     for warning in warnings {
@@ -139,11 +172,15 @@ fn serve(start: &Start) -> io::Result<()> {
     let room = Room::new(config, chosen, plan.connections_max, descriptors.limit);
     limits::say(plan.connections_max, room, descriptors, shards);
 
-    let (listeners, api) = match Activated::from_env()? {
-        Some(activated) => activated.prepare(config)?,
-        None => listener::prepare(config)?,
+    let mut places = match before {
+        Some(before) => listener::inherit(config, std::mem::take(&mut before.listeners))?,
+        None => match Activated::from_env()? {
+            Some(activated) => activated.prepare(config)?.into(),
+            None => listener::prepare(config)?,
+        },
     };
-    let mut options = driver_options(config, room, listeners);
+    let files = places.files();
+    let options = driver_options(config, room, Vec::new());
     // Before any thread is started: they inherit it. Shards that share cpus would only interrupt each other: with 54 on two
     // cpus a connection cost a fifth more.
     let cpus = thread::available_parallelism().map_or(1, usize::from);
@@ -156,42 +193,60 @@ fn serve(start: &Start) -> io::Result<()> {
     let inboxes: Arc<[Arc<Inbox>]> =
         (0..shards).map(|_| Arc::new(Inbox::new(config.limits.inbox_messages))).collect();
     let router = Router::new(inboxes, secret::words()?);
-    let client_ids = ClientIds::random()?;
+    let client_ids = match before {
+        Some(before) => upgrade::client_ids(&before.node)?,
+        None => ClientIds::random()?,
+    };
     let router = router.with_client_ids(client_ids.clone());
     let tokens = tokens::Tokens::new(&config.client, &[]).map_err(io::Error::other)?;
     let certificates = Certificates::new(config)?;
-    let uid = random_id()?.to_string();
+    let uid = match before {
+        Some(before) => before.node.uid.to_string(),
+        None => random_id()?.to_string(),
+    };
     let mut shard_options =
         shard_options(config, tokens.verifier.clone(), plan, room, certificates.as_ref())?;
     shard_options.node_uid = uid.as_str().into();
     let shard_options = Arc::new(shard_options);
     limits::watch(&shard_options, config.address_mask)?;
     // A shard says two things at most, the signals and the API each what fits beside.
-    let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 4);
+    let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 5);
     let reload = {
         let incidents = incidents.clone();
         move |told| incidents.try_send(Incident::Reload(Some(told))).is_ok()
     };
+    let upgrades = upgrade::Counts::default();
+    if let Some(before) = before {
+        upgrades.restore(&before.node.upgrades);
+    }
+    let mut collectors = collectors(config, certificates.as_ref(), &shard_options);
+    collectors.push(Arc::new(upgrades.clone()));
     let control_options = ControlOptions {
         issuers: tokens.issuers.clone(),
         uid: Some(uid),
         reload: Some(ReloadBox(Arc::new(reload))),
-        collectors: collectors(config, certificates.as_ref(), &shard_options),
+        collectors,
+        held: before.is_some(),
         ..ControlOptions::new(config)
     };
     if let Some(certificates) = &certificates {
         certificates.watch()?;
     }
-    let control = control::start(control_options, router.clone(), api)?;
+    let control = control::start(control_options, router.clone(), std::mem::take(&mut places.api))?;
 
+    let running = Running::default();
     // Before anybody can know that this runs: a signal must not find the default action.
-    signals::watch(incidents.clone())?;
+    signals::watch(incidents.clone(), running.clone())?;
     let mut threads = Vec::new();
     for id in router.every_shard() {
         let seat = Seat {
             id,
             chosen,
-            driver: options.clone(),
+            driver: DriverOptions {
+                listeners: places.of_shard(id.index(), usize::from(shards)),
+                ..options.clone()
+            },
+            adopts: before.is_some(),
             options: Arc::clone(&shard_options),
             router: router.clone(),
             client_ids: client_ids.clone(),
@@ -208,7 +263,7 @@ fn serve(start: &Start) -> io::Result<()> {
         }
         match incident {
             Incident::Ready(bound) => {
-                for (listener, address) in options.listeners.iter_mut().zip(&bound) {
+                for (listener, address) in places.clients.iter_mut().zip(&bound) {
                     if let (Bind::Tcp(at, _), Some(bound)) = (&mut listener.bind, address.tcp()) {
                         *at = bound;
                     }
@@ -216,16 +271,25 @@ fn serve(start: &Start) -> io::Result<()> {
             }
             Incident::ShardFailed(id, problem) => return Err(failed(id, &problem)),
             Incident::Signal(_) | Incident::Reload(_) => return Ok(()),
+            Incident::Upgrade(asked) => asked.failed("the node has not started yet"),
         }
     }
-    let clients: Vec<ListenAddress> = options.listeners.iter().map(ListenerOptions::address).collect();
+    let clients: Vec<ListenAddress> = places.clients.iter().map(ListenerOptions::address).collect();
+    // A unix socket is closed with the last who shares it: the shards' end must be the end of it.
+    drop(places);
+    if let Some(before) = before.take() {
+        before.take_over(&router, &control, &upgrades).map_err(|fault| upgrade::error_of(&fault))?;
+        files.lend(false);
+    }
+    upgrade::listen(running, {
+        let incidents = incidents.clone();
+        move |asked| incidents.try_send(Incident::Upgrade(asked)).is_ok()
+    })?;
     control.readiness().set(NotReady::Starting, false);
     pulse::watch(router.clone(), Arc::clone(control.readiness()), Arc::clone(&notify))?;
     announce(config, &clients, control.api_addrs())?;
     notify.ready("serves");
 
-    // A unix socket is closed with the last who shares it: the shards' end must be the end of it.
-    drop(options);
     drop(incidents);
     let live = Arc::clone(control.live());
     let mut reloader = Reloader::new(
@@ -238,9 +302,36 @@ fn serve(start: &Start) -> io::Result<()> {
         live,
         (self::shard_options, tunnel_options),
     );
+    let (mut held, mut attempt) = (None, 0);
     let outcome = loop {
-        match happened.recv().map_err(io::Error::other)? {
+        let incident = match held.take() {
+            Some(incident) => incident,
+            None => happened.recv().map_err(io::Error::other)?,
+        };
+        match incident {
             Incident::Ready(_) => {}
+            Incident::Upgrade(asked) => {
+                let next = RefCell::new(None);
+                attempt += 1;
+                let leaving = Leaving {
+                    router: &router,
+                    control: &control,
+                    origin,
+                    node: upgrade::node_record(config, &control, &client_ids),
+                    attempt,
+                    counts: &upgrades,
+                    listeners: upgrade::listener_records(config, &clients),
+                    interrupted: &|| interruption(&happened, &next),
+                };
+                match leaving.run(&asked) {
+                    Ok(moved) => depart(&asked, &moved, &router, &control, &files, &threads),
+                    Err(fault) => {
+                        upgrades.failed(fault.result);
+                        asked.failed(&fault.problem);
+                    }
+                }
+                held = next.into_inner();
+            }
             Incident::Signal(name) => {
                 let Shutdown { delay, drain, grace } = *reloader.shutdown();
                 // At a terminal nobody wants to wait for clients.
@@ -344,6 +435,8 @@ struct Seat {
     id: ShardId,
     chosen: DriverChosen,
     driver: DriverOptions,
+    /// It begins with what the shards of another process held.
+    adopts: bool,
     options: Arc<ShardOptions>,
     router: Router,
     client_ids: ClientIds,
@@ -370,10 +463,11 @@ impl Seat {
     }
 
     fn tick<D: Driver>(self, driver: D) -> io::Result<()> {
-        let places = (0..self.driver.listeners.len() as u8).map(ListenerId);
+        let places = (0..self.options.listeners.len() as u8).map(ListenerId);
         let bound = places.map(|listener| driver.local_addr(listener)).collect();
-        let Seat { id, options, router, client_ids, control, prng, .. } = self;
-        let mut shard = Shard::new(id, driver, options, router, client_ids, Some(control), prng);
+        let Seat { id, adopts, options, router, client_ids, control, prng, .. } = self;
+        let make = if adopts { Shard::adopting } else { Shard::new };
+        let mut shard = make(id, driver, options, router, client_ids, Some(control), prng);
         let _ = self.incidents.send(Incident::Ready(bound));
         while shard.tick()? == Tick::Goes {}
         Ok(())
@@ -575,59 +669,4 @@ fn wall_ms(_now: Time) -> u64 {
 fn thread_time() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(used).unwrap_or_default()
-}
-
-/// Says where everything is: for people on stdout, for machines in the log.
-fn announce(config: &Config, all: &[ListenAddress], api: &[ListenAddress]) -> io::Result<()> {
-    let listeners = config.shard_listeners();
-    for (listener, address) in listeners.iter().zip(all) {
-        tracing::info!("listening on {address}{}", if listener.tls { " (TLS)" } else { "" });
-    }
-    for address in api {
-        tracing::info!("API listening on {address}");
-    }
-    let of = |unserved: Serves| {
-        let served = listeners.iter().zip(all).filter(move |(of, _)| of.serves != unserved);
-        served.map(|(of, address)| (address.clone(), of.tls)).collect::<Vec<_>>()
-    };
-    let clients = of(Serves::Api);
-    let shared = of(Serves::Clients);
-    let url = |scheme: &str, (address, tls): &(ListenAddress, bool), path: &str| match address {
-        ListenAddress::Tcp(address) => format!("{scheme}{}://{address}{path}", if *tls { "s" } else { "" }),
-        // No scheme of its own is in common use for it: the socket, and the path of the request.
-        ListenAddress::Unix(_) => format!("{address} {path}"),
-    };
-    let api_at = {
-        let all: Vec<_> = api.iter().map(|address| (address.clone(), false)).chain(shared).collect();
-        let port = all.iter().find(|(address, _)| address.tcp().is_some());
-        port.or(all.first()).unwrap_or(&clients[0]).clone()
-    };
-    let mut out = io::stdout().lock();
-    writeln!(out, "trunkline {} is ready", env!("CARGO_PKG_VERSION"))?;
-    for place in &clients {
-        writeln!(out, "  clients  {}", url("ws", place, "/connection/websocket"))?;
-    }
-    for tunnel in &config.tunnel {
-        writeln!(out, "  tunnel   {}", url("ws", &clients[0], &format!("/tunnel/{}", tunnel.name)))?;
-    }
-    writeln!(out, "  API      {}", url("http", &api_at, "/api"))?;
-    if config.is_development()
-        && let Some(key) = &config.api.key
-    {
-        writeln!(out, "  page     {}", url("http", &clients[0], "/"))?;
-        writeln!(out, "  key      {}   (development: a new one at each start)", key.reveal())?;
-        writeln!(out, "Publish to everyone subscribed to the channel \"demo\", the page for one:")?;
-        let publish = match &api_at.0 {
-            ListenAddress::Tcp(_) => url("http", &api_at, "/api/publish"),
-            ListenAddress::Unix(path) => {
-                format!("--unix-socket {} http://localhost/api/publish", path.display())
-            }
-        };
-        writeln!(
-            out,
-            "  curl -X POST {publish} -H 'X-API-Key: {}' -d '{{\"channel\":\"demo\",\"data\":{{\"text\":\"hello\"}}}}'",
-            key.reveal()
-        )?;
-    }
-    out.flush()
 }

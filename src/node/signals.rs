@@ -1,7 +1,7 @@
 //! What the node does about signals.
 //!
-//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has the configuration and certificates read again.
-//! SIGUSR1 and SIGUSR2 do nothing and are logged.
+//! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has the configuration and certificates read again,
+//! SIGUSR2 asks for an upgrade. SIGUSR1 does nothing and is logged.
 //! SIGQUIT keeps the system's way: the process ends at once.
 
 use std::io;
@@ -11,12 +11,13 @@ use std::thread;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Incident;
+use super::upgrade::{Asked, Running};
 
 /// Signals that come meanwhile reach the node by `incidents`.
 ///
 /// # Errors
 /// When no handler can be installed, or no thread started.
-pub fn watch(incidents: mpsc::SyncSender<Incident>) -> io::Result<()> {
+pub fn watch(incidents: mpsc::SyncSender<Incident>, upgrades: Running) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut watched = {
         let _inside = runtime.enter();
@@ -27,6 +28,7 @@ pub fn watch(incidents: mpsc::SyncSender<Incident>) -> io::Result<()> {
             user_1: signal(SignalKind::user_defined1())?,
             user_2: signal(SignalKind::user_defined2())?,
             incidents: incidents.clone(),
+            upgrades,
         }
     };
     thread::Builder::new().name("signals".into()).spawn(move || {
@@ -46,6 +48,7 @@ struct Watched {
     user_1: Signal,
     user_2: Signal,
     incidents: mpsc::SyncSender<Incident>,
+    upgrades: Running,
 }
 
 impl Watched {
@@ -63,7 +66,13 @@ impl Watched {
                     }
                 }
                 _ = self.user_1.recv() => "SIGUSR1 is ignored",
-                _ = self.user_2.recv() => "SIGUSR2 is ignored",
+                _ = self.user_2.recv() => {
+                    let asked = self.upgrades.start().map(Asked::by_signal).map(Incident::Upgrade);
+                    if asked.is_some_and(|asked| self.incidents.try_send(asked).is_ok()) {
+                        continue;
+                    }
+                    "SIGUSR2 is ignored: an upgrade is running already"
+                }
             };
             tracing::warn!("{ignored}");
         }

@@ -76,6 +76,17 @@ impl Router {
         self.inbox(shard).push_control(Mail::ControlRequest(Box::new(ask))).map_err(|_| Busy)
     }
 
+    /// As [`Router::ask`], and gives back what finds no room.
+    ///
+    /// # Errors
+    /// The request, when the inbox is full.
+    pub fn offer(&self, shard: ShardId, request: Box<ControlRequest>) -> Result<(), Box<ControlRequest>> {
+        match self.inbox(shard).push_control(Mail::ControlRequest(request)) {
+            Err(Mail::ControlRequest(request)) => Err(request),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     /// Asks the owner of the channel that the ask is about.
     ///
     /// # Errors

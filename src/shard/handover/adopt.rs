@@ -236,6 +236,9 @@ impl Core {
             let kept = held.push(&self.env.options.http.input, &link.unread);
             kept.map_err(|_| RecordFault::Impossible("room for input"))?;
             self.links.compression.unread.insert(sock, held);
+            if let Some(connection) = self.links.connections.get_mut(slot) {
+                connection.link.set_awaits_inflating(true);
+            }
         }
         if let Some(due) = record.due {
             let due = tick_after(due.at(now), 0);

@@ -51,16 +51,14 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let sock = connection.link.sock(slot);
         let lag = connection.link.lag.as_deref();
-        let (blocked, read_paused) =
-            (lag.is_some_and(|lag| lag.blocked), lag.is_some_and(|lag| lag.read_paused));
+        let blocked = lag.is_some_and(|lag| lag.blocked);
         if lag.is_some_and(|lag| !lag.cursors.is_empty()) {
             self.delivery.catching_up.push(slot);
         }
         if blocked {
             self.links.actions.push(Action::WriteWatch(slot));
         }
-        let unread = !self.links.compression.unread.of(sock).is_empty();
-        if !read_paused && !unread && !connection.peer.input_is_paused() {
+        if connection.may_be_read() {
             self.links.actions.push(Action::ReadStart(slot));
         }
         if let Phase::Closing(end) = connection.link.phase

@@ -1,0 +1,238 @@
+//! The new process of an upgrade: it makes everything, takes over what the old one gives, and serves from the commit on.
+//!
+//! Inputs: the socket to the old process, the parts of this node. Outputs: a node that serves, or a [`WireFault`], after
+//! which this process must end without touching anything. Must not know: what is in a parcel.
+//!
+//! [`leave`](super::leave) draws the order of the messages.
+
+use std::os::fd::OwnedFd;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::counts::Counts;
+use super::fault::point;
+use super::request::TIMEOUT_MAX;
+use super::wire::{Message, PROTOCOL, Step, Wire, WireFault};
+use crate::base::ids::ShardId;
+use crate::control::Control;
+use crate::record::{
+    HelloRecord, ListenerRecord, ListenersRecord, NodeRecord, ParcelRecord, ParcelsPart, TotalsRecord,
+};
+use crate::shard::control_request::ControlRequest;
+use crate::shard::handover::{Counts as Moves, Destination, Order, Parcel, ParcelKind, Said, destination};
+use crate::shard::router::Router;
+
+/// How long a shard of this process may leave its inbox full, or may take to make everything ready.
+const SHARD_MAX: Duration = Duration::from_secs(60);
+
+/// Half of an upgrade: what is known before shards are made.
+pub struct Arriving {
+    wire: Wire,
+    /// Keys, ids and counts of the node.
+    pub node: NodeRecord,
+    /// What the old process listens on.
+    pub listeners: Vec<(ListenerRecord, OwnedFd)>,
+    began: Instant,
+}
+
+/// The old process has waited longer than any timeout: its own clock ends this first.
+fn patience() -> Instant {
+    Instant::now() + TIMEOUT_MAX
+}
+
+impl Arriving {
+    /// # Errors
+    /// The old process is not understood, or has given up.
+    pub fn greet(mut wire: Wire, shards: u16) -> Result<Arriving, WireFault> {
+        let began = Instant::now();
+        point("new.hello");
+        let theirs: HelloRecord = wire.expect(Step::Hello, patience())?.record()?;
+        let hello = HelloRecord {
+            protocol: PROTOCOL.into(),
+            build: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            shards,
+        };
+        wire.send_record(Step::Hello, &hello, patience())?;
+        tracing::info!(
+            "taking over from process {} (trunkline {}, {} shards)",
+            theirs.pid,
+            theirs.build,
+            theirs.shards
+        );
+        let node = wire.expect(Step::Node, patience())?.record()?;
+        let mut listeners = Vec::new();
+        loop {
+            let message = wire.receive(patience())?;
+            match message.step {
+                Step::ListenersEnd => break,
+                Step::Listeners => {
+                    let record: ListenersRecord = message.record()?;
+                    if record.listeners.len() != message.descriptors.len() {
+                        return Err(WireFault::DescriptorsLost);
+                    }
+                    listeners.extend(record.listeners.into_iter().zip(message.descriptors));
+                }
+                _ => return Err(WireFault::Malformed("a step out of order")),
+            }
+        }
+        point("new.listeners");
+        Ok(Arriving { wire, node, listeners, began })
+    }
+
+    /// Says why this process cannot follow. It ends behind this.
+    pub fn refuse(&self, problem: &str) {
+        let _ = self.wire.send(Step::Refused, problem.as_bytes(), &[], Instant::now() + SHARD_MAX);
+    }
+
+    /// Takes everything, and returns when this process serves.
+    ///
+    /// # Errors
+    /// The old process goes on: this one must end, and leave everything as it is.
+    pub fn take_over(mut self, router: &Router, control: &Control, counts: &Counts) -> Result<(), WireFault> {
+        let taken = self.take(router, control);
+        match taken {
+            Ok((totals, connections)) => self.serve(router, control, counts, totals, connections),
+            Err(fault) => {
+                self.refuse(&fault.to_string());
+                Err(fault)
+            }
+        }
+    }
+
+    fn take(
+        &mut self,
+        router: &Router,
+        control: &Control,
+    ) -> Result<((TotalsRecord, Instant), Vec<OwnedFd>), WireFault> {
+        self.wire.send(Step::Ready, b"", &[], patience())?;
+        let (mut parcels, mut connections) = (0, Vec::new());
+        let totals = loop {
+            let message = self.wire.receive(patience())?;
+            match message.step {
+                Step::Parcels => {
+                    parcels += place(router, message)?;
+                    point("new.parcels");
+                    self.wire.send(Step::Ack, b"", &[], patience())?;
+                }
+                Step::Control => control.take_record(&message.body)?,
+                Step::ApiConnections => connections.extend(message.descriptors),
+                Step::Complete => break message.record::<TotalsRecord>()?,
+                _ => return Err(WireFault::Malformed("a step out of order")),
+            }
+        };
+        let received = Instant::now();
+        let moves = arm(router)?;
+        control.settle()?;
+        point("new.adopted");
+        let adopted =
+            TotalsRecord { parcels, peers: moves.peers, channels: moves.channels, ..totals.clone() };
+        self.wire.send_record(Step::Adopted, &adopted, patience())?;
+        self.wire.expect(Step::Commit, patience())?;
+        point("new.commit");
+        // Whether or not the old process still hears it: it is this one's now.
+        let _ = self.wire.send(Step::Committed, b"", &[], patience());
+        Ok(((totals, received), connections))
+    }
+
+    /// Nothing can fail any more in a way that another process could mend.
+    fn serve(
+        self,
+        router: &Router,
+        control: &Control,
+        counts: &Counts,
+        (totals, received): (TotalsRecord, Instant),
+        connections: Vec<OwnedFd>,
+    ) -> Result<(), WireFault> {
+        point("new.committed");
+        order_each(router, || Order::Resume)?;
+        control.open(connections);
+        let silence = Duration::from_micros(totals.silence_us) + received.elapsed();
+        counts.done(totals.peers, totals.left_behind, self.began.elapsed(), silence);
+        // It may have ended at the word before this one.
+        let _ = self.wire.send(Step::Serving, b"", &[], Instant::now() + SHARD_MAX);
+        tracing::info!(
+            "took over {} connections and {} channels; clients waited {} ms",
+            totals.peers,
+            totals.channels,
+            silence.as_millis()
+        );
+        Ok(())
+    }
+}
+
+/// Gives the parcels of a message to the shards that they are for.
+fn place(router: &Router, message: Message) -> Result<u64, WireFault> {
+    let part: ParcelsPart = message.record()?;
+    let mut descriptors = message.descriptors.into_iter();
+    let count = part.parcels.len() as u64;
+    for ParcelRecord { kind, has_descriptor, record } in part.parcels {
+        let kind =
+            ParcelKind::from_number(kind).ok_or(WireFault::Malformed("a parcel of an unknown kind"))?;
+        let fd = match has_descriptor {
+            true => Some(descriptors.next().ok_or(WireFault::DescriptorsLost)?),
+            false => None,
+        };
+        let parcel = Parcel { kind, record: record.into(), fd };
+        match destination(&parcel, router)? {
+            Destination::One(shard) => adopt(router, shard, parcel)?,
+            Destination::Every => {
+                for shard in router.every_shard() {
+                    let copy = Parcel { kind, record: parcel.record.clone(), fd: None };
+                    adopt(router, shard, copy)?;
+                }
+            }
+        }
+    }
+    match descriptors.next() {
+        None => Ok(count),
+        Some(_) => Err(WireFault::Malformed("a descriptor of no parcel")),
+    }
+}
+
+fn adopt(router: &Router, shard: ShardId, parcel: Parcel) -> Result<(), WireFault> {
+    let mut request = Some(Box::new(ControlRequest::Handover(Order::Adopt(parcel))));
+    let until = Instant::now() + SHARD_MAX;
+    loop {
+        match request.take().map(|request| router.offer(shard, request)) {
+            Some(Err(back)) if Instant::now() < until => {
+                request = Some(back);
+                thread::sleep(Duration::from_micros(200));
+            }
+            Some(Err(_)) => return Err(WireFault::TimedOut),
+            Some(Ok(())) | None => return Ok(()),
+        }
+    }
+}
+
+/// Every shard makes its connections ready, and says how many it has.
+fn arm(router: &Router) -> Result<Moves, WireFault> {
+    let (outlet, said) = mpsc::sync_channel(router.shards());
+    order_each(router, || Order::Arm(outlet.clone()))?;
+    let mut moves = Moves::default();
+    for _ in 0..router.shards() {
+        match said.recv_timeout(SHARD_MAX) {
+            Ok((_, Said::Armed(counts))) => moves += counts,
+            Ok((shard, Said::Failed(problem))) => {
+                return Err(WireFault::Refused(format!("shard {}: {problem}", shard.0)));
+            }
+            Ok(_) => return Err(WireFault::Malformed("what a shard says")),
+            Err(_) => return Err(WireFault::TimedOut),
+        }
+    }
+    Ok(moves)
+}
+
+fn order_each(router: &Router, order: impl Fn() -> Order) -> Result<(), WireFault> {
+    let until = Instant::now() + SHARD_MAX;
+    for shard in router.every_shard() {
+        while router.ask(shard, ControlRequest::Handover(order())).is_err() {
+            if Instant::now() >= until {
+                return Err(WireFault::TimedOut);
+            }
+            thread::sleep(Duration::from_micros(200));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! What ends an upgrade in the old process: something else that happens, or the new process that serves.
+
+use std::cell::RefCell;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::leave::Moved;
+use super::request::Asked;
+use crate::control::Control;
+use crate::node::notify::Notify;
+use crate::node::{Incident, Incidents, LOG_PATIENCE, failed, listener};
+use crate::shard::control_request::ControlRequest;
+use crate::shard::handover::Order;
+use crate::shard::router::Router;
+
+/// How long shards may take to close what could not move.
+const DEPART_MAX: Duration = Duration::from_secs(1);
+
+/// Why an upgrade is not wanted any more: something else has happened, which is kept for later.
+pub(in crate::node) fn interruption(
+    happened: &Incidents,
+    next: &RefCell<Option<Incident>>,
+) -> Option<String> {
+    let mut next = next.borrow_mut();
+    while next.is_none() {
+        match happened.try_recv().ok()? {
+            Incident::Ready(_) | Incident::Upgrade(_) | Incident::Reload(None) => {}
+            incident => *next = Some(incident),
+        }
+    }
+    match next.as_ref()? {
+        Incident::Signal(name) => Some(format!("{name} came")),
+        Incident::ShardFailed(id, problem) => Some(failed(*id, problem).to_string()),
+        Incident::Reload(_) => Some("the configuration is to be read again".into()),
+        Incident::Ready(_) | Incident::Upgrade(_) => None,
+    }
+}
+
+/// The end of a process in whose place another one serves: it closes what could not move, and nothing that could.
+pub(in crate::node) fn depart(
+    asked: &Asked,
+    moved: &Moved,
+    router: &Router,
+    control: &Control,
+    files: &listener::Files,
+    threads: &[thread::JoinHandle<()>],
+) -> ! {
+    files.lend(true);
+    control.leave();
+    Notify::from_env().main_pid(moved.pid);
+    for id in router.every_shard() {
+        // A full inbox empties soon, and a shard that does not end is ended with the process.
+        let _ = router.ask(id, ControlRequest::Handover(Order::Commit));
+    }
+    asked.done(&moved.to_string());
+    let until = Instant::now() + DEPART_MAX;
+    while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
+    }
+    crate::telemetry::flush(LOG_PATIENCE);
+    // Without destructors: what they would close is the other process's.
+    std::process::exit(0)
+}

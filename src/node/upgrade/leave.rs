@@ -1,0 +1,424 @@
+//! The old process of an upgrade: it gives away what it holds, and takes it back when anything goes wrong.
+//!
+//! Inputs: a request, the parts of this node. Outputs: [`Moved`], after which this process must end, or a [`Fault`], after
+//! which everything is as before. Must not know: what is in a parcel.
+//!
+//! ```text
+//!  start the new one ▶ Hello ◀▶ Hello ▶ Node, Listeners ◀ Ready             clients are served here
+//!  ▶ Parcels … ◀ Ack … ▶ Control, ApiConnections, Complete ◀ Adopted        clients wait
+//!  ▶ Commit ◀ Committed                                                     the commit point: the new one has read it
+//!  ◀ Serving                                                                clients are served there
+//! ```
+//! Before `Committed` the new process has not touched a socket; it is killed before anything goes on here.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::counts::Counts;
+use super::fault::point;
+use super::request::Asked;
+use super::successor::{Origin, Successor};
+use super::wire::{DESCRIPTORS_MAX, Message, PROTOCOL, Step, WireFault};
+use crate::base::ids::ShardId;
+use crate::control::{Control, EventsHeld};
+use crate::record::{
+    self, HelloRecord, ListenersRecord, NodeRecord, ParcelRecord, ParcelsPart, TotalsRecord,
+};
+use crate::shard::control_request::ControlRequest;
+use crate::shard::handover::{Counts as Moves, Order, Said};
+use crate::shard::router::Router;
+
+/// Messages of parcels that may be under way: eight times 253 descriptors, far below any limit of open files that a node
+/// of that size has, and enough that neither process waits for the other.
+const WINDOW: usize = 8;
+/// Bytes after which a message of parcels is sent.
+const BATCH_BYTES: usize = 128 * 1024;
+/// What shards may have said that is not on its way yet, in parcels.
+const OUTLET_MAX: usize = 4096;
+/// How often it is looked whether this process is to end.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long shards may take to go on here.
+const ABORT_MAX: Duration = Duration::from_secs(10);
+/// How long the new process may take to say that it has read the commit, and then that it serves.
+const COMMIT_MAX: Duration = Duration::from_secs(10);
+
+/// Why everything stays here.
+#[derive(Debug)]
+pub struct Fault {
+    /// One of [`RESULTS`](super::counts::RESULTS).
+    pub result: &'static str,
+    pub problem: String,
+}
+
+fn fault(result: &'static str, problem: impl Into<String>) -> Fault {
+    Fault { result, problem: problem.into() }
+}
+
+/// The new process serves.
+#[derive(Debug)]
+pub struct Moved {
+    pub pid: u32,
+    pub build: Box<str>,
+    pub totals: Moves,
+    pub silence: Duration,
+    pub duration: Duration,
+}
+
+/// The parts of a node that are given away.
+pub struct Leaving<'n> {
+    pub router: &'n Router,
+    pub control: &'n Control,
+    pub origin: &'n Origin,
+    pub node: NodeRecord,
+    /// A number greater than those of the attempts before, in this process.
+    pub attempt: u32,
+    /// Of all processes: the next one counts on.
+    pub counts: &'n Counts,
+    /// Where shards listen, and what the configuration says of it.
+    pub listeners: Vec<record::ListenerRecord>,
+    /// Why this process is to end, if it is.
+    pub interrupted: &'n dyn Fn() -> Option<String>,
+}
+
+impl Leaving<'_> {
+    /// # Errors
+    /// Everything is as before.
+    pub fn run(&self, asked: &Asked) -> Result<Moved, Fault> {
+        let began = Instant::now();
+        let until = began + asked.request.timeout();
+        let mut successor =
+            Successor::start(self.origin, &asked.request).map_err(|problem| fault("start", problem))?;
+        let greeted = self.greet(&mut successor, asked, until);
+        let build = greeted.map_err(|cause| cause.told(&mut successor))?;
+
+        let frozen = Instant::now();
+        let (outlet, said) = mpsc::sync_channel(OUTLET_MAX);
+        let connections = self.control.hold();
+        let mut moving = Moving { leaving: self, outlet, said, events: None, frozen, until };
+        let moved = moving.run(&mut successor, &connections);
+        drop(connections);
+        match moved {
+            Ok(totals) => {
+                let pid = successor.pid();
+                successor.let_go();
+                Ok(Moved { pid, build, totals, silence: frozen.elapsed(), duration: began.elapsed() })
+            }
+            Err(cause) => {
+                let fault = cause.told(&mut successor);
+                // Before a socket is touched here again.
+                drop(successor);
+                moving.undo();
+                Err(fault)
+            }
+        }
+    }
+
+    /// Everything that can be done while clients are served.
+    fn greet(&self, successor: &mut Successor, asked: &Asked, until: Instant) -> Result<Box<str>, Cause> {
+        asked.progress(&format!("process {} is started", successor.pid()));
+        point("old.hello");
+        let hello = HelloRecord {
+            protocol: PROTOCOL.into(),
+            build: env!("CARGO_PKG_VERSION").into(),
+            pid: process::id(),
+            shards: self.router.shards() as u16,
+        };
+        successor.wire.send_record(Step::Hello, &hello, until)?;
+        let theirs: HelloRecord = self.expect(successor, Step::Hello, until)?.record()?;
+        if theirs.protocol != u16::from(PROTOCOL) {
+            let problem =
+                format!("it speaks version {} of the handover, this one {PROTOCOL}", theirs.protocol);
+            return Err(fault("refused", problem).into());
+        }
+        asked.progress(&format!(
+            "trunkline {} has read its configuration and starts {} shards",
+            theirs.build, theirs.shards
+        ));
+        point("old.listeners");
+        let node = NodeRecord { upgrades: self.counts.to_record(), ..self.node.clone() };
+        successor.wire.send_record(Step::Node, &node, until)?;
+        self.send_listeners(successor, until)?;
+        self.expect(successor, Step::Ready, until)?;
+        asked.progress("it is ready: connections move");
+        point("old.ready");
+        Ok(theirs.build)
+    }
+
+    /// Every socket that listens: of each shard, then of the API alone.
+    fn send_listeners(&self, successor: &Successor, until: Instant) -> Result<(), Cause> {
+        let (outlet, said) = mpsc::sync_channel(self.router.shards());
+        self.order_each(until, || Order::Listeners(outlet.clone()))?;
+        drop(outlet);
+        let mut all: Vec<(record::ListenerRecord, OwnedFd)> = Vec::new();
+        for _ in 0..self.router.shards() {
+            let left = until.saturating_duration_since(Instant::now());
+            match said.recv_timeout(left) {
+                Ok((_, Said::Listeners(sockets))) => {
+                    for (place, socket) in sockets {
+                        if let Some(listener) = self.listeners.get(place.index()) {
+                            all.push((listener.clone(), socket));
+                        }
+                    }
+                }
+                Ok((shard, said)) => {
+                    return Err(
+                        fault("failed", format!("shard {} gave no listeners: {said:?}", shard.0)).into()
+                    );
+                }
+                Err(_) => return Err(fault("timeout", "a shard gave no listeners in time").into()),
+            }
+        }
+        let api = self.control.api_listeners().map_err(WireFault::Io)?;
+        all.extend(api.into_iter().map(|(address, socket)| {
+            let address: Box<str> = address.to_string().into();
+            let listener = record::ListenerRecord {
+                configured: address.clone(),
+                address,
+                serves: record::ListenerUse::Api,
+            };
+            (listener, socket)
+        }));
+        for some in all.chunks(DESCRIPTORS_MAX) {
+            let listeners = some.iter().map(|(listener, _)| listener.clone()).collect();
+            let mut body = Vec::new();
+            record::write(&ListenersRecord { listeners }, &mut body).map_err(WireFault::Record)?;
+            let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(|(_, socket)| socket.as_fd()).collect();
+            successor.wire.send(Step::Listeners, &body, &descriptors, until)?;
+        }
+        Ok(successor.wire.send(Step::ListenersEnd, b"", &[], until)?)
+    }
+
+    /// The next message of the new process, unless this one is to end.
+    fn expect(&self, successor: &mut Successor, step: Step, until: Instant) -> Result<Message, Cause> {
+        loop {
+            self.ensure_wanted()?;
+            match successor.wire.try_receive()? {
+                Some(message) if message.step == step => return Ok(message),
+                Some(_) => return Err(WireFault::Malformed("a step out of order").into()),
+                None if Instant::now() >= until => return Err(WireFault::TimedOut.into()),
+                None => successor.wire.wait_readable(until.min(Instant::now() + LOOK))?,
+            };
+        }
+    }
+
+    fn ensure_wanted(&self) -> Result<(), Cause> {
+        match (self.interrupted)() {
+            Some(problem) => Err(fault("interrupted", problem).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives every shard an order: an inbox that is full empties while its shard runs.
+    fn order_each(&self, until: Instant, order: impl Fn() -> Order) -> Result<(), Cause> {
+        for shard in self.router.every_shard() {
+            while self.router.ask(shard, ControlRequest::Handover(order())).is_err() {
+                if Instant::now() >= until {
+                    return Err(fault("timeout", format!("the inbox of shard {} stays full", shard.0)).into());
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What goes wrong on the way.
+enum Cause {
+    Fault(Fault),
+    Wire(WireFault),
+}
+
+impl Cause {
+    fn told(self, successor: &mut Successor) -> Fault {
+        match self {
+            Cause::Fault(fault) => fault,
+            Cause::Wire(wire) => {
+                let result = match &wire {
+                    WireFault::TimedOut => "timeout",
+                    WireFault::Refused(_) | WireFault::Version(_) => "refused",
+                    _ => "failed",
+                };
+                fault(result, successor.explain(&wire))
+            }
+        }
+    }
+}
+
+impl From<Fault> for Cause {
+    fn from(fault: Fault) -> Cause {
+        Cause::Fault(fault)
+    }
+}
+
+impl From<WireFault> for Cause {
+    fn from(fault: WireFault) -> Cause {
+        Cause::Wire(fault)
+    }
+}
+
+/// From the first order to shards on.
+struct Moving<'l, 'n> {
+    leaving: &'l Leaving<'n>,
+    outlet: SyncSender<(ShardId, Said)>,
+    /// Bound: [`OUTLET_MAX`].
+    said: Receiver<(ShardId, Said)>,
+    events: Option<EventsHeld>,
+    frozen: Instant,
+    until: Instant,
+}
+
+/// Parcels for one message.
+#[derive(Default)]
+struct Batch {
+    parcels: Vec<ParcelRecord>,
+    descriptors: Vec<OwnedFd>,
+    bytes: usize,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.bytes >= BATCH_BYTES || self.descriptors.len() == DESCRIPTORS_MAX
+    }
+
+    fn add(&mut self, parcel: crate::shard::handover::Parcel) {
+        self.bytes += parcel.record.len();
+        self.parcels.push(ParcelRecord {
+            kind: parcel.kind as u8,
+            has_descriptor: parcel.fd.is_some(),
+            record: parcel.record.into(),
+        });
+        self.descriptors.extend(parcel.fd);
+    }
+}
+
+impl Moving<'_, '_> {
+    fn run(&mut self, successor: &mut Successor, connections: &[OwnedFd]) -> Result<Moves, Cause> {
+        let Moving { leaving, until, .. } = *self;
+        leaving
+            .order_each(until, || Order::Begin { outlet: self.outlet.clone(), attempt: leaving.attempt })?;
+        let (moves, parcels) = self.send_parcels(successor)?;
+        point("old.parcels");
+
+        self.events = Some(leaving.control.hold_events());
+        for record in leaving.control.records().map_err(WireFault::Record)? {
+            successor.wire.send(Step::Control, &record, &[], until)?;
+        }
+        for some in connections.chunks(DESCRIPTORS_MAX) {
+            let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
+            successor.wire.send(Step::ApiConnections, b"", &descriptors, until)?;
+        }
+        let Moves { peers, channels, users, left_behind } = moves;
+        let silence_us = self.frozen.elapsed().as_micros() as u64;
+        let totals = TotalsRecord { parcels, peers, left_behind, channels, users, silence_us };
+        successor.wire.send_record(Step::Complete, &totals, until)?;
+        point("old.complete");
+        let theirs: TotalsRecord = leaving.expect(successor, Step::Adopted, until)?.record()?;
+        if (theirs.parcels, theirs.peers) != (parcels, peers) {
+            let problem = format!(
+                "of {parcels} parcels and {peers} connections {} and {} have arrived",
+                theirs.parcels, theirs.peers
+            );
+            return Err(fault("failed", problem).into());
+        }
+        leaving.ensure_wanted()?;
+        point("old.commit");
+        let until = Instant::now() + COMMIT_MAX;
+        successor.wire.send(Step::Commit, b"", &[], until)?;
+        point("old.committed");
+        successor.wire.expect(Step::Committed, until)?;
+        // Now it may have touched sockets. If it ends all the same, going on here is what is left.
+        successor.wire.expect(Step::Serving, until)?;
+        Ok(moves)
+    }
+
+    /// What shards say goes to the other process as it comes, a few messages ahead of what that one has taken.
+    fn send_parcels(&mut self, successor: &mut Successor) -> Result<(Moves, u64), Cause> {
+        let (mut moves, mut parcels, mut under_way) = (Moves::default(), 0, 0);
+        let mut open = self.leaving.router.shards();
+        let mut batch = Batch::default();
+        while open > 0 || !batch.parcels.is_empty() || under_way > 0 {
+            let said = match open {
+                0 => None,
+                _ if batch.is_full() => None,
+                // What is there goes out before anything is waited for.
+                _ if batch.parcels.is_empty() => match self.said.recv_timeout(LOOK) {
+                    Ok(said) => Some(said),
+                    Err(RecvTimeoutError::Timeout) => None,
+                    Err(RecvTimeoutError::Disconnected) => unreachable!("an outlet is here"),
+                },
+                _ => self.said.try_recv().ok(),
+            };
+            match said {
+                Some((_, Said::Parcel(parcel))) => {
+                    parcels += 1;
+                    batch.add(parcel);
+                    if !batch.is_full() {
+                        continue;
+                    }
+                }
+                Some((_, Said::Done(counts))) => {
+                    moves += counts;
+                    open -= 1;
+                    continue;
+                }
+                Some((from, Said::Failed(problem))) => {
+                    return Err(fault("failed", format!("shard {}: {problem}", from.0)).into());
+                }
+                Some(_) | None => {}
+            }
+            self.leaving.ensure_wanted()?;
+            if Instant::now() >= self.until {
+                return Err(WireFault::TimedOut.into());
+            }
+            if !batch.parcels.is_empty() && under_way < WINDOW {
+                self.send_batch(successor, std::mem::take(&mut batch))?;
+                under_way += 1;
+            }
+            let must_wait = under_way == WINDOW || (open == 0 && batch.parcels.is_empty() && under_way > 0);
+            if must_wait {
+                successor.wire.wait_readable(Instant::now() + LOOK)?;
+            }
+            while let Some(message) = successor.wire.try_receive()? {
+                match message.step {
+                    Step::Ack if under_way > 0 => under_way -= 1,
+                    _ => return Err(WireFault::Malformed("a step out of order").into()),
+                }
+            }
+        }
+        Ok((moves, parcels))
+    }
+
+    fn send_batch(&self, successor: &Successor, batch: Batch) -> Result<(), Cause> {
+        let Batch { parcels, descriptors, .. } = batch;
+        let mut body = Vec::new();
+        record::write(&ParcelsPart { parcels }, &mut body).map_err(WireFault::Record)?;
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        // Our copies are closed behind this: those under way are the other's.
+        Ok(successor.wire.send(Step::Parcels, &body, &borrowed, self.until)?)
+    }
+
+    /// Shards, requests and events go on here.
+    fn undo(&mut self) {
+        let until = Instant::now() + ABORT_MAX;
+        if self.leaving.order_each(until, || Order::Abort).is_err() {
+            tracing::error!("a shard did not take the end of the upgrade");
+        }
+        let mut open = self.leaving.router.shards();
+        while open > 0 {
+            match self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok((_, Said::Aborted)) => open -= 1,
+                // Parcels that were not sent: their copies are closed here.
+                Ok(_) => {}
+                Err(_) => {
+                    tracing::error!("{open} shards did not say that they go on");
+                    break;
+                }
+            }
+        }
+        self.events = None;
+        self.leaving.control.release();
+    }
+}

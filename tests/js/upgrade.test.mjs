@@ -1,0 +1,219 @@
+// Another process takes the place of a running node: unmodified clients see nothing, and what fails changes nothing.
+
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { chmodSync, mkdtempSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { describe, test } from 'node:test';
+
+import { EventSource } from 'eventsource';
+import WebSocket from 'ws';
+
+import { Daemon, binary, configuration, drivers, toml } from './support/daemon.mjs';
+import { forms, sdk, subscribed } from './support/sdk.mjs';
+import { Backend } from './support/tunnel.mjs';
+import { pollLoop } from './support/unidirectional.mjs';
+import { sleep, until } from './support/wait.mjs';
+
+const folder = mkdtempSync(path.join(tmpdir(), 'trunkline-upgrade-'));
+const running = new Set();
+process.on('exit', () => running.forEach((pid) => { try { process.kill(pid, 'SIGKILL'); } catch { /* it has ended */ } }));
+
+/** A configuration file. */
+function file(name, config) {
+  const at = path.join(folder, name);
+  writeFileSync(at, typeof config === 'string' ? config : toml(config));
+  return at;
+}
+
+/** A program that does what the lines say. */
+function script(name, lines) {
+  const at = path.join(folder, name);
+  writeFileSync(at, `#!/bin/sh\n${lines}\n`);
+  chmodSync(at, 0o755);
+  return at;
+}
+
+/** Runs `trunkline upgrade`: its exit code, what it printed, and the process that serves behind it. */
+async function upgrade(pid, ...args) {
+  const child = spawn(binary, ['upgrade', '--pid', String(pid), ...args]);
+  const said = { out: '', error: '' };
+  child.stdout.setEncoding('utf8').on('data', (text) => (said.out += text));
+  child.stderr.setEncoding('utf8').on('data', (text) => (said.error += text));
+  said.code = await new Promise((resolve) => child.on('close', resolve));
+  const next = said.out.match(/process (\d+) \(trunkline \S+\) serves/)?.[1];
+  said.pid = next ? Number(next) : pid;
+  running.add(said.pid);
+  return said;
+}
+
+/** Publishes numbers from 1 on until it is stopped; gives how many. */
+function publisher(daemon, channel, pause) {
+  const state = { stopped: false, failures: [] };
+  const done = (async () => {
+    let published = 0;
+    while (!state.stopped) {
+      try {
+        await daemon.publish(channel, published + 1);
+        published += 1;
+      } catch (error) {
+        state.failures.push(String(error.cause ?? error));
+      }
+      await sleep(pause);
+    }
+    return published;
+  })();
+  return { failures: state.failures, stop: () => { state.stopped = true; return done; } };
+}
+
+const range = (to) => Array.from({ length: to }, (_, at) => at + 1);
+
+for (const driver of drivers) {
+  describe(`upgrade on ${driver}`, () => {
+    const config = (changes) => configuration({ driver, shards: 2, ...changes });
+
+    test('ten in a row under load, to other drivers and numbers of shards: every client has everything once', async () => {
+      const backend = await Backend.start();
+      const tunnel = [{ name: 'chat', endpoint: backend.url }];
+      const daemon = await Daemon.start({ config: config({ tunnel }), listen: '127.0.0.1:0' });
+      const files = [
+        file(`${driver}-three.toml`, config({ tunnel, shards: 3, driver: drivers.find((other) => other !== driver) })),
+        file(`${driver}-one.toml`, config({ tunnel, shards: 1 })),
+        file(`${driver}-two.toml`, config({ tunnel })),
+      ];
+      const clients = [];
+      const got = [];
+      for (let number = 0; number < 10; number += 1) {
+        const client = sdk(daemon.ws, { form: forms[number % forms.length] });
+        clients.push(client);
+        got.push((await subscribed(client, 'news')).seen.publications);
+      }
+      const events = new EventSource(`${daemon.http}/sse?channel=news`);
+      const heard = { events: [], polls: [], resets: 0, errors: 0 };
+      events.onmessage = (event) => heard.events.push(JSON.parse(event.data).data);
+      events.onerror = () => { heard.errors += 1; };
+      await until(() => events.readyState === EventSource.OPEN, 'the stream is open');
+      const poll = pollLoop(daemon.http, { channel: 'news' }, (message) => heard.polls.push(message.data), () => { heard.resets += 1; });
+      const plain = new WebSocket(`ws://${daemon.address}/tunnel/chat`);
+      const ended = [];
+      plain.on('close', (code) => ended.push(code));
+      await new Promise((resolve) => plain.once('open', resolve));
+      await sleep(200);
+      clients.forEach((client) => Object.values(client.log).forEach((list) => list.splice(0)));
+
+      const load = publisher(daemon, 'news', 2);
+      let { pid } = daemon;
+      for (let number = 0; number < 10; number += 1) {
+        await sleep(100);
+        const before = pid;
+        const said = await upgrade(pid, '--config', files[number % files.length]);
+        assert.equal(said.code, 0, said.out + said.error);
+        ({ pid } = said);
+        assert.notEqual(pid, before);
+      }
+      await sleep(100);
+      const published = await load.stop();
+      assert.deepEqual(load.failures, []);
+      await until(() => got.every((seen) => seen.length >= published), 'everything has come');
+      for (const [number, client] of clients.entries()) {
+        assert.deepEqual(got[number].map((publication) => publication.data), range(published));
+        const offsets = got[number].map((publication) => publication.offset);
+        assert.deepEqual(offsets, range(published).map((at) => at + offsets[0] - 1));
+        assert.deepEqual(client.log, { connecting: [], disconnected: [], errors: [] });
+      }
+      await until(() => heard.events.length >= published && heard.polls.length >= published, 'streams and polls have it');
+      assert.deepEqual(heard.events, range(published));
+      assert.deepEqual(heard.polls, range(published));
+      assert.deepEqual([heard.resets, heard.errors], [0, 0]);
+      const before = backend.asked.length;
+      plain.send('still here');
+      await until(() => backend.asked.length > before, 'the tunnel goes on');
+      assert.deepEqual(ended, []);
+
+      const metrics = await daemon.metrics();
+      assert.equal(metrics.get('trunkline_upgrade_total{result="done"}'), 10);
+      assert.equal(metrics.get('trunkline_upgrade_connections_closed_total'), 0);
+      poll.stop();
+      events.close();
+      plain.terminate();
+      clients.forEach((client) => client.disconnect());
+      process.kill(pid, 'SIGTERM');
+      assert.equal(await daemon.ended(), 0);
+      await backend.stop();
+    });
+
+    test('what fails is named and changes nothing', async () => {
+      const own = config();
+      const daemon = await Daemon.start({ config: own });
+      const client = sdk(daemon.ws);
+      const seen = (await subscribed(client, 'news')).seen.publications;
+      const load = publisher(daemon, 'news', 5);
+      const sleeps = script('sleeps', 'exec sleep 60');
+      for (const [args, problem] of [
+        [['--binary', script('ends', 'exit 7')], /exit code 7/],
+        [['--binary', file('no-program', 'text')], /cannot be started/],
+        [['--binary', sleeps, '--timeout', '300ms'], /did not answer in time/],
+        [['--config', file('broken.toml', 'listen = 7\n[nothing]\n')], /nothing|listen/],
+        [['--config', '/nonexistent.toml'], /nonexistent/],
+      ]) {
+        const said = await upgrade(daemon.pid, ...args);
+        assert.equal(said.code, 1, `${args}: ${said.out}`);
+        assert.match(said.error, problem);
+      }
+      const first = upgrade(daemon.pid, '--binary', sleeps, '--timeout', '2s');
+      await until(() => /process \d+ is started/.test(daemon.output.split('sleeps').at(-1)), 'one is running');
+      await sleep(200);
+      assert.match((await upgrade(daemon.pid)).error, /running already/);
+      assert.match((await first).error, /did not answer in time/);
+      assert.match((await upgrade(1)).error, /no node that can be asked/);
+      const published = await load.stop();
+      assert.deepEqual(load.failures, []);
+      await until(() => seen.length >= published, 'everything has come');
+      assert.deepEqual(seen.map((publication) => publication.data), range(published));
+      assert.deepEqual([client.log.disconnected, client.log.errors], [[], []]);
+      client.disconnect();
+      assert.equal(await daemon.stop(), 0);
+    });
+
+    test('SIGUSR2 asks for one as well', async () => {
+      const daemon = await Daemon.start({ config: config() });
+      const client = sdk(daemon.ws);
+      const seen = (await subscribed(client, 'news')).seen.publications;
+      daemon.signal('SIGUSR2');
+      const serves = /process (\d+) \(trunkline \S+\) serves/;
+      await until(() => serves.test(daemon.output), () => daemon.output);
+      const pid = Number(daemon.output.match(serves)[1]);
+      running.add(pid);
+      await daemon.publish('news', 1);
+      await until(() => seen.length === 1, 'it has come');
+      assert.deepEqual([client.log.disconnected, client.log.errors], [[], []]);
+      client.disconnect();
+      process.kill(pid, 'SIGTERM');
+      assert.equal(await daemon.ended(), 0);
+    });
+
+    // A debug build dies where it is told to.
+    for (const place of ['hello', 'listeners', 'parcels', 'adopted', 'commit']) {
+      test(`the new process is killed at "${place}": everybody stays`, async () => {
+        const daemon = await Daemon.start({ config: config(), env: { TRUNKLINE_FAULT: `new.${place}=kill` } });
+        const client = sdk(daemon.ws);
+        const seen = (await subscribed(client, 'news')).seen.publications;
+        client.log.connecting.splice(0);
+        const load = publisher(daemon, 'news', 5);
+        await sleep(50);
+        const said = await upgrade(daemon.pid);
+        assert.equal(said.code, 1, said.out);
+        assert.match(said.error, /signal 9/);
+        await sleep(50);
+        const published = await load.stop();
+        assert.deepEqual(load.failures, []);
+        await until(() => seen.length >= published, 'everything has come');
+        assert.deepEqual(seen.map((publication) => publication.data), range(published));
+        assert.deepEqual(client.log, { connecting: [], disconnected: [], errors: [] });
+        client.disconnect();
+        assert.equal(await daemon.stop(), 0);
+      });
+    }
+  });
+}
