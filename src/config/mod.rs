@@ -25,6 +25,7 @@ pub mod places;
 pub mod reload;
 mod secrets;
 mod sections;
+mod shares;
 mod table;
 pub mod tls;
 mod tunnels;
