@@ -18,12 +18,20 @@ pub fn convert(to: As, node: &Node) -> Result<Option<String>, String> {
         As::Time => time_ms(node)?.map(write_duration_ms),
         As::Text => Some(text(node)?).filter(|text| !text.is_empty()).map(|text| quote(&text)),
         As::Texts => Some(list(&texts(node)?)),
+        As::Deltas => Some(deltas(&texts(node)?)?.to_string()),
         As::Level => level(&text(node)?)?.map(quote),
         As::Origins => {
             let patterns = texts(node)?;
             Some(list(&patterns.iter().map(|pattern| origin(pattern)).collect::<Vec<_>>()))
         }
     })
+}
+
+fn deltas(kinds: &[String]) -> Result<bool, String> {
+    match kinds.iter().find(|kind| *kind != "fossil") {
+        Some(other) => Err(format!("there are no deltas of the kind {other:?}")),
+        None => Ok(!kinds.is_empty()),
+    }
 }
 
 /// As Go reads one.

@@ -27,6 +27,8 @@ pub enum As {
     Texts,
     Level,
     Origins,
+    /// A list of kinds of deltas, of which there is one.
+    Deltas,
 }
 
 /// What becomes of a key.
@@ -150,9 +152,9 @@ pub const KEYS: &[Key] = &[
     key("client.connect_include_server_time", &["client_connect_include_server_time"],
         Missing(Comfort, OFF, "the reply to connect has no `time`")),
     key("client.history_max_publication_limit", &["client_history_max_publication_limit"],
-        Missing(Delivery, &["300"], "a page of history has at most 300")),
+        Ours("client.history_max_publication_limit", As::Number, None)),
     key("client.recovery_max_publication_limit", &["client_recovery_max_publication_limit"],
-        Missing(Delivery, &["300"], "what history holds is recovered")),
+        Ours("client.recovery_max_publication_limit", As::Number, None)),
     key("client.insecure_skip_token_signature_verify", &["client_insecure_skip_token_signature_verify"],
         Missing(Access, OFF, "signatures are always verified")),
     key("client.user_id_http_header", &["client_user_id_http_header"],
@@ -310,9 +312,10 @@ pub const CHANNEL_KEYS: &[Key] = &[
     key("allow_positioning", &[], Ours("allow_positioning", As::Flag, Some("false"))),
     key("force_recovery", &[], Ours("force_recovery", As::Flag, None)),
     key("allow_recovery", &[], Ours("allow_recovery", As::Flag, Some("false"))),
-    key("force_recovery_mode", &[], Missing(Delivery, &["", "stream"], "what was missed is recovered as a stream")),
-    key("allowed_delta_types", &[], Missing(Comfort, OFF, "publications are sent whole")),
-    key("delta_publish", &[], Missing(Comfort, OFF, "publications are sent whole")),
+    key("force_recovery_mode", &[], Ours("recovery_mode", As::Text, None)),
+    key("allowed_delta_types", &[], Ours("allow_delta", As::Deltas, None)),
+    // Here every publication is a delta for those who ask for deltas.
+    key("delta_publish", &[], Moot),
     key("allow_tags_filter", &[], Missing(Delivery, OFF, NOT_HERE)),
     key("publication_data_format", &[], Missing(Delivery, &["", "json"], "payloads are JSON")),
     key("allow_user_limited_channels", &[], Ours("allow_user_limited_channels", As::Flag, None)),

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::*;
 use crate::config::load;
 use crate::config::{Config, LogLevel};
+use crate::hub::options::RecoveryMode;
 
 fn sources(name: &str, text: &str) -> Sources {
     Sources { file: (name.to_string(), text.to_string()), ..Sources::default() }
@@ -155,6 +156,8 @@ channel:
       history_meta_ttl: 48h
       allow_recovery: true
       force_recovery: true
+      force_recovery_mode: cache
+      allowed_delta_types: [fossil]
       allow_subscribe_for_client: true
       allow_user_limited_channels: true
       subscribe_proxy_enabled: true
@@ -197,6 +200,7 @@ shutdown: {timeout: 10s}
     assert_eq!((chat.channel.history_size, chat.channel.history_ttl.as_secs()), (100, 300));
     assert_eq!(chat.channel.history_meta_ttl.as_secs(), 48 * 3600);
     assert!(chat.channel.presence && chat.channel.join_leave && chat.rules.force_recovery);
+    assert!(chat.channel.recovery_mode == RecoveryMode::Cache && chat.rules.allow_delta);
     assert!(chat.rules.allow_recovery && chat.rules.allow_user_limited_channels);
     assert_eq!(
         hook(chat.rules.subscribe_hook.as_deref().unwrap()).endpoint,
@@ -208,8 +212,8 @@ shutdown: {timeout: 10s}
     assert_eq!(config.channel.channel.history_size, 10);
     for line in [
         "channels_max = 64  # c.yaml:11: client.channel_limit",
-        "message_bytes_max = 131072  # c.yaml:62: websocket.message_size_limit",
-        "grace = \"10s\"  # c.yaml:65: shutdown.timeout",
+        "message_bytes_max = 131072  # c.yaml:64: websocket.message_size_limit",
+        "grace = \"10s\"  # c.yaml:67: shutdown.timeout",
         "allow_positioning = false  # default of allow_positioning",
     ] {
         assert!(imported.text.lines().any(|found| found == line), "{line}\n{}", imported.text);
