@@ -17,6 +17,7 @@ use crate::base::address::ListenAddress;
 use crate::control::Control;
 use crate::control::events::EventOptions;
 use crate::control::listener::Gate;
+use crate::control::readiness::NotReady;
 use crate::record::{self, EventsPart, EventsRecord, Kind, PushKeysPart, RecordFault, TicketsPart};
 
 /// How long the requests that are under way may take to end before their answers are left behind.
@@ -62,6 +63,7 @@ impl Control {
     /// Requests of the API's own ports wait from here on. Gives copies of the connections that are between two requests,
     /// when those under way are answered.
     pub fn hold(&self) -> Vec<OwnedFd> {
+        self.readiness().set(NotReady::Upgrading, true);
         self.gate.send_replace(Gate::Held);
         match (&self.runtime, &self.api_port) {
             (Some(runtime), Some(port)) => runtime.block_on(port.rested(REST_MAX)),
@@ -72,6 +74,7 @@ impl Control {
     /// The node stays in this process.
     pub fn release(&self) {
         self.gate.send_replace(Gate::Open);
+        self.readiness().set(NotReady::Upgrading, false);
     }
 
     /// Another process has everything that was given away.

@@ -10,21 +10,10 @@ import { Backend } from './support/backend.mjs';
 import { launch, open, serveSdk } from './support/browser.mjs';
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
 import { Proxy } from './support/proxy.mjs';
-import { connected, received, sdk, subscribed, token, unixNow } from './support/sdk.mjs';
+import { connected, over, received, sdk, subscribed, token, transports, unixNow } from './support/sdk.mjs';
 import { next, sleep, until } from './support/wait.mjs';
 
 const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
-
-const transports = [
-  { transport: 'http_stream', form: 'json' },
-  { transport: 'http_stream', form: 'protobuf' },
-  { transport: 'sse', form: 'json' },
-];
-
-/** A client of the SDK that has this transport alone. */
-const over = (http, { transport, form }, options = {}) => sdk([{ transport, endpoint: `${http}/connection/${transport}` }], {
-  form, emulationEndpoint: `${http}/emulation`, fetch, readableStream: ReadableStream, eventsource: EventSource, ...options,
-});
 
 /** Three shards: a request that brings commands is seldom of the shard that has their client. */
 const args = ['--shards', '3'];

@@ -11,9 +11,12 @@ import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
 import { Daemon, binary, configuration, drivers, toml } from './support/daemon.mjs';
-import { forms, sdk, subscribed } from './support/sdk.mjs';
+import { freePort } from './support/edge.mjs';
+import { forms, over, sdk, subscribed, transports } from './support/sdk.mjs';
+import { RawSocket } from './support/socket.mjs';
+import { Authority, startSecure, trusting } from './support/tls.mjs';
 import { Backend } from './support/tunnel.mjs';
-import { pollLoop } from './support/unidirectional.mjs';
+import { lineLoop, pollLoop } from './support/unidirectional.mjs';
 import { sleep, until } from './support/wait.mjs';
 
 const folder = mkdtempSync(path.join(tmpdir(), 'trunkline-upgrade-'));
@@ -143,6 +146,67 @@ for (const driver of drivers) {
       await backend.stop();
     });
 
+    test('TLS, clients without WebSocket, those that only listen, and one that has stopped reading', async () => {
+      const authority = new Authority();
+      const slow = { ping_interval: '10m', pong_timeout: '5m', outbox_bytes_max: '32MiB' };
+      const signed = authority.sign(`served-${driver}`);
+      const daemon = await startSecure({ signed, config: { driver, shards: 2, client: slow } });
+      const clients = [
+        ...forms.map((form) => sdk(`wss://${daemon.secure}/connection/websocket`, { form, websocket: trusting(authority) })),
+        ...transports.map((way) => over(daemon.http, way)),
+      ];
+      const subscriptions = await Promise.all(clients.map((client) => subscribed(client, 'news')));
+      const heard = { messages: [], lines: [], resets: [], closed: [] };
+      const socket = new WebSocket(`ws://${daemon.address}/ws?channel=news`);
+      socket.on('message', (text) => {
+        const message = JSON.parse(text);
+        if (message.channel) heard.messages.push(message.data);
+      });
+      socket.on('close', (code) => heard.closed.push(code));
+      const lines = lineLoop(daemon.http, { channel: 'news' }, (message) => heard.lines.push(message.data), (why) => heard.resets.push(why));
+      const listening = async () => (await daemon.api('channels')).channels.news?.num_clients === clients.length + 2;
+      await until(listening, 'all listen');
+      // More than the kernel's buffers take: what it lacks stands in the log.
+      const fill = 'x'.repeat(48 * 1024);
+      const stalled = await RawSocket.client(daemon.port);
+      stalled.command({ id: 2, subscribe: { channel: 'long' } });
+      assert.ok((await stalled.message()).subscribe);
+      stalled.pause();
+      for (const n of range(400)) await daemon.publish('long', { n, fill });
+      clients.forEach((client) => Object.values(client.log).forEach((list) => list.splice(0)));
+
+      const load = publisher(daemon, 'news', 2);
+      let { pid } = daemon;
+      for (let round = 0; round < 3; round += 1) {
+        await sleep(100);
+        const said = await upgrade(pid);
+        assert.equal(said.code, 0, said.out + said.error);
+        ({ pid } = said);
+      }
+      const published = await load.stop();
+      assert.deepEqual(load.failures, []);
+      for (const [at, client] of clients.entries()) {
+        const { publications } = subscriptions[at].seen;
+        await until(() => publications.length >= published, `everything has come to client ${at}`);
+        assert.deepEqual(publications.map((publication) => publication.data), range(published));
+        assert.deepEqual(client.log, { connecting: [], disconnected: [], errors: [] });
+        // What it says arrives as well.
+        assert.equal((await subscriptions[at].presenceStats()).numClients, clients.length + 2);
+      }
+      await until(() => heard.messages.length >= published && heard.lines.length >= published, 'the others have it');
+      assert.deepEqual(heard, { messages: range(published), lines: range(published), resets: [], closed: [] });
+      stalled.resume();
+      for (const n of range(400)) assert.equal((await stalled.message()).push.pub.data.n, n);
+
+      stalled.destroy();
+      lines.stop();
+      socket.terminate();
+      clients.forEach((client) => client.disconnect());
+      process.kill(pid, 'SIGTERM');
+      assert.equal(await daemon.ended(), 0);
+      authority.remove();
+    });
+
     test('what fails is named and changes nothing', async () => {
       const own = config();
       const daemon = await Daemon.start({ config: own });
@@ -213,6 +277,46 @@ for (const driver of drivers) {
         assert.deepEqual(client.log, { connecting: [], disconnected: [], errors: [] });
         client.disconnect();
         assert.equal(await daemon.stop(), 0);
+      });
+    }
+
+    for (const place of ['hello', 'listeners', 'ready', 'parcels', 'complete', 'commit']) {
+      test(`the old process is killed at "${place}": the new one starts again in its place`, async () => {
+        // A port by its number: a node that starts again must find the one that clients know.
+        const listen = `127.0.0.1:${await freePort()}`;
+        const daemon = await Daemon.start({ config: config(), listen, env: { TRUNKLINE_FAULT: `old.${place}=kill` } });
+        const client = sdk(daemon.ws);
+        const seen = (await subscribed(client, 'news')).seen;
+        const said = await upgrade(daemon.pid);
+        assert.equal(said.code, 1, said.out);
+        const pid = Number(said.out.match(/process (\d+) is started/)?.[1]);
+        assert.ok(pid, said.out);
+        running.add(pid);
+        await until(() => seen.subscribed.length === 2, () => `the client is back; ${daemon.output}`);
+        await daemon.publish('news', 'again');
+        await until(() => seen.publications.length === 1, 'it has come');
+        assert.deepEqual([client.log.disconnected, client.state], [[], 'connected']);
+        client.disconnect();
+        process.kill(pid, 'SIGTERM');
+        assert.equal(await daemon.ended(), 'SIGKILL');
+      });
+    }
+
+    for (const fault of ['old.committed', 'new.committed']) {
+      test(`a process is killed at "${fault}": there is one`, async () => {
+        const daemon = await Daemon.start({ config: config(), env: { TRUNKLINE_FAULT: `${fault}=kill` } });
+        const client = sdk(daemon.ws);
+        const seen = (await subscribed(client, 'news')).seen.publications;
+        client.log.connecting.splice(0);
+        const said = await upgrade(daemon.pid);
+        const started = Number(said.out.match(/process (\d+) is started/)?.[1]);
+        running.add(started);
+        await daemon.publish('news', 'still');
+        await until(() => seen.length === 1, () => `it has come; ${daemon.output}`);
+        assert.deepEqual(client.log, { connecting: [], disconnected: [], errors: [] });
+        client.disconnect();
+        process.kill(fault.startsWith('old') ? started : daemon.pid, 'SIGTERM');
+        assert.equal(await daemon.ended(), fault.startsWith('old') ? 'SIGKILL' : 0);
       });
     }
   });

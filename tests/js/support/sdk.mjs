@@ -3,6 +3,7 @@
 import { createHmac } from 'node:crypto';
 
 import { Centrifuge } from 'centrifuge';
+import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
 import { TOKEN_SECRET, drivers } from './daemon.mjs';
@@ -30,6 +31,18 @@ export function sdk(url, { form = 'json', ...options } = {}) {
   client.on('error', (event) => client.log.errors.push(event));
   return client;
 }
+
+/** What the SDK has where there is no WebSocket. */
+export const transports = [
+  { transport: 'http_stream', form: 'json' },
+  { transport: 'http_stream', form: 'protobuf' },
+  { transport: 'sse', form: 'json' },
+];
+
+/** A client that has this transport alone. */
+export const over = (http, { transport, form }, options = {}) => sdk([{ transport, endpoint: `${http}/connection/${transport}` }], {
+  form, emulationEndpoint: `${http}/emulation`, fetch, readableStream: ReadableStream, eventsource: EventSource, ...options,
+});
 
 /** Connects and resolves with the event of it. */
 export async function connected(client) {
