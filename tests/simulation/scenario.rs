@@ -224,7 +224,7 @@ impl Scenario {
             // By the seed alone: what it draws stays the same.
             sealed: seed % 4 == 2,
             debts,
-            upgrades: seed % 3 == 0 && !crowd && !addresses && !has_engine && seed % 4 != 2,
+            upgrades: seed.is_multiple_of(3) && !crowd && !addresses && !has_engine && seed % 4 != 2,
             tls: seed % 4 == 1,
         }
     }

@@ -365,7 +365,7 @@ impl World {
     pub fn host_dies(&mut self, host: usize) {
         self.accept_end(host);
         self.hosts[host].dead = true;
-        let open: Vec<(LinkId, Sock, Option<(usize, Sock)>)> = self.hosts[host]
+        let open: Vec<_> = self.hosts[host]
             .sockets()
             .filter(|(_, socket)| !socket.closing)
             .map(|(sock, socket)| (socket.link, sock, socket.adopted_from))

@@ -135,7 +135,8 @@ suite_test!(clients_in_the_backlog_are_taken_by_the_successor(64), |h| {
     h.driver().accept_start();
     let before = h.accepted.len();
     h.until("all of them", |h| h.accepted.len() >= before + 4);
-    for sock in h.accepted[before..].to_vec() {
+    for at in before..h.accepted.len() {
+        let sock = h.accepted[at];
         h.send(sock, b"welcome", 1);
     }
     for client in clients.into_iter().chain([more]) {
