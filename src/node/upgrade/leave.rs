@@ -236,6 +236,7 @@ impl Cause {
         match self {
             Cause::Fault(fault) => fault,
             Cause::Wire(wire) => {
+                let wire = successor.last_word(wire);
                 let result = match &wire {
                     WireFault::TimedOut => "timeout",
                     WireFault::Refused(_) | WireFault::Version(_) => "refused",

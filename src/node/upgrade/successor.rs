@@ -83,6 +83,20 @@ impl Successor {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// A process that has ended may have said why before: that is still to be read.
+    pub fn last_word(&mut self, fault: WireFault) -> WireFault {
+        if !matches!(fault, WireFault::Ended | WireFault::Io(_)) {
+            return fault;
+        }
+        loop {
+            match self.wire.try_receive() {
+                Ok(Some(_)) => {}
+                Err(refused @ WireFault::Refused(_)) => return refused,
+                Ok(None) | Err(_) => return fault,
+            }
+        }
+    }
+
     /// What is said of a fault: of a process that has ended, how.
     pub fn explain(&mut self, fault: &WireFault) -> String {
         match (fault, self.child.as_mut().and_then(ended)) {
