@@ -35,6 +35,8 @@ pub struct Daemon {
     child: Child,
     output: Output,
     address: SocketAddr,
+    /// Of the configuration, which may be read again.
+    _directory: tempfile::TempDir,
 }
 
 impl Daemon {
@@ -108,7 +110,7 @@ impl Daemon {
             child.kill().ok();
             panic!("the daemon did not say where it listens:\n{}", output.text());
         };
-        Daemon { child, output, address }
+        Daemon { child, output, address, _directory: directory }
     }
 
     /// Every port that clients may connect to, in the order of the configuration.
