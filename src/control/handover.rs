@@ -9,42 +9,19 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 use crate::base::address::ListenAddress;
 use crate::control::Control;
-use crate::control::events::EventOptions;
+use crate::control::arriving::EventsHeld;
 use crate::control::listener::Gate;
 use crate::control::readiness::NotReady;
-use crate::record::{self, EventsPart, EventsRecord, Kind, PushKeysPart, RecordFault, TicketsPart};
+use crate::record::{self, Kind, PushKeysPart, RecordFault, TicketsPart};
 
 /// How long the requests that are under way may take to end before their answers are left behind.
 const REST_MAX: Duration = Duration::from_millis(500);
 /// How long the backend may take to accept the batch of events that is under way. After that it may get them twice.
 const BATCH_MAX: Duration = Duration::from_millis(500);
-
-/// Nothing is sent to the backend while this lives.
-#[derive(Debug)]
-pub struct EventsHeld {
-    _guard: Option<OwnedMutexGuard<()>>,
-}
-
-/// What another process has sent so far.
-#[derive(Default)]
-pub(super) struct Arriving {
-    events: Mutex<(Option<EventsRecord>, Vec<EventsPart>)>,
-    /// Held from the start of a process that takes over to its [`Control::open`].
-    sending: Mutex<Option<EventsHeld>>,
-    options: Option<EventOptions>,
-}
-
-impl Arriving {
-    pub(super) fn new(options: Option<EventOptions>) -> Arriving {
-        Arriving { options, ..Arriving::default() }
-    }
-}
 
 impl Control {
     /// The id by which `info` names the node.
@@ -88,7 +65,7 @@ impl Control {
             (Some(runtime), Some(events)) => runtime.block_on(events.hold(BATCH_MAX)),
             _ => None,
         };
-        EventsHeld { _guard: guard }
+        EventsHeld::new(guard)
     }
 
     /// Everything that is kept here for clients and backends, as records. Call it when shards say nothing any more.

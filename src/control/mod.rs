@@ -13,6 +13,7 @@
 
 mod api;
 mod app;
+mod arriving;
 mod auth;
 mod centrifugo_names;
 mod certificate;
@@ -61,10 +62,10 @@ use crate::base::address::{ListenAddress, Serves};
 use crate::base::bytes::Bytes;
 use crate::base::event::Event;
 use crate::control::app::App;
+use crate::control::arriving::Arriving;
 use crate::control::compress::Compressor;
 use crate::control::deliver::deliver;
 use crate::control::events::{Events, EventsPlace};
-use crate::control::handover::Arriving;
 use crate::control::hooks::Hooks;
 use crate::control::http::answer;
 use crate::control::listener::{ApiPort, Gate};
@@ -76,8 +77,8 @@ use crate::shard::control_request::{BackendReply, Busy, ControlPlane, HttpReply,
 use crate::shard::router::Router;
 use crate::telemetry::sparing::log_peer_once_a_minute;
 
+pub use crate::control::arriving::EventsHeld;
 pub use crate::control::drain::DrainDefaults;
-pub use crate::control::handover::EventsHeld;
 pub use crate::control::listener::ApiSocket;
 pub use crate::control::options::{ControlOptions, ReloadBox};
 pub use crate::control::readiness::{NotReady, Readiness};

@@ -13,6 +13,7 @@ mod announce;
 pub mod clock;
 pub mod doctor;
 mod harden;
+mod incident;
 mod limits;
 mod listener;
 pub mod notify;
@@ -53,7 +54,7 @@ use crate::config::places::Listener;
 use crate::config::reload::PlacedTunnel;
 use crate::config::{Config, DriverChoice, MemoryPlan, Secret, Shutdown};
 use crate::control::random_id;
-use crate::control::reload::{Outcome, Told};
+use crate::control::reload::Outcome;
 use crate::control::{self, Control, ControlOptions, NotReady, ReloadBox};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
@@ -63,11 +64,12 @@ use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::node::activation::Activated;
 use crate::node::announce::announce;
+use crate::node::incident::{Incident, Incidents, LOG_PATIENCE, failed};
 use crate::node::limits::{Descriptors, Room};
 use crate::node::notify::Notify;
 use crate::node::reload::Reloader;
 use crate::node::tls::Certificates;
-use crate::node::upgrade::{Arriving, Asked, Leaving, Origin, Running, depart, interruption};
+use crate::node::upgrade::{Arriving, Leaving, Origin, Running, depart, interruption};
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
@@ -92,25 +94,6 @@ const STREAM_ITEMS_MAX: usize = 16 * 1024;
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 /// How soon the end of a drain is seen.
 const DRAIN_STEP: Duration = Duration::from_millis(10);
-
-/// How long the end of the process waits for the reader of its log.
-const LOG_PATIENCE: Duration = Duration::from_secs(1);
-
-/// What happens to the node from outside or inside.
-enum Incident {
-    /// A shard listens, at these places.
-    Ready(Vec<ListenAddress>),
-    Signal(&'static str),
-    /// The configuration is to be read again. Who asks hears what came of it; a signal asks without listening.
-    Reload(Option<Told>),
-    /// Another process is to take the place of this one.
-    Upgrade(Asked),
-    /// A shard cannot go on; nor can the node without it.
-    ShardFailed(ShardId, String),
-}
-
-/// Bound: what [`serve`] makes it with.
-type Incidents = mpsc::Receiver<Incident>;
 
 /// Serves until a signal ends it.
 pub fn run(mut start: Start) -> ExitCode {
@@ -424,10 +407,6 @@ fn wait(happened: &Incidents, end: Instant, is_done: impl Fn() -> bool) -> io::R
         }
     }
     Ok(())
-}
-
-fn failed(id: ShardId, problem: &str) -> io::Error {
-    io::Error::other(format!("shard {}: {problem}", id.0))
 }
 
 /// What one shard's thread starts with.
