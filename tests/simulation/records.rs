@@ -124,7 +124,7 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
         *counts.entry(unread.kind).or_default() += count.expect("what a shard had");
         rest = behind;
     }
-    owned.finish_restoring();
+    owned.finish_restoring().expect("it had room for what it had");
     let (is, was) = (owned.counts(), shard.owned_counts());
     assert_eq!((is.channels, is.subscriptions), (was.channels, was.subscriptions));
     assert_eq!(is.subscriptions, counts.get(&Kind::ChannelMembers).copied().unwrap_or(0));

@@ -4,7 +4,8 @@
 //!  writing, for each of names():  to_record ─▶ log_part until there is none ─▶ members_parts        then keys_part until none
 //!  reading:                       restore ─▶ restore_log ─▶ restore_members   restore_keys          then finish_restoring
 //! ```
-//! Bounds are those of the owner that reads: what has no room goes by the same rules as ever.
+//! Bounds are those of the owner that reads: what has no room goes by the same rules as ever. For channels they hold when
+//! everything has been restored: until then a channel whose members have not come yet looks like one that nobody needs.
 
 use super::OwnedChannels;
 use super::channel::Channel;
@@ -108,8 +109,8 @@ impl OwnedChannels {
     /// Adds the channel of a record that was written when this process's clock showed `written`.
     ///
     /// # Errors
-    /// [`RecordFault::Impossible`] for a channel that is here already, for which there is no room, or that this
-    /// configuration or no configuration can have.
+    /// [`RecordFault::Impossible`] for a channel that is here already, or that this configuration or no configuration can
+    /// have.
     pub fn restore(&mut self, record: &ChannelRecord, written: Time) -> Result<(), RecordFault> {
         let options = self.namespaces.resolve(&record.channel);
         let options = options.map_err(|_| RecordFault::Impossible("a channel of no namespace"))?.clone();
@@ -123,8 +124,6 @@ impl OwnedChannels {
         {
             return Err(RecordFault::Impossible("a channel"));
         }
-        self.make_room_for_channel(bucket.is_some(), self.clock)
-            .map_err(|_| RecordFault::Impossible("more channels than there may be"))?;
         let active_until = record.active_until.at(written);
         let version = record
             .version
@@ -207,8 +206,11 @@ impl OwnedChannels {
     }
 
     /// Everything has been restored. A log that ends before its channel does is dropped: what is missing at its end was
-    /// missed, and a recovery must not say otherwise.
-    pub fn finish_restoring(&mut self) {
+    /// missed, and a recovery must not say otherwise. Of more channels than there may be, those go that nobody needs.
+    ///
+    /// # Errors
+    /// [`RecordFault::Impossible`] when too many of them are needed.
+    pub fn finish_restoring(&mut self) -> Result<(), RecordFault> {
         self.keys.sort();
         for slot in self.logs.clone() {
             let channel = self.channels.get(slot).expect("a listed log has a channel");
@@ -222,6 +224,7 @@ impl OwnedChannels {
                 self.settle(slot);
             }
         }
+        self.keep_to_bounds().map_err(|_| RecordFault::Impossible("more channels than there may be"))
     }
 
     fn restored(&self, name: &str) -> Result<(u32, &Channel), RecordFault> {

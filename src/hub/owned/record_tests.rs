@@ -58,8 +58,7 @@ fn read(owned: &mut OwnedChannels, bytes: &[u8], now: Time) -> Result<(), Record
         }
         rest = behind;
     }
-    owned.finish_restoring();
-    Ok(())
+    owned.finish_restoring()
 }
 
 /// Another process has other numbers for its peers, and here half as many shards.
@@ -247,7 +246,7 @@ fn a_long_log_and_a_crowd_go_in_parts() {
     let top = part.entries.last().unwrap().publication.offset;
     small.restore(&ChannelRecord { channel: "kept:c".into(), top, ..record }, now).unwrap();
     small.restore_log(part, now).unwrap();
-    small.finish_restoring();
+    small.finish_restoring().unwrap();
     assert!(small.counts().history_bytes <= 50_000 && small.retained("kept:c") > 5);
 }
 
@@ -266,7 +265,7 @@ fn what_no_home_holds_is_refused_by_name() {
         let mut new = owned(&mut Prng::with_seed(3), HubLimits::default());
         new.restore(&record, now)?;
         new.restore_log(part, now)?;
-        new.finish_restoring();
+        new.finish_restoring()?;
         // Whatever was taken can be used.
         new.publish(PublishRequest::new(record.channel, Bytes::from_static(b"1")), now, 0).unwrap();
         Ok::<_, RecordFault>(new)
@@ -296,6 +295,44 @@ fn what_no_home_holds_is_refused_by_name() {
     let mut new = owned(&mut Prng::with_seed(3), HubLimits::default());
     new.restore(&record, now).unwrap();
     assert_eq!(new.restore(&record, now), Err(RecordFault::Impossible("a channel that is here already")));
-    let mut full = owned(&mut Prng::with_seed(3), HubLimits { channels_max: 0, ..HubLimits::default() });
-    assert_eq!(full.restore(&record, now), Err(RecordFault::Impossible("more channels than there may be")));
+}
+
+/// Channels of several shards come to one, in any order of their parts.
+#[test]
+fn bounds_of_channels_hold_when_all_has_been_restored() {
+    let now = Time::from_millis(5_000);
+    let mut old = owned(&mut Prng::with_seed(1), HubLimits::default());
+    let join = |owned: &mut OwnedChannels, channel: &str| {
+        let shown = Visibility { listed: true, announced: false };
+        let conn = ConnId::new(ShardId(0), Sock { slot: 1, generation: 1 });
+        let (channel, info) = (channel.into(), ClientInfo::default());
+        let by = Creator::Connection(conn);
+        owned.join(JoinRequest { channel, conn, info, shown, recover: None, by }, now).unwrap();
+        conn
+    };
+    let names = ["room:a", "room:b", "room:c"];
+    let conns = names.map(|name| join(&mut old, name));
+    old.leave("room:b", conns[1], now);
+    let moved_to = |limits: HubLimits| {
+        let mut new = owned(&mut Prng::with_seed(3), limits);
+        for name in names {
+            new.restore(&old.to_record(name, now).unwrap(), now).unwrap();
+        }
+        for name in names {
+            old.members_parts(name, |part| new.restore_members(part, &|peer| Some(moved(peer))).unwrap());
+        }
+        new.finish_restoring().map(|()| names.map(|name| new.has(name)))
+    };
+    for limits in [
+        HubLimits { channels_max: 2, ..HubLimits::default() },
+        HubLimits { client_channels_max: 2, ..HubLimits::default() },
+    ] {
+        assert_eq!(moved_to(limits), Ok([true, false, true]), "what nobody is in goes");
+    }
+    for limits in [
+        HubLimits { channels_max: 1, ..HubLimits::default() },
+        HubLimits { client_channels_max: 1, ..HubLimits::default() },
+    ] {
+        assert_eq!(moved_to(limits), Err(RecordFault::Impossible("more channels than there may be")));
+    }
 }

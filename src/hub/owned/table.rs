@@ -111,6 +111,17 @@ impl OwnedChannels {
         Ok(())
     }
 
+    /// Forgets channels until there are no more than there may be.
+    pub(super) fn keep_to_bounds(&mut self) -> Result<(), ErrorCode> {
+        loop {
+            let of_clients = self.creators.channels() > self.limits.client_channels_max;
+            if !of_clients && self.names.len() <= self.limits.channels_max {
+                return Ok(());
+            }
+            self.make_room_for_channel(of_clients, self.clock)?;
+        }
+    }
+
     pub(super) fn forget(&mut self, slot: u32) {
         while self.drop_oldest(slot) {}
         self.expiries.remove(slot);

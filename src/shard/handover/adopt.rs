@@ -413,7 +413,9 @@ impl Core {
         }
         let counts = adopting.counts;
         self.peers.directory.finish_restoring();
-        self.owned.channels.owned.finish_restoring();
+        if let Err(fault) = self.owned.channels.owned.finish_restoring() {
+            return Said::Failed(fault.to_string());
+        }
         self.delivery.local.finish_restoring();
         Said::Armed(counts)
     }
