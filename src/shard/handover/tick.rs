@@ -273,11 +273,14 @@ impl Core {
     /// What the node wants is done, and who counts is answered; all else is kept for when this shard goes on.
     fn keep_control_mail(&mut self, inbox: &Inbox) {
         while let Some(mail) = inbox.pop_control() {
+            // Once it is to serve, its end is that of a shard that serves.
+            let serves_nobody = self.handover.adopting().is_some()
+                && !self.handover.orders.iter().any(|order| matches!(order, Order::Resume));
             let at_once = matches!(
                 &mail,
                 Mail::ControlRequest(ask)
                     if matches!(**ask, ControlRequest::Handover(_) | ControlRequest::Stats(_))
-                        || matches!(**ask, ControlRequest::Shutdown(_)) && self.handover.adopting().is_some()
+                        || matches!(**ask, ControlRequest::Shutdown(_)) && serves_nobody
             );
             match at_once {
                 true => self.handle_message(mail),
