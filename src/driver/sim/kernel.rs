@@ -1,5 +1,6 @@
 //! The near side of every socket: what the simulated kernel answers to one shard's calls.
 
+use std::io;
 use std::os::fd::RawFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -404,22 +405,23 @@ impl World {
         }
     }
 
-    /// `None` when the table is full, or the descriptor stands for nothing that its host still has.
-    pub fn adopt(&mut self, host: usize, descriptor: RawFd) -> Option<Sock> {
-        let (other, from) = self.exported.remove(&descriptor)?;
-        if self.hosts[other].dead || !self.hosts[other].holds(from) {
-            return None;
-        }
+    /// # Errors
+    /// `EMFILE` when the table is full; `EBADF` when the descriptor stands for nothing that its host still has.
+    pub fn adopt(&mut self, host: usize, descriptor: RawFd) -> io::Result<Sock> {
+        let exported = self.exported.remove(&descriptor);
+        let held = exported.filter(|&(other, from)| !self.hosts[other].dead && self.hosts[other].holds(from));
+        let (other, from) = held.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
         let (link, finished) = {
             let socket = self.hosts[other].at(from.slot).1;
             (socket.link, socket.finished)
         };
-        let sock = self.hosts[host].insert(link)?;
+        let sock = self.hosts[host].insert(link);
+        let sock = sock.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
         self.hosts[host].stats.accepted += 1;
         let socket = self.hosts[host].at(sock.slot).1;
         (socket.adopted_from, socket.finished) = (Some((other, from)), finished);
         self.put(link, host, sock);
-        Some(sock)
+        Ok(sock)
     }
 }
 
