@@ -51,6 +51,8 @@ const REGRESSIONS: &[(u64, &str)] = &[
         "a poll whose peer had ended its side was refused after the backend was asked, and kept for the next one",
     ),
     (896, "a client closed by its own connect reply was counted out without having been counted in"),
+    (6435, "an upgrade to fewer shards: a channel was forgotten for another one before its members had come"),
+    (7701, "a shard that was to end right after it had taken over ended as one that had not"),
 ];
 
 #[test]

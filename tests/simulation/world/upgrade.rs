@@ -28,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const GATE: Duration = Duration::from_millis(200);
 /// What shards may have said before the node listens: few, so that they have to wait.
 const OUTLET: usize = 8;
+/// What a shard says that has less room than those before it: for channels, and in its driver's table.
+const NO_ROOM: [&str; 2] = ["more channels", "Too many open files"];
 
 /// What is left of upgrades in this run.
 #[derive(Default)]
@@ -221,8 +223,8 @@ impl World {
         for (shard, said) in said.try_iter() {
             match said {
                 Said::Armed(_) => {}
-                // Bounds are those of a shard: fewer shards have less room.
-                Said::Failed(why) if !same && why.contains("more channels") => full = true,
+                // Bounds are those of a shard: fewer shards have less room, and so has one that more comes to than before.
+                Said::Failed(why) if !same && NO_ROOM.iter().any(|bound| why.contains(bound)) => full = true,
                 other => panic!("{shard:?} {other:?}"),
             }
         }
