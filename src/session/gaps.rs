@@ -18,6 +18,8 @@ pub enum AfterGap {
     Reset,
     /// A poll has its answer: the channel has lost something.
     Answer,
+    /// Its request is not answered yet: the answer says so, with what other channels have to give.
+    SayInAnswer,
 }
 
 impl Session {
@@ -37,8 +39,9 @@ impl Session {
 impl Unidirectional {
     pub fn after_gap(&self, policy: GapPolicy) -> AfterGap {
         match (self.mode, policy) {
+            (Mode::Stream(_), GapPolicy::Close) => AfterGap::Close(Disconnect::SLOW),
+            (_, _) if !self.is_ready() => AfterGap::SayInAnswer,
             (Mode::Poll | Mode::History | Mode::Publish, _) => AfterGap::Answer,
-            (_, GapPolicy::Close) => AfterGap::Close(Disconnect::SLOW),
             // It has no words for a loss.
             (Mode::Stream(Encoding::WebSocketBare), _) => AfterGap::Close(Disconnect::INSUFFICIENT_STATE),
             (Mode::Stream(_), GapPolicy::Latest | GapPolicy::Tell) => AfterGap::Reset,
@@ -49,6 +52,7 @@ impl Unidirectional {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::unidirectional::Work;
     use crate::session::{Renewal, SubscribeEffect};
 
     const POLICIES: [GapPolicy; 3] = [GapPolicy::Tell, GapPolicy::Latest, GapPolicy::Close];
@@ -89,5 +93,22 @@ mod tests {
             assert_eq!(of(Mode::Stream(encoding)), expected, "{encoding:?}");
         }
         assert_eq!(of(Mode::Poll), [AfterGap::Answer, AfterGap::Answer, AfterGap::Answer]);
+    }
+
+    #[test]
+    fn a_request_that_waits_for_its_channels_is_not_answered_for_one_of_them() {
+        let of = |mode| {
+            POLICIES.map(|policy| {
+                let mut uni = Unidirectional::new(1, mode, None);
+                let asking = Some(Box::default());
+                uni.work = Some(Box::new(Work { asking, ..Work::default() }));
+                uni.after_gap(policy)
+            })
+        };
+        const SAY: AfterGap = AfterGap::SayInAnswer;
+        assert_eq!(of(Mode::Poll), [SAY, SAY, SAY]);
+        for encoding in Encoding::ALL {
+            assert_eq!(of(Mode::Stream(encoding)), [SAY, SAY, SLOW], "{encoding:?}");
+        }
     }
 }

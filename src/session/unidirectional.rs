@@ -212,8 +212,19 @@ impl AskedChannel {
         }
     }
 
+    /// Something is lost between the join and the answer of the request: the client goes on from `top`. Without a position
+    /// it has nothing yet that could be missing.
+    fn gap(&mut self, top: Position) {
+        self.top = Some(top);
+        self.publications.clear();
+        self.lost = self.since.is_some();
+    }
+
     /// Takes what the log gave from the asked position on: usable when it goes on exactly there.
     pub fn read_on(&mut self, publications: Publications) {
+        if self.lost {
+            return;
+        }
         let next = self.since.map(|since| since.offset.next());
         match publications.first() {
             Some(first) if Some(first.offset()) == next => self.publications = publications,
@@ -382,6 +393,15 @@ impl Unidirectional {
         (subscribe, if asking.outstanding > 0 { AfterJoin::Wait } else { AfterJoin::Answer })
     }
 
+    /// A channel that has been joined has lost something before the request is answered; it goes on from `top`.
+    pub fn handle_gap(&mut self, channel: ChannelIndex, top: Position) {
+        let Some(asking) = self.asking() else { return };
+        let joined = |asked: &&mut AskedChannel| asked.index == channel && asked.top.is_some();
+        if let Some(asked) = asking.channels.iter_mut().find(joined) {
+            asked.gap(top);
+        }
+    }
+
     /// The shard has put the connection at `place` of the channel's list, or has moved it there.
     pub fn placed(&mut self, channel: ChannelIndex, place: u32) {
         Sub::set_place(&mut self.subs, channel, place);
@@ -497,6 +517,26 @@ mod tests {
         }
         let mut foreign = asked(Some(Position { offset: Offset(1), epoch: Epoch(2) }), true);
         assert!(!foreign.joined(at(900), Some(None), true) && foreign.lost);
+    }
+
+    #[test]
+    fn what_is_lost_before_the_answer_is_said_in_it() {
+        let mut uni = polling(vec![asked(Some(at(3)), true), asked(Some(at(1)), true), asked(None, true)]);
+        let answers = [Some(Some(publications([4, 5]))), Some(None), None];
+        for (place, recovery) in answers.into_iter().enumerate() {
+            let place = place as u32;
+            uni.join_asked(3 + place, 10 + place, place);
+            uni.handle_joined(3 + place, join_answer(10 + place, place, Ok((at(5), recovery))));
+        }
+        for channel in 3..6 {
+            uni.handle_gap(channel, at(9));
+        }
+        let channels = &mut uni.asking().unwrap().channels;
+        // The log is read still, and gives what would leave a hole.
+        channels[1].read_on(publications(2..=4));
+        let after = channels.iter().map(|asked| (asked.start(), asked.publications.len(), asked.lost));
+        let expected = [(Some(at(9)), 0, true), (Some(at(9)), 0, true), (Some(at(9)), 0, false)];
+        assert_eq!(after.collect::<Vec<_>>(), expected);
     }
 
     #[test]

@@ -336,9 +336,25 @@ impl Core {
                 self.delivery.catching_up.push(slot);
                 self.note_reset(slot, channel);
             }
+            Some(AfterGap::SayInAnswer) => {
+                self.skip_all(slot, channel, place);
+                self.goes_on_from(slot, channel);
+            }
             None => {}
         }
         true
+    }
+
+    /// The request of a client that has lost something in the channel says in its answer where it goes on.
+    fn goes_on_from(&mut self, slot: u32, channel: u32) {
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let entry = self.delivery.local.get(channel);
+        let Some(top) = entry.top() else { return };
+        let cursor = connection.link.lag.as_ref().and_then(|lag| lag.cursor_in(channel));
+        let top = Position { offset: cursor.map_or(top.offset, |cursor| cursor.after), ..top };
+        if let Some(uni) = connection.peer.uni_mut() {
+            uni.handle_gap(channel, top);
+        }
     }
 
     /// Moves the cursor that the connection has in the channel. False when it has none.

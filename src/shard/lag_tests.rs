@@ -128,3 +128,38 @@ fn subscribed(stage: &mut Stage, target: &str, channel: &str) -> u32 {
     assert_ne!(stage.taken(slot), "");
     slot
 }
+
+/// One channel of a request loses something while another is still awaited: what others have is not given yet, and no
+/// position may be past it.
+#[test]
+fn a_gap_before_the_answer_is_said_in_the_answer() {
+    for target in ["/poll", "/stream", "/sse"] {
+        let mut stage = Stage::new();
+        stage.subscriber(&["log:a", "log:b"]);
+        let before = stage.get("/poll?channel=log:a&channel=log:b&wait=0");
+        stage.tick();
+        let text = stage.taken(before);
+        let position = text.split(r#""position":""#).nth(1).and_then(|rest| rest.split('"').next());
+        let position = position.expect("a position");
+        stage.publish_each("log:a", [7]);
+        stage.publish_each("log:b", [8]);
+
+        let slot = stage.get(&format!("{target}?channel=log:a&channel=log:b&position={position}"));
+        let asking = stage.core.links.connections.uni_mut(slot).and_then(|uni| uni.asking());
+        let asking = asking.expect("it waits for its channels");
+        (asking.awaits_place, asking.outstanding) = (true, asking.outstanding + 1);
+        stage.tick();
+        let index = stage.core.delivery.local.find("log:a").expect("it is followed");
+        let top = stage.core.delivery.local.get(index).top().expect("a log");
+        stage.core.handle_channel_gap(index, &"log:a".into(), top);
+        stage.tick();
+        assert_eq!(stage.taken(slot), "", "{target}: it waits");
+        let conn = stage.core.conn_id(slot);
+        stage.core.handle_placed(conn);
+        stage.tick();
+        let text = stage.taken(slot);
+        assert!(text.starts_with("HTTP/1.1 200"), "{target}: {text}");
+        assert!(text.contains(r#""reset":"#) && text.contains("log:a"), "{target}: {text}");
+        assert_eq!(numbers_in(&text), [8], "{target}: {text}");
+    }
+}
