@@ -351,7 +351,7 @@ fn imported(matches: &ArgMatches, path: &str, environment: &Surroundings) -> Res
     })
 }
 
-/// The configuration that Centrifugo's comes to; what would keep it from being served stands in it as well.
+/// The configuration made from Centrifugo's, with the faults that keep it from being served.
 fn print_import(rows: &[Row], matches: &ArgMatches, path: &str, environment: &Surroundings) -> Action {
     let imported = match imported(matches, path, environment) {
         Ok(imported) => imported,

@@ -14,7 +14,7 @@ settings! {
         pub http_stream: String = "/connection/http_stream".to_string();
         /// An event stream; what its client says comes by `emulation`.
         pub sse: String = "/connection/sse".to_string();
-        /// What clients of `http_stream` and `sse` say. SDKs take it for `/emulation` unless they are told otherwise.
+        /// What clients of `http_stream` and `sse` say. SDKs expect `/emulation` unless `emulationEndpoint` says otherwise.
         pub emulation: String = "/emulation".to_string();
         /// WebSocket to clients that only listen.
         pub uni_websocket: String = "/connection/uni_websocket".to_string();

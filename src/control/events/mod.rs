@@ -140,7 +140,7 @@ impl Events {
         self.options.borrow().endpoint.is_some()
     }
 
-    /// Goes on in the place of the process that wrote these, numbers and all. Call it before anything is told here, while
+    /// Goes on in the place of the process that wrote these, numbers and all. Call it before the first event here, while
     /// sending is [held](Events::hold).
     ///
     /// # Errors
