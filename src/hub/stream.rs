@@ -250,8 +250,9 @@ impl Stream {
     }
 }
 
-/// Sequence of the first item of a stream that came from a record. One less is that of an item that has fallen off.
-const RESTORED_BASE: Seq = 1;
+/// Where a stream that came from a record ends, however long it is: cursors are counted from there, and one may come before
+/// the record that reaches back to it.
+const RESTORED_END: Seq = 1 << 40;
 
 impl Stream {
     /// What laggards of this shard may still need of `channel`, whose log stands at `top` at the stream's end.
@@ -270,7 +271,8 @@ impl Stream {
     /// The stream of a record. Shards that have been sent everything have streams with the same end: of several records of
     /// one channel the longest serves the laggards of all.
     pub fn from_record(record: StreamRecord) -> Stream {
-        let mut stream = Stream { base: RESTORED_BASE, base_offset: record.base, ..Stream::default() };
+        let base = RESTORED_END - record.items.len() as Seq;
+        let mut stream = Stream { base, base_offset: record.base, ..Stream::default() };
         for item in record.items {
             let join_leave = |joined, info: InfoRecord| {
                 let (channel, info) = (record.channel.clone(), info.info());
@@ -298,12 +300,16 @@ impl Stream {
         CursorRecord { channel: channel.clone(), behind, after: cursor.after }
     }
 
-    /// The cursor of a record, in a stream that came from one. It has fallen off when the stream does not reach back to
-    /// it; whatever was asked of the log is to be asked once more.
+    /// The cursor of a record, in a stream that came from one. Whatever was asked of the log is to be asked once more.
     pub fn cursor_from_record(&self, record: &CursorRecord) -> Cursor {
-        let seq = self.end().saturating_sub(record.behind).max(self.base - 1);
-        let skips = seq >= self.base && record.after > self.cursor(seq).after;
-        Cursor { seq, after: record.after, asked: false, skips }
+        let seq = self.end().saturating_sub(record.behind);
+        Cursor { seq, after: record.after, asked: false, skips: false }
+    }
+
+    /// The same when all records of the channel have come. It has fallen off when no stream reached back to it.
+    pub fn settled(&self, cursor: Cursor) -> Cursor {
+        let skips = cursor.seq >= self.base && cursor.after > self.cursor(cursor.seq).after;
+        Cursor { skips, ..cursor }
     }
 }
 
@@ -398,6 +404,7 @@ pub mod tests {
                 for seq in stream.base()..=stream.end() {
                     let cursor = stream.cursor(seq);
                     let moved = restored.cursor_from_record(&stream.cursor_to_record(&"c".into(), cursor));
+                    let moved = restored.settled(moved);
                     assert_eq!(told(&restored, moved.seq), told(stream, seq), "seed {seed}");
                     assert_eq!((moved.after, moved.asked), (cursor.after, false));
                 }

@@ -416,8 +416,21 @@ impl Core {
         if let Err(fault) = self.owned.channels.owned.finish_restoring() {
             return Said::Failed(fault.to_string());
         }
+        self.settle_cursors();
         self.delivery.local.finish_restoring();
         Said::Armed(counts)
+    }
+
+    /// Cursors came with the streams of their own shards; another shard's may reach further back.
+    fn settle_cursors(&mut self) {
+        let slots: Vec<u32> = self.links.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            let lag =
+                self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
+            for (channel, cursor) in lag.into_iter().flat_map(|lag| &mut lag.cursors) {
+                *cursor = self.delivery.local.get(*channel).stream().settled(*cursor);
+            }
+        }
     }
 
     /// Anonymous peers are counted at their owner, and in no record.
