@@ -96,7 +96,11 @@ impl Sequence {
 
     /// An item has come that is not taken.
     pub fn hear(&mut self, publication: &Arc<Publication>) {
-        self.hear_of(publication.position).newest = Some(Arc::clone(publication));
+        let hole = self.hear_of(publication.position);
+        // An older one may come later.
+        if hole.to == publication.position {
+            hole.newest = Some(Arc::clone(publication));
+        }
     }
 
     /// The owner has said where the log stands, to somebody who subscribes. True when something is missing.
@@ -147,7 +151,11 @@ impl Sequence {
         let went_back = position.epoch == known.epoch && position.offset < known.offset;
         let gave_nothing = self.top == after && position != after;
         if position.epoch != self.top.epoch || hole.mixed || went_back || gave_nothing {
-            let newest = hole.newest.take().filter(|newest| newest.position.epoch == position.epoch);
+            let taken = |newest: Position| newest.epoch == self.top.epoch && newest.offset <= self.top.offset;
+            let newest = hole
+                .newest
+                .take()
+                .filter(|newest| newest.position.epoch == position.epoch && !taken(newest.position));
             (self.top, self.hole) = (position, None);
             return Filled::Lost { newest };
         }
@@ -208,6 +216,25 @@ mod tests {
         assert_eq!(sequence.ask(1), Some(at(1, 7)));
         assert_eq!([8, 9].map(|offset| sequence.accept(&item(1, offset))), [Next, Next]);
         assert_eq!(sequence.ask(2), None, "what came late has closed the hole");
+    }
+
+    #[test]
+    fn what_is_newest_after_a_loss_is_the_farthest_and_was_not_taken() {
+        // 9 comes before 8, and the owner gives nothing of what is missing.
+        let mut sequence = sequence();
+        [9, 8].map(|offset| sequence.accept(&item(1, offset)));
+        assert_eq!(sequence.ask(1), Some(at(1, 5)));
+        let Filled::Lost { newest } = sequence.fill(at(1, 5), at(1, 9)) else { panic!("it is lost") };
+        assert_eq!(newest.map(|newest| newest.position), Some(at(1, 9)));
+
+        // 7 was heard of before 6, and taken with what was read; then nothing more can be read.
+        let mut sequence = self::sequence();
+        sequence.accept(&item(1, 7));
+        assert!(sequence.learn(at(1, 9), true));
+        assert_eq!([6, 7].map(|offset| sequence.accept(&item(1, offset))), [Verdict::Next; 2]);
+        assert_eq!(sequence.ask(2), Some(at(1, 7)));
+        let Filled::Lost { newest } = sequence.fill(at(1, 7), at(1, 9)) else { panic!("it is lost") };
+        assert_eq!(newest.map(|newest| newest.position), None);
     }
 
     #[test]
