@@ -222,7 +222,7 @@ mod tests {
     fn what_is_newest_after_a_loss_is_the_farthest_and_was_not_taken() {
         // 9 comes before 8, and the owner gives nothing of what is missing.
         let mut sequence = sequence();
-        [9, 8].map(|offset| sequence.accept(&item(1, offset)));
+        assert_eq!([9, 8].map(|offset| sequence.accept(&item(1, offset))), [Verdict::Ahead; 2]);
         assert_eq!(sequence.ask(1), Some(at(1, 5)));
         let Filled::Lost { newest } = sequence.fill(at(1, 5), at(1, 9)) else { panic!("it is lost") };
         assert_eq!(newest.map(|newest| newest.position), Some(at(1, 9)));
