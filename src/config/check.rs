@@ -353,3 +353,12 @@ fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
     }
     faults
 }
+
+/// What is wrong with the text of a file, for the tests of sections.
+#[cfg(test)]
+pub(super) fn faults_of(text: &str) -> Vec<String> {
+    let (mut config, mut origins) = (Config::default(), Origins::new());
+    let mut faults = crate::config::file::apply(&mut config, &mut origins, "t.toml", text);
+    faults.extend(check(&config, &origins));
+    faults.iter().map(ToString::to_string).collect()
+}

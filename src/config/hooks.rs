@@ -206,15 +206,8 @@ fn check_hook(hook: &HookOptions, require: &mut impl FnMut(bool, &str, &str)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::check::check;
+    use crate::config::check::faults_of as faults;
     use crate::config::file::{Origins, apply};
-
-    fn faults(text: &str) -> Vec<String> {
-        let (mut config, mut origins) = (Config::default(), Origins::new());
-        let mut faults = apply(&mut config, &mut origins, "t.toml", text);
-        faults.extend(check(&config, &origins));
-        faults.iter().map(ToString::to_string).collect()
-    }
 
     #[test]
     fn what_clients_may_give_themselves_is_what_some_hook_forwards() {

@@ -82,16 +82,7 @@ pub fn connect_status(text: &str) -> Option<(u32, u16)> {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::Config;
-    use crate::config::check::check;
-    use crate::config::file::{Origins, apply};
-
-    fn faults(text: &str) -> Vec<String> {
-        let (mut config, mut origins) = (Config::default(), Origins::new());
-        let mut faults = apply(&mut config, &mut origins, "t.toml", text);
-        faults.extend(check(&config, &origins));
-        faults.iter().map(ToString::to_string).collect()
-    }
+    use crate::config::check::faults_of as faults;
 
     #[test]
     fn a_path_is_one_that_nothing_else_has() {
