@@ -38,6 +38,7 @@ fn publication() -> Publication {
         data: Bytes::from(format!("\"{}\"", "7".repeat(98))),
         info: None,
         tags: Vec::new(),
+        except: None,
         time_ms: 0,
         encoded: Encoded::default(),
     }

@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod certificate;
 pub mod debts;
 pub mod event;
+pub mod except;
 pub mod fault;
 pub mod ids;
 pub mod json;

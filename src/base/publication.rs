@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::base::bytes::Bytes;
+use crate::base::except::Except;
 use crate::base::ids::{ChannelName, EncodingId, Epoch, Offset, Position, UserName};
 
 /// Who published or joined, as other clients may see it. JSON texts are kept as they came.
@@ -107,6 +108,8 @@ pub struct Publication {
     /// Set when a client published it.
     pub info: Option<ClientInfo>,
     pub tags: Vec<(String, String)>,
+    /// Who does not get it, wherever it is read from.
+    pub except: Option<Arc<Except>>,
     /// Wall clock of the append, milliseconds since 1970.
     pub time_ms: u64,
     pub encoded: Encoded,
@@ -117,7 +120,7 @@ impl Publication {
         self.position.offset
     }
 
-    /// Bytes this entry counts for in a bound: its payload, info and tags.
+    /// Bytes this entry counts for in a bound: its payload, info, tags and whom it is kept from.
     pub fn weight(&self) -> usize {
         let info = self.info.as_ref().map_or(0, |info| {
             info.user.len()
@@ -125,7 +128,8 @@ impl Publication {
                 + info.conn_info.as_ref().map_or(0, Bytes::len)
                 + info.chan_info.as_ref().map_or(0, Bytes::len)
         });
-        self.data.len() + info + self.tags.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
+        let except = self.except.as_ref().map_or(0, |except| except.weight());
+        self.data.len() + info + except + self.tags.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
     }
 }
 

@@ -57,6 +57,11 @@ impl<T> Slots<T> {
         self.len
     }
 
+    /// No slot in use is this one or above.
+    pub fn end(&self) -> u32 {
+        (self.pages.len() * PAGE) as u32
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }

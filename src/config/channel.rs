@@ -55,6 +55,8 @@ section! {
         /// Channels whose name ends in `#` and users, like `chat#ann,bob`, are for these users alone, who need no
         /// subscription token.
         allow_user_limited_channels: bool;
+        /// What a client publishes is kept from that client itself, also when it recovers or reads the history.
+        exclude_publisher: bool;
         /// Publications a second that clients may make in one channel; as many may come at once after a rest. More are
         /// refused (111). The server API is not limited. 0: any number.
         publish_per_second: u32;

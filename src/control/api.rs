@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, Position, ShardId, UserName};
 use crate::base::json::object;
@@ -17,8 +18,8 @@ use crate::control::pushes::{PushKeys, PushOutcome};
 use crate::control::rates::Rates;
 use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::wire::{
-    Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, HistoryBody, Info, Node,
-    ProcessBody, PublicationBody, PublishBody, PushBody, Response, RpcBody, UserBody, payload,
+    Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Info,
+    Node, ProcessBody, PublicationBody, PublishBody, PushBody, Response, RpcBody, UserBody, payload,
 };
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
@@ -326,6 +327,9 @@ impl Api {
     /// Every channel is asked at once, then the answers are gathered. Busy only when no channel's shard took it:
     /// else the caller would publish again where it was taken.
     async fn broadcast(&self, mut body: PublishBody) -> Result<Answer, ControlError> {
+        if body.everyone {
+            return self.everyone(body).await;
+        }
         let channels = std::mem::take(&mut body.channels);
         if channels.is_empty() {
             return Err(ErrorCode::BadRequest.into());
@@ -353,6 +357,36 @@ impl Api {
             responses.push(respond(outcome.map(Answer::from)));
         }
         Ok(Answer::Broadcast { responses })
+    }
+
+    /// A message to every connection that takes messages. Busy only when no shard took it.
+    async fn everyone(&self, body: PublishBody) -> Result<Answer, ControlError> {
+        if !body.channels.is_empty() || !body.channel.is_empty() {
+            return Err(ControlError::Invalid("a broadcast to everyone names no channels"));
+        }
+        let except = excepted(body.except.as_ref())?;
+        let data = payload(body.data, &body.b64data)?.ok_or(ControlError::Invalid("data is missing"))?;
+        let message = Arc::new(UserMessage { data, except, encoded: Default::default() });
+        let end = Instant::now() + self.shards.timeout();
+        let mut sent = Vec::with_capacity(self.shards.router().shards());
+        for shard in 0..self.shards.router().shards() {
+            let shard = ShardId(shard as u16);
+            sent.push(loop {
+                let message = Arc::clone(&message);
+                match self.shards.send(shard, |reply| ControlRequest::Everyone(message, reply)) {
+                    Ok(pending) => break pending,
+                    Err(_) if sent.is_empty() => return Err(ControlError::Busy),
+                    // Others have it: to call the whole busy would have it sent to them again.
+                    Err(_) if Instant::now() < end => tokio::time::sleep(PUSH_RETRY).await,
+                    Err(_) => return Err(ErrorCode::Internal.into()),
+                }
+            });
+        }
+        let mut connections = 0;
+        for pending in sent {
+            connections += pending.wait().await?;
+        }
+        Ok(Answer::Everyone { connections })
     }
 
     fn send_publish(&self, ask: PublishRequest) -> Result<Pending<Position>, ControlError> {
@@ -439,16 +473,17 @@ impl Api {
             return Err(ControlError::Invalid(problem));
         }
         let data = payload(body.data, &body.b64data)?.ok_or(ControlError::Invalid("data is missing"))?;
+        let except = excepted(body.except.as_ref())?;
         // A user named twice is told once.
         let mut seen = HashSet::with_capacity(names.len());
         names.retain(|name| seen.insert(name.clone()));
         drop(seen);
         if body.idempotency_key.is_empty() {
-            return Ok(self.push_now(&names, data, body.newest).await?.into());
+            return Ok(self.push_now(&names, data, except, body.newest).await?.into());
         }
         let bytes = names.iter().map(String::len).sum();
         let cell = self.push_keys.cell(&body.idempotency_key, bytes, Instant::now());
-        let outcome = cell.get_or_try_init(|| self.push_now(&names, data, body.newest)).await?;
+        let outcome = cell.get_or_try_init(|| self.push_now(&names, data, except, body.newest)).await?;
         Ok(outcome.clone().into())
     }
 
@@ -457,9 +492,10 @@ impl Api {
         &self,
         names: &[String],
         data: crate::base::bytes::Bytes,
+        except: Option<Except>,
         newest: bool,
     ) -> Result<PushOutcome, ControlError> {
-        let message = Arc::new(UserMessage { data, encoded: Default::default() });
+        let message = Arc::new(UserMessage { data, except, encoded: Default::default() });
         let mut by_home: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
         for (at, name) in names.iter().enumerate() {
             by_home.entry(self.shards.router().user_home(name)).or_default().push(at);
@@ -586,6 +622,10 @@ fn channel_name(name: &str) -> Result<ChannelName, ErrorCode> {
     if name.is_empty() { Err(ErrorCode::BadRequest) } else { Ok(name.into()) }
 }
 
+fn excepted(body: Option<&ExceptBody>) -> Result<Option<Except>, ControlError> {
+    body.map_or(Ok(None), ExceptBody::except).map_err(ControlError::Invalid)
+}
+
 /// Takes the content of a publication out of its body.
 fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishRequest, ControlError> {
     let pace = body.pace().map_err(ControlError::Invalid)?;
@@ -594,6 +634,7 @@ fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishRequest
     let filled = |text: String| if text.is_empty() { None } else { Some(text.into_boxed_str()) };
     Ok(PublishRequest {
         tags: body.tags.into_iter().collect(),
+        except: excepted(body.except.as_ref())?.map(Arc::new),
         skip_history: body.skip_history,
         idempotency_key: filled(body.idempotency_key),
         version: body.version,

@@ -114,6 +114,7 @@ fn answer(
                 data: ask.data,
                 info,
                 tags: ask.tags,
+                except: ask.except,
                 time_ms: 0,
                 encoded: Default::default(),
             }));
@@ -183,6 +184,11 @@ fn answer(
         }
         // Dropped, it is answered 100.
         ControlRequest::Tunnel(..) => {}
+        ControlRequest::Everyone(message, reply) => {
+            reply.send(Ok(2));
+            let _ = seen
+                .send(ControlRequest::Everyone(message, crate::shard::control_request::Reply::new(|_| ())));
+        }
         ControlRequest::Push(ask, reply) => {
             let there = |user: &UserName| !user.starts_with("absent");
             let reached: Vec<bool> = ask.users.iter().map(there).collect();

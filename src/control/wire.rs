@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
+use crate::base::except::{Except, ORIGIN_BYTES_MAX};
 use crate::base::fault::ErrorCode;
 use crate::base::ids::Position;
 use crate::base::json::Object;
@@ -38,6 +39,11 @@ pub struct PublishBody {
     pub skip_history: bool,
     #[serde(deserialize_with = "map")]
     pub tags: BTreeMap<String, String>,
+    /// Ours: who does not get it.
+    pub except: Option<ExceptBody>,
+    /// Ours: of `broadcast`, to every connection instead of channels.
+    #[serde(deserialize_with = "or_default")]
+    pub everyone: bool,
     #[serde(deserialize_with = "or_default")]
     pub idempotency_key: String,
     #[serde(deserialize_with = "or_default")]
@@ -70,6 +76,39 @@ impl PublishBody {
     }
 }
 
+/// Whom a publication or a message is kept from: each that is named.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ExceptBody {
+    #[serde(deserialize_with = "or_default")]
+    pub client: String,
+    #[serde(deserialize_with = "or_default")]
+    pub user: String,
+    /// The tag that a client has named when it connected.
+    #[serde(deserialize_with = "or_default")]
+    pub origin: String,
+}
+
+impl ExceptBody {
+    /// `None` when nobody is named.
+    ///
+    /// # Errors
+    /// What can be nobody's: whoever was meant would get what was to be kept from it.
+    pub fn except(&self) -> Result<Option<Except>, &'static str> {
+        let client = match self.client.as_str() {
+            "" => None,
+            client => Some(client.parse().map_err(|()| "except.client is not the id of a client")?),
+        };
+        if self.origin.len() > ORIGIN_BYTES_MAX {
+            return Err("except.origin is longer than 64 bytes");
+        }
+        let filled = |text: &str| (!text.is_empty()).then(|| Box::<str>::from(text));
+        let except =
+            Except { client, user: filled(&self.user).map(Into::into), origin: filled(&self.origin) };
+        Ok(Some(except).filter(|except| !except.is_nobody()))
+    }
+}
+
 /// `push`: one message to the connections of users.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -85,6 +124,8 @@ pub struct PushBody {
     /// Only to the connection of each user that was made last.
     #[serde(deserialize_with = "or_default")]
     pub newest: bool,
+    /// Who of them does not get it.
+    pub except: Option<ExceptBody>,
     #[serde(deserialize_with = "or_default")]
     pub idempotency_key: String,
 }
@@ -269,6 +310,10 @@ pub enum Answer {
     },
     Nodes {
         nodes: Vec<Node>,
+    },
+    /// Connections told, of all.
+    Everyone {
+        connections: u64,
     },
     /// Connections told, users with at least one of them, and those with none.
     Pushed {

@@ -258,12 +258,13 @@ impl FollowedChannels {
         subscriber.0 |= cursor;
     }
 
-    /// The subscriber at `position`, one of deltas without a cursor, has had the last publication of the running batch.
-    pub fn is_in_step(&mut self, channel: ChannelIndex, position: u32) {
+    /// The subscriber at `position`, one of deltas without a cursor, has had the last publication of the running batch that
+    /// its class gets, or has not: then the next one is whole.
+    pub fn set_in_step(&mut self, channel: ChannelIndex, position: u32, in_step: bool) {
         let entry = &mut self.channels[channel as usize];
         let subscriber = &mut entry.subscribers[position as usize];
         debug_assert!(!subscriber.has_cursor() && entry.classes.get(subscriber.class()).delta);
-        subscriber.set_own_frames(false);
+        subscriber.set_own_frames(!in_step);
     }
 
     /// Marks the subscriber at `position` as one with a cursor.

@@ -99,7 +99,7 @@ fn a_subscriber_of_deltas_is_in_step_from_its_first_publication_until_it_lags() 
     deliver(&mut local, 1, |local| {
         if has_own_frames(local) {
             assert_eq!(local.get(index).delivered(), None, "the batch is not done");
-            local.is_in_step(index, place);
+            local.set_in_step(index, place, true);
         }
     });
     let Item::Publication(first) = publication(1) else { unreachable!() };

@@ -168,6 +168,7 @@ mod tests {
             data: Bytes::from_static(b"{}"),
             info: None,
             tags: Vec::new(),
+            except: None,
             time_ms: 0,
             encoded: Default::default(),
         })

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
+use crate::base::except::Except;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications, Visibility};
@@ -33,6 +34,7 @@ pub struct PublishRequest {
     pub data: Bytes,
     pub info: Option<ClientInfo>,
     pub tags: Vec<(String, String)>,
+    pub except: Option<Arc<Except>>,
     pub skip_history: bool,
     /// A second publish with the same key within five minutes is answered like the first and delivers nothing.
     pub idempotency_key: Option<Box<str>>,
@@ -51,6 +53,7 @@ impl PublishRequest {
             data,
             info: None,
             tags: Vec::new(),
+            except: None,
             skip_history: false,
             idempotency_key: None,
             version: 0,

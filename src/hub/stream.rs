@@ -47,6 +47,11 @@ impl Item {
         }
     }
 
+    /// Some subscribers do not get it.
+    pub fn is_kept_from_some(&self) -> bool {
+        matches!(self, Item::Publication(publication) if publication.except.is_some())
+    }
+
     pub fn is_join_leave(&self) -> bool {
         matches!(self, Item::JoinLeaveEvent(_))
     }
@@ -330,6 +335,7 @@ pub mod tests {
             data: Bytes::from_static(b"0123456789"),
             info: None,
             tags: Vec::new(),
+            except: None,
             time_ms: 0,
             encoded: Encoded::default(),
         }))

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
-use crate::base::ids::{ChannelName, Epoch, Offset, Position, UserName};
+use crate::base::except::Except;
+use crate::base::ids::{ChannelName, ClientId, Epoch, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Encoded, Publication};
 use crate::record::envelope::{Kind, Record};
 use crate::record::field::{choice, record};
@@ -56,6 +57,15 @@ record! {
         tags: Vec<(String, String)>,
         /// Milliseconds since 1970.
         time_ms: u64,
+        ;
+        /// Whom it is kept from.
+        except: Option<ExceptRecord> = None,
+    }
+
+    pub struct ExceptRecord {
+        client: Option<ClientId>,
+        user: Option<UserName>,
+        origin: Option<Box<str>>,
     }
 
     /// A client as others see it.
@@ -123,6 +133,7 @@ impl PublicationRecord {
             info: publication.info.as_ref().map(InfoRecord::of),
             tags: publication.tags.clone(),
             time_ms: publication.time_ms,
+            except: publication.except.as_deref().map(ExceptRecord::of),
         }
     }
 
@@ -134,9 +145,22 @@ impl PublicationRecord {
             data: self.data,
             info: self.info.map(InfoRecord::info),
             tags: self.tags,
+            except: self.except.map(|except| Arc::new(except.except())),
             time_ms: self.time_ms,
             encoded: Encoded::default(),
         })
+    }
+}
+
+impl ExceptRecord {
+    fn of(except: &Except) -> ExceptRecord {
+        let Except { client, user, origin } = except.clone();
+        ExceptRecord { client, user, origin }
+    }
+
+    fn except(self) -> Except {
+        let ExceptRecord { client, user, origin } = self;
+        Except { client, user, origin }
     }
 }
 

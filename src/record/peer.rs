@@ -71,6 +71,9 @@ record! {
         /// Unix seconds; 0 never.
         expire_at_s: u64,
         renewal: RenewalRecord,
+        ;
+        /// The tag that it named when it connected.
+        origin: Option<Box<str>> = None,
     }
 
     pub struct HeaderRecord {

@@ -182,7 +182,8 @@ impl Session {
                     }
                     _ => return Err(ErrorCode::Internal.into()),
                 };
-                cx.effects.push(Effect::Publish { id, channel, data, changes });
+                let echoes = cx.world.rights(&channel).is_ok_and(|rights| rights.publisher_gets_own);
+                cx.effects.push(Effect::Publish { id, channel, data, changes, echoes });
                 Ok(())
             }
             (About::Rpc { id }, answer) => match answer {

@@ -132,7 +132,8 @@ impl Session {
                 if !rights.may(Deed::Publish, subscribed) {
                     return Err(ErrorCode::PermissionDenied.into());
                 }
-                cx.effects.push(Effect::Publish { id, channel, data, changes: None });
+                let echoes = rights.publisher_gets_own;
+                cx.effects.push(Effect::Publish { id, channel, data, changes: None, echoes });
                 Ok(())
             }
             Method::History(history) => {
@@ -243,6 +244,7 @@ impl Session {
             meta: admitted.meta,
             expire_at_s: admitted.expire_at_s,
             renewal: admitted.renewal,
+            origin: self.identity.take().and_then(|known| known.origin),
         };
         self.identity = (identity != Identity::default()).then(|| Box::new(identity));
         let awaits_place = cx.world.limits_users() && self.user().is_some();

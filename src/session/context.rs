@@ -43,6 +43,8 @@ pub struct Rights {
     pub subscribe_hook: bool,
     pub sub_refresh_hook: bool,
     pub publish_hook: bool,
+    /// Who publishes gets the publication as any subscriber does.
+    pub publisher_gets_own: bool,
 }
 
 impl Rights {
@@ -157,6 +159,8 @@ pub enum Effect {
         data: Bytes,
         /// What the backend wants done differently.
         changes: Option<Box<PublishAnswer>>,
+        /// The client gets it as well, where it is subscribed.
+        echoes: bool,
     },
     History {
         id: u32,

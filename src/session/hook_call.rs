@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
 use crate::base::certificate::ClientCertificate;
+use crate::base::except::Except;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::proto::centrifuge::Format;
@@ -132,6 +133,8 @@ pub struct PublishAnswer {
     pub data: Option<Bytes>,
     pub skip_history: bool,
     pub tags: Vec<(String, String)>,
+    /// Who does not get it.
+    pub except: Option<Except>,
     pub idempotency_key: Option<Box<str>>,
     pub version: u64,
     pub version_epoch: Option<Box<str>>,

@@ -14,6 +14,8 @@ pub struct Identity {
     /// Unix seconds at which the connection expires; 0 never.
     pub expire_at_s: u64,
     pub renewal: Renewal,
+    /// The tag that it named when it connected: see [`crate::base::except`].
+    pub origin: Option<Box<str>>,
 }
 
 /// Who somebody is to others, but for what a subscription adds.

@@ -16,7 +16,7 @@ use crate::proto::unidirectional::problem::Problem;
 use crate::proto::unidirectional::query;
 use crate::session::hook_call::{Granted, Matter};
 use crate::session::permissions::Deed;
-use crate::session::request_token::{reads_fields, shown};
+use crate::session::request_token::{origin_tag, reads_fields, shown};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
 use crate::session::unidirectional::{self, Admission, AskedChannel, Mode};
 use crate::session::{Identity, World, rights};
@@ -210,6 +210,9 @@ pub fn read(
         };
         return Err(Stop::CallHook(matter, None));
     };
+    if let Some(origin) = origin_tag(head) {
+        admission.identity.get_or_insert_default().origin = Some(origin.into());
+    }
     let personal = world.personal_channel(user_of(admission.identity.as_deref()));
     if let Some(personal) = personal.filter(|personal| admission.grant(personal).is_none()) {
         admission.granted.push((personal, SubscribeGrant::default()));

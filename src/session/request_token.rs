@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 
+use crate::base::except::ORIGIN_BYTES_MAX;
 use crate::proto::http1::RequestHead;
 use crate::proto::unidirectional::query;
 use crate::session::World;
@@ -35,6 +36,14 @@ pub fn shown<'a>(head: &RequestHead<'a>, fields: bool, cookies: bool) -> Option<
     }
     // None has the form of a token of ours: the first is refused for what it is.
     first
+}
+
+/// The tag that a request names its client by: publications and messages can be kept from it.
+const ORIGIN_PARAMETER: &str = "origin";
+
+/// The tag that the request names. One that is too long is none: nothing could name it.
+pub fn origin_tag<'a>(head: &RequestHead<'a>) -> Option<Cow<'a, str>> {
+    query::value(head.query.unwrap_or_default(), ORIGIN_PARAMETER).filter(|tag| tag.len() <= ORIGIN_BYTES_MAX)
 }
 
 /// Three parts with dots between, in the alphabet of base64url (RFC 7515 section 7.1).

@@ -25,6 +25,8 @@ pub struct ChannelRules {
     pub force_recovery: bool,
     /// Join and leave go to every subscriber, asked for or not.
     pub force_push_join_leave: bool,
+    /// What a client publishes is kept from itself.
+    pub exclude_publisher: bool,
     /// Publications of clients a second, and at once after a rest; 0 does not limit them.
     pub publish_per_second: u32,
     /// Payload bytes of clients a second, and at once after a rest; 0 does not limit them.
@@ -49,6 +51,7 @@ impl Default for ChannelRules {
             force_positioning: false,
             force_recovery: false,
             force_push_join_leave: false,
+            exclude_publisher: false,
             publish_per_second: 0,
             publish_bytes_per_second: 0,
             channel_regex: None,

@@ -111,6 +111,18 @@ impl Session {
         self
     }
 
+    /// Of a connection whose request names a tag.
+    pub fn with_origin(mut self, origin: Option<Box<str>>) -> Session {
+        if origin.is_some() {
+            self.identity.get_or_insert_default().origin = origin;
+        }
+        self
+    }
+
+    pub fn origin(&self) -> Option<&str> {
+        self.identity.as_ref()?.origin.as_deref()
+    }
+
     /// The token of the upgrade, until the client is let in: who is refused with it and asks once more on the same
     /// connection has not become somebody without one.
     pub(super) fn shown(&self) -> Option<&str> {

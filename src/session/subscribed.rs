@@ -56,8 +56,8 @@ impl Subscribed {
     pub(super) fn result<'a>(&'a self, views: &'a [PublicationRef<'a>], unix_s: u64) -> SubscribeResult<'a> {
         let positioned = self.flags & (Sub::POSITIONED | Sub::RECOVERABLE) != 0;
         let offset = match &self.recovery {
-            // The client counts on from where it was; the list brings it to the top.
-            Some((asked, Some(_))) => *asked,
+            // The client counts on from where it was; the list brings it to the top, unless nothing of it is for the client.
+            Some((asked, Some(publications))) if !publications.is_empty() => *asked,
             _ => self.position.offset,
         };
         SubscribeResult {

@@ -131,7 +131,12 @@ pub struct AskedChannel {
     pub recoverable: bool,
     /// Where the channel's log ended when it answered.
     pub top: Option<Position>,
+    /// Of what the log gave, what is for this client.
     pub publications: Publications,
+    /// Where it stands when it has been given these: behind all that the log gave. `None` while the log has given nothing.
+    pub through: Option<Position>,
+    /// The first that the log gave.
+    pub first: Option<Offset>,
     pub lost: bool,
     /// JSON that others see of the subscription.
     pub chan_info: Option<Bytes>,
@@ -153,6 +158,8 @@ impl AskedChannel {
             shown,
             top: None,
             publications: Vec::new(),
+            through: None,
+            first: None,
             lost: false,
             chan_info: None,
         }
@@ -181,6 +188,8 @@ impl AskedChannel {
     /// Where the unidirectional client stands before anything of this answer is given to it.
     pub fn start(&self) -> Option<Position> {
         match self.since {
+            // Nothing of what it missed is for it.
+            Some(since) if !self.lost && self.publications.is_empty() => self.through.or(Some(since)),
             Some(since) if !self.lost => Some(since),
             _ => self.top,
         }
@@ -192,9 +201,13 @@ impl AskedChannel {
         self.top = Some(top);
         match recovery {
             // Nothing was missed, whatever is allowed.
-            Some(Some(publications)) if publications.is_empty() => false,
+            Some(Some(publications)) if publications.is_empty() => {
+                self.through = Some(top);
+                false
+            }
             Some(Some(publications)) if self.recoverable => {
                 self.publications = publications;
+                self.through = Some(top);
                 false
             }
             Some(None)
@@ -217,19 +230,28 @@ impl AskedChannel {
     fn gap(&mut self, top: Position) {
         self.top = Some(top);
         self.publications.clear();
+        self.through = None;
         self.lost = self.since.is_some();
     }
 
-    /// Takes what the log gave from the asked position on: usable when it goes on exactly there.
-    pub fn read_on(&mut self, publications: Publications) {
+    /// Takes what the log gave from the asked position on: usable when it goes on exactly there. `own`: of that, what is
+    /// for this client.
+    pub fn read_on(&mut self, given: &Publications, own: Publications) {
         if self.lost {
             return;
         }
         let next = self.since.map(|since| since.offset.next());
-        match publications.first() {
-            Some(first) if Some(first.offset()) == next => self.publications = publications,
+        match given.first() {
+            Some(first) if Some(first.offset()) == next => self.take_read(given, own),
             _ => self.lost = true,
         }
+    }
+
+    /// Takes what the log gave, and of that what is for this client.
+    pub fn take_read(&mut self, given: &Publications, own: Publications) {
+        self.first = given.first().map(|first| first.offset());
+        self.through = given.last().map(|last| last.position);
+        self.publications = own;
     }
 }
 
@@ -469,6 +491,7 @@ mod tests {
                 data: Bytes::from_static(b"1"),
                 info: None,
                 tags: Vec::new(),
+                except: None,
                 time_ms: 0,
                 encoded: Encoded::default(),
             })
@@ -500,19 +523,33 @@ mod tests {
     }
 
     #[test]
+    fn who_gets_nothing_of_what_it_missed_stands_behind_it() {
+        let mut stream = asked(Some(at(3)), true);
+        assert!(!stream.joined(at(5), Some(Some(Vec::new())), true));
+        assert_eq!((stream.start(), stream.lost), (Some(at(5)), false));
+        let mut poll = asked(Some(at(3)), true);
+        assert!(poll.joined(at(9), Some(None), true));
+        poll.read_on(&publications(4..=7), Vec::new());
+        assert_eq!((poll.start(), poll.first, poll.lost), (Some(at(7)), Some(Offset(4)), false));
+        // Of a part of it: where it was, until it has been given that.
+        poll.read_on(&publications(4..=7), publications([5]));
+        assert_eq!((poll.start(), poll.through), (Some(at(3)), Some(at(7))));
+    }
+
+    #[test]
     fn a_poll_reads_on_in_the_log_where_a_stream_is_told_that_it_lost() {
         let mut stream = asked(Some(at(1)), true);
         assert!(!stream.joined(at(900), Some(None), false) && stream.lost);
 
         let mut poll = asked(Some(at(1)), true);
         assert!(poll.joined(at(900), Some(None), true) && !poll.lost);
-        poll.read_on(publications(2..=301));
+        poll.read_on(&publications(2..=301), publications(2..=301));
         assert_eq!((poll.publications.len(), poll.lost), (300, false));
 
         for gap in [publications(3..5), Vec::new()] {
             let mut poll = asked(Some(at(1)), true);
             poll.joined(at(900), Some(None), true);
-            poll.read_on(gap);
+            poll.read_on(&gap, gap.clone());
             assert!(poll.lost && poll.publications.is_empty());
         }
         let mut foreign = asked(Some(Position { offset: Offset(1), epoch: Epoch(2) }), true);
@@ -533,7 +570,7 @@ mod tests {
         }
         let channels = &mut uni.asking().unwrap().channels;
         // The log is read still, and gives what would leave a hole.
-        channels[1].read_on(publications(2..=4));
+        channels[1].read_on(&publications(2..=4), publications(2..=4));
         let after = channels.iter().map(|asked| (asked.start(), asked.publications.len(), asked.lost));
         let expected = [(Some(at(9)), 0, true), (Some(at(9)), 0, true), (Some(at(9)), 0, false)];
         assert_eq!(after.collect::<Vec<_>>(), expected);

@@ -52,6 +52,7 @@ impl Core {
             }),
             ControlRequest::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
             ControlRequest::Push(ask, reply) => self.push_to_users(ask, reply),
+            ControlRequest::Everyone(message, reply) => self.push_to_everyone(message, reply),
             ControlRequest::Stats(reply) => reply.send(Ok(self.report())),
             ControlRequest::Options(options, reply) => self.exchange_options(options, reply),
             ControlRequest::Alive(reply) => reply.send(Ok(())),

@@ -1,5 +1,8 @@
 //! Clients of the Centrifuge protocol: their commands, what those lead to, their pings and expiries.
 
+use std::sync::Arc;
+
+use crate::base::except::Except;
 use crate::base::ids::ClientId;
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
@@ -195,17 +198,21 @@ impl Core {
             }
             Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
             Effect::Unsubscribe { channel, why } => self.unsubscribe(slot, channel, why),
-            Effect::Publish { id, channel, data, changes } => {
+            Effect::Publish { id, channel, data, changes, echoes } => {
                 let index = self.delivery.local.find(&channel);
-                let client = self.client_id(slot).to_string();
+                let client = self.client_id(slot);
                 let Some(session) = self.links.connections.session(slot) else {
                     return;
                 };
-                let info = session.info(client, index);
+                let info = session.info(client.to_string(), index);
                 let by = Creator::client(session.user(), conn);
                 let mut ask = PublishRequest { info: Some(info), by, ..PublishRequest::new(channel, data) };
                 if let Some(changes) = changes {
                     changed(&mut ask, *changes);
+                }
+                if !echoes {
+                    let named = ask.except.take().map_or_else(Except::default, Arc::unwrap_or_clone);
+                    ask.except = Some(Arc::new(Except { client: Some(client), ..named }));
                 }
                 self.command_sent(slot, 1);
                 self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask });
@@ -258,7 +265,7 @@ impl Core {
 
 /// What the backend wants published in place of what the client sent.
 pub(in crate::shard) fn changed(ask: &mut PublishRequest, changes: PublishAnswer) {
-    let PublishAnswer { data, skip_history, tags, idempotency_key, version, version_epoch } = changes;
+    let PublishAnswer { data, skip_history, tags, except, idempotency_key, version, version_epoch } = changes;
     if let Some(data) = data {
         ask.data = data;
     }
@@ -267,6 +274,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishRequest, changes: PublishAnswer
         data: std::mem::take(&mut ask.data),
         info: ask.info.take(),
         tags,
+        except: except.map(Arc::new),
         skip_history,
         idempotency_key,
         version,

@@ -15,6 +15,7 @@ use http::{Request, Response};
 
 use crate::base::bytes::Bytes;
 use crate::base::event::Event;
+use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
 use crate::base::publication::Encoded;
@@ -122,6 +123,8 @@ pub struct PushUsers {
 pub struct UserMessage {
     /// JSON, checked already.
     pub data: Bytes,
+    /// Who does not get it.
+    pub except: Option<Except>,
     pub encoded: Encoded,
 }
 
@@ -211,6 +214,8 @@ pub enum ControlRequest {
     /// To one connection of a tunnel, which must be of this shard.
     Tunnel(ConnId, TunnelCommand, Reply<TunnelTold>),
     Push(PushUsers, Reply<Pushed>),
+    /// To every connection of the shard that takes messages. Answers how many got it.
+    Everyone(Arc<UserMessage>, Reply<u64>),
     Stats(Reply<ShardStats>),
     /// Answered when the shard turns.
     Alive(Reply<()>),

@@ -230,7 +230,14 @@ impl Stage {
     // --- what the backend does
 
     pub fn publish(&mut self, channel: &str, data: &str) {
-        let ask = PublishRequest::new(ChannelName::from(channel), Bytes::copy_from_slice(data.as_bytes()));
+        self.publish_as(channel, data, |_| ());
+    }
+
+    /// The same of a publication that is more than its payload.
+    pub fn publish_as(&mut self, channel: &str, data: &str, change: impl FnOnce(&mut PublishRequest)) {
+        let mut ask =
+            PublishRequest::new(ChannelName::from(channel), Bytes::copy_from_slice(data.as_bytes()));
+        change(&mut ask);
         let ask = ControlRequest::Publish(ask, Reply::new(|_| {}));
         self.core.handle_message(Mail::ControlRequest(Box::new(ask)));
     }
@@ -318,6 +325,11 @@ impl Stage {
     /// Whether the driver still has the connection.
     pub fn is_open(&self, slot: u32) -> bool {
         self.core.links.connections.get(slot).is_some()
+    }
+
+    /// The epoch of a channel's log, as clients have it.
+    pub fn epoch(&self, channel: &str) -> String {
+        self.core.owned.channels.owned.position(channel).unwrap().epoch.to_string()
     }
 
     /// Subscribers that the owner knows of.

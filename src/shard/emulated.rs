@@ -19,6 +19,8 @@ pub struct ClientRequest {
     pub format: Format,
     pub reply: ReplyForm,
     pub token: Option<Box<str>>,
+    /// The tag that the client names itself by.
+    pub origin: Option<Box<str>>,
     pub headers: Option<Arc<Headers>>,
 }
 

@@ -15,6 +15,7 @@ use crate::proto::unidirectional::query;
 use crate::proto::wire::{Carrier, Wire};
 use crate::session::Session;
 use crate::session::paths::ClientPath;
+use crate::session::request_token::origin_tag;
 use crate::session::unidirectional::ReplyForm;
 use crate::shard::core::Core;
 use crate::shard::cors::cors_fields;
@@ -82,6 +83,7 @@ impl Core {
             path,
             format,
             token: if path == ClientPath::Emulation { None } else { self.shown_token(head) },
+            origin: origin_tag(head).map(Box::from),
             headers: if path == ClientPath::Emulation { None } else { self.forwarded(slot, head) },
             reply: form,
         };
@@ -144,7 +146,8 @@ impl Core {
         self.env.stats.counters.client_streams_opened_total += 1;
         let head = self.opening_of(wire, &client.reply);
         let waits = unidirectional && !self.env.options.connect_statuses.is_empty();
-        let mut session = Session::new(wire, client.headers).with_token(client.token);
+        let mut session =
+            Session::new(wire, client.headers).with_token(client.token).with_origin(client.origin);
         if waits {
             session = session.with_opening(head);
         } else {

@@ -12,6 +12,7 @@ use crate::base::publication::Publication;
 use crate::hub::class::{Class, ClassId};
 use crate::hub::followed::{Active, Cursor, Item, LocalChannel, Seq};
 use crate::proto::websocket::deflate::Deflater;
+use crate::shard::audience::item_is_kept_from;
 use crate::shard::core::Core;
 use crate::shard::framing::{encode_delta, encode_item};
 use crate::shard::outbox::{FrameId, Outbox};
@@ -67,22 +68,11 @@ impl Core {
     /// Delivers a batch to its remaining subscribers down to `until`; gives how many turns of the budget that took, at
     /// least one.
     fn deliver_slice(&mut self, index: u32, active: Active, until: u32) -> u32 {
-        let channel = self.delivery.local.get(index);
-        let mut batch = Batch::new(active, channel);
-        for place in (until..active.remaining).rev() {
-            let subscriber = channel.subscribers()[place as usize];
-            if subscriber.has_cursor() || subscriber.has_own_frames() {
-                self.delivery.special.push((place, subscriber.slot()));
-                continue;
-            }
-            let deflater = &mut self.links.compression.deflater;
-            let Some(frame) = batch.frame(channel, subscriber.class(), &mut self.links.outbox, deflater)
-            else {
-                continue;
-            };
-            if let Some(connection) = self.links.connections.get_mut(subscriber.slot()) {
-                self.links.outbox.append(subscriber.slot(), &mut connection.link.chain, frame);
-            }
+        let stream = self.delivery.local.get(index).stream();
+        let some = stream.between(active.start, active.end).any(Item::is_kept_from_some);
+        match some {
+            false => self.append_frames::<false>(index, active, until),
+            true => self.append_frames::<true>(index, active, until),
         }
         let visited = active.remaining - until;
         self.env.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
@@ -105,6 +95,35 @@ impl Core {
         }
         self.delivery.special = special;
         visited.max(1)
+    }
+
+    /// Appends the frames of a batch's classes for the subscribers that get what their class gets; the others are noted.
+    /// `SOME`: something in the batch is kept from some of them.
+    fn append_frames<const SOME: bool>(&mut self, index: u32, active: Active, until: u32) {
+        let channel = self.delivery.local.get(index);
+        let mut batch = Batch::new(active, channel);
+        for place in (until..active.remaining).rev() {
+            let subscriber = channel.subscribers()[place as usize];
+            if subscriber.has_cursor() || subscriber.has_own_frames() {
+                self.delivery.special.push((place, subscriber.slot()));
+                continue;
+            }
+            if SOME && let Some(connection) = self.links.connections.get(subscriber.slot()) {
+                let mut items = channel.stream().between(active.start, active.end);
+                if items.any(|item| item_is_kept_from(&self.peers, &connection.peer, item)) {
+                    self.delivery.special.push((place, subscriber.slot()));
+                    continue;
+                }
+            }
+            let deflater = &mut self.links.compression.deflater;
+            let Some(frame) = batch.frame(channel, subscriber.class(), &mut self.links.outbox, deflater)
+            else {
+                continue;
+            };
+            if let Some(connection) = self.links.connections.get_mut(subscriber.slot()) {
+                self.links.outbox.append(subscriber.slot(), &mut connection.link.chain, frame);
+            }
+        }
     }
 
     /// A batch meets a subscriber with a cursor, or one whose frames are its own.
@@ -131,12 +150,19 @@ impl Core {
             return;
         }
         let class = channel.class_of(subscriber);
-        let mut published = false;
+        // Whether it has had the last publication that its class gets, if there was one.
+        let mut in_step = None;
         for item in channel.stream().between(cursor.seq, active.end) {
             if item.is_join_leave() && !class.join_leave || cursor.has_had(item) {
                 continue;
             }
-            published |= !item.is_join_leave();
+            let kept_from_it = item_is_kept_from(&self.peers, &connection.peer, item);
+            if !item.is_join_leave() {
+                in_step = Some(!kept_from_it);
+            }
+            if kept_from_it {
+                continue;
+            }
             append_item(
                 &mut self.links.outbox,
                 &self.delivery.local,
@@ -149,8 +175,10 @@ impl Core {
             );
         }
         if !subscriber.has_cursor() {
-            if class.delta && published {
-                self.delivery.local.is_in_step(index, place);
+            if class.delta
+                && let Some(in_step) = in_step
+            {
+                self.delivery.local.set_in_step(index, place, in_step);
             }
             return;
         }

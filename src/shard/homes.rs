@@ -157,10 +157,15 @@ impl Core {
                 }
                 self.reply(slot, id, 1, outcome, |id, _, cx| cx.reply(id, &Reply::Publish));
             }
-            OwnerAnswer::History { id, outcome, .. } => match slot.filter(|&slot| self.is_uni(slot)) {
-                Some(slot) => self.handle_uni_history(slot, id, outcome),
-                None => self.reply(slot, id, READ_WEIGHT, outcome, reply_history),
-            },
+            OwnerAnswer::History { id, mut outcome, .. } => {
+                if let Some(slot) = slot.filter(|&slot| self.is_uni(slot)) {
+                    return self.handle_uni_history(slot, id, outcome);
+                }
+                if let (Some(slot), Ok(history)) = (slot, &mut outcome) {
+                    self.keep_not_excepted(slot, &mut history.publications);
+                }
+                self.reply(slot, id, READ_WEIGHT, outcome, reply_history);
+            }
             OwnerAnswer::Presence { id, outcome, .. } => {
                 self.reply(slot, id, READ_WEIGHT, outcome, reply_presence);
             }

@@ -18,7 +18,7 @@ use crate::session::Session;
 use crate::session::hook_call::Headers;
 use crate::session::origins::Welcome;
 use crate::session::paths::ClientPath;
-use crate::session::request_token::{reads_fields, shown};
+use crate::session::request_token::{origin_tag, reads_fields, shown};
 use crate::session::token::TokenFault;
 use crate::session::unidirectional::ReplyForm;
 use crate::shard::compressed::write_switch;
@@ -41,8 +41,8 @@ const PROTOBUF_SUBPROTOCOL: &str = "centrifuge-protobuf";
 
 /// What an upgrade leads to.
 enum Endpoint {
-    /// With the token that the request shows.
-    Centrifuge(Wire, Option<Box<str>>, Option<Box<str>>),
+    /// With the token that the request shows, the tag that it names, and the connect of a unidirectional client.
+    Centrifuge(Wire, Option<Box<str>>, Option<Box<str>>, Option<Box<str>>),
     Echo,
 }
 
@@ -177,9 +177,9 @@ impl Core {
                 }
                 let mut first = None;
                 let state = match endpoint {
-                    Endpoint::Centrifuge(wire, token, connect) => {
+                    Endpoint::Centrifuge(wire, token, origin, connect) => {
                         first = connect;
-                        Kind::Client(Session::new(wire, headers).with_token(token))
+                        Kind::Client(Session::new(wire, headers).with_token(token).with_origin(origin))
                     }
                     Endpoint::Echo => Kind::Echo,
                 };
@@ -278,7 +278,8 @@ impl Core {
                 (Wire::new(format_of(head, handshake.protocol), carrier), None)
             }
         };
-        let endpoint = Endpoint::Centrifuge(wire, self.shown_token(head), connect.map(Box::from));
+        let origin = origin_tag(head).map(Box::from);
+        let endpoint = Endpoint::Centrifuge(wire, self.shown_token(head), origin, connect.map(Box::from));
         Asked::Upgraded(endpoint, answer, self.forwarded(slot, head), agreed)
     }
 

@@ -9,6 +9,7 @@ use crate::hub::limits::READ_AGAIN;
 use crate::hub::options::GapPolicy;
 use crate::hub::requests::{Read, ReadAnswer};
 use crate::session::gaps::AfterGap;
+use crate::shard::audience::item_is_kept_from;
 use crate::shard::core::Core;
 use crate::shard::environment::RETRY;
 use crate::shard::links::Action;
@@ -161,7 +162,10 @@ impl Core {
                     break;
                 }
                 at += 1;
-                if item.is_join_leave() && !class.join_leave || cursor.has_had(item) {
+                if item.is_join_leave() && !class.join_leave
+                    || cursor.has_had(item)
+                    || item_is_kept_from(&self.peers, &connection.peer, item)
+                {
                     continue;
                 }
                 let bytes = append_item(
@@ -249,7 +253,7 @@ impl Core {
             return;
         };
         cursor.asked = false;
-        let publications = match answer {
+        let mut publications = match answer {
             ReadAnswer::Page { publications, .. } => publications,
             ReadAnswer::Lost(_) => {
                 self.handle_gap(slot, channel);
@@ -270,6 +274,7 @@ impl Core {
             None => Cursor { after: reached, ..*cursor },
         };
         self.delivery.catching_up.push(slot);
+        self.keep_own(slot, channel, &mut publications);
         if self.is_held_poll(slot) {
             return self.answer_missed(slot, channel, &publications);
         }

@@ -17,6 +17,7 @@ mod addresses;
 mod admission;
 mod admitted;
 mod api_commands;
+mod audience;
 pub mod client_ids;
 mod clients;
 mod closing;

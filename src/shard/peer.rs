@@ -182,6 +182,15 @@ impl Peer {
         }
     }
 
+    /// The tag that it named when it connected.
+    pub fn origin(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Client(session) => session.origin(),
+            Kind::Unidirectional(uni) => uni.identity.as_ref()?.origin.as_deref(),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
     pub fn subs(&self) -> &[Sub] {
         match &self.kind {
             Kind::Client(session) => session.subs(),

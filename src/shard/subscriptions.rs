@@ -47,7 +47,10 @@ impl Core {
     }
 
     /// The owner has answered: what the peer hears of it is its kind's, what becomes of the subscription is not.
-    pub fn handle_joined(&mut self, slot: u32, index: u32, channel: &ChannelName, answer: JoinAnswer) {
+    pub fn handle_joined(&mut self, slot: u32, index: u32, channel: &ChannelName, mut answer: JoinAnswer) {
+        if let Ok((_, Some(Some(publications)))) = &mut answer.outcome {
+            self.keep_own(slot, index, publications);
+        }
         let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
         if let Some(uni) = self.links.connections.uni_mut(slot) {
             let at = answer.id;

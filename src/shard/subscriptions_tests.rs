@@ -197,7 +197,11 @@ fn a_message_for_the_peer_before_is_not_for_the_one_after() {
     let after = stage.core.conn_id(slot);
     assert_ne!(before, after);
     let mut push = |conn| {
-        let message = Arc::new(UserMessage { data: Bytes::from_static(b"5"), encoded: Encoded::default() });
+        let message = Arc::new(UserMessage {
+            data: Bytes::from_static(b"5"),
+            except: None,
+            encoded: Encoded::default(),
+        });
         let tally = Tally::new(1, Reply::new(|_| {}));
         let push = PushMail { message, targets: vec![(conn, 0)], tally };
         stage.core.handle_message(Mail::Push(Box::new(push)));

@@ -16,7 +16,7 @@ use crate::shard::framing::encoded;
 use crate::shard::gather::Tally;
 use crate::shard::homes::WAITING_MAIL_MAX;
 use crate::shard::mailbox::{Mail, PushMail};
-use crate::shard::pushes::PUSH_CONNECTIONS_MAX;
+use crate::shard::pushes::{EVERYONE_WAITING_MAX, Everyone, PUSH_CONNECTIONS_MAX};
 
 /// Connections of one message between shards: bounds what one inbox entry holds (16 KiB).
 const TARGETS_PER_MAIL: usize = 1024;
@@ -55,6 +55,14 @@ impl Core {
         }
     }
 
+    /// A message for every connection of this shard.
+    pub fn push_to_everyone(&mut self, message: Arc<UserMessage>, reply: Reply<u64>) {
+        if self.delivery.pushes.everyone.len() >= EVERYONE_WAITING_MAX {
+            return reply.send(Err(ErrorCode::TooManyRequests));
+        }
+        self.delivery.pushes.everyone.push_back(Everyone { message, next: 0, told: 0, reply });
+    }
+
     pub fn handle_push(&mut self, mail: PushMail) {
         self.delivery.pushes.waiting += mail.targets.len();
         self.delivery.pushes.queue.push_back(mail);
@@ -81,13 +89,45 @@ impl Core {
                 }
             }
         }
+        self.deliver_everyone(budget);
+    }
+
+    /// The same for messages to everybody, slot by slot. Who connects meanwhile may get it or not.
+    fn deliver_everyone(&mut self, mut budget: usize) {
+        while budget > 0
+            && let Some(mut everyone) = self.delivery.pushes.everyone.pop_front()
+        {
+            let end = self.links.connections.end();
+            while budget > 0 && everyone.next < end {
+                budget -= 1;
+                let slot = everyone.next;
+                everyone.next += 1;
+                if self.links.connections.get(slot).is_some_and(|connection| !connection.link.is_gone())
+                    && self.push_to_one(self.conn_id(slot), &everyone.message)
+                {
+                    self.env.stats.counters.user_messages_total += 1;
+                    everyone.told += 1;
+                }
+            }
+            match everyone.next < end {
+                true => self.delivery.pushes.everyone.push_front(everyone),
+                false => everyone.reply.send(Ok(everyone.told)),
+            }
+        }
     }
 
     /// False when the connection is gone, or goes because it cannot take the message.
     fn push_to_one(&mut self, conn: ConnId, message: &UserMessage) -> bool {
         let Some(slot) = self.live(conn) else { return false };
         let Some(connection) = self.links.connections.get(slot) else { return false };
-        let Some((encoding, chunked)) = connection.peer.takes_messages() else { return false };
+        let peer = &connection.peer;
+        let Some((encoding, chunked)) = peer.takes_messages() else { return false };
+        if let Some(except) = &message.except
+            && except
+                .covers(peer.user().map(|user| &**user), peer.origin(), || self.peers.client_ids.id(conn))
+        {
+            return false;
+        }
         let deflater = &mut self.links.compression.deflater;
         let mut frame = frame_of(message, encoding, connection.link.deflates(), deflater);
         if encoding == Encoding::JsonLines && !chunked {

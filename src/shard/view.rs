@@ -42,6 +42,7 @@ impl World for View<'_> {
             subscribe_hook: rules.subscribe_hook.is_some(),
             sub_refresh_hook: rules.sub_refresh_hook.is_some(),
             publish_hook: rules.publish_hook.is_some(),
+            publisher_gets_own: !rules.exclude_publisher,
         })
     }
 

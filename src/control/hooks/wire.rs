@@ -19,7 +19,7 @@ use crate::base::json::Object;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
 use crate::control::certificate::Certificate;
 use crate::control::hooks::fault::{Fault, quoted};
-use crate::control::wire::{even_null, map, or_default, payload, says_something};
+use crate::control::wire::{ExceptBody, even_null, map, or_default, payload, says_something};
 use crate::session::hook_call::{
     Answer, ConnectAnswer, Denied, Granted, HookCall, Matter, PublishAnswer, RefreshAnswer, SubRefreshAnswer,
 };
@@ -172,6 +172,7 @@ pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fa
                 data: checked(wire.data, &wire.b64data)?,
                 skip_history: wire.skip_history,
                 tags: wire.tags.into_iter().collect(),
+                except: wire.except.map_or(Ok(None), |except| except.except()).map_err(wrong)?,
                 idempotency_key: filled(wire.idempotency_key),
                 version: wire.version,
                 version_epoch: filled(wire.version_epoch),
@@ -377,6 +378,7 @@ struct PublishWire {
     skip_history: bool,
     #[serde(deserialize_with = "map")]
     tags: BTreeMap<String, String>,
+    except: Option<ExceptBody>,
     #[serde(deserialize_with = "or_default")]
     idempotency_key: String,
     #[serde(deserialize_with = "or_default")]
@@ -422,6 +424,10 @@ fn read<'r, T: Deserialize<'r>>(object: &'r str) -> Result<T, Fault> {
 fn checked(plain: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, Fault> {
     payload(plain, base64)
         .map_err(|_| Fault::WrongShape("what stands in b64info or b64data is not base64 of JSON".into()))
+}
+
+fn wrong(problem: &'static str) -> Fault {
+    Fault::WrongShape(problem.into())
 }
 
 fn fault_of(error: &serde_json::Error) -> Fault {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::base::certificate::ClientCertificate;
+use crate::base::except::Except;
 use crate::base::ids::ClientId;
 use crate::proto::centrifuge::Format;
 use crate::session::hook_call::Caller;
@@ -145,13 +146,14 @@ fn every_kind_of_answer_is_read_whole() {
             &publish(),
             concat!(
                 r#"{"result":{"data":{"x":1},"skip_history":true,"tags":{"t":"v"},"#,
-                r#""idempotency_key":"k","version":3,"version_epoch":"e","delta":true}}"#
+                r#""except":{"origin":"tab","user":null},"idempotency_key":"k","version":3,"version_epoch":"e","delta":true}}"#
             )
         ),
         Answer::Publish(PublishAnswer {
             data: bytes("{\"x\":1}"),
             skip_history: true,
             tags: vec![("t".into(), "v".into())],
+            except: Some(Except { origin: Some("tab".into()), ..Except::default() }),
             idempotency_key: Some("k".into()),
             version: 3,
             version_epoch: Some("e".into()),

@@ -72,6 +72,7 @@ impl OwnedChannels {
             data: ask.data,
             info: ask.info,
             tags: ask.tags,
+            except: ask.except,
             time_ms: wall_ms,
             encoded: Encoded::default(),
         });

@@ -315,6 +315,7 @@ mod tests {
             data: Bytes::copy_from_slice(data.as_bytes()),
             info: None,
             tags: tags.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            except: None,
             time_ms: 0,
             encoded: Encoded::default(),
         }

@@ -112,13 +112,13 @@ impl Renewal {
 
 impl Identity {
     fn to_record(&self) -> IdentityRecord {
-        let Identity { user, conn_info, meta, expire_at_s, renewal } = self.clone();
-        IdentityRecord { user, conn_info, meta, expire_at_s, renewal: renewal.to_record() }
+        let Identity { user, conn_info, meta, expire_at_s, renewal, origin } = self.clone();
+        IdentityRecord { user, conn_info, meta, expire_at_s, renewal: renewal.to_record(), origin }
     }
 
     fn from_record(record: &IdentityRecord) -> Identity {
-        let IdentityRecord { user, conn_info, meta, expire_at_s, renewal } = record.clone();
-        Identity { user, conn_info, meta, expire_at_s, renewal: Renewal::from_record(&renewal) }
+        let IdentityRecord { user, conn_info, meta, expire_at_s, renewal, origin } = record.clone();
+        Identity { user, conn_info, meta, expire_at_s, renewal: Renewal::from_record(&renewal), origin }
     }
 }
 

@@ -161,6 +161,7 @@ impl AskedChannel {
         }
         asked.top = record.top;
         asked.publications = publications_from_record(&record.publications, &record.channel);
+        asked.first = asked.publications.first().map(|first| first.offset());
         asked.lost = record.lost;
         asked.chan_info = record.chan_info.clone();
         Ok(asked)

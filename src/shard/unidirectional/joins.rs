@@ -48,15 +48,21 @@ impl Core {
             return;
         };
         let (first, mode) = (uni.id, uni.mode);
-        let Some(asking) = uni.asking() else { return };
-        let Some(asked) = asking.channels.get_mut(id.wrapping_sub(first) as usize) else { return };
+        let at = id.wrapping_sub(first) as usize;
+        let Some(index) = uni.asking().and_then(|asking| Some(asking.channels.get(at)?.index)) else {
+            return;
+        };
+        let mut own = outcome.as_ref().map_or_else(|_| Vec::new(), |read| read.publications.clone());
+        self.keep_own(slot, index, &mut own);
+        let Some(asking) = self.links.connections.uni_mut(slot).and_then(|uni| uni.asking()) else { return };
+        let Some(asked) = asking.channels.get_mut(at) else { return };
         match outcome {
             Ok(History { publications, position }) => {
                 if mode == Mode::Poll {
-                    asked.read_on(publications);
+                    asked.read_on(&publications, own);
                 } else {
                     asked.top = Some(position);
-                    asked.publications = publications;
+                    asked.take_read(&publications, own);
                 }
             }
             // The log has changed between the two asks: what was there is no longer.

@@ -16,7 +16,10 @@ pub mod pending;
 mod polls;
 mod stream;
 
+use std::sync::Arc;
+
 use crate::base::bytes::Bytes;
+use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::encoding::Encoding;
@@ -323,11 +326,17 @@ impl Core {
             return;
         }
         let info = info_of(request.admission.identity.as_deref(), self.client_id(slot).to_string());
+        let excludes = self.env.options.rules.resolve(&asked.name).is_ok_and(|rules| rules.exclude_publisher);
         let by = self.creator(slot, Some(&info.user));
         let mut ask =
             PublishRequest { info: Some(info), by, ..PublishRequest::new(asked.name.clone(), body) };
         if let Some(changes) = changes {
             changed(&mut ask, changes);
+        }
+        let origin = request.admission.identity.as_ref().and_then(|identity| identity.origin.clone());
+        if origin.is_some() && excludes {
+            let named = ask.except.take().map_or_else(Except::default, Arc::unwrap_or_clone);
+            ask.except = Some(Arc::new(Except { origin, ..named }));
         }
         // The client's own, unless the backend has another.
         ask.idempotency_key = ask.idempotency_key.or(request.idempotency_key);

@@ -7,6 +7,7 @@ use crate::base::publication::{Publication, Publications};
 use crate::hub::followed::{Active, ChannelIndex, Item, Seq};
 use crate::proto::unidirectional::answer::{BatchBody, matches_tag};
 use crate::session::unidirectional::{Asking, Mode};
+use crate::shard::audience::is_kept_from;
 use crate::shard::core::Core;
 use crate::shard::unidirectional::answers::{Answer, Caching, millis};
 use crate::shard::unidirectional::deliver::{position_text, text_of};
@@ -29,8 +30,11 @@ impl Core {
         if missed {
             let mut batch = self.batch(slot);
             for (at, asked) in asking.channels.iter().enumerate() {
-                if let Some((_, stands)) = stand.get_mut(at) {
-                    batch.take(&asked.publications, stands);
+                if let Some((_, stands)) = stand.get_mut(at)
+                    && batch.take(&asked.publications, stands)
+                    && let Some(through) = asked.through.filter(|_| !asked.lost)
+                {
+                    *stands = through;
                 }
             }
             let reset: Vec<&str> =
@@ -80,6 +84,7 @@ impl Core {
         let cursor = connection.link.lag.as_ref().and_then(|lag| lag.cursor_in(index));
         let from = cursor.map_or(0, |cursor| items.partition_point(|(seq, _)| *seq < cursor.seq));
         let news = items[from..].iter().map(|(_, publication)| publication);
+        let news = news.filter(|publication| !is_kept_from(&self.peers, &connection.peer, publication));
         let news: Publications = match cursor {
             Some(cursor) if cursor.skips => {
                 news.filter(|publication| !cursor.has_had_offset(publication.offset())).cloned().collect()
@@ -97,10 +102,8 @@ impl Core {
     /// A held poll whose socket was full, or that joined several channels one after the other, looks for itself.
     /// True when it has been answered.
     pub fn catch_up_poll(&mut self, slot: u32) -> bool {
-        let Some(lag) = self.links.connections.get(slot).and_then(|connection| connection.link.lag.as_ref())
-        else {
-            return false;
-        };
+        let Some(connection) = self.links.connections.get(slot) else { return false };
+        let Some(lag) = connection.link.lag.as_ref() else { return false };
         for (index, cursor) in lag.cursors.clone() {
             let stream = self.delivery.local.get(index).stream();
             if !stream.reaches(cursor) {
@@ -109,7 +112,12 @@ impl Core {
             let news: Publications = stream
                 .from(cursor.seq)
                 .filter_map(|item| match item {
-                    Item::Publication(publication) if !cursor.has_had(item) => Some(publication.clone()),
+                    Item::Publication(publication)
+                        if !cursor.has_had(item)
+                            && !is_kept_from(&self.peers, &connection.peer, publication) =>
+                    {
+                        Some(publication.clone())
+                    }
                     _ => None,
                 })
                 .collect();
@@ -206,28 +214,30 @@ impl Core {
         for asked in &asking.channels {
             let Some(top) = asked.top else { continue };
             let publications = &asked.publications;
-            let first = publications.first().map_or(top.offset, |first| first.offset());
+            let (first, is_empty) = (asked.first.unwrap_or(top.offset), asked.first.is_none());
             oldest ^= first.0;
             let since = asked.since.filter(|since| since.epoch == top.epoch);
             let mut stands = match (since, asking.reverse) {
                 (Some(since), _) => since,
                 (None, true) => Position { offset: top.offset.next(), ..top },
                 // Without a position the log is read from its oldest on: what is before that is not missed.
-                (None, false) if publications.is_empty() => top,
+                (None, false) if is_empty => top,
                 (None, false) => Position { offset: Offset(first.0.saturating_sub(1)), ..top },
             };
             let holed = !asking.reverse
-                && since.is_some_and(|since| match publications.is_empty() {
+                && since.is_some_and(|since| match is_empty {
                     true => since.offset < top.offset && batch.limit > 0,
                     false => first != since.offset.next(),
                 });
             if holed {
                 reset.push(&asked.name);
-                if publications.is_empty() {
+                if is_empty {
                     stands = top;
                 }
             }
-            batch.take(publications, &mut stands);
+            if batch.take(publications, &mut stands) {
+                stands = asked.through.unwrap_or(stands);
+            }
             stand.push((asked.name.clone(), stands));
         }
         let text = text_of(&stand);
@@ -270,20 +280,21 @@ struct PollBatch {
 }
 
 impl PollBatch {
-    /// Adds what fits of `publications`, and moves `stands` to behind the last that was added.
-    fn take(&mut self, publications: &Publications, stands: &mut Position) {
+    /// Adds what fits of `publications`, and moves `stands` to behind the last that was added. True when all fit.
+    fn take(&mut self, publications: &Publications, stands: &mut Position) -> bool {
         for publication in publications {
             let messages = self.body.messages();
             if messages >= self.limit
                 || messages > 0 && self.body.len() + publication.weight() > self.bytes_max
             {
-                return;
+                return false;
             }
             self.body.push(publication);
             if publication.offset() != Offset(0) {
                 *stands = publication.position;
             }
         }
+        true
     }
 }
 
