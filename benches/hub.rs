@@ -170,7 +170,7 @@ fn deliver(c: &mut Criterion) {
             };
             let joined = owned.join(ask, Time::ZERO).expect("there is room");
             let index = local.join_asked(&channel, &Arc::default());
-            local.subscribe(index, slot, Class::shared(EncodingId(0)), joined.position.offset);
+            local.subscribe(index, slot, Class::shared(EncodingId(0)), None, joined.position.offset);
             local.join_answered(index);
         }
         c.bench_function(&format!("publish/to_{subscribers}"), |b| {

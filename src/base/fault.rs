@@ -122,7 +122,7 @@ pub enum Unsubscribed {
     /// The subscriber fell off the log's tail: it resubscribes and recovers or learns that it cannot.
     InsufficientState = 2500,
     Expired = 2501,
-    /// Of the published table, and never given by this daemon.
+    /// What the subscription was granted with has changed: it resubscribes.
     StateInvalidated = 2502,
 }
 

@@ -75,7 +75,11 @@ enum Test {
     EndsWith(Box<str>),
     Contains(Box<str>),
     /// A decimal that is above, below or equal, as the two say.
-    Compares { to: Box<str>, wanted: Ordering, or_equal: bool },
+    Compares {
+        to: Box<str>,
+        wanted: Ordering,
+        or_equal: bool,
+    },
 }
 
 /// What is left of the bounds while a tree is read.
@@ -129,7 +133,10 @@ impl Node {
             if node.nodes.is_empty() {
                 return Err(FilterFault("an operator has no nodes"));
             }
-            node.nodes.iter().map(|child| Node::of(child, depth - 1, room)).collect::<Result<Box<[Node]>, _>>()
+            node.nodes
+                .iter()
+                .map(|child| Node::of(child, depth - 1, room))
+                .collect::<Result<Box<[Node]>, _>>()
         };
         Ok(match node.op.as_str() {
             "" => Node::Leaf { key: node.key.as_str().into(), test: Test::of(node)? },
@@ -178,7 +185,10 @@ impl Node {
                     out.push_str(&format!(",\"val\":{}", quoted(val)));
                 }
                 if let Some(vals) = vals {
-                    out.push_str(&format!(",\"vals\":{}", serde_json::Value::from_iter(vals.iter().map(|val| &**val))));
+                    out.push_str(&format!(
+                        ",\"vals\":{}",
+                        serde_json::Value::from_iter(vals.iter().map(|val| &**val))
+                    ));
                 }
                 out.push('}');
             }

@@ -53,7 +53,9 @@ fn decimals_are_compared_exactly_however_long_they_are() {
 #[test]
 fn operators_join_what_their_nodes_say() {
     let (a, b) = (r#"{"key":"a","cmp":"eq","val":"1"}"#, r#"{"key":"b","cmp":"eq","val":"1"}"#);
-    for (both, [one, other]) in [((true, true), ["1", "1"]), ((true, false), ["1", "2"]), ((false, false), ["2", "2"])] {
+    for (both, [one, other]) in
+        [((true, true), ["1", "1"]), ((true, false), ["1", "2"]), ((false, false), ["2", "2"])]
+    {
         let tags = [("a", one), ("b", other)];
         let (first, second) = both;
         assert_eq!(matches(&format!(r#"{{"op":"and","nodes":[{a},{b}]}}"#), &tags), first && second);

@@ -12,6 +12,7 @@ pub mod debts;
 pub mod event;
 pub mod except;
 pub mod fault;
+pub mod filter;
 pub mod ids;
 pub mod json;
 pub mod limits;

@@ -50,6 +50,9 @@ section! {
         /// Subscribers may ask for deltas ("fossil"): each publication as what changes in the one before, where that is
         /// shorter. Made once for all subscribers that had that.
         allow_delta: bool;
+        /// Subscribers may leave out publications by their tags (`tagsFilter` of the SDK; `tf=` of clients without one). What a
+        /// token, a hook or the API imposes as `server_tags_filter` holds whatever stands here.
+        allow_tags_filter: bool;
         /// With `recovery_mode` "cache", a new subscriber gets the newest publication as well, asked for or not.
         auto_cache_recover: bool;
         /// Channels whose name ends in `#` and users, like `chat#ann,bob`, are for these users alone, who need no

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
+use crate::base::filter::Filter;
 use crate::base::ids::{ChannelName, Position, ShardId, UserName};
 use crate::base::json::object;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
@@ -20,9 +21,11 @@ use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::wire::{
     Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Info,
     Node, ProcessBody, PublicationBody, PublishBody, PushBody, Response, RpcBody, UserBody, payload,
+    says_something,
 };
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
+use crate::session::rights::filters;
 use crate::shard::control_request::{
     ControlRequest, DisconnectUser, FilterBox, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
     UnsubscribeUser, UserMessage,
@@ -397,6 +400,9 @@ impl Api {
     async fn subscribe(&self, body: UserBody) -> Result<Answer, ControlError> {
         let overrides = body.overrides().map_err(ControlError::Invalid)?;
         let channel = channel_name(&body.channel)?;
+        let filter = body.server_tags_filter.as_deref().filter(|tree| says_something(tree));
+        let filter = filter.map(|tree| Filter::parse(tree.get())).transpose();
+        let filter = filter.map_err(|fault| ControlError::Invalid(fault.0))?;
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = SubscribeUser {
             target,
@@ -406,6 +412,7 @@ impl Api {
             recover: body.recover_since.map(|position| position.since()),
             expire_at: body.expire_at,
             overrides,
+            filters: filters(None, filter),
         };
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Subscribe(ask, reply)).await?;

@@ -176,6 +176,8 @@ pub struct UserBody {
     /// Named options with `null` or `{"value": …}`.
     #[serde(rename = "override", deserialize_with = "map")]
     pub override_: BTreeMap<String, Option<OptionBody>>,
+    /// Of `subscribe`: publications are left out that it does not match.
+    pub server_tags_filter: Option<Box<RawValue>>,
     #[serde(deserialize_with = "or_default")]
     pub whitelist: Vec<String>,
     pub disconnect: Option<DisconnectBody>,

@@ -4,10 +4,24 @@
 //! classes are interned on each shard: its list of subscribers names them by a number of six bits. What else may tell the
 //! bytes of two subscribers apart (a delta, a filter, compression) is a field of [`Class`]. Must not know: what an encoding
 //! looks like, who is subscribed.
+//!
+//! # Filters
+//! Clients choose them, so they are many. Those of a channel's present subscribers have numbers here, up to
+//! [`FILTERS_SHARED_MAX`]: each looks at a publication once, whatever the number of its subscribers and of their encodings.
+//! A subscriber with one more is of no class: it is looked at for itself, as is one whose class has no number left.
+
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use crate::base::bytes::Bytes;
+use crate::base::filter::Filters;
 use crate::base::ids::EncodingId;
+use crate::hub::stream::Item;
+
+/// Distinct filters of a channel on a shard that have numbers at a time. With JSON and Protobuf that is most of the
+/// numbers of classes.
+pub const FILTERS_SHARED_MAX: usize = 24;
 
 /// What subscribers must have in common to get the same bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,13 +33,19 @@ pub struct Class {
     pub own_frames: bool,
     /// A publication is what changes in the one before, to those that had that.
     pub delta: bool,
+    /// Publications are left out that the filter of this number does not match.
+    pub filter: Option<FilterId>,
 }
 
 impl Class {
     pub fn shared(encoding: EncodingId) -> Class {
-        Class { encoding, join_leave: false, own_frames: false, delta: false }
+        Class { encoding, join_leave: false, own_frames: false, delta: false, filter: None }
     }
 }
+
+/// Number of a filter among those of its channel on this shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FilterId(u8);
 
 /// Number of a class in its channel on this shard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +53,8 @@ pub struct ClassId(u8);
 
 impl ClassId {
     pub const BITS: u32 = 6;
+    /// Of subscribers that are of no class.
+    const NONE: ClassId = ClassId((1 << ClassId::BITS) - 1);
 
     pub fn index(self) -> usize {
         usize::from(self.0)
@@ -46,62 +68,197 @@ impl ClassId {
     pub(super) fn to_bits(self) -> u32 {
         u32::from(self.0)
     }
+
+    pub(super) fn is_none(self) -> bool {
+        self == ClassId::NONE
+    }
 }
 
 /// The classes that a channel has had on this shard since it was last without subscribers. Few, and searched only when
 /// somebody subscribes.
 #[derive(Clone, Debug, Default)]
-pub struct Classes(SmallVec<[Class; 4]>);
+pub struct Classes {
+    list: SmallVec<[Class; 4]>,
+    /// Present while somebody filters.
+    filters: Option<Box<FilterTable>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct FilterTable {
+    /// By number. Bound: [`FILTERS_SHARED_MAX`].
+    known: Vec<Known>,
+    /// Of each item of the running batch, which filters it passes: a bit for each number.
+    passed: Vec<u32>,
+}
+
+const _: () = assert!(FILTERS_SHARED_MAX <= u32::BITS as usize);
+
+#[derive(Clone, Debug)]
+struct Known {
+    filters: Arc<Filters>,
+    /// Without any the number is free.
+    subscribers: u32,
+    /// The payload that those had last that keep up, while somebody gets deltas.
+    delivered: Option<Bytes>,
+}
 
 impl Classes {
-    /// The number of `class`, given now if it is new here.
-    ///
-    /// # Panics
-    /// Above 64: a field whose values peers choose must be bounded where it is read.
-    pub fn intern(&mut self, class: Class) -> ClassId {
-        let at = self.0.iter().position(|known| *known == class).unwrap_or_else(|| {
-            self.0.push(class);
-            self.0.len() - 1
-        });
-        assert!(at < 1 << ClassId::BITS, "a channel has at most 64 delivery classes");
-        ClassId(at as u8)
+    /// The number of `class`, with this filter, given now if it is new here. It counts one subscriber more, until
+    /// [`Classes::release`].
+    pub fn intern(&mut self, class: Class, filters: Option<&Arc<Filters>>) -> ClassId {
+        let filter = match filters.map(|filters| self.number_of(filters)) {
+            None => None,
+            Some(None) => return ClassId::NONE,
+            Some(known) => known,
+        };
+        let id = self.number(Class { filter, ..class });
+        if !id.is_none()
+            && let Some(known) = self.known(filter)
+        {
+            known.subscribers += 1;
+        }
+        id
     }
 
-    pub fn get(&self, id: ClassId) -> Class {
-        self.0[id.index()]
+    /// The class `change` makes of that of a subscriber, which is counted as before.
+    pub fn change(&mut self, id: ClassId, change: impl FnOnce(Class) -> Class) -> ClassId {
+        let Some(class) = self.get(id) else { return id };
+        let changed = self.number(change(class));
+        if changed.is_none() {
+            self.release(id);
+        }
+        changed
+    }
+
+    /// A subscriber of the class has gone.
+    pub fn release(&mut self, id: ClassId) {
+        let filter = self.get(id).and_then(|class| class.filter);
+        if let Some(known) = self.known(filter) {
+            known.subscribers -= 1;
+            known.delivered = known.delivered.take().filter(|_| known.subscribers > 0);
+        }
+        if let Some(table) = &self.filters
+            && table.known.iter().all(|known| known.subscribers == 0)
+        {
+            self.filters = None;
+        }
+    }
+
+    fn number(&mut self, class: Class) -> ClassId {
+        let at = self.list.iter().position(|known| *known == class);
+        let at = at.unwrap_or_else(|| {
+            if self.list.len() < ClassId::NONE.index() {
+                self.list.push(class);
+            }
+            self.list.len() - 1
+        });
+        if self.list[at] == class { ClassId(at as u8) } else { ClassId::NONE }
+    }
+
+    fn number_of(&mut self, filters: &Arc<Filters>) -> Option<FilterId> {
+        let known = &mut self.filters.get_or_insert_default().known;
+        let same = |known: &Known| known.subscribers > 0 && known.filters == *filters;
+        let at =
+            known.iter().position(same).or_else(|| known.iter().position(|known| known.subscribers == 0));
+        let new = || Known { filters: Arc::clone(filters), subscribers: 0, delivered: None };
+        match at {
+            Some(at) if known[at].subscribers > 0 => Some(FilterId(at as u8)),
+            Some(at) => {
+                known[at] = new();
+                Some(FilterId(at as u8))
+            }
+            None if known.len() < FILTERS_SHARED_MAX => {
+                known.push(new());
+                Some(FilterId((known.len() - 1) as u8))
+            }
+            None => None,
+        }
+    }
+
+    fn known(&mut self, filter: Option<FilterId>) -> Option<&mut Known> {
+        self.filters.as_mut()?.known.get_mut(usize::from(filter?.0))
+    }
+
+    /// `None`: subscribers with that number are of no class.
+    pub fn get(&self, id: ClassId) -> Option<Class> {
+        self.list.get(id.index()).copied()
+    }
+
+    // --- filters, batch by batch
+
+    /// A batch of these items begins: each filter looks at each of them.
+    pub(super) fn begin_batch<'i>(&mut self, items: impl Iterator<Item = &'i Item>) {
+        let Some(table) = &mut self.filters else { return };
+        let FilterTable { known, passed } = &mut **table;
+        passed.clear();
+        passed.extend(items.map(|item| match item {
+            // Told by the class's `join_leave` alone.
+            Item::JoinLeaveEvent(_) => 0,
+            Item::Publication(publication) => (0..).zip(known.iter()).fold(0, |mask, (at, known)| {
+                let passes = known.subscribers > 0 && known.filters.match_all(&publication.tags);
+                mask | u32::from(passes) << at
+            }),
+        }));
+    }
+
+    /// Whether subscribers of a class with the filter get the publication at this place of the running batch.
+    pub fn passed(&self, filter: FilterId, at: usize) -> bool {
+        let passed = self.filters.as_ref().and_then(|table| table.passed.get(at));
+        passed.is_some_and(|mask| mask >> filter.0 & 1 == 1)
+    }
+
+    /// The payload that those of the filter had last that keep up.
+    pub(super) fn delivered(&self, filter: FilterId) -> Option<&Bytes> {
+        self.filters.as_ref()?.known.get(usize::from(filter.0))?.delivered.as_ref()
+    }
+
+    /// The batch of these items has been delivered to all.
+    pub(super) fn end_batch<'i>(&mut self, items: impl Iterator<Item = &'i Item>) {
+        let Some(table) = &mut self.filters else { return };
+        let FilterTable { known, passed } = &mut **table;
+        for (item, mask) in items.zip(passed.iter()) {
+            let Item::Publication(publication) = item else { continue };
+            for (at, known) in (0..).zip(known.iter_mut()) {
+                if mask >> at & 1 == 1 {
+                    known.delivered = Some(publication.data.clone());
+                }
+            }
+        }
     }
 
     /// Somebody gets deltas.
     pub fn has_delta(&self) -> bool {
-        self.0.iter().any(|class| class.delta)
+        self.list.iter().any(|class| class.delta)
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.list.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.list.is_empty()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::filter::Filter;
 
     #[test]
     fn equal_classes_have_one_number_and_others_their_own() {
         let mut classes = Classes::default();
         let mut seen = Vec::new();
         for round in 0..2 {
-            for encoding in 0..16 {
+            for encoding in 0..15 {
                 for (join_leave, own_frames) in [(false, false), (true, false), (false, true), (true, true)] {
                     // Who gets frames of its own gets no deltas.
                     let delta = own_frames && encoding < 8;
                     let own_frames = own_frames && !delta;
-                    let class = Class { encoding: EncodingId(encoding), join_leave, own_frames, delta };
-                    let id = classes.intern(class);
-                    assert_eq!(classes.get(id), class);
+                    let class =
+                        Class { join_leave, own_frames, delta, ..Class::shared(EncodingId(encoding)) };
+                    let id = classes.intern(class, None);
+                    assert_eq!(classes.get(id), Some(class));
                     match round {
                         0 => seen.push(id),
                         _ => assert_eq!(seen.remove(0), id),
@@ -109,6 +266,42 @@ mod tests {
                 }
             }
         }
-        assert_eq!(classes.len(), 64);
+        assert_eq!(classes.len(), 60);
+        // Beyond the numbers there are, a subscriber is of no class.
+        let more: Vec<ClassId> =
+            (20..30).map(|encoding| classes.intern(Class::shared(EncodingId(encoding)), None)).collect();
+        let (classed, none): (Vec<ClassId>, Vec<ClassId>) =
+            more.iter().partition(|id| classes.get(**id).is_some());
+        assert_eq!((classed.len(), none.len(), classes.len()), (3, 7, 63));
+    }
+
+    fn filters(value: usize) -> Arc<Filters> {
+        let text = format!(r#"{{"key":"k","cmp":"eq","val":"{value}"}}"#);
+        Arc::new(Filters { asked: Filter::parse(&text).ok(), imposed: None })
+    }
+
+    #[test]
+    fn equal_filters_have_one_number_which_is_free_when_its_last_subscriber_goes() {
+        let mut classes = Classes::default();
+        let (json, protobuf) = (Class::shared(EncodingId(0)), Class::shared(EncodingId(1)));
+        let filter_of = |classes: &Classes, id| classes.get(id).unwrap().filter.unwrap();
+        let first = classes.intern(json, Some(&filters(0)));
+        let same = classes.intern(protobuf, Some(&filters(0)));
+        assert_ne!(first, same);
+        assert_eq!(filter_of(&classes, first), filter_of(&classes, same), "whatever the encoding");
+        let plain = classes.intern(json, None);
+        assert_eq!(classes.get(plain).unwrap().filter, None);
+        let ids: Vec<ClassId> =
+            (1..FILTERS_SHARED_MAX).map(|value| classes.intern(json, Some(&filters(value)))).collect();
+        assert!(ids.iter().all(|id| classes.get(*id).is_some()));
+        assert!(classes.intern(json, Some(&filters(99))).is_none(), "one too many is of no class");
+        classes.release(first);
+        assert!(classes.intern(json, Some(&filters(99))).is_none(), "it has a subscriber still");
+        classes.release(same);
+        let next = classes.intern(json, Some(&filters(99)));
+        assert_eq!(filter_of(&classes, next), FilterId(0));
+        // Nobody filters any more.
+        ids.into_iter().chain([next]).for_each(|id| classes.release(id));
+        assert!(classes.filters.is_none());
     }
 }

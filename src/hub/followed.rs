@@ -35,6 +35,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
+use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::Publication;
 use crate::base::time::Time;
@@ -203,15 +204,17 @@ impl FollowedChannels {
         channel: ChannelIndex,
         slot: u32,
         class: Class,
+        filters: Option<&Arc<Filters>>,
         top: Offset,
     ) -> (u32, Option<Cursor>) {
         let entry = &mut self.channels[channel as usize];
         entry.stream.begin_after(entry.sequence.top().map_or(top, |known| known.offset));
         let cursor = entry.cursor_at(top);
         let position = entry.subscribers.len() as u32;
-        let id = entry.classes.intern(class);
-        // Deltas begin behind the first publication that it gets whole.
-        entry.subscribers.push(Subscriber::new(slot, id, class.own_frames || class.delta));
+        let id = entry.classes.intern(class, filters);
+        // Deltas begin behind the first publication that it gets whole. Who is of no class is looked at for itself.
+        let own_frames = class.own_frames || class.delta || id.is_none();
+        entry.subscribers.push(Subscriber::new(slot, id, own_frames));
         self.subscriptions += 1;
         (position, cursor)
     }
@@ -219,9 +222,11 @@ impl FollowedChannels {
     /// Takes the subscriber at `position` out. Those that changed places are appended to `moved`.
     pub fn unsubscribe(&mut self, channel: ChannelIndex, position: u32, moved: &mut Vec<Moved>) {
         let entry = &mut self.channels[channel as usize];
-        if entry.subscribers[position as usize].has_cursor() {
+        let gone = entry.subscribers[position as usize];
+        if gone.has_cursor() {
             entry.cursors -= 1;
         }
+        entry.classes.release(gone.class());
         let mut hole = position;
         // The part of the list that a batch has still to visit must stay together: its last one fills the hole,
         // and the list's last one fills that one's place.
@@ -252,9 +257,9 @@ impl FollowedChannels {
     pub fn give_own_frames(&mut self, channel: ChannelIndex, position: u32) {
         let entry = &mut self.channels[channel as usize];
         let subscriber = &mut entry.subscribers[position as usize];
-        let class = Class { own_frames: true, ..entry.classes.get(subscriber.class()) };
+        let id = entry.classes.change(subscriber.class(), |class| Class { own_frames: true, ..class });
         let cursor = subscriber.0 & Subscriber::CURSOR;
-        *subscriber = Subscriber::new(subscriber.slot(), entry.classes.intern(class), true);
+        *subscriber = Subscriber::new(subscriber.slot(), id, true);
         subscriber.0 |= cursor;
     }
 
@@ -263,8 +268,12 @@ impl FollowedChannels {
     pub fn set_in_step(&mut self, channel: ChannelIndex, position: u32, in_step: bool) {
         let entry = &mut self.channels[channel as usize];
         let subscriber = &mut entry.subscribers[position as usize];
-        debug_assert!(!subscriber.has_cursor() && entry.classes.get(subscriber.class()).delta);
-        subscriber.set_own_frames(!in_step);
+        debug_assert!(!subscriber.has_cursor());
+        // Of who is of no class, the last publication is known to nobody.
+        if let Some(class) = entry.classes.get(subscriber.class()) {
+            debug_assert!(class.delta);
+            subscriber.set_own_frames(!in_step);
+        }
     }
 
     /// Marks the subscriber at `position` as one with a cursor.
@@ -283,7 +292,7 @@ impl FollowedChannels {
         assert!(subscriber.has_cursor(), "a cursor is cleared once");
         subscriber.0 &= !Subscriber::CURSOR;
         // What it has had last is known to nobody.
-        if entry.classes.get(subscriber.class()).delta {
+        if entry.classes.get(subscriber.class()).is_some_and(|class| class.delta) {
             subscriber.set_own_frames(true);
         }
         entry.cursors -= 1;
@@ -601,6 +610,7 @@ impl FollowedChannels {
             }
         }
         entry.active = Some(Active { start: entry.batched, end, remaining: entry.subscribers.len() as u32 });
+        entry.classes.begin_batch(entry.stream.between(entry.batched, end));
         entry.batched = end;
         entry.active_bytes = bytes;
     }
@@ -635,6 +645,7 @@ impl FollowedChannels {
             if let Some(last) = last.last() {
                 entry.delivered = Some(last.clone());
             }
+            entry.classes.end_batch(entry.stream.between(done.start, done.end));
         }
         let bytes = std::mem::take(&mut entry.active_bytes);
         entry.backlog_bytes -= bytes;

@@ -8,7 +8,8 @@ use crate::hub::stream::tests::publication;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const CLASS: Class = Class { encoding: EncodingId(0), join_leave: false, own_frames: false, delta: false };
+const CLASS: Class =
+    Class { encoding: EncodingId(0), join_leave: false, own_frames: false, delta: false, filter: None };
 
 fn local() -> FollowedChannels {
     FollowedChannels::new(
@@ -21,7 +22,7 @@ fn subscribed(local: &mut FollowedChannels, slots: std::ops::Range<u32>) -> Chan
     let mut index = 0;
     for slot in slots {
         index = local.join_asked(&"c".into(), &Arc::default());
-        local.subscribe(index, slot, CLASS, Offset(0));
+        local.subscribe(index, slot, CLASS, None, Offset(0));
         local.join_answered(index);
     }
     index
@@ -66,7 +67,7 @@ fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
                 for moved in moved {
                     places.insert(moved.slot, moved.to);
                 }
-                let (position, cursor) = local.subscribe(index, 99, CLASS, Offset(1));
+                let (position, cursor) = local.subscribe(index, 99, CLASS, None, Offset(1));
                 assert_eq!(cursor, None, "the only item is in the running batch, which 99 is not part of");
                 places.insert(99, position);
             });
@@ -90,21 +91,21 @@ fn everyone_is_visited_once_in_slices_while_others_leave_and_join() {
 fn a_subscriber_of_deltas_is_in_step_from_its_first_publication_until_it_lags() {
     let mut local = local();
     let index = subscribed(&mut local, 0..1);
-    let (place, cursor) = local.subscribe(index, 9, Class { delta: true, ..CLASS }, Offset(0));
+    let (place, cursor) = local.subscribe(index, 9, Class { delta: true, ..CLASS }, None, Offset(0));
     assert_eq!(cursor, None);
     let has_own_frames =
         |local: &FollowedChannels| local.get(index).subscribers()[place as usize].has_own_frames();
-    assert!(has_own_frames(&local) && local.get(index).delivered().is_none());
+    assert!(has_own_frames(&local) && local.get(index).delivered(None).is_none());
     local.handle_item("c", publication(1), Time::ZERO);
     deliver(&mut local, 1, |local| {
         if has_own_frames(local) {
-            assert_eq!(local.get(index).delivered(), None, "the batch is not done");
+            assert_eq!(local.get(index).delivered(None), None, "the batch is not done");
             local.set_in_step(index, place, true);
         }
     });
     let Item::Publication(first) = publication(1) else { unreachable!() };
     assert!(!has_own_frames(&local));
-    assert_eq!(local.get(index).delivered(), Some(&first.data));
+    assert_eq!(local.get(index).delivered(None), Some(&first.data));
     // What it gets from a cursor is whole, and so is the first behind it.
     local.cursor_set(index, place);
     local.cursor_cleared(index, place);
@@ -116,7 +117,7 @@ fn one_that_joins_before_an_older_item_is_delivered_gets_a_cursor_behind_it() {
     let mut local = local();
     let index = subscribed(&mut local, 0..2);
     local.handle_item("c", publication(1), Time::ZERO);
-    let (position, cursor) = local.subscribe(index, 9, CLASS, Offset(1));
+    let (position, cursor) = local.subscribe(index, 9, CLASS, None, Offset(1));
     assert_eq!(cursor, Some(Cursor { seq: 1, after: Offset(1), asked: false, skips: false }));
     local.cursor_set(index, position);
     assert!(local.get(index).subscribers()[position as usize].has_cursor());
@@ -193,7 +194,7 @@ fn items_for_nobody_do_not_reach_a_later_subscriber() {
     let mut local = local();
     let index = local.join_asked(&"c".into(), &Arc::default());
     assert!(!local.handle_item("c", publication(1), Time::ZERO));
-    let (_, cursor) = local.subscribe(index, 1, CLASS, Offset(1));
+    let (_, cursor) = local.subscribe(index, 1, CLASS, None, Offset(1));
     local.join_answered(index);
     assert_eq!(cursor, None);
     assert!(deliver(&mut local, 10, |_| ()).is_empty());
@@ -207,7 +208,7 @@ fn in_sequence(local: &mut FollowedChannels, gap: GapPolicy) -> ChannelIndex {
     for slot in 0..2 {
         index = local.join_asked(&"c".into(), &options);
         local.top_learned(index, top, Time::ZERO);
-        assert_eq!(local.subscribe(index, slot, CLASS, Offset(5)).1, None);
+        assert_eq!(local.subscribe(index, slot, CLASS, None, Offset(5)).1, None);
         local.join_answered(index);
     }
     index
@@ -285,7 +286,7 @@ fn who_joins_out_of_step_gets_what_comes_after_its_own_position() {
     let join = |local: &mut FollowedChannels, slot, offset| {
         local.join_asked(&"c".into(), &Arc::default());
         local.top_learned(index, Position { offset: Offset(offset), epoch: Epoch(1) }, Time::ZERO);
-        let (_, cursor) = local.subscribe(index, slot, CLASS, Offset(offset));
+        let (_, cursor) = local.subscribe(index, slot, CLASS, None, Offset(offset));
         local.join_answered(index);
         cursor.expect("it does not stand where the others do")
     };
@@ -443,7 +444,7 @@ impl Paces {
     fn join(&mut self) {
         let (slot, top) = (self.slots, self.due.len() as u64);
         self.slots += 1;
-        let (place, cursor) = self.local.subscribe(self.index, slot, CLASS, Offset(top));
+        let (place, cursor) = self.local.subscribe(self.index, slot, CLASS, None, Offset(top));
         if cursor.is_some() {
             self.local.cursor_set(self.index, place);
         }
@@ -606,7 +607,7 @@ fn what_comes_too_soon_gathers_and_leaves_in_one_batch() {
     let options = ChannelOptions { batch_max_delay: Duration::from_millis(15), ..ChannelOptions::default() };
     let index = local.join_asked(&"c".into(), &Arc::new(options));
     for slot in 0..3 {
-        local.subscribe(index, slot, CLASS, Offset(0));
+        local.subscribe(index, slot, CLASS, None, Offset(0));
     }
     let at = Time::from_millis;
     // Of each batch that may begin now: its items.

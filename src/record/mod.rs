@@ -65,11 +65,11 @@ pub use link::{
 pub use moment::Moment;
 pub use peer::{
     AdmissionRecord, AskedChannelRecord, AskingRecord, CallRecord, ClientRecord, ConnectCall, ConnectPurpose,
-    ConnectRecord, FarewellRecord, HeaderRecord, HookCallRecord, IdentityRecord, JoinRecord, ModeRecord,
-    PayloadRecord, PeerRecord, PeerState, PublishCall, PublishPurpose, PurposeRecord, RecoveryRecord,
-    RenewalRecord, ReplyRecord, RequestsRecord, RpcCall, SinceEpochRecord, SinceRecord, SubRecord,
-    SubscribeCall, SubscribePurpose, SubscribedRecord, TermsRecord, TunnelAskingRecord, TunnelRecord,
-    TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
+    ConnectRecord, FarewellRecord, FiltersRecord, HeaderRecord, HookCallRecord, IdentityRecord, JoinRecord,
+    ModeRecord, PayloadRecord, PeerRecord, PeerState, PublishCall, PublishPurpose, PurposeRecord,
+    RecoveryRecord, RenewalRecord, ReplyRecord, RequestsRecord, RpcCall, SinceEpochRecord, SinceRecord,
+    SubRecord, SubscribeCall, SubscribePurpose, SubscribedRecord, TermsRecord, TunnelAskingRecord,
+    TunnelRecord, TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
 };
 pub use shard::{BookRecord, ShardRecord};
 pub use ticket::{TicketRecord, TicketsPart};

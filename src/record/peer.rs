@@ -96,6 +96,14 @@ record! {
         /// Unix seconds; 0 never.
         expire_at_s: u64,
         renewal: RenewalRecord,
+        ;
+        filters: Option<FiltersRecord> = None,
+    }
+
+    /// Filters by tags, as JSON.
+    pub struct FiltersRecord {
+        asked: Option<Box<str>>,
+        imposed: Option<Box<str>>,
     }
 
     /// A connect whose server-side subscriptions are not all answered.
@@ -135,6 +143,8 @@ record! {
         expire_at_s: u64,
         renewal: RenewalRecord,
         data: Option<Bytes>,
+        ;
+        filters: Option<FiltersRecord> = None,
     }
 
     pub struct SinceRecord {
@@ -166,6 +176,9 @@ record! {
         join_leave: bool,
         /// The server has ended the subscription before it began.
         revoked: bool,
+        ;
+        /// JSON.
+        filter: Option<Box<str>> = None,
     }
 
     pub struct PublishPurpose {
@@ -250,6 +263,8 @@ record! {
         /// How others see the subscriber, as in [`crate::record::MemberRecord`].
         listed: bool,
         announced: bool,
+        ;
+        filters: Option<FiltersRecord> = None,
     }
 
     /// A connection of a tunnel.

@@ -262,6 +262,7 @@ impl Stage {
             reject_unrecovered: false,
             data,
             outcome: Ok((position, None)),
+            filters: None,
         };
         let verdict = self.run(|session, cx| session.handle_joined(index, &channel, answer, cx));
         assert!(matches!(verdict, Ok(JoinVerdict::Subscribe { .. })));
@@ -285,6 +286,7 @@ fn join_of(channel: &str, flags: u32, expire_at_s: u64) -> SubscribeEffect {
         expire_at_s,
         renewal: Renewal::Token,
         data: None,
+        filters: None,
     }
 }
 

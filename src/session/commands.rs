@@ -12,7 +12,7 @@ use crate::session::delta::FOSSIL;
 use crate::session::hook_call::{Granted, Matter};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::permissions::Deed;
-use crate::session::rights::{self, overridden, sub_flags, subscribe_to};
+use crate::session::rights::{self, filters, overridden, sub_flags, subscribe_to};
 use crate::session::state::{Phase, Session, SubExtra};
 use crate::session::subscribed::lifetime;
 use crate::session::subscription::Sub;
@@ -140,6 +140,10 @@ impl Session {
                 let (rights, subscribed) = self.rights(&history.channel, cx)?;
                 if !rights.keeps_history {
                     return Err(ErrorCode::NotAvailable.into());
+                }
+                if self.is_filtered_by_server(&history.channel, cx) {
+                    // A read is of the whole log: it would show what the subscription is not to have.
+                    return Err(ErrorCode::PermissionDenied.into());
                 }
                 if !rights.may(Deed::ReadHistory, subscribed) {
                     return Err(ErrorCode::PermissionDenied.into());
@@ -269,7 +273,7 @@ impl Session {
     fn handle_subscribe(
         &mut self,
         id: u32,
-        subscribe: command::Subscribe<'_>,
+        mut subscribe: command::Subscribe<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         /// The client would rather be refused than subscribe without what it missed.
@@ -277,10 +281,11 @@ impl Session {
         if subscribe.channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        if subscribe.filters_tags || subscribe.kind != 0 {
-            // Granted without, it would be another subscription than the one asked for.
+        if subscribe.kind != 0 {
+            // Granted as another kind, it would be another subscription than the one asked for.
             return Err(ErrorCode::BadRequest.into());
         }
+        let filter = subscribe.filter.take().transpose().map_err(|_| ErrorCode::BadRequest)?;
         let rejects = subscribe.flag & REJECT_UNRECOVERED != 0;
         let wish = Wish {
             id,
@@ -292,8 +297,12 @@ impl Session {
             since: subscribe.recover.then(|| position(subscribe.offset, &subscribe.epoch)),
             reject_unrecovered: rejects,
             delta: subscribe.delta == FOSSIL,
+            filter: filter.map(|filter| *filter),
         };
         let rights = self.may_begin(&wish.channel, cx)?;
+        if wish.filter.is_some() && !rights.tags_filter {
+            return Err(ErrorCode::BadRequest.into());
+        }
         if rights.reads_token() && !subscribe.token.is_empty() {
             let user = self.user().map_or("", |user| user);
             let granted = rights::subscription(&subscribe.token, &subscribe.channel, user, None, cx);
@@ -376,8 +385,11 @@ impl Session {
             match subs
                 .iter()
                 .find(|granted| granted.channel == name && sub.flags() & DECIDED == granted.flags)
+                .filter(|granted| self.filters(sub.channel()) == granted.filters.as_ref())
             {
-                Some(granted) => kept.push((sub.channel(), granted.chan_info.clone())),
+                Some(granted) => {
+                    kept.push((sub.channel(), granted.chan_info.clone(), granted.filters.clone()));
+                }
                 None => ended.push(sub.channel()),
             }
         }
@@ -393,7 +405,7 @@ impl Session {
         let why = Some(Unsubscribed::Server);
         cx.effects.extend(ended.into_iter().map(|channel| Effect::Unsubscribe { channel, why }));
         cx.effects.extend(begun.into_iter().map(Effect::Subscribe));
-        for (channel, chan_info) in kept {
+        for (channel, chan_info, filters) in kept {
             if self.extra(channel).and_then(|extra| extra.chan_info.as_ref()) == chan_info.as_ref() {
                 continue;
             }
@@ -405,6 +417,7 @@ impl Session {
                 expire_at_s: 0,
                 renewal: Renewal::Token,
                 delta: false,
+                filters,
             });
             cx.effects.push(Effect::InfoChanged { channel: Some(channel) });
         }
@@ -441,6 +454,17 @@ impl Session {
             cx.effects.push(Effect::InfoChanged { channel: Some(sub.channel()) });
         }
         let delta = self.gets_deltas(sub.channel());
+        let known = self.filters(sub.channel()).cloned();
+        if sub.is(Sub::SERVER_SIDE) && grant.filter != known.as_ref().and_then(|known| known.imposed.clone())
+        {
+            // The client cannot subscribe again by itself.
+            return Err(Disconnect::FORCE_RECONNECT.into());
+        }
+        if grant.filter.is_some() && grant.filter != known.as_ref().and_then(|known| known.imposed.clone()) {
+            // Who subscribes again has the filter from the beginning, and nothing of what it had by the one before is lost.
+            let why = Some(Unsubscribed::StateInvalidated);
+            cx.effects.push(Effect::Unsubscribe { channel: sub.channel(), why });
+        }
         let extras = self.extras_mut();
         extras.subs.retain(|extra| extra.channel != sub.channel());
         extras.subs.push(SubExtra {
@@ -449,6 +473,7 @@ impl Session {
             expire_at_s,
             renewal: Renewal::Token,
             delta,
+            filters: known,
         });
         cx.effects.push(Effect::ExpiryChanged);
         cx.reply(id, &Reply::SubRefresh(lifetime(expire_at_s, cx.unix_s)));
@@ -495,6 +520,12 @@ impl Session {
         Ok((rights, subscribed))
     }
 
+    /// The client's subscription to the channel has a filter that is not its own choice.
+    fn is_filtered_by_server(&self, channel: &str, cx: &Context<'_>) -> bool {
+        let filters = cx.world.find(channel).and_then(|index| self.filters(index));
+        filters.is_some_and(|filters| filters.imposed.is_some())
+    }
+
     fn presence_of(&self, channel: &str, cx: &Context<'_>) -> Result<ChannelName, Failure> {
         let (rights, subscribed) = self.rights(channel, cx)?;
         if !rights.keeps_presence {
@@ -534,6 +565,7 @@ fn server_side(
             expire_at_s,
             renewal: Renewal::by_hook(expire_at_s, rights.sub_refresh_hook),
             data: grant.data,
+            filters: filters(None, grant.filter),
         });
     }
     Ok(subscribes)

@@ -1,7 +1,10 @@
 //! What a session is given to act with, and what it wants done.
 
+use std::sync::Arc;
+
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
+use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::{Since, Visibility};
 use crate::proto::centrifuge::{Batch, Push, Reply};
@@ -32,6 +35,8 @@ pub struct Rights {
     pub gets_newest: bool,
     /// Subscribers may ask for deltas.
     pub delta: bool,
+    /// Subscribers may filter by tags.
+    pub tags_filter: bool,
     /// A subscriber's own join and leave are told to others.
     pub announced: bool,
     pub force_push_join_leave: bool,
@@ -138,6 +143,8 @@ pub struct SubscribeEffect {
     pub renewal: Renewal,
     /// JSON that goes out with the subscription.
     pub data: Option<Bytes>,
+    /// Publications are left out that these do not match.
+    pub filters: Option<Arc<Filters>>,
 }
 
 /// What the shard is to do for a session.

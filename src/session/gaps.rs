@@ -73,6 +73,7 @@ mod tests {
                 expire_at_s: 0,
                 renewal: Renewal::Token,
                 data: None,
+                filters: None,
             };
             session.join_asked(channel, channel, &effect);
         }

@@ -1,7 +1,10 @@
 //! What answers of channel owners do, and the end of a connect that waited for them.
 
+use std::sync::Arc;
+
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
+use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since};
 use crate::proto::centrifuge::reply::{ConnectResult, ErrorRef, Reply};
@@ -23,6 +26,8 @@ pub struct JoinAnswer {
     pub since: Option<Since>,
     pub reject_unrecovered: bool,
     pub data: Option<Bytes>,
+    /// What the subscription is filtered by: the outcome has nothing else when the session gets it.
+    pub filters: Option<Arc<Filters>>,
     pub outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
 }
 

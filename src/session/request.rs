@@ -5,6 +5,7 @@
 //! request.
 
 use crate::base::fault::ErrorCode;
+use crate::base::filter::Filter;
 use crate::base::ids::ChannelName;
 use crate::base::publication::Visibility;
 use crate::proto::encoding::Encoding;
@@ -166,6 +167,7 @@ struct Query {
     reverse: bool,
     bare: bool,
     callback: Option<Box<str>>,
+    filter: Option<Filter>,
 }
 
 /// Reads and judges a request. `cookies`: a token may come from one.
@@ -239,15 +241,23 @@ pub fn read(
         Err(_) => vec![Some(unidirectional::LOST); query.channels.len()],
     };
     let mut channels = Vec::with_capacity(query.channels.len());
+    let filter = query.filter.filter(|_| endpoint != Endpoint::Publish);
     for (name, since) in query.channels.into_iter().zip(since) {
         let (recoverable, shown) = check_rights(endpoint, &name, &admission, said, world)?;
+        if filter.is_some() && !world.rights(&name)?.tags_filter {
+            return Err(Problem::bad_request("the channel cannot be filtered by tags").into());
+        }
         let mut asked = AskedChannel::new(name, since, recoverable, shown);
+        let mut imposed = None;
         if let Some(grant) = admission.grant(&asked.name) {
             asked.chan_info.clone_from(&grant.info);
+            imposed.clone_from(&grant.filter);
         } else if let Some(Some(granted)) = said.about(&asked.name) {
             asked.chan_info.clone_from(&granted.grant.info);
+            imposed.clone_from(&granted.grant.filter);
             ends_with(&mut admission, granted.expire_at_s);
         }
+        asked.filters = rights::filters(filter.clone(), imposed);
         channels.push(asked);
     }
     let mode = match endpoint {
@@ -288,8 +298,18 @@ const TOO_MANY_CHANNELS: Problem =
     Problem { status: 400, error_code: ErrorCode::LimitExceeded, detail: "too many channels" };
 
 /// The parameters of this surface; a token is looked for by [`shown`].
-const OWN_PARAMETERS: [&str; 9] =
-    ["channel", "position", "since", "subscription_token", "limit", "wait", "reverse", "bare", "callback"];
+const OWN_PARAMETERS: [&str; 10] = [
+    "channel",
+    "position",
+    "since",
+    "subscription_token",
+    "limit",
+    "wait",
+    "reverse",
+    "bare",
+    "callback",
+    "tf",
+];
 
 fn read_query(text: &[u8], channels_max: usize) -> Result<Query, Problem> {
     let mut query = Query::default();
@@ -324,6 +344,9 @@ fn read_query(text: &[u8], channels_max: usize) -> Result<Query, Problem> {
                     return Err(TOO_MANY_CHANNELS);
                 }
                 query.subscription_tokens.push(value.into_owned());
+            }
+            "tf" if !value.is_empty() => {
+                query.filter = Some(Filter::parse(&value).map_err(|fault| Problem::bad_request(fault.0))?);
             }
             "limit" => {
                 let limit = value.parse::<u32>().map_err(|_| Problem::bad_request("malformed limit"))?;

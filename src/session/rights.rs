@@ -9,7 +9,10 @@
 //! says so as well, whoever let it in. What the server itself subscribes a client to (by token, hook or API) is its own decision
 //! and not held to this.
 
+use std::sync::Arc;
+
 use crate::base::fault::{Disconnect, ErrorCode};
+use crate::base::filter::{Filter, Filters};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{Since, SinceEpoch, Visibility};
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect, World};
@@ -213,7 +216,13 @@ pub(super) fn subscribe_to(
         expire_at_s: granted.expire_at_s,
         renewal,
         data: granted.grant.data,
+        filters: filters(wish.filter, granted.grant.filter),
     }));
+}
+
+/// What a subscription is filtered by: what the client has asked for, and what it was granted with.
+pub fn filters(asked: Option<Filter>, imposed: Option<Filter>) -> Option<Arc<Filters>> {
+    Some(Filters { asked, imposed }).filter(|filters| !filters.is_none()).map(Arc::new)
 }
 
 /// From where a new subscriber gets the newest publication, if it does.

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Unsubscribed;
+use crate::base::filter::Filters;
 use crate::base::ids::UserName;
 use crate::base::publication::ClientInfo;
 use crate::proto::centrifuge::Format;
@@ -77,6 +78,8 @@ pub(super) struct SubExtra {
     pub(super) renewal: Renewal,
     /// Publications go out as deltas.
     pub(super) delta: bool,
+    /// Publications are left out that these do not match.
+    pub(super) filters: Option<Arc<Filters>>,
 }
 
 impl Session {
@@ -176,6 +179,11 @@ impl Session {
         self.extra(channel).is_some_and(|extra| extra.delta)
     }
 
+    /// What its subscription to the channel is filtered by.
+    pub fn filters(&self, channel: ChannelIndex) -> Option<&Arc<Filters>> {
+        self.extra(channel)?.filters.as_ref()
+    }
+
     pub fn sub(&self, channel: ChannelIndex) -> Option<Sub> {
         Sub::find(&self.subs, channel)
     }
@@ -186,13 +194,14 @@ impl Session {
         debug_assert!(self.sub(channel).is_none());
         let (flags, delta) = (effect.flags & !Sub::INDEX, effect.flags & Sub::DELTA != 0);
         self.subs.push(Sub { channel: channel | flags | Sub::PENDING, place: number });
-        if effect.chan_info.is_some() || effect.expire_at_s != 0 || delta {
+        if effect.chan_info.is_some() || effect.expire_at_s != 0 || delta || effect.filters.is_some() {
             self.extras_mut().subs.push(SubExtra {
                 channel,
                 chan_info: effect.chan_info.clone(),
                 expire_at_s: effect.expire_at_s,
                 renewal: effect.renewal,
                 delta,
+                filters: effect.filters.clone(),
             });
         }
     }

@@ -12,11 +12,14 @@
 //! A streaming unidirectional client keeps its subscriptions and nothing else; a held poll keeps, besides, what its
 //! answer needs.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::base::budget::Held;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
+use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
 use crate::proto::encoding::Encoding;
@@ -60,7 +63,12 @@ pub struct Unidirectional {
     pub mode: Mode,
     /// Streamed lines go in chunks.
     pub chunked: bool,
+    /// What its subscriptions are filtered by; few have any.
+    pub(super) filters: Option<Box<ChannelFilters>>,
 }
+
+/// Of the subscriptions that have any.
+pub(super) type ChannelFilters = Vec<(ChannelIndex, Arc<Filters>)>;
 
 /// What the answer of a request needs until it is given.
 #[derive(Debug, Default)]
@@ -141,6 +149,8 @@ pub struct AskedChannel {
     /// JSON that others see of the subscription.
     pub chan_info: Option<Bytes>,
     pub shown: Visibility,
+    /// Publications are left out that these do not match.
+    pub filters: Option<Arc<Filters>>,
 }
 
 impl AskedChannel {
@@ -162,6 +172,7 @@ impl AskedChannel {
             first: None,
             lost: false,
             chan_info: None,
+            filters: None,
         }
     }
 
@@ -178,6 +189,7 @@ impl AskedChannel {
             expire_at_s: 0,
             renewal: Renewal::Token,
             data: None,
+            filters: self.filters.clone(),
         }
     }
 
@@ -281,7 +293,15 @@ impl AfterJoin {
 
 impl Unidirectional {
     pub fn new(id: u32, mode: Mode, identity: Option<Box<Identity>>) -> Unidirectional {
-        Unidirectional { subs: SmallVec::new(), identity, work: None, id, mode, chunked: false }
+        Unidirectional {
+            subs: SmallVec::new(),
+            identity,
+            work: None,
+            id,
+            mode,
+            chunked: false,
+            filters: None,
+        }
     }
 
     pub fn encoding(&self) -> Encoding {
@@ -371,6 +391,16 @@ impl Unidirectional {
         }
     }
 
+    /// Its subscription to the channel, which has been asked for, is filtered by these.
+    pub fn set_filters(&mut self, channel: ChannelIndex, filters: &Arc<Filters>) {
+        self.filters.get_or_insert_default().push((channel, Arc::clone(filters)));
+    }
+
+    /// What its subscription to the channel is filtered by.
+    pub fn filters(&self, channel: ChannelIndex) -> Option<&Arc<Filters>> {
+        self.filters.as_ref()?.iter().find_map(|(of, filters)| (*of == channel).then_some(filters))
+    }
+
     /// In the place of none.
     pub(super) fn restore_subs(&mut self, subs: Vec<Sub>) {
         self.subs = subs.into();
@@ -431,6 +461,9 @@ impl Unidirectional {
 
     pub fn remove(&mut self, channel: ChannelIndex) -> Option<Sub> {
         let at = self.subs.iter().position(|sub| sub.channel() == channel)?;
+        if let Some(filters) = &mut self.filters {
+            filters.retain(|(of, _)| *of != channel);
+        }
         // In order: positions are written in the order of subscribing, so that equal ones are equal texts.
         Some(self.subs.remove(at))
     }
@@ -600,7 +633,16 @@ mod tests {
     }
 
     fn join_answer(number: u32, id: u32, outcome: Outcome) -> JoinAnswer {
-        JoinAnswer { number, id, flags: 0, since: None, reject_unrecovered: false, data: None, outcome }
+        JoinAnswer {
+            number,
+            id,
+            flags: 0,
+            since: None,
+            reject_unrecovered: false,
+            data: None,
+            filters: None,
+            outcome,
+        }
     }
 
     type Outcome = Result<(Position, Option<Option<Publications>>), ErrorCode>;

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::base::bytes::Bytes;
+use crate::base::filter::Filter;
 use crate::base::ids::ChannelName;
 use crate::base::publication::Since;
 use crate::base::time::Time;
@@ -98,6 +99,8 @@ pub(super) struct Wish {
     pub reject_unrecovered: bool,
     /// Publications as deltas.
     pub delta: bool,
+    /// By the tags of publications.
+    pub filter: Option<Filter>,
 }
 
 /// In order, each one command of its own.

@@ -37,6 +37,7 @@ impl Core {
                     expire_at_s: ask.expire_at,
                     renewal: Renewal::Token,
                     data: ask.data,
+                    filters: ask.filters,
                 };
                 self.order(&ask.target, reply, |_| ApiCommand::Subscribe(subscribe.clone()));
             }

@@ -17,6 +17,7 @@ use crate::base::bytes::Bytes;
 use crate::base::event::Event;
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
+use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
 use crate::base::publication::Encoded;
 use crate::hub::Roster;
@@ -85,6 +86,8 @@ pub struct SubscribeUser {
     pub expire_at: u64,
     /// Options of the channel that are others for this subscription.
     pub overrides: Overrides,
+    /// Publications are left out that these do not match.
+    pub filters: Option<Arc<Filters>>,
 }
 
 #[derive(Clone, Debug)]

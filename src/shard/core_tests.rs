@@ -209,6 +209,13 @@ impl Stage {
         self.frame(slot, 1, text.as_bytes());
     }
 
+    /// The same of up to 64 KiB.
+    pub fn long_text(&mut self, slot: u32, text: &str) {
+        let length = (text.len() as u16).to_be_bytes();
+        let head = [0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0];
+        self.receive(slot, [&head, text.as_bytes()].concat());
+    }
+
     /// Sends a frame under a mask of zeros.
     pub fn frame(&mut self, slot: u32, opcode: u8, payload: &[u8]) {
         assert!(payload.len() < 126);

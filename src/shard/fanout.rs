@@ -12,7 +12,7 @@ use crate::base::publication::Publication;
 use crate::hub::class::{Class, ClassId};
 use crate::hub::followed::{Active, Cursor, Item, LocalChannel, Seq};
 use crate::proto::websocket::deflate::Deflater;
-use crate::shard::audience::item_is_kept_from;
+use crate::shard::audience::{class_of, is_filtered, item_is_kept_from};
 use crate::shard::core::Core;
 use crate::shard::framing::{encode_delta, encode_item};
 use crate::shard::outbox::{FrameId, Outbox};
@@ -149,11 +149,14 @@ impl Core {
         if subscriber.has_cursor() && !channel.stream().reaches(cursor) {
             return;
         }
-        let class = channel.class_of(subscriber);
+        let Some(class) = class_of(connection, channel, subscriber, index) else { return };
         // Whether it has had the last publication that its class gets, if there was one.
         let mut in_step = None;
         for item in channel.stream().between(cursor.seq, active.end) {
             if item.is_join_leave() && !class.join_leave || cursor.has_had(item) {
+                continue;
+            }
+            if is_filtered(&connection.peer, index, item) {
                 continue;
             }
             let kept_from_it = item_is_kept_from(&self.peers, &connection.peer, item);
@@ -233,12 +236,16 @@ impl Batch {
     ) -> Option<FrameId> {
         let Active { start, end, .. } = self.active;
         *self.frames[class.index()].get_or_insert_with(|| {
-            let Class { encoding, join_leave, delta, .. } = channel.classes().get(class);
-            let wanted =
-                || channel.stream().between(start, end).filter(|item| join_leave || !item.is_join_leave());
+            let Class { encoding, join_leave, delta, filter, .. } = channel.classes().get(class)?;
+            let passes = |&(at, item): &(usize, &Item)| match item.is_join_leave() {
+                true => join_leave,
+                false => filter.is_none_or(|filter| channel.classes().passed(filter, at)),
+            };
+            let items = || channel.stream().between(start, end).enumerate();
+            let wanted = || items().filter(passes).map(|(_, item)| item);
             let first = wanted().next()?;
             if delta {
-                let mut base = channel.delivered();
+                let mut base = channel.delivered(filter);
                 let mut whole = BytesMut::new();
                 for item in wanted() {
                     whole.extend_from_slice(encode_delta(item, encoding, base, deflater));

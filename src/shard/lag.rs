@@ -9,7 +9,7 @@ use crate::hub::limits::READ_AGAIN;
 use crate::hub::options::GapPolicy;
 use crate::hub::requests::{Read, ReadAnswer};
 use crate::session::gaps::AfterGap;
-use crate::shard::audience::item_is_kept_from;
+use crate::shard::audience::{class_of, is_filtered, item_is_kept_from};
 use crate::shard::core::Core;
 use crate::shard::environment::RETRY;
 use crate::shard::links::Action;
@@ -165,6 +165,7 @@ impl Core {
                 if item.is_join_leave() && !class.join_leave
                     || cursor.has_had(item)
                     || item_is_kept_from(&self.peers, &connection.peer, item)
+                    || is_filtered(&connection.peer, channel, item)
                 {
                     continue;
                 }
@@ -203,12 +204,12 @@ impl Core {
 
     /// The delivery class and the place of a subscriber.
     pub fn place_of(&mut self, slot: u32, channel: u32) -> Option<(Class, u32)> {
-        let sub = self.links.connections.get(slot)?.peer.sub(channel)?;
-        let place = sub.place()?;
-        let channel = self.delivery.local.get(channel);
-        let subscriber = channel.subscribers()[place as usize];
+        let connection = self.links.connections.get_mut(slot)?;
+        let place = connection.peer.sub(channel)?.place()?;
+        let local = self.delivery.local.get(channel);
+        let subscriber = local.subscribers()[place as usize];
         debug_assert_eq!(subscriber.slot(), slot);
-        Some((channel.class_of(subscriber), place))
+        Some((class_of(connection, local, subscriber, channel)?, place))
     }
 
     /// The cursor has fallen off this shard's stream: the channel's log may still reach back to it. False when the

@@ -96,6 +96,7 @@ pub fn join_answer(tag: &mut JoinTag, since: Option<Since>, outcome: JoinOutcome
         since,
         reject_unrecovered: tag.reject_unrecovered,
         data: tag.data.take(),
+        filters: tag.filters.take(),
         outcome,
     }
 }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
+use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::base::time::Time;
@@ -111,6 +112,8 @@ pub struct JoinTag {
     pub flags: u32,
     pub reject_unrecovered: bool,
     pub data: Option<Bytes>,
+    /// What the subscription is filtered by.
+    pub filters: Option<Arc<Filters>>,
     pub done: Option<Arc<Gather>>,
 }
 

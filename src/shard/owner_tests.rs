@@ -128,6 +128,7 @@ impl Stage {
             flags: 0,
             reject_unrecovered: false,
             data: None,
+            filters: None,
             done: None,
         };
         self.request(OwnerRequest::Join { ask, tag });

@@ -3,10 +3,13 @@
 //! The one place that matches on the kind of a peer for what is the same for all: another protocol is one more arm in
 //! each of the functions here.
 
+use std::sync::Arc;
+
 use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
+use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, EncodingId, SLOT_BITS, UserName};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::base::publication::ClientInfo;
@@ -217,11 +220,25 @@ impl Peer {
         }
     }
 
+    /// What its subscription to the channel is filtered by.
+    pub fn filters(&self, channel: ChannelIndex) -> Option<&Arc<Filters>> {
+        match &self.kind {
+            Kind::Client(session) => session.filters(channel),
+            Kind::Unidirectional(uni) => uni.filters(channel),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
     /// The channel's owner has been asked under `number` to make it a subscriber.
     pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, effect: &SubscribeEffect) {
         match &mut self.kind {
             Kind::Client(session) => session.join_asked(channel, number, effect),
-            Kind::Unidirectional(uni) => uni.join_asked(channel, number, effect.id),
+            Kind::Unidirectional(uni) => {
+                uni.join_asked(channel, number, effect.id);
+                if let Some(filters) = &effect.filters {
+                    uni.set_filters(channel, filters);
+                }
+            }
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => {}
         }
     }

@@ -10,6 +10,7 @@ use crate::hub::requests::JoinRequest;
 use crate::session::rights::visibility;
 use crate::session::unidirectional::Unidirectional;
 use crate::session::{JoinAnswer, JoinVerdict, RECOVERY_WEIGHT, Sub, SubscribeEffect};
+use crate::shard::audience::keep_matching;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
 use crate::shard::owner::{JoinTag, OwnerRequest};
@@ -41,6 +42,7 @@ impl Core {
             flags: subscribe.flags,
             reject_unrecovered: subscribe.reject_unrecovered,
             data: subscribe.data,
+            filters: subscribe.filters,
             done,
         };
         self.messages.mailer.request(OwnerRequest::Join { ask, tag });
@@ -49,7 +51,9 @@ impl Core {
     /// The owner has answered: what the peer hears of it is its kind's, what becomes of the subscription is not.
     pub fn handle_joined(&mut self, slot: u32, index: u32, channel: &ChannelName, mut answer: JoinAnswer) {
         if let Ok((_, Some(Some(publications)))) = &mut answer.outcome {
-            self.keep_own(slot, index, publications);
+            // As it was asked for, whatever has become of the subscription.
+            keep_matching(answer.filters.as_ref(), publications);
+            self.keep_not_excepted(slot, publications);
         }
         let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
         if let Some(uni) = self.links.connections.uni_mut(slot) {
@@ -106,7 +110,8 @@ impl Core {
             return;
         };
         debug_assert!(connection.peer.sub(index).is_some_and(|sub| sub.place().is_none()));
-        let (place, cursor) = self.delivery.local.subscribe(index, slot, class, top);
+        let filters = connection.peer.filters(index);
+        let (place, cursor) = self.delivery.local.subscribe(index, slot, class, filters, top);
         connection.peer.placed(index, place);
         if class.own_frames && connection.peer.uni().is_some_and(Unidirectional::is_ready) {
             // Its other channels were alone until now.

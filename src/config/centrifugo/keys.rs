@@ -316,7 +316,7 @@ pub const CHANNEL_KEYS: &[Key] = &[
     key("allowed_delta_types", &[], Ours("allow_delta", As::Deltas, None)),
     // Here every publication is a delta for those who ask for deltas.
     key("delta_publish", &[], Moot),
-    key("allow_tags_filter", &[], Missing(Delivery, OFF, NOT_HERE)),
+    key("allow_tags_filter", &[], Ours("allow_tags_filter", As::Flag, None)),
     key("publication_data_format", &[], Missing(Delivery, &["", "json"], "payloads are JSON")),
     key("allow_user_limited_channels", &[], Ours("allow_user_limited_channels", As::Flag, None)),
     key("channel_regex", &[], Ours("channel_regex", As::Text, None)),

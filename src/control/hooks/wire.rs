@@ -15,6 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
+use crate::base::filter::Filter;
 use crate::base::json::Object;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
 use crate::control::certificate::Certificate;
@@ -346,10 +347,12 @@ struct GrantedWire {
 impl GrantedWire {
     fn granted(self) -> Result<Granted, Fault> {
         none_of("allow", &self.allow)?;
-        none_of("server_tags_filter", &self.server_tags_filter)?;
+        let filter = self.server_tags_filter.filter(|tree| says_something(tree));
+        let filter = filter.map(|tree| Filter::parse(tree.get())).transpose();
+        let filter = filter.map_err(|fault| Fault::WrongShape(format!("server_tags_filter: {fault}")))?;
         let info = checked(self.info, &self.b64info)?;
         let data = checked(self.data, &self.b64data)?;
-        let grant = SubscribeGrant { info, data, overrides: self.overrides.0 };
+        let grant = SubscribeGrant { info, data, overrides: self.overrides.0, filter };
         Ok(Granted { grant, expire_at_s: self.expire_at.0 })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
 use crate::base::time::Time;
-use crate::hub::class::{Class, ClassId, Classes};
+use crate::hub::class::{Class, ClassId, Classes, FilterId};
 use crate::hub::followed::sequence::Sequence;
 use crate::hub::options::ChannelOptions;
 use crate::hub::pace::Pacing;
@@ -133,12 +133,16 @@ impl LocalChannel {
         &self.classes
     }
 
-    /// The payload that those had last that keep up: a batch goes on from it.
-    pub fn delivered(&self) -> Option<&Bytes> {
-        self.delivered.as_ref()
+    /// The payload that those with the filter had last that keep up: a batch goes on from it.
+    pub fn delivered(&self, filter: Option<FilterId>) -> Option<&Bytes> {
+        match filter {
+            None => self.delivered.as_ref(),
+            Some(filter) => self.classes.delivered(filter),
+        }
     }
 
-    pub fn class_of(&self, subscriber: Subscriber) -> Class {
+    /// `None` for a subscriber that is of no class.
+    pub fn class_of(&self, subscriber: Subscriber) -> Option<Class> {
         self.classes.get(subscriber.class())
     }
 

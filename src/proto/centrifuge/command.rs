@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use crate::base::fault::Disconnect;
+use crate::base::filter::{Filter, FilterFault};
 use crate::base::limits::COMMANDS_PER_FRAME_MAX;
 
 /// What is wrong with a frame, in words for a log. The peer learns only the code of the disconnect.
@@ -151,9 +152,8 @@ pub struct Subscribe<'a> {
     pub delta: Cow<'a, str>,
     /// Bits: 1 is set by every current SDK; 2 asks to refuse (112) what cannot be recovered.
     pub flag: i64,
-    /// It asks for a filter by tags. Unsupported: it must be refused, not ignored, or the client gets what it did not
-    /// ask for.
-    pub filters_tags: bool,
+    /// By the tags of publications. One that is no filter is refused, and the frame is sound.
+    pub filter: Option<Result<Box<Filter>, FilterFault>>,
     /// Zero for a channel that is a stream; other kinds of channel exist in the published server.
     pub kind: i32,
 }

@@ -13,7 +13,8 @@ use crate::record::{
 use crate::session::context::SubscribeEffect;
 use crate::session::identity::{Identity, Renewal};
 use crate::session::record::{
-    NameOf, PlaceOf, copied, flags_from_record, flags_to_record, sub_to_record, subs_from_record,
+    NameOf, PlaceOf, copied, filters_from_record, filters_to_record, flags_from_record, flags_to_record,
+    sub_to_record, subs_from_record,
 };
 use crate::session::state::{Extras, Phase, Session};
 use crate::session::subscribed::Subscribed;
@@ -209,6 +210,7 @@ impl SubscribeEffect {
             expire_at_s: self.expire_at_s,
             renewal: self.renewal.to_record(),
             data: self.data.clone(),
+            filters: self.filters.as_deref().map(filters_to_record),
         }
     }
 
@@ -223,6 +225,7 @@ impl SubscribeEffect {
             expire_at_s: record.expire_at_s,
             renewal: Renewal::from_record(&record.renewal),
             data: record.data.clone(),
+            filters: record.filters.as_ref().map(filters_from_record).transpose()?,
         })
     }
 }

@@ -7,7 +7,7 @@ use crate::record::{
     PurposeRecord, RecordFault, RpcCall, SinceRecord, SubscribeCall, SubscribePurpose,
 };
 use crate::session::hook_call::Matter;
-use crate::session::record::NameOf;
+use crate::session::record::{NameOf, filter_from_record};
 use crate::session::subscription::ChannelIndex;
 use crate::session::waits::{About, AwaitedCall, NO_CHANNEL, Wish};
 
@@ -37,6 +37,7 @@ impl AwaitedCall {
                 recoverable: wish.recoverable,
                 join_leave: wish.join_leave,
                 revoked: *revoked,
+                filter: wish.filter.as_ref().map(|filter| filter.to_json().into()),
             }),
             About::SubRefresh { channel } => {
                 PurposeRecord::SubRefresh(Some(*channel).filter(known).map(name_of))
@@ -80,6 +81,7 @@ impl AwaitedCall {
                     reject_unrecovered: wanted.reject_unrecovered,
                     // Asked for again: the client hears that it gets none.
                     delta: false,
+                    filter: wanted.filter.as_deref().map(filter_from_record).transpose()?,
                 },
                 revoked: wanted.revoked,
             },

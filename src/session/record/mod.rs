@@ -10,9 +10,12 @@ pub(in crate::session) mod tests;
 mod tunnel;
 mod unidirectional;
 
+use std::sync::Arc;
+
 use crate::base::bytes::Bytes;
+use crate::base::filter::{Filter, Filters};
 use crate::base::ids::ChannelName;
-use crate::record::{IdentityRecord, RecordFault, RenewalRecord, SubRecord, TermsRecord};
+use crate::record::{FiltersRecord, IdentityRecord, RecordFault, RenewalRecord, SubRecord, TermsRecord};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::state::SubExtra;
 use crate::session::subscription::{ChannelIndex, Sub};
@@ -58,6 +61,7 @@ fn sub_to_record(sub: Sub, terms: Option<&SubExtra>, name_of: NameOf<'_>) -> Sub
             chan_info: extra.chan_info.clone(),
             expire_at_s: extra.expire_at_s,
             renewal: extra.renewal.to_record(),
+            filters: extra.filters.as_deref().map(filters_to_record),
         }),
     }
 }
@@ -79,12 +83,15 @@ fn subs_from_record(
             Some(number) => Sub { channel: channel | flags | Sub::PENDING, place: number },
             None => Sub { channel: channel | flags, place },
         };
+        let filters = record.terms.as_ref().and_then(|terms| terms.filters.as_ref());
+        let filters = filters.map(filters_from_record).transpose()?;
         let terms = record.terms.as_ref().map(|terms| SubExtra {
             channel,
             chan_info: terms.chan_info.clone(),
             expire_at_s: terms.expire_at_s,
             renewal: Renewal::from_record(&terms.renewal),
             delta,
+            filters,
         });
         if delta && terms.is_none() {
             return Err(RecordFault::Impossible("deltas without terms"));
@@ -92,6 +99,23 @@ fn subs_from_record(
         subs.push((sub, terms));
     }
     Ok(subs)
+}
+
+fn filters_to_record(filters: &Filters) -> FiltersRecord {
+    let text = |filter: &Option<Filter>| filter.as_ref().map(|filter| filter.to_json().into());
+    FiltersRecord { asked: text(&filters.asked), imposed: text(&filters.imposed) }
+}
+
+fn filters_from_record(record: &FiltersRecord) -> Result<Arc<Filters>, RecordFault> {
+    Ok(Arc::new(Filters {
+        asked: record.asked.as_deref().map(filter_from_record).transpose()?,
+        imposed: record.imposed.as_deref().map(filter_from_record).transpose()?,
+    }))
+}
+
+/// One that cannot be read would let everything pass.
+fn filter_from_record(text: &str) -> Result<Filter, RecordFault> {
+    Filter::parse(text).map_err(|_| RecordFault::Impossible("a filter"))
 }
 
 impl Renewal {

@@ -64,7 +64,10 @@ fn client(prng: &mut Prng) -> ClientRecord {
         record.phase = 2;
         joins.outstanding = joins.behind_place.as_ref().map_or(9, |joins| joins.len() as u32);
         joins.done.iter_mut().for_each(|done| done.flags &= 0xef);
-        joins.behind_place.iter_mut().flatten().for_each(|join| join.flags &= 0xef);
+        joins.behind_place.iter_mut().flatten().for_each(|join| {
+            join.flags &= 0xef;
+            readable(&mut join.filters);
+        });
     }
     if let Some(WaitsRecord::HookCall(call)) = &mut record.waits {
         call.until = Moment(prng.i64(-1_000..1_000));
@@ -72,11 +75,27 @@ fn client(prng: &mut Prng) -> ClientRecord {
         if let PurposeRecord::SubRefresh(channel) = &mut call.purpose {
             *channel = record.subs.first().map(|sub| sub.channel.clone());
         }
+        if let PurposeRecord::Subscribe(wanted) = &mut call.purpose {
+            wanted.filter = wanted.filter.take().map(|_| FILTER.into());
+        }
     }
     record
 }
 
+/// As it is written.
+const FILTER: &str =
+    r#"{"op":"or","nodes":[{"key":"k","cmp":"gte","val":"2"},{"key":"k","cmp":"nin","vals":["a","b"]}]}"#;
+
+/// Filters that are there are such as can be read.
+fn readable(filters: &mut Option<FiltersRecord>) {
+    for filter in filters.iter_mut().flat_map(|filters| [&mut filters.asked, &mut filters.imposed]).flatten()
+    {
+        *filter = FILTER.into();
+    }
+}
+
 fn tidy(subs: &mut Vec<SubRecord>) {
+    subs.iter_mut().filter_map(|sub| sub.terms.as_mut()).for_each(|terms| readable(&mut terms.filters));
     subs.sort_by(|a, b| a.channel.cmp(&b.channel));
     subs.dedup_by(|a, b| a.channel == b.channel);
     subs.iter_mut().for_each(|sub| sub.flags &= 0xef);
@@ -139,10 +158,19 @@ fn every_unidirectional_client_comes_back_from_its_record() {
     for seed in 0..3_000 {
         let mut record = UnidirectionalRecord::arbitrary(&mut Prng::with_seed(seed));
         tidy(&mut record.subs);
-        // It has no terms of its own.
-        record.subs.iter_mut().for_each(|sub| sub.terms = None);
+        // It has no terms of its own but filters.
+        for sub in &mut record.subs {
+            let filters = sub.terms.take().and_then(|terms| terms.filters);
+            sub.terms = filters.map(|filters| TermsRecord {
+                chan_info: None,
+                expire_at_s: 0,
+                renewal: RenewalRecord::Token,
+                filters: Some(filters),
+            });
+        }
         if let Some(asking) = record.work.as_mut().and_then(|work| work.asking.as_mut()) {
             for asked in &mut asking.channels {
+                readable(&mut asked.filters);
                 asked.joined = record.subs.iter().any(|sub| sub.channel == asked.channel);
                 asked
                     .publications

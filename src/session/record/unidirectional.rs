@@ -8,11 +8,16 @@ use crate::proto::encoding::Encoding;
 use crate::record::{
     AskedChannelRecord, AskingRecord, ModeRecord, RecordFault, ReplyRecord, UnidirectionalRecord, WorkRecord,
 };
-use crate::session::identity::Identity;
+use crate::session::identity::{Identity, Renewal};
 use crate::session::record::client::{publications_from_record, publications_to_record};
-use crate::session::record::{NameOf, PlaceOf, copied, sub_to_record, subs_from_record};
+use crate::session::record::{
+    NameOf, PlaceOf, copied, filters_from_record, filters_to_record, sub_to_record, subs_from_record,
+};
+use crate::session::state::SubExtra;
 use crate::session::subscription::{ChannelIndex, Sub};
-use crate::session::unidirectional::{AskedChannel, Asking, Mode, Origin, ReplyForm, Unidirectional, Work};
+use crate::session::unidirectional::{
+    AskedChannel, Asking, ChannelFilters, Mode, Origin, ReplyForm, Unidirectional, Work,
+};
 
 impl Unidirectional {
     /// Everything that this client is.
@@ -27,7 +32,21 @@ impl Unidirectional {
             chunked: self.chunked,
             id: self.id,
             identity: self.identity.as_ref().map(|identity| identity.to_record()),
-            subs: self.subs().iter().map(|sub| sub_to_record(*sub, None, name_of)).collect(),
+            subs: self
+                .subs()
+                .iter()
+                .map(|sub| {
+                    let terms = self.filters(sub.channel()).map(|filters| SubExtra {
+                        channel: sub.channel(),
+                        chan_info: None,
+                        expire_at_s: 0,
+                        renewal: Renewal::Token,
+                        delta: false,
+                        filters: Some(Arc::clone(filters)),
+                    });
+                    sub_to_record(*sub, terms.as_ref(), name_of)
+                })
+                .collect(),
             work: self.work.as_ref().map(|work| WorkRecord {
                 reply: work.reply.to_record(),
                 asking: work.asking.as_ref().map(|asking| asking.to_record(self.subs(), name_of)),
@@ -57,8 +76,10 @@ impl Unidirectional {
         let identity = record.identity.as_ref().map(|identity| Box::new(Identity::from_record(identity)));
         let mut uni = Unidirectional::new(record.id, mode, identity);
         uni.chunked = record.chunked;
-        let subs: Vec<Sub> =
-            subs_from_record(&record.subs, place_of)?.into_iter().map(|(sub, _)| sub).collect();
+        let (subs, terms): (Vec<Sub>, Vec<_>) = subs_from_record(&record.subs, place_of)?.into_iter().unzip();
+        let filters: ChannelFilters =
+            terms.into_iter().flatten().filter_map(|terms| Some((terms.channel, terms.filters?))).collect();
+        uni.filters = (!filters.is_empty()).then(|| Box::new(filters));
         if let Some(work) = &record.work {
             let index = |name: &str| {
                 let at = record.subs.iter().position(|sub| *sub.channel == *name)?;
@@ -144,6 +165,7 @@ impl AskedChannel {
             publications: publications_to_record(&self.publications),
             lost: self.lost,
             chan_info: self.chan_info.clone(),
+            filters: self.filters.as_deref().map(filters_to_record),
             listed: self.shown.listed,
             announced: self.shown.announced,
         }
@@ -164,6 +186,7 @@ impl AskedChannel {
         asked.first = asked.publications.first().map(|first| first.offset());
         asked.lost = record.lost;
         asked.chan_info = record.chan_info.clone();
+        asked.filters = record.filters.as_ref().map(filters_from_record).transpose()?;
         Ok(asked)
     }
 }

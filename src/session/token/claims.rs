@@ -10,6 +10,7 @@ use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
+use crate::base::filter::Filter;
 use crate::base::json::Object;
 use crate::session::token::fault::{Flaw, TokenFault};
 
@@ -58,6 +59,8 @@ pub struct SubscribeGrant {
     /// JSON handed to the client with the subscription.
     pub data: Option<Bytes>,
     pub overrides: Overrides,
+    /// Publications are left out that it does not match.
+    pub filter: Option<Filter>,
 }
 
 /// Channel options replaced for one subscription.
@@ -284,11 +287,15 @@ fn none_of(grant: &Option<Box<RawValue>>) -> Result<(), TokenFault> {
 impl GrantWire {
     fn grant(self) -> Result<SubscribeGrant, TokenFault> {
         none_of(&self.allow)?;
-        none_of(&self.server_tags_filter)?;
+        let filter = match none_of(&self.server_tags_filter) {
+            Ok(()) => None,
+            Err(_) => self.server_tags_filter.map(|tree| Filter::parse(tree.get())),
+        };
+        let filter = filter.transpose().map_err(|_| Flaw::Grant)?;
         let info = json(self.info, self.b64info)?;
         let data = json(self.data, self.b64data)?;
         let overrides = self.r#override.unwrap_or_default().0;
-        Ok(SubscribeGrant { info, data, overrides })
+        Ok(SubscribeGrant { info, data, overrides, filter })
     }
 }
 

@@ -97,7 +97,8 @@ fn a_subscription_token_says_what_and_for_whom() {
         "data": "hello", "override": {"presence": {"value": true}, "force_recovery": {}, "later": {"value": 1}},
     });
     let overrides = Overrides { presence: Some(true), force_recovery: Some(false), ..Overrides::default() };
-    let grant = SubscribeGrant { info: bytes(r#"{"a":1}"#), data: bytes(r#""hello""#), overrides };
+    let grant =
+        SubscribeGrant { info: bytes(r#"{"a":1}"#), data: bytes(r#""hello""#), overrides, filter: None };
     let expected = SubscribeClaims {
         user: "42".into(),
         channel: "news".into(),
@@ -118,7 +119,7 @@ fn subs_carry_their_options_and_win_over_channels() {
     }))
     .unwrap();
     let overrides = Overrides { join_leave: Some(true), ..Overrides::default() };
-    let grant = SubscribeGrant { info: bytes(r#"{"x":1}"#), data: bytes("5"), overrides };
+    let grant = SubscribeGrant { info: bytes(r#"{"x":1}"#), data: bytes("5"), overrides, filter: None };
     let expected = [("a".to_string(), grant), ("b".to_string(), SubscribeGrant::default())];
     assert_eq!(claims.subs, expected.into());
 }
@@ -496,6 +497,12 @@ fn a_grant_that_cannot_be_held_is_refused() {
         Err(refused)
     );
     assert!(connect(json!({"caps": [], "subs": {"a": {"allow": []}}})).is_ok());
+    let filter = json!({"key": "k", "cmp": "ex"});
+    let granted = subscribe(json!({"channel": "a", "server_tags_filter": filter})).unwrap();
+    assert_eq!(
+        granted.grant.filter.map(|filter| filter.to_json()).as_deref(),
+        Some(r#"{"key":"k","cmp":"ex"}"#)
+    );
 }
 
 #[test]

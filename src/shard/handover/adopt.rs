@@ -374,7 +374,8 @@ impl Core {
             let class = class.ok_or(RecordFault::Impossible("a subscription of no subscriber"))?;
             let index = sub.channel();
             let top = local.get(index).top().ok_or(RecordFault::Impossible("a stream without a top"))?;
-            let (place, _) = local.subscribe(index, slot, class, top.offset);
+            let filters = connection.peer.filters(index);
+            let (place, _) = local.subscribe(index, slot, class, filters, top.offset);
             connection.peer.placed(index, place);
             places.push((index, place));
         }

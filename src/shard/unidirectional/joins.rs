@@ -9,6 +9,7 @@ use crate::proto::unidirectional::notes::{Note, write_note, write_note_with_retr
 use crate::proto::unidirectional::position::write_position;
 use crate::proto::unidirectional::{answer, frames};
 use crate::session::unidirectional::{AfterJoin, Asking, Mode};
+use crate::shard::audience::keep_matching;
 use crate::shard::core::Core;
 use crate::shard::framing::encoded;
 use crate::shard::links::Action;
@@ -49,11 +50,10 @@ impl Core {
         };
         let (first, mode) = (uni.id, uni.mode);
         let at = id.wrapping_sub(first) as usize;
-        let Some(index) = uni.asking().and_then(|asking| Some(asking.channels.get(at)?.index)) else {
-            return;
-        };
         let mut own = outcome.as_ref().map_or_else(|_| Vec::new(), |read| read.publications.clone());
-        self.keep_own(slot, index, &mut own);
+        let Some(asked) = uni.asking().and_then(|asking| asking.channels.get(at)) else { return };
+        keep_matching(asked.filters.as_ref(), &mut own);
+        self.keep_not_excepted(slot, &mut own);
         let Some(asking) = self.links.connections.uni_mut(slot).and_then(|uni| uni.asking()) else { return };
         let Some(asked) = asking.channels.get_mut(at) else { return };
         match outcome {

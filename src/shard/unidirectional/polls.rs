@@ -7,7 +7,7 @@ use crate::base::publication::{Publication, Publications};
 use crate::hub::followed::{Active, ChannelIndex, Item, Seq};
 use crate::proto::unidirectional::answer::{BatchBody, matches_tag};
 use crate::session::unidirectional::{Asking, Mode};
-use crate::shard::audience::is_kept_from;
+use crate::shard::audience::{is_filtered, is_kept_from};
 use crate::shard::core::Core;
 use crate::shard::unidirectional::answers::{Answer, Caching, millis};
 use crate::shard::unidirectional::deliver::{position_text, text_of};
@@ -84,7 +84,11 @@ impl Core {
         let cursor = connection.link.lag.as_ref().and_then(|lag| lag.cursor_in(index));
         let from = cursor.map_or(0, |cursor| items.partition_point(|(seq, _)| *seq < cursor.seq));
         let news = items[from..].iter().map(|(_, publication)| publication);
-        let news = news.filter(|publication| !is_kept_from(&self.peers, &connection.peer, publication));
+        let filters = connection.peer.filters(index);
+        let news = news.filter(|publication| {
+            !is_kept_from(&self.peers, &connection.peer, publication)
+                && filters.is_none_or(|filters| filters.match_all(&publication.tags))
+        });
         let news: Publications = match cursor {
             Some(cursor) if cursor.skips => {
                 news.filter(|publication| !cursor.has_had_offset(publication.offset())).cloned().collect()
@@ -114,7 +118,8 @@ impl Core {
                 .filter_map(|item| match item {
                     Item::Publication(publication)
                         if !cursor.has_had(item)
-                            && !is_kept_from(&self.peers, &connection.peer, publication) =>
+                            && !is_kept_from(&self.peers, &connection.peer, publication)
+                            && !is_filtered(&connection.peer, index, item) =>
                     {
                         Some(publication.clone())
                     }

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::scan::Scanner;
+use crate::base::filter::Filter;
 use crate::proto::centrifuge::command::{
     CONNECT_SUBS_MAX, Command, CommandFault, Connect, History, Json, Method, Publish, Seen, Since, Subscribe,
     by_channel,
@@ -141,8 +142,10 @@ fn subscribe<'a>(scanner: &mut Scanner<'a>) -> Result<Subscribe<'a>, CommandFaul
         "type" => seen.once(11).and_then(|()| scanner.signed(&mut sub.kind)),
         "tf" => {
             seen.once(12)?;
-            sub.filters_tags = !scanner.null();
-            if sub.filters_tags { scanner.value().map(drop) } else { Ok(()) }
+            if !scanner.null() {
+                sub.filter = Some(Filter::parse(scanner.value()?).map(Box::new));
+            }
+            Ok(())
         }
         _ => scanner.value().map(drop),
     })?;

@@ -81,7 +81,7 @@ fn subscribe() {
         join_leave: true,
         delta: "fossil".into(),
         flag: 1,
-        filters_tags: false,
+        filter: None,
         kind: 0,
     };
     assert_eq!(one(frame), Command { id: 2, method: Method::Subscribe(expected) });
@@ -89,7 +89,7 @@ fn subscribe() {
     let Method::Subscribe(unsupported) = method(r#"{"id":2,"subscribe":{"tf":{"op":"eq"},"type":1}}"#) else {
         panic!()
     };
-    assert!(unsupported.filters_tags);
+    assert!(unsupported.filter.is_some());
     assert_eq!(unsupported.kind, 1);
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::wire::{Value, delimited, each_field};
+use crate::base::filter::{FILTER_DEPTH_MAX, FILTER_NODES_MAX, Filter, FilterNode};
 use crate::proto::centrifuge::command::{
     CONNECT_SUBS_MAX, Command, CommandFault, Connect, History, Json, Method, Publish, Seen, Since, Subscribe,
     by_channel,
@@ -155,7 +156,7 @@ fn subscribe(message: &[u8]) -> Decoded<Subscribe<'_>> {
             10 => sub.recoverable = value.flag()?,
             11 => sub.join_leave = value.flag()?,
             12 => sub.delta = value.text()?,
-            13 => sub.filters_tags = value.bytes().map(|_| true)?,
+            13 => sub.filter = Some(Filter::of(&filter_node(value.bytes()?, 0)?).map(Box::new)),
             14 => sub.flag = value.signed()?,
             15 => sub.kind = value.signed()?,
             _ => {}
@@ -163,6 +164,29 @@ fn subscribe(message: &[u8]) -> Decoded<Subscribe<'_>> {
         Ok(())
     })?;
     Ok(sub)
+}
+
+/// A node of a filter. What stands deeper than nodes may is not read: that it is there is enough to refuse it.
+fn filter_node(message: &[u8], depth: usize) -> Decoded<FilterNode> {
+    let mut node = FilterNode::default();
+    if depth > FILTER_DEPTH_MAX {
+        return Ok(node);
+    }
+    fields(message, &[1, 2, 3, 4], |number, value| {
+        match number {
+            1 => node.op = value.text()?.into_owned(),
+            2 => node.key = value.text()?.into_owned(),
+            3 => node.cmp = value.text()?.into_owned(),
+            4 => node.val = value.text()?.into_owned(),
+            5 => node.vals.push(value.text()?.into_owned()),
+            6 if node.nodes.len() <= FILTER_NODES_MAX => {
+                node.nodes.push(filter_node(value.bytes()?, depth + 1)?)
+            }
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(node)
 }
 
 fn publish(message: &[u8]) -> Decoded<Publish<'_>> {

@@ -272,7 +272,7 @@ fn every_command_is_read_as_it_was_meant() {
             ("news é", "t", "0a1b2c3d", "fossil")
         );
         assert_eq!((sub.offset, sub.flag, sub.kind), (u64::MAX, -3, -1));
-        assert!(sub.recover && sub.positioned && sub.recoverable && sub.join_leave && sub.filters_tags);
+        assert!(sub.recover && sub.positioned && sub.recoverable && sub.join_leave && sub.filter.is_some());
         assert_eq!(text(sub.data), Some("{\"a\": 1}"), "the value, without what stands around it");
     });
     let subs =
