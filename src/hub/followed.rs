@@ -263,8 +263,7 @@ impl FollowedChannels {
         subscriber.0 |= cursor;
     }
 
-    /// The subscriber at `position`, one of deltas without a cursor, has had the last publication of the running batch that
-    /// its class gets, or has not: then the next one is whole.
+    /// Whether a subscriber of deltas has had the last publication of the running batch; if not, the next one is whole.
     pub fn set_in_step(&mut self, channel: ChannelIndex, position: u32, in_step: bool) {
         let entry = &mut self.channels[channel as usize];
         let subscriber = &mut entry.subscribers[position as usize];

@@ -63,11 +63,10 @@ pub struct Unidirectional {
     pub mode: Mode,
     /// Streamed lines go in chunks.
     pub chunked: bool,
-    /// What its subscriptions are filtered by; few have any.
     pub(super) filters: Option<Box<ChannelFilters>>,
 }
 
-/// Of the subscriptions that have any.
+/// Of subscriptions that have any.
 pub(super) type ChannelFilters = Vec<(ChannelIndex, Arc<Filters>)>;
 
 /// What the answer of a request needs until it is given.
@@ -141,9 +140,8 @@ pub struct AskedChannel {
     pub top: Option<Position>,
     /// Of what the log gave, what is for this client.
     pub publications: Publications,
-    /// Where it stands when it has been given these: behind all that the log gave. `None` while the log has given nothing.
+    /// Behind all that the log gave: where it stands when it has been given these.
     pub through: Option<Position>,
-    /// The first that the log gave.
     pub first: Option<Offset>,
     pub lost: bool,
     /// JSON that others see of the subscription.
@@ -392,8 +390,10 @@ impl Unidirectional {
     }
 
     /// Its subscription to the channel, which has been asked for, is filtered by these.
-    pub fn set_filters(&mut self, channel: ChannelIndex, filters: &Arc<Filters>) {
-        self.filters.get_or_insert_default().push((channel, Arc::clone(filters)));
+    pub fn set_filters(&mut self, channel: ChannelIndex, filters: Option<&Arc<Filters>>) {
+        if let Some(filters) = filters {
+            self.filters.get_or_insert_default().push((channel, Arc::clone(filters)));
+        }
     }
 
     /// What its subscription to the channel is filtered by.

@@ -235,9 +235,7 @@ impl Peer {
             Kind::Client(session) => session.join_asked(channel, number, effect),
             Kind::Unidirectional(uni) => {
                 uni.join_asked(channel, number, effect.id);
-                if let Some(filters) = &effect.filters {
-                    uni.set_filters(channel, filters);
-                }
+                uni.set_filters(channel, effect.filters.as_ref());
             }
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => {}
         }
