@@ -389,7 +389,6 @@ impl Unidirectional {
         }
     }
 
-    /// Its subscription to the channel, which has been asked for, is filtered by these.
     pub fn set_filters(&mut self, channel: ChannelIndex, filters: Option<&Arc<Filters>>) {
         if let Some(filters) = filters {
             self.filters.get_or_insert_default().push((channel, Arc::clone(filters)));
@@ -564,7 +563,6 @@ mod tests {
         assert!(poll.joined(at(9), Some(None), true));
         poll.read_on(&publications(4..=7), Vec::new());
         assert_eq!((poll.start(), poll.first, poll.lost), (Some(at(7)), Some(Offset(4)), false));
-        // Of a part of it: where it was, until it has been given that.
         poll.read_on(&publications(4..=7), publications([5]));
         assert_eq!((poll.start(), poll.through), (Some(at(3)), Some(at(7))));
     }

@@ -273,6 +273,7 @@ impl Backend {
                         recover,
                         expire_at,
                         overrides: Default::default(),
+                        filters: None,
                     },
                     done,
                 ),
