@@ -6,8 +6,8 @@
 use std::mem;
 use std::sync::Arc;
 
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, UnbufferedStatus};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{CertificateError, Error, HandshakeKind, ProtocolVersion, ServerConfig};
 
 use crate::base::certificate::ClientCertificate;
@@ -129,8 +129,7 @@ impl Handshake {
                 Ok(false) => {}
                 Ok(true) => return self.agree().map(Some),
                 Err(fault) => {
-                    // The alert.
-                    let _ = self.advance();
+                    self.write_alert();
                     return Err(Failed { fault, outgoing: mem::take(&mut self.outgoing) });
                 }
             }
@@ -151,11 +150,7 @@ impl Handshake {
             let UnbufferedStatus { discard, state } = connection.process_tls_records(&mut self.seen);
             let over = match state {
                 Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    let from = self.outgoing.len();
-                    if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
-                        self.outgoing.resize(from + size.required_size, 0);
-                        data.encode(&mut self.outgoing[from..]).map_err(|_| Fault::Internal)?;
-                    }
+                    encode(&mut data, &mut self.outgoing)?;
                     None
                 }
                 Ok(ConnectionState::TransmitTlsData(data)) => {
@@ -174,6 +169,19 @@ impl Handshake {
             secrets::take(&mut self.secrets);
             if let Some(over) = over {
                 return over;
+            }
+        }
+    }
+
+    /// What rustls has to say after a fault, the alert last. It must not be asked for more: it would read the same input again.
+    fn write_alert(&mut self) {
+        let Some(connection) = &mut self.connection else { return };
+        loop {
+            let UnbufferedStatus { state, .. } = connection.process_tls_records(&mut self.seen);
+            let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };
+            match encode(&mut data, &mut self.outgoing) {
+                Ok(record) if !record::may_be_alert(record) => {}
+                _ => return,
             }
         }
     }
@@ -221,6 +229,19 @@ impl Handshake {
     pub fn stored_bytes(&self) -> usize {
         self.incoming.capacity() + self.seen.capacity() + self.outgoing.capacity()
     }
+}
+
+/// The record that was written.
+fn encode<'out>(
+    data: &mut EncodeTlsData<'_, ServerConnectionData>,
+    outgoing: &'out mut Vec<u8>,
+) -> Result<&'out [u8], Fault> {
+    let from = outgoing.len();
+    if let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) {
+        outgoing.resize(from + size.required_size, 0);
+        data.encode(&mut outgoing[from..]).map_err(|_| Fault::Internal)?;
+    }
+    Ok(&outgoing[from..])
 }
 
 /// A method begins with a capital letter, and with one that is no kind of record.

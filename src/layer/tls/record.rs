@@ -78,6 +78,16 @@ pub fn plain_alert(level: u8, description: u8) -> [u8; 7] {
     [kind::ALERT, 3, 3, 0, 2, level, description]
 }
 
+/// A record of the handshake that is an alert, or sealed and as short as one: all other messages are longer.
+pub fn may_be_alert(record: &[u8]) -> bool {
+    const SEALED: usize = HEADER + 2 + 1 + 16;
+    match record.first() {
+        Some(&kind::ALERT) => true,
+        Some(&kind::APPLICATION_DATA) => record.len() <= SEALED,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
