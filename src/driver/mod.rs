@@ -206,6 +206,12 @@ pub trait Driver {
     /// well: what becomes of the connection is for the two owners to agree on. A close here is then no end for the peer.
     fn export(&mut self, socks: &[Sock], exported: &mut Vec<io::Result<OwnedFd>>);
 
+    /// Gives up a socket that another driver has adopted and serves: as [`Driver::close`], where that is no work. What comes on
+    /// it is the other's.
+    fn give_up(&mut self, sock: Sock) {
+        self.close(sock);
+    }
+
     /// Takes a connection that another driver has exported: as after [`Event::Accepted`]. Only before the first
     /// [`Driver::accept_start`].
     ///

@@ -118,6 +118,7 @@ impl Core {
             || !self.links.outbox.is_empty()
             || self.links.handshakes.waiting() > 0
             || self.env.retaking
+            || self.handover.has_work()
         {
             return Some(Duration::ZERO);
         }
@@ -292,9 +293,9 @@ impl Core {
     }
 
     pub fn handle_closed(&mut self, sock: Sock) {
-        let gone = self.links.connections.get(sock.slot).is_some_and(|connection| {
-            connection.link.generation == sock.generation && connection.link.is_gone()
-        });
+        // A socket that went ahead of a peer that never came has no connection.
+        let Some(connection) = self.links.connections.get(sock.slot) else { return };
+        let gone = connection.link.generation == sock.generation && connection.link.is_gone();
         assert!(gone, "only what was given up is closed");
         self.links.wheel.cancel(&mut self.links.connections, sock.slot);
         let Some(connection) = self.links.connections.remove(sock.slot) else { return };

@@ -280,7 +280,7 @@ impl Stage {
         self.core.finish_closed();
         let actions = std::mem::take(&mut self.core.links.actions);
         for action in &actions {
-            if let Action::Close(slot) | Action::Reset(slot) = *action
+            if let Action::Close(slot) | Action::GiveUp(slot) | Action::Reset(slot) = *action
                 && let Some(sock) = self.core.sock(slot)
             {
                 self.core.handle_closed(sock);

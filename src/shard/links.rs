@@ -26,6 +26,8 @@ pub(in crate::shard) enum Action {
     /// Send FIN.
     Finish(u32),
     Close(u32),
+    /// Another process serves it.
+    GiveUp(u32),
     /// Close, and drop what the peer has not read.
     Reset(u32),
     AcceptEnd,

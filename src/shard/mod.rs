@@ -234,6 +234,8 @@ impl<D: Driver> Shard<D> {
         self.act();
 
         self.handle_orders();
+        self.send_ahead();
+        self.wake_some();
         self.core.account(self.driver.stale_total());
         if self.core.has_ended() {
             self.inbox.close();
@@ -319,11 +321,16 @@ impl<D: Driver> Shard<D> {
                 | Action::WriteWatch(slot)
                 | Action::Finish(slot)
                 | Action::Close(slot)
+                | Action::GiveUp(slot)
                 | Action::Reset(slot) => {
                     let Some(sock) = self.core.sock(slot) else { continue };
                     // What was wanted before the connection was given up is wanted no more.
-                    if !matches!(action, Action::Close(_) | Action::Reset(_)) && !self.core.is_current(sock) {
+                    let ends = matches!(action, Action::Close(_) | Action::GiveUp(_) | Action::Reset(_));
+                    if !ends && !self.core.is_current(sock) {
                         continue;
+                    }
+                    if matches!(action, Action::Close(_) | Action::Reset(_)) {
+                        self.core.closed_ahead(slot);
                     }
                     match action {
                         Action::ReadStart(_) => self.driver.read_start(sock),
@@ -331,6 +338,7 @@ impl<D: Driver> Shard<D> {
                         Action::WriteWatch(_) => self.driver.write_watch(sock),
                         Action::Finish(_) => self.driver.finish(sock),
                         Action::Reset(_) => self.driver.reset(sock),
+                        Action::GiveUp(_) => self.driver.give_up(sock),
                         Action::Close(_) | Action::AcceptEnd => self.driver.close(sock),
                     }
                 }

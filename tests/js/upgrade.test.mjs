@@ -280,7 +280,7 @@ for (const driver of drivers) {
       });
     }
 
-    for (const place of ['hello', 'listeners', 'ready', 'parcels', 'complete', 'commit']) {
+    for (const place of ['hello', 'listeners', 'ready', 'ahead', 'parcels', 'complete', 'commit']) {
       test(`the old process is killed at "${place}": the new one starts again in its place`, async () => {
         // A port by its number: a node that starts again must find the one that clients know.
         const listen = `127.0.0.1:${await freePort()}`;

@@ -12,7 +12,7 @@ use crate::driver::{AcceptFailure, End, Event, Lent, SendCause};
 use super::faults::happens;
 use super::host::{Reading, Watch};
 use super::link::{LinkId, Place};
-use super::world::World;
+use super::world::{Exported, World};
 
 /// The receive buffers of one driver, lent for the length of one read.
 pub(super) struct Buffers {
@@ -329,11 +329,44 @@ impl World {
 
     pub fn kernel_close(&mut self, host: usize, slot: u32, reset: bool) {
         let link: LinkId = self.hosts[host].at(slot).1.link;
-        // Another host may have it by now.
-        if self.is_at(link, host, slot) {
+        // Another host may have it by now, or get it.
+        if self.is_at(link, host, slot) && !self.leave_to_others(link, host, slot) {
             self.server_close(link, reset);
         }
         self.plan_gone(host, slot);
+    }
+
+    /// A second descriptor of it is somewhere: this close is no end of the connection.
+    fn leave_to_others(&mut self, link: LinkId, host: usize, slot: u32) -> bool {
+        let sock = self.hosts[host].at(slot).0;
+        if let Some((other, there)) = self.other_holder((host, sock)) {
+            self.put(link, other, there);
+            return true;
+        }
+        let exported = self.exported.values_mut().find(|exported| exported.of == (host, sock));
+        let Some(exported) = exported else { return false };
+        exported.alone = true;
+        self.link(link).place = Place::OnItsWay;
+        true
+    }
+
+    /// Who has adopted it and not closed it since.
+    fn other_holder(&self, of: (usize, Sock)) -> Option<(usize, Sock)> {
+        let living = self.hosts.iter().enumerate().filter(|(_, at)| !at.dead);
+        let mut all =
+            living.flat_map(|(other, at)| at.sockets().map(move |(sock, socket)| (other, sock, socket)));
+        let found = all.find(|(.., socket)| socket.adopted_from == Some(of) && !socket.closing);
+        found.map(|(other, sock, _)| (other, sock))
+    }
+
+    /// Descriptors that nobody has adopted are closed.
+    pub fn forget_exports(&mut self) {
+        let mut alone: Vec<LinkId> = std::mem::take(&mut self.exported)
+            .into_values()
+            .filter_map(|exported| exported.alone.then_some(exported.link))
+            .collect();
+        alone.sort_unstable_by_key(|link| link.0);
+        alone.into_iter().for_each(|link| self.server_close(link, false));
     }
 
     pub fn accept_start(&mut self, host: usize) {
@@ -384,6 +417,19 @@ impl World {
 
     // --- sockets on their way to another process
 
+    /// Whoever uses an adopted socket has its events from then on.
+    pub fn claim(&mut self, host: usize, sock: Sock) {
+        let at = &self.hosts[host];
+        if !at.holds(sock) {
+            return;
+        }
+        let socket = self.hosts[host].at(sock.slot).1;
+        let (link, adopted) = (socket.link, socket.adopted_from.is_some());
+        if adopted && self.link(link).place != Place::Gone && !self.is_at(link, host, sock.slot) {
+            self.put(link, host, sock);
+        }
+    }
+
     /// Whether the link's events are those of this slot.
     fn is_at(&mut self, link: LinkId, host: usize, slot: u32) -> bool {
         let at = self.link(link);
@@ -406,23 +452,39 @@ impl World {
     }
 
     /// # Errors
-    /// `EMFILE` when the table is full; `EBADF` when the descriptor stands for nothing that its host still has.
+    /// `EMFILE` when the table is full; `EBADF` when the descriptor stands for nothing any more.
     pub fn adopt(&mut self, host: usize, descriptor: RawFd) -> io::Result<Sock> {
-        let exported = self.exported.remove(&descriptor);
-        let held = exported.filter(|&(other, from)| !self.hosts[other].dead && self.hosts[other].holds(from));
-        let (other, from) = held.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
-        let (link, finished) = {
-            let socket = self.hosts[other].at(from.slot).1;
-            (socket.link, socket.finished)
-        };
+        let exported = self.exported.get(&descriptor).copied();
+        let Exported { of: (other, from), link, finished, alone } = exported
+            .filter(|exported| exported.alone || !self.hosts[exported.of.0].dead)
+            .ok_or_else(bad_file)?;
+        let held = self.hosts[other].holds(from);
+        if !held && !alone {
+            return Err(bad_file());
+        }
         let sock = self.hosts[host].insert(link);
-        let sock = sock.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+        // The descriptor is closed behind this, whatever comes of it.
+        let Some(sock) = sock else {
+            self.exported.remove(&descriptor);
+            if alone {
+                self.server_close(link, false);
+            }
+            return Err(io::Error::from_raw_os_error(libc::EMFILE));
+        };
+        self.exported.remove(&descriptor);
         self.hosts[host].stats.accepted += 1;
+        let finished = if held { self.hosts[other].at(from.slot).1.finished } else { finished };
         let socket = self.hosts[host].at(sock.slot).1;
         (socket.adopted_from, socket.finished) = (Some((other, from)), finished);
-        self.put(link, host, sock);
+        if alone {
+            self.put(link, host, sock);
+        }
         Ok(sock)
     }
+}
+
+fn bad_file() -> io::Error {
+    io::Error::from_raw_os_error(libc::EBADF)
 }
 
 /// What of an event goes into the fingerprint.

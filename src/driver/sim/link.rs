@@ -40,6 +40,8 @@ pub(super) enum Place {
     Accepted {
         slot: u32,
     },
+    /// Only a descriptor between two hosts holds it.
+    OnItsWay,
     /// Closed by the shard, or never taken.
     Gone,
 }

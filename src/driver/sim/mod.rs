@@ -89,6 +89,11 @@ impl SimNet {
         }
     }
 
+    /// What was exported and not adopted is given up, with its descriptors.
+    pub fn forget_exports(&self) {
+        self.0.borrow_mut().forget_exports();
+    }
+
     /// A client of listener 0 that lands on any listening shard, by the seed, as SO_REUSEPORT spreads them.
     pub fn connect(&self) -> ClientEnd {
         self.connect_by(ListenerId(0))

@@ -18,7 +18,7 @@ use crate::driver::{
 
 use super::host::Host;
 use super::kernel::Buffers;
-use super::world::World;
+use super::world::{Exported, World};
 
 /// Bits of a [`Hold`] that name the bytes; the rest names the flush, so that a hold kept too long is found out.
 const HOLD_BITS: u32 = 20;
@@ -161,7 +161,9 @@ impl Driver for SimDriver {
     }
 
     fn read_start(&mut self, sock: Sock) {
-        self.world.borrow_mut().read_start(self.host, sock);
+        let mut world = self.world.borrow_mut();
+        world.claim(self.host, sock);
+        world.read_start(self.host, sock);
     }
 
     fn read_pause(&mut self, sock: Sock) {
@@ -192,6 +194,7 @@ impl Driver for SimDriver {
         let len = self.staged.len() - from;
         let whole = parts.iter().skip(PARTS_MAX).all(|part| part.range.is_empty());
         let mut world = self.world.borrow_mut();
+        world.claim(self.host, sock);
         let socket = world.hosts[self.host].named(sock, "send").filter(|_| len > 0);
         let Some(socket) = socket else {
             self.staged.truncate(from);
@@ -237,11 +240,14 @@ impl Driver for SimDriver {
     }
 
     fn write_watch(&mut self, sock: Sock) {
-        self.world.borrow_mut().write_watch(self.host, sock);
+        let mut world = self.world.borrow_mut();
+        world.claim(self.host, sock);
+        world.write_watch(self.host, sock);
     }
 
     fn finish(&mut self, sock: Sock) {
         let mut world = self.world.borrow_mut();
+        world.claim(self.host, sock);
         let Some(socket) = world.hosts[self.host].named(sock, "finish") else { return };
         socket.finished = true;
         match socket.send_queued {
@@ -287,13 +293,15 @@ impl Driver for SimDriver {
     fn export(&mut self, socks: &[Sock], exported: &mut Vec<io::Result<OwnedFd>>) {
         let mut world = self.world.borrow_mut();
         for sock in socks {
-            let found = world.hosts[self.host].named(*sock, "export").is_some();
+            let found =
+                world.hosts[self.host].named(*sock, "export").map(|socket| (socket.link, socket.finished));
             exported.push(match found {
-                true => std::fs::File::open("/dev/null").map(|file| {
-                    world.exported.insert(file.as_raw_fd(), (self.host, *sock));
+                Some((link, finished)) => std::fs::File::open("/dev/null").map(|file| {
+                    let of = (self.host, *sock);
+                    world.exported.insert(file.as_raw_fd(), Exported { of, link, finished, alone: false });
                     file.into()
                 }),
-                false => Err(io::ErrorKind::NotConnected.into()),
+                None => Err(io::ErrorKind::NotConnected.into()),
             });
         }
     }

@@ -65,6 +65,16 @@ enum Direction {
     Down,
 }
 
+/// A descriptor on its way from one host to another.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Exported {
+    pub of: (usize, Sock),
+    pub link: LinkId,
+    pub finished: bool,
+    /// Its host has closed the socket: this is what holds it.
+    pub alone: bool,
+}
+
 pub(super) struct World {
     pub now: Time,
     pub prng: Prng,
@@ -76,7 +86,7 @@ pub(super) struct World {
     /// Mixed from all that happened: equal for equal runs.
     pub fingerprint: u64,
     /// Sockets on their way to another host, by the descriptors that stand for them.
-    pub exported: HashMap<RawFd, (usize, Sock)>,
+    pub exported: HashMap<RawFd, Exported>,
     /// A wait lets time pass until something happens.
     pub sleeps: bool,
     /// Everything that happens is printed.

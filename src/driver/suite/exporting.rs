@@ -122,6 +122,51 @@ suite_test!(what_was_exported_goes_on_here_if_the_other_gives_up(64), |h| {
     h.until_received(sock, 3);
 });
 
+suite_test!(what_is_given_up_goes_on_at_the_other(64), |h| {
+    if !h.may_export() {
+        return;
+    }
+    let (client, sock) = h.connect_reading();
+    let (adopted, mut old) = h.hand_over(&[sock]);
+    h.rig.settle_succession();
+    old.give_up(sock);
+    let mut gone = Vec::new();
+    for _ in 0..TICKS_QUIET {
+        old.flush(&mut Vec::new());
+        old.wait(&mut gone, Some(Duration::from_millis(1))).expect("wait");
+    }
+    assert_eq!(gone, vec![Event::Closed { sock }]);
+    h.driver().read_start(adopted[0]);
+    h.client_send_all(client, b"hello");
+    h.until_received(adopted[0], 5);
+    drop(old);
+    h.send(adopted[0], b"hello", 1);
+    assert_eq!(h.client_hears(client, 5), b"hello");
+    h.close(adopted[0]);
+    h.until_closed(adopted[0]);
+    assert_eq!(h.client_hears_to_the_end(client), (Vec::new(), Heard::Finished));
+});
+
+suite_test!(what_both_have_closed_has_ended(64), |h| {
+    if !h.may_export() {
+        return;
+    }
+    let (client, sock) = h.connect_reading();
+    let (adopted, mut old) = h.hand_over(&[sock]);
+    h.rig.settle_succession();
+    old.close(sock);
+    let mut gone = Vec::new();
+    for _ in 0..TICKS_QUIET {
+        old.flush(&mut Vec::new());
+        old.wait(&mut gone, Some(Duration::from_millis(1))).expect("wait");
+    }
+    assert_eq!(gone, vec![Event::Closed { sock }]);
+    // It was never read here.
+    h.close(adopted[0]);
+    h.until_closed(adopted[0]);
+    assert_eq!(h.client_hears_to_the_end(client), (Vec::new(), Heard::Finished));
+});
+
 suite_test!(clients_in_the_backlog_are_taken_by_the_successor(64), |h| {
     h.driver().accept_pause();
     h.until("no accept", |h| h.driver().accept_is_idle());

@@ -67,6 +67,8 @@ pub struct UringDriver {
     completions: Vec<Completion>,
     /// Reads that completed after a pause: only when the kernel had no memory in the tick that asked for them.
     parked: Vec<(Sock, Lent)>,
+    /// Of [`Driver::give_up`]: for the next wait.
+    given_up: Vec<Sock>,
     failures: Vec<SendFailure>,
     /// One client came by a listener that takes them one by one: there may be another.
     more_clients: bool,
@@ -100,6 +102,7 @@ impl UringDriver {
             readable: VecDeque::new(),
             completions: Vec::new(),
             parked: Vec::new(),
+            given_up: Vec::new(),
             failures: Vec::new(),
             more_clients: false,
             stale_total: 0,
@@ -545,6 +548,8 @@ impl Driver for UringDriver {
     }
 
     fn wait(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = if self.given_up.is_empty() { timeout } else { Some(Duration::ZERO) };
+        events.extend(self.given_up.drain(..).map(|sock| Event::Closed { sock }));
         if !self.reads_held && self.unpark(events) {
             // The sockets of these had their read of this wait.
             return Ok(());
@@ -589,6 +594,16 @@ impl Driver for UringDriver {
 
     fn export(&mut self, socks: &[Sock], exported: &mut Vec<io::Result<OwnedFd>>) {
         self.install(socks, exported);
+    }
+
+    /// Cancelling the polls of all would take the cpu from who serves them now; the ring ends with its process.
+    fn give_up(&mut self, sock: Sock) {
+        if let Some(slot) = self.live(sock) {
+            // What is under way is stale from now on.
+            slot.flags &= QUEUED;
+            slot.generation = (slot.generation + 1) & GENERATION_MASK;
+            self.given_up.push(sock);
+        }
     }
 
     fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock> {

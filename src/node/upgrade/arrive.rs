@@ -167,6 +167,7 @@ fn place(router: &Router, message: Message) -> Result<u64, WireFault> {
     let part: ParcelsPart = message.record()?;
     let mut descriptors = message.descriptors.into_iter();
     let count = part.parcels.len() as u64;
+    let mut of_shards: Vec<Vec<Parcel>> = router.every_shard().map(|_| Vec::new()).collect();
     for ParcelRecord { kind, has_descriptor, record } in part.parcels {
         let kind =
             ParcelKind::from_number(kind).ok_or(WireFault::Malformed("a parcel of an unknown kind"))?;
@@ -176,13 +177,13 @@ fn place(router: &Router, message: Message) -> Result<u64, WireFault> {
         };
         let parcel = Parcel { kind, record: record.into(), fd };
         match destination(&parcel, router)? {
-            Destination::One(shard) => adopt(router, shard, parcel)?,
-            Destination::Every => {
-                for shard in router.every_shard() {
-                    let copy = Parcel { kind, record: parcel.record.clone(), fd: None };
-                    adopt(router, shard, copy)?;
-                }
-            }
+            Destination::One(shard) => of_shards[shard.index()].push(parcel),
+            Destination::Every => of_shards.iter_mut().for_each(|parcels| parcels.push(parcel.duplicate())),
+        }
+    }
+    for (shard, parcels) in router.every_shard().zip(of_shards) {
+        if !parcels.is_empty() {
+            adopt(router, shard, parcels)?;
         }
     }
     match descriptors.next() {
@@ -191,8 +192,8 @@ fn place(router: &Router, message: Message) -> Result<u64, WireFault> {
     }
 }
 
-fn adopt(router: &Router, shard: ShardId, parcel: Parcel) -> Result<(), WireFault> {
-    let mut request = Some(Box::new(ControlRequest::Handover(Order::Adopt(parcel))));
+fn adopt(router: &Router, shard: ShardId, parcels: Vec<Parcel>) -> Result<(), WireFault> {
+    let mut request = Some(Box::new(ControlRequest::Handover(Order::Adopt(parcels))));
     let until = Instant::now() + SHARD_MAX;
     loop {
         match request.take().map(|request| router.offer(shard, request)) {

@@ -5,6 +5,7 @@
 //!
 //! ```text
 //!  start the new one ▶ Hello ◀▶ Hello ▶ Node, Listeners ◀ Ready             clients are served here
+//!  ▶ Parcels … ◀ Ack …                                                      and here: sockets go ahead
 //!  ▶ Parcels … ◀ Ack … ▶ Control, ApiConnections, Complete ◀ Adopted        clients wait
 //!  ▶ Commit ◀ Committed                                                     the commit point: the new one has read it
 //!  ◀ Serving                                                                clients are served there
@@ -94,17 +95,27 @@ impl Leaving<'_> {
         let greeted = self.greet(&mut successor, asked, until);
         let build = greeted.map_err(|cause| cause.told(&mut successor))?;
 
-        let frozen = Instant::now();
         let (outlet, said) = mpsc::sync_channel(OUTLET_MAX);
-        let connections = self.control.hold();
-        let mut moving = Moving { leaving: self, outlet, said, events: None, frozen, until };
-        let moved = moving.run(&mut successor, &connections);
-        drop(connections);
+        let mut moving = Moving {
+            leaving: self,
+            outlet,
+            said,
+            events: None,
+            until,
+            failed: 0,
+            parcels: 0,
+            frozen: Instant::now(),
+        };
+        let moved = moving.send_ahead(&mut successor).and_then(|()| {
+            moving.frozen = Instant::now();
+            let connections = self.control.hold();
+            moving.run(&mut successor, &connections)
+        });
         match moved {
             Ok(totals) => {
                 let pid = successor.pid();
                 successor.let_go();
-                Ok(Moved { pid, build, totals, silence: frozen.elapsed(), duration: began.elapsed() })
+                Ok(Moved { pid, build, totals, silence: moving.frozen.elapsed(), duration: began.elapsed() })
             }
             Err(cause) => {
                 let fault = cause.told(&mut successor);
@@ -267,8 +278,13 @@ struct Moving<'l, 'n> {
     /// Bound: [`OUTLET_MAX`].
     said: Receiver<(ShardId, Said)>,
     events: Option<EventsHeld>,
-    frozen: Instant,
     until: Instant,
+    /// Shards that go on by themselves.
+    failed: usize,
+    /// Parcels that were sent.
+    parcels: u64,
+    /// Since when clients wait.
+    frozen: Instant,
 }
 
 /// Parcels for one message.
@@ -296,11 +312,20 @@ impl Batch {
 }
 
 impl Moving<'_, '_> {
+    /// The sockets of those who are served here meanwhile: most of the work, and nobody waits.
+    fn send_ahead(&mut self, successor: &mut Successor) -> Result<(), Cause> {
+        self.leaving.order_each(self.until, || Order::Ahead(self.outlet.clone()))?;
+        self.send_parcels(successor)?;
+        point("old.ahead");
+        Ok(())
+    }
+
     fn run(&mut self, successor: &mut Successor, connections: &[OwnedFd]) -> Result<Moves, Cause> {
         let Moving { leaving, until, .. } = *self;
         leaving
             .order_each(until, || Order::Begin { outlet: self.outlet.clone(), attempt: leaving.attempt })?;
-        let (moves, parcels) = self.send_parcels(successor)?;
+        let moves = self.send_parcels(successor)?;
+        let parcels = self.parcels;
         point("old.parcels");
 
         self.events = Some(leaving.control.hold_events());
@@ -336,8 +361,8 @@ impl Moving<'_, '_> {
     }
 
     /// What shards say goes to the other process as it comes, a few messages ahead of what that one has taken.
-    fn send_parcels(&mut self, successor: &mut Successor) -> Result<(Moves, u64), Cause> {
-        let (mut moves, mut parcels, mut under_way) = (Moves::default(), 0, 0);
+    fn send_parcels(&mut self, successor: &mut Successor) -> Result<Moves, Cause> {
+        let (mut moves, mut under_way) = (Moves::default(), 0);
         let mut open = self.leaving.router.shards();
         let mut batch = Batch::default();
         while open > 0 || !batch.parcels.is_empty() || under_way > 0 {
@@ -354,7 +379,7 @@ impl Moving<'_, '_> {
             };
             match said {
                 Some((_, Said::Parcel(parcel))) => {
-                    parcels += 1;
+                    self.parcels += 1;
                     batch.add(parcel);
                     if !batch.is_full() {
                         continue;
@@ -365,7 +390,12 @@ impl Moving<'_, '_> {
                     open -= 1;
                     continue;
                 }
+                Some((_, Said::Ahead)) => {
+                    open -= 1;
+                    continue;
+                }
                 Some((from, Said::Failed(problem))) => {
+                    self.failed += 1;
                     return Err(fault("failed", format!("shard {}: {problem}", from.0)).into());
                 }
                 Some(_) | None => {}
@@ -389,7 +419,7 @@ impl Moving<'_, '_> {
                 }
             }
         }
-        Ok((moves, parcels))
+        Ok(moves)
     }
 
     fn send_batch(&self, successor: &Successor, batch: Batch) -> Result<(), Cause> {
@@ -407,10 +437,10 @@ impl Moving<'_, '_> {
         if self.leaving.order_each(until, || Order::Abort).is_err() {
             tracing::error!("a shard did not take the end of the upgrade");
         }
-        let mut open = self.leaving.router.shards();
+        let mut open = self.leaving.router.shards() - self.failed;
         while open > 0 {
             match self.said.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                Ok((_, Said::Aborted)) => open -= 1,
+                Ok((_, Said::Aborted | Said::Failed(_))) => open -= 1,
                 // Parcels that were not sent: their copies are closed here.
                 Ok(_) => {}
                 Err(_) => {

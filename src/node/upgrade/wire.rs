@@ -26,7 +26,7 @@ use rustix::net::{
 use crate::record::{RECORD_BYTES_MAX, Record, RecordFault, read, write};
 
 /// Of this file and of the order of steps. Both processes speak the same, or there is no upgrade.
-pub const PROTOCOL: u8 = 1;
+pub const PROTOCOL: u8 = 2;
 /// Most descriptors of one message: SCM_MAX_FD of the kernel.
 pub const DESCRIPTORS_MAX: usize = 253;
 /// Longest piece of a body in one packet, in bytes: a quarter of net.core.wmem_default, so that three are under way.

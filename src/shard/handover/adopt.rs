@@ -71,15 +71,38 @@ impl<D: Driver> Shard<D> {
         if self.core.handover.adopting().is_none() {
             return Err("this shard serves already".into());
         }
-        let Parcel { kind: ParcelKind::Peer, record, fd } = parcel else {
-            return self.core.adopt_records(parcel.kind, &parcel.record).map_err(failed);
+        let Parcel { kind, record, fd } = parcel;
+        if !matches!(kind, ParcelKind::Peer | ParcelKind::Seated | ParcelKind::Socket | ParcelKind::Closed) {
+            return self.core.adopt_records(kind, &record).map_err(failed);
+        }
+        let (conn, bytes) = take_number(&record).map_err(failed)?;
+        let sock = match fd.map(|fd| self.driver.adopt(fd)).transpose() {
+            Ok(sock) => sock,
+            Err(error) => return Err(format!("a socket cannot be taken over: {error}")),
         };
-        let (_, bytes) = take_number(&record).map_err(failed)?;
+        let sockets = self.core.handover.adopting().map(|adopting| &mut adopting.sockets);
+        let Some(sockets) = sockets else { return Ok(()) };
+        let sock = match kind {
+            ParcelKind::Socket => {
+                if let Some(earlier) = sock.and_then(|sock| sockets.insert(conn, sock)) {
+                    self.driver.close(earlier);
+                }
+                return Ok(());
+            }
+            ParcelKind::Closed => {
+                if let Some(sock) = sockets.remove(&conn) {
+                    self.driver.close(sock);
+                }
+                return Ok(());
+            }
+            ParcelKind::Seated => Some(sockets.remove(&conn).ok_or("a peer came without its socket")?),
+            _ => sock,
+        };
         let peer = record::read::<PeerRecord>(bytes).map_err(failed)?;
-        let Some(fd) = fd else { return self.core.adopt_departed(peer).map_err(failed) };
-        let sock =
-            self.driver.adopt(fd).map_err(|error| format!("a socket cannot be taken over: {error}"))?;
-        self.core.adopt_peer(peer, sock).map_err(failed)
+        match sock {
+            Some(sock) => self.core.adopt_peer(peer, sock).map_err(failed),
+            None => self.core.adopt_departed(peer).map_err(failed),
+        }
     }
 }
 
@@ -97,7 +120,9 @@ impl Core {
                 ParcelKind::Channel => self.adopt_channel(&unread)?,
                 ParcelKind::Keys => self.adopt_keys(unread.read()?)?,
                 ParcelKind::User => self.adopt_user(&unread.read()?)?,
-                ParcelKind::Peer => return Err(RecordFault::OtherKind),
+                ParcelKind::Peer | ParcelKind::Seated | ParcelKind::Socket | ParcelKind::Closed => {
+                    return Err(RecordFault::OtherKind);
+                }
             }
             rest = behind;
         }

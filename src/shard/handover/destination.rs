@@ -24,7 +24,9 @@ pub fn destination(parcel: &Parcel, router: &Router) -> Result<Destination, Reco
             Some(label) => label.home(router.shards() as u16),
             None => return Ok(Destination::Every),
         },
-        ParcelKind::Peer => router.home(take_number(&parcel.record)?.0),
+        ParcelKind::Peer | ParcelKind::Seated | ParcelKind::Socket | ParcelKind::Closed => {
+            router.home(take_number(&parcel.record)?.0)
+        }
         ParcelKind::Channel => {
             let (unread, _) = record::next(&parcel.record)?;
             let channel = match unread.kind {

@@ -49,8 +49,15 @@ impl<D: Driver> Shard<D> {
         let (mut socks, mut records): (Vec<Sock>, Vec<Vec<u8>>) = Default::default();
         for slot in slots.split_off(slots.len().saturating_sub(PEERS_AT_ONCE)) {
             let leaves = self.core.peer_parcel(slot).map_err(|fault| format!("a connection: {fault}"))?;
+            let seated = self.core.has_gone_ahead(slot);
             let Some(frozen) = self.core.handover.frozen() else { break };
             match leaves {
+                Leaves::With(record) if seated => {
+                    frozen.moved.push(slot);
+                    frozen.counts.peers += 1;
+                    let parcel = Parcel { kind: ParcelKind::Seated, record, fd: None };
+                    frozen.ready.push_back(Said::Parcel(parcel));
+                }
                 Leaves::With(record) => {
                     frozen.moved.push(slot);
                     socks.extend(self.core.sock(slot));
@@ -199,7 +206,7 @@ impl Core {
             connection.set_gone();
             self.settle(slot);
             self.links.wheel.cancel(&mut self.links.connections, slot);
-            self.links.actions.push(crate::shard::links::Action::Close(slot));
+            self.links.actions.push(crate::shard::links::Action::GiveUp(slot));
         }
         self.end(crate::base::fault::Disconnect::SHUTDOWN);
     }

@@ -4,13 +4,17 @@
 //! other, what carries parcels between them, when the new one takes over.
 //!
 //! ```text
-//!  old:  serves ──Begin──▶ quieting ──all shards are quiet──▶ frozen, says its parcels ──▶ Done ──Commit──▶ ends
+//!  old:  serves ──Ahead──▶ serves, says sockets ──▶ Ahead
+//!        serves ──Begin──▶ quieting ──all shards are quiet──▶ frozen, says its parcels ──▶ Done ──Commit──▶ ends
 //!          ▲                  │                                  │                           │
 //!          └──────────────────┴────────────── Abort ─────────────┴───────────────────────────┘
-//!  new:  adopting: Adopt, Adopt, … Arm ──▶ Armed ──Resume──▶ serves
+//!  new:  adopting: Adopt, Adopt, … Arm ──▶ Armed ──Resume──▶ serves, wakes connections
 //! ```
 //! All shards are frozen at one moment: no message is on its way between two of them, so that what each holds fits what
 //! the others hold, in whatever order it is written. A frozen shard neither reads nor writes.
+//!
+//! Sockets go ahead of all that while the old process serves ([`ahead`]): a second descriptor does no harm, and takes most of the
+//! time. Those that are closed meanwhile are said as well, for no end reaches a peer while a descriptor is open.
 //!
 //! A peer keeps its number, and so its client id. The shard in a number is a label: its home is the shard
 //! `label % shards` of the process that runs ([`Router::home`](crate::shard::router::Router::home)). Channels and users
@@ -18,6 +22,7 @@
 
 mod adopt;
 pub(in crate::shard) mod agreement;
+mod ahead;
 mod destination;
 mod export;
 pub(in crate::shard) mod order;

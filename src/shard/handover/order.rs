@@ -10,15 +10,19 @@ use crate::base::ids::{ListenerId, ShardId};
 pub enum Order {
     /// Of the old process, while it serves: [`Said::Listeners`] follows.
     Listeners(Outlet),
+    /// Of all shards of the old process, while they serve: sockets go ahead, as [`Said::Parcel`]s of
+    /// [`ParcelKind::Socket`], and [`Said::Ahead`] when they all have gone. Those that are closed behind that are said as well,
+    /// until `Begin` or `Abort`.
+    Ahead(Outlet),
     /// Of all shards of the old process, with clones of one outlet: [`Said::Parcel`]s follow and [`Said::Done`], or
     /// [`Said::Failed`]. Each attempt has a number that is greater than those before.
     Begin { outlet: Outlet, attempt: u32 },
-    /// At any time after `Begin` and before `Commit`: everything goes on here. [`Said::Aborted`] follows.
+    /// At any time after `Ahead` or `Begin` and before `Commit`: everything goes on here. [`Said::Aborted`] follows.
     Abort,
     /// The new process serves. What was moved is forgotten, what was not is closed, and the shard ends.
     Commit,
-    /// Of the new process: a part of what its shard will hold.
-    Adopt(Parcel),
+    /// Of the new process: parts of what its shard will hold.
+    Adopt(Vec<Parcel>),
     /// After the last `Adopt`: [`Said::Armed`] follows, or [`Said::Failed`] with the first of what went wrong.
     Arm(Outlet),
     /// The old process has stopped for good.
@@ -34,6 +38,8 @@ pub enum Said {
     /// A second descriptor of each socket that listens.
     Listeners(Vec<(ListenerId, OwnedFd)>),
     Parcel(Parcel),
+    /// All sockets have gone ahead.
+    Ahead,
     /// There are no more parcels.
     Done(Counts),
     /// Nothing is lost: the order is to be aborted.
@@ -73,16 +79,25 @@ pub enum ParcelKind {
     /// Idempotency keys of channels that came before.
     Keys = 5,
     User = 6,
+    /// The socket of a participant that is still served: its number alone.
+    Socket = 7,
+    /// That socket was closed.
+    Closed = 8,
+    /// One participant whose socket has gone ahead.
+    Seated = 9,
 }
 
 impl ParcelKind {
-    pub const ALL: [ParcelKind; 6] = [
+    pub const ALL: [ParcelKind; 9] = [
         ParcelKind::Shard,
         ParcelKind::Stream,
         ParcelKind::Peer,
         ParcelKind::Channel,
         ParcelKind::Keys,
         ParcelKind::User,
+        ParcelKind::Socket,
+        ParcelKind::Closed,
+        ParcelKind::Seated,
     ];
 
     pub fn from_number(number: u8) -> Option<ParcelKind> {

@@ -1,8 +1,8 @@
 //! Where a shard stands in an upgrade. Imports no method of `Core`.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
-use crate::base::ids::{ChannelName, ConnId, UserName};
+use crate::base::ids::{ChannelName, ConnId, Sock, UserName};
 use crate::base::time::Time;
 use crate::shard::handover::agreement::{Agreement, Mark};
 use crate::shard::handover::order::{Counts, Order, Outlet, Said};
@@ -15,11 +15,29 @@ pub(in crate::shard) struct Handover {
     /// Bound: those of one tick, which the inbox has room for.
     pub orders: VecDeque<Order>,
     /// For the node.
-    /// Bound: an answer to each of its orders.
+    /// Bound: an answer to each of its orders, and one for each socket that has gone ahead.
     pub unsaid: VecDeque<(Outlet, Said)>,
     /// Marks of shards that have begun before this one.
     pub early: Vec<Mark>,
     pub stage: Option<Box<Stage>>,
+    /// In the old process, from `Ahead` to `Abort` or the end.
+    pub ahead: Option<Box<Ahead>>,
+    /// In the new process, behind `Resume`: those that do not read yet.
+    /// Bound: the connections that were moved.
+    pub waking: Vec<Sock>,
+}
+
+/// Sockets that go ahead of their peers.
+pub(in crate::shard) struct Ahead {
+    pub outlet: Outlet,
+    /// Slots to be looked at, from the end.
+    /// Bound: those of the connections when it began.
+    pub left: Vec<u32>,
+    /// By slot: whose sockets the other process has.
+    /// Bound: as `left`.
+    pub gone: HashMap<u32, ConnId>,
+    /// All have gone, and it has been said.
+    pub done: bool,
 }
 
 pub(in crate::shard) enum Stage {
@@ -74,6 +92,9 @@ pub(in crate::shard) struct Adopting {
     /// The first thing that went wrong.
     pub fault: Option<String>,
     pub counts: Counts,
+    /// Sockets whose peers are to come.
+    /// Bound: those that the driver holds.
+    pub sockets: HashMap<ConnId, Sock>,
     /// Of peers that did not come along: they leave when this process serves.
     pub leavers: Vec<Leaver>,
     /// Of the control plane, for when this shard serves.
@@ -91,6 +112,16 @@ pub(in crate::shard) struct Leaver {
 impl Handover {
     pub fn is_under_way(&self) -> bool {
         self.stage.is_some()
+    }
+
+    /// There is more to be done than a tick in which nothing else happens.
+    pub fn has_work(&self) -> bool {
+        !self.waking.is_empty() || self.has_more_ahead()
+    }
+
+    /// There are sockets to go ahead, and room for them.
+    pub fn has_more_ahead(&self) -> bool {
+        self.ahead.as_ref().is_some_and(|ahead| !ahead.done) && self.unsaid.is_empty()
     }
 
     pub fn is_calm(&self) -> bool {

@@ -44,6 +44,8 @@ impl<D: Driver> Shard<D> {
                 self.say_parcels();
             }
             Some(Stage::Adopting(_)) | None => {
+                // Nothing is read yet: sockets have gone that came ahead and were closed.
+                self.events.clear();
                 self.core.env.set_now(now);
                 self.core.keep_control_mail(&self.inbox);
                 if self.core.env.ending.is_some() {
@@ -112,10 +114,11 @@ impl<D: Driver> Shard<D> {
                     };
                     self.core.say(&outlet, said);
                 }
+                Order::Ahead(outlet) => self.begin_ahead(outlet),
                 Order::Begin { outlet, attempt } => self.begin_handover(outlet, attempt),
                 Order::Abort => self.abort(None),
                 Order::Commit => self.commit(),
-                Order::Adopt(parcel) => self.adopt(parcel),
+                Order::Adopt(parcels) => parcels.into_iter().for_each(|parcel| self.adopt(parcel)),
                 Order::Arm(outlet) => {
                     let said = self.core.arm();
                     self.core.say(&outlet, said);
@@ -125,15 +128,19 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn begin_handover(&mut self, outlet: Outlet, attempt: u32) {
-        let refused = match () {
+    pub(super) fn refuses_handover(&self) -> Option<&'static str> {
+        match () {
             () if self.core.handover.is_under_way() => Some("an upgrade is under way"),
             () if self.core.env.ending.is_some() => Some("the node is ending"),
             () => self.driver.export_is_refused(),
-        };
-        if let Some(refused) = refused {
+        }
+    }
+
+    fn begin_handover(&mut self, outlet: Outlet, attempt: u32) {
+        if let Some(refused) = self.refuses_handover() {
             return self.core.say(&outlet, Said::Failed(refused.into()));
         }
+        self.wake_all();
         self.driver.hold_reads(true);
         self.driver.accept_pause();
         self.accept_again_at = None;
@@ -142,12 +149,16 @@ impl<D: Driver> Shard<D> {
 
     /// Goes on as if nothing had happened.
     fn abort(&mut self, failed: Option<String>) {
+        let ahead = self.core.handover.ahead.take();
         let (outlet, kept) = match self.core.handover.stage.take().map(|stage| *stage) {
             Some(
                 Stage::Quieting(Quieting { outlet, kept, .. }) | Stage::Frozen(Frozen { outlet, kept, .. }),
             ) => (outlet, kept),
             other => {
                 self.core.handover.stage = other.map(Box::new);
+                if let Some(ahead) = ahead {
+                    self.core.say(&ahead.outlet, Said::Aborted);
+                }
                 return;
             }
         };
@@ -169,6 +180,7 @@ impl<D: Driver> Shard<D> {
 
     fn commit(&mut self) {
         let Some(Stage::Frozen(frozen)) = self.core.handover.stage.take().map(|stage| *stage) else { return };
+        self.core.handover.ahead = None;
         self.core.forget_moved(&frozen.moved);
         self.act();
         self.driver.hold_reads(false);

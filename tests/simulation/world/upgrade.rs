@@ -9,7 +9,7 @@ use trunkline::base::ids::ShardId;
 use trunkline::base::seats::Seats;
 use trunkline::driver::sim::SimDriver;
 use trunkline::shard::control_request::ControlRequest;
-use trunkline::shard::handover::{Counts, Destination, Order, Parcel, Said, destination};
+use trunkline::shard::handover::{Counts, Destination, Order, Outlet, Parcel, Said, destination};
 use trunkline::shard::mailbox::Inbox;
 use trunkline::shard::router::Router;
 use trunkline::shard::{Shard, ShardOptions, Tick};
@@ -30,6 +30,8 @@ const GATE: Duration = Duration::from_millis(200);
 const OUTLET: usize = 8;
 /// What a shard says that has less room than those before it: for channels, and in its driver's table.
 const NO_ROOM: [&str; 2] = ["more channels", "Too many open files"];
+
+type Parcels = Vec<(ShardId, Parcel)>;
 
 /// What is left of upgrades in this run.
 #[derive(Default)]
@@ -106,10 +108,17 @@ impl World {
             return;
         }
         let (outlet, said) = sync_channel(OUTLET);
+        let mut parcels = Vec::new();
+        if self.stage.prng.bool() {
+            let given_up = self.go_ahead(&outlet, &said, &mut parcels);
+            if given_up {
+                return self.abort(&said);
+            }
+        }
         let attempt = self.upgrades.attempts;
         self.order_all(|| Order::Begin { outlet: outlet.clone(), attempt });
         drop(outlet);
-        let (mut parcels, mut done) = (Vec::new(), 0);
+        let mut done = 0;
         let until = self.stage.net.now() + PATIENCE;
         let mut rounds = 0;
         while done < self.shards.len() {
@@ -133,6 +142,7 @@ impl World {
         match end {
             End::Deaf => {
                 drop(said);
+                self.stage.net.forget_exports();
                 // They find out when they have something to say; those that do not are told.
                 self.run_for(Duration::from_millis(20));
                 self.order_all(|| Order::Abort);
@@ -144,7 +154,35 @@ impl World {
         }
     }
 
+    /// Sockets go first, while everybody is served. True: it ends with that.
+    fn go_ahead(&mut self, outlet: &Outlet, said: &Receiver<(ShardId, Said)>, parcels: &mut Parcels) -> bool {
+        self.order_all(|| Order::Ahead(outlet.clone()));
+        let until = self.stage.net.now() + PATIENCE;
+        let (mut done, mut more) = (0, self.stage.prng.u32(..20));
+        while done < self.shards.len() || more > 0 {
+            assert!(self.stage.net.now() < until, "sockets do not go: {:?}", self.footprints());
+            more = more.saturating_sub(1);
+            self.run_for(Duration::from_millis(1));
+            while let Ok((from, said)) = said.try_recv() {
+                match said {
+                    Said::Parcel(parcel) => {
+                        self.stage.coverage.count(if parcel.fd.is_some() {
+                            "sockets_ahead"
+                        } else {
+                            "closed_ahead"
+                        });
+                        parcels.push((from, parcel));
+                    }
+                    Said::Ahead => done += 1,
+                    other => panic!("{other:?} of a shard whose sockets go ahead"),
+                }
+            }
+        }
+        self.stage.prng.u8(..8) == 0
+    }
+
     fn abort(&mut self, said: &Receiver<(ShardId, Said)>) {
+        self.stage.net.forget_exports();
         self.order_all(|| Order::Abort);
         let (mut aborted, until) = (0, self.stage.net.now() + PATIENCE);
         while aborted < self.shards.len() {
@@ -168,7 +206,7 @@ impl World {
         }
     }
 
-    fn take_over(&mut self, parcels: Vec<(ShardId, Parcel)>, end: End, heard: &Receiver<(ShardId, Said)>) {
+    fn take_over(&mut self, parcels: Parcels, end: End, heard: &Receiver<(ShardId, Said)>) {
         let scenario = &self.stage.scenario;
         // What each shard has told is looked at by itself: then everything stays where it was.
         let same = scenario.telling != Telling::Nothing || scenario.hooked;
@@ -207,10 +245,10 @@ impl World {
         };
         for (_, parcel) in parcels {
             match destination(&parcel, &router).expect("of this node") {
-                Destination::One(shard) => ask(&mut new, shard, Order::Adopt(parcel)),
+                Destination::One(shard) => ask(&mut new, shard, Order::Adopt(vec![parcel])),
                 Destination::Every => {
                     for shard in router.every_shard() {
-                        ask(&mut new, shard, Order::Adopt(parcel.duplicate()));
+                        ask(&mut new, shard, Order::Adopt(vec![parcel.duplicate()]));
                     }
                 }
             }
