@@ -16,6 +16,8 @@ fn main() -> ExitCode {
         Ok(Job::Doctor(start, diagnosis)) => node::doctor::run(&start, &diagnosis),
         Ok(Job::Token(task)) => node::tokens::run(&task),
         Ok(Job::Order(task)) => node::orders::run(&task),
+        Ok(Job::Look(task)) => node::look::run(&task),
+        Ok(Job::Init(task)) => node::init::run(&task),
         Err(code) => code,
     }
 }

@@ -254,6 +254,7 @@ fn options() -> ShardOptions {
         node_uid: "node".into(),
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,
+        seeing: Default::default(),
         version: "test",
         wall_ms: |_: Time| {
             SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

@@ -154,3 +154,46 @@ fn the_doctor_names_what_is_short_and_what_it_costs() {
     assert!(out(&many).contains("SHORT  RLIMIT_NOFILE = "), "{}", out(&many));
     assert_eq!(run(&["doctor", "--connections", "0"], &[]).status.code(), Some(2));
 }
+
+#[test]
+fn init_writes_a_configuration_of_its_own_that_checks() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("trunkline.toml");
+    let name = path.to_str().expect("UTF-8");
+    let written = run(&["init", "--output", name, "--listen", "0.0.0.0:8000"], &[]);
+    assert_eq!(written.status.code(), Some(0), "{}", err(&written));
+    let text = fs::read_to_string(&path).expect("a file");
+    assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o777, 0o600);
+    // It would serve strangers: its secrets are long enough for that.
+    let checked = run(&["check", name], &[]);
+    assert_eq!(checked.status.code(), Some(0), "{}", err(&checked));
+    assert!(out(&checked).contains("clients  0.0.0.0:8000\nAPI      127.0.0.1:9000\n"), "{}", out(&checked));
+    let again = run(&["init", "--output", name], &[]);
+    assert_eq!(again.status.code(), Some(1));
+    assert_eq!(fs::read_to_string(&path).expect("a file"), text, "what is there stays");
+    // No two are alike.
+    let secrets = |text: &str| -> Vec<String> {
+        let lines =
+            text.lines().filter(|line| line.starts_with("key = ") || line.starts_with("hmac_secret = "));
+        lines.map(str::to_string).collect()
+    };
+    let other = out(&run(&["init"], &[]));
+    assert_eq!((secrets(&text).len(), secrets(&other).len()), (2, 2));
+    assert!(secrets(&text).iter().all(|secret| !other.contains(secret)));
+}
+
+#[test]
+fn completions_and_manual_pages_know_every_command() {
+    let bash = out(&run(&["completions", "bash"], &[]));
+    let page = out(&run(&["man"], &[]));
+    for command in ["why", "connections", "doctor", "upgrade", "init"] {
+        assert!(bash.contains(command) && page.contains(command), "{command}");
+        assert!(
+            out(&run(&["man", command], &[])).contains(&format!(".TH trunkline-{command} 1")),
+            "{command}"
+        );
+    }
+    assert_eq!(run(&["man", "nothing"], &[]).status.code(), Some(2));
+}

@@ -1,10 +1,12 @@
 //! Publications and who made them: the words that hub, sessions and shards share.
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::ids::{ChannelName, EncodingId, Epoch, Offset, Position, UserName};
+use crate::base::time::Time;
 
 /// Who published or joined, as other clients may see it. JSON texts are kept as they came.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +43,10 @@ impl Visibility {
 
 /// The frames of one item, each made once, by the first delivery that needs it. Nothing is made for an encoding without
 /// subscribers.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Encoded {
+    /// When this node had the request for it; zero where that is not known.
+    accepted: Time,
     first: OnceLock<Frame>,
     delta: OnceLock<Box<Delta>>,
 }
@@ -64,7 +68,26 @@ struct Frame {
     next: OnceLock<Box<Frame>>,
 }
 
+impl fmt::Debug for Encoded {
+    /// Without the moment, which is of this process alone: the same item of another one is no other item.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Encoded")
+            .field("first", &self.first)
+            .field("delta", &self.delta)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Encoded {
+    /// Nothing is made yet, of an item that was accepted then.
+    pub fn of(accepted: Time) -> Encoded {
+        Encoded { accepted, ..Encoded::default() }
+    }
+
+    pub fn accepted(&self) -> Time {
+        self.accepted
+    }
+
     /// What changes from `base` to this item, by the first that needs it. `None` as well where another base came first: a
     /// channel's publications have one order.
     pub fn patch(&self, base: &Bytes, make: impl FnOnce() -> Option<Bytes>) -> Option<&Bytes> {

@@ -66,6 +66,21 @@ impl<T> Slots<T> {
         self.len == 0
     }
 
+    /// Every slot in use from `first` on, in slot order.
+    pub fn iter_from(&self, first: u32) -> impl Iterator<Item = (u32, &T)> {
+        let page = (first as usize / PAGE).min(self.pages.len());
+        let pages = self.pages[page..].iter().enumerate();
+        let all = pages.flat_map(move |(at, entries)| {
+            entries.iter().flat_map(move |entries| {
+                let slots = entries.iter().enumerate();
+                slots.filter_map(move |(entry, value)| {
+                    Some((((page + at) * PAGE + entry) as u32, value.as_ref()?))
+                })
+            })
+        });
+        all.skip_while(move |(slot, _)| *slot < first)
+    }
+
     /// Every slot in use, in slot order.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &T)> {
         self.pages.iter().enumerate().flat_map(|(page, entries)| {
@@ -90,6 +105,10 @@ mod tests {
         }
         assert_eq!(slots.len(), 5);
         assert_eq!(slots.iter().map(|(slot, _)| slot).collect::<Vec<_>>(), [0, 1, 511, 512, 20_000]);
+        let from = |first| slots.iter_from(first).map(|(slot, _)| slot).collect::<Vec<_>>();
+        assert_eq!(from(1), [1, 511, 512, 20_000]);
+        assert_eq!(from(513), [20_000]);
+        assert!(from(20_001).is_empty() && from(9_000_000).is_empty());
         slots.trim();
         assert_eq!(slots.get(512), Some(&5120));
         assert_eq!(slots.get(513), None);

@@ -10,6 +10,7 @@ use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
+use crate::config::observe::check_observe;
 use crate::config::paths::check_paths;
 use crate::config::places::{Listener, check_listeners};
 use crate::config::secrets::{SECRET_BYTES_MIN, weak};
@@ -166,6 +167,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     );
     require(config.limits.api_timeout > Duration::ZERO, "limits.api_timeout", "must be above 0s");
     check_events(&config.events, &mut require);
+    check_observe(config, &mut require);
     check_paths(&client.paths, &client.connect_statuses, &mut require);
     check_token(&client.token, "client.token", &mut require);
     check_token(&client.subscription_token, "client.subscription_token", &mut require);

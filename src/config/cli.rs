@@ -18,7 +18,9 @@ use crate::base::address::Serves;
 use crate::config::centrifugo::{self, Imported, TheirFlags};
 use crate::config::document;
 use crate::config::fault::{Fault, Origin};
+use crate::config::kit::{self, InitTask};
 use crate::config::load::{self, ENVIRONMENT_FILE, ENVIRONMENT_PREFIX, Loaded, Row, Sources};
+use crate::config::look::{self, LookTask};
 use crate::config::machine::Machine;
 use crate::config::memory::MemoryPlan;
 use crate::config::orders::{self, OrderTask};
@@ -122,6 +124,8 @@ pub enum Job {
     Token(Box<TokenTask>),
     /// For a node that runs.
     Order(Box<OrderTask>),
+    Look(Box<LookTask>),
+    Init(InitTask),
 }
 
 /// Reads the command line and the environment. A command that needs neither node nor clock is carried out here. `unix_s`:
@@ -141,6 +145,8 @@ pub fn run(
         Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
         Action::Token(task) => Ok(Job::Token(task)),
         Action::Order(task) => Ok(Job::Order(task)),
+        Action::Look(task) => Ok(Job::Look(task)),
+        Action::Init(task) => Ok(Job::Init(task)),
         Action::Print { text, code: 0 } => {
             // A reader that has seen enough (`| head`) is no failure.
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
@@ -161,6 +167,8 @@ pub enum Action {
     Upgrade(UpgradeTask),
     Token(Box<TokenTask>),
     Order(Box<OrderTask>),
+    Look(Box<LookTask>),
+    Init(InitTask),
     /// Examine the host for what would be served.
     Doctor(Box<Start>, Diagnosis),
     /// Print `text`, to stderr if `code` is not 0, and exit.
@@ -197,6 +205,14 @@ pub fn interpret(
     let environment = Surroundings { environment, theirs, their_flags, unix_s };
     match matches.subcommand() {
         Some(("config", _)) => Action::Print { text: document::documented(&Config::default()), code: 0 },
+        Some(("init", matches)) => Action::Init(kit::init_task(matches)),
+        Some(("completions", matches)) => {
+            Action::Print { text: kit::completions(matches, command(&rows)), code: 0 }
+        }
+        Some(("man", matches)) => match kit::man(matches, &command(&rows)) {
+            Ok(text) => Action::Print { text, code: 0 },
+            Err(problem) => Action::Print { text: format!("error: {problem}\n"), code: 2 },
+        },
         Some(("import", matches)) => {
             let matches = matches.subcommand_matches("centrifugo").unwrap_or(matches);
             let path = matches.get_one::<String>("FILE").cloned().unwrap_or_default();
@@ -231,6 +247,16 @@ pub fn interpret(
                 }
                 (Err(faults), _) => refuse(&faults, 2),
                 (Ok(_), None) => unreachable!("these names are those of orders"),
+            }
+        }
+        Some((name, matches)) if look::NAMES.contains(&name) => {
+            let loaded = given(&rows, matches, &environment).and_then(|given| given.load());
+            match (loaded, look::look(name, matches)) {
+                (Ok(Loaded { config, .. }), Some((look, json))) => {
+                    Action::Look(Box::new(LookTask { config, look, json }))
+                }
+                (Err(faults), _) => refuse(&faults, 2),
+                (Ok(_), None) => unreachable!("these names are those of looks"),
             }
         }
         Some(("upgrade", matches)) => match upgrade_task(matches) {
@@ -514,6 +540,11 @@ fn command(rows: &[Row]) -> Command {
         .subcommands(
             orders::commands()
                 .map(|order| order.arg(config.clone()).args(centrifugo.clone()).args(flags.clone())),
+        )
+        .subcommands(kit::commands())
+        .subcommands(
+            look::commands()
+                .map(|look| look.arg(config.clone()).args(centrifugo.clone()).args(flags.clone())),
         )
         .subcommand(
             Command::new("upgrade")

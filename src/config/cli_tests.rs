@@ -11,6 +11,8 @@ fn printed(action: Action) -> (String, u8) {
         Action::Serve(start) | Action::Doctor(start, _) => panic!("serves with {:?}", start.config),
         Action::Token(task) => panic!("makes {:?}", task.job),
         Action::Order(task) => panic!("orders {:?}", task.order),
+        Action::Look(task) => panic!("looks {:?}", task.look),
+        Action::Init(task) => panic!("writes {task:?}"),
         Action::Upgrade(task) => panic!("upgrades {task:?}"),
     }
 }
@@ -22,6 +24,8 @@ fn served(action: Action) -> Config {
         Action::Print { text, code } => panic!("exits {code}: {text}"),
         Action::Token(task) => panic!("makes {:?}", task.job),
         Action::Order(task) => panic!("orders {:?}", task.order),
+        Action::Look(task) => panic!("looks {:?}", task.look),
+        Action::Init(task) => panic!("writes {task:?}"),
         Action::Upgrade(task) => panic!("upgrades {task:?}"),
     }
 }

@@ -8,6 +8,7 @@ use crate::base::limits::{
 };
 use crate::base::networks::{IDLE_NETWORKS_MAX, NETWORK_BYTES};
 use crate::config::fault::{Fault, Origin};
+use crate::config::observe::CLOSED_BYTES;
 use crate::config::sections::Config;
 use crate::config::value::Size;
 use crate::hub::limits::HELD_BYTES_MAX;
@@ -72,6 +73,9 @@ pub struct MemoryPlan {
     pub request_bytes: u64,
     /// The log of events and what waits to come into it; nothing without kinds of events.
     pub events_bytes: u64,
+    /// Ends of connections that are remembered: as configured, or what a hundredth of the machine has room for.
+    pub closed_kept: u32,
+    pub closed_bytes: u64,
     /// Questions to the backend and their answers.
     pub hook_bytes: u64,
     /// What clients make the node keep: unread answers, the kernel's buffers behind them, half messages, waiting commands.
@@ -117,6 +121,8 @@ impl MemoryPlan {
             0 => (machine_bytes / 32 / CHANNEL_BYTES).clamp(CHANNELS_AUTO_MIN, CHANNELS_AUTO_MAX) as usize,
             channels => channels,
         };
+        let room = u32::try_from(machine_bytes / 100 / CLOSED_BYTES).unwrap_or(u32::MAX);
+        let closed_kept = config.observe.closed_kept.min(room);
         let mut plan = MemoryPlan {
             connections_max: 0,
             channels_max,
@@ -132,6 +138,8 @@ impl MemoryPlan {
             } else {
                 config.events.log_bytes_max.0 + EVENT_QUEUE_BYTES
             },
+            closed_kept,
+            closed_bytes: u64::from(closed_kept) * CLOSED_BYTES,
             hook_bytes: (HOOK_WAITING_BYTES + HOOK_ANSWERS_BYTES) * config.hook.len() as u64,
             client_buffers_bytes: match limits.client_buffers_bytes_max.0 {
                 0 => (machine_bytes / 16).clamp(CLIENT_BUFFERS_MIN, CLIENT_BUFFERS_MAX),
@@ -179,7 +187,7 @@ impl MemoryPlan {
     }
 
     /// Every part of the sum and how it is called. All fields are named here: a new one cannot be forgotten.
-    fn parts(&self) -> [(String, u64); 16] {
+    fn parts(&self) -> [(String, u64); 17] {
         let &MemoryPlan {
             connections_max,
             connections_bytes,
@@ -189,6 +197,8 @@ impl MemoryPlan {
             receive_bytes,
             request_bytes,
             events_bytes,
+            closed_kept: _,
+            closed_bytes,
             hook_bytes,
             client_buffers_bytes,
             streams_bytes,
@@ -207,6 +217,7 @@ impl MemoryPlan {
             ("receive buffers".to_string(), receive_bytes),
             ("requests".to_string(), request_bytes),
             ("events".to_string(), events_bytes),
+            ("ends of connections".to_string(), closed_bytes),
             ("hooks".to_string(), hook_bytes),
             ("clients' buffers".to_string(), client_buffers_bytes),
             ("slow subscribers".to_string(), streams_bytes),
@@ -286,7 +297,8 @@ mod tests {
     fn every_budget_is_in_the_sum() {
         let base = MemoryPlan::new(&config(), 64 << 30).unwrap();
         type Change<'a> = (u64, &'a dyn Fn(&mut Config));
-        let changes: [Change<'_>; 5] = [
+        let changes: [Change<'_>; 6] = [
+            (CLOSED_BYTES * 900_000, &|config| config.observe.closed_kept = 1_000_000),
             (CHANNEL_BYTES * 1_000_000, &|config| config.limits.channels_max = 2_000_000),
             (1 << 30, &|config| {
                 config.limits.streams_bytes_max = Size(config.limits.streams_bytes_max.0 + (1 << 30))
@@ -348,6 +360,12 @@ mod tests {
         for (name, bytes) in plan.parts() {
             assert!(line.contains(&format!("{name} {}", Size(bytes))), "{name} in {line}");
         }
+    }
+
+    #[test]
+    fn a_small_machine_remembers_fewer_ends() {
+        let of = |machine: u64| MemoryPlan::new(&config(), machine).unwrap().closed_kept;
+        assert_eq!((of(2 << 30), of(64 << 30)), (47_934, 100_000));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Commands for a node that runs: `trunkline reload`, `drain`, `reconnect`. They reach it by its API, with a key of the
 //! configuration.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgGroup, ArgMatches, Command};
@@ -20,7 +21,7 @@ pub struct OrderTask {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
     pub method: &'static str,
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// JSON.
     pub body: String,
 }
@@ -89,7 +90,7 @@ pub fn order(name: &str, matches: &ArgMatches) -> Option<Order> {
             body.insert(key.to_owned(), name.as_str().into());
         }
     }
-    Some(Order { method, path, body: Value::Object(body).to_string() })
+    Some(Order { method, path: path.into(), body: Value::Object(body).to_string() })
 }
 
 #[cfg(test)]
@@ -124,7 +125,11 @@ mod tests {
                 "{\"over_ms\":0,\"user\":\"a\\\"b\"}",
             ),
         ] {
-            assert_eq!(ordered(words), Some(Order { method, path, body: body.to_owned() }), "{words:?}");
+            assert_eq!(
+                ordered(words),
+                Some(Order { method, path: path.into(), body: body.to_owned() }),
+                "{words:?}"
+            );
         }
         for wrong in [
             &["reconnect"][..],

@@ -57,6 +57,7 @@ const LIVE: &[&str] = &[
     "limits.channels_max",
     "limits.client_channels_percent",
     "limits.http_body_timeout",
+    "observe.",
     "shutdown.",
 ];
 

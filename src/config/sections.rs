@@ -9,6 +9,7 @@ use crate::base::pattern::Pattern;
 use crate::base::trusted::{AddressField, Trusted};
 use crate::config::authorities::Authorities;
 use crate::config::listeners::{FileMode, Listeners};
+use crate::config::observe::Observe;
 use crate::config::paths::Paths;
 use crate::config::table::{Entries, Named, Section, settings};
 use crate::config::tls::TlsSettings;
@@ -63,6 +64,7 @@ settings! {
         pub listener: Vec<Listener>,
         pub events: Events,
         pub limits: Limits,
+        pub observe: Observe,
         pub admission: Admission,
         pub shutdown: Shutdown,
         pub mode: Mode,
@@ -564,7 +566,7 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 13] {
+    pub fn parts(&self) -> [Part<'_>; 14] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
@@ -594,6 +596,7 @@ impl Config {
             part("channel", "Options of channels whose name has no namespace.", &self.channel),
             part("events", "Events for the backend, in batches and in order.", &self.events),
             part("limits", "Bounds of the whole node.", &self.limits),
+            part("observe", "What an operator may look at.", &self.observe),
             part(
                 "admission",
                 "Who of those that come is let in: by their network, and by what the node can take.",
@@ -617,6 +620,7 @@ impl Config {
             "channel" => &mut self.channel,
             "events" => &mut self.events,
             "limits" => &mut self.limits,
+            "observe" => &mut self.observe,
             "admission" => &mut self.admission,
             "shutdown" => &mut self.shutdown,
             _ => return None,

@@ -246,6 +246,15 @@ impl Api {
         &self.node.process.uid
     }
 
+    pub fn name(&self) -> &str {
+        &self.node.name
+    }
+
+    /// How long this process runs.
+    pub fn uptime(&self) -> Duration {
+        self.node.process.started.elapsed()
+    }
+
     /// # Errors
     /// [`ControlError::Busy`] when a shard's inbox is full and nothing was done; a refusal for everything else.
     pub async fn execute(&self, command: Command) -> Result<Answer, ControlError> {
@@ -586,6 +595,9 @@ impl Api {
         let pattern = if body.pattern.is_empty() { "*" } else { &body.pattern };
         let glob = Glob::new(pattern).map_err(|_| ErrorCode::BadRequest)?;
         let filter = FilterBox(Arc::new(move |name: &str| glob.matches(name)));
+        if body.limit > 0 {
+            return self.channels_page(filter, &body.cursor, body.limit as usize).await;
+        }
         let counts = self.shards.ask_every(|reply| ControlRequest::Channels(filter.clone(), reply)).await?;
         let mut channels: BTreeMap<String, ChannelInfo> = BTreeMap::new();
         for count in counts.into_iter().flatten() {
@@ -647,6 +659,7 @@ fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishRequest
         version: body.version,
         version_epoch: filled(body.version_epoch),
         pace,
+        accepted: process::shard_time(),
         ..PublishRequest::new(channel, data)
     })
 }

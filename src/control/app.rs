@@ -23,6 +23,7 @@ use crate::control::readiness::Readiness;
 use crate::control::reload::Reload;
 use crate::control::requests::Shards;
 use crate::control::responses::problem;
+use crate::control::tap::Taps;
 use crate::control::tunnel::Tunnels;
 use crate::shard::router::Router;
 
@@ -43,6 +44,7 @@ pub struct App {
     pub drains: Arc<Drains>,
     drain_defaults: Mutex<DrainDefaults>,
     pub reload: Option<Reload>,
+    pub taps: Taps,
 }
 
 impl App {
@@ -86,6 +88,7 @@ impl App {
             readiness,
             drain_defaults: Mutex::new(options.drain),
             reload: options.reload.clone().map(|reload| reload.0),
+            taps: Taps::default(),
         })
     }
 

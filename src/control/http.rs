@@ -24,6 +24,8 @@ use crate::control::openapi::openapi;
 use crate::control::reload_routes;
 use crate::control::requests::ControlError;
 use crate::control::responses::{busy, json, outcome_code, problem, read_body};
+use crate::control::seeing;
+use crate::control::tap;
 use crate::control::tunnel;
 use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
 
@@ -60,7 +62,9 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
         routes = routes
             .merge(tunnel::routes::routes(&app))
             .merge(drain_routes::routes(&app))
-            .merge(reload_routes::routes());
+            .merge(reload_routes::routes())
+            .merge(seeing::routes(&app))
+            .merge(tap::routes());
         routes = routes.route("/api/events", get(events).post(not_found));
     }
     if port != Port::Api {
@@ -85,7 +89,8 @@ pub fn reads_body(app: &App, port: Port, head: &request::Parts) -> bool {
                 && (name.is_empty()
                     || Method::from_name(name).is_some()
                     || tunnel::routes::takes_body(name)
-                    || drain_routes::takes_body(name))
+                    || drain_routes::takes_body(name)
+                    || seeing::takes_body(name))
                 && app.keys.admit(&head.headers, &head.uri)
         }
         None => app.echo && port != Port::Api && head.uri.path() == "/echo",
@@ -273,7 +278,7 @@ fn read_events(app: &App, request: &Request<Body>) -> Response {
 
 async fn metrics_with_key(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
     if app.keys.admit(request.headers(), request.uri()) {
-        return metrics_for_all(State(app)).await;
+        return metrics_for_all(State(app), request).await;
     }
     problem(
         StatusCode::UNAUTHORIZED,
@@ -281,7 +286,10 @@ async fn metrics_with_key(State(app): State<Arc<App>>, request: Request<Body>) -
     )
 }
 
-async fn metrics_for_all(State(app): State<Arc<App>>) -> Response {
+async fn metrics_for_all(State(app): State<Arc<App>>, request: Request<Body>) -> Response {
+    let accepts = request.headers().get_all(header::ACCEPT).iter();
+    let wants_openmetrics = accepts.filter_map(|value| value.to_str().ok()).any(wants_openmetrics);
+    drop(request);
     let stats = match app.api.stats().await {
         Ok(stats) => stats,
         Err(ControlError::Busy) => return busy(),
@@ -290,9 +298,23 @@ async fn metrics_for_all(State(app): State<Arc<App>>) -> Response {
         }
     };
     match app.metrics.scrape(stats) {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Ok(text) if wants_openmetrics => {
+            ([(header::CONTENT_TYPE, metrics::OPENMETRICS)], text).into_response()
+        }
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CLASSIC)], metrics::classic(&text)).into_response(),
         Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written"),
     }
+}
+
+/// Whether a value of `Accept` names OpenMetrics and does not refuse it.
+fn wants_openmetrics(accept: &str) -> bool {
+    accept.split(',').map(|range| range.split(';').map(str::trim)).any(|mut range| {
+        let refused = |parameter: &str| {
+            parameter.strip_prefix("q=").is_some_and(|q| q.parse::<f32>().is_ok_and(|q| q <= 0.0))
+        };
+        range.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/openmetrics-text"))
+            && !range.any(refused)
+    })
 }
 
 /// For measuring: the request's body comes back.

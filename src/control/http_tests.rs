@@ -200,7 +200,12 @@ fn answer(
         ControlRequest::Alive(reply) | ControlRequest::Drain(_, reply) | ControlRequest::DrainStop(reply) => {
             reply.send(Ok(()))
         }
-        ControlRequest::Options(..)
+        ControlRequest::ChannelsPage(..)
+        | ControlRequest::Connections(..)
+        | ControlRequest::Closed(..)
+        | ControlRequest::Busiest(_)
+        | ControlRequest::Tap(..)
+        | ControlRequest::Options(..)
         | ControlRequest::Reconnect(..)
         | ControlRequest::Shutdown(_)
         | ControlRequest::Handover(_) => {}

@@ -6,19 +6,26 @@ use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, MetricEncoder, NoLabelSet,
+};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 
+use crate::base::histogram::Histogram;
 use crate::control::centrifugo_names::CentrifugoNames;
 use crate::control::hooks::Hooks;
 use crate::control::process;
 use crate::shard::control_request::ShardStats;
+use crate::shard::control_request::seen::{STAGES, Stage};
 
 /// Media type of what [`Metrics::scrape`] writes.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// Media type of what [`classic`] makes of it.
+pub const CLASSIC: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const PREFIX: &str = "trunkline";
 
@@ -183,6 +190,8 @@ impl Collector for Sums {
             let labels = [("shard", shard.shard.0)];
             ConstGauge::new(i64::from(shard.busy_percent)).encode(family.encode_family(&labels)?)?;
         }
+        self.encode_gauges(&mut encoder)?;
+        self.encode_times(&mut encoder)?;
         let cpu = ConstCounter::new(process::cpu_seconds());
         let help = "Processor time of the process, user and system";
         cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?)?;
@@ -220,10 +229,94 @@ impl Collector for Sums {
     }
 }
 
+impl Sums {
+    /// What waits at each stage, by shard.
+    fn encode_gauges(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(first) = self.0.first() else { return Ok(()) };
+        for (at, (name, help, _)) in first.gauges.iter().enumerate() {
+            let any = ConstGauge::new(0_i64);
+            let mut family = encoder.encode_descriptor(name, help, None, any.metric_type())?;
+            for shard in &self.0 {
+                let value = shard.gauges.get(at).map_or(0, |(_, _, value)| *value);
+                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                gauge.encode(family.encode_family(&[("shard", shard.shard.0)])?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_times(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help =
+            "From the request for a publication to each stage, by namespace; of writes once for each shard";
+        let mut family =
+            encoder.encode_descriptor("stage", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (namespace, stages) in sum_of_stages(&self.0) {
+            for (stage, times) in Stage::ALL.iter().zip(&stages) {
+                let labels = [("stage", stage.name()), ("namespace", namespace)];
+                encode_histogram(family.encode_family(&labels)?, times)?;
+            }
+        }
+        let help = "How long clients took to answer pings";
+        let mut pings = Histogram::default();
+        self.0.iter().for_each(|shard| pings.add(&shard.pings));
+        let seconds = Some(&Unit::Seconds);
+        encode_histogram(
+            encoder.encode_descriptor("ping_round_trip", help, seconds, MetricType::Histogram)?,
+            &pings,
+        )?;
+        let help = "How long turns of a shard's loop took: what everything else waits for";
+        let mut family = encoder.encode_descriptor("shard_turn", help, seconds, MetricType::Histogram)?;
+        for shard in &self.0 {
+            encode_histogram(family.encode_family(&[("shard", shard.shard.0)])?, &shard.turns)?;
+        }
+        Ok(())
+    }
+}
+
+/// The times of all shards, by namespace.
+pub fn sum_of_stages(shards: &[ShardStats]) -> BTreeMap<&str, [Histogram; STAGES]> {
+    let mut sums: BTreeMap<&str, [Histogram; STAGES]> = BTreeMap::new();
+    for times in shards.iter().flat_map(|shard| &shard.stages) {
+        let sum = sums.entry(&times.namespace).or_default();
+        sum.iter_mut().zip(&times.stages).for_each(|(sum, more)| sum.add(more));
+    }
+    sums
+}
+
+fn encode_histogram(mut metric: MetricEncoder<'_>, times: &Histogram) -> Result<(), fmt::Error> {
+    let buckets: Vec<(f64, u64)> = times.buckets().collect();
+    metric.encode_histogram::<NoLabelSet>(times.sum_s(), times.total(), &buckets, None)
+}
+
+/// OpenMetrics in the older text format: a counter is described under the name of its samples, and there are no units.
+pub fn classic(openmetrics: &str) -> String {
+    let mut text = String::with_capacity(openmetrics.len());
+    let mut lines = openmetrics.lines().peekable();
+    while let Some(line) = lines.next() {
+        let words: Vec<&str> = line.splitn(4, ' ').collect();
+        match words[..] {
+            ["#", "EOF"] | ["#", "UNIT", ..] => continue,
+            ["#", "HELP", name, help] if lines.peek().is_some_and(|next| is_counter(next, name)) => {
+                text.push_str(&format!("# HELP {name}_total {help}"));
+            }
+            ["#", "TYPE", name, "counter"] => text.push_str(&format!("# TYPE {name}_total counter")),
+            ["#", "TYPE", name, "unknown"] => text.push_str(&format!("# TYPE {name} untyped")),
+            _ => text.push_str(line),
+        }
+        text.push('\n');
+    }
+    text
+}
+
+fn is_counter(line: &str, name: &str) -> bool {
+    line.strip_prefix("# TYPE ").and_then(|line| line.strip_prefix(name)) == Some(" counter")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::base::ids::ShardId;
+    use crate::shard::control_request::seen;
 
     #[test]
     fn shards_are_summed_and_faults_are_one_family() {
@@ -261,5 +354,48 @@ mod tests {
         types.sort_unstable();
         types.dedup();
         assert_eq!(types.len(), count, "a name has one type");
+    }
+
+    #[test]
+    fn the_older_format_names_counters_by_their_samples() {
+        let shard = ShardStats {
+            counters: vec![("ticks_total", "Turns of the loop", 7)],
+            gauges: vec![("inbox_messages", "Messages that wait", 3)],
+            ..ShardStats::default()
+        };
+        let metrics = Metrics::new(&Hooks::new(&[]).unwrap());
+        let text = classic(&metrics.scrape(vec![shard]).unwrap());
+        for part in [
+            "# HELP trunkline_ticks_total Turns of the loop\n# TYPE trunkline_ticks_total counter\ntrunkline_ticks_total 7\n",
+            "# TYPE trunkline_inbox_messages gauge\ntrunkline_inbox_messages{shard=\"0\"} 3\n",
+            "# TYPE trunkline_ping_round_trip_seconds histogram\n",
+            "trunkline_ping_round_trip_seconds_bucket{le=\"+Inf\"} 0\n",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+        assert!(
+            !text.contains("# EOF")
+                && !text.contains("# UNIT")
+                && !text.contains("# TYPE trunkline_ticks counter")
+        );
+    }
+
+    #[test]
+    fn times_of_shards_are_summed_by_namespace() {
+        let shard = |ms: u64| {
+            let mut times: [Histogram; STAGES] = Default::default();
+            times[Stage::LastWrite as usize].record(std::time::Duration::from_millis(ms));
+            let stages = vec![seen::StageTimes { namespace: "chat".into(), stages: times }];
+            ShardStats { stages, ..ShardStats::default() }
+        };
+        let metrics = Metrics::new(&Hooks::new(&[]).unwrap());
+        let text = metrics.scrape(vec![shard(3), shard(700)]).unwrap();
+        for line in [
+            "trunkline_stage_seconds_count{stage=\"last_write\",namespace=\"chat\"} 2",
+            "trunkline_stage_seconds_bucket{le=\"0.005\",stage=\"last_write\",namespace=\"chat\"} 1",
+            "trunkline_stage_seconds_bucket{le=\"+Inf\",stage=\"last_write\",namespace=\"chat\"} 2",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+        }
     }
 }

@@ -17,6 +17,7 @@ mod arriving;
 mod auth;
 mod centrifugo_names;
 mod certificate;
+mod channels;
 mod compress;
 mod deliver;
 mod drain;
@@ -45,6 +46,8 @@ pub mod reload;
 mod reload_routes;
 mod requests;
 mod responses;
+mod seeing;
+mod tap;
 mod tunnel;
 mod wire;
 

@@ -32,8 +32,22 @@ async fn ports_serve_what_is_theirs() {
         assert_eq!(status(&app, get(path)).await, expected, "{path}");
     }
     let (_, headers, body) = send(&app, get("/metrics?api_key=key")).await;
-    assert!(headers[header::CONTENT_TYPE].to_str().unwrap().starts_with("application/openmetrics-text"));
-    assert!(String::from_utf8_lossy(&body).contains("trunkline_clients_active 1\n"));
+    assert!(headers[header::CONTENT_TYPE].to_str().unwrap().starts_with("text/plain; version=0.0.4"));
+    let text = String::from_utf8_lossy(&body);
+    assert!(text.contains("trunkline_clients_active 1\n") && !text.contains("# EOF"), "{text}");
+    for (accept, openmetrics) in [
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3", true),
+        ("text/html, APPLICATION/OpenMetrics-Text", true),
+        ("application/openmetrics-text;q=0, text/plain", false),
+        ("*/*", false),
+    ] {
+        let request =
+            Request::get("/metrics?api_key=key").header("accept", accept).body(Body::empty()).unwrap();
+        let (_, headers, body) = send(&app, request).await;
+        let kind = headers[header::CONTENT_TYPE].to_str().unwrap();
+        assert_eq!(kind.starts_with("application/openmetrics-text"), openmetrics, "{accept}: {kind}");
+        assert_eq!(String::from_utf8_lossy(&body).ends_with("# EOF\n"), openmetrics, "{accept}");
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::base::ids::ClientId;
 use crate::base::secret;
+use crate::base::time::Time;
 
 /// Clock ticks a second in /proc: USER_HZ, 100 on every Linux that Rust builds for.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -57,6 +58,12 @@ impl Process {
 /// Milliseconds since 1970.
 pub fn wall_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+/// The clock of shards: monotonic, the same for all.
+pub fn shard_time() -> Time {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Time(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 /// Processor time of this process since its start, user and system.

@@ -271,6 +271,12 @@ pub struct HistoryBody {
 pub struct ChannelsBody {
     #[serde(deserialize_with = "or_default")]
     pub pattern: String,
+    /// So many at a time, in the order of names. 0: all at once, without sizes.
+    #[serde(deserialize_with = "or_default")]
+    pub limit: u32,
+    /// Where the page before has ended.
+    #[serde(deserialize_with = "or_default")]
+    pub cursor: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -309,6 +315,11 @@ pub enum Answer {
     },
     Channels {
         channels: BTreeMap<String, ChannelInfo>,
+    },
+    ChannelsPage {
+        channels: BTreeMap<String, ChannelSize>,
+        /// `null` with the last page.
+        cursor: Option<String>,
     },
     Nodes {
         nodes: Vec<Node>,
@@ -415,6 +426,19 @@ impl From<&Publication> for PublicationBody {
 #[derive(Debug, Serialize)]
 pub struct ChannelInfo {
     pub num_clients: u32,
+}
+
+/// A channel of a page.
+#[derive(Debug, Serialize)]
+pub struct ChannelSize {
+    pub num_clients: u32,
+    pub history: usize,
+    pub history_bytes: usize,
+    /// Of the newest publication.
+    pub offset: u64,
+    /// A second, lately; only of the busiest channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publications_per_second: Option<f64>,
 }
 
 #[derive(Debug, Serialize)]

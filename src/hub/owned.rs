@@ -128,6 +128,17 @@ pub struct OwnedCounts {
     pub channels_refused_total: u64,
 }
 
+/// What one channel has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChannelSize {
+    pub clients: u32,
+    /// Publications that are kept, and what they weigh.
+    pub history: usize,
+    pub history_bytes: usize,
+    /// Of the newest publication.
+    pub offset: Offset,
+}
+
 impl OwnedChannels {
     pub fn new(namespaces: Arc<Namespaces>, limits: HubLimits, mut prng: Prng) -> OwnedChannels {
         // Keyed from the seed: strangers choose names, and a simulation must repeat.
@@ -326,6 +337,18 @@ impl OwnedChannels {
             .filter(|(_, channel)| !channel.members.is_empty() && filter(&channel.name))
             .map(|(_, channel)| (channel.name.clone(), channel.members.len() as u32))
             .collect()
+    }
+
+    /// How large a channel is; `None` when it is not known.
+    pub fn size(&self, channel: &str) -> Option<ChannelSize> {
+        let channel = self.known(channel)?;
+        let log = channel.log.as_ref();
+        Some(ChannelSize {
+            clients: channel.members.len() as u32,
+            history: log.map_or(0, |log| log.len()),
+            history_bytes: log.map_or(0, |log| log.bytes()),
+            offset: channel.position().offset,
+        })
     }
 
     /// Where the log of a channel ends, if it is remembered at the latest `now` that this owner was given.

@@ -8,6 +8,7 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications, Visibility};
 pub use crate::base::publication::{Since, SinceEpoch};
+use crate::base::time::Time;
 use crate::hub::creators::Creator;
 use crate::hub::log_store::Ticket;
 
@@ -43,6 +44,8 @@ pub struct PublishRequest {
     pub version_epoch: Option<Box<str>>,
     pub pace: Pace,
     pub by: Creator,
+    /// When this node had the request, by the clock of its shards; zero: now.
+    pub accepted: Time,
 }
 
 impl PublishRequest {
@@ -60,6 +63,7 @@ impl PublishRequest {
             version_epoch: None,
             pace: Pace::default(),
             by: Creator::Backend,
+            accepted: Time::ZERO,
         }
     }
 }

@@ -14,8 +14,11 @@ pub mod clock;
 pub mod doctor;
 mod harden;
 mod incident;
+pub mod init;
 mod limits;
+mod listen;
 mod listener;
+pub mod look;
 pub mod notify;
 pub mod orders;
 mod pulse;
@@ -77,8 +80,9 @@ use crate::session::tunnel::WaitingLimits;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::{ControlPlane, ControlRequest};
 use crate::shard::mailbox::Inbox;
-use crate::shard::options::{ClientLimits, TunnelOptions};
+use crate::shard::options::{ClientLimits, SeeingOptions, TunnelOptions};
 use crate::shard::router::Router;
+use crate::shard::stages::StageNamespaces;
 use crate::shard::user_rates::UserRates;
 use crate::shard::{ClientHooks, HttpLimits, Shard, ShardOptions, Tick};
 
@@ -611,6 +615,12 @@ fn shard_options(
         node_uid: Box::default(),
         events: config.events.kinds(),
         vacated_delay: config.events.vacated_delay,
+        seeing: SeeingOptions {
+            ends_max: (plan.closed_kept as usize).div_ceil(usize::from(shards)),
+            namespaces: StageNamespaces::new(
+                config.namespace.iter().map(|namespace| namespace.name.as_str()),
+            ),
+        },
         version: concat!("trunkline ", env!("CARGO_PKG_VERSION")),
         wall_ms,
         thread_time,

@@ -7,13 +7,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::base::address::{ListenAddress, Serves};
-use crate::config::Config;
 use crate::config::orders::{Order, OrderTask};
+use crate::config::{Config, Secret};
 
 /// How long the node may take. A reload waits for every shard.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest answer that is read, in bytes.
-const ANSWER_BYTES_MAX: u64 = 1 << 20;
+/// Longest answer that is read, in bytes: a page of a thousand connections with their channels.
+const ANSWER_BYTES_MAX: u64 = 16 << 20;
 
 /// Exit code 1: the node has refused. 2: it could not be asked.
 pub fn run(task: &OrderTask) -> ExitCode {
@@ -30,7 +30,36 @@ pub fn run(task: &OrderTask) -> ExitCode {
     }
 }
 
-fn ask(config: &Config, order: &Order) -> Result<(u16, String), String> {
+/// Status and body of the node's answer.
+///
+/// # Errors
+/// Why there is none.
+pub fn ask(config: &Config, order: &Order) -> Result<(u16, String), String> {
+    let (address, key) = api_of(config)?;
+    let request = format!(
+        "{} {} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{}",
+        order.method,
+        order.path,
+        key.reveal(),
+        order.body.len(),
+        order.body
+    );
+    let answer = exchange(&address, request.as_bytes());
+    let answer = answer.map_err(|error| format!("no node answers at {address}: {error}"))?;
+    let text = String::from_utf8_lossy(&answer);
+    let parsed = text.split_once("\r\n\r\n").and_then(|(head, body)| {
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    });
+    parsed.ok_or_else(|| format!("what answers at {address} does not speak HTTP"))
+}
+
+/// Where the API of the node is, and a key of it.
+///
+/// # Errors
+/// Why it cannot be asked.
+pub fn api_of(config: &Config) -> Result<(ListenAddress, Secret), String> {
     let listeners = config.listeners();
     let plain: Vec<_> = listeners.iter().filter(|l| l.serves != Serves::Clients && !l.tls).collect();
     let Some(listener) = plain.iter().find(|l| !l.proxy_protocol) else {
@@ -42,24 +71,7 @@ fn ask(config: &Config, order: &Order) -> Result<(u16, String), String> {
     let Some(key) = config.api_keys().next() else {
         return Err("the configuration has no API key (api.key)".into());
     };
-    let request = format!(
-        "{} {} HTTP/1.1\r\nHost: localhost\r\nX-API-Key: {}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{}",
-        order.method,
-        order.path,
-        key.reveal(),
-        order.body.len(),
-        order.body
-    );
-    let address = &listener.address;
-    let answer = exchange(address, request.as_bytes());
-    let answer = answer.map_err(|error| format!("no node answers at {address}: {error}"))?;
-    let text = String::from_utf8_lossy(&answer);
-    let parsed = text.split_once("\r\n\r\n").and_then(|(head, body)| {
-        let status = head.split(' ').nth(1)?.parse().ok()?;
-        Some((status, body.to_owned()))
-    });
-    parsed.ok_or_else(|| format!("what answers at {address} does not speak HTTP"))
+    Ok((listener.address.clone(), key.clone()))
 }
 
 fn exchange(address: &ListenAddress, request: &[u8]) -> io::Result<Vec<u8>> {
@@ -85,7 +97,7 @@ fn converse(mut stream: impl io::Read + Write, request: &[u8]) -> io::Result<Vec
 }
 
 /// Who listens on all addresses is found on loopback.
-fn reachable(address: SocketAddr) -> SocketAddr {
+pub fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),

@@ -7,6 +7,7 @@ use crate::base::ids::{ChannelName, ConnId};
 use crate::session::token::Overrides;
 use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
 use crate::shard::connections::Connection;
+use crate::shard::control_request::seen::EndedBy;
 use crate::shard::control_request::{ChannelCount, ControlRequest, Reply, Target};
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
@@ -21,6 +22,16 @@ impl Core {
                 let channels = self.owned.channels.owned.channels(&*filter.0);
                 let counts = channels.into_iter().map(|(channel, clients)| ChannelCount { channel, clients });
                 reply.send(Ok(counts.collect()));
+            }
+            ControlRequest::ChannelsPage(filter, after, max, reply) => {
+                reply.send(Ok(self.channels_seen(&*filter.0, &after, max)));
+            }
+            ControlRequest::Connections(query, reply) => reply.send(Ok(self.connections_seen(&query))),
+            ControlRequest::Closed(query, reply) => reply.send(Ok(self.ends_seen(&query))),
+            ControlRequest::Busiest(reply) => reply.send(Ok(self.busiest_seen())),
+            ControlRequest::Tap(tap, reply) => {
+                self.add_tap(tap);
+                reply.send(Ok(()));
             }
             ControlRequest::Subscribe(ask, reply) => {
                 let flags = match self.server_side_flags(&ask.channel, &ask.overrides) {
@@ -108,7 +119,10 @@ impl Core {
             return;
         }
         match order {
-            ApiCommand::Disconnect(disconnect) if peer.may_be_ended() => self.close(slot, disconnect),
+            ApiCommand::Disconnect(disconnect) if peer.may_be_ended() => {
+                self.links.ends.blame(slot, EndedBy::Api);
+                self.close(slot, disconnect);
+            }
             _ if !peer.takes_orders() => {}
             ApiCommand::Disconnect(_) => {}
             ApiCommand::Subscribe(subscribe) => self.subscribe_by_order(slot, subscribe, done),
@@ -152,6 +166,7 @@ impl Core {
             .uni(slot)
             .is_some_and(|uni| uni.is_streaming() && uni.subs().is_empty() && !uni.is_websocket());
         if nothing_left {
+            self.links.ends.blame(slot, EndedBy::Api);
             self.close(slot, Disconnect::FORCE_NO_RECONNECT);
         }
     }

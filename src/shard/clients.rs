@@ -10,6 +10,7 @@ use crate::proto::centrifuge::{Batch, decode_connect, decode_frame};
 use crate::proto::wire::Wire;
 use crate::session::hook_call::PublishAnswer;
 use crate::session::{Context, Effect, Emulation, Progress, READ_WEIGHT, Session};
+use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
 use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
@@ -18,8 +19,17 @@ use crate::shard::view::View;
 impl Core {
     /// One frame of commands. None is taken from a shard that ends.
     pub fn handle_commands(&mut self, slot: u32, frame: &[u8]) {
-        if self.env.ending.is_none() {
-            self.take_commands(slot, frame, false);
+        if self.env.ending.is_some() {
+            return;
+        }
+        let Some(session) = self.links.connections.session(slot) else { return };
+        let pinged = session.ping_outstanding();
+        if let Some(user) = session.user() {
+            self.env.busiest.users.count(user, &mut self.env.prng);
+        }
+        self.take_commands(slot, frame, false);
+        if pinged && self.links.connections.session(slot).is_some_and(|session| !session.ping_outstanding()) {
+            self.ping_answered(slot);
         }
     }
 
@@ -206,7 +216,9 @@ impl Core {
                 };
                 let info = session.info(client.to_string(), index);
                 let by = Creator::client(session.user(), conn);
-                let mut ask = PublishRequest { info: Some(info), by, ..PublishRequest::new(channel, data) };
+                let accepted = self.env.now;
+                let mut ask =
+                    PublishRequest { info: Some(info), by, accepted, ..PublishRequest::new(channel, data) };
                 if let Some(changes) = changes {
                     changed(&mut ask, *changes);
                 }
@@ -243,7 +255,10 @@ impl Core {
             }
             Effect::TokenRefused(fault) => self.token_refused(slot, fault),
             Effect::Refused(error_code) => self.env.stats.error_code(error_code),
-            Effect::Limited => self.env.stats.counters.commands_limited_total += 1,
+            Effect::Limited => {
+                self.env.stats.counters.commands_limited_total += 1;
+                self.tap(slot, || TapWhat::Limited);
+            }
         }
     }
 
@@ -281,6 +296,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishRequest, changes: PublishAnswer
         version_epoch,
         pace: ask.pace,
         by: std::mem::take(&mut ask.by),
+        accepted: ask.accepted,
     };
 }
 

@@ -7,6 +7,7 @@ use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::UserName;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::driver::End;
+use crate::shard::control_request::seen::EndedBy;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
@@ -116,6 +117,7 @@ impl Core {
         if end != End::Finished {
             // It may have left without a word.
             self.env.stats.fault(if end.is_silence() { Cause::PeerTimeout } else { Cause::PeerReset });
+            self.links.ends.blame(slot, EndedBy::Network);
             self.give_up(slot);
             return;
         }
@@ -168,7 +170,9 @@ impl Core {
         // It was sent no last words: the connection broke.
         self.part_tunnel(slot, 1006, "", true);
         let conn = self.conn_id(slot);
-        let why = self.owned.events.take_note(slot);
+        let note = self.owned.events.take_note(slot);
+        self.keep_end(slot, note.as_ref());
+        let why = note.unwrap_or(Disconnect::CONNECTION_CLOSED);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         if !connection.peer.subscribes() {
             return;

@@ -5,6 +5,9 @@
 //! an answer is for stands with the peer, so that a [record](crate::record) of it needs none of them; a reply to the API is
 //! lost with its HTTP request and nothing else.
 
+pub mod seen;
+pub mod tap;
+
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use crate::base::event::Event;
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filters;
+use crate::base::histogram::Histogram;
 use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
 use crate::base::publication::Encoded;
 use crate::hub::Roster;
@@ -25,6 +29,10 @@ use crate::hub::requests::{History, HistoryRequest, PresenceStats, PublishReques
 use crate::session::hook_call::{Answer, Denied, HookCall, Waiting};
 use crate::session::token::Overrides;
 use crate::session::tunnel::{Payload, TunnelAnswer, TunnelCall};
+use crate::shard::control_request::seen::{
+    Busiest, ChannelSeen, ClosedPage, ClosedQuery, ConnectionsPage, ConnectionsQuery, StageTimes,
+};
+use crate::shard::control_request::tap::Tap;
 use crate::shard::handover::order::Order;
 use crate::shard::options::ShardOptions;
 
@@ -195,6 +203,14 @@ pub struct ShardStats {
     pub handshakes: u64,
     /// The part of its time that it does not wait in, of the last tenths of a second.
     pub busy_percent: u32,
+    /// What waits at each stage now: name, help and value.
+    pub gauges: Vec<(&'static str, &'static str, u64)>,
+    /// How long clients took to answer pings.
+    pub pings: Histogram,
+    /// How long turns of the loop took.
+    pub turns: Histogram,
+    /// How long publications took, by namespace.
+    pub stages: Vec<StageTimes>,
     /// Everything that only grows, by its metric name (without prefix) and help text.
     pub counters: Vec<(&'static str, &'static str, u64)>,
     /// Faults by family and cause: what was refused, closed or dropped, and how often.
@@ -210,6 +226,13 @@ pub enum ControlRequest {
     Presence(ChannelName, Reply<Arc<Roster>>),
     PresenceStats(ChannelName, Reply<PresenceStats>),
     Channels(FilterBox, Reply<Vec<ChannelCount>>),
+    /// The first so many behind a name, in the order of names.
+    ChannelsPage(FilterBox, ChannelName, usize, Reply<Vec<ChannelSeen>>),
+    Connections(ConnectionsQuery, Reply<ConnectionsPage>),
+    Closed(ClosedQuery, Reply<ClosedPage>),
+    Busiest(Reply<Busiest>),
+    /// Shows what somebody or a channel does, until nobody reads it.
+    Tap(Tap, Reply<()>),
     Subscribe(SubscribeUser, Reply<()>),
     Unsubscribe(UnsubscribeUser, Reply<()>),
     Disconnect(DisconnectUser, Reply<()>),

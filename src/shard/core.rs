@@ -15,6 +15,7 @@ use crate::hub::followed::FollowedChannels;
 use crate::hub::owned::OwnedChannels;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::Connection;
+use crate::shard::control_request::seen::Stage;
 use crate::shard::control_request::{ControlPlane, ShardStats};
 use crate::shard::delivery::{Delivery, LATE};
 use crate::shard::departures::Departures;
@@ -92,7 +93,7 @@ impl Core {
             .among(router.shards() as u16);
         let owned = Owned::new(owned, &mut prng, events, now + SWEEP_INTERVAL);
         Core {
-            links: Links::new(now, options.compression),
+            links: Links::new(now, options.compression, &options.seeing),
             peers: Peers::new(id, client_ids, &options),
             delivery: Delivery::new(FollowedChannels::new(options.streams, prng.u64(..))),
             owned,
@@ -154,6 +155,7 @@ impl Core {
         self.links.compression.begin();
         self.links.holders.begin();
         self.messages.mailer.retry();
+        self.env.busiest.turn(now);
         if self.env.retaking {
             self.retake_options();
         }
@@ -254,6 +256,7 @@ impl Core {
             self.links.addresses.insert(sock.slot, address);
         }
         self.owned.events.begin(sock.slot, self.env.now);
+        self.links.seen.begin(sock.slot, self.env.now);
         let Some(connection) = self.links.connections.get_mut(sock.slot) else { return false };
         let mut full = false;
         if let Some(layer) = self.env.options.new_layer(listener) {
@@ -424,6 +427,12 @@ impl Core {
     }
 
     pub fn account(&mut self, stale: u64) {
+        self.forget_taps();
+        let appended = &mut self.owned.channels.appended;
+        for publication in appended.drain(..) {
+            let accepted = publication.encoded.accepted();
+            self.env.stages.reached(Stage::Appended, &publication.channel, accepted, self.env.now);
+        }
         let counters = &mut self.env.stats.counters;
         counters.ticks_total += 1;
         let ((messages, bytes), deflated) = self.links.compression.totals();
@@ -488,6 +497,37 @@ impl Core {
             client_buffers_bytes: self.links.debtors.values().sum(),
             handshakes: self.links.handshakes.unfinished as u64,
             busy_percent: self.env.load.percent(),
+            gauges: vec![
+                ("inbox_messages", "Messages that wait for a shard", self.env.inbox_messages as u64),
+                (
+                    "mail_waiting",
+                    "Messages of a shard that others have no room for",
+                    self.messages.mailer.waiting() as u64,
+                ),
+                (
+                    "undelivered_bytes",
+                    "Payload that a shard has taken in and not delivered",
+                    self.delivery.local.backlog_bytes() as u64,
+                ),
+                (
+                    "held_back_bytes",
+                    "Payload that is held back to spread or gather it",
+                    self.delivery.local.held_bytes() as u64,
+                ),
+                (
+                    "streams_bytes",
+                    "Payload kept for lagging subscribers",
+                    self.delivery.local.stream_bytes() as u64,
+                ),
+                (
+                    "lagging_connections",
+                    "Connections that something is kept for",
+                    self.links.debtors.len() as u64,
+                ),
+            ],
+            pings: self.env.stats.pings.clone(),
+            turns: self.env.stats.turns.clone(),
+            stages: self.env.stages.report(),
             ..ShardStats::default()
         };
         self.env.stats.report(&mut report);

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use crate::base::ids::ShardId;
 use crate::base::prng::Prng;
+use crate::base::sketch::Sketch;
 use crate::base::time::Time;
 use crate::shard::control_request::ControlPlane;
+use crate::shard::control_request::tap::Tap;
 use crate::shard::load::Load;
 use crate::shard::options::ShardOptions;
+use crate::shard::stages::Stages;
 use crate::shard::stats::Stats;
 
 /// How soon mail that found an inbox full, or a send that found the kernel without buffers, is tried again.
@@ -26,10 +29,35 @@ pub(in crate::shard) struct Environment {
     pub wall_ms: u64,
     pub stats: Stats,
     pub load: Load,
+    pub busiest: BusiestNames,
+    pub stages: Stages,
+    /// Bound: those of the node, see `control/tap.rs`.
+    pub taps: Vec<Tap>,
+    /// That were in the inbox when the last turn ended.
+    pub inbox_messages: usize,
     /// Channels have yet to take other options.
     pub retaking: bool,
     /// Set by the order to end: connections that are still here then are cut off.
     pub ending: Option<Time>,
+}
+
+/// What there is most of lately.
+pub(in crate::shard) struct BusiestNames {
+    /// By publications, of channels whose owner is here.
+    pub channels: Sketch,
+    /// By frames of commands, of clients that are here.
+    pub users: Sketch,
+}
+
+impl BusiestNames {
+    fn new(now: Time) -> BusiestNames {
+        BusiestNames { channels: Sketch::new(now), users: Sketch::new(now) }
+    }
+
+    pub fn turn(&mut self, now: Time) {
+        self.channels.turn(now);
+        self.users.turn(now);
+    }
 }
 
 impl Environment {
@@ -41,6 +69,7 @@ impl Environment {
         now: Time,
     ) -> Environment {
         let wall_ms = (options.wall_ms)(now);
+        let namespaces = options.seeing.namespaces.clone();
         let load = Load::new(now, (options.thread_time)());
         Environment {
             id,
@@ -51,6 +80,10 @@ impl Environment {
             wall_ms,
             stats: Stats::default(),
             load,
+            busiest: BusiestNames::new(now),
+            stages: Stages::new(namespaces),
+            taps: Vec::new(),
+            inbox_messages: 0,
             retaking: false,
             ending: None,
         }
@@ -63,6 +96,8 @@ impl Environment {
 
     /// The driver was waited for from `before` to `now`.
     pub fn look_at_load(&mut self, before: Time, now: Time) {
+        // Since the moment of the last turn: what a client waits for its turn, at worst.
+        self.stats.turns.record(before.since(self.now));
         self.load.waited(now.since(before));
         self.load.measure(now, self.options.thread_time);
     }

@@ -178,17 +178,12 @@ impl Events {
 
     /// Says why a connection ends, right before it is made to end. Without, it was the peer who left.
     pub fn note_end(&mut self, slot: u32, disconnect: &Disconnect) {
-        if self.wants(EventKind::Disconnected) {
-            self.noted = Some((slot, disconnect.clone()));
-        }
+        self.noted = Some((slot, disconnect.clone()));
     }
 
     /// What [`Events::note_end`] said of this connection.
-    pub fn take_note(&mut self, slot: u32) -> Disconnect {
-        match self.noted.take() {
-            Some((noted, disconnect)) if noted == slot => disconnect,
-            _ => Disconnect::CONNECTION_CLOSED,
-        }
+    pub fn take_note(&mut self, slot: u32) -> Option<Disconnect> {
+        self.noted.take().filter(|(noted, _)| *noted == slot).map(|(_, disconnect)| disconnect)
     }
 }
 

@@ -89,6 +89,7 @@ impl Core {
             true => Vec::new(),
             false => publications(self.delivery.local.get(index), active),
         };
+        self.env.stages.delivered(self.delivery.local.get(index), active, until);
         self.delivery.local.advance(index, until, self.env.now);
         for (_, slot) in special.drain(..) {
             self.answer_held(slot, index, active, &items);

@@ -11,6 +11,7 @@ use crate::proto::centrifuge::{Reply, encode_presence};
 use crate::proto::wire::{Carrier, Wire};
 use crate::session::{Context, READ_WEIGHT, info_view, view};
 use crate::shard::control_request::ControlRequest;
+use crate::shard::control_request::seen::Stage;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{Mail, join_answer};
 use crate::shard::owner::{FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
@@ -53,6 +54,13 @@ impl Core {
             let message = FromOwner::Answer(Box::new(answer));
             return self.messages.mailer.post_home(*conn, Mail::FromOwner(message));
         }
+        if self.is_tapped() {
+            self.tap_owner_request(&request);
+        }
+        if let OwnerRequest::Publish { ask, .. } = &request {
+            self.env.stages.reached(Stage::Accepted, &ask.channel, ask.accepted, self.env.now);
+            self.env.busiest.channels.count(&ask.channel, &mut self.env.prng);
+        }
         let changes = match &request {
             OwnerRequest::Join { ask, .. } => Some(ask.channel.clone()),
             OwnerRequest::Leave { channel, .. } => Some(channel.clone()),
@@ -72,7 +80,12 @@ impl Core {
     pub fn handle_owner_ask(&mut self, ask: ControlRequest) -> Option<ControlRequest> {
         let ask = match ask {
             ControlRequest::Publish(ask, reply) => match self.check_room() {
-                Ok(()) => ControlRequest::Publish(ask, reply),
+                Ok(()) => {
+                    self.tap_publication(&ask);
+                    self.env.stages.reached(Stage::Accepted, &ask.channel, ask.accepted, self.env.now);
+                    self.env.busiest.channels.count(&ask.channel, &mut self.env.prng);
+                    ControlRequest::Publish(ask, reply)
+                }
                 Err(error_code) => {
                     reply.send(Err(error_code));
                     return None;

@@ -7,6 +7,8 @@ use crate::base::ids::{ConnId, UserName};
 use crate::proto::http1::RequestHead;
 use crate::session::hook_call::{Answer, Caller, Denied, Headers, HookCall, Matter, Waiting};
 use crate::shard::control_request::BackendReply;
+use crate::shard::control_request::seen::EndedBy;
+use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
 use crate::shard::mailbox::Mail;
 use crate::shard::timers;
@@ -55,6 +57,7 @@ impl Core {
             certificate: self.links.layers.certificate(slot),
             address,
         };
+        self.tap(slot, || TapWhat::HookCall { kind: kind_of(&matter) });
         let (number, waiting) = self.put_question(conn, caller, matter);
         let until = self.env.now + self.env.options.question_patience;
         let Some(session) = self.links.connections.session(slot) else {
@@ -111,6 +114,16 @@ impl Core {
             Err(Denied::Unavailable { .. }) => Some(false),
             Err(_) => Some(true),
         };
+        if self.is_tapped()
+            && let Some(slot) = self.live(conn)
+        {
+            let outcome = match denied {
+                None => "result",
+                Some(true) => "denied",
+                Some(false) => "unavailable",
+            };
+            self.tap(slot, || TapWhat::HookAnswer { outcome });
+        }
         let wanted = match self.live(conn) {
             Some(slot) => self.answer_asker(slot, number, outcome),
             None => false,
@@ -133,6 +146,7 @@ impl Core {
             None | Some(Ok(false)) => return false,
             Some(Ok(true)) => {}
             Some(Err(disconnect)) => {
+                self.links.ends.blame(slot, EndedBy::Backend);
                 self.close(slot, disconnect);
                 return true;
             }
@@ -174,5 +188,17 @@ impl Core {
                 }
             }
         }
+    }
+}
+
+/// As taps name it.
+fn kind_of(matter: &Matter) -> &'static str {
+    match matter {
+        Matter::Connect { .. } => "connect",
+        Matter::Refresh => "refresh",
+        Matter::Rpc { .. } => "rpc",
+        Matter::Subscribe { .. } => "subscribe",
+        Matter::SubRefresh { .. } => "sub_refresh",
+        Matter::Publish { .. } => "publish",
     }
 }

@@ -5,7 +5,7 @@ use crate::session::Sub;
 use crate::shard::core::Core;
 use crate::shard::link::Phase;
 use crate::shard::peer::Kind;
-use crate::shard::pings::{Beat, Verdict};
+use crate::shard::pings::{Beat, Liveness, Verdict};
 use crate::shard::timers::{self, ShortTick};
 
 impl Core {
@@ -36,6 +36,7 @@ impl Core {
             self.join_user(slot, user, false);
         }
         self.tell_connected(slot);
+        self.tap_connected(slot);
         self.set_peer_timer(slot);
     }
 
@@ -114,6 +115,9 @@ impl Core {
         link.set_awaits_pong(awaits_pong);
         if let Some(frame) = frame {
             self.env.stats.counters.pings_sent_total += 1;
+            if liveness != Liveness::Reads {
+                self.links.seen.pinged(slot, self.env.now);
+            }
             self.send(slot, frame);
         }
         true

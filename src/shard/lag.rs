@@ -10,6 +10,7 @@ use crate::hub::options::GapPolicy;
 use crate::hub::requests::{Read, ReadAnswer};
 use crate::session::gaps::AfterGap;
 use crate::shard::audience::{class_of, is_filtered, item_is_kept_from};
+use crate::shard::control_request::seen::EndedBy;
 use crate::shard::core::Core;
 use crate::shard::environment::RETRY;
 use crate::shard::links::Action;
@@ -35,6 +36,7 @@ impl Core {
         }
         if let SendCause::Broken(_) = failure.cause {
             self.env.stats.fault(Cause::PeerReset);
+            self.links.ends.blame(slot, EndedBy::Network);
             self.give_up(slot);
             return;
         }

@@ -11,10 +11,13 @@ use crate::shard::addresses::{Addresses, PartialHeaders};
 use crate::shard::admitted::Admitted;
 use crate::shard::compression::Compression;
 use crate::shard::connections::Connection;
+use crate::shard::ends::Ends;
 use crate::shard::holders::Holders;
 use crate::shard::layers::{Handshakes, Layers};
+use crate::shard::options::SeeingOptions;
 use crate::shard::outbox::Outbox;
 use crate::shard::packing::Packer;
+use crate::shard::seen::SeenTable;
 use crate::shard::timers::Wheel;
 
 /// What the core wants done to a socket.
@@ -42,6 +45,9 @@ pub(in crate::shard) struct Links {
     pub proxied: PartialHeaders,
     /// Of clients.
     pub addresses: Addresses,
+    pub seen: SeenTable,
+    /// The last ends of connections.
+    pub ends: Ends,
     /// Of connections that admission counts.
     pub admitted: Admitted,
     /// Of sealed connections.
@@ -74,13 +80,15 @@ pub(in crate::shard) struct Links {
 }
 
 impl Links {
-    pub fn new(now: Time, compression: Option<CompressionOptions>) -> Links {
+    pub fn new(now: Time, compression: Option<CompressionOptions>, seeing: &SeeingOptions) -> Links {
         Links {
             connections: Slots::default(),
             wheel: Wheel::new(now),
             came_by: Vec::new(),
             proxied: PartialHeaders::new(),
             addresses: Addresses::default(),
+            seen: SeenTable::new(seeing.ends_max > 0),
+            ends: Ends::new(seeing.ends_max),
             admitted: Admitted::default(),
             layers: Layers::default(),
             handshakes: Handshakes::default(),

@@ -35,6 +35,7 @@ mod drain;
 mod draining;
 mod emulated;
 mod emulation;
+mod ends;
 mod environment;
 mod events;
 mod fanout;
@@ -54,6 +55,7 @@ mod layers;
 mod link;
 mod links;
 mod load;
+mod look;
 pub mod mailbox;
 mod mailer;
 mod messages;
@@ -77,9 +79,12 @@ mod reload;
 mod requests;
 pub mod router;
 mod sealed;
+mod seen;
+pub mod stages;
 mod stats;
 mod subscriptions;
 mod sync;
+mod tap;
 mod tell;
 mod timers;
 pub mod tunnel;
@@ -228,6 +233,9 @@ impl<D: Driver> Shard<D> {
         // Flush: one write a connection, then what did not fit.
         self.act();
         self.flush();
+        if self.core.env.stages.has_sent() {
+            self.core.env.stages.flushed(self.driver.now());
+        }
         self.core.collect_debts();
         self.core.collect_input();
         self.core.finish_closed();
@@ -237,6 +245,7 @@ impl<D: Driver> Shard<D> {
         self.send_ahead();
         self.wake_some();
         self.core.account(self.driver.stale_total());
+        self.core.env.inbox_messages = self.inbox.len();
         if self.core.has_ended() {
             self.inbox.close();
             return Ok(Tick::Ended);
@@ -300,6 +309,9 @@ impl<D: Driver> Shard<D> {
             }
         });
         core.owned.events.sent(|count| core.links.outbox.each_size(count));
+        if core.is_tapped() {
+            core.tap_writes();
+        }
         self.driver.flush(&mut self.failures);
         for failure in self.failures.drain(..) {
             core.handle_send_failed(&failure);

@@ -23,6 +23,7 @@ use crate::session::rules::ChannelRules;
 use crate::session::token::Verifier;
 use crate::session::tunnel::WaitingLimits;
 use crate::shard::layers::ListenerOptions;
+use crate::shard::stages::StageNamespaces;
 use crate::shard::user_rates::UserRates;
 
 /// What all shards of a node share.
@@ -100,11 +101,22 @@ pub struct ShardOptions {
     pub events: EventKinds,
     /// How long a channel must be empty before its `vacated` event.
     pub vacated_delay: Duration,
+    /// What an operator may look at.
+    pub seeing: SeeingOptions,
     pub version: &'static str,
     /// Wall clock for a moment of the driver's clock, milliseconds since 1970.
     pub wall_ms: fn(Time) -> u64,
     /// Processor time of the calling thread.
     pub thread_time: fn() -> Duration,
+}
+
+/// What shards keep for an operator to look at.
+#[derive(Clone, Debug, Default)]
+pub struct SeeingOptions {
+    /// Ends of connections that one shard keeps; 0: none, and nothing is noted of connections.
+    pub ends_max: usize,
+    /// Whose publications have times of their own.
+    pub namespaces: StageNamespaces,
 }
 
 /// What connections that speak HTTP may cost, and for how long.

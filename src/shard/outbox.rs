@@ -271,6 +271,21 @@ impl Outbox {
         }
     }
 
+    /// Gives each dirty connection the length of its write and its pieces, before anything is sealed.
+    pub fn each_write(&self, each: &mut dyn FnMut(u32, usize, &[&[u8]])) {
+        let mut pieces: Vec<&[u8]> = Vec::new();
+        for &(slot, first) in &self.dirty {
+            pieces.clear();
+            let mut at = first;
+            while at != NONE {
+                let entry = &self.entries[at as usize];
+                pieces.push(&self.frames[entry.frame.index()].bytes);
+                at = entry.next;
+            }
+            each(slot, pieces.iter().map(|piece| piece.len()).sum(), &pieces);
+        }
+    }
+
     /// The connection of a failed send, and what of its write the kernel did not take.
     pub fn remainder(&self, failure: &SendFailure) -> (u32, Rest) {
         let (slot, first) = self.dirty[failure.tag as usize];

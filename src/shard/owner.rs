@@ -189,6 +189,8 @@ impl fmt::Debug for Owner<'_> {
 pub struct ChannelOwner {
     pub owned: OwnedChannels,
     publications: PublicationCounts,
+    /// What has been appended, for its times to be counted. Taken in each tick.
+    pub appended: Vec<Arc<Publication>>,
     /// Who waits for the store.
     /// Bound: one for each publish, join and read that is not answered; [`APPENDS_MAX`](crate::hub::limits::APPENDS_MAX) and
     /// what connections may ask at once.
@@ -242,6 +244,7 @@ impl ChannelOwner {
         ChannelOwner {
             owned,
             publications: PublicationCounts::default(),
+            appended: Vec::new(),
             waiting: HashMap::new(),
             joining: HashMap::new(),
         }
@@ -447,6 +450,7 @@ impl ChannelOwner {
         self.publications.all += 1;
         self.publications.spread += u64::from(pace.spread_ms > 0);
         self.publications.bulk += u64::from(pace.spread_ms == 0 && pace.bulk);
+        self.appended.push(Arc::clone(&publication));
         for &(shard, _) in self.owned.interested(&publication.channel) {
             let publication = Arc::clone(&publication);
             post(

@@ -9,12 +9,14 @@ use crate::proto::websocket::deflate::Inflater;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::proto::wire::{Carrier, Wire};
 use crate::session::unidirectional::TURN_MESSAGES_MAX;
+use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
 use crate::shard::peer::Kind;
 use crate::shard::pings::Liveness;
 use crate::shard::stats::Cause;
+use crate::shard::tap::copied;
 
 /// Bytes of messages from which on they are sent from the buffer that they were written to.
 const OWN_BUFFER_BYTES: usize = 16 * 1024;
@@ -156,6 +158,16 @@ impl Core {
         let echo = matches!(self.links.connections.kind(slot), Some(Kind::Echo));
         let uni = self.is_uni(slot);
         let tunnel = matches!(self.links.connections.kind(slot), Some(Kind::Tunnel(_)));
+        if self.is_tapped()
+            && let Message::Text(_) | Message::Binary(_) = message
+        {
+            let bytes = match message {
+                Message::Text(text) => text.as_bytes(),
+                Message::Binary(data) => data,
+                _ => &[],
+            };
+            self.tap(slot, || TapWhat::In { bytes: bytes.len(), payload: copied(bytes) });
+        }
         match message {
             Message::Text(_) | Message::Binary(_) | Message::Pong(_) if tunnel => {
                 self.handle_tunnel_message(slot, message);
@@ -170,6 +182,7 @@ impl Core {
                 if let Some(connection) = self.links.connections.get_mut(slot) {
                     connection.link.set_awaits_pong(false);
                 }
+                self.ping_answered(slot);
             }
             Message::Text(text) if !echo => self.handle_commands(slot, text.as_bytes()),
             // Which of the two a message is says nothing about its format, as for the protocol's reference server.
@@ -183,6 +196,7 @@ impl Core {
                     && connection.peer.liveness() == Some(Liveness::PongUntilNext)
                 {
                     connection.link.set_awaits_pong(false);
+                    self.ping_answered(slot);
                 }
             }
             Message::Pong(_) => {}

@@ -20,6 +20,9 @@ impl Core {
         self.peers.rates = Rates::exchange(self.peers.rates.take(), rates);
         let connections = self.links.connections.iter().map(|(slot, _)| slot);
         self.owned.events.exchange(options.events, options.vacated_delay, connections, self.env.now);
+        self.env.stages.exchange(options.seeing.namespaces.clone());
+        self.links.ends.set_max(options.seeing.ends_max);
+        self.links.seen.turn(options.seeing.ends_max > 0);
         self.owned.channels.owned.exchange_options(Arc::clone(&options.namespaces), options.hub.clone());
         self.delivery.local.exchange_options(Arc::clone(&options.namespaces), options.streams);
         self.env.options = options;

@@ -2,6 +2,7 @@
 
 use crate::base::admission::Refusal;
 use crate::base::fault::{Disconnect, ErrorCode};
+use crate::base::histogram::Histogram;
 use crate::layer::Fault as LayerFault;
 use crate::session::token::TokenFault;
 use crate::shard::control_request::ShardStats;
@@ -313,6 +314,10 @@ impl Default for Faults {
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
     pub counters: Counters,
+    /// How long clients took to answer pings.
+    pub pings: Histogram,
+    /// How long turns of the loop took, without the time waited in.
+    pub turns: Histogram,
     faults: Faults,
     layers: [u64; LayerFault::ALL.len()],
     disconnects: [u64; DISCONNECTS.len()],

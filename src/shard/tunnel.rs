@@ -22,6 +22,7 @@ use crate::session::origins::Welcome;
 use crate::session::tunnel::{
     Hello, Payload, Tunnel, TunnelAdmission, TunnelAnswer, TunnelAsking, TunnelCall, TunnelMatter,
 };
+use crate::shard::control_request::seen::EndedBy;
 use crate::shard::control_request::{Busy, Reply, TunnelCommand, TunnelReply, TunnelStanding, TunnelTold};
 use crate::shard::core::Core;
 use crate::shard::cors::permission;
@@ -128,6 +129,7 @@ impl Core {
                 if let Some(connection) = self.links.connections.get_mut(slot) {
                     connection.link.set_awaits_pong(false);
                 }
+                self.ping_answered(slot);
                 return;
             }
             // Tunnels agree on no compression.
@@ -245,6 +247,7 @@ impl Core {
                     tunnel.discard();
                     tunnel.handle_answered();
                 }
+                self.links.ends.blame(slot, EndedBy::Backend);
                 return self.close_tunnel(slot, 1000, "the backend has ended the connection");
             }
             TunnelAnswer::Failed | TunnelAnswer::Admitted(_) | TunnelAnswer::Refused { .. } => {
@@ -399,6 +402,8 @@ impl Core {
             self.open_tunnel(slot, *admission);
         }
         let code = code_for_all(disconnect);
+        let by = self.links.ends.take_blame(slot, disconnect);
+        self.links.ends.blame(slot, by);
         let mut frame = Vec::new();
         websocket::write_close(&mut frame, code, &disconnect.reason);
         self.part_tunnel(slot, code, &disconnect.reason, true);
@@ -427,6 +432,7 @@ impl Core {
             }
             return;
         }
+        self.keep_tunnels_end(slot, &tunnel, code, reason);
         self.unlist(slot, tunnel.user.clone());
         if !deliver || self.peers.draining.bytes + tunnel.waiting().1 > PARTED_BYTES_MAX {
             tunnel.discard();
@@ -473,6 +479,7 @@ impl Core {
                 }
             }
             TunnelCommand::Close { code, reason } => {
+                self.links.ends.blame(slot, EndedBy::Api);
                 self.close_tunnel(slot, code, &reason);
                 TunnelTold::Done
             }

@@ -24,6 +24,7 @@ mod ports;
 mod process;
 mod proxied;
 mod requests;
+mod seeing;
 mod socket;
 mod temporary;
 mod tls;

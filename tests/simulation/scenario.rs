@@ -184,6 +184,7 @@ impl Scenario {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
                 compression: compression(seed),
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
+                seeing: Default::default(),
                 admission: admission.map(Arc::new),
                 ..with_hooks(hooked, options(prng, namespaces, room, cramped, debts))
             },

@@ -74,7 +74,7 @@ impl OwnedChannels {
             tags: ask.tags,
             except: ask.except,
             time_ms: wall_ms,
-            encoded: Encoded::default(),
+            encoded: Encoded::of(if ask.accepted == Time::ZERO { now } else { ask.accepted }),
         });
         if !ask.skip_history
             && let Append::Later(ticket) = self.store.append(&publication, now)

@@ -275,6 +275,8 @@ impl Core {
         }
         let (connected, received_bytes, sent_bytes) =
             (record.connected.at(now), record.received_bytes, record.sent_bytes);
+        // When it came is known to the process before.
+        self.links.seen.forget(slot);
         self.owned.events.restore(slot, Life { connected, received_bytes, sent_bytes });
         if let Some(adopting) = self.handover.adopting() {
             adopting.counts.peers += 1;
