@@ -22,10 +22,11 @@ pub enum EventKind {
     Occupied,
     Vacated,
     Message,
+    ObjectiveMissed,
 }
 
 impl EventKind {
-    pub const ALL: [EventKind; 7] = [
+    pub const ALL: [EventKind; 8] = [
         EventKind::Connected,
         EventKind::Disconnected,
         EventKind::Subscribed,
@@ -33,6 +34,7 @@ impl EventKind {
         EventKind::Occupied,
         EventKind::Vacated,
         EventKind::Message,
+        EventKind::ObjectiveMissed,
     ];
 
     /// As the wire and the configuration call it.
@@ -45,6 +47,7 @@ impl EventKind {
             EventKind::Occupied => "occupied",
             EventKind::Vacated => "vacated",
             EventKind::Message => "message",
+            EventKind::ObjectiveMissed => "objective_missed",
         }
     }
 
@@ -107,6 +110,8 @@ pub enum What {
     Vacated(ChannelName),
     /// JSON that a client sent to the backend.
     Message(Who, Bytes),
+    /// Publications take longer than they are to.
+    ObjectiveMissed(Box<ObjectiveMissed>),
     /// So many events found no room here and are lost.
     Lost(u64),
 }
@@ -124,6 +129,16 @@ pub struct Farewell {
     pub sent_bytes: u64,
 }
 
+/// Which objective is not met, and where it is worst.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectiveMissed {
+    pub objective: Box<str>,
+    pub stage: &'static str,
+    pub shard: u16,
+    /// What ninety-nine of a hundred took at most, in microseconds, as exactly as times are counted.
+    pub p99_us: u64,
+}
+
 impl What {
     /// `None` for a loss, which is told whatever was chosen.
     pub fn kind(&self) -> Option<EventKind> {
@@ -135,6 +150,7 @@ impl What {
             What::Occupied(_) => EventKind::Occupied,
             What::Vacated(_) => EventKind::Vacated,
             What::Message(..) => EventKind::Message,
+            What::ObjectiveMissed(_) => EventKind::ObjectiveMissed,
             What::Lost(_) => return None,
         })
     }

@@ -166,8 +166,8 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            uncommented, 91,
-            "50 unset keys, a certificate of three, a namespace of three, a hook of eighteen, a tunnel of eleven and a listener of six"
+            uncommented, 95,
+            "50 unset keys, a certificate of three, a namespace of three, a hook of eighteen, a tunnel of eleven, a listener of six and an objective of four"
         );
         // A file that is named is read with its setting.
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/certificate.pem");

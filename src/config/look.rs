@@ -52,6 +52,13 @@ pub enum Look {
         user: String,
         count: Option<u64>,
     },
+    /// `by` and `whom` are a parameter of the API and its value.
+    Tap {
+        by: &'static str,
+        whom: String,
+        payloads: bool,
+        count: Option<u64>,
+    },
 }
 
 /// The names of the commands.

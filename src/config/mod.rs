@@ -29,6 +29,7 @@ pub mod reload;
 mod secrets;
 mod sections;
 mod shares;
+mod shutdown;
 mod table;
 pub mod tls;
 mod tunnels;
@@ -38,9 +39,11 @@ pub use authorities::Authorities;
 pub use fault::Fault;
 pub use load::Loaded;
 pub use memory::MemoryPlan;
+pub use observe::Objective;
 pub use sections::{
     Admission, Api, Client, Config, Events, Hook, HookOptions, Limits, Listener, ListenerOptions, Log, Mode,
-    Namespace, Shutdown, Token, Tunnel, TunnelOptions,
+    Namespace, Token, Tunnel, TunnelOptions,
 };
+pub use shutdown::Shutdown;
 pub use tls::{TlsCertificate, TlsSettings};
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

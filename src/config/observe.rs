@@ -1,7 +1,11 @@
 //! What a node shows its operator.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use crate::config::sections::Config;
-use crate::config::table::settings;
+use crate::config::table::{Named, settings};
+use crate::shard::control_request::seen::Stage;
 
 /// What an end of a connection may weigh where it is kept: its entry, the longest name of a user, the longest reason.
 pub const CLOSED_BYTES: u64 = 448;
@@ -17,6 +21,76 @@ settings! {
     }
 }
 
+settings! {
+    /// How long publications may take.
+    pub struct ObjectiveOptions {
+        /// From the request to which stage: "accepted", "appended", "first_write" or "last_write".
+        pub stage: String = "last_write".to_string();
+        /// Ninety-nine of a hundred are to take no longer. Times are counted as up to 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250 and
+        /// 500 ms, 1, 2.5, 5 and 30 s: between two of these the lower one counts.
+        pub p99: Duration = Duration::from_secs(1);
+        /// Over how long it is looked at.
+        pub window: Duration = Duration::from_secs(300);
+    }
+}
+
+/// An objective, by the name that metrics and events have.
+pub type Objective = Named<ObjectiveOptions>;
+
+/// Objectives of a node: each is a series of metrics, and a look at every shard now and then.
+const OBJECTIVES_MAX: usize = 16;
+
+fn check_objectives(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+    require(config.objective.len() <= OBJECTIVES_MAX, "objective", "there may be at most 16");
+    let mut names = BTreeSet::new();
+    for (at, objective) in config.objective.iter().enumerate() {
+        let key = |name: &str| format!("objective[{at}].{name}");
+        require(!objective.name.is_empty(), &key("name"), "must not be empty");
+        require(names.insert(&objective.name), &key("name"), "is the name of an earlier objective too");
+        let options = &objective.options;
+        let stages = Stage::ALL.map(Stage::name).join(", ");
+        require(Stage::from_name(&options.stage).is_some(), &key("stage"), &format!("is none of {stages}"));
+        require(
+            (Duration::from_micros(100)..=Duration::from_secs(30)).contains(&options.p99),
+            &key("p99"),
+            "must be from 100us to 30s",
+        );
+        require(
+            (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&options.window),
+            &key("window"),
+            "must be from 1s to 24h",
+        );
+    }
+}
+
 pub(super) fn check_observe(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
     require(config.observe.closed_kept <= CLOSED_KEPT_MAX, "observe.closed_kept", "must be at most 1000000");
+    check_objectives(config, require);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_objective_that_cannot_be_held_is_refused_by_its_key() {
+        let faults = |change: fn(&mut Vec<Objective>)| {
+            let good = Objective { name: "fast".into(), options: ObjectiveOptions::default() };
+            let mut config = Config { objective: vec![good], ..Config::default() };
+            change(&mut config.objective);
+            let mut faults = Vec::new();
+            check_observe(&config, &mut |holds, key, _| {
+                if !holds {
+                    faults.push(key.to_string());
+                }
+            });
+            faults
+        };
+        assert!(faults(|_| {}).is_empty());
+        assert_eq!(faults(|all| all[0].options.stage = "sent".into()), ["objective[0].stage"]);
+        assert_eq!(faults(|all| all[0].options.p99 = Duration::from_secs(31)), ["objective[0].p99"]);
+        assert_eq!(faults(|all| all[0].options.window = Duration::ZERO), ["objective[0].window"]);
+        assert_eq!(faults(|all| all.push(all[0].clone())), ["objective[1].name"]);
+        assert_eq!(faults(|all| all[0].name.clear()), ["objective[0].name"]);
+    }
 }

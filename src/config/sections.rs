@@ -9,8 +9,9 @@ use crate::base::pattern::Pattern;
 use crate::base::trusted::{AddressField, Trusted};
 use crate::config::authorities::Authorities;
 use crate::config::listeners::{FileMode, Listeners};
-use crate::config::observe::Observe;
+use crate::config::observe::{Objective, Observe};
 use crate::config::paths::Paths;
+use crate::config::shutdown::Shutdown;
 use crate::config::table::{Entries, Named, Section, settings};
 use crate::config::tls::TlsSettings;
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Moment, Secret, Size, WhenUnavailable};
@@ -62,6 +63,7 @@ settings! {
         pub hook: Vec<Hook>,
         pub tunnel: Vec<Tunnel>,
         pub listener: Vec<Listener>,
+        pub objective: Vec<Objective>,
         pub events: Events,
         pub limits: Limits,
         pub observe: Observe,
@@ -381,7 +383,8 @@ settings! {
     /// Events for the backend.
     pub struct Events {
         /// Kinds of events: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
-        /// with subscribers, and without any more), "message" (what clients `send`). Empty: nothing.
+        /// with subscribers, and without any more), "message" (what clients `send`), "objective_missed" (see
+        /// `[[objective]]`). Empty: nothing.
         pub types: Vec<String> = Vec::new();
         /// Where batches of events are POSTed to. Unset: they are only kept for `GET /api/events`.
         pub endpoint: Option<String> = None, example "\"http://127.0.0.1:3000/trunkline/events\"";
@@ -480,21 +483,6 @@ settings! {
     }
 }
 
-settings! {
-    /// How the node ends.
-    pub struct Shutdown {
-        /// How long after the signal to stop, or an order to drain, clients are still let in and served while `/health` and
-        /// `/health/ready` answer 503, so that a load balancer sends no more. Comes before `drain`.
-        pub delay: Duration = Duration::ZERO;
-        /// Over which time clients are closed after SIGTERM, evenly and in random order, so that they come to other nodes
-        /// one after the other. No others are let in meanwhile. SIGINT closes them at once. Who starts this process must give
-        /// it the sum of all three to end; Docker gives 10s by default. 0s: all are closed at once.
-        pub drain: Duration = Duration::from_secs(30);
-        /// How long clients that were closed and requests under way are given to end. Comes after `drain`.
-        pub grace: Duration = Duration::from_secs(10);
-    }
-}
-
 /// A section of the file: its name, what it is for, and its rows.
 pub struct Part<'c> {
     /// Empty for the keys that stand before any section.
@@ -515,7 +503,7 @@ pub struct List<'c> {
 
 impl Config {
     /// Every list, in the order of the documented file.
-    pub fn lists(&self) -> [List<'_>; 5] {
+    pub fn lists(&self) -> [List<'_>; 6] {
         [
             List {
                 name: "tls.certificate",
@@ -550,6 +538,12 @@ impl Config {
                 example: "address = \"[::]:8000\"\nserves = \"clients\"",
                 entries: &self.listener,
             },
+            List {
+                name: "objective",
+                doc: "How long publications may take. One that is missed is a line in the log, a metric and an event (\"objective_missed\").",
+                example: "name = \"deliveries\"\nstage = \"last_write\"\np99 = \"500ms\"\nwindow = \"5m\"",
+                entries: &self.objective,
+            },
         ]
     }
 
@@ -561,6 +555,7 @@ impl Config {
             "hook" => &mut self.hook,
             "tunnel" => &mut self.tunnel,
             "listener" => &mut self.listener,
+            "objective" => &mut self.objective,
             _ => return None,
         })
     }

@@ -9,12 +9,14 @@ use axum::response::Response;
 use parking_lot::Mutex;
 
 use crate::base::address_mask::AddressMask;
+use crate::base::event::{EventKind, EventKinds};
 use crate::control::api::{Api, NodeIdentity};
 use crate::control::auth::ApiKeys;
 use crate::control::drain::{DrainDefaults, Drains};
 use crate::control::events::{EventMetrics, EventsPlace};
 use crate::control::hooks::Hooks;
 use crate::control::metrics::{Metrics, Shared};
+use crate::control::objectives::ObjectivesMet;
 use crate::control::options::ControlOptions;
 use crate::control::page;
 use crate::control::process::Process;
@@ -45,6 +47,8 @@ pub struct App {
     drain_defaults: Mutex<DrainDefaults>,
     pub reload: Option<Reload>,
     pub taps: Taps,
+    pub objectives: ObjectivesMet,
+    event_kinds: Mutex<EventKinds>,
 }
 
 impl App {
@@ -65,6 +69,8 @@ impl App {
         }
         metrics.add(EventMetrics(events.clone()));
         options.collectors.iter().for_each(|collector| metrics.add(Shared(Arc::clone(collector))));
+        let objectives = ObjectivesMet::new(&options.objectives);
+        metrics.add(objectives.clone());
         let mut process = Process::new()?;
         if let Some(uid) = &options.uid {
             process.uid.clone_from(uid);
@@ -89,12 +95,23 @@ impl App {
             drain_defaults: Mutex::new(options.drain),
             reload: options.reload.clone().map(|reload| reload.0),
             taps: Taps::default(),
+            objectives,
+            event_kinds: Mutex::new(options.event_kinds),
         })
     }
 
     /// Whether the request shows a right key.
     pub fn admits(&self, parts: &request::Parts) -> bool {
         self.keys.admit(&parts.headers, &parts.uri)
+    }
+
+    /// The backend is told events of this kind.
+    pub fn tells(&self, kind: EventKind) -> bool {
+        self.event_kinds.lock().contains(kind)
+    }
+
+    pub fn set_event_kinds(&self, kinds: EventKinds) {
+        *self.event_kinds.lock() = kinds;
     }
 
     /// What a drain takes where its order does not say.

@@ -236,6 +236,8 @@ fn options() -> ControlOptions {
         centrifugo_metrics: false,
         metrics_need_key: false,
         events: None,
+        event_kinds: Default::default(),
+        objectives: Vec::new(),
         collectors: Vec::new(),
         held: false,
         issuers: Vec::new(),

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
+use crate::base::event::EventKinds;
 use crate::config::Config;
 use crate::config::reload::PlacedTunnel;
 use crate::control::app::App;
@@ -30,6 +31,7 @@ pub struct Live {
 pub struct Prepared {
     keys: AcceptedKeys,
     drain: DrainDefaults,
+    event_kinds: EventKinds,
     hooks: HooksByName,
     hooks_named: Vec<crate::config::Hook>,
     tunnels: Backends,
@@ -66,6 +68,7 @@ impl Live {
         Ok(Prepared {
             keys: accepted_keys(config),
             drain: drain_defaults(config),
+            event_kinds: config.events.kinds(),
             hooks: self.hooks.prepare(&config.hook)?,
             hooks_named: config.hook.clone(),
             tunnels: self.state.tunnels.prepare(tunnels)?,
@@ -90,6 +93,7 @@ impl Live {
         }
         self.state.keys.exchange(prepared.keys);
         self.state.set_drain_defaults(prepared.drain);
+        self.state.set_event_kinds(prepared.event_kinds);
         self.hooks.exchange(prepared.hooks);
         self.state.tunnels.exchange(prepared.tunnels);
         self.exchange_issuers(&prepared.issuers);

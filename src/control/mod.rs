@@ -33,6 +33,7 @@ mod legacy;
 mod listener;
 pub mod live;
 mod metrics;
+mod objectives;
 mod openapi;
 mod options;
 pub mod outbound;
@@ -127,6 +128,7 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
     let events = EventsPlace::new(events);
     let state = Arc::new(App::new(&options, router, api_addr, &hooks, events.clone())?);
+    objectives::watch(runtime.handle(), &state, &options.objectives);
     let live = Live::new(Arc::clone(&state), Arc::clone(&hooks), runtime.handle().clone(), &options.issuers);
     let app = |port| http::app(Arc::clone(&state), port);
     let api_port = match sockets.is_empty() {

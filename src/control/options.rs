@@ -6,7 +6,8 @@ use std::time::Duration;
 use prometheus_client::collector::Collector;
 
 use crate::base::address_mask::AddressMask;
-use crate::config::{Config, Hook, Secret, Tunnel};
+use crate::base::event::EventKinds;
+use crate::config::{Config, Hook, Objective, Secret, Tunnel};
 use crate::control::auth::AcceptedKeys;
 use crate::control::drain::DrainDefaults;
 use crate::control::events::EventOptions;
@@ -51,8 +52,12 @@ pub struct ControlOptions {
     pub centrifugo_metrics: bool,
     /// The backend is told events, and may read them.
     pub events: Option<EventOptions>,
+    /// Of these kinds.
+    pub event_kinds: EventKinds,
     /// Keys that token issuers publish, to be fetched and kept current.
     pub issuers: Vec<Issuer>,
+    /// How long publications may take.
+    pub objectives: Vec<Objective>,
     /// How the backend is asked.
     pub hooks: Vec<Hook>,
     /// How clients leave when an order to drain does not say it.
@@ -93,7 +98,9 @@ impl ControlOptions {
             metrics_need_key: !config.is_development(),
             centrifugo_metrics: config.api.centrifugo_metrics,
             events: EventOptions::new(&config.events),
+            event_kinds: config.events.kinds(),
             issuers: Vec::new(),
+            objectives: config.objective.clone(),
             hooks: config.hook.clone(),
             drain: drain_defaults(config),
             reload: None,

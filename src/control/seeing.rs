@@ -70,10 +70,12 @@ fn failed(error: ControlError) -> Response {
     }
 }
 
-fn page_of(limit: Option<usize>) -> Result<usize, Response> {
+/// # Errors
+/// What is wrong with it.
+fn page_of(limit: Option<usize>) -> Result<usize, &'static str> {
     match limit.unwrap_or(PAGE) {
         limit @ 1..=PAGE_MAX => Ok(limit),
-        _ => Err(wrong("limit must be from 1 to 1000")),
+        _ => Err("limit must be from 1 to 1000"),
     }
 }
 
@@ -154,7 +156,7 @@ async fn try_closed(app: &App, head: request::Parts) -> Result<ClosedAnswer, Res
     }
     let Query(asked) =
         Query::<ClosedParameters>::try_from_uri(&head.uri).map_err(|error| wrong(&error.body_text()))?;
-    let limit = page_of(asked.limit)?;
+    let limit = page_of(asked.limit).map_err(wrong)?;
     let before = match asked.cursor.as_deref() {
         None => None,
         Some(text) => Some(end_place(text).ok_or_else(|| wrong("cursor is none of an earlier page"))?),
@@ -294,7 +296,7 @@ async fn try_connections(app: &App, request: Request<Body>) -> Result<Connection
     let body = read_body(body, app.body_bytes_max).await?;
     let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
     let asked: ConnectionsBody = object(&body).map_err(|error| wrong(&error.to_string()))?;
-    let limit = page_of(asked.limit)?;
+    let limit = page_of(asked.limit).map_err(wrong)?;
     let network = match asked.address.as_deref() {
         None => None,
         Some(text) => {

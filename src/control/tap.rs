@@ -222,7 +222,7 @@ fn shown(event: &TapEvent, payloads: bool) -> Value {
     line.insert("shard".into(), event.shard.0.into());
     if let Some(client) = event.client {
         line.insert("client".into(), client.to_string().into());
-        line.insert("user".into(), (*event.user).into());
+        line.insert("user".into(), Value::from(&*event.user));
     }
     let mut set = |key: &str, value: Value| drop(line.insert(key.into(), value));
     match &event.what {
@@ -255,22 +255,22 @@ fn shown(event: &TapEvent, payloads: bool) -> Value {
         TapWhat::Limited => set("what", "limited".into()),
         TapWhat::Published { channel, bytes, payload } => {
             set("what", "published".into());
-            set("channel", (**channel).into());
+            set("channel", Value::from(&**channel));
             set("bytes", (*bytes).into());
             say(&mut set, payload.as_deref().map(<[u8]>::to_vec), payloads);
         }
         TapWhat::Joined { channel } => {
             set("what", "joined".into());
-            set("channel", (**channel).into());
+            set("channel", Value::from(&**channel));
         }
         TapWhat::Left { channel } => {
             set("what", "left".into());
-            set("channel", (**channel).into());
+            set("channel", Value::from(&**channel));
         }
         TapWhat::Ended { code, reason, by } => {
             set("what", "ended".into());
             set("code", (*code).into());
-            set("reason", (**reason).into());
+            set("reason", Value::from(&**reason));
             set("by", (*by).into());
         }
     }

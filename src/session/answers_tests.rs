@@ -312,7 +312,7 @@ fn a_connect_waits_for_the_backend_and_what_came_along_waits_in_order() {
         panic!("{:?}", stage.matters)
     };
     assert_eq!((&data[..], &**name, &**version), (&br#"{"k":1}"#[..], "js", "5"));
-    assert_eq!(channels, &["a".into()]);
+    assert_eq!(channels, &[std::sync::Arc::<str>::from("a")]);
     assert_eq!((stage.heard.as_str(), stage.effects.len()), ("", 0));
 
     // In another frame, and behind it.

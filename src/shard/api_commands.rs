@@ -120,7 +120,10 @@ impl Core {
         }
         match order {
             ApiCommand::Disconnect(disconnect) if peer.may_be_ended() => {
-                self.links.ends.blame(slot, EndedBy::Api);
+                // A user's bound of connections is held by orders as well.
+                if disconnect != Disconnect::CONNECTION_LIMIT && disconnect != Disconnect::REPLACED {
+                    self.links.ends.blame(slot, EndedBy::Api);
+                }
                 self.close(slot, disconnect);
             }
             _ if !peer.takes_orders() => {}

@@ -272,7 +272,7 @@ impl Outbox {
     }
 
     /// Gives each dirty connection the length of its write and its pieces, before anything is sealed.
-    pub fn each_write(&self, each: &mut dyn FnMut(u32, usize, &[&[u8]])) {
+    pub fn each_write(&self, mut each: impl FnMut(u32, usize, &[&[u8]])) {
         let mut pieces: Vec<&[u8]> = Vec::new();
         for &(slot, first) in &self.dirty {
             pieces.clear();

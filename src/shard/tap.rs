@@ -116,7 +116,7 @@ impl Core {
 
     /// What the tick is about to write to those who are tapped.
     pub fn tap_writes(&self) {
-        self.links.outbox.each_write(&mut |slot, bytes, pieces| {
+        self.links.outbox.each_write(|slot, bytes, pieces| {
             let peer = self.links.connections.get(slot).map(|connection| &connection.peer);
             let websocket = peer.is_some_and(|peer| peer.takes_frames());
             self.tap(slot, || TapWhat::Out {

@@ -64,6 +64,7 @@ impl Books {
             What::Vacated(_) => "told_vacated",
             What::Message(..) => "told_message",
             What::Lost(_) => "told_loss",
+            What::ObjectiveMissed(_) => unreachable!("the control plane tells it"),
         });
         if self.telling == Telling::All {
             self.note(event.what);
@@ -104,6 +105,7 @@ impl Books {
                 assert!(json.is_ok(), "{data:?} is no JSON");
             }
             What::Lost(_) => unreachable!("there is always room"),
+            What::ObjectiveMissed(_) => unreachable!("the control plane tells it"),
         }
     }
 

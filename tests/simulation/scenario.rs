@@ -24,6 +24,7 @@ use trunkline::session::origins::AllowedOrigins;
 use trunkline::session::permissions::{Deed, Permissions, Who};
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{TokenOptions, Verifier};
+use trunkline::shard::options::SeeingOptions;
 use trunkline::shard::{ClientHooks, HttpLimits, ListenerOptions, ShardOptions};
 
 use crate::sealed::Maker;
@@ -184,7 +185,6 @@ impl Scenario {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
                 compression: compression(seed),
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
-                seeing: Default::default(),
                 admission: admission.map(Arc::new),
                 ..with_hooks(hooked, options(prng, namespaces, room, cramped, debts))
             },
@@ -455,6 +455,7 @@ fn options(
         node_uid: "node".into(),
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,
+        seeing: SeeingOptions { ends_max: 64, ..SeeingOptions::default() },
         version: "sim",
         wall_ms,
         thread_time: || Duration::ZERO,

@@ -68,6 +68,14 @@ struct Told<'e> {
     address: Option<IpAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     certificate: Option<Certificate<'e>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    objective: Option<&'e str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stage: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shard: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_us: Option<u64>,
 }
 
 impl Log {
@@ -223,6 +231,11 @@ fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
             // The edge has checked it: what is no JSON here would be a bug of ours, and not worth a batch.
             told.data = Some(serde_json::from_slice(data).unwrap_or(RawValue::NULL));
         }
+        What::ObjectiveMissed(missed) => {
+            told.objective = Some(&missed.objective);
+            (told.stage, told.shard, told.p99_us) =
+                (Some(missed.stage), Some(missed.shard), Some(missed.p99_us));
+        }
         What::Lost(count) => (told.from, told.to, told.count) = (Some(from), Some(to), Some(*count)),
     }
     serde_json::to_vec(&told).expect("numbers, texts and JSON can be written")
@@ -242,7 +255,7 @@ mod tests {
 
     use super::*;
     use crate::base::certificate::ClientCertificate;
-    use crate::base::event::Farewell;
+    use crate::base::event::{Farewell, ObjectiveMissed};
     use crate::base::fault::Unsubscribed;
     use crate::base::ids::ClientId;
     use std::sync::Arc;
@@ -322,6 +335,13 @@ mod tests {
         assert_eq!(last, Some(10));
         log.push(&occupied("next"));
         assert_eq!(log.last(), 11, "a loss has taken its numbers");
+        let missed =
+            ObjectiveMissed { objective: "fast".into(), stage: "last_write", shard: 1, p99_us: 500_000 };
+        let mut own = Log::new(1 << 20);
+        own.push(&event(What::ObjectiveMissed(Box::new(missed))));
+        let told = json!({"seq": 1, "time_ms": 7, "type": "objective_missed", "objective": "fast", "stage": "last_write",
+            "shard": 1, "p99_us": 500_000});
+        assert_eq!(read(&own, 0, 100).0, [told]);
         let text = String::from_utf8_lossy(&log.entries[6].json).into_owned();
         assert!(text.contains(r#""data":{"n": 1.0}"#), "data stays as it was sent: {text}");
     }

@@ -131,7 +131,7 @@ impl Tunnels {
     }
 
     /// The place of the tunnel with that name, if clients may connect to it.
-    fn place(&self, name: &str) -> Option<u16> {
+    pub fn place(&self, name: &str) -> Option<u16> {
         let backends = self.backends.read();
         let place = backends.iter().position(|(backend, served)| *served && backend.name == name)?;
         u16::try_from(place).ok()

@@ -6,10 +6,13 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use super::{await_end, connect, subscribe};
+use crate::frame::Frame;
 use crate::on_both_drivers;
-use crate::process::{API_KEY, Daemon, Driver, TOKEN_SECRET};
+use crate::process::{API_KEY, Daemon, TOKEN_SECRET};
 
 fn command(daemon: &Daemon, words: &[&str]) -> Command {
+    // Where it listens is printed last.
+    daemon.wait_for_log("  API  ");
     let binary = std::env::var_os("TRUNKLINE_TEST_BINARY");
     let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()));
     command
@@ -21,12 +24,12 @@ fn command(daemon: &Daemon, words: &[&str]) -> Command {
     command
 }
 
-fn run(daemon: &Daemon, words: &[&str]) -> Output {
+fn output_of(daemon: &Daemon, words: &[&str]) -> Output {
     command(daemon, words).output().expect("the binary runs")
 }
 
 fn printed(daemon: &Daemon, words: &[&str]) -> String {
-    let output = run(daemon, words);
+    let output = output_of(daemon, words);
     let problem = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{words:?}: {problem}");
     String::from_utf8(output.stdout).expect("UTF-8")
@@ -59,7 +62,7 @@ on_both_drivers! {
         assert_eq!(position[0]["offset"], 1, "{position:?}");
         assert!(printed(&daemon, &["publish", "open:news", "-2"]).starts_with("offset 2 epoch "));
 
-        hostile.close();
+        hostile.send(Frame::close(1000, ""));
         await_end(&daemon, &format!("?client={client}"));
         let why = objects(&daemon, &["why", "--client", &client]);
         assert_eq!((&why[0]["code"], &why[0]["by"]), (&json!(3000), &json!("client")), "{why:?}");
@@ -73,7 +76,7 @@ on_both_drivers! {
 
     fn what_goes_wrong_has_its_exit_code(driver: Driver) {
         let daemon = Daemon::start_with(driver, &["--shards", "1"]);
-        let code = |words: &[&str]| run(&daemon, words).status.code();
+        let code = |words: &[&str]| output_of(&daemon, words).status.code();
         assert_eq!(code(&["publish", "nowhere:x", "1"]), Some(1), "the node refuses it");
         assert_eq!(code(&["publish", "open:x", "{"]), Some(2), "no JSON");
         assert_eq!(code(&["why", "--client", "ann"]), Some(1));

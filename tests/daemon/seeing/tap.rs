@@ -81,7 +81,7 @@ on_both_drivers! {
         };
         api(r#"{"channel":"open:else","data":{"n":1}}"#);
         api(r#"{"channel":"open:news","data":{"n":2}}"#);
-        ann.close();
+        drop(ann);
         let seen = lines_until(&mut lines, |line| line["what"] == "left");
         let what: Vec<&str> = seen.iter().map(|line| line["what"].as_str().expect("what")).collect();
         assert_eq!(what, ["joined", "published", "left"]);
