@@ -167,7 +167,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     );
     require(config.limits.api_timeout > Duration::ZERO, "limits.api_timeout", "must be above 0s");
     check_events(&config.events, &mut require);
-    check_observe(config, &mut require);
+    check_observe(&config.observe, &config.objective, &mut require);
     check_paths(&client.paths, &client.connect_statuses, &mut require);
     check_token(&client.token, "client.token", &mut require);
     check_token(&client.subscription_token, "client.subscription_token", &mut require);

@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use clap::{Arg, ArgMatches, Command};
 use clap_complete::Shell;
 
+/// With places for where clients connect and for the secrets.
+const CONFIGURATION: &str = include_str!("init.toml");
+
 /// A configuration to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitTask {
@@ -81,55 +84,10 @@ pub fn man(matches: &ArgMatches, whole: &Command) -> Result<String, String> {
 
 /// The text of a configuration with these secrets.
 pub fn configuration(listen: &str, api_key: &str, token_secret: &str) -> String {
-    let listen = toml_text(listen);
-    format!(
-        r#"# Configuration of trunkline, made by `trunkline init`. Its secrets are random and of this file alone.
-# `trunkline config` prints every key with its default and meaning; `trunkline check FILE` checks a file.
-
-# Where clients connect: 0.0.0.0:8000 for every network. For https and wss: listen_tls, with [tls] cert and key.
-listen = {listen}
-# The server API and /metrics, away from clients.
-api_listen = "127.0.0.1:9000"
-
-[api]
-# What your backend shows as X-API-Key.
-key = "{api_key}"
-
-[client]
-# Pages of other origins that may connect.
-allowed_origins = []
-# Let clients in that show no token. Without it they need one, or a connect hook.
-allow_anonymous = false
-# The hook that is asked who connects, by its name below.
-# connect_hook = "backend"
-
-[client.token]
-# What your backend signs the tokens of clients with (HS256); `trunkline gentoken -u USER` makes one.
-hmac_secret = "{token_secret}"
-
-# Channels whose name has no namespace.
-[channel]
-allow_subscribe_for_client = true
-
-# Channels named chat:...
-# [[namespace]]
-# name = "chat"
-# allow_subscribe_for_client = true
-# history_size = 100
-# history_ttl = "10m"
-# presence = true
-# join_leave = true
-
-# [[hook]]
-# name = "backend"
-# endpoint = "http://127.0.0.1:3000/trunkline/connect"
-
-# [events]
-# types = ["connected", "disconnected"]
-# endpoint = "http://127.0.0.1:3000/trunkline/events"
-# secret = "another long random text"
-"#
-    )
+    CONFIGURATION
+        .replace("{listen}", &toml_text(listen))
+        .replace("{api_key}", api_key)
+        .replace("{token_secret}", token_secret)
 }
 
 fn toml_text(text: &str) -> String {

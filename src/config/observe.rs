@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::config::sections::Config;
 use crate::config::table::{Named, settings};
 use crate::shard::control_request::seen::Stage;
 
@@ -40,10 +39,10 @@ pub type Objective = Named<ObjectiveOptions>;
 /// Objectives of a node: each is a series of metrics, and a look at every shard now and then.
 const OBJECTIVES_MAX: usize = 16;
 
-fn check_objectives(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
-    require(config.objective.len() <= OBJECTIVES_MAX, "objective", "there may be at most 16");
+fn check_objectives(objectives: &[Objective], require: &mut impl FnMut(bool, &str, &str)) {
+    require(objectives.len() <= OBJECTIVES_MAX, "objective", "there may be at most 16");
     let mut names = BTreeSet::new();
-    for (at, objective) in config.objective.iter().enumerate() {
+    for (at, objective) in objectives.iter().enumerate() {
         let key = |name: &str| format!("objective[{at}].{name}");
         require(!objective.name.is_empty(), &key("name"), "must not be empty");
         require(names.insert(&objective.name), &key("name"), "is the name of an earlier objective too");
@@ -63,9 +62,13 @@ fn check_objectives(config: &Config, require: &mut impl FnMut(bool, &str, &str))
     }
 }
 
-pub(super) fn check_observe(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
-    require(config.observe.closed_kept <= CLOSED_KEPT_MAX, "observe.closed_kept", "must be at most 1000000");
-    check_objectives(config, require);
+pub(super) fn check_observe(
+    observe: &Observe,
+    objectives: &[Objective],
+    require: &mut impl FnMut(bool, &str, &str),
+) {
+    require(observe.closed_kept <= CLOSED_KEPT_MAX, "observe.closed_kept", "must be at most 1000000");
+    check_objectives(objectives, require);
 }
 
 #[cfg(test)]
@@ -76,10 +79,10 @@ mod tests {
     fn an_objective_that_cannot_be_held_is_refused_by_its_key() {
         let faults = |change: fn(&mut Vec<Objective>)| {
             let good = Objective { name: "fast".into(), options: ObjectiveOptions::default() };
-            let mut config = Config { objective: vec![good], ..Config::default() };
-            change(&mut config.objective);
+            let mut objectives = vec![good];
+            change(&mut objectives);
             let mut faults = Vec::new();
-            check_observe(&config, &mut |holds, key, _| {
+            check_observe(&Observe::default(), &objectives, &mut |holds, key, _| {
                 if !holds {
                     faults.push(key.to_string());
                 }

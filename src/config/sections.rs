@@ -540,7 +540,7 @@ impl Config {
             },
             List {
                 name: "objective",
-                doc: "How long publications may take. One that is missed is a line in the log, a metric and an event (\"objective_missed\").",
+                doc: "How long publications may take. One that is missed is a line in the log, a metric and an event.",
                 example: "name = \"deliveries\"\nstage = \"last_write\"\np99 = \"500ms\"\nwindow = \"5m\"",
                 entries: &self.objective,
             },

@@ -16,7 +16,7 @@ use crate::control::drain::{DrainDefaults, Drains};
 use crate::control::events::{EventMetrics, EventsPlace};
 use crate::control::hooks::Hooks;
 use crate::control::metrics::{Metrics, Shared};
-use crate::control::objectives::ObjectivesMet;
+use crate::control::objectives_met::ObjectivesMet;
 use crate::control::options::ControlOptions;
 use crate::control::page;
 use crate::control::process::Process;
@@ -25,7 +25,7 @@ use crate::control::readiness::Readiness;
 use crate::control::reload::Reload;
 use crate::control::requests::Shards;
 use crate::control::responses::problem;
-use crate::control::tap::Taps;
+use crate::control::taps::Taps;
 use crate::control::tunnel::Tunnels;
 use crate::shard::router::Router;
 

@@ -34,6 +34,7 @@ mod listener;
 pub mod live;
 mod metrics;
 mod objectives;
+mod objectives_met;
 mod openapi;
 mod options;
 pub mod outbound;
@@ -49,6 +50,7 @@ mod requests;
 mod responses;
 mod seeing;
 mod tap;
+mod taps;
 mod tunnel;
 mod wire;
 

@@ -2,14 +2,10 @@
 //! path; a change is a line in the log, and a miss an event for the backend.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
-use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
@@ -25,33 +21,6 @@ use crate::shard::control_request::seen::Stage;
 /// How often one is looked at: a tenth of its window, within these.
 const LOOK_MIN: Duration = Duration::from_millis(200);
 const LOOK_MAX: Duration = Duration::from_secs(30);
-
-/// Which are met, for `/metrics`.
-#[derive(Clone, Debug, Default)]
-pub struct ObjectivesMet(Arc<[(String, AtomicBool)]>);
-
-impl ObjectivesMet {
-    pub fn new(objectives: &[Objective]) -> ObjectivesMet {
-        let met = objectives.iter().map(|objective| (objective.name.clone(), AtomicBool::new(true)));
-        ObjectivesMet(met.collect())
-    }
-}
-
-impl Collector for ObjectivesMet {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        if self.0.is_empty() {
-            return Ok(());
-        }
-        let any = ConstGauge::new(0_i64);
-        let help = "1 while publications take no longer than the objective says";
-        let mut family = encoder.encode_descriptor("objective_met", help, None, any.metric_type())?;
-        for (name, met) in &*self.0 {
-            let labels = [("objective", name.as_str())];
-            ConstGauge::new(i64::from(met.load(Ordering::Relaxed))).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
 
 /// Looks at each as long as the control plane runs.
 pub fn watch(handle: &Handle, app: &Arc<App>, objectives: &[Objective]) {
@@ -114,6 +83,7 @@ struct Judge {
     stage: Stage,
     p99: Duration,
     window: Duration,
+    /// Bound: a window of looks, which come a tenth of it apart or, in long ones, every `LOOK_MAX`.
     looks: VecDeque<Look>,
 }
 

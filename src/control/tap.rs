@@ -15,13 +15,14 @@ use axum::routing::get;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, channel as bounded_channel};
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::ClientId;
 use crate::base::trusted::Trusted;
 use crate::control::app::{App, without_key};
 use crate::control::responses::{busy, problem};
+use crate::control::taps::Taps;
 use crate::shard::control_request::ControlRequest;
 use crate::shard::control_request::tap::{Tap, TapEvent, TapSelector, TapSink, TapWhat};
 
@@ -41,10 +42,6 @@ const MASK: &str = "***";
 pub fn routes() -> Router<Arc<App>> {
     Router::new().route("/api/tap", get(tap))
 }
-
-/// How many there are.
-#[derive(Clone, Debug, Default)]
-pub struct Taps(Arc<AtomicUsize>);
 
 /// Where shards put what they see.
 struct Queue {
@@ -82,6 +79,7 @@ fn weight(event: &TapEvent) -> usize {
 /// One tap as its reader's connection has it: dropped, it ends.
 pub struct TapStream {
     queue: Arc<Queue>,
+    /// Bound: `QUEUE_BYTES_MAX`; what finds no room is counted as lost.
     events: mpsc::Receiver<TapEvent>,
     payloads: bool,
     taps: Taps,
@@ -162,7 +160,7 @@ async fn open(app: &App, asked: Parameters) -> Result<Response, Response> {
         app.taps.0.fetch_sub(1, Ordering::Relaxed);
         return Err(problem(StatusCode::TOO_MANY_REQUESTS, "there are eight taps already"));
     }
-    let (sender, events) = mpsc::channel(QUEUE_BYTES_MAX / EVENT_BYTES);
+    let (sender, events) = bounded_channel(QUEUE_BYTES_MAX / EVENT_BYTES);
     let queue = Arc::new(Queue {
         events: sender,
         bytes: AtomicUsize::new(0),
@@ -351,7 +349,8 @@ mod tests {
 
     #[test]
     fn secrets_are_never_shown_and_payloads_only_where_they_are_wanted() {
-        let connect = r#"{"id":1,"connect":{"token":"eyJhbGciOi.secret","headers":{"x":"secret"},"data":{"a":[{"Password":"secret","b":1}]}}}
+        let connect = r#"{"id":1,"connect":{"token":"eyJhbGciOi.secret","headers":{"x":"secret"},
+"data":{"a":[{"Password":"secret","b":1}]}}}
 {"id":2,"subscribe":{"channel":"news","token":"secret"}}"#;
         let brief = shown(&received(connect), false).to_string();
         assert!(brief.contains(r#""says":["connect","subscribe"]"#), "{brief}");
@@ -382,7 +381,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_stalls_loses_what_finds_no_room_and_hears_how_much() {
-        let (sender, events) = mpsc::channel(QUEUE_BYTES_MAX / EVENT_BYTES);
+        let (sender, events) = bounded_channel(QUEUE_BYTES_MAX / EVENT_BYTES);
         let queue = Arc::new(Queue {
             events: sender,
             bytes: AtomicUsize::new(0),

@@ -13,6 +13,7 @@ const LOOKED_AT_MAX: usize = 4096;
 
 #[derive(Default)]
 pub(in crate::shard) struct Ends {
+    /// Bound: `max`, the share of `observe.closed_kept`; the oldest goes.
     ring: VecDeque<End>,
     max: usize,
     /// Of the next one.
