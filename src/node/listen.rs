@@ -11,8 +11,8 @@ use serde_json::Value;
 use crate::base::address::{ListenAddress, Serves};
 use crate::config::Config;
 use crate::node::clock::unix_s;
-use crate::node::look::{LookFault, encoded, safe, tap_line};
 use crate::node::orders::{api_of, reachable};
+use crate::node::terminal::{LookFault, encoded, safe, tap_line};
 use crate::session::token::{ConnectToken, TokenBasis, sign_connect};
 
 /// A stream is silent for less: heartbeats come with the pings of other clients.

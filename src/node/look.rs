@@ -13,18 +13,11 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::config::look::{Look, LookTask};
 use crate::config::orders::Order;
+use crate::node::terminal::{LookFault, encoded, moment, safe, text};
 use crate::node::{listen, orders};
 
 /// Most entries that are asked for at a time.
 const PAGE: usize = 1000;
-
-/// Why a look came to nothing.
-pub enum LookFault {
-    /// The node refused it: exit code 1.
-    Refused(String),
-    /// The node could not be asked: exit code 2.
-    Unasked(String),
-}
 
 /// Exit code 0: done. 1: the node has refused. 2: it could not be asked.
 pub fn run(task: &LookTask) -> ExitCode {
@@ -209,53 +202,11 @@ fn result(mut answer: Value) -> Result<Value, LookFault> {
     }
 }
 
-/// For a query.
-pub fn encoded(text: &str) -> String {
-    text.bytes().fold(String::new(), |mut all, byte| {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => all.push(byte.into()),
-            _ => all.push_str(&format!("%{byte:02X}")),
-        }
-        all
-    })
-}
-
 // --- printing
 
 fn print(text: impl AsRef<str>) {
     // A reader that has seen enough is no failure.
     let _ = io::stdout().lock().write_all(text.as_ref().as_bytes());
-}
-
-/// Without what a terminal would act on, or what changes the order of letters.
-pub fn safe(text: &str) -> String {
-    let acts = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().fold(String::new(), |mut all, c| {
-        match acts(c) && c != '\n' {
-            true => all.extend(c.escape_unicode()),
-            false => all.push(c),
-        }
-        all
-    })
-}
-
-/// Of one line.
-fn text(value: &Value) -> String {
-    safe(value.as_str().unwrap_or_default()).replace('\n', "\\n")
-}
-
-/// A line of a tap.
-pub fn tap_line(said: &Value) -> String {
-    let mut line = format!("{}  {:<11}", moment(said["time_ms"].as_u64().unwrap_or(0)), text(&said["what"]));
-    let rest = said.as_object().into_iter().flatten();
-    for (key, value) in rest.filter(|(key, _)| !matches!(key.as_str(), "time_ms" | "what" | "shard")) {
-        let value = value.as_str().map_or_else(|| value.to_string(), |text| format!("{text:?}"));
-        let _ = write!(line, "  {} {}", safe(key), safe(&value));
-    }
-    line + "\n"
 }
 
 fn end_line(end: &Value) -> String {
@@ -409,14 +360,6 @@ fn top_text(before: &Value, now: &Value, busiest: &Value) -> String {
         }
     }
     all
-}
-
-/// "2026-11-28T01:02:03.004Z".
-fn moment(ms: u64) -> String {
-    let at = UNIX_EPOCH + Duration::from_secs(ms / 1000);
-    let text =
-        x509_cert::der::DateTime::from_system_time(at).map_or_else(|_| "?".into(), |time| time.to_string());
-    format!("{}.{:03}Z", text.trim_end_matches('Z'), ms % 1000)
 }
 
 /// "3d 4h", "2m 5s", "0.4s".

@@ -24,6 +24,7 @@ pub mod orders;
 mod pulse;
 mod reload;
 mod signals;
+mod terminal;
 mod tls;
 pub mod tokens;
 pub mod upgrade;
