@@ -14,7 +14,7 @@
 //!   through bounded inboxes ([`shard::mailbox::Inbox`]), and nothing on the data path takes a lock.
 //! - **An owner may be elsewhere.** Followers take the items of a log only in sequence and read what is missing; what they and
 //!   an owner say to each other is [`shard::owner`], and an owner is a shard of this node or an engine that nodes share. An
-//!   acknowledgement leaves when the append is kept ([`hub::log_store`]).
+//!   acknowledgement leaves when the append is kept ([`hub::log_store`]); what is durable is kept in segment files ([`store`]).
 //! - **A peer is not a socket.** A connection is a link (framing, unsent bytes) and a peer (client, unidirectional client,
 //!   tunnel): the peer has the number that its public id is made of, so that it can move to another process.
 //! - **Bytes pass a [`layer`]**, chosen by the listener that a connection came by. Plain ones pass none.
@@ -38,6 +38,7 @@
 //! base ◀─ hub ◀──────────────┼─ shard ◀─ control ◀─ node
 //! base ◀─ driver, layer ◀────┘            config, telemetry ─┘
 //! base ◀─ record ◀─ proto, session, hub, control
+//! hub  ◀─ store ◀─ node
 //! ```
 //! The hub never sees a descriptor, a codec never sees a socket, a session never sees a log, and tokio never appears
 //! below `control`. `tests/tidy.rs` holds these directions.
@@ -53,4 +54,5 @@ pub mod proto;
 pub mod record;
 pub mod session;
 pub mod shard;
+pub mod store;
 pub mod telemetry;

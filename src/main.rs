@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Ok(Job::Upgrade(task)) => node::upgrade::ask(task),
         Ok(Job::Doctor(start, diagnosis)) => node::doctor::run(&start, &diagnosis),
         Ok(Job::Token(task)) => node::tokens::run(&task),
+        Ok(Job::Store(task)) => node::store::run(&task),
         Ok(Job::Order(task)) => node::orders::run(&task),
         Ok(Job::Look(task)) => node::look::run(&task),
         Ok(Job::Init(task)) => node::init::run(&task),

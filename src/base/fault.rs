@@ -24,15 +24,30 @@ pub enum ErrorCode {
     TooManyRequests = 111,
     UnrecoverablePosition = 112,
     Conflict = 113,
+    // Ours, and 100 for clients: what a client can do about them is to try again later.
+    /// The store has no room.
+    StoreFull = 0xf000,
+    /// The store's disk has failed: nothing more is written before a restart.
+    StoreFailed,
+    /// More is on its way to the store than may be.
+    StoreBusy,
 }
 
 impl ErrorCode {
     pub fn code(self) -> u16 {
-        self as u16
+        if self.is_of_store() { ErrorCode::Internal as u16 } else { self as u16 }
+    }
+
+    /// The store of durable channels takes nothing now.
+    pub fn is_of_store(self) -> bool {
+        matches!(self, ErrorCode::StoreFull | ErrorCode::StoreFailed | ErrorCode::StoreBusy)
     }
 
     pub fn message(self) -> &'static str {
         match self {
+            ErrorCode::StoreFull => "the store is full: nothing more is kept",
+            ErrorCode::StoreFailed => "the store's disk has failed: it is read-only until a restart",
+            ErrorCode::StoreBusy => "the store does not keep up: try again",
             ErrorCode::Internal => "internal server error",
             ErrorCode::Unauthorized => "unauthorized",
             ErrorCode::UnknownChannel => "unknown channel",
@@ -52,7 +67,7 @@ impl ErrorCode {
 
     /// The client may try the same command again later.
     pub fn temporary(self) -> bool {
-        matches!(self, ErrorCode::Internal | ErrorCode::TooManyRequests)
+        self.is_of_store() || matches!(self, ErrorCode::Internal | ErrorCode::TooManyRequests)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::base::pattern::Pattern;
 use crate::config::table::{Key, Section, section};
 use crate::config::value::{Given, Setting};
+use crate::hub::log_store::Durable;
 use crate::hub::{ChannelOptions, GapPolicy, RecoveryMode};
 use crate::session::permissions::PERMISSIONS;
 use crate::session::rules::{ChannelRules, NamespaceOptions};
@@ -28,6 +29,10 @@ section! {
         /// What a client that was away gets: "stream" is all that it missed, or the word that it cannot; "cache" is the newest
         /// publication alone, for channels whose every publication is the whole state.
         recovery_mode: RecoveryMode;
+        /// What a publication survives: "no" keeps it in memory; "async" writes it to the store soon after it was acknowledged, so that
+        /// the end of the process or of the machine loses at most the last 100 ms; "sync" acknowledges what is on disk.
+        /// Needs `store.path` and history.
+        durable: Durable;
         /// Publications that come within this time of the last delivery leave together, with one write for each
         /// subscriber: less cpu a message at high rates for as much more latency. A publication after a pause leaves
         /// at once. 0: none waits.

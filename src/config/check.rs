@@ -19,6 +19,7 @@ use crate::config::tls::check_tls;
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
 use crate::hub::limits::BATCH_DELAY_MAX;
+use crate::hub::log_store::Durable;
 use crate::session::origins::OriginPattern;
 use crate::session::permissions::{Deed, Permission, Who};
 use crate::session::rules::NamespaceOptions;
@@ -27,6 +28,8 @@ use crate::session::token::keys::{Key, KeyFault};
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
 const BODY_BYTES_MAX: Size = Size::mib(64);
 const MESSAGE_BYTES_MAX: Size = Size::mib(16);
+/// The files hold at least a few segments: one that is written, and some of a copy beside those that it replaces.
+const SEGMENTS_MIN: u64 = 8;
 /// Longest patience with connections of HTTP: what idles for a day is forgotten on the other side.
 const HTTP_KEEP_ALIVE_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -196,6 +199,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         check_channel(&namespace.options, &path, &mut require);
     }
     check_admission(&config.admission, &mut require);
+    check_store(config, &mut require);
     check_hooks(config, &mut require);
     check_tunnels(config, &mut require);
     faults.extend(check_exposure(config, origins));
@@ -309,6 +313,41 @@ fn check_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMu
     );
 }
 
+fn check_store(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+    let store = &config.store;
+    require(store.path.as_deref() != Some(""), "store.path", "must name a directory");
+    require(
+        (Size::mib(1)..=Size::mib(256)).contains(&store.segment_bytes),
+        "store.segment_bytes",
+        "must be from 1MiB to 256MiB",
+    );
+    require(
+        store.bytes_max.0 / SEGMENTS_MIN >= store.segment_bytes.0,
+        "store.bytes_max",
+        "must be at least eight times store.segment_bytes",
+    );
+    require(
+        store.compact_interval >= Duration::from_secs(1),
+        "store.compact_interval",
+        "must be at least 1s",
+    );
+    let mut check = |path: &str, options: &NamespaceOptions| {
+        let channel = &options.channel;
+        let is_durable = channel.durable != Durable::No;
+        let key = format!("{path}.durable");
+        require(
+            !is_durable || store.path.is_some(),
+            &key,
+            "needs store.path: there is no disk to keep it on",
+        );
+        require(!is_durable || channel.keeps_history(), &key, "needs history_size and history_ttl");
+    };
+    check("channel", &config.channel);
+    for (at, namespace) in config.namespace.iter().enumerate() {
+        check(&format!("namespace[{at}]"), &namespace.options);
+    }
+}
+
 /// A node that strangers can reach needs a key for the API and a way to tell clients apart.
 fn check_exposure(config: &Config, origins: &Origins) -> Vec<Fault> {
     let exposed = config.listeners().into_iter().find(|listener| !listener.address.is_local());
@@ -363,4 +402,50 @@ pub(super) fn faults_of(text: &str) -> Vec<String> {
     let mut faults = crate::config::file::apply(&mut config, &mut origins, "t.toml", text);
     faults.extend(check(&config, &origins));
     faults.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod store_tests {
+    use super::*;
+    use crate::config::file::Origins;
+
+    fn faults(change: impl FnOnce(&mut Config)) -> Vec<String> {
+        let mut config = Config::default();
+        change(&mut config);
+        let found = check(&config, &Origins::default());
+        found.into_iter().map(|fault| format!("{}: {}", fault.key, fault.problem)).collect()
+    }
+
+    #[test]
+    fn a_durable_channel_needs_a_store_and_history() {
+        assert_eq!(faults(|_| {}), [""; 0]);
+        let kept = |config: &mut Config| {
+            config.channel.channel.history_size = 10;
+            config.channel.channel.history_ttl = Duration::from_secs(60);
+        };
+        let found = faults(|config| {
+            kept(config);
+            config.channel.channel.durable = Durable::Async;
+        });
+        assert_eq!(found, ["channel.durable: needs store.path: there is no disk to keep it on"]);
+        let found = faults(|config| {
+            config.store.path = Some("/var/lib/trunkline".to_owned());
+            config.channel.channel.durable = Durable::Sync;
+        });
+        assert_eq!(found, ["channel.durable: needs history_size and history_ttl"]);
+        let found = faults(|config| {
+            kept(config);
+            config.store.path = Some("/var/lib/trunkline".to_owned());
+            config.channel.channel.durable = Durable::Sync;
+        });
+        assert_eq!(found, [""; 0]);
+    }
+
+    #[test]
+    fn a_store_has_room_for_a_few_files() {
+        let found = faults(|config| config.store.bytes_max = Size::mib(64));
+        assert_eq!(found, ["store.bytes_max: must be at least eight times store.segment_bytes"]);
+        let found = faults(|config| config.store.segment_bytes = Size::kib(1));
+        assert_eq!(found, ["store.segment_bytes: must be from 1MiB to 256MiB"]);
+    }
 }

@@ -1,5 +1,5 @@
-//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, `trunkline import`, `trunkline doctor`, and
-//! tokens made and checked with the keys of a configuration: `trunkline gentoken`, `gensubtoken`, `checktoken`.
+//! The command line: `trunkline [FLAGS]`, `trunkline config`, `trunkline check FILE`, `trunkline import`, `trunkline doctor`,
+//! `trunkline store`, and tokens made and checked with the keys of a configuration: `trunkline gentoken`, `gensubtoken`, `checktoken`.
 //!
 //! Flags come from the table of settings. Exit codes: 0 done, 1 the checked file has faults, 2 the command line or the
 //! configuration is wrong.
@@ -26,6 +26,8 @@ use crate::config::memory::MemoryPlan;
 use crate::config::orders::{self, OrderTask};
 use crate::config::places::Listener;
 use crate::config::sections::Config;
+use crate::config::store_command;
+pub use crate::config::store_command::{StoreJob, StoreTask};
 use crate::config::value::{Given, Setting as _};
 
 /// Longest configuration file that is read, in bytes. A larger one is some other file.
@@ -118,6 +120,7 @@ pub struct UpgradeTask {
 /// Work for the node.
 #[derive(Clone, Debug)]
 pub enum Job {
+    Store(StoreTask),
     Serve(Start),
     Upgrade(UpgradeTask),
     Doctor(Start, Diagnosis),
@@ -144,6 +147,7 @@ pub fn run(
         Action::Upgrade(task) => Ok(Job::Upgrade(task)),
         Action::Doctor(start, diagnosis) => Ok(Job::Doctor(*start, diagnosis)),
         Action::Token(task) => Ok(Job::Token(task)),
+        Action::Store(task) => Ok(Job::Store(task)),
         Action::Order(task) => Ok(Job::Order(task)),
         Action::Look(task) => Ok(Job::Look(task)),
         Action::Init(task) => Ok(Job::Init(task)),
@@ -169,6 +173,7 @@ pub enum Action {
     Order(Box<OrderTask>),
     Look(Box<LookTask>),
     Init(InitTask),
+    Store(StoreTask),
     /// Examine the host for what would be served.
     Doctor(Box<Start>, Diagnosis),
     /// Print `text`, to stderr if `code` is not 0, and exit.
@@ -259,6 +264,7 @@ pub fn interpret(
                 (Ok(_), None) => unreachable!("these names are those of looks"),
             }
         }
+        Some(("store", matches)) => Action::Store(store_command::task(matches)),
         Some(("upgrade", matches)) => match upgrade_task(matches) {
             Ok(task) => Action::Upgrade(task),
             Err(faults) => refuse(&faults, 2),
@@ -546,6 +552,7 @@ fn command(rows: &[Row]) -> Command {
             look::commands()
                 .map(|look| look.arg(config.clone()).args(centrifugo.clone()).args(flags.clone())),
         )
+        .subcommand(store_command::command())
         .subcommand(
             Command::new("upgrade")
                 .about("Put another process in the place of a running node, with all its clients; exits 1 when it stays as it was")

@@ -13,6 +13,7 @@ fn printed(action: Action) -> (String, u8) {
         Action::Order(task) => panic!("orders {:?}", task.order),
         Action::Look(task) => panic!("looks {:?}", task.look),
         Action::Init(task) => panic!("writes {task:?}"),
+        Action::Store(task) => panic!("looks into {task:?}"),
         Action::Upgrade(task) => panic!("upgrades {task:?}"),
     }
 }
@@ -26,6 +27,7 @@ fn served(action: Action) -> Config {
         Action::Order(task) => panic!("orders {:?}", task.order),
         Action::Look(task) => panic!("looks {:?}", task.look),
         Action::Init(task) => panic!("writes {task:?}"),
+        Action::Store(task) => panic!("looks into {task:?}"),
         Action::Upgrade(task) => panic!("upgrades {task:?}"),
     }
 }

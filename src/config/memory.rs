@@ -58,6 +58,9 @@ const CONNECTIONS_AUTO_MAX: u64 = 1_000_000;
 /// Fewer are not worth a start: "as many as fit" then ends in a refusal that names what is too large.
 const CONNECTIONS_AUTO_MIN: u64 = 1_000;
 
+/// What one shard may have on its way to the store (`store::QUEUE_BYTES_MAX`).
+const STORE_QUEUE_BYTES: u64 = 4 << 20;
+
 /// Bounds of what grows, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MemoryPlan {
@@ -94,6 +97,8 @@ pub struct MemoryPlan {
     pub networks_bytes: u64,
     /// What compresses and inflates messages; nothing where none are.
     pub compressors_bytes: u64,
+    /// What is on its way to the store, and the file that is read at the start; nothing without one.
+    pub store_bytes: u64,
     /// What this process may use: the machine's memory, or its control group's limit when that is less.
     pub machine_bytes: u64,
 }
@@ -153,6 +158,12 @@ impl MemoryPlan {
             // In the table, and in the order in which they are forgotten.
             networks_bytes: of(by_network, IDLE_NETWORKS_MAX as u64 * 2 * NETWORK_BYTES),
             compressors_bytes: compressors_bytes(config, shards),
+            store_bytes: of(
+                config.store.path.is_some(),
+                // A shard fills one while the other is written; each may be longer by an entry.
+                (2 * STORE_QUEUE_BYTES + config.api.body_bytes_max.0) * shards
+                    + 2 * config.store.segment_bytes.0,
+            ),
             machine_bytes,
         };
         let connections = match config.client.connections_max {
@@ -187,7 +198,7 @@ impl MemoryPlan {
     }
 
     /// Every part of the sum and how it is called. All fields are named here: a new one cannot be forgotten.
-    fn parts(&self) -> [(String, u64); 17] {
+    fn parts(&self) -> [(String, u64); 18] {
         let &MemoryPlan {
             connections_max,
             connections_bytes,
@@ -208,6 +219,7 @@ impl MemoryPlan {
             handshakes_bytes,
             networks_bytes,
             compressors_bytes,
+            store_bytes,
             machine_bytes: _,
         } = self;
         [
@@ -227,6 +239,7 @@ impl MemoryPlan {
             ("TLS handshakes".to_string(), handshakes_bytes),
             ("networks".to_string(), networks_bytes),
             ("compressors".to_string(), compressors_bytes),
+            ("store".to_string(), store_bytes),
             ("base".to_string(), BASE_BYTES),
         ]
     }
@@ -366,6 +379,16 @@ mod tests {
     fn a_small_machine_remembers_fewer_ends() {
         let of = |machine: u64| MemoryPlan::new(&config(), machine).unwrap().closed_kept;
         assert_eq!((of(2 << 30), of(64 << 30)), (47_934, 100_000));
+    }
+
+    #[test]
+    fn a_store_is_counted_where_there_is_one() {
+        let without = MemoryPlan::new(&config(), 64 << 30).unwrap();
+        let mut config = config();
+        config.store.path = Some("/var/lib/trunkline".to_owned());
+        let with = MemoryPlan::new(&config, 64 << 30).unwrap();
+        assert_eq!((without.store_bytes, with.store_bytes), (0, (8 + 8 + 2 + 32) << 20));
+        assert_eq!(with.total() - without.total(), with.store_bytes);
     }
 
     #[test]

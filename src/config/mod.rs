@@ -30,6 +30,8 @@ mod secrets;
 mod sections;
 mod shares;
 mod shutdown;
+mod store;
+mod store_command;
 mod table;
 pub mod tls;
 mod tunnels;
@@ -45,5 +47,6 @@ pub use sections::{
     Namespace, Token, Tunnel, TunnelOptions,
 };
 pub use shutdown::Shutdown;
+pub use store::StoreSettings;
 pub use tls::{TlsCertificate, TlsSettings};
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::sections::{Config, Tunnel};
+use crate::config::sections::{Config, List, Tunnel};
 use crate::config::table::{Entries, Section};
 
 /// Keys and whole sections that a running node takes. What is not here has shaped threads, rings or listeners, or is what
@@ -116,10 +116,22 @@ pub fn place_tunnels(old: &[PlacedTunnel], new: &[Tunnel]) -> Result<Vec<PlacedT
 
 /// Whether a running node takes another value of this key, or other entries of this list.
 fn is_live(path: &str) -> bool {
+    // What was given to clients must not be taken back by what is written from now on.
+    if path.ends_with(".durable") {
+        return false;
+    }
     LIVE.iter().any(|live| match live.strip_suffix('.') {
         Some(section) => path.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')),
         None => *live == path,
     })
+}
+
+/// Whether the entry of this key was added and keeps something in the store.
+fn is_durable(list: &List<'_>, what: &str, key: &str) -> bool {
+    let all = list.entries.all();
+    let found = all.iter().find(|(name, _)| format!("{name:?}") == key);
+    what == "added"
+        && found.and_then(|(_, section)| section.get("durable")).is_some_and(|durable| durable != "\"no\"")
 }
 
 /// Every difference, in the order of the documented file.
@@ -133,9 +145,11 @@ pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
         }
     }
     for (old, new) in before.lists().iter().zip(after.lists()) {
-        let live = is_live(new.name);
         let of = entries(old.entries, new.entries).into_iter();
-        changes.extend(of.map(|(key, what)| Change { key: format!("{} {key}", new.name), what, live }));
+        changes.extend(of.map(|(key, what)| {
+            let live = is_live(new.name) && !key.ends_with(": durable") && !is_durable(&new, &what, &key);
+            Change { key: format!("{} {key}", new.name), what, live }
+        }));
     }
     changes
 }
@@ -184,6 +198,29 @@ fn entries(old: &dyn Entries, new: &dyn Entries) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_durable_changes_by_a_restart_alone() {
+        use crate::config::sections::Namespace;
+        use crate::hub::log_store::Durable;
+        let before = Config::default();
+        let mut after = before.clone();
+        after.channel.channel.durable = Durable::Sync;
+        after.namespace = vec![Namespace::default(), Namespace::default()];
+        after.namespace[0].name = "kept".into();
+        after.namespace[0].options.channel.durable = Durable::Async;
+        after.namespace[1].name = "other".into();
+        let live: Vec<(String, bool)> =
+            changes(&before, &after).into_iter().map(|change| (change.key, change.live)).collect();
+        let expected =
+            [("channel.durable", false), ("namespace \"kept\"", false), ("namespace \"other\"", true)];
+        assert_eq!(live, expected.map(|(key, live)| (key.to_owned(), live)));
+        let mut changed = after.clone();
+        changed.namespace[1].options.channel.durable = Durable::Async;
+        let found = changes(&after, &changed);
+        assert_eq!(found.len(), 1);
+        assert!(!found[0].live && found[0].key == "namespace \"other\": durable", "{found:?}");
+    }
     use crate::config::load::{Sources, load};
 
     fn config(text: &str) -> Config {

@@ -12,6 +12,7 @@ use crate::config::listeners::{FileMode, Listeners};
 use crate::config::observe::{Objective, Observe};
 use crate::config::paths::Paths;
 use crate::config::shutdown::Shutdown;
+use crate::config::store::StoreSettings;
 use crate::config::table::{Entries, Named, Section, settings};
 use crate::config::tls::TlsSettings;
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Moment, Secret, Size, WhenUnavailable};
@@ -67,6 +68,7 @@ settings! {
         pub events: Events,
         pub limits: Limits,
         pub observe: Observe,
+        pub store: StoreSettings,
         pub admission: Admission,
         pub shutdown: Shutdown,
         pub mode: Mode,
@@ -561,7 +563,7 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 14] {
+    pub fn parts(&self) -> [Part<'_>; 15] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
@@ -592,6 +594,7 @@ impl Config {
             part("events", "Events for the backend, in batches and in order.", &self.events),
             part("limits", "Bounds of the whole node.", &self.limits),
             part("observe", "What an operator may look at.", &self.observe),
+            part("store", "What durable channels are kept in.", &self.store),
             part(
                 "admission",
                 "Who of those that come is let in: by their network, and by what the node can take.",
@@ -616,6 +619,7 @@ impl Config {
             "events" => &mut self.events,
             "limits" => &mut self.limits,
             "observe" => &mut self.observe,
+            "store" => &mut self.store,
             "admission" => &mut self.admission,
             "shutdown" => &mut self.shutdown,
             _ => return None,

@@ -8,6 +8,7 @@ use crate::base::address::Serves;
 use crate::base::address_mask::AddressMask;
 use crate::base::pattern::Pattern;
 use crate::base::trusted::AddressField;
+use crate::hub::log_store::Durable;
 use crate::hub::users::UserPolicy;
 use crate::hub::{GapPolicy, RecoveryMode};
 
@@ -437,6 +438,8 @@ word_settings!(WhenUnavailable, "\"refuse\" or \"let-in\"",
     "refuse" => WhenUnavailable::Refuse, "let-in" => WhenUnavailable::LetIn);
 word_settings!(RecoveryMode, "\"stream\" or \"cache\"",
     "stream" => RecoveryMode::Stream, "cache" => RecoveryMode::Cache);
+word_settings!(Durable, "\"no\", \"async\" or \"sync\"",
+    "no" => Durable::No, "async" => Durable::Async, "sync" => Durable::Sync);
 word_settings!(GapPolicy, "\"tell\", \"latest\" or \"close\"",
     "tell" => GapPolicy::Tell, "latest" => GapPolicy::Latest, "close" => GapPolicy::Close);
 

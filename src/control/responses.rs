@@ -28,6 +28,13 @@ pub fn busy() -> Response {
     response
 }
 
+/// The store of durable channels has not taken it: nothing was published.
+pub fn stored_nothing(error_code: ErrorCode) -> Response {
+    let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, error_code.message());
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
 /// RFC 9457.
 #[derive(Serialize)]
 struct Problem<'p> {

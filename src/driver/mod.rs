@@ -45,7 +45,7 @@ use crate::base::ids::{ListenerId, Sock};
 use crate::base::time::Time;
 
 pub use self::listener::{Bind, ListenerOptions, UnixSocket};
-pub use self::sys::{give_memory_back, take_short_turns};
+pub use self::sys::{allocate, give_memory_back, now, take_short_turns};
 pub use self::types::{AcceptFailure, Hold, Part, SendCause, SocketOptions, Wake};
 
 /// What happened since the last [`Driver::wait`].

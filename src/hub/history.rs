@@ -22,6 +22,9 @@ pub fn entry_bytes(publication: &Publication) -> usize {
 
 /// The retained end of a channel's log: publications without a hole, the newest of which is the channel's top.
 /// Reads see no entry whose time is over, whether it was dropped already or not.
+///
+/// Offsets may jump where a process ended before it had written everything: what stands before and behind the jump follow
+/// each other, and a position between them is of what is lost.
 #[derive(Debug, Default)]
 pub struct Log {
     /// In offset order, and so in order of `expires`.
@@ -62,6 +65,28 @@ impl Log {
         self.ring.range(from..).map(|entry| (&entry.publication, entry.expires))
     }
 
+    /// The oldest entry's offset.
+    pub fn oldest(&self) -> Option<Offset> {
+        self.ring.front().map(|entry| entry.publication.offset())
+    }
+
+    /// Entries before `below`, newest first.
+    pub fn newest_before(&self, below: Option<Offset>) -> impl Iterator<Item = &Arc<Publication>> {
+        let end = below.map_or(self.ring.len(), |below| {
+            self.ring.partition_point(|entry| entry.publication.offset() < below)
+        });
+        self.ring.range(..end).rev().map(|entry| &entry.publication)
+    }
+
+    /// Puts an entry before the oldest.
+    pub fn push_oldest(&mut self, publication: Arc<Publication>, expires: Time) {
+        let Some(oldest) = self.ring.front() else { return self.push(publication, expires) };
+        assert!(publication.offset() < oldest.publication.offset(), "a log has one order");
+        let expires = expires.min(oldest.expires);
+        self.bytes += entry_bytes(&publication);
+        self.ring.push_front(Entry { publication, expires });
+    }
+
     /// When the oldest entry is over.
     pub fn oldest_expires(&self) -> Option<Time> {
         self.ring.front().map(|entry| entry.expires)
@@ -70,7 +95,7 @@ impl Log {
     /// Appends the publication that follows the newest.
     pub fn push(&mut self, publication: Arc<Publication>, expires: Time) {
         if let Some(newest) = self.ring.back() {
-            assert_eq!(newest.publication.offset().next(), publication.offset(), "a log has no hole");
+            assert!(newest.publication.offset() < publication.offset(), "a log has one order");
             debug_assert!(newest.expires <= expires);
         }
         self.bytes += entry_bytes(&publication);
@@ -95,26 +120,32 @@ impl Log {
         if asked == top {
             return Recovery::Recovered(Vec::new());
         }
-        if asked > top || top.0 - asked.0 > publications_max as u64 {
+        let next = self.place_after(asked);
+        let left = self.ring.len() - next;
+        if asked > top || next < self.live_from(now) || left > publications_max || !self.reaches(asked, next)
+        {
             return Recovery::Lost;
         }
-        let live = self.live_from(now);
-        match self.place_of(asked.next()) {
-            Some(place) if place >= live => Recovery::Recovered(self.collect(place, usize::MAX)),
-            _ => Recovery::Lost,
-        }
+        Recovery::Recovered(self.collect(next, usize::MAX))
+    }
+
+    /// The first place behind `offset`.
+    fn place_after(&self, offset: Offset) -> usize {
+        self.ring.partition_point(|entry| entry.publication.offset() <= offset)
+    }
+
+    /// Whether nothing is missing between `offset` and the entry at `next`, which is the first behind it.
+    fn reaches(&self, offset: Offset, next: usize) -> bool {
+        let is_at = |place: usize, at: Offset| {
+            self.ring.get(place).is_some_and(|entry| entry.publication.offset() == at)
+        };
+        is_at(next, offset.next()) || next.checked_sub(1).is_some_and(|before| is_at(before, offset))
     }
 
     /// At most `limit` entries from the first after `since` on (from the oldest if that is later), oldest first.
     pub fn forward(&self, since: Option<Offset>, now: Time, limit: usize) -> Publications {
         let live = self.live_from(now);
-        let from = match (since, self.ring.front()) {
-            (Some(since), Some(oldest)) if since >= oldest.publication.offset() => {
-                usize::try_from(since.0 - oldest.publication.offset().0)
-                    .map_or(usize::MAX, |n| n.saturating_add(1))
-            }
-            _ => 0,
-        };
+        let from = since.map_or(0, |since| self.place_after(since));
         self.collect(from.max(live), limit)
     }
 
@@ -123,10 +154,15 @@ impl Log {
     pub fn reverse(&self, since: Option<Offset>, now: Time, limit: usize) -> Publications {
         let end = match since {
             None => self.ring.len(),
-            Some(Offset(since)) => {
-                match since.checked_sub(1).and_then(|before| self.place_of(Offset(before))) {
-                    Some(place) => place + 1,
-                    None => return Vec::new(),
+            Some(since) => {
+                let end = self.ring.partition_point(|entry| entry.publication.offset() < since);
+                let before = Offset(since.0.saturating_sub(1));
+                let is_there = |place: usize, at| {
+                    self.ring.get(place).is_some_and(|entry| entry.publication.offset() == at)
+                };
+                match end.checked_sub(1) {
+                    Some(last) if is_there(last, before) || is_there(end, since) => end,
+                    _ => return Vec::new(),
                 }
             }
         };
@@ -138,12 +174,6 @@ impl Log {
     /// The place of the first entry whose time is not over.
     fn live_from(&self, now: Time) -> usize {
         self.ring.partition_point(|entry| entry.expires <= now)
-    }
-
-    fn place_of(&self, offset: Offset) -> Option<usize> {
-        let oldest = self.ring.front()?.publication.offset();
-        let place = usize::try_from(offset.0.checked_sub(oldest.0)?).ok()?;
-        (place < self.ring.len()).then_some(place)
     }
 
     fn collect(&self, from: usize, limit: usize) -> Publications {
@@ -219,6 +249,38 @@ mod tests {
         assert_eq!(recovered(&log, 15, 0, 5), Some((16..=20).collect()));
         assert_eq!(recovered(&log, 14, 0, 5), None);
         assert_eq!(recovered(&log, 20, 0, 0), Some(vec![]));
+    }
+
+    /// 13 is followed by 100: what was between them is lost, and who was at 13, or came back before 100, has missed no more.
+    #[test]
+    fn a_jump_is_no_hole_for_those_on_its_sides() {
+        let mut log = Log::default();
+        for offset in [11, 12, 13, 100, 101] {
+            log.push(publication(offset), Time::NEVER);
+        }
+        let recovered = |asked: u64| match log.recover(Offset(101), Offset(asked), Time(0), 300) {
+            Recovery::Recovered(publications) => Some(offsets(&publications)),
+            Recovery::Lost | Recovery::Later(_) => None,
+        };
+        assert_eq!(recovered(12), Some(vec![13, 100, 101]));
+        assert_eq!(recovered(13), Some(vec![100, 101]));
+        assert_eq!(recovered(99), Some(vec![100, 101]));
+        assert_eq!(recovered(100), Some(vec![101]));
+        for lost in [9, 14, 98, 102] {
+            assert_eq!(recovered(lost), None, "{lost}");
+        }
+        // Nothing has come behind the jump yet.
+        let mut log = Log::default();
+        log.push(publication(13), Time::NEVER);
+        let empty = |asked| matches!(log.recover(Offset(99), Offset(asked), Time(0), 300), Recovery::Recovered(found) if found.is_empty());
+        assert!(empty(13) && empty(99) && !empty(14) && !empty(98));
+        let mut log = Log::default();
+        log.push(publication(13), Time::NEVER);
+        log.push(publication(100), Time::NEVER);
+        assert_eq!(offsets(&log.forward(Some(Offset(13)), Time(0), 9)), [100]);
+        assert_eq!(offsets(&log.forward(Some(Offset(50)), Time(0), 9)), [100]);
+        assert_eq!(offsets(&log.reverse(Some(Offset(100)), Time(0), 9)), [13]);
+        assert_eq!(offsets(&log.reverse(Some(Offset(50)), Time(0), 9)), [0; 0]);
     }
 
     #[test]

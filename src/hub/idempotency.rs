@@ -15,6 +15,8 @@ pub struct IdempotencyKeys {
     /// Bound: `idempotency_keys_max`.
     order: VecDeque<Issued>,
     keys_max: usize,
+    /// How many have gone.
+    dropped: u64,
     /// For lookups without an allocation.
     scratch: Vec<u8>,
 }
@@ -44,6 +46,7 @@ impl IdempotencyKeys {
             answers: HashMap::with_hasher(hash),
             order: VecDeque::new(),
             keys_max,
+            dropped: 0,
             scratch: Vec::new(),
         }
     }
@@ -90,6 +93,11 @@ impl IdempotencyKeys {
         })
     }
 
+    /// The number of the oldest, counted from the first there ever was.
+    pub fn first(&self) -> u64 {
+        self.dropped
+    }
+
     /// Puts keys that came from several places in their order.
     pub fn sort(&mut self) {
         self.order.make_contiguous().sort_by_key(|issued| issued.expires);
@@ -106,6 +114,7 @@ impl IdempotencyKeys {
     /// Drops the oldest key. Returns whose it was.
     pub fn drop_oldest(&mut self) -> Option<Owner> {
         let issued = self.order.pop_front()?;
+        self.dropped += 1;
         if self.answers.get(&issued.key).is_some_and(|answer| answer.expires <= issued.expires) {
             self.answers.remove(&issued.key);
         }

@@ -11,14 +11,57 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use crate::base::ids::{Offset, Position};
+use crate::base::fault::ErrorCode;
+use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publication, Publications};
 use crate::base::time::Time;
 use crate::hub::idempotency::Owner;
+use crate::record::{PublicationRecord, StoredPublication, StoredRecord, VersionRecord};
 
 /// Names an append or a read that is not done yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
+
+/// What a publication survives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durable {
+    /// It is in memory alone.
+    #[default]
+    No,
+    /// It is acknowledged at once and on disk soon after.
+    Async,
+    /// It is acknowledged when it is on disk.
+    Sync,
+}
+
+/// A publication on its way to a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<'a> {
+    pub publication: &'a Arc<Publication>,
+    /// What it is answered: where the log stands, when it is kept out of it.
+    pub position: Position,
+    /// Empty: none.
+    pub key: &'a str,
+    /// 0: none.
+    pub version: u64,
+    pub version_epoch: &'a str,
+    /// Acknowledged when it is kept for good.
+    pub sync: bool,
+}
+
+impl Entry<'_> {
+    pub fn to_record(&self) -> StoredRecord {
+        let epoch = self.version_epoch.into();
+        StoredRecord::Publication(StoredPublication {
+            channel: self.publication.channel.clone(),
+            publication: PublicationRecord::of(self.publication),
+            position: self.position,
+            key: self.key.into(),
+            version: (self.version > 0).then_some(VersionRecord { number: self.version, epoch }),
+            loose: !self.sync,
+        })
+    }
+}
 
 /// What became of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +69,8 @@ pub enum Append {
     /// The publication is kept as durably as its channel asks.
     Done,
     Later(Ticket),
+    /// It cannot be kept, and was not given its offset.
+    Refused(ErrorCode),
 }
 
 /// What became of a read.
@@ -41,20 +86,45 @@ pub enum ReadBack {
 /// What was under way is done.
 #[derive(Debug)]
 pub enum Done {
-    /// False: it is not kept and never will be, nor is any later one of its channel that is under way.
-    Appended(bool),
+    /// An error: it is not kept and never will be, nor is any later one of its channel that is under way.
+    Appended(Result<(), ErrorCode>),
     Read(Publications),
 }
 
 /// Keeps logs besides the owner's memory. Appends of one channel are done in order; a ticket is given once.
 pub trait LogStore: Send {
-    fn append(&mut self, publication: &Arc<Publication>, now: Time) -> Append;
+    fn append(&mut self, entry: Entry<'_>, now: Time) -> Append;
 
     /// The publications of the log of `end.epoch` after `after` up to `end`, the oldest `limit` of them.
     fn read(&mut self, channel: &str, after: Offset, end: Position, limit: usize) -> ReadBack;
 
     /// What has been done since this was last called, one at a time.
     fn take_done(&mut self) -> Option<(Ticket, Done)>;
+
+    /// It wants the publications of all channels, also of those that are not durable.
+    fn takes_all(&self) -> bool {
+        false
+    }
+
+    /// What is kept of a channel's log up to a position is no longer wanted.
+    fn removed(&mut self, _channel: &ChannelName, _until: Position) {}
+
+    /// Wants everything that is held written again, under this number; 0: no.
+    fn wants_copy(&mut self) -> u64 {
+        0
+    }
+
+    /// A part of that. Gives it back while there is no room.
+    ///
+    /// # Errors
+    /// The part.
+    fn copy(&mut self, part: StoredRecord) -> Result<(), StoredRecord> {
+        drop(part);
+        Ok(())
+    }
+
+    /// All parts were given.
+    fn copied(&mut self, _number: u64) {}
 }
 
 /// Keeps nothing besides the owner's memory: every append is done at once.
@@ -62,7 +132,7 @@ pub trait LogStore: Send {
 pub struct MemoryOnly;
 
 impl LogStore for MemoryOnly {
-    fn append(&mut self, _: &Arc<Publication>, _: Time) -> Append {
+    fn append(&mut self, _: Entry<'_>, _: Time) -> Append {
         Append::Done
     }
 
@@ -79,12 +149,14 @@ impl LogStore for MemoryOnly {
 pub(super) struct Pending {
     pub ticket: Ticket,
     pub publication: Arc<Publication>,
+    /// What it is answered.
+    pub position: Position,
     /// Empty: none.
     pub key: Box<str>,
     /// 0: none.
     pub version: u64,
     pub version_epoch: Box<str>,
-    pub done: Option<bool>,
+    pub done: Option<Result<(), ErrorCode>>,
 }
 
 /// Appends under way in one life of a channel.
@@ -96,14 +168,24 @@ pub(super) struct ChannelAppends {
 }
 
 impl ChannelAppends {
-    pub fn len(&self) -> u64 {
-        self.queue.len() as u64
+    /// Offsets that they take.
+    pub fn offsets(&self) -> u64 {
+        self.in_log().count() as u64
+    }
+
+    /// Those that will be part of the log.
+    pub fn in_log(&self) -> impl Iterator<Item = &Pending> {
+        self.queue.iter().filter(|pending| pending.publication.offset() != Offset(0))
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Pending> {
+        self.queue.iter()
     }
 
     /// The publication that brought this key, if it is under way.
     pub fn with_key(&self, key: &str) -> Option<(Ticket, Position)> {
         let first = self.queue.iter().find(|pending| *pending.key == *key)?;
-        Some((first.ticket, first.publication.position))
+        Some((first.ticket, first.position))
     }
 
     /// The newest under way, if a version is not above one of those under way.
@@ -111,7 +193,7 @@ impl ChannelAppends {
         let versioned = self.queue.iter().rev().find(|pending| pending.version > 0)?;
         let comparable = epoch.is_empty() || *epoch == *versioned.version_epoch;
         let newest = self.queue.back()?;
-        (comparable && version <= versioned.version).then_some((newest.ticket, newest.publication.position))
+        (comparable && version <= versioned.version).then_some((newest.ticket, newest.position))
     }
 }
 
@@ -142,7 +224,7 @@ impl Appends {
     }
 
     /// One is done.
-    pub fn done(&mut self, ticket: Ticket, kept: bool) {
+    pub fn done(&mut self, ticket: Ticket, kept: Result<(), ErrorCode>) {
         let Some(&life) = self.lives.get(&ticket) else { return };
         let Some(channel) = self.channels.get_mut(&life) else { return };
         if let Some(pending) = channel.queue.iter_mut().find(|pending| pending.ticket == ticket) {
@@ -152,15 +234,15 @@ impl Appends {
     }
 
     /// The next of a channel whose turn it is, with whether it is kept. What is behind one that is not kept is not kept.
-    pub fn take(&mut self) -> Option<(Owner, Pending, bool)> {
+    pub fn take(&mut self) -> Option<(Owner, Pending, Result<(), ErrorCode>)> {
         while let Some(&life) = self.ready.front() {
             if let Some(channel) = self.channels.get_mut(&life)
                 && let Some(kept) = channel.queue.front().and_then(|first| first.done)
                 && let Some(first) = channel.queue.pop_front()
             {
                 self.lives.remove(&first.ticket);
-                if let (false, Some(next)) = (kept, channel.queue.front_mut()) {
-                    next.done = Some(false);
+                if let (Err(_), Some(next)) = (kept, channel.queue.front_mut()) {
+                    next.done = Some(kept);
                 }
                 let owner = channel.owner;
                 if channel.queue.is_empty() {

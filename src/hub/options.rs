@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::fault::ErrorCode;
+use crate::hub::log_store::Durable;
 
 /// What happens to a subscriber whose cursor has fallen off the log's tail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +42,7 @@ pub struct ChannelOptions {
     pub join_leave: bool,
     pub gap: GapPolicy,
     pub recovery_mode: RecoveryMode,
+    pub durable: Durable,
     /// How long after the start of a batch the next one begins at the earliest; zero does not wait.
     pub batch_max_delay: Duration,
 }
@@ -55,6 +57,7 @@ impl Default for ChannelOptions {
             join_leave: false,
             gap: GapPolicy::Tell,
             recovery_mode: RecoveryMode::Stream,
+            durable: Durable::No,
             batch_max_delay: Duration::ZERO,
         }
     }
@@ -115,6 +118,18 @@ impl<O> Namespaces<O> {
     pub fn behind_namespace<'n>(&self, name: &'n str) -> &'n str {
         let name = name.strip_prefix(&*self.private_prefix).unwrap_or(name);
         name.split_once(':').map_or(name, |(_, rest)| rest)
+    }
+
+    pub fn private_prefix(&self) -> &str {
+        &self.private_prefix
+    }
+
+    pub fn default_options(&self) -> &O {
+        &self.default
+    }
+
+    pub fn named(&self) -> impl Iterator<Item = (&str, &O)> {
+        self.named.iter().map(|(name, options)| (&**name, &**options))
     }
 
     /// The options of every namespace, the default one included.

@@ -37,10 +37,12 @@
 //! not kept.
 
 mod channel;
+mod copying;
 mod logs;
 mod options;
 mod publish;
 mod record;
+mod stored;
 mod table;
 
 use std::collections::HashMap;
@@ -60,9 +62,11 @@ use crate::hub::deadlines::Deadlines;
 use crate::hub::history::Log;
 use crate::hub::idempotency::IdempotencyKeys;
 use crate::hub::limits::HubLimits;
-use crate::hub::log_store::{Appends, LogStore, MemoryOnly};
+use crate::hub::log_store::{Appends, Durable, LogStore, MemoryOnly};
 use crate::hub::options::Namespaces;
 use crate::hub::owned::channel::Channel;
+use crate::hub::owned::copying::Copying;
+pub use crate::hub::owned::copying::{OFFSET_JUMP, StoredMoment, Taken};
 use crate::hub::presence::{Inserted, Roster};
 use crate::hub::requests::{
     History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, PresenceStats, Recovery,
@@ -86,6 +90,11 @@ pub struct OwnedChannels {
     shards: u16,
     keys: IdempotencyKeys,
     store: Box<dyn LogStore>,
+    /// There is one beside memory.
+    has_store: bool,
+    store_takes_all: bool,
+    /// Everything is written to the store again.
+    copying: Option<Copying>,
     /// Publications that the store does not have yet.
     appends: Appends,
     /// The roster that [`OwnedChannels::presence`] gave last.
@@ -147,6 +156,9 @@ impl OwnedChannels {
             namespaces,
             asked_last: None,
             store: Box::new(MemoryOnly),
+            has_store: false,
+            store_takes_all: false,
+            copying: None,
             appends: Appends::default(),
             keys: IdempotencyKeys::new(limits.idempotency_keys_max, hash.clone()),
             limits,
@@ -175,7 +187,8 @@ impl OwnedChannels {
 
     /// Keeps logs besides its memory from now on.
     pub fn with_store(self, store: Box<dyn LogStore>) -> OwnedChannels {
-        OwnedChannels { store, ..self }
+        let store_takes_all = store.takes_all();
+        OwnedChannels { store, has_store: true, store_takes_all, ..self }
     }
 
     /// Makes a connection a subscriber: everything published after this call is after the answer's position,
@@ -291,7 +304,11 @@ impl OwnedChannels {
         if !self.options(channel)?.keeps_history() {
             return Err(ErrorCode::NotAvailable);
         }
-        if let Some((slot, _)) = self.known_mut(channel) {
+        if let Some((slot, channel)) = self.known_mut(channel) {
+            if channel.options.durable != Durable::No {
+                let (name, until) = (channel.name.clone(), channel.position());
+                self.store.removed(&name, until);
+            }
             while self.drop_oldest(slot) {}
             self.settle(slot);
         }
@@ -389,6 +406,11 @@ impl OwnedChannels {
         }
         self.trim();
         left == 0
+    }
+
+    /// Whether there is a store beside memory, which has work of its own to do ([`OwnedChannels::copy_to_store`]).
+    pub fn has_store(&self) -> bool {
+        self.has_store
     }
 
     pub fn counts(&self) -> OwnedCounts {

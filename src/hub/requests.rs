@@ -167,7 +167,7 @@ pub struct PresenceStats {
 /// What waited for the store is done.
 #[derive(Debug)]
 pub enum Released {
-    /// Of [`OwnedChannels::publish`](crate::hub::OwnedChannels::publish). With [`ErrorCode::Internal`] it was never
+    /// Of [`OwnedChannels::publish`](crate::hub::OwnedChannels::publish). With an error it was never
     /// published: nobody has seen it.
     Published(Ticket, Result<Published, ErrorCode>),
     /// What a join or a follower's read was waiting for: for [`Recovery::of`] or [`ReadAnswer::page`].

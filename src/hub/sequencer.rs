@@ -12,6 +12,7 @@ pub(super) struct Sequencer {
     version: Option<Box<Version>>,
 }
 
+#[derive(Clone)]
 pub(super) struct Version {
     pub number: u64,
     /// Empty when the publication had none.
@@ -42,6 +43,11 @@ impl Sequencer {
     pub fn took(&mut self, offset: Offset) {
         debug_assert_eq!(offset, self.top.next(), "a log has no hole");
         self.top = offset;
+    }
+
+    /// Leaves out so many offsets.
+    pub fn jump(&mut self, by: u64) {
+        self.top = Offset(self.top.0.saturating_add(by));
     }
 
     /// Whether a version is not above the newest, of the same version epoch or without one.

@@ -24,6 +24,7 @@ pub mod orders;
 mod pulse;
 mod reload;
 mod signals;
+pub mod store;
 mod terminal;
 mod tls;
 pub mod tokens;
@@ -64,6 +65,7 @@ use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
 use crate::driver::{Bind, Driver, DriverOptions, ListenerOptions, SocketOptions};
+use crate::hub::OwnedChannels;
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::node::activation::Activated;
@@ -207,7 +209,14 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     if let Some(before) = before {
         upgrades.restore(&before.node.upgrades);
     }
+    let (store, mut channels) = match before {
+        Some(_) if config.store.path.is_some() => {
+            return Err(io::Error::other("store.path: a node gets a store by a restart, not by an upgrade"));
+        }
+        _ => store::open(config, &shard_options, &router, wall_ms(Time::ZERO))?,
+    };
     let mut collectors = collectors(config, certificates.as_ref(), &shard_options);
+    collectors.extend(store.as_ref().map(store::Store::collector));
     collectors.push(Arc::new(upgrades.clone()));
     let control_options = ControlOptions {
         issuers: tokens.issuers.clone(),
@@ -235,6 +244,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
                 ..options.clone()
             },
             adopts: before.is_some(),
+            channels: channels[id.index()].take(),
             options: Arc::clone(&shard_options),
             router: router.clone(),
             client_ids: client_ids.clone(),
@@ -298,6 +308,11 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         };
         match incident {
             Incident::Ready(_) => {}
+            // Two processes cannot have it, and what the new one reads would be what the old one still writes.
+            Incident::Upgrade(asked) if store.is_some() => {
+                upgrades.failed("refused");
+                asked.failed("a node with a store (store.path) is not upgraded: restart it, what is durable is read again");
+            }
             Incident::Upgrade(asked) => {
                 let next = RefCell::new(None);
                 attempt += 1;
@@ -356,6 +371,10 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         for thread in threads {
             let _ = thread.join();
         }
+    }
+    // A shard that has failed may have half a thought: what it had given is written all the same.
+    if let Some(store) = store {
+        store.close();
     }
     // What shards told last goes out in what is left of the grace.
     control.stop(grace.saturating_sub(ending.elapsed()));
@@ -421,6 +440,8 @@ struct Seat {
     driver: DriverOptions,
     /// It begins with what the shards of another process held.
     adopts: bool,
+    /// What a store has of its channels.
+    channels: Option<OwnedChannels>,
     options: Arc<ShardOptions>,
     router: Router,
     client_ids: ClientIds,
@@ -449,9 +470,12 @@ impl Seat {
     fn tick<D: Driver>(self, driver: D) -> io::Result<()> {
         let places = (0..self.options.listeners.len() as u8).map(ListenerId);
         let bound = places.map(|listener| driver.local_addr(listener)).collect();
-        let Seat { id, adopts, options, router, client_ids, control, prng, .. } = self;
+        let Seat { id, adopts, channels, options, router, client_ids, control, prng, .. } = self;
         let make = if adopts { Shard::adopting } else { Shard::new };
         let mut shard = make(id, driver, options, router, client_ids, Some(control), prng);
+        if let Some(channels) = channels {
+            shard = shard.with_channels(channels);
+        }
         let _ = self.incidents.send(Incident::Ready(bound));
         while shard.tick()? == Tick::Goes {}
         Ok(())

@@ -42,6 +42,7 @@ mod link;
 mod moment;
 mod peer;
 mod shard;
+mod stored;
 #[cfg(test)]
 mod tests;
 mod ticket;
@@ -72,6 +73,10 @@ pub use peer::{
     TunnelRecord, TunnelStageRecord, TunnelWorkRecord, UnidirectionalRecord, WaitsRecord, WorkRecord,
 };
 pub use shard::{BookRecord, ShardRecord};
+pub use stored::{
+    StoredChannel, StoredKey, StoredKeys, StoredLog, StoredPublication, StoredRecord, StoredRemoval,
+    StoredRun,
+};
 pub use ticket::{TicketRecord, TicketsPart};
 pub use user::UserRecord;
 

@@ -12,7 +12,7 @@ use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
 use crate::hub::followed::FollowedChannels;
-use crate::hub::owned::OwnedChannels;
+use crate::hub::owned::{OwnedChannels, StoredMoment};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::connections::Connection;
 use crate::shard::control_request::seen::Stage;
@@ -162,7 +162,11 @@ impl Core {
         self.handle_events();
         if self.owned.sweep_at <= now {
             self.owned.channels.owned.forget_roster();
-            let more = self.owned.channels.owned.sweep(now, SWEEP_PER_TICK * 16);
+            let mut more = self.owned.channels.owned.sweep(now, SWEEP_PER_TICK * 16);
+            if self.owned.channels.owned.has_store() {
+                let at = StoredMoment { now, wall_ms: self.env.wall_ms };
+                more |= self.owned.channels.owned.copy_to_store(at);
+            }
             self.owned.sweep_at = now + if more { SWEEP_AGAIN } else { SWEEP_INTERVAL };
         } else {
             self.owned.channels.owned.sweep(now, SWEEP_PER_TICK);

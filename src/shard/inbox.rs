@@ -22,6 +22,8 @@ pub struct Inbox<M> {
     /// Set by the shard before it sleeps, taken by the first producer after: one wake for each empty-to-non-empty change.
     /// Only exchanged, never just stored: of an exchange by each side, the later one sees what came before the earlier one.
     asleep: AtomicBool,
+    /// Something is there that is no message. Taken by the shard when it begins a tick.
+    nudged: AtomicBool,
     /// Set when the shard has ended: nobody will read what comes.
     closed: AtomicBool,
     waker: OnceLock<Arc<dyn Wake>>,
@@ -35,6 +37,7 @@ impl<M> Inbox<M> {
             users: ArrayQueue::new(capacity),
             control: ArrayQueue::new(capacity),
             asleep: AtomicBool::new(false),
+            nudged: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             waker: OnceLock::new(),
         }
@@ -89,6 +92,17 @@ impl<M> Inbox<M> {
         Ok(())
     }
 
+    /// Makes the shard do another tick, for what has come by another way.
+    pub fn nudge(&self) {
+        self.nudged.swap(true, Ordering::AcqRel);
+        // As in `put`.
+        if self.asleep.swap(false, Ordering::AcqRel)
+            && let Some(waker) = self.waker.get()
+        {
+            waker.wake();
+        }
+    }
+
     /// The next message of another shard.
     pub fn pop(&self) -> Option<M> {
         self.shards.pop()
@@ -130,7 +144,7 @@ impl<M> Inbox<M> {
     /// The shard is about to wait. False when mail is there: do not wait.
     pub fn about_to_sleep(&self) -> bool {
         self.asleep.swap(true, Ordering::AcqRel);
-        if self.is_empty() {
+        if self.is_empty() && !self.nudged.load(Ordering::Acquire) {
             return true;
         }
         self.awake();
@@ -138,6 +152,7 @@ impl<M> Inbox<M> {
     }
 
     pub fn awake(&self) {
+        self.nudged.swap(false, Ordering::AcqRel);
         self.asleep.swap(false, Ordering::Relaxed);
     }
 }

@@ -103,10 +103,12 @@ use crate::base::ids::ShardId;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
 use crate::driver::{AcceptFailure, Driver, Event, SendFailure};
+use crate::hub::OwnedChannels;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::ControlPlane;
 use crate::shard::links::Action;
 use crate::shard::mailbox::Inbox;
+use crate::shard::owner::ChannelOwner;
 use crate::shard::router::Router;
 use crate::shard::stats::Cause;
 
@@ -166,6 +168,12 @@ impl<D: Driver> Shard<D> {
         inbox.set_waker(driver.waker());
         let core = Core::new(id, options, router, client_ids, control, prng, driver.now());
         Shard { driver, core, inbox, events: Vec::new(), failures: Vec::new(), accept_again_at: None }
+    }
+
+    /// Owns these channels, which a store has, in the place of none. Before the first tick.
+    pub fn with_channels(mut self, channels: OwnedChannels) -> Shard<D> {
+        self.core.owned.channels = ChannelOwner::new(channels);
+        self
     }
 
     pub fn driver(&self) -> &D {

@@ -10,7 +10,7 @@ use crate::base::ids::{Epoch, Sock};
 use crate::base::prng::Prng;
 use crate::base::publication::{SinceEpoch, Visibility};
 use crate::hub::creators::Creator;
-use crate::hub::log_store::{Append, Done, LogStore, ReadBack};
+use crate::hub::log_store::{Append, Done, Entry, LogStore, ReadBack};
 
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
 
@@ -30,10 +30,10 @@ struct State {
 }
 
 impl LogStore for Delayed {
-    fn append(&mut self, publication: &Arc<Publication>, _: Time) -> Append {
+    fn append(&mut self, entry: Entry<'_>, _: Time) -> Append {
         let state = &mut *self.0.lock();
         state.tickets += 1;
-        state.appends.push((Ticket(state.tickets), Arc::clone(publication)));
+        state.appends.push((Ticket(state.tickets), Arc::clone(entry.publication)));
         Append::Later(Ticket(state.tickets))
     }
 
@@ -51,6 +51,10 @@ impl LogStore for Delayed {
         ReadBack::Later(Ticket(state.tickets))
     }
 
+    fn takes_all(&self) -> bool {
+        true
+    }
+
     fn take_done(&mut self) -> Option<(Ticket, Done)> {
         self.0.lock().done.pop_front()
     }
@@ -64,7 +68,7 @@ impl Delayed {
         if kept {
             state.kept.push(publication);
         }
-        state.done.push_back((ticket, Done::Appended(kept)));
+        state.done.push_back((ticket, Done::Appended(if kept { Ok(()) } else { Err(ErrorCode::Internal) })));
     }
 
     fn finish_reads(&self) {

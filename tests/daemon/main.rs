@@ -10,6 +10,7 @@ mod admission;
 mod conformance;
 mod crowd;
 mod drivers;
+mod durable;
 mod events;
 mod fanout;
 mod flood;

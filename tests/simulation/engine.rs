@@ -16,7 +16,7 @@ use trunkline::base::publication::Publication;
 use trunkline::base::time::Time;
 use trunkline::hub::OwnedChannels;
 use trunkline::hub::followed::Item;
-use trunkline::hub::log_store::{Append, Done, LogStore, ReadBack, Ticket};
+use trunkline::hub::log_store::{Append, Done, Entry, LogStore, ReadBack, Ticket};
 use trunkline::hub::requests::ReadAnswer;
 use trunkline::shard::control_request::{Busy, ChannelCount, ControlRequest};
 use trunkline::shard::mailbox::Mail;
@@ -306,10 +306,10 @@ impl Disk {
 }
 
 impl LogStore for SlowDisk {
-    fn append(&mut self, publication: &Arc<Publication>, now: Time) -> Append {
+    fn append(&mut self, entry: Entry<'_>, now: Time) -> Append {
         let disk = &mut *self.0.lock().expect("one thread");
         disk.now = disk.now.max(now);
-        Append::Later(disk.begin(Task::Append(Arc::clone(publication))))
+        Append::Later(disk.begin(Task::Append(Arc::clone(entry.publication))))
     }
 
     fn read(&mut self, channel: &str, after: Offset, end: Position, limit: usize) -> ReadBack {
@@ -324,6 +324,10 @@ impl LogStore for SlowDisk {
         ReadBack::Later(disk.begin(Task::Read(found)))
     }
 
+    fn takes_all(&self) -> bool {
+        true
+    }
+
     fn take_done(&mut self) -> Option<(Ticket, Done)> {
         let disk = &mut *self.0.lock().expect("one thread");
         disk.under_way.front().filter(|(due, ..)| *due <= disk.now)?;
@@ -334,7 +338,7 @@ impl LogStore for SlowDisk {
                 Task::Read(found) => Done::Read(found),
                 Task::Append(publication) => {
                     disk.kept.push(publication);
-                    Done::Appended(true)
+                    Done::Appended(Ok(()))
                 }
             },
         ))

@@ -86,7 +86,7 @@ pub(in crate::driver) fn is_readable(listener: impl AsFd) -> bool {
 }
 
 /// CLOCK_MONOTONIC, so that the times of all shards compare.
-pub(in crate::driver) fn now() -> Time {
+pub fn now() -> Time {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Time(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }

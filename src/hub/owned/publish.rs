@@ -9,7 +9,7 @@ use crate::base::publication::{Encoded, Publication, Publications};
 use crate::base::time::Time;
 use crate::hub::idempotency::Owner;
 use crate::hub::limits::{APPEND_PATIENCE, APPENDS_MAX, IDEMPOTENCY_KEY_TTL};
-use crate::hub::log_store::{Append, Done, Pending, ReadBack, goes_on};
+use crate::hub::log_store::{Append, Done, Durable, Entry, Pending, ReadBack, goes_on};
 use crate::hub::requests::{PublishRequest, Published, ReadAnswer, Reading, Recovery, Released, Since};
 
 impl OwnedChannels {
@@ -23,7 +23,7 @@ impl OwnedChannels {
     /// # Errors
     /// [`ErrorCode::BadRequest`] for a channel name, key or version epoch that is too long or malformed;
     /// [`ErrorCode::UnknownChannel`] for an unknown namespace; [`ErrorCode::LimitExceeded`] when no more channels fit;
-    /// [`ErrorCode::TooManyRequests`] while the store does not keep up.
+    /// [`ErrorCode::TooManyRequests`] while the store does not keep up, and its own codes for what it does not take.
     pub fn publish(&mut self, ask: PublishRequest, now: Time, wall_ms: u64) -> Result<Published, ErrorCode> {
         let now = self.advance(now);
         let key = ask.idempotency_key.as_deref().unwrap_or("");
@@ -59,7 +59,7 @@ impl OwnedChannels {
             }
         }
 
-        let before = under_way.map_or(0, |appends| appends.len());
+        let before = under_way.map_or(0, |appends| appends.offsets());
         let position = match ask.skip_history {
             true => channel.position(),
             false => channel.sequencer.next(before),
@@ -76,17 +76,31 @@ impl OwnedChannels {
             time_ms: wall_ms,
             encoded: Encoded::of(if ask.accepted == Time::ZERO { now } else { ask.accepted }),
         });
-        if !ask.skip_history
-            && let Append::Later(ticket) = self.store.append(&publication, now)
-        {
-            // Like a key, it holds the channel.
-            channel.keys += 1;
-            channel.active_until = channel.active_until.max(now + APPEND_PATIENCE);
-            let (key, version) = (key.into(), ask.version);
-            let pending = Pending { ticket, publication, key, version, version_epoch, done: None };
-            self.appends.push(owner, pending);
-            self.settle(slot);
-            return Ok(Published { position, publication: None, ticket: Some(ticket) });
+        let is_stored = (channel.options.durable != Durable::No || self.store_takes_all)
+            && (!ask.skip_history || ask.version > 0 || !key.is_empty());
+        if is_stored {
+            let sync = channel.options.durable != Durable::Async;
+            let (publication, version, version_epoch) = (&publication, ask.version, &*version_epoch);
+            let entry = Entry { publication, position, key, version, version_epoch, sync };
+            match self.store.append(entry, now) {
+                Append::Done => {}
+                Append::Refused(error_code) => {
+                    self.settle(slot);
+                    return Err(error_code);
+                }
+                Append::Later(ticket) => {
+                    // Like a key, it holds the channel.
+                    channel.keys += 1;
+                    channel.active_until = channel.active_until.max(now + APPEND_PATIENCE);
+                    let publication = Arc::clone(publication);
+                    let (key, version_epoch) = (key.into(), version_epoch.into());
+                    let pending =
+                        Pending { ticket, publication, position, key, version, version_epoch, done: None };
+                    self.appends.push(owner, pending);
+                    self.settle(slot);
+                    return Ok(Published { position, publication: None, ticket: Some(ticket) });
+                }
+            }
         }
         debug_assert!(before == 0 || ask.skip_history, "appends of a channel are done in order");
         if ask.version > 0 {
@@ -129,21 +143,20 @@ impl OwnedChannels {
         &mut self,
         owner: Owner,
         pending: Pending,
-        kept: bool,
+        kept: Result<(), ErrorCode>,
         now: Time,
     ) -> Result<Published, ErrorCode> {
-        let Pending { publication, key, version, version_epoch, .. } = pending;
-        let position = publication.position;
+        let Pending { publication, position, key, version, version_epoch, .. } = pending;
         let channel = self.channels.get_mut(owner.slot).filter(|channel| channel.life == owner.life);
         // Without its channel, nobody is subscribed and nothing is left to be kept here.
         let Some(channel) = channel else {
             let published = Published { position, publication: None, ticket: None };
-            return if kept { Ok(published) } else { Err(ErrorCode::Internal) };
+            return kept.map(|()| published);
         };
         channel.keys -= 1;
-        if !kept {
+        if let Err(error_code) = kept {
             self.settle(owner.slot);
-            return Err(ErrorCode::Internal);
+            return Err(error_code);
         }
         if version > 0 {
             channel.sequencer.saw(version, version_epoch);

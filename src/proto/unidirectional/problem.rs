@@ -64,6 +64,7 @@ const fn status_of(error_code: ErrorCode) -> u16 {
         ErrorCode::BadRequest => 400,
         ErrorCode::TooManyRequests => 503,
         ErrorCode::UnrecoverablePosition => 416,
+        ErrorCode::StoreFull | ErrorCode::StoreFailed | ErrorCode::StoreBusy => 503,
     }
 }
 

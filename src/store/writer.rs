@@ -1,0 +1,404 @@
+//! The one that writes: batches into segments, new segments, and none that are no longer needed.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::disk::Disk;
+use super::fault::StoreFault;
+use super::format::{BATCH_HEAD_BYTES, Batch, SEGMENT_HEAD_BYTES, Segment, StoreId, write_record};
+use super::queue::{Part, Queues};
+use super::read::Read;
+use super::stats::Health;
+use crate::base::fault::ErrorCode;
+use crate::base::time::Time;
+use crate::record::{StoredRecord, StoredRun};
+
+/// How soon a full disk is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// How soon a copy is tried again that had no room: history that is over by age takes none in the next one.
+const COPY_AGAIN: Duration = Duration::from_secs(10);
+/// Files above which they are written together, whatever they hold: a process that is started again and again makes one each.
+const SEGMENTS_MAX: usize = 64;
+
+#[derive(Clone, Copy, Debug)]
+pub struct WriterOptions {
+    pub segment_bytes: u64,
+    pub bytes_max: u64,
+    pub compact_interval: Duration,
+}
+
+/// What a turn has come to that people should know.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// The store's health is another one, and why.
+    pub changed: Option<(Health, String)>,
+}
+
+/// Why a batch is not on disk.
+enum Trouble {
+    Full(Health, String),
+    Failed(String),
+}
+
+struct Copying {
+    number: u64,
+    /// The first segment of it.
+    from: u64,
+}
+
+/// See the module's head.
+pub struct Writer<D> {
+    disk: D,
+    options: WriterOptions,
+    queues: Arc<Queues>,
+    id: StoreId,
+    /// Number and bytes, the oldest first; the last is written.
+    /// Bound: `bytes_max`.
+    segments: VecDeque<(u64, u64)>,
+    /// Where the next batch goes in the last one.
+    at: u64,
+    oldest: u64,
+    next_batch: u64,
+    health: Health,
+    try_at: Time,
+    copying: Option<Copying>,
+    copies: u64,
+    copy_at: Time,
+    /// What the last copy came to, and what has come since.
+    live_bytes: u64,
+    new_bytes: u64,
+    buffer: Vec<u8>,
+}
+
+impl<D: Disk> Writer<D> {
+    /// Goes on behind what was read, or begins a store. `id` is for a new one. `run` is on disk when this returns.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn open(
+        mut disk: D,
+        read: &Read,
+        id: StoreId,
+        options: WriterOptions,
+        queues: Arc<Queues>,
+        run: StoredRun,
+        now: Time,
+    ) -> Result<Writer<D>, StoreFault> {
+        if let Some(unwritten) = read.unwritten {
+            disk.remove(unwritten)?;
+        }
+        let segments: VecDeque<(u64, u64)> = read.segments.iter().copied().collect();
+        for &(number, bytes) in &segments {
+            if disk.len(number)? > bytes {
+                disk.truncate(number, bytes)?;
+            }
+        }
+        if let Some(&(number, _)) = segments.back() {
+            // What was read of it may be in the kernel's memory alone: the process before was killed before its sync.
+            disk.sync(number)?;
+        }
+        let mut writer = Writer {
+            disk,
+            options,
+            queues,
+            id: read.id.unwrap_or(id),
+            at: segments.back().map_or(0, |(_, bytes)| *bytes),
+            oldest: segments.front().map_or(1, |(number, _)| *number),
+            segments,
+            next_batch: read.next_batch.max(1),
+            health: Health::Good,
+            try_at: now,
+            copying: None,
+            copies: 0,
+            copy_at: now + options.compact_interval,
+            live_bytes: 0,
+            new_bytes: read.bytes(),
+            buffer: Vec::new(),
+        };
+        writer.begin_segment(0).map_err(|trouble| io::Error::other(trouble.why()))?;
+        writer.write_own(&StoredRecord::Run(run)).map_err(|trouble| io::Error::other(trouble.why()))?;
+        writer.account();
+        Ok(writer)
+    }
+
+    /// Writes what has come.
+    pub fn turn(&mut self, now: Time) -> Turn {
+        let mut turn = Turn::default();
+        match self.health {
+            Health::Good => {}
+            Health::Failed => self.queues.refuse(ErrorCode::StoreFailed, true),
+            Health::DiskFull if now < self.try_at => self.queues.refuse(ErrorCode::StoreFull, true),
+            Health::DiskFull => match self.begin_segment(0) {
+                Ok(()) => {
+                    self.recover(&mut turn);
+                    self.begin_copy(now);
+                }
+                Err(trouble) => self.trouble(trouble, now, &mut turn),
+            },
+            // Only a copy makes room.
+            Health::BytesMax if self.copying.is_none() && now >= self.try_at => {
+                self.try_at = now + COPY_AGAIN;
+                self.begin_copy(now);
+            }
+            Health::BytesMax => {}
+        }
+        if !matches!(self.health, Health::Failed | Health::DiskFull) {
+            self.write_queues(now, &mut turn);
+        }
+        if self.health == Health::Good && self.copying.is_none() && self.wants_copy(now) {
+            self.begin_copy(now);
+        }
+        self.account();
+        turn
+    }
+
+    /// Nothing more comes: the next process finds everything here.
+    pub fn close(mut self, now: Time) -> Turn {
+        let mut turn = self.turn(now);
+        if self.health == Health::Good
+            && let Err(trouble) = self.write_own(&StoredRecord::End)
+        {
+            self.trouble(trouble, now, &mut turn);
+        }
+        if let Some(&(number, _)) = self.segments.back() {
+            // The next process would do the same.
+            let _ = self.disk.truncate(number, self.at);
+        }
+        turn
+    }
+
+    /// For tests that look at the disk.
+    pub fn disk_mut(&mut self) -> &mut D {
+        &mut self.disk
+    }
+
+    fn write_queues(&mut self, now: Time, turn: &mut Turn) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        buffer.resize(BATCH_HEAD_BYTES, 0);
+        let parts = self.queues.collect(&mut buffer);
+        let written = if buffer.len() > BATCH_HEAD_BYTES {
+            let records = parts.iter().map(|part| part.records).sum();
+            self.write_batch(&mut buffer, records)
+        } else {
+            Ok(())
+        };
+        if buffer.capacity() <= self.options.segment_bytes as usize {
+            self.buffer = buffer;
+        }
+        match written {
+            Ok(()) => {
+                self.queues.done(&parts, Ok(()));
+                self.end_copy(&parts, now, turn);
+            }
+            Err(trouble) => {
+                let error_code = trouble.error_code();
+                self.trouble(trouble, now, turn);
+                self.queues.done(&parts, Err(error_code));
+            }
+        }
+    }
+
+    fn write_own(&mut self, record: &StoredRecord) -> Result<(), Trouble> {
+        let mut buffer = vec![0; BATCH_HEAD_BYTES];
+        write_record(record, &mut buffer);
+        self.write_batch(&mut buffer, 1)
+    }
+
+    fn write_batch(&mut self, buffer: &mut [u8], records: u32) -> Result<(), Trouble> {
+        let bytes = buffer.len() as u64;
+        if self.at + bytes > self.segments.back().map_or(0, |(_, len)| *len) {
+            self.begin_segment(bytes)?;
+        }
+        let Ok(behind) = u32::try_from(buffer.len() - BATCH_HEAD_BYTES) else {
+            return Err(Trouble::Full(Health::BytesMax, "a batch of 4 GiB".into()));
+        };
+        let head = Batch { number: self.next_batch, bytes: behind, records };
+        buffer[..BATCH_HEAD_BYTES].copy_from_slice(&head.to_bytes(self.id));
+        let number = self.number();
+        self.disk.write(number, self.at, buffer).map_err(|error| Trouble::of_write(&error))?;
+        self.disk.sync(number).map_err(|error| Trouble::Failed(format!("a sync has failed: {error}")))?;
+        self.at += bytes;
+        self.next_batch += 1;
+        self.new_bytes += bytes;
+        let stats = &self.queues.stats;
+        stats.appended_bytes.fetch_add(bytes, Relaxed);
+        stats.records.fetch_add(records.into(), Relaxed);
+        stats.batches.fetch_add(1, Relaxed);
+        Ok(())
+    }
+
+    /// Begins the next segment, with room for a batch of so many bytes.
+    fn begin_segment(&mut self, batch: u64) -> Result<(), Trouble> {
+        let bytes = self.options.segment_bytes.max(SEGMENT_HEAD_BYTES as u64 + batch);
+        // The last quarter is for copies, which make room.
+        let limit = match self.copying {
+            Some(_) => self.copies_max(),
+            None => self.options.bytes_max / 4 * 3,
+        };
+        if batch > 0 && self.held() + bytes > limit {
+            return Err(Trouble::Full(Health::BytesMax, "store.bytes_max is reached".into()));
+        }
+        let number = self.segments.back().map_or(1, |(number, _)| number + 1);
+        let previous = self.segments.back().map_or(0, |_| self.at);
+        let head = Segment {
+            number,
+            first_batch: self.next_batch,
+            oldest: self.oldest,
+            previous_bytes: previous,
+            id: self.id,
+        };
+        self.disk.create(number, bytes).map_err(|error| Trouble::of_write(&error))?;
+        if let Err(error) = self.disk.write(number, 0, &head.to_bytes()) {
+            let _ = self.disk.remove(number);
+            return Err(Trouble::of_write(&error));
+        }
+        let synced = self.disk.sync(number).and_then(|()| self.disk.sync_directory());
+        synced.map_err(|error| Trouble::Failed(format!("a sync has failed: {error}")))?;
+        if let Some((before, len)) = self.segments.back_mut()
+            && *len > previous
+            && self.disk.truncate(*before, previous).is_ok()
+        {
+            *len = previous;
+        }
+        self.segments.push_back((number, bytes));
+        self.at = SEGMENT_HEAD_BYTES as u64;
+        Ok(())
+    }
+
+    fn wants_copy(&self, now: Time) -> bool {
+        let two = 2 * self.options.segment_bytes;
+        // So that old and new fit beside what comes meanwhile.
+        let room = (self.options.bytes_max / 4 * 3).saturating_sub(2 * self.live_bytes) / 2;
+        let grown = self.live_bytes.max(two).min(room.max(self.options.segment_bytes));
+        self.new_bytes > grown
+            || self.segments.len() > SEGMENTS_MAX
+            || now >= self.copy_at && self.segments.len() > 1
+    }
+
+    fn begin_copy(&mut self, now: Time) {
+        self.copy_at = now + self.options.compact_interval;
+        if self.held() + self.options.segment_bytes > self.copies_max() || self.begin_segment(0).is_err() {
+            // It is tried again with the next batch, which says why.
+            return;
+        }
+        self.copies += 1;
+        self.copying = Some(Copying { number: self.copies, from: self.number() });
+        self.queues.want_copy(self.copies);
+        self.new_bytes = 0;
+    }
+
+    /// When all of it is on disk, what was before it goes.
+    fn end_copy(&mut self, parts: &[Part], now: Time, turn: &mut Turn) {
+        let Some(copying) = &self.copying else { return };
+        if !parts.iter().all(|part| part.copied == copying.number) {
+            return;
+        }
+        let from = copying.from;
+        let before = std::mem::replace(&mut self.oldest, from);
+        // Its head says that the old ones are not needed any more.
+        if let Err(trouble) = self.begin_segment(0) {
+            self.oldest = before;
+            return self.trouble(trouble, now, turn);
+        }
+        self.copying = None;
+        while let Some(&(number, _)) = self.segments.front()
+            && number < from
+        {
+            if self.disk.remove(number).is_err() {
+                break;
+            }
+            self.segments.pop_front();
+        }
+        // What is not removed for good is not read again.
+        let _ = self.disk.sync_directory();
+        let tail = self.segments.back().map_or(0, |(_, len)| *len);
+        self.live_bytes = self.bytes() - tail;
+        self.new_bytes = 0;
+        self.queues.stats.copies.fetch_add(1, Relaxed);
+        if self.health == Health::BytesMax && self.bytes() <= self.options.bytes_max / 4 * 3 {
+            self.recover(turn);
+            // What stayed in memory meanwhile.
+            self.copy_at = now;
+        }
+    }
+
+    fn trouble(&mut self, trouble: Trouble, now: Time, turn: &mut Turn) {
+        let health = match &trouble {
+            Trouble::Full(health, _) => *health,
+            Trouble::Failed(_) => Health::Failed,
+        };
+        self.try_at = now + TRY_AGAIN;
+        if health == Health::BytesMax && self.copying.is_some() {
+            self.try_at = now + COPY_AGAIN;
+        }
+        self.copying = None;
+        self.queues.want_copy(0);
+        if self.health != health {
+            self.health = health;
+            self.queues.stats.errors.fetch_add(1, Relaxed);
+            turn.changed = Some((health, trouble.why()));
+        }
+        self.queues.refuse(trouble.error_code(), health != Health::BytesMax);
+    }
+
+    fn recover(&mut self, turn: &mut Turn) {
+        self.health = Health::Good;
+        turn.changed = Some((Health::Good, "there is room again".into()));
+        self.queues.resume();
+    }
+
+    fn number(&self) -> u64 {
+        self.segments.back().map_or(0, |(number, _)| *number)
+    }
+
+    fn bytes(&self) -> u64 {
+        self.segments.iter().map(|(_, len)| len).sum()
+    }
+
+    /// Of them, those that a new segment leaves: the last one is cut to its length.
+    fn held(&self) -> u64 {
+        self.bytes() - self.segments.back().map_or(0, |(_, len)| len.saturating_sub(self.at))
+    }
+
+    /// What there may be before the last segment of a copy, after which others go.
+    fn copies_max(&self) -> u64 {
+        self.options.bytes_max.saturating_sub(self.options.segment_bytes)
+    }
+
+    fn account(&self) {
+        let stats = &self.queues.stats;
+        stats.disk_bytes.store(self.bytes(), Relaxed);
+        stats.segments.store(self.segments.len() as u64, Relaxed);
+        stats.health.store(self.health as u8, Relaxed);
+    }
+}
+
+impl Trouble {
+    fn of_write(error: &io::Error) -> Trouble {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match error.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => Trouble::Full(Health::DiskFull, error.to_string()),
+            _ => Trouble::Failed(format!("a write has failed: {error}")),
+        }
+    }
+
+    fn error_code(&self) -> ErrorCode {
+        match self {
+            Trouble::Full(..) => ErrorCode::StoreFull,
+            Trouble::Failed(_) => ErrorCode::StoreFailed,
+        }
+    }
+
+    fn why(&self) -> String {
+        let (Trouble::Full(_, why) | Trouble::Failed(why)) = self;
+        why.clone()
+    }
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;
