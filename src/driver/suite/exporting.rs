@@ -135,7 +135,7 @@ suite_test!(what_is_given_up_goes_on_at_the_other(64), |h| {
         old.flush(&mut Vec::new());
         old.wait(&mut gone, Some(Duration::from_millis(1))).expect("wait");
     }
-    assert_eq!(gone, vec![Event::Closed { sock }]);
+    assert!(matches!(gone[..], [Event::Closed { sock: closed }] if closed == sock), "{gone:?}");
     h.driver().read_start(adopted[0]);
     h.client_send_all(client, b"hello");
     h.until_received(adopted[0], 5);
@@ -160,7 +160,7 @@ suite_test!(what_both_have_closed_has_ended(64), |h| {
         old.flush(&mut Vec::new());
         old.wait(&mut gone, Some(Duration::from_millis(1))).expect("wait");
     }
-    assert_eq!(gone, vec![Event::Closed { sock }]);
+    assert!(matches!(gone[..], [Event::Closed { sock: closed }] if closed == sock), "{gone:?}");
     // It was never read here.
     h.close(adopted[0]);
     h.until_closed(adopted[0]);
