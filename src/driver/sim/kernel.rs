@@ -410,6 +410,7 @@ impl World {
             }
             match from.filter(|&(other, sock)| !self.hosts[other].dead && self.hosts[other].holds(sock)) {
                 Some((other, sock)) => self.put(link, other, sock),
+                None if self.leave_to_others(link, host, sock.slot) => {}
                 None => self.server_close(link, false),
             }
         }

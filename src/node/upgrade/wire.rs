@@ -403,11 +403,11 @@ mod tests {
             rustix::net::send(&old, packet, SendFlags::empty()).unwrap();
             new.receive(soon()).unwrap_err()
         };
-        assert!(matches!(fault(b"TKH\x02\x01\0\0\0"), WireFault::Version(2)));
-        assert!(matches!(fault(b"TKH\x01\x63\0\0\0"), WireFault::Malformed("an unknown step")));
+        assert!(matches!(fault(b"TKH\x01\x01\0\0\0"), WireFault::Version(1)));
+        assert!(matches!(fault(b"TKH\x02\x63\0\0\0"), WireFault::Malformed("an unknown step")));
         assert!(matches!(fault(b"GET / HTTP/1.1\r\n"), WireFault::Malformed(_)));
         assert!(matches!(fault(b"TKH"), WireFault::Malformed(_)));
-        assert!(matches!(fault(b"TKH\x01\x01\0\x01\0"), WireFault::DescriptorsLost));
+        assert!(matches!(fault(b"TKH\x02\x01\0\x01\0"), WireFault::DescriptorsLost));
         assert!(matches!(fault(&[0; 100_000]), WireFault::Malformed(_)));
         let (old, mut new) = both();
         for packet in [b"TKH\x01\x01\x01\0\0", b"TKH\x01\x02\0\0\0"] {
