@@ -410,7 +410,7 @@ mod tests {
         assert!(matches!(fault(b"TKH\x02\x01\0\x01\0"), WireFault::DescriptorsLost));
         assert!(matches!(fault(&[0; 100_000]), WireFault::Malformed(_)));
         let (old, mut new) = both();
-        for packet in [b"TKH\x01\x01\x01\0\0", b"TKH\x01\x02\0\0\0"] {
+        for packet in [b"TKH\x02\x01\x01\0\0", b"TKH\x02\x02\0\0\0"] {
             rustix::net::send(&old, packet, SendFlags::empty()).unwrap();
         }
         assert!(matches!(new.receive(soon()), Err(WireFault::Malformed("a message within another"))));
