@@ -39,14 +39,16 @@
 //! base ◀─ driver, layer ◀────┘            config, telemetry ─┘
 //! base ◀─ record ◀─ proto, session, hub, control
 //! hub  ◀─ store ◀─ node
+//! proto, hub, shard's owner seam ◀─ engine ◀─ control, node
 //! ```
 //! The hub never sees a descriptor, a codec never sees a socket, a session never sees a log, and tokio never appears
-//! below `control`. `tests/tidy.rs` holds these directions.
+//! below `control` and [`engine`]. `tests/tidy.rs` holds these directions.
 
 pub mod base;
 pub mod config;
 pub mod control;
 pub mod driver;
+pub mod engine;
 pub mod hub;
 pub mod layer;
 pub mod node;

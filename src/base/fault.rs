@@ -31,11 +31,13 @@ pub enum ErrorCode {
     StoreFailed,
     /// More is on its way to the store than may be.
     StoreBusy,
+    /// What keeps the channel is away. On the wire it is 100, which clients try again.
+    Unavailable,
 }
 
 impl ErrorCode {
     pub fn code(self) -> u16 {
-        if self.is_of_store() { ErrorCode::Internal as u16 } else { self as u16 }
+        if self.is_of_store() || self == ErrorCode::Unavailable { ErrorCode::Internal as u16 } else { self as u16 }
     }
 
     /// The store of durable channels takes nothing now.
@@ -62,12 +64,14 @@ impl ErrorCode {
             ErrorCode::TooManyRequests => "too many requests",
             ErrorCode::UnrecoverablePosition => "unrecoverable position",
             ErrorCode::Conflict => "conflict",
+            ErrorCode::Unavailable => "unavailable",
         }
     }
 
     /// The client may try the same command again later.
     pub fn temporary(self) -> bool {
-        self.is_of_store() || matches!(self, ErrorCode::Internal | ErrorCode::TooManyRequests)
+        let comes_back = matches!(self, ErrorCode::Internal | ErrorCode::TooManyRequests | ErrorCode::Unavailable);
+        self.is_of_store() || comes_back
     }
 }
 

@@ -11,6 +11,7 @@ mod check;
 pub mod cli;
 mod dated;
 pub mod document;
+pub mod engine;
 mod events;
 pub mod fault;
 mod file;

@@ -19,6 +19,7 @@ pub fn read_files(config: &mut Config, origins: &Origins) -> Vec<Fault> {
     let client = &mut config.client;
     let files = [
         ("api.key", &config.api.key_file, &mut config.api.key),
+        ("engine.password", &config.engine.password_file, &mut config.engine.password),
         ("client.token.hmac_secret", &client.token.hmac_secret_file, &mut client.token.hmac_secret),
         (
             "client.subscription_token.hmac_secret",

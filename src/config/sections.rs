@@ -8,6 +8,7 @@ use crate::base::address_mask::AddressMask;
 use crate::base::pattern::Pattern;
 use crate::base::trusted::{AddressField, Trusted};
 use crate::config::authorities::Authorities;
+use crate::config::engine::EngineSettings;
 use crate::config::listeners::{FileMode, Listeners};
 use crate::config::observe::{Objective, Observe};
 use crate::config::paths::Paths;
@@ -71,6 +72,7 @@ settings! {
         pub store: StoreSettings,
         pub admission: Admission,
         pub shutdown: Shutdown,
+        pub engine: EngineSettings,
         pub mode: Mode,
     }
 }
@@ -601,6 +603,7 @@ impl Config {
                 &self.admission,
             ),
             part("shutdown", "How the node ends.", &self.shutdown),
+            part("engine", "Where channels live.", &self.engine),
         ]
     }
 
@@ -622,6 +625,7 @@ impl Config {
             "store" => &mut self.store,
             "admission" => &mut self.admission,
             "shutdown" => &mut self.shutdown,
+            "engine" => &mut self.engine,
             _ => return None,
         })
     }

@@ -14,6 +14,8 @@ use crate::base::ids::{ChannelName, Position, ShardId, UserName};
 use crate::base::json::object;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::control::glob::Glob;
+use crate::control::options::OtherNodes;
+use crate::control::other_nodes::AsWord as _;
 use crate::control::process::{self, Process};
 use crate::control::pushes::{PushKeys, PushOutcome};
 use crate::control::rates::Rates;
@@ -23,8 +25,10 @@ use crate::control::wire::{
     Node, ProcessBody, PublicationBody, PublishBody, PushBody, Response, RpcBody, UserBody, payload,
     says_something,
 };
+use crate::engine::push_word;
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
+use crate::proto::centrifuge::shared::NodeWord;
 use crate::session::rights::filters;
 use crate::shard::control_request::{
     ControlRequest, DisconnectUser, FilterBox, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
@@ -218,6 +222,7 @@ pub struct Api {
     shards: Shards,
     node: Arc<NodeIdentity>,
     push_keys: Arc<PushKeys>,
+    others: Option<OtherNodes>,
 }
 
 /// Who answers `info`.
@@ -229,8 +234,8 @@ pub struct NodeIdentity {
 }
 
 impl Api {
-    pub fn new(shards: Shards, node: NodeIdentity) -> Api {
-        Api { shards, node: Arc::new(node), push_keys: Arc::default() }
+    pub fn new(shards: Shards, node: NodeIdentity, others: Option<OtherNodes>) -> Api {
+        Api { shards, node: Arc::new(node), push_keys: Arc::default(), others }
     }
 
     pub fn shards(&self) -> &Shards {
@@ -378,6 +383,7 @@ impl Api {
         }
         let except = excepted(body.except.as_ref())?;
         let data = payload(body.data, &body.b64data)?.ok_or(ControlError::Invalid("data is missing"))?;
+        self.tell_others(|| push_word(&[], &data, except.as_ref(), false));
         let message = Arc::new(UserMessage { data, except, encoded: Default::default() });
         let end = Instant::now() + self.shards.timeout();
         let mut sent = Vec::with_capacity(self.shards.router().shards());
@@ -399,6 +405,13 @@ impl Api {
             connections += pending.wait().await?;
         }
         Ok(Answer::Everyone { connections })
+    }
+
+    /// Connections of other nodes are meant as well.
+    fn tell_others(&self, word: impl FnOnce() -> NodeWord) {
+        if let Some(OtherNodes(others)) = &self.others {
+            others.tell(word());
+        }
     }
 
     fn send_publish(&self, ask: PublishRequest) -> Result<Pending<Position>, ControlError> {
@@ -423,6 +436,7 @@ impl Api {
             overrides,
             filters: filters(None, filter),
         };
+        self.tell_others(|| ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Subscribe(ask, reply)).await?;
         Ok(Answer::Empty {})
@@ -432,6 +446,7 @@ impl Api {
         let channel = channel_name(&body.channel)?;
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = UnsubscribeUser { target, channel };
+        self.tell_others(|| ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Unsubscribe(ask, reply)).await?;
         Ok(Answer::Empty {})
@@ -452,6 +467,7 @@ impl Api {
         };
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = DisconnectUser { target, disconnect };
+        self.tell_others(|| ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Disconnect(ask, reply)).await?;
         Ok(Answer::Empty {})
@@ -465,6 +481,7 @@ impl Api {
             expire_at: body.expire_at,
             info: payload(body.info, &body.b64info)?,
         };
+        self.tell_others(|| ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Refresh(ask, reply)).await?;
         Ok(Answer::Empty {})
@@ -511,6 +528,7 @@ impl Api {
         except: Option<Except>,
         newest: bool,
     ) -> Result<PushOutcome, ControlError> {
+        self.tell_others(|| push_word(names, &data, except.as_ref(), newest));
         let message = Arc::new(UserMessage { data, except, encoded: Default::default() });
         let mut by_home: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
         for (at, name) in names.iter().enumerate() {
@@ -595,10 +613,16 @@ impl Api {
         let pattern = if body.pattern.is_empty() { "*" } else { &body.pattern };
         let glob = Glob::new(pattern).map_err(|_| ErrorCode::BadRequest)?;
         let filter = FilterBox(Arc::new(move |name: &str| glob.matches(name)));
-        if body.limit > 0 {
+        if body.limit > 0 && self.others.is_none() {
             return self.channels_page(filter, &body.cursor, body.limit as usize).await;
         }
-        let counts = self.shards.ask_every(|reply| ControlRequest::Channels(filter.clone(), reply)).await?;
+        // With an engine no shard owns a channel, and it tells of those that have subscribers here.
+        let counts = match &self.others {
+            Some(_) => vec![
+                self.shards.ask_owner("", |reply| ControlRequest::Channels(filter.clone(), reply)).await?,
+            ],
+            None => self.shards.ask_every(|reply| ControlRequest::Channels(filter.clone(), reply)).await?,
+        };
         let mut channels: BTreeMap<String, ChannelInfo> = BTreeMap::new();
         for count in counts.into_iter().flatten() {
             let entry = channels.entry(count.channel.to_string()).or_insert(ChannelInfo { num_clients: 0 });
@@ -613,7 +637,7 @@ impl Api {
         let node = Node {
             uid: self.node.process.uid.clone(),
             name: self.node.name.clone(),
-            version: env!("CARGO_PKG_VERSION"),
+            version: env!("CARGO_PKG_VERSION").into(),
             num_clients: sum(|shard| shard.clients),
             num_users: sum(|shard| shard.users),
             num_channels: sum(|shard| shard.channels),
@@ -622,7 +646,8 @@ impl Api {
             metrics: self.node.rates.read(&stats),
             process: ProcessBody { cpu: self.node.process.cpu_percent(), rss: process::rss_bytes() },
         };
-        Ok(Answer::Nodes { nodes: vec![node] })
+        let others = self.others.iter().flat_map(|OtherNodes(engine)| engine.others()).map(Node::from);
+        Ok(Answer::Nodes { nodes: std::iter::once(node).chain(others).collect() })
     }
 }
 

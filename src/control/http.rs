@@ -23,7 +23,7 @@ use crate::control::metrics;
 use crate::control::openapi::openapi;
 use crate::control::reload_routes;
 use crate::control::requests::ControlError;
-use crate::control::responses::{busy, json, outcome_code, problem, read_body, stored_nothing};
+use crate::control::responses::{busy, json, outcome_code, problem, read_body, stored_nothing, unavailable};
 use crate::control::seeing;
 use crate::control::tap;
 use crate::control::tunnel;
@@ -189,6 +189,7 @@ fn reply(outcome: Result<Answer, ControlError>, transport_errors: bool) -> Respo
         Err(ControlError::Refused(error_code)) if error_code.is_of_store() => {
             return stored_nothing(error_code);
         }
+        Err(ControlError::Refused(ErrorCode::Unavailable)) => return unavailable(),
         Err(ControlError::Refused(error_code)) if transport_errors => status_of(error_code),
         Err(ControlError::Invalid(_)) if transport_errors => status_of(ErrorCode::BadRequest),
         _ => StatusCode::OK,

@@ -37,6 +37,7 @@ mod objectives;
 mod objectives_met;
 mod openapi;
 mod options;
+mod other_nodes;
 pub mod outbound;
 mod page;
 mod process;
@@ -86,7 +87,7 @@ use crate::telemetry::sparing::log_peer_once_a_minute;
 pub use crate::control::arriving::EventsHeld;
 pub use crate::control::drain::DrainDefaults;
 pub use crate::control::listener::ApiSocket;
-pub use crate::control::options::{ControlOptions, ReloadBox};
+pub use crate::control::options::{ControlOptions, OtherNodes, ReloadBox};
 pub use crate::control::readiness::{NotReady, Readiness};
 
 /// Threads of the runtime. What is done here waits for shards more than it computes; two keep one long answer from

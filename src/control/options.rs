@@ -14,6 +14,7 @@ use crate::control::events::EventOptions;
 use crate::control::jwks::Issuer;
 use crate::control::process;
 use crate::control::reload::Reload;
+use crate::engine::RunningEngine;
 
 /// How long a body may take to come, or an answer to leave, beside what the listener gives for their bytes.
 pub const TRANSFER_TIME: Duration = Duration::from_secs(10);
@@ -68,6 +69,18 @@ pub struct ControlOptions {
     pub collectors: Vec<Arc<dyn Collector>>,
     /// It starts in the place of another process, and serves from [`Control::open`](crate::control::Control::open) on.
     pub held: bool,
+    /// The nodes that share channels with this one.
+    pub others: Option<OtherNodes>,
+}
+
+/// [`RunningEngine`] that can be debugged.
+#[derive(Clone)]
+pub struct OtherNodes(pub Arc<RunningEngine>);
+
+impl std::fmt::Debug for OtherNodes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("OtherNodes")
+    }
 }
 
 impl ControlOptions {
@@ -106,6 +119,7 @@ impl ControlOptions {
             reload: None,
             collectors: Vec::new(),
             held: false,
+            others: None,
         }
     }
 }

@@ -35,6 +35,16 @@ pub fn stored_nothing(error_code: ErrorCode) -> Response {
     response
 }
 
+/// The engine that keeps the channel does not answer.
+pub fn unavailable() -> Response {
+    let mut response = problem(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "the engine is away: if this was a publish, it may have been done; an idempotency_key makes it safe to try again",
+    );
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}
+
 /// RFC 9457.
 #[derive(Serialize)]
 struct Problem<'p> {

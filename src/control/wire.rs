@@ -3,6 +3,7 @@
 //! Lenient as the field is: unknown fields are ignored, and `null` is the same as a field that is not there (but for
 //! `data`, where it is a payload). Payloads are kept as the text they came as.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -445,7 +446,7 @@ pub struct ChannelSize {
 pub struct Node {
     pub uid: String,
     pub name: String,
-    pub version: &'static str,
+    pub version: Cow<'static, str>,
     pub num_clients: u64,
     pub num_users: u64,
     pub num_channels: u64,

@@ -189,6 +189,16 @@ impl FollowedChannels {
         }
     }
 
+    /// The owner has said where the log stands, in the place of items that were lost on the way: what is missing is read, or
+    /// found to be lost.
+    pub fn handle_stands(&mut self, name: &str, position: Position, now: Time) {
+        let Some(index) = self.find(name) else { return };
+        let entry = &mut self.channels[index as usize];
+        if !entry.subscribers.is_empty() && entry.sequence.stand(position) && !self.reads.contains(index) {
+            self.reads.set(index, now);
+        }
+    }
+
     /// The owner has answered a join. [`FollowedChannels::subscribe`] comes before this when it is a yes.
     pub fn join_answered(&mut self, channel: ChannelIndex) {
         let entry = &mut self.channels[channel as usize];

@@ -22,7 +22,7 @@ pub mod owned;
 mod owned_tests;
 mod pace;
 pub mod places;
-mod presence;
+pub mod presence;
 pub mod requests;
 mod sequencer;
 mod stream;

@@ -23,6 +23,8 @@ pub enum Incident {
     Upgrade(Asked),
     /// A shard cannot go on; nor can the node without it.
     ShardFailed(ShardId, String),
+    /// The engine's server does not let this node in.
+    EngineRefused(String),
 }
 
 /// Bound: what `serve` makes it with.

@@ -12,6 +12,7 @@ mod admission;
 mod announce;
 pub mod clock;
 pub mod doctor;
+mod engine;
 mod harden;
 mod incident;
 pub mod init;
@@ -60,7 +61,7 @@ use crate::config::reload::PlacedTunnel;
 use crate::config::{Config, DriverChoice, MemoryPlan, Secret, Shutdown};
 use crate::control::random_id;
 use crate::control::reload::Outcome;
-use crate::control::{self, Control, ControlOptions, NotReady, ReloadBox};
+use crate::control::{self, Control, ControlOptions, NotReady, OtherNodes, ReloadBox};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
@@ -199,8 +200,13 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     shard_options.node_uid = uid.as_str().into();
     let shard_options = Arc::new(shard_options);
     limits::watch(&shard_options, config.address_mask)?;
-    // A shard says two things at most, the signals and the API each what fits beside.
-    let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 5);
+    let engine = engine::start(config, &router, &uid, &shard_options)?;
+    let router = match &engine {
+        Some(engine) => router.with_engine(Arc::clone(engine) as _),
+        None => router,
+    };
+    // A shard says two things at most, the signals, the API and the engine each what fits beside.
+    let (incidents, happened) = mpsc::sync_channel(usize::from(shards) * 2 + 6);
     let reload = {
         let incidents = incidents.clone();
         move |told| incidents.try_send(Incident::Reload(Some(told))).is_ok()
@@ -224,6 +230,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         reload: Some(ReloadBox(Arc::new(reload))),
         collectors,
         held: before.is_some(),
+        others: engine.clone().map(OtherNodes),
         ..ControlOptions::new(config)
     };
     if let Some(certificates) = &certificates {
@@ -231,6 +238,9 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     }
     let control = control::start(control_options, router.clone(), std::mem::take(&mut places.api))?;
 
+    if let Some(engine) = &engine {
+        engine::watch(engine, control.readiness(), &incidents);
+    }
     let running = Running::default();
     // Before anybody can know that this runs: a signal must not find the default action.
     signals::watch(incidents.clone(), running.clone())?;
@@ -268,6 +278,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
                 }
             }
             Incident::ShardFailed(id, problem) => return Err(failed(id, &problem)),
+            Incident::EngineRefused(problem) => return Err(io::Error::other(problem)),
             Incident::Signal(_) | Incident::Reload(_) => return Ok(()),
             Incident::Upgrade(asked) => asked.failed("the node has not started yet"),
         }
@@ -299,7 +310,8 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         certificates,
         live,
         (self::shard_options, tunnel_options),
-    );
+    )
+    .with_engine(engine.clone());
     let (mut held, mut attempt) = (None, 0);
     let outcome = loop {
         let incident = match held.take() {
@@ -312,6 +324,10 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
             Incident::Upgrade(asked) if store.is_some() => {
                 upgrades.failed("refused");
                 asked.failed("a node with a store (store.path) is not upgraded: restart it, what is durable is read again");
+            }
+            Incident::Upgrade(asked) if engine.is_some() => {
+                upgrades.failed(upgrade::NOT_WITH_ENGINE.result);
+                asked.failed(upgrade::NOT_WITH_ENGINE.problem);
             }
             Incident::Upgrade(asked) => {
                 let next = RefCell::new(None);
@@ -356,6 +372,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
                 }
             }
             Incident::ShardFailed(id, problem) => break Err(failed(id, &problem)),
+            Incident::EngineRefused(problem) => break Err(io::Error::other(problem)),
         }
     };
     let grace = reloader.shutdown().grace;
@@ -375,6 +392,9 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     // A shard that has failed may have half a thought: what it had given is written all the same.
     if let Some(store) = store {
         store.close();
+    }
+    if let Some(engine) = &engine {
+        engine.finish(grace.saturating_sub(ending.elapsed()));
     }
     // What shards told last goes out in what is left of the grace.
     control.stop(grace.saturating_sub(ending.elapsed()));

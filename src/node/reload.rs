@@ -14,6 +14,7 @@ use crate::config::reload::{PlacedTunnel, changes, place_tunnels};
 use crate::config::{Config, MemoryPlan, Shutdown};
 use crate::control::live::Live;
 use crate::control::reload::Outcome;
+use crate::engine::RunningEngine;
 use crate::node::clock::unix_s;
 use crate::node::limits::Room;
 use crate::node::tls::Certificates;
@@ -48,6 +49,7 @@ pub struct Reloader {
     certificates: Option<Certificates>,
     live: Arc<Live>,
     make: (MakeOptions, MakeTunnel),
+    engine: Option<Arc<RunningEngine>>,
 }
 
 impl Reloader {
@@ -75,7 +77,13 @@ impl Reloader {
             certificates,
             live,
             make,
+            engine: None,
         }
+    }
+
+    /// The owner of channels learns of other options too.
+    pub fn with_engine(self, engine: Option<Arc<RunningEngine>>) -> Reloader {
+        Reloader { engine, ..self }
     }
 
     /// How the node ends, as it is configured by now.
@@ -133,6 +141,9 @@ impl Reloader {
         let finish = self.live.exchange(prepared).map_err(text)?;
         crate::telemetry::set_level(config.log.level);
         self.options = Arc::new(options);
+        if let Some(engine) = &self.engine {
+            engine.set_namespaces((*self.options.namespaces).clone());
+        }
         self.give_to_shards();
         self.live.finish(finish);
         (self.tokens, self.tunnels) = (tokens, tunnels);

@@ -136,6 +136,10 @@ impl Core {
                 let channel = publication.channel.clone();
                 self.delivery.local.handle_paced(&channel, publication, pace, now);
             }
+            FromOwner::Stands(stands) => {
+                let (channel, position) = *stands;
+                self.delivery.local.handle_stands(&channel, position, now);
+            }
             FromOwner::Answer(answer) => self.handle_answer(*answer),
         }
     }

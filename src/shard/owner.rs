@@ -123,6 +123,8 @@ pub enum FromOwner {
     Item(Item),
     /// A publication to be delivered at a pace.
     Paced(Box<(Arc<Publication>, Pace)>),
+    /// Where a log stands, when that does not follow from its items: it is another one, or some were lost on the way.
+    Stands(Box<(ChannelName, Position)>),
     Answer(Box<OwnerAnswer>),
 }
 

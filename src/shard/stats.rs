@@ -284,7 +284,7 @@ const DISCONNECTS: [(u16, &str); 25] = [
     (5000, "disconnect_other"),
 ];
 
-const REFUSALS: [(ErrorCode, &str); 14] = [
+const REFUSALS: [(ErrorCode, &str); 15] = [
     (ErrorCode::Internal, "error_100"),
     (ErrorCode::Unauthorized, "error_101"),
     (ErrorCode::UnknownChannel, "error_102"),
@@ -299,6 +299,7 @@ const REFUSALS: [(ErrorCode, &str); 14] = [
     (ErrorCode::TooManyRequests, "error_111"),
     (ErrorCode::UnrecoverablePosition, "error_112"),
     (ErrorCode::Conflict, "error_113"),
+    (ErrorCode::Unavailable, "error_unavailable"),
 ];
 
 /// By cause.

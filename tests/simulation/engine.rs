@@ -212,7 +212,7 @@ impl State {
         let numbered = match &message {
             FromOwner::Item(Item::Publication(publication)) => publication.offset() != Offset(0),
             FromOwner::Paced(paced) => paced.0.offset() != Offset(0),
-            FromOwner::Item(Item::JoinLeaveEvent(_)) | FromOwner::Answer(_) => false,
+            FromOwner::Item(Item::JoinLeaveEvent(_)) | FromOwner::Answer(_) | FromOwner::Stands(_) => false,
         };
         if !numbered {
             let again = match &message {
@@ -254,7 +254,7 @@ impl State {
             let message = match &message {
                 FromOwner::Item(item) => FromOwner::Item(item.clone()),
                 FromOwner::Paced(paced) => FromOwner::Paced(paced.clone()),
-                FromOwner::Answer(_) => unreachable!("it has no number"),
+                FromOwner::Answer(_) | FromOwner::Stands(_) => unreachable!("it has no number"),
             };
             self.put(due, shard, message);
         }

@@ -63,6 +63,9 @@ const OFF: &[&str] = &["false", "0", ""];
 const NOT_HERE: &str = "there is nothing like it here";
 const OTHER_METRICS: &str = "only /metrics shows what the node does";
 const BUFFERS: &str = "buffers have one size here";
+const IN_THE_URL: &str =
+    "engine.address says it: redis+cluster://, redis+sentinel://, rediss://, redis://host:port/db";
+const PRESENCE: &str = "presence in Redis has one form here: a zset and a hash for each channel";
 const MEMORY: &[&str] = &["memory", ""];
 
 #[rustfmt::skip]
@@ -98,8 +101,22 @@ pub const KEYS: &[Key] = &[
     key("log.level", &["log_level"], Ours("log.level", As::Level, None)),
     key("log.file", &["log_file"], Missing(Comfort, OFF, "logs go to stderr")),
 
-    key("engine.type", &["engine"], Missing(Scale, MEMORY, "this node keeps its channels itself and shares them with no other")),
-    key("engine.redis", &["redis_*", "global_presence_ttl", "global_redis_presence_user_mapping"], Under),
+    key("engine.type", &["engine"], Ours("engine.kind", As::Text, None)),
+    key("engine.redis.address", &["redis_address"], Ours("engine.address", As::Texts, None)),
+    key("engine.redis.prefix", &["redis_prefix"], Ours("engine.prefix", As::Text, None)),
+    key("engine.redis.user", &["redis_user"], Ours("engine.user", As::Text, None)),
+    key("engine.redis.password", &["redis_password"], Ours("engine.password", As::Text, None)),
+    key("engine.redis.connect_timeout", &["redis_connect_timeout"], Ours("engine.connect_timeout", As::Time, None)),
+    key("engine.redis.io_timeout", &["redis_io_timeout"], Ours("engine.timeout", As::Time, None)),
+    key("engine.redis.db", &["redis_db"], Missing(Scale, OFF, IN_THE_URL)),
+    key("engine.redis.cluster_address", &["redis_cluster_address"], Missing(Scale, OFF, IN_THE_URL)),
+    key("engine.redis.sentinel_address", &["redis_sentinel_address"], Missing(Scale, OFF, IN_THE_URL)),
+    key("engine.redis.tls.enabled", &["redis_tls"], Missing(Scale, OFF, IN_THE_URL)),
+    key("engine.redis.history_use_lists", &["redis_use_lists"], Missing(Scale, OFF, "logs are streams here")),
+    key("engine.redis.presence_hash_field_ttl", &["redis_presence_hash_field_ttl"], Missing(Scale, OFF, PRESENCE)),
+    key("engine.redis.presence_user_mapping", &["global_redis_presence_user_mapping"], Missing(Scale, OFF, PRESENCE)),
+    key("engine.redis.presence_ttl", &["global_presence_ttl"], Missing(Scale, &["60s", "1m", "60", ""], "members are present for 60s")),
+    key("engine.redis", &["redis_*"], Under),
     key("broker.type", &["broker"], Missing(Scale, MEMORY, "this node shares channels with no other")),
     key("broker.enabled", &[], Moot),
     key("broker.redis", &[], Under),

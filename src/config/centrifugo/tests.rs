@@ -436,8 +436,11 @@ fn what_has_no_counterpart_is_refused_by_its_name_and_line() {
             "{\"channel\": {\"namespaces\": [{\"name\": \"n\", \"subscribe_cel\": \"x\"}]}}",
             "channel.namespaces.n.subscribe_cel",
         ),
-        ("{\"engine\": \"redis\"}", "engine: has no counterpart, and is about how far it scales"),
-        ("{\"engine\": {\"type\": \"redis\", \"redis\": {\"address\": \"r\"}}}", "engine.type"),
+        (
+            "{\"engine\": {\"type\": \"redis\", \"redis\": {\"cluster_address\": \"r:1\"}}}",
+            "engine.redis.cluster_address: has no counterpart, and is about how far it scales",
+        ),
+        ("{\"engine\": \"redis\", \"redis_use_lists\": true}", "redis_use_lists"),
         ("{\"broker\": \"nats\"}", "broker"),
         (
             "{\"grpc_api\": {\"enabled\": true, \"port\": 1}}",
@@ -556,4 +559,24 @@ fn no_two_rows_are_of_one_key() {
     old.sort_unstable();
     old.dedup();
     assert_eq!(old.len(), all);
+}
+
+/// A fleet on Redis moves node by node: the engine's keys are ours.
+#[test]
+fn an_engine_of_theirs_is_ours() {
+    use crate::config::engine::EngineKind;
+    for file in [
+        "{\"engine\": {\"type\": \"redis\", \"redis\": {\"address\": \"redis://r:1/2\", \"prefix\": \"p\", \"password\": \"pw\"}}}",
+        "{\"engine\": \"redis\", \"redis_address\": \"redis://r:1/2\", \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
+        "{\"engine\": \"redis\", \"redis_address\": [\"redis://r:1/2\"], \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
+    ] {
+        let config = loaded(&import(&sources("c.json", file)).unwrap());
+        assert_eq!((config.engine.kind, config.engine.prefix.as_str()), (EngineKind::Redis, "p"), "{file}");
+        let addresses = config.engine.addresses().unwrap();
+        assert_eq!(
+            (addresses.len(), addresses[0].to_string().as_str(), addresses[0].db),
+            (1, "redis://r:1", 2)
+        );
+        assert_eq!(addresses[0].password.as_deref(), Some("pw"));
+    }
 }

@@ -120,6 +120,17 @@ impl Sequence {
         self.hole.is_some()
     }
 
+    /// The owner has said where the log stands, in the place of items. True when something is missing.
+    pub fn stand(&mut self, position: Position) -> bool {
+        let went_back = position.epoch == self.top.epoch && position.offset < self.top.offset;
+        let here = self.learn(position, true);
+        if went_back {
+            // The owner has lost the end of its log.
+            self.hear_of(position).mixed = true;
+        }
+        here || went_back
+    }
+
     fn hear_of(&mut self, position: Position) -> &mut Hole {
         let hole = self
             .hole

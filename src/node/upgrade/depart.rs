@@ -32,6 +32,7 @@ pub(in crate::node) fn interruption(
     match next.as_ref()? {
         Incident::Signal(name) => Some(format!("{name} came")),
         Incident::ShardFailed(id, problem) => Some(failed(*id, problem).to_string()),
+        Incident::EngineRefused(problem) => Some(problem.clone()),
         Incident::Reload(_) => Some("the configuration is to be read again".into()),
         Incident::Ready(_) | Incident::Upgrade(_) => None,
     }

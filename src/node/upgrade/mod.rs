@@ -37,6 +37,20 @@ use crate::shard::handover::Counts as Moves;
 /// How long the process before this one may take to hear why this one does not start.
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
 
+/// Why a node with an engine is not upgraded: which clients are in which channel is known to the engine's part of this
+/// process, and does not move.
+pub const NOT_WITH_ENGINE: Denial = Denial {
+    result: "refused",
+    problem: "a node with an engine is not upgraded in place: drain it and start the new one, clients recover at other nodes",
+};
+
+/// An upgrade that is not begun.
+pub struct Denial {
+    /// One of [`counts::RESULTS`].
+    pub result: &'static str,
+    pub problem: &'static str,
+}
+
 /// This process cannot start. If it was to follow another one, that one hears why.
 pub fn refuse_start(problem: &str) {
     if let Some(Ok(wire)) = inherited() {

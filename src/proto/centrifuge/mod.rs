@@ -22,6 +22,7 @@ mod json;
 mod protobuf;
 pub mod reply;
 
+pub use self::protobuf::shared;
 pub use command::{Command, CommandFault, Json, Method, Since};
 pub use emulation::{EmulationRequest, decode_emulation};
 pub use frame::quoted;

@@ -62,7 +62,7 @@ const fn status_of(error_code: ErrorCode) -> u16 {
         // Every channel that the node may remember is in use: the client can do nothing about it.
         ErrorCode::LimitExceeded => 503,
         ErrorCode::BadRequest => 400,
-        ErrorCode::TooManyRequests => 503,
+        ErrorCode::TooManyRequests | ErrorCode::Unavailable => 503,
         ErrorCode::UnrecoverablePosition => 416,
         ErrorCode::StoreFull | ErrorCode::StoreFailed | ErrorCode::StoreBusy => 503,
     }

@@ -109,7 +109,7 @@ fn write_publications(fields: &mut Fields<'_>, number: u8, publications: &[Publi
     }
 }
 
-fn write_client_info(fields: &mut Fields<'_>, info: &ClientInfoRef<'_>) {
+pub(super) fn write_client_info(fields: &mut Fields<'_>, info: &ClientInfoRef<'_>) {
     fields.text(1, info.user);
     fields.text(2, info.client);
     fields.raw(3, info.conn_info);

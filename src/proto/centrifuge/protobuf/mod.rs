@@ -6,6 +6,7 @@
 
 mod decode;
 mod encode;
+pub mod shared;
 #[cfg(test)]
 mod tests;
 mod wire;

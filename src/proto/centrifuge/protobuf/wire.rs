@@ -164,6 +164,13 @@ impl<'b> Fields<'b> {
         }
     }
 
+    /// As [`Fields::bytes`], written even when it is empty: an entry of a list or a map.
+    pub(super) fn bytes_always(&mut self, number: u8, value: &[u8]) {
+        self.tag(number, LENGTH);
+        write_varint(self.out, value.len() as u64);
+        self.out.extend_from_slice(value);
+    }
+
     /// A message within this one, written even when it is empty: it says that it is there.
     pub(super) fn message(&mut self, number: u8, write: impl FnOnce(&mut Fields<'_>)) {
         self.tag(number, LENGTH);

@@ -1,0 +1,62 @@
+//! What comes to the keeper, from shards, the control plane and servers.
+
+use crossbeam::queue::SegQueue;
+use tokio::sync::Notify;
+
+use crate::engine::job::{Done, Fault, Then};
+use crate::proto::centrifuge::shared::NodeWord;
+use crate::shard::control_request::ControlRequest;
+use crate::shard::owner::OwnerRequest;
+
+pub enum Event {
+    Request(OwnerRequest),
+    Ask(ControlRequest),
+    /// A server is there: what was subscribed on an earlier connection is not.
+    Up(usize),
+    /// It is not.
+    Down(usize),
+    /// A message of a channel's, as the server names it.
+    Message(Incoming),
+    /// The subscriptions of these numbers hold.
+    Subscribed(Vec<u64>),
+    Finished(Then, Result<Done, Fault>),
+    /// Something for other nodes.
+    Tell(NodeWord),
+}
+
+/// What a server's connection has brought.
+pub enum Incoming {
+    Channel(String, crate::engine::redis::layout::Message),
+    /// Of nodes.
+    Node(Vec<u8>),
+}
+
+/// Filled from any thread, emptied by the keeper alone.
+pub struct Inlet {
+    /// Bound: what connections, callers and a server's connection have under way. The keeper waits for nothing but this.
+    events: SegQueue<Event>,
+    filled: Notify,
+}
+
+impl Inlet {
+    pub fn new() -> Inlet {
+        Inlet { events: SegQueue::new(), filled: Notify::new() }
+    }
+
+    pub fn push(&self, event: Event) {
+        self.events.push(event);
+        self.filled.notify_one();
+    }
+
+    pub fn pop(&self) -> Option<Event> {
+        self.events.pop()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+
+    pub async fn filled(&self) {
+        self.filled.notified().await;
+    }
+}

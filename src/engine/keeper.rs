@@ -1,0 +1,605 @@
+//! The one task that knows which channels this node follows, who is in them and where their logs stand.
+//!
+//! Inputs: [`Event`]s, in the order in which they came. Outputs: tasks for servers, messages for shards. It waits for
+//! nothing but its inlet, so that requests of one follower about one channel are handled in their order: a channel
+//! whose next request waits for a server is [`Busy`], and what comes for it waits behind.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use ahash::RandomState;
+use tokio::time::{Instant, timeout};
+
+use crate::base::fault::ErrorCode;
+use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
+use crate::base::publication::{ClientInfo, Publication, Publications};
+use crate::engine::followed::{Busy, Followed, Member, Tail};
+use crate::engine::inlet::{Event, Inlet};
+use crate::engine::job::{Entries, Job, LogRead, LogTerms, Task, Then, To};
+use crate::engine::limits::{KEY_BYTES_MAX, POST_RETRY, TAILS_BYTES_MAX, TICK};
+use crate::engine::link::{Change, Link};
+use crate::engine::nats::is_subject;
+use crate::engine::nodes::Nodes;
+use crate::engine::posts::Posts;
+use crate::engine::redis::layout::server_of;
+use crate::engine::{Limits, Shared};
+use crate::hub::presence::Interest;
+use crate::hub::requests::{HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, SinceEpoch};
+use crate::hub::{ChannelOptions, RecoveryMode};
+use crate::proto::centrifuge::shared::SharedPublication;
+use crate::shard::control_request::{ChannelCount, ControlRequest, Reply};
+use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerAnswer, OwnerRequest, ReadBy};
+
+pub struct Keeper {
+    pub(super) shared: Arc<Shared>,
+    pub(super) inlet: Arc<Inlet>,
+    pub(super) links: Vec<Arc<Link>>,
+    pub(super) posts: Posts,
+    pub(super) limits: Limits,
+    pub(super) channels: HashMap<ChannelName, Followed, RandomState>,
+    /// By the number of the subscribe.
+    pub(super) subscribing: HashMap<u64, ChannelName>,
+    pub(super) subscribes: u64,
+    /// Payload in all tails.
+    pub(super) tails_bytes: usize,
+    /// Channels whose position is to be checked.
+    /// Bound: one for each channel followed.
+    pub(super) to_check: VecDeque<ChannelName>,
+    pub(super) checking: usize,
+    /// Channels whose members are to be named again in this round.
+    /// Bound: one for each channel with members that are listed.
+    pub(super) to_refresh: VecDeque<ChannelName>,
+    pub(super) refresh_at: Instant,
+    pub(super) refresh_each_tick: usize,
+    pub(super) tick_at: Instant,
+    pub(super) nodes: Nodes,
+}
+
+impl Keeper {
+    pub fn new(
+        shared: Arc<Shared>,
+        inlet: Arc<Inlet>,
+        links: Vec<Arc<Link>>,
+        posts: Posts,
+        limits: Limits,
+        nodes: Nodes,
+    ) -> Keeper {
+        let now = Instant::now();
+        Keeper {
+            shared,
+            inlet,
+            links,
+            posts,
+            limits,
+            channels: HashMap::with_hasher(RandomState::new()),
+            subscribing: HashMap::new(),
+            subscribes: 0,
+            tails_bytes: 0,
+            to_check: VecDeque::new(),
+            checking: 0,
+            to_refresh: VecDeque::new(),
+            refresh_at: now,
+            refresh_each_tick: 0,
+            tick_at: now,
+            nodes,
+        }
+    }
+
+    /// For the life of the process.
+    pub async fn run(mut self) {
+        loop {
+            let waits = self.posts.retry();
+            if Instant::now() >= self.tick_at {
+                self.tick_at = Instant::now() + TICK;
+                self.handle_tick();
+            }
+            // A burst of events does not keep posts and time waiting.
+            let mut left = 1024;
+            while left > 0
+                && let Some(event) = self.inlet.pop()
+            {
+                left -= 1;
+                self.handle(event);
+            }
+            self.check_next();
+            if left > 0 {
+                let pause = if waits { POST_RETRY } else { self.tick_at.duration_since(Instant::now()) };
+                let _ = timeout(pause, self.inlet.filled()).await;
+            }
+        }
+    }
+
+    pub(super) fn handle(&mut self, event: Event) {
+        match event {
+            Event::Request(request) => self.handle_request(request),
+            Event::Ask(ask) => self.handle_ask(ask),
+            Event::Up(link) => self.handle_up(link),
+            Event::Down(link) => self.handle_down(link),
+            Event::Message(incoming) => self.handle_incoming(incoming),
+            Event::Subscribed(numbers) => self.handle_subscribed(&numbers),
+            Event::Finished(then, outcome) => self.handle_finished(then, outcome),
+            Event::Tell(word) => self.tell(word, None),
+        }
+    }
+
+    // --- requests
+
+    fn handle_request(&mut self, request: OwnerRequest) {
+        if let Some(followed) = self.channels.get_mut(request.channel())
+            && (followed.busy != Busy::No || !followed.waiting.is_empty())
+        {
+            followed.waiting.push_back(request);
+            return;
+        }
+        self.begin(request);
+    }
+
+    /// What waited for a channel goes on.
+    pub(super) fn go_on(&mut self, channel: &str) {
+        while let Some(followed) = self.channels.get_mut(channel)
+            && followed.busy == Busy::No
+            && let Some(request) = followed.waiting.pop_front()
+        {
+            self.begin(request);
+        }
+        self.forget_if_unused(channel);
+    }
+
+    fn begin(&mut self, request: OwnerRequest) {
+        match request {
+            OwnerRequest::Join { ask, tag } => self.begin_join(ask, tag),
+            OwnerRequest::Leave { channel, conn } => {
+                self.leave(&channel, conn);
+                self.forget_if_unused(&channel);
+            }
+            OwnerRequest::Renew { channel, conn, info } => self.renew(&channel, conn, info),
+            OwnerRequest::Publish { conn, id, ask } => self.publish(ask, To::Connection(conn, id)),
+            OwnerRequest::History { conn, id, ask } => self.history(ask, To::Connection(conn, id)),
+            OwnerRequest::Read { by, read } => self.read(by, read),
+            OwnerRequest::Presence { conn, id, channel } => {
+                match self.listing(&channel) {
+                    Ok(()) => self.do_at(
+                        &channel.clone(),
+                        Task::Presence(channel),
+                        Then::Presence(To::Connection(conn, id)),
+                    ),
+                    Err(error_code) => self.answer_presence(To::Connection(conn, id), Err(error_code)),
+                };
+            }
+            OwnerRequest::PresenceStats { conn, id, channel } => {
+                match self.listing(&channel) {
+                    Ok(()) => self.do_at(
+                        &channel.clone(),
+                        Task::Presence(channel),
+                        Then::PresenceStats(To::Connection(conn, id)),
+                    ),
+                    Err(error_code) => self.answer_stats(To::Connection(conn, id), Err(error_code)),
+                };
+            }
+        }
+    }
+
+    fn handle_ask(&mut self, ask: ControlRequest) {
+        match ask {
+            ControlRequest::Publish(ask, reply) => self.publish(ask, To::Control(reply)),
+            ControlRequest::History(ask, reply) => self.history(ask, To::Control(reply)),
+            ControlRequest::HistoryRemove(channel, reply) => match self.logged(&channel) {
+                Ok(_) => {
+                    if let Some(tail) =
+                        self.channels.get_mut(&channel).and_then(|followed| followed.log.as_mut())
+                    {
+                        self.tails_bytes -= tail.bytes();
+                        tail.clear();
+                    }
+                    self.do_at(&channel.clone(), Task::HistoryRemove(channel), Then::HistoryRemove(reply));
+                }
+                Err(error_code) => reply.send(Err(error_code)),
+            },
+            ControlRequest::Presence(channel, reply) => match self.listing(&channel) {
+                Ok(()) => {
+                    self.do_at(&channel.clone(), Task::Presence(channel), Then::Presence(To::Control(reply)))
+                }
+                Err(error_code) => reply.send(Err(error_code)),
+            },
+            ControlRequest::PresenceStats(channel, reply) => match self.listing(&channel) {
+                Ok(()) => {
+                    self.do_at(
+                        &channel.clone(),
+                        Task::Presence(channel),
+                        Then::PresenceStats(To::Control(reply)),
+                    );
+                }
+                Err(error_code) => reply.send(Err(error_code)),
+            },
+            ControlRequest::Channels(filter, reply) => {
+                let all = self
+                    .channels
+                    .iter()
+                    .filter(|(name, followed)| !followed.members.is_empty() && (filter.0)(name));
+                let counts = all.map(|(name, followed)| ChannelCount {
+                    channel: name.clone(),
+                    clients: followed.members.len() as u32,
+                });
+                reply.send(Ok(counts.collect()));
+            }
+            // Dropped unanswered, it answers for itself.
+            _ => {}
+        }
+    }
+
+    pub(super) fn options(&self, channel: &str) -> Result<Arc<ChannelOptions>, ErrorCode> {
+        if self.limits.subjects && !is_subject(channel) {
+            return Err(ErrorCode::BadRequest);
+        }
+        self.shared.namespaces.read().resolve(channel).cloned()
+    }
+
+    fn logged(&self, channel: &str) -> Result<LogTerms, ErrorCode> {
+        let options = self.options(channel)?;
+        if options.keeps_history() { Ok(terms(&options)) } else { Err(ErrorCode::NotAvailable) }
+    }
+
+    fn listing(&self, channel: &str) -> Result<(), ErrorCode> {
+        if self.options(channel)?.presence { Ok(()) } else { Err(ErrorCode::NotAvailable) }
+    }
+
+    pub(super) fn link_of(&self, channel: &str) -> usize {
+        server_of(channel, self.links.len())
+    }
+
+    pub(super) fn do_at(&mut self, channel: &str, what: Task, then: Then) {
+        let link = &self.links[self.link_of(channel)];
+        let may_be_refused = !matches!(then, Then::Nobody | Then::Join(_) | Then::Check(..));
+        if !link.is_up() {
+            return self.handle_finished(then, Err(crate::engine::job::Fault::Away));
+        }
+        if may_be_refused && link.is_full() {
+            return self.refuse(then, ErrorCode::TooManyRequests);
+        }
+        link.push(Job { what, then });
+    }
+
+    // --- publishing
+
+    fn publish(&mut self, ask: PublishRequest, to: To<Position>) {
+        let options = match self.options(&ask.channel) {
+            Ok(options) => options,
+            Err(error_code) => return self.answer_publish(to, Err(error_code)),
+        };
+        // The messages of nodes have no place for it, and nodes of other kinds would deliver it to those.
+        if ask.except.is_some() {
+            return self.answer_publish(to, Err(ErrorCode::NotAvailable));
+        }
+        let too_long = |text: &Option<Box<str>>| text.as_ref().is_some_and(|text| text.len() > KEY_BYTES_MAX);
+        if too_long(&ask.idempotency_key) || too_long(&ask.version_epoch) {
+            return self.answer_publish(to, Err(ErrorCode::BadRequest));
+        }
+        let log = (options.keeps_history() && !ask.skip_history).then(|| terms(&options));
+        let publication = SharedPublication {
+            data: ask.data,
+            info: ask.info,
+            offset: 0,
+            tags: ask.tags,
+            time_ms: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64),
+        };
+        let what = Task::Publish {
+            channel: ask.channel.clone(),
+            publication: Box::new(publication),
+            log,
+            key: ask.idempotency_key,
+            version: ask.version,
+            version_epoch: ask.version_epoch.unwrap_or_default(),
+        };
+        self.do_at(&ask.channel, what, Then::Publish(to));
+    }
+
+    pub(super) fn answer_publish(&mut self, to: To<Position>, outcome: Result<Position, ErrorCode>) {
+        match to {
+            To::Connection(conn, id) => self.posts.answer(OwnerAnswer::Published { conn, id, outcome }),
+            To::Control(reply) => reply.send(outcome),
+        }
+    }
+
+    // --- reading
+
+    fn history(&mut self, ask: HistoryRequest, to: To<crate::hub::requests::History>) {
+        let terms = match self.logged(&ask.channel) {
+            Ok(terms) => terms,
+            Err(error_code) => return self.answer_history(to, Err(error_code)),
+        };
+        if ask.reverse && ask.since.is_some_and(|since| since.offset == Offset(0)) {
+            return self.answer_history(to, Err(ErrorCode::BadRequest));
+        }
+        let limit = ask.limit.unwrap_or(usize::MAX).min(self.limits.history_read_max);
+        let from = match (ask.since, ask.reverse) {
+            (None, _) => 0,
+            (Some(since), false) => since.offset.0.saturating_add(1),
+            (Some(since), true) => since.offset.0 - 1,
+        };
+        // Nothing is before the first.
+        let none = limit == 0 || (ask.reverse && ask.since.is_some() && from == 0);
+        let entries = (!none).then_some(Entries { from, limit, backwards: ask.reverse });
+        let read = LogRead { channel: ask.channel.clone(), entries, meta_ttl_s: terms.meta_ttl_s };
+        self.do_at(&ask.channel.clone(), Task::History(read), Then::History(ask, to));
+    }
+
+    pub(super) fn answer_history(
+        &mut self,
+        to: To<crate::hub::requests::History>,
+        outcome: Result<crate::hub::requests::History, ErrorCode>,
+    ) {
+        match to {
+            To::Connection(conn, id) => self.posts.answer(OwnerAnswer::History { conn, id, outcome }),
+            To::Control(reply) => reply.send(outcome),
+        }
+    }
+
+    /// What a follower is missing: from what is here, or from the log.
+    fn read(&mut self, by: ReadBy, read: Read) {
+        let known = self.channels.get(&read.channel).and_then(|followed| followed.log.as_ref());
+        if let Some(tail) = known
+            && tail.top.epoch == read.after.epoch
+            && let Some(publications) = tail.after(read.after.offset)
+            && !publications.is_empty()
+        {
+            let answer = ReadAnswer::page(publications, read.after, tail.top, read.bytes_max);
+            return self.posts.answer(OwnerAnswer::Read { by, read, answer });
+        }
+        let terms = match self.logged(&read.channel) {
+            Ok(terms) => terms,
+            Err(_) => {
+                let answer = ReadAnswer::Lost(Position::UNKNOWN);
+                return self.posts.answer(OwnerAnswer::Read { by, read, answer });
+            }
+        };
+        let entries = Entries {
+            from: read.after.offset.0 + 1,
+            limit: crate::engine::limits::READ_ITEMS_MAX,
+            backwards: false,
+        };
+        let task = Task::History(LogRead {
+            channel: read.channel.clone(),
+            entries: Some(entries),
+            meta_ttl_s: terms.meta_ttl_s,
+        });
+        self.do_at(&read.channel.clone(), task, Then::Read(by, read));
+    }
+
+    // --- joining and leaving
+
+    fn begin_join(&mut self, ask: JoinRequest, tag: JoinTag) {
+        let options = match self.options(&ask.channel) {
+            Ok(options) => options,
+            Err(error_code) => return self.answer_join(ask, tag, Err(error_code)),
+        };
+        let link = self.link_of(&ask.channel);
+        if !self.links[link].is_up() {
+            return self.answer_join(ask, tag, Err(ErrorCode::Unavailable));
+        }
+        let channel = ask.channel.clone();
+        let followed = self.channels.entry(channel.clone()).or_insert_with(|| Followed {
+            link,
+            options: Arc::clone(&options),
+            members: HashMap::with_hasher(RandomState::new()),
+            listed: 0,
+            interest: Interest::default(),
+            subscribed: false,
+            subscribe_number: 0,
+            busy: Busy::No,
+            waiting: VecDeque::new(),
+            log: None,
+            heard: Instant::now(),
+            checking: false,
+        });
+        followed.options = options;
+        if !followed.subscribed {
+            followed.busy = Busy::Subscribing;
+            followed.waiting.push_front(OwnerRequest::Join { ask, tag });
+            return self.subscribe(&channel);
+        }
+        if !followed.options.keeps_history() {
+            let recovery = ask.recover.map(|_| None);
+            return self.finish_join(ask, tag, (Position::UNKNOWN, recovery));
+        }
+        if let Some(outcome) = followed.log.as_ref().and_then(|tail| {
+            join_from_tail(tail, &ask, followed.options.recovery_mode, self.limits.recovery_max)
+        }) {
+            return self.finish_join(ask, tag, outcome);
+        }
+        followed.busy = Busy::Reading;
+        let cache = followed.options.recovery_mode == RecoveryMode::Cache;
+        let entries = match ask.recover {
+            None => None,
+            Some(_) if cache => Some(Entries { from: 0, limit: 1, backwards: true }),
+            Some(since) if since.epoch == SinceEpoch::Foreign => None,
+            // One more than may be recovered tells that there are more.
+            Some(since) => Some(Entries {
+                from: since.offset.0.saturating_add(1),
+                limit: self.limits.recovery_max + 1,
+                backwards: false,
+            }),
+        };
+        let meta_ttl_s = terms(&followed.options).meta_ttl_s;
+        let task = Task::History(LogRead { channel: channel.clone(), entries, meta_ttl_s });
+        self.do_at(&channel, task, Then::Join(Box::new((ask, tag))));
+    }
+
+    pub(super) fn subscribe(&mut self, channel: &ChannelName) {
+        let Some(followed) = self.channels.get_mut(channel) else { return };
+        self.subscribes += 1;
+        followed.subscribe_number = self.subscribes;
+        self.subscribing.insert(self.subscribes, channel.clone());
+        self.links[followed.link].change(Change::Subscribe(channel.clone(), self.subscribes));
+    }
+
+    /// The connection is in from now on.
+    pub(super) fn finish_join(
+        &mut self,
+        ask: JoinRequest,
+        tag: JoinTag,
+        (position, recovery): (Position, Option<Option<Publications>>),
+    ) {
+        let JoinRequest { channel, conn, info, shown, recover, .. } = ask;
+        let home = self.posts.home(conn);
+        let Some(followed) = self.channels.get_mut(&channel) else { return };
+        if followed.log.is_none() && followed.options.keeps_history() {
+            followed.log = Some(Tail::new(position));
+        }
+        let member = shown.at_all().then(|| Box::new(Member { info: info.clone(), shown }));
+        let before = followed.members.insert(conn, member);
+        let is_new = before.is_none();
+        let was_listed = before.flatten().is_some_and(|member| member.shown.listed);
+        followed.listed += usize::from(shown.listed);
+        followed.listed -= usize::from(was_listed);
+        if is_new {
+            followed.interest.add(home);
+        }
+        let outcome: JoinOutcome = Ok((position, recovery));
+        self.posts.answer(OwnerAnswer::Joined {
+            conn,
+            channel: channel.clone(),
+            since: recover,
+            tag,
+            outcome,
+        });
+        if shown.listed {
+            let what = Task::PresenceAdd { channel: channel.clone(), info: Box::new(info.clone()) };
+            self.do_at(&channel, what, Then::Nobody);
+        }
+        // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
+        if shown.announced && is_new {
+            let what = Task::Event { channel: channel.clone(), joined: true, info: Box::new(info) };
+            self.do_at(&channel, what, Then::Nobody);
+        }
+    }
+
+    pub(super) fn answer_join(&mut self, ask: JoinRequest, tag: JoinTag, outcome: JoinOutcome) {
+        let JoinRequest { channel, conn, recover, .. } = ask;
+        self.posts.answer(OwnerAnswer::Joined { conn, channel, since: recover, tag, outcome });
+    }
+
+    fn leave(&mut self, channel: &ChannelName, conn: ConnId) {
+        let home = self.posts.home(conn);
+        let Some(followed) = self.channels.get_mut(channel) else { return };
+        // One that is not in: its join may have been refused.
+        let Some(member) = followed.members.remove(&conn) else { return };
+        followed.interest.remove(home);
+        let Some(Member { info, shown }) = member.map(|member| *member) else { return };
+        followed.listed -= usize::from(shown.listed);
+        if shown.listed {
+            let what = Task::PresenceRemove { channel: channel.clone(), client: info.client.clone() };
+            self.do_at(channel, what, Then::Nobody);
+        }
+        if shown.announced {
+            let what = Task::Event { channel: channel.clone(), joined: false, info: Box::new(info) };
+            self.do_at(channel, what, Then::Nobody);
+        }
+    }
+
+    fn renew(&mut self, channel: &ChannelName, conn: ConnId, info: ClientInfo) {
+        let Some(followed) = self.channels.get_mut(channel) else { return };
+        let Some(Some(member)) = followed.members.get_mut(&conn) else { return };
+        member.info = info.clone();
+        if member.shown.listed {
+            let what = Task::PresenceAdd { channel: channel.clone(), info: Box::new(info) };
+            self.do_at(channel, what, Then::Nobody);
+        }
+    }
+
+    pub(super) fn forget_if_unused(&mut self, channel: &str) {
+        let Some(followed) = self.channels.get(channel) else { return };
+        if !followed.members.is_empty() || followed.busy != Busy::No || !followed.waiting.is_empty() {
+            return;
+        }
+        let Some((name, followed)) = self.channels.remove_entry(channel) else { return };
+        self.tails_bytes -= followed.log.as_ref().map_or(0, Tail::bytes);
+        self.subscribing.remove(&followed.subscribe_number);
+        if self.links[followed.link].is_up() {
+            self.links[followed.link].change(Change::Unsubscribe(name));
+        }
+    }
+
+    // --- what comes to followers
+
+    /// A publication goes to the shards with subscribers.
+    pub(super) fn deliver(&mut self, publication: Publication) {
+        let Some(followed) = self.channels.get_mut(&publication.channel) else { return };
+        let publication = Arc::new(publication);
+        followed.heard = Instant::now();
+        if publication.offset() != Offset(0)
+            && let Some(tail) = &mut followed.log
+        {
+            self.tails_bytes -= tail.bytes();
+            let alone = self.tails_bytes > TAILS_BYTES_MAX;
+            tail.push(&publication, alone);
+            self.tails_bytes += tail.bytes();
+        }
+        for &(shard, _) in followed.interest.as_slice() {
+            let item = crate::hub::followed::Item::Publication(Arc::clone(&publication));
+            self.posts.post(shard, FromOwner::Item(item));
+        }
+    }
+
+    /// The log stands elsewhere than its items say.
+    pub(super) fn say_where(&mut self, channel: &ChannelName, position: Position) {
+        let Some(followed) = self.channels.get_mut(channel) else { return };
+        if let Some(tail) = &mut followed.log {
+            self.tails_bytes -= tail.bytes();
+            *tail = Tail::new(position);
+        }
+        let shards: Vec<ShardId> = followed.interest.as_slice().iter().map(|&(shard, _)| shard).collect();
+        for shard in shards {
+            self.posts.post(shard, FromOwner::Stands(Box::new((channel.clone(), position))));
+        }
+    }
+
+    pub(super) fn answer_presence(
+        &mut self,
+        to: To<Arc<crate::hub::Roster>>,
+        outcome: Result<Arc<crate::hub::Roster>, ErrorCode>,
+    ) {
+        match to {
+            To::Connection(conn, id) => self.posts.answer(OwnerAnswer::Presence { conn, id, outcome }),
+            To::Control(reply) => reply.send(outcome),
+        }
+    }
+
+    pub(super) fn answer_stats(
+        &mut self,
+        to: To<crate::hub::requests::PresenceStats>,
+        outcome: Result<crate::hub::requests::PresenceStats, ErrorCode>,
+    ) {
+        match to {
+            To::Connection(conn, id) => self.posts.answer(OwnerAnswer::PresenceStats { conn, id, outcome }),
+            To::Control(reply) => reply.send(outcome),
+        }
+    }
+
+    /// Asks a shard of this node something that nobody waits for.
+    pub(super) fn order<T>(&self, shard: ShardId, make: impl FnOnce(Reply<T>) -> ControlRequest) {
+        let _ = self.posts.router().ask(shard, make(Reply::new(|_| ())));
+    }
+}
+
+pub(super) fn terms(options: &ChannelOptions) -> LogTerms {
+    LogTerms {
+        size: options.history_size,
+        ttl_s: options.history_ttl.as_secs().max(1),
+        meta_ttl_s: options.history_meta_ttl.as_secs(),
+    }
+}
+
+/// The answer to a join that needs no server.
+fn join_from_tail(
+    tail: &Tail,
+    ask: &JoinRequest,
+    mode: RecoveryMode,
+    recovery_max: usize,
+) -> Option<(Position, Option<Option<Publications>>)> {
+    let Some(since) = ask.recover else { return Some((tail.top, None)) };
+    match mode {
+        RecoveryMode::Cache => Some((tail.top, Some(Some(vec![Arc::clone(tail.newest()?)])))),
+        RecoveryMode::Stream => Some((tail.top, Some(Some(tail.missed(since, recovery_max)?)))),
+    }
+}

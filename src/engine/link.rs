@@ -1,0 +1,95 @@
+//! The way to one server: what is to be done there waits here until its connection takes it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam::queue::SegQueue;
+use tokio::sync::Notify;
+
+use crate::base::ids::ChannelName;
+use crate::engine::job::{Job, weight};
+use crate::engine::limits::{BATCH_BYTES_MAX, BATCH_TASKS_MAX, SUBSCRIBE_MAX, TASKS_MAX};
+
+/// A change of what a server sends here.
+#[derive(Debug)]
+pub enum Change {
+    /// With the number by which it is confirmed.
+    Subscribe(ChannelName, u64),
+    Unsubscribe(ChannelName),
+}
+
+pub struct Link {
+    /// Bound: [`TASKS_MAX`] of what may be refused, and one for each member that joins, leaves or is named again.
+    jobs: SegQueue<Job>,
+    pub job_came: Notify,
+    /// Bound: two for each channel with subscribers here.
+    changes: SegQueue<Change>,
+    pub change_came: Notify,
+    up: AtomicBool,
+}
+
+impl Link {
+    pub fn new() -> Link {
+        Link {
+            jobs: SegQueue::new(),
+            job_came: Notify::new(),
+            changes: SegQueue::new(),
+            change_came: Notify::new(),
+            up: AtomicBool::new(false),
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    pub fn set_up(&self, up: bool) {
+        self.up.store(up, Ordering::Release);
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.jobs.len() >= TASKS_MAX
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    pub fn push(&self, job: Job) {
+        self.jobs.push(job);
+        self.job_came.notify_one();
+    }
+
+    pub fn change(&self, change: Change) {
+        self.changes.push(change);
+        self.change_came.notify_one();
+    }
+
+    /// What one write takes.
+    pub fn take_batch(&self) -> Vec<Job> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH_TASKS_MAX
+            && bytes < BATCH_BYTES_MAX
+            && let Some(job) = self.jobs.pop()
+        {
+            bytes += weight(&job.what);
+            batch.push(job);
+        }
+        batch
+    }
+
+    /// The next changes, in their order.
+    pub fn take_changes(&self) -> Vec<Change> {
+        let mut changes = Vec::new();
+        while changes.len() < SUBSCRIBE_MAX
+            && let Some(change) = self.changes.pop()
+        {
+            changes.push(change);
+        }
+        changes
+    }
+
+    /// The connection is lost: what was to change there is not.
+    pub fn drop_changes(&self) {
+        while self.changes.pop().is_some() {}
+    }
+}

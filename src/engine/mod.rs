@@ -1,0 +1,231 @@
+//! What nodes share: an owner of channels outside of this process, and the way to other nodes.
+//!
+//! Inputs: what followers and the control plane ask of a channel's owner ([`crate::shard::owner`]). Outputs: items and answers
+//! in shards' inboxes. Must not know: clients, their connections and protocols, the HTTP surface. It runs on tokio, on
+//! threads of its own.
+//!
+//! ```text
+//!  shards, API ──▶ Inlet ──▶ Keeper ──▶ Link ──▶ server (Redis, NATS)
+//!  inboxes ◀── Posts ◀────────┘   ◀── Inlet ◀──────┘
+//! ```
+//!
+//! The [`keeper`](Keeper) follows the log of each channel that has subscribers on this node: one subscription for all of them,
+//! the newest publications kept for those who lag, and members named again and again for presence. What a server cannot say
+//! while it is away is answered in its place ([`ErrorCode::Unavailable`](crate::base::fault::ErrorCode)); when it is back,
+//! each channel's position is checked, and only who lost something hears of it.
+
+mod finished;
+mod followed;
+mod inlet;
+mod job;
+mod keeper;
+mod limits;
+mod link;
+mod nats;
+mod nodes;
+mod posts;
+mod redis;
+mod standing;
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::RwLock;
+use tokio::runtime::Runtime;
+
+use crate::hub::Namespaces;
+use crate::proto::centrifuge::shared::{NodeStanding, NodeWord};
+use crate::shard::control_request::{Busy, ControlRequest};
+use crate::shard::owner::{Engine, OwnerRequest};
+use crate::shard::router::Router;
+
+use self::inlet::{Event, Inlet};
+use self::keeper::Keeper;
+use self::link::Link;
+use self::nats::Nats;
+use self::nodes::{Nodes, Others};
+use self::posts::Posts;
+use self::redis::layout::Names;
+use self::redis::{Server, TlsFiles};
+use self::standing::Standing;
+
+pub use self::nats::NatsPlace;
+pub use self::nodes::push_word;
+pub use self::redis::{Address, TlsFiles as EngineTls};
+pub use self::standing::Stands;
+
+/// Threads of its own: the keeper's, and one that reads and writes.
+const WORKER_THREADS: usize = 2;
+
+/// How long the end of a node waits for its servers at most, and how often it looks.
+const FINISH_MAX: Duration = Duration::from_secs(2);
+const FINISH_STEP: Duration = Duration::from_millis(10);
+
+/// What an engine is made with.
+#[derive(Clone)]
+pub struct EngineOptions {
+    pub place: Place,
+    pub prefix: String,
+    pub connect_timeout: Duration,
+    pub timeout: Duration,
+    pub limits: Limits,
+    pub namespaces: Namespaces,
+    pub node_uid: String,
+    pub node_name: String,
+}
+
+/// What keeps or carries the channels.
+#[derive(Clone)]
+pub enum Place {
+    /// One server, or several that have a part of the channels each.
+    Redis(Vec<Address>, TlsFiles),
+    Nats(NatsPlace),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub history_read_max: usize,
+    pub recovery_max: usize,
+    /// Names of channels must be subjects.
+    pub subjects: bool,
+}
+
+/// What more than one thread reads.
+pub(crate) struct Shared {
+    namespaces: RwLock<Arc<Namespaces>>,
+    others: Others,
+}
+
+/// A running engine, as the rest of the node sees it.
+pub struct RunningEngine {
+    inlet: Arc<Inlet>,
+    links: Vec<Arc<Link>>,
+    shared: Arc<Shared>,
+    standing: Arc<Standing>,
+    /// Ends with this.
+    _runtime: Runtime,
+}
+
+/// Starts it: servers are connected to from now on, and waited for when they are away.
+///
+/// # Errors
+/// When no thread can be started.
+pub fn start(options: EngineOptions, router: Router) -> io::Result<RunningEngine> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKER_THREADS)
+        .thread_name("engine")
+        .enable_all()
+        .build()?;
+    let inlet = Arc::new(Inlet::new());
+    let servers = match &options.place {
+        Place::Redis(servers, _) => servers.len(),
+        Place::Nats(_) => 1,
+    };
+    let standing = Arc::new(Standing::new(servers));
+    let shared =
+        Arc::new(Shared { namespaces: RwLock::new(Arc::new(options.namespaces)), others: Others::default() });
+    let links: Vec<Arc<Link>> = (0..servers).map(|_| Arc::new(Link::new())).collect();
+    match options.place {
+        Place::Redis(servers, tls) => {
+            for (number, address) in servers.into_iter().enumerate() {
+                let server = Server {
+                    number,
+                    names: Names { prefix: options.prefix.clone(), is_cluster: address.is_cluster() },
+                    address,
+                    tls: tls.clone(),
+                    node_uid: options.node_uid.clone(),
+                    connect_timeout: options.connect_timeout,
+                    timeout: options.timeout,
+                    link: Arc::clone(&links[number]),
+                    inlet: Arc::clone(&inlet),
+                    standing: Arc::clone(&standing),
+                };
+                runtime.spawn(server.run());
+            }
+        }
+        Place::Nats(place) => {
+            let server = Nats {
+                place,
+                prefix: options.prefix,
+                node_uid: options.node_uid.clone(),
+                connect_timeout: options.connect_timeout,
+                timeout: options.timeout,
+                link: Arc::clone(&links[0]),
+                inlet: Arc::clone(&inlet),
+                standing: Arc::clone(&standing),
+            };
+            runtime.spawn(server.run());
+        }
+    }
+    let nodes = Nodes::new(options.node_uid, options.node_name);
+    let keeper = Keeper::new(
+        Arc::clone(&shared),
+        Arc::clone(&inlet),
+        links.clone(),
+        Posts::new(router),
+        options.limits,
+        nodes,
+    );
+    runtime.spawn(async move {
+        let ended = tokio::spawn(keeper.run()).await;
+        // A bug of ours: channels would stand still without a word.
+        tracing::error!("the engine's keeper has ended: {ended:?}");
+        std::process::abort();
+    });
+    Ok(RunningEngine { inlet, links, shared, standing, _runtime: runtime })
+}
+
+impl RunningEngine {
+    /// Channels have other options from now on.
+    pub fn set_namespaces(&self, namespaces: Namespaces) {
+        *self.shared.namespaces.write() = Arc::new(namespaces);
+    }
+
+    /// Has it said how its servers stand, now and whenever that changes. Once.
+    pub fn watch(&self, watch: impl Fn(&Stands) + Send + Sync + 'static) {
+        self.standing.watch(watch);
+    }
+
+    /// Has all other nodes do something.
+    pub fn tell(&self, word: NodeWord) {
+        self.inlet.push(Event::Tell(word));
+    }
+
+    /// The node ends: what members left goes to the servers, within `grace`.
+    pub fn finish(&self, grace: Duration) {
+        self.tell(NodeWord::Shutdown);
+        let end = Instant::now() + grace.min(FINISH_MAX);
+        let is_busy =
+            || !self.inlet.is_empty() || self.links.iter().any(|link| link.is_up() && !link.is_empty());
+        while is_busy() && Instant::now() < end {
+            std::thread::sleep(FINISH_STEP);
+        }
+        // What was taken last is on its way.
+        std::thread::sleep(FINISH_STEP);
+    }
+
+    /// The other nodes, as they last said how they stand.
+    pub fn others(&self) -> Vec<NodeStanding> {
+        self.shared.others.lock().values().map(|(standing, _)| standing.clone()).collect()
+    }
+}
+
+impl Engine for RunningEngine {
+    /// Every channel: nodes that share some and not others would not know which.
+    fn owns(&self, _channel: &str) -> bool {
+        true
+    }
+
+    fn request(&self, request: OwnerRequest) {
+        self.inlet.push(Event::Request(request));
+    }
+
+    fn ask(&self, ask: ControlRequest) -> Result<(), Busy> {
+        if self.links.iter().all(|link| !link.is_up() || link.is_full()) {
+            return Err(Busy);
+        }
+        self.inlet.push(Event::Ask(ask));
+        Ok(())
+    }
+}

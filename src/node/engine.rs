@@ -1,0 +1,61 @@
+//! The engine of a node: made of its configuration, and what becomes of the node when it is away.
+
+use std::io;
+use std::sync::{Arc, mpsc};
+
+use crate::config::Config;
+use crate::config::engine::EngineKind;
+use crate::control::{ControlOptions, NotReady, Readiness};
+use crate::engine::{EngineOptions, Limits, Place, RunningEngine, Stands, start as start_engine};
+use crate::node::incident::Incident;
+use crate::shard::ShardOptions;
+use crate::shard::router::Router;
+
+/// The engine of the configuration; `None`: channels live in this process.
+///
+/// # Errors
+/// A file of it cannot be read, or no thread can be started.
+pub fn start(
+    config: &Config,
+    router: &Router,
+    uid: &str,
+    options: &ShardOptions,
+) -> io::Result<Option<Arc<RunningEngine>>> {
+    let engine = &config.engine;
+    let place = match engine.kind {
+        EngineKind::Memory => return Ok(None),
+        EngineKind::Redis => {
+            let tls = engine.tls().map_err(io::Error::other)?;
+            Place::Redis(engine.addresses().map_err(io::Error::other)?, tls)
+        }
+        EngineKind::Nats => Place::Nats(engine.nats()),
+    };
+    let engine_options = EngineOptions {
+        place,
+        prefix: engine.prefix.clone(),
+        connect_timeout: engine.connect_timeout,
+        timeout: engine.timeout,
+        limits: Limits {
+            history_read_max: options.hub.history_read_max,
+            recovery_max: options.hub.recovery_publications_max,
+            subjects: engine.kind == EngineKind::Nats,
+        },
+        namespaces: (*options.namespaces).clone(),
+        node_uid: uid.to_owned(),
+        node_name: ControlOptions::new(config).node_name,
+    };
+    start_engine(engine_options, router.clone()).map(|engine| Some(Arc::new(engine)))
+}
+
+/// The node is ready while the engine is there, and ends when that does not let it in.
+pub fn watch(engine: &RunningEngine, readiness: &Arc<Readiness>, incidents: &mpsc::SyncSender<Incident>) {
+    let (readiness, incidents) = (Arc::clone(readiness), incidents.clone());
+    engine.watch(move |stands| {
+        readiness.set(NotReady::EngineAway, *stands != Stands::Up);
+        if let Stands::Refused(why) = stands {
+            // Without room there is an end of the node on its way.
+            let _ = incidents
+                .try_send(Incident::EngineRefused(format!("the engine does not let this node in: {why}")));
+        }
+    });
+}
