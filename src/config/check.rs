@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::limits::{DRAIN_MAX, HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::dated::FURTHER_SECRETS_MAX;
-use crate::config::engine::check_engine;
+use crate::config::engine_check::check_engine;
 use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;

@@ -12,6 +12,7 @@ pub mod cli;
 mod dated;
 pub mod document;
 pub mod engine;
+mod engine_check;
 mod events;
 pub mod fault;
 mod file;

@@ -23,7 +23,7 @@ use crate::engine::nats::is_subject;
 use crate::engine::nodes::Nodes;
 use crate::engine::posts::Posts;
 use crate::engine::redis::layout::server_of;
-use crate::engine::{Limits, Shared};
+use crate::engine::shared::{Limits, Shared};
 use crate::hub::presence::Interest;
 use crate::hub::requests::{HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, SinceEpoch};
 use crate::hub::{ChannelOptions, RecoveryMode};

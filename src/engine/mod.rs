@@ -23,8 +23,10 @@ mod limits;
 mod link;
 mod nats;
 mod nodes;
+mod others;
 mod posts;
 mod redis;
+mod shared;
 mod standing;
 
 use std::io;
@@ -48,11 +50,13 @@ use self::nodes::{Nodes, Others};
 use self::posts::Posts;
 use self::redis::layout::Names;
 use self::redis::{Server, TlsFiles};
+use self::shared::Shared;
 use self::standing::Standing;
 
 pub use self::nats::NatsPlace;
 pub use self::nodes::push_word;
 pub use self::redis::{Address, TlsFiles as EngineTls};
+pub use self::shared::Limits;
 pub use self::standing::Stands;
 
 /// Threads of its own: the keeper's, and one that reads and writes.
@@ -81,20 +85,6 @@ pub enum Place {
     /// One server, or several that have a part of the channels each.
     Redis(Vec<Address>, TlsFiles),
     Nats(NatsPlace),
-}
-
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    pub history_read_max: usize,
-    pub recovery_max: usize,
-    /// Names of channels must be subjects.
-    pub subjects: bool,
-}
-
-/// What more than one thread reads.
-pub(crate) struct Shared {
-    namespaces: RwLock<Arc<Namespaces>>,
-    others: Others,
 }
 
 /// A running engine, as the rest of the node sees it.

@@ -2,7 +2,8 @@
 //!
 //! | what | where | content |
 //! |---|---|---|
-//! | publications, joins, leaves | Pub/Sub `P.client.C` | `__p1:OFFSET:EPOCH__` and a publication, or a bare one without history; `__j__` or `__l__` and a client |
+//! | publications | Pub/Sub `P.client.C` | `__p1:OFFSET:EPOCH__` and a publication, or a bare one without history |
+//! | joins, leaves | the same | `__j__` or `__l__` and a client |
 //! | log | stream `P.stream.C`, ids are offsets, field `d` | publications |
 //! | its position | hash `P.stream.meta.C` | `e` epoch, `s` offset, `v` and `ve` version and its epoch |
 //! | keys of idempotent publishes | hash `P.result.C.KEY` | `e`, `s` |

@@ -1,0 +1,105 @@
+//! What must hold of the engine's settings, and of all others with an engine.
+
+use std::time::Duration;
+
+use crate::base::event::EventKind;
+use crate::config::engine::EngineKind;
+use crate::config::sections::Config;
+use crate::session::rules::NamespaceOptions;
+
+pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+    let engine = &config.engine;
+    let times = [("engine.connect_timeout", engine.connect_timeout), ("engine.timeout", engine.timeout)];
+    for (key, time) in times {
+        let right = (Duration::from_millis(10)..=Duration::from_secs(60)).contains(&time);
+        require(right, key, "must be from 10ms to 1m");
+    }
+    require(
+        !engine.prefix.is_empty()
+            && engine.prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b)),
+        "engine.prefix",
+        "must be of letters, digits, \"-\", \"_\", \".\" and \":\", at least one",
+    );
+    let pair = engine.cert_file.is_some() == engine.key_file.is_some();
+    require(pair, "engine.cert_file", "and engine.key_file go together");
+    if engine.kind == EngineKind::Memory {
+        return;
+    }
+    if engine.kind == EngineKind::Redis
+        && let Err(problem) = engine.addresses()
+    {
+        require(false, "engine.address", &problem);
+    }
+    if engine.kind == EngineKind::Nats {
+        for url in &engine.address.0 {
+            let right = ["nats://", "tls://"].iter().any(|scheme| url.reveal().starts_with(scheme));
+            require(right, "engine.address", "must begin with nats:// or tls://");
+        }
+    }
+    if let Err(problem) = engine.tls() {
+        require(false, "engine.ca_file", &problem);
+    }
+    // Of what one node knows alone, and the engine's servers do not.
+    for kind in [EventKind::Occupied, EventKind::Vacated] {
+        let told = config.events.types.iter().any(|name| EventKind::from_name(name) == Some(kind));
+        let problem = format!("{:?} is of channels of one node alone: not with an engine", kind.name());
+        require(!told, "events.types", &problem);
+    }
+    check_namespace(engine.kind, &config.channel, "channel", require);
+    for (at, namespace) in config.namespace.iter().enumerate() {
+        check_namespace(engine.kind, &namespace.options, &format!("namespace[{at}]"), require);
+    }
+}
+
+fn check_namespace(
+    kind: EngineKind,
+    options: &NamespaceOptions,
+    path: &str,
+    require: &mut impl FnMut(bool, &str, &str),
+) {
+    let NamespaceOptions { channel, rules } = options;
+    for (key, rate) in [
+        ("publish_per_second", rules.publish_per_second as usize),
+        ("publish_bytes_per_second", rules.publish_bytes_per_second),
+    ] {
+        require(rate == 0, &format!("{path}.{key}"), "is counted by one node alone: not with an engine");
+    }
+    if kind != EngineKind::Nats {
+        return;
+    }
+    let of_nats = "is not to be had with engine.kind = \"nats\", which keeps nothing";
+    require(channel.history_size == 0, &format!("{path}.history_size"), of_nats);
+    require(!channel.presence, &format!("{path}.presence"), of_nats);
+    require(!rules.force_recovery, &format!("{path}.force_recovery"), of_nats);
+    require(!rules.force_positioning, &format!("{path}.force_positioning"), of_nats);
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::check::faults_of;
+
+    fn only(text: &str) -> String {
+        let faults = faults_of(text);
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        faults[0].clone()
+    }
+
+    #[test]
+    fn an_engine_is_refused_by_name_where_it_cannot_do_what_is_asked() {
+        let none: [&str; 0] = [];
+        assert_eq!(faults_of("[engine]\nkind = \"redis\"\naddress = [\"redis://a\", \"b:1\"]\n"), none);
+        assert_eq!(faults_of("[engine]\nkind = \"nats\"\n"), none);
+        let redis = |rest: &str| only(&format!("[engine]\nkind = \"redis\"\n{rest}"));
+        assert!(redis("address = \"http://:hunter2@a\"\n").contains("engine.address"));
+        assert!(!redis("address = \"http://:hunter2@a\"\n").contains("hunter2"));
+        assert!(redis("prefix = \"a b\"\n").contains("engine.prefix"));
+        assert!(redis("timeout = \"0s\"\n").contains("engine.timeout"));
+        assert!(redis("ca_file = \"/no/such/file\"\n").contains("cannot be read"));
+        assert!(redis("[channel]\npublish_per_second = 5\n").contains("channel.publish_per_second"));
+        assert!(redis("[events]\ntypes = [\"vacated\"]\nendpoint = \"http://a/b\"\n").contains("vacated"));
+        let nats = |rest: &str| only(&format!("[engine]\nkind = \"nats\"\n{rest}"));
+        assert!(nats("[channel]\npresence = true\n").contains("channel.presence"));
+        let log = "[[namespace]]\nname = \"chat\"\nhistory_size = 5\nhistory_ttl = \"1m\"\n";
+        assert!(nats(log).contains("namespace[0].history_size"));
+    }
+}
