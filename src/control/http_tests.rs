@@ -215,6 +215,7 @@ fn answer(
 fn options() -> ControlOptions {
     ControlOptions {
         uid: None,
+        others: None,
         node_name: "n1".to_string(),
         api_keys: AcceptedKeys { keys: vec![Secret::new("key")], ..AcceptedKeys::default() },
         body_bytes_max: 64 * 1024,

@@ -167,6 +167,7 @@ fn describe(shard: ShardId, message: FromOwner) -> String {
             format!("{} {}", if event.joined { "joined" } else { "left" }, event.info.client)
         }
         FromOwner::Paced(paced) => format!("paced {}", paced.0.offset().0),
+        FromOwner::Stands(stands) => format!("stands at {}", stands.1.offset.0),
         FromOwner::Answer(answer) => match *answer {
             OwnerAnswer::Published { id, outcome: Ok(position), .. } => {
                 format!("answer {id}: {}", position.offset.0)

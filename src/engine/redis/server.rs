@@ -17,8 +17,8 @@ use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
-    IntoConnectionInfo as _, Msg, Pipeline, RedisConnectionInfo, RedisError, TlsCertificates, TlsMode, Value,
-    cmd,
+    IntoConnectionInfo as _, Msg, Pipeline, RedisConnectionInfo, RedisError, ServerErrorKind,
+    TlsCertificates, TlsMode, Value, cmd,
 };
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -383,7 +383,7 @@ impl Server {
                 under_way.jobs.reverse();
                 while let Some(job) = under_way.jobs.pop() {
                     let mut answer = connection.req_packed_command(&command(&job.what, &names, true)).await;
-                    if matches!(&answer, Err(error) if is_unknown_script(error)) {
+                    if is_unknown_script(&answer) {
                         answer = connection.req_packed_command(&command(&job.what, &names, false)).await;
                     }
                     let done = match answer {
@@ -502,8 +502,12 @@ fn channel_of(task: &Task) -> Option<&ChannelName> {
     }
 }
 
-fn is_unknown_script(error: &RedisError) -> bool {
-    error.kind() == ErrorKind::Server(redis::ServerErrorKind::NoScript)
+fn is_unknown_script(answer: &Result<Value, RedisError>) -> bool {
+    match answer {
+        Ok(Value::ServerError(error)) => error.kind() == Some(ServerErrorKind::NoScript),
+        Ok(_) => false,
+        Err(error) => error.kind() == ErrorKind::Server(ServerErrorKind::NoScript),
+    }
 }
 
 fn fault(error: &RedisError) -> Fault {

@@ -320,4 +320,25 @@ mod tests {
         older.hear(&item(1, 7));
         assert!(!older.learn(at(2, 0), false), "the rest of another log");
     }
+
+    /// Without an item that shows it: the log is ahead, another one, or behind where it was.
+    #[test]
+    fn an_owner_that_says_where_its_log_stands_makes_a_hole_where_that_is_elsewhere() {
+        let at = |offset, epoch| Position { offset: Offset(offset), epoch: Epoch(epoch) };
+        let stood = || {
+            let mut sequence = Sequence::default();
+            sequence.learn(at(5, 1), false);
+            sequence
+        };
+        assert!(!stood().stand(at(5, 1)));
+        for position in [at(7, 1), at(0, 2), at(3, 1)] {
+            let mut sequence = stood();
+            assert!(sequence.stand(position), "{position:?}");
+            assert_eq!(sequence.ask(1), Some(at(5, 1)));
+            let filled = sequence.fill(at(5, 1), position);
+            // Nothing came of the read: what was ahead is lost as well.
+            assert!(matches!(filled, Filled::Lost { .. }), "{position:?}");
+            assert_eq!(sequence.top(), Some(position));
+        }
+    }
 }

@@ -71,6 +71,7 @@ export class Redis {
   /** It is gone, with all that it kept. */
   async stop() {
     const child = this.#child;
+    if (child.exitCode !== null || child.signalCode !== null) return;
     const ended = new Promise((resolve) => child.once('close', resolve));
     child.kill('SIGCONT');
     child.kill('SIGKILL');
