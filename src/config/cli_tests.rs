@@ -71,11 +71,11 @@ fn centrifugo_s_configuration_is_served_and_printed() {
     assert!(text.contains("# does not start as it is: listen: (from http_server.port)"), "{text}");
 
     // Faults are of their file.
-    fs::write(&path, "{\"client\": {\n\"ping_interval\": \"1500ms\"}, \"engine\": \"redis\"}").unwrap();
+    fs::write(&path, "{\"client\": {\n\"ping_interval\": \"1500ms\"}, \"broker\": \"redis\"}").unwrap();
     let (text, code) = printed(act(&["--centrifugo", name], &variables));
     assert_eq!(code, 2);
-    assert!(text.contains("config.json:2: engine: has no counterpart"), "{text}");
-    let allowed = ["--centrifugo", name, "--allow-missing", "engine"];
+    assert!(text.contains("config.json:2: broker: has no counterpart"), "{text}");
+    let allowed = ["--centrifugo", name, "--allow-missing", "broker"];
     let (text, code) = printed(act(&allowed, &variables));
     assert_eq!(code, 2);
     assert!(

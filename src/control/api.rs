@@ -15,7 +15,7 @@ use crate::base::json::object;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::control::glob::Glob;
 use crate::control::options::OtherNodes;
-use crate::control::other_nodes::AsWord as _;
+use crate::control::other_nodes::{AsWord as _, may_be_told, tell};
 use crate::control::process::{self, Process};
 use crate::control::pushes::{PushKeys, PushOutcome};
 use crate::control::rates::Rates;
@@ -28,7 +28,6 @@ use crate::control::wire::{
 use crate::engine::push_word;
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
-use crate::proto::centrifuge::shared::NodeWord;
 use crate::session::rights::filters;
 use crate::shard::control_request::{
     ControlRequest, DisconnectUser, FilterBox, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
@@ -383,7 +382,7 @@ impl Api {
         }
         let except = excepted(body.except.as_ref())?;
         let data = payload(body.data, &body.b64data)?.ok_or(ControlError::Invalid("data is missing"))?;
-        self.tell_others(|| push_word(&[], &data, except.as_ref(), false));
+        tell(&self.others, || push_word(&[], &data, except.as_ref(), false));
         let message = Arc::new(UserMessage { data, except, encoded: Default::default() });
         let end = Instant::now() + self.shards.timeout();
         let mut sent = Vec::with_capacity(self.shards.router().shards());
@@ -407,13 +406,6 @@ impl Api {
         Ok(Answer::Everyone { connections })
     }
 
-    /// Connections of other nodes are meant as well.
-    fn tell_others(&self, word: impl FnOnce() -> NodeWord) {
-        if let Some(OtherNodes(others)) = &self.others {
-            others.tell(word());
-        }
-    }
-
     fn send_publish(&self, ask: PublishRequest) -> Result<Pending<Position>, ControlError> {
         let channel = ask.channel.clone();
         Ok(self.shards.send_to_owner(&channel, |reply| ControlRequest::Publish(ask, reply))?)
@@ -425,6 +417,7 @@ impl Api {
         let filter = body.server_tags_filter.as_deref().filter(|tree| says_something(tree));
         let filter = filter.map(|tree| Filter::parse(tree.get())).transpose();
         let filter = filter.map_err(|fault| ControlError::Invalid(fault.0))?;
+        may_be_told(&self.others, filter.is_some())?;
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = SubscribeUser {
             target,
@@ -436,7 +429,7 @@ impl Api {
             overrides,
             filters: filters(None, filter),
         };
-        self.tell_others(|| ask.as_word());
+        tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Subscribe(ask, reply)).await?;
         Ok(Answer::Empty {})
@@ -446,7 +439,7 @@ impl Api {
         let channel = channel_name(&body.channel)?;
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = UnsubscribeUser { target, channel };
-        self.tell_others(|| ask.as_word());
+        tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Unsubscribe(ask, reply)).await?;
         Ok(Answer::Empty {})
@@ -467,7 +460,7 @@ impl Api {
         };
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = DisconnectUser { target, disconnect };
-        self.tell_others(|| ask.as_word());
+        tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Disconnect(ask, reply)).await?;
         Ok(Answer::Empty {})
@@ -481,7 +474,7 @@ impl Api {
             expire_at: body.expire_at,
             info: payload(body.info, &body.b64info)?,
         };
-        self.tell_others(|| ask.as_word());
+        tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Refresh(ask, reply)).await?;
         Ok(Answer::Empty {})
@@ -528,7 +521,7 @@ impl Api {
         except: Option<Except>,
         newest: bool,
     ) -> Result<PushOutcome, ControlError> {
-        self.tell_others(|| push_word(names, &data, except.as_ref(), newest));
+        tell(&self.others, || push_word(names, &data, except.as_ref(), newest));
         let message = Arc::new(UserMessage { data, except, encoded: Default::default() });
         let mut by_home: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
         for (at, name) in names.iter().enumerate() {
@@ -616,12 +609,10 @@ impl Api {
         if body.limit > 0 && self.others.is_none() {
             return self.channels_page(filter, &body.cursor, body.limit as usize).await;
         }
-        // With an engine no shard owns a channel, and it tells of those that have subscribers here.
+        let ask = |reply| ControlRequest::Channels(filter.clone(), reply);
         let counts = match &self.others {
-            Some(_) => vec![
-                self.shards.ask_owner("", |reply| ControlRequest::Channels(filter.clone(), reply)).await?,
-            ],
-            None => self.shards.ask_every(|reply| ControlRequest::Channels(filter.clone(), reply)).await?,
+            Some(_) => vec![self.shards.ask_owner("", ask).await?],
+            None => self.shards.ask_every(ask).await?,
         };
         let mut channels: BTreeMap<String, ChannelInfo> = BTreeMap::new();
         for count in counts.into_iter().flatten() {

@@ -1,10 +1,30 @@
 //! Commands of the API as other nodes are given them, and other nodes as `info` shows them.
 
 use crate::base::bytes::Bytes;
+use crate::control::options::OtherNodes;
+use crate::control::requests::ControlError;
 use crate::control::wire::{MetricsBody, Node, ProcessBody};
 use crate::hub::requests::SinceEpoch;
 use crate::proto::centrifuge::shared::{NodeStanding, NodeSubscribe, NodeWord};
 use crate::shard::control_request::{DisconnectUser, RefreshUser, SubscribeUser, Target, UnsubscribeUser};
+
+/// Connections of other nodes are meant as well.
+pub fn tell(others: &Option<OtherNodes>, word: impl FnOnce() -> NodeWord) {
+    if let Some(OtherNodes(others)) = others {
+        others.tell(word());
+    }
+}
+
+/// Other nodes would subscribe their clients without the filter.
+///
+/// # Errors
+/// There are other nodes, and it has one.
+pub fn may_be_told(others: &Option<OtherNodes>, filtered: bool) -> Result<(), ControlError> {
+    match filtered && others.is_some() {
+        true => Err(ControlError::Invalid("a filter is not passed to other nodes: not with an engine")),
+        false => Ok(()),
+    }
+}
 
 /// What other nodes are to do of a command of the API.
 pub trait AsWord {

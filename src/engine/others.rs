@@ -132,6 +132,7 @@ impl Keeper {
             data: json(sub.data),
             recover,
             expire_at: sub.expire_at.max(0).cast_unsigned(),
+            filters: None,
             overrides: Overrides {
                 presence: on(sub.presence),
                 join_leave: on(sub.join_leave),

@@ -29,6 +29,7 @@ mod channel;
 mod options;
 mod restore;
 mod sequence;
+mod stands;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -186,16 +187,6 @@ impl FollowedChannels {
         let entry = &mut self.channels[channel as usize];
         if entry.sequence.learn(top, !entry.subscribers.is_empty()) && !self.reads.contains(channel) {
             self.reads.set(channel, now);
-        }
-    }
-
-    /// The owner has said where the log stands, in the place of items that were lost on the way: what is missing is read, or
-    /// found to be lost.
-    pub fn handle_stands(&mut self, name: &str, position: Position, now: Time) {
-        let Some(index) = self.find(name) else { return };
-        let entry = &mut self.channels[index as usize];
-        if !entry.subscribers.is_empty() && entry.sequence.stand(position) && !self.reads.contains(index) {
-            self.reads.set(index, now);
         }
     }
 

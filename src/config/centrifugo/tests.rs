@@ -566,9 +566,10 @@ fn no_two_rows_are_of_one_key() {
 fn an_engine_of_theirs_is_ours() {
     use crate::config::engine::EngineKind;
     for file in [
-        "{\"engine\": {\"type\": \"redis\", \"redis\": {\"address\": \"redis://r:1/2\", \"prefix\": \"p\", \"password\": \"pw\"}}}",
-        "{\"engine\": \"redis\", \"redis_address\": \"redis://r:1/2\", \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
-        "{\"engine\": \"redis\", \"redis_address\": [\"redis://r:1/2\"], \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
+        "{\"http_server\": {\"address\": \"127.0.0.1\"}, \"engine\": {\"type\": \"redis\", \"redis\": {\"address\": \"redis://r:1/2\", \
+         \"prefix\": \"p\", \"password\": \"pw\"}}}",
+        "{\"address\": \"127.0.0.1\", \"engine\": \"redis\", \"redis_address\": \"redis://r:1/2\", \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
+        "{\"address\": \"127.0.0.1\", \"engine\": \"redis\", \"redis_address\": [\"redis://r:1/2\"], \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
     ] {
         let config = loaded(&import(&sources("c.json", file)).unwrap());
         assert_eq!((config.engine.kind, config.engine.prefix.as_str()), (EngineKind::Redis, "p"), "{file}");
