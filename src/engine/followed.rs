@@ -9,9 +9,8 @@ use tokio::time::Instant;
 use crate::base::ids::{ConnId, Offset, Position};
 use crate::base::publication::{ClientInfo, Publication, Publications, Visibility};
 use crate::engine::limits::{TAIL_BYTES_MAX, TAIL_ITEMS_MAX};
-use crate::hub::ChannelOptions;
-use crate::hub::presence::Interest;
 use crate::hub::requests::{Since, SinceEpoch};
+use crate::hub::{ChannelOptions, Interest};
 use crate::shard::owner::OwnerRequest;
 
 pub struct Followed {

@@ -1,6 +1,8 @@
 //! What comes to the keeper, from shards, the control plane and servers.
 
-use crossbeam::queue::SegQueue;
+use std::collections::VecDeque;
+
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::engine::job::{Done, Fault, Then};
@@ -34,26 +36,26 @@ pub enum Incoming {
 /// Filled from any thread, emptied by the keeper alone.
 pub struct Inlet {
     /// Bound: what connections, callers and a server's connection have under way. The keeper waits for nothing but this.
-    events: SegQueue<Event>,
+    events: Mutex<VecDeque<Event>>,
     filled: Notify,
 }
 
 impl Inlet {
     pub fn new() -> Inlet {
-        Inlet { events: SegQueue::new(), filled: Notify::new() }
+        Inlet { events: Mutex::default(), filled: Notify::new() }
     }
 
     pub fn push(&self, event: Event) {
-        self.events.push(event);
+        self.events.lock().push_back(event);
         self.filled.notify_one();
     }
 
     pub fn pop(&self) -> Option<Event> {
-        self.events.pop()
+        self.events.lock().pop_front()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.events.lock().is_empty()
     }
 
     pub async fn filled(&self) {

@@ -78,7 +78,7 @@ pub struct Entries {
 #[derive(Debug)]
 pub enum Done {
     /// Nothing is to be said about it.
-    Done,
+    Nothing,
     Published(Position),
     Log(Publications, Position),
     Members(Vec<ClientInfo>),

@@ -1,8 +1,9 @@
 //! The way to one server: what is to be done there waits here until its connection takes it.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crossbeam::queue::SegQueue;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::ids::ChannelName;
@@ -19,10 +20,10 @@ pub enum Change {
 
 pub struct Link {
     /// Bound: [`TASKS_MAX`] of what may be refused, and one for each member that joins, leaves or is named again.
-    jobs: SegQueue<Job>,
+    jobs: Mutex<VecDeque<Job>>,
     pub job_came: Notify,
     /// Bound: two for each channel with subscribers here.
-    changes: SegQueue<Change>,
+    changes: Mutex<VecDeque<Change>>,
     pub change_came: Notify,
     up: AtomicBool,
 }
@@ -30,9 +31,9 @@ pub struct Link {
 impl Link {
     pub fn new() -> Link {
         Link {
-            jobs: SegQueue::new(),
+            jobs: Mutex::default(),
             job_came: Notify::new(),
-            changes: SegQueue::new(),
+            changes: Mutex::default(),
             change_came: Notify::new(),
             up: AtomicBool::new(false),
         }
@@ -47,29 +48,30 @@ impl Link {
     }
 
     pub fn is_full(&self) -> bool {
-        self.jobs.len() >= TASKS_MAX
+        self.jobs.lock().len() >= TASKS_MAX
     }
 
     pub fn is_empty(&self) -> bool {
-        self.jobs.is_empty()
+        self.jobs.lock().is_empty()
     }
 
     pub fn push(&self, job: Job) {
-        self.jobs.push(job);
+        self.jobs.lock().push_back(job);
         self.job_came.notify_one();
     }
 
     pub fn change(&self, change: Change) {
-        self.changes.push(change);
+        self.changes.lock().push_back(change);
         self.change_came.notify_one();
     }
 
     /// What one write takes.
     pub fn take_batch(&self) -> Vec<Job> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        let mut jobs = self.jobs.lock();
         while batch.len() < BATCH_TASKS_MAX
             && bytes < BATCH_BYTES_MAX
-            && let Some(job) = self.jobs.pop()
+            && let Some(job) = jobs.pop_front()
         {
             bytes += weight(&job.what);
             batch.push(job);
@@ -79,17 +81,13 @@ impl Link {
 
     /// The next changes, in their order.
     pub fn take_changes(&self) -> Vec<Change> {
-        let mut changes = Vec::new();
-        while changes.len() < SUBSCRIBE_MAX
-            && let Some(change) = self.changes.pop()
-        {
-            changes.push(change);
-        }
-        changes
+        let mut changes = self.changes.lock();
+        let taken = changes.len().min(SUBSCRIBE_MAX);
+        changes.drain(..taken).collect()
     }
 
     /// The connection is lost: what was to change there is not.
     pub fn drop_changes(&self) {
-        while self.changes.pop().is_some() {}
+        self.changes.lock().clear();
     }
 }

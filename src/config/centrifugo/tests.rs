@@ -568,8 +568,10 @@ fn an_engine_of_theirs_is_ours() {
     for file in [
         "{\"http_server\": {\"address\": \"127.0.0.1\"}, \"engine\": {\"type\": \"redis\", \"redis\": {\"address\": \"redis://r:1/2\", \
          \"prefix\": \"p\", \"password\": \"pw\"}}}",
-        "{\"address\": \"127.0.0.1\", \"engine\": \"redis\", \"redis_address\": \"redis://r:1/2\", \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
-        "{\"address\": \"127.0.0.1\", \"engine\": \"redis\", \"redis_address\": [\"redis://r:1/2\"], \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
+        "{\"address\": \"127.0.0.1\", \"engine\": \"redis\", \"redis_address\": \"redis://r:1/2\", \
+         \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
+        "{\"address\": \"127.0.0.1\", \"engine\": \"redis\", \"redis_address\": [\"redis://r:1/2\"], \
+         \"redis_prefix\": \"p\", \"redis_password\": \"pw\"}",
     ] {
         let config = loaded(&import(&sources("c.json", file)).unwrap());
         assert_eq!((config.engine.kind, config.engine.prefix.as_str()), (EngineKind::Redis, "p"), "{file}");

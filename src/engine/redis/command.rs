@@ -130,7 +130,7 @@ pub fn outcome(task: &Task, answer: Value) -> Result<Result<Done, Fault>, Troubl
         Task::Publish { log: None, .. } => Some(Done::Published(Position::UNKNOWN)),
         Task::History(read) => return Ok(log(&read.channel, answer)),
         Task::Presence(_) => members(answer).map(Done::Members),
-        _ => Some(Done::Done),
+        _ => Some(Done::Nothing),
     };
     Ok(done.ok_or_else(|| {
         log_peer_once_a_minute(
