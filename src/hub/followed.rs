@@ -437,7 +437,6 @@ impl FollowedChannels {
         None
     }
 
-    /// Items that came a second time and were dropped.
     pub fn repeated_total(&self) -> u64 {
         self.repeated
     }
