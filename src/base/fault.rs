@@ -37,7 +37,11 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     pub fn code(self) -> u16 {
-        if self.is_of_store() || self == ErrorCode::Unavailable { ErrorCode::Internal as u16 } else { self as u16 }
+        if self.is_of_store() || self == ErrorCode::Unavailable {
+            ErrorCode::Internal as u16
+        } else {
+            self as u16
+        }
     }
 
     /// The store of durable channels takes nothing now.
@@ -70,7 +74,8 @@ impl ErrorCode {
 
     /// The client may try the same command again later.
     pub fn temporary(self) -> bool {
-        let comes_back = matches!(self, ErrorCode::Internal | ErrorCode::TooManyRequests | ErrorCode::Unavailable);
+        let comes_back =
+            matches!(self, ErrorCode::Internal | ErrorCode::TooManyRequests | ErrorCode::Unavailable);
         self.is_of_store() || comes_back
     }
 }

@@ -565,7 +565,7 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 15] {
+    pub fn parts(&self) -> [Part<'_>; 16] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
