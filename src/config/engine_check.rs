@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::base::event::EventKind;
 use crate::config::engine::EngineKind;
 use crate::config::sections::Config;
+use crate::hub::log_store::Durable;
 use crate::session::rules::NamespaceOptions;
 
 pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
@@ -64,6 +65,8 @@ fn check_namespace(
     ] {
         require(rate == 0, &format!("{path}.{key}"), "is counted by one node alone: not with an engine");
     }
+    let kept = "is of channels of one node alone: the engine keeps what it keeps";
+    require(channel.durable == Durable::No, &format!("{path}.durable"), kept);
     if kind != EngineKind::Nats {
         return;
     }
@@ -97,6 +100,8 @@ mod tests {
         assert!(redis("ca_file = \"/no/such/file\"\n").contains("cannot be read"));
         assert!(redis("[channel]\npublish_per_second = 5\n").contains("channel.publish_per_second"));
         assert!(redis("[events]\ntypes = [\"vacated\"]\nendpoint = \"http://a/b\"\n").contains("vacated"));
+        let durable = "[store]\npath = \"/tmp/a\"\n[channel]\nhistory_size = 1\nhistory_ttl = \"1m\"\ndurable = \"sync\"\n";
+        assert!(redis(durable).contains("channel.durable"));
         let nats = |rest: &str| only(&format!("[engine]\nkind = \"nats\"\n{rest}"));
         assert!(nats("[channel]\npresence = true\n").contains("channel.presence"));
         let log = "[[namespace]]\nname = \"chat\"\nhistory_size = 5\nhistory_ttl = \"1m\"\n";

@@ -16,6 +16,7 @@ mod engine;
 mod harden;
 mod incident;
 pub mod init;
+mod leave;
 mod limits;
 mod listen;
 mod listener;
@@ -61,7 +62,7 @@ use crate::config::reload::PlacedTunnel;
 use crate::config::{Config, DriverChoice, MemoryPlan, Secret, Shutdown};
 use crate::control::random_id;
 use crate::control::reload::Outcome;
-use crate::control::{self, Control, ControlOptions, NotReady, OtherNodes, ReloadBox};
+use crate::control::{self, ControlOptions, NotReady, OtherNodes, ReloadBox};
 use crate::driver::choose::{DriverChosen, DriverKind, choose};
 use crate::driver::mio::MioDriver;
 use crate::driver::uring::UringDriver;
@@ -71,7 +72,8 @@ use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::node::activation::Activated;
 use crate::node::announce::announce;
-use crate::node::incident::{Incident, Incidents, LOG_PATIENCE, failed};
+use crate::node::incident::{Incident, LOG_PATIENCE, failed};
+use crate::node::leave::leave;
 use crate::node::limits::{Descriptors, Room};
 use crate::node::notify::Notify;
 use crate::node::reload::Reloader;
@@ -97,11 +99,6 @@ const EXPIRED_CLOSE_DELAY: Duration = Duration::from_secs(25);
 const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 /// Items that one channel keeps for those who lag, whatever they weigh: an entry costs memory of its own.
 const STREAM_ITEMS_MAX: usize = 16 * 1024;
-
-/// How much longer than planned clients may take to be closed, on a host that is slow.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
-/// How soon the end of a drain is seen.
-const DRAIN_STEP: Duration = Duration::from_millis(10);
 
 /// Serves until a signal ends it.
 pub fn run(mut start: Start) -> ExitCode {
@@ -426,31 +423,6 @@ fn say_reloaded(outcome: &Outcome) {
             faults.iter().for_each(|fault| tracing::error!("the configuration stays as it was: {fault}"));
         }
     }
-}
-
-/// Sends clients away before the end, while everything else is served.
-fn leave(control: &Control, happened: &Incidents, delay: Duration, drain: Duration) -> io::Result<()> {
-    // Those who balance load find out by /health, and send no more, while those that come are still served.
-    let drains_already = control.readiness().has(NotReady::Draining);
-    control.readiness().set(NotReady::Ending, true);
-    if !drains_already {
-        wait(happened, Instant::now() + delay, || false)?;
-    }
-    if drain.is_zero() {
-        return Ok(());
-    }
-    control.drain(drain);
-    wait(happened, Instant::now() + drain + DRAIN_PATIENCE, || control.is_drained())
-}
-
-/// Until `is_done`, and at most until `end`. Nothing that happens meanwhile counts but a shard that fails.
-fn wait(happened: &Incidents, end: Instant, is_done: impl Fn() -> bool) -> io::Result<()> {
-    while !is_done() && Instant::now() < end {
-        if let Ok(Incident::ShardFailed(id, problem)) = happened.recv_timeout(DRAIN_STEP) {
-            return Err(failed(id, &problem));
-        }
-    }
-    Ok(())
 }
 
 /// What one shard's thread starts with.
