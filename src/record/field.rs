@@ -290,6 +290,8 @@ macro_rules! choice {
         }
     )+) => {$(
         $(#[$meta])*
+        // One at a time is held, on its way to bytes or from them.
+        #[allow(clippy::large_enum_variant)]
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum $name {
             $( $(#[$variant_meta])* $variant $(($type))?, )+

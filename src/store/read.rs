@@ -28,6 +28,7 @@ impl fmt::Display for Damage {
 }
 
 /// One after the other.
+#[allow(clippy::large_enum_variant, reason = "one at a time is held")]
 #[derive(Debug)]
 pub enum Found {
     Record(StoredRecord),

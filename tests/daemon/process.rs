@@ -115,7 +115,11 @@ impl Daemon {
 
     /// Every port that clients may connect to, in the order of the configuration.
     pub fn addresses(&self) -> Vec<SocketAddr> {
-        addresses_of(&self.output.text(), "clients  ws://")
+        let ready = self.output.wait_for(|text| {
+            let found = addresses_of(&text[..text.rfind('\n')?], "clients  ws://");
+            (!found.is_empty()).then_some(found)
+        });
+        ready.expect("a plain listener")
     }
 
     /// Those that speak TLS.

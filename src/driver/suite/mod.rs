@@ -158,6 +158,8 @@ macro_rules! driver_suite {
             held_reads_leave_everything_in_the_socket
             an_exported_socket_goes_on_at_another_driver
             what_was_exported_goes_on_here_if_the_other_gives_up
+            what_is_given_up_goes_on_at_the_other
+            what_both_have_closed_has_ended
             clients_in_the_backlog_are_taken_by_the_successor
             thousands_of_sockets_are_exported
             an_export_of_what_is_closed_fails_by_itself
