@@ -68,8 +68,9 @@ fn heard(input: &[u8], step: usize) -> (Option<Fault>, Vec<u8>) {
     let (mut fault, mut said) = (None, BytesMut::new());
     for piece in input.chunks(step) {
         let mut piece = piece.to_vec();
+        let len = piece.len();
         let (consumed, opened) = server.open(&mut piece);
-        assert_eq!(consumed, piece.len(), "a handshake keeps all of it");
+        assert_eq!(consumed, len, "a handshake keeps all of it");
         match opened {
             Opened::Nothing => {}
             Opened::Fault(found) => fault = fault.or(Some(found)),

@@ -60,6 +60,7 @@ enum To<'a> {
     Owner(&'a str),
 }
 
+#[allow(clippy::large_enum_variant, reason = "one at a time is held")]
 enum Answer {
     Published(Result<Position, ErrorCode>),
     History(Result<History, ErrorCode>),
