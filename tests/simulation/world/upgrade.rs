@@ -98,6 +98,15 @@ impl World {
             3 => End::Deaf,
             _ => End::Commit,
         };
+        let (outlet, said) = sync_channel(OUTLET);
+        let mut parcels = Vec::new();
+        let goes_ahead = self.stage.prng.bool();
+        if goes_ahead {
+            let given_up = self.go_ahead(&outlet, &said, &mut parcels);
+            if given_up {
+                return self.abort(&said);
+            }
+        }
         // The gate of the control plane: what is under way there is answered first.
         let until = self.stage.net.now() + GATE;
         self.starved.fill(0);
@@ -105,15 +114,10 @@ impl World {
             self.run_for(Duration::from_millis(1));
         }
         if self.backend.outstanding() > 0 {
-            return;
-        }
-        let (outlet, said) = sync_channel(OUTLET);
-        let mut parcels = Vec::new();
-        if self.stage.prng.bool() {
-            let given_up = self.go_ahead(&outlet, &said, &mut parcels);
-            if given_up {
-                return self.abort(&said);
+            if goes_ahead {
+                self.abort(&said);
             }
+            return;
         }
         let attempt = self.upgrades.attempts;
         self.order_all(|| Order::Begin { outlet: outlet.clone(), attempt });
