@@ -251,7 +251,6 @@ impl<D: Driver> Shard<D> {
 
         self.handle_orders();
         self.send_ahead();
-        self.wake_some();
         self.core.account(self.driver.stale_total());
         self.core.env.inbox_messages = self.inbox.len();
         if self.core.has_ended() {

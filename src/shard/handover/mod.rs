@@ -8,7 +8,7 @@
 //!        serves ──Begin──▶ quieting ──all shards are quiet──▶ frozen, says its parcels ──▶ Done ──Commit──▶ ends
 //!          ▲                  │                                  │                           │
 //!          └──────────────────┴────────────── Abort ─────────────┴───────────────────────────┘
-//!  new:  adopting: Adopt, Adopt, … Arm ──▶ Armed ──Resume──▶ serves, wakes connections
+//!  new:  adopting: Adopt, Adopt, … Arm ──▶ Armed ──Resume──▶ serves
 //! ```
 //! All shards are frozen at one moment: no message is on its way between two of them, so that what each holds fits what
 //! the others hold, in whatever order it is written. A frozen shard neither reads nor writes.

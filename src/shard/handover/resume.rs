@@ -1,7 +1,5 @@
 //! A shard that has taken over begins to serve.
 
-use std::time::Duration;
-
 use crate::base::ids::Sock;
 use crate::driver::Driver;
 use crate::session::tunnel::Payload;
@@ -13,11 +11,6 @@ use crate::shard::links::Action;
 use crate::shard::mailbox::Mail;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
-
-/// Connections that begin to read at a time.
-const WAKE_AT_ONCE: usize = 256;
-/// How long a tick may take longer for it.
-const SLICE: Duration = Duration::from_millis(2);
 
 impl<D: Driver> Shard<D> {
     /// Reads, writes, accepts; time counts.
@@ -31,41 +24,16 @@ impl<D: Driver> Shard<D> {
         unclaimed.sort_unstable_by_key(|sock| sock.slot);
         unclaimed.into_iter().for_each(|sock| self.driver.close(sock));
         self.core.leave_behind(leavers);
-        let connections = self.core.links.connections.iter();
-        self.core.handover.waking = connections.map(|(slot, at)| at.link.sock(slot)).collect();
+        let slots: Vec<u32> = self.core.links.connections.iter().map(|(slot, _)| slot).collect();
+        for slot in slots {
+            self.core.resume_peer(slot);
+        }
         self.core.resume_drained();
         for mail in kept {
             self.core.handle_message(mail);
         }
         self.act();
         self.driver.accept_start();
-    }
-
-    /// Some connections read again, in an ordinary tick: who is told something waits no longer than for them.
-    pub(in crate::shard) fn wake_some(&mut self) {
-        if self.core.handover.waking.is_empty() {
-            return;
-        }
-        let until = self.driver.now() + SLICE;
-        while !self.core.handover.waking.is_empty() && self.driver.now() < until {
-            let from = self.core.handover.waking.len().saturating_sub(WAKE_AT_ONCE);
-            for sock in self.core.handover.waking.split_off(from) {
-                if self.core.is_current(sock) {
-                    self.core.resume_peer(sock.slot);
-                }
-            }
-            self.act();
-        }
-    }
-
-    /// All others at once.
-    pub(super) fn wake_all(&mut self) {
-        for sock in std::mem::take(&mut self.core.handover.waking) {
-            if self.core.is_current(sock) {
-                self.core.resume_peer(sock.slot);
-            }
-        }
-        self.act();
     }
 }
 

@@ -22,9 +22,6 @@ pub(in crate::shard) struct Handover {
     pub stage: Option<Box<Stage>>,
     /// In the old process, from `Ahead` to `Abort` or the end.
     pub ahead: Option<Box<Ahead>>,
-    /// In the new process, behind `Resume`: those that do not read yet.
-    /// Bound: the connections that were moved.
-    pub waking: Vec<Sock>,
 }
 
 /// Sockets that go ahead of their peers.
@@ -116,7 +113,7 @@ impl Handover {
 
     /// There is more to be done than a tick in which nothing else happens.
     pub fn has_work(&self) -> bool {
-        !self.waking.is_empty() || self.has_more_ahead()
+        self.has_more_ahead()
     }
 
     /// There are sockets to go ahead, and room for them.

@@ -140,7 +140,6 @@ impl<D: Driver> Shard<D> {
         if let Some(refused) = self.refuses_handover() {
             return self.core.say(&outlet, Said::Failed(refused.into()));
         }
-        self.wake_all();
         self.driver.hold_reads(true);
         self.driver.accept_pause();
         self.accept_again_at = None;
