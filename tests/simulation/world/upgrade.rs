@@ -146,11 +146,11 @@ impl World {
         match end {
             End::Deaf => {
                 drop(said);
-                self.stage.net.forget_exports();
                 // They find out when they have something to say; those that do not are told.
                 self.run_for(Duration::from_millis(20));
                 self.order_all(|| Order::Abort);
                 self.run_for(Duration::from_millis(5));
+                self.stage.net.forget_exports();
                 self.stage.coverage.count("upgrades_unheard");
             }
             End::Early(_) | End::BeforeAdopting => self.abort(&said),
@@ -186,7 +186,6 @@ impl World {
     }
 
     fn abort(&mut self, said: &Receiver<(ShardId, Said)>) {
-        self.stage.net.forget_exports();
         self.order_all(|| Order::Abort);
         let (mut aborted, until) = (0, self.stage.net.now() + PATIENCE);
         while aborted < self.shards.len() {
@@ -196,6 +195,8 @@ impl World {
             }
             self.run_for(Duration::from_millis(1));
         }
+        // Shards have exported more until they heard of it: nobody holds it any longer.
+        self.stage.net.forget_exports();
         self.stage.coverage.count("upgrades_given_up");
     }
 
