@@ -463,6 +463,11 @@ impl World {
                 }
             }
         }
+        // Where there is no room for all, one may have been let in at the last moment: it is answered as promptly as others.
+        let until = self.stage.net.now() + PROMPT;
+        while self.stage.scenario.cramped && !self.is_quiet() && self.stage.net.now() < until {
+            self.calm_step("markers");
+        }
         assert!(self.is_quiet(), "{}", self.unrest());
         for (&channel, (_, position)) in &self.backend.markers {
             let Some(position) = position else { continue };
