@@ -7,7 +7,7 @@ use clap::{Arg, ArgMatches, Command};
 use clap_complete::Shell;
 
 /// With places for where clients connect and for the secrets.
-const CONFIGURATION: &str = include_str!("init.toml");
+const CONFIGURATION: &str = include_str!("../../packaging/init.toml");
 
 /// A configuration to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]

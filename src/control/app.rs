@@ -105,7 +105,7 @@ impl App {
         self.keys.admit(&parts.headers, &parts.uri)
     }
 
-    /// The backend is told events of this kind.
+    /// Events of this kind go to the backend.
     pub fn tells(&self, kind: EventKind) -> bool {
         self.event_kinds.lock().contains(kind)
     }

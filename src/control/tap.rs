@@ -51,6 +51,15 @@ struct Queue {
     open: AtomicBool,
 }
 
+impl Queue {
+    /// With what its reader takes.
+    fn new() -> (Arc<Queue>, mpsc::Receiver<TapEvent>) {
+        let (sender, events) = bounded_channel(QUEUE_BYTES_MAX / EVENT_BYTES);
+        let (bytes, lost, open) = (AtomicUsize::new(0), AtomicU64::new(0), AtomicBool::new(true));
+        (Arc::new(Queue { events: sender, bytes, lost, open }), events)
+    }
+}
+
 impl TapSink for Queue {
     fn take(&self, event: TapEvent) {
         let bytes = weight(&event);
@@ -160,13 +169,7 @@ async fn open(app: &App, asked: Parameters) -> Result<Response, Response> {
         app.taps.0.fetch_sub(1, Ordering::Relaxed);
         return Err(problem(StatusCode::TOO_MANY_REQUESTS, "there are eight taps already"));
     }
-    let (sender, events) = bounded_channel(QUEUE_BYTES_MAX / EVENT_BYTES);
-    let queue = Arc::new(Queue {
-        events: sender,
-        bytes: AtomicUsize::new(0),
-        lost: AtomicU64::new(0),
-        open: AtomicBool::new(true),
-    });
+    let (queue, events) = Queue::new();
     let stream = TapStream { queue: Arc::clone(&queue), events, payloads, taps: app.taps.clone() };
     let tap = Tap { selector, sink: queue };
     // One that a shard has not taken is dropped with the stream, and the others forget it.
@@ -381,13 +384,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_stalls_loses_what_finds_no_room_and_hears_how_much() {
-        let (sender, events) = bounded_channel(QUEUE_BYTES_MAX / EVENT_BYTES);
-        let queue = Arc::new(Queue {
-            events: sender,
-            bytes: AtomicUsize::new(0),
-            lost: AtomicU64::new(0),
-            open: AtomicBool::new(true),
-        });
+        let (queue, events) = Queue::new();
         let taps = Taps::default();
         taps.0.fetch_add(1, Ordering::Relaxed);
         let mut stream = TapStream { queue: Arc::clone(&queue), events, payloads: false, taps: taps.clone() };

@@ -119,7 +119,7 @@ impl Core {
             || !self.links.outbox.is_empty()
             || self.links.handshakes.waiting() > 0
             || self.env.retaking
-            || self.handover.has_work()
+            || self.handover.has_more_ahead()
         {
             return Some(Duration::ZERO);
         }

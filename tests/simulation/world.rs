@@ -4,6 +4,7 @@
 //! reads and everything must come right again; then the end of clients and shards, after which nothing may be left.
 
 mod ending;
+mod quiet;
 mod upgrade;
 
 use std::cell::Cell;
@@ -402,32 +403,6 @@ impl World {
         }
         self.answer_questions();
         self.check_bounds();
-    }
-
-    fn is_quiet(&self) -> bool {
-        let cramped = self.stage.scenario.cramped;
-        self.clients.iter().all(|client| match client.is_ready() {
-            true => client.outstanding() == 0,
-            false => cramped,
-        }) && self.backend.outstanding() == 0
-    }
-
-    fn unrest(&self) -> String {
-        let away: Vec<usize> = self.numbered(|client| !client.is_ready());
-        let waiting: Vec<usize> = self.numbered(|client| client.is_ready() && client.outstanding() > 0);
-        let asks = self.backend.outstanding();
-        format!(
-            "clients {away:?} are not connected, {waiting:?} wait for replies, {asks} asks are unanswered"
-        )
-    }
-
-    fn numbered(&self, which: impl Fn(&Client) -> bool) -> Vec<usize> {
-        self.clients
-            .iter()
-            .enumerate()
-            .filter(|(_, client)| which(client))
-            .map(|(number, _)| number)
-            .collect()
     }
 
     // ---- checks at a quiet point

@@ -111,11 +111,6 @@ impl Handover {
         self.stage.is_some()
     }
 
-    /// There is more to be done than a tick in which nothing else happens.
-    pub fn has_work(&self) -> bool {
-        self.has_more_ahead()
-    }
-
     /// There are sockets to go ahead, and room for them.
     pub fn has_more_ahead(&self) -> bool {
         self.ahead.as_ref().is_some_and(|ahead| !ahead.done) && self.unsaid.is_empty()
