@@ -137,9 +137,9 @@ fn client(version: usize, mut input: &[u8]) {
         while client.wants_write() {
             client.write_tls(&mut wire).expect("memory");
         }
-        if !tampered {
-            // What the server says by itself is for the client: key updates.
-            answer(&mut *server, &mut client);
+        if !tampered && opened.fault.is_none() {
+            // What the server says by itself is for the client: key updates. Behind a fault it is an alert.
+            answer(&mut *server, &mut client, &[Bytes::from_static(b"!")]);
         }
     }
     deliver(&mut *server, &mut wire, usize::MAX, &mut opened);
@@ -203,7 +203,7 @@ fn shake_hands(server: &mut dyn Layer, client: &mut ClientConnection) {
                 Step::Fault(fault) => panic!("an honest client is refused: {fault:?}"),
             }
         }
-        answer(server, client);
+        answer(server, client, &[]);
         if server.is_ready() && !client.is_handshaking() && !client.wants_write() {
             return;
         }
@@ -211,15 +211,16 @@ fn shake_hands(server: &mut dyn Layer, client: &mut ClientConnection) {
     panic!("a handshake without an end");
 }
 
-/// What the server has to say goes to the client.
-fn answer(server: &mut dyn Layer, client: &mut ClientConnection) {
+/// What the server has to say goes to the client. rustls takes 32 updates of keys in a row, with nothing plain between them.
+fn answer(server: &mut dyn Layer, client: &mut ClientConnection, plain: &[Bytes]) {
     let mut sealed = BytesMut::new();
-    let plain: &[Bytes] = &[];
     server.seal(plain, false, &mut sealed);
     let mut sealed = &sealed[..];
     while !sealed.is_empty() {
         client.read_tls(&mut sealed).expect("memory");
-        client.process_new_packets().expect("the server speaks TLS");
+        let state = client.process_new_packets().expect("the server speaks TLS");
+        let mut read = vec![0; state.plaintext_bytes_to_read()];
+        std::io::Read::read_exact(&mut client.reader(), &mut read).expect("it was plain");
     }
 }
 
