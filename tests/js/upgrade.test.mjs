@@ -51,24 +51,26 @@ async function upgrade(pid, ...args) {
   return said;
 }
 
-/** Publishes numbers from 1 on until it is stopped; gives how many. */
-function publisher(daemon, channel, pause) {
+/** Publishes numbers from 1 on to each of the channels, ten at a time, until it is stopped; gives how many. */
+function publisher(daemon, channels, pause) {
   const state = { stopped: false, failures: [] };
   const done = (async () => {
     let published = 0;
     while (!state.stopped) {
-      try {
-        await daemon.publish(channel, published + 1);
-        published += 1;
-      } catch (error) {
-        state.failures.push(String(error.cause ?? error));
+      for (let at = 0; at < channels.length; at += 10) {
+        const failed = (error) => state.failures.push(String(error.cause ?? error));
+        await Promise.all(channels.slice(at, at + 10).map((channel) => daemon.publish(channel, published + 1).catch(failed)));
+        await sleep(pause);
       }
-      await sleep(pause);
+      published += 1;
     }
     return published;
   })();
   return { failures: state.failures, stop: () => { state.stopped = true; return done; } };
 }
+
+/** Clients of the run under load, ten of each channel. The long form has 1,000. */
+const crowd = Number(process.env.TRUNKLINE_CLIENTS ?? 10);
 
 const range = (to) => Array.from({ length: to }, (_, at) => at + 1);
 
@@ -76,7 +78,7 @@ for (const driver of drivers) {
   describe(`upgrade on ${driver}`, () => {
     const config = (changes) => configuration({ driver, shards: 2, ...changes });
 
-    test('ten in a row under load, to other drivers and numbers of shards: every client has everything once', async () => {
+    test('ten in a row under load, to other drivers and numbers of shards: every client has everything once', async (t) => {
       const backend = await Backend.start();
       const tunnel = [{ name: 'chat', endpoint: backend.url }];
       const daemon = await Daemon.start({ config: config({ tunnel }), listen: '127.0.0.1:0' });
@@ -87,10 +89,11 @@ for (const driver of drivers) {
       ];
       const clients = [];
       const got = [];
-      for (let number = 0; number < 10; number += 1) {
+      const channels = ['news', ...range(Math.ceil(crowd / 10) - 1).map((number) => `news${number}`)];
+      for (let number = 0; number < crowd; number += 1) {
         const client = sdk(daemon.ws, { form: forms[number % forms.length] });
         clients.push(client);
-        got.push((await subscribed(client, 'news')).seen.publications);
+        got.push((await subscribed(client, channels[number % channels.length])).seen.publications);
       }
       const events = new EventSource(`${daemon.http}/sse?channel=news`);
       const heard = { events: [], polls: [], resets: 0, errors: 0 };
@@ -105,7 +108,8 @@ for (const driver of drivers) {
       await sleep(200);
       clients.forEach((client) => Object.values(client.log).forEach((list) => list.splice(0)));
 
-      const load = publisher(daemon, 'news', 2);
+      const began = performance.now();
+      const load = publisher(daemon, channels, crowd > 10 ? 10 : 2);
       let { pid } = daemon;
       for (let number = 0; number < 10; number += 1) {
         await sleep(100);
@@ -117,6 +121,8 @@ for (const driver of drivers) {
       }
       await sleep(100);
       const published = await load.stop();
+      const rate = Math.round((published * channels.length * 1000) / (performance.now() - began));
+      t.diagnostic(`${crowd} clients, ${published * channels.length} publications, ${rate} a second`);
       assert.deepEqual(load.failures, []);
       await until(() => got.every((seen) => seen.length >= published), 'everything has come');
       for (const [number, client] of clients.entries()) {
@@ -175,7 +181,7 @@ for (const driver of drivers) {
       for (const n of range(400)) await daemon.publish('long', { n, fill });
       clients.forEach((client) => Object.values(client.log).forEach((list) => list.splice(0)));
 
-      const load = publisher(daemon, 'news', 2);
+      const load = publisher(daemon, ['news'], 2);
       let { pid } = daemon;
       for (let round = 0; round < 3; round += 1) {
         await sleep(100);
@@ -212,7 +218,7 @@ for (const driver of drivers) {
       const daemon = await Daemon.start({ config: own });
       const client = sdk(daemon.ws);
       const seen = (await subscribed(client, 'news')).seen.publications;
-      const load = publisher(daemon, 'news', 5);
+      const load = publisher(daemon, ['news'], 5);
       const sleeps = script('sleeps', 'exec sleep 60');
       for (const [args, problem] of [
         [['--binary', script('ends', 'exit 7')], /exit code 7/],
@@ -264,7 +270,7 @@ for (const driver of drivers) {
         const client = sdk(daemon.ws);
         const seen = (await subscribed(client, 'news')).seen.publications;
         client.log.connecting.splice(0);
-        const load = publisher(daemon, 'news', 5);
+        const load = publisher(daemon, ['news'], 5);
         await sleep(50);
         const said = await upgrade(daemon.pid);
         assert.equal(said.code, 1, said.out);
