@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::table::settings;
 use crate::config::value::{Given, Secret, Setting, word_settings};
-use crate::engine::{Address, EngineTls, NatsPlace};
+use crate::engine::{Address, EngineTls, NatsLogin, NatsPlace};
 
 const REDIS_URL: &str = "redis://127.0.0.1:6379";
 const NATS_URL: &str = "nats://127.0.0.1:4222";
@@ -19,7 +19,8 @@ settings! {
         pub kind: EngineKind = EngineKind::Memory, flag "engine" "KIND";
         /// Where it is: a URL, or a list of URLs of servers that each have a part of the channels. "redis://host:6379/0", with TLS
         /// "rediss://"; "redis+sentinel://host:26379?sentinel_master_name=NAME&addr=host2:26379";
-        /// "redis+cluster://host:7000?addr=host2:7001"; "nats://host:4222", with TLS "tls://". Unset: the usual port of this machine.
+        /// "redis+cluster://host:7000?addr=host2:7001"; "nats://host:4222", with TLS "tls://". A user and a password
+        /// may stand before the host, for NATS a token as well. Unset: the usual port of this machine.
         pub address: Addresses = Addresses(Vec::new()), example "\"redis://127.0.0.1:6379\"";
         /// What the names of all keys and channels there begin with. Nodes that share channels have the same; others another.
         pub prefix: String = "centrifugo".to_owned();
@@ -97,18 +98,37 @@ impl EngineSettings {
         Ok(addresses)
     }
 
-    /// Where NATS is, and what it is shown.
-    pub fn nats(&self) -> NatsPlace {
-        let given = self.address.0.iter().map(|url| url.reveal().to_owned());
+    /// Where NATS is, and what it is shown. Servers of one NATS know the same users.
+    ///
+    /// # Errors
+    /// What is wrong with a URL, without its secrets.
+    pub fn nats(&self) -> Result<NatsPlace, String> {
+        let given = self.address.0.iter().map(Secret::reveal);
+        let texts: Vec<&str> = if self.address.0.is_empty() { vec![NATS_URL] } else { given.collect() };
+        let (mut urls, mut login) = (Vec::new(), NatsLogin::default());
+        for text in texts {
+            let (of_url, url) = NatsLogin::take_from(text)?;
+            if of_url != NatsLogin::default() {
+                if login != NatsLogin::default() && login != of_url {
+                    return Err("names two users: all servers are shown the same one".to_owned());
+                }
+                login = of_url;
+            }
+            urls.push(url);
+        }
+        if login.password.is_none() {
+            login.password = self.password.as_ref().map(|password| password.reveal().to_owned());
+            login.user = login.user.or_else(|| self.user.clone());
+        }
         let path = |file: &Option<String>| file.as_ref().map(PathBuf::from);
-        NatsPlace {
-            urls: if self.address.0.is_empty() { vec![NATS_URL.to_owned()] } else { given.collect() },
-            user: self.user.clone(),
-            password: self.password.as_ref().map(|password| password.reveal().to_owned()),
+        Ok(NatsPlace {
+            urls,
+            user: login.user,
+            password: login.password,
             credentials_file: path(&self.credentials_file),
             ca_file: path(&self.ca_file),
             client_files: path(&self.cert_file).zip(path(&self.key_file)),
-        }
+        })
     }
 
     /// The files of certificates, as they are now.
@@ -121,6 +141,14 @@ impl EngineSettings {
             (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
             _ => None,
         };
-        Ok(EngineTls { ca: self.ca_file.as_ref().map(read).transpose()?, client })
+        let ca = self.ca_file.as_ref().map(read).transpose()?;
+        // With none of them no server would be trusted, for another reason than it looks.
+        let begin = b"-----BEGIN CERTIFICATE-----";
+        if let (Some(path), Some(pem)) = (&self.ca_file, &ca)
+            && !pem.windows(begin.len()).any(|part| part == begin)
+        {
+            return Err(format!("{path} holds no certificate in PEM"));
+        }
+        Ok(EngineTls { ca, client })
     }
 }

@@ -31,11 +31,14 @@ pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str,
     {
         require(false, "engine.address", &problem);
     }
-    if engine.kind == EngineKind::Nats {
-        for url in &engine.address.0 {
-            let right = ["nats://", "tls://"].iter().any(|scheme| url.reveal().starts_with(scheme));
-            require(right, "engine.address", "must begin with nats:// or tls://");
-        }
+    if engine.kind == EngineKind::Redis {
+        let of_nats = "is for engine.kind = \"nats\": Redis takes a user and a password";
+        require(engine.credentials_file.is_none(), "engine.credentials_file", of_nats);
+    }
+    if engine.kind == EngineKind::Nats
+        && let Err(problem) = engine.nats()
+    {
+        require(false, "engine.address", &problem);
     }
     if let Err(problem) = engine.tls() {
         require(false, "engine.ca_file", &problem);
@@ -98,12 +101,16 @@ mod tests {
         assert!(redis("prefix = \"a b\"\n").contains("engine.prefix"));
         assert!(redis("timeout = \"0s\"\n").contains("engine.timeout"));
         assert!(redis("ca_file = \"/no/such/file\"\n").contains("cannot be read"));
+        assert!(redis("ca_file = \"/dev/null\"\n").contains("holds no certificate"));
+        assert!(redis("credentials_file = \"/a\"\n").contains("engine.credentials_file"));
         assert!(redis("[channel]\npublish_per_second = 5\n").contains("channel.publish_per_second"));
         assert!(redis("[events]\ntypes = [\"vacated\"]\nendpoint = \"http://a/b\"\n").contains("vacated"));
         let durable = "[store]\npath = \"/tmp/a\"\n[channel]\nhistory_size = 1\nhistory_ttl = \"1m\"\ndurable = \"sync\"\n";
         assert!(redis(durable).contains("channel.durable"));
         let nats = |rest: &str| only(&format!("[engine]\nkind = \"nats\"\n{rest}"));
         assert!(nats("[channel]\npresence = true\n").contains("channel.presence"));
+        assert!(nats("address = \"redis://:hunter2@a\"\n").contains("nats://"));
+        assert!(nats("address = [\"nats://a:b@x\", \"nats://hunter2@y\"]\n").contains("two users"));
         let log = "[[namespace]]\nname = \"chat\"\nhistory_size = 5\nhistory_ttl = \"1m\"\n";
         assert!(nats(log).contains("namespace[0].history_size"));
     }

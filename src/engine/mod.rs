@@ -53,11 +53,11 @@ use self::redis::{Server, TlsFiles};
 use self::shared::Shared;
 use self::standing::Standing;
 
-pub use self::nats::NatsPlace;
+pub use self::nats::{NatsLogin, NatsPlace};
 pub use self::nodes::push_word;
 pub use self::redis::{Address, TlsFiles as EngineTls};
 pub use self::shared::Limits;
-pub use self::standing::Stands;
+pub use self::standing::{Stands, is_untrusted};
 
 /// Threads of its own: the keeper's, and one that reads and writes.
 const WORKER_THREADS: usize = 2;

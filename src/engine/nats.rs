@@ -21,6 +21,7 @@ use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event as NatsEvent, S
 use futures_core::Stream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use url::Url;
 
 use crate::base::ids::{ChannelName, Position};
 use crate::engine::inlet::{Event, Incoming, Inlet};
@@ -28,7 +29,8 @@ use crate::engine::job::{Done, Fault, Job, Task};
 use crate::engine::limits::{RECONNECT_MAX, RECONNECT_MIN};
 use crate::engine::link::{Change, Link};
 use crate::engine::redis::layout::Message;
-use crate::engine::standing::{Standing, Stands};
+use crate::engine::redis::percent;
+use crate::engine::standing::{Standing, Stands, is_untrusted};
 use crate::proto::centrifuge::shared::{SharedPublication, SharedPush, decode_push, encode_push};
 use crate::telemetry::sparing::log_peer_once_a_minute;
 
@@ -55,6 +57,39 @@ pub struct Nats {
     pub standing: Arc<Standing>,
 }
 
+/// What a URL says of who this node is, taken out of it: the client library does not look there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NatsLogin {
+    pub user: Option<String>,
+    /// Without a user: a token.
+    pub password: Option<String>,
+}
+
+impl NatsLogin {
+    /// The URL without it. `nats://user:password@host`, `nats://token@host`.
+    ///
+    /// # Errors
+    /// What is wrong with the URL, without its secrets.
+    pub fn take_from(text: &str) -> Result<(NatsLogin, String), String> {
+        let mut url = Url::parse(text).map_err(|error| format!("is no URL: {error}"))?;
+        if !["nats", "tls"].contains(&url.scheme()) {
+            return Err("must begin with nats:// or tls://".to_owned());
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err("names no host".to_owned());
+        }
+        let decoded = |text: &str| String::from_utf8(percent(text)).ok().filter(|text| !text.is_empty());
+        let (user, password) = (decoded(url.username()), url.password().and_then(decoded));
+        let login = match (user, password) {
+            (Some(token), None) => NatsLogin { user: None, password: Some(token) },
+            (user, password) => NatsLogin { user, password },
+        };
+        let taken = url.set_username("").and_then(|()| url.set_password(None));
+        taken.map_err(|()| "has no place for a user".to_owned())?;
+        Ok((login, url.into()))
+    }
+}
+
 /// Whether a channel's name can stand in a subject.
 pub fn is_subject(channel: &str) -> bool {
     channel.split('.').all(|part| !part.is_empty())
@@ -64,16 +99,23 @@ pub fn is_subject(channel: &str) -> bool {
 impl Nats {
     /// For the life of the process.
     pub async fn run(self) {
-        let mut pause = RECONNECT_MIN;
+        let (mut pause, mut why) = (RECONNECT_MIN, None);
         loop {
             match self.connect().await {
                 Ok(client) => {
                     tracing::info!("engine: NATS is there");
-                    let why = self.serve(client).await;
-                    tracing::warn!("engine: NATS: {why}");
-                    self.set_away(Stands::Away(why));
+                    let lost = self.serve(client).await;
+                    tracing::warn!("engine: NATS: {lost}");
+                    self.set_away(Stands::Away(lost));
                 }
-                Err(stands) => self.set_away(stands),
+                Err(stands) => {
+                    if why.replace(stands.clone()).as_ref() != Some(&stands)
+                        && let Stands::Away(why) = &stands
+                    {
+                        tracing::warn!("engine: {why}");
+                    }
+                    self.set_away(stands);
+                }
             }
             let _ = timeout(pause, self.refuse_all()).await;
             pause = (pause * 2).min(RECONNECT_MAX);
@@ -151,6 +193,7 @@ impl Nats {
                 ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
                     Err(Stands::Refused(format!("NATS: {error}")))
                 }
+                _ if is_untrusted(&error) => Err(Stands::Refused(format!("NATS: {error}"))),
                 _ => Err(away(error.to_string())),
             },
             Err(_) => Err(away("no connection in time".to_owned())),
@@ -322,6 +365,24 @@ mod tests {
         }
         for wrong in ["", "a b", "a.*", ">", "a..b", ".a", "a.", "a\tb"] {
             assert!(!is_subject(wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_url_says_who_this_node_is_and_keeps_it_to_itself() {
+        let take = |url: &str| NatsLogin::take_from(url).unwrap();
+        let login = |user: Option<&str>, password: Option<&str>| NatsLogin {
+            user: user.map(Into::into),
+            password: password.map(Into::into),
+        };
+        assert_eq!(take("nats://a:4222"), (NatsLogin::default(), "nats://a:4222".into()));
+        assert_eq!(take("tls://ann:p%40w@a"), (login(Some("ann"), Some("p@w")), "tls://a".into()));
+        assert_eq!(take("nats://secret@a:1"), (login(None, Some("secret")), "nats://a:1".into()));
+        for (wrong, why) in
+            [("http://hunter2@a", "must begin"), ("a:1", "must begin"), ("nats://", "no host")]
+        {
+            let problem = NatsLogin::take_from(wrong).unwrap_err();
+            assert!(problem.contains(why) && !problem.contains("hunter2"), "{wrong}: {problem}");
         }
     }
 

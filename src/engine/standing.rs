@@ -1,5 +1,6 @@
 //! Whether the engine's servers are there, for readiness and for the start.
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use parking_lot::Mutex;
@@ -13,6 +14,13 @@ pub enum Stands {
     Away(String),
     /// A server does not let this node in, and never has: to wait is no use.
     Refused(String),
+}
+
+/// Whether a connection has ended because of the server's certificate: it is of no known authority, of another name, or over.
+/// Like a wrong password, it does not become right by waiting.
+pub fn is_untrusted(error: &impl fmt::Display) -> bool {
+    // The text of rustls: client libraries wrap its error in others, some as text alone. Tests of real servers hold it.
+    error.to_string().contains("invalid peer certificate")
 }
 
 type Watch = Box<dyn Fn(&Stands) + Send + Sync>;
@@ -48,6 +56,7 @@ impl Standing {
         }
     }
 
+    #[cfg(test)]
     pub fn now(&self) -> Stands {
         worst(&self.servers.lock())
     }

@@ -6,7 +6,9 @@ use std::sync::{Arc, mpsc};
 use crate::config::Config;
 use crate::config::engine::EngineKind;
 use crate::control::{ControlOptions, NotReady, Readiness};
-use crate::engine::{EngineOptions, Limits, Place, RunningEngine, Stands, start as start_engine};
+use crate::engine::{
+    EngineOptions, Limits, Place, RunningEngine, Stands, is_untrusted, start as start_engine,
+};
 use crate::node::incident::Incident;
 use crate::shard::ShardOptions;
 use crate::shard::router::Router;
@@ -28,7 +30,7 @@ pub fn start(
             let tls = engine.tls().map_err(io::Error::other)?;
             Place::Redis(engine.addresses().map_err(io::Error::other)?, tls)
         }
-        EngineKind::Nats => Place::Nats(engine.nats()),
+        EngineKind::Nats => Place::Nats(engine.nats().map_err(io::Error::other)?),
     };
     let engine_options = EngineOptions {
         place,
@@ -53,9 +55,12 @@ pub fn watch(engine: &RunningEngine, readiness: &Arc<Readiness>, incidents: &mps
     engine.watch(move |stands| {
         readiness.set(NotReady::EngineAway, *stands != Stands::Up);
         if let Stands::Refused(why) = stands {
+            let whose = match is_untrusted(why) {
+                true => "this node does not trust the engine's server",
+                false => "the engine does not let this node in",
+            };
             // Without room there is an end of the node on its way.
-            let _ = incidents
-                .try_send(Incident::EngineRefused(format!("the engine does not let this node in: {why}")));
+            let _ = incidents.try_send(Incident::EngineRefused(format!("{whose}: {why}")));
         }
     });
 }

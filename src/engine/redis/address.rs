@@ -99,7 +99,7 @@ impl Address {
 }
 
 /// The bytes of a text with `%41` for `A` (RFC 3986, section 2.1).
-fn percent(text: &str) -> Vec<u8> {
+pub fn percent(text: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::new(), text.as_bytes());
     while let Some((&byte, after)) = rest.split_first() {
         let hex = after.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());

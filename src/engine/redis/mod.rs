@@ -13,6 +13,6 @@ pub mod layout;
 mod scripts;
 mod server;
 
-pub use address::Address;
+pub use address::{Address, percent};
 pub use command::publication;
 pub use server::{Server, TlsFiles};

@@ -32,7 +32,7 @@ use crate::engine::redis::address::{Address, AddressKind};
 use crate::engine::redis::command::{Trouble, command, fault_of, outcome};
 use crate::engine::redis::layout::{Names, read_message};
 use crate::engine::redis::scripts;
-use crate::engine::standing::{Standing, Stands};
+use crate::engine::standing::{Standing, Stands, is_untrusted};
 use crate::telemetry::sparing::log_peer_once_a_minute;
 
 /// Certificates in PEM, as read from the files of the configuration.
@@ -90,7 +90,7 @@ impl UnderWay<'_> {
 impl Server {
     /// For the life of the process.
     pub async fn run(self) {
-        let mut pause = RECONNECT_MIN;
+        let (mut pause, mut last) = (RECONNECT_MIN, None);
         loop {
             let stands = match self.connect().await {
                 Ok(connections) => {
@@ -106,15 +106,15 @@ impl Server {
                 }
                 Err(error) => {
                     let why = format!("{}: {error}", self.address);
-                    match is_refusal(&error) {
+                    if last.replace(why.clone()).as_ref() != Some(&why) {
+                        tracing::warn!("engine: {why}");
+                    }
+                    match is_refusal(&error) || is_untrusted(&error) {
                         true => Stands::Refused(why),
                         false => Stands::Away(why),
                     }
                 }
             };
-            if self.standing.now() != stands {
-                tracing::debug!("engine: {stands:?}");
-            }
             self.standing.set(self.number, stands);
             self.link.drop_changes();
             self.refuse_waiting();

@@ -30,11 +30,15 @@ export class Redis {
   #directory;
   #args;
 
-  /** Starts a server that keeps nothing on disk, and waits until it answers. */
-  static async start({ port, args = [], password } = {}) {
+  /**
+   * Starts a server that keeps nothing on disk, and waits until it answers.
+   * With `tls` ({ cert, key, ca }: files) it speaks TLS alone, with clients that show a certificate of `ca`.
+   */
+  static async start({ port, args = [], password, tls } = {}) {
     const redis = new Redis();
     redis.port = port ?? (await freePort());
     redis.password = password;
+    redis.tls = tls;
     redis.#args = [...args, ...(password ? ['--requirepass', password] : [])];
     await redis.run();
     return redis;
@@ -42,8 +46,12 @@ export class Redis {
 
   async run() {
     this.#directory ??= mkdtempSync(path.join(tmpdir(), 'trunkline-redis-'));
+    const { cert, key, ca } = this.tls ?? {};
+    const ports = this.tls
+      ? ['--port', '0', '--tls-port', String(this.port), '--tls-cert-file', cert, '--tls-key-file', key, '--tls-ca-cert-file', ca]
+      : ['--port', String(this.port)];
     this.#child = spawn('redis-server', [
-      '--port', String(this.port), '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no',
+      ...ports, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no',
       '--dir', this.#directory, '--enable-debug-command', 'yes', ...this.#args,
     ], { stdio: 'ignore' });
     this.#child.once('close', () => running.delete(this.#child));
@@ -52,13 +60,15 @@ export class Redis {
   }
 
   get url() {
-    return `redis://127.0.0.1:${this.port}`;
+    return `redis${this.tls ? 's' : ''}://127.0.0.1:${this.port}`;
   }
 
   /** What redis-cli says. */
   async cli(...words) {
     const password = this.password ? ['-a', this.password, '--no-auth-warning'] : [];
-    const { stdout } = await run('redis-cli', ['-p', String(this.port), ...password, ...words.map(String)], {
+    const { cert, key, ca } = this.tls ?? {};
+    const tls = this.tls ? ['--tls', '--cert', cert, '--key', key, '--cacert', ca] : [];
+    const { stdout } = await run('redis-cli', ['-p', String(this.port), ...tls, ...password, ...words.map(String)], {
       timeout: 10_000,
     });
     return stdout.trim();
