@@ -22,6 +22,7 @@ pub mod pattern;
 pub mod prng;
 pub mod publication;
 pub mod rate;
+pub mod rewind;
 pub mod seats;
 pub mod secret;
 pub mod sketch;

@@ -172,6 +172,18 @@ pub enum SinceEpoch {
     Any,
     Known(Epoch),
     Foreign,
+    /// No position: what was published last, at most so many and none before a time in milliseconds since 1970.
+    Newest {
+        count: u32,
+        from_ms: u64,
+    },
+}
+
+impl Since {
+    /// It is not a return to a place in the log.
+    pub fn is_rewind(&self) -> bool {
+        matches!(self.epoch, SinceEpoch::Newest { .. })
+    }
 }
 
 impl SinceEpoch {
@@ -185,7 +197,7 @@ impl SinceEpoch {
 
     pub fn matches(self, epoch: Epoch) -> bool {
         match self {
-            SinceEpoch::Any => true,
+            SinceEpoch::Any | SinceEpoch::Newest { .. } => true,
             SinceEpoch::Known(known) => known == epoch,
             SinceEpoch::Foreign => false,
         }

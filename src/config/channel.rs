@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::base::pattern::Pattern;
+use crate::base::rewind::Rewind;
 use crate::config::table::{Key, Section, section};
 use crate::config::value::{Given, Setting};
 use crate::hub::log_store::Durable;
@@ -60,6 +61,9 @@ section! {
         allow_tags_filter: bool;
         /// With `recovery_mode` "cache", a new subscriber gets the newest publication as well, asked for or not.
         auto_cache_recover: bool;
+        /// What a new subscriber gets of what was published before: a number of publications or a duration, like "10" or "5m", within
+        /// `client.recovery_max_publication_limit`. Tokens and hooks may grant another one. Needs history. Unset: nothing.
+        rewind: Option<Rewind>, example "\"5m\"";
         /// Channels whose name ends in `#` and users, like `chat#ann,bob`, are for these users alone, who need no
         /// subscription token.
         allow_user_limited_channels: bool;

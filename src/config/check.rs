@@ -304,6 +304,11 @@ fn check_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMu
         "needs history_size and history_ttl",
     );
     require(
+        options.rules.rewind.is_none() || channel.keeps_history(),
+        &format!("{path}.rewind"),
+        "needs history_size and history_ttl",
+    );
+    require(
         channel.history_meta_ttl >= channel.history_ttl,
         &format!("{path}.history_meta_ttl"),
         "must be at least history_ttl, or a kept publication would outlive its position",

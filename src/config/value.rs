@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::base::address::Serves;
 use crate::base::address_mask::AddressMask;
 use crate::base::pattern::Pattern;
+use crate::base::rewind::Rewind;
 use crate::base::trusted::AddressField;
 use crate::hub::log_store::Durable;
 use crate::hub::users::UserPolicy;
@@ -227,6 +228,23 @@ impl Setting for Duration {
 
     fn write(&self) -> Option<String> {
         Some(write_duration_ms(u64::try_from(self.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl Setting for Rewind {
+    const KIND: &'static str = "a number of publications or a duration";
+
+    fn read(given: &Given) -> Result<Self, String> {
+        let read = match given {
+            Given::Text(text) | Given::Loose(text) => Rewind::parse(text.trim()).ok(),
+            Given::Integer(count) => u32::try_from(*count).ok().map(Rewind::Count),
+            _ => None,
+        };
+        read.ok_or_else(|| given.expected("a number of publications or a duration, like \"10\" or \"5m\""))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quote(&self.to_string()))
     }
 }
 

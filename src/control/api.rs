@@ -581,6 +581,7 @@ impl Api {
             // A negative limit asks for all there is, zero and none for the position.
             limit: usize::try_from(body.limit).ok(),
             since: body.since.map(|position| position.since()),
+            since_ms: body.since_ms,
             reverse: body.reverse,
             by: Creator::Backend,
         };

@@ -60,7 +60,7 @@ impl AsWord for SubscribeUser {
             recover_since: self.recover.map(|since| {
                 let epoch = match since.epoch {
                     SinceEpoch::Known(epoch) => epoch.to_string(),
-                    SinceEpoch::Any | SinceEpoch::Foreign => String::new(),
+                    _ => String::new(),
                 };
                 (since.offset.0, epoch)
             }),

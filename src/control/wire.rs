@@ -263,6 +263,8 @@ pub struct HistoryBody {
     #[serde(deserialize_with = "or_default")]
     pub limit: i64,
     pub since: Option<StreamPosition>,
+    /// Milliseconds since 1970; not together with `since`.
+    pub since_ms: Option<u64>,
     #[serde(deserialize_with = "or_default")]
     pub reverse: bool,
 }

@@ -15,7 +15,9 @@ use crate::engine::keeper::{Keeper, terms};
 use crate::engine::limits::{CHECK_AFTER, CHECKS_MAX, PRESENCE_EVERY, READ_ITEMS_MAX, TICK};
 use crate::engine::redis::layout::Message;
 use crate::hub::followed::Item;
-use crate::hub::requests::{History, JoinLeaveEvent, JoinRequest, PresenceStats, ReadAnswer, SinceEpoch};
+use crate::hub::requests::{
+    History, HistoryRequest, JoinLeaveEvent, JoinRequest, PresenceStats, ReadAnswer, SinceEpoch,
+};
 use crate::hub::{RecoveryMode, Roster};
 use crate::shard::owner::{FromOwner, JoinTag, OwnerAnswer};
 
@@ -40,6 +42,7 @@ impl Keeper {
                 self.posts.answer(OwnerAnswer::Read { by, read, answer });
             }
             (Then::History(ask, to), Ok(Done::Log(publications, position))) => {
+                let publications = from_time(publications, &ask);
                 let same = ask.since.is_none_or(|since| since.epoch.matches(position.epoch));
                 let history = History { publications, position };
                 self.answer_history(
@@ -101,13 +104,29 @@ impl Keeper {
         self.go_on(channel);
     }
 
-    fn handle_join_read(&mut self, ask: JoinRequest, tag: JoinTag, read: Publications, position: Position) {
+    fn handle_join_read(
+        &mut self,
+        ask: JoinRequest,
+        tag: JoinTag,
+        mut read: Publications,
+        position: Position,
+    ) {
         let channel = ask.channel.clone();
         let recovery_max = self.limits.recovery_max;
         let Some(followed) = self.channels.get_mut(&channel) else { return };
-        let cache = followed.options.recovery_mode == RecoveryMode::Cache;
+        let rewinds = ask.recover.is_some_and(|since| since.is_rewind());
+        let cache = followed.options.recovery_mode == RecoveryMode::Cache && !rewinds;
+        if rewinds {
+            // It was read from the newest back.
+            read.reverse();
+        }
         let mut top = position;
         let recovery = ask.recover.map(|since| {
+            if let SinceEpoch::Newest { from_ms, .. } = since.epoch {
+                return Some(
+                    read.iter().skip_while(|publication| publication.time_ms < from_ms).cloned().collect(),
+                );
+            }
             if cache {
                 return (!read.is_empty()).then(|| read.clone());
             }
@@ -127,7 +146,12 @@ impl Keeper {
         if let Some(tail) = &mut followed.log
             && tail.top.epoch == position.epoch
         {
-            if !cache && let Some(Some(_)) = &recovery {
+            let is_whole =
+                !rewinds || goes_on(&read, Offset(position.offset.0.saturating_sub(read.len() as u64)));
+            if !cache
+                && is_whole
+                && let Some(Some(_)) = &recovery
+            {
                 self.tails_bytes -= tail.bytes();
                 tail.extend_back(&read, position);
                 self.tails_bytes += tail.bytes();
@@ -344,4 +368,15 @@ impl Keeper {
         }
         self.tick_nodes(now);
     }
+}
+
+/// Of what was read from the newest back for a time: what is from then on, as it was asked for.
+fn from_time(mut publications: Publications, ask: &HistoryRequest) -> Publications {
+    let Some(from_ms) = ask.since_ms else { return publications };
+    publications.retain(|publication| publication.time_ms >= from_ms);
+    if !ask.reverse {
+        publications.reverse();
+    }
+    publications.truncate(ask.limit.unwrap_or(usize::MAX));
+    publications
 }

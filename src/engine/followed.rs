@@ -112,9 +112,20 @@ impl Tail {
         let same = match since.epoch {
             SinceEpoch::Any => true,
             SinceEpoch::Known(epoch) => epoch == self.top.epoch,
+            SinceEpoch::Newest { count, from_ms } => return self.last(count, from_ms, limit),
             SinceEpoch::Foreign => false,
         };
         if same { self.after(since.offset).filter(|missed| missed.len() <= limit) } else { None }
+    }
+
+    /// The newest, at most `limit` and `count` of them and none before `from_ms`, if they are all here.
+    fn last(&self, count: u32, from_ms: u64, limit: usize) -> Option<Publications> {
+        let count = limit.min(count as usize);
+        let mut last: Publications = self.items.iter().rev().take(count).cloned().collect();
+        last.reverse();
+        let old = last.partition_point(|publication| publication.time_ms < from_ms);
+        let is_all = old > 0 || last.len() == count;
+        is_all.then(|| last.split_off(old))
     }
 
     /// What was read of the log, to its top: it reaches farther back than what is here.

@@ -24,7 +24,9 @@ use crate::engine::nodes::Nodes;
 use crate::engine::posts::Posts;
 use crate::engine::redis::layout::server_of;
 use crate::engine::shared::{Limits, Shared};
-use crate::hub::requests::{HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, SinceEpoch};
+use crate::hub::requests::{
+    HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, Since, SinceEpoch,
+};
 use crate::hub::{ChannelOptions, Interest, RecoveryMode};
 use crate::proto::centrifuge::shared::SharedPublication;
 use crate::shard::control_request::{ChannelCount, ControlRequest, Reply};
@@ -307,10 +309,20 @@ impl Keeper {
             Ok(terms) => terms,
             Err(error_code) => return self.answer_history(to, Err(error_code)),
         };
-        if ask.reverse && ask.since.is_some_and(|since| since.offset == Offset(0)) {
+        let before_first = ask.reverse && ask.since.is_some_and(|since| since.offset == Offset(0));
+        if before_first || ask.since.is_some() && ask.since_ms.is_some() {
             return self.answer_history(to, Err(ErrorCode::BadRequest));
         }
+        // The server knows entries by their offsets alone: what is not read in one piece cannot be searched for a time.
+        if ask.since_ms.is_some() && terms.size > self.limits.history_read_max {
+            return self.answer_history(to, Err(ErrorCode::NotAvailable));
+        }
         let limit = ask.limit.unwrap_or(usize::MAX).min(self.limits.history_read_max);
+        if ask.since_ms.is_some() && limit > 0 {
+            let entries = Some(Entries { from: 0, limit: self.limits.history_read_max, backwards: true });
+            let read = LogRead { channel: ask.channel.clone(), entries, meta_ttl_s: terms.meta_ttl_s };
+            return self.do_at(&ask.channel.clone(), Task::History(read), Then::History(ask, to));
+        }
         let from = match (ask.since, ask.reverse) {
             (None, _) => 0,
             (Some(since), false) => since.offset.0.saturating_add(1),
@@ -410,6 +422,11 @@ impl Keeper {
         let cache = followed.options.recovery_mode == RecoveryMode::Cache;
         let entries = match ask.recover {
             None => None,
+            Some(Since { epoch: SinceEpoch::Newest { count, .. }, .. }) => Some(Entries {
+                from: 0,
+                limit: self.limits.recovery_max.min(count as usize),
+                backwards: true,
+            }),
             Some(_) if cache => Some(Entries { from: 0, limit: 1, backwards: true }),
             Some(since) if since.epoch == SinceEpoch::Foreign => None,
             // One more than may be recovered tells that there are more.
@@ -598,7 +615,9 @@ fn join_from_tail(
 ) -> Option<(Position, Option<Option<Publications>>)> {
     let Some(since) = ask.recover else { return Some((tail.top, None)) };
     match mode {
-        RecoveryMode::Cache => Some((tail.top, Some(Some(vec![Arc::clone(tail.newest()?)])))),
-        RecoveryMode::Stream => Some((tail.top, Some(Some(tail.missed(since, recovery_max)?)))),
+        RecoveryMode::Cache if !since.is_rewind() => {
+            Some((tail.top, Some(Some(vec![Arc::clone(tail.newest()?)]))))
+        }
+        _ => Some((tail.top, Some(Some(tail.missed(since, recovery_max)?)))),
     }
 }

@@ -171,6 +171,20 @@ impl Log {
         self.ring.range(from..end).rev().map(|entry| entry.publication.clone()).collect()
     }
 
+    /// At most `limit` entries published at `from_ms` (milliseconds since 1970) or later: the oldest of them, oldest first, or in
+    /// `reverse` the newest, newest first. Where the clock stepped back, from one of the places where that time was passed.
+    pub fn from_time(&self, from_ms: u64, now: Time, limit: usize, reverse: bool) -> Publications {
+        let from = self.ring.partition_point(|entry| entry.publication.time_ms < from_ms);
+        let from = from.max(self.live_from(now));
+        match reverse {
+            false => self.collect(from, limit),
+            true => {
+                let newest = self.ring.range(from.max(self.ring.len().saturating_sub(limit))..);
+                newest.rev().map(|entry| entry.publication.clone()).collect()
+            }
+        }
+    }
+
     /// The place of the first entry whose time is not over.
     fn live_from(&self, now: Time) -> usize {
         self.ring.partition_point(|entry| entry.expires <= now)
@@ -304,6 +318,27 @@ mod tests {
         assert_eq!(reverse(Some(3), 2), [0; 0]);
         assert_eq!(reverse(Some(0), 2), [0; 0]);
         assert_eq!(reverse(Some(u64::MAX), 2), [0; 0]);
+    }
+
+    #[test]
+    fn reads_from_a_time_on_in_both_directions() {
+        let mut log = Log::default();
+        for offset in 11..=20 {
+            let mut timed = Arc::into_inner(publication(offset)).unwrap();
+            timed.time_ms = offset * 1000;
+            log.push(Arc::new(timed), Time(offset));
+        }
+        let from = |from_ms, now, limit, reverse| offsets(&log.from_time(from_ms, Time(now), limit, reverse));
+        assert_eq!(from(15_000, 0, 300, false), [15, 16, 17, 18, 19, 20], "at this time and later");
+        assert_eq!(from(15_001, 0, 2, false), [16, 17]);
+        assert_eq!(from(15_001, 0, 2, true), [20, 19]);
+        assert_eq!(from(18_500, 0, 300, true), [20, 19]);
+        assert_eq!(from(0, 13, 3, false), [14, 15, 16], "what is over by age is not there");
+        assert_eq!(from(0, 18, 300, true), [20, 19]);
+        for nothing in [from(20_001, 0, 300, false), from(20_001, 0, 300, true), from(0, 99, 300, false)] {
+            assert_eq!(nothing, [0; 0]);
+        }
+        assert_eq!([from(0, 0, 0, false), from(0, 0, 0, true)], [[0; 0], [0; 0]]);
     }
 
     #[test]

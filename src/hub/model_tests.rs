@@ -502,7 +502,7 @@ impl Pair {
         let since = self.prng.bool().then(|| self.since(name));
         let reverse = self.prng.bool();
         let by = self.creator();
-        let ask = HistoryRequest { channel: name.into(), limit, since, reverse, by };
+        let ask = HistoryRequest { channel: name.into(), limit, since, since_ms: None, reverse, by };
         let known = self.naive.contains_key(name);
         let answer = self.owned.history(&ask, self.now);
         let expected = match self.namespaces.resolve(name) {

@@ -264,19 +264,20 @@ impl OwnedChannels {
 
     /// Reads the log. Without `since` from the oldest on, or with `reverse` from the newest back. With `since`
     /// the entries after it (from the oldest when the log does not reach back to it), or with `reverse` those before
-    /// it (none when the one before it is not there). At most `limit` and never more than
+    /// it (none when the one before it is not there). With `since_ms` those published at or after it, in either order. At most `limit` and never more than
     /// [`history_read_max`](HubLimits::history_read_max).
     ///
     /// # Errors
     /// As [`OwnedChannels::publish`], and [`ErrorCode::NotAvailable`] when the namespace keeps no history,
-    /// [`ErrorCode::BadRequest`] for what is before offset 0, [`ErrorCode::UnrecoverablePosition`] for an epoch that is
+    /// [`ErrorCode::BadRequest`] for what is before offset 0 and for a position together with a time, [`ErrorCode::UnrecoverablePosition`] for an epoch that is
     /// not the channel's.
     pub fn history(&mut self, ask: &HistoryRequest, now: Time) -> Result<History, ErrorCode> {
         let now = self.advance(now);
         if !self.options(&ask.channel)?.keeps_history() {
             return Err(ErrorCode::NotAvailable);
         }
-        if ask.reverse && ask.since.is_some_and(|since| since.offset == Offset(0)) {
+        let before_first = ask.reverse && ask.since.is_some_and(|since| since.offset == Offset(0));
+        if before_first || ask.since.is_some() && ask.since_ms.is_some() {
             return Err(ErrorCode::BadRequest);
         }
         let slot = self.mention(&ask.channel, &ask.by, now)?;
@@ -286,10 +287,11 @@ impl OwnedChannels {
         }
         let limit = ask.limit.unwrap_or(usize::MAX).min(self.limits.history_read_max);
         let since = ask.since.map(|since| since.offset);
-        let publications = match &channel.log {
-            None => Vec::new(),
-            Some(log) if ask.reverse => log.reverse(since, now, limit),
-            Some(log) => log.forward(since, now, limit),
+        let publications = match (&channel.log, ask.since_ms) {
+            (None, _) => Vec::new(),
+            (Some(log), Some(from_ms)) => log.from_time(from_ms, now, limit, ask.reverse),
+            (Some(log), None) if ask.reverse => log.reverse(since, now, limit),
+            (Some(log), None) => log.forward(since, now, limit),
         };
         Ok(History { publications, position: channel.position() })
     }

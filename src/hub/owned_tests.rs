@@ -98,6 +98,7 @@ fn channels_without_history_have_positions() {
         channel: "plain".into(),
         limit: None,
         since: None,
+        since_ms: None,
         reverse: false,
         by: Creator::Backend,
     };
@@ -320,6 +321,7 @@ fn a_sweep_does_no_more_than_its_budget() {
         channel: "kept:a".into(),
         limit: None,
         since: None,
+        since_ms: None,
         reverse: false,
         by: Creator::Backend,
     };

@@ -125,6 +125,8 @@ pub struct HistoryRequest {
     /// `None`: up to the server's own bound. `Some(0)`: the position only.
     pub limit: Option<usize>,
     pub since: Option<Since>,
+    /// Only what was published at or after this, in milliseconds since 1970. Not together with `since`.
+    pub since_ms: Option<u64>,
     pub reverse: bool,
     pub by: Creator,
 }

@@ -123,6 +123,9 @@ record! {
         recovery: Option<RecoveryRecord>,
         expire_at_s: u64,
         data: Option<Bytes>,
+        ;
+        /// It has not missed what it gets: see [`Since::is_rewind`].
+        rewound: bool = false,
     }
 
     pub struct RecoveryRecord {
@@ -150,6 +153,11 @@ record! {
     pub struct SinceRecord {
         offset: Offset,
         epoch: SinceEpochRecord,
+    }
+
+    pub struct NewestRecord {
+        count: u32,
+        from_ms: u64,
     }
 
     /// A hook call whose response has not come.
@@ -265,6 +273,7 @@ record! {
         announced: bool,
         ;
         filters: Option<FiltersRecord> = None,
+        rewind: Option<SinceRecord> = None,
     }
 
     /// A connection of a tunnel.
@@ -340,6 +349,7 @@ choice! {
         1 => Any,
         2 => Known(Epoch),
         3 => Foreign,
+        4 => Newest(NewestRecord),
     }
 
     pub enum WaitsRecord {
@@ -390,15 +400,21 @@ impl SinceRecord {
             SinceEpoch::Any => SinceEpochRecord::Any,
             SinceEpoch::Known(epoch) => SinceEpochRecord::Known(epoch),
             SinceEpoch::Foreign => SinceEpochRecord::Foreign,
+            SinceEpoch::Newest { count, from_ms } => {
+                SinceEpochRecord::Newest(NewestRecord { count, from_ms })
+            }
         };
         SinceRecord { offset: since.offset, epoch }
     }
 
     pub fn since(&self) -> Since {
-        let epoch = match self.epoch {
+        let epoch = match &self.epoch {
             SinceEpochRecord::Any => SinceEpoch::Any,
-            SinceEpochRecord::Known(epoch) => SinceEpoch::Known(epoch),
+            SinceEpochRecord::Known(epoch) => SinceEpoch::Known(*epoch),
             SinceEpochRecord::Foreign => SinceEpoch::Foreign,
+            SinceEpochRecord::Newest(newest) => {
+                SinceEpoch::Newest { count: newest.count, from_ms: newest.from_ms }
+            }
         };
         Since { offset: self.offset, epoch }
     }

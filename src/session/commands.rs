@@ -82,7 +82,12 @@ impl Session {
         match method {
             // The answer is made when it can leave.
             Method::History(_) | Method::Presence { .. } => cx.blocked,
-            Method::Subscribe(subscribe) => subscribe.recover && cx.blocked,
+            Method::Subscribe(subscribe) => {
+                cx.blocked
+                    && (subscribe.recover
+                        || !subscribe.token.is_empty()
+                        || cx.world.rights(&subscribe.channel).is_ok_and(|rights| rights.rewind.is_some()))
+            }
             // Its subscribe is answered first.
             Method::Unsubscribe { channel } => cx
                 .world
@@ -554,7 +559,9 @@ fn server_side(
             return Err(Disconnect::CHANNEL_LIMIT.into());
         }
         let flags = Sub::SERVER_SIDE | sub_flags(&rights, true, true, true);
-        let since = since(&channel).filter(|_| flags & Sub::RECOVERABLE != 0).or(rights::newest(&rights));
+        let since = since(&channel)
+            .filter(|_| flags & Sub::RECOVERABLE != 0)
+            .or_else(|| rights::newest(&rights, grant.rewind, cx.unix_s));
         subscribes.push(SubscribeEffect {
             id: 0,
             channel,

@@ -7,6 +7,7 @@ use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ClientId, UserName};
 use crate::base::publication::{Since, Visibility};
+use crate::base::rewind::Rewind;
 use crate::proto::centrifuge::{Batch, Push, Reply};
 use crate::proto::wire::Carrier;
 use crate::session::hook_call::{Granted, Matter, PublishAnswer};
@@ -33,6 +34,8 @@ pub struct Rights {
     pub join_leave: bool,
     /// A new subscriber gets the newest publication.
     pub gets_newest: bool,
+    /// A new subscriber gets what was published last.
+    pub rewind: Option<Rewind>,
     /// Subscribers may ask for deltas.
     pub delta: bool,
     /// Subscribers may filter by tags.

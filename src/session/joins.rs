@@ -98,11 +98,17 @@ impl Session {
                 false => JoinVerdict::Ignore,
             });
         }
+        let rewound = answer.since.is_some_and(|since| since.is_rewind());
+        let asked = |publications: &Option<Publications>| match publications.as_deref() {
+            // Its first publication follows this.
+            Some([first, ..]) if rewound => Offset(first.offset().0.saturating_sub(1)),
+            _ => answer.since.map_or(Offset(0), |since| since.offset),
+        };
         let subscribed = Subscribed {
             flags: answer.flags,
             position,
-            recovery: recovered
-                .map(|publications| (answer.since.map_or(Offset(0), |since| since.offset), publications)),
+            recovery: recovered.map(|publications| (asked(&publications), publications)),
+            rewound,
             expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
             data: answer.data,
             delta: answer.flags & Sub::DELTA != 0,

@@ -12,6 +12,7 @@
 //! channels, further commands are held in order, bounded.
 
 mod answers;
+mod asked_channel;
 mod commands;
 mod context;
 pub mod delta;

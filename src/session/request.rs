@@ -8,6 +8,7 @@ use crate::base::fault::ErrorCode;
 use crate::base::filter::Filter;
 use crate::base::ids::ChannelName;
 use crate::base::publication::Visibility;
+use crate::base::rewind::Rewind;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{RequestHead, Version};
 use crate::proto::unidirectional::answer;
@@ -149,6 +150,8 @@ pub struct UnidirectionalRequest {
     pub limit: u16,
     pub hold_ms: u32,
     pub reverse: bool,
+    /// Of history: only what was published at or after this, in milliseconds since 1970.
+    pub since_ms: Option<u64>,
     /// The function that an iframe's page calls.
     pub callback: Option<Box<str>>,
     pub if_none_match: Option<Box<str>>,
@@ -165,6 +168,8 @@ struct Query {
     limit: Option<u16>,
     hold_ms: Option<u32>,
     reverse: bool,
+    since_ms: Option<u64>,
+    rewind: Option<Rewind>,
     bare: bool,
     callback: Option<Box<str>>,
     filter: Option<Filter>,
@@ -197,6 +202,7 @@ pub fn read(
             Err(_) => Positions::foreign(),
         },
     };
+    check_times(endpoint, &query, positions.is_empty())?;
     let admission = match admit(head, cookies, world, unix_s)? {
         Some(admission) => Some(admission),
         None if world.hooks().connect => said.admission.clone(),
@@ -248,16 +254,29 @@ pub fn read(
             return Err(Problem::bad_request("the channel cannot be filtered by tags").into());
         }
         let mut asked = AskedChannel::new(name, since, recoverable, shown);
-        let mut imposed = None;
+        let (mut imposed, mut rewind) = (None, None);
         if let Some(grant) = admission.grant(&asked.name) {
             asked.chan_info.clone_from(&grant.info);
             imposed.clone_from(&grant.filter);
+            rewind = grant.rewind;
         } else if let Some(Some(granted)) = said.about(&asked.name) {
             asked.chan_info.clone_from(&granted.grant.info);
             imposed.clone_from(&granted.grant.filter);
+            rewind = granted.grant.rewind;
             ends_with(&mut admission, granted.expire_at_s);
         }
         asked.filters = rights::filters(filter.clone(), imposed);
+        if !matches!(endpoint, Endpoint::History | Endpoint::Publish) {
+            let rights = world.rights(&asked.name)?;
+            if query.rewind.is_some_and(|rewind| rewind.since(unix_s).is_some()) && !recoverable {
+                return Err(match rights.keeps_history {
+                    true => Problem::from(ErrorCode::PermissionDenied).into(),
+                    false => Problem::new(ErrorCode::NotAvailable, "the channel keeps no history").into(),
+                });
+            }
+            let rewind = query.rewind.or(rewind).or(rights.rewind).filter(|_| rights.keeps_history);
+            asked.rewind = rewind.and_then(|rewind| rewind.since(unix_s));
+        }
         channels.push(asked);
     }
     let mode = match endpoint {
@@ -288,20 +307,43 @@ pub fn read(
         limit: query.limit.unwrap_or(LIMIT).min(LIMIT_MAX),
         hold_ms: if head.method == "HEAD" { 0 } else { query.hold_ms.unwrap_or(HOLD_MS).min(HOLD_MS) },
         reverse: query.reverse,
+        since_ms: query.since_ms,
         callback: query.callback,
         if_none_match,
         idempotency_key,
     })
 }
 
+/// A time is of a read of the log, a rewind of a subscription, and a position says where to begin by itself.
+fn check_times(endpoint: Endpoint, query: &Query, without_position: bool) -> Result<(), Problem> {
+    match endpoint {
+        Endpoint::History if query.rewind.is_some() => Err(Problem::bad_request(
+            "rewind is for subscriptions: here it is limit and reverse, or since_ms",
+        )),
+        Endpoint::History if query.since_ms.is_some() && !without_position => {
+            Err(Problem::bad_request("a position and since_ms: only one of them can hold"))
+        }
+        Endpoint::History => Ok(()),
+        _ if query.since_ms.is_some() => {
+            Err(Problem::bad_request("since_ms is for /history: a subscription has rewind"))
+        }
+        Endpoint::Publish if query.rewind.is_some() => {
+            Err(Problem::bad_request("rewind is for subscriptions"))
+        }
+        _ => Ok(()),
+    }
+}
+
 const TOO_MANY_CHANNELS: Problem =
     Problem { status: 400, error_code: ErrorCode::LimitExceeded, detail: "too many channels" };
 
 /// The parameters of this surface; a token is looked for by [`shown`].
-const OWN_PARAMETERS: [&str; 10] = [
+const OWN_PARAMETERS: [&str; 12] = [
     "channel",
     "position",
     "since",
+    "since_ms",
+    "rewind",
     "subscription_token",
     "limit",
     "wait",
@@ -355,6 +397,13 @@ fn read_query(text: &[u8], channels_max: usize) -> Result<Query, Problem> {
             "wait" => {
                 let wait = value.parse::<u32>().map_err(|_| Problem::bad_request("malformed wait"))?;
                 query.hold_ms = Some(wait.saturating_mul(1000));
+            }
+            "since_ms" => {
+                let since_ms = value.parse().map_err(|_| Problem::bad_request("malformed since_ms"))?;
+                query.since_ms = Some(since_ms);
+            }
+            "rewind" if !value.is_empty() => {
+                query.rewind = Some(Rewind::parse(&value).map_err(Problem::bad_request)?);
             }
             "reverse" => query.reverse = flag(&value)?,
             "bare" => query.bare = flag(&value)?,

@@ -15,6 +15,7 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::{Filter, Filters};
 use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{Since, SinceEpoch, Visibility};
+use crate::base::rewind::Rewind;
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect, World};
 use crate::session::hook_call::Granted;
 use crate::session::identity::Renewal;
@@ -210,7 +211,10 @@ pub(super) fn subscribe_to(
         id: wish.id,
         channel: wish.channel,
         flags,
-        since: wish.since.filter(|_| flags & Sub::RECOVERABLE != 0).or(newest(&rights)),
+        since: wish
+            .since
+            .filter(|_| flags & Sub::RECOVERABLE != 0)
+            .or_else(|| newest(&rights, granted.grant.rewind, cx.unix_s)),
         reject_unrecovered: wish.reject_unrecovered,
         chan_info: granted.grant.info,
         expire_at_s: granted.expire_at_s,
@@ -225,10 +229,15 @@ pub fn filters(asked: Option<Filter>, imposed: Option<Filter>) -> Option<Arc<Fil
     Some(Filters { asked, imposed }).filter(|filters| !filters.is_none()).map(Arc::new)
 }
 
-/// From where a new subscriber gets the newest publication, if it does.
-pub(super) fn newest(rights: &Rights) -> Option<Since> {
-    let gets = rights.gets_newest && rights.keeps_history;
-    gets.then_some(Since { offset: Offset(0), epoch: SinceEpoch::Any })
+/// From where a new subscriber gets what was published before it, if it does: as it was granted, else as the namespace says.
+pub(super) fn newest(rights: &Rights, granted: Option<Rewind>, unix_s: u64) -> Option<Since> {
+    if !rights.keeps_history {
+        return None;
+    }
+    match granted.or(rights.rewind) {
+        Some(rewind) => rewind.since(unix_s),
+        None => rights.gets_newest.then_some(Since { offset: Offset(0), epoch: SinceEpoch::Any }),
+    }
 }
 
 /// The flags of a subscription that others see so.

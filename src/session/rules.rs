@@ -1,6 +1,7 @@
 //! The options of a namespace: what its channels need, and what rights in them need.
 
 use crate::base::pattern::Pattern;
+use crate::base::rewind::Rewind;
 use crate::hub::{ChannelOptions, Namespaces};
 use crate::session::permissions::Permissions;
 
@@ -22,6 +23,7 @@ pub struct ChannelRules {
     pub allow_delta: bool,
     pub allow_tags_filter: bool,
     pub auto_cache_recover: bool,
+    pub rewind: Option<Rewind>,
     pub force_positioning: bool,
     pub force_recovery: bool,
     /// Join and leave go to every subscriber, asked for or not.
@@ -50,6 +52,7 @@ impl Default for ChannelRules {
             allow_delta: false,
             allow_tags_filter: false,
             auto_cache_recover: false,
+            rewind: None,
             force_positioning: false,
             force_recovery: false,
             force_push_join_leave: false,

@@ -17,6 +17,8 @@ pub(super) struct Subscribed {
     pub(super) position: Position,
     /// `Some` when a recovery was asked: the request's offset and what was missed, or `None` where it was lost.
     pub(super) recovery: Option<(Offset, Option<Publications>)>,
+    /// It was no recovery: a new subscriber gets what was published last.
+    pub(super) rewound: bool,
     /// As the client gets it.
     pub(super) expire_at_s: u64,
     pub(super) data: Option<Bytes>,
@@ -65,11 +67,14 @@ impl Subscribed {
             recoverable: self.flags & Sub::RECOVERABLE != 0,
             epoch: positioned.then_some(self.position.epoch),
             publications: views,
-            recovered: matches!(self.recovery, Some((_, Some(_)))),
+            // SDKs hand on what comes with the answer to a connect when it is said to be recovered.
+            recovered: self.recovery.as_ref().is_some_and(|(_, publications)| {
+                publications.as_ref().is_some_and(|list| !self.rewound || !list.is_empty())
+            }),
             offset: if positioned { offset } else { Offset(0) },
             positioned,
             data: self.data.as_deref(),
-            was_recovering: self.recovery.is_some(),
+            was_recovering: self.recovery.is_some() && !self.rewound,
             delta: self.delta,
         }
     }

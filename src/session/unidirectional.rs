@@ -17,19 +17,17 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::base::budget::Held;
-use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
-use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
+use crate::base::publication::{Publications, Since};
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::notes::{Note, ending, write_note, write_note_with_retry};
 use crate::proto::unidirectional::position::Positions;
 use crate::proto::websocket;
-use crate::session::context::SubscribeEffect;
-use crate::session::identity::{Identity, Renewal};
+pub use crate::session::asked_channel::AskedChannel;
+use crate::session::identity::Identity;
 use crate::session::joins::{JoinAnswer, JoinVerdict};
-use crate::session::rights::flags_of;
 use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::token::SubscribeGrant;
 
@@ -125,144 +123,6 @@ pub struct Asking {
     pub hold_ms: u32,
     pub if_none_match: Option<Box<str>>,
     pub reverse: bool,
-}
-
-/// One channel that the request names.
-#[derive(Debug)]
-pub struct AskedChannel {
-    pub name: ChannelName,
-    /// The shard's number of it, once a join has been asked.
-    pub index: ChannelIndex,
-    pub since: Option<Position>,
-    /// What was missed may be given.
-    pub recoverable: bool,
-    /// Where the channel's log ended when it answered.
-    pub top: Option<Position>,
-    /// Of what the log gave, what is for this client.
-    pub publications: Publications,
-    /// Behind all that the log gave: where it stands when it has been given these.
-    pub through: Option<Position>,
-    pub first: Option<Offset>,
-    pub lost: bool,
-    /// JSON that others see of the subscription.
-    pub chan_info: Option<Bytes>,
-    pub shown: Visibility,
-    /// Publications are left out that these do not match.
-    pub filters: Option<Arc<Filters>>,
-}
-
-impl AskedChannel {
-    pub fn new(
-        name: ChannelName,
-        since: Option<Position>,
-        recoverable: bool,
-        shown: Visibility,
-    ) -> AskedChannel {
-        AskedChannel {
-            name,
-            index: 0,
-            since,
-            recoverable,
-            shown,
-            top: None,
-            publications: Vec::new(),
-            through: None,
-            first: None,
-            lost: false,
-            chan_info: None,
-            filters: None,
-        }
-    }
-
-    /// What to ask the channel's owner for; `at` is the channel's place in the request.
-    pub fn subscribe(&mut self, at: u32) -> SubscribeEffect {
-        SubscribeEffect {
-            id: at,
-            channel: self.name.clone(),
-            flags: flags_of(self.shown),
-            since: self.since(),
-            reject_unrecovered: false,
-            chan_info: self.chan_info.take(),
-            // The client ends with what it was granted.
-            expire_at_s: 0,
-            renewal: Renewal::Token,
-            data: None,
-            filters: self.filters.clone(),
-        }
-    }
-
-    pub fn since(&self) -> Option<Since> {
-        self.since.map(|since| Since { offset: since.offset, epoch: SinceEpoch::Known(since.epoch) })
-    }
-
-    /// Where the unidirectional client stands before anything of this answer is given to it.
-    pub fn start(&self) -> Option<Position> {
-        match self.since {
-            // Nothing of what it missed is for it.
-            Some(since) if !self.lost && self.publications.is_empty() => self.through.or(Some(since)),
-            Some(since) if !self.lost => Some(since),
-            _ => self.top,
-        }
-    }
-
-    /// Takes the outcome of a join. True when a poll should look whether the log has what the join did not give:
-    /// a recovery gives all that was missed or nothing, a poll is content with a part.
-    pub fn joined(&mut self, top: Position, recovery: Option<Option<Publications>>, reads_on: bool) -> bool {
-        self.top = Some(top);
-        match recovery {
-            // Nothing was missed, whatever is allowed.
-            Some(Some(publications)) if publications.is_empty() => {
-                self.through = Some(top);
-                false
-            }
-            Some(Some(publications)) if self.recoverable => {
-                self.publications = publications;
-                self.through = Some(top);
-                false
-            }
-            Some(None)
-                if self.recoverable
-                    && reads_on
-                    && self.since.is_some_and(|since| since.epoch == top.epoch) =>
-            {
-                true
-            }
-            Some(_) => {
-                self.lost = true;
-                false
-            }
-            None => false,
-        }
-    }
-
-    /// Something is lost between the join and the answer of the request: the client goes on from `top`. Without a position
-    /// it has nothing yet that could be missing.
-    fn gap(&mut self, top: Position) {
-        self.top = Some(top);
-        self.publications.clear();
-        self.through = None;
-        self.lost = self.since.is_some();
-    }
-
-    /// Takes what the log gave from the asked position on: usable when it goes on exactly there. `own`: of that, what is
-    /// for this client.
-    pub fn read_on(&mut self, given: &Publications, own: Publications) {
-        if self.lost {
-            return;
-        }
-        let next = self.since.map(|since| since.offset.next());
-        match given.first() {
-            Some(first) if Some(first.offset()) == next => self.take_read(given, own),
-            _ => self.lost = true,
-        }
-    }
-
-    /// Takes what the log gave, and of that what is for this client.
-    pub fn take_read(&mut self, given: &Publications, own: Publications) {
-        self.first = given.first().map(|first| first.offset());
-        self.through = given.last().map(|last| last.position);
-        self.publications = own;
-    }
 }
 
 /// How a request goes on when one of its joins has been answered.
@@ -508,7 +368,7 @@ mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
     use crate::base::ids::Epoch;
-    use crate::base::publication::{Encoded, Publication};
+    use crate::base::publication::{Encoded, Publication, SinceEpoch, Visibility};
     use std::sync::Arc;
 
     fn at(offset: u64) -> Position {
@@ -552,6 +412,31 @@ mod tests {
         let mut new = asked(None, true);
         assert!(!new.joined(at(5), None, true));
         assert_eq!((new.start(), new.lost), (Some(at(5)), false));
+    }
+
+    #[test]
+    fn who_comes_without_a_position_may_get_what_was_published_last() {
+        let rewinding = || {
+            let newest = SinceEpoch::Newest { count: 2, from_ms: 0 };
+            let rewind = Some(Since { offset: Offset(0), epoch: newest });
+            AskedChannel { rewind, ..asked(None, false) }
+        };
+        assert_eq!(rewinding().subscribe(0).since, rewinding().rewind);
+        let mut given = rewinding();
+        assert!(!given.joined(at(5), Some(Some(publications([4, 5]))), true));
+        assert_eq!((given.start(), given.opens_at(), given.lost), (Some(at(3)), Some(at(3)), false));
+        assert_eq!(given.publications.len(), 2);
+        // What was published between the join and the answer is no loss to a client that had nothing.
+        given.gap(at(9));
+        assert_eq!((given.start(), given.publications.len(), given.lost), (Some(at(9)), 0, false));
+        for nothing in [Some(Some(Vec::new())), Some(None)] {
+            let mut given = rewinding();
+            assert!(!given.joined(at(5), nothing, true));
+            assert_eq!((given.start(), given.lost), (Some(at(5)), false));
+        }
+        // A position goes before.
+        let mut returned = AskedChannel { since: Some(at(1)), recoverable: true, ..rewinding() };
+        assert_ne!(returned.subscribe(0).since, returned.rewind);
     }
 
     #[test]

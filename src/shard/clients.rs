@@ -233,7 +233,7 @@ impl Core {
                 self.command_sent(slot, READ_WEIGHT);
                 let session = self.links.connections.session(slot);
                 let by = Creator::client(session.and_then(|session| session.user()), conn);
-                let ask = HistoryRequest { channel, limit, since, reverse, by };
+                let ask = HistoryRequest { channel, limit, since, since_ms: None, reverse, by };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             }
             Effect::Presence { id, channel } => {

@@ -63,6 +63,7 @@ impl Core {
             return self.go_on_after_join(slot, channel, at, after);
         }
         match &answer.outcome {
+            _ if answer.since.is_some_and(|since| since.is_rewind()) => {}
             Ok((_, Some(Some(_)))) => self.env.stats.counters.recoveries_total += 1,
             Ok((_, Some(None))) => self.env.stats.counters.recoveries_lost_total += 1,
             _ => {}

@@ -33,6 +33,7 @@ impl World for View<'_> {
             join_leave: options.join_leave,
             delta: rules.allow_delta,
             tags_filter: rules.allow_tags_filter,
+            rewind: rules.rewind,
             gets_newest: rules.auto_cache_recover && options.recovery_mode == RecoveryMode::Cache,
             announced: options.join_leave,
             force_push_join_leave: rules.force_push_join_leave,

@@ -98,8 +98,14 @@ impl Process {
 
     fn history(&mut self, channel: &str) -> (Vec<(u64, String)>, Position) {
         let (channel, owners) = (channel.into(), self.owners.len());
-        let ask =
-            HistoryRequest { channel, limit: Some(300), since: None, reverse: false, by: Creator::Backend };
+        let ask = HistoryRequest {
+            channel,
+            limit: Some(300),
+            since: None,
+            since_ms: None,
+            reverse: false,
+            by: Creator::Backend,
+        };
         let history = self.owners[place(&ask.channel, owners)].history(&ask, self.now).expect("it is kept");
         let text = |data: &Bytes| String::from_utf8(data.to_vec()).unwrap();
         let entries = history.publications.iter().map(|entry| (entry.offset().0, text(&entry.data)));

@@ -199,7 +199,14 @@ impl Backend {
         let reverse = stage.prng.bool();
         let name = stage.scenario.channels[channel].name.clone();
         let floor = stage.log.head(channel);
-        let ask = HistoryRequest { channel: name.clone(), limit, since: None, reverse, by: Creator::Backend };
+        let ask = HistoryRequest {
+            channel: name.clone(),
+            limit,
+            since: None,
+            since_ms: None,
+            reverse,
+            by: Creator::Backend,
+        };
         self.ask(To::Owner(&name), Asked::History { channel, floor, reverse }, stage, |answers, id| {
             ControlRequest::History(ask, reply(answers, id, Answer::History))
         });

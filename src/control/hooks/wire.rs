@@ -17,6 +17,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::filter::Filter;
 use crate::base::json::Object;
+use crate::base::rewind::Rewind;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
 use crate::control::certificate::Certificate;
 use crate::control::hooks::fault::{Fault, quoted};
@@ -342,6 +343,7 @@ struct GrantedWire {
     expire_at: UnixSeconds,
     allow: Option<Box<RawValue>>,
     server_tags_filter: Option<Box<RawValue>>,
+    rewind: Option<Rewind>,
 }
 
 impl GrantedWire {
@@ -352,7 +354,7 @@ impl GrantedWire {
         let filter = filter.map_err(|fault| Fault::WrongShape(format!("server_tags_filter: {fault}")))?;
         let info = checked(self.info, &self.b64info)?;
         let data = checked(self.data, &self.b64data)?;
-        let grant = SubscribeGrant { info, data, overrides: self.overrides.0, filter };
+        let grant = SubscribeGrant { info, data, overrides: self.overrides.0, filter, rewind: self.rewind };
         Ok(Granted { grant, expire_at_s: self.expire_at.0 })
     }
 }

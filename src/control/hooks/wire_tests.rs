@@ -110,7 +110,8 @@ fn every_kind_of_answer_is_read_whole() {
         "force_recovery":{"value":true},"join_leave":null}},"old":null},"meta":{"m":1},"caps":[]}}"#;
     let Ok(Ok(Answer::Connect(connected))) = decode(&connect(), body) else { panic!("not a connect answer") };
     let overrides = Overrides { presence: Some(false), force_recovery: Some(true), ..Overrides::default() };
-    let news = SubscribeGrant { info: bytes("1"), data: bytes("{\"i\":2}"), overrides, filter: None };
+    let news =
+        SubscribeGrant { info: bytes("1"), data: bytes("{\"i\":2}"), overrides, ..SubscribeGrant::default() };
     assert_eq!(
         *connected,
         ConnectAnswer {

@@ -60,6 +60,7 @@ mod tests {
             channel: channel.into(),
             limit: Some(100),
             since: None,
+            since_ms: None,
             reverse: false,
             by: Creator::Backend,
         };

@@ -120,6 +120,7 @@ fn seen(owned: &mut OwnedChannels, channel: &ChannelName, now: Time) -> String {
         channel: channel.clone(),
         limit: None,
         since,
+        since_ms: None,
         reverse: false,
         by: Creator::Backend,
     };

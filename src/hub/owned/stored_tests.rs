@@ -79,6 +79,7 @@ fn history(owned: &mut OwnedChannels, channel: &str) -> (Vec<(u64, Vec<u8>)>, Po
         channel: channel.into(),
         limit: None,
         since: None,
+        since_ms: None,
         reverse: true,
         by: Creator::Backend,
     };

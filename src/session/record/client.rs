@@ -173,6 +173,7 @@ impl Subscribed {
             }),
             expire_at_s: self.expire_at_s,
             data: self.data.clone(),
+            rewound: self.rewound,
         }
     }
 
@@ -189,6 +190,7 @@ impl Subscribed {
             flags: flags_from_record(record.flags)?,
             position: record.position,
             recovery,
+            rewound: record.rewound,
             expire_at_s: record.expire_at_s,
             data: record.data.clone(),
             // The server's own subscriptions have none.

@@ -6,7 +6,8 @@ use crate::base::budget::{Budget, Held};
 use crate::base::publication::Visibility;
 use crate::proto::encoding::Encoding;
 use crate::record::{
-    AskedChannelRecord, AskingRecord, ModeRecord, RecordFault, ReplyRecord, UnidirectionalRecord, WorkRecord,
+    AskedChannelRecord, AskingRecord, ModeRecord, RecordFault, ReplyRecord, SinceRecord,
+    UnidirectionalRecord, WorkRecord,
 };
 use crate::session::identity::{Identity, Renewal};
 use crate::session::record::client::{publications_from_record, publications_to_record};
@@ -168,6 +169,7 @@ impl AskedChannel {
             filters: self.filters.as_deref().map(filters_to_record),
             listed: self.shown.listed,
             announced: self.shown.announced,
+            rewind: self.rewind.map(SinceRecord::of),
         }
     }
 
@@ -186,6 +188,7 @@ impl AskedChannel {
         asked.first = asked.publications.first().map(|first| first.offset());
         asked.lost = record.lost;
         asked.chan_info = record.chan_info.clone();
+        asked.rewind = record.rewind.as_ref().map(SinceRecord::since);
         asked.filters = record.filters.as_ref().map(filters_from_record).transpose()?;
         Ok(asked)
     }

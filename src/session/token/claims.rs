@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::base::bytes::Bytes;
 use crate::base::filter::Filter;
 use crate::base::json::Object;
+use crate::base::rewind::Rewind;
 use crate::session::token::fault::{Flaw, TokenFault};
 
 /// What a valid connection token says.
@@ -61,6 +62,8 @@ pub struct SubscribeGrant {
     pub overrides: Overrides,
     /// Publications are left out that it does not match.
     pub filter: Option<Filter>,
+    /// What it begins with, in the place of what the namespace says.
+    pub rewind: Option<Rewind>,
 }
 
 /// Channel options replaced for one subscription.
@@ -153,6 +156,7 @@ wire!(SubscribeWire {
     r#override: Object<Overrides>,
     allow: Box<RawValue>,
     server_tags_filter: Box<RawValue>,
+    rewind: Rewind,
 });
 
 impl ConnectWire {
@@ -195,6 +199,7 @@ impl SubscribeWire {
             r#override: self.r#override,
             allow: self.allow,
             server_tags_filter: self.server_tags_filter,
+            rewind: self.rewind,
         };
         Ok(SubscribeClaims {
             user: self.sub.unwrap_or_default(),
@@ -274,6 +279,7 @@ struct GrantWire {
     r#override: Option<Object<Overrides>>,
     allow: Option<Box<RawValue>>,
     server_tags_filter: Option<Box<RawValue>>,
+    rewind: Option<Rewind>,
 }
 
 /// A grant that is not held here: passed over, who signs would take for granted what nobody keeps.
@@ -295,7 +301,7 @@ impl GrantWire {
         let info = json(self.info, self.b64info)?;
         let data = json(self.data, self.b64data)?;
         let overrides = self.r#override.unwrap_or_default().0;
-        Ok(SubscribeGrant { info, data, overrides, filter })
+        Ok(SubscribeGrant { info, data, overrides, filter, rewind: self.rewind })
     }
 }
 

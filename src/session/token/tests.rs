@@ -97,8 +97,12 @@ fn a_subscription_token_says_what_and_for_whom() {
         "data": "hello", "override": {"presence": {"value": true}, "force_recovery": {}, "later": {"value": 1}},
     });
     let overrides = Overrides { presence: Some(true), force_recovery: Some(false), ..Overrides::default() };
-    let grant =
-        SubscribeGrant { info: bytes(r#"{"a":1}"#), data: bytes(r#""hello""#), overrides, filter: None };
+    let grant = SubscribeGrant {
+        info: bytes(r#"{"a":1}"#),
+        data: bytes(r#""hello""#),
+        overrides,
+        ..SubscribeGrant::default()
+    };
     let expected = SubscribeClaims {
         user: "42".into(),
         channel: "news".into(),
@@ -119,7 +123,12 @@ fn subs_carry_their_options_and_win_over_channels() {
     }))
     .unwrap();
     let overrides = Overrides { join_leave: Some(true), ..Overrides::default() };
-    let grant = SubscribeGrant { info: bytes(r#"{"x":1}"#), data: bytes("5"), overrides, filter: None };
+    let grant = SubscribeGrant {
+        info: bytes(r#"{"x":1}"#),
+        data: bytes("5"),
+        overrides,
+        ..SubscribeGrant::default()
+    };
     let expected = [("a".to_string(), grant), ("b".to_string(), SubscribeGrant::default())];
     assert_eq!(claims.subs, expected.into());
 }

@@ -31,8 +31,14 @@ impl Core {
                 let Some(first) = self.links.connections.uni(slot).map(|uni| uni.id) else { return };
                 let (conn, id) = (self.conn_id(slot), first.wrapping_add(at));
                 let by = self.creator(slot, None);
-                let ask =
-                    HistoryRequest { channel: name.clone(), limit: Some(limit), since, reverse: false, by };
+                let ask = HistoryRequest {
+                    channel: name.clone(),
+                    limit: Some(limit),
+                    since,
+                    since_ms: None,
+                    reverse: false,
+                    by,
+                };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             }
             AfterJoin::Refuse(error_code) => self.refuse_uni(slot, error_code.into()),
@@ -135,7 +141,7 @@ impl Core {
         let mut stand: Vec<(ChannelName, Position)> = asking
             .channels
             .iter()
-            .filter_map(|asked| Some((asked.name.clone(), asked.since.or(asked.top)?)))
+            .filter_map(|asked| Some((asked.name.clone(), asked.opens_at()?)))
             .collect();
         self.env.stats.counters.streams_opened_total += 1;
         let mut out = asking.opening;

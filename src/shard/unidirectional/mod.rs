@@ -238,7 +238,8 @@ impl Core {
             if mode == Mode::History {
                 let id = id.wrapping_add(subscribe.id);
                 let (channel, since, by) = (subscribe.channel, subscribe.since, creator.clone());
-                let ask = HistoryRequest { channel, limit: Some(limit), since, reverse: request.reverse, by };
+                let (since_ms, reverse) = (request.since_ms, request.reverse);
+                let ask = HistoryRequest { channel, limit: Some(limit), since, since_ms, reverse, by };
                 self.messages.mailer.request(OwnerRequest::History { conn, id, ask });
             } else {
                 self.ask_to_join(slot, subscribe, None);
