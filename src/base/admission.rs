@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use parking_lot::RwLock;
+
 use crate::base::networks::{Exhausted, Network, NetworkLimits, Networks};
 use crate::base::prng::Prng;
 use crate::base::rate::{Rate, SharedRate};
@@ -21,6 +23,17 @@ pub struct AdmissionLimits {
     pub busy_percent_max: u32,
     /// How long a client that is refused is to stay away at most. A second at least.
     pub retry_after_max: Duration,
+}
+
+impl AdmissionLimits {
+    fn limit_networks(&self) -> bool {
+        let network = &self.network;
+        network.connections_max > 0 || network.unauthenticated_max > 0 || network.connects.is_some()
+    }
+
+    fn limit_node(&self) -> bool {
+        self.connects.is_some() || self.unauthenticated_max > 0 || self.busy_percent_max > 0
+    }
 }
 
 /// Why a client is not let in.
@@ -88,9 +101,9 @@ impl From<Exhausted> for Refusal {
 
 #[derive(Debug)]
 pub struct Admission {
-    limits: AdmissionLimits,
+    limits: RwLock<AdmissionLimits>,
     networks: Option<Networks>,
-    connects: Option<SharedRate>,
+    connects: SharedRate,
     /// Connections that have not shown who they are.
     unauthenticated: AtomicU32,
     refused: [AtomicU64; REFUSALS],
@@ -101,19 +114,39 @@ pub struct Admission {
 impl Admission {
     /// `None` where nothing is limited. `seed` as for [`Networks::new`].
     pub fn new(limits: AdmissionLimits, seed: [u64; 4]) -> Option<Admission> {
-        let network = limits.network;
-        let limits_networks =
-            network.connections_max > 0 || network.unauthenticated_max > 0 || network.connects.is_some();
-        let limits_node =
-            limits.connects.is_some() || limits.unauthenticated_max > 0 || limits.busy_percent_max > 0;
-        (limits_networks || limits_node).then(|| Admission {
-            networks: limits_networks.then(|| Networks::new(network, seed)),
-            connects: limits.connects.map(SharedRate::new),
+        let limits_networks = limits.limit_networks();
+        (limits_networks || limits.limit_node()).then(|| Admission {
+            networks: limits_networks.then(|| Networks::new(limits.network, seed)),
+            connects: SharedRate::default(),
             unauthenticated: AtomicU32::new(0),
             refused: [const { AtomicU64::new(0) }; REFUSALS],
             refused_network: Mutex::new(None),
-            limits,
+            limits: RwLock::new(limits),
         })
+    }
+
+    pub fn limits(&self) -> AdmissionLimits {
+        *self.limits.read()
+    }
+
+    /// Whether all that is counted for these limits is counted already.
+    pub fn may_have(&self, limits: &AdmissionLimits) -> bool {
+        match &self.networks {
+            None => !limits.limit_networks() && limits.limit_node(),
+            Some(networks) => {
+                let (old, new) = (networks.limits(), limits.network);
+                (old.prefix_ipv4, old.prefix_ipv6) == (new.prefix_ipv4, new.prefix_ipv6)
+                    && (limits.limit_networks() || limits.limit_node())
+            }
+        }
+    }
+
+    /// These limits hold for those who come from now on. Only such that it [may have](Admission::may_have).
+    pub fn set_limits(&self, limits: AdmissionLimits) {
+        if let Some(networks) = &self.networks {
+            networks.set_limits(limits.network);
+        }
+        *self.limits.write() = limits;
     }
 
     /// Whether it matters where clients come from.
@@ -130,7 +163,7 @@ impl Admission {
     /// # Errors
     /// Why it is not let in: then nothing is counted.
     pub fn enter(&self, network: Option<Network>, now: Time) -> Result<(), Refusal> {
-        let max = self.limits.unauthenticated_max;
+        let max = self.limits().unauthenticated_max;
         let next = |count: u32| (max == 0 || count < max).then_some(count + 1);
         // Relaxed: the number guards no other memory.
         let counted = self.unauthenticated.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
@@ -149,13 +182,14 @@ impl Admission {
     /// # Errors
     /// Why it is not let in. Its connection stays counted.
     pub fn connect(&self, network: Option<Network>, busy_percent: u32, now: Time) -> Result<(), Refusal> {
-        if self.limits.busy_percent_max > 0 && busy_percent > self.limits.busy_percent_max {
+        let limits = self.limits();
+        if limits.busy_percent_max > 0 && busy_percent > limits.busy_percent_max {
             return Err(Refusal::NodeBusy);
         }
         if let (Some(networks), Some(network)) = (&self.networks, network) {
             networks.connect(network, now)?;
         }
-        match self.connects.as_ref().is_none_or(|connects| connects.take(now, 1)) {
+        match limits.connects.is_none_or(|rate| self.connects.take(rate, now, 1)) {
             true => Ok(()),
             false => Err(Refusal::NodeConnects),
         }
@@ -215,7 +249,7 @@ impl Admission {
 
     /// How many seconds a refused client is to stay away: at random, so that those refused together do not come back together.
     pub fn retry_after_s(&self, prng: &mut Prng) -> u64 {
-        prng.u64(1..=self.limits.retry_after_max.as_secs().max(1))
+        prng.u64(1..=self.limits().retry_after_max.as_secs().max(1))
     }
 }
 
@@ -285,6 +319,34 @@ mod tests {
             [Ok(()), Ok(()), Err(Refusal::NetworkConnects), Err(Refusal::NetworkConnects)]
         );
         assert_eq!([2, 3, 4].map(&mut come), [Ok(()), Ok(()), Err(Refusal::NodeConnects)]);
+    }
+
+    #[test]
+    fn other_numbers_hold_at_once_and_what_is_counted_stays() {
+        let network = NetworkLimits { connections_max: 1, ..limits().network };
+        let first = AdmissionLimits { network, ..limits() };
+        let admission = admission(first);
+        let now = Time::from_millis(1_000);
+        let of = Some(admission.networks().unwrap().network([10, 0, 0, 1].into()));
+        assert_eq!(admission.enter(of, now), Ok(()));
+        assert_eq!(admission.enter(of, now), Err(Refusal::NetworkConnections));
+        let network = NetworkLimits { connections_max: 2, ..network };
+        let next = AdmissionLimits { network, connects: Rate::new(1, 1), unauthenticated_max: 9, ..first };
+        assert!(admission.may_have(&next));
+        admission.set_limits(next);
+        assert_eq!(admission.enter(of, now), Ok(()));
+        assert_eq!(admission.enter(of, now), Err(Refusal::NetworkConnections));
+        assert_eq!(
+            (admission.connect(of, 0, now), admission.connect(of, 0, now)),
+            (Ok(()), Err(Refusal::NodeConnects))
+        );
+        assert_eq!(admission.unauthenticated(), 2);
+        let node = AdmissionLimits { busy_percent_max: 9, ..limits() };
+        assert!(admission.may_have(&node), "networks go on to be counted");
+        let other = NetworkLimits { prefix_ipv4: 24, ..network };
+        assert!(!admission.may_have(&AdmissionLimits { network: other, ..next }), "networks are others");
+        assert!(!admission.may_have(&limits()), "nothing is limited");
+        assert!(!self::admission(node).may_have(&next), "networks are not counted");
     }
 
     #[test]

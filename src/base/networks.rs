@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ahash::RandomState;
+use parking_lot::RwLock;
 
 use crate::base::rate::Rate;
 use crate::base::time::Time;
@@ -73,7 +74,8 @@ pub enum Exhausted {
 }
 
 pub struct Networks {
-    limits: NetworkLimits,
+    /// The prefixes never change.
+    limits: RwLock<NetworkLimits>,
     idle_max: usize,
     hash: RandomState,
     parts: [Mutex<Part>; PARTS],
@@ -103,15 +105,23 @@ impl Networks {
     fn with_idle_max(limits: NetworkLimits, seed: [u64; 4], idle_max: usize) -> Networks {
         let hash = RandomState::with_seeds(seed[0], seed[1], seed[2], seed[3]);
         let part = |_| Mutex::new(Part { networks: HashMap::with_hasher(hash.clone()), ..Part::default() });
-        Networks { limits, idle_max, parts: std::array::from_fn(part), hash }
+        Networks { limits: RwLock::new(limits), idle_max, parts: std::array::from_fn(part), hash }
     }
 
-    pub fn limits(&self) -> &NetworkLimits {
-        &self.limits
+    pub fn limits(&self) -> NetworkLimits {
+        *self.limits.read()
+    }
+
+    /// These limits hold for what comes from now on. Their prefixes are those of before: what is counted is counted by them.
+    pub fn set_limits(&self, limits: NetworkLimits) {
+        let mut old = self.limits.write();
+        let NetworkLimits { prefix_ipv4, prefix_ipv6, .. } = *old;
+        *old = NetworkLimits { prefix_ipv4, prefix_ipv6, ..limits };
     }
 
     pub fn network(&self, address: IpAddr) -> Network {
-        Network::new(address, self.limits.prefix_ipv4, self.limits.prefix_ipv6)
+        let limits = self.limits();
+        Network::new(address, limits.prefix_ipv4, limits.prefix_ipv6)
     }
 
     /// Counts a connection, as one that has not shown who it is.
@@ -120,13 +130,14 @@ impl Networks {
     /// What the network has too many of: nothing is counted.
     pub fn enter(&self, network: Network, now: Time) -> Result<(), Exhausted> {
         let within = |count: u32, max: u32| max == 0 || count < max;
+        let limits = self.limits();
         let mut part = self.part(network);
         part.forget(now);
         let usage = part.networks.get(&network).copied().unwrap_or_default();
-        if !within(usage.connections, self.limits.connections_max) {
+        if !within(usage.connections, limits.connections_max) {
             return Err(Exhausted::Connections);
         }
-        if !within(usage.unauthenticated, self.limits.unauthenticated_max) {
+        if !within(usage.unauthenticated, limits.unauthenticated_max) {
             return Err(Exhausted::Unauthenticated);
         }
         part.idle.remove(&(usage.paid_until, network));
@@ -140,7 +151,7 @@ impl Networks {
     /// # Errors
     /// When there is none left.
     pub fn connect(&self, network: Network, now: Time) -> Result<(), Exhausted> {
-        let Some(rate) = self.limits.connects else { return Ok(()) };
+        let Some(rate) = self.limits().connects else { return Ok(()) };
         let mut part = self.part(network);
         let Some(usage) = part.networks.get_mut(&network) else { return Ok(()) };
         match rate.take(&mut usage.paid_until, now, 1) {

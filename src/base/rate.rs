@@ -49,24 +49,19 @@ impl Rate {
     }
 }
 
-/// A rate that threads take from without a lock.
-#[derive(Debug)]
+/// What threads take of a rate without a lock.
+#[derive(Debug, Default)]
 pub struct SharedRate {
-    rate: Rate,
     /// Nanoseconds of [`Time`].
     paid_until: AtomicU64,
 }
 
 impl SharedRate {
-    pub fn new(rate: Rate) -> SharedRate {
-        SharedRate { rate, paid_until: AtomicU64::new(0) }
-    }
-
     /// As [`Rate::take`]. What several threads take is never more than what one could.
-    pub fn take(&self, now: Time, units: u64) -> bool {
+    pub fn take(&self, rate: Rate, now: Time, units: u64) -> bool {
         let next = |paid: u64| {
             let mut paid = Time(paid);
-            self.rate.take(&mut paid, now, units).then_some(paid.0)
+            rate.take(&mut paid, now, units).then_some(paid.0)
         };
         // Relaxed: the moment guards no other memory.
         self.paid_until.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
@@ -140,10 +135,10 @@ mod tests {
 
     #[test]
     fn threads_take_together_what_one_could() {
-        let shared = SharedRate::new(Rate::new(10, 100).unwrap());
+        let (shared, rate) = (SharedRate::default(), Rate::new(10, 100).unwrap());
         let take = |now: Time| {
             std::thread::scope(|scope| {
-                let each = || (0..500).filter(|_| shared.take(now, 1)).count();
+                let each = || (0..500).filter(|_| shared.take(rate, now, 1)).count();
                 let threads = [(); 4].map(|()| scope.spawn(each));
                 threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
             })

@@ -20,6 +20,9 @@ const LIVE: &[&str] = &[
     "client.connect_timeout",
     "client.message_bytes_max",
     "client.channels_max",
+    "client.history_max_publication_limit",
+    "client.recovery_max_publication_limit",
+    "client.connect_statuses",
     "client.channel_name_bytes_max",
     "client.user_connections_max",
     "client.user_connections_policy",
@@ -58,6 +61,7 @@ const LIVE: &[&str] = &[
     "limits.client_channels_percent",
     "limits.http_body_timeout",
     "observe.",
+    "admission.",
     "shutdown.",
 ];
 

@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::base::admission::AdmissionLimits;
 use crate::config::cli::{GivenToProcess, Start};
 use crate::config::reload::{PlacedTunnel, changes, place_tunnels};
 use crate::config::{Config, MemoryPlan, Shutdown};
@@ -132,6 +133,7 @@ impl Reloader {
         };
         let prepared = self.live.prepare(config, &tunnels, tokens.issuers.clone()).map_err(text)?;
         let fresh = (self.make.0)(config, tokens.verifier.clone(), plan, self.room, None).map_err(text)?;
+        let admission = self.other_admission(&fresh)?;
         let options = self.keep_shared(fresh, config, &tunnels);
 
         let read = match (&self.certificates, certificates) {
@@ -140,6 +142,9 @@ impl Reloader {
         };
         let finish = self.live.exchange(prepared).map_err(text)?;
         crate::telemetry::set_level(config.log.level);
+        if let (Some(admission), Some(limits)) = (&self.options.admission, admission) {
+            admission.set_limits(limits);
+        }
         self.options = Arc::new(options);
         if let Some(engine) = &self.engine {
             engine.set_namespaces((*self.options.namespaces).clone());
@@ -148,6 +153,17 @@ impl Reloader {
         self.live.finish(finish);
         (self.tokens, self.tunnels) = (tokens, tunnels);
         Ok(read)
+    }
+
+    /// The limits of those who come, where there are any.
+    fn other_admission(&self, fresh: &ShardOptions) -> Result<Option<AdmissionLimits>, String> {
+        match (&self.options.admission, fresh.admission.as_ref().map(|fresh| fresh.limits())) {
+            (None, None) => Ok(None),
+            (Some(old), Some(limits)) if old.may_have(&limits) => Ok(Some(limits)),
+            _ => Err("admission: a running node changes the numbers of what it limits already: to begin or end \
+                      to limit the node or its networks, or for other prefixes, upgrade or restart"
+                .to_owned()),
+        }
     }
 
     /// The new options, but for what all shards share and count in, and what shaped their drivers.

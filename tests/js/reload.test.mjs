@@ -140,6 +140,42 @@ for (const driver of drivers) {
       assert.equal(await daemon.stop(), 0);
     });
 
+    test('the numbers of admission and of pages change for those who come', async () => {
+      const admitting = (admission, client = {}) => configuration({ admission, client, channel: { ...open, history_size: 20, history_ttl: '60s' } });
+      const daemon = await Daemon.start({ driver, config: admitting({ connects_per_second: 1000 }) });
+      const upgraded = async () => {
+        const headers = { upgrade: 'websocket', connection: 'upgrade', 'sec-websocket-version': '13', 'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==' };
+        const request = http.get(`${daemon.http}/connection/websocket`, { headers, agent: false });
+        const status = await new Promise((resolve, reject) => {
+          request.on('upgrade', () => resolve(101)).on('response', (response) => resolve(response.statusCode)).on('error', reject);
+        });
+        request.destroy();
+        return status;
+      };
+      const client = sdk(daemon.ws);
+      const subscription = await subscribed(client, 'room');
+      for (let number = 1; number <= 8; number += 1) await daemon.publish('room', number);
+      assert.equal((await subscription.history({ limit: 8 })).publications.length, 8);
+      daemon.configure(admitting({ connects_per_second: 1, connects_burst: 2, retry_after_max: '5s' }, { history_max_publication_limit: 3 }));
+      const { status, changed } = await daemon.reload();
+      assert.deepEqual([status, changed.map((change) => change.split(':')[0]).sort()], [200, [
+        'admission.connects_burst', 'admission.connects_per_second', 'admission.retry_after_max', 'client.history_max_publication_limit',
+      ]]);
+      assert.equal((await subscription.history({ limit: 8 })).publications.length, 3);
+      const statuses = [];
+      for (let number = 0; number < 6; number += 1) statuses.push(await upgraded());
+      assert.ok(statuses.slice(3).includes(503), statuses.join());
+      // What it takes more than numbers for is refused, and the old numbers hold.
+      for (const admission of [{}, { connects_per_second: 1, network_connections_max: 5 }]) {
+        daemon.configure(admitting(admission, { history_max_publication_limit: 3 }));
+        const { status, faults } = await daemon.reload();
+        assert.equal(status, 422);
+        assert.match(faults.join(), /^admission: .*upgrade or restart$/);
+      }
+      client.disconnect();
+      assert.equal(await daemon.stop(), 0);
+    });
+
     test('hooks, tunnels, events, origins and the log change at once', async () => {
       const hook = await server(() => ({ result: { user: 'asked' } }));
       const events = await server(() => ({}));
