@@ -44,6 +44,32 @@ for (const driver of drivers) {
       }
     });
 
+    test('after a kill -9 a crowd comes back as fast as is allowed, and no faster', async () => {
+      const config = configuration({ admission: { connects_per_second: 20, connects_burst: 20, retry_after_max: '1s' } });
+      const clients = Array.from({ length: 60 }, () => null);
+      const first = await Daemon.start({ driver, args: ['--shards', '2'], config: configuration() });
+      const listen = first.address;
+      const came = [];
+      for (const number of clients.keys()) {
+        clients[number] = sdk(first.ws, { minReconnectDelay: 50, maxReconnectDelay: 200 });
+        clients[number].on('connected', () => came.push(performance.now()));
+      }
+      await Promise.all(clients.map((client) => connected(client)));
+      came.splice(0);
+      first.signal('SIGKILL');
+      await first.ended();
+      const began = performance.now();
+      const daemon = await Daemon.start({ driver, listen, config, args: ['--shards', '2'] });
+      await until(() => came.length >= clients.length, () => `all are back, and not only ${came.length}`);
+      for (const [before, at] of came.entries()) {
+        const allowed = 20 + (20 * (at - began)) / 1000;
+        assert.ok(before < allowed, `client ${before + 1} is back after ${at - began} ms`);
+      }
+      assert.ok((await daemon.metrics()).get('trunkline_faults_total{cause="node_connects"}') > 0);
+      clients.forEach((client) => client.disconnect());
+      assert.equal(await daemon.stop(), 0);
+    });
+
     test('the next process starts at once, however the one before has ended', async () => {
       let daemon = await Daemon.start({ driver, args: ['--shards', '2'] });
       const listen = daemon.address;
