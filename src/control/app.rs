@@ -17,7 +17,7 @@ use crate::control::events::{EventMetrics, EventsPlace};
 use crate::control::hooks::Hooks;
 use crate::control::metrics::{Metrics, Shared};
 use crate::control::objectives_met::ObjectivesMet;
-use crate::control::options::ControlOptions;
+use crate::control::options::{ControlOptions, OtherNodes};
 use crate::control::page;
 use crate::control::process::Process;
 use crate::control::rates::Rates;
@@ -38,6 +38,8 @@ pub struct App {
     pub keys: ApiKeys,
     pub metrics_need_key: bool,
     pub echo: bool,
+    /// The nodes that share channels with this one.
+    pub others: Option<OtherNodes>,
     /// How clients' addresses are shown.
     pub address_mask: AddressMask,
     pub page: Option<page::Page>,
@@ -87,6 +89,7 @@ impl App {
             body_bytes_max: options.body_bytes_max,
             metrics_need_key: options.metrics_need_key,
             echo: options.echo,
+            others: options.others.clone(),
             address_mask: options.address_mask,
             page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),
             events,

@@ -18,15 +18,19 @@ use tokio::time::Instant;
 
 use crate::base::address_mask::AddressMask;
 use crate::base::bytes::Bytes;
+use crate::base::histogram::{BOUNDS_US, Histogram};
 use crate::base::ids::{ClientId, ShardId};
 use crate::base::json::object;
 use crate::base::trusted::Trusted;
 use crate::control::app::{App, without_key};
+use crate::control::options::OtherNodes;
 use crate::control::process;
+use crate::control::readiness::NotReady;
 use crate::control::requests::{ControlError, Shards};
 use crate::control::responses::{busy, json, problem, read_body};
+use crate::control::wire::Node;
 use crate::shard::control_request::seen::{
-    Busiest, ClosedQuery, ConnectionSeen, ConnectionsQuery, End, EndPlace, kept,
+    Busiest, ClosedQuery, ConnectionSeen, ConnectionsQuery, End, EndPlace, Stage, kept,
 };
 use crate::shard::control_request::{ControlRequest, ShardStats};
 
@@ -236,6 +240,7 @@ fn end_place(text: &str) -> Option<EndPlace> {
 #[serde(default, deny_unknown_fields)]
 struct ConnectionsBody {
     user: Option<String>,
+    client: Option<String>,
     channel: Option<String>,
     /// One address, or a network.
     address: Option<String>,
@@ -304,12 +309,24 @@ async fn try_connections(app: &App, request: Request<Body>) -> Result<Connection
         }
     };
     let shards = app.api.shards();
+    let conn = match asked.client.as_deref() {
+        None => None,
+        Some(text) => {
+            let client = text.parse::<ClientId>().map_err(|()| wrong("client is no id of a connection"))?;
+            match shards.router().connection(client) {
+                Some(conn) => Some(conn),
+                // Of another node, or of an earlier run.
+                None => return Ok(answer_of(app, Vec::new(), None)),
+            }
+        }
+    };
     let (mut shard, mut from) = match asked.cursor.as_deref() {
         None => (0, 0),
         Some(text) => slot_place(text).ok_or_else(|| wrong("cursor is none of an earlier page"))?,
     };
     let model = ConnectionsQuery {
         user: asked.user.as_deref().map(Into::into),
+        conn,
         channel: asked.channel.as_deref().map(Into::into),
         network,
         ..ConnectionsQuery::default()
@@ -424,8 +441,16 @@ struct StatusAnswer<'s> {
     /// Of this moment, milliseconds since 1970.
     time_ms: u64,
     ready: bool,
+    /// Why not, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_ready: Option<&'static str>,
+    /// Where nodes share channels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<EngineBody>,
     connections: u64,
     clients: u64,
+    /// The clients by transport.
+    transports: BTreeMap<&'static str, u64>,
     users: u64,
     channels: u64,
     subscriptions: u64,
@@ -433,10 +458,23 @@ struct StatusAnswer<'s> {
     resident_bytes: u64,
     cpu_seconds: f64,
     shards: Vec<ShardBody>,
+    /// Upper bounds of the buckets of `stages`, `pings` and `turns`; a last bucket has no bound.
+    bounds_us: [u64; BOUNDS_US.len()],
+    /// How many publications reached each stage within which time, since the start.
+    stages: BTreeMap<&'static str, Vec<u64>>,
+    /// The same of answers to pings.
+    pings: Vec<u64>,
     /// All that only grows, as in `/metrics`.
     totals: BTreeMap<&'static str, u64>,
     /// What was refused, closed or dropped, by cause.
     faults: BTreeMap<&'static str, u64>,
+}
+
+#[derive(Serialize)]
+struct EngineBody {
+    up: bool,
+    /// As `info` has them.
+    other_nodes: Vec<Node>,
 }
 
 #[derive(Serialize)]
@@ -445,6 +483,11 @@ struct ShardBody {
     connections: u64,
     clients: u64,
     busy_percent: u32,
+    /// How many turns of its loop took how long.
+    turns: Vec<u64>,
+    /// What waits in it.
+    #[serde(flatten)]
+    gauges: BTreeMap<&'static str, u64>,
 }
 
 /// `GET /api/status`: what a node has and has done, for people and their terminals.
@@ -463,11 +506,19 @@ fn status_of<'s>(app: &'s App, stats: &[ShardStats]) -> StatusAnswer<'s> {
     let sum = |of: fn(&ShardStats) -> u64| stats.iter().map(of).sum();
     let mut totals = BTreeMap::new();
     let mut faults = BTreeMap::new();
+    let mut transports = BTreeMap::new();
+    let mut pings = Histogram::default();
     for shard in stats {
+        shard.transports.iter().for_each(|(name, count)| *transports.entry(*name).or_default() += count);
+        pings.add(&shard.pings);
         shard.counters.iter().for_each(|(name, _, value)| *totals.entry(*name).or_default() += value);
         let seen = shard.faults.iter().filter(|(_, value)| *value > 0);
         seen.for_each(|(name, value)| *faults.entry(*name).or_default() += value);
     }
+    let engine = app.others.as_ref().map(|OtherNodes(engine)| EngineBody {
+        up: !app.readiness.has(NotReady::EngineAway),
+        other_nodes: engine.others().into_iter().map(Node::from).collect(),
+    });
     StatusAnswer {
         name: app.api.name(),
         uid: app.api.uid(),
@@ -475,8 +526,11 @@ fn status_of<'s>(app: &'s App, stats: &[ShardStats]) -> StatusAnswer<'s> {
         uptime_s: app.api.uptime().as_secs(),
         time_ms: process::wall_ms(),
         ready: app.readiness.why_not().is_none(),
+        not_ready: app.readiness.why_not(),
+        engine,
         connections: sum(|shard| shard.connections),
         clients: sum(|shard| shard.clients),
+        transports,
         users: sum(|shard| shard.users),
         channels: sum(|shard| shard.channels),
         subscriptions: sum(|shard| shard.subscriptions),
@@ -490,11 +544,31 @@ fn status_of<'s>(app: &'s App, stats: &[ShardStats]) -> StatusAnswer<'s> {
                 connections: shard.connections,
                 clients: shard.clients,
                 busy_percent: shard.busy_percent,
+                turns: counts(&shard.turns),
+                gauges: shard.gauges.iter().map(|(name, _, value)| (*name, *value)).collect(),
             })
             .collect(),
+        bounds_us: BOUNDS_US,
+        stages: stages_of(stats),
+        pings: counts(&pings),
         totals,
         faults,
     }
+}
+
+/// The times of each stage, of all namespaces together.
+fn stages_of(stats: &[ShardStats]) -> BTreeMap<&'static str, Vec<u64>> {
+    let of_stage = |stage: Stage| {
+        let mut times = Histogram::default();
+        let all = stats.iter().flat_map(|shard| &shard.stages);
+        all.for_each(|namespace| times.add(&namespace.stages[stage as usize]));
+        (stage.name(), counts(&times))
+    };
+    Stage::ALL.into_iter().map(of_stage).collect()
+}
+
+fn counts(times: &Histogram) -> Vec<u64> {
+    times.buckets().map(|(_, count)| count).collect()
 }
 
 #[cfg(test)]

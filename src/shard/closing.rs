@@ -11,6 +11,7 @@ use crate::shard::control_request::seen::EndedBy;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
+use crate::shard::look::transport_of;
 use crate::shard::mailbox::Mail;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::{AfterEnd, Kind};
@@ -178,6 +179,7 @@ impl Core {
             return;
         }
         let (subs, user) = (connection.peer.take_subs(), connection.peer.user().cloned());
+        let transport = transport_of(&connection.peer);
         for sub in subs {
             let name = self.delivery.local.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
@@ -197,13 +199,13 @@ impl Core {
                 connection.link.lag = None;
             }
         }
-        if self.unlist(slot, user) {
+        if self.unlist(slot, user, transport) {
             self.tell_disconnected(slot, why);
         }
     }
 
     /// It is no client any more, and its user's owner learns it. False when it was none.
-    pub fn unlist(&mut self, slot: u32, user: Option<UserName>) -> bool {
+    pub fn unlist(&mut self, slot: u32, user: Option<UserName>, transport: &'static str) -> bool {
         let conn = self.conn_id(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let listed = connection.peer.take_listed();
@@ -213,7 +215,9 @@ impl Core {
             let owned = self.messages.mailer.router().user_home(&user);
             self.messages.mailer.post(owned, Mail::UserLeft(Box::new((user, conn))));
         }
-        self.peers.clients -= u64::from(listed);
+        if listed {
+            self.peers.clients.leave(transport);
+        }
         listed
     }
 

@@ -194,6 +194,8 @@ pub struct ShardStats {
     pub shard: ShardId,
     pub connections: u64,
     pub clients: u64,
+    /// The same by transport.
+    pub transports: Vec<(&'static str, u64)>,
     pub users: u64,
     pub channels: u64,
     pub subscriptions: u64,

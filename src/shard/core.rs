@@ -494,7 +494,8 @@ impl Core {
         let mut report = ShardStats {
             shard: self.env.id,
             connections: self.links.connections.len() as u64,
-            clients: self.peers.clients,
+            clients: self.peers.clients.all(),
+            transports: self.peers.clients.by_transport(),
             users: self.owned.users.len() as u64,
             channels: self.owned.channels.owned.counts().channels as u64,
             subscriptions: self.delivery.local.subscriptions(),
@@ -541,7 +542,7 @@ impl Core {
     pub fn footprint(&self) -> Footprint {
         Footprint {
             connections: self.links.connections.len(),
-            clients: self.peers.clients,
+            clients: self.peers.clients.all(),
             users: self.owned.users.len(),
             local_channels: self.delivery.local.channels(),
             subscriptions: self.delivery.local.subscriptions(),

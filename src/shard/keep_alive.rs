@@ -4,6 +4,7 @@ use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::session::Sub;
 use crate::shard::core::Core;
 use crate::shard::link::Phase;
+use crate::shard::look::transport_of;
 use crate::shard::peer::Kind;
 use crate::shard::pings::{Beat, Liveness, Verdict};
 use crate::shard::timers::{self, ShortTick};
@@ -16,7 +17,6 @@ impl Core {
             return;
         }
         self.first_command(slot);
-        self.peers.clients += 1;
         self.env.stats.counters.clients_connected_total += 1;
         // The first ping comes at a random moment of the second half, so that a crowd that connected at once is not
         // pinged at once ever after.
@@ -24,6 +24,7 @@ impl Core {
         let first = interval / 2 + self.env.prng.u64(0..=interval / 2);
         let due = timers::tick_after(self.env.now, first);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        self.peers.clients.enter(transport_of(&connection.peer));
         connection.peer.set_listed();
         connection.link.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
         connection.link.set_awaits_pong(false);

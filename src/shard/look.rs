@@ -16,6 +16,8 @@ use crate::shard::peer::{Kind, Peer};
 
 /// Connections looked at for one request: about a millisecond. A request that needs more comes again.
 const LOOKED_AT_MAX: usize = 4096;
+/// The transport of those whose protocol is their backend's.
+pub(in crate::shard) const TUNNEL: &str = "tunnel";
 /// Names of channels that are shown of one connection.
 const NAMES_MAX: usize = 16;
 /// The most of the busiest that a shard tells.
@@ -64,7 +66,7 @@ impl Core {
     pub fn keep_tunnels_end(&mut self, slot: u32, tunnel: &Tunnel, code: u16, reason: &str) {
         if !self.links.ends.is_off() || self.is_tapped() {
             let why = Disconnect { code, reason: reason.to_owned().into() };
-            self.add_end(slot, tunnel.user.clone(), "tunnel", Some(tunnel.place), &why);
+            self.add_end(slot, tunnel.user.clone(), TUNNEL, Some(tunnel.place), &why);
         }
     }
 
@@ -127,8 +129,21 @@ impl Core {
             },
             None => None,
         };
+        // One is found by its number; the shards that do not have it do not look for it.
+        let one = match query.conn {
+            Some(conn) => match self.peers.directory.slot(conn) {
+                Some(slot) if slot >= query.from => Some(slot),
+                _ => return ConnectionsPage::default(),
+            },
+            None => None,
+        };
         let mut page = ConnectionsPage::default();
-        for (looked_at, (slot, connection)) in self.links.connections.iter_from(query.from).enumerate() {
+        for (looked_at, (slot, connection)) in
+            self.links.connections.iter_from(one.unwrap_or(query.from)).enumerate()
+        {
+            if one.is_some_and(|one| one != slot) {
+                break;
+            }
             if looked_at == LOOKED_AT_MAX || page.connections.len() == query.connections_max {
                 page.next = Some(slot);
                 break;
@@ -204,9 +219,9 @@ impl Core {
     }
 }
 
-fn transport_of(peer: &Peer) -> &'static str {
+pub(in crate::shard) fn transport_of(peer: &Peer) -> &'static str {
     match &peer.kind {
-        Kind::Tunnel(_) => "tunnel",
+        Kind::Tunnel(_) => TUNNEL,
         _ => peer.transport().unwrap_or("unknown"),
     }
 }

@@ -9,10 +9,47 @@ use crate::shard::draining::Draining;
 use crate::shard::options::ShardOptions;
 use crate::shard::rates::Rates;
 
+/// How many clients there are, in all and by transport.
+#[derive(Default)]
+pub(in crate::shard) struct Crowd {
+    all: u64,
+    /// Bound: the transports, which are fewer than ten.
+    by_transport: Vec<(&'static str, u64)>,
+}
+
+impl Crowd {
+    pub fn enter(&mut self, transport: &'static str) {
+        self.all += 1;
+        match self.by_transport.iter_mut().find(|(name, _)| *name == transport) {
+            Some((_, count)) => *count += 1,
+            None => self.by_transport.push((transport, 1)),
+        }
+    }
+
+    /// With the transport that it came by.
+    pub fn leave(&mut self, transport: &'static str) {
+        self.all -= 1;
+        let found = self.by_transport.iter_mut().find(|(name, count)| *name == transport && *count > 0);
+        debug_assert!(found.is_some(), "a client of {transport} leaves that has not come by it");
+        if let Some((_, count)) = found {
+            *count -= 1;
+        }
+    }
+
+    pub fn all(&self) -> u64 {
+        self.all
+    }
+
+    /// Those that somebody uses.
+    pub fn by_transport(&self) -> Vec<(&'static str, u64)> {
+        self.by_transport.iter().filter(|(_, count)| *count > 0).copied().collect()
+    }
+}
+
 pub(in crate::shard) struct Peers {
     pub client_ids: ClientIds,
     pub directory: Directory,
-    pub clients: u64,
+    pub clients: Crowd,
     /// What clients may do in a time; `None` when nothing is limited.
     pub rates: Option<Box<Rates>>,
     /// Clients whose commands were held and may go on; each at most once.
@@ -32,7 +69,7 @@ impl Peers {
         Peers {
             client_ids,
             directory: Directory::new(id),
-            clients: 0,
+            clients: Crowd::default(),
             rates: Rates::new(&options.client_limits, &options.rules, options.message_bytes_max),
             commands_resuming: Vec::new(),
             draining: Draining::default(),
@@ -40,5 +77,21 @@ impl Peers {
             text: Vec::new(),
             effects: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_counted_by_transport() {
+        let mut crowd = Crowd::default();
+        for transport in ["websocket", "sse", "websocket"] {
+            crowd.enter(transport);
+        }
+        assert_eq!((crowd.all(), crowd.by_transport()), (3, vec![("websocket", 2), ("sse", 1)]));
+        crowd.leave("sse");
+        assert_eq!((crowd.all(), crowd.by_transport()), (2, vec![("websocket", 2)]));
     }
 }

@@ -29,6 +29,7 @@ use crate::shard::cors::permission;
 use crate::shard::draining::Drained;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
+use crate::shard::look::TUNNEL;
 use crate::shard::mailbox::Mail;
 use crate::shard::options::TunnelOptions;
 use crate::shard::stats::Cause;
@@ -427,13 +428,13 @@ impl Core {
         if !tunnel.is_open() {
             // Dropped, it cancels its hook call.
             if let Some(admission) = tunnel.take_admission() {
-                self.unlist(slot, admission.user.clone());
+                self.unlist(slot, admission.user.clone(), TUNNEL);
                 self.tell_left_early(conn, *admission);
             }
             return;
         }
         self.keep_tunnels_end(slot, &tunnel, code, reason);
-        self.unlist(slot, tunnel.user.clone());
+        self.unlist(slot, tunnel.user.clone(), TUNNEL);
         if !deliver || self.peers.draining.bytes + tunnel.waiting().1 > PARTED_BYTES_MAX {
             tunnel.discard();
         }

@@ -132,6 +132,7 @@ pub struct ClosedPage {
 #[derive(Clone, Debug, Default)]
 pub struct ConnectionsQuery {
     pub user: Option<UserName>,
+    pub conn: Option<ConnId>,
     pub channel: Option<ChannelName>,
     pub network: Option<IpNet>,
     /// The first slot to look at.

@@ -34,6 +34,7 @@ use crate::shard::handover::destination::{take_number, take_stream_head};
 use crate::shard::handover::order::{Parcel, ParcelKind, Said};
 use crate::shard::handover::state::{Adopting, Leaver, Stage};
 use crate::shard::link::{ClosingEnd, Lag, Phase};
+use crate::shard::look::transport_of;
 use crate::shard::mailbox::Mail;
 use crate::shard::options::ShardOptions;
 use crate::shard::peer;
@@ -235,7 +236,7 @@ impl Core {
         connection.peer.kind = self.adopt_kind(&record)?;
         if record.listed {
             connection.peer.set_listed();
-            self.peers.clients += 1;
+            self.peers.clients.enter(transport_of(&connection.peer));
         }
         if record.of_user {
             connection.peer.set_of_user();

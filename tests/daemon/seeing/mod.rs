@@ -2,6 +2,7 @@
 //! that print it.
 
 mod commands;
+mod status;
 mod tap;
 
 use std::time::{Duration, Instant};
