@@ -31,6 +31,11 @@ install -m 644 "$root/CHANGELOG.md" "$root/README.md" "$tree/usr/share/doc/trunk
     echo "Copyright: the trunkline authors"
     echo "License: MIT or Apache-2.0"
     sed 's/^$/./; s/^/ /' "$root/LICENSE-MIT"
+    echo
+    echo "Files: src/control/console/vendored/*"
+    echo "Copyright: 2022 Leon Sorokin"
+    echo "License: MIT"
+    sed 's/^$/./; s/^/ /' "$root/src/control/console/vendored/LICENSE.txt"
 } > "$tree/usr/share/doc/trunkline/copyright"
 
 for shell in bash:bash-completion/completions/trunkline zsh:zsh/vendor-completions/_trunkline \

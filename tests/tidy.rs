@@ -569,8 +569,9 @@ fn sources(folders: &[&str]) -> Vec<Source> {
 }
 
 fn walk(folder: &Path, found: &mut Vec<Source>) {
-    /// What the test command installs, and what tools leave behind.
-    const NOT_OURS: [&str; 3] = ["node_modules", ".venv", "__pycache__"];
+    /// What the test command installs, what tools leave behind, and files of others that are kept as they were published: to
+    /// change their lines would make them ours to maintain.
+    const NOT_OURS: [&str; 4] = ["node_modules", ".venv", "__pycache__", "vendored"];
     const TEXT: [&str; 9] = ["rs", "mjs", "js", "py", "html", "css", "toml", "json", "md"];
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();

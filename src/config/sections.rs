@@ -115,10 +115,11 @@ settings! {
         pub body_bytes_max: Size = Size::mib(1);
         /// Connections of `api_listen`. A caller beyond is answered 503.
         pub connections_max: u32 = 1024;
+        /// Serve the console at /console where nothing but the API is served, and in development mode: a page that asks for a key.
+        pub console: bool = true;
         /// Show in /metrics the names of Centrifugo too (`centrifugo_node_num_clients` and its like), for dashboards that have them.
         pub centrifugo_metrics: bool = false;
-        /// What the bodies of all requests under way on `api_listen` may have together, in bytes. A request beyond is
-        /// answered 503.
+        /// Bytes that the bodies of all requests under way on `api_listen` may have together. A request beyond is answered 503.
         pub bodies_bytes_max: Size = Size::mib(64);
     }
 }

@@ -38,6 +38,8 @@ pub struct App {
     pub keys: ApiKeys,
     pub metrics_need_key: bool,
     pub echo: bool,
+    /// Serves the console.
+    pub console: bool,
     /// The nodes that share channels with this one.
     pub others: Option<OtherNodes>,
     /// How clients' addresses are shown.
@@ -89,6 +91,7 @@ impl App {
             body_bytes_max: options.body_bytes_max,
             metrics_need_key: options.metrics_need_key,
             echo: options.echo,
+            console: options.console,
             others: options.others.clone(),
             address_mask: options.address_mask,
             page: options.page_key.as_ref().map(|key| page::Page::new(key, api_addr.map(|addr| addr.port()))),

@@ -16,6 +16,7 @@ use crate::base::fault::ErrorCode;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::control::api::{Method, Request as ApiRequest, respond};
 use crate::control::app::{App, without_key};
+use crate::control::console;
 use crate::control::drain_routes;
 use crate::control::health::{health, health_options, live, ready};
 use crate::control::legacy::legacy;
@@ -66,6 +67,10 @@ pub fn app(app: Arc<App>, port: Port) -> Router {
             .merge(seeing::routes(&app))
             .merge(tap::routes());
         routes = routes.route("/api/events", get(events).post(not_found));
+    }
+    // Where strangers are is no place to ask for the key.
+    if app.console && (port == Port::Api || port == Port::Shared && app.page.is_some()) {
+        routes = routes.merge(console::routes());
     }
     if port != Port::Api {
         if app.echo {

@@ -225,6 +225,7 @@ fn options() -> ControlOptions {
         answer_bytes_max: 64 * 1024,
         address_mask: Default::default(),
         echo: true,
+        console: true,
         page_key: Some(Secret::new("page-key")),
         api_port: PortLimits {
             connections_max: 8,

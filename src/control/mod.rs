@@ -1,5 +1,5 @@
-//! The control plane: everything that answers ordinary HTTP. The server API, health, metrics, the page of development
-//! mode.
+//! The control plane: everything that answers ordinary HTTP. The server API, health, metrics, the console, the page of
+//! development mode.
 //!
 //! Inputs: HTTP requests, from client ports by way of [`ControlPlane`] and from a listener of its own. Outputs: asks
 //! to shards through their bounded inboxes, and HTTP responses. Must not know: sockets of clients, sessions, the
@@ -19,6 +19,7 @@ mod centrifugo_names;
 mod certificate;
 mod channels;
 mod compress;
+mod console;
 mod deliver;
 mod drain;
 mod drain_routes;

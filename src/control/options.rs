@@ -42,6 +42,8 @@ pub struct ControlOptions {
     pub address_mask: AddressMask,
     /// Serves `/echo`.
     pub echo: bool,
+    /// Serves the console where nothing but the API is served.
+    pub console: bool,
     /// Serves the page at `/`, which shows this key to loopback names.
     pub page_key: Option<Secret>,
     /// Bounds of the API's own listeners.
@@ -99,6 +101,7 @@ impl ControlOptions {
             answer_bytes_max: config.client.outbox_bytes_max.bytes() / 2,
             address_mask: config.address_mask,
             echo: config.echo,
+            console: config.api.console,
             page_key: if config.is_development() { config.api.key.clone() } else { None },
             api_port: PortLimits {
                 connections_max: config.api.connections_max,

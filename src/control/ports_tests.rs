@@ -15,20 +15,22 @@ async fn ports_serve_what_is_theirs() {
         let app = routes(&shards, &options(), port);
         async move {
             let mut found = BTreeMap::new();
-            for path in ["/", "/health", "/metrics", "/echo", "/api/info", "/nothing"] {
+            for path in ["/", "/health", "/metrics", "/echo", "/api/info", "/console", "/nothing"] {
                 found.insert(path, status(&app, get(path)).await.as_u16());
             }
             found.into_values().collect::<Vec<_>>()
         }
     };
-    // In the order of the paths: /, /api/info, /echo, /health, /metrics, /nothing.
-    assert_eq!(served(Port::Shared).await, [200, 405, 200, 200, 200, 404]);
-    assert_eq!(served(Port::ClientsOnly).await, [200, 404, 200, 200, 404, 404]);
-    assert_eq!(served(Port::Api).await, [404, 405, 404, 200, 200, 404]);
+    // In the order of the paths: /, /api/info, /console, /echo, /health, /metrics, /nothing.
+    assert_eq!(served(Port::Shared).await, [200, 405, 200, 200, 200, 200, 404]);
+    assert_eq!(served(Port::ClientsOnly).await, [200, 404, 404, 200, 200, 404, 404]);
+    assert_eq!(served(Port::Api).await, [404, 405, 200, 404, 200, 200, 404]);
 
     let production = ControlOptions { echo: false, page_key: None, metrics_need_key: true, ..options() };
     let app = routes(&shards, &production, Port::Shared);
-    for (path, expected) in [("/", 404), ("/echo", 404), ("/metrics", 401), ("/metrics?api_key=key", 200)] {
+    for (path, expected) in
+        [("/", 404), ("/echo", 404), ("/console", 404), ("/metrics", 401), ("/metrics?api_key=key", 200)]
+    {
         assert_eq!(status(&app, get(path)).await, expected, "{path}");
     }
     let (_, headers, body) = send(&app, get("/metrics?api_key=key")).await;
@@ -60,6 +62,50 @@ async fn the_page_shows_its_key_to_loopback_names_only() {
         assert_eq!(code, 200);
         assert!(headers.contains_key(header::CONTENT_SECURITY_POLICY));
         assert_eq!(String::from_utf8_lossy(&body).contains("page-key"), shown, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn the_console_is_the_same_for_all_and_takes_no_key_in_its_url() {
+    let shards = Shards::start(1, 64);
+    let app = routes(&shards, &options(), Port::Api);
+    let get = |path: &str| Request::get(path).body(Body::empty()).unwrap();
+    let (code, headers, body) = send(&app, get("/console")).await;
+    let page = String::from_utf8_lossy(&body).into_owned();
+    assert_eq!(code, 200);
+    for (name, part) in [
+        ("content-type", "text/html"),
+        ("content-security-policy", "script-src 'self'"),
+        ("content-security-policy", "frame-ancestors 'none'"),
+        ("x-frame-options", "DENY"),
+        ("x-content-type-options", "nosniff"),
+        ("cache-control", "no-store"),
+        ("referrer-policy", "no-referrer"),
+    ] {
+        assert!(headers[name].to_str().unwrap().contains(part), "{name}: {:?}", headers[name]);
+    }
+    assert!(!headers["content-security-policy"].to_str().unwrap().contains("unsafe"));
+    // Neither a name of the node nor a figure: with a key it is no other page.
+    assert!(!page.contains("n1") && !page.contains(env!("CARGO_PKG_VERSION")), "{page}");
+    let shown = Request::get("/console").header("x-api-key", "key").body(Body::empty()).unwrap();
+    assert_eq!(send(&app, shown).await.2, body);
+    for path in ["/console?api_key=key", "/console?key", "/console/app.js?api_key=wrong"] {
+        let (code, headers, body) = send(&app, get(path)).await;
+        assert_eq!(
+            (code.as_u16(), &headers[header::CACHE_CONTROL]),
+            (400, &"no-store".parse().unwrap()),
+            "{path}"
+        );
+        let said: Value = serde_json::from_slice(&body).unwrap();
+        assert!(said["detail"].as_str().unwrap().contains("type the key there"), "{said}");
+    }
+    let (code, headers, _) = send(&app, get("/console/")).await;
+    assert_eq!((code.as_u16(), &headers[header::LOCATION]), (308, &"../console".parse().unwrap()));
+    assert_eq!(status(&app, Request::post("/console").body(Body::empty()).unwrap()).await, 405);
+
+    let off = routes(&shards, &ControlOptions { console: false, ..options() }, Port::Api);
+    for path in ["/console", "/console/", "/console/app.js"] {
+        assert_eq!(status(&off, get(path)).await, 404, "{path}");
     }
 }
 

@@ -39,6 +39,16 @@ pub fn announce(config: &Config, all: &[ListenAddress], api: &[ListenAddress]) -
         writeln!(out, "  tunnel   {}", url("ws", &clients[0], &format!("/tunnel/{}", tunnel.name)))?;
     }
     writeln!(out, "  API      {}", url("http", &api_at, "/api"))?;
+    // A browser does not come by a unix socket.
+    let apart = listeners.iter().zip(all).filter(|(of, _)| of.serves == Serves::Api);
+    let apart =
+        api.iter().map(|address| (address.clone(), false)).chain(apart.map(|(of, at)| (at.clone(), of.tls)));
+    let console_at = apart.chain(config.is_development().then(|| clients[0].clone()));
+    if config.api.console
+        && let Some(place) = console_at.into_iter().find(|(address, _)| address.tcp().is_some())
+    {
+        writeln!(out, "  console  {}", url("http", &place, "/console"))?;
+    }
     if config.is_development()
         && let Some(key) = &config.api.key
     {

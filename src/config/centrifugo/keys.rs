@@ -271,7 +271,7 @@ pub const KEYS: &[Key] = &[
     key("init.enabled", &[], Missing(Delivery, OFF, NOT_HERE)),
     key("init", &[], Under),
 
-    key("admin.enabled", &["admin"], Missing(Comfort, OFF, "there is no admin page here")),
+    key("admin.enabled", &["admin"], Missing(Comfort, OFF, "the console is at /console of api_listen, and asks for the API key")),
     key("admin", &["admin_*"], Under),
     key("prometheus.enabled", &["prometheus"], Ours("api.centrifugo_metrics", As::Flag, None)),
     key("prometheus.handler_prefix", &["prometheus_handler_prefix"], Missing(Comfort, &["/metrics"], "it is always /metrics")),
