@@ -160,9 +160,11 @@ impl Reloader {
         match (&self.options.admission, fresh.admission.as_ref().map(|fresh| fresh.limits())) {
             (None, None) => Ok(None),
             (Some(old), Some(limits)) if old.may_have(&limits) => Ok(Some(limits)),
-            _ => Err("admission: a running node changes the numbers of what it limits already: to begin or end \
+            _ => Err(
+                "admission: a running node changes the numbers of what it limits already: to begin or end \
                       to limit the node or its networks, or for other prefixes, upgrade or restart"
-                .to_owned()),
+                    .to_owned(),
+            ),
         }
     }
 
