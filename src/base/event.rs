@@ -110,7 +110,7 @@ pub enum What {
     Vacated(ChannelName),
     /// JSON that a client sent to the backend.
     Message(Who, Bytes),
-    /// Publications take longer than they are to.
+    /// Something takes longer than it is to.
     ObjectiveMissed(Box<ObjectiveMissed>),
     /// So many events found no room here and are lost.
     Lost(u64),
@@ -134,7 +134,8 @@ pub struct Farewell {
 pub struct ObjectiveMissed {
     pub objective: Box<str>,
     pub stage: &'static str,
-    pub shard: u16,
+    /// `None`: the engine.
+    pub shard: Option<u16>,
     /// What ninety-nine of a hundred took at most, in microseconds, as exactly as times are counted.
     pub p99_us: u64,
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::config::table::{Named, settings};
-use crate::shard::control_request::seen::Stage;
+use crate::shard::control_request::seen::Timed;
 
 /// What an end of a connection may weigh where it is kept: its entry, the longest name of a user, the longest reason.
 pub const CLOSED_BYTES: u64 = 448;
@@ -21,9 +21,10 @@ settings! {
 }
 
 settings! {
-    /// How long publications may take.
+    /// How long something may take.
     pub struct ObjectiveOptions {
-        /// From the request to which stage: "accepted", "appended", "first_write" or "last_write".
+        /// From the request for a publication to which stage: "accepted", "appended", "first_write" or "last_write". Or "hook": from a hook
+        /// call to its answer; or "caught_up": how long clients that do not read fast enough lag.
         pub stage: String = "last_write".to_string();
         /// Ninety-nine of a hundred are to take no longer. Times are counted as up to 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250 and
         /// 500 ms, 1, 2.5, 5 and 30 s: between two of these the lower one counts.
@@ -47,8 +48,8 @@ fn check_objectives(objectives: &[Objective], require: &mut impl FnMut(bool, &st
         require(!objective.name.is_empty(), &key("name"), "must not be empty");
         require(names.insert(&objective.name), &key("name"), "is the name of an earlier objective too");
         let options = &objective.options;
-        let stages = Stage::ALL.map(Stage::name).join(", ");
-        require(Stage::from_name(&options.stage).is_some(), &key("stage"), &format!("is none of {stages}"));
+        let stages = Timed::ALL.map(Timed::name).join(", ");
+        require(Timed::from_name(&options.stage).is_some(), &key("stage"), &format!("is none of {stages}"));
         require(
             (Duration::from_micros(100)..=Duration::from_secs(30)).contains(&options.p99),
             &key("p99"),

@@ -264,10 +264,25 @@ impl Sums {
             encoder.encode_descriptor("ping_round_trip", help, seconds, MetricType::Histogram)?,
             &pings,
         )?;
-        let help = "How long turns of a shard's loop took: what everything else waits for";
-        let mut family = encoder.encode_descriptor("shard_turn", help, seconds, MetricType::Histogram)?;
-        for shard in &self.0 {
-            encode_histogram(family.encode_family(&[("shard", shard.shard.0)])?, &shard.turns)?;
+        type Times = (&'static str, &'static str, fn(&ShardStats) -> &Histogram);
+        const BY_SHARD: [Times; 3] = [
+            (
+                "shard_turn",
+                "How long turns of a shard's loop took: what everything else waits for",
+                |shard| &shard.turns,
+            ),
+            ("hook_call", "From hook calls of a shard's clients to their answers", |shard| &shard.hook_calls),
+            (
+                "lag",
+                "How long connections whose sockets took no more lagged, until they had caught up or were closed",
+                |shard| &shard.lags,
+            ),
+        ];
+        for (name, help, of) in BY_SHARD {
+            let mut family = encoder.encode_descriptor(name, help, seconds, MetricType::Histogram)?;
+            for shard in &self.0 {
+                encode_histogram(family.encode_family(&[("shard", shard.shard.0)])?, of(shard))?;
+            }
         }
         Ok(())
     }
@@ -283,7 +298,7 @@ pub fn sum_of_stages(shards: &[ShardStats]) -> BTreeMap<&str, [Histogram; STAGES
     sums
 }
 
-fn encode_histogram(mut metric: MetricEncoder<'_>, times: &Histogram) -> Result<(), fmt::Error> {
+pub fn encode_histogram(mut metric: MetricEncoder<'_>, times: &Histogram) -> Result<(), fmt::Error> {
     let buckets: Vec<(f64, u64)> = times.buckets().collect();
     metric.encode_histogram::<NoLabelSet>(times.sum_s(), times.total(), &buckets, None)
 }

@@ -88,6 +88,7 @@ use crate::telemetry::sparing::log_peer_once_a_minute;
 pub use crate::control::arriving::EventsHeld;
 pub use crate::control::drain::DrainDefaults;
 pub use crate::control::listener::ApiSocket;
+pub use crate::control::metrics::encode_histogram;
 pub use crate::control::options::{ControlOptions, OtherNodes, ReloadBox};
 pub use crate::control::readiness::{NotReady, Readiness};
 
@@ -132,7 +133,7 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
     let events = EventsPlace::new(events);
     let state = Arc::new(App::new(&options, router, api_addr, &hooks, events.clone())?);
-    objectives::watch(runtime.handle(), &state, &options.objectives);
+    objectives::watch(runtime.handle(), &state, &options.objectives, options.others.as_ref());
     let live = Live::new(Arc::clone(&state), Arc::clone(&hooks), runtime.handle().clone(), &options.issuers);
     let app = |port| http::app(Arc::clone(&state), port);
     let api_port = match sockets.is_empty() {

@@ -25,7 +25,10 @@ impl Keeper {
     pub(super) fn handle_finished(&mut self, then: Then, outcome: Result<Done, Fault>) {
         match (then, outcome) {
             (Then::Nobody, _) => {}
-            (Then::Publish(to), Ok(Done::Published(position))) => self.answer_publish(to, Ok(position)),
+            (Then::Publish(to, since), Ok(Done::Published(position))) => {
+                self.shared.publishes.lock().record(since.elapsed());
+                self.answer_publish(to, Ok(position));
+            }
             (Then::Join(join), Ok(Done::Log(read, position))) => {
                 let (ask, tag) = *join;
                 self.handle_join_read(ask, tag, read, position);
@@ -69,7 +72,13 @@ impl Keeper {
                 }
             }
             (then, Ok(_)) => self.refuse(then, ErrorCode::Internal),
-            (then, Err(fault)) => self.refuse(then, fault.error_code()),
+            (then, Err(fault)) => {
+                // Who waits for nothing must not make an engine look fast that is away.
+                if let (Then::Publish(_, since), Fault::Away) = (&then, &fault) {
+                    self.shared.publishes.lock().record(since.elapsed().max(self.shared.timeout));
+                }
+                self.refuse(then, fault.error_code());
+            }
         }
     }
 
@@ -77,7 +86,7 @@ impl Keeper {
     pub(super) fn refuse(&mut self, then: Then, error_code: ErrorCode) {
         match then {
             Then::Nobody | Then::Check(..) => {}
-            Then::Publish(to) => self.answer_publish(to, Err(error_code)),
+            Then::Publish(to, _) => self.answer_publish(to, Err(error_code)),
             Then::Join(join) => {
                 let (ask, tag) = *join;
                 let channel = ask.channel.clone();

@@ -54,6 +54,10 @@ impl Inlet {
         self.events.lock().pop_front()
     }
 
+    pub fn len(&self) -> usize {
+        self.events.lock().len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.events.lock().is_empty()
     }

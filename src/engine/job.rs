@@ -1,5 +1,7 @@
 //! What the keeper has a server do, and what comes of it.
 
+use tokio::time::Instant;
+
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Position};
@@ -110,7 +112,8 @@ impl Fault {
 #[derive(Debug)]
 pub enum Then {
     Nobody,
-    Publish(To<Position>),
+    /// Since when.
+    Publish(To<Position>, Instant),
     Join(Box<(JoinRequest, JoinTag)>),
     Read(ReadBy, Read),
     History(HistoryRequest, To<crate::hub::requests::History>),

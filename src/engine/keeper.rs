@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use ahash::RandomState;
@@ -119,7 +120,10 @@ impl Keeper {
             Event::Down(link) => self.handle_down(link),
             Event::Message(incoming) => self.handle_incoming(incoming),
             Event::Subscribed(numbers) => self.handle_subscribed(&numbers),
-            Event::Finished(then, outcome) => self.handle_finished(then, outcome),
+            Event::Finished(then, outcome) => {
+                self.shared.under_way.fetch_sub(1, Ordering::Relaxed);
+                self.handle_finished(then, outcome);
+            }
             Event::Tell(word) => self.tell(word, None),
         }
     }
@@ -258,6 +262,7 @@ impl Keeper {
         if may_be_refused && link.is_full() {
             return self.refuse(then, ErrorCode::TooManyRequests);
         }
+        self.shared.under_way.fetch_add(1, Ordering::Relaxed);
         link.push(Job { what, then });
     }
 
@@ -292,7 +297,7 @@ impl Keeper {
             version: ask.version,
             version_epoch: ask.version_epoch.unwrap_or_default(),
         };
-        self.do_at(&ask.channel, what, Then::Publish(to));
+        self.do_at(&ask.channel, what, Then::Publish(to, Instant::now()));
     }
 
     pub(super) fn answer_publish(&mut self, to: To<Position>, outcome: Result<Position, ErrorCode>) {

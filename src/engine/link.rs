@@ -55,6 +55,11 @@ impl Link {
         self.jobs.lock().is_empty()
     }
 
+    /// Jobs that its connection has not taken.
+    pub fn waiting(&self) -> usize {
+        self.jobs.lock().len()
+    }
+
     pub fn push(&self, job: Job) {
         self.jobs.lock().push_back(job);
         self.job_came.notify_one();

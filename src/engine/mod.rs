@@ -31,11 +31,13 @@ mod standing;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Runtime;
 
+use crate::base::histogram::Histogram;
 use crate::hub::Namespaces;
 use crate::proto::centrifuge::shared::{NodeStanding, NodeWord};
 use crate::shard::control_request::{Busy, ControlRequest};
@@ -87,6 +89,17 @@ pub enum Place {
     Nats(NatsPlace),
 }
 
+/// What waits for an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backlog {
+    /// Requests and answers that were not looked at yet.
+    pub inlet_events: usize,
+    /// What servers are to do and have not done, whether it was sent or not.
+    pub under_way: u64,
+    /// What was not sent yet, by server.
+    pub waiting: Vec<usize>,
+}
+
 /// A running engine, as the rest of the node sees it.
 pub struct RunningEngine {
     inlet: Arc<Inlet>,
@@ -113,8 +126,13 @@ pub fn start(options: EngineOptions, router: Router) -> io::Result<RunningEngine
         Place::Nats(_) => 1,
     };
     let standing = Arc::new(Standing::new(servers));
-    let shared =
-        Arc::new(Shared { namespaces: RwLock::new(Arc::new(options.namespaces)), others: Others::default() });
+    let shared = Arc::new(Shared {
+        namespaces: RwLock::new(Arc::new(options.namespaces)),
+        others: Others::default(),
+        under_way: AtomicU64::new(0),
+        publishes: Mutex::default(),
+        timeout: options.timeout,
+    });
     let links: Vec<Arc<Link>> = (0..servers).map(|_| Arc::new(Link::new())).collect();
     match options.place {
         Place::Redis(servers, tls) => {
@@ -193,6 +211,20 @@ impl RunningEngine {
         }
         // What was taken last is on its way.
         std::thread::sleep(FINISH_STEP);
+    }
+
+    /// How long publishes took until the server had them. One that it has not taken counts with `engine.timeout` at least.
+    pub fn publishes(&self) -> Histogram {
+        self.shared.publishes.lock().clone()
+    }
+
+    /// What waits for the engine now.
+    pub fn backlog(&self) -> Backlog {
+        Backlog {
+            inlet_events: self.inlet.len(),
+            under_way: self.shared.under_way.load(Ordering::Relaxed),
+            waiting: self.links.iter().map(|link| link.waiting()).collect(),
+        }
     }
 
     /// The other nodes, as they last said how they stand.

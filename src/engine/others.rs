@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -36,6 +37,7 @@ impl Keeper {
         encode_node_message(&mut message, &NodeMessage { uid: self.nodes.uid.clone(), what });
         // Each node listens at every server: one that is there will do.
         let Some(link) = self.links.iter().find(|link| link.is_up()) else { return };
+        self.shared.under_way.fetch_add(1, Ordering::Relaxed);
         link.push(Job { what: Task::Say { node, message }, then: Then::Nobody });
     }
 

@@ -1,9 +1,12 @@
 //! What more than one part of an engine needs.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
+use crate::base::histogram::Histogram;
 use crate::engine::nodes::Others;
 use crate::hub::Namespaces;
 
@@ -19,4 +22,10 @@ pub struct Limits {
 pub struct Shared {
     pub namespaces: RwLock<Arc<Namespaces>>,
     pub others: Others,
+    /// Jobs that were given to servers and are not finished.
+    pub under_way: AtomicU64,
+    /// How long publishes took.
+    pub publishes: Mutex<Histogram>,
+    /// For an answer of a server.
+    pub timeout: Duration,
 }

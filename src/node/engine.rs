@@ -1,11 +1,17 @@
 //! The engine of a node: made of its configuration, and what becomes of the node when it is away.
 
-use std::io;
 use std::sync::{Arc, mpsc};
+use std::{fmt, io};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 
 use crate::config::Config;
 use crate::config::engine::EngineKind;
-use crate::control::{ControlOptions, NotReady, Readiness};
+use crate::control::{ControlOptions, NotReady, Readiness, encode_histogram};
 use crate::engine::{
     EngineOptions, Limits, Place, RunningEngine, Stands, is_untrusted, start as start_engine,
 };
@@ -63,4 +69,40 @@ pub fn watch(engine: &RunningEngine, readiness: &Arc<Readiness>, incidents: &mps
             let _ = incidents.try_send(Incident::EngineRefused(format!("{whose}: {why}")));
         }
     });
+}
+
+/// What waits for an engine, and how long publishes take there.
+pub struct EngineMetrics(pub Arc<RunningEngine>);
+
+impl fmt::Debug for EngineMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EngineMetrics")
+    }
+}
+
+impl Collector for EngineMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let backlog = self.0.backlog();
+        let gauge = |value: u64| ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+        for (name, help, value) in [
+            (
+                "engine_inlet_events",
+                "Requests and answers that the engine has not looked at yet",
+                backlog.inlet_events as u64,
+            ),
+            ("engine_under_way", "What servers of the engine are to do and have not done", backlog.under_way),
+        ] {
+            let gauge = gauge(value);
+            gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
+        }
+        let help = "What was not sent to a server of the engine yet";
+        let mut family = encoder.encode_descriptor("engine_waiting", help, None, MetricType::Gauge)?;
+        for (server, waiting) in backlog.waiting.iter().enumerate() {
+            gauge(*waiting as u64).encode(family.encode_family(&[("server", server)])?)?;
+        }
+        let help = "How long publishes took until the engine had them; those that it has not taken count with engine.timeout";
+        let seconds = Some(&Unit::Seconds);
+        let family = encoder.encode_descriptor("engine_publish", help, seconds, MetricType::Histogram)?;
+        encode_histogram(family, &self.0.publishes())
+    }
 }

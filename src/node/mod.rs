@@ -220,6 +220,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     };
     let mut collectors = collectors(config, certificates.as_ref(), &shard_options);
     collectors.extend(store.as_ref().map(store::Store::collector));
+    collectors.extend(engine.clone().map(|engine| Arc::new(engine::EngineMetrics(engine)) as _));
     collectors.push(Arc::new(upgrades.clone()));
     let control_options = ControlOptions {
         issuers: tokens.issuers.clone(),

@@ -298,6 +298,13 @@ impl Collector for StoreMetrics {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             gauge.encode(encoder.encode_descriptor(name, help, None, gauge.metric_type())?)?;
         }
+        let help = "Publications of a shard whose answers wait for the disk";
+        let any = ConstGauge::new(0_i64);
+        let mut family = encoder.encode_descriptor("store_waiting", help, None, any.metric_type())?;
+        for (shard, waiting) in self.queues.waiting().enumerate() {
+            let gauge = ConstGauge::new(i64::try_from(waiting).unwrap_or(i64::MAX));
+            gauge.encode(family.encode_family(&[("shard", shard)])?)?;
+        }
         let help = "How long syncs of the store take";
         let syncs = self.syncs.lock();
         syncs.encode(encoder.encode_descriptor("store_sync_seconds", help, None, syncs.metric_type())?)

@@ -191,6 +191,7 @@ impl Core {
         if let Some(connection) = self.links.connections.get_mut(slot)
             && let Some(lag) = &mut connection.link.lag
         {
+            self.env.stats.lagged(std::mem::take(&mut lag.since), self.env.now);
             lag.cursors.clear();
             lag.held = false;
             // What follows decides whether it is read.

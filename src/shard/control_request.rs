@@ -211,6 +211,10 @@ pub struct ShardStats {
     pub pings: Histogram,
     /// How long turns of the loop took.
     pub turns: Histogram,
+    /// From hook calls to their answers.
+    pub hook_calls: Histogram,
+    /// How long connections lagged until they had caught up or were closed.
+    pub lags: Histogram,
     /// How long publications took, by namespace.
     pub stages: Vec<StageTimes>,
     /// Everything that only grows, by its metric name (without prefix) and help text.

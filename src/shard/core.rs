@@ -503,7 +503,12 @@ impl Core {
             handshakes: self.links.handshakes.unfinished as u64,
             busy_percent: self.env.load.percent(),
             gauges: vec![
-                ("inbox_messages", "Messages that wait for a shard", self.env.inbox_messages as u64),
+                // As the turn found it. That somebody looks is one of them.
+                (
+                    "inbox_messages",
+                    "Messages that wait for a shard",
+                    self.env.inbox_messages.saturating_sub(1) as u64,
+                ),
                 (
                     "mail_waiting",
                     "Messages of a shard that others have no room for",
@@ -532,6 +537,8 @@ impl Core {
             ],
             pings: self.env.stats.pings.clone(),
             turns: self.env.stats.turns.clone(),
+            hook_calls: self.env.stats.hook_calls.clone(),
+            lags: self.env.stats.lags.clone(),
             stages: self.env.stages.report(),
             ..ShardStats::default()
         };

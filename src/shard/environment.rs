@@ -33,7 +33,7 @@ pub(in crate::shard) struct Environment {
     pub stages: Stages,
     /// Bound: those of the node, see `control/tap.rs`.
     pub taps: Vec<Tap>,
-    /// That were in the inbox when the last turn ended.
+    /// That were in the inbox when the turn came to it.
     pub inbox_messages: usize,
     /// Channels have yet to take other options.
     pub retaking: bool,

@@ -13,7 +13,7 @@ use crate::session::{Context, READ_WEIGHT, info_view, view};
 use crate::shard::control_request::ControlRequest;
 use crate::shard::control_request::seen::Stage;
 use crate::shard::core::Core;
-use crate::shard::mailbox::{Mail, join_answer};
+use crate::shard::mailbox::{HookAnswered, Mail, join_answer};
 use crate::shard::owner::{FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
 use crate::shard::stats::Cause;
 
@@ -30,7 +30,8 @@ impl Core {
             Mail::Emulation(mail) => self.handle_emulation(*mail),
             Mail::Emulated(answer) => self.handle_emulated(answer.0, answer.1),
             Mail::Backend(answer) => {
-                let (conn, number, outcome) = *answer;
+                let HookAnswered { conn, number, asked_at, outcome } = *answer;
+                self.env.stats.hook_calls.record(self.env.now.since(asked_at));
                 self.handle_backend_answer(conn, number, outcome);
             }
             Mail::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),

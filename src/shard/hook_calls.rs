@@ -10,7 +10,7 @@ use crate::shard::control_request::BackendReply;
 use crate::shard::control_request::seen::EndedBy;
 use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::{HookAnswered, Mail};
 use crate::shard::timers;
 
 use std::sync::Arc;
@@ -73,12 +73,12 @@ impl Core {
         self.env.stats.counters.questions_asked_total += 1;
         let number = self.messages.questions_asked;
         let inbox = self.messages.mailer.router().inbox(self.env.id).clone();
+        let asked_at = self.env.now;
         let reply = BackendReply::new(move |answer| {
             let Some(outcome) = answer.take() else { return };
-            if let Err(Mail::Backend(refused)) =
-                inbox.push_control(Mail::Backend(Box::new((conn, number, outcome))))
-            {
-                *answer = Some(refused.2);
+            let answered = HookAnswered { conn, number, asked_at, outcome };
+            if let Err(Mail::Backend(refused)) = inbox.push_control(Mail::Backend(Box::new(answered))) {
+                *answer = Some(refused.outcome);
             }
         });
         let asked = match (&self.env.control, self.hook_of(&matter)) {
@@ -88,7 +88,8 @@ impl Core {
         if asked.is_none() {
             // By mail as well: an answer within the hook call would make a frame full of them a stack full of them.
             let outcome = Err(Denied::Unavailable { let_in: false });
-            self.messages.mailer.post(self.env.id, Mail::Backend(Box::new((conn, number, outcome))));
+            let answered = HookAnswered { conn, number, asked_at, outcome };
+            self.messages.mailer.post(self.env.id, Mail::Backend(Box::new(answered)));
         }
         (number, asked)
     }

@@ -2,6 +2,7 @@
 
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, Epoch, Position};
+use crate::base::time::Time;
 use crate::driver::{SendCause, SendFailure};
 use crate::hub::class::Class;
 use crate::hub::followed::{Cursor, Item, Seq};
@@ -44,6 +45,9 @@ impl Core {
         let lag = connection.link.lag.get_or_insert_default();
         debug_assert!(lag.owed_bytes == 0, "what was owed was in this write");
         lag.blocked = true;
+        if lag.since == Time::ZERO {
+            lag.since = self.env.now;
+        }
         match rest {
             Rest::Plain(rest) => rest.into_iter().for_each(|bytes| lag.push(bytes)),
             Rest::Sealed(rest) => rest.into_iter().for_each(|sealed| lag.push_sealed(sealed)),
@@ -196,9 +200,9 @@ impl Core {
             }
         }
         if let Some(connection) = self.links.connections.get_mut(slot)
-            && connection.link.lag.as_ref().is_some_and(|lag| lag.is_over())
+            && let Some(over) = connection.link.lag.take_if(|lag| lag.is_over())
         {
-            connection.link.lag = None;
+            self.env.stats.lagged(over.since, self.env.now);
             self.answer_gone(slot);
         }
         more
@@ -396,6 +400,7 @@ impl Core {
             self.delivery.local.cursor_cleared(channel, place);
         }
         if lag.is_over() {
+            self.env.stats.lagged(lag.since, self.env.now);
             connection.link.lag = None;
         }
     }

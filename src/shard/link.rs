@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::Sock;
+use crate::base::time::Time;
 use crate::hub::followed::{ChannelIndex, Cursor};
 use crate::layer::Sealed;
 use crate::proto::websocket::Decoder;
@@ -240,6 +241,8 @@ pub struct Lag {
     pub read_paused: bool,
     /// A unidirectional client whose other channels have not answered yet: nothing may be given to it.
     pub held: bool,
+    /// When its socket first refused something; zero where it has not, and when that was counted.
+    pub since: Time,
 }
 
 impl Lag {

@@ -8,6 +8,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, UserName};
 use crate::base::publication::Since;
+use crate::base::time::Time;
 use crate::session::hook_call::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
@@ -16,6 +17,15 @@ use crate::shard::emulated::{EmulationMail, EmulationOutcome};
 use crate::shard::gather::{Gather, Tally};
 use crate::shard::handover::agreement::Mark;
 use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
+
+/// The answer to the hook call of this number, which the connection asked.
+#[derive(Debug)]
+pub struct HookAnswered {
+    pub conn: ConnId,
+    pub number: u32,
+    pub asked_at: Time,
+    pub outcome: Result<Answer, Denied>,
+}
 
 /// One message. Sixteen bytes: everything larger is boxed or shared.
 #[derive(Debug)]
@@ -28,8 +38,8 @@ pub enum Mail {
     Emulation(Box<EmulationMail>),
     /// What became of them, for the connection that asked.
     Emulated(Box<(ConnId, EmulationOutcome)>),
-    /// The backend's answer to the hook call of this number, which the connection asked.
-    Backend(Box<(ConnId, u32, Result<Answer, Denied>)>),
+    /// The backend's, or the control plane's for it.
+    Backend(Box<HookAnswered>),
     /// What the backend of a tunnel says to one of its connections.
     Tunnel(Box<(ConnId, TunnelAnswer)>),
     /// From a follower of a channel that this shard owns.

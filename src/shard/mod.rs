@@ -229,6 +229,7 @@ impl<D: Driver> Shard<D> {
 
         // Held commands, mail, deliveries, timers, handshakes.
         self.core.resume_commands();
+        self.core.env.inbox_messages = self.inbox.len();
         self.core.handle_mail(&self.inbox);
         self.core.handle_stored();
         self.core.ask_owners();
@@ -252,7 +253,6 @@ impl<D: Driver> Shard<D> {
         self.handle_orders();
         self.send_ahead();
         self.core.account(self.driver.stale_total());
-        self.core.env.inbox_messages = self.inbox.len();
         if self.core.has_ended() {
             self.inbox.close();
             return Ok(Tick::Ended);

@@ -3,6 +3,7 @@
 use crate::base::admission::Refusal;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::histogram::Histogram;
+use crate::base::time::Time;
 use crate::layer::Fault as LayerFault;
 use crate::session::token::TokenFault;
 use crate::shard::control_request::ShardStats;
@@ -319,6 +320,10 @@ pub struct Stats {
     pub pings: Histogram,
     /// How long turns of the loop took, without the time waited in.
     pub turns: Histogram,
+    /// From hook calls to their answers.
+    pub hook_calls: Histogram,
+    /// How long connections lagged until they had caught up or were closed.
+    pub lags: Histogram,
     faults: Faults,
     layers: [u64; LayerFault::ALL.len()],
     disconnects: [u64; DISCONNECTS.len()],
@@ -329,6 +334,13 @@ pub struct Stats {
 impl Stats {
     pub fn fault(&mut self, cause: Cause) {
         self.faults.0[cause as usize] += 1;
+    }
+
+    /// A connection lags no longer. One that only joined in the middle of a delivery has no `since`.
+    pub fn lagged(&mut self, since: Time, now: Time) {
+        if since != Time::ZERO {
+            self.lags.record(now.since(since));
+        }
     }
 
     pub fn layer_fault(&mut self, fault: LayerFault) {

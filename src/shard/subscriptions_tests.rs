@@ -6,6 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ConnId, Epoch, Offset, Position};
 use crate::base::publication::{Encoded, Publications};
+use crate::base::time::Time;
 use crate::driver::End;
 use crate::hub::requests::{History, PresenceStats, Read, ReadAnswer};
 use crate::session::hook_call::Denied;
@@ -15,7 +16,7 @@ use crate::session::tunnel::TunnelAnswer;
 use crate::shard::control_request::{Reply, UserMessage};
 use crate::shard::core_tests::Stage;
 use crate::shard::gather::{Gather, Tally};
-use crate::shard::mailbox::{ApiCommand, ConnectionMail, Mail, PushMail};
+use crate::shard::mailbox::{ApiCommand, ConnectionMail, HookAnswered, Mail, PushMail};
 use crate::shard::owner::{FromOwner, OwnerAnswer, ReadBy};
 
 /// One channel is all that the node may remember.
@@ -160,7 +161,8 @@ fn nothing_that_is_for_an_answered_request_reaches_the_client_after_it() {
         }),
         ("a hook call", |conn, _| {
             let denied = Denied::Disconnect(Disconnect::FORCE_NO_RECONNECT);
-            Mail::Backend(Box::new((conn, 0, Err(denied))))
+            let answered = HookAnswered { conn, number: 0, asked_at: Time::ZERO, outcome: Err(denied) };
+            Mail::Backend(Box::new(answered))
         }),
         ("a tunnel's", |conn, _| Mail::Tunnel(Box::new((conn, TunnelAnswer::Gone)))),
         ("the control plane's", |conn, _| {

@@ -44,6 +44,8 @@ struct Queue {
     /// Up to which ticket, and whether they are kept.
     /// Bound: one for each batch since the shard looked, and an append each.
     done: Mutex<VecDeque<(u64, Result<(), ErrorCode>)>>,
+    /// The last ticket that has an end.
+    settled: AtomicU64,
     wake: Wake,
 }
 
@@ -93,7 +95,8 @@ pub(super) struct Part {
 impl Queues {
     /// One queue for each shard, which is woken by its function.
     pub fn new(wakes: impl IntoIterator<Item = Wake>) -> Arc<Queues> {
-        let queue = |wake| Queue { out: Mutex::default(), done: Mutex::default(), wake };
+        let queue =
+            |wake| Queue { out: Mutex::default(), done: Mutex::default(), settled: AtomicU64::new(0), wake };
         Arc::new(Queues {
             queues: wakes.into_iter().map(queue).collect(),
             signal: Mutex::default(),
@@ -162,6 +165,7 @@ impl Queues {
     pub(super) fn done(&self, parts: &[Part], outcome: Result<(), ErrorCode>) {
         for (queue, part) in self.queues.iter().zip(parts) {
             if let Some(ticket) = part.ticket {
+                queue.settled.store(ticket, Ordering::Relaxed);
                 queue.done.lock().push_back((ticket, outcome));
                 (queue.wake)();
             }
@@ -179,6 +183,7 @@ impl Queues {
             out.copies_refused = copies_too;
             if out.ticket > out.told {
                 out.told = out.ticket;
+                queue.settled.store(out.ticket, Ordering::Relaxed);
                 queue.done.lock().push_back((out.ticket, Err(error_code)));
                 (queue.wake)();
             }
@@ -204,6 +209,16 @@ impl Queues {
 }
 
 impl Queues {
+    /// Publications of each shard whose answers wait for the disk.
+    pub fn waiting(&self) -> impl Iterator<Item = u64> {
+        // A ticket that is given meanwhile may be settled by the time that is looked at.
+        let of = |queue: &Queue| {
+            let given = queue.out.lock().ticket;
+            given.saturating_sub(queue.settled.load(Ordering::Relaxed))
+        };
+        self.queues.iter().map(of)
+    }
+
     pub fn view(&self) -> StatsView {
         let stats = &self.stats;
         StatsView {

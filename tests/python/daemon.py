@@ -91,6 +91,10 @@ class Daemon:
     def api_url(self):
         return f"http://{self.address}/api"
 
+    @property
+    def pid(self):
+        return self._process.pid
+
     def signal(self, name):
         self._process.send_signal(getattr(signal, name))
 

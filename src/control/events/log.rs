@@ -233,8 +233,7 @@ fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
         }
         What::ObjectiveMissed(missed) => {
             told.objective = Some(&missed.objective);
-            (told.stage, told.shard, told.p99_us) =
-                (Some(missed.stage), Some(missed.shard), Some(missed.p99_us));
+            (told.stage, told.shard, told.p99_us) = (Some(missed.stage), missed.shard, Some(missed.p99_us));
         }
         What::Lost(count) => (told.from, told.to, told.count) = (Some(from), Some(to), Some(*count)),
     }
@@ -335,8 +334,12 @@ mod tests {
         assert_eq!(last, Some(10));
         log.push(&occupied("next"));
         assert_eq!(log.last(), 11, "a loss has taken its numbers");
-        let missed =
-            ObjectiveMissed { objective: "fast".into(), stage: "last_write", shard: 1, p99_us: 500_000 };
+        let missed = ObjectiveMissed {
+            objective: "fast".into(),
+            stage: "last_write",
+            shard: Some(1),
+            p99_us: 500_000,
+        };
         let mut own = Log::new(1 << 20);
         own.push(&event(What::ObjectiveMissed(Box::new(missed))));
         let told = json!({"seq": 1, "time_ms": 7, "type": "objective_missed", "objective": "fast", "stage": "last_write",

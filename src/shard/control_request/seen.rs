@@ -213,9 +213,39 @@ impl Stage {
             Stage::LastWrite => "last_write",
         }
     }
+}
 
-    pub fn from_name(name: &str) -> Option<Stage> {
-        Stage::ALL.into_iter().find(|stage| stage.name() == name)
+/// What an objective may be about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Timed {
+    /// From the request for a publication to a stage.
+    Stage(Stage),
+    /// From a hook call to its answer.
+    Hook,
+    /// From the moment at which a socket takes no more until its connection has caught up, or is closed.
+    CaughtUp,
+}
+
+impl Timed {
+    pub const ALL: [Timed; STAGES + 2] = [
+        Timed::Stage(Stage::Accepted),
+        Timed::Stage(Stage::Appended),
+        Timed::Stage(Stage::FirstWrite),
+        Timed::Stage(Stage::LastWrite),
+        Timed::Hook,
+        Timed::CaughtUp,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Timed::Stage(stage) => stage.name(),
+            Timed::Hook => "hook",
+            Timed::CaughtUp => "caught_up",
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<Timed> {
+        Timed::ALL.into_iter().find(|timed| timed.name() == name)
     }
 }
 
