@@ -42,6 +42,8 @@ pub struct Start {
     pub plan: MemoryPlan,
     /// Where all of it came from.
     pub given: GivenToProcess,
+    /// The file that was read for it.
+    pub file: Option<PathBuf>,
 }
 
 /// The command line and the environment of this process, to read the configuration again with.
@@ -346,13 +348,19 @@ fn configured(rows: &[Row], matches: &ArgMatches, environment: &Surroundings) ->
     let given = given(rows, matches, environment)?;
     let Loaded { config, warnings } = given.load()?;
     let plan = MemoryPlan::new(&config, Machine::find().bytes).map_err(|fault| given.blame(vec![fault]))?;
-    Ok(Start { config, warnings, plan, given: GivenToProcess::default() })
+    let file = matches.get_one::<String>("centrifugo").or(file_named(matches, environment));
+    Ok(Start { config, warnings, plan, given: GivenToProcess::default(), file: file.map(PathBuf::from) })
+}
+
+/// The configuration of ours that is named.
+fn file_named<'m>(matches: &'m ArgMatches, environment: &'m Surroundings) -> Option<&'m String> {
+    let named = matches.get_one::<String>("config").or(environment.environment.get(ENVIRONMENT_FILE));
+    named.filter(|path| !path.is_empty())
 }
 
 /// The sources themselves: the file read that `--config` or the environment names, or that of Centrifugo.
 fn given(rows: &[Row], matches: &ArgMatches, environment: &Surroundings) -> Result<GivenSources, Vec<Fault>> {
-    let named = matches.get_one::<String>("config").or(environment.environment.get(ENVIRONMENT_FILE));
-    let named = named.filter(|path| !path.is_empty());
+    let named = file_named(matches, environment);
     if let Some(path) = matches.get_one::<String>("centrifugo") {
         if let Some(own) = named {
             let problem =
@@ -632,7 +640,7 @@ fn sources(
 fn prepare(sources: &Sources) -> Result<Start, Vec<Fault>> {
     let Loaded { config, warnings } = load::load(sources)?;
     let plan = MemoryPlan::new(&config, Machine::find().bytes).map_err(|fault| vec![fault])?;
-    Ok(Start { config, warnings, plan, given: GivenToProcess::default() })
+    Ok(Start { config, warnings, plan, given: GivenToProcess::default(), file: None })
 }
 
 /// The file's name and text.

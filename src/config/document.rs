@@ -1,6 +1,7 @@
 //! The configuration written out: the documented file with every key, and the view of a running node.
 
-use crate::config::sections::{Config, List};
+use crate::config::parts::List;
+use crate::config::sections::Config;
 use crate::config::table::{Key, Section};
 use crate::config::value::Setting as _;
 

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::sections::{Config, List, Tunnel};
+use crate::config::parts::List;
+use crate::config::sections::{Config, Tunnel};
 use crate::config::table::{Entries, Section};
 
 /// Keys and whole sections that a running node takes. What is not here has shaped threads, rings or listeners, or is what

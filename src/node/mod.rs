@@ -25,6 +25,7 @@ pub mod notify;
 pub mod orders;
 mod pulse;
 mod reload;
+mod sandbox;
 mod signals;
 pub mod store;
 mod terminal;
@@ -103,10 +104,12 @@ const STREAM_ITEMS_MAX: usize = 16 * 1024;
 /// Serves until a signal ends it.
 pub fn run(mut start: Start) -> ExitCode {
     harden::drop_what_is_not_needed();
+    let sandbox = sandbox::enter(&start.config, start.file.as_deref());
     if let Err(problem) = crate::telemetry::init(&start.config.log) {
         eprintln!("trunkline: {problem}");
         return ExitCode::from(2);
     }
+    sandbox.say();
     // Before its file can be another one.
     let origin = Origin::find();
     let code = match origin.and_then(|origin| follow(&mut start, &origin)) {

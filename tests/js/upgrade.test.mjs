@@ -76,7 +76,8 @@ const range = (to) => Array.from({ length: to }, (_, at) => at + 1);
 
 for (const driver of drivers) {
   describe(`upgrade on ${driver}`, () => {
-    const config = (changes) => configuration({ driver, shards: 2, ...changes });
+    // Files of other configurations are in a folder that the first one does not name.
+    const config = (changes) => configuration({ driver, shards: 2, sandbox: { read: [folder] }, ...changes });
 
     test('ten in a row under load, to other drivers and numbers of shards: every client has everything once', async (t) => {
       const backend = await Backend.start();

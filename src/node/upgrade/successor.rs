@@ -75,7 +75,14 @@ impl Successor {
             .env(VARIABLE, DESCRIPTOR)
             .stdin(Stdio::from(other))
             .spawn()
-            .map_err(|error| format!("{} cannot be started: {error}", binary.display()))?;
+            .map_err(|error| {
+                // What keeps it from being read may be the sandbox of this process.
+                let hint = match error.kind() {
+                    std::io::ErrorKind::PermissionDenied => " (may this node read it? see sandbox.read)",
+                    _ => "",
+                };
+                format!("{} cannot be started: {error}{hint}", binary.display())
+            })?;
         Ok(Successor { child: Some(child), wire })
     }
 
