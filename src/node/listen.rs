@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::node::clock::unix_s;
 use crate::node::orders::{api_of, reachable};
 use crate::node::terminal::{LookFault, encoded, safe, tap_line};
+use crate::node::upgrade::development;
 use crate::session::token::{ConnectToken, TokenBasis, sign_connect};
 
 /// A stream is silent for less: heartbeats come with the pings of other clients.
@@ -74,7 +75,10 @@ fn listen(
     // Of this version, so that the stream comes as it is, without chunks.
     let request =
         format!("GET /stream?{} HTTP/1.0\r\nHost: localhost\r\n{authorization}\r\n", query.join("&"));
-    let at = &listener.address;
+    let at = &match config.is_development() {
+        true => development::find(config).map_err(unasked)?.clients,
+        false => listener.address.clone(),
+    };
     let failed = |error: io::Error| unasked(format!("no node answers at {at}: {error}"));
     match at {
         ListenAddress::Tcp(address) => {

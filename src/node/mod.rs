@@ -79,7 +79,7 @@ use crate::node::limits::{Descriptors, Room};
 use crate::node::notify::Notify;
 use crate::node::reload::Reloader;
 use crate::node::tls::Certificates;
-use crate::node::upgrade::{Arriving, Leaving, Origin, Running, depart, interruption};
+use crate::node::upgrade::{Arriving, DevelopmentApi, Leaving, Origin, Running, depart, interruption};
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::origins::AllowedOrigins;
 use crate::session::token::Verifier;
@@ -291,7 +291,8 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         before.take_over(&router, &control, &upgrades).map_err(|fault| upgrade::error_of(&fault))?;
         files.lend(false);
     }
-    upgrade::listen(running, {
+    let development = DevelopmentApi::new(config, &clients, control.api_addrs());
+    upgrade::listen(running, development, {
         let incidents = incidents.clone();
         move |asked| incidents.try_send(Incident::Upgrade(asked)).is_ok()
     })?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::base::address::{ListenAddress, Serves};
 use crate::config::orders::{Order, OrderTask};
 use crate::config::{Config, Secret};
+use crate::node::upgrade::development;
 
 /// How long the node may take. A reload waits for every shard.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -60,6 +61,9 @@ pub fn ask(config: &Config, order: &Order) -> Result<(u16, String), String> {
 /// # Errors
 /// Why it cannot be asked.
 pub fn api_of(config: &Config) -> Result<(ListenAddress, Secret), String> {
+    if config.is_development() {
+        return development::find(config).map(|node| (node.api, node.key));
+    }
     let listeners = config.listeners();
     let plain: Vec<_> = listeners.iter().filter(|l| l.serves != Serves::Clients && !l.tls).collect();
     let Some(listener) = plain.iter().find(|l| !l.proxy_protocol) else {

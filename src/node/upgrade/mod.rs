@@ -9,6 +9,7 @@
 mod arrive;
 mod counts;
 mod depart;
+pub mod development;
 mod fault;
 mod leave;
 pub mod request;
@@ -19,7 +20,7 @@ pub use self::arrive::Arriving;
 pub use counts::Counts;
 pub(in crate::node) use depart::{depart, interruption};
 pub use leave::{Fault, Leaving, Moved};
-pub use request::{Asked, Request, Running, ask, listen};
+pub use request::{Asked, DevelopmentApi, Request, Running, ask, listen};
 pub use successor::{Origin, VARIABLE, inherited};
 
 use std::fmt;

@@ -57,6 +57,21 @@ impl Request {
     }
 }
 
+/// The question, as a line of the socket.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WhereIsTheApi {
+    pub development_api: bool,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DevelopmentApi {
+    pub api: String,
+    pub clients: String,
+    pub key: String,
+}
+
 /// A line of the node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -125,11 +140,16 @@ impl Asked {
     }
 }
 
-/// Listens for requests and gives them to `take`, from a thread of its own; `take` says no when the node ends.
+/// Listens for requests and gives them to `take`, from a thread of its own; `take` says no when the node ends. `development` is
+/// said to those who ask for it.
 ///
 /// # Errors
 /// When the socket cannot be bound, or no thread started.
-pub fn listen(running: Running, take: impl Fn(Asked) -> bool + Send + 'static) -> io::Result<()> {
+pub fn listen(
+    running: Running,
+    development: Option<DevelopmentApi>,
+    take: impl Fn(Asked) -> bool + Send + 'static,
+) -> io::Result<()> {
     let listener = UnixListener::bind_addr(&address(std::process::id())?)?;
     thread::Builder::new().name("control-socket".into()).spawn(move || {
         for caller in listener.incoming() {
@@ -137,7 +157,7 @@ pub fn listen(running: Running, take: impl Fn(Asked) -> bool + Send + 'static) -
                 thread::sleep(Duration::from_millis(100));
                 continue;
             };
-            if let Err(problem) = hear(&caller, &running, &take) {
+            if let Err(problem) = hear(&caller, &running, development.as_ref(), &take) {
                 tracing::warn!("control socket: {problem}");
                 let _ = write_line(&mut &caller, &Said::Failed(problem));
             }
@@ -149,6 +169,7 @@ pub fn listen(running: Running, take: impl Fn(Asked) -> bool + Send + 'static) -
 fn hear(
     caller: &UnixStream,
     running: &Running,
+    development: Option<&DevelopmentApi>,
     take: &(impl Fn(Asked) -> bool + Send),
 ) -> Result<(), String> {
     let times = caller.set_read_timeout(Some(PATIENCE)).and(caller.set_write_timeout(Some(PATIENCE)));
@@ -157,6 +178,11 @@ fn hear(
     let mut line = String::new();
     let read = BufReader::new(caller.take(REQUEST_BYTES_MAX)).read_line(&mut line);
     read.map_err(|error| format!("no request came: {error}"))?;
+    if serde_json::from_str::<WhereIsTheApi>(&line).is_ok() {
+        let development =
+            development.ok_or("this node is not in development mode: its keys are configured")?;
+        return write_line(caller, development).map_err(|error| error.to_string());
+    }
     let request: Request =
         serde_json::from_str(&line).map_err(|error| format!("the request is not understood: {error}"))?;
     if request.timeout().is_zero() || request.timeout() > TIMEOUT_MAX {
@@ -190,11 +216,11 @@ pub fn ensure_trusted(socket: impl AsFd) -> io::Result<()> {
     }
 }
 
-fn address(pid: u32) -> io::Result<SocketAddr> {
+pub(super) fn address(pid: u32) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("{NAME}{pid}"))
 }
 
-fn write_line(mut to: impl io::Write, said: &impl Serialize) -> io::Result<()> {
+pub(super) fn write_line(mut to: impl io::Write, said: &impl Serialize) -> io::Result<()> {
     let mut line = serde_json::to_vec(said)?;
     line.push(b'\n');
     to.write_all(&line)
@@ -240,7 +266,7 @@ pub fn ask(task: UpgradeTask) -> ExitCode {
 }
 
 /// The caller may be root, the node never is more than the caller.
-fn ensure_node(socket: impl AsFd) -> io::Result<()> {
+pub(super) fn ensure_node(socket: impl AsFd) -> io::Result<()> {
     match rustix::process::geteuid().is_root() {
         true => Ok(()),
         false => ensure_trusted(socket),
@@ -252,16 +278,24 @@ fn fail(problem: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The one node of this machine.
-fn find() -> Result<u32, String> {
+/// Every node of this machine.
+///
+/// # Errors
+/// The system does not say.
+pub(super) fn running_nodes() -> Result<Vec<u32>, String> {
     let table = fs::read_to_string("/proc/net/unix").map_err(|error| format!("/proc/net/unix: {error}"))?;
     let mut nodes = nodes_of(&table);
     nodes.sort_unstable();
     nodes.dedup();
-    match nodes[..] {
+    Ok(nodes)
+}
+
+/// The one node of this machine.
+fn find() -> Result<u32, String> {
+    match running_nodes()?[..] {
         [one] => Ok(one),
         [] => Err("no node runs here that can be asked".into()),
-        _ => {
+        ref nodes => {
             let all = nodes.iter().map(u32::to_string).collect::<Vec<_>>();
             Err(format!("several nodes run here, name one with --pid: {}", all.join(", ")))
         }
@@ -305,20 +339,36 @@ mod tests {
     }
 
     #[test]
+    fn the_key_of_development_mode_is_said_where_there_is_one() {
+        let answer = |development: Option<&DevelopmentApi>| {
+            let (caller, node) = UnixStream::pair().unwrap();
+            write_line(&caller, &WhereIsTheApi { development_api: true }).unwrap();
+            let heard = hear(&node, &Running::default(), development, &|_| panic!("no upgrade"));
+            drop(node);
+            let mut line = String::new();
+            BufReader::new(&caller).read_line(&mut line).unwrap();
+            (heard.is_ok(), line)
+        };
+        let api = DevelopmentApi { api: "a".into(), clients: "c".into(), key: "k".into() };
+        assert_eq!(answer(Some(&api)), (true, "{\"api\":\"a\",\"clients\":\"c\",\"key\":\"k\"}\n".into()));
+        assert_eq!(answer(None), (false, String::new()));
+    }
+
+    #[test]
     fn a_request_is_heard_and_answered_to_its_end() {
         let (caller, node) = UnixStream::pair().unwrap();
         let request = Request { binary: Some("/a".into()), config: None, timeout_ms: 1 };
         write_line(&caller, &request).unwrap();
         let (given, taken) = std::sync::mpsc::sync_channel(1);
         let running = Running::default();
-        hear(&node, &running, &|asked| given.send(asked).is_ok()).unwrap();
+        hear(&node, &running, None, &|asked| given.send(asked).is_ok()).unwrap();
         let asked = taken.recv().unwrap();
         assert_eq!(asked.request, request);
         // Another one meanwhile, and others that are none.
         let wrong = |line: &str| {
             let (mut caller, node) = UnixStream::pair().unwrap();
             caller.write_all(line.as_bytes()).unwrap();
-            hear(&node, &running, &|_| panic!("taken")).unwrap_err()
+            hear(&node, &running, None, &|_| panic!("taken")).unwrap_err()
         };
         assert_eq!(wrong("{\"timeout_ms\":1}\n"), "an upgrade is running already");
         for line in ["{\"timeout_ms\":0}\n", "{\"timeout_ms\":1e9}\n", "{\"timeout_ms\":1,\"x\":1}\n", "\n"] {
