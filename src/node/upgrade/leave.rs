@@ -29,7 +29,7 @@ use crate::record::{
     self, HelloRecord, ListenersRecord, NodeRecord, ParcelRecord, ParcelsPart, TotalsRecord,
 };
 use crate::shard::control_request::ControlRequest;
-use crate::shard::handover::{Counts as Moves, Order, Said};
+use crate::shard::handover::{Counts as Moves, Order, Parcel, Said};
 use crate::shard::router::Router;
 
 /// Messages of parcels that may be under way: eight times 253 descriptors, far below any limit of open files that a node
@@ -37,8 +37,8 @@ use crate::shard::router::Router;
 const WINDOW: usize = 8;
 /// Bytes after which a message of parcels is sent.
 const BATCH_BYTES: usize = 128 * 1024;
-/// What shards may have said that is not on its way yet, in parcels.
-const OUTLET_MAX: usize = 4096;
+/// What shards may have said that is not on its way yet: each time some hundred parcels at most.
+const OUTLET_MAX: usize = 64;
 /// How often it is looked whether this process is to end.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long shards may take to go on here.
@@ -300,7 +300,7 @@ impl Batch {
         self.bytes >= BATCH_BYTES || self.descriptors.len() == DESCRIPTORS_MAX
     }
 
-    fn add(&mut self, parcel: crate::shard::handover::Parcel) {
+    fn add(&mut self, parcel: Parcel) {
         self.bytes += parcel.record.len();
         self.parcels.push(ParcelRecord {
             kind: parcel.kind as u8,
@@ -365,7 +365,15 @@ impl Moving<'_, '_> {
         let (mut moves, mut under_way) = (Moves::default(), 0);
         let mut open = self.leaving.router.shards();
         let mut batch = Batch::default();
+        // What was said last and is not in the batch yet.
+        let mut waiting: std::vec::IntoIter<Parcel> = Vec::new().into_iter();
         while open > 0 || !batch.parcels.is_empty() || under_way > 0 {
+            while !batch.is_full()
+                && let Some(parcel) = waiting.next()
+            {
+                self.parcels += 1;
+                batch.add(parcel);
+            }
             let said = match open {
                 0 => None,
                 _ if batch.is_full() => None,
@@ -378,12 +386,9 @@ impl Moving<'_, '_> {
                 _ => self.said.try_recv().ok(),
             };
             match said {
-                Some((_, Said::Parcel(parcel))) => {
-                    self.parcels += 1;
-                    batch.add(parcel);
-                    if !batch.is_full() {
-                        continue;
-                    }
+                Some((_, Said::Parcels(parcels))) => {
+                    waiting = parcels.into_iter();
+                    continue;
                 }
                 Some((_, Said::Done(counts))) => {
                     moves += counts;

@@ -49,13 +49,14 @@ impl<D: Driver> Shard<D> {
         let socks: Vec<Sock> = some.iter().map(|(_, sock)| *sock).collect();
         let mut exported = Vec::new();
         self.driver.export(&socks, &mut exported);
+        let mut parcels = Vec::with_capacity(SOCKETS_AT_ONCE);
         for ((conn, sock), fd) in some.into_iter().zip(exported) {
             // One that cannot go now goes with its peer, or says there why not.
             let Ok(fd) = fd else { continue };
             ahead.gone.insert(sock.slot, conn);
-            let parcel = Parcel { kind: ParcelKind::Socket, record: peer_head(conn), fd: Some(fd) };
-            self.core.say(&ahead.outlet, Said::Parcel(parcel));
+            parcels.push(Parcel { kind: ParcelKind::Socket, record: peer_head(conn), fd: Some(fd) });
         }
+        self.core.say(&ahead.outlet, Said::Parcels(parcels));
         if ahead.left.is_empty() {
             ahead.done = true;
             self.core.say(&ahead.outlet, Said::Ahead);
@@ -81,10 +82,8 @@ impl Core {
         let Some(ahead) = &mut self.handover.ahead else { return };
         let Some(conn) = ahead.gone.remove(&slot) else { return };
         let outlet = ahead.outlet.clone();
-        self.say(
-            &outlet,
-            Said::Parcel(Parcel { kind: ParcelKind::Closed, record: peer_head(conn), fd: None }),
-        );
+        let parcel = Parcel { kind: ParcelKind::Closed, record: peer_head(conn), fd: None };
+        self.say(&outlet, Said::Parcels(vec![parcel]));
     }
 
     /// The other process has the socket of this peer.

@@ -47,6 +47,7 @@ impl<D: Driver> Shard<D> {
 
     fn export_peers(&mut self, mut slots: Vec<u32>) -> Result<Step, String> {
         let (mut socks, mut records): (Vec<Sock>, Vec<Vec<u8>>) = Default::default();
+        let mut parcels = Vec::with_capacity(PEERS_AT_ONCE);
         for slot in slots.split_off(slots.len().saturating_sub(PEERS_AT_ONCE)) {
             let leaves = self.core.peer_parcel(slot).map_err(|fault| format!("a connection: {fault}"))?;
             let seated = self.core.has_gone_ahead(slot);
@@ -55,8 +56,7 @@ impl<D: Driver> Shard<D> {
                 Leaves::With(record) if seated => {
                     frozen.moved.push(slot);
                     frozen.counts.peers += 1;
-                    let parcel = Parcel { kind: ParcelKind::Seated, record, fd: None };
-                    frozen.ready.push_back(Said::Parcel(parcel));
+                    parcels.push(Parcel { kind: ParcelKind::Seated, record, fd: None });
                 }
                 Leaves::With(record) => {
                     frozen.moved.push(slot);
@@ -65,8 +65,7 @@ impl<D: Driver> Shard<D> {
                 }
                 Leaves::Without(record) => {
                     frozen.counts.left_behind += 1;
-                    let parcel = Parcel { kind: ParcelKind::Peer, record, fd: None };
-                    frozen.ready.push_back(Said::Parcel(parcel));
+                    parcels.push(Parcel { kind: ParcelKind::Peer, record, fd: None });
                 }
                 Leaves::Alone => frozen.counts.left_behind += 1,
                 Leaves::NotAtAll => {}
@@ -78,8 +77,9 @@ impl<D: Driver> Shard<D> {
         for (record, fd) in records.into_iter().zip(exported) {
             let fd = fd.map_err(|error| format!("a socket cannot be handed over: {error}"))?;
             frozen.counts.peers += 1;
-            frozen.ready.push_back(Said::Parcel(Parcel { kind: ParcelKind::Peer, record, fd: Some(fd) }));
+            parcels.push(Parcel { kind: ParcelKind::Peer, record, fd: Some(fd) });
         }
+        frozen.ready.push_back(Said::Parcels(parcels));
         Ok(if slots.is_empty() { Step::Departed } else { Step::Peers(slots) })
     }
 }
@@ -161,7 +161,7 @@ impl Core {
         let Some(frozen) = self.handover.frozen() else { return Ok(Step::Over) };
         frozen.counts.channels += channels;
         frozen.counts.users += users;
-        frozen.ready.extend(parcels.into_iter().map(Said::Parcel));
+        frozen.ready.push_back(Said::Parcels(parcels));
         if matches!(next, Step::Over) {
             frozen.ready.push_back(Said::Done(frozen.counts));
         }

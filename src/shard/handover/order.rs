@@ -10,11 +10,11 @@ use crate::base::ids::{ListenerId, ShardId};
 pub enum Order {
     /// Of the old process, while it serves: [`Said::Listeners`] follows.
     Listeners(Outlet),
-    /// Of all shards of the old process, while they serve: sockets go ahead, as [`Said::Parcel`]s of
+    /// Of all shards of the old process, while they serve: sockets go ahead, as [`Said::Parcels`] of
     /// [`ParcelKind::Socket`], and [`Said::Ahead`] when they all have gone. Those that are closed behind that are said as well,
     /// until `Begin` or `Abort`.
     Ahead(Outlet),
-    /// Of all shards of the old process, with clones of one outlet: [`Said::Parcel`]s follow and [`Said::Done`], or
+    /// Of all shards of the old process, with clones of one outlet: [`Said::Parcels`] follow and [`Said::Done`], or
     /// [`Said::Failed`]. Each attempt has a number that is greater than those before.
     Begin { outlet: Outlet, attempt: u32 },
     /// At any time after `Ahead` or `Begin` and before `Commit`: everything goes on here. [`Said::Aborted`] follows.
@@ -37,7 +37,8 @@ pub type Outlet = SyncSender<(ShardId, Said)>;
 pub enum Said {
     /// A second descriptor of each socket that listens.
     Listeners(Vec<(ListenerId, OwnedFd)>),
-    Parcel(Parcel),
+    /// Those of one step. Bound: 128 of connections, or what 64 channels or users have.
+    Parcels(Vec<Parcel>),
     /// All sockets have gone ahead.
     Ahead,
     /// There are no more parcels.

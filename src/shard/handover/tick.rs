@@ -18,8 +18,9 @@ use crate::shard::{Shard, Tick};
 const PAUSE: Duration = Duration::from_millis(1);
 /// How long one tick exports: others wait for the cpu.
 const SLICE: Duration = Duration::from_millis(5);
-/// How long requests that are under way are waited for: most are answered within a few milliseconds. Others are left behind.
-const REQUESTS_PATIENCE: Duration = Duration::from_millis(250);
+/// How long requests that are under way are waited for: most are answered within a few milliseconds, on a machine that has
+/// too much to do within some hundred. Others are left behind.
+const REQUESTS_PATIENCE: Duration = Duration::from_millis(500);
 /// Messages taken in one tick.
 const MAIL_PER_TICK: usize = 4096;
 

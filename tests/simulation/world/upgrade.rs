@@ -134,7 +134,7 @@ impl World {
             self.run_for(Duration::from_millis(1));
             while let Ok((from, said)) = said.try_recv() {
                 match said {
-                    Said::Parcel(parcel) => parcels.push((from, parcel)),
+                    Said::Parcels(some) => parcels.extend(some.into_iter().map(|parcel| (from, parcel))),
                     Said::Done(counts) => {
                         done += 1;
                         self.note_counts(counts);
@@ -169,13 +169,15 @@ impl World {
             self.run_for(Duration::from_millis(1));
             while let Ok((from, said)) = said.try_recv() {
                 match said {
-                    Said::Parcel(parcel) => {
-                        self.stage.coverage.count(if parcel.fd.is_some() {
-                            "sockets_ahead"
-                        } else {
-                            "closed_ahead"
-                        });
-                        parcels.push((from, parcel));
+                    Said::Parcels(some) => {
+                        for parcel in some {
+                            self.stage.coverage.count(if parcel.fd.is_some() {
+                                "sockets_ahead"
+                            } else {
+                                "closed_ahead"
+                            });
+                            parcels.push((from, parcel));
+                        }
                     }
                     Said::Ahead => done += 1,
                     other => panic!("{other:?} of a shard whose sockets go ahead"),
