@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
-use trunkline::proto::centrifuge::{Command, Format, Json, Method, decode_frame};
+use trunkline::proto::centrifuge::{Command, Data, Format, Method, decode_frame};
 
 fuzz_target!(|data: &[u8]| {
     let mut commands = decode_frame(Format::Json, data);
@@ -49,12 +49,12 @@ fn check(text: &[u8], command: &Command<'_>) {
     }
 }
 
-fn same(object: &Object<'_>, method: &str, channel: Option<&str>, data: Option<Json<'_>>) {
+fn same(object: &Object<'_>, method: &str, channel: Option<&str>, data: Option<Data<'_>>) {
     let Some(Ok(inner)) = object.get(method).map(|raw| serde_json::from_str::<Object<'_>>(raw.get())) else {
         return;
     };
     if let Some(data) = data {
-        assert_eq!(inner.get("data").map(|raw| raw.get()), Some(data.as_str()));
+        assert_eq!(inner.get("data").map(|raw| raw.get()), data.as_json());
     }
     let theirs = inner.get("channel").map(|raw| serde_json::from_str::<Option<String>>(raw.get()));
     if let (Some(ours), Some(Ok(theirs))) = (channel, theirs) {

@@ -121,12 +121,44 @@ impl Encoded {
     }
 }
 
+/// What the publications of a namespace hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PayloadForm {
+    /// JSON alone, which clients of every kind read.
+    #[default]
+    Json,
+    /// Any bytes, as they came: only clients that read bytes may subscribe.
+    Bytes,
+}
+
+/// What is known of a payload when it comes in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Contents {
+    /// JSON, to be delivered as it is.
+    #[default]
+    Line,
+    /// JSON, with line breaks between its tokens.
+    Json,
+    /// Any bytes.
+    Bytes,
+}
+
+impl From<PayloadForm> for Contents {
+    /// Of what has been checked to be of the namespace's form.
+    fn from(form: PayloadForm) -> Contents {
+        match form {
+            PayloadForm::Json => Contents::Line,
+            PayloadForm::Bytes => Contents::Bytes,
+        }
+    }
+}
+
 /// One entry of a log: immutable, shared by every shard that delivers it.
 #[derive(Debug)]
 pub struct Publication {
     pub channel: ChannelName,
     pub position: Position,
-    /// JSON, checked once at the edge and opaque here.
+    /// Opaque here: checked JSON, or any bytes where the namespace has [`PayloadForm::Bytes`].
     pub data: Bytes,
     /// Set when a client published it.
     pub info: Option<ClientInfo>,

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::base::pattern::Pattern;
+use crate::base::publication::PayloadForm;
 use crate::base::rewind::Rewind;
 use crate::config::table::{Key, Section, section};
 use crate::config::value::{Given, Setting};
@@ -30,6 +31,10 @@ section! {
         /// What a client that was away gets: "stream" is all that it missed, or the word that it cannot; "cache" is the newest
         /// publication alone, for channels whose every publication is the whole state.
         recovery_mode: RecoveryMode;
+        /// What publications hold: "json", or any "bytes". Bytes are for clients of the Centrifuge protocol in Protobuf; a client that
+        /// reads JSON and subscribes, or reads the history, is closed (3506). Everywhere else they are base64 (`b64data`).
+        /// Taken by a restart alone.
+        payload: PayloadForm;
         /// What a publication survives: "no" keeps it in memory; "async" writes it to the store soon after it was acknowledged, so that
         /// the end of the process or of the machine loses at most the last 100 ms; "sync" acknowledges what is on disk.
         /// Needs `store.path` and history.

@@ -66,6 +66,10 @@ const LIVE: &[&str] = &[
     "shutdown.",
 ];
 
+/// Of a namespace, what a running node does not take. What was given to clients must not be taken back by what is written from
+/// now on, and whoever reads JSON must not get bytes.
+const FIXED: &[&str] = &["durable", "payload"];
+
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -121,8 +125,7 @@ pub fn place_tunnels(old: &[PlacedTunnel], new: &[Tunnel]) -> Result<Vec<PlacedT
 
 /// Whether a running node takes another value of this key, or other entries of this list.
 fn is_live(path: &str) -> bool {
-    // What was given to clients must not be taken back by what is written from now on.
-    if path.ends_with(".durable") {
+    if FIXED.iter().any(|name| path.strip_suffix(name).is_some_and(|section| section.ends_with('.'))) {
         return false;
     }
     LIVE.iter().any(|live| match live.strip_suffix('.') {
@@ -152,7 +155,8 @@ pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
     for (old, new) in before.lists().iter().zip(after.lists()) {
         let of = entries(old.entries, new.entries).into_iter();
         changes.extend(of.map(|(key, what)| {
-            let live = is_live(new.name) && !key.ends_with(": durable") && !is_durable(&new, &what, &key);
+            let fixed = FIXED.iter().any(|name| key.ends_with(&format!(": {name}")));
+            let live = is_live(new.name) && !fixed && !is_durable(&new, &what, &key);
             Change { key: format!("{} {key}", new.name), what, live }
         }));
     }
@@ -226,6 +230,21 @@ mod tests {
         assert_eq!(found.len(), 1);
         assert!(!found[0].live && found[0].key == "namespace \"other\": durable", "{found:?}");
     }
+
+    #[test]
+    fn what_publications_hold_changes_by_a_restart_alone() {
+        use crate::base::publication::PayloadForm;
+        use crate::config::sections::Namespace;
+        let namespace = vec![Namespace { name: "files".into(), ..Namespace::default() }];
+        let before = Config { namespace, ..Config::default() };
+        let mut after = before.clone();
+        after.channel.channel.payload = PayloadForm::Bytes;
+        after.namespace[0].options.channel.payload = PayloadForm::Bytes;
+        let found = changes(&before, &after);
+        let keys: Vec<(&str, bool)> = found.iter().map(|change| (&*change.key, change.live)).collect();
+        assert_eq!(keys, [("channel.payload", false), ("namespace \"files\": payload", false)]);
+    }
+
     use crate::config::load::{Sources, load};
 
     fn config(text: &str) -> Config {

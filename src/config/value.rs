@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::base::address::Serves;
 use crate::base::address_mask::AddressMask;
 use crate::base::pattern::Pattern;
+use crate::base::publication::PayloadForm;
 use crate::base::rewind::Rewind;
 use crate::base::trusted::AddressField;
 use crate::hub::log_store::Durable;
@@ -454,6 +455,8 @@ word_settings!(LogLevel, "\"error\", \"warn\", \"info\", \"debug\" or \"trace\""
     "debug" => LogLevel::Debug, "trace" => LogLevel::Trace);
 word_settings!(WhenUnavailable, "\"refuse\" or \"let-in\"",
     "refuse" => WhenUnavailable::Refuse, "let-in" => WhenUnavailable::LetIn);
+word_settings!(PayloadForm, "\"json\" or \"bytes\"",
+    "json" => PayloadForm::Json, "bytes" => PayloadForm::Bytes);
 word_settings!(RecoveryMode, "\"stream\" or \"cache\"",
     "stream" => RecoveryMode::Stream, "cache" => RecoveryMode::Cache);
 word_settings!(Durable, "\"no\", \"async\" or \"sync\"",

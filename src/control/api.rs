@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filter;
@@ -22,7 +23,7 @@ use crate::control::rates::Rates;
 use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::wire::{
     Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Info,
-    Node, ProcessBody, PublicationBody, PublishBody, PushBody, Response, RpcBody, UserBody, payload,
+    Node, ProcessBody, PublishBody, PushBody, Response, RpcBody, UserBody, any_payload, payload,
     says_something,
 };
 use crate::engine::push_word;
@@ -517,7 +518,7 @@ impl Api {
     async fn push_now(
         &self,
         names: &[String],
-        data: crate::base::bytes::Bytes,
+        data: Bytes,
         except: Option<Except>,
         newest: bool,
     ) -> Result<PushOutcome, ControlError> {
@@ -587,11 +588,7 @@ impl Api {
         };
         let channel = ask.channel.clone();
         let history = self.shards.ask_owner(&channel, |reply| ControlRequest::History(ask, reply)).await?;
-        Ok(Answer::History {
-            publications: history.publications.iter().map(|entry| PublicationBody::from(&**entry)).collect(),
-            offset: history.position.offset.0,
-            epoch: history.position.epoch.to_string(),
-        })
+        Ok(Answer::from(&history))
     }
 
     async fn history_remove(&self, body: ChannelBody) -> Result<Answer, ControlError> {
@@ -666,9 +663,11 @@ fn excepted(body: Option<&ExceptBody>) -> Result<Option<Except>, ControlError> {
 fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishRequest, ControlError> {
     let pace = body.pace().map_err(ControlError::Invalid)?;
     // `delta` permits patches and does not demand them: every subscriber gets the whole payload.
-    let data = payload(body.data, &body.b64data)?.ok_or(ErrorCode::BadRequest)?;
+    // Whether bytes may be published is known where the channel's namespace is.
+    let (data, contents) = any_payload(body.data, &body.b64data)?.ok_or(ErrorCode::BadRequest)?;
     let filled = |text: String| if text.is_empty() { None } else { Some(text.into_boxed_str()) };
     Ok(PublishRequest {
+        contents,
         tags: body.tags.into_iter().collect(),
         except: excepted(body.except.as_ref())?.map(Arc::new),
         skip_history: body.skip_history,

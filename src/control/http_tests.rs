@@ -24,6 +24,8 @@ use crate::shard::control_request::{ChannelCount, ControlRequest, Pushed, ShardS
 use crate::shard::mailbox::{Inbox, Mail};
 use crate::shard::router::Router as ShardRouter;
 
+#[path = "bytes_tests.rs"]
+mod bytes;
 #[path = "old_ways_tests.rs"]
 mod old_ways;
 #[path = "ports_tests.rs"]
@@ -101,6 +103,7 @@ fn answer(
                 // A shard that never answers: its reply is kept from being dropped as well.
                 return std::mem::forget(reply);
             }
+            let Ok(data) = bytes::admitted(&ask) else { return reply.send(Err(ErrorCode::BadRequest)) };
             let log = logs.entry(ask.channel.to_string()).or_default();
             let info = (&*ask.channel == "chat:client").then(|| ClientInfo {
                 user: "ann".into(),
@@ -111,7 +114,7 @@ fn answer(
             log.push(Arc::new(Publication {
                 channel: ask.channel,
                 position: position(log.len() + 1),
-                data: ask.data,
+                data,
                 info,
                 tags: ask.tags,
                 except: ask.except,
@@ -123,8 +126,7 @@ fn answer(
         ControlRequest::History(ask, reply) => {
             let log = logs.get(&*ask.channel).cloned().unwrap_or_default();
             let top = position(log.len());
-            let foreign = ask.since.is_some_and(|since| !since.epoch.matches(EPOCH));
-            if foreign {
+            if ask.since.is_some_and(|since| !since.epoch.matches(EPOCH)) {
                 return reply.send(Err(ErrorCode::UnrecoverablePosition));
             }
             let after = ask.since.map_or(0, |since| since.offset.0);
@@ -133,7 +135,7 @@ fn answer(
                 publications.reverse();
             }
             publications.truncate(ask.limit.unwrap_or(300));
-            reply.send(Ok(History { publications, position: top }));
+            reply.send(Ok(History { publications, position: top, payload: bytes::form(&ask.channel) }));
         }
         ControlRequest::HistoryRemove(channel, reply) => {
             logs.remove(&*channel);

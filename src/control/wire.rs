@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,11 +18,12 @@ use crate::base::except::{Except, ORIGIN_BYTES_MAX};
 use crate::base::fault::ErrorCode;
 use crate::base::ids::Position;
 use crate::base::json::Object;
-use crate::base::publication::ClientInfo;
+use crate::base::publication::{ClientInfo, Contents, PayloadForm};
 use crate::control::pushes::PushOutcome;
 use crate::hub::Publication;
 use crate::hub::limits::SPREAD_MS_MAX;
-use crate::hub::requests::{Pace, Since, SinceEpoch};
+use crate::hub::options::{is_break, one_line};
+use crate::hub::requests::{History, Pace, Since, SinceEpoch};
 use crate::session::token::Overrides;
 
 /// `publish` with its `channel`, `broadcast` with its `channels`.
@@ -346,6 +348,17 @@ impl From<PushOutcome> for Answer {
     }
 }
 
+impl From<&History> for Answer {
+    fn from(history: &History) -> Answer {
+        let body = |publication: &Arc<Publication>| PublicationBody::of(publication, history.payload);
+        Answer::History {
+            publications: history.publications.iter().map(body).collect(),
+            offset: history.position.offset.0,
+            epoch: history.position.epoch.to_string(),
+        }
+    }
+}
+
 impl From<Position> for Answer {
     fn from(position: Position) -> Answer {
         Answer::Position { offset: position.offset.0, epoch: position.epoch.to_string() }
@@ -407,7 +420,11 @@ impl From<&ClientInfo> for Info {
 
 #[derive(Debug, Serialize)]
 pub struct PublicationBody {
-    data: JsonText,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<JsonText>,
+    /// In the place of `data`, where publications are bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    b64data: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     info: Option<Info>,
     offset: u64,
@@ -415,10 +432,16 @@ pub struct PublicationBody {
     tags: BTreeMap<String, String>,
 }
 
-impl From<&Publication> for PublicationBody {
-    fn from(publication: &Publication) -> PublicationBody {
+impl PublicationBody {
+    pub fn of(publication: &Publication, form: PayloadForm) -> PublicationBody {
+        let data = &publication.data;
+        let (data, b64data) = match form {
+            PayloadForm::Json => (Some(JsonText(data.clone())), None),
+            PayloadForm::Bytes => (None, Some(STANDARD.encode(data))),
+        };
         PublicationBody {
-            data: JsonText(publication.data.clone()),
+            data,
+            b64data,
             info: publication.info.as_ref().map(Info::from),
             offset: publication.offset().0,
             tags: publication.tags.iter().cloned().collect(),
@@ -487,25 +510,36 @@ impl Serialize for JsonText {
     }
 }
 
-/// A payload given as JSON or as Base64 of JSON (RFC 4648 section 4); the latter wins, as in the field.
+/// A payload given as JSON or as Base64 (RFC 4648 section 4); the latter wins, as in the field.
 ///
 /// # Errors
-/// [`ErrorCode::BadRequest`] when the Base64 or the JSON in it cannot be read: every client speaks JSON, so that bytes
-/// of another kind could reach nobody.
-pub fn payload(raw: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, ErrorCode> {
+/// [`ErrorCode::BadRequest`] when the Base64 cannot be read.
+pub fn any_payload(raw: Option<Box<RawValue>>, base64: &str) -> Result<Option<(Bytes, Contents)>, ErrorCode> {
+    let json = |json: Vec<u8>| {
+        let contents = if json.iter().any(is_break) { Contents::Json } else { Contents::Line };
+        (Bytes::from(json), contents)
+    };
     if base64.is_empty() {
-        return Ok(raw.map(|raw| one_line(String::from(Box::<str>::from(raw)).into_bytes())));
+        return Ok(raw.map(|raw| json(String::from(Box::<str>::from(raw)).into_bytes())));
     }
     let bytes = STANDARD.decode(base64).map_err(|_| ErrorCode::BadRequest)?;
-    serde_json::from_slice::<&RawValue>(&bytes).map_err(|_| ErrorCode::BadRequest)?;
-    Ok(Some(one_line(bytes)))
+    Ok(Some(match serde_json::from_slice::<&RawValue>(&bytes) {
+        Ok(_) => json(bytes),
+        Err(_) => (Bytes::from(bytes), Contents::Bytes),
+    }))
 }
 
-/// Line feeds separate messages on the wire, so a payload may hold none. In checked JSON they stand between tokens
-/// only, where a blank means the same.
-fn one_line(mut json: Vec<u8>) -> Bytes {
-    json.iter_mut().filter(|byte| matches!(byte, b'\n' | b'\r')).for_each(|byte| *byte = b' ');
-    Bytes::from(json)
+/// The same where clients of every kind must be able to read it.
+///
+/// # Errors
+/// [`ErrorCode::BadRequest`] when the Base64 or the JSON in it cannot be read.
+pub fn payload(raw: Option<Box<RawValue>>, base64: &str) -> Result<Option<Bytes>, ErrorCode> {
+    match any_payload(raw, base64)? {
+        Some((_, Contents::Bytes)) => Err(ErrorCode::BadRequest),
+        Some((json, Contents::Json)) => Ok(Some(one_line(&json))),
+        Some((line, Contents::Line)) => Ok(Some(line)),
+        None => Ok(None),
+    }
 }
 
 pub fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(from: D) -> Result<T, D::Error> {
@@ -563,11 +597,16 @@ mod tests {
     }
 
     #[test]
-    fn base64_must_hold_json() {
+    fn base64_is_of_json_where_everybody_must_read_it() {
         assert_eq!(text(payload(None, "eyJhIjoKMX0=").unwrap()).unwrap(), "{\"a\": 1}");
         for wrong in ["e", "AAAA", "/w==", "eyJhIjox"] {
             assert_eq!(payload(None, wrong), Err(ErrorCode::BadRequest), "{wrong}");
         }
+        assert_eq!(any_payload(None, "e"), Err(ErrorCode::BadRequest));
+        let found = |base64| any_payload(None, base64).unwrap().unwrap();
+        assert_eq!(found("/woK"), (Bytes::from_static(b"\xff\n\n"), Contents::Bytes));
+        assert_eq!(found("ewp9"), (Bytes::from_static(b"{\n}"), Contents::Json), "not changed yet");
+        assert_eq!(found("e30="), (Bytes::from_static(b"{}"), Contents::Line));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
-use crate::base::publication::{ClientInfo, Encoded, Publications};
+use crate::base::publication::{ClientInfo, Encoded, PayloadForm, Publications};
 use crate::engine::followed::{Busy, goes_on};
 use crate::engine::inlet::Incoming;
 use crate::engine::job::{Done, Entries, Fault, LogRead, Task, Then};
@@ -47,7 +47,8 @@ impl Keeper {
             (Then::History(ask, to), Ok(Done::Log(publications, position))) => {
                 let publications = from_time(publications, &ask);
                 let same = ask.since.is_none_or(|since| since.epoch.matches(position.epoch));
-                let history = History { publications, position };
+                let payload = self.options(&ask.channel).map_or(PayloadForm::Json, |options| options.payload);
+                let history = History { publications, position, payload };
                 self.answer_history(
                     to,
                     if same { Ok(history) } else { Err(ErrorCode::UnrecoverablePosition) },
@@ -266,9 +267,8 @@ impl Keeper {
             followed.checking = true;
             followed.heard = Instant::now();
             let entries = Entries { from: stood.offset.0 + 1, limit: READ_ITEMS_MAX, backwards: false };
-            let meta_ttl_s = terms(&followed.options).meta_ttl_s;
-            let task =
-                Task::History(LogRead { channel: channel.clone(), entries: Some(entries), meta_ttl_s });
+            let terms = terms(&followed.options);
+            let task = Task::History(LogRead { channel: channel.clone(), entries: Some(entries), terms });
             self.checking += 1;
             self.do_at(&channel.clone(), task, Then::Check(channel, stood));
         }
@@ -329,7 +329,8 @@ impl Keeper {
             Message::Publication(position, shared) => {
                 let epoch = followed.log.as_ref().map_or(Epoch::NONE, |tail| tail.top.epoch);
                 let position = position.unwrap_or(Position { offset: Offset(0), epoch });
-                let publication = crate::engine::redis::publication(&name, position, shared);
+                let publication =
+                    crate::engine::redis::publication(&name, followed.options.payload, position, shared);
                 self.deliver(publication);
             }
             Message::Join(info) => self.announce(&name, true, info),

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Position};
-use crate::base::publication::{ClientInfo, Publications};
+use crate::base::publication::{ClientInfo, PayloadForm, Publications};
 use crate::hub::requests::{HistoryRequest, JoinRequest, Read};
 use crate::proto::centrifuge::shared::SharedPublication;
 use crate::shard::control_request::Reply;
@@ -58,6 +58,7 @@ pub struct LogTerms {
     pub size: usize,
     pub ttl_s: u64,
     pub meta_ttl_s: u64,
+    pub payload: PayloadForm,
 }
 
 #[derive(Clone, Debug)]
@@ -65,7 +66,7 @@ pub struct LogRead {
     pub channel: ChannelName,
     /// `None`: where the log stands, and no entry.
     pub entries: Option<Entries>,
-    pub meta_ttl_s: u64,
+    pub terms: LogTerms,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -273,6 +273,10 @@ impl Keeper {
             Ok(options) => options,
             Err(error_code) => return self.answer_publish(to, Err(error_code)),
         };
+        let data = match options.admit(ask.data, ask.contents) {
+            Ok(data) => data,
+            Err(error_code) => return self.answer_publish(to, Err(error_code)),
+        };
         // The messages of nodes have no place for it, and nodes of other kinds would deliver it to those.
         if ask.except.is_some() {
             return self.answer_publish(to, Err(ErrorCode::NotAvailable));
@@ -283,7 +287,7 @@ impl Keeper {
         }
         let log = (options.keeps_history() && !ask.skip_history).then(|| terms(&options));
         let publication = SharedPublication {
-            data: ask.data,
+            data,
             info: ask.info,
             offset: 0,
             tags: ask.tags,
@@ -325,7 +329,7 @@ impl Keeper {
         let limit = ask.limit.unwrap_or(usize::MAX).min(self.limits.history_read_max);
         if ask.since_ms.is_some() && limit > 0 {
             let entries = Some(Entries { from: 0, limit: self.limits.history_read_max, backwards: true });
-            let read = LogRead { channel: ask.channel.clone(), entries, meta_ttl_s: terms.meta_ttl_s };
+            let read = LogRead { channel: ask.channel.clone(), entries, terms };
             return self.do_at(&ask.channel.clone(), Task::History(read), Then::History(ask, to));
         }
         let from = match (ask.since, ask.reverse) {
@@ -336,7 +340,7 @@ impl Keeper {
         // Nothing is before the first.
         let none = limit == 0 || (ask.reverse && ask.since.is_some() && from == 0);
         let entries = (!none).then_some(Entries { from, limit, backwards: ask.reverse });
-        let read = LogRead { channel: ask.channel.clone(), entries, meta_ttl_s: terms.meta_ttl_s };
+        let read = LogRead { channel: ask.channel.clone(), entries, terms };
         self.do_at(&ask.channel.clone(), Task::History(read), Then::History(ask, to));
     }
 
@@ -374,11 +378,7 @@ impl Keeper {
             limit: crate::engine::limits::READ_ITEMS_MAX,
             backwards: false,
         };
-        let task = Task::History(LogRead {
-            channel: read.channel.clone(),
-            entries: Some(entries),
-            meta_ttl_s: terms.meta_ttl_s,
-        });
+        let task = Task::History(LogRead { channel: read.channel.clone(), entries: Some(entries), terms });
         self.do_at(&read.channel.clone(), task, Then::Read(by, read));
     }
 
@@ -441,8 +441,8 @@ impl Keeper {
                 backwards: false,
             }),
         };
-        let meta_ttl_s = terms(&followed.options).meta_ttl_s;
-        let task = Task::History(LogRead { channel: channel.clone(), entries, meta_ttl_s });
+        let terms = terms(&followed.options);
+        let task = Task::History(LogRead { channel: channel.clone(), entries, terms });
         self.do_at(&channel, task, Then::Join(Box::new((ask, tag))));
     }
 
@@ -608,6 +608,7 @@ pub(super) fn terms(options: &ChannelOptions) -> LogTerms {
         size: options.history_size,
         ttl_s: options.history_ttl.as_secs().max(1),
         meta_ttl_s: options.history_meta_ttl.as_secs(),
+        payload: options.payload,
     }
 }
 

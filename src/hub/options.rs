@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
+use crate::base::publication::{Contents, PayloadForm};
 use crate::hub::log_store::Durable;
 
 /// What happens to a subscriber whose cursor has fallen off the log's tail.
@@ -42,6 +44,7 @@ pub struct ChannelOptions {
     pub join_leave: bool,
     pub gap: GapPolicy,
     pub recovery_mode: RecoveryMode,
+    pub payload: PayloadForm,
     pub durable: Durable,
     /// How long after the start of a batch the next one begins at the earliest; zero does not wait.
     pub batch_max_delay: Duration,
@@ -57,6 +60,7 @@ impl Default for ChannelOptions {
             join_leave: false,
             gap: GapPolicy::Tell,
             recovery_mode: RecoveryMode::Stream,
+            payload: PayloadForm::Json,
             durable: Durable::No,
             batch_max_delay: Duration::ZERO,
         }
@@ -64,9 +68,32 @@ impl Default for ChannelOptions {
 }
 
 impl ChannelOptions {
+    /// The payload as it is kept and delivered, if it is one of the namespace's form.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`]: bytes, where subscribers read JSON.
+    pub fn admit(&self, payload: Bytes, contents: Contents) -> Result<Bytes, ErrorCode> {
+        match (self.payload, contents) {
+            (PayloadForm::Bytes, _) | (PayloadForm::Json, Contents::Line) => Ok(payload),
+            (PayloadForm::Json, Contents::Json) => Ok(one_line(&payload)),
+            (PayloadForm::Json, Contents::Bytes) => Err(ErrorCode::BadRequest),
+        }
+    }
+
     pub fn keeps_history(&self) -> bool {
         self.history_size > 0 && !self.history_ttl.is_zero()
     }
+}
+
+/// Line feeds separate messages on the wire of those who read JSON, so a payload may hold none. In checked JSON they stand
+/// between tokens only, where a blank means the same.
+pub fn one_line(json: &[u8]) -> Bytes {
+    let blank = |byte: &u8| if is_break(byte) { b' ' } else { *byte };
+    json.iter().map(blank).collect::<Vec<u8>>().into()
+}
+
+pub fn is_break(byte: &u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
 }
 
 /// All namespaces of a node. A channel's namespace is what stands before the first `:` of its name, the private prefix
@@ -152,5 +179,26 @@ impl<O> Namespaces<O> {
             None => Ok(&self.default),
             Some((namespace, _)) => self.named.get(namespace).ok_or(ErrorCode::UnknownChannel),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_is_of_its_namespaces_form() {
+        let of = |payload| ChannelOptions { payload, ..ChannelOptions::default() };
+        let (json, bytes) = (of(PayloadForm::Json), of(PayloadForm::Bytes));
+        let lines = Bytes::from_static(b"{\r\n\"a\":\n\"\\n\"}");
+        assert_eq!(json.admit(lines.clone(), Contents::Json), Ok(Bytes::from_static(b"{  \"a\": \"\\n\"}")));
+        assert_eq!(bytes.admit(lines.clone(), Contents::Json), Ok(lines.clone()), "bytes stay what they are");
+        for options in [&json, &bytes] {
+            let line = options.admit(Bytes::from_static(b"[1]"), Contents::Line);
+            assert_eq!(line, Ok(Bytes::from_static(b"[1]")));
+        }
+        let other = Bytes::from_static(b"\xff\n");
+        assert_eq!(json.admit(other.clone(), Contents::Bytes), Err(ErrorCode::BadRequest));
+        assert_eq!(bytes.admit(other.clone(), Contents::Bytes), Ok(other));
     }
 }

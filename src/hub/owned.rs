@@ -293,7 +293,7 @@ impl OwnedChannels {
             (Some(log), None) if ask.reverse => log.reverse(since, now, limit),
             (Some(log), None) => log.forward(since, now, limit),
         };
-        Ok(History { publications, position: channel.position() })
+        Ok(History { publications, position: channel.position(), payload: channel.options.payload })
     }
 
     /// Drops what is kept of a channel's log. Offset and epoch go on: who is at the top has missed nothing.

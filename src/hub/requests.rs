@@ -6,7 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Position};
-use crate::base::publication::{ClientInfo, Publication, Publications, Visibility};
+use crate::base::publication::{ClientInfo, Contents, PayloadForm, Publication, Publications, Visibility};
 pub use crate::base::publication::{Since, SinceEpoch};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
@@ -31,8 +31,9 @@ impl Pace {
 #[derive(Clone, Debug)]
 pub struct PublishRequest {
     pub channel: ChannelName,
-    /// JSON, checked already.
     pub data: Bytes,
+    /// What `data` was found to be.
+    pub contents: Contents,
     pub info: Option<ClientInfo>,
     pub tags: Vec<(String, String)>,
     pub except: Option<Arc<Except>>,
@@ -49,11 +50,12 @@ pub struct PublishRequest {
 }
 
 impl PublishRequest {
-    /// A plain publication of the backend: no tags, no key, kept in history.
+    /// A plain publication of the backend, of JSON: no tags, no key, kept in history.
     pub fn new(channel: ChannelName, data: Bytes) -> PublishRequest {
         PublishRequest {
             channel,
             data,
+            contents: Contents::Line,
             info: None,
             tags: Vec::new(),
             except: None,
@@ -135,6 +137,7 @@ pub struct HistoryRequest {
 pub struct History {
     pub publications: Publications,
     pub position: Position,
+    pub payload: PayloadForm,
 }
 
 /// A follower asks a channel's owner for what comes after a position of its log.

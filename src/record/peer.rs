@@ -211,6 +211,9 @@ record! {
     pub struct PublishCall {
         channel: ChannelName,
         data: Bytes,
+        ;
+        /// Its namespace has any bytes, and not JSON alone.
+        is_bytes: bool = false,
     }
 
     pub struct RpcCall {

@@ -182,8 +182,9 @@ impl Session {
                     }
                     _ => return Err(ErrorCode::Internal.into()),
                 };
-                let echoes = cx.world.rights(&channel).is_ok_and(|rights| rights.publisher_gets_own);
-                cx.effects.push(Effect::Publish { id, channel, data, changes, echoes });
+                let rights = cx.world.rights(&channel)?;
+                let (form, echoes) = (rights.payload, rights.publisher_gets_own);
+                cx.effects.push(Effect::Publish { id, channel, data, form, changes, echoes });
                 Ok(())
             }
             (About::Rpc { id }, answer) => match answer {

@@ -3,9 +3,9 @@
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, Offset};
-use crate::base::publication::{Since, SinceEpoch};
+use crate::base::publication::{PayloadForm, Since, SinceEpoch};
 use crate::proto::centrifuge::Commands;
-use crate::proto::centrifuge::command::{self, Command, Json, Method};
+use crate::proto::centrifuge::command::{self, Command, Data, Method};
 use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect};
 use crate::session::delta::FOSSIL;
@@ -127,10 +127,14 @@ impl Session {
                     return Err(ErrorCode::BadRequest.into());
                 }
                 let Some(data) = publish.data else { return Err(Disconnect::BAD_REQUEST.into()) };
-                let (channel, data) =
-                    (ChannelName::from(publish.channel), Bytes::copy_from_slice(data.as_bytes()));
+                let form = rights.payload;
+                let data = match form {
+                    PayloadForm::Json => data.as_json().ok_or(ErrorCode::BadRequest)?.as_bytes(),
+                    PayloadForm::Bytes => data.as_bytes(),
+                };
+                let (channel, data) = (ChannelName::from(publish.channel), Bytes::copy_from_slice(data));
                 if rights.asks_about_publishing(subscribed) {
-                    let matter = Matter::Publish { channel: channel.clone(), data: data.clone() };
+                    let matter = Matter::Publish { channel: channel.clone(), data: data.clone(), form };
                     self.ask(About::Publish { id, channel, data }, matter, cx);
                     return Ok(());
                 }
@@ -138,7 +142,7 @@ impl Session {
                     return Err(ErrorCode::PermissionDenied.into());
                 }
                 let echoes = rights.publisher_gets_own;
-                cx.effects.push(Effect::Publish { id, channel, data, changes: None, echoes });
+                cx.effects.push(Effect::Publish { id, channel, data, form, changes: None, echoes });
                 Ok(())
             }
             Method::History(history) => {
@@ -153,6 +157,7 @@ impl Session {
                 if !rights.may(Deed::ReadHistory, subscribed) {
                     return Err(ErrorCode::PermissionDenied.into());
                 }
+                rights::reads(cx.out.format(), rights.payload)?;
                 cx.effects.push(Effect::History {
                     id,
                     channel: history.channel.into(),
@@ -305,6 +310,7 @@ impl Session {
             filter: filter.map(|filter| *filter),
         };
         let rights = self.may_begin(&wish.channel, cx)?;
+        rights::reads(cx.out.format(), rights.payload)?;
         if wish.filter.is_some() && !rights.tags_filter {
             return Err(ErrorCode::BadRequest.into());
         }
@@ -555,6 +561,7 @@ fn server_side(
     let mut subscribes = Vec::new();
     for (channel, Granted { grant, expire_at_s }) in rights::with_personal(granted, user, cx.world) {
         let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
+        rights::reads(cx.out.format(), rights.payload)?;
         if subscribes.len() == cx.world.channels_max() {
             return Err(Disconnect::CHANNEL_LIMIT.into());
         }
@@ -584,9 +591,9 @@ fn is_limited(method: &Method<'_>) -> bool {
     !matches!(method, Method::Connect(_) | Method::Ping | Method::Pong | Method::Unsubscribe { .. })
 }
 
-/// A payload of the peer's for as long as the backend takes.
-fn copy(data: Option<Json<'_>>) -> Option<Bytes> {
-    data.map(|data| Bytes::copy_from_slice(data.as_bytes()))
+/// A payload of the peer's, JSON by now, for as long as the backend takes.
+fn copy(data: Option<Data<'_>>) -> Option<Bytes> {
+    data.and_then(Data::as_json).map(|json| Bytes::copy_from_slice(json.as_bytes()))
 }
 
 fn position(offset: u64, epoch: &str) -> Since {

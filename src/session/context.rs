@@ -6,7 +6,7 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ClientId, UserName};
-use crate::base::publication::{Since, Visibility};
+use crate::base::publication::{PayloadForm, Since, Visibility};
 use crate::base::rewind::Rewind;
 use crate::proto::centrifuge::{Batch, Push, Reply};
 use crate::proto::wire::Carrier;
@@ -29,6 +29,8 @@ pub struct Rights {
     pub permissions: Permissions,
     /// A subscription needs a token, whatever else is allowed.
     pub private: bool,
+    /// What its publications hold.
+    pub payload: PayloadForm,
     pub keeps_history: bool,
     pub keeps_presence: bool,
     pub join_leave: bool,
@@ -166,7 +168,9 @@ pub enum Effect {
     Publish {
         id: u32,
         channel: ChannelName,
+        /// Of the channel's form.
         data: Bytes,
+        form: PayloadForm,
         /// What the backend wants done differently.
         changes: Option<Box<PublishAnswer>>,
         /// The client gets it as well, where it is subscribed.

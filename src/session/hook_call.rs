@@ -11,6 +11,7 @@ use crate::base::certificate::ClientCertificate;
 use crate::base::except::Except;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ChannelName, ClientId, UserName};
+use crate::base::publication::PayloadForm;
 use crate::proto::centrifuge::Format;
 use crate::session::token::SubscribeGrant;
 
@@ -68,6 +69,8 @@ pub enum Matter {
     Publish {
         channel: ChannelName,
         data: Bytes,
+        /// Of `data`, and of what the backend may have published instead.
+        form: PayloadForm,
     },
     Rpc {
         method: Box<str>,

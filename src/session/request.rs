@@ -7,7 +7,7 @@
 use crate::base::fault::ErrorCode;
 use crate::base::filter::Filter;
 use crate::base::ids::ChannelName;
-use crate::base::publication::Visibility;
+use crate::base::publication::{PayloadForm, Visibility};
 use crate::base::rewind::Rewind;
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{RequestHead, Version};
@@ -556,6 +556,9 @@ fn check_rights(
 ) -> Result<(bool, Visibility), Stop> {
     let mut rights = rights::of_user(world, channel, user_of(admission.identity.as_deref()))?;
     let grant = admission.grant(channel);
+    if rights.payload == PayloadForm::Bytes && endpoint != Endpoint::Publish {
+        return Err(Problem::new(ErrorCode::NotAvailable, "the channel's payloads are bytes").into());
+    }
     // What does not depend on being a subscriber needs no check of that.
     let matters = match endpoint {
         Endpoint::History => rights.keeps_history && rights.is_for_subscribers(Deed::ReadHistory),
@@ -602,6 +605,9 @@ fn check_rights(
 /// As the channel's own problem.
 pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<Visibility, ErrorCode> {
     let rights = rights::of_user(world, channel, user)?;
+    if rights.payload == PayloadForm::Bytes {
+        return Err(ErrorCode::NotAvailable);
+    }
     // A stream that flows has nobody who would hold it while the backend is asked.
     match rights.may(Deed::Subscribe, false) && !rights.subscribe_hook {
         true => Ok(rights.visibility()),

@@ -14,8 +14,9 @@ use std::sync::Arc;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::{Filter, Filters};
 use crate::base::ids::{ChannelName, Offset};
-use crate::base::publication::{Since, SinceEpoch, Visibility};
+use crate::base::publication::{PayloadForm, Since, SinceEpoch, Visibility};
 use crate::base::rewind::Rewind;
+use crate::proto::centrifuge::Format;
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect, World};
 use crate::session::hook_call::Granted;
 use crate::session::identity::Renewal;
@@ -66,6 +67,17 @@ fn of(mut rights: Rights, channel: &str, user: &str) -> Rights {
         rights.permissions.set(Deed::Subscribe, Who::Client, true);
     }
     rights
+}
+
+/// Whether publications of the form can be written for clients of the format. JSON has no place for other bytes.
+///
+/// # Errors
+/// 3506, at once and not at the first publication that cannot be written: by then others would be missed.
+pub fn reads(format: Format, form: PayloadForm) -> Result<(), Disconnect> {
+    match (form, format) {
+        (PayloadForm::Bytes, Format::Json) => Err(Disconnect::INAPPROPRIATE_PROTOCOL),
+        (PayloadForm::Json, _) | (PayloadForm::Bytes, Format::Protobuf) => Ok(()),
+    }
 }
 
 /// Server-side subscriptions of a client that connects: the given ones and the user's personal channel.

@@ -149,6 +149,10 @@ impl Core {
         if known.is_some_and(|index| session.sub(index).is_some()) {
             return;
         }
+        let payload = self.env.options.namespaces.resolve(&subscribe.channel).map(|options| options.payload);
+        if let Err(disconnect) = payload.map_or(Ok(()), |form| rights::reads(session.wire().format, form)) {
+            return self.close(slot, disconnect);
+        }
         if session.subs().len() >= self.env.options.channels_max {
             return done.refuse(ErrorCode::LimitExceeded);
         }

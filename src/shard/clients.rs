@@ -208,7 +208,7 @@ impl Core {
             }
             Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
             Effect::Unsubscribe { channel, why } => self.unsubscribe(slot, channel, why),
-            Effect::Publish { id, channel, data, changes, echoes } => {
+            Effect::Publish { id, channel, data, form, changes, echoes } => {
                 let index = self.delivery.local.find(&channel);
                 let client = self.client_id(slot);
                 let Some(session) = self.links.connections.session(slot) else {
@@ -217,8 +217,13 @@ impl Core {
                 let info = session.info(client.to_string(), index);
                 let by = Creator::client(session.user(), conn);
                 let accepted = self.env.now;
-                let mut ask =
-                    PublishRequest { info: Some(info), by, accepted, ..PublishRequest::new(channel, data) };
+                let mut ask = PublishRequest {
+                    contents: form.into(),
+                    info: Some(info),
+                    by,
+                    accepted,
+                    ..PublishRequest::new(channel, data)
+                };
                 if let Some(changes) = changes {
                     changed(&mut ask, *changes);
                 }
@@ -287,6 +292,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishRequest, changes: PublishAnswer
     *ask = PublishRequest {
         channel: ask.channel.clone(),
         data: std::mem::take(&mut ask.data),
+        contents: ask.contents,
         info: ask.info.take(),
         tags,
         except: except.map(Arc::new),

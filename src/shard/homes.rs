@@ -213,7 +213,7 @@ impl Core {
 }
 
 fn reply_history(id: u32, history: History, cx: &mut Context<'_>) {
-    let History { publications, position } = history;
+    let History { publications, position, .. } = history;
     let views: Vec<_> = publications.iter().map(|publication| view(publication)).collect();
     let result = HistoryResult { publications: &views, epoch: Some(position.epoch), offset: position.offset };
     cx.reply(id, &Reply::History(result));

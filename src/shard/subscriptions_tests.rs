@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ConnId, Epoch, Offset, Position};
-use crate::base::publication::{Encoded, Publications};
+use crate::base::publication::{Encoded, PayloadForm, Publications};
 use crate::base::time::Time;
 use crate::driver::End;
 use crate::hub::requests::{History, PresenceStats, Read, ReadAnswer};
@@ -139,7 +139,8 @@ fn nothing_that_is_for_an_answered_request_reaches_the_client_after_it() {
     type Named = (&'static str, fn(ConnId, Position) -> Mail);
     let answers: [Named; 11] = [
         ("history", |conn, position| {
-            let history = History { publications: Publications::default(), position };
+            let history =
+                History { publications: Publications::default(), position, payload: PayloadForm::Json };
             from_owner(OwnerAnswer::History { conn, id: 0, outcome: Ok(history) })
         }),
         ("publish", |conn, position| {

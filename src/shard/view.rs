@@ -28,6 +28,7 @@ impl World for View<'_> {
                 .is_some_and(|pattern| !pattern.is_in(self.options.rules.behind_namespace(channel))),
             // A node that lets in clients without a token counts them as clients, unless the namespace differs.
             permissions: rules.permissions.settled(self.options.allow_anonymous),
+            payload: options.payload,
             keeps_history: options.keeps_history(),
             keeps_presence: options.presence,
             join_leave: options.join_leave,

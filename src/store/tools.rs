@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::path::Path;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -115,7 +117,11 @@ struct Line<'r> {
     epoch: String,
     offset: u64,
     time_ms: u64,
-    data: &'r RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'r RawValue>,
+    /// In its place, of a payload that is no JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    b64data: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     user: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -159,13 +165,16 @@ pub fn export(path: &Path, out: &mut impl Write) -> Result<(u64, Vec<String>), S
 }
 
 fn write_line(channel: &str, entry: &PublicationRecord, out: &mut impl Write) -> io::Result<()> {
-    let data = serde_json::from_slice::<&RawValue>(&entry.data)?;
+    // What form its namespace has is not known here.
+    let data = serde_json::from_slice::<&RawValue>(&entry.data).ok();
+    let b64data = data.is_none().then(|| STANDARD.encode(&entry.data));
     let line = Line {
         channel,
         epoch: String::from_utf8_lossy(&entry.epoch.text()).into_owned(),
         offset: entry.offset.0,
         time_ms: entry.time_ms,
         data,
+        b64data,
         user: entry.info.as_ref().map(|info| &*info.user),
         client: entry.info.as_ref().map(|info| &*info.client),
         tags: entry.tags.iter().map(|(name, value)| (&**name, &**value)).collect(),

@@ -3,10 +3,13 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
+import { Centrifuge } from 'centrifuge/build/protobuf';
+import WebSocket from 'ws';
+
 import { Daemon, configuration, drivers, open } from './support/daemon.mjs';
 import { Redis, freePort } from './support/redis.mjs';
 import { received, sdk, subscribed } from './support/sdk.mjs';
-import { sleep, until } from './support/wait.mjs';
+import { next, sleep, until } from './support/wait.mjs';
 
 const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
 const recoverable = { recoverable: true, positioned: true };
@@ -17,6 +20,7 @@ const config = (address, more = {}, channel = {}) => configuration({
   channel: { ...open, ...channel },
   namespace: [
     { name: 'live', allow_subscribe_for_client: true, allow_publish_for_client: true },
+    { name: 'files', ...open, payload: 'bytes' },
     { name: 'short', ...open, history_size: 3, allow_subscribe_for_client: true },
   ],
 });
@@ -122,6 +126,34 @@ describe('nodes on one Redis', () => {
     await redis.cli('PUBLISH', 'centrifugo.client.theirs', 'hello');
     await nodes[2].publish('theirs', 5);
     await received(room, [{ b: 2 }, 3, 4, 5]);
+  });
+
+  test('bytes are in Redis as they are, from here and from a Centrifugo node', async () => {
+    const made = new Centrifuge(nodes[1].ws, { websocket: WebSocket });
+    clients.push(made);
+    const sub = made.newSubscription('files:a', recoverable);
+    const got = [];
+    sub.on('publication', ({ data }) => got.push(Buffer.from(data).toString('base64')));
+    const done = next(sub, 'subscribed');
+    sub.subscribe();
+    made.connect();
+    await done;
+    await nodes[0].api('publish', { channel: 'files:a', b64data: '/woA' });
+    await made.publish('files:a', Uint8Array.of(0xc3, 0x28, 10));
+    await until(() => got.length === 2, () => `${got}`);
+    // A text that is no JSON, which a shell can say.
+    const { epoch } = await nodes[2].api('history', { channel: 'files:a', limit: 0 });
+    await redis.cli('HINCRBY', 'centrifugo.stream.meta.files:a', 's', 1);
+    await redis.cli('XADD', 'centrifugo.stream.files:a', 'MAXLEN', 10, 3, 'd', '"\u0002hi');
+    await redis.cli('PUBLISH', 'centrifugo.client.files:a', `__p1:3:${epoch}__"\u0002hi`);
+    const wanted = ['/woA', 'wygK', 'aGk='];
+    await until(() => got.length === 3, () => `${got}`);
+    assert.deepEqual(got, wanted);
+    for (const node of nodes) {
+      const { publications } = await node.api('history', { channel: 'files:a', limit: 10 });
+      assert.deepEqual(publications.map(({ b64data }) => b64data), wanted);
+    }
+    await assert.rejects(nodes[0].api('publish', { channel: 'plain', b64data: '/woA' }), /107/);
   });
 
   test('a client that hops between nodes recovers what it missed, once and in order', async () => {

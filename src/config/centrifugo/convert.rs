@@ -19,6 +19,12 @@ pub fn convert(to: As, node: &Node) -> Result<Option<String>, String> {
         As::Text => Some(text(node)?).filter(|text| !text.is_empty()).map(|text| quote(&text)),
         As::Texts => Some(list(&texts(node)?)),
         As::Deltas => Some(deltas(&texts(node)?)?.to_string()),
+        As::Payload => match &*text(node)? {
+            "" => None,
+            "json" => Some(quote("json")),
+            "binary" => Some(quote("bytes")),
+            other => return Err(format!("payloads are not checked to be {other:?}")),
+        },
         As::Level => level(&text(node)?)?.map(quote),
         As::Origins => {
             let patterns = texts(node)?;
@@ -214,6 +220,9 @@ mod tests {
         assert_eq!(of(As::Text, Value::Integer(7)), Ok(Some("\"7\"".into())), "YAML takes 7 for a number");
         assert_eq!(loose(As::Level, "none"), Ok(Some("\"error\"".into())));
         assert!(loose(As::Level, "loud").is_err());
+        assert_eq!(loose(As::Payload, "binary"), Ok(Some("\"bytes\"".into())));
+        assert_eq!(loose(As::Payload, ""), Ok(None));
+        assert!(loose(As::Payload, "json_object").is_err());
         let origins = loose(As::Origins, "https://*.a.example *.b.example *").unwrap().unwrap();
         assert_eq!(origins, "[\"https://*.a.example\", \"*://*.b.example\", \"*\"]");
         assert_eq!(of(As::Number, Value::Null), Ok(None));

@@ -29,6 +29,8 @@ pub enum As {
     Origins,
     /// A list of kinds of deltas, of which there is one.
     Deltas,
+    /// `json` or `binary`.
+    Payload,
 }
 
 /// What becomes of a key.
@@ -334,7 +336,7 @@ pub const CHANNEL_KEYS: &[Key] = &[
     // Here every publication is a delta for those who ask for deltas.
     key("delta_publish", &[], Moot),
     key("allow_tags_filter", &[], Ours("allow_tags_filter", As::Flag, None)),
-    key("publication_data_format", &[], Missing(Delivery, &["", "json"], "payloads are JSON")),
+    key("publication_data_format", &[], Ours("payload", As::Payload, None)),
     key("allow_user_limited_channels", &[], Ours("allow_user_limited_channels", As::Flag, None)),
     key("channel_regex", &[], Ours("channel_regex", As::Text, None)),
     key("subscribe_proxy_enabled", &["proxy_subscribe"], Part),

@@ -17,11 +17,12 @@ use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::filter::Filter;
 use crate::base::json::Object;
+use crate::base::publication::PayloadForm;
 use crate::base::rewind::Rewind;
 use crate::config::hooks::{DISCONNECT_CODES, ERROR_CODES, REASON_BYTES_MAX};
 use crate::control::certificate::Certificate;
 use crate::control::hooks::fault::{Fault, quoted};
-use crate::control::wire::{ExceptBody, even_null, map, or_default, payload, says_something};
+use crate::control::wire::{ExceptBody, any_payload, even_null, map, or_default, payload, says_something};
 use crate::session::hook_call::{
     Answer, ConnectAnswer, Denied, Granted, HookCall, Matter, PublishAnswer, RefreshAnswer, SubRefreshAnswer,
 };
@@ -119,9 +120,13 @@ pub fn encode(hook_call: &HookCall, encoding: Encoding) -> Vec<u8> {
             payload(&mut object, data);
         }
         Matter::SubRefresh { channel } => object.text("channel", channel),
-        Matter::Publish { channel, data } => {
+        Matter::Publish { channel, data, form } => {
             object.text("channel", channel);
-            payload(&mut object, &Some(data.clone()));
+            match form {
+                // Whatever it looks like, so that the backend reads one field.
+                PayloadForm::Bytes => object.text("b64data", &STANDARD.encode(data)),
+                PayloadForm::Json => payload(&mut object, &Some(data.clone())),
+            }
         }
         Matter::Rpc { method, data } => {
             object.text_unless_empty("method", method);
@@ -167,11 +172,16 @@ pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fa
                 info: checked(wire.info, &wire.b64info)?,
             })
         }
-        Matter::Publish { .. } => {
+        Matter::Publish { form, .. } => {
             let wire: PublishWire = read(result)?;
             let filled = |text: String| (!text.is_empty()).then(|| text.into_boxed_str());
             Answer::Publish(PublishAnswer {
-                data: checked(wire.data, &wire.b64data)?,
+                data: match form {
+                    PayloadForm::Json => checked(wire.data, &wire.b64data)?,
+                    PayloadForm::Bytes => any_payload(wire.data, &wire.b64data)
+                        .map_err(|_| wrong("what stands in b64data is not base64"))?
+                        .map(|(data, _)| data),
+                },
                 skip_history: wire.skip_history,
                 tags: wire.tags.into_iter().collect(),
                 except: wire.except.map_or(Ok(None), |except| except.except()).map_err(wrong)?,

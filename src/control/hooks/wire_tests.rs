@@ -6,6 +6,7 @@ use super::*;
 use crate::base::certificate::ClientCertificate;
 use crate::base::except::Except;
 use crate::base::ids::ClientId;
+use crate::base::publication::PayloadForm;
 use crate::proto::centrifuge::Format;
 use crate::session::hook_call::Caller;
 
@@ -41,7 +42,7 @@ fn rpc() -> Matter {
 }
 
 fn publish() -> Matter {
-    Matter::Publish { channel: "c".into(), data: Bytes::from_static(b"7") }
+    Matter::Publish { channel: "c".into(), data: Bytes::from_static(b"7"), form: PayloadForm::Json }
 }
 
 fn sub_refresh() -> Matter {
@@ -253,7 +254,10 @@ fn any_cut_of_an_answer_is_a_fault() {
 fn a_question_weighs_what_the_client_made_of_it() {
     let light = weight(&hook_call(Matter::Refresh));
     let data = Bytes::from(vec![b'1'; 50_000]);
-    assert_eq!(weight(&hook_call(Matter::Publish { channel: "c".into(), data })), light + 50_000);
+    assert_eq!(
+        weight(&hook_call(Matter::Publish { channel: "c".into(), data, form: PayloadForm::Json })),
+        light + 50_000
+    );
 }
 
 /// PHP writes an empty array as a list, whatever it stands for.

@@ -7,7 +7,7 @@ use redis::{Cmd, ServerErrorKind, Value, cmd};
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
-use crate::base::publication::{Encoded, Publication};
+use crate::base::publication::{Encoded, PayloadForm, Publication};
 use crate::engine::job::{Done, Entries, Fault, Task};
 use crate::engine::limits::{KEY_TTL_S, PRESENCE_TTL_S};
 use crate::engine::redis::layout::{Names, is_json, offset_of_id, read_epoch, write_event};
@@ -64,7 +64,7 @@ pub fn command(task: &Task, names: &Names, by_hash: bool) -> Cmd {
             let none = Entries { from: 0, limit: 0, backwards: false };
             let Entries { from, limit, backwards } = read.entries.unwrap_or(none);
             command.arg(u8::from(wanted)).arg(from).arg(limit).arg(u8::from(backwards));
-            command.arg(read.meta_ttl_s).arg(new_epoch());
+            command.arg(read.terms.meta_ttl_s).arg(new_epoch());
             command
         }
         Task::HistoryRemove(channel) => cmd("DEL").arg(names.stream(channel)).to_owned(),
@@ -128,7 +128,7 @@ pub fn outcome(task: &Task, answer: Value) -> Result<Result<Done, Fault>, Troubl
     let done = match task {
         Task::Publish { log: Some(_), .. } => published(&answer).map(Done::Published),
         Task::Publish { log: None, .. } => Some(Done::Published(Position::UNKNOWN)),
-        Task::History(read) => return Ok(log(&read.channel, answer)),
+        Task::History(read) => return Ok(log(&read.channel, read.terms.payload, answer)),
         Task::Presence(_) => members(answer).map(Done::Members),
         _ => Some(Done::Nothing),
     };
@@ -190,7 +190,7 @@ fn published(answer: &Value) -> Option<Position> {
     position(parts.first()?, parts.get(1)?)
 }
 
-fn log(channel: &ChannelName, answer: Value) -> Result<Done, Fault> {
+fn log(channel: &ChannelName, form: PayloadForm, answer: Value) -> Result<Done, Fault> {
     let Value::Array(mut parts) = answer else { return Err(Fault::Refused) };
     let entries = if parts.len() > 2 { parts.pop() } else { None };
     let [offset, epoch] = parts.as_slice() else { return Err(Fault::Refused) };
@@ -211,7 +211,7 @@ fn log(channel: &ChannelName, answer: Value) -> Result<Done, Fault> {
             Fault::Refused
         })?;
         let at = Position { offset, epoch: position.epoch };
-        publications.push(Arc::new(publication(channel, at, shared)));
+        publications.push(Arc::new(publication(channel, form, at, shared)));
     }
     Ok(Done::Log(publications, position))
 }
@@ -226,9 +226,14 @@ fn entry_of(entry: &Value) -> Option<(Offset, &[u8])> {
 }
 
 /// What others have published, as subscribers get it.
-pub fn publication(channel: &ChannelName, position: Position, shared: SharedPublication) -> Publication {
+pub fn publication(
+    channel: &ChannelName,
+    form: PayloadForm,
+    position: Position,
+    shared: SharedPublication,
+) -> Publication {
     let mut data = shared.data;
-    if !is_json(&data) {
+    if form == PayloadForm::Json && !is_json(&data) {
         log_peer_once_a_minute(
             "engine_not_json",
             "a publication of another node is no JSON: null is delivered",
@@ -294,7 +299,7 @@ mod tests {
             version: 7,
             version_epoch: "ve".into(),
         };
-        let terms = LogTerms { size: 10, ttl_s: 60, meta_ttl_s: 600 };
+        let terms = LogTerms { size: 10, ttl_s: 60, meta_ttl_s: 600, payload: PayloadForm::Json };
         let logged = packed(&publish(Some(terms), Some("k")), true);
         for part in [
             "EVALSHA",
@@ -315,7 +320,11 @@ mod tests {
 
     #[test]
     fn answers_are_read_and_others_are_faults() {
-        let read = Task::History(LogRead { channel: "c".into(), entries: None, meta_ttl_s: 0 });
+        let read_as = |payload| {
+            let terms = LogTerms { size: 10, ttl_s: 60, meta_ttl_s: 0, payload };
+            Task::History(LogRead { channel: "c".into(), entries: None, terms })
+        };
+        let read = read_as(PayloadForm::Json);
         let entry = |id: &str, field: &str, message: &[u8]| {
             Value::Array(vec![text(id), Value::Array(vec![text(field), Value::BulkString(message.to_vec())])])
         };
@@ -332,6 +341,13 @@ mod tests {
             (Offset(9), &b"null"[..]),
             "no JSON is delivered"
         );
+        let bytes = read_as(PayloadForm::Bytes);
+        let Ok(Ok(Done::Log(found, _))) =
+            outcome(&bytes, answer(vec![entry("9-0", "d", b"\x22\x03a\n\xff")]))
+        else {
+            panic!("a log")
+        };
+        assert_eq!(&found[0].data[..], b"a\n\xff", "bytes, where the namespace has them");
         for wrong in [entry("9", "d", b""), entry("9-0", "x", b""), entry("9-0", "d", b"\xff"), Value::Nil] {
             assert!(matches!(outcome(&read, answer(vec![wrong])), Ok(Err(Fault::Refused))));
         }

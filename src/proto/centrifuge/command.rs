@@ -26,17 +26,32 @@ impl fmt::Display for CommandFault {
 
 impl std::error::Error for CommandFault {}
 
-/// JSON text of the peer's, checked and as it was written: an opaque payload.
+/// What an application says, opaque here: JSON everywhere but in the publications of a namespace of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Json<'a>(pub(super) &'a str);
+pub struct Data<'a> {
+    written: &'a [u8],
+    json: Option<&'a str>,
+}
 
-impl<'a> Json<'a> {
-    pub fn as_str(self) -> &'a str {
-        self.0
+impl<'a> Data<'a> {
+    /// A value that has been read as JSON, and stands alone.
+    pub(super) fn of_json(text: &'a str) -> Data<'a> {
+        Data { written: text.as_bytes(), json: Some(text) }
     }
 
+    /// Bytes of any kind; `json` is the one value that they are, if they are one.
+    pub(super) fn of_bytes(written: &'a [u8], json: Option<&'a str>) -> Data<'a> {
+        Data { written, json }
+    }
+
+    /// Checked JSON as it was written, without the whitespace around it. `None`: it is none.
+    pub fn as_json(self) -> Option<&'a str> {
+        self.json
+    }
+
+    /// Exactly what was written.
     pub fn as_bytes(self) -> &'a [u8] {
-        self.0.as_bytes()
+        self.written
     }
 }
 
@@ -67,11 +82,11 @@ pub enum Method<'a> {
     },
     Rpc {
         method: Cow<'a, str>,
-        data: Option<Json<'a>>,
+        data: Option<Data<'a>>,
     },
     /// One-way message; no reply, whatever the id.
     Send {
-        data: Option<Json<'a>>,
+        data: Option<Data<'a>>,
     },
     Refresh {
         token: Cow<'a, str>,
@@ -94,7 +109,7 @@ pub enum Method<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connect<'a> {
     pub token: Cow<'a, str>,
-    pub data: Option<Json<'a>>,
+    pub data: Option<Data<'a>>,
     /// Positions of server-side subscriptions to recover, sorted by channel, each channel once.
     pub subs: Vec<(Cow<'a, str>, Since<'a>)>,
     pub name: Cow<'a, str>,
@@ -141,7 +156,7 @@ pub struct Since<'a> {
 pub struct Subscribe<'a> {
     pub channel: Cow<'a, str>,
     pub token: Cow<'a, str>,
-    pub data: Option<Json<'a>>,
+    pub data: Option<Data<'a>>,
     pub recover: bool,
     pub offset: u64,
     pub epoch: Cow<'a, str>,
@@ -161,7 +176,7 @@ pub struct Subscribe<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Publish<'a> {
     pub channel: Cow<'a, str>,
-    pub data: Option<Json<'a>>,
+    pub data: Option<Data<'a>>,
     /// As [`Subscribe::kind`].
     pub kind: i32,
 }

@@ -23,7 +23,7 @@ mod protobuf;
 pub mod reply;
 
 pub use self::protobuf::shared;
-pub use command::{Command, CommandFault, Json, Method, Since};
+pub use command::{Command, CommandFault, Data, Method, Since};
 pub use emulation::{EmulationRequest, decode_emulation};
 pub use frame::quoted;
 pub use frame::{

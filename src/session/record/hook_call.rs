@@ -1,6 +1,7 @@
 //! A hook call under way: what it is for, and what was asked.
 
 use crate::base::ids::ChannelName;
+use crate::base::publication::PayloadForm;
 use crate::base::time::Time;
 use crate::record::{
     CallRecord, ConnectCall, ConnectPurpose, HookCallRecord, Moment, PublishCall, PublishPurpose,
@@ -116,7 +117,9 @@ fn question_to_record(matter: &Matter) -> CallRecord {
             CallRecord::Subscribe(SubscribeCall { channel, token, data })
         }
         Matter::SubRefresh { channel } => CallRecord::SubRefresh(channel),
-        Matter::Publish { channel, data } => CallRecord::Publish(PublishCall { channel, data }),
+        Matter::Publish { channel, data, form } => {
+            CallRecord::Publish(PublishCall { channel, data, is_bytes: form == PayloadForm::Bytes })
+        }
         Matter::Rpc { method, data } => CallRecord::Rpc(RpcCall { method, data }),
     }
 }
@@ -131,7 +134,10 @@ fn question_from_record(record: &CallRecord) -> Matter {
             Matter::Subscribe { channel, token, data }
         }
         CallRecord::SubRefresh(channel) => Matter::SubRefresh { channel },
-        CallRecord::Publish(PublishCall { channel, data }) => Matter::Publish { channel, data },
+        CallRecord::Publish(PublishCall { channel, data, is_bytes }) => {
+            let form = if is_bytes { PayloadForm::Bytes } else { PayloadForm::Json };
+            Matter::Publish { channel, data, form }
+        }
         CallRecord::Rpc(RpcCall { method, data }) => Matter::Rpc { method, data },
     }
 }

@@ -63,7 +63,7 @@ impl Core {
         let Some(asking) = self.links.connections.uni_mut(slot).and_then(|uni| uni.asking()) else { return };
         let Some(asked) = asking.channels.get_mut(at) else { return };
         match outcome {
-            Ok(History { publications, position }) => {
+            Ok(History { publications, position, .. }) => {
                 if mode == Mode::Poll {
                     asked.read_on(&publications, own);
                 } else {

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
+use crate::base::publication::PayloadForm;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::encoding::Encoding;
 use crate::proto::http1::{self, Body, BodyDecoder, BodyLength, RequestHead};
@@ -292,17 +293,19 @@ impl Core {
         if body.trim_ascii().is_empty() {
             return refuse(self, "the body is empty");
         }
-        if serde_json::from_slice::<&serde_json::value::RawValue>(&body).is_err() {
+        let Some(channel) = order.request.channels.first().map(|asked| asked.name.clone()) else { return };
+        let form = self.env.options.namespaces.resolve(&channel).map_or(PayloadForm::Json, |of| of.payload);
+        let is_json = || serde_json::from_slice::<&serde_json::value::RawValue>(&body).is_ok();
+        if form == PayloadForm::Json && !is_json() {
             return refuse(self, "the body is not JSON");
         }
-        let Some(channel) = order.request.channels.first().map(|asked| asked.name.clone()) else { return };
         let asks = self.env.options.rules.resolve(&channel).is_ok_and(|rules| rules.publish_hook.is_some());
         if asks {
             let identity = order.request.admission.identity.as_deref();
             let endpoint = order.request.endpoint;
             let caller = self.uni_caller(slot, endpoint, identity, order.headers.clone());
             let body = Bytes::from(body);
-            let matter = Matter::Publish { channel, data: body.clone() };
+            let matter = Matter::Publish { channel, data: body.clone(), form };
             let form = order.reply.clone();
             let step = Step::Publication { order: Box::new(order), body };
             return self.ask_for_uni(slot, step, endpoint, form, caller, matter, &[]);
@@ -329,8 +332,14 @@ impl Core {
         let info = info_of(request.admission.identity.as_deref(), self.client_id(slot).to_string());
         let excludes = self.env.options.rules.resolve(&asked.name).is_ok_and(|rules| rules.exclude_publisher);
         let by = self.creator(slot, Some(&info.user));
-        let mut ask =
-            PublishRequest { info: Some(info), by, ..PublishRequest::new(asked.name.clone(), body) };
+        let form =
+            self.env.options.namespaces.resolve(&asked.name).map_or(PayloadForm::Json, |of| of.payload);
+        let mut ask = PublishRequest {
+            contents: form.into(),
+            info: Some(info),
+            by,
+            ..PublishRequest::new(asked.name.clone(), body)
+        };
         if let Some(changes) = changes {
             changed(&mut ask, changes);
         }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::scan::Scanner;
 use crate::base::filter::Filter;
 use crate::proto::centrifuge::command::{
-    CONNECT_SUBS_MAX, Command, CommandFault, Connect, History, Json, Method, Publish, Seen, Since, Subscribe,
+    CONNECT_SUBS_MAX, Command, CommandFault, Connect, Data, History, Method, Publish, Seen, Since, Subscribe,
     by_channel,
 };
 
@@ -234,7 +234,7 @@ fn only_text<'a>(scanner: &mut Scanner<'a>, name: &str) -> Result<Cow<'a, str>, 
 }
 
 /// A payload. Null is a payload like any other, as in the published server.
-fn payload<'a>(scanner: &mut Scanner<'a>, into: &mut Option<Json<'a>>) -> Result<(), CommandFault> {
-    *into = Some(Json(scanner.value()?));
+fn payload<'a>(scanner: &mut Scanner<'a>, into: &mut Option<Data<'a>>) -> Result<(), CommandFault> {
+    *into = Some(Data::of_json(scanner.value()?));
     Ok(())
 }

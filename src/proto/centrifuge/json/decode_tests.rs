@@ -34,7 +34,7 @@ fn fault(frame: &str) -> &'static str {
     }
 }
 
-fn json(text: &str) -> Option<Json<'_>> {
+fn json(text: &str) -> Option<Data<'_>> {
     let Method::Send { data } = method(text) else { panic!("{text}") };
     data
 }
@@ -48,7 +48,7 @@ fn connect() {
     );
     let Command { id: 1, method: Method::Connect(connect) } = one(frame) else { panic!() };
     assert_eq!(connect.token, "a.b.c");
-    assert_eq!(connect.data.map(Json::as_str), Some(r#"{"k":[1, 2]}"#));
+    assert_eq!(connect.data.and_then(Data::as_json), Some(r#"{"k":[1, 2]}"#));
     assert_eq!(connect.name, "js");
     assert_eq!(connect.version, "5.2.0");
     assert_eq!(connect.headers.as_deref(), Some(r#"{"x-a":"1"}"#));
@@ -170,7 +170,7 @@ fn payloads_are_kept_as_written() {
     for data in ["null", "0", "\"\\ud800\"", "{ \"a\" : [ 1 ] }", "[1,\n2]", "\"é\""] {
         let frame = format!(r#"{{"id":1,"publish":{{"channel":"c","data":{data}}}}}"#);
         let Method::Publish(publish) = method(&frame) else { panic!() };
-        assert_eq!(publish.data.map(Json::as_bytes), Some(data.as_bytes()));
+        assert_eq!(publish.data.map(Data::as_bytes), Some(data.as_bytes()));
     }
     assert_eq!(method(r#"{"id":1,"publish":{}}"#), Method::Publish(Publish::default()));
 }

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use crate::proto::centrifuge::command::{CommandFault, Json};
+use crate::proto::centrifuge::command::CommandFault;
 
 /// Deepest nesting of objects and arrays inside a payload. Deeper ones exist only to exhaust somebody's stack:
 /// common decoders in backends stop here or earlier.
@@ -14,11 +14,11 @@ pub(super) const JSON_DEPTH_MAX: usize = 512;
 type Scanned<T> = Result<T, CommandFault>;
 
 /// The one JSON value that `bytes` are, without the whitespace around it.
-pub(in crate::proto::centrifuge) fn whole_value(bytes: &[u8]) -> Option<Json<'_>> {
+pub(in crate::proto::centrifuge) fn whole_value(bytes: &[u8]) -> Option<&str> {
     let mut scanner = Scanner::new(std::str::from_utf8(bytes).ok()?);
     scanner.space();
     let value = scanner.value().ok()?;
-    scanner.at_end().then_some(Json(value))
+    scanner.at_end().then_some(value)
 }
 
 /// A position in JSON text. Every method reads one thing and stops behind it.

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use super::wire::{Value, delimited, each_field};
 use crate::base::filter::{FILTER_DEPTH_MAX, FILTER_NODES_MAX, Filter, FilterNode};
 use crate::proto::centrifuge::command::{
-    CONNECT_SUBS_MAX, Command, CommandFault, Connect, History, Json, Method, Publish, Seen, Since, Subscribe,
+    CONNECT_SUBS_MAX, Command, CommandFault, Connect, Data, History, Method, Publish, Seen, Since, Subscribe,
     by_channel,
 };
 use crate::proto::centrifuge::json::{self, write};
@@ -13,7 +13,7 @@ use crate::proto::centrifuge::json::{self, write};
 /// Why a command is not one.
 enum Flaw {
     Fault(CommandFault),
-    /// A payload that is not JSON: the command is refused, and the connection goes on.
+    /// A payload that must be JSON and is not: the command is refused, and the connection goes on.
     NotJson,
 }
 
@@ -194,7 +194,7 @@ fn publish(message: &[u8]) -> Decoded<Publish<'_>> {
     fields(message, &[1, 2, 3], |number, value| {
         match number {
             1 => publish.channel = value.text()?,
-            2 => publish.data = payload(value)?,
+            2 => publish.data = any_payload(value)?,
             3 => publish.kind = value.signed()?,
             _ => {}
         }
@@ -242,7 +242,7 @@ fn only_text(message: &[u8]) -> Decoded<Cow<'_, str>> {
 }
 
 /// A message whose field 1 is a payload and field 2 a text.
-fn data_and_text(message: &[u8]) -> Decoded<(Option<Json<'_>>, Cow<'_, str>)> {
+fn data_and_text(message: &[u8]) -> Decoded<(Option<Data<'_>>, Cow<'_, str>)> {
     let (mut data, mut text) = (None, Cow::default());
     fields(message, &[1, 2], |number, value| {
         match number {
@@ -270,11 +270,16 @@ fn entry<'a>(value: Value<'a>) -> Decoded<(Cow<'a, str>, Option<Value<'a>>)> {
 }
 
 /// Empty bytes are no payload: Protobuf does not tell the two apart.
-fn payload(value: Value<'_>) -> Decoded<Option<Json<'_>>> {
-    match value.bytes()? {
-        [] => Ok(None),
-        bytes => json::whole_value(bytes).map(Some).ok_or(Flaw::NotJson),
-    }
+fn any_payload(value: Value<'_>) -> Decoded<Option<Data<'_>>> {
+    let bytes = value.bytes()?;
+    Ok((!bytes.is_empty()).then(|| Data::of_bytes(bytes, json::whole_value(bytes))))
+}
+
+/// The same where it must be JSON.
+fn payload(value: Value<'_>) -> Decoded<Option<Data<'_>>> {
+    let data = any_payload(value)?;
+    let not_json = data.is_some_and(|data| data.as_json().is_none());
+    if not_json { Err(Flaw::NotJson) } else { Ok(data) }
 }
 
 /// The fields of a message. Those of `once` may not come twice, as in the JSON: which of the two somebody in between has

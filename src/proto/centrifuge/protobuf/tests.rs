@@ -13,7 +13,7 @@ use crate::proto::centrifuge::reply::{
     ClientInfoRef, ConnectResult, HistoryResult, Lifetime, PublicationRef, Push, RefreshResult, Reply,
     SubscribePush, SubscribeResult,
 };
-use crate::proto::centrifuge::{Batch, Command, Format, Json, Method, decode_frame, encode_push};
+use crate::proto::centrifuge::{Batch, Command, Data, Format, Method, decode_frame, encode_push};
 
 /// `client.proto` as published, as far as it is spoken here.
 mod schema {
@@ -258,8 +258,8 @@ fn subscribe_request() -> schema::SubscribeRequest {
     }
 }
 
-fn text(json: Option<Json<'_>>) -> Option<&str> {
-    json.map(Json::as_str)
+fn text(data: Option<Data<'_>>) -> Option<&str> {
+    data.and_then(Data::as_json)
 }
 
 #[test]
@@ -306,10 +306,11 @@ fn every_command_is_read_as_it_was_meant() {
     with_method(schema::Command { presence_stats: channel, ..command.clone() }, |method| {
         assert_eq!(method, Method::PresenceStats { channel: "c".into() });
     });
-    let publish = schema::PublishRequest { channel: "c".into(), data: b"[1]".to_vec() };
+    let publish = schema::PublishRequest { channel: "c".into(), data: b" [1]\n".to_vec() };
     with_method(schema::Command { publish: Some(publish), ..command.clone() }, |method| {
         let Method::Publish(publish) = method else { panic!("{method:?}") };
         assert_eq!((&*publish.channel, text(publish.data)), ("c", Some("[1]")));
+        assert_eq!(publish.data.map(Data::as_bytes), Some(&b" [1]\n"[..]), "and as it was written");
     });
     let since = Some(schema::StreamPosition { offset: 5, epoch: "e".into() });
     let history = schema::HistoryRequest { channel: "c".into(), limit: -1, since, reverse: true };
@@ -353,14 +354,19 @@ fn an_empty_message_is_a_pong_and_ids_may_come_last() {
 }
 
 #[test]
-fn what_is_no_json_refuses_its_command_alone() {
+fn what_is_no_json_refuses_its_command_alone_and_a_publication_is_of_any_bytes() {
     for data in [&b"\xff"[..], b"{", b"1 2", b"nul", b" ", b"\0"] {
-        let publish = Some(schema::PublishRequest { channel: "c".into(), data: data.to_vec() });
-        let mut frame =
-            schema::Command { id: 3, publish, ..Default::default() }.encode_length_delimited_to_vec();
+        let rpc = Some(schema::RpcRequest { data: data.to_vec(), method: "m".into() });
+        let mut frame = schema::Command { id: 3, rpc, ..Default::default() }.encode_length_delimited_to_vec();
         frame.push(0);
-        let refused = Command { id: 3, method: Method::NotJson };
-        assert_eq!(decode(&frame), [Ok(refused), Ok(Command { id: 0, method: Method::Pong })], "{data:?}");
+        let publish = Some(schema::PublishRequest { channel: "c".into(), data: data.to_vec() });
+        with_method(schema::Command { id: 3, publish, ..Default::default() }, |method| {
+            let Method::Publish(publish) = method else { panic!("{method:?}") };
+            assert_eq!(publish.data.map(|said| (said.as_bytes(), said.as_json())), Some((data, None)));
+        });
+        let [refused, pong] =
+            [(3, Method::NotJson), (0, Method::Pong)].map(|(id, method)| Ok(Command { id, method }));
+        assert_eq!(decode(&frame), [refused, pong], "{data:?}");
     }
     let empty = Some(schema::PublishRequest { channel: "c".into(), data: Vec::new() });
     with_method(schema::Command { id: 3, publish: empty, ..Default::default() }, |method| {
