@@ -240,6 +240,7 @@ fn options() -> ControlOptions {
         centrifugo_metrics: false,
         metrics_need_key: false,
         events: None,
+        events_kept: crate::control::events::kept::KeptPlace::default(),
         event_kinds: Default::default(),
         objectives: Vec::new(),
         collectors: Vec::new(),

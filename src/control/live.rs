@@ -86,7 +86,7 @@ impl Live {
             (Some(options), Some(events)) => events.exchange(options),
             (Some(options), None) => {
                 let _inside = self.runtime.enter();
-                self.state.events.set(Events::start(&options)?);
+                self.state.events.start(&options)?;
             }
             // What was told goes on to the backend; shards tell nothing more.
             (None, _) => {}

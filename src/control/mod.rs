@@ -73,7 +73,7 @@ use crate::control::app::App;
 use crate::control::arriving::Arriving;
 use crate::control::compress::Compressor;
 use crate::control::deliver::deliver;
-use crate::control::events::{Events, EventsPlace};
+use crate::control::events::EventsPlace;
 use crate::control::hooks::Hooks;
 use crate::control::http::answer;
 use crate::control::listener::{ApiPort, Gate};
@@ -123,15 +123,12 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
     let (gate, held) = watch::channel(if options.held { Gate::Held } else { Gate::Open });
     let api_addrs: Vec<ListenAddress> = sockets.iter().map(|socket| socket.address().clone()).collect();
     let api_addr = api_addrs.iter().find_map(ListenAddress::tcp);
-    let events = match &options.events {
-        Some(events) => {
-            let _inside = runtime.enter();
-            Some(Events::start(events)?)
-        }
-        None => None,
-    };
+    let events = EventsPlace::new(options.events_kept.clone());
+    if let Some(options) = &options.events {
+        let _inside = runtime.enter();
+        events.start(options)?;
+    }
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
-    let events = EventsPlace::new(events);
     let state = Arc::new(App::new(&options, router, api_addr, &hooks, events.clone())?);
     objectives::watch(runtime.handle(), &state, &options.objectives, options.others.as_ref());
     let live = Live::new(Arc::clone(&state), Arc::clone(&hooks), runtime.handle().clone(), &options.issuers);
@@ -243,6 +240,9 @@ impl Control {
             && runtime.block_on(async { tokio::time::timeout(grace, events.drained()).await }).is_err()
         {
             tracing::warn!("the backend has not accepted the last {} events", events.unaccepted());
+        }
+        if let Some(events) = self.client_port.events.get() {
+            events.finish();
         }
         runtime.shutdown_timeout(Duration::from_millis(100));
     }

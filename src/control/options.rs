@@ -11,6 +11,7 @@ use crate::config::{Config, Hook, Objective, Secret, Tunnel};
 use crate::control::auth::AcceptedKeys;
 use crate::control::drain::DrainDefaults;
 use crate::control::events::EventOptions;
+use crate::control::events::kept::KeptPlace;
 use crate::control::jwks::Issuer;
 use crate::control::process;
 use crate::control::reload::Reload;
@@ -55,6 +56,8 @@ pub struct ControlOptions {
     pub centrifugo_metrics: bool,
     /// The backend is told events, and may read them.
     pub events: Option<EventOptions>,
+    /// Where their log is kept.
+    pub events_kept: KeptPlace,
     /// Of these kinds.
     pub event_kinds: EventKinds,
     /// Keys that token issuers publish, to be fetched and kept current.
@@ -114,6 +117,7 @@ impl ControlOptions {
             metrics_need_key: !config.is_development(),
             centrifugo_metrics: config.api.centrifugo_metrics,
             events: EventOptions::new(&config.events),
+            events_kept: KeptPlace::default(),
             event_kinds: config.events.kinds(),
             issuers: Vec::new(),
             objectives: config.objective.clone(),

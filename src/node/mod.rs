@@ -215,7 +215,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     if let Some(before) = before {
         upgrades.restore(&before.node.upgrades);
     }
-    let (store, mut channels) = match before {
+    let (store, mut channels, events_kept) = match before {
         Some(_) if config.store.path.is_some() => {
             return Err(io::Error::other("store.path: a node gets a store by a restart, not by an upgrade"));
         }
@@ -232,6 +232,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         collectors,
         held: before.is_some(),
         others: engine.clone().map(OtherNodes),
+        events_kept,
         ..ControlOptions::new(config)
     };
     if let Some(certificates) = &certificates {
@@ -391,15 +392,15 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
             let _ = thread.join();
         }
     }
-    // A shard that has failed may have half a thought: what it had given is written all the same.
-    if let Some(store) = store {
-        store.close();
-    }
     if let Some(engine) = &engine {
         engine.finish(grace.saturating_sub(ending.elapsed()));
     }
     // What shards told last goes out in what is left of the grace.
     control.stop(grace.saturating_sub(ending.elapsed()));
+    // Behind the last event. A shard that has failed may have half a thought: what it had given is written all the same.
+    if let Some(store) = store {
+        store.close();
+    }
     if outcome.is_ok() {
         tracing::info!("ended");
     }

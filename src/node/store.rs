@@ -14,23 +14,26 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use tokio::sync::Notify;
 
 use crate::base::secret;
 use crate::config::Config;
 use crate::config::cli::{StoreJob, StoreTask};
+use crate::control::events::kept::{EventsKeeper, FoundEvents, Kept, KeptPlace};
 use crate::driver;
 use crate::hub::OwnedChannels;
-use crate::hub::log_store::Durable;
+use crate::hub::log_store::{Durable, LogStore};
 use crate::hub::options::Namespaces;
 use crate::hub::owned::StoredMoment;
-use crate::record::StoredRun;
+use crate::node::signals;
+use crate::record::{EventEntry, StoredEvents, StoredRecord, StoredRun};
 use crate::shard::ShardOptions;
 use crate::shard::mailbox::Inbox;
 use crate::shard::owner;
 use crate::shard::router::Router;
 use crate::store::{
-    Directory, Disk, Health, Queues, Read, Restored, Restoring, ShardStore, StoreFault, StoreId, Turn, Work,
-    Writer, WriterOptions, read_all, tools,
+    Directory, Disk, Health, Queues, Read, Restored, RestoredEvents, Restoring, ShardStore, StoreFault,
+    StoreId, Turn, Wake, Work, Writer, WriterOptions, read_all, tools,
 };
 
 /// How often the writer looks whether there is work of its own.
@@ -61,10 +64,13 @@ pub fn open(
     options: &ShardOptions,
     router: &Router,
     wall_ms: u64,
-) -> io::Result<(Option<Store>, Channels)> {
+) -> io::Result<(Option<Store>, Channels, KeptPlace)> {
     let shards = router.shards();
-    let Some(path) = &config.store.path else { return Ok((None, (0..shards).map(|_| None).collect())) };
+    let Some(path) = &config.store.path else {
+        return Ok((None, (0..shards).map(|_| None).collect(), KeptPlace::default()));
+    };
     let failed = |fault: StoreFault| io::Error::other(format!("store.path = {path:?}: {fault}"));
+    signals::outlive_file_size_limit()?;
     let began = Instant::now();
     let mut directory = take(Path::new(path)).map_err(failed)?;
     let at = StoredMoment { now: driver::now(), wall_ms };
@@ -80,12 +86,19 @@ pub fn open(
     let mut restoring = Restoring::new(owners, &place, at);
     let read = read_all(&mut directory, &mut |found| restoring.take(found)).map_err(failed)?;
     let too_much = |fault: crate::record::RecordFault| failed(StoreFault::TooMuch(fault.to_string()));
-    let (owners, restored) = restoring.finish().map_err(too_much)?;
+    let (owners, mut restored) = restoring.finish().map_err(too_much)?;
     say_restored(path, &read, &restored, began.elapsed());
 
     let inboxes: Vec<Arc<Inbox>> =
         router.every_shard().map(|shard| Arc::clone(router.inbox(shard))).collect();
-    let queues = Queues::new(inboxes.into_iter().map(|inbox| Box::new(move || inbox.nudge()) as _));
+    let wake_events = Arc::new(Notify::new());
+    let wakes = inboxes.into_iter().map(|inbox| Box::new(move || inbox.nudge()) as Wake);
+    let queues = Queues::new(wakes.chain([{
+        let wake = Arc::clone(&wake_events);
+        Box::new(move || wake.notify_one()) as Wake
+    }]));
+    // The last one is of the log of events, which few nodes have.
+    queues.leave(shards);
     let syncs = Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
     let disk = Timed { directory, syncs: syncs.clone() };
     let settings = WriterOptions {
@@ -102,7 +115,44 @@ pub fn open(
         Some(owner.with_store(Box::new(ShardStore::new(&queues, index))))
     };
     let channels = owners.into_iter().enumerate().map(with_store).collect();
-    Ok((Some(Store { queues, thread, syncs }), channels))
+    let kept = Kept {
+        found: restored.events.take().map(found_events),
+        keeper: Box::new(ShardStore::new(&queues, shards)),
+        wake: wake_events,
+    };
+    Ok((Some(Store { queues, thread, syncs }), channels, KeptPlace::new(kept)))
+}
+
+fn found_events(restored: RestoredEvents) -> FoundEvents {
+    let RestoredEvents { epoch, last, fallen, accepted, entries, .. } = restored;
+    let entries = entries.into_iter().map(|(seq, json)| EventEntry { seq, json }).collect();
+    FoundEvents { epoch, last, fallen, accepted, entries }
+}
+
+impl EventsKeeper for ShardStore {
+    fn begin(&mut self) {
+        ShardStore::begin(self);
+    }
+
+    fn keep(&mut self, part: StoredEvents, copies: bool) -> Result<(), StoredEvents> {
+        let record = StoredRecord::Events(part);
+        let given_back = match copies {
+            true => self.copy(record).err(),
+            false => ShardStore::keep(self, &record).err().map(|_| record),
+        };
+        match given_back {
+            Some(StoredRecord::Events(part)) => Err(part),
+            _ => Ok(()),
+        }
+    }
+
+    fn wants_copy(&mut self) -> u64 {
+        LogStore::wants_copy(self)
+    }
+
+    fn copied(&mut self, number: u64) {
+        LogStore::copied(self, number);
+    }
 }
 
 /// A process that was killed just now may hold it a moment longer.

@@ -74,8 +74,8 @@ pub use peer::{
 };
 pub use shard::{BookRecord, ShardRecord};
 pub use stored::{
-    StoredChannel, StoredKey, StoredKeys, StoredLog, StoredPublication, StoredRecord, StoredRemoval,
-    StoredRun,
+    StoredChannel, StoredEvents, StoredKey, StoredKeys, StoredLog, StoredPublication, StoredRecord,
+    StoredRemoval, StoredRun,
 };
 pub use ticket::{TicketRecord, TicketsPart};
 pub use user::UserRecord;

@@ -2,6 +2,7 @@
 
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
 use crate::record::channel::{PublicationRecord, VersionRecord};
+use crate::record::events::EventEntry;
 use crate::record::fault::RecordFault;
 use crate::record::field::{Field, Reader, Writer, choice, record};
 
@@ -16,6 +17,7 @@ choice! {
         6 => Run(StoredRun),
         /// The run before has ended with everything written.
         7 => End,
+        8 => Events(StoredEvents),
     }
 }
 
@@ -66,6 +68,18 @@ record! {
         channel: ChannelName,
         epoch: Epoch,
         until: Offset,
+    }
+
+    /// Of the log of events, in order; the newest is `last`, which is given without entries as well.
+    pub struct StoredEvents {
+        /// Names the numbering.
+        epoch: Box<str>,
+        last: u64,
+        /// The newest number that had fallen off by then.
+        fallen: u64,
+        /// Up to which number the backend had accepted.
+        accepted: u64,
+        entries: Vec<EventEntry>,
     }
 
     /// A process opens the store.

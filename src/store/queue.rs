@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
@@ -47,6 +47,8 @@ struct Queue {
     /// The last ticket that has an end.
     settled: AtomicU64,
     wake: Wake,
+    /// Somebody puts something in, and gives copies.
+    used: AtomicBool,
 }
 
 #[derive(Default)]
@@ -95,8 +97,13 @@ pub(super) struct Part {
 impl Queues {
     /// One queue for each shard, which is woken by its function.
     pub fn new(wakes: impl IntoIterator<Item = Wake>) -> Arc<Queues> {
-        let queue =
-            |wake| Queue { out: Mutex::default(), done: Mutex::default(), settled: AtomicU64::new(0), wake };
+        let queue = |wake| Queue {
+            out: Mutex::default(),
+            done: Mutex::default(),
+            settled: AtomicU64::new(0),
+            wake,
+            used: AtomicBool::new(true),
+        };
         Arc::new(Queues {
             queues: wakes.into_iter().map(queue).collect(),
             signal: Mutex::default(),
@@ -104,6 +111,11 @@ impl Queues {
             copy: AtomicU64::new(0),
             stats: Stats::default(),
         })
+    }
+
+    /// Nobody puts anything into this queue until [`ShardStore::begin`]: no copy waits for it.
+    pub fn leave(&self, index: usize) {
+        self.queues[index].used.store(false, Ordering::Release);
     }
 
     pub fn stats(&self) -> &Stats {
@@ -156,7 +168,11 @@ impl Queues {
             }
             let ticket = (out.ticket > out.told).then_some(out.ticket);
             out.told = out.ticket;
-            Part { records: std::mem::take(&mut out.records), ticket, copied: out.copied }
+            let copied = match queue.used.load(Ordering::Acquire) {
+                true => out.copied,
+                false => self.copy.load(Ordering::Acquire),
+            };
+            Part { records: std::mem::take(&mut out.records), ticket, copied }
         };
         self.queues.iter().map(take).collect()
     }
@@ -267,6 +283,19 @@ impl ShardStore {
             copied: 0,
             unwritten: 0,
         }
+    }
+
+    /// The queue is used from now on.
+    pub fn begin(&self) {
+        self.queues.queues[self.index].used.store(true, Ordering::Release);
+    }
+
+    /// Takes what nobody waits for.
+    ///
+    /// # Errors
+    /// It is not taken, and why.
+    pub fn keep(&mut self, record: &StoredRecord) -> Result<(), ErrorCode> {
+        self.put(record, false).map(drop)
     }
 
     fn put(&mut self, record: &StoredRecord, sync: bool) -> Result<Option<Ticket>, ErrorCode> {

@@ -1,13 +1,14 @@
 //! What was read of a store, in the owners' memory.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use super::read::{Damage, Found};
+use crate::base::bytes::Bytes;
 use crate::base::ids::ChannelName;
 use crate::hub::OwnedChannels;
 use crate::hub::options::Namespaces;
-use crate::hub::owned::{StoredMoment, Taken};
-use crate::record::{RecordFault, StoredKeys, StoredRecord, StoredRun};
+use crate::hub::owned::{OFFSET_JUMP, StoredMoment, Taken};
+use crate::record::{RecordFault, StoredEvents, StoredKeys, StoredRecord, StoredRun};
 
 /// Lines that say what is gone; more are only counted.
 const LINES_MAX: usize = 100;
@@ -25,6 +26,48 @@ pub struct Restored {
     pub not_wanted: u64,
     /// The process before has ended without writing everything.
     pub unclean: bool,
+    /// The log of events, if there was one.
+    pub events: Option<RestoredEvents>,
+}
+
+/// What was read of the log of events.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct RestoredEvents {
+    pub epoch: Box<str>,
+    /// The newest number that may have been given: farther by a jump where a process ended without writing everything.
+    pub last: u64,
+    pub fallen: u64,
+    pub accepted: u64,
+    /// By their numbers: a copy comes behind what it is a copy of, and behind what came meanwhile.
+    /// Bound: what had not fallen off the log that was written.
+    pub entries: BTreeMap<u64, Bytes>,
+    /// Something before the next entry could not be read.
+    damaged: bool,
+}
+
+impl RestoredEvents {
+    fn take(&mut self, part: StoredEvents) {
+        if self.epoch != part.epoch {
+            *self = RestoredEvents { epoch: part.epoch, ..RestoredEvents::default() };
+        }
+        self.last = self.last.max(part.last);
+        self.accepted = self.accepted.max(part.accepted);
+        if let (true, Some(first)) = (self.damaged, part.entries.first()) {
+            self.fallen = self.fallen.max(first.seq.saturating_sub(1));
+            self.damaged = false;
+        }
+        self.entries.extend(part.entries.into_iter().map(|entry| (entry.seq, entry.json)));
+        if part.fallen > self.fallen {
+            self.fallen = part.fallen;
+            self.entries = self.entries.split_off(&(part.fallen + 1));
+        }
+    }
+
+    /// Something cannot be read: it may have been of these, and numbers are given up rather than left out.
+    fn damage(&mut self) {
+        self.entries.clear();
+        (self.fallen, self.damaged) = (self.last, true);
+    }
 }
 
 /// Takes entries in their order. `place` says whose a channel is.
@@ -68,6 +111,10 @@ impl<'p> Restoring<'p> {
                 (self.run, self.clean) = (Some(run), false);
             }
             Found::Record(StoredRecord::End) => self.clean = true,
+            Found::Record(StoredRecord::Events(events)) => {
+                self.clean = false;
+                self.restored.events.get_or_insert_default().take(events);
+            }
             Found::Record(StoredRecord::Keys(keys)) => {
                 for key in keys.keys {
                     let owner = (self.place)(&key.channel);
@@ -88,7 +135,9 @@ impl<'p> Restoring<'p> {
             StoredRecord::Channel(stored) => (stored.channel.clone(), Some(stored.loose)),
             StoredRecord::Log(part) => (part.channel.clone(), None),
             StoredRecord::Removal(removal) => (removal.channel.clone(), None),
-            StoredRecord::Keys(_) | StoredRecord::Run(_) | StoredRecord::End => return,
+            StoredRecord::Keys(_) | StoredRecord::Run(_) | StoredRecord::End | StoredRecord::Events(_) => {
+                return;
+            }
         };
         match loose {
             Some(true) => drop(self.loose.insert(channel.clone())),
@@ -135,6 +184,9 @@ impl<'p> Restoring<'p> {
 
     fn damaged(&mut self, damage: &Damage) {
         self.gone(|| damage.to_string());
+        if let Some(events) = &mut self.restored.events {
+            events.damage();
+        }
         for owner in &self.owners {
             self.suspects.extend(owner.names().cloned());
         }
@@ -144,6 +196,9 @@ impl<'p> Restoring<'p> {
     fn end_of_run(&mut self) {
         if self.clean {
             return;
+        }
+        if let Some(events) = &mut self.restored.events {
+            events.last += OFFSET_JUMP;
         }
         let of_run = self.run.take().map(|run| {
             let named = run.loose.into_iter().map(|name| (name, true));

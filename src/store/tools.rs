@@ -83,7 +83,9 @@ pub fn report(path: &Path) -> Result<Report, StoreFault> {
             count(&part.channel, &part.entries.iter().collect::<Vec<_>>())
         }
         Found::Record(StoredRecord::Keys(part)) => keys += part.keys.len() as u64,
-        Found::Record(StoredRecord::Removal(_) | StoredRecord::Run(_) | StoredRecord::End) => {}
+        Found::Record(
+            StoredRecord::Removal(_) | StoredRecord::Run(_) | StoredRecord::End | StoredRecord::Events(_),
+        ) => {}
     })?;
     let Read { segments, records, cut, .. } = &read;
     let mut largest: Vec<Largest> = channels

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::on_both_drivers;
 use crate::process::{API_KEY, Daemon, Driver};
 
-const TABLES: &str = "
+pub const TABLES: &str = "
 [[namespace]]
 name = \"sync\"
 history_size = 100000
@@ -28,12 +28,12 @@ history_ttl = \"1h\"
 durable = \"async\"
 ";
 
-fn start(driver: Driver, store: &Path, shards: &str) -> Daemon {
+pub fn start(driver: Driver, store: &Path, shards: &str) -> Daemon {
     let path = store.to_str().unwrap();
     Daemon::start_written(driver, &["--shards", shards, "--store-path", path], &[], TABLES)
 }
 
-fn call(daemon: &Daemon, method: &str, body: &Value) -> Option<(u16, Value)> {
+pub fn call(daemon: &Daemon, method: &str, body: &Value) -> Option<(u16, Value)> {
     let url = format!("http://{}/api/{method}", daemon.addresses()[0]);
     let config = ureq::Agent::config_builder().http_status_as_error(false);
     let agent: ureq::Agent = config.timeout_global(Some(Duration::from_secs(30))).build().into();
@@ -43,14 +43,14 @@ fn call(daemon: &Daemon, method: &str, body: &Value) -> Option<(u16, Value)> {
     Some((status, serde_json::from_str(&text).ok()?))
 }
 
-fn publish(daemon: &Daemon, channel: &str, data: &Value) -> Option<(u64, String)> {
+pub fn publish(daemon: &Daemon, channel: &str, data: &Value) -> Option<(u64, String)> {
     let (_, answer) = call(daemon, "publish", &json!({ "channel": channel, "data": data }))?;
     let result = &answer["result"];
     Some((result["offset"].as_u64()?, result["epoch"].as_str()?.to_owned()))
 }
 
 /// Everything in the log, with its epoch.
-fn history(daemon: &Daemon, channel: &str) -> (BTreeMap<u64, Value>, String) {
+pub fn history(daemon: &Daemon, channel: &str) -> (BTreeMap<u64, Value>, String) {
     let (mut found, mut since) = (BTreeMap::new(), None);
     loop {
         let mut body = json!({ "channel": channel, "limit": 300 });

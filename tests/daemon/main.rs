@@ -9,6 +9,7 @@
 mod admission;
 mod conformance;
 mod crowd;
+mod disk_full;
 mod drivers;
 mod durable;
 mod events;

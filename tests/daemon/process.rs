@@ -76,6 +76,14 @@ impl Daemon {
         Daemon::start_command(shell, driver, &["--shards", "1"], &[], "")
     }
 
+    /// Started by a line of a shell, in which `$0 $@` is the daemon with its arguments.
+    pub fn start_by(line: &str, driver: Driver, arguments: &[&str], tables: &str) -> Daemon {
+        let binary = std::env::var_os("TRUNKLINE_TEST_BINARY");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", line]).arg(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_trunkline").into()));
+        Daemon::start_command(shell, driver, arguments, &[], tables)
+    }
+
     fn start_command(
         mut command: Command,
         driver: Driver,

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! # On the wire
-//! A batch is `{"epoch":"…","events":[…]}`. An epoch is one run of the daemon, upgrades included; numbers (`seq`) begin at
-//! 1 in each and have no hole. Every event has `seq`, `time_ms` (milliseconds since 1970) and `type`; those of a client have `client`,
+//! A batch is `{"epoch":"…","events":[…]}`. An epoch is one run of the daemon, upgrades included, or as long as its store
+//! keeps it ([`kept`]); numbers (`seq`) begin at 1 in each and have no hole. Every event has `seq`, `time_ms` (milliseconds since 1970) and `type`; those of a client have `client`,
 //! `user` (empty for the anonymous) and `transport`.
 //!
 //! | type | further fields |
@@ -29,6 +29,7 @@
 //! [`signature`] says what `X-Trunkline-Signature` holds. Any 2xx accepts a batch, everything else (redirects too) and
 //! every failure of the way is tried again.
 
+pub mod kept;
 mod log;
 mod options;
 mod queue;
@@ -45,8 +46,9 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::{Notify, OwnedMutexGuard, watch};
 
+use self::kept::{FoundEvents, Keeping, Kept, KeptPlace};
 use self::log::Log;
 use self::queue::Queue;
 use self::sender::Sender;
@@ -61,6 +63,8 @@ pub use self::options::EventOptions;
 const PAGE_BYTES_MAX: usize = 1 << 20;
 /// Events taken from the queue under one hold of the log's lock.
 const DRAIN_EVENTS: usize = 1024;
+/// How soon the store is offered again what it had no room for: half of what "async" may lose.
+const KEEP_AGAIN: Duration = Duration::from_millis(50);
 /// How long events gather before the next are taken: a burst makes one batch, and one wake.
 const GATHER: Duration = Duration::from_millis(2);
 
@@ -79,6 +83,10 @@ pub struct Events {
     /// To whom batches go, and how.
     options: watch::Sender<EventOptions>,
     counts: Counts,
+    /// Where there is a store.
+    keeping: Option<Mutex<Keeping>>,
+    /// There is something for the store, or it wants something.
+    keep: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -105,17 +113,30 @@ impl Events {
     ///
     /// # Errors
     /// When the operating system gives no randomness, or the endpoint cannot be spoken to from this machine at all.
-    pub fn start(options: &EventOptions) -> io::Result<Arc<Events>> {
-        let (epoch, log) = (process::random_id()?.to_string(), Log::new(options.log_bytes_max));
+    pub fn start(options: &EventOptions, kept: Option<Kept>) -> io::Result<Arc<Events>> {
+        let (mut epoch, mut log) = (process::random_id()?.to_string(), Log::new(options.log_bytes_max));
+        let (mut accepted, mut keeping, mut keep) = (0, None, Arc::default());
+        if let Some(kept) = kept {
+            let here = kept.found.as_ref().map_or(0, FoundEvents::here);
+            if let Some(found) = kept.found {
+                epoch = found.epoch.to_string();
+                let restored = found.restore(options.log_bytes_max);
+                (log, accepted) = restored
+                    .map_err(|fault| io::Error::other(format!("the log of events in the store: {fault}")))?;
+            }
+            (keeping, keep) = (Some(Mutex::new(Keeping::new(kept.keeper, here))), kept.wake);
+        }
         let events = Arc::new(Events {
             epoch: Mutex::new(epoch),
             sending: Arc::default(),
             queue: Queue::new(),
             grown: watch::Sender::new(log.last()),
             log: Mutex::new(log),
-            accepted: watch::Sender::new(0),
+            accepted: watch::Sender::new(accepted),
             options: watch::Sender::new(options.clone()),
             counts: Counts::default(),
+            keeping,
+            keep,
         });
         Events::check(options)?;
         tokio::spawn(Arc::clone(&events).send());
@@ -223,14 +244,33 @@ impl Events {
     }
 
     async fn collect(self: Arc<Events>) {
+        let mut is_behind = true;
         loop {
-            self.queue.filled().await;
+            tokio::select! {
+                () = self.queue.filled() => {}
+                () = self.keep.notified() => {}
+                () = tokio::time::sleep(KEEP_AGAIN), if is_behind => {}
+            }
             while self.take_some() {
                 // Others of the runtime have their turn.
                 tokio::task::yield_now().await;
             }
+            is_behind = !self.give_to_store();
             tokio::time::sleep(GATHER).await;
         }
+    }
+
+    /// What the store does not have yet. False when it has no room now.
+    fn give_to_store(&self) -> bool {
+        let Some(keeping) = &self.keeping else { return true };
+        let (epoch, accepted) = (self.epoch(), *self.accepted.borrow());
+        keeping.lock().keep(&epoch, &self.log, accepted)
+    }
+
+    /// Nothing more comes: what is here goes to the store.
+    pub fn finish(&self) {
+        while self.take_some() {}
+        self.give_to_store();
     }
 
     /// Moves events from the queue to the log. True when there may be more.
@@ -289,6 +329,7 @@ impl Events {
             self.counts.batches.fetch_add(1, Ordering::Relaxed);
             self.counts.sent.fetch_add(batch.last - accepted, Ordering::Relaxed);
             self.accepted.send_replace(batch.last);
+            self.keep.notify_one();
         }
     }
 
@@ -313,24 +354,27 @@ impl std::fmt::Debug for Events {
 
 /// The events of this node, if there are any yet: another configuration may begin to tell them.
 #[derive(Clone, Debug, Default)]
-pub struct EventsPlace(Arc<OnceLock<Arc<Events>>>);
+pub struct EventsPlace {
+    events: Arc<OnceLock<Arc<Events>>>,
+    kept: KeptPlace,
+}
 
 impl EventsPlace {
-    pub fn new(events: Option<Arc<Events>>) -> EventsPlace {
-        let place = EventsPlace::default();
-        if let Some(events) = events {
-            place.set(events);
-        }
-        place
+    pub fn new(kept: KeptPlace) -> EventsPlace {
+        EventsPlace { events: Arc::default(), kept }
     }
 
     pub fn get(&self) -> Option<&Arc<Events>> {
-        self.0.get()
+        self.events.get()
     }
 
-    /// Once: they go on when the configuration names no kinds any more.
-    pub fn set(&self, events: Arc<Events>) {
-        let _ = self.0.set(events);
+    /// Once: they go on when the configuration names no kinds any more. Call it on the runtime that is to send them.
+    ///
+    /// # Errors
+    /// As [`Events::start`].
+    pub fn start(&self, options: &EventOptions) -> io::Result<()> {
+        let _ = self.events.set(Events::start(options, self.kept.take())?);
+        Ok(())
     }
 }
 

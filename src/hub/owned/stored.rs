@@ -138,7 +138,7 @@ impl OwnedChannels {
                 }
                 Taken::Yes
             }
-            StoredRecord::Run(_) | StoredRecord::End => Taken::Yes,
+            StoredRecord::Run(_) | StoredRecord::End | StoredRecord::Events(_) => Taken::Yes,
         }
     }
 

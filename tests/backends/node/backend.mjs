@@ -88,7 +88,7 @@ function isSigned(signature, body) {
 }
 
 function onEvents({ epoch, events }) {
-  // Another epoch: trunkline was restarted, and numbers begin at 1.
+  // Another epoch: trunkline was restarted without a store, and numbers begin at 1.
   if (epoch !== told.epoch) Object.assign(told, { epoch, seq: 0 });
   for (const event of events) {
     if (event.seq <= told.seq) continue; // a batch that was sent again

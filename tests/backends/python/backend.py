@@ -108,7 +108,7 @@ def is_signed(signature, body):
 def on_events(batch):
     with lock:
         if batch["epoch"] != told["epoch"]:
-            # trunkline was restarted, and numbers begin at 1.
+            # trunkline was restarted without a store, and numbers begin at 1.
             told.update(epoch=batch["epoch"], seq=0)
         for event in batch["events"]:
             if event["seq"] <= told["seq"]:

@@ -1,6 +1,7 @@
 //! What the backend is told: in order, until it accepts, and nothing silently lost.
 
 mod backend;
+mod kept;
 
 use std::collections::BTreeMap;
 
