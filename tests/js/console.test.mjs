@@ -192,11 +192,11 @@ describe('the console', () => {
 
   test('finds a user, a client, a channel and an address', async () => {
     await search('user', 'ann');
-    const [[id, user, transport]] = await rows('Connections');
+    const [[, id, user, transport]] = await rows('Connections');
     assert.deepEqual([user, transport], ['ann', 'websocket']);
     assert.equal(await page.evaluate(() => document.activeElement.id), 'found-title', 'what was found is where the keyboard is');
     await search('client', id);
-    assert.deepEqual((await rows('Connections')).map((row) => row[1]), ['ann']);
+    assert.deepEqual((await rows('Connections')).map((row) => row[2]), ['ann']);
     await search('channel', 'news');
     assert.equal((await rows('Connections')).length, 8);
     assert.match(await page.locator('#found-facts').textContent(), /Clients8.*History\d+ publications.*Offset\d+/);
@@ -281,7 +281,7 @@ describe('the console', () => {
     }
     for (const user of HOSTILE) {
       await search('user', user);
-      const [[, shown]] = await rows('Connections');
+      const [[, , shown]] = await rows('Connections');
       assert.equal(shown, user.replace('\u202e', '\\u{202e}').replace('\u202c', '\\u{202c}'));
       await page.locator('#found-tap').click();
       await page.locator('#tap-state', { hasText: 'running' }).waitFor();
@@ -400,5 +400,16 @@ describe('the console', () => {
     await page.locator('#sign-in').waitFor();
     assert.equal(await page.evaluate(() => sessionStorage.length), 0);
     assert.deepEqual(page.problems, []);
+  });
+
+  test('says when the node does not answer', async () => {
+    await page.getByLabel('API key').fill('another-key-of-the-tests');
+    await page.keyboard.press('Enter');
+    await page.locator('#state[data-state="live"]').waitFor();
+    assert.equal(await daemon.stop(), 0);
+    await page.locator('#state[data-state="away"]').waitFor();
+    assert.match(await page.locator('#alert').textContent(), /does not answer|503/);
+    assert.equal(await page.locator('#alert').evaluate((alert) => alert.getBoundingClientRect().top >= 0), true, 'it is in sight');
+    await picture('away');
   });
 });

@@ -59,7 +59,7 @@ async function signIn() {
   input.value = '';
   keep(key);
   open();
-  element('main').focus();
+  element('main').focus({ preventScroll: true });
 }
 
 element('sign-in-form').addEventListener('submit', (event) => {

@@ -66,7 +66,8 @@ export class Chart {
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { size: 5 } },
       scales: {
-        x: { range: (_, least, most) => [Math.min(least, most - 60), most] },
+        // From the points: of a single one the library would make a day.
+        x: { range: () => [Math.min(this.times[0], this.times[this.times.length - 1] - 60), this.times[this.times.length - 1]] },
         y: { range: (_, least, most) => [0, most > 0 ? most * 1.1 : 1] },
       },
       axes: [

@@ -19,8 +19,8 @@ export class Look {
     this.target = null;
     const look = (by, whom) => this.find(by, whom);
     this.connections = new Table('Connections', [
-      { title: 'Client' }, { title: 'User', wide: true }, { title: 'Transport' }, { title: 'Address' }, { title: 'Since' },
-      { title: 'Channels', wide: true }, { title: 'Owed', number: true }, { title: 'Ping', number: true }, { title: 'Actions' },
+      { title: 'Actions' }, { title: 'Client' }, { title: 'User', wide: true }, { title: 'Transport' }, { title: 'Address' }, { title: 'Since' },
+      { title: 'Channels', wide: true }, { title: 'Owed', number: true }, { title: 'Ping', number: true },
     ], { empty: 'Nobody is connected.', look });
     this.ends = new Table('Last closes', [
       { title: 'When' }, { title: 'Code', number: true }, { title: 'Reason', wide: true }, { title: 'By' }, { title: 'Transport' },
@@ -61,6 +61,8 @@ export class Look {
     element('search-by').value = by;
     element('search-for').value = whom;
     return this.attempt(async () => {
+      // What was written for one channel is not published to another.
+      if (this.target?.join() !== [by, whom].join()) element('publish-data').value = '';
       this.target = [by, whom];
       this.rows = [];
       this.cursor = null;
@@ -130,9 +132,9 @@ export class Look {
     this.rows.push(...connections);
     element('found-more').hidden = !cursor;
     this.connections.fill(this.rows.map((connection) => [
-      { name: connection.client, look: ['client', connection.client] }, { name: connection.user, look: ['user', connection.user] },
+      this.actions(connection), { name: connection.client, look: ['client', connection.client] }, { name: connection.user, look: ['user', connection.user] },
       connection.transport, connection.address ?? null, connection.since_ms === undefined ? null : moment(connection.since_ms),
-      this.channels(connection), bytes(connection.owed_bytes), time(connection.ping_ms), this.actions(connection),
+      this.channels(connection), bytes(connection.owed_bytes), time(connection.ping_ms),
     ]));
   }
 
@@ -150,7 +152,7 @@ export class Look {
       made.addEventListener('click', act);
       return made;
     };
-    return make('span', { className: 'line' },
+    return make('span', { className: 'actions' },
       button('Tap', () => this.on.tap('client', connection.client)), button('Close', () => this.confirm(connection)));
   }
 
