@@ -173,7 +173,7 @@ impl Log {
 
     /// At most `limit` entries published at `from_ms` (milliseconds since 1970) or later: the oldest of them, oldest first, or in
     /// `reverse` the newest, newest first. Where the clock stepped back, from one of the places where that time was passed.
-    pub fn from_time(&self, from_ms: u64, now: Time, limit: usize, reverse: bool) -> Publications {
+    pub fn since_time(&self, from_ms: u64, now: Time, limit: usize, reverse: bool) -> Publications {
         let from = self.ring.partition_point(|entry| entry.publication.time_ms < from_ms);
         let from = from.max(self.live_from(now));
         match reverse {
@@ -328,7 +328,8 @@ mod tests {
             timed.time_ms = offset * 1000;
             log.push(Arc::new(timed), Time(offset));
         }
-        let from = |from_ms, now, limit, reverse| offsets(&log.from_time(from_ms, Time(now), limit, reverse));
+        let from =
+            |from_ms, now, limit, reverse| offsets(&log.since_time(from_ms, Time(now), limit, reverse));
         assert_eq!(from(15_000, 0, 300, false), [15, 16, 17, 18, 19, 20], "at this time and later");
         assert_eq!(from(15_001, 0, 2, false), [16, 17]);
         assert_eq!(from(15_001, 0, 2, true), [20, 19]);

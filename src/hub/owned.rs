@@ -289,7 +289,7 @@ impl OwnedChannels {
         let since = ask.since.map(|since| since.offset);
         let publications = match (&channel.log, ask.since_ms) {
             (None, _) => Vec::new(),
-            (Some(log), Some(from_ms)) => log.from_time(from_ms, now, limit, ask.reverse),
+            (Some(log), Some(from_ms)) => log.since_time(from_ms, now, limit, ask.reverse),
             (Some(log), None) if ask.reverse => log.reverse(since, now, limit),
             (Some(log), None) => log.forward(since, now, limit),
         };

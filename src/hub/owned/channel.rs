@@ -98,7 +98,7 @@ impl Channel {
     pub(super) fn recover(&self, since: Since, now: Time, publications_max: usize) -> Recovery {
         if let SinceEpoch::Newest { count, from_ms } = since.epoch {
             let limit = publications_max.min(count as usize);
-            let newest = self.log.as_ref().map(|log| log.from_time(from_ms, now, limit, true));
+            let newest = self.log.as_ref().map(|log| log.since_time(from_ms, now, limit, true));
             let mut newest = newest.unwrap_or_default();
             newest.reverse();
             return Recovery::Recovered(newest);
