@@ -148,7 +148,7 @@ for (const driver of drivers) {
     before(async () => {
       site = await serveSdk();
       const client = { allowed_origins: [site.origin] };
-      daemon = await Daemon.start({ driver, config: configuration({ client }) });
+      daemon = await Daemon.start({ driver, config: configuration({ client, channel: { allow_tags_filter: true } }) });
       proxy = await Proxy.to(daemon.port);
       browser = await launch();
     });
@@ -273,6 +273,40 @@ for (const driver of drivers) {
         await page.close();
       }
     });
+
+    for (const form of ['json', 'protobuf']) {
+      test(`a filter by tags in ${form}: live, and through a cut`, async () => {
+        const page = await open(browser, `${site.origin}/${form === 'protobuf' ? form : ''}`);
+        const channel = `filtered-${form}`;
+        await page.evaluate(([url, form, channel]) => {
+          const client = new Centrifuge(url, { minReconnectDelay: 20, maxReconnectDelay: 100 });
+          window.got = [];
+          window.recovered = [];
+          const tagsFilter = { op: 'or', nodes: [{ key: 'k', cmp: 'eq', val: 'a' }, { key: 'n', cmp: 'gte', val: '2.5' }] };
+          const subscription = client.newSubscription(channel, { recoverable: true, tagsFilter });
+          const text = (data) => (form === 'protobuf' ? JSON.parse(new TextDecoder().decode(data)) : data);
+          subscription.on('publication', ({ data }) => window.got.push(text(data)));
+          subscription.on('subscribed', ({ recovered }) => window.recovered.push(recovered));
+          subscription.subscribe();
+          client.connect();
+          window.client = client;
+        }, [daemon.ws, form, channel]);
+        await page.waitForFunction(() => window.recovered.length === 1);
+        const says = (data, tags) => daemon.api('publish', { channel, data, tags });
+        await says(1, { k: 'a' });
+        await says(2, { k: 'b', n: '2.4' });
+        await says(3, { n: '10' });
+        await page.waitForFunction(() => window.got.length === 2);
+        await page.evaluate(() => window.client.disconnect());
+        await says(4, { k: 'b' });
+        await says(5, { k: 'a' });
+        await page.evaluate(() => window.client.connect());
+        await page.waitForFunction(() => window.got.length === 3);
+        assert.deepEqual(await page.evaluate(() => [window.got, window.recovered]), [[1, 3, 5], [false, true]]);
+        assert.deepEqual(page.problems, []);
+        await page.close();
+      });
+    }
 
     test('a page of an origin that is not allowed does not get in', async () => {
       const other = await serveSdk();

@@ -241,6 +241,26 @@ for (const driver of drivers) {
       assert.ok((await refused()) >= before + others.length + 2);
     });
 
+    test('for a session of a node that is dead are answered 404, and its client is served under another', async () => {
+      const config = configuration();
+      const first = await Daemon.start({ driver, args, config });
+      const stream = await openStream(first.http);
+      const { session, node } = stream.first.connect;
+      const listen = `127.0.0.1:${first.port}`;
+      process.kill(first.pid, 'SIGKILL');
+      assert.equal(await stream.line().catch(() => undefined), undefined, 'its stream has ended');
+      const second = await Daemon.start({ driver, args, config, listen });
+      const answer = (data) => fetch(`${second.http}/emulation`, { method: 'POST', body: JSON.stringify(data) });
+      assert.equal((await answer({ session, node, data: '{"id":2,"rpc":{}}' })).status, 404);
+      const again = await openStream(second.http);
+      const { session: fresh } = again.first.connect;
+      assert.notEqual(fresh, session);
+      assert.equal((await answer({ session: fresh, node, data: '{"id":2,"presence":{"channel":"none"}}' })).status, 204);
+      assert.equal((await again.line()).id, 2);
+      again.close();
+      await stop(second);
+    });
+
     test('that are none are refused, and touch no client', async () => {
       const stream = await openStream(daemon.http);
       const { session } = stream.first.connect;
