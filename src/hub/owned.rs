@@ -269,8 +269,8 @@ impl OwnedChannels {
     ///
     /// # Errors
     /// As [`OwnedChannels::publish`], and [`ErrorCode::NotAvailable`] when the namespace keeps no history,
-    /// [`ErrorCode::BadRequest`] for what is before offset 0 and for a position together with a time, [`ErrorCode::UnrecoverablePosition`] for an epoch that is
-    /// not the channel's.
+    /// [`ErrorCode::BadRequest`] for what is before offset 0 and for a position together with a time,
+    /// [`ErrorCode::UnrecoverablePosition`] for an epoch that is not the channel's.
     pub fn history(&mut self, ask: &HistoryRequest, now: Time) -> Result<History, ErrorCode> {
         let now = self.advance(now);
         if !self.options(&ask.channel)?.keeps_history() {
