@@ -28,4 +28,5 @@ pub mod secret;
 pub mod sketch;
 pub mod slots;
 pub mod time;
+pub mod trace;
 pub mod trusted;

@@ -17,6 +17,7 @@ use crate::config::places::{Listener, check_listeners};
 use crate::config::secrets::{SECRET_BYTES_MIN, weak};
 use crate::config::sections::{Admission, Config, SHARDS_MAX, Token};
 use crate::config::tls::check_tls;
+use crate::config::traces_check::check_traces;
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
 use crate::hub::limits::BATCH_DELAY_MAX;
@@ -171,6 +172,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     );
     require(config.limits.api_timeout > Duration::ZERO, "limits.api_timeout", "must be above 0s");
     check_events(&config.events, &mut require);
+    check_traces(&config.traces, &mut require);
     check_observe(&config.observe, &config.objective, &mut require);
     check_paths(&client.paths, &client.connect_statuses, &mut require);
     check_token(&client.token, "client.token", &mut require);

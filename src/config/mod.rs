@@ -39,6 +39,8 @@ mod store;
 mod store_command;
 mod table;
 pub mod tls;
+mod traces;
+mod traces_check;
 mod tunnels;
 pub mod value;
 
@@ -54,4 +56,5 @@ pub use sections::{
 pub use shutdown::Shutdown;
 pub use store::StoreSettings;
 pub use tls::{TlsCertificate, TlsSettings};
+pub use traces::Traces;
 pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};

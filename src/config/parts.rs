@@ -81,7 +81,7 @@ impl Config {
     }
 
     /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 17] {
+    pub fn parts(&self) -> [Part<'_>; 18] {
         let part = |path, doc, section| Part { path, doc, section };
         [
             part("", "The node.", self),
@@ -120,6 +120,11 @@ impl Config {
             ),
             part("shutdown", "How the node ends.", &self.shutdown),
             part("engine", "Where channels live.", &self.engine),
+            part(
+                "traces",
+                "Traces of publications, connects and hook calls (W3C traceparent, OpenTelemetry).",
+                &self.traces,
+            ),
             part("sandbox", "What the process gives up when it has read its configuration.", &self.sandbox),
         ]
     }
@@ -143,6 +148,7 @@ impl Config {
             "admission" => &mut self.admission,
             "shutdown" => &mut self.shutdown,
             "engine" => &mut self.engine,
+            "traces" => &mut self.traces,
             "sandbox" => &mut self.sandbox,
             _ => return None,
         })

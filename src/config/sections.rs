@@ -17,6 +17,7 @@ use crate::config::shutdown::Shutdown;
 use crate::config::store::StoreSettings;
 use crate::config::table::{Named, settings};
 use crate::config::tls::TlsSettings;
+use crate::config::traces::Traces;
 use crate::config::value::{DriverChoice, LogFormat, LogLevel, Moment, Secret, Size, WhenUnavailable};
 use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelOptions, Namespaces};
@@ -75,6 +76,7 @@ settings! {
         pub shutdown: Shutdown,
         pub engine: EngineSettings,
         pub sandbox: SandboxSettings,
+        pub traces: Traces,
         pub mode: Mode,
     }
 }

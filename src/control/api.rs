@@ -21,6 +21,7 @@ use crate::control::process::{self, Process};
 use crate::control::pushes::{PushKeys, PushOutcome};
 use crate::control::rates::Rates;
 use crate::control::requests::{ControlError, Pending, Shards};
+use crate::control::traces::stamped;
 use crate::control::wire::{
     Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Info,
     Node, ProcessBody, PublishBody, PushBody, Response, RpcBody, UserBody, any_payload, payload,
@@ -675,8 +676,7 @@ fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishRequest
         version: body.version,
         version_epoch: filled(body.version_epoch),
         pace,
-        accepted: process::shard_time(),
-        ..PublishRequest::new(channel, data)
+        ..stamped(PublishRequest::new(channel, data))
     })
 }
 

@@ -26,6 +26,7 @@ use crate::control::reload::Reload;
 use crate::control::requests::Shards;
 use crate::control::responses::problem;
 use crate::control::taps::Taps;
+use crate::control::traces::{SpanMetrics, Tracer};
 use crate::control::tunnel::Tunnels;
 use crate::shard::router::Router;
 
@@ -52,6 +53,8 @@ pub struct App {
     pub reload: Option<Reload>,
     pub taps: Taps,
     pub objectives: ObjectivesMet,
+    /// Where something is traced.
+    pub tracer: Option<Arc<Tracer>>,
     event_kinds: Mutex<EventKinds>,
 }
 
@@ -79,6 +82,15 @@ impl App {
         if let Some(uid) = &options.uid {
             process.uid.clone_from(uid);
         }
+        let tracer = match &options.traces {
+            Some(traces) => {
+                Some(Tracer::start(traces, &options.node_name, &process.uid).map_err(io::Error::other)?)
+            }
+            None => None,
+        };
+        if let Some(tracer) = &tracer {
+            metrics.add(SpanMetrics(Arc::clone(tracer)));
+        }
         let node = NodeIdentity { name: options.node_name.clone(), process, rates: Rates::default() };
         let counts = metrics.tunnel_counts();
         let shards = Shards::new(router, options.ask_timeout);
@@ -102,6 +114,7 @@ impl App {
             reload: options.reload.clone().map(|reload| reload.0),
             taps: Taps::default(),
             objectives,
+            tracer,
             event_kinds: Mutex::new(options.event_kinds),
         })
     }

@@ -146,7 +146,12 @@ async fn call(app: &App, method: Method, parts: &request::Parts, body: Bytes) ->
     drop(body);
     match request {
         ApiRequest::One(command) => {
-            let outcome = app.api.execute(*command).await;
+            let outcome = match &app.tracer {
+                Some(tracer) => {
+                    tracer.request(method.name(), &parts.headers, app.api.execute(*command)).await
+                }
+                None => app.api.execute(*command).await,
+            };
             app.metrics.count_api(method.name(), outcome_code(&outcome));
             reply(outcome, transport_errors(&parts.headers))
         }

@@ -242,6 +242,7 @@ fn options() -> ControlOptions {
         events: None,
         events_kept: crate::control::events::kept::KeptPlace::default(),
         event_kinds: Default::default(),
+        traces: None,
         objectives: Vec::new(),
         collectors: Vec::new(),
         held: false,
@@ -253,11 +254,8 @@ fn options() -> ControlOptions {
 }
 
 fn routes(shards: &Shards, options: &ControlOptions, port: Port) -> Router {
-    let hooks = Hooks::new(&[]).unwrap();
-    app(
-        Arc::new(App::new(options, shards.router.clone(), None, &hooks, EventsPlace::default()).unwrap()),
-        port,
-    )
+    let (hooks, events) = (Hooks::new(&[]).unwrap(), EventsPlace::default());
+    app(Arc::new(App::new(options, shards.router.clone(), None, &hooks, events).unwrap()), port)
 }
 
 async fn send(app: &Router, request: Request<Body>) -> (StatusCode, HeaderMap, Bytes) {

@@ -53,6 +53,7 @@ mod responses;
 mod seeing;
 mod tap;
 mod taps;
+pub mod traces;
 mod tunnel;
 mod wire;
 
@@ -81,6 +82,7 @@ use crate::control::live::Live;
 use crate::control::tunnel::Tunnels;
 use crate::session::hook_call::{HookCall, Waiting};
 use crate::session::tunnel::TunnelCall;
+use crate::shard::control_request::trace::{TracedConnect, TracedStage};
 use crate::shard::control_request::{BackendReply, Busy, ControlPlane, HttpReply, TunnelReply};
 use crate::shard::router::Router;
 use crate::telemetry::sparing::log_peer_once_a_minute;
@@ -129,7 +131,11 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         events.start(options)?;
     }
     let hooks = Arc::new(Hooks::new(&options.hooks)?);
-    let state = Arc::new(App::new(&options, router, api_addr, &hooks, events.clone())?);
+    let state = {
+        // A tracer sends from within it.
+        let _inside = runtime.enter();
+        Arc::new(App::new(&options, router, api_addr, &hooks, events.clone())?)
+    };
     objectives::watch(runtime.handle(), &state, &options.objectives, options.others.as_ref());
     let live = Live::new(Arc::clone(&state), Arc::clone(&hooks), runtime.handle().clone(), &options.issuers);
     let app = |port| http::app(Arc::clone(&state), port);
@@ -312,7 +318,19 @@ impl ControlPlane for ClientPort {
     }
 
     fn ask_backend(&self, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
-        self.hooks.ask(&self.handle, hook_call, reply)
+        self.hooks.ask(&self.handle, hook_call, self.state.tracer.as_ref(), reply)
+    }
+
+    fn traced(&self, stages: &[TracedStage]) {
+        if let Some(tracer) = &self.state.tracer {
+            tracer.reached(stages);
+        }
+    }
+
+    fn trace_connected(&self, connect: TracedConnect) {
+        if let Some(tracer) = &self.state.tracer {
+            tracer.connected(&connect);
+        }
     }
 
     fn ask_tunnel(&self, hook_call: TunnelCall, reply: TunnelReply) -> Result<Waiting, Busy> {

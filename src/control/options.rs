@@ -15,6 +15,7 @@ use crate::control::events::kept::KeptPlace;
 use crate::control::jwks::Issuer;
 use crate::control::process;
 use crate::control::reload::Reload;
+use crate::control::traces::{self, TraceOptions};
 use crate::engine::RunningEngine;
 
 /// How long a body may take to come, or an answer to leave, beside what the listener gives for their bytes.
@@ -62,6 +63,8 @@ pub struct ControlOptions {
     pub event_kinds: EventKinds,
     /// Keys that token issuers publish, to be fetched and kept current.
     pub issuers: Vec<Issuer>,
+    /// Where spans go; `None`: nothing is traced.
+    pub traces: Option<TraceOptions>,
     /// How long publications may take.
     pub objectives: Vec<Objective>,
     /// How the backend is asked.
@@ -120,6 +123,8 @@ impl ControlOptions {
             events_kept: KeptPlace::default(),
             event_kinds: config.events.kinds(),
             issuers: Vec::new(),
+            traces: traces::endpoint(config)
+                .map(|endpoint| TraceOptions { endpoint, settings: config.traces.clone() }),
             objectives: config.objective.clone(),
             hooks: config.hook.clone(),
             drain: drain_defaults(config),

@@ -226,8 +226,14 @@ fn shown(event: &TapEvent, payloads: bool) -> Value {
         line.insert("user".into(), Value::from(&*event.user));
     }
     let mut set = |key: &str, value: Value| drop(line.insert(key.into(), value));
+    if let TapWhat::Connected { trace: Some(trace), .. }
+    | TapWhat::HookCall { trace: Some(trace), .. }
+    | TapWhat::Published { trace: Some(trace), .. } = &event.what
+    {
+        set("traceparent", trace.to_string().into());
+    }
     match &event.what {
-        TapWhat::Connected { transport } => {
+        TapWhat::Connected { transport, .. } => {
             set("what", "connected".into());
             set("transport", (*transport).into());
         }
@@ -245,7 +251,7 @@ fn shown(event: &TapEvent, payloads: bool) -> Value {
             });
             say(&mut set, payload, payloads);
         }
-        TapWhat::HookCall { kind } => {
+        TapWhat::HookCall { kind, .. } => {
             set("what", "hook_call".into());
             set("kind", (*kind).into());
         }
@@ -254,7 +260,7 @@ fn shown(event: &TapEvent, payloads: bool) -> Value {
             set("outcome", (*outcome).into());
         }
         TapWhat::Limited => set("what", "limited".into()),
-        TapWhat::Published { channel, bytes, payload } => {
+        TapWhat::Published { channel, bytes, payload, .. } => {
             set("what", "published".into());
             set("channel", Value::from(&**channel));
             set("bytes", (*bytes).into());

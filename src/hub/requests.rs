@@ -9,6 +9,7 @@ use crate::base::ids::{ChannelName, ConnId, Position};
 use crate::base::publication::{ClientInfo, Contents, PayloadForm, Publication, Publications, Visibility};
 pub use crate::base::publication::{Since, SinceEpoch};
 use crate::base::time::Time;
+use crate::base::trace::TraceContext;
 use crate::hub::creators::Creator;
 use crate::hub::log_store::Ticket;
 
@@ -47,6 +48,8 @@ pub struct PublishRequest {
     pub by: Creator,
     /// When this node had the request, by the clock of its shards; zero: now.
     pub accepted: Time,
+    /// The request that it came with, where that is traced.
+    pub trace: Option<TraceContext>,
 }
 
 impl PublishRequest {
@@ -66,6 +69,7 @@ impl PublishRequest {
             pace: Pace::default(),
             by: Creator::Backend,
             accepted: Time::ZERO,
+            trace: None,
         }
     }
 }

@@ -53,6 +53,7 @@ use crate::base::rate::Rate;
 use crate::base::seats::Seats;
 use crate::base::secret;
 use crate::base::time::Time;
+use crate::base::trace::TRACEPARENT;
 use crate::config::cli::Start;
 use crate::config::hooks::rpc_by_prefix;
 use crate::config::machine::Machine;
@@ -626,7 +627,7 @@ fn shard_options(
             rpc: client.rpc_hook.as_deref().map(Box::from),
             rpc_by_prefix: rpc_by_prefix(client),
         },
-        forward_headers: config.forwarded_headers().into_iter().map(Box::from).collect(),
+        forward_headers: kept_headers(config),
         emulated_headers: config.emulated_headers().into_iter().map(Box::from).collect(),
         question_patience: QUESTION_PATIENCE
             + hooks.map(|hook| hook.wait_timeout + hook.timeout).max().unwrap_or_default(),
@@ -639,6 +640,7 @@ fn shard_options(
         events: config.events.kinds(),
         vacated_delay: config.events.vacated_delay,
         seeing: SeeingOptions {
+            traced: control::traces::endpoint(config).is_some(),
             ends_max: (plan.closed_kept as usize).div_ceil(usize::from(shards)),
             namespaces: StageNamespaces::new(
                 config.namespace.iter().map(|namespace| namespace.name.as_str()),
@@ -648,6 +650,16 @@ fn shard_options(
         wall_ms,
         thread_time,
     })
+}
+
+/// Those that hooks forward, and what traces of clients begin with.
+fn kept_headers(config: &Config) -> Vec<Box<str>> {
+    let mut kept = config.forwarded_headers();
+    let traced = config.traces.from_clients && control::traces::endpoint(config).is_some();
+    if traced && !kept.iter().any(|name| name == TRACEPARENT) {
+        kept.push(TRACEPARENT.to_owned());
+    }
+    kept.into_iter().map(Box::from).collect()
 }
 
 fn shard_listener(listener: &Listener, certificates: Option<&Certificates>) -> crate::shard::ListenerOptions {

@@ -303,6 +303,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishRequest, changes: PublishAnswer
         pace: ask.pace,
         by: std::mem::take(&mut ask.by),
         accepted: ask.accepted,
+        trace: ask.trace,
     };
 }
 

@@ -7,6 +7,7 @@
 
 pub mod seen;
 pub mod tap;
+pub mod trace;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -33,6 +34,7 @@ use crate::shard::control_request::seen::{
     Busiest, ChannelSeen, ClosedPage, ClosedQuery, ConnectionsPage, ConnectionsQuery, StageTimes,
 };
 use crate::shard::control_request::tap::Tap;
+use crate::shard::control_request::trace::{TracedConnect, TracedStage};
 use crate::shard::handover::order::Order;
 use crate::shard::options::ShardOptions;
 
@@ -382,6 +384,16 @@ pub trait ControlPlane: Send + Sync {
     fn tell_backend(&self, event: Event) -> Result<(), Busy> {
         drop(event);
         Ok(())
+    }
+
+    /// Takes what publications have reached. Must not block.
+    fn traced(&self, stages: &[TracedStage]) {
+        let _ = stages;
+    }
+
+    /// Takes that a client is connected, for its trace. Must not block.
+    fn trace_connected(&self, connect: TracedConnect) {
+        let _ = connect;
     }
 
     /// Takes what the backend of a tunnel is to be asked or told. Must not block; `reply` is called from any thread,

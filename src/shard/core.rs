@@ -261,6 +261,7 @@ impl Core {
         }
         self.owned.events.begin(sock.slot, self.env.now);
         self.links.seen.begin(sock.slot, self.env.now);
+        self.trace_accepted(sock.slot);
         let Some(connection) = self.links.connections.get_mut(sock.slot) else { return false };
         let mut full = false;
         if let Some(layer) = self.env.options.new_layer(listener) {
@@ -437,6 +438,7 @@ impl Core {
             let accepted = publication.encoded.accepted();
             self.env.stages.reached(Stage::Appended, &publication.channel, accepted, self.env.now);
         }
+        self.tell_traced();
         let counters = &mut self.env.stats.counters;
         counters.ticks_total += 1;
         let ((messages, bytes), deflated) = self.links.compression.totals();

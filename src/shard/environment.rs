@@ -1,6 +1,7 @@
 //! What surrounds a shard and nobody in it owns: who it is, its options, the time, randomness, the way to the control
 //! plane, and its counters.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ pub(in crate::shard) struct Environment {
     pub stages: Stages,
     /// Bound: those of the node, see `control/tap.rs`.
     pub taps: Vec<Tap>,
+    /// When sockets were accepted whose clients are not connected, where connects are traced.
+    /// Bound: one for each slot of a connection.
+    pub accepted: HashMap<u32, Time>,
     /// That were in the inbox when the turn came to it.
     pub inbox_messages: usize,
     /// Channels have yet to take other options.
@@ -70,6 +74,7 @@ impl Environment {
     ) -> Environment {
         let wall_ms = (options.wall_ms)(now);
         let namespaces = options.seeing.namespaces.clone();
+        let traced = options.seeing.traced;
         let load = Load::new(now, (options.thread_time)());
         Environment {
             id,
@@ -81,8 +86,9 @@ impl Environment {
             stats: Stats::default(),
             load,
             busiest: BusiestNames::new(now),
-            stages: Stages::new(namespaces),
+            stages: Stages::new(namespaces, traced),
             taps: Vec::new(),
+            accepted: HashMap::new(),
             inbox_messages: 0,
             retaking: false,
             ending: None,

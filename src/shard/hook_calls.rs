@@ -57,7 +57,7 @@ impl Core {
             certificate: self.links.layers.certificate(slot),
             address,
         };
-        self.tap(slot, || TapWhat::HookCall { kind: kind_of(&matter) });
+        self.tap(slot, || TapWhat::HookCall { kind: kind_of(&matter), trace: self.trace_of(slot) });
         let (number, waiting) = self.put_question(conn, caller, matter);
         let until = self.env.now + self.env.options.question_patience;
         let Some(session) = self.links.connections.session(slot) else {

@@ -38,6 +38,7 @@ impl Core {
         }
         self.tell_connected(slot);
         self.tap_connected(slot);
+        self.trace_connected(slot);
         self.set_peer_timer(slot);
     }
 

@@ -36,7 +36,7 @@ impl Core {
         let transport = || {
             self.links.connections.get(slot).map_or("unknown", |connection| transport_of(&connection.peer))
         };
-        self.tap(slot, || TapWhat::Connected { transport: transport() });
+        self.tap(slot, || TapWhat::Connected { transport: transport(), trace: self.trace_of(slot) });
     }
 
     // --- ends

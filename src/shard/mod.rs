@@ -87,6 +87,7 @@ mod sync;
 mod tap;
 mod tell;
 mod timers;
+mod trace;
 pub mod tunnel;
 mod unidirectional;
 mod user_messages;

@@ -115,6 +115,8 @@ pub struct ShardOptions {
 pub struct SeeingOptions {
     /// Ends of connections that one shard keeps; 0: none, and nothing is noted of connections.
     pub ends_max: usize,
+    /// The control plane is told of stages and connects, for traces.
+    pub traced: bool,
     /// Whose publications have times of their own.
     pub namespaces: StageNamespaces,
 }

@@ -4,7 +4,6 @@
 //! whole request; publications of a process before, and those read back from a log, have no such moment and are not counted.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::base::histogram::Histogram;
 use crate::base::publication::Publication;
@@ -52,24 +51,26 @@ pub(in crate::shard) struct Stages {
     times: Vec<Option<Box<[Histogram; STAGES]>>>,
     /// Of this tick, counted when its writes are with the kernel.
     sent: Vec<Sent>,
+    /// Where something is traced: what was reached in this tick, and when the node had that.
+    pub traced: Option<Vec<(Time, Stage, Time)>>,
 }
 
 impl Stages {
-    pub fn new(namespaces: StageNamespaces) -> Stages {
-        Stages { namespaces, ..Stages::default() }
+    pub fn new(namespaces: StageNamespaces, traced: bool) -> Stages {
+        Stages { namespaces, traced: traced.then(Vec::new), ..Stages::default() }
     }
 
     /// Other namespaces are counted from now on. What was counted of those before stays with its place where they are alike.
     pub fn exchange(&mut self, namespaces: StageNamespaces) {
         if self.namespaces.0 != namespaces.0 {
-            *self = Stages::new(namespaces);
+            *self = Stages::new(namespaces, self.traced.is_some());
         }
     }
 
     /// The owner of a channel has got to a publication, or its append is done.
     pub fn reached(&mut self, stage: Stage, channel: &str, accepted: Time, now: Time) {
         if accepted != Time::ZERO {
-            self.record(self.namespaces.place(channel), stage, now.since(accepted));
+            self.record(self.namespaces.place(channel), stage, accepted, now);
         }
     }
 
@@ -99,22 +100,24 @@ impl Stages {
     pub fn flushed(&mut self, now: Time) {
         let mut sent = std::mem::take(&mut self.sent);
         for Sent { place, accepted, first, last } in sent.drain(..) {
-            let time = now.since(accepted);
             if first {
-                self.record(place, Stage::FirstWrite, time);
+                self.record(place, Stage::FirstWrite, accepted, now);
             }
             if last {
-                self.record(place, Stage::LastWrite, time);
+                self.record(place, Stage::LastWrite, accepted, now);
             }
         }
         self.sent = sent;
     }
 
-    fn record(&mut self, place: usize, stage: Stage, time: Duration) {
+    fn record(&mut self, place: usize, stage: Stage, accepted: Time, now: Time) {
+        if let Some(traced) = &mut self.traced {
+            traced.push((accepted, stage, now));
+        }
         if self.times.len() <= place {
             self.times.resize_with(place + 1, || None);
         }
-        self.times[place].get_or_insert_default()[stage as usize].record(time);
+        self.times[place].get_or_insert_default()[stage as usize].record(now.since(accepted));
     }
 
     pub fn report(&self) -> Vec<StageTimes> {
@@ -141,12 +144,14 @@ mod tests {
     #[test]
     fn times_are_kept_by_namespace_and_the_number_of_these_is_bounded() {
         let names: Vec<String> = (0..100).map(|number| format!("n{number}")).collect();
-        let mut stages = Stages::new(StageNamespaces::new(names.iter().map(String::as_str)));
+        let mut stages = Stages::new(StageNamespaces::new(names.iter().map(String::as_str)), true);
         let at = Time::from_millis;
         for name in names.iter().map(|name| format!("{name}:x")).chain(["plain".into(), "unknown:x".into()]) {
             stages.reached(Stage::Accepted, &name, at(5), at(7));
         }
         stages.reached(Stage::Appended, "plain", Time::ZERO, at(9));
+        let traced = stages.traced.take().expect("it was wanted");
+        assert_eq!((traced.len(), traced[0]), (names.len() + 2, (at(5), Stage::Accepted, at(7))));
         let report = stages.report();
         assert_eq!(report.len(), NAMESPACES_MAX + 2);
         let count = |name: &str| {

@@ -111,6 +111,7 @@ impl Core {
             channel: ask.channel.clone(),
             bytes: ask.data.len(),
             payload: copied(&ask.data),
+            trace: ask.trace,
         });
     }
 

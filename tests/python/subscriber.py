@@ -25,7 +25,8 @@ def token(user, **claims):
 class Subscriber:
     """One connected client."""
 
-    def __init__(self, address, user=None, info=None):
+    def __init__(self, address, user=None, info=None, fields=""):
+        """`fields` are further header fields of the upgrade, each with its line's end."""
         host, port = address.split(":")
         self._socket = socket.create_connection((host, int(port)), DEADLINE_SECONDS)
         self._input = self._socket.makefile("rb")
@@ -34,7 +35,7 @@ class Subscriber:
         key = base64.b64encode(os.urandom(16)).decode()
         self._socket.sendall(
             f"GET /connection/websocket HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+            f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{fields}\r\n".encode()
         )
         status = self._input.readline()
         assert b" 101 " in status, status

@@ -80,7 +80,7 @@ fn ask(hooks: &Hooks, hook_call: HookCall) -> Result<(Waiting, Answered), Busy> 
             let _ = sender.send(answer);
         }
     });
-    hooks.ask(&Handle::current(), hook_call, reply).map(|waiting| (waiting, answered))
+    hooks.ask(&Handle::current(), hook_call, None, reply).map(|waiting| (waiting, answered))
 }
 
 async fn answer_to(hooks: &Hooks, hook_call: HookCall) -> Result<Answer, Denied> {
@@ -571,7 +571,7 @@ async fn an_answer_is_offered_until_it_is_taken() {
             let _ = sender.send(answer);
         }
     });
-    let _waiting = hooks.ask(&Handle::current(), rpc(1), reply).unwrap();
+    let _waiting = hooks.ask(&Handle::current(), rpc(1), None, reply).unwrap();
     assert_eq!(answered.await.unwrap(), Ok(Answer::Rpc { data: None }));
 }
 

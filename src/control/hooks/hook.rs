@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::time::Time;
+use crate::base::trace::{TRACEPARENT, TraceContext};
 use crate::config;
 use crate::config::WhenUnavailable;
 use crate::config::hooks::{DISCONNECT_CODES, StatusCode, static_header};
@@ -174,12 +175,13 @@ impl Hook {
         self: &Arc<Self>,
         hook_call: &HookCall,
         turn: Turn,
+        trace: Option<TraceContext>,
     ) -> Result<Result<Answer, Denied>, Fault> {
         let (slot, round) = self.turn(turn).await?;
         let asked = self.now();
         let mut under_way = UnderWay { hook: Arc::clone(self), round, asked, over: false, _slot: slot };
         self.metrics.in_flight.inc();
-        let outcome = match tokio::time::timeout(self.timeout, self.exchange(hook_call)).await {
+        let outcome = match tokio::time::timeout(self.timeout, self.exchange(hook_call, trace)).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Fault::Timeout),
         };
@@ -221,9 +223,14 @@ impl Hook {
     }
 
     /// The hook call and its answer over HTTP, asked again where that is safe.
-    async fn exchange(&self, hook_call: &HookCall) -> Result<Said, Fault> {
+    async fn exchange(&self, hook_call: &HookCall, trace: Option<TraceContext>) -> Result<Said, Fault> {
         let body = Bytes::from(wire::encode(hook_call, self.encoding));
-        let headers = self.headers_for(hook_call);
+        let mut headers = self.headers_for(hook_call);
+        if let Some(trace) = trace
+            && let Ok(value) = HeaderValue::from_str(&trace.to_string())
+        {
+            headers.insert(TRACEPARENT, value);
+        }
         let mut retries = self.retries;
         loop {
             let outcome = self.post(body.clone(), headers.clone(), &hook_call.matter).await;

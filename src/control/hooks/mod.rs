@@ -28,11 +28,13 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
+use crate::base::trace::{TRACEPARENT, TraceContext};
 use crate::config;
 use crate::control::deliver::deliver;
 use crate::control::hooks::fault::Fault;
 use crate::control::hooks::hook::{Hook, Turn};
 use crate::control::hooks::metrics::HooksMetrics;
+use crate::control::traces::{Begun, Tracer};
 use crate::session::hook_call::{Answer, Cancel, Denied, HookCall, Waiting};
 use crate::shard::control_request::{BackendReply, Busy};
 
@@ -94,7 +96,13 @@ impl Hooks {
     /// # Errors
     /// [`Busy`] when too many hook calls wait for the hook already and its policy is to refuse, or when there is no such
     /// hook.
-    pub fn ask(&self, runtime: &Handle, hook_call: HookCall, reply: BackendReply) -> Result<Waiting, Busy> {
+    pub fn ask(
+        &self,
+        runtime: &Handle,
+        hook_call: HookCall,
+        tracer: Option<&Arc<Tracer>>,
+        reply: BackendReply,
+    ) -> Result<Waiting, Busy> {
         let kind = wire::kind(&hook_call.matter);
         let Some(hook) = self.by_name.read().get(&*hook_call.hook).cloned() else {
             debug_assert!(false, "the configuration was checked for {:?}", hook_call.hook);
@@ -105,7 +113,9 @@ impl Hooks {
         let task = match hook.enter(&hook_call) {
             Some(turn) => {
                 // Made here: a task that is cancelled before it began counts too.
-                let tally = Tally { hook: Arc::clone(hook), kind, outcome: "cancelled" };
+                let span =
+                    tracer.and_then(|tracer| Some((Arc::clone(tracer), begin_span(tracer, &hook_call)?)));
+                let tally = Tally { hook: Arc::clone(hook), kind, outcome: "cancelled", span };
                 runtime.spawn(answer(tally, hook_call, turn, promise))
             }
             None => {
@@ -135,7 +145,8 @@ impl Cancel for Task {
 
 async fn answer(mut tally: Tally, hook_call: HookCall, turn: Turn, promise: Promise) {
     let hook = Arc::clone(&tally.hook);
-    let answer = match hook.ask(&hook_call, turn).await {
+    let trace = tally.span.as_ref().map(|(_, span)| span.context);
+    let answer = match hook.ask(&hook_call, turn, trace).await {
         Ok(answer) => {
             tally.outcome = match &answer {
                 Ok(_) => "result",
@@ -156,16 +167,28 @@ async fn answer(mut tally: Tally, hook_call: HookCall, turn: Turn, promise: Prom
     promise.keep(answer).await;
 }
 
+/// Below the connect of the client, in the trace that it came with.
+fn begin_span(tracer: &Tracer, hook_call: &HookCall) -> Option<Begun> {
+    let headers = hook_call.caller.headers.iter().flat_map(|headers| headers.iter());
+    let mut given = headers.filter(|(name, _)| &**name == TRACEPARENT);
+    let remote = given.next().and_then(|(_, value)| TraceContext::parse(value));
+    tracer.begin_hook(hook_call.caller.client, remote)
+}
+
 /// Counts a hook call once, with any outcome.
 struct Tally {
     hook: Arc<Hook>,
     kind: &'static str,
     outcome: &'static str,
+    span: Option<(Arc<Tracer>, Begun)>,
 }
 
 impl Drop for Tally {
     fn drop(&mut self) {
         self.hook.metrics.count(self.kind, self.outcome);
+        if let Some((tracer, span)) = self.span.take() {
+            tracer.end_hook(span, &self.hook.name, self.kind, self.outcome);
+        }
     }
 }
 

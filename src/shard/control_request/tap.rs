@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, ClientId, ConnId, ShardId, UserName};
+use crate::base::trace::TraceContext;
 
 /// Whom a tap shows: never all.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ pub struct TapEvent {
 pub enum TapWhat {
     Connected {
         transport: &'static str,
+        trace: Option<TraceContext>,
     },
     /// A message of the client, whole.
     In {
@@ -73,6 +75,8 @@ pub enum TapWhat {
     },
     HookCall {
         kind: &'static str,
+        /// That its client came with.
+        trace: Option<TraceContext>,
     },
     HookAnswer {
         outcome: &'static str,
@@ -83,6 +87,7 @@ pub enum TapWhat {
         channel: ChannelName,
         bytes: usize,
         payload: Option<Bytes>,
+        trace: Option<TraceContext>,
     },
     Joined {
         channel: ChannelName,
