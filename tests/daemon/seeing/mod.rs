@@ -1,6 +1,7 @@
 //! What an operator sees of a node: why clients were closed, who is connected, which channels there are, and the commands
 //! that print it.
 
+mod codes;
 mod commands;
 mod status;
 mod tap;
@@ -101,7 +102,7 @@ on_both_drivers! {
         drop(connect(&daemon, "gone").0);
         explains("gone", 3000, "client", "connection closed");
 
-        // By the API, with codes that this daemon never gives by itself, those of applications among them.
+        // By the API, with codes that are hard to come by: see `codes.rs` for those that this daemon gives by itself.
         for code in [3004_u16, 3006, 3009, 3010, 3014, 3503, 3505, 3506, 3507, 3508, 3509, 4000, 4500] {
             let user = format!("told-{code}");
             let (mut socket, _) = connect(&daemon, &user);
