@@ -264,7 +264,8 @@ impl OwnedChannels {
 
     /// Reads the log. Without `since` from the oldest on, or with `reverse` from the newest back. With `since`
     /// the entries after it (from the oldest when the log does not reach back to it), or with `reverse` those before
-    /// it (none when the one before it is not there). With `since_ms` those published at or after it, in either order. At most `limit` and never more than
+    /// it (none when the one before it is not there). With `since_ms` those published at or after it, in either order. At most
+    /// `limit` and never more than
     /// [`history_read_max`](HubLimits::history_read_max).
     ///
     /// # Errors

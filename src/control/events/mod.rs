@@ -11,7 +11,8 @@
 //!
 //! # On the wire
 //! A batch is `{"epoch":"…","events":[…]}`. An epoch is one run of the daemon, upgrades included, or as long as its store
-//! keeps it ([`kept`]); numbers (`seq`) begin at 1 in each and have no hole. Every event has `seq`, `time_ms` (milliseconds since 1970) and `type`; those of a client have `client`,
+//! keeps it ([`kept`]); numbers (`seq`) begin at 1 in each and have no hole. Every event has `seq`, `time_ms` (milliseconds
+//! since 1970) and `type`; those of a client have `client`,
 //! `user` (empty for the anonymous) and `transport`.
 //!
 //! | type | further fields |
