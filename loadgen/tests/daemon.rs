@@ -2,13 +2,54 @@
 
 mod common;
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
 use common::{LOADGEN, Server, loadgen, request, serve};
 
 /// The forms of the daemon's own protocol.
 const FORMS: [&str; 2] = ["centrifuge", "centrifuge-protobuf"];
+
+/// Half of the connections reach each of two daemons, in plain and in storms beside them; the report names both.
+#[test]
+fn connections_go_to_several_servers_in_turn() {
+    let servers = [Server::trunkline(), Server::trunkline()];
+    let urls = [servers[0].url(), servers[1].url()];
+    for driver in ["auto", "mio"] {
+        let outcome = loadgen(&[
+            "connect-storm",
+            "--url",
+            &urls[0],
+            "--url",
+            &urls[1],
+            "-n",
+            "41",
+            "--threads",
+            "2",
+            "--driver",
+            driver,
+        ]);
+        outcome.assert_passed();
+        let named = outcome.json["target"]["address"].as_str().unwrap().to_owned();
+        for url in &urls {
+            let place = url.split('/').nth(2).unwrap();
+            assert!(named.contains(place) && outcome.text.contains(place), "{named}: {}", outcome.text);
+        }
+    }
+    let came = servers.each_ref().map(connections);
+    assert_eq!(came, [2 * 21, 2 * 20]);
+}
+
+/// How many clients have connected to a server so far.
+fn connections(server: &Server) -> u64 {
+    let mut stream = TcpStream::connect(&server.addr).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nX-API-Key: k\r\n\r\n").unwrap();
+    let mut metrics = String::new();
+    stream.read_to_string(&mut metrics).unwrap();
+    let line = metrics.lines().find_map(|line| line.strip_prefix("trunkline_clients_connected_total "));
+    line.and_then(|value| value.trim().parse().ok()).unwrap_or_else(|| panic!("no such metric in {metrics}"))
+}
 
 #[test]
 fn fan_out_reaches_everybody_in_order() {
@@ -327,6 +368,9 @@ fn arguments_that_make_no_sense_are_refused_before_anything_begins() {
     for arguments in [
         &["fanout", "--url", "wss://127.0.0.1:1/", "--tls-ca", "/nowhere"][..],
         &["fanout", "--url", "nowhere"],
+        &["fanout", "--url", "ws://127.0.0.1:1/a", "--url", "ws://127.0.0.1:1/b"],
+        &["fanout", "--url", "ws://127.0.0.1:1/", "--url", "http://127.0.0.1:1/"],
+        &["fanout", "--insecure", "--url", "wss://127.0.0.1:1/", "--url", "wss://127.0.0.2:1/"],
         &["fanout", "--rate", "-1"],
         &["fanout", "--per-connection", "3"],
         &["fanout", "--channel-prefix", "a\"b"],

@@ -55,8 +55,10 @@ pub enum Scenario {
 #[derive(Clone, Debug, Args)]
 pub struct LoadArgs {
     /// The server: ws:// or wss://, http:// or https:// (SSE, long-poll), or tcp:// (MQTT, NATS), host, port, path.
-    #[arg(long, default_value = "ws://127.0.0.1:8000/connection/websocket")]
-    pub url: String,
+    /// May be repeated, for nodes that share channels: connections go to them in turn, publications to the first unless --api
+    /// names another. All have one scheme and one path.
+    #[arg(long = "url", value_name = "URL", default_value = "ws://127.0.0.1:8000/connection/websocket")]
+    pub urls: Vec<String>,
     /// The protocol.
     #[arg(long, value_enum, default_value_t)]
     pub profile: ProfileName,
@@ -193,7 +195,7 @@ pub struct ProtocolArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Publishing by HTTP")]
 pub struct PublishArgs {
-    /// The server's HTTP API; a publication is POSTed to it with /publish behind. Left out: /api of --url's host.
+    /// The server's HTTP API; a publication is POSTed to it with /publish behind. Left out: /api of the first --url's host.
     #[arg(long, value_name = "URL")]
     pub api: Option<String>,
     /// Sent as X-API-Key.

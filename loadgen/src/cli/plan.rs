@@ -11,7 +11,7 @@ use trunkline::proto::websocket::deflate::OFFER;
 
 use super::address::Address;
 use super::{Cli, LoadArgs, ProfileName, ProtocolArgs, Scenario, scenarios};
-use crate::engine::EngineOptions;
+use crate::engine::{EngineOptions, Server};
 use crate::floor::{FloorBy, FloorOptions};
 use crate::net::{Sources, raise_descriptor_limit};
 use crate::profile::{
@@ -174,8 +174,8 @@ fn check(load: &LoadArgs, phases: &[Phase]) -> Result<(), SetupFault> {
 }
 
 fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupFault> {
-    let address = Address::parse(&load.url).map_err(SetupFault)?;
-    let target = address.resolve().map_err(SetupFault)?;
+    let (address, servers) = servers(load)?;
+    let target = servers[0].target;
     let run = Prng::new().u32(..);
     let channel_prefix = load.channel_prefix.clone().unwrap_or_else(|| format!("loadgen-{run:08x}-"));
     // It stands in JSON, paths and topics as it is.
@@ -203,9 +203,8 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
     Ok(Plan {
         name: "target".into(),
         profile: profile(load, &address, run)?,
-        target,
+        servers,
         tls,
-        host: address.host.clone(),
         headers,
         compression: load.compression,
         sources: match &load.source[..] {
@@ -236,6 +235,25 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
         pid: load.output.pid,
         run,
     })
+}
+
+/// Where connections go, and the first of them as it was written.
+fn servers(load: &LoadArgs) -> Result<(Address, Arc<[Server]>), SetupFault> {
+    let parsed: Result<Vec<Address>, String> = load.urls.iter().map(|url| Address::parse(url)).collect();
+    let addresses = parsed.map_err(SetupFault)?;
+    let first = addresses.first().ok_or_else(|| SetupFault("--url: no server".into()))?;
+    for other in &addresses[1..] {
+        if (&other.scheme, &other.path) != (&first.scheme, &first.path) {
+            return Err(SetupFault("--url: all servers have one scheme and one path".into()));
+        }
+        if first.is_tls() && load.tls.tls_name.is_none() && other.name() != first.name() {
+            return Err(SetupFault("--url: servers with several names need --tls-name".into()));
+        }
+    }
+    let server =
+        |address: &Address| address.resolve().map(|target| Server { target, host: address.host.clone() });
+    let servers: Result<Vec<Server>, String> = addresses.iter().map(server).collect();
+    Ok((first.clone(), servers.map_err(SetupFault)?.into()))
 }
 
 /// How `address` is spoken to, if over TLS. `connections`: how many may come back.
@@ -390,10 +408,9 @@ pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32
     Plan {
         name: "floor".into(),
         profile: Arc::new(Floor),
-        target,
         tls: None,
         publishing: Publishing::Http(Box::new(floor_publishing(target, &host))),
-        host,
+        servers: Arc::new([Server { target, host }]),
         headers: Vec::new(),
         compression: false,
         sources: Sources::default_for(target, beside.connections),

@@ -346,6 +346,7 @@ impl Desk<'_> {
 pub fn write_upgrade(
     out: &mut Outgoing,
     shared: &Shared,
+    host: &str,
     number: u32,
     conn: &mut Conn,
     subprotocols: &[String],
@@ -354,7 +355,7 @@ pub fn write_upgrade(
     let offered: Vec<&str> = subprotocols.iter().map(String::as_str).collect();
     let fields: Vec<(&str, &[u8])> =
         shared.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-    write_request(out.raw(), &shared.host, &target, KEY, &offered, &fields);
+    write_request(out.raw(), host, &target, KEY, &offered, &fields);
 }
 
 /// Appends a GET of the connection's target, with further fields as far as they have values.
@@ -366,7 +367,7 @@ pub fn write_get(
     fields: &[(&str, Option<&str>)],
 ) {
     let target = shared.profile.target(&client(shared, number, conn));
-    let mut head = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n", shared.host);
+    let mut head = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n", shared.server(number).host);
     for (name, value) in &shared.headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

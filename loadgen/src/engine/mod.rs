@@ -40,15 +40,22 @@ pub enum DriverChoice {
     Mio,
 }
 
+/// One of those that connections go to.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub target: SocketAddr,
+    /// The Host field.
+    pub host: String,
+}
+
 /// What all threads share. Nothing in it changes but by atomics.
 pub struct Shared {
     pub profile: Arc<dyn Profile>,
     pub audience: Audience,
-    pub target: SocketAddr,
+    /// At least one.
+    pub servers: Arc<[Server]>,
     /// Connections speak TLS, and how.
     pub tls: Option<Tls>,
-    /// The Host field.
-    pub host: String,
     /// Further header fields of the upgrade or GET.
     pub headers: Vec<(String, String)>,
     /// permessage-deflate is among `headers`.
@@ -148,6 +155,13 @@ pub struct EngineOptions {
     pub receive_bytes: u32,
 }
 
+impl Shared {
+    /// Where a connection goes: to each server in turn.
+    pub fn server(&self, number: u32) -> &Server {
+        &self.servers[number as usize % self.servers.len()]
+    }
+}
+
 impl Engine {
     /// Starts the threads.
     ///
@@ -156,7 +170,6 @@ impl Engine {
     pub fn start(shared: Arc<Shared>, options: EngineOptions) -> io::Result<Engine> {
         let threads = options.threads.max(1);
         let net = NetOptions {
-            target: shared.target,
             connections_max: options.connections.div_ceil(threads).max(1),
             rings: options.rings.div_ceil(threads),
             receive_bytes: options.receive_bytes,

@@ -246,7 +246,9 @@ impl Worker {
         self.measured.counters.started += 1;
         self.in_flight += 1;
         self.deadlines.push_back((now + self.shared.handshake_timeout, slot, attempt));
-        if let Err(errno) = self.net.connect(slot, self.shared.sources.of(number)) {
+        if let Err(errno) =
+            self.net.connect(slot, self.shared.server(number).target, self.shared.sources.of(number))
+        {
             self.conns[slot as usize].state = State::Free;
             self.in_flight -= 1;
             self.failed += 1;
@@ -297,7 +299,7 @@ impl Worker {
         match &self.wire {
             Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } => {
                 conn.state = State::Upgrading;
-                write_upgrade(&mut self.out, shared, number, conn, subprotocols);
+                write_upgrade(&mut self.out, shared, &shared.server(number).host, number, conn, subprotocols);
             }
             Wire::Http => {
                 conn.state = State::Upgrading;

@@ -59,8 +59,12 @@ impl Sources {
 }
 
 /// A socket ready to connect, in blocking mode: io_uring waits by itself, and would refuse to for a non-blocking one.
-pub(super) fn socket(options: &NetOptions, source: Option<SocketAddr>) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(options.target), Type::STREAM, Some(Protocol::TCP))?;
+pub(super) fn socket(
+    options: &NetOptions,
+    target: SocketAddr,
+    source: Option<SocketAddr>,
+) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(target), Type::STREAM, Some(Protocol::TCP))?;
     // A request must not wait for the acknowledgement of the one before it.
     socket.set_tcp_nodelay(true)?;
     if options.receive_bytes > 0 {

@@ -134,12 +134,12 @@ impl Net for MioNet {
         self.options.connections_max
     }
 
-    fn connect(&mut self, slot: u32, source: Option<SocketAddr>) -> Result<(), i32> {
+    fn connect(&mut self, slot: u32, target: SocketAddr, source: Option<SocketAddr>) -> Result<(), i32> {
         assert!(self.slots[slot as usize].stream.is_none(), "slot {slot} is in use");
         let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
-        let socket = dial::socket(&self.options, source).map_err(errno)?;
+        let socket = dial::socket(&self.options, target, source).map_err(errno)?;
         socket.set_nonblocking(true).map_err(errno)?;
-        match socket.connect(&self.options.target.into()) {
+        match socket.connect(&target.into()) {
             Ok(()) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
             Err(error) => return Err(errno(error)),

@@ -81,7 +81,7 @@ pub trait Net {
     ///
     /// # Errors
     /// The errno when not even that is possible; the slot is still free then.
-    fn connect(&mut self, slot: u32, source: Option<SocketAddr>) -> Result<(), i32>;
+    fn connect(&mut self, slot: u32, target: SocketAddr, source: Option<SocketAddr>) -> Result<(), i32>;
 
     /// The bytes of an [`Event::Data`], writable for codecs that work in place.
     fn data(&mut self, buffer: u16, len: u32) -> &mut [u8];
@@ -112,7 +112,6 @@ pub fn now() -> Time {
 /// How a thread's sockets are made.
 #[derive(Clone, Copy, Debug)]
 pub struct NetOptions {
-    pub target: SocketAddr,
     /// Slots.
     pub connections_max: u32,
     /// Rings, each with a table of its own. 0: as few as RLIMIT_NOFILE allows.

@@ -1,6 +1,6 @@
 //! All `unsafe` of this crate: submissions that point to memory, and one socket option that no library has.
 //!
-//! [`Kernel`] owns the rings together with all memory that submissions point to: the target's address, the bytes to
+//! [`Kernel`] owns the rings together with all memory that submissions point to: targets' addresses, the bytes to
 //! send, the read buffers. Sends and reads are counted from their submission to their completion, and their memory is
 //! used again only when that count is zero.
 
@@ -65,7 +65,8 @@ pub(super) struct Kernel {
     /// Signalled when any ring has work. Only with several rings; a single one is waited for directly.
     doorbell: Option<OwnedFd>,
     slots_per_ring: u32,
-    target: Box<socket2::SockAddr>,
+    /// Each stays where it is. Bound: the servers of a run.
+    targets: Vec<(SocketAddr, Box<socket2::SockAddr>)>,
     chunks: Vec<Vec<u8>>,
     buffers: Box<[u8]>,
     sends: usize,
@@ -77,7 +78,7 @@ pub(super) struct Kernel {
 impl Kernel {
     /// # Errors
     /// When io_uring is forbidden, absent or too old here.
-    pub fn try_new(rings: u32, slots_per_ring: u32, target: SocketAddr) -> io::Result<Kernel> {
+    pub fn try_new(rings: u32, slots_per_ring: u32) -> io::Result<Kernel> {
         // One ring takes a whole fan-out's readiness at once; many share the machine's memory.
         let (submissions, completions) = if rings <= 4 { (512, 8192) } else { (256, 2048) };
         let doorbell = if rings > 1 {
@@ -108,7 +109,7 @@ impl Kernel {
             rings: made,
             doorbell,
             slots_per_ring,
-            target: Box::new(target.into()),
+            targets: Vec::new(),
             chunks: Vec::new(),
             buffers: vec![0; READ_BYTES * READS_MAX].into_boxed_slice(),
             sends: 0,
@@ -122,8 +123,14 @@ impl Kernel {
         self.rings[ring].submitter().register_files_update(index, &[socket.as_raw_fd()]).map(drop)
     }
 
-    pub fn push_connect(&mut self, slot: u32) -> io::Result<()> {
-        let (address, len) = (self.target.as_ptr().cast(), self.target.len());
+    pub fn push_connect(&mut self, slot: u32, target: SocketAddr) -> io::Result<()> {
+        let known = self.targets.iter().position(|(known, _)| *known == target);
+        let at = known.unwrap_or_else(|| {
+            self.targets.push((target, Box::new(target.into())));
+            self.targets.len() - 1
+        });
+        let address = &self.targets[at].1;
+        let (address, len) = (address.as_ptr().cast(), address.len());
         let entry = opcode::Connect::new(Fixed(self.place(slot).1), address, len).build();
         self.push(entry, Kind::Connect, slot, 0)
     }
@@ -280,7 +287,7 @@ impl Kernel {
         let entry = entry.user_data(token(kind, slot, extra));
         self.dirty[ring] = true;
         for _ in 0..RETRIES_MAX {
-            // SAFETY: an entry points to the target's address, which lives as long as the rings; to a chunk of sends,
+            // SAFETY: an entry points to a target's address, which lives as long as the rings; to a chunk of sends,
             // which is cleared, moved or freed only when no send is counted; or to a read buffer, which is used again
             // only when no read is counted. All are owned by `self` and dropped after the rings.
             if unsafe { self.rings[ring].submission().push(&entry) }.is_ok() {

@@ -13,8 +13,7 @@ use super::{Event, Net, NetOptions};
 fn on_each(connections_max: u32, run: impl Fn(&mut dyn Net, &TcpListener)) {
     for rings in [None, Some(1), Some(3)] {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let target = listener.local_addr().unwrap();
-        let options = NetOptions { target, connections_max, rings: rings.unwrap_or(0), receive_bytes: 0 };
+        let options = NetOptions { connections_max, rings: rings.unwrap_or(0), receive_bytes: 0 };
         let mut net: Box<dyn Net> = match rings {
             None => Box::new(MioNet::try_new(options).unwrap()),
             Some(_) => match UringNet::try_new(options) {
@@ -57,7 +56,7 @@ fn connects_sends_reads_and_closes_across_rings() {
     on_each(7, |net, listener| {
         let mut peers: Vec<TcpStream> = Vec::new();
         for slot in 0..7 {
-            net.connect(slot, Some("127.0.0.9:0".parse().unwrap())).unwrap();
+            net.connect(slot, listener.local_addr().unwrap(), Some("127.0.0.9:0".parse().unwrap())).unwrap();
         }
         poll_until(net, |all| count(all, |event| matches!(event, Event::Connected { .. })) == 7);
         for slot in 0..7u32 {
@@ -94,7 +93,7 @@ fn connects_sends_reads_and_closes_across_rings() {
             assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0, "the server sees an orderly end");
         }
         // The slots can be taken again.
-        net.connect(3, None).unwrap();
+        net.connect(3, listener.local_addr().unwrap(), None).unwrap();
         poll_until(net, |all| count(all, |event| *event == Event::Connected { slot: 3 }) == 1);
     });
 }
@@ -103,7 +102,7 @@ fn connects_sends_reads_and_closes_across_rings() {
 fn a_refused_connect_says_so() {
     for uring in [false, true] {
         let target = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let options = NetOptions { target, connections_max: 1, rings: 0, receive_bytes: 0 };
+        let options = NetOptions { connections_max: 1, rings: 0, receive_bytes: 0 };
         let mut net: Box<dyn Net> = if uring {
             let Ok(net) = UringNet::try_new(options) else { continue };
             Box::new(net)
@@ -111,7 +110,7 @@ fn a_refused_connect_says_so() {
             Box::new(MioNet::try_new(options).unwrap())
         };
         // epoll's connect may fail at once, and then needs no close.
-        match net.connect(0, None) {
+        match net.connect(0, target, None) {
             Err(errno) => assert_eq!(errno, libc::ECONNREFUSED),
             Ok(()) => {
                 let refused = Event::ConnectFailed { slot: 0, errno: libc::ECONNREFUSED };
@@ -126,8 +125,8 @@ fn a_refused_connect_says_so() {
 #[test]
 fn a_long_stream_arrives_whole_and_a_paused_one_waits() {
     on_each(2, |net, listener| {
-        net.connect(0, None).unwrap();
-        net.connect(1, None).unwrap();
+        net.connect(0, listener.local_addr().unwrap(), None).unwrap();
+        net.connect(1, listener.local_addr().unwrap(), None).unwrap();
         poll_until(net, |all| count(all, |event| matches!(event, Event::Connected { .. })) == 2);
         let writers: Vec<_> = (0..2)
             .map(|_| {
@@ -172,7 +171,7 @@ fn a_long_stream_arrives_whole_and_a_paused_one_waits() {
 #[test]
 fn a_send_that_does_not_fit_fails_once() {
     on_each(1, |net, listener| {
-        net.connect(0, None).unwrap();
+        net.connect(0, listener.local_addr().unwrap(), None).unwrap();
         poll_until(net, |all| count(all, |event| matches!(event, Event::Connected { .. })) == 1);
         let _peer = listener.accept().unwrap();
         net.send(0, &vec![0; 16 << 20]);
@@ -190,14 +189,14 @@ fn a_connect_that_nobody_answers_can_be_closed() {
     socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
     socket.listen(0).unwrap();
     let target = socket.local_addr().unwrap().as_socket().unwrap();
-    let options = NetOptions { target, connections_max: 8, rings: 2, receive_bytes: 0 };
+    let options = NetOptions { connections_max: 8, rings: 2, receive_bytes: 0 };
     let mut nets: Vec<Box<dyn Net>> = vec![Box::new(MioNet::try_new(options).unwrap())];
     if let Ok(net) = UringNet::try_new(options) {
         nets.push(Box::new(net));
     }
     for net in &mut nets {
         for slot in 0..8 {
-            net.connect(slot, None).unwrap();
+            net.connect(slot, target, None).unwrap();
         }
         net.poll(&mut Vec::new(), Duration::from_millis(100)).unwrap();
         for slot in 0..8 {

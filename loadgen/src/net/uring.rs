@@ -64,7 +64,7 @@ impl UringNet {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         Ok(UringNet {
-            kernel: Kernel::try_new(rings, slots_per_ring, options.target)?,
+            kernel: Kernel::try_new(rings, slots_per_ring)?,
             options,
             capacity: options.connections_max,
             slots: vec![0; options.connections_max as usize],
@@ -241,13 +241,13 @@ impl Net for UringNet {
         self.capacity
     }
 
-    fn connect(&mut self, slot: u32, source: Option<SocketAddr>) -> Result<(), i32> {
+    fn connect(&mut self, slot: u32, target: SocketAddr, source: Option<SocketAddr>) -> Result<(), i32> {
         assert!(!self.is(slot, USED), "slot {slot} is in use");
         let errno = |error: io::Error| error.raw_os_error().unwrap_or(libc::EIO);
-        let socket = dial::socket(&self.options, source).map_err(errno)?;
+        let socket = dial::socket(&self.options, target, source).map_err(errno)?;
         self.kernel.adopt(slot, socket.as_fd()).map_err(errno)?;
         self.slots[slot as usize] = USED | CONNECT | (self.slots[slot as usize] & QUEUED);
-        let pushed = self.kernel.push_connect(slot);
+        let pushed = self.kernel.push_connect(slot, target);
         self.note(pushed);
         Ok(())
     }

@@ -69,7 +69,7 @@ impl Link {
     pub fn connect(publishing: &Publishing, shared: &Shared) -> io::Result<Link> {
         let (target, tls) = match publishing {
             Publishing::Http(http) => (http.target, &http.tls),
-            Publishing::Client => (shared.target, &shared.tls),
+            Publishing::Client => (shared.servers[0].target, &shared.tls),
         };
         let mut link = Link {
             target,
@@ -231,7 +231,7 @@ impl Link {
         outgoing.begin(wire.is_framed());
         if let Wire::WebSocket { subprotocols } | Wire::WebSocketStream { subprotocols } = &wire {
             conn.state = State::Upgrading;
-            write_upgrade(&mut outgoing, shared, u32::MAX, &mut conn, subprotocols);
+            write_upgrade(&mut outgoing, shared, &shared.servers[0].host, u32::MAX, &mut conn, subprotocols);
         }
         let mut talk = Talk {
             conn,

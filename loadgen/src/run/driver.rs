@@ -10,7 +10,7 @@ use trunkline::base::time::Time;
 use super::during::During;
 use super::last::Last;
 use super::{Phase, PhaseResult, Plan, RunResult, Second, StormResult};
-use crate::engine::{Command, Engine, LiveSum, Shared};
+use crate::engine::{Command, Engine, LiveSum, Server, Shared};
 use crate::host::{Host, Machine, Sample};
 use crate::measure::{Cause, Latencies, Measured};
 use crate::net::now;
@@ -99,7 +99,7 @@ pub fn run(
             profile: plan.profile.name(),
             driver: engine.driver,
             driver_reason: engine.driver_reason.clone(),
-            target: plan.target.to_string(),
+            target: named(&plan.servers),
             connections: plan.engine.connections,
             channels: plan.channels,
             per_connection: plan.per_connection.min(plan.channels),
@@ -134,13 +134,17 @@ pub fn run(
     Ok(running.result)
 }
 
+/// As the report names them.
+fn named(servers: &[Server]) -> String {
+    servers.iter().map(|server| server.target.to_string()).collect::<Vec<_>>().join(", ")
+}
+
 fn shared(plan: &Plan, audience: Audience) -> Shared {
     Shared {
         profile: Arc::clone(&plan.profile),
         audience,
-        target: plan.target,
+        servers: Arc::clone(&plan.servers),
         tls: plan.tls.clone(),
-        host: plan.host.clone(),
         headers: plan.headers.clone(),
         compression: plan.compression,
         sources: plan.sources.clone(),

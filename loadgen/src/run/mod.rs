@@ -9,7 +9,6 @@ mod phase;
 mod result;
 mod scenario;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,7 +17,7 @@ pub use self::during::DuringResult;
 pub use self::phase::Phase;
 pub use self::result::{PhaseResult, RunResult, Second, Shortfall, StormResult, Verdict};
 pub use self::scenario::{ScenarioFault, parse_duration, read_scenario};
-use crate::engine::EngineOptions;
+use crate::engine::{EngineOptions, Server};
 use crate::net::Sources;
 use crate::profile::Profile;
 use crate::publish::Publishing;
@@ -29,9 +28,9 @@ pub struct Plan {
     /// For the report: "trunkline", "floor", a URL.
     pub name: String,
     pub profile: Arc<dyn Profile>,
-    pub target: SocketAddr,
+    /// Connections go to them in turn. At least one.
+    pub servers: Arc<[Server]>,
     pub tls: Option<Tls>,
-    pub host: String,
     /// Further header fields of each connection's upgrade or GET.
     pub headers: Vec<(String, String)>,
     /// permessage-deflate is offered in `headers`.

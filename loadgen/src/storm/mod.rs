@@ -65,8 +65,7 @@ impl Storm {
         let (commands, inbox) = channel();
         let (started, ready) = channel();
         let handle = std::thread::Builder::new().name("storm".into()).spawn(move || {
-            let options =
-                NetOptions { target: shared.target, connections_max: slots, rings: 0, receive_bytes: 0 };
+            let options = NetOptions { connections_max: slots, rings: 0, receive_bytes: 0 };
             match make_net(options, driver) {
                 Ok((net, _)) => {
                     let _ = started.send(Ok(()));
@@ -114,6 +113,8 @@ struct Slot {
     state: State,
     since: Time,
     attempt: u32,
+    /// Of the connection: which server it goes to.
+    number: u32,
     secure: Option<Box<Secure>>,
     /// The answer's head, as far as it has come.
     head: Vec<u8>,
@@ -143,12 +144,18 @@ struct Desk {
 
 impl Desk {
     fn new(net: Box<dyn Net>, shared: Arc<Shared>, hold: Duration) -> Desk {
-        let slot =
-            |_| Slot { state: State::Free, since: Time::ZERO, attempt: 0, secure: None, head: Vec::new() };
+        let slot = |_| Slot {
+            state: State::Free,
+            since: Time::ZERO,
+            attempt: 0,
+            number: 0,
+            secure: None,
+            head: Vec::new(),
+        };
         let sources = match &shared.sources {
             Sources::List(list) => Sources::List(list.clone()),
             // The ports of one address would not last for 15 s of 2,000 a second.
-            _ => Sources::default_for(shared.target, u32::MAX),
+            _ => Sources::default_for(shared.servers[0].target, u32::MAX),
         };
         let now = now();
         Desk {
@@ -225,14 +232,15 @@ impl Desk {
             let Some(slot) = self.free.pop() else { return };
             self.pace.advance();
             self.measured.counters.started += 1;
-            let source = self.sources.of(self.number);
-            self.number = self.number.wrapping_add(1).max(FIRST_NUMBER);
+            let (source, target) = (self.sources.of(self.number), self.shared.server(self.number).target);
             let entry = &mut self.slots[slot as usize];
+            entry.number = self.number;
+            self.number = self.number.wrapping_add(1).max(FIRST_NUMBER);
             entry.state = State::Connecting;
             entry.since = now;
             entry.attempt = entry.attempt.wrapping_add(1);
             self.deadlines.push_back((now + self.shared.handshake_timeout, slot, entry.attempt));
-            if let Err(errno) = self.net.connect(slot, source) {
+            if let Err(errno) = self.net.connect(slot, target, source) {
                 self.slots[slot as usize].state = State::Free;
                 self.free.push(slot);
                 self.count_failed(Cause::of_connect(errno));
@@ -317,8 +325,9 @@ impl Desk {
         };
         self.out.begin(true);
         self.conn.step = 0;
-        write_upgrade(&mut self.out, &self.shared, 0, &mut self.conn, subprotocols);
         let entry = &mut self.slots[slot as usize];
+        let host = &self.shared.server(entry.number).host;
+        write_upgrade(&mut self.out, &self.shared, host, 0, &mut self.conn, subprotocols);
         entry.state = State::Upgrading;
         match &mut entry.secure {
             None => self.net.send(slot, self.out.bytes()),
