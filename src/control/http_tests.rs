@@ -91,6 +91,7 @@ impl Shards {
 fn answer(
     logs: &mut HashMap<String, Vec<Arc<Publication>>>,
     ask: ControlRequest,
+    // Before the answer: a test looks as soon as it has that.
     seen: &mpsc::Sender<ControlRequest>,
 ) {
     let position = |offset: usize| Position { offset: Offset(offset as u64), epoch: EPOCH };
@@ -165,39 +166,39 @@ fn answer(
             reply.send(Err(ErrorCode::NotAvailable));
         }
         ControlRequest::Subscribe(user, reply) => {
-            reply.send(Ok(()));
             let _ =
                 seen.send(ControlRequest::Subscribe(user, crate::shard::control_request::Reply::new(|_| ())));
+            reply.send(Ok(()));
         }
         ControlRequest::Unsubscribe(user, reply) => {
-            reply.send(Ok(()));
             let _ = seen
                 .send(ControlRequest::Unsubscribe(user, crate::shard::control_request::Reply::new(|_| ())));
+            reply.send(Ok(()));
         }
         ControlRequest::Disconnect(user, reply) => {
-            reply.send(Ok(()));
             let _ = seen
                 .send(ControlRequest::Disconnect(user, crate::shard::control_request::Reply::new(|_| ())));
+            reply.send(Ok(()));
         }
         ControlRequest::Refresh(user, reply) => {
-            reply.send(Ok(()));
             let _ =
                 seen.send(ControlRequest::Refresh(user, crate::shard::control_request::Reply::new(|_| ())));
+            reply.send(Ok(()));
         }
         // Dropped, it is answered 100.
         ControlRequest::Tunnel(..) => {}
         ControlRequest::Everyone(message, reply) => {
-            reply.send(Ok(2));
             let _ = seen
                 .send(ControlRequest::Everyone(message, crate::shard::control_request::Reply::new(|_| ())));
+            reply.send(Ok(2));
         }
         ControlRequest::Push(ask, reply) => {
             let there = |user: &UserName| !user.starts_with("absent");
             let reached: Vec<bool> = ask.users.iter().map(there).collect();
             let each = if ask.newest { 1 } else { 2 };
             let connections = reached.iter().filter(|&&reached| reached).count() as u64 * each;
-            reply.send(Ok(Pushed { connections, reached }));
             let _ = seen.send(ControlRequest::Push(ask, crate::shard::control_request::Reply::new(|_| ())));
+            reply.send(Ok(Pushed { connections, reached }));
         }
         ControlRequest::Alive(reply) | ControlRequest::Drain(_, reply) | ControlRequest::DrainStop(reply) => {
             reply.send(Ok(()))
