@@ -67,7 +67,7 @@ const LIVE: &[&str] = &[
 ];
 
 /// Of a namespace, what a running node does not take. What was given to clients must not be taken back by what is written from
-/// now on, and whoever reads JSON must not get bytes.
+/// now on, and clients that read JSON must not get bytes.
 const FIXED: &[&str] = &["durable", "payload"];
 
 /// One difference.

@@ -1,4 +1,4 @@
-//! Traces: what is told of them, and where.
+//! Traces: which of them are sent, and where to.
 
 use std::time::Duration;
 

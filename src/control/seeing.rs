@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use crate::base::address_mask::AddressMask;
 use crate::base::bytes::Bytes;
 use crate::base::histogram::{BOUNDS_US, Histogram};
-use crate::base::ids::{ClientId, ShardId};
+use crate::base::ids::{ClientId, ConnId, ShardId};
 use crate::base::json::object;
 use crate::base::trusted::Trusted;
 use crate::control::app::{App, without_key};
@@ -154,6 +154,12 @@ async fn closed(State(app): State<Arc<App>>, request: Request<Body>) -> Response
     }
 }
 
+/// The connection of this client. `None`: it is of another node, or of an earlier run.
+fn connection_of(shards: &Shards, client: &str) -> Result<Option<ConnId>, &'static str> {
+    let client = client.parse::<ClientId>().map_err(|()| "client is no id of a connection")?;
+    Ok(shards.router().connection(client))
+}
+
 async fn try_closed(app: &App, head: request::Parts) -> Result<ClosedAnswer, Response> {
     if let Some(response) = without_key(app, &head.headers, &head.uri) {
         return Err(response);
@@ -166,20 +172,14 @@ async fn try_closed(app: &App, head: request::Parts) -> Result<ClosedAnswer, Res
         Some(text) => Some(end_place(text).ok_or_else(|| wrong("cursor is none of an earlier page"))?),
     };
     let shards = app.api.shards();
-    let conn = match asked.client.as_deref() {
-        None => None,
-        Some(text) => {
-            let client = text.parse::<ClientId>().map_err(|()| wrong("client is no id of a connection"))?;
-            match shards.router().connection(client) {
-                Some(conn) => Some(conn),
-                // Of another node, or of an earlier run.
-                None => return Ok(ClosedAnswer { closed: Vec::new(), cursor: None }),
-            }
-        }
-    };
+    let client = asked.client.as_deref();
+    let conn = client.map(|client| connection_of(shards, client)).transpose().map_err(wrong)?;
+    if conn == Some(None) {
+        return Ok(ClosedAnswer { closed: Vec::new(), cursor: None });
+    }
     let query = ClosedQuery {
         user: asked.user.as_deref().map(|user| kept(user).into()),
-        conn,
+        conn: conn.flatten(),
         code: asked.code,
         since_ms: asked.since_ms.unwrap_or(0),
         before,
@@ -309,24 +309,18 @@ async fn try_connections(app: &App, request: Request<Body>) -> Result<Connection
         }
     };
     let shards = app.api.shards();
-    let conn = match asked.client.as_deref() {
-        None => None,
-        Some(text) => {
-            let client = text.parse::<ClientId>().map_err(|()| wrong("client is no id of a connection"))?;
-            match shards.router().connection(client) {
-                Some(conn) => Some(conn),
-                // Of another node, or of an earlier run.
-                None => return Ok(answer_of(app, Vec::new(), None)),
-            }
-        }
-    };
+    let client = asked.client.as_deref();
+    let conn = client.map(|client| connection_of(shards, client)).transpose().map_err(wrong)?;
+    if conn == Some(None) {
+        return Ok(answer_of(app, Vec::new(), None));
+    }
     let (mut shard, mut from) = match asked.cursor.as_deref() {
         None => (0, 0),
         Some(text) => slot_place(text).ok_or_else(|| wrong("cursor is none of an earlier page"))?,
     };
     let model = ConnectionsQuery {
         user: asked.user.as_deref().map(Into::into),
-        conn,
+        conn: conn.flatten(),
         channel: asked.channel.as_deref().map(Into::into),
         network,
         ..ConnectionsQuery::default()

@@ -179,7 +179,7 @@ pub fn decode(matter: &Matter, body: &[u8]) -> Result<Result<Answer, Denied>, Fa
                 data: match form {
                     PayloadForm::Json => checked(wire.data, &wire.b64data)?,
                     PayloadForm::Bytes => any_payload(wire.data, &wire.b64data)
-                        .map_err(|_| wrong("what stands in b64data is not base64"))?
+                        .map_err(|_| wrong("b64data is not base64"))?
                         .map(|(data, _)| data),
                 },
                 skip_history: wire.skip_history,

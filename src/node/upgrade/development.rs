@@ -1,4 +1,4 @@
-//! Where a node in development mode is, and its key, for the commands that ask it: the key is made up at each start and stands in
+//! Where a node in development mode is, and its key, for the commands that ask it: the key is made up at each start and is in
 //! no configuration. The node says it by the socket of upgrades, to its own user and to root.
 
 use std::io::{self, BufRead as _, BufReader, Read as _};
