@@ -1,49 +1,45 @@
 //! The methods of the server API: what each asks of which shard, and how the answers become one.
 
-use std::collections::{BTreeMap, HashSet};
+mod commands;
+mod push;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filter;
-use crate::base::ids::{ChannelName, Position, ShardId, UserName};
-use crate::base::json::object;
+use crate::base::ids::{ChannelName, Position, ShardId};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
+pub use crate::control::api::commands::{Command, Method, Request};
+use crate::control::api::push::PUSH_RETRY;
 use crate::control::glob::Glob;
 use crate::control::options::OtherNodes;
 use crate::control::other_nodes::{AsWord as _, may_be_told, tell};
 use crate::control::process::{self, Process};
-use crate::control::pushes::{PushKeys, PushOutcome};
+use crate::control::pushes::PushKeys;
 use crate::control::rates::Rates;
 use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::traces::stamped;
 use crate::control::wire::{
-    Answer, BatchBody, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Info,
-    Node, ProcessBody, PublishBody, PushBody, Response, RpcBody, UserBody, any_payload, payload,
-    says_something,
+    Answer, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Info, Node,
+    ProcessBody, PublishBody, Response, RpcBody, UserBody, any_payload, payload, says_something,
 };
 use crate::engine::push_word;
 use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::session::rights::filters;
 use crate::shard::control_request::{
-    ControlRequest, DisconnectUser, FilterBox, PushUsers, RefreshUser, ShardStats, SubscribeUser, Target,
+    ControlRequest, DisconnectUser, FilterBox, RefreshUser, ShardStats, SubscribeUser, Target,
     UnsubscribeUser, UserMessage,
 };
 
 /// Most commands of a batch: what a caller can make one request cost.
 pub const BATCH_COMMANDS_MAX: usize = 10_000;
-/// Most users of one push. More are a channel's job.
-pub const PUSH_USERS_MAX: usize = 10_000;
-/// Longest idempotency key of a push, as of a publication.
-const PUSH_KEY_BYTES_MAX: usize = 256;
-/// Between two tries at a shard whose inbox was full, when another one has taken its part already.
-const PUSH_RETRY: Duration = Duration::from_millis(2);
 
 /// Commands of a parallel batch that run at a time: what one caller can put into inboxes at once.
 const BATCH_PARALLEL: usize = 256;
@@ -51,171 +47,6 @@ const BATCH_PARALLEL: usize = 256;
 /// How long a batch may take, in deadlines of one ask. Commands that were not started by then are answered 100: with a
 /// silent shard each would wait for its own deadline, one after the other.
 const BATCH_DEADLINES: u32 = 6;
-
-/// A method by its name in the path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    Publish,
-    Broadcast,
-    Subscribe,
-    Unsubscribe,
-    Disconnect,
-    Refresh,
-    Presence,
-    PresenceStats,
-    History,
-    HistoryRemove,
-    Channels,
-    Info,
-    Push,
-    Rpc,
-    Batch,
-}
-
-impl Method {
-    pub const ALL: [Method; 15] = [
-        Method::Publish,
-        Method::Broadcast,
-        Method::Subscribe,
-        Method::Unsubscribe,
-        Method::Disconnect,
-        Method::Refresh,
-        Method::Presence,
-        Method::PresenceStats,
-        Method::History,
-        Method::HistoryRemove,
-        Method::Channels,
-        Method::Info,
-        Method::Push,
-        Method::Rpc,
-        Method::Batch,
-    ];
-
-    pub fn from_name(name: &str) -> Option<Method> {
-        Method::ALL.into_iter().find(|method| method.name() == name)
-    }
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Publish => "publish",
-            Method::Broadcast => "broadcast",
-            Method::Subscribe => "subscribe",
-            Method::Unsubscribe => "unsubscribe",
-            Method::Disconnect => "disconnect",
-            Method::Refresh => "refresh",
-            Method::Presence => "presence",
-            Method::PresenceStats => "presence_stats",
-            Method::History => "history",
-            Method::HistoryRemove => "history_remove",
-            Method::Channels => "channels",
-            Method::Info => "info",
-            Method::Push => "push",
-            Method::Rpc => "rpc",
-            Method::Batch => "batch",
-        }
-    }
-}
-
-/// One call, read but not yet judged.
-#[derive(Debug)]
-pub enum Command {
-    Publish(PublishBody),
-    Broadcast(PublishBody),
-    Subscribe(UserBody),
-    Unsubscribe(UserBody),
-    Disconnect(UserBody),
-    Refresh(UserBody),
-    Presence(ChannelBody),
-    PresenceStats(ChannelBody),
-    History(HistoryBody),
-    HistoryRemove(ChannelBody),
-    Channels(ChannelsBody),
-    Info,
-    Push(PushBody),
-    Rpc(RpcBody),
-    /// What stands in a batch where a known method should.
-    Unknown,
-}
-
-impl Command {
-    /// # Errors
-    /// When `json` is no JSON or has other types than the method's.
-    pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Command> {
-        Ok(match method {
-            Method::Publish => Command::Publish(object(json)?),
-            Method::Broadcast => Command::Broadcast(object(json)?),
-            Method::Subscribe => Command::Subscribe(object(json)?),
-            Method::Unsubscribe => Command::Unsubscribe(object(json)?),
-            Method::Disconnect => Command::Disconnect(object(json)?),
-            Method::Refresh => Command::Refresh(object(json)?),
-            Method::Presence => Command::Presence(object(json)?),
-            Method::PresenceStats => Command::PresenceStats(object(json)?),
-            Method::History => Command::History(object(json)?),
-            Method::HistoryRemove => Command::HistoryRemove(object(json)?),
-            Method::Channels => Command::Channels(object(json)?),
-            Method::Info => {
-                object::<BTreeMap<String, serde::de::IgnoredAny>>(json)?;
-                Command::Info
-            }
-            Method::Push => Command::Push(object(json)?),
-            Method::Rpc => Command::Rpc(object(json)?),
-            Method::Batch => Command::Unknown,
-        })
-    }
-
-    fn name(&self) -> &'static str {
-        match self {
-            Command::Publish(_) => "publish",
-            Command::Broadcast(_) => "broadcast",
-            Command::Subscribe(_) => "subscribe",
-            Command::Unsubscribe(_) => "unsubscribe",
-            Command::Disconnect(_) => "disconnect",
-            Command::Refresh(_) => "refresh",
-            Command::Presence(_) => "presence",
-            Command::PresenceStats(_) => "presence_stats",
-            Command::History(_) => "history",
-            Command::HistoryRemove(_) => "history_remove",
-            Command::Channels(_) => "channels",
-            Command::Info => "info",
-            Command::Push(_) => "push",
-            Command::Rpc(_) => "rpc",
-            Command::Unknown => "unknown",
-        }
-    }
-}
-
-/// One request of the API.
-#[derive(Debug)]
-pub enum Request {
-    One(Box<Command>),
-    Batch { commands: Vec<Command>, parallel: bool },
-}
-
-impl Request {
-    /// # Errors
-    /// When `json` is no JSON, or has other types than the method's, anywhere.
-    pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Request> {
-        if method != Method::Batch {
-            return Ok(Request::One(Box::new(Command::read(method, json)?)));
-        }
-        let body: BatchBody<'_> = object(json)?;
-        let commands: serde_json::Result<Vec<Command>> = body
-            .commands
-            .into_iter()
-            .map(|command| {
-                let named = command.iter().find_map(|(name, body)| {
-                    let method = Method::from_name(name).filter(|&method| method != Method::Batch)?;
-                    Some((method, (*body)?))
-                });
-                match named {
-                    Some((method, body)) => Command::read(method, body.get().as_bytes()),
-                    None => Ok(Command::Unknown),
-                }
-            })
-            .collect();
-        Ok(Request::Batch { commands: commands?, parallel: body.parallel })
-    }
-}
 
 /// Carries commands out.
 #[derive(Clone)]
@@ -480,84 +311,6 @@ impl Api {
         let owner = self.shards.router().user_home(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Refresh(ask, reply)).await?;
         Ok(Answer::Empty {})
-    }
-
-    /// Says who was told, so that the backend can reach the others another way.
-    async fn push(&self, body: PushBody) -> Result<Answer, ControlError> {
-        let mut names = body.users;
-        if !body.user.is_empty() {
-            names.push(body.user);
-        }
-        let wrong = match names.len() {
-            0 => Some("user or users must name somebody"),
-            1..=PUSH_USERS_MAX if names.iter().any(String::is_empty) => Some("a name in users is empty"),
-            1..=PUSH_USERS_MAX if body.idempotency_key.len() > PUSH_KEY_BYTES_MAX => {
-                Some("idempotency_key is longer than 256 bytes")
-            }
-            1..=PUSH_USERS_MAX => None,
-            _ => Some("users names more than 10000"),
-        };
-        if let Some(problem) = wrong {
-            return Err(ControlError::Invalid(problem));
-        }
-        let data = payload(body.data, &body.b64data)?.ok_or(ControlError::Invalid("data is missing"))?;
-        let except = excepted(body.except.as_ref())?;
-        // A user named twice is told once.
-        let mut seen = HashSet::with_capacity(names.len());
-        names.retain(|name| seen.insert(name.clone()));
-        drop(seen);
-        if body.idempotency_key.is_empty() {
-            return Ok(self.push_now(&names, data, except, body.newest).await?.into());
-        }
-        let bytes = names.iter().map(String::len).sum();
-        let cell = self.push_keys.cell(&body.idempotency_key, bytes, Instant::now());
-        let outcome = cell.get_or_try_init(|| self.push_now(&names, data, except, body.newest)).await?;
-        Ok(outcome.clone().into())
-    }
-
-    /// Every owner is asked at once for its users. Busy only when none of them took its part.
-    async fn push_now(
-        &self,
-        names: &[String],
-        data: Bytes,
-        except: Option<Except>,
-        newest: bool,
-    ) -> Result<PushOutcome, ControlError> {
-        tell(&self.others, || push_word(names, &data, except.as_ref(), newest));
-        let message = Arc::new(UserMessage { data, except, encoded: Default::default() });
-        let mut by_home: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
-        for (at, name) in names.iter().enumerate() {
-            by_home.entry(self.shards.router().user_home(name)).or_default().push(at);
-        }
-        let end = Instant::now() + self.shards.timeout();
-        let mut sent = Vec::with_capacity(by_home.len());
-        for (owner, places) in by_home {
-            let users: Vec<UserName> = places.iter().map(|&at| names[at].as_str().into()).collect();
-            let ask = PushUsers { users, message: Arc::clone(&message), newest };
-            let pending = loop {
-                match self.shards.send(owner, |reply| ControlRequest::Push(ask.clone(), reply)) {
-                    Ok(pending) => break pending,
-                    Err(_) if sent.is_empty() => return Err(ControlError::Busy),
-                    // A part is on its way: to call the whole busy would have it sent again.
-                    Err(_) if Instant::now() < end => tokio::time::sleep(PUSH_RETRY).await,
-                    Err(_) => return Err(ErrorCode::Internal.into()),
-                }
-            };
-            sent.push((places, pending));
-        }
-        let mut outcome = PushOutcome::default();
-        let mut absent = Vec::new();
-        for (places, pending) in sent {
-            let pushed = pending.wait().await?;
-            outcome.connections += pushed.connections;
-            absent
-                .extend(places.iter().zip(pushed.reached).filter(|(_, reached)| !reached).map(|(&at, _)| at));
-        }
-        outcome.users = (names.len() - absent.len()) as u64;
-        // In the order in which they were named.
-        absent.sort_unstable();
-        outcome.absent = absent.into_iter().map(|at| names[at].clone()).collect();
-        Ok(outcome)
     }
 
     async fn presence(&self, body: ChannelBody) -> Result<Answer, ControlError> {

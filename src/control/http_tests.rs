@@ -1,12 +1,11 @@
 //! The API over real inboxes: threads drain them and answer from a small log, as shards do.
 
-use std::collections::HashMap;
 use std::sync::mpsc;
-use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use self::shards::Shards;
 use super::*;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ClientId, Epoch, Offset, Position, UserName};
@@ -17,11 +16,8 @@ use crate::control::drain::DrainDefaults;
 use crate::control::events::EventsPlace;
 use crate::control::hooks::Hooks;
 use crate::control::options::{ControlOptions, PortLimits};
-use crate::driver::Wake;
-use crate::hub::Roster;
-use crate::hub::requests::{History, PresenceStats, Since, SinceEpoch};
-use crate::shard::control_request::{ChannelCount, ControlRequest, Pushed, ShardStats};
-use crate::shard::mailbox::{Inbox, Mail};
+use crate::hub::requests::{Since, SinceEpoch};
+use crate::shard::control_request::ControlRequest;
 use crate::shard::router::Router as ShardRouter;
 
 #[path = "bytes_tests.rs"]
@@ -30,190 +26,13 @@ mod bytes;
 mod old_ways;
 #[path = "ports_tests.rs"]
 mod ports;
+#[path = "http_shards.rs"]
+mod shards;
 
 /// A bound on hanging, not on speed.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// For shards that never answer.
 const SHORT: Duration = Duration::from_millis(300);
-
-struct Unpark(thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(&self) {
-        self.0.unpark();
-    }
-}
-
-/// What stands in for shards: logs by channel, and every ask about users as it came.
-struct Shards {
-    router: ShardRouter,
-    inboxes: Arc<[Arc<Inbox>]>,
-    user_asks: mpsc::Receiver<ControlRequest>,
-}
-
-const EPOCH: Epoch = Epoch(0xabc);
-
-impl Shards {
-    fn start(count: usize, inbox_messages: usize) -> Shards {
-        let shards = Shards::stopped(count, inbox_messages);
-        let (seen, user_asks) = mpsc::channel();
-        for inbox in shards.inboxes.iter() {
-            let (inbox, seen) = (Arc::clone(inbox), seen.clone());
-            thread::spawn(move || {
-                inbox.set_waker(Arc::new(Unpark(thread::current())));
-                let mut logs = HashMap::new();
-                loop {
-                    while let Some(Mail::ControlRequest(ask)) = inbox.pop_control() {
-                        answer(&mut logs, *ask, &seen);
-                    }
-                    // Nobody owns these threads: they end when the test has dropped its inboxes.
-                    if Arc::strong_count(&inbox) == 1 {
-                        return;
-                    }
-                    if inbox.about_to_sleep() {
-                        thread::park_timeout(Duration::from_millis(20));
-                        inbox.awake();
-                    }
-                }
-            });
-        }
-        Shards { user_asks, ..shards }
-    }
-
-    /// Inboxes that nobody reads.
-    fn stopped(count: usize, inbox_messages: usize) -> Shards {
-        let inboxes: Arc<[Arc<Inbox>]> = (0..count).map(|_| Arc::new(Inbox::new(inbox_messages))).collect();
-        let router = ShardRouter::new(Arc::clone(&inboxes), [1, 2, 3, 4]);
-        Shards { router, inboxes, user_asks: mpsc::channel().1 }
-    }
-}
-
-fn answer(
-    logs: &mut HashMap<String, Vec<Arc<Publication>>>,
-    ask: ControlRequest,
-    // Before the answer: a test looks as soon as it has that.
-    seen: &mpsc::Sender<ControlRequest>,
-) {
-    let position = |offset: usize| Position { offset: Offset(offset as u64), epoch: EPOCH };
-    match ask {
-        ControlRequest::Publish(ask, reply) => {
-            if ask.channel.starts_with("unknown:") {
-                return reply.send(Err(ErrorCode::UnknownChannel));
-            }
-            if ask.channel.starts_with("lost:") {
-                // A shard that never answers: its reply is kept from being dropped as well.
-                return std::mem::forget(reply);
-            }
-            let Ok(data) = bytes::admitted(&ask) else { return reply.send(Err(ErrorCode::BadRequest)) };
-            let log = logs.entry(ask.channel.to_string()).or_default();
-            let info = (&*ask.channel == "chat:client").then(|| ClientInfo {
-                user: "ann".into(),
-                client: "c1".to_string(),
-                conn_info: Some(Bytes::from_static(b"{\"a\":1}")),
-                chan_info: None,
-            });
-            log.push(Arc::new(Publication {
-                channel: ask.channel,
-                position: position(log.len() + 1),
-                data,
-                info,
-                tags: ask.tags,
-                except: ask.except,
-                time_ms: 0,
-                encoded: Default::default(),
-            }));
-            reply.send(Ok(position(log.len())));
-        }
-        ControlRequest::History(ask, reply) => {
-            let log = logs.get(&*ask.channel).cloned().unwrap_or_default();
-            let top = position(log.len());
-            if ask.since.is_some_and(|since| !since.epoch.matches(EPOCH)) {
-                return reply.send(Err(ErrorCode::UnrecoverablePosition));
-            }
-            let after = ask.since.map_or(Offset(0), |since| since.offset);
-            let mut publications: Vec<_> = log.into_iter().filter(|entry| entry.offset() > after).collect();
-            if ask.reverse {
-                publications.reverse();
-            }
-            publications.truncate(ask.limit.unwrap_or(300));
-            reply.send(Ok(History { publications, position: top, payload: bytes::form(&ask.channel) }));
-        }
-        ControlRequest::HistoryRemove(channel, reply) => {
-            logs.remove(&*channel);
-            reply.send(Ok(()));
-        }
-        ControlRequest::Presence(_, reply) => {
-            let info = ClientInfo {
-                user: "ann".into(),
-                client: "c1".to_string(),
-                conn_info: None,
-                chan_info: Some(Bytes::from_static(b"[1]")),
-            };
-            reply.send(Ok(Arc::new(Roster { infos: vec![info], ..Roster::default() })));
-        }
-        ControlRequest::PresenceStats(_, reply) => reply.send(Ok(PresenceStats { clients: 2, users: 1 })),
-        ControlRequest::Channels(filter, reply) => {
-            let matching = logs.keys().filter(|name| (filter.0)(name));
-            reply.send(Ok(matching
-                .map(|name| ChannelCount { channel: name.as_str().into(), clients: 1 })
-                .collect()));
-        }
-        ControlRequest::Stats(reply) => {
-            reply.send(Ok(ShardStats { clients: 1, channels: logs.len() as u64, ..ShardStats::default() }));
-        }
-        ControlRequest::Subscribe(ref user, _) if &*user.target.user == "refused" => {
-            let ControlRequest::Subscribe(_, reply) = ask else { return };
-            reply.send(Err(ErrorCode::NotAvailable));
-        }
-        ControlRequest::Subscribe(user, reply) => {
-            let _ =
-                seen.send(ControlRequest::Subscribe(user, crate::shard::control_request::Reply::new(|_| ())));
-            reply.send(Ok(()));
-        }
-        ControlRequest::Unsubscribe(user, reply) => {
-            let _ = seen
-                .send(ControlRequest::Unsubscribe(user, crate::shard::control_request::Reply::new(|_| ())));
-            reply.send(Ok(()));
-        }
-        ControlRequest::Disconnect(user, reply) => {
-            let _ = seen
-                .send(ControlRequest::Disconnect(user, crate::shard::control_request::Reply::new(|_| ())));
-            reply.send(Ok(()));
-        }
-        ControlRequest::Refresh(user, reply) => {
-            let _ =
-                seen.send(ControlRequest::Refresh(user, crate::shard::control_request::Reply::new(|_| ())));
-            reply.send(Ok(()));
-        }
-        // Dropped, it is answered 100.
-        ControlRequest::Tunnel(..) => {}
-        ControlRequest::Everyone(message, reply) => {
-            let _ = seen
-                .send(ControlRequest::Everyone(message, crate::shard::control_request::Reply::new(|_| ())));
-            reply.send(Ok(2));
-        }
-        ControlRequest::Push(ask, reply) => {
-            let there = |user: &UserName| !user.starts_with("absent");
-            let reached: Vec<bool> = ask.users.iter().map(there).collect();
-            let each = if ask.newest { 1 } else { 2 };
-            let connections = reached.iter().filter(|&&reached| reached).count() as u64 * each;
-            let _ = seen.send(ControlRequest::Push(ask, crate::shard::control_request::Reply::new(|_| ())));
-            reply.send(Ok(Pushed { connections, reached }));
-        }
-        ControlRequest::Alive(reply) | ControlRequest::Drain(_, reply) | ControlRequest::DrainStop(reply) => {
-            reply.send(Ok(()))
-        }
-        ControlRequest::ChannelsPage(..)
-        | ControlRequest::Connections(..)
-        | ControlRequest::Closed(..)
-        | ControlRequest::Busiest(_)
-        | ControlRequest::Tap(..)
-        | ControlRequest::Options(..)
-        | ControlRequest::Reconnect(..)
-        | ControlRequest::Shutdown(_)
-        | ControlRequest::Handover(_) => {}
-    }
-}
 
 fn options() -> ControlOptions {
     ControlOptions {

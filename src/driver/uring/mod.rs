@@ -19,25 +19,23 @@
 //! ```
 
 mod export;
+mod listener;
 mod slot;
 mod token;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
-use std::net::TcpListener;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::listener::Listener;
 use self::slot::{
     BLIND, CLOSE, CLOSING, ENDED, FINISH, OPEN, POLL, QUEUED, READABLE, READING, RECV, RESET, Slot, WATCH,
 };
 use self::token::{Kind, Token};
 use super::sys::{self, Completion, Op, Ring, RingWaker};
-use super::{
-    Bind, Driver, DriverOptions, End, Event, Hold, Lent, ListenerOptions, Part, SendCause, SendFailure,
-    SocketOptions, UnixSocket, Wake,
-};
+use super::{Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake};
 use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_MAX, Sock};
@@ -615,74 +613,6 @@ impl Drop for UringDriver {
     fn drop(&mut self) {
         self.close_listeners();
         self.waker.end();
-    }
-}
-
-/// One of the places where clients come in.
-struct Listener {
-    /// `None` after the end.
-    source: Option<Source>,
-    /// What its clients are said to come by.
-    place: ListenerId,
-    address: ListenAddress,
-    /// Each client's address is asked for.
-    one_by_one: bool,
-    /// Flags of the sockets that come from here.
-    slot_flags: u32,
-    /// An accept is in the kernel, ...
-    armed: bool,
-    /// ... and so is its cancel.
-    cancelled: bool,
-}
-
-enum Source {
-    Tcp(TcpListener),
-    Unix(Arc<UnixSocket>),
-}
-
-impl Listener {
-    fn try_new(index: usize, options: &ListenerOptions, socket: SocketOptions) -> io::Result<Listener> {
-        let (source, address, slot_flags) = match &options.bind {
-            Bind::Tcp(address, ipv6_only) => {
-                let listener = sys::listen(*address, *ipv6_only, socket)?;
-                let address = ListenAddress::Tcp(listener.local_addr()?);
-                (Source::Tcp(listener), address, 0)
-            }
-            Bind::Inherited(_, inherited) => {
-                (Source::Tcp(sys::inherit(inherited, socket)?), options.address(), 0)
-            }
-            Bind::Unix(shared) => (Source::Unix(shared.clone()), options.address(), BLIND),
-        };
-        let place = options.place(index);
-        let one_by_one = options.addresses && address.tcp().is_some();
-        Ok(Listener {
-            source: Some(source),
-            place,
-            address,
-            one_by_one,
-            slot_flags,
-            armed: false,
-            cancelled: false,
-        })
-    }
-}
-
-impl Source {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Source::Tcp(listener) => listener.as_fd(),
-            Source::Unix(shared) => shared.as_fd(),
-        }
-    }
-
-    fn accept(&self, index: usize, one_by_one: bool) -> Op<'_> {
-        match self {
-            Source::Tcp(listener) if one_by_one => {
-                Op::AcceptFrom { listener: listener.as_fd(), place: index }
-            }
-            Source::Tcp(listener) => Op::Accept { listener: listener.as_fd() },
-            Source::Unix(shared) => Op::AcceptOne { listener: shared.as_fd() },
-        }
     }
 }
 

@@ -1,0 +1,173 @@
+//! The methods by name, and one call of each as its body says it.
+
+use std::collections::BTreeMap;
+
+use crate::base::json::object;
+use crate::control::wire::{
+    BatchBody, ChannelBody, ChannelsBody, HistoryBody, PublishBody, PushBody, RpcBody, UserBody,
+};
+
+/// A method by its name in the path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    Publish,
+    Broadcast,
+    Subscribe,
+    Unsubscribe,
+    Disconnect,
+    Refresh,
+    Presence,
+    PresenceStats,
+    History,
+    HistoryRemove,
+    Channels,
+    Info,
+    Push,
+    Rpc,
+    Batch,
+}
+
+impl Method {
+    pub const ALL: [Method; 15] = [
+        Method::Publish,
+        Method::Broadcast,
+        Method::Subscribe,
+        Method::Unsubscribe,
+        Method::Disconnect,
+        Method::Refresh,
+        Method::Presence,
+        Method::PresenceStats,
+        Method::History,
+        Method::HistoryRemove,
+        Method::Channels,
+        Method::Info,
+        Method::Push,
+        Method::Rpc,
+        Method::Batch,
+    ];
+
+    pub fn from_name(name: &str) -> Option<Method> {
+        Method::ALL.into_iter().find(|method| method.name() == name)
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Publish => "publish",
+            Method::Broadcast => "broadcast",
+            Method::Subscribe => "subscribe",
+            Method::Unsubscribe => "unsubscribe",
+            Method::Disconnect => "disconnect",
+            Method::Refresh => "refresh",
+            Method::Presence => "presence",
+            Method::PresenceStats => "presence_stats",
+            Method::History => "history",
+            Method::HistoryRemove => "history_remove",
+            Method::Channels => "channels",
+            Method::Info => "info",
+            Method::Push => "push",
+            Method::Rpc => "rpc",
+            Method::Batch => "batch",
+        }
+    }
+}
+
+/// One call, read but not yet judged.
+#[derive(Debug)]
+pub enum Command {
+    Publish(PublishBody),
+    Broadcast(PublishBody),
+    Subscribe(UserBody),
+    Unsubscribe(UserBody),
+    Disconnect(UserBody),
+    Refresh(UserBody),
+    Presence(ChannelBody),
+    PresenceStats(ChannelBody),
+    History(HistoryBody),
+    HistoryRemove(ChannelBody),
+    Channels(ChannelsBody),
+    Info,
+    Push(PushBody),
+    Rpc(RpcBody),
+    /// What stands in a batch where a known method should.
+    Unknown,
+}
+
+impl Command {
+    /// # Errors
+    /// When `json` is no JSON or has other types than the method's.
+    pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Command> {
+        Ok(match method {
+            Method::Publish => Command::Publish(object(json)?),
+            Method::Broadcast => Command::Broadcast(object(json)?),
+            Method::Subscribe => Command::Subscribe(object(json)?),
+            Method::Unsubscribe => Command::Unsubscribe(object(json)?),
+            Method::Disconnect => Command::Disconnect(object(json)?),
+            Method::Refresh => Command::Refresh(object(json)?),
+            Method::Presence => Command::Presence(object(json)?),
+            Method::PresenceStats => Command::PresenceStats(object(json)?),
+            Method::History => Command::History(object(json)?),
+            Method::HistoryRemove => Command::HistoryRemove(object(json)?),
+            Method::Channels => Command::Channels(object(json)?),
+            Method::Info => {
+                object::<BTreeMap<String, serde::de::IgnoredAny>>(json)?;
+                Command::Info
+            }
+            Method::Push => Command::Push(object(json)?),
+            Method::Rpc => Command::Rpc(object(json)?),
+            Method::Batch => Command::Unknown,
+        })
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Command::Publish(_) => "publish",
+            Command::Broadcast(_) => "broadcast",
+            Command::Subscribe(_) => "subscribe",
+            Command::Unsubscribe(_) => "unsubscribe",
+            Command::Disconnect(_) => "disconnect",
+            Command::Refresh(_) => "refresh",
+            Command::Presence(_) => "presence",
+            Command::PresenceStats(_) => "presence_stats",
+            Command::History(_) => "history",
+            Command::HistoryRemove(_) => "history_remove",
+            Command::Channels(_) => "channels",
+            Command::Info => "info",
+            Command::Push(_) => "push",
+            Command::Rpc(_) => "rpc",
+            Command::Unknown => "unknown",
+        }
+    }
+}
+
+/// One request of the API.
+#[derive(Debug)]
+pub enum Request {
+    One(Box<Command>),
+    Batch { commands: Vec<Command>, parallel: bool },
+}
+
+impl Request {
+    /// # Errors
+    /// When `json` is no JSON, or has other types than the method's, anywhere.
+    pub fn read(method: Method, json: &[u8]) -> serde_json::Result<Request> {
+        if method != Method::Batch {
+            return Ok(Request::One(Box::new(Command::read(method, json)?)));
+        }
+        let body: BatchBody<'_> = object(json)?;
+        let commands: serde_json::Result<Vec<Command>> = body
+            .commands
+            .into_iter()
+            .map(|command| {
+                let named = command.iter().find_map(|(name, body)| {
+                    let method = Method::from_name(name).filter(|&method| method != Method::Batch)?;
+                    Some((method, (*body)?))
+                });
+                match named {
+                    Some((method, body)) => Command::read(method, body.get().as_bytes()),
+                    None => Ok(Command::Unknown),
+                }
+            })
+            .collect();
+        Ok(Request::Batch { commands: commands?, parallel: body.parallel })
+    }
+}

@@ -1,0 +1,80 @@
+//! A place where clients come in, as the ring needs it.
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::Arc;
+
+use super::slot::BLIND;
+use super::sys::{self, Op};
+use crate::base::address::ListenAddress;
+use crate::base::ids::ListenerId;
+use crate::driver::{Bind, ListenerOptions, SocketOptions, UnixSocket};
+
+/// One of the places where clients come in.
+pub(super) struct Listener {
+    /// `None` after the end.
+    pub source: Option<Source>,
+    /// What its clients are said to come by.
+    pub place: ListenerId,
+    pub address: ListenAddress,
+    /// Each client's address is asked for.
+    pub one_by_one: bool,
+    /// Flags of the sockets that come from here.
+    pub slot_flags: u32,
+    /// An accept is in the kernel, ...
+    pub armed: bool,
+    /// ... and so is its cancel.
+    pub cancelled: bool,
+}
+
+pub(super) enum Source {
+    Tcp(TcpListener),
+    Unix(Arc<UnixSocket>),
+}
+
+impl Listener {
+    pub fn try_new(index: usize, options: &ListenerOptions, socket: SocketOptions) -> io::Result<Listener> {
+        let (source, address, slot_flags) = match &options.bind {
+            Bind::Tcp(address, ipv6_only) => {
+                let listener = sys::listen(*address, *ipv6_only, socket)?;
+                let address = ListenAddress::Tcp(listener.local_addr()?);
+                (Source::Tcp(listener), address, 0)
+            }
+            Bind::Inherited(_, inherited) => {
+                (Source::Tcp(sys::inherit(inherited, socket)?), options.address(), 0)
+            }
+            Bind::Unix(shared) => (Source::Unix(shared.clone()), options.address(), BLIND),
+        };
+        let place = options.place(index);
+        let one_by_one = options.addresses && address.tcp().is_some();
+        Ok(Listener {
+            source: Some(source),
+            place,
+            address,
+            one_by_one,
+            slot_flags,
+            armed: false,
+            cancelled: false,
+        })
+    }
+}
+
+impl Source {
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Source::Tcp(listener) => listener.as_fd(),
+            Source::Unix(shared) => shared.as_fd(),
+        }
+    }
+
+    pub fn accept(&self, index: usize, one_by_one: bool) -> Op<'_> {
+        match self {
+            Source::Tcp(listener) if one_by_one => {
+                Op::AcceptFrom { listener: listener.as_fd(), place: index }
+            }
+            Source::Tcp(listener) => Op::Accept { listener: listener.as_fd() },
+            Source::Unix(shared) => Op::AcceptOne { listener: shared.as_fd() },
+        }
+    }
+}
