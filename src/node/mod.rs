@@ -70,7 +70,9 @@ use crate::node::notify::Notify;
 use crate::node::reload::Reloader;
 use crate::node::shard_options::{shard_options, tunnel_options, wall_ms};
 use crate::node::tls::Certificates;
-use crate::node::upgrade::{Arriving, DevelopmentApi, Leaving, Origin, Running, depart, interruption};
+use crate::node::upgrade::{
+    Arriving, DevelopmentApi, EndedShards, Leaving, Origin, Running, depart, interruption,
+};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::{ControlPlane, ControlRequest};
 use crate::shard::mailbox::Inbox;
@@ -222,6 +224,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     let running = Running::default();
     // Before anybody can know that this runs: a signal must not find the default action.
     signals::watch(incidents.clone(), running.clone())?;
+    let ended_shards = EndedShards::default();
     let mut threads = Vec::new();
     for id in router.every_shard() {
         let seat = Seat {
@@ -239,6 +242,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
             control: control.plane(),
             prng: secret::prng()?,
             incidents: incidents.clone(),
+            ended: ended_shards.clone(),
         };
         threads.push(thread::Builder::new().name(format!("shard-{}", id.0)).spawn(move || seat.run())?);
         // The first one to bind finds out the ports that all share.
@@ -322,7 +326,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
                     interrupted: &|| interruption(&happened, &next),
                 };
                 match leaving.run(&asked) {
-                    Ok(moved) => depart(&asked, &moved, &router, &control, &files, &threads),
+                    Ok(moved) => depart(&asked, moved, &router, &control, &files, &ended_shards),
                     Err(fault) => {
                         upgrades.failed(fault.result);
                         asked.failed(&fault.problem);
@@ -422,6 +426,7 @@ struct Seat {
     control: Arc<dyn ControlPlane>,
     prng: Prng,
     incidents: mpsc::SyncSender<Incident>,
+    ended: EndedShards,
 }
 
 impl Seat {
@@ -452,6 +457,9 @@ impl Seat {
         }
         let _ = self.incidents.send(Incident::Ready(bound));
         while shard.tick()? == Tick::Goes {}
+        if shard.is_handed_over() {
+            self.ended.stay();
+        }
         Ok(())
     }
 }

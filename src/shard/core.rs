@@ -131,6 +131,7 @@ impl Core {
         let ending = self.env.ending.filter(|until| *until > now);
         let due = self.delivery.local.next_due();
         let departure = self.peers.departures.next();
+        let settling = self.handover.settling.as_ref().map(|settling| settling.next);
         [
             self.links.wheel.next(),
             accept_again_at,
@@ -140,6 +141,7 @@ impl Core {
             ending,
             due,
             departure,
+            settling,
             Some(self.owned.sweep_at),
         ]
         .into_iter()

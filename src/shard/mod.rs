@@ -186,6 +186,11 @@ impl<D: Driver> Shard<D> {
         self.core.footprint()
     }
 
+    /// What was here is another process's, and this shard has ended.
+    pub fn is_handed_over(&self) -> bool {
+        self.core.handover.is_over
+    }
+
     /// One turn: wait, harvest, receive, mail, deliver, timers, flush, close, account.
     ///
     /// # Errors
@@ -253,6 +258,7 @@ impl<D: Driver> Shard<D> {
 
         self.handle_orders();
         self.send_ahead();
+        self.settle_some();
         self.core.account(self.driver.stale_total());
         if self.core.has_ended() {
             self.inbox.close();

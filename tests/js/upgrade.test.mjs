@@ -247,6 +247,26 @@ for (const driver of drivers) {
       assert.equal(await daemon.stop(), 0);
     });
 
+    test('more clients than a shard begins to read from at once: each is read from and written to', async () => {
+      const daemon = await Daemon.start({ config: config({ shards: 1 }), args: ['--echo'] });
+      const address = daemon.ws.replace('/connection/websocket', '/echo');
+      const sockets = Array.from({ length: 600 }, () => new WebSocket(address));
+      await Promise.all(sockets.map((socket) => new Promise((resolve, reject) => socket.once('open', resolve).once('error', reject))));
+      const echoed = () => Promise.all(sockets.map((socket, at) => new Promise((resolve, reject) => {
+        socket.once('close', reject);
+        socket.once('message', (data) => resolve(String(data)));
+        socket.send(String(at));
+      })));
+      const expected = sockets.map((_, at) => String(at));
+      assert.deepEqual(await echoed(), expected);
+      const moved = await upgrade(daemon.pid);
+      assert.equal(moved.code, 0, moved.error);
+      assert.deepEqual(await echoed(), expected);
+      sockets.forEach((socket) => socket.removeAllListeners('close').terminate());
+      process.kill(moved.pid, 'SIGTERM');
+      assert.equal(await daemon.ended(), 0);
+    });
+
     test('SIGUSR2 asks for one as well', async () => {
       const daemon = await Daemon.start({ config: config() });
       const client = sdk(daemon.ws);

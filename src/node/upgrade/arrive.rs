@@ -146,12 +146,25 @@ impl Arriving {
         connections: Vec<OwnedFd>,
     ) -> Result<(), WireFault> {
         point("new.committed");
-        order_each(router, || Order::Resume)?;
+        let (outlet, said) = mpsc::sync_channel(router.shards());
+        order_each(router, || Order::Resume(outlet.clone()))?;
+        drop(outlet);
         control.open(connections);
         let silence = Duration::from_micros(totals.silence_us) + received.elapsed();
         counts.done(totals.peers, totals.left_behind, self.began.elapsed(), silence);
         // It may have ended at the word before this one.
         let _ = self.wire.send(Step::Serving, b"", &[], Instant::now() + SHARD_MAX);
+        // Its end is work for the kernel, which comes when clients do not need the cpu any more: with the end of the wire.
+        let (wire, shards) = (self.wire, router.shards());
+        let _ = thread::Builder::new().name("settling".into()).spawn(move || {
+            let until = Instant::now() + SHARD_MAX;
+            for _ in 0..shards {
+                if said.recv_timeout(until.saturating_duration_since(Instant::now())).is_err() {
+                    break;
+                }
+            }
+            drop(wire);
+        });
         tracing::info!(
             "took over {} connections and {} channels; clients waited {} ms",
             totals.peers,

@@ -1,6 +1,8 @@
 //! What ends an upgrade in the old process: something else that happens, or the new process that serves.
 
 use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,27 @@ use crate::shard::router::Router;
 
 /// How long shards may take to close what could not move.
 const DEPART_MAX: Duration = Duration::from_secs(1);
+/// How long the new process may take to settle: a few seconds with a million connections.
+const SETTLE_MAX: Duration = Duration::from_secs(30);
+
+/// Shards of this process whose connections are another one's. Their threads stay, and so do their rings: the kernel takes
+/// 3 us for each connection of a ring that ends, from those who serve.
+#[derive(Clone, Default)]
+pub(in crate::node) struct EndedShards(Arc<AtomicUsize>);
+
+impl EndedShards {
+    fn count(&self) -> usize {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Of a shard's thread, which ends with its process.
+    pub fn stay(&self) -> ! {
+        self.0.fetch_add(1, Ordering::Release);
+        loop {
+            thread::park();
+        }
+    }
+}
 
 /// Why an upgrade is not wanted any more: something else has happened, which is kept for later.
 pub(in crate::node) fn interruption(
@@ -41,11 +64,11 @@ pub(in crate::node) fn interruption(
 /// The end of a process in whose place another one serves: it closes what could not move, and nothing that could.
 pub(in crate::node) fn depart(
     asked: &Asked,
-    moved: &Moved,
+    mut moved: Moved,
     router: &Router,
     control: &Control,
     files: &listener::Files,
-    threads: &[thread::JoinHandle<()>],
+    shards: &EndedShards,
 ) -> ! {
     files.lend(true);
     control.leave();
@@ -56,9 +79,10 @@ pub(in crate::node) fn depart(
     }
     asked.done(&moved.to_string());
     let until = Instant::now() + DEPART_MAX;
-    while threads.iter().any(|thread| !thread.is_finished()) && Instant::now() < until {
+    while shards.count() < router.shards() && Instant::now() < until {
         thread::sleep(Duration::from_millis(1));
     }
+    moved.successor.wait_settled(Instant::now() + SETTLE_MAX);
     crate::telemetry::flush(LOG_PATIENCE);
     // Without destructors: what they would close is the other process's.
     std::process::exit(0)

@@ -59,9 +59,9 @@ fn fault(result: &'static str, problem: impl Into<String>) -> Fault {
 }
 
 /// The new process serves.
-#[derive(Debug)]
 pub struct Moved {
     pub pid: u32,
+    pub successor: Successor,
     pub build: Box<str>,
     pub totals: Moves,
     pub silence: Duration,
@@ -115,7 +115,8 @@ impl Leaving<'_> {
             Ok(totals) => {
                 let pid = successor.pid();
                 successor.let_go();
-                Ok(Moved { pid, build, totals, silence: moving.frozen.elapsed(), duration: began.elapsed() })
+                let (silence, duration) = (moving.frozen.elapsed(), began.elapsed());
+                Ok(Moved { pid, build, totals, silence, duration, successor })
             }
             Err(cause) => {
                 let fault = cause.told(&mut successor);

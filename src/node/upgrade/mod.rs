@@ -18,7 +18,7 @@ mod wire;
 
 pub use self::arrive::Arriving;
 pub use counts::Counts;
-pub(in crate::node) use depart::{depart, interruption};
+pub(in crate::node) use depart::{EndedShards, depart, interruption};
 pub use leave::{Fault, Leaving, Moved};
 pub use request::{Asked, DevelopmentApi, Request, Running, ask, listen};
 pub use successor::{Origin, VARIABLE, inherited};

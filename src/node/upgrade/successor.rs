@@ -115,8 +115,16 @@ impl Successor {
     }
 
     /// It has taken over, and outlives this process.
-    pub fn let_go(mut self) {
+    pub fn let_go(&mut self) {
         self.child = None;
+    }
+
+    /// Waits until it has settled, or has ended.
+    pub fn wait_settled(&mut self, until: Instant) {
+        while Instant::now() < until
+            && self.wire.wait_readable(until).is_ok()
+            && self.wire.try_receive().is_ok()
+        {}
     }
 }
 

@@ -44,9 +44,14 @@ pub fn destination(parcel: &Parcel, router: &Router) -> Result<Destination, Reco
     Ok(Destination::One(shard))
 }
 
+/// Room for the parcel of most peers, so that it need not grow.
+const PEER_BYTES: usize = 256;
+
 /// A peer's parcel begins with its number, so that it finds its way unread.
 pub(super) fn peer_head(conn: ConnId) -> Vec<u8> {
-    conn.to_bits().to_le_bytes().to_vec()
+    let mut parcel = Vec::with_capacity(PEER_BYTES);
+    parcel.extend_from_slice(&conn.to_bits().to_le_bytes());
+    parcel
 }
 
 pub(super) fn take_number(bytes: &[u8]) -> Result<(ConnId, &[u8]), RecordFault> {

@@ -25,8 +25,9 @@ pub enum Order {
     Adopt(Vec<Parcel>),
     /// After the last `Adopt`: [`Said::Armed`] follows, or [`Said::Failed`] with the first of what went wrong.
     Arm(Outlet),
-    /// The old process has stopped for good.
-    Resume,
+    /// The old process has stopped for good. The shard serves from now on, and [`Said::Settled`] follows when it reads from
+    /// everybody.
+    Resume(Outlet),
 }
 
 /// Where a shard says what comes of an order. When there is no room it tries again in its next tick; when nobody listens
@@ -47,6 +48,8 @@ pub enum Said {
     Failed(String),
     Aborted,
     Armed(Counts),
+    /// Nothing of the move is left to be done.
+    Settled,
 }
 
 /// Records, one behind the other, and the socket that they are of.

@@ -22,6 +22,20 @@ pub(in crate::shard) struct Handover {
     pub stage: Option<Box<Stage>>,
     /// In the old process, from `Ahead` to `Abort` or the end.
     pub ahead: Option<Box<Ahead>>,
+    /// In the new process, from `Resume` until it has settled.
+    pub settling: Option<Box<Settling>>,
+    /// In the old process: another one serves.
+    pub is_over: bool,
+}
+
+/// What came from another process and is served, but not yet read from.
+pub(in crate::shard) struct Settling {
+    pub outlet: Outlet,
+    /// Taken from the end.
+    /// Bound: those that came.
+    pub unread: Vec<Sock>,
+    /// When some more are read from.
+    pub next: Time,
 }
 
 /// Sockets that go ahead of their peers.

@@ -124,7 +124,7 @@ impl<D: Driver> Shard<D> {
                     let said = self.core.arm();
                     self.core.say(&outlet, said);
                 }
-                Order::Resume => self.resume(),
+                Order::Resume(outlet) => self.resume(outlet),
             }
         }
     }
@@ -181,6 +181,7 @@ impl<D: Driver> Shard<D> {
     fn commit(&mut self) {
         let Some(Stage::Frozen(frozen)) = self.core.handover.stage.take().map(|stage| *stage) else { return };
         self.core.handover.ahead = None;
+        self.core.handover.is_over = true;
         self.core.forget_moved(&frozen.moved);
         self.act();
         self.driver.hold_reads(false);
@@ -287,7 +288,7 @@ impl Core {
         while let Some(mail) = inbox.pop_control() {
             // Once it is to serve, its end is that of a shard that serves.
             let serves_nobody = self.handover.adopting().is_some()
-                && !self.handover.orders.iter().any(|order| matches!(order, Order::Resume));
+                && !self.handover.orders.iter().any(|order| matches!(order, Order::Resume(_)));
             let at_once = matches!(
                 &mail,
                 Mail::ControlRequest(ask)

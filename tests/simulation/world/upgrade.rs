@@ -288,7 +288,8 @@ impl World {
         self.peak_sockets = vec![0; self.shards.len()];
         self.router = router.clone();
         self.backend.router = router;
-        self.order_all(|| Order::Resume);
+        let (outlet, _) = std::sync::mpsc::sync_channel(1);
+        self.order_all(|| Order::Resume(outlet.clone()));
         self.stage.coverage.count(if same { "upgrades" } else { "upgrades_with_other_shards" });
     }
 
