@@ -49,6 +49,26 @@ PANELS = [
         ("sum(trunkline_channels_active)", "channels"),
         ("sum(trunkline_subscriptions_active)", "subscriptions"),
     ]),
+    ("Publications", "Time behind of clients that lagged, p99", "s", [
+        (f"histogram_quantile(0.99, sum by (le) (rate(trunkline_lag_seconds_bucket{RATE})))", "p99"),
+    ]),
+    ("Publications", "Recoveries", "ops", [
+        (f"sum(rate(trunkline_recoveries_total{RATE}))", "recovered"),
+        (f"sum(rate(trunkline_recoveries_lost_total{RATE}))", "not whole"),
+    ]),
+    ("Backend", "Time of hook calls", "s", [
+        (f"histogram_quantile(0.5, sum by (le) (rate(trunkline_hook_call_seconds_bucket{RATE})))", "p50"),
+        (f"histogram_quantile(0.99, sum by (le) (rate(trunkline_hook_call_seconds_bucket{RATE})))", "p99"),
+    ]),
+    ("Backend", "Hook calls", "ops", [
+        (f"sum(rate(trunkline_questions_asked_total{RATE}))", "asked"),
+        (f"sum(rate(trunkline_questions_denied_total{RATE}))", "denied"),
+        (f"sum(rate(trunkline_questions_unavailable_total{RATE}))", "not answered"),
+    ]),
+    ("Backend", "Events", "ops", [
+        (f"sum(rate(trunkline_events_told_total{RATE}))", "given"),
+        (f"sum(rate(trunkline_events_lost_total{RATE}))", "lost"),
+    ]),
     ("Shards", "Busy", "percent", [("trunkline_shard_busy_percent", "{{instance}} {{shard}}")]),
     ("Shards", "Turn of the loop, p99", "s", [
         (f"histogram_quantile(0.99, sum by (le, shard) (rate(trunkline_shard_turn_seconds_bucket{RATE})))", "{{shard}}"),
@@ -71,6 +91,14 @@ PANELS = [
     ("Process", "Sent and received", "Bps", [
         (f"sum(rate(trunkline_sent_bytes_total{RATE}))", "sent"),
         (f"sum(rate(trunkline_received_bytes_total{RATE}))", "received"),
+    ]),
+    ("Process", "TLS handshakes", "ops", [
+        (f"sum(rate(trunkline_tls_handshakes_total{RATE}))", "done"),
+        (f"sum(rate(trunkline_tls_handshakes_delayed_total{RATE}))", "delayed"),
+    ]),
+    ("Process", "Connections moved by upgrades", "short", [
+        ("sum(trunkline_upgrade_connections_moved_total)", "moved"),
+        ("sum(trunkline_upgrade_connections_closed_total)", "closed"),
     ]),
     ("Process", "API", "ops", [
         (f"sum by (method, code) (rate(trunkline_api_requests_total{RATE}))", "{{method}} {{code}}"),
