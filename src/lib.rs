@@ -37,7 +37,7 @@
 //! base ◀─ proto ◀─ session ◀─┐
 //! base ◀─ hub ◀──────────────┼─ shard ◀─ control ◀─ node
 //! base ◀─ driver, layer ◀────┘            config, telemetry ─┘
-//! base ◀─ record ◀─ proto, session, hub, control
+//! base ◀─ record ◀─ proto, session, hub, engine, control
 //! hub  ◀─ store ◀─ node
 //! proto, hub, shard's owner seam ◀─ engine ◀─ control, node
 //! ```

@@ -21,7 +21,7 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("store", &["base", "record", "hub"]),
     ("broker", &["base", "hub"]),
     // It speaks to shards by their inboxes, and writes the messages of nodes.
-    ("engine", &["base", "proto", "hub", "session", "shard", "telemetry"]),
+    ("engine", &["base", "record", "proto", "hub", "session", "shard", "telemetry"]),
     ("telemetry", &["base", "config"]),
     ("control", &["base", "record", "proto", "hub", "shard", "config", "telemetry", "session", "engine"]),
 ];

@@ -8,7 +8,7 @@ use trunkline::proto::websocket::{Decoder, Role};
 use trunkline::record::{
     ChannelRecord, EventsPart, EventsRecord, HelloRecord, KeysPart, Kind, ListenersRecord, LogPart,
     MembersPart, NodeRecord, ParcelsPart, PeerRecord, PeerState, PushKeysPart, Record, ShardRecord,
-    StreamRecord, TicketsPart, TotalsRecord, UserRecord, next, write,
+    StoreRecord, StreamRecord, TicketsPart, TotalsRecord, UserRecord, next, write,
 };
 use trunkline::session::Session;
 use trunkline::session::tunnel::Tunnel;
@@ -58,6 +58,7 @@ fn read(bytes: &[u8]) {
         Kind::Parcels => drop(unread.read::<ParcelsPart>().map(|record| comes_back(&record))),
         Kind::Totals => drop(unread.read::<TotalsRecord>().map(|record| comes_back(&record))),
         Kind::PushKeys => drop(unread.read::<PushKeysPart>().map(|record| comes_back(&record))),
+        Kind::Store => drop(unread.read::<StoreRecord>().map(|record| comes_back(&record))),
         Kind::Shard => drop(unread.read::<ShardRecord>().map(|record| comes_back(&record))),
         Kind::EventsLog => drop(unread.read::<EventsPart>().map(|record| comes_back(&record))),
     }

@@ -241,6 +241,8 @@ impl Keeper {
                 continue;
             }
             followed.subscribed = true;
+            self.handle_follows(&channel);
+            let Some(followed) = self.channels.get_mut(&channel) else { continue };
             if followed.log.is_some() {
                 self.to_check.push_back(channel.clone());
             }
@@ -256,6 +258,7 @@ impl Keeper {
     /// Some channels at a time: what they have missed is read, and what is lost is said.
     pub(super) fn check_next(&mut self) {
         while self.checking < CHECKS_MAX
+            && self.cut.is_none()
             && let Some(channel) = self.to_check.pop_front()
         {
             let link = self.link_of(&channel);
@@ -350,6 +353,9 @@ impl Keeper {
     // --- time
 
     pub(super) fn handle_tick(&mut self) {
+        if self.is_gone() {
+            return;
+        }
         let now = Instant::now();
         if now >= self.refresh_at {
             self.refresh_at = now + PRESENCE_EVERY;
@@ -376,6 +382,7 @@ impl Keeper {
                 self.do_at(&channel, what, Then::Nobody);
             }
         }
+        self.expire_emulations(now);
         self.tick_nodes(now);
     }
 }

@@ -36,6 +36,26 @@ pub struct Followed {
     pub checking: bool,
 }
 
+impl Followed {
+    /// A channel of the server `link`, without members.
+    pub fn new(link: usize, options: Arc<ChannelOptions>) -> Followed {
+        Followed {
+            link,
+            options,
+            members: HashMap::with_hasher(RandomState::new()),
+            listed: 0,
+            interest: Interest::default(),
+            subscribed: false,
+            subscribe_number: 0,
+            busy: Busy::No,
+            waiting: VecDeque::new(),
+            log: None,
+            heard: Instant::now(),
+            checking: false,
+        }
+    }
+}
+
 pub struct Member {
     pub info: ClientInfo,
     pub shown: Visibility,

@@ -5,9 +5,12 @@ use std::collections::VecDeque;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use crate::engine::handing::Handing;
 use crate::engine::job::{Done, Fault, Then};
+pub use crate::engine::message::Incoming;
 use crate::proto::centrifuge::shared::NodeWord;
 use crate::shard::control_request::ControlRequest;
+use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::owner::OwnerRequest;
 
 pub enum Event {
@@ -24,13 +27,12 @@ pub enum Event {
     Finished(Then, Result<Done, Fault>),
     /// Something for other nodes.
     Tell(NodeWord),
-}
-
-/// What a server's connection has brought.
-pub enum Incoming {
-    Channel(String, crate::engine::redis::layout::Message),
-    /// Of nodes.
-    Node(Vec<u8>),
+    /// Commands of a client of another node.
+    PassOn(ForeignCommands),
+    /// What became of commands that a node has passed on, with their number there.
+    PassedOn(Box<str>, u64, EmulationOutcome),
+    /// A step of an upgrade.
+    Handing(Handing),
 }
 
 /// Filled from any thread, emptied by the keeper alone.

@@ -15,7 +15,9 @@ use tokio::time::{Instant, timeout};
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::publication::{ClientInfo, Publication, Publications};
+use crate::engine::commands::Emulations;
 use crate::engine::followed::{Busy, Followed, Member, Tail};
+use crate::engine::handing::Cut;
 use crate::engine::inlet::{Event, Inlet};
 use crate::engine::job::{Entries, Job, LogRead, LogTerms, Task, Then, To};
 use crate::engine::limits::{KEY_BYTES_MAX, POST_RETRY, TAILS_BYTES_MAX, TICK};
@@ -28,7 +30,7 @@ use crate::engine::shared::{Limits, Shared};
 use crate::hub::requests::{
     HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, Since, SinceEpoch,
 };
-use crate::hub::{ChannelOptions, Interest, RecoveryMode};
+use crate::hub::{ChannelOptions, RecoveryMode};
 use crate::proto::centrifuge::shared::SharedPublication;
 use crate::shard::control_request::{ChannelCount, ControlRequest, Reply};
 use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerAnswer, OwnerRequest, ReadBy};
@@ -56,6 +58,9 @@ pub struct Keeper {
     pub(super) refresh_each_tick: usize,
     pub(super) tick_at: Instant,
     pub(super) nodes: Nodes,
+    pub(super) emulations: Emulations,
+    /// In an upgrade.
+    pub(super) cut: Option<Box<Cut>>,
 }
 
 impl Keeper {
@@ -85,6 +90,8 @@ impl Keeper {
             refresh_each_tick: 0,
             tick_at: now,
             nodes,
+            emulations: Emulations::default(),
+            cut: None,
         }
     }
 
@@ -92,6 +99,7 @@ impl Keeper {
     pub async fn run(mut self) {
         loop {
             let waits = self.posts.retry();
+            self.step_cut(waits);
             if Instant::now() >= self.tick_at {
                 self.tick_at = Instant::now() + TICK;
                 self.handle_tick();
@@ -118,7 +126,16 @@ impl Keeper {
             Event::Ask(ask) => self.handle_ask(ask),
             Event::Up(link) => self.handle_up(link),
             Event::Down(link) => self.handle_down(link),
-            Event::Message(incoming) => self.handle_incoming(incoming),
+            Event::Message(incoming) => {
+                if self.cut.is_none() {
+                    self.handle_incoming(incoming);
+                } else if let Some(incoming) = self.passes(incoming) {
+                    self.handle_incoming(incoming);
+                }
+            }
+            Event::PassOn(commands) => self.pass_on(commands),
+            Event::PassedOn(node, number, outcome) => self.passed_on(node, number, outcome),
+            Event::Handing(handing) => self.handle_handing(handing),
             Event::Subscribed(numbers) => self.handle_subscribed(&numbers),
             Event::Finished(then, outcome) => {
                 self.shared.under_way.fetch_sub(1, Ordering::Relaxed);
@@ -253,6 +270,10 @@ impl Keeper {
         server_of(channel, self.links.len())
     }
 
+    pub(super) fn count_job(&self) {
+        self.shared.under_way.fetch_add(1, Ordering::Relaxed);
+    }
+
     pub(super) fn do_at(&mut self, channel: &str, what: Task, then: Then) {
         let link = &self.links[self.link_of(channel)];
         let may_be_refused = !matches!(then, Then::Nobody | Then::Join(_) | Then::Check(..));
@@ -262,7 +283,7 @@ impl Keeper {
         if may_be_refused && link.is_full() {
             return self.refuse(then, ErrorCode::TooManyRequests);
         }
-        self.shared.under_way.fetch_add(1, Ordering::Relaxed);
+        self.count_job();
         link.push(Job { what, then });
     }
 
@@ -390,24 +411,12 @@ impl Keeper {
             Err(error_code) => return self.answer_join(ask, tag, Err(error_code)),
         };
         let link = self.link_of(&ask.channel);
-        if !self.links[link].is_up() {
+        if !self.links[link].is_up() || self.is_cut() {
             return self.answer_join(ask, tag, Err(ErrorCode::Unavailable));
         }
         let channel = ask.channel.clone();
-        let followed = self.channels.entry(channel.clone()).or_insert_with(|| Followed {
-            link,
-            options: Arc::clone(&options),
-            members: HashMap::with_hasher(RandomState::new()),
-            listed: 0,
-            interest: Interest::default(),
-            subscribed: false,
-            subscribe_number: 0,
-            busy: Busy::No,
-            waiting: VecDeque::new(),
-            log: None,
-            heard: Instant::now(),
-            checking: false,
-        });
+        let new = || Followed::new(link, Arc::clone(&options));
+        let followed = self.channels.entry(channel.clone()).or_insert_with(new);
         followed.options = options;
         if !followed.subscribed {
             followed.busy = Busy::Subscribing;

@@ -42,6 +42,15 @@ pub const PRESENCE_EVERY: Duration = Duration::from_secs(27);
 pub const NODE_EVERY: Duration = Duration::from_secs(3);
 pub const NODE_TTL: Duration = Duration::from_secs(10);
 
+/// Commands of clients of other nodes that are not answered: those of a second of a fleet whose load balancer spreads requests.
+/// Above it they are refused (429).
+pub const EMULATIONS_MAX: usize = 4096;
+/// How long their node may take. Then there is no such session (404): it is gone.
+pub const EMULATION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Messages of servers that wait while another process takes over: more than a second of a busy node.
+pub const CUT_MESSAGES_MAX: usize = 64 * 1024;
+
 /// How often the keeper looks what time brings.
 pub const TICK: Duration = Duration::from_millis(500);
 

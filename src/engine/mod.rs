@@ -14,13 +14,18 @@
 //! while it is away is answered in its place ([`ErrorCode::Unavailable`](crate::base::fault::ErrorCode)); when it is back,
 //! each channel's position is checked, and only who lost something hears of it.
 
+mod commands;
+mod emulations;
 mod finished;
 mod followed;
+mod handing;
+mod handover;
 mod inlet;
 mod job;
 mod keeper;
 mod limits;
 mod link;
+mod message;
 mod nats;
 mod nodes;
 mod others;
@@ -41,6 +46,7 @@ use crate::base::histogram::Histogram;
 use crate::hub::Namespaces;
 use crate::proto::centrifuge::shared::{NodeStanding, NodeWord};
 use crate::shard::control_request::{Busy, ControlRequest};
+use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::owner::{Engine, OwnerRequest};
 use crate::shard::router::Router;
 
@@ -79,6 +85,8 @@ pub struct EngineOptions {
     pub namespaces: Namespaces,
     pub node_uid: String,
     pub node_name: String,
+    /// Channels and their members come from another process.
+    pub arriving: bool,
 }
 
 /// What keeps or carries the channels.
@@ -175,6 +183,7 @@ pub fn start(options: EngineOptions, router: Router) -> io::Result<RunningEngine
         options.limits,
         nodes,
     );
+    let keeper = if options.arriving { keeper.arriving() } else { keeper };
     runtime.spawn(async move {
         let ended = tokio::spawn(keeper.run()).await;
         // A bug of ours: channels would stand still without a word.
@@ -198,6 +207,11 @@ impl RunningEngine {
     /// Has all other nodes do something.
     pub fn tell(&self, word: NodeWord) {
         self.inlet.push(Event::Tell(word));
+    }
+
+    /// Every server answers.
+    pub fn is_up(&self) -> bool {
+        self.standing.now() == Stands::Up
     }
 
     /// The node ends: what members left goes to the servers, within `grace`.
@@ -249,5 +263,14 @@ impl Engine for RunningEngine {
         }
         self.inlet.push(Event::Ask(ask));
         Ok(())
+    }
+
+    fn pass_on(&self, commands: ForeignCommands) -> bool {
+        self.inlet.push(Event::PassOn(commands));
+        true
+    }
+
+    fn passed_on(&self, node: Box<str>, number: u64, outcome: EmulationOutcome) {
+        self.inlet.push(Event::PassedOn(node, number, outcome));
     }
 }

@@ -14,6 +14,7 @@ use crate::base::except::Except;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{Offset, ShardId, UserName};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
+use crate::engine::commands::{COMMANDS, OUTCOME};
 use crate::engine::job::{Job, Task, Then};
 use crate::engine::keeper::Keeper;
 use crate::engine::limits::{NODE_EVERY, NODE_TTL};
@@ -117,6 +118,8 @@ impl Keeper {
                 self.order(self.home(&user), |reply| ControlRequest::Refresh(ask, reply));
             }
             NodeWord::Notification { op, data } if op == PUSH => self.handle_push(&data),
+            NodeWord::Notification { op, data } if op == COMMANDS => self.handle_commands(uid, &data),
+            NodeWord::Notification { op, data } if op == OUTCOME => self.handle_outcome(&data),
             NodeWord::Notification { .. } | NodeWord::Other => {}
         }
     }

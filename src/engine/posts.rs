@@ -36,10 +36,14 @@ impl Posts {
     }
 
     pub fn post(&mut self, to: ShardId, message: FromOwner) {
+        self.post_mail(to, Mail::FromOwner(message));
+    }
+
+    pub fn post_mail(&mut self, to: ShardId, mail: Mail) {
         let waiting = &mut self.waiting[to.index()].mail;
         let refused = match waiting.is_empty() {
-            true => self.router.inbox(to).push(Mail::FromOwner(message)).err(),
-            false => Some(Mail::FromOwner(message)),
+            true => self.router.inbox(to).push(mail).err(),
+            false => Some(mail),
         };
         let Some(mail) = refused else { return };
         if waiting.len() >= POSTS_WAITING_MAX && may_be_lost(&mail) {

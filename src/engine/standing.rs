@@ -56,7 +56,6 @@ impl Standing {
         }
     }
 
-    #[cfg(test)]
     pub fn now(&self) -> Stands {
         worst(&self.servers.lock())
     }

@@ -1,7 +1,8 @@
 //! The engine of a node: made of its configuration, and what becomes of the node when it is away.
 
 use std::sync::{Arc, mpsc};
-use std::{fmt, io};
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -19,7 +20,34 @@ use crate::node::incident::Incident;
 use crate::shard::ShardOptions;
 use crate::shard::router::Router;
 
-/// The engine of the configuration; `None`: channels live in this process.
+/// How long an engine may take to be there before another process takes over: its servers are those of the process before.
+const UP_MAX: Duration = Duration::from_secs(10);
+
+/// The kind of the configuration's engine, by which two processes know that channels are at the same place.
+pub fn kind_of(config: &Config) -> &'static str {
+    match config.engine.kind {
+        EngineKind::Memory => "",
+        EngineKind::Redis => "redis",
+        EngineKind::Nats => "nats",
+    }
+}
+
+/// Waits until all servers are there.
+///
+/// # Errors
+/// They are not.
+pub fn await_up(engine: &RunningEngine) -> Result<(), String> {
+    let until = Instant::now() + UP_MAX;
+    while !engine.is_up() {
+        if Instant::now() >= until {
+            return Err("the engine is away".to_owned());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+/// The engine of the configuration; `None`: channels live in this process. `arriving`: another process has members there.
 ///
 /// # Errors
 /// A file of it cannot be read, or no thread can be started.
@@ -28,6 +56,7 @@ pub fn start(
     router: &Router,
     uid: &str,
     options: &ShardOptions,
+    arriving: bool,
 ) -> io::Result<Option<Arc<RunningEngine>>> {
     let engine = &config.engine;
     let place = match engine.kind {
@@ -51,6 +80,7 @@ pub fn start(
         namespaces: (*options.namespaces).clone(),
         node_uid: uid.to_owned(),
         node_name: ControlOptions::new(config).node_name,
+        arriving,
     };
     start_engine(engine_options, router.clone()).map(|engine| Some(Arc::new(engine)))
 }

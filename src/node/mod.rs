@@ -13,6 +13,7 @@ mod announce;
 pub mod clock;
 pub mod doctor;
 mod engine;
+mod file_limit;
 mod harden;
 mod incident;
 pub mod init;
@@ -29,6 +30,8 @@ mod sandbox;
 mod shard_options;
 mod signals;
 pub mod store;
+mod store_pause;
+mod store_relay;
 mod terminal;
 mod tls;
 pub mod tokens;
@@ -178,7 +181,10 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     shard_options.node_uid = uid.as_str().into();
     let shard_options = Arc::new(shard_options);
     limits::watch(&shard_options, config.address_mask)?;
-    let engine = engine::start(config, &router, &uid, &shard_options)?;
+    if let Some(before) = before {
+        before.check(config).map_err(io::Error::other)?;
+    }
+    let engine = engine::start(config, &router, &uid, &shard_options, before.is_some())?;
     let router = match &engine {
         Some(engine) => router.with_engine(Arc::clone(engine) as _),
         None => router,
@@ -193,14 +199,18 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     if let Some(before) = before {
         upgrades.restore(&before.node.upgrades);
     }
-    let (store, mut channels, events_kept) = match before {
-        Some(_) if config.store.path.is_some() => {
-            return Err(io::Error::other("store.path: a node gets a store by a restart, not by an upgrade"));
+    let at = wall_ms(Time::ZERO);
+    let (mut store, mut coming) = (None, None);
+    let (mut channels, events_kept);
+    match before {
+        Some(_) => {
+            (coming, channels, events_kept) = store_relay::coming(config, &shard_options, &router, at)?;
         }
-        _ => store::open(config, &shard_options, &router, wall_ms(Time::ZERO))?,
-    };
+        None => (store, channels, events_kept) = store::open(config, &shard_options, &router, at)?,
+    }
     let mut collectors = collectors(config, certificates.as_ref(), &shard_options);
     collectors.extend(store.as_ref().map(store::Store::collector));
+    collectors.extend(coming.as_ref().map(store_relay::Coming::collector));
     collectors.extend(engine.clone().map(|engine| Arc::new(engine::EngineMetrics(engine)) as _));
     collectors.push(Arc::new(upgrades.clone()));
     let control_options = ControlOptions {
@@ -269,7 +279,8 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     // A unix socket is closed with the last who shares it: the shards' end must be the end of it.
     drop(places);
     if let Some(before) = before.take() {
-        before.take_over(&router, &control, &upgrades).map_err(|fault| upgrade::error_of(&fault))?;
+        let taken = before.take_over(&router, &control, &upgrades, coming.take(), engine.as_deref());
+        store = taken.map_err(|fault| upgrade::error_of(&fault))?;
         files.lend(false);
     }
     let development = DevelopmentApi::new(config, &clients, control.api_addrs());
@@ -303,15 +314,6 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         };
         match incident {
             Incident::Ready(_) => {}
-            // Two processes cannot have it, and what the new one reads would be what the old one still writes.
-            Incident::Upgrade(asked) if store.is_some() => {
-                upgrades.failed("refused");
-                asked.failed("a node with a store (store.path) is not upgraded: restart it, what is durable is read again");
-            }
-            Incident::Upgrade(asked) if engine.is_some() => {
-                upgrades.failed(upgrade::NOT_WITH_ENGINE.result);
-                asked.failed(upgrade::NOT_WITH_ENGINE.problem);
-            }
             Incident::Upgrade(asked) => {
                 let next = RefCell::new(None);
                 attempt += 1;
@@ -322,6 +324,8 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
                     node: upgrade::node_record(config, &control, &client_ids),
                     attempt,
                     counts: &upgrades,
+                    store: store.as_ref(),
+                    engine: engine.as_deref(),
                     listeners: upgrade::listener_records(config, &clients),
                     interrupted: &|| interruption(&happened, &next),
                 };
@@ -330,6 +334,9 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
                     Err(fault) => {
                         upgrades.failed(fault.result);
                         asked.failed(&fault.problem);
+                        if fault.outdated {
+                            return Err(upgrade::start_over(origin));
+                        }
                     }
                 }
                 held = next.into_inner();

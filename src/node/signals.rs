@@ -2,7 +2,7 @@
 //!
 //! SIGTERM and SIGINT end it in order, a second one at once. SIGHUP has the configuration and certificates read again,
 //! SIGUSR2 asks for an upgrade. SIGUSR1 does nothing and is logged.
-//! SIGXFSZ is for the writer of the store: see [`outlive_file_size_limit`].
+//! SIGXFSZ is for the writer of the store: see [`super::file_limit`].
 //! SIGQUIT keeps the system's way: the process ends at once.
 
 use std::io;
@@ -40,17 +40,6 @@ pub fn watch(incidents: mpsc::SyncSender<Incident>, upgrades: Running) -> io::Re
         std::process::exit(1);
     })?;
     Ok(())
-}
-
-/// A file that may not grow (RLIMIT_FSIZE) is a write that fails, as on a full disk, and not the end of the process.
-///
-/// # Errors
-/// When no handler can be installed.
-pub fn outlive_file_size_limit() -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let _inside = runtime.enter();
-    // It stays for the life of the process.
-    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map(drop)
 }
 
 struct Watched {

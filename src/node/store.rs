@@ -25,7 +25,8 @@ use crate::hub::OwnedChannels;
 use crate::hub::log_store::{Durable, LogStore};
 use crate::hub::options::Namespaces;
 use crate::hub::owned::StoredMoment;
-use crate::node::signals;
+use crate::node::file_limit;
+use crate::node::store_pause::{Pauses, Relay};
 use crate::record::{EventEntry, StoredEvents, StoredRecord, StoredRun};
 use crate::shard::ShardOptions;
 use crate::shard::mailbox::Inbox;
@@ -47,9 +48,11 @@ const SLOW_SYNC: Duration = Duration::from_millis(50);
 
 /// A store that is open.
 pub struct Store {
-    queues: Arc<Queues>,
-    thread: JoinHandle<()>,
-    syncs: Histogram,
+    pub(super) queues: Arc<Queues>,
+    pub(super) thread: JoinHandle<()>,
+    pub(super) syncs: Histogram,
+    /// For a process that goes on with it.
+    pub(super) relay: Relay,
 }
 
 /// The channels of each shard, as the store had them.
@@ -70,15 +73,11 @@ pub fn open(
         return Ok((None, (0..shards).map(|_| None).collect(), KeptPlace::default()));
     };
     let failed = |fault: StoreFault| io::Error::other(format!("store.path = {path:?}: {fault}"));
-    signals::outlive_file_size_limit()?;
+    file_limit::outlive()?;
     let began = Instant::now();
     let mut directory = take(Path::new(path)).map_err(failed)?;
     let at = StoredMoment { now: driver::now(), wall_ms };
-    let owner = |_| -> io::Result<OwnedChannels> {
-        let (namespaces, limits) = (Arc::clone(&options.namespaces), options.hub.clone());
-        Ok(OwnedChannels::new(namespaces, limits, secret::prng()?).among(shards as u16))
-    };
-    let owners = (0..shards).map(owner).collect::<io::Result<Vec<_>>>()?;
+    let owners = owners(options, shards)?;
     let place = |channel: &str| match router.owner(channel) {
         owner::Owner::Shard(shard) => shard.index(),
         owner::Owner::Engine(_) => 0,
@@ -89,6 +88,36 @@ pub fn open(
     let (owners, mut restored) = restoring.finish().map_err(too_much)?;
     say_restored(path, &read, &restored, began.elapsed());
 
+    let (queues, wake_events) = queues_of(router);
+    let syncs = syncs();
+    let lock = directory.lock()?;
+    let disk = Timed { directory, syncs: syncs.clone() };
+    let id = StoreId(u128::from(secret::word()?) << 64 | u128::from(secret::word()?));
+    let run = run_of(&options.namespaces, at.wall_ms);
+    let settings = writer_options(config);
+    let writer = Writer::open(disk, &read, id, settings, Arc::clone(&queues), run.clone(), at.now);
+    let writer = writer.map_err(failed)?;
+    let (relay, pauses) = Relay::new(lock, run);
+    let of_thread = Arc::clone(&queues);
+    let thread = thread::Builder::new()
+        .name("store".into())
+        .spawn(move || write_from(Turn::default(), writer, &of_thread, &pauses))?;
+    let found = restored.events.take().map(found_events);
+    let (channels, kept) = ends_of(&queues, owners, found, wake_events);
+    Ok((Some(Store { queues, thread, syncs, relay }), channels, kept))
+}
+
+/// Channels of each shard without any, as [`open`] gives them.
+pub(super) fn owners(options: &ShardOptions, shards: usize) -> io::Result<Vec<OwnedChannels>> {
+    let owner = |_| -> io::Result<OwnedChannels> {
+        let (namespaces, limits) = (Arc::clone(&options.namespaces), options.hub.clone());
+        Ok(OwnedChannels::new(namespaces, limits, secret::prng()?).among(shards as u16))
+    };
+    (0..shards).map(owner).collect()
+}
+
+/// One queue for each shard; the last one is of the log of events.
+pub(super) fn queues_of(router: &Router) -> (Arc<Queues>, Arc<Notify>) {
     let inboxes: Vec<Arc<Inbox>> =
         router.every_shard().map(|shard| Arc::clone(router.inbox(shard))).collect();
     let wake_events = Arc::new(Notify::new());
@@ -97,30 +126,36 @@ pub fn open(
         let wake = Arc::clone(&wake_events);
         Box::new(move || wake.notify_one()) as Wake
     }]));
-    // The last one is of the log of events, which few nodes have.
-    queues.leave(shards);
-    let syncs = Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
-    let disk = Timed { directory, syncs: syncs.clone() };
-    let settings = WriterOptions {
+    // Few nodes have events.
+    queues.leave(router.shards());
+    (queues, wake_events)
+}
+
+/// What shards and events have of the store.
+pub(super) fn ends_of(
+    queues: &Arc<Queues>,
+    owners: Vec<OwnedChannels>,
+    found: Option<FoundEvents>,
+    wake: Arc<Notify>,
+) -> (Channels, KeptPlace) {
+    let keeper = Box::new(ShardStore::new(queues, owners.len()));
+    let with_store = |(index, owner): (usize, OwnedChannels)| {
+        Some(owner.with_store(Box::new(ShardStore::new(queues, index))))
+    };
+    let channels = owners.into_iter().enumerate().map(with_store).collect();
+    (channels, KeptPlace::new(Kept { found, keeper, wake }))
+}
+
+pub(super) fn syncs() -> Histogram {
+    Histogram::new(exponential_buckets(0.000_1, 2.0, 16))
+}
+
+pub(super) fn writer_options(config: &Config) -> WriterOptions {
+    WriterOptions {
         segment_bytes: config.store.segment_bytes.0,
         bytes_max: config.store.bytes_max.0,
         compact_interval: config.store.compact_interval,
-    };
-    let id = StoreId(u128::from(secret::word()?) << 64 | u128::from(secret::word()?));
-    let run = run_of(&options.namespaces, at.wall_ms);
-    let writer = Writer::open(disk, &read, id, settings, Arc::clone(&queues), run, at.now).map_err(failed)?;
-    let of_thread = Arc::clone(&queues);
-    let thread = thread::Builder::new().name("store".into()).spawn(move || write(writer, &of_thread))?;
-    let with_store = |(index, owner): (usize, OwnedChannels)| {
-        Some(owner.with_store(Box::new(ShardStore::new(&queues, index))))
-    };
-    let channels = owners.into_iter().enumerate().map(with_store).collect();
-    let kept = Kept {
-        found: restored.events.take().map(found_events),
-        keeper: Box::new(ShardStore::new(&queues, shards)),
-        wake: wake_events,
-    };
-    Ok((Some(Store { queues, thread, syncs }), channels, KeptPlace::new(kept)))
+    }
 }
 
 fn found_events(restored: RestoredEvents) -> FoundEvents {
@@ -174,11 +209,15 @@ impl Store {
     }
 
     pub fn collector(&self) -> Arc<dyn Collector> {
-        Arc::new(StoreMetrics { queues: Arc::clone(&self.queues), syncs: Mutex::new(self.syncs.clone()) })
+        collector(&self.queues, &self.syncs)
     }
 }
 
-fn run_of(namespaces: &Namespaces, time_ms: u64) -> StoredRun {
+pub(super) fn collector(queues: &Arc<Queues>, syncs: &Histogram) -> Arc<dyn Collector> {
+    Arc::new(StoreMetrics { queues: Arc::clone(queues), syncs: Mutex::new(syncs.clone()) })
+}
+
+pub(super) fn run_of(namespaces: &Namespaces, time_ms: u64) -> StoredRun {
     let is_loose = |durable: Durable| durable == Durable::Async;
     StoredRun {
         time_ms,
@@ -192,10 +231,17 @@ fn run_of(namespaces: &Namespaces, time_ms: u64) -> StoredRun {
     }
 }
 
-fn write(mut writer: Writer<Timed>, queues: &Queues) {
+/// The life of the writer's thread, behind a first turn.
+pub(super) fn write_from(first: Turn, mut writer: Writer<Timed>, queues: &Queues, pauses: &Pauses) {
     let mut said = Said::default();
+    said.say(first, queues);
     loop {
         let work = queues.wait(LOOK);
+        if let Ok(pause) = pauses.try_recv()
+            && pause.hold(&mut writer, |turn| said.say(turn, queues)).is_break()
+        {
+            return;
+        }
         if work == Work::Stop {
             said.say(writer.close(driver::now()), queues);
             return;
@@ -259,9 +305,9 @@ fn say_restored(path: &str, read: &Read, restored: &Restored, took: Duration) {
 }
 
 /// The directory, and how long its syncs take.
-struct Timed {
-    directory: Directory,
-    syncs: Histogram,
+pub(super) struct Timed {
+    pub directory: Directory,
+    pub syncs: Histogram,
 }
 
 impl Disk for Timed {

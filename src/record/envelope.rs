@@ -34,11 +34,13 @@ pub enum Kind {
     Parcels = 14,
     Totals = 15,
     PushKeys = 16,
+    /// Where the writer of a store has stopped.
+    Store = 17,
     Shard = 20,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 17] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Peer,
         Kind::Channel,
         Kind::ChannelLog,
@@ -56,6 +58,7 @@ impl Kind {
         Kind::Parcels,
         Kind::Totals,
         Kind::PushKeys,
+        Kind::Store,
     ];
 
     fn from_number(number: u8) -> Option<Kind> {

@@ -24,6 +24,27 @@ record! {
         /// Of development mode: made at the first start.
         development_key: Option<Box<str>>,
         upgrades: UpgradesRecord,
+        ;
+        /// The directory of its store.
+        store: Option<Box<str>> = None,
+        /// The kind of its engine; empty: channels are in memory.
+        engine: Box<str> = "".into(),
+    }
+
+    /// Where the writer of a store has stopped: the next process goes on there.
+    pub struct StoreRecord {
+        /// The store's id, in two halves.
+        id_high: u64,
+        id_low: u64,
+        /// Number and bytes of each file, the oldest first. The last is written.
+        segments: Vec<(u64, u64)>,
+        /// Where the next batch goes in the last one.
+        at: u64,
+        /// Files from this one on are needed.
+        oldest: u64,
+        next_batch: u64,
+        /// What the last copy of everything came to.
+        live_bytes: u64,
     }
 
     /// What was counted about upgrades so far.
@@ -104,6 +125,10 @@ impl Record for HelloRecord {
 
 impl Record for NodeRecord {
     const KIND: Kind = Kind::Node;
+}
+
+impl Record for StoreRecord {
+    const KIND: Kind = Kind::Store;
 }
 
 impl Record for ListenersRecord {

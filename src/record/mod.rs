@@ -58,7 +58,7 @@ pub use fault::RecordFault;
 pub use field::{Field, Reader, Writer};
 pub use handover::{
     HelloRecord, ListenerRecord, ListenerUse, ListenersRecord, NodeRecord, ParcelRecord, ParcelsPart,
-    PushKeyRecord, PushKeysPart, TotalsRecord, UpgradesRecord,
+    PushKeyRecord, PushKeysPart, StoreRecord, TotalsRecord, UpgradesRecord,
 };
 pub use link::{
     CertificateRecord, CursorRecord, DecoderRecord, FrameRecord, LayerRecord, LinkRecord, TrafficKeyRecord,

@@ -28,6 +28,7 @@ macro_rules! every_kind {
         $check::<ParcelsPart>($($argument),*);
         $check::<TotalsRecord>($($argument),*);
         $check::<PushKeysPart>($($argument),*);
+        $check::<StoreRecord>($($argument),*);
     }};
 }
 
@@ -52,6 +53,7 @@ fn read_any(bytes: &[u8]) -> Result<(), RecordFault> {
         Kind::Parcels => unread.read::<ParcelsPart>().map(drop),
         Kind::Totals => unread.read::<TotalsRecord>().map(drop),
         Kind::PushKeys => unread.read::<PushKeysPart>().map(drop),
+        Kind::Store => unread.read::<StoreRecord>().map(drop),
     }
 }
 

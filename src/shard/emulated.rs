@@ -30,7 +30,26 @@ pub struct EmulationMail {
     pub conn: ConnId,
     pub format: Format,
     pub commands: Bytes,
+    pub asker: Asker,
+}
+
+/// Who hears what became of commands.
+#[derive(Clone, Debug)]
+pub enum Asker {
     /// The connection that brought them.
+    Connection(ConnId),
+    /// Another node, by the number that it gave them.
+    Node { uid: Box<str>, number: u64 },
+}
+
+/// Commands of a client of another node.
+#[derive(Debug)]
+pub struct ForeignCommands {
+    /// The id of the node that has the client.
+    pub node: Box<str>,
+    pub session: Box<str>,
+    pub format: Format,
+    pub commands: Bytes,
     pub asker: ConnId,
 }
 

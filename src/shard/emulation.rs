@@ -3,7 +3,8 @@
 //!
 //! Such a client is a [`Session`] like any other; what carries its messages is its [`Wire`]. Its commands come by another
 //! connection, perhaps to another shard: the session that they show says whose they are, and that connection's shard is
-//! told by mail. The answer of the request follows what became of them.
+//! told by mail. Those of a client of another node are passed on by the engine. The answer of the request follows what became of
+//! them.
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode};
@@ -19,7 +20,9 @@ use crate::session::request_token::origin_tag;
 use crate::session::unidirectional::ReplyForm;
 use crate::shard::core::Core;
 use crate::shard::cors::cors_fields;
-use crate::shard::emulated::{CONNECT_PARAMETER, ClientRequest, EmulationMail, EmulationOutcome};
+use crate::shard::emulated::{
+    Asker, CONNECT_PARAMETER, ClientRequest, EmulationMail, EmulationOutcome, ForeignCommands,
+};
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::mailbox::Mail;
@@ -241,7 +244,7 @@ impl Core {
 
     // --- commands by requests of their own
 
-    fn emulate(&mut self, slot: u32, client: ClientRequest, body: &[u8], mut http: Box<Http>) {
+    fn emulate(&mut self, slot: u32, client: ClientRequest, body: &[u8], http: Box<Http>) {
         let form = &client.reply;
         let Ok(request) = decode_emulation(client.format, body) else {
             self.env.stats.counters.emulations_refused_total += 1;
@@ -250,16 +253,31 @@ impl Core {
         };
         let session = request.session.parse::<ClientId>().ok();
         let conn = session.and_then(|session| self.peers.client_ids.conn_of_session(session));
-        // One that is not of this node is of the node that it names, once there are several.
-        let Some(conn) = conn.filter(|conn| conn.shard().index() < self.messages.mailer.router().shards())
-        else {
+        // One that is not of this node is of the node that it names.
+        if session.is_none() || conn.is_none() && *request.node == *self.env.options.node_uid {
             return self.answer_emulation(slot, client, EmulationOutcome::Unknown);
-        };
+        }
         if request.commands.len() > self.env.options.message_bytes_max {
             return self.answer_emulation(slot, client, EmulationOutcome::TooLong);
         }
+        let (format, asker) = (client.format, self.conn_id(slot));
         let commands = Bytes::copy_from_slice(&request.commands);
-        let mail = EmulationMail { conn, format: client.format, commands, asker: self.conn_id(slot) };
+        let Some(conn) = conn else {
+            let (node, session) = (Box::from(&*request.node), Box::from(&*request.session));
+            let commands = ForeignCommands { node, session, format, commands, asker };
+            let engine = self.messages.mailer.router().engine();
+            if !engine.is_some_and(|engine| engine.pass_on(commands)) {
+                return self.answer_emulation(slot, client, EmulationOutcome::Unknown);
+            }
+            return self.await_emulation(slot, client, http);
+        };
+        self.await_emulation(slot, client, http);
+        let mail = EmulationMail { conn, format, commands, asker: Asker::Connection(asker) };
+        self.messages.mailer.post_home(conn, Mail::Emulation(Box::new(mail)));
+    }
+
+    /// The request is answered when it is known what became of its commands.
+    fn await_emulation(&mut self, slot: u32, client: ClientRequest, mut http: Box<Http>) {
         if let Some(request) = &mut http.request {
             request.asked = true;
             request.client = Some(Box::new(client));
@@ -267,14 +285,22 @@ impl Core {
         self.keep_http(slot, http);
         self.timer_in(slot, ANSWER_PATIENCE);
         self.links.actions.push(Action::ReadPause(slot));
-        self.messages.mailer.post(conn.shard(), Mail::Emulation(Box::new(mail)));
     }
 
     /// Commands of a client that is here, or was.
     pub fn handle_emulation(&mut self, mail: EmulationMail) {
         let EmulationMail { conn, format, commands, asker } = mail;
         let outcome = self.take_emulated_commands(conn, format, &commands);
-        self.messages.mailer.post(asker.shard(), Mail::Emulated(Box::new((asker, outcome))));
+        match asker {
+            Asker::Connection(asker) => {
+                self.messages.mailer.post_home(asker, Mail::Emulated(Box::new((asker, outcome))));
+            }
+            Asker::Node { uid, number } => {
+                if let Some(engine) = self.messages.mailer.router().engine() {
+                    engine.passed_on(uid, number, outcome);
+                }
+            }
+        }
     }
 
     fn take_emulated_commands(&mut self, conn: ConnId, format: Format, commands: &[u8]) -> EmulationOutcome {

@@ -141,7 +141,10 @@ impl Core {
                 let (channel, position) = *stands;
                 self.delivery.local.handle_stands(&channel, position, now);
             }
-            FromOwner::Answer(answer) => self.handle_answer(*answer),
+            FromOwner::Answer(answer) => {
+                self.messages.mailer.answered();
+                self.handle_answer(*answer);
+            }
         }
     }
 

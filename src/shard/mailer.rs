@@ -33,6 +33,8 @@ pub struct Mailer {
     delayed: u64,
     /// Ever posted.
     posted: u64,
+    /// Requests to an engine that are not answered.
+    asked: u64,
     /// What is posted is dropped: others own what this shard knew.
     mute: bool,
 }
@@ -49,6 +51,7 @@ impl Mailer {
             waiting_total: 0,
             delayed: 0,
             posted: 0,
+            asked: 0,
             mute: false,
         }
     }
@@ -95,8 +98,22 @@ impl Mailer {
     pub fn request(&mut self, request: OwnerRequest) {
         match self.router.owner(request.channel()) {
             Owner::Shard(shard) => self.post(shard, Mail::ToOwner(Box::new(request))),
-            Owner::Engine(engine) => engine.request(request),
+            Owner::Engine(_) if self.mute => {}
+            Owner::Engine(engine) => {
+                self.asked += u64::from(request.has_answer());
+                engine.request(request);
+            }
         }
+    }
+
+    /// An owner has answered.
+    pub fn answered(&mut self) {
+        self.asked = self.asked.saturating_sub(1);
+    }
+
+    /// Requests to an engine that are not answered.
+    pub fn asked(&self) -> u64 {
+        self.asked
     }
 
     pub fn take_own(&mut self) -> Option<Mail> {

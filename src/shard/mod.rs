@@ -33,7 +33,7 @@ mod departures;
 mod directory;
 mod drain;
 mod draining;
-mod emulated;
+pub mod emulated;
 mod emulation;
 mod ends;
 mod environment;

@@ -31,6 +31,7 @@ use crate::hub::requests::{
 };
 use crate::hub::{OwnedChannels, Roster};
 use crate::shard::control_request::{Busy, ControlRequest, Reply};
+use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::gather::Gather;
 
 /// What a follower says to a channel's owner, for one of its connections or for itself.
@@ -78,6 +79,11 @@ pub enum OwnerRequest {
 }
 
 impl OwnerRequest {
+    /// Who said it hears what came of it.
+    pub fn has_answer(&self) -> bool {
+        !matches!(self, OwnerRequest::Leave { .. } | OwnerRequest::Renew { .. })
+    }
+
     pub fn channel(&self) -> &ChannelName {
         match self {
             OwnerRequest::Join { ask, .. } => &ask.channel,
@@ -169,6 +175,18 @@ pub trait Engine: Send + Sync {
     /// # Errors
     /// [`Busy`]: nothing was taken.
     fn ask(&self, ask: ControlRequest) -> Result<(), Busy>;
+
+    /// Passes commands on to the node of their client, in the order in which they come. What became of them comes as
+    /// [`Mail::Emulated`](crate::shard::mailbox::Mail::Emulated). False: it knows no other nodes.
+    fn pass_on(&self, commands: ForeignCommands) -> bool {
+        drop(commands);
+        false
+    }
+
+    /// What became of commands that another node has passed on, by the number that it gave them.
+    fn passed_on(&self, node: Box<str>, number: u64, outcome: EmulationOutcome) {
+        drop((node, number, outcome));
+    }
 }
 
 /// Which owner a channel has.
@@ -323,6 +341,11 @@ impl ChannelOwner {
             other => return Some(other),
         }
         None
+    }
+
+    /// Somebody waits for the store.
+    pub fn waits_for_store(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
     /// What the store has done since goes out: publications to followers, answers to those who wait.

@@ -28,6 +28,10 @@ impl Router {
         Router { inboxes, hash, client_ids: None, engine: None }
     }
 
+    pub fn engine(&self) -> Option<&dyn Engine> {
+        self.engine.as_deref()
+    }
+
     /// Channels that the engine owns are not this node's.
     pub fn with_engine(self, engine: Arc<dyn Engine>) -> Router {
         Router { engine: Some(engine), ..self }
@@ -42,6 +46,11 @@ impl Router {
     pub fn connection(&self, client: ClientId) -> Option<ConnId> {
         let conn = self.client_ids.as_ref()?.conn(client)?;
         Some(conn)
+    }
+
+    /// As [`Router::connection`], of the session that a client shows with commands that come by other connections.
+    pub fn connection_of_session(&self, session: ClientId) -> Option<ConnId> {
+        self.client_ids.as_ref()?.conn_of_session(session)
     }
 
     /// The shard that has the peer of a number: its own, unless the number was given where there were more of them.

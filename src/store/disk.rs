@@ -2,7 +2,8 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use super::fault::StoreFault;
@@ -45,7 +46,7 @@ pub type Allocate = fn(&File, u64) -> io::Result<()>;
 pub struct Directory {
     path: PathBuf,
     /// Held while the store is open.
-    _lock: Option<File>,
+    lock: Option<File>,
     /// The segment that is written.
     open: Option<(u64, File)>,
     allocate: Allocate,
@@ -68,7 +69,31 @@ impl Directory {
             Err(fs::TryLockError::WouldBlock) => return Err(StoreFault::InUse),
             Err(fs::TryLockError::Error(error)) => return Err(error.into()),
         }
-        let directory = Directory { path: path.to_owned(), _lock: Some(lock), open: None, allocate };
+        let directory = Directory { path: path.to_owned(), lock: Some(lock), open: None, allocate };
+        directory.check()?;
+        Ok(directory)
+    }
+
+    /// The lock, for the process that goes on here: it is held until both have let it go.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn lock(&self) -> io::Result<OwnedFd> {
+        let lock = self.lock.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        Ok(lock.try_clone()?.into())
+    }
+
+    /// Opens the directory by the lock of the process before this one, which has it open still.
+    ///
+    /// # Errors
+    /// The lock is not that of this directory, or the directory holds something else.
+    pub fn inherit(path: &Path, lock: OwnedFd, allocate: Allocate) -> Result<Directory, StoreFault> {
+        let lock = File::from(lock);
+        let (given, own) = (lock.metadata()?, fs::metadata(path.join(LOCK))?);
+        if (given.dev(), given.ino()) != (own.dev(), own.ino()) {
+            return Err(StoreFault::Foreign("it is not the directory of the process before".into()));
+        }
+        let directory = Directory { path: path.to_owned(), lock: Some(lock), open: None, allocate };
         directory.check()?;
         Ok(directory)
     }
@@ -79,7 +104,7 @@ impl Directory {
     /// It is not there or holds something else.
     pub fn look(path: &Path) -> Result<Directory, StoreFault> {
         let no_room: Allocate = |_, _| Err(io::ErrorKind::Unsupported.into());
-        let directory = Directory { path: path.to_owned(), _lock: None, open: None, allocate: no_room };
+        let directory = Directory { path: path.to_owned(), lock: None, open: None, allocate: no_room };
         directory.check()?;
         Ok(directory)
     }
@@ -99,8 +124,7 @@ impl Directory {
 
     fn file(&mut self, number: u64) -> io::Result<&File> {
         if self.open.as_ref().is_none_or(|(open, _)| *open != number) {
-            let file =
-                OpenOptions::new().read(true).write(self._lock.is_some()).open(self.path_of(number))?;
+            let file = OpenOptions::new().read(true).write(self.lock.is_some()).open(self.path_of(number))?;
             self.open = Some((number, file));
         }
         let (_, file) = self.open.as_ref().expect("opened just now");
@@ -198,6 +222,15 @@ mod tests {
         first.remove(3).unwrap();
         drop(first);
         assert_eq!(Directory::open(&path, allocate).unwrap().list().unwrap(), [20]);
+        // The process that goes on has it as well, and keeps it.
+        let old = Directory::open(&path, allocate).unwrap();
+        let new = Directory::inherit(&path, old.lock().unwrap(), allocate).unwrap();
+        drop(old);
+        assert!(matches!(Directory::open(&path, allocate), Err(StoreFault::InUse)));
+        let elsewhere = Directory::open(&place.path().join("elsewhere"), allocate).unwrap();
+        let wrong = Directory::inherit(&path, elsewhere.lock().unwrap(), allocate);
+        assert!(matches!(wrong, Err(StoreFault::Foreign(_))));
+        drop(new);
         fs::write(path.join("notes.txt"), "mine").unwrap();
         let fault = Directory::open(&path, allocate).unwrap_err().to_string();
         assert!(fault.contains("notes.txt"), "{fault}");

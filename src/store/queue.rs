@@ -142,6 +142,11 @@ impl Queues {
         self.changed.notify_one();
     }
 
+    /// Something else is wanted of the writer's thread.
+    pub fn wake(&self) {
+        self.signal(true);
+    }
+
     fn signal(&self, urgent: bool) {
         let mut signal = self.signal.lock();
         let known = if urgent { signal.urgent } else { signal.urgent || signal.lazy };

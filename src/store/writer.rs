@@ -14,7 +14,7 @@ use super::read::Read;
 use super::stats::Health;
 use crate::base::fault::ErrorCode;
 use crate::base::time::Time;
-use crate::record::{StoredRecord, StoredRun};
+use crate::record::{StoreRecord, StoredRecord, StoredRun};
 
 /// How soon a full disk is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
@@ -119,9 +119,101 @@ impl<D: Disk> Writer<D> {
             buffer: Vec::new(),
         };
         writer.begin_segment(0).map_err(|trouble| io::Error::other(trouble.why()))?;
-        writer.write_own(&StoredRecord::Run(run)).map_err(|trouble| io::Error::other(trouble.why()))?;
+        writer.write_own(&[StoredRecord::Run(run)]).map_err(|trouble| io::Error::other(trouble.why()))?;
         writer.account();
         Ok(writer)
+    }
+
+    /// Stands where the writer of another process has [stopped](Writer::pause). Nothing is written before
+    /// [`Writer::begin`].
+    ///
+    /// # Errors
+    /// The files are others.
+    pub fn behind(
+        mut disk: D,
+        state: &StoreRecord,
+        options: WriterOptions,
+        queues: Arc<Queues>,
+        now: Time,
+    ) -> Result<Writer<D>, StoreFault> {
+        let numbers: Vec<u64> = state.segments.iter().map(|(number, _)| *number).collect();
+        let last = state.segments.last().map_or(0, |(_, bytes)| *bytes);
+        if numbers.is_empty() || disk.list()? != numbers || state.at > last {
+            return Err(StoreFault::Foreign(
+                "its files are not those that the process before has left".into(),
+            ));
+        }
+        Ok(Writer {
+            disk,
+            options,
+            queues,
+            id: StoreId(u128::from(state.id_high) << 64 | u128::from(state.id_low)),
+            at: state.at,
+            oldest: state.oldest,
+            segments: state.segments.iter().copied().collect(),
+            next_batch: state.next_batch,
+            health: Health::Good,
+            try_at: now,
+            copying: None,
+            copies: 0,
+            // Channels may be durable that were not, and a copy that was under way ends there.
+            copy_at: now,
+            live_bytes: state.live_bytes,
+            new_bytes: 0,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Begins a file of its own: by it the process before sees that it must not go on.
+    pub fn begin(&mut self, now: Time) -> Turn {
+        let mut turn = Turn::default();
+        if let Err(trouble) = self.begin_segment(0) {
+            self.trouble(trouble, now, &mut turn);
+        }
+        self.account();
+        turn
+    }
+
+    /// Writes what has come, and that another process may go on: `run` is of both. Until [`Writer::goes_on`] nothing more
+    /// is written.
+    ///
+    /// # Errors
+    /// Not everything is on disk, and why. It goes on here.
+    pub fn pause(&mut self, run: &StoredRun, now: Time) -> (Turn, Result<StoreRecord, String>) {
+        let mut turn = self.turn(now);
+        if self.health == Health::Good
+            && let Err(trouble) = self.write_own(&[StoredRecord::End, StoredRecord::Run(run.clone())])
+        {
+            self.trouble(trouble, now, &mut turn);
+        }
+        if self.health != Health::Good {
+            let problem =
+                "the store takes nothing: without room on its disk, or after a failure, it takes a restart";
+            return (turn, Err(problem.into()));
+        }
+        let StoreId(id) = self.id;
+        let state = StoreRecord {
+            id_high: (id >> 64) as u64,
+            id_low: id as u64,
+            segments: self.segments.iter().copied().collect(),
+            at: self.at,
+            oldest: self.oldest,
+            next_batch: self.next_batch,
+            live_bytes: self.live_bytes,
+        };
+        (turn, Ok(state))
+    }
+
+    /// Goes on after a pause.
+    ///
+    /// # Errors
+    /// Another process has gone on instead: what is in memory here is not what is on disk.
+    pub fn goes_on(&mut self) -> Result<(), String> {
+        match self.disk.list() {
+            Ok(numbers) if numbers.last() == Some(&self.number()) => Ok(()),
+            Ok(_) => Err("another process has written to the store".into()),
+            Err(error) => Err(format!("the store cannot be read: {error}")),
+        }
     }
 
     /// Writes what has come.
@@ -159,7 +251,7 @@ impl<D: Disk> Writer<D> {
     pub fn close(mut self, now: Time) -> Turn {
         let mut turn = self.turn(now);
         if self.health == Health::Good
-            && let Err(trouble) = self.write_own(&StoredRecord::End)
+            && let Err(trouble) = self.write_own(&[StoredRecord::End])
         {
             self.trouble(trouble, now, &mut turn);
         }
@@ -202,10 +294,10 @@ impl<D: Disk> Writer<D> {
         }
     }
 
-    fn write_own(&mut self, record: &StoredRecord) -> Result<(), Trouble> {
+    fn write_own(&mut self, records: &[StoredRecord]) -> Result<(), Trouble> {
         let mut buffer = vec![0; BATCH_HEAD_BYTES];
-        write_record(record, &mut buffer);
-        self.write_batch(&mut buffer, 1)
+        records.iter().for_each(|record| write_record(record, &mut buffer));
+        self.write_batch(&mut buffer, records.len() as u32)
     }
 
     fn write_batch(&mut self, buffer: &mut [u8], records: u32) -> Result<(), Trouble> {

@@ -1,6 +1,7 @@
 // Channels in Redis: nodes share them, and what each does when Redis does not do what it should.
 
 import assert from 'node:assert/strict';
+import { connect } from 'node:net';
 import { after, before, describe, test } from 'node:test';
 
 import { Centrifuge } from 'centrifuge/build/protobuf';
@@ -8,8 +9,8 @@ import WebSocket from 'ws';
 
 import { Daemon, configuration, drivers, open } from './support/daemon.mjs';
 import { Redis, freePort } from './support/redis.mjs';
-import { received, sdk, subscribed } from './support/sdk.mjs';
-import { next, sleep, until } from './support/wait.mjs';
+import { over, received, sdk, subscribed, transports } from './support/sdk.mjs';
+import { next, until } from './support/wait.mjs';
 
 const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
 const recoverable = { recoverable: true, positioned: true };
@@ -174,6 +175,69 @@ describe('nodes on one Redis', () => {
       assert.deepEqual([event.wasRecovering, event.recovered], [true, true], `hop ${hop}`);
     }
     assert.deepEqual(room.seen.publications.map((publication) => publication.offset), range(1, 9));
+  });
+
+  test('commands of clients without WebSocket may come to any node, and reach their client in order', async () => {
+    await until(async () => (await nodes[1].api('info')).nodes.length === 3, 'nodes know each other');
+    for (const way of transports) {
+      const name = `carried-${way.transport}-${way.form}`;
+      const made = over(nodes[0].http, way, { emulationEndpoint: `${nodes[1].http}/emulation` });
+      clients.push(made);
+      const room = await subscribed(made, name, recoverable);
+      for (const n of range(1, 20)) await made.publish(name, n);
+      await received(room, range(1, 20));
+      assert.equal((await room.history({ limit: 3 })).publications.length, 3);
+      assert.equal((await room.presenceStats()).numClients, 1);
+      made.startBatching();
+      const batch = range(21, 40).map((n) => made.publish(name, n));
+      made.stopBatching();
+      await Promise.all(batch);
+      await received(room, range(1, 40));
+      room.unsubscribe();
+      await until(async () => (await nodes[2].api('presence_stats', { channel: name })).num_clients === 0, 'it has left');
+      assert.deepEqual(made.log, { connecting: [made.log.connecting[0]], disconnected: [], errors: [] });
+    }
+    assert.equal((await nodes[1].metrics()).get('trunkline_emulations_refused_total'), 0);
+  });
+
+  test('commands for a client of another node follow one another; those for a node that is gone are answered 404', async () => {
+    const doomed = await start(redis.url);
+    await ready(doomed);
+    await until(async () => (await nodes[1].api('info')).nodes.length === 4, 'it is known');
+    const stream = await fetch(`${doomed.http}/connection/http_stream`, { method: 'POST', body: '{"id":1,"connect":{}}' });
+    const reader = stream.body.getReader();
+    let text = '';
+    const read = async (wanted) => {
+      while (!wanted(text)) text += Buffer.from((await reader.read()).value ?? '').toString();
+    };
+    await read((so) => so.includes('\n'));
+    const { session, node } = JSON.parse(text.split('\n')[0]).connect;
+    const emulate = (data, more = {}) => fetch(`${nodes[1].http}/emulation`, {
+      method: 'POST', body: JSON.stringify({ session, node, data, ...more }),
+    }).then((response) => response.status);
+    // Requests that follow one another on one connection, none of which waits for the answer of the one before.
+    const bodies = range(2, 60).map((id) => JSON.stringify({ session, node, data: `{"id":${id},"presence":{"channel":"a"}}` }));
+    const { hostname, port } = new URL(nodes[1].http);
+    const socket = connect(Number(port), hostname);
+    socket.write(bodies.map((body) => `POST /emulation HTTP/1.1\r\nHost: x\r\nContent-Length: ${body.length}\r\n\r\n${body}`).join(''));
+    let answers = '';
+    socket.on('data', (bytes) => { answers += bytes; });
+    await until(() => answers.match(/HTTP\/1\.1 204/g)?.length === bodies.length, () => answers);
+    socket.destroy();
+    await read((so) => so.trim().split('\n').filter((line) => line.includes('"id"')).length >= 60);
+    const ids = text.trim().split('\n').map((line) => JSON.parse(line).id).filter(Boolean);
+    assert.deepEqual(ids, range(1, 60));
+    assert.equal(await emulate('{}', { node: 'nobody' }), 404);
+    assert.equal(await emulate('{}', { session: '00000000-0000-4000-8000-000000000000' }), 404);
+    const raw = Buffer.from([0x0a, node.length, ...Buffer.from(node), 0x12, session.length, ...Buffer.from(session), 0x1a, 2, 8, 1]);
+    const other = await fetch(`${nodes[1].http}/emulation`, {
+      method: 'POST', body: raw, headers: { 'Content-Type': 'application/octet-stream' },
+    });
+    assert.equal(other.status, 415, 'it reads JSON');
+    await doomed.kill();
+    assert.equal(await emulate('{}'), 404);
+    await until(async () => (await nodes[1].api('info')).nodes.length === 3, 'it is forgotten');
+    assert.equal(await emulate('{}'), 404);
   });
 
   test('presence, its numbers, joins and leaves are of all nodes', async () => {
@@ -412,14 +476,5 @@ describe('when Redis does not do what it should', () => {
     await parts[1].run();
     await ready(node);
     await Promise.all(names.map((name) => node.publish(name, 3)));
-  });
-
-  test('an upgrade of a node with an engine is refused by name', async () => {
-    const redis = await redisWith();
-    const node = await nodeAt(redis);
-    node.signal('SIGUSR2');
-    await until(() => /a node with an engine is not upgraded/.test(node.output), () => node.output);
-    await node.publish('still', 1);
-    await sleep(1);
   });
 });

@@ -1,55 +1,20 @@
 // Another process takes the place of a running node: unmodified clients see nothing, and what fails changes nothing.
 
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
-import { chmodSync, mkdtempSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { describe, test } from 'node:test';
 
 import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
-import { Daemon, binary, configuration, drivers, toml } from './support/daemon.mjs';
+import { Daemon, configuration, drivers } from './support/daemon.mjs';
 import { freePort } from './support/edge.mjs';
 import { forms, over, sdk, subscribed, transports } from './support/sdk.mjs';
 import { RawSocket } from './support/socket.mjs';
 import { Authority, startSecure, trusting } from './support/tls.mjs';
 import { Backend } from './support/tunnel.mjs';
 import { lineLoop, pollLoop } from './support/unidirectional.mjs';
+import { file, folder, running, script, upgrade } from './support/upgrade.mjs';
 import { sleep, until } from './support/wait.mjs';
-
-const folder = mkdtempSync(path.join(tmpdir(), 'trunkline-upgrade-'));
-const running = new Set();
-process.on('exit', () => running.forEach((pid) => { try { process.kill(pid, 'SIGKILL'); } catch { /* it has ended */ } }));
-
-/** A configuration file. */
-function file(name, config) {
-  const at = path.join(folder, name);
-  writeFileSync(at, typeof config === 'string' ? config : toml(config));
-  return at;
-}
-
-/** A program that does what the lines say. */
-function script(name, lines) {
-  const at = path.join(folder, name);
-  writeFileSync(at, `#!/bin/sh\n${lines}\n`);
-  chmodSync(at, 0o755);
-  return at;
-}
-
-/** Runs `trunkline upgrade`: its exit code, what it printed, and the process that serves behind it. */
-async function upgrade(pid, ...args) {
-  const child = spawn(binary, ['upgrade', '--pid', String(pid), ...args]);
-  const said = { out: '', error: '' };
-  child.stdout.setEncoding('utf8').on('data', (text) => (said.out += text));
-  child.stderr.setEncoding('utf8').on('data', (text) => (said.error += text));
-  said.code = await new Promise((resolve) => child.on('close', resolve));
-  const next = said.out.match(/process (\d+) \(trunkline \S+\) serves/)?.[1];
-  said.pid = next ? Number(next) : pid;
-  running.add(said.pid);
-  return said;
-}
 
 /** Publishes numbers from 1 on to each of the channels, ten at a time, until it is stopped; gives how many. */
 function publisher(daemon, channels, pause) {

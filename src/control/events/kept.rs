@@ -111,6 +111,11 @@ impl Keeping {
         Keeping { keeper, last, accepted: 0, copying: None }
     }
 
+    /// The process before has given it the log up to `last`, or a copy that it wants soon brings what is missing.
+    pub fn goes_on(&mut self, last: u64) {
+        self.last = last;
+    }
+
     /// Gives it what it does not have. False when it has no room for all now.
     pub fn keep(&mut self, epoch: &str, log: &Mutex<Log>, accepted: u64) -> bool {
         let record = |after: u64| {

@@ -180,6 +180,9 @@ impl Events {
         *self.epoch.lock() = record.epoch.to_string();
         self.accepted.send_replace(record.accepted);
         self.grown.send_replace(log.last());
+        if let Some(keeping) = &self.keeping {
+            keeping.lock().goes_on(record.last);
+        }
         Ok(())
     }
 
@@ -193,6 +196,7 @@ impl Events {
     /// more and no batch is under way; what is still in the queue is numbered now.
     pub fn to_records(&self) -> (EventsRecord, Vec<EventsPart>) {
         while self.take_some() {}
+        self.give_to_store();
         let log = self.log.lock();
         let (mut parts, mut after) = (Vec::new(), 0);
         while let Some(part) = log.part(after) {

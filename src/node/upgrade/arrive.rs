@@ -15,12 +15,20 @@ use super::fault::point;
 use super::request::TIMEOUT_MAX;
 use super::wire::{Message, PROTOCOL, Step, Wire, WireFault};
 use crate::base::ids::ShardId;
+use crate::config::Config;
 use crate::control::Control;
+use crate::engine::RunningEngine;
+use crate::node::engine::{await_up, kind_of};
+use crate::node::store::Store;
+use crate::node::store_relay::{Coming, path_of};
 use crate::record::{
-    HelloRecord, ListenerRecord, ListenersRecord, NodeRecord, ParcelRecord, ParcelsPart, TotalsRecord,
+    self, HelloRecord, ListenerRecord, ListenersRecord, MembersPart, NodeRecord, ParcelRecord, ParcelsPart,
+    StoredRecord, TotalsRecord,
 };
 use crate::shard::control_request::ControlRequest;
-use crate::shard::handover::{Counts as Moves, Destination, Order, Parcel, ParcelKind, Said, destination};
+use crate::shard::handover::{
+    Counts as Moves, Destination, Order, Parcel, ParcelKind, Said, destination, streams_of,
+};
 use crate::shard::router::Router;
 
 /// How long a shard of this process may leave its inbox full, or may take to make everything ready.
@@ -86,14 +94,54 @@ impl Arriving {
         let _ = self.wire.send(Step::Refused, problem.as_bytes(), &[], Instant::now() + SHARD_MAX);
     }
 
-    /// Takes everything, and returns when this process serves.
+    /// Whether this process can go on with the channels of the one before.
+    ///
+    /// # Errors
+    /// What another configuration has in another place, in a sentence.
+    pub fn check(&self, config: &Config) -> Result<(), String> {
+        let (theirs, ours) = (self.node.store.as_deref(), path_of(config));
+        let text = |path: Option<&str>| path.map_or_else(|| "none".to_owned(), |path| format!("{path:?}"));
+        if theirs != ours.as_deref() {
+            let (theirs, ours) = (text(theirs), text(ours.as_deref()));
+            return Err(format!(
+                "store.path is changed by a restart, not by an upgrade: from {theirs} to {ours}"
+            ));
+        }
+        let (theirs, ours) = (&*self.node.engine, kind_of(config));
+        if theirs != ours {
+            let text = |kind| if kind == "" { "memory".to_owned() } else { format!("{kind:?}") };
+            let (theirs, ours) = (text(theirs), text(ours));
+            return Err(format!(
+                "engine.kind is changed by a restart, not by an upgrade: from {theirs} to {ours}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Takes everything, and returns when this process serves, with its store.
     ///
     /// # Errors
     /// The old process goes on: this one must end, and leave everything as it is.
-    pub fn take_over(mut self, router: &Router, control: &Control, counts: &Counts) -> Result<(), WireFault> {
-        let taken = self.take(router, control);
+    pub fn take_over(
+        mut self,
+        router: &Router,
+        control: &Control,
+        counts: &Counts,
+        mut coming: Option<Coming>,
+        engine: Option<&RunningEngine>,
+    ) -> Result<Option<Store>, WireFault> {
+        let taken = self.take(router, control, coming.as_mut(), engine);
         match taken {
-            Ok((totals, connections)) => self.serve(router, control, counts, totals, connections),
+            Ok((totals, connections)) => {
+                point("new.committed");
+                let store = coming.and_then(Coming::begin);
+                point("new.begun");
+                if let Some(engine) = engine {
+                    engine.begin();
+                }
+                self.serve(router, control, counts, totals, connections)?;
+                Ok(store)
+            }
             Err(fault) => {
                 self.refuse(&fault.to_string());
                 Err(fault)
@@ -105,23 +153,50 @@ impl Arriving {
         &mut self,
         router: &Router,
         control: &Control,
+        mut coming: Option<&mut Coming>,
+        engine: Option<&RunningEngine>,
     ) -> Result<((TotalsRecord, Instant), Vec<OwnedFd>), WireFault> {
-        self.wire.send(Step::Ready, b"", &[], patience())?;
+        if let Some(engine) = engine {
+            await_up(engine).map_err(WireFault::Refused)?;
+        }
+        let mut run = Vec::new();
+        if let Some(coming) = &coming {
+            StoredRecord::Run(coming.run().clone()).write_to(&mut run);
+        }
+        self.wire.send(Step::Ready, &run, &[], patience())?;
         let (mut parcels, mut connections) = (0, Vec::new());
         let totals = loop {
             let message = self.wire.receive(patience())?;
             match message.step {
                 Step::Parcels => {
-                    parcels += place(router, message)?;
+                    parcels += place(router, message, engine)?;
                     point("new.parcels");
                     self.wire.send(Step::Ack, b"", &[], patience())?;
                 }
                 Step::Control => control.take_record(&message.body)?,
+                Step::Followed => {
+                    let engine = engine.ok_or(WireFault::Malformed("members of an engine"))?;
+                    if follow(engine, &message.body)? {
+                        self.wire.send(Step::Ack, b"", &[], patience())?;
+                    }
+                }
+                Step::Store => {
+                    let state = message.record()?;
+                    let (Some(coming), Some(lock)) = (&mut coming, message.descriptors.into_iter().next())
+                    else {
+                        return Err(WireFault::Malformed("a store"));
+                    };
+                    coming.take(&state, lock).map_err(WireFault::Refused)?;
+                    point("new.store");
+                }
                 Step::ApiConnections => connections.extend(message.descriptors),
                 Step::Complete => break message.record::<TotalsRecord>()?,
                 _ => return Err(WireFault::Malformed("a step out of order")),
             }
         };
+        if coming.is_some_and(|coming| !coming.is_here()) {
+            return Err(WireFault::Malformed("no store"));
+        }
         let received = Instant::now();
         let moves = arm(router)?;
         control.settle()?;
@@ -145,7 +220,6 @@ impl Arriving {
         (totals, received): (TotalsRecord, Instant),
         connections: Vec<OwnedFd>,
     ) -> Result<(), WireFault> {
-        point("new.committed");
         let (outlet, said) = mpsc::sync_channel(router.shards());
         order_each(router, || Order::Resume(outlet.clone()))?;
         drop(outlet);
@@ -175,8 +249,37 @@ impl Arriving {
     }
 }
 
+/// Channels that are to be followed, which is answered, or those who are in them.
+fn follow(engine: &RunningEngine, body: &[u8]) -> Result<bool, WireFault> {
+    let (mut rest, mut names) = (body, Vec::new());
+    while !rest.is_empty() {
+        let (unread, behind) = record::next(rest)?;
+        let part: MembersPart = unread.read()?;
+        match part.members.is_empty() {
+            true => names.push(part.channel),
+            false => engine.adopt(part),
+        }
+        rest = behind;
+    }
+    let is_answered = !names.is_empty();
+    if is_answered {
+        engine.follow(names).map_err(|problem| WireFault::Refused(problem.to_owned()))?;
+    }
+    Ok(is_answered)
+}
+
+/// Where the subscribers of a shard stand.
+fn say_stood(engine: &RunningEngine, parcel: &Parcel) -> Result<(), WireFault> {
+    for stream in streams_of(&parcel.record)? {
+        if let Some(top) = stream.top {
+            engine.stood(stream.channel, top);
+        }
+    }
+    Ok(())
+}
+
 /// Gives the parcels of a message to the shards that they are for.
-fn place(router: &Router, message: Message) -> Result<u64, WireFault> {
+fn place(router: &Router, message: Message, engine: Option<&RunningEngine>) -> Result<u64, WireFault> {
     let part: ParcelsPart = message.record()?;
     let mut descriptors = message.descriptors.into_iter();
     let count = part.parcels.len() as u64;
@@ -189,6 +292,9 @@ fn place(router: &Router, message: Message) -> Result<u64, WireFault> {
             false => None,
         };
         let parcel = Parcel { kind, record: record.into(), fd };
+        if let (ParcelKind::Stream, Some(engine)) = (kind, engine) {
+            say_stood(engine, &parcel)?;
+        }
         match destination(&parcel, router)? {
             Destination::One(shard) => of_shards[shard.index()].push(parcel),
             Destination::Every => of_shards.iter_mut().for_each(|parcels| parcels.push(parcel.duplicate())),

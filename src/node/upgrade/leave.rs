@@ -6,7 +6,7 @@
 //! ```text
 //!  start the new one ▶ Hello ◀▶ Hello ▶ Node, Listeners ◀ Ready             clients are served here
 //!  ▶ Parcels … ◀ Ack …                                                      and here: sockets go ahead
-//!  ▶ Parcels … ◀ Ack … ▶ Control, ApiConnections, Complete ◀ Adopted        clients wait
+//!  ▶ Parcels … ◀ Ack … ▶ Control, Store, ApiConnections, Complete ◀ Adopted clients wait
 //!  ▶ Commit ◀ Committed                                                     the commit point: the new one has read it
 //!  ◀ Serving                                                                clients are served there
 //! ```
@@ -25,8 +25,12 @@ use super::successor::{Origin, Successor};
 use super::wire::{DESCRIPTORS_MAX, Message, PROTOCOL, Step, WireFault};
 use crate::base::ids::ShardId;
 use crate::control::{Control, EventsHeld};
+use crate::engine::RunningEngine;
+use crate::node::store::Store;
+use crate::node::store_pause::Paused;
 use crate::record::{
-    self, HelloRecord, ListenersRecord, NodeRecord, ParcelRecord, ParcelsPart, TotalsRecord,
+    self, HelloRecord, ListenersRecord, MembersPart, NodeRecord, ParcelRecord, ParcelsPart, StoredRecord,
+    StoredRun, TotalsRecord,
 };
 use crate::shard::control_request::ControlRequest;
 use crate::shard::handover::{Counts as Moves, Order, Parcel, Said};
@@ -52,10 +56,12 @@ pub struct Fault {
     /// One of [`RESULTS`](super::counts::RESULTS).
     pub result: &'static str,
     pub problem: String,
+    /// The new process has written to the store before it ended: this one has to start again with what is there.
+    pub outdated: bool,
 }
 
 fn fault(result: &'static str, problem: impl Into<String>) -> Fault {
-    Fault { result, problem: problem.into() }
+    Fault { result, problem: problem.into(), outdated: false }
 }
 
 /// The new process serves.
@@ -66,6 +72,8 @@ pub struct Moved {
     pub totals: Moves,
     pub silence: Duration,
     pub duration: Duration,
+    /// The writer of the store stands to the end of this process.
+    _paused: Option<Paused>,
 }
 
 /// The parts of a node that are given away.
@@ -78,6 +86,8 @@ pub struct Leaving<'n> {
     pub attempt: u32,
     /// Of all processes: the next one counts on.
     pub counts: &'n Counts,
+    pub store: Option<&'n Store>,
+    pub engine: Option<&'n RunningEngine>,
     /// Where shards listen, and what the configuration says of it.
     pub listeners: Vec<record::ListenerRecord>,
     /// Why this process is to end, if it is.
@@ -93,7 +103,7 @@ impl Leaving<'_> {
         let mut successor =
             Successor::start(self.origin, &asked.request).map_err(|problem| fault("start", problem))?;
         let greeted = self.greet(&mut successor, asked, until);
-        let build = greeted.map_err(|cause| cause.told(&mut successor))?;
+        let (build, run) = greeted.map_err(|cause| cause.told(&mut successor))?;
 
         let (outlet, said) = mpsc::sync_channel(OUTLET_MAX);
         let mut moving = Moving {
@@ -101,6 +111,9 @@ impl Leaving<'_> {
             outlet,
             said,
             events: None,
+            run,
+            paused: None,
+            cut: false,
             until,
             failed: 0,
             parcels: 0,
@@ -115,13 +128,22 @@ impl Leaving<'_> {
             Ok(totals) => {
                 let pid = successor.pid();
                 successor.let_go();
+                if let Some(engine) = self.engine {
+                    engine.leave();
+                }
                 let (silence, duration) = (moving.frozen.elapsed(), began.elapsed());
-                Ok(Moved { pid, build, totals, silence, duration, successor })
+                Ok(Moved { pid, build, totals, silence, duration, successor, _paused: moving.paused.take() })
             }
             Err(cause) => {
-                let fault = cause.told(&mut successor);
+                let mut fault = cause.told(&mut successor);
                 // Before a socket is touched here again.
                 drop(successor);
+                let written = moving.paused.take().map_or(Ok(()), Paused::go_on);
+                if let Err(problem) = written {
+                    fault.outdated = true;
+                    fault.problem.push_str(&format!("; {problem}: this process starts again"));
+                    return Err(fault);
+                }
                 moving.undo();
                 Err(fault)
             }
@@ -129,7 +151,12 @@ impl Leaving<'_> {
     }
 
     /// Everything that can be done while clients are served.
-    fn greet(&self, successor: &mut Successor, asked: &Asked, until: Instant) -> Result<Box<str>, Cause> {
+    fn greet(
+        &self,
+        successor: &mut Successor,
+        asked: &Asked,
+        until: Instant,
+    ) -> Result<(Box<str>, Option<StoredRun>), Cause> {
         asked.progress(&format!("process {} is started", successor.pid()));
         point("old.hello");
         let hello = HelloRecord {
@@ -153,10 +180,15 @@ impl Leaving<'_> {
         let node = NodeRecord { upgrades: self.counts.to_record(), ..self.node.clone() };
         successor.wire.send_record(Step::Node, &node, until)?;
         self.send_listeners(successor, until)?;
-        self.expect(successor, Step::Ready, until)?;
+        let ready = self.expect(successor, Step::Ready, until)?;
+        let run = match StoredRecord::from_bytes(&ready.body) {
+            Ok(StoredRecord::Run(run)) => Some(run),
+            _ => None,
+        };
         asked.progress("it is ready: connections move");
         point("old.ready");
-        Ok(theirs.build)
+        self.send_followed(successor, until)?;
+        Ok((theirs.build, run))
     }
 
     /// Every socket that listens: of each shard, then of the API alone.
@@ -203,6 +235,18 @@ impl Leaving<'_> {
         Ok(successor.wire.send(Step::ListenersEnd, b"", &[], until)?)
     }
 
+    /// The channels that it is to follow before it has anybody in them.
+    fn send_followed(&self, successor: &mut Successor, until: Instant) -> Result<(), Cause> {
+        let Some(engine) = self.engine else { return Ok(()) };
+        let names = engine.names().map_err(|problem| fault("failed", problem))?;
+        let parts = names.into_iter().map(|channel| MembersPart { channel, members: Vec::new() });
+        for body in bodies(parts)? {
+            successor.wire.send(Step::Followed, &body, &[], until)?;
+            self.expect(successor, Step::Ack, until)?;
+        }
+        Ok(())
+    }
+
     /// The next message of the new process, unless this one is to end.
     fn expect(&self, successor: &mut Successor, step: Step, until: Instant) -> Result<Message, Cause> {
         loop {
@@ -235,6 +279,24 @@ impl Leaving<'_> {
         }
         Ok(())
     }
+}
+
+/// Records, some in a message each.
+fn bodies(parts: impl Iterator<Item = MembersPart>) -> Result<Vec<Vec<u8>>, Cause> {
+    let mut bodies: Vec<Vec<u8>> = Vec::new();
+    for part in parts {
+        match bodies.last_mut().filter(|last| last.len() < BATCH_BYTES) {
+            Some(body) => record::write(&part, body),
+            None => {
+                let mut body = Vec::new();
+                let written = record::write(&part, &mut body);
+                bodies.push(body);
+                written
+            }
+        }
+        .map_err(WireFault::Record)?;
+    }
+    Ok(bodies)
 }
 
 /// What goes wrong on the way.
@@ -279,6 +341,11 @@ struct Moving<'l, 'n> {
     /// Bound: [`OUTLET_MAX`].
     said: Receiver<(ShardId, Said)>,
     events: Option<EventsHeld>,
+    /// What the new process begins with in the store.
+    run: Option<StoredRun>,
+    paused: Option<Paused>,
+    /// The new process handles what the engine's servers send.
+    cut: bool,
     until: Instant,
     /// Shards that go on by themselves.
     failed: usize,
@@ -323,6 +390,11 @@ impl Moving<'_, '_> {
 
     fn run(&mut self, successor: &mut Successor, connections: &[OwnedFd]) -> Result<Moves, Cause> {
         let Moving { leaving, until, .. } = *self;
+        if let Some(engine) = leaving.engine {
+            self.cut = true;
+            engine.cut().map_err(|problem| fault("failed", problem))?;
+            point("old.cut");
+        }
         leaving
             .order_each(until, || Order::Begin { outlet: self.outlet.clone(), attempt: leaving.attempt })?;
         let moves = self.send_parcels(successor)?;
@@ -333,6 +405,13 @@ impl Moving<'_, '_> {
         for record in leaving.control.records().map_err(WireFault::Record)? {
             successor.wire.send(Step::Control, &record, &[], until)?;
         }
+        if let Some(engine) = leaving.engine {
+            let members = engine.members().map_err(|problem| fault("failed", problem))?;
+            for body in bodies(members.into_iter())? {
+                successor.wire.send(Step::Followed, &body, &[], until)?;
+            }
+        }
+        self.give_store(successor)?;
         for some in connections.chunks(DESCRIPTORS_MAX) {
             let descriptors: Vec<BorrowedFd<'_>> = some.iter().map(AsFd::as_fd).collect();
             successor.wire.send(Step::ApiConnections, b"", &descriptors, until)?;
@@ -359,6 +438,20 @@ impl Moving<'_, '_> {
         // Now it may have touched sockets. If it ends all the same, going on here is what is left.
         successor.wire.expect(Step::Serving, until)?;
         Ok(moves)
+    }
+
+    /// Everything that shards and events gave the store is on disk, and this process writes no more.
+    fn give_store(&mut self, successor: &Successor) -> Result<(), Cause> {
+        let Some(store) = self.leaving.store else { return Ok(()) };
+        let run = self.run.as_ref().ok_or(WireFault::Malformed("a store that it does not know of"))?;
+        let paused = store.pause(run).map_err(|problem| fault("failed", problem))?;
+        let mut body = Vec::new();
+        record::write(&paused.state, &mut body).map_err(WireFault::Record)?;
+        self.paused = Some(paused);
+        let lock = store.lock().map_err(WireFault::Io)?;
+        successor.wire.send(Step::Store, &body, &[lock.as_fd()], self.until)?;
+        point("old.store");
+        Ok(())
     }
 
     /// What shards say goes to the other process as it comes, a few messages ahead of what that one has taken.
@@ -454,6 +547,11 @@ impl Moving<'_, '_> {
                     break;
                 }
             }
+        }
+        if self.cut
+            && let Some(engine) = self.leaving.engine
+        {
+            engine.go_on();
         }
         self.events = None;
         self.leaving.control.release();

@@ -31,26 +31,14 @@ use self::wire::{Step, WireFault};
 use crate::base::address::ListenAddress;
 use crate::config::Config;
 use crate::control::Control;
+use crate::node::engine::kind_of;
+use crate::node::store_relay::path_of;
 use crate::record::{ListenerRecord, ListenerUse, NodeRecord};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::handover::Counts as Moves;
 
 /// How long the process before this one may take to hear why this one does not start.
 const REFUSAL_MAX: Duration = Duration::from_secs(1);
-
-/// Why a node with an engine is not upgraded: which clients are in which channel is known to the engine's part of this
-/// process, and does not move.
-pub const NOT_WITH_ENGINE: Denial = Denial {
-    result: "refused",
-    problem: "a node with an engine is not upgraded in place: drain it and start the new one, clients recover at other nodes",
-};
-
-/// An upgrade that is not begun.
-pub struct Denial {
-    /// One of [`counts::RESULTS`].
-    pub result: &'static str,
-    pub problem: &'static str,
-}
 
 /// This process cannot start. If it was to follow another one, that one hears why.
 pub fn refuse_start(problem: &str) {
@@ -68,12 +56,12 @@ pub fn error_of(fault: &WireFault) -> io::Error {
     io::Error::new(kind, format!("upgrade: {fault}"))
 }
 
-/// The process before this one was killed: there would be none. This one starts again, as a node that follows nobody.
-/// What it was given ends with the program that it runs now.
+/// The other process was killed: there would be none. This one starts again, as a node that follows nobody. What it has ends
+/// with the program that it runs now.
 ///
 /// What is returned is why that cannot be.
 pub fn start_over(origin: &Origin) -> io::Error {
-    tracing::error!("the process before this one has ended: this one starts again without what it held");
+    tracing::error!("the other process has ended: this one starts again without what was held in memory");
     crate::telemetry::flush(REFUSAL_MAX);
     origin.start_over()
 }
@@ -86,6 +74,8 @@ pub fn node_record(config: &Config, control: &Control, client_ids: &ClientIds) -
         client_id_words: client_ids.to_words().to_vec(),
         development_key: key.map(|key| key.reveal().into()),
         upgrades: Counts::default().to_record(),
+        store: path_of(config),
+        engine: kind_of(config).into(),
     }
 }
 

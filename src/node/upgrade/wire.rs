@@ -70,10 +70,14 @@ pub enum Step {
     Committed = 14,
     /// New to old: it is served.
     Serving = 15,
+    /// Old to new, before `Complete`: where the writer of the store has stopped, with the lock of its directory.
+    Store = 16,
+    /// Old to new, before `Complete`: who is in a channel that an engine has.
+    Followed = 17,
 }
 
 impl Step {
-    const ALL: [Step; 15] = [
+    const ALL: [Step; 17] = [
         Step::Hello,
         Step::Refused,
         Step::Node,
@@ -89,6 +93,8 @@ impl Step {
         Step::Commit,
         Step::Committed,
         Step::Serving,
+        Step::Store,
+        Step::Followed,
     ];
 }
 

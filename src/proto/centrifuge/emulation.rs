@@ -10,13 +10,15 @@ use super::protobuf;
 /// What the body of such a request says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EmulationRequest<'a> {
+    /// As the connect's reply gave it: the id of the node that has the client.
+    pub node: Cow<'a, str>,
     /// As the connect's reply gave it.
     pub session: Cow<'a, str>,
     /// A frame of commands, see [`super::decode_frame`].
     pub commands: Cow<'a, [u8]>,
 }
 
-/// Reads the whole of a body. The node that it names is not looked at: a session says whose it is.
+/// Reads the whole of a body.
 ///
 /// # Errors
 /// What is no such request. The connection that it is for is not touched.
@@ -28,16 +30,16 @@ pub fn decode_emulation(format: Format, body: &[u8]) -> Result<EmulationRequest<
             if scanner.at_end() {
                 return Err(CommandFault("the body is empty"));
             }
-            let (session, data) = json::emulation(&mut scanner)?;
+            let (node, session, data) = json::emulation(&mut scanner)?;
             let commands = match data {
                 Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
                 Cow::Owned(text) => Cow::Owned(text.into_bytes()),
             };
-            Ok(EmulationRequest { session, commands })
+            Ok(EmulationRequest { node, session, commands })
         }
         Format::Protobuf => {
-            let (session, data) = protobuf::emulation(body)?;
-            Ok(EmulationRequest { session, commands: data.into() })
+            let (node, session, data) = protobuf::emulation(body)?;
+            Ok(EmulationRequest { node, session, commands: data.into() })
         }
     }
 }
@@ -51,9 +53,11 @@ mod tests {
         let body = br#" {"node":"n","session":"s","data":"{\"id\":1}\n{}"} "#;
         let read = decode_emulation(Format::Json, body).unwrap();
         assert_eq!((&*read.session, &*read.commands), ("s", &b"{\"id\":1}\n{}"[..]));
+        assert_eq!(read.node, "n");
         let body = b"\x0a\x01n\x12\x01s\x1a\x02\x01\x00";
         let read = decode_emulation(Format::Protobuf, body).unwrap();
         assert_eq!((&*read.session, &*read.commands), ("s", &[1u8, 0][..]));
+        assert_eq!(read.node, "n");
         assert_eq!(decode_emulation(Format::Json, b"{}").unwrap().session, "");
     }
 
@@ -66,6 +70,7 @@ mod tests {
             b"null",
             br#"{"session":"s"}{"session":"t"}"#,
             br#"{"session":"s","session":"t"}"#,
+            br#"{"node":"n","node":"m"}"#,
             br#"{"session":7}"#,
             br#"{"session":"s","data":{"id":1}}"#,
             b"{\"session\":\"\xff\"}",

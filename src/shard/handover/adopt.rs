@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::base::budget::Held;
 use crate::base::certificate::ClientCertificate;
-use crate::base::ids::{ConnId, ListenerId, ShardId, Sock};
+use crate::base::ids::{ConnId, ListenerId, Position, ShardId, Sock};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::base::prng::Prng;
 use crate::driver::Driver;
@@ -401,7 +401,11 @@ impl Core {
             );
             let class = class.ok_or(RecordFault::Impossible("a subscription of no subscriber"))?;
             let index = sub.channel();
-            let top = local.get(index).top().ok_or(RecordFault::Impossible("a stream without a top"))?;
+            // A log of an engine that keeps none stands nowhere.
+            let top = match local.get(index).top() {
+                None if self.messages.mailer.router().engine().is_some() => Position::UNKNOWN,
+                top => top.ok_or(RecordFault::Impossible("a stream without a top"))?,
+            };
             let filters = connection.peer.filters(index);
             let (place, _) = local.subscribe(index, slot, class, filters, top.offset);
             connection.peer.placed(index, place);

@@ -1,7 +1,7 @@
 //! To which shards of the new process a parcel goes.
 
 use crate::base::ids::{ConnId, ShardId};
-use crate::record::{self, ChannelRecord, Kind, LogPart, MembersPart, RecordFault, UserRecord};
+use crate::record::{self, ChannelRecord, Kind, LogPart, MembersPart, RecordFault, StreamRecord, UserRecord};
 use crate::shard::handover::order::{Parcel, ParcelKind};
 use crate::shard::owner::Owner;
 use crate::shard::router::Router;
@@ -42,6 +42,21 @@ pub fn destination(parcel: &Parcel, router: &Router) -> Result<Destination, Reco
         ParcelKind::User => router.user_home(&record::read::<UserRecord>(&parcel.record)?.user),
     };
     Ok(Destination::One(shard))
+}
+
+/// The streams in a parcel of these.
+///
+/// # Errors
+/// It is not what it says it is.
+pub fn streams_of(record: &[u8]) -> Result<Vec<StreamRecord>, RecordFault> {
+    let (_, mut rest) = take_stream_head(record)?;
+    let mut streams = Vec::new();
+    while !rest.is_empty() {
+        let (unread, behind) = record::next(rest)?;
+        streams.push(unread.read()?);
+        rest = behind;
+    }
+    Ok(streams)
 }
 
 /// Room for the parcel of most peers, so that it need not grow.

@@ -30,5 +30,5 @@ mod resume;
 pub(in crate::shard) mod state;
 mod tick;
 
-pub use self::destination::{Destination, destination};
+pub use self::destination::{Destination, destination, streams_of};
 pub use self::order::{Counts, Order, Outlet, Parcel, ParcelKind, Said};

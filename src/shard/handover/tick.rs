@@ -21,6 +21,9 @@ const SLICE: Duration = Duration::from_millis(5);
 /// How long requests that are under way are waited for: most are answered within a few milliseconds, on a machine that has
 /// too much to do within some hundred. Others are left behind.
 const REQUESTS_PATIENCE: Duration = Duration::from_millis(500);
+/// How long a store or an engine may take for what is under way there: a disk under load takes a second. Longer, and the
+/// upgrade fails.
+const OUTSIDE_PATIENCE: Duration = Duration::from_secs(5);
 /// Messages taken in one tick.
 const MAIL_PER_TICK: usize = 4096;
 
@@ -80,6 +83,9 @@ impl<D: Driver> Shard<D> {
         self.flush();
         self.core.finish_closed();
         self.act();
+        if let Some(problem) = self.core.is_late() {
+            return self.fail(problem.into());
+        }
         let accepts = !self.driver.accept_is_idle();
         if self.core.agree(&self.inbox, accepts || !self.events.is_empty()) {
             self.core.freeze();
@@ -308,7 +314,11 @@ impl Core {
 
     /// A round of the agreement, as far as it goes. True when all shards are at rest.
     fn agree(&mut self, inbox: &Inbox, busy: bool) -> bool {
-        let requests = self.has_requests();
+        let requests = self.has_requests() || self.owned.channels.waits_for_store();
+        // An engine's items and answers come from outside of the rounds.
+        let mailer = &self.messages.mailer;
+        let engine = mailer.asked() > 0 || mailer.router().engine().is_some() && inbox.len() > 0;
+        let requests = requests || engine;
         let delivers = self.delivery.pushes.has_any() || !self.links.actions.is_empty();
         let mailer = &mut self.messages.mailer;
         let Some(Stage::Quieting(quieting)) = self.handover.stage.as_deref_mut() else { return false };
@@ -321,6 +331,17 @@ impl Core {
             quieting.posted = mailer.posted_total();
         }
         agreement.step()
+    }
+
+    /// What has taken longer, outside of shards, than clients may wait.
+    fn is_late(&self) -> Option<&'static str> {
+        let Some(Stage::Quieting(quieting)) = self.handover.stage.as_deref() else { return None };
+        match () {
+            () if quieting.since + OUTSIDE_PATIENCE > self.env.now => None,
+            () if self.owned.channels.waits_for_store() => Some("the store does not write what is under way"),
+            () if self.messages.mailer.asked() > 0 => Some("the engine does not answer what is under way"),
+            () => None,
+        }
     }
 
     /// Requests are under way that are answered soon.

@@ -51,15 +51,17 @@ pub(in crate::proto::centrifuge) fn lone_connect<'a>(
 /// Commands of an emulated client: its session, and their text.
 pub(in crate::proto::centrifuge) fn emulation<'a>(
     scanner: &mut Scanner<'a>,
-) -> Result<(Cow<'a, str>, Cow<'a, str>), CommandFault> {
-    let (mut session, mut data, mut seen) = (Cow::default(), Cow::default(), Seen::default());
+) -> Result<(Cow<'a, str>, Cow<'a, str>, Cow<'a, str>), CommandFault> {
+    let (mut node, mut session, mut data) = (Cow::default(), Cow::default(), Cow::default());
+    let mut seen = Seen::default();
     scanner.object(|scanner, key| match key {
+        "node" => seen.once(2).and_then(|()| scanner.text(&mut node)),
         "session" => seen.once(0).and_then(|()| scanner.text(&mut session)),
         "data" => seen.once(1).and_then(|()| scanner.text(&mut data)),
         _ => scanner.value().map(drop),
     })?;
     match scanner.at_end() {
-        true => Ok((session, data)),
+        true => Ok((node, session, data)),
         false => Err(CommandFault("more than one object")),
     }
 }

@@ -53,10 +53,18 @@ pub(in crate::proto::centrifuge) fn command<'a>(frame: &mut &'a [u8]) -> Result<
 }
 
 /// Commands of an emulated client: its session, and their bytes.
-pub(in crate::proto::centrifuge) fn emulation(message: &[u8]) -> Result<(Cow<'_, str>, &[u8]), CommandFault> {
-    let (mut session, mut data, mut seen) = (Cow::default(), &[][..], Seen::default());
+/// The node, the session and the commands.
+type Emulation<'a> = (Cow<'a, str>, Cow<'a, str>, &'a [u8]);
+
+pub(in crate::proto::centrifuge) fn emulation(message: &[u8]) -> Result<Emulation<'_>, CommandFault> {
+    let (mut node, mut session, mut data) = (Cow::default(), Cow::default(), &[][..]);
+    let mut seen = Seen::default();
     each_field(message, |number, value| {
         match number {
+            1 => {
+                seen.once(2)?;
+                node = value.text()?;
+            }
             2 => {
                 seen.once(0)?;
                 session = value.text()?;
@@ -69,7 +77,7 @@ pub(in crate::proto::centrifuge) fn emulation(message: &[u8]) -> Result<(Cow<'_,
         }
         Ok::<_, CommandFault>(())
     })?;
-    Ok((session, data))
+    Ok((node, session, data))
 }
 
 fn method(number: u64, message: &[u8]) -> Decoded<Method<'_>> {
