@@ -220,10 +220,11 @@ impl Arriving {
         (totals, received): (TotalsRecord, Instant),
         connections: Vec<OwnedFd>,
     ) -> Result<(), WireFault> {
+        // First: shards that serve leave little of the cpu to this thread.
+        control.open(connections);
         let (outlet, said) = mpsc::sync_channel(router.shards());
         order_each(router, || Order::Resume(outlet.clone()))?;
         drop(outlet);
-        control.open(connections);
         let silence = Duration::from_micros(totals.silence_us) + received.elapsed();
         counts.done(totals.peers, totals.left_behind, self.began.elapsed(), silence);
         // It may have ended at the word before this one.

@@ -6,7 +6,6 @@ use crate::base::ids::Sock;
 use crate::driver::Driver;
 use crate::session::tunnel::Payload;
 use crate::shard::Shard;
-use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::handover::order::{Outlet, Said};
 use crate::shard::handover::state::{Adopting, Leaver, Settling, Stage};
@@ -16,26 +15,27 @@ use crate::shard::mailbox::Mail;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 
-/// Connections that are read from for the first time in one tick: the kernel takes some 3 us for each.
-const READS_AT_ONCE: usize = 64;
+/// Connections that go on in one tick: the kernel takes some 3 us for the first read of each.
+const PEERS_AT_ONCE: usize = 64;
 /// Between two such ticks: while all shards did that at once, and without a rest, nobody would be served.
-const READS_PAUSE: Duration = Duration::from_millis(2);
+const PEERS_PAUSE: Duration = Duration::from_millis(2);
 
 impl<D: Driver> Shard<D> {
-    /// Begins to read from some of those that came from another process.
+    /// Some of those that came from another process go on. Until then they are written to, and not read from.
     pub(in crate::shard) fn settle_some(&mut self) {
         let now = self.core.env.now;
         let Some(mut settling) = self.core.handover.settling.take() else { return };
         if settling.next <= now {
-            let from = settling.unread.len().saturating_sub(READS_AT_ONCE);
-            for sock in settling.unread.split_off(from) {
-                if self.core.may_be_read(sock) {
-                    self.driver.read_start(sock);
+            let from = settling.peers.len().saturating_sub(PEERS_AT_ONCE);
+            for sock in settling.peers.split_off(from) {
+                if self.core.is_current(sock) {
+                    self.core.resume_peer(sock.slot);
                 }
             }
-            settling.next = now + READS_PAUSE;
+            settling.next = now + PEERS_PAUSE;
+            self.act();
         }
-        match settling.unread.is_empty() {
+        match settling.peers.is_empty() {
             true => self.core.say(&settling.outlet, Said::Settled),
             false => self.core.handover.settling = Some(settling),
         }
@@ -52,9 +52,9 @@ impl<D: Driver> Shard<D> {
         unclaimed.sort_unstable_by_key(|sock| sock.slot);
         unclaimed.into_iter().for_each(|sock| self.driver.close(sock));
         self.core.leave_behind(leavers);
-        let slots: Vec<u32> = self.core.links.connections.iter().map(|(slot, _)| slot).collect();
-        let unread = slots.into_iter().filter_map(|slot| self.core.resume_peer(slot)).collect();
-        self.core.handover.settling = Some(Box::new(Settling { outlet, unread, next: self.core.env.now }));
+        let connections = self.core.links.connections.iter();
+        let peers: Vec<Sock> = connections.map(|(slot, connection)| connection.link.sock(slot)).collect();
+        self.core.handover.settling = Some(Box::new(Settling { outlet, peers, next: self.core.env.now }));
         self.core.resume_drained();
         for mail in kept {
             self.core.handle_message(mail);
@@ -65,10 +65,6 @@ impl<D: Driver> Shard<D> {
 }
 
 impl Core {
-    fn may_be_read(&self, sock: Sock) -> bool {
-        self.is_current(sock) && self.links.connections.get(sock.slot).is_some_and(Connection::may_be_read)
-    }
-
     /// Peers that stayed in the other process leave what they were in.
     fn leave_behind(&mut self, leavers: Vec<Leaver>) {
         for Leaver { conn, channels, user } in leavers {
@@ -82,10 +78,9 @@ impl Core {
         }
     }
 
-    /// Its socket, if it is to be read from.
-    fn resume_peer(&mut self, slot: u32) -> Option<Sock> {
+    fn resume_peer(&mut self, slot: u32) {
         self.count_anonymous(slot);
-        let connection = self.links.connections.get_mut(slot)?;
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let sock = connection.link.sock(slot);
         let lag = connection.link.lag.as_deref();
         let blocked = lag.is_some_and(|lag| lag.blocked);
@@ -95,7 +90,9 @@ impl Core {
         if blocked {
             self.links.actions.push(Action::WriteWatch(slot));
         }
-        let unread = connection.may_be_read().then_some(sock);
+        if connection.may_be_read() {
+            self.links.actions.push(Action::ReadStart(slot));
+        }
         if let Phase::Closing(end) = connection.link.phase
             && end != ClosingEnd::PeersClose
         {
@@ -132,6 +129,5 @@ impl Core {
         self.settle(slot);
         // A layer may have had something to say.
         self.seal_soon(slot);
-        unread
     }
 }

@@ -28,13 +28,13 @@ pub(in crate::shard) struct Handover {
     pub is_over: bool,
 }
 
-/// What came from another process and is served, but not yet read from.
+/// Those that came from another process and have not gone on yet: they are written to, and not read from.
 pub(in crate::shard) struct Settling {
     pub outlet: Outlet,
     /// Taken from the end.
     /// Bound: those that came.
-    pub unread: Vec<Sock>,
-    /// When some more are read from.
+    pub peers: Vec<Sock>,
+    /// When some more go on.
     pub next: Time,
 }
 
