@@ -59,16 +59,18 @@ def until(condition, what):
 class Daemon:
     """A running daemon on a port of its own."""
 
-    def __init__(self, driver, tables="", settings=None):
-        """`tables` come behind those of the configuration, `settings` into the environment."""
+    def __init__(self, driver, tables="", settings=None, centrifugo=False):
+        """`tables` come behind those of the configuration, `settings` into the environment. `centrifugo`: there is no
+        configuration but Centrifugo's in `settings`."""
         self._directory = tempfile.TemporaryDirectory(prefix="trunkline-test-")
         file = pathlib.Path(self._directory.name) / "trunkline.toml"
         file.write_text(CONFIGURATION + tables)
+        source = ["--centrifugo", "/dev/null"] if centrifugo else ["--config", str(file)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
         environment["TRUNKLINE_SHUTDOWN_DRAIN"] = "0s"
         environment.update(settings or {})
         self._process = subprocess.Popen(
-            [BINARY, "--config", str(file), "--listen", "127.0.0.1:0", "--driver", driver, "--shards", "2"],
+            [BINARY, *source, "--listen", "127.0.0.1:0", "--driver", driver, "--shards", "2"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
