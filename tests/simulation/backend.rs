@@ -8,6 +8,7 @@ use trunkline::base::bytes::Bytes;
 use trunkline::base::event::Event;
 use trunkline::base::fault::{Disconnect, ErrorCode};
 use trunkline::base::ids::{ClientId, Epoch, Offset, Position, ShardId};
+use trunkline::base::publication::{Contents, Encoded};
 use trunkline::hub::Roster;
 use trunkline::hub::creators::Creator;
 use trunkline::hub::requests::{
@@ -16,14 +17,16 @@ use trunkline::hub::requests::{
 use trunkline::session::hook_call::{HookCall, Waiting};
 use trunkline::shard::control_request::{
     BackendReply, Busy, ChannelCount, ControlPlane, ControlRequest, DisconnectUser, FilterBox, HttpReply,
-    RefreshUser, Reply, ShardStats, SubscribeUser, Target, UnsubscribeUser,
+    PushUsers, Pushed, RefreshUser, Reply, ShardStats, SubscribeUser, Target, UnsubscribeUser, UserMessage,
 };
 use trunkline::shard::router::Router;
 
+use crate::audience::{Audience, Kept, Tags, Who, draw_tags};
 use crate::check::{ChannelNo, PayloadNo, Place, check_page};
-use crate::client::user_name;
+use crate::client::{origin, user_name};
 use crate::events::Books;
 use crate::hooks::Questions;
+use crate::protobuf::shown;
 use crate::scenario::{Telling, pick, unix_s};
 use crate::world::Stage;
 
@@ -48,6 +51,8 @@ enum Asked {
     },
     Channels,
     Stats,
+    /// A message to a user.
+    Message,
     /// An order, or a removal of history: done or refused.
     Done,
 }
@@ -68,7 +73,21 @@ enum Answer {
     PresenceStats(Result<PresenceStats, ErrorCode>),
     Channels(Result<Vec<ChannelCount>, ErrorCode>),
     Stats(Result<ShardStats, ErrorCode>),
+    Message(Result<Pushed, ErrorCode>),
     Done,
+}
+
+/// A message to a user's connections.
+pub struct UserNews {
+    user: String,
+    kept: Option<Kept>,
+}
+
+impl UserNews {
+    /// Whether a connection may have it.
+    pub fn is_for(&self, who: &Who) -> bool {
+        self.user == who.user && !self.kept.as_ref().is_some_and(|kept| kept.from(who))
+    }
 }
 
 type Answers = Arc<Mutex<Vec<(u64, Answer)>>>;
@@ -91,6 +110,8 @@ pub struct Backend {
     asked_total: u64,
     /// Publishes with an idempotency key, to be repeated.
     keyed: Vec<(PayloadNo, String)>,
+    /// Messages to users, by their number.
+    pub news: Vec<UserNews>,
     /// Markers of the calm stretch: where each was put.
     pub markers: BTreeMap<ChannelNo, (PayloadNo, Option<Position>)>,
     pub survey: Survey,
@@ -104,6 +125,7 @@ impl Backend {
             asked: BTreeMap::new(),
             asked_total: 0,
             keyed: Vec::new(),
+            news: Vec::new(),
             markers: BTreeMap::new(),
             survey: Survey::default(),
         }
@@ -121,9 +143,10 @@ impl Backend {
             0..20 => {
                 // Bursts fill inboxes and streams.
                 for _ in 0..if stage.prng.u8(..4) == 0 { stage.prng.usize(..60) } else { 1 } {
-                    self.publish(channel, stage);
+                    self.publish(channel, clients, stage);
                 }
             }
+            23 if stage.scenario.extras.keeps => self.tell_user(clients, stage),
             20 => {
                 let name = stage.scenario.channels[channel].name.clone();
                 self.ask(To::Owner(&name.clone()), Asked::Done, stage, |answers, id| {
@@ -136,29 +159,86 @@ impl Backend {
         }
     }
 
-    fn publish(&mut self, channel: ChannelNo, stage: &mut Stage) {
+    /// Whom a publication or a message is kept from, if there is anybody.
+    fn kept(clients: &[(Option<u8>, String)], stage: &mut Stage) -> Option<Kept> {
+        if !stage.scenario.extras.keeps || stage.prng.u8(..3) != 0 {
+            return None;
+        }
+        let mut kept = Kept::default();
+        match stage.prng.u8(..3) {
+            0 if !clients.is_empty() => kept.client = Some(pick(&mut stage.prng, clients).1.clone()),
+            1 => kept.origin = Some(origin(stage.prng.usize(..3))),
+            _ => kept.user = Some(user_name(stage.prng.u8(..USERS))),
+        }
+        Some(kept)
+    }
+
+    /// Writes a payload of the channel's form, and says who gets it.
+    fn write(
+        channel: ChannelNo,
+        fleeting: bool,
+        clients: &[(Option<u8>, String)],
+        stage: &mut Stage,
+    ) -> (PayloadNo, Bytes) {
+        let written = match stage.scenario.channels[channel].bytes && stage.prng.bool() {
+            true => stage.log.write_bytes(channel, fleeting, &mut stage.prng),
+            false => stage.log.write(channel, fleeting, &mut stage.prng),
+        };
+        let tags = if stage.scenario.extras.filters { draw_tags(&mut stage.prng) } else { Tags::new() };
+        let kept = Backend::kept(clients, stage);
+        stage.log.address(written.0, tags, kept);
+        written
+    }
+
+    /// What is asked of the channel's owner for a payload.
+    fn request(payload: PayloadNo, stage: &Stage) -> PublishRequest {
+        let (channel, data) = stage.log.data(payload);
+        let (tags, kept) = stage.log.addressed(payload);
+        let mut ask = PublishRequest::new(stage.scenario.channels[channel].name.clone(), data);
+        if !ask.data.starts_with(b"{") {
+            ask.contents = Contents::Bytes;
+        }
+        ask.tags = tags.clone();
+        ask.except = kept.map(|kept| Arc::new(kept.except()));
+        ask
+    }
+
+    /// A message to all connections of a user.
+    pub fn tell_user(&mut self, clients: &[(Option<u8>, String)], stage: &mut Stage) {
+        let user = user_name(stage.prng.u8(..USERS));
+        let kept = Backend::kept(clients, stage);
+        let message = UserMessage {
+            data: Bytes::from(format!(r#"{{"m":{}}}"#, self.news.len())),
+            except: kept.as_ref().map(Kept::except),
+            encoded: Encoded::default(),
+        };
+        let owner = self.router.user_home(&user).index();
+        let push = PushUsers { users: vec![user.as_str().into()], message: Arc::new(message), newest: false };
+        self.news.push(UserNews { user, kept });
+        self.ask(To::Shard(owner), Asked::Message, stage, |answers, id| {
+            ControlRequest::Push(push, reply(answers, id, Answer::Message))
+        });
+    }
+
+    fn publish(&mut self, channel: ChannelNo, clients: &[(Option<u8>, String)], stage: &mut Stage) {
         let fleeting = stage.prng.u8(..12) == 0;
-        let (payload, data, key) = match (stage.prng.u8(..12), self.keyed.is_empty()) {
+        let (payload, key) = match (stage.prng.u8(..12), self.keyed.is_empty()) {
             (0, false) => {
                 let (payload, key) = self.keyed[stage.prng.usize(..self.keyed.len())].clone();
-                (payload, stage.log.data(payload).1, Some(key))
+                (payload, Some(key))
             }
             (1, _) if !fleeting => {
-                let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
+                let (payload, _) = Backend::write(channel, false, clients, stage);
                 let key = format!("key{payload}");
-                (payload, data, Some(key))
+                (payload, Some(key))
             }
-            _ => {
-                let (payload, data) = stage.log.write(channel, fleeting, &mut stage.prng);
-                (payload, data, None)
-            }
+            _ => (Backend::write(channel, fleeting, clients, stage).0, None),
         };
-        let channel = stage.log.data(payload).0;
         let fleeting = fleeting && key.is_none();
-        let mut ask = PublishRequest::new(stage.scenario.channels[channel].name.clone(), data);
+        let mut ask = Backend::request(payload, stage);
         ask.skip_history = fleeting;
         ask.idempotency_key = key.clone().map(String::into_boxed_str);
-        if stage.prng.u8(..8) == 0 {
+        if stage.prng.u8(..8) == 0 && ask.tags.is_empty() {
             ask.tags = vec![("tag".into(), "value".into())];
         }
         // What is held back the longest comes within a calm stretch.
@@ -185,8 +265,8 @@ impl Backend {
     /// Publishes what every subscriber of the channel must get. False when the inbox is full: one of two messages may be,
     /// for a moment, though nobody is busy.
     pub fn publish_marker(&mut self, channel: ChannelNo, stage: &mut Stage) -> bool {
-        let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
-        let ask = PublishRequest::new(stage.scenario.channels[channel].name.clone(), data);
+        let (payload, _) = Backend::write(channel, false, &[], stage);
+        let ask = Backend::request(payload, stage);
         let taken = self.publish_ask(payload, ask, stage);
         if taken {
             self.markers.insert(channel, (payload, None));
@@ -257,6 +337,10 @@ impl Backend {
             epoch: SinceEpoch::Known(Epoch(epoch)),
         });
         let name = stage.scenario.channels[channel].name.clone();
+        let imposed = stage.scenario.channels[channel].imposed.as_ref();
+        let filters = imposed.map(|filter| Arc::new(filter.imposed()));
+        let data = filters.is_some().then(|| Bytes::from_static(b"\"filtered\""));
+        stage.bytes_ordered |= stage.scenario.channels[channel].bytes;
         let mut kind = stage.prng.u8(..10);
         let foreign = target.client.is_some() && stage.prng.u8(..3) == 0;
         if foreign {
@@ -277,11 +361,11 @@ impl Backend {
                         target,
                         channel: name,
                         info: None,
-                        data: None,
+                        data,
                         recover,
                         expire_at,
                         overrides: Default::default(),
-                        filters: None,
+                        filters,
                     },
                     done,
                 ),
@@ -387,13 +471,10 @@ impl Backend {
             }
             (Asked::History { channel, floor, reverse }, Answer::History(Ok(history))) => {
                 let top = (history.position.epoch.0, history.position.offset.0);
-                let data: Vec<(u64, String)> = history
-                    .publications
-                    .iter()
-                    .map(|entry| (entry.offset().0, String::from_utf8_lossy(&entry.data).into_owned()))
-                    .collect();
+                let data: Vec<(u64, String)> =
+                    history.publications.iter().map(|entry| (entry.offset().0, shown(&entry.data))).collect();
                 let list = data.iter().map(|(offset, data)| (*offset, data.as_str())).collect();
-                check_page(channel, top, list, floor, reverse, &mut stage.log);
+                check_page(channel, top, list, floor, reverse, &mut stage.log, &Audience::default());
             }
             (Asked::Presence { channel }, Answer::Presence(Ok(roster))) => {
                 let infos = &roster.infos;
@@ -413,6 +494,9 @@ impl Backend {
             }
             (Asked::Stats, Answer::Stats(Ok(stats))) => self.survey.stats.push(stats),
             (Asked::Done, Answer::Done) => {}
+            (Asked::Message, Answer::Message(pushed)) => {
+                assert!(pushed.is_ok() || matches!(pushed, Err(ErrorCode::TooManyRequests)) || stage.ending);
+            }
             // Namespaces without history or presence, no room in the hub, or the end of the shard.
             (_, Answer::History(Err(error_code))) => {
                 assert!(

@@ -119,6 +119,16 @@ const REQUIRED: &[&str] = &[
     "unidirectional_polled",
     "unidirectional_reset",
     "unidirectional_head_reached",
+    // What only some runs have.
+    "passed_over",
+    "recovered_past_what_is_not_for_it",
+    "unidirectional_moved_past_what_is_not_for_it",
+    "filter_refused",
+    "message_heard",
+    "closed_for_bytes",
+    "emulated",
+    "emulated_for_nobody",
+    "emulated_end_heard",
     // As the backend was told.
     "told_connected",
     "told_disconnected",

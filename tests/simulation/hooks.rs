@@ -15,6 +15,7 @@ use trunkline::session::hook_call::{
     Answer, Cancel, ConnectAnswer, Denied, Granted, HookCall, Matter, PublishAnswer, RefreshAnswer,
     SubRefreshAnswer, Waiting,
 };
+use trunkline::session::token::SubscribeGrant;
 use trunkline::shard::control_request::{BackendReply, Busy};
 
 use crate::scenario::unix_s;
@@ -144,13 +145,18 @@ fn say(hook_call: &HookCall, stage: &mut Stage) -> Result<Answer, Denied> {
         false => 0,
     };
     let expired = !stage.calm && stage.prng.u8(..6) == 0;
+    let granted = |channel: &str, expire_at_s| {
+        let imposed = &stage.scenario.channels[stage.channel(channel)].imposed;
+        let filter = imposed.as_ref().map(|filter| filter.parsed());
+        Granted { grant: SubscribeGrant { filter, ..SubscribeGrant::default() }, expire_at_s }
+    };
     Ok(match &hook_call.matter {
         Matter::Connect { .. } => {
             let subs = data["subs"].as_array().into_iter().flatten().filter_map(Value::as_str);
             Answer::Connect(Box::new(ConnectAnswer {
                 user: user.to_string(),
                 expire_at_s: data["expire_at"].as_u64().unwrap_or(0),
-                subs: subs.map(|channel| (channel.into(), Granted::default())).collect(),
+                subs: subs.map(|channel| (channel.into(), granted(channel, 0))).collect(),
                 meta: Some(Bytes::from_static(b"{}")),
                 ..ConnectAnswer::default()
             }))
@@ -158,9 +164,7 @@ fn say(hook_call: &HookCall, stage: &mut Stage) -> Result<Answer, Denied> {
         Matter::Refresh => {
             Answer::Refresh(RefreshAnswer { expired, expire_at_s, ..RefreshAnswer::default() })
         }
-        Matter::Subscribe { .. } => {
-            Answer::Subscribe(Box::new(Granted { expire_at_s, ..Granted::default() }))
-        }
+        Matter::Subscribe { channel, .. } => Answer::Subscribe(Box::new(granted(channel, expire_at_s))),
         Matter::SubRefresh { .. } => {
             Answer::SubRefresh(SubRefreshAnswer { expired, expire_at_s, ..SubRefreshAnswer::default() })
         }

@@ -5,11 +5,12 @@
 //! another one, `SIM_SEED=n` runs that one alone, and `SIM_TRACE=1` prints all that happens in it.
 //!
 //! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes nothing),
-//! `check` (what was published, and what may follow what), `unidirectional` (the same over the
+//! `check` (what was published, and what may follow what), `audience` (who must see what), `unidirectional` (the same over the
 //! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
 //! is asked), `engine` (an owner of channels that is no shard), `records` (what a shard holds, as bytes), `strangers`,
 //! `wire`; `sealed` stands between a connection and its bytes in every fourth run, `tls` in another fourth.
 
+mod audience;
 mod backend;
 mod check;
 mod client;
@@ -17,6 +18,7 @@ mod coverage;
 mod engine;
 mod events;
 mod hooks;
+mod protobuf;
 mod records;
 mod scenario;
 mod sealed;
@@ -58,9 +60,16 @@ const REGRESSIONS: &[(u64, &str)] = &[
     (8835, "an upgrade to fewer shards: cursors stood at other items once a longer stream came"),
 ];
 
+/// The same, found since some runs have more (see `scenario::Extras`): seeds above are without it, so that they mean what
+/// they meant.
+const LATER_REGRESSIONS: &[(u64, &str)] = &[(
+    27,
+    "an upgrade to fewer shards: commands that came by requests of their own were sent to a shard that was no more",
+)];
+
 #[test]
 fn seeds_that_once_failed() {
-    for (seed, story) in REGRESSIONS {
+    for (seed, story) in REGRESSIONS.iter().chain(LATER_REGRESSIONS) {
         assert!(survives(*seed, false).is_some(), "{story}");
     }
 }

@@ -11,6 +11,7 @@ use trunkline::base::event::{EventKind, EventKinds};
 use trunkline::base::ids::ChannelName;
 use trunkline::base::networks::NetworkLimits;
 use trunkline::base::prng::Prng;
+use trunkline::base::publication::PayloadForm;
 use trunkline::base::rate::Rate;
 use trunkline::base::seats::Seats;
 use trunkline::base::time::Time;
@@ -27,6 +28,8 @@ use trunkline::session::token::{TokenOptions, Verifier};
 use trunkline::shard::options::SeeingOptions;
 use trunkline::shard::{ClientHooks, HttpLimits, ListenerOptions, ShardOptions};
 
+use crate::REGRESSIONS;
+use crate::audience::TagFilter;
 use crate::sealed::Maker;
 use crate::tls;
 
@@ -88,6 +91,36 @@ pub struct Scenario {
     pub sealed: bool,
     /// Every other connection speaks TLS.
     pub tls: bool,
+    pub extras: Extras,
+}
+
+/// What only some runs have, so that the other seeds mean what they meant before it was there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Extras {
+    /// Publications have tags, and subscriptions are filtered by them.
+    pub filters: bool,
+    /// Publications and messages are kept from some.
+    pub keeps: bool,
+    /// The namespace whose payloads are bytes.
+    pub bytes: Option<&'static str>,
+    /// Clients come by all carriers.
+    pub carriers: bool,
+}
+
+impl Extras {
+    fn draw(seed: u64) -> Extras {
+        if REGRESSIONS.iter().any(|(known, _)| *known == seed) {
+            return Extras::default();
+        }
+        let mut prng = Prng::with_seed(seed ^ 0x7a65);
+        Extras {
+            filters: prng.bool(),
+            keeps: prng.bool(),
+            bytes: (prng.u8(..4) == 0)
+                .then(|| *pick(&mut prng, &["tell", "latest", "close", "plain", "token"])),
+            carriers: prng.bool(),
+        }
+    }
 }
 
 /// What becomes of events.
@@ -116,6 +149,11 @@ pub struct Channel {
     pub needs_token: bool,
     /// Clients subscribe and publish by leave of the backend.
     pub asked_about: bool,
+    /// What whoever grants a subscription has it filtered by.
+    pub imposed: Option<TagFilter>,
+    /// Clients may filter by tags.
+    pub filterable: bool,
+    pub bytes: bool,
 }
 
 pub fn wall_ms(at: Time) -> u64 {
@@ -156,7 +194,13 @@ impl Scenario {
         let hooked = !crowd && seed % HOOKED_EVERY == 1;
         // By the seed alone as well: three of four deliver at once.
         let batch_max_delay = Duration::from_millis([0, 0, 0, 15][(seed / 8 % 4) as usize]);
-        let namespaces = namespaces(prng, hooked.then_some(&mut hooks), batch_max_delay);
+        let flooded_seed = seed % FLOODED_EVERY == 7;
+        let admitted = matches!(seed % ADMITTED_EVERY, 0 | 9);
+        let extras = match crowd || cramped || flooded_seed || admitted {
+            true => Extras::default(),
+            false => Extras::draw(seed),
+        };
+        let namespaces = namespaces(prng, hooked.then_some(&mut hooks), batch_max_delay, extras);
         // One in eight shares little among all clients.
         let debts = if !crowd && seed % 8 == 3 { 40_000 } else { u64::MAX };
         let faults = if crowd { mild() } else { faults(prng) };
@@ -164,7 +208,8 @@ impl Scenario {
             true => prng.u32(1..5),
             false => 8 * (cast.clients + cast.hostile + cast.http + cast.unidirectional) as u32 + 64,
         };
-        let channels = channels(prng, &namespaces, crowd, hooked);
+        let mut channels = channels(prng, &namespaces, crowd, hooked);
+        channels.iter_mut().for_each(|channel| channel.take_extras(extras, &mut hooks));
         // What happens to an engine's channels is not told to the backend by shards.
         let engine = match !crowd && telling == Telling::Nothing && seed % 8 >= 4 {
             true => engine_channels(seed, channels.len()),
@@ -227,6 +272,17 @@ impl Scenario {
             debts,
             upgrades: seed.is_multiple_of(3) && !crowd && !addresses && !has_engine && seed % 4 != 2,
             tls: seed % 4 == 1,
+            extras,
+        }
+    }
+}
+
+impl Channel {
+    fn take_extras(&mut self, extras: Extras, prng: &mut Prng) {
+        self.bytes = self.options.channel.payload == PayloadForm::Bytes;
+        self.filterable = self.options.rules.allow_tags_filter;
+        if extras.filters && prng.bool() {
+            self.imposed = Some(TagFilter::draw(prng, 2));
         }
     }
 }
@@ -290,6 +346,7 @@ fn namespaces(
     prng: &mut Prng,
     hooks: Option<&mut Prng>,
     batch_max_delay: Duration,
+    extras: Extras,
 ) -> Namespaces<NamespaceOptions> {
     let mut named = Vec::new();
     for (name, gap) in [("tell", GapPolicy::Tell), ("latest", GapPolicy::Latest), ("close", GapPolicy::Close)]
@@ -314,7 +371,17 @@ fn namespaces(
         options.channel.batch_max_delay = batch_max_delay;
         options
     };
-    let named = named.into_iter().map(|(name, options)| (name, gathering(options)));
+    let with_extras = |name: &str, mut options: NamespaceOptions| {
+        options.rules.allow_tags_filter = extras.filters;
+        if extras.bytes == Some(name) {
+            options.channel.payload = PayloadForm::Bytes;
+        }
+        options
+    };
+    let named = named.into_iter().map(|(name, options)| {
+        let options = with_extras(&name, gathering(options));
+        (name, options)
+    });
     Namespaces::new(gathering(unnamed), named, 32)
 }
 
@@ -378,6 +445,9 @@ fn channels(
         options: Arc::clone(namespaces.resolve(name).expect("the namespaces are there")),
         needs_token: name.starts_with("token"),
         asked_about: name.starts_with("hook"),
+        imposed: None,
+        filterable: false,
+        bytes: false,
     };
     names.iter().map(of).collect()
 }

@@ -23,7 +23,7 @@ impl Hostile {
     pub fn act(&mut self, stage: &mut Stage) {
         let Some(end) = &mut self.end else {
             let mut end = stage.connect();
-            let mut head = wire::handshake(stage.scenario.options.compression.is_some());
+            let mut head = wire::handshake(stage.scenario.options.compression.is_some(), "");
             if stage.prng.u8(..4) == 0 {
                 mutate(&mut head, stage);
             }
@@ -81,15 +81,15 @@ impl Hostile {
                     let max = stage.scenario.options.message_bytes_max + usize::from(stage.prng.u8(..8) == 0);
                     let bomb = format!("{:>max$}", texts[5]);
                     frame.clear();
-                    wire::write_compressed(&mut frame, texts[0].as_bytes(), &mut stage.prng);
+                    wire::write_compressed(&mut frame, wire::TEXT, texts[0].as_bytes(), &mut stage.prng);
                     for _ in 0..stage.prng.usize(1..200) {
-                        wire::write_compressed(&mut frame, bomb.as_bytes(), &mut stage.prng);
+                        wire::write_compressed(&mut frame, wire::TEXT, bomb.as_bytes(), &mut stage.prng);
                     }
                 }
                 2..5 => {
                     frame.clear();
                     let text = &texts[stage.prng.usize(..texts.len())];
-                    wire::write_compressed(&mut frame, text.as_bytes(), &mut stage.prng);
+                    wire::write_compressed(&mut frame, wire::TEXT, text.as_bytes(), &mut stage.prng);
                 }
                 _ => {}
             }
@@ -149,7 +149,7 @@ impl Flooder {
 
     pub fn new(stage: &mut Stage) -> Flooder {
         let mut end = stage.connect();
-        let mut opening = wire::handshake(false);
+        let mut opening = wire::handshake(false, "");
         let connect = format!(
             "{{\"id\":1,\"connect\":{{}}}}\n{{\"id\":2,\"subscribe\":{{\"channel\":\"{}\"}}}}",
             Flooder::CHANNEL

@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::Value;
+use trunkline::base::prng::Prng;
 use trunkline::base::time::Time;
 use trunkline::driver::sim::ClientState;
 use trunkline::hub::options::GapPolicy;
+use trunkline::proto::unidirectional::position::Positions;
 
-use crate::check::{ChannelNo, Follower};
-use crate::scenario::pick;
+use crate::audience::{Audience, TagFilter, Who};
+use crate::check::{ChannelNo, Follower, PayloadNo, Place};
+use crate::client::origin;
+use crate::scenario::{Channel, Scenario, pick};
 use crate::sealed::End;
 use crate::wire::{self, Heard};
 use crate::world::Stage;
@@ -36,6 +40,10 @@ pub struct UnidirectionalClient {
     channels: Vec<ChannelNo>,
     /// Survives connections, and kinds.
     position: String,
+    /// What it filters by: as long as it has its position.
+    filter: Option<TagFilter>,
+    /// The tag that it names itself by.
+    origin: String,
     followers: BTreeMap<ChannelNo, Follower>,
     /// Channels whose loss was the last it heard of them: between two polls nothing is kept without a history.
     told: BTreeSet<ChannelNo>,
@@ -56,11 +64,7 @@ pub struct UnidirectionalClient {
 }
 
 impl UnidirectionalClient {
-    pub fn new(
-        number: usize,
-        stage_channels: &[bool],
-        prng: &mut trunkline::base::prng::Prng,
-    ) -> UnidirectionalClient {
+    pub fn new(number: usize, stage_channels: &[bool], prng: &mut Prng) -> UnidirectionalClient {
         let open: Vec<ChannelNo> = (0..stage_channels.len()).filter(|&at| stage_channels[at]).collect();
         let mut channels: Vec<ChannelNo> = Vec::new();
         for _ in 0..*pick(prng, &[1, 1, 2, 3]) {
@@ -74,6 +78,8 @@ impl UnidirectionalClient {
             kind: *pick(prng, &KINDS),
             channels,
             position: String::new(),
+            filter: None,
+            origin: String::new(),
             followers: BTreeMap::new(),
             told: BTreeSet::new(),
             end: None,
@@ -89,12 +95,52 @@ impl UnidirectionalClient {
         }
     }
 
-    /// What it has been given of a channel, if it has listened since `since` or knew where it stood before.
-    pub fn stands_at(&self, channel: ChannelNo, since: Time) -> Option<Option<u64>> {
+    /// What only some runs have.
+    pub fn with_extras(mut self, scenario: &Scenario, prng: &mut Prng) -> UnidirectionalClient {
+        if scenario.extras.keeps && !self.number.is_multiple_of(3) {
+            self.origin = origin(self.number % 3);
+        }
+        self.choose_filter(scenario, prng);
+        self
+    }
+
+    fn choose_filter(&mut self, scenario: &Scenario, prng: &mut Prng) {
+        if self.channels.iter().all(|&channel| scenario.channels[channel].filterable) {
+            self.filter = prng.bool().then(|| TagFilter::draw(prng, 2));
+        }
+    }
+
+    /// Without a user, and with an id that nobody knows.
+    fn follow(&self, channel: ChannelNo, stage: &Stage) -> Follower {
+        let Channel { imposed, asked_about, .. } = &stage.scenario.channels[channel];
+        let imposed = imposed.clone().filter(|_| *asked_about);
+        let who = Who { origin: self.origin.clone(), ..Who::default() };
+        let audience = Audience::of(&who, self.filter.clone().into_iter().chain(imposed));
+        Follower::new(None, None, GapPolicy::Tell, audience)
+    }
+
+    /// Checks that it has come to this place of a channel, if it has listened since `since` or knew where it stood before:
+    /// see [`crate::client::Client::check_place`].
+    pub fn check_place(
+        &self,
+        channel: ChannelNo,
+        since: Time,
+        place: Place,
+        payload: PayloadNo,
+        stage: &mut Stage,
+    ) -> bool {
         let listens = self.end.is_some() && self.ready && self.channels.contains(&channel);
-        let listens = listens && !self.told.contains(&channel);
-        let last = self.followers.get(&channel).and_then(|follower| follower.last);
-        (listens && (last.is_some() || self.ready_since < since)).then_some(last)
+        if !listens || self.told.contains(&channel) {
+            return false;
+        }
+        let follower = self.followers.get(&channel).cloned().unwrap_or_else(|| self.follow(channel, stage));
+        let other_life = follower.epoch.is_some_and(|epoch| epoch != place.0);
+        if self.ready_since >= since && (other_life || follower.last.is_none()) {
+            return false;
+        }
+        assert!(!other_life, "it knows another life of {}", stage.name(channel));
+        follower.check_place(channel, place, payload, &mut stage.log);
+        true
     }
 
     pub fn describe(&self) -> String {
@@ -140,6 +186,7 @@ impl UnidirectionalClient {
                 self.lose(stage);
                 self.position.clear();
                 self.followers.clear();
+                self.choose_filter(&stage.scenario, &mut stage.prng);
             }
             _ => {}
         }
@@ -175,6 +222,13 @@ impl UnidirectionalClient {
         let mut target = format!("{path}?");
         for &channel in &self.channels {
             target.push_str(&format!("channel={}&", stage.name(channel)));
+        }
+        if let Some(filter) = &self.filter {
+            let text: String = filter.json().bytes().map(|byte| format!("%{byte:02X}")).collect();
+            target.push_str(&format!("tf={text}&"));
+        }
+        if !self.origin.is_empty() {
+            target.push_str(&format!("origin={}&", self.origin));
         }
         let mut fields = "Host: sim\r\n".to_string();
         match (self.kind, self.position.as_str()) {
@@ -249,7 +303,7 @@ impl UnidirectionalClient {
         for message in body["messages"].as_array().expect("messages") {
             self.message(message, stage);
         }
-        self.position = body["position"].as_str().expect("a position").to_string();
+        self.moved(body["position"].as_str().expect("a position"), stage);
         if !self.ready {
             self.ready_since = stage.net.now();
         }
@@ -302,13 +356,12 @@ impl UnidirectionalClient {
                 },
             };
             let text = std::str::from_utf8(&piece).expect("UTF-8");
+            let mut id = None;
             let json = match self.kind {
                 Kind::Events => {
                     let field = |name| text.lines().find_map(|line| line.strip_prefix(name));
                     let data = field("data: ");
-                    if let (Some(id), Some(_)) = (field("id: "), data) {
-                        self.position = id.into();
-                    }
+                    id = field("id: ").filter(|_| data.is_some());
                     data.unwrap_or_default()
                 }
                 Kind::Page => match text.trim().strip_prefix("<script>t(") {
@@ -319,6 +372,9 @@ impl UnidirectionalClient {
             };
             if !json.is_empty() {
                 self.envelope(json, stage);
+            }
+            if let Some(id) = id {
+                self.moved(id, stage);
             }
         }
     }
@@ -337,6 +393,7 @@ impl UnidirectionalClient {
                     }
                 }
                 Heard::Pong => {}
+                Heard::Binary(_) => panic!("what it gets is JSON"),
                 Heard::Close(code) => {
                     assert!(matches!(code, 3001 | 3005 | 3008 | 3011 | 3012), "closed with {code}");
                     return self.lose(stage);
@@ -362,7 +419,26 @@ impl UnidirectionalClient {
             assert!(!message["disconnect"].is_null(), "{json}");
         }
         if let Some(position) = message["position"].as_str() {
-            self.position = position.to_string();
+            self.moved(position, stage);
+        }
+    }
+
+    /// A position came: what stands before it, and was not given to the client, is not for it.
+    fn moved(&mut self, text: &str, stage: &mut Stage) {
+        self.position = text.to_string();
+        let positions = Positions::parse(text).expect("a position of ours");
+        for &channel in &self.channels {
+            let Some(position) = positions.get(stage.name(channel)) else { continue };
+            let known = self.followers.remove(&channel);
+            let mut follower = known.unwrap_or_else(|| self.follow(channel, stage));
+            let epoch = *follower.epoch.get_or_insert(position.epoch.0);
+            assert_eq!(epoch, position.epoch.0, "another life of {} without a word", stage.name(channel));
+            let before = follower.last;
+            follower.stands_at(channel, (epoch, position.offset.0), &mut stage.log);
+            if before.is_some_and(|before| before < position.offset.0) {
+                stage.coverage.count("unidirectional_moved_past_what_is_not_for_it");
+            }
+            self.followers.insert(channel, follower);
         }
     }
 
@@ -370,14 +446,13 @@ impl UnidirectionalClient {
         let channel = stage.channel(message["channel"].as_str().expect("a name"));
         assert!(self.channels.contains(&channel), "a message of another channel");
         let offset = message["offset"].as_u64().unwrap_or(0);
-        let data = message["data"].to_string();
         // Object members come back in another order than they were written: the number says which it is.
         let number = message["data"]["n"].as_u64().expect("a payload of ours");
         let pad = message["data"]["pad"].as_str().unwrap_or_default();
-        stage.log.seen(channel, None, offset, &format!(r#"{{"n":{number},"pad":"{pad}"}}"#));
-        let follower =
-            self.followers.entry(channel).or_insert_with(|| Follower::new(None, None, GapPolicy::Tell));
-        follower.pushed(offset, &data);
+        let data = format!(r#"{{"n":{number},"pad":"{pad}"}}"#);
+        let mut follower = self.followers.remove(&channel).unwrap_or_else(|| self.follow(channel, stage));
+        follower.pushed(channel, offset, &data, &mut stage.log);
+        self.followers.insert(channel, follower);
         self.told.remove(&channel);
         stage.coverage.count("unidirectional_message");
     }

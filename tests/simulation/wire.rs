@@ -10,15 +10,17 @@ use serde_json::value::RawValue;
 
 use trunkline::base::prng::Prng;
 
+use crate::protobuf;
+
 /// The example key of RFC 6455 section 1.3 and the answer that belongs to it.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// The handshake of a client, with an offer of compression or without.
-pub fn handshake(offers: bool) -> Vec<u8> {
+pub fn handshake(offers: bool, query: &str) -> Vec<u8> {
     let offer = if offers { "Sec-WebSocket-Extensions: permessage-deflate\r\n" } else { "" };
     format!(
-        "GET /connection/websocket HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        "GET /connection/websocket{query} HTTP/1.1\r\nHost: sim\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{offer}\r\n"
     )
     .into_bytes()
@@ -41,13 +43,14 @@ fn inflated(payload: &[u8]) -> Vec<u8> {
 }
 
 /// As [`write_message`], compressed.
-pub fn write_compressed(out: &mut Vec<u8>, payload: &[u8], prng: &mut Prng) {
+pub fn write_compressed(out: &mut Vec<u8>, opcode: u8, payload: &[u8], prng: &mut Prng) {
     let start = out.len();
-    write_message(out, TEXT, &deflated(payload), prng);
+    write_message(out, opcode, &deflated(payload), prng);
     out[start] |= RSV1;
 }
 
 pub const TEXT: u8 = 1;
+pub const BINARY: u8 = 2;
 const RSV1: u8 = 0x40;
 pub const CLOSE: u8 = 8;
 pub const PING: u8 = 9;
@@ -91,6 +94,8 @@ pub enum Heard {
     /// Another status than 101.
     Status(u16),
     Text(Vec<u8>),
+    /// Messages behind their lengths.
+    Binary(Vec<u8>),
     Close(u16),
     Ping(Vec<u8>),
     Pong,
@@ -106,9 +111,24 @@ pub struct Reader {
     pub compresses: bool,
     /// Messages that came compressed.
     pub inflated: u64,
+    body: Option<Body>,
+}
+
+/// How messages stand in the body of a response that does not end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    Lines,
+    /// Each behind its length.
+    Delimited,
+    Events,
 }
 
 impl Reader {
+    /// Of a response whose body has the messages.
+    pub fn of_body(body: Body) -> Reader {
+        Reader { body: Some(body), ..Reader::default() }
+    }
+
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         if self.at > 0 {
             self.bytes.drain(..self.at);
@@ -120,6 +140,9 @@ impl Reader {
     /// # Panics
     /// When the server breaks RFC 6455.
     pub fn next(&mut self) -> Option<Heard> {
+        if let Some(body) = self.body {
+            return self.next_of_body(body);
+        }
         let bytes = &self.bytes[self.at..];
         if !self.upgraded {
             let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
@@ -137,7 +160,8 @@ impl Reader {
         }
         let (&first, &second) = (bytes.first()?, bytes.get(1)?);
         let compressed = first & RSV1 != 0;
-        assert!(!compressed || self.compresses && first & 0xf == TEXT, "nothing else may be compressed");
+        let is_message = matches!(first & 0xf, TEXT | BINARY);
+        assert!(!compressed || self.compresses && is_message, "nothing else may be compressed");
         assert_eq!(first & 0xf0 & !RSV1, 0x80, "our frames are whole messages");
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (len, head) = match second {
@@ -155,11 +179,54 @@ impl Reader {
         }
         Some(match first & 0xf {
             TEXT => Heard::Text(payload),
+            BINARY => Heard::Binary(payload),
             CLOSE => Heard::Close(payload.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))),
             PING => Heard::Ping(payload),
             PONG => Heard::Pong,
             other => panic!("opcode {other}"),
         })
+    }
+
+    fn next_of_body(&mut self, body: Body) -> Option<Heard> {
+        let bytes = &self.bytes[self.at..];
+        if !self.upgraded {
+            let end = bytes.windows(4).position(|window| window == b"\r\n\r\n")? + 4;
+            let head = std::str::from_utf8(&bytes[..end]).expect("heads are ASCII").to_ascii_lowercase();
+            let status = head.get(9..12).and_then(|status| status.parse().ok()).expect("a status line");
+            self.at += end;
+            if status != 200 {
+                return Some(Heard::Status(status));
+            }
+            assert!(
+                !head.contains("content-length") && head.contains("no-store"),
+                "a body that ends: {head}"
+            );
+            self.upgraded = true;
+            return Some(Heard::Upgraded);
+        }
+        match body {
+            Body::Lines => {
+                let end = bytes.iter().position(|&byte| byte == b'\n')?;
+                let line = bytes[..end].to_vec();
+                self.at += end + 1;
+                Some(Heard::Text(line))
+            }
+            Body::Delimited => {
+                let mut rest = bytes;
+                protobuf::take_message(&mut rest)?;
+                let message = bytes[..bytes.len() - rest.len()].to_vec();
+                self.at += message.len();
+                Some(Heard::Binary(message))
+            }
+            Body::Events => {
+                let end = bytes.windows(2).position(|two| two == b"\n\n")?;
+                let event = std::str::from_utf8(&bytes[..end]).expect("UTF-8");
+                let data = event.trim_start_matches("\r\n").strip_prefix("data: ").expect("data alone");
+                let data = data.as_bytes().to_vec();
+                self.at += end + 2;
+                Some(Heard::Text(data))
+            }
+        }
     }
 
     /// Takes one response of plain HTTP: its status and body.
@@ -232,6 +299,11 @@ pub struct ConnectBody<'a> {
     pub ping: u32,
     #[serde(default)]
     pub pong: bool,
+    /// Of clients whose commands come by requests of their own.
+    #[serde(default)]
+    pub session: String,
+    #[serde(default)]
+    pub node: String,
     #[serde(borrow, default)]
     pub subs: BTreeMap<&'a str, SubscribeBody<'a>>,
 }
@@ -257,6 +329,9 @@ pub struct SubscribeBody<'a> {
     pub recovered: bool,
     #[serde(default)]
     pub was_recovering: bool,
+    /// Of the backend's, in the runs where that matters.
+    #[serde(borrow)]
+    pub data: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -346,6 +421,16 @@ pub struct PushBody<'a> {
     #[serde(borrow)]
     pub subscribe: Option<SubscribeBody<'a>>,
     pub refresh: Option<LifetimeBody>,
+    #[serde(borrow)]
+    pub message: Option<MessageBody<'a>>,
+    pub disconnect: Option<UnsubscribeBody>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessageBody<'a> {
+    #[serde(borrow)]
+    pub data: &'a RawValue,
 }
 
 #[derive(Deserialize)]
@@ -362,4 +447,7 @@ pub struct UnsubscribeBody {
     pub code: u16,
     #[serde(default)]
     pub reason: String,
+    /// Of a disconnect alone.
+    #[serde(default)]
+    pub reconnect: bool,
 }

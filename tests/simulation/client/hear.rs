@@ -8,13 +8,16 @@ use trunkline::driver::sim::ClientState;
 use trunkline::hub::options::GapPolicy;
 
 use super::{Client, Phase, Sent, Subscribing, Subscription};
+use crate::audience::Audience;
 use crate::check::{ChannelNo, Follower, Place, check_page, unbroken};
+use crate::protobuf;
 use crate::wire::{self, Heard, Message, PushBody, SubscribeBody};
 use crate::world::Stage;
 
 impl Client {
     /// Reads what has arrived.
     pub fn hear(&mut self, stage: &mut Stage) {
+        self.pump(stage);
         let Some(end) = &mut self.end else { return };
         let came = end.recv_into(self.reader.buffer());
         if came > 0 {
@@ -82,6 +85,16 @@ impl Client {
                     }
                 }
             }
+            Heard::Binary(bytes) => {
+                let mut rest = &bytes[..];
+                while let Some(message) = protobuf::take_message(&mut rest) {
+                    self.handle_line(&protobuf::reply(message), stage);
+                    if self.end.is_none() {
+                        return;
+                    }
+                }
+                assert!(rest.is_empty(), "a message that is cut");
+            }
             Heard::Ping(_) => panic!("the shard sends no WebSocket pings"),
             Heard::Pong => {}
             Heard::Close(code) => self.handle_close(code, stage),
@@ -115,7 +128,16 @@ impl Client {
             // 3004: no channel more fits for what its token grants.
             // 3011: nor does the connection have room for what its next token grants.
             1000 | 3000 | 3004 | 3005 | 3006 | 3010 | 3011 | 3012 | 3502 | 4000 => {}
+            3506 => {
+                let may = self.asked_for_bytes || stage.bytes_ordered;
+                assert!(!self.protobuf && may, "client {} is closed with 3506", self.number);
+                stage.coverage.count("closed_for_bytes");
+            }
             other => panic!("closed with {other}"),
+        }
+        if !self.is_websocket() {
+            stage.coverage.count("emulated_end_heard");
+            return self.lose(stage);
         }
         match stage.prng.u8(..3) {
             0 => self.send_frame(wire::CLOSE, &code.to_be_bytes(), stage),
@@ -169,7 +191,10 @@ impl Client {
                     }
                 }
                 self.expires = ends(body.expires, body.ttl, stage);
-                self.phase = Phase::Ready;
+                (self.phase, self.ready_since) = (Phase::Ready, stage.net.now());
+                assert_eq!(body.session.is_empty(), self.is_websocket(), "a session for whom it is of use");
+                (self.uplink.session, self.uplink.node) = (body.session, body.node);
+                let by_hook = self.asked_to_connect.is_some();
                 for (name, sub) in body.subs {
                     let channel = stage.channel(name);
                     assert!(
@@ -179,8 +204,12 @@ impl Client {
                     if sub.recovered {
                         stage.coverage.count("server_side_recovered");
                     }
+                    assert!(!self.cannot_read(channel, stage), "subscribed to {name}, which it cannot read");
                     let (recover, floor) = (recover.get(&channel), floors.get(&channel));
-                    let sub = begin(channel, &sub, recover.copied(), floor.copied(), By::Server, stage);
+                    let imposed = stage.scenario.channels[channel].imposed.clone().filter(|_| by_hook);
+                    let by = By::Server { imposed: imposed.is_some() };
+                    let audience = Audience::of(&self.who(), imposed);
+                    let sub = begin(channel, &sub, recover.copied(), floor.copied(), by, audience, stage);
                     self.subscribed(channel, sub);
                 }
                 self.granted.retain(|channel| self.subs.contains_key(channel));
@@ -188,8 +217,12 @@ impl Client {
             Sent::Subscribe(subscribing) => {
                 let body = message.subscribe.expect("a subscribe is answered with a subscribe");
                 let channel = subscribing.channel;
-                let by = By::Client { join_leaves: subscribing.join_leaves };
-                let mut sub = begin(channel, &body, subscribing.recover, subscribing.floor, by, stage);
+                let name = stage.name(channel);
+                assert!(!self.cannot_read(channel, stage), "subscribed to {name}, which it cannot read");
+                let Subscribing { recover, floor, join_leaves, imposed, filters, .. } = &subscribing;
+                let by = By::Client { join_leaves: *join_leaves, imposed: *imposed };
+                let audience = Audience::of(&self.who(), filters.iter().cloned());
+                let mut sub = begin(channel, &body, *recover, *floor, by, audience, stage);
                 if subscribing.dead {
                     return;
                 }
@@ -217,13 +250,17 @@ impl Client {
                 assert!(message.publish.is_some(), "a publish is answered with a publish");
                 stage.log.accepted(payload);
             }
-            Sent::History { channel, floor, reverse } => {
+            Sent::History { channel, floor, reverse, filtered_since } => {
+                assert!(!self.cannot_read(channel, stage), "the history of bytes");
+                let still = self.subs.get(&channel).is_some_and(|sub| Some(sub.began) == filtered_since);
+                assert!(!still, "the history shows what its subscription is not to have");
                 let body = message.history.expect("a history is answered with a history");
                 let epoch = u64::from_str_radix(body.epoch, 16).expect("an epoch");
                 stage.coverage.add("history_read", body.publications.len() as u64);
                 let list: Vec<(u64, &str)> =
                     body.publications.iter().map(|entry| (entry.offset, entry.data.get())).collect();
-                check_page(channel, (epoch, body.offset), list, floor, reverse, &mut stage.log);
+                let audience = Audience::of(&self.who(), None);
+                check_page(channel, (epoch, body.offset), list, floor, reverse, &mut stage.log, &audience);
             }
             Sent::Presence => assert!(message.presence.is_some()),
             Sent::PresenceStats => {
@@ -248,6 +285,7 @@ impl Client {
                 stage.coverage.count("called");
             }
             Sent::Hopeless { code } => panic!("what must be refused with {code} was not"),
+            Sent::Unfilterable => panic!("a filter where there may be none"),
         }
     }
 
@@ -294,6 +332,10 @@ impl Client {
             Sent::SubRefresh { .. } => assert!(matches!(code, 103 | 109), "sub_refresh refused with {code}"),
             Sent::Rpc { .. } => assert!(matches!(code, 100 | 108 | 1234), "call refused with {code}"),
             Sent::Hopeless { code: expected } => assert_eq!(code, expected),
+            Sent::Unfilterable => {
+                assert!(matches!(code, 103 | 105 | 106 | 107), "a filter refused with {code}");
+                stage.coverage.add("filter_refused", (code == 107).into());
+            }
             Sent::Refresh => assert_eq!(code, 109),
             Sent::Unsubscribe { .. } | Sent::Ping => panic!("refused with {code}"),
         }
@@ -305,15 +347,25 @@ impl Client {
             self.expires = ends(lifetime.expires, lifetime.ttl, stage);
             return;
         }
+        if let Some(message) = push.message {
+            let number = message.data.get().strip_prefix(r#"{"m":"#).and_then(|rest| rest.strip_suffix('}'));
+            let number = number.and_then(|number| number.parse().ok()).expect("a message of the backend's");
+            assert!(self.news.insert(number), "a message came twice");
+            stage.news.push((number, self.who()));
+            return;
+        }
+        if let Some(end) = push.disconnect {
+            assert!(!self.is_websocket(), "its end is told in a Close frame");
+            return self.handle_close(end.code, stage);
+        }
         let channel = stage.channel(push.channel);
         if let Some(publication) = push.r#pub {
             let Some(sub) = self.subs.get_mut(&channel) else {
                 panic!("a publication of {}, to which nobody here is subscribed", push.channel);
             };
             let before = sub.follower.skipped;
-            sub.follower.pushed(publication.offset, publication.data.get());
+            sub.follower.pushed(channel, publication.offset, publication.data.get(), &mut stage.log);
             stage.coverage.add("latest_skipped", sub.follower.skipped - before);
-            stage.log.seen(channel, sub.follower.epoch, publication.offset, publication.data.get());
             if let (true, Some(epoch), 1..) = (sub.recoverable, sub.follower.epoch, publication.offset) {
                 self.kept.insert(channel, (publication.offset, epoch));
             }
@@ -335,7 +387,12 @@ impl Client {
                 push.channel
             );
             stage.coverage.count("subscribed_by_server");
-            let sub = begin(channel, &body, None, None, By::Server, stage);
+            assert!(!self.cannot_read(channel, stage), "subscribed to what it cannot read");
+            // Of the backend's order, or of a token that the client has shown once more: that imposes nothing.
+            let imposed = stage.scenario.channels[channel].imposed.clone().filter(|_| body.data.is_some());
+            let by = By::Server { imposed: imposed.is_some() };
+            let audience = Audience::of(&self.who(), imposed);
+            let sub = begin(channel, &body, None, None, by, audience, stage);
             self.subscribed(channel, sub);
         } else if let Some(why) = push.unsubscribe {
             match why.code {
@@ -393,6 +450,7 @@ fn begin(
     asked: Option<(u64, u64)>,
     floor: Option<Place>,
     by: By,
+    audience: Audience,
     stage: &mut Stage,
 ) -> Subscription {
     let epoch = body.epoch.map(|epoch| u64::from_str_radix(epoch, 16).expect("an epoch"));
@@ -405,11 +463,18 @@ fn begin(
     let last = if body.recovered {
         let (offset, asked_epoch) = asked.expect("a recovery that nobody asked for");
         let epoch = epoch.expect("what is recovered has an epoch");
-        assert_eq!((body.offset, epoch), (offset, asked_epoch), "recovered from another place than asked");
+        assert_eq!(epoch, asked_epoch, "recovered in another life than asked");
         let list: Vec<(u64, &str)> =
             body.publications.iter().map(|entry| (entry.offset, entry.data.get())).collect();
         stage.coverage.count("recovered");
-        Some(unbroken(&mut stage.log, channel, epoch, offset, &list))
+        if list.is_empty() && body.offset > offset {
+            // Nothing of what it missed is for it: it goes on from the end.
+            stage.log.passed_over(channel, Some(epoch), offset + 1..=body.offset, &audience);
+            stage.coverage.count("recovered_past_what_is_not_for_it");
+        } else {
+            assert_eq!(body.offset, offset, "recovered from another place than asked");
+        }
+        Some(unbroken(&mut stage.log, channel, epoch, body.offset, &list, &audience))
     } else {
         if body.was_recovering {
             stage.coverage.count("not_recovered");
@@ -419,20 +484,23 @@ fn begin(
     };
     if let (Some(epoch), Some(last), Some(floor)) = (epoch, last, floor)
         && epoch == floor.0
+        && last < floor.1
     {
-        assert!(
-            last >= floor.1,
-            "begun at {last}, behind {} which had been answered before it was asked",
-            floor.1
-        );
+        // What had been answered before it was asked. Where nothing is listed, the position is that of the end.
+        let listed = body.recovered && !body.publications.is_empty();
+        assert!(listed, "begun at {last}, behind {}", floor.1);
+        stage.log.passed_over(channel, Some(epoch), last + 1..=floor.1, &audience);
     }
     let options = &stage.scenario.channels[channel].options;
-    let (server_side, asked_notices) = match by {
-        By::Server => (true, true),
-        By::Client { join_leaves } => (false, join_leaves || options.rules.force_push_join_leave),
+    let (server_side, asked_notices, imposed) = match by {
+        By::Server { imposed } => (true, true, imposed),
+        By::Client { join_leaves, imposed } => {
+            (false, join_leaves || options.rules.force_push_join_leave, imposed)
+        }
     };
     Subscription {
-        follower: Follower::new(epoch, last, options.channel.gap),
+        follower: Follower::new(epoch, last, options.channel.gap, audience),
+        imposed,
         began: stage.net.now(),
         server_side,
         recoverable: body.recoverable,
@@ -446,8 +514,8 @@ fn begin(
 
 /// Who asked for a subscription.
 enum By {
-    Server,
-    Client { join_leaves: bool },
+    Server { imposed: bool },
+    Client { join_leaves: bool, imposed: bool },
 }
 
 /// The end of a lifetime that has been told just now.

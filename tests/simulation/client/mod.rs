@@ -1,8 +1,10 @@
 //! A client of the Centrifuge protocol: a small model of the published SDKs that checks everything it is told.
 //!
 //! It remembers what it asked, where it stands in each channel and what it was promised. Whatever the shard sends must
-//! fit that, or the run fails. Here its state and what time brings; `say` writes its commands, `hear` checks what comes.
+//! fit that, or the run fails. Here its state and what time brings; `say` writes its commands, `hear` checks what comes,
+//! `carried` is what carries both.
 
+mod carried;
 mod hear;
 mod say;
 
@@ -11,8 +13,12 @@ use std::time::Duration;
 
 use trunkline::base::time::Time;
 
-use crate::check::{ChannelNo, Follower, PayloadNo, Place};
-use crate::scenario::pick;
+use carried::{Carrier, Uplink};
+
+use crate::audience::{TagFilter, Who};
+use crate::backend::UserNews;
+use crate::check::{ChannelNo, Follower, Log, PayloadNo, Place};
+use crate::scenario::{Extras, pick};
 use crate::sealed::End;
 use crate::wire::{self, Reader};
 use crate::world::Stage;
@@ -55,6 +61,18 @@ pub struct Client {
     asked_to_connect: Option<Time>,
     /// Sockets that the client has done with and still holds open.
     lingering: Vec<(Time, End)>,
+    carrier: Carrier,
+    protobuf: bool,
+    /// The tag that it names itself by.
+    origin: String,
+    uplink: Uplink,
+    /// The request that this connection begins with has been sent.
+    asked_for_stream: bool,
+    /// It has asked on this connection for what it cannot read, on purpose.
+    asked_for_bytes: bool,
+    /// Messages to its user that came on this connection.
+    news: BTreeSet<usize>,
+    ready_since: Time,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +87,7 @@ struct Subscription {
     began: Time,
     server_side: bool,
     recoverable: bool,
+    imposed: bool,
     /// It is to be told who joins and leaves.
     join_leaves: bool,
     /// Who was told to be there, and who to be gone, in a channel that loses no join/leave event without a word.
@@ -96,6 +115,8 @@ enum Sent {
         channel: ChannelNo,
         floor: Option<Place>,
         reverse: bool,
+        /// Since when its subscription has been filtered by others.
+        filtered_since: Option<Time>,
     },
     Presence,
     PresenceStats,
@@ -112,6 +133,8 @@ enum Sent {
     Hopeless {
         code: u16,
     },
+    /// A filter where there may be none.
+    Unfilterable,
 }
 
 struct Subscribing {
@@ -120,6 +143,9 @@ struct Subscribing {
     floor: Option<Place>,
     /// Asked to be told who joins and leaves.
     join_leaves: bool,
+    filters: Vec<TagFilter>,
+    /// Somebody else has it filtered.
+    imposed: bool,
     /// An unsubscribe that was sent later has been answered earlier.
     dead: bool,
     /// An unsubscribe of the server came: for this one, or for one before it.
@@ -147,10 +173,54 @@ impl Client {
             expires: None,
             asked_to_connect: None,
             lingering: Vec::new(),
+            carrier: Carrier::default(),
+            protobuf: false,
+            origin: String::new(),
+            uplink: Uplink::default(),
+            asked_for_stream: false,
+            asked_for_bytes: false,
+            news: BTreeSet::new(),
+            ready_since: Time::ZERO,
         }
     }
 
+    /// What only some runs have. By its number: what it draws stays the same.
+    pub fn with_extras(mut self, extras: Extras) -> Client {
+        if extras.carriers {
+            (self.carrier, self.protobuf) = match self.number % 5 {
+                0 => (Carrier::WebSocket, false),
+                1 => (Carrier::Stream, true),
+                2 => (Carrier::Sse, false),
+                3 => (Carrier::WebSocket, true),
+                _ => (Carrier::Stream, false),
+            };
+        } else if extras.bytes.is_some() {
+            self.protobuf = !self.number.is_multiple_of(3);
+        }
+        if extras.keeps && !self.number.is_multiple_of(3) {
+            self.origin = origin(self.number % 3);
+        }
+        self
+    }
+
+    /// Who it is, on this connection.
+    fn who(&self) -> Who {
+        let user = self.user.map(user_name).unwrap_or_default();
+        Who { client: self.id.clone(), user, origin: self.origin.clone() }
+    }
+
+    /// It cannot read what is published there.
+    fn cannot_read(&self, channel: ChannelNo, stage: &Stage) -> bool {
+        stage.scenario.channels[channel].bytes && !self.protobuf
+    }
+
     // ---- for checkers
+
+    /// Whether it has had a message to its user, if it was there for it.
+    pub fn misses(&self, number: usize, news: &UserNews, since: Time) -> bool {
+        let there = self.is_ready() && self.ready_since < since;
+        there && news.is_for(&self.who()) && !self.news.contains(&number)
+    }
 
     pub fn is_ready(&self) -> bool {
         self.phase == Phase::Ready
@@ -183,20 +253,28 @@ impl Client {
         present.is_none_or(|present| present.get(&self.id) == Some(&true))
     }
 
-    /// The epoch that it knows of a channel, and the last offset that it was given; nothing if it has subscribed only
-    /// after `since` and was told of no position, or of one in a later life of the channel than `epoch`: with a small table
-    /// a channel without subscribers is forgotten at once.
-    pub fn stands_at(
+    /// Checks that it has come to this place of a channel: it has been given what is there, or that is not for it; nor is
+    /// anything before. False where that cannot be known: it has subscribed only after `since` and was told of no position,
+    /// or of one in another life of the channel: with a small table a channel without subscribers is forgotten at once.
+    pub fn check_place(
         &self,
         channel: ChannelNo,
         since: Time,
-        epoch: u64,
-    ) -> Option<(Option<u64>, Option<u64>)> {
-        let sub = self.subs.get(&channel)?;
-        if sub.began >= since && sub.follower.epoch.is_some_and(|known| known != epoch) {
-            return None;
+        place: Place,
+        payload: PayloadNo,
+        log: &mut Log,
+    ) -> bool {
+        let Some(sub) = self.subs.get(&channel) else { return false };
+        if sub.began >= since && sub.follower.epoch.is_some_and(|known| known != place.0) {
+            return false;
         }
-        (sub.follower.last.is_some() || sub.began < since).then_some((sub.follower.epoch, sub.follower.last))
+        if sub.follower.last.is_none() && sub.began >= since {
+            return false;
+        }
+        let same = sub.follower.epoch.is_none_or(|epoch| epoch == place.0);
+        assert!(same, "client {} knows another life of {channel}", self.number);
+        sub.follower.check_place(channel, place, payload, log);
+        true
     }
 
     // ---- what time brings
@@ -211,6 +289,7 @@ impl Client {
                 end.read_resume();
             }
         }
+        self.pump(stage);
         match self.phase {
             Phase::Away { until } if until <= now => self.open(stage),
             Phase::Opening { since } if now.since(since) > OPEN_TIMEOUT => self.lose(stage),
@@ -259,7 +338,13 @@ impl Client {
             return self.flood(stage);
         }
         let channel = stage.prng.usize(..stage.scenario.channels.len());
+        if stage.scenario.extras.filters && stage.prng.u8(..40) == 0 {
+            self.filter_in_vain(channel, stage);
+        }
         match stage.prng.u8(..64) {
+            // What it cannot read it asks for seldom.
+            0..13 if self.cannot_read(channel, stage) && stage.prng.u8(..6) != 0 => {}
+            0..12 if self.cannot_read(channel, stage) => self.subscribe(channel, stage),
             0..12 => {
                 self.wanted.insert(channel);
             }
@@ -307,6 +392,7 @@ impl Client {
                     end.reset();
                 }
             }
+            62.. if !self.is_websocket() => {}
             62 => self.send_frame(wire::CLOSE, &1000u16.to_be_bytes(), stage),
             _ => self.send_frame(wire::PING, b"are you there", stage),
         }
@@ -358,6 +444,9 @@ impl Client {
     }
 
     fn forget_connection(&mut self) {
+        self.uplink = Uplink::default();
+        (self.asked_for_stream, self.asked_for_bytes) = (false, false);
+        self.news.clear();
         let channels: Vec<ChannelNo> = self.subs.keys().copied().collect();
         for channel in channels {
             self.end_subscription(channel);
@@ -371,6 +460,11 @@ impl Client {
         self.expires = None;
         self.asked_to_connect = None;
     }
+}
+
+/// A tag that clients name themselves by.
+pub fn origin(number: usize) -> String {
+    format!("tab{number}")
 }
 
 pub fn user_name(user: u8) -> String {

@@ -2,26 +2,32 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use trunkline::session::token::{ConnectToken, SubscribeToken, TokenBasis, sign_connect, sign_subscribe};
 
 use super::{Client, Phase, Sent, Subscribing, user_name};
+use crate::audience::TagFilter;
 use crate::check::ChannelNo;
-use crate::scenario::{SECRET, unix_s};
-use crate::wire::{self, Reader};
+use crate::protobuf::shown;
+use crate::scenario::{Channel, SECRET, pick, unix_s};
+use crate::wire;
 use crate::world::Stage;
 
 impl Client {
     pub(super) fn open(&mut self, stage: &mut Stage) {
-        self.reader = Reader::default();
+        self.reader = self.new_reader();
         self.next_id = 0;
         let mut end = stage.connect();
         stage.note(self.number, '>', &format!("connects as {}", end.number()));
-        // By its number: what else it draws stays the same.
-        end.send(&wire::handshake(self.number.is_multiple_of(2)));
+        if self.is_websocket() {
+            // By its number: what else it draws stays the same.
+            end.send(&wire::handshake(self.number.is_multiple_of(2), &self.query()));
+        }
         self.end = Some(end);
         self.phase = Phase::Opening { since: stage.net.now() };
-        // Half of them do not wait for the answer to their handshake.
-        if stage.prng.bool() {
+        // Half of them do not wait for the answer to their handshake; without one the connect is the request itself.
+        if stage.prng.bool() || !self.is_websocket() {
             self.connect(stage);
         }
     }
@@ -33,7 +39,11 @@ impl Client {
             let now_s = unix_s(stage.net.now());
             for _ in 0..stage.prng.usize(..3) {
                 let channel = stage.prng.usize(..stage.scenario.channels.len());
+                if self.cannot_read(channel, stage) && (stage.calm || stage.prng.u8(..4) != 0) {
+                    continue;
+                }
                 if !self.wanted.contains(&channel) {
+                    self.asked_for_bytes |= self.cannot_read(channel, stage);
                     self.granted.insert(channel);
                 }
             }
@@ -97,15 +107,28 @@ impl Client {
     pub(super) fn subscribe(&mut self, channel: ChannelNo, stage: &mut Stage) {
         let name = stage.name(channel).to_string();
         let mut body = format!(r#""subscribe":{{"channel":"{name}""#);
-        if stage.scenario.channels[channel].needs_token && (stage.calm || stage.prng.u8(..8) != 0) {
+        let mut filters = Vec::new();
+        if stage.scenario.channels[channel].filterable && stage.prng.bool() {
+            let filter = TagFilter::draw(&mut stage.prng, 2);
+            body.push_str(&format!(r#","tf":{}"#, filter.json()));
+            filters.push(filter);
+        }
+        self.asked_for_bytes |= self.cannot_read(channel, stage);
+        let Channel { needs_token, asked_about, .. } = stage.scenario.channels[channel];
+        let mut granted = asked_about;
+        if needs_token && (stage.calm || stage.prng.u8(..8) != 0) {
+            granted = true;
             let expires_at_s = match stage.prng.u8(..if stage.calm { 1 } else { 4 }) {
                 0..3 => None,
                 _ => Some(unix_s(stage.net.now()) + stage.prng.u64(1..4)),
             };
             let user = self.user.map(user_name).unwrap_or_default();
             let basis = TokenBasis { user: &user, expires_at_s, ..TokenBasis::default() };
-            let token = sign_subscribe(SECRET, &SubscribeToken { basis, channel: &name })
-                .expect("the token is short");
+            let token = match &stage.scenario.channels[channel].imposed {
+                Some(filter) => sign_filtered(&SubscribeToken { basis, channel: &name }, filter),
+                None => sign_subscribe(SECRET, &SubscribeToken { basis, channel: &name })
+                    .expect("the token is short"),
+            };
             body.push_str(&format!(r#","token":"{token}""#));
         }
         let mut recover = self.kept.get(&channel).copied();
@@ -135,12 +158,15 @@ impl Client {
         }
         body.push('}');
         let floor = stage.log.head(channel);
+        let imposed = stage.scenario.channels[channel].imposed.clone().filter(|_| granted);
         self.command(
             Sent::Subscribe(Subscribing {
                 channel,
                 recover,
                 floor,
                 join_leaves,
+                imposed: imposed.is_some(),
+                filters: filters.into_iter().chain(imposed).collect(),
                 dead: false,
                 uncertain: false,
             }),
@@ -149,14 +175,35 @@ impl Client {
         );
     }
 
+    /// Asks for what must be refused: a filter of no form, or one where there may be none.
+    pub(super) fn filter_in_vain(&mut self, channel: ChannelNo, stage: &mut Stage) {
+        let name = stage.name(channel);
+        if stage.scenario.channels[channel].filterable {
+            let filter = *pick(
+                &mut stage.prng,
+                &[r#"{"key":"kind","cmp":"like","val":"goal"}"#, r#"{"op":"xor","nodes":[]}"#, "{}"],
+            );
+            let name = stage.name(channel);
+            let body = format!(r#""subscribe":{{"channel":"{name}","tf":{filter}}}"#);
+            return self.command(Sent::Hopeless { code: 107 }, &body, stage);
+        }
+        let filter = TagFilter::HasKind.json();
+        let body = format!(r#""subscribe":{{"channel":"{name}","tf":{filter}}}"#);
+        self.command(Sent::Unfilterable, &body, stage);
+    }
+
     pub(super) fn unsubscribe(&mut self, channel: ChannelNo, stage: &mut Stage) {
         let body = format!(r#""unsubscribe":{{"channel":"{}"}}"#, stage.name(channel));
         self.command(Sent::Unsubscribe { channel }, &body, stage);
     }
 
     pub(super) fn publish(&mut self, channel: ChannelNo, stage: &mut Stage) {
-        let (payload, data) = stage.log.write(channel, false, &mut stage.prng);
-        let data = std::str::from_utf8(&data).expect("payloads are JSON");
+        let bytes = self.protobuf && stage.scenario.channels[channel].bytes && stage.prng.bool();
+        let (payload, data) = match bytes {
+            true => stage.log.write_bytes(channel, false, &mut stage.prng),
+            false => stage.log.write(channel, false, &mut stage.prng),
+        };
+        let data = shown(&data);
         let body = format!(r#""publish":{{"channel":"{}","data":{data}}}"#, stage.name(channel));
         self.command(Sent::Publish { payload }, &body, stage);
     }
@@ -173,7 +220,10 @@ impl Client {
         let name = stage.name(channel);
         let body = format!(r#""history":{{"channel":"{name}","limit":{limit},"reverse":{reverse}{since}}}"#);
         let floor = stage.log.head(channel);
-        self.command(Sent::History { channel, floor, reverse }, &body, stage);
+        self.asked_for_bytes |= self.cannot_read(channel, stage);
+        let sub = self.subs.get(&channel).filter(|sub| sub.imposed && !sub.uncertain);
+        let filtered_since = sub.map(|sub| sub.began);
+        self.command(Sent::History { channel, floor, reverse, filtered_since }, &body, stage);
     }
 
     pub(super) fn ask(&mut self, stage: &mut Stage, sent: Sent, body: impl FnOnce(&str) -> String) {
@@ -227,20 +277,31 @@ impl Client {
 
     pub(super) fn send_batch(&mut self, stage: &mut Stage) {
         if !self.batch.is_empty() {
-            let frame = std::mem::take(&mut self.batch).join("\n");
-            stage.note(self.number, '>', &frame);
-            self.send_frame(wire::TEXT, frame.as_bytes(), stage);
+            let lines = std::mem::take(&mut self.batch);
+            stage.note(self.number, '>', &lines.join("\n"));
+            self.send_commands(&lines, stage);
         }
     }
 
     pub(super) fn send_frame(&mut self, opcode: u8, payload: &[u8], stage: &mut Stage) {
         let mut frame = Vec::with_capacity(payload.len() + 16);
-        match opcode == wire::TEXT && self.reader.compresses {
-            true => wire::write_compressed(&mut frame, payload, &mut stage.prng),
+        match matches!(opcode, wire::TEXT | wire::BINARY) && self.reader.compresses {
+            true => wire::write_compressed(&mut frame, opcode, payload, &mut stage.prng),
             false => wire::write_message(&mut frame, opcode, payload, &mut stage.prng),
         }
         if let Some(end) = &mut self.end {
             end.send(&frame);
         }
     }
+}
+
+/// A subscription token with a filter that the backend imposes.
+fn sign_filtered(token: &SubscribeToken<'_>, filter: &TagFilter) -> String {
+    let mut claims = serde_json::to_value(token).expect("claims are JSON");
+    claims["server_tags_filter"] = serde_json::from_str(&filter.json()).expect("a filter is JSON");
+    let parts = [r#"{"alg":"HS256"}"#.to_string(), claims.to_string()];
+    let signed = parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET);
+    let signature = ring::hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
 }
