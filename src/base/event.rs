@@ -23,10 +23,12 @@ pub enum EventKind {
     Vacated,
     Message,
     ObjectiveMissed,
+    UserOnline,
+    UserOffline,
 }
 
 impl EventKind {
-    pub const ALL: [EventKind; 8] = [
+    pub const ALL: [EventKind; 10] = [
         EventKind::Connected,
         EventKind::Disconnected,
         EventKind::Subscribed,
@@ -35,6 +37,8 @@ impl EventKind {
         EventKind::Vacated,
         EventKind::Message,
         EventKind::ObjectiveMissed,
+        EventKind::UserOnline,
+        EventKind::UserOffline,
     ];
 
     /// As the wire and the configuration call it.
@@ -48,6 +52,8 @@ impl EventKind {
             EventKind::Vacated => "vacated",
             EventKind::Message => "message",
             EventKind::ObjectiveMissed => "objective_missed",
+            EventKind::UserOnline => "user_online",
+            EventKind::UserOffline => "user_offline",
         }
     }
 
@@ -58,11 +64,11 @@ impl EventKind {
 
 /// Some of the kinds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EventKinds(u8);
+pub struct EventKinds(u16);
 
 impl EventKinds {
     pub fn contains(self, kind: EventKind) -> bool {
-        self.0 & (1 << kind as u8) != 0
+        self.0 & (1 << kind as u16) != 0
     }
 
     pub fn is_empty(self) -> bool {
@@ -72,12 +78,12 @@ impl EventKinds {
 
 impl FromIterator<EventKind> for EventKinds {
     fn from_iter<I: IntoIterator<Item = EventKind>>(kinds: I) -> EventKinds {
-        EventKinds(kinds.into_iter().fold(0, |bits, kind| bits | 1 << kind as u8))
+        EventKinds(kinds.into_iter().fold(0, |bits, kind| bits | 1 << kind as u16))
     }
 }
 
 /// Something that happened on a shard. Those of one shard come in the order in which they happened: so do all of one
-/// client, and all `Occupied` and `Vacated` of one channel.
+/// client, all `Occupied` and `Vacated` of one channel, and all `UserOnline` and `UserOffline` of one user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// Wall clock, milliseconds since 1970.
@@ -112,6 +118,10 @@ pub enum What {
     Message(Who, Bytes),
     /// Something takes longer than it is to.
     ObjectiveMissed(Box<ObjectiveMissed>),
+    /// The user has a connection and had none.
+    UserOnline(UserName),
+    /// The user has had no connection for a while.
+    UserOffline(UserName),
     /// So many events found no room here and are lost.
     Lost(u64),
 }
@@ -152,6 +162,8 @@ impl What {
             What::Vacated(_) => EventKind::Vacated,
             What::Message(..) => EventKind::Message,
             What::ObjectiveMissed(_) => EventKind::ObjectiveMissed,
+            What::UserOnline(_) => EventKind::UserOnline,
+            What::UserOffline(_) => EventKind::UserOffline,
             What::Lost(_) => return None,
         })
     }

@@ -9,7 +9,7 @@ use crate::base::rewind::Rewind;
 use crate::config::table::{Key, Section, section};
 use crate::config::value::{Given, Setting};
 use crate::hub::log_store::Durable;
-use crate::hub::{ChannelOptions, GapPolicy, RecoveryMode};
+use crate::hub::{ChannelOptions, GapPolicy, PresenceBy, RecoveryMode};
 use crate::session::permissions::PERMISSIONS;
 use crate::session::rules::{ChannelRules, NamespaceOptions};
 
@@ -25,6 +25,20 @@ section! {
         presence: bool;
         /// Tell subscribers that asked for it who joins and leaves.
         join_leave: bool;
+        /// Who is a member in presence and in join and leave events: every "client", or every "user", however many connections it
+        /// has: it joins with the first and leaves with the last. Clients without a user are counted by client. Taken by a restart
+        /// alone. Not with an engine.
+        presence_by: PresenceBy;
+        /// How long somebody must be away before the leave event; who is back by then has neither left nor joined to others, and
+        /// stays in presence. A client that connects again has another id: set `presence_by` to "user" to have that count as coming
+        /// back. Needs `join_leave`. Not with an engine.
+        leave_delay: Duration;
+        /// Join and leave events a second in one channel, evenly. More wait for their turn; of one that leaves before its join was
+        /// said, nothing is. 0: any number. Not with an engine.
+        join_leave_per_second: u32;
+        /// Most members of a channel in which join and leave events are sent: with more, `presence_stats` tells how many there are.
+        /// 0: any number. Not with an engine.
+        join_leave_members_max: u32;
         /// What happens to a subscriber that falls behind what is kept: "tell" it that state is lost,
         /// skip to the "latest" publication, or "close" its connection as slow.
         gap: GapPolicy;

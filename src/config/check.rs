@@ -30,6 +30,8 @@ use crate::session::token::keys::{Key, KeyFault};
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
 const BODY_BYTES_MAX: Size = Size::mib(64);
 const MESSAGE_BYTES_MAX: Size = Size::mib(16);
+/// Longest time that somebody who has left stays in presence: channels that nobody needs are kept for about as long.
+const LEAVE_DELAY_MAX: Duration = Duration::from_secs(600);
 /// The files hold at least a few segments: one that is written, and some of a copy beside those that it replaces.
 const SEGMENTS_MIN: u64 = 8;
 /// Longest patience with connections of HTTP: what idles for a day is forgotten on the other side.
@@ -299,6 +301,16 @@ fn check_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMu
         channel.history_size == 0 || channel.keeps_history(),
         &format!("{path}.history_size"),
         "needs history_ttl, or nothing is kept",
+    );
+    require(
+        channel.leave_delay.is_zero() || channel.join_leave,
+        &format!("{path}.leave_delay"),
+        "needs join_leave: it is about leave events",
+    );
+    require(
+        channel.leave_delay <= LEAVE_DELAY_MAX,
+        &format!("{path}.leave_delay"),
+        "must be at most 10m: who has left is kept for so long",
     );
     require(
         !options.rules.force_recovery || channel.keeps_history(),

@@ -27,6 +27,7 @@ use crate::config::orders::{self, OrderTask};
 use crate::config::places::Listener;
 use crate::config::sections::Config;
 use crate::config::store_command;
+use crate::config::storm;
 pub use crate::config::store_command::{StoreJob, StoreTask};
 use crate::config::value::{Given, Setting as _};
 
@@ -231,8 +232,10 @@ pub fn interpret(
                 Ok(start) => {
                     let warnings: String =
                         start.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+                    let notes: String =
+                        storm::sentences(&start.config).iter().map(|note| format!("note: {note}\n")).collect();
                     let places = places(&start.config);
-                    Action::Print { text: format!("{warnings}{places}{path}: ok\n"), code: 0 }
+                    Action::Print { text: format!("{warnings}{notes}{places}{path}: ok\n"), code: 0 }
                 }
                 Err(faults) => refuse(&faults, 1),
             }

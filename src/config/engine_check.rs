@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::base::event::EventKind;
 use crate::config::engine::EngineKind;
 use crate::config::sections::Config;
+use crate::hub::PresenceBy;
 use crate::hub::log_store::Durable;
 use crate::session::rules::NamespaceOptions;
 
@@ -49,6 +50,11 @@ pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str,
         let problem = format!("{:?} is of channels of one node alone: not with an engine", kind.name());
         require(!told, "events.types", &problem);
     }
+    for kind in [EventKind::UserOnline, EventKind::UserOffline] {
+        let told = config.events.types.iter().any(|name| EventKind::from_name(name) == Some(kind));
+        let problem = format!("{:?} is of a user's connections to one node alone: not with an engine", kind.name());
+        require(!told, "events.types", &problem);
+    }
     check_namespace(engine.kind, &config.channel, "channel", require);
     for (at, namespace) in config.namespace.iter().enumerate() {
         check_namespace(engine.kind, &namespace.options, &format!("namespace[{at}]"), require);
@@ -67,6 +73,16 @@ fn check_namespace(
         ("publish_bytes_per_second", rules.publish_bytes_per_second),
     ] {
         require(rate == 0, &format!("{path}.{key}"), "is counted by one node alone: not with an engine");
+    }
+    let paced = [
+        ("presence_by", channel.presence_by == PresenceBy::Client),
+        ("leave_delay", channel.leave_delay.is_zero()),
+        ("join_leave_per_second", channel.join_leave_per_second == 0),
+        ("join_leave_members_max", channel.join_leave_members_max == 0),
+    ];
+    for (key, default) in paced {
+        let problem = "is of the members at one node alone: not with an engine";
+        require(default, &format!("{path}.{key}"), problem);
     }
     let kept = "is of channels of one node alone: the engine keeps what it keeps";
     require(channel.durable == Durable::No, &format!("{path}.durable"), kept);
@@ -105,6 +121,10 @@ mod tests {
         assert!(redis("credentials_file = \"/a\"\n").contains("engine.credentials_file"));
         assert!(redis("[channel]\npublish_per_second = 5\n").contains("channel.publish_per_second"));
         assert!(redis("[events]\ntypes = [\"vacated\"]\nendpoint = \"http://a/b\"\n").contains("vacated"));
+        for setting in ["presence_by = \"user\"", "join_leave_members_max = 5", "join_leave_per_second = 5"] {
+            let key = setting.split(' ').next().unwrap();
+            assert!(redis(&format!("[channel]\n{setting}\n")).contains(&format!("channel.{key}")));
+        }
         let durable = "[store]\npath = \"/tmp/a\"\n[channel]\nhistory_size = 1\nhistory_ttl = \"1m\"\ndurable = \"sync\"\n";
         assert!(redis(durable).contains("channel.durable"));
         let nats = |rest: &str| only(&format!("[engine]\nkind = \"nats\"\n{rest}"));

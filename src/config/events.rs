@@ -56,6 +56,7 @@ pub(super) fn check_events(events: &Events, require: &mut impl FnMut(bool, &str,
     require((1..=BATCH_MAX).contains(&events.batch_max), "events.batch_max", "must be from 1 to 10000");
     require(events.log_bytes_max >= LOG_BYTES_MIN, "events.log_bytes_max", "must be at least 4KiB");
     require(events.vacated_delay <= PATIENCE_MAX, "events.vacated_delay", "must be at most 10m");
+    require(events.user_offline_delay <= PATIENCE_MAX, "events.user_offline_delay", "must be at most 10m");
     for header in &events.static_headers {
         match static_header(header.reveal()) {
             Ok((name, _)) => require(
@@ -94,7 +95,7 @@ mod tests {
         assert_eq!(problems(|_| {}), [""; 0]);
         assert_eq!(problems(|events| *events = Events::default()), [""; 0], "off");
         type Change = fn(&mut Events);
-        let wrong: [(Change, &str); 10] = [
+        let wrong: [(Change, &str); 11] = [
             (|e| e.types = vec!["connect".into()], "\"connect\" is none of connected, disconnected"),
             (|e| e.types = Vec::new(), "events.types: is empty"),
             (|e| e.endpoint = Some("backend:3000/x".into()), "events.endpoint: must be a URL"),
@@ -102,6 +103,7 @@ mod tests {
             (|e| e.batch_max = 0, "events.batch_max"),
             (|e| e.log_bytes_max = Size(100), "events.log_bytes_max"),
             (|e| e.vacated_delay = Duration::from_secs(1000), "events.vacated_delay"),
+            (|e| e.user_offline_delay = Duration::from_secs(1000), "events.user_offline_delay"),
             (|e| e.static_headers = vec![Secret::new("Content-Length: 1")], "must not name"),
             (|e| e.static_headers = vec![Secret::new("Idempotency-Key: 1")], "must not name"),
             (|e| e.static_headers = vec![Secret::new("hunter2")], "must be written like"),

@@ -37,6 +37,7 @@ mod shares;
 mod shutdown;
 mod store;
 mod store_command;
+pub mod storm;
 mod table;
 pub mod tls;
 mod traces;

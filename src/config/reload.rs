@@ -55,6 +55,7 @@ const LIVE: &[&str] = &[
     "events.timeout",
     "events.batch_max",
     "events.vacated_delay",
+    "events.user_offline_delay",
     "events.static_headers",
     "limits.history_bytes_max",
     "limits.streams_bytes_max",
@@ -68,7 +69,7 @@ const LIVE: &[&str] = &[
 
 /// Of a namespace, what a running node does not take. What was given to clients must not be taken back by what is written from
 /// now on, and clients that read JSON must not get bytes.
-const FIXED: &[&str] = &["durable", "payload"];
+const FIXED: &[&str] = &["durable", "payload", "presence_by"];
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -392,8 +392,8 @@ settings! {
     /// Events for the backend.
     pub struct Events {
         /// Kinds of events: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
-        /// with subscribers, and without any more), "message" (what clients `send`), "objective_missed" (see
-        /// `[[objective]]`). Empty: nothing.
+        /// with subscribers, and without any more), "user_online", "user_offline" (with a connection, and without any more),
+        /// "message" (what clients `send`), "objective_missed" (see `[[objective]]`). Empty: nothing.
         pub types: Vec<String> = Vec::new();
         /// Where batches of events are POSTed to. Unset: they are only kept for `GET /api/events`.
         pub endpoint: Option<String> = None, example "\"http://127.0.0.1:3000/trunkline/events\"";
@@ -413,6 +413,9 @@ settings! {
         /// How long a channel must have been without subscribers before it is reported as vacated. One that has some
         /// again by then is not reported.
         pub vacated_delay: Duration = Duration::from_secs(1);
+        /// How long a user must have been without connections before it is reported as offline. One that is back by then is not
+        /// reported.
+        pub user_offline_delay: Duration = Duration::from_secs(5);
         /// Header fields that every batch carries, like "Authorization: Bearer ...".
         pub static_headers: Vec<Secret> = Vec::new();
     }

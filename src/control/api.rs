@@ -26,7 +26,7 @@ use crate::control::rates::Rates;
 use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::traces::stamped;
 use crate::control::wire::{
-    Answer, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Info, Node,
+    Answer, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Node,
     ProcessBody, PublishBody, Response, RpcBody, UserBody, any_payload, payload, says_something,
 };
 use crate::engine::push_word;
@@ -78,6 +78,11 @@ impl Api {
         &self.push_keys
     }
 
+    /// The nodes that share channels with this one.
+    pub fn others(&self) -> Option<&OtherNodes> {
+        self.others.as_ref()
+    }
+
     /// The node's id, as `info` gives it.
     pub fn uid(&self) -> &str {
         &self.node.process.uid
@@ -104,6 +109,7 @@ impl Api {
             Command::Refresh(body) => self.refresh(body).await,
             Command::Presence(body) => self.presence(body).await,
             Command::PresenceStats(body) => self.presence_stats(body).await,
+            Command::Online(body) => self.online(body).await,
             Command::History(body) => self.history(body).await,
             Command::HistoryRemove(body) => self.history_remove(body).await,
             Command::Channels(body) => self.channels(body).await,
@@ -313,14 +319,6 @@ impl Api {
         Ok(Answer::Empty {})
     }
 
-    async fn presence(&self, body: ChannelBody) -> Result<Answer, ControlError> {
-        let channel = channel_name(&body.channel)?;
-        let infos =
-            self.shards.ask_owner(&channel, |reply| ControlRequest::Presence(channel.clone(), reply)).await?;
-        let presence = infos.infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
-        Ok(Answer::Presence { presence })
-    }
-
     async fn presence_stats(&self, body: ChannelBody) -> Result<Answer, ControlError> {
         let channel = channel_name(&body.channel)?;
         let stats = self
@@ -405,7 +403,7 @@ pub fn respond(outcome: Result<Answer, ControlError>) -> Response {
 }
 
 /// An empty name is refused here; what else makes a name wrong is known where its namespace is.
-fn channel_name(name: &str) -> Result<ChannelName, ErrorCode> {
+pub(super) fn channel_name(name: &str) -> Result<ChannelName, ErrorCode> {
     if name.is_empty() { Err(ErrorCode::BadRequest) } else { Ok(name.into()) }
 }
 

@@ -41,6 +41,7 @@ mod options;
 mod other_nodes;
 pub mod outbound;
 mod page;
+mod presences;
 mod process;
 pub use process::random_id;
 mod pushes;

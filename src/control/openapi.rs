@@ -25,7 +25,7 @@ mod tests {
 
     use super::*;
     use crate::control::api::Method;
-    use crate::control::wire;
+    use crate::control::{presences, wire};
 
     fn document() -> Value {
         serde_json::from_str(DOCUMENT).unwrap()
@@ -74,9 +74,9 @@ mod tests {
                 Method::Subscribe | Method::Unsubscribe | Method::Disconnect | Method::Refresh => {
                     fields_of::<wire::UserBody>()
                 }
-                Method::Presence | Method::PresenceStats | Method::HistoryRemove => {
-                    fields_of::<wire::ChannelBody>()
-                }
+                Method::PresenceStats | Method::HistoryRemove => fields_of::<wire::ChannelBody>(),
+                Method::Presence => fields_of::<presences::PresenceBody>(),
+                Method::Online => fields_of::<presences::OnlineBody>(),
                 Method::History => fields_of::<wire::HistoryBody>(),
                 Method::Channels => fields_of::<wire::ChannelsBody>(),
                 Method::Push => fields_of::<wire::PushBody>(),

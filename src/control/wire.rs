@@ -309,6 +309,17 @@ pub enum Answer {
     Presence {
         presence: BTreeMap<String, Info>,
     },
+    PresencePage {
+        presence: BTreeMap<String, Info>,
+        /// `null` with the last page.
+        cursor: Option<String>,
+    },
+    /// Connections of users that have any, and the names of nodes that have not answered.
+    Online {
+        online: BTreeMap<String, u64>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        missing: Vec<String>,
+    },
     PresenceStats {
         num_clients: u32,
         num_users: u32,

@@ -33,6 +33,8 @@ pub enum Event {
     PassedOn(Box<str>, u64, EmulationOutcome),
     /// A step of an upgrade.
     Handing(Handing),
+    /// Something for one of them.
+    TellNode(NodeWord, String),
 }
 
 /// Filled from any thread, emptied by the keeper alone.

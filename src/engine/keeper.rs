@@ -32,7 +32,7 @@ use crate::hub::requests::{
 };
 use crate::hub::{ChannelOptions, RecoveryMode};
 use crate::proto::centrifuge::shared::SharedPublication;
-use crate::shard::control_request::{ChannelCount, ControlRequest, Reply};
+use crate::shard::control_request::{ChannelCount, ControlRequest, PageQuery, Reply};
 use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerAnswer, OwnerRequest, ReadBy};
 
 pub struct Keeper {
@@ -142,6 +142,7 @@ impl Keeper {
                 self.handle_finished(then, outcome);
             }
             Event::Tell(word) => self.tell(word, None),
+            Event::TellNode(word, node) => self.tell(word, Some(node)),
         }
     }
 
@@ -224,6 +225,14 @@ impl Keeper {
                 }
                 Err(error_code) => reply.send(Err(error_code)),
             },
+            ControlRequest::PresencePage(query, reply) => {
+                let PageQuery { channel, after, limit } = query;
+                // The server gives its members in no order: all of them are read for a page.
+                let page = Reply::new(move |roster: Result<Arc<crate::hub::Roster>, ErrorCode>| {
+                    reply.send(roster.map(|roster| roster.page(&after, limit)));
+                });
+                self.handle_ask(ControlRequest::Presence(channel, page));
+            }
             ControlRequest::PresenceStats(channel, reply) => match self.listing(&channel) {
                 Ok(()) => {
                     self.do_at(

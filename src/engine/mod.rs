@@ -28,6 +28,7 @@ mod link;
 mod message;
 mod nats;
 mod nodes;
+mod online;
 mod others;
 mod posts;
 mod redis;
@@ -55,6 +56,7 @@ use self::keeper::Keeper;
 use self::link::Link;
 use self::nats::Nats;
 use self::nodes::{Nodes, Others};
+use self::online::Asked;
 use self::posts::Posts;
 use self::redis::layout::Names;
 use self::redis::{Server, TlsFiles};
@@ -63,6 +65,7 @@ use self::standing::Standing;
 
 pub use self::nats::{NatsLogin, NatsPlace};
 pub use self::nodes::push_word;
+pub use self::online::ElsewhereOnline;
 pub use self::redis::{Address, TlsFiles as EngineTls};
 pub use self::shared::Limits;
 pub use self::standing::{Stands, is_untrusted};
@@ -137,6 +140,7 @@ pub fn start(options: EngineOptions, router: Router) -> io::Result<RunningEngine
     let shared = Arc::new(Shared {
         namespaces: RwLock::new(Arc::new(options.namespaces)),
         others: Others::default(),
+        asked: Asked::default(),
         under_way: AtomicU64::new(0),
         publishes: Mutex::default(),
         timeout: options.timeout,
@@ -239,6 +243,12 @@ impl RunningEngine {
             under_way: self.shared.under_way.load(Ordering::Relaxed),
             waiting: self.links.iter().map(|link| link.waiting()).collect(),
         }
+    }
+
+    /// How many connections users have at other nodes, as far as those answer in time.
+    pub async fn online(&self, users: &[String]) -> ElsewhereOnline {
+        let Shared { asked, others, timeout, .. } = &*self.shared;
+        asked.ask(users, others, *timeout, |word| self.tell(word)).await
     }
 
     /// The other nodes, as they last said how they stand.

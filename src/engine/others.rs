@@ -19,6 +19,7 @@ use crate::engine::job::{Job, Task, Then};
 use crate::engine::keeper::Keeper;
 use crate::engine::limits::{NODE_EVERY, NODE_TTL};
 use crate::engine::nodes::{PUSH, PushNotification};
+use crate::engine::online;
 use crate::engine::redis::layout::is_json;
 use crate::hub::requests::{Since, SinceEpoch};
 use crate::proto::centrifuge::shared::{
@@ -120,6 +121,10 @@ impl Keeper {
             NodeWord::Notification { op, data } if op == PUSH => self.handle_push(&data),
             NodeWord::Notification { op, data } if op == COMMANDS => self.handle_commands(uid, &data),
             NodeWord::Notification { op, data } if op == OUTCOME => self.handle_outcome(&data),
+            NodeWord::Notification { op, data } if op == online::ASK => self.handle_online(uid, &data),
+            NodeWord::Notification { op, data } if op == online::ANSWER => {
+                self.shared.asked.handle_answer(&uid, &data);
+            }
             NodeWord::Notification { .. } | NodeWord::Other => {}
         }
     }
@@ -175,7 +180,7 @@ impl Keeper {
         }
     }
 
-    fn home(&self, user: &str) -> ShardId {
+    pub(super) fn home(&self, user: &str) -> ShardId {
         self.posts.router().user_home(user)
     }
 }

@@ -8,6 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::base::histogram::Histogram;
 use crate::engine::nodes::Others;
+use crate::engine::online::Asked;
 use crate::hub::Namespaces;
 
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +23,8 @@ pub struct Limits {
 pub struct Shared {
     pub namespaces: RwLock<Arc<Namespaces>>,
     pub others: Others,
+    /// What other nodes were asked.
+    pub asked: Asked,
     /// Jobs that were given to servers and are not finished.
     pub under_way: AtomicU64,
     /// How long publishes took.

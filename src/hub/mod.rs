@@ -6,6 +6,7 @@
 //! [`OwnedChannels`] is the side of the one shard that writes a channel's log; [`followed::FollowedChannels`] the side of every shard with
 //! subscribers.
 
+mod attendance;
 pub mod class;
 pub mod creators;
 mod deadlines;
@@ -30,7 +31,7 @@ pub mod users;
 
 pub use crate::base::publication::{Encoded, Publication};
 pub use limits::HubLimits;
-pub use options::{ChannelOptions, GapPolicy, Namespaces, RecoveryMode};
+pub use options::{ChannelOptions, GapPolicy, Namespaces, PresenceBy, RecoveryMode};
 pub use owned::{OwnedChannels, OwnedCounts};
 pub use presence::{Interest, Roster};
 pub use users::Users;

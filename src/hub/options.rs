@@ -31,6 +31,16 @@ pub enum RecoveryMode {
     Cache,
 }
 
+/// Who is one member of a channel to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PresenceBy {
+    /// Every connection.
+    #[default]
+    Client,
+    /// A user, with any number of connections. Of the anonymous, every connection.
+    User,
+}
+
 /// What the channels of one namespace need: their logs, rosters and subscribers' lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelOptions {
@@ -42,6 +52,13 @@ pub struct ChannelOptions {
     pub history_meta_ttl: Duration,
     pub presence: bool,
     pub join_leave: bool,
+    pub presence_by: PresenceBy,
+    /// How long after it a leave is said, if whoever left is not back by then.
+    pub leave_delay: Duration,
+    /// Joins and leaves that are said in one channel; 0: any number.
+    pub join_leave_per_second: u32,
+    /// Most members of a channel whose joins and leaves are said; 0: any number.
+    pub join_leave_members_max: u32,
     pub gap: GapPolicy,
     pub recovery_mode: RecoveryMode,
     pub payload: PayloadForm,
@@ -58,6 +75,10 @@ impl Default for ChannelOptions {
             history_meta_ttl: Duration::from_secs(30 * 24 * 3600),
             presence: false,
             join_leave: false,
+            presence_by: PresenceBy::Client,
+            leave_delay: Duration::ZERO,
+            join_leave_per_second: 0,
+            join_leave_members_max: 0,
             gap: GapPolicy::Tell,
             recovery_mode: RecoveryMode::Stream,
             payload: PayloadForm::Json,
@@ -78,6 +99,14 @@ impl ChannelOptions {
             (PayloadForm::Json, Contents::Json) => Ok(one_line(&payload)),
             (PayloadForm::Json, Contents::Bytes) => Err(ErrorCode::BadRequest),
         }
+    }
+
+    /// Joins and leaves are not simply said when they happen.
+    pub fn paces_events(&self) -> bool {
+        self.presence_by == PresenceBy::User
+            || !self.leave_delay.is_zero()
+            || self.join_leave_per_second > 0
+            || self.join_leave_members_max > 0
     }
 
     pub fn keeps_history(&self) -> bool {

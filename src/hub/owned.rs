@@ -36,6 +36,7 @@
 //! pays for itself, and a small one does not pay for a large. A publication larger than the whole bound is delivered and
 //! not kept.
 
+mod attendance;
 mod channel;
 mod copying;
 mod logs;
@@ -56,6 +57,7 @@ use crate::base::prng::Prng;
 use crate::base::publication::ClientInfo;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
+use crate::hub::attendance::{Attendance, Left};
 use crate::hub::creators::Creators;
 use crate::hub::deadlines::Deadlines;
 #[cfg(test)]
@@ -105,6 +107,10 @@ pub struct OwnedChannels {
     expiries: Deadlines,
     /// Idle channels and when they may be forgotten, or earlier.
     forgets: Deadlines,
+    /// By slot, where joins and leaves are paced. Apart, so that other channels pay nothing for it.
+    attendances: HashMap<u32, Attendance, RandomState>,
+    /// Channels with joins and leaves that wait, and when one of them may be said, or earlier.
+    announcements: Deadlines,
     /// Channels that only clients have used.
     creators: Creators,
     clock: Time,
@@ -127,6 +133,8 @@ pub struct OwnedCounts {
     pub joins_repeated_total: u64,
     /// Leaves of a connection that was not in: its join was refused, or a bug of ours.
     pub leaves_unknown_total: u64,
+    /// Joins and leaves of paced namespaces that nobody was told of.
+    pub join_leave_unsaid_total: u64,
     /// Publications dropped from history before their time, for want of bytes.
     pub history_evicted_total: u64,
     /// Keys dropped before their five minutes.
@@ -174,6 +182,8 @@ impl OwnedChannels {
             logs: Vec::new(),
             expiries: Deadlines::default(),
             forgets: Deadlines::default(),
+            announcements: Deadlines::default(),
+            attendances: HashMap::default(),
             creators: Creators::default(),
             clock: Time::ZERO,
             counts: OwnedCounts::default(),
@@ -212,16 +222,16 @@ impl OwnedChannels {
             recovery = Some(self.recover_from_store(slot, since));
         }
         let channel = self.channels.get_mut(slot).expect("just mentioned");
-        let info = ask.shown.announced.then(|| ask.info.clone());
-        let join_leave = match channel.members.insert(ask.conn, ask.info, ask.shown, &self.hash) {
+        let (conn, info) = (ask.conn, ask.shown.announced.then(|| ask.info.clone()));
+        let join_leave = match channel.members.insert(conn, ask.info, ask.shown, &self.hash) {
             Inserted::Again => {
                 self.counts.joins_repeated_total += 1;
                 None
             }
             Inserted::New => {
-                channel.interest.add(ask.conn.shard().home(self.shards));
+                channel.interest.add(conn.shard().home(self.shards));
                 self.counts.subscriptions += 1;
-                info.map(|info| channel.join_leave(true, info))
+                info.and_then(|info| self.member_joined(slot, conn, info, now))
             }
         };
         self.settle(slot);
@@ -245,13 +255,14 @@ impl OwnedChannels {
             self.counts.leaves_unknown_total += 1;
             return None;
         };
+        let listed = found.members.is_listed(conn);
         let Some(info) = found.members.remove(conn) else {
             self.counts.leaves_unknown_total += 1;
             return None;
         };
         found.interest.remove(conn.shard().home(shards));
         found.active_until = found.active_until.max(now);
-        let join_leave = info.map(|info| found.join_leave(false, *info));
+        let join_leave = info.and_then(|info| self.member_left(slot, Left { conn, info, listed }, now));
         self.counts.subscriptions -= 1;
         self.settle(slot);
         join_leave
@@ -332,6 +343,23 @@ impl OwnedChannels {
         let roster = self.channels.get_mut(slot).map(|channel| channel.members.roster()).unwrap_or_default();
         self.asked_last = Some(Arc::clone(&roster));
         Ok(roster)
+    }
+
+    /// The first `limit` of the same behind the client `after`, in the order of clients' ids. Walks all members, and copies only
+    /// these.
+    ///
+    /// # Errors
+    /// As [`OwnedChannels::presence`].
+    pub fn presence_page(
+        &self,
+        channel: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<ClientInfo>, ErrorCode> {
+        if !self.options(channel)?.presence {
+            return Err(ErrorCode::NotAvailable);
+        }
+        Ok(self.known(channel).map_or_else(Vec::new, |channel| channel.members.page(after, limit)))
     }
 
     /// Gives up the roster that [`OwnedChannels::presence`] keeps.

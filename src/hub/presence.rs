@@ -9,6 +9,7 @@ use ahash::RandomState;
 
 use crate::base::ids::{ConnId, ShardId, UserName};
 use crate::base::publication::{ClientInfo, Encoded, Visibility};
+use crate::hub::options::PresenceBy;
 use crate::hub::requests::PresenceStats;
 
 /// Entries a map walks instead of hashing: four cache lines of connections.
@@ -31,6 +32,10 @@ pub struct KnownMembers {
     usual: Visibility,
     /// How those of `infos` are shown that differ from it.
     unusual: SmallMap<ConnId, Visibility>,
+    /// Those who have left and are listed until others hear of it.
+    lingering: SmallMap<ConnId, Box<ClientInfo>>,
+    /// Whom the list and its pages name.
+    by: PresenceBy,
     /// Those who are not shown.
     unseen: SmallMap<ConnId, ()>,
     /// The roster of the listed members, while somebody still has it.
@@ -59,10 +64,10 @@ pub enum Inserted {
 }
 
 impl Members {
-    /// `usual`: how members are shown, as the namespace says.
-    pub fn new(usual: Visibility) -> Members {
+    /// `usual`: how members are shown, and `by` whom the list names, as the namespace says.
+    pub fn new(usual: Visibility, by: PresenceBy) -> Members {
         match usual.at_all() {
-            true => Members::Known(Box::new(KnownMembers { usual, ..KnownMembers::default() })),
+            true => Members::Known(Box::new(KnownMembers { usual, by, ..KnownMembers::default() })),
             false => Members::Plain(SmallMap::Empty),
         }
     }
@@ -118,6 +123,34 @@ impl Members {
         }
     }
 
+    pub fn is_listed(&self, conn: ConnId) -> bool {
+        match self {
+            Members::Plain(_) => false,
+            Members::Known(known) => {
+                known.infos.get(&conn).is_some()
+                    && known.unusual.get(&conn).copied().unwrap_or(known.usual).listed
+            }
+        }
+    }
+
+    /// One that has left is listed as before.
+    pub fn linger(&mut self, conn: ConnId, info: Box<ClientInfo>, hash: &RandomState) {
+        let Members::Known(known) = self else { return };
+        known.list(&info.user, hash);
+        if let Some(before) = known.lingering.insert(conn, info, hash) {
+            known.unlist(&before.user);
+        }
+    }
+
+    /// It is listed no more.
+    pub fn linger_no_more(&mut self, conn: ConnId) {
+        if let Members::Known(known) = self
+            && let Some(info) = known.lingering.remove(&conn)
+        {
+            known.unlist(&info.user);
+        }
+    }
+
     /// Every subscriber, in no order: how it is shown, and its info if that is kept.
     pub fn for_each(&self, mut f: impl FnMut(ConnId, Visibility, Option<&ClientInfo>)) {
         let nowhere = Visibility::default();
@@ -138,15 +171,17 @@ impl Members {
         if let Some(roster) = known.roster.upgrade() {
             return roster;
         }
-        let mut infos = Vec::with_capacity(known.listed as usize);
-        known.infos.for_each(|conn, info| {
-            if known.unusual.get(conn).unwrap_or(&known.usual).listed {
-                infos.push(ClientInfo::clone(info));
-            }
-        });
+        let infos = known.shown(|_| true).into_iter().cloned().collect();
         let roster = Arc::new(Roster { infos, encoded: Encoded::default() });
         known.roster = Arc::downgrade(&roster);
         roster
+    }
+
+    /// Of the same, the first `limit` behind the client `after`, in the order of clients' ids.
+    pub fn page(&self, after: &str, limit: usize) -> Vec<ClientInfo> {
+        let Members::Known(known) = self else { return Vec::new() };
+        let behind = known.shown(|info| *info.client > *after);
+        first_of(behind, limit).into_iter().cloned().collect()
     }
 
     pub fn stats(&self) -> PresenceStats {
@@ -157,7 +192,78 @@ impl Members {
     }
 }
 
+/// The `limit` first infos of these, in the order of clients' ids.
+fn first_of(mut infos: Vec<&ClientInfo>, limit: usize) -> Vec<&ClientInfo> {
+    if limit == 0 {
+        return Vec::new();
+    }
+    if infos.len() > limit {
+        infos.select_nth_unstable_by(limit - 1, |one, other| one.client.cmp(&other.client));
+        infos.truncate(limit);
+    }
+    infos.sort_unstable_by(|one, other| one.client.cmp(&other.client));
+    infos
+}
+
+impl Roster {
+    /// The first `limit` members behind the client `after`, in the order of clients' ids.
+    pub fn page(&self, after: &str, limit: usize) -> Vec<ClientInfo> {
+        let behind = self.infos.iter().filter(|info| *info.client > *after).collect();
+        first_of(behind, limit).into_iter().cloned().collect()
+    }
+}
+
 impl KnownMembers {
+    fn each_listed<'m>(&'m self, mut f: impl FnMut(&'m ClientInfo)) {
+        self.infos.for_each(|conn, info| {
+            if self.unusual.get(conn).unwrap_or(&self.usual).listed {
+                f(info);
+            }
+        });
+        self.lingering.for_each(|_, info| f(info));
+    }
+
+    /// Those that the list names and `wanted` takes. By user each is named by its connection with the lowest id, so that pages
+    /// agree.
+    fn shown<'m>(&'m self, wanted: impl Fn(&ClientInfo) -> bool) -> Vec<&'m ClientInfo> {
+        let mut shown = Vec::with_capacity(self.listed as usize);
+        let mut users: HashMap<&str, &'m ClientInfo, RandomState> = HashMap::default();
+        self.each_listed(|info| {
+            if self.by == PresenceBy::Client || info.user.is_empty() {
+                shown.push(info);
+            } else {
+                let known = users.entry(&*info.user).or_insert(info);
+                if info.client < known.client {
+                    *known = info;
+                }
+            }
+        });
+        shown.extend(users.into_values());
+        shown.retain(|info| wanted(info));
+        shown
+    }
+
+    fn list(&mut self, user: &UserName, hash: &RandomState) {
+        self.roster = Weak::new();
+        self.listed += 1;
+        match self.users.get_mut(user) {
+            Some(connections) => *connections += 1,
+            None => {
+                self.users.insert(user.clone(), 1, hash);
+            }
+        }
+    }
+
+    fn unlist(&mut self, user: &UserName) {
+        self.roster = Weak::new();
+        self.listed -= 1;
+        let connections = self.users.get_mut(user).expect("every listed member is counted for its user");
+        *connections -= 1;
+        if *connections == 0 {
+            self.users.remove(user);
+        }
+    }
+
     /// Whether it was there already.
     fn insert(&mut self, conn: ConnId, info: ClientInfo, shown: Visibility, hash: &RandomState) -> bool {
         if !shown.at_all() {
@@ -166,14 +272,7 @@ impl KnownMembers {
             return again;
         }
         if shown.listed {
-            self.roster = Weak::new();
-            self.listed += 1;
-            match self.users.get_mut(&info.user) {
-                Some(connections) => *connections += 1,
-                None => {
-                    self.users.insert(info.user.clone(), 1, hash);
-                }
-            }
+            self.list(&info.user, hash);
         }
         let again = match self.infos.insert(conn, Box::new(info), hash) {
             None => self.unseen.remove(&conn).is_some(),
@@ -198,14 +297,7 @@ impl KnownMembers {
     fn show_no_more(&mut self, conn: ConnId, info: &ClientInfo) -> Visibility {
         let shown = self.unusual.remove(&conn).unwrap_or(self.usual);
         if shown.listed {
-            self.roster = Weak::new();
-            self.listed -= 1;
-            let connections =
-                self.users.get_mut(&info.user).expect("every listed member is counted for its user");
-            *connections -= 1;
-            if *connections == 0 {
-                self.users.remove(&info.user);
-            }
+            self.unlist(&info.user);
         }
         shown
     }
@@ -375,7 +467,7 @@ impl<K: Hash + Eq, V> SmallMap<K, V> {
         }
     }
 
-    pub fn for_each(&self, mut f: impl FnMut(&K, &V)) {
+    pub fn for_each<'m>(&'m self, mut f: impl FnMut(&'m K, &'m V)) {
         match self {
             SmallMap::Empty => {}
             SmallMap::One((key, value)) => f(key, value),
@@ -461,7 +553,7 @@ mod tests {
     #[test]
     fn an_insert_again_replaces_the_info_and_moves_the_user() {
         let conn = conn(2);
-        let mut members = Members::new(EVERYWHERE);
+        let mut members = Members::new(EVERYWHERE, PresenceBy::Client);
         assert_eq!(members.insert(conn, info("ann"), EVERYWHERE, &hash()), Inserted::New);
         assert_eq!(members.insert(conn, info("ann"), EVERYWHERE, &hash()), Inserted::Again);
         assert_eq!(members.insert(conn, info("bob"), EVERYWHERE, &hash()), Inserted::Again);
@@ -474,7 +566,7 @@ mod tests {
 
     #[test]
     fn a_member_is_shown_as_it_joined() {
-        let mut members = Members::new(EVERYWHERE);
+        let mut members = Members::new(EVERYWHERE, PresenceBy::Client);
         let secret = Visibility { announced: true, ..NOWHERE };
         let silent = Visibility { listed: true, ..NOWHERE };
         for (slot, shown) in [(1, EVERYWHERE), (2, NOWHERE), (3, secret), (4, silent)] {
@@ -494,7 +586,7 @@ mod tests {
     /// A namespace that shows nobody keeps no infos: the first member that is shown must not lose the others.
     #[test]
     fn one_who_is_shown_joins_those_who_are_not() {
-        let mut members = Members::new(NOWHERE);
+        let mut members = Members::new(NOWHERE, PresenceBy::Client);
         members.insert(conn(1), info("ann"), NOWHERE, &hash());
         assert!(matches!(members, Members::Plain(_)));
         assert_eq!(members.insert(conn(2), info("bob"), EVERYWHERE, &hash()), Inserted::New);
@@ -507,10 +599,37 @@ mod tests {
         assert!(members.is_empty());
     }
 
+    #[test]
+    fn pages_are_in_the_order_of_ids_and_come_to_all() {
+        let mut members = Members::new(EVERYWHERE, PresenceBy::Client);
+        let id = |at: u32| format!("{:03}", at * 7 % 100);
+        for at in 0..100 {
+            let shown = if at % 10 == 3 { NOWHERE } else { EVERYWHERE };
+            let info = ClientInfo { client: id(at), ..ClientInfo::default() };
+            members.insert(conn(at), info, shown, &hash());
+        }
+        let roster = members.roster();
+        for limit in [1, 7, 90, 200] {
+            let (mut after, mut all) = (String::new(), Vec::new());
+            loop {
+                let page = members.page(&after, limit);
+                assert_eq!(page, roster.page(&after, limit));
+                assert!(page.len() <= limit);
+                let Some(last) = page.last() else { break };
+                after.clone_from(&last.client);
+                all.extend(page.into_iter().map(|info| info.client));
+            }
+            let mut expected: Vec<String> = (0..100).filter(|at| at % 10 != 3).map(id).collect();
+            expected.sort();
+            assert_eq!(all, expected);
+        }
+        assert_eq!(members.page("", 0), []);
+    }
+
     /// Made for each of a thousand asks, a list of nine thousand members came to gigabytes.
     #[test]
     fn those_who_ask_before_anything_changes_share_one_roster() {
-        let mut members = Members::new(EVERYWHERE);
+        let mut members = Members::new(EVERYWHERE, PresenceBy::Client);
         members.insert(conn(1), ClientInfo::default(), EVERYWHERE, &hash());
         let first = members.roster();
         assert!(Arc::ptr_eq(&first, &members.roster()));

@@ -152,6 +152,7 @@ pub(super) fn shard_options(
         node_uid: Box::default(),
         events: config.events.kinds(),
         vacated_delay: config.events.vacated_delay,
+        user_offline_delay: config.events.user_offline_delay,
         seeing: SeeingOptions {
             traced: control::traces::endpoint(config).is_some(),
             ends_max: (plan.closed_kept as usize).div_ceil(usize::from(shards)),

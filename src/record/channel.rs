@@ -92,6 +92,19 @@ record! {
     pub struct MembersPart {
         channel: ChannelName,
         members: Vec<MemberRecord>,
+        ;
+        /// Joins and leaves that are still to be said, in their order; with the last part.
+        waiting: Vec<WaitingRecord> = Vec::new(),
+    }
+
+    pub struct WaitingRecord {
+        joined: bool,
+        info: InfoRecord,
+        /// Whose it is; none: its user's.
+        peer: Option<u64>,
+        /// One that has left and is in presence until then.
+        lingers: Option<u64>,
+        at: Moment,
     }
 
     pub struct MemberRecord {

@@ -50,7 +50,7 @@ mod user;
 
 pub use channel::{
     ChannelRecord, CreatorRecord, InfoRecord, KeyRecord, KeysPart, LogEntry, LogPart, MemberRecord,
-    MembersPart, PublicationRecord, StreamItem, StreamRecord, VersionRecord,
+    MembersPart, PublicationRecord, StreamItem, StreamRecord, VersionRecord, WaitingRecord,
 };
 pub use envelope::{Kind, RECORD_BYTES_MAX, Record, Unread, next, read, write};
 pub use events::{EventEntry, EventsPart, EventsRecord};

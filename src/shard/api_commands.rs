@@ -63,6 +63,10 @@ impl Core {
                 false => ApiCommand::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
             }),
             ControlRequest::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
+            ControlRequest::Online(users, reply) => {
+                let count = |user| u32::try_from(self.owned.users.count(user)).unwrap_or(u32::MAX);
+                reply.send(Ok(users.iter().map(|user| count(user)).collect()));
+            }
             ControlRequest::Push(ask, reply) => self.push_to_users(ask, reply),
             ControlRequest::Everyone(message, reply) => self.push_to_everyone(message, reply),
             ControlRequest::Stats(reply) => reply.send(Ok(self.report())),
@@ -77,6 +81,7 @@ impl Core {
             | ControlRequest::History(..)
             | ControlRequest::HistoryRemove(..)
             | ControlRequest::Presence(..)
+            | ControlRequest::PresencePage(..)
             | ControlRequest::PresenceStats(..) => unreachable!("the owner has taken it"),
         }
     }

@@ -24,7 +24,7 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filters;
 use crate::base::histogram::Histogram;
 use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
-use crate::base::publication::Encoded;
+use crate::base::publication::{ClientInfo, Encoded};
 use crate::hub::Roster;
 use crate::hub::requests::{History, HistoryRequest, PresenceStats, PublishRequest, Since};
 use crate::session::hook_call::{Answer, Denied, HookCall, Waiting};
@@ -181,6 +181,15 @@ pub enum Movers {
     Channel(ChannelName),
 }
 
+/// The first so many members of a channel behind a client's id, in the order of ids.
+#[derive(Clone, Debug)]
+pub struct PageQuery {
+    pub channel: ChannelName,
+    /// Empty: from the first on.
+    pub after: String,
+    pub limit: usize,
+}
+
 /// Chooses channels by name.
 pub type ChannelFilter = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
@@ -232,7 +241,11 @@ pub enum ControlRequest {
     History(HistoryRequest, Reply<History>),
     HistoryRemove(ChannelName, Reply<()>),
     Presence(ChannelName, Reply<Arc<Roster>>),
+    /// A page of the same.
+    PresencePage(PageQuery, Reply<Vec<ClientInfo>>),
     PresenceStats(ChannelName, Reply<PresenceStats>),
+    /// How many connections each of these users has, whose owner is the asked shard.
+    Online(Vec<UserName>, Reply<Vec<u32>>),
     Channels(FilterBox, Reply<Vec<ChannelCount>>),
     /// The first so many behind a name, in the order of names.
     ChannelsPage(FilterBox, ChannelName, usize, Reply<Vec<ChannelSeen>>),

@@ -88,7 +88,7 @@ impl Core {
         mut prng: Prng,
         now: Time,
     ) -> Core {
-        let events = Events::new(options.events, options.vacated_delay, control.clone());
+        let events = Events::new(options.events, options.event_delays(), control.clone());
         let owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork())
             .among(router.shards() as u16);
         let owned = Owned::new(owned, &mut prng, events, now + SWEEP_INTERVAL);
@@ -132,6 +132,7 @@ impl Core {
         let due = self.delivery.local.next_due();
         let departure = self.peers.departures.next();
         let settling = self.handover.settling.as_ref().map(|settling| settling.next);
+        let join_leave = self.owned.channels.owned.next_join_leave();
         [
             self.links.wheel.next(),
             accept_again_at,
@@ -142,6 +143,7 @@ impl Core {
             due,
             departure,
             settling,
+            join_leave,
             Some(self.owned.sweep_at),
         ]
         .into_iter()

@@ -103,6 +103,7 @@ fn options() -> ShardOptions {
         node_uid: "node".into(),
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,
+        user_offline_delay: Duration::ZERO,
         seeing: Default::default(),
         version: "test",
         wall_ms: |now| now.0 / 1000,

@@ -3,7 +3,8 @@
 //! Inputs: what happens here, in its order. Outputs: events, handed to the control plane without waiting. Must not know:
 //! how they are numbered, kept and sent.
 //!
-//! A held poll is no client: it is told of as a subscriber of its channels (`occupied`, `vacated`) and not otherwise.
+//! A held poll is no client: it is told of as a subscriber of its channels (`occupied`, `vacated`), and as a connection of its user
+//! (`user_online`, `user_offline`), and not otherwise.
 //! What finds no room is counted, and the count is the next event to go out: a loss is told in its place.
 
 use std::collections::{BTreeMap, HashMap};
@@ -29,6 +30,8 @@ pub(in crate::shard) struct Events {
     /// Of every connection, for `disconnected`; does not exist when that is not told.
     pub lives: Option<Slots<Life>>,
     pub occupancy: Occupancy,
+    /// Of users whose owner is here.
+    pub users: Occupancy,
     /// Why the connection that is about to be forgotten ends.
     pub noted: Option<(u32, Disconnect)>,
     /// Events that found no room, not told yet.
@@ -47,12 +50,18 @@ pub(in crate::shard) struct Life {
 }
 
 impl Events {
-    pub fn new(kinds: EventKinds, vacated_delay: Duration, control: Option<Arc<dyn ControlPlane>>) -> Events {
+    /// `delays`: of `vacated` and of `user_offline`.
+    pub fn new(
+        kinds: EventKinds,
+        delays: (Duration, Duration),
+        control: Option<Arc<dyn ControlPlane>>,
+    ) -> Events {
         Events {
             kinds,
             control,
             lives: kinds.contains(EventKind::Disconnected).then(Slots::default),
-            occupancy: Occupancy::new(vacated_delay),
+            occupancy: Occupancy::new(delays.0),
+            users: Occupancy::new(delays.1),
             noted: None,
             lost: 0,
             totals: (0, 0),
@@ -64,12 +73,12 @@ impl Events {
     pub fn exchange(
         &mut self,
         kinds: EventKinds,
-        vacated_delay: Duration,
+        delays: (Duration, Duration),
         connections: impl Iterator<Item = u32>,
         now: Time,
     ) {
         self.kinds = kinds;
-        self.occupancy.delay = vacated_delay;
+        (self.occupancy.delay, self.users.delay) = delays;
         if !kinds.contains(EventKind::Disconnected) {
             self.lives = None;
         } else if self.lives.is_none() {
@@ -95,7 +104,7 @@ impl Events {
     /// When there is something to do without anything having happened.
     pub fn next(&self, now: Time) -> Option<Time> {
         let retry = self.is_waiting().then(|| now + RETRY);
-        retry.into_iter().chain(self.occupancy.next()).min()
+        retry.into_iter().chain(self.occupancy.next()).chain(self.users.next()).min()
     }
 
     pub fn tell(&mut self, time_ms: u64, what: What) {
@@ -187,7 +196,8 @@ impl Events {
     }
 }
 
-/// Channels that are empty and not told as vacated yet: one that fills again in time is not told of at all.
+/// Channels that are empty and not told as vacated yet: one that fills again in time is not told of at all. The same of users
+/// without connections.
 pub(in crate::shard) struct Occupancy {
     delay: Duration,
     /// By the moment at which it is told, and a number that tells equal moments apart.
@@ -306,7 +316,7 @@ mod tests {
     fn a_loss_is_told_in_its_place() {
         let plane = Arc::new(Plane(Mutex::new((2, Vec::new()))));
         let kinds = EventKinds::from_iter(EventKind::ALL);
-        let mut events = Events::new(kinds, Duration::ZERO, Some(Arc::clone(&plane) as _));
+        let mut events = Events::new(kinds, Default::default(), Some(Arc::clone(&plane) as _));
         let channel = |number: u64| What::Occupied(number.to_string().into());
         for number in 1..=5 {
             events.tell(0, channel(number));

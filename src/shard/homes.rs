@@ -100,12 +100,13 @@ impl Core {
         self.owned.channels.handle_ask(ask, at, &mut post)
     }
 
-    /// What waited for the store of this shard's channels goes out.
+    /// What waited for the store of this shard's channels goes out, and what waited for its turn.
     pub fn handle_stored(&mut self) {
         let at = self.moment();
         let mailer = &mut self.messages.mailer;
         let mut post = |label, message| mailer.post_label(label, Mail::FromOwner(message));
         self.owned.channels.handle_stored(at, &mut post);
+        self.owned.channels.announce_due(at.now, &mut post);
     }
 
     /// Whether a publication may be taken: 111 while followers do not keep up.

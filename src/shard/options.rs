@@ -101,6 +101,8 @@ pub struct ShardOptions {
     pub events: EventKinds,
     /// How long a channel must be empty before its `vacated` event.
     pub vacated_delay: Duration,
+    /// How long a user must have no connection before its `user_offline` event.
+    pub user_offline_delay: Duration,
     /// What an operator may look at.
     pub seeing: SeeingOptions,
     pub version: &'static str,
@@ -184,6 +186,11 @@ pub struct TunnelOptions {
 }
 
 impl ShardOptions {
+    /// Of `vacated` and of `user_offline`.
+    pub(in crate::shard) fn event_delays(&self) -> (Duration, Duration) {
+        (self.vacated_delay, self.user_offline_delay)
+    }
+
     /// The layer of a new connection. A listener that is not listed is plain.
     pub(in crate::shard) fn new_layer(&self, listener: ListenerId) -> Option<Box<dyn Layer>> {
         Some(self.listeners.get(listener.index())?.layer.as_ref()?.make())

@@ -291,6 +291,7 @@ impl ChannelOwner {
                             }
                             recovery => self.answer_join(join, Ok((position, recovery)), post),
                         }
+                        self.announce_due(at.now, post);
                     }
                 }
             }
@@ -298,6 +299,7 @@ impl ChannelOwner {
                 self.hurry_join(conn, &channel, post);
                 let event = self.owned.leave(&channel, conn, at.now);
                 self.announce(event, post);
+                self.announce_due(at.now, post);
             }
             OwnerRequest::Renew { channel, conn, info } => self.owned.renew(&channel, conn, info),
             OwnerRequest::Publish { conn, id, ask } => {
@@ -337,6 +339,9 @@ impl ChannelOwner {
                 reply.send(self.owned.history_remove(&channel, at.now))
             }
             ControlRequest::Presence(channel, reply) => reply.send(self.owned.presence(&channel)),
+            ControlRequest::PresencePage(query, reply) => {
+                reply.send(self.owned.presence_page(&query.channel, &query.after, query.limit));
+            }
             ControlRequest::PresenceStats(channel, reply) => reply.send(self.owned.presence_stats(&channel)),
             other => return Some(other),
         }
@@ -485,6 +490,13 @@ impl ChannelOwner {
                     false => FromOwner::Paced(Box::new((publication, pace))),
                 },
             );
+        }
+    }
+
+    /// Joins and leaves of paced namespaces whose turn it is.
+    pub fn announce_due(&mut self, now: Time, post: Post<'_>) {
+        while let Some(event) = self.owned.take_join_leave(now) {
+            self.announce(Some(event), post);
         }
     }
 

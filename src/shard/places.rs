@@ -23,23 +23,27 @@ impl Core {
 
     /// `silent`: by a tunnel, which takes no messages.
     pub fn user_joined(&mut self, user: &UserName, conn: ConnId, silent: bool) {
+        let before = self.owned.users.count(user);
         match silent {
             true => self.owned.users.add_silent(user, conn),
             false => self.owned.users.add(user, conn),
         }
-        let Some(limit) = self.user_limit() else { return };
+        let Some(limit) = self.user_limit() else { return self.tell_user(user, before) };
         let mut verdicts = Vec::new();
         self.owned.places.handle_joined(&mut self.owned.users, user, conn, limit, &mut verdicts);
+        self.tell_user(user, before);
         self.tell_verdicts(user, verdicts);
     }
 
     pub fn user_left(&mut self, user: &UserName, conn: ConnId) {
+        let before = self.owned.users.count(user);
         let Some(limit) = self.user_limit() else {
             self.owned.users.remove(user, conn);
-            return;
+            return self.tell_user(user, before);
         };
         let mut verdicts = Vec::new();
         self.owned.places.handle_left(&mut self.owned.users, user, conn, limit, &mut verdicts);
+        self.tell_user(user, before);
         self.tell_verdicts(user, verdicts);
     }
 

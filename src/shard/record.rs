@@ -51,7 +51,7 @@ impl<D: Driver> Shard<D> {
                 record::write(&part, out)?;
             }
             let mut written = Ok(());
-            owned.members_parts(name, |part| {
+            owned.members_parts(name, now, |part| {
                 if written.is_ok() {
                     written = record::write(&part, out);
                 }

@@ -19,7 +19,7 @@ impl Core {
         let rates = Rates::new(limits, rules, options.message_bytes_max);
         self.peers.rates = Rates::exchange(self.peers.rates.take(), rates);
         let connections = self.links.connections.iter().map(|(slot, _)| slot);
-        self.owned.events.exchange(options.events, options.vacated_delay, connections, self.env.now);
+        self.owned.events.exchange(options.events, options.event_delays(), connections, self.env.now);
         self.env.stages.exchange(options.seeing.namespaces.clone());
         self.links.ends.set_max(options.seeing.ends_max);
         self.links.seen.turn(options.seeing.ends_max > 0);

@@ -3,7 +3,7 @@
 use crate::base::bytes::Bytes;
 use crate::base::event::{EventKind, Farewell, What, Who};
 use crate::base::fault::{Disconnect, Unsubscribed};
-use crate::base::ids::ChannelName;
+use crate::base::ids::{ChannelName, UserName};
 use crate::base::time::Time;
 use crate::shard::core::Core;
 
@@ -115,16 +115,51 @@ impl Core {
         }
     }
 
+    // --- users whose owner is here
+
+    /// A connection of the user has come or gone; before, it had so many.
+    pub fn tell_user(&mut self, user: &UserName, before: usize) {
+        let wants = |kind| self.owned.events.wants(kind);
+        let wanted = wants(EventKind::UserOnline) || wants(EventKind::UserOffline);
+        if user.is_empty() || !wanted || self.owned.events.last_told {
+            return;
+        }
+        match (before, self.owned.users.count(user)) {
+            (0, 1..) => {
+                let unknown = self.owned.events.users.filled(user);
+                if unknown && self.owned.events.wants(EventKind::UserOnline) {
+                    self.owned.events.tell(self.env.wall_ms, What::UserOnline(user.clone()));
+                }
+            }
+            (1.., 0) => {
+                let now = self.env.now;
+                self.owned.events.users.emptied(user.clone(), now);
+                self.tell_due(now);
+            }
+            _ => {}
+        }
+    }
+
     /// What time alone brings: channels that stayed empty, and room for a loss to be told.
     pub fn handle_events(&mut self) {
         self.owned.events.tell_lost(self.env.wall_ms);
         self.tell_due(self.env.now);
     }
 
+    /// Another process goes on: what still waits for its time is told now, for that one knows nothing of it.
+    pub fn tell_before_handover(&mut self) {
+        self.tell_due(Time::NEVER);
+    }
+
     fn tell_due(&mut self, now: Time) {
         while let Some(channel) = self.owned.events.occupancy.due(now) {
             if self.owned.events.wants(EventKind::Vacated) {
                 self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
+            }
+        }
+        while let Some(user) = self.owned.events.users.due(now) {
+            if self.owned.events.wants(EventKind::UserOffline) {
+                self.owned.events.tell(self.env.wall_ms, What::UserOffline(user));
             }
         }
     }
@@ -138,6 +173,11 @@ impl Core {
         if self.owned.events.wants(EventKind::Vacated) {
             for (channel, _) in self.owned.channels.owned.channels(&|_| true) {
                 self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));
+            }
+        }
+        if self.owned.events.wants(EventKind::UserOffline) {
+            for user in self.owned.users.names().cloned().collect::<Vec<_>>() {
+                self.owned.events.tell(self.env.wall_ms, What::UserOffline(user));
             }
         }
     }

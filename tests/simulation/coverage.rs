@@ -136,6 +136,8 @@ const REQUIRED: &[&str] = &[
     "told_unsubscribed",
     "told_occupied",
     "told_vacated",
+    "told_user_online",
+    "told_user_offline",
     "told_message",
     "told_loss",
     "told_compared",

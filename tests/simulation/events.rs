@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use trunkline::base::event::{Event, What, Who};
-use trunkline::base::ids::{ChannelName, ClientId};
+use trunkline::base::ids::{ChannelName, ClientId, UserName};
 use trunkline::shard::control_request::Busy;
 
 use crate::coverage::Coverage;
@@ -19,6 +19,7 @@ pub struct Books {
     /// Clients of whom the end was told: none comes back.
     gone: BTreeSet<ClientId>,
     occupied: BTreeSet<ChannelName>,
+    online: BTreeSet<UserName>,
     time_ms: u64,
     tried: u64,
     /// Something was refused: the next to come is the word of it.
@@ -33,6 +34,7 @@ impl Books {
             clients: BTreeMap::new(),
             gone: BTreeSet::new(),
             occupied: BTreeSet::new(),
+            online: BTreeSet::new(),
             time_ms: 0,
             tried: 0,
             owes_loss: false,
@@ -62,6 +64,8 @@ impl Books {
             What::Unsubscribed(..) => "told_unsubscribed",
             What::Occupied(_) => "told_occupied",
             What::Vacated(_) => "told_vacated",
+            What::UserOnline(_) => "told_user_online",
+            What::UserOffline(_) => "told_user_offline",
             What::Message(..) => "told_message",
             What::Lost(_) => "told_loss",
             What::ObjectiveMissed(_) => unreachable!("the control plane tells it"),
@@ -99,6 +103,12 @@ impl Books {
             What::Vacated(channel) => {
                 assert!(self.occupied.remove(&channel), "{channel} is not occupied");
             }
+            What::UserOnline(user) => {
+                assert!(self.online.insert(user.clone()), "{user} is online already");
+            }
+            What::UserOffline(user) => {
+                assert!(self.online.remove(&user), "{user} is not online");
+            }
             What::Message(who, data) => {
                 self.channels(&who);
                 let json = serde_json::from_slice::<serde_json::Value>(&data);
@@ -130,6 +140,7 @@ impl Books {
     pub fn close(&self, coverage: &mut Coverage) {
         assert!(self.clients.is_empty(), "clients of whose end nothing was told: {:?}", self.clients);
         assert!(self.occupied.is_empty(), "channels that stay occupied: {:?}", self.occupied);
+        assert!(self.online.is_empty(), "users that stay online: {:?}", self.online);
         coverage.merge(&self.counts);
     }
 }

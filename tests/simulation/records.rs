@@ -109,7 +109,7 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
             }),
             Kind::ChannelMembers => unread.read().and_then(|part: MembersPart| {
                 let members = part.members.len();
-                owned.restore_members(part, &here).map(|()| members)
+                owned.restore_members(part, &here, THERE).map(|()| members)
             }),
             Kind::Keys => unread.read().and_then(|part: KeysPart| {
                 let keys = part.keys.len();

@@ -230,6 +230,7 @@ impl Scenario {
                 events: if telling == Telling::Nothing { EventKinds::default() } else { every_kind },
                 compression: compression(seed),
                 vacated_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
+                user_offline_delay: Duration::from_millis([0, 30, 1_000][(seed % 3) as usize]),
                 admission: admission.map(Arc::new),
                 ..with_hooks(hooked, options(prng, namespaces, room, cramped, debts))
             },
@@ -525,6 +526,7 @@ fn options(
         node_uid: "node".into(),
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,
+        user_offline_delay: Duration::ZERO,
         seeing: SeeingOptions { ends_max: 64, ..SeeingOptions::default() },
         version: "sim",
         wall_ms,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::json::object;
+use crate::control::presences::{OnlineBody, PresenceBody};
 use crate::control::wire::{
     BatchBody, ChannelBody, ChannelsBody, HistoryBody, PublishBody, PushBody, RpcBody, UserBody,
 };
@@ -18,6 +19,7 @@ pub enum Method {
     Refresh,
     Presence,
     PresenceStats,
+    Online,
     History,
     HistoryRemove,
     Channels,
@@ -28,7 +30,7 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Method; 15] = [
+    pub const ALL: [Method; 16] = [
         Method::Publish,
         Method::Broadcast,
         Method::Subscribe,
@@ -37,6 +39,7 @@ impl Method {
         Method::Refresh,
         Method::Presence,
         Method::PresenceStats,
+        Method::Online,
         Method::History,
         Method::HistoryRemove,
         Method::Channels,
@@ -60,6 +63,7 @@ impl Method {
             Method::Refresh => "refresh",
             Method::Presence => "presence",
             Method::PresenceStats => "presence_stats",
+            Method::Online => "online",
             Method::History => "history",
             Method::HistoryRemove => "history_remove",
             Method::Channels => "channels",
@@ -80,8 +84,9 @@ pub enum Command {
     Unsubscribe(UserBody),
     Disconnect(UserBody),
     Refresh(UserBody),
-    Presence(ChannelBody),
+    Presence(PresenceBody),
     PresenceStats(ChannelBody),
+    Online(OnlineBody),
     History(HistoryBody),
     HistoryRemove(ChannelBody),
     Channels(ChannelsBody),
@@ -105,6 +110,7 @@ impl Command {
             Method::Refresh => Command::Refresh(object(json)?),
             Method::Presence => Command::Presence(object(json)?),
             Method::PresenceStats => Command::PresenceStats(object(json)?),
+            Method::Online => Command::Online(object(json)?),
             Method::History => Command::History(object(json)?),
             Method::HistoryRemove => Command::HistoryRemove(object(json)?),
             Method::Channels => Command::Channels(object(json)?),
@@ -128,6 +134,7 @@ impl Command {
             Command::Refresh(_) => "refresh",
             Command::Presence(_) => "presence",
             Command::PresenceStats(_) => "presence_stats",
+            Command::Online(_) => "online",
             Command::History(_) => "history",
             Command::HistoryRemove(_) => "history_remove",
             Command::Channels(_) => "channels",

@@ -226,6 +226,7 @@ fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
             (told.code, told.reason) = (Some(why.code()), Some(why.reason()));
         }
         What::Occupied(channel) | What::Vacated(channel) => told.channel = Some(channel),
+        What::UserOnline(user) | What::UserOffline(user) => told.user = Some(user),
         What::Message(who, data) => {
             told.of(who);
             // The edge has checked it: what is no JSON here would be a bug of ours, and not worth a batch.
@@ -345,6 +346,11 @@ mod tests {
         let told = json!({"seq": 1, "time_ms": 7, "type": "objective_missed", "objective": "fast", "stage": "last_write",
             "shard": 1, "p99_us": 500_000});
         assert_eq!(read(&own, 0, 100).0, [told]);
+        own.push(&event(What::UserOnline("ann".into())));
+        own.push(&event(What::UserOffline("ann".into())));
+        let told = ["user_online", "user_offline"];
+        let told = [0, 1].map(|at| json!({"seq": at + 2, "time_ms": 7, "type": told[at], "user": "ann"}));
+        assert_eq!(read(&own, 1, 100).0, told);
         let text = String::from_utf8_lossy(&log.entries[6].json).into_owned();
         assert!(text.contains(r#""data":{"n": 1.0}"#), "data stays as it was sent: {text}");
     }

@@ -51,7 +51,10 @@ impl Channel {
             keys: 0,
             log: None,
             log_place: 0,
-            members: Members::new(Visibility { listed: options.presence, announced: options.join_leave }),
+            members: Members::new(
+                Visibility { listed: options.presence, announced: options.join_leave },
+                options.presence_by,
+            ),
             interest: Interest::None,
             active_until,
             creator,

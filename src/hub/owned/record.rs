@@ -70,8 +70,9 @@ impl OwnedChannels {
     }
 
     /// The members of a channel, one part after the other: a roster has no order in which it could be taken up again.
-    pub fn members_parts(&self, channel: &str, mut take: impl FnMut(MembersPart)) {
-        let Some(channel) = self.known(channel) else { return };
+    pub fn members_parts(&self, channel: &str, now: Time, mut take: impl FnMut(MembersPart)) {
+        let Some(&slot) = self.names.get(channel) else { return };
+        let Some(channel) = self.channels.get(slot) else { return };
         let (mut bytes, mut members) = (0, Vec::new());
         channel.members.for_each(|conn, shown, info| {
             let info = info.map(InfoRecord::of);
@@ -80,11 +81,13 @@ impl OwnedChannels {
             members.push(MemberRecord { peer: conn.to_bits(), info, listed, announced });
             if bytes > PART_BYTES {
                 bytes = 0;
-                take(MembersPart { channel: channel.name.clone(), members: std::mem::take(&mut members) });
+                let members = std::mem::take(&mut members);
+                take(MembersPart { channel: channel.name.clone(), members, waiting: Vec::new() });
             }
         });
-        if !members.is_empty() {
-            take(MembersPart { channel: channel.name.clone(), members });
+        let waiting = self.waiting_records(slot, now);
+        if !members.is_empty() || !waiting.is_empty() {
+            take(MembersPart { channel: channel.name.clone(), members, waiting });
         }
     }
 
@@ -173,18 +176,24 @@ impl OwnedChannels {
         &mut self,
         part: MembersPart,
         conn_of: &dyn Fn(u64) -> Option<ConnId>,
+        written: Time,
     ) -> Result<(), RecordFault> {
         let (slot, _) = self.restored(&part.channel)?;
-        let channel = self.channels.get_mut(slot).expect("found just now");
         for member in part.members {
+            let channel = self.channels.get_mut(slot).expect("found just now");
             let Some(conn) = conn_of(member.peer) else { continue };
             let info = member.info.map_or_else(ClientInfo::default, InfoRecord::info);
             let shown = Visibility { listed: member.listed, announced: member.announced };
+            let announced = shown.announced.then(|| info.clone());
             if channel.members.insert(conn, info, shown, &self.hash) == Inserted::New {
                 channel.interest.add(conn.shard().home(self.shards));
                 self.counts.subscriptions += 1;
+                if let Some(info) = announced {
+                    self.member_restored(slot, conn, &info);
+                }
             }
         }
+        self.restore_waiting(slot, part.waiting, conn_of, written);
         self.settle(slot);
         Ok(())
     }

@@ -35,7 +35,7 @@ fn written(owned: &OwnedChannels, now: Time) -> Vec<u8> {
             after = part.entries.last().unwrap().publication.offset;
             record::write(&part, &mut out).unwrap();
         }
-        owned.members_parts(name, |part| record::write(&part, &mut out).unwrap());
+        owned.members_parts(name, now, |part| record::write(&part, &mut out).unwrap());
     }
     let mut from = 0;
     while let Some((part, next)) = owned.keys_part(from, now) {
@@ -52,7 +52,9 @@ fn read(owned: &mut OwnedChannels, bytes: &[u8], now: Time) -> Result<(), Record
         match unread.kind {
             Kind::Channel => owned.restore(&unread.read()?, now)?,
             Kind::ChannelLog => owned.restore_log(unread.read()?, now)?,
-            Kind::ChannelMembers => owned.restore_members(unread.read()?, &|peer| Some(moved(peer)))?,
+            Kind::ChannelMembers => {
+                owned.restore_members(unread.read()?, &|peer| Some(moved(peer)), now)?;
+            }
             Kind::Keys => owned.restore_keys(unread.read()?, now)?,
             other => panic!("{other:?} of a home"),
         }
@@ -320,7 +322,9 @@ fn bounds_of_channels_hold_when_all_has_been_restored() {
             new.restore(&old.to_record(name, now).unwrap(), now).unwrap();
         }
         for name in names {
-            old.members_parts(name, |part| new.restore_members(part, &|peer| Some(moved(peer))).unwrap());
+            old.members_parts(name, now, |part| {
+                new.restore_members(part, &|peer| Some(moved(peer)), now).unwrap();
+            });
         }
         new.finish_restoring().map(|()| names.map(|name| new.has(name)))
     };

@@ -126,6 +126,8 @@ impl OwnedChannels {
         while self.drop_oldest(slot) {}
         self.expiries.remove(slot);
         self.forgets.remove(slot);
+        self.announcements.remove(slot);
+        self.attendances.remove(&slot);
         let channel = self.channels.remove(slot).expect("only a known channel is forgotten");
         assert!(channel.members.is_empty(), "a channel with subscribers is never forgotten");
         if let Some(bucket) = channel.creator {

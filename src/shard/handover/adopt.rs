@@ -162,7 +162,10 @@ impl Core {
             }
             Kind::ChannelLog => owned.restore_log(unread.read::<LogPart>()?, now),
             // Peers keep their numbers. Those that stayed behind leave later.
-            _ => owned.restore_members(unread.read::<MembersPart>()?, &|peer| Some(ConnId::from_bits(peer))),
+            _ => {
+                let part = unread.read::<MembersPart>()?;
+                owned.restore_members(part, &|peer| Some(ConnId::from_bits(peer)), now)
+            }
         }
     }
 

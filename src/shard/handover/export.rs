@@ -132,7 +132,7 @@ impl Core {
                         put(ParcelKind::Channel, written(&part).map_err(failed)?);
                     }
                     let mut fault = None;
-                    owned.members_parts(&name, |part| match written(&part) {
+                    owned.members_parts(&name, now, |part| match written(&part) {
                         Ok(record) => put(ParcelKind::Channel, record),
                         Err(found) => fault = Some(found),
                     });

@@ -1,0 +1,104 @@
+//! What join and leave events come to when all members of a channel come at once, in a sentence for `trunkline check`.
+
+use crate::config::sections::Config;
+use crate::session::rules::NamespaceOptions;
+
+/// The size of a channel that the sentence is about: a large event, and small enough to be met some day.
+const MEMBERS: u64 = 10_000;
+
+/// One sentence for each namespace with join and leave events.
+pub fn sentences(config: &Config) -> Vec<String> {
+    let named = config.namespace.iter().map(|own| (format!("namespace {:?}", own.name), &own.options));
+    let all = std::iter::once(("channels without a namespace".to_owned(), &config.channel)).chain(named);
+    all.filter_map(|(name, options)| Some(format!("{name}: {}", sentence(options)?))).collect()
+}
+
+fn sentence(options: &NamespaceOptions) -> Option<String> {
+    if !options.channel.join_leave {
+        return None;
+    }
+    let who = match options.rules.force_push_join_leave {
+        true => "every subscriber",
+        false => "every subscriber that asks for them",
+    };
+    let channel = &options.channel;
+    let most = u64::from(channel.join_leave_members_max);
+    let members = if most == 0 { MEMBERS } else { most.min(MEMBERS) };
+    let mut sentence = format!(
+        "join and leave events go to {who}: {} members that join one channel together are up to {} pushes \
+         (members x members / 2), and as many when they leave",
+        grouped(MEMBERS),
+        grouped(storm(members)),
+    );
+    if most > 0 {
+        sentence.push_str(&format!(", since those of more than {} members are not sent", grouped(most)));
+    }
+    let rate = u64::from(channel.join_leave_per_second);
+    if rate > 0 {
+        let pushes = grouped(rate * members);
+        sentence.push_str(&format!(", at most {pushes} pushes a second in one channel"));
+    }
+    if most == 0 && rate == 0 {
+        sentence.push_str(": join_leave_members_max and join_leave_per_second bound them");
+    }
+    Some(sentence)
+}
+
+/// The first one's join goes to one, the last one's to all.
+fn storm(members: u64) -> u64 {
+    members * (members + 1) / 2
+}
+
+/// With a comma before every three digits.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::file::{Origins, apply};
+
+    fn said(text: &str) -> Vec<String> {
+        let (mut config, mut origins) = (Config::default(), Origins::new());
+        let faults = apply(&mut config, &mut origins, "t.toml", text);
+        assert!(faults.is_empty(), "{faults:?}");
+        sentences(&config)
+    }
+
+    #[test]
+    fn each_namespace_with_events_has_its_sentence() {
+        assert_eq!(said("[channel]\npresence = true\n"), [""; 0]);
+        let text = "[channel]\njoin_leave = true\n[[namespace]]\nname = \"a\"\n[[namespace]]\nname = \"b\"\njoin_leave = true\n\
+                    force_push_join_leave = true\n";
+        let said = said(text);
+        assert_eq!(said.len(), 2, "{said:?}");
+        let plain = "channels without a namespace: join and leave events go to every subscriber that asks for them: \
+                     10,000 members that join one channel together are up to 50,005,000 pushes";
+        assert!(said[0].starts_with(plain), "{said:?}");
+        assert!(said[1].starts_with("namespace \"b\": join and leave events go to every subscriber: "), "{said:?}");
+    }
+
+    #[test]
+    fn bounds_are_counted_in() {
+        let bounded = |settings: &str| said(&format!("[channel]\njoin_leave = true\n{settings}")).remove(0);
+        assert!(bounded("").ends_with("when they leave: join_leave_members_max and join_leave_per_second bound them"));
+        let quiet = bounded("join_leave_members_max = 1000\n");
+        assert!(quiet.contains("up to 500,500 pushes") && quiet.ends_with("more than 1,000 members are not sent"));
+        let paced = bounded("join_leave_per_second = 20\n");
+        assert!(paced.ends_with("as many when they leave, at most 200,000 pushes a second in one channel"), "{paced}");
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        assert_eq!([0, 999, 1_000, 50_005_000].map(grouped), ["0", "999", "1,000", "50,005,000"]);
+    }
+}

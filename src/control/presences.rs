@@ -1,0 +1,106 @@
+//! Who is in a channel and who is online, as the API answers it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use crate::base::ids::{ChannelName, ShardId, UserName};
+use crate::control::api::{Api, channel_name};
+use crate::control::options::OtherNodes;
+use crate::control::requests::ControlError;
+use crate::control::wire::{Answer, Info, or_default};
+use crate::shard::control_request::{ControlRequest, PageQuery};
+
+/// Most members of one page: what a caller makes one answer cost.
+const PRESENCE_PAGE_MAX: usize = 10_000;
+/// Most users of one `online`.
+const ONLINE_USERS_MAX: usize = 10_000;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PresenceBody {
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+    /// So many at a time, in the order of clients' ids. 0: all at once.
+    #[serde(deserialize_with = "or_default")]
+    pub limit: u32,
+    /// Where the page before has ended.
+    #[serde(deserialize_with = "or_default")]
+    pub cursor: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OnlineBody {
+    #[serde(deserialize_with = "or_default")]
+    pub users: Vec<String>,
+}
+
+impl Api {
+    pub(super) async fn presence(&self, body: PresenceBody) -> Result<Answer, ControlError> {
+        let channel = channel_name(&body.channel)?;
+        if body.limit > 0 {
+            return self.presence_page(channel, body.limit as usize, body.cursor).await;
+        }
+        let ask = |reply| ControlRequest::Presence(channel.clone(), reply);
+        let roster = self.shards().ask_owner(&channel, ask).await?;
+        let presence = roster.infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
+        Ok(Answer::Presence { presence })
+    }
+
+    async fn presence_page(
+        &self,
+        channel: ChannelName,
+        limit: usize,
+        cursor: String,
+    ) -> Result<Answer, ControlError> {
+        if limit > PRESENCE_PAGE_MAX {
+            return Err(ControlError::Invalid("limit may be at most 10000"));
+        }
+        let query = PageQuery { channel: channel.clone(), after: cursor, limit };
+        let ask = |reply| ControlRequest::PresencePage(query, reply);
+        let infos = self.shards().ask_owner(&channel, ask).await?;
+        // As many as asked for may be the last ones: the next page is empty then.
+        let cursor = infos.last().filter(|_| infos.len() >= limit).map(|last| last.client.clone());
+        let presence = infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
+        Ok(Answer::PresencePage { presence, cursor })
+    }
+
+    /// How many connections each user has, of those that have any.
+    pub(super) async fn online(&self, body: OnlineBody) -> Result<Answer, ControlError> {
+        let users = body.users;
+        match users.len() {
+            0 => return Err(ControlError::Invalid("users must name somebody")),
+            1..=ONLINE_USERS_MAX if users.iter().any(String::is_empty) => {
+                return Err(ControlError::Invalid("a name in users is empty"));
+            }
+            1..=ONLINE_USERS_MAX => {}
+            _ => return Err(ControlError::Invalid("users names more than 10000")),
+        }
+        let mut by_home: BTreeMap<ShardId, BTreeSet<UserName>> = BTreeMap::new();
+        for user in &users {
+            by_home.entry(self.shards().router().user_home(user)).or_default().insert(user.as_str().into());
+        }
+        let mut sent = Vec::with_capacity(by_home.len());
+        for (home, names) in by_home {
+            let names: Vec<UserName> = names.into_iter().collect();
+            let pending =
+                self.shards().send(home, |reply| ControlRequest::Online(names.clone(), reply))?;
+            sent.push((names, pending));
+        }
+        let mut online: BTreeMap<String, u64> = BTreeMap::new();
+        let mut missing = Vec::new();
+        if let Some(OtherNodes(engine)) = self.others() {
+            let elsewhere = engine.online(&users).await;
+            (online, missing) = (elsewhere.users, elsewhere.missing);
+        }
+        for (names, pending) in sent {
+            for (name, connections) in names.iter().zip(pending.wait().await?) {
+                if connections > 0 {
+                    *online.entry(name.to_string()).or_default() += u64::from(connections);
+                }
+            }
+        }
+        Ok(Answer::Online { online, missing })
+    }
+}
