@@ -255,6 +255,7 @@ fn options() -> ShardOptions {
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,
         user_offline_delay: Duration::ZERO,
+        blocks: Arc::default(),
         seeing: Default::default(),
         version: "test",
         wall_ms: |_: Time| {

@@ -6,8 +6,8 @@ use trunkline::base::budget::Budget;
 use trunkline::base::time::Time;
 use trunkline::proto::websocket::{Decoder, Role};
 use trunkline::record::{
-    ChannelRecord, EventsPart, EventsRecord, HelloRecord, KeysPart, Kind, ListenersRecord, LogPart,
-    MembersPart, NodeRecord, ParcelsPart, PeerRecord, PeerState, PushKeysPart, Record, ShardRecord,
+    BlocksPart, ChannelRecord, EventsPart, EventsRecord, HelloRecord, KeysPart, Kind, ListenersRecord,
+    LogPart, MembersPart, NodeRecord, ParcelsPart, PeerRecord, PeerState, PushKeysPart, Record, ShardRecord,
     StoreRecord, StreamRecord, TicketsPart, TotalsRecord, UserRecord, next, write,
 };
 use trunkline::session::Session;
@@ -59,6 +59,7 @@ fn read(bytes: &[u8]) {
         Kind::Totals => drop(unread.read::<TotalsRecord>().map(|record| comes_back(&record))),
         Kind::PushKeys => drop(unread.read::<PushKeysPart>().map(|record| comes_back(&record))),
         Kind::Store => drop(unread.read::<StoreRecord>().map(|record| comes_back(&record))),
+        Kind::Blocks => drop(unread.read::<BlocksPart>().map(|record| comes_back(&record))),
         Kind::Shard => drop(unread.read::<ShardRecord>().map(|record| comes_back(&record))),
         Kind::EventsLog => drop(unread.read::<EventsPart>().map(|record| comes_back(&record))),
     }

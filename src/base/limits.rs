@@ -42,6 +42,10 @@ pub const BACKLOG_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const PARTED_BYTES_MAX: usize = 16 << 20;
 /// Longest time over which clients are sent away, and longest delay before it. A deployment takes less than a day.
 pub const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Users that are blocked and tokens that are revoked, together: about 20 MB. More are refused (106).
+pub const BLOCKS_MAX: usize = 100_000;
+/// Longest name of such a user or token, in bytes.
+pub const BLOCK_NAME_BYTES_MAX: usize = 256;
 
 const _: () = assert!(HTTP_HEAD_BYTES_MAX <= RECV_BUFFER_BYTES, "a whole head fits one read");
 const _: () = assert!(RECV_BUFFERS.is_power_of_two(), "a provided buffer ring has a power of two entries");

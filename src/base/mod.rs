@@ -5,6 +5,7 @@
 pub mod address;
 pub mod address_mask;
 pub mod admission;
+pub mod blocks;
 pub mod budget;
 pub mod bytes;
 pub mod certificate;

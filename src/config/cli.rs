@@ -27,8 +27,8 @@ use crate::config::orders::{self, OrderTask};
 use crate::config::places::Listener;
 use crate::config::sections::Config;
 use crate::config::store_command;
-use crate::config::storm;
 pub use crate::config::store_command::{StoreJob, StoreTask};
+use crate::config::storm;
 use crate::config::value::{Given, Setting as _};
 
 /// Longest configuration file that is read, in bytes. A larger one is some other file.
@@ -232,8 +232,10 @@ pub fn interpret(
                 Ok(start) => {
                     let warnings: String =
                         start.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-                    let notes: String =
-                        storm::sentences(&start.config).iter().map(|note| format!("note: {note}\n")).collect();
+                    let notes: String = storm::sentences(&start.config)
+                        .iter()
+                        .map(|note| format!("note: {note}\n"))
+                        .collect();
                     let places = places(&start.config);
                     Action::Print { text: format!("{warnings}{notes}{places}{path}: ok\n"), code: 0 }
                 }

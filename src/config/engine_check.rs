@@ -52,7 +52,8 @@ pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str,
     }
     for kind in [EventKind::UserOnline, EventKind::UserOffline] {
         let told = config.events.types.iter().any(|name| EventKind::from_name(name) == Some(kind));
-        let problem = format!("{:?} is of a user's connections to one node alone: not with an engine", kind.name());
+        let problem =
+            format!("{:?} is of a user's connections to one node alone: not with an engine", kind.name());
         require(!told, "events.types", &problem);
     }
     check_namespace(engine.kind, &config.channel, "channel", require);

@@ -26,9 +26,11 @@ fn sentence(options: &NamespaceOptions) -> Option<String> {
     let members = if most == 0 { MEMBERS } else { most.min(MEMBERS) };
     let mut sentence = format!(
         "join and leave events go to {who}: {} members that join one channel together are up to {} pushes \
-         (members x members / 2), and as many when they leave",
+         ({} x members), and as many when they leave",
         grouped(MEMBERS),
-        grouped(storm(members)),
+        // Of those who come at once each may hear of all others.
+        grouped(members * MEMBERS),
+        if most > 0 && most < MEMBERS { "joins that are sent" } else { "members" },
     );
     if most > 0 {
         sentence.push_str(&format!(", since those of more than {} members are not sent", grouped(most)));
@@ -36,17 +38,12 @@ fn sentence(options: &NamespaceOptions) -> Option<String> {
     let rate = u64::from(channel.join_leave_per_second);
     if rate > 0 {
         let pushes = grouped(rate * members);
-        sentence.push_str(&format!(", at most {pushes} pushes a second in one channel"));
+        sentence.push_str(&format!(", about {pushes} pushes a second at most"));
     }
     if most == 0 && rate == 0 {
         sentence.push_str(": join_leave_members_max and join_leave_per_second bound them");
     }
     Some(sentence)
-}
-
-/// The first one's join goes to one, the last one's to all.
-fn storm(members: u64) -> u64 {
-    members * (members + 1) / 2
 }
 
 /// With a comma before every three digits.
@@ -82,19 +79,28 @@ mod tests {
         let said = said(text);
         assert_eq!(said.len(), 2, "{said:?}");
         let plain = "channels without a namespace: join and leave events go to every subscriber that asks for them: \
-                     10,000 members that join one channel together are up to 50,005,000 pushes";
+                     10,000 members that join one channel together are up to 100,000,000 pushes";
         assert!(said[0].starts_with(plain), "{said:?}");
-        assert!(said[1].starts_with("namespace \"b\": join and leave events go to every subscriber: "), "{said:?}");
+        assert!(
+            said[1].starts_with("namespace \"b\": join and leave events go to every subscriber: "),
+            "{said:?}"
+        );
     }
 
     #[test]
     fn bounds_are_counted_in() {
         let bounded = |settings: &str| said(&format!("[channel]\njoin_leave = true\n{settings}")).remove(0);
-        assert!(bounded("").ends_with("when they leave: join_leave_members_max and join_leave_per_second bound them"));
+        assert!(
+            bounded("")
+                .ends_with("when they leave: join_leave_members_max and join_leave_per_second bound them")
+        );
         let quiet = bounded("join_leave_members_max = 1000\n");
-        assert!(quiet.contains("up to 500,500 pushes") && quiet.ends_with("more than 1,000 members are not sent"));
+        assert!(
+            quiet.contains("up to 10,000,000 pushes")
+                && quiet.ends_with("more than 1,000 members are not sent")
+        );
         let paced = bounded("join_leave_per_second = 20\n");
-        assert!(paced.ends_with("as many when they leave, at most 200,000 pushes a second in one channel"), "{paced}");
+        assert!(paced.ends_with("as many when they leave, about 200,000 pushes a second at most"), "{paced}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::base::blocks::Blocks;
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filter;
@@ -26,8 +27,8 @@ use crate::control::rates::Rates;
 use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::traces::stamped;
 use crate::control::wire::{
-    Answer, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Node,
-    ProcessBody, PublishBody, Response, RpcBody, UserBody, any_payload, payload, says_something,
+    Answer, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Node, ProcessBody,
+    PublishBody, Response, RpcBody, UserBody, any_payload, payload, says_something,
 };
 use crate::engine::push_word;
 use crate::hub::creators::Creator;
@@ -55,6 +56,7 @@ pub struct Api {
     node: Arc<NodeIdentity>,
     push_keys: Arc<PushKeys>,
     others: Option<OtherNodes>,
+    blocks: Arc<Blocks>,
 }
 
 /// Who answers `info`.
@@ -66,8 +68,13 @@ pub struct NodeIdentity {
 }
 
 impl Api {
-    pub fn new(shards: Shards, node: NodeIdentity, others: Option<OtherNodes>) -> Api {
-        Api { shards, node: Arc::new(node), push_keys: Arc::default(), others }
+    pub fn new(shards: Shards, node: NodeIdentity, others: Option<OtherNodes>, blocks: Arc<Blocks>) -> Api {
+        Api { shards, node: Arc::new(node), push_keys: Arc::default(), others, blocks }
+    }
+
+    /// Whom and which tokens the node does not let in.
+    pub fn blocks(&self) -> &Arc<Blocks> {
+        &self.blocks
     }
 
     pub fn shards(&self) -> &Shards {
@@ -110,6 +117,10 @@ impl Api {
             Command::Presence(body) => self.presence(body).await,
             Command::PresenceStats(body) => self.presence_stats(body).await,
             Command::Online(body) => self.online(body).await,
+            Command::Block(body) => self.block(body).await,
+            Command::Unblock(body) => self.unblock(body).await,
+            Command::Revoke(body) => self.revoke(body).await,
+            Command::Blocked(body) => self.blocked(&body),
             Command::History(body) => self.history(body).await,
             Command::HistoryRemove(body) => self.history_remove(body).await,
             Command::Channels(body) => self.channels(body).await,

@@ -97,7 +97,7 @@ impl App {
         let readiness = Arc::<Readiness>::default();
         Ok(App {
             tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),
-            api: Api::new(shards.clone(), node, options.others.clone()),
+            api: Api::new(shards.clone(), node, options.others.clone(), Arc::clone(&options.blocks)),
             keys: ApiKeys::new(options.api_keys.clone()),
             metrics,
             body_bytes_max: options.body_bytes_max,

@@ -14,9 +14,10 @@ use tokio::time::Instant;
 use crate::base::address::ListenAddress;
 use crate::control::Control;
 use crate::control::arriving::EventsHeld;
+use crate::control::blocks_kept;
 use crate::control::listener::Gate;
 use crate::control::readiness::NotReady;
-use crate::record::{self, Kind, PushKeysPart, RecordFault, TicketsPart};
+use crate::record::{self, BlocksPart, Kind, PushKeysPart, RecordFault, TicketsPart};
 
 /// How long the requests that are under way may take to end before their answers are left behind.
 const REST_MAX: Duration = Duration::from_millis(500);
@@ -80,12 +81,17 @@ impl Control {
             Ok(())
         }
         let mut records = Vec::new();
+        if let Some(kept) = &self.blocks_kept {
+            kept.give(self.state.api.blocks());
+        }
         if let Some(events) = self.client_port.events.get() {
             let (numbers, parts) = events.to_records();
             add(&mut records, &numbers)?;
             parts.iter().try_for_each(|part| add(&mut records, part))?;
         }
         self.client_port.tunnels.ticket_records().iter().try_for_each(|part| add(&mut records, part))?;
+        let blocks = blocks_kept::parts(self.state.api.blocks());
+        blocks.iter().try_for_each(|part| add(&mut records, part))?;
         let keys = self.state.api.push_keys().to_records(Instant::now());
         keys.iter().try_for_each(|part| add(&mut records, part))?;
         Ok(records)
@@ -106,6 +112,7 @@ impl Control {
             Kind::PushKeys => {
                 self.state.api.push_keys().restore(unread.read::<PushKeysPart>()?, Instant::now());
             }
+            Kind::Blocks => blocks_kept::restore(self.state.api.blocks(), unread.read::<BlocksPart>()?),
             _ => return Err(RecordFault::OtherKind),
         }
         Ok(())

@@ -126,6 +126,19 @@ fn answer(
             };
             reply.send(Ok(Arc::new(Roster { infos: vec![info], ..Roster::default() })));
         }
+        ControlRequest::PresencePage(query, reply) => {
+            let all = ["c1", "c2", "c3"].into_iter().filter(|client| *client > &*query.after);
+            let info = |client: &str| ClientInfo { client: client.to_owned(), ..ClientInfo::default() };
+            reply.send(Ok(all.take(query.limit).map(info).collect()));
+        }
+        ControlRequest::Online(users, reply) => {
+            let connections = |user: &UserName| if user.starts_with("absent") { 0 } else { 2 };
+            reply.send(Ok(users.iter().map(connections).collect()));
+        }
+        ControlRequest::Enforce(reply) => {
+            let _ = seen.send(ControlRequest::Enforce(crate::shard::control_request::Reply::new(|_| ())));
+            reply.send(Ok(()));
+        }
         ControlRequest::PresenceStats(_, reply) => reply.send(Ok(PresenceStats { clients: 2, users: 1 })),
         ControlRequest::Channels(filter, reply) => {
             let matching = logs.keys().filter(|name| (filter.0)(name));

@@ -38,6 +38,8 @@ fn options() -> ControlOptions {
     ControlOptions {
         uid: None,
         others: None,
+        blocks: Arc::default(),
+        blocks_kept: None,
         node_name: "n1".to_string(),
         api_keys: AcceptedKeys { keys: vec![Secret::new("key")], ..AcceptedKeys::default() },
         body_bytes_max: 64 * 1024,
@@ -515,4 +517,85 @@ async fn busy_and_silent_shards_hold_nobody_up() {
     let app = routes(&live, &impatient, Port::Shared);
     let lost = call(&app, "publish", json!({"channel": "lost:x", "data": 1})).await;
     assert_eq!(lost["error"]["code"], 100);
+}
+
+#[tokio::test]
+async fn who_is_online_is_asked_of_the_users_shards() {
+    let shards = Shards::start(3, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let users: Vec<String> = (0..50).flat_map(|n| [format!("u{n}"), format!("absent{n}")]).collect();
+    let answer = call(&app, "online", json!({"users": users})).await;
+    let online = answer["result"]["online"].as_object().unwrap();
+    assert_eq!(online.len(), 50, "those who are absent are left out: {answer}");
+    assert!(online.values().all(|connections| connections == 2));
+    assert_eq!(answer["result"].get("missing"), None);
+    let twice = call(&app, "online", json!({"users": ["u1", "u1"]})).await;
+    assert_eq!(twice["result"]["online"], json!({"u1": 2}), "named twice, counted once");
+    let many = vec!["a"; 10_001];
+    for wrong in [json!([]), json!(["a", ""]), json!(many)] {
+        assert_eq!(call(&app, "online", json!({"users": wrong})).await["error"]["code"], 107);
+    }
+}
+
+#[tokio::test]
+async fn presence_comes_in_pages() {
+    let shards = Shards::start(2, 64);
+    let app = routes(&shards, &options(), Port::Shared);
+    let page = async |cursor: &str| {
+        let body = json!({"channel": "c", "limit": 2, "cursor": cursor});
+        call(&app, "presence", body).await["result"].clone()
+    };
+    let first = page("").await;
+    let names = |page: &Value| page["presence"].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!((names(&first), &first["cursor"]), (vec!["c1".into(), "c2".into()], &json!("c2")));
+    let last = page("c2").await;
+    assert_eq!((names(&last), &last["cursor"]), (vec!["c3".into()], &Value::Null));
+    let much = call(&app, "presence", json!({"channel": "c", "limit": 10_001})).await;
+    assert_eq!(much["error"]["code"], 107);
+}
+
+#[tokio::test]
+async fn blocks_and_revocations_are_read_listed_and_taken_back() {
+    let shards = Shards::start(2, 64);
+    let options = options();
+    let app = routes(&shards, &options, Port::Shared);
+    let done = json!({"result": {}});
+    let disconnected = || match shards.user_asks.recv() {
+        Ok(ControlRequest::Disconnect(ask, _)) => (ask.target.user.to_string(), ask.disconnect.code),
+        other => panic!("no disconnect: {other:?}"),
+    };
+    assert_eq!(call(&app, "block", json!({"user": "ann"})).await, done);
+    assert_eq!(disconnected(), ("ann".to_owned(), 3507));
+    assert_eq!(call(&app, "revoke", json!({"user": "bob", "issued_before": 77})).await, done);
+    assert_eq!(disconnected(), ("bob".to_owned(), 3011));
+    assert_eq!(call(&app, "revoke", json!({"token_id": "t", "for_s": 1_000_000})).await, done);
+    for _ in 0..2 {
+        assert!(matches!(shards.user_asks.recv(), Ok(ControlRequest::Enforce(_))), "every shard looks");
+    }
+    let first = call(&app, "blocked", json!({"limit": 2})).await["result"].clone();
+    assert_eq!(first["blocked"][0], json!({"user": "ann"}));
+    assert!(first["blocked"][1]["until"].as_u64().unwrap() > 1_000_000);
+    let rest = call(&app, "blocked", json!({"limit": 2, "cursor": first["cursor"]})).await["result"].clone();
+    assert_eq!(rest, json!({"blocked": [{"user": "bob", "issued_before": 77}], "cursor": null}));
+    for (method, wrong) in [
+        ("block", json!({})),
+        ("block", json!({"user": "*"})),
+        ("block", json!({"user": "x".repeat(257)})),
+        ("block", json!({"user": "a", "token_id": "t"})),
+        ("revoke", json!({})),
+        ("revoke", json!({"user": "a"})),
+        ("revoke", json!({"user": "*", "issued_before": 5})),
+        ("revoke", json!({"token_id": "*"})),
+        ("revoke", json!({"token_id": "t", "issued_before": 5})),
+        ("unblock", json!({})),
+        ("unblock", json!({"user": "a", "token_id": "t"})),
+        ("blocked", json!({"limit": 10_001})),
+        ("blocked", json!({"cursor": "ann"})),
+    ] {
+        assert_eq!(call(&app, method, wrong.clone()).await["error"]["code"], 107, "{method} {wrong}");
+    }
+    for body in [json!({"user": "ann"}), json!({"user": "bob"}), json!({"token_id": "t"})] {
+        assert_eq!(call(&app, "unblock", body).await, done);
+    }
+    assert!(options.blocks.is_empty());
 }

@@ -15,6 +15,9 @@ mod api;
 mod app;
 mod arriving;
 mod auth;
+mod blocking;
+pub mod blocks_kept;
+mod bodies;
 mod centrifugo_names;
 mod certificate;
 mod channels;
@@ -73,6 +76,7 @@ use crate::base::bytes::Bytes;
 use crate::base::event::Event;
 use crate::control::app::App;
 use crate::control::arriving::Arriving;
+use crate::control::blocks_kept::BlocksKept;
 use crate::control::compress::Compressor;
 use crate::control::deliver::deliver;
 use crate::control::events::EventsPlace;
@@ -109,6 +113,7 @@ pub struct Control {
     stopping: watch::Sender<bool>,
     gate: watch::Sender<Gate>,
     arriving: Arriving,
+    blocks_kept: Option<BlocksKept>,
     runtime: Option<Runtime>,
 }
 
@@ -152,6 +157,7 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
             Some(port)
         }
     };
+    runtime.spawn(blocks_kept::look_after(Arc::clone(&options.blocks), options.blocks_kept.clone()));
     let client_port = Arc::new(ClientPort {
         tunnels: Arc::clone(&state.tunnels),
         compressor: Compressor::start(runtime.handle().clone())?,
@@ -176,6 +182,7 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         stopping,
         gate,
         arriving,
+        blocks_kept: options.blocks_kept,
         runtime: Some(runtime),
     };
     if options.held {
@@ -250,6 +257,9 @@ impl Control {
         }
         if let Some(events) = self.client_port.events.get() {
             events.finish();
+        }
+        if let Some(kept) = &self.blocks_kept {
+            kept.give(self.state.api.blocks());
         }
         runtime.shutdown_timeout(Duration::from_millis(100));
     }

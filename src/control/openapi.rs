@@ -25,7 +25,7 @@ mod tests {
 
     use super::*;
     use crate::control::api::Method;
-    use crate::control::{presences, wire};
+    use crate::control::{bodies, wire};
 
     fn document() -> Value {
         serde_json::from_str(DOCUMENT).unwrap()
@@ -75,8 +75,10 @@ mod tests {
                     fields_of::<wire::UserBody>()
                 }
                 Method::PresenceStats | Method::HistoryRemove => fields_of::<wire::ChannelBody>(),
-                Method::Presence => fields_of::<presences::PresenceBody>(),
-                Method::Online => fields_of::<presences::OnlineBody>(),
+                Method::Presence => fields_of::<bodies::PresenceBody>(),
+                Method::Online => fields_of::<bodies::OnlineBody>(),
+                Method::Block | Method::Unblock | Method::Revoke => fields_of::<bodies::BlockBody>(),
+                Method::Blocked => fields_of::<bodies::BlockedBody>(),
                 Method::History => fields_of::<wire::HistoryBody>(),
                 Method::Channels => fields_of::<wire::ChannelsBody>(),
                 Method::Push => fields_of::<wire::PushBody>(),
@@ -88,6 +90,8 @@ mod tests {
             let other: &[&str] = match method {
                 Method::Publish => &["channels", "everyone"],
                 Method::Broadcast => &["channel"],
+                Method::Block => &["token_id", "issued_before"],
+                Method::Unblock => &["issued_before", "for_s"],
                 _ => &[],
             };
             let shared = matches!(

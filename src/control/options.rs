@@ -6,9 +6,11 @@ use std::time::Duration;
 use prometheus_client::collector::Collector;
 
 use crate::base::address_mask::AddressMask;
+use crate::base::blocks::Blocks;
 use crate::base::event::EventKinds;
 use crate::config::{Config, Hook, Objective, Secret, Tunnel};
 use crate::control::auth::AcceptedKeys;
+use crate::control::blocks_kept::BlocksKept;
 use crate::control::drain::DrainDefaults;
 use crate::control::events::EventOptions;
 use crate::control::events::kept::KeptPlace;
@@ -77,6 +79,10 @@ pub struct ControlOptions {
     pub collectors: Vec<Arc<dyn Collector>>,
     /// It starts in the place of another process, and serves from [`Control::open`](crate::control::Control::open) on.
     pub held: bool,
+    /// Whom and which tokens the node does not let in, as shards have it.
+    pub blocks: Arc<Blocks>,
+    /// Where that is kept.
+    pub blocks_kept: Option<BlocksKept>,
     /// The nodes that share channels with this one.
     pub others: Option<OtherNodes>,
 }
@@ -131,6 +137,8 @@ impl ControlOptions {
             reload: None,
             collectors: Vec::new(),
             held: false,
+            blocks: Arc::default(),
+            blocks_kept: None,
             others: None,
         }
     }

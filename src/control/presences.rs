@@ -2,39 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Deserialize;
-
 use crate::base::ids::{ChannelName, ShardId, UserName};
 use crate::control::api::{Api, channel_name};
+use crate::control::bodies::{OnlineBody, PresenceBody};
 use crate::control::options::OtherNodes;
 use crate::control::requests::ControlError;
-use crate::control::wire::{Answer, Info, or_default};
+use crate::control::wire::{Answer, Info};
 use crate::shard::control_request::{ControlRequest, PageQuery};
 
 /// Most members of one page: what a caller makes one answer cost.
 const PRESENCE_PAGE_MAX: usize = 10_000;
 /// Most users of one `online`.
 const ONLINE_USERS_MAX: usize = 10_000;
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PresenceBody {
-    #[serde(deserialize_with = "or_default")]
-    pub channel: String,
-    /// So many at a time, in the order of clients' ids. 0: all at once.
-    #[serde(deserialize_with = "or_default")]
-    pub limit: u32,
-    /// Where the page before has ended.
-    #[serde(deserialize_with = "or_default")]
-    pub cursor: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct OnlineBody {
-    #[serde(deserialize_with = "or_default")]
-    pub users: Vec<String>,
-}
 
 impl Api {
     pub(super) async fn presence(&self, body: PresenceBody) -> Result<Answer, ControlError> {
@@ -84,8 +63,7 @@ impl Api {
         let mut sent = Vec::with_capacity(by_home.len());
         for (home, names) in by_home {
             let names: Vec<UserName> = names.into_iter().collect();
-            let pending =
-                self.shards().send(home, |reply| ControlRequest::Online(names.clone(), reply))?;
+            let pending = self.shards().send(home, |reply| ControlRequest::Online(names.clone(), reply))?;
             sent.push((names, pending));
         }
         let mut online: BTreeMap<String, u64> = BTreeMap::new();

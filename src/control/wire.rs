@@ -320,6 +320,11 @@ pub enum Answer {
         #[serde(skip_serializing_if = "Vec::is_empty")]
         missing: Vec<String>,
     },
+    Blocked {
+        blocked: Vec<BlockedEntry>,
+        /// `null` with the last page.
+        cursor: Option<String>,
+    },
     PresenceStats {
         num_clients: u32,
         num_users: u32,
@@ -458,6 +463,20 @@ impl PublicationBody {
             tags: publication.tags.iter().cloned().collect(),
         }
     }
+}
+
+/// One entry of `blocked`.
+#[derive(Debug, Serialize)]
+pub struct BlockedEntry {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issued_before: Option<u64>,
+    /// Seconds since 1970; left out: until it is taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]

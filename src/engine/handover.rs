@@ -199,11 +199,12 @@ impl Keeper {
                     parts.push(MembersPart {
                         channel: channel.clone(),
                         members: std::mem::take(&mut members),
+                        waiting: Vec::new(),
                     });
                 }
             }
             if !members.is_empty() {
-                parts.push(MembersPart { channel: channel.clone(), members });
+                parts.push(MembersPart { channel: channel.clone(), members, waiting: Vec::new() });
             }
         }
         parts
@@ -255,7 +256,7 @@ impl Keeper {
     }
 
     fn adopt(&mut self, part: MembersPart) {
-        let MembersPart { channel, members } = part;
+        let MembersPart { channel, members, .. } = part;
         self.follow_one(&channel);
         let stood = match self.cut.as_deref().map(|cut| &cut.side) {
             Some(Side::New { stood, .. }) => stood.get(&channel).copied(),

@@ -14,6 +14,7 @@
 //! while it is away is answered in its place ([`ErrorCode::Unavailable`](crate::base::fault::ErrorCode)); when it is back,
 //! each channel's position is checked, and only who lost something hears of it.
 
+mod blocks;
 mod commands;
 mod emulations;
 mod finished;
@@ -43,6 +44,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use tokio::runtime::Runtime;
 
+use crate::base::blocks::Blocks;
 use crate::base::histogram::Histogram;
 use crate::hub::Namespaces;
 use crate::proto::centrifuge::shared::{NodeStanding, NodeWord};
@@ -63,6 +65,7 @@ use self::redis::{Server, TlsFiles};
 use self::shared::Shared;
 use self::standing::Standing;
 
+pub use self::blocks::block_word;
 pub use self::nats::{NatsLogin, NatsPlace};
 pub use self::nodes::push_word;
 pub use self::online::ElsewhereOnline;
@@ -90,6 +93,8 @@ pub struct EngineOptions {
     pub node_name: String,
     /// Channels and their members come from another process.
     pub arriving: bool,
+    /// Whom and which tokens the node does not let in.
+    pub blocks: Arc<Blocks>,
 }
 
 /// What keeps or carries the channels.
@@ -141,6 +146,7 @@ pub fn start(options: EngineOptions, router: Router) -> io::Result<RunningEngine
         namespaces: RwLock::new(Arc::new(options.namespaces)),
         others: Others::default(),
         asked: Asked::default(),
+        blocks: options.blocks,
         under_way: AtomicU64::new(0),
         publishes: Mutex::default(),
         timeout: options.timeout,

@@ -120,7 +120,8 @@ impl Keeper {
             by_home.entry(self.home(user)).or_default().insert(user.as_str().into());
         }
         let inlet = Arc::clone(&self.inlet);
-        let answer = move |users| inlet.push(Event::TellNode(word(ANSWER, &AnswerBody { number, users }), uid));
+        let answer =
+            move |users| inlet.push(Event::TellNode(word(ANSWER, &AnswerBody { number, users }), uid));
         if by_home.is_empty() {
             return answer(BTreeMap::new());
         }
@@ -201,7 +202,8 @@ mod tests {
             asked.ask(&[], &others(&[]), Duration::MAX, |_| unreachable!("there is no node")).await,
             ElsewhereOnline::default()
         );
-        let ask = asked.ask(&[], &others(&[("a", "trunkline 1")]), Duration::from_secs(3600), |_| {
+        let nodes = others(&[("a", "trunkline 1")]);
+        let ask = asked.ask(&[], &nodes, Duration::from_secs(3600), |_| {
             asked.handle_answer("a", &answer(0, &[]));
         });
         assert_eq!(ask.await, ElsewhereOnline::default());

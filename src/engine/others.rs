@@ -14,6 +14,7 @@ use crate::base::except::Except;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{Offset, ShardId, UserName};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
+use crate::engine::blocks;
 use crate::engine::commands::{COMMANDS, OUTCOME};
 use crate::engine::job::{Job, Task, Then};
 use crate::engine::keeper::Keeper;
@@ -83,8 +84,10 @@ impl Keeper {
         match what {
             NodeWord::Node(standing) => {
                 // A node that is new hears of this one before its next turn.
-                let known = self.shared.others.lock().insert(uid, (standing, Instant::now())).is_some();
+                let known =
+                    self.shared.others.lock().insert(uid.clone(), (standing, Instant::now())).is_some();
                 if !known {
+                    self.tell_blocks(&uid);
                     self.nodes.say_at = self.nodes.say_at.min(Instant::now() + Duration::from_millis(100));
                 }
             }
@@ -122,6 +125,7 @@ impl Keeper {
             NodeWord::Notification { op, data } if op == COMMANDS => self.handle_commands(uid, &data),
             NodeWord::Notification { op, data } if op == OUTCOME => self.handle_outcome(&data),
             NodeWord::Notification { op, data } if op == online::ASK => self.handle_online(uid, &data),
+            NodeWord::Notification { op, data } if op == blocks::BLOCK => self.handle_blocks(&data),
             NodeWord::Notification { op, data } if op == online::ANSWER => {
                 self.shared.asked.handle_answer(&uid, &data);
             }

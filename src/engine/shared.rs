@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::base::blocks::Blocks;
 use crate::base::histogram::Histogram;
 use crate::engine::nodes::Others;
 use crate::engine::online::Asked;
@@ -25,6 +26,7 @@ pub struct Shared {
     pub others: Others,
     /// What other nodes were asked.
     pub asked: Asked,
+    pub blocks: Arc<Blocks>,
     /// Jobs that were given to servers and are not finished.
     pub under_way: AtomicU64,
     /// How long publishes took.

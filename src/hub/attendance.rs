@@ -172,6 +172,12 @@ impl Attendance {
         self.waiting.first_key_value().map(|((at, _), _)| *at)
     }
 
+    /// The next event is a leave.
+    pub fn next_leaves(&self) -> bool {
+        let next = self.waiting.first_key_value().and_then(|(_, who)| self.changes.get(who));
+        next.is_some_and(|change| !change.joined)
+    }
+
     /// The first event that may be said now. `per_second`: at most so many of them a second, evenly; 0: any number.
     pub fn take(&mut self, per_second: u32, now: Time) -> Due {
         let Some((&(at, _), _)) = self.waiting.first_key_value() else { return Due::Nothing };

@@ -255,7 +255,7 @@ impl OwnedChannels {
             self.counts.leaves_unknown_total += 1;
             return None;
         };
-        let listed = found.members.is_listed(conn);
+        let listed = found.options.paces_events() && found.members.is_listed(conn);
         let Some(info) = found.members.remove(conn) else {
             self.counts.leaves_unknown_total += 1;
             return None;

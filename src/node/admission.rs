@@ -6,10 +6,12 @@ use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::base::address_mask::AddressMask;
 use crate::base::admission::Admission;
+use crate::base::blocks::{Blocks, Turned};
 
 /// Networks that are named: series that each scraper keeps. Who fills a node is among the first.
 const NETWORKS_NAMED: usize = 10;
@@ -19,6 +21,26 @@ pub struct AdmissionMetrics {
     pub admission: Arc<Admission>,
     /// How networks are shown.
     pub mask: AddressMask,
+}
+
+/// Users that are blocked and tokens that are revoked.
+#[derive(Debug)]
+pub struct BlockMetrics(pub Arc<Blocks>);
+
+impl Collector for BlockMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Users that are blocked and tokens that are revoked";
+        let entries = ConstGauge::new(i64::try_from(self.0.len()).unwrap_or(i64::MAX));
+        entries.encode(encoder.encode_descriptor("blocks", help, None, entries.metric_type())?)?;
+        for (name, help, turned) in [
+            ("blocked_users_refused", "Connects, subscriptions and refreshes of blocked users", Turned::User),
+            ("revoked_tokens_refused", "Revoked tokens that were shown", Turned::Token),
+        ] {
+            let counter = ConstCounter::new(self.0.refused_total(turned));
+            counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
+        }
+        Ok(())
+    }
 }
 
 impl Collector for AdmissionMetrics {

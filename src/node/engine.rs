@@ -81,6 +81,7 @@ pub fn start(
         node_uid: uid.to_owned(),
         node_name: ControlOptions::new(config).node_name,
         arriving,
+        blocks: Arc::clone(&options.blocks),
     };
     start_engine(engine_options, router.clone()).map(|engine| Some(Arc::new(engine)))
 }

@@ -201,12 +201,12 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     }
     let at = wall_ms(Time::ZERO);
     let (mut store, mut coming) = (None, None);
-    let (mut channels, events_kept);
+    let (mut channels, keepers);
     match before {
         Some(_) => {
-            (coming, channels, events_kept) = store_relay::coming(config, &shard_options, &router, at)?;
+            (coming, channels, keepers) = store_relay::coming(config, &shard_options, &router, at)?;
         }
-        None => (store, channels, events_kept) = store::open(config, &shard_options, &router, at)?,
+        None => (store, channels, keepers) = store::open(config, &shard_options, &router, at)?,
     }
     let mut collectors = collectors(config, certificates.as_ref(), &shard_options);
     collectors.extend(store.as_ref().map(store::Store::collector));
@@ -220,7 +220,9 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
         collectors,
         held: before.is_some(),
         others: engine.clone().map(OtherNodes),
-        events_kept,
+        events_kept: keepers.events,
+        blocks: Arc::clone(&shard_options.blocks),
+        blocks_kept: keepers.blocks,
         ..ControlOptions::new(config)
     };
     if let Some(certificates) = &certificates {
@@ -405,7 +407,8 @@ fn collectors(
         let mask = config.address_mask;
         Arc::new(admission::AdmissionMetrics { admission, mask }) as _
     });
-    certificates.into_iter().chain(admission).collect()
+    let blocks = Arc::new(admission::BlockMetrics(Arc::clone(&options.blocks))) as _;
+    certificates.into_iter().chain(admission).chain([blocks]).collect()
 }
 
 fn say_reloaded(outcome: &Outcome) {

@@ -188,6 +188,7 @@ impl Reloader {
             tunnels: tunnels.iter().map(self.make.1).collect(),
             connections_max: old.connections_max,
             seats: Arc::clone(&old.seats),
+            blocks: Arc::clone(&old.blocks),
             debts: Arc::clone(&old.debts),
             refused_max: old.refused_max,
             admission: old.admission.clone(),

@@ -153,6 +153,7 @@ pub(super) fn shard_options(
         events: config.events.kinds(),
         vacated_delay: config.events.vacated_delay,
         user_offline_delay: config.events.user_offline_delay,
+        blocks: Arc::default(),
         seeing: SeeingOptions {
             traced: control::traces::endpoint(config).is_some(),
             ends_max: (plan.closed_kept as usize).div_ceil(usize::from(shards)),

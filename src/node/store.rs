@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 use crate::base::secret;
 use crate::config::Config;
 use crate::config::cli::{StoreJob, StoreTask};
+use crate::control::blocks_kept::{BlocksKeeper, BlocksKept};
 use crate::control::events::kept::{EventsKeeper, FoundEvents, Kept, KeptPlace};
 use crate::driver;
 use crate::hub::OwnedChannels;
@@ -27,7 +28,7 @@ use crate::hub::options::Namespaces;
 use crate::hub::owned::StoredMoment;
 use crate::node::file_limit;
 use crate::node::store_pause::{Pauses, Relay};
-use crate::record::{EventEntry, StoredEvents, StoredRecord, StoredRun};
+use crate::record::{BlockRecord, EventEntry, StoredBlocks, StoredEvents, StoredRecord, StoredRun};
 use crate::shard::ShardOptions;
 use crate::shard::mailbox::Inbox;
 use crate::shard::owner;
@@ -55,6 +56,13 @@ pub struct Store {
     pub(super) relay: Relay,
 }
 
+/// What of the control plane is kept in a store.
+#[derive(Default)]
+pub struct Keepers {
+    pub events: KeptPlace,
+    pub blocks: Option<BlocksKept>,
+}
+
 /// The channels of each shard, as the store had them.
 pub type Channels = Vec<Option<OwnedChannels>>;
 
@@ -67,10 +75,10 @@ pub fn open(
     options: &ShardOptions,
     router: &Router,
     wall_ms: u64,
-) -> io::Result<(Option<Store>, Channels, KeptPlace)> {
+) -> io::Result<(Option<Store>, Channels, Keepers)> {
     let shards = router.shards();
     let Some(path) = &config.store.path else {
-        return Ok((None, (0..shards).map(|_| None).collect(), KeptPlace::default()));
+        return Ok((None, (0..shards).map(|_| None).collect(), Keepers::default()));
     };
     let failed = |fault: StoreFault| io::Error::other(format!("store.path = {path:?}: {fault}"));
     file_limit::outlive()?;
@@ -88,7 +96,11 @@ pub fn open(
     let (owners, mut restored) = restoring.finish().map_err(too_much)?;
     say_restored(path, &read, &restored, began.elapsed());
 
-    let (queues, wake_events) = queues_of(router);
+    for change in restored.blocks.values().filter_map(BlockRecord::change) {
+        // What has no room is of a build with another bound.
+        let _ = options.blocks.apply(&change, wall_ms / 1000);
+    }
+    let (queues, wakes) = queues_of(router);
     let syncs = syncs();
     let lock = directory.lock()?;
     let disk = Timed { directory, syncs: syncs.clone() };
@@ -103,7 +115,7 @@ pub fn open(
         .name("store".into())
         .spawn(move || write_from(Turn::default(), writer, &of_thread, &pauses))?;
     let found = restored.events.take().map(found_events);
-    let (channels, kept) = ends_of(&queues, owners, found, wake_events);
+    let (channels, kept) = ends_of(&queues, owners, found, wakes);
     Ok((Some(Store { queues, thread, syncs, relay }), channels, kept))
 }
 
@@ -116,34 +128,41 @@ pub(super) fn owners(options: &ShardOptions, shards: usize) -> io::Result<Vec<Ow
     (0..shards).map(owner).collect()
 }
 
-/// One queue for each shard; the last one is of the log of events.
-pub(super) fn queues_of(router: &Router) -> (Arc<Queues>, Arc<Notify>) {
+/// What wakes those that give the log of events, and blocks.
+pub(super) type Wakes = [Arc<Notify>; 2];
+
+/// One queue for each shard; the last ones are of the log of events, and of blocks.
+pub(super) fn queues_of(router: &Router) -> (Arc<Queues>, Wakes) {
     let inboxes: Vec<Arc<Inbox>> =
         router.every_shard().map(|shard| Arc::clone(router.inbox(shard))).collect();
-    let wake_events = Arc::new(Notify::new());
+    let others: Wakes = Default::default();
     let wakes = inboxes.into_iter().map(|inbox| Box::new(move || inbox.nudge()) as Wake);
-    let queues = Queues::new(wakes.chain([{
-        let wake = Arc::clone(&wake_events);
-        Box::new(move || wake.notify_one()) as Wake
-    }]));
-    // Few nodes have events.
+    let queues =
+        Queues::new(wakes.chain(others.clone().map(|wake| Box::new(move || wake.notify_one()) as Wake)));
+    // Few nodes have events or blocks.
     queues.leave(router.shards());
-    (queues, wake_events)
+    queues.leave(router.shards() + 1);
+    (queues, others)
 }
 
-/// What shards and events have of the store.
+/// What shards and the control plane have of the store.
 pub(super) fn ends_of(
     queues: &Arc<Queues>,
     owners: Vec<OwnedChannels>,
     found: Option<FoundEvents>,
-    wake: Arc<Notify>,
-) -> (Channels, KeptPlace) {
+    [wake, wake_blocks]: Wakes,
+) -> (Channels, Keepers) {
     let keeper = Box::new(ShardStore::new(queues, owners.len()));
+    let of_blocks = Box::new(ShardStore::new(queues, owners.len() + 1));
     let with_store = |(index, owner): (usize, OwnedChannels)| {
         Some(owner.with_store(Box::new(ShardStore::new(queues, index))))
     };
     let channels = owners.into_iter().enumerate().map(with_store).collect();
-    (channels, KeptPlace::new(Kept { found, keeper, wake }))
+    let keepers = Keepers {
+        events: KeptPlace::new(Kept { found, keeper, wake }),
+        blocks: Some(BlocksKept::new(of_blocks, wake_blocks)),
+    };
+    (channels, keepers)
 }
 
 pub(super) fn syncs() -> Histogram {
@@ -155,6 +174,32 @@ pub(super) fn writer_options(config: &Config) -> WriterOptions {
         segment_bytes: config.store.segment_bytes.0,
         bytes_max: config.store.bytes_max.0,
         compact_interval: config.store.compact_interval,
+    }
+}
+
+impl BlocksKeeper for ShardStore {
+    fn begin(&mut self) {
+        ShardStore::begin(self);
+    }
+
+    fn keep(&mut self, part: StoredBlocks, copies: bool) -> Result<(), StoredBlocks> {
+        let record = StoredRecord::Blocks(part);
+        let given_back = match copies {
+            true => self.copy(record).err(),
+            false => ShardStore::keep(self, &record).err().map(|_| record),
+        };
+        match given_back {
+            Some(StoredRecord::Blocks(part)) => Err(part),
+            _ => Ok(()),
+        }
+    }
+
+    fn wants_copy(&mut self) -> u64 {
+        LogStore::wants_copy(self)
+    }
+
+    fn copied(&mut self, number: u64) {
+        LogStore::copied(self, number);
     }
 }
 

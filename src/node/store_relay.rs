@@ -21,11 +21,11 @@ use prometheus_client::collector::Collector;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::config::Config;
-use crate::control::events::kept::KeptPlace;
 use crate::driver;
 use crate::node::file_limit;
 use crate::node::store::{
-    Channels, Store, Timed, collector, ends_of, owners, queues_of, run_of, syncs, write_from, writer_options,
+    Channels, Keepers, Store, Timed, collector, ends_of, owners, queues_of, run_of, syncs, write_from,
+    writer_options,
 };
 use crate::node::store_pause::{Pause, Paused, Relay, WRITER_MAX};
 use crate::record::{StoreRecord, StoredRun};
@@ -95,14 +95,14 @@ pub fn coming(
     options: &ShardOptions,
     router: &Router,
     wall_ms: u64,
-) -> io::Result<(Option<Coming>, Channels, KeptPlace)> {
+) -> io::Result<(Option<Coming>, Channels, Keepers)> {
     let shards = router.shards();
     let Some(path) = &config.store.path else {
-        return Ok((None, (0..shards).map(|_| None).collect(), KeptPlace::default()));
+        return Ok((None, (0..shards).map(|_| None).collect(), Keepers::default()));
     };
     file_limit::outlive()?;
-    let (queues, wake_events) = queues_of(router);
-    let (channels, kept) = ends_of(&queues, owners(options, shards)?, None, wake_events);
+    let (queues, wakes) = queues_of(router);
+    let (channels, keepers) = ends_of(&queues, owners(options, shards)?, None, wakes);
     let coming = Coming {
         path: Path::new(path).to_owned(),
         queues,
@@ -111,7 +111,7 @@ pub fn coming(
         run: run_of(&options.namespaces, wall_ms),
         standing: None,
     };
-    Ok((Some(coming), channels, kept))
+    Ok((Some(coming), channels, keepers))
 }
 
 impl Coming {

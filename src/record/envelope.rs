@@ -36,11 +36,12 @@ pub enum Kind {
     PushKeys = 16,
     /// Where the writer of a store has stopped.
     Store = 17,
+    Blocks = 18,
     Shard = 20,
 }
 
 impl Kind {
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 19] = [
         Kind::Peer,
         Kind::Channel,
         Kind::ChannelLog,
@@ -59,6 +60,7 @@ impl Kind {
         Kind::Totals,
         Kind::PushKeys,
         Kind::Store,
+        Kind::Blocks,
     ];
 
     fn from_number(number: u8) -> Option<Kind> {

@@ -32,6 +32,7 @@
 
 #[cfg(test)]
 pub(crate) mod arbitrary;
+mod blocks;
 mod channel;
 mod envelope;
 mod events;
@@ -48,6 +49,7 @@ mod tests;
 mod ticket;
 mod user;
 
+pub use blocks::{BlockRecord, BlocksPart};
 pub use channel::{
     ChannelRecord, CreatorRecord, InfoRecord, KeyRecord, KeysPart, LogEntry, LogPart, MemberRecord,
     MembersPart, PublicationRecord, StreamItem, StreamRecord, VersionRecord, WaitingRecord,
@@ -74,8 +76,8 @@ pub use peer::{
 };
 pub use shard::{BookRecord, ShardRecord};
 pub use stored::{
-    StoredChannel, StoredEvents, StoredKey, StoredKeys, StoredLog, StoredPublication, StoredRecord,
-    StoredRemoval, StoredRun,
+    StoredBlocks, StoredChannel, StoredEvents, StoredKey, StoredKeys, StoredLog, StoredPublication,
+    StoredRecord, StoredRemoval, StoredRun,
 };
 pub use ticket::{TicketRecord, TicketsPart};
 pub use user::UserRecord;

@@ -74,6 +74,8 @@ record! {
         ;
         /// The tag that it named when it connected.
         origin: Option<Box<str>> = None,
+        /// `jti` of its token.
+        token_id: Option<Box<str>> = None,
     }
 
     pub struct HeaderRecord {

@@ -1,6 +1,7 @@
 //! Records of the store on disk: what has happened to channels, one after the other.
 
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
+use crate::record::blocks::BlockRecord;
 use crate::record::channel::{PublicationRecord, VersionRecord};
 use crate::record::events::EventEntry;
 use crate::record::fault::RecordFault;
@@ -18,6 +19,7 @@ choice! {
         /// The run before has ended with everything written.
         7 => End,
         8 => Events(StoredEvents),
+        12 => Blocks(StoredBlocks),
     }
 }
 
@@ -80,6 +82,13 @@ record! {
         /// Up to which number the backend had accepted.
         accepted: u64,
         entries: Vec<EventEntry>,
+    }
+
+    /// Users that were blocked, tokens that were revoked, and what was taken back.
+    pub struct StoredBlocks {
+        changes: Vec<BlockRecord>,
+        /// Nothing of what was written before stands.
+        reset: bool,
     }
 
     /// A process opens the store.

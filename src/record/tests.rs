@@ -29,6 +29,7 @@ macro_rules! every_kind {
         $check::<TotalsRecord>($($argument),*);
         $check::<PushKeysPart>($($argument),*);
         $check::<StoreRecord>($($argument),*);
+        $check::<BlocksPart>($($argument),*);
     }};
 }
 
@@ -54,6 +55,7 @@ fn read_any(bytes: &[u8]) -> Result<(), RecordFault> {
         Kind::Totals => unread.read::<TotalsRecord>().map(drop),
         Kind::PushKeys => unread.read::<PushKeysPart>().map(drop),
         Kind::Store => unread.read::<StoreRecord>().map(drop),
+        Kind::Blocks => unread.read::<BlocksPart>().map(drop),
     }
 }
 

@@ -24,7 +24,7 @@ use crate::session::hook_call::{
 };
 use crate::session::identity::{NEVER_S, Renewal};
 use crate::session::permissions::Deed;
-use crate::session::rights::subscribe_to;
+use crate::session::rights::{self, subscribe_to};
 use crate::session::state::{Phase, Session, SubExtra};
 use crate::session::subscription::ChannelIndex;
 use crate::session::waits::{About, AwaitedCall, NO_CHANNEL, Waits};
@@ -238,6 +238,9 @@ impl Session {
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         let asks = cx.world.hooks().refresh;
+        if rights::is_blocked(cx.world, self.user().map_or("", |user| user), cx.unix_s) {
+            return Err(Disconnect::PERMISSION_DENIED.into());
+        }
         let identity = self.identity.get_or_insert_default();
         cx.effects.push(Effect::ExpiryChanged);
         match answer {
@@ -396,6 +399,7 @@ fn admitted(answer: ConnectAnswer, cx: &Context<'_>) -> Result<Admitted, ErrorCo
         renewal: Renewal::by_hook(answer.expire_at_s, cx.world.hooks().refresh),
         subs: answer.subs,
         data: answer.data,
+        token_id: None,
     })
 }
 

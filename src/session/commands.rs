@@ -250,6 +250,9 @@ impl Session {
         since: impl Fn(&str) -> Option<Since>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
+        if rights::is_blocked(cx.world, admitted.user.as_deref().unwrap_or(""), cx.unix_s) {
+            return Err(Disconnect::PERMISSION_DENIED.into());
+        }
         self.forget_shown();
         let subscribes = server_side(admitted.subs, admitted.user.as_deref(), admitted.renewal, since, cx)?;
         let identity = Identity {
@@ -259,6 +262,7 @@ impl Session {
             expire_at_s: admitted.expire_at_s,
             renewal: admitted.renewal,
             origin: self.identity.take().and_then(|known| known.origin),
+            token_id: admitted.token_id.map(|id| Box::new(id.into())),
         };
         self.identity = (identity != Identity::default()).then(|| Box::new(identity));
         let awaits_place = cx.world.limits_users() && self.user().is_some();
@@ -339,7 +343,11 @@ impl Session {
 
     /// What the channel's namespace allows, if the client could subscribe to it now.
     pub(super) fn may_begin(&self, channel: &str, cx: &Context<'_>) -> Result<Rights, ErrorCode> {
-        let rights = rights::of_user(cx.world, channel, self.user().map_or("", |user| user))?;
+        let user = self.user().map_or("", |user| user);
+        if rights::is_blocked(cx.world, user, cx.unix_s) {
+            return Err(ErrorCode::PermissionDenied);
+        }
+        let rights = rights::of_user(cx.world, channel, user)?;
         if cx.world.find(channel).is_some_and(|index| self.sub(index).is_some()) {
             return Err(ErrorCode::AlreadySubscribed);
         }
@@ -357,8 +365,11 @@ impl Session {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let user = self.user().cloned();
+        if rights::is_blocked(cx.world, user.as_deref().unwrap_or(""), cx.unix_s) {
+            return Err(Disconnect::PERMISSION_DENIED.into());
+        }
         let claims = rights::refresh(token, user.as_deref().unwrap_or(""), self.expire_at_s(), cx)?;
-        let ConnectClaims { expire_at_s, info, meta, subs, .. } = claims;
+        let ConnectClaims { expire_at_s, info, meta, subs, id: token_id, .. } = claims;
         let expire_at_s = expire_at_s.unwrap_or(0);
         let subs =
             subs.into_iter().map(|(name, grant)| (name.into(), Granted { grant, expire_at_s: 0 })).collect();
@@ -370,6 +381,7 @@ impl Session {
         }
         identity.expire_at_s = expire_at_s;
         (identity.conn_info, identity.meta) = (info, meta);
+        identity.token_id = token_id.map(|id| Box::new(id.into()));
         identity.renewal = Renewal::Token;
         cx.effects.push(Effect::ExpiryChanged);
         let client = cx.client.to_string();

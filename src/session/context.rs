@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::base::blocks::Blocks;
 use crate::base::bytes::Bytes;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::filter::Filters;
@@ -106,6 +107,11 @@ pub trait World {
 
     /// `None`: no key is configured, no token can be valid.
     fn verifier(&self) -> Option<&Verifier>;
+
+    /// Whom and which tokens this node does not let in. `None`: nobody is kept out.
+    fn blocks(&self) -> Option<&Blocks> {
+        None
+    }
 
     fn allows_anonymous(&self) -> bool;
 
@@ -275,6 +281,8 @@ impl Context<'_> {
 /// Who connects, once the token has been read.
 #[derive(Debug, Default)]
 pub(super) struct Admitted {
+    /// `jti` of the token.
+    pub token_id: Option<String>,
     pub user: Option<UserName>,
     pub conn_info: Option<Bytes>,
     pub meta: Option<Bytes>,

@@ -16,6 +16,8 @@ pub struct Identity {
     pub renewal: Renewal,
     /// The tag that it named when it connected: see [`crate::base::except`].
     pub origin: Option<Box<str>>,
+    /// `jti` of the token that it has shown, if that has one. Boxed twice: most have none.
+    pub token_id: Option<Box<Box<str>>>,
 }
 
 /// Who somebody is to others, but for what a subscription adds.

@@ -221,6 +221,9 @@ pub fn read(
     if let Some(origin) = origin_tag(head) {
         admission.identity.get_or_insert_default().origin = Some(origin.into());
     }
+    if rights::is_blocked(world, user_of(admission.identity.as_deref()), unix_s) {
+        return Err(Problem::new(ErrorCode::PermissionDenied, "the user is blocked").into());
+    }
     let personal = world.personal_channel(user_of(admission.identity.as_deref()));
     if let Some(personal) = personal.filter(|personal| admission.grant(personal).is_none()) {
         admission.granted.push((personal, SubscribeGrant::default()));
@@ -491,7 +494,9 @@ fn admit(
         return Err(Problem::new(ErrorCode::Unauthorized, "no token is accepted here").into());
     };
     let claims = verifier.verify_connect(&token, unix_s)?;
+    rights::not_revoked(world, claims.id.as_deref(), &claims.user, claims.issued_at_s, unix_s)?;
     let identity = Identity {
+        token_id: claims.id.map(|id| Box::new(id.into())),
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
         meta: claims.meta,
@@ -516,6 +521,7 @@ fn subscription_tokens(
     for token in std::mem::take(&mut query.subscription_tokens) {
         let refused = || Problem::new(ErrorCode::Unauthorized, "no token is accepted here");
         let claims = world.verifier().ok_or_else(refused)?.verify_subscribe(&token, unix_s)?;
+        rights::not_revoked(world, claims.id.as_deref(), &claims.user, claims.issued_at_s, unix_s)?;
         if claims.user != user_of(admission.identity.as_deref()) {
             return Err(TokenFault::from(Flaw::OtherUser).into());
         }

@@ -104,8 +104,13 @@ pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failu
     }
     let Some(verifier) = cx.world.verifier() else { return Err(Disconnect::INVALID_TOKEN.into()) };
     let claims = verifier.verify_connect(token, cx.unix_s);
+    let claims = claims.and_then(|claims| {
+        not_revoked(cx.world, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
+        Ok(claims)
+    });
     let claims = claims.map_err(|fault| refused_connection(fault, cx))?;
     Ok(Admitted {
+        token_id: claims.id,
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
         meta: claims.meta,
@@ -133,6 +138,10 @@ pub(super) fn refresh(
         true => Ok(claims),
         false => Err(Flaw::OtherUser.into()),
     });
+    let claims = claims.and_then(|claims| {
+        not_revoked(cx.world, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
+        Ok(claims)
+    });
     claims.map_err(|fault| {
         cx.effects.push(Effect::TokenRefused(fault));
         fault.of_refresh().into()
@@ -155,8 +164,32 @@ pub(super) fn subscription(
     };
     let claims =
         claims.and_then(|claims| is_for(&claims, channel, user, &cx.client.to_string()).map(|()| claims));
+    let claims = claims.and_then(|claims| {
+        not_revoked(cx.world, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
+        Ok(claims)
+    });
     let claims = claims.inspect_err(|fault| cx.effects.push(Effect::TokenRefused(*fault)))?;
     Ok(Granted { grant: claims.grant, expire_at_s: claims.expire_at_s.unwrap_or(0) })
+}
+
+/// # Errors
+/// [`Flaw::Revoked`]: the token is taken no more.
+pub fn not_revoked(
+    world: &dyn World,
+    id: Option<&str>,
+    user: &str,
+    issued_at_s: Option<u64>,
+    unix_s: u64,
+) -> Result<(), TokenFault> {
+    match world.blocks().is_some_and(|blocks| blocks.refuses_token(id, user, issued_at_s, unix_s)) {
+        true => Err(Flaw::Revoked.into()),
+        false => Ok(()),
+    }
+}
+
+/// Whether the user (empty: nobody known) is not let in, or not any more.
+pub fn is_blocked(world: &dyn World, user: &str, unix_s: u64) -> bool {
+    world.blocks().is_some_and(|blocks| blocks.refuses_user(user, unix_s))
 }
 
 /// Whether a subscription token that holds is one for this subscription.

@@ -122,6 +122,11 @@ impl Session {
         self
     }
 
+    /// `jti` of the token that it has shown.
+    pub fn token_id(&self) -> Option<&str> {
+        self.identity.as_ref()?.token_id.as_ref().map(|id| &***id)
+    }
+
     pub fn origin(&self) -> Option<&str> {
         self.identity.as_ref()?.origin.as_deref()
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::base::blocks::BlockOf;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
 use crate::session::token::Overrides;
@@ -62,6 +63,10 @@ impl Core {
                 true => ApiCommand::Disconnect(crate::base::fault::Disconnect::EXPIRED),
                 false => ApiCommand::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
             }),
+            ControlRequest::Enforce(reply) => {
+                self.enforce_blocks();
+                reply.send(Ok(()));
+            }
             ControlRequest::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
             ControlRequest::Online(users, reply) => {
                 let count = |user| u32::try_from(self.owned.users.count(user)).unwrap_or(u32::MAX);
@@ -112,6 +117,24 @@ impl Core {
                 done: Arc::clone(&done),
             };
             self.messages.mailer.post_home(conn, Mail::Connection(Box::new(mail)));
+        }
+    }
+
+    /// By users and by tokens. Those of tokens that were issued too early come back to show them again by another command.
+    fn enforce_blocks(&mut self) {
+        let (blocks, now_s) = (Arc::clone(&self.env.options.blocks), self.unix_s());
+        let refused = self.links.connections.iter().filter_map(|(slot, connection)| {
+            let peer = &connection.peer;
+            let user = peer.user().filter(|user| !user.is_empty());
+            if user.is_some_and(|user| blocks.stands(&BlockOf::User((&**user).into()), now_s)) {
+                return Some((slot, Disconnect::PERMISSION_DENIED));
+            }
+            let by_token = peer.token_id().is_some_and(|id| blocks.stands(&BlockOf::Token(id.into()), now_s));
+            by_token.then_some((slot, Disconnect::INVALID_TOKEN))
+        });
+        for (slot, disconnect) in refused.collect::<Vec<_>>() {
+            self.links.ends.blame(slot, EndedBy::Api);
+            self.close(slot, disconnect);
         }
     }
 

@@ -258,6 +258,8 @@ pub enum ControlRequest {
     Unsubscribe(UnsubscribeUser, Reply<()>),
     Disconnect(DisconnectUser, Reply<()>),
     Refresh(RefreshUser, Reply<()>),
+    /// Closes connections of the shard that the node's blocks do not let in any more: one look at each.
+    Enforce(Reply<()>),
     /// To one connection of a tunnel, which must be of this shard.
     Tunnel(ConnId, TunnelCommand, Reply<TunnelTold>),
     Push(PushUsers, Reply<Pushed>),

@@ -456,6 +456,7 @@ impl Core {
         counters.publications_total = publications.all;
         counters.publications_spread_total = publications.spread;
         counters.publications_bulk_total = publications.bulk;
+        counters.join_leave_unsaid_total = self.owned.channels.owned.counts().join_leave_unsaid_total;
         counters.windows_cut_total = self.delivery.local.windows_cut_total();
         (counters.sends_total, counters.sent_bytes_total) = self.links.outbox.totals();
         (counters.events_told_total, counters.events_lost_total) = self.owned.events.totals();

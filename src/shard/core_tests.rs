@@ -104,6 +104,7 @@ fn options() -> ShardOptions {
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,
         user_offline_delay: Duration::ZERO,
+        blocks: Arc::default(),
         seeing: Default::default(),
         version: "test",
         wall_ms: |now| now.0 / 1000,

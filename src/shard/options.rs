@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::admission::Admission;
+use crate::base::blocks::Blocks;
 use crate::base::budget::Budget;
 use crate::base::debts::Debts;
 use crate::base::event::EventKinds;
@@ -99,6 +100,8 @@ pub struct ShardOptions {
     pub node_uid: Box<str>,
     /// The events that the backend gets.
     pub events: EventKinds,
+    /// Whom and which tokens the node does not let in: one table for all shards.
+    pub blocks: Arc<Blocks>,
     /// How long a channel must be empty before its `vacated` event.
     pub vacated_delay: Duration,
     /// How long a user must have no connection before its `user_offline` event.

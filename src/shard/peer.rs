@@ -41,8 +41,6 @@ pub struct Peer {
 
 const _: () = assert!(size_of::<Peer>() <= 72);
 
-/// A ping without payload.
-
 const LISTED: u32 = 1 << 31;
 const OF_USER: u32 = 1 << 30;
 const FLAGS: u32 = LISTED | OF_USER;
@@ -180,6 +178,15 @@ impl Peer {
             Kind::Unidirectional(uni) => uni.identity.as_ref()?.user.as_ref(),
             Kind::Tunnel(tunnel) => tunnel.user(),
             Kind::Http(_) | Kind::Echo | Kind::Nobody => None,
+        }
+    }
+
+    /// `jti` of the token that it has shown.
+    pub fn token_id(&self) -> Option<&str> {
+        match &self.kind {
+            Kind::Client(session) => session.token_id(),
+            Kind::Unidirectional(uni) => uni.identity.as_ref()?.token_id.as_ref().map(|id| &***id),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
         }
     }
 

@@ -23,6 +23,10 @@ impl Core {
 
     /// `silent`: by a tunnel, which takes no messages.
     pub fn user_joined(&mut self, user: &UserName, conn: ConnId, silent: bool) {
+        // It was let in while the user was being blocked.
+        if self.env.options.blocks.refuses_user(user, self.unix_s()) {
+            self.order_end(user, conn, Disconnect::PERMISSION_DENIED);
+        }
         let before = self.owned.users.count(user);
         match silent {
             true => self.owned.users.add_silent(user, conn),
@@ -57,10 +61,14 @@ impl Core {
                 Verdict::Rejected(conn) => (conn, Disconnect::CONNECTION_LIMIT),
                 Verdict::Replaced(conn) => (conn, Disconnect::REPLACED),
             };
-            let done = Gather::new(Reply::new(|_| {}));
-            let mail = ConnectionMail { conn, user: user.clone(), order: ApiCommand::Disconnect(why), done };
-            self.messages.mailer.post_home(conn, Mail::Connection(Box::new(mail)));
+            self.order_end(user, conn, why);
         }
+    }
+
+    fn order_end(&mut self, user: &UserName, conn: ConnId, why: Disconnect) {
+        let done = Gather::new(Reply::new(|_| {}));
+        let mail = ConnectionMail { conn, user: user.clone(), order: ApiCommand::Disconnect(why), done };
+        self.messages.mailer.post_home(conn, Mail::Connection(Box::new(mail)));
     }
 
     // --- as the shard of the connection

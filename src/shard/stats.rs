@@ -92,6 +92,8 @@ counters! {
     publications_spread_total,
     /// Publications that waited behind all others.
     publications_bulk_total,
+    /// Joins and leaves of paced namespaces that nobody was told of.
+    join_leave_unsaid_total,
     /// Times that deliveries held back for a spread or bulk publication were let go early.
     windows_cut_total,
     /// Messages to users handed to a connection.

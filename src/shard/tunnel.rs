@@ -202,6 +202,13 @@ impl Core {
                 return self.refuse_for_now(slot);
             }
         };
+        let user = admission.user.as_deref().unwrap_or("");
+        if self.env.options.blocks.refuses_user(user, self.unix_s()) {
+            self.env.stats.fault(Cause::TunnelRefused);
+            let mut error_code = Vec::new();
+            HttpFault { status: 403, reason: "the user is blocked" }.write(&mut error_code);
+            return self.leave_protocol(slot, error_code.into(), ClosingEnd::Fin);
+        }
         // As other clients, so that an order to disconnect a user finds it, and a limit of connections counts it.
         if self.join_user(slot, admission.user.clone(), true) {
             if let Some(tunnel) = self.links.connections.tunnel_mut(slot) {

@@ -1,5 +1,6 @@
 //! What a session may look at: the shard's options and its channels.
 
+use crate::base::blocks::Blocks;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::ChannelName;
 use crate::hub::followed::FollowedChannels;
@@ -55,6 +56,10 @@ impl World for View<'_> {
 
     fn verifier(&self) -> Option<&Verifier> {
         self.options.verifier.as_deref()
+    }
+
+    fn blocks(&self) -> Option<&Blocks> {
+        Some(&self.options.blocks)
     }
 
     fn allows_anonymous(&self) -> bool {

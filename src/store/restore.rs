@@ -8,7 +8,7 @@ use crate::base::ids::ChannelName;
 use crate::hub::OwnedChannels;
 use crate::hub::options::Namespaces;
 use crate::hub::owned::{OFFSET_JUMP, StoredMoment, Taken};
-use crate::record::{RecordFault, StoredEvents, StoredKeys, StoredRecord, StoredRun};
+use crate::record::{BlockRecord, RecordFault, StoredEvents, StoredKeys, StoredRecord, StoredRun};
 
 /// Lines that say what is gone; more are only counted.
 const LINES_MAX: usize = 100;
@@ -26,6 +26,8 @@ pub struct Restored {
     pub not_wanted: u64,
     /// The process before has ended without writing everything.
     pub unclean: bool,
+    /// Users that were blocked and tokens that were revoked, by kind and name.
+    pub blocks: BTreeMap<(u8, Box<str>), BlockRecord>,
     /// The log of events, if there was one.
     pub events: Option<RestoredEvents>,
 }
@@ -115,6 +117,19 @@ impl<'p> Restoring<'p> {
                 self.clean = false;
                 self.restored.events.get_or_insert_default().take(events);
             }
+            Found::Record(StoredRecord::Blocks(part)) => {
+                self.clean = false;
+                if part.reset {
+                    self.restored.blocks.clear();
+                }
+                for change in part.changes {
+                    let key = (change.kind, change.name.clone());
+                    match change.removed {
+                        true => drop(self.restored.blocks.remove(&key)),
+                        false => drop(self.restored.blocks.insert(key, change)),
+                    }
+                }
+            }
             Found::Record(StoredRecord::Keys(keys)) => {
                 for key in keys.keys {
                     let owner = (self.place)(&key.channel);
@@ -135,9 +150,11 @@ impl<'p> Restoring<'p> {
             StoredRecord::Channel(stored) => (stored.channel.clone(), Some(stored.loose)),
             StoredRecord::Log(part) => (part.channel.clone(), None),
             StoredRecord::Removal(removal) => (removal.channel.clone(), None),
-            StoredRecord::Keys(_) | StoredRecord::Run(_) | StoredRecord::End | StoredRecord::Events(_) => {
-                return;
-            }
+            StoredRecord::Keys(_)
+            | StoredRecord::Run(_)
+            | StoredRecord::End
+            | StoredRecord::Events(_)
+            | StoredRecord::Blocks(_) => return,
         };
         match loose {
             Some(true) => drop(self.loose.insert(channel.clone())),

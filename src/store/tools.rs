@@ -84,7 +84,11 @@ pub fn report(path: &Path) -> Result<Report, StoreFault> {
         }
         Found::Record(StoredRecord::Keys(part)) => keys += part.keys.len() as u64,
         Found::Record(
-            StoredRecord::Removal(_) | StoredRecord::Run(_) | StoredRecord::End | StoredRecord::Events(_),
+            StoredRecord::Removal(_)
+            | StoredRecord::Run(_)
+            | StoredRecord::End
+            | StoredRecord::Events(_)
+            | StoredRecord::Blocks(_),
         ) => {}
     })?;
     let Read { segments, records, cut, .. } = &read;

@@ -527,6 +527,7 @@ fn options(
         events: EventKinds::default(),
         vacated_delay: Duration::ZERO,
         user_offline_delay: Duration::ZERO,
+        blocks: Arc::default(),
         seeing: SeeingOptions { ends_max: 64, ..SeeingOptions::default() },
         version: "sim",
         wall_ms,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::base::json::object;
-use crate::control::presences::{OnlineBody, PresenceBody};
+use crate::control::bodies::{BlockBody, BlockedBody, OnlineBody, PresenceBody};
 use crate::control::wire::{
     BatchBody, ChannelBody, ChannelsBody, HistoryBody, PublishBody, PushBody, RpcBody, UserBody,
 };
@@ -20,6 +20,10 @@ pub enum Method {
     Presence,
     PresenceStats,
     Online,
+    Block,
+    Unblock,
+    Revoke,
+    Blocked,
     History,
     HistoryRemove,
     Channels,
@@ -30,7 +34,7 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Method; 16] = [
+    pub const ALL: [Method; 20] = [
         Method::Publish,
         Method::Broadcast,
         Method::Subscribe,
@@ -40,6 +44,10 @@ impl Method {
         Method::Presence,
         Method::PresenceStats,
         Method::Online,
+        Method::Block,
+        Method::Unblock,
+        Method::Revoke,
+        Method::Blocked,
         Method::History,
         Method::HistoryRemove,
         Method::Channels,
@@ -64,6 +72,10 @@ impl Method {
             Method::Presence => "presence",
             Method::PresenceStats => "presence_stats",
             Method::Online => "online",
+            Method::Block => "block",
+            Method::Unblock => "unblock",
+            Method::Revoke => "revoke",
+            Method::Blocked => "blocked",
             Method::History => "history",
             Method::HistoryRemove => "history_remove",
             Method::Channels => "channels",
@@ -87,6 +99,10 @@ pub enum Command {
     Presence(PresenceBody),
     PresenceStats(ChannelBody),
     Online(OnlineBody),
+    Block(BlockBody),
+    Unblock(BlockBody),
+    Revoke(BlockBody),
+    Blocked(BlockedBody),
     History(HistoryBody),
     HistoryRemove(ChannelBody),
     Channels(ChannelsBody),
@@ -111,6 +127,10 @@ impl Command {
             Method::Presence => Command::Presence(object(json)?),
             Method::PresenceStats => Command::PresenceStats(object(json)?),
             Method::Online => Command::Online(object(json)?),
+            Method::Block => Command::Block(object(json)?),
+            Method::Unblock => Command::Unblock(object(json)?),
+            Method::Revoke => Command::Revoke(object(json)?),
+            Method::Blocked => Command::Blocked(object(json)?),
             Method::History => Command::History(object(json)?),
             Method::HistoryRemove => Command::HistoryRemove(object(json)?),
             Method::Channels => Command::Channels(object(json)?),
@@ -135,6 +155,10 @@ impl Command {
             Command::Presence(_) => "presence",
             Command::PresenceStats(_) => "presence_stats",
             Command::Online(_) => "online",
+            Command::Block(_) => "block",
+            Command::Unblock(_) => "unblock",
+            Command::Revoke(_) => "revoke",
+            Command::Blocked(_) => "blocked",
             Command::History(_) => "history",
             Command::HistoryRemove(_) => "history_remove",
             Command::Channels(_) => "channels",

@@ -64,6 +64,9 @@ impl OwnedChannels {
                 (Some(attendance), PresenceBy::User) => attendance.users(),
                 _ => channel.members.len(),
             };
+            // Who leaves was one of them.
+            let leaves = attendance.as_ref().is_some_and(|attendance| attendance.next_leaves());
+            let members = members + usize::from(leaves);
             let most = options.join_leave_members_max as usize;
             let quiet = most > 0 && members > most || !options.join_leave;
             let per_second = if quiet { 0 } else { options.join_leave_per_second };

@@ -138,7 +138,9 @@ impl OwnedChannels {
                 }
                 Taken::Yes
             }
-            StoredRecord::Run(_) | StoredRecord::End | StoredRecord::Events(_) => Taken::Yes,
+            StoredRecord::Run(_) | StoredRecord::End | StoredRecord::Events(_) | StoredRecord::Blocks(_) => {
+                Taken::Yes
+            }
         }
     }
 

@@ -136,13 +136,15 @@ impl Renewal {
 
 impl Identity {
     fn to_record(&self) -> IdentityRecord {
-        let Identity { user, conn_info, meta, expire_at_s, renewal, origin } = self.clone();
-        IdentityRecord { user, conn_info, meta, expire_at_s, renewal: renewal.to_record(), origin }
+        let Identity { user, conn_info, meta, expire_at_s, renewal, origin, token_id } = self.clone();
+        let token_id = token_id.map(|id| *id);
+        IdentityRecord { user, conn_info, meta, expire_at_s, renewal: renewal.to_record(), origin, token_id }
     }
 
     fn from_record(record: &IdentityRecord) -> Identity {
-        let IdentityRecord { user, conn_info, meta, expire_at_s, renewal, origin } = record.clone();
-        Identity { user, conn_info, meta, expire_at_s, renewal: Renewal::from_record(&renewal), origin }
+        let IdentityRecord { user, conn_info, meta, expire_at_s, renewal, origin, token_id } = record.clone();
+        let (renewal, token_id) = (Renewal::from_record(&renewal), token_id.map(Box::new));
+        Identity { user, conn_info, meta, expire_at_s, renewal, origin, token_id }
     }
 }
 

@@ -81,6 +81,7 @@ flaws! {
     OtherChannel "token_other_channel" "the token is for another channel"
     OtherClient "token_other_client" "the token is for another client"
     Base64 "token_b64" "b64info or b64data of the token is not base64"
+    Revoked "token_revoked" "the token was revoked"
     NotJson "token_b64_not_json" "b64info or b64data of the token does not hold JSON"
 }
 
