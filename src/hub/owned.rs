@@ -46,7 +46,7 @@ mod record;
 mod stored;
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -101,6 +101,9 @@ pub struct OwnedChannels {
     appends: Appends,
     /// The roster that [`OwnedChannels::presence`] gave last.
     asked_last: Option<Arc<Roster>>,
+    /// While channels come from another process: those whose log has bytes, which their namespace does not take any more.
+    /// Bound: those channels.
+    logs_lost: HashSet<u32>,
     /// Slots with a log, in no order, for [`OwnedChannels::heaviest`]. A channel knows its place here.
     logs: Vec<u32>,
     /// When the oldest entry of each log is over, or earlier.
@@ -179,6 +182,7 @@ impl OwnedChannels {
             retaken: None,
             lives: 0,
             shards: u16::MAX,
+            logs_lost: HashSet::new(),
             logs: Vec::new(),
             expiries: Deadlines::default(),
             forgets: Deadlines::default(),

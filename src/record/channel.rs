@@ -23,6 +23,9 @@ record! {
         active_until: Moment,
         /// Only clients have used it.
         creator: Option<CreatorRecord>,
+        ;
+        /// Its publications are any bytes.
+        bytes: bool = false,
     }
 
     pub struct VersionRecord {

@@ -14,6 +14,7 @@ import { Backend } from './support/backend.mjs';
 import { Daemon, binary, configuration, drivers, open } from './support/daemon.mjs';
 import { connected, received, sdk, subscribed, token, watch } from './support/sdk.mjs';
 import { RawSocket } from './support/socket.mjs';
+import { file, folder, upgrade } from './support/upgrade.mjs';
 import { next, until } from './support/wait.mjs';
 
 const base64 = (bytes) => Buffer.from(bytes).toString('base64');
@@ -207,6 +208,56 @@ for (const driver of drivers) {
         made.disconnect();
       });
     });
+  });
+}
+
+for (const driver of drivers) {
+  test(`an upgrade to another form of payloads, on ${driver}: who cannot read it is closed, bytes are no history of JSON`, async () => {
+    const config = (payload = 'json') => configuration({
+      driver, shards: 2, sandbox: { read: [folder] }, namespace: [{ ...open, name: 'turn', payload }],
+    });
+    const daemon = await Daemon.start({ config: config() });
+    const [json, other] = [sdk(daemon.ws), sdk(daemon.ws)];
+    const protobuf = new Centrifuge(daemon.ws, { websocket: WebSocket });
+    const binary = protobuf.newSubscription('turn:a', {});
+    const got = [];
+    binary.on('publication', ({ data }) => got.push(base64(data)));
+    const begun = next(binary, 'subscribed');
+    binary.subscribe();
+    protobuf.connect();
+    await begun;
+    await subscribed(json, 'turn:a');
+    const stays = await subscribed(other, 'plain');
+    const lines = await fetch(`${daemon.http}/stream?channel=turn:a`);
+    await daemon.publish('turn:a', 1);
+    await until(() => got.length === 1, 'it has come');
+
+    const end = next(json, 'disconnected');
+    let said = await upgrade(daemon.pid, '--config', file(`${driver}-bytes.toml`, config('bytes')));
+    assert.equal(said.code, 0, said.out + said.error);
+    assert.deepEqual(await end, CLOSED);
+    assert.match(await lines.text(), /3506/);
+    await daemon.api('publish', { channel: 'turn:a', b64data: base64([0xff, 10]) });
+    await until(() => got.length === 2, 'the others go on');
+    assert.deepEqual(got, [base64('1'), base64([0xff, 10])]);
+    assert.equal((await daemon.api('history', { channel: 'turn:a', limit: 10 })).publications.length, 2);
+
+    said = await upgrade(said.pid, '--config', file(`${driver}-json.toml`, config()));
+    assert.equal(said.code, 0, said.out + said.error);
+    const { publications, offset } = await daemon.api('history', { channel: 'turn:a', limit: 10 });
+    assert.deepEqual([publications, offset], [[], 2]);
+    const again = sdk(daemon.ws);
+    const room = await subscribed(again, 'turn:a', { since: { offset: 0, epoch: '' }, recoverable: true });
+    assert.equal(room.seen.subscribed[0].recovered, false);
+    await daemon.publish('turn:a', 3);
+    await received(room, [3]);
+    await until(() => got.length === 3, 'all have it');
+    await daemon.publish('plain', 'still');
+    await received(stays, ['still']);
+    assert.deepEqual(other.log.disconnected, []);
+    [again, other, protobuf].forEach((made) => made.disconnect());
+    process.kill(said.pid, 'SIGTERM');
+    assert.equal(await daemon.ended(), 0);
   });
 }
 

@@ -10,7 +10,7 @@
 use super::OwnedChannels;
 use super::channel::Channel;
 use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position};
-use crate::base::publication::{ClientInfo, Visibility};
+use crate::base::publication::{ClientInfo, PayloadForm, Visibility};
 use crate::base::time::Time;
 use crate::hub::creators::BUCKETS;
 use crate::hub::history::entry_bytes;
@@ -51,6 +51,7 @@ impl OwnedChannels {
                 .map(|version| VersionRecord { number: version.number, epoch: version.epoch.clone() }),
             active_until: Moment::of(channel.active_until, now),
             creator: channel.creator.map(|bucket| CreatorRecord { bucket }),
+            bytes: channel.options.payload == PayloadForm::Bytes,
         })
     }
 
@@ -127,15 +128,19 @@ impl OwnedChannels {
         {
             return Err(RecordFault::Impossible("a channel"));
         }
+        let loses_log = record.bytes && options.payload == PayloadForm::Json;
         let active_until = record.active_until.at(written);
         let version = record
             .version
             .as_ref()
             .map(|version| Version { number: version.number, epoch: version.epoch.clone() });
-        self.add(Channel {
+        let slot = self.add(Channel {
             sequencer: Sequencer::at(Position { offset: record.top, epoch: record.epoch }, version),
             ..Channel::new(record.channel.clone(), options, record.epoch, active_until, bucket)
         });
+        if loses_log {
+            self.logs_lost.insert(slot);
+        }
         Ok(())
     }
 
@@ -147,7 +152,7 @@ impl OwnedChannels {
         let now = self.advance(written);
         for entry in part.entries {
             let (slot, channel) = self.restored(&part.channel)?;
-            if !channel.options.keeps_history() {
+            if !channel.options.keeps_history() || self.logs_lost.contains(&slot) {
                 return Ok(());
             }
             let publication = entry.publication.publication(&channel.name);
@@ -221,6 +226,7 @@ impl OwnedChannels {
     /// [`RecordFault::Impossible`] when too many of them are needed.
     pub fn finish_restoring(&mut self) -> Result<(), RecordFault> {
         self.keys.sort();
+        self.logs_lost.clear();
         for slot in self.logs.clone() {
             let channel = self.channels.get(slot).expect("a listed log has a channel");
             if channel

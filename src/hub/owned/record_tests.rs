@@ -253,6 +253,37 @@ fn a_long_log_and_a_crowd_go_in_parts() {
     assert!(small.counts().history_bytes <= 50_000 && small.retained("kept:c") > 5);
 }
 
+/// A log of bytes is none for those who read JSON: it goes, the position stays.
+#[test]
+fn a_log_of_bytes_is_lost_where_its_namespace_takes_json_now() {
+    let now = Time::from_millis(5_000);
+    let of = |payload| {
+        let options = ChannelOptions {
+            history_size: 9,
+            history_ttl: Duration::from_secs(9),
+            payload,
+            ..ChannelOptions::default()
+        };
+        let namespaces = std::sync::Arc::new(Namespaces::new(options, [], 255));
+        OwnedChannels::new(namespaces, HubLimits::default(), Prng::with_seed(1))
+    };
+    for (before, behind, kept) in [
+        (PayloadForm::Bytes, PayloadForm::Json, 0),
+        (PayloadForm::Json, PayloadForm::Bytes, 3),
+        (PayloadForm::Bytes, PayloadForm::Bytes, 3),
+    ] {
+        let mut old = of(before);
+        for _ in 0..3 {
+            old.publish(PublishRequest::new("c".into(), Bytes::from_static(b"1")), now, 0).unwrap();
+        }
+        let mut new = of(behind);
+        read(&mut new, &written(&old, now), now).unwrap();
+        assert_eq!(new.retained("c"), kept, "{before:?} to {behind:?}");
+        let next = new.publish(PublishRequest::new("c".into(), Bytes::from_static(b"2")), now, 0).unwrap();
+        assert_eq!(next.position.offset, Offset(4));
+    }
+}
+
 #[test]
 fn what_no_home_holds_is_refused_by_name() {
     let now = Time::from_millis(5_000);

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use crate::base::fault::Disconnect;
 use crate::base::ids::Sock;
 use crate::driver::Driver;
+use crate::proto::centrifuge::Format;
 use crate::session::tunnel::Payload;
+use crate::session::{Sub, rights};
 use crate::shard::Shard;
 use crate::shard::core::Core;
 use crate::shard::handover::order::{Outlet, Said};
@@ -78,6 +81,15 @@ impl Core {
         }
     }
 
+    /// A namespace of its channels takes any bytes now, which it cannot read.
+    fn is_left_unread(&mut self, slot: u32) -> bool {
+        let Some(connection) = self.links.connections.get_mut(slot) else { return false };
+        let peer = &mut connection.peer;
+        let format = peer.session().map_or(Format::Json, |session| session.wire().format);
+        let form = |sub: &Sub| self.delivery.local.get(sub.channel()).options.payload;
+        peer.subs().iter().any(|sub| rights::reads(format, form(sub)).is_err())
+    }
+
     fn resume_peer(&mut self, slot: u32) {
         self.count_anonymous(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
@@ -125,6 +137,9 @@ impl Core {
                 }
             }
             Kind::Http(_) | Kind::Echo | Kind::Nobody => {}
+        }
+        if self.is_left_unread(slot) {
+            self.close(slot, Disconnect::INAPPROPRIATE_PROTOCOL);
         }
         self.settle(slot);
         // A layer may have had something to say.
