@@ -104,6 +104,9 @@ pub struct OwnedChannels {
     /// While channels come from another process: those whose log has bytes, which their namespace does not take any more.
     /// Bound: those channels.
     logs_lost: HashSet<u32>,
+    /// The same, those whose log does not end at their top.
+    /// Bound: those channels.
+    log_ends: HashMap<u32, Offset>,
     /// Slots with a log, in no order, for [`OwnedChannels::heaviest`]. A channel knows its place here.
     logs: Vec<u32>,
     /// When the oldest entry of each log is over, or earlier.
@@ -183,6 +186,7 @@ impl OwnedChannels {
             lives: 0,
             shards: u16::MAX,
             logs_lost: HashSet::new(),
+            log_ends: HashMap::new(),
             logs: Vec::new(),
             expiries: Deadlines::default(),
             forgets: Deadlines::default(),

@@ -26,6 +26,8 @@ record! {
         ;
         /// Its publications are any bytes.
         bytes: bool = false,
+        /// Where its log ends, when that is not its top: offsets that were never given lie between.
+        log_end: Option<Offset> = None,
     }
 
     pub struct VersionRecord {

@@ -8,13 +8,14 @@
 //! `check` (what was published, and what may follow what), `audience` (who must see what), `unidirectional` (the same over the
 //! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
 //! is asked), `engine` (an owner of channels that is no shard), `records` (what a shard holds, as bytes), `strangers`,
-//! `wire`; `sealed` stands between a connection and its bytes in every fourth run, `tls` in another fourth.
+//! `wire`, `disk` (the store on a disk that fails); `sealed` stands between a connection and its bytes in every fourth run, `tls` in another fourth.
 
 mod audience;
 mod backend;
 mod check;
 mod client;
 mod coverage;
+mod disk;
 mod engine;
 mod events;
 mod hooks;
@@ -134,6 +135,14 @@ fn survives(seed: u64, trace: bool) -> Option<world::Outcome> {
         eprintln!("  replay: SIM_SEED={seed} cargo test --test simulation any_seed");
     }
     outcome.ok()
+}
+
+/// The seeds of a test that is no part of a run: the first, and how many.
+fn seeds() -> (u64, u64) {
+    match variable("SIM_SEED") {
+        Some(seed) => (seed, 1),
+        None => (variable("SIM_FROM").unwrap_or(0), variable("SIM_SEEDS").unwrap_or(SEEDS)),
+    }
 }
 
 fn variable(name: &str) -> Option<u64> {

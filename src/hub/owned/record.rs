@@ -9,6 +9,7 @@
 
 use super::OwnedChannels;
 use super::channel::Channel;
+use super::copying::OFFSET_JUMP;
 use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position};
 use crate::base::publication::{ClientInfo, PayloadForm, Visibility};
 use crate::base::time::Time;
@@ -52,6 +53,12 @@ impl OwnedChannels {
             active_until: Moment::of(channel.active_until, now),
             creator: channel.creator.map(|bucket| CreatorRecord { bucket }),
             bytes: channel.options.payload == PayloadForm::Bytes,
+            log_end: channel
+                .log
+                .as_deref()
+                .and_then(|log| log.newest())
+                .map(|(newest, _)| newest)
+                .filter(|newest| *newest != channel.position().offset),
         })
     }
 
@@ -141,6 +148,9 @@ impl OwnedChannels {
         if loses_log {
             self.logs_lost.insert(slot);
         }
+        if let Some(end) = record.log_end {
+            self.log_ends.insert(slot, end);
+        }
         Ok(())
     }
 
@@ -159,7 +169,9 @@ impl OwnedChannels {
             let expires = entry.expires.at(written);
             let newest = channel.log.as_deref().and_then(|log| log.newest());
             let follows = newest.is_none_or(|(offset, newest_expires)| {
-                offset.next() == publication.offset() && newest_expires <= expires
+                let gap = publication.offset().0.saturating_sub(offset.0);
+                // Offsets that a process before may have given are left out, see `jump_stored`.
+                (gap == 1 || gap > OFFSET_JUMP) && newest_expires <= expires
             });
             let fits = publication.position.epoch == channel.position().epoch
                 && publication.offset() <= channel.position().offset
@@ -227,14 +239,11 @@ impl OwnedChannels {
     pub fn finish_restoring(&mut self) -> Result<(), RecordFault> {
         self.keys.sort();
         self.logs_lost.clear();
+        let ends = std::mem::take(&mut self.log_ends);
         for slot in self.logs.clone() {
             let channel = self.channels.get(slot).expect("a listed log has a channel");
-            if channel
-                .log
-                .as_deref()
-                .and_then(|log| log.newest())
-                .is_some_and(|(newest, _)| newest != channel.position().offset)
-            {
+            let end = ends.get(&slot).copied().unwrap_or(channel.position().offset);
+            if channel.log.as_deref().and_then(|log| log.newest()).is_some_and(|(newest, _)| newest != end) {
                 while self.drop_oldest(slot) {}
                 self.settle(slot);
             }
