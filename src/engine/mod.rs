@@ -14,6 +14,7 @@
 //! while it is away is answered in its place ([`ErrorCode::Unavailable`](crate::base::fault::ErrorCode)); when it is back,
 //! each channel's position is checked, and only who lost something hears of it.
 
+mod asked;
 mod blocks;
 mod commands;
 mod emulations;
@@ -53,22 +54,22 @@ use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::owner::{Engine, OwnerRequest};
 use crate::shard::router::Router;
 
+use self::asked::Asked;
 use self::inlet::{Event, Inlet};
 use self::keeper::Keeper;
 use self::link::Link;
 use self::nats::Nats;
 use self::nodes::{Nodes, Others};
-use self::online::Asked;
 use self::posts::Posts;
 use self::redis::layout::Names;
 use self::redis::{Server, TlsFiles};
 use self::shared::Shared;
 use self::standing::Standing;
 
+pub use self::asked::ElsewhereOnline;
 pub use self::blocks::block_word;
 pub use self::nats::{NatsLogin, NatsPlace};
 pub use self::nodes::push_word;
-pub use self::online::ElsewhereOnline;
 pub use self::redis::{Address, TlsFiles as EngineTls};
 pub use self::shared::Limits;
 pub use self::standing::{Stands, is_untrusted};

@@ -14,14 +14,13 @@ use crate::base::except::Except;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{Offset, ShardId, UserName};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
-use crate::engine::blocks;
 use crate::engine::commands::{COMMANDS, OUTCOME};
 use crate::engine::job::{Job, Task, Then};
 use crate::engine::keeper::Keeper;
 use crate::engine::limits::{NODE_EVERY, NODE_TTL};
 use crate::engine::nodes::{PUSH, PushNotification};
-use crate::engine::online;
 use crate::engine::redis::layout::is_json;
+use crate::engine::{asked, blocks};
 use crate::hub::requests::{Since, SinceEpoch};
 use crate::proto::centrifuge::shared::{
     NodeMessage, NodeSubscribe, NodeWord, decode_node_message, encode_node_message,
@@ -124,9 +123,9 @@ impl Keeper {
             NodeWord::Notification { op, data } if op == PUSH => self.handle_push(&data),
             NodeWord::Notification { op, data } if op == COMMANDS => self.handle_commands(uid, &data),
             NodeWord::Notification { op, data } if op == OUTCOME => self.handle_outcome(&data),
-            NodeWord::Notification { op, data } if op == online::ASK => self.handle_online(uid, &data),
+            NodeWord::Notification { op, data } if op == asked::ASK => self.handle_online(uid, &data),
             NodeWord::Notification { op, data } if op == blocks::BLOCK => self.handle_blocks(&data),
-            NodeWord::Notification { op, data } if op == online::ANSWER => {
+            NodeWord::Notification { op, data } if op == asked::ANSWER => {
                 self.shared.asked.handle_answer(&uid, &data);
             }
             NodeWord::Notification { .. } | NodeWord::Other => {}

@@ -8,8 +8,8 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::base::blocks::Blocks;
 use crate::base::histogram::Histogram;
+use crate::engine::asked::Asked;
 use crate::engine::nodes::Others;
-use crate::engine::online::Asked;
 use crate::hub::Namespaces;
 
 #[derive(Clone, Copy, Debug)]

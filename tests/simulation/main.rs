@@ -19,6 +19,7 @@ mod disk;
 mod engine;
 mod events;
 mod hooks;
+mod presence;
 mod protobuf;
 mod records;
 mod scenario;

@@ -30,6 +30,7 @@ use trunkline::shard::{ClientHooks, HttpLimits, ListenerOptions, ShardOptions};
 
 use crate::REGRESSIONS;
 use crate::audience::TagFilter;
+use crate::presence;
 use crate::sealed::Maker;
 use crate::tls;
 
@@ -200,7 +201,10 @@ impl Scenario {
             true => Extras::default(),
             false => Extras::draw(seed),
         };
-        let namespaces = namespaces(prng, hooked.then_some(&mut hooks), batch_max_delay, extras);
+        let namespaces = namespaces(prng, hooked.then_some(&mut hooks), extras, |options| {
+            options.batch_max_delay = batch_max_delay;
+            presence::paced(seed, options);
+        });
         // One in eight shares little among all clients.
         let debts = if !crowd && seed % 8 == 3 { 40_000 } else { u64::MAX };
         let faults = if crowd { mild() } else { faults(prng) };
@@ -346,8 +350,8 @@ fn with_hooks(hooked: bool, options: ShardOptions) -> ShardOptions {
 fn namespaces(
     prng: &mut Prng,
     hooks: Option<&mut Prng>,
-    batch_max_delay: Duration,
     extras: Extras,
+    finish: impl Fn(&mut ChannelOptions),
 ) -> Namespaces<NamespaceOptions> {
     let mut named = Vec::new();
     for (name, gap) in [("tell", GapPolicy::Tell), ("latest", GapPolicy::Latest), ("close", GapPolicy::Close)]
@@ -368,8 +372,8 @@ fn namespaces(
         named.push(("hook".to_string(), options));
     }
     let unnamed = open(prng, GapPolicy::Tell);
-    let gathering = |mut options: NamespaceOptions| {
-        options.channel.batch_max_delay = batch_max_delay;
+    let finished = |mut options: NamespaceOptions| {
+        finish(&mut options.channel);
         options
     };
     let with_extras = |name: &str, mut options: NamespaceOptions| {
@@ -380,10 +384,10 @@ fn namespaces(
         options
     };
     let named = named.into_iter().map(|(name, options)| {
-        let options = with_extras(&name, gathering(options));
+        let options = with_extras(&name, finished(options));
         (name, options)
     });
-    Namespaces::new(gathering(unnamed), named, 32)
+    Namespaces::new(finished(unnamed), named, 32)
 }
 
 /// Whether all clients may do it.
