@@ -159,8 +159,9 @@ for (const driver of drivers) {
       rmSync(top, { recursive: true });
     });
 
-    // A debug build dies where it is told to.
-    for (const fault of ['new.hello', 'new.parcels', 'new.store', 'new.adopted', 'new.commit', 'new.committed']) {
+    // A debug build dies where it is told to. A half of the places for each: what is done there does not know its driver.
+    const half = (places) => places.filter((_, at) => at % 2 === drivers.indexOf(driver) % 2);
+    for (const fault of half(['new.hello', 'new.parcels', 'new.store', 'new.adopted', 'new.commit', 'new.committed'])) {
       test(`killed at "${fault}": everything stays, and the store goes on`, async () => {
         const parent = place();
         const { start, daemon, client, rooms } = await open_at(path.join(parent, 'store'), {
@@ -189,7 +190,7 @@ for (const driver of drivers) {
       });
     }
 
-    for (const fault of ['old.ready', 'old.parcels', 'old.store', 'old.complete', 'old.commit', 'new.begun']) {
+    for (const fault of half(['old.ready', 'old.parcels', 'old.store', 'old.complete', 'old.commit', 'new.begun'])) {
       test(`killed at "${fault}": one process starts again with what is on disk`, async () => {
         const top = place();
         const { daemon, client, rooms } = await open_at(path.join(top, 'store'), {
