@@ -109,7 +109,10 @@ impl Arriving {
         }
         let (theirs, ours) = (&*self.node.engine, kind_of(config));
         if theirs != ours {
-            let text = |kind| if kind == "" { "memory".to_owned() } else { format!("{kind:?}") };
+            let text = |kind: &str| match kind {
+                "" => "memory".to_owned(),
+                kind => format!("{kind:?}"),
+            };
             let (theirs, ours) = (text(theirs), text(ours));
             return Err(format!(
                 "engine.kind is changed by a restart, not by an upgrade: from {theirs} to {ours}"

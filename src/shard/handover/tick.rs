@@ -317,7 +317,7 @@ impl Core {
         let requests = self.has_requests() || self.owned.channels.waits_for_store();
         // An engine's items and answers come from outside of the rounds.
         let mailer = &self.messages.mailer;
-        let engine = mailer.asked() > 0 || mailer.router().engine().is_some() && inbox.len() > 0;
+        let engine = mailer.asked() > 0 || mailer.router().engine().is_some() && !inbox.is_empty();
         let requests = requests || engine;
         let delivers = self.delivery.pushes.has_any() || !self.links.actions.is_empty();
         let mailer = &mut self.messages.mailer;

@@ -48,10 +48,13 @@ pub(in crate::proto::centrifuge) fn lone_connect<'a>(
     Ok(Command { id: 1, method: connect(scanner)? })
 }
 
-/// Commands of an emulated client: its session, and their text.
+/// The node, the session, and the commands as text.
+type Emulation<'a> = (Cow<'a, str>, Cow<'a, str>, Cow<'a, str>);
+
+/// Commands of an emulated client.
 pub(in crate::proto::centrifuge) fn emulation<'a>(
     scanner: &mut Scanner<'a>,
-) -> Result<(Cow<'a, str>, Cow<'a, str>, Cow<'a, str>), CommandFault> {
+) -> Result<Emulation<'a>, CommandFault> {
     let (mut node, mut session, mut data) = (Cow::default(), Cow::default(), Cow::default());
     let mut seen = Seen::default();
     scanner.object(|scanner, key| match key {
