@@ -159,10 +159,10 @@ for (const [driver, way] of drivers.flatMap((driver) => transports.map((way) => 
 const stop = async (daemon) => assert.equal(await daemon.stop(), 0);
 
 /** The connect's answer of a stream that stays open until `close`. */
-async function openStream(http, { protobuf = false } = {}) {
+async function openStream(http, { protobuf = false, token: shown } = {}) {
   const controller = new AbortController();
   const type = protobuf ? 'application/octet-stream' : 'application/json';
-  const body = protobuf ? Buffer.from([4, 8, 1, 34, 0]) : '{"id":1,"connect":{}}';
+  const body = protobuf ? Buffer.from([4, 8, 1, 34, 0]) : JSON.stringify({ id: 1, connect: { token: shown } });
   const response = await fetch(`${http}/connection/http_stream`, {
     method: 'POST', headers: { 'Content-Type': type }, body, signal: controller.signal,
   });
@@ -239,6 +239,29 @@ for (const driver of drivers) {
       stream.close();
       await until(async () => (await emulate({ session, node: 'n', data: '{}' })).status === 404, 'its client is gone');
       assert.ok((await refused()) >= before + others.length + 2);
+    });
+
+    test("for another user's session are answered 404, and whoever shows a session speaks as its client", async () => {
+      const ann = sdk(daemon.ws, { token: token('ann') });
+      const stream = await openStream(daemon.http, { token: token('bob') });
+      const { session, node } = stream.first.connect;
+      const [channel, seen] = ['others', await subscribed(ann, 'others', { joinLeave: true })];
+      const other = await openStream(daemon.http, { token: token('cid') });
+      // What the others of a channel know of a user's client is no session of it.
+      const say = (of, data) => emulate({ session: of, node, data }, { Authorization: `Bearer ${token('cid')}` });
+      await say(other.first.connect.session, `{"id":2,"subscribe":{"channel":"${channel}"}}`);
+      assert.equal((await other.line()).id, 2);
+      await until(async () => Object.keys((await seen.presence()).clients).length === 2, 'both are there');
+      for (const { client } of Object.values((await seen.presence()).clients)) {
+        assert.equal((await say(client, `{"id":9,"publish":{"channel":"${channel}","data":"as another"}}`)).status, 404);
+      }
+      // The token of the request is not looked at: the session says whose the commands are.
+      assert.equal((await say(session, `{"id":2,"publish":{"channel":"${channel}","data":"by bob"}}`)).status, 204);
+      await received(seen, ['by bob']);
+      assert.equal(seen.seen.publications[0].info.user, 'bob');
+      stream.close();
+      other.close();
+      ann.disconnect();
     });
 
     test('for a session of a node that is dead are answered 404, and its client is served under another', async () => {
