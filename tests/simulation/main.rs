@@ -4,11 +4,12 @@
 //! `cargo test --test simulation` runs [`SEEDS`] seeds. `SIM_SEEDS=n` runs another number, `SIM_FROM=n` begins at
 //! another one, `SIM_SEED=n` runs that one alone, and `SIM_TRACE=1` prints all that happens in it.
 //!
-//! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes nothing),
-//! `check` (what was published, and what may follow what), `audience` (who must see what), `unidirectional` (the same over the
-//! other wires), `backend` (the server API's side), `events` (what it is told), `hooks` (what it
-//! is asked), `engine` (an owner of channels that is no shard), `records` (what a shard holds, as bytes), `strangers`,
-//! `wire`, `disk` (the store on a disk that fails); `sealed` stands between a connection and its bytes in every fourth run, `tls` in another fourth.
+//! Read in this order: `world` (one run), `scenario` (what a seed draws), `client` (a client that believes
+//! nothing), `check` (what was published, and what may follow what), `audience` (who must see what),
+//! `unidirectional` (the same over the other wires), `backend` (the server API's side), `events` (what it is
+//! told), `hooks` (what it is asked), `engine` (an owner of channels that is no shard), `records` (what a
+//! shard holds, as bytes), `strangers`, `wire`, `disk` (the store on a disk that fails); `sealed` stands
+//! between a connection and its bytes in every fourth run, `tls` in another fourth.
 
 mod audience;
 mod backend;
