@@ -10,6 +10,7 @@ pub mod budget;
 pub mod bytes;
 pub mod certificate;
 pub mod debts;
+pub mod deliver_every;
 pub mod event;
 pub mod except;
 pub mod fault;

@@ -170,9 +170,35 @@ pub struct Publication {
     pub encoded: Encoded,
 }
 
+/// The tag that names the key of a value: so it reaches clients, filters, the store and other nodes as any tag does.
+pub const KEY_TAG: &str = "key";
+/// The tag of a removal; its value is [`IS_REMOVED`].
+pub const REMOVED_TAG: &str = "removed";
+pub const IS_REMOVED: &str = "true";
+
+/// The key that tags name; empty when they name none.
+pub fn key_of(tags: &[(String, String)]) -> &str {
+    tags.iter().find(|(name, _)| name == KEY_TAG).map_or("", |(_, key)| key)
+}
+
+/// Whether tags say that the value of their key is removed.
+pub fn removes(tags: &[(String, String)]) -> bool {
+    tags.iter().any(|(name, value)| name == REMOVED_TAG && value == IS_REMOVED)
+}
+
 impl Publication {
     pub fn offset(&self) -> Offset {
         self.position.offset
+    }
+
+    /// Of a value channel: the key whose value it is.
+    pub fn key(&self) -> &str {
+        key_of(&self.tags)
+    }
+
+    /// Of a value channel: its key has no value any more.
+    pub fn is_removal(&self) -> bool {
+        removes(&self.tags)
     }
 
     /// Bytes this entry counts for in a bound: its payload, info, tags and whom it is kept from.
@@ -212,6 +238,10 @@ pub enum SinceEpoch {
 }
 
 impl Since {
+    /// Everything that is kept.
+    pub const WHOLE: Since =
+        Since { offset: Offset(0), epoch: SinceEpoch::Newest { count: u32::MAX, from_ms: 0 } };
+
     /// It is not a return to a place in the log.
     pub fn is_rewind(&self) -> bool {
         matches!(self.epoch, SinceEpoch::Newest { .. })

@@ -9,15 +9,22 @@ use crate::base::rewind::Rewind;
 use crate::config::table::{Key, Section, section};
 use crate::config::value::{Given, Setting};
 use crate::hub::log_store::Durable;
-use crate::hub::{ChannelOptions, GapPolicy, PresenceBy, RecoveryMode};
+use crate::hub::{ChannelKind, ChannelOptions, GapPolicy, PresenceBy, RecoveryMode};
 use crate::session::permissions::PERMISSIONS;
 use crate::session::rules::{ChannelRules, NamespaceOptions};
 
 section! {
     ChannelOptions {
+        /// What the log keeps: "stream" is every publication, up to history_size and history_ttl; "value" is the newest publication of each
+        /// key, which a new subscriber gets all of and one that lags skips to. Taken by a restart alone.
+        kind: ChannelKind;
+        /// Of kind "value": keys of one channel that may have a value. A publication of one more is refused (106).
+        keys_max: usize;
+        /// Of kind "value": bytes of a key. Longer ones are refused (107).
+        key_bytes_max: usize;
         /// Publications kept for recovery and history. 0: none.
         history_size: usize;
-        /// How long each is kept. 0s: none is kept.
+        /// How long each is kept. 0s: none is kept; of kind "value": until it is replaced or removed.
         history_ttl: Duration;
         /// How long a channel without subscribers and history remembers its position.
         history_meta_ttl: Duration;
@@ -57,6 +64,10 @@ section! {
         /// subscriber: less cpu a message at high rates for as much more latency. A publication after a pause leaves
         /// at once. 0: none waits.
         batch_max_delay: Duration;
+        /// A subscriber gets what has come at most once in this time, in one write: of kind "value" the newest of each key, of a
+        /// stream all of it. A token, a hook, the API or the query of a client without an SDK may slow one subscription down further. At
+        /// most an hour. 0: as it comes.
+        deliver_every: Duration;
     }
 }
 

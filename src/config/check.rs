@@ -20,8 +20,9 @@ use crate::config::tls::check_tls;
 use crate::config::traces_check::check_traces;
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
-use crate::hub::limits::BATCH_DELAY_MAX;
+use crate::hub::limits::{BATCH_DELAY_MAX, DELIVER_EVERY_MAX, KEY_BYTES_MAX, KEYS_MAX};
 use crate::hub::log_store::Durable;
+use crate::hub::{GapPolicy, RecoveryMode};
 use crate::session::origins::OriginPattern;
 use crate::session::permissions::{Deed, Permission, Who};
 use crate::session::rules::NamespaceOptions;
@@ -331,6 +332,48 @@ fn check_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMu
         channel.batch_max_delay <= BATCH_DELAY_MAX,
         &format!("{path}.batch_max_delay"),
         "must be at most 1s: subscribers wait for it",
+    );
+    require(
+        channel.deliver_every <= DELIVER_EVERY_MAX,
+        &format!("{path}.deliver_every"),
+        "must be at most 1h: who hears less often reads the history",
+    );
+    if channel.is_value() {
+        check_value_channel(options, path, require);
+    }
+}
+
+/// What is of streams, and what keys may be.
+fn check_value_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
+    let NamespaceOptions { channel, rules } = options;
+    let all = "is of streams: with kind \"value\" every subscriber gets all values";
+    require(
+        channel.history_size == 0,
+        &format!("{path}.history_size"),
+        "is of streams: with kind \"value\" it is keys_max",
+    );
+    require(channel.recovery_mode == RecoveryMode::Stream, &format!("{path}.recovery_mode"), all);
+    require(!rules.auto_cache_recover, &format!("{path}.auto_cache_recover"), all);
+    require(rules.rewind.is_none(), &format!("{path}.rewind"), all);
+    require(
+        channel.gap != GapPolicy::Latest,
+        &format!("{path}.gap"),
+        "\"latest\" is of streams: with kind \"value\" who lags skips to the newest of each key",
+    );
+    require(
+        !rules.allow_delta,
+        &format!("{path}.allow_delta"),
+        "is of streams: the publication before is another key's",
+    );
+    require(
+        (1..=KEYS_MAX).contains(&channel.keys_max),
+        &format!("{path}.keys_max"),
+        "must be from 1 to 100000: a new subscriber gets all values at once",
+    );
+    require(
+        (1..=KEY_BYTES_MAX).contains(&channel.key_bytes_max),
+        &format!("{path}.key_bytes_max"),
+        "must be from 1 to 1024: a key goes out with each value",
     );
 }
 

@@ -87,6 +87,8 @@ fn check_namespace(
     }
     let kept = "is of channels of one node alone: the engine keeps what it keeps";
     require(channel.durable == Durable::No, &format!("{path}.durable"), kept);
+    let of_node = "\"value\" is of channels of one node alone: the engine's logs have no keys";
+    require(!channel.is_value(), &format!("{path}.kind"), of_node);
     if kind != EngineKind::Nats {
         return;
     }
@@ -121,6 +123,7 @@ mod tests {
         assert!(redis("ca_file = \"/dev/null\"\n").contains("holds no certificate"));
         assert!(redis("credentials_file = \"/a\"\n").contains("engine.credentials_file"));
         assert!(redis("[channel]\npublish_per_second = 5\n").contains("channel.publish_per_second"));
+        assert!(redis("[channel]\nkind = \"value\"\n").contains("channel.kind"));
         assert!(redis("[events]\ntypes = [\"vacated\"]\nendpoint = \"http://a/b\"\n").contains("vacated"));
         for setting in ["presence_by = \"user\"", "join_leave_members_max = 5", "join_leave_per_second = 5"] {
             let key = setting.split(' ').next().unwrap();

@@ -68,8 +68,8 @@ const LIVE: &[&str] = &[
 ];
 
 /// Of a namespace, what a running node does not take. What was given to clients must not be taken back by what is written from
-/// now on, and clients that read JSON must not get bytes.
-const FIXED: &[&str] = &["durable", "payload", "presence_by"];
+/// now on, clients that read JSON must not get bytes, and a log is of one kind.
+const FIXED: &[&str] = &["durable", "payload", "presence_by", "kind"];
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use crate::base::rewind::Rewind;
 use crate::base::trusted::AddressField;
 use crate::hub::log_store::Durable;
 use crate::hub::users::UserPolicy;
-use crate::hub::{GapPolicy, PresenceBy, RecoveryMode};
+use crate::hub::{ChannelKind, GapPolicy, PresenceBy, RecoveryMode};
 
 /// A value as its source gave it.
 #[derive(Clone, Debug, PartialEq)]
@@ -459,6 +459,8 @@ word_settings!(PayloadForm, "\"json\" or \"bytes\"",
     "json" => PayloadForm::Json, "bytes" => PayloadForm::Bytes);
 word_settings!(PresenceBy, "\"client\" or \"user\"",
     "client" => PresenceBy::Client, "user" => PresenceBy::User);
+word_settings!(ChannelKind, "\"stream\" or \"value\"",
+    "stream" => ChannelKind::Stream, "value" => ChannelKind::Value);
 word_settings!(RecoveryMode, "\"stream\" or \"cache\"",
     "stream" => RecoveryMode::Stream, "cache" => RecoveryMode::Cache);
 word_settings!(Durable, "\"no\", \"async\" or \"sync\"",

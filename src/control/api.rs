@@ -11,11 +11,14 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::base::blocks::Blocks;
+use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filter;
 use crate::base::ids::{ChannelName, Position, ShardId};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
+use crate::base::publication::{Contents, removes};
 pub use crate::control::api::commands::{Command, Method, Request};
 use crate::control::api::push::PUSH_RETRY;
 use crate::control::glob::Glob;
@@ -267,7 +270,8 @@ impl Api {
         let filter = body.server_tags_filter.as_deref().filter(|tree| says_something(tree));
         let filter = filter.map(|tree| Filter::parse(tree.get())).transpose();
         let filter = filter.map_err(|fault| ControlError::Invalid(fault.0))?;
-        may_be_told(&self.others, filter.is_some())?;
+        let deliver_every = body.deliver_every.unwrap_or_default();
+        may_be_told(&self.others, filter.is_some() || deliver_every != DeliverEvery::default())?;
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = SubscribeUser {
             target,
@@ -278,6 +282,7 @@ impl Api {
             expire_at: body.expire_at,
             overrides,
             filters: filters(None, filter),
+            deliver_every,
         };
         tell(&self.others, || ask.as_word());
         let owner = self.shards.router().user_home(&ask.target.user);
@@ -423,15 +428,20 @@ fn excepted(body: Option<&ExceptBody>) -> Result<Option<Except>, ControlError> {
 }
 
 /// Takes the content of a publication out of its body.
-fn publish_ask(channel: ChannelName, body: PublishBody) -> Result<PublishRequest, ControlError> {
+fn publish_ask(channel: ChannelName, mut body: PublishBody) -> Result<PublishRequest, ControlError> {
     let pace = body.pace().map_err(ControlError::Invalid)?;
     // `delta` permits patches and does not demand them: every subscriber gets the whole payload.
     // Whether bytes may be published is known where the channel's namespace is.
-    let (data, contents) = any_payload(body.data, &body.b64data)?.ok_or(ErrorCode::BadRequest)?;
+    let (tags, keyed) = (body.all_tags().map_err(ControlError::Invalid)?, body.is_keyed());
+    let payload = any_payload(body.data, &body.b64data)?;
+    // A removal says all that there is to say.
+    let nothing = || removes(&tags).then(|| (Bytes::from_static(b"null"), Contents::Line));
+    let (data, contents) = payload.or_else(nothing).ok_or(ErrorCode::BadRequest)?;
     let filled = |text: String| if text.is_empty() { None } else { Some(text.into_boxed_str()) };
     Ok(PublishRequest {
         contents,
-        tags: body.tags.into_iter().collect(),
+        tags,
+        keyed,
         except: excepted(body.except.as_ref())?.map(Arc::new),
         skip_history: body.skip_history,
         idempotency_key: filled(body.idempotency_key),

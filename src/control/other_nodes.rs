@@ -21,7 +21,9 @@ pub fn tell(others: &Option<OtherNodes>, word: impl FnOnce() -> NodeWord) {
 /// There are other nodes, and it has one.
 pub fn may_be_told(others: &Option<OtherNodes>, filtered: bool) -> Result<(), ControlError> {
     match filtered && others.is_some() {
-        true => Err(ControlError::Invalid("a filter is not passed to other nodes: not with an engine")),
+        true => Err(ControlError::Invalid(
+            "a filter or deliver_every is not passed to other nodes: not with an engine",
+        )),
         false => Ok(()),
     }
 }

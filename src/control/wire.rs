@@ -14,11 +14,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::except::{Except, ORIGIN_BYTES_MAX};
 use crate::base::fault::ErrorCode;
 use crate::base::ids::Position;
 use crate::base::json::Object;
-use crate::base::publication::{ClientInfo, Contents, PayloadForm};
+use crate::base::publication::{ClientInfo, Contents, IS_REMOVED, KEY_TAG, PayloadForm, REMOVED_TAG};
 use crate::control::pushes::PushOutcome;
 use crate::hub::Publication;
 use crate::hub::limits::SPREAD_MS_MAX;
@@ -42,6 +43,12 @@ pub struct PublishBody {
     pub skip_history: bool,
     #[serde(deserialize_with = "map")]
     pub tags: BTreeMap<String, String>,
+    /// Ours: of a value channel, the key whose value it is. The same as the tag `key`.
+    #[serde(deserialize_with = "or_default")]
+    pub key: String,
+    /// Ours: the key has no value any more. The same as the tag `removed` with "true".
+    #[serde(deserialize_with = "or_default")]
+    pub remove: bool,
     /// Ours: who does not get it.
     pub except: Option<ExceptBody>,
     /// Ours: of `broadcast`, to every connection instead of channels.
@@ -64,6 +71,29 @@ pub struct PublishBody {
 }
 
 impl PublishBody {
+    /// The tags, with those that say `key` and `remove`.
+    ///
+    /// # Errors
+    /// They contradict each other.
+    pub fn all_tags(&mut self) -> Result<Vec<(String, String)>, &'static str> {
+        let mut tags = std::mem::take(&mut self.tags);
+        if !self.key.is_empty() {
+            let known = tags.insert(KEY_TAG.to_owned(), self.key.clone());
+            if known.is_some_and(|known| known != self.key) {
+                return Err("key is another one than that of the tags");
+            }
+        }
+        if self.remove {
+            tags.insert(REMOVED_TAG.to_owned(), IS_REMOVED.to_owned());
+        }
+        Ok(tags.into_iter().collect())
+    }
+
+    /// It is for a value channel.
+    pub fn is_keyed(&self) -> bool {
+        !self.key.is_empty() || self.remove
+    }
+
     /// # Errors
     /// What is wrong with `spread_ms` or `class`.
     pub fn pace(&self) -> Result<Pace, &'static str> {
@@ -181,6 +211,8 @@ pub struct UserBody {
     pub override_: BTreeMap<String, Option<OptionBody>>,
     /// Of `subscribe`: publications are left out that it does not match.
     pub server_tags_filter: Option<Box<RawValue>>,
+    /// Of `subscribe`: how often something is given to it, where that is slower than its channel.
+    pub deliver_every: Option<DeliverEvery>,
     #[serde(deserialize_with = "or_default")]
     pub whitelist: Vec<String>,
     pub disconnect: Option<DisconnectBody>,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::except::Except;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{Offset, ShardId, UserName};
@@ -146,6 +147,7 @@ impl Keeper {
             recover,
             expire_at: sub.expire_at.max(0).cast_unsigned(),
             filters: None,
+            deliver_every: DeliverEvery::default(),
             overrides: Overrides {
                 presence: on(sub.presence),
                 join_leave: on(sub.join_leave),

@@ -31,6 +31,7 @@ mod options;
 mod restore;
 mod sequence;
 mod stands;
+mod waiting;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -82,6 +83,7 @@ pub struct FollowedChannels {
     held_bytes: usize,
     held_bytes_max: usize,
     windows_cut: u64,
+    conflated: u64,
     /// Other options, and the next channel that takes them; `None`: all have.
     retaking: Option<(Arc<Namespaces>, ChannelIndex)>,
 }
@@ -108,6 +110,7 @@ impl FollowedChannels {
             held_bytes: 0,
             held_bytes_max: HELD_BYTES_MAX,
             windows_cut: 0,
+            conflated: 0,
             retaking: None,
         }
     }
@@ -210,7 +213,7 @@ impl FollowedChannels {
         top: Offset,
     ) -> (u32, Option<Cursor>) {
         let entry = &mut self.channels[channel as usize];
-        entry.stream.begin_after(entry.sequence.top().map_or(top, |known| known.offset));
+        entry.stream.begin_after(entry.top().map_or(top, |known| known.offset));
         let cursor = entry.cursor_at(top);
         let position = entry.subscribers.len() as u32;
         let id = entry.classes.intern(class, filters);
@@ -349,7 +352,14 @@ impl FollowedChannels {
                 entry.sequence.hear(publication);
                 return None;
             }
+            let before = entry.sequence.top().map_or(Offset(0), |top| top.offset);
             match entry.sequence.accept(publication) {
+                Verdict::Next if entry.options.is_value() => {
+                    // The first of all: what was before is not known here.
+                    let before = before.max(Offset(publication.offset().0 - 1));
+                    self.put_waiting(index, Arc::clone(publication), before);
+                    return Some(index);
+                }
                 Verdict::Next => {}
                 Verdict::Repeated => {
                     self.repeated += 1;
@@ -411,6 +421,11 @@ impl FollowedChannels {
             ReadAnswer::Lost(position) => position,
             ReadAnswer::Page { publications, position } => {
                 for publication in publications {
+                    // Of values only the newest is there: nothing is missing between two of them.
+                    let entry = &mut self.channels[index as usize];
+                    if entry.options.is_value() {
+                        entry.sequence.leap_before(publication.position);
+                    }
                     self.handle_item(&read.channel, Item::Publication(publication), now);
                 }
                 position
@@ -428,6 +443,8 @@ impl FollowedChannels {
                 if let Some(newest) = &newest {
                     entry.sequence.begin_before(newest.position);
                 }
+                self.drop_waiting(index);
+                let entry = &mut self.channels[index as usize];
                 entry.stream.break_at(entry.sequence.top().map_or(Offset(0), |top| top.offset));
                 if let Some(newest) = newest {
                     self.handle_item(&read.channel, Item::Publication(newest), now);
@@ -452,7 +469,8 @@ impl FollowedChannels {
         let entry = &mut self.channels[channel as usize];
         // What the running batch and the next one hold is not a laggard's and not trimmed.
         let keep_from = entry.active.map_or(entry.batched, |active| active.start);
-        let kept = (entry.cursors > 0).then(|| {
+        // Who lags in a value channel goes on from the log, which has the newest of each key.
+        let kept = (entry.cursors > 0 && !entry.options.is_value()).then(|| {
             // What others have left of the bound in sum. Who adds pays: channels that rest keep what they have.
             let others = self.stream_bytes - entry.stream.weight();
             let free = self.limits.shard_bytes_max.saturating_sub(others);

@@ -6,122 +6,194 @@ use std::sync::Arc;
 use crate::base::ids::Offset;
 use crate::base::publication::{Publication, Publications};
 use crate::base::time::Time;
+use crate::hub::entry::Entry;
+pub use crate::hub::entry::entry_bytes;
 use crate::hub::requests::Recovery;
-
-/// What an entry costs beside its payload, info and tags, in bytes: the publication, its reference counts and its place
-/// in the ring. Without it a log of small payloads would take several times its bound.
-pub const ENTRY_BYTES: usize = size_of::<Publication>() + 2 * size_of::<usize>() + size_of::<Entry>();
+use crate::hub::values::ValueLog;
 
 /// A ring smaller than this is not worth giving back in part.
 const RING_SHRINK_ABOVE: usize = 64;
 
-/// Bytes that `publication` counts for in [`HubLimits::history_bytes_max`](crate::hub::HubLimits).
-pub fn entry_bytes(publication: &Publication) -> usize {
-    ENTRY_BYTES + publication.weight()
-}
-
-/// The retained end of a channel's log: publications without a hole, the newest of which is the channel's top.
-/// Reads see no entry whose time is over, whether it was dropped already or not.
+/// The retained end of a channel's log: publications without a hole, the newest of which is the channel's top; of a value channel
+/// the newest of each key. Reads see no entry whose time is over, whether it was dropped already or not.
 ///
 /// Offsets may jump where a process ended before it had written everything: what stands before and behind the jump follow
 /// each other, and a position between them is of what is lost.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// In offset order, and so in order of `expires`.
-    /// Bound: `history_size`, and `history_bytes_max` over all logs.
-    ring: VecDeque<Entry>,
+    kept: Kept,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
-    publication: Arc<Publication>,
-    /// From this instant on it is gone.
-    expires: Time,
+enum Kept {
+    /// In offset order, and so in order of `expires`.
+    /// Bound: `history_size`, and `history_bytes_max` over all logs.
+    Ring(VecDeque<Entry>),
+    Values(Box<ValueLog>),
+}
+
+const _: () = assert!(size_of::<Log>() == size_of::<VecDeque<Entry>>() + size_of::<usize>());
+
+impl Default for Kept {
+    fn default() -> Kept {
+        Kept::Ring(VecDeque::new())
+    }
 }
 
 impl Log {
+    /// Of a value channel whose newest publication has the offset `top`.
+    pub fn of_values(top: Offset) -> Log {
+        Log { kept: Kept::Values(Box::new(ValueLog::after(top))), bytes: 0 }
+    }
+
+    pub fn values(&self) -> Option<&ValueLog> {
+        match &self.kept {
+            Kept::Values(values) => Some(values),
+            Kept::Ring(_) => None,
+        }
+    }
+
+    pub fn values_mut(&mut self) -> Option<&mut ValueLog> {
+        match &mut self.kept {
+            Kept::Values(values) => Some(values),
+            Kept::Ring(_) => None,
+        }
+    }
+
     pub fn len(&self) -> usize {
-        self.ring.len()
+        match &self.kept {
+            Kept::Ring(ring) => ring.len(),
+            Kept::Values(values) => values.len(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.ring.is_empty()
+        self.len() == 0
     }
 
-    /// Of all entries, by [`entry_bytes`].
+    /// Of all entries, by [`entry_bytes`]; a value costs more.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
     /// The newest entry's offset, and when it is over.
     pub fn newest(&self) -> Option<(Offset, Time)> {
-        self.ring.back().map(|entry| (entry.publication.offset(), entry.expires))
+        match &self.kept {
+            Kept::Ring(ring) => ring.back().map(|entry| (entry.publication.offset(), entry.expires)),
+            Kept::Values(values) => values.newest(),
+        }
+    }
+
+    /// The ring's entries; a value log has none there.
+    fn ring(&self) -> &VecDeque<Entry> {
+        static NONE: VecDeque<Entry> = VecDeque::new();
+        match &self.kept {
+            Kept::Ring(ring) => ring,
+            Kept::Values(_) => &NONE,
+        }
     }
 
     /// Entries after `offset` with the time when each is over, over already or not.
     pub fn after(&self, offset: Offset) -> impl Iterator<Item = (&Arc<Publication>, Time)> {
-        let from = self.ring.partition_point(|entry| entry.publication.offset() <= offset);
-        self.ring.range(from..).map(|entry| (&entry.publication, entry.expires))
+        let from = self.ring().partition_point(|entry| entry.publication.offset() <= offset);
+        let ring = self.ring().range(from..).map(|entry| (&entry.publication, entry.expires));
+        ring.chain(self.values().into_iter().flat_map(move |values| values.from(offset)))
     }
 
     /// The oldest entry's offset.
     pub fn oldest(&self) -> Option<Offset> {
-        self.ring.front().map(|entry| entry.publication.offset())
+        match &self.kept {
+            Kept::Ring(ring) => ring.front().map(|entry| entry.publication.offset()),
+            Kept::Values(values) => values.oldest().map(|(oldest, _)| oldest),
+        }
     }
 
     /// Entries before `below`, newest first.
     pub fn newest_before(&self, below: Option<Offset>) -> impl Iterator<Item = &Arc<Publication>> {
-        let end = below.map_or(self.ring.len(), |below| {
-            self.ring.partition_point(|entry| entry.publication.offset() < below)
-        });
-        self.ring.range(..end).rev().map(|entry| &entry.publication)
+        let ring = self.ring();
+        let end = below
+            .map_or(ring.len(), |below| ring.partition_point(|entry| entry.publication.offset() < below));
+        let ring = ring.range(..end).rev().map(|entry| &entry.publication);
+        ring.chain(self.values().into_iter().flat_map(move |values| values.newest_before(below)))
     }
 
-    /// Puts an entry before the oldest.
+    /// Puts an entry before the oldest; a value whose key has a newer one is left out.
     pub fn push_oldest(&mut self, publication: Arc<Publication>, expires: Time) {
-        let Some(oldest) = self.ring.front() else { return self.push(publication, expires) };
-        assert!(publication.offset() < oldest.publication.offset(), "a log has one order");
-        let expires = expires.min(oldest.expires);
-        self.bytes += entry_bytes(&publication);
-        self.ring.push_front(Entry { publication, expires });
+        let Some(oldest) = self.oldest() else { return self.push(publication, expires) };
+        assert!(publication.offset() < oldest, "a log has one order");
+        let expires = self.oldest_expires().map_or(expires, |oldest| expires.min(oldest));
+        match &mut self.kept {
+            Kept::Ring(ring) => {
+                self.bytes += entry_bytes(&publication);
+                ring.push_front(Entry { publication, expires });
+            }
+            Kept::Values(values) => self.bytes += values.push_oldest(publication, expires),
+        }
     }
 
     /// When the oldest entry is over.
     pub fn oldest_expires(&self) -> Option<Time> {
-        self.ring.front().map(|entry| entry.expires)
+        match &self.kept {
+            Kept::Ring(ring) => ring.front().map(|entry| entry.expires),
+            Kept::Values(values) => values.oldest().map(|(_, expires)| expires),
+        }
     }
 
     /// Appends the publication that follows the newest.
     pub fn push(&mut self, publication: Arc<Publication>, expires: Time) {
-        if let Some(newest) = self.ring.back() {
-            assert!(newest.publication.offset() < publication.offset(), "a log has one order");
-            debug_assert!(newest.expires <= expires);
+        match &mut self.kept {
+            Kept::Ring(ring) => {
+                if let Some(newest) = ring.back() {
+                    assert!(newest.publication.offset() < publication.offset(), "a log has one order");
+                    debug_assert!(newest.expires <= expires);
+                }
+                self.bytes += entry_bytes(&publication);
+                ring.push_back(Entry { publication, expires });
+            }
+            Kept::Values(values) => {
+                let (added, freed) = values.push(publication, expires);
+                self.bytes = self.bytes + added - freed;
+            }
         }
-        self.bytes += entry_bytes(&publication);
-        self.ring.push_back(Entry { publication, expires });
+    }
+
+    /// Drops the older half of the removals of a value log.
+    pub fn drop_removals(&mut self) {
+        if let Kept::Values(values) = &mut self.kept {
+            self.bytes -= values.drop_removals().1;
+        }
     }
 
     /// Drops the oldest entry and returns its bytes.
     pub fn drop_oldest(&mut self) -> Option<usize> {
-        let entry = self.ring.pop_front()?;
-        let bytes = entry_bytes(&entry.publication);
+        let bytes = match &mut self.kept {
+            Kept::Values(values) => values.drop_oldest()?,
+            Kept::Ring(ring) => {
+                let entry = ring.pop_front()?;
+                // A ring that was once long is given back by halves: each copy is paid for by the entries dropped before it.
+                if ring.capacity() > RING_SHRINK_ABOVE && ring.len() < ring.capacity() / 4 {
+                    ring.shrink_to(ring.capacity() / 2);
+                }
+                entry_bytes(&entry.publication)
+            }
+        };
         self.bytes -= bytes;
-        // A ring that was once long is given back by halves: each copy is paid for by the entries dropped before it.
-        if self.ring.capacity() > RING_SHRINK_ABOVE && self.ring.len() < self.ring.capacity() / 4 {
-            self.ring.shrink_to(self.ring.capacity() / 2);
-        }
         Some(bytes)
     }
 
-    /// Everything after `asked`, when the log reaches back to it and it is not more than `publications_max`.
-    /// `top` is the channel's newest offset, which outlives the entries.
+    /// Everything after `asked`, when the log reaches back to it and it is not more than `publications_max`; of a value
+    /// channel what has changed, which its keys bound. `top` is the channel's newest offset, which outlives the entries.
     pub fn recover(&self, top: Offset, asked: Offset, now: Time, publications_max: usize) -> Recovery {
         if asked == top {
             return Recovery::Recovered(Vec::new());
         }
+        if let Kept::Values(values) = &self.kept {
+            let changes = values.changes(asked, top, now, usize::MAX);
+            return changes.map_or(Recovery::Lost, Recovery::Recovered);
+        }
         let next = self.place_after(asked);
-        let left = self.ring.len() - next;
+        let left = self.ring().len() - next;
         if asked > top || next < self.live_from(now) || left > publications_max || !self.reaches(asked, next)
         {
             return Recovery::Lost;
@@ -131,19 +203,27 @@ impl Log {
 
     /// The first place behind `offset`.
     fn place_after(&self, offset: Offset) -> usize {
-        self.ring.partition_point(|entry| entry.publication.offset() <= offset)
+        self.ring().partition_point(|entry| entry.publication.offset() <= offset)
     }
 
     /// Whether nothing is missing between `offset` and the entry at `next`, which is the first behind it.
     fn reaches(&self, offset: Offset, next: usize) -> bool {
         let is_at = |place: usize, at: Offset| {
-            self.ring.get(place).is_some_and(|entry| entry.publication.offset() == at)
+            self.ring().get(place).is_some_and(|entry| entry.publication.offset() == at)
         };
         is_at(next, offset.next()) || next.checked_sub(1).is_some_and(|before| is_at(before, offset))
     }
 
     /// At most `limit` entries from the first after `since` on (from the oldest if that is later), oldest first.
     pub fn forward(&self, since: Option<Offset>, now: Time, limit: usize) -> Publications {
+        if let Kept::Values(values) = &self.kept {
+            // From the start it is the state, from a position on what has changed.
+            let wanted = |publication: &&Arc<Publication>| match since {
+                Some(since) => publication.offset() > since,
+                None => !publication.is_removal(),
+            };
+            return values.live(now).filter(wanted).take(limit).cloned().collect();
+        }
         let live = self.live_from(now);
         let from = since.map_or(0, |since| self.place_after(since));
         self.collect(from.max(live), limit)
@@ -152,13 +232,19 @@ impl Log {
     /// At most `limit` entries from the last before `since` on (from the newest without `since`), newest first.
     /// Empty when the entry before `since` is not there.
     pub fn reverse(&self, since: Option<Offset>, now: Time, limit: usize) -> Publications {
+        if let Kept::Values(values) = &self.kept {
+            let wanted = |publication: &&Arc<Publication>| {
+                since.is_none_or(|since| publication.offset() < since) && !publication.is_removal()
+            };
+            return values.live(now).rev().filter(wanted).take(limit).cloned().collect();
+        }
         let end = match since {
-            None => self.ring.len(),
+            None => self.ring().len(),
             Some(since) => {
-                let end = self.ring.partition_point(|entry| entry.publication.offset() < since);
+                let end = self.ring().partition_point(|entry| entry.publication.offset() < since);
                 let before = Offset(since.0.saturating_sub(1));
                 let is_there = |place: usize, at| {
-                    self.ring.get(place).is_some_and(|entry| entry.publication.offset() == at)
+                    self.ring().get(place).is_some_and(|entry| entry.publication.offset() == at)
                 };
                 match end.checked_sub(1) {
                     Some(last) if is_there(last, before) || is_there(end, since) => end,
@@ -168,18 +254,26 @@ impl Log {
         };
         let live = self.live_from(now).min(end);
         let from = live.max(end.saturating_sub(limit));
-        self.ring.range(from..end).rev().map(|entry| entry.publication.clone()).collect()
+        self.ring().range(from..end).rev().map(|entry| entry.publication.clone()).collect()
     }
 
     /// At most `limit` entries published at `from_ms` (milliseconds since 1970) or later: the oldest of them, oldest first, or in
     /// `reverse` the newest, newest first. Where the clock stepped back, from one of the places where that time was passed.
     pub fn since_time(&self, from_ms: u64, now: Time, limit: usize, reverse: bool) -> Publications {
-        let from = self.ring.partition_point(|entry| entry.publication.time_ms < from_ms);
+        if let Kept::Values(values) = &self.kept {
+            let wanted =
+                |publication: &&Arc<Publication>| publication.time_ms >= from_ms && !publication.is_removal();
+            return match reverse {
+                false => values.live(now).filter(wanted).take(limit).cloned().collect(),
+                true => values.live(now).rev().filter(wanted).take(limit).cloned().collect(),
+            };
+        }
+        let from = self.ring().partition_point(|entry| entry.publication.time_ms < from_ms);
         let from = from.max(self.live_from(now));
         match reverse {
             false => self.collect(from, limit),
             true => {
-                let newest = self.ring.range(from.max(self.ring.len().saturating_sub(limit))..);
+                let newest = self.ring().range(from.max(self.ring().len().saturating_sub(limit))..);
                 newest.rev().map(|entry| entry.publication.clone()).collect()
             }
         }
@@ -187,13 +281,13 @@ impl Log {
 
     /// The place of the first entry whose time is not over.
     fn live_from(&self, now: Time) -> usize {
-        self.ring.partition_point(|entry| entry.expires <= now)
+        self.ring().partition_point(|entry| entry.expires <= now)
     }
 
     fn collect(&self, from: usize, limit: usize) -> Publications {
-        let from = from.min(self.ring.len());
-        let end = from.saturating_add(limit).min(self.ring.len());
-        self.ring.range(from..end).map(|entry| entry.publication.clone()).collect()
+        let from = from.min(self.ring().len());
+        let end = from.saturating_add(limit).min(self.ring().len());
+        self.ring().range(from..end).map(|entry| entry.publication.clone()).collect()
     }
 }
 
@@ -202,6 +296,7 @@ mod tests {
     use super::*;
     use crate::base::bytes::Bytes;
     use crate::base::ids::{Epoch, Position};
+    use crate::hub::entry::ENTRY_BYTES;
 
     const EPOCH: Epoch = Epoch(7);
 
@@ -234,7 +329,7 @@ mod tests {
     fn recovered(log: &Log, asked: u64, now: u64, max: usize) -> Option<Vec<u64>> {
         match log.recover(Offset(20), Offset(asked), Time(now), max) {
             Recovery::Recovered(publications) => Some(offsets(&publications)),
-            Recovery::Lost | Recovery::Later(_) => None,
+            Recovery::Lost | Recovery::Replaced(_) | Recovery::Later(_) => None,
         }
     }
 
@@ -274,7 +369,7 @@ mod tests {
         }
         let recovered = |asked: u64| match log.recover(Offset(101), Offset(asked), Time(0), 300) {
             Recovery::Recovered(publications) => Some(offsets(&publications)),
-            Recovery::Lost | Recovery::Later(_) => None,
+            Recovery::Lost | Recovery::Replaced(_) | Recovery::Later(_) => None,
         };
         assert_eq!(recovered(12), Some(vec![13, 100, 101]));
         assert_eq!(recovered(13), Some(vec![100, 101]));
@@ -353,7 +448,7 @@ mod tests {
             assert_eq!(log.drop_oldest(), Some(ENTRY_BYTES + 2));
         }
         assert_eq!(log.bytes(), 10 * (ENTRY_BYTES + 2));
-        assert!(log.ring.capacity() <= 4 * RING_SHRINK_ABOVE, "{} places", log.ring.capacity());
+        assert!(log.ring().capacity() <= 4 * RING_SHRINK_ABOVE, "{} places", log.ring().capacity());
         assert_eq!(offsets(&log.forward(None, Time(0), 300)), (9_991..=10_000).collect::<Vec<_>>());
     }
 }

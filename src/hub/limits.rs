@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::base::deliver_every::DELIVER_EVERY_MS_MAX;
+
 /// How long a repeat of an idempotency key is recognised. Five minutes is what backends of the Centrifuge ecosystem
 /// count on.
 pub const IDEMPOTENCY_KEY_TTL: Duration = Duration::from_secs(300);
@@ -45,6 +47,16 @@ pub const SPREAD_MS_MAX: u32 = 3_600_000;
 /// Longest [`batch_max_delay`](crate::hub::options::ChannelOptions::batch_max_delay): with a second a write already carries
 /// hundreds of messages at the rates that it is for, and who waits longer would rather hear less often.
 pub const BATCH_DELAY_MAX: Duration = Duration::from_secs(1);
+
+/// Longest [`deliver_every`](crate::hub::options::ChannelOptions::deliver_every): at an hour a client that asks by itself is as
+/// well served, and what waits for it is kept by nobody.
+pub const DELIVER_EVERY_MAX: Duration = Duration::from_millis(DELIVER_EVERY_MS_MAX as u64);
+
+/// Most keys of one channel that a namespace may allow: all values go out in one message to each new subscriber.
+pub const KEYS_MAX: usize = 100_000;
+
+/// Longest key that a namespace may allow, bytes: it goes out with each value.
+pub const KEY_BYTES_MAX: usize = 1024;
 
 /// What one [`OwnedChannels`](crate::hub::OwnedChannels) may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -160,6 +160,13 @@ pub(super) struct Pending {
     pub done: Option<Result<(), ErrorCode>>,
 }
 
+impl Pending {
+    /// Whether another version is not above its own, of the same version epoch or without one.
+    pub fn covers(&self, version: u64, epoch: &str) -> bool {
+        version <= self.version && (epoch.is_empty() || *epoch == *self.version_epoch)
+    }
+}
+
 /// Appends under way in one life of a channel.
 pub(super) struct ChannelAppends {
     owner: Owner,
@@ -183,6 +190,11 @@ impl ChannelAppends {
         self.queue.iter()
     }
 
+    /// Those of a key of a value channel.
+    pub fn of_key(&self, key: &str) -> impl Iterator<Item = &Pending> {
+        self.queue.iter().filter(move |pending| pending.publication.key() == key)
+    }
+
     /// The publication that brought this key, if it is under way.
     pub fn with_key(&self, key: &str) -> Option<(Ticket, Position)> {
         let first = self.queue.iter().find(|pending| *pending.key == *key)?;
@@ -192,9 +204,8 @@ impl ChannelAppends {
     /// The newest under way, if a version is not above one of those under way.
     pub fn with_version(&self, version: u64, epoch: &str) -> Option<(Ticket, Position)> {
         let versioned = self.queue.iter().rev().find(|pending| pending.version > 0)?;
-        let comparable = epoch.is_empty() || *epoch == *versioned.version_epoch;
         let newest = self.queue.back()?;
-        (comparable && version <= versioned.version).then_some((newest.ticket, newest.position))
+        versioned.covers(version, epoch).then_some((newest.ticket, newest.position))
     }
 }
 

@@ -9,7 +9,8 @@
 mod attendance;
 pub mod class;
 pub mod creators;
-mod deadlines;
+pub mod deadlines;
+mod entry;
 pub mod followed;
 mod history;
 mod idempotency;
@@ -28,10 +29,12 @@ pub mod requests;
 mod sequencer;
 mod stream;
 pub mod users;
+mod values;
+mod waiting;
 
 pub use crate::base::publication::{Encoded, Publication};
 pub use limits::HubLimits;
-pub use options::{ChannelOptions, GapPolicy, Namespaces, PresenceBy, RecoveryMode};
+pub use options::{ChannelKind, ChannelOptions, GapPolicy, Namespaces, PresenceBy, RecoveryMode};
 pub use owned::{OwnedChannels, OwnedCounts};
 pub use presence::{Interest, Roster};
 pub use users::Users;

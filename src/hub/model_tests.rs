@@ -15,7 +15,7 @@ use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, Publication, Visibility};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
-use crate::hub::history::ENTRY_BYTES;
+use crate::hub::entry::ENTRY_BYTES;
 use crate::hub::requests::{
     HistoryRequest, JoinRequest, PresenceStats, PublishRequest, Recovery, Since, SinceEpoch,
 };
@@ -471,7 +471,7 @@ impl Pair {
         });
         let got = joined.recovery.map(|recovery| match recovery {
             Recovery::Recovered(publications) => Some(offsets(&publications)),
-            Recovery::Lost | Recovery::Later(_) => None,
+            Recovery::Lost | Recovery::Replaced(_) | Recovery::Later(_) => None,
         });
         assert_eq!(got, expected, "{recover:?}");
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::publication::{Contents, PayloadForm};
+use crate::base::time::Time;
 use crate::hub::log_store::Durable;
 
 /// What happens to a subscriber whose cursor has fallen off the log's tail.
@@ -41,9 +42,24 @@ pub enum PresenceBy {
     User,
 }
 
+/// What the log of a channel keeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ChannelKind {
+    /// Publications one after the other.
+    #[default]
+    Stream,
+    /// The newest publication of each key.
+    Value,
+}
+
 /// What the channels of one namespace need: their logs, rosters and subscribers' lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelOptions {
+    pub kind: ChannelKind,
+    /// Keys that a value channel may have a value of. At the bound a publication of another key is refused (106).
+    pub keys_max: usize,
+    /// Bytes of a key. Longer ones are refused (107).
+    pub key_bytes_max: usize,
     /// Publications kept for recovery and history; 0 keeps none.
     pub history_size: usize,
     /// How long each is kept; zero keeps none.
@@ -65,11 +81,18 @@ pub struct ChannelOptions {
     pub durable: Durable,
     /// How long after the start of a batch the next one begins at the earliest; zero does not wait.
     pub batch_max_delay: Duration,
+    /// A subscriber gets what has come at most once in this time; zero: at once.
+    pub deliver_every: Duration,
 }
 
 impl Default for ChannelOptions {
     fn default() -> Self {
         ChannelOptions {
+            kind: ChannelKind::Stream,
+            // A page of quotes. A new subscriber gets all values in one message.
+            keys_max: 1_000,
+            // Long enough for two UUIDs.
+            key_bytes_max: 128,
             history_size: 0,
             history_ttl: Duration::ZERO,
             history_meta_ttl: Duration::from_secs(30 * 24 * 3600),
@@ -84,6 +107,7 @@ impl Default for ChannelOptions {
             payload: PayloadForm::Json,
             durable: Durable::No,
             batch_max_delay: Duration::ZERO,
+            deliver_every: Duration::ZERO,
         }
     }
 }
@@ -110,7 +134,26 @@ impl ChannelOptions {
     }
 
     pub fn keeps_history(&self) -> bool {
-        self.history_size > 0 && !self.history_ttl.is_zero()
+        self.is_value() || self.history_size > 0 && !self.history_ttl.is_zero()
+    }
+
+    pub fn is_value(&self) -> bool {
+        self.kind == ChannelKind::Value
+    }
+
+    /// Values stay until they are removed.
+    pub fn keeps_for_ever(&self) -> bool {
+        self.is_value() && self.history_ttl.is_zero()
+    }
+
+    /// When a publication of `now` is over.
+    pub fn expires(&self, now: Time) -> Time {
+        if self.keeps_for_ever() { Time::NEVER } else { now + self.history_ttl }
+    }
+
+    /// How long after the start of a batch the next one begins at the earliest.
+    pub fn gathers(&self) -> Duration {
+        self.batch_max_delay.max(self.deliver_every)
     }
 }
 

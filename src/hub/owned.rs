@@ -45,6 +45,7 @@ mod publish;
 mod record;
 mod stored;
 mod table;
+mod values;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -215,7 +216,8 @@ impl OwnedChannels {
     ///
     /// Recovery: the asked epoch is none or the channel's, and the asked offset is the top, or the log goes back to
     /// it with at most [`recovery_publications_max`](HubLimits::recovery_publications_max) publications since. Of a cache it is
-    /// the newest publication, whatever was asked, if that is kept.
+    /// the newest publication, whatever was asked, if that is kept. Of values it is what has changed, or all of them in the place
+    /// of what the client has.
     ///
     /// # Errors
     /// As [`OwnedChannels::publish`].
@@ -227,7 +229,10 @@ impl OwnedChannels {
         let publications_max = self.limits.recovery_publications_max;
         let mut recovery = ask.recover.map(|since| channel.recover(since, now, publications_max));
         if let (Some(Recovery::Lost), Some(since), false) = (&recovery, ask.recover, channel.is_cache()) {
-            recovery = Some(self.recover_from_store(slot, since));
+            recovery = Some(match channel.state(now) {
+                Some(state) => Recovery::Replaced(state),
+                None => self.recover_from_store(slot, since),
+            });
         }
         let channel = self.channels.get_mut(slot).expect("just mentioned");
         let (conn, info) = (ask.conn, ask.shown.announced.then(|| ask.info.clone()));

@@ -10,7 +10,7 @@ use crate::base::prng::Prng;
 use crate::base::publication::{ClientInfo, Visibility};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
-use crate::hub::history::ENTRY_BYTES;
+use crate::hub::entry::ENTRY_BYTES;
 use crate::hub::limits::{FORGET_AFTER, IDEMPOTENCY_KEY_TTL};
 use crate::hub::requests::Reading;
 use crate::hub::requests::{

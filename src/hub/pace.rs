@@ -4,6 +4,7 @@ use crate::base::time::Time;
 use crate::hub::limits::{BULK_WAIT_MAX, SPREAD_STEP};
 use crate::hub::requests::Pace;
 use crate::hub::stream::Seq;
+use crate::hub::waiting::Waiting;
 use std::time::Duration;
 
 /// What of one channel is held back.
@@ -13,6 +14,8 @@ pub struct Pacing {
     pub window: Option<Window>,
     /// Items that no batch has taken yet.
     pub held: Option<Hold>,
+    /// Of a value channel: what no batch has taken yet.
+    pub waiting: Option<Box<Waiting>>,
 }
 
 /// The items from `from` on are held back.
@@ -183,7 +186,7 @@ mod tests {
         let now = Time(7 * SECOND);
 
         let window = Some(Window { last: Time::ZERO, until: Time(100 * SECOND) });
-        let mut pacing = Pacing { window, held: None };
+        let mut pacing = Pacing { window, ..Pacing::default() };
         pacing.hold(5, spread(10_000), now);
         assert_eq!(pacing.window.map(|window| window.until), Some(Time(12 * SECOND)));
         assert_eq!(pacing.held, Some(Hold::Spread { from: 5, until: Time(17 * SECOND) }));

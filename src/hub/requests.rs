@@ -44,6 +44,8 @@ pub struct PublishRequest {
     /// Above 0: delivered only when higher than the highest seen in the same `version_epoch`.
     pub version: u64,
     pub version_epoch: Option<Box<str>>,
+    /// It is of a key, by its tags: the channel must be one of values.
+    pub keyed: bool,
     pub pace: Pace,
     pub by: Creator,
     /// When this node had the request, by the clock of its shards; zero: now.
@@ -66,6 +68,7 @@ impl PublishRequest {
             idempotency_key: None,
             version: 0,
             version_epoch: None,
+            keyed: false,
             pace: Pace::default(),
             by: Creator::Backend,
             accepted: Time::ZERO,
@@ -112,6 +115,8 @@ pub enum Recovery {
     Recovered(Publications),
     /// The log does not reach back to the asked position, or has another epoch.
     Lost,
+    /// The same of a value channel: here are all values, in the place of those that the client has.
+    Replaced(Publications),
     /// The log is read: [`crate::hub::OwnedChannels::take_released`] gives the rest.
     Later(Ticket),
 }

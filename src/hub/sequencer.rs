@@ -12,11 +12,23 @@ pub(super) struct Sequencer {
     version: Option<Box<Version>>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) struct Version {
     pub number: u64,
     /// Empty when the publication had none.
     pub epoch: Box<str>,
+}
+
+impl Version {
+    /// `None` for 0, which is none.
+    pub fn of(number: u64, epoch: Box<str>) -> Option<Version> {
+        (number > 0).then_some(Version { number, epoch })
+    }
+
+    /// Whether another version is not above this one, of the same version epoch or without one.
+    pub fn covers(&self, version: u64, epoch: &str) -> bool {
+        version <= self.number && (epoch.is_empty() || *epoch == *self.epoch)
+    }
 }
 
 impl Sequencer {
@@ -52,13 +64,11 @@ impl Sequencer {
 
     /// Whether a version is not above the newest, of the same version epoch or without one.
     pub fn has_seen(&self, version: u64, epoch: &str) -> bool {
-        self.version
-            .as_ref()
-            .is_some_and(|seen| version <= seen.number && (epoch.is_empty() || *epoch == *seen.epoch))
+        self.version.as_ref().is_some_and(|seen| seen.covers(version, epoch))
     }
 
-    pub fn saw(&mut self, number: u64, epoch: Box<str>) {
-        self.version = Some(Box::new(Version { number, epoch }));
+    pub fn saw(&mut self, version: Version) {
+        self.version = Some(Box::new(version));
     }
 
     pub fn version(&self) -> Option<&Version> {
@@ -83,7 +93,7 @@ mod tests {
     fn versions_are_compared_within_their_epoch_or_without_one() {
         let mut sequencer = Sequencer::new(Epoch(7));
         assert!(!sequencer.has_seen(1, ""));
-        sequencer.saw(5, "a".into());
+        sequencer.saw(Version { number: 5, epoch: "a".into() });
         let seen =
             [(5, "a"), (6, "a"), (5, ""), (4, "b")].map(|(number, epoch)| sequencer.has_seen(number, epoch));
         assert_eq!(seen, [true, false, true, false]);

@@ -44,6 +44,26 @@ record! {
     pub struct LogPart {
         channel: ChannelName,
         entries: Vec<LogEntry>,
+        ;
+        /// Of a value channel: each key has its newest entry alone.
+        values: Option<ValuesRecord> = None,
+    }
+
+    /// What a value channel knows beside its entries.
+    pub struct ValuesRecord {
+        /// Positions below cannot be brought up to date.
+        floor: Offset,
+        /// Nor can those between these two, which are of what was lost.
+        lost_after: Offset,
+        lost_before: Offset,
+        /// Of the entries that stand beside this, those whose key has one.
+        versions: Vec<KeyVersionRecord>,
+    }
+
+    pub struct KeyVersionRecord {
+        /// Of the entry.
+        offset: Offset,
+        version: VersionRecord,
     }
 
     pub struct LogEntry {
@@ -167,6 +187,14 @@ impl PublicationRecord {
             time_ms: self.time_ms,
             encoded: Encoded::default(),
         })
+    }
+}
+
+impl ValuesRecord {
+    /// The newest version of the key whose entry has the offset.
+    pub fn version_of(&self, offset: Offset) -> Option<VersionRecord> {
+        let found = self.versions.iter().find(|version| version.offset == offset);
+        found.map(|found| found.version.clone())
     }
 }
 

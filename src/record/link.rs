@@ -37,6 +37,7 @@ record! {
         layer: Option<LayerRecord> = None,
         /// It counts in its network: 1 as one that has not shown who it is, 2 as one that has.
         admitted: u8 = 0,
+        paces: Vec<PaceRecord> = Vec::new(),
     }
 
     /// A TLS connection behind its handshake.
@@ -71,6 +72,12 @@ record! {
         key: Bytes,
         iv: Bytes,
         sequence: u64,
+    }
+
+    /// Of a channel that it is given something of less often than others.
+    pub struct PaceRecord {
+        channel: ChannelName,
+        every_ms: u32,
     }
 
     pub struct CursorRecord {

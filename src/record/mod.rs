@@ -51,8 +51,9 @@ mod user;
 
 pub use blocks::{BlockRecord, BlocksPart};
 pub use channel::{
-    ChannelRecord, CreatorRecord, InfoRecord, KeyRecord, KeysPart, LogEntry, LogPart, MemberRecord,
-    MembersPart, PublicationRecord, StreamItem, StreamRecord, VersionRecord, WaitingRecord,
+    ChannelRecord, CreatorRecord, InfoRecord, KeyRecord, KeyVersionRecord, KeysPart, LogEntry, LogPart,
+    MemberRecord, MembersPart, PublicationRecord, StreamItem, StreamRecord, ValuesRecord, VersionRecord,
+    WaitingRecord,
 };
 pub use envelope::{Kind, RECORD_BYTES_MAX, Record, Unread, next, read, write};
 pub use events::{EventEntry, EventsPart, EventsRecord};
@@ -63,7 +64,8 @@ pub use handover::{
     PushKeyRecord, PushKeysPart, StoreRecord, TotalsRecord, UpgradesRecord,
 };
 pub use link::{
-    CertificateRecord, CursorRecord, DecoderRecord, FrameRecord, LayerRecord, LinkRecord, TrafficKeyRecord,
+    CertificateRecord, CursorRecord, DecoderRecord, FrameRecord, LayerRecord, LinkRecord, PaceRecord,
+    TrafficKeyRecord,
 };
 pub use moment::Moment;
 pub use peer::{

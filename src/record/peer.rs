@@ -150,6 +150,7 @@ record! {
         data: Option<Bytes>,
         ;
         filters: Option<FiltersRecord> = None,
+        deliver_every_ms: u32 = 0,
     }
 
     pub struct SinceRecord {
@@ -279,6 +280,7 @@ record! {
         ;
         filters: Option<FiltersRecord> = None,
         rewind: Option<SinceRecord> = None,
+        deliver_every_ms: u32 = 0,
     }
 
     /// A connection of a tunnel.

@@ -2,7 +2,7 @@
 
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
 use crate::record::blocks::BlockRecord;
-use crate::record::channel::{PublicationRecord, VersionRecord};
+use crate::record::channel::{PublicationRecord, ValuesRecord, VersionRecord};
 use crate::record::events::EventEntry;
 use crate::record::fault::RecordFault;
 use crate::record::field::{Field, Reader, Writer, choice, record};
@@ -45,12 +45,18 @@ record! {
         loose: bool,
         /// The newest part of its log, oldest first.
         entries: Vec<PublicationRecord>,
+        ;
+        /// Of a value channel: each key has its newest entry alone.
+        values: Option<ValuesRecord> = None,
     }
 
     /// An older part of the log, oldest first, of a channel that was written before.
     pub struct StoredLog {
         channel: ChannelName,
         entries: Vec<PublicationRecord>,
+        ;
+        /// As the channel had it then.
+        values: Option<ValuesRecord> = None,
     }
 
     pub struct StoredKeys {

@@ -263,6 +263,7 @@ impl Stage {
             data,
             outcome: Ok((position, None)),
             filters: None,
+            deliver_every: Default::default(),
         };
         let verdict = self.run(|session, cx| session.handle_joined(index, &channel, answer, cx));
         assert!(matches!(verdict, Ok(JoinVerdict::Subscribe { .. })));
@@ -287,6 +288,7 @@ fn join_of(channel: &str, flags: u32, expire_at_s: u64) -> SubscribeEffect {
         renewal: Renewal::Token,
         data: None,
         filters: None,
+        deliver_every: Default::default(),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since, SinceEpoch, Visibility};
@@ -33,8 +34,12 @@ pub struct AskedChannel {
     pub shown: Visibility,
     /// Publications are left out that these do not match.
     pub filters: Option<Arc<Filters>>,
+    /// How often it is given something, where that is slower than its channel.
+    pub deliver_every: DeliverEvery,
     /// Without a position: what of the log it gets all the same.
     pub rewind: Option<Since>,
+    /// `publications` are all values of the channel: a part of them is of no use.
+    pub whole: bool,
 }
 
 impl AskedChannel {
@@ -57,7 +62,9 @@ impl AskedChannel {
             lost: false,
             chan_info: None,
             filters: None,
+            deliver_every: DeliverEvery::default(),
             rewind: None,
+            whole: false,
         }
     }
 
@@ -75,6 +82,7 @@ impl AskedChannel {
             renewal: Renewal::Token,
             data: None,
             filters: self.filters.clone(),
+            deliver_every: self.deliver_every,
         }
     }
 
@@ -103,6 +111,12 @@ impl AskedChannel {
         Some(Position { offset: Offset(first.offset().0.saturating_sub(1)), ..first.position })
     }
 
+    /// Takes all values of a channel. They are in the place of what a client has that names a position.
+    pub(super) fn took_whole(&mut self) {
+        self.whole = true;
+        self.lost = self.since.is_some();
+    }
+
     /// Takes the outcome of a join. True when a poll should look whether the log has what the join did not give:
     /// a recovery gives all that was missed or nothing, a poll is content with a part.
     pub fn joined(&mut self, top: Position, recovery: Option<Option<Publications>>, reads_on: bool) -> bool {
@@ -113,7 +127,7 @@ impl AskedChannel {
                 self.through = Some(top);
                 false
             }
-            Some(Some(publications)) if self.recoverable || self.since.is_none() => {
+            Some(Some(publications)) if self.recoverable || self.since.is_none() || self.whole => {
                 self.publications = publications;
                 self.through = Some(top);
                 false

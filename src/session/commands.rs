@@ -592,6 +592,7 @@ fn server_side(
             renewal: Renewal::by_hook(expire_at_s, rights.sub_refresh_hook),
             data: grant.data,
             filters: filters(None, grant.filter),
+            deliver_every: grant.deliver_every,
         });
     }
     Ok(subscribes)

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::base::blocks::Blocks;
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ClientId, UserName};
@@ -156,6 +157,8 @@ pub struct SubscribeEffect {
     pub data: Option<Bytes>,
     /// Publications are left out that these do not match.
     pub filters: Option<Arc<Filters>>,
+    /// How often it is given something, where that is slower than its channel.
+    pub deliver_every: DeliverEvery,
 }
 
 /// What the shard is to do for a session.

@@ -74,6 +74,7 @@ mod tests {
                 renewal: Renewal::Token,
                 data: None,
                 filters: None,
+                deliver_every: Default::default(),
             };
             session.join_asked(channel, channel, &effect);
         }

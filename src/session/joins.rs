@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
@@ -28,6 +29,8 @@ pub struct JoinAnswer {
     pub data: Option<Bytes>,
     /// What the subscription is filtered by: the outcome has nothing else when the session gets it.
     pub filters: Option<Arc<Filters>>,
+    /// How often it is given something, for the shard.
+    pub deliver_every: DeliverEvery,
     pub outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
 }
 

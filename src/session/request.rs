@@ -4,6 +4,7 @@
 //! carried out, a problem to answer with, or a hook call to make first. Must not know: connections, what is done with the
 //! request.
 
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::ErrorCode;
 use crate::base::filter::Filter;
 use crate::base::ids::ChannelName;
@@ -170,6 +171,7 @@ struct Query {
     reverse: bool,
     since_ms: Option<u64>,
     rewind: Option<Rewind>,
+    deliver_every: DeliverEvery,
     bare: bool,
     callback: Option<Box<str>>,
     filter: Option<Filter>,
@@ -262,13 +264,17 @@ pub fn read(
             asked.chan_info.clone_from(&grant.info);
             imposed.clone_from(&grant.filter);
             rewind = grant.rewind;
+            asked.deliver_every = grant.deliver_every;
         } else if let Some(Some(granted)) = said.about(&asked.name) {
             asked.chan_info.clone_from(&granted.grant.info);
             imposed.clone_from(&granted.grant.filter);
             rewind = granted.grant.rewind;
+            asked.deliver_every = granted.grant.deliver_every;
             ends_with(&mut admission, granted.expire_at_s);
         }
         asked.filters = rights::filters(filter.clone(), imposed);
+        // A client may ask for less than it could have, and not for more.
+        asked.deliver_every = asked.deliver_every.max(query.deliver_every);
         if !matches!(endpoint, Endpoint::History | Endpoint::Publish) {
             let rights = world.rights(&asked.name)?;
             if query.rewind.is_some_and(|rewind| rewind.since(unix_s).is_some()) && !recoverable {
@@ -341,12 +347,13 @@ const TOO_MANY_CHANNELS: Problem =
     Problem { status: 400, error_code: ErrorCode::LimitExceeded, detail: "too many channels" };
 
 /// The parameters of this surface; a token is looked for by [`shown`].
-const OWN_PARAMETERS: [&str; 12] = [
+const OWN_PARAMETERS: [&str; 13] = [
     "channel",
     "position",
     "since",
     "since_ms",
     "rewind",
+    "deliver_every",
     "subscription_token",
     "limit",
     "wait",
@@ -407,6 +414,9 @@ fn read_query(text: &[u8], channels_max: usize) -> Result<Query, Problem> {
             }
             "rewind" if !value.is_empty() => {
                 query.rewind = Some(Rewind::parse(&value).map_err(Problem::bad_request)?);
+            }
+            "deliver_every" if !value.is_empty() => {
+                query.deliver_every = DeliverEvery::parse(&value).map_err(Problem::bad_request)?;
             }
             "reverse" => query.reverse = flag(&value)?,
             "bare" => query.bare = flag(&value)?,

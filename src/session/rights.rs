@@ -266,6 +266,7 @@ pub(super) fn subscribe_to(
         renewal,
         data: granted.grant.data,
         filters: filters(wish.filter, granted.grant.filter),
+        deliver_every: granted.grant.deliver_every,
     }));
 }
 

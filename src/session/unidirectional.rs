@@ -297,6 +297,9 @@ impl Unidirectional {
             debug_assert!(false, "a join has its place in the request");
             return (JoinVerdict::Leave, AfterJoin::Wait);
         };
+        if answer.since == Some(Since::WHOLE) {
+            asked.took_whole();
+        }
         if asked.joined(top, recovery, polls) {
             return (subscribe, AfterJoin::ReadLog { since: asked.since(), limit: limit.into() });
         }
@@ -524,6 +527,7 @@ mod tests {
             reject_unrecovered: false,
             data: None,
             filters: None,
+            deliver_every: Default::default(),
             outcome,
         }
     }

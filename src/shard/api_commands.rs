@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::base::blocks::BlockOf;
 use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
+use crate::base::publication::Since;
 use crate::session::token::Overrides;
 use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
 use crate::shard::connections::Connection;
@@ -39,17 +40,20 @@ impl Core {
                     Ok(flags) => flags,
                     Err(error_code) => return reply.send(Err(error_code)),
                 };
+                let options = self.env.options.namespaces.resolve(&ask.channel);
+                let whole = options.is_ok_and(|options| options.is_value()).then_some(Since::WHOLE);
                 let subscribe = SubscribeEffect {
                     id: 0,
                     channel: ask.channel,
                     flags,
-                    since: ask.recover,
+                    since: ask.recover.or(whole),
                     reject_unrecovered: false,
                     chan_info: ask.info,
                     expire_at_s: ask.expire_at,
                     renewal: Renewal::Token,
                     data: ask.data,
                     filters: ask.filters,
+                    deliver_every: ask.deliver_every,
                 };
                 self.order(&ask.target, reply, |_| ApiCommand::Subscribe(subscribe.clone()));
             }

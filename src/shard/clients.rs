@@ -300,6 +300,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishRequest, changes: PublishAnswer
         idempotency_key,
         version,
         version_epoch,
+        keyed: false,
         pace: ask.pace,
         by: std::mem::take(&mut ask.by),
         accepted: ask.accepted,

@@ -193,6 +193,7 @@ impl Core {
         {
             self.env.stats.lagged(std::mem::take(&mut lag.since), self.env.now);
             lag.cursors.clear();
+            lag.paces.clear();
             lag.held = false;
             // What follows decides whether it is read.
             lag.read_paused = false;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use http::{Request, Response};
 
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::event::Event;
 use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
@@ -98,6 +99,8 @@ pub struct SubscribeUser {
     pub overrides: Overrides,
     /// Publications are left out that these do not match.
     pub filters: Option<Arc<Filters>>,
+    /// How often it is given something, where that is slower than its channel.
+    pub deliver_every: DeliverEvery,
 }
 
 #[derive(Clone, Debug)]

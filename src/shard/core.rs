@@ -141,6 +141,7 @@ impl Core {
             events,
             ending,
             due,
+            self.delivery.paced.next(),
             departure,
             settling,
             join_leave,
@@ -457,6 +458,7 @@ impl Core {
         counters.publications_spread_total = publications.spread;
         counters.publications_bulk_total = publications.bulk;
         counters.join_leave_unsaid_total = self.owned.channels.owned.counts().join_leave_unsaid_total;
+        counters.values_replaced_total = self.delivery.local.conflated_total();
         counters.windows_cut_total = self.delivery.local.windows_cut_total();
         (counters.sends_total, counters.sent_bytes_total) = self.links.outbox.totals();
         (counters.events_told_total, counters.events_lost_total) = self.owned.events.totals();

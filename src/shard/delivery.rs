@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::base::time::Time;
+use crate::hub::deadlines::Deadlines;
 use crate::hub::followed::{FollowedChannels, Moved};
 use crate::shard::pushes::Pushes;
 use crate::shard::timers::{self, TimerTick};
@@ -18,6 +19,8 @@ pub(in crate::shard) struct Delivery {
     pub pushes: Pushes,
     /// Connections with cursors that may move on.
     pub catching_up: Vec<u32>,
+    /// Connections with a pace of their own in some channel, and when the next of these is due.
+    pub paced: Deadlines,
     /// The last stretch of time in which the shard did not keep up.
     pub behind: Option<Behind>,
 
@@ -39,6 +42,7 @@ impl Delivery {
             local,
             pushes: Pushes::default(),
             catching_up: Vec::new(),
+            paced: Deadlines::default(),
             behind: None,
             moved: Vec::new(),
             special: Vec::new(),

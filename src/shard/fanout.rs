@@ -129,8 +129,11 @@ impl Core {
 
     /// A batch meets a subscriber with a cursor, or one whose frames are its own.
     fn deliver_to_one(&mut self, index: u32, place: u32, slot: u32, active: Active) {
+        let subscriber = self.delivery.local.get(index).subscribers()[place as usize];
+        if subscriber.has_cursor() && self.meets_paced(slot, index) {
+            return;
+        }
         let channel = self.delivery.local.get(index);
-        let subscriber = channel.subscribers()[place as usize];
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let connecting = connection.peer.is_connecting();
         let cursor = match &connection.link.lag {

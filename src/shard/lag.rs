@@ -106,6 +106,7 @@ impl Core {
 
     /// Moves cursors on for connections that can take bytes again.
     pub fn catch_up(&mut self) {
+        self.wake_paced();
         if !self.links.starved.is_empty() {
             let now = self.env.now;
             let due: Vec<(u32, u32)> = self
@@ -149,7 +150,7 @@ impl Core {
         let mut budget = CATCH_UP_BYTES;
         let mut more = false;
         for (channel, cursor) in cursors {
-            if cursor.asked {
+            if cursor.asked || self.waits_for_pace(slot, channel, cursor) {
                 continue;
             }
             if !self.delivery.local.get(channel).stream().reaches(cursor) {
@@ -191,7 +192,7 @@ impl Core {
             let moved = entry.stream().moved(cursor, at);
             let caught_up = at == entry.stream().end() && at == entry.cursor_of(place) && !moved.skips;
             let Some(lag) = &mut connection.link.lag else { return false };
-            if caught_up {
+            if caught_up && lag.pace(channel).is_none() {
                 lag.cursors.retain(|(other, _)| *other != channel);
                 self.delivery.local.cursor_cleared(channel, place);
             } else if let Some(cursor) = lag.cursor(channel) {
@@ -203,6 +204,12 @@ impl Core {
             && let Some(over) = connection.link.lag.take_if(|lag| lag.is_over())
         {
             self.env.stats.lagged(over.since, self.env.now);
+            self.answer_gone(slot);
+        } else if let Some(connection) = self.links.connections.get_mut(slot)
+            && let Some(lag) = connection.link.lag.as_mut().filter(|lag| lag.is_paced_alone())
+            && lag.since != Time::ZERO
+        {
+            self.env.stats.lagged(std::mem::take(&mut lag.since), self.env.now);
             self.answer_gone(slot);
         }
         more
@@ -397,6 +404,7 @@ impl Core {
         let Some(lag) = &mut connection.link.lag else { return };
         if lag.cursor(channel).is_some() {
             lag.cursors.retain(|(other, _)| *other != channel);
+            lag.paces.retain(|pace| pace.channel != channel);
             self.delivery.local.cursor_cleared(channel, place);
         }
         if lag.is_over() {

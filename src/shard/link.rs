@@ -12,6 +12,7 @@ use crate::layer::Sealed;
 use crate::proto::websocket::Decoder;
 use crate::proto::websocket::deflate::Agreed;
 use crate::shard::outbox::Chain;
+use crate::shard::subscriber_pace::SubscriberPace;
 use crate::shard::timers::ShortTick;
 
 /// The socket's side of a connection. What is said over it, its [peer](crate::shard::peer::Peer) knows.
@@ -235,6 +236,8 @@ pub struct Lag {
     pub owed_bytes: usize,
     /// Where it stands in each channel that it lags in.
     pub cursors: SmallVec<[(ChannelIndex, Cursor); 1]>,
+    /// Of these, the channels that it is given something of less often than others.
+    pub paces: Vec<SubscriberPace>,
     /// The socket takes nothing: wait until it is writable.
     pub blocked: bool,
     /// Reading is paused until the remainder is gone.
@@ -270,6 +273,19 @@ impl Lag {
 
     pub fn cursor(&mut self, channel: ChannelIndex) -> Option<&mut Cursor> {
         self.cursors.iter_mut().find(|(at, _)| *at == channel).map(|(_, cursor)| cursor)
+    }
+
+    pub fn pace(&mut self, channel: ChannelIndex) -> Option<&mut SubscriberPace> {
+        self.paces.iter_mut().find(|pace| pace.channel == channel)
+    }
+
+    /// It would be over, but for channels that it is given something of less often.
+    pub fn is_paced_alone(&self) -> bool {
+        !self.blocked
+            && !self.held
+            && !self.read_paused
+            && self.owed_bytes == 0
+            && self.cursors.len() == self.paces.len()
     }
 
     pub fn cursor_in(&self, channel: ChannelIndex) -> Option<Cursor> {

@@ -107,6 +107,7 @@ pub fn join_answer(tag: &mut JoinTag, since: Option<Since>, outcome: JoinOutcome
         reject_unrecovered: tag.reject_unrecovered,
         data: tag.data.take(),
         filters: tag.filters.take(),
+        deliver_every: tag.deliver_every,
         outcome,
     }
 }

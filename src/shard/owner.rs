@@ -18,6 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::ErrorCode;
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
@@ -120,6 +121,8 @@ pub struct JoinTag {
     pub data: Option<Bytes>,
     /// What the subscription is filtered by.
     pub filters: Option<Arc<Filters>>,
+    /// How often it is given something, where that is slower than its channel.
+    pub deliver_every: DeliverEvery,
     pub done: Option<Arc<Gather>>,
 }
 
@@ -446,11 +449,16 @@ impl ChannelOwner {
         outcome: Result<(Position, Option<Recovery>), ErrorCode>,
         post: Post<'_>,
     ) {
-        let Joining { conn, channel, since, tag, event } = join;
+        let Joining { conn, channel, mut since, tag, event } = join;
         let outcome = outcome.map(|(position, recovery)| {
             let recovery = recovery.map(|recovery| match recovery {
                 Recovery::Recovered(publications) => Some(publications),
-                Recovery::Lost | Recovery::Later(_) => None,
+                // What it has is given up for what is there, unless it wants to hear of the loss.
+                Recovery::Replaced(publications) if !tag.reject_unrecovered => {
+                    since = Some(Since::WHOLE);
+                    Some(publications)
+                }
+                Recovery::Lost | Recovery::Replaced(_) | Recovery::Later(_) => None,
             });
             (position, recovery)
         });

@@ -133,6 +133,7 @@ impl Stage {
             reject_unrecovered: false,
             data: None,
             filters: None,
+            deliver_every: Default::default(),
             done: None,
         };
         self.request(OwnerRequest::Join { ask, tag });

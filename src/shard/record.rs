@@ -124,6 +124,7 @@ impl Core {
             decoder: link.decoder.as_ref().and_then(|decoder| decoder.to_record()),
             pending_output: lag.map_or_else(Vec::new, |lag| lag.remainder.iter().cloned().collect()),
             cursors: peer.subs().iter().filter_map(|sub| self.cursor_record(link, *sub, name_of)).collect(),
+            paces: lag.into_iter().flat_map(|lag| &lag.paces).map(|pace| pace.to_record(name_of)).collect(),
             blocked: link.is_blocked(),
             read_paused: lag.is_some_and(|lag| lag.read_paused),
             held: lag.is_some_and(|lag| lag.held),

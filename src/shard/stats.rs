@@ -96,6 +96,8 @@ counters! {
     join_leave_unsaid_total,
     /// Times that deliveries held back for a spread or bulk publication were let go early.
     windows_cut_total,
+    /// Publications of value channels that a newer one of their key replaced before a shard delivered them.
+    values_replaced_total,
     /// Messages to users handed to a connection.
     user_messages_total,
     /// Commands refused because the connection or its user sent too many.

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::Unsubscribed;
 use crate::base::ids::{ChannelName, Offset};
 use crate::hub::creators::Creator;
 use crate::hub::requests::JoinRequest;
 use crate::session::rights::visibility;
-use crate::session::unidirectional::Unidirectional;
+use crate::session::unidirectional::{Mode, Unidirectional};
 use crate::session::{JoinAnswer, JoinVerdict, RECOVERY_WEIGHT, Sub, SubscribeEffect};
 use crate::shard::audience::keep_matching;
 use crate::shard::core::Core;
@@ -43,6 +44,7 @@ impl Core {
             reject_unrecovered: subscribe.reject_unrecovered,
             data: subscribe.data,
             filters: subscribe.filters,
+            deliver_every: subscribe.deliver_every,
             done,
         };
         self.messages.mailer.request(OwnerRequest::Join { ask, tag });
@@ -55,11 +57,15 @@ impl Core {
             keep_matching(answer.filters.as_ref(), publications);
             self.keep_not_excepted(slot, publications);
         }
+        let every = answer.deliver_every;
         let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
         if let Some(uni) = self.links.connections.uni_mut(slot) {
             let at = answer.id;
+            // A poll asks when it wants.
+            let every = if matches!(uni.mode, Mode::Stream(_)) { every } else { DeliverEvery::default() };
             let (verdict, after) = uni.handle_joined(index, answer);
             self.carry_out(slot, index, channel, top, verdict, after.waits());
+            self.keep_pace(slot, index, every);
             return self.go_on_after_join(slot, channel, at, after);
         }
         match &answer.outcome {
@@ -74,7 +80,10 @@ impl Core {
             slot,
             |session, cx| session.handle_joined(index, channel, answer, cx),
             |core, verdict| match verdict {
-                Ok(verdict) => core.carry_out(slot, index, channel, top, verdict, false),
+                Ok(verdict) => {
+                    core.carry_out(slot, index, channel, top, verdict, false);
+                    core.keep_pace(slot, index, every);
+                }
                 Err(disconnect) => core.close(slot, disconnect),
             },
         );
@@ -100,6 +109,26 @@ impl Core {
             }
             JoinVerdict::Refused | JoinVerdict::Ignore => {}
         }
+    }
+
+    /// A new subscriber is given something less often than its channel.
+    fn keep_pace(&mut self, slot: u32, index: u32, every: DeliverEvery) {
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let Some(place) = connection.peer.sub(index).and_then(|sub| sub.place()) else { return };
+        let local = &mut self.delivery.local;
+        if every.duration() <= local.get(index).options.gathers() {
+            return;
+        }
+        let lag = connection.link.lag.get_or_insert_default();
+        if lag.pace(index).is_some() {
+            return;
+        }
+        if lag.cursor(index).is_none() {
+            let channel = local.get(index);
+            lag.cursors.push((index, channel.stream().cursor(channel.cursor_of(place))));
+            local.cursor_set(index, place);
+        }
+        self.set_pace(slot, index, every.duration());
     }
 
     /// Puts a peer into the channel's list. `waits`: nothing may be given to it until its other channels have answered.

@@ -3,6 +3,7 @@
 use crate::base::blocks::Blocks;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::ChannelName;
+use crate::base::rewind::Rewind;
 use crate::hub::followed::FollowedChannels;
 use crate::hub::options::RecoveryMode;
 use crate::session::token::Verifier;
@@ -35,14 +36,15 @@ impl World for View<'_> {
             join_leave: options.join_leave,
             delta: rules.allow_delta,
             tags_filter: rules.allow_tags_filter,
-            rewind: rules.rewind,
+            rewind: if options.is_value() { Some(Rewind::Count(u32::MAX)) } else { rules.rewind },
             gets_newest: rules.auto_cache_recover && options.recovery_mode == RecoveryMode::Cache,
             announced: options.join_leave,
             force_push_join_leave: rules.force_push_join_leave,
             positioning: rules.allow_positioning,
             recovery: rules.allow_recovery,
             force_positioning: rules.force_positioning,
-            force_recovery: rules.force_recovery,
+            // Who comes back gets what has changed, and not all of it.
+            force_recovery: rules.force_recovery || options.is_value(),
             subscribe_hook: rules.subscribe_hook.is_some(),
             sub_refresh_hook: rules.sub_refresh_hook.is_some(),
             publish_hook: rules.publish_hook.is_some(),

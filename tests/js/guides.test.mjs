@@ -60,6 +60,10 @@ const pages = [
     page: 'own-server.md',
     prints: ['a storm comes up', 'left after 2 turns', 'turn 1: north', 'turn 2: east', 'welcome ann'],
   },
+  {
+    page: 'values.md',
+    prints: ['a change: ACME 102, INIT 7', 'at first: ACME 101, INIT 7', 'back again: ACME 102, NEWS 12'],
+  },
   { page: 'centrifugo.md', prints: ['1: hello', 'recoverable: true'] },
 ];
 

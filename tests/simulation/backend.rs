@@ -366,6 +366,7 @@ impl Backend {
                         expire_at,
                         overrides: Default::default(),
                         filters,
+                        deliver_every: Default::default(),
                     },
                     done,
                 ),

@@ -8,7 +8,8 @@
 //! nothing), `check` (what was published, and what may follow what), `audience` (who must see what),
 //! `unidirectional` (the same over the other wires), `backend` (the server API's side), `events` (what it is
 //! told), `hooks` (what it is asked), `engine` (an owner of channels that is no shard), `records` (what a
-//! shard holds, as bytes), `strangers`, `wire`, `disk` (the store on a disk that fails); `sealed` stands
+//! shard holds, as bytes), `strangers`, `wire`, `disk` (the store on a disk that fails),
+//! `values` (value channels, in runs of their own); `sealed` stands
 //! between a connection and its bytes in every fourth run, `tls` in another fourth.
 
 mod audience;
@@ -28,6 +29,7 @@ mod sealed;
 mod strangers;
 mod tls;
 mod unidirectional;
+mod values;
 mod wire;
 mod world;
 

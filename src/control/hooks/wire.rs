@@ -14,6 +14,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::Disconnect;
 use crate::base::filter::Filter;
 use crate::base::json::Object;
@@ -354,6 +355,7 @@ struct GrantedWire {
     allow: Option<Box<RawValue>>,
     server_tags_filter: Option<Box<RawValue>>,
     rewind: Option<Rewind>,
+    deliver_every: Option<DeliverEvery>,
 }
 
 impl GrantedWire {
@@ -364,7 +366,9 @@ impl GrantedWire {
         let filter = filter.map_err(|fault| Fault::WrongShape(format!("server_tags_filter: {fault}")))?;
         let info = checked(self.info, &self.b64info)?;
         let data = checked(self.data, &self.b64data)?;
-        let grant = SubscribeGrant { info, data, overrides: self.overrides.0, filter, rewind: self.rewind };
+        let (overrides, rewind) = (self.overrides.0, self.rewind);
+        let deliver_every = self.deliver_every.unwrap_or_default();
+        let grant = SubscribeGrant { info, data, overrides, filter, rewind, deliver_every };
         Ok(Granted { grant, expire_at_s: self.expire_at.0 })
     }
 }

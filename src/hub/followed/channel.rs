@@ -148,14 +148,22 @@ impl LocalChannel {
 
     /// The position of the log at the stream's end. Known from the first subscription here on.
     pub fn top(&self) -> Option<Position> {
-        self.sequence.top()
+        let top = self.sequence.top()?;
+        let waiting = self.pacing.as_ref().and_then(|pacing| pacing.waiting.as_ref());
+        Some(waiting.map_or(top, |waiting| Position { offset: waiting.before(), ..top }))
+    }
+
+    /// Something is to be delivered that no batch has taken.
+    pub(super) fn has_more(&self) -> bool {
+        self.batched != self.stream.end()
+            || self.pacing.as_ref().is_some_and(|pacing| pacing.waiting.is_some())
     }
 
     /// The cursor of a subscriber that has had everything up to `stands`, when it is not to be treated like those that keep
     /// up: the owner's answer to its join may come before or after the items that it speaks of.
     pub(super) fn cursor_at(&self, stands: Offset) -> Option<Cursor> {
         let end = self.stream.end();
-        match self.sequence.top().map_or(stands, |top| top.offset) {
+        match self.top().map_or(stands, |top| top.offset) {
             top if top == stands => (self.batched != end).then(|| self.stream.cursor(end)),
             top if top > stands => Some(self.stream.cursor_after(stands).unwrap_or(Cursor {
                 seq: self.stream.base(),

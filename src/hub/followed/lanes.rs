@@ -9,7 +9,8 @@ impl FollowedChannels {
     /// Nothing of the channel is held back any more.
     pub(super) fn let_go(&mut self, channel: ChannelIndex, now: Time) {
         let entry = &mut self.channels[channel as usize];
-        if entry.pacing.take().is_some() {
+        // What waits in a value channel leaves with its next batch.
+        if !entry.options.is_value() && entry.pacing.take().is_some() {
             self.windows_cut += 1;
         }
         match entry.lane {
@@ -36,7 +37,7 @@ impl FollowedChannels {
     pub(super) fn schedule(&mut self, channel: ChannelIndex, now: Time) {
         let entry = &mut self.channels[channel as usize];
         let batched = entry.batched;
-        if batched == entry.stream.end() {
+        if !entry.has_more() {
             entry.pacing = None;
             return self.set_lane(channel, Lane::Idle);
         }
@@ -153,8 +154,9 @@ impl FollowedChannels {
 
     /// Begins the next batch: everything, or what stands before that which is held back.
     pub(super) fn begin(&mut self, channel: ChannelIndex, now: Time) {
+        self.take_waiting(channel);
         let entry = &mut self.channels[channel as usize];
-        entry.gathers_until = now + entry.options.batch_max_delay;
+        entry.gathers_until = now + entry.options.gathers();
         let mut end = entry.stream.end();
         let mut bytes = entry.backlog_bytes;
         if let Some(pacing) = &mut entry.pacing

@@ -179,6 +179,13 @@ impl Sequence {
         Filled::Whole
     }
 
+    /// The owner has nothing between the last item and the one at `position`.
+    pub fn leap_before(&mut self, position: Position) {
+        if position.epoch == self.top.epoch && position.offset > self.top.offset.next() {
+            self.begin_before(position);
+        }
+    }
+
     /// The next item is the one at `position`, whatever was before.
     pub fn begin_before(&mut self, position: Position) {
         self.top = Position { offset: Offset(position.offset.0 - 1), ..position };

@@ -68,7 +68,7 @@ impl Channel {
 
     /// Nobody and nothing needs it, as far as was noticed.
     pub(super) fn is_idle(&self) -> bool {
-        self.members.is_empty() && self.log.is_none() && self.keys == 0
+        self.members.is_empty() && !self.holds() && self.keys == 0
     }
 
     /// When it may be forgotten, if it has no subscribers until then.
@@ -77,7 +77,7 @@ impl Channel {
     }
 
     pub(super) fn is_over(&self, now: Time) -> bool {
-        self.members.is_empty() && self.forget_at() <= now
+        self.members.is_empty() && !self.holds_for_ever() && self.forget_at() <= now
     }
 
     /// Its newest publication is all that a client that was away needs.
@@ -99,6 +99,11 @@ impl Channel {
     }
 
     pub(super) fn recover(&self, since: Since, now: Time, publications_max: usize) -> Recovery {
+        if since.is_rewind()
+            && let Some(state) = self.state(now)
+        {
+            return Recovery::Recovered(state);
+        }
         if let SinceEpoch::Newest { count, from_ms } = since.epoch {
             let limit = publications_max.min(count as usize);
             let newest = self.log.as_ref().map(|log| log.since_time(from_ms, now, limit, true));

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use super::OwnedChannels;
-use crate::base::ids::Position;
+use crate::base::ids::{Offset, Position};
 use crate::base::publication::Publication;
 use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::history::{Log, entry_bytes};
 use crate::hub::idempotency::Owner;
 use crate::hub::owned::channel::Channel;
+use crate::hub::sequencer::Version;
+use crate::record::{ValuesRecord, VersionRecord};
 
 /// Logs looked at, beside the growing one, to find a heavy one. Seven random ones hold one of the heaviest quarter with
 /// a probability of 87 %, at the cost of seven memory reads an eviction.
@@ -73,16 +75,25 @@ impl OwnedChannels {
             return;
         }
         let channel = self.channels.get_mut(slot).expect("published to just now");
-        let size = channel.options.history_size;
-        channel.active_until = channel.active_until.max(expires);
+        let is_value = channel.options.is_value();
+        let size = if is_value { usize::MAX } else { channel.options.history_size };
+        // What never is over holds its channel by being there.
+        channel.active_until = channel.active_until.max(if expires == Time::NEVER { now } else { expires });
         let log = channel.log.get_or_insert_with(|| {
             channel.log_place = self.logs.len() as u32;
             self.logs.push(slot);
-            Box::default()
+            match is_value {
+                true => Box::new(Log::of_values(Offset(publication.offset().0 - 1))),
+                false => Box::default(),
+            }
         });
+        let before = (log.bytes(), log.len());
         log.push(publication, expires);
-        self.counts.history_bytes += bytes;
-        self.counts.history_publications += 1;
+        if log.values().is_some_and(|values| values.removals() > channel.options.keys_max) {
+            log.drop_removals();
+        }
+        self.counts.history_bytes = self.counts.history_bytes - before.0 + log.bytes();
+        self.counts.history_publications = self.counts.history_publications - before.1 + log.len();
 
         let too_many = log.len().saturating_sub(size);
         for _ in 0..too_many {
@@ -104,6 +115,30 @@ impl OwnedChannels {
             self.settle(heaviest);
         }
         self.settle(slot);
+    }
+
+    /// One that was written before; of a value channel with what that knew when its first entry was written.
+    pub(super) fn append_stored(
+        &mut self,
+        slot: u32,
+        publication: Arc<Publication>,
+        version: Option<VersionRecord>,
+        values: Option<&ValuesRecord>,
+        expires: Time,
+        now: Time,
+    ) {
+        let first = self.channels.get(slot).is_some_and(|channel| channel.log.is_none());
+        let key: Box<str> = publication.key().into();
+        self.append(slot, publication, expires, now);
+        let log = self.channels.get_mut(slot).and_then(|channel| channel.log.as_deref_mut());
+        if let Some(log) = log.and_then(Log::values_mut) {
+            if let (true, Some(values)) = (first, values) {
+                log.restore(values);
+            }
+            if let Some(VersionRecord { number, epoch }) = version {
+                log.saw(&key, Version { number, epoch });
+            }
+        }
     }
 
     /// The heaviest of the growing log and a few others. All that are looked at have entries, unless `growing` has

@@ -7,10 +7,12 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{Offset, Position};
 use crate::base::publication::{Encoded, Publication, Publications};
 use crate::base::time::Time;
+use crate::hub::history::Log;
 use crate::hub::idempotency::Owner;
 use crate::hub::limits::{APPEND_PATIENCE, APPENDS_MAX, IDEMPOTENCY_KEY_TTL};
 use crate::hub::log_store::{Append, Done, Durable, Entry, Pending, ReadBack, goes_on};
 use crate::hub::requests::{PublishRequest, Published, ReadAnswer, Reading, Recovery, Released, Since};
+use crate::hub::sequencer::Version;
 
 impl OwnedChannels {
     /// Gives a publication its position and keeps it as the namespace says. The answer says what to deliver;
@@ -24,10 +26,15 @@ impl OwnedChannels {
     /// [`ErrorCode::BadRequest`] for a channel name, key or version epoch that is too long or malformed;
     /// [`ErrorCode::UnknownChannel`] for an unknown namespace; [`ErrorCode::LimitExceeded`] when no more channels fit;
     /// [`ErrorCode::TooManyRequests`] while the store does not keep up, and its own codes for what it does not take.
-    pub fn publish(&mut self, ask: PublishRequest, now: Time, wall_ms: u64) -> Result<Published, ErrorCode> {
+    pub fn publish(
+        &mut self,
+        mut ask: PublishRequest,
+        now: Time,
+        wall_ms: u64,
+    ) -> Result<Published, ErrorCode> {
         let now = self.advance(now);
         let key = ask.idempotency_key.as_deref().unwrap_or("");
-        let version_epoch = ask.version_epoch.unwrap_or_default();
+        let version_epoch = ask.version_epoch.take().unwrap_or_default();
         if key.len() > self.limits.key_bytes_max || version_epoch.len() > self.limits.key_bytes_max {
             return Err(ErrorCode::BadRequest);
         }
@@ -37,7 +44,7 @@ impl OwnedChannels {
         let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get_mut(slot).expect("just mentioned");
         let owner = Owner { slot, life: channel.life };
-        let data = match channel.options.admit(ask.data, ask.contents) {
+        let data = match channel.options.admit(std::mem::take(&mut ask.data), ask.contents) {
             Ok(data) => data,
             Err(error_code) => {
                 self.settle(slot);
@@ -55,7 +62,19 @@ impl OwnedChannels {
                 return Ok(repeat(first));
             }
         }
-        if ask.version > 0 {
+        if channel.options.is_value() {
+            match channel.admit_value(&ask, &version_epoch, under_way) {
+                Ok(None) => {}
+                Ok(Some((position, ticket))) => return Ok(Published { position, publication: None, ticket }),
+                Err(error_code) => {
+                    self.settle(slot);
+                    return Err(error_code);
+                }
+            }
+        } else if ask.keyed {
+            self.settle(slot);
+            return Err(ErrorCode::BadRequest);
+        } else if ask.version > 0 {
             if let Some(newest) =
                 under_way.and_then(|appends| appends.with_version(ask.version, &version_epoch))
             {
@@ -110,25 +129,43 @@ impl OwnedChannels {
             }
         }
         debug_assert!(before == 0 || ask.skip_history, "appends of a channel are done in order");
-        if ask.version > 0 {
-            channel.sequencer.saw(ask.version, version_epoch);
-        }
-        self.keep(owner, &publication, position, key, now);
+        self.keep(owner, &publication, position, key, Version::of(ask.version, version_epoch), now);
         Ok(Published { position, publication: Some(publication), ticket: None })
     }
 
     /// A publication is part of its channel's log from now on, or of nothing when its offset is 0.
-    fn keep(&mut self, owner: Owner, publication: &Arc<Publication>, at: Position, key: &str, now: Time) {
+    fn keep(
+        &mut self,
+        owner: Owner,
+        publication: &Arc<Publication>,
+        at: Position,
+        key: &str,
+        version: Option<Version>,
+        now: Time,
+    ) {
         let channel = self.channels.get_mut(owner.slot).expect("published to just now");
+        let of_channel = version.as_ref().filter(|_| !channel.options.is_value());
+        if let Some(version) = of_channel {
+            channel.sequencer.saw(version.clone());
+        }
         if publication.offset() != Offset(0) {
             channel.sequencer.took(publication.offset());
             if channel.options.keeps_history() {
-                let expires = now + channel.options.history_ttl;
+                let expires = channel.options.expires(now);
                 self.append(owner.slot, publication.clone(), expires, now);
             }
         }
+        self.saw_value(owner.slot, publication.key(), version);
         if !key.is_empty() {
             self.remember_key(owner, key, at, now + IDEMPOTENCY_KEY_TTL, now);
+        }
+    }
+
+    /// The newest version of a key of a value channel.
+    pub(super) fn saw_value(&mut self, slot: u32, key: &str, version: Option<Version>) {
+        let log = self.channels.get_mut(slot).and_then(|channel| channel.log.as_deref_mut());
+        if let (Some(version), Some(values)) = (version, log.and_then(Log::values_mut)) {
+            values.saw(key, version);
         }
     }
 
@@ -165,10 +202,7 @@ impl OwnedChannels {
             self.settle(owner.slot);
             return Err(error_code);
         }
-        if version > 0 {
-            channel.sequencer.saw(version, version_epoch);
-        }
-        self.keep(owner, &publication, position, &key, now);
+        self.keep(owner, &publication, position, &key, Version::of(version, version_epoch), now);
         self.settle(owner.slot);
         Ok(Published { position, publication: Some(publication), ticket: None })
     }
@@ -205,6 +239,9 @@ impl OwnedChannels {
             return Reading::Ready(ReadAnswer::Lost(end));
         }
         let limit = self.limits.history_read_max;
+        if channel.options.is_value() {
+            return Reading::Ready(channel.read_values(after.offset, limit, bytes_max, now));
+        }
         let kept = channel.log.as_ref().map(|log| log.forward(Some(after.offset), now, limit));
         let publications = match kept.filter(|kept| goes_on(kept, after.offset)) {
             Some(kept) => kept,
@@ -230,14 +267,19 @@ impl Recovery {
 impl ReadAnswer {
     /// As much as fits of what was read after `after` from a log that ends at `position`.
     pub fn page(
-        mut publications: Publications,
+        publications: Publications,
         after: Position,
         position: Position,
         bytes_max: usize,
     ) -> ReadAnswer {
-        if !goes_on(&publications, after.offset) {
-            return ReadAnswer::Lost(position);
+        match goes_on(&publications, after.offset) {
+            true => ReadAnswer::fitting(publications, position, bytes_max),
+            false => ReadAnswer::Lost(position),
         }
+    }
+
+    /// As much of these as fits.
+    pub fn fitting(mut publications: Publications, position: Position, bytes_max: usize) -> ReadAnswer {
         let mut room = bytes_max.max(1);
         let fitting = publications.iter().take_while(|publication| {
             let fits = room > 0;

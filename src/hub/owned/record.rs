@@ -66,7 +66,8 @@ impl OwnedChannels {
     pub fn log_part(&self, channel: &str, after: Offset, now: Time) -> Option<LogPart> {
         let channel = self.known(channel)?;
         let (mut bytes, mut entries) = (0, Vec::new());
-        for (publication, expires) in channel.log.as_ref()?.after(after) {
+        let log = channel.log.as_deref()?;
+        for (publication, expires) in log.after(after) {
             if bytes > PART_BYTES {
                 break;
             }
@@ -74,7 +75,11 @@ impl OwnedChannels {
             let (publication, expires) = (PublicationRecord::of(publication), Moment::of(expires, now));
             entries.push(LogEntry { publication, expires });
         }
-        (!entries.is_empty()).then(|| LogPart { channel: channel.name.clone(), entries })
+        let values = log.values().map(|values| {
+            let records: Vec<_> = entries.iter().map(|entry| entry.publication.clone()).collect();
+            values.to_record(&records)
+        });
+        (!entries.is_empty()).then(|| LogPart { channel: channel.name.clone(), entries, values })
     }
 
     /// The members of a channel, one part after the other: a roster has no order in which it could be taken up again.
@@ -162,16 +167,21 @@ impl OwnedChannels {
         let now = self.advance(written);
         for entry in part.entries {
             let (slot, channel) = self.restored(&part.channel)?;
-            if !channel.options.keeps_history() || self.logs_lost.contains(&slot) {
+            // What it kept when its namespace was of another kind is of no use.
+            let other_kind = channel.options.is_value() != part.values.is_some();
+            if !channel.options.keeps_history() || self.logs_lost.contains(&slot) || other_kind {
                 return Ok(());
             }
+            let is_value = channel.options.is_value();
+            let offset = entry.publication.offset;
+            let version = part.values.as_ref().and_then(|values| values.version_of(offset));
             let publication = entry.publication.publication(&channel.name);
             let expires = entry.expires.at(written);
             let newest = channel.log.as_deref().and_then(|log| log.newest());
             let follows = newest.is_none_or(|(offset, newest_expires)| {
                 let gap = publication.offset().0.saturating_sub(offset.0);
-                // Offsets that a process before may have given are left out, see `jump_stored`.
-                (gap == 1 || gap > OFFSET_JUMP) && newest_expires <= expires
+                // Offsets that a process before may have given are left out, see `jump_stored`; so are values that were replaced.
+                (gap == 1 || gap > OFFSET_JUMP || is_value && gap > 0) && newest_expires <= expires
             });
             let fits = publication.position.epoch == channel.position().epoch
                 && publication.offset() <= channel.position().offset
@@ -179,7 +189,7 @@ impl OwnedChannels {
             if !follows || !fits {
                 return Err(RecordFault::Impossible("an entry of a log"));
             }
-            self.append(slot, publication, expires, now);
+            self.append_stored(slot, publication, version, part.values.as_ref(), expires, now);
         }
         Ok(())
     }

@@ -134,7 +134,7 @@ fn seen(owned: &mut OwnedChannels, channel: &ChannelName, now: Time) -> String {
             let since = Since { offset: Offset(offset), epoch: SinceEpoch::Known(epoch) };
             recovered.push(match channel.recover(since, now, 300) {
                 Recovery::Recovered(publications) => Some(publications.len()),
-                Recovery::Lost | Recovery::Later(_) => None,
+                Recovery::Lost | Recovery::Replaced(_) | Recovery::Later(_) => None,
             });
         }
     }

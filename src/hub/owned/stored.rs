@@ -12,14 +12,15 @@ use super::copying::{Copying, OFFSET_JUMP, StoredMoment, Taken};
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
 use crate::base::publication::Publication;
 use crate::base::time::Time;
-use crate::hub::history::entry_bytes;
+use crate::hub::history::{Log, entry_bytes};
 use crate::hub::idempotency::Owner;
 use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 use crate::hub::log_store::{Durable, Pending};
 use crate::hub::sequencer::{Sequencer, Version};
+use crate::hub::values::ValueLog;
 use crate::record::{
-    PART_BYTES, PublicationRecord, RecordFault, StoredChannel, StoredKey, StoredKeys, StoredLog,
-    StoredPublication, StoredRecord, StoredRemoval, VersionRecord,
+    KeyVersionRecord, PART_BYTES, PublicationRecord, RecordFault, StoredChannel, StoredKey, StoredKeys,
+    StoredLog, StoredPublication, StoredRecord, StoredRemoval, ValuesRecord, VersionRecord,
 };
 
 /// What one step of a copy may take, in bytes: a millisecond of a shard.
@@ -81,8 +82,9 @@ impl OwnedChannels {
                 return Some((StoredRecord::Channel(head_of(channel, &pending, entries)), bytes));
             }
             if !entries.is_empty() {
+                let values = values_of(channel, &pending, &entries);
                 let channel = channel.name.clone();
-                return Some((StoredRecord::Log(StoredLog { channel, entries }), bytes));
+                return Some((StoredRecord::Log(StoredLog { channel, entries, values }), bytes));
             }
         }
         let first = self.keys.first();
@@ -117,7 +119,7 @@ impl OwnedChannels {
             StoredRecord::Channel(stored) => self.take_channel(stored, at),
             StoredRecord::Log(part) => {
                 let Some(slot) = self.names.get(&part.channel).copied() else { return Taken::NotWanted };
-                self.take_older(slot, part.entries, at);
+                self.take_older(slot, part.entries, part.values, at);
                 Taken::Yes
             }
             StoredRecord::Keys(part) => {
@@ -147,7 +149,12 @@ impl OwnedChannels {
     /// Offsets of the channel may have been given that were not written.
     pub fn jump_stored(&mut self, channel: &str) {
         if let Some((_, channel)) = self.known_mut(channel) {
+            let before = channel.position().offset;
             channel.sequencer.jump(OFFSET_JUMP);
+            let after = channel.position().offset;
+            if let Some(values) = channel.log.as_deref_mut().and_then(Log::values_mut) {
+                values.jumped(before, after);
+            }
         }
     }
 
@@ -184,8 +191,10 @@ impl OwnedChannels {
         };
         let Some((slot, is_new)) = self.slot_of(&channel, before, at) else { return Taken::NotWanted };
         let channel = self.channels.get_mut(slot).expect("known by now");
-        if let Some(version) = version {
-            channel.sequencer.saw(version.number, version.epoch);
+        let is_value = channel.options.is_value();
+        let (of_key, of_channel) = if is_value { (version, None) } else { (None, version) };
+        if let Some(VersionRecord { number, epoch }) = of_channel {
+            channel.sequencer.saw(Version { number, epoch });
         }
         let mut taken = Taken::Yes;
         if is_logged {
@@ -201,7 +210,7 @@ impl OwnedChannels {
             let version = channel.sequencer.version().cloned();
             channel.sequencer = Sequencer::at(position, version);
             let publication = publication.publication(&channel.name);
-            self.take_entry(slot, publication, at);
+            self.take_entry(slot, publication, of_key, None, at);
         }
         if !key.is_empty() {
             self.take_key(slot, &key, position, time_ms, at);
@@ -211,16 +220,19 @@ impl OwnedChannels {
     }
 
     fn take_channel(&mut self, stored: StoredChannel, at: StoredMoment) -> Taken {
-        let StoredChannel { channel, position, version, entries, .. } = stored;
-        let Some((slot, _)) = self.slot_of(&channel, position, at) else { return Taken::NotWanted };
+        let StoredChannel { channel, position, version, entries, values, .. } = stored;
+        let Some((slot, is_new)) = self.slot_of(&channel, position, at) else { return Taken::NotWanted };
         let channel = self.channels.get_mut(slot).expect("known by now");
         let is_behind = channel.position().offset != position.offset;
+        // Of older values than are here some may be missing.
+        let floor = if is_behind && !is_new { position.offset } else { Offset(0) };
+        let values = values.map(|values| ValuesRecord { floor: values.floor.max(floor), ..values });
         let version = version.map(|version| Version { number: version.number, epoch: version.epoch });
         channel.sequencer = Sequencer::at(position, version);
         if is_behind {
             while self.drop_oldest(slot) {}
         }
-        self.take_older(slot, entries, at);
+        self.take_older(slot, entries, values, at);
         self.settle(slot);
         Taken::Yes
     }
@@ -243,34 +255,58 @@ impl OwnedChannels {
     }
 
     /// Entries that are no newer than what is there of the log, oldest first.
-    fn take_older(&mut self, slot: u32, entries: Vec<PublicationRecord>, at: StoredMoment) {
+    fn take_older(
+        &mut self,
+        slot: u32,
+        entries: Vec<PublicationRecord>,
+        values: Option<ValuesRecord>,
+        at: StoredMoment,
+    ) {
         let Some(channel) = self.channels.get(slot) else { return };
+        let is_value = channel.options.is_value();
+        // What it kept when its namespace was of another kind is of no use.
+        if is_value != values.is_some() {
+            return;
+        }
         let (name, epoch) = (channel.name.clone(), channel.position().epoch);
         if self.oldest_offset(slot).is_none() {
             for entry in entries {
                 if entry.epoch == epoch {
-                    self.take_entry(slot, entry.publication(&name), at);
+                    let version = values.as_ref().and_then(|values| values.version_of(entry.offset));
+                    self.take_entry(slot, entry.publication(&name), version, values.as_ref(), at);
                 }
             }
             return;
         }
+        let log = self.channels.get_mut(slot).and_then(|channel| channel.log.as_deref_mut());
+        if let (Some(log), Some(values)) = (log.and_then(Log::values_mut), &values) {
+            log.restore_later(values);
+        }
         for entry in entries.into_iter().rev() {
+            let version = values.as_ref().and_then(|values| values.version_of(entry.offset));
             let publication = entry.publication(&name);
             let Some(expires) = self.expires(slot, &publication, at) else { return };
             let bytes = entry_bytes(&publication);
             let is_older = self.oldest_offset(slot).is_some_and(|oldest| publication.offset() < oldest);
             let has_room = self.counts.history_bytes + bytes <= self.limits.history_bytes_max;
             let Some(channel) = self.channels.get_mut(slot) else { return };
-            let size = channel.options.history_size;
+            let size = if is_value { usize::MAX } else { channel.options.history_size };
             if let Some(log) = &mut channel.log
                 && is_older
                 && has_room
                 && publication.position.epoch == epoch
                 && log.len() < size
             {
-                log.push_oldest(publication, expires);
-                self.counts.history_bytes += bytes;
-                self.counts.history_publications += 1;
+                let before = (log.bytes(), log.len());
+                log.push_oldest(publication.clone(), expires);
+                self.counts.history_bytes += log.bytes() - before.0;
+                self.counts.history_publications += log.len() - before.1;
+                if log.len() > before.1
+                    && let (Some(values), Some(version)) = (log.values_mut(), version)
+                {
+                    let VersionRecord { number, epoch } = version;
+                    values.saw(publication.key(), Version { number, epoch });
+                }
                 self.expiries.remove(slot);
             }
         }
@@ -278,19 +314,29 @@ impl OwnedChannels {
     }
 
     /// Appends to the log, unless its time is over.
-    fn take_entry(&mut self, slot: u32, publication: Arc<Publication>, at: StoredMoment) {
+    fn take_entry(
+        &mut self,
+        slot: u32,
+        publication: Arc<Publication>,
+        version: Option<VersionRecord>,
+        values: Option<&ValuesRecord>,
+        at: StoredMoment,
+    ) {
         let Some(expires) = self.expires(slot, &publication, at) else { return };
         let newest = self.channels.get(slot).and_then(|channel| channel.log.as_deref()?.newest());
         if newest.is_some_and(|(newest, _)| newest >= publication.offset()) {
             return;
         }
         let expires = newest.map_or(expires, |(_, before)| expires.max(before));
-        self.append(slot, publication, expires, at.now);
+        self.append_stored(slot, publication, version, values, expires, at.now);
     }
 
     /// When the publication is over; `None`: it is.
     fn expires(&self, slot: u32, publication: &Publication, at: StoredMoment) -> Option<Time> {
         let options = &self.channels.get(slot)?.options;
+        if options.keeps_for_ever() {
+            return Some(Time::NEVER);
+        }
         let age_ms = at.wall_ms.saturating_sub(publication.time_ms);
         let left_ms =
             (options.history_ttl.as_millis() as u64).checked_sub(age_ms).filter(|left| *left > 0)?;
@@ -321,14 +367,11 @@ impl OwnedChannels {
 fn head_of(channel: &Channel, pending: &[&Pending], entries: Vec<PublicationRecord>) -> StoredChannel {
     let logged = |pending: &&&Pending| pending.publication.offset() != Offset(0);
     let newest = pending.iter().rev().find(logged).map(|pending| pending.publication.position);
-    let coming = pending
-        .iter()
-        .rev()
-        .find(|pending| pending.version > 0)
-        .map(|pending| VersionRecord { number: pending.version, epoch: pending.version_epoch.clone() });
+    let coming = pending.iter().rev().find(|pending| pending.version > 0).map(|pending| version_of(pending));
     let seen = channel.sequencer.version();
     let seen = seen.map(|version| VersionRecord { number: version.number, epoch: version.epoch.clone() });
     StoredChannel {
+        values: values_of(channel, pending, &entries),
         channel: channel.name.clone(),
         position: newest.unwrap_or(channel.position()),
         version: coming.or(seen),
@@ -360,6 +403,28 @@ fn part_before(
     }
     entries.reverse();
     (entries, bytes, None)
+}
+
+fn version_of(pending: &Pending) -> VersionRecord {
+    VersionRecord { number: pending.version, epoch: pending.version_epoch.clone() }
+}
+
+/// What a value channel knows beside its entries, with what it knows of these.
+fn values_of(channel: &Channel, pending: &[&Pending], entries: &[PublicationRecord]) -> Option<ValuesRecord> {
+    if !channel.options.is_value() {
+        return None;
+    }
+    let mut record = match channel.log.as_deref().and_then(Log::values) {
+        Some(values) => values.to_record(entries),
+        // Nothing is there that a position could be compared with.
+        None => ValueLog::after(channel.position().offset).to_record(entries),
+    };
+    let versioned = pending.iter().filter(|pending| pending.version > 0);
+    record.versions.extend(versioned.map(|pending| KeyVersionRecord {
+        offset: pending.publication.offset(),
+        version: version_of(pending),
+    }));
+    Some(record)
 }
 
 #[cfg(test)]

@@ -152,7 +152,9 @@ impl OwnedChannels {
         let channel = self.channels.get(slot).expect("settled while known");
         match channel.log.as_deref().and_then(Log::oldest_expires) {
             None => self.expiries.remove(slot),
-            Some(expires) if !self.expiries.contains(slot) => self.expiries.set(slot, expires),
+            Some(expires) if expires != Time::NEVER && !self.expiries.contains(slot) => {
+                self.expiries.set(slot, expires);
+            }
             Some(_) => {}
         }
         match channel.creator {

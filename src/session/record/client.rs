@@ -2,6 +2,7 @@
 
 use smallvec::SmallVec;
 
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::ids::ChannelName;
 use crate::base::publication::{Publication, Publications};
 use crate::base::time::Time;
@@ -213,6 +214,7 @@ impl SubscribeEffect {
             renewal: self.renewal.to_record(),
             data: self.data.clone(),
             filters: self.filters.as_deref().map(filters_to_record),
+            deliver_every_ms: self.deliver_every.0,
         }
     }
 
@@ -228,6 +230,7 @@ impl SubscribeEffect {
             renewal: Renewal::from_record(&record.renewal),
             data: record.data.clone(),
             filters: record.filters.as_ref().map(filters_from_record).transpose()?,
+            deliver_every: DeliverEvery(record.deliver_every_ms),
         })
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::budget::{Budget, Held};
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::publication::Visibility;
 use crate::proto::encoding::Encoding;
 use crate::record::{
@@ -170,6 +171,7 @@ impl AskedChannel {
             listed: self.shown.listed,
             announced: self.shown.announced,
             rewind: self.rewind.map(SinceRecord::of),
+            deliver_every_ms: self.deliver_every.0,
         }
     }
 
@@ -188,6 +190,7 @@ impl AskedChannel {
         asked.first = asked.publications.first().map(|first| first.offset());
         asked.lost = record.lost;
         asked.chan_info = record.chan_info.clone();
+        asked.deliver_every = DeliverEvery(record.deliver_every_ms);
         asked.rewind = record.rewind.as_ref().map(SinceRecord::since);
         asked.filters = record.filters.as_ref().map(filters_from_record).transpose()?;
         Ok(asked)

@@ -10,6 +10,7 @@ use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
+use crate::base::deliver_every::DeliverEvery;
 use crate::base::filter::Filter;
 use crate::base::json::Object;
 use crate::base::rewind::Rewind;
@@ -64,6 +65,8 @@ pub struct SubscribeGrant {
     pub filter: Option<Filter>,
     /// What it begins with, in the place of what the namespace says.
     pub rewind: Option<Rewind>,
+    /// How often it is given something, where that is slower than its channel.
+    pub deliver_every: DeliverEvery,
 }
 
 /// Channel options replaced for one subscription.
@@ -157,6 +160,7 @@ wire!(SubscribeWire {
     allow: Box<RawValue>,
     server_tags_filter: Box<RawValue>,
     rewind: Rewind,
+    deliver_every: DeliverEvery,
 });
 
 impl ConnectWire {
@@ -200,6 +204,7 @@ impl SubscribeWire {
             allow: self.allow,
             server_tags_filter: self.server_tags_filter,
             rewind: self.rewind,
+            deliver_every: self.deliver_every,
         };
         Ok(SubscribeClaims {
             user: self.sub.unwrap_or_default(),
@@ -280,6 +285,7 @@ struct GrantWire {
     allow: Option<Box<RawValue>>,
     server_tags_filter: Option<Box<RawValue>>,
     rewind: Option<Rewind>,
+    deliver_every: Option<DeliverEvery>,
 }
 
 /// A grant that is not held here: passed over, who signs would take for granted what nobody keeps.
@@ -301,7 +307,8 @@ impl GrantWire {
         let info = json(self.info, self.b64info)?;
         let data = json(self.data, self.b64data)?;
         let overrides = self.r#override.unwrap_or_default().0;
-        Ok(SubscribeGrant { info, data, overrides, filter, rewind: self.rewind })
+        let deliver_every = self.deliver_every.unwrap_or_default();
+        Ok(SubscribeGrant { info, data, overrides, filter, rewind: self.rewind, deliver_every })
     }
 }
 

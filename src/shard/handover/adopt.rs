@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::budget::Held;
 use crate::base::certificate::ClientCertificate;
@@ -40,6 +41,7 @@ use crate::shard::options::ShardOptions;
 use crate::shard::peer;
 use crate::shard::requests::Http;
 use crate::shard::router::Router;
+use crate::shard::subscriber_pace::SubscriberPace;
 use crate::shard::timers::{ShortTick, tick_after, tick_of};
 
 type Outcome = Result<(), RecordFault>;
@@ -423,6 +425,21 @@ impl Core {
             let stands = local.get(*index).stream().cursor_from_record(cursor);
             connection.link.lag.get_or_insert_default().cursors.push((*index, stands));
             local.cursor_set(*index, *place);
+        }
+        for pace in &record.paces {
+            let index = local.find(&pace.channel);
+            let (index, place) = places
+                .iter()
+                .find(|(at, _)| Some(*at) == index)
+                .ok_or(RecordFault::Impossible("a pace without a subscription"))?;
+            let lag = connection.link.lag.get_or_insert_default();
+            if lag.cursor(*index).is_none() {
+                let stream = local.get(*index).stream();
+                lag.cursors.push((*index, stream.cursor(stream.end())));
+                local.cursor_set(*index, *place);
+            }
+            let every = Duration::from_millis(pace.every_ms.into());
+            lag.paces.push(SubscriberPace::new(*index, every, self.env.now));
         }
         // To whom nothing may be given now, what comes next waits in the stream.
         let lag = connection.link.lag.as_ref();

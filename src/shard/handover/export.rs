@@ -95,6 +95,8 @@ impl Core {
         let next = match step {
             Step::Shard => {
                 let books = self.peers.directory.books();
+                // Who follows in the other process goes on from the end of the stream.
+                self.delivery.local.take_all_waiting();
                 let books =
                     books.map(|(label, given, generation)| BookRecord { label: label.0, given, generation });
                 put(ParcelKind::Shard, written(&ShardRecord { books: books.collect() }).map_err(failed)?);

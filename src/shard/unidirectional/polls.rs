@@ -30,7 +30,10 @@ impl Core {
         if missed {
             let mut batch = self.batch(slot);
             for (at, asked) in asking.channels.iter().enumerate() {
-                if let Some((_, stands)) = stand.get_mut(at)
+                if let (Some((_, stands)), Some(top), true) = (stand.get_mut(at), asked.top, asked.whole) {
+                    asked.publications.iter().for_each(|publication| batch.body.push(publication));
+                    *stands = top;
+                } else if let Some((_, stands)) = stand.get_mut(at)
                     && batch.take(&asked.publications, stands)
                     && let Some(through) = asked.through.filter(|_| !asked.lost)
                 {

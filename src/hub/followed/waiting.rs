@@ -1,0 +1,207 @@
+//! Publications of value channels wait for the batch that they are delivered with.
+
+use std::sync::Arc;
+
+use crate::base::ids::Offset;
+use crate::base::publication::Publication;
+use crate::hub::followed::{ChannelIndex, FollowedChannels, ITEM_BYTES};
+use crate::hub::waiting::Waiting;
+
+fn bytes_of(publication: &Publication) -> usize {
+    publication.weight() + ITEM_BYTES
+}
+
+impl FollowedChannels {
+    /// The next publication of a value channel waits for its batch.
+    pub(super) fn put_waiting(&mut self, index: ChannelIndex, publication: Arc<Publication>, before: Offset) {
+        let entry = &mut self.channels[index as usize];
+        let pacing = entry.pacing.get_or_insert_default();
+        let waiting = pacing.waiting.get_or_insert_with(|| Box::new(Waiting::behind(before)));
+        let added = bytes_of(&publication);
+        let freed = waiting.put(publication).map_or(0, |replaced| bytes_of(&replaced));
+        self.conflated += u64::from(freed > 0);
+        let sum = if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes };
+        *sum = *sum + added - freed;
+        entry.backlog_bytes = entry.backlog_bytes + added - freed;
+    }
+
+    /// What waits belongs to the stream from now on.
+    pub(super) fn take_waiting(&mut self, index: ChannelIndex) {
+        let entry = &mut self.channels[index as usize];
+        if let Some(waiting) = entry.pacing.as_mut().and_then(|pacing| pacing.waiting.take()) {
+            self.stream_bytes += waiting.flow_into(&mut entry.stream);
+        }
+    }
+
+    /// What waits is from before a loss.
+    pub(super) fn drop_waiting(&mut self, index: ChannelIndex) {
+        let entry = &mut self.channels[index as usize];
+        if let Some(waiting) = entry.pacing.as_mut().and_then(|pacing| pacing.waiting.take()) {
+            let bytes: usize = waiting.publications().map(|publication| bytes_of(publication)).sum();
+            entry.backlog_bytes -= bytes;
+            *if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } -= bytes;
+        }
+    }
+
+    /// Everything that waits belongs to the streams, for a process that goes on from there.
+    pub fn take_all_waiting(&mut self) {
+        let all: Vec<ChannelIndex> = self.iter().map(|(index, _)| index).collect();
+        all.into_iter().for_each(|index| self.take_waiting(index));
+    }
+
+    /// Values that were replaced before they were delivered.
+    pub fn conflated_total(&self) -> u64 {
+        self.conflated
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::base::bytes::Bytes;
+    use crate::base::ids::{EncodingId, Epoch, Position};
+    use crate::base::prng::Prng;
+    use crate::base::publication::KEY_TAG;
+    use crate::base::time::Time;
+    use crate::hub::class::Class;
+    use crate::hub::followed::{Item, StreamLimits};
+    use crate::hub::requests::ReadAnswer;
+    use crate::hub::{ChannelKind, ChannelOptions};
+    use std::time::Duration;
+
+    const CLASS: Class =
+        Class { encoding: EncodingId(0), join_leave: false, own_frames: false, delta: false, filter: None };
+    const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+
+    fn value(offset: u64, key: &str) -> Arc<Publication> {
+        Arc::new(Publication {
+            channel: "c".into(),
+            position: Position { offset: Offset(offset), epoch: Epoch(1) },
+            data: Bytes::copy_from_slice(offset.to_string().as_bytes()),
+            info: None,
+            tags: vec![(KEY_TAG.to_owned(), key.to_owned())],
+            except: None,
+            time_ms: 0,
+            encoded: Default::default(),
+        })
+    }
+
+    /// What is delivered up to `now`, batch by batch, as offsets.
+    fn deliver(local: &mut FollowedChannels, now: Time) -> Vec<Vec<u64>> {
+        local.promote_due(now);
+        let mut batches = Vec::new();
+        while let Some((index, active)) = local.take_ready(now) {
+            let items = local.get(index).stream().between(active.start, active.end);
+            batches.push(items.filter_map(Item::offset).map(|offset| offset.0).collect());
+            local.advance(index, 0, now);
+        }
+        batches
+    }
+
+    fn subscribed(deliver_every: Duration) -> (FollowedChannels, ChannelIndex) {
+        let limits =
+            StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1000, shard_bytes_max: 1 << 20 };
+        let mut local = FollowedChannels::new(limits, 7);
+        let kind = ChannelKind::Value;
+        let options = Arc::new(ChannelOptions { kind, deliver_every, ..ChannelOptions::default() });
+        let index = local.join_asked(&"c".into(), &options);
+        local.top_learned(index, Position { offset: Offset(0), epoch: Epoch(1) }, Time::ZERO);
+        local.subscribe(index, 1, CLASS, None, Offset(0));
+        local.join_answered(index);
+        (local, index)
+    }
+
+    /// Some items are lost on the way, and read from a log that has the newest of each key. Whoever keeps up has, in the end, what the
+    /// log has; who joins in between gets nothing that it has had.
+    #[test]
+    fn a_subscriber_that_keeps_up_ends_at_the_newest_of_each_key() {
+        for seed in 0..300 {
+            let mut prng = Prng::with_seed(seed);
+            let every = Duration::from_millis([0, 100][seed as usize % 2]);
+            let (mut local, index) = subscribed(every);
+            let mut truth: BTreeMap<&str, Arc<Publication>> = BTreeMap::new();
+            let mut has: BTreeMap<String, u64> = BTreeMap::new();
+            let key_at: Vec<&str> = (0..=200).map(|_| KEYS[prng.usize(..4)]).collect();
+            let (mut now, mut begun) = (Time::from_millis(1), Vec::new());
+            for (offset, &key) in key_at.iter().enumerate().skip(1) {
+                let publication = value(offset as u64, key);
+                truth.insert(key, Arc::clone(&publication));
+                // The last one comes, so that a loss is seen.
+                if prng.u8(..10) > 0 || offset == 200 {
+                    local.handle_item("c", Item::Publication(publication), now);
+                }
+                if prng.u8(..20) == 0 {
+                    let (place, cursor) = local.subscribe(index, 2, CLASS, None, Offset(offset as u64));
+                    let stands = local.get(index).top().unwrap().offset.0;
+                    assert_eq!(cursor.is_some_and(|cursor| cursor.skips), stands < offset as u64);
+                    local.unsubscribe(index, place, &mut Vec::new());
+                }
+                if prng.u8(..6) == 0 || offset == 200 {
+                    now = now + Duration::from_millis(prng.u64(..250) + 200 * u64::from(offset == 200));
+                    while let Some(read) = local.take_read(now) {
+                        let mut publications: Vec<_> = truth.values().cloned().collect();
+                        publications.sort_by_key(|publication| publication.offset());
+                        publications.retain(|publication| publication.offset() > read.after.offset);
+                        publications.truncate(2);
+                        let position = Position { offset: Offset(offset as u64), epoch: Epoch(1) };
+                        let page = ReadAnswer::Page { publications, position };
+                        assert_eq!(local.handle_read(&read, page, now), None, "nothing is lost");
+                    }
+                    for batch in deliver(&mut local, now) {
+                        begun.push(now);
+                        let keys: Vec<&str> = batch.iter().map(|offset| key_at[*offset as usize]).collect();
+                        let distinct: std::collections::BTreeSet<&&str> = keys.iter().collect();
+                        assert_eq!(distinct.len(), keys.len(), "seed {seed}: a key once in a batch");
+                        assert!(batch.is_sorted());
+                        has.extend(keys.iter().zip(&batch).map(|(key, at)| ((*key).to_owned(), *at)));
+                    }
+                }
+            }
+            now = now + Duration::from_secs(1);
+            for batch in deliver(&mut local, now) {
+                has.extend(batch.iter().map(|at| (key_at[*at as usize].to_owned(), *at)));
+            }
+            let newest = truth.iter().map(|(key, publication)| ((*key).to_owned(), publication.offset().0));
+            assert_eq!(has, newest.collect(), "seed {seed}");
+            for pair in begun.windows(2) {
+                assert!(pair[1].since(pair[0]) >= every, "seed {seed}: too soon");
+            }
+            let left = (local.backlog_bytes(), local.held_bytes(), local.stream_bytes());
+            assert_eq!(left, (0, 0, 0), "seed {seed}: all is accounted for");
+        }
+    }
+
+    #[test]
+    fn what_waits_is_bounded_by_the_keys() {
+        let (mut local, index) = subscribed(Duration::from_secs(10));
+        local.handle_item("c", Item::Publication(value(1, "a")), Time::from_millis(1));
+        assert_eq!(deliver(&mut local, Time::from_millis(1)), [[1]], "the first goes out at once");
+        for offset in 2..10_000 {
+            let publication = value(offset, KEYS[offset as usize % 4]);
+            local.handle_item("c", Item::Publication(publication), Time::from_millis(2));
+        }
+        assert!(local.held_bytes() < 4 * (ITEM_BYTES + 20), "{}", local.held_bytes());
+        assert_eq!((local.conflated_total(), local.get(index).stream().items()), (9_998 - 4, 0));
+        assert_eq!(deliver(&mut local, Time::from_millis(10_001)), [[9_996, 9_997, 9_998, 9_999]]);
+    }
+
+    /// Another process goes on: what waited is in the stream by then.
+    #[test]
+    fn what_waits_goes_to_the_next_process_with_the_stream() {
+        let (mut local, index) = subscribed(Duration::from_secs(10));
+        let now = Time::from_millis(1);
+        local.handle_item("c", Item::Publication(value(1, "a")), now);
+        deliver(&mut local, now);
+        (2..8).for_each(|offset| {
+            local.handle_item("c", Item::Publication(value(offset, KEYS[offset as usize % 4])), now);
+        });
+        assert_eq!(local.get(index).top().unwrap().offset, Offset(1));
+        local.take_all_waiting();
+        let channel = local.get(index);
+        assert_eq!(channel.top().unwrap().offset, Offset(7));
+        let record = channel.stream().to_record(&channel.name, channel.top());
+        assert_eq!(record.items.len(), 4);
+    }
+}

@@ -1,0 +1,69 @@
+//! Subscribers that are given something less often than their channel: laggards with a time at which they read on.
+//!
+//! Such a subscriber always has a cursor, so that no batch is delivered to it; one that meets it sets its time. When that
+//! has come it catches up as any laggard does, from the stream or from the log, and waits again. Nothing is queued for it.
+
+use std::time::Duration;
+
+use crate::base::time::Time;
+use crate::hub::followed::{ChannelIndex, Cursor};
+use crate::shard::core::Core;
+use crate::shard::subscriber_pace::SubscriberPace;
+
+impl Core {
+    /// The peer gets something of the channel at most once in `every` from now on. It has a cursor there.
+    pub fn set_pace(&mut self, slot: u32, channel: ChannelIndex, every: Duration) {
+        let now = self.env.now;
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let lag = connection.link.lag.get_or_insert_default();
+        lag.paces.push(SubscriberPace::new(channel, every, now));
+        self.wake_paced_at(slot, now + every);
+    }
+
+    fn wake_paced_at(&mut self, slot: u32, due: Time) {
+        let earlier = self.delivery.paced.get(slot).is_some_and(|known| known <= due);
+        if !earlier {
+            self.delivery.paced.set(slot, due);
+        }
+    }
+
+    /// Those whose time has come catch up.
+    pub fn wake_paced(&mut self) {
+        while let Some(slot) = self.delivery.paced.due(self.env.now) {
+            self.delivery.paced.remove(slot);
+            self.delivery.catching_up.push(slot);
+        }
+    }
+
+    /// A batch meets a subscriber with a pace. False for any other.
+    pub fn meets_paced(&mut self, slot: u32, channel: ChannelIndex) -> bool {
+        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
+        let Some(&mut SubscriberPace { due, .. }) = lag.and_then(|lag| lag.pace(channel)) else {
+            return false;
+        };
+        self.wake_paced_at(slot, due);
+        true
+    }
+
+    /// Whether the cursor stays where it is for now: its time has not come, or there is nothing for it.
+    pub fn waits_for_pace(&mut self, slot: u32, channel: ChannelIndex, cursor: Cursor) -> bool {
+        let now = self.env.now;
+        let has_more = self.delivery.local.get(channel).stream().is_before_end(cursor);
+        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
+        let Some(pace) = lag.and_then(|lag| lag.pace(channel)) else { return false };
+        if !has_more {
+            pace.running = false;
+            return true;
+        }
+        if pace.running {
+            return false;
+        }
+        if pace.due <= now {
+            (pace.running, pace.due) = (true, now + pace.every);
+            return false;
+        }
+        let due = pace.due;
+        self.wake_paced_at(slot, due);
+        true
+    }
+}

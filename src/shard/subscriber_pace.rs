@@ -1,0 +1,30 @@
+//! How often a subscriber is given something of a channel: see `paces.rs`.
+
+use std::time::Duration;
+
+use crate::base::ids::ChannelName;
+use crate::base::time::Time;
+use crate::hub::followed::ChannelIndex;
+use crate::record::PaceRecord;
+
+/// How often a subscriber is given something of one channel.
+#[derive(Clone, Copy, Debug)]
+pub struct SubscriberPace {
+    pub channel: ChannelIndex,
+    pub every: Duration,
+    /// Nothing is given to it before this.
+    pub due: Time,
+    /// It catches up: what it reads may come in several parts.
+    pub running: bool,
+}
+
+impl SubscriberPace {
+    pub fn to_record(self, name_of: &dyn Fn(ChannelIndex) -> ChannelName) -> PaceRecord {
+        let every_ms = u32::try_from(self.every.as_millis()).unwrap_or(u32::MAX);
+        PaceRecord { channel: name_of(self.channel), every_ms }
+    }
+
+    pub fn new(channel: ChannelIndex, every: Duration, now: Time) -> SubscriberPace {
+        SubscriberPace { channel, every, due: now + every, running: false }
+    }
+}

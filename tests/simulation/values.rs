@@ -1,0 +1,341 @@
+//! Value channels under simulation: networks that lose connections, shards that have their turns late, clients that stop reading.
+//! Each client keeps a map as the documentation tells it; in the end, and at each answer to a subscription, it has what was published.
+//!
+//! `SIM_SEEDS` and `SIM_SEED` as in `main`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use trunkline::base::bytes::Bytes;
+use trunkline::base::fault::ErrorCode;
+use trunkline::base::ids::{Position, ShardId};
+use trunkline::base::prng::Prng;
+use trunkline::base::publication::{IS_REMOVED, KEY_TAG, REMOVED_TAG};
+use trunkline::driver::sim::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
+use trunkline::hub::requests::PublishRequest;
+use trunkline::hub::{ChannelKind, ChannelOptions, Namespaces};
+use trunkline::session::permissions::Permissions;
+use trunkline::session::rules::{ChannelRules, NamespaceOptions};
+use trunkline::shard::client_ids::ClientIds;
+use trunkline::shard::control_request::{ControlRequest, Reply};
+use trunkline::shard::mailbox::{Inbox, Mail};
+use trunkline::shard::owner::Owner;
+use trunkline::shard::router::Router;
+use trunkline::shard::{Shard, ShardOptions};
+
+use crate::scenario::Scenario;
+use crate::wire::{Heard, Message, PONG, PublicationBody, Reader, TEXT, handshake, write_message};
+
+const SEEDS: u64 = 200;
+const CHANNELS: [&str; 3] = ["v:a", "v:b", "slow:a"];
+const KEYS_MAX: usize = 12;
+
+type Map = BTreeMap<String, String>;
+
+/// What was published and acknowledged, by channel.
+#[derive(Default)]
+struct Truth {
+    now: BTreeMap<&'static str, Map>,
+}
+
+struct Client {
+    end: Option<ClientEnd>,
+    reader: Reader,
+    channel: &'static str,
+    map: Map,
+    /// Where it stands, once it was subscribed.
+    stands: Option<(u64, String)>,
+    subscribed: bool,
+    /// Offsets rise from here on.
+    newest: u64,
+}
+
+impl Client {
+    fn new(channel: &'static str) -> Client {
+        let (map, reader) = (Map::new(), Reader::default());
+        Client { end: None, reader, channel, map, stands: None, subscribed: false, newest: 0 }
+    }
+
+    fn connect(&mut self, net: &SimNet) {
+        let mut end = net.connect();
+        end.send(&handshake(false, ""));
+        (self.end, self.reader, self.subscribed) = (Some(end), Reader::default(), false);
+    }
+
+    fn say(&mut self, opcode: u8, text: &str, prng: &mut Prng) {
+        let mut out = Vec::new();
+        write_message(&mut out, opcode, text.as_bytes(), prng);
+        if let Some(end) = &mut self.end {
+            end.send(&out);
+        }
+    }
+
+    fn hear(&mut self, net: &SimNet, prng: &mut Prng) {
+        let Some(end) = &mut self.end else { return self.connect(net) };
+        end.recv_into(self.reader.buffer());
+        let gone = matches!(end.state(), ClientState::Finished | ClientState::Reset | ClientState::Refused);
+        while let Some(heard) = self.reader.next() {
+            match heard {
+                Heard::Upgraded => {
+                    let position = match &self.stands {
+                        Some((offset, epoch)) => {
+                            format!("\"recover\":true,\"offset\":{offset},\"epoch\":\"{epoch}\",")
+                        }
+                        None => String::new(),
+                    };
+                    let channel = self.channel;
+                    self.say(TEXT, "{\"id\":1,\"connect\":{}}", prng);
+                    self.say(
+                        TEXT,
+                        &format!("{{\"id\":2,\"subscribe\":{{{position}\"channel\":\"{channel}\"}}}}"),
+                        prng,
+                    );
+                }
+                Heard::Text(text) => {
+                    let text = String::from_utf8(text).expect("JSON is UTF-8");
+                    for line in text.lines() {
+                        match line {
+                            "{}" => self.say(TEXT, "{}", prng),
+                            line => self.hear_message(line),
+                        }
+                    }
+                }
+                Heard::Ping(payload) => self.say(PONG, &String::from_utf8_lossy(&payload), prng),
+                Heard::Close(_) | Heard::Status(_) => self.end = None,
+                Heard::Binary(_) => panic!("it speaks JSON"),
+                Heard::Pong => {}
+            }
+            if self.end.is_none() {
+                return;
+            }
+        }
+        if gone {
+            self.end = None;
+        }
+    }
+
+    fn hear_message(&mut self, line: &str) {
+        let message: Message<'_> =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        if let Some(subscribe) = message.subscribe {
+            assert!(subscribe.positioned && subscribe.recoverable, "{line}");
+            if !(subscribe.was_recovering && subscribe.recovered) {
+                self.map.clear();
+            }
+            self.subscribed = true;
+            self.newest = 0;
+            let epoch = subscribe.epoch.unwrap_or_default().to_owned();
+            self.stands = Some((subscribe.offset, epoch));
+            subscribe.publications.iter().for_each(|publication| self.take(publication, line));
+        }
+        if let Some(push) = message.push {
+            if let Some(publication) = &push.r#pub {
+                assert!(self.subscribed, "a publication before its subscription: {line}");
+                self.take(publication, line);
+            }
+            if push.unsubscribe.is_some() {
+                // As an SDK does: with another connection, from where it stands.
+                self.end = None;
+            }
+        }
+    }
+
+    fn take(&mut self, publication: &PublicationBody<'_>, line: &str) {
+        assert!(publication.offset > self.newest, "{} after {}: {line}", publication.offset, self.newest);
+        self.newest = publication.offset;
+        if let Some(stands) = &mut self.stands {
+            stands.0 = publication.offset;
+        }
+        let tags = publication.tags.as_ref().expect("a value has a key");
+        match tags.contains_key(REMOVED_TAG) {
+            true => drop(self.map.remove(&tags[KEY_TAG])),
+            false => drop(self.map.insert(tags[KEY_TAG].clone(), publication.data.get().to_owned())),
+        }
+    }
+}
+
+struct World {
+    net: SimNet,
+    prng: Prng,
+    shards: Vec<Shard<SimDriver>>,
+    starved: Vec<u32>,
+    router: Router,
+    clients: Vec<Client>,
+    truth: Arc<Mutex<Truth>>,
+    published: u64,
+}
+
+fn namespaces(prng: &mut Prng) -> Namespaces<NamespaceOptions> {
+    let of = |deliver_every| NamespaceOptions {
+        channel: ChannelOptions {
+            kind: ChannelKind::Value,
+            keys_max: KEYS_MAX,
+            deliver_every,
+            ..ChannelOptions::default()
+        },
+        rules: ChannelRules { permissions: Permissions::ALL, ..ChannelRules::default() },
+    };
+    let slow = Duration::from_millis(prng.u64(1..300));
+    let named = [("v".to_owned(), of(Duration::ZERO)), ("slow".to_owned(), of(slow))];
+    Namespaces::new(NamespaceOptions::default(), named, 32)
+}
+
+impl World {
+    fn new(seed: u64) -> World {
+        let net = SimNet::new(seed, Faults::none());
+        let mut prng = net.fork_prng();
+        let mut scenario = Scenario::draw(seed, &mut prng);
+        let shards = prng.u16(1..4);
+        let inboxes: Arc<[Arc<Inbox>]> = (0..shards).map(|_| Arc::new(Inbox::new(1024))).collect();
+        let placement = [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)];
+        let router = Router::new(inboxes, placement);
+        let (namespaces, rules) = namespaces(&mut prng).split();
+        scenario.options.hub.history_bytes_max = 1 << 20;
+        scenario.options.hub.channels_max = 100;
+        scenario.options.hub.client_channels_max = 100;
+        let options = Arc::new(ShardOptions {
+            namespaces: Arc::new(namespaces),
+            rules: Arc::new(rules),
+            admission: None,
+            hooks: Default::default(),
+            compression: None,
+            connections_max: 100,
+            seats: trunkline::base::seats::Seats::new(100),
+            debts: trunkline::base::debts::Debts::new(u64::MAX),
+            channels_max: 10,
+            outbox_bytes_max: 16 * 1024,
+            ..scenario.options
+        });
+        scenario.driver.sockets_max = 200;
+        let ids = ClientIds::of_seed(prng.u64(..));
+        let shards: Vec<_> = (0..shards)
+            .map(|id| {
+                let driver = net.driver(&scenario.driver);
+                let (options, ids) = (Arc::clone(&options), ids.clone());
+                Shard::new(ShardId(id), driver, options, router.clone(), ids, None, prng.fork())
+            })
+            .collect();
+        net.set_faults(if seed.is_multiple_of(2) { Faults::harsh() } else { Faults::gentle() });
+        let clients = (0..prng.usize(2..8)).map(|_| Client::new(CHANNELS[prng.usize(..3)])).collect();
+        let starved = vec![0; shards.len()];
+        let truth = Arc::default();
+        World { net, prng, shards, starved, router, clients, truth, published: 0 }
+    }
+
+    fn run(mut self) {
+        for _ in 0..300 {
+            for _ in 0..self.prng.usize(..4) {
+                self.publish();
+            }
+            match self.prng.u8(..40) {
+                0 => {
+                    let shard = self.prng.usize(..self.shards.len());
+                    self.starved[shard] = self.prng.u32(1..40);
+                }
+                1 => {
+                    let client = self.prng.usize(..self.clients.len());
+                    self.clients[client].end = None;
+                }
+                2..6 => {
+                    let (client, reads) = (self.prng.usize(..self.clients.len()), self.prng.bool());
+                    match &mut self.clients[client].end {
+                        Some(end) if reads => end.read_resume(),
+                        Some(end) => end.read_pause(),
+                        None => {}
+                    }
+                }
+                _ => {}
+            }
+            let pause = self.prng.u64(1..20_000);
+            self.run_for(Duration::from_micros(pause));
+        }
+        // Those that are still cut off, or were told something that will not arrive, come back.
+        self.net.set_faults(Faults::none());
+        self.starved.fill(0);
+        for client in &mut self.clients {
+            if let Some(end) = &mut client.end {
+                end.read_resume();
+            }
+        }
+        self.run_for(Duration::from_secs(12));
+        let truth = std::mem::take(&mut self.truth.lock().expect("one thread").now);
+        for client in &self.clients {
+            let truth = truth.get(client.channel).cloned().unwrap_or_default();
+            assert!(client.subscribed, "it is subscribed to {}", client.channel);
+            assert_eq!(client.map, truth, "{}: it stands at {:?}", client.channel, client.stands);
+        }
+    }
+
+    fn publish(&mut self) {
+        let channel = CHANNELS[self.prng.usize(..3)];
+        let key = format!("k{}", self.prng.usize(..KEYS_MAX + 2));
+        let removes = self.prng.u8(..5) == 0;
+        self.published += 1;
+        let value = self.published.to_string();
+        let mut tags = vec![(KEY_TAG.to_owned(), key.clone())];
+        if removes {
+            tags.push((REMOVED_TAG.to_owned(), IS_REMOVED.to_owned()));
+        }
+        let data = Bytes::from(value.clone().into_bytes());
+        let ask = PublishRequest { tags, keyed: true, ..PublishRequest::new(channel.into(), data) };
+        let Owner::Shard(owner) = self.router.owner(channel) else { panic!("there is no engine") };
+        let truth = Arc::clone(&self.truth);
+        let reply = Reply::new(move |outcome: Result<Position, ErrorCode>| {
+            let mut truth = truth.lock().expect("one thread");
+            let map = truth.now.entry(channel).or_default();
+            match outcome {
+                Ok(_) if removes => drop(map.remove(&key)),
+                Ok(_) => drop(map.insert(key, value)),
+                Err(error_code) => {
+                    assert_eq!(error_code, ErrorCode::LimitExceeded);
+                    assert!(!map.contains_key(&key) && map.len() == KEYS_MAX, "there was room for {key}");
+                }
+            }
+        });
+        let mail = Mail::ControlRequest(Box::new(ControlRequest::Publish(ask, reply)));
+        drop(self.router.inbox(owner).push_control(mail));
+    }
+
+    fn run_for(&mut self, time: Duration) {
+        let until = self.net.now() + time;
+        while self.net.now() < until {
+            for number in 0..self.shards.len() {
+                if self.starved[number] > 0 {
+                    self.starved[number] -= 1;
+                } else if self.net.runnable(number) || self.has_mail(number) {
+                    self.shards[number].tick().expect("the simulator's wait does not fail");
+                }
+            }
+            for client in &mut self.clients {
+                client.hear(&self.net, &mut self.prng);
+            }
+            let cost = self.prng.u64(1..50);
+            self.net.advance(Duration::from_micros(cost));
+            if !(0..self.shards.len()).any(|number| self.has_mail(number)) {
+                let next = self.net.next_event_at().unwrap_or(until);
+                self.net.advance_to(next.min(until));
+            }
+        }
+    }
+
+    fn has_mail(&self, number: usize) -> bool {
+        !self.router.inbox(ShardId(number as u16)).is_empty()
+    }
+}
+
+#[test]
+fn clients_of_value_channels_end_at_the_truth() {
+    let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seeds = match variable("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..variable("SIM_SEEDS").unwrap_or(u64::MAX).min(SEEDS),
+    };
+    for seed in seeds {
+        let outcome = std::panic::catch_unwind(|| World::new(seed).run());
+        if let Err(panic) = outcome {
+            eprintln!("failed with SIM_SEED={seed}");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
