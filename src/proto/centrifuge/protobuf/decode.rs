@@ -52,10 +52,10 @@ pub(in crate::proto::centrifuge) fn command<'a>(frame: &mut &'a [u8]) -> Result<
     Ok(Command { id, method })
 }
 
-/// Commands of an emulated client: its session, and their bytes.
-/// The node, the session and the commands.
+/// The node, the session, and the commands as bytes.
 type Emulation<'a> = (Cow<'a, str>, Cow<'a, str>, &'a [u8]);
 
+/// Commands of an emulated client.
 pub(in crate::proto::centrifuge) fn emulation(message: &[u8]) -> Result<Emulation<'_>, CommandFault> {
     let (mut node, mut session, mut data) = (Cow::default(), Cow::default(), &[][..]);
     let mut seen = Seen::default();
