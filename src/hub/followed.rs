@@ -6,7 +6,7 @@
 //!
 //! # Pace
 //! A batch of a publication with a [`Pace`] is held back: spread over a window, or until nothing else is to be delivered.
-//! How much of a spread batch is due is a function of time ([`Window`]). Order in a channel always holds, so what comes
+//! How much of a spread batch is due is a function of time (`Window`). Order in a channel always holds, so what comes
 //! later decides:
 //! - Something that is to be delivered at once (a publication, a join, a leave) ends the holding back: who has not been
 //!   told the earlier ones gets them now, and then the new one.

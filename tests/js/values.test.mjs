@@ -1,15 +1,15 @@
 // Value channels: the newest publication of each key, for clients of every kind, through breaks, restarts and slow readers.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
-import { API_KEY, Daemon, configuration, drivers } from './support/daemon.mjs';
+import { API_KEY, Daemon, binary, configuration, drivers } from './support/daemon.mjs';
 import { freePort } from './support/edge.mjs';
-import { runs, sdk, subscribed, watch } from './support/sdk.mjs';
-import { lineLoop, pollLoop } from './support/unidirectional.mjs';
+import { runs, sdk, token, watch } from './support/sdk.mjs';
 import { until } from './support/wait.mjs';
 
 const values = { kind: 'value', allow_subscribe_for_client: true, allow_history_for_client: true };
@@ -237,6 +237,41 @@ for (const driver of drivers) {
       client.disconnect();
       await daemon.stop();
       rmSync(folder, { recursive: true });
+    }
+  });
+}
+
+for (const driver of drivers) {
+  test(`another process goes on with the values, their versions, what waits and each pace, on ${driver}`, async () => {
+    const port = await freePort();
+    const config = configuration({ namespace: [{ name: 'v', ...values }, { name: 'slow', ...values, deliver_every: '1s' }] });
+    const daemon = await Daemon.start({ driver, config, listen: `127.0.0.1:${port}` });
+    const client = sdk(daemon.ws, { token: token('ann') });
+    const paced = { token: token('ann', { channel: 'v:paced', deliver_every: '1s' }) };
+    const channels = { 'v:a': {}, 'slow:a': {}, 'v:paced': paced };
+    const subscriptions = Object.entries(channels).map(([channel, options]) => watch(client, channel, options));
+    const maps = subscriptions.map(mirror);
+    subscriptions.forEach((subscription) => subscription.subscribe());
+    client.connect();
+    await until(() => subscriptions.every(({ seen }) => seen.subscribed.length === 1), 'subscribed');
+    const publish = (key, data, version) => Promise.all(Object.keys(channels).map((channel) => fetch(`http://127.0.0.1:${port}/api/publish`, {
+      method: 'POST', headers: { 'X-API-Key': API_KEY }, body: JSON.stringify({ channel, key, data, version }),
+    })));
+    for (let n = 1; n <= 50; n += 1) await publish(`k${n % 5}`, n, n);
+    const child = spawn(binary, ['upgrade', '--pid', String(daemon.pid)]);
+    let said = '';
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (said += text));
+    const code = await new Promise((resolve) => child.on('close', resolve));
+    const next = Number(said.match(/process (\d+) \(trunkline/)?.[1]);
+    try {
+      assert.equal(code, 0, said);
+      await publish('k0', 'an old version', 3);
+      await publish('k1', 100, 100);
+      for (const map of maps) await has(map, { k0: 50, k1: 100, k2: 47, k3: 48, k4: 49 }, 'the newest of each key');
+      assert(subscriptions.every(({ seen }) => seen.subscribed.length === 1), 'nobody has noticed');
+    } finally {
+      client.disconnect();
+      if (next) process.kill(next, 'SIGKILL');
     }
   });
 }
