@@ -20,7 +20,6 @@ use crate::base::ids::{ChannelName, Position, ShardId};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::base::publication::{Contents, removes};
 pub use crate::control::api::commands::{Command, Method, Request};
-use crate::control::api::push::PUSH_RETRY;
 use crate::control::glob::Glob;
 use crate::control::options::OtherNodes;
 use crate::control::other_nodes::{AsWord as _, may_be_told, tell};
@@ -42,6 +41,8 @@ use crate::shard::control_request::{
     UnsubscribeUser, UserMessage,
 };
 
+/// Between two tries at a shard whose inbox was full, when another one has taken its part already.
+const PUSH_RETRY: Duration = Duration::from_millis(2);
 /// Most commands of a batch: what a caller can make one request cost.
 pub const BATCH_COMMANDS_MAX: usize = 10_000;
 

@@ -26,7 +26,7 @@ mod bytes;
 mod old_ways;
 #[path = "ports_tests.rs"]
 mod ports;
-#[path = "http_shards.rs"]
+#[path = "http_shards_tests.rs"]
 mod shards;
 
 /// A bound on hanging, not on speed.

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,7 +9,7 @@ use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ShardId, UserName};
-use crate::control::api::{Api, excepted};
+use crate::control::api::{Api, PUSH_RETRY, excepted};
 use crate::control::other_nodes::tell;
 use crate::control::pushes::PushOutcome;
 use crate::control::requests::ControlError;
@@ -22,8 +21,6 @@ use crate::shard::control_request::{ControlRequest, PushUsers, UserMessage};
 const PUSH_USERS_MAX: usize = 10_000;
 /// Longest idempotency key of a push, as of a publication.
 const PUSH_KEY_BYTES_MAX: usize = 256;
-/// Between two tries at a shard whose inbox was full, when another one has taken its part already.
-pub(super) const PUSH_RETRY: Duration = Duration::from_millis(2);
 
 impl Api {
     /// Says who was told, so that the backend can reach the others another way.

@@ -5,10 +5,10 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
-use super::slot::BLIND;
-use super::sys::{self, Op};
 use crate::base::address::ListenAddress;
 use crate::base::ids::ListenerId;
+use crate::driver::sys::{self, Op};
+use crate::driver::uring::slot::BLIND;
 use crate::driver::{Bind, ListenerOptions, SocketOptions, UnixSocket};
 
 /// One of the places where clients come in.
