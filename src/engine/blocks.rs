@@ -1,4 +1,4 @@
-//! Users that are blocked and tokens that are revoked, between nodes: each change is told to all, and a node that is new hears of
+//! Users that are blocked and tokens that are revoked, between nodes: each change goes to all, and a node that is new hears of
 //! everything that stands.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! What is said to the keeper in an upgrade, and where it stands in one: see `handover.rs`.
+//! What the keeper is asked in an upgrade, and how far it is: see `handover.rs`.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::mpsc::SyncSender;
@@ -29,7 +29,7 @@ pub enum Handing {
     Begin,
 }
 
-/// Where a keeper stands in an upgrade.
+/// How far a keeper is in an upgrade.
 pub struct Cut {
     pub side: Side,
     /// Servers that have said the mark.

@@ -109,7 +109,7 @@ pub enum Command {
     Info,
     Push(PushBody),
     Rpc(RpcBody),
-    /// What stands in a batch where a known method should.
+    /// In a batch: no method that is known.
     Unknown,
 }
 

@@ -43,7 +43,7 @@ impl Api {
         }
         let data = payload(body.data, &body.b64data)?.ok_or(ControlError::Invalid("data is missing"))?;
         let except = excepted(body.except.as_ref())?;
-        // A user named twice is told once.
+        // A user named twice gets one message.
         let mut seen = HashSet::with_capacity(names.len());
         names.retain(|name| seen.insert(name.clone()));
         drop(seen);

@@ -56,7 +56,16 @@ impl<D: Driver> Shard<D> {
         unclaimed.into_iter().for_each(|sock| self.driver.close(sock));
         self.core.leave_behind(leavers);
         let connections = self.core.links.connections.iter();
-        let peers: Vec<Sock> = connections.map(|(slot, connection)| connection.link.sock(slot)).collect();
+        let mut peers: Vec<Sock> = connections.map(|(slot, connection)| connection.link.sock(slot)).collect();
+        // Who cannot read what its channels carry now is closed before anything is delivered.
+        peers.retain(|sock| {
+            let unread = self.core.is_left_unread(sock.slot);
+            if unread {
+                self.core.resume_peer(sock.slot);
+                self.core.close(sock.slot, Disconnect::INAPPROPRIATE_PROTOCOL);
+            }
+            !unread
+        });
         self.core.handover.settling = Some(Box::new(Settling { outlet, peers, next: self.core.env.now }));
         self.core.resume_drained();
         for mail in kept {
@@ -137,9 +146,6 @@ impl Core {
                 }
             }
             Kind::Http(_) | Kind::Echo | Kind::Nobody => {}
-        }
-        if self.is_left_unread(slot) {
-            self.close(slot, Disconnect::INAPPROPRIATE_PROTOCOL);
         }
         self.settle(slot);
         // A layer may have had something to say.
