@@ -6,7 +6,8 @@
 //! [`leave`](super::leave) draws the order of the messages.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -27,12 +28,15 @@ use crate::record::{
 };
 use crate::shard::control_request::ControlRequest;
 use crate::shard::handover::{
-    Counts as Moves, Destination, Order, Parcel, ParcelKind, Said, destination, streams_of,
+    Afloat, Counts as Moves, Destination, Order, Parcel, ParcelKind, Said, destination, streams_of,
 };
 use crate::shard::router::Router;
 
 /// How long a shard of this process may leave its inbox full, or may take to make everything ready.
 const SHARD_MAX: Duration = Duration::from_secs(60);
+/// Descriptors that are on their way to shards at a time: they are open files of this process until a driver has them, and
+/// those of eight messages of the old process come on top.
+const AFLOAT_MAX: usize = 2_048;
 
 /// Half of an upgrade: what is known before shards are made.
 pub struct Arriving {
@@ -168,11 +172,12 @@ impl Arriving {
         }
         self.wire.send(Step::Ready, &run, &[], patience())?;
         let (mut parcels, mut connections) = (0, Vec::new());
+        let afloat = Arc::default();
         let totals = loop {
             let message = self.wire.receive(patience())?;
             match message.step {
                 Step::Parcels => {
-                    parcels += place(router, message, engine)?;
+                    parcels += place(router, message, engine, &afloat)?;
                     point("new.parcels");
                     self.wire.send(Step::Ack, b"", &[], patience())?;
                 }
@@ -283,7 +288,12 @@ fn say_stood(engine: &RunningEngine, parcel: &Parcel) -> Result<(), WireFault> {
 }
 
 /// Gives the parcels of a message to the shards that they are for.
-fn place(router: &Router, message: Message, engine: Option<&RunningEngine>) -> Result<u64, WireFault> {
+fn place(
+    router: &Router,
+    message: Message,
+    engine: Option<&RunningEngine>,
+    afloat: &Arc<AtomicUsize>,
+) -> Result<u64, WireFault> {
     let part: ParcelsPart = message.record()?;
     let mut descriptors = message.descriptors.into_iter();
     let count = part.parcels.len() as u64;
@@ -306,7 +316,7 @@ fn place(router: &Router, message: Message, engine: Option<&RunningEngine>) -> R
     }
     for (shard, parcels) in router.every_shard().zip(of_shards) {
         if !parcels.is_empty() {
-            adopt(router, shard, parcels)?;
+            adopt(router, shard, parcels, afloat)?;
         }
     }
     match descriptors.next() {
@@ -315,19 +325,35 @@ fn place(router: &Router, message: Message, engine: Option<&RunningEngine>) -> R
     }
 }
 
-fn adopt(router: &Router, shard: ShardId, parcels: Vec<Parcel>) -> Result<(), WireFault> {
-    let mut request = Some(Box::new(ControlRequest::Handover(Order::Adopt(parcels))));
+fn adopt(
+    router: &Router,
+    shard: ShardId,
+    parcels: Vec<Parcel>,
+    afloat: &Arc<AtomicUsize>,
+) -> Result<(), WireFault> {
     let until = Instant::now() + SHARD_MAX;
-    loop {
-        match request.take().map(|request| router.offer(shard, request)) {
-            Some(Err(back)) if Instant::now() < until => {
-                request = Some(back);
-                thread::sleep(Duration::from_micros(200));
-            }
-            Some(Err(_)) => return Err(WireFault::TimedOut),
-            Some(Ok(())) | None => return Ok(()),
-        }
+    let descriptors = parcels.iter().filter(|parcel| parcel.fd.is_some()).count();
+    if descriptors > 0 {
+        await_that(until, || (afloat.load(Ordering::Relaxed) < AFLOAT_MAX).then_some(()))?;
     }
+    let order = Order::Adopt(parcels, Afloat::new(afloat, descriptors));
+    let mut request = Some(Box::new(ControlRequest::Handover(order)));
+    await_that(until, || {
+        let back = router.offer(shard, request.take()?).err();
+        request = back;
+        request.is_none().then_some(())
+    })
+}
+
+/// Looks again and again: shards of this process have little else to do.
+fn await_that(until: Instant, mut look: impl FnMut() -> Option<()>) -> Result<(), WireFault> {
+    while look().is_none() {
+        if Instant::now() >= until {
+            return Err(WireFault::TimedOut);
+        }
+        thread::sleep(Duration::from_micros(200));
+    }
+    Ok(())
 }
 
 /// Every shard makes its connections ready, and says how many it has.
@@ -350,13 +376,7 @@ fn arm(router: &Router) -> Result<Moves, WireFault> {
 
 fn order_each(router: &Router, order: impl Fn() -> Order) -> Result<(), WireFault> {
     let until = Instant::now() + SHARD_MAX;
-    for shard in router.every_shard() {
-        while router.ask(shard, ControlRequest::Handover(order())).is_err() {
-            if Instant::now() >= until {
-                return Err(WireFault::TimedOut);
-            }
-            thread::sleep(Duration::from_micros(200));
-        }
-    }
-    Ok(())
+    router
+        .every_shard()
+        .try_for_each(|shard| await_that(until, || router.ask(shard, ControlRequest::Handover(order())).ok()))
 }

@@ -41,8 +41,8 @@ use crate::shard::router::Router;
 const WINDOW: usize = 8;
 /// Bytes after which a message of parcels is sent.
 const BATCH_BYTES: usize = 128 * 1024;
-/// What shards may have said that is not on its way yet: each time some hundred parcels at most.
-const OUTLET_MAX: usize = 64;
+/// What shards may have said that is not on its way yet: each time some hundred parcels at most, with their descriptors.
+const OUTLET_MAX: usize = 32;
 /// How often it is looked whether this process is to end.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long shards may take to go on here.

@@ -78,6 +78,9 @@ impl<D: Driver> Shard<D> {
         if !matches!(kind, ParcelKind::Peer | ParcelKind::Seated | ParcelKind::Socket | ParcelKind::Closed) {
             return self.core.adopt_records(kind, &record).map_err(failed);
         }
+        if kind == ParcelKind::Seated {
+            return self.core.adopt_seated(&record);
+        }
         let (conn, bytes) = take_number(&record).map_err(failed)?;
         let sock = match fd.map(|fd| self.driver.adopt(fd)).transpose() {
             Ok(sock) => sock,
@@ -98,7 +101,6 @@ impl<D: Driver> Shard<D> {
                 }
                 return Ok(());
             }
-            ParcelKind::Seated => Some(sockets.remove(&conn).ok_or("a peer came without its socket")?),
             _ => sock,
         };
         let peer = record::read::<PeerRecord>(bytes).map_err(failed)?;
@@ -110,6 +112,20 @@ impl<D: Driver> Shard<D> {
 }
 
 impl Core {
+    fn adopt_seated(&mut self, mut rest: &[u8]) -> Result<(), String> {
+        let failed = |fault: RecordFault| fault.to_string();
+        while !rest.is_empty() {
+            let (conn, bytes) = take_number(rest).map_err(failed)?;
+            let (unread, behind) = record::next(bytes).map_err(failed)?;
+            let adopting = self.handover.adopting();
+            let sock = adopting.and_then(|adopting| adopting.sockets.remove(&conn));
+            let sock = sock.ok_or("a peer came without its socket")?;
+            self.adopt_peer(unread.read().map_err(failed)?, sock).map_err(failed)?;
+            rest = behind;
+        }
+        Ok(())
+    }
+
     fn adopt_records(&mut self, kind: ParcelKind, bytes: &[u8]) -> Outcome {
         let mut rest = match kind {
             ParcelKind::Stream => take_stream_head(bytes)?.1,

@@ -8,7 +8,7 @@ use crate::base::ids::{ConnId, Sock};
 use crate::driver::Driver;
 use crate::shard::Shard;
 use crate::shard::core::Core;
-use crate::shard::handover::destination::peer_head;
+use crate::shard::handover::destination::number_alone;
 use crate::shard::handover::order::{Outlet, Parcel, ParcelKind, Said};
 use crate::shard::handover::state::Ahead;
 use crate::shard::peer::Kind;
@@ -54,7 +54,7 @@ impl<D: Driver> Shard<D> {
             // One that cannot go now goes with its peer, or says there why not.
             let Ok(fd) = fd else { continue };
             ahead.gone.insert(sock.slot, conn);
-            parcels.push(Parcel { kind: ParcelKind::Socket, record: peer_head(conn), fd: Some(fd) });
+            parcels.push(Parcel { kind: ParcelKind::Socket, record: number_alone(conn), fd: Some(fd) });
         }
         self.core.say(&ahead.outlet, Said::Parcels(parcels));
         if ahead.left.is_empty() {
@@ -82,7 +82,7 @@ impl Core {
         let Some(ahead) = &mut self.handover.ahead else { return };
         let Some(conn) = ahead.gone.remove(&slot) else { return };
         let outlet = ahead.outlet.clone();
-        let parcel = Parcel { kind: ParcelKind::Closed, record: peer_head(conn), fd: None };
+        let parcel = Parcel { kind: ParcelKind::Closed, record: number_alone(conn), fd: None };
         self.say(&outlet, Said::Parcels(vec![parcel]));
     }
 

@@ -60,13 +60,17 @@ pub fn streams_of(record: &[u8]) -> Result<Vec<StreamRecord>, RecordFault> {
 }
 
 /// Room for the parcel of most peers, so that it need not grow.
-const PEER_BYTES: usize = 256;
+pub(super) const PEER_BYTES: usize = 256;
 
-/// A peer's parcel begins with its number, so that it finds its way unread.
-pub(super) fn peer_head(conn: ConnId) -> Vec<u8> {
-    let mut parcel = Vec::with_capacity(PEER_BYTES);
-    parcel.extend_from_slice(&conn.to_bits().to_le_bytes());
-    parcel
+/// A peer's record stands behind its number, so that it finds its way unread. Where several are in one parcel, one number
+/// is enough for that.
+pub(super) fn put_number(conn: ConnId, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(&conn.to_bits().to_le_bytes());
+}
+
+/// A parcel of a number alone.
+pub(super) fn number_alone(conn: ConnId) -> Vec<u8> {
+    conn.to_bits().to_le_bytes().to_vec()
 }
 
 pub(super) fn take_number(bytes: &[u8]) -> Result<(ConnId, &[u8]), RecordFault> {

@@ -1,11 +1,11 @@
 //! What a frozen shard holds, as parcels.
 
-use crate::base::ids::{ConnId, Offset, Sock};
+use crate::base::ids::{ConnId, Offset, ShardId, Sock};
 use crate::driver::Driver;
 use crate::record::{self, BookRecord, PeerRecord, PeerState, Record, RecordFault, ShardRecord, SubRecord};
 use crate::shard::Shard;
 use crate::shard::core::Core;
-use crate::shard::handover::destination::{peer_head, stream_head};
+use crate::shard::handover::destination::{PEER_BYTES, put_number, stream_head};
 use crate::shard::handover::order::{Parcel, ParcelKind, Said};
 use crate::shard::handover::state::Step;
 
@@ -17,9 +17,9 @@ const OTHERS_AT_ONCE: usize = 64;
 /// What becomes of a connection.
 enum Leaves {
     /// With its record.
-    With(Vec<u8>),
+    With,
     /// Its socket is closed here, and its peer leaves over there.
-    Without(Vec<u8>),
+    Without,
     /// It is closed here, and nobody has to know.
     Alone,
     /// It was closed already.
@@ -48,29 +48,33 @@ impl<D: Driver> Shard<D> {
     fn export_peers(&mut self, mut slots: Vec<u32>) -> Result<Step, String> {
         let (mut socks, mut records): (Vec<Sock>, Vec<Vec<u8>>) = Default::default();
         let mut parcels = Vec::with_capacity(PEERS_AT_ONCE);
+        let (mut seated, mut bytes) = (Seated::default(), Vec::with_capacity(PEER_BYTES));
         for slot in slots.split_off(slots.len().saturating_sub(PEERS_AT_ONCE)) {
-            let leaves = self.core.peer_parcel(slot).map_err(|fault| format!("a connection: {fault}"))?;
-            let seated = self.core.has_gone_ahead(slot);
+            bytes.clear();
+            let leaves = self.core.peer_parcel(slot, &mut bytes);
+            let leaves = leaves.map_err(|fault| format!("a connection: {fault}"))?;
+            let (is_seated, conn) = (self.core.has_gone_ahead(slot), self.core.conn_id(slot));
             let Some(frozen) = self.core.handover.frozen() else { break };
             match leaves {
-                Leaves::With(record) if seated => {
+                Leaves::With if is_seated => {
                     frozen.moved.push(slot);
                     frozen.counts.peers += 1;
-                    parcels.push(Parcel { kind: ParcelKind::Seated, record, fd: None });
+                    seated.add(conn, &bytes);
                 }
-                Leaves::With(record) => {
+                Leaves::With => {
                     frozen.moved.push(slot);
                     socks.extend(self.core.sock(slot));
-                    records.push(record);
+                    records.push(bytes.clone());
                 }
-                Leaves::Without(record) => {
+                Leaves::Without => {
                     frozen.counts.left_behind += 1;
-                    parcels.push(Parcel { kind: ParcelKind::Peer, record, fd: None });
+                    parcels.push(Parcel { kind: ParcelKind::Peer, record: bytes.clone(), fd: None });
                 }
                 Leaves::Alone => frozen.counts.left_behind += 1,
                 Leaves::NotAtAll => {}
             }
         }
+        parcels.extend(seated.parcels());
         let mut exported = Vec::new();
         self.driver.export(&socks, &mut exported);
         let Some(frozen) = self.core.handover.frozen() else { return Ok(Step::Over) };
@@ -81,6 +85,28 @@ impl<D: Driver> Shard<D> {
         }
         frozen.ready.push_back(Said::Parcels(parcels));
         Ok(if slots.is_empty() { Step::Departed } else { Step::Peers(slots) })
+    }
+}
+
+/// Peers whose sockets have gone ahead: those whose numbers have one label in common, and so one destination, are one parcel.
+#[derive(Default)]
+struct Seated(Vec<(ShardId, Vec<u8>)>);
+
+impl Seated {
+    fn add(&mut self, conn: ConnId, bytes: &[u8]) {
+        let label = conn.shard();
+        match self.0.iter_mut().find(|(of, _)| *of == label) {
+            Some((_, record)) => record.extend_from_slice(bytes),
+            None => {
+                let mut record = Vec::with_capacity(PEERS_AT_ONCE * PEER_BYTES);
+                record.extend_from_slice(bytes);
+                self.0.push((label, record));
+            }
+        }
+    }
+
+    fn parcels(self) -> impl Iterator<Item = Parcel> {
+        self.0.into_iter().map(|(_, record)| Parcel { kind: ParcelKind::Seated, record, fd: None })
     }
 }
 
@@ -119,7 +145,9 @@ impl Core {
             }
             Step::Departed => {
                 for peer in self.departed_records() {
-                    put(ParcelKind::Peer, peer_bytes(&peer).map_err(failed)?);
+                    let mut bytes = Vec::with_capacity(PEER_BYTES);
+                    write_peer(&peer, &mut bytes).map_err(failed)?;
+                    put(ParcelKind::Peer, bytes);
                 }
                 Step::Channels(owned.names().cloned().collect())
             }
@@ -170,7 +198,8 @@ impl Core {
         Ok(next)
     }
 
-    fn peer_parcel(&self, slot: u32) -> Result<Leaves, RecordFault> {
+    /// Writes what goes along, if anything does.
+    fn peer_parcel(&self, slot: u32, bytes: &mut Vec<u8>) -> Result<Leaves, RecordFault> {
         let Some(connection) = self.links.connections.get(slot) else { return Ok(Leaves::NotAtAll) };
         let link = &connection.link;
         if link.is_gone() {
@@ -187,9 +216,11 @@ impl Core {
                 return Ok(Leaves::Alone);
             }
             record.link = None;
-            return Ok(Leaves::Without(peer_bytes(&record)?));
+            write_peer(&record, bytes)?;
+            return Ok(Leaves::Without);
         }
-        Ok(Leaves::With(peer_bytes(&record)?))
+        write_peer(&record, bytes)?;
+        Ok(Leaves::With)
     }
 
     /// Those that were moved are another process's: their sockets are closed here without a word, and nobody hears that
@@ -230,8 +261,7 @@ fn written<R: Record>(record: &R) -> Result<Vec<u8>, RecordFault> {
     Ok(bytes)
 }
 
-fn peer_bytes(record: &PeerRecord) -> Result<Vec<u8>, RecordFault> {
-    let mut bytes = peer_head(ConnId::from_bits(record.number));
-    record::write(record, &mut bytes)?;
-    Ok(bytes)
+fn write_peer(record: &PeerRecord, bytes: &mut Vec<u8>) -> Result<(), RecordFault> {
+    put_number(ConnId::from_bits(record.number), bytes);
+    record::write(record, bytes)
 }

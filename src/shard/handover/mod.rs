@@ -31,4 +31,4 @@ pub(in crate::shard) mod state;
 mod tick;
 
 pub use self::destination::{Destination, destination, streams_of};
-pub use self::order::{Counts, Order, Outlet, Parcel, ParcelKind, Said};
+pub use self::order::{Afloat, Counts, Order, Outlet, Parcel, ParcelKind, Said};

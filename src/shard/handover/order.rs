@@ -1,6 +1,8 @@
 //! What the node and its shards say to each other in an upgrade.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 
 use crate::base::ids::{ListenerId, ShardId};
@@ -22,12 +24,32 @@ pub enum Order {
     /// The new process serves. What was moved is forgotten, what was not is closed, and the shard ends.
     Commit,
     /// Of the new process: parts of what its shard will hold.
-    Adopt(Vec<Parcel>),
+    Adopt(Vec<Parcel>, Afloat),
     /// After the last `Adopt`: [`Said::Armed`] follows, or [`Said::Failed`] with the first of what went wrong.
     Arm(Outlet),
     /// The old process has stopped for good. The shard serves from now on, and [`Said::Settled`] follows when it reads from
     /// everybody.
     Resume(Outlet),
+}
+
+/// Descriptors on their way to a shard, which count against the process's limit of open files until its driver has them.
+#[derive(Debug, Default)]
+pub struct Afloat(Option<(Arc<AtomicUsize>, usize)>);
+
+impl Afloat {
+    /// Counts that many in `total`, until this is dropped.
+    pub fn new(total: &Arc<AtomicUsize>, count: usize) -> Afloat {
+        total.fetch_add(count, Ordering::Relaxed);
+        Afloat(Some((Arc::clone(total), count)))
+    }
+}
+
+impl Drop for Afloat {
+    fn drop(&mut self) {
+        if let Some((total, count)) = &self.0 {
+            total.fetch_sub(*count, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Where a shard says what comes of an order. When there is no room it tries again in its next tick; when nobody listens
@@ -87,7 +109,7 @@ pub enum ParcelKind {
     Socket = 7,
     /// That socket was closed.
     Closed = 8,
-    /// One participant whose socket has gone ahead.
+    /// Participants whose sockets have gone ahead, which all go to one shard.
     Seated = 9,
 }
 

@@ -125,7 +125,10 @@ impl<D: Driver> Shard<D> {
                 Order::Begin { outlet, attempt } => self.begin_handover(outlet, attempt),
                 Order::Abort => self.abort(None),
                 Order::Commit => self.commit(),
-                Order::Adopt(parcels) => parcels.into_iter().for_each(|parcel| self.adopt(parcel)),
+                Order::Adopt(parcels, afloat) => {
+                    parcels.into_iter().for_each(|parcel| self.adopt(parcel));
+                    drop(afloat);
+                }
                 Order::Arm(outlet) => {
                     let said = self.core.arm();
                     self.core.say(&outlet, said);

@@ -9,7 +9,7 @@ use trunkline::base::ids::ShardId;
 use trunkline::base::seats::Seats;
 use trunkline::driver::sim::SimDriver;
 use trunkline::shard::control_request::ControlRequest;
-use trunkline::shard::handover::{Counts, Destination, Order, Outlet, Parcel, Said, destination};
+use trunkline::shard::handover::{Afloat, Counts, Destination, Order, Outlet, Parcel, Said, destination};
 use trunkline::shard::mailbox::Inbox;
 use trunkline::shard::router::Router;
 use trunkline::shard::{Shard, ShardOptions, Tick};
@@ -252,10 +252,12 @@ impl World {
         };
         for (_, parcel) in parcels {
             match destination(&parcel, &router).expect("of this node") {
-                Destination::One(shard) => ask(&mut new, shard, Order::Adopt(vec![parcel])),
+                Destination::One(shard) => {
+                    ask(&mut new, shard, Order::Adopt(vec![parcel], Afloat::default()))
+                }
                 Destination::Every => {
                     for shard in router.every_shard() {
-                        ask(&mut new, shard, Order::Adopt(vec![parcel.duplicate()]));
+                        ask(&mut new, shard, Order::Adopt(vec![parcel.duplicate()], Afloat::default()));
                     }
                 }
             }
