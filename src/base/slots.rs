@@ -18,14 +18,23 @@ impl<T> Default for Slots<T> {
 impl<T> Slots<T> {
     /// Puts `value` at `slot`. A slot in use is a bug of ours: the driver hands a slot out once.
     pub fn insert(&mut self, slot: u32, value: T) -> &mut T {
-        let (page, at) = (slot as usize / PAGE, slot as usize % PAGE);
+        self.len += 1;
+        let entry = &mut self.page(slot)[slot as usize % PAGE];
+        assert!(entry.is_none(), "slot {slot} inserted twice");
+        entry.insert(value)
+    }
+
+    /// Room for `slot`, so that inserting it takes none.
+    pub fn prepare(&mut self, slot: u32) {
+        self.page(slot);
+    }
+
+    fn page(&mut self, slot: u32) -> &mut [Option<T>] {
+        let page = slot as usize / PAGE;
         if page >= self.pages.len() {
             self.pages.resize_with(page + 1, || None);
         }
-        let page = self.pages[page].get_or_insert_with(|| (0..PAGE).map(|_| None).collect());
-        assert!(page[at].is_none(), "slot {slot} inserted twice");
-        self.len += 1;
-        page[at].insert(value)
+        self.pages[page].get_or_insert_with(|| (0..PAGE).map(|_| None).collect())
     }
 
     pub fn get(&self, slot: u32) -> Option<&T> {

@@ -90,13 +90,15 @@ impl<D: Driver> Shard<D> {
         let Some(sockets) = sockets else { return Ok(()) };
         let sock = match kind {
             ParcelKind::Socket => {
-                if let Some(earlier) = sock.and_then(|sock| sockets.insert(conn, sock)) {
+                let Some(sock) = sock else { return Ok(()) };
+                if let Some(earlier) = sockets.insert(conn, sock) {
                     self.driver.close(earlier);
                 }
+                self.core.links.connections.prepare(sock.slot);
                 return Ok(());
             }
             ParcelKind::Closed => {
-                if let Some(sock) = sockets.remove(&conn) {
+                if let Some(sock) = sockets.take(conn) {
                     self.driver.close(sock);
                 }
                 return Ok(());
@@ -118,7 +120,7 @@ impl Core {
             let (conn, bytes) = take_number(rest).map_err(failed)?;
             let (unread, behind) = record::next(bytes).map_err(failed)?;
             let adopting = self.handover.adopting();
-            let sock = adopting.and_then(|adopting| adopting.sockets.remove(&conn));
+            let sock = adopting.and_then(|adopting| adopting.sockets.take(conn));
             let sock = sock.ok_or("a peer came without its socket")?;
             self.adopt_peer(unread.read().map_err(failed)?, sock).map_err(failed)?;
             rest = behind;

@@ -1,7 +1,6 @@
 //! Sockets go to the other process ahead of their peers, while those are served here: it is most of the work of a move, and
 //! nobody waits for it.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::base::ids::{ConnId, Sock};
@@ -23,8 +22,10 @@ impl<D: Driver> Shard<D> {
         if let Some(refused) = self.refuses_handover() {
             return self.core.say(&outlet, Said::Failed(refused.into()));
         }
-        let left = self.core.links.connections.iter().map(|(slot, _)| slot).collect();
-        self.core.handover.ahead = Some(Box::new(Ahead { outlet, left, gone: HashMap::new(), done: false }));
+        let connections = &self.core.links.connections;
+        let left = connections.iter().map(|(slot, _)| slot).collect();
+        let gone = vec![None; connections.end() as usize];
+        self.core.handover.ahead = Some(Box::new(Ahead { outlet, left, gone, done: false }));
     }
 
     /// Some of them, in an ordinary tick.
@@ -53,7 +54,7 @@ impl<D: Driver> Shard<D> {
         for ((conn, sock), fd) in some.into_iter().zip(exported) {
             // One that cannot go now goes with its peer, or says there why not.
             let Ok(fd) = fd else { continue };
-            ahead.gone.insert(sock.slot, conn);
+            ahead.gone[sock.slot as usize] = Some(conn);
             parcels.push(Parcel { kind: ParcelKind::Socket, record: number_alone(conn), fd: Some(fd) });
         }
         self.core.say(&ahead.outlet, Said::Parcels(parcels));
@@ -80,7 +81,7 @@ impl Core {
     /// The connection is closed here: the other process has a descriptor that keeps it open.
     pub(in crate::shard) fn closed_ahead(&mut self, slot: u32) {
         let Some(ahead) = &mut self.handover.ahead else { return };
-        let Some(conn) = ahead.gone.remove(&slot) else { return };
+        let Some(conn) = ahead.gone.get_mut(slot as usize).and_then(Option::take) else { return };
         let outlet = ahead.outlet.clone();
         let parcel = Parcel { kind: ParcelKind::Closed, record: number_alone(conn), fd: None };
         self.say(&outlet, Said::Parcels(vec![parcel]));
@@ -89,6 +90,6 @@ impl Core {
     /// The other process has the socket of this peer.
     pub(super) fn has_gone_ahead(&self, slot: u32) -> bool {
         let ahead = self.handover.ahead.as_ref();
-        ahead.and_then(|ahead| ahead.gone.get(&slot)).is_some_and(|conn| *conn == self.conn_id(slot))
+        ahead.and_then(|ahead| *ahead.gone.get(slot as usize)?) == Some(self.conn_id(slot))
     }
 }

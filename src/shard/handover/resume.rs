@@ -51,7 +51,7 @@ impl<D: Driver> Shard<D> {
         };
         let Adopting { leavers, kept, sockets, .. } = adopting;
         // Their peers stayed behind, or came with another descriptor.
-        let mut unclaimed: Vec<Sock> = sockets.into_values().collect();
+        let mut unclaimed: Vec<Sock> = sockets.rest().collect();
         unclaimed.sort_unstable_by_key(|sock| sock.slot);
         unclaimed.into_iter().for_each(|sock| self.driver.close(sock));
         self.core.leave_behind(leavers);

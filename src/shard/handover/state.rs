@@ -45,8 +45,8 @@ pub(in crate::shard) struct Ahead {
     /// Bound: those of the connections when it began.
     pub left: Vec<u32>,
     /// By slot: whose sockets the other process has.
-    /// Bound: as `left`.
-    pub gone: HashMap<u32, ConnId>,
+    /// Bound: the slots that were in use when it began.
+    pub gone: Vec<Option<ConnId>>,
     /// All have gone, and it has been said.
     pub done: bool,
 }
@@ -105,12 +105,43 @@ pub(in crate::shard) struct Adopting {
     pub counts: Counts,
     /// Sockets whose peers are to come.
     /// Bound: those that the driver holds.
-    pub sockets: HashMap<ConnId, Sock>,
+    pub sockets: Sockets,
     /// Of peers that did not come along: they leave when this process serves.
     pub leavers: Vec<Leaver>,
     /// Of the control plane, for when this shard serves.
     /// Bound: as [`Quieting::kept`].
     pub kept: VecDeque<Mail>,
+}
+
+/// Sockets that came ahead of their peers. Peers follow in the same order but for those that have come or gone meanwhile, and
+/// so the next one is where the last one was: a search for each would be an eighth of what clients wait for.
+#[derive(Default)]
+pub(in crate::shard) struct Sockets {
+    came: Vec<Option<(ConnId, Sock)>>,
+    places: HashMap<ConnId, usize>,
+    /// Where the next is, most likely.
+    next: usize,
+}
+
+impl Sockets {
+    /// Gives back the one that the peer had before.
+    pub fn insert(&mut self, conn: ConnId, sock: Sock) -> Option<Sock> {
+        let before = self.places.insert(conn, self.came.len());
+        self.came.push(Some((conn, sock)));
+        before.and_then(|place| self.came[place].take()).map(|(_, sock)| sock)
+    }
+
+    pub fn take(&mut self, conn: ConnId) -> Option<Sock> {
+        let is_next = matches!(self.came.get(self.next), Some(Some((next, _))) if *next == conn);
+        let place = if is_next { self.next } else { *self.places.get(&conn)? };
+        self.next = place + 1;
+        self.came[place].take().map(|(_, sock)| sock)
+    }
+
+    /// Those that nobody took.
+    pub fn rest(self) -> impl Iterator<Item = Sock> {
+        self.came.into_iter().flatten().map(|(_, sock)| sock)
+    }
 }
 
 /// A peer that stayed behind, and what it was in.
@@ -155,5 +186,41 @@ impl Handover {
             Some(Stage::Adopting(adopting)) => Some(adopting),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::ShardId;
+
+    fn numbered(slot: u32) -> (ConnId, Sock) {
+        let sock = Sock { slot, generation: 1 };
+        (ConnId::new(ShardId(3), sock), sock)
+    }
+
+    #[test]
+    fn sockets_are_found_in_any_order_and_once() {
+        let mut sockets = Sockets::default();
+        for slot in 0..8 {
+            assert_eq!(sockets.insert(numbered(slot).0, numbered(slot).1), None);
+        }
+        for slot in [4, 5, 6, 1, 2, 7] {
+            assert_eq!(sockets.take(numbered(slot).0), Some(numbered(slot).1), "{slot}");
+            assert_eq!(sockets.take(numbered(slot).0), None, "{slot} again");
+        }
+        assert_eq!(sockets.take(numbered(9).0), None);
+        assert_eq!(sockets.rest().collect::<Vec<_>>(), [numbered(0).1, numbered(3).1]);
+    }
+
+    #[test]
+    fn a_socket_that_comes_again_gives_back_the_one_before() {
+        let mut sockets = Sockets::default();
+        let (conn, sock) = numbered(1);
+        let later = Sock { slot: 5, generation: 2 };
+        assert_eq!(sockets.insert(conn, sock), None);
+        assert_eq!(sockets.insert(conn, later), Some(sock));
+        assert_eq!(sockets.take(conn), Some(later));
+        assert_eq!(sockets.rest().count(), 0);
     }
 }
