@@ -68,6 +68,11 @@ section! {
         /// stream all of it. A token, a hook, the API or the query of a client without an SDK may slow one subscription down further. At
         /// most an hour. 0: as it comes.
         deliver_every: Duration;
+        /// Members have cursors: clients say what they have received and read (`trunkline.ack`), and the API tells who has what and how
+        /// much is unread. Needs history. Not with an engine.
+        cursors: bool;
+        /// Cursors of one channel, one for each device of each member. An acknowledgement that needs one more is refused (106).
+        cursors_max: usize;
     }
 }
 

@@ -20,6 +20,7 @@ use crate::config::tls::check_tls;
 use crate::config::traces_check::check_traces;
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
+use crate::hub::cursors::CURSORS_MAX;
 use crate::hub::limits::{BATCH_DELAY_MAX, DELIVER_EVERY_MAX, KEY_BYTES_MAX, KEYS_MAX};
 use crate::hub::log_store::Durable;
 use crate::hub::{GapPolicy, RecoveryMode};
@@ -337,6 +338,21 @@ fn check_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMu
         channel.deliver_every <= DELIVER_EVERY_MAX,
         &format!("{path}.deliver_every"),
         "must be at most 1h: who hears less often reads the history",
+    );
+    require(
+        !channel.cursors || !channel.is_value(),
+        &format!("{path}.cursors"),
+        "are of streams: values are not read one after the other",
+    );
+    require(
+        !channel.cursors || channel.keeps_history(),
+        &format!("{path}.cursors"),
+        "needs history_size and history_ttl: who comes back gets what it lacks from there",
+    );
+    require(
+        (1..=CURSORS_MAX).contains(&channel.cursors_max),
+        &format!("{path}.cursors_max"),
+        "must be from 1 to 100000: a look at who has read what walks all of them",
     );
     if channel.is_value() {
         check_value_channel(options, path, require);

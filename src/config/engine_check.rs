@@ -89,6 +89,8 @@ fn check_namespace(
     require(channel.durable == Durable::No, &format!("{path}.durable"), kept);
     let of_node = "\"value\" is of channels of one node alone: the engine's logs have no keys";
     require(!channel.is_value(), &format!("{path}.kind"), of_node);
+    let of_one = "are of channels of one node alone: the engine keeps none";
+    require(!channel.cursors, &format!("{path}.cursors"), of_one);
     if kind != EngineKind::Nats {
         return;
     }

@@ -58,6 +58,8 @@ const CONNECTIONS_AUTO_MAX: u64 = 1_000_000;
 /// Fewer are not worth a start: "as many as fit" then ends in a refusal that names what is too large.
 const CONNECTIONS_AUTO_MIN: u64 = 1_000;
 
+/// A cursor with its part of the names.
+const CURSOR_BYTES: u64 = 32;
 /// What one shard may have on its way to the store (`store::QUEUE_BYTES_MAX`).
 const STORE_QUEUE_BYTES: u64 = 4 << 20;
 
@@ -91,6 +93,8 @@ pub struct MemoryPlan {
     pub tunnel_bytes: u64,
     /// Entries of channels, without their history.
     pub channels_bytes: u64,
+    /// Cursors of members; nothing where no namespace has them.
+    pub cursors_bytes: u64,
     /// TLS handshakes that are not finished; nothing where no listener speaks TLS.
     pub handshakes_bytes: u64,
     /// Networks without connections that are remembered; nothing where networks are not limited.
@@ -154,6 +158,10 @@ impl MemoryPlan {
             backlog_bytes: BACKLOG_BYTES * shards,
             tunnel_bytes: tunnel_bytes(config, shards),
             channels_bytes: CHANNEL_BYTES.saturating_mul(channels_max as u64),
+            cursors_bytes: of(
+                config.namespaces().all().any(|options| options.channel.cursors),
+                CURSOR_BYTES.saturating_mul(limits.cursors_max as u64),
+            ),
             handshakes_bytes: of(speaks_tls, UNFINISHED_HANDSHAKES_MAX as u64 * HANDSHAKE_BYTES * shards),
             // In the table, and in the order in which they are forgotten.
             networks_bytes: of(by_network, IDLE_NETWORKS_MAX as u64 * 2 * NETWORK_BYTES),
@@ -198,7 +206,7 @@ impl MemoryPlan {
     }
 
     /// Every part of the sum and how it is called. All fields are named here: a new one cannot be forgotten.
-    fn parts(&self) -> [(String, u64); 18] {
+    fn parts(&self) -> [(String, u64); 19] {
         let &MemoryPlan {
             connections_max,
             connections_bytes,
@@ -216,6 +224,7 @@ impl MemoryPlan {
             backlog_bytes,
             tunnel_bytes,
             channels_bytes,
+            cursors_bytes,
             handshakes_bytes,
             networks_bytes,
             compressors_bytes,
@@ -236,6 +245,7 @@ impl MemoryPlan {
             ("undelivered".to_string(), backlog_bytes),
             ("tunnels".to_string(), tunnel_bytes),
             (format!("{channels_max} channels"), channels_bytes),
+            ("cursors".to_string(), cursors_bytes),
             ("TLS handshakes".to_string(), handshakes_bytes),
             ("networks".to_string(), networks_bytes),
             ("compressors".to_string(), compressors_bytes),

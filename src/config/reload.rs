@@ -60,6 +60,7 @@ const LIVE: &[&str] = &[
     "limits.history_bytes_max",
     "limits.streams_bytes_max",
     "limits.channels_max",
+    "limits.cursors_max",
     "limits.client_channels_percent",
     "limits.http_body_timeout",
     "observe.",

@@ -440,6 +440,9 @@ settings! {
         /// user with most of them (or the connection, without a user) loses one without subscribers, and when there is
         /// none, a client that needs a new one is refused (106).
         pub client_channels_percent: u32 = 50;
+        /// Cursors of members in all channels of this node, about 32 bytes of memory each. An acknowledgement that needs one more is
+        /// refused (106).
+        pub cursors_max: usize = 1_000_000;
         /// Messages that may wait for one shard. The API answers 503 when its inbox is full.
         pub inbox_messages: usize = 8192;
         /// HTTP requests of client ports that may be under way in the control plane. More are answered 503.

@@ -23,6 +23,7 @@ mod certificate;
 mod channels;
 mod compress;
 mod console;
+mod cursors;
 mod deliver;
 mod drain;
 mod drain_routes;

@@ -27,6 +27,7 @@ use crate::engine::nodes::Nodes;
 use crate::engine::posts::Posts;
 use crate::engine::redis::layout::server_of;
 use crate::engine::shared::{Limits, Shared};
+use crate::hub::owned::Acked;
 use crate::hub::requests::{
     HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, Since, SinceEpoch,
 };
@@ -180,6 +181,13 @@ impl Keeper {
             OwnerRequest::Publish { conn, id, ask } => self.publish(ask, To::Connection(conn, id)),
             OwnerRequest::History { conn, id, ask } => self.history(ask, To::Connection(conn, id)),
             OwnerRequest::Read { by, read } => self.read(by, read),
+            // The configuration has no cursors with an engine.
+            OwnerRequest::Ack { ask, done } => {
+                if let Some(outcomes) = done.answered(Acked::refused(&ask, ErrorCode::NotAvailable)) {
+                    let (conn, id) = (done.conn, done.id);
+                    self.posts.answer(OwnerAnswer::Acked { conn, id, outcomes });
+                }
+            }
             OwnerRequest::Presence { conn, id, channel } => {
                 match self.listing(&channel) {
                     Ok(()) => self.do_at(
@@ -233,6 +241,7 @@ impl Keeper {
                 });
                 self.handle_ask(ControlRequest::Presence(channel, page));
             }
+            ControlRequest::Cursors(ask) => ask.refuse(ErrorCode::NotAvailable),
             ControlRequest::PresenceStats(channel, reply) => match self.listing(&channel) {
                 Ok(()) => {
                     self.do_at(

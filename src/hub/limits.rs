@@ -77,6 +77,9 @@ pub struct HubLimits {
     /// Of these, channels that only clients have used: the rest is the backend's. At the bound a client that needs a new
     /// one has it in the place of one without subscribers, of the creator with most; when there is none it is refused (106).
     pub client_channels_max: usize,
+    /// Cursors of members of all channels; each costs 32 bytes. At the bound an acknowledgement that needs one more is refused
+    /// (106).
+    pub cursors_max: usize,
     /// Idempotency keys remembered. At the bound the oldest is forgotten early and counted: a shorter window is better
     /// than a publication refused.
     pub idempotency_keys_max: usize,
@@ -94,6 +97,8 @@ impl Default for HubLimits {
             // A channel for each of a shard's million users. About 250 MB when full.
             channels_max: 1 << 20,
             client_channels_max: 1 << 19,
+            // 32 MB when full.
+            cursors_max: 1 << 20,
             // 200 keyed publications a second for the five minutes; 12 MB with UUIDs.
             idempotency_keys_max: 1 << 16,
             key_bytes_max: 256,

@@ -9,6 +9,7 @@
 mod attendance;
 pub mod class;
 pub mod creators;
+pub mod cursors;
 pub mod deadlines;
 mod entry;
 pub mod followed;

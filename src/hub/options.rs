@@ -83,6 +83,10 @@ pub struct ChannelOptions {
     pub batch_max_delay: Duration,
     /// A subscriber gets what has come at most once in this time; zero: at once.
     pub deliver_every: Duration,
+    /// Members have cursors, which their acknowledgements move.
+    pub cursors: bool,
+    /// Most of one channel. At the bound an acknowledgement that needs one more is refused (106).
+    pub cursors_max: usize,
 }
 
 impl Default for ChannelOptions {
@@ -108,6 +112,9 @@ impl Default for ChannelOptions {
             durable: Durable::No,
             batch_max_delay: Duration::ZERO,
             deliver_every: Duration::ZERO,
+            cursors: false,
+            // A group of thousands with several devices each.
+            cursors_max: 10_000,
         }
     }
 }

@@ -39,6 +39,7 @@
 mod attendance;
 mod channel;
 mod copying;
+mod cursors;
 mod logs;
 mod options;
 mod publish;
@@ -60,6 +61,7 @@ use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::attendance::{Attendance, Left};
 use crate::hub::creators::Creators;
+use crate::hub::cursors::{Cursors, Names};
 use crate::hub::deadlines::Deadlines;
 #[cfg(test)]
 use crate::hub::history::Log;
@@ -70,6 +72,7 @@ use crate::hub::options::Namespaces;
 use crate::hub::owned::channel::Channel;
 use crate::hub::owned::copying::Copying;
 pub use crate::hub::owned::copying::{OFFSET_JUMP, StoredMoment, Taken};
+pub use crate::hub::owned::cursors::{AckOutcome, Acked, CursorsPage, MembersPage, Unread};
 use crate::hub::presence::{Inserted, Roster};
 use crate::hub::requests::{
     History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, PresenceStats, Recovery,
@@ -118,6 +121,10 @@ pub struct OwnedChannels {
     attendances: HashMap<u32, Attendance, RandomState>,
     /// Channels with joins and leaves that wait, and when one of them may be said, or earlier.
     announcements: Deadlines,
+    /// By slot, of channels whose members have cursors. Apart, so that other channels pay nothing for it.
+    cursors: HashMap<u32, Box<Cursors>, RandomState>,
+    /// Of all of them.
+    cursor_names: Names,
     /// Channels that only clients have used.
     creators: Creators,
     clock: Time,
@@ -136,6 +143,14 @@ pub struct OwnedCounts {
     /// Never above [`HubLimits::history_bytes_max`].
     pub history_bytes: usize,
     pub idempotency_keys: usize,
+    /// Of members, in all channels. Never above [`HubLimits::cursors_max`].
+    pub cursors: usize,
+    /// Acknowledgements that were taken, whether they moved something or not.
+    pub acks_total: u64,
+    /// Of these, those that moved a cursor.
+    pub cursors_moved_total: u64,
+    /// Acknowledgements that were refused.
+    pub acks_refused_total: u64,
     /// Joins of a connection that was in already.
     pub joins_repeated_total: u64,
     /// Leaves of a connection that was not in: its join was refused, or a bug of ours.
@@ -167,6 +182,7 @@ impl OwnedChannels {
     pub fn new(namespaces: Arc<Namespaces>, limits: HubLimits, mut prng: Prng) -> OwnedChannels {
         // Keyed from the seed: strangers choose names, and a simulation must repeat.
         let hash = RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
+        let cursor_names = Names::new(hash.clone());
         OwnedChannels {
             namespaces,
             asked_last: None,
@@ -193,6 +209,8 @@ impl OwnedChannels {
             forgets: Deadlines::default(),
             announcements: Deadlines::default(),
             attendances: HashMap::default(),
+            cursors: HashMap::default(),
+            cursor_names,
             creators: Creators::default(),
             clock: Time::ZERO,
             counts: OwnedCounts::default(),

@@ -74,6 +74,7 @@ pub(super) fn shard_options(
             .limits
             .client_channels_max(plan.channels_max)
             .div_ceil(usize::from(shards)),
+        cursors_max: config.limits.cursors_max.div_ceil(usize::from(shards)),
         ..HubLimits::default()
     };
     let client = &config.client;

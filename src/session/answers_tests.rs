@@ -17,6 +17,8 @@ use crate::session::record::tests::peer;
 use crate::session::token::{ConnectToken, SubscribeGrant, TokenBasis, TokenOptions, Verifier, sign_connect};
 use crate::session::{HELD_BYTES_MAX, UNDER_WAY_MAX};
 
+#[path = "builtin_tests.rs"]
+mod builtin;
 #[path = "expiry_tests.rs"]
 mod expiry;
 #[path = "held_tests.rs"]
@@ -55,6 +57,7 @@ impl World for Around {
                 .settled(true),
             recovery: true,
             keeps_history: true,
+            cursors: true,
             positioning: true,
             subscribe_hook: hooked,
             sub_refresh_hook: hooked,

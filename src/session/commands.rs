@@ -7,6 +7,7 @@ use crate::base::publication::{PayloadForm, Since, SinceEpoch};
 use crate::proto::centrifuge::Commands;
 use crate::proto::centrifuge::command::{self, Command, Data, Method};
 use crate::proto::centrifuge::reply::{ErrorRef, RefreshResult, Reply};
+use crate::session::builtin;
 use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect};
 use crate::session::delta::FOSSIL;
 use crate::session::hook_call::{Granted, Matter};
@@ -178,6 +179,9 @@ impl Session {
                 Ok(())
             }
             Method::Rpc { method, data } => {
+                if let Some(name) = method.strip_prefix(builtin::PREFIX) {
+                    return self.handle_builtin(id, name, data, cx);
+                }
                 if !cx.world.answers_calls(&method) {
                     return Err(ErrorCode::NotAvailable.into());
                 }

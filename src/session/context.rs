@@ -12,6 +12,7 @@ use crate::base::publication::{PayloadForm, Since, Visibility};
 use crate::base::rewind::Rewind;
 use crate::proto::centrifuge::{Batch, Push, Reply};
 use crate::proto::wire::Carrier;
+use crate::session::acks::AckCall;
 use crate::session::hook_call::{Granted, Matter, PublishAnswer};
 use crate::session::identity::Renewal;
 use crate::session::permissions::{Deed, Permissions, Who};
@@ -35,6 +36,8 @@ pub struct Rights {
     pub payload: PayloadForm,
     pub keeps_history: bool,
     pub keeps_presence: bool,
+    /// Members have cursors, which acknowledgements move.
+    pub cursors: bool,
     pub join_leave: bool,
     /// A new subscriber gets the newest publication.
     pub gets_newest: bool,
@@ -200,6 +203,11 @@ pub enum Effect {
     PresenceStats {
         id: u32,
         channel: ChannelName,
+    },
+    /// The client has received or read something.
+    Ack {
+        id: u32,
+        call: Box<AckCall>,
     },
     /// Put the hook call to the backend, then call [`crate::session::Session::asked`].
     CallHook(Matter),

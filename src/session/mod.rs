@@ -11,8 +11,10 @@
 //! While `Connecting`, while the backend is asked about a command, and while too many are under way to the owners of
 //! channels, further commands are held in order, bounded.
 
+pub mod acks;
 mod answers;
 mod asked_channel;
+mod builtin;
 mod commands;
 mod context;
 pub mod delta;

@@ -91,7 +91,8 @@ impl Core {
             | ControlRequest::HistoryRemove(..)
             | ControlRequest::Presence(..)
             | ControlRequest::PresencePage(..)
-            | ControlRequest::PresenceStats(..) => unreachable!("the owner has taken it"),
+            | ControlRequest::PresenceStats(..)
+            | ControlRequest::Cursors(_) => unreachable!("the owner has taken it"),
         }
     }
 

@@ -8,10 +8,12 @@ use crate::hub::creators::Creator;
 use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::centrifuge::{Batch, decode_connect, decode_frame};
 use crate::proto::wire::Wire;
+use crate::session::acks::AckCall;
 use crate::session::hook_call::PublishAnswer;
 use crate::session::{Context, Effect, Emulation, Progress, READ_WEIGHT, Session};
 use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
+use crate::shard::gather::AckGather;
 use crate::shard::links::Action;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::view::View;
@@ -248,6 +250,14 @@ impl Core {
             Effect::PresenceStats { id, channel } => {
                 self.command_sent(slot, 1);
                 self.messages.mailer.request(OwnerRequest::PresenceStats { conn, id, channel });
+            }
+            Effect::Ack { id, call } => {
+                self.command_sent(slot, READ_WEIGHT);
+                let AckCall { requests, outcomes } = *call;
+                let done = AckGather::new(conn, id, requests.len(), outcomes);
+                for ask in requests {
+                    self.messages.mailer.request(OwnerRequest::Ack { ask, done: Arc::clone(&done) });
+                }
             }
             Effect::CallHook(matter) => self.ask_for_client(slot, matter),
             Effect::Resume => self.resume_commands_later(slot),

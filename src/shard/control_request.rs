@@ -5,6 +5,7 @@
 //! an answer is for stands with the peer, so that a [record](crate::record) of it needs none of them; a reply to the API is
 //! lost with its HTTP request and nothing else.
 
+pub mod cursors;
 pub mod seen;
 pub mod tap;
 pub mod trace;
@@ -31,6 +32,7 @@ use crate::hub::requests::{History, HistoryRequest, PresenceStats, PublishReques
 use crate::session::hook_call::{Answer, Denied, HookCall, Waiting};
 use crate::session::token::Overrides;
 use crate::session::tunnel::{Payload, TunnelAnswer, TunnelCall};
+use crate::shard::control_request::cursors::CursorsAsk;
 use crate::shard::control_request::seen::{
     Busiest, ChannelSeen, ClosedPage, ClosedQuery, ConnectionsPage, ConnectionsQuery, StageTimes,
 };
@@ -247,6 +249,8 @@ pub enum ControlRequest {
     /// A page of the same.
     PresencePage(PageQuery, Reply<Vec<ClientInfo>>),
     PresenceStats(ChannelName, Reply<PresenceStats>),
+    /// Of members' cursors.
+    Cursors(CursorsAsk),
     /// How many connections each of these users has, whose owner is the asked shard.
     Online(Vec<UserName>, Reply<Vec<u32>>),
     Channels(FilterBox, Reply<Vec<ChannelCount>>),

@@ -457,7 +457,11 @@ impl Core {
         counters.publications_total = publications.all;
         counters.publications_spread_total = publications.spread;
         counters.publications_bulk_total = publications.bulk;
-        counters.join_leave_unsaid_total = self.owned.channels.owned.counts().join_leave_unsaid_total;
+        let owned = self.owned.channels.owned.counts();
+        counters.join_leave_unsaid_total = owned.join_leave_unsaid_total;
+        counters.acks_total = owned.acks_total;
+        counters.cursors_moved_total = owned.cursors_moved_total;
+        counters.acks_refused_total = owned.acks_refused_total;
         counters.values_replaced_total = self.delivery.local.conflated_total();
         counters.windows_cut_total = self.delivery.local.windows_cut_total();
         (counters.sends_total, counters.sent_bytes_total) = self.links.outbox.totals();
@@ -542,6 +546,11 @@ impl Core {
                     "lagging_connections",
                     "Connections that something is kept for",
                     self.links.debtors.len() as u64,
+                ),
+                (
+                    "cursors",
+                    "Cursors of members in channels of a shard",
+                    self.owned.channels.owned.counts().cursors as u64,
                 ),
             ],
             pings: self.env.stats.pings.clone(),

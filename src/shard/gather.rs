@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::base::fault::ErrorCode;
+use crate::base::ids::ConnId;
+use crate::hub::cursors::Cursor;
+use crate::hub::owned::Acked;
 use crate::shard::control_request::{Pushed, Reply};
 
 /// Answers an ask when the last of the messages it was split into is done with, by being dropped.
@@ -66,5 +69,43 @@ impl Drop for Tally {
             let reached = self.reached.iter_mut().map(|reached| *reached.get_mut()).collect();
             reply.send(Ok(Pushed { connections, reached }));
         }
+    }
+}
+
+/// What the owners of channels say to the acknowledgements of one call. Who is the last to say something answers it.
+#[derive(Debug)]
+pub struct AckGather {
+    pub conn: ConnId,
+    /// The command's.
+    pub id: u32,
+    left: parking_lot::Mutex<AcksLeft>,
+}
+
+#[derive(Debug)]
+struct AcksLeft {
+    /// Owners' answers that are awaited.
+    answers: usize,
+    outcomes: Vec<Result<Cursor, ErrorCode>>,
+}
+
+impl AckGather {
+    /// `outcomes`: as far as they are known, and one for each acknowledgement.
+    pub fn new(
+        conn: ConnId,
+        id: u32,
+        answers: usize,
+        outcomes: Vec<Result<Cursor, ErrorCode>>,
+    ) -> Arc<AckGather> {
+        Arc::new(AckGather { conn, id, left: parking_lot::Mutex::new(AcksLeft { answers, outcomes }) })
+    }
+
+    /// An owner has answered. Gives all outcomes when it was the last.
+    pub fn answered(&self, acked: Acked) -> Option<Vec<Result<Cursor, ErrorCode>>> {
+        let mut left = self.left.lock();
+        for (place, outcome) in acked.outcomes {
+            left.outcomes[usize::from(place)] = outcome;
+        }
+        left.answers -= 1;
+        (left.answers == 0).then(|| std::mem::take(&mut left.outcomes))
     }
 }

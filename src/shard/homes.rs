@@ -9,6 +9,7 @@ use crate::hub::requests::{History, PresenceStats};
 use crate::proto::centrifuge::reply::HistoryResult;
 use crate::proto::centrifuge::{Reply, encode_presence};
 use crate::proto::wire::{Carrier, Wire};
+use crate::session::acks::reply_acked;
 use crate::session::{Context, READ_WEIGHT, info_view, view};
 use crate::shard::control_request::ControlRequest;
 use crate::shard::control_request::seen::Stage;
@@ -194,6 +195,11 @@ impl Core {
             OwnerAnswer::PresenceStats { id, outcome, .. } => {
                 self.reply(slot, id, 1, outcome, |id, PresenceStats { clients, users }, cx| {
                     cx.reply(id, &Reply::PresenceStats { clients, users });
+                });
+            }
+            OwnerAnswer::Acked { id, outcomes, .. } => {
+                self.reply(slot, id, READ_WEIGHT, Ok(outcomes), |id, outcomes, cx| {
+                    reply_acked(id, &outcomes, cx);
                 });
             }
         }

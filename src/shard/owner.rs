@@ -24,16 +24,19 @@ use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::base::time::Time;
+use crate::hub::cursors::AckRequest;
 use crate::hub::followed::Item;
 use crate::hub::log_store::Ticket;
+use crate::hub::owned::{AckOutcome, Acked};
 use crate::hub::requests::{
     History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, Pace, PresenceStats, PublishRequest,
     Published, Read, ReadAnswer, Reading, Recovery, Released,
 };
 use crate::hub::{OwnedChannels, Roster};
+use crate::shard::control_request::cursors::{CursorsAsk, CursorsQuery, ReadByQuery};
 use crate::shard::control_request::{Busy, ControlRequest, Reply};
 use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
-use crate::shard::gather::Gather;
+use crate::shard::gather::{AckGather, Gather};
 
 /// What a follower says to a channel's owner, for one of its connections or for itself.
 #[derive(Debug)]
@@ -77,12 +80,18 @@ pub enum OwnerRequest {
         id: u32,
         channel: ChannelName,
     },
+    /// A device has received or read something.
+    Ack {
+        ask: AckRequest,
+        done: Arc<AckGather>,
+    },
 }
 
 impl OwnerRequest {
     /// Who said it hears what came of it.
     pub fn has_answer(&self) -> bool {
-        !matches!(self, OwnerRequest::Leave { .. } | OwnerRequest::Renew { .. })
+        // Of acknowledgements there is one for the whole call.
+        !matches!(self, OwnerRequest::Leave { .. } | OwnerRequest::Renew { .. } | OwnerRequest::Ack { .. })
     }
 
     pub fn channel(&self) -> &ChannelName {
@@ -91,6 +100,7 @@ impl OwnerRequest {
             OwnerRequest::Publish { ask, .. } => &ask.channel,
             OwnerRequest::History { ask, .. } => &ask.channel,
             OwnerRequest::Read { read, .. } => &read.channel,
+            OwnerRequest::Ack { ask, .. } => &ask.channel,
             OwnerRequest::Leave { channel, .. }
             | OwnerRequest::Renew { channel, .. }
             | OwnerRequest::Presence { channel, .. }
@@ -145,6 +155,7 @@ pub enum OwnerAnswer {
     History { conn: ConnId, id: u32, outcome: Result<History, ErrorCode> },
     Presence { conn: ConnId, id: u32, outcome: Result<Arc<Roster>, ErrorCode> },
     PresenceStats { conn: ConnId, id: u32, outcome: Result<PresenceStats, ErrorCode> },
+    Acked { conn: ConnId, id: u32, outcomes: Vec<AckOutcome> },
 }
 
 /// Where the log stands, and with a recovery what was missed, or that it is lost.
@@ -160,7 +171,8 @@ impl OwnerAnswer {
             | OwnerAnswer::Published { conn, .. }
             | OwnerAnswer::History { conn, .. }
             | OwnerAnswer::Presence { conn, .. }
-            | OwnerAnswer::PresenceStats { conn, .. } => Some(conn),
+            | OwnerAnswer::PresenceStats { conn, .. }
+            | OwnerAnswer::Acked { conn, .. } => Some(conn),
         }
     }
 }
@@ -330,6 +342,10 @@ impl ChannelOwner {
                 let outcome = self.owned.presence_stats(&channel);
                 answer(OwnerAnswer::PresenceStats { conn, id, outcome }, post);
             }
+            OwnerRequest::Ack { ask, done } => {
+                let acked = self.owned.ack(&ask, at.now);
+                answer_acks(&done, acked, post);
+            }
         }
     }
 
@@ -346,9 +362,35 @@ impl ChannelOwner {
                 reply.send(self.owned.presence_page(&query.channel, &query.after, query.limit));
             }
             ControlRequest::PresenceStats(channel, reply) => reply.send(self.owned.presence_stats(&channel)),
+            ControlRequest::Cursors(ask) => self.handle_cursors_ask(ask, at),
             other => return Some(other),
         }
         None
+    }
+
+    fn handle_cursors_ask(&mut self, ask: CursorsAsk, at: Moment) {
+        match ask {
+            CursorsAsk::Page(query, reply) => {
+                let CursorsQuery { channel, user, after, limit } = query;
+                reply.send(self.owned.cursors_page(&channel, user.as_deref(), &after, limit));
+            }
+            CursorsAsk::Unread(user, channels, reply) => {
+                reply.send(Ok(channels.iter().map(|channel| self.owned.unread(channel, &user)).collect()));
+            }
+            CursorsAsk::ReadBy(query, reply) => {
+                let ReadByQuery { channel, offset, kind, after, limit } = query;
+                reply.send(self.owned.read_by(&channel, offset, kind, &after, limit));
+            }
+            CursorsAsk::Members(query, reply) => {
+                reply.send(self.owned.members_page(&query.channel, &query.after, query.limit));
+            }
+            CursorsAsk::Add(channel, users, offset, reply) => {
+                reply.send(self.owned.add_members(&channel, &users, offset, at.now));
+            }
+            CursorsAsk::Remove(channel, users, reply) => {
+                reply.send(self.owned.remove_members(&channel, &users));
+            }
+        }
     }
 
     /// Somebody waits for the store.
@@ -522,6 +564,13 @@ impl PublishedTo {
             PublishedTo::Connection(conn, id) => answer(OwnerAnswer::Published { conn, id, outcome }, post),
             PublishedTo::Control(reply) => reply.send(outcome),
         }
+    }
+}
+
+/// Answers a call, if this was what was awaited last.
+fn answer_acks(done: &AckGather, acked: Acked, post: Post<'_>) {
+    if let Some(outcomes) = done.answered(acked) {
+        answer(OwnerAnswer::Acked { conn: done.conn, id: done.id, outcomes }, post);
     }
 }
 

@@ -94,6 +94,12 @@ counters! {
     publications_bulk_total,
     /// Joins and leaves of paced namespaces that nobody was told of.
     join_leave_unsaid_total,
+    /// Acknowledgements of members that were taken.
+    acks_total,
+    /// Of these, those that moved a cursor.
+    cursors_moved_total,
+    /// Acknowledgements of members that were refused.
+    acks_refused_total,
     /// Times that deliveries held back for a spread or bulk publication were let go early.
     windows_cut_total,
     /// Publications of value channels that a newer one of their key replaced before a shard delivered them.

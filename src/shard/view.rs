@@ -34,6 +34,7 @@ impl World for View<'_> {
             keeps_history: options.keeps_history(),
             keeps_presence: options.presence,
             join_leave: options.join_leave,
+            cursors: options.cursors,
             delta: rules.allow_delta,
             tags_filter: rules.allow_tags_filter,
             rewind: if options.is_value() { Some(Rewind::Count(u32::MAX)) } else { rules.rewind },

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::base::json::object;
-use crate::control::bodies::{BlockBody, BlockedBody, OnlineBody, PresenceBody};
+use crate::control::bodies::{
+    BlockBody, BlockedBody, CursorsBody, MembersBody, OnlineBody, PresenceBody, ReadByBody, UnreadBody,
+};
 use crate::control::wire::{
     BatchBody, ChannelBody, ChannelsBody, HistoryBody, PublishBody, PushBody, RpcBody, UserBody,
 };
@@ -24,6 +26,10 @@ pub enum Method {
     Unblock,
     Revoke,
     Blocked,
+    Cursors,
+    Unread,
+    ReadBy,
+    Members,
     History,
     HistoryRemove,
     Channels,
@@ -34,7 +40,7 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Method; 20] = [
+    pub const ALL: [Method; 24] = [
         Method::Publish,
         Method::Broadcast,
         Method::Subscribe,
@@ -48,6 +54,10 @@ impl Method {
         Method::Unblock,
         Method::Revoke,
         Method::Blocked,
+        Method::Cursors,
+        Method::Unread,
+        Method::ReadBy,
+        Method::Members,
         Method::History,
         Method::HistoryRemove,
         Method::Channels,
@@ -76,6 +86,10 @@ impl Method {
             Method::Unblock => "unblock",
             Method::Revoke => "revoke",
             Method::Blocked => "blocked",
+            Method::Cursors => "cursors",
+            Method::Unread => "unread",
+            Method::ReadBy => "read_by",
+            Method::Members => "members",
             Method::History => "history",
             Method::HistoryRemove => "history_remove",
             Method::Channels => "channels",
@@ -103,6 +117,10 @@ pub enum Command {
     Unblock(BlockBody),
     Revoke(BlockBody),
     Blocked(BlockedBody),
+    Cursors(CursorsBody),
+    Unread(UnreadBody),
+    ReadBy(ReadByBody),
+    Members(MembersBody),
     History(HistoryBody),
     HistoryRemove(ChannelBody),
     Channels(ChannelsBody),
@@ -131,6 +149,10 @@ impl Command {
             Method::Unblock => Command::Unblock(object(json)?),
             Method::Revoke => Command::Revoke(object(json)?),
             Method::Blocked => Command::Blocked(object(json)?),
+            Method::Cursors => Command::Cursors(object(json)?),
+            Method::Unread => Command::Unread(object(json)?),
+            Method::ReadBy => Command::ReadBy(object(json)?),
+            Method::Members => Command::Members(object(json)?),
             Method::History => Command::History(object(json)?),
             Method::HistoryRemove => Command::HistoryRemove(object(json)?),
             Method::Channels => Command::Channels(object(json)?),
@@ -159,6 +181,10 @@ impl Command {
             Command::Unblock(_) => "unblock",
             Command::Revoke(_) => "revoke",
             Command::Blocked(_) => "blocked",
+            Command::Cursors(_) => "cursors",
+            Command::Unread(_) => "unread",
+            Command::ReadBy(_) => "read_by",
+            Command::Members(_) => "members",
             Command::History(_) => "history",
             Command::HistoryRemove(_) => "history_remove",
             Command::Channels(_) => "channels",

@@ -128,6 +128,7 @@ impl OwnedChannels {
         self.forgets.remove(slot);
         self.announcements.remove(slot);
         self.attendances.remove(&slot);
+        self.forget_cursors(slot);
         let channel = self.channels.remove(slot).expect("only a known channel is forgotten");
         assert!(channel.members.is_empty(), "a channel with subscribers is never forgotten");
         if let Some(bucket) = channel.creator {

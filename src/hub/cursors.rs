@@ -1,0 +1,420 @@
+//! How far the members of one channel have come: a cursor for each device of each user.
+//!
+//! A cursor is two offsets of the channel's log: the highest that the device has received, and the highest that was read there.
+//! Both only grow, so that a repeat and a late acknowledgement do nothing. What a user has read is the highest of all devices.
+//! A cursor without a device is that of a user that was made a member and has said nothing yet, or that never names a device; it
+//! becomes that of the first device that the user names.
+//!
+//! ```text
+//!  rows, by user and device:  │ ann, phone │ ann, desktop │ bob, – │ …      24 bytes each; names are numbers of [`Names`]
+//! ```
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+
+use crate::base::ids::{ChannelName, Offset, UserName};
+use crate::base::publication::SinceEpoch;
+
+/// Devices of one user in one channel. One more takes the place of the one that is farthest behind: who changes its device's name
+/// with every start must not fill the channel.
+pub const DEVICES_MAX: usize = 8;
+/// Bytes of a device's name.
+pub const DEVICE_BYTES_MAX: usize = 64;
+/// Acknowledgements of one call.
+pub const ACKS_MAX: usize = 100;
+/// Most members of one channel that a namespace may allow: a look at who has read what walks all of them.
+pub const CURSORS_MAX: usize = 100_000;
+/// Holes of one log that are remembered: each is the end of a process that had not written everything.
+const HOLES_MAX: usize = 16;
+
+/// What one device has of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cursor {
+    /// Never below `read`.
+    pub received: Offset,
+    pub read: Offset,
+}
+
+impl Cursor {
+    /// The higher of both.
+    fn merge(self, other: Cursor) -> Cursor {
+        let read = self.read.max(other.read);
+        Cursor { received: self.received.max(other.received).max(read), read }
+    }
+}
+
+/// Up to where something has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AckKind {
+    Received,
+    /// Received as well.
+    Read,
+}
+
+/// One acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    /// Its place in the call.
+    pub place: u8,
+    pub offset: Offset,
+    pub epoch: SinceEpoch,
+    pub kind: AckKind,
+}
+
+/// What a device acknowledges in one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AckRequest {
+    pub channel: ChannelName,
+    pub user: UserName,
+    /// Empty: none was named.
+    pub device: UserName,
+    /// Bound: [`ACKS_MAX`].
+    pub acks: Vec<Ack>,
+}
+
+/// A cursor and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedCursor {
+    pub user: UserName,
+    /// Empty: none.
+    pub device: UserName,
+    pub cursor: Cursor,
+}
+
+/// There is no room for one cursor more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// Number of a name in [`Names`]; 0 is the empty one.
+type NameId = u32;
+
+#[derive(Clone, Copy, Debug)]
+struct Row {
+    user: NameId,
+    device: NameId,
+    /// Halves, so that a row has no padding: `received`, then `read`.
+    offsets: [u32; 4],
+}
+
+const _: () = assert!(size_of::<Row>() == 24, "what a group's cursors cost");
+
+impl Row {
+    fn new(user: NameId, device: NameId, cursor: Cursor) -> Row {
+        let halves = |offset: Offset| [offset.0 as u32, (offset.0 >> 32) as u32];
+        let ([a, b], [c, d]) = (halves(cursor.received), halves(cursor.read));
+        Row { user, device, offsets: [a, b, c, d] }
+    }
+
+    fn cursor(&self) -> Cursor {
+        let whole = |low: u32, high: u32| Offset(u64::from(high) << 32 | u64::from(low));
+        let [a, b, c, d] = self.offsets;
+        Cursor { received: whole(a, b), read: whole(c, d) }
+    }
+
+    fn key(&self) -> (NameId, NameId) {
+        (self.user, self.device)
+    }
+}
+
+/// The cursors of one channel.
+#[derive(Debug, Default)]
+pub struct Cursors {
+    /// By user and device.
+    rows: Vec<Row>,
+    /// Behind which offset how many were skipped, in order.
+    /// Bound: [`HOLES_MAX`].
+    holes: Vec<(Offset, u64)>,
+}
+
+/// What became of an acknowledgement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Of the device, now.
+    pub cursor: Cursor,
+    /// What the user has read, on whichever device.
+    pub read: Offset,
+    /// It is farther than before, or there was none.
+    pub moved: bool,
+    /// Rows more than before.
+    pub added: usize,
+}
+
+impl Cursors {
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// A device has come so far. At most `rows_max` rows, and one for this one where that is allowed by `room`.
+    ///
+    /// # Errors
+    /// [`Full`]: it would need another row, and there is no room for it.
+    pub fn ack(
+        &mut self,
+        user: &UserName,
+        device: &UserName,
+        to: Cursor,
+        room: impl FnOnce(usize) -> bool,
+        names: &mut Names,
+    ) -> Result<Moved, Full> {
+        let known = names.find(user).map(|id| (id, self.range(id)));
+        let at = known.as_ref().and_then(|(id, range)| {
+            let device = names.find(device)?;
+            let at = self.rows[range.clone()].binary_search_by_key(&(*id, device), Row::key).ok()?;
+            Some(range.start + at)
+        });
+        if let Some(at) = at {
+            let row = &mut self.rows[at];
+            let before = row.cursor();
+            let cursor = before.merge(to);
+            *row = Row::new(row.user, row.device, cursor);
+            let read = self.read_in(row_range(&self.rows, at));
+            return Ok(Moved { cursor, read, moved: cursor != before, added: 0 });
+        }
+        let (mut cursor, mut added) = (Cursor::default().merge(to), 1);
+        if let Some((_, range)) = known.filter(|(_, range)| !range.is_empty()) {
+            // The first of a user's rows is the one without a device, if there is one.
+            let replaced = match self.rows[range.start].device {
+                0 => Some(range.start),
+                _ if range.len() >= DEVICES_MAX => range.min_by_key(|&at| self.rows[at].cursor().received),
+                _ => None,
+            };
+            if let Some(at) = replaced {
+                let row = self.rows.remove(at);
+                names.release(row.user);
+                names.release(row.device);
+                added = 0;
+                match row.device {
+                    0 => cursor = cursor.merge(row.cursor()),
+                    // What was read on it stays read.
+                    _ => cursor = cursor.merge(Cursor { received: Offset(0), read: row.cursor().read }),
+                }
+            }
+        }
+        if added == 1 && !room(self.rows.len()) {
+            return Err(Full);
+        }
+        let at = self.insert(user, device, cursor, names);
+        let read = self.read_in(row_range(&self.rows, at));
+        Ok(Moved { cursor, read, moved: true, added })
+    }
+
+    /// Makes a user a member that has everything up to `at`. False: it is one already.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn add(
+        &mut self,
+        user: &UserName,
+        at: Offset,
+        room: impl FnOnce(usize) -> bool,
+        names: &mut Names,
+    ) -> Result<bool, Full> {
+        if names.find(user).is_some_and(|id| !self.range(id).is_empty()) {
+            return Ok(false);
+        }
+        if !room(self.rows.len()) {
+            return Err(Full);
+        }
+        self.insert(user, &UserName::default(), Cursor { received: at, read: at }, names);
+        Ok(true)
+    }
+
+    /// Forgets all cursors of a user. How many there were.
+    pub fn remove(&mut self, user: &str, names: &mut Names) -> usize {
+        let Some(range) = names.find(user).map(|id| self.range(id)) else { return 0 };
+        let removed = range.len();
+        for row in self.rows.drain(range) {
+            names.release(row.user);
+            names.release(row.device);
+        }
+        if self.rows.len() * 2 < self.rows.capacity() {
+            self.rows.shrink_to_fit();
+        }
+        removed
+    }
+
+    /// Puts a cursor as it was elsewhere. False: there is one already, or no room.
+    pub fn restore(
+        &mut self,
+        named: &NamedCursor,
+        room: impl FnOnce(usize) -> bool,
+        names: &mut Names,
+    ) -> Option<Moved> {
+        self.ack(&named.user, &named.device, named.cursor, room, names).ok()
+    }
+
+    /// Gives all names back.
+    pub fn clear(&mut self, names: &mut Names) {
+        for row in std::mem::take(&mut self.rows) {
+            names.release(row.user);
+            names.release(row.device);
+        }
+    }
+
+    /// The cursors of one user, in no order.
+    pub fn of_user<'c>(
+        &'c self,
+        user: &str,
+        names: &'c Names,
+    ) -> impl Iterator<Item = (&'c UserName, Cursor)> + use<'c> {
+        let range = names.find(user).map_or(0..0, |id| self.range(id));
+        self.rows[range].iter().map(|row| (names.get(row.device), row.cursor()))
+    }
+
+    /// What the user has read, on whichever device. `None`: it is no member.
+    pub fn read_of(&self, user: &str, names: &Names) -> Option<Offset> {
+        let range = names.find(user).map(|id| self.range(id)).filter(|range| !range.is_empty())?;
+        Some(self.read_in(range))
+    }
+
+    /// Every cursor, the devices of a user together.
+    pub fn iter<'c>(&'c self, names: &'c Names) -> impl Iterator<Item = NamedCursor> + use<'c> {
+        self.rows.iter().map(|row| NamedCursor {
+            user: names.get(row.user).clone(),
+            device: names.get(row.device).clone(),
+            cursor: row.cursor(),
+        })
+    }
+
+    /// Every member, and what it has of all its devices together.
+    pub fn members<'c>(&'c self, names: &'c Names) -> impl Iterator<Item = (&'c UserName, Cursor)> + use<'c> {
+        self.rows.chunk_by(|a, b| a.user == b.user).map(|rows| {
+            let all = rows.iter().map(Row::cursor).fold(Cursor::default(), Cursor::merge);
+            (names.get(rows[0].user), all)
+        })
+    }
+
+    // --- what the log left out
+
+    /// Offsets behind `after` were skipped.
+    pub fn skipped(&mut self, after: Offset, count: u64) {
+        if self.holes.len() >= HOLES_MAX {
+            let (_, oldest) = self.holes.remove(0);
+            self.holes[0].1 += oldest;
+        }
+        self.holes.push((after, count));
+    }
+
+    pub fn holes(&self) -> &[(Offset, u64)] {
+        &self.holes
+    }
+
+    pub fn restore_holes(&mut self, holes: impl IntoIterator<Item = (Offset, u64)>) {
+        self.holes = holes.into_iter().take(HOLES_MAX).collect();
+    }
+
+    /// How many publications stand between an offset and the top.
+    pub fn between(&self, from: Offset, top: Offset) -> u64 {
+        let skipped: u64 = self
+            .holes
+            .iter()
+            .filter(|(after, _)| *after >= from && *after < top)
+            .map(|(_, count)| count)
+            .sum();
+        top.0.saturating_sub(from.0).saturating_sub(skipped)
+    }
+
+    // --- rows
+
+    fn range(&self, user: NameId) -> std::ops::Range<usize> {
+        let start = self.rows.partition_point(|row| row.user < user);
+        let end = start + self.rows[start..].iter().take_while(|row| row.user == user).count();
+        start..end
+    }
+
+    fn read_in(&self, range: std::ops::Range<usize>) -> Offset {
+        self.rows[range].iter().map(|row| row.cursor().read).max().unwrap_or_default()
+    }
+
+    /// There must be none yet. Where it is.
+    fn insert(&mut self, user: &UserName, device: &UserName, cursor: Cursor, names: &mut Names) -> usize {
+        let row = Row::new(names.take(user), names.take(device), cursor);
+        let at = self.rows.partition_point(|other| other.key() < row.key());
+        if self.rows.len() == self.rows.capacity() {
+            // By a sixteenth, not by twice: a large group must not hold room for one as large.
+            self.rows.reserve_exact((self.rows.len() / 16).max(1));
+        }
+        self.rows.insert(at, row);
+        at
+    }
+}
+
+/// The rows of the user of the row at `at`.
+fn row_range(rows: &[Row], at: usize) -> std::ops::Range<usize> {
+    let user = rows[at].user;
+    let before = rows[..at].iter().rev().take_while(|row| row.user == user).count();
+    let after = rows[at..].iter().take_while(|row| row.user == user).count();
+    at - before..at + after
+}
+
+/// Users and devices of all channels of an owner, each once.
+#[derive(Debug)]
+pub struct Names {
+    numbers: HashMap<UserName, NameId, RandomState>,
+    /// With how many rows have it. The first is the empty one, and stays.
+    names: Vec<(UserName, u32)>,
+    free: Vec<NameId>,
+}
+
+impl Names {
+    /// `hash` is keyed, so that a stranger cannot choose names that collide.
+    pub fn new(hash: RandomState) -> Names {
+        Names { numbers: HashMap::with_hasher(hash), names: vec![(UserName::default(), 0)], free: Vec::new() }
+    }
+
+    fn find(&self, name: &str) -> Option<NameId> {
+        if name.is_empty() { Some(0) } else { self.numbers.get(name).copied() }
+    }
+
+    fn get(&self, id: NameId) -> &UserName {
+        &self.names[id as usize].0
+    }
+
+    fn take(&mut self, name: &UserName) -> NameId {
+        if name.is_empty() {
+            return 0;
+        }
+        if let Some(&id) = self.numbers.get(name) {
+            self.names[id as usize].1 += 1;
+            return id;
+        }
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.names[id as usize] = (name.clone(), 1);
+                id
+            }
+            None => {
+                self.names.push((name.clone(), 1));
+                self.names.len() as NameId - 1
+            }
+        };
+        self.numbers.insert(name.clone(), id);
+        id
+    }
+
+    fn release(&mut self, id: NameId) {
+        if id == 0 {
+            return;
+        }
+        let (name, rows) = &mut self.names[id as usize];
+        *rows -= 1;
+        if *rows == 0 {
+            self.numbers.remove(&std::mem::take(name));
+            self.free.push(id);
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+}
+
+#[cfg(test)]
+#[path = "cursors_tests.rs"]
+mod tests;

@@ -1,0 +1,311 @@
+//! Cursors of the members of channels: what devices acknowledge, and what the backend wants to know of it.
+
+use super::OwnedChannels;
+use crate::base::fault::ErrorCode;
+use crate::base::ids::{ChannelName, Offset, Position, UserName};
+use crate::base::time::Time;
+use crate::hub::creators::Creator;
+use crate::hub::cursors::{AckKind, AckRequest, Cursor, Cursors, NamedCursor};
+use crate::hub::options::ChannelOptions;
+
+/// What the acknowledgements of one device in one channel came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// By their places in the call.
+    pub outcomes: Vec<(u8, AckOutcome)>,
+}
+
+impl Acked {
+    /// Nothing of it is taken.
+    pub fn refused(ask: &AckRequest, error_code: ErrorCode) -> Acked {
+        Acked { outcomes: ask.acks.iter().map(|ack| (ack.place, Err(error_code))).collect() }
+    }
+}
+
+/// What the device has received by now, and what its user has read, on whichever device.
+pub type AckOutcome = Result<Cursor, ErrorCode>;
+
+/// Some cursors of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CursorsPage {
+    pub cursors: Vec<NamedCursor>,
+    /// Where the log ends. `None`: nothing is known of the channel.
+    pub position: Option<Position>,
+    /// Behind the last of these there are more.
+    pub more: bool,
+}
+
+/// Some members of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembersPage {
+    /// In the order of names.
+    pub users: Vec<UserName>,
+    /// Of all pages together.
+    pub total: usize,
+    /// Behind the last of these there are more.
+    pub more: bool,
+}
+
+/// What a user has not read of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    pub unread: u64,
+    pub read: Offset,
+    pub top: Offset,
+}
+
+impl OwnedChannels {
+    /// Moves the cursors of a device. The highest of what it says holds; a repeat changes nothing.
+    ///
+    /// Each acknowledgement has its own error: [`ErrorCode::NotAvailable`] where the namespace has no cursors,
+    /// [`ErrorCode::UnrecoverablePosition`] for an epoch that is not the channel's, [`ErrorCode::BadRequest`] for an offset above the
+    /// top, [`ErrorCode::LimitExceeded`] when there is no room for one more cursor.
+    pub fn ack(&mut self, ask: &AckRequest, now: Time) -> Acked {
+        self.advance(now);
+        let outcomes =
+            self.try_ack(ask).unwrap_or_else(|error_code| Acked::refused(ask, error_code).outcomes);
+        let refused = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count() as u64;
+        self.counts.acks_refused_total += refused;
+        self.counts.acks_total += outcomes.len() as u64 - refused;
+        Acked { outcomes }
+    }
+
+    fn try_ack(&mut self, ask: &AckRequest) -> Result<Vec<(u8, AckOutcome)>, ErrorCode> {
+        let rows_max = with_cursors(self.options(&ask.channel)?)?.cursors_max;
+        // Of one that is not known nothing was published.
+        let top = self.known(&ask.channel).map(|channel| channel.position());
+        let top = top.ok_or(ErrorCode::BadRequest)?;
+        let (mut to, mut valid) = (Cursor::default(), false);
+        let mut outcomes: Vec<(u8, AckOutcome)> = Vec::with_capacity(ask.acks.len());
+        for ack in &ask.acks {
+            let outcome = if !ack.epoch.matches(top.epoch) {
+                Err(ErrorCode::UnrecoverablePosition)
+            } else if ack.offset > top.offset {
+                Err(ErrorCode::BadRequest)
+            } else {
+                valid = true;
+                let offset = match ack.kind {
+                    AckKind::Received => &mut to.received,
+                    AckKind::Read => &mut to.read,
+                };
+                *offset = ack.offset.max(*offset);
+                Ok(Cursor::default())
+            };
+            outcomes.push((ack.place, outcome));
+        }
+        if !valid {
+            return Ok(outcomes);
+        }
+        let moved = self.move_cursor(&ask.channel, &ask.user, &ask.device, to, rows_max);
+        for (_, outcome) in &mut outcomes {
+            if let Ok(cursor) = outcome {
+                match moved {
+                    Ok(now) => *cursor = now,
+                    Err(error_code) => *outcome = Err(error_code),
+                }
+            }
+        }
+        Ok(outcomes)
+    }
+
+    fn move_cursor(
+        &mut self,
+        channel: &str,
+        user: &UserName,
+        device: &UserName,
+        to: Cursor,
+        rows_max: usize,
+    ) -> AckOutcome {
+        let slot = *self.names.get(channel).ok_or(ErrorCode::BadRequest)?;
+        let (all, all_max) = (self.counts.cursors, self.limits.cursors_max);
+        let cursors = self.cursors.entry(slot).or_default();
+        let room = |rows: usize| rows < rows_max && all < all_max;
+        let moved = cursors.ack(user, device, to, room, &mut self.cursor_names);
+        let moved = moved.map_err(|_| ErrorCode::LimitExceeded);
+        if cursors.is_empty() && cursors.holes().is_empty() {
+            self.cursors.remove(&slot);
+        }
+        let moved = moved?;
+        self.counts.cursors += moved.added;
+        self.counts.cursors_moved_total += u64::from(moved.moved);
+        Ok(Cursor { received: moved.cursor.received, read: moved.read })
+    }
+
+    /// Makes users members that have everything up to `at`, or up to the top. Who is one already stays as it is. How many are new.
+    ///
+    /// # Errors
+    /// As [`OwnedChannels::publish`]; [`ErrorCode::NotAvailable`] where the namespace has no cursors, [`ErrorCode::BadRequest`] for an
+    /// offset above the top or an empty name, [`ErrorCode::LimitExceeded`] when there is no room for all of them: none is added then.
+    pub fn add_members(
+        &mut self,
+        channel: &ChannelName,
+        users: &[UserName],
+        at: Option<Offset>,
+        now: Time,
+    ) -> Result<usize, ErrorCode> {
+        let now = self.advance(now);
+        let rows_max = with_cursors(self.options(channel)?)?.cursors_max;
+        let slot = self.mention(channel, &Creator::Backend, now)?;
+        let top = self.channels.get(slot).expect("just mentioned").position().offset;
+        if at.is_some_and(|at| at > top) || users.iter().any(|user| user.is_empty()) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let cursors = self.cursors.entry(slot).or_default();
+        let left = rows_max.saturating_sub(cursors.len());
+        let left = left.min(self.limits.cursors_max.saturating_sub(self.counts.cursors));
+        if users.len() > left {
+            let is_new = |user: &&UserName| cursors.read_of(user, &self.cursor_names).is_none();
+            if users.iter().filter(is_new).count() > left {
+                return Err(ErrorCode::LimitExceeded);
+            }
+        }
+        let mut added = 0;
+        for user in users {
+            let new = cursors.add(user, at.unwrap_or(top), |_| true, &mut self.cursor_names);
+            added += usize::from(new.unwrap_or(false));
+        }
+        self.counts.cursors += added;
+        Ok(added)
+    }
+
+    /// Forgets the cursors of users. How many of them were members.
+    ///
+    /// # Errors
+    /// [`ErrorCode::NotAvailable`] where the namespace has no cursors; [`ErrorCode::BadRequest`] and [`ErrorCode::UnknownChannel`] as
+    /// [`Namespaces::resolve`](crate::hub::Namespaces::resolve).
+    pub fn remove_members(&mut self, channel: &str, users: &[UserName]) -> Result<usize, ErrorCode> {
+        with_cursors(self.options(channel)?)?;
+        let Some(&slot) = self.names.get(channel) else { return Ok(0) };
+        let Some(cursors) = self.cursors.get_mut(&slot) else { return Ok(0) };
+        let mut members = 0;
+        for user in users {
+            let removed = cursors.remove(user, &mut self.cursor_names);
+            self.counts.cursors -= removed;
+            members += usize::from(removed > 0);
+        }
+        if cursors.is_empty() && cursors.holes().is_empty() {
+            self.cursors.remove(&slot);
+        }
+        Ok(members)
+    }
+
+    /// The first `limit` members behind the name `after`. Walks all of them, and copies only these.
+    ///
+    /// # Errors
+    /// As [`OwnedChannels::remove_members`].
+    pub fn members_page(&self, channel: &str, after: &str, limit: usize) -> Result<MembersPage, ErrorCode> {
+        with_cursors(self.options(channel)?)?;
+        let all =
+            self.cursors_of(channel).into_iter().flat_map(|cursors| cursors.members(&self.cursor_names));
+        Ok(page(all.map(|(user, _)| user), after, limit))
+    }
+
+    /// The first `limit` of the members behind the name `after` that have read, or received, what is at the offset.
+    ///
+    /// # Errors
+    /// As [`OwnedChannels::remove_members`], and [`ErrorCode::BadRequest`] for an offset above the top.
+    pub fn read_by(
+        &self,
+        channel: &str,
+        offset: Offset,
+        kind: AckKind,
+        after: &str,
+        limit: usize,
+    ) -> Result<MembersPage, ErrorCode> {
+        with_cursors(self.options(channel)?)?;
+        if offset > self.known(channel).map_or(Offset(0), |channel| channel.position().offset) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let has = |cursor: &Cursor| match kind {
+            AckKind::Received => cursor.received >= offset,
+            AckKind::Read => cursor.read >= offset,
+        };
+        let all =
+            self.cursors_of(channel).into_iter().flat_map(|cursors| cursors.members(&self.cursor_names));
+        Ok(page(all.filter(|(_, cursor)| has(cursor)).map(|(user, _)| user), after, limit))
+    }
+
+    /// The cursors of one user, or those of the first `limit` members behind the name `after`, the devices of a user together.
+    ///
+    /// # Errors
+    /// As [`OwnedChannels::remove_members`].
+    pub fn cursors_page(
+        &self,
+        channel: &str,
+        user: Option<&str>,
+        after: &str,
+        limit: usize,
+    ) -> Result<CursorsPage, ErrorCode> {
+        let (users, more) = match user {
+            Some(user) => {
+                with_cursors(self.options(channel)?)?;
+                (vec![UserName::from(user)], false)
+            }
+            None => {
+                let page = self.members_page(channel, after, limit)?;
+                (page.users, page.more)
+            }
+        };
+        let position = self.known(channel).map(|channel| channel.position());
+        let Some(cursors) = self.cursors_of(channel) else {
+            return Ok(CursorsPage { cursors: Vec::new(), position, more: false });
+        };
+        let mut page = Vec::new();
+        for user in users {
+            let devices = cursors.of_user(&user, &self.cursor_names);
+            page.extend(devices.map(|(device, cursor)| NamedCursor {
+                user: user.clone(),
+                device: device.clone(),
+                cursor,
+            }));
+        }
+        Ok(CursorsPage { cursors: page, position, more })
+    }
+
+    /// How much a user has not read. Who is no member has read nothing.
+    ///
+    /// # Errors
+    /// As [`OwnedChannels::remove_members`].
+    pub fn unread(&self, channel: &str, user: &str) -> Result<Unread, ErrorCode> {
+        with_cursors(self.options(channel)?)?;
+        let Some(known) = self.known(channel) else { return Ok(Unread::default()) };
+        let top = known.position().offset;
+        let cursors = self.cursors_of(channel);
+        let read = cursors.and_then(|cursors| cursors.read_of(user, &self.cursor_names)).unwrap_or_default();
+        let unread = cursors.map_or(top.0, |cursors| cursors.between(read, top));
+        Ok(Unread { unread, read, top })
+    }
+
+    pub(super) fn forget_cursors(&mut self, slot: u32) {
+        if let Some(mut cursors) = self.cursors.remove(&slot) {
+            self.counts.cursors -= cursors.len();
+            cursors.clear(&mut self.cursor_names);
+        }
+    }
+
+    fn cursors_of(&self, channel: &str) -> Option<&Cursors> {
+        self.cursors.get(self.names.get(channel)?).map(|cursors| &**cursors)
+    }
+}
+
+fn with_cursors(options: &ChannelOptions) -> Result<&ChannelOptions, ErrorCode> {
+    if options.cursors { Ok(options) } else { Err(ErrorCode::NotAvailable) }
+}
+
+/// The first `limit` of the names behind `after`, in their order.
+fn page<'n>(names: impl Iterator<Item = &'n UserName>, after: &str, limit: usize) -> MembersPage {
+    let (mut total, mut behind) = (0, Vec::new());
+    for name in names {
+        total += 1;
+        if **name > *after {
+            behind.push(name);
+        }
+    }
+    let more = behind.len() > limit;
+    if more {
+        behind.select_nth_unstable(limit);
+        behind.truncate(limit);
+    }
+    behind.sort_unstable();
+    MembersPage { users: behind.into_iter().cloned().collect(), total, more }
+}
