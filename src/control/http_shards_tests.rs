@@ -131,6 +131,7 @@ fn answer(
             let info = |client: &str| ClientInfo { client: client.to_owned(), ..ClientInfo::default() };
             reply.send(Ok(all.take(query.limit).map(info).collect()));
         }
+        ControlRequest::Cursors(ask) => ask.refuse(ErrorCode::NotAvailable),
         ControlRequest::Online(users, reply) => {
             let connections = |user: &UserName| if user.starts_with("absent") { 0 } else { 2 };
             reply.send(Ok(users.iter().map(connections).collect()));

@@ -196,15 +196,12 @@ impl Keeper {
                 members.push(MemberRecord { peer: conn.to_bits(), info, listed, announced });
                 if bytes > PART_BYTES {
                     bytes = 0;
-                    parts.push(MembersPart {
-                        channel: channel.clone(),
-                        members: std::mem::take(&mut members),
-                        waiting: Vec::new(),
-                    });
+                    let members = std::mem::take(&mut members);
+                    parts.push(MembersPart { members, ..MembersPart::of(channel) });
                 }
             }
             if !members.is_empty() {
-                parts.push(MembersPart { channel: channel.clone(), members, waiting: Vec::new() });
+                parts.push(MembersPart { members, ..MembersPart::of(channel) });
             }
         }
         parts

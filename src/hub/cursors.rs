@@ -89,6 +89,10 @@ pub struct Full;
 /// Number of a name in [`Names`]; 0 is the empty one.
 type NameId = u32;
 
+/// Place of a cursor among those of its channel, for who goes through them in steps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CursorKey(NameId, NameId);
+
 #[derive(Clone, Copy, Debug)]
 struct Row {
     user: NameId,
@@ -125,6 +129,8 @@ pub struct Cursors {
     /// Behind which offset how many were skipped, in order.
     /// Bound: [`HOLES_MAX`].
     holes: Vec<(Offset, u64)>,
+    /// A store did not take something of them.
+    pub unkept: bool,
 }
 
 /// What became of an acknowledgement.
@@ -238,14 +244,26 @@ impl Cursors {
         removed
     }
 
-    /// Puts a cursor as it was elsewhere. False: there is one already, or no room.
+    /// Puts a cursor as it was elsewhere, beside those that are there. How many rows more there are; `None`: there is no room.
     pub fn restore(
         &mut self,
         named: &NamedCursor,
         room: impl FnOnce(usize) -> bool,
         names: &mut Names,
-    ) -> Option<Moved> {
-        self.ack(&named.user, &named.device, named.cursor, room, names).ok()
+    ) -> Option<usize> {
+        let cursor = Cursor::default().merge(named.cursor);
+        let known = names.find(&named.user).zip(names.find(&named.device));
+        let at = known.and_then(|key| self.rows.binary_search_by_key(&key, Row::key).ok());
+        if let Some(at) = at {
+            let row = &mut self.rows[at];
+            *row = Row::new(row.user, row.device, row.cursor().merge(cursor));
+            return Some(0);
+        }
+        if !room(self.rows.len()) {
+            return None;
+        }
+        self.insert(&named.user, &named.device, cursor, names);
+        Some(1)
     }
 
     /// Gives all names back.
@@ -279,6 +297,32 @@ impl Cursors {
             device: names.get(row.device).clone(),
             cursor: row.cursor(),
         })
+    }
+
+    /// The first `count` behind `after`, and the place of the last, if there may be more.
+    pub fn some(
+        &self,
+        after: CursorKey,
+        count: usize,
+        names: &Names,
+    ) -> (Vec<NamedCursor>, Option<CursorKey>) {
+        let from = self.rows.partition_point(|row| CursorKey(row.user, row.device) <= after);
+        let rows = &self.rows[from..self.rows.len().min(from + count)];
+        let last = rows.last().filter(|_| from + count < self.rows.len());
+        let named = |row: &Row| NamedCursor {
+            user: names.get(row.user).clone(),
+            device: names.get(row.device).clone(),
+            cursor: row.cursor(),
+        };
+        (rows.iter().map(named).collect(), last.map(|row| CursorKey(row.user, row.device)))
+    }
+
+    /// The log begins again: members stay, and have nothing of it.
+    pub fn restart(&mut self) {
+        self.holes.clear();
+        for row in &mut self.rows {
+            *row = Row::new(row.user, row.device, Cursor::default());
+        }
     }
 
     /// Every member, and what it has of all its devices together.

@@ -16,7 +16,7 @@ use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publication, Publications};
 use crate::base::time::Time;
 use crate::hub::idempotency::Owner;
-use crate::record::{PublicationRecord, StoredPublication, StoredRecord, VersionRecord};
+use crate::record::{PublicationRecord, StoredCursors, StoredPublication, StoredRecord, VersionRecord};
 
 /// Names an append or a read that is not done yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,6 +108,11 @@ pub trait LogStore: Send {
 
     /// What is kept of a channel's log up to a position is no longer wanted.
     fn removed(&mut self, _channel: &ChannelName, _until: Position) {}
+
+    /// Cursors of members have moved. With `sync` they are to be kept for good.
+    fn keep_cursors(&mut self, _cursors: StoredCursors, _sync: bool) -> Append {
+        Append::Done
+    }
 
     /// Wants everything that is held written again, under this number; 0: no.
     fn wants_copy(&mut self) -> u64 {
@@ -235,14 +240,15 @@ impl Appends {
         channel.or_insert_with(|| ChannelAppends { owner, queue: VecDeque::new() }).queue.push_back(pending);
     }
 
-    /// One is done.
-    pub fn done(&mut self, ticket: Ticket, kept: Result<(), ErrorCode>) {
-        let Some(&life) = self.lives.get(&ticket) else { return };
-        let Some(channel) = self.channels.get_mut(&life) else { return };
+    /// One is done. False: it is of no publication.
+    pub fn done(&mut self, ticket: Ticket, kept: Result<(), ErrorCode>) -> bool {
+        let Some(&life) = self.lives.get(&ticket) else { return false };
+        let Some(channel) = self.channels.get_mut(&life) else { return true };
         if let Some(pending) = channel.queue.iter_mut().find(|pending| pending.ticket == ticket) {
             pending.done.get_or_insert(kept);
         }
         self.ready.push_back(life);
+        true
     }
 
     /// The next of a channel whose turn it is, with whether it is kept. What is behind one that is not kept is not kept.

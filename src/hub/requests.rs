@@ -186,6 +186,8 @@ pub enum Released {
     Published(Ticket, Result<Published, ErrorCode>),
     /// What a join or a follower's read was waiting for: for [`Recovery::of`] or [`ReadAnswer::page`].
     Read(Ticket, Publications),
+    /// Of [`OwnedChannels::ack`](crate::hub::OwnedChannels::ack) and its like.
+    Cursors(Ticket, Result<(), ErrorCode>),
 }
 
 /// What came of a follower's read.

@@ -120,6 +120,19 @@ record! {
         ;
         /// Joins and leaves that are still to be said, in their order; with the last part.
         waiting: Vec<WaitingRecord> = Vec::new(),
+        /// How far members have come.
+        cursors: Vec<MemberCursorRecord> = Vec::new(),
+        /// Behind which offset how many of the log were skipped; with the last part.
+        skipped: Vec<(Offset, u64)> = Vec::new(),
+    }
+
+    /// How far a device of a user has come.
+    pub struct MemberCursorRecord {
+        user: UserName,
+        /// Empty: none was named.
+        device: UserName,
+        received: Offset,
+        read: Offset,
     }
 
     pub struct WaitingRecord {
@@ -238,6 +251,19 @@ impl Record for LogPart {
 
 impl Record for KeysPart {
     const KIND: Kind = Kind::Keys;
+}
+
+impl MembersPart {
+    /// Without anybody.
+    pub fn of(channel: &ChannelName) -> MembersPart {
+        MembersPart {
+            channel: channel.clone(),
+            members: Vec::new(),
+            waiting: Vec::new(),
+            cursors: Vec::new(),
+            skipped: Vec::new(),
+        }
+    }
 }
 
 impl Record for MembersPart {

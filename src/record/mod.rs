@@ -52,8 +52,8 @@ mod user;
 pub use blocks::{BlockRecord, BlocksPart};
 pub use channel::{
     ChannelRecord, CreatorRecord, InfoRecord, KeyRecord, KeyVersionRecord, KeysPart, LogEntry, LogPart,
-    MemberRecord, MembersPart, PublicationRecord, StreamItem, StreamRecord, ValuesRecord, VersionRecord,
-    WaitingRecord,
+    MemberCursorRecord, MemberRecord, MembersPart, PublicationRecord, StreamItem, StreamRecord, ValuesRecord,
+    VersionRecord, WaitingRecord,
 };
 pub use envelope::{Kind, RECORD_BYTES_MAX, Record, Unread, next, read, write};
 pub use events::{EventEntry, EventsPart, EventsRecord};
@@ -78,8 +78,8 @@ pub use peer::{
 };
 pub use shard::{BookRecord, ShardRecord};
 pub use stored::{
-    StoredBlocks, StoredChannel, StoredEvents, StoredKey, StoredKeys, StoredLog, StoredPublication,
-    StoredRecord, StoredRemoval, StoredRun,
+    StoredBlocks, StoredChannel, StoredCursors, StoredEvents, StoredKey, StoredKeys, StoredLog,
+    StoredPublication, StoredRecord, StoredRemoval, StoredRun,
 };
 pub use ticket::{TicketRecord, TicketsPart};
 pub use user::UserRecord;

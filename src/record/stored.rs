@@ -1,8 +1,8 @@
 //! Records of the store on disk: what has happened to channels, one after the other.
 
-use crate::base::ids::{ChannelName, Epoch, Offset, Position};
+use crate::base::ids::{ChannelName, Epoch, Offset, Position, UserName};
 use crate::record::blocks::BlockRecord;
-use crate::record::channel::{PublicationRecord, ValuesRecord, VersionRecord};
+use crate::record::channel::{MemberCursorRecord, PublicationRecord, ValuesRecord, VersionRecord};
 use crate::record::events::EventEntry;
 use crate::record::fault::RecordFault;
 use crate::record::field::{Field, Reader, Writer, choice, record};
@@ -20,6 +20,7 @@ choice! {
         7 => End,
         8 => Events(StoredEvents),
         12 => Blocks(StoredBlocks),
+        13 => Cursors(StoredCursors),
     }
 }
 
@@ -95,6 +96,19 @@ record! {
         changes: Vec<BlockRecord>,
         /// Nothing of what was written before stands.
         reset: bool,
+    }
+
+    /// Cursors of members of a channel that have moved, or some of all.
+    pub struct StoredCursors {
+        channel: ChannelName,
+        /// Where its log stood.
+        position: Position,
+        /// All of a user's that is in `removed` as well.
+        cursors: Vec<MemberCursorRecord>,
+        /// Users of whom nothing holds that was written before.
+        removed: Vec<UserName>,
+        /// Of a copy: behind which offset how many of the log were skipped.
+        skipped: Option<Vec<(Offset, u64)>>,
     }
 
     /// A process opens the store.

@@ -239,6 +239,8 @@ enum Waiting {
     Publish { pace: Pace, to: PublishedTo },
     Join { join: Joining, position: Position },
     Read { by: ReadBy, read: Read, position: Position },
+    Ack { done: Arc<AckGather>, acked: Acked },
+    Members { count: usize, reply: Reply<usize> },
 }
 
 /// Where the answer to a publish goes.
@@ -344,7 +346,10 @@ impl ChannelOwner {
             }
             OwnerRequest::Ack { ask, done } => {
                 let acked = self.owned.ack(&ask, at.now);
-                answer_acks(&done, acked, post);
+                match acked.ticket {
+                    Some(ticket) => self.wait(ticket, Waiting::Ack { done, acked }),
+                    None => answer_acks(&done, acked, post),
+                }
             }
         }
     }
@@ -385,11 +390,22 @@ impl ChannelOwner {
                 reply.send(self.owned.members_page(&query.channel, &query.after, query.limit));
             }
             CursorsAsk::Add(channel, users, offset, reply) => {
-                reply.send(self.owned.add_members(&channel, &users, offset, at.now));
+                let changed = self.owned.add_members(&channel, &users, offset, at.now);
+                self.reply_changed(changed, reply);
             }
             CursorsAsk::Remove(channel, users, reply) => {
-                reply.send(self.owned.remove_members(&channel, &users));
+                let changed = self.owned.remove_members(&channel, &users);
+                self.reply_changed(changed, reply);
             }
+        }
+    }
+
+    /// How many have changed, when that is kept.
+    fn reply_changed(&mut self, changed: Result<(usize, Option<Ticket>), ErrorCode>, reply: Reply<usize>) {
+        match changed {
+            Ok((count, Some(ticket))) => self.wait(ticket, Waiting::Members { count, reply }),
+            Ok((count, None)) => reply.send(Ok(count)),
+            Err(error_code) => reply.send(Err(error_code)),
         }
     }
 
@@ -417,6 +433,15 @@ impl ChannelOwner {
                     for waiting in waiting {
                         if let Waiting::Publish { to, .. } = waiting {
                             to.send(outcome, post);
+                        }
+                    }
+                }
+                Released::Cursors(ticket, kept) => {
+                    for waiting in self.waiting.remove(&ticket).unwrap_or_default() {
+                        match waiting {
+                            Waiting::Ack { done, acked } => answer_acks(&done, acked.kept(kept), post),
+                            Waiting::Members { count, reply } => reply.send(kept.map(|()| count)),
+                            _ => {}
                         }
                     }
                 }
@@ -452,7 +477,7 @@ impl ChannelOwner {
                 let page = ReadAnswer::page(publications, read.after, position, read.bytes_max);
                 answer(OwnerAnswer::Read { by, read, answer: page }, post);
             }
-            Waiting::Publish { .. } => {}
+            Waiting::Publish { .. } | Waiting::Ack { .. } | Waiting::Members { .. } => {}
         }
     }
 

@@ -14,7 +14,7 @@ use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::time::Time;
 use crate::hub::log_store::{Append, Done, Entry, LogStore, ReadBack, Ticket};
 use crate::hub::owned::OFFSET_JUMP;
-use crate::record::{StoredRecord, StoredRemoval};
+use crate::record::{StoredCursors, StoredRecord, StoredRemoval};
 
 /// Bytes of one shard that may be on their way; a publish above is answered 503. Two hundredths of a second of a disk that
 /// writes 200 MB a second. One entry is taken whatever its length.
@@ -371,6 +371,14 @@ impl LogStore for ShardStore {
         let removal = StoredRemoval { channel: channel.clone(), epoch, until: offset };
         // Without it the next copy leaves out what was removed.
         let _ = self.put(&StoredRecord::Removal(removal), false);
+    }
+
+    fn keep_cursors(&mut self, cursors: StoredCursors, sync: bool) -> Append {
+        match self.put(&StoredRecord::Cursors(cursors), sync) {
+            Ok(Some(ticket)) => Append::Later(ticket),
+            Ok(None) => Append::Done,
+            Err(error_code) => Append::Refused(error_code),
+        }
     }
 
     fn wants_copy(&mut self) -> u64 {

@@ -150,6 +150,7 @@ impl<'p> Restoring<'p> {
             StoredRecord::Channel(stored) => (stored.channel.clone(), Some(stored.loose)),
             StoredRecord::Log(part) => (part.channel.clone(), None),
             StoredRecord::Removal(removal) => (removal.channel.clone(), None),
+            StoredRecord::Cursors(stored) => (stored.channel.clone(), None),
             StoredRecord::Keys(_)
             | StoredRecord::Run(_)
             | StoredRecord::End

@@ -88,7 +88,8 @@ pub fn report(path: &Path) -> Result<Report, StoreFault> {
             | StoredRecord::Run(_)
             | StoredRecord::End
             | StoredRecord::Events(_)
-            | StoredRecord::Blocks(_),
+            | StoredRecord::Blocks(_)
+            | StoredRecord::Cursors(_),
         ) => {}
     })?;
     let Read { segments, records, cut, .. } = &read;

@@ -2,6 +2,7 @@
 
 use crate::base::ids::Offset;
 use crate::base::time::Time;
+use crate::hub::cursors::CursorKey;
 use crate::record::StoredRecord;
 
 /// By how much the offsets of a channel jump when what was published last may not have been written: more than can be on its
@@ -34,6 +35,8 @@ pub(super) struct Copying {
     pub slot: u32,
     /// Of the channel at `slot`, everything from this offset on was given.
     pub below: Option<Offset>,
+    /// Of the channel at `slot` the log was given, and the cursors up to this one.
+    pub cursors: Option<CursorKey>,
     /// The next key by its number, and the first that is younger than the copy.
     pub keys: Option<(u64, u64)>,
     /// There was no room for it.

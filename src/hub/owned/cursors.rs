@@ -1,24 +1,44 @@
 //! Cursors of the members of channels: what devices acknowledge, and what the backend wants to know of it.
 
 use super::OwnedChannels;
+use super::copying::{StoredMoment, Taken};
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, Position, UserName};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
-use crate::hub::cursors::{AckKind, AckRequest, Cursor, Cursors, NamedCursor};
+use crate::hub::cursors::{AckKind, AckRequest, Cursor, CursorKey, Cursors, NamedCursor};
+use crate::hub::log_store::{Append, Durable, Ticket};
 use crate::hub::options::ChannelOptions;
+use crate::record::{MemberCursorRecord, StoredCursors};
+
+/// Cursors of one entry of the store: about 100 KB.
+const CURSORS_STORED: usize = 2_000;
 
 /// What the acknowledgements of one device in one channel came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acked {
     /// By their places in the call.
     pub outcomes: Vec<(u8, AckOutcome)>,
+    /// They hold when this is kept: [`OwnedChannels::take_released`] says so.
+    pub ticket: Option<Ticket>,
 }
 
 impl Acked {
     /// Nothing of it is taken.
     pub fn refused(ask: &AckRequest, error_code: ErrorCode) -> Acked {
-        Acked { outcomes: ask.acks.iter().map(|ack| (ack.place, Err(error_code))).collect() }
+        let outcomes = ask.acks.iter().map(|ack| (ack.place, Err(error_code))).collect();
+        Acked { outcomes, ticket: None }
+    }
+
+    /// The store has kept what it had of it, or has not.
+    pub fn kept(mut self, kept: Result<(), ErrorCode>) -> Acked {
+        self.ticket = None;
+        if let Err(error_code) = kept {
+            for (_, outcome) in &mut self.outcomes {
+                *outcome = outcome.and(Err(error_code));
+            }
+        }
+        self
     }
 }
 
@@ -62,15 +82,15 @@ impl OwnedChannels {
     /// top, [`ErrorCode::LimitExceeded`] when there is no room for one more cursor.
     pub fn ack(&mut self, ask: &AckRequest, now: Time) -> Acked {
         self.advance(now);
-        let outcomes =
-            self.try_ack(ask).unwrap_or_else(|error_code| Acked::refused(ask, error_code).outcomes);
+        let acked = self.try_ack(ask).unwrap_or_else(|error_code| Acked::refused(ask, error_code));
+        let outcomes = &acked.outcomes;
         let refused = outcomes.iter().filter(|(_, outcome)| outcome.is_err()).count() as u64;
         self.counts.acks_refused_total += refused;
         self.counts.acks_total += outcomes.len() as u64 - refused;
-        Acked { outcomes }
+        acked
     }
 
-    fn try_ack(&mut self, ask: &AckRequest) -> Result<Vec<(u8, AckOutcome)>, ErrorCode> {
+    fn try_ack(&mut self, ask: &AckRequest) -> Result<Acked, ErrorCode> {
         let rows_max = with_cursors(self.options(&ask.channel)?)?.cursors_max;
         // Of one that is not known nothing was published.
         let top = self.known(&ask.channel).map(|channel| channel.position());
@@ -94,41 +114,82 @@ impl OwnedChannels {
             outcomes.push((ack.place, outcome));
         }
         if !valid {
-            return Ok(outcomes);
+            return Ok(Acked { outcomes, ticket: None });
         }
-        let moved = self.move_cursor(&ask.channel, &ask.user, &ask.device, to, rows_max);
+        let moved = self.move_cursor(ask, to, rows_max);
         for (_, outcome) in &mut outcomes {
             if let Ok(cursor) = outcome {
-                match moved {
-                    Ok(now) => *cursor = now,
-                    Err(error_code) => *outcome = Err(error_code),
+                match &moved {
+                    Ok((now, _)) => *cursor = *now,
+                    Err(error_code) => *outcome = Err(*error_code),
                 }
             }
         }
-        Ok(outcomes)
+        Ok(Acked { outcomes, ticket: moved.ok().and_then(|(_, ticket)| ticket) })
     }
 
     fn move_cursor(
         &mut self,
-        channel: &str,
-        user: &UserName,
-        device: &UserName,
+        ask: &AckRequest,
         to: Cursor,
         rows_max: usize,
-    ) -> AckOutcome {
+    ) -> Result<(Cursor, Option<Ticket>), ErrorCode> {
+        let AckRequest { channel, user, device, .. } = ask;
         let slot = *self.names.get(channel).ok_or(ErrorCode::BadRequest)?;
         let (all, all_max) = (self.counts.cursors, self.limits.cursors_max);
         let cursors = self.cursors.entry(slot).or_default();
         let room = |rows: usize| rows < rows_max && all < all_max;
         let moved = cursors.ack(user, device, to, room, &mut self.cursor_names);
         let moved = moved.map_err(|_| ErrorCode::LimitExceeded);
+        let unkept = cursors.unkept;
         if cursors.is_empty() && cursors.holes().is_empty() {
             self.cursors.remove(&slot);
         }
         let moved = moved?;
         self.counts.cursors += moved.added;
         self.counts.cursors_moved_total += u64::from(moved.moved);
-        Ok(Cursor { received: moved.cursor.received, read: moved.read })
+        let ticket = if moved.moved || unkept {
+            // All of the user's, in the place of what was written of them: a device may have taken the place of another.
+            let devices =
+                self.cursors.get(&slot).into_iter().flat_map(|it| it.of_user(user, &self.cursor_names));
+            let named = devices.map(|(device, cursor)| NamedCursor {
+                user: user.clone(),
+                device: device.clone(),
+                cursor,
+            });
+            let named: Vec<NamedCursor> = named.collect();
+            self.keep_cursors(slot, &named, vec![user.clone()])?
+        } else {
+            None
+        };
+        Ok((Cursor { received: moved.cursor.received, read: moved.read }, ticket))
+    }
+
+    /// Gives the store what has changed. With a ticket it holds when that is kept.
+    fn keep_cursors(
+        &mut self,
+        slot: u32,
+        changed: &[NamedCursor],
+        removed: Vec<UserName>,
+    ) -> Result<Option<Ticket>, ErrorCode> {
+        let Some(channel) = self.channels.get(slot) else { return Ok(None) };
+        let durable = channel.options.durable;
+        if durable == Durable::No {
+            return Ok(None);
+        }
+        let cursors = changed.iter().map(MemberCursorRecord::of).collect();
+        let (channel, position) = (channel.name.clone(), channel.position());
+        let stored = StoredCursors { channel, position, cursors, removed, skipped: None };
+        match self.store.keep_cursors(stored, durable == Durable::Sync) {
+            Append::Done => Ok(None),
+            Append::Later(ticket) => Ok(Some(ticket)),
+            Append::Refused(error_code) => {
+                if let Some(cursors) = self.cursors.get_mut(&slot) {
+                    cursors.unkept = true;
+                }
+                if durable == Durable::Sync { Err(error_code) } else { Ok(None) }
+            }
+        }
     }
 
     /// Makes users members that have everything up to `at`, or up to the top. Who is one already stays as it is. How many are new.
@@ -142,7 +203,7 @@ impl OwnedChannels {
         users: &[UserName],
         at: Option<Offset>,
         now: Time,
-    ) -> Result<usize, ErrorCode> {
+    ) -> Result<(usize, Option<Ticket>), ErrorCode> {
         let now = self.advance(now);
         let rows_max = with_cursors(self.options(channel)?)?.cursors_max;
         let slot = self.mention(channel, &Creator::Backend, now)?;
@@ -159,13 +220,20 @@ impl OwnedChannels {
                 return Err(ErrorCode::LimitExceeded);
             }
         }
-        let mut added = 0;
+        let mut added = Vec::new();
+        let at = at.unwrap_or(top);
         for user in users {
-            let new = cursors.add(user, at.unwrap_or(top), |_| true, &mut self.cursor_names);
-            added += usize::from(new.unwrap_or(false));
+            if cursors.add(user, at, |_| true, &mut self.cursor_names) == Ok(true) {
+                let (user, device) = (user.clone(), UserName::default());
+                added.push(NamedCursor { user, device, cursor: Cursor { received: at, read: at } });
+            }
         }
-        self.counts.cursors += added;
-        Ok(added)
+        self.counts.cursors += added.len();
+        let mut ticket = None;
+        for some in added.chunks(CURSORS_STORED) {
+            ticket = self.keep_cursors(slot, some, Vec::new())?.or(ticket);
+        }
+        Ok((added.len(), ticket))
     }
 
     /// Forgets the cursors of users. How many of them were members.
@@ -173,20 +241,28 @@ impl OwnedChannels {
     /// # Errors
     /// [`ErrorCode::NotAvailable`] where the namespace has no cursors; [`ErrorCode::BadRequest`] and [`ErrorCode::UnknownChannel`] as
     /// [`Namespaces::resolve`](crate::hub::Namespaces::resolve).
-    pub fn remove_members(&mut self, channel: &str, users: &[UserName]) -> Result<usize, ErrorCode> {
+    pub fn remove_members(
+        &mut self,
+        channel: &str,
+        users: &[UserName],
+    ) -> Result<(usize, Option<Ticket>), ErrorCode> {
         with_cursors(self.options(channel)?)?;
-        let Some(&slot) = self.names.get(channel) else { return Ok(0) };
-        let Some(cursors) = self.cursors.get_mut(&slot) else { return Ok(0) };
-        let mut members = 0;
+        let Some(&slot) = self.names.get(channel) else { return Ok((0, None)) };
+        let Some(cursors) = self.cursors.get_mut(&slot) else { return Ok((0, None)) };
+        let mut members = Vec::new();
         for user in users {
             let removed = cursors.remove(user, &mut self.cursor_names);
             self.counts.cursors -= removed;
-            members += usize::from(removed > 0);
+            if removed > 0 {
+                members.push(user.clone());
+            }
         }
         if cursors.is_empty() && cursors.holes().is_empty() {
             self.cursors.remove(&slot);
         }
-        Ok(members)
+        let count = members.len();
+        let ticket = if count > 0 { self.keep_cursors(slot, &[], members)? } else { None };
+        Ok((count, ticket))
     }
 
     /// The first `limit` members behind the name `after`. Walks all of them, and copies only these.
@@ -283,8 +359,108 @@ impl OwnedChannels {
         }
     }
 
+    // --- records
+
+    /// Some cursors of the channel behind `after` for a copy, and the last of them if there are more.
+    pub(super) fn cursors_copied(
+        &self,
+        slot: u32,
+        after: CursorKey,
+    ) -> Option<(StoredCursors, Option<CursorKey>)> {
+        let channel = self.channels.get(slot)?;
+        let cursors = self.cursors.get(&slot).filter(|_| channel.options.cursors)?;
+        let (some, last) = cursors.some(after, CURSORS_STORED, &self.cursor_names);
+        let part = StoredCursors {
+            channel: channel.name.clone(),
+            position: channel.position(),
+            cursors: some.iter().map(MemberCursorRecord::of).collect(),
+            removed: Vec::new(),
+            skipped: Some(cursors.holes().to_vec()),
+        };
+        Some((part, last))
+    }
+
+    pub(super) fn take_cursors(&mut self, stored: StoredCursors, at: StoredMoment) -> Taken {
+        let StoredCursors { channel, position, cursors, removed, skipped } = stored;
+        if !self.options(&channel).is_ok_and(|options| options.cursors) {
+            return Taken::NotWanted;
+        }
+        let Some((slot, _)) = self.slot_of(&channel, position, at) else { return Taken::NotWanted };
+        for user in removed {
+            if let Some(known) = self.cursors.get_mut(&slot) {
+                self.counts.cursors -= known.remove(&user, &mut self.cursor_names);
+            }
+        }
+        self.restore_cursors(slot, &cursors, skipped);
+        Taken::Yes
+    }
+
+    /// All cursors of the channel in parts of some, and what its log skipped.
+    pub(super) fn cursor_records(&self, slot: u32) -> (Vec<MemberCursorRecord>, Vec<(Offset, u64)>) {
+        let Some(cursors) = self.cursors.get(&slot) else { return Default::default() };
+        let all = cursors.iter(&self.cursor_names);
+        (all.map(|named| MemberCursorRecord::of(&named)).collect(), cursors.holes().to_vec())
+    }
+
+    /// Cursors as they were elsewhere. Those that there is no room for are left out.
+    pub(super) fn restore_cursors(
+        &mut self,
+        slot: u32,
+        records: &[MemberCursorRecord],
+        skipped: Option<Vec<(Offset, u64)>>,
+    ) {
+        let Some(channel) = self.channels.get(slot).filter(|channel| channel.options.cursors) else { return };
+        let rows_max = channel.options.cursors_max;
+        if records.is_empty()
+            && skipped.as_ref().is_none_or(Vec::is_empty)
+            && !self.cursors.contains_key(&slot)
+        {
+            return;
+        }
+        let cursors = self.cursors.entry(slot).or_default();
+        for record in records.iter().filter(|record| !record.user.is_empty()) {
+            let (all, all_max) = (self.counts.cursors, self.limits.cursors_max);
+            let room = |rows: usize| rows < rows_max && all < all_max;
+            let added = cursors.restore(&record.named(), room, &mut self.cursor_names);
+            self.counts.cursors += added.unwrap_or(0);
+        }
+        if let Some(skipped) = skipped {
+            cursors.restore_holes(skipped);
+        }
+    }
+
+    /// Offsets between these two were never given, or not to what is known.
+    pub(super) fn cursors_jumped(&mut self, slot: u32, before: Offset, after: Offset) {
+        if self.channels.get(slot).is_some_and(|channel| channel.options.cursors) {
+            self.cursors.entry(slot).or_default().skipped(before, after.0 - before.0);
+        }
+    }
+
+    /// The log begins again.
+    pub(super) fn restart_cursors(&mut self, slot: u32) {
+        if let Some(cursors) = self.cursors.get_mut(&slot) {
+            cursors.restart();
+        }
+    }
+
     fn cursors_of(&self, channel: &str) -> Option<&Cursors> {
         self.cursors.get(self.names.get(channel)?).map(|cursors| &**cursors)
+    }
+}
+
+impl MemberCursorRecord {
+    pub fn of(named: &NamedCursor) -> MemberCursorRecord {
+        let NamedCursor { user, device, cursor: Cursor { received, read } } = named;
+        MemberCursorRecord { user: user.clone(), device: device.clone(), received: *received, read: *read }
+    }
+
+    pub fn named(&self) -> NamedCursor {
+        let MemberCursorRecord { user, device, received, read } = self;
+        NamedCursor {
+            user: user.clone(),
+            device: device.clone(),
+            cursor: Cursor { received: *received, read: *read },
+        }
     }
 }
 
@@ -309,3 +485,7 @@ fn page<'n>(names: impl Iterator<Item = &'n UserName>, after: &str, limit: usize
     behind.sort_unstable();
     MembersPage { users: behind.into_iter().cloned().collect(), total, more }
 }
+
+#[cfg(test)]
+#[path = "cursors_tests.rs"]
+mod tests;

@@ -177,7 +177,11 @@ impl OwnedChannels {
                 return Some(Released::Published(pending.ticket, self.release(owner, pending, kept, now)));
             }
             match self.store.take_done()? {
-                (ticket, Done::Appended(kept)) => self.appends.done(ticket, kept),
+                (ticket, Done::Appended(kept)) => {
+                    if !self.appends.done(ticket, kept) {
+                        return Some(Released::Cursors(ticket, kept));
+                    }
+                }
                 (ticket, Done::Read(publications)) => return Some(Released::Read(ticket, publications)),
             }
         }

@@ -25,6 +25,8 @@ use crate::record::{
 
 /// What a member or a key costs in a part beside its texts, in bytes, about.
 const ITEM_BYTES: usize = 32;
+/// Cursors of one part: about 100 KB.
+const CURSORS_IN_PART: usize = 2_000;
 /// Offsets above are no offsets of ours: a thousand publications a second take 290 million years to get there, and what
 /// follows them may be counted without a look at the end of the numbers.
 const OFFSET_MAX: u64 = u64::MAX / 2;
@@ -95,12 +97,16 @@ impl OwnedChannels {
             if bytes > PART_BYTES {
                 bytes = 0;
                 let members = std::mem::take(&mut members);
-                take(MembersPart { channel: channel.name.clone(), members, waiting: Vec::new() });
+                take(MembersPart { members, ..MembersPart::of(&channel.name) });
             }
         });
+        let (cursors, skipped) = self.cursor_records(slot);
+        for some in cursors.chunks(CURSORS_IN_PART) {
+            take(MembersPart { cursors: some.to_vec(), ..MembersPart::of(&channel.name) });
+        }
         let waiting = self.waiting_records(slot, now);
-        if !members.is_empty() || !waiting.is_empty() {
-            take(MembersPart { channel: channel.name.clone(), members, waiting });
+        if !members.is_empty() || !waiting.is_empty() || !skipped.is_empty() {
+            take(MembersPart { members, waiting, skipped, ..MembersPart::of(&channel.name) });
         }
     }
 
@@ -221,6 +227,8 @@ impl OwnedChannels {
             }
         }
         self.restore_waiting(slot, part.waiting, conn_of, written);
+        let skipped = (!part.skipped.is_empty()).then_some(part.skipped);
+        self.restore_cursors(slot, &part.cursors, skipped);
         self.settle(slot);
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::copying::{Copying, OFFSET_JUMP, StoredMoment, Taken};
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
 use crate::base::publication::Publication;
 use crate::base::time::Time;
+use crate::hub::cursors::CursorKey;
 use crate::hub::history::{Log, entry_bytes};
 use crate::hub::idempotency::Owner;
 use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
@@ -37,7 +38,14 @@ impl OwnedChannels {
             return false;
         }
         let begun = self.copying.take().filter(|copying| copying.number == number);
-        let mut copying = begun.unwrap_or(Copying { number, slot: 0, below: None, keys: None, unsent: None });
+        let mut copying = begun.unwrap_or(Copying {
+            number,
+            slot: 0,
+            below: None,
+            cursors: None,
+            keys: None,
+            unsent: None,
+        });
         let mut room = STEP_BYTES;
         while room > 0 {
             let Some((record, bytes)) = self.next_copied(&mut copying, at) else {
@@ -62,6 +70,20 @@ impl OwnedChannels {
         }
         while copying.slot < self.slots_used {
             let slot = copying.slot;
+            if let Some(after) = copying.cursors {
+                let (part, last) = self.cursors_copied(slot, after).unzip();
+                copying.cursors = last.flatten();
+                if copying.cursors.is_none() {
+                    (copying.slot, copying.below) = (slot + 1, None);
+                }
+                match part {
+                    Some(part) => {
+                        let bytes = ITEM_BYTES * part.cursors.len() + part.channel.len();
+                        return Some((StoredRecord::Cursors(part), bytes));
+                    }
+                    None => continue,
+                }
+            }
             let Some(channel) =
                 self.channels.get(slot).filter(|channel| channel.options.durable != Durable::No)
             else {
@@ -75,7 +97,7 @@ impl OwnedChannels {
             let first = copying.below.is_none();
             match oldest {
                 Some(oldest) => copying.below = Some(oldest),
-                None => (copying.slot, copying.below) = (slot + 1, None),
+                None => copying.cursors = Some(CursorKey::default()),
             }
             if first {
                 let bytes = bytes + ITEM_BYTES + channel.name.len();
@@ -140,6 +162,7 @@ impl OwnedChannels {
                 }
                 Taken::Yes
             }
+            StoredRecord::Cursors(stored) => self.take_cursors(stored, at),
             StoredRecord::Run(_) | StoredRecord::End | StoredRecord::Events(_) | StoredRecord::Blocks(_) => {
                 Taken::Yes
             }
@@ -148,13 +171,14 @@ impl OwnedChannels {
 
     /// Offsets of the channel may have been given that were not written.
     pub fn jump_stored(&mut self, channel: &str) {
-        if let Some((_, channel)) = self.known_mut(channel) {
+        if let Some((slot, channel)) = self.known_mut(channel) {
             let before = channel.position().offset;
             channel.sequencer.jump(OFFSET_JUMP);
             let after = channel.position().offset;
             if let Some(values) = channel.log.as_deref_mut().and_then(Log::values_mut) {
                 values.jumped(before, after);
             }
+            self.cursors_jumped(slot, before, after);
         }
     }
 
@@ -165,6 +189,7 @@ impl OwnedChannels {
             let version = channel.sequencer.version().map(|version| Version { ..version.clone() });
             channel.sequencer = Sequencer::at(Position { offset: Offset(0), epoch }, version);
             while self.drop_oldest(slot) {}
+            self.restart_cursors(slot);
             self.settle(slot);
         }
     }
@@ -238,7 +263,12 @@ impl OwnedChannels {
     }
 
     /// The slot of a channel whose epoch is that of `position`, made if it is unknown: where it stands then.
-    fn slot_of(&mut self, name: &ChannelName, position: Position, at: StoredMoment) -> Option<(u32, bool)> {
+    pub(super) fn slot_of(
+        &mut self,
+        name: &ChannelName,
+        position: Position,
+        at: StoredMoment,
+    ) -> Option<(u32, bool)> {
         let options =
             self.namespaces.resolve(name).ok().filter(|options| options.durable != Durable::No)?.clone();
         if position.epoch == Epoch::NONE {

@@ -239,11 +239,7 @@ impl Leaving<'_> {
     fn send_followed(&self, successor: &mut Successor, until: Instant) -> Result<(), Cause> {
         let Some(engine) = self.engine else { return Ok(()) };
         let names = engine.names().map_err(|problem| fault("failed", problem))?;
-        let parts = names.into_iter().map(|channel| MembersPart {
-            channel,
-            members: Vec::new(),
-            waiting: Vec::new(),
-        });
+        let parts = names.iter().map(MembersPart::of);
         for body in bodies(parts)? {
             successor.wire.send(Step::Followed, &body, &[], until)?;
             self.expect(successor, Step::Ack, until)?;
