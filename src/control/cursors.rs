@@ -2,19 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde::Serialize;
-
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, ShardId, UserName};
 use crate::control::api::{Api, channel_name};
 use crate::control::bodies::{CursorsBody, MembersBody, ReadByBody, UnreadBody};
+use crate::control::cursor_bodies::{CursorBody, CursorsAnswer, UnreadEntry, UnreadError};
 use crate::control::requests::ControlError;
-use crate::control::wire::{Answer, ErrorBody};
+use crate::control::wire::Answer;
 use crate::hub::cursors::AckKind;
-use crate::hub::owned::MembersPage;
-use crate::shard::control_request::ControlRequest;
-use crate::shard::control_request::cursors::{CursorsAsk, CursorsQuery, ReadByQuery};
-use crate::shard::owner::Owner;
+use crate::hub::requests::MembersPage;
+use crate::shard::control_request::cursors::{CursorsQuery, ReadByQuery};
+use crate::shard::control_request::{ControlRequest, CursorsAsk};
 
 /// Most members of one page, and users of one change: what a caller makes one answer cost.
 const MEMBERS_PAGE_MAX: usize = 10_000;
@@ -24,54 +22,6 @@ const MEMBERS_PAGE: usize = 1_000;
 const UNREAD_CHANNELS_MAX: usize = 1_000;
 /// Longest name of a user, bytes.
 const USER_BYTES_MAX: usize = 256;
-
-/// What stands in `result`.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum CursorsAnswer {
-    Cursors {
-        cursors: Vec<CursorBody>,
-        /// Where the log ends.
-        offset: u64,
-        /// Empty: nothing is known of the channel.
-        epoch: String,
-        /// `null` with the last page.
-        cursor: Option<String>,
-    },
-    Unread {
-        /// By channel.
-        unread: BTreeMap<String, UnreadEntry>,
-        /// Of all channels.
-        total: u64,
-    },
-    Users {
-        users: Vec<String>,
-        /// Of all pages.
-        total: usize,
-        /// `null` with the last page.
-        cursor: Option<String>,
-    },
-    Changed {
-        added: usize,
-        removed: usize,
-    },
-}
-
-#[derive(Debug, Serialize)]
-pub struct CursorBody {
-    user: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    device: Option<String>,
-    received: u64,
-    read: u64,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum UnreadEntry {
-    Known { unread: u64, read: u64, offset: u64 },
-    Wrong { error: ErrorBody },
-}
 
 impl From<MembersPage> for Answer {
     fn from(page: MembersPage) -> Answer {
@@ -117,13 +67,15 @@ impl Api {
         let user = UserName::from(body.user.as_str());
         let mut by_owner: BTreeMap<ShardId, BTreeSet<ChannelName>> = BTreeMap::new();
         let mut unread = BTreeMap::new();
-        let wrong = |error_code: ErrorCode| UnreadEntry::Wrong { error: error_code.into() };
+        let wrong = |error_code: ErrorCode| UnreadEntry::Wrong {
+            error: UnreadError { code: error_code.code(), message: error_code.message() },
+        };
         for channel in &body.channels {
-            match self.shards().router().owner(channel) {
-                Owner::Shard(shard) => {
+            match self.shards().router().owning_shard(channel) {
+                Some(shard) => {
                     by_owner.entry(shard).or_default().insert(channel.as_str().into());
                 }
-                Owner::Engine(_) => drop(unread.insert(channel.clone(), wrong(ErrorCode::NotAvailable))),
+                None => drop(unread.insert(channel.clone(), wrong(ErrorCode::NotAvailable))),
             }
         }
         let mut sent = Vec::with_capacity(by_owner.len());

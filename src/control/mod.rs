@@ -23,6 +23,7 @@ mod certificate;
 mod channels;
 mod compress;
 mod console;
+mod cursor_bodies;
 mod cursors;
 mod deliver;
 mod drain;

@@ -20,7 +20,7 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::Position;
 use crate::base::json::Object;
 use crate::base::publication::{ClientInfo, Contents, IS_REMOVED, KEY_TAG, PayloadForm, REMOVED_TAG};
-use crate::control::cursors::CursorsAnswer;
+use crate::control::cursor_bodies::CursorsAnswer;
 use crate::control::pushes::PushOutcome;
 use crate::hub::Publication;
 use crate::hub::limits::SPREAD_MS_MAX;

@@ -27,9 +27,8 @@ use crate::engine::nodes::Nodes;
 use crate::engine::posts::Posts;
 use crate::engine::redis::layout::server_of;
 use crate::engine::shared::{Limits, Shared};
-use crate::hub::owned::Acked;
 use crate::hub::requests::{
-    HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, Since, SinceEpoch,
+    Acked, HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, Since, SinceEpoch,
 };
 use crate::hub::{ChannelOptions, RecoveryMode};
 use crate::proto::centrifuge::shared::SharedPublication;

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
+use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, UserName};
 use crate::base::publication::SinceEpoch;
 
@@ -71,6 +72,15 @@ pub struct AckRequest {
     pub device: UserName,
     /// Bound: [`ACKS_MAX`].
     pub acks: Vec<Ack>,
+}
+
+/// Acknowledgements on their way to the owners of their channels.
+#[derive(Clone, Debug)]
+pub struct AckCall {
+    /// One for each channel.
+    pub requests: Vec<AckRequest>,
+    /// What is known already, by the places in the call. The others are to be filled in.
+    pub outcomes: Vec<Result<Cursor, ErrorCode>>,
 }
 
 /// A cursor and whose it is.
@@ -454,7 +464,7 @@ impl Names {
     }
 
     /// How many there are.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.numbers.len()
     }
 }

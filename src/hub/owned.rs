@@ -72,7 +72,6 @@ use crate::hub::options::Namespaces;
 use crate::hub::owned::channel::Channel;
 use crate::hub::owned::copying::Copying;
 pub use crate::hub::owned::copying::{OFFSET_JUMP, StoredMoment, Taken};
-pub use crate::hub::owned::cursors::{AckOutcome, Acked, CursorsPage, MembersPage, Unread};
 use crate::hub::presence::{Inserted, Roster};
 use crate::hub::requests::{
     History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, PresenceStats, Recovery,

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::fault::ErrorCode;
-use crate::base::ids::{ChannelName, ConnId, Position};
+use crate::base::ids::{ChannelName, ConnId, Offset, Position, UserName};
 use crate::base::publication::{ClientInfo, Contents, PayloadForm, Publication, Publications, Visibility};
 pub use crate::base::publication::{Since, SinceEpoch};
 use crate::base::time::Time;
 use crate::base::trace::TraceContext;
 use crate::hub::creators::Creator;
+use crate::hub::cursors::{AckRequest, Cursor, NamedCursor};
 use crate::hub::log_store::Ticket;
 
 /// How a publication is handed to those who are connected. What is kept and read later does not know of it.
@@ -176,6 +177,66 @@ pub enum ReadAnswer {
 pub struct PresenceStats {
     pub clients: u32,
     pub users: u32,
+}
+
+/// What the acknowledgements of one device in one channel came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acked {
+    /// By their places in the call.
+    pub outcomes: Vec<(u8, AckOutcome)>,
+    /// They hold when this is kept: [`OwnedChannels::take_released`](crate::hub::OwnedChannels::take_released) says so.
+    pub ticket: Option<Ticket>,
+}
+
+impl Acked {
+    /// Nothing of it is taken.
+    pub fn refused(ask: &AckRequest, error_code: ErrorCode) -> Acked {
+        let outcomes = ask.acks.iter().map(|ack| (ack.place, Err(error_code))).collect();
+        Acked { outcomes, ticket: None }
+    }
+
+    /// The store has kept what it had of it, or has not.
+    pub fn kept(mut self, kept: Result<(), ErrorCode>) -> Acked {
+        self.ticket = None;
+        if let Err(error_code) = kept {
+            for (_, outcome) in &mut self.outcomes {
+                *outcome = outcome.and(Err(error_code));
+            }
+        }
+        self
+    }
+}
+
+/// What the device has received by now, and what its user has read, on whichever device.
+pub type AckOutcome = Result<Cursor, ErrorCode>;
+
+/// Some cursors of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CursorsPage {
+    pub cursors: Vec<NamedCursor>,
+    /// Where the log ends. `None`: nothing is known of the channel.
+    pub position: Option<Position>,
+    /// Behind the last of these there are more.
+    pub more: bool,
+}
+
+/// Some members of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MembersPage {
+    /// In the order of names.
+    pub users: Vec<UserName>,
+    /// Of all pages together.
+    pub total: usize,
+    /// Behind the last of these there are more.
+    pub more: bool,
+}
+
+/// What a user has not read of a channel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    pub unread: u64,
+    pub read: Offset,
+    pub top: Offset,
 }
 
 /// What waited for the store is done.

@@ -17,20 +17,11 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{Offset, UserName};
 use crate::base::json;
 use crate::base::publication::SinceEpoch;
-use crate::hub::cursors::{ACKS_MAX, Ack, AckKind, AckRequest, Cursor, DEVICE_BYTES_MAX};
+use crate::hub::cursors::{ACKS_MAX, Ack, AckCall, AckKind, AckRequest, Cursor, DEVICE_BYTES_MAX};
 use crate::proto::centrifuge::command::Data;
 use crate::proto::centrifuge::reply::Reply;
 use crate::session::context::{Context, Effect, Failure};
 use crate::session::state::Session;
-
-/// Acknowledgements on their way to the owners of their channels.
-#[derive(Clone, Debug)]
-pub struct AckCall {
-    /// One for each channel.
-    pub requests: Vec<AckRequest>,
-    /// What is known already, by the places in the call. The others are to be filled in.
-    pub outcomes: Vec<Result<Cursor, ErrorCode>>,
-}
 
 #[derive(Deserialize)]
 struct Said<'a> {

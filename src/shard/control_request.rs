@@ -25,14 +25,16 @@ use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filters;
 use crate::base::histogram::Histogram;
-use crate::base::ids::{ChannelName, ClientId, ConnId, Position, ShardId, UserName};
+use crate::base::ids::{ChannelName, ClientId, ConnId, Offset, Position, ShardId, UserName};
 use crate::base::publication::{ClientInfo, Encoded};
 use crate::hub::Roster;
-use crate::hub::requests::{History, HistoryRequest, PresenceStats, PublishRequest, Since};
+use crate::hub::requests::{
+    CursorsPage, History, HistoryRequest, MembersPage, PresenceStats, PublishRequest, Since,
+};
 use crate::session::hook_call::{Answer, Denied, HookCall, Waiting};
 use crate::session::token::Overrides;
 use crate::session::tunnel::{Payload, TunnelAnswer, TunnelCall};
-use crate::shard::control_request::cursors::CursorsAsk;
+use crate::shard::control_request::cursors::{CursorsQuery, ReadByQuery, UnreadOutcome};
 use crate::shard::control_request::seen::{
     Busiest, ChannelSeen, ClosedPage, ClosedQuery, ConnectionsPage, ConnectionsQuery, StageTimes,
 };
@@ -237,6 +239,31 @@ pub struct ShardStats {
     pub counters: Vec<(&'static str, &'static str, u64)>,
     /// Faults by family and cause: what was refused, closed or dropped, and how often.
     pub faults: Vec<(&'static str, u64)>,
+}
+
+/// One ask about cursors.
+#[derive(Debug)]
+pub enum CursorsAsk {
+    Page(CursorsQuery, Reply<CursorsPage>),
+    /// Of channels whose owner is the asked shard, each with its own outcome, in order.
+    Unread(UserName, Vec<ChannelName>, Reply<Vec<UnreadOutcome>>),
+    ReadBy(ReadByQuery, Reply<MembersPage>),
+    Members(CursorsQuery, Reply<MembersPage>),
+    /// Makes users members that have everything up to the offset, or up to the top. Answers how many are new.
+    Add(ChannelName, Vec<UserName>, Option<Offset>, Reply<usize>),
+    /// Answers how many were members.
+    Remove(ChannelName, Vec<UserName>, Reply<usize>),
+}
+
+impl CursorsAsk {
+    pub fn refuse(self, error_code: ErrorCode) {
+        match self {
+            CursorsAsk::Page(_, reply) => reply.send(Err(error_code)),
+            CursorsAsk::Unread(_, _, reply) => reply.send(Err(error_code)),
+            CursorsAsk::ReadBy(_, reply) | CursorsAsk::Members(_, reply) => reply.send(Err(error_code)),
+            CursorsAsk::Add(_, _, _, reply) | CursorsAsk::Remove(_, _, reply) => reply.send(Err(error_code)),
+        }
+    }
 }
 
 /// One ask to one shard.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::base::fault::ErrorCode;
 use crate::base::ids::ConnId;
 use crate::hub::cursors::Cursor;
-use crate::hub::owned::Acked;
+use crate::hub::requests::Acked;
 use crate::shard::control_request::{Pushed, Reply};
 
 /// Answers an ask when the last of the messages it was split into is done with, by being dropped.

@@ -27,14 +27,13 @@ use crate::base::time::Time;
 use crate::hub::cursors::AckRequest;
 use crate::hub::followed::Item;
 use crate::hub::log_store::Ticket;
-use crate::hub::owned::{AckOutcome, Acked};
 use crate::hub::requests::{
-    History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, Pace, PresenceStats, PublishRequest,
-    Published, Read, ReadAnswer, Reading, Recovery, Released,
+    AckOutcome, Acked, History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, Pace, PresenceStats,
+    PublishRequest, Published, Read, ReadAnswer, Reading, Recovery, Released,
 };
 use crate::hub::{OwnedChannels, Roster};
-use crate::shard::control_request::cursors::{CursorsAsk, CursorsQuery, ReadByQuery};
-use crate::shard::control_request::{Busy, ControlRequest, Reply};
+use crate::shard::control_request::cursors::{CursorsQuery, ReadByQuery};
+use crate::shard::control_request::{Busy, ControlRequest, CursorsAsk, Reply};
 use crate::shard::emulated::{EmulationOutcome, ForeignCommands};
 use crate::shard::gather::{AckGather, Gather};
 

@@ -74,6 +74,14 @@ impl Router {
         }
     }
 
+    /// The shard that owns this channel. `None`: an engine does.
+    pub fn owning_shard(&self, channel: &str) -> Option<ShardId> {
+        match self.owner(channel) {
+            Owner::Shard(shard) => Some(shard),
+            Owner::Engine(_) => None,
+        }
+    }
+
     /// The shard that knows this user's connections.
     pub fn user_home(&self, user: &str) -> ShardId {
         self.shard_of(b'u', user)

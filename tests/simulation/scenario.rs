@@ -482,6 +482,7 @@ fn options(
             recovery_publications_max: prng.usize(1..50),
             channels_max: if channels_tight { prng.usize(1..6) } else { 1000 },
             client_channels_max: if channels_tight { prng.usize(1..6) } else { 1000 },
+            cursors_max: 1_000,
             idempotency_keys_max: 10_000,
             key_bytes_max: 64,
         },

@@ -3,76 +3,17 @@
 use super::OwnedChannels;
 use super::copying::{StoredMoment, Taken};
 use crate::base::fault::ErrorCode;
-use crate::base::ids::{ChannelName, Offset, Position, UserName};
+use crate::base::ids::{ChannelName, Offset, UserName};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
 use crate::hub::cursors::{AckKind, AckRequest, Cursor, CursorKey, Cursors, NamedCursor};
 use crate::hub::log_store::{Append, Durable, Ticket};
 use crate::hub::options::ChannelOptions;
+use crate::hub::requests::{AckOutcome, Acked, CursorsPage, MembersPage, Unread};
 use crate::record::{MemberCursorRecord, StoredCursors};
 
 /// Cursors of one entry of the store: about 100 KB.
 const CURSORS_STORED: usize = 2_000;
-
-/// What the acknowledgements of one device in one channel came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acked {
-    /// By their places in the call.
-    pub outcomes: Vec<(u8, AckOutcome)>,
-    /// They hold when this is kept: [`OwnedChannels::take_released`] says so.
-    pub ticket: Option<Ticket>,
-}
-
-impl Acked {
-    /// Nothing of it is taken.
-    pub fn refused(ask: &AckRequest, error_code: ErrorCode) -> Acked {
-        let outcomes = ask.acks.iter().map(|ack| (ack.place, Err(error_code))).collect();
-        Acked { outcomes, ticket: None }
-    }
-
-    /// The store has kept what it had of it, or has not.
-    pub fn kept(mut self, kept: Result<(), ErrorCode>) -> Acked {
-        self.ticket = None;
-        if let Err(error_code) = kept {
-            for (_, outcome) in &mut self.outcomes {
-                *outcome = outcome.and(Err(error_code));
-            }
-        }
-        self
-    }
-}
-
-/// What the device has received by now, and what its user has read, on whichever device.
-pub type AckOutcome = Result<Cursor, ErrorCode>;
-
-/// Some cursors of a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CursorsPage {
-    pub cursors: Vec<NamedCursor>,
-    /// Where the log ends. `None`: nothing is known of the channel.
-    pub position: Option<Position>,
-    /// Behind the last of these there are more.
-    pub more: bool,
-}
-
-/// Some members of a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MembersPage {
-    /// In the order of names.
-    pub users: Vec<UserName>,
-    /// Of all pages together.
-    pub total: usize,
-    /// Behind the last of these there are more.
-    pub more: bool,
-}
-
-/// What a user has not read of a channel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Unread {
-    pub unread: u64,
-    pub read: Offset,
-    pub top: Offset,
-}
 
 impl OwnedChannels {
     /// Moves the cursors of a device. The highest of what it says holds; a repeat changes nothing.

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use super::*;
 use crate::base::bytes::Bytes;
+use crate::base::ids::Position;
 use crate::base::prng::Prng;
 use crate::base::publication::SinceEpoch;
 use crate::hub::cursors::Ack;
@@ -177,7 +178,7 @@ fn the_bound_of_all_channels_holds_and_a_forgotten_channel_gives_its_part_back()
     }
     let month = NOW + Duration::from_secs(40 * 24 * 3600);
     while owned.sweep(month, 1000) {}
-    assert_eq!((owned.counts().cursors, owned.counts().channels, owned.cursor_names.len()), (0, 0, 0));
+    assert_eq!((owned.counts().cursors, owned.counts().channels, owned.cursor_names.count()), (0, 0, 0));
 }
 
 #[test]

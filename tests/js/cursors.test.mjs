@@ -1,0 +1,110 @@
+// Who has received and read what: acknowledgements by the unmodified SDK, asked of the API, and right after a kill.
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { describe, test } from 'node:test';
+
+import { Daemon, configuration, drivers } from './support/daemon.mjs';
+import { freePort } from './support/edge.mjs';
+import { sdk, subscribed, token } from './support/sdk.mjs';
+import { until } from './support/wait.mjs';
+
+const MEMBERS = 1000;
+const GROUPS = Array.from({ length: 10 }, (_, number) => `group:${number}`);
+
+const received = (channel, offset) => ({ channel, offset, kind: 'received' });
+const read = (channel, offset) => ({ channel, offset, kind: 'read' });
+
+const ack = async (client, acks, device) => (await client.rpc('trunkline.ack', { acks, device })).data.acks;
+const errors = (answers) => answers.map((answer) => answer.error?.code ?? 'ok');
+
+// Both drivers side by side.
+describe('cursors of members', { concurrency: true }, () => {
+  for (const driver of drivers) {
+    test(`a group on ${driver}: acknowledged in one call, counted, and the same after kill -9`, async () => {
+      const folder = mkdtempSync(path.join(tmpdir(), 'trunkline-cursors-'));
+      const port = await freePort();
+      const group = { name: 'group', durable: 'sync', cursors: true, history_size: 100, history_ttl: '10m', force_recovery: true };
+      const config = configuration({
+        store: { path: path.join(folder, 'store') },
+        namespace: [{ ...group, allow_subscribe_for_client: true, allow_history_for_client: true }],
+      });
+      const start = () => Daemon.start({ driver, config, listen: `127.0.0.1:${port}`, args: ['--shards', '3'] });
+      let daemon = await start();
+      const clients = [];
+      const device = (user) => {
+        const client = sdk(daemon.ws, { token: token(user) });
+        clients.push(client);
+        return client;
+      };
+      const unread = async (user, channels = GROUPS) => (await daemon.api('unread', { user, channels })).unread;
+      const message = (channel, data) => daemon.api('publish', { channel, data });
+
+      // A group of a thousand: each message is kept once.
+      const users = Array.from({ length: MEMBERS }, (_, number) => `u${String(number).padStart(4, '0')}`);
+      assert.deepEqual(await daemon.api('members', { channel: 'group:0', add: users }), { added: MEMBERS, removed: 0 });
+      for (const channel of GROUPS) for (let count = 1; count <= 5; count += 1) await message(channel, count);
+      const page = await daemon.api('members', { channel: 'group:0', limit: 3, cursor: 'u0001' });
+      assert.deepEqual(page, { users: ['u0002', 'u0003', 'u0004'], total: MEMBERS, cursor: 'u0004' });
+      assert.equal((await unread('u0500'))['group:0'].unread, 5);
+
+      // Two devices of one user. Ten groups in one call.
+      const phone = device('u0001');
+      const seen = await Promise.all(GROUPS.map((channel) => subscribed(phone, channel)));
+      const desktop = device('u0001');
+      const onDesktop = await subscribed(desktop, 'group:0');
+      const answers = await ack(phone, GROUPS.map((channel) => read(channel, 3)), 'phone');
+      assert.deepEqual(answers, GROUPS.map(() => ({ received: 3, read: 3 })));
+      assert.deepEqual(await ack(desktop, [received('group:0', 4)], 'desktop'), [{ received: 4, read: 3 }]);
+      assert.deepEqual(await ack(phone, [read('group:0', 1)], 'phone'), [{ received: 3, read: 3 }], 'a late one does nothing');
+
+      // What is wrong has its code, in its place.
+      const { epoch } = await daemon.api('cursors', { channel: 'group:0' });
+      const wrong = [
+        read('group:0', 6), { ...read('group:0', 1), epoch: 'other' }, { ...read('group:0', 1), epoch }, read('group:77', 1), read('plain', 0),
+        read('none:1', 0),
+      ];
+      assert.deepEqual(errors(await ack(phone, wrong, 'phone')), [107, 112, 'ok', 103, 108, 102]);
+      await assert.rejects(phone.rpc('trunkline.ack', { acks: Array(101).fill(read('group:0', 1)) }), { code: 106 });
+      await assert.rejects(phone.rpc('trunkline.ack', { acks: 'all' }), { code: 107 });
+      await assert.rejects(phone.rpc('trunkline.nothing', {}), { code: 104 });
+      assert.ok((await daemon.metrics()).get('trunkline_acks_refused_total') >= 2, 'what owners refuse is counted');
+
+      // Killed right after the answer: what was acknowledged is acknowledged.
+      await ack(phone, GROUPS.map((channel) => read(channel, 4)), 'phone');
+      desktop.disconnect();
+      process.kill(daemon.pid, 'SIGKILL');
+      daemon = await start();
+      const after = await unread('u0001');
+      assert.deepEqual(GROUPS.map((channel) => after[channel]), GROUPS.map(() => ({ unread: 1, read: 4, offset: 5 })));
+      assert.equal((await unread('u0500'))['group:0'].unread, 5);
+      assert.equal((await daemon.api('members', { channel: 'group:0', limit: 1 })).total, MEMBERS);
+      const { cursors } = await daemon.api('cursors', { channel: 'group:0', user: 'u0001' });
+      assert.deepEqual(cursors.sort((a, b) => b.received - a.received || (a.device < b.device ? -1 : 1)), [
+        { user: 'u0001', device: 'desktop', received: 4, read: 0 },
+        { user: 'u0001', device: 'phone', received: 4, read: 4 },
+      ]);
+      assert.deepEqual(await daemon.api('read_by', { channel: 'group:0', offset: 4 }), { users: ['u0001'], total: 1, cursor: null });
+      assert.equal((await daemon.api('read_by', { channel: 'group:0', offset: 4, kind: 'received' })).total, 1);
+
+      // The device that was away gets what it lacks, the other one nothing twice.
+      await message('group:0', 6);
+      await until(() => seen[0].seen.publications.some(({ offset }) => offset === 6), 'the phone gets it');
+      desktop.connect();
+      await until(() => onDesktop.seen.publications.length > 0, 'the desktop gets it');
+      assert.deepEqual(onDesktop.seen.publications.map(({ offset }) => offset), [6]);
+      assert.deepEqual(seen[0].seen.publications.map(({ offset }) => offset), [6]);
+
+      // Who is taken out is no member any more, also after the next kill.
+      assert.deepEqual(await daemon.api('members', { channel: 'group:0', remove: users.slice(10) }), { added: 0, removed: MEMBERS - 10 });
+      process.kill(daemon.pid, 'SIGKILL');
+      daemon = await start();
+      assert.equal((await daemon.api('members', { channel: 'group:0' })).total, 10);
+      clients.forEach((client) => client.disconnect());
+      assert.equal(await daemon.stop(), 0);
+      rmSync(folder, { recursive: true });
+    });
+  }
+});
