@@ -47,6 +47,8 @@ pub struct Entry<'a> {
     pub version_epoch: &'a str,
     /// Acknowledged when it is kept for good.
     pub sync: bool,
+    /// Its channel takes any bytes.
+    pub bytes: bool,
 }
 
 impl Entry<'_> {
@@ -59,6 +61,7 @@ impl Entry<'_> {
             key: self.key.into(),
             version: (self.version > 0).then_some(VersionRecord { number: self.version, epoch }),
             loose: !self.sync,
+            bytes: self.bytes,
         })
     }
 }

@@ -144,6 +144,11 @@ impl ChannelOptions {
         self.is_value() || self.history_size > 0 && !self.history_ttl.is_zero()
     }
 
+    /// Publications need not be JSON.
+    pub fn is_of_bytes(&self) -> bool {
+        self.payload == PayloadForm::Bytes
+    }
+
     pub fn is_value(&self) -> bool {
         self.kind == ChannelKind::Value
     }

@@ -36,6 +36,9 @@ record! {
         version: Option<VersionRecord>,
         /// Offsets above this one may have been given without being written.
         loose: bool,
+        ;
+        /// Its channel took any bytes.
+        bytes: bool = false,
     }
 
     /// A channel as it stands here. Older parts of its log follow, newest first, and the keys of all channels.
@@ -49,6 +52,8 @@ record! {
         ;
         /// Of a value channel: each key has its newest entry alone.
         values: Option<ValuesRecord> = None,
+        /// The entries may be any bytes.
+        bytes: bool = false,
     }
 
     /// An older part of the log, oldest first, of a channel that was written before.
@@ -58,6 +63,8 @@ record! {
         ;
         /// As the channel had it then.
         values: Option<ValuesRecord> = None,
+        /// The entries may be any bytes.
+        bytes: bool = false,
     }
 
     pub struct StoredKeys {

@@ -106,8 +106,9 @@ impl OwnedChannels {
             && (!ask.skip_history || ask.version > 0 || !key.is_empty());
         if is_stored {
             let sync = channel.options.durable != Durable::Async;
+            let bytes = channel.options.is_of_bytes();
             let (publication, version, version_epoch) = (&publication, ask.version, &*version_epoch);
-            let entry = Entry { publication, position, key, version, version_epoch, sync };
+            let entry = Entry { publication, position, key, version, version_epoch, sync, bytes };
             match self.store.append(entry, now) {
                 Append::Done => {}
                 Append::Refused(error_code) => {

@@ -11,7 +11,7 @@ use super::OwnedChannels;
 use super::channel::Channel;
 use super::copying::OFFSET_JUMP;
 use crate::base::ids::{ChannelName, ConnId, Epoch, Offset, Position};
-use crate::base::publication::{ClientInfo, PayloadForm, Visibility};
+use crate::base::publication::{ClientInfo, Visibility};
 use crate::base::time::Time;
 use crate::hub::creators::BUCKETS;
 use crate::hub::history::entry_bytes;
@@ -54,7 +54,7 @@ impl OwnedChannels {
                 .map(|version| VersionRecord { number: version.number, epoch: version.epoch.clone() }),
             active_until: Moment::of(channel.active_until, now),
             creator: channel.creator.map(|bucket| CreatorRecord { bucket }),
-            bytes: channel.options.payload == PayloadForm::Bytes,
+            bytes: channel.options.is_of_bytes(),
             log_end: channel
                 .log
                 .as_deref()
@@ -146,7 +146,7 @@ impl OwnedChannels {
         {
             return Err(RecordFault::Impossible("a channel"));
         }
-        let loses_log = record.bytes && options.payload == PayloadForm::Json;
+        let loses_log = record.bytes && !options.is_of_bytes();
         let active_until = record.active_until.at(written);
         let version = record
             .version

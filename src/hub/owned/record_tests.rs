@@ -7,6 +7,7 @@ use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{Position, ShardId, Sock};
 use crate::base::prng::Prng;
+use crate::base::publication::PayloadForm;
 use crate::hub::creators::Creator;
 use crate::hub::limits::IDEMPOTENCY_KEY_TTL;
 use crate::hub::requests::{HistoryRequest, JoinRequest, PublishRequest, Recovery, Since, SinceEpoch};

@@ -105,8 +105,9 @@ impl OwnedChannels {
             }
             if !entries.is_empty() {
                 let values = values_of(channel, &pending, &entries);
-                let channel = channel.name.clone();
-                return Some((StoredRecord::Log(StoredLog { channel, entries, values }), bytes));
+                let is_of_bytes = channel.options.is_of_bytes();
+                let part = StoredLog { channel: channel.name.clone(), entries, values, bytes: is_of_bytes };
+                return Some((StoredRecord::Log(part), bytes));
             }
         }
         let first = self.keys.first();
@@ -141,7 +142,9 @@ impl OwnedChannels {
             StoredRecord::Channel(stored) => self.take_channel(stored, at),
             StoredRecord::Log(part) => {
                 let Some(slot) = self.names.get(&part.channel).copied() else { return Taken::NotWanted };
-                self.take_older(slot, part.entries, part.values, at);
+                if !self.reads_none(slot, part.bytes) {
+                    self.take_older(slot, part.entries, part.values, at);
+                }
                 Taken::Yes
             }
             StoredRecord::Keys(part) => {
@@ -204,7 +207,7 @@ impl OwnedChannels {
     }
 
     fn take_publication(&mut self, stored: StoredPublication, at: StoredMoment) -> Taken {
-        let StoredPublication { channel, publication, position, key, version, .. } = stored;
+        let StoredPublication { channel, publication, position, key, version, bytes, .. } = stored;
         if position.offset == Offset(u64::MAX) || publication.epoch != position.epoch {
             return Taken::Wrong;
         }
@@ -216,6 +219,7 @@ impl OwnedChannels {
         };
         let Some((slot, is_new)) = self.slot_of(&channel, before, at) else { return Taken::NotWanted };
         let channel = self.channels.get_mut(slot).expect("known by now");
+        let is_unread = bytes && !channel.options.is_of_bytes();
         let is_value = channel.options.is_value();
         let (of_key, of_channel) = if is_value { (version, None) } else { (None, version) };
         if let Some(VersionRecord { number, epoch }) = of_channel {
@@ -235,7 +239,11 @@ impl OwnedChannels {
             let version = channel.sequencer.version().cloned();
             channel.sequencer = Sequencer::at(position, version);
             let publication = publication.publication(&channel.name);
-            self.take_entry(slot, publication, of_key, None, at);
+            match is_unread {
+                // What is before it would have a hole behind it.
+                true => while self.drop_oldest(slot) {},
+                false => self.take_entry(slot, publication, of_key, None, at),
+            }
         }
         if !key.is_empty() {
             self.take_key(slot, &key, position, time_ms, at);
@@ -245,7 +253,7 @@ impl OwnedChannels {
     }
 
     fn take_channel(&mut self, stored: StoredChannel, at: StoredMoment) -> Taken {
-        let StoredChannel { channel, position, version, entries, values, .. } = stored;
+        let StoredChannel { channel, position, version, entries, values, bytes, .. } = stored;
         let Some((slot, is_new)) = self.slot_of(&channel, position, at) else { return Taken::NotWanted };
         let channel = self.channels.get_mut(slot).expect("known by now");
         let is_behind = channel.position().offset != position.offset;
@@ -257,9 +265,16 @@ impl OwnedChannels {
         if is_behind {
             while self.drop_oldest(slot) {}
         }
-        self.take_older(slot, entries, values, at);
+        if !self.reads_none(slot, bytes) {
+            self.take_older(slot, entries, values, at);
+        }
         self.settle(slot);
         Taken::Yes
+    }
+
+    /// Bytes are nothing for those who read JSON: they go, positions stay.
+    fn reads_none(&self, slot: u32, bytes: bool) -> bool {
+        bytes && self.channels.get(slot).is_some_and(|channel| !channel.options.is_of_bytes())
     }
 
     /// The slot of a channel whose epoch is that of `position`, made if it is unknown: where it stands then.
@@ -406,6 +421,7 @@ fn head_of(channel: &Channel, pending: &[&Pending], entries: Vec<PublicationReco
         position: newest.unwrap_or(channel.position()),
         version: coming.or(seen),
         loose: channel.options.durable == Durable::Async,
+        bytes: channel.options.is_of_bytes(),
         entries,
     }
 }

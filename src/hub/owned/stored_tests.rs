@@ -8,10 +8,11 @@ use parking_lot::Mutex;
 use super::*;
 use crate::base::bytes::Bytes;
 use crate::base::prng::Prng;
+use crate::base::publication::PayloadForm;
 use crate::hub::creators::Creator;
 use crate::hub::log_store::{Append, Done, Entry, LogStore, ReadBack, Ticket};
 use crate::hub::requests::{HistoryRequest, PublishRequest};
-use crate::hub::{ChannelOptions, HubLimits, Namespaces};
+use crate::hub::{ChannelKind, ChannelOptions, HubLimits, Namespaces};
 
 const AT: StoredMoment = StoredMoment { now: Time(5_000_000_000), wall_ms: 1_000_000 };
 
@@ -53,13 +54,20 @@ impl LogStore for Shelf {
 }
 
 fn owner(store: Option<&Shelf>) -> OwnedChannels {
+    owner_of(store, PayloadForm::Json)
+}
+
+fn owner_of(store: Option<&Shelf>, payload: PayloadForm) -> OwnedChannels {
     let durable = ChannelOptions {
         history_size: 2000,
         history_ttl: Duration::from_secs(60),
         durable: Durable::Sync,
+        payload,
         ..ChannelOptions::default()
     };
-    let namespaces = Namespaces::new(durable, [("memory".into(), ChannelOptions::default())], 255);
+    let values = ChannelOptions { kind: ChannelKind::Value, ..durable.clone() };
+    let others = [("memory".into(), ChannelOptions::default()), ("values".into(), values)];
+    let namespaces = Namespaces::new(durable, others, 255);
     let seed = if store.is_some() { 9 } else { 10 };
     let owned = OwnedChannels::new(Arc::new(namespaces), HubLimits::default(), Prng::with_seed(seed));
     match store {
@@ -146,6 +154,59 @@ fn what_was_removed_and_what_is_over_does_not_come_back() {
     assert_eq!(publish(&mut later, "c", "3", "key", 0), top, "a key lives longer than that");
     let mut later = read(&records, StoredMoment { wall_ms: AT.wall_ms + 300_000, ..AT });
     assert_eq!(publish(&mut later, "c", "3", "key", 0).offset, top.offset.next());
+}
+
+/// Bytes are no publication for those who read JSON: they go with all that is before them, and positions go on. As they were
+/// written one after the other, from a copy, and from both.
+#[test]
+fn bytes_are_dropped_where_the_namespace_takes_json_now() {
+    let publish = |owned: &mut OwnedChannels, channel: &str, text: &'static [u8]| {
+        let tags = vec![("key".into(), "k".into())];
+        let ask = PublishRequest { tags, ..PublishRequest::new(channel.into(), Bytes::from_static(text)) };
+        owned.publish(ask, AT.now, AT.wall_ms).expect("it is taken").position.offset.0
+    };
+    let read_as = |payload, records: &[StoredRecord], shelf: &Shelf| {
+        let mut owned = owner_of(None, payload);
+        records.iter().for_each(|record| _ = owned.take_stored(record.clone(), AT));
+        owned.finish_stored().unwrap();
+        owned.with_store(Box::new(shelf.clone()))
+    };
+    let copied = |owned: &mut OwnedChannels, shelf: &Shelf| {
+        let before = shelf.0.lock().0.len();
+        shelf.0.lock().1 = 7;
+        while owned.copy_to_store(AT) {}
+        shelf.0.lock().0[before..].to_vec()
+    };
+    let offsets = |owned: &mut OwnedChannels, channel: &str| -> Vec<u64> {
+        history(owned, channel).0.iter().map(|(offset, _)| *offset).collect()
+    };
+    for channel in ["c", "values:c"] {
+        let shelf = Shelf::default();
+        let mut json = owner(Some(&shelf));
+        assert_eq!(publish(&mut json, channel, b"1"), 1);
+        let mut of_bytes = read_as(PayloadForm::Bytes, &shelf.0.lock().0.clone(), &shelf);
+        assert_eq!(offsets(&mut of_bytes, channel), [1], "JSON is bytes");
+        assert_eq!(publish(&mut of_bytes, channel, b"\xff\n"), 2);
+        assert_eq!(publish(&mut of_bytes, channel, b"\xfe\n"), 3);
+        let entries = shelf.0.lock().0.clone();
+        let copy = copied(&mut of_bytes, &shelf);
+        for records in [entries.clone(), copy.clone(), [entries, copy].concat()] {
+            let kept = Shelf(Arc::new(Mutex::new((records.clone(), 0))));
+            let mut json = read_as(PayloadForm::Json, &records, &kept);
+            assert_eq!(offsets(&mut json, channel), [0_u64; 0], "{channel}");
+            assert_eq!(history(&mut json, channel).1.offset, Offset(3));
+            assert_eq!(publish(&mut json, channel, b"4"), 4);
+            let mut again = read_as(PayloadForm::Json, &kept.0.lock().0.clone(), &kept);
+            assert_eq!(offsets(&mut again, channel), [4], "{channel}");
+            let copy = copied(&mut again, &kept);
+            for records in [copy.clone(), [kept.0.lock().0.clone(), copy].concat()] {
+                let mut last = read_as(PayloadForm::Json, &records, &kept);
+                assert_eq!(offsets(&mut last, channel), [4], "{channel}");
+                let mut bytes = read_as(PayloadForm::Bytes, &records, &kept);
+                assert_eq!(offsets(&mut bytes, channel)[0], 4, "the newest stands first");
+            }
+        }
+    }
 }
 
 /// What is missing in the middle is said, and who is before it does not recover; what jumps on purpose is no hole.
