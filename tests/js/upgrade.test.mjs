@@ -7,7 +7,7 @@ import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
-import { freePort } from './support/edge.mjs';
+import { freePort } from './support/ports.mjs';
 import { forms, over, sdk, subscribed, transports } from './support/sdk.mjs';
 import { RawSocket } from './support/socket.mjs';
 import { Authority, startSecure, trusting } from './support/tls.mjs';
@@ -243,6 +243,11 @@ for (const driver of drivers) {
       running.add(pid);
       await daemon.publish('news', 1);
       await until(() => seen.length === 1, 'it has come');
+      // The old process ends by itself, and not because it has waited long enough.
+      assert.equal(await daemon.exited(), 0);
+      assert.doesNotMatch(daemon.output, /has not settled/);
+      await daemon.publish('news', 2);
+      await until(() => seen.length === 2, 'it has come as well');
       assert.deepEqual([client.log.disconnected, client.log.errors], [[], []]);
       client.disconnect();
       process.kill(pid, 'SIGTERM');

@@ -246,7 +246,7 @@ impl Arriving {
                     break;
                 }
             }
-            drop(wire);
+            wire.end();
         });
         tracing::info!(
             "took over {} connections and {} channels; clients waited {} ms",

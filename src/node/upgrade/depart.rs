@@ -82,7 +82,11 @@ pub(in crate::node) fn depart(
     while shards.count() < router.shards() && Instant::now() < until {
         thread::sleep(Duration::from_millis(1));
     }
-    moved.successor.wait_settled(Instant::now() + SETTLE_MAX);
+    if !moved.successor.wait_settled(Instant::now() + SETTLE_MAX) {
+        tracing::warn!(
+            "upgrade: the new process has not settled in {SETTLE_MAX:?}: this one ends all the same"
+        );
+    }
     crate::telemetry::flush(LOG_PATIENCE);
     // Without destructors: what they would close is the other process's.
     std::process::exit(0)

@@ -119,12 +119,15 @@ impl Successor {
         self.child = None;
     }
 
-    /// Waits until it has settled, or has ended.
-    pub fn wait_settled(&mut self, until: Instant) {
-        while Instant::now() < until
-            && self.wire.wait_readable(until).is_ok()
-            && self.wire.try_receive().is_ok()
-        {}
+    /// Waits until it has settled, or has ended. False: neither has happened by then.
+    pub fn wait_settled(&mut self, until: Instant) -> bool {
+        loop {
+            match self.wire.wait_readable(until) {
+                Ok(true) if self.wire.try_receive().is_ok() => {}
+                Ok(false) => return false,
+                Ok(true) | Err(_) => return true,
+            }
+        }
     }
 }
 

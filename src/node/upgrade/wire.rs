@@ -20,7 +20,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown,
+    socketpair,
 };
 
 use crate::record::{RECORD_BYTES_MAX, Record, RecordFault, read, write};
@@ -338,6 +339,12 @@ impl Wire {
             Err(WireFault::TimedOut) => Ok(false),
             Err(fault) => Err(fault),
         }
+    }
+
+    /// Nothing more is sent, also by a copy of its descriptor: standard input of a process that was started with it is one.
+    pub fn end(self) {
+        // An error means that the other process has ended.
+        let _ = shutdown(&self.socket, Shutdown::Write);
     }
 
     fn wait(&self, flags: PollFlags, until: Instant) -> Result<(), WireFault> {

@@ -232,6 +232,13 @@ export class Daemon {
     return within(this.#ended, `the process ends; it said:\n${this.#output}`);
   }
 
+  /** Resolves with the exit code when this process is gone, whatever has its output now. */
+  async exited() {
+    const gone = () => this.#child.exitCode !== null || this.#child.signalCode !== null;
+    await until(gone, () => `the process ends; it said:\n${this.#output}`);
+    return this.#child.exitCode ?? this.#child.signalCode;
+  }
+
   signal(name) {
     this.#child.kill(name);
   }
