@@ -19,9 +19,9 @@ use crate::control::ApiSocket;
 use crate::driver::listener::{Bind, ListenerOptions, UnixSocket, find_occupant};
 use crate::record::{ListenerRecord, ListenerUse};
 
-/// With io_uring the kernel closes a listener up to 50 ms after the end of a killed process; a loaded host takes longer.
-/// Who starts a second daemon by mistake waits for it as well.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// With io_uring the kernel closes a listener up to 50 ms after the end of a killed process. A host with ten processes for each
+/// core took more than 2 s. Who starts a second daemon by mistake waits for it as well.
+const PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_micros(500);
 /// Callers of the API that wait to be accepted.
 const BACKLOG: i32 = 1024;
