@@ -5,21 +5,13 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
-import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
 import { API_KEY, Daemon, configuration, drivers } from './support/daemon.mjs';
+import { freePort } from './support/ports.mjs';
 import { until } from './support/wait.mjs';
-
-async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  await once(server.close(), 'close');
-  return port;
-}
 
 const nginx = (directory, port, daemon) => `
   user root; worker_processes 1; daemon off; pid ${directory}/pid; error_log stderr warn;

@@ -5,7 +5,7 @@ import { execFile } from 'node:child_process';
 import { test } from 'node:test';
 
 import { Daemon, binary, drivers } from './support/daemon.mjs';
-import { freePort } from './support/redis.mjs';
+import { freePort } from './support/ports.mjs';
 
 /** Runs a command with nothing but a path in its environment. */
 const run = (...words) => new Promise((resolve) => {

@@ -13,7 +13,8 @@ import { promisify } from 'node:util';
 import WebSocket from 'ws';
 
 import { API_KEY, binary, drivers } from './support/daemon.mjs';
-import { Front, admitting, blocks, daemonOf, freePort, replaced } from './support/edge.mjs';
+import { Front, admitting, blocks, daemonOf, replaced } from './support/edge.mjs';
+import { freePort } from './support/ports.mjs';
 import { received, sdk, subscribed, token } from './support/sdk.mjs';
 import { Authority, fingerprint, trusting } from './support/tls.mjs';
 import { until, within } from './support/wait.mjs';

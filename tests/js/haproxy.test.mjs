@@ -4,12 +4,12 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, describe, it } from 'node:test';
 
 import { Daemon, drivers } from './support/daemon.mjs';
+import { freePort } from './support/ports.mjs';
 import { until } from './support/wait.mjs';
 
 /** A backend for each way to check; `port` is the daemon's. */
@@ -27,6 +27,7 @@ global
 defaults
  mode http
  timeout connect 5s
+ timeout check 5s
  timeout client 30s
  timeout server 30s
 ${Object.entries(checks).map(([name, check], at) => `
@@ -38,14 +39,6 @@ backend b_${name}
  server one 127.0.0.1:${port} check inter 100ms fall 1 rise 2`).join('\n')}
 `;
 
-async function freePorts(count) {
-  const servers = Array.from({ length: count }, () => net.createServer().listen(0, '127.0.0.1'));
-  await Promise.all(servers.map((server) => once(server, 'listening')));
-  const ports = servers.map((server) => server.address().port);
-  await Promise.all(servers.map((server) => once(server.close(), 'close')));
-  return ports;
-}
-
 for (const driver of drivers) {
   describe(`behind HAProxy on ${driver}`, () => {
     let daemon;
@@ -56,7 +49,7 @@ for (const driver of drivers) {
 
     before(async () => {
       daemon = await Daemon.start({ driver });
-      ports = await freePorts(Object.keys(checks).length);
+      ports = await Promise.all(Object.keys(checks).map(freePort));
       directory = mkdtempSync(path.join(tmpdir(), 'trunkline-haproxy-'));
       const file = path.join(directory, 'haproxy.cfg');
       writeFileSync(file, configuration(ports, daemon.port));

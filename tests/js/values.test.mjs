@@ -8,7 +8,7 @@ import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
 import { API_KEY, Daemon, binary, configuration, drivers } from './support/daemon.mjs';
-import { freePort } from './support/edge.mjs';
+import { freePort } from './support/ports.mjs';
 import { runs, sdk, token, watch } from './support/sdk.mjs';
 import { until } from './support/wait.mjs';
 

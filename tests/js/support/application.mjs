@@ -3,12 +3,12 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { Daemon } from './daemon.mjs';
+import { freePort } from './ports.mjs';
 import { until, within } from './wait.mjs';
 
 const folder = fileURLToPath(new URL('../../backends/', import.meta.url));
@@ -94,15 +94,6 @@ export class Application {
     if (this.#directory) rmSync(this.#directory, { recursive: true, force: true });
     return code;
   }
-}
-
-async function freePort() {
-  const server = createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 // A failed test must not leave its backend behind.

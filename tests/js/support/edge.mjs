@@ -30,15 +30,6 @@ export function replaced(text, changes) {
   return text;
 }
 
-export async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
-}
-
 /**
  * A daemon of a block. Its secrets are files of `authority`'s folder, and its clients may subscribe.
  * @param {object} changes further names and paths of the block

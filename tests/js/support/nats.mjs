@@ -4,7 +4,7 @@ import { spawn } from 'node:child_process';
 import { generateKeyPairSync, sign } from 'node:crypto';
 import { connect } from 'node:net';
 
-import { freePort } from './redis.mjs';
+import { freePort } from './ports.mjs';
 import { until } from './wait.mjs';
 
 const running = new Set();

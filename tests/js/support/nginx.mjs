@@ -7,6 +7,7 @@ import net from 'node:net';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 
+import { freePort } from './ports.mjs';
 import { until } from './wait.mjs';
 
 const docs = new URL('../../../docs/transports.md', import.meta.url);
@@ -15,15 +16,6 @@ const docs = new URL('../../../docs/transports.md', import.meta.url);
 function documented() {
   const blocks = [...readFileSync(docs, 'utf8').matchAll(/```nginx\n([^]*?)```/g)].map(([, text]) => text);
   return { location: blocks[0], map: blocks[1], upstream: blocks[2] };
-}
-
-async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await once(server, 'listening');
-  const { port } = server.address();
-  server.close();
-  await once(server, 'close');
-  return port;
 }
 
 export class Nginx {
