@@ -123,8 +123,12 @@ for (const driver of drivers) {
         assert.deepEqual(answers, {
           published: true, called: { method: 'sum' }, stats: { numClients: 1, numUsers: 1 }, present: [name], history: [{ from: 'page' }],
         });
-        for (const n of [1, 2, 3]) await publish('delta', name, { padding, n });
         for (const n of [1, 2, 3]) await publish('filtered', name, n, { k: n === 2 ? 'no' : 'yes' });
+      }
+      // One after the other: a page that is behind gets what it missed without deltas.
+      for (const n of [1, 2, 3]) {
+        for (const name of pages.keys()) await publish('delta', name, { padding, n });
+        await meet(pages, (wanted) => window.seen.got.delta.length === wanted, n);
       }
       await meet(pages, () => window.seen.got.delta.length === 3 && window.seen.got.filtered.length === 2);
       for (const page of pages.values()) {
