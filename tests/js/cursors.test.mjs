@@ -7,7 +7,7 @@ import path from 'node:path';
 import { describe, test } from 'node:test';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
-import { freePort } from './support/edge.mjs';
+import { freePort } from './support/ports.mjs';
 import { sdk, subscribed, token } from './support/sdk.mjs';
 import { until } from './support/wait.mjs';
 
