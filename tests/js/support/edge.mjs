@@ -10,6 +10,8 @@ import { mkdirSync } from 'node:fs';
 import { API_KEY, Daemon, TOKEN_SECRET } from './daemon.mjs';
 import { until } from './wait.mjs';
 
+export { freePort } from './ports.mjs';
+
 const docs = readFileSync(new URL('../../../docs/edge.md', import.meta.url), 'utf8');
 
 /** The blocks of one language below a heading, up to the next heading; a comment of a script has one # only. */
