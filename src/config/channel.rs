@@ -9,7 +9,7 @@ use crate::base::rewind::Rewind;
 use crate::config::table::{Key, Section, section};
 use crate::config::value::{Given, Setting};
 use crate::hub::log_store::Durable;
-use crate::hub::{ChannelKind, ChannelOptions, GapPolicy, PresenceBy, RecoveryMode};
+use crate::hub::{ChannelKind, ChannelOptions, Deliver, GapPolicy, PresenceBy, RecoveryMode};
 use crate::session::permissions::PERMISSIONS;
 use crate::session::rules::{ChannelRules, NamespaceOptions};
 
@@ -46,6 +46,9 @@ section! {
         /// Most members of a channel in which join and leave events are sent: with more, `presence_stats` tells how many there are.
         /// 0: any number. Not with an engine.
         join_leave_members_max: u32;
+        /// A channel of kind "value" that hears how many are subscribed to each channel: by its name as key, at most once a second
+        /// each. With presence the number of users as well. Not with an engine.
+        occupancy: Option<String>, example "\"lobby:rooms\"";
         /// What happens to a subscriber that falls behind what is kept: "tell" it that state is lost,
         /// skip to the "latest" publication, or "close" its connection as slow.
         gap: GapPolicy;
@@ -64,6 +67,10 @@ section! {
         /// subscriber: less cpu a message at high rates for as much more latency. A publication after a pause leaves
         /// at once. 0: none waits.
         batch_max_delay: Duration;
+        /// What subscribers get of a publication: "publication" is all of it; "notice" is its position alone, with `null` for data: of
+        /// several that come together the last; "notice_with_ping" is the same together with the next ping of each connection, so that
+        /// it costs no packet of its own. Clients read the history when they want to. Needs history. Taken by a restart alone.
+        deliver: Deliver;
         /// A subscriber gets what has come at most once in this time, in one write: of kind "value" the newest of each key, of a
         /// stream all of it. A token, a hook, the API or the query of a client without an SDK may slow one subscription down further. At
         /// most an hour. 0: as it comes.

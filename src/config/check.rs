@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::base::limits::{DRAIN_MAX, HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
+use crate::config::channel_check::{check_channel, check_occupancy};
 use crate::config::dated::FURTHER_SECRETS_MAX;
 use crate::config::engine_check::check_engine;
 use crate::config::events::check_events;
@@ -20,10 +21,7 @@ use crate::config::tls::check_tls;
 use crate::config::traces_check::check_traces;
 use crate::config::tunnels::check_tunnels;
 use crate::config::value::Size;
-use crate::hub::cursors::CURSORS_MAX;
-use crate::hub::limits::{BATCH_DELAY_MAX, DELIVER_EVERY_MAX, KEY_BYTES_MAX, KEYS_MAX};
 use crate::hub::log_store::Durable;
-use crate::hub::{GapPolicy, RecoveryMode};
 use crate::session::origins::OriginPattern;
 use crate::session::permissions::{Deed, Permission, Who};
 use crate::session::rules::NamespaceOptions;
@@ -32,8 +30,6 @@ use crate::session::token::keys::{Key, KeyFault};
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
 const BODY_BYTES_MAX: Size = Size::mib(64);
 const MESSAGE_BYTES_MAX: Size = Size::mib(16);
-/// Longest time that somebody who has left stays in presence: channels that nobody needs are kept for about as long.
-const LEAVE_DELAY_MAX: Duration = Duration::from_secs(600);
 /// The files hold at least a few segments: one that is written, and some of a copy beside those that it replaces.
 const SEGMENTS_MIN: u64 = 8;
 /// Longest patience with connections of HTTP: what idles for a day is forgotten on the other side.
@@ -205,6 +201,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         );
         check_channel(&namespace.options, &path, &mut require);
     }
+    check_occupancy(config, &mut require);
     check_admission(&config.admission, &mut require);
     check_store(config, &mut require);
     check_hooks(config, &mut require);
@@ -294,102 +291,6 @@ fn check_personal_channel(config: &Config, require: &mut impl FnMut(bool, &str, 
              set allow_user_limited_channels there as well",
             Permission::key_of(Deed::Subscribe, Who::Client)
         ),
-    );
-}
-
-fn check_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
-    let channel = &options.channel;
-    require(
-        channel.history_size == 0 || channel.keeps_history(),
-        &format!("{path}.history_size"),
-        "needs history_ttl, or nothing is kept",
-    );
-    require(
-        channel.leave_delay.is_zero() || channel.join_leave,
-        &format!("{path}.leave_delay"),
-        "needs join_leave: it is about leave events",
-    );
-    require(
-        channel.leave_delay <= LEAVE_DELAY_MAX,
-        &format!("{path}.leave_delay"),
-        "must be at most 10m: who has left is kept for so long",
-    );
-    require(
-        !options.rules.force_recovery || channel.keeps_history(),
-        &format!("{path}.force_recovery"),
-        "needs history_size and history_ttl",
-    );
-    require(
-        options.rules.rewind.is_none() || channel.keeps_history(),
-        &format!("{path}.rewind"),
-        "needs history_size and history_ttl",
-    );
-    require(
-        channel.history_meta_ttl >= channel.history_ttl,
-        &format!("{path}.history_meta_ttl"),
-        "must be at least history_ttl, or a kept publication would outlive its position",
-    );
-    require(
-        channel.batch_max_delay <= BATCH_DELAY_MAX,
-        &format!("{path}.batch_max_delay"),
-        "must be at most 1s: subscribers wait for it",
-    );
-    require(
-        channel.deliver_every <= DELIVER_EVERY_MAX,
-        &format!("{path}.deliver_every"),
-        "must be at most 1h: who hears less often reads the history",
-    );
-    require(
-        !channel.cursors || !channel.is_value(),
-        &format!("{path}.cursors"),
-        "are of streams: values are not read one after the other",
-    );
-    require(
-        !channel.cursors || channel.keeps_history(),
-        &format!("{path}.cursors"),
-        "needs history_size and history_ttl: who comes back gets what it lacks from there",
-    );
-    require(
-        (1..=CURSORS_MAX).contains(&channel.cursors_max),
-        &format!("{path}.cursors_max"),
-        "must be from 1 to 100000: a look at who has read what walks all of them",
-    );
-    if channel.is_value() {
-        check_value_channel(options, path, require);
-    }
-}
-
-/// What is of streams, and what keys may be.
-fn check_value_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
-    let NamespaceOptions { channel, rules } = options;
-    let all = "is of streams: with kind \"value\" every subscriber gets all values";
-    require(
-        channel.history_size == 0,
-        &format!("{path}.history_size"),
-        "is of streams: with kind \"value\" it is keys_max",
-    );
-    require(channel.recovery_mode == RecoveryMode::Stream, &format!("{path}.recovery_mode"), all);
-    require(!rules.auto_cache_recover, &format!("{path}.auto_cache_recover"), all);
-    require(rules.rewind.is_none(), &format!("{path}.rewind"), all);
-    require(
-        channel.gap != GapPolicy::Latest,
-        &format!("{path}.gap"),
-        "\"latest\" is of streams: with kind \"value\" who lags skips to the newest of each key",
-    );
-    require(
-        !rules.allow_delta,
-        &format!("{path}.allow_delta"),
-        "is of streams: the publication before is another key's",
-    );
-    require(
-        (1..=KEYS_MAX).contains(&channel.keys_max),
-        &format!("{path}.keys_max"),
-        "must be from 1 to 100000: a new subscriber gets all values at once",
-    );
-    require(
-        (1..=KEY_BYTES_MAX).contains(&channel.key_bytes_max),
-        &format!("{path}.key_bytes_max"),
-        "must be from 1 to 1024: a key goes out with each value",
     );
 }
 

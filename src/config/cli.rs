@@ -28,8 +28,8 @@ use crate::config::places::Listener;
 use crate::config::sections::Config;
 use crate::config::store_command;
 pub use crate::config::store_command::{StoreJob, StoreTask};
-use crate::config::storm;
 use crate::config::value::{Given, Setting as _};
+use crate::config::{snapshot, storm};
 
 /// Longest configuration file that is read, in bytes. A larger one is some other file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -234,6 +234,7 @@ pub fn interpret(
                         start.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
                     let notes: String = storm::sentences(&start.config)
                         .iter()
+                        .chain(&snapshot::sentences(&start.config))
                         .map(|note| format!("note: {note}\n"))
                         .collect();
                     let places = places(&start.config);

@@ -91,6 +91,10 @@ fn check_namespace(
     require(!channel.is_value(), &format!("{path}.kind"), of_node);
     let of_one = "are of channels of one node alone: the engine keeps none";
     require(!channel.cursors, &format!("{path}.cursors"), of_one);
+    let of_node = "is of the subscribers at one node alone: not with an engine";
+    require(channel.occupancy.is_none(), &format!("{path}.occupancy"), of_node);
+    let of_node = "notices are of channels of one node alone: not with an engine";
+    require(!channel.is_notice(), &format!("{path}.deliver"), of_node);
     if kind != EngineKind::Nats {
         return;
     }

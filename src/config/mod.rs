@@ -7,6 +7,7 @@
 pub mod authorities;
 pub mod centrifugo;
 mod channel;
+mod channel_check;
 mod check;
 pub mod cli;
 mod dated;
@@ -35,6 +36,7 @@ mod secrets;
 mod sections;
 mod shares;
 mod shutdown;
+mod snapshot;
 mod store;
 mod store_command;
 pub mod storm;

@@ -70,7 +70,7 @@ const LIVE: &[&str] = &[
 
 /// Of a namespace, what a running node does not take. What was given to clients must not be taken back by what is written from
 /// now on, clients that read JSON must not get bytes, and a log is of one kind.
-const FIXED: &[&str] = &["durable", "payload", "presence_by", "kind"];
+const FIXED: &[&str] = &["durable", "payload", "presence_by", "kind", "deliver"];
 
 /// One difference.
 #[derive(Clone, Debug, PartialEq, Eq)]

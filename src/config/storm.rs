@@ -47,7 +47,7 @@ fn sentence(options: &NamespaceOptions) -> Option<String> {
 }
 
 /// With a comma before every three digits.
-fn grouped(number: u64) -> String {
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

@@ -12,7 +12,7 @@ use crate::base::rewind::Rewind;
 use crate::base::trusted::AddressField;
 use crate::hub::log_store::Durable;
 use crate::hub::users::UserPolicy;
-use crate::hub::{ChannelKind, GapPolicy, PresenceBy, RecoveryMode};
+use crate::hub::{ChannelKind, Deliver, GapPolicy, PresenceBy, RecoveryMode};
 
 /// A value as its source gave it.
 #[derive(Clone, Debug, PartialEq)]
@@ -461,6 +461,9 @@ word_settings!(PresenceBy, "\"client\" or \"user\"",
     "client" => PresenceBy::Client, "user" => PresenceBy::User);
 word_settings!(ChannelKind, "\"stream\" or \"value\"",
     "stream" => ChannelKind::Stream, "value" => ChannelKind::Value);
+word_settings!(Deliver, "\"publication\", \"notice\" or \"notice_with_ping\"",
+    "publication" => Deliver::Publication, "notice" => Deliver::Notice,
+    "notice_with_ping" => Deliver::NoticeWithPing);
 word_settings!(RecoveryMode, "\"stream\" or \"cache\"",
     "stream" => RecoveryMode::Stream, "cache" => RecoveryMode::Cache);
 word_settings!(Durable, "\"no\", \"async\" or \"sync\"",

@@ -129,6 +129,8 @@ pub enum Then {
 #[derive(Debug)]
 pub enum To<T> {
     Connection(ConnId, u32),
+    /// Of a publication alone: with its position.
+    Receipt(ConnId, u32),
     Control(Reply<T>),
 }
 

@@ -177,7 +177,14 @@ impl Keeper {
                 self.forget_if_unused(&channel);
             }
             OwnerRequest::Renew { channel, conn, info } => self.renew(&channel, conn, info),
-            OwnerRequest::Publish { conn, id, ask } => self.publish(ask, To::Connection(conn, id)),
+            OwnerRequest::Publish { conn, id, ask, receipt: false } => {
+                self.publish(ask, To::Connection(conn, id));
+            }
+            OwnerRequest::Publish { conn, id, ask, receipt: true } => {
+                self.publish(ask, To::Receipt(conn, id))
+            }
+            // Value channels are refused with an engine.
+            OwnerRequest::Occupancy { .. } => {}
             OwnerRequest::History { conn, id, ask } => self.history(ask, To::Connection(conn, id)),
             OwnerRequest::Read { by, read } => self.read(by, read),
             // The configuration has no cursors with an engine.
@@ -344,7 +351,12 @@ impl Keeper {
 
     pub(super) fn answer_publish(&mut self, to: To<Position>, outcome: Result<Position, ErrorCode>) {
         match to {
-            To::Connection(conn, id) => self.posts.answer(OwnerAnswer::Published { conn, id, outcome }),
+            To::Connection(conn, id) => {
+                self.posts.answer(OwnerAnswer::Published { conn, id, outcome, receipt: false });
+            }
+            To::Receipt(conn, id) => {
+                self.posts.answer(OwnerAnswer::Published { conn, id, outcome, receipt: true });
+            }
             To::Control(reply) => reply.send(outcome),
         }
     }
@@ -388,7 +400,9 @@ impl Keeper {
         outcome: Result<crate::hub::requests::History, ErrorCode>,
     ) {
         match to {
-            To::Connection(conn, id) => self.posts.answer(OwnerAnswer::History { conn, id, outcome }),
+            To::Connection(conn, id) | To::Receipt(conn, id) => {
+                self.posts.answer(OwnerAnswer::History { conn, id, outcome });
+            }
             To::Control(reply) => reply.send(outcome),
         }
     }
@@ -607,7 +621,9 @@ impl Keeper {
         outcome: Result<Arc<crate::hub::Roster>, ErrorCode>,
     ) {
         match to {
-            To::Connection(conn, id) => self.posts.answer(OwnerAnswer::Presence { conn, id, outcome }),
+            To::Connection(conn, id) | To::Receipt(conn, id) => {
+                self.posts.answer(OwnerAnswer::Presence { conn, id, outcome });
+            }
             To::Control(reply) => reply.send(outcome),
         }
     }
@@ -618,7 +634,9 @@ impl Keeper {
         outcome: Result<crate::hub::requests::PresenceStats, ErrorCode>,
     ) {
         match to {
-            To::Connection(conn, id) => self.posts.answer(OwnerAnswer::PresenceStats { conn, id, outcome }),
+            To::Connection(conn, id) | To::Receipt(conn, id) => {
+                self.posts.answer(OwnerAnswer::PresenceStats { conn, id, outcome });
+            }
             To::Control(reply) => reply.send(outcome),
         }
     }

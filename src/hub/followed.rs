@@ -47,6 +47,7 @@ use crate::hub::deadlines::Deadlines;
 use crate::hub::followed::channel::{Lane, relocate};
 use crate::hub::followed::sequence::{Filled, Sequence, Verdict};
 use crate::hub::limits::{HELD_BYTES_MAX, READ_AGAIN, READ_BYTES_MAX};
+use crate::hub::notice::notice;
 use crate::hub::options::{ChannelOptions, GapPolicy, Namespaces};
 use crate::hub::pace::Hold;
 use crate::hub::requests::{Pace, Read, ReadAnswer};
@@ -322,12 +323,16 @@ impl FollowedChannels {
         }
         let Some(index) = self.take_in(name, Item::Publication(publication), now) else { return false };
         let entry = &mut self.channels[index as usize];
-        let from = entry.stream.end() - 1;
+        // A notice waits where it will stand.
+        let from = entry.stream.end() - u64::from(!entry.options.conflates());
         let pacing = entry.pacing.get_or_insert_default();
         pacing.hold(from, pace, now);
         if let (Some(window), Some(active)) = (pacing.window, entry.active) {
             // It may have less time now.
             self.spread.set(index, window.next(active.remaining, now));
+        } else if entry.options.conflates() && entry.lane == Lane::Bulk && entry.active.is_none() {
+            // What waited as bulk is part of what comes now.
+            self.schedule(index, now);
         } else if let (Lane::Bulk, Some(Hold::Spread { until, .. })) = (entry.lane, pacing.held) {
             // What stands before it may not use up its time.
             let half = now + until.since(now) / 2;
@@ -354,10 +359,17 @@ impl FollowedChannels {
             }
             let before = entry.sequence.top().map_or(Offset(0), |top| top.offset);
             match entry.sequence.accept(publication) {
-                Verdict::Next if entry.options.is_value() => {
+                Verdict::Next if entry.options.conflates() => {
                     // The first of all: what was before is not known here.
                     let before = before.max(Offset(publication.offset().0 - 1));
-                    self.put_waiting(index, Arc::clone(publication), before);
+                    let waits = match entry.options.is_notice() {
+                        true => {
+                            let (options, accepted) = (&entry.options, publication.encoded.accepted());
+                            notice(entry.name.clone(), publication.position, options, accepted)
+                        }
+                        false => Arc::clone(publication),
+                    };
+                    self.put_waiting(index, waits, before);
                     return Some(index);
                 }
                 Verdict::Next => {}
@@ -469,8 +481,8 @@ impl FollowedChannels {
         let entry = &mut self.channels[channel as usize];
         // What the running batch and the next one hold is not a laggard's and not trimmed.
         let keep_from = entry.active.map_or(entry.batched, |active| active.start);
-        // Who lags in a value channel goes on from the log, which has the newest of each key.
-        let kept = (entry.cursors > 0 && !entry.options.is_value()).then(|| {
+        // Who lags in a value channel goes on from the log, which has the newest of each key; a notice is made again.
+        let kept = (entry.cursors > 0 && !entry.options.conflates()).then(|| {
             // What others have left of the bound in sum. Who adds pays: channels that rest keep what they have.
             let others = self.stream_bytes - entry.stream.weight();
             let free = self.limits.shard_bytes_max.saturating_sub(others);

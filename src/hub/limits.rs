@@ -52,6 +52,10 @@ pub const BATCH_DELAY_MAX: Duration = Duration::from_secs(1);
 /// well served, and what waits for it is kept by nobody.
 pub const DELIVER_EVERY_MAX: Duration = Duration::from_millis(DELIVER_EVERY_MS_MAX as u64);
 
+/// Between two publications of one channel's [`occupancy`](crate::hub::options::ChannelOptions::occupancy): a second is what people
+/// see as live, and a crowd that joins within it is one publication.
+pub const OCCUPANCY_EVERY: Duration = Duration::from_secs(1);
+
 /// Most keys of one channel that a namespace may allow: all values go out in one message to each new subscriber.
 pub const KEYS_MAX: usize = 100_000;
 

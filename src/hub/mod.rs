@@ -19,6 +19,8 @@ pub mod limits;
 pub mod log_store;
 #[cfg(test)]
 mod model_tests;
+pub mod notice;
+mod occupancies;
 pub mod options;
 pub mod owned;
 #[cfg(test)]
@@ -35,7 +37,7 @@ mod waiting;
 
 pub use crate::base::publication::{Encoded, Publication};
 pub use limits::HubLimits;
-pub use options::{ChannelKind, ChannelOptions, GapPolicy, Namespaces, PresenceBy, RecoveryMode};
+pub use options::{ChannelKind, ChannelOptions, Deliver, GapPolicy, Namespaces, PresenceBy, RecoveryMode};
 pub use owned::{OwnedChannels, OwnedCounts};
 pub use presence::{Interest, Roster};
 pub use users::Users;

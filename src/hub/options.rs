@@ -52,6 +52,18 @@ pub enum ChannelKind {
     Value,
 }
 
+/// What subscribers are given of a publication.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Deliver {
+    /// All of it.
+    #[default]
+    Publication,
+    /// That there is one, and its position. See [`crate::hub::notice`].
+    Notice,
+    /// The same, with the next ping of each connection.
+    NoticeWithPing,
+}
+
 /// What the channels of one namespace need: their logs, rosters and subscribers' lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelOptions {
@@ -75,12 +87,15 @@ pub struct ChannelOptions {
     pub join_leave_per_second: u32,
     /// Most members of a channel whose joins and leaves are said; 0: any number.
     pub join_leave_members_max: u32,
+    /// The value channel that hears how many are subscribed, by the channel's name as key.
+    pub occupancy: Option<String>,
     pub gap: GapPolicy,
     pub recovery_mode: RecoveryMode,
     pub payload: PayloadForm,
     pub durable: Durable,
     /// How long after the start of a batch the next one begins at the earliest; zero does not wait.
     pub batch_max_delay: Duration,
+    pub deliver: Deliver,
     /// A subscriber gets what has come at most once in this time; zero: at once.
     pub deliver_every: Duration,
     /// Members have cursors, which their acknowledgements move.
@@ -106,11 +121,13 @@ impl Default for ChannelOptions {
             leave_delay: Duration::ZERO,
             join_leave_per_second: 0,
             join_leave_members_max: 0,
+            occupancy: None,
             gap: GapPolicy::Tell,
             recovery_mode: RecoveryMode::Stream,
             payload: PayloadForm::Json,
             durable: Durable::No,
             batch_max_delay: Duration::ZERO,
+            deliver: Deliver::Publication,
             deliver_every: Duration::ZERO,
             cursors: false,
             // A group of thousands with several devices each.
@@ -151,6 +168,15 @@ impl ChannelOptions {
 
     pub fn is_value(&self) -> bool {
         self.kind == ChannelKind::Value
+    }
+
+    pub fn is_notice(&self) -> bool {
+        self.deliver != Deliver::Publication
+    }
+
+    /// Of what waits for a delivery, a newer publication replaces an older one: of its key, or the only one.
+    pub fn conflates(&self) -> bool {
+        self.is_value() || self.is_notice()
     }
 
     /// Values stay until they are removed.

@@ -41,6 +41,7 @@ mod channel;
 mod copying;
 mod cursors;
 mod logs;
+mod occupancy;
 mod options;
 mod publish;
 mod record;
@@ -68,6 +69,7 @@ use crate::hub::history::Log;
 use crate::hub::idempotency::IdempotencyKeys;
 use crate::hub::limits::HubLimits;
 use crate::hub::log_store::{Appends, Durable, LogStore, MemoryOnly};
+use crate::hub::occupancies::Occupancies;
 use crate::hub::options::Namespaces;
 use crate::hub::owned::channel::Channel;
 use crate::hub::owned::copying::Copying;
@@ -124,6 +126,7 @@ pub struct OwnedChannels {
     cursors: HashMap<u32, Box<Cursors>, RandomState>,
     /// Of all of them.
     cursor_names: Names,
+    occupancies: Occupancies,
     /// Channels that only clients have used.
     creators: Creators,
     clock: Time,
@@ -156,6 +159,8 @@ pub struct OwnedCounts {
     pub leaves_unknown_total: u64,
     /// Joins and leaves of paced namespaces that nobody was told of.
     pub join_leave_unsaid_total: u64,
+    /// Counts of subscribers that the channel which is for them did not take.
+    pub occupancy_refused_total: u64,
     /// Publications dropped from history before their time, for want of bytes.
     pub history_evicted_total: u64,
     /// Keys dropped before their five minutes.
@@ -207,6 +212,7 @@ impl OwnedChannels {
             expiries: Deadlines::default(),
             forgets: Deadlines::default(),
             announcements: Deadlines::default(),
+            occupancies: Occupancies::default(),
             attendances: HashMap::default(),
             cursors: HashMap::default(),
             cursor_names,
@@ -261,6 +267,9 @@ impl OwnedChannels {
             Inserted::New => {
                 channel.interest.add(conn.shard().home(self.shards));
                 self.counts.subscriptions += 1;
+                if channel.options.occupancy.is_some() {
+                    self.occupancy_changed(slot, now);
+                }
                 info.and_then(|info| self.member_joined(slot, conn, info, now))
             }
         };
@@ -292,6 +301,9 @@ impl OwnedChannels {
         };
         found.interest.remove(conn.shard().home(shards));
         found.active_until = found.active_until.max(now);
+        if found.options.occupancy.is_some() {
+            self.occupancy_changed(slot, now);
+        }
         let join_leave = info.and_then(|info| self.member_left(slot, Left { conn, info, listed }, now));
         self.counts.subscriptions -= 1;
         self.settle(slot);

@@ -28,6 +28,13 @@ record! {
         bytes: bool = false,
         /// Where its log ends, when that is not its top: offsets that were never given lie between.
         log_end: Option<Offset> = None,
+        /// What was published last of how many are subscribed.
+        occupancy_said: Option<SaidRecord> = None,
+    }
+
+    pub struct SaidRecord {
+        clients: u32,
+        users: u32,
     }
 
     pub struct VersionRecord {

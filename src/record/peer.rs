@@ -196,6 +196,9 @@ record! {
         id: u32,
         channel: ChannelName,
         data: Bytes,
+        ;
+        /// The client's own name of what it wants a receipt for.
+        receipt: Option<Box<str>> = None,
     }
 
     pub struct ConnectCall {

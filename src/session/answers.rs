@@ -168,7 +168,7 @@ impl Session {
                 subscribe_to(wish, rights, granted, renewal, cx);
                 Ok(())
             }
-            (About::Publish { id, channel, data }, answer) => {
+            (About::Publish { id, channel, data, receipt }, answer) => {
                 let (data, changes) = match answer {
                     Ok(Answer::Publish(mut changes)) => {
                         (changes.data.take().unwrap_or(data), Some(Box::new(changes)))
@@ -184,7 +184,7 @@ impl Session {
                 };
                 let rights = cx.world.rights(&channel)?;
                 let (form, echoes) = (rights.payload, rights.publisher_gets_own);
-                cx.effects.push(Effect::Publish { id, channel, data, form, changes, echoes });
+                cx.effects.push(Effect::Publish { id, channel, data, form, changes, echoes, receipt });
                 Ok(())
             }
             (About::Rpc { id }, answer) => match answer {

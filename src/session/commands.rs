@@ -14,6 +14,7 @@ use crate::session::hook_call::{Granted, Matter};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::permissions::Deed;
 use crate::session::rights::{self, filters, overridden, sub_flags, subscribe_to};
+use crate::session::sends;
 use crate::session::state::{Phase, Session, SubExtra};
 use crate::session::subscribed::lifetime;
 use crate::session::subscription::Sub;
@@ -134,17 +135,7 @@ impl Session {
                     PayloadForm::Bytes => data.as_bytes(),
                 };
                 let (channel, data) = (ChannelName::from(publish.channel), Bytes::copy_from_slice(data));
-                if rights.asks_about_publishing(subscribed) {
-                    let matter = Matter::Publish { channel: channel.clone(), data: data.clone(), form };
-                    self.ask(About::Publish { id, channel, data }, matter, cx);
-                    return Ok(());
-                }
-                if !rights.may(Deed::Publish, subscribed) {
-                    return Err(ErrorCode::PermissionDenied.into());
-                }
-                let echoes = rights.publisher_gets_own;
-                cx.effects.push(Effect::Publish { id, channel, data, form, changes: None, echoes });
-                Ok(())
+                self.publish(id, channel, data, (&rights, subscribed), None, cx)
             }
             Method::History(history) => {
                 let (rights, subscribed) = self.rights(&history.channel, cx)?;
@@ -177,6 +168,9 @@ impl Session {
                 let channel = self.presence_of(&channel, cx)?;
                 cx.effects.push(Effect::PresenceStats { id, channel });
                 Ok(())
+            }
+            Method::Rpc { method, data } if method == sends::METHOD => {
+                self.handle_send(id, copy(data).as_deref(), cx)
             }
             Method::Rpc { method, data } => {
                 if let Some(name) = method.strip_prefix(builtin::PREFIX) {
@@ -551,6 +545,30 @@ impl Session {
     fn is_filtered_by_server(&self, channel: &str, cx: &Context<'_>) -> bool {
         let filters = cx.world.find(channel).and_then(|index| self.filters(index));
         filters.is_some_and(|filters| filters.imposed.is_some())
+    }
+
+    /// Publishes, or asks the backend first. `receipt`: see [`Effect::Publish`].
+    pub(super) fn publish(
+        &mut self,
+        id: u32,
+        channel: ChannelName,
+        data: Bytes,
+        (rights, subscribed): (&Rights, bool),
+        receipt: Option<Box<str>>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), Failure> {
+        let form = rights.payload;
+        if rights.asks_about_publishing(subscribed) {
+            let matter = Matter::Publish { channel: channel.clone(), data: data.clone(), form };
+            self.ask(About::Publish { id, channel, data, receipt }, matter, cx);
+            return Ok(());
+        }
+        if !rights.may(Deed::Publish, subscribed) {
+            return Err(ErrorCode::PermissionDenied.into());
+        }
+        let echoes = rights.publisher_gets_own;
+        cx.effects.push(Effect::Publish { id, channel, data, form, changes: None, echoes, receipt });
+        Ok(())
     }
 
     fn presence_of(&self, channel: &str, cx: &Context<'_>) -> Result<ChannelName, Failure> {

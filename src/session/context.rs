@@ -187,6 +187,8 @@ pub enum Effect {
         changes: Option<Box<PublishAnswer>>,
         /// The client gets it as well, where it is subscribed.
         echoes: bool,
+        /// The client's own name of it: a repeat of the same user is answered like the first, with the position.
+        receipt: Option<Box<str>>,
     },
     History {
         id: u32,

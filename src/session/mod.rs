@@ -31,6 +31,7 @@ pub mod request;
 pub mod request_token;
 pub mod rights;
 pub mod rules;
+pub mod sends;
 mod state;
 mod subscribed;
 mod subscription;

@@ -70,6 +70,8 @@ pub(super) enum About {
         id: u32,
         channel: ChannelName,
         data: Bytes,
+        /// The client's own name of it, which wants a receipt.
+        receipt: Option<Box<str>>,
     },
     Rpc {
         id: u32,

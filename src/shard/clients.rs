@@ -10,6 +10,7 @@ use crate::hub::requests::{HistoryRequest, PublishRequest};
 use crate::proto::centrifuge::{Batch, decode_connect, decode_frame};
 use crate::proto::wire::Wire;
 use crate::session::hook_call::PublishAnswer;
+use crate::session::sends::key_of;
 use crate::session::{Context, Effect, Emulation, Progress, READ_WEIGHT, Session};
 use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
@@ -210,7 +211,7 @@ impl Core {
             }
             Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
             Effect::Unsubscribe { channel, why } => self.unsubscribe(slot, channel, why),
-            Effect::Publish { id, channel, data, form, changes, echoes } => {
+            Effect::Publish { id, channel, data, form, changes, echoes, receipt } => {
                 let index = self.delivery.local.find(&channel);
                 let client = self.client_id(slot);
                 let Some(session) = self.links.connections.session(slot) else {
@@ -233,8 +234,14 @@ impl Core {
                     let named = ask.except.take().map_or_else(Except::default, Arc::unwrap_or_clone);
                     ask.except = Some(Arc::new(Except { client: Some(client), ..named }));
                 }
+                if let Some(receipt) = &receipt {
+                    let key = ask.info.as_ref().map(|info| key_of(info, receipt));
+                    // The client's own, unless the backend has another.
+                    ask.idempotency_key = ask.idempotency_key.or(key);
+                }
                 self.command_sent(slot, 1);
-                self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask });
+                let receipt = receipt.is_some();
+                self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask, receipt });
             }
             Effect::History { id, channel, limit, since, reverse } => {
                 self.command_sent(slot, READ_WEIGHT);

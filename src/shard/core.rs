@@ -145,6 +145,7 @@ impl Core {
             departure,
             settling,
             join_leave,
+            self.owned.channels.owned.next_occupancy(),
             Some(self.owned.sweep_at),
         ]
         .into_iter()
@@ -459,6 +460,7 @@ impl Core {
         counters.publications_bulk_total = publications.bulk;
         let owned = self.owned.channels.owned.counts();
         counters.join_leave_unsaid_total = owned.join_leave_unsaid_total;
+        counters.occupancy_refused_total = owned.occupancy_refused_total;
         counters.acks_total = owned.acks_total;
         counters.cursors_moved_total = owned.cursors_moved_total;
         counters.acks_refused_total = owned.acks_refused_total;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::fault::ErrorCode;
+use crate::base::ids::Position;
 use crate::base::limits::BACKLOG_BYTES_MAX;
 use crate::hub::Roster;
 use crate::hub::requests::{History, PresenceStats};
@@ -49,10 +50,11 @@ impl Core {
     // --- as an owner
 
     fn handle_owner_request(&mut self, request: OwnerRequest) {
-        if let OwnerRequest::Publish { conn, id, ask } = &request
+        if let OwnerRequest::Publish { conn, id, ask, receipt } = &request
             && let Err(error_code) = self.admit_publication(ask).and_then(|()| self.check_room())
         {
-            let answer = OwnerAnswer::Published { conn: *conn, id: *id, outcome: Err(error_code) };
+            let (outcome, receipt) = (Err(error_code), *receipt);
+            let answer = OwnerAnswer::Published { conn: *conn, id: *id, outcome, receipt };
             let message = FromOwner::Answer(Box::new(answer));
             return self.messages.mailer.post_home(*conn, Mail::FromOwner(message));
         }
@@ -108,6 +110,9 @@ impl Core {
         let mut post = |label, message| mailer.post_label(label, Mail::FromOwner(message));
         self.owned.channels.handle_stored(at, &mut post);
         self.owned.channels.announce_due(at.now, &mut post);
+        while let Some(ask) = self.owned.channels.owned.take_occupancy(at.now) {
+            self.messages.mailer.request(OwnerRequest::Occupancy { ask });
+        }
     }
 
     /// Whether a publication may be taken: 111 while followers do not keep up.
@@ -174,6 +179,11 @@ impl Core {
                     self.handle_channel_gap(channel, &read.channel, read.after);
                 }
             }
+            OwnerAnswer::Published { id, outcome, receipt: true, .. } => {
+                self.reply(slot, id, 1, outcome, |id, position, cx| {
+                    cx.reply(id, &Reply::Rpc(Some(receipt_of(position).as_bytes())));
+                });
+            }
             OwnerAnswer::Published { id, outcome, .. } => {
                 if let Some(slot) = slot.filter(|&slot| self.is_uni(slot)) {
                     return self.handle_uni_published(slot, id, outcome);
@@ -220,6 +230,12 @@ impl Core {
         });
         self.command_answered(slot, weight);
     }
+}
+
+/// What a client gets for what it has sent with a name of its own.
+fn receipt_of(position: Position) -> String {
+    let Position { offset, epoch } = position;
+    format!(r#"{{"offset":{},"epoch":"{epoch}"}}"#, offset.0)
 }
 
 fn reply_history(id: u32, history: History, cx: &mut Context<'_>) {

@@ -121,6 +121,7 @@ impl Core {
                 self.links.seen.pinged(slot, self.env.now);
             }
             self.send(slot, frame);
+            self.deliver_with_ping(slot);
         }
         true
     }

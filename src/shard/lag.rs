@@ -1,5 +1,7 @@
 //! Connections whose sockets did not take everything: what they are owed, and how they catch up from the log.
 
+use std::sync::Arc;
+
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, Epoch, Position};
 use crate::base::time::Time;
@@ -7,6 +9,7 @@ use crate::driver::{SendCause, SendFailure};
 use crate::hub::class::Class;
 use crate::hub::followed::{Cursor, Item, Seq};
 use crate::hub::limits::READ_AGAIN;
+use crate::hub::notice::notice;
 use crate::hub::options::GapPolicy;
 use crate::hub::requests::{Read, ReadAnswer};
 use crate::session::gaps::AfterGap;
@@ -133,7 +136,7 @@ impl Core {
     }
 
     /// True when there is more to do in the next tick.
-    fn catch_up_one(&mut self, slot: u32) -> bool {
+    pub fn catch_up_one(&mut self, slot: u32) -> bool {
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let connecting = connection.peer.is_connecting();
         let Some(lag) = &mut connection.link.lag else { return false };
@@ -230,6 +233,9 @@ impl Core {
     fn ask_log(&mut self, slot: u32, channel: u32) -> bool {
         let conn = self.conn_id(slot);
         let entry = self.delivery.local.get(channel);
+        if entry.options.is_notice() {
+            return self.say_again(slot, channel);
+        }
         if !entry.options.keeps_history() || entry.options.gap == GapPolicy::Latest {
             return self.handle_gap(slot, channel);
         }
@@ -248,6 +254,23 @@ impl Core {
         let ask = OwnerRequest::Read { by: ReadBy::Laggard(conn), read };
         self.messages.mailer.request(ask);
         true
+    }
+
+    /// What a subscriber of notices has missed is said by one of where the channel stands: the log has nothing to add. False
+    /// when the connection is closed meanwhile.
+    fn say_again(&mut self, slot: u32, channel: u32) -> bool {
+        let entry = self.delivery.local.get(channel);
+        let Some(top) = entry.top() else { return true };
+        let (name, options) = (entry.name.clone(), Arc::clone(&entry.options));
+        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
+        let Some(cursor) = lag.and_then(|lag| lag.cursor(channel)) else { return true };
+        cursor.asked = true;
+        let after = Position { offset: cursor.after, epoch: top.epoch };
+        let missed = cursor.after < top.offset;
+        let publications = Vec::from_iter(missed.then(|| notice(name.clone(), top, &options, Time::ZERO)));
+        let read = Read { channel: name, index: channel, number: 0, after, bytes_max: 0 };
+        self.handle_caught_up(slot, &read, ReadAnswer::Page { publications, position: top });
+        self.links.connections.get(slot).is_some()
     }
 
     /// The log has answered [`Core::ask_log`].

@@ -58,6 +58,12 @@ pub enum OwnerRequest {
         conn: ConnId,
         id: u32,
         ask: PublishRequest,
+        /// The client wants to know the position.
+        receipt: bool,
+    },
+    /// How many are subscribed to another channel. Nobody waits for an answer.
+    Occupancy {
+        ask: PublishRequest,
     },
     History {
         conn: ConnId,
@@ -90,13 +96,19 @@ impl OwnerRequest {
     /// Who said it hears what came of it.
     pub fn has_answer(&self) -> bool {
         // Of acknowledgements there is one for the whole call.
-        !matches!(self, OwnerRequest::Leave { .. } | OwnerRequest::Renew { .. } | OwnerRequest::Ack { .. })
+        !matches!(
+            self,
+            OwnerRequest::Leave { .. }
+                | OwnerRequest::Renew { .. }
+                | OwnerRequest::Ack { .. }
+                | OwnerRequest::Occupancy { .. }
+        )
     }
 
     pub fn channel(&self) -> &ChannelName {
         match self {
             OwnerRequest::Join { ask, .. } => &ask.channel,
-            OwnerRequest::Publish { ask, .. } => &ask.channel,
+            OwnerRequest::Publish { ask, .. } | OwnerRequest::Occupancy { ask } => &ask.channel,
             OwnerRequest::History { ask, .. } => &ask.channel,
             OwnerRequest::Read { read, .. } => &read.channel,
             OwnerRequest::Ack { ask, .. } => &ask.channel,
@@ -150,7 +162,7 @@ pub enum FromOwner {
 pub enum OwnerAnswer {
     Joined { conn: ConnId, channel: ChannelName, since: Option<Since>, tag: JoinTag, outcome: JoinOutcome },
     Read { by: ReadBy, read: Read, answer: ReadAnswer },
-    Published { conn: ConnId, id: u32, outcome: Result<Position, ErrorCode> },
+    Published { conn: ConnId, id: u32, outcome: Result<Position, ErrorCode>, receipt: bool },
     History { conn: ConnId, id: u32, outcome: Result<History, ErrorCode> },
     Presence { conn: ConnId, id: u32, outcome: Result<Arc<Roster>, ErrorCode> },
     PresenceStats { conn: ConnId, id: u32, outcome: Result<PresenceStats, ErrorCode> },
@@ -244,8 +256,14 @@ enum Waiting {
 
 /// Where the answer to a publish goes.
 enum PublishedTo {
-    Connection(ConnId, u32),
+    Connection {
+        conn: ConnId,
+        id: u32,
+        receipt: bool,
+    },
     Control(Reply<Position>),
+    /// To nobody: it is a count of subscribers.
+    Occupancy,
 }
 
 /// A join that is not answered yet.
@@ -318,9 +336,10 @@ impl ChannelOwner {
                 self.announce_due(at.now, post);
             }
             OwnerRequest::Renew { channel, conn, info } => self.owned.renew(&channel, conn, info),
-            OwnerRequest::Publish { conn, id, ask } => {
-                self.publish(ask, PublishedTo::Connection(conn, id), at, post);
+            OwnerRequest::Publish { conn, id, ask, receipt } => {
+                self.publish(ask, PublishedTo::Connection { conn, id, receipt }, at, post);
             }
+            OwnerRequest::Occupancy { ask } => self.publish(ask, PublishedTo::Occupancy, at, post),
             OwnerRequest::History { conn, id, ask } => {
                 let outcome = self.owned.history(&ask, at.now);
                 answer(OwnerAnswer::History { conn, id, outcome }, post);
@@ -544,7 +563,12 @@ impl ChannelOwner {
                 self.deliver(publication, pace, post);
                 Ok(position)
             }
-            Err(error_code) => Err(error_code),
+            Err(error_code) => {
+                if matches!(to, PublishedTo::Occupancy) {
+                    self.owned.occupancy_refused();
+                }
+                Err(error_code)
+            }
         };
         to.send(outcome, post);
     }
@@ -585,8 +609,11 @@ impl ChannelOwner {
 impl PublishedTo {
     fn send(self, outcome: Result<Position, ErrorCode>, post: Post<'_>) {
         match self {
-            PublishedTo::Connection(conn, id) => answer(OwnerAnswer::Published { conn, id, outcome }, post),
+            PublishedTo::Connection { conn, id, receipt } => {
+                answer(OwnerAnswer::Published { conn, id, outcome, receipt }, post);
+            }
             PublishedTo::Control(reply) => reply.send(outcome),
+            PublishedTo::Occupancy => {}
         }
     }
 }

@@ -111,7 +111,7 @@ impl Stage {
     fn publish(&mut self, id: u32, data: &'static str, key: &str) {
         let ask = PublishRequest::new("c".into(), Bytes::from_static(data.as_bytes()));
         let ask = PublishRequest { idempotency_key: Some(key.into()), ..ask };
-        self.request(OwnerRequest::Publish { conn: conn(2), id, ask });
+        self.request(OwnerRequest::Publish { conn: conn(2), id, ask, receipt: false });
     }
 
     fn join(&mut self, slot: u32, recover: Option<(u64, Epoch)>) {
@@ -235,7 +235,8 @@ fn a_version_under_way_holds_back_older_ones() {
     stage.said();
     let versioned = |stage: &mut Stage, id, version| {
         let ask = PublishRequest::new("c".into(), Bytes::from_static(b"v"));
-        stage.request(OwnerRequest::Publish { conn: conn(2), id, ask: PublishRequest { version, ..ask } });
+        let ask = PublishRequest { version, ..ask };
+        stage.request(OwnerRequest::Publish { conn: conn(2), id, ask, receipt: false });
     };
     versioned(&mut stage, 10, 5);
     versioned(&mut stage, 11, 4);

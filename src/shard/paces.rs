@@ -1,7 +1,8 @@
 //! Subscribers that are given something less often than their channel: laggards with a time at which they read on.
 //!
 //! Such a subscriber always has a cursor, so that no batch is delivered to it; one that meets it sets its time. When that
-//! has come it catches up as any laggard does, from the stream or from the log, and waits again. Nothing is queued for it.
+//! has come it catches up as any laggard does, from the stream or from the log, and waits again. Nothing is queued for it. One that gets
+//! notices with pings has no time, but its connection's next ping.
 
 use std::time::Duration;
 
@@ -16,8 +17,30 @@ impl Core {
         let now = self.env.now;
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let lag = connection.link.lag.get_or_insert_default();
-        lag.paces.push(SubscriberPace::new(channel, every, now));
-        self.wake_paced_at(slot, now + every);
+        let pace = SubscriberPace::new(channel, every, now);
+        lag.paces.push(pace);
+        if !pace.is_with_ping() {
+            self.wake_paced_at(slot, now + every);
+        }
+    }
+
+    /// A ping goes out to the peer, and what waits for that with it.
+    pub fn deliver_with_ping(&mut self, slot: u32) {
+        let now = self.env.now;
+        let local = &self.delivery.local;
+        let Some(connection) = self.links.connections.get_mut(slot) else { return };
+        let Some(lag) = &mut connection.link.lag else { return };
+        let cursors = &lag.cursors;
+        let mut due = false;
+        for pace in lag.paces.iter_mut().filter(|pace| pace.is_with_ping()) {
+            let cursor = cursors.iter().find(|(channel, _)| *channel == pace.channel);
+            if cursor.is_some_and(|(_, cursor)| local.get(pace.channel).stream().is_before_end(*cursor)) {
+                (pace.due, due) = (now, true);
+            }
+        }
+        if due && self.catch_up_one(slot) {
+            self.delivery.catching_up.push(slot);
+        }
     }
 
     fn wake_paced_at(&mut self, slot: u32, due: Time) {
@@ -38,10 +61,12 @@ impl Core {
     /// A batch meets a subscriber with a pace. False for any other.
     pub fn meets_paced(&mut self, slot: u32, channel: ChannelIndex) -> bool {
         let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
-        let Some(&mut SubscriberPace { due, .. }) = lag.and_then(|lag| lag.pace(channel)) else {
+        let Some(&mut pace) = lag.and_then(|lag| lag.pace(channel)) else {
             return false;
         };
-        self.wake_paced_at(slot, due);
+        if !pace.is_with_ping() {
+            self.wake_paced_at(slot, pace.due);
+        }
         true
     }
 
@@ -62,8 +87,10 @@ impl Core {
             (pace.running, pace.due) = (true, now + pace.every);
             return false;
         }
-        let due = pace.due;
-        self.wake_paced_at(slot, due);
+        let pace = *pace;
+        if !pace.is_with_ping() {
+            self.wake_paced_at(slot, pace.due);
+        }
         true
     }
 }

@@ -100,6 +100,8 @@ counters! {
     cursors_moved_total,
     /// Acknowledgements of members that were refused.
     acks_refused_total,
+    /// Counts of subscribers that the channel which is for them did not take.
+    occupancy_refused_total,
     /// Times that deliveries held back for a spread or bulk publication were let go early.
     windows_cut_total,
     /// Publications of value channels that a newer one of their key replaced before a shard delivered them.

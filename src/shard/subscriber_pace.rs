@@ -19,6 +19,13 @@ pub struct SubscriberPace {
 }
 
 impl SubscriberPace {
+    /// With the next ping of its connection. Longer than anybody may ask for: it is written in records.
+    pub const WITH_PING: Duration = Duration::from_millis(u32::MAX as u64);
+
+    pub fn is_with_ping(&self) -> bool {
+        self.every == SubscriberPace::WITH_PING
+    }
+
     pub fn to_record(self, name_of: &dyn Fn(ChannelIndex) -> ChannelName) -> PaceRecord {
         let every_ms = u32::try_from(self.every.as_millis()).unwrap_or(u32::MAX);
         PaceRecord { channel: name_of(self.channel), every_ms }

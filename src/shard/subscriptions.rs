@@ -6,7 +6,9 @@ use std::sync::Arc;
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::Unsubscribed;
 use crate::base::ids::{ChannelName, Offset};
+use crate::hub::Deliver;
 use crate::hub::creators::Creator;
+use crate::hub::notice::only_notice;
 use crate::hub::requests::JoinRequest;
 use crate::session::rights::visibility;
 use crate::session::unidirectional::{Mode, Unidirectional};
@@ -15,6 +17,7 @@ use crate::shard::audience::keep_matching;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
 use crate::shard::owner::{JoinTag, OwnerRequest};
+use crate::shard::subscriber_pace::SubscriberPace;
 
 impl Core {
     /// Asks a channel's owner to make the peer a subscriber.
@@ -56,16 +59,22 @@ impl Core {
             // As it was asked for, whatever has become of the subscription.
             keep_matching(answer.filters.as_ref(), publications);
             self.keep_not_excepted(slot, publications);
+            let options = &self.delivery.local.get(index).options;
+            if options.is_notice() {
+                only_notice(publications, options);
+            }
         }
         let every = answer.deliver_every;
         let top = answer.outcome.as_ref().map_or(Offset(0), |(position, _)| position.offset);
         if let Some(uni) = self.links.connections.uni_mut(slot) {
             let at = answer.id;
             // A poll asks when it wants.
-            let every = if matches!(uni.mode, Mode::Stream(_)) { every } else { DeliverEvery::default() };
+            let paced = matches!(uni.mode, Mode::Stream(_));
             let (verdict, after) = uni.handle_joined(index, answer);
             self.carry_out(slot, index, channel, top, verdict, after.waits());
-            self.keep_pace(slot, index, every);
+            if paced {
+                self.keep_pace(slot, index, every);
+            }
             return self.go_on_after_join(slot, channel, at, after);
         }
         match &answer.outcome {
@@ -116,7 +125,12 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Some(place) = connection.peer.sub(index).and_then(|sub| sub.place()) else { return };
         let local = &mut self.delivery.local;
-        if every.duration() <= local.get(index).options.gathers() {
+        let options = &local.get(index).options;
+        let every = match options.deliver {
+            Deliver::NoticeWithPing => SubscriberPace::WITH_PING,
+            _ => every.duration(),
+        };
+        if every <= options.gathers() {
             return;
         }
         let lag = connection.link.lag.get_or_insert_default();
@@ -128,7 +142,7 @@ impl Core {
             lag.cursors.push((index, channel.stream().cursor(channel.cursor_of(place))));
             local.cursor_set(index, place);
         }
-        self.set_pace(slot, index, every.duration());
+        self.set_pace(slot, index, every);
     }
 
     /// Puts a peer into the channel's list. `waits`: nothing may be given to it until its other channels have answered.

@@ -144,10 +144,15 @@ fn nothing_that_is_for_an_answered_request_reaches_the_client_after_it() {
             from_owner(OwnerAnswer::History { conn, id: 0, outcome: Ok(history) })
         }),
         ("publish", |conn, position| {
-            from_owner(OwnerAnswer::Published { conn, id: 0, outcome: Ok(position) })
+            from_owner(OwnerAnswer::Published { conn, id: 0, outcome: Ok(position), receipt: false })
         }),
         ("publish refused", |conn, _| {
-            from_owner(OwnerAnswer::Published { conn, id: 0, outcome: Err(ErrorCode::Internal) })
+            from_owner(OwnerAnswer::Published {
+                conn,
+                id: 0,
+                outcome: Err(ErrorCode::Internal),
+                receipt: false,
+            })
         }),
         ("presence", |conn, _| {
             from_owner(OwnerAnswer::Presence { conn, id: 0, outcome: Err(ErrorCode::Internal) })

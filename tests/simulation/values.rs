@@ -1,5 +1,6 @@
 //! Value channels under simulation: networks that lose connections, shards that have their turns late, clients that stop reading.
 //! Each client keeps a map as the documentation tells it; in the end, and at each answer to a subscription, it has what was published.
+//! Channels of notices are beside them: a client there knows in the end where the channel stands.
 //!
 //! `SIM_SEEDS` and `SIM_SEED` as in `main`.
 
@@ -13,8 +14,8 @@ use trunkline::base::ids::{Position, ShardId};
 use trunkline::base::prng::Prng;
 use trunkline::base::publication::{IS_REMOVED, KEY_TAG, REMOVED_TAG};
 use trunkline::driver::sim::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
-use trunkline::hub::requests::PublishRequest;
-use trunkline::hub::{ChannelKind, ChannelOptions, Namespaces};
+use trunkline::hub::requests::{Pace, PublishRequest};
+use trunkline::hub::{ChannelKind, ChannelOptions, Deliver, Namespaces};
 use trunkline::session::permissions::Permissions;
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::shard::client_ids::ClientIds;
@@ -28,10 +29,15 @@ use crate::scenario::Scenario;
 use crate::wire::{Heard, Message, PONG, PublicationBody, Reader, TEXT, handshake, write_message};
 
 const SEEDS: u64 = 200;
-const CHANNELS: [&str; 3] = ["v:a", "v:b", "slow:a"];
+const CHANNELS: [&str; 5] = ["v:a", "v:b", "slow:a", "notice:a", "pinged:a"];
 const KEYS_MAX: usize = 12;
 
+/// By key. Of a channel of notices the only key is empty, and its value the newest offset.
 type Map = BTreeMap<String, String>;
+
+fn has_notices(channel: &str) -> bool {
+    channel.starts_with("notice:") || channel.starts_with("pinged:")
+}
 
 /// What was published and acknowledged, by channel.
 #[derive(Default)]
@@ -118,6 +124,7 @@ impl Client {
     fn hear_message(&mut self, line: &str) {
         let message: Message<'_> =
             serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let notices = has_notices(self.channel);
         if let Some(subscribe) = message.subscribe {
             assert!(subscribe.positioned && subscribe.recoverable, "{line}");
             if !(subscribe.was_recovering && subscribe.recovered) {
@@ -127,6 +134,10 @@ impl Client {
             self.newest = 0;
             let epoch = subscribe.epoch.unwrap_or_default().to_owned();
             self.stands = Some((subscribe.offset, epoch));
+            if notices && subscribe.offset > 0 {
+                self.map.insert(String::new(), subscribe.offset.to_string());
+            }
+            assert!(!notices || subscribe.publications.len() < 2, "one says it all: {line}");
             subscribe.publications.iter().for_each(|publication| self.take(publication, line));
         }
         if let Some(push) = message.push {
@@ -146,6 +157,11 @@ impl Client {
         self.newest = publication.offset;
         if let Some(stands) = &mut self.stands {
             stands.0 = publication.offset;
+        }
+        if has_notices(self.channel) {
+            assert!(publication.data.get() == "null" && publication.tags.is_none(), "{line}");
+            self.map.insert(String::new(), publication.offset.to_string());
+            return;
         }
         let tags = publication.tags.as_ref().expect("a value has a key");
         match tags.contains_key(REMOVED_TAG) {
@@ -167,17 +183,28 @@ struct World {
 }
 
 fn namespaces(prng: &mut Prng) -> Namespaces<NamespaceOptions> {
-    let of = |deliver_every| NamespaceOptions {
-        channel: ChannelOptions {
-            kind: ChannelKind::Value,
-            keys_max: KEYS_MAX,
-            deliver_every,
-            ..ChannelOptions::default()
+    let of = |channel| NamespaceOptions {
+        channel,
+        rules: ChannelRules {
+            permissions: Permissions::ALL,
+            force_recovery: true,
+            ..ChannelRules::default()
         },
-        rules: ChannelRules { permissions: Permissions::ALL, ..ChannelRules::default() },
     };
-    let slow = Duration::from_millis(prng.u64(1..300));
-    let named = [("v".to_owned(), of(Duration::ZERO)), ("slow".to_owned(), of(slow))];
+    let value = ChannelOptions { kind: ChannelKind::Value, keys_max: KEYS_MAX, ..ChannelOptions::default() };
+    let (history_size, history_ttl) = (prng.usize(1..20), Duration::from_secs(60));
+    let stream = ChannelOptions { history_size, history_ttl, ..ChannelOptions::default() };
+    let mut wait = || Duration::from_millis(prng.u64(1..300));
+    let named = [
+        ("v", value.clone()),
+        ("slow", ChannelOptions { deliver_every: wait(), ..value }),
+        (
+            "notice",
+            ChannelOptions { deliver: Deliver::Notice, batch_max_delay: wait() / 3, ..stream.clone() },
+        ),
+        ("pinged", ChannelOptions { deliver: Deliver::NoticeWithPing, ..stream }),
+    ];
+    let named = named.map(|(name, options)| (name.to_owned(), of(options)));
     Namespaces::new(NamespaceOptions::default(), named, 32)
 }
 
@@ -217,7 +244,8 @@ impl World {
             })
             .collect();
         net.set_faults(if seed.is_multiple_of(2) { Faults::harsh() } else { Faults::gentle() });
-        let clients = (0..prng.usize(2..8)).map(|_| Client::new(CHANNELS[prng.usize(..3)])).collect();
+        let clients =
+            (0..prng.usize(2..8)).map(|_| Client::new(CHANNELS[prng.usize(..CHANNELS.len())])).collect();
         let starved = vec![0; shards.len()];
         let truth = Arc::default();
         World { net, prng, shards, starved, router, clients, truth, published: 0 }
@@ -268,7 +296,7 @@ impl World {
     }
 
     fn publish(&mut self) {
-        let channel = CHANNELS[self.prng.usize(..3)];
+        let channel = CHANNELS[self.prng.usize(..CHANNELS.len())];
         let key = format!("k{}", self.prng.usize(..KEYS_MAX + 2));
         let removes = self.prng.u8(..5) == 0;
         self.published += 1;
@@ -278,13 +306,22 @@ impl World {
             tags.push((REMOVED_TAG.to_owned(), IS_REMOVED.to_owned()));
         }
         let data = Bytes::from(value.clone().into_bytes());
-        let ask = PublishRequest { tags, keyed: true, ..PublishRequest::new(channel.into(), data) };
+        let plain = PublishRequest::new(channel.into(), data);
+        let notices = has_notices(channel);
+        let ask = match notices {
+            false => PublishRequest { tags, keyed: true, ..plain },
+            true => {
+                let spread_ms = [0, 0, self.prng.u32(1..200)][self.prng.usize(..3)];
+                PublishRequest { pace: Pace { spread_ms, bulk: self.prng.u8(..5) == 0 }, ..plain }
+            }
+        };
         let Owner::Shard(owner) = self.router.owner(channel) else { panic!("there is no engine") };
         let truth = Arc::clone(&self.truth);
         let reply = Reply::new(move |outcome: Result<Position, ErrorCode>| {
             let mut truth = truth.lock().expect("one thread");
             let map = truth.now.entry(channel).or_default();
             match outcome {
+                Ok(position) if notices => drop(map.insert(String::new(), position.offset.0.to_string())),
                 Ok(_) if removes => drop(map.remove(&key)),
                 Ok(_) => drop(map.insert(key, value)),
                 Err(error_code) => {
@@ -325,7 +362,7 @@ impl World {
 }
 
 #[test]
-fn clients_of_value_channels_end_at_the_truth() {
+fn clients_of_value_channels_and_of_notices_end_at_the_truth() {
     let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let seeds = match variable("SIM_SEED") {
         Some(seed) => seed..seed + 1,

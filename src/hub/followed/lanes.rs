@@ -9,10 +9,14 @@ impl FollowedChannels {
     /// Nothing of the channel is held back any more.
     pub(super) fn let_go(&mut self, channel: ChannelIndex, now: Time) {
         let entry = &mut self.channels[channel as usize];
-        // What waits in a value channel leaves with its next batch.
-        if !entry.options.is_value() && entry.pacing.take().is_some() {
-            self.windows_cut += 1;
-        }
+        let cut = match &mut entry.pacing {
+            // What waits in a value channel leaves with its next batch.
+            Some(pacing) if entry.options.conflates() => {
+                pacing.window.take().is_some() | pacing.held.take().is_some()
+            }
+            pacing => pacing.take().is_some(),
+        };
+        self.windows_cut += u64::from(cut);
         match entry.lane {
             Lane::Ready | Lane::Gather => {}
             _ if entry.active.is_some() => self.set_lane(channel, Lane::Ready),

@@ -67,8 +67,8 @@ mod tests {
     use crate::base::time::Time;
     use crate::hub::class::Class;
     use crate::hub::followed::{Item, StreamLimits};
-    use crate::hub::requests::ReadAnswer;
-    use crate::hub::{ChannelKind, ChannelOptions};
+    use crate::hub::requests::{Pace, ReadAnswer};
+    use crate::hub::{ChannelKind, ChannelOptions, Deliver};
     use std::time::Duration;
 
     const CLASS: Class =
@@ -203,5 +203,44 @@ mod tests {
         assert_eq!(channel.top().unwrap().offset, Offset(7));
         let record = channel.stream().to_record(&channel.name, channel.top());
         assert_eq!(record.items.len(), 4);
+    }
+
+    /// Of three that are to be spread, the first is on its way when the others come: the last of these is delivered after it.
+    #[test]
+    fn a_newer_notice_replaces_the_one_that_waits() {
+        let limits =
+            StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1000, shard_bytes_max: 1 << 20 };
+        let mut local = FollowedChannels::new(limits, 7);
+        let options = Arc::new(ChannelOptions { deliver: Deliver::Notice, ..ChannelOptions::default() });
+        let index = local.join_asked(&"c".into(), &options);
+        local.top_learned(index, Position { offset: Offset(0), epoch: Epoch(1) }, Time::ZERO);
+        for slot in 0..4 {
+            local.subscribe(index, slot, CLASS, None, Offset(0));
+        }
+        local.join_answered(index);
+        let (mut now, mut heard) = (Time::from_millis(1), Vec::new());
+        for offset in 1..4 {
+            let pace = Pace { spread_ms: 1_000, bulk: false };
+            assert!(local.handle_paced("c", value(offset, "a"), pace, now));
+        }
+        while let Some(due) = local.next_due() {
+            now = now.max(due);
+            while let Some((index, active, until)) = local.take_spread(now, 4) {
+                for item in local.get(index).stream().between(active.start, active.end) {
+                    let Item::Publication(notice) = item else { panic!("it is one") };
+                    assert!(&*notice.data == b"null" && notice.tags.is_empty());
+                    (until..active.remaining).for_each(|_| heard.push(notice.offset().0));
+                }
+                local.advance(index, until, now);
+            }
+        }
+        assert_eq!(heard, [1, 1, 1, 1, 3, 3, 3, 3]);
+        assert!(now <= Time::from_millis(1_001), "{now:?}");
+        // One that may not wait takes what waits with it.
+        local.handle_paced("c", value(4, "a"), Pace { spread_ms: 0, bulk: true }, now);
+        local.handle_item("c", Item::Publication(value(5, "a")), now);
+        assert_eq!(deliver(&mut local, now), [[5]]);
+        let left = (local.backlog_bytes(), local.held_bytes(), local.stream_bytes());
+        assert_eq!((left, local.conflated_total()), ((0, 0, 0), 2));
     }
 }

@@ -25,7 +25,15 @@ impl OwnedChannels {
             if let Ok(options) = self.namespaces.resolve(&channel.name)
                 && *channel.options != **options
             {
-                channel.options = Arc::clone(options);
+                let is_counted = options.occupancy.is_some() && !channel.members.is_empty();
+                let name = channel.name.clone();
+                let before = std::mem::replace(&mut channel.options, Arc::clone(options));
+                if before.occupancy != channel.options.occupancy {
+                    self.forget_occupancy(slot, &name, before.occupancy.as_deref());
+                    if is_counted {
+                        self.occupancy_changed(slot, self.clock);
+                    }
+                }
                 self.settle(slot);
             }
         }

@@ -71,7 +71,8 @@ impl OwnedChannels {
                     return Err(error_code);
                 }
             }
-        } else if ask.keyed {
+        } else if ask.keyed || ask.skip_history && channel.options.is_notice() {
+            // A key that is of no value, or a notice of what can be read nowhere.
             self.settle(slot);
             return Err(ErrorCode::BadRequest);
         } else if ask.version > 0 {

@@ -43,7 +43,8 @@ impl OwnedChannels {
 
     /// A channel without its log, keys and members.
     pub fn to_record(&self, channel: &str, now: Time) -> Option<ChannelRecord> {
-        let channel = self.known(channel)?;
+        let slot = *self.names.get(channel)?;
+        let channel = self.channels.get(slot)?;
         Some(ChannelRecord {
             channel: channel.name.clone(),
             epoch: channel.position().epoch,
@@ -61,6 +62,7 @@ impl OwnedChannels {
                 .and_then(|log| log.newest())
                 .map(|(newest, _)| newest)
                 .filter(|newest| *newest != channel.position().offset),
+            occupancy_said: self.said_record(slot),
         })
     }
 
@@ -158,6 +160,9 @@ impl OwnedChannels {
         });
         if loses_log {
             self.logs_lost.insert(slot);
+        }
+        if let Some(said) = &record.occupancy_said {
+            self.restore_said(slot, said, written);
         }
         if let Some(end) = record.log_end {
             self.log_ends.insert(slot, end);

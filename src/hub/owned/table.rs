@@ -131,6 +131,7 @@ impl OwnedChannels {
         self.forget_cursors(slot);
         let channel = self.channels.remove(slot).expect("only a known channel is forgotten");
         assert!(channel.members.is_empty(), "a channel with subscribers is never forgotten");
+        self.forget_occupancy(slot, &channel.name, channel.options.occupancy.as_deref());
         if let Some(bucket) = channel.creator {
             self.creators.remove(slot, bucket);
         }

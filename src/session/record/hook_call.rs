@@ -43,10 +43,11 @@ impl AwaitedCall {
             About::SubRefresh { channel } => {
                 PurposeRecord::SubRefresh(Some(*channel).filter(known).map(name_of))
             }
-            About::Publish { id, channel, data } => PurposeRecord::Publish(PublishPurpose {
+            About::Publish { id, channel, data, receipt } => PurposeRecord::Publish(PublishPurpose {
                 id: *id,
                 channel: channel.clone(),
                 data: data.clone(),
+                receipt: receipt.clone(),
             }),
             About::Rpc { id } => PurposeRecord::Rpc(*id),
         };
@@ -91,8 +92,9 @@ impl AwaitedCall {
                     channel.as_ref().and_then(|name: &ChannelName| find(name)).unwrap_or(NO_CHANNEL);
                 About::SubRefresh { channel }
             }
-            (Purpose::Publish(PublishPurpose { id, channel, data }), HookCall::Publish(_)) => {
-                About::Publish { id: *id, channel: channel.clone(), data: data.clone() }
+            (Purpose::Publish(PublishPurpose { id, channel, data, receipt }), HookCall::Publish(_)) => {
+                let (channel, data, receipt) = (channel.clone(), data.clone(), receipt.clone());
+                About::Publish { id: *id, channel, data, receipt }
             }
             (Purpose::Rpc(id), HookCall::Rpc(_)) => About::Rpc { id: *id },
             _ => return Err(RecordFault::Impossible("a hook call that asks for something else")),

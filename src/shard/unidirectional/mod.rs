@@ -358,7 +358,7 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.peer.set_uni(uni);
         self.links.wheel.cancel(&mut self.links.connections, slot);
-        self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask });
+        self.messages.mailer.request(OwnerRequest::Publish { conn, id, ask, receipt: false });
     }
 
     /// A unidirectional client of plain WebSocket has said enough for this turn: the rest of it is taken in the next
