@@ -13,7 +13,7 @@ pub const PREFIX: &str = "trunkline.";
 type Handler = fn(&mut Session, u32, Option<Data<'_>>, &mut Context<'_>) -> Result<(), Failure>;
 
 /// What stands behind [`PREFIX`], and what answers it.
-const METHODS: &[(&str, Handler)] = &[("ack", Session::handle_ack)];
+const METHODS: &[(&str, Handler)] = &[("ack", Session::handle_ack), ("send", Session::handle_send)];
 
 impl Session {
     /// Answers the method whose name is [`PREFIX`] and `name`.

@@ -14,7 +14,6 @@ use crate::session::hook_call::{Granted, Matter};
 use crate::session::identity::{Identity, Renewal};
 use crate::session::permissions::Deed;
 use crate::session::rights::{self, filters, overridden, sub_flags, subscribe_to};
-use crate::session::sends;
 use crate::session::state::{Phase, Session, SubExtra};
 use crate::session::subscribed::lifetime;
 use crate::session::subscription::Sub;
@@ -168,9 +167,6 @@ impl Session {
                 let channel = self.presence_of(&channel, cx)?;
                 cx.effects.push(Effect::PresenceStats { id, channel });
                 Ok(())
-            }
-            Method::Rpc { method, data } if method == sends::METHOD => {
-                self.handle_send(id, copy(data).as_deref(), cx)
             }
             Method::Rpc { method, data } => {
                 if let Some(name) = method.strip_prefix(builtin::PREFIX) {

@@ -12,10 +12,10 @@ use serde_json::value::RawValue;
 use crate::base::fault::ErrorCode;
 use crate::base::publication::ClientInfo;
 use crate::hub::options::one_line;
+use crate::proto::centrifuge::command::Data;
 use crate::session::context::{Context, Failure};
 use crate::session::state::Session;
 
-pub(super) const METHOD: &str = "trunkline.send";
 /// Of a name: a UUID, or two with something between.
 const ID_BYTES_MAX: usize = 80;
 
@@ -35,10 +35,11 @@ impl Session {
     pub(super) fn handle_send(
         &mut self,
         id: u32,
-        data: Option<&[u8]>,
+        data: Option<Data<'_>>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let body = serde_json::from_slice::<Body<'_>>(data.unwrap_or_default());
+        let json = data.and_then(Data::as_json).ok_or(ErrorCode::BadRequest)?;
+        let body = serde_json::from_slice::<Body<'_>>(json.as_bytes());
         let Body { to, id: receipt, data } = body.map_err(|_| ErrorCode::BadRequest)?;
         if to.is_empty() || receipt.is_empty() || receipt.len() > ID_BYTES_MAX {
             return Err(ErrorCode::BadRequest.into());
