@@ -409,45 +409,69 @@ fn row_range(rows: &[Row], at: usize) -> std::ops::Range<usize> {
 /// Users and devices of all channels of an owner, each once.
 #[derive(Debug)]
 pub struct Names {
-    numbers: HashMap<UserName, NameId, RandomState>,
-    /// With how many rows have it. The first is the empty one, and stays.
-    names: Vec<(UserName, u32)>,
+    /// By a part of the hash: the first of the names that have it. So an entry is a third of one that has the name as well.
+    numbers: HashMap<u32, NameId, RandomState>,
+    /// The first is the empty one, and stays.
+    names: Vec<KnownName>,
     free: Vec<NameId>,
+}
+
+#[derive(Debug, Default)]
+struct KnownName {
+    name: UserName,
+    /// How many rows have it.
+    rows: u32,
+    /// Another name with the same part of the hash; 0: none.
+    next: NameId,
 }
 
 impl Names {
     /// `hash` is keyed, so that a stranger cannot choose names that collide.
     pub fn new(hash: RandomState) -> Names {
-        Names { numbers: HashMap::with_hasher(hash), names: vec![(UserName::default(), 0)], free: Vec::new() }
+        Names { numbers: HashMap::with_hasher(hash), names: vec![KnownName::default()], free: Vec::new() }
+    }
+
+    fn part(&self, name: &str) -> u32 {
+        part_of(self.numbers.hasher().hash_one(name))
     }
 
     fn find(&self, name: &str) -> Option<NameId> {
-        if name.is_empty() { Some(0) } else { self.numbers.get(name).copied() }
+        if name.is_empty() {
+            return Some(0);
+        }
+        let mut id = self.numbers.get(&self.part(name)).copied().unwrap_or(0);
+        while id != 0 && *self.names[id as usize].name != *name {
+            id = self.names[id as usize].next;
+        }
+        (id != 0).then_some(id)
     }
 
     fn get(&self, id: NameId) -> &UserName {
-        &self.names[id as usize].0
+        &self.names[id as usize].name
     }
 
     fn take(&mut self, name: &UserName) -> NameId {
-        if name.is_empty() {
-            return 0;
-        }
-        if let Some(&id) = self.numbers.get(name) {
-            self.names[id as usize].1 += 1;
+        if let Some(id) = self.find(name) {
+            self.names[id as usize].rows += 1;
             return id;
         }
+        let part = self.part(name);
+        let next = self.numbers.get(&part).copied().unwrap_or(0);
+        let known = KnownName { name: name.clone(), rows: 1, next };
         let id = match self.free.pop() {
             Some(id) => {
-                self.names[id as usize] = (name.clone(), 1);
+                self.names[id as usize] = known;
                 id
             }
             None => {
-                self.names.push((name.clone(), 1));
+                if self.names.len() == self.names.capacity() {
+                    self.names.reserve_exact(self.names.len() / 8 + 1);
+                }
+                self.names.push(known);
                 self.names.len() as NameId - 1
             }
         };
-        self.numbers.insert(name.clone(), id);
+        self.numbers.insert(part, id);
         id
     }
 
@@ -455,18 +479,37 @@ impl Names {
         if id == 0 {
             return;
         }
-        let (name, rows) = &mut self.names[id as usize];
-        *rows -= 1;
-        if *rows == 0 {
-            self.numbers.remove(&std::mem::take(name));
-            self.free.push(id);
+        let known = &mut self.names[id as usize];
+        known.rows -= 1;
+        if known.rows > 0 {
+            return;
         }
+        let KnownName { name, next, .. } = std::mem::take(known);
+        let part = self.part(&name);
+        let mut at = self.numbers.get(&part).copied().unwrap_or(0);
+        if at == id {
+            match next {
+                0 => self.numbers.remove(&part),
+                next => self.numbers.insert(part, next),
+            };
+        } else {
+            while self.names[at as usize].next != id {
+                at = self.names[at as usize].next;
+            }
+            self.names[at as usize].next = next;
+        }
+        self.free.push(id);
     }
 
     /// How many there are.
     pub fn count(&self) -> usize {
-        self.numbers.len()
+        self.names.len() - 1 - self.free.len()
     }
+}
+
+/// In tests so few that names share them.
+fn part_of(hash: u64) -> u32 {
+    if cfg!(test) { hash as u32 % 4 } else { hash as u32 }
 }
 
 #[cfg(test)]
