@@ -41,12 +41,12 @@ fn conn(slot: u32) -> ConnId {
     ConnId::new(ShardId(0), Sock { slot, generation: 0 })
 }
 
-fn info(slot: u32) -> ClientInfo {
-    ClientInfo {
+fn info(slot: u32) -> Arc<ClientInfo> {
+    Arc::new(ClientInfo {
         user: format!("user{slot}").into(),
         client: format!("client{slot}"),
         ..ClientInfo::default()
-    }
+    })
 }
 
 fn publish(c: &mut Criterion) {

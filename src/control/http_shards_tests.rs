@@ -124,11 +124,12 @@ fn answer(
                 conn_info: None,
                 chan_info: Some(Bytes::from_static(b"[1]")),
             };
-            reply.send(Ok(Arc::new(Roster { infos: vec![info], ..Roster::default() })));
+            reply.send(Ok(Arc::new(Roster { infos: vec![Arc::new(info)], ..Roster::default() })));
         }
         ControlRequest::PresencePage(query, reply) => {
             let all = ["c1", "c2", "c3"].into_iter().filter(|client| *client > &*query.after);
-            let info = |client: &str| ClientInfo { client: client.to_owned(), ..ClientInfo::default() };
+            let info =
+                |client: &str| Arc::new(ClientInfo { client: client.to_owned(), ..ClientInfo::default() });
             reply.send(Ok(all.take(query.limit).map(info).collect()));
         }
         ControlRequest::Cursors(ask) => ask.refuse(ErrorCode::NotAvailable),

@@ -23,7 +23,7 @@ impl Api {
         }
         let ask = |reply| ControlRequest::Presence(channel.clone(), reply);
         let roster = self.shards().ask_owner(&channel, ask).await?;
-        let presence = roster.infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
+        let presence = roster.infos.iter().map(|info| (info.client.clone(), Info::from(&**info))).collect();
         Ok(Answer::Presence { presence })
     }
 
@@ -41,7 +41,7 @@ impl Api {
         let infos = self.shards().ask_owner(&channel, ask).await?;
         // As many as asked for may be the last ones: the next page is empty then.
         let cursor = infos.last().filter(|_| infos.len() >= limit).map(|last| last.client.clone());
-        let presence = infos.iter().map(|info| (info.client.clone(), Info::from(info))).collect();
+        let presence = infos.iter().map(|info| (info.client.clone(), Info::from(&**info))).collect();
         Ok(Answer::PresencePage { presence, cursor })
     }
 

@@ -343,6 +343,7 @@ impl Keeper {
 
     fn announce(&mut self, channel: &ChannelName, joined: bool, info: ClientInfo) {
         let Some(followed) = self.channels.get(channel) else { return };
+        let info = Arc::new(info);
         let event =
             Arc::new(JoinLeaveEvent { channel: channel.clone(), joined, info, encoded: Encoded::default() });
         for &(shard, _) in followed.interest.as_slice() {
@@ -376,9 +377,9 @@ impl Keeper {
             let Some(channel) = self.to_refresh.pop_front() else { break };
             let Some(followed) = self.channels.get(&channel) else { continue };
             let members = followed.members.values().flatten().filter(|member| member.shown.listed);
-            let infos: Vec<ClientInfo> = members.map(|member| member.info.clone()).collect();
+            let infos: Vec<Arc<ClientInfo>> = members.map(|member| member.info.clone()).collect();
             for info in infos {
-                let what = Task::PresenceAdd { channel: channel.clone(), info: Box::new(info) };
+                let what = Task::PresenceAdd { channel: channel.clone(), info };
                 self.do_at(&channel, what, Then::Nobody);
             }
         }

@@ -57,7 +57,7 @@ impl Followed {
 }
 
 pub struct Member {
-    pub info: ClientInfo,
+    pub info: Arc<ClientInfo>,
     pub shown: Visibility,
 }
 

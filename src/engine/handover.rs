@@ -11,6 +11,7 @@
 //! Logs go on from there: what is between is read.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -270,7 +271,7 @@ impl Keeper {
         }
         for (MemberRecord { peer, info, listed, announced }, home) in members.into_iter().zip(homes) {
             let shown = Visibility { listed, announced };
-            let member = info.map(|info| Box::new(Member { info: info.info(), shown }));
+            let member = info.map(|info| Box::new(Member { info: Arc::new(info.info()), shown }));
             followed.listed += usize::from(listed && member.is_some());
             if followed.members.insert(ConnId::from_bits(peer), member).is_none() {
                 followed.interest.add(home);

@@ -1,5 +1,7 @@
 //! What the keeper has a server do, and what comes of it.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 
 use crate::base::bytes::Bytes;
@@ -32,13 +34,13 @@ pub enum Task {
     Event {
         channel: ChannelName,
         joined: bool,
-        info: Box<ClientInfo>,
+        info: Arc<ClientInfo>,
     },
     History(LogRead),
     HistoryRemove(ChannelName),
     PresenceAdd {
         channel: ChannelName,
-        info: Box<ClientInfo>,
+        info: Arc<ClientInfo>,
     },
     PresenceRemove {
         channel: ChannelName,
@@ -84,7 +86,7 @@ pub enum Done {
     Nothing,
     Published(Position),
     Log(Publications, Position),
-    Members(Vec<ClientInfo>),
+    Members(Vec<Arc<ClientInfo>>),
 }
 
 /// Why nothing came of a task.

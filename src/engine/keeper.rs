@@ -507,7 +507,7 @@ impl Keeper {
         if followed.log.is_none() && followed.options.keeps_history() {
             followed.log = Some(Tail::new(position));
         }
-        let member = shown.at_all().then(|| Box::new(Member { info: info.clone(), shown }));
+        let member = shown.at_all().then(|| Box::new(Member { info: Arc::clone(&info), shown }));
         let before = followed.members.insert(conn, member);
         let is_new = before.is_none();
         let was_listed = before.flatten().is_some_and(|member| member.shown.listed);
@@ -525,12 +525,12 @@ impl Keeper {
             outcome,
         });
         if shown.listed {
-            let what = Task::PresenceAdd { channel: channel.clone(), info: Box::new(info.clone()) };
+            let what = Task::PresenceAdd { channel: channel.clone(), info: Arc::clone(&info) };
             self.do_at(&channel, what, Then::Nobody);
         }
         // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
         if shown.announced && is_new {
-            let what = Task::Event { channel: channel.clone(), joined: true, info: Box::new(info) };
+            let what = Task::Event { channel: channel.clone(), joined: true, info };
             self.do_at(&channel, what, Then::Nobody);
         }
     }
@@ -553,17 +553,17 @@ impl Keeper {
             self.do_at(channel, what, Then::Nobody);
         }
         if shown.announced {
-            let what = Task::Event { channel: channel.clone(), joined: false, info: Box::new(info) };
+            let what = Task::Event { channel: channel.clone(), joined: false, info };
             self.do_at(channel, what, Then::Nobody);
         }
     }
 
-    fn renew(&mut self, channel: &ChannelName, conn: ConnId, info: ClientInfo) {
+    fn renew(&mut self, channel: &ChannelName, conn: ConnId, info: Arc<ClientInfo>) {
         let Some(followed) = self.channels.get_mut(channel) else { return };
         let Some(Some(member)) = followed.members.get_mut(&conn) else { return };
-        member.info = info.clone();
+        member.info = Arc::clone(&info);
         if member.shown.listed {
-            let what = Task::PresenceAdd { channel: channel.clone(), info: Box::new(info) };
+            let what = Task::PresenceAdd { channel: channel.clone(), info };
             self.do_at(channel, what, Then::Nobody);
         }
     }

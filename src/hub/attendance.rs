@@ -7,6 +7,7 @@
 //! Inputs: joins and leaves, the time, how many there are. Outputs: what is to be said now. Must not know: logs, shards.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use ahash::RandomState;
@@ -32,7 +33,7 @@ enum Who {
 #[derive(Debug)]
 pub struct Change {
     pub joined: bool,
-    pub info: Box<ClientInfo>,
+    pub info: Arc<ClientInfo>,
     /// The connection that presence lists until its leave is said.
     pub lingers: Option<ConnId>,
     place: (Time, u64),
@@ -51,7 +52,7 @@ pub enum Due {
 #[derive(Debug)]
 pub struct Left {
     pub conn: ConnId,
-    pub info: Box<ClientInfo>,
+    pub info: Arc<ClientInfo>,
     /// Presence had it.
     pub listed: bool,
 }
@@ -109,7 +110,7 @@ impl Attendance {
     }
 
     /// An announced connection has joined. Gives the one that need not linger any more.
-    pub fn join(&mut self, conn: ConnId, info: &ClientInfo, now: Time) -> Option<ConnId> {
+    pub fn join(&mut self, conn: ConnId, info: &Arc<ClientInfo>, now: Time) -> Option<ConnId> {
         let who = self.who(conn, &info.user);
         if let Who::User(user) = &who {
             let connections = self.users.entry(user.clone()).or_default();
@@ -121,12 +122,12 @@ impl Attendance {
         if let Some(undone) = self.undo(&who, false) {
             return undone.lingers;
         }
-        self.wait(who, Change { joined: true, info: Box::new(info.clone()), lingers: None, place: (now, 0) });
+        self.wait(who, Change { joined: true, info: Arc::clone(info), lingers: None, place: (now, 0) });
         None
     }
 
     /// An announced connection has left. Gives the one that lingers from now on.
-    pub fn leave(&mut self, left: Left, delay: Duration, now: Time) -> Option<(ConnId, Box<ClientInfo>)> {
+    pub fn leave(&mut self, left: Left, delay: Duration, now: Time) -> Option<(ConnId, Arc<ClientInfo>)> {
         let Left { conn, info, listed } = left;
         let who = self.who(conn, &info.user);
         if let Who::User(user) = &who {
@@ -210,7 +211,7 @@ impl Attendance {
     pub fn restore_waiting(
         &mut self,
         joined: bool,
-        info: ClientInfo,
+        info: Arc<ClientInfo>,
         conn: Option<ConnId>,
         lingers: Option<ConnId>,
         at: Time,
@@ -219,6 +220,6 @@ impl Attendance {
             Some(conn) => Who::Client(conn),
             None => Who::User(info.user.clone()),
         };
-        self.wait(who, Change { joined, info: Box::new(info), lingers, place: (at, 0) })
+        self.wait(who, Change { joined, info, lingers, place: (at, 0) })
     }
 }

@@ -12,8 +12,6 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use crate::base::bytes::Bytes;
 use crate::base::filter::Filters;
 use crate::base::ids::EncodingId;
@@ -74,13 +72,59 @@ impl ClassId {
     }
 }
 
+/// A class in two bytes, as a channel keeps it.
+/// ```text
+///  15     11 10    9          8          7        0
+///  ├ filter ┼ delta ┼ own frames ┼ join/leave ┼ encoding ┤     filter: 0 none, else its number and 1
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Packed(u16);
+
+const _: () = assert!(FILTERS_SHARED_MAX < 1 << 5);
+
+impl From<Class> for Packed {
+    fn from(class: Class) -> Packed {
+        let Class { encoding, join_leave, own_frames, delta, filter } = class;
+        let flags = u16::from(join_leave) << 8 | u16::from(own_frames) << 9 | u16::from(delta) << 10;
+        Packed(u16::from(encoding.0) | flags | filter.map_or(0, |filter| u16::from(filter.0) + 1) << 11)
+    }
+}
+
+impl Packed {
+    fn class(self) -> Class {
+        Class {
+            encoding: EncodingId(self.0 as u8),
+            join_leave: self.0 >> 8 & 1 == 1,
+            own_frames: self.0 >> 9 & 1 == 1,
+            delta: self.0 >> 10 & 1 == 1,
+            filter: (self.0 >> 11).checked_sub(1).map(|filter| FilterId(filter as u8)),
+        }
+    }
+}
+
+/// Classes that a channel has without an allocation: JSON and Protobuf, and one more.
+const FIRST: usize = 3;
+
 /// The classes that a channel has had on this shard since it was last without subscribers. Few, and searched only when
 /// somebody subscribes.
 #[derive(Clone, Debug, Default)]
 pub struct Classes {
-    list: SmallVec<[Class; 4]>,
-    /// Present while somebody filters.
-    filters: Option<Box<FilterTable>>,
+    first: [Packed; FIRST],
+    len: u8,
+    /// What few channels have.
+    more: Option<Box<More>>,
+}
+
+const _: () = assert!(size_of::<Classes>() <= 16);
+
+#[derive(Clone, Debug, Default)]
+struct More {
+    /// Behind the first ones.
+    list: Vec<Packed>,
+    /// Not empty while somebody filters.
+    filters: FilterTable,
+    /// What those without a filter have had last that keep up, while somebody gets deltas.
+    delivered: Option<Bytes>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -137,26 +181,34 @@ impl Classes {
             known.subscribers -= 1;
             known.delivered = known.delivered.take().filter(|_| known.subscribers > 0);
         }
-        if let Some(table) = &self.filters
-            && table.known.iter().all(|known| known.subscribers == 0)
-        {
-            self.filters = None;
+        let Some(more) = &mut self.more else { return };
+        if more.filters.known.iter().all(|known| known.subscribers == 0) {
+            more.filters = FilterTable::default();
+        }
+        if more.list.is_empty() && more.filters.known.is_empty() && more.delivered.is_none() {
+            self.more = None;
         }
     }
 
     fn number(&mut self, class: Class) -> ClassId {
-        let at = self.list.iter().position(|known| *known == class);
-        let at = at.unwrap_or_else(|| {
-            if self.list.len() < ClassId::NONE.index() {
-                self.list.push(class);
-            }
-            self.list.len() - 1
-        });
-        if self.list[at] == class { ClassId(at as u8) } else { ClassId::NONE }
+        let class = Packed::from(class);
+        if let Some(at) = self.iter().position(|known| known == class) {
+            return ClassId(at as u8);
+        }
+        let at = self.len();
+        if at >= ClassId::NONE.index() {
+            return ClassId::NONE;
+        }
+        match self.first.get_mut(at) {
+            Some(place) => *place = class,
+            None => self.more.get_or_insert_default().list.push(class),
+        }
+        self.len += 1;
+        ClassId(at as u8)
     }
 
     fn number_of(&mut self, filters: &Arc<Filters>) -> Option<FilterId> {
-        let known = &mut self.filters.get_or_insert_default().known;
+        let known = &mut self.more.get_or_insert_default().filters.known;
         let same = |known: &Known| known.subscribers > 0 && known.filters == *filters;
         let at =
             known.iter().position(same).or_else(|| known.iter().position(|known| known.subscribers == 0));
@@ -176,20 +228,35 @@ impl Classes {
     }
 
     fn known(&mut self, filter: Option<FilterId>) -> Option<&mut Known> {
-        self.filters.as_mut()?.known.get_mut(usize::from(filter?.0))
+        self.more.as_mut()?.filters.known.get_mut(usize::from(filter?.0))
     }
 
     /// `None`: subscribers with that number are of no class.
     pub fn get(&self, id: ClassId) -> Option<Class> {
-        self.list.get(id.index()).copied()
+        let at = id.index();
+        if at >= self.len() {
+            return None;
+        }
+        match self.first.get(at) {
+            Some(class) => Some(class.class()),
+            None => self.more.as_ref()?.list.get(at - FIRST).map(|class| class.class()),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Packed> {
+        let more = self.more.iter().flat_map(|more| &more.list);
+        self.first.iter().chain(more).copied().take(self.len())
     }
 
     // --- filters, batch by batch
 
     /// A batch of these items begins: each filter looks at each of them.
     pub(super) fn begin_batch<'i>(&mut self, items: impl Iterator<Item = &'i Item>) {
-        let Some(table) = &mut self.filters else { return };
-        let FilterTable { known, passed } = &mut **table;
+        let Some(more) = &mut self.more else { return };
+        let FilterTable { known, passed } = &mut more.filters;
+        if known.is_empty() {
+            return;
+        }
         passed.clear();
         passed.extend(items.map(|item| match item {
             // Told by the class's `join_leave` alone.
@@ -203,21 +270,27 @@ impl Classes {
 
     /// Whether subscribers of a class with the filter get the publication at this place of the running batch.
     pub fn passed(&self, filter: FilterId, at: usize) -> bool {
-        let passed = self.filters.as_ref().and_then(|table| table.passed.get(at));
+        let passed = self.more.as_ref().and_then(|more| more.filters.passed.get(at));
         passed.is_some_and(|mask| mask >> filter.0 & 1 == 1)
     }
 
-    /// The payload that those of the filter had last that keep up.
-    pub(super) fn delivered(&self, filter: FilterId) -> Option<&Bytes> {
-        self.filters.as_ref()?.known.get(usize::from(filter.0))?.delivered.as_ref()
+    /// The payload that those of the filter, or without one, had last that keep up.
+    pub(super) fn delivered(&self, filter: Option<FilterId>) -> Option<&Bytes> {
+        let more = self.more.as_ref()?;
+        match filter {
+            None => more.delivered.as_ref(),
+            Some(filter) => more.filters.known.get(usize::from(filter.0))?.delivered.as_ref(),
+        }
     }
 
-    /// The batch of these items has been delivered to all.
+    /// The batch of these items has been delivered to all, and somebody gets deltas.
     pub(super) fn end_batch<'i>(&mut self, items: impl Iterator<Item = &'i Item>) {
-        let Some(table) = &mut self.filters else { return };
-        let FilterTable { known, passed } = &mut **table;
-        for (item, mask) in items.zip(passed.iter()) {
+        let More { filters: FilterTable { known, passed }, delivered, .. } =
+            &mut **self.more.get_or_insert_default();
+        let masks = passed.iter().copied().chain(std::iter::repeat(0));
+        for (item, mask) in items.zip(masks) {
             let Item::Publication(publication) = item else { continue };
+            *delivered = Some(publication.data.clone());
             for (at, known) in (0..).zip(known.iter_mut()) {
                 if mask >> at & 1 == 1 {
                     known.delivered = Some(publication.data.clone());
@@ -228,15 +301,15 @@ impl Classes {
 
     /// Somebody gets deltas.
     pub fn has_delta(&self) -> bool {
-        self.list.iter().any(|class| class.delta)
+        self.iter().any(|class| class.class().delta)
     }
 
     pub fn len(&self) -> usize {
-        self.list.len()
+        usize::from(self.len)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.len == 0
     }
 }
 
@@ -302,6 +375,6 @@ mod tests {
         assert_eq!(filter_of(&classes, next), FilterId(0));
         // Nobody filters any more.
         ids.into_iter().chain([next]).for_each(|id| classes.release(id));
-        assert!(classes.filters.is_none());
+        assert!(classes.more.is_none_or(|more| more.filters.known.is_empty()));
     }
 }

@@ -33,10 +33,12 @@ mod sequence;
 mod stands;
 mod waiting;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use ahash::RandomState;
+use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
@@ -44,14 +46,14 @@ use crate::base::publication::Publication;
 use crate::base::time::Time;
 use crate::hub::class::{Class, Classes};
 use crate::hub::deadlines::Deadlines;
-use crate::hub::followed::channel::{Lane, relocate};
+use crate::hub::followed::channel::{Lane, OnWay, relocate};
 use crate::hub::followed::sequence::{Filled, Sequence, Verdict};
 use crate::hub::limits::{HELD_BYTES_MAX, READ_AGAIN, READ_BYTES_MAX};
 use crate::hub::notice::notice;
 use crate::hub::options::{ChannelOptions, GapPolicy, Namespaces};
 use crate::hub::pace::Hold;
 use crate::hub::requests::{Pace, Read, ReadAnswer};
-use crate::hub::stream::Stream;
+use crate::hub::stream::{Spares, Stream};
 
 pub use crate::hub::followed::channel::{Active, ChannelIndex, LocalChannel, Moved, Subscriber};
 pub use crate::hub::stream::{Cursor, Item, Seq, StreamLimits};
@@ -59,8 +61,15 @@ pub use crate::hub::stream::{Cursor, Item, Seq, StreamLimits};
 /// Every channel with a subscriber on this shard.
 pub struct FollowedChannels {
     channels: slab::Slab<LocalChannel>,
-    by_name: HashMap<ChannelName, ChannelIndex, RandomState>,
+    /// By the names that channels have.
+    by_name: HashTable<ChannelIndex>,
+    hash: RandomState,
     limits: StreamLimits,
+    /// Room for what is on its way, that channels have given up.
+    spares: Spares,
+    /// Bound: [`SPARE_WAYS_MAX`].
+    #[allow(clippy::vec_box)]
+    spare_ways: Vec<Box<OnWay>>,
     /// Channels with something to deliver, in turn.
     /// Bound: one entry for each channel with subscribers here.
     ready: VecDeque<ChannelIndex>,
@@ -89,6 +98,9 @@ pub struct FollowedChannels {
     retaking: Option<(Arc<Namespaces>, ChannelIndex)>,
 }
 
+/// About as many channels deliver in one turn of a busy shard.
+const SPARE_WAYS_MAX: usize = 512;
+
 /// What an item counts for in the backlog besides its payload, so that empty ones are bounded as well.
 const ITEM_BYTES: usize = 128;
 
@@ -96,7 +108,10 @@ impl FollowedChannels {
     pub fn new(limits: StreamLimits, hash_seed: u64) -> FollowedChannels {
         FollowedChannels {
             channels: slab::Slab::new(),
-            by_name: HashMap::with_hasher(RandomState::with_seeds(hash_seed, 1, 2, 3)),
+            by_name: HashTable::new(),
+            hash: RandomState::with_seeds(hash_seed, 1, 2, 3),
+            spares: Spares::new(),
+            spare_ways: Vec::new(),
             limits,
             ready: VecDeque::new(),
             spread: Deadlines::default(),
@@ -117,7 +132,8 @@ impl FollowedChannels {
     }
 
     pub fn find(&self, name: &str) -> Option<ChannelIndex> {
-        self.by_name.get(name).copied()
+        let is_it = |index: &ChannelIndex| *self.channels[*index as usize].name == *name;
+        self.by_name.find(self.hash.hash_one(name), is_it).copied()
     }
 
     pub fn get(&self, channel: ChannelIndex) -> &LocalChannel {
@@ -157,28 +173,23 @@ impl FollowedChannels {
 
     /// A connection of this shard asks the channel's owner to join: the channel exists here from now on.
     pub fn join_asked(&mut self, name: &ChannelName, options: &Arc<ChannelOptions>) -> ChannelIndex {
-        let index = match self.by_name.get(name) {
-            Some(&index) => index,
+        let index = match self.find(name) {
+            Some(index) => index,
             None => {
                 let index = self.channels.insert(LocalChannel {
                     name: name.clone(),
                     options: options.clone(),
                     stream: Stream::default(),
                     sequence: Sequence::default(),
-                    batched: 0,
-                    active: None,
-                    subscribers: Vec::new(),
+                    on_way: None,
+                    subscribers: SmallVec::new(),
                     classes: Classes::default(),
-                    delivered: None,
                     pending_joins: 0,
                     cursors: 0,
-                    lane: Lane::Idle,
-                    gathers_until: Time::ZERO,
-                    pacing: None,
-                    backlog_bytes: 0,
-                    active_bytes: 0,
                 }) as ChannelIndex;
-                self.by_name.insert(name.clone(), index);
+                let (channels, hash) = (&self.channels, &self.hash);
+                let hash_of = |index: &ChannelIndex| hash.hash_one(&*channels[*index as usize].name);
+                self.by_name.insert_unique(hash_of(&index), index, hash_of);
                 index
             }
         };
@@ -236,7 +247,7 @@ impl FollowedChannels {
         let mut hole = position;
         // The part of the list that a batch has still to visit must stay together: its last one fills the hole,
         // and the list's last one fills that one's place.
-        if let Some(active) = &mut entry.active
+        if let Some(active) = entry.on_way.as_mut().and_then(|on_way| on_way.active.as_mut())
             && hole < active.remaining
         {
             active.remaining -= 1;
@@ -249,7 +260,7 @@ impl FollowedChannels {
         entry.subscribers.pop();
         // A list that once was long gives its memory back.
         if entry.subscribers.capacity() > 64 && entry.subscribers.len() < entry.subscribers.capacity() / 4 {
-            entry.subscribers.shrink_to(entry.subscribers.len() * 2);
+            entry.subscribers.shrink_to_fit();
         }
         self.subscriptions -= 1;
         if entry.cursors == 0 {
@@ -324,20 +335,22 @@ impl FollowedChannels {
         let Some(index) = self.take_in(name, Item::Publication(publication), now) else { return false };
         let entry = &mut self.channels[index as usize];
         // A notice waits where it will stand.
-        let from = entry.stream.end() - u64::from(!entry.options.conflates());
-        let pacing = entry.pacing.get_or_insert_default();
+        let conflates = entry.options.conflates();
+        let from = entry.stream.end() - u64::from(!conflates);
+        let on_way = entry.on_way();
+        let pacing = on_way.pacing.get_or_insert_default();
         pacing.hold(from, pace, now);
-        if let (Some(window), Some(active)) = (pacing.window, entry.active) {
+        if let (Some(window), Some(active)) = (pacing.window, on_way.active) {
             // It may have less time now.
             self.spread.set(index, window.next(active.remaining, now));
-        } else if entry.options.conflates() && entry.lane == Lane::Bulk && entry.active.is_none() {
+        } else if conflates && on_way.lane == Lane::Bulk && on_way.active.is_none() {
             // What waited as bulk is part of what comes now.
             self.schedule(index, now);
-        } else if let (Lane::Bulk, Some(Hold::Spread { until, .. })) = (entry.lane, pacing.held) {
+        } else if let (Lane::Bulk, Some(Hold::Spread { until, .. })) = (on_way.lane, pacing.held) {
             // What stands before it may not use up its time.
             let half = now + until.since(now) / 2;
             self.bulk.set(index, self.bulk.get(index).map_or(half, |wait| wait.min(half)));
-        } else if entry.lane == Lane::Idle {
+        } else if on_way.lane == Lane::Idle {
             self.schedule(index, now);
         }
         if self.held_bytes > self.held_bytes_max {
@@ -389,8 +402,11 @@ impl FollowedChannels {
         }
         let bytes = item.weight() + ITEM_BYTES;
         self.stream_bytes += item.weight();
-        entry.backlog_bytes += bytes;
-        *if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } += bytes;
+        self.make_room(index);
+        let entry = &mut self.channels[index as usize];
+        let on_way = entry.on_way();
+        on_way.backlog_bytes += bytes;
+        *if on_way.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } += bytes;
         entry.stream.push(item);
         Some(index)
     }
@@ -480,7 +496,7 @@ impl FollowedChannels {
     fn trim(&mut self, channel: ChannelIndex) {
         let entry = &mut self.channels[channel as usize];
         // What the running batch and the next one hold is not a laggard's and not trimmed.
-        let keep_from = entry.active.map_or(entry.batched, |active| active.start);
+        let keep_from = entry.active().map_or(entry.batched(), |active| active.start);
         // Who lags in a value channel goes on from the log, which has the newest of each key; a notice is made again.
         let kept = (entry.cursors > 0 && !entry.options.conflates()).then(|| {
             // What others have left of the bound in sum. Who adds pays: channels that rest keep what they have.
@@ -489,6 +505,40 @@ impl FollowedChannels {
             StreamLimits { channel_bytes_max: self.limits.channel_bytes_max.min(free), ..self.limits }
         });
         self.stream_bytes -= entry.stream.trim(keep_from, kept);
+        entry.stream.give_room_back(&mut self.spares);
+        self.give_way_back(channel);
+    }
+
+    /// An item is going to come.
+    fn make_room(&mut self, channel: ChannelIndex) {
+        let entry = &mut self.channels[channel as usize];
+        entry.stream.make_room(&mut self.spares);
+        if entry.on_way.is_none()
+            && let Some(mut spare) = self.spare_ways.pop()
+        {
+            *spare = OnWay::from(entry.stream.end());
+            entry.on_way = Some(spare);
+        }
+    }
+
+    /// Gives up what holds nothing.
+    fn give_way_back(&mut self, channel: ChannelIndex) {
+        let entry = &mut self.channels[channel as usize];
+        let end = entry.stream.end();
+        let over = |on_way: &mut Box<OnWay>| {
+            on_way.lane == Lane::Idle
+                && on_way.batched == end
+                && on_way.active.is_none()
+                && on_way.pacing.is_none()
+                // Until when it gathers is to be known when the next item comes.
+                && on_way.gathers_until == Time::ZERO
+        };
+        if let Some(on_way) = entry.on_way.take_if(over)
+            && self.spare_ways.len() < SPARE_WAYS_MAX
+        {
+            debug_assert_eq!((on_way.backlog_bytes, on_way.active_bytes), (0, 0));
+            self.spare_ways.push(on_way);
+        }
     }
 
     fn forget_if_unused(&mut self, channel: ChannelIndex) {
@@ -501,17 +551,15 @@ impl FollowedChannels {
         let entry = &mut self.channels[channel as usize];
         entry.sequence = Sequence::default();
         self.stream_bytes -= entry.stream.weight();
-        self.backlog_bytes -= std::mem::take(&mut entry.backlog_bytes);
-        entry.active_bytes = 0;
-        entry.pacing = None;
+        // The joins under way begin after these items: nobody here will get them.
+        self.backlog_bytes -= entry.on_way.take().map_or(0, |on_way| on_way.backlog_bytes);
+        entry.stream = entry.stream.restarted();
         if entry.pending_joins == 0 {
-            let entry = self.channels.remove(channel as usize);
-            self.by_name.remove(&entry.name);
-        } else {
-            // Nobody here will get these items: the joins under way begin after them.
-            entry.stream = entry.stream.restarted();
-            entry.batched = entry.stream.base();
-            entry.active = None;
+            let hash = self.hash.hash_one(&*entry.name);
+            if let Ok(known) = self.by_name.find_entry(hash, |known| *known == channel) {
+                known.remove();
+            }
+            self.channels.remove(channel as usize);
         }
     }
 }

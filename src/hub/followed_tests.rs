@@ -5,7 +5,7 @@ use crate::base::ids::{EncodingId, Epoch};
 use crate::base::prng::Prng;
 use crate::hub::limits::BULK_WAIT_MAX;
 use crate::hub::stream::tests::publication;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 const CLASS: Class =

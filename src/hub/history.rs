@@ -23,6 +23,8 @@ const RING_SHRINK_ABOVE: usize = 64;
 pub struct Log {
     kept: Kept,
     bytes: usize,
+    /// Where the owner of the channel has it among all logs.
+    pub place: u32,
 }
 
 #[derive(Debug)]
@@ -33,7 +35,7 @@ enum Kept {
     Values(Box<ValueLog>),
 }
 
-const _: () = assert!(size_of::<Log>() == size_of::<VecDeque<Entry>>() + size_of::<usize>());
+const _: () = assert!(size_of::<Log>() == size_of::<VecDeque<Entry>>() + 2 * size_of::<usize>());
 
 impl Default for Kept {
     fn default() -> Kept {
@@ -44,7 +46,7 @@ impl Default for Kept {
 impl Log {
     /// Of a value channel whose newest publication has the offset `top`.
     pub fn of_values(top: Offset) -> Log {
-        Log { kept: Kept::Values(Box::new(ValueLog::after(top))), bytes: 0 }
+        Log { kept: Kept::Values(Box::new(ValueLog::after(top))), bytes: 0, place: 0 }
     }
 
     pub fn values(&self) -> Option<&ValueLog> {

@@ -15,6 +15,7 @@ mod entry;
 pub mod followed;
 mod history;
 mod idempotency;
+mod interest;
 pub mod limits;
 pub mod log_store;
 #[cfg(test)]
@@ -30,14 +31,17 @@ pub mod places;
 mod presence;
 pub mod requests;
 mod sequencer;
+mod shown;
+mod small_map;
 mod stream;
 pub mod users;
 mod values;
 mod waiting;
 
 pub use crate::base::publication::{Encoded, Publication};
+pub use interest::Interest;
 pub use limits::HubLimits;
 pub use options::{ChannelKind, ChannelOptions, Deliver, GapPolicy, Namespaces, PresenceBy, RecoveryMode};
 pub use owned::{OwnedChannels, OwnedCounts};
-pub use presence::{Interest, Roster};
+pub use presence::Roster;
 pub use users::Users;

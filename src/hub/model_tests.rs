@@ -121,7 +121,7 @@ struct Naive {
     top: u64,
     /// Offset, payload, when it is over.
     entries: Vec<(u64, Bytes, Time)>,
-    members: BTreeMap<ConnId, (ClientInfo, Visibility)>,
+    members: BTreeMap<ConnId, (Arc<ClientInfo>, Visibility)>,
     /// Key, answer, when it is over, and when it came in the order of all keys.
     keys: Vec<(String, Position, Time, u64)>,
     version: (u64, String),
@@ -440,6 +440,7 @@ impl Pair {
         let user = ["", "ann", "bob"][self.prng.usize(..3)];
         let info =
             ClientInfo { user: user.into(), client: format!("{conn:?}"), conn_info: None, chan_info: None };
+        let info = Arc::new(info);
         let recover = (self.prng.u8(..3) > 0).then(|| self.since(name));
         let by = self.creator();
         let shown = self.shown(name);

@@ -53,6 +53,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use ahash::RandomState;
+use hashbrown::HashTable;
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
@@ -85,7 +86,8 @@ pub struct OwnedChannels {
     limits: HubLimits,
     prng: Prng,
     hash: RandomState,
-    names: HashMap<ChannelName, u32, RandomState>,
+    /// Slots, by the names that their channels have.
+    names: HashTable<u32>,
     channels: Slots<Channel>,
     /// Slots below `slots_used` that hold no channel.
     free: Vec<u32>,
@@ -112,7 +114,10 @@ pub struct OwnedChannels {
     /// The same, those whose log does not end at their top.
     /// Bound: those channels.
     log_ends: HashMap<u32, Offset>,
-    /// Slots with a log, in no order, for [`OwnedChannels::heaviest`]. A channel knows its place here.
+    /// The same while: what is known of connections, so that all their channels share it.
+    /// Bound: those connections.
+    infos_restored: HashMap<ConnId, Arc<ClientInfo>, RandomState>,
+    /// Slots with a log, in no order, for [`OwnedChannels::heaviest`]. A log knows its place here.
     logs: Vec<u32>,
     /// When the oldest entry of each log is over, or earlier.
     expiries: Deadlines,
@@ -198,7 +203,7 @@ impl OwnedChannels {
             keys: IdempotencyKeys::new(limits.idempotency_keys_max, hash.clone()),
             limits,
             prng,
-            names: HashMap::with_hasher(hash.clone()),
+            names: HashTable::new(),
             hash,
             channels: Slots::default(),
             free: Vec::new(),
@@ -208,6 +213,7 @@ impl OwnedChannels {
             shards: u16::MAX,
             logs_lost: HashSet::new(),
             log_ends: HashMap::new(),
+            infos_restored: HashMap::default(),
             logs: Vec::new(),
             expiries: Deadlines::default(),
             forgets: Deadlines::default(),
@@ -279,7 +285,7 @@ impl OwnedChannels {
 
     /// What others see of a member has changed: presence and the leave event to come have the new info. Nothing for a
     /// connection that is not in, or a channel that shows nobody.
-    pub fn renew(&mut self, channel: &str, conn: ConnId, info: ClientInfo) {
+    pub fn renew(&mut self, channel: &str, conn: ConnId, info: Arc<ClientInfo>) {
         if let Some((_, channel)) = self.known_mut(channel) {
             channel.members.renew(conn, info);
         }
@@ -397,7 +403,7 @@ impl OwnedChannels {
         channel: &str,
         after: &str,
         limit: usize,
-    ) -> Result<Vec<ClientInfo>, ErrorCode> {
+    ) -> Result<Vec<Arc<ClientInfo>>, ErrorCode> {
         if !self.options(channel)?.presence {
             return Err(ErrorCode::NotAvailable);
         }

@@ -93,8 +93,8 @@ pub struct Published {
 pub struct JoinRequest {
     pub channel: ChannelName,
     pub conn: ConnId,
-    /// Kept while the member is shown to others.
-    pub info: ClientInfo,
+    /// Kept while the member is shown to others. Shared by all channels that the connection is in.
+    pub info: Arc<ClientInfo>,
     pub shown: Visibility,
     pub recover: Option<Since>,
     pub by: Creator,
@@ -127,7 +127,7 @@ pub enum Recovery {
 pub struct JoinLeaveEvent {
     pub channel: ChannelName,
     pub joined: bool,
-    pub info: ClientInfo,
+    pub info: Arc<ClientInfo>,
     pub encoded: crate::base::publication::Encoded,
 }
 

@@ -103,22 +103,39 @@ impl Cursor {
 /// Items not yet delivered to everyone, oldest first.
 #[derive(Default)]
 pub struct Stream {
-    /// Bound: `StreamLimits`, in bytes; what is not delivered yet by the backlog of the shard.
-    items: VecDeque<Item>,
     /// Sequence of the first item.
     base: Seq,
     /// Offset of the last publication before that.
     base_offset: Offset,
+    /// The items. Most channels have none most of the time.
+    held: Option<Box<Held>>,
+}
+
+const _: () = assert!(size_of::<Stream>() == 24, "what every channel with subscribers has");
+
+/// What a stream has while it has items.
+#[derive(Default)]
+pub struct Held {
+    /// Bound: `StreamLimits`, in bytes; what is not delivered yet by the backlog of the shard.
+    items: VecDeque<Item>,
     /// Something was lost before the item with this sequence, up to this offset. While `base` is before it, who stands before
     /// it cannot be brought past it.
     broken_at: (Seq, Offset),
     weight: usize,
 }
 
+/// Room for items that streams of a shard have given up: the next ones take it without an allocation.
+pub type Spares = Vec<Box<Held>>;
+
+/// Bound of [`Spares`]: about as many channels deliver in one turn of a busy shard.
+const SPARES_MAX: usize = 512;
+/// Room for more items than this is given back.
+const SPARE_ITEMS_MAX: usize = 64;
+
 impl Stream {
     /// If nothing is kept: the last publication before the next item has the offset `top`.
     pub fn begin_after(&mut self, top: Offset) {
-        if self.items.is_empty() {
+        if self.is_empty() {
             self.base_offset = top;
         }
     }
@@ -135,13 +152,13 @@ impl Stream {
 
     /// Sequence that the next item will get.
     pub fn end(&self) -> Seq {
-        self.base + self.items.len() as u64
+        self.base + self.items() as u64
     }
 
     /// Items from `seq` on; empty at the end. `seq` must not have fallen off.
     pub fn from(&self, seq: Seq) -> impl Iterator<Item = &Item> {
         debug_assert!(seq >= self.base);
-        self.items.range((seq.saturating_sub(self.base) as usize).min(self.items.len())..)
+        self.list().range((seq.saturating_sub(self.base) as usize).min(self.items())..)
     }
 
     /// Items of `start..end`.
@@ -151,12 +168,42 @@ impl Stream {
 
     /// How many are kept.
     pub fn items(&self) -> usize {
-        self.items.len()
+        self.held.as_ref().map_or(0, |held| held.items.len())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.items() == 0
+    }
+
+    fn list(&self) -> &VecDeque<Item> {
+        static NONE: VecDeque<Item> = VecDeque::new();
+        self.held.as_ref().map_or(&NONE, |held| &held.items)
     }
 
     /// Payload bytes of all items.
     pub fn weight(&self) -> usize {
-        self.weight
+        self.held.as_ref().map_or(0, |held| held.weight)
+    }
+
+    /// An item is going to come: takes what another stream has given up.
+    pub fn make_room(&mut self, spares: &mut Spares) {
+        if self.held.is_none() {
+            self.held = spares.pop();
+        }
+    }
+
+    /// Gives up what holds nothing.
+    pub fn give_room_back(&mut self, spares: &mut Spares) {
+        if !self.is_empty() {
+            return;
+        }
+        if let Some(mut held) = self.held.take()
+            && held.items.capacity() <= SPARE_ITEMS_MAX
+            && spares.len() < SPARES_MAX
+        {
+            held.broken_at = Default::default();
+            spares.push(held);
+        }
     }
 
     /// The cursor of a subscriber that has had everything before `seq`.
@@ -165,8 +212,8 @@ impl Stream {
             (from, start) if seq >= from => (from, start),
             _ => (self.base, self.base_offset),
         };
-        let place = |seq: Seq| ((seq - self.base) as usize).min(self.items.len());
-        let before = self.items.range(place(from)..place(seq));
+        let place = |seq: Seq| ((seq - self.base) as usize).min(self.items());
+        let before = self.list().range(place(from)..place(seq));
         let after = before.rev().find_map(Item::offset).unwrap_or(start);
         Cursor { seq, after, asked: false, skips: false }
     }
@@ -178,7 +225,7 @@ impl Stream {
         if after < start {
             return None;
         }
-        let mut later = self.items.range((from - self.base) as usize..);
+        let mut later = self.list().range((from - self.base) as usize..);
         let later = later.position(|item| item.offset().is_some_and(|offset| offset > after));
         let seq = later.map_or(self.end(), |at| from + at as u64);
         Some(Cursor { seq, after, asked: false, skips: false })
@@ -186,7 +233,10 @@ impl Stream {
 
     /// From where on nothing is missing, and the offset before that.
     fn unbroken(&self) -> (Seq, Offset) {
-        if self.base < self.broken_at.0 { self.broken_at } else { (self.base, self.base_offset) }
+        match &self.held {
+            Some(held) if self.base < held.broken_at.0 => held.broken_at,
+            _ => (self.base, self.base_offset),
+        }
     }
 
     /// The last item that is kept behind everything that was lost, or the end.
@@ -196,9 +246,10 @@ impl Stream {
 
     /// Everything between the last item and `offset` is lost.
     pub fn break_at(&mut self, offset: Offset) {
-        self.broken_at = (self.end(), offset);
-        if self.items.is_empty() {
-            self.base_offset = offset;
+        let end = self.end();
+        match &mut self.held {
+            Some(held) if !held.items.is_empty() => held.broken_at = (end, offset),
+            _ => self.base_offset = offset,
         }
     }
 
@@ -223,31 +274,30 @@ impl Stream {
     }
 
     pub fn push(&mut self, item: Item) {
-        self.weight += item.weight();
-        self.items.push_back(item);
+        let held = self.held.get_or_insert_default();
+        held.weight += item.weight();
+        held.items.push_back(item);
     }
 
     /// Drops items before `keep_from`: all of them, or as many as `kept` has no room for. Gives the payload bytes dropped.
     pub fn trim(&mut self, keep_from: Seq, kept: Option<StreamLimits>) -> usize {
-        let before = self.weight;
+        let before = self.weight();
         while self.base < keep_from
             && kept.is_none_or(|limits| {
-                self.weight > limits.channel_bytes_max || self.items.len() > limits.channel_items_max
+                self.weight() > limits.channel_bytes_max || self.items() > limits.channel_items_max
             })
         {
             self.pop();
         }
-        if self.items.is_empty() && self.items.capacity() > 64 {
-            self.items = VecDeque::new();
-        }
-        before - self.weight
+        before - self.weight()
     }
 
     fn pop(&mut self) {
-        if let Some(item) = self.items.pop_front() {
-            self.weight -= item.weight();
+        let Some(held) = &mut self.held else { return };
+        if let Some(item) = held.items.pop_front() {
+            held.weight -= item.weight();
             self.base += 1;
-            self.base_offset = match self.broken_at {
+            self.base_offset = match held.broken_at {
                 (seq, offset) if seq == self.base => offset,
                 _ => item.offset().unwrap_or(self.base_offset),
             };
@@ -263,7 +313,7 @@ impl Stream {
     /// What laggards of this shard may still need of `channel`, whose log stands at `top` at the stream's end.
     pub fn to_record(&self, channel: &ChannelName, top: Option<Position>) -> StreamRecord {
         let (from, base) = self.unbroken();
-        let items = self.items.range((from - self.base) as usize..).map(|item| match item {
+        let items = self.list().range((from - self.base) as usize..).map(|item| match item {
             Item::Publication(publication) => StreamItem::Publication(PublicationRecord::of(publication)),
             Item::JoinLeaveEvent(join_leave) if join_leave.joined => {
                 StreamItem::Joined(InfoRecord::of(&join_leave.info))
@@ -280,7 +330,7 @@ impl Stream {
         let mut stream = Stream { base, base_offset: record.base, ..Stream::default() };
         for item in record.items {
             let join_leave = |joined, info: InfoRecord| {
-                let (channel, info) = (record.channel.clone(), info.info());
+                let (channel, info) = (record.channel.clone(), Arc::new(info.info()));
                 Item::JoinLeaveEvent(Arc::new(JoinLeaveEvent {
                     channel,
                     joined,
@@ -386,6 +436,7 @@ pub mod tests {
             for offset in 1..begun + prng.u64(..10) {
                 let join_leave = || {
                     let info = ClientInfo { client: offset.to_string(), ..ClientInfo::default() };
+                    let info = Arc::new(info);
                     let (channel, encoded) = ("c".into(), Encoded::default());
                     Item::JoinLeaveEvent(Arc::new(JoinLeaveEvent {
                         channel,

@@ -254,7 +254,7 @@ impl Session {
                     identity.conn_info = info;
                     cx.effects.push(Effect::InfoChanged { channel: None });
                 }
-                identity.meta = meta.or(identity.meta.take());
+                identity.meta = meta.map(Box::new).or(identity.meta.take());
             }
             Err(Unknown { let_in: true }) => {
                 identity.expire_at_s = cx.unix_s + LENIENCE_S;

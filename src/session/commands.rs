@@ -252,11 +252,12 @@ impl Session {
         let identity = Identity {
             user: admitted.user,
             conn_info: admitted.conn_info,
-            meta: admitted.meta,
+            meta: admitted.meta.map(Box::new),
             expire_at_s: admitted.expire_at_s,
             renewal: admitted.renewal,
             origin: self.identity.take().and_then(|known| known.origin),
             token_id: admitted.token_id.map(|id| Box::new(id.into())),
+            shared: None,
         };
         self.identity = (identity != Identity::default()).then(|| Box::new(identity));
         let awaits_place = cx.world.limits_users() && self.user().is_some();
@@ -374,7 +375,7 @@ impl Session {
             cx.effects.push(Effect::InfoChanged { channel: None });
         }
         identity.expire_at_s = expire_at_s;
-        (identity.conn_info, identity.meta) = (info, meta);
+        (identity.conn_info, identity.meta) = (info, meta.map(Box::new));
         identity.token_id = token_id.map(|id| Box::new(id.into()));
         identity.renewal = Renewal::Token;
         cx.effects.push(Effect::ExpiryChanged);

@@ -1,5 +1,7 @@
 //! Who a client is, and how long that holds.
 
+use std::sync::Arc;
+
 use crate::base::bytes::Bytes;
 use crate::base::ids::UserName;
 use crate::base::publication::ClientInfo;
@@ -9,8 +11,8 @@ use crate::base::publication::ClientInfo;
 pub struct Identity {
     pub user: Option<UserName>,
     pub conn_info: Option<Bytes>,
-    /// JSON that only the backend gets to see.
-    pub meta: Option<Bytes>,
+    /// JSON that only the backend gets to see. Boxed: many have none.
+    pub meta: Option<Box<Bytes>>,
     /// Unix seconds at which the connection expires; 0 never.
     pub expire_at_s: u64,
     pub renewal: Renewal,
@@ -18,7 +20,11 @@ pub struct Identity {
     pub origin: Option<Box<str>>,
     /// `jti` of the token that it has shown, if that has one. Boxed twice: most have none.
     pub token_id: Option<Box<Box<str>>>,
+    /// What others see of it, once for all channels that show it: see [`shared_info`].
+    pub shared: Option<Arc<ClientInfo>>,
 }
+
+const _: () = assert!(size_of::<Identity>() <= 112, "what every client with a token has");
 
 /// Who somebody is to others, but for what a subscription adds.
 pub fn info_of(identity: Option<&Identity>, client: String) -> ClientInfo {
@@ -27,6 +33,16 @@ pub fn info_of(identity: Option<&Identity>, client: String) -> ClientInfo {
         client,
         conn_info: identity.and_then(|identity| identity.conn_info.clone()),
         chan_info: None,
+    }
+}
+
+/// The same, shared by all channels that have it, as long as it stays what it is.
+pub fn shared_info(identity: &mut Option<Box<Identity>>, client: String) -> Arc<ClientInfo> {
+    let info = info_of(identity.as_deref(), client);
+    let shared = &mut identity.get_or_insert_default().shared;
+    match shared {
+        Some(known) if **known == info => Arc::clone(known),
+        _ => Arc::clone(shared.insert(Arc::new(info))),
     }
 }
 

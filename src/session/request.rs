@@ -509,7 +509,7 @@ fn admit(
         token_id: claims.id.map(|id| Box::new(id.into())),
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
-        meta: claims.meta,
+        meta: claims.meta.map(Box::new),
         expire_at_s: claims.expire_at_s.unwrap_or(0),
         ..Identity::default()
     };

@@ -14,7 +14,7 @@ use crate::proto::centrifuge::reply::{Lifetime, Push};
 use crate::proto::wire::Wire;
 use crate::session::context::{Context, Effect, SubscribeEffect};
 use crate::session::hook_call::Headers;
-use crate::session::identity::{Identity, NEVER_S, Renewal, info_of};
+use crate::session::identity::{Identity, NEVER_S, Renewal, info_of, shared_info};
 use crate::session::subscribed::lifetime;
 use crate::session::subscription::{ChannelIndex, Sub};
 use crate::session::waits::{Held, Waits};
@@ -198,6 +198,10 @@ impl Session {
     pub fn join_asked(&mut self, channel: ChannelIndex, number: u32, effect: &SubscribeEffect) {
         debug_assert!(self.sub(channel).is_none());
         let (flags, delta) = (effect.flags & !Sub::INDEX, effect.flags & Sub::DELTA != 0);
+        if self.subs.len() == self.subs.capacity() {
+            // By a quarter: a client of twenty groups has them for long.
+            self.subs.reserve_exact(1 + self.subs.len() / 4);
+        }
         self.subs.push(Sub { channel: channel | flags | Sub::PENDING, place: number });
         if effect.chan_info.is_some() || effect.expire_at_s != 0 || delta || effect.filters.is_some() {
             self.extras_mut().subs.push(SubExtra {
@@ -229,6 +233,19 @@ impl Session {
             self.subs.shrink_to_fit();
         }
         Some(sub)
+    }
+
+    /// Who this client is to others, but for what a subscription adds: shared by all channels that show it.
+    pub fn shared_info(&mut self, client: String) -> Arc<ClientInfo> {
+        shared_info(&mut self.identity, client)
+    }
+
+    /// Who it is to others in a channel.
+    pub fn member_info(&mut self, channel: ChannelIndex, client: &str) -> Arc<ClientInfo> {
+        match self.extra(channel).and_then(|extra| extra.chan_info.as_ref()) {
+            Some(_) => Arc::new(self.info(client.to_owned(), Some(channel))),
+            None => self.shared_info(client.to_owned()),
+        }
     }
 
     /// Who this client is to others.
@@ -314,7 +331,7 @@ impl Session {
     }
 
     pub fn meta(&self) -> Option<&Bytes> {
-        self.identity.as_ref()?.meta.as_ref()
+        self.identity.as_ref()?.meta.as_deref()
     }
 
     /// The next command is held until something has been answered.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::base::except::Except;
 use crate::base::ids::ClientId;
 use crate::hub::creators::Creator;
@@ -291,9 +293,9 @@ impl Core {
         let Some(session) = self.links.connections.session(slot) else {
             return;
         };
-        let changed = session.subs().iter().map(|sub| sub.channel());
-        for channel in changed.filter(|channel| only.is_none_or(|only| only == *channel)) {
-            let info = session.info(client.clone(), Some(channel));
+        let changed: SmallVec<[u32; 2]> = session.subs().iter().map(|sub| sub.channel()).collect();
+        for channel in changed.into_iter().filter(|channel| only.is_none_or(|only| only == *channel)) {
+            let info = session.member_info(channel, &client);
             let channel = self.delivery.local.get(channel).name.clone();
             self.messages.mailer.request(OwnerRequest::Renew { channel, conn, info });
         }

@@ -274,7 +274,7 @@ pub enum ControlRequest {
     HistoryRemove(ChannelName, Reply<()>),
     Presence(ChannelName, Reply<Arc<Roster>>),
     /// A page of the same.
-    PresencePage(PageQuery, Reply<Vec<ClientInfo>>),
+    PresencePage(PageQuery, Reply<Vec<Arc<ClientInfo>>>),
     PresenceStats(ChannelName, Reply<PresenceStats>),
     /// Of members' cursors.
     Cursors(CursorsAsk),

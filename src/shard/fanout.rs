@@ -102,9 +102,10 @@ impl Core {
     /// `SOME`: something in the batch is kept from some of them.
     fn append_frames<const SOME: bool>(&mut self, index: u32, active: Active, until: u32) {
         let channel = self.delivery.local.get(index);
+        let subscribers = channel.subscribers();
         let mut batch = Batch::new(active, channel);
         for place in (until..active.remaining).rev() {
-            let subscriber = channel.subscribers()[place as usize];
+            let subscriber = subscribers[place as usize];
             if subscriber.has_cursor() || subscriber.has_own_frames() {
                 self.delivery.special.push((place, subscriber.slot()));
                 continue;

@@ -52,7 +52,7 @@ pub enum OwnerRequest {
     Renew {
         channel: ChannelName,
         conn: ConnId,
-        info: ClientInfo,
+        info: Arc<ClientInfo>,
     },
     Publish {
         conn: ConnId,

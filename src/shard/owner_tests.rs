@@ -120,7 +120,7 @@ impl Stage {
         let ask = JoinRequest {
             channel: "c".into(),
             conn: conn(slot),
-            info: ClientInfo { client: slot.to_string(), ..ClientInfo::default() },
+            info: ClientInfo { client: slot.to_string(), ..ClientInfo::default() }.into(),
             shown: Visibility { listed: false, announced: true },
             recover,
             by: Creator::Backend,

@@ -25,7 +25,7 @@ use crate::record::{PeerState, RequestsRecord};
 use crate::session::gaps::AfterGap;
 use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::{Mode, Unidirectional};
-use crate::session::{Session, Sub, SubscribeEffect, info_of};
+use crate::session::{Session, Sub, SubscribeEffect, info_of, shared_info};
 use crate::shard::directory::{BOOKS_MAX, Number};
 use crate::shard::link::ClosingEnd;
 use crate::shard::requests::Http;
@@ -221,6 +221,15 @@ impl Peer {
         match &self.kind {
             Kind::Client(session) => Some(session.info(client, None)),
             Kind::Unidirectional(uni) => Some(info_of(uni.identity.as_deref(), client)),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
+    /// The same, shared by all channels that show it.
+    pub fn shared_info(&mut self, client: String) -> Option<Arc<ClientInfo>> {
+        match &mut self.kind {
+            Kind::Client(session) => Some(session.shared_info(client)),
+            Kind::Unidirectional(uni) => Some(shared_info(&mut uni.identity, client)),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
         }
     }

@@ -26,8 +26,16 @@ impl Core {
         let client = self.client_id(slot).to_string();
         let Ok(options) = self.env.options.namespaces.resolve(&subscribe.channel) else { return };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Some(mut info) = connection.peer.info(client) else { return };
-        info.chan_info.clone_from(&subscribe.chan_info);
+        let shown = visibility(subscribe.flags);
+        // An info that nobody keeps is not kept here either.
+        let info = match shown.at_all() && subscribe.chan_info.is_none() {
+            true => connection.peer.shared_info(client),
+            false => connection.peer.info(client).map(Arc::new),
+        };
+        let Some(mut info) = info else { return };
+        if subscribe.chan_info.is_some() {
+            Arc::make_mut(&mut info).chan_info.clone_from(&subscribe.chan_info);
+        }
         let index = self.delivery.local.join_asked(&subscribe.channel, options);
         let number = self.messages.joins_asked.wrapping_add(1);
         self.messages.joins_asked = number;
@@ -37,7 +45,6 @@ impl Core {
             0 => self.creator(slot, Some(&info.user)),
             _ => Creator::Backend,
         };
-        let shown = visibility(subscribe.flags);
         let ask = JoinRequest { channel: subscribe.channel, conn, info, shown, recover: subscribe.since, by };
         let tag = JoinTag {
             index,

@@ -7,7 +7,7 @@ use redis::{Cmd, ServerErrorKind, Value, cmd};
 
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Epoch, Offset, Position};
-use crate::base::publication::{Encoded, PayloadForm, Publication};
+use crate::base::publication::{ClientInfo, Encoded, PayloadForm, Publication};
 use crate::engine::job::{Done, Entries, Fault, Task};
 use crate::engine::limits::{KEY_TTL_S, PRESENCE_TTL_S};
 use crate::engine::redis::layout::{Names, is_json, offset_of_id, read_epoch, write_event};
@@ -261,7 +261,7 @@ pub fn publication(
     }
 }
 
-fn members(answer: Value) -> Option<Vec<crate::base::publication::ClientInfo>> {
+fn members(answer: Value) -> Option<Vec<Arc<ClientInfo>>> {
     let pairs: Vec<Value> = match answer {
         Value::Array(parts) => parts.into_iter().skip(1).step_by(2).collect(),
         Value::Map(pairs) => pairs.into_iter().map(|(_, info)| info).collect(),
@@ -269,7 +269,7 @@ fn members(answer: Value) -> Option<Vec<crate::base::publication::ClientInfo>> {
         _ => return None,
     };
     // One that cannot be read is not there.
-    Some(pairs.iter().filter_map(|info| decode_client_info(bytes(info)?).ok()).collect())
+    Some(pairs.iter().filter_map(|info| decode_client_info(bytes(info)?).ok().map(Arc::new)).collect())
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::base::bytes::Bytes;
 use crate::base::ids::{ChannelName, Offset, Position, SLOT_BITS, SLOT_MAX};
 use crate::base::time::Time;
@@ -73,17 +75,24 @@ pub struct LocalChannel {
     pub(super) stream: Stream,
     /// What of the channel's log has come so far.
     pub(super) sequence: Sequence,
-    /// Items before this have been taken into a batch: delivered, on their way, or left to a cursor.
-    pub(super) batched: Seq,
-    pub(super) active: Option<Active>,
-    pub(super) subscribers: Vec<Subscriber>,
+    /// What is on its way. Present while something is, and in channels that gather.
+    pub(super) on_way: Option<Box<OnWay>>,
+    pub(super) subscribers: SmallVec<[Subscriber; 4]>,
     pub(super) classes: Classes,
-    /// What those that keep up have had last, while somebody gets deltas.
-    pub(super) delivered: Option<Bytes>,
     /// Joins asked of the owner and not yet answered: the channel is kept for them.
     pub(super) pending_joins: u32,
     /// Subscribers with a cursor: while there are any, the stream keeps what they may still need.
     pub(super) cursors: u32,
+}
+
+const _: () = assert!(size_of::<LocalChannel>() <= 128, "what a personal channel costs where its user is");
+
+/// What a channel has while something is to be delivered.
+pub(super) struct OnWay {
+    /// Items before this have been taken into a batch: delivered, on their way, or left to a cursor. Without anything on its
+    /// way those are all.
+    pub(super) batched: Seq,
+    pub(super) active: Option<Active>,
     pub(super) lane: Lane,
     /// No batch of what is to be delivered at once begins before this.
     pub(super) gathers_until: Time,
@@ -93,6 +102,21 @@ pub struct LocalChannel {
     pub(super) backlog_bytes: usize,
     /// Of these, those in the running batch.
     pub(super) active_bytes: usize,
+}
+
+impl OnWay {
+    /// Nothing, in a stream that everything before `batched` has been taken from.
+    pub(super) fn from(batched: Seq) -> OnWay {
+        OnWay {
+            batched,
+            active: None,
+            lane: Lane::Idle,
+            gathers_until: Time::ZERO,
+            pacing: None,
+            backlog_bytes: 0,
+            active_bytes: 0,
+        }
+    }
 }
 
 /// Where a channel waits for its turn.
@@ -122,7 +146,25 @@ impl LocalChannel {
     }
 
     pub fn active(&self) -> Option<Active> {
-        self.active
+        self.on_way.as_ref()?.active
+    }
+
+    pub(super) fn batched(&self) -> Seq {
+        self.on_way.as_ref().map_or(self.stream.end(), |on_way| on_way.batched)
+    }
+
+    pub(super) fn lane(&self) -> Lane {
+        self.on_way.as_ref().map_or(Lane::Idle, |on_way| on_way.lane)
+    }
+
+    /// What is on its way, beginning with nothing.
+    pub(super) fn on_way(&mut self) -> &mut OnWay {
+        let end = self.stream.end();
+        self.on_way.get_or_insert_with(|| Box::new(OnWay::from(end)))
+    }
+
+    pub(super) fn pacing(&self) -> Option<&Pacing> {
+        self.on_way.as_ref()?.pacing.as_deref()
     }
 
     pub fn subscribers(&self) -> &[Subscriber] {
@@ -135,10 +177,7 @@ impl LocalChannel {
 
     /// The payload that those with the filter had last that keep up: a batch goes on from it.
     pub fn delivered(&self, filter: Option<FilterId>) -> Option<&Bytes> {
-        match filter {
-            None => self.delivered.as_ref(),
-            Some(filter) => self.classes.delivered(filter),
-        }
+        self.classes.delivered(filter)
     }
 
     /// `None` for a subscriber that is of no class.
@@ -149,14 +188,13 @@ impl LocalChannel {
     /// The position of the log at the stream's end. Known from the first subscription here on.
     pub fn top(&self) -> Option<Position> {
         let top = self.sequence.top()?;
-        let waiting = self.pacing.as_ref().and_then(|pacing| pacing.waiting.as_ref());
+        let waiting = self.pacing().and_then(|pacing| pacing.waiting.as_ref());
         Some(waiting.map_or(top, |waiting| Position { offset: waiting.before(), ..top }))
     }
 
     /// Something is to be delivered that no batch has taken.
     pub(super) fn has_more(&self) -> bool {
-        self.batched != self.stream.end()
-            || self.pacing.as_ref().is_some_and(|pacing| pacing.waiting.is_some())
+        self.batched() != self.stream.end() || self.pacing().is_some_and(|pacing| pacing.waiting.is_some())
     }
 
     /// The cursor of a subscriber that has had everything up to `stands`, when it is not to be treated like those that keep
@@ -164,7 +202,7 @@ impl LocalChannel {
     pub(super) fn cursor_at(&self, stands: Offset) -> Option<Cursor> {
         let end = self.stream.end();
         match self.top().map_or(stands, |top| top.offset) {
-            top if top == stands => (self.batched != end).then(|| self.stream.cursor(end)),
+            top if top == stands => (self.batched() != end).then(|| self.stream.cursor(end)),
             top if top > stands => Some(self.stream.cursor_after(stands).unwrap_or(Cursor {
                 seq: self.stream.base(),
                 after: stands,
@@ -177,9 +215,9 @@ impl LocalChannel {
 
     /// Where a subscriber at `position` of the list stands if it has kept up so far.
     pub fn cursor_of(&self, position: u32) -> Seq {
-        match self.active {
+        match self.active() {
             Some(active) if position < active.remaining => active.start,
-            _ => self.batched,
+            _ => self.batched(),
         }
     }
 }

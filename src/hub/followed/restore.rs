@@ -26,7 +26,7 @@ impl FollowedChannels {
             self.stream_bytes -= entry.stream.weight();
             entry.stream = Stream::from_record(record);
             self.stream_bytes += entry.stream.weight();
-            entry.batched = entry.stream.end();
+            entry.on_way = None;
         }
         index
     }

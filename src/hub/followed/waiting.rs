@@ -14,32 +14,34 @@ fn bytes_of(publication: &Publication) -> usize {
 impl FollowedChannels {
     /// The next publication of a value channel waits for its batch.
     pub(super) fn put_waiting(&mut self, index: ChannelIndex, publication: Arc<Publication>, before: Offset) {
-        let entry = &mut self.channels[index as usize];
-        let pacing = entry.pacing.get_or_insert_default();
+        self.make_room(index);
+        let on_way = self.channels[index as usize].on_way();
+        let pacing = on_way.pacing.get_or_insert_default();
         let waiting = pacing.waiting.get_or_insert_with(|| Box::new(Waiting::behind(before)));
         let added = bytes_of(&publication);
         let freed = waiting.put(publication).map_or(0, |replaced| bytes_of(&replaced));
         self.conflated += u64::from(freed > 0);
-        let sum = if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes };
+        let sum = if on_way.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes };
         *sum = *sum + added - freed;
-        entry.backlog_bytes = entry.backlog_bytes + added - freed;
+        on_way.backlog_bytes = on_way.backlog_bytes + added - freed;
     }
 
     /// What waits belongs to the stream from now on.
     pub(super) fn take_waiting(&mut self, index: ChannelIndex) {
         let entry = &mut self.channels[index as usize];
-        if let Some(waiting) = entry.pacing.as_mut().and_then(|pacing| pacing.waiting.take()) {
+        let pacing = entry.on_way.as_mut().and_then(|on_way| on_way.pacing.as_mut());
+        if let Some(waiting) = pacing.and_then(|pacing| pacing.waiting.take()) {
             self.stream_bytes += waiting.flow_into(&mut entry.stream);
         }
     }
 
     /// What waits is from before a loss.
     pub(super) fn drop_waiting(&mut self, index: ChannelIndex) {
-        let entry = &mut self.channels[index as usize];
-        if let Some(waiting) = entry.pacing.as_mut().and_then(|pacing| pacing.waiting.take()) {
+        let Some(on_way) = &mut self.channels[index as usize].on_way else { return };
+        if let Some(waiting) = on_way.pacing.as_mut().and_then(|pacing| pacing.waiting.take()) {
             let bytes: usize = waiting.publications().map(|publication| bytes_of(publication)).sum();
-            entry.backlog_bytes -= bytes;
-            *if entry.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } -= bytes;
+            on_way.backlog_bytes -= bytes;
+            *if on_way.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } -= bytes;
         }
     }
 

@@ -20,7 +20,7 @@ impl OwnedChannels {
         &mut self,
         slot: u32,
         conn: ConnId,
-        info: ClientInfo,
+        info: Arc<ClientInfo>,
         now: Time,
     ) -> Option<Arc<JoinLeaveEvent>> {
         let channel = self.channels.get_mut(slot)?;
@@ -40,7 +40,7 @@ impl OwnedChannels {
         let channel = self.channels.get_mut(slot)?;
         // What waits is taken back also where the options have changed since.
         if !channel.options.paces_events() && !self.attendances.contains_key(&slot) {
-            return Some(channel.join_leave(false, *left.info));
+            return Some(channel.join_leave(false, left.info));
         }
         let delay = channel.options.leave_delay;
         let attendance = self.attendances.entry(slot).or_insert_with(|| new(channel, &self.hash));
@@ -77,7 +77,7 @@ impl OwnedChannels {
                     if let Some(gone) = change.lingers {
                         channel.members.linger_no_more(gone);
                     }
-                    let event = channel.join_leave(change.joined, *change.info);
+                    let event = channel.join_leave(change.joined, change.info);
                     match quiet {
                         true => self.counts.join_leave_unsaid_total += 1,
                         false => return Some(event),
@@ -148,7 +148,7 @@ impl OwnedChannels {
             return;
         }
         for record in waiting {
-            let info = record.info.info();
+            let info = Arc::new(record.info.info());
             let (conn, gone) = (record.peer.and_then(conn_of), record.lingers.and_then(conn_of));
             if record.peer.is_some() != conn.is_some() {
                 continue;
@@ -157,7 +157,7 @@ impl OwnedChannels {
             let attendance = self.attendances.entry(slot).or_insert_with(|| new(channel, &self.hash));
             let kept = attendance.restore_waiting(record.joined, info.clone(), conn, gone, at);
             if let (true, Some(gone)) = (kept, gone) {
-                channel.members.linger(gone, Box::new(info), &self.hash);
+                channel.members.linger(gone, info, &self.hash);
             }
         }
         self.settle_attendance(slot);

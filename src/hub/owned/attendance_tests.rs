@@ -73,7 +73,7 @@ impl Run {
         let ask = JoinRequest {
             channel,
             conn: conn(slot),
-            info: info(slot, user),
+            info: Arc::new(info(slot, user)),
             shown: SHOWN,
             recover: None,
             by: Creator::Backend,

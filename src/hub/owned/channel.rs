@@ -7,9 +7,10 @@ use crate::base::ids::{ChannelName, Epoch, Position};
 use crate::base::publication::{ClientInfo, Encoded, Visibility};
 use crate::base::time::Time;
 use crate::hub::history::Log;
+use crate::hub::interest::Interest;
 use crate::hub::limits::FORGET_AFTER;
 use crate::hub::options::{ChannelOptions, RecoveryMode};
-use crate::hub::presence::{Interest, Members};
+use crate::hub::presence::Members;
 use crate::hub::requests::{JoinLeaveEvent, Recovery, Since, SinceEpoch};
 use crate::hub::sequencer::Sequencer;
 
@@ -23,8 +24,6 @@ pub(super) struct Channel {
     pub(super) keys: u32,
     /// `None` when nothing is retained.
     pub(super) log: Option<Box<Log>>,
-    /// Place in `OwnedChannels::logs`; means nothing without a log.
-    pub(super) log_place: u32,
     pub(super) members: Members,
     pub(super) interest: Interest,
     /// Without subscribers it is idle from here on: the last mention, or later when an entry or key lives longer.
@@ -33,7 +32,7 @@ pub(super) struct Channel {
     pub(super) creator: Option<u16>,
 }
 
-const _: () = assert!(size_of::<Option<Channel>>() <= 136, "what a million personal channels cost");
+const _: () = assert!(size_of::<Option<Channel>>() <= 112, "what a million personal channels cost");
 
 impl Channel {
     /// Without anything, and without a life until it is added to its table.
@@ -50,7 +49,6 @@ impl Channel {
             sequencer: Sequencer::new(epoch),
             keys: 0,
             log: None,
-            log_place: 0,
             members: Members::new(
                 Visibility { listed: options.presence, announced: options.join_leave },
                 options.presence_by,
@@ -125,7 +123,7 @@ impl Channel {
         }
     }
 
-    pub(super) fn join_leave(&self, joined: bool, info: ClientInfo) -> Arc<JoinLeaveEvent> {
+    pub(super) fn join_leave(&self, joined: bool, info: Arc<ClientInfo>) -> Arc<JoinLeaveEvent> {
         Arc::new(JoinLeaveEvent { channel: self.name.clone(), joined, info, encoded: Encoded::default() })
     }
 }

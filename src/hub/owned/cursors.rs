@@ -76,7 +76,7 @@ impl OwnedChannels {
         rows_max: usize,
     ) -> Result<(Cursor, Option<Ticket>), ErrorCode> {
         let AckRequest { channel, user, device, .. } = ask;
-        let slot = *self.names.get(channel).ok_or(ErrorCode::BadRequest)?;
+        let slot = self.slot_named(channel).ok_or(ErrorCode::BadRequest)?;
         let (all, all_max) = (self.counts.cursors, self.limits.cursors_max);
         let cursors = self.cursors.entry(slot).or_default();
         let room = |rows: usize| rows < rows_max && all < all_max;
@@ -188,7 +188,7 @@ impl OwnedChannels {
         users: &[UserName],
     ) -> Result<(usize, Option<Ticket>), ErrorCode> {
         with_cursors(self.options(channel)?)?;
-        let Some(&slot) = self.names.get(channel) else { return Ok((0, None)) };
+        let Some(slot) = self.slot_named(channel) else { return Ok((0, None)) };
         let Some(cursors) = self.cursors.get_mut(&slot) else { return Ok((0, None)) };
         let mut members = Vec::new();
         for user in users {
@@ -385,7 +385,7 @@ impl OwnedChannels {
     }
 
     fn cursors_of(&self, channel: &str) -> Option<&Cursors> {
-        self.cursors.get(self.names.get(channel)?).map(|cursors| &**cursors)
+        self.cursors.get(&self.slot_named(channel)?).map(|cursors| &**cursors)
     }
 }
 

@@ -80,12 +80,13 @@ impl OwnedChannels {
         // What never is over holds its channel by being there.
         channel.active_until = channel.active_until.max(if expires == Time::NEVER { now } else { expires });
         let log = channel.log.get_or_insert_with(|| {
-            channel.log_place = self.logs.len() as u32;
-            self.logs.push(slot);
-            match is_value {
+            let mut log = match is_value {
                 true => Box::new(Log::of_values(Offset(publication.offset().0 - 1))),
                 false => Box::default(),
-            }
+            };
+            log.place = self.logs.len() as u32;
+            self.logs.push(slot);
+            log
         });
         let before = (log.bytes(), log.len());
         log.push(publication, expires);
@@ -181,11 +182,12 @@ impl OwnedChannels {
         self.counts.history_bytes -= bytes;
         self.counts.history_publications -= 1;
         if log.is_empty() {
+            let place = log.place;
             channel.log = None;
-            let place = channel.log_place;
             self.logs.swap_remove(place as usize);
             if let Some(&moved) = self.logs.get(place as usize) {
-                self.channels.get_mut(moved).expect("a listed log has a channel").log_place = place;
+                let log = self.channels.get_mut(moved).and_then(|channel| channel.log.as_deref_mut());
+                log.expect("a listed log has a channel").place = place;
             }
         }
         true

@@ -32,7 +32,7 @@ fn join(owned: &mut OwnedChannels, room: &str, slot: u32, now: Time) {
     let ask = JoinRequest {
         channel: room.into(),
         conn: conn(slot),
-        info,
+        info: info.into(),
         shown,
         recover: None,
         by: Creator::Backend,

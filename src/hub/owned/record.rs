@@ -7,6 +7,9 @@
 //! Bounds are those of the owner that reads: what has no room goes by the same rules as ever. For channels they hold when
 //! everything has been restored: until then a channel whose members have not come yet looks like one that nobody needs.
 
+use std::collections::HashMap;
+use std::sync::Arc;
+
 use super::OwnedChannels;
 use super::channel::Channel;
 use super::copying::OFFSET_JUMP;
@@ -33,17 +36,17 @@ const OFFSET_MAX: u64 = u64::MAX / 2;
 
 impl OwnedChannels {
     pub fn has(&self, channel: &str) -> bool {
-        self.names.contains_key(channel)
+        self.slot_named(channel).is_some()
     }
 
     /// Every channel, in no order.
     pub fn names(&self) -> impl Iterator<Item = &ChannelName> {
-        self.names.keys()
+        self.channels.iter().map(|(_, channel)| &channel.name)
     }
 
     /// A channel without its log, keys and members.
     pub fn to_record(&self, channel: &str, now: Time) -> Option<ChannelRecord> {
-        let slot = *self.names.get(channel)?;
+        let slot = self.slot_named(channel)?;
         let channel = self.channels.get(slot)?;
         Some(ChannelRecord {
             channel: channel.name.clone(),
@@ -88,7 +91,7 @@ impl OwnedChannels {
 
     /// The members of a channel, one part after the other: a roster has no order in which it could be taken up again.
     pub fn members_parts(&self, channel: &str, now: Time, mut take: impl FnMut(MembersPart)) {
-        let Some(&slot) = self.names.get(channel) else { return };
+        let Some(slot) = self.slot_named(channel) else { return };
         let Some(channel) = self.channels.get(slot) else { return };
         let (mut bytes, mut members) = (0, Vec::new());
         channel.members.for_each(|conn, shown, info| {
@@ -218,11 +221,12 @@ impl OwnedChannels {
     ) -> Result<(), RecordFault> {
         let (slot, _) = self.restored(&part.channel)?;
         for member in part.members {
-            let channel = self.channels.get_mut(slot).expect("found just now");
             let Some(conn) = conn_of(member.peer) else { continue };
-            let info = member.info.map_or_else(ClientInfo::default, InfoRecord::info);
+            let info =
+                self.restored_info(conn, member.info.map_or_else(ClientInfo::default, InfoRecord::info));
+            let channel = self.channels.get_mut(slot).expect("found just now");
             let shown = Visibility { listed: member.listed, announced: member.announced };
-            let announced = shown.announced.then(|| info.clone());
+            let announced = shown.announced.then(|| Arc::clone(&info));
             if channel.members.insert(conn, info, shown, &self.hash) == Inserted::New {
                 channel.interest.add(conn.shard().home(self.shards));
                 self.counts.subscriptions += 1;
@@ -262,6 +266,7 @@ impl OwnedChannels {
     pub fn finish_restoring(&mut self) -> Result<(), RecordFault> {
         self.keys.sort();
         self.logs_lost.clear();
+        self.infos_restored = HashMap::default();
         let ends = std::mem::take(&mut self.log_ends);
         for slot in self.logs.clone() {
             let channel = self.channels.get(slot).expect("a listed log has a channel");
@@ -274,8 +279,20 @@ impl OwnedChannels {
         self.keep_to_bounds().map_err(|_| RecordFault::Impossible("more channels than there may be"))
     }
 
+    /// The info of a connection, once for all its channels.
+    fn restored_info(&mut self, conn: ConnId, info: ClientInfo) -> Arc<ClientInfo> {
+        match self.infos_restored.get(&conn) {
+            Some(known) if **known == info => Arc::clone(known),
+            _ => {
+                let info = Arc::new(info);
+                self.infos_restored.insert(conn, Arc::clone(&info));
+                info
+            }
+        }
+    }
+
     fn restored(&self, name: &str) -> Result<(u32, &Channel), RecordFault> {
-        let slot = self.names.get(name).copied().ok_or(RecordFault::Impossible("a part of no channel"))?;
+        let slot = self.slot_named(name).ok_or(RecordFault::Impossible("a part of no channel"))?;
         Ok((slot, self.channels.get(slot).expect("a name leads to a channel")))
     }
 }

@@ -141,7 +141,7 @@ impl OwnedChannels {
             StoredRecord::Publication(stored) => self.take_publication(stored, at),
             StoredRecord::Channel(stored) => self.take_channel(stored, at),
             StoredRecord::Log(part) => {
-                let Some(slot) = self.names.get(&part.channel).copied() else { return Taken::NotWanted };
+                let Some(slot) = self.slot_named(&part.channel) else { return Taken::NotWanted };
                 if !self.reads_none(slot, part.bytes) {
                     self.take_older(slot, part.entries, part.values, at);
                 }
@@ -149,7 +149,7 @@ impl OwnedChannels {
             }
             StoredRecord::Keys(part) => {
                 for StoredKey { channel, key, position, time_ms } in part.keys {
-                    if let Some(&slot) = self.names.get(&channel) {
+                    if let Some(slot) = self.slot_named(&channel) {
                         self.take_key(slot, &key, position, time_ms, at);
                     }
                 }

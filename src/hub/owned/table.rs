@@ -1,9 +1,12 @@
 //! The table of a [`OwnedChannels`]'s channels: known, made, forgotten.
 
+use ahash::RandomState;
+
 use super::OwnedChannels;
 use super::channel::Channel;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Epoch};
+use crate::base::slots::Slots;
 use crate::base::time::Time;
 use crate::hub::creators::{BUCKETS, Creator};
 use crate::hub::history::Log;
@@ -15,18 +18,28 @@ const SWEEP_WHEN_FULL: usize = 64;
 /// A smaller table of channels is kept as it is: half a megabyte of names.
 const TRIMMED_FROM: usize = 1 << 15;
 
+/// Of the name that the channel of a slot has.
+fn hash_of(channels: &Slots<Channel>, hash: &RandomState) -> impl Fn(&u32) -> u64 {
+    |slot| channels.get(*slot).map_or(0, |channel| hash.hash_one(&*channel.name))
+}
+
 impl OwnedChannels {
     pub(super) fn advance(&mut self, now: Time) -> Time {
         self.clock = self.clock.max(now);
         self.clock
     }
 
+    pub(super) fn slot_named(&self, name: &str) -> Option<u32> {
+        let is_it = |slot: &u32| self.channels.get(*slot).is_some_and(|channel| *channel.name == *name);
+        self.names.find(self.hash.hash_one(name), is_it).copied()
+    }
+
     pub(super) fn known(&self, name: &str) -> Option<&Channel> {
-        self.channels.get(*self.names.get(name)?)
+        self.channels.get(self.slot_named(name)?)
     }
 
     pub(super) fn known_mut(&mut self, name: &str) -> Option<(u32, &mut Channel)> {
-        let slot = *self.names.get(name)?;
+        let slot = self.slot_named(name)?;
         Some((slot, self.channels.get_mut(slot).expect("a name leads to a channel")))
     }
 
@@ -65,11 +78,12 @@ impl OwnedChannels {
             self.slots_used - 1
         });
         self.lives += 1;
-        self.names.insert(channel.name.clone(), slot);
         if let Some(bucket) = channel.creator {
             self.creators.add(bucket);
         }
+        let hash = self.hash.hash_one(&*channel.name);
         self.channels.insert(slot, Channel { life: self.lives, ..channel });
+        self.names.insert_unique(hash, slot, hash_of(&self.channels, &self.hash));
         self.settle(slot);
         slot
     }
@@ -135,7 +149,10 @@ impl OwnedChannels {
         if let Some(bucket) = channel.creator {
             self.creators.remove(slot, bucket);
         }
-        self.names.remove(&channel.name);
+        let hash = self.hash.hash_one(&*channel.name);
+        if let Ok(known) = self.names.find_entry(hash, |known| *known == slot) {
+            known.remove();
+        }
         self.free.push(slot);
     }
 
@@ -143,7 +160,7 @@ impl OwnedChannels {
     /// that the table has shrunk to an eighth.
     pub(super) fn trim(&mut self) {
         if self.names.capacity() > TRIMMED_FROM && self.names.len() * 8 < self.names.capacity() {
-            self.names.shrink_to(self.names.len() * 2);
+            self.names.shrink_to(self.names.len() * 2, hash_of(&self.channels, &self.hash));
             self.channels.trim();
         }
     }

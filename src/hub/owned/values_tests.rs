@@ -94,7 +94,14 @@ fn join(owned: &mut OwnedChannels, channel: &str, since: Since, now: Time) -> (P
     let conn = ConnId::new(ShardId(0), Sock { slot: 1, generation: 1 });
     let info = ClientInfo::default();
     let (recover, shown) = (Some(since), Visibility::default());
-    let ask = JoinRequest { channel: channel.into(), conn, info, shown, recover, by: Creator::Backend };
+    let ask = JoinRequest {
+        channel: channel.into(),
+        conn,
+        info: info.into(),
+        shown,
+        recover,
+        by: Creator::Backend,
+    };
     let joined = owned.join(ask, now).expect("there is room");
     owned.leave(channel, conn, now);
     (joined.position, joined.recovery.expect("it was asked for"))

@@ -136,7 +136,9 @@ impl Renewal {
 
 impl Identity {
     fn to_record(&self) -> IdentityRecord {
-        let Identity { user, conn_info, meta, expire_at_s, renewal, origin, token_id } = self.clone();
+        let Identity { user, conn_info, meta, expire_at_s, renewal, origin, token_id, shared: _ } =
+            self.clone();
+        let meta = meta.map(|meta| *meta);
         let token_id = token_id.map(|id| *id);
         IdentityRecord { user, conn_info, meta, expire_at_s, renewal: renewal.to_record(), origin, token_id }
     }
@@ -144,7 +146,8 @@ impl Identity {
     fn from_record(record: &IdentityRecord) -> Identity {
         let IdentityRecord { user, conn_info, meta, expire_at_s, renewal, origin, token_id } = record.clone();
         let (renewal, token_id) = (Renewal::from_record(&renewal), token_id.map(Box::new));
-        Identity { user, conn_info, meta, expire_at_s, renewal, origin, token_id }
+        let meta = meta.map(Box::new);
+        Identity { user, conn_info, meta, expire_at_s, renewal, origin, token_id, shared: None }
     }
 }
 

@@ -37,7 +37,7 @@ impl Core {
             user: identity.and_then(|known| known.user.clone()).unwrap_or_else(|| UserName::from("")),
             transport: endpoint.transport(),
             format: Format::Json,
-            meta: identity.and_then(|known| known.meta.clone()),
+            meta: identity.and_then(|known| known.meta.as_deref().cloned()),
             headers,
             certificate: self.links.layers.certificate(slot),
             address: self.client_address(slot),
@@ -164,7 +164,7 @@ impl Core {
                 let identity = Identity {
                     user: (!answer.user.is_empty()).then(|| answer.user.as_str().into()),
                     conn_info: answer.info,
-                    meta: answer.meta,
+                    meta: answer.meta.map(Box::new),
                     expire_at_s: answer.expire_at_s,
                     ..Identity::default()
                 };
