@@ -3,11 +3,16 @@
 #
 #   measure.sh [--out DIR] [PART...]      all parts but "million" when none is named
 #
-#   memory    15,000 idle subscribed connections: bytes of ours and of the kernel
+#   memory    15,000 idle subscribed connections: bytes of ours and of the kernel; with a channel each, with 5 of 1,000, with
+#             presence and history, and as users of a chat with 20 of 5,000 groups
 #   wide      9,000 subscribers, 5 messages a second, by WebSocket (in JSON, in Protobuf) and by server-sent events
 #   busy      1,000 subscribers, 500 messages a second, at once and with batch_max_delay; nats-server and nginx with Nchan
 #             too if they are installed
-#   tail      100 subscribers, 100 messages a second: until the last one has it, beside the floor
+#   tail      100 subscribers, 100 messages a second: until the last one has it, beside the floor; the same in 10 channels
+#             from 64 publishers
+#   many      100,000 channels of 10 subscribers, 20,000 messages a second
+#   chat      10,000 users with tokens, a channel of their own and 20 of 3,000 groups with presence, joins, leaves and history:
+#             4 messages and a history read a minute each, 6 reconnects an hour
 #   connect   15,000 connections as fast as they become ready
 #   stalled   100 channels of 1,000 members among 10,000 connections, before and after 10 of them stop reading
 #   tls       15,000 idle connections over TLS and plain; 9,000 subscribers, 5 messages a second, over TLS and plain in turns;
@@ -37,10 +42,10 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-parts=${*:-memory wide busy tail connect stalled tls compression}
+parts=${*:-memory wide busy tail many chat connect stalled tls compression}
 for part in $parts; do
     case $part in
-        memory | wide | busy | tail | connect | stalled | tls | compression | million) ;;
+        memory | wide | busy | tail | many | chat | connect | stalled | tls | compression | million) ;;
         *) echo "measure.sh: $part is no part; see --help" >&2; exit 2 ;;
     esac
 done
@@ -66,6 +71,14 @@ case " $parts " in
         ;;
 esac
 
+chat='allow_subscribe_for_client = true
+presence = true
+join_leave = true
+history_size = 100
+history_ttl = "10m"
+allow_recovery = true
+allow_positioning = true
+allow_history_for_subscriber = true'
 cat >"$out/trunkline.toml" <<END
 $tls
 [api]
@@ -73,8 +86,16 @@ key = "measured"
 [client]
 allow_anonymous = true
 compression = true
+[client.token]
+hmac_secret = "measured"
 [channel]
 allow_subscribe_for_client = true
+[[namespace]]
+name = "group"
+$chat
+[[namespace]]
+name = "user"
+$chat
 [[namespace]]
 name = "gather10"
 allow_subscribe_for_client = true
@@ -146,6 +167,32 @@ for part in $parts; do
             serve --shards 1
             loadgen memory idle -n 15000 --hold 30s $ours $one --pid "$pid" --with-floor
             ended
+            # Each beside a process of its own: what one has given back would be there for the next.
+            while read -r name channels; do
+                serve --shards 1
+                # shellcheck disable=SC2086
+                loadgen "memory-$name" idle -n 15000 --hold 12s $channels $ours $one --pid "$pid"
+                ended
+            done <<END
+own -c 15000
+five -c 1000 --per-connection 5
+five-shown -c 1000 --per-connection 5 --channel-prefix group:
+chat -c 5000 --per-connection 20 --channel-prefix group: --personal-prefix user:
+chat-tokens -c 5000 --per-connection 20 --channel-prefix group: --personal-prefix user: --token-secret measured
+END
+            ;;
+        many)
+            serve --shards 1 --api-listen 127.0.0.1:$((port + 4))
+            loadgen many fanout -n 10000 -c 100000 --per-connection 100 --rate 20000 --publishers 64 --seconds 15s \
+                --warm-up 3s $ours $one --pid "$pid" --api "http://127.0.0.1:$((port + 4))/api"
+            ended
+            ;;
+        chat)
+            serve --shards 1 --api-listen 127.0.0.1:$((port + 4))
+            loadgen chat chat -n 10000 -c 3000 --per-connection 20 --channel-prefix group: --personal-prefix user: \
+                --token-secret measured --join-leave --open-rate 1000 $ours $one --pid "$pid" \
+                --api "http://127.0.0.1:$((port + 4))/api"
+            ended
             ;;
         wide)
             load="-n 9000 --rate 5 --seconds 15s --warm-up 2s $one"
@@ -208,6 +255,8 @@ END
             beside=$others
             loadgen tail fanout -n 100 --rate 100 --seconds 20s --warm-up 2s $ours $one --pid "$pid" \
                 --api "http://127.0.0.1:$((port + 4))/api" --with-floor
+            loadgen tail-publishers fanout -n 100 -c 10 --per-connection 10 --rate 100 --publishers 64 --seconds 20s \
+                --warm-up 2s $ours $one --pid "$pid" --api "http://127.0.0.1:$((port + 4))/api" --with-floor
             beside=
             ended
             ;;

@@ -98,6 +98,34 @@ fn fan_out_reaches_everybody_in_order() {
     }
 }
 
+/// Users with tokens, a channel of their own and groups: what is said reaches all of them in order and once, also those
+/// whose connection breaks meanwhile, and reads of the history are no deliveries.
+#[test]
+fn a_chat_loses_nothing_while_users_come_and_go() {
+    let chat = "allow_subscribe_for_client = true\npresence = true\njoin_leave = true\nhistory_size = 1000\n\
+                history_ttl = \"60s\"\nallow_recovery = true\nallow_positioning = true\n\
+                allow_history_for_subscriber = true\n";
+    let namespaces = ["group", "user"].map(|name| format!("[[namespace]]\nname = \"{name}\"\n{chat}"));
+    let more = format!("[client.token]\nhmac_secret = \"s\"\n{}", namespaces.concat());
+    let server = Server::trunkline_with("", &more);
+    for form in FORMS {
+        let url = server.url();
+        let target = ["--profile", form, "--url", &url, "--api-key", "k", "-n", "40", "--threads", "2"];
+        let channels =
+            ["-c", "10", "--per-connection", "3", "--channel-prefix", "group:", "--personal-prefix", "user:"];
+        let users = ["--token-secret", "s", "--join-leave", "--messages", "60", "--reads", "60"];
+        let times = ["--reconnects", "720", "--settle", "0s", "--seconds", "2s", "--warm-up", "0s"];
+        let outcome = loadgen(&[&["chat"], &target[..], &channels, &users, &times].concat());
+        outcome.assert_passed();
+        let published = outcome.phase("chat")["published"].as_u64().unwrap();
+        let count = |name| outcome.counter("chat", name);
+        assert!(published >= 40 && count("cut") > 5, "{}", outcome.text);
+        // Over ten groups of twelve members and forty channels of one.
+        assert!(count("deliveries") >= published * 2, "{}", outcome.text);
+        assert!(count("replies") >= 20 && count("recovered") >= 5, "{}", outcome.text);
+    }
+}
+
 #[test]
 fn idle_connections_over_several_rings_all_get_the_broadcast() {
     let server = Server::trunkline();

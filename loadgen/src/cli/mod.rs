@@ -45,6 +45,8 @@ pub enum Scenario {
     ReconnectStorm(ReconnectArgs),
     /// A part of the subscribers stops reading: what do the others see?
     SlowReaders(SlowArgs),
+    /// Users with a channel of their own and groups: messages, history reads and reconnects, each at a rate for a user.
+    Chat(ChatArgs),
     /// Phases from a file.
     Mixed(MixedArgs),
     /// Serve as the least server that can do the same job.
@@ -74,6 +76,9 @@ pub struct LoadArgs {
     /// Begin of channel names. Left out: one of this run's own.
     #[arg(long, value_name = "TEXT")]
     pub channel_prefix: Option<String>,
+    /// Each connection subscribes besides to a channel of its own: this and the connection's number.
+    #[arg(long, value_name = "TEXT")]
+    pub personal_prefix: Option<String>,
     /// Connections opened a second. Left out: as fast as they become ready.
     #[arg(long, value_name = "RATE")]
     pub open_rate: Option<f64>,
@@ -155,6 +160,12 @@ pub struct ProtocolArgs {
     /// Connection token, where the protocol has one.
     #[arg(long)]
     pub token: Option<String>,
+    /// Signs a connection token (HS256) for each connection with this: the first is of the user "user0" (Centrifuge).
+    #[arg(long, value_name = "SECRET", conflicts_with = "token")]
+    pub token_secret: Option<String>,
+    /// Asks for the joins and leaves of each channel (Centrifuge).
+    #[arg(long)]
+    pub join_leave: bool,
     /// Header field of the upgrade or GET, as "Name: value". May be repeated.
     #[arg(long = "header", value_name = "FIELD")]
     pub headers: Vec<String>,
@@ -350,6 +361,30 @@ pub struct SlowArgs {
     /// How long, without and then with the slow ones.
     #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
     pub seconds: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    pub load: LoadArgs,
+    /// Messages published for each user in a minute, over all channels in turn.
+    #[arg(long, default_value_t = 4.0)]
+    pub messages: f64,
+    /// Times a minute that each user reads the history of one of its channels.
+    #[arg(long, default_value_t = 1.0)]
+    pub reads: f64,
+    /// Times an hour that each user's connection breaks. It comes back within 2 s and recovers what it missed.
+    #[arg(long, default_value_t = 6.0)]
+    pub reconnects: f64,
+    /// How long nobody says anything before: what connecting took has gone back by then, and memory is read.
+    #[arg(long, default_value = "10s", value_parser = duration, value_name = "TIME")]
+    pub settle: Duration,
+    /// How long.
+    #[arg(long, default_value = "30s", value_parser = duration, value_name = "TIME")]
+    pub seconds: Duration,
+    /// The first so long enters no histogram.
+    #[arg(long, default_value = "2s", value_parser = duration, value_name = "TIME")]
+    pub warm_up: Duration,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use trunkline::base::prng::Prng;
@@ -16,7 +17,7 @@ use crate::floor::{FloorBy, FloorOptions};
 use crate::net::{Sources, raise_descriptor_limit};
 use crate::profile::{
     Centrifuge, Floor, Json, LongPoll, Mqtt, Nats, PlainWebSocket, Profile, Protobuf, Pusher, PusherKeys,
-    Sse, Template,
+    Sse, Template, Tokens,
 };
 use crate::publish::{HttpPublishing, Publishing};
 use crate::run::{Phase, Plan, read_scenario};
@@ -62,6 +63,8 @@ const PAYLOAD_BYTES_MAX: usize = 8 << 20;
 const CONNECTIONS_MAX: u32 = 16_000_000;
 /// Connections for which another thread pays.
 const CONNECTIONS_PER_THREAD_MIN: u32 = 100;
+/// What a user of a chat reads.
+const HISTORY_READ: &str = r#""history":{"channel":"{channel}","limit":20}"#;
 /// What the floor's process needs beside its connections.
 const FLOOR_DESCRIPTORS_SPARE: u32 = 200;
 /// What the server is taken to ping by when the floor is to ping as well.
@@ -81,6 +84,7 @@ pub fn prepare(cli: Cli) -> Result<Asked, SetupFault> {
         Scenario::ConnectStorm(args) => (&args.load, vec![scenarios::open(&args.load)], false, false),
         Scenario::ReconnectStorm(args) => (&args.load, scenarios::reconnect(args), args.recover, false),
         Scenario::SlowReaders(args) => (&args.load, scenarios::slow(args), false, false),
+        Scenario::Chat(args) => (&args.load, scenarios::chat(args), true, false),
         Scenario::Mixed(args) => {
             let text = std::fs::read_to_string(&args.file)
                 .map_err(|error| SetupFault(format!("{}: {error}", args.file.display())))?;
@@ -91,6 +95,15 @@ pub fn prepare(cli: Cli) -> Result<Asked, SetupFault> {
     };
     check(load, &phases)?;
     let mut load = load.clone();
+    if matches!(cli.scenario, Scenario::Chat(_)) {
+        if !matches!(load.profile, ProfileName::Centrifuge | ProfileName::CentrifugeProtobuf) {
+            return Err(SetupFault("chat needs the Centrifuge protocol".into()));
+        }
+        load.protocol.request.get_or_insert_with(|| HISTORY_READ.into());
+    }
+    if load.personal_prefix.is_some() && load.output.with_floor {
+        return Err(SetupFault("the floor knows no channels of one connection: no --personal-prefix".into()));
+    }
     // An echo server has no channels, and speaks no protocol beyond WebSocket.
     if echo && matches!(load.profile, ProfileName::Centrifuge | ProfileName::CentrifugeProtobuf) {
         load.profile = ProfileName::Websocket;
@@ -178,9 +191,11 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
     let target = servers[0].target;
     let run = Prng::new().u32(..);
     let channel_prefix = load.channel_prefix.clone().unwrap_or_else(|| format!("loadgen-{run:08x}-"));
-    // It stands in JSON, paths and topics as it is.
-    if !channel_prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/$@".contains(&byte)) {
-        return Err(SetupFault("--channel-prefix: only letters, digits and -_.:/$@".into()));
+    // They stand in JSON, paths and topics as they are.
+    for prefix in [Some(&channel_prefix), load.personal_prefix.as_ref()].into_iter().flatten() {
+        if !prefix.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:/$@".contains(&byte)) {
+            return Err(SetupFault("prefixes of channels: only letters, digits and -_.:/$@".into()));
+        }
     }
     let threads = load.threads.unwrap_or_else(|| {
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
@@ -221,6 +236,7 @@ fn plan(load: &LoadArgs, connections: u32, recover: bool) -> Result<Plan, SetupF
         channels: load.channels,
         per_connection: load.per_connection,
         channel_prefix,
+        personal_prefix: load.personal_prefix.clone(),
         recover,
         publishing,
         publishers,
@@ -307,11 +323,11 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
     Ok(match load.profile {
         ProfileName::Centrifuge => {
             let codec = Json { request: command };
-            Arc::new(Centrifuge { path: address.path.clone(), token: token.clone(), codec })
+            Arc::new(centrifuge(load, address, codec))
         }
         ProfileName::CentrifugeProtobuf => {
             let codec = Protobuf::new(command).map_err(|fault| SetupFault(format!("--request: {fault}")))?;
-            Arc::new(Centrifuge { path: address.path.clone(), token: token.clone(), codec })
+            Arc::new(centrifuge(load, address, codec))
         }
         ProfileName::Websocket => Arc::new(PlainWebSocket {
             target: Template::new(&address.path),
@@ -340,6 +356,16 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
         }),
         ProfileName::Pusher => Arc::new(Pusher { key: load.protocol.pusher_key.clone() }),
     })
+}
+
+fn centrifuge<C>(load: &LoadArgs, address: &Address, codec: C) -> Centrifuge<C> {
+    let tokens = match (&load.protocol.token_secret, &load.protocol.token) {
+        (Some(secret), _) => Tokens::Signed(secret.clone()),
+        (None, Some(token)) => Tokens::One(token.clone()),
+        (None, None) => Tokens::None,
+    };
+    let (path, join_leave) = (address.path.clone(), load.protocol.join_leave);
+    Centrifuge { path, tokens, join_leave, codec, turn: AtomicU32::new(0) }
 }
 
 fn publishing(load: &LoadArgs, address: &Address, target: SocketAddr) -> Result<Publishing, SetupFault> {
@@ -416,6 +442,7 @@ pub fn floor_plan(plan: &Plan, beside: FloorBeside, target: SocketAddr, pid: u32
         sources: Sources::default_for(target, beside.connections),
         engine: EngineOptions { connections: beside.connections, ..plan.engine },
         channel_prefix: plan.channel_prefix.clone(),
+        personal_prefix: None,
         recover: false,
         publishers: plan.publishers,
         silence_max: None,

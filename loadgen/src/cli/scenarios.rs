@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{FanoutArgs, IdleArgs, LoadArgs, ReconnectArgs, RequestArgs, SlowArgs};
+use super::{ChatArgs, FanoutArgs, IdleArgs, LoadArgs, ReconnectArgs, RequestArgs, SlowArgs};
 use crate::run::Phase;
 
 /// The first phase of all.
@@ -45,6 +45,22 @@ pub fn reconnect(args: &ReconnectArgs) -> Vec<Phase> {
         phases.push(Phase { cut, publish: args.rate, ..Phase::new(&format!("storm {round}")) });
     }
     phases
+}
+
+/// How long a connection that broke is away at most.
+const AWAY_MAX: Duration = Duration::from_secs(2);
+
+pub fn chat(args: &ChatArgs) -> Vec<Phase> {
+    let users = f64::from(args.load.connections);
+    let chat = Phase {
+        publish: args.messages * users / 60.0,
+        request: args.reads * users / 60.0,
+        reconnect: (args.reconnects * users / 3600.0, AWAY_MAX),
+        hold: args.seconds + args.warm_up,
+        warm_up: args.warm_up,
+        ..Phase::new("chat")
+    };
+    vec![open(&args.load), Phase { hold: args.settle, ..Phase::new("quiet") }, chat]
 }
 
 pub fn slow(args: &SlowArgs) -> Vec<Phase> {

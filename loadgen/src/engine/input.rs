@@ -266,7 +266,10 @@ impl Desk<'_> {
     fn take_message(&mut self, conn: &mut Conn, message: &[u8]) -> Result<(), Cause> {
         let shared = self.shared;
         let said = shared.profile.handle(&mut client(shared, self.number, conn), message, self.out)?;
-        let found = self.take_marks(conn, message, said.recovered > 0);
+        let (begin, end) = said.reply_at;
+        let (before, behind) = (&message[..begin], message.get(end..).unwrap_or_default());
+        let found = self.take_marks(conn, before, said.recovered > 0)
+            | self.take_marks(conn, behind, said.recovered > 0);
         let counters = &mut self.measured.counters;
         counters.pings += u64::from(said.pings);
         counters.recovered += u64::from(said.recovered);

@@ -98,6 +98,11 @@ pub enum Command {
     Request {
         rate: f64,
     },
+    /// Cuts so many connections a second, one after the other; each is opened again after a random time up to `spread`.
+    Reconnect {
+        rate: f64,
+        spread: Duration,
+    },
     Collect(Sender<Measured>),
     Quit,
 }

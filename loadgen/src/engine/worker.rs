@@ -79,6 +79,8 @@ pub struct Worker {
     request_pace: Pace,
     request_next: u32,
     request_number: u32,
+    reconnect_pace: Pace,
+    reconnect_next: u32,
     next_beat: Time,
     sweep_next: u32,
     cut_spread: Duration,
@@ -130,6 +132,8 @@ impl Worker {
             request_pace: Pace::new(start, 0.0),
             request_next: 0,
             request_number: 0,
+            reconnect_pace: Pace::new(start, 0.0),
+            reconnect_next: 0,
             next_beat: start + BEAT,
             sweep_next: 0,
             cut_spread: Duration::ZERO,
@@ -160,6 +164,7 @@ impl Worker {
             }
             self.start_due(before);
             self.request_due(before);
+            self.reconnect_due(before);
             self.expire(before);
             self.net.poll(&mut events, self.until_due(before))?;
             let now = now();
@@ -182,6 +187,10 @@ impl Worker {
                 Ok(Command::Cut { share, spread }) => self.cut(share, spread, now),
                 Ok(Command::Stall { first, on }) => self.stall(first, on),
                 Ok(Command::Request { rate }) => self.request_pace = Pace::new(now, rate),
+                Ok(Command::Reconnect { rate, spread }) => {
+                    self.reconnect_pace = Pace::new(now, rate);
+                    self.cut_spread = spread;
+                }
                 Ok(Command::Collect(answer)) => {
                     self.tally.settle(&mut self.measured);
                     let measured = std::mem::take(&mut self.measured);
@@ -200,7 +209,7 @@ impl Worker {
 
     /// How long nothing is planned.
     fn until_due(&self, now: Time) -> Duration {
-        let mut due = self.next_beat.min(self.request_pace.due());
+        let mut due = self.next_beat.min(self.request_pace.due()).min(self.reconnect_pace.due());
         if self.in_flight < self.shared.in_flight_max {
             if self.opened < self.open_until {
                 due = due.min(self.open_pace.due());
@@ -508,10 +517,32 @@ impl Worker {
         for slot in 0..self.opened {
             let conn = &self.conns[slot as usize];
             if conn.state == State::Ready && self.prng.f64() < share {
-                self.conns[slot as usize].flags |= RETURNS;
-                self.leaving += 1;
-                self.measured.counters.cut += 1;
-                self.close(slot);
+                self.cut_one(slot);
+            }
+        }
+    }
+
+    /// Cuts a connection that comes back.
+    fn cut_one(&mut self, slot: u32) {
+        self.conns[slot as usize].flags |= RETURNS;
+        self.leaving += 1;
+        self.measured.counters.cut += 1;
+        self.close(slot);
+    }
+
+    /// Cuts those whose turn it is.
+    fn reconnect_due(&mut self, now: Time) {
+        for _ in 0..STARTS_MAX {
+            if self.reconnect_pace.due() > now || self.opened == 0 {
+                return;
+            }
+            self.reconnect_pace.advance();
+            let slot = self.reconnect_next % self.opened;
+            self.reconnect_next = slot + 1;
+            // One that waits for a reply would lose it by our own doing.
+            let conn = &self.conns[slot as usize];
+            if conn.state == State::Ready && !conn.is(WAITING) {
+                self.cut_one(slot);
             }
         }
     }

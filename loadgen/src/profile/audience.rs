@@ -11,6 +11,10 @@ pub struct Audience {
     pub per_connection: u32,
     /// Channel names are this and a number.
     pub prefix: String,
+    /// Each connection has a channel of its own besides: its name is this and the connection's number.
+    personal: Option<String>,
+    /// Channels that connections share; behind them are those of their own.
+    shared: u32,
     /// Connections ask for recovery when they come back.
     pub recover: bool,
     state: Vec<Channel>,
@@ -26,37 +30,67 @@ struct Channel {
 impl Audience {
     pub fn new(channels: u32, per_connection: u32, prefix: String, recover: bool) -> Audience {
         let state = (0..channels).map(|_| Channel::default()).collect();
-        Audience { channels, per_connection: per_connection.min(channels), prefix, recover, state }
+        let per_connection = per_connection.min(channels);
+        Audience { channels, per_connection, prefix, personal: None, shared: channels, recover, state }
     }
 
-    /// The channels of a connection: consecutive ones, so that each has as many members as the next, and as many
-    /// consecutive connections as there are channels for reach every channel once.
+    /// Each of so many connections has a channel of its own besides, with names of another prefix.
+    pub fn with_personal(mut self, prefix: String, connections: u32) -> Audience {
+        self.channels = self.shared + connections;
+        self.per_connection += 1;
+        self.state.resize_with(self.channels as usize, Channel::default);
+        self.personal = Some(prefix);
+        self
+    }
+
+    /// Of those that connections share, how many one has.
+    fn shared_each(&self) -> u32 {
+        self.per_connection.saturating_sub(u32::from(self.personal.is_some()))
+    }
+
+    /// The channels of a connection: its own if it has one, then consecutive ones, so that each has as many members as the
+    /// next, and as many consecutive connections as there are channels for reach every channel once.
     pub fn channels_of(&self, number: u32) -> impl Iterator<Item = u32> + use<> {
-        let (channels, per) = (u64::from(self.channels.max(1)), u64::from(self.per_connection));
+        let (channels, per) = (u64::from(self.shared.max(1)), u64::from(self.shared_each()));
         let first = u64::from(number) * per;
-        (first..first + per).map(move |at| (at % channels) as u32)
+        let own = self.personal.is_some().then_some(self.shared + number).filter(|own| *own < self.channels);
+        own.into_iter().chain((first..first + per).map(move |at| (at % channels) as u32))
     }
 
     /// Which of a connection's subscriptions a channel is.
     pub fn index_of(&self, number: u32, channel: u32) -> Option<usize> {
-        let channels = u64::from(self.channels.max(1));
-        let first = u64::from(number) * u64::from(self.per_connection) % channels;
+        let own = usize::from(self.personal.is_some());
+        if channel >= self.shared {
+            return (channel - self.shared == number && channel < self.channels).then_some(0);
+        }
+        let channels = u64::from(self.shared.max(1));
+        let first = u64::from(number) * u64::from(self.shared_each()) % channels;
         let index = (u64::from(channel) + channels - first) % channels;
-        (channel < self.channels && index < u64::from(self.per_connection)).then_some(index as usize)
+        (index < u64::from(self.shared_each())).then_some(index as usize + own)
     }
 
     pub fn write_name(&self, channel: u32, out: &mut Vec<u8>) {
         use std::io::Write as _;
-        let _ = write!(out, "{}{channel}", self.prefix);
+        let _ = match (channel.checked_sub(self.shared), &self.personal) {
+            (Some(number), Some(prefix)) => write!(out, "{prefix}{number}"),
+            _ => write!(out, "{}{channel}", self.prefix),
+        };
     }
 
     pub fn name(&self, channel: u32) -> String {
-        format!("{}{channel}", self.prefix)
+        let mut name = Vec::new();
+        self.write_name(channel, &mut name);
+        String::from_utf8_lossy(&name).into_owned()
     }
 
     /// The number of a channel that is one of ours.
     pub fn number_of(&self, name: &str) -> Option<u32> {
-        name.strip_prefix(&self.prefix)?.parse().ok().filter(|&channel| channel < self.channels)
+        let of = |prefix: &str| name.strip_prefix(prefix)?.parse::<u32>().ok();
+        if let Some(number) = of(&self.prefix).filter(|&channel| channel < self.shared) {
+            return Some(number);
+        }
+        let own = of(self.personal.as_deref()?)?.checked_add(self.shared)?;
+        (own < self.channels).then_some(own)
     }
 
     /// Connections subscribed to it now.
@@ -88,6 +122,23 @@ impl Audience {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_channel_of_ones_own_comes_first_and_has_nobody_else() {
+        let audience = Audience::new(4, 2, "g".into(), false).with_personal("u".into(), 10);
+        assert_eq!((audience.channels, audience.per_connection), (14, 3));
+        for number in 0..10 {
+            let channels: Vec<u32> = audience.channels_of(number).collect();
+            assert_eq!(channels, [4 + number, number * 2 % 4, number * 2 % 4 + 1]);
+            for (index, &channel) in channels.iter().enumerate() {
+                assert_eq!(audience.index_of(number, channel), Some(index));
+                assert_eq!(audience.number_of(&audience.name(channel)), Some(channel));
+            }
+            assert_eq!(audience.name(channels[0]), format!("u{number}"));
+            assert_eq!(audience.index_of(number, 4 + (number + 1) % 10), None);
+        }
+        assert_eq!([audience.number_of("g4"), audience.number_of("u10")], [None, None]);
+    }
 
     #[test]
     fn members_are_spread_evenly_and_found_again() {

@@ -15,7 +15,7 @@ mod template;
 mod websocket;
 
 pub use self::audience::Audience;
-pub use self::centrifuge::{Centrifuge, Json, Protobuf};
+pub use self::centrifuge::{Centrifuge, Json, Protobuf, Tokens};
 pub use self::floor::Floor;
 pub use self::http::{LongPoll, Sse};
 pub use self::mqtt::Mqtt;
@@ -73,6 +73,9 @@ pub struct Said {
     /// Replies to requests; the code of the last that was an error.
     pub replies: u32,
     pub reply_error: Option<u32>,
+    /// Where in the message the reply to the request stands, which may hold publications that were delivered before or will
+    /// be: begin and end. Both 0: nowhere.
+    pub reply_at: (usize, usize),
     pub recovered: u32,
     pub unrecovered: u32,
     /// Neither of these, nor a publication.

@@ -69,8 +69,8 @@ pub fn run(
 ) -> io::Result<RunResult> {
     let mut host = Host::new(plan.pid)?;
     let baseline = host.sample();
-    let audience =
-        Audience::new(plan.channels, plan.per_connection, plan.channel_prefix.clone(), plan.recover);
+    let audience = audience(plan, plan.per_connection, plan.recover);
+    let (channels, per_connection) = (audience.channels, audience.per_connection);
     let shared = Arc::new(shared(plan, audience));
     let engine = Engine::start(Arc::clone(&shared), plan.engine)?;
     let mut running = Running {
@@ -101,8 +101,8 @@ pub fn run(
             driver_reason: engine.driver_reason.clone(),
             target: named(&plan.servers),
             connections: plan.engine.connections,
-            channels: plan.channels,
-            per_connection: plan.per_connection.min(plan.channels),
+            channels,
+            per_connection,
             threads: engine.thread_count(),
             payload_bytes: plan.payload_bytes,
             machine: Machine::read(),
@@ -132,6 +132,14 @@ pub fn run(
         }
     }
     Ok(running.result)
+}
+
+fn audience(plan: &Plan, per_connection: u32, recover: bool) -> Audience {
+    let audience = Audience::new(plan.channels, per_connection, plan.channel_prefix.clone(), recover);
+    match &plan.personal_prefix {
+        Some(prefix) => audience.with_personal(prefix.clone(), plan.engine.connections),
+        None => audience,
+    }
 }
 
 /// As the report names them.
@@ -249,10 +257,10 @@ impl Running<'_> {
 
     /// Connects the publisher before the first phase that publishes.
     fn start_publisher(&mut self, phase: &Phase) -> Look {
-        if !phase.publishes() || self.publisher.is_some() || self.plan.channels == 0 {
+        if !phase.publishes() || self.publisher.is_some() || self.shared.audience.channels == 0 {
             return Look::GoOn;
         }
-        let nobody = Audience::new(self.plan.channels, 0, self.plan.channel_prefix.clone(), false);
+        let nobody = audience(self.plan, 0, false);
         let publisher = Publisher::start(
             Arc::new(shared(self.plan, nobody)),
             Arc::clone(&self.shared),
@@ -309,6 +317,11 @@ impl Running<'_> {
             let rate = phase.request / f64::from(self.engine.thread_count());
             self.engine.order(|_| Command::Request { rate });
         }
+        let (rate, spread) = phase.reconnect;
+        if rate > 0.0 {
+            let rate = rate / f64::from(self.engine.thread_count());
+            self.engine.order(|_| Command::Reconnect { rate, spread });
+        }
     }
 
     fn silence(&mut self) {
@@ -316,6 +329,7 @@ impl Running<'_> {
             publisher.rate(0.0);
         }
         self.engine.order(|_| Command::Request { rate: 0.0 });
+        self.engine.order(|_| Command::Reconnect { rate: 0.0, spread: Duration::ZERO });
         if let Some(storm) = &self.storm {
             storm.rate(0.0);
         }
@@ -543,7 +557,7 @@ impl Running<'_> {
             complete: settled.complete,
             unaccounted: std::mem::take(&mut self.last.dropped),
             disorder,
-            moves: phase.moves(),
+            moves: phase.churns(),
             before,
             opened,
             after,

@@ -40,6 +40,8 @@ pub struct Plan {
     pub channels: u32,
     pub per_connection: u32,
     pub channel_prefix: String,
+    /// Each connection has a channel of its own besides: its name is this and the connection's number.
+    pub personal_prefix: Option<String>,
     pub recover: bool,
     pub publishing: Publishing,
     pub publishers: u32,

@@ -20,6 +20,8 @@ pub struct Phase {
     pub request: f64,
     /// Connections a second that are made beside the others and closed after the second value, while the phase holds.
     pub storm: Option<(f64, Duration)>,
+    /// Connections a second that are cut while the phase holds; each comes back after a random time up to the second value.
+    pub reconnect: (f64, Duration),
     /// How long, after everything is open. With `open` or `cut` it may be zero.
     pub hold: Duration,
     /// Publications planned in the first so long enter no histogram.
@@ -37,6 +39,7 @@ impl Phase {
             burst: 0,
             request: 0.0,
             storm: None,
+            reconnect: (0.0, Duration::ZERO),
             hold: Duration::ZERO,
             warm_up: Duration::ZERO,
         }
@@ -46,9 +49,14 @@ impl Phase {
         Phase { open: Some((connections, rate)), ..Phase::new("open") }
     }
 
-    /// Whether connections come or go in it by plan: what is lost then is no failure of the server.
+    /// Whether connections come or go at its begin, by plan.
     pub fn moves(&self) -> bool {
         self.cut.is_some() || self.open.is_some()
+    }
+
+    /// Whether somebody may be away while something is published, by plan: what is lost then is no failure of the server.
+    pub fn churns(&self) -> bool {
+        self.moves() || self.reconnect.0 > 0.0
     }
 
     pub fn publishes(&self) -> bool {

@@ -117,6 +117,7 @@ fn phase(entry: Entry) -> Result<Phase, ScenarioFault> {
         burst: entry.burst,
         request: rate(entry.request, "request is a positive number")?,
         storm,
+        reconnect: (0.0, Duration::ZERO),
         hold: time(&entry.hold, otherwise)?,
         warm_up: time(&entry.warm_up, Duration::ZERO)?,
         name: entry.name,

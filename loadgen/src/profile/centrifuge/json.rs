@@ -80,6 +80,9 @@ impl Codec for Json {
         if subscribe.positions {
             out.extend_from_slice(br#","positioned":true,"recoverable":true"#);
         }
+        if subscribe.join_leave {
+            out.extend_from_slice(br#","join_leave":true"#);
+        }
         if let Some((offset, epoch)) = subscribe.since {
             let _ = write!(out, r#","recover":true,"offset":{offset},"epoch":"#);
             // The server's own text: it may need escapes. A vector takes all of it.
@@ -88,9 +91,9 @@ impl Codec for Json {
         out.extend_from_slice(b"}}");
     }
 
-    fn write_request(&self, number: u32, payload: &[u8], out: &mut Vec<u8>) -> bool {
+    fn write_request(&self, with: Filling<'_>, out: &mut Vec<u8>) -> bool {
         let _ = write!(out, r#"{{"id":{REQUEST_ID},"#);
-        self.request.fill(Filling { number, data: payload, ..Filling::default() }, out);
+        self.request.fill(with, out);
         out.push(b'}');
         true
     }

@@ -11,10 +11,11 @@ mod schema;
 mod tests;
 
 use std::borrow::Cow;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 pub use self::json::Json;
 pub use self::protobuf::Protobuf;
-use super::{Client, Outgoing, Profile, Said, Wire};
+use super::{Client, Filling, Outgoing, Profile, Said, Wire};
 use crate::measure::Cause;
 
 /// Ids of commands: 1 connects, 2 and up subscribe, [`REQUEST_ID`] is every request's.
@@ -28,9 +29,56 @@ const EPOCH_BYTES_MAX: usize = 255;
 /// Connects and subscribes in one frame, as the JavaScript SDK does, and remembers positions when it may recover.
 pub struct Centrifuge<C> {
     pub path: String,
-    /// A connection token (JWT), for servers that let nobody in without.
-    pub token: Option<String>,
+    pub tokens: Tokens,
+    /// Joins and leaves are asked for.
+    pub join_leave: bool,
     pub codec: C,
+    /// Requests are of a connection's channels in turn.
+    pub turn: AtomicU32,
+}
+
+/// Connection tokens (JWT), for servers that let nobody in without.
+pub enum Tokens {
+    None,
+    /// The same for all.
+    One(String),
+    /// Signed here with this secret (HS256): each connection is a user of its own.
+    Signed(String),
+}
+
+impl Tokens {
+    fn of(&self, number: u32) -> Option<Cow<'_, str>> {
+        match self {
+            Tokens::None => None,
+            Tokens::One(token) => Some(token.into()),
+            Tokens::Signed(secret) => Some(signed(secret, number).into()),
+        }
+    }
+}
+
+/// The token of the user of a connection, without an end.
+fn signed(secret: &str, number: u32) -> String {
+    use hmac::{Hmac, KeyInit, Mac};
+    let claims = format!(r#"{{"sub":"user{number}","info":{{"name":"User {number}"}}}}"#);
+    let text = [br#"{"alg":"HS256","typ":"JWT"}"#.as_slice(), claims.as_bytes()].map(base64_url).join(".");
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("a key may have any length");
+    mac.update(text.as_bytes());
+    let signature = base64_url(&mac.finalize().into_bytes());
+    format!("{text}.{signature}")
+}
+
+/// Without padding (RFC 4648 section 5).
+fn base64_url(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for part in bytes.chunks(3) {
+        let bits =
+            part.iter().enumerate().fold(0u32, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+        for digit in 0..=part.len() {
+            text.push(char::from(DIGITS[(bits >> (18 - 6 * digit) & 63) as usize]));
+        }
+    }
+    text
 }
 
 /// A form of the protocol.
@@ -46,7 +94,7 @@ pub trait Codec: Send + Sync {
     fn write_subscribe(&self, subscribe: &Subscribe<'_>, out: &mut Vec<u8>);
 
     /// A whole frame with the command that `--request` asks for. `false`: filled in, it is none.
-    fn write_request(&self, number: u32, payload: &[u8], out: &mut Vec<u8>) -> bool;
+    fn write_request(&self, with: Filling<'_>, out: &mut Vec<u8>) -> bool;
 
     fn send(&self, frame: &[u8], out: &mut Outgoing);
 
@@ -62,6 +110,7 @@ pub struct Subscribe<'a> {
     pub channel: &'a str,
     /// Positions are asked for, to recover from them later.
     pub positions: bool,
+    pub join_leave: bool,
     /// Offset and epoch to recover from now.
     pub since: Option<(u64, &'a str)>,
 }
@@ -106,13 +155,14 @@ impl<C: Codec> Profile for Centrifuge<C> {
     fn open(&self, client: &mut Client<'_>, out: &mut Outgoing) -> Said {
         let audience = client.audience;
         let mut commands = Vec::with_capacity(128);
-        self.codec.write_connect(self.token.as_deref(), &mut commands);
+        self.codec.write_connect(self.tokens.of(client.number).as_deref(), &mut commands);
         for (index, channel) in audience.channels_of(client.number).enumerate() {
             let offset = client.positions.as_ref().and_then(|positions| positions.get(index));
             let subscribe = Subscribe {
                 id: SUBSCRIBE_ID_MIN + index as u32,
                 channel: &audience.name(channel),
                 positions: audience.recover,
+                join_leave: self.join_leave,
                 since: offset.map(|&offset| (offset, audience.epoch(channel))),
             };
             self.codec.write_subscribe(&subscribe, &mut commands);
@@ -124,7 +174,9 @@ impl<C: Codec> Profile for Centrifuge<C> {
     fn handle(&self, client: &mut Client<'_>, message: &[u8], out: &mut Outgoing) -> Result<Said, Cause> {
         let mut said = Said::default();
         let mut frame = message;
-        while let Some(heard) = self.codec.hear(&mut frame, client.audience.recover)? {
+        loop {
+            let begin = message.len() - frame.len();
+            let Some(heard) = self.codec.hear(&mut frame, client.audience.recover)? else { break };
             match heard {
                 Heard::Publication(position) => {
                     if let Some((channel, offset)) = position {
@@ -139,6 +191,7 @@ impl<C: Codec> Profile for Centrifuge<C> {
                 Heard::Reply { id: REQUEST_ID, result } => {
                     said.replies += 1;
                     said.reply_error = result.err();
+                    said.reply_at = (begin, message.len() - frame.len());
                 }
                 Heard::Reply { id, result } => take_reply(client, id, result, &mut said)?,
             }
@@ -152,7 +205,13 @@ impl<C: Codec> Profile for Centrifuge<C> {
 
     fn request(&self, client: &mut Client<'_>, payload: &[u8], out: &mut Outgoing) -> bool {
         let mut command = Vec::with_capacity(payload.len() + 64);
-        let written = self.codec.write_request(client.number, payload, &mut command);
+        let audience = client.audience;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) as usize;
+        let mut channels = audience.channels_of(client.number);
+        let channel = channels.nth(turn % audience.per_connection.max(1) as usize).unwrap_or(0);
+        let name = audience.name(channel);
+        let with = Filling { channel: &name, index: channel, number: client.number, data: payload };
+        let written = self.codec.write_request(with, &mut command);
         if written {
             self.codec.send(&command, out);
         }

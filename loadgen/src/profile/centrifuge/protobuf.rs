@@ -78,7 +78,7 @@ impl Protobuf {
     /// When `request` is no command that can be written in this form, with the reason.
     pub fn new(request: Template) -> Result<Protobuf, String> {
         let mut text = Vec::new();
-        fill(&request, 0, b"{}", &mut text);
+        fill(&request, Filling { data: b"{}", ..Filling::default() }, &mut text);
         match serde_json::from_slice::<Request<'_>>(&text) {
             Ok(_) => Ok(Protobuf { request }),
             Err(error) => Err(format!("no command of the Protobuf form: {error}")),
@@ -86,9 +86,9 @@ impl Protobuf {
     }
 }
 
-fn fill(request: &Template, number: u32, payload: &[u8], out: &mut Vec<u8>) {
+fn fill(request: &Template, with: Filling<'_>, out: &mut Vec<u8>) {
     out.push(b'{');
-    request.fill(Filling { number, data: payload, ..Filling::default() }, out);
+    request.fill(with, out);
     out.push(b'}');
 }
 
@@ -114,12 +114,13 @@ impl Codec for Protobuf {
             }
             write_number(out, 9, subscribe.positions.into());
             write_number(out, 10, subscribe.positions.into());
+            write_number(out, 11, subscribe.join_leave.into());
         });
     }
 
-    fn write_request(&self, number: u32, payload: &[u8], out: &mut Vec<u8>) -> bool {
-        let mut text = Vec::with_capacity(payload.len() + 64);
-        fill(&self.request, number, payload, &mut text);
+    fn write_request(&self, with: Filling<'_>, out: &mut Vec<u8>) -> bool {
+        let mut text = Vec::with_capacity(with.data.len() + 64);
+        fill(&self.request, with, &mut text);
         let Ok(request) = serde_json::from_slice::<Request<'_>>(&text) else { return false };
         let command = match &request {
             Request::Publish(_) => 7,

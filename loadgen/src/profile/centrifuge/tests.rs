@@ -4,7 +4,7 @@
 use prost::Message as _;
 use trunkline::base::prng::Prng;
 
-use super::{Centrifuge, Codec, EPOCH_BYTES_MAX, Json, Protobuf, schema};
+use super::{AtomicU32, Centrifuge, Codec, EPOCH_BYTES_MAX, Json, Protobuf, Tokens, schema};
 use crate::measure::{Cause, Mark, MarkFinder, MarkKind, write_payload};
 use crate::profile::{Audience, Client, Outgoing, Profile, Said, Template};
 
@@ -37,7 +37,8 @@ impl Rig {
     fn with(form: Form, recover: bool, token: Option<&str>, request: &str) -> Rig {
         fn profile<C: Codec + 'static>(token: Option<&str>, codec: C) -> Box<dyn Profile> {
             let path = "/connection/websocket".into();
-            Box::new(Centrifuge { path, token: token.map(Into::into), codec })
+            let tokens = token.map_or(Tokens::None, |token| Tokens::One(token.into()));
+            Box::new(Centrifuge { path, tokens, join_leave: false, codec, turn: AtomicU32::new(0) })
         }
         let request = Template::new(request);
         let profile = match form {
