@@ -115,7 +115,7 @@ fn a_chat_loses_nothing_while_users_come_and_go() {
             ["-c", "10", "--per-connection", "3", "--channel-prefix", "group:", "--personal-prefix", "user:"];
         let users = ["--token-secret", "s", "--join-leave", "--messages", "60", "--reads", "60"];
         let times = ["--reconnects", "720", "--settle", "0s", "--seconds", "2s", "--warm-up", "0s"];
-        let outcome = loadgen(&[&["chat"], &target[..], &channels, &users, &times].concat());
+        let outcome = loadgen(&[&["chat"][..], &target, &channels, &users, &times].concat());
         outcome.assert_passed();
         let published = outcome.phase("chat")["published"].as_u64().unwrap();
         let count = |name| outcome.counter("chat", name);
