@@ -23,6 +23,6 @@ test('nodes in network namespaces, cut off, slow, paused, and with a Redis that 
   assert.equal(code, 0, said);
   const report = JSON.parse(said.match(/^REPORT (.*)$/m)[1]);
   t.diagnostic(JSON.stringify(report));
-  if (!report.delayed) t.diagnostic('nothing was slow: this kernel has no netem');
   assert.ok(report.published > 500 && report.hops > 20 && report.recovered > 20, said);
+  assert.ok(report.connect_ms >= 40, 'one was slow');
 });
