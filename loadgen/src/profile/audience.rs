@@ -36,7 +36,7 @@ impl Audience {
 
     /// Each of so many connections has a channel of its own besides, with names of another prefix.
     pub fn with_personal(mut self, prefix: String, connections: u32) -> Audience {
-        self.channels = self.shared + connections;
+        self.channels = self.shared.saturating_add(connections);
         self.per_connection += 1;
         self.state.resize_with(self.channels as usize, Channel::default);
         self.personal = Some(prefix);
@@ -53,7 +53,11 @@ impl Audience {
     pub fn channels_of(&self, number: u32) -> impl Iterator<Item = u32> + use<> {
         let (channels, per) = (u64::from(self.shared.max(1)), u64::from(self.shared_each()));
         let first = u64::from(number) * per;
-        let own = self.personal.is_some().then_some(self.shared + number).filter(|own| *own < self.channels);
+        let own = self
+            .personal
+            .as_ref()
+            .and_then(|_| self.shared.checked_add(number))
+            .filter(|own| *own < self.channels);
         own.into_iter().chain((first..first + per).map(move |at| (at % channels) as u32))
     }
 
