@@ -113,8 +113,9 @@ pub fn daemon() -> PathBuf {
     DAEMON
         .get_or_init(|| {
             let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+            // As tests/run selects it: with other packages its dependencies would have other features, and all be compiled again.
             let built = Command::new(cargo)
-                .args(["build", "--quiet", "--package", "trunkline", "--bin", "trunkline"])
+                .args(["build", "--quiet", "--workspace", "--bin", "trunkline", "--test", "cli"])
                 .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
                 .status()
                 .unwrap();
