@@ -280,13 +280,17 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
     let clients: Vec<ListenAddress> = places.clients.iter().map(ListenerOptions::address).collect();
     // A unix socket is closed with the last who shares it: the shards' end must be the end of it.
     drop(places);
+    let mut socket = None;
     if let Some(before) = before.take() {
-        let taken = before.take_over(&router, &control, &upgrades, coming.take(), engine.as_deref());
+        // Who hears that the upgrade is done may ask for the next one at once.
+        let reachable = || socket = Some(upgrade::bind());
+        let taken =
+            before.take_over(&router, &control, &upgrades, coming.take(), engine.as_deref(), reachable);
         store = taken.map_err(|fault| upgrade::error_of(&fault))?;
         files.lend(false);
     }
     let development = DevelopmentApi::new(config, &clients, control.api_addrs());
-    upgrade::listen(running, development, {
+    upgrade::listen(socket.unwrap_or_else(upgrade::bind)?, running, development, {
         let incidents = incidents.clone();
         move |asked| incidents.try_send(Incident::Upgrade(asked)).is_ok()
     })?;

@@ -13,7 +13,8 @@ import { until } from './support/wait.mjs';
 
 const status = (pid) => readFileSync(`/proc/${pid}/status`, 'utf8');
 const running = new Set();
-process.on('exit', () => running.forEach((pid) => { try { process.kill(pid, 'SIGKILL'); } catch { /* it has ended */ } }));
+const killAll = () => running.forEach((pid) => { try { process.kill(pid, 'SIGKILL'); } catch { /* it has ended */ } });
+process.on('exit', killAll);
 
 /** `trunkline upgrade`: what it printed, its exit code, and the process that serves then. */
 function upgrade(pid, ...args) {
@@ -28,6 +29,8 @@ for (const driver of drivers) {
     test('reloads and upgrades within it, again and again; what is out of reach is named and changes nothing', async (t) => {
       const folder = mkdtempSync(path.join(tmpdir(), 'trunkline-sandbox-'));
       const elsewhere = mkdtempSync(path.join(tmpdir(), 'trunkline-elsewhere-'));
+      // One that goes on holds this process by its output.
+      t.after(killAll);
       t.after(() => [folder, elsewhere].forEach((made) => rmSync(made, { recursive: true, force: true })));
       const secret = path.join(folder, 'secrets');
       writeFileSync(secret, 'the first secret of this test\n');

@@ -125,7 +125,7 @@ impl Arriving {
         Ok(())
     }
 
-    /// Takes everything, and returns when this process serves, with its store.
+    /// Takes everything, and returns when this process serves, with its store. Calls `reachable` before anybody hears that it does.
     ///
     /// # Errors
     /// The old process goes on: this one must end, and leave everything as it is.
@@ -136,6 +136,7 @@ impl Arriving {
         counts: &Counts,
         mut coming: Option<Coming>,
         engine: Option<&RunningEngine>,
+        reachable: impl FnOnce(),
     ) -> Result<Option<Store>, WireFault> {
         let taken = self.take(router, control, coming.as_mut(), engine);
         match taken {
@@ -146,6 +147,7 @@ impl Arriving {
                 if let Some(engine) = engine {
                     engine.begin();
                 }
+                reachable();
                 self.serve(router, control, counts, totals, connections)?;
                 Ok(store)
             }

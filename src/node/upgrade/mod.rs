@@ -20,7 +20,7 @@ pub use self::arrive::Arriving;
 pub use counts::Counts;
 pub(in crate::node) use depart::{EndedShards, depart, interruption};
 pub use leave::{Fault, Leaving, Moved};
-pub use request::{Asked, DevelopmentApi, Request, Running, ask, listen};
+pub use request::{Asked, DevelopmentApi, Request, Running, ask, bind, listen};
 pub use successor::{Origin, VARIABLE, inherited};
 
 use std::fmt;

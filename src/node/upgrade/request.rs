@@ -140,17 +140,25 @@ impl Asked {
     }
 }
 
-/// Listens for requests and gives them to `take`, from a thread of its own; `take` says no when the node ends. `development` is
+/// The socket: who asks from now on is answered when [`listen`] does.
+///
+/// # Errors
+/// It cannot be bound.
+pub fn bind() -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&address(std::process::id())?)
+}
+
+/// Takes requests and gives them to `take`, from a thread of its own; `take` says no when the node ends. `development` is
 /// said to those who ask for it.
 ///
 /// # Errors
-/// When the socket cannot be bound, or no thread started.
+/// No thread can be started.
 pub fn listen(
+    listener: UnixListener,
     running: Running,
     development: Option<DevelopmentApi>,
     take: impl Fn(Asked) -> bool + Send + 'static,
 ) -> io::Result<()> {
-    let listener = UnixListener::bind_addr(&address(std::process::id())?)?;
     thread::Builder::new().name("control-socket".into()).spawn(move || {
         for caller in listener.incoming() {
             let Ok(caller) = caller else {
