@@ -52,6 +52,7 @@ WITHOUT_THE_DAEMON = {
 RACES = {
     "tests.test_client.TestAutoRecovery.test_auto_recovery": "disconnects without waiting until it is subscribed: with"
     " the reply under way there is no position to recover from",
+    "tests.test_client.TestJoinLeave.test_join_leave": "as the next one",
     "tests.test_client.TestPresenceTwoClients.test_presence_two_clients": "the second client subscribes without waiting until"
     " the first one has: on another connection it may be the first, and nobody hears it join",
 }
