@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
 import { Nats, operator } from './support/nats.mjs';
-import { Redis, cluster, replicate, sentinel } from './support/redis.mjs';
+import { Redis, cluster, failOver, replicate, sentinel } from './support/redis.mjs';
 import { received, sdk, subscribed } from './support/sdk.mjs';
 import { Authority } from './support/tls.mjs';
 import { until } from './support/wait.mjs';
@@ -101,14 +101,7 @@ describe('the way to an engine', { concurrency: true }, () => {
     await ready(node);
     const client = sdk(node.ws);
     const room = await subscribed(client, 'failover', { recoverable: true, positioned: true });
-    await node.publish('failover', 1);
-    await received(room, [1]);
-    await until(async () => (await replica.cli('EXISTS', 'centrifugo.stream.failover')) === '1', 'it is replicated');
-    await master.stop();
-    await until(async () => (await node.apiRaw('publish', { channel: 'failover', data: 2 })).status === 503, 'a 503');
-    await until(async () => (await node.apiRaw('publish', { channel: 'failover', data: 3 })).status === 200, () => node.output);
-    await received(room, [1, 3]);
-    assert.deepEqual(room.seen.publications.map((publication) => publication.offset), [1, 2]);
+    await failOver(node, room, master, replica);
     client.disconnect();
     assert.equal(await node.stop(), 0, node.output);
     watching.end();

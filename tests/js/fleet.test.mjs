@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { after, describe, test } from 'node:test';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
-import { Redis, cluster, replicate, sentinel } from './support/redis.mjs';
+import { Redis, cluster, failOver, replicate, sentinel } from './support/redis.mjs';
 import { received, sdk, subscribed, watch } from './support/sdk.mjs';
 import { sleep, until } from './support/wait.mjs';
 
@@ -120,14 +120,7 @@ describe('a fleet', () => {
     const client = sdk(node.ws);
     clients.push(client);
     const room = await subscribed(client, 'failover', recoverable);
-    await node.publish('failover', 1);
-    await received(room, [1]);
-    await until(async () => (await replica.cli('EXISTS', 'centrifugo.stream.failover')) === '1', 'it is replicated');
-    await master.stop();
-    await until(async () => (await node.apiRaw('publish', { channel: 'failover', data: 2 })).status === 503, 'a 503');
-    await until(async () => (await node.apiRaw('publish', { channel: 'failover', data: 3 })).status === 200, () => node.output);
-    await received(room, [1, 3]);
-    assert.deepEqual(room.seen.publications.map((publication) => publication.offset), [1, 2]);
+    await failOver(node, room, master, replica);
     assert.equal(await replica.cli('HGET', 'centrifugo.stream.meta.failover', 's'), '2');
   });
 

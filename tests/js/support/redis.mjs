@@ -1,5 +1,6 @@
 // A Redis server as a child process, and what a test does to it.
 
+import assert from 'node:assert/strict';
 import { execFile, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -7,6 +8,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 
 import { freePort } from './ports.mjs';
+import { received } from './sdk.mjs';
 import { until } from './wait.mjs';
 
 const run = promisify(execFile);
@@ -131,4 +133,16 @@ export async function cluster(count, { tls } = {}) {
     return states.every((state) => state.includes('cluster_state:ok'));
   }, 'the cluster is whole');
   return { masters, places, manage };
+}
+
+/** The master goes away between two publications into `failover`: 503 until the replica is the master, and nothing is missing then. */
+export async function failOver(node, room, master, replica) {
+  await node.publish('failover', 1);
+  await received(room, [1]);
+  await until(async () => (await replica.cli('EXISTS', 'centrifugo.stream.failover')) === '1', 'it is replicated');
+  await master.stop();
+  await until(async () => (await node.apiRaw('publish', { channel: 'failover', data: 2 })).status === 503, 'a 503');
+  await until(async () => (await node.apiRaw('publish', { channel: 'failover', data: 3 })).status === 200, () => node.output);
+  await received(room, [1, 3]);
+  assert.deepEqual(room.seen.publications.map((publication) => publication.offset), [1, 2]);
 }
