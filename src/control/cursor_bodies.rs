@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// What stands in `result`.
+/// The `result` of an answer.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum CursorsAnswer {

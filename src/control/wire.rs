@@ -327,7 +327,7 @@ pub struct BatchBody<'b> {
     pub parallel: bool,
 }
 
-/// What stands in `result`.
+/// The `result` of an answer.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
 pub enum Answer {

@@ -148,7 +148,7 @@ pub struct Cursors {
 pub struct Moved {
     /// Of the device, now.
     pub cursor: Cursor,
-    /// What the user has read, on whichever device.
+    /// What the user has read on any device.
     pub read: Offset,
     /// It is farther than before, or there was none.
     pub moved: bool,
@@ -294,7 +294,7 @@ impl Cursors {
         self.rows[range].iter().map(|row| (names.get(row.device), row.cursor()))
     }
 
-    /// What the user has read, on whichever device. `None`: it is no member.
+    /// What the user has read on any device. `None`: it is no member.
     pub fn read_of(&self, user: &str, names: &Names) -> Option<Offset> {
         let range = names.find(user).map(|id| self.range(id)).filter(|range| !range.is_empty())?;
         Some(self.read_in(range))

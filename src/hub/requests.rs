@@ -207,7 +207,7 @@ impl Acked {
     }
 }
 
-/// What the device has received by now, and what its user has read, on whichever device.
+/// What the device has received by now, and what its user has read on any device.
 pub type AckOutcome = Result<Cursor, ErrorCode>;
 
 /// Some cursors of a channel.

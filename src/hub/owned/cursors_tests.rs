@@ -20,7 +20,7 @@ use crate::record::{MembersPart, StoredRecord};
 const NOW: Time = Time(5_000_000_000);
 const AT: StoredMoment = StoredMoment { now: NOW, wall_ms: 1_000_000 };
 
-/// Takes everything; what is to be kept for good later, if it is told to.
+/// Takes everything; what is to be kept for good it takes later, where the test wants that.
 #[derive(Clone, Default)]
 struct Shelf(Arc<Mutex<OnShelf>>);
 
