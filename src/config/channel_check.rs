@@ -172,13 +172,7 @@ fn check_value_channel(options: &NamespaceOptions, path: &str, require: &mut imp
 
 #[cfg(test)]
 mod tests {
-    use crate::config::check::faults_of;
-
-    fn only(text: &str) -> String {
-        let faults = faults_of(text);
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        faults[0].clone()
-    }
+    use crate::config::check::{faults_of, only_fault as only};
 
     #[test]
     fn notices_are_of_streams_that_can_be_read() {

@@ -385,6 +385,23 @@ pub(super) fn faults_of(text: &str) -> Vec<String> {
     faults.iter().map(ToString::to_string).collect()
 }
 
+/// The one thing that is wrong with it.
+#[cfg(test)]
+pub(super) fn only_fault(text: &str) -> String {
+    let faults = faults_of(text);
+    assert_eq!(faults.len(), 1, "{faults:?}");
+    faults[0].clone()
+}
+
+/// What a file without a fault in it says.
+#[cfg(test)]
+pub(super) fn config_of(text: &str) -> Config {
+    let (mut config, mut origins) = (Config::default(), Origins::new());
+    let faults = crate::config::file::apply(&mut config, &mut origins, "t.toml", text);
+    assert!(faults.is_empty(), "{faults:?}");
+    config
+}
+
 #[cfg(test)]
 mod store_tests {
     use super::*;

@@ -107,13 +107,7 @@ fn check_namespace(
 
 #[cfg(test)]
 mod tests {
-    use crate::config::check::faults_of;
-
-    fn only(text: &str) -> String {
-        let faults = faults_of(text);
-        assert_eq!(faults.len(), 1, "{faults:?}");
-        faults[0].clone()
-    }
+    use crate::config::check::{faults_of, only_fault as only};
 
     #[test]
     fn an_engine_is_refused_by_name_where_it_cannot_do_what_is_asked() {

@@ -34,6 +34,7 @@ pub mod reload;
 pub mod sandbox;
 mod secrets;
 mod sections;
+mod sentences;
 mod shares;
 mod shutdown;
 mod snapshot;

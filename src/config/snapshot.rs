@@ -1,8 +1,7 @@
 //! What the values of a channel come to when a new subscriber gets all of them at once.
 
 use crate::config::sections::Config;
-use crate::config::storm::grouped;
-use crate::session::rules::NamespaceOptions;
+use crate::config::sentences::{grouped, of_all};
 
 /// What a value has beside its key and its data, in the JSON of an answer: names, offset, separators. About.
 const FRAME_BYTES: usize = 64;
@@ -12,38 +11,31 @@ const ROOM_BYTES: usize = 64;
 /// A sentence for each namespace whose channels, with as many keys as they may have, hardly fit into what one connection may owe.
 pub fn sentences(config: &Config) -> Vec<String> {
     let outbox = config.client.outbox_bytes_max;
-    let say = |name: Option<&str>, options: &NamespaceOptions| {
+    of_all(config, |options| {
         let channel = &options.channel;
         if !channel.is_value() {
             return None;
         }
         let room = (outbox.0 as usize / channel.keys_max).saturating_sub(FRAME_BYTES + channel.key_bytes_max);
         (room < ROOM_BYTES).then(|| {
-            let who = name.map_or("channels without a namespace".to_owned(), |name| format!("namespace {name:?}"));
             format!(
-                "{who}: a new subscriber gets all values in one answer, and {} keys of {} bytes leave each value {room} bytes of \
+                "a new subscriber gets all values in one answer, and {} keys of {} bytes leave each value {room} bytes of \
                  client.outbox_bytes_max ({outbox}): a client that gets more than that, faster than it reads, is closed (3008). Fewer \
                  keys_max or key_bytes_max, more channels, or a larger outbox prevent that",
                 grouped(channel.keys_max as u64),
                 grouped(channel.key_bytes_max as u64),
             )
         })
-    };
-    let namespaces = config.namespace.iter().map(|known| (Some(&*known.name), &known.options));
-    let all = std::iter::once((None, &config.channel)).chain(namespaces);
-    all.filter_map(|(name, options)| say(name, options)).collect()
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::file::{Origins, apply};
+    use crate::config::check::config_of;
 
     fn said(text: &str) -> Vec<String> {
-        let (mut config, mut origins) = (Config::default(), Origins::new());
-        let faults = apply(&mut config, &mut origins, "t.toml", text);
-        assert!(faults.is_empty(), "{faults:?}");
-        sentences(&config)
+        sentences(&config_of(text))
     }
 
     #[test]

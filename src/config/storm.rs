@@ -1,6 +1,7 @@
 //! What join and leave events come to when all members of a channel come at once, in a sentence for `trunkline check`.
 
 use crate::config::sections::Config;
+use crate::config::sentences::{grouped, of_all};
 use crate::session::rules::NamespaceOptions;
 
 /// The size of a channel that the sentence is about: a large event, and small enough to be met some day.
@@ -8,9 +9,7 @@ const MEMBERS: u64 = 10_000;
 
 /// One sentence for each namespace with join and leave events.
 pub fn sentences(config: &Config) -> Vec<String> {
-    let named = config.namespace.iter().map(|own| (format!("namespace {:?}", own.name), &own.options));
-    let all = std::iter::once(("channels without a namespace".to_owned(), &config.channel)).chain(named);
-    all.filter_map(|(name, options)| Some(format!("{name}: {}", sentence(options)?))).collect()
+    of_all(config, sentence)
 }
 
 fn sentence(options: &NamespaceOptions) -> Option<String> {
@@ -46,29 +45,13 @@ fn sentence(options: &NamespaceOptions) -> Option<String> {
     Some(sentence)
 }
 
-/// With a comma before every three digits.
-pub(super) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::file::{Origins, apply};
+    use crate::config::check::config_of;
 
     fn said(text: &str) -> Vec<String> {
-        let (mut config, mut origins) = (Config::default(), Origins::new());
-        let faults = apply(&mut config, &mut origins, "t.toml", text);
-        assert!(faults.is_empty(), "{faults:?}");
-        sentences(&config)
+        sentences(&config_of(text))
     }
 
     #[test]
@@ -101,10 +84,5 @@ mod tests {
         );
         let paced = bounded("join_leave_per_second = 20\n");
         assert!(paced.ends_with("as many when they leave, about 200,000 pushes a second at most"), "{paced}");
-    }
-
-    #[test]
-    fn numbers_are_grouped() {
-        assert_eq!([0, 999, 1_000, 50_005_000].map(grouped), ["0", "999", "1,000", "50,005,000"]);
     }
 }
