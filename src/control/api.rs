@@ -19,6 +19,7 @@ use crate::base::filter::Filter;
 use crate::base::ids::{ChannelName, Position, ShardId};
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::base::publication::{Contents, removes};
+use crate::control::answers::{Answer, ChannelInfo, ErrorBody, Node, ProcessBody, Response};
 pub use crate::control::api::commands::{Command, Method, Request};
 use crate::control::glob::Glob;
 use crate::control::options::OtherNodes;
@@ -29,8 +30,8 @@ use crate::control::rates::Rates;
 use crate::control::requests::{ControlError, Pending, Shards};
 use crate::control::traces::stamped;
 use crate::control::wire::{
-    Answer, ChannelBody, ChannelInfo, ChannelsBody, ErrorBody, ExceptBody, HistoryBody, Node, ProcessBody,
-    PublishBody, Response, RpcBody, UserBody, any_payload, payload, says_something,
+    ChannelBody, ChannelsBody, ExceptBody, HistoryBody, PublishBody, RpcBody, UserBody, any_payload, payload,
+    says_something,
 };
 use crate::engine::push_word;
 use crate::hub::creators::Creator;

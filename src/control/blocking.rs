@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::base::blocks::{BlockChange, BlockFault, BlockOf, Terms};
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::limits::BLOCK_NAME_BYTES_MAX;
+use crate::control::answers::{Answer, BlockedEntry};
 use crate::control::api::Api;
-use crate::control::bodies::{BlockBody, BlockedBody};
 use crate::control::other_nodes::tell;
 use crate::control::requests::ControlError;
-use crate::control::wire::{Answer, BlockedEntry};
+use crate::control::wire::{BlockBody, BlockedBody};
 use crate::engine::block_word;
 use crate::shard::control_request::{ControlRequest, DisconnectUser, Target};
 

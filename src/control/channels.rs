@@ -1,9 +1,9 @@
 //! Channels page by page, with their sizes.
 
 use crate::base::ids::ChannelName;
+use crate::control::answers::{Answer, ChannelSize};
 use crate::control::api::Api;
 use crate::control::requests::ControlError;
-use crate::control::wire::{Answer, ChannelSize};
 use crate::shard::control_request::seen::ChannelSeen;
 use crate::shard::control_request::{ControlRequest, FilterBox};
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, ShardId, UserName};
+use crate::control::answers::Answer;
+use crate::control::answers::{CursorBody, CursorsAnswer, UnreadEntry, UnreadError};
 use crate::control::api::{Api, channel_name};
-use crate::control::bodies::{CursorsBody, MembersBody, ReadByBody, UnreadBody};
-use crate::control::cursor_bodies::{CursorBody, CursorsAnswer, UnreadEntry, UnreadError};
 use crate::control::requests::ControlError;
-use crate::control::wire::Answer;
+use crate::control::wire::{CursorsBody, MembersBody, ReadByBody, UnreadBody};
 use crate::hub::cursors::AckKind;
 use crate::hub::requests::MembersPage;
 use crate::shard::control_request::cursors::{CursorsQuery, ReadByQuery};

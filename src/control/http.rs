@@ -14,6 +14,7 @@ use tower::ServiceExt as _;
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
+use crate::control::answers::{Answer, ErrorBody, Response as ApiResponse};
 use crate::control::api::{Method, Request as ApiRequest, respond};
 use crate::control::app::{App, without_key};
 use crate::control::console;
@@ -28,7 +29,6 @@ use crate::control::responses::{busy, json, outcome_code, problem, read_body, st
 use crate::control::seeing;
 use crate::control::tap;
 use crate::control::tunnel;
-use crate::control::wire::{Answer, ErrorBody, Response as ApiResponse};
 
 /// Most events of one answer; few pages reach it, for they end by bytes as well.
 const EVENTS_LIMIT_MAX: usize = 10_000;

@@ -11,19 +11,18 @@
 //!  the API's own ports ─▶ listener ────────┘                           ◀── oneshot, with a deadline ──┘
 //! ```
 
+mod answers;
 mod api;
 mod app;
 mod arriving;
 mod auth;
 mod blocking;
 pub mod blocks_kept;
-mod bodies;
 mod centrifugo_names;
 mod certificate;
 mod channels;
 mod compress;
 mod console;
-mod cursor_bodies;
 mod cursors;
 mod deliver;
 mod drain;

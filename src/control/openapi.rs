@@ -25,7 +25,7 @@ mod tests {
 
     use super::*;
     use crate::control::api::Method;
-    use crate::control::{bodies, wire};
+    use crate::control::wire;
 
     fn document() -> Value {
         serde_json::from_str(DOCUMENT).unwrap()
@@ -75,14 +75,14 @@ mod tests {
                     fields_of::<wire::UserBody>()
                 }
                 Method::PresenceStats | Method::HistoryRemove => fields_of::<wire::ChannelBody>(),
-                Method::Presence => fields_of::<bodies::PresenceBody>(),
-                Method::Online => fields_of::<bodies::OnlineBody>(),
-                Method::Block | Method::Unblock | Method::Revoke => fields_of::<bodies::BlockBody>(),
-                Method::Blocked => fields_of::<bodies::BlockedBody>(),
-                Method::Cursors => fields_of::<bodies::CursorsBody>(),
-                Method::Unread => fields_of::<bodies::UnreadBody>(),
-                Method::ReadBy => fields_of::<bodies::ReadByBody>(),
-                Method::Members => fields_of::<bodies::MembersBody>(),
+                Method::Presence => fields_of::<wire::PresenceBody>(),
+                Method::Online => fields_of::<wire::OnlineBody>(),
+                Method::Block | Method::Unblock | Method::Revoke => fields_of::<wire::BlockBody>(),
+                Method::Blocked => fields_of::<wire::BlockedBody>(),
+                Method::Cursors => fields_of::<wire::CursorsBody>(),
+                Method::Unread => fields_of::<wire::UnreadBody>(),
+                Method::ReadBy => fields_of::<wire::ReadByBody>(),
+                Method::Members => fields_of::<wire::MembersBody>(),
                 Method::History => fields_of::<wire::HistoryBody>(),
                 Method::Channels => fields_of::<wire::ChannelsBody>(),
                 Method::Push => fields_of::<wire::PushBody>(),

@@ -1,9 +1,9 @@
 //! Commands of the API as other nodes are given them, and other nodes as `info` shows them.
 
 use crate::base::bytes::Bytes;
+use crate::control::answers::{MetricsBody, Node, ProcessBody};
 use crate::control::options::OtherNodes;
 use crate::control::requests::ControlError;
-use crate::control::wire::{MetricsBody, Node, ProcessBody};
 use crate::hub::requests::SinceEpoch;
 use crate::proto::centrifuge::shared::{NodeStanding, NodeSubscribe, NodeWord};
 use crate::shard::control_request::{DisconnectUser, RefreshUser, SubscribeUser, Target, UnsubscribeUser};

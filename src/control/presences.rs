@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::base::ids::{ChannelName, ShardId, UserName};
+use crate::control::answers::{Answer, Info};
 use crate::control::api::{Api, channel_name};
-use crate::control::bodies::{OnlineBody, PresenceBody};
 use crate::control::options::OtherNodes;
 use crate::control::requests::ControlError;
-use crate::control::wire::{Answer, Info};
+use crate::control::wire::{OnlineBody, PresenceBody};
 use crate::shard::control_request::{ControlRequest, PageQuery};
 
 /// Most members of one page: what a caller makes one answer cost.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::control::wire::MetricsBody;
+use crate::control::answers::MetricsBody;
 use crate::shard::control_request::ShardStats;
 
 /// How long a snapshot serves, as in the field: what callers compare is a minute's.

@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
+use crate::control::answers::Answer;
 use crate::control::requests::ControlError;
-use crate::control::wire::Answer;
 
 /// The whole body. It has arrived: both ports read it before they hand the request over.
 ///

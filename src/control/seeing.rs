@@ -22,13 +22,13 @@ use crate::base::histogram::{BOUNDS_US, Histogram};
 use crate::base::ids::{ClientId, ConnId, ShardId};
 use crate::base::json::object;
 use crate::base::trusted::Trusted;
+use crate::control::answers::Node;
 use crate::control::app::{App, without_key};
 use crate::control::options::OtherNodes;
 use crate::control::process;
 use crate::control::readiness::NotReady;
 use crate::control::requests::{ControlError, Shards};
 use crate::control::responses::{busy, json, problem, read_body};
-use crate::control::wire::Node;
 use crate::shard::control_request::seen::{
     Busiest, ClosedQuery, ConnectionSeen, ConnectionsQuery, End, EndPlace, Stage, kept,
 };

@@ -1,31 +1,24 @@
-//! The server API's requests and results as JSON has them.
+//! The server API's requests as JSON has them.
 //!
 //! Lenient as the field is: unknown fields are ignored, and `null` is the same as a field that is not there (but for
 //! `data`, where it is a payload). Payloads are kept as the text they came as.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde::ser::Error as _;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::base::bytes::Bytes;
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::except::{Except, ORIGIN_BYTES_MAX};
 use crate::base::fault::ErrorCode;
-use crate::base::ids::Position;
 use crate::base::json::Object;
-use crate::base::publication::{ClientInfo, Contents, IS_REMOVED, KEY_TAG, PayloadForm, REMOVED_TAG};
-use crate::control::cursor_bodies::CursorsAnswer;
-use crate::control::pushes::PushOutcome;
-use crate::hub::Publication;
+use crate::base::publication::{Contents, IS_REMOVED, KEY_TAG, REMOVED_TAG};
 use crate::hub::limits::SPREAD_MS_MAX;
 use crate::hub::options::{is_break, one_line};
-use crate::hub::requests::{History, Pace, Since, SinceEpoch};
+use crate::hub::requests::{Pace, Since, SinceEpoch};
 use crate::session::token::Overrides;
 
 /// `publish` with its `channel`, `broadcast` with its `channels`.
@@ -327,251 +320,104 @@ pub struct BatchBody<'b> {
     pub parallel: bool,
 }
 
-/// The `result` of an answer.
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-pub enum Answer {
-    Empty {},
-    Position {
-        offset: u64,
-        epoch: String,
-    },
-    Broadcast {
-        responses: Vec<Response>,
-    },
-    Presence {
-        presence: BTreeMap<String, Info>,
-    },
-    PresencePage {
-        presence: BTreeMap<String, Info>,
-        /// `null` with the last page.
-        cursor: Option<String>,
-    },
-    /// Connections of users that have any, and the names of nodes that have not answered.
-    Online {
-        online: BTreeMap<String, u64>,
-        #[serde(skip_serializing_if = "Vec::is_empty")]
-        missing: Vec<String>,
-    },
-    Cursors(CursorsAnswer),
-    Blocked {
-        blocked: Vec<BlockedEntry>,
-        /// `null` with the last page.
-        cursor: Option<String>,
-    },
-    PresenceStats {
-        num_clients: u32,
-        num_users: u32,
-    },
-    History {
-        publications: Vec<PublicationBody>,
-        offset: u64,
-        epoch: String,
-    },
-    Channels {
-        channels: BTreeMap<String, ChannelInfo>,
-    },
-    ChannelsPage {
-        channels: BTreeMap<String, ChannelSize>,
-        /// `null` with the last page.
-        cursor: Option<String>,
-    },
-    Nodes {
-        nodes: Vec<Node>,
-    },
-    /// Connections told, of all.
-    Everyone {
-        connections: u64,
-    },
-    /// Connections told, users with at least one of them, and those with none.
-    Pushed {
-        connections: u64,
-        users: u64,
-        absent: Vec<String>,
-    },
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct PresenceBody {
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+    /// So many at a time, in the order of clients' ids. 0: all at once.
+    #[serde(deserialize_with = "or_default")]
+    pub limit: u32,
+    /// Where the page before has ended.
+    #[serde(deserialize_with = "or_default")]
+    pub cursor: String,
 }
 
-impl From<PushOutcome> for Answer {
-    fn from(outcome: PushOutcome) -> Answer {
-        let PushOutcome { connections, users, absent } = outcome;
-        Answer::Pushed { connections, users, absent }
-    }
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct OnlineBody {
+    #[serde(deserialize_with = "or_default")]
+    pub users: Vec<String>,
 }
 
-impl From<&History> for Answer {
-    fn from(history: &History) -> Answer {
-        let body = |publication: &Arc<Publication>| PublicationBody::of(publication, history.payload);
-        Answer::History {
-            publications: history.publications.iter().map(body).collect(),
-            offset: history.position.offset.0,
-            epoch: history.position.epoch.to_string(),
-        }
-    }
-}
-
-impl From<Position> for Answer {
-    fn from(position: Position) -> Answer {
-        Answer::Position { offset: position.offset.0, epoch: position.epoch.to_string() }
-    }
-}
-
-/// One answer or one error.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Response {
-    Result(Answer),
-    Error(ErrorBody),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct ErrorBody {
-    pub code: u16,
-    pub message: &'static str,
-}
-
-impl ErrorBody {
-    /// Error 107 with a sentence that says what is wrong.
-    pub fn invalid(message: &'static str) -> ErrorBody {
-        ErrorBody { code: ErrorCode::BadRequest.code(), message }
-    }
-}
-
-impl From<ErrorCode> for ErrorBody {
-    fn from(error_code: ErrorCode) -> ErrorBody {
-        let message = match error_code {
-            // The API's own word for it; the client protocol says "method not found".
-            ErrorCode::MethodNotFound => "not found",
-            error_code => error_code.message(),
-        };
-        ErrorBody { code: error_code.code(), message }
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub struct Info {
-    user: String,
-    client: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conn_info: Option<JsonText>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    chan_info: Option<JsonText>,
-}
-
-impl From<&ClientInfo> for Info {
-    fn from(info: &ClientInfo) -> Info {
-        Info {
-            user: info.user.to_string(),
-            client: info.client.clone(),
-            conn_info: info.conn_info.clone().map(JsonText),
-            chan_info: info.chan_info.clone().map(JsonText),
-        }
-    }
-}
-
-#[derive(Debug, Serialize)]
-pub struct PublicationBody {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<JsonText>,
-    /// In the place of `data`, where publications are bytes.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    b64data: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    info: Option<Info>,
-    offset: u64,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    tags: BTreeMap<String, String>,
-}
-
-impl PublicationBody {
-    pub fn of(publication: &Publication, form: PayloadForm) -> PublicationBody {
-        let data = &publication.data;
-        let (data, b64data) = match form {
-            PayloadForm::Json => (Some(JsonText(data.clone())), None),
-            PayloadForm::Bytes => (None, Some(STANDARD.encode(data))),
-        };
-        PublicationBody {
-            data,
-            b64data,
-            info: publication.info.as_ref().map(Info::from),
-            offset: publication.offset().0,
-            tags: publication.tags.iter().cloned().collect(),
-        }
-    }
-}
-
-/// One entry of `blocked`.
-#[derive(Debug, Serialize)]
-pub struct BlockedEntry {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub token_id: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+/// `block`, `unblock` and `revoke`: each uses the fields it knows.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct BlockBody {
+    #[serde(deserialize_with = "or_default")]
+    pub user: String,
+    #[serde(deserialize_with = "or_default")]
+    pub token_id: String,
+    /// Seconds since 1970.
     pub issued_before: Option<u64>,
-    /// Seconds since 1970; left out: until it is taken back.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub until: Option<u64>,
+    /// Seconds; left out: until it is taken back.
+    pub for_s: Option<u64>,
 }
 
-#[derive(Debug, Serialize)]
-pub struct ChannelInfo {
-    pub num_clients: u32,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct BlockedBody {
+    #[serde(deserialize_with = "or_default")]
+    pub limit: u32,
+    /// Where the page before has ended.
+    #[serde(deserialize_with = "or_default")]
+    pub cursor: String,
 }
 
-/// A channel of a page.
-#[derive(Debug, Serialize)]
-pub struct ChannelSize {
-    pub num_clients: u32,
-    pub history: usize,
-    pub history_bytes: usize,
-    /// Of the newest publication.
-    pub offset: u64,
-    /// A second, lately; only of the busiest channels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub publications_per_second: Option<f64>,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CursorsBody {
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+    /// Of this user alone; empty: of all members.
+    #[serde(deserialize_with = "or_default")]
+    pub user: String,
+    #[serde(deserialize_with = "or_default")]
+    pub limit: u32,
+    /// Where the page before has ended.
+    #[serde(deserialize_with = "or_default")]
+    pub cursor: String,
 }
 
-#[derive(Debug, Serialize)]
-pub struct Node {
-    pub uid: String,
-    pub name: String,
-    pub version: Cow<'static, str>,
-    pub num_clients: u64,
-    pub num_users: u64,
-    pub num_channels: u64,
-    pub num_subs: u64,
-    /// Seconds.
-    pub uptime: u64,
-    pub metrics: MetricsBody,
-    pub process: ProcessBody,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct UnreadBody {
+    #[serde(deserialize_with = "or_default")]
+    pub user: String,
+    #[serde(deserialize_with = "or_default")]
+    pub channels: Vec<String>,
 }
 
-/// What was counted in a stretch of time.
-#[derive(Debug, PartialEq, Serialize)]
-pub struct MetricsBody {
-    /// Seconds.
-    pub interval: f64,
-    /// By the names of `/metrics`, without what those begin with.
-    pub items: BTreeMap<&'static str, f64>,
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ReadByBody {
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+    pub offset: Option<u64>,
+    /// "read", or "received".
+    #[serde(deserialize_with = "or_default")]
+    pub kind: String,
+    #[serde(deserialize_with = "or_default")]
+    pub limit: u32,
+    /// Where the page before has ended.
+    #[serde(deserialize_with = "or_default")]
+    pub cursor: String,
 }
 
-#[derive(Debug, Serialize)]
-pub struct ProcessBody {
-    /// Percent of one cpu.
-    pub cpu: f64,
-    /// Bytes.
-    pub rss: u64,
-}
-
-/// JSON that was checked when it came in, written as it is.
-#[derive(Debug)]
-pub struct JsonText(pub Bytes);
-
-impl Serialize for JsonText {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let raw: &RawValue = serde_json::from_slice(&self.0).map_err(S::Error::custom)?;
-        raw.serialize(serializer)
-    }
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct MembersBody {
+    #[serde(deserialize_with = "or_default")]
+    pub channel: String,
+    pub add: Option<Vec<String>>,
+    pub remove: Option<Vec<String>>,
+    /// Up to where those who are added have everything; left out: the top.
+    pub offset: Option<u64>,
+    #[serde(deserialize_with = "or_default")]
+    pub limit: u32,
+    /// Where the page before has ended.
+    #[serde(deserialize_with = "or_default")]
+    pub cursor: String,
 }
 
 /// A payload given as JSON or as Base64 (RFC 4648 section 4); the latter wins, as in the field.

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use crate::base::json::object;
-use crate::control::bodies::{
-    BlockBody, BlockedBody, CursorsBody, MembersBody, OnlineBody, PresenceBody, ReadByBody, UnreadBody,
-};
 use crate::control::wire::{
     BatchBody, ChannelBody, ChannelsBody, HistoryBody, PublishBody, PushBody, RpcBody, UserBody,
+};
+use crate::control::wire::{
+    BlockBody, BlockedBody, CursorsBody, MembersBody, OnlineBody, PresenceBody, ReadByBody, UnreadBody,
 };
 
 /// A method by its name in the path.

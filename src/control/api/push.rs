@@ -9,11 +9,12 @@ use crate::base::bytes::Bytes;
 use crate::base::except::Except;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ShardId, UserName};
+use crate::control::answers::Answer;
 use crate::control::api::{Api, PUSH_RETRY, excepted};
 use crate::control::other_nodes::tell;
 use crate::control::pushes::PushOutcome;
 use crate::control::requests::ControlError;
-use crate::control::wire::{Answer, PushBody, payload};
+use crate::control::wire::{PushBody, payload};
 use crate::engine::push_word;
 use crate::shard::control_request::{ControlRequest, PushUsers, UserMessage};
 
