@@ -80,6 +80,9 @@ section! {
         cursors: bool;
         /// Cursors of one channel, one for each device of each member. An acknowledgement that needs one more is refused (106).
         cursors_max: usize;
+        /// Who subscribes gets its user's cursors and what is unread, as `cursors` in the `data` of the reply: to subscribe, or to
+        /// connect for what the server subscribes it to. Needs `cursors`.
+        cursors_in_data: bool;
     }
 }
 

@@ -74,6 +74,11 @@ pub(super) fn check_channel(
         &format!("{path}.cursors_max"),
         "must be from 1 to 100000: a look at who has read what walks all of them",
     );
+    require(
+        !channel.cursors_in_data || channel.cursors,
+        &format!("{path}.cursors_in_data"),
+        "needs cursors: they are what it is about",
+    );
     if channel.is_value() {
         check_value_channel(options, path, require);
     }

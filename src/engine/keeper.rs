@@ -523,6 +523,7 @@ impl Keeper {
             since: recover,
             tag,
             outcome,
+            cursors: None,
         });
         if shown.listed {
             let what = Task::PresenceAdd { channel: channel.clone(), info: Arc::clone(&info) };
@@ -537,7 +538,8 @@ impl Keeper {
 
     pub(super) fn answer_join(&mut self, ask: JoinRequest, tag: JoinTag, outcome: JoinOutcome) {
         let JoinRequest { channel, conn, recover, .. } = ask;
-        self.posts.answer(OwnerAnswer::Joined { conn, channel, since: recover, tag, outcome });
+        let answer = OwnerAnswer::Joined { conn, channel, since: recover, tag, outcome, cursors: None };
+        self.posts.answer(answer);
     }
 
     fn leave(&mut self, channel: &ChannelName, conn: ConnId) {

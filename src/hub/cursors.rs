@@ -92,6 +92,17 @@ pub struct NamedCursor {
     pub cursor: Cursor,
 }
 
+/// Where a user stands in one channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserCursors {
+    pub unread: u64,
+    /// What it has read on any device.
+    pub read: Offset,
+    /// In the order of names; an empty one is that of no device.
+    /// Bound: [`DEVICES_MAX`].
+    pub devices: Vec<(UserName, Cursor)>,
+}
+
 /// There is no room for one cursor more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;

@@ -102,6 +102,8 @@ pub struct ChannelOptions {
     pub cursors: bool,
     /// Most of one channel. At the bound an acknowledgement that needs one more is refused (106).
     pub cursors_max: usize,
+    /// Who becomes a subscriber hears with it where its user stands.
+    pub cursors_in_data: bool,
 }
 
 impl Default for ChannelOptions {
@@ -132,6 +134,7 @@ impl Default for ChannelOptions {
             cursors: false,
             // A group of thousands with several devices each.
             cursors_max: 10_000,
+            cursors_in_data: false,
         }
     }
 }

@@ -263,6 +263,11 @@ impl OwnedChannels {
                 None => self.recover_from_store(slot, since),
             });
         }
+        let channel = self.channels.get(slot).expect("just mentioned");
+        let cursors = match channel.options.cursors_in_data && !ask.info.user.is_empty() {
+            true => Some(Box::new(self.user_cursors(slot, &ask.info.user, position.offset))),
+            false => None,
+        };
         let channel = self.channels.get_mut(slot).expect("just mentioned");
         let (conn, info) = (ask.conn, ask.shown.announced.then(|| ask.info.clone()));
         let join_leave = match channel.members.insert(conn, ask.info, ask.shown, &self.hash) {
@@ -280,7 +285,7 @@ impl OwnedChannels {
             }
         };
         self.settle(slot);
-        Ok(Joined { position, recovery, join_leave })
+        Ok(Joined { position, recovery, join_leave, cursors })
     }
 
     /// What others see of a member has changed: presence and the leave event to come have the new info. Nothing for a

@@ -11,7 +11,7 @@ pub use crate::base::publication::{Since, SinceEpoch};
 use crate::base::time::Time;
 use crate::base::trace::TraceContext;
 use crate::hub::creators::Creator;
-use crate::hub::cursors::{AckRequest, Cursor, NamedCursor};
+use crate::hub::cursors::{AckRequest, Cursor, NamedCursor, UserCursors};
 use crate::hub::log_store::Ticket;
 
 /// How a publication is handed to those who are connected. What is kept and read later does not know of it.
@@ -108,6 +108,8 @@ pub struct Joined {
     pub recovery: Option<Recovery>,
     /// To deliver to the channel's other subscribers when the member is announced.
     pub join_leave: Option<Arc<JoinLeaveEvent>>,
+    /// Where the subscriber's user stands, where the namespace says that it hears of that.
+    pub cursors: Option<Box<UserCursors>>,
 }
 
 #[derive(Clone, Debug)]

@@ -128,6 +128,8 @@ record! {
         ;
         /// It has not missed what it gets: see [`Since::is_rewind`].
         rewound: bool = false,
+        /// JSON: where its user stands.
+        cursors: Option<Bytes> = None,
     }
 
     pub struct RecoveryRecord {

@@ -267,6 +267,7 @@ impl Stage {
             outcome: Ok((position, None)),
             filters: None,
             deliver_every: Default::default(),
+            cursors: None,
         };
         let verdict = self.run(|session, cx| session.handle_joined(index, &channel, answer, cx));
         assert!(matches!(verdict, Ok(JoinVerdict::Subscribe { .. })));

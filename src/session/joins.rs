@@ -8,8 +8,10 @@ use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, Offset, Position};
 use crate::base::publication::{Publications, Since};
+use crate::hub::cursors::UserCursors;
 use crate::proto::centrifuge::reply::{ConnectResult, ErrorRef, Reply};
 use crate::proto::wire::Carrier;
+use crate::session::acks::{cursors_of_all, standing};
 use crate::session::context::{Context, Effect};
 use crate::session::state::{Phase, Session};
 use crate::session::subscribed::Subscribed;
@@ -32,6 +34,8 @@ pub struct JoinAnswer {
     /// How often it is given something, for the shard.
     pub deliver_every: DeliverEvery,
     pub outcome: Result<(Position, Option<Option<Publications>>), ErrorCode>,
+    /// Where its user stands, if it is to hear of that.
+    pub cursors: Option<Box<UserCursors>>,
 }
 
 /// What the shard does with a join's answer.
@@ -107,7 +111,8 @@ impl Session {
             Some([first, ..]) if rewound => Offset(first.offset().0.saturating_sub(1)),
             _ => answer.since.map_or(Offset(0), |since| since.offset),
         };
-        let subscribed = Subscribed {
+        let cursors = answer.cursors.map(|cursors| standing(position, &cursors));
+        let mut subscribed = Subscribed {
             flags: answer.flags,
             position,
             recovery: recovered.map(|publications| (asked(&publications), publications)),
@@ -115,10 +120,12 @@ impl Session {
             expire_at_s: self.extra(channel).map_or(0, |extra| extra.renewal.shown_expiry(extra.expire_at_s)),
             data: answer.data,
             delta: answer.flags & Sub::DELTA != 0,
+            cursors,
         };
         if !server_side {
             // An unsubscribed one is answered as well: its command gets the reply that it would have got in time.
             let format = cx.out.format();
+            subscribed.put_cursors();
             subscribed
                 .with_result(cx.unix_s, format, |result| cx.reply(answer.id, &Reply::Subscribe(result)));
         } else if wanted {
@@ -137,7 +144,8 @@ impl Session {
     ) -> Result<(), Disconnect> {
         let Some(Waits::Joins(connecting)) = self.waits_mut() else {
             // Subscribed by the server API in the middle of a connection's life.
-            if let Some((name, subscribed)) = subscribed {
+            if let Some((name, mut subscribed)) = subscribed {
+                subscribed.put_cursors();
                 subscribed.push(&name, cx);
             }
             return Ok(());
@@ -165,6 +173,8 @@ impl Session {
         cx: &mut Context<'_>,
     ) {
         self.phase = Phase::Connected;
+        let with_cursors = cursors_of_all(data, done);
+        let data = with_cursors.as_deref().or(data);
         let lifetime = self.told_lifetime(cx.unix_s);
         let client = cx.client.to_string();
         let views: Vec<_> = done.iter().map(|(_, subscribed)| subscribed.views()).collect();

@@ -147,6 +147,7 @@ fn a_full_node_is_a_reason_to_come_back() {
             data: None,
             filters: None,
             deliver_every: Default::default(),
+            cursors: None,
             outcome: Err(ErrorCode::LimitExceeded),
         };
         stage.run(|session, cx| session.handle_joined(2, &"free".into(), answer, cx))

@@ -7,6 +7,7 @@ use crate::proto::centrifuge::Format;
 use crate::proto::centrifuge::reply::{
     ClientInfoRef, Lifetime, PublicationRef, Push, SubscribePush, SubscribeResult,
 };
+use crate::session::acks::with_cursors;
 use crate::session::context::Context;
 use crate::session::delta::payload_of;
 use crate::session::subscription::Sub;
@@ -24,9 +25,20 @@ pub(super) struct Subscribed {
     pub(super) data: Option<Bytes>,
     /// Publications go out as deltas.
     pub(super) delta: bool,
+    /// JSON: where its user stands, for `data` of the reply that it goes out with.
+    pub(super) cursors: Option<Bytes>,
 }
 
 impl Subscribed {
+    /// The subscription has a reply of its own.
+    pub(super) fn put_cursors(&mut self) {
+        if let Some(cursors) = self.cursors.take()
+            && let Some(data) = with_cursors(self.data.as_deref(), &cursors, 0)
+        {
+            self.data = Some(data);
+        }
+    }
+
     pub(super) fn views(&self) -> Vec<PublicationRef<'_>> {
         match &self.recovery {
             Some((_, Some(publications))) => {

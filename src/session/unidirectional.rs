@@ -529,6 +529,7 @@ mod tests {
             filters: None,
             deliver_every: Default::default(),
             outcome,
+            cursors: None,
         }
     }
 

@@ -11,7 +11,7 @@ use crate::proto::centrifuge::reply::HistoryResult;
 use crate::proto::centrifuge::{Reply, encode_presence};
 use crate::proto::wire::{Carrier, Wire};
 use crate::session::acks::reply_acked;
-use crate::session::{Context, READ_WEIGHT, info_view, view};
+use crate::session::{Context, JoinAnswer, READ_WEIGHT, info_view, view};
 use crate::shard::control_request::ControlRequest;
 use crate::shard::control_request::seen::Stage;
 use crate::shard::core::Core;
@@ -158,13 +158,13 @@ impl Core {
     fn handle_answer(&mut self, answer: OwnerAnswer) {
         let slot = answer.conn().and_then(|conn| self.live(conn));
         match answer {
-            OwnerAnswer::Joined { channel, since, mut tag, outcome, .. } => {
+            OwnerAnswer::Joined { channel, since, mut tag, outcome, cursors, .. } => {
                 let index = tag.index;
                 if let Ok((top, _)) = &outcome {
                     self.delivery.local.top_learned(index, *top, self.env.now);
                 }
                 if let Some(slot) = slot {
-                    let answer = join_answer(&mut tag, since, outcome);
+                    let answer = JoinAnswer { cursors, ..join_answer(&mut tag, since, outcome) };
                     self.handle_joined(slot, index, &channel, answer);
                 }
                 self.delivery.local.join_answered(index);

@@ -109,6 +109,7 @@ pub fn join_answer(tag: &mut JoinTag, since: Option<Since>, outcome: JoinOutcome
         filters: tag.filters.take(),
         deliver_every: tag.deliver_every,
         outcome,
+        cursors: None,
     }
 }
 

@@ -24,7 +24,7 @@ use crate::base::filter::Filters;
 use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
 use crate::base::publication::{ClientInfo, Publication, Publications, Since};
 use crate::base::time::Time;
-use crate::hub::cursors::AckRequest;
+use crate::hub::cursors::{AckRequest, UserCursors};
 use crate::hub::followed::Item;
 use crate::hub::log_store::Ticket;
 use crate::hub::requests::{
@@ -160,13 +160,46 @@ pub enum FromOwner {
 
 #[derive(Debug)]
 pub enum OwnerAnswer {
-    Joined { conn: ConnId, channel: ChannelName, since: Option<Since>, tag: JoinTag, outcome: JoinOutcome },
-    Read { by: ReadBy, read: Read, answer: ReadAnswer },
-    Published { conn: ConnId, id: u32, outcome: Result<Position, ErrorCode>, receipt: bool },
-    History { conn: ConnId, id: u32, outcome: Result<History, ErrorCode> },
-    Presence { conn: ConnId, id: u32, outcome: Result<Arc<Roster>, ErrorCode> },
-    PresenceStats { conn: ConnId, id: u32, outcome: Result<PresenceStats, ErrorCode> },
-    Acked { conn: ConnId, id: u32, outcomes: Vec<AckOutcome> },
+    Joined {
+        conn: ConnId,
+        channel: ChannelName,
+        since: Option<Since>,
+        tag: JoinTag,
+        outcome: JoinOutcome,
+        /// Where its user stands, if it is to hear of that.
+        cursors: Option<Box<UserCursors>>,
+    },
+    Read {
+        by: ReadBy,
+        read: Read,
+        answer: ReadAnswer,
+    },
+    Published {
+        conn: ConnId,
+        id: u32,
+        outcome: Result<Position, ErrorCode>,
+        receipt: bool,
+    },
+    History {
+        conn: ConnId,
+        id: u32,
+        outcome: Result<History, ErrorCode>,
+    },
+    Presence {
+        conn: ConnId,
+        id: u32,
+        outcome: Result<Arc<Roster>, ErrorCode>,
+    },
+    PresenceStats {
+        conn: ConnId,
+        id: u32,
+        outcome: Result<PresenceStats, ErrorCode>,
+    },
+    Acked {
+        conn: ConnId,
+        id: u32,
+        outcomes: Vec<AckOutcome>,
+    },
 }
 
 /// Where the log stands, and with a recovery what was missed, or that it is lost.
@@ -273,6 +306,7 @@ struct Joining {
     since: Option<Since>,
     tag: JoinTag,
     event: Option<Arc<JoinLeaveEvent>>,
+    cursors: Option<Box<UserCursors>>,
 }
 
 /// Publications that were sent to followers.
@@ -313,11 +347,11 @@ impl ChannelOwner {
             OwnerRequest::Join { ask, tag } => {
                 let (channel, conn, since) = (ask.channel.clone(), ask.conn, ask.recover);
                 self.hurry_join(conn, &channel, post);
-                let mut join = Joining { conn, channel, since, tag, event: None };
+                let mut join = Joining { conn, channel, since, tag, event: None, cursors: None };
                 match self.owned.join(ask, at.now) {
                     Err(error_code) => self.answer_join(join, Err(error_code), post),
-                    Ok(Joined { position, recovery, join_leave }) => {
-                        join.event = join_leave;
+                    Ok(Joined { position, recovery, join_leave, cursors }) => {
+                        (join.event, join.cursors) = (join_leave, cursors);
                         match recovery {
                             Some(Recovery::Later(ticket)) => {
                                 self.joining.entry(conn).or_default().push(ticket);
@@ -534,7 +568,7 @@ impl ChannelOwner {
         outcome: Result<(Position, Option<Recovery>), ErrorCode>,
         post: Post<'_>,
     ) {
-        let Joining { conn, channel, mut since, tag, event } = join;
+        let Joining { conn, channel, mut since, tag, event, cursors } = join;
         let outcome = outcome.map(|(position, recovery)| {
             let recovery = recovery.map(|recovery| match recovery {
                 Recovery::Recovered(publications) => Some(publications),
@@ -547,7 +581,7 @@ impl ChannelOwner {
             });
             (position, recovery)
         });
-        answer(OwnerAnswer::Joined { conn, channel, since, tag, outcome }, post);
+        answer(OwnerAnswer::Joined { conn, channel, since, tag, outcome, cursors }, post);
         // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
         self.announce(event, post);
     }

@@ -8,7 +8,7 @@ import { describe, test } from 'node:test';
 
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
 import { freePort } from './support/ports.mjs';
-import { sdk, subscribed, token } from './support/sdk.mjs';
+import { connected, sdk, subscribed, token } from './support/sdk.mjs';
 import { until } from './support/wait.mjs';
 
 const MEMBERS = 1000;
@@ -107,4 +107,36 @@ describe('cursors of members', { concurrency: true }, () => {
       rmSync(folder, { recursive: true });
     });
   }
+
+  test('who subscribes gets where its user stands, beside what the backend says', async () => {
+    const group = { cursors: true, cursors_in_data: true, history_size: 100, history_ttl: '10m', allow_subscribe_for_client: true };
+    const daemon = await Daemon.start({
+      driver: drivers[0],
+      config: configuration({ namespace: [{ name: 'group', ...group }, { name: 'plain' }] }),
+      args: ['--shards', '2'],
+    });
+    const [own, asked] = ['group:own', 'group:asked'];
+    for (const channel of [own, asked]) for (let count = 1; count <= 3; count += 1) await daemon.api('publish', { channel, data: count });
+    const subs = { [own]: { data: { theirs: 1 } }, 'plain:1': {} };
+    const join = async (user, device) => {
+      const client = sdk(daemon.ws, { token: token(user, { subs }) });
+      const { data } = await connected(client);
+      const subscription = await subscribed(client, asked);
+      if (device) await ack(client, [read(own, 2), received(asked, 3)], device);
+      client.disconnect();
+      return [data.cursors, subscription.seen.subscribed[0].data.cursors];
+    };
+    const { epoch } = await daemon.api('cursors', { channel: own });
+    const [nothing, other] = await join('ann', 'phone');
+    assert.deepEqual(nothing, { [own]: { offset: 3, epoch, read: 0, unread: 3, devices: {} } });
+    assert.deepEqual({ ...other, epoch: '' }, { offset: 3, epoch: '', read: 0, unread: 3, devices: {} });
+    await join('ann', 'desktop');
+    const devices = { desktop: { received: 2, read: 2 }, phone: { received: 2, read: 2 } };
+    const [mine, its] = await join('ann');
+    assert.deepEqual(mine, { [own]: { offset: 3, epoch, read: 2, unread: 1, devices } });
+    assert.deepEqual(its.devices, { desktop: { received: 3, read: 0 }, phone: { received: 3, read: 0 } });
+    const [[stranger]] = [await join('bob')];
+    assert.equal(stranger[own].unread, 3);
+    assert.equal(await daemon.stop(), 0);
+  });
 });

@@ -6,7 +6,7 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, UserName};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
-use crate::hub::cursors::{AckKind, AckRequest, Cursor, CursorKey, Cursors, NamedCursor};
+use crate::hub::cursors::{AckKind, AckRequest, Cursor, CursorKey, Cursors, NamedCursor, UserCursors};
 use crate::hub::log_store::{Append, Durable, Ticket};
 use crate::hub::options::ChannelOptions;
 use crate::hub::requests::{AckOutcome, Acked, CursorsPage, MembersPage, Unread};
@@ -291,6 +291,18 @@ impl OwnedChannels {
         let read = cursors.and_then(|cursors| cursors.read_of(user, &self.cursor_names)).unwrap_or_default();
         let unread = cursors.map_or(top.0, |cursors| cursors.between(read, top));
         Ok(Unread { unread, read, top })
+    }
+
+    /// Where a user stands in the channel of the slot, whose log ends at `top`.
+    pub(super) fn user_cursors(&self, slot: u32, user: &str, top: Offset) -> UserCursors {
+        let Some(cursors) = self.cursors.get(&slot) else {
+            return UserCursors { unread: top.0, ..UserCursors::default() };
+        };
+        let devices = cursors.of_user(user, &self.cursor_names);
+        let mut devices: Vec<_> = devices.map(|(device, cursor)| (device.clone(), cursor)).collect();
+        devices.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        let read = devices.iter().map(|(_, cursor)| cursor.read).max().unwrap_or_default();
+        UserCursors { unread: cursors.between(read, top), read, devices }
     }
 
     pub(super) fn forget_cursors(&mut self, slot: u32) {

@@ -175,6 +175,7 @@ impl Subscribed {
             expire_at_s: self.expire_at_s,
             data: self.data.clone(),
             rewound: self.rewound,
+            cursors: self.cursors.clone(),
         }
     }
 
@@ -196,6 +197,7 @@ impl Subscribed {
             data: record.data.clone(),
             // The server's own subscriptions have none.
             delta: false,
+            cursors: record.cursors.clone(),
         };
         Ok((channel, subscribed))
     }
