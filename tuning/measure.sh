@@ -182,16 +182,15 @@ chat-tokens -c 5000 --per-connection 20 --channel-prefix group: --personal-prefi
 END
             ;;
         many)
-            serve --shards 1 --api-listen 127.0.0.1:$((port + 4))
+            serve --shards 1
             loadgen many fanout -n 10000 -c 100000 --per-connection 100 --rate 20000 --publishers 64 --seconds 15s \
-                --warm-up 3s $ours $one --pid "$pid" --api "http://127.0.0.1:$((port + 4))/api"
+                --warm-up 3s $ours $one --pid "$pid"
             ended
             ;;
         chat)
-            serve --shards 1 --api-listen 127.0.0.1:$((port + 4))
+            serve --shards 1
             loadgen chat chat -n 10000 -c 3000 --per-connection 20 --channel-prefix group: --personal-prefix user: \
-                --token-secret measured --join-leave --open-rate 1000 $ours $one --pid "$pid" \
-                --api "http://127.0.0.1:$((port + 4))/api"
+                --token-secret measured --join-leave --open-rate 1000 $ours $one --pid "$pid"
             ended
             ;;
         wide)
@@ -250,13 +249,11 @@ END
             fi
             ;;
         tail)
-            # The API has a port of its own: a publication then passes one thread before the shard instead of two.
-            serve --shards 1 --api-listen 127.0.0.1:$((port + 4))
+            serve --shards 1
             beside=$others
-            loadgen tail fanout -n 100 --rate 100 --seconds 20s --warm-up 2s $ours $one --pid "$pid" \
-                --api "http://127.0.0.1:$((port + 4))/api" --with-floor
+            loadgen tail fanout -n 100 --rate 100 --seconds 20s --warm-up 2s $ours $one --pid "$pid" --with-floor
             loadgen tail-publishers fanout -n 100 -c 10 --per-connection 10 --rate 100 --publishers 64 --seconds 20s \
-                --warm-up 2s $ours $one --pid "$pid" --api "http://127.0.0.1:$((port + 4))/api" --with-floor
+                --warm-up 2s $ours $one --pid "$pid" --with-floor
             beside=
             ended
             ;;

@@ -434,7 +434,10 @@ fn excepted(body: Option<&ExceptBody>) -> Result<Option<Except>, ControlError> {
 }
 
 /// Takes the content of a publication out of its body.
-fn publish_ask(channel: ChannelName, mut body: PublishBody) -> Result<PublishRequest, ControlError> {
+pub(super) fn publish_ask(
+    channel: ChannelName,
+    mut body: PublishBody,
+) -> Result<PublishRequest, ControlError> {
     let pace = body.pace().map_err(ControlError::Invalid)?;
     // `delta` permits patches and does not demand them: every subscriber gets the whole payload.
     // Whether bytes may be published is known where the channel's namespace is.

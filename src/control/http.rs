@@ -25,7 +25,9 @@ use crate::control::metrics;
 use crate::control::openapi::openapi;
 use crate::control::reload_routes;
 use crate::control::requests::ControlError;
-use crate::control::responses::{busy, json, outcome_code, problem, read_body, stored_nothing, unavailable};
+use crate::control::responses::{
+    busy, json, outcome_code, problem, read_body, stored_nothing, unavailable, whole,
+};
 use crate::control::seeing;
 use crate::control::tap;
 use crate::control::tunnel;
@@ -193,7 +195,7 @@ struct BatchReplies {
     replies: Vec<BatchReply>,
 }
 
-fn reply(outcome: Result<Answer, ControlError>, transport_errors: bool) -> Response {
+pub(super) fn reply(outcome: Result<Answer, ControlError>, transport_errors: bool) -> Response {
     let status = match outcome {
         Err(ControlError::Busy) => return busy(),
         Err(ControlError::Refused(error_code)) if error_code.is_of_store() => {
@@ -215,7 +217,7 @@ fn error_body(error: ControlError) -> ErrorBody {
 }
 
 /// The caller wants errors as HTTP statuses.
-fn transport_errors(headers: &HeaderMap) -> bool {
+pub(super) fn transport_errors(headers: &HeaderMap) -> bool {
     headers.get("x-centrifugo-error-mode").is_some_and(|mode| mode == "transport")
 }
 
@@ -374,10 +376,7 @@ async fn wrong_method() -> Response {
 pub async fn answer(app: Router, request: Request<Body>) -> Response<Bytes> {
     let head_only = request.method() == ::http::Method::HEAD;
     let Ok(response) = app.oneshot(request).await;
-    let (parts, body) = response.into_parts();
-    // Our own handlers made this body and it is whole already: no bound is needed, no error is possible.
-    let body = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
-    Response::from_parts(parts, if head_only { Bytes::new() } else { body })
+    whole(response).map(|body| if head_only { Bytes::new() } else { body })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! inside of the hub. It runs on tokio; nothing below it does.
 //!
 //! ```text
-//!  shard ──Request<Bytes>──▶ ClientPort ─┐
+//!  shard ──Request<Bytes>──▶ ClientPort ─┬─ a publication ─▶ publish_here, on the shard's thread ─▶ inbox of a shard
 //!                                        ├─▶ http::app ──▶ api ──▶ asks ──▶ Router ──▶ inbox of a shard
 //!  the API's own ports ─▶ listener ────────┘                           ◀── oneshot, with a deadline ──┘
 //! ```
@@ -47,6 +47,7 @@ pub mod outbound;
 mod page;
 mod presences;
 mod process;
+mod publish_here;
 pub use process::random_id;
 mod pushes;
 mod rates;
@@ -85,6 +86,7 @@ use crate::control::hooks::Hooks;
 use crate::control::http::answer;
 use crate::control::listener::{ApiPort, Gate};
 use crate::control::live::Live;
+use crate::control::publish_here::{Publication, PublishHere};
 use crate::control::tunnel::Tunnels;
 use crate::session::hook_call::{HookCall, Waiting};
 use crate::session::tunnel::TunnelCall;
@@ -165,6 +167,7 @@ pub fn start(options: ControlOptions, router: Router, sockets: Vec<ApiSocket>) -
         shared: app(http::Port::Shared),
         clients_only: app(http::Port::ClientsOnly),
         api_only: app(http::Port::Api),
+        publish_here: PublishHere::start(Arc::clone(&state), runtime.handle().clone()),
         state: Arc::clone(&state),
         handle: runtime.handle().clone(),
         permits: Arc::new(Semaphore::new(options.requests_max as usize)),
@@ -281,6 +284,7 @@ struct ClientPort {
     clients_only: axum::Router,
     api_only: axum::Router,
     state: Arc<App>,
+    publish_here: Arc<PublishHere>,
     compressor: Compressor,
     tunnels: Arc<Tunnels>,
     handle: tokio::runtime::Handle,
@@ -301,7 +305,12 @@ impl ControlPlane for ClientPort {
 
     fn handle(&self, request: Request<Bytes>, mut reply: HttpReply) -> Result<(), Busy> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().map_err(|_| Busy)?;
-        let app = match port_of(request.extensions()) {
+        let port = port_of(request.extensions());
+        if let Some(publication) = Publication::of(&self.state, port, &request) {
+            self.publish_here.pass_on(publication, reply, permit);
+            return Ok(());
+        }
+        let app = match port {
             http::Port::Shared => &self.shared,
             http::Port::ClientsOnly => &self.clients_only,
             http::Port::Api => &self.api_only,

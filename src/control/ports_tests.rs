@@ -176,6 +176,81 @@ fn client_ports_are_served_by_the_same_app_with_a_bound() {
     );
 }
 
+/// A publication that the shard passes on itself is answered as by the control plane's threads.
+#[test]
+fn a_publication_has_the_same_answer_from_either_thread() {
+    let shards = Shards::start(2, 64);
+    let control = start(options(), shards.router.clone(), Vec::new()).unwrap();
+    let app = routes(&shards, &options(), Port::Shared);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let long = format!(r#"{{"channel":"unknown:c","data":"{}"}}"#, "x".repeat(20_000));
+    for (path, key, mode, body) in [
+        ("/api/publish", "key", "", r#"{"channel":"unknown:c","data":1}"#),
+        ("/api/publish", "key", "transport", r#"{"channel":"unknown:c","data":1}"#),
+        ("/api/publish?api_key=key", "", "transport", r#"{"channel":"unknown:c","data":1}"#),
+        ("/api/publish", "key", "transport", &long),
+        ("/api/publish", "wrong", "", r#"{"channel":"c","data":1}"#),
+        ("/api/publish", "key", "", r#"{"channel":"","data":1}"#),
+        ("/api/publish", "key", "", r#"{"channel":"c"}"#),
+        ("/api/publish", "key", "", r#"{"channel":"c","data":1,"b64data":"!"}"#),
+        ("/api/publish", "key", "", r#"{"channel":7,"data":1}"#),
+        ("/api/publish", "key", "", "[]"),
+        ("/api/publish", "key", "", "{"),
+        ("/api/publish", "key", "", ""),
+        ("/api/publish/", "key", "", r#"{"channel":"c","data":1}"#),
+    ] {
+        let request = || {
+            Request::post(path)
+                .header("x-api-key", key)
+                .header("x-centrifugo-error-mode", mode)
+                .body(Bytes::copy_from_slice(body.as_bytes()))
+                .unwrap()
+        };
+        let (here, there) =
+            (through(&control, request()), runtime.block_on(answer(app.clone(), request().map(Body::from))));
+        assert_eq!(here.status(), there.status(), "{path} {key} {mode} {body}");
+        assert_eq!(here.headers(), there.headers(), "{path} {key} {mode} {body}");
+        assert_eq!(here.body(), there.body(), "{path} {key} {mode} {body}");
+    }
+    // Only on ports that serve the API.
+    let publish = |serves: Serves| {
+        let body = Bytes::from_static(br#"{"channel":"c","data":1}"#);
+        let request = Request::post("/api/publish").header("x-api-key", "key").extension(serves);
+        through(&control, request.body(body).unwrap()).status()
+    };
+    assert_eq!(publish(Serves::Clients), StatusCode::NOT_FOUND);
+    assert_eq!(publish(Serves::Api), StatusCode::OK);
+    let metrics = Request::get("/metrics").body(Bytes::new()).unwrap();
+    let text = String::from_utf8_lossy(through(&control, metrics).body()).into_owned();
+    assert!(text.contains(r#"trunkline_api_requests_total{method="publish",code="0"} 1"#), "{text}");
+    control.stop(Duration::ZERO);
+}
+
+#[test]
+fn a_publication_to_a_shard_without_room_is_refused_at_once() {
+    let shards = Shards::stopped(1, 2);
+    let control = start(options(), shards.router.clone(), Vec::new()).unwrap();
+    let plane = control.plane();
+    let (sender, answers) = mpsc::channel();
+    for _ in 0..3 {
+        let sender = sender.clone();
+        let body = Bytes::from_static(br#"{"channel":"c","data":1}"#);
+        let request = Request::post("/api/publish").header("x-api-key", "key").body(body).unwrap();
+        let reply = HttpReply::new(move |response| sender.send(response.take().unwrap()).unwrap());
+        plane.handle(request, reply).unwrap();
+    }
+    let refused = answers.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers()[header::RETRY_AFTER], "1");
+    // Dropped by a shard that ends, the other two are answered as well.
+    shards.inboxes[0].close();
+    for _ in 0..2 {
+        let unknown = answers.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(unknown.body(), &br#"{"error":{"code":100,"message":"internal server error"}}"#[..]);
+    }
+    control.stop(Duration::ZERO);
+}
+
 #[test]
 fn the_api_has_a_listener_of_its_own() {
     let shards = Shards::start(1, 64);

@@ -1,5 +1,8 @@
 //! The bodies of requests, and the answers that all handlers give alike.
 
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use ::http::{HeaderValue, StatusCode, header};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -71,6 +74,18 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
             StatusCode::INTERNAL_SERVER_ERROR.into_response()
         }
     }
+}
+
+/// A response in one piece. Our own handlers made its body and it is whole already: nothing is waited for, no bound is
+/// needed, no error is possible.
+pub fn whole(response: Response) -> ::http::Response<Bytes> {
+    let (parts, body) = response.into_parts();
+    let body = pin!(axum::body::to_bytes(body, usize::MAX));
+    let body = match body.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(Ok(body)) => body,
+        Poll::Ready(Err(_)) | Poll::Pending => Bytes::new(),
+    };
+    ::http::Response::from_parts(parts, body)
 }
 
 /// As it is counted: 0 for success, the code of an error, or the status of one that was not taken.
