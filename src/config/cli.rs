@@ -10,7 +10,6 @@ use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
@@ -26,10 +25,10 @@ use crate::config::memory::MemoryPlan;
 use crate::config::orders::{self, OrderTask};
 use crate::config::places::Listener;
 use crate::config::sections::Config;
-use crate::config::store_command;
 pub use crate::config::store_command::{StoreJob, StoreTask};
-use crate::config::value::{Given, Setting as _};
-use crate::config::{snapshot, storm};
+pub use crate::config::token_command::{TokenJob, TokenTask};
+pub use crate::config::upgrade_command::UpgradeTask;
+use crate::config::{snapshot, store_command, storm, token_command, upgrade_command};
 
 /// Longest configuration file that is read, in bytes. A larger one is some other file.
 const FILE_BYTES_MAX: u64 = 16 << 20;
@@ -75,31 +74,6 @@ impl std::fmt::Debug for GivenToProcess {
     }
 }
 
-/// Something to be done with tokens, and the configuration whose keys it is done with.
-#[derive(Clone, Debug)]
-pub struct TokenTask {
-    pub config: Config,
-    pub job: TokenJob,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum TokenJob {
-    /// Print a connection token.
-    Connection {
-        user: String,
-        /// How long it holds; zero for ever.
-        ttl: Duration,
-        channels: Vec<String>,
-        /// JSON.
-        info: Option<String>,
-        meta: Option<String>,
-    },
-    /// Print a subscription token.
-    Subscription { user: String, channel: String, ttl: Duration, info: Option<String> },
-    /// Print what a token of either kind says.
-    Check { token: String },
-}
-
 /// What the host is to be examined for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
@@ -107,17 +81,6 @@ pub struct Diagnosis {
     pub connections: Option<u32>,
     /// Before /proc and /sys, to examine a made-up host; empty for this one.
     pub root: String,
-}
-
-/// What is to take the place of a running node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UpgradeTask {
-    /// Which node; unset, the only one of this machine.
-    pub pid: Option<u32>,
-    /// Unset: what the node was started from.
-    pub binary: Option<PathBuf>,
-    pub config: Option<PathBuf>,
-    pub timeout: Duration,
 }
 
 /// Work for the node.
@@ -243,10 +206,10 @@ pub fn interpret(
                 Err(faults) => refuse(&faults, 1),
             }
         }
-        Some((name @ ("gentoken" | "gensubtoken" | "checktoken"), matches)) => {
+        Some((name, matches)) if token_command::NAMES.contains(&name) => {
             // The node that a configuration describes need not fit this machine.
             let loaded = given(&rows, matches, &environment).and_then(|given| given.load());
-            let job = token_job(name, matches);
+            let job = token_command::job(name, matches);
             match loaded.and_then(|Loaded { config, .. }| job.map(|job| TokenTask { config, job })) {
                 Ok(task) => Action::Token(Box::new(task)),
                 Err(faults) => refuse(&faults, 2),
@@ -273,7 +236,7 @@ pub fn interpret(
             }
         }
         Some(("store", matches)) => Action::Store(store_command::task(matches)),
-        Some(("upgrade", matches)) => match upgrade_task(matches) {
+        Some(("upgrade", matches)) => match upgrade_command::task(matches) {
             Ok(task) => Action::Upgrade(task),
             Err(faults) => refuse(&faults, 2),
         },
@@ -413,69 +376,7 @@ fn print_import(rows: &[Row], matches: &ArgMatches, path: &str, environment: &Su
     Action::Print { text: format!("{notes}{text}"), code: 0 }
 }
 
-fn upgrade_task(matches: &ArgMatches) -> Result<UpgradeTask, Vec<Fault>> {
-    let path = |name: &str| matches.get_one::<String>(name).map(PathBuf::from);
-    let given = matches.get_one::<String>("timeout").cloned().unwrap_or_default();
-    let timeout = Duration::read(&Given::Loose(given)).and_then(|timeout| match timeout.is_zero() {
-        true => Err("an upgrade takes some time".into()),
-        false => Ok(timeout),
-    });
-    let timeout = timeout.map_err(|problem| {
-        vec![Fault { key: "timeout".into(), origin: Origin::Flag("--timeout".into()), problem }]
-    })?;
-    Ok(UpgradeTask {
-        pid: matches.get_one::<u32>("pid").copied(),
-        binary: path("binary"),
-        config: path("config"),
-        timeout,
-    })
-}
-
-/// The job that a subcommand for tokens names.
-fn token_job(name: &str, matches: &ArgMatches) -> Result<TokenJob, Vec<Fault>> {
-    let text = |name: &str| matches.get_one::<String>(name).cloned();
-    if name == "checktoken" {
-        let token = text("TOKEN").unwrap_or_default().trim().to_string();
-        return Ok(TokenJob::Check { token });
-    }
-    let fault = |flag: &str, problem: String| {
-        vec![Fault { key: flag.to_string(), origin: Origin::Flag(format!("--{flag}")), problem }]
-    };
-    let ttl = Duration::read(&Given::Loose(text("ttl").unwrap_or_default()))
-        .map_err(|problem| fault("ttl", problem))?;
-    let json = |flag: &str| -> Result<Option<String>, Vec<Fault>> {
-        let Some(text) = text(flag) else { return Ok(None) };
-        match serde_json::from_str::<serde::de::IgnoredAny>(&text) {
-            Ok(_) => Ok(Some(text.trim().to_string())),
-            Err(error) => Err(fault(flag, format!("is not JSON: {error}"))),
-        }
-    };
-    let user = text("user").unwrap_or_default();
-    let info = json("info")?;
-    Ok(match name {
-        "gensubtoken" => {
-            TokenJob::Subscription { user, channel: text("channel").unwrap_or_default(), ttl, info }
-        }
-        _ => TokenJob::Connection {
-            user,
-            ttl,
-            channels: matches.get_many::<String>("channel").unwrap_or_default().cloned().collect(),
-            info,
-            meta: json("meta")?,
-        },
-    })
-}
-
 fn command(rows: &[Row]) -> Command {
-    let option = |long: &'static str, short: char, value: &'static str, help: &'static str| {
-        Arg::new(long).long(long).short(short).value_name(value).help(help).allow_hyphen_values(true)
-    };
-    let user = || option("user", 'u', "USER", "Whose token it is. None: nobody known");
-    let ttl = || {
-        option("ttl", 't', "TIME", "How long it holds, like 90s, 5m, 1h or 7d; 0s for ever")
-            .default_value("7d")
-    };
-    let info = || option("info", 'i', "JSON", "What others see of the client");
     let flags = rows.iter().filter_map(|row| {
         let (flag, value) = row.key.flag?;
         let doc: Vec<&str> = row.key.doc_lines().collect();
@@ -532,31 +433,7 @@ fn command(rows: &[Row]) -> Command {
                 .about("Check a configuration file, with the environment as it is; exits 1 on faults")
                 .arg(Arg::new("FILE").required(true)),
         )
-        .subcommand(
-            Command::new("gentoken")
-                .about("Print a connection token, signed with client.token.hmac_secret (HS256)")
-                .args([config.clone(), user(), ttl(), info()])
-                .args(centrifugo.clone())
-                .arg(
-                    option("channel", 's', "CHANNEL", "Subscribe the connection to this; can be repeated")
-                        .action(ArgAction::Append),
-                )
-                .arg(option("meta", 'm', "JSON", "What only the backend sees of the client")),
-        )
-        .subcommand(
-            Command::new("gensubtoken")
-                .about("Print a subscription token, signed with the hmac_secret of client.subscription_token or client.token")
-                .args([config.clone(), user(), ttl(), info()])
-                .args(centrifugo.clone())
-                .arg(option("channel", 's', "CHANNEL", "What it lets the user subscribe to").required(true)),
-        )
-        .subcommand(
-            Command::new("checktoken")
-                .about("Print what a token of either kind says; exits 1 when it is not valid")
-                .arg(config.clone())
-                .args(centrifugo.clone())
-                .arg(Arg::new("TOKEN").required(true).allow_hyphen_values(true)),
-        )
+        .subcommands(token_command::commands(&config, &centrifugo))
         .subcommands(
             orders::commands()
                 .map(|order| order.arg(config.clone()).args(centrifugo.clone()).args(flags.clone())),
@@ -567,37 +444,7 @@ fn command(rows: &[Row]) -> Command {
                 .map(|look| look.arg(config.clone()).args(centrifugo.clone()).args(flags.clone())),
         )
         .subcommand(store_command::command())
-        .subcommand(
-            Command::new("upgrade")
-                .about("Put another process in the place of a running node, with all its clients; exits 1 when it stays as it was")
-                .arg(
-                    Arg::new("binary")
-                        .long("binary")
-                        .value_name("PATH")
-                        .help("Program to start [default: the file that the node was started from, as it is now]"),
-                )
-                .arg(
-                    Arg::new("config")
-                        .long("config")
-                        .short('c')
-                        .value_name("FILE")
-                        .help("Its configuration [default: as the node was started]"),
-                )
-                .arg(
-                    Arg::new("timeout")
-                        .long("timeout")
-                        .value_name("TIME")
-                        .default_value("30s")
-                        .help("Give up after this long; the node then serves on as before"),
-                )
-                .arg(
-                    Arg::new("pid")
-                        .long("pid")
-                        .value_name("PID")
-                        .value_parser(clap::value_parser!(u32).range(1..))
-                        .help("Which node [default: the only one that runs here]"),
-                ),
-        )
+        .subcommand(upgrade_command::command())
         .subcommand(
             Command::new("doctor")
                 .about("Examine this host for what would be served: what is short, and what it costs; exits 1 if anything is")

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn act(arguments: &[&str], environment: &[(&str, &str)]) -> Action {
@@ -141,10 +143,10 @@ fn flags_reach_their_settings() {
     assert_eq!(listen(&config), ["127.0.0.1:0"]);
     assert_eq!(config.api_listen.unwrap().port(), 1);
     assert_eq!((config.driver, config.shards, config.echo), (crate::config::DriverChoice::Mio, 3, true));
-    assert_eq!(config.log.format, crate::config::LogFormat::Json);
+    assert_eq!(config.log.format, crate::telemetry::LogFormat::Json);
     let config = served(act(&["--api-key", "-k-", "--log", "json", "--log-level", "debug"], &[]));
     assert_eq!(config.api.key.unwrap().reveal(), "-k-");
-    assert_eq!(config.log.level, crate::config::LogLevel::Debug);
+    assert_eq!(config.log.level, crate::telemetry::LogLevel::Debug);
     assert!(served(act(&[], &[])).is_development());
     let several = ["127.0.0.1:1", "[::1]:1", "unix:/a.sock"];
     let [one, two, three] = several;

@@ -43,9 +43,11 @@ mod store_command;
 pub mod storm;
 mod table;
 pub mod tls;
+mod token_command;
 mod traces;
 mod traces_check;
 mod tunnels;
+mod upgrade_command;
 pub mod value;
 
 pub use authorities::Authorities;
@@ -61,4 +63,4 @@ pub use shutdown::Shutdown;
 pub use store::StoreSettings;
 pub use tls::{TlsCertificate, TlsSettings};
 pub use traces::Traces;
-pub use value::{DriverChoice, LogFormat, LogLevel, Secret, Size, WhenUnavailable};
+pub use value::{DriverChoice, Secret, Size, WhenUnavailable};
