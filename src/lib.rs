@@ -36,10 +36,12 @@
 //! ```text
 //! base ◀─ proto ◀─ session ◀─┐
 //! base ◀─ hub ◀──────────────┼─ shard ◀─ control ◀─ node
-//! base ◀─ driver, layer ◀────┘            config, telemetry ─┘
+//! base ◀─ driver, layer ◀────┘
 //! base ◀─ record ◀─ proto, session, hub, engine, control
 //! hub  ◀─ store ◀─ node
 //! proto, hub, shard's owner seam ◀─ engine ◀─ control, node
+//! telemetry ◀─ engine, config, control, node
+//! hub, session, layer, shard, engine ◀─ config ◀─ control, node
 //! ```
 //! The hub never sees a descriptor, a codec never sees a socket, a session never sees a log, and tokio never appears
 //! below `control` and [`engine`]. `tests/tidy.rs` holds these directions.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// A folder (or file) under `src/` and the folders of this crate that it may name.
 ///
 /// The design's arrows. What is not listed here is the top: `node`, `main.rs`, `lib.rs` may know everything.
-const MAY_KNOW: [(&str, &[&str]); 13] = [
+const MAY_KNOW: [(&str, &[&str]); 14] = [
     ("base", &[]),
     ("driver", &["base"]),
     // Records are plain data: a layer goes to another process as one.
@@ -22,7 +22,10 @@ const MAY_KNOW: [(&str, &[&str]); 13] = [
     ("broker", &["base", "hub"]),
     // It speaks to shards by their inboxes, and writes the messages of nodes.
     ("engine", &["base", "record", "proto", "hub", "session", "shard", "telemetry"]),
-    ("telemetry", &["base", "config"]),
+    // What anything may log with.
+    ("telemetry", &["base"]),
+    // It makes the settings of those that it names, who do not know where they come from.
+    ("config", &["base", "hub", "session", "layer", "shard", "engine", "telemetry"]),
     ("control", &["base", "record", "proto", "hub", "shard", "config", "telemetry", "session", "engine"]),
 ];
 

@@ -18,11 +18,12 @@ use crate::config::store::StoreSettings;
 use crate::config::table::{Named, settings};
 use crate::config::tls::TlsSettings;
 use crate::config::traces::Traces;
-use crate::config::value::{DriverChoice, LogFormat, LogLevel, Moment, Secret, Size, WhenUnavailable};
+use crate::config::value::{DriverChoice, Moment, Secret, Size, WhenUnavailable};
 use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelOptions, Namespaces};
 use crate::session::permissions::Permissions;
 use crate::session::rules::{ChannelRules, NamespaceOptions};
+use crate::telemetry::{LogFormat, LogLevel};
 
 settings! {
     /// The whole configuration of a node.

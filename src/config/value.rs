@@ -13,6 +13,7 @@ use crate::base::trusted::AddressField;
 use crate::hub::log_store::Durable;
 use crate::hub::users::UserPolicy;
 use crate::hub::{ChannelKind, Deliver, GapPolicy, PresenceBy, RecoveryMode};
+use crate::telemetry::{LogFormat, LogLevel};
 
 /// A value as its source gave it.
 #[derive(Clone, Debug, PartialEq)]
@@ -428,23 +429,6 @@ pub enum WhenUnavailable {
     #[default]
     Refuse,
     LetIn,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    #[default]
-    Info,
-    Debug,
-    Trace,
 }
 
 word_settings!(DriverChoice, "\"auto\", \"io-uring\" or \"mio\"",

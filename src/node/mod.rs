@@ -86,7 +86,8 @@ use crate::shard::{Shard, ShardOptions, Tick};
 pub fn run(mut start: Start) -> ExitCode {
     harden::drop_what_is_not_needed();
     let sandbox = sandbox::enter(&start.config, start.file.as_deref());
-    if let Err(problem) = crate::telemetry::init(&start.config.log) {
+    let log = &start.config.log;
+    if let Err(problem) = crate::telemetry::init(log.format, log.level) {
         eprintln!("trunkline: {problem}");
         return ExitCode::from(2);
     }

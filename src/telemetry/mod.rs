@@ -1,7 +1,8 @@
 //! What the node says about itself while it runs: logs to stderr, and panics among them. Nobody who logs waits for
 //! stderr: see [`queue`].
 //!
-//! Inputs: the log settings, events of `tracing`. Outputs: lines on stderr. Must not know: anything that logs.
+//! Inputs: format and level of the log, events of `tracing`. Outputs: lines on stderr. Must not know: anything that logs, nor
+//! where its settings come from.
 
 pub mod limit;
 pub mod queue;
@@ -21,26 +22,43 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::config::{Log, LogFormat, LogLevel};
-
 pub use limit::LogLimit;
 use queue::Lines;
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// What is logged: this and what is worse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
 
 /// Starts logging for the whole process and makes panics part of the log.
 ///
 /// # Errors
 /// When the process logs already: this is called once, first of all.
-pub fn init(log: &Log) -> Result<(), String> {
-    let (targets, handle) = reload::Layer::new(targets_of(log.level));
+pub fn init(format: LogFormat, level: LogLevel) -> Result<(), String> {
+    let (targets, handle) = reload::Layer::new(targets_of(level));
     // A descriptor of its own: a thread that stands still in a write must not hold the lock of std's stderr.
     let stderr = std::io::stderr().as_fd().try_clone_to_owned().map_err(|error| error.to_string())?;
-    let missing = match log.format {
+    let missing = match format {
         LogFormat::Text => missing_text,
         LogFormat::Json => missing_json,
     };
     let queue = Lines::start(File::from(stderr), missing).map_err(|error| error.to_string())?;
     let lines = tracing_subscriber::fmt::layer().with_writer(queue.clone());
-    let lines = match log.format {
+    let lines = match format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
@@ -127,9 +145,9 @@ mod tests {
     /// One test, because a process has one subscriber and one hook.
     #[test]
     fn starts_once_and_survives_a_panic() {
-        let log = Log { format: LogFormat::Json, ..Log::default() };
-        assert_eq!(init(&log), Ok(()));
-        assert!(init(&log).is_err());
+        let start = || init(LogFormat::Json, LogLevel::default());
+        assert_eq!(start(), Ok(()));
+        assert!(start().is_err());
         let panicked = std::thread::Builder::new().name("told".to_string()).spawn(|| panic!("on purpose"));
         assert!(panicked.unwrap().join().is_err());
         // Other tests of this process keep the usual report.

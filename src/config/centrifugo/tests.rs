@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::config::Config;
 use crate::config::load;
-use crate::config::{Config, LogLevel};
 use crate::hub::options::RecoveryMode;
+use crate::telemetry::LogLevel;
 
 fn sources(name: &str, text: &str) -> Sources {
     Sources { file: (name.to_string(), text.to_string()), ..Sources::default() }
