@@ -25,7 +25,7 @@ use trunkline::proto::centrifuge::{Format, encode_push};
 use trunkline::proto::encoding::Encoding;
 use trunkline::proto::unidirectional::frames;
 use trunkline::proto::websocket::{self, Opcode};
-use trunkline::shard::mailbox::{Inbox, Mail};
+use trunkline::shard::mailbox::{Inbox, ShardMessage};
 use trunkline::shard::owner::FromOwner;
 
 const SOCKETS: usize = 256;
@@ -85,7 +85,7 @@ fn hop(c: &mut Criterion) {
     c.bench_function("hop/inbox", |b| {
         b.iter(|| {
             inbox
-                .push(Mail::FromOwner(FromOwner::Item(Item::Publication(Arc::clone(&publication)))))
+                .push(ShardMessage::FromOwner(FromOwner::Item(Item::Publication(Arc::clone(&publication)))))
                 .expect("there is room");
             black_box(inbox.pop())
         });

@@ -150,7 +150,7 @@ fn recovery(c: &mut Criterion) {
 fn deliver(c: &mut Criterion) {
     for subscribers in [1, 100, 10_000] {
         let mut owned = owned();
-        let mut local = FollowedChannels::new(
+        let mut followed = FollowedChannels::new(
             StreamLimits {
                 channel_bytes_max: 1 << 20,
                 channel_items_max: 1 << 14,
@@ -169,26 +169,26 @@ fn deliver(c: &mut Criterion) {
                 by: Creator::Backend,
             };
             let joined = owned.join(ask, Time::ZERO).expect("there is room");
-            let index = local.join_asked(&channel, &Arc::default());
-            local.subscribe(index, slot, Class::shared(EncodingId(0)), None, joined.position.offset);
-            local.join_answered(index);
+            let index = followed.join_asked(&channel, &Arc::default());
+            followed.subscribe(index, slot, Class::shared(EncodingId(0)), None, joined.position.offset);
+            followed.join_answered(index);
         }
         c.bench_function(&format!("publish/to_{subscribers}"), |b| {
             b.iter(|| {
                 let ask = PublishRequest::new(channel.clone(), Bytes::from_static(PAYLOAD));
                 let published = owned.publish(ask, Time::ZERO, 0).expect("there is room");
                 let shards = owned.interested(&channel).len();
-                local.handle_item(
+                followed.handle_item(
                     &channel,
                     Item::Publication(published.publication.expect("it is new")),
                     Time::ZERO,
                 );
                 let mut visited = 0u64;
-                while let Some((index, active)) = local.take_ready(Time::ZERO) {
-                    for subscriber in &local.get(index).subscribers()[..active.remaining as usize] {
+                while let Some((index, active)) = followed.take_ready(Time::ZERO) {
+                    for subscriber in &followed.get(index).subscribers()[..active.remaining as usize] {
                         visited += u64::from(black_box(subscriber.slot()) < u32::MAX);
                     }
-                    local.advance(index, 0, Time::ZERO);
+                    followed.advance(index, 0, Time::ZERO);
                 }
                 (shards, visited)
             });

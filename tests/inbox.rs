@@ -111,8 +111,8 @@ fn new_inbox(capacity: usize) -> (Arc<Inbox<usize>>, Arc<Bell>) {
 fn receive(inbox: &Inbox<usize>, bell: &Bell, wanted: usize) -> Vec<usize> {
     let mut taken = Vec::new();
     loop {
-        while let Some(mail) = inbox.pop() {
-            taken.push(mail);
+        while let Some(message) = inbox.pop() {
+            taken.push(message);
         }
         if taken.len() == wanted {
             return taken;
@@ -128,13 +128,13 @@ fn receive(inbox: &Inbox<usize>, bell: &Bell, wanted: usize) -> Vec<usize> {
 fn no_wake_up_is_lost_between_two_producers() {
     check(|| {
         let (inbox, bell) = new_inbox(4);
-        let producers = [[11, 12], [21, 22]].map(|mails| {
+        let producers = [[11, 12], [21, 22]].map(|messages| {
             let inbox = inbox.clone();
-            thread::spawn(move || mails.map(|mail| inbox.push(mail).expect("room for all")))
+            thread::spawn(move || messages.map(|message| inbox.push(message).expect("room for all")))
         });
         let taken = receive(&inbox, &bell, 4);
         for first in [11, 21] {
-            let place = |wanted| taken.iter().position(|mail| *mail == wanted);
+            let place = |wanted| taken.iter().position(|message| *message == wanted);
             assert!(place(first) < place(first + 1), "the order of a producer: {taken:?}");
         }
         for producer in producers {
@@ -150,9 +150,9 @@ fn a_producer_s_messages_keep_their_order_and_none_is_lost_when_it_is_full() {
         let producer = {
             let inbox = inbox.clone();
             thread::spawn(move || {
-                for mut mail in [1, 2] {
-                    while let Err(back) = inbox.push(mail) {
-                        mail = back;
+                for mut message in [1, 2] {
+                    while let Err(back) = inbox.push(message) {
+                        message = back;
                         thread::yield_now();
                     }
                 }

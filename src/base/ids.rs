@@ -13,7 +13,7 @@ impl ShardId {
     }
 
     /// Where the peers are that had this shard when they came, in a process of `shards`.
-    pub fn home(self, shards: u16) -> ShardId {
+    pub fn among(self, shards: u16) -> ShardId {
         // Almost always it is itself.
         if self.0 < shards { self } else { ShardId(self.0 % shards) }
     }

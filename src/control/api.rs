@@ -291,7 +291,7 @@ impl Api {
             deliver_every,
         };
         tell(&self.others, || ask.as_word());
-        let owner = self.shards.router().user_home(&ask.target.user);
+        let owner = self.shards.router().user_owner(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Subscribe(ask, reply)).await?;
         Ok(Answer::Empty {})
     }
@@ -301,7 +301,7 @@ impl Api {
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = UnsubscribeUser { target, channel };
         tell(&self.others, || ask.as_word());
-        let owner = self.shards.router().user_home(&ask.target.user);
+        let owner = self.shards.router().user_owner(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Unsubscribe(ask, reply)).await?;
         Ok(Answer::Empty {})
     }
@@ -322,7 +322,7 @@ impl Api {
         let Some(target) = target(&body)? else { return Ok(Answer::Empty {}) };
         let ask = DisconnectUser { target, disconnect };
         tell(&self.others, || ask.as_word());
-        let owner = self.shards.router().user_home(&ask.target.user);
+        let owner = self.shards.router().user_owner(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Disconnect(ask, reply)).await?;
         Ok(Answer::Empty {})
     }
@@ -336,7 +336,7 @@ impl Api {
             info: payload(body.info, &body.b64info)?,
         };
         tell(&self.others, || ask.as_word());
-        let owner = self.shards.router().user_home(&ask.target.user);
+        let owner = self.shards.router().user_owner(&ask.target.user);
         self.shards.ask(owner, |reply| ControlRequest::Refresh(ask, reply)).await?;
         Ok(Answer::Empty {})
     }

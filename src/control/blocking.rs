@@ -128,9 +128,9 @@ impl Api {
             }
         };
         let target = Target { user: change.of.name().into(), client: None, except: Vec::new() };
-        let home = self.shards().router().user_home(&target.user);
+        let owner = self.shards().router().user_owner(&target.user);
         let ask = DisconnectUser { target, disconnect };
-        self.shards().ask(home, |reply| ControlRequest::Disconnect(ask, reply)).await?;
+        self.shards().ask(owner, |reply| ControlRequest::Disconnect(ask, reply)).await?;
         Ok(Answer::Empty {})
     }
 }

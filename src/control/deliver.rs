@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How often a response is offered to a shard whose inbox is full, a millisecond apart. A shard that has taken no mail
+/// How often a response is offered to a shard whose inbox is full, a millisecond apart. A shard that has taken no message
 /// for so long will not serve the connection either.
 const DELIVERY_TRIES: usize = 5_000;
 

@@ -9,7 +9,7 @@ use crate::driver::Wake;
 use crate::hub::Roster;
 use crate::hub::requests::{History, PresenceStats};
 use crate::shard::control_request::{ChannelCount, Pushed, ShardStats};
-use crate::shard::mailbox::{Inbox, Mail};
+use crate::shard::mailbox::{Inbox, ShardMessage};
 
 struct Unpark(thread::Thread);
 
@@ -38,7 +38,7 @@ impl Shards {
                 inbox.set_waker(Arc::new(Unpark(thread::current())));
                 let mut logs = HashMap::new();
                 loop {
-                    while let Some(Mail::ControlRequest(ask)) = inbox.pop_control() {
+                    while let Some(ShardMessage::ControlRequest(ask)) = inbox.pop_control() {
                         answer(&mut logs, *ask, &seen);
                     }
                     // Nobody owns these threads: they end when the test has dropped its inboxes.

@@ -56,14 +56,14 @@ impl Api {
             1..=ONLINE_USERS_MAX => {}
             _ => return Err(ControlError::Invalid("users names more than 10000")),
         }
-        let mut by_home: BTreeMap<ShardId, BTreeSet<UserName>> = BTreeMap::new();
+        let mut by_owner: BTreeMap<ShardId, BTreeSet<UserName>> = BTreeMap::new();
         for user in &users {
-            by_home.entry(self.shards().router().user_home(user)).or_default().insert(user.as_str().into());
+            by_owner.entry(self.shards().router().user_owner(user)).or_default().insert(user.as_str().into());
         }
-        let mut sent = Vec::with_capacity(by_home.len());
-        for (home, names) in by_home {
+        let mut sent = Vec::with_capacity(by_owner.len());
+        for (owner, names) in by_owner {
             let names: Vec<UserName> = names.into_iter().collect();
-            let pending = self.shards().send(home, |reply| ControlRequest::Online(names.clone(), reply))?;
+            let pending = self.shards().send(owner, |reply| ControlRequest::Online(names.clone(), reply))?;
             sent.push((names, pending));
         }
         let mut online: BTreeMap<String, u64> = BTreeMap::new();

@@ -72,7 +72,7 @@ impl Keeper {
                 };
                 let target = Target { user: (&**name).into(), client: None, except: Vec::new() };
                 let ask = DisconnectUser { target, disconnect };
-                self.order(self.home(name), |reply| ControlRequest::Disconnect(ask, reply));
+                self.order(self.user_owner(name), |reply| ControlRequest::Disconnect(ask, reply));
             }
             _ => {
                 for shard in self.posts.router().every_shard() {

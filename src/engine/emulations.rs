@@ -8,8 +8,8 @@ use crate::engine::commands::{COMMANDS, OUTCOME, OUTCOMES, read_commands, write_
 use crate::engine::keeper::Keeper;
 use crate::engine::limits::{EMULATION_PATIENCE, EMULATIONS_MAX};
 use crate::proto::centrifuge::shared::NodeWord;
-use crate::shard::emulated::{Asker, EmulationMail, EmulationOutcome, ForeignCommands};
-use crate::shard::mailbox::Mail;
+use crate::shard::emulated::{Asker, EmulationMessage, EmulationOutcome, ForeignCommands};
+use crate::shard::mailbox::ShardMessage;
 
 impl Keeper {
     pub(super) fn pass_on(&mut self, commands: ForeignCommands) {
@@ -49,9 +49,9 @@ impl Keeper {
             return self.passed_on(uid, number, EmulationOutcome::Unknown);
         };
         let asker = Asker::Node { uid: uid.clone(), number };
-        let mail = EmulationMail { conn, format, commands: Bytes::copy_from_slice(commands), asker };
-        let inbox = router.inbox(router.home(conn));
-        if inbox.push(Mail::Emulation(Box::new(mail))).is_err() {
+        let message = EmulationMessage { conn, format, commands: Bytes::copy_from_slice(commands), asker };
+        let inbox = router.inbox(router.peer_shard(conn));
+        if inbox.push(ShardMessage::Emulation(Box::new(message))).is_err() {
             self.passed_on(uid, number, EmulationOutcome::Full);
         }
     }
@@ -72,6 +72,7 @@ impl Keeper {
     }
 
     fn answer_emulation(&mut self, asker: ConnId, outcome: EmulationOutcome) {
-        self.posts.post_mail(self.posts.home(asker), Mail::Emulated(Box::new((asker, outcome))));
+        self.posts
+            .post_message(self.posts.peer_shard(asker), ShardMessage::Emulated(Box::new((asker, outcome))));
     }
 }

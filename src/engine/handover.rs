@@ -260,8 +260,8 @@ impl Keeper {
             Some(Side::New { stood, .. }) => stood.get(&channel).copied(),
             _ => None,
         };
-        let homes: Vec<_> =
-            members.iter().map(|member| self.posts.home(ConnId::from_bits(member.peer))).collect();
+        let shards: Vec<_> =
+            members.iter().map(|member| self.posts.peer_shard(ConnId::from_bits(member.peer))).collect();
         let Some(followed) = self.channels.get_mut(&channel) else { return };
         if followed.log.is_none()
             && followed.options.keeps_history()
@@ -269,12 +269,12 @@ impl Keeper {
         {
             followed.log = Some(Tail::new(stood));
         }
-        for (MemberRecord { peer, info, listed, announced }, home) in members.into_iter().zip(homes) {
+        for (MemberRecord { peer, info, listed, announced }, shard) in members.into_iter().zip(shards) {
             let shown = Visibility { listed, announced };
             let member = info.map(|info| Box::new(Member { info: Arc::new(info.info()), shown }));
             followed.listed += usize::from(listed && member.is_some());
             if followed.members.insert(ConnId::from_bits(peer), member).is_none() {
-                followed.interest.add(home);
+                followed.interest.add(shard);
             }
         }
     }

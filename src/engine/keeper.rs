@@ -502,7 +502,7 @@ impl Keeper {
         (position, recovery): (Position, Option<Option<Publications>>),
     ) {
         let JoinRequest { channel, conn, info, shown, recover, .. } = ask;
-        let home = self.posts.home(conn);
+        let shard = self.posts.peer_shard(conn);
         let Some(followed) = self.channels.get_mut(&channel) else { return };
         if followed.log.is_none() && followed.options.keeps_history() {
             followed.log = Some(Tail::new(position));
@@ -514,7 +514,7 @@ impl Keeper {
         followed.listed += usize::from(shown.listed);
         followed.listed -= usize::from(was_listed);
         if is_new {
-            followed.interest.add(home);
+            followed.interest.add(shard);
         }
         let outcome: JoinOutcome = Ok((position, recovery));
         self.posts.answer(OwnerAnswer::Joined {
@@ -543,11 +543,11 @@ impl Keeper {
     }
 
     fn leave(&mut self, channel: &ChannelName, conn: ConnId) {
-        let home = self.posts.home(conn);
+        let shard = self.posts.peer_shard(conn);
         let Some(followed) = self.channels.get_mut(channel) else { return };
         // One that is not in: its join may have been refused.
         let Some(member) = followed.members.remove(&conn) else { return };
-        followed.interest.remove(home);
+        followed.interest.remove(shard);
         let Some(Member { info, shown }) = member.map(|member| *member) else { return };
         followed.listed -= usize::from(shown.listed);
         if shown.listed {

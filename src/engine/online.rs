@@ -15,18 +15,18 @@ impl Keeper {
     /// Another node asks: every shard is asked for its users, and the last one's answer sends all.
     pub(super) fn handle_online(&mut self, uid: String, data: &[u8]) {
         let Ok(AskBody { number, users }) = serde_json::from_slice(data) else { return };
-        let mut by_home: BTreeMap<ShardId, BTreeSet<UserName>> = BTreeMap::new();
+        let mut by_owner: BTreeMap<ShardId, BTreeSet<UserName>> = BTreeMap::new();
         for user in &users {
-            by_home.entry(self.home(user)).or_default().insert(user.as_str().into());
+            by_owner.entry(self.user_owner(user)).or_default().insert(user.as_str().into());
         }
         let inlet = Arc::clone(&self.inlet);
         let answer =
             move |users| inlet.push(Event::TellNode(word(ANSWER, &AnswerBody { number, users }), uid));
-        if by_home.is_empty() {
+        if by_owner.is_empty() {
             return answer(BTreeMap::new());
         }
-        let gathered = Arc::new(Mutex::new((by_home.len(), BTreeMap::new(), Some(answer))));
-        for (home, users) in by_home {
+        let gathered = Arc::new(Mutex::new((by_owner.len(), BTreeMap::new(), Some(answer))));
+        for (owner, users) in by_owner {
             let users: Vec<UserName> = users.into_iter().collect();
             let (names, gathered) = (users.clone(), Arc::clone(&gathered));
             let reply = Reply::new(move |counts: Result<Vec<u32>, _>| {
@@ -42,7 +42,7 @@ impl Keeper {
                     answer(std::mem::take(all));
                 }
             });
-            let _ = self.posts.router().ask(home, ControlRequest::Online(users, reply));
+            let _ = self.posts.router().ask(owner, ControlRequest::Online(users, reply));
         }
     }
 }

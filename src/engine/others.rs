@@ -97,7 +97,7 @@ impl Keeper {
             NodeWord::Unsubscribe { channel, user, client, session, .. } => {
                 let Some(target) = target(&user, &client, &session, &[]) else { return };
                 let ask = UnsubscribeUser { target, channel: channel.as_str().into() };
-                self.order(self.home(&user), |reply| ControlRequest::Unsubscribe(ask, reply));
+                self.order(self.user_owner(&user), |reply| ControlRequest::Unsubscribe(ask, reply));
             }
             NodeWord::Disconnect { user, whitelist, code, reason, client, session } => {
                 let Some(target) = target(&user, &client, &session, &whitelist) else { return };
@@ -108,7 +108,7 @@ impl Keeper {
                     _ => Disconnect::FORCE_NO_RECONNECT,
                 };
                 let ask = DisconnectUser { target, disconnect };
-                self.order(self.home(&user), |reply| ControlRequest::Disconnect(ask, reply));
+                self.order(self.user_owner(&user), |reply| ControlRequest::Disconnect(ask, reply));
             }
             NodeWord::Subscribe(sub) => self.handle_node_subscribe(*sub),
             NodeWord::Refresh { user, client, expired, expire_at, info, session } => {
@@ -119,7 +119,7 @@ impl Keeper {
                     expire_at: expire_at.max(0).cast_unsigned(),
                     info: json(info),
                 };
-                self.order(self.home(&user), |reply| ControlRequest::Refresh(ask, reply));
+                self.order(self.user_owner(&user), |reply| ControlRequest::Refresh(ask, reply));
             }
             NodeWord::Notification { op, data } if op == PUSH => self.handle_push(&data),
             NodeWord::Notification { op, data } if op == COMMANDS => self.handle_commands(uid, &data),
@@ -156,7 +156,7 @@ impl Keeper {
                 force_recovery: on(sub.recover),
             },
         };
-        self.order(self.home(&sub.user), |reply| ControlRequest::Subscribe(ask, reply));
+        self.order(self.user_owner(&sub.user), |reply| ControlRequest::Subscribe(ask, reply));
     }
 
     fn handle_push(&mut self, data: &Bytes) {
@@ -175,18 +175,18 @@ impl Keeper {
                 self.order(shard, |reply| ControlRequest::Everyone(message, reply));
             }
         }
-        let mut by_home: BTreeMap<ShardId, Vec<UserName>> = BTreeMap::new();
+        let mut by_owner: BTreeMap<ShardId, Vec<UserName>> = BTreeMap::new();
         for user in &push.users {
-            by_home.entry(self.home(user)).or_default().push(user.as_str().into());
+            by_owner.entry(self.user_owner(user)).or_default().push(user.as_str().into());
         }
-        for (home, users) in by_home {
+        for (owner, users) in by_owner {
             let ask = PushUsers { users, message: Arc::clone(&message), newest: push.newest };
-            self.order(home, |reply| ControlRequest::Push(ask, reply));
+            self.order(owner, |reply| ControlRequest::Push(ask, reply));
         }
     }
 
-    pub(super) fn home(&self, user: &str) -> ShardId {
-        self.posts.router().user_home(user)
+    pub(super) fn user_owner(&self, user: &str) -> ShardId {
+        self.posts.router().user_owner(user)
     }
 }
 

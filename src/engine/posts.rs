@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use crate::base::ids::{ConnId, ShardId};
 use crate::engine::limits::POSTS_WAITING_MAX;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::ShardMessage;
 use crate::shard::owner::{FromOwner, OwnerAnswer, ReadBy};
 use crate::shard::router::Router;
 
@@ -17,7 +17,7 @@ pub struct Posts {
 #[derive(Default)]
 struct Waiting {
     /// Bound: [`POSTS_WAITING_MAX`] of what may be dropped, and what connections of the shard have under way.
-    mail: VecDeque<Mail>,
+    messages: VecDeque<ShardMessage>,
 }
 
 impl Posts {
@@ -31,32 +31,32 @@ impl Posts {
     }
 
     /// The shard that has a connection.
-    pub fn home(&self, conn: ConnId) -> ShardId {
-        self.router.home(conn)
+    pub fn peer_shard(&self, conn: ConnId) -> ShardId {
+        self.router.peer_shard(conn)
     }
 
     pub fn post(&mut self, to: ShardId, message: FromOwner) {
-        self.post_mail(to, Mail::FromOwner(message));
+        self.post_message(to, ShardMessage::FromOwner(message));
     }
 
-    pub fn post_mail(&mut self, to: ShardId, mail: Mail) {
-        let waiting = &mut self.waiting[to.index()].mail;
+    pub fn post_message(&mut self, to: ShardId, message: ShardMessage) {
+        let waiting = &mut self.waiting[to.index()].messages;
         let refused = match waiting.is_empty() {
-            true => self.router.inbox(to).push(mail).err(),
-            false => Some(mail),
+            true => self.router.inbox(to).push(message).err(),
+            false => Some(message),
         };
-        let Some(mail) = refused else { return };
-        if waiting.len() >= POSTS_WAITING_MAX && may_be_lost(&mail) {
+        let Some(message) = refused else { return };
+        if waiting.len() >= POSTS_WAITING_MAX && may_be_lost(&message) {
             self.dropped += 1;
             return;
         }
-        waiting.push_back(mail);
+        waiting.push_back(message);
     }
 
     pub fn answer(&mut self, answer: OwnerAnswer) {
         let to = match &answer {
             OwnerAnswer::Read { by: ReadBy::Channel(shard), .. } => Some(*shard),
-            _ => answer.conn().map(|conn| self.router.home(conn)),
+            _ => answer.conn().map(|conn| self.router.peer_shard(conn)),
         };
         if let Some(to) = to {
             self.post(to, FromOwner::Answer(Box::new(answer)));
@@ -68,9 +68,9 @@ impl Posts {
         let mut waits = false;
         for (shard, waiting) in self.waiting.iter_mut().enumerate() {
             let inbox = self.router.inbox(ShardId(shard as u16));
-            while let Some(mail) = waiting.mail.pop_front() {
-                if let Err(mail) = inbox.push(mail) {
-                    waiting.mail.push_front(mail);
+            while let Some(message) = waiting.messages.pop_front() {
+                if let Err(message) = inbox.push(message) {
+                    waiting.messages.push_front(message);
                     waits = true;
                     break;
                 }
@@ -81,6 +81,6 @@ impl Posts {
 }
 
 /// Followers read again what has an offset, and what has none is delivered at most once.
-fn may_be_lost(mail: &Mail) -> bool {
-    matches!(mail, Mail::FromOwner(FromOwner::Item(_)))
+fn may_be_lost(message: &ShardMessage) -> bool {
+    matches!(message, ShardMessage::FromOwner(FromOwner::Item(_)))
 }

@@ -95,7 +95,7 @@ pub struct OwnedChannels {
     /// The next slot whose channel takes other options; `None`: all have.
     retaken: Option<u32>,
     lives: u64,
-    /// Of this process: [`ShardId::home`].
+    /// Of this process: [`ShardId::among`].
     shards: u16,
     keys: IdempotencyKeys,
     store: Box<dyn LogStore>,
@@ -276,7 +276,7 @@ impl OwnedChannels {
                 None
             }
             Inserted::New => {
-                channel.interest.add(conn.shard().home(self.shards));
+                channel.interest.add(conn.shard().among(self.shards));
                 self.counts.subscriptions += 1;
                 if channel.options.occupancy.is_some() {
                     self.occupancy_changed(slot, now);
@@ -310,7 +310,7 @@ impl OwnedChannels {
             self.counts.leaves_unknown_total += 1;
             return None;
         };
-        found.interest.remove(conn.shard().home(shards));
+        found.interest.remove(conn.shard().among(shards));
         found.active_until = found.active_until.max(now);
         if found.options.occupancy.is_some() {
             self.occupancy_changed(slot, now);

@@ -21,7 +21,7 @@ use crate::hub::{ChannelOptions, HubLimits, Namespaces, OwnedChannels};
 const T0: Time = Time(1_000_000);
 const META: Duration = Duration::from_secs(3600);
 
-fn home_with(limits: HubLimits) -> OwnedChannels {
+fn owned_with(limits: HubLimits) -> OwnedChannels {
     let kept = ChannelOptions {
         history_size: 1_000,
         history_ttl: Duration::from_secs(60),
@@ -38,7 +38,7 @@ fn home_with(limits: HubLimits) -> OwnedChannels {
 }
 
 fn owned() -> OwnedChannels {
-    home_with(HubLimits::default())
+    owned_with(HubLimits::default())
 }
 
 fn conn(shard: u16, slot: u32) -> ConnId {
@@ -189,7 +189,7 @@ fn an_idle_channel_is_forgotten_at_its_hour_and_one_in_use_never() {
 
 #[test]
 fn at_the_bound_of_channels_idle_ones_make_room_and_used_ones_do_not() {
-    let mut owned = home_with(HubLimits { channels_max: 3, ..HubLimits::default() });
+    let mut owned = owned_with(HubLimits { channels_max: 3, ..HubLimits::default() });
     join(&mut owned, "subscribed", conn(0, 1), None);
     publish(&mut owned, "kept:history", T0);
     publish(&mut owned, "idle", T0);
@@ -213,7 +213,7 @@ fn made(owned: &mut OwnedChannels, channel: &str, user: &str) -> Result<(), Erro
 #[test]
 fn clients_cannot_take_the_channels_of_the_backend() {
     let mut owned =
-        home_with(HubLimits { channels_max: 100, client_channels_max: 50, ..HubLimits::default() });
+        owned_with(HubLimits { channels_max: 100, client_channels_max: 50, ..HubLimits::default() });
     for number in 0..50 {
         publish(&mut owned, &format!("kept:own-{number}"), T0);
     }
@@ -239,7 +239,7 @@ fn clients_cannot_take_the_channels_of_the_backend() {
 
 #[test]
 fn who_makes_many_channels_pays_for_the_next() {
-    let mut owned = home_with(HubLimits { client_channels_max: 100, ..HubLimits::default() });
+    let mut owned = owned_with(HubLimits { client_channels_max: 100, ..HubLimits::default() });
     let honest = |number: usize| (format!("kept:honest-{number}"), format!("user-{}", number % 25));
     for number in 0..50 {
         let (channel, user) = honest(number);
@@ -259,7 +259,7 @@ fn who_makes_many_channels_pays_for_the_next() {
 /// It would be lost with its history at the next flood, and the share would be full of what the backend uses.
 #[test]
 fn a_channel_that_the_backend_uses_counts_for_no_client() {
-    let mut owned = home_with(HubLimits { client_channels_max: 2, ..HubLimits::default() });
+    let mut owned = owned_with(HubLimits { client_channels_max: 2, ..HubLimits::default() });
     for channel in ["kept:a", "kept:b", "kept:c"] {
         made(&mut owned, channel, "ann").unwrap();
         publish(&mut owned, channel, T0);
@@ -277,7 +277,7 @@ fn a_channel_that_the_backend_uses_counts_for_no_client() {
 fn the_heaviest_logs_pay_for_want_of_bytes() {
     let entries = 400;
     let mut owned =
-        home_with(HubLimits { history_bytes_max: entries * (ENTRY_BYTES + 2), ..HubLimits::default() });
+        owned_with(HubLimits { history_bytes_max: entries * (ENTRY_BYTES + 2), ..HubLimits::default() });
     for small in 0..10 {
         publish(&mut owned, &format!("kept:small{small}"), T0);
     }
@@ -296,7 +296,7 @@ fn the_heaviest_logs_pay_for_want_of_bytes() {
 
 #[test]
 fn a_publication_larger_than_all_history_is_delivered_and_not_kept() {
-    let mut owned = home_with(HubLimits { history_bytes_max: 10 * ENTRY_BYTES, ..HubLimits::default() });
+    let mut owned = owned_with(HubLimits { history_bytes_max: 10 * ENTRY_BYTES, ..HubLimits::default() });
     let first = publish(&mut owned, "kept:a", T0);
     publish(&mut owned, "kept:b", T0);
     let huge = PublishRequest::new("kept:a".into(), Bytes::from(vec![b'1'; 10 * ENTRY_BYTES]));
@@ -336,7 +336,7 @@ fn a_sweep_does_no_more_than_its_budget() {
 #[test]
 fn the_same_seed_gives_the_same_epochs_and_evictions() {
     let story = || {
-        let mut owned = home_with(HubLimits { history_bytes_max: 30 * ENTRY_BYTES, ..HubLimits::default() });
+        let mut owned = owned_with(HubLimits { history_bytes_max: 30 * ENTRY_BYTES, ..HubLimits::default() });
         for i in 0..200 {
             publish(&mut owned, &format!("kept:{}", i % 7), T0);
         }
@@ -360,7 +360,7 @@ fn time_does_not_go_back() {
 
 #[test]
 fn a_follower_reads_on_from_where_it_stands_or_hears_that_it_cannot() {
-    let mut owned = home_with(HubLimits { history_read_max: 4, ..HubLimits::default() });
+    let mut owned = owned_with(HubLimits { history_read_max: 4, ..HubLimits::default() });
     let end = (0..6).map(|_| publish(&mut owned, "kept:a", T0).position).last().unwrap();
     let at = |offset| Position { offset: Offset(offset), ..end };
     let mut read = |channel: &str, after: Position, bytes_max: usize, now: Time| match owned

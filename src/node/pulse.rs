@@ -82,7 +82,7 @@ pub fn watch(router: Router, readiness: Arc<Readiness>, notify: Arc<Notify>) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::mailbox::{Inbox, Mail};
+    use crate::shard::mailbox::{Inbox, ShardMessage};
 
     #[test]
     fn a_shard_that_does_not_answer_is_stuck_and_one_that_answers_again_is_not() {
@@ -91,7 +91,9 @@ mod tests {
         let began = Instant::now();
         let mut pulse = Pulse { shard: ShardId(0), answered: Arc::default(), asked: false, last: began };
         let answer = || {
-            let Some(Mail::ControlRequest(ask)) = inbox.pop_control() else { panic!("it was not asked") };
+            let Some(ShardMessage::ControlRequest(ask)) = inbox.pop_control() else {
+                panic!("it was not asked")
+            };
             let ControlRequest::Alive(reply) = *ask else { panic!("asked something else") };
             reply.send(Ok(()));
         };

@@ -13,7 +13,7 @@ use crate::shard::control_request::seen::EndedBy;
 use crate::shard::control_request::{ChannelCount, ControlRequest, Reply, Target};
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
-use crate::shard::mailbox::{ApiCommand, ConnectionMail, Mail};
+use crate::shard::mailbox::{ApiCommand, ConnectionCommand, ShardMessage};
 use crate::shard::view::View;
 
 impl Core {
@@ -55,15 +55,15 @@ impl Core {
                     filters: ask.filters,
                     deliver_every: ask.deliver_every,
                 };
-                self.order(&ask.target, reply, |_| ApiCommand::Subscribe(subscribe.clone()));
+                self.command(&ask.target, reply, |_| ApiCommand::Subscribe(subscribe.clone()));
             }
-            ControlRequest::Unsubscribe(ask, reply) => self.order(&ask.target, reply, |_| {
+            ControlRequest::Unsubscribe(ask, reply) => self.command(&ask.target, reply, |_| {
                 ApiCommand::Unsubscribe { channel: ask.channel.clone(), why: Unsubscribed::Server }
             }),
             ControlRequest::Disconnect(ask, reply) => {
-                self.order(&ask.target, reply, |_| ApiCommand::Disconnect(ask.disconnect.clone()));
+                self.command(&ask.target, reply, |_| ApiCommand::Disconnect(ask.disconnect.clone()));
             }
-            ControlRequest::Refresh(ask, reply) => self.order(&ask.target, reply, |_| match ask.expired {
+            ControlRequest::Refresh(ask, reply) => self.command(&ask.target, reply, |_| match ask.expired {
                 true => ApiCommand::Disconnect(crate::base::fault::Disconnect::EXPIRED),
                 false => ApiCommand::Refresh { expire_at_s: ask.expire_at, info: ask.info.clone() },
             }),
@@ -71,7 +71,7 @@ impl Core {
                 self.enforce_blocks();
                 reply.send(Ok(()));
             }
-            ControlRequest::Tunnel(conn, order, reply) => self.handle_tunnel_order(conn, order, reply),
+            ControlRequest::Tunnel(conn, command, reply) => self.handle_tunnel_command(conn, command, reply),
             ControlRequest::Online(users, reply) => {
                 let count = |user| u32::try_from(self.owned.users.count(user)).unwrap_or(u32::MAX);
                 reply.send(Ok(users.iter().map(|user| count(user)).collect()));
@@ -98,13 +98,13 @@ impl Core {
 
     /// All that the channel's options allow, as for what a token grants.
     fn server_side_flags(&self, channel: &ChannelName, overrides: &Overrides) -> Result<u32, ErrorCode> {
-        let view = View { options: &self.env.options, local: &self.delivery.local };
+        let view = View { options: &self.env.options, followed: &self.delivery.followed };
         let rights = rights::overridden(view.rights(channel)?, overrides);
         Ok(Sub::SERVER_SIDE | rights::sub_flags(&rights, true, true, true))
     }
 
-    /// Passes an order on to every connection that the target names. The reply goes out when all have carried it out.
-    fn order(&mut self, target: &Target, reply: Reply<()>, order: impl Fn(ConnId) -> ApiCommand) {
+    /// Passes a command on to every connection that the target names. The reply goes out when all have carried it out.
+    fn command(&mut self, target: &Target, reply: Reply<()>, command: impl Fn(ConnId) -> ApiCommand) {
         let done = Gather::new(reply);
         let named: Vec<ConnId> = match target.client {
             // A client's id says where it is, whoever its user is; an id of another run is nobody's.
@@ -115,13 +115,13 @@ impl Core {
             if target.except.contains(&self.peers.client_ids.id(conn)) {
                 continue;
             }
-            let mail = ConnectionMail {
+            let message = ConnectionCommand {
                 conn,
                 user: target.user.clone(),
-                order: order(conn),
+                command: command(conn),
                 done: Arc::clone(&done),
             };
-            self.messages.mailer.post_home(conn, Mail::Connection(Box::new(mail)));
+            self.messages.mailer.post_to_peer(conn, ShardMessage::Connection(Box::new(message)));
         }
     }
 
@@ -144,25 +144,25 @@ impl Core {
     }
 
     /// A command of the API, for one connection of this shard.
-    pub fn handle_order(&mut self, mail: ConnectionMail) {
-        let ConnectionMail { conn, user, order, done } = mail;
+    pub fn handle_command(&mut self, message: ConnectionCommand) {
+        let ConnectionCommand { conn, user, command, done } = message;
         let Some(slot) = self.live(conn) else { return };
         let Some(Connection { peer, .. }) = self.links.connections.get(slot) else { return };
         if peer.user().map_or("", |own| own) != &*user {
             return;
         }
-        match order {
+        match command {
             ApiCommand::Disconnect(disconnect) if peer.may_be_ended() => {
-                // A user's bound of connections is held by orders as well.
+                // A user's bound of connections is held by commands as well.
                 if disconnect != Disconnect::CONNECTION_LIMIT && disconnect != Disconnect::REPLACED {
                     self.links.ends.blame(slot, EndedBy::Api);
                 }
                 self.close(slot, disconnect);
             }
-            _ if !peer.takes_orders() => {}
+            _ if !peer.takes_commands() => {}
             ApiCommand::Disconnect(_) => {}
-            ApiCommand::Subscribe(subscribe) => self.subscribe_by_order(slot, subscribe, done),
-            ApiCommand::Unsubscribe { channel, why } => self.unsubscribe_by_order(slot, &channel, why),
+            ApiCommand::Subscribe(subscribe) => self.subscribe_by_api(slot, subscribe, done),
+            ApiCommand::Unsubscribe { channel, why } => self.unsubscribe_by_api(slot, &channel, why),
             ApiCommand::Refresh { expire_at_s, info } => {
                 if let Some(uni) = self.links.connections.uni_mut(slot)
                     && let Some(identity) = &mut uni.identity
@@ -175,8 +175,8 @@ impl Core {
         }
     }
 
-    fn subscribe_by_order(&mut self, slot: u32, subscribe: SubscribeEffect, done: Arc<Gather>) {
-        let known = self.delivery.local.find(&subscribe.channel);
+    fn subscribe_by_api(&mut self, slot: u32, subscribe: SubscribeEffect, done: Arc<Gather>) {
+        let known = self.delivery.followed.find(&subscribe.channel);
         // Which channels a unidirectional client has is said by its request.
         let Some(session) = self.links.connections.session(slot) else { return };
         if known.is_some_and(|index| session.sub(index).is_some()) {
@@ -192,11 +192,11 @@ impl Core {
         self.ask_to_join(slot, subscribe, Some(done));
     }
 
-    fn unsubscribe_by_order(&mut self, slot: u32, channel: &ChannelName, why: Unsubscribed) {
+    fn unsubscribe_by_api(&mut self, slot: u32, channel: &ChannelName, why: Unsubscribed) {
         if let Some(session) = self.links.connections.session(slot) {
             session.revoke(channel);
         }
-        if let Some(index) = self.delivery.local.find(channel) {
+        if let Some(index) = self.delivery.followed.find(channel) {
             self.unsubscribe(slot, index, Some(why));
         }
         // A stream of nothing is of no use to anybody; its client may ask for something else.

@@ -188,7 +188,7 @@ impl Core {
             session: self.peers.client_ids.session(conn),
             node: &self.env.options.node_uid,
         });
-        let view = View { options: &self.env.options, local: &self.delivery.local };
+        let view = View { options: &self.env.options, followed: &self.delivery.followed };
         let mut effects = std::mem::take(&mut self.peers.effects);
         let mut cx = context(&view, client, unix_s, wire, &mut self.peers.text, &mut effects);
         cx.emulation = emulation;
@@ -214,7 +214,7 @@ impl Core {
             Effect::Subscribe(subscribe) => self.ask_to_join(slot, subscribe, None),
             Effect::Unsubscribe { channel, why } => self.unsubscribe(slot, channel, why),
             Effect::Publish { id, channel, data, form, changes, echoes, receipt } => {
-                let index = self.delivery.local.find(&channel);
+                let index = self.delivery.followed.find(&channel);
                 let client = self.client_id(slot);
                 let Some(session) = self.links.connections.session(slot) else {
                     return;
@@ -296,7 +296,7 @@ impl Core {
         let changed: SmallVec<[u32; 2]> = session.subs().iter().map(|sub| sub.channel()).collect();
         for channel in changed.into_iter().filter(|channel| only.is_none_or(|only| only == *channel)) {
             let info = session.member_info(channel, &client);
-            let channel = self.delivery.local.get(channel).name.clone();
+            let channel = self.delivery.followed.get(channel).name.clone();
             self.messages.mailer.request(OwnerRequest::Renew { channel, conn, info });
         }
     }

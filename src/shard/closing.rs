@@ -12,7 +12,7 @@ use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
 use crate::shard::look::transport_of;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::ShardMessage;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::{AfterEnd, Kind};
 use crate::shard::stats::Cause;
@@ -146,7 +146,7 @@ impl Core {
             if let Some(connection) = self.links.connections.get_mut(slot)
                 && let Phase::Closing(end) = connection.link.phase
             {
-                if connection.link.lag.is_some() || !connection.link.chain.is_empty() {
+                if connection.link.pending.is_some() || !connection.link.chain.is_empty() {
                     at += 1;
                     continue;
                 }
@@ -181,7 +181,7 @@ impl Core {
         let (subs, user) = (connection.peer.take_subs(), connection.peer.user().cloned());
         let transport = transport_of(&connection.peer);
         for sub in subs {
-            let name = self.delivery.local.get(sub.channel()).name.clone();
+            let name = self.delivery.followed.get(sub.channel()).name.clone();
             if let Some(place) = sub.place() {
                 self.leave_list(sub.channel(), place);
                 self.tell_unsubscribed(slot, &name, Unsubscribed::Disconnected);
@@ -189,16 +189,16 @@ impl Core {
             self.messages.mailer.request(OwnerRequest::Leave { channel: name, conn });
         }
         if let Some(connection) = self.links.connections.get_mut(slot)
-            && let Some(lag) = &mut connection.link.lag
+            && let Some(pending) = &mut connection.link.pending
         {
-            self.env.stats.lagged(std::mem::take(&mut lag.since), self.env.now);
-            lag.cursors.clear();
-            lag.paces.clear();
-            lag.held = false;
+            self.env.stats.lagged(std::mem::take(&mut pending.since), self.env.now);
+            pending.cursors.clear();
+            pending.paces.clear();
+            pending.held = false;
             // What follows decides whether it is read.
-            lag.read_paused = false;
-            if lag.is_over() {
-                connection.link.lag = None;
+            pending.read_paused = false;
+            if pending.is_over() {
+                connection.link.pending = None;
             }
         }
         if self.unlist(slot, user, transport) {
@@ -214,8 +214,8 @@ impl Core {
         if connection.peer.take_of_user()
             && let Some(user) = user
         {
-            let owned = self.messages.mailer.router().user_home(&user);
-            self.messages.mailer.post(owned, Mail::UserLeft(Box::new((user, conn))));
+            let owned = self.messages.mailer.router().user_owner(&user);
+            self.messages.mailer.post(owned, ShardMessage::UserLeft(Box::new((user, conn))));
         }
         if listed {
             self.peers.clients.leave(transport);
@@ -226,7 +226,7 @@ impl Core {
     /// Takes a subscriber out of a channel's list, and tells those that change places.
     pub fn leave_list(&mut self, channel: u32, place: u32) {
         let mut moved = std::mem::take(&mut self.delivery.moved);
-        self.delivery.local.unsubscribe(channel, place, &mut moved);
+        self.delivery.followed.unsubscribe(channel, place, &mut moved);
         for moved in moved.drain(..) {
             if let Some(connection) = self.links.connections.get_mut(moved.slot) {
                 connection.peer.placed(channel, moved.to);

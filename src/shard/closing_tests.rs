@@ -9,7 +9,7 @@ fn pending(stage: &mut Stage, slot: u32) -> u32 {
     stage.taken(slot);
     stage.block(slot);
     stage.publish_each("a", [1]);
-    assert!(stage.lag(slot).expect("a lag").owed_bytes > 0);
+    assert!(stage.pending(slot).expect("a pending").owed_bytes > 0);
     slot
 }
 

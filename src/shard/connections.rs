@@ -46,7 +46,7 @@ impl Connection {
             Phase::Open => {
                 !link.awaits_step()
                     && !link.awaits_inflating()
-                    && !link.lag.as_ref().is_some_and(|lag| lag.read_paused)
+                    && !link.pending.as_ref().is_some_and(|pending| pending.read_paused)
                     && !self.peer.input_waits(link.owes())
             }
         }
@@ -63,7 +63,7 @@ impl Connection {
     pub fn set_gone(&mut self) {
         self.peer.leave();
         self.link.decoder = None;
-        self.link.lag = None;
+        self.link.pending = None;
         self.link.phase = Phase::Gone;
     }
 }

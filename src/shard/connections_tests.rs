@@ -6,7 +6,7 @@ use crate::base::ids::ShardId;
 use crate::proto::wire::Wire;
 use crate::shard::core_tests::{OUTBOX_BYTES, Stage};
 use crate::shard::directory::Directory;
-use crate::shard::link::Lag;
+use crate::shard::link::PendingOutput;
 use crate::shard::links::Action;
 use crate::shard::requests::{Http, Request};
 
@@ -22,7 +22,8 @@ fn client() -> Connection {
 }
 
 fn pause_for_debt(connection: &mut Connection, on: bool) {
-    connection.link.lag = on.then(|| Box::new(Lag { read_paused: true, ..Lag::default() }));
+    connection.link.pending =
+        on.then(|| Box::new(PendingOutput { read_paused: true, ..PendingOutput::default() }));
 }
 
 type Reason = (&'static str, fn(&mut Connection, bool));
@@ -87,9 +88,9 @@ fn requests_are_read_one_at_a_time() {
     let asked = || Some(Request { asked: true, ..Request::default() });
     assert!(!with(b"", asked()).may_be_read(), "its answer is awaited");
     let mut next = with(b"GET / HT", None);
-    next.link.lag = Some(Box::new(Lag { owed_bytes: 1, ..Lag::default() }));
+    next.link.pending = Some(Box::new(PendingOutput { owed_bytes: 1, ..PendingOutput::default() }));
     assert!(!next.may_be_read(), "the answer before is not gone");
-    next.link.lag = None;
+    next.link.pending = None;
     assert!(next.may_be_read());
 }
 
@@ -102,13 +103,16 @@ fn who_was_not_read_for_its_debt_is_read_again_whatever_happens_meanwhile() {
     stage.publish("log:a", &format!("\"{}\"", "x".repeat(OUTBOX_BYTES * 3 / 4)));
     stage.tick();
     stage.text(slot, r#"{"id":9,"ping":{}}"#);
-    assert!(stage.lag(slot).is_some_and(|lag| lag.read_paused), "it owes more than half of what it may");
+    assert!(
+        stage.pending(slot).is_some_and(|pending| pending.read_paused),
+        "it owes more than half of what it may"
+    );
     stage.actions.clear();
     stage.unblock(slot);
-    let channel = stage.core.delivery.local.find("log:a").expect("it is subscribed");
+    let channel = stage.core.delivery.followed.find("log:a").expect("it is subscribed");
     stage.core.unsubscribe(slot, channel, None);
     stage.tick();
     stage.tick();
     let starts = stage.actions.iter().filter(|action| matches!(action, Action::ReadStart(at) if *at == slot));
-    assert_eq!((starts.count(), stage.lag(slot).is_none()), (1, true));
+    assert_eq!((starts.count(), stage.pending(slot).is_none()), (1, true));
 }

@@ -35,9 +35,9 @@ use crate::shard::stats::Cause;
 use crate::shard::timers;
 
 /// Messages taken from the inbox in one tick, so that connections are served between two runs of a full inbox.
-const MAIL_PER_TICK: usize = 1024;
+const MESSAGES_PER_TICK: usize = 1024;
 /// Own messages, those of other shards, those about users, those of the control plane.
-const MAIL_SOURCES: usize = 4;
+const MESSAGE_SOURCES: usize = 4;
 /// Bytes of answers to clients above which a tick handles no further messages of shards: about a millisecond of
 /// encoding. One answer is never cut.
 const ANSWER_BYTES_PER_TICK: usize = 1024 * 1024;
@@ -75,7 +75,7 @@ pub struct Footprint {
     pub stream_bytes: usize,
     /// Held back for spread and bulk deliveries; of the streams' bytes, and what items cost besides.
     pub held_bytes: usize,
-    pub waiting_mail: usize,
+    pub waiting_messages: usize,
 }
 
 impl Core {
@@ -105,8 +105,8 @@ impl Core {
 
     /// How long the tick may wait: not at all while something can be done, else until the next thing is due.
     pub fn timeout(&self, now: Time, accept_again_at: Option<Time>) -> Option<Duration> {
-        if self.delivery.local.has_ready()
-            || self.delivery.local.has_bulk()
+        if self.delivery.followed.has_ready()
+            || self.delivery.followed.has_bulk()
             || self.delivery.pushes.has_any()
             || self.messages.mailer.has_own()
             || !self.delivery.catching_up.is_empty()
@@ -129,7 +129,7 @@ impl Core {
         // Once the grace is over there is only the driver to be waited for.
         let events = self.owned.events.next(now);
         let ending = self.env.ending.filter(|until| *until > now);
-        let due = self.delivery.local.next_due();
+        let due = self.delivery.followed.next_due();
         let departure = self.peers.departures.next();
         let settling = self.handover.settling.as_ref().map(|settling| settling.next);
         let join_leave = self.owned.channels.owned.next_join_leave();
@@ -180,7 +180,7 @@ impl Core {
     }
 
     /// Nothing new is taken in.
-    pub fn mail_is_full(&self) -> bool {
+    pub fn messages_are_full(&self) -> bool {
         self.messages.mailer.is_full()
     }
 
@@ -227,7 +227,7 @@ impl Core {
 
     /// The slot of a connection of this shard that still lives.
     pub fn live(&self, conn: ConnId) -> Option<u32> {
-        debug_assert_eq!(self.messages.mailer.router().home(conn), self.env.id);
+        debug_assert_eq!(self.messages.mailer.router().peer_shard(conn), self.env.id);
         let slot = self.peers.directory.slot(conn)?;
         self.links.connections.get(slot).is_some_and(|connection| !connection.link.is_gone()).then_some(slot)
     }
@@ -343,9 +343,9 @@ impl Core {
         if connection.link.is_gone() || bytes.is_empty() {
             return;
         }
-        match &mut connection.link.lag {
-            Some(lag) if lag.blocked => {
-                lag.push(bytes);
+        match &mut connection.link.pending {
+            Some(pending) if pending.blocked => {
+                pending.push(bytes);
                 self.check_debt(slot);
                 self.settle(slot);
             }
@@ -369,18 +369,18 @@ impl Core {
     // --- the tick's chores
 
     /// In turns: this shard's own messages, those of other shards, those about users, those of the control plane.
-    pub fn handle_mail(&mut self, inbox: &Inbox) {
+    pub fn handle_messages(&mut self, inbox: &Inbox) {
         let (mut taken, mut refused) = (0, 0);
         for turn in 0.. {
-            if taken == MAIL_PER_TICK || refused == MAIL_SOURCES {
+            if taken == MESSAGES_PER_TICK || refused == MESSAGE_SOURCES {
                 break;
             }
             // Deliveries come first: the inbox may fill, and those who publish learn that they are too fast. So does what
             // was answered: it leaves before more is made.
-            let open = self.delivery.local.backlog_bytes() <= BACKLOG_BYTES_MAX
+            let open = self.delivery.followed.backlog_bytes() <= BACKLOG_BYTES_MAX
                 && !self.delivery.pushes.is_full()
                 && self.messages.answered_bytes <= ANSWER_BYTES_PER_TICK;
-            let mail = match turn % MAIL_SOURCES {
+            let message = match turn % MESSAGE_SOURCES {
                 0 => open.then(|| self.messages.mailer.take_own()).flatten(),
                 1 => open.then(|| inbox.pop()).flatten(),
                 2 => self.messages.mailer.take_own_user().or_else(|| inbox.pop_user()),
@@ -389,12 +389,12 @@ impl Core {
                     .flatten()
                     .inspect(|_| self.handle_users(inbox)),
             };
-            let Some(mail) = mail else {
+            let Some(message) = message else {
                 refused += 1;
                 continue;
             };
             (taken, refused) = (taken + 1, 0);
-            self.handle_message(mail);
+            self.handle_message(message);
         }
     }
 
@@ -402,10 +402,10 @@ impl Core {
     /// meanwhile can wait.
     fn handle_users(&mut self, inbox: &Inbox) {
         for _ in 0..self.messages.mailer.own_users() + inbox.users() {
-            let Some(mail) = self.messages.mailer.take_own_user().or_else(|| inbox.pop_user()) else {
+            let Some(message) = self.messages.mailer.take_own_user().or_else(|| inbox.pop_user()) else {
                 return;
             };
-            self.handle_message(mail);
+            self.handle_message(message);
         }
     }
 
@@ -464,8 +464,8 @@ impl Core {
         counters.acks_total = owned.acks_total;
         counters.cursors_moved_total = owned.cursors_moved_total;
         counters.acks_refused_total = owned.acks_refused_total;
-        counters.values_replaced_total = self.delivery.local.conflated_total();
-        counters.windows_cut_total = self.delivery.local.windows_cut_total();
+        counters.values_replaced_total = self.delivery.followed.conflated_total();
+        counters.windows_cut_total = self.delivery.followed.windows_cut_total();
         (counters.sends_total, counters.sent_bytes_total) = self.links.outbox.totals();
         (counters.events_told_total, counters.events_lost_total) = self.owned.events.totals();
     }
@@ -497,8 +497,9 @@ impl Core {
     pub fn has_ended(&mut self) -> bool {
         let Some(until) = self.env.ending else { return false };
         let is_over = until <= self.env.now;
-        let has_mail = self.messages.mailer.waiting() > 0 || self.messages.mailer.has_own();
-        if !self.links.connections.is_empty() || (has_mail || !self.peers.draining.is_empty()) && !is_over {
+        let has_messages = self.messages.mailer.waiting() > 0 || self.messages.mailer.has_own();
+        if !self.links.connections.is_empty() || (has_messages || !self.peers.draining.is_empty()) && !is_over
+        {
             return false;
         }
         self.tell_last();
@@ -513,7 +514,7 @@ impl Core {
             transports: self.peers.clients.by_transport(),
             users: self.owned.users.len() as u64,
             channels: self.owned.channels.owned.counts().channels as u64,
-            subscriptions: self.delivery.local.subscriptions(),
+            subscriptions: self.delivery.followed.subscriptions(),
             client_buffers_bytes: self.links.debtors.values().sum(),
             handshakes: self.links.handshakes.unfinished as u64,
             busy_percent: self.env.load.percent(),
@@ -532,17 +533,17 @@ impl Core {
                 (
                     "undelivered_bytes",
                     "Payload that a shard has taken in and not delivered",
-                    self.delivery.local.backlog_bytes() as u64,
+                    self.delivery.followed.backlog_bytes() as u64,
                 ),
                 (
                     "held_back_bytes",
                     "Payload that is held back to spread or gather it",
-                    self.delivery.local.held_bytes() as u64,
+                    self.delivery.followed.held_bytes() as u64,
                 ),
                 (
                     "streams_bytes",
                     "Payload kept for lagging subscribers",
-                    self.delivery.local.stream_bytes() as u64,
+                    self.delivery.followed.stream_bytes() as u64,
                 ),
                 (
                     "lagging_connections",
@@ -571,11 +572,11 @@ impl Core {
             connections: self.links.connections.len(),
             clients: self.peers.clients.all(),
             users: self.owned.users.len(),
-            local_channels: self.delivery.local.channels(),
-            subscriptions: self.delivery.local.subscriptions(),
-            stream_bytes: self.delivery.local.stream_bytes(),
-            held_bytes: self.delivery.local.held_bytes(),
-            waiting_mail: self.messages.mailer.waiting(),
+            local_channels: self.delivery.followed.channels(),
+            subscriptions: self.delivery.followed.subscriptions(),
+            stream_bytes: self.delivery.followed.stream_bytes(),
+            held_bytes: self.delivery.followed.held_bytes(),
+            waiting_messages: self.messages.mailer.waiting(),
         }
     }
 }

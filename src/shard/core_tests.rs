@@ -23,9 +23,9 @@ use crate::session::rules::ChannelRules;
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::{ControlRequest, Reply};
 use crate::shard::core::Core;
-use crate::shard::link::Lag;
+use crate::shard::link::PendingOutput;
 use crate::shard::links::Action;
-use crate::shard::mailbox::{Inbox, Mail};
+use crate::shard::mailbox::{Inbox, ShardMessage};
 use crate::shard::options::{ClientHooks, HttpLimits, ShardOptions};
 use crate::shard::router::Router;
 
@@ -249,7 +249,7 @@ impl Stage {
             PublishRequest::new(ChannelName::from(channel), Bytes::copy_from_slice(data.as_bytes()));
         change(&mut ask);
         let ask = ControlRequest::Publish(ask, Reply::new(|_| {}));
-        self.core.handle_message(Mail::ControlRequest(Box::new(ask)));
+        self.core.handle_message(ShardMessage::ControlRequest(Box::new(ask)));
     }
 
     /// Publishes numbers, each in a tick of its own.
@@ -270,7 +270,7 @@ impl Stage {
         core.resume_http();
         core.inflate_unread();
         core.resume_commands();
-        core.handle_mail(&self.inbox);
+        core.handle_messages(&self.inbox);
         core.handle_stored();
         core.ask_owners();
         core.catch_up();
@@ -328,8 +328,8 @@ impl Stage {
         self.slots
     }
 
-    pub fn lag(&self, slot: u32) -> Option<&Lag> {
-        self.core.links.connections.get(slot)?.link.lag.as_deref()
+    pub fn pending(&self, slot: u32) -> Option<&PendingOutput> {
+        self.core.links.connections.get(slot)?.link.pending.as_deref()
     }
 
     /// Whether the driver still has the connection.

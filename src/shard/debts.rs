@@ -11,13 +11,13 @@ const SEND_BUFFER_BYTES: u64 = 1 << 20;
 impl Connection {
     /// Bytes kept for it, in the kernel as well.
     fn debt(&self, send_buffer_bytes: usize) -> u64 {
-        let owed = self.link.lag.as_ref().map_or(0, |lag| {
-            let kernel = match (lag.blocked, send_buffer_bytes) {
+        let owed = self.link.pending.as_ref().map_or(0, |pending| {
+            let kernel = match (pending.blocked, send_buffer_bytes) {
                 (false, _) => 0,
                 (true, 0) => SEND_BUFFER_BYTES,
                 (true, bytes) => bytes as u64,
             };
-            kernel + lag.owed_bytes as u64
+            kernel + pending.owed_bytes as u64
         });
         // Of a connection that is closing as well: what it still sends is read up to its Close frame.
         let half = self.link.decoder.as_ref().map_or(0, |decoder| decoder.stored_bytes());

@@ -14,7 +14,7 @@ pub(in crate::shard) const LATE: Duration = Duration::from_millis(100);
 const EXCUSED_MAX: Duration = Duration::from_secs(60);
 
 pub(in crate::shard) struct Delivery {
-    pub local: FollowedChannels,
+    pub followed: FollowedChannels,
     /// Messages to users, on their way to connections here.
     pub pushes: Pushes,
     /// Connections with cursors that may move on.
@@ -37,9 +37,9 @@ pub(in crate::shard) struct Behind {
 }
 
 impl Delivery {
-    pub fn new(local: FollowedChannels) -> Delivery {
+    pub fn new(followed: FollowedChannels) -> Delivery {
         Delivery {
-            local,
+            followed,
             pushes: Pushes::default(),
             catching_up: Vec::new(),
             paced: Deadlines::default(),

@@ -292,8 +292,8 @@ mod tests {
                 gone.push(id);
             }
         }
-        for home in [ShardId(5), ShardId(1)] {
-            let mut new = Directory::new(home);
+        for shard in [ShardId(5), ShardId(1)] {
+            let mut new = Directory::new(shard);
             for (label, given, generation) in old.books() {
                 assert!(new.restore(label, given, generation));
                 assert!(!new.restore(label, given, generation), "once");

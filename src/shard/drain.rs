@@ -41,7 +41,7 @@ impl Core {
     /// The connections that an order is for: one look at each, as often as an operator orders it.
     fn departing(&mut self, movers: &Movers) -> Vec<ConnId> {
         let channel = match movers {
-            Movers::Channel(name) => match self.delivery.local.find(name) {
+            Movers::Channel(name) => match self.delivery.followed.find(name) {
                 Some(channel) => Some(channel),
                 None => return Vec::new(),
             },

@@ -1,4 +1,4 @@
-//! What a request of a client of the Centrifuge protocol without WebSocket is kept as, and the mail about its commands: see
+//! What a request of a client of the Centrifuge protocol without WebSocket is kept as, and the messages about its commands: see
 //! `emulation.rs`.
 
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub struct ClientRequest {
 
 /// Commands on their way to the shard of their client.
 #[derive(Debug)]
-pub struct EmulationMail {
+pub struct EmulationMessage {
     pub conn: ConnId,
     pub format: Format,
     pub commands: Bytes,

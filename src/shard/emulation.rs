@@ -3,7 +3,7 @@
 //!
 //! Such a client is a [`Session`] like any other; what carries its messages is its [`Wire`]. Its commands come by another
 //! connection, perhaps to another shard: the session that they show says whose they are, and that connection's shard is
-//! told by mail. Those of a client of another node are passed on by the engine. The answer of the request follows what became of
+//! told by a shard message. Those of a client of another node are passed on by the engine. The answer of the request follows what became of
 //! them.
 
 use crate::base::bytes::Bytes;
@@ -21,11 +21,11 @@ use crate::session::unidirectional::ReplyForm;
 use crate::shard::core::Core;
 use crate::shard::cors::cors_fields;
 use crate::shard::emulated::{
-    Asker, CONNECT_PARAMETER, ClientRequest, EmulationMail, EmulationOutcome, ForeignCommands,
+    Asker, CONNECT_PARAMETER, ClientRequest, EmulationMessage, EmulationOutcome, ForeignCommands,
 };
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::ShardMessage;
 use crate::shard::peer::Kind;
 use crate::shard::requests::{ANSWER_PATIENCE, Http, Request};
 use crate::shard::stats::Cause;
@@ -272,8 +272,8 @@ impl Core {
             return self.await_emulation(slot, client, http);
         };
         self.await_emulation(slot, client, http);
-        let mail = EmulationMail { conn, format, commands, asker: Asker::Connection(asker) };
-        self.messages.mailer.post_home(conn, Mail::Emulation(Box::new(mail)));
+        let message = EmulationMessage { conn, format, commands, asker: Asker::Connection(asker) };
+        self.messages.mailer.post_to_peer(conn, ShardMessage::Emulation(Box::new(message)));
     }
 
     /// The request is answered when it is known what became of its commands.
@@ -288,12 +288,12 @@ impl Core {
     }
 
     /// Commands of a client that is here, or was.
-    pub fn handle_emulation(&mut self, mail: EmulationMail) {
-        let EmulationMail { conn, format, commands, asker } = mail;
+    pub fn handle_emulation(&mut self, message: EmulationMessage) {
+        let EmulationMessage { conn, format, commands, asker } = message;
         let outcome = self.take_emulated_commands(conn, format, &commands);
         match asker {
             Asker::Connection(asker) => {
-                self.messages.mailer.post_home(asker, Mail::Emulated(Box::new((asker, outcome))));
+                self.messages.mailer.post_to_peer(asker, ShardMessage::Emulated(Box::new((asker, outcome))));
             }
             Asker::Node { uid, number } => {
                 if let Some(engine) = self.messages.mailer.router().engine() {

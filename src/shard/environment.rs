@@ -16,7 +16,7 @@ use crate::shard::options::ShardOptions;
 use crate::shard::stages::Stages;
 use crate::shard::stats::Stats;
 
-/// How soon mail that found an inbox full, or a send that found the kernel without buffers, is tried again.
+/// How soon a message that found an inbox full, or a send that found the kernel without buffers, is tried again.
 pub(in crate::shard) const RETRY: Duration = Duration::from_millis(1);
 
 pub(in crate::shard) struct Environment {

@@ -28,15 +28,15 @@ impl Core {
     pub fn deliver(&mut self) {
         let now = self.env.now;
         let mut budget = DELIVERIES_PER_TICK;
-        self.delivery.local.promote_due(now);
+        self.delivery.followed.promote_due(now);
         // A share of its own: a shard that is always busy must not hold up what has a time.
         self.deliver_spread(SLICE, &mut budget);
         while budget > 0 {
-            let Some((index, active)) = self.delivery.local.take_ready(now) else { break };
+            let Some((index, active)) = self.delivery.followed.take_ready(now) else { break };
             let until = active.remaining.saturating_sub(SLICE.min(budget));
             budget -= self.deliver_slice(index, active, until).min(budget);
         }
-        if self.delivery.local.has_ready() {
+        if self.delivery.followed.has_ready() {
             self.delivery.fell_behind(self.env.now);
             return;
         }
@@ -44,7 +44,7 @@ impl Core {
         self.deliver_spread(left, &mut budget);
         if budget > 0
             && !self.delivery.pushes.has_any()
-            && let Some((index, active)) = self.delivery.local.take_bulk(now)
+            && let Some((index, active)) = self.delivery.followed.take_bulk(now)
         {
             // Little at a time: what comes in meanwhile goes first in the next turn.
             self.deliver_slice(index, active, active.remaining.saturating_sub(SLICE.min(budget)));
@@ -55,7 +55,7 @@ impl Core {
     fn deliver_spread(&mut self, mut share: u32, budget: &mut u32) {
         while share > 0 {
             let Some((index, active, until)) =
-                self.delivery.local.take_spread(self.env.now, share.min(SLICE))
+                self.delivery.followed.take_spread(self.env.now, share.min(SLICE))
             else {
                 return;
             };
@@ -68,7 +68,7 @@ impl Core {
     /// Delivers a batch to its remaining subscribers down to `until`; gives how many turns of the budget that took, at
     /// least one.
     fn deliver_slice(&mut self, index: u32, active: Active, until: u32) -> u32 {
-        let stream = self.delivery.local.get(index).stream();
+        let stream = self.delivery.followed.get(index).stream();
         let some = stream.between(active.start, active.end).any(Item::is_kept_from_some);
         match some {
             false => self.append_frames::<false>(index, active, until),
@@ -87,10 +87,10 @@ impl Core {
         // Polls leave with what they get, and the list must not change under the batch.
         let items = match special.is_empty() {
             true => Vec::new(),
-            false => publications(self.delivery.local.get(index), active),
+            false => publications(self.delivery.followed.get(index), active),
         };
-        self.env.stages.delivered(self.delivery.local.get(index), active, until);
-        self.delivery.local.advance(index, until, self.env.now);
+        self.env.stages.delivered(self.delivery.followed.get(index), active, until);
+        self.delivery.followed.advance(index, until, self.env.now);
         for (_, slot) in special.drain(..) {
             self.answer_held(slot, index, active, &items);
         }
@@ -101,7 +101,7 @@ impl Core {
     /// Appends the frames of a batch's classes for the subscribers that get what their class gets; the others are noted.
     /// `SOME`: something in the batch is kept from some of them.
     fn append_frames<const SOME: bool>(&mut self, index: u32, active: Active, until: u32) {
-        let channel = self.delivery.local.get(index);
+        let channel = self.delivery.followed.get(index);
         let subscribers = channel.subscribers();
         let mut batch = Batch::new(active, channel);
         for place in (until..active.remaining).rev() {
@@ -130,17 +130,19 @@ impl Core {
 
     /// A batch meets a subscriber with a cursor, or one whose frames are its own.
     fn deliver_to_one(&mut self, index: u32, place: u32, slot: u32, active: Active) {
-        let subscriber = self.delivery.local.get(index).subscribers()[place as usize];
+        let subscriber = self.delivery.followed.get(index).subscribers()[place as usize];
         if subscriber.has_cursor() && self.meets_paced(slot, index) {
             return;
         }
-        let channel = self.delivery.local.get(index);
+        let channel = self.delivery.followed.get(index);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let connecting = connection.peer.is_connecting();
-        let cursor = match &connection.link.lag {
+        let cursor = match &connection.link.pending {
             // Nothing may be given to it: it stays where it is.
-            Some(lag) if subscriber.has_cursor() && (lag.blocked || lag.held || connecting) => return,
-            Some(lag) if subscriber.has_cursor() => match lag.cursor_in(index) {
+            Some(pending) if subscriber.has_cursor() && (pending.blocked || pending.held || connecting) => {
+                return;
+            }
+            Some(pending) if subscriber.has_cursor() => match pending.cursor_in(index) {
                 Some(cursor) => cursor,
                 None => return,
             },
@@ -173,7 +175,7 @@ impl Core {
             }
             append_item(
                 &mut self.links.outbox,
-                &self.delivery.local,
+                &self.delivery.followed,
                 slot,
                 connection,
                 index,
@@ -186,7 +188,7 @@ impl Core {
             if class.delta
                 && let Some(in_step) = in_step
             {
-                self.delivery.local.set_in_step(index, place, in_step);
+                self.delivery.followed.set_in_step(index, place, in_step);
             }
             return;
         }
@@ -196,13 +198,14 @@ impl Core {
     /// A subscriber with a cursor has had the stream up to `seq`, the end of a batch: from there on it keeps up, unless
     /// it stands past that.
     pub fn cursor_moved(&mut self, slot: u32, index: u32, place: u32, cursor: Cursor, seq: Seq) {
-        let channel = self.delivery.local.get(index);
+        let channel = self.delivery.followed.get(index);
         let moved = channel.stream().moved(cursor, seq);
         if !moved.skips {
             return self.drop_cursor(slot, index, place);
         }
-        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
-        if let Some(cursor) = lag.and_then(|lag| lag.cursor(index)) {
+        let pending =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut());
+        if let Some(cursor) = pending.and_then(|pending| pending.cursor(index)) {
             *cursor = moved;
         }
     }

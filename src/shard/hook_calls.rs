@@ -1,6 +1,6 @@
 //! Hook calls of clients to the backend: put to the control plane, awaited, answered, given up.
 //!
-//! A hook call belongs to one connection and has a number; the answer comes by mail and names both. The peer keeps
+//! A hook call belongs to one connection and has a number; the answer comes as a shard message and names both. The peer keeps
 //! what the control plane gave for it, and drops it when the connection ends: that cancels.
 
 use crate::base::ids::{ConnId, UserName};
@@ -10,7 +10,7 @@ use crate::shard::control_request::BackendReply;
 use crate::shard::control_request::seen::EndedBy;
 use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
-use crate::shard::mailbox::{HookAnswered, Mail};
+use crate::shard::mailbox::{HookAnswered, ShardMessage};
 use crate::shard::timers;
 
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Core {
         self.set_question_timer(slot);
     }
 
-    /// Puts a hook call. Its answer comes by mail in any case but one: see [`crate::shard::ShardOptions::question_patience`].
+    /// Puts a hook call. Its answer comes as a shard message in any case but one: see [`crate::shard::ShardOptions::question_patience`].
     pub fn put_question(&mut self, conn: ConnId, caller: Caller, matter: Matter) -> (u32, Option<Waiting>) {
         self.messages.questions_asked = self.messages.questions_asked.wrapping_add(1);
         self.env.stats.counters.questions_asked_total += 1;
@@ -77,7 +77,9 @@ impl Core {
         let reply = BackendReply::new(move |answer| {
             let Some(outcome) = answer.take() else { return };
             let answered = HookAnswered { conn, number, asked_at, outcome };
-            if let Err(Mail::Backend(refused)) = inbox.push_control(Mail::Backend(Box::new(answered))) {
+            if let Err(ShardMessage::Backend(refused)) =
+                inbox.push_control(ShardMessage::Backend(Box::new(answered)))
+            {
                 *answer = Some(refused.outcome);
             }
         });
@@ -86,10 +88,10 @@ impl Core {
             _ => None,
         };
         if asked.is_none() {
-            // By mail as well: an answer within the hook call would make a frame full of them a stack full of them.
+            // By a message as well: an answer within the hook call would make a frame full of them a stack full of them.
             let outcome = Err(Denied::Unavailable { let_in: false });
             let answered = HookAnswered { conn, number, asked_at, outcome };
-            self.messages.mailer.post(self.env.id, Mail::Backend(Box::new(answered)));
+            self.messages.mailer.post(self.env.id, ShardMessage::Backend(Box::new(answered)));
         }
         (number, asked)
     }

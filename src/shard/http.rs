@@ -28,7 +28,7 @@ use crate::shard::cors::{permission, permit};
 use crate::shard::emulated::CONNECT_PARAMETER;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::ShardMessage;
 use crate::shard::peer::Kind;
 use crate::shard::requests::{ANSWER_PATIENCE, Http, Request};
 use crate::shard::stats::Cause;
@@ -285,7 +285,7 @@ impl Core {
 
     /// The token that an upgrade shows, for a connect command without one.
     pub fn shown_token(&self, head: &RequestHead<'_>) -> Option<Box<str>> {
-        let fields = reads_fields(&View { options: &self.env.options, local: &self.delivery.local });
+        let fields = reads_fields(&View { options: &self.env.options, followed: &self.delivery.followed });
         shown(head, fields, self.judge_origin(head) == Welcome::Known).map(Box::from)
     }
 
@@ -472,7 +472,9 @@ impl Core {
         let inbox = self.messages.mailer.router().inbox(self.env.id).clone();
         HttpReply::new(move |response| {
             let Some(answer) = response.take() else { return };
-            if let Err(Mail::Http(refused)) = inbox.push_control(Mail::Http(Box::new((conn, answer)))) {
+            if let Err(ShardMessage::Http(refused)) =
+                inbox.push_control(ShardMessage::Http(Box::new((conn, answer))))
+            {
                 *response = Some(refused.1);
             }
         })

@@ -53,31 +53,31 @@ impl<M> Inbox<M> {
     ///
     /// # Errors
     /// Gives the message back when the queue is full.
-    pub fn push(&self, mail: M) -> Result<(), M> {
-        self.put(&self.shards, mail)
+    pub fn push(&self, message: M) -> Result<(), M> {
+        self.put(&self.shards, message)
     }
 
     /// A message of another shard about a user's connections. As [`Inbox::push`].
     ///
     /// # Errors
     /// Gives the message back when the queue is full.
-    pub fn push_user(&self, mail: M) -> Result<(), M> {
-        self.put(&self.users, mail)
+    pub fn push_user(&self, message: M) -> Result<(), M> {
+        self.put(&self.users, message)
     }
 
     /// A message of the control plane.
     ///
     /// # Errors
     /// As [`Inbox::push`].
-    pub fn push_control(&self, mail: M) -> Result<(), M> {
-        self.put(&self.control, mail)
+    pub fn push_control(&self, message: M) -> Result<(), M> {
+        self.put(&self.control, message)
     }
 
-    fn put(&self, queue: &ArrayQueue<M>, mail: M) -> Result<(), M> {
+    fn put(&self, queue: &ArrayQueue<M>, message: M) -> Result<(), M> {
         if self.closed.load(Ordering::Acquire) {
             return Ok(());
         }
-        queue.push(mail)?;
+        queue.push(message)?;
         // Pairs with the store in `close`: either this sees that it ended, or the shard saw the message and dropped it.
         if self.closed.load(Ordering::SeqCst) {
             self.drop_all();
@@ -141,7 +141,7 @@ impl<M> Inbox<M> {
         self.shards.is_empty() && self.users.is_empty() && self.control.is_empty()
     }
 
-    /// The shard is about to wait. False when mail is there: do not wait.
+    /// The shard is about to wait. False when a message is there: do not wait.
     pub fn about_to_sleep(&self) -> bool {
         self.asleep.swap(true, Ordering::AcqRel);
         if self.is_empty() && !self.nudged.load(Ordering::Acquire) {

@@ -29,7 +29,7 @@ impl Core {
         connection.link.ping_due = ShortTick::new(due, timers::tick_of(self.env.now));
         connection.link.set_awaits_pong(false);
         // What came for its subscriptions while others of the same connect were still asked for.
-        if connection.link.lag.is_some() {
+        if connection.link.pending.is_some() {
             self.delivery.catching_up.push(slot);
         }
         if !connection.peer.of_user() {

@@ -23,7 +23,7 @@ use crate::shard::timers::ShortTick;
 /// ```
 pub struct Link {
     /// Present while the socket does not take everything at once.
-    pub lag: Option<Box<Lag>>,
+    pub pending: Option<Box<PendingOutput>>,
     /// Half a frame of WebSocket, while there is one.
     pub decoder: Option<Box<Decoder>>,
     /// The driver's: tells the uses of a slot apart.
@@ -74,7 +74,7 @@ const HOLDS_INPUT: u16 = 2048;
 impl Link {
     pub fn new(generation: u32) -> Link {
         Link {
-            lag: None,
+            pending: None,
             decoder: None,
             generation,
             chain: Chain::default(),
@@ -214,18 +214,19 @@ impl Link {
 
     /// Something that it was given has not gone to the kernel yet.
     pub fn owes(&self) -> bool {
-        !self.chain.is_empty() || self.lag.as_ref().is_some_and(|lag| lag.blocked || lag.owed_bytes > 0)
+        !self.chain.is_empty()
+            || self.pending.as_ref().is_some_and(|pending| pending.blocked || pending.owed_bytes > 0)
     }
 
     pub fn is_blocked(&self) -> bool {
-        self.lag.as_ref().is_some_and(|lag| lag.blocked)
+        self.pending.as_ref().is_some_and(|pending| pending.blocked)
     }
 }
 
 /// What a connection has when its socket did not take everything, or when it joined a channel between an item's
 /// arrival and its delivery.
 #[derive(Default)]
-pub struct Lag {
+pub struct PendingOutput {
     /// What the kernel did not take of a sealed write: it leaves first, as it is.
     pub sealed: Vec<Sealed>,
     /// Encoded bytes that leave next, in order. Of a plain connection also what the kernel did not take; of a sealed
@@ -248,7 +249,7 @@ pub struct Lag {
     pub since: Time,
 }
 
-impl Lag {
+impl PendingOutput {
     pub fn is_over(&self) -> bool {
         !self.blocked && !self.held && !self.read_paused && self.owed_bytes == 0 && self.cursors.is_empty()
     }
@@ -313,42 +314,43 @@ mod tests {
 
     #[test]
     fn a_lag_is_over_when_nothing_waits_for_anything() {
-        let mut lag = Lag::default();
-        assert!(lag.is_over());
-        lag.push(Bytes::from_static(b"rest"));
-        assert!(!lag.is_over());
-        assert_eq!(lag.owed_bytes, 4);
-        assert_eq!(lag.take_owed(), (vec![], [Bytes::from_static(b"rest")].into()));
-        lag.push_sealed(Sealed::new(Bytes::from_static(b"sealed")));
-        lag.push(Bytes::from_static(b"plain"));
-        assert!(!lag.is_over() && lag.owed_bytes == 11);
-        lag.take_owed();
-        lag.cursors
+        let mut pending = PendingOutput::default();
+        assert!(pending.is_over());
+        pending.push(Bytes::from_static(b"rest"));
+        assert!(!pending.is_over());
+        assert_eq!(pending.owed_bytes, 4);
+        assert_eq!(pending.take_owed(), (vec![], [Bytes::from_static(b"rest")].into()));
+        pending.push_sealed(Sealed::new(Bytes::from_static(b"sealed")));
+        pending.push(Bytes::from_static(b"plain"));
+        assert!(!pending.is_over() && pending.owed_bytes == 11);
+        pending.take_owed();
+        pending
+            .cursors
             .push((7, Cursor { seq: 3, after: crate::base::ids::Offset(2), asked: false, skips: false }));
-        assert!(!lag.is_over() && lag.cursor(8).is_none());
-        lag.cursor(7).unwrap().seq = 4;
-        assert_eq!(lag.cursor_in(7).map(|cursor| cursor.seq), Some(4));
-        lag.cursors.clear();
-        lag.held = true;
-        assert!(!lag.is_over());
+        assert!(!pending.is_over() && pending.cursor(8).is_none());
+        pending.cursor(7).unwrap().seq = 4;
+        assert_eq!(pending.cursor_in(7).map(|cursor| cursor.seq), Some(4));
+        pending.cursors.clear();
+        pending.held = true;
+        assert!(!pending.is_over());
     }
 
     /// Or nobody would remember that it is to be read again.
     #[test]
     fn a_lag_is_not_over_while_it_keeps_reading_paused() {
-        let mut lag = Lag { read_paused: true, ..Lag::default() };
-        assert!(!lag.is_over());
-        lag.read_paused = false;
-        assert!(lag.is_over());
+        let mut pending = PendingOutput { read_paused: true, ..PendingOutput::default() };
+        assert!(!pending.is_over());
+        pending.read_paused = false;
+        assert!(pending.is_over());
     }
 
     #[test]
     fn a_link_owes_what_the_kernel_has_not_taken() {
         let mut link = Link::new(0);
         assert!(!link.owes() && !link.is_blocked());
-        link.lag.get_or_insert_default().blocked = true;
+        link.pending.get_or_insert_default().blocked = true;
         assert!(link.owes() && link.is_blocked());
-        link.lag = Some(Box::new(Lag { held: true, ..Lag::default() }));
+        link.pending = Some(Box::new(PendingOutput { held: true, ..PendingOutput::default() }));
         assert!(!link.owes() && !link.is_blocked(), "what is held back is not given to it yet");
     }
 }

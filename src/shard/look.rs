@@ -109,8 +109,9 @@ impl Core {
 
     /// What it was given and its socket has not taken.
     fn owed_bytes(&self, slot: u32) -> u64 {
-        let lag = self.links.connections.get(slot).and_then(|connection| connection.link.lag.as_ref());
-        lag.map_or(0, |lag| lag.owed_bytes as u64)
+        let pending =
+            self.links.connections.get(slot).and_then(|connection| connection.link.pending.as_ref());
+        pending.map_or(0, |pending| pending.owed_bytes as u64)
     }
 
     pub fn ends_seen(&self, query: &ClosedQuery) -> ClosedPage {
@@ -123,7 +124,7 @@ impl Core {
 
     pub fn connections_seen(&self, query: &ConnectionsQuery) -> ConnectionsPage {
         let channel = match &query.channel {
-            Some(name) => match self.delivery.local.find(name) {
+            Some(name) => match self.delivery.followed.find(name) {
                 Some(channel) => Some(channel),
                 None => return ConnectionsPage::default(),
             },
@@ -165,7 +166,7 @@ impl Core {
     fn connection_seen(&self, slot: u32, peer: &Peer) -> ConnectionSeen {
         let subs = peer.subs();
         let names =
-            subs.iter().take(NAMES_MAX).map(|sub| self.delivery.local.get(sub.channel()).name.clone());
+            subs.iter().take(NAMES_MAX).map(|sub| self.delivery.followed.get(sub.channel()).name.clone());
         let duration = self.links.seen.duration_ms(slot, self.env.now);
         ConnectionSeen {
             client: self.client_id(slot),

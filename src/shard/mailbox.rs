@@ -13,7 +13,7 @@ use crate::session::hook_call::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
 use crate::shard::control_request::{ControlRequest, UserMessage};
-use crate::shard::emulated::{EmulationMail, EmulationOutcome};
+use crate::shard::emulated::{EmulationMessage, EmulationOutcome};
 use crate::shard::gather::{Gather, Tally};
 use crate::shard::handover::agreement::Mark;
 use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerRequest};
@@ -29,13 +29,13 @@ pub struct HookAnswered {
 
 /// One message. Sixteen bytes: everything larger is boxed or shared.
 #[derive(Debug)]
-pub enum Mail {
+pub enum ShardMessage {
     /// From the control plane.
     ControlRequest(Box<ControlRequest>),
     /// The control plane's answer to a request of HTTP.
     Http(Box<(ConnId, Response<Bytes>)>),
     /// Commands of a client whose connection is here, which came by a request to another shard, or to this one.
-    Emulation(Box<EmulationMail>),
+    Emulation(Box<EmulationMessage>),
     /// What became of them, for the connection that asked.
     Emulated(Box<(ConnId, EmulationOutcome)>),
     /// The backend's, or the control plane's for it.
@@ -54,22 +54,22 @@ pub enum Mail {
     /// From a user's owner, where users' connections are limited: the connection has a place and may be answered.
     Placed(ConnId),
     /// From a user's owner to one of the user's connections.
-    Connection(Box<ConnectionMail>),
+    Connection(Box<ConnectionCommand>),
     /// From a user's owner: a message to connections of its users.
-    Push(Box<PushMail>),
+    Push(Box<PushMessage>),
     /// From a shard that is about to be frozen.
     Quiet(Box<Mark>),
 }
 
-const _: () = assert!(size_of::<Mail>() == 16);
+const _: () = assert!(size_of::<ShardMessage>() == 16);
 
 /// Something to do to one connection that must belong to `user`.
 #[derive(Debug)]
-pub struct ConnectionMail {
+pub struct ConnectionCommand {
     pub conn: ConnId,
     /// Checked before anything is done when the connection was named by its client id alone.
     pub user: UserName,
-    pub order: ApiCommand,
+    pub command: ApiCommand,
     pub done: Arc<Gather>,
 }
 
@@ -81,16 +81,19 @@ pub enum ApiCommand {
     Refresh { expire_at_s: u64, info: Option<Bytes> },
 }
 
-impl Mail {
+impl ShardMessage {
     /// Says which users are connected: handled before any later request of the control plane.
     pub fn is_about_user(&self) -> bool {
-        matches!(self, Mail::UserJoined(_) | Mail::UserJoinedByTunnel(_) | Mail::UserLeft(_))
+        matches!(
+            self,
+            ShardMessage::UserJoined(_) | ShardMessage::UserJoinedByTunnel(_) | ShardMessage::UserLeft(_)
+        )
     }
 }
 
 /// A message to connections of the shard that gets this.
 #[derive(Debug)]
-pub struct PushMail {
+pub struct PushMessage {
     pub message: Arc<UserMessage>,
     /// The connection, and its user's number in the ask.
     pub targets: Vec<(ConnId, u32)>,
@@ -114,4 +117,4 @@ pub fn join_answer(tag: &mut JoinTag, since: Option<Since>, outcome: JoinOutcome
 }
 
 /// A shard's inbox.
-pub type Inbox = super::inbox::Inbox<Mail>;
+pub type Inbox = super::inbox::Inbox<ShardMessage>;

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::base::ids::{ConnId, ShardId};
-use crate::shard::mailbox::{Inbox, Mail};
+use crate::shard::mailbox::{Inbox, ShardMessage};
 use crate::shard::owner::{Owner, OwnerRequest};
 use crate::shard::router::Router;
 
@@ -20,15 +20,15 @@ pub const MAIL_WAITING_MAX: usize = 32 * 1024;
 pub struct Mailer {
     shard: ShardId,
     router: Router,
-    /// Mail to this shard itself.
+    /// Messages to this shard itself.
     /// Bound: [`MAIL_WAITING_MAX`].
-    own: VecDeque<Mail>,
+    own: VecDeque<ShardMessage>,
     /// Of it, what is about users' connections.
     /// Bound: [`MAIL_WAITING_MAX`].
-    own_users: VecDeque<Mail>,
-    /// Mail that another shard's inbox had no room for: all but what is about users, and that.
+    own_users: VecDeque<ShardMessage>,
+    /// Messages that another shard's inbox had no room for: all but what is about users, and that.
     /// Bound: [`MAIL_WAITING_MAX`], in sum.
-    waiting: Vec<[VecDeque<Mail>; 2]>,
+    waiting: Vec<[VecDeque<ShardMessage>; 2]>,
     waiting_total: usize,
     delayed: u64,
     /// Ever posted.
@@ -60,44 +60,44 @@ impl Mailer {
         &self.router
     }
 
-    pub fn post(&mut self, to: ShardId, mail: Mail) {
+    pub fn post(&mut self, to: ShardId, message: ShardMessage) {
         if self.mute {
             return;
         }
         self.posted += 1;
-        let about_user = mail.is_about_user();
+        let about_user = message.is_about_user();
         if to == self.shard {
             let own = if about_user { &mut self.own_users } else { &mut self.own };
-            own.push_back(mail);
+            own.push_back(message);
             return;
         }
         let waiting = &mut self.waiting[to.index()][usize::from(about_user)];
         let refused = match waiting.is_empty() {
-            true => push(self.router.inbox(to), mail).err(),
-            false => Some(mail),
+            true => push(self.router.inbox(to), message).err(),
+            false => Some(message),
         };
-        if let Some(mail) = refused {
-            waiting.push_back(mail);
+        if let Some(message) = refused {
+            waiting.push_back(message);
             self.waiting_total += 1;
             self.delayed += 1;
         }
     }
 
     /// To the shard that has the peer of a number.
-    pub fn post_home(&mut self, conn: ConnId, mail: Mail) {
-        self.post_label(conn.shard(), mail);
+    pub fn post_to_peer(&mut self, conn: ConnId, message: ShardMessage) {
+        self.post_label(conn.shard(), message);
     }
 
     /// To the shard that has the peers whose numbers have this shard.
-    pub fn post_label(&mut self, label: ShardId, mail: Mail) {
-        let to = label.home(self.waiting.len() as u16);
-        self.post(to, mail);
+    pub fn post_label(&mut self, label: ShardId, message: ShardMessage) {
+        let to = label.among(self.waiting.len() as u16);
+        self.post(to, message);
     }
 
     /// Says something to a channel's owner.
     pub fn request(&mut self, request: OwnerRequest) {
         match self.router.owner(request.channel()) {
-            Owner::Shard(shard) => self.post(shard, Mail::ToOwner(Box::new(request))),
+            Owner::Shard(shard) => self.post(shard, ShardMessage::ToOwner(Box::new(request))),
             Owner::Engine(_) if self.mute => {}
             Owner::Engine(engine) => {
                 self.asked += u64::from(request.has_answer());
@@ -116,11 +116,11 @@ impl Mailer {
         self.asked
     }
 
-    pub fn take_own(&mut self) -> Option<Mail> {
+    pub fn take_own(&mut self) -> Option<ShardMessage> {
         self.own.pop_front()
     }
 
-    pub fn take_own_user(&mut self) -> Option<Mail> {
+    pub fn take_own_user(&mut self) -> Option<ShardMessage> {
         self.own_users.pop_front()
     }
 
@@ -137,7 +137,7 @@ impl Mailer {
         self.waiting_total
     }
 
-    /// Nothing that leads to more mail is to be taken in.
+    /// Nothing that leads to more messages is to be taken in.
     pub fn is_full(&self) -> bool {
         self.waiting_total + self.own.len() + self.own_users.len() >= MAIL_WAITING_MAX
     }
@@ -168,10 +168,10 @@ impl Mailer {
         for (to, both) in self.waiting.iter_mut().enumerate() {
             let inbox = self.router.inbox(ShardId(to as u16));
             for waiting in both {
-                while let Some(mail) = waiting.pop_front() {
+                while let Some(message) = waiting.pop_front() {
                     self.waiting_total -= 1;
-                    if let Err(mail) = push(inbox, mail) {
-                        waiting.push_front(mail);
+                    if let Err(message) = push(inbox, message) {
+                        waiting.push_front(message);
                         self.waiting_total += 1;
                         break;
                     }
@@ -182,8 +182,8 @@ impl Mailer {
 }
 
 /// Puts a message where its kind is expected.
-fn push(inbox: &Inbox, mail: Mail) -> Result<(), Mail> {
-    if mail.is_about_user() { inbox.push_user(mail) } else { inbox.push(mail) }
+fn push(inbox: &Inbox, message: ShardMessage) -> Result<(), ShardMessage> {
+    if message.is_about_user() { inbox.push_user(message) } else { inbox.push(message) }
 }
 
 #[cfg(test)]
@@ -202,7 +202,7 @@ mod tests {
         let mut mailer = Mailer::new(ShardId(0), router.clone());
         let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });
         for _ in 0..3 {
-            mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn))));
+            mailer.post(ShardId(1), ShardMessage::UserLeft(Box::new(("u".into(), conn))));
         }
         assert_eq!(mailer.waiting(), 2);
         router.inbox(ShardId(1)).close();
@@ -217,11 +217,11 @@ mod tests {
         let mut mailer = Mailer::new(ShardId(0), router.clone());
         let conn = |slot| ConnId::new(ShardId(1), Sock { slot, generation: 1 });
         for slot in 0..5 {
-            mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn(slot)))));
+            mailer.post(ShardId(1), ShardMessage::UserLeft(Box::new(("u".into(), conn(slot)))));
         }
         let mut got = Vec::new();
         for _ in 0..5 {
-            while let Some(Mail::UserLeft(left)) = router.inbox(ShardId(1)).pop_user() {
+            while let Some(ShardMessage::UserLeft(left)) = router.inbox(ShardId(1)).pop_user() {
                 got.push(left.1.sock().slot);
             }
             mailer.retry();
@@ -237,14 +237,14 @@ mod tests {
         let mut mailer = Mailer::new(ShardId(0), router.clone());
         let conn = ConnId::new(ShardId(1), Sock { slot: 1, generation: 1 });
         for to in [ShardId(0), ShardId(1)] {
-            mailer.post(to, Mail::Placed(conn));
-            mailer.post(to, Mail::Placed(conn));
-            mailer.post(to, Mail::UserJoined(Box::new(("u".into(), conn))));
+            mailer.post(to, ShardMessage::Placed(conn));
+            mailer.post(to, ShardMessage::Placed(conn));
+            mailer.post(to, ShardMessage::UserJoined(Box::new(("u".into(), conn))));
         }
         assert_eq!(mailer.waiting(), 1, "the other shard has room for one of each kind");
-        assert!(matches!(mailer.take_own_user(), Some(Mail::UserJoined(_))));
-        assert!(matches!(router.inbox(ShardId(1)).pop_user(), Some(Mail::UserJoined(_))));
-        assert!(matches!(mailer.take_own(), Some(Mail::Placed(_))));
+        assert!(matches!(mailer.take_own_user(), Some(ShardMessage::UserJoined(_))));
+        assert!(matches!(router.inbox(ShardId(1)).pop_user(), Some(ShardMessage::UserJoined(_))));
+        assert!(matches!(mailer.take_own(), Some(ShardMessage::Placed(_))));
     }
 
     /// Own messages and those for others count together, and taking some makes room.
@@ -258,9 +258,9 @@ mod tests {
             assert!(!mailer.is_full(), "{number}");
             // One of those for the other shard is in its inbox.
             let to = ShardId(if number < MAIL_WAITING_MAX / 2 { 0 } else { 1 });
-            mailer.post(to, Mail::UserLeft(Box::new(("u".into(), conn))));
+            mailer.post(to, ShardMessage::UserLeft(Box::new(("u".into(), conn))));
         }
-        mailer.post(ShardId(1), Mail::UserLeft(Box::new(("u".into(), conn))));
+        mailer.post(ShardId(1), ShardMessage::UserLeft(Box::new(("u".into(), conn))));
         assert!(mailer.is_full());
         assert!(mailer.take_own_user().is_some());
         assert!(!mailer.is_full());

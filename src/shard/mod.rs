@@ -1,6 +1,6 @@
 //! One pinned thread: its connections, its channels, and the tick that serves them.
 //!
-//! Inputs: completions of its [`Driver`], mail. Outputs: operations on the driver, mail to other shards, calls to the
+//! Inputs: completions of its [`Driver`], messages. Outputs: operations on the driver, messages to other shards, calls to the
 //! control plane. This is where driver, codecs, sessions and hub meet; they do not know each other.
 //!
 //! [`Shard`] owns the driver and runs the tick; `Core` owns everything else and never touches a socket: what it wants
@@ -18,6 +18,7 @@ mod admission;
 mod admitted;
 mod api_commands;
 mod audience;
+mod catch_up;
 pub mod client_ids;
 mod clients;
 mod closing;
@@ -44,13 +45,11 @@ mod gather;
 pub mod handover;
 mod handshakes;
 mod holders;
-mod homes;
 mod hook_calls;
 mod http;
 mod inbox;
 mod input;
 mod keep_alive;
-mod lag;
 mod layers;
 mod link;
 mod links;
@@ -63,6 +62,7 @@ pub mod options;
 mod outbox;
 mod owned;
 pub mod owner;
+mod owner_and_follower;
 mod paces;
 mod packing;
 mod peer;
@@ -193,7 +193,7 @@ impl<D: Driver> Shard<D> {
         self.core.handover.is_over
     }
 
-    /// One turn: wait, harvest, receive, mail, deliver, timers, flush, close, account.
+    /// One turn: wait, harvest, receive, messages, deliver, timers, flush, close, account.
     ///
     /// # Errors
     /// The driver cannot wait any more: a bug of ours or the end of the kernel's patience. The shard cannot go on.
@@ -204,7 +204,7 @@ impl<D: Driver> Shard<D> {
         // Wait.
         let before = self.driver.now();
         let mut timeout = self.core.timeout(before, self.accept_again_at);
-        if !self.events.is_empty() && !self.core.mail_is_full() {
+        if !self.events.is_empty() && !self.core.messages_are_full() {
             timeout = Some(Duration::ZERO);
         }
         if timeout != Some(Duration::ZERO) && !self.inbox.about_to_sleep() {
@@ -217,14 +217,14 @@ impl<D: Driver> Shard<D> {
         self.core.env.look_at_load(before, now);
         self.core.begin(now);
 
-        // Requests that waited for the last tick's answers; then receive and decode. While too much mail waits, nothing
+        // Requests that waited for the last tick's answers; then receive and decode. While too many messages wait, nothing
         // that leads to more: it stays with the driver's events, of which there is at most one of each kind a socket.
         self.core.resume_http();
         self.core.inflate_unread();
         let mut events = std::mem::take(&mut self.events);
         let mut kept = Vec::new();
         for event in events.drain(..) {
-            match self.core.mail_is_full() {
+            match self.core.messages_are_full() {
                 true => kept.push(event),
                 false => self.handle_event(event, now),
             }
@@ -235,10 +235,10 @@ impl<D: Driver> Shard<D> {
             self.driver.accept_start();
         }
 
-        // Held commands, mail, deliveries, timers, handshakes.
+        // Held commands, messages, deliveries, timers, handshakes.
         self.core.resume_commands();
         self.core.env.inbox_messages = self.inbox.len();
-        self.core.handle_mail(&self.inbox);
+        self.core.handle_messages(&self.inbox);
         self.core.handle_stored();
         self.core.ask_owners();
         self.core.catch_up();

@@ -222,7 +222,7 @@ impl OwnerAnswer {
 }
 
 /// An owner of channels that is not a shard of this node. Its items and answers come to the shards' inboxes as
-/// [`Mail::FromOwner`](crate::shard::mailbox::Mail::FromOwner).
+/// [`ShardMessage::FromOwner`](crate::shard::mailbox::ShardMessage::FromOwner).
 pub trait Engine: Send + Sync {
     fn owns(&self, channel: &str) -> bool;
 
@@ -236,7 +236,7 @@ pub trait Engine: Send + Sync {
     fn ask(&self, ask: ControlRequest) -> Result<(), Busy>;
 
     /// Passes commands on to the node of their client, in the order in which they come. What became of them comes as
-    /// [`Mail::Emulated`](crate::shard::mailbox::Mail::Emulated). False: it knows no other nodes.
+    /// [`ShardMessage::Emulated`](crate::shard::mailbox::ShardMessage::Emulated). False: it knows no other nodes.
     fn pass_on(&self, commands: ForeignCommands) -> bool {
         drop(commands);
         false

@@ -16,9 +16,9 @@ impl Core {
     pub fn set_pace(&mut self, slot: u32, channel: ChannelIndex, every: Duration) {
         let now = self.env.now;
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let lag = connection.link.lag.get_or_insert_default();
+        let pending = connection.link.pending.get_or_insert_default();
         let pace = SubscriberPace::new(channel, every, now);
-        lag.paces.push(pace);
+        pending.paces.push(pace);
         if !pace.is_with_ping() {
             self.wake_paced_at(slot, now + every);
         }
@@ -27,14 +27,14 @@ impl Core {
     /// A ping goes out to the peer, and what waits for that with it.
     pub fn deliver_with_ping(&mut self, slot: u32) {
         let now = self.env.now;
-        let local = &self.delivery.local;
+        let followed = &self.delivery.followed;
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Some(lag) = &mut connection.link.lag else { return };
-        let cursors = &lag.cursors;
+        let Some(pending) = &mut connection.link.pending else { return };
+        let cursors = &pending.cursors;
         let mut due = false;
-        for pace in lag.paces.iter_mut().filter(|pace| pace.is_with_ping()) {
+        for pace in pending.paces.iter_mut().filter(|pace| pace.is_with_ping()) {
             let cursor = cursors.iter().find(|(channel, _)| *channel == pace.channel);
-            if cursor.is_some_and(|(_, cursor)| local.get(pace.channel).stream().is_before_end(*cursor)) {
+            if cursor.is_some_and(|(_, cursor)| followed.get(pace.channel).stream().is_before_end(*cursor)) {
                 (pace.due, due) = (now, true);
             }
         }
@@ -60,8 +60,9 @@ impl Core {
 
     /// A batch meets a subscriber with a pace. False for any other.
     pub fn meets_paced(&mut self, slot: u32, channel: ChannelIndex) -> bool {
-        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
-        let Some(&mut pace) = lag.and_then(|lag| lag.pace(channel)) else {
+        let pending =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut());
+        let Some(&mut pace) = pending.and_then(|pending| pending.pace(channel)) else {
             return false;
         };
         if !pace.is_with_ping() {
@@ -73,9 +74,10 @@ impl Core {
     /// Whether the cursor stays where it is for now: its time has not come, or there is nothing for it.
     pub fn waits_for_pace(&mut self, slot: u32, channel: ChannelIndex, cursor: Cursor) -> bool {
         let now = self.env.now;
-        let has_more = self.delivery.local.get(channel).stream().is_before_end(cursor);
-        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
-        let Some(pace) = lag.and_then(|lag| lag.pace(channel)) else { return false };
+        let has_more = self.delivery.followed.get(channel).stream().is_before_end(cursor);
+        let pending =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut());
+        let Some(pace) = pending.and_then(|pending| pending.pace(channel)) else { return false };
         if !has_more {
             pace.running = false;
             return true;

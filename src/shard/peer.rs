@@ -482,7 +482,7 @@ impl Peer {
     }
 
     /// It knows channels, and is far enough to hear of them.
-    pub fn takes_orders(&self) -> bool {
+    pub fn takes_commands(&self) -> bool {
         match &self.kind {
             Kind::Client(session) => session.is_connected(),
             Kind::Unidirectional(_) => true,

@@ -44,7 +44,7 @@ impl Core {
     }
 
     /// The last tick's answers are with the kernel: their connections go on with the next request. Those that the
-    /// kernel had no room for wait until it has: see `lag.rs`.
+    /// kernel had no room for wait until it has: see `catch_up.rs`.
     pub fn resume_http(&mut self) {
         // Those that wait once more have their turn in the next tick, so nobody is served twice in this one.
         for Sock { slot, generation } in std::mem::take(&mut self.links.resuming) {

@@ -9,7 +9,7 @@ use crate::hub::places::{UserLimit, Verdict};
 use crate::shard::control_request::Reply;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
-use crate::shard::mailbox::{ApiCommand, ConnectionMail, Mail};
+use crate::shard::mailbox::{ApiCommand, ConnectionCommand, ShardMessage};
 
 impl Core {
     pub fn user_limit(&self) -> Option<UserLimit> {
@@ -55,7 +55,7 @@ impl Core {
         for verdict in verdicts {
             let (conn, why) = match verdict {
                 Verdict::Granted(conn) => {
-                    self.messages.mailer.post_home(conn, Mail::Placed(conn));
+                    self.messages.mailer.post_to_peer(conn, ShardMessage::Placed(conn));
                     continue;
                 }
                 Verdict::Rejected(conn) => (conn, Disconnect::CONNECTION_LIMIT),
@@ -67,8 +67,9 @@ impl Core {
 
     fn order_end(&mut self, user: &UserName, conn: ConnId, why: Disconnect) {
         let done = Gather::new(Reply::new(|_| {}));
-        let mail = ConnectionMail { conn, user: user.clone(), order: ApiCommand::Disconnect(why), done };
-        self.messages.mailer.post_home(conn, Mail::Connection(Box::new(mail)));
+        let message =
+            ConnectionCommand { conn, user: user.clone(), command: ApiCommand::Disconnect(why), done };
+        self.messages.mailer.post_to_peer(conn, ShardMessage::Connection(Box::new(message)));
     }
 
     // --- as the shard of the connection
@@ -79,11 +80,12 @@ impl Core {
         let Some(user) = user else { return false };
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         connection.peer.set_of_user();
-        let owned = self.messages.mailer.router().user_home(&user);
+        let owned = self.messages.mailer.router().user_owner(&user);
         let joined = Box::new((user, conn));
-        self.messages
-            .mailer
-            .post(owned, if silent { Mail::UserJoinedByTunnel(joined) } else { Mail::UserJoined(joined) });
+        self.messages.mailer.post(
+            owned,
+            if silent { ShardMessage::UserJoinedByTunnel(joined) } else { ShardMessage::UserJoined(joined) },
+        );
         self.user_limit().is_some()
     }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::shard::control_request::{Reply, UserMessage};
-use crate::shard::mailbox::PushMail;
+use crate::shard::mailbox::PushMessage;
 
 /// Connections one push may have on the users of one owner: a hundred for each of the most users that one may name.
 pub const PUSH_CONNECTIONS_MAX: usize = 1_000_000;
@@ -28,7 +28,7 @@ pub struct Everyone {
 #[derive(Default)]
 pub struct Pushes {
     /// Bound: [`PUSHES_WAITING_MAX`] connections, at which the shard lets its inbox fill.
-    pub queue: VecDeque<PushMail>,
+    pub queue: VecDeque<PushMessage>,
     pub waiting: usize,
     /// Bound: [`EVERYONE_WAITING_MAX`].
     pub everyone: VecDeque<Everyone>,

@@ -313,12 +313,12 @@ impl Core {
             Kind::Echo => 0,
             _ => half,
         };
-        if let Some(lag) = &mut connection.link.lag
-            && lag.blocked
-            && lag.owed_bytes > allowance
-            && !lag.read_paused
+        if let Some(pending) = &mut connection.link.pending
+            && pending.blocked
+            && pending.owed_bytes > allowance
+            && !pending.read_paused
         {
-            lag.read_paused = true;
+            pending.read_paused = true;
             self.links.actions.push(Action::ReadPause(slot));
         }
     }

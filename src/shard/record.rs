@@ -67,7 +67,7 @@ impl<D: Driver> Shard<D> {
             let user = core.owned.places.to_record(&core.owned.users, name);
             user.map_or(Ok(()), |user| record::write(&user, out))?;
         }
-        for (_, channel) in core.delivery.local.iter() {
+        for (_, channel) in core.delivery.followed.iter() {
             // Nothing is kept when nobody may need it.
             if channel.stream().base() < channel.stream().end() {
                 record::write(&channel.stream().to_record(&channel.name, channel.top()), out)?;
@@ -83,7 +83,7 @@ impl Core {
         let connection = self.links.connections.get(slot)?;
         let (link, peer) = (&connection.link, &connection.peer);
         let now = self.env.now;
-        let name_of = |channel: ChannelIndex| self.delivery.local.get(channel).name.clone();
+        let name_of = |channel: ChannelIndex| self.delivery.followed.get(channel).name.clone();
         let state = match link.phase {
             Phase::Closing(ClosingEnd::PeersClose) => PeerState::ClosingPeersClose,
             Phase::Closing(ClosingEnd::Fin) => PeerState::ClosingFin,
@@ -119,22 +119,29 @@ impl Core {
         peer: &Peer,
         name_of: &dyn Fn(ChannelIndex) -> ChannelName,
     ) -> LinkRecord {
-        let lag = link.lag.as_deref();
+        let pending = link.pending.as_deref();
         LinkRecord {
             decoder: link.decoder.as_ref().and_then(|decoder| decoder.to_record()),
-            pending_output: lag.map_or_else(Vec::new, |lag| lag.remainder.iter().cloned().collect()),
+            pending_output: pending
+                .map_or_else(Vec::new, |pending| pending.remainder.iter().cloned().collect()),
             cursors: peer.subs().iter().filter_map(|sub| self.cursor_record(link, *sub, name_of)).collect(),
-            paces: lag.into_iter().flat_map(|lag| &lag.paces).map(|pace| pace.to_record(name_of)).collect(),
+            paces: pending
+                .into_iter()
+                .flat_map(|pending| &pending.paces)
+                .map(|pace| pace.to_record(name_of))
+                .collect(),
             blocked: link.is_blocked(),
-            read_paused: lag.is_some_and(|lag| lag.read_paused),
-            held: lag.is_some_and(|lag| lag.held),
+            read_paused: pending.is_some_and(|pending| pending.read_paused),
+            held: pending.is_some_and(|pending| pending.held),
             peer_ended: link.peer_ended(),
             deflate: u8::from(link.inflates()) + u8::from(link.deflates()),
             unread: Bytes::copy_from_slice(self.links.compression.unread.of(link.sock(slot))),
             listener: self.links.came_by.get(slot as usize).map_or(0, |listener| listener.0),
             address: self.links.addresses.peer(slot).map(|address| address.to_string()),
             claimed: self.links.addresses.claimed(slot).map(|address| address.to_string()),
-            sealed: lag.map_or_else(Vec::new, |lag| lag.sealed.iter().map(|at| at.bytes().clone()).collect()),
+            sealed: pending.map_or_else(Vec::new, |pending| {
+                pending.sealed.iter().map(|at| at.bytes().clone()).collect()
+            }),
             layer: self.links.layers.get(slot).and_then(|layer| layer.to_record()).map(|layer| {
                 let shown = self.links.layers.certificate(slot);
                 let certificate = shown.map(|shown| CertificateRecord {
@@ -158,9 +165,9 @@ impl Core {
         sub: Sub,
         name_of: &dyn Fn(ChannelIndex) -> ChannelName,
     ) -> Option<CursorRecord> {
-        let channel = self.delivery.local.get(sub.channel());
+        let channel = self.delivery.followed.get(sub.channel());
         let stream = channel.stream();
-        let lagging = link.lag.as_ref().and_then(|lag| lag.cursor_in(sub.channel()));
+        let lagging = link.pending.as_ref().and_then(|pending| pending.cursor_in(sub.channel()));
         let cursor = match (lagging, sub.place()) {
             (Some(cursor), _) => cursor,
             (None, Some(place)) => stream.cursor(channel.cursor_of(place)),

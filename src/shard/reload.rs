@@ -24,7 +24,7 @@ impl Core {
         self.links.ends.set_max(options.seeing.ends_max);
         self.links.seen.turn(options.seeing.ends_max > 0);
         self.owned.channels.owned.exchange_options(Arc::clone(&options.namespaces), options.hub.clone());
-        self.delivery.local.exchange_options(Arc::clone(&options.namespaces), options.streams);
+        self.delivery.followed.exchange_options(Arc::clone(&options.namespaces), options.streams);
         self.env.options = options;
         self.retake_options();
         reply.send(Ok(()));
@@ -33,7 +33,7 @@ impl Core {
     /// Goes on with channels that have their old options still.
     pub fn retake_options(&mut self) {
         let owned = self.owned.channels.owned.retake_options(RETAKEN_PER_TICK);
-        let local = self.delivery.local.retake_options(RETAKEN_PER_TICK);
-        self.env.retaking = owned || local;
+        let followed = self.delivery.followed.retake_options(RETAKEN_PER_TICK);
+        self.env.retaking = owned || followed;
     }
 }

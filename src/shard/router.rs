@@ -8,7 +8,7 @@ use ahash::RandomState;
 use crate::base::ids::{ClientId, ConnId, ShardId};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::{Busy, ControlRequest};
-use crate::shard::mailbox::{Inbox, Mail};
+use crate::shard::mailbox::{Inbox, ShardMessage};
 use crate::shard::owner::{Engine, Owner};
 
 /// Shared by everyone who addresses shards. Cloning is cheap.
@@ -54,8 +54,8 @@ impl Router {
     }
 
     /// The shard that has the peer of a number: its own, unless the number was given where there were more of them.
-    pub fn home(&self, conn: ConnId) -> ShardId {
-        conn.shard().home(self.inboxes.len() as u16)
+    pub fn peer_shard(&self, conn: ConnId) -> ShardId {
+        conn.shard().among(self.inboxes.len() as u16)
     }
 
     pub fn shards(&self) -> usize {
@@ -83,14 +83,14 @@ impl Router {
     }
 
     /// The shard that knows this user's connections.
-    pub fn user_home(&self, user: &str) -> ShardId {
+    pub fn user_owner(&self, user: &str) -> ShardId {
         self.shard_of(b'u', user)
     }
 
     /// # Errors
     /// [`Busy`] when the inbox is full; the ask (and the reply in it) is dropped unanswered by the shard.
     pub fn ask(&self, shard: ShardId, ask: ControlRequest) -> Result<(), Busy> {
-        self.inbox(shard).push_control(Mail::ControlRequest(Box::new(ask))).map_err(|_| Busy)
+        self.inbox(shard).push_control(ShardMessage::ControlRequest(Box::new(ask))).map_err(|_| Busy)
     }
 
     /// As [`Router::ask`], and gives back what finds no room.
@@ -98,8 +98,8 @@ impl Router {
     /// # Errors
     /// The request, when the inbox is full.
     pub fn offer(&self, shard: ShardId, request: Box<ControlRequest>) -> Result<(), Box<ControlRequest>> {
-        match self.inbox(shard).push_control(Mail::ControlRequest(request)) {
-            Err(Mail::ControlRequest(request)) => Err(request),
+        match self.inbox(shard).push_control(ShardMessage::ControlRequest(request)) {
+            Err(ShardMessage::ControlRequest(request)) => Err(request),
             Ok(()) | Err(_) => Ok(()),
         }
     }

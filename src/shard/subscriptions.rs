@@ -36,7 +36,7 @@ impl Core {
         if subscribe.chan_info.is_some() {
             Arc::make_mut(&mut info).chan_info.clone_from(&subscribe.chan_info);
         }
-        let index = self.delivery.local.join_asked(&subscribe.channel, options);
+        let index = self.delivery.followed.join_asked(&subscribe.channel, options);
         let number = self.messages.joins_asked.wrapping_add(1);
         self.messages.joins_asked = number;
         connection.peer.join_asked(index, number, &subscribe);
@@ -66,7 +66,7 @@ impl Core {
             // As it was asked for, whatever has become of the subscription.
             keep_matching(answer.filters.as_ref(), publications);
             self.keep_not_excepted(slot, publications);
-            let options = &self.delivery.local.get(index).options;
+            let options = &self.delivery.followed.get(index).options;
             if options.is_notice() {
                 only_notice(publications, options);
             }
@@ -131,8 +131,8 @@ impl Core {
     fn keep_pace(&mut self, slot: u32, index: u32, every: DeliverEvery) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let Some(place) = connection.peer.sub(index).and_then(|sub| sub.place()) else { return };
-        let local = &mut self.delivery.local;
-        let options = &local.get(index).options;
+        let followed = &mut self.delivery.followed;
+        let options = &followed.get(index).options;
         let every = match options.deliver {
             Deliver::NoticeWithPing => SubscriberPace::WITH_PING,
             _ => every.duration(),
@@ -140,14 +140,14 @@ impl Core {
         if every <= options.gathers() {
             return;
         }
-        let lag = connection.link.lag.get_or_insert_default();
-        if lag.pace(index).is_some() {
+        let pending = connection.link.pending.get_or_insert_default();
+        if pending.pace(index).is_some() {
             return;
         }
-        if lag.cursor(index).is_none() {
-            let channel = local.get(index);
-            lag.cursors.push((index, channel.stream().cursor(channel.cursor_of(place))));
-            local.cursor_set(index, place);
+        if pending.cursor(index).is_none() {
+            let channel = followed.get(index);
+            pending.cursors.push((index, channel.stream().cursor(channel.cursor_of(place))));
+            followed.cursor_set(index, place);
         }
         self.set_pace(slot, index, every);
     }
@@ -162,27 +162,27 @@ impl Core {
         };
         debug_assert!(connection.peer.sub(index).is_some_and(|sub| sub.place().is_none()));
         let filters = connection.peer.filters(index);
-        let (place, cursor) = self.delivery.local.subscribe(index, slot, class, filters, top);
+        let (place, cursor) = self.delivery.followed.subscribe(index, slot, class, filters, top);
         connection.peer.placed(index, place);
         if class.own_frames && connection.peer.uni().is_some_and(Unidirectional::is_ready) {
             // Its other channels were alone until now.
             for sub in connection.peer.subs() {
                 if let Some(place) = sub.place() {
-                    self.delivery.local.give_own_frames(sub.channel(), place);
+                    self.delivery.followed.give_own_frames(sub.channel(), place);
                 }
             }
         }
         self.env.stats.counters.subscriptions_total += 1;
-        let stream = self.delivery.local.get(index).stream();
+        let stream = self.delivery.followed.get(index).stream();
         let cursor = cursor.or_else(|| held.then(|| stream.cursor(stream.end())));
         if let Some(cursor) = cursor {
             if stream.is_before_end(cursor) {
                 self.delivery.catching_up.push(slot);
             }
-            let lag = connection.link.lag.get_or_insert_default();
-            lag.held |= waits;
-            lag.cursors.push((index, cursor));
-            self.delivery.local.cursor_set(index, place);
+            let pending = connection.link.pending.get_or_insert_default();
+            pending.held |= waits;
+            pending.cursors.push((index, cursor));
+            self.delivery.followed.cursor_set(index, place);
         }
         self.tell_subscribed(slot, index);
     }
@@ -192,7 +192,7 @@ impl Core {
         let conn = self.conn_id(slot);
         let Some(connection) = self.links.connections.get(slot) else { return };
         let Some(sub) = connection.peer.sub(channel) else { return };
-        let name = self.delivery.local.get(channel).name.clone();
+        let name = self.delivery.followed.get(channel).name.clone();
         if let Some(place) = sub.place() {
             self.drop_cursor(slot, channel, place);
             // Before the client hears of it: what is written to it may close it.

@@ -16,7 +16,7 @@ use crate::session::tunnel::TunnelAnswer;
 use crate::shard::control_request::{Reply, UserMessage};
 use crate::shard::core_tests::Stage;
 use crate::shard::gather::{Gather, Tally};
-use crate::shard::mailbox::{ApiCommand, ConnectionMail, HookAnswered, Mail, PushMail};
+use crate::shard::mailbox::{ApiCommand, ConnectionCommand, HookAnswered, PushMessage, ShardMessage};
 use crate::shard::owner::{FromOwner, OwnerAnswer, ReadBy};
 
 /// One channel is all that the node may remember.
@@ -136,7 +136,7 @@ fn a_log_that_was_read_for_a_refused_request_reaches_no_client() {
 #[test]
 fn nothing_that_is_for_an_answered_request_reaches_the_client_after_it() {
     let position = Position { offset: Offset(1), epoch: Epoch(1) };
-    type Named = (&'static str, fn(ConnId, Position) -> Mail);
+    type Named = (&'static str, fn(ConnId, Position) -> ShardMessage);
     let answers: [Named; 11] = [
         ("history", |conn, position| {
             let history =
@@ -168,17 +168,17 @@ fn nothing_that_is_for_an_answered_request_reaches_the_client_after_it() {
         ("a hook call", |conn, _| {
             let denied = Denied::Disconnect(Disconnect::FORCE_NO_RECONNECT);
             let answered = HookAnswered { conn, number: 0, asked_at: Time::ZERO, outcome: Err(denied) };
-            Mail::Backend(Box::new(answered))
+            ShardMessage::Backend(Box::new(answered))
         }),
-        ("a tunnel's", |conn, _| Mail::Tunnel(Box::new((conn, TunnelAnswer::Gone)))),
+        ("a tunnel's", |conn, _| ShardMessage::Tunnel(Box::new((conn, TunnelAnswer::Gone)))),
         ("the control plane's", |conn, _| {
-            Mail::Http(Box::new((conn, http::Response::new(Bytes::from_static(b"body")))))
+            ShardMessage::Http(Box::new((conn, http::Response::new(Bytes::from_static(b"body")))))
         }),
-        ("a place", |conn, _| Mail::Placed(conn)),
+        ("a place", |conn, _| ShardMessage::Placed(conn)),
         ("a command of the API", |conn, _| {
             let (user, done) = ("".into(), Gather::new(Reply::new(|_| {})));
-            let order = ApiCommand::Disconnect(Disconnect::FORCE_NO_RECONNECT);
-            Mail::Connection(Box::new(ConnectionMail { conn, user, order, done }))
+            let command = ApiCommand::Disconnect(Disconnect::FORCE_NO_RECONNECT);
+            ShardMessage::Connection(Box::new(ConnectionCommand { conn, user, command, done }))
         }),
     ];
     for (what, answer) in answers {
@@ -211,8 +211,8 @@ fn a_message_for_the_peer_before_is_not_for_the_one_after() {
             encoded: Encoded::default(),
         });
         let tally = Tally::new(1, Reply::new(|_| {}));
-        let push = PushMail { message, targets: vec![(conn, 0)], tally };
-        stage.core.handle_message(Mail::Push(Box::new(push)));
+        let push = PushMessage { message, targets: vec![(conn, 0)], tally };
+        stage.core.handle_message(ShardMessage::Push(Box::new(push)));
         stage.tick();
         // As numbers are found in publications: behind `data`.
         stage.numbers(slot)
@@ -220,8 +220,8 @@ fn a_message_for_the_peer_before_is_not_for_the_one_after() {
     assert_eq!((push(before), push(after)), (vec![], vec![5]));
 }
 
-fn from_owner(answer: OwnerAnswer) -> Mail {
-    Mail::FromOwner(FromOwner::Answer(Box::new(answer)))
+fn from_owner(answer: OwnerAnswer) -> ShardMessage {
+    ShardMessage::FromOwner(FromOwner::Answer(Box::new(answer)))
 }
 
 /// However many requests it comes in, what one connection makes is the work of one creator.
@@ -243,7 +243,7 @@ fn a_subscription_that_the_api_ends_before_the_answer_does_not_begin() {
     let client = stage.client();
     for _ in 0..2 {
         stage.subscribe(client, "a");
-        let index = stage.core.delivery.local.find("a").expect("it is asked for");
+        let index = stage.core.delivery.followed.find("a").expect("it is asked for");
         stage.core.unsubscribe(client, index, Some(Unsubscribed::Server));
     }
     stage.tick();
@@ -253,7 +253,7 @@ fn a_subscription_that_the_api_ends_before_the_answer_does_not_begin() {
     // Of three that are asked, the last one stays: no earlier answer is taken for its own.
     for _ in 0..2 {
         stage.subscribe(client, "a");
-        let index = stage.core.delivery.local.find("a").expect("it is asked for");
+        let index = stage.core.delivery.followed.find("a").expect("it is asked for");
         stage.core.unsubscribe(client, index, Some(Unsubscribed::Server));
     }
     stage.subscribe(client, "a");

@@ -34,7 +34,7 @@ impl Core {
         if !self.owned.events.wants(EventKind::Subscribed) || !self.is_listed(slot) {
             return;
         }
-        let name = self.delivery.local.get(channel).name.clone();
+        let name = self.delivery.followed.get(channel).name.clone();
         self.tell_of(slot, EventKind::Subscribed, |who| What::Subscribed(who, name));
     }
 
@@ -164,7 +164,7 @@ impl Core {
         }
     }
 
-    /// The shard ends: no channel of it has a subscriber any more, whatever mail is still on its way.
+    /// The shard ends: no channel of it has a subscriber any more, whatever message is still on its way.
     pub fn tell_last(&mut self) {
         if std::mem::replace(&mut self.owned.events.last_told, true) {
             return;

@@ -30,7 +30,7 @@ use crate::shard::draining::Drained;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::look::TUNNEL;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::ShardMessage;
 use crate::shard::options::TunnelOptions;
 use crate::shard::stats::Cause;
 
@@ -170,7 +170,9 @@ impl Core {
         let inbox = self.messages.mailer.router().inbox(self.env.id).clone();
         let reply = TunnelReply::new(move |answer| {
             let Some(taken) = answer.take() else { return };
-            if let Err(Mail::Tunnel(refused)) = inbox.push_control(Mail::Tunnel(Box::new((conn, taken)))) {
+            if let Err(ShardMessage::Tunnel(refused)) =
+                inbox.push_control(ShardMessage::Tunnel(Box::new((conn, taken))))
+            {
                 *answer = Some(refused.1);
             }
         });
@@ -467,7 +469,7 @@ impl Core {
 
     // --- what the backend tells a connection from outside
 
-    pub fn handle_tunnel_order(&mut self, conn: ConnId, order: TunnelCommand, reply: Reply<TunnelTold>) {
+    pub fn handle_tunnel_command(&mut self, conn: ConnId, command: TunnelCommand, reply: Reply<TunnelTold>) {
         let Some(slot) = self.live(conn) else { return reply.send(Ok(TunnelTold::Gone)) };
         let Some(connection) = self.links.connections.get(slot) else { return };
         let tunnel = match connection.peer.tunnel() {
@@ -475,8 +477,8 @@ impl Core {
             None if !connection.peer.has_left() => return reply.send(Ok(TunnelTold::NotATunnel)),
             Some(_) | None => return reply.send(Ok(TunnelTold::Gone)),
         };
-        let owed_bytes = connection.link.lag.as_ref().map_or(0, |lag| lag.owed_bytes);
-        let told = match order {
+        let owed_bytes = connection.link.pending.as_ref().map_or(0, |pending| pending.owed_bytes);
+        let told = match command {
             TunnelCommand::Send(payload) => {
                 let whole = payload.bytes.len() + websocket::FRAME_HEADER_BYTES_MAX;
                 if owed_bytes + whole > self.env.options.outbox_bytes_max {

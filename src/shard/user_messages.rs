@@ -14,12 +14,12 @@ use crate::shard::control_request::{PushUsers, Pushed, Reply, UserMessage};
 use crate::shard::core::Core;
 use crate::shard::framing::encoded;
 use crate::shard::gather::Tally;
-use crate::shard::homes::WAITING_MAIL_MAX;
-use crate::shard::mailbox::{Mail, PushMail};
+use crate::shard::mailbox::{PushMessage, ShardMessage};
+use crate::shard::owner_and_follower::WAITING_MESSAGES_MAX;
 use crate::shard::pushes::{EVERYONE_WAITING_MAX, Everyone, PUSH_CONNECTIONS_MAX};
 
 /// Connections of one message between shards: bounds what one inbox entry holds (16 KiB).
-const TARGETS_PER_MAIL: usize = 1024;
+const TARGETS_PER_MESSAGE: usize = 1024;
 /// Connections told in one tick, as in `fanout.rs`: reads and publications wait about a millisecond.
 const PUSHES_PER_TICK: usize = 512;
 impl Core {
@@ -27,7 +27,7 @@ impl Core {
     /// them has been told, or is gone.
     pub fn push_to_users(&mut self, ask: PushUsers, reply: Reply<Pushed>) {
         let PushUsers { users, message, newest } = ask;
-        if self.messages.mailer.waiting() > WAITING_MAIL_MAX {
+        if self.messages.mailer.waiting() > WAITING_MESSAGES_MAX {
             return reply.send(Err(ErrorCode::TooManyRequests));
         }
         let connections: usize = users.iter().map(|user| self.owned.users.count(user)).sum();
@@ -40,17 +40,17 @@ impl Core {
             let newest_told = newest.then(|| self.owned.users.newest_told(user));
             let all = (!newest).then(|| self.owned.users.connections(user).rev());
             for conn in newest_told.flatten().into_iter().chain(all.into_iter().flatten()) {
-                by_shard[self.messages.mailer.router().home(conn).index()].push((conn, number as u32));
+                by_shard[self.messages.mailer.router().peer_shard(conn).index()].push((conn, number as u32));
             }
         }
         for targets in by_shard {
-            for targets in targets.chunks(TARGETS_PER_MAIL) {
-                let mail = PushMail {
+            for targets in targets.chunks(TARGETS_PER_MESSAGE) {
+                let push = PushMessage {
                     message: Arc::clone(&message),
                     targets: targets.to_vec(),
                     tally: Arc::clone(&tally),
                 };
-                self.messages.mailer.post_home(targets[0].0, Mail::Push(Box::new(mail)));
+                self.messages.mailer.post_to_peer(targets[0].0, ShardMessage::Push(Box::new(push)));
             }
         }
     }
@@ -63,21 +63,21 @@ impl Core {
         self.delivery.pushes.everyone.push_back(Everyone { message, next: 0, told: 0, reply });
     }
 
-    pub fn handle_push(&mut self, mail: PushMail) {
-        self.delivery.pushes.waiting += mail.targets.len();
-        self.delivery.pushes.queue.push_back(mail);
+    pub fn handle_push(&mut self, push: PushMessage) {
+        self.delivery.pushes.waiting += push.targets.len();
+        self.delivery.pushes.queue.push_back(push);
     }
 
     /// Tells connections what users are to be told, as many as one tick may.
     pub fn deliver_pushes(&mut self) {
         let mut budget = PUSHES_PER_TICK;
         while budget > 0
-            && let Some(mail) = self.delivery.pushes.queue.front_mut()
+            && let Some(push) = self.delivery.pushes.queue.front_mut()
         {
-            let from = mail.targets.len().saturating_sub(budget);
-            let targets = mail.targets.split_off(from);
-            let (message, tally) = (Arc::clone(&mail.message), Arc::clone(&mail.tally));
-            if mail.targets.is_empty() {
+            let from = push.targets.len().saturating_sub(budget);
+            let targets = push.targets.split_off(from);
+            let (message, tally) = (Arc::clone(&push.message), Arc::clone(&push.tally));
+            if push.targets.is_empty() {
                 self.delivery.pushes.queue.pop_front();
             }
             self.delivery.pushes.waiting -= targets.len();

@@ -13,7 +13,7 @@ use crate::shard::options::ShardOptions;
 /// What a session may look at.
 pub(in crate::shard) struct View<'a> {
     pub options: &'a ShardOptions,
-    pub local: &'a FollowedChannels,
+    pub followed: &'a FollowedChannels,
 }
 
 impl World for View<'_> {
@@ -54,7 +54,7 @@ impl World for View<'_> {
     }
 
     fn find(&self, channel: &str) -> Option<u32> {
-        self.local.find(channel)
+        self.followed.find(channel)
     }
 
     fn verifier(&self) -> Option<&Verifier> {
@@ -83,7 +83,7 @@ impl World for View<'_> {
     }
 
     fn name(&self, channel: u32) -> ChannelName {
-        self.local.get(channel).name.clone()
+        self.followed.get(channel).name.clone()
     }
 
     fn hooks(&self) -> Hooks {

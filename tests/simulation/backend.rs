@@ -212,7 +212,7 @@ impl Backend {
             except: kept.as_ref().map(Kept::except),
             encoded: Encoded::default(),
         };
-        let owner = self.router.user_home(&user).index();
+        let owner = self.router.user_owner(&user).index();
         let push = PushUsers { users: vec![user.as_str().into()], message: Arc::new(message), newest: false };
         self.news.push(UserNews { user, kept });
         self.ask(To::Shard(owner), Asked::Message, stage, |answers, id| {
@@ -327,7 +327,7 @@ impl Backend {
     }
 
     fn order_once(&mut self, channel: ChannelNo, mut target: Target, stage: &mut Stage) {
-        let owned = self.router.user_home(&target.user).index();
+        let owned = self.router.user_owner(&target.user).index();
         let expire_at = match stage.prng.bool() {
             true => unix_s(stage.net.now()) + stage.prng.u64(1..4),
             false => 0,

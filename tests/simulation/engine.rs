@@ -19,7 +19,7 @@ use trunkline::hub::followed::Item;
 use trunkline::hub::log_store::{Append, Done, Entry, LogStore, ReadBack, Ticket};
 use trunkline::hub::requests::ReadAnswer;
 use trunkline::shard::control_request::{Busy, ChannelCount, ControlRequest};
-use trunkline::shard::mailbox::Mail;
+use trunkline::shard::mailbox::ShardMessage;
 use trunkline::shard::owner::{ChannelOwner, Engine, FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
 use trunkline::shard::router::Router;
 
@@ -58,7 +58,7 @@ enum Request {
 struct Sent {
     number: u64,
     /// By when they arrive; those at the same time in the order in which they were sent.
-    on_the_way: BTreeMap<(Time, u64), (ShardId, Mail)>,
+    on_the_way: BTreeMap<(Time, u64), (ShardId, ShardMessage)>,
     /// When the last message that must not be overtaken arrives.
     in_order_until: Time,
 }
@@ -97,17 +97,17 @@ impl FarOwner {
         let later = state.sent.on_the_way.split_off(&(now, u64::MAX));
         let due = std::mem::replace(&mut state.sent.on_the_way, later);
         let mut full: Vec<ShardId> = Vec::new();
-        for (at, (shard, mail)) in due {
+        for (at, (shard, message)) in due {
             // What finds an inbox full waits for room, and what comes after it behind it.
-            let mail = match full.contains(&shard) {
-                true => mail,
-                false => match router.inbox(shard).push(mail) {
+            let message = match full.contains(&shard) {
+                true => message,
+                false => match router.inbox(shard).push(message) {
                     Ok(()) => continue,
-                    Err(mail) => mail,
+                    Err(message) => message,
                 },
             };
             full.push(shard);
-            state.sent.on_the_way.insert(at, (shard, mail));
+            state.sent.on_the_way.insert(at, (shard, message));
         }
     }
 
@@ -262,7 +262,7 @@ impl State {
 
     fn put(&mut self, due: Time, shard: ShardId, message: FromOwner) {
         self.sent.number += 1;
-        self.sent.on_the_way.insert((due, self.sent.number), (shard, Mail::FromOwner(message)));
+        self.sent.on_the_way.insert((due, self.sent.number), (shard, ShardMessage::FromOwner(message)));
     }
 }
 

@@ -20,7 +20,7 @@ use trunkline::session::permissions::Permissions;
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::control_request::{ControlRequest, Reply};
-use trunkline::shard::mailbox::{Inbox, Mail};
+use trunkline::shard::mailbox::{Inbox, ShardMessage};
 use trunkline::shard::owner::Owner;
 use trunkline::shard::router::Router;
 use trunkline::shard::{Shard, ShardOptions};
@@ -330,8 +330,8 @@ impl World {
                 }
             }
         });
-        let mail = Mail::ControlRequest(Box::new(ControlRequest::Publish(ask, reply)));
-        drop(self.router.inbox(owner).push_control(mail));
+        let message = ShardMessage::ControlRequest(Box::new(ControlRequest::Publish(ask, reply)));
+        drop(self.router.inbox(owner).push_control(message));
     }
 
     fn run_for(&mut self, time: Duration) {
@@ -340,7 +340,7 @@ impl World {
             for number in 0..self.shards.len() {
                 if self.starved[number] > 0 {
                     self.starved[number] -= 1;
-                } else if self.net.runnable(number) || self.has_mail(number) {
+                } else if self.net.runnable(number) || self.has_messages(number) {
                     self.shards[number].tick().expect("the simulator's wait does not fail");
                 }
             }
@@ -349,14 +349,14 @@ impl World {
             }
             let cost = self.prng.u64(1..50);
             self.net.advance(Duration::from_micros(cost));
-            if !(0..self.shards.len()).any(|number| self.has_mail(number)) {
+            if !(0..self.shards.len()).any(|number| self.has_messages(number)) {
                 let next = self.net.next_event_at().unwrap_or(until);
                 self.net.advance_to(next.min(until));
             }
         }
     }
 
-    fn has_mail(&self, number: usize) -> bool {
+    fn has_messages(&self, number: usize) -> bool {
         !self.router.inbox(ShardId(number as u16)).is_empty()
     }
 }

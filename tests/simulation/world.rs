@@ -528,7 +528,7 @@ impl World {
             let members: BTreeMap<String, String> =
                 ready.iter().filter(|client| client.is_subscribed(number)).map(|c| name_of(&c)).collect();
             let counted = survey.channels.get(&*channel.name).copied().unwrap_or(0);
-            assert_eq!(counted as usize, members.len(), "subscribers of {} at its home", channel.name);
+            assert_eq!(counted as usize, members.len(), "subscribers of {} at its owner", channel.name);
             let lingers = presence::lingers(&channel.options.channel);
             if let Some(found) = survey.presence.get(&number) {
                 presence::check(&channel.name, found, &members, lingers);
@@ -590,7 +590,7 @@ impl World {
             let footprint = shard.footprint();
             assert!(footprint.connections <= sockets, "connections without a socket");
             assert!(footprint.clients <= footprint.connections as u64);
-            assert!(footprint.waiting_mail <= 20_000, "{} messages wait", footprint.waiting_mail);
+            assert!(footprint.waiting_messages <= 20_000, "{} messages wait", footprint.waiting_messages);
             if !scenario.crowd {
                 let kept = footprint.local_channels * scenario.options.streams.channel_bytes_max
                     + footprint.held_bytes;
@@ -628,7 +628,7 @@ impl World {
                 self.starved[number] -= 1;
                 continue;
             }
-            if !self.stage.net.runnable(self.host(number)) && !self.has_mail(number) {
+            if !self.stage.net.runnable(self.host(number)) && !self.has_messages(number) {
                 continue;
             }
             let Some(shard) = &mut self.shards[number] else { continue };
@@ -652,7 +652,7 @@ impl World {
             false => self.stage.prng.u64(1..50),
         };
         self.stage.net.advance(Duration::from_micros(cost));
-        if !(0..self.shards.len()).any(|shard| self.shards[shard].is_some() && self.has_mail(shard)) {
+        if !(0..self.shards.len()).any(|shard| self.shards[shard].is_some() && self.has_messages(shard)) {
             let next = self.stage.net.next_event_at().unwrap_or(until);
             let far = self.engine.as_ref().and_then(|engine| engine.next()).unwrap_or(until);
             self.stage.net.advance_to(next.min(far).min(until));
@@ -661,7 +661,7 @@ impl World {
 
     /// Between two ticks a simulated shard is not asleep, as a real one is: it cannot be woken, but it would not have
     /// slept.
-    fn has_mail(&self, shard: usize) -> bool {
+    fn has_messages(&self, shard: usize) -> bool {
         !self.router.inbox(ShardId(shard as u16)).is_empty()
     }
 
@@ -689,7 +689,7 @@ impl World {
         let now = self.stage.net.now();
         (0..self.shards.len()).any(|shard| {
             self.shards[shard].is_some()
-                && (self.stage.net.asked_until(self.host(shard)) <= now || self.has_mail(shard))
+                && (self.stage.net.asked_until(self.host(shard)) <= now || self.has_messages(shard))
         })
     }
 }

@@ -67,13 +67,13 @@ impl Api {
     ) -> Result<PushOutcome, ControlError> {
         tell(&self.others, || push_word(names, &data, except.as_ref(), newest));
         let message = Arc::new(UserMessage { data, except, encoded: Default::default() });
-        let mut by_home: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
+        let mut by_owner: BTreeMap<ShardId, Vec<usize>> = BTreeMap::new();
         for (at, name) in names.iter().enumerate() {
-            by_home.entry(self.shards.router().user_home(name)).or_default().push(at);
+            by_owner.entry(self.shards.router().user_owner(name)).or_default().push(at);
         }
         let end = Instant::now() + self.shards.timeout();
-        let mut sent = Vec::with_capacity(by_home.len());
-        for (owner, places) in by_home {
+        let mut sent = Vec::with_capacity(by_owner.len());
+        for (owner, places) in by_owner {
             let users: Vec<UserName> = places.iter().map(|&at| names[at].as_str().into()).collect();
             let ask = PushUsers { users, message: Arc::clone(&message), newest };
             let pending = loop {

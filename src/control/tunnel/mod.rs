@@ -390,7 +390,7 @@ impl Tunnels {
 const USER: &str = "x-trunkline-user";
 
 /// Brings an answer to its shard. Without end: a connection that is never answered would wait for ever, and a shard
-/// that takes no mail has ended, or the node with it.
+/// that takes no message has ended, or the node with it.
 async fn deliver(mut reply: TunnelReply, answer: TunnelAnswer) {
     let mut answer = Some(answer);
     loop {

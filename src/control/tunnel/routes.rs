@@ -76,7 +76,7 @@ async fn send(State(app): State<Arc<App>>, Path(id): Path<String>, request: Requ
     let Some(payload) = payload(kind, body) else {
         return problem(StatusCode::BAD_REQUEST, "the body calls itself text and is not UTF-8");
     };
-    order(&app, &id, TunnelCommand::Send(payload)).await
+    command(&app, &id, TunnelCommand::Send(payload)).await
 }
 
 #[derive(Deserialize)]
@@ -106,24 +106,26 @@ async fn close(State(app): State<Arc<App>>, Path(id): Path<String>, request: Req
     if reason.len() > WS_CLOSE_REASON_BYTES_MAX {
         return problem(StatusCode::BAD_REQUEST, "reason may have 123 bytes");
     }
-    order(&app, &id, TunnelCommand::Close { code, reason: reason.into() }).await
+    command(&app, &id, TunnelCommand::Close { code, reason: reason.into() }).await
 }
 
 async fn describe(State(app): State<Arc<App>>, Path(id): Path<String>, request: Request<Body>) -> Response {
     if let Some(response) = without_key(&app, request.headers(), request.uri()) {
         return response;
     }
-    order(&app, &id, TunnelCommand::Describe).await
+    command(&app, &id, TunnelCommand::Describe).await
 }
 
-async fn order(app: &App, id: &str, order: TunnelCommand) -> Response {
+async fn command(app: &App, id: &str, command: TunnelCommand) -> Response {
     let Ok(client) = id.parse::<ClientId>() else {
         return problem(StatusCode::BAD_REQUEST, "this is no id of a connection");
     };
     let shards = app.api.shards();
     let told = match shards.router().connection(client) {
         Some(conn) => {
-            shards.ask(shards.router().home(conn), |reply| ControlRequest::Tunnel(conn, order, reply)).await
+            shards
+                .ask(shards.router().peer_shard(conn), |reply| ControlRequest::Tunnel(conn, command, reply))
+                .await
         }
         // Another node's, or of an earlier run: gone as well.
         None => Ok(TunnelTold::Gone),

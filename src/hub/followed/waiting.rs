@@ -91,13 +91,13 @@ mod tests {
     }
 
     /// What is delivered up to `now`, batch by batch, as offsets.
-    fn deliver(local: &mut FollowedChannels, now: Time) -> Vec<Vec<u64>> {
-        local.promote_due(now);
+    fn deliver(followed: &mut FollowedChannels, now: Time) -> Vec<Vec<u64>> {
+        followed.promote_due(now);
         let mut batches = Vec::new();
-        while let Some((index, active)) = local.take_ready(now) {
-            let items = local.get(index).stream().between(active.start, active.end);
+        while let Some((index, active)) = followed.take_ready(now) {
+            let items = followed.get(index).stream().between(active.start, active.end);
             batches.push(items.filter_map(Item::offset).map(|offset| offset.0).collect());
-            local.advance(index, 0, now);
+            followed.advance(index, 0, now);
         }
         batches
     }
@@ -105,14 +105,14 @@ mod tests {
     fn subscribed(deliver_every: Duration) -> (FollowedChannels, ChannelIndex) {
         let limits =
             StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1000, shard_bytes_max: 1 << 20 };
-        let mut local = FollowedChannels::new(limits, 7);
+        let mut followed = FollowedChannels::new(limits, 7);
         let kind = ChannelKind::Value;
         let options = Arc::new(ChannelOptions { kind, deliver_every, ..ChannelOptions::default() });
-        let index = local.join_asked(&"c".into(), &options);
-        local.top_learned(index, Position { offset: Offset(0), epoch: Epoch(1) }, Time::ZERO);
-        local.subscribe(index, 1, CLASS, None, Offset(0));
-        local.join_answered(index);
-        (local, index)
+        let index = followed.join_asked(&"c".into(), &options);
+        followed.top_learned(index, Position { offset: Offset(0), epoch: Epoch(1) }, Time::ZERO);
+        followed.subscribe(index, 1, CLASS, None, Offset(0));
+        followed.join_answered(index);
+        (followed, index)
     }
 
     /// Some items are lost on the way, and read from a log that has the newest of each key. Whoever keeps up has, in the end, what the
@@ -122,7 +122,7 @@ mod tests {
         for seed in 0..300 {
             let mut prng = Prng::with_seed(seed);
             let every = Duration::from_millis([0, 100][seed as usize % 2]);
-            let (mut local, index) = subscribed(every);
+            let (mut followed, index) = subscribed(every);
             let mut truth: BTreeMap<&str, Arc<Publication>> = BTreeMap::new();
             let mut has: BTreeMap<String, u64> = BTreeMap::new();
             let key_at: Vec<&str> = (0..=200).map(|_| KEYS[prng.usize(..4)]).collect();
@@ -132,26 +132,26 @@ mod tests {
                 truth.insert(key, Arc::clone(&publication));
                 // The last one comes, so that a loss is seen.
                 if prng.u8(..10) > 0 || offset == 200 {
-                    local.handle_item("c", Item::Publication(publication), now);
+                    followed.handle_item("c", Item::Publication(publication), now);
                 }
                 if prng.u8(..20) == 0 {
-                    let (place, cursor) = local.subscribe(index, 2, CLASS, None, Offset(offset as u64));
-                    let stands = local.get(index).top().unwrap().offset.0;
+                    let (place, cursor) = followed.subscribe(index, 2, CLASS, None, Offset(offset as u64));
+                    let stands = followed.get(index).top().unwrap().offset.0;
                     assert_eq!(cursor.is_some_and(|cursor| cursor.skips), stands < offset as u64);
-                    local.unsubscribe(index, place, &mut Vec::new());
+                    followed.unsubscribe(index, place, &mut Vec::new());
                 }
                 if prng.u8(..6) == 0 || offset == 200 {
                     now = now + Duration::from_millis(prng.u64(..250) + 200 * u64::from(offset == 200));
-                    while let Some(read) = local.take_read(now) {
+                    while let Some(read) = followed.take_read(now) {
                         let mut publications: Vec<_> = truth.values().cloned().collect();
                         publications.sort_by_key(|publication| publication.offset());
                         publications.retain(|publication| publication.offset() > read.after.offset);
                         publications.truncate(2);
                         let position = Position { offset: Offset(offset as u64), epoch: Epoch(1) };
                         let page = ReadAnswer::Page { publications, position };
-                        assert_eq!(local.handle_read(&read, page, now), None, "nothing is lost");
+                        assert_eq!(followed.handle_read(&read, page, now), None, "nothing is lost");
                     }
-                    for batch in deliver(&mut local, now) {
+                    for batch in deliver(&mut followed, now) {
                         begun.push(now);
                         let keys: Vec<&str> = batch.iter().map(|offset| key_at[*offset as usize]).collect();
                         let distinct: std::collections::BTreeSet<&&str> = keys.iter().collect();
@@ -162,7 +162,7 @@ mod tests {
                 }
             }
             now = now + Duration::from_secs(1);
-            for batch in deliver(&mut local, now) {
+            for batch in deliver(&mut followed, now) {
                 has.extend(batch.iter().map(|at| (key_at[*at as usize].to_owned(), *at)));
             }
             let newest = truth.iter().map(|(key, publication)| ((*key).to_owned(), publication.offset().0));
@@ -170,38 +170,38 @@ mod tests {
             for pair in begun.windows(2) {
                 assert!(pair[1].since(pair[0]) >= every, "seed {seed}: too soon");
             }
-            let left = (local.backlog_bytes(), local.held_bytes(), local.stream_bytes());
+            let left = (followed.backlog_bytes(), followed.held_bytes(), followed.stream_bytes());
             assert_eq!(left, (0, 0, 0), "seed {seed}: all is accounted for");
         }
     }
 
     #[test]
     fn what_waits_is_bounded_by_the_keys() {
-        let (mut local, index) = subscribed(Duration::from_secs(10));
-        local.handle_item("c", Item::Publication(value(1, "a")), Time::from_millis(1));
-        assert_eq!(deliver(&mut local, Time::from_millis(1)), [[1]], "the first goes out at once");
+        let (mut followed, index) = subscribed(Duration::from_secs(10));
+        followed.handle_item("c", Item::Publication(value(1, "a")), Time::from_millis(1));
+        assert_eq!(deliver(&mut followed, Time::from_millis(1)), [[1]], "the first goes out at once");
         for offset in 2..10_000 {
             let publication = value(offset, KEYS[offset as usize % 4]);
-            local.handle_item("c", Item::Publication(publication), Time::from_millis(2));
+            followed.handle_item("c", Item::Publication(publication), Time::from_millis(2));
         }
-        assert!(local.held_bytes() < 4 * (ITEM_BYTES + 20), "{}", local.held_bytes());
-        assert_eq!((local.conflated_total(), local.get(index).stream().items()), (9_998 - 4, 0));
-        assert_eq!(deliver(&mut local, Time::from_millis(10_001)), [[9_996, 9_997, 9_998, 9_999]]);
+        assert!(followed.held_bytes() < 4 * (ITEM_BYTES + 20), "{}", followed.held_bytes());
+        assert_eq!((followed.conflated_total(), followed.get(index).stream().items()), (9_998 - 4, 0));
+        assert_eq!(deliver(&mut followed, Time::from_millis(10_001)), [[9_996, 9_997, 9_998, 9_999]]);
     }
 
     /// Another process goes on: what waited is in the stream by then.
     #[test]
     fn what_waits_goes_to_the_next_process_with_the_stream() {
-        let (mut local, index) = subscribed(Duration::from_secs(10));
+        let (mut followed, index) = subscribed(Duration::from_secs(10));
         let now = Time::from_millis(1);
-        local.handle_item("c", Item::Publication(value(1, "a")), now);
-        deliver(&mut local, now);
+        followed.handle_item("c", Item::Publication(value(1, "a")), now);
+        deliver(&mut followed, now);
         (2..8).for_each(|offset| {
-            local.handle_item("c", Item::Publication(value(offset, KEYS[offset as usize % 4])), now);
+            followed.handle_item("c", Item::Publication(value(offset, KEYS[offset as usize % 4])), now);
         });
-        assert_eq!(local.get(index).top().unwrap().offset, Offset(1));
-        local.take_all_waiting();
-        let channel = local.get(index);
+        assert_eq!(followed.get(index).top().unwrap().offset, Offset(1));
+        followed.take_all_waiting();
+        let channel = followed.get(index);
         assert_eq!(channel.top().unwrap().offset, Offset(7));
         let record = channel.stream().to_record(&channel.name, channel.top());
         assert_eq!(record.items.len(), 4);
@@ -212,37 +212,37 @@ mod tests {
     fn a_newer_notice_replaces_the_one_that_waits() {
         let limits =
             StreamLimits { channel_bytes_max: 1 << 20, channel_items_max: 1000, shard_bytes_max: 1 << 20 };
-        let mut local = FollowedChannels::new(limits, 7);
+        let mut followed = FollowedChannels::new(limits, 7);
         let options = Arc::new(ChannelOptions { deliver: Deliver::Notice, ..ChannelOptions::default() });
-        let index = local.join_asked(&"c".into(), &options);
-        local.top_learned(index, Position { offset: Offset(0), epoch: Epoch(1) }, Time::ZERO);
+        let index = followed.join_asked(&"c".into(), &options);
+        followed.top_learned(index, Position { offset: Offset(0), epoch: Epoch(1) }, Time::ZERO);
         for slot in 0..4 {
-            local.subscribe(index, slot, CLASS, None, Offset(0));
+            followed.subscribe(index, slot, CLASS, None, Offset(0));
         }
-        local.join_answered(index);
+        followed.join_answered(index);
         let (mut now, mut heard) = (Time::from_millis(1), Vec::new());
         for offset in 1..4 {
             let pace = Pace { spread_ms: 1_000, bulk: false };
-            assert!(local.handle_paced("c", value(offset, "a"), pace, now));
+            assert!(followed.handle_paced("c", value(offset, "a"), pace, now));
         }
-        while let Some(due) = local.next_due() {
+        while let Some(due) = followed.next_due() {
             now = now.max(due);
-            while let Some((index, active, until)) = local.take_spread(now, 4) {
-                for item in local.get(index).stream().between(active.start, active.end) {
+            while let Some((index, active, until)) = followed.take_spread(now, 4) {
+                for item in followed.get(index).stream().between(active.start, active.end) {
                     let Item::Publication(notice) = item else { panic!("it is one") };
                     assert!(&*notice.data == b"null" && notice.tags.is_empty());
                     (until..active.remaining).for_each(|_| heard.push(notice.offset().0));
                 }
-                local.advance(index, until, now);
+                followed.advance(index, until, now);
             }
         }
         assert_eq!(heard, [1, 1, 1, 1, 3, 3, 3, 3]);
         assert!(now <= Time::from_millis(1_001), "{now:?}");
         // One that may not wait takes what waits with it.
-        local.handle_paced("c", value(4, "a"), Pace { spread_ms: 0, bulk: true }, now);
-        local.handle_item("c", Item::Publication(value(5, "a")), now);
-        assert_eq!(deliver(&mut local, now), [[5]]);
-        let left = (local.backlog_bytes(), local.held_bytes(), local.stream_bytes());
-        assert_eq!((left, local.conflated_total()), ((0, 0, 0), 2));
+        followed.handle_paced("c", value(4, "a"), Pace { spread_ms: 0, bulk: true }, now);
+        followed.handle_item("c", Item::Publication(value(5, "a")), now);
+        assert_eq!(deliver(&mut followed, now), [[5]]);
+        let left = (followed.backlog_bytes(), followed.held_bytes(), followed.stream_bytes());
+        assert_eq!((left, followed.conflated_total()), ((0, 0, 0), 2));
     }
 }

@@ -228,7 +228,7 @@ impl OwnedChannels {
             let shown = Visibility { listed: member.listed, announced: member.announced };
             let announced = shown.announced.then(|| Arc::clone(&info));
             if channel.members.insert(conn, info, shown, &self.hash) == Inserted::New {
-                channel.interest.add(conn.shard().home(self.shards));
+                channel.interest.add(conn.shard().among(self.shards));
                 self.counts.subscriptions += 1;
                 if let Some(info) = announced {
                     self.member_restored(slot, conn, &info);

@@ -57,7 +57,7 @@ fn read(owned: &mut OwnedChannels, bytes: &[u8], now: Time) -> Result<(), Record
                 owned.restore_members(unread.read()?, &|peer| Some(moved(peer)), now)?;
             }
             Kind::Keys => owned.restore_keys(unread.read()?, now)?,
-            other => panic!("{other:?} of a home"),
+            other => panic!("{other:?} of an owner"),
         }
         rest = behind;
     }
@@ -145,7 +145,7 @@ fn seen(owned: &mut OwnedChannels, channel: &ChannelName, now: Time) -> String {
 }
 
 #[test]
-fn a_moved_home_answers_like_the_one_it_was() {
+fn a_moved_owner_answers_like_the_one_it_was() {
     for seed in 0..150 {
         let mut prng = Prng::with_seed(seed);
         let mut members = BTreeSet::new();
@@ -289,7 +289,7 @@ fn a_log_of_bytes_is_lost_where_its_namespace_takes_json_now() {
 }
 
 #[test]
-fn what_no_home_holds_is_refused_by_name() {
+fn what_no_owner_holds_is_refused_by_name() {
     let now = Time::from_millis(5_000);
     let mut old = owned(&mut Prng::with_seed(1), HubLimits::default());
     for _ in 0..5 {

@@ -34,9 +34,9 @@ use crate::shard::events::Life;
 use crate::shard::handover::destination::{take_number, take_stream_head};
 use crate::shard::handover::order::{Parcel, ParcelKind, Said};
 use crate::shard::handover::state::{Adopting, Leaver, Stage};
-use crate::shard::link::{ClosingEnd, Lag, Phase};
+use crate::shard::link::{ClosingEnd, PendingOutput, Phase};
 use crate::shard::look::transport_of;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::ShardMessage;
 use crate::shard::options::ShardOptions;
 use crate::shard::peer;
 use crate::shard::requests::Http;
@@ -154,7 +154,7 @@ impl Core {
         let shards = self.messages.mailer.router().shards() as u16;
         for book in &shard.books {
             let label = ShardId(book.label);
-            if label.home(shards) == self.env.id
+            if label.among(shards) == self.env.id
                 && !self.peers.directory.restore(label, book.given, book.generation)
             {
                 return Err(RecordFault::Impossible("numbers of peers"));
@@ -166,7 +166,7 @@ impl Core {
     fn adopt_stream(&mut self, stream: StreamRecord) -> Outcome {
         let options = self.env.options.namespaces.resolve(&stream.channel);
         let options = options.map_err(|_| RecordFault::Impossible("a channel of no namespace"))?;
-        self.delivery.local.restore(stream, options);
+        self.delivery.followed.restore(stream, options);
         Ok(())
     }
 
@@ -309,10 +309,10 @@ impl Core {
     }
 
     fn adopt_kind(&mut self, record: &PeerRecord) -> Result<peer::Kind, RecordFault> {
-        let (local, now) = (&self.delivery.local, self.env.now);
+        let (followed, now) = (&self.delivery.followed, self.env.now);
         // The place follows when it is in the list.
         let mut place_of = |sub: &SubRecord| {
-            let index = local.find(&sub.channel);
+            let index = followed.find(&sub.channel);
             index.map(|index| (index, 0)).ok_or(RecordFault::Impossible("a subscription without a stream"))
         };
         let input = &self.env.options.http.input;
@@ -368,13 +368,14 @@ impl Core {
             link.decoder = Some(Box::new(decoder));
         }
         let owes = !record.pending_output.is_empty() || !record.sealed.is_empty();
-        let mut lag = Lag { read_paused: record.read_paused, held: record.held, ..Lag::default() };
-        record.sealed.iter().for_each(|bytes| lag.push_sealed(Sealed::new(bytes.clone())));
-        record.pending_output.iter().for_each(|bytes| lag.push(bytes.clone()));
+        let mut pending =
+            PendingOutput { read_paused: record.read_paused, held: record.held, ..PendingOutput::default() };
+        record.sealed.iter().for_each(|bytes| pending.push_sealed(Sealed::new(bytes.clone())));
+        record.pending_output.iter().for_each(|bytes| pending.push(bytes.clone()));
         // What it is owed leaves when its socket takes it.
-        lag.blocked = record.blocked || owes;
-        if lag.blocked || lag.read_paused || lag.held {
-            link.lag = Some(Box::new(lag));
+        pending.blocked = record.blocked || owes;
+        if pending.blocked || pending.read_paused || pending.held {
+            link.pending = Some(Box::new(pending));
         }
         Ok(())
     }
@@ -413,7 +414,7 @@ impl Core {
     fn adopt_subscriptions(&mut self, record: &LinkRecord, slot: u32) -> Outcome {
         let Some(connection) = self.links.connections.get_mut(slot) else { return Ok(()) };
         let subs: Vec<Sub> = connection.peer.subs().to_vec();
-        let local = &mut self.delivery.local;
+        let followed = &mut self.delivery.followed;
         let mut places: Vec<(ChannelIndex, u32)> = Vec::new();
         for sub in subs {
             let client = connection.peer.session().is_some();
@@ -425,49 +426,49 @@ impl Core {
             let class = class.ok_or(RecordFault::Impossible("a subscription of no subscriber"))?;
             let index = sub.channel();
             // A log of an engine that keeps none stands nowhere.
-            let top = match local.get(index).top() {
+            let top = match followed.get(index).top() {
                 None if self.messages.mailer.router().engine().is_some() => Position::UNKNOWN,
                 top => top.ok_or(RecordFault::Impossible("a stream without a top"))?,
             };
             let filters = connection.peer.filters(index);
-            let (place, _) = local.subscribe(index, slot, class, filters, top.offset);
+            let (place, _) = followed.subscribe(index, slot, class, filters, top.offset);
             connection.peer.placed(index, place);
             places.push((index, place));
         }
         for cursor in &record.cursors {
-            let index = local.find(&cursor.channel);
+            let index = followed.find(&cursor.channel);
             let (index, place) = places
                 .iter()
                 .find(|(at, _)| Some(*at) == index)
                 .ok_or(RecordFault::Impossible("a cursor without a subscription"))?;
-            let stands = local.get(*index).stream().cursor_from_record(cursor);
-            connection.link.lag.get_or_insert_default().cursors.push((*index, stands));
-            local.cursor_set(*index, *place);
+            let stands = followed.get(*index).stream().cursor_from_record(cursor);
+            connection.link.pending.get_or_insert_default().cursors.push((*index, stands));
+            followed.cursor_set(*index, *place);
         }
         for pace in &record.paces {
-            let index = local.find(&pace.channel);
+            let index = followed.find(&pace.channel);
             let (index, place) = places
                 .iter()
                 .find(|(at, _)| Some(*at) == index)
                 .ok_or(RecordFault::Impossible("a pace without a subscription"))?;
-            let lag = connection.link.lag.get_or_insert_default();
-            if lag.cursor(*index).is_none() {
-                let stream = local.get(*index).stream();
-                lag.cursors.push((*index, stream.cursor(stream.end())));
-                local.cursor_set(*index, *place);
+            let pending = connection.link.pending.get_or_insert_default();
+            if pending.cursor(*index).is_none() {
+                let stream = followed.get(*index).stream();
+                pending.cursors.push((*index, stream.cursor(stream.end())));
+                followed.cursor_set(*index, *place);
             }
             let every = Duration::from_millis(pace.every_ms.into());
-            lag.paces.push(SubscriberPace::new(*index, every, self.env.now));
+            pending.paces.push(SubscriberPace::new(*index, every, self.env.now));
         }
         // To whom nothing may be given now, what comes next waits in the stream.
-        let lag = connection.link.lag.as_ref();
-        if lag.is_some_and(|lag| lag.blocked || lag.held) || connection.peer.is_connecting() {
-            let lag = connection.link.lag.get_or_insert_default();
+        let pending = connection.link.pending.as_ref();
+        if pending.is_some_and(|pending| pending.blocked || pending.held) || connection.peer.is_connecting() {
+            let pending = connection.link.pending.get_or_insert_default();
             for (index, place) in places {
-                if lag.cursor(index).is_none() {
-                    let stream = local.get(index).stream();
-                    lag.cursors.push((index, stream.cursor(stream.end())));
-                    local.cursor_set(index, place);
+                if pending.cursor(index).is_none() {
+                    let stream = followed.get(index).stream();
+                    pending.cursors.push((index, stream.cursor(stream.end())));
+                    followed.cursor_set(index, place);
                 }
             }
         }
@@ -488,7 +489,7 @@ impl Core {
             return Said::Failed(fault.to_string());
         }
         self.settle_cursors();
-        self.delivery.local.finish_restoring();
+        self.delivery.followed.finish_restoring();
         Said::Armed(counts)
     }
 
@@ -496,10 +497,10 @@ impl Core {
     fn settle_cursors(&mut self) {
         let slots: Vec<u32> = self.links.connections.iter().map(|(slot, _)| slot).collect();
         for slot in slots {
-            let lag =
-                self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
-            for (channel, cursor) in lag.into_iter().flat_map(|lag| &mut lag.cursors) {
-                *cursor = self.delivery.local.get(*channel).stream().settled(*cursor);
+            let pending =
+                self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut());
+            for (channel, cursor) in pending.into_iter().flat_map(|pending| &mut pending.cursors) {
+                *cursor = self.delivery.followed.get(*channel).stream().settled(*cursor);
             }
         }
     }
@@ -511,8 +512,8 @@ impl Core {
             connection.peer.of_user() && connection.peer.user().is_none_or(|user| user.is_empty());
         if anonymous && !connection.link.is_gone() {
             let conn = self.conn_id(slot);
-            let owner = self.messages.mailer.router().user_home("");
-            self.messages.mailer.post(owner, Mail::UserJoined(Box::new(("".into(), conn))));
+            let owner = self.messages.mailer.router().user_owner("");
+            self.messages.mailer.post(owner, ShardMessage::UserJoined(Box::new(("".into(), conn))));
         }
     }
 }

@@ -21,11 +21,11 @@ pub fn destination(parcel: &Parcel, router: &Router) -> Result<Destination, Reco
     let shard = match parcel.kind {
         ParcelKind::Shard | ParcelKind::Keys => return Ok(Destination::Every),
         ParcelKind::Stream => match take_stream_head(&parcel.record)?.0 {
-            Some(label) => label.home(router.shards() as u16),
+            Some(label) => label.among(router.shards() as u16),
             None => return Ok(Destination::Every),
         },
         ParcelKind::Peer | ParcelKind::Seated | ParcelKind::Socket | ParcelKind::Closed => {
-            router.home(take_number(&parcel.record)?.0)
+            router.peer_shard(take_number(&parcel.record)?.0)
         }
         ParcelKind::Channel => {
             let (unread, _) = record::next(&parcel.record)?;
@@ -39,7 +39,7 @@ pub fn destination(parcel: &Parcel, router: &Router) -> Result<Destination, Reco
                 Owner::Engine(_) => return Err(RecordFault::Impossible("a channel that an engine owns")),
             }
         }
-        ParcelKind::User => router.user_home(&record::read::<UserRecord>(&parcel.record)?.user),
+        ParcelKind::User => router.user_owner(&record::read::<UserRecord>(&parcel.record)?.user),
     };
     Ok(Destination::One(shard))
 }

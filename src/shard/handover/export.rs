@@ -122,18 +122,18 @@ impl Core {
             Step::Shard => {
                 let books = self.peers.directory.books();
                 // Who follows in the other process goes on from the end of the stream.
-                self.delivery.local.take_all_waiting();
+                self.delivery.followed.take_all_waiting();
                 let books =
                     books.map(|(label, given, generation)| BookRecord { label: label.0, given, generation });
                 put(ParcelKind::Shard, written(&ShardRecord { books: books.collect() }).map_err(failed)?);
-                Step::Streams(self.delivery.local.iter().map(|(index, _)| index).collect())
+                Step::Streams(self.delivery.followed.iter().map(|(index, _)| index).collect())
             }
             Step::Streams(mut left) => {
                 let mut labels = self.peers.directory.books().map(|(label, ..)| label);
                 let label = labels.next().filter(|_| labels.next().is_none());
                 let mut bytes = stream_head(label);
                 for index in left.split_off(left.len().saturating_sub(OTHERS_AT_ONCE)) {
-                    let channel = self.delivery.local.get(index);
+                    let channel = self.delivery.followed.get(index);
                     let stream = channel.stream().to_record(&channel.name, channel.top());
                     record::write(&stream, &mut bytes).map_err(failed)?;
                 }
@@ -226,7 +226,7 @@ impl Core {
     /// Those that were moved are another process's: their sockets are closed here without a word, and nobody hears that
     /// they leave. All others are closed as at any end.
     pub(super) fn forget_moved(&mut self, moved: &[u32]) {
-        self.delivery.local.stop();
+        self.delivery.followed.stop();
         self.messages.mailer.fall_silent();
         self.env.control = None;
         self.owned.events.control = None;

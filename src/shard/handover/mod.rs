@@ -16,8 +16,8 @@
 //! Sockets go ahead of all that while the old process serves ([`ahead`]): a second descriptor does no harm, and takes most of the
 //! time. Those that are closed meanwhile are said as well, for no end reaches a peer while a descriptor is open.
 //!
-//! A peer keeps its number, and so its client id. The shard in a number is a label: its home is the shard
-//! `label % shards` of the process that runs ([`Router::home`](crate::shard::router::Router::home)). Channels and users
+//! A peer keeps its number, and so its client id. The shard in a number is a label: its peers are on the shard
+//! `label % shards` of the process that runs ([`Router::peer_shard`](crate::shard::router::Router::peer_shard)). Channels and users
 //! go to the shards that their names lead to.
 
 mod adopt;

@@ -14,7 +14,7 @@ use crate::shard::handover::order::{Outlet, Said};
 use crate::shard::handover::state::{Adopting, Leaver, Settling, Stage};
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::ShardMessage;
 use crate::shard::owner::OwnerRequest;
 use crate::shard::peer::Kind;
 
@@ -68,8 +68,8 @@ impl<D: Driver> Shard<D> {
         });
         self.core.handover.settling = Some(Box::new(Settling { outlet, peers, next: self.core.env.now }));
         self.core.resume_drained();
-        for mail in kept {
-            self.core.handle_message(mail);
+        for message in kept {
+            self.core.handle_message(message);
         }
         self.act();
         self.driver.accept_start();
@@ -84,8 +84,8 @@ impl Core {
                 self.messages.mailer.request(OwnerRequest::Leave { channel, conn });
             }
             if let Some(user) = user.filter(|user| !user.is_empty()) {
-                let owner = self.messages.mailer.router().user_home(&user);
-                self.messages.mailer.post(owner, Mail::UserLeft(Box::new((user, conn))));
+                let owner = self.messages.mailer.router().user_owner(&user);
+                self.messages.mailer.post(owner, ShardMessage::UserLeft(Box::new((user, conn))));
             }
         }
     }
@@ -95,7 +95,7 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let peer = &mut connection.peer;
         let format = peer.session().map_or(Format::Json, |session| session.wire().format);
-        let form = |sub: &Sub| self.delivery.local.get(sub.channel()).options.payload;
+        let form = |sub: &Sub| self.delivery.followed.get(sub.channel()).options.payload;
         peer.subs().iter().any(|sub| rights::reads(format, form(sub)).is_err())
     }
 
@@ -103,9 +103,9 @@ impl Core {
         self.count_anonymous(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let sock = connection.link.sock(slot);
-        let lag = connection.link.lag.as_deref();
-        let blocked = lag.is_some_and(|lag| lag.blocked);
-        if lag.is_some_and(|lag| !lag.cursors.is_empty()) {
+        let pending = connection.link.pending.as_deref();
+        let blocked = pending.is_some_and(|pending| pending.blocked);
+        if pending.is_some_and(|pending| !pending.cursors.is_empty()) {
             self.delivery.catching_up.push(slot);
         }
         if blocked {

@@ -6,7 +6,7 @@ use crate::base::ids::{ChannelName, ConnId, Sock, UserName};
 use crate::base::time::Time;
 use crate::shard::handover::agreement::{Agreement, Mark};
 use crate::shard::handover::order::{Counts, Order, Outlet, Said};
-use crate::shard::mailbox::Mail;
+use crate::shard::mailbox::ShardMessage;
 
 /// Nothing, in an ordinary life.
 #[derive(Default)]
@@ -68,14 +68,14 @@ pub(in crate::shard) struct Quieting {
     pub busy: Option<Vec<u32>>,
     /// Of the control plane: for when this shard goes on.
     /// Bound: what is under way there.
-    pub kept: VecDeque<Mail>,
+    pub kept: VecDeque<ShardMessage>,
 }
 
 /// Nothing changes any more.
 pub(in crate::shard) struct Frozen {
     pub outlet: Outlet,
     /// Bound: as [`Quieting::kept`].
-    pub kept: VecDeque<Mail>,
+    pub kept: VecDeque<ShardMessage>,
     pub step: Step,
     /// For the outlet.
     /// Bound: one batch.
@@ -110,7 +110,7 @@ pub(in crate::shard) struct Adopting {
     pub leavers: Vec<Leaver>,
     /// Of the control plane, for when this shard serves.
     /// Bound: as [`Quieting::kept`].
-    pub kept: VecDeque<Mail>,
+    pub kept: VecDeque<ShardMessage>,
 }
 
 /// Sockets that came ahead of their peers. Peers follow in the same order but for those that have come or gone meanwhile, and
@@ -165,8 +165,8 @@ impl Handover {
         matches!(self.stage.as_deref(), Some(Stage::Quieting(quieting)) if quieting.agreement.is_calm())
     }
 
-    /// Where mail of the control plane is kept that is not handled now.
-    pub fn kept(&mut self) -> Option<&mut VecDeque<Mail>> {
+    /// Where messages of the control plane are kept that are not handled now.
+    pub fn kept(&mut self) -> Option<&mut VecDeque<ShardMessage>> {
         match self.stage.as_deref_mut()? {
             Stage::Quieting(quieting) => Some(&mut quieting.kept),
             Stage::Frozen(frozen) => Some(&mut frozen.kept),

@@ -10,7 +10,7 @@ use crate::shard::core::Core;
 use crate::shard::handover::agreement::{Agreement, Mark};
 use crate::shard::handover::order::{Order, Outlet, Said};
 use crate::shard::handover::state::{Frozen, Quieting, Stage, Step};
-use crate::shard::mailbox::{Inbox, Mail};
+use crate::shard::mailbox::{Inbox, ShardMessage};
 use crate::shard::peer::Kind;
 use crate::shard::{Shard, Tick};
 
@@ -25,7 +25,7 @@ const REQUESTS_PATIENCE: Duration = Duration::from_millis(500);
 /// upgrade fails.
 const OUTSIDE_PATIENCE: Duration = Duration::from_secs(5);
 /// Messages taken in one tick.
-const MAIL_PER_TICK: usize = 4096;
+const MESSAGES_PER_TICK: usize = 4096;
 
 impl<D: Driver> Shard<D> {
     /// One turn while [`Core::handover`] is under way.
@@ -44,14 +44,14 @@ impl<D: Driver> Shard<D> {
                 self.core.env.set_now(now);
                 // The last mark may still wait for room where it is awaited.
                 self.core.messages.mailer.retry();
-                self.core.keep_control_mail(&self.inbox);
+                self.core.keep_control_messages(&self.inbox);
                 self.say_parcels();
             }
             Some(Stage::Adopting(_)) | None => {
                 // Nothing is read yet: sockets have gone that came ahead and were closed.
                 self.events.clear();
                 self.core.env.set_now(now);
-                self.core.keep_control_mail(&self.inbox);
+                self.core.keep_control_messages(&self.inbox);
                 if self.core.env.ending.is_some() {
                     // Nobody has been served here: the sockets are the other process's.
                     self.inbox.close();
@@ -74,7 +74,7 @@ impl<D: Driver> Shard<D> {
             }
             self.events = events;
         }
-        self.core.handle_mail_quieting(&self.inbox, calm);
+        self.core.handle_messages_quieting(&self.inbox, calm);
         if !calm {
             self.core.handle_stored();
             self.core.deliver_pushes();
@@ -176,8 +176,8 @@ impl<D: Driver> Shard<D> {
         if self.core.env.ending.is_none() {
             self.driver.accept_start();
         }
-        for mail in kept {
-            self.core.handle_message(mail);
+        for message in kept {
+            self.core.handle_message(message);
         }
         self.core.say(&outlet, failed.map_or(Said::Aborted, Said::Failed));
     }
@@ -273,42 +273,42 @@ impl Core {
     }
 
     /// All that shards say to each other, and what the control plane asks, unless this shard has said that it is at rest.
-    fn handle_mail_quieting(&mut self, inbox: &Inbox, calm: bool) {
-        for _ in 0..MAIL_PER_TICK {
+    fn handle_messages_quieting(&mut self, inbox: &Inbox, calm: bool) {
+        for _ in 0..MESSAGES_PER_TICK {
             let mailer = &mut self.messages.mailer;
             let own = mailer.take_own_user().or_else(|| mailer.take_own());
-            let Some(mail) = own.or_else(|| inbox.pop_user()).or_else(|| inbox.pop()) else { break };
-            self.handle_message(mail);
+            let Some(message) = own.or_else(|| inbox.pop_user()).or_else(|| inbox.pop()) else { break };
+            self.handle_message(message);
         }
         if calm {
-            return self.keep_control_mail(inbox);
+            return self.keep_control_messages(inbox);
         }
-        while let Some(mail) = self.handover.kept().and_then(VecDeque::pop_front) {
-            self.handle_message(mail);
+        while let Some(message) = self.handover.kept().and_then(VecDeque::pop_front) {
+            self.handle_message(message);
         }
-        for _ in 0..MAIL_PER_TICK {
-            let Some(mail) = inbox.pop_control() else { return };
-            self.handle_message(mail);
+        for _ in 0..MESSAGES_PER_TICK {
+            let Some(message) = inbox.pop_control() else { return };
+            self.handle_message(message);
         }
     }
 
     /// What the node wants is done, and who counts is answered; all else is kept for when this shard goes on.
-    fn keep_control_mail(&mut self, inbox: &Inbox) {
-        while let Some(mail) = inbox.pop_control() {
+    fn keep_control_messages(&mut self, inbox: &Inbox) {
+        while let Some(message) = inbox.pop_control() {
             // Once it is to serve, its end is that of a shard that serves.
             let serves_nobody = self.handover.adopting().is_some()
                 && !self.handover.orders.iter().any(|order| matches!(order, Order::Resume(_)));
             let at_once = matches!(
-                &mail,
-                Mail::ControlRequest(ask)
+                &message,
+                ShardMessage::ControlRequest(ask)
                     if matches!(**ask, ControlRequest::Handover(_) | ControlRequest::Stats(_))
                         || matches!(**ask, ControlRequest::Shutdown(_)) && serves_nobody
             );
             match at_once {
-                true => self.handle_message(mail),
+                true => self.handle_message(message),
                 false => {
                     if let Some(kept) = self.handover.kept() {
-                        kept.push_back(mail);
+                        kept.push_back(message);
                     }
                 }
             }
@@ -330,7 +330,7 @@ impl Core {
             let said = mailer.posted_total() != quieting.posted;
             let mark = agreement.mark(!said && !busy && !requests && !delivers && quieting.kept.is_empty());
             let others = mailer.router().every_shard().filter(|to| *to != mark.from);
-            others.for_each(|to| mailer.post(to, Mail::Quiet(Box::new(mark))));
+            others.for_each(|to| mailer.post(to, ShardMessage::Quiet(Box::new(mark))));
             quieting.posted = mailer.posted_total();
         }
         agreement.step()

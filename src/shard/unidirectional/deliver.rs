@@ -21,7 +21,7 @@ use crate::shard::outbox::Outbox;
 #[allow(clippy::too_many_arguments, reason = "parts of the shard that are borrowed apart")]
 pub fn append_item(
     outbox: &mut Outbox,
-    local: &FollowedChannels,
+    followed: &FollowedChannels,
     slot: u32,
     connection: &mut Connection,
     channel: ChannelIndex,
@@ -38,7 +38,7 @@ pub fn append_item(
         && let Item::Publication(publication) = item
         && uni.has_own_frames(uni.subs().len())
     {
-        let position = || position_text(local, connection, Some((channel, publication.position)));
+        let position = || position_text(followed, connection, Some((channel, publication.position)));
         for part in own_frame(Encoding::of(encoding), uni.chunked, publication, shared, position) {
             let frame = outbox.frame(part);
             outbox.append(slot, &mut connection.link.chain, frame);
@@ -64,8 +64,9 @@ impl Core {
         };
         match (connection.peer.uni(), &item) {
             (Some(uni), Item::Publication(publication)) if uni.has_own_frames(uni.subs().len()) => {
-                let position =
-                    || position_text(&self.delivery.local, connection, Some((channel, publication.position)));
+                let position = || {
+                    position_text(&self.delivery.followed, connection, Some((channel, publication.position)))
+                };
                 for part in own_frame(Encoding::of(encoding), uni.chunked, publication, &shared, position) {
                     self.send(slot, part);
                 }
@@ -113,7 +114,7 @@ pub fn text_of(stand: &[(ChannelName, Position)]) -> Vec<u8> {
 ///
 /// A caught-up unidirectional client stores no position: it stands where its channels' lists have been brought.
 pub fn position_text(
-    local: &FollowedChannels,
+    followed: &FollowedChannels,
     connection: &Connection,
     here: Option<(ChannelIndex, Position)>,
 ) -> Vec<u8> {
@@ -121,13 +122,13 @@ pub fn position_text(
     let Some(uni) = connection.peer.uni() else { return text };
     let stands = uni.subs().iter().filter_map(|sub| {
         let (index, place) = (sub.channel(), sub.place()?);
-        let channel = local.get(index);
+        let channel = followed.get(index);
         if let Some((at, position)) = here
             && at == index
         {
             return Some((&*channel.name, position));
         }
-        let cursor = connection.link.lag.as_ref().and_then(|lag| lag.cursor_in(index));
+        let cursor = connection.link.pending.as_ref().and_then(|pending| pending.cursor_in(index));
         let cursor = cursor.unwrap_or_else(|| channel.stream().cursor(channel.cursor_of(place)));
         Some((&*channel.name, Position { offset: cursor.after, epoch: channel.top()?.epoch }))
     });

@@ -88,11 +88,11 @@ impl Core {
                 Ok(()) => self.judge_again(slot, endpoint, bytes, &unread, said),
                 Err(denied) => self.deny_request(slot, &reply, denied, unread),
             },
-            Step::Publication { order, body } => {
+            Step::Publication { command, body } => {
                 let changes = match outcome {
                     Ok(Answer::Publish(changes)) => Ok(Some(changes)),
                     Ok(_) => Err(UNAVAILABLE),
-                    Err(Denied::Unavailable { let_in: true }) => match self.may_publish(&order) {
+                    Err(Denied::Unavailable { let_in: true }) => match self.may_publish(&command) {
                         true => Ok(None),
                         false => Err(Refused::Problem(ErrorCode::PermissionDenied.into())),
                     },
@@ -100,7 +100,7 @@ impl Core {
                 };
                 match changes {
                     Ok(changes) => {
-                        self.publish_for_uni(slot, *order, body, changes);
+                        self.publish_for_uni(slot, *command, body, changes);
                         match unread.is_empty() {
                             true => self.links.actions.push(Action::ReadStart(slot)),
                             false => self.keep_for_later(slot, &unread),
@@ -207,10 +207,10 @@ impl Core {
     }
 
     /// What is allowed of a publication that the backend cannot judge.
-    fn may_publish(&self, order: &PublishCommand) -> bool {
-        let Some(asked) = order.request.channels.first() else { return false };
-        let admission = &order.request.admission;
-        let view = View { options: &self.env.options, local: &self.delivery.local };
+    fn may_publish(&self, command: &PublishCommand) -> bool {
+        let Some(asked) = command.request.channels.first() else { return false };
+        let admission = &command.request.admission;
+        let view = View { options: &self.env.options, followed: &self.delivery.followed };
         let rights = rights::of_user(&view, &asked.name, user_of(admission.identity.as_deref()));
         rights.is_ok_and(|rights| {
             // Who may subscribe by a hook, nobody knows without it.

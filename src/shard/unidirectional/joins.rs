@@ -103,8 +103,8 @@ impl Core {
     /// Every owner has answered.
     pub fn uni_answered(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if let Some(lag) = &mut connection.link.lag
-            && std::mem::take(&mut lag.held)
+        if let Some(pending) = &mut connection.link.pending
+            && std::mem::take(&mut pending.held)
         {
             self.delivery.catching_up.push(slot);
         }

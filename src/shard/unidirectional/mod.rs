@@ -5,7 +5,7 @@
 //! and answers. Must not know: logs; how a frame of a kind looks.
 //!
 //! A unidirectional client is a subscriber like any other: fan-out, laggards and gaps are those of `fanout.rs` and
-//! `lag.rs`. What is its own is how it begins (several joins, then one answer) and how a poll ends (with its first
+//! `catch_up.rs`. What is its own is how it begins (several joins, then one answer) and how a poll ends (with its first
 //! batch).
 
 mod answers;
@@ -94,7 +94,7 @@ impl Core {
         } else if preflight {
             return consumed(self.answer_preflight(slot, &form, endpoint, head));
         } else {
-            let view = View { options: &self.env.options, local: &self.delivery.local };
+            let view = View { options: &self.env.options, followed: &self.delivery.followed };
             let cookies = self.judge_origin(head) == Welcome::Known;
             let none = Said::default();
             read(endpoint, head, said.as_ref().unwrap_or(&none), &view, cookies, self.unix_s())
@@ -285,15 +285,15 @@ impl Core {
     }
 
     /// The body of a publication is complete.
-    pub fn publish_body(&mut self, slot: u32, order: PublishCommand, body: Vec<u8>) {
-        let reply = &order.reply;
+    pub fn publish_body(&mut self, slot: u32, command: PublishCommand, body: Vec<u8>) {
+        let reply = &command.reply;
         let refuse = |core: &mut Core, detail| {
             core.refuse_now(slot, reply, Problem::bad_request(detail), &[]);
         };
         if body.trim_ascii().is_empty() {
             return refuse(self, "the body is empty");
         }
-        let Some(channel) = order.request.channels.first().map(|asked| asked.name.clone()) else { return };
+        let Some(channel) = command.request.channels.first().map(|asked| asked.name.clone()) else { return };
         let form = self.env.options.namespaces.resolve(&channel).map_or(PayloadForm::Json, |of| of.payload);
         let is_json = || serde_json::from_slice::<&serde_json::value::RawValue>(&body).is_ok();
         if form == PayloadForm::Json && !is_json() {
@@ -301,28 +301,28 @@ impl Core {
         }
         let asks = self.env.options.rules.resolve(&channel).is_ok_and(|rules| rules.publish_hook.is_some());
         if asks {
-            let identity = order.request.admission.identity.as_deref();
-            let endpoint = order.request.endpoint;
-            let caller = self.uni_caller(slot, endpoint, identity, order.headers.clone());
+            let identity = command.request.admission.identity.as_deref();
+            let endpoint = command.request.endpoint;
+            let caller = self.uni_caller(slot, endpoint, identity, command.headers.clone());
             let body = Bytes::from(body);
             let matter = Matter::Publish { channel, data: body.clone(), form };
-            let form = order.reply.clone();
-            let step = Step::Publication { order: Box::new(order), body };
+            let form = command.reply.clone();
+            let step = Step::Publication { command: Box::new(command), body };
             return self.ask_for_uni(slot, step, endpoint, form, caller, matter, &[]);
         }
-        self.publish_for_uni(slot, order, body.into(), None);
+        self.publish_for_uni(slot, command, body.into(), None);
     }
 
     /// The publication goes to its channel's owner.
     fn publish_for_uni(
         &mut self,
         slot: u32,
-        order: PublishCommand,
+        command: PublishCommand,
         body: Bytes,
         changes: Option<PublishAnswer>,
     ) {
         self.first_command(slot);
-        let PublishCommand { request, reply, .. } = order;
+        let PublishCommand { request, reply, .. } = command;
         let Some(asked) = request.channels.into_iter().next() else { return };
         let user = request.admission.identity.as_ref().and_then(|identity| identity.user.as_deref());
         if let Err(error_code) = self.admit_command(slot, user) {

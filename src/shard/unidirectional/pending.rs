@@ -36,7 +36,7 @@ pub enum Step {
         said: Said,
     },
     Publication {
-        order: Box<PublishCommand>,
+        command: Box<PublishCommand>,
         body: Bytes,
     },
 }

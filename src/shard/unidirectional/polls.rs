@@ -58,15 +58,15 @@ impl Core {
     }
 
     /// Whether a batch that is not yet taken from the stream has what a held poll of the channel waits for next. One
-    /// that stands elsewhere, or whose socket is full, stays where it is: see `lag.rs`.
+    /// that stands elsewhere, or whose socket is full, stays where it is: see `catch_up.rs`.
     pub fn meets(&self, slot: u32, index: ChannelIndex, active: Active) -> bool {
         let Some(connection) = self.links.connections.get(slot) else { return false };
-        let Some(lag) = &connection.link.lag else { return true };
-        if lag.blocked || lag.held {
+        let Some(pending) = &connection.link.pending else { return true };
+        if pending.blocked || pending.held {
             return false;
         }
-        let stream = self.delivery.local.get(index).stream();
-        lag.cursor_in(index).is_none_or(|cursor| {
+        let stream = self.delivery.followed.get(index).stream();
+        pending.cursor_in(index).is_none_or(|cursor| {
             cursor.seq >= active.start && cursor.seq <= active.end && stream.reaches(cursor)
         })
     }
@@ -84,7 +84,7 @@ impl Core {
         if !self.is_held_poll(slot) {
             return;
         }
-        let cursor = connection.link.lag.as_ref().and_then(|lag| lag.cursor_in(index));
+        let cursor = connection.link.pending.as_ref().and_then(|pending| pending.cursor_in(index));
         let from = cursor.map_or(0, |cursor| items.partition_point(|(seq, _)| *seq < cursor.seq));
         let news = items[from..].iter().map(|(_, publication)| publication);
         let filters = connection.peer.filters(index);
@@ -110,9 +110,9 @@ impl Core {
     /// True when it has been answered.
     pub fn catch_up_poll(&mut self, slot: u32) -> bool {
         let Some(connection) = self.links.connections.get(slot) else { return false };
-        let Some(lag) = connection.link.lag.as_ref() else { return false };
-        for (index, cursor) in lag.cursors.clone() {
-            let stream = self.delivery.local.get(index).stream();
+        let Some(pending) = connection.link.pending.as_ref() else { return false };
+        for (index, cursor) in pending.cursors.clone() {
+            let stream = self.delivery.followed.get(index).stream();
             if !stream.reaches(cursor) {
                 continue;
             }
@@ -140,17 +140,17 @@ impl Core {
     /// What a held poll would have got is gone: its answer says so.
     pub fn reset_poll(&mut self, slot: u32, index: ChannelIndex) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let channel = self.delivery.local.get(index);
+        let channel = self.delivery.followed.get(index);
         let name = channel.name.clone();
         let here = channel.top().map(|top| (index, top));
-        let text = position_text(&self.delivery.local, connection, here);
+        let text = position_text(&self.delivery.followed, connection, here);
         self.answer_poll(slot, BatchBody::default(), &text, &[&name], None);
     }
 
     /// The time of a held poll is over, or its connection is about to end.
     pub fn answer_empty(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let text = position_text(&self.delivery.local, connection, None);
+        let text = position_text(&self.delivery.followed, connection, None);
         self.answer_poll(slot, BatchBody::default(), &text, &[], None);
     }
 
@@ -176,7 +176,7 @@ impl Core {
             first.map(|first| Position { offset: Offset(first.offset().0 - 1), epoch: first.position.epoch });
         let mut nowhere = Position { offset: Offset(0), epoch: crate::base::ids::Epoch(0) };
         batch.take(news, here.as_mut().unwrap_or(&mut nowhere));
-        let text = position_text(&self.delivery.local, connection, here.map(|here| (index, here)));
+        let text = position_text(&self.delivery.followed, connection, here.map(|here| (index, here)));
         self.answer_poll(slot, batch.body, &text, &[], None);
     }
 

@@ -36,7 +36,7 @@ impl Core {
         let full = self.links.connections.len() * 10 > self.env.options.connections_max as usize * 9
             || u64::from(seats.taken()) * 10 > u64::from(seats.max()) * 9;
         let leaves = self.env.ending.is_some() || self.peers.departures.draining;
-        let busy = leaves || full || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX / 2;
+        let busy = leaves || full || self.delivery.followed.backlog_bytes() > BACKLOG_BYTES_MAX / 2;
         if busy { RETRY_BUSY_MS } else { RETRY_MS }
     }
 
@@ -78,9 +78,9 @@ impl Core {
 
     fn subscribe_uni(&mut self, slot: u32, channel: &str) -> Result<(), ErrorCode> {
         let identity = self.links.connections.uni(slot).and_then(|r| r.identity.as_deref());
-        let view = View { options: &self.env.options, local: &self.delivery.local };
+        let view = View { options: &self.env.options, followed: &self.delivery.followed };
         let shown = may_subscribe(channel, user_of(identity), &view)?;
-        let known = self.delivery.local.find(channel);
+        let known = self.delivery.followed.find(channel);
         let Some(uni) = self.links.connections.uni(slot) else {
             return Ok(());
         };
@@ -98,12 +98,12 @@ impl Core {
     /// The unidirectional client has become a subscriber in the middle of its stream.
     pub(super) fn subscribed(&mut self, slot: u32, name: &ChannelName) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let position = position_text(&self.delivery.local, connection, None);
+        let position = position_text(&self.delivery.followed, connection, None);
         self.note(slot, &Note::Subscribed { channel: name, position: &position });
     }
 
     fn unsubscribe_uni(&mut self, slot: u32, channel: &str) {
-        if let Some(index) = self.delivery.local.find(channel) {
+        if let Some(index) = self.delivery.followed.find(channel) {
             self.unsubscribe(slot, index, None);
         }
         self.note(slot, &Note::Unsubscribed { channel });
@@ -111,9 +111,9 @@ impl Core {
 
     /// The unidirectional client hears that it has lost something in the channel, and where it goes on.
     pub fn note_reset(&mut self, slot: u32, channel: u32) {
-        let name = self.delivery.local.get(channel).name.clone();
+        let name = self.delivery.followed.get(channel).name.clone();
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let position = position_text(&self.delivery.local, connection, None);
+        let position = position_text(&self.delivery.followed, connection, None);
         self.note(slot, &Note::Reset { channel: &name, position: &position });
     }
 

@@ -27,7 +27,7 @@ impl World {
                 break;
             }
         }
-        // A leave is on its way for as long as mail is.
+        // A leave is on its way for as long as a message is.
         self.calm_step("leaving");
         for (number, shard) in self.shards.iter().enumerate() {
             let Some(shard) = shard else { continue };

@@ -15,35 +15,35 @@ use crate::session::{Context, JoinAnswer, READ_WEIGHT, info_view, view};
 use crate::shard::control_request::ControlRequest;
 use crate::shard::control_request::seen::Stage;
 use crate::shard::core::Core;
-use crate::shard::mailbox::{HookAnswered, Mail, join_answer};
+use crate::shard::mailbox::{HookAnswered, ShardMessage, join_answer};
 use crate::shard::owner::{FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
 use crate::shard::stats::Cause;
 
 /// Messages to other shards that may wait for room before this owner takes no more publications.
-pub const WAITING_MAIL_MAX: usize = 16 * 1024;
+pub const WAITING_MESSAGES_MAX: usize = 16 * 1024;
 
 impl Core {
-    pub fn handle_message(&mut self, mail: Mail) {
-        match mail {
-            Mail::FromOwner(message) => self.handle_from_owner(message),
-            Mail::ToOwner(request) => self.handle_owner_request(*request),
-            Mail::ControlRequest(ask) => self.handle_ask(*ask),
-            Mail::Http(answer) => self.handle_http_answer(answer.0, answer.1),
-            Mail::Emulation(mail) => self.handle_emulation(*mail),
-            Mail::Emulated(answer) => self.handle_emulated(answer.0, answer.1),
-            Mail::Backend(answer) => {
+    pub fn handle_message(&mut self, message: ShardMessage) {
+        match message {
+            ShardMessage::FromOwner(message) => self.handle_from_owner(message),
+            ShardMessage::ToOwner(request) => self.handle_owner_request(*request),
+            ShardMessage::ControlRequest(ask) => self.handle_ask(*ask),
+            ShardMessage::Http(answer) => self.handle_http_answer(answer.0, answer.1),
+            ShardMessage::Emulation(message) => self.handle_emulation(*message),
+            ShardMessage::Emulated(answer) => self.handle_emulated(answer.0, answer.1),
+            ShardMessage::Backend(answer) => {
                 let HookAnswered { conn, number, asked_at, outcome } = *answer;
                 self.env.stats.hook_calls.record(self.env.now.since(asked_at));
                 self.handle_backend_answer(conn, number, outcome);
             }
-            Mail::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),
-            Mail::UserJoined(user) => self.user_joined(&user.0, user.1, false),
-            Mail::UserJoinedByTunnel(user) => self.user_joined(&user.0, user.1, true),
-            Mail::UserLeft(user) => self.user_left(&user.0, user.1),
-            Mail::Placed(conn) => self.handle_placed(conn),
-            Mail::Connection(order) => self.handle_order(*order),
-            Mail::Push(push) => self.handle_push(*push),
-            Mail::Quiet(mark) => self.handle_mark(*mark),
+            ShardMessage::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),
+            ShardMessage::UserJoined(user) => self.user_joined(&user.0, user.1, false),
+            ShardMessage::UserJoinedByTunnel(user) => self.user_joined(&user.0, user.1, true),
+            ShardMessage::UserLeft(user) => self.user_left(&user.0, user.1),
+            ShardMessage::Placed(conn) => self.handle_placed(conn),
+            ShardMessage::Connection(command) => self.handle_command(*command),
+            ShardMessage::Push(push) => self.handle_push(*push),
+            ShardMessage::Quiet(mark) => self.handle_mark(*mark),
         }
     }
 
@@ -56,7 +56,7 @@ impl Core {
             let (outcome, receipt) = (Err(error_code), *receipt);
             let answer = OwnerAnswer::Published { conn: *conn, id: *id, outcome, receipt };
             let message = FromOwner::Answer(Box::new(answer));
-            return self.messages.mailer.post_home(*conn, Mail::FromOwner(message));
+            return self.messages.mailer.post_to_peer(*conn, ShardMessage::FromOwner(message));
         }
         if self.is_tapped() {
             self.tap_owner_request(&request);
@@ -73,7 +73,7 @@ impl Core {
         let was_occupied = changes.as_ref().and_then(|channel| self.was_occupied(channel));
         let at = self.moment();
         let mailer = &mut self.messages.mailer;
-        let mut post = |label, message| mailer.post_label(label, Mail::FromOwner(message));
+        let mut post = |label, message| mailer.post_label(label, ShardMessage::FromOwner(message));
         self.owned.channels.handle_request(request, at, &mut post);
         if let Some(channel) = changes {
             self.tell_occupancy(&channel, was_occupied);
@@ -99,7 +99,7 @@ impl Core {
         };
         let at = self.moment();
         let mailer = &mut self.messages.mailer;
-        let mut post = |label, message| mailer.post_label(label, Mail::FromOwner(message));
+        let mut post = |label, message| mailer.post_label(label, ShardMessage::FromOwner(message));
         self.owned.channels.handle_ask(ask, at, &mut post)
     }
 
@@ -107,7 +107,7 @@ impl Core {
     pub fn handle_stored(&mut self) {
         let at = self.moment();
         let mailer = &mut self.messages.mailer;
-        let mut post = |label, message| mailer.post_label(label, Mail::FromOwner(message));
+        let mut post = |label, message| mailer.post_label(label, ShardMessage::FromOwner(message));
         self.owned.channels.handle_stored(at, &mut post);
         self.owned.channels.announce_due(at.now, &mut post);
         while let Some(ask) = self.owned.channels.owned.take_occupancy(at.now) {
@@ -117,8 +117,8 @@ impl Core {
 
     /// Whether a publication may be taken: 111 while followers do not keep up.
     fn check_room(&mut self) -> Result<(), ErrorCode> {
-        if self.messages.mailer.waiting() > WAITING_MAIL_MAX
-            || self.delivery.local.backlog_bytes() > BACKLOG_BYTES_MAX
+        if self.messages.mailer.waiting() > WAITING_MESSAGES_MAX
+            || self.delivery.followed.backlog_bytes() > BACKLOG_BYTES_MAX
         {
             self.env.stats.fault(Cause::InboxFull);
             return Err(ErrorCode::TooManyRequests);
@@ -137,16 +137,16 @@ impl Core {
         match message {
             FromOwner::Item(item) => {
                 let channel = item.channel().clone();
-                self.delivery.local.handle_item(&channel, item, now);
+                self.delivery.followed.handle_item(&channel, item, now);
             }
             FromOwner::Paced(paced) => {
                 let (publication, pace) = *paced;
                 let channel = publication.channel.clone();
-                self.delivery.local.handle_paced(&channel, publication, pace, now);
+                self.delivery.followed.handle_paced(&channel, publication, pace, now);
             }
             FromOwner::Stands(stands) => {
                 let (channel, position) = *stands;
-                self.delivery.local.handle_stands(&channel, position, now);
+                self.delivery.followed.handle_stands(&channel, position, now);
             }
             FromOwner::Answer(answer) => {
                 self.messages.mailer.answered();
@@ -161,13 +161,13 @@ impl Core {
             OwnerAnswer::Joined { channel, since, mut tag, outcome, cursors, .. } => {
                 let index = tag.index;
                 if let Ok((top, _)) = &outcome {
-                    self.delivery.local.top_learned(index, *top, self.env.now);
+                    self.delivery.followed.top_learned(index, *top, self.env.now);
                 }
                 if let Some(slot) = slot {
                     let answer = JoinAnswer { cursors, ..join_answer(&mut tag, since, outcome) };
                     self.handle_joined(slot, index, &channel, answer);
                 }
-                self.delivery.local.join_answered(index);
+                self.delivery.followed.join_answered(index);
             }
             OwnerAnswer::Read { by: ReadBy::Laggard(_), read, answer } => {
                 if let Some(slot) = slot {
@@ -175,7 +175,7 @@ impl Core {
                 }
             }
             OwnerAnswer::Read { by: ReadBy::Channel(_), read, answer } => {
-                if let Some(channel) = self.delivery.local.handle_read(&read, answer, self.env.now) {
+                if let Some(channel) = self.delivery.followed.handle_read(&read, answer, self.env.now) {
                     self.handle_channel_gap(channel, &read.channel, read.after);
                 }
             }

@@ -14,7 +14,7 @@ fn laggard(stage: &mut Stage, channel: &str) -> u32 {
 }
 
 fn cursors(stage: &Stage, slot: u32) -> usize {
-    stage.lag(slot).map_or(0, |lag| lag.cursors.len())
+    stage.pending(slot).map_or(0, |pending| pending.cursors.len())
 }
 
 #[test]
@@ -22,15 +22,19 @@ fn a_slow_subscriber_becomes_a_laggard_and_catches_up_in_order() {
     let mut stage = Stage::new();
     let fast = stage.subscriber(&["a"]);
     let slow = laggard(&mut stage, "a");
-    let owed = stage.lag(slow).expect("a lag").owed_bytes;
+    let owed = stage.pending(slow).expect("a pending").owed_bytes;
     assert!(owed > 0 && cursors(&stage, slow) == 1);
     stage.publish_each("a", 1..4);
-    assert_eq!(stage.lag(slow).expect("a lag").owed_bytes, owed, "what comes now waits in the stream");
+    assert_eq!(
+        stage.pending(slow).expect("a pending").owed_bytes,
+        owed,
+        "what comes now waits in the stream"
+    );
     assert_eq!((stage.numbers(fast), stage.numbers(slow)), ((0..4).collect(), vec![]));
     stage.unblock(slow);
     stage.tick();
     assert_eq!(stage.numbers(slow), [0, 1, 2, 3]);
-    assert!(stage.lag(slow).is_none(), "it keeps up again");
+    assert!(stage.pending(slow).is_none(), "it keeps up again");
     stage.publish_each("a", [4]);
     assert_eq!((stage.numbers(fast), stage.numbers(slow)), (vec![4], vec![4]));
 }
@@ -43,11 +47,11 @@ fn one_that_is_refused_once_more_goes_on_where_it_was() {
     // Writable, it was said, and then it was not.
     stage.core.handle_writable(slow);
     stage.publish_each("a", [2]);
-    assert!(stage.lag(slow).expect("a lag").blocked && stage.numbers(slow).is_empty());
+    assert!(stage.pending(slow).expect("a pending").blocked && stage.numbers(slow).is_empty());
     stage.unblock(slow);
     stage.tick();
     assert_eq!(stage.numbers(slow), [0, 1, 2]);
-    assert!(stage.lag(slow).is_none());
+    assert!(stage.pending(slow).is_none());
 }
 
 #[test]
@@ -62,7 +66,7 @@ fn who_has_fallen_off_the_stream_gets_the_rest_from_the_log() {
             stage.tick();
         }
         assert_eq!(stage.numbers(slow), (0..MANY).collect::<Vec<_>>(), "{target}");
-        assert!(stage.lag(slow).is_none(), "{target}");
+        assert!(stage.pending(slow).is_none(), "{target}");
     }
 }
 
@@ -149,8 +153,8 @@ fn a_gap_before_the_answer_is_said_in_the_answer() {
         let asking = asking.expect("it waits for its channels");
         (asking.awaits_place, asking.outstanding) = (true, asking.outstanding + 1);
         stage.tick();
-        let index = stage.core.delivery.local.find("log:a").expect("it is followed");
-        let top = stage.core.delivery.local.get(index).top().expect("a log");
+        let index = stage.core.delivery.followed.find("log:a").expect("it is followed");
+        let top = stage.core.delivery.followed.get(index).top().expect("a log");
         stage.core.handle_channel_gap(index, &"log:a".into(), top);
         stage.tick();
         assert_eq!(stage.taken(slot), "", "{target}: it waits");

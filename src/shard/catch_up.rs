@@ -45,22 +45,22 @@ impl Core {
             return;
         }
         let generation = connection.link.generation;
-        let lag = connection.link.lag.get_or_insert_default();
-        debug_assert!(lag.owed_bytes == 0, "what was owed was in this write");
-        lag.blocked = true;
-        if lag.since == Time::ZERO {
-            lag.since = self.env.now;
+        let pending = connection.link.pending.get_or_insert_default();
+        debug_assert!(pending.owed_bytes == 0, "what was owed was in this write");
+        pending.blocked = true;
+        if pending.since == Time::ZERO {
+            pending.since = self.env.now;
         }
         match rest {
-            Rest::Plain(rest) => rest.into_iter().for_each(|bytes| lag.push(bytes)),
-            Rest::Sealed(rest) => rest.into_iter().for_each(|sealed| lag.push_sealed(sealed)),
+            Rest::Plain(rest) => rest.into_iter().for_each(|bytes| pending.push(bytes)),
+            Rest::Sealed(rest) => rest.into_iter().for_each(|sealed| pending.push_sealed(sealed)),
         }
         for sub in connection.peer.subs() {
             let (channel, Some(place)) = (sub.channel(), sub.place()) else { continue };
-            if lag.cursor(channel).is_none() {
-                let entry = self.delivery.local.get(channel);
-                lag.cursors.push((channel, entry.stream().cursor(entry.cursor_of(place))));
-                self.delivery.local.cursor_set(channel, place);
+            if pending.cursor(channel).is_none() {
+                let entry = self.delivery.followed.get(channel);
+                pending.cursors.push((channel, entry.stream().cursor(entry.cursor_of(place))));
+                self.delivery.followed.cursor_set(channel, place);
             }
         }
         if failure.cause == SendCause::NoBuffers {
@@ -77,8 +77,8 @@ impl Core {
     /// Closes a connection that owes more than it may.
     pub fn check_debt(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get(slot) else { return };
-        let Some(lag) = &connection.link.lag else { return };
-        if lag.owed_bytes > connection.peer.owed_bytes_max(self.env.options.outbox_bytes_max) {
+        let Some(pending) = &connection.link.pending else { return };
+        if pending.owed_bytes > connection.peer.owed_bytes_max(self.env.options.outbox_bytes_max) {
             self.close(slot, Disconnect::SLOW);
         }
     }
@@ -86,12 +86,12 @@ impl Core {
     /// The socket takes bytes again: first what is owed.
     pub fn handle_writable(&mut self, slot: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Some(lag) = &mut connection.link.lag else { return };
-        if !lag.blocked {
+        let Some(pending) = &mut connection.link.pending else { return };
+        if !pending.blocked {
             return;
         }
-        lag.blocked = false;
-        let (sealed, plain) = lag.take_owed();
+        pending.blocked = false;
+        let (sealed, plain) = pending.take_owed();
         for sealed in sealed {
             let frame = self.links.outbox.sealed_frame(sealed);
             self.links.outbox.append(slot, &mut connection.link.chain, frame);
@@ -123,8 +123,8 @@ impl Core {
                 if connection.link.generation != generation {
                     continue;
                 }
-                match &connection.link.lag {
-                    Some(lag) if !lag.blocked => self.delivery.catching_up.push(slot),
+                match &connection.link.pending {
+                    Some(pending) if !pending.blocked => self.delivery.catching_up.push(slot),
                     _ => self.handle_writable(slot),
                 }
             }
@@ -139,12 +139,12 @@ impl Core {
     pub fn catch_up_one(&mut self, slot: u32) -> bool {
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let connecting = connection.peer.is_connecting();
-        let Some(lag) = &mut connection.link.lag else { return false };
-        if lag.blocked || lag.held || connecting {
+        let Some(pending) = &mut connection.link.pending else { return false };
+        if pending.blocked || pending.held || connecting {
             return false;
         }
-        let cursors = lag.cursors.clone();
-        if std::mem::take(&mut lag.read_paused) {
+        let cursors = pending.cursors.clone();
+        if std::mem::take(&mut pending.read_paused) {
             self.read_on(slot);
         }
         if self.is_held_poll(slot) && self.catch_up_poll(slot) {
@@ -156,14 +156,14 @@ impl Core {
             if cursor.asked || self.waits_for_pace(slot, channel, cursor) {
                 continue;
             }
-            if !self.delivery.local.get(channel).stream().reaches(cursor) {
+            if !self.delivery.followed.get(channel).stream().reaches(cursor) {
                 if !self.ask_log(slot, channel) {
                     return false;
                 }
                 continue;
             }
             let Some((class, place)) = self.place_of(slot, channel) else { continue };
-            let entry = self.delivery.local.get(channel);
+            let entry = self.delivery.followed.get(channel);
             let Some(connection) = self.links.connections.get_mut(slot) else { return false };
             let mut at = cursor.seq;
             for item in entry.stream().from(cursor.seq) {
@@ -181,7 +181,7 @@ impl Core {
                 }
                 let bytes = append_item(
                     &mut self.links.outbox,
-                    &self.delivery.local,
+                    &self.delivery.followed,
                     slot,
                     connection,
                     channel,
@@ -194,25 +194,25 @@ impl Core {
             }
             let moved = entry.stream().moved(cursor, at);
             let caught_up = at == entry.stream().end() && at == entry.cursor_of(place) && !moved.skips;
-            let Some(lag) = &mut connection.link.lag else { return false };
-            if caught_up && lag.pace(channel).is_none() {
-                lag.cursors.retain(|(other, _)| *other != channel);
-                self.delivery.local.cursor_cleared(channel, place);
-            } else if let Some(cursor) = lag.cursor(channel) {
+            let Some(pending) = &mut connection.link.pending else { return false };
+            if caught_up && pending.pace(channel).is_none() {
+                pending.cursors.retain(|(other, _)| *other != channel);
+                self.delivery.followed.cursor_cleared(channel, place);
+            } else if let Some(cursor) = pending.cursor(channel) {
                 // Ahead of a batch that is still on its way to others: the batch will find it there.
                 *cursor = moved;
             }
         }
         if let Some(connection) = self.links.connections.get_mut(slot)
-            && let Some(over) = connection.link.lag.take_if(|lag| lag.is_over())
+            && let Some(over) = connection.link.pending.take_if(|pending| pending.is_over())
         {
             self.env.stats.lagged(over.since, self.env.now);
             self.answer_gone(slot);
         } else if let Some(connection) = self.links.connections.get_mut(slot)
-            && let Some(lag) = connection.link.lag.as_mut().filter(|lag| lag.is_paced_alone())
-            && lag.since != Time::ZERO
+            && let Some(pending) = connection.link.pending.as_mut().filter(|pending| pending.is_paced_alone())
+            && pending.since != Time::ZERO
         {
-            self.env.stats.lagged(std::mem::take(&mut lag.since), self.env.now);
+            self.env.stats.lagged(std::mem::take(&mut pending.since), self.env.now);
             self.answer_gone(slot);
         }
         more
@@ -222,17 +222,17 @@ impl Core {
     pub fn place_of(&mut self, slot: u32, channel: u32) -> Option<(Class, u32)> {
         let connection = self.links.connections.get_mut(slot)?;
         let place = connection.peer.sub(channel)?.place()?;
-        let local = self.delivery.local.get(channel);
-        let subscriber = local.subscribers()[place as usize];
+        let followed = self.delivery.followed.get(channel);
+        let subscriber = followed.subscribers()[place as usize];
         debug_assert_eq!(subscriber.slot(), slot);
-        Some((class_of(connection, local, subscriber, channel)?, place))
+        Some((class_of(connection, followed, subscriber, channel)?, place))
     }
 
     /// The cursor has fallen off this shard's stream: the channel's log may still reach back to it. False when the
     /// connection is closed because nothing does.
     fn ask_log(&mut self, slot: u32, channel: u32) -> bool {
         let conn = self.conn_id(slot);
-        let entry = self.delivery.local.get(channel);
+        let entry = self.delivery.followed.get(channel);
         if entry.options.is_notice() {
             return self.say_again(slot, channel);
         }
@@ -241,12 +241,12 @@ impl Core {
         }
         let name = entry.name.clone();
         let epoch = entry.top().map_or(Epoch::NONE, |top| top.epoch);
-        let Some(lag) =
-            self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut())
+        let Some(pending) =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut())
         else {
             return false;
         };
-        let Some(cursor) = lag.cursor(channel) else { return true };
+        let Some(cursor) = pending.cursor(channel) else { return true };
         cursor.asked = true;
         let after = Position { offset: cursor.after, epoch };
         let bytes_max = self.env.options.outbox_bytes_max / 4;
@@ -259,11 +259,12 @@ impl Core {
     /// What a subscriber of notices has missed is said by one of where the channel stands: the log has nothing to add. False
     /// when the connection is closed meanwhile.
     fn say_again(&mut self, slot: u32, channel: u32) -> bool {
-        let entry = self.delivery.local.get(channel);
+        let entry = self.delivery.followed.get(channel);
         let Some(top) = entry.top() else { return true };
         let (name, options) = (entry.name.clone(), Arc::clone(&entry.options));
-        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
-        let Some(cursor) = lag.and_then(|lag| lag.cursor(channel)) else { return true };
+        let pending =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut());
+        let Some(cursor) = pending.and_then(|pending| pending.cursor(channel)) else { return true };
         cursor.asked = true;
         let after = Position { offset: cursor.after, epoch: top.epoch };
         let missed = cursor.after < top.offset;
@@ -277,7 +278,7 @@ impl Core {
     pub fn handle_caught_up(&mut self, slot: u32, read: &Read, answer: ReadAnswer) {
         let (channel, after) = (read.index, read.after.offset);
         // The subscription may have ended meanwhile, and its number be another channel's.
-        if self.delivery.local.find(&read.channel) != Some(channel) {
+        if self.delivery.followed.find(&read.channel) != Some(channel) {
             return;
         }
         if self.place_of(slot, channel).is_none() {
@@ -285,8 +286,9 @@ impl Core {
         }
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let generation = connection.link.generation;
-        let Some(lag) = &mut connection.link.lag else { return };
-        let Some(cursor) = lag.cursor(channel).filter(|cursor| cursor.asked && cursor.after == after) else {
+        let Some(pending) = &mut connection.link.pending else { return };
+        let Some(cursor) = pending.cursor(channel).filter(|cursor| cursor.asked && cursor.after == after)
+        else {
             return;
         };
         cursor.asked = false;
@@ -302,7 +304,7 @@ impl Core {
             }
         };
         let reached = publications.last().map_or(after, |last| last.offset());
-        let entry = self.delivery.local.get(channel);
+        let entry = self.delivery.followed.get(channel);
         let stream = entry.stream();
         *cursor = match stream.cursor_after(reached) {
             // What the shard has been sent may be older than the answer.
@@ -323,7 +325,7 @@ impl Core {
 
     /// Asks owners for what is missing in channels of this shard.
     pub fn ask_owners(&mut self) {
-        while let Some(read) = self.delivery.local.take_read(self.env.now) {
+        while let Some(read) = self.delivery.followed.take_read(self.env.now) {
             let ask = OwnerRequest::Read { by: ReadBy::Channel(self.env.id), read };
             self.messages.mailer.request(ask);
         }
@@ -331,17 +333,17 @@ impl Core {
 
     /// Everybody who is subscribed to the channel here has lost something after `stood`.
     pub fn handle_channel_gap(&mut self, channel: u32, name: &ChannelName, stood: Position) {
-        let entry = self.delivery.local.get(channel);
+        let entry = self.delivery.followed.get(channel);
         let other_log = entry.top().is_none_or(|top| top.epoch != stood.epoch);
         let slots: Vec<u32> = entry.subscribers().iter().map(|subscriber| subscriber.slot()).collect();
         for slot in slots {
             // The last one to leave takes the channel with it.
-            if self.delivery.local.find(name) != Some(channel) {
+            if self.delivery.followed.find(name) != Some(channel) {
                 return;
             }
-            let lag =
-                self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
-            if other_log && let Some(cursor) = lag.and_then(|lag| lag.cursor(channel)) {
+            let pending =
+                self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut());
+            if other_log && let Some(cursor) = pending.and_then(|pending| pending.cursor(channel)) {
                 // Offsets of the log before say nothing about those of this one.
                 cursor.skips = false;
             }
@@ -353,7 +355,7 @@ impl Core {
     fn handle_gap(&mut self, slot: u32, channel: u32) -> bool {
         self.env.stats.counters.gaps_total += 1;
         let Some((_, place)) = self.place_of(slot, channel) else { return true };
-        let policy = self.delivery.local.get(channel).options.gap;
+        let policy = self.delivery.followed.get(channel).options.gap;
         let Some(connection) = self.links.connections.get(slot) else { return true };
         match connection.peer.after_gap(channel, policy) {
             Some(AfterGap::Close(disconnect)) => {
@@ -369,7 +371,7 @@ impl Core {
             }
             Some(AfterGap::SkipToNewest) => {
                 // The newest that is still kept; with nothing kept, the client goes on from the next.
-                let newest = self.delivery.local.get(channel).stream().newest();
+                let newest = self.delivery.followed.get(channel).stream().newest();
                 self.skip_to(slot, channel, newest);
                 self.delivery.catching_up.push(slot);
             }
@@ -390,9 +392,9 @@ impl Core {
     /// The request of a client that has lost something in the channel says in its answer where it goes on.
     fn goes_on_from(&mut self, slot: u32, channel: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let entry = self.delivery.local.get(channel);
+        let entry = self.delivery.followed.get(channel);
         let Some(top) = entry.top() else { return };
-        let cursor = connection.link.lag.as_ref().and_then(|lag| lag.cursor_in(channel));
+        let cursor = connection.link.pending.as_ref().and_then(|pending| pending.cursor_in(channel));
         let top = Position { offset: cursor.map_or(top.offset, |cursor| cursor.after), ..top };
         if let Some(uni) = connection.peer.uni_mut() {
             uni.handle_gap(channel, top);
@@ -401,42 +403,43 @@ impl Core {
 
     /// Moves the cursor that the connection has in the channel. False when it has none.
     fn skip_to(&mut self, slot: u32, channel: u32, seq: Seq) -> bool {
-        let lag = self.links.connections.get_mut(slot).and_then(|connection| connection.link.lag.as_mut());
-        let Some(cursor) = lag.and_then(|lag| lag.cursor(channel)) else { return false };
-        *cursor = self.delivery.local.get(channel).stream().moved(*cursor, seq);
+        let pending =
+            self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut());
+        let Some(cursor) = pending.and_then(|pending| pending.cursor(channel)) else { return false };
+        *cursor = self.delivery.followed.get(channel).stream().moved(*cursor, seq);
         true
     }
 
     /// The subscriber goes on behind all that the stream holds.
     fn skip_all(&mut self, slot: u32, channel: u32, place: u32) {
-        let entry = self.delivery.local.get(channel);
+        let entry = self.delivery.followed.get(channel);
         let (end, stands) = (entry.stream().end(), entry.cursor_of(place));
         if self.skip_to(slot, channel, end) || stands == end {
             return;
         }
         // What is not delivered yet is from before the loss.
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let cursor = self.delivery.local.get(channel).stream().cursor(end);
-        connection.link.lag.get_or_insert_default().cursors.push((channel, cursor));
-        self.delivery.local.cursor_set(channel, place);
+        let cursor = self.delivery.followed.get(channel).stream().cursor(end);
+        connection.link.pending.get_or_insert_default().cursors.push((channel, cursor));
+        self.delivery.followed.cursor_set(channel, place);
     }
 
     /// Forgets the cursor that a connection has in a channel.
     pub fn drop_cursor(&mut self, slot: u32, channel: u32, place: u32) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Some(lag) = &mut connection.link.lag else { return };
-        if lag.cursor(channel).is_some() {
-            lag.cursors.retain(|(other, _)| *other != channel);
-            lag.paces.retain(|pace| pace.channel != channel);
-            self.delivery.local.cursor_cleared(channel, place);
+        let Some(pending) = &mut connection.link.pending else { return };
+        if pending.cursor(channel).is_some() {
+            pending.cursors.retain(|(other, _)| *other != channel);
+            pending.paces.retain(|pace| pace.channel != channel);
+            self.delivery.followed.cursor_cleared(channel, place);
         }
-        if lag.is_over() {
-            self.env.stats.lagged(lag.since, self.env.now);
-            connection.link.lag = None;
+        if pending.is_over() {
+            self.env.stats.lagged(pending.since, self.env.now);
+            connection.link.pending = None;
         }
     }
 }
 
 #[cfg(test)]
-#[path = "lag_tests.rs"]
+#[path = "catch_up_tests.rs"]
 mod tests;
