@@ -11,8 +11,8 @@ use crate::base::publication::{Publications, Since};
 use crate::hub::cursors::UserCursors;
 use crate::proto::centrifuge::reply::{ConnectResult, ErrorRef, Reply};
 use crate::proto::wire::Carrier;
-use crate::session::acks::{cursors_of_all, standing};
 use crate::session::context::{Context, Effect};
+use crate::session::cursors_in_data::{cursors_of_all, standing};
 use crate::session::state::{Phase, Session};
 use crate::session::subscribed::Subscribed;
 use crate::session::subscription::{ChannelIndex, Sub};
@@ -173,7 +173,8 @@ impl Session {
         cx: &mut Context<'_>,
     ) {
         self.phase = Phase::Connected;
-        let with_cursors = cursors_of_all(data, done);
+        let known = done.iter().filter_map(|(name, subscribed)| Some((name, subscribed.cursors.as_ref()?)));
+        let with_cursors = cursors_of_all(data, known);
         let data = with_cursors.as_deref().or(data);
         let lifetime = self.told_lifetime(cx.unix_s);
         let client = cx.client.to_string();

@@ -17,6 +17,7 @@ mod asked_channel;
 mod builtin;
 mod commands;
 mod context;
+mod cursors_in_data;
 pub mod delta;
 pub mod gaps;
 mod held;

@@ -7,8 +7,8 @@ use crate::proto::centrifuge::Format;
 use crate::proto::centrifuge::reply::{
     ClientInfoRef, Lifetime, PublicationRef, Push, SubscribePush, SubscribeResult,
 };
-use crate::session::acks::with_cursors;
 use crate::session::context::Context;
+use crate::session::cursors_in_data::with_cursors;
 use crate::session::delta::payload_of;
 use crate::session::subscription::Sub;
 
