@@ -5,8 +5,8 @@ use crate::base::time::Time;
 use crate::hub::owned::OwnedChannels;
 use crate::hub::places::Places;
 use crate::hub::users::Users;
+use crate::shard::channel_owner::ChannelOwner;
 use crate::shard::events::Events;
-use crate::shard::owner::ChannelOwner;
 
 pub(in crate::shard) struct Owned {
     pub channels: ChannelOwner,

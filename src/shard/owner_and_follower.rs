@@ -12,11 +12,12 @@ use crate::proto::centrifuge::{Reply, encode_presence};
 use crate::proto::wire::{Carrier, Wire};
 use crate::session::acks::reply_acked;
 use crate::session::{Context, JoinAnswer, READ_WEIGHT, info_view, view};
+use crate::shard::channel_owner::Moment;
 use crate::shard::control_request::ControlRequest;
 use crate::shard::control_request::seen::Stage;
 use crate::shard::core::Core;
 use crate::shard::mailbox::{HookAnswered, ShardMessage, join_answer};
-use crate::shard::owner::{FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
+use crate::shard::owner::{FromOwner, OwnerAnswer, OwnerRequest, ReadBy};
 use crate::shard::stats::Cause;
 
 /// Messages to other shards that may wait for room before this owner takes no more publications.

@@ -18,9 +18,10 @@ use trunkline::hub::OwnedChannels;
 use trunkline::hub::followed::Item;
 use trunkline::hub::log_store::{Append, Done, Entry, LogStore, ReadBack, Ticket};
 use trunkline::hub::requests::ReadAnswer;
+use trunkline::shard::channel_owner::{ChannelOwner, Moment};
 use trunkline::shard::control_request::{Busy, ChannelCount, ControlRequest};
 use trunkline::shard::mailbox::ShardMessage;
-use trunkline::shard::owner::{ChannelOwner, Engine, FromOwner, Moment, OwnerAnswer, OwnerRequest, ReadBy};
+use trunkline::shard::owner::{Engine, FromOwner, OwnerAnswer, OwnerRequest, ReadBy};
 use trunkline::shard::router::Router;
 
 use crate::coverage::Coverage;

@@ -6,12 +6,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::*;
+use crate::base::bytes::Bytes;
 use crate::base::ids::{Epoch, Sock};
 use crate::base::prng::Prng;
-use crate::base::publication::{SinceEpoch, Visibility};
+use crate::base::publication::{ClientInfo, SinceEpoch, Visibility};
 use crate::hub::creators::Creator;
 use crate::hub::log_store::{Append, Done, Entry, LogStore, ReadBack};
-
+use crate::hub::requests::JoinRequest;
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
 
 /// Does what it is asked when the test says so.
