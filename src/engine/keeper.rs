@@ -13,10 +13,10 @@ use ahash::RandomState;
 use tokio::time::{Instant, timeout};
 
 use crate::base::fault::ErrorCode;
-use crate::base::ids::{ChannelName, ConnId, Offset, Position, ShardId};
-use crate::base::publication::{ClientInfo, Publication, Publications};
+use crate::base::ids::{ChannelName, Offset, Position, ShardId};
+use crate::base::publication::Publication;
 use crate::engine::commands::Emulations;
-use crate::engine::followed::{Busy, Followed, Member, Tail};
+use crate::engine::followed::{Busy, Followed, Tail};
 use crate::engine::handing::Cut;
 use crate::engine::inlet::{Event, Inlet};
 use crate::engine::job::{Entries, Job, LogRead, LogTerms, Task, Then, To};
@@ -27,13 +27,11 @@ use crate::engine::nodes::Nodes;
 use crate::engine::posts::Posts;
 use crate::engine::redis::layout::server_of;
 use crate::engine::shared::{Limits, Shared};
-use crate::hub::requests::{
-    Acked, HistoryRequest, JoinRequest, PublishRequest, Read, ReadAnswer, Since, SinceEpoch,
-};
-use crate::hub::{ChannelOptions, RecoveryMode};
+use crate::hub::ChannelOptions;
+use crate::hub::requests::{Acked, HistoryRequest, PublishRequest, Read, ReadAnswer};
 use crate::proto::centrifuge::shared::SharedPublication;
 use crate::shard::control_request::{ChannelCount, ControlRequest, PageQuery, Reply};
-use crate::shard::owner::{FromOwner, JoinOutcome, JoinTag, OwnerAnswer, OwnerRequest, ReadBy};
+use crate::shard::owner::{FromOwner, OwnerAnswer, OwnerRequest, ReadBy};
 
 pub struct Keeper {
     pub(super) shared: Arc<Shared>,
@@ -434,142 +432,6 @@ impl Keeper {
         self.do_at(&read.channel.clone(), task, Then::Read(by, read));
     }
 
-    // --- joining and leaving
-
-    fn begin_join(&mut self, ask: JoinRequest, tag: JoinTag) {
-        let options = match self.options(&ask.channel) {
-            Ok(options) => options,
-            Err(error_code) => return self.answer_join(ask, tag, Err(error_code)),
-        };
-        let link = self.link_of(&ask.channel);
-        if !self.links[link].is_up() || self.is_cut() {
-            return self.answer_join(ask, tag, Err(ErrorCode::Unavailable));
-        }
-        let channel = ask.channel.clone();
-        let new = || Followed::new(link, Arc::clone(&options));
-        let followed = self.channels.entry(channel.clone()).or_insert_with(new);
-        followed.options = options;
-        if !followed.subscribed {
-            followed.busy = Busy::Subscribing;
-            followed.waiting.push_front(OwnerRequest::Join { ask, tag });
-            return self.subscribe(&channel);
-        }
-        if !followed.options.keeps_history() {
-            let recovery = ask.recover.map(|_| None);
-            return self.finish_join(ask, tag, (Position::UNKNOWN, recovery));
-        }
-        if let Some(outcome) = followed.log.as_ref().and_then(|tail| {
-            join_from_tail(tail, &ask, followed.options.recovery_mode, self.limits.recovery_max)
-        }) {
-            return self.finish_join(ask, tag, outcome);
-        }
-        followed.busy = Busy::Reading;
-        let cache = followed.options.recovery_mode == RecoveryMode::Cache;
-        let entries = match ask.recover {
-            None => None,
-            Some(Since { epoch: SinceEpoch::Newest { count, .. }, .. }) => Some(Entries {
-                from: 0,
-                limit: self.limits.recovery_max.min(count as usize),
-                backwards: true,
-            }),
-            Some(_) if cache => Some(Entries { from: 0, limit: 1, backwards: true }),
-            Some(since) if since.epoch == SinceEpoch::Foreign => None,
-            // One more than may be recovered tells that there are more.
-            Some(since) => Some(Entries {
-                from: since.offset.0.saturating_add(1),
-                limit: self.limits.recovery_max + 1,
-                backwards: false,
-            }),
-        };
-        let terms = terms(&followed.options);
-        let task = Task::History(LogRead { channel: channel.clone(), entries, terms });
-        self.do_at(&channel, task, Then::Join(Box::new((ask, tag))));
-    }
-
-    pub(super) fn subscribe(&mut self, channel: &ChannelName) {
-        let Some(followed) = self.channels.get_mut(channel) else { return };
-        self.subscribes += 1;
-        followed.subscribe_number = self.subscribes;
-        self.subscribing.insert(self.subscribes, channel.clone());
-        self.links[followed.link].change(Change::Subscribe(channel.clone(), self.subscribes));
-    }
-
-    /// The connection is in from now on.
-    pub(super) fn finish_join(
-        &mut self,
-        ask: JoinRequest,
-        tag: JoinTag,
-        (position, recovery): (Position, Option<Option<Publications>>),
-    ) {
-        let JoinRequest { channel, conn, info, shown, recover, .. } = ask;
-        let shard = self.posts.peer_shard(conn);
-        let Some(followed) = self.channels.get_mut(&channel) else { return };
-        if followed.log.is_none() && followed.options.keeps_history() {
-            followed.log = Some(Tail::new(position));
-        }
-        let member = shown.at_all().then(|| Box::new(Member { info: Arc::clone(&info), shown }));
-        let before = followed.members.insert(conn, member);
-        let is_new = before.is_none();
-        let was_listed = before.flatten().is_some_and(|member| member.shown.listed);
-        followed.listed += usize::from(shown.listed);
-        followed.listed -= usize::from(was_listed);
-        if is_new {
-            followed.interest.add(shard);
-        }
-        let outcome: JoinOutcome = Ok((position, recovery));
-        self.posts.answer(OwnerAnswer::Joined {
-            conn,
-            channel: channel.clone(),
-            since: recover,
-            tag,
-            outcome,
-            cursors: None,
-        });
-        if shown.listed {
-            let what = Task::PresenceAdd { channel: channel.clone(), info: Arc::clone(&info) };
-            self.do_at(&channel, what, Then::Nobody);
-        }
-        // After the answer, so that the one who joined hears of itself as well, as the SDKs expect.
-        if shown.announced && is_new {
-            let what = Task::Event { channel: channel.clone(), joined: true, info };
-            self.do_at(&channel, what, Then::Nobody);
-        }
-    }
-
-    pub(super) fn answer_join(&mut self, ask: JoinRequest, tag: JoinTag, outcome: JoinOutcome) {
-        let JoinRequest { channel, conn, recover, .. } = ask;
-        let answer = OwnerAnswer::Joined { conn, channel, since: recover, tag, outcome, cursors: None };
-        self.posts.answer(answer);
-    }
-
-    fn leave(&mut self, channel: &ChannelName, conn: ConnId) {
-        let shard = self.posts.peer_shard(conn);
-        let Some(followed) = self.channels.get_mut(channel) else { return };
-        // One that is not in: its join may have been refused.
-        let Some(member) = followed.members.remove(&conn) else { return };
-        followed.interest.remove(shard);
-        let Some(Member { info, shown }) = member.map(|member| *member) else { return };
-        followed.listed -= usize::from(shown.listed);
-        if shown.listed {
-            let what = Task::PresenceRemove { channel: channel.clone(), client: info.client.clone() };
-            self.do_at(channel, what, Then::Nobody);
-        }
-        if shown.announced {
-            let what = Task::Event { channel: channel.clone(), joined: false, info };
-            self.do_at(channel, what, Then::Nobody);
-        }
-    }
-
-    fn renew(&mut self, channel: &ChannelName, conn: ConnId, info: Arc<ClientInfo>) {
-        let Some(followed) = self.channels.get_mut(channel) else { return };
-        let Some(Some(member)) = followed.members.get_mut(&conn) else { return };
-        member.info = Arc::clone(&info);
-        if member.shown.listed {
-            let what = Task::PresenceAdd { channel: channel.clone(), info };
-            self.do_at(channel, what, Then::Nobody);
-        }
-    }
-
     pub(super) fn forget_if_unused(&mut self, channel: &str) {
         let Some(followed) = self.channels.get(channel) else { return };
         if !followed.members.is_empty() || followed.busy != Busy::No || !followed.waiting.is_empty() {
@@ -655,21 +517,5 @@ pub(super) fn terms(options: &ChannelOptions) -> LogTerms {
         ttl_s: options.history_ttl.as_secs().max(1),
         meta_ttl_s: options.history_meta_ttl.as_secs(),
         payload: options.payload,
-    }
-}
-
-/// The answer to a join that needs no server.
-fn join_from_tail(
-    tail: &Tail,
-    ask: &JoinRequest,
-    mode: RecoveryMode,
-    recovery_max: usize,
-) -> Option<(Position, Option<Option<Publications>>)> {
-    let Some(since) = ask.recover else { return Some((tail.top, None)) };
-    match mode {
-        RecoveryMode::Cache if !since.is_rewind() => {
-            Some((tail.top, Some(Some(vec![Arc::clone(tail.newest()?)]))))
-        }
-        _ => Some((tail.top, Some(Some(tail.missed(since, recovery_max)?)))),
     }
 }

@@ -24,6 +24,7 @@ mod handing;
 mod handover;
 mod inlet;
 mod job;
+mod joining;
 mod keeper;
 mod limits;
 mod link;

@@ -6,10 +6,12 @@
 //! are registered for reading and writing when they are accepted and never again, so a change of what is wanted costs no
 //! system call. Sends are done at once; their failures wait for the flush, as the contract has it.
 
+mod slot;
+
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read};
+use std::io::{self, ErrorKind, Read as _};
 use std::net::{IpAddr, Shutdown};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,16 +19,19 @@ use ::mio::event::Event as Readiness;
 use ::mio::net::{TcpListener, TcpStream};
 use ::mio::{Events, Interest, Poll, Token, Waker};
 
-use super::sys::{self, SEND_BYTES_MAX, SEND_PARTS_MAX};
-use super::{
-    AcceptFailure, Bind, Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure,
-    UnixSocket, Wake,
+use self::slot::{
+    CLOSING, ENDED, Listener, PEER_ENDED, QUEUED, READABLE, READING, Slot, Source, TELL, WATCHED, WRITABLE,
+    write,
 };
 use crate::base::address::ListenAddress;
 use crate::base::bytes::Bytes;
 use crate::base::ids::{GENERATION_MASK, ListenerId, SLOT_BITS, SLOT_MAX, Sock};
 use crate::base::limits::LISTENING_SOCKETS_MAX;
 use crate::base::time::Time;
+use crate::driver::sys;
+use crate::driver::{
+    AcceptFailure, Bind, Driver, DriverOptions, End, Event, Hold, Lent, Part, SendCause, SendFailure, Wake,
+};
 
 /// Readiness taken from the kernel in one wait: 12 bytes each. What is left over comes at the next.
 const READINESS_MAX: usize = 1024;
@@ -541,98 +546,6 @@ impl Driver for MioDriver {
         stream.set_nonblocking(true)?;
         self.register(TcpStream::from_std(stream))
     }
-}
-
-/// One of the places where clients come in.
-struct Listener {
-    /// `None` after the end.
-    source: Option<Source>,
-    /// What its clients are said to come by.
-    place: ListenerId,
-    address: ListenAddress,
-    /// Each client's address is asked for.
-    addresses: bool,
-    /// The kernel said that clients wait, and accept has not said otherwise since.
-    acceptable: bool,
-}
-
-enum Source {
-    Tcp(TcpListener),
-    Unix(Arc<UnixSocket>),
-}
-
-impl Source {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Source::Tcp(own) => own.as_fd(),
-            Source::Unix(shared) => shared.as_fd(),
-        }
-    }
-}
-
-/// What the driver keeps for a socket.
-#[derive(Debug)]
-struct Slot {
-    /// `None` from close on.
-    stream: Option<TcpStream>,
-    generation: u32,
-    flags: u32,
-}
-
-/// Reading is wanted.
-const READING: u32 = 1;
-/// Bytes or the end may be there to read.
-const READABLE: u32 = 1 << 1;
-/// In the queue of readable slots.
-const QUEUED: u32 = 1 << 2;
-/// The end was reported.
-const ENDED: u32 = 1 << 3;
-/// The kernel announced the end or an error: reading goes on until it is met.
-const PEER_ENDED: u32 = 1 << 4;
-/// The socket takes bytes, as far as known.
-const WRITABLE: u32 = 1 << 5;
-/// The next edge for writing is wanted as an event.
-const WATCHED: u32 = 1 << 6;
-/// A `Writable` is among the events of the next wait.
-const TELL: u32 = 1 << 7;
-/// Closed, and the event of it is yet to come.
-const CLOSING: u32 = 1 << 8;
-
-impl Slot {
-    fn is(&self, flag: u32) -> bool {
-        self.flags & flag != 0
-    }
-}
-
-/// Parts that are gathered without asking for memory.
-const PARTS_FEW: usize = 32;
-
-/// One write of `parts` as far as its bounds go: the bytes tried, and the bytes taken.
-fn write(stream: &TcpStream, holds: &[Bytes], parts: &[Part]) -> (usize, io::Result<usize>) {
-    let mut few = [IoSlice::new(&[]); PARTS_FEW];
-    let mut many = Vec::new();
-    let slices = if parts.len() <= PARTS_FEW {
-        &mut few[..parts.len()]
-    } else {
-        many.resize(parts.len(), IoSlice::new(&[]));
-        &mut many[..]
-    };
-    let (mut tried, mut count) = (0, 0);
-    for part in parts {
-        let bytes = sys::held(holds, part);
-        let bytes = &bytes[..bytes.len().min(SEND_BYTES_MAX - tried)];
-        if bytes.is_empty() {
-            continue;
-        }
-        if count == SEND_PARTS_MAX {
-            break;
-        }
-        slices[count] = IoSlice::new(bytes);
-        count += 1;
-        tried += bytes.len();
-    }
-    let socket = socket2::SockRef::from(stream);
-    (tried, socket.send_vectored_with_flags(&slices[..count], libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT))
 }
 
 #[cfg(test)]
