@@ -47,6 +47,7 @@ pub use context::{Context, Effect, Emulation, Hooks, Rights, SubscribeEffect, Wo
 pub use held::{HELD_BYTES_MAX, READ_WEIGHT, RECOVERY_WEIGHT, UNDER_WAY_MAX};
 pub use identity::{Identity, Renewal, info_of, shared_info};
 pub use joins::{JoinAnswer, JoinVerdict};
+pub use record::PlaceOf;
 pub use state::{Opening, Session};
 pub use subscribed::{info_view, view};
 pub use subscription::{ChannelIndex, Sub};

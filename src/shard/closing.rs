@@ -14,7 +14,7 @@ use crate::shard::links::Action;
 use crate::shard::look::transport_of;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::owner::OwnerRequest;
-use crate::shard::peer::{AfterEnd, Kind};
+use crate::shard::peer::AfterEnd;
 use crate::shard::stats::Cause;
 use crate::shard::unidirectional::spread;
 
@@ -24,37 +24,8 @@ const LINGER: Duration = Duration::from_secs(3);
 const _: () = assert!(WS_CLOSE_REASON_BYTES_MAX >= 32, "reasons of the protocol fit");
 
 impl Core {
-    /// Ends a connection for the given reason: a Close frame where one can be understood, then FIN.
-    pub fn close(&mut self, slot: u32, disconnect: Disconnect) {
-        let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        if disconnect == Disconnect::NO_PONG || disconnect == Disconnect::SLOW {
-            connection.link.set_silent(true);
-        }
-        match &connection.peer.kind {
-            Kind::Client(_) | Kind::Echo => {
-                if !self.refuse_by_status(slot, &disconnect) {
-                    self.end_stream(slot, &disconnect);
-                }
-            }
-            Kind::Unidirectional(_) => {
-                if !self.end_request(slot, &disconnect) {
-                    self.end_stream(slot, &disconnect);
-                }
-            }
-            Kind::Http(Some(http)) if http.inquiry.is_some() => {
-                self.end_inquiry(slot);
-            }
-            Kind::Tunnel(_) => self.end_tunnel(slot, &disconnect),
-            Kind::Http(Some(http)) if http.request.as_ref().is_some_and(|request| request.asked) => {
-                // The answer under way still goes out, and is the last one: see `handle_http_answer`.
-            }
-            Kind::Http(_) => self.leave_protocol(slot, Bytes::new(), ClosingEnd::Fin),
-            Kind::Nobody => {}
-        }
-    }
-
     /// Ends a peer that is in the middle of something with the last bytes of its kind.
-    fn end_stream(&mut self, slot: u32, disconnect: &Disconnect) {
+    pub fn end_stream(&mut self, slot: u32, disconnect: &Disconnect) {
         let least_ms = self.retry_least_ms();
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let prng = &mut self.env.prng;

@@ -7,7 +7,7 @@ use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::Unidirectional;
 use crate::shard::directory::Number;
 use crate::shard::link::{ClosingEnd, Link, Phase};
-use crate::shard::peer::{Kind, Peer, Requests};
+use crate::shard::peer::{Peer, Requests};
 use crate::shard::timers::{Timed, TimerEntry};
 
 /// One accepted socket, and the participant that speaks over it.
@@ -73,14 +73,6 @@ impl Connection {
 mod tests;
 
 impl Slots<Connection> {
-    pub fn kind(&self, slot: u32) -> Option<&Kind> {
-        Some(&self.get(slot)?.peer.kind)
-    }
-
-    pub fn kind_mut(&mut self, slot: u32) -> Option<&mut Kind> {
-        Some(&mut self.get_mut(slot)?.peer.kind)
-    }
-
     pub fn requests(&self, slot: u32) -> Option<&Requests> {
         self.get(slot)?.peer.requests()
     }

@@ -17,7 +17,7 @@ fn connection() -> Connection {
 
 fn client() -> Connection {
     let mut connection = connection();
-    connection.peer.kind = Kind::Client(Session::new(Wire::default(), None));
+    connection.peer.set_client(Session::new(Wire::default(), None));
     connection
 }
 
@@ -79,7 +79,7 @@ fn requests_are_read_one_at_a_time() {
         http.unread.push(&budget, unread).unwrap();
         http.request = request;
         let mut connection = connection();
-        connection.peer.kind = Kind::Http(Some(http));
+        *connection.peer.requests_mut().expect("it asks requests") = Some(http);
         connection
     };
     assert!(connection().may_be_read());

@@ -26,7 +26,6 @@ use crate::shard::emulated::{
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::mailbox::ShardMessage;
-use crate::shard::peer::Kind;
 use crate::shard::requests::{ANSWER_PATIENCE, Http, Request};
 use crate::shard::stats::Cause;
 use crate::shard::unidirectional::{Answer, Caching, reply_form, requested_headers};
@@ -157,7 +156,7 @@ impl Core {
             self.send(slot, head.into());
         }
         if let Some(connection) = self.links.connections.get_mut(slot) {
-            connection.peer.kind = Kind::Client(session);
+            connection.peer.set_client(session);
         }
         self.timer_in(slot, self.env.options.connect_timeout);
         // Who has nothing to say connects all the same.
@@ -331,7 +330,7 @@ impl Core {
         let Some(slot) = self.live(asker) else { return };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let peer_ended = connection.link.peer_ended();
-        let Kind::Http(kept) = &mut connection.peer.kind else { return };
+        let Some(kept) = connection.peer.requests_mut() else { return };
         let is_asked = |http: &mut Box<Http>| {
             http.request.as_ref().is_some_and(|request| request.asked && request.client.is_some())
         };

@@ -29,7 +29,6 @@ use crate::shard::emulated::CONNECT_PARAMETER;
 use crate::shard::link::ClosingEnd;
 use crate::shard::links::Action;
 use crate::shard::mailbox::ShardMessage;
-use crate::shard::peer::Kind;
 use crate::shard::requests::{ANSWER_PATIENCE, Http, Request};
 use crate::shard::stats::Cause;
 use crate::shard::unidirectional;
@@ -57,7 +56,7 @@ enum Asked {
 impl Core {
     /// Takes input of a connection that speaks HTTP; gives how much of it.
     pub fn handle_http(&mut self, slot: u32, bytes: &mut [u8]) -> usize {
-        let Some(Kind::Http(http)) = self.links.connections.kind_mut(slot) else {
+        let Some(http) = self.links.connections.requests_mut(slot) else {
             return bytes.len();
         };
         let http = http.take();
@@ -125,9 +124,7 @@ impl Core {
     }
 
     pub fn keep_http(&mut self, slot: u32, http: Box<Http>) {
-        if let Some(connection) = self.links.connections.get_mut(slot)
-            && let Kind::Http(kept) = &mut connection.peer.kind
-        {
+        if let Some(kept) = self.links.connections.requests_mut(slot) {
             *kept = Some(http);
         }
     }
@@ -176,21 +173,19 @@ impl Core {
                     self.first_command(slot);
                 }
                 let mut first = None;
-                let state = match endpoint {
-                    Endpoint::Centrifuge(wire, token, origin, connect) => {
-                        first = connect;
-                        Kind::Client(Session::new(wire, headers).with_token(token).with_origin(origin))
-                    }
-                    Endpoint::Echo => Kind::Echo,
-                };
                 if let Some(connection) = self.links.connections.get_mut(slot) {
-                    if matches!(state, Kind::Echo) {
-                        // An echo connection may idle for as long as it likes: it is there for conformance tools.
-                        self.links.wheel.cancel(&mut self.links.connections, slot);
-                        self.links.connections.get_mut(slot)?.peer.kind = state;
-                    } else {
-                        connection.peer.kind = state;
-                        self.timer_in(slot, self.env.options.connect_timeout);
+                    match endpoint {
+                        Endpoint::Centrifuge(wire, token, origin, connect) => {
+                            first = connect;
+                            let session = Session::new(wire, headers).with_token(token).with_origin(origin);
+                            connection.peer.set_client(session);
+                            self.timer_in(slot, self.env.options.connect_timeout);
+                        }
+                        Endpoint::Echo => {
+                            connection.peer.set_echo();
+                            // It may idle for as long as it likes: it is there for conformance tools.
+                            self.links.wheel.cancel(&mut self.links.connections, slot);
+                        }
                     }
                 }
                 if let Some(connect) = first {
@@ -451,7 +446,7 @@ impl Core {
         if control.compress(response, reply).is_err() {
             return false;
         }
-        let Some(Kind::Http(kept)) = self.links.connections.kind_mut(slot) else {
+        let Some(kept) = self.links.connections.requests_mut(slot) else {
             return true;
         };
         // From here on it is a request that awaits its answer of the control plane.
@@ -484,7 +479,7 @@ impl Core {
     pub fn handle_http_answer(&mut self, conn: ConnId, mut response: Response<Bytes>) {
         let Some(slot) = self.live(conn) else { return };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let Kind::Http(kept) = &mut connection.peer.kind else { return };
+        let Some(kept) = connection.peer.requests_mut() else { return };
         let is_asked = |http: &mut Box<Http>| http.request.as_ref().is_some_and(|request| request.asked);
         let Some(mut http) = kept.take_if(is_asked) else { return };
         let Some(request) = &http.request else { return };
@@ -519,7 +514,7 @@ impl Core {
 
     /// Neither a request nor the rest of one has come in time.
     pub fn handle_http_timer(&mut self, slot: u32) {
-        let Some(Kind::Http(http)) = self.links.connections.kind(slot) else {
+        let Some(http) = self.links.connections.requests(slot) else {
             return;
         };
         let waits = http.as_ref().is_none_or(|http| http.is_waiting());
@@ -535,7 +530,7 @@ impl Core {
             self.env.stats.fault(Cause::HttpUnread);
             return self.give_up(slot);
         }
-        let Some(Kind::Http(http)) = self.links.connections.kind(slot) else {
+        let Some(http) = self.links.connections.requests(slot) else {
             return;
         };
         match http {
@@ -569,7 +564,7 @@ impl Core {
     fn body_goes_on(&mut self, slot: u32) -> bool {
         let now = self.env.now;
         let stretch = self.env.options.connect_timeout;
-        let Some(Kind::Http(Some(http))) = self.links.connections.kind_mut(slot) else {
+        let Some(Some(http)) = self.links.connections.requests_mut(slot) else {
             return false;
         };
         let Some(request) = &mut http.request else { return false };

@@ -9,32 +9,10 @@ use std::sync::Arc;
 use crate::base::budget::{Full, Held};
 use crate::base::fault::Disconnect;
 use crate::base::ids::Sock;
-use crate::shard::connections::Connection;
 use crate::shard::core::Core;
 use crate::shard::holders::{CLEAN_AT_LEAST, WORST_MAX};
-use crate::shard::peer::Kind;
 use crate::shard::pipeline::INPUT_FULL;
-use crate::shard::requests::Request;
 use crate::shard::stats::Cause;
-
-impl Connection {
-    /// What its peer keeps of its input, of the budget of requests, in bytes.
-    fn kept_bytes(&self) -> u64 {
-        match &self.peer.kind {
-            Kind::Http(Some(http)) => {
-                let of_client = |request: &&Request| request.publish.is_some() || request.client.is_some();
-                let body = http.request.as_ref().filter(of_client);
-                http.unread.leased_bytes() + body.map_or(0, |request| request.body.leased_bytes())
-            }
-            Kind::Unidirectional(uni) => {
-                let unread = uni.work.as_ref().and_then(|work| work.unread.as_ref());
-                unread.map_or(0, |unread| unread.leased_bytes())
-            }
-            Kind::Tunnel(tunnel) => tunnel.held_input_bytes(),
-            Kind::Http(None) | Kind::Client(_) | Kind::Echo | Kind::Nobody => 0,
-        }
-    }
-}
 
 impl Core {
     /// Keeps `bytes` of the connection's input behind what is in `held`, which is elsewhere meanwhile. Where there is no room,
@@ -136,7 +114,7 @@ impl Core {
             true => self.links.compression.unread.leased_bytes(sock),
             false => 0,
         };
-        connection.kept_bytes() + unread
+        connection.peer.kept_bytes() + unread
     }
 
     /// It is told so in its own way, where it can be, and keeps nothing.
@@ -146,16 +124,17 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         connection.link.set_awaits_inflating(false);
         self.links.compression.unread.forget(sock);
-        match self.links.connections.kind(slot) {
-            Some(Kind::Http(Some(http))) => {
-                let origin = match &http.request {
-                    Some(request) => request.origin.clone(),
-                    None => self.raw_origin(http.unread.bytes()),
-                };
-                self.answer_fault(slot, INPUT_FULL, origin.as_deref());
-            }
-            Some(Kind::Tunnel(tunnel)) if !tunnel.is_open() => self.refuse_for_now(slot),
-            _ => self.close(slot, Disconnect::SLOW),
+        let tunnel = self.links.connections.tunnel(slot);
+        if let Some(Some(http)) = self.links.connections.requests(slot) {
+            let origin = match &http.request {
+                Some(request) => request.origin.clone(),
+                None => self.raw_origin(http.unread.bytes()),
+            };
+            self.answer_fault(slot, INPUT_FULL, origin.as_deref());
+        } else if tunnel.is_some_and(|tunnel| !tunnel.is_open()) {
+            self.refuse_for_now(slot);
+        } else {
+            self.close(slot, Disconnect::SLOW);
         }
         // One whose orderly end would keep it.
         if self.input_bytes(sock) > 0 {

@@ -3,9 +3,7 @@
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::session::Sub;
 use crate::shard::core::Core;
-use crate::shard::link::Phase;
 use crate::shard::look::transport_of;
-use crate::shard::peer::Kind;
 use crate::shard::pings::{Beat, Liveness, Verdict};
 use crate::shard::timers::{self, ShortTick};
 
@@ -42,27 +40,8 @@ impl Core {
         self.set_peer_timer(slot);
     }
 
-    /// The time of a connection has come, whatever was set for it.
-    pub fn handle_timer(&mut self, slot: u32) {
-        let Some(connection) = self.links.connections.get(slot) else { return };
-        match &connection.peer.kind {
-            Kind::Http(_) if connection.link.awaits_proxy() => self.handle_proxy_timer(slot),
-            Kind::Http(_) if self.in_handshake(slot) => self.handle_handshake_timer(slot),
-            _ if connection.peer.listed() => self.handle_peer_timer(slot),
-            Kind::Http(_) => self.handle_http_timer(slot),
-            Kind::Client(session) => match session.awaits() {
-                Some(_) => self.handle_question_timer(slot),
-                None => self.close(slot, Disconnect::STALE),
-            },
-            Kind::Unidirectional(_) => self.handle_poll_timer(slot),
-            Kind::Tunnel(_) => self.refuse_for_now(slot),
-            // The peer has not ended its side in time.
-            Kind::Nobody if connection.link.phase != Phase::Gone => self.give_up(slot),
-            Kind::Nobody | Kind::Echo => {}
-        }
-    }
-
-    fn handle_peer_timer(&mut self, slot: u32) {
+    /// The time of a peer that is in has come.
+    pub fn handle_peer_timer(&mut self, slot: u32) {
         self.handle_question_timer(slot);
         let unix_s = self.unix_s();
         let delay_s = self.env.options.expired_close_delay.as_secs();

@@ -5,14 +5,13 @@ use std::collections::BinaryHeap;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ChannelName, UserName};
 use crate::session::tunnel::Tunnel;
-use crate::session::unidirectional::Mode;
 use crate::shard::control_request::seen::{
     Busiest, ChannelSeen, ClosedPage, ClosedQuery, ConnectionSeen, ConnectionsPage, ConnectionsQuery, End,
     kept,
 };
 use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
-use crate::shard::peer::{Kind, Peer};
+use crate::shard::peer::Peer;
 
 /// Connections looked at for one request: about a millisecond. A request that needs more comes again.
 const LOOKED_AT_MAX: usize = 4096;
@@ -48,13 +47,8 @@ impl Core {
         }
         let Some(connection) = self.links.connections.get(slot) else { return };
         let peer = &connection.peer;
-        // Polls are requests. One that has left before it was in, and was not closed, was no client.
-        let is_client = match &peer.kind {
-            Kind::Client(_) => true,
-            Kind::Unidirectional(uni) => matches!(uni.mode, Mode::Stream(_)),
-            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => false,
-        };
-        if !is_client || (note.is_none() && !peer.listed()) {
+        // One that has left before it was in, and was not closed, was no client.
+        if !peer.ends_as_client() || (note.is_none() && !peer.listed()) {
             return;
         }
         let user = peer.user().cloned();
@@ -221,8 +215,8 @@ impl Core {
 }
 
 pub(in crate::shard) fn transport_of(peer: &Peer) -> &'static str {
-    match &peer.kind {
-        Kind::Tunnel(_) => TUNNEL,
-        _ => peer.transport().unwrap_or("unknown"),
+    match peer.tunnel() {
+        Some(_) => TUNNEL,
+        None => peer.transport().unwrap_or("unknown"),
     }
 }

@@ -1,9 +1,9 @@
 //! The seam between a channel's owner and its followers.
 //!
 //! A channel has one owner: the only writer of its log, which knows who is subscribed. It is a shard of this node, which
-//! keeps a [`ChannelOwner`](crate::shard::channel_owner::ChannelOwner), or an [`Engine`], which this node shares with others. Followers are the shards with subscribers.
-//! They say the same to any owner ([`OwnerRequest`]) and hear the same from it ([`FromOwner`]);
-//! [`Router::owner`](crate::shard::router::Router::owner) says which it is.
+//! keeps a [`ChannelOwner`](crate::shard::channel_owner::ChannelOwner), or an [`Engine`], which this node shares with others.
+//! Followers are the shards with subscribers. They say the same to any owner ([`OwnerRequest`]) and hear the same from it
+//! ([`FromOwner`]); [`Router::owner`](crate::shard::router::Router::owner) says which it is.
 //!
 //! What an owner owes its followers:
 //! - A request that has an answer is answered once. An engine whose server is away answers in its place: a read as

@@ -1,27 +1,27 @@
 //! One participant: who speaks over a link, in which protocol, and what all protocols have in common.
 //!
-//! The one place that matches on the kind of a peer for what is the same for all: another protocol is one more arm in
-//! each of the functions here.
+//! The kind of a peer is known here and in the modules below alone: another protocol is one more arm in each of their functions.
+//! What a shard does with each kind is in [`steps`].
 
+mod input;
+mod records;
+mod steps;
 mod times;
 
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
 use crate::base::filter::Filters;
-use crate::base::ids::{ChannelName, EncodingId, SLOT_BITS, UserName};
+use crate::base::ids::{EncodingId, SLOT_BITS, UserName};
 use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::base::publication::ClientInfo;
-use crate::base::time::Time;
 use crate::hub::class::Class;
 use crate::hub::followed::ChannelIndex;
 use crate::hub::options::GapPolicy;
 use crate::proto::encoding::Encoding;
 use crate::proto::websocket::write_close;
-use crate::record::{PeerState, RequestsRecord};
 use crate::session::gaps::AfterGap;
 use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::{Mode, Unidirectional};
@@ -32,7 +32,7 @@ use crate::shard::requests::Http;
 use crate::shard::timers::{Timed, TimerEntry};
 
 pub struct Peer {
-    pub kind: Kind,
+    kind: Kind,
     /// What is due next, whatever it is.
     pub timer: TimerEntry,
     /// In the low bits the number, in the high ones flags.
@@ -47,7 +47,7 @@ const FLAGS: u32 = LISTED | OF_USER;
 const _: () = assert!((BOOKS_MAX as u32) << SLOT_BITS <= OF_USER, "a number ends where the flags begin");
 
 /// What a peer speaks, and where it stands in that.
-pub enum Kind {
+enum Kind {
     /// Asks requests. Boxed state only while a head or body is incomplete or an answer is awaited.
     Http(Requests),
     /// What comes is sent back.
@@ -62,7 +62,7 @@ pub enum Kind {
     Nobody,
 }
 
-/// What a connection that asks requests keeps of them: see [`Kind::Http`].
+/// What a connection that asks requests keeps of them.
 pub type Requests = Option<Box<Http>>;
 
 /// What becomes of a peer whose link has been ended by the other side.
@@ -138,6 +138,14 @@ impl Peer {
         self.kind = Kind::Http(None);
     }
 
+    pub fn set_client(&mut self, session: Session) {
+        self.kind = Kind::Client(session);
+    }
+
+    pub fn set_echo(&mut self) {
+        self.kind = Kind::Echo;
+    }
+
     pub fn set_uni(&mut self, uni: Unidirectional) {
         self.kind = Kind::Unidirectional(uni);
     }
@@ -156,6 +164,36 @@ impl Peer {
     }
 
     // --- one peer interface
+
+    /// What comes is sent back.
+    pub fn is_echo(&self) -> bool {
+        matches!(self.kind, Kind::Echo)
+    }
+
+    /// It speaks its protocol: it is past its requests, and has not left.
+    pub fn is_in_protocol(&self) -> bool {
+        match &self.kind {
+            Kind::Echo | Kind::Client(_) | Kind::Unidirectional(_) | Kind::Tunnel(_) => true,
+            Kind::Http(_) | Kind::Nobody => false,
+        }
+    }
+
+    /// It keeps its number for as long as it has its socket.
+    pub fn keeps_number(&self) -> bool {
+        match &self.kind {
+            Kind::Client(_) | Kind::Unidirectional(_) | Kind::Tunnel(_) => true,
+            Kind::Http(_) | Kind::Echo | Kind::Nobody => false,
+        }
+    }
+
+    /// Its end is one of a client. Polls are requests.
+    pub fn ends_as_client(&self) -> bool {
+        match &self.kind {
+            Kind::Client(_) => true,
+            Kind::Unidirectional(uni) => matches!(uni.mode, Mode::Stream(_)),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => false,
+        }
+    }
 
     /// It may have subscriptions.
     pub fn subscribes(&self) -> bool {
@@ -273,38 +311,6 @@ impl Peer {
         matches!(&self.kind, Kind::Client(session) if !session.is_connected())
     }
 
-    /// Whether reading from it is paused for another reason than what it owes: its backend does not keep up, or its
-    /// commands wait.
-    pub fn input_is_paused(&self) -> bool {
-        match &self.kind {
-            Kind::Tunnel(tunnel) => tunnel.is_paused(),
-            Kind::Client(session) => session.input_paused,
-            Kind::Unidirectional(uni) => uni.is_websocket() && uni.holds_input(),
-            Kind::Http(_) | Kind::Echo | Kind::Nobody => false,
-        }
-    }
-
-    /// Whether further input of it would have to wait: it is not read from. `owes`: an answer to it has not gone to the
-    /// kernel.
-    pub fn input_waits(&self, owes: bool) -> bool {
-        match &self.kind {
-            Kind::Http(Some(http)) => http.input_waits(owes),
-            Kind::Unidirectional(uni) => uni.holds_input(),
-            Kind::Tunnel(tunnel) => tunnel.is_paused() || tunnel.holds_input(),
-            Kind::Client(_) => self.input_is_paused(),
-            Kind::Http(None) | Kind::Echo | Kind::Nobody => false,
-        }
-    }
-
-    /// Bytes of its input that are kept. Requests have a budget of their own.
-    pub fn held_bytes(&self) -> usize {
-        match &self.kind {
-            Kind::Client(session) => session.held_bytes(),
-            Kind::Tunnel(tunnel) => tunnel.waiting().1,
-            Kind::Http(_) | Kind::Echo | Kind::Unidirectional(_) | Kind::Nobody => 0,
-        }
-    }
-
     /// Speaks frames of WebSocket now.
     pub fn takes_frames(&self) -> bool {
         match &self.kind {
@@ -313,15 +319,6 @@ impl Peer {
             Kind::Unidirectional(uni) => uni.is_websocket() && uni.is_ready() && !uni.holds_input(),
             Kind::Tunnel(tunnel) => tunnel.is_open(),
             Kind::Http(_) | Kind::Nobody => false,
-        }
-    }
-
-    /// What it sends is counted against the limit of bytes.
-    pub fn bytes_are_limited(&self) -> bool {
-        match &self.kind {
-            Kind::Client(_) => true,
-            Kind::Unidirectional(uni) => uni.is_websocket(),
-            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => false,
         }
     }
 
@@ -490,29 +487,14 @@ impl Peer {
         }
     }
 
-    /// Everything that it is; `None` for one that has left, and while a request is under way.
-    pub fn to_record(
-        &self,
-        name_of: &dyn Fn(ChannelIndex) -> ChannelName,
-        tunnel_name: &dyn Fn(u16) -> Box<str>,
-        now: Time,
-    ) -> Option<PeerState> {
-        Some(match &self.kind {
-            // Its request is under way.
-            Kind::Client(session) if session.awaits_opening() => return None,
-            Kind::Client(session) => PeerState::Client(session.to_record(name_of, now)),
-            Kind::Unidirectional(uni) => PeerState::Unidirectional(uni.to_record(name_of)),
-            Kind::Tunnel(tunnel) => PeerState::Tunnel(tunnel.to_record(&tunnel_name(tunnel.place), None)),
-            Kind::Http(None) => PeerState::Requests(RequestsRecord { unread: Bytes::new() }),
-            Kind::Http(Some(http)) if http.is_waiting() => {
-                PeerState::Requests(RequestsRecord { unread: Bytes::copy_from_slice(http.unread.bytes()) })
-            }
-            Kind::Echo => PeerState::Echo,
-            Kind::Http(Some(_)) | Kind::Nobody => return None,
-        })
-    }
-
     // --- the state machine of each kind
+
+    pub fn client(&self) -> Option<&Session> {
+        match &self.kind {
+            Kind::Client(session) => Some(session),
+            _ => None,
+        }
+    }
 
     pub fn session(&mut self) -> Option<&mut Session> {
         match &mut self.kind {

@@ -4,16 +4,13 @@ use std::mem;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::Disconnect;
-use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::proto::websocket::deflate::Inflater;
 use crate::proto::websocket::{self, Decoder, Message, Opcode, Role, WsFault};
 use crate::proto::wire::{Carrier, Wire};
-use crate::session::unidirectional::TURN_MESSAGES_MAX;
 use crate::shard::control_request::tap::TapWhat;
 use crate::shard::core::Core;
 use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
-use crate::shard::peer::Kind;
 use crate::shard::pings::Liveness;
 use crate::shard::stats::Cause;
 use crate::shard::tap::copied;
@@ -59,28 +56,7 @@ impl Core {
         }
     }
 
-    /// The state may change on the way: what follows an upgrade in the same read is its first frame.
-    pub fn handle_bytes(&mut self, slot: u32, mut bytes: &mut [u8]) {
-        while !bytes.is_empty() {
-            let Some(connection) = self.links.connections.get_mut(slot) else { return };
-            let consumed = match &connection.peer.kind {
-                _ if connection.peer.takes_frames() => return self.handle_frames(slot, bytes),
-                Kind::Http(_) => self.handle_http(slot, bytes),
-                Kind::Unidirectional(_) => return self.keep_for_later(slot, bytes),
-                Kind::Tunnel(_) => return self.keep_for_tunnel(slot, bytes),
-                // In its order: behind what waits.
-                Kind::Nobody if connection.link.awaits_inflating() => {
-                    let sock = connection.link.sock(slot);
-                    return self.inflate_later(sock, bytes);
-                }
-                Kind::Nobody => return self.handle_after_close(slot, bytes),
-                Kind::Echo | Kind::Client(_) => return,
-            };
-            bytes = &mut bytes[consumed..];
-        }
-    }
-
-    fn handle_frames(&mut self, slot: u32, bytes: &mut [u8]) {
+    pub fn handle_frames(&mut self, slot: u32, bytes: &mut [u8]) {
         let Some(connection) = self.links.connections.get(slot) else { return };
         if !connection.link.inflates() {
             return self.decode_frames(slot, bytes, None);
@@ -95,19 +71,12 @@ impl Core {
 
     fn decode_frames(&mut self, slot: u32, mut bytes: &mut [u8], mut inflater: Option<&mut Inflater>) {
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let message_bytes_max = match connection.peer.kind {
-            Kind::Echo => ECHO_MESSAGE_BYTES_MAX,
-            _ => self.env.options.message_bytes_max,
-        };
+        let message_bytes_max = connection.peer.message_bytes_max(self.env.options.message_bytes_max);
         // An idle connection has no decoder: most frames come whole and need it only here.
         let mut fresh = Decoder::new(Role::Server, message_bytes_max).deflating(inflater.is_some());
         let mut boxed = connection.link.decoder.take();
         let decoder = boxed.as_deref_mut().unwrap_or(&mut fresh);
-        // Commands of the client protocol have bounds of their own, which count what a message holds.
-        let mut turn = match connection.peer.kind {
-            Kind::Unidirectional(_) => TURN_MESSAGES_MAX,
-            _ => usize::MAX,
-        };
+        let mut turn = connection.peer.turn_messages_max();
         let mut spent = false;
         while !bytes.is_empty() && turn > 0 {
             spent = inflater.as_ref().is_some_and(|inflater| self.links.compression.is_spent(inflater));
@@ -155,9 +124,9 @@ impl Core {
 
     fn handle_message_of(&mut self, slot: u32, message: Message<'_>) -> Outcome {
         self.env.stats.counters.messages_received_total += 1;
-        let echo = matches!(self.links.connections.kind(slot), Some(Kind::Echo));
+        let echo = self.links.connections.get(slot).is_some_and(|connection| connection.peer.is_echo());
         let uni = self.is_uni(slot);
-        let tunnel = matches!(self.links.connections.kind(slot), Some(Kind::Tunnel(_)));
+        let tunnel = self.links.connections.tunnel(slot).is_some();
         if self.is_tapped()
             && let Message::Text(_) | Message::Binary(_) = message
         {
@@ -211,8 +180,8 @@ impl Core {
                 self.leave_protocol(slot, frame.into(), ClosingEnd::Both);
             }
         }
-        match self.links.connections.kind(slot) {
-            Some(Kind::Echo | Kind::Client(_) | Kind::Unidirectional(_) | Kind::Tunnel(_)) => {
+        match self.links.connections.get(slot) {
+            Some(connection) if connection.peer.is_in_protocol() => {
                 self.pause_if_indebted(slot);
                 self.pause_if_holding(slot);
                 Outcome::Goes
@@ -236,7 +205,7 @@ impl Core {
     }
 
     /// What comes behind our own Close frame is discarded, up to the peer's (RFC 6455 section 5.5.1).
-    fn handle_after_close(&mut self, slot: u32, mut bytes: &mut [u8]) {
+    pub fn handle_after_close(&mut self, slot: u32, mut bytes: &mut [u8]) {
         let message_bytes_max = self.env.options.message_bytes_max;
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let link = &mut connection.link;
@@ -309,10 +278,7 @@ impl Core {
     fn pause_if_indebted(&mut self, slot: u32) {
         let half = self.env.options.outbox_bytes_max / 2;
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
-        let allowance = match connection.peer.kind {
-            Kind::Echo => 0,
-            _ => half,
-        };
+        let allowance = if connection.peer.is_echo() { 0 } else { half };
         if let Some(pending) = &mut connection.link.pending
             && pending.blocked
             && pending.owed_bytes > allowance

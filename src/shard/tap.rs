@@ -7,7 +7,6 @@ use crate::hub::requests::PublishRequest;
 use crate::shard::control_request::tap::{TAP_PAYLOAD_BYTES_MAX, Tap, TapEvent, TapSelector, TapWhat};
 use crate::shard::core::Core;
 use crate::shard::owner::OwnerRequest;
-use crate::shard::peer::Kind;
 
 /// Copied, unless it is longer than is shown.
 pub(in crate::shard) fn copied(bytes: &[u8]) -> Option<Bytes> {
@@ -38,10 +37,7 @@ impl Core {
         }
         let Some(connection) = self.links.connections.get(slot) else { return };
         let peer = &connection.peer;
-        let tunnel = match &peer.kind {
-            Kind::Tunnel(tunnel) => Some(tunnel.place),
-            _ => None,
-        };
+        let tunnel = peer.tunnel().map(|tunnel| tunnel.place);
         self.tap_of(slot, peer.user(), tunnel, what);
     }
 

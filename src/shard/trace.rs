@@ -3,7 +3,6 @@
 use crate::base::trace::{TRACEPARENT, TraceContext};
 use crate::shard::control_request::trace::{TracedConnect, TracedStage};
 use crate::shard::core::Core;
-use crate::shard::peer::Kind;
 
 impl Core {
     /// Stages of this tick.
@@ -53,7 +52,7 @@ impl Core {
         if !self.env.options.seeing.traced {
             return None;
         }
-        let Kind::Client(session) = &self.links.connections.get(slot)?.peer.kind else { return None };
+        let session = self.links.connections.get(slot)?.peer.client()?;
         let (_, value) = session.headers()?.iter().find(|(name, _)| &**name == TRACEPARENT)?;
         TraceContext::parse(value)
     }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use crate::base::budget::Held;
 use crate::base::certificate::ClientCertificate;
 use crate::base::ids::{ConnId, ListenerId, Position, ShardId, Sock};
-use crate::base::limits::ECHO_MESSAGE_BYTES_MAX;
 use crate::base::prng::Prng;
 use crate::driver::Driver;
 use crate::hub::followed::ChannelIndex;
@@ -20,9 +19,8 @@ use crate::record::{
     PeerRecord, PeerState, RecordFault, ShardRecord, StreamRecord, SubRecord, TunnelRecord,
     TunnelStageRecord, Unread, UserRecord,
 };
+use crate::session::Sub;
 use crate::session::tunnel::Tunnel;
-use crate::session::unidirectional::Unidirectional;
-use crate::session::{Session, Sub};
 use crate::shard::Shard;
 use crate::shard::admitted::{Entry, Standing};
 use crate::shard::client_ids::ClientIds;
@@ -38,8 +36,6 @@ use crate::shard::link::{ClosingEnd, PendingOutput, Phase};
 use crate::shard::look::transport_of;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::options::ShardOptions;
-use crate::shard::peer;
-use crate::shard::requests::Http;
 use crate::shard::router::Router;
 use crate::shard::subscriber_pace::SubscriberPace;
 use crate::shard::timers::{ShortTick, tick_after, tick_of};
@@ -256,7 +252,14 @@ impl Core {
         let number = self.peers.directory.adopt(conn, slot);
         let number = number.ok_or(RecordFault::Impossible("a peer's number"))?;
         let mut connection = Connection::new(sock.generation, number);
-        connection.peer.kind = self.adopt_kind(&record)?;
+        let followed = &self.delivery.followed;
+        // The place follows when it is in the list.
+        let mut place_of = |sub: &SubRecord| {
+            let index = followed.find(&sub.channel);
+            index.map(|index| (index, 0)).ok_or(RecordFault::Impossible("a subscription without a stream"))
+        };
+        let (tunnel, input) = (|record: &_| self.adopt_tunnel(record), &self.env.options.http.input);
+        connection.peer.restore(&record.state, &mut place_of, tunnel, input, now)?;
         if record.listed {
             connection.peer.set_listed();
             self.peers.clients.enter(transport_of(&connection.peer));
@@ -308,36 +311,6 @@ impl Core {
         Ok(())
     }
 
-    fn adopt_kind(&mut self, record: &PeerRecord) -> Result<peer::Kind, RecordFault> {
-        let (followed, now) = (&self.delivery.followed, self.env.now);
-        // The place follows when it is in the list.
-        let mut place_of = |sub: &SubRecord| {
-            let index = followed.find(&sub.channel);
-            index.map(|index| (index, 0)).ok_or(RecordFault::Impossible("a subscription without a stream"))
-        };
-        let input = &self.env.options.http.input;
-        Ok(match &record.state {
-            PeerState::Client(client) => {
-                peer::Kind::Client(Session::from_record(client, &mut place_of, now)?)
-            }
-            PeerState::Unidirectional(uni) => {
-                peer::Kind::Unidirectional(Unidirectional::from_record(uni, &mut place_of, input)?)
-            }
-            PeerState::Tunnel(tunnel) => peer::Kind::Tunnel(Box::new(self.adopt_tunnel(tunnel)?)),
-            PeerState::Requests(requests) if requests.unread.is_empty() => peer::Kind::Http(None),
-            PeerState::Requests(requests) => {
-                let mut http = Box::<Http>::default();
-                let kept = http.unread.push(input, &requests.unread);
-                kept.map_err(|_| RecordFault::Impossible("room for input"))?;
-                peer::Kind::Http(Some(http))
-            }
-            PeerState::Echo => peer::Kind::Echo,
-            PeerState::ClosingPeersClose | PeerState::ClosingFin | PeerState::ClosingBoth => {
-                peer::Kind::Nobody
-            }
-        })
-    }
-
     fn adopt_link(&self, record: &LinkRecord, peer: &PeerRecord, connection: &mut Connection) -> Outcome {
         let now = self.env.now;
         let link = &mut connection.link;
@@ -360,10 +333,7 @@ impl Core {
             link.ping_due = ShortTick::new(tick_of(due.at(now)), tick_of(now));
         }
         if let Some(decoder) = &record.decoder {
-            let message_bytes_max = match connection.peer.kind {
-                peer::Kind::Echo => ECHO_MESSAGE_BYTES_MAX,
-                _ => self.env.options.message_bytes_max,
-            };
+            let message_bytes_max = connection.peer.message_bytes_max(self.env.options.message_bytes_max);
             let decoder = Decoder::from_record(Role::Server, message_bytes_max, link.inflates(), decoder)?;
             link.decoder = Some(Box::new(decoder));
         }

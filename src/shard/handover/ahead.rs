@@ -10,7 +10,6 @@ use crate::shard::core::Core;
 use crate::shard::handover::destination::number_alone;
 use crate::shard::handover::order::{Outlet, Parcel, ParcelKind, Said};
 use crate::shard::handover::state::Ahead;
-use crate::shard::peer::Kind;
 
 /// Sockets exported at a time: as many as one submit of io_uring takes.
 const SOCKETS_AT_ONCE: usize = 128;
@@ -67,12 +66,10 @@ impl<D: Driver> Shard<D> {
 }
 
 impl Core {
-    /// Peers that keep their numbers as long as they have their sockets. All others go at once or not at all.
+    /// Peers that [keep their numbers](crate::shard::peer::Peer::keeps_number). All others go at once or not at all.
     fn goes_ahead(&self, slot: u32) -> Option<(ConnId, Sock)> {
         let connection = self.links.connections.get(slot)?;
-        let stays =
-            matches!(connection.peer.kind, Kind::Client(_) | Kind::Unidirectional(_) | Kind::Tunnel(_));
-        if !stays || connection.link.is_gone() || connection.link.is_closing() {
+        if !connection.peer.keeps_number() || connection.link.is_gone() || connection.link.is_closing() {
             return None;
         }
         Some((self.conn_id(slot), connection.link.sock(slot)))

@@ -6,7 +6,6 @@ use crate::base::fault::Disconnect;
 use crate::base::ids::Sock;
 use crate::driver::Driver;
 use crate::proto::centrifuge::Format;
-use crate::session::tunnel::Payload;
 use crate::session::{Sub, rights};
 use crate::shard::Shard;
 use crate::shard::core::Core;
@@ -16,7 +15,6 @@ use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::links::Action;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::owner::OwnerRequest;
-use crate::shard::peer::Kind;
 
 /// Connections that go on in one tick: the kernel takes some 3 us for the first read of each.
 const PEERS_AT_ONCE: usize = 64;
@@ -119,34 +117,7 @@ impl Core {
         {
             self.links.finishing.push(slot);
         }
-        match &mut connection.peer.kind {
-            Kind::Client(session) => {
-                // Whatever it waited for in the other process, it looks once more whether it may go on.
-                session.resumes = false;
-                let asks = session.awaits().is_some();
-                self.resume_commands_later(slot);
-                if asks
-                    && let Some(Err(disconnect)) =
-                        self.with_session(slot, |session, cx| session.ask_once_more(cx))
-                {
-                    self.close(slot, disconnect);
-                }
-            }
-            Kind::Http(Some(http)) if !http.unread.is_empty() => self.links.resuming.push(sock),
-            Kind::Unidirectional(_) => self.links.resuming.push(sock),
-            Kind::Tunnel(tunnel) => {
-                let next: Option<(u64, Payload)> =
-                    tunnel.under_way().map(|(sequence, message)| (sequence, message.clone()));
-                let asks = !tunnel.is_admitted();
-                if let Some(next) = next {
-                    self.hand_over(slot, next);
-                } else if asks {
-                    // Its ticket may have been redeemed, and its backend have let it in.
-                    self.refuse_for_now(slot);
-                }
-            }
-            Kind::Http(_) | Kind::Echo | Kind::Nobody => {}
-        }
+        self.resume_protocol(slot, sock);
         self.settle(slot);
         // A layer may have had something to say.
         self.seal_soon(slot);

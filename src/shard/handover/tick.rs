@@ -11,7 +11,6 @@ use crate::shard::handover::agreement::{Agreement, Mark};
 use crate::shard::handover::order::{Order, Outlet, Said};
 use crate::shard::handover::state::{Frozen, Quieting, Stage, Step};
 use crate::shard::mailbox::{Inbox, ShardMessage};
-use crate::shard::peer::Kind;
 use crate::shard::{Shard, Tick};
 
 /// How long a tick waits for something to happen: other shards and the node are answered within it.
@@ -355,10 +354,8 @@ impl Core {
         }
         let connections = &self.links.connections;
         let is_busy = |slot: &u32| {
-            connections.get(*slot).is_some_and(|connection| match &connection.peer.kind {
-                Kind::Http(Some(http)) => !http.is_waiting(),
-                _ => false,
-            })
+            let http = connections.requests(*slot).and_then(Option::as_ref);
+            http.is_some_and(|http| !http.is_waiting())
         };
         let busy =
             quieting.busy.get_or_insert_with(|| connections.iter().map(|(slot, _)| slot).collect::<Vec<_>>());
