@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures this build on this host, each part in one run beside its floor and, where it is installed, a peer.
 #
-#   measure.sh [--out DIR] [PART...]      all parts but "million" when none is named
+#   measure.sh [--out DIR] [PART...]      all parts but "peers" and "million" when none is named
 #
 #   memory    15,000 idle subscribed connections: bytes of ours and of the kernel; with a channel each, with 5 of 1,000, with
 #             presence and history, and as users of a chat with 20 of 5,000 groups
@@ -19,6 +19,8 @@
 #             1,000 subscribers with and without 2,000 new TLS connections a second beside them. Needs openssl
 #   compression
 #             9,000 subscribers, 5 messages of 1 KB of JSON a second, compressed and not in turns
+#   peers     trunkline, nats-server, mosquitto, nginx with Nchan, and servers on npm ws and Socket.IO (npm install --prefix
+#             tuning/peers), those that are installed: memory, connect, wide, busy, tail and many of each, and a table of it
 #   million   1,000,000 connections held for HOLD (default 10m) with pings, then one message to all: needs 13 GiB,
 #             and `host.sh --apply` before
 #
@@ -45,7 +47,7 @@ done
 parts=${*:-memory wide busy tail many chat connect stalled tls compression}
 for part in $parts; do
     case $part in
-        memory | wide | busy | tail | many | chat | connect | stalled | tls | compression | million) ;;
+        memory | wide | busy | tail | many | chat | connect | stalled | tls | compression | peers | million) ;;
         *) echo "measure.sh: $part is no part; see --help" >&2; exit 2 ;;
     esac
 done
@@ -118,8 +120,19 @@ loadgen() {
 
 # A figure of a run by its name, to full precision.
 figure() {
-    awk -v name="\"name\": \"$2\"," 'index($0, name) { found = 1 }
-        found && /"value":/ { gsub(/[^0-9.e+-]/, "", $2); print $2; exit }' "$out/$1.json"
+    json_of "$1" "$2" value
+}
+
+# The same of the floor.
+floor_figure() {
+    json_of "$1" "$2" floor
+}
+
+json_of() {
+    awk -v name="\"name\": \"$2\"," -v key="\"$3\":" '/{/ { is_it = 0; found = "" }
+        index($0, name) { is_it = 1 }
+        index($0, key) { gsub(/[^0-9.e+-]/, "", $2); found = $2 }
+        /}/ && is_it { print found; exit }' "$out/$1.json"
 }
 
 # compare WHAT FIGURE RUN... / RUN...: the mean of a figure over the first runs against that over the others.
@@ -161,8 +174,12 @@ cpus=$(nproc)
 others=
 if [ "$cpus" -gt 1 ] && command -v taskset >/dev/null; then others="taskset -c 1-$((cpus - 1))"; fi
 
+# shellcheck source=tuning/peers/peers.sh
+. "$root/tuning/peers/peers.sh"
+
 for part in $parts; do
     case $part in
+        peers) measure_peers ;;
         memory)
             serve --shards 1
             loadgen memory idle -n 15000 --hold 30s $ours $one --pid "$pid" --with-floor
@@ -212,41 +229,12 @@ END
             loadgen busy-gather10 fanout $load $ours --channel-prefix gather10: --pid "$pid"
             loadgen busy-gather16 fanout $load $ours --channel-prefix gather16: --pid "$pid"
             ended
-            if command -v nats-server >/dev/null; then
-                printf 'listen: "127.0.0.1:%s"\nwebsocket { listen: "127.0.0.1:%s", no_tls: true }\n' \
-                    $((port + 1)) $((port + 2)) >"$out/nats.conf"
-                GOMAXPROCS=1 nats-server -c "$out/nats.conf" >"$out/nats.log" 2>&1 &
-                pid=$!
-                sleep 1
-                loadgen busy-nats fanout $load --profile nats --url "ws://127.0.0.1:$((port + 2))/" --pid "$pid"
+            for peer in nats nchan; do
+                start_peer "$peer" || continue
+                # shellcheck disable=SC2086
+                loadgen "busy-$peer" fanout $load $how --pid "$pid"
                 ended
-            fi
-            module=$(ls /usr/lib/nginx/modules/ngx_nchan_module.so 2>/dev/null || true)
-            if command -v nginx >/dev/null && [ -n "$module" ]; then
-                cat >"$out/nginx.conf" <<END
-load_module $module;
-daemon off;
-master_process off;
-pid $out/nginx.pid;
-error_log $out/nginx.log;
-worker_rlimit_nofile 20000;
-events { worker_connections 20000; }
-http {
-    access_log off;
-    server {
-        listen 127.0.0.1:$((port + 3));
-        location ~ /pub/(.+)\$ { nchan_publisher; nchan_channel_id \$1; }
-        location ~ /sub/(.+)\$ { nchan_subscriber websocket; nchan_channel_id \$1; }
-    }
-}
-END
-                nginx -p "$out" -c "$out/nginx.conf" &
-                pid=$!
-                sleep 1
-                loadgen busy-nchan fanout $load --profile websocket --url "ws://127.0.0.1:$((port + 3))/sub/{channel}" \
-                    --publish-url "http://127.0.0.1:$((port + 3))/pub/{channel}" --publish-body '{data}' --pid "$pid"
-                ended
-            fi
+            done
             ;;
         tail)
             serve --shards 1

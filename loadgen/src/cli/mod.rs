@@ -272,6 +272,9 @@ pub enum ProfileName {
     Pusher,
     /// MQTT 3.1.1, over WebSocket or TCP.
     Mqtt,
+    /// Socket.IO, to a server whose rooms are joined by the event "subscribe".
+    #[value(name = "socketio")]
+    SocketIo,
     /// The floor server of this program.
     Floor,
 }

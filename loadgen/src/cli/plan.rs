@@ -17,7 +17,7 @@ use crate::floor::{FloorBy, FloorOptions};
 use crate::net::{Sources, raise_descriptor_limit};
 use crate::profile::{
     Centrifuge, Floor, Json, LongPoll, Mqtt, Nats, PlainWebSocket, Profile, Protobuf, Pusher, PusherKeys,
-    Sse, Template, Tokens,
+    SocketIo, Sse, Template, Tokens,
 };
 use crate::publish::{HttpPublishing, Publishing};
 use crate::run::{Phase, Plan, read_scenario};
@@ -354,6 +354,7 @@ fn profile(load: &LoadArgs, address: &Address, run: u32) -> Result<Arc<dyn Profi
             password: password.clone(),
             run,
         }),
+        ProfileName::SocketIo => Arc::new(SocketIo { path: address.path.clone() }),
         ProfileName::Pusher => Arc::new(Pusher { key: load.protocol.pusher_key.clone() }),
     })
 }

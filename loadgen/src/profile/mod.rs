@@ -11,6 +11,7 @@ mod mqtt;
 mod nats;
 mod outgoing;
 mod pusher;
+mod socketio;
 mod template;
 mod websocket;
 
@@ -22,6 +23,7 @@ pub use self::mqtt::Mqtt;
 pub use self::nats::Nats;
 pub use self::outgoing::Outgoing;
 pub use self::pusher::{Pusher, PusherKeys};
+pub use self::socketio::SocketIo;
 pub use self::template::{Filling, Template};
 pub use self::websocket::PlainWebSocket;
 use crate::measure::Cause;
