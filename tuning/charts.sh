@@ -20,7 +20,8 @@ mkdir -p "$folder"
 # chart FILE LOAD COLUMN TITLE UNIT [log]
 chart() {
     points=$(awk -F '\t' -v load="$2" -v column="$3" '$1 == load && $column ~ /^[0-9]/ {
-        printf "\"%s%s\"\t%s\t%.3g\n", $2, ($8 == "passed" || $8 == "-") ? "" : " *", $column, $column }' "$table")
+        printf "\"%s%s\"\t%s\t" ($column < 100 ? "%.3g" : "%.0f") "\n", $2, ($8 == "passed" || $8 == "-") ? "" : " *", $column, $column
+    }' "$table")
     [ -n "$points" ] || return 0
     scale=
     if [ "${6:-}" = log ]; then scale="set logscale y"; fi

@@ -124,7 +124,7 @@ peer_table() {
             [ -s "$out/$run.json" ] || continue
             ending=$(grep -oE '^(passed|FAILED|INVALID)' "$out/$run.txt" | tail -n 1)
             row "$load" "$peer" "$run" "${ending:-stopped}" figure
-            if [ "$peer" = trunkline ] && grep -q '"floor":' "$out/$run.json"; then
+            if [ "$peer" = trunkline ] && [ -n "$(floor_figure "$run" 'open: server cpu a connection')" ]; then
                 row "$load" floor "$run" - floor_figure
             fi
         done
