@@ -95,10 +95,10 @@ impl Session {
     }
 
     fn may_ack(&self, channel: &str, cx: &Context<'_>) -> Result<(), ErrorCode> {
-        if !cx.world.rights(channel)?.cursors {
+        if !cx.environment.rights(channel)?.cursors {
             return Err(ErrorCode::NotAvailable);
         }
-        match cx.world.find(channel).is_some_and(|index| self.sub(index).is_some()) {
+        match cx.environment.find(channel).is_some_and(|index| self.sub(index).is_some()) {
             true => Ok(()),
             false => Err(ErrorCode::PermissionDenied),
         }

@@ -149,7 +149,7 @@ impl Session {
                 let admitted = match answer {
                     Ok(Answer::Connect(answer)) => admitted(*answer, cx)?,
                     // Nobody is let in who could not be without the hook. The client comes back: it has done nothing wrong.
-                    Err(Unknown { let_in: true }) if cx.world.allows_anonymous() => Admitted::default(),
+                    Err(Unknown { let_in: true }) if cx.environment.allows_anonymous() => Admitted::default(),
                     _ => return Err(ErrorCode::Internal.into()),
                 };
                 self.begin(id, admitted, since, cx)
@@ -182,7 +182,7 @@ impl Session {
                     }
                     _ => return Err(ErrorCode::Internal.into()),
                 };
-                let rights = cx.world.rights(&channel)?;
+                let rights = cx.environment.rights(&channel)?;
                 let (form, echoes) = (rights.payload, rights.publisher_gets_own);
                 cx.effects.push(Effect::Publish { id, channel, data, form, changes, echoes, receipt });
                 Ok(())
@@ -218,7 +218,7 @@ impl Session {
         let Some(channel) = subs.filter(|extra| due(extra.renewal)).map(|extra| extra.channel).next() else {
             return;
         };
-        let name = cx.world.name(channel);
+        let name = cx.environment.name(channel);
         self.ask(About::SubRefresh { channel }, Matter::SubRefresh { channel: name }, cx);
     }
 
@@ -237,8 +237,8 @@ impl Session {
         answer: Result<Answer, Unknown>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        let asks = cx.world.hooks().refresh;
-        if rights::is_blocked(cx.world, self.user().map_or("", |user| user), cx.unix_s) {
+        let asks = cx.environment.hooks().refresh;
+        if rights::is_blocked(cx.environment, self.user().map_or("", |user| user), cx.unix_s) {
             return Err(Disconnect::PERMISSION_DENIED.into());
         }
         let identity = self.identity.get_or_insert_default();
@@ -272,9 +272,10 @@ impl Session {
         answer: Result<Answer, Unknown>,
         cx: &mut Context<'_>,
     ) {
-        let name = self.sub(channel).map(|_| cx.world.name(channel));
-        let asks =
-            name.and_then(|name| cx.world.rights(&name).ok()).is_some_and(|rights| rights.sub_refresh_hook);
+        let name = self.sub(channel).map(|_| cx.environment.name(channel));
+        let asks = name
+            .and_then(|name| cx.environment.rights(&name).ok())
+            .is_some_and(|rights| rights.sub_refresh_hook);
         let Some(extra) = self.extra_mut(channel) else { return };
         cx.effects.push(Effect::ExpiryChanged);
         match answer {
@@ -396,7 +397,7 @@ fn admitted(answer: ConnectAnswer, cx: &Context<'_>) -> Result<Admitted, ErrorCo
         conn_info: answer.info,
         meta: answer.meta,
         expire_at_s: answer.expire_at_s,
-        renewal: Renewal::by_hook(answer.expire_at_s, cx.world.hooks().refresh),
+        renewal: Renewal::by_hook(answer.expire_at_s, cx.environment.hooks().refresh),
         subs: answer.subs,
         data: answer.data,
         token_id: None,

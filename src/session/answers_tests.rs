@@ -9,7 +9,7 @@ use crate::proto::centrifuge::{Batch, Format, decode_frame};
 use crate::proto::wire::Wire;
 use crate::record::{self, PeerRecord, PeerState};
 use crate::session::commands::Progress;
-use crate::session::context::{Hooks, Rights, SubscribeEffect, World};
+use crate::session::context::{Hooks, Rights, SessionEnvironment, SubscribeEffect};
 use crate::session::hook_call::{Cancel, PublishAnswer, Waiting};
 use crate::session::joins::{JoinAnswer, JoinVerdict};
 use crate::session::permissions::{Deed, Permissions, Who};
@@ -40,7 +40,7 @@ struct Around {
     channels: Vec<&'static str>,
 }
 
-impl World for Around {
+impl SessionEnvironment for Around {
     fn personal_channel(&self, user: &str) -> Option<ChannelName> {
         self.personal.then(|| format!("#{user}").into())
     }
@@ -157,7 +157,7 @@ impl Stage {
     fn run<T>(&mut self, step: impl FnOnce(&mut Session, &mut Context<'_>) -> T) -> T {
         let (mut text, mut effects) = (Vec::new(), Vec::new());
         let mut cx = Context {
-            world: &self.around,
+            environment: &self.around,
             client: ClientId(7),
             unix_s: self.unix_s,
             version: "test",

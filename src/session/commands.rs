@@ -87,11 +87,14 @@ impl Session {
                 cx.blocked
                     && (subscribe.recover
                         || !subscribe.token.is_empty()
-                        || cx.world.rights(&subscribe.channel).is_ok_and(|rights| rights.rewind.is_some()))
+                        || cx
+                            .environment
+                            .rights(&subscribe.channel)
+                            .is_ok_and(|rights| rights.rewind.is_some()))
             }
             // Its subscribe is answered first.
             Method::Unsubscribe { channel } => cx
-                .world
+                .environment
                 .find(channel)
                 .and_then(|index| self.sub(index))
                 .is_some_and(|sub| sub.place().is_none()),
@@ -116,7 +119,7 @@ impl Session {
                 if channel.is_empty() {
                     return Err(Disconnect::BAD_REQUEST.into());
                 }
-                if let Some(sub) = cx.world.find(&channel).and_then(|index| self.sub(index)) {
+                if let Some(sub) = cx.environment.find(&channel).and_then(|index| self.sub(index)) {
                     cx.effects.push(Effect::Unsubscribe { channel: sub.channel(), why: None });
                 }
                 cx.reply(id, &Reply::Unsubscribe);
@@ -172,7 +175,7 @@ impl Session {
                 if let Some(name) = method.strip_prefix(builtin::PREFIX) {
                     return self.handle_builtin(id, name, data, cx);
                 }
-                if !cx.world.answers_calls(&method) {
+                if !cx.environment.answers_calls(&method) {
                     return Err(ErrorCode::NotAvailable.into());
                 }
                 self.ask(About::Rpc { id }, Matter::Rpc { method: method.into(), data: copy(data) }, cx);
@@ -210,7 +213,7 @@ impl Session {
         if !matches!(self.phase, Phase::Fresh | Phase::Refused) || id == 0 {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        self.take_emulated(connect.headers.take(), cx.world.emulated_headers())?;
+        self.take_emulated(connect.headers.take(), cx.environment.emulated_headers())?;
         let since = |channel: &str| {
             let since = connect.since(channel).filter(|since| since.recover)?;
             Some(position(since.offset, &since.epoch))
@@ -219,7 +222,7 @@ impl Session {
             "" => self.shown().unwrap_or(""),
             own => own,
         };
-        if token.is_empty() && cx.world.hooks().connect {
+        if token.is_empty() && cx.environment.hooks().connect {
             let names = connect.subs.iter().map(|(channel, _)| ChannelName::from(channel.as_ref()));
             let recover = names.clone().filter_map(|name| Some((name.clone(), since(&name)?))).collect();
             let matter = Matter::Connect {
@@ -244,7 +247,7 @@ impl Session {
         since: impl Fn(&str) -> Option<Since>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        if rights::is_blocked(cx.world, admitted.user.as_deref().unwrap_or(""), cx.unix_s) {
+        if rights::is_blocked(cx.environment, admitted.user.as_deref().unwrap_or(""), cx.unix_s) {
             return Err(Disconnect::PERMISSION_DENIED.into());
         }
         self.forget_shown();
@@ -260,7 +263,7 @@ impl Session {
             shared: None,
         };
         self.identity = (identity != Identity::default()).then(|| Box::new(identity));
-        let awaits_place = cx.world.limits_users() && self.user().is_some();
+        let awaits_place = cx.environment.limits_users() && self.user().is_some();
         if subscribes.is_empty() && !awaits_place {
             self.reply_connected(id, &[], admitted.data.as_deref(), cx);
             return Ok(());
@@ -339,28 +342,28 @@ impl Session {
     /// What the channel's namespace allows, if the client could subscribe to it now.
     pub(super) fn may_begin(&self, channel: &str, cx: &Context<'_>) -> Result<Rights, ErrorCode> {
         let user = self.user().map_or("", |user| user);
-        if rights::is_blocked(cx.world, user, cx.unix_s) {
+        if rights::is_blocked(cx.environment, user, cx.unix_s) {
             return Err(ErrorCode::PermissionDenied);
         }
-        let rights = rights::of_user(cx.world, channel, user)?;
-        if cx.world.find(channel).is_some_and(|index| self.sub(index).is_some()) {
+        let rights = rights::of_user(cx.environment, channel, user)?;
+        if cx.environment.find(channel).is_some_and(|index| self.sub(index).is_some()) {
             return Err(ErrorCode::AlreadySubscribed);
         }
-        if self.subs.len() >= cx.world.channels_max() {
+        if self.subs.len() >= cx.environment.channels_max() {
             return Err(ErrorCode::LimitExceeded);
         }
         Ok(rights)
     }
 
     fn handle_refresh(&mut self, id: u32, token: &str, cx: &mut Context<'_>) -> Result<(), Failure> {
-        if cx.world.verifier().is_none() {
+        if cx.environment.verifier().is_none() {
             return Err(ErrorCode::NotAvailable.into());
         }
         if token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
         let user = self.user().cloned();
-        if rights::is_blocked(cx.world, user.as_deref().unwrap_or(""), cx.unix_s) {
+        if rights::is_blocked(cx.environment, user.as_deref().unwrap_or(""), cx.unix_s) {
             return Err(Disconnect::PERMISSION_DENIED.into());
         }
         let claims = rights::refresh(token, user.as_deref().unwrap_or(""), self.expire_at_s(), cx)?;
@@ -399,7 +402,7 @@ impl Session {
         let mut ended = Vec::new();
         let mut kept = Vec::new();
         for sub in self.subs.iter().filter(|sub| sub.is(Sub::BY_TOKEN)) {
-            let name = cx.world.name(sub.channel());
+            let name = cx.environment.name(sub.channel());
             match subs
                 .iter()
                 .find(|granted| granted.channel == name && sub.flags() & DECIDED == granted.flags)
@@ -412,11 +415,11 @@ impl Session {
             }
         }
         let begins = |granted: &SubscribeEffect| {
-            let known = cx.world.find(&granted.channel).filter(|index| self.sub(*index).is_some());
+            let known = cx.environment.find(&granted.channel).filter(|index| self.sub(*index).is_some());
             known.is_none_or(|index| ended.contains(&index))
         };
         let begun: Vec<SubscribeEffect> = subs.into_iter().filter(begins).collect();
-        if self.subs.len() - ended.len() + begun.len() > cx.world.channels_max() {
+        if self.subs.len() - ended.len() + begun.len() > cx.environment.channels_max() {
             // Together with what the client chose: it comes back, and the token's have their places before those.
             return Err(Disconnect::FORCE_RECONNECT.into());
         }
@@ -449,14 +452,17 @@ impl Session {
         token: &str,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
-        if cx.world.verifier().is_none() {
+        if cx.environment.verifier().is_none() {
             return Err(ErrorCode::NotAvailable.into());
         }
         if channel.is_empty() || token.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let sub =
-            cx.world.find(channel).and_then(|index| self.sub(index)).ok_or(ErrorCode::PermissionDenied)?;
+        let sub = cx
+            .environment
+            .find(channel)
+            .and_then(|index| self.sub(index))
+            .ok_or(ErrorCode::PermissionDenied)?;
         let user = self.user().map_or("", |user| user);
         let expire_at_s = self.extra(sub.channel()).map_or(0, |extra| extra.expire_at_s);
         let granted = match rights::subscription(token, channel, user, Some(expire_at_s), cx) {
@@ -532,15 +538,15 @@ impl Session {
         if channel.is_empty() {
             return Err(Disconnect::BAD_REQUEST.into());
         }
-        let rights = rights::of_user(cx.world, channel, self.user().map_or("", |user| user))?;
+        let rights = rights::of_user(cx.environment, channel, self.user().map_or("", |user| user))?;
         // A subscription that is still being asked for counts: its channel's owner hears of it first.
-        let subscribed = cx.world.find(channel).is_some_and(|index| self.sub(index).is_some());
+        let subscribed = cx.environment.find(channel).is_some_and(|index| self.sub(index).is_some());
         Ok((rights, subscribed))
     }
 
     /// The client's subscription to the channel has a filter that is not its own choice.
     fn is_filtered_by_server(&self, channel: &str, cx: &Context<'_>) -> bool {
-        let filters = cx.world.find(channel).and_then(|index| self.filters(index));
+        let filters = cx.environment.find(channel).and_then(|index| self.filters(index));
         filters.is_some_and(|filters| filters.imposed.is_some())
     }
 
@@ -590,10 +596,10 @@ fn server_side(
 ) -> Result<Vec<SubscribeEffect>, Failure> {
     let granted_by = if renewal == Renewal::Token { Sub::BY_TOKEN } else { 0 };
     let mut subscribes = Vec::new();
-    for (channel, Granted { grant, expire_at_s }) in rights::with_personal(granted, user, cx.world) {
-        let rights = overridden(cx.world.rights(&channel)?, &grant.overrides);
+    for (channel, Granted { grant, expire_at_s }) in rights::with_personal(granted, user, cx.environment) {
+        let rights = overridden(cx.environment.rights(&channel)?, &grant.overrides);
         rights::reads(cx.out.format(), rights.payload)?;
-        if subscribes.len() == cx.world.channels_max() {
+        if subscribes.len() == cx.environment.channels_max() {
             return Err(Disconnect::CHANNEL_LIMIT.into());
         }
         let flags = Sub::SERVER_SIDE | sub_flags(&rights, true, true, true);

@@ -101,7 +101,7 @@ pub struct Hooks {
 }
 
 /// What a session may ask of its surroundings without waiting.
-pub trait World {
+pub trait SessionEnvironment {
     /// # Errors
     /// 107 for a name that cannot be one, 102 for a namespace that does not exist.
     fn rights(&self, channel: &str) -> Result<Rights, ErrorCode>;
@@ -128,7 +128,7 @@ pub trait World {
     /// What every connection of the user is subscribed to. `None`: nothing, as for nobody known (empty).
     fn personal_channel(&self, user: &str) -> Option<ChannelName>;
 
-    /// The name behind a number of [`World::find`].
+    /// The name behind a number of [`SessionEnvironment::find`].
     fn name(&self, channel: ChannelIndex) -> ChannelName;
 
     fn hooks(&self) -> Hooks;
@@ -236,7 +236,7 @@ pub enum Effect {
 
 /// One call's surroundings.
 pub struct Context<'a> {
-    pub world: &'a dyn World,
+    pub environment: &'a dyn SessionEnvironment,
     pub client: ClientId,
     /// Wall clock, unix seconds.
     pub unix_s: u64,

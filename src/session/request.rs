@@ -22,7 +22,7 @@ use crate::session::permissions::Deed;
 use crate::session::request_token::{origin_tag, reads_fields, shown};
 use crate::session::token::{Flaw, SubscribeGrant, TokenFault};
 use crate::session::unidirectional::{self, Admission, AskedChannel, Mode};
-use crate::session::{Identity, World, rights};
+use crate::session::{Identity, SessionEnvironment, rights};
 
 /// How long a poll is held when nothing comes: proxies give up after 60 s as a rule.
 pub const HOLD_MS: u32 = 45_000;
@@ -185,11 +185,11 @@ pub fn read(
     endpoint: Endpoint,
     head: &RequestHead<'_>,
     said: &Said,
-    world: &dyn World,
+    environment: &dyn SessionEnvironment,
     cookies: bool,
     unix_s: u64,
 ) -> Result<UnidirectionalRequest, Stop> {
-    let mut query = read_query(head.query.unwrap_or_default(), world.channels_max())?;
+    let mut query = read_query(head.query.unwrap_or_default(), environment.channels_max())?;
     let if_none_match = head.header_str("If-None-Match").map(Box::from);
     // What is malformed is refused before the backend hears of it.
     let positions = match position_text(endpoint, head, &query, if_none_match.as_deref()) {
@@ -205,10 +205,10 @@ pub fn read(
         },
     };
     check_times(endpoint, &query, positions.is_empty())?;
-    let admission = match admit(head, cookies, world, unix_s)? {
+    let admission = match admit(head, cookies, environment, unix_s)? {
         Some(admission) => Some(admission),
-        None if world.hooks().connect => said.admission.clone(),
-        None if world.allows_anonymous() => Some(Admission::default()),
+        None if environment.hooks().connect => said.admission.clone(),
+        None if environment.allows_anonymous() => Some(Admission::default()),
         None => return Err(Problem::new(ErrorCode::Unauthorized, "no token").into()),
     };
     let Some(mut admission) = admission else {
@@ -223,17 +223,17 @@ pub fn read(
     if let Some(origin) = origin_tag(head) {
         admission.identity.get_or_insert_default().origin = Some(origin.into());
     }
-    if rights::is_blocked(world, user_of(admission.identity.as_deref()), unix_s) {
+    if rights::is_blocked(environment, user_of(admission.identity.as_deref()), unix_s) {
         return Err(Problem::new(ErrorCode::PermissionDenied, "the user is blocked").into());
     }
-    let personal = world.personal_channel(user_of(admission.identity.as_deref()));
+    let personal = environment.personal_channel(user_of(admission.identity.as_deref()));
     if let Some(personal) = personal.filter(|personal| admission.grant(personal).is_none()) {
         admission.granted.push((personal, SubscribeGrant::default()));
     }
-    subscription_tokens(&mut query, &mut admission, world, unix_s)?;
+    subscription_tokens(&mut query, &mut admission, environment, unix_s)?;
     if query.channels.is_empty() && !matches!(endpoint, Endpoint::Publish) {
         query.channels = admission.granted.iter().map(|(channel, _)| channel.clone()).collect();
-        if query.channels.len() > world.channels_max().min(POSITION_CHANNELS_MAX) {
+        if query.channels.len() > environment.channels_max().min(POSITION_CHANNELS_MAX) {
             return Err(TOO_MANY_CHANNELS.into());
         }
     }
@@ -254,8 +254,8 @@ pub fn read(
     let mut channels = Vec::with_capacity(query.channels.len());
     let filter = query.filter.filter(|_| endpoint != Endpoint::Publish);
     for (name, since) in query.channels.into_iter().zip(since) {
-        let (recoverable, shown) = check_rights(endpoint, &name, &admission, said, world)?;
-        if filter.is_some() && !world.rights(&name)?.tags_filter {
+        let (recoverable, shown) = check_rights(endpoint, &name, &admission, said, environment)?;
+        if filter.is_some() && !environment.rights(&name)?.tags_filter {
             return Err(Problem::bad_request("the channel cannot be filtered by tags").into());
         }
         let mut asked = AskedChannel::new(name, since, recoverable, shown);
@@ -276,7 +276,7 @@ pub fn read(
         // A client may ask for less than it could have, and not for more.
         asked.deliver_every = asked.deliver_every.max(query.deliver_every);
         if !matches!(endpoint, Endpoint::History | Endpoint::Publish) {
-            let rights = world.rights(&asked.name)?;
+            let rights = environment.rights(&asked.name)?;
             if query.rewind.is_some_and(|rewind| rewind.since(unix_s).is_some()) && !recoverable {
                 return Err(match rights.keeps_history {
                     true => Problem::from(ErrorCode::PermissionDenied).into(),
@@ -496,15 +496,15 @@ pub fn ends_with(admission: &mut Admission, expire_at_s: u64) {
 fn admit(
     head: &RequestHead<'_>,
     cookies: bool,
-    world: &dyn World,
+    environment: &dyn SessionEnvironment,
     unix_s: u64,
 ) -> Result<Option<Admission>, Stop> {
-    let Some(token) = shown(head, reads_fields(world), cookies) else { return Ok(None) };
-    let Some(verifier) = world.verifier() else {
+    let Some(token) = shown(head, reads_fields(environment), cookies) else { return Ok(None) };
+    let Some(verifier) = environment.verifier() else {
         return Err(Problem::new(ErrorCode::Unauthorized, "no token is accepted here").into());
     };
     let claims = verifier.verify_connect(&token, unix_s)?;
-    rights::not_revoked(world, claims.id.as_deref(), &claims.user, claims.issued_at_s, unix_s)?;
+    rights::not_revoked(environment, claims.id.as_deref(), &claims.user, claims.issued_at_s, unix_s)?;
     let identity = Identity {
         token_id: claims.id.map(|id| Box::new(id.into())),
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
@@ -525,13 +525,13 @@ fn admit(
 fn subscription_tokens(
     query: &mut Query,
     admission: &mut Admission,
-    world: &dyn World,
+    environment: &dyn SessionEnvironment,
     unix_s: u64,
 ) -> Result<(), Stop> {
     for token in std::mem::take(&mut query.subscription_tokens) {
         let refused = || Problem::new(ErrorCode::Unauthorized, "no token is accepted here");
-        let claims = world.verifier().ok_or_else(refused)?.verify_subscribe(&token, unix_s)?;
-        rights::not_revoked(world, claims.id.as_deref(), &claims.user, claims.issued_at_s, unix_s)?;
+        let claims = environment.verifier().ok_or_else(refused)?.verify_subscribe(&token, unix_s)?;
+        rights::not_revoked(environment, claims.id.as_deref(), &claims.user, claims.issued_at_s, unix_s)?;
         if claims.user != user_of(admission.identity.as_deref()) {
             return Err(TokenFault::from(Flaw::OtherUser).into());
         }
@@ -540,13 +540,13 @@ fn subscription_tokens(
             return Err(TokenFault::from(Flaw::OtherClient).into());
         }
         let until_s = claims.expire_at_s.unwrap_or(0);
-        if rights::of_user(world, &claims.channel, &claims.user)?.listed == Some(false) {
+        if rights::of_user(environment, &claims.channel, &claims.user)?.listed == Some(false) {
             return Err(ErrorCode::PermissionDenied.into());
         }
         let channel = ChannelName::from(claims.channel);
         ends_with(admission, until_s);
         if !query.channels.contains(&channel) {
-            if query.channels.len() == world.channels_max().min(POSITION_CHANNELS_MAX) {
+            if query.channels.len() == environment.channels_max().min(POSITION_CHANNELS_MAX) {
                 return Err(TOO_MANY_CHANNELS.into());
             }
             query.channels.push(channel.clone());
@@ -568,9 +568,9 @@ fn check_rights(
     channel: &str,
     admission: &Admission,
     said: &Said,
-    world: &dyn World,
+    environment: &dyn SessionEnvironment,
 ) -> Result<(bool, Visibility), Stop> {
-    let mut rights = rights::of_user(world, channel, user_of(admission.identity.as_deref()))?;
+    let mut rights = rights::of_user(environment, channel, user_of(admission.identity.as_deref()))?;
     let grant = admission.grant(channel);
     if rights.payload == PayloadForm::Bytes && endpoint != Endpoint::Publish {
         return Err(Problem::new(ErrorCode::NotAvailable, "the channel's payloads are bytes").into());
@@ -619,8 +619,12 @@ fn check_rights(
 ///
 /// # Errors
 /// As the channel's own problem.
-pub fn may_subscribe(channel: &str, user: &str, world: &dyn World) -> Result<Visibility, ErrorCode> {
-    let rights = rights::of_user(world, channel, user)?;
+pub fn may_subscribe(
+    channel: &str,
+    user: &str,
+    environment: &dyn SessionEnvironment,
+) -> Result<Visibility, ErrorCode> {
+    let rights = rights::of_user(environment, channel, user)?;
     if rights.payload == PayloadForm::Bytes {
         return Err(ErrorCode::NotAvailable);
     }

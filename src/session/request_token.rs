@@ -9,15 +9,15 @@ use std::borrow::Cow;
 use crate::base::except::ORIGIN_BYTES_MAX;
 use crate::proto::http1::RequestHead;
 use crate::proto::unidirectional::query;
-use crate::session::World;
+use crate::session::SessionEnvironment;
 
 /// The cookie that may hold a token: the way for a page whose server sets it `HttpOnly`.
 const COOKIE: &str = "trunkline_token";
 
 /// Whether tokens are looked for in header fields. Without a key none could be valid, and a backend that is asked who
 /// connects knows such fields as its own: the `Authorization` of its users must reach it, not end their connections.
-pub fn reads_fields(world: &dyn World) -> bool {
-    world.verifier().is_some() || !world.hooks().connect
+pub fn reads_fields(environment: &dyn SessionEnvironment) -> bool {
+    environment.verifier().is_some() || !environment.hooks().connect
 }
 
 /// The token of a request. `fields`: it may stand in a header field. `cookies`: in a cookie, too: a browser sends its

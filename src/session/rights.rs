@@ -17,7 +17,9 @@ use crate::base::ids::{ChannelName, Offset};
 use crate::base::publication::{PayloadForm, Since, SinceEpoch, Visibility};
 use crate::base::rewind::Rewind;
 use crate::proto::centrifuge::Format;
-use crate::session::context::{Admitted, Context, Effect, Failure, Rights, SubscribeEffect, World};
+use crate::session::context::{
+    Admitted, Context, Effect, Failure, Rights, SessionEnvironment, SubscribeEffect,
+};
 use crate::session::hook_call::Granted;
 use crate::session::identity::Renewal;
 use crate::session::permissions::{Deed, Who};
@@ -33,9 +35,9 @@ const USER_SEPARATOR: char = ',';
 /// What `user` (empty: nobody known) may do in the channel.
 ///
 /// # Errors
-/// As [`World::rights`].
-pub fn of_user(world: &dyn World, channel: &str, user: &str) -> Result<Rights, ErrorCode> {
-    Ok(of(world.rights(channel)?, channel, user))
+/// As [`SessionEnvironment::rights`].
+pub fn of_user(environment: &dyn SessionEnvironment, channel: &str, user: &str) -> Result<Rights, ErrorCode> {
+    Ok(of(environment.rights(channel)?, channel, user))
 }
 
 /// What is left of a namespace's rights for `user` in the channel.
@@ -84,9 +86,9 @@ pub fn reads(format: Format, form: PayloadForm) -> Result<(), Disconnect> {
 pub(super) fn with_personal(
     mut subs: Vec<(ChannelName, Granted)>,
     user: Option<&str>,
-    world: &dyn World,
+    environment: &dyn SessionEnvironment,
 ) -> Vec<(ChannelName, Granted)> {
-    if let Some(personal) = user.and_then(|user| world.personal_channel(user))
+    if let Some(personal) = user.and_then(|user| environment.personal_channel(user))
         && subs.iter().all(|(channel, _)| *channel != personal)
     {
         subs.push((personal, Granted::default()));
@@ -97,15 +99,15 @@ pub(super) fn with_personal(
 /// Who connects, by the token.
 pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failure> {
     if token.is_empty() {
-        return match cx.world.allows_anonymous() {
+        return match cx.environment.allows_anonymous() {
             true => Ok(Admitted::default()),
             false => Err(Disconnect::BAD_REQUEST.into()),
         };
     }
-    let Some(verifier) = cx.world.verifier() else { return Err(Disconnect::INVALID_TOKEN.into()) };
+    let Some(verifier) = cx.environment.verifier() else { return Err(Disconnect::INVALID_TOKEN.into()) };
     let claims = verifier.verify_connect(token, cx.unix_s);
     let claims = claims.and_then(|claims| {
-        not_revoked(cx.world, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
+        not_revoked(cx.environment, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
         Ok(claims)
     });
     let claims = claims.map_err(|fault| refused_connection(fault, cx))?;
@@ -132,14 +134,14 @@ pub(super) fn refresh(
     expire_at_s: u64,
     cx: &mut Context<'_>,
 ) -> Result<ConnectClaims, Failure> {
-    let Some(verifier) = cx.world.verifier() else { return Err(ErrorCode::NotAvailable.into()) };
+    let Some(verifier) = cx.environment.verifier() else { return Err(ErrorCode::NotAvailable.into()) };
     let claims = verifier.verify_refresh(token, cx.unix_s, expire_at_s);
     let claims = claims.and_then(|claims| match claims.user == user {
         true => Ok(claims),
         false => Err(Flaw::OtherUser.into()),
     });
     let claims = claims.and_then(|claims| {
-        not_revoked(cx.world, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
+        not_revoked(cx.environment, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
         Ok(claims)
     });
     claims.map_err(|fault| {
@@ -157,7 +159,7 @@ pub(super) fn subscription(
     renews: Option<u64>,
     cx: &mut Context<'_>,
 ) -> Result<Granted, TokenFault> {
-    let Some(verifier) = cx.world.verifier() else { return Err(Flaw::NoKey.into()) };
+    let Some(verifier) = cx.environment.verifier() else { return Err(Flaw::NoKey.into()) };
     let claims = match renews {
         None => verifier.verify_subscribe(token, cx.unix_s),
         Some(expire_at_s) => verifier.verify_sub_refresh(token, cx.unix_s, expire_at_s),
@@ -165,7 +167,7 @@ pub(super) fn subscription(
     let claims =
         claims.and_then(|claims| is_for(&claims, channel, user, &cx.client.to_string()).map(|()| claims));
     let claims = claims.and_then(|claims| {
-        not_revoked(cx.world, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
+        not_revoked(cx.environment, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
         Ok(claims)
     });
     let claims = claims.inspect_err(|fault| cx.effects.push(Effect::TokenRefused(*fault)))?;
@@ -175,21 +177,21 @@ pub(super) fn subscription(
 /// # Errors
 /// [`Flaw::Revoked`]: the token is taken no more.
 pub fn not_revoked(
-    world: &dyn World,
+    environment: &dyn SessionEnvironment,
     id: Option<&str>,
     user: &str,
     issued_at_s: Option<u64>,
     unix_s: u64,
 ) -> Result<(), TokenFault> {
-    match world.blocks().is_some_and(|blocks| blocks.refuses_token(id, user, issued_at_s, unix_s)) {
+    match environment.blocks().is_some_and(|blocks| blocks.refuses_token(id, user, issued_at_s, unix_s)) {
         true => Err(Flaw::Revoked.into()),
         false => Ok(()),
     }
 }
 
 /// Whether the user (empty: nobody known) is not let in, or not any more.
-pub fn is_blocked(world: &dyn World, user: &str, unix_s: u64) -> bool {
-    world.blocks().is_some_and(|blocks| blocks.refuses_user(user, unix_s))
+pub fn is_blocked(environment: &dyn SessionEnvironment, user: &str, unix_s: u64) -> bool {
+    environment.blocks().is_some_and(|blocks| blocks.refuses_user(user, unix_s))
 }
 
 /// Whether a subscription token that holds is one for this subscription.
@@ -310,7 +312,7 @@ mod tests {
         limited: bool,
     }
 
-    impl World for Everything {
+    impl SessionEnvironment for Everything {
         fn rights(&self, channel: &str) -> Result<Rights, ErrorCode> {
             if channel.is_empty() {
                 return Err(ErrorCode::BadRequest);

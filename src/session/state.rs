@@ -275,7 +275,8 @@ impl Session {
             let identity = self.identity.get_or_insert_default();
             identity.expire_at_s = expire_at_s;
             if let Renewal::Hook { ask_at_s } = &mut identity.renewal {
-                *ask_at_s = if cx.world.hooks().refresh && expire_at_s != 0 { expire_at_s } else { NEVER_S };
+                *ask_at_s =
+                    if cx.environment.hooks().refresh && expire_at_s != 0 { expire_at_s } else { NEVER_S };
             }
             if info.is_some() && identity.conn_info != info {
                 identity.conn_info = info;

@@ -7,7 +7,7 @@ use crate::base::fault::{Disconnect, ErrorCode, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId};
 use crate::base::publication::Since;
 use crate::session::token::Overrides;
-use crate::session::{Renewal, Sub, SubscribeEffect, World as _, rights};
+use crate::session::{Renewal, SessionEnvironment as _, Sub, SubscribeEffect, rights};
 use crate::shard::connections::Connection;
 use crate::shard::control_request::seen::EndedBy;
 use crate::shard::control_request::{ChannelCount, ControlRequest, Reply, Target};

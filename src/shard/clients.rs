@@ -328,7 +328,7 @@ pub(in crate::shard) fn changed(ask: &mut PublishRequest, changes: PublishAnswer
 }
 
 fn context<'a>(
-    world: &'a View<'a>,
+    environment: &'a View<'a>,
     client: ClientId,
     unix_s: u64,
     wire: Wire,
@@ -337,14 +337,14 @@ fn context<'a>(
 ) -> Context<'a> {
     text.clear();
     // A few tries within the delay.
-    let ask_again_s = (world.options.expired_close_delay.as_secs() / 5).max(1);
+    let ask_again_s = (environment.options.expired_close_delay.as_secs() / 5).max(1);
     Context {
-        world,
+        environment,
         client,
         unix_s,
-        version: world.options.version,
+        version: environment.options.version,
         // A client counts in whole seconds and waits for ping plus its own delay: never tell it less than it is.
-        ping_s: world.options.ping_interval.as_millis().div_ceil(1000) as u32,
+        ping_s: environment.options.ping_interval.as_millis().div_ceil(1000) as u32,
         allowance: u32::MAX,
         blocked: false,
         ask_again_s,

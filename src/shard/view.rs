@@ -7,7 +7,7 @@ use crate::base::rewind::Rewind;
 use crate::hub::followed::FollowedChannels;
 use crate::hub::options::RecoveryMode;
 use crate::session::token::Verifier;
-use crate::session::{Hooks, Rights, World};
+use crate::session::{Hooks, Rights, SessionEnvironment};
 use crate::shard::options::ShardOptions;
 
 /// What a session may look at.
@@ -16,7 +16,7 @@ pub(in crate::shard) struct View<'a> {
     pub followed: &'a FollowedChannels,
 }
 
-impl World for View<'_> {
+impl SessionEnvironment for View<'_> {
     fn rights(&self, channel: &str) -> Result<Rights, ErrorCode> {
         let rules = self.options.rules.resolve(channel)?;
         let options = self.options.namespaces.resolve(channel)?;
