@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::base::bytes::Bytes;
 use crate::base::certificate::ClientCertificate;
 use crate::base::fault::Unsubscribed;
-use crate::base::ids::{ChannelName, ClientId, UserName};
+use crate::base::ids::{ChannelName, ClientId, Epoch, Offset, UserName};
 
 /// A kind of event, by which the configuration chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,10 +25,12 @@ pub enum EventKind {
     ObjectiveMissed,
     UserOnline,
     UserOffline,
+    Acked,
+    Unacked,
 }
 
 impl EventKind {
-    pub const ALL: [EventKind; 10] = [
+    pub const ALL: [EventKind; 12] = [
         EventKind::Connected,
         EventKind::Disconnected,
         EventKind::Subscribed,
@@ -39,6 +41,8 @@ impl EventKind {
         EventKind::ObjectiveMissed,
         EventKind::UserOnline,
         EventKind::UserOffline,
+        EventKind::Acked,
+        EventKind::Unacked,
     ];
 
     /// As the wire and the configuration call it.
@@ -54,6 +58,8 @@ impl EventKind {
             EventKind::ObjectiveMissed => "objective_missed",
             EventKind::UserOnline => "user_online",
             EventKind::UserOffline => "user_offline",
+            EventKind::Acked => "acked",
+            EventKind::Unacked => "unacked",
         }
     }
 
@@ -122,6 +128,10 @@ pub enum What {
     UserOnline(UserName),
     /// The user has had no connection for a while.
     UserOffline(UserName),
+    /// Devices have received or read something.
+    Acked(Box<AckedEvent>),
+    /// Members have not acknowledged something in time.
+    Unacked(Box<UnackedEvent>),
     /// So many events found no room here and are lost.
     Lost(u64),
 }
@@ -137,6 +147,69 @@ pub struct Farewell {
     pub received_bytes: u64,
     /// Handed to the kernel by now.
     pub sent_bytes: u64,
+}
+
+/// How far some devices have come in one channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AckedEvent {
+    pub channel: ChannelName,
+    pub epoch: Epoch,
+    /// Bounded by who makes it.
+    pub acks: Vec<DeviceAck>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceAck {
+    pub user: UserName,
+    /// Empty: none was named.
+    pub device: UserName,
+    pub received: Offset,
+    pub read: Offset,
+}
+
+/// Publications whose time is over, and who lacks some of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnackedEvent {
+    pub channel: ChannelName,
+    pub epoch: Epoch,
+    pub from: Offset,
+    pub to: Offset,
+    /// Bounded by who makes it.
+    pub users: Vec<UnackedUser>,
+    /// How many they are, named or not.
+    pub total: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnackedUser {
+    pub user: UserName,
+    /// Of the device that is farthest behind.
+    pub received: Offset,
+    /// Those that lack something. Empty: the user has named none.
+    pub devices: Vec<UserName>,
+    /// Another device of the user has all of it.
+    pub elsewhere: bool,
+}
+
+impl What {
+    /// Bytes of its texts, where others choose how long they are.
+    pub fn weight(&self) -> usize {
+        match self {
+            What::Message(_, data) => data.len(),
+            What::Acked(event) => {
+                event.acks.iter().map(|ack| size_of::<DeviceAck>() + ack.user.len() + ack.device.len()).sum()
+            }
+            What::Unacked(event) => event
+                .users
+                .iter()
+                .map(|user| {
+                    let devices = user.devices.iter().map(|device| size_of::<UserName>() + device.len());
+                    size_of::<UnackedUser>() + user.user.len() + devices.sum::<usize>()
+                })
+                .sum(),
+            _ => 0,
+        }
+    }
 }
 
 /// Which objective is not met, and where it is worst.
@@ -164,6 +237,8 @@ impl What {
             What::ObjectiveMissed(_) => EventKind::ObjectiveMissed,
             What::UserOnline(_) => EventKind::UserOnline,
             What::UserOffline(_) => EventKind::UserOffline,
+            What::Acked(_) => EventKind::Acked,
+            What::Unacked(_) => EventKind::Unacked,
             What::Lost(_) => return None,
         })
     }

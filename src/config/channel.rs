@@ -83,6 +83,13 @@ section! {
         /// Who subscribes gets its user's cursors and what is unread, as `cursors` in the `data` of the reply: to subscribe, or to
         /// connect for what the server subscribes it to. Needs `cursors`.
         cursors_in_data: bool;
+        /// How long members have to acknowledge a publication. After it, one event (`unacked`) says to the backend which of them have not
+        /// received it, so that it can use the push service of their phones. Up to 24h; needs `cursors`, and "unacked" in `events.types`.
+        /// 0s: it does not hear of it.
+        ack_timeout: Duration;
+        /// A client that publishes here hears how many members have received and read it, by messages to its user, at most once a
+        /// second from one channel. Needs `cursors`.
+        receipts: bool;
     }
 }
 

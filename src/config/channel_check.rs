@@ -2,16 +2,20 @@
 
 use std::time::Duration;
 
+use crate::base::event::EventKind;
 use crate::base::publication::PayloadForm;
 use crate::config::sections::Config;
 use crate::hub::cursors::CURSORS_MAX;
-use crate::hub::limits::{BATCH_DELAY_MAX, DELIVER_EVERY_MAX, KEY_BYTES_MAX, KEYS_MAX};
+use crate::hub::limits::{ACK_TIMEOUT_MAX, BATCH_DELAY_MAX, DELIVER_EVERY_MAX, KEY_BYTES_MAX, KEYS_MAX};
 use crate::hub::log_store::Durable;
 use crate::hub::{GapPolicy, RecoveryMode};
 use crate::session::rules::NamespaceOptions;
 
 /// Longest time that somebody who has left stays in presence: channels that nobody needs are kept for about as long.
 const LEAVE_DELAY_MAX: Duration = Duration::from_secs(600);
+
+/// A client that acknowledges at once needs a round trip for it.
+const ACK_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
 pub(super) fn check_channel(
     options: &NamespaceOptions,
@@ -79,6 +83,21 @@ pub(super) fn check_channel(
         &format!("{path}.cursors_in_data"),
         "needs cursors: they are what it is about",
     );
+    require(
+        channel.ack_timeout.is_zero() || channel.cursors,
+        &format!("{path}.ack_timeout"),
+        "needs cursors: members acknowledge by them",
+    );
+    require(
+        channel.ack_timeout.is_zero() || (ACK_TIMEOUT_MIN..=ACK_TIMEOUT_MAX).contains(&channel.ack_timeout),
+        &format!("{path}.ack_timeout"),
+        "must be from 100ms to 24h",
+    );
+    require(
+        !channel.receipts || channel.cursors,
+        &format!("{path}.receipts"),
+        "needs cursors: they say who has got what",
+    );
     if channel.is_value() {
         check_value_channel(options, path, require);
     }
@@ -113,6 +132,22 @@ pub(super) fn check_occupancy(config: &Config, require: &mut impl FnMut(bool, &s
             target.is_none_or(|channel| channel.payload == PayloadForm::Json),
             &key,
             "must be a channel with payload \"json\": a count is an object",
+        );
+    };
+    check("channel", &config.channel);
+    for (at, namespace) in config.namespace.iter().enumerate() {
+        check(&format!("namespace[{at}]"), &namespace.options);
+    }
+}
+
+/// Who has not acknowledged something is said to somebody.
+pub(super) fn check_unacked(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+    let is_said = config.events.kinds().contains(EventKind::Unacked);
+    let mut check = |path: &str, options: &NamespaceOptions| {
+        require(
+            is_said || options.channel.ack_timeout.is_zero(),
+            &format!("{path}.ack_timeout"),
+            "needs \"unacked\" in events.types: that is what it leads to",
         );
     };
     check("channel", &config.channel);

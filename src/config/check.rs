@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::base::limits::{DRAIN_MAX, HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
-use crate::config::channel_check::{check_channel, check_occupancy};
+use crate::config::channel_check::{check_channel, check_occupancy, check_unacked};
 use crate::config::dated::FURTHER_SECRETS_MAX;
 use crate::config::engine_check::check_engine;
 use crate::config::events::check_events;
@@ -202,6 +202,7 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         check_channel(&namespace.options, &path, &mut require);
     }
     check_occupancy(config, &mut require);
+    check_unacked(config, &mut require);
     check_admission(&config.admission, &mut require);
     check_store(config, &mut require);
     check_hooks(config, &mut require);

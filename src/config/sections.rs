@@ -394,6 +394,7 @@ settings! {
     pub struct Events {
         /// Kinds of events: "connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated" (of channels:
         /// with subscribers, and without any more), "user_online", "user_offline" (with a connection, and without any more),
+        /// "acked", "unacked" (of members with cursors: what devices have received and read, and who lacks something after `ack_timeout`),
         /// "message" (what clients `send`), "objective_missed" (see `[[objective]]`). Empty: nothing.
         pub types: Vec<String> = Vec::new();
         /// Where batches of events are POSTed to. Unset: they are only kept for `GET /api/events`.

@@ -13,6 +13,7 @@ use std::collections::HashMap;
 
 use ahash::RandomState;
 
+use crate::base::event::UnackedUser;
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, UserName};
 use crate::base::publication::SinceEpoch;
@@ -26,6 +27,8 @@ pub const DEVICE_BYTES_MAX: usize = 64;
 pub const ACKS_MAX: usize = 100;
 /// Most members of one channel that a namespace may allow: a look at who has read what walks all of them.
 pub const CURSORS_MAX: usize = 100_000;
+/// Members that were taken out while the store took nothing. More are refused.
+pub const GONE_MAX: usize = 100_000;
 /// Holes of one log that are remembered: each is the end of a process that had not written everything.
 const HOLES_MAX: usize = 16;
 
@@ -124,17 +127,27 @@ struct Row {
 
 const _: () = assert!(size_of::<Row>() == 24, "what a group's cursors cost");
 
+/// In the high half of what was received: the backend has not heard of it. No offset is as large.
+const MOVED: u32 = 1 << 31;
+
 impl Row {
     fn new(user: NameId, device: NameId, cursor: Cursor) -> Row {
         let halves = |offset: Offset| [offset.0 as u32, (offset.0 >> 32) as u32];
         let ([a, b], [c, d]) = (halves(cursor.received), halves(cursor.read));
-        Row { user, device, offsets: [a, b, c, d] }
+        Row { user, device, offsets: [a, b & !MOVED, c, d] }
+    }
+
+    /// What the backend has heard stays what it was.
+    fn set(&mut self, cursor: Cursor) {
+        let moved = self.offsets[1] & MOVED;
+        *self = Row::new(self.user, self.device, cursor);
+        self.offsets[1] |= moved;
     }
 
     fn cursor(&self) -> Cursor {
         let whole = |low: u32, high: u32| Offset(u64::from(high) << 32 | u64::from(low));
         let [a, b, c, d] = self.offsets;
-        Cursor { received: whole(a, b), read: whole(c, d) }
+        Cursor { received: whole(a, b & !MOVED), read: whole(c, d) }
     }
 
     fn key(&self) -> (NameId, NameId) {
@@ -150,8 +163,12 @@ pub struct Cursors {
     /// Behind which offset how many were skipped, in order.
     /// Bound: [`HOLES_MAX`].
     holes: Vec<(Offset, u64)>,
-    /// A store did not take something of them.
+    /// A store did not take something of them: repeats are given to it as well.
     pub unkept: bool,
+    /// They wait to be given to it once more, and who was removed meanwhile.
+    /// Bound: see [`GONE_MAX`].
+    pub kept_again: bool,
+    pub gone: Vec<UserName>,
 }
 
 /// What became of an acknowledgement.
@@ -176,6 +193,11 @@ impl Cursors {
         self.rows.is_empty()
     }
 
+    /// There is nothing to be known of them.
+    pub fn is_needless(&self) -> bool {
+        self.rows.is_empty() && self.holes.is_empty() && !self.kept_again
+    }
+
     /// A device has come so far. At most `rows_max` rows, and one for this one where that is allowed by `room`.
     ///
     /// # Errors
@@ -198,7 +220,7 @@ impl Cursors {
             let row = &mut self.rows[at];
             let before = row.cursor();
             let cursor = before.merge(to);
-            *row = Row::new(row.user, row.device, cursor);
+            row.set(cursor);
             let read = self.read_in(row_range(&self.rows, at));
             return Ok(Moved { cursor, read, moved: cursor != before, added: 0 });
         }
@@ -277,7 +299,7 @@ impl Cursors {
         let at = known.and_then(|key| self.rows.binary_search_by_key(&key, Row::key).ok());
         if let Some(at) = at {
             let row = &mut self.rows[at];
-            *row = Row::new(row.user, row.device, row.cursor().merge(cursor));
+            row.set(row.cursor().merge(cursor));
             return Some(0);
         }
         if !room(self.rows.len()) {
@@ -352,6 +374,49 @@ impl Cursors {
             let all = rows.iter().map(Row::cursor).fold(Cursor::default(), Cursor::merge);
             (names.get(rows[0].user), all)
         })
+    }
+
+    /// What a user has of all devices together, and whether it is a member.
+    pub fn all_of(&self, user: &str, names: &Names) -> (Cursor, bool) {
+        let range = names.find(user).map_or(0..0, |id| self.range(id));
+        let is_member = !range.is_empty();
+        (self.rows[range].iter().map(Row::cursor).fold(Cursor::default(), Cursor::merge), is_member)
+    }
+
+    /// Who has not received what is at the offset on some device.
+    pub fn behind<'c>(&'c self, to: Offset, names: &'c Names) -> impl Iterator<Item = UnackedUser> + use<'c> {
+        self.rows.chunk_by(|a, b| a.user == b.user).filter_map(move |rows| {
+            let lacks = |row: &&Row| row.cursor().received < to;
+            let behind = rows.iter().filter(lacks);
+            let received = behind.clone().map(|row| row.cursor().received).min()?;
+            let named = behind.clone().filter(|row| row.device != 0);
+            Some(UnackedUser {
+                user: names.get(rows[0].user).clone(),
+                received,
+                devices: named.map(|row| names.get(row.device).clone()).collect(),
+                elsewhere: behind.count() < rows.len(),
+            })
+        })
+    }
+
+    /// The backend has not heard of the cursor as it is now.
+    pub fn set_moved(&mut self, user: &str, device: &str, names: &Names) {
+        let key = names.find(user).zip(names.find(device));
+        let at = key.and_then(|key| self.rows.binary_search_by_key(&key, Row::key).ok());
+        if let Some(at) = at {
+            self.rows[at].offsets[1] |= MOVED;
+        }
+    }
+
+    /// Gives what has moved, each once.
+    pub fn take_moved(&mut self, names: &Names, mut take: impl FnMut(NamedCursor)) {
+        for row in &mut self.rows {
+            if row.offsets[1] & MOVED != 0 {
+                row.offsets[1] &= !MOVED;
+                let (user, device) = (names.get(row.user).clone(), names.get(row.device).clone());
+                take(NamedCursor { user, device, cursor: row.cursor() });
+            }
+        }
     }
 
     // --- what the log left out

@@ -56,6 +56,16 @@ pub const DELIVER_EVERY_MAX: Duration = Duration::from_millis(DELIVER_EVERY_MS_M
 /// see as live, and a crowd that joins within it is one publication.
 pub const OCCUPANCY_EVERY: Duration = Duration::from_secs(1);
 
+/// How long the cursors that have moved in one channel wait for each other before the backend hears of them: a crowd that reads a
+/// message within it is one event.
+pub const ACKED_EVERY: Duration = Duration::from_secs(1);
+
+/// Between two words to the publishers of one channel who has got what they sent.
+pub const RECEIPTS_EVERY: Duration = Duration::from_secs(1);
+
+/// Longest [`ack_timeout`](crate::hub::options::ChannelOptions::ack_timeout): who lacks something for longer than a day is asked for.
+pub const ACK_TIMEOUT_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Most keys of one channel that a namespace may allow: all values go out in one message to each new subscriber.
 pub const KEYS_MAX: usize = 100_000;
 

@@ -37,6 +37,7 @@ mod stream;
 pub mod users;
 mod values;
 mod waiting;
+pub mod watch;
 
 pub use crate::base::publication::{Encoded, Publication};
 pub use interest::Interest;

@@ -104,6 +104,10 @@ pub struct ChannelOptions {
     pub cursors_max: usize,
     /// Who becomes a subscriber hears with it where its user stands.
     pub cursors_in_data: bool,
+    /// How long members have to acknowledge a publication before the backend hears who has not; zero: it does not.
+    pub ack_timeout: Duration,
+    /// Clients that publish hear how many have got it.
+    pub receipts: bool,
 }
 
 impl Default for ChannelOptions {
@@ -135,6 +139,8 @@ impl Default for ChannelOptions {
             // A group of thousands with several devices each.
             cursors_max: 10_000,
             cursors_in_data: false,
+            ack_timeout: Duration::ZERO,
+            receipts: false,
         }
     }
 }
@@ -162,6 +168,11 @@ impl ChannelOptions {
 
     pub fn keeps_history(&self) -> bool {
         self.is_value() || self.history_size > 0 && !self.history_ttl.is_zero()
+    }
+
+    /// Something follows from a publication when it is acknowledged, or is not.
+    pub fn watches(&self) -> bool {
+        self.cursors && (self.receipts || !self.ack_timeout.is_zero())
     }
 
     /// Publications need not be JSON.

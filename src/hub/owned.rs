@@ -48,6 +48,7 @@ mod record;
 mod stored;
 mod table;
 mod values;
+mod watches;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -79,6 +80,7 @@ use crate::hub::presence::{Inserted, Roster};
 use crate::hub::requests::{
     History, HistoryRequest, JoinLeaveEvent, JoinRequest, Joined, PresenceStats, Recovery,
 };
+use crate::hub::watch::Watches;
 
 /// Every channel whose owner is this shard. See the module's head.
 pub struct OwnedChannels {
@@ -131,6 +133,10 @@ pub struct OwnedChannels {
     cursors: HashMap<u32, Box<Cursors>, RandomState>,
     /// Of all of them.
     cursor_names: Names,
+    watches: Watches,
+    /// While a store is read: channels of which only cursors were found yet. Where they stand says nothing about their logs.
+    /// Bound: those channels.
+    placed_by_cursors: HashSet<u32>,
     occupancies: Occupancies,
     /// Channels that only clients have used.
     creators: Creators,
@@ -222,6 +228,8 @@ impl OwnedChannels {
             attendances: HashMap::default(),
             cursors: HashMap::default(),
             cursor_names,
+            watches: Watches::default(),
+            placed_by_cursors: HashSet::new(),
             creators: Creators::default(),
             clock: Time::ZERO,
             counts: OwnedCounts::default(),

@@ -131,6 +131,29 @@ record! {
         cursors: Vec<MemberCursorRecord> = Vec::new(),
         /// Behind which offset how many of the log were skipped; with the last part.
         skipped: Vec<(Offset, u64)> = Vec::new(),
+        /// What follows from acknowledgements; with the last part.
+        watch: Option<WatchRecord> = None,
+    }
+
+    pub struct WatchRecord {
+        /// The backend has heard who lacks something up to there.
+        judged: Offset,
+        marks: Vec<MarkRecord>,
+        sent: Vec<SentRecord>,
+    }
+
+    /// Who lacks something up to there is said at that time.
+    pub struct MarkRecord {
+        to: Offset,
+        due: Moment,
+    }
+
+    /// A publication whose publisher hears how many have got it.
+    pub struct SentRecord {
+        offset: Offset,
+        user: UserName,
+        received: u32,
+        read: u32,
     }
 
     /// How far a device of a user has come.
@@ -269,6 +292,7 @@ impl MembersPart {
             waiting: Vec::new(),
             cursors: Vec::new(),
             skipped: Vec::new(),
+            watch: None,
         }
     }
 }

@@ -52,8 +52,8 @@ mod user;
 pub use blocks::{BlockRecord, BlocksPart};
 pub use channel::{
     ChannelRecord, CreatorRecord, InfoRecord, KeyRecord, KeyVersionRecord, KeysPart, LogEntry, LogPart,
-    MemberCursorRecord, MemberRecord, MembersPart, PublicationRecord, SaidRecord, StreamItem, StreamRecord,
-    ValuesRecord, VersionRecord, WaitingRecord,
+    MarkRecord, MemberCursorRecord, MemberRecord, MembersPart, PublicationRecord, SaidRecord, SentRecord,
+    StreamItem, StreamRecord, ValuesRecord, VersionRecord, WaitingRecord, WatchRecord,
 };
 pub use envelope::{Kind, RECORD_BYTES_MAX, Record, Unread, next, read, write};
 pub use events::{EventEntry, EventsPart, EventsRecord};

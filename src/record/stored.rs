@@ -116,6 +116,9 @@ record! {
         removed: Vec<UserName>,
         /// Of a copy: behind which offset how many of the log were skipped.
         skipped: Option<Vec<(Offset, u64)>>,
+        ;
+        /// The backend has heard who lacks something up to there.
+        judged: Option<Offset> = None,
     }
 
     /// A process opens the store.
@@ -127,6 +130,20 @@ record! {
         default_is_loose: bool,
         /// Namespaces whose channels may.
         loose: Vec<String>,
+    }
+}
+
+impl StoredCursors {
+    /// Nothing of a channel whose log stands there.
+    pub fn of(channel: &ChannelName, position: Position) -> StoredCursors {
+        StoredCursors {
+            channel: channel.clone(),
+            position,
+            cursors: Vec::new(),
+            removed: Vec::new(),
+            skipped: None,
+            judged: None,
+        }
     }
 }
 

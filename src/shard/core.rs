@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::bytes::Bytes;
+use crate::base::event::EventKind;
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ClientId, ConnId, GENERATION_MASK, ListenerId, SLOT_MAX, ShardId, Sock, UserName};
 use crate::base::limits::BACKLOG_BYTES_MAX;
@@ -91,7 +92,8 @@ impl Core {
         let events = Events::new(options.events, options.event_delays(), control.clone());
         let owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork())
             .among(router.shards() as u16);
-        let owned = Owned::new(owned, &mut prng, events, now + SWEEP_INTERVAL);
+        let mut owned = Owned::new(owned, &mut prng, events, now + SWEEP_INTERVAL);
+        owned.channels.owned.tell_acked(options.events.contains(EventKind::Acked));
         Core {
             links: Links::new(now, options.compression, &options.seeing),
             peers: Peers::new(id, client_ids, &options),
@@ -146,6 +148,7 @@ impl Core {
             settling,
             join_leave,
             self.owned.channels.owned.next_occupancy(),
+            self.owned.channels.owned.next_cursor_notice(),
             Some(self.owned.sweep_at),
         ]
         .into_iter()
@@ -168,6 +171,7 @@ impl Core {
         self.handle_events();
         if self.owned.sweep_at <= now {
             self.owned.channels.owned.forget_roster();
+            self.owned.channels.owned.keep_cursors_again();
             let mut more = self.owned.channels.owned.sweep(now, SWEEP_PER_TICK * 16);
             if self.owned.channels.owned.has_store() {
                 let at = StoredMoment { now, wall_ms: self.env.wall_ms };

@@ -103,6 +103,7 @@ mod core_tests;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::base::event::EventKind;
 use crate::base::ids::ShardId;
 use crate::base::prng::Prng;
 use crate::base::time::Time;
@@ -177,6 +178,8 @@ impl<D: Driver> Shard<D> {
     /// Owns these channels, which a store has, in the place of none. Before the first tick.
     pub fn with_channels(mut self, channels: OwnedChannels) -> Shard<D> {
         self.core.owned.channels = ChannelOwner::new(channels);
+        let tells = self.core.env.options.events.contains(EventKind::Acked);
+        self.core.owned.channels.owned.tell_acked(tells);
         self
     }
 

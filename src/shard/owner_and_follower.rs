@@ -114,6 +114,7 @@ impl Core {
         while let Some(ask) = self.owned.channels.owned.take_occupancy(at.now) {
             self.messages.mailer.request(OwnerRequest::Occupancy { ask });
         }
+        self.tell_cursors();
     }
 
     /// Whether a publication may be taken: 111 while followers do not keep up.

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use crate::base::event::EventKind;
 use crate::shard::control_request::{OptionsBox, Reply};
 use crate::shard::core::Core;
 use crate::shard::rates::Rates;
@@ -20,6 +21,7 @@ impl Core {
         self.peers.rates = Rates::exchange(self.peers.rates.take(), rates);
         let connections = self.links.connections.iter().map(|(slot, _)| slot);
         self.owned.events.exchange(options.events, options.event_delays(), connections, self.env.now);
+        self.owned.channels.owned.tell_acked(options.events.contains(EventKind::Acked));
         self.env.stages.exchange(options.seeing.namespaces.clone());
         self.links.ends.set_max(options.seeing.ends_max);
         self.links.seen.turn(options.seeing.ends_max > 0);

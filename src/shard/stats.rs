@@ -108,6 +108,8 @@ counters! {
     values_replaced_total,
     /// Messages to users handed to a connection.
     user_messages_total,
+    /// Messages to users who have published, about who has got it.
+    receipts_pushed_total,
     /// Commands refused because the connection or its user sent too many.
     commands_limited_total,
     /// How often a client was not read from because its commands waited to be answered.

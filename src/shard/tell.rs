@@ -5,6 +5,7 @@ use crate::base::event::{EventKind, Farewell, What, Who};
 use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, UserName};
 use crate::base::time::Time;
+use crate::hub::watch::CursorNotice;
 use crate::shard::core::Core;
 
 impl Core {
@@ -115,6 +116,30 @@ impl Core {
         }
     }
 
+    /// What follows from acknowledgements in channels whose owner is here: the backend hears of some, publishers of some.
+    pub fn tell_cursors(&mut self) {
+        while let Some(notice) = self.owned.channels.owned.take_cursor_notice(self.env.now) {
+            self.tell_cursor_notice(notice);
+        }
+    }
+
+    fn tell_cursor_notice(&mut self, notice: CursorNotice) {
+        match notice {
+            CursorNotice::Event(what) => {
+                if what.kind().is_some_and(|kind| self.owned.events.wants(kind)) {
+                    self.owned.events.tell(self.env.wall_ms, what);
+                }
+            }
+            CursorNotice::Receipts { user, data } => self.push_receipts(user, data),
+        }
+    }
+
+    fn tell_last_acked(&mut self) {
+        for notice in self.owned.channels.owned.take_acked() {
+            self.tell_cursor_notice(notice);
+        }
+    }
+
     // --- users whose owner is here
 
     /// A connection of the user has come or gone; before, it had so many.
@@ -149,6 +174,7 @@ impl Core {
     /// Another process goes on: what still waits for its time is told now, for that one knows nothing of it.
     pub fn tell_before_handover(&mut self) {
         self.tell_due(Time::NEVER);
+        self.tell_last_acked();
     }
 
     fn tell_due(&mut self, now: Time) {
@@ -170,6 +196,7 @@ impl Core {
             return;
         }
         self.tell_due(Time::NEVER);
+        self.tell_last_acked();
         if self.owned.events.wants(EventKind::Vacated) {
             for (channel, _) in self.owned.channels.owned.channels(&|_| true) {
                 self.owned.events.tell(self.env.wall_ms, What::Vacated(channel));

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use crate::base::bytes::Bytes;
 use crate::base::fault::ErrorCode;
-use crate::base::ids::ConnId;
+use crate::base::ids::{ConnId, UserName};
 use crate::proto::centrifuge::Push;
 use crate::proto::encoding::Encoding;
 use crate::proto::unidirectional::frames;
 use crate::proto::websocket::deflate::Deflater;
 use crate::proto::wire::Wire;
-use crate::shard::control_request::{PushUsers, Pushed, Reply, UserMessage};
+use crate::shard::control_request::{ControlRequest, PushUsers, Pushed, Reply, UserMessage};
 use crate::shard::core::Core;
 use crate::shard::framing::encoded;
 use crate::shard::gather::Tally;
@@ -53,6 +53,20 @@ impl Core {
                 self.messages.mailer.post_to_peer(targets[0].0, ShardMessage::Push(Box::new(push)));
             }
         }
+    }
+
+    /// Says to the connections of a user who has got what it has published. While other shards do not keep up it is left out:
+    /// what is said next says it as well.
+    pub fn push_receipts(&mut self, user: UserName, data: Bytes) {
+        if self.messages.mailer.waiting() > WAITING_MESSAGES_MAX {
+            return;
+        }
+        let owner = self.messages.mailer.router().user_owner(&user);
+        let message = Arc::new(UserMessage { data, except: None, encoded: Default::default() });
+        let ask = PushUsers { users: vec![user], message, newest: false };
+        let ask = ControlRequest::Push(ask, Reply::new(|_| {}));
+        self.messages.mailer.post(owner, ShardMessage::ControlRequest(Box::new(ask)));
+        self.env.stats.counters.receipts_pushed_total += 1;
     }
 
     /// A message for every connection of this shard.

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 
+import { Backend } from './support/backend.mjs';
 import { Daemon, configuration, drivers } from './support/daemon.mjs';
 import { freePort } from './support/ports.mjs';
 import { connected, sdk, subscribed, token } from './support/sdk.mjs';
@@ -138,5 +139,95 @@ describe('cursors of members', { concurrency: true }, () => {
     const [[stranger]] = [await join('bob')];
     assert.equal(stranger[own].unread, 3);
     assert.equal(await daemon.stop(), 0);
+  });
+
+  test('who lacks a message is named to the backend once, also after a kill, and who sent it hears who has it', async () => {
+    const folder = mkdtempSync(path.join(tmpdir(), 'trunkline-unacked-'));
+    const said = [];
+    const backend = await Backend.start({ events: ({ events }) => (said.push(...events), {}) });
+    const group = {
+      durable: 'sync', cursors: true, ack_timeout: '1s', receipts: true, history_size: 100, history_ttl: '10m', force_recovery: true,
+      allow_subscribe_for_client: true, allow_publish_for_client: true,
+    };
+    const port = await freePort();
+    const config = configuration({
+      store: { path: path.join(folder, 'store') },
+      events: { types: ['acked', 'unacked'], endpoint: `http://127.0.0.1:${backend.port}/events` },
+      namespace: [{ name: 'group', ...group }],
+    });
+    const start = () => Daemon.start({ driver: drivers[0], config, listen: `127.0.0.1:${port}`, args: ['--shards', '2'] });
+    let daemon = await start();
+    const [team, crowd] = ['group:team', 'group:crowd'];
+    const message = (channel, data) => daemon.api('publish', { channel, data });
+    const device = async (user) => {
+      const client = sdk(daemon.ws, { token: token(user) });
+      client.heard = [];
+      client.on('message', ({ data }) => client.heard.push(...data.receipts));
+      return { client, ...(await subscribed(client, team)) };
+    };
+    /** Who was named for the message, by each event that is about it. */
+    const named = (channel, offset) => said
+      .filter((event) => event.type === 'unacked' && event.channel === channel && event.from <= offset && offset <= event.to)
+      .map((event) => event.users);
+
+    // A crowd: one message in its log, one event.
+    const users = Array.from({ length: MEMBERS }, (_, number) => `u${String(number).padStart(4, '0')}`);
+    await daemon.api('members', { channel: crowd, add: users });
+    await message(crowd, 'x'.repeat(1000));
+    await until(() => named(crowd, 1).length > 0, 'the crowd is named');
+    assert.deepEqual(named(crowd, 1).map((all) => all.map(({ user }) => user).sort()), [users]);
+    const size = (await daemon.api('channels', { limit: 10 })).channels[crowd];
+    assert.ok(size.history === 1 && size.history_bytes < 2000, `kept once: ${JSON.stringify(size)}`);
+
+    // Two devices of a user, one of which goes away.
+    await daemon.api('members', { channel: team, add: ['ann', 'bob', 'carol'] });
+    const [phone, desktop, bob] = [await device('ann'), await device('ann'), await device('bob')];
+    await message(team, 1);
+    await ack(phone.client, [received(team, 1)], 'phone');
+    await ack(desktop.client, [received(team, 1)], 'desktop');
+    await ack(bob.client, [read(team, 1)]);
+    const carol = { user: 'carol', received: 0, devices: [], elsewhere: false };
+    await until(() => named(team, 1).length > 0, 'the first is judged');
+    assert.deepEqual(named(team, 1), [[carol]]);
+    desktop.client.disconnect();
+    for (const data of [2, 3]) await message(team, data);
+    await ack(phone.client, [read(team, 3)], 'phone');
+    await ack(bob.client, [received(team, 3)]);
+    await until(() => named(team, 3).length > 0, 'the others are judged');
+    const ann = { user: 'ann', received: 1, devices: ['desktop'], elsewhere: true };
+    const byName = (a, b) => (a.user < b.user ? -1 : 1);
+    for (const offset of [2, 3]) {
+      assert.deepEqual(named(team, offset).map((all) => all.map((one) => ({ ...one })).sort(byName)), [[ann, carol]], 'each once');
+    }
+    const acked = said.filter((event) => event.type === 'acked' && event.channel === team).flatMap((event) => event.acks);
+    assert.deepEqual(acked.filter((one) => one.device === 'phone').at(-1), { user: 'ann', device: 'phone', received: 3, read: 3 });
+    const before = desktop.seen.publications.length;
+    desktop.client.connect();
+    await until(() => desktop.seen.publications.length >= before + 2, 'the desktop gets what it lacks');
+    assert.deepEqual(desktop.seen.publications.slice(before).map(({ offset }) => offset), [2, 3]);
+
+    // Who sends hears how many besides its user have got it.
+    await phone.client.publish(team, 'mine');
+    await ack(bob.client, [received(team, 4)]);
+    await ack(phone.client, [read(team, 4)], 'phone');
+    const counts = (client) => client.heard.filter(({ offset }) => offset === 4).map(({ channel, offset, ...rest }) => rest);
+    await until(() => counts(phone.client).length > 0 && counts(desktop.client).length > 0, 'both devices hear of it');
+    assert.deepEqual(counts(phone.client)[0], { received: 1, read: 0, members: 2 });
+    await ack(bob.client, [read(team, 4)]);
+    await until(() => counts(phone.client).some((count) => count.read === 1), 'it was read');
+    assert.deepEqual(bob.client.heard, [], 'bob has sent nothing');
+
+    // Killed before the time is over: the next process says it.
+    await until(() => named(team, 4).length > 0, 'it is judged');
+    await message(team, 5);
+    process.kill(daemon.pid, 'SIGKILL');
+    daemon = await start();
+    await until(() => named(team, 5).length > 0, 'the last is judged after the kill');
+    assert.deepEqual(named(team, 5).flat().map(({ user }) => user).sort(), ['ann', 'bob', 'carol']);
+    for (const offset of [1, 2, 3, 4]) assert.equal(named(team, offset).length, 1, 'nothing is said twice');
+    for (const { client } of [phone, desktop, bob]) client.disconnect();
+    assert.equal(await daemon.stop(), 0);
+    await backend.stop();
+    rmSync(folder, { recursive: true });
   });
 });

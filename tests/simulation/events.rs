@@ -68,6 +68,7 @@ impl Books {
             What::UserOffline(_) => "told_user_offline",
             What::Message(..) => "told_message",
             What::Lost(_) => "told_loss",
+            What::Acked(_) | What::Unacked(_) => unreachable!("no channel has cursors"),
             What::ObjectiveMissed(_) => unreachable!("the control plane tells it"),
         });
         if self.telling == Telling::All {
@@ -115,6 +116,7 @@ impl Books {
                 assert!(json.is_ok(), "{data:?} is no JSON");
             }
             What::Lost(_) => unreachable!("there is always room"),
+            What::Acked(_) | What::Unacked(_) => unreachable!("no channel has cursors"),
             What::ObjectiveMissed(_) => unreachable!("the control plane tells it"),
         }
     }

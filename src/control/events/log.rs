@@ -76,6 +76,31 @@ struct Told<'e> {
     shard: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     p99_us: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    acks: Option<Vec<ToldAck<'e>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    users: Option<Vec<ToldUnacked<'e>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct ToldAck<'e> {
+    user: &'e str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    device: &'e str,
+    received: u64,
+    read: u64,
+}
+
+#[derive(Serialize)]
+struct ToldUnacked<'e> {
+    user: &'e str,
+    received: u64,
+    devices: Vec<&'e str>,
+    elsewhere: bool,
 }
 
 impl Log {
@@ -227,6 +252,27 @@ fn encode(event: &Event, from: u64, to: u64) -> Vec<u8> {
         }
         What::Occupied(channel) | What::Vacated(channel) => told.channel = Some(channel),
         What::UserOnline(user) | What::UserOffline(user) => told.user = Some(user),
+        What::Acked(event) => {
+            (told.channel, told.epoch) = (Some(&*event.channel), Some(event.epoch.to_string()));
+            let acks = event.acks.iter().map(|ack| ToldAck {
+                user: &ack.user,
+                device: &ack.device,
+                received: ack.received.0,
+                read: ack.read.0,
+            });
+            told.acks = Some(acks.collect());
+        }
+        What::Unacked(event) => {
+            (told.channel, told.epoch) = (Some(&*event.channel), Some(event.epoch.to_string()));
+            (told.from, told.to, told.total) = (Some(event.from.0), Some(event.to.0), Some(event.total));
+            let users = event.users.iter().map(|user| ToldUnacked {
+                user: &user.user,
+                received: user.received.0,
+                devices: user.devices.iter().map(|device| &**device).collect(),
+                elsewhere: user.elsewhere,
+            });
+            told.users = Some(users.collect());
+        }
         What::Message(who, data) => {
             told.of(who);
             // The edge has checked it: what is no JSON here would be a bug of ours, and not worth a batch.
@@ -255,9 +301,9 @@ mod tests {
 
     use super::*;
     use crate::base::certificate::ClientCertificate;
-    use crate::base::event::{Farewell, ObjectiveMissed};
+    use crate::base::event::{AckedEvent, DeviceAck, Farewell, ObjectiveMissed, UnackedEvent, UnackedUser};
     use crate::base::fault::Unsubscribed;
-    use crate::base::ids::ClientId;
+    use crate::base::ids::{ChannelName, ClientId, Epoch, Offset};
     use std::sync::Arc;
 
     fn who() -> Who {
@@ -408,6 +454,36 @@ mod tests {
         assert_eq!(read(&log, 2, 1).1, Some(7));
         assert_eq!(seqs(&read(&log, 7, 10).0), [8, 9, 10]);
         assert_eq!(seqs(&read(&log, 9, 10).0), [10]);
+    }
+
+    #[test]
+    fn what_members_have_and_lack_is_listed() {
+        let ack = |user: &str, device: &str| DeviceAck {
+            user: user.into(),
+            device: device.into(),
+            received: Offset(9),
+            read: Offset(7),
+        };
+        let (channel, epoch) = (ChannelName::from("g"), Epoch(3));
+        let acked =
+            AckedEvent { channel: channel.clone(), epoch, acks: vec![ack("ann", "phone"), ack("bob", "")] };
+        let (user, devices) = ("ann".into(), vec!["phone".into()]);
+        let users = vec![UnackedUser { user, received: Offset(5), devices, elsewhere: true }];
+        let unacked = UnackedEvent { channel, epoch, from: Offset(6), to: Offset(9), users, total: 12 };
+        let mut log = Log::new(1 << 20);
+        log.push(&event(What::Acked(Box::new(acked))));
+        log.push(&event(What::Unacked(Box::new(unacked))));
+        let epoch = epoch.to_string();
+        assert_eq!(
+            read(&log, 0, 9).0,
+            [
+                json!({"seq": 1, "time_ms": 7, "type": "acked", "channel": "g", "epoch": epoch, "acks": [
+                    {"user": "ann", "device": "phone", "received": 9, "read": 7},
+                    {"user": "bob", "received": 9, "read": 7}]}),
+                json!({"seq": 2, "time_ms": 7, "type": "unacked", "channel": "g", "epoch": epoch, "from": 6, "to": 9,
+                    "users": [{"user": "ann", "received": 5, "devices": ["phone"], "elsewhere": true}], "total": 12}),
+            ]
+        );
     }
 
     fn record_of(log: &Log) -> (EventsRecord, Vec<EventsPart>) {

@@ -23,6 +23,8 @@
 //! | `unsubscribed` | `channel`, `code`, `reason`: 0 by the client, 1 with its connection, from 2000 on as the client is told |
 //! | `occupied`, `vacated` | `channel`; of no client |
 //! | `user_online`, `user_offline` | `user`; of no client |
+//! | `acked` | `channel`, `epoch`, `acks` (`user`, `device`, `received`, `read`); of no client |
+//! | `unacked` | `channel`, `epoch`, `from`, `to`, `users` (`user`, `received`, `devices`, `elsewhere`), `total`; of no client |
 //! | `message` | `data`: the JSON that a client sent |
 //! | `objective_missed` | `objective`, `stage`, `shard` (where it is worst), `p99_us`; of no client |
 //! | `gap` | `from`, `to`, `count`: events with these numbers are lost, and `seq` is `to`; of no client |

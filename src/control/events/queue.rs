@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crossbeam::queue::ArrayQueue;
 use tokio::sync::Notify;
 
-use crate::base::event::{Event, What};
+use crate::base::event::Event;
 use crate::config::memory::EVENT_QUEUE_BYTES;
 use crate::shard::control_request::Busy;
 
@@ -85,16 +85,13 @@ impl Queue {
 
 /// Of what a stranger chooses the size.
 fn weight(event: &Event) -> usize {
-    match &event.what {
-        What::Message(_, data) => data.len(),
-        _ => 0,
-    }
+    event.what.weight()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::event::Who;
+    use crate::base::event::{What, Who};
     use crate::base::ids::ClientId;
 
     fn message(bytes: usize) -> Event {

@@ -6,7 +6,9 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, UserName};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
-use crate::hub::cursors::{AckKind, AckRequest, Cursor, CursorKey, Cursors, NamedCursor, UserCursors};
+use crate::hub::cursors::{
+    AckKind, AckRequest, Cursor, CursorKey, Cursors, GONE_MAX, NamedCursor, UserCursors,
+};
 use crate::hub::log_store::{Append, Durable, Ticket};
 use crate::hub::options::ChannelOptions;
 use crate::hub::requests::{AckOutcome, Acked, CursorsPage, MembersPage, Unread};
@@ -83,12 +85,15 @@ impl OwnedChannels {
         let moved = cursors.ack(user, device, to, room, &mut self.cursor_names);
         let moved = moved.map_err(|_| ErrorCode::LimitExceeded);
         let unkept = cursors.unkept;
-        if cursors.is_empty() && cursors.holes().is_empty() {
+        if cursors.is_needless() {
             self.cursors.remove(&slot);
         }
         let moved = moved?;
         self.counts.cursors += moved.added;
         self.counts.cursors_moved_total += u64::from(moved.moved);
+        if moved.moved {
+            self.cursor_moved(slot, user, device);
+        }
         let ticket = if moved.moved || unkept {
             // All of the user's, in the place of what was written of them: a device may have taken the place of another.
             let devices =
@@ -119,15 +124,15 @@ impl OwnedChannels {
             return Ok(None);
         }
         let cursors = changed.iter().map(MemberCursorRecord::of).collect();
-        let (channel, position) = (channel.name.clone(), channel.position());
-        let stored = StoredCursors { channel, position, cursors, removed, skipped: None };
+        // Of others everything is written again.
+        let gone = if changed.is_empty() { removed.clone() } else { Vec::new() };
+        let stored =
+            StoredCursors { cursors, removed, ..StoredCursors::of(&channel.name, channel.position()) };
         match self.store.keep_cursors(stored, durable == Durable::Sync) {
             Append::Done => Ok(None),
             Append::Later(ticket) => Ok(Some(ticket)),
             Append::Refused(error_code) => {
-                if let Some(cursors) = self.cursors.get_mut(&slot) {
-                    cursors.unkept = true;
-                }
+                self.cursors_unkept(slot, gone);
                 if durable == Durable::Sync { Err(error_code) } else { Ok(None) }
             }
         }
@@ -190,6 +195,9 @@ impl OwnedChannels {
         with_cursors(self.options(channel)?)?;
         let Some(slot) = self.slot_named(channel) else { return Ok((0, None)) };
         let Some(cursors) = self.cursors.get_mut(&slot) else { return Ok((0, None)) };
+        if cursors.gone.len() + users.len() > GONE_MAX {
+            return Err(ErrorCode::TooManyRequests);
+        }
         let mut members = Vec::new();
         for user in users {
             let removed = cursors.remove(user, &mut self.cursor_names);
@@ -198,11 +206,12 @@ impl OwnedChannels {
                 members.push(user.clone());
             }
         }
-        if cursors.is_empty() && cursors.holes().is_empty() {
+        let count = members.len();
+        let ticket = if count > 0 { self.keep_cursors(slot, &[], members) } else { Ok(None) };
+        if self.cursors.get(&slot).is_some_and(|cursors| cursors.is_needless()) {
             self.cursors.remove(&slot);
         }
-        let count = members.len();
-        let ticket = if count > 0 { self.keep_cursors(slot, &[], members)? } else { None };
+        let ticket = ticket?;
         Ok((count, ticket))
     }
 
@@ -310,6 +319,7 @@ impl OwnedChannels {
             self.counts.cursors -= cursors.len();
             cursors.clear(&mut self.cursor_names);
         }
+        self.watches.forget(slot);
     }
 
     // --- records
@@ -329,22 +339,29 @@ impl OwnedChannels {
             cursors: some.iter().map(MemberCursorRecord::of).collect(),
             removed: Vec::new(),
             skipped: Some(cursors.holes().to_vec()),
+            judged: self.judged(slot),
         };
         Some((part, last))
     }
 
     pub(super) fn take_cursors(&mut self, stored: StoredCursors, at: StoredMoment) -> Taken {
-        let StoredCursors { channel, position, cursors, removed, skipped } = stored;
+        let StoredCursors { channel, position, cursors, removed, skipped, judged } = stored;
         if !self.options(&channel).is_ok_and(|options| options.cursors) {
             return Taken::NotWanted;
         }
-        let Some((slot, _)) = self.slot_of(&channel, position, at) else { return Taken::NotWanted };
+        let Some((slot, is_new)) = self.slot_of(&channel, position, at) else { return Taken::NotWanted };
+        if is_new {
+            self.placed_by_cursors.insert(slot);
+        }
         for user in removed {
             if let Some(known) = self.cursors.get_mut(&slot) {
                 self.counts.cursors -= known.remove(&user, &mut self.cursor_names);
             }
         }
         self.restore_cursors(slot, &cursors, skipped);
+        if let Some(judged) = judged {
+            self.take_judged(slot, judged);
+        }
         Taken::Yes
     }
 
@@ -394,6 +411,7 @@ impl OwnedChannels {
         if let Some(cursors) = self.cursors.get_mut(&slot) {
             cursors.restart();
         }
+        self.watches.forget(slot);
     }
 
     fn cursors_of(&self, channel: &str) -> Option<&Cursors> {

@@ -30,6 +30,7 @@ struct OnShelf {
     waiting: u64,
     done: u64,
     late: bool,
+    full: bool,
     copy: u64,
 }
 
@@ -54,6 +55,9 @@ impl LogStore for Shelf {
 
     fn keep_cursors(&mut self, cursors: StoredCursors, sync: bool) -> Append {
         let mut shelf = self.0.lock();
+        if shelf.full {
+            return Append::Refused(ErrorCode::StoreBusy);
+        }
         shelf.records.push(StoredRecord::Cursors(cursors));
         if !(sync && shelf.late) {
             return Append::Done;
@@ -249,7 +253,7 @@ fn stir(owned: &mut OwnedChannels, channel: &str, prng: &mut Prng) {
     }
 }
 
-/// Whatever was given to the store, and wherever a copy began or ended, a start after it has the same.
+/// Whatever was given to the store, what it did not take at first, and wherever a copy began or ended, a start after it has the same.
 #[test]
 fn a_start_from_the_store_has_every_cursor() {
     let seeds = std::env::var("TRUNKLINE_CURSOR_SEEDS").map_or(100, |seeds| seeds.parse().unwrap());
@@ -261,6 +265,11 @@ fn a_start_from_the_store_has_every_cursor() {
         let mut copied_from = 0;
         for step in 0..prng.usize(1..120) {
             stir(&mut owned, "sync:c", &mut prng);
+            let full = shelf.0.lock().full;
+            if prng.u32(0..10) == 0 {
+                shelf.0.lock().full = !full && seed % 2 == 0;
+                owned.keep_cursors_again();
+            }
             if prng.u32(0..20) == 0 && shelf.0.lock().copy == 0 {
                 copied_from = shelf.0.lock().records.len();
                 shelf.0.lock().copy = step as u64 + 1;
@@ -271,6 +280,8 @@ fn a_start_from_the_store_has_every_cursor() {
                 shelf.0.lock().records.drain(..copied_from);
             }
         }
+        shelf.0.lock().full = false;
+        owned.keep_cursors_again();
         let mut found = owner(None);
         for record in &shelf.0.lock().records {
             assert_ne!(found.take_stored(record.clone(), AT), Taken::Wrong, "{seed}");

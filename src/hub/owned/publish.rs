@@ -150,6 +150,7 @@ impl OwnedChannels {
         if let Some(version) = of_channel {
             channel.sequencer.saw(version.clone());
         }
+        let is_watched = channel.options.watches() && publication.offset() != Offset(0);
         if publication.offset() != Offset(0) {
             channel.sequencer.took(publication.offset());
             if channel.options.keeps_history() {
@@ -158,6 +159,9 @@ impl OwnedChannels {
             }
         }
         self.saw_value(owner.slot, publication.key(), version);
+        if is_watched {
+            self.watch_published(owner.slot, publication, now);
+        }
         if !key.is_empty() {
             self.remember_key(owner, key, at, now + IDEMPOTENCY_KEY_TTL, now);
         }

@@ -109,9 +109,9 @@ impl OwnedChannels {
         for some in cursors.chunks(CURSORS_IN_PART) {
             take(MembersPart { cursors: some.to_vec(), ..MembersPart::of(&channel.name) });
         }
-        let waiting = self.waiting_records(slot, now);
-        if !members.is_empty() || !waiting.is_empty() || !skipped.is_empty() {
-            take(MembersPart { members, waiting, skipped, ..MembersPart::of(&channel.name) });
+        let (waiting, watch) = (self.waiting_records(slot, now), self.watch_record(slot, now));
+        if !members.is_empty() || !waiting.is_empty() || !skipped.is_empty() || watch.is_some() {
+            take(MembersPart { members, waiting, skipped, watch, ..MembersPart::of(&channel.name) });
         }
     }
 
@@ -238,6 +238,9 @@ impl OwnedChannels {
         self.restore_waiting(slot, part.waiting, conn_of, written);
         let skipped = (!part.skipped.is_empty()).then_some(part.skipped);
         self.restore_cursors(slot, &part.cursors, skipped);
+        if let Some(watch) = part.watch {
+            self.restore_watch(slot, watch, written);
+        }
         self.settle(slot);
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! work: each channel with the newest part of its log at once, older parts later. Whoever reads takes them together: what it
 //! has already counts once, so that a copy that ends in the middle takes nothing away.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::OwnedChannels;
@@ -203,6 +204,8 @@ impl OwnedChannels {
     /// [`RecordFault::Impossible`] when there are more channels than there may be.
     pub fn finish_stored(&mut self) -> Result<(), RecordFault> {
         self.keys.sort();
+        self.placed_by_cursors = HashSet::new();
+        self.mark_stored();
         self.keep_to_bounds().map_err(|_| RecordFault::Impossible("more channels than limits.channels_max"))
     }
 
@@ -218,6 +221,8 @@ impl OwnedChannels {
             epoch: position.epoch,
         };
         let Some((slot, is_new)) = self.slot_of(&channel, before, at) else { return Taken::NotWanted };
+        // In the middle of a copy: what it has of the log comes later.
+        let is_new = self.placed_by_cursors.remove(&slot) || is_new;
         let channel = self.channels.get_mut(slot).expect("known by now");
         let is_unread = bytes && !channel.options.is_of_bytes();
         let is_value = channel.options.is_value();
@@ -255,6 +260,7 @@ impl OwnedChannels {
     fn take_channel(&mut self, stored: StoredChannel, at: StoredMoment) -> Taken {
         let StoredChannel { channel, position, version, entries, values, bytes, .. } = stored;
         let Some((slot, is_new)) = self.slot_of(&channel, position, at) else { return Taken::NotWanted };
+        let is_new = self.placed_by_cursors.remove(&slot) || is_new;
         let channel = self.channels.get_mut(slot).expect("known by now");
         let is_behind = channel.position().offset != position.offset;
         // Of older values than are here some may be missing.
