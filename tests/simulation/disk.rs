@@ -1,5 +1,6 @@
 //! The store on a disk that loses, tears and reorders what was not synced, over power losses, kills and upgrades: what was
-//! acknowledged `sync` is there under its offset, nothing is there twice, and no offset is given twice by `async`.
+//! acknowledged `sync` is there under its offset, nothing is there twice, and no offset is given twice by `async`. Devices of members
+//! acknowledge what was published, late and more than once: each cursor is the highest of that.
 //!
 //! The writer, the queues, the owners and the reader are the shipped ones. A run has several processes, one after the other;
 //! some hand the store over to the next one, which may die, or the old one may, at any step of it.
@@ -14,7 +15,8 @@ use trunkline::base::prng::Prng;
 use trunkline::base::publication::{Since, SinceEpoch};
 use trunkline::base::time::Time;
 use trunkline::hub::creators::Creator;
-use trunkline::hub::log_store::Durable;
+use trunkline::hub::cursors::{Ack, AckKind, AckRequest, Cursor};
+use trunkline::hub::log_store::{Durable, Ticket};
 use trunkline::hub::owned::StoredMoment;
 use trunkline::hub::requests::{HistoryRequest, PublishRequest, Released};
 use trunkline::hub::{ChannelOptions, HubLimits, Namespaces, OwnedChannels};
@@ -49,6 +51,18 @@ struct Ledger {
     /// Every offset that "async" was given.
     given: BTreeMap<(&'static str, u64, u64), String>,
     texts: u64,
+    /// By channel, user and device: what was answered and is on disk, and the highest that was ever said.
+    cursors: BTreeMap<CursorKey, (Cursor, Cursor)>,
+}
+
+type CursorKey = (&'static str, &'static str, &'static str);
+
+const USERS: [&str; 3] = ["ann", "bob", "carol"];
+const DEVICES: [&str; 2] = ["phone", "desktop"];
+
+fn highest(one: Cursor, other: Cursor) -> Cursor {
+    let read = one.read.max(other.read);
+    Cursor { received: one.received.max(other.received).max(read), read }
 }
 
 struct Process {
@@ -57,6 +71,8 @@ struct Process {
     now: Time,
     /// Not on disk yet.
     loose: Vec<(&'static str, Position, String)>,
+    /// The same, of cursors: with what they wait for, if anybody waits.
+    acks: Vec<(Option<Ticket>, CursorKey, Cursor)>,
 }
 
 fn owner_of(channel: &str, owners: usize) -> usize {
@@ -68,6 +84,8 @@ fn namespaces() -> Arc<Namespaces> {
         history_size: HISTORY,
         history_ttl: Duration::from_secs(3600),
         durable,
+        cursors: true,
+        ack_timeout: Duration::from_millis(20),
         ..ChannelOptions::default()
     };
     Arc::new(Namespaces::new(options(Durable::Sync), [("a".into(), options(Durable::Async))], 255))
@@ -112,7 +130,7 @@ impl Process {
         let queues = queues(count);
         let writer = Writer::open(own, &read, StoreId(7), OPTIONS, Arc::clone(&queues), run_of(), now);
         let owners = with_store(owners, &queues);
-        Process { owners, writer: writer.expect("there is room"), now, loose: Vec::new() }
+        Process { owners, writer: writer.expect("there is room"), now, loose: Vec::new(), acks: Vec::new() }
     }
 
     fn check(&mut self, ledger: &Ledger) {
@@ -147,6 +165,15 @@ impl Process {
             assert_eq!(found.get(key), Some(&(*epoch, text.clone())), "{key:?} was acknowledged");
             assert_eq!(tops[key.0].epoch.0, *epoch, "the epoch of {}", key.0);
         }
+        for (key, (kept, said)) in &ledger.cursors {
+            let (channel, user, device) = *key;
+            let owner = &self.owners[owner_of(channel, self.owners.len())];
+            let page = owner.cursors_page(channel, Some(user), "", 1).expect("it has cursors");
+            let of_device = page.cursors.iter().find(|named| *named.device == *device);
+            let cursor = of_device.map_or_else(Cursor::default, |named| named.cursor);
+            assert_eq!(highest(cursor, *kept), cursor, "{key:?} was acknowledged");
+            assert_eq!(highest(cursor, *said), *said, "{key:?} was never said");
+        }
         let mut texts: Vec<&String> = found.values().map(|(_, text)| text).collect();
         texts.sort_unstable();
         texts.dedup();
@@ -177,11 +204,41 @@ impl Process {
         }
     }
 
+    /// A device says how far it has come: now and then less than before, or the same.
+    fn acknowledge(&mut self, ledger: &mut Ledger, prng: &mut Prng) {
+        let channel = CHANNELS[prng.usize(..CHANNELS.len())];
+        let (user, device) = (USERS[prng.usize(..USERS.len())], DEVICES[prng.usize(..DEVICES.len())]);
+        let count = self.owners.len();
+        let owner = &mut self.owners[owner_of(channel, count)];
+        let Some(top) = owner.position(channel).filter(|top| top.offset > Offset(0)) else { return };
+        let offset = Offset(top.offset.0 - prng.u64(..4).min(top.offset.0));
+        let kind = if prng.bool() { AckKind::Read } else { AckKind::Received };
+        let read = if kind == AckKind::Read { offset } else { Offset(0) };
+        let to = Cursor { received: offset, read };
+        let key = (channel, user, device);
+        let (kept, said) = ledger.cursors.entry(key).or_default();
+        let before = *said;
+        *said = highest(*said, to);
+        let acks = vec![Ack { place: 0, offset, epoch: SinceEpoch::Any, kind }];
+        let ask = AckRequest { channel: channel.into(), user: user.into(), device: device.into(), acks };
+        let acked = owner.ack(&ask, self.now);
+        let Ok(cursor) = acked.outcomes[0].1 else { return };
+        assert!(cursor.received >= highest(*kept, to).received && cursor.received <= said.received);
+        if acked.ticket.is_none() && !is_loose(channel) {
+            // It waits for nothing: it has moved nothing, and what it repeats may still be on its way.
+            assert_eq!(highest(before, to), before, "{key:?} has moved and is not kept");
+            return;
+        }
+        self.acks.push((acked.ticket, key, to));
+    }
+
     /// What was acknowledged in a turn of the writer.
     fn turn(&mut self, ledger: &mut Ledger) {
         self.now = self.now + Duration::from_millis(5);
         for owner in &mut self.owners {
+            owner.keep_cursors_again();
             owner.copy_to_store(at(self.now));
+            while owner.take_cursor_notice(self.now).is_some() {}
         }
         self.writer.turn(self.now);
         self.take(ledger);
@@ -189,8 +246,26 @@ impl Process {
 
     fn take(&mut self, ledger: &mut Ledger) {
         let mut failed = false;
-        for owner in &mut self.owners {
-            while let Some(Released::Published(_, outcome)) = owner.take_released(self.now) {
+        let count = self.owners.len();
+        for (index, owner) in self.owners.iter_mut().enumerate() {
+            while let Some(released) = owner.take_released(self.now) {
+                let outcome = match released {
+                    Released::Published(_, outcome) => outcome,
+                    Released::Cursors(ticket, outcome) => {
+                        let done = |(wanted, key, _): &mut (Option<Ticket>, CursorKey, Cursor)| {
+                            *wanted == Some(ticket) && owner_of(key.0, count) == index
+                        };
+                        for (_, key, to) in self.acks.extract_if(.., done) {
+                            if outcome.is_ok() {
+                                let (kept, _) = ledger.cursors.get_mut(&key).expect("it was said");
+                                *kept = highest(*kept, to);
+                            }
+                        }
+                        failed |= outcome.is_err();
+                        continue;
+                    }
+                    Released::Read(..) => continue,
+                };
                 let Ok(published) = outcome else {
                     failed = true;
                     continue;
@@ -205,10 +280,15 @@ impl Process {
         }
         if failed {
             self.loose.clear();
+            self.acks.retain(|(ticket, ..)| ticket.is_some());
         }
         // They were written along.
         for (channel, position, text) in self.loose.drain(..) {
             ledger.kept.insert((channel, position.offset.0), (position.epoch.0, text));
+        }
+        for (_, key, to) in self.acks.extract_if(.., |(ticket, ..)| ticket.is_none()) {
+            let (kept, _) = ledger.cursors.get_mut(&key).expect("it was said");
+            *kept = highest(*kept, to);
         }
     }
 
@@ -235,6 +315,9 @@ impl Process {
                     after = part.entries.last().map_or(after, |last| last.publication.offset);
                     to.restore_log(part, self.now).expect("it follows");
                 }
+                owner.members_parts(name, self.now, |part| {
+                    to.restore_members(part, &|_| None, self.now).expect("it is known");
+                });
             }
         }
         next.iter_mut().for_each(|owner| owner.finish_restoring().expect("it fits"));
@@ -261,7 +344,13 @@ impl Process {
                 writer.begin(self.now);
                 assert!(self.writer.goes_on().is_err(), "there must not be two writers");
                 seen.moved += 1;
-                Some(Process { owners: with_store(next, &queues), writer, now: self.now, loose: Vec::new() })
+                Some(Process {
+                    owners: with_store(next, &queues),
+                    writer,
+                    now: self.now,
+                    loose: Vec::new(),
+                    acks: Vec::new(),
+                })
             }
         }
     }
@@ -277,6 +366,7 @@ struct Seen {
     broken: u64,
     closed: u64,
     kept: u64,
+    cursors: u64,
 }
 
 fn run(seed: u64, seen: &mut Seen) {
@@ -290,6 +380,9 @@ fn run(seed: u64, seen: &mut Seen) {
         for _ in 0..prng.usize(1..14) {
             for _ in 0..prng.usize(..6) {
                 process.publish(&mut ledger, &mut prng);
+            }
+            for _ in 0..prng.usize(..3) {
+                process.acknowledge(&mut ledger, &mut prng);
             }
             process.turn(&mut ledger);
             if prng.u32(..12) == 0 {
@@ -307,6 +400,7 @@ fn run(seed: u64, seen: &mut Seen) {
             // It ends somewhere in a batch, perhaps on a disk that fails.
             for _ in 0..prng.usize(..8) {
                 process.publish(&mut ledger, &mut prng);
+                process.acknowledge(&mut ledger, &mut prng);
             }
             match prng.u32(..4) {
                 0 => {
@@ -328,6 +422,7 @@ fn run(seed: u64, seen: &mut Seen) {
     }
     Process::start(&disk, &mut prng).check(&ledger);
     seen.kept += ledger.kept.len() as u64;
+    seen.cursors += ledger.cursors.values().filter(|(kept, _)| kept.received > Offset(0)).count() as u64;
 }
 
 #[test]
@@ -351,11 +446,12 @@ fn what_was_acknowledged_survives_every_end_of_a_process_and_of_a_disk() {
         seen.broken += own.broken;
         seen.closed += own.closed;
         seen.kept += own.kept;
+        seen.cursors += own.cursors;
     }
     println!("{count} seeds in {:?}: {seen:?}", began.elapsed());
-    let Seen { moved, stayed, deaths, powerless, broken, closed, kept } = seen;
+    let Seen { moved, stayed, deaths, powerless, broken, closed, kept, cursors } = seen;
     if count >= 500 {
-        let all = [moved, stayed, deaths, powerless, broken, closed, kept];
+        let all = [moved, stayed, deaths, powerless, broken, closed, kept, cursors];
         assert!(all.iter().all(|seen| *seen > 10), "it has become toothless: {all:?}");
     }
 }

@@ -9,7 +9,7 @@
 //! `unidirectional` (the same over the other wires), `backend` (the server API's side), `events` (what it is
 //! told), `hooks` (what it is asked), `engine` (an owner of channels that is no shard), `records` (what a
 //! shard holds, as bytes), `strangers`, `wire`, `disk` (the store on a disk that fails),
-//! `values` (value channels, in runs of their own); `sealed` stands
+//! `values` (value channels, in runs of their own), `cursors` (acknowledgements, the same); `sealed` stands
 //! between a connection and its bytes in every fourth run, `tls` in another fourth.
 
 mod audience;
@@ -17,6 +17,7 @@ mod backend;
 mod check;
 mod client;
 mod coverage;
+mod cursors;
 mod disk;
 mod engine;
 mod events;
