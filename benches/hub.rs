@@ -96,6 +96,7 @@ fn join_and_leave(c: &mut Criterion) {
                 info: info(slot),
                 shown: shown(&channel),
                 recover: None,
+                device: None,
                 by: Creator::Backend,
             };
             owned.join(ask, Time(0)).unwrap();
@@ -108,6 +109,7 @@ fn join_and_leave(c: &mut Criterion) {
                     info: info(20_000),
                     shown: shown(&channel),
                     recover: None,
+                    device: None,
                     by: Creator::Backend,
                 },
                 |ask| {
@@ -137,6 +139,7 @@ fn recovery(c: &mut Criterion) {
                 info: info(1),
                 shown: shown(&channel),
                 recover,
+                device: None,
                 by: Creator::Backend,
             },
             |ask| black_box(owned.join(ask, Time(0)).unwrap()),
@@ -166,6 +169,7 @@ fn deliver(c: &mut Criterion) {
                 info: info(slot),
                 shown: shown(&channel),
                 recover: None,
+                device: None,
                 by: Creator::Backend,
             };
             let joined = owned.join(ask, Time::ZERO).expect("there is room");

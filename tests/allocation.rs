@@ -219,6 +219,7 @@ fn options() -> ShardOptions {
         tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
+        inboxes: None,
         allowed_origins: AllowedOrigins::default(),
         connections_max: 1024,
         seats: Seats::new(1024),

@@ -17,6 +17,7 @@ pub mod fault;
 pub mod filter;
 pub mod histogram;
 pub mod ids;
+pub mod inboxes;
 pub mod json;
 pub mod limits;
 pub mod networks;

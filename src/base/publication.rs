@@ -242,6 +242,10 @@ impl Since {
     pub const WHOLE: Since =
         Since { offset: Offset(0), epoch: SinceEpoch::Newest { count: u32::MAX, from_ms: 0 } };
 
+    /// The same of a stream, of which a part is of use as well: one publication less than of values.
+    pub const KEPT: Since =
+        Since { offset: Offset(0), epoch: SinceEpoch::Newest { count: u32::MAX - 1, from_ms: 0 } };
+
     /// It is not a return to a place in the log.
     pub fn is_rewind(&self) -> bool {
         matches!(self.epoch, SinceEpoch::Newest { .. })

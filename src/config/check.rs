@@ -12,6 +12,7 @@ use crate::config::events::check_events;
 use crate::config::fault::{Fault, Origin};
 use crate::config::file::Origins;
 use crate::config::hooks::check_hooks;
+use crate::config::inboxes::{check_device_classes, check_inboxes};
 use crate::config::observe::check_observe;
 use crate::config::paths::check_paths;
 use crate::config::places::{Listener, check_listeners};
@@ -203,6 +204,8 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     }
     check_occupancy(config, &mut require);
     check_unacked(config, &mut require);
+    check_inboxes(config, &mut require);
+    check_device_classes(&client.device_connections_max, &mut require);
     check_admission(&config.admission, &mut require);
     check_store(config, &mut require);
     check_hooks(config, &mut require);

@@ -167,8 +167,8 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            uncommented, 108,
-            "63 unset keys, a certificate and a namespace of three, a hook of 18, a tunnel of 11, a listener of 6, an objective of 4"
+            uncommented, 109,
+            "64 unset keys, a certificate and a namespace of three, a hook of 18, a tunnel of 11, a listener of 6, an objective of 4"
         );
         // A file that is named is read with its setting.
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/certificate.pem");

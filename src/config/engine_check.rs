@@ -56,6 +56,8 @@ pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str,
             format!("{:?} is of a user's connections to one node alone: not with an engine", kind.name());
         require(!told, "events.types", &problem);
     }
+    let of_node = "is kept with cursors of one node alone: not with an engine";
+    require(config.client.inbox_namespace.is_none(), "client.inbox_namespace", of_node);
     check_namespace(engine.kind, &config.channel, "channel", require);
     for (at, namespace) in config.namespace.iter().enumerate() {
         check_namespace(engine.kind, &namespace.options, &format!("namespace[{at}]"), require);

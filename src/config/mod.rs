@@ -18,6 +18,7 @@ mod events;
 pub mod fault;
 mod file;
 pub mod hooks;
+pub mod inboxes;
 pub mod kit;
 pub mod listeners;
 pub mod load;

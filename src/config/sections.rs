@@ -180,6 +180,10 @@ settings! {
         /// What happens to one too many: "reject" closes the new connection (3504), "replace" closes the user's oldest
         /// (3510). After neither does a client come back by itself.
         pub user_connections_policy: UserPolicy = UserPolicy::Reject;
+        /// Connections that one user may have at a time of a class of devices, like "phone=1". The class is what the `device` of the
+        /// token or of the connect hook says up to a colon: `phone` of `phone` and of `phone:7c9e`. One too many is treated as
+        /// `user_connections_policy` says. Others of the user are not counted here. Empty: any number.
+        pub device_connections_max: Vec<String> = Vec::new(), example "[\"phone=1\", \"desktop=1\"]";
         /// Commands one connection may send a second: subscribe, publish, history, presence, rpc, refresh, send. More are
         /// refused (111), to be tried again. The default is far above what people do, and below what hurts others.
         /// 0: any number.
@@ -210,6 +214,10 @@ settings! {
         pub personal_channel: bool = false;
         /// The namespace of personal channels. Empty: they are channels without a namespace.
         pub personal_channel_namespace: String = String::new();
+        /// The namespace of users' inboxes, which `POST /api/inbox` appends to. Every connection that has a user is subscribed to
+        /// its own (`inbox:#ann` in the namespace `inbox`), from what its device lacks on. The namespace needs `cursors` and a
+        /// history. Unset: there are none.
+        pub inbox_namespace: Option<String> = None, example "\"inbox\"";
         /// Header fields that a client may send as `headers` of its connect command, if its request lacks them, for
         /// hooks that forward them: a browser's WebSocket cannot set any. They are the client's word: never name what a
         /// proxy sets, like `x-forwarded-for`.

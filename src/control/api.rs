@@ -1,6 +1,7 @@
 //! The methods of the server API: what each asks of which shard, and how the answers become one.
 
 mod commands;
+mod inbox;
 mod push;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use crate::base::except::Except;
 use crate::base::fault::{Disconnect, ErrorCode};
 use crate::base::filter::Filter;
 use crate::base::ids::{ChannelName, Position, ShardId};
+use crate::base::inboxes::Inboxes;
 use crate::base::limits::WS_CLOSE_REASON_BYTES_MAX;
 use crate::base::publication::{Contents, removes};
 use crate::control::answers::{Answer, ChannelInfo, ErrorBody, Node, ProcessBody, Response};
@@ -62,6 +64,7 @@ pub struct Api {
     push_keys: Arc<PushKeys>,
     others: Option<OtherNodes>,
     blocks: Arc<Blocks>,
+    inboxes: Option<Inboxes>,
 }
 
 /// Who answers `info`.
@@ -74,7 +77,12 @@ pub struct NodeIdentity {
 
 impl Api {
     pub fn new(shards: Shards, node: NodeIdentity, others: Option<OtherNodes>, blocks: Arc<Blocks>) -> Api {
-        Api { shards, node: Arc::new(node), push_keys: Arc::default(), others, blocks }
+        Api { shards, node: Arc::new(node), push_keys: Arc::default(), others, blocks, inboxes: None }
+    }
+
+    /// Users have inboxes.
+    pub fn with_inboxes(self, inboxes: Option<Inboxes>) -> Api {
+        Api { inboxes, ..self }
     }
 
     /// Whom and which tokens the node does not let in.
@@ -115,6 +123,7 @@ impl Api {
         match command {
             Command::Publish(body) => self.publish(body).await,
             Command::Broadcast(body) => self.broadcast(body).await,
+            Command::Inbox(body) => self.inbox(body).await,
             Command::Subscribe(body) => self.subscribe(body).await,
             Command::Unsubscribe(body) => self.unsubscribe(body).await,
             Command::Disconnect(body) => self.disconnect(body).await,

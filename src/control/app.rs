@@ -97,7 +97,8 @@ impl App {
         let readiness = Arc::<Readiness>::default();
         Ok(App {
             tunnels: Arc::new(Tunnels::new(&options.tunnels, options.answer_bytes_max, counts)?),
-            api: Api::new(shards.clone(), node, options.others.clone(), Arc::clone(&options.blocks)),
+            api: Api::new(shards.clone(), node, options.others.clone(), Arc::clone(&options.blocks))
+                .with_inboxes(options.inboxes.clone()),
             keys: ApiKeys::new(options.api_keys.clone()),
             metrics,
             body_bytes_max: options.body_bytes_max,

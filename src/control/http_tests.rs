@@ -38,6 +38,7 @@ fn options() -> ControlOptions {
     ControlOptions {
         uid: None,
         others: None,
+        inboxes: None,
         blocks: Arc::default(),
         blocks_kept: None,
         node_name: "n1".to_string(),

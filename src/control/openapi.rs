@@ -71,6 +71,7 @@ mod tests {
                 schema.as_object().unwrap_or_else(|| panic!("{}", method.name())).keys().cloned().collect();
             let read = match method {
                 Method::Publish | Method::Broadcast => fields_of::<wire::PublishBody>(),
+                Method::Inbox => fields_of::<wire::InboxBody>(),
                 Method::Subscribe | Method::Unsubscribe | Method::Disconnect | Method::Refresh => {
                     fields_of::<wire::UserBody>()
                 }

@@ -8,6 +8,7 @@ use prometheus_client::collector::Collector;
 use crate::base::address_mask::AddressMask;
 use crate::base::blocks::Blocks;
 use crate::base::event::EventKinds;
+use crate::base::inboxes::Inboxes;
 use crate::config::{Config, Hook, Objective, Secret, Tunnel};
 use crate::control::auth::AcceptedKeys;
 use crate::control::blocks_kept::BlocksKept;
@@ -85,6 +86,8 @@ pub struct ControlOptions {
     pub blocks_kept: Option<BlocksKept>,
     /// The nodes that share channels with this one.
     pub others: Option<OtherNodes>,
+    /// Users have inboxes.
+    pub inboxes: Option<Inboxes>,
 }
 
 /// [`RunningEngine`] that can be debugged.
@@ -140,6 +143,7 @@ impl ControlOptions {
             blocks: Arc::default(),
             blocks_kept: None,
             others: None,
+            inboxes: config.client.inbox_namespace.as_deref().map(Inboxes::new),
         }
     }
 }

@@ -103,6 +103,48 @@ impl PublishBody {
     }
 }
 
+/// `inbox`: the same to each of several users, whether they are connected or not.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct InboxBody {
+    #[serde(deserialize_with = "or_default")]
+    pub users: Vec<String>,
+    #[serde(deserialize_with = "even_null")]
+    pub data: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    pub b64data: String,
+    #[serde(deserialize_with = "map")]
+    pub tags: BTreeMap<String, String>,
+    pub except: Option<ExceptBody>,
+    #[serde(deserialize_with = "or_default")]
+    pub idempotency_key: String,
+    #[serde(deserialize_with = "or_default")]
+    pub version: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub version_epoch: String,
+    #[serde(deserialize_with = "or_default")]
+    pub spread_ms: u64,
+    #[serde(deserialize_with = "or_default")]
+    pub class: String,
+}
+
+impl From<InboxBody> for PublishBody {
+    fn from(body: InboxBody) -> PublishBody {
+        PublishBody {
+            data: body.data,
+            b64data: body.b64data,
+            tags: body.tags,
+            except: body.except,
+            idempotency_key: body.idempotency_key,
+            version: body.version,
+            version_epoch: body.version_epoch,
+            spread_ms: body.spread_ms,
+            class: body.class,
+            ..PublishBody::default()
+        }
+    }
+}
+
 /// Whom a publication or a message is kept from: each that is named.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

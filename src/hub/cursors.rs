@@ -21,8 +21,6 @@ use crate::base::publication::SinceEpoch;
 /// Devices of one user in one channel. One more takes the place of the one that is farthest behind: who changes its device's name
 /// with every start must not fill the channel.
 pub const DEVICES_MAX: usize = 8;
-/// Bytes of a device's name.
-pub const DEVICE_BYTES_MAX: usize = 64;
 /// Acknowledgements of one call.
 pub const ACKS_MAX: usize = 100;
 /// Most members of one channel that a namespace may allow: a look at who has read what walks all of them.
@@ -325,6 +323,19 @@ impl Cursors {
     ) -> impl Iterator<Item = (&'c UserName, Cursor)> + use<'c> {
         let range = names.find(user).map_or(0..0, |id| self.range(id));
         self.rows[range].iter().map(|row| (names.get(row.device), row.cursor()))
+    }
+
+    /// What a device has received, or, with an empty name, what any of the user's devices has. `None`: nothing is known of it.
+    ///
+    /// A cursor without a device counts for one that has none yet, as it becomes that one's with its first acknowledgement.
+    pub fn received_of(&self, user: &str, device: &str, names: &Names) -> Option<Offset> {
+        let rows = &self.rows[names.find(user).map(|id| self.range(id))?];
+        let of = |device: NameId| rows.iter().find(|row| row.device == device);
+        let row = match device {
+            "" => rows.iter().max_by_key(|row| row.cursor().received),
+            device => names.find(device).and_then(of).or_else(|| of(0)),
+        };
+        row.map(|row| row.cursor().received)
     }
 
     /// What the user has read on any device. `None`: it is no member.

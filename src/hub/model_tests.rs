@@ -444,8 +444,15 @@ impl Pair {
         let recover = (self.prng.u8(..3) > 0).then(|| self.since(name));
         let by = self.creator();
         let shown = self.shown(name);
-        let ask =
-            JoinRequest { channel: name.into(), conn, info: info.clone(), shown, recover, by: by.clone() };
+        let ask = JoinRequest {
+            channel: name.into(),
+            conn,
+            info: info.clone(),
+            shown,
+            recover,
+            device: None,
+            by: by.clone(),
+        };
         let joined = match (self.owned.join(ask, self.now), self.may_mention(name, &by)) {
             (Err(error_code), expected) => return assert_eq!(Err(error_code), expected),
             (Ok(joined), expected) => {

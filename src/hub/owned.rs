@@ -261,11 +261,15 @@ impl OwnedChannels {
     pub fn join(&mut self, ask: JoinRequest, now: Time) -> Result<Joined, ErrorCode> {
         let now = self.advance(now);
         let slot = self.mention(&ask.channel, &ask.by, now)?;
+        let since = match &ask.device {
+            Some(device) => Some(self.behind_device(slot, &ask.info.user, device)),
+            None => ask.recover,
+        };
         let channel = self.channels.get_mut(slot).expect("just mentioned");
         let position = channel.position();
         let publications_max = self.limits.recovery_publications_max;
-        let mut recovery = ask.recover.map(|since| channel.recover(since, now, publications_max));
-        if let (Some(Recovery::Lost), Some(since), false) = (&recovery, ask.recover, channel.is_cache()) {
+        let mut recovery = since.map(|since| channel.recover(since, now, publications_max));
+        if let (Some(Recovery::Lost), Some(since), false) = (&recovery, since, channel.is_cache()) {
             recovery = Some(match channel.state(now) {
                 Some(state) => Recovery::Replaced(state),
                 None => self.recover_from_store(slot, since),
@@ -293,7 +297,7 @@ impl OwnedChannels {
             }
         };
         self.settle(slot);
-        Ok(Joined { position, recovery, join_leave, cursors })
+        Ok(Joined { since, position, recovery, join_leave, cursors })
     }
 
     /// What others see of a member has changed: presence and the leave event to come have the new info. Nothing for a

@@ -59,7 +59,18 @@ fn join(owned: &mut OwnedChannels, channel: &str, conn: ConnId, recover: Option<
     let shown = Visibility { listed: true, announced: channel.starts_with("room:") };
     let by = Creator::Backend;
     owned
-        .join(JoinRequest { channel: channel.into(), conn, info: info.into(), shown, recover, by }, T0)
+        .join(
+            JoinRequest {
+                channel: channel.into(),
+                conn,
+                info: info.into(),
+                shown,
+                recover,
+                device: None,
+                by,
+            },
+            T0,
+        )
         .unwrap()
 }
 
@@ -228,8 +239,10 @@ fn clients_cannot_take_the_channels_of_the_backend() {
         let info = ClientInfo { client: "c".into(), ..ClientInfo::default() };
         let by = Creator::Connection(conn(0, number));
         let (conn, shown) = (conn(0, number), Visibility::default());
-        let joined =
-            owned.join(JoinRequest { channel, conn, info: info.into(), shown, recover: None, by }, T0);
+        let joined = owned.join(
+            JoinRequest { channel, conn, info: info.into(), shown, recover: None, device: None, by },
+            T0,
+        );
         assert_eq!(joined.err(), (number >= 50).then_some(ErrorCode::LimitExceeded), "{number}");
     }
     assert_eq!(made(&mut owned, "one more", "ann"), Err(ErrorCode::LimitExceeded));

@@ -10,10 +10,12 @@
 //! ```
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use ahash::RandomState;
 
 use crate::base::ids::{ConnId, UserName};
+use crate::base::inboxes::device_class;
 use crate::base::prng::Prng;
 use crate::hub::users::{UserPolicy, Users};
 use crate::record::{RecordFault, UserRecord};
@@ -29,15 +31,54 @@ pub enum Verdict {
 }
 
 /// How many connections a user may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UserLimit {
+    /// Of all devices together.
     pub connections_max: usize,
     pub policy: UserPolicy,
+    pub classes: Arc<[ClassLimit]>,
+}
+
+/// How many connections of one class of devices a user may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassLimit {
+    /// As the names of its devices begin: see [`crate::base::inboxes::device_class`].
+    pub class: Box<str>,
+    pub connections_max: u32,
+}
+
+/// A limited class, by its place among [`UserLimit::classes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceClass(u8);
+
+impl DeviceClass {
+    /// The class of a device. `None`: its connections are not limited, but with all others of the user.
+    pub fn of(device: &str, classes: &[ClassLimit]) -> Option<DeviceClass> {
+        DeviceClass::named(device_class(device), classes)
+    }
+
+    fn named(name: &str, classes: &[ClassLimit]) -> Option<DeviceClass> {
+        let at = classes.iter().position(|limit| *limit.class == *name)?;
+        u8::try_from(at).ok().map(DeviceClass)
+    }
+}
+
+impl UserLimit {
+    /// Where nothing is limited.
+    pub fn none() -> UserLimit {
+        UserLimit { connections_max: usize::MAX, policy: UserPolicy::Replace, classes: Arc::default() }
+    }
+
+    fn of_class(&self, class: DeviceClass) -> usize {
+        self.classes.get(usize::from(class.0)).map_or(usize::MAX, |limit| limit.connections_max as usize)
+    }
 }
 
 /// Users of whom a connection is being replaced; usually none.
 pub struct Places {
     turnovers: HashMap<UserName, Turnover, RandomState>,
+    /// Of connections of limited classes. Apart, so that others pay nothing for it.
+    classes: HashMap<ConnId, DeviceClass, RandomState>,
 }
 
 /// Neither list is longer than the limit: who waits is among the user's connections, who leaves had a place.
@@ -53,7 +94,7 @@ struct Turnover {
 impl Places {
     pub fn new(prng: &mut Prng) -> Places {
         let hash = RandomState::with_seeds(prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..));
-        Places { turnovers: HashMap::with_hasher(hash) }
+        Places { turnovers: HashMap::with_hasher(hash.clone()), classes: HashMap::with_hasher(hash) }
     }
 
     /// A connection that [`Users`] has just been given asks for a place.
@@ -61,26 +102,33 @@ impl Places {
         &mut self,
         users: &mut Users,
         user: &UserName,
-        conn: ConnId,
-        limit: UserLimit,
+        (conn, class): (ConnId, Option<DeviceClass>),
+        limit: &UserLimit,
         verdicts: &mut Vec<Verdict>,
     ) {
         // The anonymous are nobody in particular, and count for nobody.
         if user.is_empty() {
             return verdicts.push(Verdict::Granted(conn));
         }
-        if users.count(user) > limit.connections_max {
-            let oldest = users.connections(user).next().filter(|_| limit.policy == UserPolicy::Replace);
-            let Some(oldest) = oldest else {
-                users.remove(user, conn);
-                return verdicts.push(Verdict::Rejected(conn));
-            };
-            users.remove(user, oldest);
-            verdicts.push(Verdict::Replaced(oldest));
-            let turnover = self.turnovers.entry(user.clone()).or_default();
-            match turnover.waiting.iter().position(|&waiting| waiting == oldest) {
-                Some(at) => drop(turnover.waiting.remove(at)),
-                None => turnover.leaving.push(oldest),
+        if let Some(class) = class {
+            self.classes.insert(conn, class);
+        }
+        // Its own class first: who makes room there may make room enough.
+        for crowd in [class, None] {
+            while self.is_over(users, user, crowd, limit) {
+                let oldest = users.connections(user).find(|&conn| self.is_of(conn, crowd));
+                let Some(oldest) = oldest.filter(|_| limit.policy == UserPolicy::Replace) else {
+                    users.remove(user, conn);
+                    self.classes.remove(&conn);
+                    return verdicts.push(Verdict::Rejected(conn));
+                };
+                users.remove(user, oldest);
+                verdicts.push(Verdict::Replaced(oldest));
+                let turnover = self.turnovers.entry(user.clone()).or_default();
+                match turnover.waiting.iter().position(|&waiting| waiting == oldest) {
+                    Some(at) => drop(turnover.waiting.remove(at)),
+                    None => turnover.leaving.push(oldest),
+                }
             }
         }
         match self.turnovers.get_mut(user) {
@@ -98,10 +146,11 @@ impl Places {
         users: &mut Users,
         user: &UserName,
         conn: ConnId,
-        limit: UserLimit,
+        limit: &UserLimit,
         verdicts: &mut Vec<Verdict>,
     ) {
         users.remove(user, conn);
+        self.classes.remove(&conn);
         if let Some(turnover) = self.turnovers.get_mut(user) {
             turnover.waiting.retain(|&waiting| waiting != conn);
             turnover.leaving.retain(|&leaving| leaving != conn);
@@ -109,28 +158,64 @@ impl Places {
         }
     }
 
-    /// Gives free places to those that wait.
-    fn grant(&mut self, users: &Users, user: &UserName, limit: UserLimit, verdicts: &mut Vec<Verdict>) {
-        let Some(turnover) = self.turnovers.get_mut(user) else { return };
-        let Turnover { waiting, leaving } = turnover;
+    /// Of the class, or, without one, of any.
+    fn is_of(&self, conn: ConnId, class: Option<DeviceClass>) -> bool {
+        class.is_none() || self.classes.get(&conn) == class.as_ref()
+    }
+
+    /// The user has more connections of the class, or, without one, of all, than it may.
+    fn is_over(&self, users: &Users, user: &str, class: Option<DeviceClass>, limit: &UserLimit) -> bool {
+        match class {
+            Some(class) => {
+                let of_class = users.connections(user).filter(|&conn| self.is_of(conn, Some(class)));
+                of_class.count() > limit.of_class(class)
+            }
+            None => users.count(user) > limit.connections_max,
+        }
+    }
+
+    /// Gives free places to those that wait, the oldest first; one whose class is full lets others pass.
+    fn grant(&mut self, users: &Users, user: &UserName, limit: &UserLimit, verdicts: &mut Vec<Verdict>) {
+        let Places { turnovers, classes } = self;
+        let Some(Turnover { waiting, leaving }) = turnovers.get_mut(user) else { return };
+        let mut at = 0;
         while users.count(user) - waiting.len() + leaving.len() < limit.connections_max
-            && let Some(conn) = waiting.pop_front()
+            && let Some(&conn) = waiting.get(at)
         {
-            verdicts.push(Verdict::Granted(conn));
+            let is_full = classes.get(&conn).is_some_and(|class| {
+                let of_class = |conn: &&ConnId| classes.get(conn) == Some(class);
+                let all = users.connections(user).filter(|conn| of_class(&conn)).count();
+                let held =
+                    all - waiting.iter().filter(of_class).count() + leaving.iter().filter(of_class).count();
+                held >= limit.of_class(*class)
+            });
+            if is_full {
+                at += 1;
+            } else {
+                waiting.remove(at);
+                verdicts.push(Verdict::Granted(conn));
+            }
         }
         if waiting.is_empty() && leaving.is_empty() {
-            self.turnovers.remove(user);
+            turnovers.remove(user);
         }
     }
 
     /// A user's connections and places. `None` for one without either, and for the anonymous, who are only counted.
-    pub fn to_record(&self, users: &Users, user: &UserName) -> Option<UserRecord> {
+    pub fn to_record(&self, users: &Users, user: &UserName, limits: &[ClassLimit]) -> Option<UserRecord> {
         let peers: Vec<_> =
             users.connections(user).map(|conn| (conn.to_bits(), users.is_silent(conn))).collect();
         let turnover = self.turnovers.get(user);
         let bits = |conns: &mut dyn Iterator<Item = ConnId>| conns.map(ConnId::to_bits).collect();
         let known = !peers.is_empty() || turnover.is_some();
+        let leaving = turnover.into_iter().flat_map(|turnover| turnover.leaving.iter().copied());
+        let class_of = |conn: ConnId| {
+            let DeviceClass(class) = self.classes.get(&conn)?;
+            Some((conn.to_bits(), limits.get(usize::from(*class))?.class.clone()))
+        };
+        let classes = users.connections(user).chain(leaving).filter_map(class_of).collect();
         known.then(|| UserRecord {
+            classes,
             user: user.clone(),
             peers,
             waiting: turnover.map_or_else(Vec::new, |turnover| bits(&mut turnover.waiting.iter().copied())),
@@ -153,7 +238,7 @@ impl Places {
         users: &mut Users,
         record: &UserRecord,
         conn_of: &dyn Fn(u64) -> Option<ConnId>,
-        limit: UserLimit,
+        limit: &UserLimit,
         verdicts: &mut Vec<Verdict>,
     ) -> Result<(), RecordFault> {
         let user = &record.user;
@@ -174,6 +259,12 @@ impl Places {
                 Some(conn) if *silent => users.add_silent(user, conn),
                 Some(conn) => users.add(user, conn),
                 None => {}
+            }
+        }
+        for (peer, class) in &record.classes {
+            let class = DeviceClass::named(class, &limit.classes);
+            if let Some((conn, class)) = conn_of(*peer).filter(|conn| seen.contains(conn)).zip(class) {
+                self.classes.insert(conn, class);
             }
         }
         let waiting: VecDeque<_> = record.waiting.iter().filter_map(|peer| conn_of(*peer)).collect();
@@ -210,7 +301,23 @@ mod tests {
         for seed in 0..2_000 {
             let mut prng = Prng::with_seed(seed);
             let policy = [UserPolicy::Reject, UserPolicy::Replace][prng.usize(..2)];
-            let limit = UserLimit { connections_max: prng.usize(1..6), policy };
+            let of = |class: &str, connections_max| ClassLimit { class: class.into(), connections_max };
+            let classes = match prng.u8(..3) {
+                0 => Vec::new(),
+                _ => vec![of("phone", prng.u32(1..3)), of("desktop", prng.u32(1..4))],
+            };
+            let connections_max = if prng.u8(..4) == 0 { usize::MAX } else { prng.usize(1..6) };
+            let limit = UserLimit { connections_max, policy, classes: classes.into() };
+            // A third of them, or so, has a class that nothing limits.
+            let device = |conn: ConnId| ["phone:1", "desktop", "watch"][conn.to_bits() as usize % 3];
+            let class = |conn: ConnId| DeviceClass::of(device(conn), &limit.classes);
+            let fits = |connected: &BTreeSet<ConnId>| {
+                let of = |limit: &ClassLimit| {
+                    connected.iter().filter(|&&conn| device_class(device(conn)) == &*limit.class).count()
+                };
+                connected.len() <= limit.connections_max
+                    && limit.classes.iter().all(|class| of(class) <= class.connections_max as usize)
+            };
             let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
             let user: UserName = "ann".into();
             // Where they live: asking, connected, and gone without the owner's knowing. Verdicts on their way.
@@ -221,15 +328,16 @@ mod tests {
                 if prng.u8(..100) == 0 {
                     let mut bytes = Vec::new();
                     for name in places.names(&users) {
-                        record::write(&places.to_record(&users, name).unwrap(), &mut bytes).unwrap();
+                        record::write(&places.to_record(&users, name, &limit.classes).unwrap(), &mut bytes)
+                            .unwrap();
                     }
                     (users, places) = (Users::new(&mut prng), Places::new(&mut prng));
                     if !bytes.is_empty() {
                         let here = |peer| Some(ConnId::from_bits(peer));
                         let record: UserRecord = record::read(&bytes).unwrap();
-                        places.restore(&mut users, &record, &here, limit, &mut verdicts).unwrap();
-                        assert!(places.restore(&mut users, &record, &here, limit, &mut verdicts).is_err());
-                        assert_eq!(places.to_record(&users, &user), Some(record));
+                        places.restore(&mut users, &record, &here, &limit, &mut verdicts).unwrap();
+                        assert!(places.restore(&mut users, &record, &here, &limit, &mut verdicts).is_err());
+                        assert_eq!(places.to_record(&users, &user, &limit.classes), Some(record));
                     }
                 }
                 match prng.u8(..6) {
@@ -237,7 +345,7 @@ mod tests {
                         let conn = ConnId::from_bits(step);
                         asking.insert(conn);
                         users.add(&user, conn);
-                        places.handle_joined(&mut users, &user, conn, limit, &mut verdicts);
+                        places.handle_joined(&mut users, &user, (conn, class(conn)), &limit, &mut verdicts);
                     }
                     // It goes by itself.
                     2 if step < 300 => {
@@ -250,7 +358,7 @@ mod tests {
                     }
                     3 if !left.is_empty() => {
                         let conn = left.swap_remove(prng.usize(..left.len()));
-                        places.handle_left(&mut users, &user, conn, limit, &mut verdicts);
+                        places.handle_left(&mut users, &user, conn, &limit, &mut verdicts);
                     }
                     _ if !under_way.is_empty() => {
                         // In any order between connections, as between shards.
@@ -268,11 +376,11 @@ mod tests {
                     _ => {}
                 }
                 under_way.append(&mut verdicts);
-                assert!(connected.len() <= limit.connections_max, "seed {seed}: {}", connected.len());
+                assert!(fits(&connected), "seed {seed}: {connected:?} {limit:?}");
             }
             while !left.is_empty() || !under_way.is_empty() {
                 for conn in std::mem::take(&mut left) {
-                    places.handle_left(&mut users, &user, conn, limit, &mut verdicts);
+                    places.handle_left(&mut users, &user, conn, &limit, &mut verdicts);
                 }
                 under_way.append(&mut verdicts);
                 for verdict in std::mem::take(&mut under_way) {
@@ -285,12 +393,12 @@ mod tests {
                             }
                         }
                     }
-                    assert!(connected.len() <= limit.connections_max, "seed {seed}");
+                    assert!(fits(&connected), "seed {seed}");
                 }
             }
             assert!(asking.is_empty(), "seed {seed}: {asking:?} wait for ever");
             assert_eq!(users.count(&user), connected.len(), "seed {seed}");
-            assert!(places.is_empty(), "seed {seed}");
+            assert!(places.is_empty() && places.classes.len() <= connected.len(), "seed {seed}");
         }
     }
 
@@ -299,19 +407,19 @@ mod tests {
         let story = |policy| {
             let mut prng = Prng::with_seed(1);
             let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
-            let limit = UserLimit { connections_max: 2, policy };
+            let limit = UserLimit { connections_max: 2, policy, classes: Arc::default() };
             let mut verdicts = Vec::new();
             for number in 1..=4 {
                 let conn = ConnId::from_bits(number);
                 users.add(&"ann".into(), conn);
-                places.handle_joined(&mut users, &"ann".into(), conn, limit, &mut verdicts);
+                places.handle_joined(&mut users, &"ann".into(), (conn, None), &limit, &mut verdicts);
             }
             for number in 1..=2 {
                 places.handle_left(
                     &mut users,
                     &"ann".into(),
                     ConnId::from_bits(number),
-                    limit,
+                    &limit,
                     &mut verdicts,
                 );
             }
@@ -340,11 +448,17 @@ mod tests {
     fn the_anonymous_have_no_limit() {
         let mut prng = Prng::with_seed(1);
         let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
-        let limit = UserLimit { connections_max: 1, policy: UserPolicy::Reject };
+        let limit = UserLimit { connections_max: 1, policy: UserPolicy::Reject, classes: Arc::default() };
         let mut verdicts = Vec::new();
         for number in 0..3 {
             users.add(&"".into(), ConnId::from_bits(number));
-            places.handle_joined(&mut users, &"".into(), ConnId::from_bits(number), limit, &mut verdicts);
+            places.handle_joined(
+                &mut users,
+                &"".into(),
+                (ConnId::from_bits(number), None),
+                &limit,
+                &mut verdicts,
+            );
         }
         assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Granted(_))));
         assert_eq!(verdicts.len(), 3);

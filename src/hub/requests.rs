@@ -97,11 +97,16 @@ pub struct JoinRequest {
     pub info: Arc<ClientInfo>,
     pub shown: Visibility,
     pub recover: Option<Since>,
+    /// In the place of `recover`: it begins behind what this device of the user has received (empty: any device of the user), and
+    /// with all that is kept where nothing is known of the device.
+    pub device: Option<Box<UserName>>,
     pub by: Creator,
 }
 
 #[derive(Clone, Debug)]
 pub struct Joined {
+    /// What the recovery was from.
+    pub since: Option<Since>,
     /// The log's end: what is published from now on comes after it.
     pub position: Position,
     /// Only when the ask had `recover`.

@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::base::budget::Budget;
 use crate::base::debts::Debts;
+use crate::base::inboxes::Inboxes;
 use crate::base::rate::Rate;
 use crate::base::seats::Seats;
 use crate::base::secret;
 use crate::base::time::Time;
 use crate::base::trace::TRACEPARENT;
 use crate::config::hooks::rpc_by_prefix;
+use crate::config::inboxes::class_limit;
 use crate::config::memory::request_bytes;
 use crate::config::paths::connect_status;
 use crate::config::places::Listener;
@@ -20,6 +22,7 @@ use crate::config::{Config, MemoryPlan};
 use crate::control;
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
+use crate::hub::places::ClassLimit;
 use crate::node::limits::{self, Room};
 use crate::node::tls::Certificates;
 use crate::proto::websocket::deflate::CompressionOptions;
@@ -49,6 +52,12 @@ pub(super) fn client_limits(config: &Config) -> io::Result<ClientLimits> {
     Ok(ClientLimits {
         user_connections_max: client.user_connections_max,
         user_connections_policy: client.user_connections_policy,
+        device_connections_max: client
+            .device_connections_max
+            .iter()
+            .filter_map(|text| class_limit(text))
+            .map(|(class, connections_max)| ClassLimit { class: class.into(), connections_max })
+            .collect(),
         commands_per_second: client.commands_per_second,
         commands_burst: client.commands_burst,
         bytes_per_second: client.bytes_per_second.0,
@@ -103,6 +112,7 @@ pub(super) fn shard_options(
                 namespace => format!("{namespace}:").into(),
             }
         }),
+        inboxes: client.inbox_namespace.as_deref().map(Inboxes::new),
         tunnels: config
             .tunnel
             .iter()

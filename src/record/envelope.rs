@@ -175,7 +175,13 @@ mod tests {
     use crate::record::UserRecord;
 
     fn user() -> UserRecord {
-        UserRecord { user: "ann".into(), peers: vec![(1, false)], waiting: Vec::new(), leaving: vec![9] }
+        UserRecord {
+            user: "ann".into(),
+            peers: vec![(1, false)],
+            waiting: Vec::new(),
+            leaving: vec![9],
+            classes: vec![(1, "phone".into())],
+        }
     }
 
     #[test]

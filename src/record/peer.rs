@@ -76,6 +76,8 @@ record! {
         origin: Option<Box<str>> = None,
         /// `jti` of its token.
         token_id: Option<Box<str>> = None,
+        /// What tells the device from others of the user.
+        device: Option<UserName> = None,
     }
 
     pub struct HeaderRecord {

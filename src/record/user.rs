@@ -14,6 +14,9 @@ record! {
         waiting: Vec<u64>,
         /// No longer among them, and holding a place until their shard says that they have left.
         leaving: Vec<u64>,
+        ;
+        /// Of those whose class of devices is limited, the class.
+        classes: Vec<(u64, Box<str>)> = Vec::new(),
     }
 }
 

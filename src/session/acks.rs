@@ -15,9 +15,10 @@ use serde::Deserialize;
 
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{Offset, UserName};
+use crate::base::inboxes::DEVICE_BYTES_MAX;
 use crate::base::json;
 use crate::base::publication::SinceEpoch;
-use crate::hub::cursors::{ACKS_MAX, Ack, AckCall, AckKind, AckRequest, Cursor, DEVICE_BYTES_MAX};
+use crate::hub::cursors::{ACKS_MAX, Ack, AckCall, AckKind, AckRequest, Cursor};
 use crate::proto::centrifuge::command::Data;
 use crate::proto::centrifuge::reply::Reply;
 use crate::session::context::{Context, Effect, Failure};
@@ -64,7 +65,12 @@ impl Session {
             return Err(ErrorCode::BadRequest.into());
         }
         let user = self.user().cloned().ok_or(ErrorCode::PermissionDenied)?;
-        let device: UserName = Arc::from(&*said.device);
+        let device: UserName = match (self.device(), &*said.device) {
+            (Some(own), "") => own.clone(),
+            // One device does not speak for another.
+            (Some(own), named) if **own != *named => return Err(ErrorCode::PermissionDenied.into()),
+            (_, named) => Arc::from(named),
+        };
         let mut call = AckCall { requests: Vec::new(), outcomes: Vec::with_capacity(said.acks.len()) };
         for (place, ack) in (0..).zip(said.acks) {
             call.outcomes.push(self.may_ack(&ack.channel, cx).map(|()| Cursor::default()));

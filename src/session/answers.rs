@@ -401,6 +401,7 @@ fn admitted(answer: ConnectAnswer, cx: &Context<'_>) -> Result<Admitted, ErrorCo
         subs: answer.subs,
         data: answer.data,
         token_id: None,
+        device: answer.device,
     })
 }
 

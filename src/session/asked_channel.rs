@@ -117,6 +117,13 @@ impl AskedChannel {
         self.lost = self.since.is_some();
     }
 
+    /// The owner knows where it was left, and the request did not say.
+    pub(super) fn began_at(&mut self, since: Since) {
+        if let (None, SinceEpoch::Known(epoch)) = (self.since, since.epoch) {
+            self.since = Some(Position { offset: since.offset, epoch });
+        }
+    }
+
     /// Takes the outcome of a join. True when a poll should look whether the log has what the join did not give:
     /// a recovery gives all that was missed or nothing, a poll is content with a part.
     pub fn joined(&mut self, top: Position, recovery: Option<Option<Publications>>, reads_on: bool) -> bool {

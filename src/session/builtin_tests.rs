@@ -81,3 +81,23 @@ fn a_call_that_cannot_be_read_is_refused_whole() {
     ack(&mut stage, &many(1));
     assert!(stage.heard.contains(r#""code":103"#), "who has no user has no cursors: {}", stage.heard);
 }
+
+#[test]
+fn a_client_whose_device_is_known_acknowledges_for_it_alone() {
+    let named = ConnectAnswer {
+        user: "ann".to_owned(),
+        device: Some("phone:7c".to_owned()),
+        ..ConnectAnswer::default()
+    };
+    let mut stage = Stage::connected(named);
+    stage.say(r#"{"id":2,"subscribe":{"channel":"free"}}"#).unwrap();
+    stage.join();
+    stage.heard.clear();
+    let one = r#"{"channel":"free","offset":1,"kind":"read"}"#;
+    for device in ["", r#","device":"phone:7c""#] {
+        ack(&mut stage, &format!(r#"{{"acks":[{one}]{device}}}"#));
+        assert_eq!(&*asked(&mut stage).requests[0].device, "phone:7c");
+    }
+    ack(&mut stage, &format!(r#"{{"acks":[{one}],"device":"phone"}}"#));
+    assert!(stage.heard.contains(r#""code":103"#), "{}", stage.heard);
+}

@@ -259,6 +259,7 @@ impl Session {
             expire_at_s: admitted.expire_at_s,
             renewal: admitted.renewal,
             origin: self.identity.take().and_then(|known| known.origin),
+            device: admitted.device.map(|device| Box::new(device.into())),
             token_id: admitted.token_id.map(|id| Box::new(id.into())),
             shared: None,
         };

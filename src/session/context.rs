@@ -128,6 +128,11 @@ pub trait SessionEnvironment {
     /// What every connection of the user is subscribed to. `None`: nothing, as for nobody known (empty).
     fn personal_channel(&self, user: &str) -> Option<ChannelName>;
 
+    /// The user's inbox, to which every connection of the user is subscribed. `None`: there are none.
+    fn inbox(&self, _user: &str) -> Option<ChannelName> {
+        None
+    }
+
     /// The name behind a number of [`SessionEnvironment::find`].
     fn name(&self, channel: ChannelIndex) -> ChannelName;
 
@@ -296,6 +301,7 @@ impl Context<'_> {
 pub(super) struct Admitted {
     /// `jti` of the token.
     pub token_id: Option<String>,
+    pub device: Option<String>,
     pub user: Option<UserName>,
     pub conn_info: Option<Bytes>,
     pub meta: Option<Bytes>,

@@ -100,6 +100,8 @@ pub struct ConnectAnswer {
     /// Server-side subscriptions: of `channels` and `subs` both.
     pub subs: Vec<(ChannelName, Granted)>,
     pub meta: Option<Bytes>,
+    /// What tells the device from others of the user.
+    pub device: Option<String>,
 }
 
 /// A subscription that the backend grants.

@@ -16,15 +16,28 @@ pub struct Identity {
     /// Unix seconds at which the connection expires; 0 never.
     pub expire_at_s: u64,
     pub renewal: Renewal,
-    /// The tag that it named when it connected: see [`crate::base::except`].
-    pub origin: Option<Box<str>>,
-    /// `jti` of the token that it has shown, if that has one. Boxed twice: most have none.
+    /// The tag that it named when it connected: see [`crate::base::except`]. Boxed twice, as the next two: most have none.
+    pub origin: Option<Box<Box<str>>>,
+    /// What tells the device from others of its user, as the token or the connect hook says: at most
+    /// [`DEVICE_BYTES_MAX`](crate::base::inboxes::DEVICE_BYTES_MAX) bytes.
+    pub device: Option<Box<UserName>>,
+    /// `jti` of the token that it has shown, if that has one.
     pub token_id: Option<Box<Box<str>>>,
     /// What others see of it, once for all channels that show it: see [`shared_info`].
     pub shared: Option<Arc<ClientInfo>>,
 }
 
 const _: () = assert!(size_of::<Identity>() <= 112, "what every client with a token has");
+
+impl Identity {
+    pub fn origin(&self) -> Option<&str> {
+        self.origin.as_ref().map(|origin| &***origin)
+    }
+
+    pub fn device(&self) -> Option<&UserName> {
+        self.device.as_deref()
+    }
+}
 
 /// Who somebody is to others, but for what a subscription adds.
 pub fn info_of(identity: Option<&Identity>, client: String) -> ClientInfo {

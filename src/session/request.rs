@@ -221,14 +221,16 @@ pub fn read(
         return Err(Stop::CallHook(matter, None));
     };
     if let Some(origin) = origin_tag(head) {
-        admission.identity.get_or_insert_default().origin = Some(origin.into());
+        admission.identity.get_or_insert_default().origin = Some(Box::new(origin.into()));
     }
     if rights::is_blocked(environment, user_of(admission.identity.as_deref()), unix_s) {
         return Err(Problem::new(ErrorCode::PermissionDenied, "the user is blocked").into());
     }
-    let personal = environment.personal_channel(user_of(admission.identity.as_deref()));
-    if let Some(personal) = personal.filter(|personal| admission.grant(personal).is_none()) {
-        admission.granted.push((personal, SubscribeGrant::default()));
+    for own in rights::own_channels(user_of(admission.identity.as_deref()), environment).into_iter().flatten()
+    {
+        if admission.grant(&own).is_none() {
+            admission.granted.push((own, SubscribeGrant::default()));
+        }
     }
     subscription_tokens(&mut query, &mut admission, environment, unix_s)?;
     if query.channels.is_empty() && !matches!(endpoint, Endpoint::Publish) {
@@ -507,6 +509,7 @@ fn admit(
     rights::not_revoked(environment, claims.id.as_deref(), &claims.user, claims.issued_at_s, unix_s)?;
     let identity = Identity {
         token_id: claims.id.map(|id| Box::new(id.into())),
+        device: claims.device.map(|device| Box::new(device.into())),
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
         meta: claims.meta.map(Box::new),

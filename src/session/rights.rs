@@ -82,18 +82,23 @@ pub fn reads(format: Format, form: PayloadForm) -> Result<(), Disconnect> {
     }
 }
 
-/// Server-side subscriptions of a client that connects: the given ones and the user's personal channel.
+/// Server-side subscriptions of a client that connects: the given ones, the user's personal channel and its inbox.
 pub(super) fn with_personal(
     mut subs: Vec<(ChannelName, Granted)>,
     user: Option<&str>,
     environment: &dyn SessionEnvironment,
 ) -> Vec<(ChannelName, Granted)> {
-    if let Some(personal) = user.and_then(|user| environment.personal_channel(user))
-        && subs.iter().all(|(channel, _)| *channel != personal)
-    {
-        subs.push((personal, Granted::default()));
+    for own in user.map(|user| own_channels(user, environment)).into_iter().flatten().flatten() {
+        if subs.iter().all(|(channel, _)| *channel != own) {
+            subs.push((own, Granted::default()));
+        }
     }
     subs
+}
+
+/// What every connection of a user is subscribed to.
+pub(super) fn own_channels(user: &str, environment: &dyn SessionEnvironment) -> [Option<ChannelName>; 2] {
+    [environment.personal_channel(user), environment.inbox(user)]
 }
 
 /// Who connects, by the token.
@@ -113,6 +118,7 @@ pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failu
     let claims = claims.map_err(|fault| refused_connection(fault, cx))?;
     Ok(Admitted {
         token_id: claims.id,
+        device: claims.device,
         user: (!claims.user.is_empty()).then(|| claims.user.as_str().into()),
         conn_info: claims.info,
         meta: claims.meta,

@@ -117,7 +117,7 @@ impl Session {
     /// Of a connection whose request names a tag.
     pub fn with_origin(mut self, origin: Option<Box<str>>) -> Session {
         if origin.is_some() {
-            self.identity.get_or_insert_default().origin = origin;
+            self.identity.get_or_insert_default().origin = origin.map(Box::new);
         }
         self
     }
@@ -128,7 +128,12 @@ impl Session {
     }
 
     pub fn origin(&self) -> Option<&str> {
-        self.identity.as_ref()?.origin.as_deref()
+        self.identity.as_ref()?.origin()
+    }
+
+    /// What tells its device from others of its user.
+    pub fn device(&self) -> Option<&UserName> {
+        self.identity.as_ref()?.device()
     }
 
     /// The token of the upgrade, until the client is let in: who is refused with it and asks once more on the same

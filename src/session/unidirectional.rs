@@ -297,8 +297,10 @@ impl Unidirectional {
             debug_assert!(false, "a join has its place in the request");
             return (JoinVerdict::Leave, AfterJoin::Wait);
         };
-        if answer.since == Some(Since::WHOLE) {
-            asked.took_whole();
+        match answer.since {
+            Some(Since::WHOLE) => asked.took_whole(),
+            Some(since) => asked.began_at(since),
+            None => {}
         }
         if asked.joined(top, recovery, polls) {
             return (subscribe, AfterJoin::ReadLog { since: asked.since(), limit: limit.into() });

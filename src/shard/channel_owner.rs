@@ -108,8 +108,8 @@ impl ChannelOwner {
                 let mut join = Joining { conn, channel, since, tag, event: None, cursors: None };
                 match self.owned.join(ask, at.now) {
                     Err(error_code) => self.answer_join(join, Err(error_code), post),
-                    Ok(Joined { position, recovery, join_leave, cursors }) => {
-                        (join.event, join.cursors) = (join_leave, cursors);
+                    Ok(Joined { since, position, recovery, join_leave, cursors }) => {
+                        (join.since, join.event, join.cursors) = (since, join_leave, cursors);
                         match recovery {
                             Some(Recovery::Later(ticket)) => {
                                 self.joining.entry(conn).or_default().push(ticket);

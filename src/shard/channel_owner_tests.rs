@@ -124,6 +124,7 @@ impl Stage {
             info: ClientInfo { client: slot.to_string(), ..ClientInfo::default() }.into(),
             shown: Visibility { listed: false, announced: true },
             recover,
+            device: None,
             by: Creator::Backend,
         };
         let tag = JoinTag {

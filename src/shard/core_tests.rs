@@ -68,6 +68,7 @@ fn options() -> ShardOptions {
         tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
+        inboxes: None,
         compression: None,
         allowed_origins: AllowedOrigins::default(),
         connections_max: 1024,

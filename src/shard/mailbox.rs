@@ -9,6 +9,7 @@ use crate::base::fault::{Disconnect, Unsubscribed};
 use crate::base::ids::{ChannelName, ConnId, UserName};
 use crate::base::publication::Since;
 use crate::base::time::Time;
+use crate::hub::places::DeviceClass;
 use crate::session::hook_call::{Answer, Denied};
 use crate::session::tunnel::TunnelAnswer;
 use crate::session::{JoinAnswer, SubscribeEffect};
@@ -47,9 +48,9 @@ pub enum ShardMessage {
     /// From the owner of a channel that this shard follows.
     FromOwner(FromOwner),
     /// To a user's owner: the user has one connection more, or one less.
-    UserJoined(Box<(UserName, ConnId)>),
+    UserJoined(Box<UserJoined>),
     /// One more that takes no messages.
-    UserJoinedByTunnel(Box<(UserName, ConnId)>),
+    UserJoinedByTunnel(Box<UserJoined>),
     UserLeft(Box<(UserName, ConnId)>),
     /// From a user's owner, where users' connections are limited: the connection has a place and may be answered.
     Placed(ConnId),
@@ -62,6 +63,15 @@ pub enum ShardMessage {
 }
 
 const _: () = assert!(size_of::<ShardMessage>() == 16);
+
+/// A connection more of a user.
+#[derive(Debug)]
+pub struct UserJoined {
+    pub user: UserName,
+    pub conn: ConnId,
+    /// Where the connections of its device's class are limited.
+    pub class: Option<DeviceClass>,
+}
 
 /// Something to do to one connection that must belong to `user`.
 #[derive(Debug)]

@@ -239,7 +239,14 @@ mod tests {
         for to in [ShardId(0), ShardId(1)] {
             mailer.post(to, ShardMessage::Placed(conn));
             mailer.post(to, ShardMessage::Placed(conn));
-            mailer.post(to, ShardMessage::UserJoined(Box::new(("u".into(), conn))));
+            mailer.post(
+                to,
+                ShardMessage::UserJoined(Box::new(crate::shard::mailbox::UserJoined {
+                    user: "u".into(),
+                    conn,
+                    class: None,
+                })),
+            );
         }
         assert_eq!(mailer.waiting(), 1, "the other shard has room for one of each kind");
         assert!(matches!(mailer.take_own_user(), Some(ShardMessage::UserJoined(_))));

@@ -9,12 +9,14 @@ use crate::base::budget::Budget;
 use crate::base::debts::Debts;
 use crate::base::event::EventKinds;
 use crate::base::ids::ListenerId;
+use crate::base::inboxes::Inboxes;
 use crate::base::seats::Seats;
 use crate::base::time::Time;
 use crate::base::trusted::TrustedNetworks;
 use crate::hub::followed::StreamLimits;
 use crate::hub::limits::HubLimits;
 use crate::hub::options::Namespaces;
+use crate::hub::places::ClassLimit;
 use crate::hub::users::UserPolicy;
 use crate::layer::Layer;
 use crate::proto::websocket::deflate::CompressionOptions;
@@ -45,6 +47,8 @@ pub struct ShardOptions {
     /// What the name of a user's personal channel begins with: its namespace and a colon, or nothing. `None`: there are
     /// no personal channels.
     pub personal_channels: Option<Box<str>>,
+    /// Users have inboxes.
+    pub inboxes: Option<Inboxes>,
     /// In the order of the configuration's list: a tunnel's place there is its name among shards and control plane.
     pub tunnels: Vec<TunnelOptions>,
     /// Origins that may connect besides the page's own host.
@@ -165,6 +169,8 @@ impl ClientHooks {
 pub struct ClientLimits {
     pub user_connections_max: u32,
     pub user_connections_policy: UserPolicy,
+    /// Of each class of devices.
+    pub device_connections_max: Arc<[ClassLimit]>,
     pub commands_per_second: u32,
     /// Commands that a connection, or a user, may send at once after a rest.
     pub commands_burst: u32,
@@ -173,6 +179,13 @@ pub struct ClientLimits {
     pub users: Option<Arc<UserRates>>,
     /// The same in bytes.
     pub user_bytes: Option<Arc<UserRates>>,
+}
+
+impl ClientLimits {
+    /// A connection with a user needs a place among the user's.
+    pub fn limits_users(&self) -> bool {
+        self.user_connections_max > 0 || !self.device_connections_max.is_empty()
+    }
 }
 
 /// What a shard must know of a tunnel.

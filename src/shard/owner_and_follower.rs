@@ -38,8 +38,8 @@ impl Core {
                 self.handle_backend_answer(conn, number, outcome);
             }
             ShardMessage::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),
-            ShardMessage::UserJoined(user) => self.user_joined(&user.0, user.1, false),
-            ShardMessage::UserJoinedByTunnel(user) => self.user_joined(&user.0, user.1, true),
+            ShardMessage::UserJoined(user) => self.user_joined(&user, false),
+            ShardMessage::UserJoinedByTunnel(user) => self.user_joined(&user, true),
             ShardMessage::UserLeft(user) => self.user_left(&user.0, user.1),
             ShardMessage::Placed(conn) => self.handle_placed(conn),
             ShardMessage::Connection(command) => self.handle_command(*command),

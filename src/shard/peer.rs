@@ -232,7 +232,16 @@ impl Peer {
     pub fn origin(&self) -> Option<&str> {
         match &self.kind {
             Kind::Client(session) => session.origin(),
-            Kind::Unidirectional(uni) => uni.identity.as_ref()?.origin.as_deref(),
+            Kind::Unidirectional(uni) => uni.identity.as_ref()?.origin(),
+            Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
+        }
+    }
+
+    /// What tells its device from others of its user.
+    pub fn device(&self) -> Option<&UserName> {
+        match &self.kind {
+            Kind::Client(session) => session.device(),
+            Kind::Unidirectional(uni) => uni.identity.as_ref()?.device(),
             Kind::Http(_) | Kind::Echo | Kind::Tunnel(_) | Kind::Nobody => None,
         }
     }

@@ -3,26 +3,35 @@
 //! Where the number of a user's connections is limited, one asks for a place before it is answered as connected:
 //! [`Core::join_user`], then [`Core::handle_placed`], or an order to end. It asks once in its life.
 
+use std::sync::Arc;
+
 use crate::base::fault::Disconnect;
 use crate::base::ids::{ConnId, UserName};
-use crate::hub::places::{UserLimit, Verdict};
+use crate::hub::places::{DeviceClass, UserLimit, Verdict};
 use crate::shard::control_request::Reply;
 use crate::shard::core::Core;
 use crate::shard::gather::Gather;
-use crate::shard::mailbox::{ApiCommand, ConnectionCommand, ShardMessage};
+use crate::shard::mailbox::{ApiCommand, ConnectionCommand, ShardMessage, UserJoined};
 
 impl Core {
     pub fn user_limit(&self) -> Option<UserLimit> {
         let limits = &self.env.options.client_limits;
-        let (connections_max, policy) =
-            (limits.user_connections_max as usize, limits.user_connections_policy);
-        (connections_max > 0).then_some(UserLimit { connections_max, policy })
+        limits.limits_users().then(|| UserLimit {
+            connections_max: match limits.user_connections_max {
+                0 => usize::MAX,
+                connections_max => connections_max as usize,
+            },
+            policy: limits.user_connections_policy,
+            classes: Arc::clone(&limits.device_connections_max),
+        })
     }
 
     // --- as the owner of the user
 
     /// `silent`: by a tunnel, which takes no messages.
-    pub fn user_joined(&mut self, user: &UserName, conn: ConnId, silent: bool) {
+    pub fn user_joined(&mut self, joined: &UserJoined, silent: bool) {
+        let UserJoined { user, conn, class } = joined;
+        let conn = *conn;
         // It was let in while the user was being blocked.
         if self.env.options.blocks.refuses_user(user, self.unix_s()) {
             self.order_end(user, conn, Disconnect::PERMISSION_DENIED);
@@ -34,7 +43,7 @@ impl Core {
         }
         let Some(limit) = self.user_limit() else { return self.tell_user(user, before) };
         let mut verdicts = Vec::new();
-        self.owned.places.handle_joined(&mut self.owned.users, user, conn, limit, &mut verdicts);
+        self.owned.places.handle_joined(&mut self.owned.users, user, (conn, *class), &limit, &mut verdicts);
         self.tell_user(user, before);
         self.tell_verdicts(user, verdicts);
     }
@@ -46,7 +55,7 @@ impl Core {
             return self.tell_user(user, before);
         };
         let mut verdicts = Vec::new();
-        self.owned.places.handle_left(&mut self.owned.users, user, conn, limit, &mut verdicts);
+        self.owned.places.handle_left(&mut self.owned.users, user, conn, &limit, &mut verdicts);
         self.tell_user(user, before);
         self.tell_verdicts(user, verdicts);
     }
@@ -81,12 +90,14 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         connection.peer.set_of_user();
         let owned = self.messages.mailer.router().user_owner(&user);
-        let joined = Box::new((user, conn));
+        let classes = &self.env.options.client_limits.device_connections_max;
+        let class = connection.peer.device().and_then(|device| DeviceClass::of(device, classes));
+        let joined = Box::new(UserJoined { user, conn, class });
         self.messages.mailer.post(
             owned,
             if silent { ShardMessage::UserJoinedByTunnel(joined) } else { ShardMessage::UserJoined(joined) },
         );
-        self.user_limit().is_some()
+        self.env.options.client_limits.limits_users()
     }
 
     /// The connection has a place.

@@ -63,8 +63,9 @@ impl<D: Driver> Shard<D> {
             from = next;
             record::write(&part, out)?;
         }
+        let classes = &core.env.options.client_limits.device_connections_max;
         for name in core.owned.places.names(&core.owned.users) {
-            let user = core.owned.places.to_record(&core.owned.users, name);
+            let user = core.owned.places.to_record(&core.owned.users, name, classes);
             user.map_or(Ok(()), |user| record::write(&user, out))?;
         }
         for (_, channel) in core.delivery.followed.iter() {

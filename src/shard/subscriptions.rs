@@ -36,6 +36,12 @@ impl Core {
         if subscribe.chan_info.is_some() {
             Arc::make_mut(&mut info).chan_info.clone_from(&subscribe.chan_info);
         }
+        // A place that the client names is newer than what its device has acknowledged.
+        let unplaced = subscribe.since.is_none_or(|since| since.is_rewind());
+        let inboxes = self.env.options.inboxes.as_ref().filter(|_| unplaced);
+        let device = inboxes
+            .filter(|inboxes| inboxes.is_of(&subscribe.channel, &info.user))
+            .map(|_| Box::new(connection.peer.device().cloned().unwrap_or_default()));
         let index = self.delivery.followed.join_asked(&subscribe.channel, options);
         let number = self.messages.joins_asked.wrapping_add(1);
         self.messages.joins_asked = number;
@@ -45,7 +51,15 @@ impl Core {
             0 => self.creator(slot, Some(&info.user)),
             _ => Creator::Backend,
         };
-        let ask = JoinRequest { channel: subscribe.channel, conn, info, shown, recover: subscribe.since, by };
+        let ask = JoinRequest {
+            channel: subscribe.channel,
+            conn,
+            info,
+            shown,
+            recover: subscribe.since,
+            device,
+            by,
+        };
         let tag = JoinTag {
             index,
             number,

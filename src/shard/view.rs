@@ -74,12 +74,17 @@ impl SessionEnvironment for View<'_> {
     }
 
     fn limits_users(&self) -> bool {
-        self.options.client_limits.user_connections_max > 0
+        self.options.client_limits.limits_users()
     }
 
     fn personal_channel(&self, user: &str) -> Option<ChannelName> {
         let namespace = self.options.personal_channels.as_deref().filter(|_| !user.is_empty())?;
         Some(format!("{namespace}#{user}").into())
+    }
+
+    fn inbox(&self, user: &str) -> Option<ChannelName> {
+        let inboxes = self.options.inboxes.as_ref().filter(|_| !user.is_empty())?;
+        Some(inboxes.of(user))
     }
 
     fn name(&self, channel: u32) -> ChannelName {

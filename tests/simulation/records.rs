@@ -10,7 +10,7 @@ use trunkline::base::time::Time;
 use trunkline::driver::sim::SimDriver;
 use trunkline::hub::OwnedChannels;
 use trunkline::hub::places::{Places, UserLimit};
-use trunkline::hub::users::{UserPolicy, Users};
+use trunkline::hub::users::Users;
 use trunkline::proto::websocket::{Decoder, Role};
 use trunkline::record::{
     self, KeysPart, Kind, LogPart, MembersPart, PeerRecord, PeerState, StreamRecord, SubRecord, UserRecord,
@@ -96,7 +96,7 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
     let mut prng = Prng::with_seed(1);
     let mut owned = OwnedChannels::new(options.namespaces.clone(), options.hub.clone(), prng.fork());
     let (mut users, mut places) = (Users::new(&mut prng), Places::new(&mut prng));
-    let limit = UserLimit { connections_max: usize::MAX, policy: UserPolicy::Reject };
+    let limit = UserLimit::none();
     let (mut rest, mut counts) = (&bytes[..], BTreeMap::<Kind, usize>::new());
     while !rest.is_empty() {
         let (unread, behind) = record::next(rest).expect("what was written");
@@ -116,7 +116,7 @@ fn check_owned(shard: &Shard<SimDriver>, options: &ShardOptions, coverage: &mut 
                 owned.restore_keys(part, THERE).map(|()| keys)
             }),
             Kind::User => unread.read().and_then(|user: UserRecord| {
-                places.restore(&mut users, &user, &here, limit, &mut Vec::new()).map(|()| user.peers.len())
+                places.restore(&mut users, &user, &here, &limit, &mut Vec::new()).map(|()| user.peers.len())
             }),
             Kind::ChannelStream => unread.read().map(|stream: StreamRecord| stream.items.len()),
             _ => panic!("{:?} is not owned", unread.kind),

@@ -496,6 +496,7 @@ fn options(
         tunnels: Vec::new(),
         allow_anonymous: true,
         personal_channels: None,
+        inboxes: None,
         allowed_origins: AllowedOrigins::default(),
         connections_max: if cramped { room } else { room * 2 },
         seats: Seats::new(if cramped { room * 2 } else { u32::MAX }),

@@ -7,7 +7,8 @@ use crate::control::wire::{
     BatchBody, ChannelBody, ChannelsBody, HistoryBody, PublishBody, PushBody, RpcBody, UserBody,
 };
 use crate::control::wire::{
-    BlockBody, BlockedBody, CursorsBody, MembersBody, OnlineBody, PresenceBody, ReadByBody, UnreadBody,
+    BlockBody, BlockedBody, CursorsBody, InboxBody, MembersBody, OnlineBody, PresenceBody, ReadByBody,
+    UnreadBody,
 };
 
 /// A method by its name in the path.
@@ -15,6 +16,7 @@ use crate::control::wire::{
 pub enum Method {
     Publish,
     Broadcast,
+    Inbox,
     Subscribe,
     Unsubscribe,
     Disconnect,
@@ -40,9 +42,10 @@ pub enum Method {
 }
 
 impl Method {
-    pub const ALL: [Method; 24] = [
+    pub const ALL: [Method; 25] = [
         Method::Publish,
         Method::Broadcast,
+        Method::Inbox,
         Method::Subscribe,
         Method::Unsubscribe,
         Method::Disconnect,
@@ -75,6 +78,7 @@ impl Method {
         match self {
             Method::Publish => "publish",
             Method::Broadcast => "broadcast",
+            Method::Inbox => "inbox",
             Method::Subscribe => "subscribe",
             Method::Unsubscribe => "unsubscribe",
             Method::Disconnect => "disconnect",
@@ -106,6 +110,7 @@ impl Method {
 pub enum Command {
     Publish(PublishBody),
     Broadcast(PublishBody),
+    Inbox(InboxBody),
     Subscribe(UserBody),
     Unsubscribe(UserBody),
     Disconnect(UserBody),
@@ -138,6 +143,7 @@ impl Command {
         Ok(match method {
             Method::Publish => Command::Publish(object(json)?),
             Method::Broadcast => Command::Broadcast(object(json)?),
+            Method::Inbox => Command::Inbox(object(json)?),
             Method::Subscribe => Command::Subscribe(object(json)?),
             Method::Unsubscribe => Command::Unsubscribe(object(json)?),
             Method::Disconnect => Command::Disconnect(object(json)?),
@@ -170,6 +176,7 @@ impl Command {
         match self {
             Command::Publish(_) => "publish",
             Command::Broadcast(_) => "broadcast",
+            Command::Inbox(_) => "inbox",
             Command::Subscribe(_) => "subscribe",
             Command::Unsubscribe(_) => "unsubscribe",
             Command::Disconnect(_) => "disconnect",

@@ -17,6 +17,7 @@ use crate::base::bytes::Bytes;
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::Disconnect;
 use crate::base::filter::Filter;
+use crate::base::inboxes::DEVICE_BYTES_MAX;
 use crate::base::json::Object;
 use crate::base::publication::PayloadForm;
 use crate::base::rewind::Rewind;
@@ -310,6 +311,8 @@ struct ConnectWire {
     subs: BTreeMap<String, Option<Box<RawValue>>>,
     meta: Option<Box<RawValue>>,
     caps: Option<Box<RawValue>>,
+    #[serde(deserialize_with = "or_default")]
+    device: String,
 }
 
 impl ConnectWire {
@@ -327,6 +330,7 @@ impl ConnectWire {
         if granted.contains_key("") {
             return Err(Fault::WrongShape("a channel has no name".into()));
         }
+        within("device", &self.device, DEVICE_BYTES_MAX)?;
         Ok(ConnectAnswer {
             user: self.user,
             expire_at_s: self.expire_at.0,
@@ -334,6 +338,7 @@ impl ConnectWire {
             data: checked(self.data, &self.b64data)?,
             subs: granted.into_iter().map(|(channel, granted)| (channel.into(), granted)).collect(),
             meta: checked(self.meta, "")?,
+            device: (!self.device.is_empty()).then_some(self.device),
         })
     }
 }

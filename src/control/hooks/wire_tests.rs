@@ -108,7 +108,7 @@ fn bytes(text: &str) -> Option<Bytes> {
 fn every_kind_of_answer_is_read_whole() {
     let body = br#"{"result":{"user":"56","expire_at":1565436268,"info":{"name": "N"},"b64data":"eyJkIjoxfQ==",
         "channels":["x","news"],"subs":{"news":{"info":1,"data":{"i":2},"expire_at":9,"override":{"presence":{"value":false},
-        "force_recovery":{"value":true},"join_leave":null}},"old":null},"meta":{"m":1},"caps":[]}}"#;
+        "force_recovery":{"value":true},"join_leave":null}},"old":null},"meta":{"m":1},"caps":[],"device":"phone"}}"#;
     let Ok(Ok(Answer::Connect(connected))) = decode(&connect(), body) else { panic!("not a connect answer") };
     let overrides = Overrides { presence: Some(false), force_recovery: Some(true), ..Overrides::default() };
     let news =
@@ -126,6 +126,7 @@ fn every_kind_of_answer_is_read_whole() {
                 (Arc::from("x"), Granted::default()),
             ],
             meta: bytes("{\"m\":1}"),
+            device: Some("phone".into()),
         }
     );
     let decoded = |matter: &Matter, body: &str| decode(matter, body.as_bytes()).unwrap().unwrap();

@@ -76,6 +76,7 @@ impl Run {
             info: Arc::new(info(slot, user)),
             shown: SHOWN,
             recover: None,
+            device: None,
             by: Creator::Backend,
         };
         let joined = self.owned.join(ask, self.now).unwrap();

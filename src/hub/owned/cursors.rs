@@ -4,6 +4,7 @@ use super::OwnedChannels;
 use super::copying::{StoredMoment, Taken};
 use crate::base::fault::ErrorCode;
 use crate::base::ids::{ChannelName, Offset, UserName};
+use crate::base::publication::{Since, SinceEpoch};
 use crate::base::time::Time;
 use crate::hub::creators::Creator;
 use crate::hub::cursors::{
@@ -314,6 +315,17 @@ impl OwnedChannels {
         UserCursors { unread: cursors.between(read, top), read, devices }
     }
 
+    /// Where a device goes on that says no position of its own: behind what it has received, or with all that is kept.
+    pub(super) fn behind_device(&self, slot: u32, user: &str, device: &str) -> Since {
+        let received =
+            self.cursors.get(&slot).and_then(|it| it.received_of(user, device, &self.cursor_names));
+        let channel = self.channels.get(slot).expect("known");
+        match received {
+            Some(offset) => Since { offset, epoch: SinceEpoch::Known(channel.position().epoch) },
+            None => Since::KEPT,
+        }
+    }
+
     pub(super) fn forget_cursors(&mut self, slot: u32) {
         if let Some(mut cursors) = self.cursors.remove(&slot) {
             self.counts.cursors -= cursors.len();
@@ -460,3 +472,7 @@ fn page<'n>(names: impl Iterator<Item = &'n UserName>, after: &str, limit: usize
 #[cfg(test)]
 #[path = "cursors_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "devices_tests.rs"]
+mod devices_tests;

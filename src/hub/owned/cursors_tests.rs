@@ -17,12 +17,12 @@ use crate::hub::requests::{PublishRequest, Released};
 use crate::hub::{ChannelOptions, HubLimits, Namespaces};
 use crate::record::{MembersPart, StoredRecord};
 
-const NOW: Time = Time(5_000_000_000);
+pub(super) const NOW: Time = Time(5_000_000_000);
 const AT: StoredMoment = StoredMoment { now: NOW, wall_ms: 1_000_000 };
 
 /// Takes everything; what is to be kept for good it takes later, where the test wants that.
 #[derive(Clone, Default)]
-struct Shelf(Arc<Mutex<OnShelf>>);
+pub(super) struct Shelf(Arc<Mutex<OnShelf>>);
 
 #[derive(Default)]
 struct OnShelf {
@@ -80,7 +80,7 @@ impl LogStore for Shelf {
     }
 }
 
-fn owner(store: Option<&Shelf>) -> OwnedChannels {
+pub(super) fn owner(store: Option<&Shelf>) -> OwnedChannels {
     let group = ChannelOptions {
         history_size: 2000,
         history_ttl: Duration::from_secs(60),
@@ -103,7 +103,7 @@ fn owner(store: Option<&Shelf>) -> OwnedChannels {
     }
 }
 
-fn publish(owned: &mut OwnedChannels, channel: &str, count: usize) -> Position {
+pub(super) fn publish(owned: &mut OwnedChannels, channel: &str, count: usize) -> Position {
     let mut position = None;
     for _ in 0..count {
         let ask = PublishRequest::new(channel.into(), Bytes::from_static(b"1"));
@@ -112,7 +112,7 @@ fn publish(owned: &mut OwnedChannels, channel: &str, count: usize) -> Position {
     position.expect("something was published")
 }
 
-fn request(channel: &str, user: &str, device: &str, acks: &[(u64, AckKind)]) -> AckRequest {
+pub(super) fn request(channel: &str, user: &str, device: &str, acks: &[(u64, AckKind)]) -> AckRequest {
     let ack = |(place, &(offset, kind)): (usize, &(u64, AckKind))| Ack {
         place: place as u8,
         offset: Offset(offset),

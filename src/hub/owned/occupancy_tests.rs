@@ -35,6 +35,7 @@ fn join(owned: &mut OwnedChannels, room: &str, slot: u32, now: Time) {
         info: info.into(),
         shown,
         recover: None,
+        device: None,
         by: Creator::Backend,
     };
     owned.join(ask, now).expect("there is room");

@@ -105,7 +105,10 @@ fn act(owned: &mut OwnedChannels, prng: &mut Prng, members: &mut BTreeSet<(Chann
                 _ => Visibility { listed: namespace == "room:", announced: false },
             };
             owned
-                .join(JoinRequest { channel, conn, info: info.into(), shown, recover: None, by }, now)
+                .join(
+                    JoinRequest { channel, conn, info: info.into(), shown, recover: None, device: None, by },
+                    now,
+                )
                 .unwrap();
         }
         _ => {
@@ -228,8 +231,19 @@ fn a_long_log_and_a_crowd_go_in_parts() {
         let info = ClientInfo { client: slot.to_string(), ..ClientInfo::default() };
         let shown = Visibility::default();
         let by = Creator::Backend;
-        old.join(JoinRequest { channel: "c".into(), conn, info: info.into(), shown, recover: None, by }, now)
-            .unwrap();
+        old.join(
+            JoinRequest {
+                channel: "c".into(),
+                conn,
+                info: info.into(),
+                shown,
+                recover: None,
+                device: None,
+                by,
+            },
+            now,
+        )
+        .unwrap();
     }
     let bytes = written(&old, now);
     let (mut rest, mut kinds) = (&bytes[..], Vec::new());
@@ -345,7 +359,12 @@ fn bounds_of_channels_hold_when_all_has_been_restored() {
         let conn = ConnId::new(ShardId(0), Sock { slot: 1, generation: 1 });
         let (channel, info) = (channel.into(), ClientInfo::default());
         let by = Creator::Connection(conn);
-        owned.join(JoinRequest { channel, conn, info: info.into(), shown, recover: None, by }, now).unwrap();
+        owned
+            .join(
+                JoinRequest { channel, conn, info: info.into(), shown, recover: None, device: None, by },
+                now,
+            )
+            .unwrap();
         conn
     };
     let names = ["room:a", "room:b", "room:c"];

@@ -100,6 +100,7 @@ fn join(owned: &mut OwnedChannels, channel: &str, since: Since, now: Time) -> (P
         info: info.into(),
         shown,
         recover,
+        device: None,
         by: Creator::Backend,
     };
     let joined = owned.join(ask, now).expect("there is room");

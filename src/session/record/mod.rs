@@ -136,18 +136,34 @@ impl Renewal {
 
 impl Identity {
     fn to_record(&self) -> IdentityRecord {
-        let Identity { user, conn_info, meta, expire_at_s, renewal, origin, token_id, shared: _ } =
+        let Identity { user, conn_info, meta, expire_at_s, renewal, origin, device, token_id, shared: _ } =
             self.clone();
-        let meta = meta.map(|meta| *meta);
-        let token_id = token_id.map(|id| *id);
-        IdentityRecord { user, conn_info, meta, expire_at_s, renewal: renewal.to_record(), origin, token_id }
+        IdentityRecord {
+            user,
+            conn_info,
+            meta: meta.map(|meta| *meta),
+            expire_at_s,
+            renewal: renewal.to_record(),
+            origin: origin.map(|origin| *origin),
+            token_id: token_id.map(|id| *id),
+            device: device.map(|device| *device),
+        }
     }
 
     fn from_record(record: &IdentityRecord) -> Identity {
-        let IdentityRecord { user, conn_info, meta, expire_at_s, renewal, origin, token_id } = record.clone();
-        let (renewal, token_id) = (Renewal::from_record(&renewal), token_id.map(Box::new));
-        let meta = meta.map(Box::new);
-        Identity { user, conn_info, meta, expire_at_s, renewal, origin, token_id, shared: None }
+        let IdentityRecord { user, conn_info, meta, expire_at_s, renewal, origin, token_id, device } =
+            record.clone();
+        Identity {
+            user,
+            conn_info,
+            meta: meta.map(Box::new),
+            expire_at_s,
+            renewal: Renewal::from_record(&renewal),
+            origin: origin.map(Box::new),
+            device: device.map(Box::new),
+            token_id: token_id.map(Box::new),
+            shared: None,
+        }
     }
 }
 

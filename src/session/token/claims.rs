@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 use crate::base::bytes::Bytes;
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::filter::Filter;
+use crate::base::inboxes::DEVICE_BYTES_MAX;
 use crate::base::json::Object;
 use crate::base::rewind::Rewind;
 use crate::session::token::fault::{Flaw, TokenFault};
@@ -34,6 +35,8 @@ pub struct ConnectClaims {
     pub id: Option<String>,
     /// `iat`, in seconds since 1970.
     pub issued_at_s: Option<u64>,
+    /// What tells the device from others of the user. Not empty, and at most [`DEVICE_BYTES_MAX`].
+    pub device: Option<String>,
 }
 
 /// What a valid subscription token says. It is for the session to compare `user`, `channel` and `client` with its own:
@@ -150,6 +153,7 @@ wire!(ConnectWire {
     subs: Object<BTreeMap<String, Object<GrantWire>>>,
     meta: Box<RawValue>,
     caps: Box<RawValue>,
+    device: String,
 });
 
 wire!(SubscribeWire {
@@ -180,6 +184,9 @@ impl ConnectWire {
         if subs.contains_key("") {
             return Err(Flaw::NoChannel.into());
         }
+        if self.device.as_ref().is_some_and(|device| device.len() > DEVICE_BYTES_MAX) {
+            return Err(Flaw::Device.into());
+        }
         Ok(ConnectClaims {
             user: self.sub.unwrap_or_default(),
             expire_at_s: expire_at(self.expire_at, self.exp),
@@ -188,6 +195,7 @@ impl ConnectWire {
             meta: self.meta.map(raw),
             id: self.jti,
             issued_at_s: self.iat.and_then(NumericDate::positive),
+            device: self.device.filter(|device| !device.is_empty()),
         })
     }
 }

@@ -39,7 +39,7 @@ fn bytes(text: &'static str) -> Option<Bytes> {
 fn a_connection_token_says_who_and_until_when() {
     let claims = json!({
         "sub": "42", "exp": NOW + 300, "iat": NOW - 5, "nbf": NOW, "jti": "id1", "aud": "ignored", "iss": "ignored",
-        "info": {"name": "Ann"}, "channels": ["news", "#42", "news"], "meta": [1, 2], "more": {"x": 1},
+        "info": {"name": "Ann"}, "channels": ["news", "#42", "news"], "meta": [1, 2], "more": {"x": 1}, "device": "phone:7c",
     });
     let grants =
         [("#42".to_string(), SubscribeGrant::default()), ("news".to_string(), SubscribeGrant::default())];
@@ -51,9 +51,13 @@ fn a_connection_token_says_who_and_until_when() {
         meta: bytes("[1,2]"),
         id: Some("id1".into()),
         issued_at_s: Some(NOW - 5),
+        device: Some("phone:7c".into()),
     };
     assert_eq!(connect(claims), Ok(expected));
     assert_eq!(connect(json!({})), Ok(ConnectClaims::default()));
+    assert_eq!(connect(json!({"device": ""})), Ok(ConnectClaims::default()));
+    assert_eq!(connect(json!({"device": "d".repeat(65)})), Err(Flaw::Device.into()));
+    assert_eq!(connect(json!({"device": 7})), Err(Flaw::Contents.into()));
     assert_eq!(
         connect(json!({"sub": null, "exp": null, "info": null, "channels": null, "subs": null, "aud": null})),
         Ok(ConnectClaims::default())

@@ -11,7 +11,6 @@ use crate::base::prng::Prng;
 use crate::driver::Driver;
 use crate::hub::followed::ChannelIndex;
 use crate::hub::places::{UserLimit, Verdict};
-use crate::hub::users::UserPolicy;
 use crate::layer::Sealed;
 use crate::proto::websocket::{Decoder, Role};
 use crate::record::{
@@ -34,7 +33,7 @@ use crate::shard::handover::order::{Parcel, ParcelKind, Said};
 use crate::shard::handover::state::{Adopting, Leaver, Stage};
 use crate::shard::link::{ClosingEnd, PendingOutput, Phase};
 use crate::shard::look::transport_of;
-use crate::shard::mailbox::ShardMessage;
+use crate::shard::mailbox::{ShardMessage, UserJoined};
 use crate::shard::options::ShardOptions;
 use crate::shard::router::Router;
 use crate::shard::subscriber_pace::SubscriberPace;
@@ -193,11 +192,10 @@ impl Core {
     }
 
     fn adopt_user(&mut self, user: &UserRecord) -> Outcome {
-        let unlimited = UserLimit { connections_max: usize::MAX, policy: UserPolicy::Replace };
-        let limit = self.user_limit().unwrap_or(unlimited);
+        let limit = self.user_limit().unwrap_or_else(UserLimit::none);
         let mut verdicts: Vec<Verdict> = Vec::new();
         let conn_of = |peer| Some(ConnId::from_bits(peer));
-        self.owned.places.restore(&mut self.owned.users, user, &conn_of, limit, &mut verdicts)?;
+        self.owned.places.restore(&mut self.owned.users, user, &conn_of, &limit, &mut verdicts)?;
         self.tell_verdicts(&user.user, verdicts);
         if let Some(adopting) = self.handover.adopting() {
             adopting.counts.users += 1;
@@ -483,7 +481,10 @@ impl Core {
         if anonymous && !connection.link.is_gone() {
             let conn = self.conn_id(slot);
             let owner = self.messages.mailer.router().user_owner("");
-            self.messages.mailer.post(owner, ShardMessage::UserJoined(Box::new(("".into(), conn))));
+            self.messages.mailer.post(
+                owner,
+                ShardMessage::UserJoined(Box::new(UserJoined { user: "".into(), conn, class: None })),
+            );
         }
     }
 }

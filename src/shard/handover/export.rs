@@ -178,8 +178,9 @@ impl Core {
                 None => Step::Users(self.owned.places.names(&self.owned.users).cloned().collect()),
             },
             Step::Users(mut left) => {
+                let classes = &self.env.options.client_limits.device_connections_max;
                 for name in left.split_off(left.len().saturating_sub(OTHERS_AT_ONCE)) {
-                    if let Some(user) = self.owned.places.to_record(&self.owned.users, &name) {
+                    if let Some(user) = self.owned.places.to_record(&self.owned.users, &name, classes) {
                         users += 1;
                         put(ParcelKind::User, written(&user).map_err(failed)?);
                     }

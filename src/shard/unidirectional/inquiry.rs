@@ -166,6 +166,7 @@ impl Core {
                     conn_info: answer.info,
                     meta: answer.meta.map(Box::new),
                     expire_at_s: answer.expire_at_s,
+                    device: answer.device.map(|device| Box::new(device.into())),
                     ..Identity::default()
                 };
                 let known = identity != Identity::default();

@@ -210,7 +210,7 @@ impl Core {
         let user = request.admission.identity.as_ref().and_then(|identity| identity.user.clone());
         // A poll and an answer do not count as connections of their user.
         let creator = self.creator(slot, user.as_ref());
-        let awaits_place = streams && user.is_some() && self.user_limit().is_some();
+        let awaits_place = streams && user.is_some() && self.env.options.client_limits.limits_users();
         let mut uni = Unidirectional::new(id, mode, request.admission.identity);
         uni.chunked = !reply.http10;
         let mut channels = request.channels;
@@ -343,7 +343,8 @@ impl Core {
         if let Some(changes) = changes {
             changed(&mut ask, changes);
         }
-        let origin = request.admission.identity.as_ref().and_then(|identity| identity.origin.clone());
+        let origin =
+            request.admission.identity.as_ref().and_then(|identity| identity.origin.as_deref().cloned());
         if origin.is_some() && excludes {
             let named = ask.except.take().map_or_else(Except::default, Arc::unwrap_or_clone);
             ask.except = Some(Arc::new(Except { origin, ..named }));

@@ -1,0 +1,57 @@
+//! Publications into the inboxes of users.
+
+use std::collections::HashMap;
+
+use crate::base::fault::ErrorCode;
+use crate::control::answers::{Answer, Response};
+use crate::control::api::{Api, publish_ask, respond};
+use crate::control::requests::ControlError;
+use crate::control::wire::InboxBody;
+use crate::hub::requests::PublishRequest;
+
+/// Most users of one call: as many publications as a caller can make it cost.
+const INBOX_USERS_MAX: usize = 1_000;
+/// Longest name of a user.
+const USER_BYTES_MAX: usize = 256;
+
+impl Api {
+    /// Appends to each user's inbox. Each has its own answer, in the order in which they are named; one that is named twice gets it
+    /// once. Busy only when no inbox took it.
+    pub(super) async fn inbox(&self, mut body: InboxBody) -> Result<Answer, ControlError> {
+        let Some(inboxes) = &self.inboxes else { return Err(ErrorCode::NotAvailable.into()) };
+        let users = std::mem::take(&mut body.users);
+        match users.len() {
+            0 => return Err(ControlError::Invalid("users must name somebody")),
+            1..=INBOX_USERS_MAX => {}
+            _ => return Err(ControlError::Invalid("users names more than 1000")),
+        }
+        if users.iter().any(|user| user.is_empty() || user.len() > USER_BYTES_MAX) {
+            return Err(ControlError::Invalid("a user's name must have 1 to 256 bytes"));
+        }
+        let model = publish_ask("".into(), body.into())?;
+        let mut places: HashMap<&str, usize> = HashMap::with_capacity(users.len());
+        let mut sent = Vec::with_capacity(users.len());
+        for user in &users {
+            if places.contains_key(&**user) {
+                continue;
+            }
+            places.insert(user, sent.len());
+            sent.push(self.send_publish(PublishRequest { channel: inboxes.of(user), ..model.clone() }));
+        }
+        if sent.iter().all(|pending| matches!(pending, Err(ControlError::Busy))) {
+            return Err(ControlError::Busy);
+        }
+        let mut outcomes = Vec::with_capacity(sent.len());
+        for pending in sent {
+            outcomes.push(match pending {
+                Ok(pending) => pending.wait().await.map_err(ControlError::from),
+                Err(error) => Err(error),
+            });
+        }
+        let response = |user: &String| -> Response {
+            let outcome = outcomes[places[&**user]];
+            respond(outcome.map(Answer::from))
+        };
+        Ok(Answer::Broadcast { responses: users.iter().map(response).collect() })
+    }
+}
