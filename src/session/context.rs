@@ -133,6 +133,11 @@ pub trait SessionEnvironment {
         None
     }
 
+    /// What a user's device is named decides what its connection gets.
+    fn tells_devices_apart(&self) -> bool {
+        false
+    }
+
     /// The name behind a number of [`SessionEnvironment::find`].
     fn name(&self, channel: ChannelIndex) -> ChannelName;
 

@@ -507,6 +507,7 @@ fn admit(
     };
     let claims = verifier.verify_connect(&token, unix_s)?;
     rights::not_revoked(environment, claims.id.as_deref(), &claims.user, claims.issued_at_s, unix_s)?;
+    rights::fit_device(environment, &claims)?;
     let identity = Identity {
         token_id: claims.id.map(|id| Box::new(id.into())),
         device: claims.device.map(|device| Box::new(device.into())),

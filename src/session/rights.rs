@@ -101,6 +101,14 @@ pub(super) fn own_channels(user: &str, environment: &dyn SessionEnvironment) -> 
     [environment.personal_channel(user), environment.inbox(user)]
 }
 
+/// A claim of the application's own name is none of ours, unless devices are told apart.
+pub(super) fn fit_device(
+    environment: &dyn SessionEnvironment,
+    claims: &ConnectClaims,
+) -> Result<(), TokenFault> {
+    if claims.device_unfit && environment.tells_devices_apart() { Err(Flaw::Device.into()) } else { Ok(()) }
+}
+
 /// Who connects, by the token.
 pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failure> {
     if token.is_empty() {
@@ -113,6 +121,7 @@ pub(super) fn admit(token: &str, cx: &mut Context<'_>) -> Result<Admitted, Failu
     let claims = verifier.verify_connect(token, cx.unix_s);
     let claims = claims.and_then(|claims| {
         not_revoked(cx.environment, claims.id.as_deref(), &claims.user, claims.issued_at_s, cx.unix_s)?;
+        fit_device(cx.environment, &claims)?;
         Ok(claims)
     });
     let claims = claims.map_err(|fault| refused_connection(fault, cx))?;

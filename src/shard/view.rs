@@ -87,6 +87,10 @@ impl SessionEnvironment for View<'_> {
         Some(inboxes.of(user))
     }
 
+    fn tells_devices_apart(&self) -> bool {
+        self.options.inboxes.is_some() || !self.options.client_limits.device_connections_max.is_empty()
+    }
+
     fn name(&self, channel: u32) -> ChannelName {
         self.followed.get(channel).name.clone()
     }

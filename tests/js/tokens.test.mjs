@@ -88,6 +88,16 @@ for (const driver of drivers) {
       });
     }
 
+    test('a claim of the application that has the name of ours is no fault where nothing rests on it', async () => {
+      for (const device of [7, { model: 'x' }, 'd'.repeat(65), null]) {
+        const shown = await signers.ES256.sign(claims({ device }));
+        assert.equal(await refused(daemon, shown), undefined, JSON.stringify(device));
+        const stream = await events(daemon, { channel: 'news', token: shown });
+        assert.equal(stream.status, 200, JSON.stringify(device));
+        stream.end();
+      }
+    });
+
     test('what is wrong with a token has a code, a name in the metrics and one line in the log', async () => {
       const { sign } = signers.ES256;
       const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');

@@ -37,6 +37,8 @@ pub struct ConnectClaims {
     pub issued_at_s: Option<u64>,
     /// What tells the device from others of the user. Not empty, and at most [`DEVICE_BYTES_MAX`].
     pub device: Option<String>,
+    /// The claim is no such text. A fault only where devices are told apart: applications have claims of their own.
+    pub device_unfit: bool,
 }
 
 /// What a valid subscription token says. It is for the session to compare `user`, `channel` and `client` with its own:
@@ -153,7 +155,7 @@ wire!(ConnectWire {
     subs: Object<BTreeMap<String, Object<GrantWire>>>,
     meta: Box<RawValue>,
     caps: Box<RawValue>,
-    device: String,
+    device: Box<RawValue>,
 });
 
 wire!(SubscribeWire {
@@ -184,9 +186,7 @@ impl ConnectWire {
         if subs.contains_key("") {
             return Err(Flaw::NoChannel.into());
         }
-        if self.device.as_ref().is_some_and(|device| device.len() > DEVICE_BYTES_MAX) {
-            return Err(Flaw::Device.into());
-        }
+        let device = self.device.map_or(Ok(None), |claim| device_of(&claim));
         Ok(ConnectClaims {
             user: self.sub.unwrap_or_default(),
             expire_at_s: expire_at(self.expire_at, self.exp),
@@ -195,9 +195,16 @@ impl ConnectWire {
             meta: self.meta.map(raw),
             id: self.jti,
             issued_at_s: self.iat.and_then(NumericDate::positive),
-            device: self.device.filter(|device| !device.is_empty()),
+            device_unfit: device.is_err(),
+            device: device.unwrap_or_default(),
         })
     }
+}
+
+fn device_of(claim: &RawValue) -> Result<Option<String>, ()> {
+    let device: Option<String> = serde_json::from_str(claim.get()).map_err(|_| ())?;
+    let device = device.filter(|device| !device.is_empty());
+    if device.as_ref().is_some_and(|device| device.len() > DEVICE_BYTES_MAX) { Err(()) } else { Ok(device) }
 }
 
 impl SubscribeWire {

@@ -77,7 +77,7 @@ flaws! {
     NotForConnecting "token_not_for_connecting" "a subscription token is not a connection token"
     NoChannel "token_no_channel" "a subscription token needs a channel"
     Grant "token_grant" "the token grants what this daemon does not have (caps, allow), or its server_tags_filter is no filter"
-    Device "token_device" "the token's device is longer than 64 bytes"
+    Device "token_device" "the token's device is no text of at most 64 bytes"
     OtherUser "token_other_user" "the token is of another user than the connection"
     OtherChannel "token_other_channel" "the token is for another channel"
     OtherClient "token_other_client" "the token is for another client"

@@ -52,12 +52,16 @@ fn a_connection_token_says_who_and_until_when() {
         id: Some("id1".into()),
         issued_at_s: Some(NOW - 5),
         device: Some("phone:7c".into()),
+        device_unfit: false,
     };
     assert_eq!(connect(claims), Ok(expected));
     assert_eq!(connect(json!({})), Ok(ConnectClaims::default()));
     assert_eq!(connect(json!({"device": ""})), Ok(ConnectClaims::default()));
-    assert_eq!(connect(json!({"device": "d".repeat(65)})), Err(Flaw::Device.into()));
-    assert_eq!(connect(json!({"device": 7})), Err(Flaw::Contents.into()));
+    assert_eq!(connect(json!({"device": null})), Ok(ConnectClaims::default()));
+    let unfit = ConnectClaims { device_unfit: true, ..ConnectClaims::default() };
+    for device in [json!("d".repeat(65)), json!(7), json!({"model": "x"})] {
+        assert_eq!(connect(json!({"device": device})), Ok(unfit.clone()), "{device}");
+    }
     assert_eq!(
         connect(json!({"sub": null, "exp": null, "info": null, "channels": null, "subs": null, "aud": null})),
         Ok(ConnectClaims::default())
