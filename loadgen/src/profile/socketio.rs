@@ -114,7 +114,7 @@ mod tests {
         let ready = Said { ready: true, ..nothing };
         assert_eq!(hear(r#"0{"sid":"a","upgrades":[],"pingInterval":25000}"#), (Ok(nothing), "40".into()));
         let (said, subscribes) = hear(r#"40{"sid":"b"}"#);
-        assert_eq!((said, &*subscribes), (Ok(nothing), r#"420["subscribe",["c1","c2"]]"#));
+        assert_eq!((said, &*subscribes), (Ok(nothing), r#"420["subscribe",["c2","c0"]]"#));
         assert_eq!(hear("430[]"), (Ok(ready), String::new()));
         assert_eq!(hear("2"), (Ok(Said { pings: 1, ..nothing }), "3".into()));
         assert_eq!(hear(r#"42["c1",{"n":1}]"#), (Ok(nothing), String::new()));

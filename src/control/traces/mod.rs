@@ -61,14 +61,14 @@ pub struct Tracer {
     sampled_per_million: u32,
     /// By the moment at which the node had the publication.
     /// Bound: `PENDING_MAX`.
-    pending: Mutex<HashMap<Time, Arc<Mutex<Vec<Moment>>>>>,
+    pending: Mutex<HashMap<Time, Arc<Mutex<Vec<(Time, Moment)>>>>>,
 }
 
 /// A request of the API under way.
 #[derive(Clone, Debug)]
 struct ApiTrace {
     context: TraceContext,
-    moments: Arc<Mutex<Vec<Moment>>>,
+    moments: Arc<Mutex<Vec<(Time, Moment)>>>,
     tracer: Arc<Tracer>,
 }
 
@@ -103,7 +103,7 @@ impl Tracer {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let Some(begun) = self.begin(headers) else { return work.await };
-        let moments = Arc::<Mutex<Vec<Moment>>>::default();
+        let moments = Arc::<Mutex<Vec<(Time, Moment)>>>::default();
         let trace =
             ApiTrace { context: begun.context, moments: Arc::clone(&moments), tracer: Arc::clone(self) };
         let outcome = REQUEST.scope(trace, work).await;
@@ -115,8 +115,10 @@ impl Tracer {
             tokio::spawn(async move {
                 tokio::time::sleep(LINGER).await;
                 tracer.pending.lock().retain(|_, kept| !Arc::ptr_eq(kept, &moments));
-                span.moments = std::mem::take(&mut *moments.lock());
-                span.moments.sort_by_key(|moment| moment.time_ns);
+                let mut reached = std::mem::take(&mut *moments.lock());
+                // By the clock of shards: the wall clock was read for each.
+                reached.sort_by_key(|&(at, _)| at);
+                span.moments = reached.into_iter().map(|(_, moment)| moment).collect();
                 let last = span.moments.last().map_or(0, |moment| moment.time_ns);
                 span.end_ns = span.end_ns.max(last);
                 tracer.exporter.take(span);
@@ -203,11 +205,12 @@ impl Tracer {
             let Some(moments) = pending.get(&reached.accepted) else { continue };
             let mut moments = moments.lock();
             if moments.len() < MOMENTS_MAX {
-                moments.push(Moment {
+                let moment = Moment {
                     name: reached.stage.name(),
                     time_ns: wall_ns(reached.at),
                     attributes: vec![("trunkline.shard", Attribute::Number(reached.shard.0.into()))],
-                });
+                };
+                moments.push((reached.at, moment));
             }
         }
     }
