@@ -55,20 +55,23 @@ pub struct TraceOptions {
     pub settings: config::Traces,
 }
 
+/// What a publication has come to, and when by the shards' clock.
+type Moments = Mutex<Vec<(Time, Moment)>>;
+
 #[derive(Debug)]
 pub struct Tracer {
     exporter: Exporter,
     sampled_per_million: u32,
     /// By the moment at which the node had the publication.
     /// Bound: `PENDING_MAX`.
-    pending: Mutex<HashMap<Time, Arc<Mutex<Vec<(Time, Moment)>>>>>,
+    pending: Mutex<HashMap<Time, Arc<Moments>>>,
 }
 
 /// A request of the API under way.
 #[derive(Clone, Debug)]
 struct ApiTrace {
     context: TraceContext,
-    moments: Arc<Mutex<Vec<(Time, Moment)>>>,
+    moments: Arc<Moments>,
     tracer: Arc<Tracer>,
 }
 
@@ -103,7 +106,7 @@ impl Tracer {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         let Some(begun) = self.begin(headers) else { return work.await };
-        let moments = Arc::<Mutex<Vec<(Time, Moment)>>>::default();
+        let moments = Arc::<Moments>::default();
         let trace =
             ApiTrace { context: begun.context, moments: Arc::clone(&moments), tracer: Arc::clone(self) };
         let outcome = REQUEST.scope(trace, work).await;
