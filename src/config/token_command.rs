@@ -23,7 +23,7 @@ pub enum TokenJob {
     /// Print a connection token.
     Connection {
         user: String,
-        /// How long it holds; zero for ever.
+        /// How long it holds; zero: it never expires.
         ttl: Duration,
         channels: Vec<String>,
         /// JSON.
@@ -78,7 +78,7 @@ pub fn commands(config: &Arg, centrifugo: &[Arg]) -> [Command; NAMES.len()] {
     };
     let user = || option("user", 'u', "USER", "Whose token it is. None: nobody known");
     let ttl = || {
-        option("ttl", 't', "TIME", "How long it holds, like 90s, 5m, 1h or 7d; 0s for ever")
+        option("ttl", 't', "TIME", "How long it holds, like 90s, 5m, 1h or 7d; 0s: it never expires")
             .default_value("7d")
     };
     let info = || option("info", 'i', "JSON", "What others see of the client");

@@ -93,7 +93,7 @@ pub struct NamedCursor {
     pub cursor: Cursor,
 }
 
-/// Where a user stands in one channel.
+/// How far a user has come in one channel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UserCursors {
     pub unread: u64,

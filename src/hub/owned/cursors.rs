@@ -303,7 +303,7 @@ impl OwnedChannels {
         Ok(Unread { unread, read, top })
     }
 
-    /// Where a user stands in the channel of the slot, whose log ends at `top`.
+    /// How far a user has come in the channel of the slot, whose log ends at `top`.
     pub(super) fn user_cursors(&self, slot: u32, user: &str, top: Offset) -> UserCursors {
         let Some(cursors) = self.cursors.get(&slot) else {
             return UserCursors { unread: top.0, ..UserCursors::default() };
