@@ -1,4 +1,4 @@
-//! Where a user stands, with what begins its subscriptions.
+//! How far a user has come, with what begins its subscriptions.
 //!
 //! Where the namespace says so, a reply that begins subscriptions has where the user stands, as `cursors` in its `data`:
 //! ```json
@@ -21,7 +21,7 @@ use crate::hub::cursors::{Cursor, UserCursors};
 /// Channels whose cursors come with the reply to one connect: about 150 bytes each. How many were left out is said.
 const CONNECT_CURSORS_MAX: usize = 1_000;
 
-/// Where a user stands in a channel whose log ends at `top`, as JSON.
+/// How far a user has come in a channel whose log ends at `top`, as JSON.
 pub(super) fn standing(top: Position, cursors: &UserCursors) -> Bytes {
     let UserCursors { unread, read, devices } = cursors;
     let Position { offset, epoch } = top;

@@ -11,23 +11,19 @@ use std::time::Duration;
 use serde::Deserialize;
 use trunkline::base::bytes::Bytes;
 use trunkline::base::event::{Event, EventKind, EventKinds, What};
-use trunkline::base::ids::ShardId;
 use trunkline::base::prng::Prng;
-use trunkline::driver::sim::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
+use trunkline::driver::sim::{ClientEnd, ClientState};
 use trunkline::hub::requests::{CursorsPage, PublishRequest};
 use trunkline::hub::{ChannelOptions, Namespaces};
 use trunkline::session::permissions::Permissions;
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
 use trunkline::session::token::{ConnectToken, TokenBasis, sign_connect};
-use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::control_request::cursors::CursorsQuery;
 use trunkline::shard::control_request::{Busy, ControlPlane, ControlRequest, CursorsAsk, HttpReply, Reply};
-use trunkline::shard::mailbox::{Inbox, ShardMessage};
-use trunkline::shard::owner::Owner;
-use trunkline::shard::router::Router;
-use trunkline::shard::{Shard, ShardOptions};
 
-use crate::scenario::{SECRET, Scenario};
+use crate::node::{Node, run_seed, seeds};
+use crate::scenario::SECRET;
+use crate::variable;
 use crate::wire::{Heard, Message, PONG, Reader, TEXT, handshake, write_message};
 
 const SEEDS: u64 = 200;
@@ -141,11 +137,7 @@ struct Receipt<'a> {
 }
 
 struct World {
-    net: SimNet,
-    prng: Prng,
-    shards: Vec<Shard<SimDriver>>,
-    starved: Vec<u32>,
-    router: Router,
+    node: Node,
     clients: Vec<Client>,
     known: Vec<Known>,
     backend: Arc<Backend>,
@@ -188,43 +180,11 @@ fn namespaces(prng: &mut Prng) -> Namespaces<NamespaceOptions> {
 
 impl World {
     fn new(seed: u64) -> World {
-        let net = SimNet::new(seed, Faults::none());
-        let mut prng = net.fork_prng();
-        let mut scenario = Scenario::draw(seed, &mut prng);
-        let shards = prng.u16(1..4);
-        let inboxes: Arc<[Arc<Inbox>]> = (0..shards).map(|_| Arc::new(Inbox::new(1024))).collect();
-        let placement = [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)];
-        let router = Router::new(inboxes, placement);
-        let (namespaces, rules) = namespaces(&mut prng).split();
-        scenario.options.hub.history_bytes_max = 1 << 20;
-        scenario.options.hub.channels_max = 100;
-        scenario.options.hub.client_channels_max = 100;
-        let options = Arc::new(ShardOptions {
-            namespaces: Arc::new(namespaces),
-            rules: Arc::new(rules),
-            admission: None,
-            hooks: Default::default(),
-            compression: None,
-            connections_max: 100,
-            seats: trunkline::base::seats::Seats::new(100),
-            debts: trunkline::base::debts::Debts::new(u64::MAX),
-            channels_max: 10,
-            outbox_bytes_max: 16 * 1024,
-            events: EventKinds::from_iter([EventKind::Acked, EventKind::Unacked]),
-            ..scenario.options
-        });
-        scenario.driver.sockets_max = 200;
-        let ids = ClientIds::of_seed(prng.u64(..));
         let backend = Arc::new(Backend::default());
-        let shards: Vec<_> = (0..shards)
-            .map(|id| {
-                let driver = net.driver(&scenario.driver);
-                let (options, ids) = (Arc::clone(&options), ids.clone());
-                let control = Some(Arc::clone(&backend) as Arc<dyn ControlPlane>);
-                Shard::new(ShardId(id), driver, options, router.clone(), ids, control, prng.fork())
-            })
-            .collect();
-        net.set_faults(if seed.is_multiple_of(2) { Faults::harsh() } else { Faults::gentle() });
+        let control = Arc::clone(&backend) as Arc<dyn ControlPlane>;
+        let events = EventKinds::from_iter([EventKind::Acked, EventKind::Unacked]);
+        let mut node = Node::new(seed, namespaces, Some(events), Some(control));
+        let prng = &mut node.prng;
         let mut clients = Vec::new();
         for user in USERS {
             for device in DEVICES {
@@ -235,12 +195,8 @@ impl World {
             }
         }
         World {
-            starved: vec![0; shards.len()],
             known: vec![Known::default(); clients.len()],
-            net,
-            prng,
-            shards,
-            router,
+            node,
             clients,
             backend,
             publications: Arc::default(),
@@ -254,31 +210,27 @@ impl World {
 
     fn run(mut self) -> Heards {
         for _ in 0..250 {
-            match self.prng.u8(..40) {
-                0 => {
-                    let shard = self.prng.usize(..self.shards.len());
-                    self.starved[shard] = self.prng.u32(1..40);
-                }
+            match self.node.prng.u8(..40) {
+                0 => self.node.starve_one(),
                 1 if !self.clients.is_empty() => {
-                    let client = self.prng.usize(..self.clients.len());
+                    let client = self.node.prng.usize(..self.clients.len());
                     self.clients[client].end = None;
                 }
                 2..6 => self.publish(),
                 6..30 if !self.clients.is_empty() => {
-                    let client = self.prng.usize(..self.clients.len());
-                    match self.prng.u8(..8) {
+                    let client = self.node.prng.usize(..self.clients.len());
+                    match self.node.prng.u8(..8) {
                         0 => self.publish_as(client),
                         _ => self.acknowledge(client, false),
                     }
                 }
                 _ => {}
             }
-            let pause = self.prng.u64(1..60_000);
+            let pause = self.node.prng.u64(1..60_000);
             self.run_for(Duration::from_micros(pause));
         }
         // Everybody comes back and says once more how far it has come.
-        self.net.set_faults(Faults::none());
-        self.starved.fill(0);
+        self.node.calm();
         self.run_for(Duration::from_secs(12));
         for client in 0..self.clients.len() {
             assert!(self.known[client].subscribed, "it is subscribed to {}", self.clients[client].channel);
@@ -332,7 +284,7 @@ impl World {
         let reply = Reply::new(move |page: Result<CursorsPage, _>| {
             *take.lock().expect("one thread") = Some(page.expect("it has cursors"));
         });
-        self.ask(channel, ControlRequest::Cursors(CursorsAsk::Page(query, reply)));
+        self.node.ask(channel, ControlRequest::Cursors(CursorsAsk::Page(query, reply)));
         self.run_for(Duration::from_millis(100));
         let page = found.lock().expect("one thread").take();
         page.into_iter()
@@ -344,13 +296,8 @@ impl World {
             .collect()
     }
 
-    fn ask(&self, channel: &str, ask: ControlRequest) {
-        let Owner::Shard(owner) = self.router.owner(channel) else { panic!("there is no engine") };
-        drop(self.router.inbox(owner).push_control(ShardMessage::ControlRequest(Box::new(ask))));
-    }
-
     fn publish(&mut self) {
-        let channel = CHANNELS[self.prng.usize(..CHANNELS.len())];
+        let channel = CHANNELS[self.node.prng.usize(..CHANNELS.len())];
         let is_member =
             |number: &usize| self.clients[*number].channel == channel && self.known[*number].answered.0 > 0;
         let members: Vec<usize> = (0..self.clients.len()).filter(is_member).collect();
@@ -362,14 +309,14 @@ impl World {
             }
         });
         let ask = PublishRequest::new(channel.into(), Bytes::from_static(b"1"));
-        self.ask(channel, ControlRequest::Publish(ask, reply));
+        self.node.ask(channel, ControlRequest::Publish(ask, reply));
     }
 
     fn publish_as(&mut self, client: usize) {
         let text =
             format!(r#"{{"id":4,"publish":{{"channel":"{}","data":2}}}}"#, self.clients[client].channel);
         if self.known[client].subscribed {
-            self.clients[client].say(TEXT, &text, &mut self.prng);
+            self.clients[client].say(TEXT, &text, &mut self.node.prng);
         }
     }
 
@@ -379,8 +326,8 @@ impl World {
         if !known.subscribed || known.newest == 0 {
             return;
         }
-        let offset = known.newest - self.prng.u64(..4).min(known.newest);
-        let reads = self.prng.bool();
+        let offset = known.newest - self.node.prng.u64(..4).min(known.newest);
+        let reads = self.node.prng.bool();
         let (received, read) = match is_last {
             true => known.sent,
             false => (offset, if reads { offset } else { 0 }),
@@ -393,13 +340,13 @@ impl World {
         let acks = [of("received", received), of("read", read)].join(",");
         let data = format!(r#"{{"device":"{device}","acks":[{acks}]}}"#);
         let text = format!(r#"{{"id":3,"rpc":{{"method":"trunkline.ack","data":{data}}}}}"#);
-        client.say(TEXT, &text, &mut self.prng);
+        client.say(TEXT, &text, &mut self.node.prng);
     }
 
     fn hear(&mut self, number: usize) {
         let client = &mut self.clients[number];
         let Some(end) = &mut client.end else {
-            let mut end = self.net.connect();
+            let mut end = self.node.net.connect();
             end.send(&handshake(false, ""));
             (client.end, client.reader) = (Some(end), Reader::default());
             self.known[number].subscribed = false;
@@ -409,18 +356,18 @@ impl World {
         let gone = matches!(end.state(), ClientState::Finished | ClientState::Reset | ClientState::Refused);
         while let Some(heard) = self.clients[number].reader.next() {
             match heard {
-                Heard::Upgraded => self.clients[number].begin(&mut self.prng),
+                Heard::Upgraded => self.clients[number].begin(&mut self.node.prng),
                 Heard::Text(text) => {
                     let text = String::from_utf8(text).expect("JSON is UTF-8");
                     for line in text.lines() {
                         match line {
-                            "{}" => self.clients[number].say(TEXT, "{}", &mut self.prng),
+                            "{}" => self.clients[number].say(TEXT, "{}", &mut self.node.prng),
                             line => self.hear_message(number, line),
                         }
                     }
                 }
                 Heard::Ping(payload) => {
-                    self.clients[number].say(PONG, &String::from_utf8_lossy(&payload), &mut self.prng);
+                    self.clients[number].say(PONG, &String::from_utf8_lossy(&payload), &mut self.node.prng);
                 }
                 Heard::Close(_) | Heard::Status(_) => self.clients[number].end = None,
                 Heard::Binary(_) => panic!("it speaks JSON"),
@@ -482,7 +429,7 @@ impl World {
         }
     }
 
-    /// What the backend was backend since, before clients hear more.
+    /// What the backend has got since, before clients hear more.
     fn hear_events(&mut self) {
         for event in std::mem::take(&mut *self.backend.0.lock().expect("one thread")) {
             match event.what {
@@ -526,56 +473,28 @@ impl World {
     }
 
     fn run_for(&mut self, time: Duration) {
-        let until = self.net.now() + time;
-        while self.net.now() < until {
-            for number in 0..self.shards.len() {
-                if self.starved[number] > 0 {
-                    self.starved[number] -= 1;
-                } else if self.net.runnable(number) || self.has_mail(number) {
-                    self.shards[number].tick().expect("the simulator's wait does not fail");
-                }
-            }
+        let until = self.node.net.now() + time;
+        while self.node.net.now() < until {
+            self.node.tick();
             self.hear_events();
             for number in 0..self.clients.len() {
                 self.hear(number);
             }
-            let cost = self.prng.u64(1..50);
-            self.net.advance(Duration::from_micros(cost));
-            if !(0..self.shards.len()).any(|number| self.has_mail(number)) {
-                let next = self.net.next_event_at().unwrap_or(until);
-                self.net.advance_to(next.min(until));
-            }
+            self.node.advance(until);
         }
-    }
-
-    fn has_mail(&self, number: usize) -> bool {
-        !self.router.inbox(ShardId(number as u16)).is_empty()
     }
 }
 
 #[test]
 fn each_cursor_is_the_highest_acknowledgement_and_who_lacks_something_is_named_once() {
-    let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seeds = match variable("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => {
-            0..variable("SIM_CURSOR_SEEDS").unwrap_or(variable("SIM_SEEDS").unwrap_or(u64::MAX).min(SEEDS))
-        }
-    };
+    let usual = variable("SIM_SEEDS").unwrap_or(u64::MAX).min(SEEDS);
+    let seeds = seeds(variable("SIM_CURSOR_SEEDS").unwrap_or(usual));
     let alone = seeds.end - seeds.start == 1;
     let mut all = Heards::default();
     for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| World::new(seed).run());
-        match outcome {
-            Ok(Heards { unacked, acked, receipts, repeats }) => {
-                (all.unacked, all.acked) = (all.unacked + unacked, all.acked + acked);
-                (all.receipts, all.repeats) = (all.receipts + receipts, all.repeats + repeats);
-            }
-            Err(panic) => {
-                eprintln!("failed with SIM_SEED={seed}");
-                std::panic::resume_unwind(panic);
-            }
-        }
+        let Heards { unacked, acked, receipts, repeats } = run_seed(seed, || World::new(seed).run());
+        (all.unacked, all.acked) = (all.unacked + unacked, all.acked + acked);
+        (all.receipts, all.repeats) = (all.receipts + receipts, all.repeats + repeats);
     }
     let Heards { unacked, acked, receipts, repeats } = all;
     println!("{unacked} unacked, {acked} acked, {receipts} receipts, {repeats} repeats");

@@ -22,6 +22,7 @@ mod disk;
 mod engine;
 mod events;
 mod hooks;
+mod node;
 mod presence;
 mod protobuf;
 mod records;

@@ -10,22 +10,18 @@ use std::time::Duration;
 
 use trunkline::base::bytes::Bytes;
 use trunkline::base::fault::ErrorCode;
-use trunkline::base::ids::{Position, ShardId};
+use trunkline::base::ids::Position;
 use trunkline::base::prng::Prng;
 use trunkline::base::publication::{IS_REMOVED, KEY_TAG, REMOVED_TAG};
-use trunkline::driver::sim::{ClientEnd, ClientState, Faults, SimDriver, SimNet};
+use trunkline::driver::sim::{ClientEnd, ClientState, SimNet};
 use trunkline::hub::requests::{Pace, PublishRequest};
 use trunkline::hub::{ChannelKind, ChannelOptions, Deliver, Namespaces};
 use trunkline::session::permissions::Permissions;
 use trunkline::session::rules::{ChannelRules, NamespaceOptions};
-use trunkline::shard::client_ids::ClientIds;
 use trunkline::shard::control_request::{ControlRequest, Reply};
-use trunkline::shard::mailbox::{Inbox, ShardMessage};
-use trunkline::shard::owner::Owner;
-use trunkline::shard::router::Router;
-use trunkline::shard::{Shard, ShardOptions};
 
-use crate::scenario::Scenario;
+use crate::node::{Node, run_seed, seeds};
+use crate::variable;
 use crate::wire::{Heard, Message, PONG, PublicationBody, Reader, TEXT, handshake, write_message};
 
 const SEEDS: u64 = 200;
@@ -172,11 +168,7 @@ impl Client {
 }
 
 struct World {
-    net: SimNet,
-    prng: Prng,
-    shards: Vec<Shard<SimDriver>>,
-    starved: Vec<u32>,
-    router: Router,
+    node: Node,
     clients: Vec<Client>,
     truth: Arc<Mutex<Truth>>,
     published: u64,
@@ -210,63 +202,26 @@ fn namespaces(prng: &mut Prng) -> Namespaces<NamespaceOptions> {
 
 impl World {
     fn new(seed: u64) -> World {
-        let net = SimNet::new(seed, Faults::none());
-        let mut prng = net.fork_prng();
-        let mut scenario = Scenario::draw(seed, &mut prng);
-        let shards = prng.u16(1..4);
-        let inboxes: Arc<[Arc<Inbox>]> = (0..shards).map(|_| Arc::new(Inbox::new(1024))).collect();
-        let placement = [prng.u64(..), prng.u64(..), prng.u64(..), prng.u64(..)];
-        let router = Router::new(inboxes, placement);
-        let (namespaces, rules) = namespaces(&mut prng).split();
-        scenario.options.hub.history_bytes_max = 1 << 20;
-        scenario.options.hub.channels_max = 100;
-        scenario.options.hub.client_channels_max = 100;
-        let options = Arc::new(ShardOptions {
-            namespaces: Arc::new(namespaces),
-            rules: Arc::new(rules),
-            admission: None,
-            hooks: Default::default(),
-            compression: None,
-            connections_max: 100,
-            seats: trunkline::base::seats::Seats::new(100),
-            debts: trunkline::base::debts::Debts::new(u64::MAX),
-            channels_max: 10,
-            outbox_bytes_max: 16 * 1024,
-            ..scenario.options
-        });
-        scenario.driver.sockets_max = 200;
-        let ids = ClientIds::of_seed(prng.u64(..));
-        let shards: Vec<_> = (0..shards)
-            .map(|id| {
-                let driver = net.driver(&scenario.driver);
-                let (options, ids) = (Arc::clone(&options), ids.clone());
-                Shard::new(ShardId(id), driver, options, router.clone(), ids, None, prng.fork())
-            })
-            .collect();
-        net.set_faults(if seed.is_multiple_of(2) { Faults::harsh() } else { Faults::gentle() });
+        let mut node = Node::new(seed, namespaces, None, None);
+        let prng = &mut node.prng;
         let clients =
             (0..prng.usize(2..8)).map(|_| Client::new(CHANNELS[prng.usize(..CHANNELS.len())])).collect();
-        let starved = vec![0; shards.len()];
-        let truth = Arc::default();
-        World { net, prng, shards, starved, router, clients, truth, published: 0 }
+        World { node, clients, truth: Arc::default(), published: 0 }
     }
 
     fn run(mut self) {
         for _ in 0..300 {
-            for _ in 0..self.prng.usize(..4) {
+            for _ in 0..self.node.prng.usize(..4) {
                 self.publish();
             }
-            match self.prng.u8(..40) {
-                0 => {
-                    let shard = self.prng.usize(..self.shards.len());
-                    self.starved[shard] = self.prng.u32(1..40);
-                }
+            match self.node.prng.u8(..40) {
+                0 => self.node.starve_one(),
                 1 => {
-                    let client = self.prng.usize(..self.clients.len());
+                    let client = self.node.prng.usize(..self.clients.len());
                     self.clients[client].end = None;
                 }
                 2..6 => {
-                    let (client, reads) = (self.prng.usize(..self.clients.len()), self.prng.bool());
+                    let (client, reads) = (self.node.prng.usize(..self.clients.len()), self.node.prng.bool());
                     match &mut self.clients[client].end {
                         Some(end) if reads => end.read_resume(),
                         Some(end) => end.read_pause(),
@@ -275,12 +230,11 @@ impl World {
                 }
                 _ => {}
             }
-            let pause = self.prng.u64(1..20_000);
+            let pause = self.node.prng.u64(1..20_000);
             self.run_for(Duration::from_micros(pause));
         }
         // Those that are still cut off, or were told something that will not arrive, come back.
-        self.net.set_faults(Faults::none());
-        self.starved.fill(0);
+        self.node.calm();
         for client in &mut self.clients {
             if let Some(end) = &mut client.end {
                 end.read_resume();
@@ -296,9 +250,9 @@ impl World {
     }
 
     fn publish(&mut self) {
-        let channel = CHANNELS[self.prng.usize(..CHANNELS.len())];
-        let key = format!("k{}", self.prng.usize(..KEYS_MAX + 2));
-        let removes = self.prng.u8(..5) == 0;
+        let channel = CHANNELS[self.node.prng.usize(..CHANNELS.len())];
+        let key = format!("k{}", self.node.prng.usize(..KEYS_MAX + 2));
+        let removes = self.node.prng.u8(..5) == 0;
         self.published += 1;
         let value = self.published.to_string();
         let mut tags = vec![(KEY_TAG.to_owned(), key.clone())];
@@ -311,11 +265,10 @@ impl World {
         let ask = match notices {
             false => PublishRequest { tags, keyed: true, ..plain },
             true => {
-                let spread_ms = [0, 0, self.prng.u32(1..200)][self.prng.usize(..3)];
-                PublishRequest { pace: Pace { spread_ms, bulk: self.prng.u8(..5) == 0 }, ..plain }
+                let spread_ms = [0, 0, self.node.prng.u32(1..200)][self.node.prng.usize(..3)];
+                PublishRequest { pace: Pace { spread_ms, bulk: self.node.prng.u8(..5) == 0 }, ..plain }
             }
         };
-        let Owner::Shard(owner) = self.router.owner(channel) else { panic!("there is no engine") };
         let truth = Arc::clone(&self.truth);
         let reply = Reply::new(move |outcome: Result<Position, ErrorCode>| {
             let mut truth = truth.lock().expect("one thread");
@@ -330,49 +283,24 @@ impl World {
                 }
             }
         });
-        let message = ShardMessage::ControlRequest(Box::new(ControlRequest::Publish(ask, reply)));
-        drop(self.router.inbox(owner).push_control(message));
+        self.node.ask(channel, ControlRequest::Publish(ask, reply));
     }
 
     fn run_for(&mut self, time: Duration) {
-        let until = self.net.now() + time;
-        while self.net.now() < until {
-            for number in 0..self.shards.len() {
-                if self.starved[number] > 0 {
-                    self.starved[number] -= 1;
-                } else if self.net.runnable(number) || self.has_messages(number) {
-                    self.shards[number].tick().expect("the simulator's wait does not fail");
-                }
-            }
+        let until = self.node.net.now() + time;
+        while self.node.net.now() < until {
+            self.node.tick();
             for client in &mut self.clients {
-                client.hear(&self.net, &mut self.prng);
+                client.hear(&self.node.net, &mut self.node.prng);
             }
-            let cost = self.prng.u64(1..50);
-            self.net.advance(Duration::from_micros(cost));
-            if !(0..self.shards.len()).any(|number| self.has_messages(number)) {
-                let next = self.net.next_event_at().unwrap_or(until);
-                self.net.advance_to(next.min(until));
-            }
+            self.node.advance(until);
         }
-    }
-
-    fn has_messages(&self, number: usize) -> bool {
-        !self.router.inbox(ShardId(number as u16)).is_empty()
     }
 }
 
 #[test]
 fn clients_of_value_channels_and_of_notices_end_at_the_truth() {
-    let variable = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
-    let seeds = match variable("SIM_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..variable("SIM_SEEDS").unwrap_or(u64::MAX).min(SEEDS),
-    };
-    for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| World::new(seed).run());
-        if let Err(panic) = outcome {
-            eprintln!("failed with SIM_SEED={seed}");
-            std::panic::resume_unwind(panic);
-        }
+    for seed in seeds(variable("SIM_SEEDS").unwrap_or(u64::MAX).min(SEEDS)) {
+        run_seed(seed, || World::new(seed).run());
     }
 }
