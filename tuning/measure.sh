@@ -153,8 +153,7 @@ serve() {
     "$root/target/release/trunkline" --config "$out/trunkline.toml" --listen 127.0.0.1:$port "$@" \
         >"$out/daemon.log" 2>&1 &
     pid=$!
-    # Where the API listens.
-    until curl -sf "http://127.0.0.1:$port/health" || curl -sf "http://127.0.0.1:$((port + 4))/health"; do
+    until curl -sf "http://127.0.0.1:$port/health"; do
         kill -0 "$pid" || { cat "$out/daemon.log" >&2; exit 1; }
         sleep 0.1
     done >/dev/null

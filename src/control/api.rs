@@ -201,11 +201,8 @@ impl Api {
         self.shards.ask_every(ControlRequest::Stats).await
     }
 
-    async fn publish(&self, mut body: PublishBody) -> Result<Answer, ControlError> {
-        let channel = channel_name(&body.channel)?;
-        body.channels.clear();
-        let ask = publish_ask(channel, body)?;
-        Ok(self.send_publish(ask)?.wait().await?.into())
+    async fn publish(&self, body: PublishBody) -> Result<Answer, ControlError> {
+        Ok(self.send_publish(publication(body)?)?.wait().await?.into())
     }
 
     /// Every channel is asked at once, then the answers are gathered. Busy only when no channel's shard took it:
@@ -442,11 +439,15 @@ fn excepted(body: Option<&ExceptBody>) -> Result<Option<Except>, ControlError> {
     body.map_or(Ok(None), ExceptBody::except).map_err(ControlError::Invalid)
 }
 
+/// A publication to the one channel that its body names.
+pub(super) fn publication(mut body: PublishBody) -> Result<PublishRequest, ControlError> {
+    let channel = channel_name(&body.channel)?;
+    body.channels.clear();
+    publish_ask(channel, body)
+}
+
 /// Takes the content of a publication out of its body.
-pub(super) fn publish_ask(
-    channel: ChannelName,
-    mut body: PublishBody,
-) -> Result<PublishRequest, ControlError> {
+fn publish_ask(channel: ChannelName, mut body: PublishBody) -> Result<PublishRequest, ControlError> {
     let pace = body.pace().map_err(ControlError::Invalid)?;
     // `delta` permits patches and does not demand them: every subscriber gets the whole payload.
     // Whether bytes may be published is known where the channel's namespace is.

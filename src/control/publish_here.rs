@@ -15,7 +15,7 @@ use crate::base::fault::ErrorCode;
 use crate::base::ids::{Position, ShardId};
 use crate::base::json::object;
 use crate::control::answers::Answer;
-use crate::control::api::{channel_name, publish_ask};
+use crate::control::api::publication;
 use crate::control::app::App;
 use crate::control::deliver::deliver;
 use crate::control::http::{Port, reply, transport_errors};
@@ -81,11 +81,9 @@ impl Publication {
         if !is_publish || !app.keys.admit(request.headers(), request.uri()) {
             return None;
         }
-        let mut body: PublishBody = object(request.body()).ok()?;
-        body.channels.clear();
-        let channel = channel_name(&body.channel).ok()?;
-        let owner = app.api.shards().router().owning_shard(&channel)?;
-        let ask = publish_ask(channel, body).ok()?;
+        let body: PublishBody = object(request.body()).ok()?;
+        let ask = publication(body).ok()?;
+        let owner = app.api.shards().router().owning_shard(&ask.channel)?;
         Some(Publication { ask, owner, transport_errors: transport_errors(request.headers()) })
     }
 }
