@@ -146,7 +146,7 @@ describe('cursors of members', { concurrency: true }, () => {
     const said = [];
     const backend = await Backend.start({ events: ({ events }) => (said.push(...events), {}) });
     const group = {
-      durable: 'sync', cursors: true, ack_timeout: '1s', receipts: true, history_size: 100, history_ttl: '10m', force_recovery: true,
+      durable: 'sync', cursors: true, ack_timeout: '3s', receipts: true, history_size: 100, history_ttl: '10m', force_recovery: true,
       allow_subscribe_for_client: true, allow_publish_for_client: true,
     };
     const port = await freePort();
@@ -199,8 +199,10 @@ describe('cursors of members', { concurrency: true }, () => {
     for (const offset of [2, 3]) {
       assert.deepEqual(named(team, offset).map((all) => all.map((one) => ({ ...one })).sort(byName)), [[ann, carol]], 'each once');
     }
-    const acked = said.filter((event) => event.type === 'acked' && event.channel === team).flatMap((event) => event.acks);
-    assert.deepEqual(acked.filter((one) => one.device === 'phone').at(-1), { user: 'ann', device: 'phone', received: 3, read: 3 });
+    const acked = () => said.filter((event) => event.type === 'acked' && event.channel === team).flatMap((event) => event.acks);
+    const ofPhone = () => acked().filter((one) => one.device === 'phone').at(-1);
+    await until(() => ofPhone()?.read === 3, 'the backend hears what was acknowledged');
+    assert.deepEqual(ofPhone(), { user: 'ann', device: 'phone', received: 3, read: 3 });
     const before = desktop.seen.publications.length;
     desktop.client.connect();
     await until(() => desktop.seen.publications.length >= before + 2, 'the desktop gets what it lacks');
