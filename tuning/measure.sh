@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures this build on this host, each part in one run beside its floor and, where it is installed, a peer.
 #
-#   measure.sh [--out DIR] [PART...]      all parts but "peers" and "million" when none is named
+#   measure.sh [--out DIR] [PART...]      all parts but "peers" and the millions when none is named
 #
 #   memory    15,000 idle subscribed connections: bytes of ours and of the kernel; with a channel each, with 5 of 1,000, with
 #             presence and history, and as users of a chat with 20 of 5,000 groups
@@ -23,6 +23,8 @@
 #             tuning/peers), those that are installed: memory, connect, wide, busy, tail and many of each, and a table of it
 #   million   1,000,000 connections held for HOLD (default 10m) with pings, then one message to all: needs 13 GiB,
 #             and `host.sh --apply` before
+#   two-million
+#             the same with 2,000,000 for 5 minutes (HOLD), pinged every 2 minutes: needs 20 GiB
 #
 # Builds with `cargo build --release --workspace` first; reports go to DIR (default target/measured) as text and JSON.
 # Runs in a network namespace of its own where that is allowed: no connection tracking, ports to itself.
@@ -47,7 +49,7 @@ done
 parts=${*:-memory wide busy tail many chat connect stalled tls compression}
 for part in $parts; do
     case $part in
-        memory | wide | busy | tail | many | chat | connect | stalled | tls | compression | peers | million) ;;
+        memory | wide | busy | tail | many | chat | connect | stalled | tls | compression | peers | million | two-million) ;;
         *) echo "measure.sh: $part is no part; see --help" >&2; exit 2 ;;
     esac
 done
@@ -310,6 +312,19 @@ END
             # Two threads of clients beside 54 shards would get their share of the cpus, and nothing else.
             niceness=-15
             loadgen million idle -n 1000000 --hold "$hold" --broadcast --drain 60s $ours --pid "$pid"
+            grep -E 'VmHWM|VmRSS' "/proc/$pid/status"
+            ended
+            ;;
+        two-million)
+            # What each shard may keep is lowered: 106 of them would promise more than this machine has.
+            set -a
+            TRUNKLINE_CLIENT_CONNECTIONS_MAX=2005000 TRUNKLINE_CLIENT_PING_INTERVAL=2m TRUNKLINE_CLIENT_PONG_TIMEOUT=60s
+            TRUNKLINE_LIMITS_HISTORY_BYTES_MAX=8MiB TRUNKLINE_LIMITS_CHANNELS_MAX=20000 TRUNKLINE_LIMITS_CLIENT_BUFFERS_BYTES_MAX=128MiB
+            TRUNKLINE_LIMITS_HTTP_REQUESTS_MAX=16 TRUNKLINE_LIMITS_HTTP_INPUT_BYTES_MAX=8MiB TRUNKLINE_LIMITS_INBOX_MESSAGES=512
+            serve --shards 106
+            set +a
+            niceness=-15
+            loadgen two-million idle -n 2000000 --hold "${HOLD:-5m}" --handshake-timeout 60s --broadcast --drain 120s $ours --pid "$pid"
             grep -E 'VmHWM|VmRSS' "/proc/$pid/status"
             ended
             ;;
