@@ -98,9 +98,23 @@ fn job(arguments: &[&str]) -> TokenJob {
 
 #[test]
 fn tokens_are_made_of_what_the_command_line_says() {
-    let made = job(&["gentoken", "-u", "42", "--ttl", "1h", "-s", "a", "--channel=b", "--info", "{}"]);
+    let made = job(&[
+        "gentoken",
+        "-u",
+        "42",
+        "--ttl",
+        "1h",
+        "-s",
+        "a",
+        "--channel=b",
+        "--info",
+        "{}",
+        "-d",
+        "phone",
+    ]);
     let expected = TokenJob::Connection {
         user: "42".into(),
+        device: Some("phone".into()),
         ttl: Duration::from_secs(3600),
         channels: vec!["a".into(), "b".into()],
         info: Some("{}".into()),
@@ -117,6 +131,7 @@ fn tokens_are_made_of_what_the_command_line_says() {
         &["gentoken", "--ttl", "soon"],
         &["gentoken", "--info", "{"],
         &["gentoken", "--meta", "nothing"],
+        &["gentoken", "--device", ""],
         &["checktoken"],
         &["checktoken", "x", "--config", "/nonexistent.toml"],
     ] {

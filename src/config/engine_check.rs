@@ -56,7 +56,7 @@ pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str,
             format!("{:?} is of a user's connections to one node alone: not with an engine", kind.name());
         require(!told, "events.types", &problem);
     }
-    let of_node = "is kept with cursors of one node alone: not with an engine";
+    let of_node = "is of one node alone: an engine keeps no cursors of devices";
     require(config.client.inbox_namespace.is_none(), "client.inbox_namespace", of_node);
     check_namespace(engine.kind, &config.channel, "channel", require);
     for (at, namespace) in config.namespace.iter().enumerate() {
@@ -91,11 +91,11 @@ fn check_namespace(
     require(channel.durable == Durable::No, &format!("{path}.durable"), kept);
     let of_node = "\"value\" is of channels of one node alone: the engine's logs have no keys";
     require(!channel.is_value(), &format!("{path}.kind"), of_node);
-    let of_one = "are of channels of one node alone: the engine keeps none";
+    let of_one = "are of channels of one node alone: the engine keeps none beside its logs";
     require(!channel.cursors, &format!("{path}.cursors"), of_one);
-    let of_node = "is of the subscribers at one node alone: not with an engine";
+    let of_node = "counts the subscribers at one node alone: not with an engine";
     require(channel.occupancy.is_none(), &format!("{path}.occupancy"), of_node);
-    let of_node = "notices are of channels of one node alone: not with an engine";
+    let of_node = "is set, and notices are of channels of one node alone: not with an engine";
     require(!channel.is_notice(), &format!("{path}.deliver"), of_node);
     if kind != EngineKind::Nats {
         return;
@@ -127,6 +127,16 @@ mod tests {
         assert!(redis("[channel]\npublish_per_second = 5\n").contains("channel.publish_per_second"));
         assert!(redis("[channel]\nkind = \"value\"\n").contains("channel.kind"));
         assert!(redis("[events]\ntypes = [\"vacated\"]\nendpoint = \"http://a/b\"\n").contains("vacated"));
+        let log = "history_size = 5\nhistory_ttl = \"1m\"\n";
+        for (setting, key, reason) in [
+            ("kind = \"value\"", "channel.kind", "the engine's logs have no keys"),
+            ("cursors = true", "channel.cursors", "the engine keeps none"),
+            ("deliver = \"notice\"", "channel.deliver", "of one node alone"),
+        ] {
+            let log = if key == "channel.kind" { "" } else { log };
+            let said = redis(&format!("[channel]\n{setting}\n{log}"));
+            assert!(said.contains(key) && said.contains(reason), "{said}");
+        }
         for setting in ["presence_by = \"user\"", "join_leave_members_max = 5", "join_leave_per_second = 5"] {
             let key = setting.split(' ').next().unwrap();
             assert!(redis(&format!("[channel]\n{setting}\n")).contains(&format!("channel.{key}")));

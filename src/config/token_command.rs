@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
+use crate::base::inboxes::DEVICE_BYTES_MAX;
 use crate::config::fault::{Fault, Origin};
 use crate::config::sections::Config;
 use crate::config::value::{Given, Setting as _};
@@ -23,6 +24,7 @@ pub enum TokenJob {
     /// Print a connection token.
     Connection {
         user: String,
+        device: Option<String>,
         /// How long it holds; zero: it never expires.
         ttl: Duration,
         channels: Vec<String>,
@@ -63,12 +65,23 @@ pub fn job(name: &str, matches: &ArgMatches) -> Result<TokenJob, Vec<Fault>> {
         }
         _ => TokenJob::Connection {
             user,
+            device: device(text("device")).map_err(|problem| fault("device", problem))?,
             ttl,
             channels: matches.get_many::<String>("channel").unwrap_or_default().cloned().collect(),
             info,
             meta: json("meta")?,
         },
     })
+}
+
+/// What the daemon takes for the name of a device.
+fn device(text: Option<String>) -> Result<Option<String>, String> {
+    match &text {
+        Some(device) if device.is_empty() || device.len() > DEVICE_BYTES_MAX => {
+            Err(format!("must have 1 to {DEVICE_BYTES_MAX} bytes"))
+        }
+        _ => Ok(text),
+    }
 }
 
 /// They take the file that `config` names, or that of `centrifugo`.
@@ -91,6 +104,7 @@ pub fn commands(config: &Arg, centrifugo: &[Arg]) -> [Command; NAMES.len()] {
                 option("channel", 's', "CHANNEL", "Subscribe the connection to this; can be repeated")
                     .action(ArgAction::Append),
             )
+            .arg(option("device", 'd', "DEVICE", "Which of the user's devices connects, like phone:7c9e: for inboxes and cursors"))
             .arg(option("meta", 'm', "JSON", "What only the backend sees of the client")),
         Command::new("gensubtoken")
             .about("Print a subscription token, signed with the hmac_secret of client.subscription_token or client.token")

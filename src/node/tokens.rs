@@ -175,10 +175,11 @@ fn make(client: &Client, job: &TokenJob) -> Result<String, String> {
         info,
     };
     let made = match job {
-        TokenJob::Connection { user, ttl, channels, info, meta } => {
+        TokenJob::Connection { user, device, ttl, channels, info, meta } => {
             let (info, meta) = (raw(info)?, raw(meta)?);
             let basis = basis(user, ttl, info.as_deref());
-            sign_connect(secret, &ConnectToken { basis, meta: meta.as_deref(), channels })
+            let (meta, device) = (meta.as_deref(), device.as_deref());
+            sign_connect(secret, &ConnectToken { basis, meta, device, channels })
         }
         TokenJob::Subscription { user, channel, ttl, info } => {
             let info = raw(info)?;
@@ -231,6 +232,7 @@ fn told(verifier: &Verifier, token: &str) -> Result<String, TokenFault> {
             json!({
                 "kind": "connection",
                 "user": claims.user,
+                "device": claims.device,
                 "expires_at": claims.expire_at_s,
                 "issued_at": claims.issued_at_s,
                 "id": claims.id,

@@ -18,10 +18,11 @@ const inbox = {
 };
 
 /** A device that has just been started, with all that its inbox gives it. */
-async function start(daemon, user, device, options = {}) {
-  const client = sdk(daemon.ws, { token: token(user, device && { device }), ...options });
+async function start(daemon, user, device, { query = '', ...options } = {}) {
+  const client = sdk(`${daemon.ws}${query}`, { token: token(user, device && { device }), ...options });
   const got = { data: [], subscribed: [], offset: 0 };
   client.on('subscribed', (event) => got.subscribed.push(event));
+  client.on('connected', (event) => { got.id = event.client; });
   client.on('publication', ({ channel, data, offset }) => {
     assert.equal(channel, `inbox:#${user}`);
     got.data.push(data);
@@ -146,12 +147,48 @@ describe('inboxes of users', { concurrency: true }, () => {
       for (const body of [
         { data: 1 }, { users: [], data: 1 }, { users: users(1001), data: 1 }, { users: ['ann', ''], data: 1 },
         { users: ['a'.repeat(257)], data: 1 }, { users: ['ann'] }, { users: ['ann'], b64data: '%' },
+        { users: ['ann', 'bob'], data: 1, except: { user: 'ann' } }, { users: ['ann'], data: 1, except: { client: 'nobody' } },
+        { users: ['ann'], data: 1, spread_ms: 3600001 }, { users: ['ann'], data: 1, class: 'fast' },
       ]) assert.equal(await code(body), 107, JSON.stringify(body).slice(0, 60));
       // One that has no inbox, for its name is too long for a channel, does not keep it from others.
       const { responses } = await daemon.api('inbox', { users: ['ann', 'b'.repeat(250)], data: 1 });
       assert.deepEqual([responses[0].result.offset, responses[1].error.code], [1, 107]);
       const { replies } = await daemon.api('batch', { commands: [{ inbox: { users: ['ann'], data: 2 } }] });
       assert.equal(replies[0].inbox.responses[0].result.offset, 2);
+
+      // A version is of each inbox by itself: what is not above it is not appended, and is answered with where the inbox stands.
+      const offsets = async (body) => (await daemon.api('inbox', body)).responses.map(({ result }) => result.offset);
+      assert.deepEqual(await offsets({ users: ['dan', 'eve'], data: 1, version: 5, version_epoch: 'a' }), [1, 1]);
+      assert.deepEqual(await offsets({ users: ['dan', 'fay'], data: 2, version: 5, version_epoch: 'a' }), [1, 1]);
+      assert.deepEqual(await offsets({ users: ['dan', 'eve'], data: 3, version: 6, version_epoch: 'a' }), [2, 2]);
+      assert.deepEqual(await offsets({ users: ['dan'], data: 4, version: 1, version_epoch: 'b' }), [3]);
+      const dan = await start(daemon, 'dan', 'd');
+      await has(dan, [1, 3, 4]);
+
+      // What is kept from a connection, or from those of a tag, they do not get when they come back either. Other devices get it.
+      const tab = () => start(daemon, 'eve', 'tab', { query: '?origin=tab' });
+      let eve = await tab();
+      await has(eve, [1, 3]);
+      await offsets({ users: ['dan', 'eve'], data: 5, except: { origin: 'tab' } });
+      await offsets({ users: ['dan', 'eve'], data: 6, except: { client: eve.got.id } });
+      await offsets({ users: ['dan', 'eve'], data: 7 });
+      await has(dan, [1, 3, 4, 5, 6, 7]);
+      await has(eve, [1, 3, 7]);
+      eve.disconnect();
+      eve = await tab();
+      await has(eve, [1, 3, 6, 7]);
+      const phone = await start(daemon, 'eve', 'phone');
+      await has(phone, [1, 3, 5, 6, 7]);
+      phone.disconnect();
+
+      // Spread over the users, or of low priority: it comes, and what comes after it comes behind it.
+      await offsets({ users: ['dan', 'eve', 'dan'], data: 'slow', spread_ms: 200 });
+      await offsets({ users: ['eve', 'dan'], data: 'low', class: 'bulk' });
+      await offsets({ users: ['dan', 'eve'], data: 'last' });
+      await has(dan, [1, 3, 4, 5, 6, 7, 'slow', 'low', 'last']);
+      await has(eve, [1, 3, 6, 7, 'slow', 'low', 'last']);
+      dan.disconnect();
+      eve.disconnect();
       // Nobody reads another one's, and a device's name has its bound.
       const bob = await start(daemon, 'bob', 'd');
       const sub = bob.newSubscription('inbox:#ann');

@@ -480,12 +480,12 @@ describe('the command line', () => {
   test('makes tokens that the daemon takes, and says what they hold', async () => {
     const token = { hmac_secret: TOKEN_SECRET, audience: 'us', issuer: 'cli' };
     const config = file('both.toml', { client: { token, subscription_token: { hmac_secret: 'other', audience: 'subs' } } });
-    const made = await cli('gentoken', '-c', config, '-u', 'ann', '-t', '1h', '-s', 'news', '-i', '{"n":1}', '-m', '[2]');
+    const made = await cli('gentoken', '-c', config, '-u', 'ann', '-t', '1h', '-s', 'news', '-i', '{"n":1}', '-m', '[2]', '--device', 'phone:7');
     assert.equal(made.code, 0, made.stderr);
     const checked = await cli('checktoken', '-c', config, made.stdout.trim());
     const { expires_at, issued_at, ...told } = JSON.parse(checked.stdout);
     assert.deepEqual(told, {
-      kind: 'connection', user: 'ann', id: null, info: { n: 1 }, meta: [2],
+      kind: 'connection', user: 'ann', device: 'phone:7', id: null, info: { n: 1 }, meta: [2],
       subscriptions: { news: { info: null, data: null } },
     });
     assert.equal(expires_at - issued_at, 3600);
@@ -525,6 +525,7 @@ describe('the command line', () => {
       [['checktoken', '-c', bare, 'rubbish'], 1, /no token key/],
       [['gentoken', '-c', bare, '-u', 'ann'], 1, /client.token.hmac_secret is not set/],
       [['gentoken', '-c', config, '-u', 'ann', '--ttl', '5'], 2, /--ttl/],
+      [['gentoken', '-c', config, '-u', 'ann', '--device', 'd'.repeat(65)], 2, /--device: device: must have 1 to 64 bytes/],
       [['gensubtoken', '-c', config, '-u', 'ann'], 2, /--channel/],
     ]) {
       const ended = await cli(...args);

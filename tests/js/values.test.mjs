@@ -9,7 +9,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { API_KEY, Daemon, binary, configuration, drivers } from './support/daemon.mjs';
 import { freePort } from './support/ports.mjs';
-import { runs, sdk, token, watch } from './support/sdk.mjs';
+import { runs, sdk, subscribed, token, watch } from './support/sdk.mjs';
 import { until } from './support/wait.mjs';
 
 const values = { kind: 'value', allow_subscribe_for_client: true, allow_history_for_client: true };
@@ -248,9 +248,16 @@ for (const driver of drivers) {
 }
 
 for (const driver of drivers) {
-  test(`another process goes on with the values, their versions, what waits and each pace, on ${driver}`, async () => {
+  test(`another process goes on with the values, their versions, what waits, each pace, notices and counts, on ${driver}`, async () => {
     const port = await freePort();
-    const config = configuration({ namespace: [{ name: 'v', ...values }, { name: 'slow', ...values, deliver_every: '1s' }] });
+    const notices = { deliver: 'notice', history_size: 100, history_ttl: '60s', force_recovery: true, allow_subscribe_for_client: true };
+    const config = configuration({
+      namespace: [
+        { name: 'v', ...values }, { name: 'slow', ...values, deliver_every: '1s' },
+        { name: 'feed', ...notices, allow_history_for_client: true }, { name: 'gathered', ...notices, batch_max_delay: '1s' },
+        { name: 'room', occupancy: 'v:rooms', allow_subscribe_for_client: true },
+      ],
+    });
     const daemon = await Daemon.start({ driver, config, listen: `127.0.0.1:${port}` });
     const client = sdk(daemon.ws, { token: token('ann') });
     const paced = { token: token('ann', { channel: 'v:paced', deliver_every: '1s' }) };
@@ -260,6 +267,21 @@ for (const driver of drivers) {
     subscriptions.forEach((subscription) => subscription.subscribe());
     client.connect();
     await until(() => subscriptions.every(({ seen }) => seen.subscribed.length === 1), 'subscribed');
+    const feeds = await Promise.all(['feed:a', 'gathered:a'].map((channel) => subscribed(client, channel)));
+    const announce = (data) => Promise.all(['feed:a', 'gathered:a'].map((channel) => fetch(`http://127.0.0.1:${port}/api/publish`, {
+      method: 'POST', headers: { 'X-API-Key': API_KEY }, body: JSON.stringify({ channel, data }),
+    })));
+    const announced = (offset) => until(
+      () => feeds.every(({ seen }) => seen.publications.at(-1)?.offset === offset),
+      () => `${offset} is announced: ${feeds.map(({ seen }) => seen.publications.at(-1)?.offset)}`,
+    );
+    const watched = watch(client, 'v:rooms');
+    const counts = mirror(watched);
+    watched.subscribe();
+    const guests = [sdk(daemon.ws), sdk(daemon.ws)];
+    await Promise.all(guests.map((guest) => subscribed(guest, 'room:1')));
+    await has(counts, { 'room:1': { num_clients: 2 } }, 'two are in the room');
+    for (const data of [1, 2, 3]) await announce(data);
     const publish = (key, data, version) => Promise.all(Object.keys(channels).map((channel) => fetch(`http://127.0.0.1:${port}/api/publish`, {
       method: 'POST', headers: { 'X-API-Key': API_KEY }, body: JSON.stringify({ channel, key, data, version }),
     })));
@@ -274,9 +296,24 @@ for (const driver of drivers) {
       await publish('k0', 'an old version', 3);
       await publish('k1', 100, 100);
       for (const map of maps) await has(map, { k0: 50, k1: 100, k2: 47, k3: 48, k4: 49 }, 'the newest of each key');
-      assert(subscriptions.every(({ seen }) => seen.subscribed.length === 1), 'nobody has noticed');
+      // What waited to be announced is, and what comes then; who is in a room is counted on.
+      await announced(3);
+      await announce(4);
+      await announced(4);
+      for (const { seen } of feeds) {
+        const offsets = seen.publications.map(({ offset }) => offset);
+        assert.deepEqual(offsets, [...new Set(offsets)].sort(), 'in order, and each once');
+        assert.ok(seen.publications.every(({ data }) => data === null));
+      }
+      const { publications } = await feeds[0].history({ limit: 10 });
+      assert.deepEqual(publications.map(({ data }) => data), [1, 2, 3, 4]);
+      guests[0].disconnect();
+      await has(counts, { 'room:1': { num_clients: 1 } }, 'one has left the room');
+      guests[1].disconnect();
+      await has(counts, {}, 'the room is empty');
+      assert([...subscriptions, ...feeds, watched].every(({ seen }) => seen.subscribed.length === 1), 'nobody has noticed');
     } finally {
-      client.disconnect();
+      [client, ...guests].forEach((made) => made.disconnect());
       if (next) process.kill(next, 'SIGKILL');
     }
   });

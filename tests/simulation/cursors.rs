@@ -183,7 +183,7 @@ impl World {
         let backend = Arc::new(Backend::default());
         let control = Arc::clone(&backend) as Arc<dyn ControlPlane>;
         let events = EventKinds::from_iter([EventKind::Acked, EventKind::Unacked]);
-        let mut node = Node::new(seed, namespaces, Some(events), Some(control));
+        let mut node = Node::new(seed, namespaces, |options| options.events = events, Some(control));
         let prng = &mut node.prng;
         let mut clients = Vec::new();
         for user in USERS {

@@ -9,8 +9,8 @@
 //! `unidirectional` (the same over the other wires), `backend` (the server API's side), `events` (what it is
 //! told), `hooks` (what it is asked), `engine` (an owner of channels that is no shard), `records` (what a
 //! shard holds, as bytes), `strangers`, `wire`, `disk` (the store on a disk that fails),
-//! `values` (value channels, in runs of their own), `cursors` (acknowledgements, the same); `sealed` stands
-//! between a connection and its bytes in every fourth run, `tls` in another fourth.
+//! `values` (value channels, in runs of their own), `cursors` (acknowledgements, the same), `inboxes` (of users, over kills of the
+//! process); `sealed` stands between a connection and its bytes in every fourth run, `tls` in another fourth.
 
 mod audience;
 mod backend;
@@ -22,6 +22,7 @@ mod disk;
 mod engine;
 mod events;
 mod hooks;
+mod inboxes;
 mod node;
 mod presence;
 mod protobuf;

@@ -202,7 +202,7 @@ fn namespaces(prng: &mut Prng) -> Namespaces<NamespaceOptions> {
 
 impl World {
     fn new(seed: u64) -> World {
-        let mut node = Node::new(seed, namespaces, None, None);
+        let mut node = Node::new(seed, namespaces, |_| (), None);
         let prng = &mut node.prng;
         let clients =
             (0..prng.usize(2..8)).map(|_| Client::new(CHANNELS[prng.usize(..CHANNELS.len())])).collect();

@@ -7,7 +7,7 @@ use crate::control::answers::{Answer, Response};
 use crate::control::api::{Api, publish_ask, respond};
 use crate::control::requests::ControlError;
 use crate::control::wire::InboxBody;
-use crate::hub::requests::PublishRequest;
+use crate::hub::requests::{Pace, PublishRequest};
 
 /// Most users of one call: as many publications as a caller can make it cost.
 const INBOX_USERS_MAX: usize = 1_000;
@@ -29,6 +29,10 @@ impl Api {
             return Err(ControlError::Invalid("a user's name must have 1 to 256 bytes"));
         }
         let model = publish_ask("".into(), body.into())?;
+        if model.except.as_ref().is_some_and(|except| except.user.is_some()) {
+            return Err(ControlError::Invalid("except.user is for channels: leave the user out of users"));
+        }
+        let spread_ms = model.pace.spread_ms;
         let mut places: HashMap<&str, usize> = HashMap::with_capacity(users.len());
         let mut sent = Vec::with_capacity(users.len());
         for user in &users {
@@ -36,7 +40,9 @@ impl Api {
                 continue;
             }
             places.insert(user, sent.len());
-            sent.push(self.send_publish(PublishRequest { channel: inboxes.of(user), ..model.clone() }));
+            let pace = Pace { spread_ms: spread_to(spread_ms, sent.len(), users.len()), ..model.pace };
+            let ask = PublishRequest { channel: inboxes.of(user), pace, ..model.clone() };
+            sent.push(self.send_publish(ask));
         }
         if sent.iter().all(|pending| matches!(pending, Err(ControlError::Busy))) {
             return Err(ControlError::Busy);
@@ -53,5 +59,29 @@ impl Api {
             respond(outcome.map(Answer::from))
         };
         Ok(Answer::Broadcast { responses: users.iter().map(response).collect() })
+    }
+}
+
+/// Over which time what one inbox of several gets is spread. An inbox has few subscribers, the last of which gets it at the end of that
+/// time: with the same for all, all users would get it at once.
+fn spread_to(spread_ms: u32, place: usize, users: usize) -> u32 {
+    (u64::from(spread_ms) * (place as u64 + 1)).div_ceil(users.max(1) as u64) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inboxes_share_the_time_evenly() {
+        for (spread_ms, users) in [(0, 3), (600, 3), (10, 1_000), (3_600_000, 1_000), (1, 1)] {
+            let ends: Vec<u32> = (0..users).map(|place| spread_to(spread_ms, place, users)).collect();
+            assert_eq!(ends.last(), Some(&spread_ms));
+            let step = spread_ms.div_ceil(users as u32);
+            assert!(
+                ends.iter().is_sorted() && ends.windows(2).all(|two| two[1] - two[0] <= step),
+                "{ends:?}"
+            );
+        }
     }
 }

@@ -34,6 +34,9 @@ pub struct ConnectToken<'a> {
     pub basis: TokenBasis<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub meta: Option<&'a RawValue>,
+    /// What tells the device from others of the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<&'a str>,
     /// Server-side subscriptions.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     pub channels: &'a [String],

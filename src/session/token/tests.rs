@@ -370,7 +370,7 @@ fn what_we_sign_we_verify() {
         ..TokenBasis::default()
     };
     let basis = TokenBasis { expires_at_s: Some(NOW + 60), issued_at_s: Some(NOW), ..lasting };
-    let token = ConnectToken { basis, meta: Some(&info), channels: &channels };
+    let token = ConnectToken { basis, meta: Some(&info), device: Some("phone"), channels: &channels };
     let options = TokenOptions {
         hmac_secret: SECRET.to_vec(),
         audience: Some("us".into()),
@@ -384,6 +384,7 @@ fn what_we_sign_we_verify() {
         ("42", Some(NOW + 60), Some(NOW))
     );
     assert_eq!((claims.info, claims.meta), (bytes(r#"{"n":1}"#), bytes(r#"{"n":1}"#)));
+    assert_eq!(claims.device.as_deref(), Some("phone"));
     assert!(claims.subs.contains_key("news"));
     let token = SubscribeToken { basis: lasting, channel: "news" };
     let claims = verifier.verify_subscribe(&sign_subscribe(SECRET, &token).unwrap(), NOW).unwrap();
