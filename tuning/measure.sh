@@ -5,6 +5,8 @@
 #
 #   memory    15,000 idle subscribed connections: bytes of ours and of the kernel; with a channel each, with 5 of 1,000, with
 #             presence and history, and as users of a chat with 20 of 5,000 groups
+#   members   what a member of a channel costs: 15,000 connections in 20 of 5,000 channels, with presence and without; in 300,000
+#             channels; 300,000 cursors of 15,000 users
 #   wide      9,000 subscribers, 5 messages a second, by WebSocket (in JSON, in Protobuf) and by server-sent events
 #   busy      1,000 subscribers, 500 messages a second, at once and with batch_max_delay; nats-server and nginx with Nchan
 #             too if they are installed
@@ -46,10 +48,10 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-parts=${*:-memory wide busy tail many chat connect stalled tls compression}
+parts=${*:-memory members wide busy tail many chat connect stalled tls compression}
 for part in $parts; do
     case $part in
-        memory | wide | busy | tail | many | chat | connect | stalled | tls | compression | peers | million | two-million) ;;
+        memory | members | wide | busy | tail | many | chat | connect | stalled | tls | compression | peers | million | two-million) ;;
         *) echo "measure.sh: $part is no part; see --help" >&2; exit 2 ;;
     esac
 done
@@ -100,6 +102,18 @@ $chat
 [[namespace]]
 name = "user"
 $chat
+[[namespace]]
+name = "plain"
+allow_subscribe_for_client = true
+[[namespace]]
+name = "present"
+allow_subscribe_for_client = true
+presence = true
+[[namespace]]
+name = "cursors"
+cursors = true
+history_size = 10
+history_ttl = "1h"
 [[namespace]]
 name = "gather10"
 allow_subscribe_for_client = true
@@ -161,6 +175,24 @@ serve() {
     done >/dev/null
 }
 
+# Bytes of the daemon's memory.
+rss() {
+    awk '/^Rss:/ { print $2 * 1024 }' "/proc/$pid/smaps_rollup"
+}
+
+# add_members FROM TO: channels with a thousand of 15,000 users each.
+add_members() {
+    awk -v from="$1" -v to="$2" 'BEGIN {
+        for (at = from; at < to; at++) {
+            printf "{\"channel\":\"cursors:%d\",\"add\":[", at
+            for (n = 0; n < 1000; n++) printf "%s\"user%05d\"", n ? "," : "", (at * 1000 + n) % 15000
+            print "]}"
+        }
+    }' | while read -r body; do
+        echo "$body" | curl -sf -H 'X-API-Key: measured' -d @- "http://127.0.0.1:$port/api/members" >/dev/null
+    done
+}
+
 ended() {
     kill "$pid" 2>/dev/null || true
     wait "$pid" 2>/dev/null || true
@@ -198,6 +230,32 @@ five-shown -c 1000 --per-connection 5 --channel-prefix group:
 chat -c 5000 --per-connection 20 --channel-prefix group: --personal-prefix user:
 chat-tokens -c 5000 --per-connection 20 --channel-prefix group: --personal-prefix user: --token-secret measured
 END
+            ;;
+        members)
+            # 20 channels of 15,000 connections: what one more of them costs than one of the first run.
+            more() {
+                awk -v what="$1" -v one="$(figure "members-$2" "$held")" -v other="$(figure members-shared "$held")" -v share="$3" \
+                    'BEGIN { printf "\n== %s: %.1f B\n", what, (one - other) / 20 / share }'
+            }
+            held="server's own memory a held connection"
+            while read -r name channels; do
+                serve --shards 1
+                # shellcheck disable=SC2086
+                loadgen "members-$name" idle -n 15000 --hold 12s --per-connection 20 $channels $ours $one --pid "$pid"
+                ended
+            done <<END
+shared -c 5000 --channel-prefix plain:
+present -c 5000 --channel-prefix present:
+own -c 300000 --channel-prefix plain:
+END
+            more "presence of a member of a channel" present 1
+            more "a channel without history, at its owner and its subscriber" own 0.983
+            serve --shards 1
+            add_members 0 1
+            before=$(rss)
+            add_members 1 301
+            awk -v before="$before" -v after="$(rss)" 'BEGIN { printf "\n== a cursor: %.1f B\n", (after - before) / 300000 }'
+            ended
             ;;
         many)
             serve --shards 1
