@@ -42,6 +42,9 @@ const MESSAGE_SOURCES: usize = 4;
 /// Bytes of answers to clients above which a tick handles no further messages of shards: about a millisecond of
 /// encoding. One answer is never cut.
 const ANSWER_BYTES_PER_TICK: usize = 1024 * 1024;
+/// Timers that are handled in one tick, at some 10 us for a ping. When more are due at a time, as behind an upgrade, messages
+/// between shards go between them.
+const TIMERS_PER_TICK: usize = 32;
 /// Connections closed in one tick when the shard ends.
 const CLOSES_PER_TICK: usize = 4096;
 /// Expired history entries and forgotten channels looked at in one tick.
@@ -434,7 +437,8 @@ impl Core {
             self.delivery.fell_behind(self.env.now);
         }
         let mut fired = std::mem::take(&mut self.links.fired);
-        self.links.wheel.advance(&mut self.links.connections, self.env.now, &mut fired);
+        let connections = &mut self.links.connections;
+        self.links.wheel.advance(connections, self.env.now, TIMERS_PER_TICK, &mut fired);
         for slot in fired.drain(..) {
             self.handle_timer(slot);
         }
@@ -482,7 +486,8 @@ impl Core {
         self.links.actions.push(Action::AcceptEnd);
         self.peers.departures = Departures::default();
         self.env.ending = Some(self.env.now + self.env.options.shutdown_grace);
-        self.links.closes = self.links.connections.iter().map(|(slot, _)| slot).collect();
+        let connections = self.links.connections.iter().filter(|(_, connection)| !connection.link.is_gone());
+        self.links.closes = connections.map(|(slot, _)| slot).collect();
         self.links.closes_with = disconnect;
         self.close_next();
     }

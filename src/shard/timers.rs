@@ -91,7 +91,12 @@ pub struct Wheel {
 
 impl Wheel {
     pub fn new(now: Time) -> Wheel {
-        Wheel { heads: vec![NONE; BUCKETS].into(), occupied: [0; BUCKETS / 64], now: tick_of(now), is_due: false }
+        Wheel {
+            heads: vec![NONE; BUCKETS].into(),
+            occupied: [0; BUCKETS / 64],
+            now: tick_of(now),
+            is_due: false,
+        }
     }
 
     /// Makes `slot` due at `due`, instead of whenever it was before.
@@ -128,10 +133,12 @@ impl Wheel {
         }
     }
 
-    /// Takes out everything that is due at `now` and appends it to `fired`.
-    pub fn advance<T: Timed>(&mut self, entries: &mut Slots<T>, now: Time, fired: &mut Vec<u32>) {
+    /// Takes out what is due at `now`, at most `max` of it, and appends it to `fired`. Of the rest [`Wheel::next`] says that it
+    /// is due at once.
+    pub fn advance<T: Timed>(&mut self, entries: &mut Slots<T>, now: Time, max: usize, fired: &mut Vec<u32>) {
         let now = tick_of(now);
         let until = now.min(self.now.saturating_add(BUCKETS as TimerTick - 1));
+        let mut room = max;
         for tick in self.now..=until {
             let bucket = tick as usize % BUCKETS;
             if self.occupied[bucket / 64] & (1 << (bucket % 64)) == 0 {
@@ -141,6 +148,11 @@ impl Wheel {
             while slot != NONE {
                 let TimerEntry { next, due, .. } = *entry(entries, slot);
                 if due.near(now) <= now {
+                    let Some(left) = room.checked_sub(1) else {
+                        (self.now, self.is_due) = (tick, true);
+                        return;
+                    };
+                    room = left;
                     self.cancel(entries, slot);
                     fired.push(slot);
                 }
@@ -232,7 +244,19 @@ mod tests {
                         let step = if prng.bool() { prng.u64(0..50) } else { prng.u64(0..150_000) };
                         now = Time::from_millis(now.as_millis() + step);
                         let mut fired = Vec::new();
-                        wheel.advance(&mut entries, now, &mut fired);
+                        let max = if prng.bool() { usize::MAX } else { prng.usize(1..4) };
+                        loop {
+                            let before = fired.len();
+                            wheel.advance(&mut entries, now, max, &mut fired);
+                            if fired.len() - before < max {
+                                break;
+                            }
+                            // What was left is due at once, and nothing else.
+                            let is_left =
+                                model.values().filter(|due| **due <= tick_of(now)).count() > fired.len();
+                            let next = wheel.next().is_some_and(|next| next <= now);
+                            assert_eq!(next, is_left, "seed {seed}");
+                        }
                         fired.sort_unstable();
                         let due: Vec<u32> = model
                             .iter()
@@ -274,13 +298,13 @@ mod tests {
                     let least = if turn == 0 { 1 } else { BUCKETS as u64 };
                     assert!(tick_of(next) >= tick_of(now) + least, "{border} {ms}: {now:?} {next:?}");
                     now = next;
-                    wheel.advance(&mut entries, now, &mut fired);
+                    wheel.advance(&mut entries, now, usize::MAX, &mut fired);
                     assert!(fired.is_empty(), "{border} {ms}: fired at {now:?}");
                 }
-                wheel.advance(&mut entries, Time::from_millis((due - 1) * TICK_MS), &mut fired);
+                wheel.advance(&mut entries, Time::from_millis((due - 1) * TICK_MS), usize::MAX, &mut fired);
                 assert!(fired.is_empty(), "{border} {ms}: before it was due");
                 assert_eq!(wheel.next().map(tick_of), Some(due), "{border} {ms}");
-                wheel.advance(&mut entries, Time::from_millis(due * TICK_MS), &mut fired);
+                wheel.advance(&mut entries, Time::from_millis(due * TICK_MS), usize::MAX, &mut fired);
                 assert_eq!(fired, [7], "{border} {ms}");
                 assert_eq!(wheel.next(), None);
             }
