@@ -218,4 +218,13 @@ pub trait Driver {
     /// # Errors
     /// The table is full, the kernel has no memory, or it is no socket.
     fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock>;
+
+    /// Adopted sockets on which something came before they were read here, each once, the latest last: the other driver may have
+    /// read it. None where a driver does not know.
+    fn take_stirred(&mut self) -> Vec<Sock> {
+        Vec::new()
+    }
+
+    /// Sockets that the next waits read, as far as it is known.
+    fn reads_waiting(&self) -> usize;
 }

@@ -74,6 +74,11 @@ impl Users {
         }
     }
 
+    /// So many connections of nobody in particular.
+    pub fn add_anonymous(&mut self, count: usize) {
+        self.anonymous += count;
+    }
+
     /// As [`Users::add`], of a connection that takes no messages.
     pub fn add_silent(&mut self, user: &UserName, conn: ConnId) {
         self.add(user, conn);
@@ -287,6 +292,10 @@ mod tests {
         assert!(users.remove("", ConnId::from_bits(1)));
         assert!(users.remove("", ConnId::from_bits(2)));
         assert!(!users.remove("", ConnId::from_bits(3)));
+        assert!(users.is_empty());
+        users.add_anonymous(2);
+        assert_eq!((users.len(), users.connections_total()), (1, 2));
+        assert!(users.remove("", ConnId::from_bits(1)) && users.remove("", ConnId::from_bits(2)));
         assert!(users.is_empty());
     }
 }

@@ -74,7 +74,7 @@ use crate::node::reload::Reloader;
 use crate::node::shard_options::{shard_options, tunnel_options, wall_ms};
 use crate::node::tls::Certificates;
 use crate::node::upgrade::{
-    Arriving, DevelopmentApi, EndedShards, Leaving, Origin, Running, depart, interruption,
+    Arriving, DevelopmentApi, EndedShards, Leaving, Origin, Running, depart, draining, interruption,
 };
 use crate::shard::client_ids::ClientIds;
 use crate::shard::control_request::{ControlPlane, ControlRequest};
@@ -334,7 +334,7 @@ fn serve(start: &Start, origin: &Origin, before: &mut Option<Arriving>) -> io::R
                     store: store.as_ref(),
                     engine: engine.as_deref(),
                     listeners: upgrade::listener_records(config, &clients),
-                    interrupted: &|| interruption(&happened, &next),
+                    interrupted: &|| interruption(&happened, &next).or_else(|| draining(&control)),
                 };
                 match leaving.run(&asked) {
                     Ok(moved) => depart(&asked, moved, &router, &control, &files, &ended_shards),
@@ -466,6 +466,7 @@ impl Seat {
         let bound = places.map(|listener| driver.local_addr(listener)).collect();
         let Seat { id, adopts, channels, options, router, client_ids, control, prng, .. } = self;
         let make = if adopts { Shard::adopting } else { Shard::new };
+        self.ended.enter();
         let mut shard = make(id, driver, options, router, client_ids, Some(control), prng);
         if let Some(channels) = channels {
             shard = shard.with_channels(channels);

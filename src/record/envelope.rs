@@ -134,6 +134,16 @@ pub fn next(bytes: &[u8]) -> Result<(Unread<'_>, &[u8]), RecordFault> {
 }
 
 impl Unread<'_> {
+    /// The first field alone, of a record that begins with one of this type.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn first<F: Field>(&self) -> Result<F, RecordFault> {
+        let mut reader = Reader::new(self.body);
+        reader.array()?;
+        F::read(&mut reader)
+    }
+
     /// # Errors
     /// It is of another kind, or malformed.
     pub fn read<R: Record>(&self) -> Result<R, RecordFault> {

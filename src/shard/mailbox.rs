@@ -52,6 +52,8 @@ pub enum ShardMessage {
     /// One more that takes no messages.
     UserJoinedByTunnel(Box<UserJoined>),
     UserLeft(Box<(UserName, ConnId)>),
+    /// To the owner of the anonymous: so many connections of another process have come.
+    AnonymousJoined(u32),
     /// From a user's owner, where users' connections are limited: the connection has a place and may be answered.
     Placed(ConnId),
     /// From a user's owner to one of the user's connections.
@@ -96,7 +98,10 @@ impl ShardMessage {
     pub fn is_about_user(&self) -> bool {
         matches!(
             self,
-            ShardMessage::UserJoined(_) | ShardMessage::UserJoinedByTunnel(_) | ShardMessage::UserLeft(_)
+            ShardMessage::UserJoined(_)
+                | ShardMessage::UserJoinedByTunnel(_)
+                | ShardMessage::UserLeft(_)
+                | ShardMessage::AnonymousJoined(_)
         )
     }
 }

@@ -40,6 +40,7 @@ impl Core {
             ShardMessage::Tunnel(answer) => self.handle_tunnel_answer(answer.0, answer.1),
             ShardMessage::UserJoined(user) => self.user_joined(&user, false),
             ShardMessage::UserJoinedByTunnel(user) => self.user_joined(&user, true),
+            ShardMessage::AnonymousJoined(count) => self.owned.users.add_anonymous(count as usize),
             ShardMessage::UserLeft(user) => self.user_left(&user.0, user.1),
             ShardMessage::Placed(conn) => self.handle_placed(conn),
             ShardMessage::Connection(command) => self.handle_command(*command),

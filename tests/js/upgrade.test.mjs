@@ -6,7 +6,7 @@ import { describe, test } from 'node:test';
 import { EventSource } from 'eventsource';
 import WebSocket from 'ws';
 
-import { Daemon, configuration, drivers } from './support/daemon.mjs';
+import { API_KEY, Daemon, configuration, drivers } from './support/daemon.mjs';
 import { freePort } from './support/ports.mjs';
 import { forms, over, sdk, subscribed, transports } from './support/sdk.mjs';
 import { RawSocket } from './support/socket.mjs';
@@ -203,6 +203,12 @@ for (const driver of drivers) {
       assert.match((await upgrade(daemon.pid)).error, /running already/);
       assert.match((await first).error, /did not answer in time/);
       assert.match((await upgrade(1)).error, /no node that can be asked/);
+      const drain = (method, body) => fetch(`${daemon.http}/api/drain`, {
+        method, headers: { 'X-API-Key': API_KEY }, body,
+      });
+      assert.equal((await drain('POST', '{"over_ms": 1000, "delay_ms": 60000}')).status, 200);
+      assert.match((await upgrade(daemon.pid)).error, /drains: stop that first/);
+      assert.equal((await drain('DELETE')).status, 200);
       const published = await load.stop();
       assert.deepEqual(load.failures, []);
       await until(() => seen.length >= published, 'everything has come');

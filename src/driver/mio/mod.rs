@@ -546,6 +546,10 @@ impl Driver for MioDriver {
         stream.set_nonblocking(true)?;
         self.register(TcpStream::from_std(stream))
     }
+
+    fn reads_waiting(&self) -> usize {
+        self.readable.len()
+    }
 }
 
 #[cfg(test)]

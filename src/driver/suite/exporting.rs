@@ -147,6 +147,30 @@ suite_test!(what_is_given_up_goes_on_at_the_other(64), |h| {
     assert_eq!(h.client_hears_to_the_end(client), (Vec::new(), Heard::Finished));
 });
 
+suite_test!(who_said_something_before_it_was_read_is_known(64), |h| {
+    if !h.may_export() {
+        return;
+    }
+    let clients: Vec<(Client, Sock)> = (0..3).map(|_| h.connect_reading()).collect();
+    let socks: Vec<Sock> = clients.iter().map(|(_, sock)| *sock).collect();
+    let (adopted, old) = h.hand_over(&socks);
+    h.rig.settle_succession();
+    h.settle();
+    for place in [2, 0, 2] {
+        h.client_send_all(clients[place].0, b"hello");
+        h.settle();
+    }
+    let stirred = h.driver().take_stirred();
+    // The latest last; or the driver does not know.
+    assert!(stirred.is_empty() || stirred == [adopted[0], adopted[2]], "{stirred:?}");
+    drop(old);
+    for (sock, bytes) in adopted.iter().zip([5, 0, 10]) {
+        h.driver().read_start(*sock);
+        h.until_received(*sock, bytes);
+    }
+    assert!(h.driver().take_stirred().is_empty());
+});
+
 suite_test!(what_both_have_closed_has_ended(64), |h| {
     if !h.may_export() {
         return;

@@ -159,6 +159,7 @@ macro_rules! driver_suite {
             an_exported_socket_goes_on_at_another_driver
             what_was_exported_goes_on_here_if_the_other_gives_up
             what_is_given_up_goes_on_at_the_other
+            who_said_something_before_it_was_read_is_known
             what_both_have_closed_has_ended
             clients_in_the_backlog_are_taken_by_the_successor
             thousands_of_sockets_are_exported

@@ -48,6 +48,9 @@ const LISTENER_END_MAX: Duration = Duration::from_millis(200);
 /// others waiting.
 const ACCEPTS_MAX: usize = 256;
 
+/// Before it is looked which of them are the same.
+const STIRRED_MAX: usize = 4_096;
+
 /// May move to another thread until its first `flush` or `wait`; then the kernel binds it to that thread.
 pub struct UringDriver {
     ring: Ring,
@@ -67,6 +70,9 @@ pub struct UringDriver {
     parked: Vec<(Sock, Lent)>,
     /// Of [`Driver::give_up`]: for the next wait.
     given_up: Vec<Sock>,
+    /// From the first socket that is adopted until they are taken: slots on which something came, as it came.
+    /// Bound: [`STIRRED_MAX`], or twice the sockets.
+    stirred: Option<Vec<u32>>,
     failures: Vec<SendFailure>,
     /// One client came by a listener that takes them one by one: there may be another.
     more_clients: bool,
@@ -101,6 +107,7 @@ impl UringDriver {
             completions: Vec::new(),
             parked: Vec::new(),
             given_up: Vec::new(),
+            stirred: None,
             failures: Vec::new(),
             more_clients: false,
             stale_total: 0,
@@ -331,6 +338,13 @@ impl UringDriver {
                     // Also when the poll failed: the read then says why.
                     slot.set(READABLE);
                     Self::enqueue(&mut self.readable, index, slot);
+                    if let Some(stirred) = &mut self.stirred {
+                        stirred.push(index);
+                        if stirred.len() > STIRRED_MAX.max(2 * self.slots.len()) {
+                            *stirred = latest_of_each(std::mem::take(stirred), self.slots.len());
+                        }
+                    }
+                    let slot = &mut self.slots[index as usize];
                     if !slot.is(POLL) {
                         // The kernel ends a poll when completions overflow.
                         Self::arm_poll(&mut self.ring, index, slot);
@@ -413,6 +427,15 @@ impl UringDriver {
         }
         events.len() > before
     }
+}
+
+/// Of each slot the last, in their order.
+fn latest_of_each(slots: Vec<u32>, count: usize) -> Vec<u32> {
+    let mut seen = vec![false; count];
+    let mut latest: Vec<u32> =
+        slots.into_iter().rev().filter(|slot| !std::mem::replace(&mut seen[*slot as usize], true)).collect();
+    latest.reverse();
+    latest
 }
 
 impl Driver for UringDriver {
@@ -604,8 +627,24 @@ impl Driver for UringDriver {
         }
     }
 
+    /// Its poll is armed at once, while the other driver still serves it: later clients would wait for that, some 3 us each.
+    /// A poll takes nothing from the socket; what the other has read meanwhile costs one read in vain here.
     fn adopt(&mut self, socket: OwnedFd) -> io::Result<Sock> {
-        self.register(&socket)
+        let sock = self.register(&socket)?;
+        Self::arm_poll(&mut self.ring, sock.slot, &mut self.slots[sock.slot as usize]);
+        self.stirred.get_or_insert_default();
+        Ok(sock)
+    }
+
+    fn take_stirred(&mut self) -> Vec<Sock> {
+        let stirred = self.stirred.take().unwrap_or_default();
+        let slots = latest_of_each(stirred, self.slots.len()).into_iter();
+        let sock = |slot| Sock { slot, generation: self.slots[slot as usize].generation };
+        slots.filter(|slot| self.slots[*slot as usize].is(OPEN)).map(sock).collect()
+    }
+
+    fn reads_waiting(&self) -> usize {
+        self.readable.len()
     }
 }
 

@@ -220,12 +220,16 @@ impl OwnedChannels {
         written: Time,
     ) -> Result<(), RecordFault> {
         let (slot, _) = self.restored(&part.channel)?;
+        let nothing = Arc::new(ClientInfo::default());
         for member in part.members {
             let Some(conn) = conn_of(member.peer) else { continue };
-            let info =
-                self.restored_info(conn, member.info.map_or_else(ClientInfo::default, InfoRecord::info));
-            let channel = self.channels.get_mut(slot).expect("found just now");
             let shown = Visibility { listed: member.listed, announced: member.announced };
+            let info = match member.info {
+                // One of a channel without presence, of which there may be a million.
+                None if !shown.at_all() => Arc::clone(&nothing),
+                info => self.restored_info(conn, info.map_or_else(ClientInfo::default, InfoRecord::info)),
+            };
+            let channel = self.channels.get_mut(slot).expect("found just now");
             let announced = shown.announced.then(|| Arc::clone(&info));
             if channel.members.insert(conn, info, shown, &self.hash) == Inserted::New {
                 channel.interest.add(conn.shard().among(self.shards));

@@ -240,7 +240,7 @@ impl Arriving {
         // It may have ended at the word before this one.
         let _ = self.wire.send(Step::Serving, b"", &[], Instant::now() + SHARD_MAX);
         // Its end is work for the kernel, which comes when clients do not need the cpu any more: with the end of the wire.
-        let (wire, shards) = (self.wire, router.shards());
+        let (wire, shards, serving) = (self.wire, router.shards(), Instant::now());
         let _ = thread::Builder::new().name("settling".into()).spawn(move || {
             let until = Instant::now() + SHARD_MAX;
             for _ in 0..shards {
@@ -248,6 +248,10 @@ impl Arriving {
                     break;
                 }
             }
+            tracing::info!(
+                "upgrade: everybody is read from, {} ms after this process serves",
+                serving.elapsed().as_millis()
+            );
             wire.end();
         });
         tracing::info!(

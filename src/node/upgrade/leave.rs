@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use super::counts::Counts;
 use super::fault::point;
 use super::request::Asked;
+use super::stages::{Stage, Stages};
 use super::successor::{Origin, Successor};
 use super::wire::{DESCRIPTORS_MAX, Message, PROTOCOL, Step, WireFault};
 use crate::base::ids::ShardId;
@@ -100,6 +101,10 @@ impl Leaving<'_> {
     pub fn run(&self, asked: &Asked) -> Result<Moved, Fault> {
         let began = Instant::now();
         let until = began + asked.request.timeout();
+        self.ensure_wanted().map_err(|cause| match cause {
+            Cause::Fault(fault) => fault,
+            Cause::Wire(wire) => fault("failed", wire.to_string()),
+        })?;
         let mut successor =
             Successor::start(self.origin, &asked.request).map_err(|problem| fault("start", problem))?;
         let greeted = self.greet(&mut successor, asked, until);
@@ -117,10 +122,10 @@ impl Leaving<'_> {
             until,
             failed: 0,
             parcels: 0,
-            frozen: Instant::now(),
+            stages: Stages::begin(),
         };
         let moved = moving.send_ahead(&mut successor).and_then(|()| {
-            moving.frozen = Instant::now();
+            moving.stages.next(Stage::Ahead);
             let connections = self.control.hold();
             moving.run(&mut successor, &connections)
         });
@@ -131,7 +136,8 @@ impl Leaving<'_> {
                 if let Some(engine) = self.engine {
                     engine.leave();
                 }
-                let (silence, duration) = (moving.frozen.elapsed(), began.elapsed());
+                let (silence, duration) = (moving.stages.silence(), began.elapsed());
+                tracing::info!("upgrade: {}", moving.stages);
                 Ok(Moved { pid, build, totals, silence, duration, successor, _paused: moving.paused.take() })
             }
             Err(cause) => {
@@ -351,8 +357,7 @@ struct Moving<'l, 'n> {
     failed: usize,
     /// Parcels that were sent.
     parcels: u64,
-    /// Since when clients wait.
-    frozen: Instant,
+    stages: Stages,
 }
 
 /// Parcels for one message.
@@ -398,6 +403,7 @@ impl Moving<'_, '_> {
         leaving
             .order_each(until, || Order::Begin { outlet: self.outlet.clone(), attempt: leaving.attempt })?;
         let moves = self.send_parcels(successor)?;
+        self.stages.next(Stage::Records);
         let parcels = self.parcels;
         point("old.parcels");
 
@@ -417,11 +423,12 @@ impl Moving<'_, '_> {
             successor.wire.send(Step::ApiConnections, b"", &descriptors, until)?;
         }
         let Moves { peers, channels, users, left_behind } = moves;
-        let silence_us = self.frozen.elapsed().as_micros() as u64;
+        let silence_us = self.stages.silence().as_micros() as u64;
         let totals = TotalsRecord { parcels, peers, left_behind, channels, users, silence_us };
         successor.wire.send_record(Step::Complete, &totals, until)?;
         point("old.complete");
         let theirs: TotalsRecord = leaving.expect(successor, Step::Adopted, until)?.record()?;
+        self.stages.next(Stage::Adopted);
         if (theirs.parcels, theirs.peers) != (parcels, peers) {
             let problem = format!(
                 "of {parcels} parcels and {peers} connections {} and {} have arrived",
@@ -437,6 +444,7 @@ impl Moving<'_, '_> {
         successor.wire.expect(Step::Committed, until)?;
         // Now it may have touched sockets. If it ends all the same, going on here is what is left.
         successor.wire.expect(Step::Serving, until)?;
+        self.stages.next(Stage::Serving);
         Ok(moves)
     }
 
@@ -481,6 +489,7 @@ impl Moving<'_, '_> {
             };
             match said {
                 Some((_, Said::Parcels(parcels))) => {
+                    self.stages.spoken();
                     waiting = parcels.into_iter();
                     continue;
                 }

@@ -13,12 +13,13 @@ pub mod development;
 mod fault;
 mod leave;
 pub mod request;
+mod stages;
 mod successor;
 mod wire;
 
 pub use self::arrive::Arriving;
 pub use counts::Counts;
-pub(in crate::node) use depart::{EndedShards, depart, interruption};
+pub(in crate::node) use depart::{EndedShards, depart, draining, interruption};
 pub use leave::{Fault, Leaving, Moved};
 pub use request::{Asked, DevelopmentApi, Request, Running, ask, bind, listen};
 pub use successor::{Origin, VARIABLE, inherited};

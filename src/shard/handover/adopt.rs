@@ -33,7 +33,7 @@ use crate::shard::handover::order::{Parcel, ParcelKind, Said};
 use crate::shard::handover::state::{Adopting, Leaver, Stage};
 use crate::shard::link::{ClosingEnd, PendingOutput, Phase};
 use crate::shard::look::transport_of;
-use crate::shard::mailbox::{ShardMessage, UserJoined};
+use crate::shard::mailbox::ShardMessage;
 use crate::shard::options::ShardOptions;
 use crate::shard::router::Router;
 use crate::shard::subscriber_pace::SubscriberPace;
@@ -264,6 +264,10 @@ impl Core {
         }
         if record.of_user {
             connection.peer.set_of_user();
+            let anonymous = connection.peer.user().is_none_or(|user| user.is_empty());
+            if let Some(adopting) = self.handover.adopting().filter(|_| anonymous) {
+                adopting.anonymous += 1;
+            }
         }
         self.adopt_link(link, &record, &mut connection)?;
         self.links.connections.insert(slot, connection);
@@ -281,6 +285,14 @@ impl Core {
             }
         }
         self.adopt_subscriptions(link, slot)?;
+        let pending =
+            self.links.connections.get(slot).and_then(|connection| connection.link.pending.as_ref());
+        let has_cursors = pending.is_some_and(|pending| !pending.cursors.is_empty());
+        let is_left_unread = self.is_left_unread(slot);
+        if let Some(adopting) = self.handover.adopting() {
+            adopting.cursors.extend(has_cursors.then_some(slot));
+            adopting.unreading.extend(is_left_unread.then_some(slot));
+        }
         if !link.unread.is_empty() {
             let mut held = Held::default();
             let kept = held.push(&self.env.options.http.input, &link.unread);
@@ -451,20 +463,19 @@ impl Core {
         if let Some(problem) = adopting.fault.take() {
             return Said::Failed(problem);
         }
-        let counts = adopting.counts;
+        let (counts, cursors) = (adopting.counts, std::mem::take(&mut adopting.cursors));
         self.peers.directory.finish_restoring();
         if let Err(fault) = self.owned.channels.owned.finish_restoring() {
             return Said::Failed(fault.to_string());
         }
-        self.settle_cursors();
+        self.settle_cursors(&cursors);
         self.delivery.followed.finish_restoring();
         Said::Armed(counts)
     }
 
     /// Cursors came with the streams of their own shards; another shard's may reach further back.
-    fn settle_cursors(&mut self) {
-        let slots: Vec<u32> = self.links.connections.iter().map(|(slot, _)| slot).collect();
-        for slot in slots {
+    fn settle_cursors(&mut self, slots: &[u32]) {
+        for &slot in slots {
             let pending =
                 self.links.connections.get_mut(slot).and_then(|connection| connection.link.pending.as_mut());
             for (channel, cursor) in pending.into_iter().flat_map(|pending| &mut pending.cursors) {
@@ -473,18 +484,12 @@ impl Core {
         }
     }
 
-    /// Anonymous peers are counted at their owner, and in no record.
-    pub(super) fn count_anonymous(&mut self, slot: u32) {
-        let Some(connection) = self.links.connections.get(slot) else { return };
-        let anonymous =
-            connection.peer.of_user() && connection.peer.user().is_none_or(|user| user.is_empty());
-        if anonymous && !connection.link.is_gone() {
-            let conn = self.conn_id(slot);
+    /// Anonymous peers are counted at their owner, and in no record. One message says it of all of a shard: they may be
+    /// most of a node's peers, and their owner is one shard, which everybody else would wait for.
+    pub(super) fn count_anonymous(&mut self, count: u32) {
+        if count > 0 {
             let owner = self.messages.mailer.router().user_owner("");
-            self.messages.mailer.post(
-                owner,
-                ShardMessage::UserJoined(Box::new(UserJoined { user: "".into(), conn, class: None })),
-            );
+            self.messages.mailer.post(owner, ShardMessage::AnonymousJoined(count));
         }
     }
 }

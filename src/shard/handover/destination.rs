@@ -1,7 +1,7 @@
 //! To which shards of the new process a parcel goes.
 
-use crate::base::ids::{ConnId, ShardId};
-use crate::record::{self, ChannelRecord, Kind, LogPart, MembersPart, RecordFault, StreamRecord, UserRecord};
+use crate::base::ids::{ChannelName, ConnId, ShardId};
+use crate::record::{self, Kind, RecordFault, StreamRecord, UserRecord};
 use crate::shard::handover::order::{Parcel, ParcelKind};
 use crate::shard::owner::Owner;
 use crate::shard::router::Router;
@@ -29,10 +29,10 @@ pub fn destination(parcel: &Parcel, router: &Router) -> Result<Destination, Reco
         }
         ParcelKind::Channel => {
             let (unread, _) = record::next(&parcel.record)?;
-            let channel = match unread.kind {
-                Kind::Channel => unread.read::<ChannelRecord>()?.channel,
-                Kind::ChannelLog => unread.read::<LogPart>()?.channel,
-                _ => unread.read::<MembersPart>()?.channel,
+            // All else is read where it goes.
+            let channel: ChannelName = match unread.kind {
+                Kind::Channel | Kind::ChannelLog | Kind::ChannelMembers => unread.first()?,
+                _ => return Err(RecordFault::OtherKind),
             };
             match router.owner(&channel) {
                 Owner::Shard(shard) => shard,

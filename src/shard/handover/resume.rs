@@ -1,5 +1,6 @@
 //! A shard that has taken over begins to serve.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::base::fault::Disconnect;
@@ -16,8 +17,10 @@ use crate::shard::links::Action;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::owner::OwnerRequest;
 
-/// Connections that go on in one tick: the kernel takes some 3 us for the first read of each.
-const PEERS_AT_ONCE: usize = 64;
+/// Connections that go on in one tick, ...
+const PEERS_AT_ONCE: usize = 512;
+/// ... unless as many are to be read: what comes on those that have gone on already is read behind that.
+const READS_AT_ONCE: usize = 64;
 /// Between two such ticks: while all shards did that at once, and without a rest, nobody would be served.
 const PEERS_PAUSE: Duration = Duration::from_millis(2);
 
@@ -27,14 +30,21 @@ impl<D: Driver> Shard<D> {
         let now = self.core.env.now;
         let Some(mut settling) = self.core.handover.settling.take() else { return };
         if settling.next <= now {
-            let from = settling.peers.len().saturating_sub(PEERS_AT_ONCE);
-            for sock in settling.peers.split_off(from) {
-                if self.core.is_current(sock) {
-                    self.core.resume_peer(sock.slot);
+            let mut left = PEERS_AT_ONCE;
+            while !settling.peers.is_empty() && left > 0 {
+                let from = settling.peers.len().saturating_sub(READS_AT_ONCE);
+                for sock in settling.peers.split_off(from).into_iter().rev() {
+                    if self.core.is_current(sock) {
+                        self.core.resume_peer(sock.slot);
+                    }
+                }
+                self.act();
+                left = left.saturating_sub(READS_AT_ONCE);
+                if self.driver.reads_waiting() >= READS_AT_ONCE {
+                    break;
                 }
             }
             settling.next = now + PEERS_PAUSE;
-            self.act();
         }
         match settling.peers.is_empty() {
             true => self.core.say(&settling.outlet, Said::Settled),
@@ -47,23 +57,29 @@ impl<D: Driver> Shard<D> {
         let Some(Stage::Adopting(adopting)) = self.core.handover.stage.take().map(|stage| *stage) else {
             return;
         };
-        let Adopting { leavers, kept, sockets, .. } = adopting;
+        let Adopting { leavers, kept, sockets, anonymous, unreading, .. } = adopting;
+        self.core.count_anonymous(anonymous);
         // Their peers stayed behind, or came with another descriptor.
         let mut unclaimed: Vec<Sock> = sockets.rest().collect();
         unclaimed.sort_unstable_by_key(|sock| sock.slot);
         unclaimed.into_iter().for_each(|sock| self.driver.close(sock));
         self.core.leave_behind(leavers);
         let connections = self.core.links.connections.iter();
+        let connections = connections.filter(|(slot, _)| !unreading.contains(slot));
         let mut peers: Vec<Sock> = connections.map(|(slot, connection)| connection.link.sock(slot)).collect();
-        // Who cannot read what its channels carry now is closed before anything is delivered.
-        peers.retain(|sock| {
-            let unread = self.core.is_left_unread(sock.slot);
-            if unread {
-                self.core.resume_peer(sock.slot);
-                self.core.close(sock.slot, Disconnect::INAPPROPRIATE_PROTOCOL);
-            }
-            !unread
-        });
+        // Who has just said something goes on first: the next thing that it says may be there already.
+        let mut stirred = self.driver.take_stirred();
+        stirred.retain(|sock| self.core.is_current(*sock) && !unreading.contains(&sock.slot));
+        if !stirred.is_empty() {
+            let early: HashSet<u32> = stirred.iter().map(|sock| sock.slot).collect();
+            peers.retain(|sock| !early.contains(&sock.slot));
+            peers.append(&mut stirred);
+        }
+        // Before anything is delivered.
+        for slot in unreading {
+            self.core.resume_peer(slot);
+            self.core.close(slot, Disconnect::INAPPROPRIATE_PROTOCOL);
+        }
         self.core.handover.settling = Some(Box::new(Settling { outlet, peers, next: self.core.env.now }));
         self.core.resume_drained();
         for message in kept {
@@ -89,7 +105,7 @@ impl Core {
     }
 
     /// A namespace of its channels takes any bytes now, which it cannot read.
-    fn is_left_unread(&mut self, slot: u32) -> bool {
+    pub(super) fn is_left_unread(&mut self, slot: u32) -> bool {
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let peer = &mut connection.peer;
         let format = peer.session().map_or(Format::Json, |session| session.wire().format);
@@ -98,7 +114,6 @@ impl Core {
     }
 
     fn resume_peer(&mut self, slot: u32) {
-        self.count_anonymous(slot);
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let sock = connection.link.sock(slot);
         let pending = connection.link.pending.as_deref();

@@ -1,6 +1,6 @@
 //! Where a shard stands in an upgrade. Imports no method of `Core`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 
 use crate::base::ids::{ChannelName, ConnId, Sock, UserName};
 use crate::base::time::Time;
@@ -106,6 +106,12 @@ pub(in crate::shard) struct Adopting {
     /// Sockets whose peers are to come.
     /// Bound: those that the driver holds.
     pub sockets: Sockets,
+    /// Peers of no user in particular.
+    pub anonymous: u32,
+    /// Slots of those that have cursors, and of those that cannot read what their channels carry now.
+    /// Bound: the peers that came.
+    pub cursors: Vec<u32>,
+    pub unreading: BTreeSet<u32>,
     /// Of peers that did not come along: they leave when this process serves.
     pub leavers: Vec<Leaver>,
     /// Of the control plane, for when this shard serves.

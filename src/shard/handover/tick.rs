@@ -15,6 +15,9 @@ use crate::shard::{Shard, Tick};
 
 /// How long a tick waits for something to happen: other shards and the node are answered within it.
 const PAUSE: Duration = Duration::from_millis(1);
+/// The same of one that an order ends, which wakes it: many shards that looked each millisecond would take a cpu from those
+/// that have something to do.
+const ORDERS_PAUSE: Duration = Duration::from_millis(50);
 /// How long one tick exports: others wait for the cpu.
 const SLICE: Duration = Duration::from_millis(5);
 /// How long requests that are under way are waited for: most are answered within a few milliseconds, on a machine that has
@@ -29,7 +32,11 @@ const MESSAGES_PER_TICK: usize = 4096;
 impl<D: Driver> Shard<D> {
     /// One turn while [`Core::handover`] is under way.
     pub(in crate::shard) fn tick_in_handover(&mut self) -> std::io::Result<Tick> {
-        let timeout = if self.core.has_handover_work() { Duration::ZERO } else { PAUSE };
+        let timeout = match () {
+            () if self.core.has_handover_work() => Duration::ZERO,
+            () if self.core.awaits_orders() && self.inbox.about_to_sleep() => ORDERS_PAUSE,
+            () => PAUSE,
+        };
         let waited = self.driver.wait(&mut self.events, Some(timeout));
         self.inbox.awake();
         waited?;
@@ -210,6 +217,16 @@ impl Core {
             Some(Stage::Frozen(frozen)) => frozen.ready.is_empty() && !matches!(frozen.step, Step::Over),
             _ => false,
         }
+    }
+
+    /// It has said all it has to say, and its mail is out.
+    fn awaits_orders(&self) -> bool {
+        let is_over = match self.handover.stage.as_deref() {
+            Some(Stage::Frozen(frozen)) => frozen.ready.is_empty() && matches!(frozen.step, Step::Over),
+            Some(Stage::Adopting(_)) => self.env.ending.is_none(),
+            _ => false,
+        };
+        is_over && self.handover.unsaid.is_empty() && self.messages.mailer.waiting() == 0
     }
 
     /// Says it now, or in a later tick when there is no room for it.
