@@ -70,7 +70,7 @@ use crate::hub::deadlines::Deadlines;
 use crate::hub::history::Log;
 use crate::hub::idempotency::IdempotencyKeys;
 use crate::hub::limits::HubLimits;
-use crate::hub::log_store::{Appends, Durable, LogStore, MemoryOnly};
+use crate::hub::log_store::{Appends, Durable, LogStore, MemoryOnly, Ticket};
 use crate::hub::occupancies::Occupancies;
 use crate::hub::options::Namespaces;
 use crate::hub::owned::channel::Channel;
@@ -133,6 +133,8 @@ pub struct OwnedChannels {
     cursors: HashMap<u32, Box<Cursors>, RandomState>,
     /// Of all of them.
     cursor_names: Names,
+    /// The last change of cursors that the store does not have yet, where answers wait for that.
+    cursors_pending: Option<Ticket>,
     watches: Watches,
     /// While a store is read: channels of which only cursors were found yet. Where they stand says nothing about their logs.
     /// Bound: those channels.
@@ -228,6 +230,7 @@ impl OwnedChannels {
             attendances: HashMap::default(),
             cursors: HashMap::default(),
             cursor_names,
+            cursors_pending: None,
             watches: Watches::default(),
             placed_by_cursors: HashSet::new(),
             creators: Creators::default(),

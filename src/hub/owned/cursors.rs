@@ -107,7 +107,7 @@ impl OwnedChannels {
             let named: Vec<NamedCursor> = named.collect();
             self.keep_cursors(slot, &named, vec![user.clone()])?
         } else {
-            None
+            self.behind_pending(slot)?
         };
         Ok((Cursor { received: moved.cursor.received, read: moved.read }, ticket))
     }
@@ -131,11 +131,22 @@ impl OwnedChannels {
             StoredCursors { cursors, removed, ..StoredCursors::of(&channel.name, channel.position()) };
         match self.store.keep_cursors(stored, durable == Durable::Sync) {
             Append::Done => Ok(None),
-            Append::Later(ticket) => Ok(Some(ticket)),
+            Append::Later(ticket) => {
+                self.cursors_pending = Some(ticket);
+                Ok(Some(ticket))
+            }
             Append::Refused(error_code) => {
                 self.cursors_unkept(slot, gone);
                 if durable == Durable::Sync { Err(error_code) } else { Ok(None) }
             }
+        }
+    }
+
+    /// For what changes nothing: it may repeat what is on its way to the store, and is not answered before that is kept.
+    fn behind_pending(&mut self, slot: u32) -> Result<Option<Ticket>, ErrorCode> {
+        match self.cursors_pending {
+            Some(_) => self.keep_cursors(slot, &[], Vec::new()),
+            None => Ok(None),
         }
     }
 
@@ -180,6 +191,9 @@ impl OwnedChannels {
         for some in added.chunks(CURSORS_STORED) {
             ticket = self.keep_cursors(slot, some, Vec::new())?.or(ticket);
         }
+        if added.is_empty() {
+            ticket = self.behind_pending(slot)?;
+        }
         Ok((added.len(), ticket))
     }
 
@@ -195,7 +209,7 @@ impl OwnedChannels {
     ) -> Result<(usize, Option<Ticket>), ErrorCode> {
         with_cursors(self.options(channel)?)?;
         let Some(slot) = self.slot_named(channel) else { return Ok((0, None)) };
-        let Some(cursors) = self.cursors.get_mut(&slot) else { return Ok((0, None)) };
+        let Some(cursors) = self.cursors.get_mut(&slot) else { return Ok((0, self.behind_pending(slot)?)) };
         if cursors.gone.len() + users.len() > GONE_MAX {
             return Err(ErrorCode::TooManyRequests);
         }
@@ -208,7 +222,8 @@ impl OwnedChannels {
             }
         }
         let count = members.len();
-        let ticket = if count > 0 { self.keep_cursors(slot, &[], members) } else { Ok(None) };
+        let ticket =
+            if count > 0 { self.keep_cursors(slot, &[], members) } else { self.behind_pending(slot) };
         if self.cursors.get(&slot).is_some_and(|cursors| cursors.is_needless()) {
             self.cursors.remove(&slot);
         }

@@ -365,3 +365,27 @@ fn an_acknowledgement_of_a_sync_channel_holds_when_it_is_kept() {
     let failed = acked.kept(Err(ErrorCode::StoreFailed));
     assert_eq!(failed.outcomes, [(0, Err(ErrorCode::StoreFailed))]);
 }
+
+#[test]
+fn who_repeats_what_is_on_its_way_to_the_store_waits_as_well() {
+    let shelf = Shelf::default();
+    let mut owned = owner(Some(&shelf));
+    publish(&mut owned, "sync:c", 3);
+    publish(&mut owned, "loose:c", 3);
+    shelf.0.lock().late = true;
+    let bob = [UserName::from("bob")];
+    let ack = |owned: &mut OwnedChannels| owned.ack(&request("sync:c", "ann", "", &[(2, Read)]), NOW).ticket;
+    let add = |owned: &mut OwnedChannels| owned.add_members(&"sync:c".into(), &bob, None, NOW).unwrap();
+    let remove = |owned: &mut OwnedChannels| owned.remove_members("sync:c", &bob).unwrap();
+    assert_eq!((ack(&mut owned), ack(&mut owned)), (Some(Ticket(1)), Some(Ticket(2))));
+    assert_eq!((add(&mut owned), add(&mut owned)), ((1, Some(Ticket(3))), (0, Some(Ticket(4)))));
+    assert_eq!((remove(&mut owned), remove(&mut owned)), ((1, Some(Ticket(5))), (0, Some(Ticket(6)))));
+    let loose = owned.ack(&request("loose:c", "ann", "", &[(2, Read)]), NOW);
+    assert_eq!(loose.ticket, None, "nobody waits there");
+    for _ in 1..=5 {
+        owned.take_released(NOW).expect("the store has one more");
+        assert!(ack(&mut owned).is_some(), "and not all");
+    }
+    while owned.take_released(NOW).is_some() {}
+    assert_eq!((ack(&mut owned), remove(&mut owned)), (None, (0, None)), "all is kept");
+}

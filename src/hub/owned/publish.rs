@@ -185,6 +185,8 @@ impl OwnedChannels {
             match self.store.take_done()? {
                 (ticket, Done::Appended(kept)) => {
                     if !self.appends.done(ticket, kept) {
+                        // Tickets come back in the order in which they were given.
+                        self.cursors_pending = self.cursors_pending.filter(|pending| *pending > ticket);
                         return Some(Released::Cursors(ticket, kept));
                     }
                 }
