@@ -374,17 +374,19 @@ END
             ended
             ;;
         two-million)
-            # What each shard may keep is lowered: 106 of them would promise more than this machine has.
-            set -a
-            TRUNKLINE_CLIENT_CONNECTIONS_MAX=2005000 TRUNKLINE_CLIENT_PING_INTERVAL=2m TRUNKLINE_CLIENT_PONG_TIMEOUT=60s
-            TRUNKLINE_LIMITS_HISTORY_BYTES_MAX=8MiB TRUNKLINE_LIMITS_CHANNELS_MAX=20000 TRUNKLINE_LIMITS_CLIENT_BUFFERS_BYTES_MAX=128MiB
-            TRUNKLINE_LIMITS_HTTP_REQUESTS_MAX=16 TRUNKLINE_LIMITS_HTTP_INPUT_BYTES_MAX=8MiB TRUNKLINE_LIMITS_INBOX_MESSAGES=512
-            serve --shards 106
-            set +a
-            niceness=-15
-            loadgen two-million idle -n 2000000 --hold "${HOLD:-5m}" --handshake-timeout 60s --broadcast --drain 120s $ours --pid "$pid"
-            grep -E 'VmHWM|VmRSS' "/proc/$pid/status"
-            ended
+            # What is set here is of this part alone.
+            (
+                # What each shard may keep is lowered: 106 of them would promise more than this machine has.
+                set -a
+                TRUNKLINE_CLIENT_CONNECTIONS_MAX=2005000 TRUNKLINE_CLIENT_PING_INTERVAL=2m TRUNKLINE_CLIENT_PONG_TIMEOUT=60s
+                TRUNKLINE_LIMITS_HISTORY_BYTES_MAX=8MiB TRUNKLINE_LIMITS_CHANNELS_MAX=20000 TRUNKLINE_LIMITS_CLIENT_BUFFERS_BYTES_MAX=128MiB
+                TRUNKLINE_LIMITS_HTTP_REQUESTS_MAX=16 TRUNKLINE_LIMITS_HTTP_INPUT_BYTES_MAX=8MiB TRUNKLINE_LIMITS_INBOX_MESSAGES=512
+                serve --shards 106
+                niceness=-15
+                loadgen two-million idle -n 2000000 --hold "${HOLD:-5m}" --handshake-timeout 60s --broadcast --drain 120s $ours --pid "$pid"
+                grep -E 'VmHWM|VmRSS' "/proc/$pid/status"
+                ended
+            )
             ;;
     esac
 done

@@ -66,7 +66,7 @@ impl Places {
         listeners
     }
 
-    /// The files of unix sockets: for whoever has to say whose they are.
+    /// The files of unix sockets: for those that have to say whose they are.
     pub fn files(&self) -> Files {
         Files(self.unix.clone())
     }

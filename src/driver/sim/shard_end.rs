@@ -310,7 +310,7 @@ impl Driver for SimDriver {
         self.world.borrow_mut().adopt(self.host, socket.as_raw_fd())
     }
 
-    /// A wait reads from whoever has something.
+    /// A wait reads from all that have something.
     fn reads_waiting(&self) -> usize {
         0
     }

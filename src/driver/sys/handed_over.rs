@@ -1,4 +1,4 @@
-//! Descriptors that whoever started this process has left open for it.
+//! Descriptors that the starter of this process has left open for it.
 
 use std::io::{self, ErrorKind};
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
