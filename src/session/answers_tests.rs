@@ -110,6 +110,8 @@ struct Stage {
     heard: String,
     /// The client's socket takes nothing.
     blocked: bool,
+    /// What is left of the loop's turn.
+    turn: u16,
 }
 
 /// Counts what is cancelled by being dropped.
@@ -139,6 +141,7 @@ impl Stage {
             effects: Vec::new(),
             heard: String::new(),
             blocked: false,
+            turn: u16::MAX,
         }
     }
 
@@ -166,11 +169,13 @@ impl Stage {
             emulation: None,
             ask_again_s: 5,
             allowance: u32::MAX,
+            turn: self.turn,
             blocked: false,
             out: Batch::new(&mut text, Format::Json),
             effects: &mut effects,
         };
         let done = step(&mut self.session, &mut cx);
+        self.turn = cx.turn;
         if !text.is_empty() {
             self.heard.push_str(std::str::from_utf8(&text).unwrap());
             self.heard.push('\n');

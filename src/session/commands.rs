@@ -44,13 +44,14 @@ impl Session {
     ) -> Result<Progress, Disconnect> {
         loop {
             // What came later does not overtake what is held.
-            if self.is_waiting() || self.is_full() || self.has_held() && !resumed {
+            if self.is_waiting() || self.is_full() || self.has_held() && !resumed || cx.turn == 0 {
                 self.hold(commands, resumed)?;
                 return Ok(Progress::Held);
             }
             let before = commands.clone();
             let Some(command) = commands.next() else { return Ok(Progress::Done) };
             let command = command.map_err(|fault| fault.disconnect())?;
+            cx.turn -= 1;
             if self.must_wait(&command.method, cx) {
                 *commands = before;
                 self.hold(commands, resumed)?;

@@ -257,6 +257,8 @@ pub struct Context<'a> {
     pub emulation: Option<Emulation<'a>>,
     /// How many more commands the client may send now; those that keep a connection alive or end something do not count.
     pub allowance: u32,
+    /// How many more commands of the client this turn of the shard's loop has room for; the next ones are held.
+    pub turn: u16,
     /// The socket has not taken what was written before.
     pub blocked: bool,
     /// How long to wait before the backend is asked again about what expires, seconds.

@@ -15,6 +15,9 @@ pub const HELD_BYTES_MAX: usize = 16 * 1024;
 /// Weight of the commands of one client that owners of channels may have to answer at a time. A subscribe, a
 /// publication, a count of members weigh 1: twice this in one turn of the loop is more than any SDK sends in a round trip.
 pub const UNDER_WAY_MAX: u16 = 64;
+/// Commands of one client in one turn of the shard's loop, whatever becomes of them: those that are answered at once are
+/// never under way.
+pub const TURN_COMMANDS_MAX: u16 = 64;
 /// A subscribe that recovers may be answered with a whole history: eight at a time, so that a reconnecting client with
 /// 128 channels is done in sixteen rounds.
 pub const RECOVERY_WEIGHT: u16 = UNDER_WAY_MAX / 8;

@@ -62,6 +62,29 @@ fn a_client_has_so_many_commands_under_way_and_the_others_wait_in_order() {
 }
 
 #[test]
+fn a_turn_has_room_for_so_many_commands_and_the_others_wait_in_order() {
+    let mut stage = Stage::connected(ConnectAnswer::default());
+    let frame: Vec<_> = (2..7).map(|id| format!(r#"{{"id":{id},"ping":{{}}}}"#)).collect();
+    stage.turn = 2;
+    stage.say(&frame.join("\n")).unwrap();
+    let heard =
+        |stage: &Stage| (2..9).filter(|id| stage.heard.contains(&format!("\"id\":{id}"))).collect::<Vec<_>>();
+    assert_eq!(heard(&stage), [2, 3]);
+    // What comes in the same turn does not overtake them, nor in the next one.
+    stage.say(r#"{"id":7,"ping":{}}"#).unwrap();
+    stage.turn = 2;
+    stage.say(r#"{"id":8,"ping":{}}"#).unwrap();
+    assert_eq!(heard(&stage), [2, 3]);
+    stage.resume();
+    assert_eq!(heard(&stage), [2, 3, 4, 5]);
+    stage.turn = u16::MAX;
+    stage.resume();
+    let ids: Vec<_> = (2..9).map(|id| stage.heard.find(&format!("\"id\":{id}"))).collect();
+    assert!(ids.iter().all(Option::is_some) && ids.is_sorted(), "{}", stage.heard);
+    assert!(!stage.session.has_held());
+}
+
+#[test]
 fn what_is_answered_at_length_waits_for_the_socket_and_keeps_its_place() {
     let mut stage = Stage::connected(ConnectAnswer::default());
     stage.blocked = true;

@@ -44,7 +44,7 @@ mod waits;
 
 pub use commands::Progress;
 pub use context::{Context, Effect, Emulation, Hooks, Rights, SessionEnvironment, SubscribeEffect};
-pub use held::{HELD_BYTES_MAX, READ_WEIGHT, RECOVERY_WEIGHT, UNDER_WAY_MAX};
+pub use held::{HELD_BYTES_MAX, READ_WEIGHT, RECOVERY_WEIGHT, TURN_COMMANDS_MAX, UNDER_WAY_MAX};
 pub use identity::{Identity, Renewal, info_of, shared_info};
 pub use joins::{JoinAnswer, JoinVerdict};
 pub use record::PlaceOf;

@@ -52,21 +52,30 @@ impl Core {
             let allowance = self.commands_allowed(slot);
             let blocked =
                 self.links.connections.get(slot).is_some_and(|connection| connection.link.is_blocked());
+            let turn = self.peers.turn.left(slot);
             let step = |session: &mut Session, cx: &mut Context<'_>| {
                 cx.allowance = allowance;
+                cx.turn = turn;
                 cx.blocked = blocked;
                 let result = session.handle_commands(&mut commands, resumed, cx);
-                (result, allowance - cx.allowance)
+                (result, allowance - cx.allowance, cx.turn)
             };
             // Charged before the effects: those may bring further commands.
-            let outcome = self.with_session_then(slot, step, |core, (result, used)| {
+            let outcome = self.with_session_then(slot, step, |core, (result, used, turn)| {
                 core.charge_commands(slot, used);
+                core.peers.turn.set_left(slot, turn);
                 result
             });
             match outcome {
                 Some(Ok(Progress::More)) => {}
                 Some(Ok(Progress::Done)) => return true,
-                Some(Ok(Progress::Held)) | None => return false,
+                Some(Ok(Progress::Held)) => {
+                    if self.peers.turn.left(slot) == 0 {
+                        self.resume_commands_later(slot);
+                    }
+                    return false;
+                }
+                None => return false,
                 Some(Err(disconnect)) => {
                     self.close(slot, disconnect);
                     return false;
@@ -346,6 +355,7 @@ fn context<'a>(
         // A client counts in whole seconds and waits for ping plus its own delay: never tell it less than it is.
         ping_s: environment.options.ping_interval.as_millis().div_ceil(1000) as u32,
         allowance: u32::MAX,
+        turn: u16::MAX,
         blocked: false,
         ask_again_s,
         carrier: wire.carrier,

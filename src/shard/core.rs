@@ -163,6 +163,7 @@ impl Core {
     pub fn begin(&mut self, now: Time) {
         self.env.set_now(now);
         self.messages.answered_bytes = 0;
+        self.peers.turn.begin();
         self.links.packer.begin();
         self.links.compression.begin();
         self.links.holders.begin();

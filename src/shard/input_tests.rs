@@ -3,6 +3,7 @@
 use super::*;
 use crate::base::budget::Budget;
 use crate::proto::websocket::deflate::CompressionOptions;
+use crate::session::TURN_COMMANDS_MAX;
 use crate::session::permissions::{Deed, Permissions, Who};
 use crate::session::rules::ChannelRules;
 use crate::shard::core_tests::Stage;
@@ -30,6 +31,36 @@ fn stage() -> Stage {
 
 fn said(stage: &mut Stage, kind: &str) -> Vec<u32> {
     (0..stage.connections()).filter(|&slot| stage.taken(slot).contains(kind)).collect()
+}
+
+/// Those that are answered at once are never under way.
+#[test]
+fn a_flood_of_refused_commands_gets_its_share_of_each_turn() {
+    const COUNT: usize = 700;
+    let mut stage = stage();
+    let noisy = stage.client();
+    stage.taken(noisy);
+    let frame: Vec<_> =
+        (0..COUNT).map(|id| format!(r#"{{"id":{},"rpc":{{"method":"x"}}}}"#, id + 2)).collect();
+    stage.long_text(noisy, &frame.join("\n"));
+    let (mut answered, mut turns) = (0, 0);
+    while answered < COUNT {
+        stage.tick();
+        let now = stage.taken(noisy).matches("\"error\"").count();
+        assert!(0 < now && now <= usize::from(TURN_COMMANDS_MAX), "{now} in turn {turns}");
+        answered += now;
+        turns += 1;
+    }
+    assert_eq!((answered, turns), (COUNT, COUNT.div_ceil(TURN_COMMANDS_MAX.into())));
+    // It is read again.
+    assert!(
+        stage
+            .core
+            .links
+            .connections
+            .session(noisy)
+            .is_some_and(|session| !session.has_held() && !session.input_paused)
+    );
 }
 
 #[test]

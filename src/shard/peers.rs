@@ -1,7 +1,7 @@
 //! Participants: their public ids, their number, what they may do in a time, whose commands wait.
 
 use crate::base::ids::ShardId;
-use crate::session::Effect;
+use crate::session::{Effect, TURN_COMMANDS_MAX};
 use crate::shard::client_ids::ClientIds;
 use crate::shard::departures::Departures;
 use crate::shard::directory::Directory;
@@ -46,6 +46,30 @@ impl Crowd {
     }
 }
 
+/// What one client may still get of a turn of the loop. What comes for it in a turn comes together: one is remembered.
+#[derive(Default)]
+pub(in crate::shard) struct Turn {
+    of: Option<u32>,
+    left: u16,
+}
+
+impl Turn {
+    pub fn begin(&mut self) {
+        self.of = None;
+    }
+
+    pub fn left(&self, slot: u32) -> u16 {
+        match self.of == Some(slot) {
+            true => self.left,
+            false => TURN_COMMANDS_MAX,
+        }
+    }
+
+    pub fn set_left(&mut self, slot: u32, left: u16) {
+        *self = Turn { of: Some(slot), left };
+    }
+}
+
 pub(in crate::shard) struct Peers {
     pub client_ids: ClientIds,
     pub directory: Directory,
@@ -54,6 +78,8 @@ pub(in crate::shard) struct Peers {
     pub rates: Option<Box<Rates>>,
     /// Clients whose commands were held and may go on; each at most once.
     pub commands_resuming: Vec<u32>,
+    /// Of the client whose commands were looked at last, how many more this turn has room for.
+    pub turn: Turn,
     /// Connections of tunnels that have gone and still have something for their backend.
     pub draining: Draining,
     /// Clients that are to leave.
@@ -72,6 +98,7 @@ impl Peers {
             clients: Crowd::default(),
             rates: Rates::new(&options.client_limits, &options.rules, options.message_bytes_max),
             commands_resuming: Vec::new(),
+            turn: Turn::default(),
             draining: Draining::default(),
             departures: Departures::default(),
             text: Vec::new(),

@@ -103,7 +103,8 @@ on_both_drivers! {
         for id in 3..20 {
             Frame::text(&format!("{{\"id\":{id},\"rpc\":{{\"method\":\"m\",\"data\":\"{data}\"}}}}")).masked_into(&mut opening);
         }
-        let settings = [("LIMITS_CLIENT_BUFFERS_BYTES_MAX", "24MiB")];
+        // Each of those closed is remembered with half a KiB (`observe.closed_kept`): by design, and not what this is about.
+        let settings = [("LIMITS_CLIENT_BUFFERS_BYTES_MAX", "24MiB"), ("OBSERVE_CLOSED_KEPT", "1000")];
         // What the allocator keeps of pages in which something small is still in use: 10 to 15 MiB stay of 24.
         let stays_bytes_max = 6 * MIB;
         let held = Attack::new("commands held", 32 * MIB);

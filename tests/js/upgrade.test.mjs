@@ -16,16 +16,20 @@ import { lineLoop, pollLoop } from './support/unidirectional.mjs';
 import { file, folder, running, script, upgrade } from './support/upgrade.mjs';
 import { sleep, until } from './support/wait.mjs';
 
-/** Publishes numbers from 1 on to each of the channels, ten at a time, until it is stopped; gives how many. */
-function publisher(daemon, channels, pause) {
+/** Publishes numbers from 1 on to each of the channels, ten at a time and `rate` a second, until it is stopped; gives how many. */
+function publisher(daemon, channels, rate) {
   const state = { stopped: false, failures: [] };
   const done = (async () => {
+    const began = performance.now();
     let published = 0;
+    let calls = 0;
     while (!state.stopped) {
       for (let at = 0; at < channels.length; at += 10) {
         const failed = (error) => state.failures.push(String(error.cause ?? error));
-        await Promise.all(channels.slice(at, at + 10).map((channel) => daemon.publish(channel, published + 1).catch(failed)));
-        await sleep(pause);
+        const some = channels.slice(at, at + 10);
+        await Promise.all(some.map((channel) => daemon.publish(channel, published + 1).catch(failed)));
+        calls += some.length;
+        await sleep(Math.max(0, began + (1000 * calls) / rate - performance.now()));
       }
       published += 1;
     }
@@ -75,7 +79,7 @@ for (const driver of drivers) {
       clients.forEach((client) => Object.values(client.log).forEach((list) => list.splice(0)));
 
       const began = performance.now();
-      const load = publisher(daemon, channels, crowd > 10 ? 10 : 2);
+      const load = publisher(daemon, channels, 500);
       let { pid } = daemon;
       for (let number = 0; number < 10; number += 1) {
         await sleep(100);
@@ -147,7 +151,7 @@ for (const driver of drivers) {
       for (const n of range(400)) await daemon.publish('long', { n, fill });
       clients.forEach((client) => Object.values(client.log).forEach((list) => list.splice(0)));
 
-      const load = publisher(daemon, ['news'], 2);
+      const load = publisher(daemon, ['news'], 500);
       let { pid } = daemon;
       for (let round = 0; round < 3; round += 1) {
         await sleep(100);
@@ -184,7 +188,7 @@ for (const driver of drivers) {
       const daemon = await Daemon.start({ config: own });
       const client = sdk(daemon.ws);
       const seen = (await subscribed(client, 'news')).seen.publications;
-      const load = publisher(daemon, ['news'], 5);
+      const load = publisher(daemon, ['news'], 200);
       const sleeps = script('sleeps', 'exec sleep 60');
       for (const [args, problem] of [
         [['--binary', script('ends', 'exit 7')], /exit code 7/],
@@ -267,7 +271,7 @@ for (const driver of drivers) {
         const client = sdk(daemon.ws);
         const seen = (await subscribed(client, 'news')).seen.publications;
         client.log.connecting.splice(0);
-        const load = publisher(daemon, ['news'], 5);
+        const load = publisher(daemon, ['news'], 200);
         await sleep(50);
         const said = await upgrade(daemon.pid);
         assert.equal(said.code, 1, said.out);

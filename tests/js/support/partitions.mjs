@@ -13,6 +13,7 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { API_KEY, Daemon, configuration, drivers } from './daemon.mjs';
+import { publishing } from './publishing.mjs';
 import { Redis } from './redis.mjs';
 import { forms, sdk, watch } from './sdk.mjs';
 import { sleep, until } from './wait.mjs';
@@ -21,8 +22,6 @@ const each = Number(process.env.TRUNKLINE_PARTITION_CLIENTS ?? 12);
 const isLong = each > 100;
 /** Publishes a second, through all nodes. */
 const RATE = 500;
-/** Publishes that wait for an answer. */
-const WAITING_MAX = 1000;
 /** Nine subscribers each, or what 500 publishes a second come to would be more than one process of clients can read. */
 const channels = Array.from({ length: Math.max(4, Math.round(each / 3)) }, (_, at) => `room${at}`);
 /** Where Redis and Sentinel are: an address of the outer namespace that all nodes reach. */
@@ -30,7 +29,7 @@ const SERVERS = '198.18.0.1';
 
 const sh = (...words) => execFileSync(words[0], words.slice(1).map(String), { stdio: ['ignore', 'pipe', 'pipe'] }).toString();
 const faults = [];
-const report = { clients: 3 * each, published: 0, refused: 0, received: 0, hops: 0, recovered: 0, told: 0, connect_ms: 0 };
+const report = { clients: 3 * each, received: 0, hops: 0, recovered: 0, told: 0, connect_ms: 0 };
 
 /** A namespace with one wire to this one. */
 function place(number) {
@@ -158,27 +157,6 @@ const clients = nodes.flatMap((node, at) => Array.from({ length: each }, (_, num
 await until(() => clients.every(({ log }) => log.last !== undefined), 'all are subscribed');
 
 let stopped = false;
-const publish = (n) => fetch(`${nodes[n % 3].http}/api/publish`, {
-  method: 'POST', signal: AbortSignal.timeout(1500), headers: { 'X-API-Key': API_KEY },
-  body: JSON.stringify({ channel: channels[n % channels.length], data: n }),
-}).then(async (response) => {
-  await response.arrayBuffer();
-  report[response.status === 200 ? 'published' : 'refused'] += 1;
-}, () => { report.refused += 1; });
-/** By the clock, whether others were answered or not: a node that does not answer holds up nobody. */
-const publishing = async () => {
-  const began = performance.now();
-  const waiting = new Set();
-  for (let n = 0; !stopped; n += 1) {
-    const ahead = began + (1000 * n) / RATE - performance.now();
-    // What comes in is read in between, also when this is behind.
-    if (ahead > 0 || n % 10 === 0) await sleep(Math.max(0, ahead));
-    if (waiting.size >= WAITING_MAX) await Promise.race(waiting);
-    const call = publish(n).finally(() => waiting.delete(call));
-    waiting.add(call);
-  }
-  await Promise.all(waiting);
-};
 /** One after the other goes to the next node, as behind a load balancer. */
 const hopping = async () => {
   for (let number = 0; !stopped; number += 1) {
@@ -192,7 +170,8 @@ const hopping = async () => {
   }
 };
 const began = performance.now();
-const all = [hopping(), publishing()];
+const hops = hopping();
+const published = publishing({ nodes: nodes.map((node) => node.http), channels, rate: RATE, key: API_KEY });
 await sleep(1500);
 
 // Cut off, from Redis and from its clients.
@@ -226,7 +205,8 @@ await Promise.all(nodes.map(ready));
 await sleep(1000);
 
 stopped = true;
-await Promise.all(all);
+await hops;
+Object.assign(report, await published());
 report.seconds = Math.round((performance.now() - began) / 1000);
 // Who asked while Redis was away asks again later and later. Told of a loss then, it is behind what was published before.
 await until(() => clients.every(({ log }) => log.state() === 'subscribed'), 'all are subscribed again');
