@@ -70,12 +70,13 @@ impl Core {
     fn deliver_slice(&mut self, index: u32, active: Active, until: u32) -> u32 {
         let stream = self.delivery.followed.get(index).stream();
         let some = stream.between(active.start, active.end).any(Item::is_kept_from_some);
-        match some {
+        let passed_over = match some {
             false => self.append_frames::<false>(index, active, until),
             true => self.append_frames::<true>(index, active, until),
-        }
+        };
         let visited = active.remaining - until;
-        self.env.stats.counters.deliveries_total += u64::from(visited) * (active.end - active.start);
+        self.env.stats.counters.deliveries_total +=
+            u64::from(visited - passed_over) * (active.end - active.start);
         let mut special = std::mem::take(&mut self.delivery.special);
         special.retain(|&(place, slot)| {
             if self.is_held_poll(slot) {
@@ -99,8 +100,9 @@ impl Core {
     }
 
     /// Appends the frames of a batch's classes for the subscribers that get what their class gets; the others are noted.
-    /// `SOME`: something in the batch is kept from some of them.
-    fn append_frames<const SOME: bool>(&mut self, index: u32, active: Active, until: u32) {
+    /// `SOME`: something in the batch is kept from some of them. Gives for how many nothing is in it.
+    fn append_frames<const SOME: bool>(&mut self, index: u32, active: Active, until: u32) -> u32 {
+        let mut passed_over = 0;
         let channel = self.delivery.followed.get(index);
         let subscribers = channel.subscribers();
         let mut batch = Batch::new(active, channel);
@@ -120,12 +122,14 @@ impl Core {
             let deflater = &mut self.links.compression.deflater;
             let Some(frame) = batch.frame(channel, subscriber.class(), &mut self.links.outbox, deflater)
             else {
+                passed_over += 1;
                 continue;
             };
             if let Some(connection) = self.links.connections.get_mut(subscriber.slot()) {
                 self.links.outbox.append(subscriber.slot(), &mut connection.link.chain, frame);
             }
         }
+        passed_over
     }
 
     /// A batch meets a subscriber with a cursor, or one whose frames are its own.

@@ -73,7 +73,12 @@ impl Core {
         let Some(connection) = self.links.connections.get_mut(slot) else { return false };
         let (link, peer) = (&mut connection.link, &mut connection.peer);
         let Some(liveness) = peer.liveness() else { return true };
-        if interval.is_zero() || link.ping_due.near(now) > now {
+        let due = link.ping_due.near(now);
+        if interval.is_zero() || due > now {
+            return true;
+        }
+        if let Some(ticks) = self.handover.ping_delay(slot, due, interval) {
+            link.ping_due = ShortTick::new(now.saturating_add(ticks), now);
             return true;
         }
         let beat = Beat {
