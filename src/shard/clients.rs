@@ -127,13 +127,27 @@ impl Core {
             // What it was owed leaves in this tick, as far as its socket takes it: then it is clear what may follow.
             return self.resume_commands_later(slot);
         }
+        self.take_up_held(slot);
+        self.holds_no_more(slot);
+        self.settle(slot);
+    }
+
+    fn take_up_held(&mut self, slot: u32) {
         while let Some(command) = self.with_session(slot, |session, _| session.next_held()).flatten() {
             if !self.take_commands(slot, &command, true) {
                 break;
             }
         }
-        self.holds_no_more(slot);
-        self.settle(slot);
+    }
+
+    /// The peer leaves. What it said before counts: commands that wait for their turn, and for nothing else, have it
+    /// now. They are few: what is held is bounded.
+    pub fn take_up_last(&mut self, slot: u32) {
+        let waits = self.links.connections.session(slot).is_some_and(|session| session.has_held());
+        if waits && self.env.ending.is_none() {
+            self.peers.turn.set_left(slot, u16::MAX);
+            self.take_up_held(slot);
+        }
     }
 
     /// Pauses reading from a client that has too many commands waiting.

@@ -86,6 +86,7 @@ impl Core {
         if self.in_handshake(slot) && self.links.connections.requests(slot).is_some() {
             self.env.stats.fault(Cause::HandshakeAborted);
         }
+        self.take_up_last(slot);
         if end != End::Finished {
             // It may have left without a word.
             self.env.stats.fault(if end.is_silence() { Cause::PeerTimeout } else { Cause::PeerReset });

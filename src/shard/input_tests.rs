@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::base::budget::Budget;
+use crate::driver::End;
 use crate::proto::websocket::deflate::CompressionOptions;
 use crate::session::TURN_COMMANDS_MAX;
 use crate::session::permissions::{Deed, Permissions, Who};
@@ -61,6 +62,60 @@ fn a_flood_of_refused_commands_gets_its_share_of_each_turn() {
             .session(noisy)
             .is_some_and(|session| !session.has_held() && !session.input_paused)
     );
+}
+
+/// More commands than one turn takes, in frames of ten.
+const SAID: u32 = 2 * TURN_COMMANDS_MAX as u32 + 2;
+
+fn says_much(stage: &mut Stage) -> u32 {
+    let noisy = stage.client();
+    stage.taken(noisy);
+    let said: Vec<_> = (0..SAID).map(|n| format!(r#"{{"send":{{"data":{n}}}}}"#)).collect();
+    for frame in said.chunks(10) {
+        stage.long_text(noisy, &frame.join("\n"));
+    }
+    assert_eq!(heard(stage), u64::from(TURN_COMMANDS_MAX), "the rest waits for its turn");
+    noisy
+}
+
+/// One-way messages that were taken up.
+fn heard(stage: &Stage) -> u64 {
+    stage.core.env.stats.counters.client_messages_dropped_total
+}
+
+#[test]
+fn who_says_much_and_leaves_has_said_all_of_it() {
+    type Leave = fn(&mut Stage, u32);
+    let ways: [Leave; 3] = [
+        |stage, slot| stage.core.handle_ended(slot, End::Finished),
+        |stage, slot| stage.core.handle_ended(slot, End::Broken(libc::ECONNRESET)),
+        |stage, slot| stage.frame(slot, 8, &1000_u16.to_be_bytes()),
+    ];
+    for leave in ways {
+        let mut stage = stage();
+        let noisy = says_much(&mut stage);
+        leave(&mut stage, noisy);
+        assert_eq!(heard(&stage), u64::from(SAID));
+        stage.tick();
+        assert!(!stage.is_open(noisy));
+    }
+}
+
+/// What is held may be the end of its client: then its Close frame answers ours.
+#[test]
+fn a_last_word_that_is_refused_ends_the_connection_once() {
+    let mut stage = stage();
+    let noisy = says_much(&mut stage);
+    stage.text(noisy, r#"{"id":2,"connect":{}}"#);
+    stage.frame(noisy, 8, &1000_u16.to_be_bytes());
+    assert_eq!(heard(&stage), u64::from(SAID));
+    stage.tick();
+    let taken = stage.taken(noisy);
+    assert!(
+        taken.ends_with(&*Disconnect::BAD_REQUEST.reason),
+        "our Close frame and nothing behind it: {taken}"
+    );
+    assert!(!stage.is_open(noisy));
 }
 
 #[test]

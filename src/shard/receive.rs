@@ -170,6 +170,17 @@ impl Core {
             }
             Message::Pong(_) => {}
             Message::Close { code, reason } => {
+                self.take_up_last(slot);
+                if !self
+                    .links
+                    .connections
+                    .get(slot)
+                    .is_some_and(|connection| connection.peer.is_in_protocol())
+                {
+                    // One of them was its end: this answers our Close frame.
+                    self.set_ending(slot, ClosingEnd::Both);
+                    return Outcome::Left;
+                }
                 self.part_tunnel(slot, code.unwrap_or(1005), reason, true);
                 // RFC 6455 section 5.5.1: the answer echoes the code; without one it has none either.
                 let mut frame = Vec::new();
@@ -218,22 +229,24 @@ impl Core {
         });
         while !bytes.is_empty() {
             match decoder.decode(bytes) {
-                Ok((_, Some(Message::Close { .. }))) => {
-                    link.phase = Phase::Closing(ClosingEnd::Both);
-                    self.links.finishing.push(slot);
-                    return;
-                }
+                Ok((_, Some(Message::Close { .. }))) => return self.set_ending(slot, ClosingEnd::Both),
                 Ok((consumed, _)) => bytes = &mut bytes[consumed..],
                 // Nothing more can be understood of it: FIN, and whatever the peer makes of that.
-                Err(_) => {
-                    link.phase = Phase::Closing(ClosingEnd::Fin);
-                    self.links.finishing.push(slot);
-                    return;
-                }
+                Err(_) => return self.set_ending(slot, ClosingEnd::Fin),
             }
         }
         if !decoder.is_idle() {
             link.decoder = Some(decoder);
+        }
+    }
+
+    /// The peer's Close frame is not awaited any longer.
+    fn set_ending(&mut self, slot: u32, end: ClosingEnd) {
+        if let Some(connection) = self.links.connections.get_mut(slot)
+            && connection.link.phase == Phase::Closing(ClosingEnd::PeersClose)
+        {
+            connection.link.phase = Phase::Closing(end);
+            self.links.finishing.push(slot);
         }
     }
 
