@@ -434,6 +434,42 @@ impl SinceRecord {
     }
 }
 
+impl PeerState {
+    /// What it is subscribed to, or will be.
+    pub fn subs(&self) -> &[SubRecord] {
+        match self {
+            PeerState::Client(client) => &client.subs,
+            PeerState::Unidirectional(uni) => &uni.subs,
+            _ => &[],
+        }
+    }
+
+    /// The answer of a channel's owner is on its way, from outside of this node.
+    pub fn awaits_join(&self) -> bool {
+        self.subs().iter().any(|sub| sub.pending.is_some())
+    }
+
+    /// What the backend of a tunnel that has gone still has to hear.
+    pub fn farewell(&self) -> Option<(&TunnelRecord, &FarewellRecord)> {
+        match self {
+            PeerState::Tunnel(tunnel) => Some((tunnel, tunnel.farewell.as_ref()?)),
+            _ => None,
+        }
+    }
+
+    pub fn user(&self) -> Option<&UserName> {
+        match self {
+            PeerState::Client(client) => client.identity.as_ref()?.user.as_ref(),
+            PeerState::Unidirectional(uni) => uni.identity.as_ref()?.user.as_ref(),
+            PeerState::Tunnel(tunnel) => match &tunnel.stage {
+                TunnelStageRecord::Asking(asking) => asking.admission.as_ref()?.user.as_ref(),
+                _ => tunnel.user.as_ref(),
+            },
+            _ => None,
+        }
+    }
+}
+
 impl Record for PeerRecord {
     const KIND: Kind = Kind::Peer;
 }

@@ -215,6 +215,7 @@ impl Stage {
 
     /// The same of up to 64 KiB.
     pub fn long_text(&mut self, slot: u32, text: &str) {
+        assert!((126..1 << 16).contains(&text.len()), "a shorter frame has another head");
         let length = (text.len() as u16).to_be_bytes();
         let head = [0x81, 0x80 | 126, length[0], length[1], 0, 0, 0, 0];
         self.receive(slot, [&head, text.as_bytes()].concat());

@@ -64,8 +64,8 @@ fn a_flood_of_refused_commands_gets_its_share_of_each_turn() {
     );
 }
 
-/// More commands than one turn takes, in frames of ten.
-const SAID: u32 = 2 * TURN_COMMANDS_MAX as u32 + 2;
+/// More commands than one turn takes, in whole frames of ten.
+const SAID: u32 = (2 * TURN_COMMANDS_MAX as u32).next_multiple_of(10);
 
 fn says_much(stage: &mut Stage) -> u32 {
     let noisy = stage.client();

@@ -171,12 +171,7 @@ impl Core {
             Message::Pong(_) => {}
             Message::Close { code, reason } => {
                 self.take_up_last(slot);
-                if !self
-                    .links
-                    .connections
-                    .get(slot)
-                    .is_some_and(|connection| connection.peer.is_in_protocol())
-                {
+                if !self.is_in_protocol(slot) {
                     // One of them was its end: this answers our Close frame.
                     self.set_ending(slot, ClosingEnd::Both);
                     return Outcome::Left;
@@ -191,14 +186,16 @@ impl Core {
                 self.leave_protocol(slot, frame.into(), ClosingEnd::Both);
             }
         }
-        match self.links.connections.get(slot) {
-            Some(connection) if connection.peer.is_in_protocol() => {
-                self.pause_if_indebted(slot);
-                self.pause_if_holding(slot);
-                Outcome::Goes
-            }
-            _ => Outcome::Left,
+        if !self.is_in_protocol(slot) {
+            return Outcome::Left;
         }
+        self.pause_if_indebted(slot);
+        self.pause_if_holding(slot);
+        Outcome::Goes
+    }
+
+    fn is_in_protocol(&self, slot: u32) -> bool {
+        self.links.connections.get(slot).is_some_and(|connection| connection.peer.is_in_protocol())
     }
 
     fn handle_frame_fault(&mut self, slot: u32, fault: WsFault) {

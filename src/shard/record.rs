@@ -18,7 +18,7 @@ use crate::session::Sub;
 use crate::shard::Shard;
 use crate::shard::admitted::Standing;
 use crate::shard::core::Core;
-use crate::shard::link::{ClosingEnd, Link, Phase};
+use crate::shard::link::{Link, Phase};
 use crate::shard::peer::Peer;
 use crate::shard::timers::{TICK_MS, TimerTick, tick_of};
 
@@ -86,9 +86,7 @@ impl Core {
         let now = self.env.now;
         let name_of = |channel: ChannelIndex| self.delivery.followed.get(channel).name.clone();
         let state = match link.phase {
-            Phase::Closing(ClosingEnd::PeersClose) => PeerState::ClosingPeersClose,
-            Phase::Closing(ClosingEnd::Fin) => PeerState::ClosingFin,
-            Phase::Closing(ClosingEnd::Both) => PeerState::ClosingBoth,
+            Phase::Closing(end) => end.to_record(),
             Phase::Open => peer.to_record(&name_of, &|tunnel| self.tunnel_name(tunnel).into(), now)?,
             Phase::Gone => return None,
         };

@@ -14,9 +14,8 @@ use crate::hub::places::{UserLimit, Verdict};
 use crate::layer::Sealed;
 use crate::proto::websocket::{Decoder, Role};
 use crate::record::{
-    self, CertificateRecord, ChannelRecord, IdentityRecord, KeysPart, Kind, LinkRecord, LogPart, MembersPart,
-    PeerRecord, PeerState, RecordFault, ShardRecord, StreamRecord, SubRecord, TunnelRecord,
-    TunnelStageRecord, Unread, UserRecord,
+    self, CertificateRecord, ChannelRecord, KeysPart, Kind, LinkRecord, LogPart, MembersPart, PeerRecord,
+    RecordFault, ShardRecord, StreamRecord, SubRecord, TunnelRecord, Unread, UserRecord,
 };
 use crate::session::Sub;
 use crate::session::tunnel::Tunnel;
@@ -31,7 +30,7 @@ use crate::shard::events::Life;
 use crate::shard::handover::destination::{take_number, take_stream_head};
 use crate::shard::handover::order::{Parcel, ParcelKind, Said};
 use crate::shard::handover::state::{Adopting, Leaver, Stage};
-use crate::shard::link::{ClosingEnd, PendingOutput, Phase};
+use crate::shard::link::{PendingOutput, Phase};
 use crate::shard::look::transport_of;
 use crate::shard::mailbox::ShardMessage;
 use crate::shard::options::ShardOptions;
@@ -206,32 +205,15 @@ impl Core {
     /// A peer without a socket: one that its tunnel's backend still has to hear of, or one that stayed behind.
     fn adopt_departed(&mut self, record: PeerRecord) -> Outcome {
         let conn = ConnId::from_bits(record.number);
-        if let PeerState::Tunnel(tunnel) = &record.state
-            && let Some(farewell) = &tunnel.farewell
-        {
+        if let Some((tunnel, farewell)) = record.state.farewell() {
             let (code, reason) = (farewell.code, farewell.reason.clone());
             let tunnel = Box::new(self.adopt_tunnel(tunnel)?);
             self.peers.draining.bytes += tunnel.waiting().1;
             self.peers.draining.connections.insert(conn, Drained { tunnel, address: None, code, reason });
             return Ok(());
         }
-        let names = |subs: &[SubRecord]| subs.iter().map(|sub| sub.channel.clone()).collect();
-        let user_of = |identity: Option<IdentityRecord>| identity.and_then(|identity| identity.user);
-        let (channels, user) = match record.state {
-            PeerState::Client(client) => (names(&client.subs), user_of(client.identity)),
-            PeerState::Unidirectional(uni) => (names(&uni.subs), user_of(uni.identity)),
-            PeerState::Tunnel(tunnel) => {
-                let user = match tunnel.stage {
-                    TunnelStageRecord::Asking(asking) => {
-                        asking.admission.and_then(|admission| admission.user)
-                    }
-                    _ => tunnel.user,
-                };
-                (Vec::new(), user)
-            }
-            _ => return Ok(()),
-        };
-        let user = user.filter(|_| record.of_user);
+        let channels = record.state.subs().iter().map(|sub| sub.channel.clone()).collect();
+        let user = record.state.user().filter(|_| record.of_user).cloned();
         if let Some(adopting) = self.handover.adopting() {
             adopting.leavers.push(Leaver { conn, channels, user });
         }
@@ -324,12 +306,7 @@ impl Core {
     fn adopt_link(&self, record: &LinkRecord, peer: &PeerRecord, connection: &mut Connection) -> Outcome {
         let now = self.env.now;
         let link = &mut connection.link;
-        link.phase = match peer.state {
-            PeerState::ClosingPeersClose => Phase::Closing(ClosingEnd::PeersClose),
-            PeerState::ClosingFin => Phase::Closing(ClosingEnd::Fin),
-            PeerState::ClosingBoth => Phase::Closing(ClosingEnd::Both),
-            _ => Phase::Open,
-        };
+        link.phase = Phase::of_record(&peer.state);
         link.set_seated();
         link.restore_compression(record.deflate);
         link.set_awaits_pong(peer.awaits_pong);

@@ -2,7 +2,7 @@
 
 use crate::base::ids::{ConnId, Offset, ShardId, Sock};
 use crate::driver::Driver;
-use crate::record::{self, BookRecord, PeerRecord, PeerState, Record, RecordFault, ShardRecord, SubRecord};
+use crate::record::{self, BookRecord, PeerRecord, Record, RecordFault, ShardRecord};
 use crate::shard::Shard;
 use crate::shard::core::Core;
 use crate::shard::handover::destination::{PEER_BYTES, put_number, stream_head};
@@ -212,7 +212,7 @@ impl Core {
         let sealed =
             link.is_layered() && self.links.layers.get(slot).is_none_or(|at| at.to_record().is_none());
         let Some(mut record) = self.peer_record(slot) else { return Ok(Leaves::Alone) };
-        if !link.seated() || link.awaits_proxy() || sealed || awaits_join(&record.state) {
+        if !link.seated() || link.awaits_proxy() || sealed || record.state.awaits_join() {
             if !known {
                 return Ok(Leaves::Alone);
             }
@@ -243,16 +243,6 @@ impl Core {
             self.links.actions.push(crate::shard::links::Action::GiveUp(slot));
         }
         self.end(crate::base::fault::Disconnect::SHUTDOWN);
-    }
-}
-
-/// The answer of a channel's owner is on its way, from outside of this node.
-fn awaits_join(state: &PeerState) -> bool {
-    let pending = |subs: &[SubRecord]| subs.iter().any(|sub| sub.pending.is_some());
-    match state {
-        PeerState::Client(client) => pending(&client.subs),
-        PeerState::Unidirectional(uni) => pending(&uni.subs),
-        _ => false,
     }
 }
 

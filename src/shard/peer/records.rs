@@ -8,10 +8,10 @@ use crate::base::ids::ChannelName;
 use crate::base::time::Time;
 use crate::hub::followed::ChannelIndex;
 use crate::record::{PeerState, RecordFault, RequestsRecord, TunnelRecord};
-use crate::session::{PlaceOf, Session};
-
 use crate::session::tunnel::Tunnel;
 use crate::session::unidirectional::Unidirectional;
+use crate::session::{PlaceOf, Session};
+use crate::shard::link::{ClosingEnd, Phase};
 use crate::shard::peer::{Kind, Peer};
 use crate::shard::requests::Http;
 
@@ -67,5 +67,28 @@ impl Peer {
             PeerState::ClosingPeersClose | PeerState::ClosingFin | PeerState::ClosingBoth => Kind::Nobody,
         };
         Ok(())
+    }
+}
+
+impl ClosingEnd {
+    /// A connection whose peer has left, and that ends so.
+    pub fn to_record(self) -> PeerState {
+        match self {
+            ClosingEnd::PeersClose => PeerState::ClosingPeersClose,
+            ClosingEnd::Fin => PeerState::ClosingFin,
+            ClosingEnd::Both => PeerState::ClosingBoth,
+        }
+    }
+}
+
+impl Phase {
+    /// That of a connection whose peer was in this state.
+    pub fn of_record(state: &PeerState) -> Phase {
+        match state {
+            PeerState::ClosingPeersClose => Phase::Closing(ClosingEnd::PeersClose),
+            PeerState::ClosingFin => Phase::Closing(ClosingEnd::Fin),
+            PeerState::ClosingBoth => Phase::Closing(ClosingEnd::Both),
+            _ => Phase::Open,
+        }
     }
 }
