@@ -208,7 +208,7 @@ impl Session {
     fn handle_connect(
         &mut self,
         id: u32,
-        mut connect: command::Connect<'_>,
+        mut connect: Box<command::Connect<'_>>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         if !matches!(self.phase, Phase::Fresh | Phase::Refused) || id == 0 {
@@ -287,7 +287,7 @@ impl Session {
     fn handle_subscribe(
         &mut self,
         id: u32,
-        mut subscribe: command::Subscribe<'_>,
+        mut subscribe: Box<command::Subscribe<'_>>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         /// The client would rather be refused than subscribe without what it missed.

@@ -28,30 +28,40 @@ impl std::error::Error for CommandFault {}
 
 /// What an application says, opaque here: JSON everywhere but in the publications of a namespace of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Data<'a> {
-    written: &'a [u8],
-    json: Option<&'a str>,
+pub struct Data<'a>(Written<'a>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Written<'a> {
+    /// One value, with whitespace around it or not.
+    Json(&'a str),
+    Bytes(&'a [u8]),
 }
 
 impl<'a> Data<'a> {
-    /// A value that has been read as JSON, and stands alone.
+    /// Text that has been read as one JSON value.
     pub(super) fn of_json(text: &'a str) -> Data<'a> {
-        Data { written: text.as_bytes(), json: Some(text) }
+        Data(Written::Json(text))
     }
 
-    /// Bytes of any kind; `json` is the one value that they are, if they are one.
-    pub(super) fn of_bytes(written: &'a [u8], json: Option<&'a str>) -> Data<'a> {
-        Data { written, json }
+    /// Bytes that are not JSON.
+    pub(super) fn of_bytes(bytes: &'a [u8]) -> Data<'a> {
+        Data(Written::Bytes(bytes))
     }
 
     /// Checked JSON as it was written, without the whitespace around it. `None`: it is none.
     pub fn as_json(self) -> Option<&'a str> {
-        self.json
+        match self.0 {
+            Written::Json(text) => Some(text.trim_matches([' ', '\n', '\r', '\t'])),
+            Written::Bytes(_) => None,
+        }
     }
 
     /// Exactly what was written.
     pub fn as_bytes(self) -> &'a [u8] {
-        self.written
+        match self.0 {
+            Written::Json(text) => text.as_bytes(),
+            Written::Bytes(bytes) => bytes,
+        }
     }
 }
 
@@ -67,8 +77,8 @@ pub struct Command<'a> {
 /// require what it needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Method<'a> {
-    Connect(Connect<'a>),
-    Subscribe(Subscribe<'a>),
+    Connect(Box<Connect<'a>>),
+    Subscribe(Box<Subscribe<'a>>),
     Unsubscribe {
         channel: Cow<'a, str>,
     },
@@ -105,6 +115,9 @@ pub enum Method<'a> {
     /// Its payload is not JSON, which Protobuf cannot tell: refused by itself, the frame is sound.
     NotJson,
 }
+
+// It is moved several times on its way: what is large is rare and boxed, so that a pong costs no more than it is.
+const _: () = assert!(size_of::<Command<'_>>() <= 96);
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connect<'a> {

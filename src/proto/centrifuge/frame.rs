@@ -43,14 +43,10 @@ impl Format {
 /// Every fault is the peer's and ends the connection, see [`CommandFault::disconnect`]. A frame that holds no command at
 /// all is a fault as well. Text that is not UTF-8 anywhere in a frame of JSON refuses the whole of it.
 pub fn decode_frame(format: Format, payload: &[u8]) -> Commands<'_> {
-    let (source, fault) = match format {
-        Format::Protobuf => (Source::Protobuf(payload), None),
-        Format::Json => match std::str::from_utf8(payload) {
-            Ok(text) => (Source::Json(Scanner::new(text)), None),
-            Err(_) => (Source::Json(Scanner::new("")), Some(CommandFault("frame is not UTF-8"))),
-        },
-    };
-    Commands { source, decoded: 0, fault, ended: false }
+    match format {
+        Format::Protobuf => Commands::new(Source::Protobuf(payload)),
+        Format::Json => Commands::of_json(payload, json::command),
+    }
 }
 
 /// The connect of a unidirectional client, in JSON: what the command `connect` of another one has, alone.
@@ -58,10 +54,9 @@ pub fn decode_frame(format: Format, payload: &[u8]) -> Commands<'_> {
 /// # Errors
 /// As of [`decode_frame`], and for more than one object.
 pub fn decode_connect(payload: &[u8]) -> Commands<'_> {
-    let commands = decode_frame(Format::Json, payload);
-    match commands.source {
-        Source::Json(scanner) => Commands { source: Source::Connect(scanner), ..commands },
-        _ => commands,
+    Commands {
+        most: (1, CommandFault("more than a connect")),
+        ..Commands::of_json(payload, json::lone_connect)
     }
 }
 
@@ -70,66 +65,84 @@ pub fn decode_connect(payload: &[u8]) -> Commands<'_> {
 pub struct Commands<'a> {
     source: Source<'a>,
     decoded: usize,
+    /// So many commands, and what is wrong with more.
+    most: (usize, CommandFault),
     fault: Option<CommandFault>,
     ended: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Source<'a> {
-    Json(Scanner<'a>),
+    /// With what reads one object of it.
+    Json(Scanner<'a>, fn(&mut Scanner<'a>) -> Result<Command<'a>, CommandFault>),
     Protobuf(&'a [u8]),
-    /// One connect.
-    Connect(Scanner<'a>),
 }
 
 impl<'a> Iterator for Commands<'a> {
     type Item = Result<Command<'a>, CommandFault>;
 
+    // A command is written where the caller has it. Copied when it has just been written, a pong takes twice as long; so what
+    // decodes ends the frame at a fault, and nobody has to look at what was decoded.
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
-            return None;
+        match self.is_ahead() {
+            Ok(true) => {}
+            Ok(false) => return None,
+            Err(fault) => return Some(Err(fault)),
         }
-        let decoded = if let Some(fault) = self.fault {
-            Err(fault)
-        } else if self.source.at_end() {
-            self.ended = true;
-            if self.decoded > 0 {
-                return None;
-            }
-            Err(CommandFault("frame without a command"))
-        } else if self.decoded == COMMANDS_PER_FRAME_MAX {
-            Err(CommandFault("too many commands in one frame"))
-        } else {
-            match &mut self.source {
-                Source::Json(scanner) => json::command(scanner),
-                Source::Protobuf(rest) => protobuf::command(rest),
-                Source::Connect(_) if self.decoded > 0 => Err(CommandFault("more than a connect")),
-                Source::Connect(scanner) => json::lone_connect(scanner),
-            }
-        };
-        self.decoded += 1;
-        self.ended |= decoded.is_err();
-        Some(decoded)
+        match &mut self.source {
+            Source::Json(scanner, object) => Some(object(scanner)),
+            Source::Protobuf(rest) => Some(protobuf::command(rest)),
+        }
     }
 }
 
 impl std::iter::FusedIterator for Commands<'_> {}
 
 impl<'a> Commands<'a> {
+    fn new(source: Source<'a>) -> Commands<'a> {
+        let most = (COMMANDS_PER_FRAME_MAX, CommandFault("too many commands in one frame"));
+        Commands { source, decoded: 0, most, fault: None, ended: false }
+    }
+
+    fn of_json(
+        payload: &'a [u8],
+        object: fn(&mut Scanner<'a>) -> Result<Command<'a>, CommandFault>,
+    ) -> Commands<'a> {
+        let text = std::str::from_utf8(payload);
+        let fault = text.is_err().then_some(CommandFault("frame is not UTF-8"));
+        Commands { fault, ..Commands::new(Source::Json(Scanner::new(text.unwrap_or_default()), object)) }
+    }
+
+    /// Whether another command is to be decoded. A fault is the last thing that comes.
+    fn is_ahead(&mut self) -> Result<bool, CommandFault> {
+        if self.ended {
+            return Ok(false);
+        }
+        let at_end = match &mut self.source {
+            Source::Json(scanner, _) => scanner.at_end(),
+            Source::Protobuf(rest) => rest.is_empty(),
+        };
+        let (most, too_many) = self.most;
+        let fault = match self.fault {
+            Some(fault) => fault,
+            None if at_end && self.decoded == 0 => CommandFault("frame without a command"),
+            None if !at_end && self.decoded == most => too_many,
+            None => {
+                self.ended = at_end;
+                self.decoded += 1;
+                return Ok(!at_end);
+            }
+        };
+        self.ended = true;
+        Err(fault)
+    }
+
     /// What has not been decoded yet, a frame of its own: for a caller that must keep the rest for later.
     pub fn remaining(&self) -> &'a [u8] {
         match &self.source {
-            Source::Json(scanner) | Source::Connect(scanner) => scanner.remaining().as_bytes(),
+            Source::Json(scanner, _) => scanner.remaining().as_bytes(),
             Source::Protobuf(rest) => rest,
-        }
-    }
-}
-
-impl Source<'_> {
-    fn at_end(&mut self) -> bool {
-        match self {
-            Source::Json(scanner) | Source::Connect(scanner) => scanner.at_end(),
-            Source::Protobuf(rest) => rest.is_empty(),
         }
     }
 }

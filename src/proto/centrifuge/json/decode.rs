@@ -9,12 +9,15 @@ use crate::proto::centrifuge::command::{
     by_channel,
 };
 
-/// The next object of a frame.
+/// The next object of a frame. At a fault the frame ends.
 pub(in crate::proto::centrifuge) fn command<'a>(
     scanner: &mut Scanner<'a>,
 ) -> Result<Command<'a>, CommandFault> {
+    if scanner.empty_object() {
+        return Ok(Command { id: 0, method: Method::Pong });
+    }
     let (mut id, mut method, mut seen) = (0u32, None, Seen::default());
-    scanner.object(|scanner, key| {
+    let read = scanner.object(|scanner, key| {
         let Some(place) = METHODS.iter().position(|&(name, _)| name == key) else {
             if key == "id" {
                 seen.once(METHODS.len())?;
@@ -31,7 +34,11 @@ pub(in crate::proto::centrifuge) fn command<'a>(
             None => Ok(()),
             Some(_) => Err(CommandFault("more than one method in a command")),
         }
-    })?;
+    });
+    if let Err(fault) = read {
+        scanner.end();
+        return Err(fault);
+    }
     let method = match method {
         Some(Method::Send { data }) => Method::Send { data },
         _ if id == 0 => Method::Pong,
@@ -45,7 +52,8 @@ pub(in crate::proto::centrifuge) fn command<'a>(
 pub(in crate::proto::centrifuge) fn lone_connect<'a>(
     scanner: &mut Scanner<'a>,
 ) -> Result<Command<'a>, CommandFault> {
-    Ok(Command { id: 1, method: connect(scanner)? })
+    let method = connect(scanner).inspect_err(|_| scanner.end())?;
+    Ok(Command { id: 1, method })
 }
 
 /// The node, the session, and the commands as text.
@@ -74,7 +82,11 @@ type Decode = for<'a> fn(&mut Scanner<'a>) -> Result<Method<'a>, CommandFault>;
 /// The methods by their key, the frequent ones first.
 const METHODS: [(&str, Decode); 12] = [
     ("publish", publish),
-    ("subscribe", |scanner| subscribe(scanner).map(Method::Subscribe)),
+    ("subscribe", |scanner| {
+        let mut sub = Box::default();
+        subscribe(scanner, &mut sub)?;
+        Ok(Method::Subscribe(sub))
+    }),
     ("rpc", rpc),
     ("send", send),
     ("connect", connect),
@@ -88,7 +100,7 @@ const METHODS: [(&str, Decode); 12] = [
 ];
 
 fn connect<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {
-    let (mut connect, mut seen) = (Connect::default(), Seen::default());
+    let (mut connect, mut seen) = (Box::<Connect<'_>>::default(), Seen::default());
     scanner.object(|scanner, key| match key {
         "token" => seen.once(0).and_then(|()| scanner.text(&mut connect.token)),
         "data" => seen.once(1).and_then(|()| payload(scanner, &mut connect.data)),
@@ -122,7 +134,10 @@ fn subs<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(Cow<'a, str>, Since<'a>)>,
         if subs.len() == CONNECT_SUBS_MAX {
             return Err(CommandFault("too many subscriptions in a connect"));
         }
-        let sub = if scanner.null() { Subscribe::default() } else { subscribe(scanner)? };
+        let mut sub = Subscribe::default();
+        if !scanner.null() {
+            subscribe(scanner, &mut sub)?;
+        }
         subs.push((channel, Since { recover: sub.recover, offset: sub.offset, epoch: sub.epoch }));
         Ok(())
     })?;
@@ -130,8 +145,8 @@ fn subs<'a>(scanner: &mut Scanner<'a>) -> Result<Vec<(Cow<'a, str>, Since<'a>)>,
     Ok(subs)
 }
 
-fn subscribe<'a>(scanner: &mut Scanner<'a>) -> Result<Subscribe<'a>, CommandFault> {
-    let (mut sub, mut seen) = (Subscribe::default(), Seen::default());
+fn subscribe<'a>(scanner: &mut Scanner<'a>, sub: &mut Subscribe<'a>) -> Result<(), CommandFault> {
+    let mut seen = Seen::default();
     scanner.object(|scanner, key| match key {
         "channel" => seen.once(0).and_then(|()| scanner.text(&mut sub.channel)),
         "token" => seen.once(1).and_then(|()| scanner.text(&mut sub.token)),
@@ -153,8 +168,7 @@ fn subscribe<'a>(scanner: &mut Scanner<'a>) -> Result<Subscribe<'a>, CommandFaul
             Ok(())
         }
         _ => scanner.value().map(drop),
-    })?;
-    Ok(sub)
+    })
 }
 
 fn publish<'a>(scanner: &mut Scanner<'a>) -> Result<Method<'a>, CommandFault> {

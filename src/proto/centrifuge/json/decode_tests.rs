@@ -84,8 +84,8 @@ fn subscribe() {
         filter: None,
         kind: 0,
     };
-    assert_eq!(one(frame), Command { id: 2, method: Method::Subscribe(expected) });
-    assert_eq!(method(r#"{"id":2,"subscribe":{}}"#), Method::Subscribe(Subscribe::default()));
+    assert_eq!(one(frame), Command { id: 2, method: Method::Subscribe(Box::new(expected)) });
+    assert_eq!(method(r#"{"id":2,"subscribe":{}}"#), Method::Subscribe(Box::default()));
     let Method::Subscribe(unsupported) = method(r#"{"id":2,"subscribe":{"tf":{"op":"eq"},"type":1}}"#) else {
         panic!()
     };

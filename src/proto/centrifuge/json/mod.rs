@@ -11,4 +11,4 @@ pub(in crate::proto) mod write;
 
 pub(super) use decode::{command, emulation, lone_connect};
 pub(super) use encode::{encode_bare_push, encode_connect_push, encode_push, encode_reply, write_presence};
-pub(super) use scan::{Scanner, whole_value};
+pub(super) use scan::{Scanner, one_value};

@@ -13,12 +13,13 @@ pub(super) const JSON_DEPTH_MAX: usize = 512;
 
 type Scanned<T> = Result<T, CommandFault>;
 
-/// The one JSON value that `bytes` are, without the whitespace around it.
-pub(in crate::proto::centrifuge) fn whole_value(bytes: &[u8]) -> Option<&str> {
-    let mut scanner = Scanner::new(std::str::from_utf8(bytes).ok()?);
+/// `bytes` as text, if they are one JSON value, with whitespace around it or not.
+pub(in crate::proto::centrifuge) fn one_value(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let mut scanner = Scanner::new(text);
     scanner.space();
-    let value = scanner.value().ok()?;
-    scanner.at_end().then_some(value)
+    scanner.value().ok()?;
+    scanner.at_end().then_some(text)
 }
 
 /// A position in JSON text. Every method reads one thing and stops behind it.
@@ -41,6 +42,18 @@ impl<'a> Scanner<'a> {
     pub(in crate::proto::centrifuge) fn at_end(&mut self) -> bool {
         self.space();
         self.at == self.text.len()
+    }
+
+    /// Takes nothing more of the text.
+    pub(super) fn end(&mut self) {
+        self.at = self.text.len();
+    }
+
+    /// Takes an object without anything in it, if it is written in the shortest way.
+    pub(super) fn empty_object(&mut self) -> bool {
+        let empty = self.rest().starts_with(b"{}");
+        self.at += if empty { 2 } else { 0 };
+        empty
     }
 
     /// An object: `field` is called with each key and must read its value.

@@ -25,9 +25,12 @@ impl From<CommandFault> for Flaw {
 
 type Decoded<T> = Result<T, Flaw>;
 
-/// The next message of a frame: an empty one is the answer to a ping.
+/// The next message of a frame: an empty one is the answer to a ping. At a fault the frame ends.
 pub(in crate::proto::centrifuge) fn command<'a>(frame: &mut &'a [u8]) -> Result<Command<'a>, CommandFault> {
-    let message = delimited(frame)?;
+    delimited(frame).and_then(one_command).inspect_err(|_| *frame = &[])
+}
+
+fn one_command(message: &[u8]) -> Result<Command<'_>, CommandFault> {
     let (mut id, mut asked, mut seen) = (0u32, None, Seen::default());
     each_field(message, |number, value| match number {
         1 => {
@@ -82,8 +85,8 @@ pub(in crate::proto::centrifuge) fn emulation(message: &[u8]) -> Result<Emulatio
 
 fn method(number: u64, message: &[u8]) -> Decoded<Method<'_>> {
     Ok(match number {
-        4 => Method::Connect(connect(message)?),
-        5 => Method::Subscribe(subscribe(message)?),
+        4 => Method::Connect(Box::new(connect(message)?)),
+        5 => Method::Subscribe(Box::new(subscribe(message)?)),
         6 => Method::Unsubscribe { channel: only_text(message)? },
         7 => Method::Publish(publish(message)?),
         8 => Method::Presence { channel: only_text(message)? },
@@ -280,7 +283,11 @@ fn entry<'a>(value: Value<'a>) -> Decoded<(Cow<'a, str>, Option<Value<'a>>)> {
 /// Empty bytes are no payload: Protobuf does not tell the two apart.
 fn any_payload(value: Value<'_>) -> Decoded<Option<Data<'_>>> {
     let bytes = value.bytes()?;
-    Ok((!bytes.is_empty()).then(|| Data::of_bytes(bytes, json::whole_value(bytes))))
+    Ok(match (bytes, json::one_value(bytes)) {
+        ([], _) => None,
+        (_, Some(text)) => Some(Data::of_json(text)),
+        (_, None) => Some(Data::of_bytes(bytes)),
+    })
 }
 
 /// The same where it must be JSON.
