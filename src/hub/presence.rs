@@ -311,15 +311,28 @@ impl KnownMembers {
 
     /// Whether it was there already.
     fn insert(&mut self, conn: ConnId, info: Arc<ClientInfo>, shown: Visibility, hash: &RandomState) -> bool {
-        let again = self.remove(conn).is_some();
         if !shown.at_all() {
+            let again = self.remove(conn).is_some();
             self.rare.get_or_insert_default().unseen.insert(conn, (), hash);
             return again;
         }
+        let before = self.infos.insert(conn, Arc::clone(&info));
+        if let Some(before) = &before
+            && self.shown_as(conn).listed
+        {
+            self.unlist(&before.user);
+        }
+        let mut again = before.is_some();
         if shown != self.usual {
             self.rare.get_or_insert_default().unusual.insert(conn, shown, hash);
         }
-        self.infos.insert(conn, Arc::clone(&info));
+        if let Some(rare) = &mut self.rare {
+            again |= rare.unseen.remove(&conn).is_some();
+            if shown == self.usual {
+                rare.unusual.remove(&conn);
+            }
+            self.trim();
+        }
         if shown.listed {
             self.list(&info.user, hash);
         }

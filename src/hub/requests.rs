@@ -93,7 +93,8 @@ pub struct Published {
 pub struct JoinRequest {
     pub channel: ChannelName,
     pub conn: ConnId,
-    /// Kept while the member is shown to others. Shared by all channels that the connection is in.
+    /// Kept while the member is shown to others, and shared by all channels that show it; of one that is not shown it has the
+    /// user alone.
     pub info: Arc<ClientInfo>,
     pub shown: Visibility,
     pub recover: Option<Since>,

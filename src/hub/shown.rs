@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 use crate::base::ids::ConnId;
 use crate::base::publication::ClientInfo;
@@ -39,44 +40,48 @@ impl Shown {
 
     /// Gives the info that was there for the connection.
     pub fn insert(&mut self, conn: ConnId, info: Arc<ClientInfo>) -> Option<Arc<ClientInfo>> {
-        if let Some(known) = self.get_mut(conn) {
+        let list = &mut self.list;
+        let at = list.len() as u32;
+        if let Some(index) = &mut self.index {
+            let hash_at = |at: &u32| hash_of(list[*at as usize].0);
+            match index.entry(hash_of(conn), |known| list[*known as usize].0 == conn, hash_at) {
+                Entry::Vacant(vacant) => drop(vacant.insert(at)),
+                Entry::Occupied(known) => {
+                    return Some(std::mem::replace(&mut list[*known.get() as usize].1, info));
+                }
+            }
+        } else if let Some((_, known)) = list.iter_mut().find(|(known, _)| *known == conn) {
             return Some(std::mem::replace(known, info));
         }
-        if self.list.len() == self.list.capacity() {
+        if list.len() == list.capacity() {
             // By an eighth: twice as much would be a third empty in the mean.
-            self.list.reserve_exact(1 + self.list.len() / 8);
+            list.reserve_exact(1 + list.len() / 8);
         }
-        let at = self.list.len() as u32;
-        self.list.push((conn, info));
-        let list = &self.list;
-        match &mut self.index {
-            Some(index) => {
-                index.insert_unique(hash_of(conn), at, |&at| hash_of(list[at as usize].0));
+        list.push((conn, info));
+        if self.index.is_none() && list.len() > SCANNED_MAX {
+            let mut index = HashTable::with_capacity(2 * SCANNED_MAX);
+            for (at, (conn, _)) in (0..).zip(&*list) {
+                index.insert_unique(hash_of(*conn), at, |&at: &u32| hash_of(list[at as usize].0));
             }
-            None if list.len() > SCANNED_MAX => {
-                let mut index = HashTable::with_capacity(2 * SCANNED_MAX);
-                for (at, (conn, _)) in (0..).zip(list) {
-                    index.insert_unique(hash_of(*conn), at, |&at: &u32| hash_of(list[at as usize].0));
-                }
-                self.index = Some(Box::new(index));
-            }
-            None => {}
+            self.index = Some(Box::new(index));
         }
         None
     }
 
     pub fn remove(&mut self, conn: ConnId) -> Option<Arc<ClientInfo>> {
-        let at = self.place(conn)?;
-        let last = self.list.len() - 1;
-        if let Some(index) = &mut self.index {
-            let is = |place: usize| move |known: &u32| *known as usize == place;
-            if let Ok(entry) = index.find_entry(hash_of(conn), is(at)) {
-                entry.remove();
+        let list = &self.list;
+        let at = match &mut self.index {
+            None => list.iter().position(|(known, _)| *known == conn)?,
+            Some(index) => {
+                let is_at = |at: &u32| list[*at as usize].0 == conn;
+                let (at, _) = index.find_entry(hash_of(conn), is_at).ok()?.remove();
+                let last = list.len() - 1;
+                if let Some(moved) = index.find_mut(hash_of(list[last].0), |&at| at as usize == last) {
+                    *moved = at;
+                }
+                at as usize
             }
-            if let Some(moved) = index.find_mut(hash_of(self.list[last].0), is(last)) {
-                *moved = at as u32;
-            }
-        }
+        };
         let (_, info) = self.list.swap_remove(at);
         let list = &mut self.list;
         if list.len() <= list.capacity() / 2 {

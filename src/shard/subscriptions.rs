@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::base::deliver_every::DeliverEvery;
 use crate::base::fault::Unsubscribed;
 use crate::base::ids::{ChannelName, Offset};
+use crate::base::publication::ClientInfo;
 use crate::hub::Deliver;
 use crate::hub::creators::Creator;
 use crate::hub::notice::only_notice;
@@ -23,19 +24,22 @@ impl Core {
     /// Asks a channel's owner to make the peer a subscriber.
     pub fn ask_to_join(&mut self, slot: u32, subscribe: SubscribeEffect, done: Option<Arc<Gather>>) {
         let conn = self.conn_id(slot);
-        let client = self.client_id(slot).to_string();
+        let client = self.client_id(slot);
         let Ok(options) = self.env.options.namespaces.resolve(&subscribe.channel) else { return };
         let Some(connection) = self.links.connections.get_mut(slot) else { return };
         let shown = visibility(subscribe.flags);
-        // An info that nobody keeps is not kept here either.
-        let info = match shown.at_all() && subscribe.chan_info.is_none() {
-            true => connection.peer.shared_info(client),
-            false => connection.peer.info(client).map(Arc::new),
+        let (peer, chan_info) = (&mut connection.peer, &subscribe.chan_info);
+        let info = match (shown.at_all(), chan_info) {
+            (true, None) => peer.shared_info(client.to_string()),
+            (true, Some(_)) => peer
+                .info(client.to_string())
+                .map(|info| Arc::new(ClientInfo { chan_info: chan_info.clone(), ..info })),
+            // Nobody gets to see it: it says whose it is, and no more.
+            (false, _) => {
+                peer.info(String::new()).map(|info| Arc::new(ClientInfo { conn_info: None, ..info }))
+            }
         };
-        let Some(mut info) = info else { return };
-        if subscribe.chan_info.is_some() {
-            Arc::make_mut(&mut info).chan_info.clone_from(&subscribe.chan_info);
-        }
+        let Some(info) = info else { return };
         // A place that the client names is newer than what its device has acknowledged.
         let unplaced = subscribe.since.is_none_or(|since| since.is_rewind());
         let inboxes = self.env.options.inboxes.as_ref().filter(|_| unplaced);
