@@ -1,9 +1,11 @@
 //! What the settings of a namespace must satisfy together: those of logs, values, notices and counts of subscribers.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::base::event::EventKind;
 use crate::base::publication::PayloadForm;
+use crate::config::fault::Require;
 use crate::config::sections::Config;
 use crate::hub::cursors::CURSORS_MAX;
 use crate::hub::limits::{ACK_TIMEOUT_MAX, BATCH_DELAY_MAX, DELIVER_EVERY_MAX, KEY_BYTES_MAX, KEYS_MAX};
@@ -17,11 +19,33 @@ const LEAVE_DELAY_MAX: Duration = Duration::from_secs(600);
 /// A client that acknowledges at once needs a round trip for it.
 const ACK_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
-pub(super) fn check_channel(
-    options: &NamespaceOptions,
-    path: &str,
-    require: &mut impl FnMut(bool, &str, &str),
-) {
+pub(super) fn check_default_channel(config: &Config, require: &mut Require<'_>) {
+    check_channel(&config.channel, "channel", require);
+}
+
+pub(super) fn check_namespaces(config: &Config, require: &mut Require<'_>) {
+    let mut names = BTreeSet::new();
+    for (at, namespace) in config.namespace.iter().enumerate() {
+        let path = format!("namespace[{at}]");
+        let well_named = !namespace.name.is_empty()
+            && namespace.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        require(
+            well_named,
+            &format!("{path}.name"),
+            "must be of letters, digits, \"-\", \"_\" and \".\", at least one",
+        );
+        require(
+            names.insert(&namespace.name),
+            &format!("{path}.name"),
+            "is the name of an earlier namespace too",
+        );
+        check_channel(&namespace.options, &path, require);
+    }
+    check_occupancy(config, require);
+    check_unacked(config, require);
+}
+
+fn check_channel(options: &NamespaceOptions, path: &str, require: &mut Require<'_>) {
     let channel = &options.channel;
     require(
         channel.history_size == 0 || channel.keeps_history(),
@@ -107,7 +131,7 @@ pub(super) fn check_channel(
 }
 
 /// Counts of subscribers go to a channel that has keys, and are of this process.
-pub(super) fn check_occupancy(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_occupancy(config: &Config, require: &mut Require<'_>) {
     let named = |channel: &str| match channel.split_once(':') {
         None => Some(&config.channel),
         Some((name, _)) => {
@@ -141,7 +165,7 @@ pub(super) fn check_occupancy(config: &Config, require: &mut impl FnMut(bool, &s
 }
 
 /// Who has not acknowledged something is said to somebody.
-pub(super) fn check_unacked(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_unacked(config: &Config, require: &mut Require<'_>) {
     let is_said = config.events.kinds().contains(EventKind::Unacked);
     let mut check = |path: &str, options: &NamespaceOptions| {
         require(
@@ -157,7 +181,7 @@ pub(super) fn check_unacked(config: &Config, require: &mut impl FnMut(bool, &str
 }
 
 /// What is of publications that subscribers get whole.
-fn check_notices(options: &NamespaceOptions, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_notices(options: &NamespaceOptions, path: &str, require: &mut Require<'_>) {
     let NamespaceOptions { channel, rules } = options;
     require(
         !channel.is_value(),
@@ -177,7 +201,7 @@ fn check_notices(options: &NamespaceOptions, path: &str, require: &mut impl FnMu
 }
 
 /// What is of streams, and what keys may be.
-fn check_value_channel(options: &NamespaceOptions, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_value_channel(options: &NamespaceOptions, path: &str, require: &mut Require<'_>) {
     let NamespaceOptions { channel, rules } = options;
     let all = "is of streams: with kind \"value\" every subscriber gets all values";
     require(

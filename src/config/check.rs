@@ -1,42 +1,28 @@
 //! What settings must satisfy together, and what a node needs before strangers may reach it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::base::limits::{DRAIN_MAX, HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
+use crate::base::limits::{HTTP_HEAD_BYTES_MAX, RECV_BUFFERS};
 use crate::config::authorities::{NO_TLS, fits, is_http};
-use crate::config::channel_check::{check_channel, check_occupancy, check_unacked};
 use crate::config::dated::FURTHER_SECRETS_MAX;
-use crate::config::engine_check::check_engine;
-use crate::config::events::check_events;
-use crate::config::fault::{Fault, Origin};
+use crate::config::fault::{Fault, Origin, Require};
 use crate::config::file::Origins;
-use crate::config::hooks::check_hooks;
-use crate::config::inboxes::{check_device_classes, check_inboxes};
-use crate::config::observe::check_observe;
-use crate::config::paths::check_paths;
-use crate::config::places::{Listener, check_listeners};
+use crate::config::inboxes::check_inboxes;
+use crate::config::places::Listener;
 use crate::config::secrets::{SECRET_BYTES_MIN, weak};
-use crate::config::sections::{Admission, Config, SHARDS_MAX, Token};
-use crate::config::tls::check_tls;
-use crate::config::traces_check::check_traces;
-use crate::config::tunnels::check_tunnels;
+use crate::config::sections::{Config, SHARDS_MAX, Token};
 use crate::config::value::Size;
-use crate::hub::log_store::Durable;
 use crate::session::origins::OriginPattern;
 use crate::session::permissions::{Deed, Permission, Who};
-use crate::session::rules::NamespaceOptions;
 use crate::session::token::keys::{Key, KeyFault};
 
 /// Longest API body and longest client message that may be configured: both are held in memory whole.
 const BODY_BYTES_MAX: Size = Size::mib(64);
 const MESSAGE_BYTES_MAX: Size = Size::mib(16);
-/// The files hold at least a few segments: one that is written, and some of a copy beside those that it replaces.
-const SEGMENTS_MIN: u64 = 8;
 /// Longest patience with connections of HTTP: what idles for a day is forgotten on the other side.
 const HTTP_KEEP_ALIVE_MAX: Duration = Duration::from_secs(24 * 3600);
 
-/// Everything that is wrong with `config` as a whole.
+/// Everything that is wrong with `config`: of each section and list, and of it as a whole.
 pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut require = |holds: bool, key: &str, problem: &str| {
@@ -45,14 +31,20 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
             faults.push(Fault { key: key.to_string(), origin, problem: problem.to_string() });
         }
     };
-    let client = &config.client;
-    for (key, time) in [("shutdown.delay", config.shutdown.delay), ("shutdown.drain", config.shutdown.drain)]
-    {
-        require(time <= DRAIN_MAX, key, "at most 24h");
+    let checks = config.parts().into_iter().map(|part| part.check);
+    for check in checks.chain(config.lists().into_iter().map(|list| list.check)) {
+        check(config, &mut require);
     }
+    faults.extend(check_exposure(config, origins));
+    faults
+}
+
+pub(super) fn check_node(config: &Config, require: &mut Require<'_>) {
     require(config.shards <= SHARDS_MAX, "shards", &format!("at most {SHARDS_MAX}"));
-    check_listeners(config, &mut require);
-    check_tls(&config.tls, config.listen_tls.is_some(), &mut require);
+}
+
+pub(super) fn check_client(config: &Config, require: &mut Require<'_>) {
+    let client = &config.client;
     require(
         (Duration::from_secs(1)..=Duration::from_secs(24 * 3600)).contains(&client.ping_interval),
         "client.ping_interval",
@@ -126,6 +118,11 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
             require(false, "client.allowed_origins", &format!("\"{text}\" {reason}"));
         }
     }
+    check_personal_channel(config, require);
+    check_inboxes(config, require);
+}
+
+pub(super) fn check_api(config: &Config, require: &mut Require<'_>) {
     require(
         (Size(HTTP_HEAD_BYTES_MAX as u64)..=BODY_BYTES_MAX).contains(&config.api.body_bytes_max),
         "api.body_bytes_max",
@@ -141,6 +138,9 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "api.bodies_bytes_max",
         "must be from api.body_bytes_max to 1GiB",
     );
+}
+
+pub(super) fn check_limits(config: &Config, require: &mut Require<'_>) {
     require(
         (1..=100).contains(&config.limits.client_channels_percent),
         "limits.client_channels_percent",
@@ -167,55 +167,29 @@ pub fn check(config: &Config, origins: &Origins) -> Vec<Fault> {
         "must be from 1s to 24h",
     );
     require(
-        config.limits.http_input_bytes_max >= client.message_bytes_max.max(Size::mib(1)),
+        config.limits.http_input_bytes_max >= config.client.message_bytes_max.max(Size::mib(1)),
         "limits.http_input_bytes_max",
         "must be at least 1MiB, and room for one client.message_bytes_max",
     );
     require(config.limits.api_timeout > Duration::ZERO, "limits.api_timeout", "must be above 0s");
-    check_events(&config.events, &mut require);
-    check_traces(&config.traces, &mut require);
-    check_observe(&config.observe, &config.objective, &mut require);
-    check_paths(&client.paths, &client.connect_statuses, &mut require);
-    check_token(&client.token, "client.token", &mut require);
-    check_token(&client.subscription_token, "client.subscription_token", &mut require);
+}
+
+pub(super) fn check_tokens(config: &Config, require: &mut Require<'_>) {
+    check_token(&config.client.token, "client.token", require);
+}
+
+pub(super) fn check_subscription_tokens(config: &Config, require: &mut Require<'_>) {
+    let token = &config.client.subscription_token;
+    check_token(token, "client.subscription_token", require);
     require(
-        client.subscription_token == Token::default() || client.subscription_token.has_keys(),
+        *token == Token::default() || token.has_keys(),
         "client.subscription_token",
         "needs a key (hmac_secret, rsa_public_key, ecdsa_public_key, eddsa_public_key or jwks_url)",
     );
-    check_personal_channel(config, &mut require);
-    check_channel(&config.channel, "channel", &mut require);
-    let mut names = BTreeSet::new();
-    for (at, namespace) in config.namespace.iter().enumerate() {
-        let path = format!("namespace[{at}]");
-        let well_named = !namespace.name.is_empty()
-            && namespace.name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        require(
-            well_named,
-            &format!("{path}.name"),
-            "must be of letters, digits, \"-\", \"_\" and \".\", at least one",
-        );
-        require(
-            names.insert(&namespace.name),
-            &format!("{path}.name"),
-            "is the name of an earlier namespace too",
-        );
-        check_channel(&namespace.options, &path, &mut require);
-    }
-    check_occupancy(config, &mut require);
-    check_unacked(config, &mut require);
-    check_inboxes(config, &mut require);
-    check_device_classes(&client.device_connections_max, &mut require);
-    check_admission(&config.admission, &mut require);
-    check_store(config, &mut require);
-    check_hooks(config, &mut require);
-    check_tunnels(config, &mut require);
-    check_engine(config, &mut require);
-    faults.extend(check_exposure(config, origins));
-    faults
 }
 
-fn check_admission(admission: &Admission, require: &mut impl FnMut(bool, &str, &str)) {
+pub(super) fn check_admission(config: &Config, require: &mut Require<'_>) {
+    let admission = &config.admission;
     let bursts = [
         ("admission.network_connects_burst", admission.network_connects_burst),
         ("admission.connects_burst", admission.connects_burst),
@@ -234,7 +208,7 @@ fn check_admission(admission: &Admission, require: &mut impl FnMut(bool, &str, &
 }
 
 /// Keys are read here, so that one that is none ends the start with its name.
-fn check_token(token: &Token, path: &str, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_token(token: &Token, path: &str, require: &mut Require<'_>) {
     type Read = fn(&str) -> Result<Key, KeyFault>;
     let keys: [(&str, &Option<String>, Read); 3] = [
         ("rsa_public_key", &token.rsa_public_key, Key::rsa),
@@ -270,7 +244,7 @@ fn check_token(token: &Token, path: &str, require: &mut impl FnMut(bool, &str, &
 }
 
 /// Personal channels must be somebody's: of a namespace that exists and does not let everybody in.
-fn check_personal_channel(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_personal_channel(config: &Config, require: &mut Require<'_>) {
     let client = &config.client;
     if !client.personal_channel {
         return;
@@ -296,41 +270,6 @@ fn check_personal_channel(config: &Config, require: &mut impl FnMut(bool, &str, 
             Permission::key_of(Deed::Subscribe, Who::Client)
         ),
     );
-}
-
-fn check_store(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
-    let store = &config.store;
-    require(store.path.as_deref() != Some(""), "store.path", "must name a directory");
-    require(
-        (Size::mib(1)..=Size::mib(256)).contains(&store.segment_bytes),
-        "store.segment_bytes",
-        "must be from 1MiB to 256MiB",
-    );
-    require(
-        store.bytes_max.0 / SEGMENTS_MIN >= store.segment_bytes.0,
-        "store.bytes_max",
-        "must be at least eight times store.segment_bytes",
-    );
-    require(
-        store.compact_interval >= Duration::from_secs(1),
-        "store.compact_interval",
-        "must be at least 1s",
-    );
-    let mut check = |path: &str, options: &NamespaceOptions| {
-        let channel = &options.channel;
-        let is_durable = channel.durable != Durable::No;
-        let key = format!("{path}.durable");
-        require(
-            !is_durable || store.path.is_some(),
-            &key,
-            "needs store.path: there is no disk to keep it on",
-        );
-        require(!is_durable || channel.keeps_history(), &key, "needs history_size and history_ttl");
-    };
-    check("channel", &config.channel);
-    for (at, namespace) in config.namespace.iter().enumerate() {
-        check(&format!("namespace[{at}]"), &namespace.options);
-    }
 }
 
 /// A node that strangers can reach needs a key for the API and a way to tell clients apart.
@@ -404,50 +343,4 @@ pub(super) fn config_of(text: &str) -> Config {
     let faults = crate::config::file::apply(&mut config, &mut origins, "t.toml", text);
     assert!(faults.is_empty(), "{faults:?}");
     config
-}
-
-#[cfg(test)]
-mod store_tests {
-    use super::*;
-    use crate::config::file::Origins;
-
-    fn faults(change: impl FnOnce(&mut Config)) -> Vec<String> {
-        let mut config = Config::default();
-        change(&mut config);
-        let found = check(&config, &Origins::default());
-        found.into_iter().map(|fault| format!("{}: {}", fault.key, fault.problem)).collect()
-    }
-
-    #[test]
-    fn a_durable_channel_needs_a_store_and_history() {
-        assert_eq!(faults(|_| {}), [""; 0]);
-        let kept = |config: &mut Config| {
-            config.channel.channel.history_size = 10;
-            config.channel.channel.history_ttl = Duration::from_secs(60);
-        };
-        let found = faults(|config| {
-            kept(config);
-            config.channel.channel.durable = Durable::Async;
-        });
-        assert_eq!(found, ["channel.durable: needs store.path: there is no disk to keep it on"]);
-        let found = faults(|config| {
-            config.store.path = Some("/var/lib/trunkline".to_owned());
-            config.channel.channel.durable = Durable::Sync;
-        });
-        assert_eq!(found, ["channel.durable: needs history_size and history_ttl"]);
-        let found = faults(|config| {
-            kept(config);
-            config.store.path = Some("/var/lib/trunkline".to_owned());
-            config.channel.channel.durable = Durable::Sync;
-        });
-        assert_eq!(found, [""; 0]);
-    }
-
-    #[test]
-    fn a_store_has_room_for_a_few_files() {
-        let found = faults(|config| config.store.bytes_max = Size::mib(64));
-        assert_eq!(found, ["store.bytes_max: must be at least eight times store.segment_bytes"]);
-        let found = faults(|config| config.store.segment_bytes = Size::kib(1));
-        assert_eq!(found, ["store.segment_bytes: must be from 1MiB to 256MiB"]);
-    }
 }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use crate::base::event::EventKind;
 use crate::config::engine::EngineKind;
+use crate::config::fault::Require;
 use crate::config::sections::Config;
 use crate::hub::PresenceBy;
 use crate::hub::log_store::Durable;
 use crate::session::rules::NamespaceOptions;
 
-pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+pub(super) fn check_engine(config: &Config, require: &mut Require<'_>) {
     let engine = &config.engine;
     let times = [("engine.connect_timeout", engine.connect_timeout), ("engine.timeout", engine.timeout)];
     for (key, time) in times {
@@ -64,12 +65,7 @@ pub(super) fn check_engine(config: &Config, require: &mut impl FnMut(bool, &str,
     }
 }
 
-fn check_namespace(
-    kind: EngineKind,
-    options: &NamespaceOptions,
-    path: &str,
-    require: &mut impl FnMut(bool, &str, &str),
-) {
+fn check_namespace(kind: EngineKind, options: &NamespaceOptions, path: &str, require: &mut Require<'_>) {
     let NamespaceOptions { channel, rules } = options;
     for (key, rate) in [
         ("publish_per_second", rules.publish_per_second as usize),

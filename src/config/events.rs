@@ -6,8 +6,9 @@ use http::{HeaderName, HeaderValue};
 
 use crate::base::event::{EventKind, EventKinds};
 use crate::config::authorities::{NO_TLS, fits, is_http};
+use crate::config::fault::Require;
 use crate::config::hooks::static_header;
-use crate::config::sections::Events;
+use crate::config::sections::{Config, Events};
 use crate::config::value::Size;
 
 /// Longest a batch may take, and a channel may be empty untold: the log fills meanwhile.
@@ -31,7 +32,8 @@ impl Events {
 /// Fields that every batch has of its own.
 const OURS: [&str; 2] = ["idempotency-key", "x-trunkline-signature"];
 
-pub(super) fn check_events(events: &Events, require: &mut impl FnMut(bool, &str, &str)) {
+pub(super) fn check_events(config: &Config, require: &mut Require<'_>) {
+    let events = &config.events;
     for name in &events.types {
         let known = EventKind::ALL.map(EventKind::name).join(", ");
         let problem = format!("{name:?} is none of {known}");
@@ -82,7 +84,7 @@ mod tests {
         };
         change(&mut events);
         let mut problems = Vec::new();
-        check_events(&events, &mut |holds, key, problem| {
+        check_events(&Config { events, ..Config::default() }, &mut |holds, key, problem| {
             if !holds {
                 problems.push(format!("{key}: {problem}"));
             }

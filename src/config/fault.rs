@@ -45,3 +45,6 @@ impl fmt::Display for Fault {
         f.write_str(&self.problem)
     }
 }
+
+/// Says what is wrong with a key, unless it holds.
+pub(super) type Require<'r> = dyn FnMut(bool, &str, &str) + 'r;

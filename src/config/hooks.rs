@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue, header};
 
 use crate::config::authorities::{NO_TLS, fits, is_http};
+use crate::config::fault::Require;
 use crate::config::sections::{Client, Config, HookOptions};
 use crate::session::rules::NamespaceOptions;
 
@@ -100,7 +101,7 @@ fn is_ours(name: &HeaderName) -> bool {
 }
 
 /// Checks every `[[hook]]`, and that the hooks that others name exist.
-pub(super) fn check_hooks(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+pub(super) fn check_hooks(config: &Config, require: &mut Require<'_>) {
     let mut names = BTreeSet::new();
     for (at, hook) in config.hook.iter().enumerate() {
         let key = |name: &str| format!("hook[{at}].{name}");
@@ -162,7 +163,7 @@ pub fn rpc_by_prefix(client: &Client) -> Box<[CallHook]> {
     pairs.into()
 }
 
-fn check_hook(hook: &HookOptions, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_hook(hook: &HookOptions, require: &mut Require<'_>) {
     require(
         is_http(&hook.endpoint),
         "endpoint",

@@ -3,11 +3,17 @@
 use std::collections::BTreeSet;
 
 use crate::base::inboxes::{DEVICE_BYTES_MAX, device_class};
+use crate::config::fault::Require;
 use crate::config::sections::Config;
 use crate::session::permissions::{Deed, Permission, Who};
 
+pub(super) fn check_inboxes(config: &Config, require: &mut Require<'_>) {
+    check_namespace(config, require);
+    check_device_classes(&config.client.device_connections_max, require);
+}
+
 /// An inbox is read by its user alone, and knows what each device has: `cursors` needs a history as well.
-pub(super) fn check_inboxes(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+fn check_namespace(config: &Config, require: &mut Require<'_>) {
     const KEY: &str = "client.inbox_namespace";
     let Some(name) = &config.client.inbox_namespace else { return };
     let known = config.namespace.iter().find(|known| known.name == *name);
@@ -45,7 +51,7 @@ pub fn class_limit(text: &str) -> Option<(&str, u32)> {
     (is_class && connections_max > 0).then_some((class, connections_max))
 }
 
-pub(super) fn check_device_classes(limits: &[String], require: &mut impl FnMut(bool, &str, &str)) {
+fn check_device_classes(limits: &[String], require: &mut Require<'_>) {
     const KEY: &str = "client.device_connections_max";
     require(limits.len() <= CLASSES_MAX, KEY, "names more than 32 classes");
     let mut named = BTreeSet::new();

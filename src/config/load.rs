@@ -144,13 +144,13 @@ impl Config {
 
     /// Every path that a file may name, sections included.
     pub(super) fn every_key(&self) -> Vec<String> {
-        let sections = self.parts().map(|part| part.path.to_string());
+        let sections = self.parts().into_iter().map(|part| part.path.to_string());
         let keys = self.rows().into_iter().map(|row| row.path());
         sections
             .into_iter()
             .filter(|path| !path.is_empty())
             .chain(keys)
-            .chain(self.lists().map(|list| list.name.to_string()))
+            .chain(self.lists().into_iter().map(|list| list.name.to_string()))
             .collect()
     }
 }

@@ -46,7 +46,6 @@ mod table;
 pub mod tls;
 mod token_command;
 mod traces;
-mod traces_check;
 mod tunnels;
 mod upgrade_command;
 pub mod value;

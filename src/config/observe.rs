@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use crate::config::fault::Require;
+use crate::config::sections::Config;
 use crate::config::table::{Named, settings};
 use crate::shard::control_request::seen::Timed;
 
@@ -40,7 +42,7 @@ pub type Objective = Named<ObjectiveOptions>;
 /// Objectives of a node: each is a series of metrics, and a look at every shard now and then.
 const OBJECTIVES_MAX: usize = 16;
 
-fn check_objectives(objectives: &[Objective], require: &mut impl FnMut(bool, &str, &str)) {
+fn check_objectives(objectives: &[Objective], require: &mut Require<'_>) {
     require(objectives.len() <= OBJECTIVES_MAX, "objective", "there may be at most 16");
     let mut names = BTreeSet::new();
     for (at, objective) in objectives.iter().enumerate() {
@@ -63,13 +65,9 @@ fn check_objectives(objectives: &[Objective], require: &mut impl FnMut(bool, &st
     }
 }
 
-pub(super) fn check_observe(
-    observe: &Observe,
-    objectives: &[Objective],
-    require: &mut impl FnMut(bool, &str, &str),
-) {
-    require(observe.closed_kept <= CLOSED_KEPT_MAX, "observe.closed_kept", "must be at most 1000000");
-    check_objectives(objectives, require);
+pub(super) fn check_observe(config: &Config, require: &mut Require<'_>) {
+    require(config.observe.closed_kept <= CLOSED_KEPT_MAX, "observe.closed_kept", "must be at most 1000000");
+    check_objectives(&config.objective, require);
 }
 
 #[cfg(test)]
@@ -80,10 +78,10 @@ mod tests {
     fn an_objective_that_cannot_be_held_is_refused_by_its_key() {
         let faults = |change: fn(&mut Vec<Objective>)| {
             let good = Objective { name: "fast".into(), options: ObjectiveOptions::default() };
-            let mut objectives = vec![good];
-            change(&mut objectives);
+            let mut objective = vec![good];
+            change(&mut objective);
             let mut faults = Vec::new();
-            check_observe(&Observe::default(), &objectives, &mut |holds, key, _| {
+            check_observe(&Config { objective, ..Config::default() }, &mut |holds, key, _| {
                 if !holds {
                     faults.push(key.to_string());
                 }

@@ -1,7 +1,28 @@
-//! The sections and lists of a configuration file, by the names that they have there.
+//! The sections and lists of a configuration file, each said once: its name there, what it is for, which of it a running node
+//! takes, and what must hold of it.
 
+use crate::config::channel_check::{check_default_channel, check_namespaces};
+use crate::config::check::{
+    check_admission, check_api, check_client, check_limits, check_node, check_subscription_tokens,
+    check_tokens,
+};
+use crate::config::engine_check::check_engine;
+use crate::config::events::check_events;
+use crate::config::fault::Require;
+use crate::config::hooks::check_hooks;
+use crate::config::observe::check_observe;
+use crate::config::paths::check_paths;
+use crate::config::places::check_listeners;
 use crate::config::sections::Config;
+use crate::config::shutdown::check_shutdown;
+use crate::config::store::check_store;
 use crate::config::table::{Entries, Section};
+use crate::config::tls::check_tls;
+use crate::config::traces::check_traces;
+use crate::config::tunnels::check_tunnels;
+
+/// Says what is wrong with a section or list, also beside all others.
+pub(super) type Check = fn(&Config, &mut Require<'_>);
 
 /// A section of the file: its name, what it is for, and its rows.
 pub struct Part<'c> {
@@ -9,6 +30,8 @@ pub struct Part<'c> {
     pub path: &'static str,
     pub doc: &'static str,
     pub section: &'c dyn Section,
+    pub live: Live,
+    pub(super) check: Check,
 }
 
 /// A list of the file, like `[[namespace]]`.
@@ -19,138 +42,202 @@ pub struct List<'c> {
     /// An entry to show while there is none.
     pub example: &'static str,
     pub entries: &'c dyn Entries,
+    pub live: Live,
+    pub(super) check: Check,
 }
 
-impl Config {
-    /// Every list, in the order of the documented file.
-    pub fn lists(&self) -> [List<'_>; 6] {
-        [
-            List {
-                name: "tls.certificate",
-                doc: "Further certificates. A client gets the first that is for the name it asks for, and that of [tls] for any\n\
-                      other name. The name of an entry is for its reader.",
-                example: "name = \"other\"\ncert = \"/etc/trunkline/other.pem\"\nkey = \"/etc/trunkline/other.key\"",
-                entries: &self.tls.certificate,
-            },
-            List {
-                name: "namespace",
-                doc: "Options of channels whose name begins with a namespace's name and a colon (\"chat:lobby\").\n\
-                      They are not inherited from [channel]. Each namespace takes `name` and every key of [channel].",
-                example: "name = \"chat\"\nhistory_size = 100\nhistory_ttl = \"10m\"",
-                entries: &self.namespace,
-            },
-            List {
-                name: "hook",
-                doc: "Where the backend is asked. Who asks names it: client.connect_hook, subscribe_hook of a namespace.",
-                example: "name = \"backend\"\nendpoint = \"http://127.0.0.1:3000/trunkline/connect\"",
-                entries: &self.hook,
-            },
-            List {
-                name: "tunnel",
-                doc: "Any WebSocket client that connects to /tunnel/ and a tunnel's name speaks with the tunnel's endpoint:\n\
-                      each message is a POST, each answer a message.",
-                example: "name = \"game\"\nendpoint = \"http://127.0.0.1:3000/game\"",
-                entries: &self.tunnel,
-            },
-            List {
-                name: "listener",
-                doc: "Where connections come in, beside or instead of `listen` and `api_listen`. `name` is for people.",
-                example: "address = \"[::]:8000\"\nserves = \"clients\"",
-                entries: &self.listener,
-            },
-            List {
-                name: "objective",
-                doc: "How long publications may take. One that is missed is a line in the log, a metric and an event.",
-                example: "name = \"deliveries\"\nstage = \"last_write\"\np99 = \"500ms\"\nwindow = \"5m\"",
-                entries: &self.objective,
-            },
-        ]
-    }
+/// What a running node takes of a section or list. What it does not take has shaped threads, rings or listeners, or is what
+/// connected clients rely on: it takes an upgrade or a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Live {
+    Nothing,
+    Keys(&'static [&'static str]),
+    All,
+}
 
-    /// The list called `name`, as [`Config::lists`] names it.
-    pub(super) fn list_mut(&mut self, name: &str) -> Option<&mut dyn Entries> {
-        Some(match name {
-            "tls.certificate" => &mut self.tls.certificate,
-            "namespace" => &mut self.namespace,
-            "hook" => &mut self.hook,
-            "tunnel" => &mut self.tunnel,
-            "listener" => &mut self.listener,
-            "objective" => &mut self.objective,
-            _ => return None,
-        })
+impl Live {
+    pub fn takes(self, key: &str) -> bool {
+        match self {
+            Live::Nothing => false,
+            Live::Keys(keys) => keys.contains(&key),
+            Live::All => true,
+        }
     }
+}
 
-    /// Every section but the namespaces, in the order of the documented file.
-    pub fn parts(&self) -> [Part<'_>; 18] {
-        let part = |path, doc, section| Part { path, doc, section };
-        [
-            part("", "The node.", self),
-            part("log", "What is logged, and how. Logs go to stderr.", &self.log),
-            part(
-                "tls",
-                "TLS of the listeners that speak it: their certificate, and who may come.",
-                &self.tls,
-            ),
-            part("api", "The server API: what the backend calls to publish.", &self.api),
-            part("client", "What a client connection may do and cost.", &self.client),
-            part(
-                "client.paths",
-                "Where clients of the Centrifuge protocol connect. An empty path is not served.",
-                &self.client.paths,
-            ),
-            part(
-                "client.token",
-                "Tokens (JWT) of connections, and of subscriptions unless they have keys of their own.",
-                &self.client.token,
-            ),
-            part(
-                "client.subscription_token",
-                "Tokens of subscriptions, where they are signed with other keys than those of connections.",
-                &self.client.subscription_token,
-            ),
-            part("channel", "Options of channels whose name has no namespace.", &self.channel),
-            part("events", "Events for the backend, in batches and in order.", &self.events),
-            part("limits", "Bounds of the whole node.", &self.limits),
-            part("observe", "What an operator may look at.", &self.observe),
-            part("store", "What durable channels are kept in.", &self.store),
-            part(
-                "admission",
-                "Who of those that come is let in: by their network, and by what the node can take.",
-                &self.admission,
-            ),
-            part("shutdown", "How the node ends.", &self.shutdown),
-            part("engine", "Where channels live.", &self.engine),
-            part(
-                "traces",
-                "Traces of publications, connects and hook calls (W3C traceparent, OpenTelemetry).",
-                &self.traces,
-            ),
-            part("sandbox", "What the process gives up when it has read its configuration.", &self.sandbox),
-        ]
+/// What [`Live`] and [`Check`] are where they are not said.
+macro_rules! or_else {
+    ($default:expr,) => {
+        $default
+    };
+    ($default:expr, $said:expr) => {
+        $said
+    };
+}
+
+/// The methods of [`Config`] that list its sections, and those that find one by its name.
+macro_rules! parts {
+    (
+        sections { $($path:literal, $doc:literal, $($at:ident).+ $(, live $live:expr)? $(, check $check:expr)?;)+ }
+        lists {
+            $($name:literal, $entry:literal, example $example:literal, $($list:ident).+ $(, live $taken:expr)?
+                $(, check $checked:expr)?;)+
+        }
+    ) => {
+        impl Config {
+            /// Every section but the namespaces, in the order of the documented file.
+            pub fn parts(&self) -> Vec<Part<'_>> {
+                vec![
+                    Part {
+                        path: "",
+                        doc: "The node.",
+                        section: self,
+                        live: Live::Nothing,
+                        check: check_node,
+                    },
+                    $(Part {
+                        path: $path,
+                        doc: $doc,
+                        section: &self.$($at).+,
+                        live: or_else!(Live::Nothing, $($live)?),
+                        check: or_else!(|_, _| {}, $($check)?),
+                    },)+
+                ]
+            }
+
+            /// The section at `path`, as [`Config::parts`] names it.
+            pub(super) fn section_mut(&mut self, path: &str) -> Option<&mut dyn Section> {
+                Some(match path {
+                    "" => self,
+                    $($path => &mut self.$($at).+,)+
+                    _ => return None,
+                })
+            }
+
+            /// Every list, in the order of the documented file.
+            pub fn lists(&self) -> Vec<List<'_>> {
+                vec![$(List {
+                    name: $name,
+                    doc: $entry,
+                    example: $example,
+                    entries: &self.$($list).+,
+                    live: or_else!(Live::Nothing, $($taken)?),
+                    check: or_else!(|_, _| {}, $($checked)?),
+                },)+]
+            }
+
+            /// The list called `name`, as [`Config::lists`] names it.
+            pub(super) fn list_mut(&mut self, name: &str) -> Option<&mut dyn Entries> {
+                Some(match name {
+                    $($name => &mut self.$($list).+,)+
+                    _ => return None,
+                })
+            }
+        }
+    };
+}
+
+parts! {
+    sections {
+        "log", "What is logged, and how. Logs go to stderr.", log, live Live::Keys(&["level"]);
+        "tls", "TLS of the listeners that speak it: their certificate, and who may come.", tls,
+            live Live::All, check check_tls;
+        "api", "The server API: what the backend calls to publish.", api,
+            live Live::Keys(&["key", "key_file", "keys", "previous_keys", "previous_until"]), check check_api;
+        "client", "What a client connection may do and cost.", client,
+            live Live::Keys(&[
+                "allow_anonymous",
+                "connect_timeout",
+                "message_bytes_max",
+                "channels_max",
+                "history_max_publication_limit",
+                "recovery_max_publication_limit",
+                "connect_statuses",
+                "channel_name_bytes_max",
+                "user_connections_max",
+                "user_connections_policy",
+                "commands_per_second",
+                "commands_burst",
+                "bytes_per_second",
+                "user_commands_per_second",
+                "user_bytes_per_second",
+                "allowed_origins",
+                "require_user",
+                "rpc_hooks",
+                "private_channel_prefix",
+                "personal_channel",
+                "personal_channel_namespace",
+                "emulated_headers",
+                "connect_hook",
+                "refresh_hook",
+                "rpc_hook",
+            ]),
+            check check_client;
+        "client.paths", "Where clients of the Centrifuge protocol connect. An empty path is not served.", client.paths,
+            check check_paths;
+        "client.token", "Tokens (JWT) of connections, and of subscriptions unless they have keys of their own.",
+            client.token, live Live::All, check check_tokens;
+        "client.subscription_token",
+            "Tokens of subscriptions, where they are signed with other keys than those of connections.",
+            client.subscription_token, live Live::All, check check_subscription_tokens;
+        "channel", "Options of channels whose name has no namespace.", channel,
+            live Live::All, check check_default_channel;
+        "events", "Events for the backend, in batches and in order.", events,
+            live Live::Keys(&[
+                "types",
+                "endpoint",
+                "ca_file",
+                "secret",
+                "timeout",
+                "batch_max",
+                "vacated_delay",
+                "user_offline_delay",
+                "static_headers",
+            ]),
+            check check_events;
+        "limits", "Bounds of the whole node.", limits,
+            live Live::Keys(&[
+                "history_bytes_max",
+                "streams_bytes_max",
+                "channels_max",
+                "cursors_max",
+                "client_channels_percent",
+                "http_body_timeout",
+            ]),
+            check check_limits;
+        "observe", "What an operator may look at.", observe, live Live::All, check check_observe;
+        "store", "What durable channels are kept in.", store, check check_store;
+        "admission", "Who of those that come is let in: by their network, and by what the node can take.", admission,
+            live Live::All, check check_admission;
+        "shutdown", "How the node ends.", shutdown, live Live::All, check check_shutdown;
+        "engine", "Where channels live.", engine, check check_engine;
+        "traces", "Traces of publications, connects and hook calls (W3C traceparent, OpenTelemetry).", traces,
+            check check_traces;
+        "sandbox", "What the process gives up when it has read its configuration.", sandbox;
     }
-
-    /// The section at `path`, as [`Config::parts`] names it.
-    pub(super) fn section_mut(&mut self, path: &str) -> Option<&mut dyn Section> {
-        Some(match path {
-            "" => self,
-            "log" => &mut self.log,
-            "tls" => &mut self.tls,
-            "api" => &mut self.api,
-            "client" => &mut self.client,
-            "client.paths" => &mut self.client.paths,
-            "client.token" => &mut self.client.token,
-            "client.subscription_token" => &mut self.client.subscription_token,
-            "channel" => &mut self.channel,
-            "events" => &mut self.events,
-            "limits" => &mut self.limits,
-            "observe" => &mut self.observe,
-            "store" => &mut self.store,
-            "admission" => &mut self.admission,
-            "shutdown" => &mut self.shutdown,
-            "engine" => &mut self.engine,
-            "traces" => &mut self.traces,
-            "sandbox" => &mut self.sandbox,
-            _ => return None,
-        })
+    lists {
+        "tls.certificate",
+            "Further certificates. A client gets the first that is for the name it asks for, and that of [tls] for any\n\
+             other name. The name of an entry is for its reader.",
+            example "name = \"other\"\ncert = \"/etc/trunkline/other.pem\"\nkey = \"/etc/trunkline/other.key\"",
+            tls.certificate, live Live::All;
+        "namespace",
+            "Options of channels whose name begins with a namespace's name and a colon (\"chat:lobby\").\n\
+             They are not inherited from [channel]. Each namespace takes `name` and every key of [channel].",
+            example "name = \"chat\"\nhistory_size = 100\nhistory_ttl = \"10m\"",
+            namespace, live Live::All, check check_namespaces;
+        "hook", "Where the backend is asked. Who asks names it: client.connect_hook, subscribe_hook of a namespace.",
+            example "name = \"backend\"\nendpoint = \"http://127.0.0.1:3000/trunkline/connect\"",
+            hook, live Live::All, check check_hooks;
+        "tunnel",
+            "Any WebSocket client that connects to /tunnel/ and a tunnel's name speaks with the tunnel's endpoint:\n\
+             each message is a POST, each answer a message.",
+            example "name = \"game\"\nendpoint = \"http://127.0.0.1:3000/game\"",
+            tunnel, live Live::All, check check_tunnels;
+        "listener", "Where connections come in, beside or instead of `listen` and `api_listen`. `name` is for people.",
+            example "address = \"[::]:8000\"\nserves = \"clients\"", listener, check check_listeners;
+        "objective",
+            "How long publications may take. One that is missed is a line in the log, a metric and an event.",
+            example "name = \"deliveries\"\nstage = \"last_write\"\np99 = \"500ms\"\nwindow = \"5m\"", objective;
     }
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::config::fault::Require;
+use crate::config::sections::Config;
 use crate::config::table::settings;
 use crate::session::paths::{ClientPath, ClientPaths};
 
@@ -47,7 +49,8 @@ impl Paths {
 const TAKEN: [&str; 11] =
     ["/", "/sse", "/poll", "/history", "/stream", "/ws", "/publish", "/echo", "/health", "/metrics", "/api"];
 
-pub(super) fn check_paths(paths: &Paths, statuses: &[String], require: &mut impl FnMut(bool, &str, &str)) {
+pub(super) fn check_paths(config: &Config, require: &mut Require<'_>) {
+    let (paths, statuses) = (&config.client.paths, &config.client.connect_statuses);
     let mut known = BTreeSet::new();
     for (key, path, _) in paths.all() {
         if path.is_empty() {

@@ -5,6 +5,7 @@
 use crate::base::address::{ListenAddress, Serves};
 use crate::base::limits::LISTENERS_MAX;
 use crate::base::trusted::TrustedNetworks;
+use crate::config::fault::Require;
 use crate::config::listeners::Listeners;
 use crate::config::sections::{Admission, Config, ListenerOptions};
 
@@ -128,7 +129,7 @@ impl Config {
 }
 
 /// Checks every listener, and all of them together.
-pub(super) fn check_listeners(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+pub(super) fn check_listeners(config: &Config, require: &mut Require<'_>) {
     for (at, entry) in config.listener.iter().enumerate() {
         let mut require =
             |holds, key: &str, problem: &str| require(holds, &format!("listener[{at}].{key}"), problem);

@@ -2,71 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::config::parts::List;
+use crate::config::parts::{List, Live};
 use crate::config::sections::{Config, Tunnel};
 use crate::config::table::{Entries, Section};
-
-/// Keys and whole sections that a running node takes. What is not here has shaped threads, rings or listeners, or is what
-/// connected clients rely on: it takes an upgrade or a restart.
-const LIVE: &[&str] = &[
-    "log.level",
-    "tls.",
-    "tls.certificate",
-    "api.key",
-    "api.key_file",
-    "api.keys",
-    "api.previous_keys",
-    "api.previous_until",
-    "client.allow_anonymous",
-    "client.connect_timeout",
-    "client.message_bytes_max",
-    "client.channels_max",
-    "client.history_max_publication_limit",
-    "client.recovery_max_publication_limit",
-    "client.connect_statuses",
-    "client.channel_name_bytes_max",
-    "client.user_connections_max",
-    "client.user_connections_policy",
-    "client.commands_per_second",
-    "client.commands_burst",
-    "client.bytes_per_second",
-    "client.user_commands_per_second",
-    "client.user_bytes_per_second",
-    "client.allowed_origins",
-    "client.require_user",
-    "client.rpc_hooks",
-    "client.private_channel_prefix",
-    "client.personal_channel",
-    "client.personal_channel_namespace",
-    "client.emulated_headers",
-    "client.connect_hook",
-    "client.refresh_hook",
-    "client.rpc_hook",
-    "client.token.",
-    "client.subscription_token.",
-    "channel.",
-    "namespace",
-    "hook",
-    "tunnel",
-    "events.types",
-    "events.endpoint",
-    "events.ca_file",
-    "events.secret",
-    "events.timeout",
-    "events.batch_max",
-    "events.vacated_delay",
-    "events.user_offline_delay",
-    "events.static_headers",
-    "limits.history_bytes_max",
-    "limits.streams_bytes_max",
-    "limits.channels_max",
-    "limits.cursors_max",
-    "limits.client_channels_percent",
-    "limits.http_body_timeout",
-    "observe.",
-    "admission.",
-    "shutdown.",
-];
 
 /// Of a namespace, what a running node does not take. What was given to clients must not be taken back by what is written from
 /// now on, clients that read JSON must not get bytes, and a log is of one kind.
@@ -125,17 +63,6 @@ pub fn place_tunnels(old: &[PlacedTunnel], new: &[Tunnel]) -> Result<Vec<PlacedT
     }
 }
 
-/// Whether a running node takes another value of this key, or other entries of this list.
-fn is_live(path: &str) -> bool {
-    if FIXED.iter().any(|name| path.strip_suffix(name).is_some_and(|section| section.ends_with('.'))) {
-        return false;
-    }
-    LIVE.iter().any(|live| match live.strip_suffix('.') {
-        Some(section) => path.strip_prefix(section).is_some_and(|rest| rest.starts_with('.')),
-        None => *live == path,
-    })
-}
-
 /// Whether the entry of this key was added and keeps something in the store.
 fn is_durable(list: &List<'_>, what: &str, key: &str) -> bool {
     let all = list.entries.all();
@@ -150,15 +77,15 @@ pub fn changes(before: &Config, after: &Config) -> Vec<Change> {
     for (old, new) in before.parts().iter().zip(after.parts()) {
         let dot = if new.path.is_empty() { "" } else { "." };
         for (name, what) in differences(old.section, new.section) {
-            let key = format!("{}{dot}{name}", new.path);
-            changes.push(Change { live: is_live(&key), key, what });
+            let live = new.live.takes(name) && !FIXED.contains(&name);
+            changes.push(Change { key: format!("{}{dot}{name}", new.path), what, live });
         }
     }
     for (old, new) in before.lists().iter().zip(after.lists()) {
         let of = entries(old.entries, new.entries).into_iter();
         changes.extend(of.map(|(key, what)| {
             let fixed = FIXED.iter().any(|name| key.ends_with(&format!(": {name}")));
-            let live = is_live(new.name) && !fixed && !is_durable(&new, &what, &key);
+            let live = new.live == Live::All && !fixed && !is_durable(&new, &what, &key);
             Change { key: format!("{} {key}", new.name), what, live }
         }));
     }
@@ -315,18 +242,27 @@ mod tests {
         assert!(place_tunnels(&[], &many).is_ok());
     }
 
-    /// A line of the list that names nothing would promise what is not done.
+    /// A name that is no setting's would promise what is not done.
     #[test]
-    fn every_line_of_the_list_is_a_setting() {
+    fn every_name_of_what_is_taken_is_a_setting() {
         let config = Config::default();
-        let keys: Vec<String> = config.rows().iter().map(|row| row.path()).collect();
-        let lists: Vec<&str> = config.lists().iter().map(|list| list.name).collect();
-        for live in LIVE {
-            let known = keys.iter().any(|key| key == live || live.ends_with('.') && key.starts_with(live));
-            assert!(known || lists.contains(live), "{live}");
+        for part in config.parts() {
+            let Live::Keys(names) = part.live else { continue };
+            for name in names {
+                assert!(part.section.keys().iter().any(|key| key.name == *name), "{}.{name}", part.path);
+            }
         }
-        for upgrade in ["shards", "driver", "listen", "api_listen", "client.connections_max", "listener"] {
-            assert!(!is_live(upgrade), "{upgrade}");
+        let takes = |path: &str, key: &str| {
+            config.parts().into_iter().any(|part| part.path == path && part.live.takes(key))
+        };
+        for key in ["shards", "driver", "listen", "api_listen"] {
+            assert!(!takes("", key), "{key}");
         }
+        assert!(takes("client", "channels_max") && !takes("client", "connections_max"));
+        let lists = config.lists().into_iter().filter(|list| list.live == Live::All);
+        assert_eq!(
+            lists.map(|list| list.name).collect::<Vec<_>>(),
+            ["tls.certificate", "namespace", "hook", "tunnel"]
+        );
     }
 }

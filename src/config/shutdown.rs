@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::base::limits::DRAIN_MAX;
+use crate::config::fault::Require;
+use crate::config::sections::Config;
 use crate::config::table::settings;
 
 settings! {
@@ -16,5 +19,12 @@ settings! {
         pub drain: Duration = Duration::from_secs(30);
         /// How long clients that were closed and requests under way are given to end. Comes after `drain`.
         pub grace: Duration = Duration::from_secs(10);
+    }
+}
+
+pub(super) fn check_shutdown(config: &Config, require: &mut Require<'_>) {
+    let Shutdown { delay, drain, grace: _ } = &config.shutdown;
+    for (key, time) in [("shutdown.delay", delay), ("shutdown.drain", drain)] {
+        require(*time <= DRAIN_MAX, key, "at most 24h");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::HeaderName;
 
 use crate::config::authorities::{NO_TLS, fits, is_http};
+use crate::config::fault::Require;
 use crate::config::hooks::static_header;
 use crate::config::sections::{Config, TunnelOptions};
 use crate::config::value::Size;
@@ -18,7 +19,7 @@ const TUNNELS_MAX: usize = 64;
 const BYTES_WAITING_MAX: Size = Size::mib(16);
 
 /// Checks every `[[tunnel]]`.
-pub(super) fn check_tunnels(config: &Config, require: &mut impl FnMut(bool, &str, &str)) {
+pub(super) fn check_tunnels(config: &Config, require: &mut Require<'_>) {
     require(config.tunnel.len() <= TUNNELS_MAX, "tunnel", &format!("at most {TUNNELS_MAX}"));
     let mut names = BTreeSet::new();
     for (at, tunnel) in config.tunnel.iter().enumerate() {
