@@ -1,5 +1,7 @@
 //! Writing of JSON text, as far as the protocol needs it: appenders to the caller's buffer.
 
+use memchr::memchr2;
+
 use super::scan::plain_prefix;
 
 /// The fields of one object, appended in order. [`Fields::end`] must be called.
@@ -93,13 +95,10 @@ pub(in crate::proto) fn number(out: &mut Vec<u8>, mut value: u64) {
 
 /// Appends JSON as it is, less its line breaks: they may stand between tokens only, and would end the message.
 pub(in crate::proto) fn raw(out: &mut Vec<u8>, value: &[u8]) {
-    let breaks = |byte: u8| byte == b'\n' || byte == b'\r';
-    // Whole blocks without an early exit, so that the search is done by vector instructions.
-    if !value.chunks(64).any(|block| block.iter().fold(false, |any, &byte| any | breaks(byte))) {
-        return out.extend_from_slice(value);
-    }
+    let Some(first) = memchr2(b'\n', b'\r', value) else { return out.extend_from_slice(value) };
     let from = out.len();
-    out.extend(value.iter().copied().filter(|&byte| !breaks(byte)));
+    out.extend_from_slice(&value[..first]);
+    out.extend(value[first..].iter().copied().filter(|byte| !matches!(byte, b'\n' | b'\r')));
     if out.len() == from {
         out.extend_from_slice(b"null");
     }
