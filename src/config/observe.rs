@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::config::fault::Require;
-use crate::config::sections::Config;
 use crate::config::table::{Named, settings};
 use crate::shard::control_request::seen::Timed;
 
@@ -65,9 +64,9 @@ fn check_objectives(objectives: &[Objective], require: &mut Require<'_>) {
     }
 }
 
-pub(super) fn check_observe(config: &Config, require: &mut Require<'_>) {
-    require(config.observe.closed_kept <= CLOSED_KEPT_MAX, "observe.closed_kept", "must be at most 1000000");
-    check_objectives(&config.objective, require);
+pub(super) fn check_observe(observe: &Observe, objectives: &[Objective], require: &mut Require<'_>) {
+    require(observe.closed_kept <= CLOSED_KEPT_MAX, "observe.closed_kept", "must be at most 1000000");
+    check_objectives(objectives, require);
 }
 
 #[cfg(test)]
@@ -78,10 +77,10 @@ mod tests {
     fn an_objective_that_cannot_be_held_is_refused_by_its_key() {
         let faults = |change: fn(&mut Vec<Objective>)| {
             let good = Objective { name: "fast".into(), options: ObjectiveOptions::default() };
-            let mut objective = vec![good];
-            change(&mut objective);
+            let mut objectives = vec![good];
+            change(&mut objectives);
             let mut faults = Vec::new();
-            check_observe(&Config { objective, ..Config::default() }, &mut |holds, key, _| {
+            check_observe(&Observe::default(), &objectives, &mut |holds, key, _| {
                 if !holds {
                     faults.push(key.to_string());
                 }

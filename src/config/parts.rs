@@ -15,10 +15,10 @@ use crate::config::paths::check_paths;
 use crate::config::places::check_listeners;
 use crate::config::sections::Config;
 use crate::config::shutdown::check_shutdown;
-use crate::config::store::check_store;
+use crate::config::store_check::check_store;
 use crate::config::table::{Entries, Section};
 use crate::config::tls::check_tls;
-use crate::config::traces::check_traces;
+use crate::config::traces_check::check_traces;
 use crate::config::tunnels::check_tunnels;
 
 /// Says what is wrong with a section or list, also beside all others.
@@ -141,7 +141,7 @@ parts! {
     sections {
         "log", "What is logged, and how. Logs go to stderr.", log, live Live::Keys(&["level"]);
         "tls", "TLS of the listeners that speak it: their certificate, and who may come.", tls,
-            live Live::All, check check_tls;
+            live Live::All, check |config, require| check_tls(&config.tls, config.listen_tls.is_some(), require);
         "api", "The server API: what the backend calls to publish.", api,
             live Live::Keys(&["key", "key_file", "keys", "previous_keys", "previous_until"]), check check_api;
         "client", "What a client connection may do and cost.", client,
@@ -174,7 +174,7 @@ parts! {
             ]),
             check check_client;
         "client.paths", "Where clients of the Centrifuge protocol connect. An empty path is not served.", client.paths,
-            check check_paths;
+            check |config, require| check_paths(&config.client.paths, &config.client.connect_statuses, require);
         "client.token", "Tokens (JWT) of connections, and of subscriptions unless they have keys of their own.",
             client.token, live Live::All, check check_tokens;
         "client.subscription_token",
@@ -205,11 +205,13 @@ parts! {
                 "http_body_timeout",
             ]),
             check check_limits;
-        "observe", "What an operator may look at.", observe, live Live::All, check check_observe;
+        "observe", "What an operator may look at.", observe,
+            live Live::All, check |config, require| check_observe(&config.observe, &config.objective, require);
         "store", "What durable channels are kept in.", store, check check_store;
         "admission", "Who of those that come is let in: by their network, and by what the node can take.", admission,
             live Live::All, check check_admission;
-        "shutdown", "How the node ends.", shutdown, live Live::All, check check_shutdown;
+        "shutdown", "How the node ends.", shutdown,
+            live Live::All, check |config, require| check_shutdown(&config.shutdown, require);
         "engine", "Where channels live.", engine, check check_engine;
         "traces", "Traces of publications, connects and hook calls (W3C traceparent, OpenTelemetry).", traces,
             check check_traces;

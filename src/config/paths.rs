@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use crate::config::fault::Require;
-use crate::config::sections::Config;
 use crate::config::table::settings;
 use crate::session::paths::{ClientPath, ClientPaths};
 
@@ -49,8 +48,7 @@ impl Paths {
 const TAKEN: [&str; 11] =
     ["/", "/sse", "/poll", "/history", "/stream", "/ws", "/publish", "/echo", "/health", "/metrics", "/api"];
 
-pub(super) fn check_paths(config: &Config, require: &mut Require<'_>) {
-    let (paths, statuses) = (&config.client.paths, &config.client.connect_statuses);
+pub(super) fn check_paths(paths: &Paths, statuses: &[String], require: &mut Require<'_>) {
     let mut known = BTreeSet::new();
     for (key, path, _) in paths.all() {
         if path.is_empty() {

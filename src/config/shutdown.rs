@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::base::limits::DRAIN_MAX;
 use crate::config::fault::Require;
-use crate::config::sections::Config;
 use crate::config::table::settings;
 
 settings! {
@@ -22,8 +21,8 @@ settings! {
     }
 }
 
-pub(super) fn check_shutdown(config: &Config, require: &mut Require<'_>) {
-    let Shutdown { delay, drain, grace: _ } = &config.shutdown;
+pub(super) fn check_shutdown(shutdown: &Shutdown, require: &mut Require<'_>) {
+    let Shutdown { delay, drain, grace: _ } = shutdown;
     for (key, time) in [("shutdown.delay", delay), ("shutdown.drain", drain)] {
         require(*time <= DRAIN_MAX, key, "at most 24h");
     }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::config::authorities::Authorities;
 use crate::config::fault::Require;
-use crate::config::sections::Config;
 use crate::config::table::{Named, settings};
 use crate::config::value::word_settings;
 use crate::layer::tls::certificates::{CertificateFault, Served, is_open_to_others};
@@ -172,10 +171,9 @@ pub(super) fn warnings(tls: &TlsSettings, speaks_tls: bool, unix_s: u64) -> Vec<
     tls.read(unix_s).map_or(Vec::new(), |files| files.warnings).into_iter().chain(unused).collect()
 }
 
-pub(super) fn check_tls(config: &Config, require: &mut Require<'_>) {
-    let tls = &config.tls;
+pub(super) fn check_tls(tls: &TlsSettings, listen_tls: bool, require: &mut Require<'_>) {
     require(
-        config.listen_tls.is_none() || tls.has_certificates(),
+        !listen_tls || tls.has_certificates(),
         "listen_tls",
         "needs a certificate and its key: set tls.cert and tls.key",
     );

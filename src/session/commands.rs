@@ -106,7 +106,7 @@ impl Session {
     fn handle_command(&mut self, command: Command<'_>, cx: &mut Context<'_>) -> Result<(), Failure> {
         let id = command.id;
         if let Method::Connect(connect) = command.method {
-            return self.handle_connect(id, connect, cx).inspect_err(|_| self.phase = Phase::Refused);
+            return self.handle_connect(id, *connect, cx).inspect_err(|_| self.phase = Phase::Refused);
         }
         match self.phase {
             Phase::Fresh => return Err(Disconnect::BAD_REQUEST.into()),
@@ -115,7 +115,7 @@ impl Session {
         }
         match command.method {
             Method::Connect(_) => unreachable!("taken above"),
-            Method::Subscribe(subscribe) => self.handle_subscribe(id, subscribe, cx),
+            Method::Subscribe(subscribe) => self.handle_subscribe(id, *subscribe, cx),
             Method::Unsubscribe { channel } => {
                 if channel.is_empty() {
                     return Err(Disconnect::BAD_REQUEST.into());
@@ -208,7 +208,7 @@ impl Session {
     fn handle_connect(
         &mut self,
         id: u32,
-        mut connect: Box<command::Connect<'_>>,
+        mut connect: command::Connect<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         if !matches!(self.phase, Phase::Fresh | Phase::Refused) || id == 0 {
@@ -287,7 +287,7 @@ impl Session {
     fn handle_subscribe(
         &mut self,
         id: u32,
-        mut subscribe: Box<command::Subscribe<'_>>,
+        mut subscribe: command::Subscribe<'_>,
         cx: &mut Context<'_>,
     ) -> Result<(), Failure> {
         /// The client would rather be refused than subscribe without what it missed.
