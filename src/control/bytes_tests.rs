@@ -12,7 +12,8 @@ pub(super) fn form(channel: &str) -> PayloadForm {
 
 pub(super) fn admitted(ask: &PublishRequest) -> Result<Bytes, ErrorCode> {
     let options = ChannelOptions { payload: form(&ask.channel), ..ChannelOptions::default() };
-    options.admit(ask.data.clone(), ask.contents)
+    let mut payload = ask.data.clone();
+    options.admit(&mut payload, ask.contents).map(|()| payload)
 }
 
 #[tokio::test]

@@ -311,15 +311,14 @@ impl Keeper {
 
     // --- publishing
 
-    fn publish(&mut self, ask: PublishRequest, to: To<Position>) {
+    fn publish(&mut self, mut ask: PublishRequest, to: To<Position>) {
         let options = match self.options(&ask.channel) {
             Ok(options) => options,
             Err(error_code) => return self.answer_publish(to, Err(error_code)),
         };
-        let data = match options.admit(ask.data, ask.contents) {
-            Ok(data) => data,
-            Err(error_code) => return self.answer_publish(to, Err(error_code)),
-        };
+        if let Err(error_code) = options.admit(&mut ask.data, ask.contents) {
+            return self.answer_publish(to, Err(error_code));
+        }
         // The messages of nodes have no place for it, and nodes of other kinds would deliver it to those.
         if ask.except.is_some() {
             return self.answer_publish(to, Err(ErrorCode::NotAvailable));
@@ -330,7 +329,7 @@ impl Keeper {
         }
         let log = (options.keeps_history() && !ask.skip_history).then(|| terms(&options));
         let publication = SharedPublication {
-            data,
+            data: ask.data,
             info: ask.info,
             offset: 0,
             tags: ask.tags,

@@ -146,16 +146,17 @@ impl Default for ChannelOptions {
 }
 
 impl ChannelOptions {
-    /// The payload as it is kept and delivered, if it is one of the namespace's form.
+    /// Makes the payload what is kept and delivered, if it is one of the namespace's form.
     ///
     /// # Errors
     /// [`ErrorCode::BadRequest`]: bytes, where subscribers read JSON.
-    pub fn admit(&self, payload: Bytes, contents: Contents) -> Result<Bytes, ErrorCode> {
+    pub fn admit(&self, payload: &mut Bytes, contents: Contents) -> Result<(), ErrorCode> {
         match (self.payload, contents) {
-            (PayloadForm::Bytes, _) | (PayloadForm::Json, Contents::Line) => Ok(payload),
-            (PayloadForm::Json, Contents::Json) => Ok(one_line(&payload)),
-            (PayloadForm::Json, Contents::Bytes) => Err(ErrorCode::BadRequest),
+            (PayloadForm::Bytes, _) | (PayloadForm::Json, Contents::Line) => {}
+            (PayloadForm::Json, Contents::Json) => *payload = one_line(payload),
+            (PayloadForm::Json, Contents::Bytes) => return Err(ErrorCode::BadRequest),
         }
+        Ok(())
     }
 
     /// Joins and leaves are not simply said when they happen.
@@ -314,15 +315,25 @@ mod tests {
     fn a_payload_is_of_its_namespaces_form() {
         let of = |payload| ChannelOptions { payload, ..ChannelOptions::default() };
         let (json, bytes) = (of(PayloadForm::Json), of(PayloadForm::Bytes));
+        let admitted = |options: &ChannelOptions, mut payload: Bytes, contents| {
+            options.admit(&mut payload, contents).map(|()| payload)
+        };
         let lines = Bytes::from_static(b"{\r\n\"a\":\n\"\\n\"}");
-        assert_eq!(json.admit(lines.clone(), Contents::Json), Ok(Bytes::from_static(b"{  \"a\": \"\\n\"}")));
-        assert_eq!(bytes.admit(lines.clone(), Contents::Json), Ok(lines.clone()), "bytes stay what they are");
+        assert_eq!(
+            admitted(&json, lines.clone(), Contents::Json),
+            Ok(Bytes::from_static(b"{  \"a\": \"\\n\"}"))
+        );
+        assert_eq!(
+            admitted(&bytes, lines.clone(), Contents::Json),
+            Ok(lines.clone()),
+            "bytes stay what they are"
+        );
         for options in [&json, &bytes] {
-            let line = options.admit(Bytes::from_static(b"[1]"), Contents::Line);
+            let line = admitted(options, Bytes::from_static(b"[1]"), Contents::Line);
             assert_eq!(line, Ok(Bytes::from_static(b"[1]")));
         }
         let other = Bytes::from_static(b"\xff\n");
-        assert_eq!(json.admit(other.clone(), Contents::Bytes), Err(ErrorCode::BadRequest));
-        assert_eq!(bytes.admit(other.clone(), Contents::Bytes), Ok(other));
+        assert_eq!(admitted(&json, other.clone(), Contents::Bytes), Err(ErrorCode::BadRequest));
+        assert_eq!(admitted(&bytes, other.clone(), Contents::Bytes), Ok(other));
     }
 }

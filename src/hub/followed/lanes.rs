@@ -52,10 +52,9 @@ impl FollowedChannels {
                 self.bulk.set(channel, until);
             }
             Some(Hold::Spread { until, .. }) => {
-                self.begin(channel, now);
+                let remaining = self.begin(channel, now).remaining;
                 self.set_lane(channel, Lane::Spread);
                 let on_way = self.channels[channel as usize].on_way();
-                let remaining = on_way.active.map_or(0, |active| active.remaining);
                 let window = Window { last: now, until };
                 on_way.pacing.get_or_insert_default().window = Some(window);
                 self.spread.set(channel, window.next(remaining, now));
@@ -111,10 +110,8 @@ impl FollowedChannels {
             if entry.lane() != Lane::Ready {
                 continue;
             }
-            if entry.active().is_none() {
-                self.begin(index, now);
-            }
-            return self.channels[index as usize].active().map(|active| (index, active));
+            let active = entry.active();
+            return Some((index, active.unwrap_or_else(|| self.begin(index, now))));
         }
         None
     }
@@ -122,10 +119,8 @@ impl FollowedChannels {
     /// The bulk channel that has waited longest, its batch begun. [`FollowedChannels::advance`] must follow.
     pub fn take_bulk(&mut self, now: Time) -> Option<(ChannelIndex, Active)> {
         let index = self.bulk.first()?;
-        if self.channels[index as usize].active().is_none() {
-            self.begin(index, now);
-        }
-        self.channels[index as usize].active().map(|active| (index, active))
+        let active = self.channels[index as usize].active();
+        Some((index, active.unwrap_or_else(|| self.begin(index, now))))
     }
 
     /// Lets those that have gathered, or waited as bulk, for long enough take their turns.
@@ -161,7 +156,7 @@ impl FollowedChannels {
     }
 
     /// Begins the next batch: everything, or what stands before that which is held back.
-    pub(super) fn begin(&mut self, channel: ChannelIndex, now: Time) {
+    pub(super) fn begin(&mut self, channel: ChannelIndex, now: Time) -> Active {
         self.take_waiting(channel);
         let LocalChannel { stream, on_way, subscribers, classes, options, .. } =
             &mut self.channels[channel as usize];
@@ -182,10 +177,12 @@ impl FollowedChannels {
             }
         }
         let start = on_way.batched;
-        on_way.active = Some(Active { start, end, remaining: subscribers.len() as u32 });
+        let active = Active { start, end, remaining: subscribers.len() as u32 };
+        on_way.active = Some(active);
         classes.begin_batch(stream.between(start, end));
         on_way.batched = end;
         on_way.active_bytes = bytes;
+        active
     }
 
     /// The batch has been delivered to the last ones of its remaining subscribers, down to `remaining`.
@@ -194,8 +191,8 @@ impl FollowedChannels {
         let on_way = on_way.as_mut().expect("a batch is under way");
         let active = on_way.active.as_mut().expect("a batch is under way");
         assert!(remaining <= active.remaining);
-        active.remaining = remaining;
         if remaining > 0 {
+            active.remaining = remaining;
             match on_way.lane {
                 Lane::Idle | Lane::Gather => unreachable!("a batch is under way"),
                 Lane::Ready => self.ready.push_back(channel),
@@ -209,11 +206,10 @@ impl FollowedChannels {
             }
             return;
         }
-        let done = *active;
-        on_way.active = None;
         if classes.has_delta() {
-            classes.end_batch(stream.between(done.start, done.end));
+            classes.end_batch(stream.between(active.start, active.end));
         }
+        on_way.active = None;
         let bytes = std::mem::take(&mut on_way.active_bytes);
         on_way.backlog_bytes -= bytes;
         *if on_way.lane.holds_back() { &mut self.held_bytes } else { &mut self.backlog_bytes } -= bytes;

@@ -44,13 +44,10 @@ impl OwnedChannels {
         let slot = self.mention(&ask.channel, &ask.by, now)?;
         let channel = self.channels.get_mut(slot).expect("just mentioned");
         let owner = Owner { slot, life: channel.life };
-        let data = match channel.options.admit(std::mem::take(&mut ask.data), ask.contents) {
-            Ok(data) => data,
-            Err(error_code) => {
-                self.settle(slot);
-                return Err(error_code);
-            }
-        };
+        if let Err(error_code) = channel.options.admit(&mut ask.data, ask.contents) {
+            self.settle(slot);
+            return Err(error_code);
+        }
         let under_way = self.appends.of(owner);
         let repeat = |(ticket, position)| Published { position, publication: None, ticket: Some(ticket) };
 
@@ -96,7 +93,7 @@ impl OwnedChannels {
             // The channel's own name, not the ask's: entries that live long then share one.
             channel: channel.name.clone(),
             position: Position { offset, ..position },
-            data,
+            data: ask.data,
             info: ask.info,
             tags: ask.tags,
             except: ask.except,
