@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::base::blocks::{BlockChange, Blocks, Unkept};
+use crate::control::keeper::Keeper;
 use crate::control::process::wall_ms;
-use crate::record::{BlockRecord, BlocksPart, StoredBlocks};
+use crate::record::{BlockRecord, BlocksPart, StoredBlocks, StoredRecord};
 
 /// Entries of one part: about 100 KB.
 const PART_ENTRIES: usize = 1_000;
@@ -19,23 +20,6 @@ const PART_ENTRIES: usize = 1_000;
 const KEEP_AGAIN: Duration = Duration::from_millis(50);
 /// How often what is over is dropped.
 const EXPIRE_EVERY: Duration = Duration::from_secs(60);
-
-/// Where changes are kept.
-pub trait BlocksKeeper: Send {
-    /// There are blocks: from now on it wants copies.
-    fn begin(&mut self);
-
-    /// Some changes. `copies`: for a copy of everything.
-    ///
-    /// # Errors
-    /// The part, when there is no room for it now.
-    fn keep(&mut self, part: StoredBlocks, copies: bool) -> Result<(), StoredBlocks>;
-
-    /// The number of the copy that it wants; 0: none.
-    fn wants_copy(&mut self) -> u64;
-
-    fn copied(&mut self, number: u64);
-}
 
 /// What keeps the blocks of a node, where there is a store.
 #[derive(Clone)]
@@ -46,7 +30,7 @@ pub struct BlocksKept {
 }
 
 struct Keeping {
-    keeper: Box<dyn BlocksKeeper>,
+    keeper: Box<dyn Keeper>,
     /// Not taken yet.
     waiting: Vec<BlockChange>,
     /// What waits is everything: nothing that was given before stands.
@@ -55,7 +39,7 @@ struct Keeping {
 }
 
 impl BlocksKept {
-    pub fn new(keeper: Box<dyn BlocksKeeper>, wake: Arc<Notify>) -> BlocksKept {
+    pub fn new(keeper: Box<dyn Keeper>, wake: Arc<Notify>) -> BlocksKept {
         let keeping = Keeping { keeper, waiting: Vec::new(), reset: false, begun: false };
         BlocksKept { keeper: Arc::new(Mutex::new(keeping)), wake }
     }
@@ -87,7 +71,7 @@ impl Keeping {
         if self.begun && number != 0 {
             // Whole or not at all: what changes meanwhile waits behind it.
             for part in standing(blocks).chunks(PART_ENTRIES) {
-                if self.keeper.keep(stored(part, false), true).is_err() {
+                if !self.keeper.keep(stored(part, false), true) {
                     return false;
                 }
             }
@@ -95,7 +79,7 @@ impl Keeping {
         }
         while !self.waiting.is_empty() || self.reset {
             let some = self.waiting.len().min(PART_ENTRIES);
-            if self.keeper.keep(stored(&self.waiting[..some], self.reset), false).is_err() {
+            if !self.keeper.keep(stored(&self.waiting[..some], self.reset), false) {
                 return false;
             }
             self.waiting.drain(..some);
@@ -105,8 +89,8 @@ impl Keeping {
     }
 }
 
-fn stored(changes: &[BlockChange], reset: bool) -> StoredBlocks {
-    StoredBlocks { changes: changes.iter().map(BlockRecord::of).collect(), reset }
+fn stored(changes: &[BlockChange], reset: bool) -> StoredRecord {
+    StoredRecord::Blocks(StoredBlocks { changes: changes.iter().map(BlockRecord::of).collect(), reset })
 }
 
 /// Everything that stands.
@@ -151,40 +135,7 @@ pub async fn look_after(blocks: Arc<Blocks>, kept: Option<BlocksKept>) {
 mod tests {
     use super::*;
     use crate::base::blocks::{BlockOf, Terms};
-
-    /// Takes so many parts.
-    #[derive(Default)]
-    struct Shelf {
-        room: usize,
-        wanted: u64,
-        copied: u64,
-        parts: Vec<(StoredBlocks, bool)>,
-    }
-
-    struct Handle(Arc<Mutex<Shelf>>);
-
-    impl BlocksKeeper for Handle {
-        fn begin(&mut self) {}
-
-        fn keep(&mut self, part: StoredBlocks, copies: bool) -> Result<(), StoredBlocks> {
-            let mut shelf = self.0.lock();
-            if shelf.room == 0 {
-                return Err(part);
-            }
-            shelf.room -= 1;
-            shelf.parts.push((part, copies));
-            Ok(())
-        }
-
-        fn wants_copy(&mut self) -> u64 {
-            let shelf = self.0.lock();
-            if shelf.wanted == shelf.copied { 0 } else { shelf.wanted }
-        }
-
-        fn copied(&mut self, number: u64) {
-            self.0.lock().copied = number;
-        }
-    }
+    use crate::control::shelf::{Handle, Shelf};
 
     fn change(number: usize, stands: bool) -> BlockChange {
         let of = BlockOf::User(format!("{number:05}").into());
@@ -194,7 +145,8 @@ mod tests {
     /// What a start after it would find.
     fn found(shelf: &Shelf) -> Vec<BlockChange> {
         let blocks = Blocks::default();
-        for (part, _) in &shelf.parts {
+        for (record, _) in &shelf.records {
+            let StoredRecord::Blocks(part) = record else { panic!("{record:?}") };
             restore(&blocks, BlocksPart { blocks: part.changes.clone() });
         }
         standing(&blocks)
@@ -214,7 +166,7 @@ mod tests {
         shelf.lock().room = 9;
         assert!(kept.give(&blocks));
         assert_eq!(found(&shelf.lock()), standing(&blocks));
-        assert_eq!(shelf.lock().parts.len(), 4);
+        assert_eq!(shelf.lock().records.len(), 4);
         // A copy, and what changed before it was asked for.
         blocks.apply(&change(8, false), 0).unwrap();
         *shelf.lock() = Shelf { room: 3, wanted: 5, ..Shelf::default() };

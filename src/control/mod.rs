@@ -34,6 +34,7 @@ mod health;
 pub mod hooks;
 mod http;
 pub mod jwks;
+pub mod keeper;
 mod legacy;
 mod listener;
 pub mod live;
@@ -57,6 +58,8 @@ mod reload_routes;
 mod requests;
 mod responses;
 mod seeing;
+#[cfg(test)]
+mod shelf;
 mod tap;
 mod taps;
 pub mod traces;

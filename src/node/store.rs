@@ -19,8 +19,9 @@ use tokio::sync::Notify;
 use crate::base::secret;
 use crate::config::Config;
 use crate::config::cli::{StoreJob, StoreTask};
-use crate::control::blocks_kept::{BlocksKeeper, BlocksKept};
-use crate::control::events::kept::{EventsKeeper, FoundEvents, Kept, KeptPlace};
+use crate::control::blocks_kept::BlocksKept;
+use crate::control::events::kept::{FoundEvents, Kept, KeptPlace};
+use crate::control::keeper::Keeper;
 use crate::driver;
 use crate::hub::OwnedChannels;
 use crate::hub::log_store::{Durable, LogStore};
@@ -28,7 +29,7 @@ use crate::hub::options::Namespaces;
 use crate::hub::owned::StoredMoment;
 use crate::node::file_limit;
 use crate::node::store_pause::{Pauses, Relay};
-use crate::record::{BlockRecord, EventEntry, StoredBlocks, StoredEvents, StoredRecord, StoredRun};
+use crate::record::{BlockRecord, EventEntry, StoredRecord, StoredRun};
 use crate::shard::ShardOptions;
 use crate::shard::mailbox::Inbox;
 use crate::shard::owner;
@@ -177,20 +178,15 @@ pub(super) fn writer_options(config: &Config) -> WriterOptions {
     }
 }
 
-impl BlocksKeeper for ShardStore {
+impl Keeper for ShardStore {
     fn begin(&mut self) {
         ShardStore::begin(self);
     }
 
-    fn keep(&mut self, part: StoredBlocks, copies: bool) -> Result<(), StoredBlocks> {
-        let record = StoredRecord::Blocks(part);
-        let given_back = match copies {
-            true => self.copy(record).err(),
-            false => ShardStore::keep(self, &record).err().map(|_| record),
-        };
-        match given_back {
-            Some(StoredRecord::Blocks(part)) => Err(part),
-            _ => Ok(()),
+    fn keep(&mut self, record: StoredRecord, copies: bool) -> bool {
+        match copies {
+            true => self.copy(record).is_ok(),
+            false => ShardStore::keep(self, &record).is_ok(),
         }
     }
 
@@ -207,32 +203,6 @@ fn found_events(restored: RestoredEvents) -> FoundEvents {
     let RestoredEvents { epoch, last, fallen, accepted, entries, .. } = restored;
     let entries = entries.into_iter().map(|(seq, json)| EventEntry { seq, json }).collect();
     FoundEvents { epoch, last, fallen, accepted, entries }
-}
-
-impl EventsKeeper for ShardStore {
-    fn begin(&mut self) {
-        ShardStore::begin(self);
-    }
-
-    fn keep(&mut self, part: StoredEvents, copies: bool) -> Result<(), StoredEvents> {
-        let record = StoredRecord::Events(part);
-        let given_back = match copies {
-            true => self.copy(record).err(),
-            false => ShardStore::keep(self, &record).err().map(|_| record),
-        };
-        match given_back {
-            Some(StoredRecord::Events(part)) => Err(part),
-            _ => Ok(()),
-        }
-    }
-
-    fn wants_copy(&mut self) -> u64 {
-        LogStore::wants_copy(self)
-    }
-
-    fn copied(&mut self, number: u64) {
-        LogStore::copied(self, number);
-    }
 }
 
 /// A process that was killed just now may hold it a moment longer.

@@ -11,26 +11,9 @@ use tokio::sync::Notify;
 
 use crate::base::event::{Event, What};
 use crate::control::events::log::Log;
+use crate::control::keeper::Keeper;
 use crate::control::process::wall_ms;
-use crate::record::{EventEntry, EventsPart, EventsRecord, RecordFault, StoredEvents};
-
-/// Where the log is kept.
-pub trait EventsKeeper: Send {
-    /// There are events: from now on it wants copies.
-    fn begin(&mut self);
-
-    /// A part of the log, or only how far it is. `copies`: for a copy of everything.
-    ///
-    /// # Errors
-    /// The part, when there is no room for it now.
-    #[allow(clippy::result_large_err, reason = "it is given back, and seldom")]
-    fn keep(&mut self, part: StoredEvents, copies: bool) -> Result<(), StoredEvents>;
-
-    /// The number of the copy that it wants; 0: none.
-    fn wants_copy(&mut self) -> u64;
-
-    fn copied(&mut self, number: u64);
-}
+use crate::record::{EventEntry, EventsPart, EventsRecord, RecordFault, StoredEvents, StoredRecord};
 
 /// What a store has of an earlier process, in order.
 #[derive(Debug, Default)]
@@ -69,7 +52,7 @@ impl FoundEvents {
 /// What the events of a node begin with, where there is a store.
 pub struct Kept {
     pub found: Option<FoundEvents>,
-    pub keeper: Box<dyn EventsKeeper>,
+    pub keeper: Box<dyn Keeper>,
     /// The keeper wants something.
     pub wake: Arc<Notify>,
 }
@@ -96,7 +79,7 @@ impl fmt::Debug for KeptPlace {
 
 /// What the keeper has been given.
 pub(super) struct Keeping {
-    keeper: Box<dyn EventsKeeper>,
+    keeper: Box<dyn Keeper>,
     /// Up to which number it has the log, and what it knows to be accepted.
     last: u64,
     accepted: u64,
@@ -106,7 +89,7 @@ pub(super) struct Keeping {
 
 impl Keeping {
     /// It has the log up to `last`.
-    pub fn new(mut keeper: Box<dyn EventsKeeper>, last: u64) -> Keeping {
+    pub fn new(mut keeper: Box<dyn Keeper>, last: u64) -> Keeping {
         keeper.begin();
         Keeping { keeper, last, accepted: 0, copying: None }
     }
@@ -131,7 +114,7 @@ impl Keeping {
         while let Some((number, after)) = self.copying {
             let part = record(after);
             let (last, is_end) = (part.last, part.entries.is_empty());
-            if self.keeper.keep(part, true).is_err() {
+            if !self.keeper.keep(StoredRecord::Events(part), true) {
                 return false;
             }
             self.copying = Some((number, last));
@@ -146,7 +129,7 @@ impl Keeping {
                 return true;
             }
             let (last, accepted) = (part.last, part.accepted);
-            if self.keeper.keep(part, false).is_err() {
+            if !self.keeper.keep(StoredRecord::Events(part), false) {
                 return false;
             }
             (self.last, self.accepted) = (last, accepted);
@@ -157,38 +140,16 @@ impl Keeping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::shelf::{Handle, Shelf};
 
-    #[derive(Default)]
-    struct Shelf {
-        parts: Vec<(StoredEvents, bool)>,
-        room: usize,
-        wanted: u64,
-        copied: u64,
-    }
-
-    struct Handle(Arc<Mutex<Shelf>>);
-
-    impl EventsKeeper for Handle {
-        fn begin(&mut self) {}
-
-        fn keep(&mut self, part: StoredEvents, copies: bool) -> Result<(), StoredEvents> {
-            let mut shelf = self.0.lock();
-            if shelf.room == 0 {
-                return Err(part);
-            }
-            shelf.room -= 1;
-            shelf.parts.push((part, copies));
-            Ok(())
+    /// What it has been given, and whether for a copy.
+    fn parts(shelf: &Shelf) -> Vec<(&StoredEvents, bool)> {
+        let mut parts = Vec::new();
+        for (record, copies) in &shelf.records {
+            let StoredRecord::Events(part) = record else { panic!("{record:?}") };
+            parts.push((part, *copies));
         }
-
-        fn wants_copy(&mut self) -> u64 {
-            let shelf = self.0.lock();
-            if shelf.wanted == shelf.copied { 0 } else { shelf.wanted }
-        }
-
-        fn copied(&mut self, number: u64) {
-            self.0.lock().copied = number;
-        }
+        parts
     }
 
     fn log(events: usize) -> Mutex<Log> {
@@ -197,8 +158,8 @@ mod tests {
         Mutex::new(log)
     }
 
-    fn numbers(parts: &[(StoredEvents, bool)]) -> Vec<u64> {
-        parts.iter().flat_map(|(part, _)| part.entries.iter().map(|entry| entry.seq)).collect()
+    fn numbers(shelf: &Shelf) -> Vec<u64> {
+        parts(shelf).into_iter().flat_map(|(part, _)| part.entries.iter().map(|entry| entry.seq)).collect()
     }
 
     #[test]
@@ -207,11 +168,11 @@ mod tests {
         let mut keeping = Keeping::new(Box::new(Handle(Arc::clone(&shelf))), 0);
         let log = log(3);
         assert!(keeping.keep("e", &log, 0));
-        assert_eq!(numbers(&shelf.lock().parts), [1, 2, 3]);
+        assert_eq!(numbers(&shelf.lock()), [1, 2, 3]);
         assert!(keeping.keep("e", &log, 0));
-        assert_eq!(shelf.lock().parts.len(), 1, "nothing new");
+        assert_eq!(shelf.lock().records.len(), 1, "nothing new");
         assert!(keeping.keep("e", &log, 2));
-        assert_eq!(shelf.lock().parts[1].0.accepted, 2, "that it is accepted is kept by itself");
+        assert_eq!(parts(&shelf.lock())[1].0.accepted, 2, "that it is accepted is kept by itself");
         shelf.lock().room = 0;
         log.lock().push(&Event { time_ms: 1, what: What::Lost(5) });
         assert!(!keeping.keep("e", &log, 2));
@@ -220,8 +181,8 @@ mod tests {
         shelf.lock().room = 9;
         assert!(keeping.keep("e", &log, 2));
         let shelf = shelf.lock();
-        assert_eq!((numbers(&shelf.parts), shelf.copied), (vec![1, 2, 3, 8], 7));
-        assert!(shelf.parts.iter().all(|(part, copies)| *copies && part.last == 8));
+        assert_eq!((numbers(&shelf), shelf.copied), (vec![1, 2, 3, 8], 7));
+        assert!(parts(&shelf).into_iter().all(|(part, copies)| copies && part.last == 8));
     }
 
     #[test]
