@@ -282,8 +282,7 @@ struct Surroundings {
 fn places(config: &Config) -> String {
     let place = |listener: &Listener| {
         let who = if listener.serves == Serves::Api { "API    " } else { "clients" };
-        let tls = if listener.tls { " (TLS)" } else { "" };
-        format!("{who}  {}{tls}\n", listener.address)
+        format!("{who}  {}{}\n", listener.address, listener.note())
     };
     config.listeners().iter().map(place).collect()
 }

@@ -27,7 +27,17 @@ pub struct Listener {
 impl Listener {
     /// Whether it has bounds of its own, apart from clients'. What a proxy or a layer is in front of comes by the clients' way.
     pub fn is_api_port(&self) -> bool {
-        self.serves == Serves::Api && !self.proxy_protocol && !self.tls
+        self.serves == Serves::Api && self.is_plain()
+    }
+
+    /// HTTP is spoken there as it is: programs that know no more than the address can ask.
+    pub fn is_plain(&self) -> bool {
+        !self.proxy_protocol && !self.tls
+    }
+
+    /// What stands behind its address where people read it.
+    pub fn note(&self) -> &'static str {
+        if self.tls { " (TLS)" } else { "" }
     }
 }
 

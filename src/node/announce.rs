@@ -9,7 +9,7 @@ use crate::config::Config;
 pub fn announce(config: &Config, all: &[ListenAddress], api: &[ListenAddress]) -> io::Result<()> {
     let listeners = config.shard_listeners();
     for (listener, address) in listeners.iter().zip(all) {
-        tracing::info!("listening on {address}{}", if listener.tls { " (TLS)" } else { "" });
+        tracing::info!("listening on {address}{}", listener.note());
     }
     for address in api {
         tracing::info!("API listening on {address}");

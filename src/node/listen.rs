@@ -64,7 +64,7 @@ fn listen(
 ) -> Result<Ended, LookFault> {
     let unasked = |problem: String| LookFault::Unasked(problem);
     let listeners = config.listeners();
-    let mut plain = listeners.iter().filter(|l| l.serves != Serves::Api && !l.tls && !l.proxy_protocol);
+    let mut plain = listeners.iter().filter(|l| l.serves != Serves::Api && l.is_plain());
     let Some(listener) = plain.next() else {
         return Err(unasked("clients are served nowhere without TLS or a proxy".into()));
     };

@@ -65,8 +65,7 @@ pub fn api_of(config: &Config) -> Result<(ListenAddress, Secret), String> {
         return development::find(config).map(|node| (node.api, node.key));
     }
     let listeners = config.listeners();
-    let plain: Vec<_> = listeners.iter().filter(|l| l.serves != Serves::Clients && !l.tls).collect();
-    let Some(listener) = plain.iter().find(|l| !l.proxy_protocol) else {
+    let Some(listener) = listeners.iter().find(|l| l.serves != Serves::Clients && l.is_plain()) else {
         return Err(
             "the API is served nowhere without TLS or a proxy: a reload is asked for with SIGHUP as well"
                 .into(),

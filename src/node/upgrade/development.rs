@@ -27,7 +27,8 @@ impl DevelopmentApi {
     pub fn new(config: &Config, clients: &[ListenAddress], api: &[ListenAddress]) -> Option<DevelopmentApi> {
         let key = config.api.key.as_ref().filter(|_| config.is_development())?;
         let listeners = config.shard_listeners();
-        let mut plain = listeners.iter().zip(clients).filter(|(of, _)| !of.tls && of.serves != Serves::Api);
+        let mut plain =
+            listeners.iter().zip(clients).filter(|(of, _)| of.is_plain() && of.serves != Serves::Api);
         let clients = plain.next()?.1.to_string();
         let api = api.first().map_or_else(|| clients.clone(), ToString::to_string);
         Some(DevelopmentApi { api, clients, key: key.reveal().into() })
