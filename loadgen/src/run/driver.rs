@@ -548,7 +548,7 @@ impl Running<'_> {
             measured,
             storm,
             published: std::mem::take(&mut self.published),
-            publish_planned: phase.publish * hold.as_secs_f64() + f64::from(phase.burst),
+            publish_planned: planned(phase.publish, hold) + f64::from(phase.burst),
             publisher_lag,
             answers: std::mem::take(&mut self.answers),
             last: settled.latencies,
@@ -583,4 +583,9 @@ fn lateness(measured: &Measured, publisher: &Latencies, lag_max: Option<Duration
     .into_iter()
     .find(|(_, lag)| *lag > allowed)
     .map(|(what, lag)| format!("{what}: {lag:.1?} at p99, {allowed:.1?} allowed"))
+}
+
+/// How many publications a rate means in this time: the first goes at once.
+fn planned(per_second: f64, time: Duration) -> f64 {
+    if per_second > 0.0 { (per_second * time.as_secs_f64()).floor() + 1.0 } else { 0.0 }
 }
