@@ -19,6 +19,15 @@ const LEAVE_DELAY_MAX: Duration = Duration::from_secs(600);
 /// A client that acknowledges at once needs a round trip for it.
 const ACK_TIMEOUT_MIN: Duration = Duration::from_millis(100);
 
+impl Config {
+    /// The options of all channels, each with the path of its keys: of those without a namespace, and of every namespace.
+    pub(super) fn channel_options(&self) -> impl Iterator<Item = (String, &NamespaceOptions)> {
+        let named = self.namespace.iter().enumerate();
+        let named = named.map(|(at, namespace)| (format!("namespace[{at}]"), &namespace.options));
+        std::iter::once(("channel".to_owned(), &self.channel)).chain(named)
+    }
+}
+
 pub(super) fn check_default_channel(config: &Config, require: &mut Require<'_>) {
     check_channel(&config.channel, "channel", require);
 }
@@ -138,8 +147,8 @@ fn check_occupancy(config: &Config, require: &mut Require<'_>) {
             config.namespace.iter().find(|known| known.name == name).map(|known| &known.options)
         }
     };
-    let mut check = |path: &str, options: &NamespaceOptions| {
-        let Some(to) = &options.channel.occupancy else { return };
+    for (path, options) in config.channel_options() {
+        let Some(to) = &options.channel.occupancy else { continue };
         let key = format!("{path}.occupancy");
         let target = named(to).map(|options| &options.channel);
         require(
@@ -157,26 +166,18 @@ fn check_occupancy(config: &Config, require: &mut Require<'_>) {
             &key,
             "must be a channel with payload \"json\": a count is an object",
         );
-    };
-    check("channel", &config.channel);
-    for (at, namespace) in config.namespace.iter().enumerate() {
-        check(&format!("namespace[{at}]"), &namespace.options);
     }
 }
 
 /// Who has not acknowledged something is said to somebody.
 fn check_unacked(config: &Config, require: &mut Require<'_>) {
     let is_said = config.events.kinds().contains(EventKind::Unacked);
-    let mut check = |path: &str, options: &NamespaceOptions| {
+    for (path, options) in config.channel_options() {
         require(
             is_said || options.channel.ack_timeout.is_zero(),
             &format!("{path}.ack_timeout"),
             "needs \"unacked\" in events.types: that is what it leads to",
         );
-    };
-    check("channel", &config.channel);
-    for (at, namespace) in config.namespace.iter().enumerate() {
-        check(&format!("namespace[{at}]"), &namespace.options);
     }
 }
 

@@ -59,9 +59,8 @@ pub(super) fn check_engine(config: &Config, require: &mut Require<'_>) {
     }
     let of_node = "is of one node alone: an engine keeps no cursors of devices";
     require(config.client.inbox_namespace.is_none(), "client.inbox_namespace", of_node);
-    check_namespace(engine.kind, &config.channel, "channel", require);
-    for (at, namespace) in config.namespace.iter().enumerate() {
-        check_namespace(engine.kind, &namespace.options, &format!("namespace[{at}]"), require);
+    for (path, options) in config.channel_options() {
+        check_namespace(engine.kind, options, &path, require);
     }
 }
 

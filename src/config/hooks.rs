@@ -10,7 +10,6 @@ use http::{HeaderName, HeaderValue, header};
 use crate::config::authorities::{NO_TLS, fits, is_http};
 use crate::config::fault::Require;
 use crate::config::sections::{Client, Config, HookOptions};
-use crate::session::rules::NamespaceOptions;
 
 /// Codes that a backend may refuse with: the others are the protocol's own.
 pub const ERROR_CODES: RangeInclusive<u16> = 400..=1999;
@@ -138,14 +137,10 @@ pub(super) fn check_hooks(config: &Config, require: &mut Require<'_>) {
     for (_, hook) in rpc_by_prefix(&config.client) {
         exists(&hook.map(String::from), "client.rpc_hooks");
     }
-    let mut check_channel = |options: &NamespaceOptions, path: &str| {
+    for (path, options) in config.channel_options() {
         exists(&options.rules.subscribe_hook, &format!("{path}.subscribe_hook"));
         exists(&options.rules.sub_refresh_hook, &format!("{path}.sub_refresh_hook"));
         exists(&options.rules.publish_hook, &format!("{path}.publish_hook"));
-    };
-    check_channel(&config.channel, "channel");
-    for (at, namespace) in config.namespace.iter().enumerate() {
-        check_channel(&namespace.options, &format!("namespace[{at}]"));
     }
 }
 

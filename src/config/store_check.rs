@@ -6,7 +6,6 @@ use crate::config::fault::Require;
 use crate::config::sections::Config;
 use crate::config::value::Size;
 use crate::hub::log_store::Durable;
-use crate::session::rules::NamespaceOptions;
 
 /// The files hold at least a few segments: one that is written, and some of a copy beside those that it replaces.
 const SEGMENTS_MIN: u64 = 8;
@@ -29,7 +28,7 @@ pub(super) fn check_store(config: &Config, require: &mut Require<'_>) {
         "store.compact_interval",
         "must be at least 1s",
     );
-    let mut check = |path: &str, options: &NamespaceOptions| {
+    for (path, options) in config.channel_options() {
         let channel = &options.channel;
         let is_durable = channel.durable != Durable::No;
         let key = format!("{path}.durable");
@@ -39,10 +38,6 @@ pub(super) fn check_store(config: &Config, require: &mut Require<'_>) {
             "needs store.path: there is no disk to keep it on",
         );
         require(!is_durable || channel.keeps_history(), &key, "needs history_size and history_ttl");
-    };
-    check("channel", &config.channel);
-    for (at, namespace) in config.namespace.iter().enumerate() {
-        check(&format!("namespace[{at}]"), &namespace.options);
     }
 }
 
